@@ -1,0 +1,185 @@
+//! The evidence that answers one request: quote, measurement list, checkpoints, records.
+
+use crate::{Digest, Error, PartitionKey, PodUid, Record, Result, serde_bytes_hex, wire};
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// Where the tags live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum Tier {
+    /// In the template data itself: a kernel with our series.
+    #[n(1)]
+    Kernel,
+    /// Beside the list, by our eBPF programs: a stock kernel.
+    #[n(2)]
+    Bpf,
+}
+
+impl core::fmt::Display for Tier {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Tier::Kernel => "kernel",
+            Tier::Bpf => "bpf",
+        })
+    }
+}
+
+/// One entry of the measurement list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "lowercase")]
+pub enum Entry {
+    /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length, data; as the
+    /// binary list of the kernel has them. `evidence::list` decodes them.
+    #[n(1)]
+    Full(
+        #[n(0)]
+        #[cbor(with = "minicbor::bytes")]
+        #[serde(with = "serde_bytes_hex")]
+        Vec<u8>,
+    ),
+    /// The redacted form: what is needed to replay, and nothing else.
+    #[n(2)]
+    Opaque {
+        /// The PCR that the entry extends.
+        #[n(0)]
+        pcr: u32,
+        /// Template digests by bank; all zero for a violation.
+        #[n(1)]
+        digests: Vec<Digest>,
+    },
+}
+
+/// A TPM quote and the key that signed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+pub struct Quote {
+    /// TPMS_ATTEST, big-endian as the TPM gave it, without a TPM2B size. TPM 2.0 Part 2, 10.12.12.
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub attest: Vec<u8>,
+    /// TPMT_SIGNATURE. TPM 2.0 Part 2, 11.3.4.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub signature: Vec<u8>,
+    /// TPMT_PUBLIC of the attestation key, without a TPM2B size. TPM 2.0 Part 2, 12.2.4.
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub ak: Vec<u8>,
+}
+
+/// The records of one partition, in the order in which they were sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+pub struct PartitionLog {
+    /// Whose.
+    #[n(0)]
+    pub key: PartitionKey,
+    /// All records since the load.
+    #[n(1)]
+    pub records: Vec<Record>,
+}
+
+/// What the container runtime says of a pod: *Enriched*, never the ground of a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+pub struct PodInfo {
+    /// The pod.
+    #[n(0)]
+    pub uid: PodUid,
+    /// Kubernetes namespace.
+    #[n(1)]
+    pub namespace: String,
+    /// Pod name.
+    #[n(2)]
+    pub name: String,
+}
+
+/// Evidence for one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+pub struct Evidence {
+    /// Format version: 1.
+    #[n(0)]
+    pub version: u32,
+    /// The tier in use.
+    #[n(1)]
+    pub tier: Tier,
+    /// What the node calls itself; only a hint, the key decides.
+    #[n(2)]
+    pub node: String,
+    /// boot_id of the running kernel, 16 bytes.
+    #[n(3)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub boot_id: [u8; 16],
+    /// The quote over PCR 10, made with the verifier's nonce as qualifying data.
+    #[n(4)]
+    pub quote: Quote,
+    /// The measurement list, read after the quote, from its first entry.
+    #[n(5)]
+    pub list: Vec<Entry>,
+    /// All checkpoint files of this boot, from number 0.
+    #[n(6)]
+    #[cbor(with = "files")]
+    #[serde(with = "serde_bytes_hex::list")]
+    pub checkpoints: Vec<Vec<u8>>,
+    /// All partitions with at least one record, sorted by printed key.
+    #[n(7)]
+    pub partitions: Vec<PartitionLog>,
+    /// Names of pods, as the runtime told them.
+    #[n(8)]
+    pub pods: Vec<PodInfo>,
+    /// Kernel release, for people.
+    #[n(9)]
+    pub kernel: String,
+}
+
+mod files {
+    use minicbor::{Decoder, Encoder, bytes::ByteVec};
+
+    pub(super) fn encode<C, W: minicbor::encode::Write>(
+        files: &[Vec<u8>],
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.array(files.len() as u64)?;
+        for file in files {
+            e.bytes(file)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn decode<'b, C>(
+        d: &mut Decoder<'b>,
+        ctx: &mut C,
+    ) -> Result<Vec<Vec<u8>>, minicbor::decode::Error> {
+        let files: Vec<ByteVec> = minicbor::Decode::decode(d, ctx)?;
+        Ok(files.into_iter().map(Vec::from).collect())
+    }
+}
+
+/// Evidence is never longer than this many bytes.
+pub const MAX_EVIDENCE_LEN: usize = 512 * 1024 * 1024;
+
+impl Evidence {
+    /// Deterministic CBOR.
+    pub fn to_cbor(&self) -> Vec<u8> {
+        wire::to_vec(self)
+    }
+
+    /// # Errors
+    /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
+    pub fn from_cbor(bytes: &[u8]) -> Result<Evidence> {
+        let evidence: Evidence = wire::from_slice(bytes, "evidence", MAX_EVIDENCE_LEN)?;
+        if evidence.version != 1 {
+            return Err(Error::malformed(0, format!("evidence version {}, not 1", evidence.version)));
+        }
+        Ok(evidence)
+    }
+
+    /// The records of one partition; empty where it has none.
+    pub fn records(&self, key: PartitionKey) -> &[Record] {
+        self.partitions.iter().find(|p| p.key == key).map_or(&[], |p| &p.records)
+    }
+}

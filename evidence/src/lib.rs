@@ -1,0 +1,23 @@
+//! What an attester says and a verifier reads, as bytes and as types.
+//!
+//! Pure: no I/O, no clock, no tokio, no TPM device. Every decoder returns [`Error::Incomplete`] or
+//! [`Error::Malformed`] with an offset, and checks a length before it allocates.
+//! Not here: what is allowed (see `policy`), what follows from it (see `verifier`).
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod checkpoint;
+pub mod digest;
+pub mod error;
+pub mod merkle;
+pub mod partition;
+pub mod record;
+pub mod serde_bytes_hex;
+pub mod wire;
+
+pub use bundle::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
+pub use checkpoint::{Checkpoint, Losses, SealedCheckpoint};
+pub use digest::{Bank, Digest};
+pub use error::{Error, Result};
+pub use partition::{PartitionKey, PodUid};
+pub use record::{Ancestor, EventKind, FileHash, Provenance, Record};

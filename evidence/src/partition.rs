@@ -1,0 +1,161 @@
+//! Whose a record is: partition keys, and the root over all partitions.
+//!
+//! Not here: whether what a partition holds is allowed (see `policy` and `verifier`).
+
+use crate::merkle::{self, Frontier, Hash};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use std::collections::BTreeMap;
+
+/// A pod's UID: 16 bytes, printed with dashes in lower case (RFC 9562 section 4).
+///
+/// Static pods have a 128-bit hash without dashes in its place; it is printed in the same form.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodUid(pub [u8; 16]);
+
+impl PodUid {
+    /// Reads 32 hex digits, with dashes, underscores (systemd's form) or nothing between the groups 8-4-4-4-12.
+    pub fn parse(text: &[u8]) -> Option<PodUid> {
+        let digits: Vec<u8> = match text.len() {
+            32 => text.to_vec(),
+            36 => {
+                let separator = text[8];
+                if separator != b'-' && separator != b'_' {
+                    return None;
+                }
+                if [8, 13, 18, 23].iter().any(|at| text[*at] != separator) {
+                    return None;
+                }
+                text.iter().copied().filter(|b| *b != separator).collect()
+            }
+            _ => return None,
+        };
+        let mut uid = [0; 16];
+        hex::decode_to_slice(digits, &mut uid).ok()?;
+        Some(PodUid(uid))
+    }
+}
+
+impl core::fmt::Display for PodUid {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let h = hex::encode(self.0);
+        write!(f, "{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
+    }
+}
+
+impl core::fmt::Debug for PodUid {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for PodUid {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PodUid {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <String as serde::Deserialize>::deserialize(d)?;
+        PodUid::parse(text.as_bytes()).ok_or_else(|| serde::de::Error::custom("not a pod UID"))
+    }
+}
+
+impl<C> Encode<C> for PodUid {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.bytes(&self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for PodUid {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let at = d.position();
+        let bytes = d.bytes()?;
+        bytes.try_into().map(PodUid).map_err(|_| decode::Error::message("a pod UID has 16 bytes").at(at))
+    }
+}
+
+/// The owner of an append-only log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PartitionKey {
+    /// Everything in a known cgroup that belongs to no pod.
+    Host,
+    /// Entries older than the load of our programs: defined by checkpoint 0 alone, holds no records.
+    Boot,
+    /// No record, or a record whose cgroup is unknown: never taken for the host.
+    Unattributed,
+    /// A pod.
+    Pod(PodUid),
+}
+
+impl PartitionKey {
+    /// Reads the form of [`core::fmt::Display`].
+    pub fn parse(text: &str) -> Option<PartitionKey> {
+        match text {
+            "host" => Some(PartitionKey::Host),
+            "boot" => Some(PartitionKey::Boot),
+            "unattributed" => Some(PartitionKey::Unattributed),
+            uid => {
+                let parsed = PodUid::parse(uid.as_bytes())?;
+                (parsed.to_string() == uid).then_some(PartitionKey::Pod(parsed))
+            }
+        }
+    }
+}
+
+impl core::fmt::Display for PartitionKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            PartitionKey::Host => f.write_str("host"),
+            PartitionKey::Boot => f.write_str("boot"),
+            PartitionKey::Unattributed => f.write_str("unattributed"),
+            PartitionKey::Pod(uid) => core::fmt::Display::fmt(uid, f),
+        }
+    }
+}
+
+impl serde::Serialize for PartitionKey {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PartitionKey {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <String as serde::Deserialize>::deserialize(d)?;
+        PartitionKey::parse(&text).ok_or_else(|| serde::de::Error::custom("not a partition key"))
+    }
+}
+
+impl<C> Encode<C> for PartitionKey {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.str(&self.to_string())?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for PartitionKey {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let at = d.position();
+        PartitionKey::parse(d.str()?).ok_or_else(|| decode::Error::message("not a partition key").at(at))
+    }
+}
+
+/// The leaf of one partition in the checkpoint's tree: CBOR `[key: tstr, size: uint, root: bstr]`.
+pub fn partition_leaf(key: &PartitionKey, size: u64, root: &Hash) -> Hash {
+    let mut leaf = Vec::new();
+    let mut e = Encoder::new(&mut leaf);
+    e.array(3)
+        .and_then(|e| e.str(&key.to_string()))
+        .and_then(|e| e.u64(size))
+        .and_then(|e| e.bytes(root))
+        .expect("encoding into memory cannot fail");
+    merkle::leaf_hash(&leaf)
+}
+
+/// The root over all partitions that have at least one record, sorted by the bytes of their printed key.
+pub fn partitions_root(partitions: &BTreeMap<PartitionKey, Frontier>) -> Hash {
+    let mut sorted: Vec<(String, &PartitionKey, &Frontier)> =
+        partitions.iter().filter(|(_, f)| f.size() > 0).map(|(k, f)| (k.to_string(), k, f)).collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    merkle::root(sorted.iter().map(|(_, key, f)| partition_leaf(key, f.size(), &f.root())))
+}

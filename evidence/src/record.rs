@@ -1,0 +1,321 @@
+//! A record: what our eBPF program saw at the moment of a measurement or an execution, resolved to paths.
+//!
+//! One record is one leaf of its partition's log; the leaf's bytes are the record's deterministic CBOR.
+
+use crate::{Digest, merkle, wire};
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// What a statement rests on. Never mixed: every verdict says which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provenance {
+    /// Inside of the template data, so the register vouches for it.
+    Attested,
+    /// Seen by our eBPF program at the moment it happened, sealed in a checkpoint.
+    Observed,
+    /// Told by the container runtime or the Kubernetes API.
+    Enriched,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum EventKind {
+    /// IMA tried to add an entry to the list; `ret` says with what result (0, or -17 `EEXIST`).
+    #[n(1)]
+    Entry,
+    /// IMA logged a violation (ToMToU, open writers): zero digests, joined by file name and order.
+    #[n(2)]
+    Violation,
+    /// A program was executed; the hash is of the file that now runs.
+    #[n(3)]
+    Execution,
+    /// A `#!` script was handed to its interpreter; the hash is taken before IMA's own turn.
+    #[n(4)]
+    Script,
+    /// A file was mapped executable.
+    #[n(5)]
+    Mapping,
+    /// A mapping of a file was made executable later; IMA does not see it without an appraise policy.
+    #[n(6)]
+    LateMapping,
+}
+
+/// The content hash of the file that an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "value")]
+pub enum FileHash {
+    /// The hash that IMA holds for the inode, taken after IMA's own measurement.
+    #[n(1)]
+    Measured(#[n(0)] Digest),
+    /// Taken before IMA's own turn: can be stale for a file changed through overlayfs' upper directory.
+    #[n(2)]
+    PreCheck(#[n(0)] Digest),
+    /// None could be had; the kernel's error number, negative, or 0 where none was tried.
+    #[n(3)]
+    Unhashed(#[n(0)] i32),
+}
+
+impl FileHash {
+    /// The digest, whatever its state.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            FileHash::Measured(d) | FileHash::PreCheck(d) => Some(d),
+            FileHash::Unhashed(_) => None,
+        }
+    }
+}
+
+/// How the executable of an [`Ancestor`] became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum ExeSource {
+    /// Recorded when it executed.
+    #[n(0)]
+    Recorded,
+    /// Older than the load of our programs: read from /proc at start.
+    #[n(1)]
+    Seeded,
+    /// A kernel thread, the idle task or a process that never executed anything we know.
+    #[n(2)]
+    Unknown,
+}
+
+/// One process of the ancestry, from the process itself (index 0) up to pid 1.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+pub struct Ancestor {
+    /// Thread group id in the initial pid namespace.
+    #[n(0)]
+    pub tgid: u32,
+    /// Start, in nanoseconds of CLOCK_BOOTTIME.
+    #[n(1)]
+    pub start_ns: u64,
+    /// The executable's path as its mount namespace shows it, raw bytes; empty where unknown.
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "lossy_path")]
+    pub exe: Vec<u8>,
+    /// Device of the executable, in the kernel's encoding: major << 20 | minor.
+    #[n(3)]
+    pub dev: u64,
+    /// Inode number of the executable.
+    #[n(4)]
+    pub ino: u64,
+    /// How the executable became known.
+    #[n(5)]
+    pub source: ExeSource,
+}
+
+/// One event, as it is sealed, sent and appraised.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+pub struct Record {
+    /// Number given by the kernel side, from 1, without holes but where a record was lost.
+    #[n(0)]
+    pub seq: u64,
+    /// When, in nanoseconds of CLOCK_BOOTTIME.
+    #[n(1)]
+    pub boot_ns: u64,
+    /// What happened.
+    #[n(2)]
+    pub kind: EventKind,
+    /// Return code of the hooked function: 0, or a negative error number.
+    #[n(3)]
+    pub ret: i32,
+    /// The PCR that IMA extends; 0 for events other than entries.
+    #[n(4)]
+    pub pcr: u32,
+    /// Template digests by bank as the kernel had them; empty for events other than entries.
+    #[n(5)]
+    pub digests: Vec<Digest>,
+    /// The file's content hash; absent for entries, whose own template data carries it.
+    #[n(6)]
+    pub hash: Option<FileHash>,
+    /// File name or path as the kernel had it, raw bytes.
+    #[n(7)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "lossy_path")]
+    pub path: Vec<u8>,
+    /// Device of the file: major << 20 | minor; 0 where there is none.
+    #[n(8)]
+    pub dev: u64,
+    /// Inode number of the file; 0 where there is none.
+    #[n(9)]
+    pub ino: u64,
+    /// Inode number of the cgroup's directory.
+    #[n(10)]
+    pub cgroup_id: u64,
+    /// The cgroup's path as it was at that moment, from the hierarchy's root, raw bytes; absent where unknown.
+    #[n(11)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "lossy_path_option")]
+    pub cgroup: Option<Vec<u8>>,
+    /// Thread id in the initial pid namespace.
+    #[n(12)]
+    pub pid: u32,
+    /// User id in the initial user namespace.
+    #[n(13)]
+    pub uid: u32,
+    /// Mount namespace's inode number.
+    #[n(14)]
+    pub mnt_ns: u32,
+    /// Pid namespace's inode number.
+    #[n(15)]
+    pub pid_ns: u32,
+    /// The process itself, then its real parents up to pid 1, at most 32.
+    #[n(16)]
+    pub ancestry: Vec<Ancestor>,
+    /// Whether the ancestry was cut at its bound.
+    #[n(17)]
+    pub ancestry_cut: bool,
+    /// Whether the path was cut or could not be read.
+    #[n(18)]
+    pub path_cut: bool,
+}
+
+/// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
+pub const MAX_RECORD_LEN: usize = 256 * 1024;
+
+impl Record {
+    /// The leaf's bytes in its partition's log.
+    pub fn to_cbor(&self) -> Vec<u8> {
+        wire::to_vec(self)
+    }
+
+    /// # Errors
+    /// As [`wire::from_slice`].
+    pub fn from_cbor(bytes: &[u8]) -> crate::Result<Record> {
+        wire::from_slice(bytes, "record", MAX_RECORD_LEN)
+    }
+
+    /// The leaf's hash in its partition's log.
+    pub fn leaf_hash(&self) -> merkle::Hash {
+        merkle::leaf_hash(&self.to_cbor())
+    }
+
+    /// Whether this event says that a file's content was run, beside IMA's own entries.
+    pub fn is_execution(&self) -> bool {
+        !matches!(self.kind, EventKind::Entry | EventKind::Violation)
+    }
+}
+
+/// Paths in JSON: text where they are UTF-8, else `{"hex": "…"}`; so that nothing is lost.
+pub mod lossy_path {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    pub(super) enum Path {
+        Text(String),
+        Raw {
+            #[serde(with = "crate::serde_bytes_hex")]
+            hex: Vec<u8>,
+        },
+    }
+
+    impl Path {
+        pub(super) fn of(bytes: &[u8]) -> Path {
+            match core::str::from_utf8(bytes) {
+                Ok(text) => Path::Text(text.to_owned()),
+                Err(_) => Path::Raw { hex: bytes.to_vec() },
+            }
+        }
+        pub(super) fn into_bytes(self) -> Vec<u8> {
+            match self {
+                Path::Text(text) => text.into_bytes(),
+                Path::Raw { hex } => hex,
+            }
+        }
+    }
+
+    /// Writes a path.
+    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        Path::of(bytes).serialize(s)
+    }
+
+    /// Reads a path.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        Path::deserialize(d).map(Path::into_bytes)
+    }
+}
+
+mod lossy_path_option {
+    use super::lossy_path::Path;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
+        bytes.as_deref().map(Path::of).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Path>::deserialize(d)?.map(Path::into_bytes))
+    }
+}
+
+#[cfg(test)]
+#[allow(missing_docs, reason = "test helper")]
+pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
+    Record {
+        seq,
+        boot_ns: 1_000 * seq,
+        kind: EventKind::Execution,
+        ret: 0,
+        pcr: 0,
+        digests: vec![],
+        hash: Some(FileHash::Measured(crate::Bank::Sha256.hash(&[path.as_bytes()]))),
+        path: path.as_bytes().to_vec(),
+        dev: 1,
+        ino: seq,
+        cgroup_id: 7,
+        cgroup: Some(cgroup.as_bytes().to_vec()),
+        pid: 10,
+        uid: 0,
+        mnt_ns: 1,
+        pid_ns: 1,
+        ancestry: vec![Ancestor {
+            tgid: 10,
+            start_ns: 5,
+            exe: b"/bin/sh".to_vec(),
+            dev: 1,
+            ino: 2,
+            source: ExeSource::Recorded,
+        }],
+        ancestry_cut: false,
+        path_cut: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_cbor_and_json_with_paths_that_are_not_text() {
+        let mut record = sample(3, "/kubepods/x", "/bin/true");
+        record.path = vec![b'/', 0xff, b'\n'];
+        assert_eq!(Record::from_cbor(&record.to_cbor()).unwrap(), record);
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    }
+
+    #[test]
+    fn every_truncation_of_a_record_is_incomplete_and_none_panics() {
+        let bytes = sample(3, "/kubepods/x", "/bin/true").to_cbor();
+        for n in 0..bytes.len() {
+            assert!(matches!(Record::from_cbor(&bytes[..n]), Err(crate::Error::Incomplete { .. })), "at {n}");
+        }
+    }
+
+    #[test]
+    fn a_longer_encoding_of_the_same_record_is_refused() {
+        let bytes = sample(3, "/", "/bin/true").to_cbor();
+        // Key 0, value 3: the same value with a one-byte argument is valid CBOR and not deterministic.
+        let at = bytes.windows(2).position(|w| w == [0, 3]).unwrap();
+        let mut longer = bytes[..=at].to_vec();
+        longer.extend([0x18, 3]);
+        longer.extend(&bytes[at + 2..]);
+        assert_eq!(Record::from_cbor(&longer), Err(crate::Error::NotDeterministic { what: "record" }));
+    }
+}
