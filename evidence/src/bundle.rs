@@ -53,6 +53,7 @@ pub enum Entry {
 
 /// A TPM quote and the key that signed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Quote {
     /// TPMS_ATTEST, big-endian as the TPM gave it, without a TPM2B size. TPM 2.0 Part 2, 10.12.12.
     #[n(0)]
@@ -73,6 +74,7 @@ pub struct Quote {
 
 /// The records of one partition, in the order in which they were sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct PartitionLog {
     /// Whose.
     #[n(0)]
@@ -84,6 +86,7 @@ pub struct PartitionLog {
 
 /// What the container runtime says of a pod: *Enriched*, never the ground of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct PodInfo {
     /// The pod.
     #[n(0)]
@@ -98,6 +101,7 @@ pub struct PodInfo {
 
 /// Evidence for one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Evidence {
     /// Format version: 1.
     #[n(0)]

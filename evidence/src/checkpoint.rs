@@ -24,6 +24,7 @@ pub const MAX_FILE_LEN: usize = 64 * 1024;
 
 /// What could not be recorded since the load, in total.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Losses {
     /// Records for which the ring buffer had no room.
     #[n(0)]
@@ -48,6 +49,7 @@ impl Losses {
 
 /// What a checkpoint states. All counts are totals since the load of our programs in this boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Checkpoint {
     /// Format version: 1.
     #[n(0)]

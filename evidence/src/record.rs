@@ -86,6 +86,7 @@ pub enum ExeSource {
 
 /// One process of the ancestry, from the process itself (index 0) up to pid 1.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Ancestor {
     /// Thread group id in the initial pid namespace.
     #[n(0)]
@@ -111,6 +112,7 @@ pub struct Ancestor {
 
 /// One event, as it is sealed, sent and appraised.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
 pub struct Record {
     /// Number given by the kernel side, from 1, without holes but where a record was lost.
     #[n(0)]
