@@ -82,6 +82,10 @@ pub enum ExeSource {
     /// A kernel thread, the idle task or a process that never executed anything we know.
     #[n(2)]
     Unknown,
+    /// Never executed since its fork: what its parent ran at that moment. Descriptive only, since a process can have
+    /// been given another parent in between.
+    #[n(3)]
+    Inherited,
 }
 
 /// One process of the ancestry, from the process itself (index 0) up to pid 1.
