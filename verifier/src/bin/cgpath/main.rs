@@ -1,0 +1,88 @@
+//! `cgpath`: reads, checks and explains what an attester says.
+//!
+//! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
+//! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
+
+mod log;
+mod output;
+
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use output::{Failure, Output, Status};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "cgpath",
+    version,
+    about = "Reads, replays and appraises container-granular IMA evidence",
+    after_help = "Exit codes: 0 clean or trusted, 1 something is not, 2 unusable input or wrong usage.",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    output: output::Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows, replays and partitions measurement lists
+    #[command(subcommand)]
+    Log(log::Log),
+    /// Prints completions for a shell, to be sourced by it
+    #[command(after_help = "Example:\n  cgpath completions bash > /etc/bash_completion.d/cgpath")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
+    match command {
+        Command::Log(log) => log.run(out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cgpath", &mut script);
+            out.raw(&script)?;
+            Ok(Status::Clean)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let mut out = Output::new(cli.output);
+    let result = run(cli.command, &mut out);
+    out.finish(result)
+}
+
+/// Help and version go out as clap writes them; a wrong command line is an error in the form that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|a| a == "--json");
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if json && !is_help {
+        // clap's text is several lines; the first one says what is wrong.
+        let text = error.render().to_string();
+        let line = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        let failure = Failure::new("usage", line).hint("run `cgpath --help`");
+        failure.print(true, false);
+        return ExitCode::from(Failure::CODE);
+    }
+    // Nothing useful can be done if standard error itself is closed.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Failure::CODE))
+}
