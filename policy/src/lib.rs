@@ -1,1 +1,21 @@
-//! policy
+//! What is allowed on a node and in its pods: the policy file, the reference values, and the look-up in both.
+//!
+//! Pure: no I/O, no clock. Files are handed in as bytes; a resolver closure gives the bytes of the reference files
+//! that a policy names. Whatever is absent is an error here or a failure in the verifier, never a skipped check; a key
+//! that switches a rule off starts with `dangerous-` and [`Policy::dangerous_keys`] lists it.
+//! Not here: what an entry or a record is (see `evidence`), what follows from a judgement (see `verifier`).
+#![forbid(unsafe_code)]
+
+mod error;
+mod lookup;
+mod node;
+pub mod reference;
+pub mod schema;
+
+pub use error::{Error, Result};
+pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
+pub use node::{
+    Accept, DEFAULT_RUNTIMES, Kexec, MAX_POLICY_LEN, NodePolicy, PaddedBanks, Pattern, Pod, PredatingPods,
+    References, Tolerance, Violations,
+};
+pub use reference::{Reference, Source, SourceKind};

@@ -1,0 +1,404 @@
+//! A policy with its reference files read, and the look-up in them.
+//!
+//! Promise: every reference file that the policy names was read; the collector's path and every runtime file stand in
+//! the host's reference values, so that no rule is vacuous. Not here: what follows from a judgement (see `verifier`).
+
+use crate::{Error, NodePolicy, Pod, Reference, Result};
+use evidence::{Digest, PodUid};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// All reference files of one policy together are never longer than this many bytes.
+pub const MAX_TOTAL_LEN: u64 = 2 * 1024 * 1024 * 1024;
+
+/// What the reference values say of a content at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// This content is accepted there.
+    Accepted {
+        /// What accepts it.
+        basis: Basis,
+        /// The reference values are learned (copied from a running machine): the verdict must repeat this.
+        learned: bool,
+    },
+    /// No reference value has this path.
+    UnknownPath,
+    /// The path is known with other contents only.
+    WrongHash {
+        /// All contents that are accepted at this path, sorted.
+        expected: Vec<Digest>,
+    },
+}
+
+impl Judgement {
+    /// Whether it is [`Judgement::Accepted`].
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Judgement::Accepted { .. })
+    }
+}
+
+/// What accepts a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Basis {
+    /// A reference value of the partition itself.
+    Own,
+    /// A reference value of the sandbox image, accepted in every pod.
+    Sandbox,
+    /// The content of one of the host's `runtime-files`, whatever the path.
+    RuntimeFile,
+}
+
+/// One reference file with its indexes.
+#[derive(Debug)]
+struct Indexed {
+    reference: Reference,
+    by_hash: HashMap<Digest, Vec<Vec<u8>>>,
+    /// Paths with a space, as the list's string fields have them: each space replaced by `_`.
+    underscored: HashMap<Vec<u8>, Vec<Vec<u8>>>,
+}
+
+impl Indexed {
+    fn new(reference: Reference) -> Indexed {
+        let mut by_hash: HashMap<Digest, Vec<Vec<u8>>> = HashMap::new();
+        let mut underscored: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
+        for (path, digests) in &reference.files {
+            for digest in digests {
+                by_hash.entry(digest.clone()).or_default().push(path.clone());
+            }
+            if path.contains(&b' ') {
+                let listed = path.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect();
+                underscored.entry(listed).or_default().push(path.clone());
+            }
+        }
+        Indexed {
+            reference,
+            by_hash,
+            underscored,
+        }
+    }
+
+    /// Digests accepted at `path`. The measurement list writes `_` for every space (`ima_eventname_ng_init` and the
+    /// other string fields), so that `/a_b` there may be `/a b` in truth: both are looked up.
+    fn expected<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a Digest> + 'a {
+        let also = self.underscored.get(path).map_or(&[][..], Vec::as_slice);
+        core::iter::once(path)
+            .chain(also.iter().map(Vec::as_slice))
+            .filter_map(|p| self.reference.files.get(p))
+            .flatten()
+    }
+}
+
+/// The reference values of one partition: what stands in any of its files is allowed.
+#[derive(Debug, Clone, Default)]
+pub struct Allowed {
+    references: Vec<Arc<Indexed>>,
+}
+
+impl Allowed {
+    /// Judges `digest` found at `path` (raw bytes as the list or a record has them).
+    pub fn judge(&self, path: &[u8], digest: &Digest) -> Judgement {
+        let mut expected = BTreeSet::new();
+        let mut learned = None;
+        for indexed in &self.references {
+            let mut here = false;
+            for accepted in indexed.expected(path) {
+                here |= accepted == digest;
+                expected.insert(accepted);
+            }
+            if here {
+                // One source that was judged is enough.
+                learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
+            }
+        }
+        match learned {
+            Some(learned) => Judgement::Accepted {
+                basis: Basis::Own,
+                learned,
+            },
+            None if expected.is_empty() => Judgement::UnknownPath,
+            None => Judgement::WrongHash {
+                expected: expected.into_iter().cloned().collect(),
+            },
+        }
+    }
+
+    /// Paths at which this content is accepted; sorted, none twice.
+    pub fn paths_of(&self, digest: &Digest) -> Vec<&[u8]> {
+        let mut paths: Vec<&[u8]> = self
+            .references
+            .iter()
+            .filter_map(|indexed| indexed.by_hash.get(digest))
+            .flatten()
+            .map(Vec::as_slice)
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
+    /// Whether any reference file has this path.
+    pub fn knows(&self, path: &[u8]) -> bool {
+        self.references
+            .iter()
+            .any(|indexed| indexed.expected(path).next().is_some())
+    }
+
+    /// The reference files, in the policy's order.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.references.iter().map(|indexed| &indexed.reference)
+    }
+
+    /// Names of the sources that are learned; verdicts repeat them.
+    pub fn learned_sources(&self) -> Vec<&str> {
+        self.references()
+            .filter(|r| r.learned)
+            .map(|r| r.source.name.as_str())
+            .collect()
+    }
+}
+
+/// One pod of the policy with its reference values.
+#[derive(Debug, Clone)]
+pub struct PodPolicy {
+    /// What the policy file says.
+    pub pod: Pod,
+    /// Its reference values.
+    pub allowed: Allowed,
+}
+
+/// A policy that can be judged with: the file and all reference files that it names.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// What the policy file says.
+    pub file: NodePolicy,
+    /// What may run on the host.
+    pub host: Allowed,
+    /// What may run in every pod.
+    pub sandbox: Allowed,
+    /// The pods that may be there.
+    pub pods: BTreeMap<PodUid, PodPolicy>,
+    /// Contents of the host's `runtime-files`; true where only learned values have it.
+    runtime_files: HashMap<Digest, bool>,
+    digest: Digest,
+}
+
+impl Policy {
+    /// Reads a policy from the bytes of its file; `resolve` gives the bytes of each reference file by the name that the
+    /// policy uses (once a name) or says why it cannot. `file` is what errors call the policy file.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`], [`Error::Limit`] for the policy or a reference file, [`Error::Unresolved`] as `resolve` says,
+    /// [`Error::Meaning`] if the collector or a runtime file has no reference value.
+    pub fn load(
+        file: &str,
+        yaml: &[u8],
+        mut resolve: impl FnMut(&str) -> core::result::Result<Vec<u8>, String>,
+    ) -> Result<Policy> {
+        let node = NodePolicy::from_yaml(file, yaml)?;
+        let mut loader = Loader {
+            file,
+            read: BTreeMap::new(),
+            total: 0,
+            resolve: &mut resolve,
+        };
+        let host = loader.allowed(&node.host.references)?;
+        let sandbox = match &node.sandbox {
+            Some(sandbox) => loader.allowed(&sandbox.references)?,
+            None => Allowed::default(),
+        };
+        let mut pods = BTreeMap::new();
+        for pod in &node.pods {
+            let allowed = loader.allowed(&pod.references)?;
+            pods.insert(
+                pod.uid,
+                PodPolicy {
+                    pod: pod.clone(),
+                    allowed,
+                },
+            );
+        }
+        let digest = loader.digest(yaml);
+
+        let absent = |key: &str, path: &str| {
+            Error::Meaning {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            why: format!("{path} stands in no reference file of `host`"),
+            hint: "make the host's values from the root file system that holds it; name the real path, not a link".into(),
+        }
+        };
+        if !host.knows(node.accept.collector.as_bytes()) {
+            return Err(absent("accept.collector", &node.accept.collector));
+        }
+        let mut runtime_files = HashMap::new();
+        for path in &node.runtime_files {
+            if !host.knows(path.as_bytes()) {
+                return Err(absent("runtime-files", path));
+            }
+            for indexed in &host.references {
+                for digest in indexed.expected(path.as_bytes()) {
+                    let learned = runtime_files.entry(digest.clone()).or_insert(true);
+                    *learned &= indexed.reference.learned;
+                }
+            }
+        }
+        Ok(Policy {
+            file: node,
+            host,
+            sandbox,
+            pods,
+            runtime_files,
+            digest,
+        })
+    }
+
+    /// Judges a content found on the host.
+    pub fn judge_host(&self, path: &[u8], digest: &Digest) -> Judgement {
+        self.host.judge(path, digest)
+    }
+
+    /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files by hash.
+    /// `None` if the policy does not know the pod.
+    pub fn judge_pod(&self, uid: &PodUid, path: &[u8], digest: &Digest) -> Option<Judgement> {
+        let own = self.pods.get(uid)?.allowed.judge(path, digest);
+        if own.is_accepted() {
+            return Some(own);
+        }
+        let sandbox = self.sandbox.judge(path, digest);
+        if let Judgement::Accepted { learned, .. } = sandbox {
+            return Some(Judgement::Accepted {
+                basis: Basis::Sandbox,
+                learned,
+            });
+        }
+        if let Some(learned) = self.runtime_files.get(digest) {
+            return Some(Judgement::Accepted {
+                basis: Basis::RuntimeFile,
+                learned: *learned,
+            });
+        }
+        Some(match (own, sandbox) {
+            (Judgement::WrongHash { mut expected }, Judgement::WrongHash { expected: more }) => {
+                expected.extend(more);
+                expected.sort();
+                expected.dedup();
+                Judgement::WrongHash { expected }
+            }
+            (Judgement::UnknownPath, other) | (other, _) => other,
+        })
+    }
+
+    /// Whether an ancestor with this executable is a container runtime (`runtimes`): a name there matches the last
+    /// component of the path, an absolute path the whole of it.
+    pub fn is_runtime(&self, exe: &[u8]) -> bool {
+        let name = exe.rsplit(|b| *b == b'/').next().unwrap_or(exe);
+        self.file.runtimes.iter().any(|r| {
+            let r = r.as_bytes();
+            if r.starts_with(b"/") { r == exe } else { r == name }
+        })
+    }
+
+    /// Whether a violation at this path does not count.
+    pub fn permits_violation(&self, path: &[u8]) -> bool {
+        self.file
+            .violations
+            .permit
+            .iter()
+            .any(|pattern| pattern.matches(path))
+    }
+
+    /// The keys that switch a rule off. Every output repeats them.
+    pub fn dangerous_keys(&self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        if self.file.dangerous_boot_not_judged {
+            keys.push("dangerous-boot-not-judged");
+        }
+        keys
+    }
+
+    /// Values that are laxer than their defaults, as `key: value`. Every output repeats them.
+    pub fn relaxations(&self) -> Vec<String> {
+        use crate::{Kexec, PaddedBanks, PredatingPods};
+        let file = &self.file;
+        let mut found = Vec::new();
+        if file.tolerance.unattributed > 0 {
+            found.push(format!("tolerance.unattributed: {}", file.tolerance.unattributed));
+        }
+        if file.tolerance.lost > 0 {
+            found.push(format!("tolerance.lost: {}", file.tolerance.lost));
+        }
+        if file.padded_banks == PaddedBanks::Report {
+            found.push("padded-banks: report".into());
+        }
+        if file.predating_pods == PredatingPods::Trust {
+            found.push("predating-pods: trust".into());
+        }
+        if file.kexec == Kexec::Allow {
+            found.push("kexec: allow".into());
+        }
+        found.extend(
+            file.violations
+                .permit
+                .iter()
+                .map(|p| format!("violations.permit: {p}")),
+        );
+        found
+    }
+
+    /// SHA-256 over the policy file and every reference file, so that a verdict can say what it was judged by:
+    /// H(H(policy) || H(name) || H(bytes) || …), reference files sorted by name.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+struct Loader<'a> {
+    file: &'a str,
+    read: BTreeMap<String, (Arc<Indexed>, [u8; 32])>,
+    total: u64,
+    resolve: &'a mut dyn FnMut(&str) -> core::result::Result<Vec<u8>, String>,
+}
+
+impl Loader<'_> {
+    fn allowed(&mut self, names: &[String]) -> Result<Allowed> {
+        let references = names
+            .iter()
+            .map(|name| self.reference(name))
+            .collect::<Result<_>>()?;
+        Ok(Allowed { references })
+    }
+
+    fn reference(&mut self, name: &str) -> Result<Arc<Indexed>> {
+        if let Some((indexed, _)) = self.read.get(name) {
+            return Ok(indexed.clone());
+        }
+        let bytes = (self.resolve)(name).map_err(|why| Error::Unresolved {
+            file: self.file.to_owned(),
+            reference: name.to_owned(),
+            why,
+        })?;
+        self.total = self.total.saturating_add(bytes.len() as u64);
+        if self.total > MAX_TOTAL_LEN {
+            return Err(Error::Limit {
+                file: self.file.to_owned(),
+                what: "all reference files together, in bytes,",
+                found: self.total,
+                limit: MAX_TOTAL_LEN,
+            });
+        }
+        let indexed = Arc::new(Indexed::new(Reference::from_json(name, &bytes)?));
+        self.read
+            .insert(name.to_owned(), (indexed.clone(), Sha256::digest(&bytes).into()));
+        Ok(indexed)
+    }
+
+    fn digest(&self, yaml: &[u8]) -> Digest {
+        let mut all = Sha256::digest(yaml).to_vec();
+        for (name, (_, digest)) in &self.read {
+            all.extend(Sha256::digest(name.as_bytes()));
+            all.extend(digest);
+        }
+        evidence::Bank::Sha256.hash(&[&all])
+    }
+}

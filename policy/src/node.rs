@@ -1,0 +1,461 @@
+//! The policy file as it is written: one YAML file for each node.
+//!
+//! Promise: a value of [`NodePolicy`] that came out of [`NodePolicy::from_yaml`] has no unknown key, no empty allow
+//! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
+
+use crate::{Error, Result};
+use evidence::{Bank, Digest, PodUid, Tier};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de};
+use std::borrow::Cow;
+
+/// A policy file is never longer than this many bytes.
+pub const MAX_POLICY_LEN: usize = 4 * 1024 * 1024;
+/// A list in a policy file never has more items than this.
+pub const MAX_ITEMS: usize = 4096;
+
+/// Programs that put processes into containers: a record in a pod's cgroup with none of these among its ancestors is
+/// *suspect*. A name matches the last component of an executable's path, an absolute path the whole of it.
+pub const DEFAULT_RUNTIMES: [&str; 9] = [
+    "containerd-shim",
+    "containerd-shim-runc-v1",
+    "containerd-shim-runc-v2",
+    "conmon",
+    "conmonrs",
+    "crio",
+    "runc",
+    "crun",
+    "k3s",
+];
+
+/// What is allowed on one node and in its pods.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[schemars(title = "ima-cgpath node policy", extend("$id" = "urn:ima-cgpath:schema:node-policy:1"))]
+pub struct NodePolicy {
+    /// Format version: 1.
+    #[serde(deserialize_with = "version_one")]
+    #[schemars(extend("const" = 1))]
+    pub version: u32,
+    /// The node's name, as `cgpath node add` was told.
+    #[serde(deserialize_with = "name")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+    /// Which evidence is looked at, at all.
+    pub accept: Accept,
+    /// How much may be missing; nothing by default.
+    #[serde(default)]
+    pub tolerance: Tolerance,
+    /// Banks in which the kernel extended a SHA-1 padded with zeros, since it lacked the hash when it booted.
+    #[serde(default)]
+    pub padded_banks: PaddedBanks,
+    /// Pods that are older than the collector, so that their first executions have no records.
+    #[serde(default)]
+    pub predating_pods: PredatingPods,
+    /// A new boot id without a reset of the TPM: a kernel that was started by kexec.
+    #[serde(default)]
+    pub kexec: Kexec,
+    /// Container runtimes: a record in a pod whose ancestry shows none of them is suspect. A name (`crun`) or an
+    /// absolute path (`/usr/bin/crun`).
+    #[serde(default = "default_runtimes", deserialize_with = "texts")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub runtimes: Vec<String>,
+    /// What may run on the host, outside of all pods.
+    pub host: References,
+    /// Host paths whose reference values may appear in any pod's partition, whatever the path there: the runtime runs
+    /// itself inside of the pod's cgroup while it sets a container up (runc from a memfd).
+    #[serde(default, deserialize_with = "host_paths")]
+    #[schemars(length(max = 4096))]
+    pub runtime_files: Vec<String>,
+    /// What may run in every pod: the sandbox (pause) image.
+    #[serde(default)]
+    pub sandbox: Option<References>,
+    /// Violations (a file written while it was measured) that do not count.
+    #[serde(default)]
+    pub violations: Violations,
+    /// The pods that may be there, all of them. With an empty list any pod makes the node untrusted.
+    #[serde(deserialize_with = "pods")]
+    #[schemars(length(max = 4096))]
+    pub pods: Vec<Pod>,
+    /// V10 is switched off: firmware and kernel (PCR 0-9) are not judged.
+    #[serde(default)]
+    pub dangerous_boot_not_judged: bool,
+}
+
+/// Which evidence is looked at, at all.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Accept {
+    /// Tiers: `kernel`, `bpf`.
+    #[serde(deserialize_with = "some")]
+    #[schemars(schema_with = "tiers_schema")]
+    pub tiers: Vec<Tier>,
+    /// The measurement list's templates (V3: the template is pinned, since the digest does not cover its name).
+    #[serde(deserialize_with = "texts")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub templates: Vec<String>,
+    /// Quoted PCR banks that are judged: `sha1`, `sha256`, `sha384`, `sha512`. Each of them must be quoted.
+    #[serde(deserialize_with = "some")]
+    #[schemars(schema_with = "banks_schema")]
+    pub banks: Vec<Bank>,
+    /// Digests of the BPF object that the collector loads. Left out: any, since the collector itself is judged.
+    #[serde(default, deserialize_with = "some_sha256")]
+    #[schemars(schema_with = "digests_schema")]
+    pub bpf_objects: Option<Vec<Digest>>,
+    /// V11: digests of the IMA policy files that may be in force (their POLICY_CHECK entry).
+    #[serde(deserialize_with = "some")]
+    #[schemars(schema_with = "digests_schema")]
+    pub ima_policies: Vec<Digest>,
+    /// V11: the collector's executable; it must stand in the list with a hash that `host` accepts.
+    #[serde(deserialize_with = "absolute")]
+    #[schemars(regex(pattern = "^/"))]
+    pub collector: String,
+}
+
+/// How much may be missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Tolerance {
+    /// V5: list entries with no record. More of them make the node untrusted.
+    pub unattributed: u64,
+    /// V6: records that were lost. More of them make the node untrusted.
+    pub lost: u64,
+}
+
+/// What to do about banks with padded digests (V2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PaddedBanks {
+    /// The node is untrusted.
+    #[default]
+    Deny,
+    /// It is said in the verdict, no more.
+    Report,
+}
+
+/// What to do about pods older than the collector (V8).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PredatingPods {
+    /// Neither trusted nor failed: `predates collector`.
+    #[default]
+    Report,
+    /// Judged by what was seen of them since.
+    Trust,
+    /// Untrusted.
+    Untrust,
+}
+
+/// What to do about a kernel started by kexec (V7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kexec {
+    /// The node is untrusted.
+    #[default]
+    Deny,
+    /// Accepted where the new kernel and initramfs were measured.
+    Allow,
+}
+
+/// Reference files, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct References {
+    /// Names, relative to the policy file's folder. What stands in any of them is allowed.
+    #[serde(deserialize_with = "texts")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub references: Vec<String>,
+}
+
+/// Violations that do not count (V12).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Violations {
+    /// Path patterns: `*` and `?` do not match `/`, `**` does.
+    #[serde(deserialize_with = "bounded")]
+    #[schemars(length(max = 4096))]
+    pub permit: Vec<Pattern>,
+}
+
+/// One pod that may be there.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Pod {
+    /// The pod's UID, with dashes.
+    #[serde(deserialize_with = "dashed_uid")]
+    #[schemars(schema_with = "uid_schema")]
+    pub uid: PodUid,
+    /// What people call it, `namespace/name`; only for the output.
+    #[serde(deserialize_with = "name")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Reference files of its images, relative to the policy file's folder.
+    #[serde(deserialize_with = "texts")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub references: Vec<String>,
+}
+
+/// A path pattern over bytes: `*` and `?` do not match `/`, `**` does.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    text: String,
+    matcher: globset::GlobMatcher,
+}
+
+impl Pattern {
+    /// Reads a pattern; it must begin with `/` or `*`.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn parse(text: &str) -> core::result::Result<Pattern, String> {
+        if !text.starts_with(['/', '*']) {
+            return Err(format!("pattern {text:?} must begin with / or *"));
+        }
+        if text.len() > reference_path_limit() {
+            return Err(format!(
+                "pattern is {} bytes long, the limit is {}",
+                text.len(),
+                reference_path_limit()
+            ));
+        }
+        let glob = globset::GlobBuilder::new(text)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build()
+            .map_err(|e| format!("pattern {text:?}: {}", e.kind()))?;
+        Ok(Pattern {
+            text: text.to_owned(),
+            matcher: glob.compile_matcher(),
+        })
+    }
+
+    /// Whether `path` matches, from its first to its last byte.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        self.matcher.is_match(std::ffi::OsStr::from_bytes(path))
+    }
+}
+
+fn reference_path_limit() -> usize {
+    crate::reference::MAX_PATH_LEN
+}
+
+impl core::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.text == other.text
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<Self, D::Error> {
+        Pattern::parse(&String::deserialize(d)?).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Pattern {
+    fn schema_name() -> Cow<'static, str> {
+        "Pattern".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "A path pattern: * and ? do not match /, ** does.",
+            "pattern": "^[/*]",
+        })
+    }
+}
+
+impl NodePolicy {
+    /// Reads a policy file. `file` is what errors call it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a file longer than [`MAX_POLICY_LEN`]; [`Error::Syntax`] with line and column for all else.
+    pub fn from_yaml(file: &str, yaml: &[u8]) -> Result<NodePolicy> {
+        if yaml.len() > MAX_POLICY_LEN {
+            return Err(Error::Limit {
+                file: file.to_owned(),
+                what: "policy file, in bytes,",
+                found: yaml.len() as u64,
+                limit: MAX_POLICY_LEN as u64,
+            });
+        }
+        serde_norway::from_slice(yaml).map_err(|e| {
+            let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
+            let mut why = e.to_string();
+            // The parser repeats the place at the end of its message.
+            if let Some(at) = why.rfind(" at line ") {
+                why.truncate(at);
+            }
+            Error::Syntax {
+                file: file.to_owned(),
+                line,
+                column,
+                why,
+            }
+        })
+    }
+}
+
+fn default_runtimes() -> Vec<String> {
+    DEFAULT_RUNTIMES.map(str::to_owned).to_vec()
+}
+
+fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        1 => Ok(1),
+        other => Err(de::Error::custom(format!(
+            "version {other} is not known here, 1 is"
+        ))),
+    }
+}
+
+fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
+    let text = String::deserialize(d)?;
+    if text.is_empty() || text.len() > 253 {
+        return Err(de::Error::custom("a name has 1 to 253 bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(de::Error::custom("a name has no control characters"));
+    }
+    Ok(text)
+}
+
+fn absolute<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
+    let text = String::deserialize(d)?;
+    check_absolute(&text).map_err(de::Error::custom)?;
+    Ok(text)
+}
+
+fn check_absolute(text: &str) -> core::result::Result<(), String> {
+    if !text.starts_with('/') || text.len() > reference_path_limit() {
+        return Err(format!(
+            "{text:?} is not an absolute path of at most {} bytes",
+            reference_path_limit()
+        ));
+    }
+    Ok(())
+}
+
+/// A list within its limit.
+fn bounded<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<T>(core::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = seq.next_element()? {
+                if list.len() == MAX_ITEMS {
+                    return Err(de::Error::custom(format!("a list has at most {MAX_ITEMS} items")));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    d.deserialize_seq(List(core::marker::PhantomData))
+}
+
+/// An allow list: within its limit, not empty.
+fn some<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = bounded(d)?;
+    if list.is_empty() {
+        return Err(de::Error::custom(
+            "an empty allow list would accept nothing: name what is allowed",
+        ));
+    }
+    Ok(list)
+}
+
+fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
+    let list: Vec<String> = some(d)?;
+    if list.iter().any(String::is_empty) {
+        return Err(de::Error::custom("an empty name in a list"));
+    }
+    Ok(list)
+}
+
+fn host_paths<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
+    let list: Vec<String> = bounded(d)?;
+    list.iter()
+        .try_for_each(|p| check_absolute(p))
+        .map_err(de::Error::custom)?;
+    Ok(list)
+}
+
+fn some_sha256<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<Vec<Digest>>, D::Error> {
+    let list: Vec<Digest> = some(d)?;
+    if list.iter().any(|digest| digest.bank() != Bank::Sha256) {
+        return Err(de::Error::custom("a BPF object is named by its sha256"));
+    }
+    Ok(Some(list))
+}
+
+fn dashed_uid<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<PodUid, D::Error> {
+    let text = String::deserialize(d)?;
+    PodUid::parse(text.as_bytes())
+        .filter(|uid| uid.to_string() == text)
+        .ok_or_else(|| {
+            de::Error::custom(format!(
+                "{text:?} is not a pod UID in lower case with dashes (8-4-4-4-12 hex digits)"
+            ))
+        })
+}
+
+fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Error> {
+    let list: Vec<Pod> = bounded(d)?;
+    let mut seen = std::collections::BTreeSet::new();
+    for pod in &list {
+        if !seen.insert(pod.uid) {
+            return Err(de::Error::custom(format!(
+                "pod {} stands twice in the list",
+                pod.uid
+            )));
+        }
+    }
+    Ok(list)
+}
+
+fn tiers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": ["kernel", "bpf"] } })
+}
+
+fn banks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names = Bank::ALL.map(Bank::name);
+    schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": names } })
+}
+
+pub(crate) fn digests_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "string",
+            "description": "ALGORITHM:HEX, for example sha256: and 64 hex digits.",
+            "pattern": "^(sha1:[0-9a-fA-F]{40}|sha256:[0-9a-fA-F]{64}|sha384:[0-9a-fA-F]{96}|sha512:[0-9a-fA-F]{128})$",
+        },
+    })
+}
+
+fn uid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+    })
+}

@@ -1,0 +1,13 @@
+//! JSON Schemas (draft 2020-12) of the policy file and of the reference file, generated from the types that read them.
+//!
+//! They are committed under `policy/reference/`; a test compares.
+
+/// The schema of a node policy (YAML is JSON's superset: editors check YAML with it).
+pub fn node_policy() -> serde_json::Value {
+    schemars::schema_for!(crate::NodePolicy).to_value()
+}
+
+/// The schema of a reference file.
+pub fn reference() -> serde_json::Value {
+    schemars::schema_for!(crate::reference::ReferenceFile).to_value()
+}
