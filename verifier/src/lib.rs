@@ -1,1 +1,12 @@
-//! verifier
+//! Appraisal of ima-cgpath evidence: who is trusted, and if not, because of what.
+//!
+//! Pure: no I/O, no clock, no TPM. `appraise(&Evidence, &Policy, &Context) -> Result<Verdict, Unusable>` is the whole of
+//! it. Not here: files, sockets, stores and the command line (see the binary `cgpath`).
+#![forbid(unsafe_code)]
+
+pub mod appraise;
+
+pub use appraise::{
+    BootJudgement, CheckpointState, Context, ExpectedNonce, Finding, NodeState, NodeVerdict, PinnedKey,
+    PodVerdict, Rule, SeenFile, Severity, State, Subject, Verdict,
+};

@@ -1,0 +1,80 @@
+//! What an appraisal needs beside the evidence and the policy: the pinned key, the nonce, the time, the node's past.
+//!
+//! Pure data. Not here: where they are kept (the caller's store).
+
+use evidence::{Digest, PartitionKey, merkle::Hash, serde_bytes_hex};
+use serde::{Deserialize, Serialize};
+
+/// The attestation key that a verifier expects of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PinnedKey {
+    /// The key itself: TPMT_PUBLIC, big-endian, without a TPM2B size. TPM 2.0 Part 2, 12.2.4.
+    Public(Vec<u8>),
+    /// The key's Name: TPM_ALG_ID of the name algorithm, big-endian, and its hash of TPMT_PUBLIC.
+    Name(Vec<u8>),
+    /// None: whatever key signed is taken, but one that the node used before (see [`NodeState::ak_name`]) stays pinned.
+    DangerousTofu,
+}
+
+/// The nonce of this request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpectedNonce {
+    /// The quote's qualifying data must be exactly these bytes, 8 to 64.
+    Value(Vec<u8>),
+    /// Not checked: the evidence may be old. For files at rest.
+    DangerousNone,
+}
+
+/// Everything that is not evidence and not policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// Under which name the verifier knows the node; the policy must be for it.
+    pub node: String,
+    /// The pinned key.
+    pub key: PinnedKey,
+    /// The nonce.
+    pub nonce: ExpectedNonce,
+    /// Now, in seconds since 1970-01-01T00:00:00Z; written into the verdict.
+    pub now: u64,
+    /// What the last accepted appraisal of this node gave back; `None` for the first.
+    pub previous: Option<NodeState>,
+}
+
+/// What to remember of a node from one appraisal to the next. An opaque value to the caller: store it, give it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeState {
+    /// Name of the key that signed, as in [`PinnedKey::Name`].
+    #[serde(with = "serde_bytes_hex")]
+    pub ak_name: Vec<u8>,
+    /// The boot that was attested.
+    #[serde(with = "serde_bytes_hex")]
+    pub boot_id: [u8; 16],
+    /// The last checkpoint; `None` in the kernel tier.
+    pub checkpoint: Option<CheckpointState>,
+    /// Length of the covered prefix of the list, in entries.
+    pub covered: u64,
+    /// PCR 10 after that prefix, in each quoted bank.
+    pub pcrs: Vec<Digest>,
+    /// TPMS_CLOCK_INFO.resetCount.
+    pub reset_count: u32,
+    /// TPMS_CLOCK_INFO.restartCount.
+    pub restart_count: u32,
+    /// TPMS_CLOCK_INFO.clock, milliseconds.
+    pub clock_ms: u64,
+    /// When the appraisal was made, as [`Context::now`].
+    pub time: u64,
+}
+
+/// What to remember of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointState {
+    /// Its number.
+    pub number: u64,
+    /// SHA-256 of its file.
+    #[serde(with = "serde_bytes_hex")]
+    pub digest: Hash,
+    /// Sizes of the partitions that it sealed: what was sealed before must still be there, first and unaltered.
+    pub partitions: Vec<(PartitionKey, u64)>,
+}

@@ -1,0 +1,289 @@
+//! What a rule has to say about a part of the evidence.
+//!
+//! Promises: every finding names its rule and its subject; a [`Severity::Fail`] makes that subject untrusted, nothing
+//! else does. Not here: how findings are reached (one module for each group of rules).
+
+use evidence::{PartitionKey, Provenance, record::lossy_path};
+use serde::{Deserialize, Serialize};
+
+/// The rules of a verifier. SPECIFICATION.md section 3 has the text of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Rule {
+    /// The quote: format, key, signature, nonce.
+    V1,
+    /// The list replays to the quoted register.
+    V2,
+    /// The template is the pinned one.
+    V3,
+    /// Checkpoints: anchored, signed, one unbroken chain, fresh, and coverage never shrinks.
+    V4,
+    /// Records join entries, entries have records, sealed records are all there.
+    V5,
+    /// Losses and blind checkpoints.
+    V6,
+    /// Resets, restarts, clock and boot id never go back.
+    V7,
+    /// Every pod is known.
+    V8,
+    /// A pod's own files are those its policy accepts; an untrusted pod leaves the rest as it is.
+    V9,
+    /// The boot log.
+    V10,
+    /// The collector, the IMA policy, `host` and `boot`.
+    V11,
+    /// Violations.
+    V12,
+    /// Whatever is absent fails.
+    V13,
+}
+
+impl Rule {
+    /// All rules in order.
+    pub const ALL: [Rule; 13] = [
+        Rule::V1,
+        Rule::V2,
+        Rule::V3,
+        Rule::V4,
+        Rule::V5,
+        Rule::V6,
+        Rule::V7,
+        Rule::V8,
+        Rule::V9,
+        Rule::V10,
+        Rule::V11,
+        Rule::V12,
+        Rule::V13,
+    ];
+}
+
+impl core::fmt::Display for Rule {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What follows from a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; nothing follows.
+    Note,
+    /// Would fail, but the policy tolerates it by a key of its own.
+    Tolerated,
+    /// The subject is untrusted.
+    Fail,
+}
+
+/// Whom a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// The node as a whole.
+    Node,
+    /// One partition. `host`, `boot` and `unattributed` count for the node, a pod's for that pod alone.
+    Partition(PartitionKey),
+}
+
+impl core::fmt::Display for Subject {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Subject::Node => f.write_str("node"),
+            Subject::Partition(key) => core::fmt::Display::fmt(key, f),
+        }
+    }
+}
+
+impl Serialize for Subject {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Subject {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        if text == "node" {
+            return Ok(Subject::Node);
+        }
+        PartitionKey::parse(&text)
+            .map(Subject::Partition)
+            .ok_or_else(|| serde::de::Error::custom("expected `node` or a partition key"))
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which rule.
+    pub rule: Rule,
+    /// What follows.
+    pub severity: Severity,
+    /// About whom.
+    pub subject: Subject,
+    /// The file, raw bytes as the kernel had them.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_path")]
+    pub path: Option<Vec<u8>>,
+    /// Index of the entry in the measurement list, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// Sequence number of the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// What would have been accepted: digests as `alg:hex`, or words. Empty where there is nothing to name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected: Vec<String>,
+    /// What was found instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// One sentence for people.
+    pub text: String,
+    /// What the finding rests on; absent where it is about the evidence itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+impl Finding {
+    /// A finding that makes `subject` untrusted.
+    pub fn fail(rule: Rule, subject: Subject, text: impl Into<String>) -> Finding {
+        Finding {
+            rule,
+            severity: Severity::Fail,
+            subject,
+            path: None,
+            index: None,
+            seq: None,
+            expected: Vec::new(),
+            found: None,
+            text: text.into(),
+            provenance: None,
+        }
+    }
+
+    /// A finding from which nothing follows.
+    pub fn note(rule: Rule, subject: Subject, text: impl Into<String>) -> Finding {
+        Finding {
+            severity: Severity::Note,
+            ..Finding::fail(rule, subject, text)
+        }
+    }
+
+    /// A finding that the policy tolerates.
+    pub fn tolerated(rule: Rule, subject: Subject, text: impl Into<String>) -> Finding {
+        Finding {
+            severity: Severity::Tolerated,
+            ..Finding::fail(rule, subject, text)
+        }
+    }
+
+    /// With the file's path.
+    #[must_use]
+    pub fn at_path(mut self, path: &[u8]) -> Finding {
+        self.path = Some(path.to_vec());
+        self
+    }
+
+    /// With the entry's index.
+    #[must_use]
+    pub fn at_index(mut self, index: usize) -> Finding {
+        self.index = Some(index as u64);
+        self
+    }
+
+    /// With the record's sequence number.
+    #[must_use]
+    pub fn at_seq(mut self, seq: u64) -> Finding {
+        self.seq = Some(seq);
+        self
+    }
+
+    /// With what was found.
+    #[must_use]
+    pub fn found(mut self, found: impl core::fmt::Display) -> Finding {
+        self.found = Some(found.to_string());
+        self
+    }
+
+    /// With what would have been accepted; may be called again for a further value.
+    #[must_use]
+    pub fn expected(mut self, expected: impl core::fmt::Display) -> Finding {
+        self.expected.push(expected.to_string());
+        self
+    }
+
+    /// With what it rests on.
+    #[must_use]
+    pub fn resting_on(mut self, provenance: Provenance) -> Finding {
+        self.provenance = Some(provenance);
+        self
+    }
+}
+
+/// Bytes of a path for a terminal: text where it is printable UTF-8, escapes elsewhere.
+pub(crate) fn printable(path: &[u8]) -> String {
+    String::from_utf8_lossy(path)
+        .chars()
+        .flat_map(|c| {
+            let escape = c.is_control() || c == char::REPLACEMENT_CHARACTER;
+            let plain = (!escape).then_some(c);
+            plain
+                .into_iter()
+                .chain(escape.then(|| c.escape_default()).into_iter().flatten())
+        })
+        .collect()
+}
+
+impl core::fmt::Display for Finding {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mark = match self.severity {
+            Severity::Note => "note",
+            Severity::Tolerated => "tolerated",
+            Severity::Fail => "FAIL",
+        };
+        write!(f, "{} {mark}: {}", self.rule, self.text)?;
+        if let Some(path) = &self.path {
+            write!(f, "\n  path      {}", printable(path))?;
+        }
+        if let Some(found) = &self.found {
+            write!(f, "\n  found     {found}")?;
+        }
+        for expected in &self.expected {
+            write!(f, "\n  expected  {expected}")?;
+        }
+        let mut place = Vec::new();
+        if let Some(index) = self.index {
+            place.push(format!("entry {index}"));
+        }
+        if let Some(seq) = self.seq {
+            place.push(format!("record {seq}"));
+        }
+        if let Some(provenance) = self.provenance {
+            place.push(
+                match provenance {
+                    Provenance::Attested => "attested",
+                    Provenance::Observed => "observed",
+                    Provenance::Enriched => "enriched",
+                }
+                .to_owned(),
+            );
+        }
+        if !place.is_empty() {
+            write!(f, "\n  where     {}", place.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+mod optional_path {
+    use super::lossy_path;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Path(#[serde(with = "lossy_path")] Vec<u8>);
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
+        path.clone().map(Path).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Path>::deserialize(d)?.map(|p| p.0))
+    }
+}

@@ -1,0 +1,288 @@
+//! The result of an appraisal, its JSON shape and its table.
+//!
+//! Promises: the JSON names below are stable within `version`; every dangerous key that was used is in `dangerous`.
+//! A byte string is hex, a path is text or `{"hex": …}`, an absent option is left out.
+
+use super::{
+    context::NodeState,
+    finding::{Finding, Severity, printable},
+};
+use evidence::{Digest, PodUid, Provenance, Tier, record::lossy_path, serde_bytes_hex};
+use serde::{Deserialize, Serialize};
+
+/// The JSON shape's version.
+pub const VERDICT_VERSION: u32 = 1;
+
+/// What an appraisal concluded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// [`VERDICT_VERSION`].
+    pub version: u32,
+    /// When, in seconds since 1970-01-01T00:00:00Z.
+    pub time: u64,
+    /// Whether the node and every pod are trusted.
+    pub trusted: bool,
+    /// Every bypass that was in force, by its name.
+    pub dangerous: Vec<String>,
+    /// Values of the policy that are laxer than their defaults, as `key: value`.
+    pub relaxations: Vec<String>,
+    /// What the evidence was judged by: see `policy::Policy::digest`.
+    pub policy: Digest,
+    /// Whether a reference value in use was learned from a log instead of computed from an image.
+    pub learned: bool,
+    /// The node.
+    pub node: NodeVerdict,
+    /// Every pod that the evidence or the checkpoints name, sorted by UID.
+    pub pods: Vec<PodVerdict>,
+    /// What to store for the next appraisal; `None` where the evidence was not believed: keep the old state then.
+    #[serde(skip)]
+    pub state: Option<NodeState>,
+}
+
+/// How a subject was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Everything that was seen of it is accepted.
+    Trusted,
+    /// At least one finding fails.
+    Untrusted,
+    /// A pod that no policy knows.
+    Unknown,
+    /// A pod that ran before the collector did: what it ran then was not seen.
+    PredatesCollector,
+}
+
+impl core::fmt::Display for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(match self {
+            State::Trusted => "trusted",
+            State::Untrusted => "UNTRUSTED",
+            State::Unknown => "UNKNOWN",
+            State::PredatesCollector => "predates collector",
+        })
+    }
+}
+
+/// How far the boot log was judged (rule V10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootJudgement {
+    /// Passed over, by the policy's `dangerous-boot-not-judged`.
+    #[serde(rename = "not judged")]
+    NotJudged,
+    /// Neither judged nor passed over: the node is untrusted.
+    #[serde(rename = "absent")]
+    Absent,
+}
+
+impl core::fmt::Display for BootJudgement {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            BootJudgement::NotJudged => "not judged",
+            BootJudgement::Absent => "absent",
+        })
+    }
+}
+
+/// The node's part of a [`Verdict`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeVerdict {
+    /// The verifier's name for it.
+    pub name: String,
+    /// [`State::Trusted`] or [`State::Untrusted`].
+    pub state: State,
+    /// The tier in use.
+    pub tier: Tier,
+    /// What vouches for the list, for people: `PCR 10 (sha256)`.
+    pub anchor: String,
+    /// Name of the key that signed the quote.
+    #[serde(with = "serde_bytes_hex")]
+    pub key: Vec<u8>,
+    /// The boot.
+    #[serde(with = "serde_bytes_hex")]
+    pub boot_id: [u8; 16],
+    /// Kernel release, as the node told.
+    pub kernel: String,
+    /// Entries of the list.
+    pub entries: u64,
+    /// Of these, covered by the quote.
+    pub covered: u64,
+    /// Of these, older than the collector.
+    pub boot_entries: u64,
+    /// Of the covered ones, too new to have their record in this evidence; the next one must have it.
+    pub pending: u64,
+    /// Number of the last checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<u64>,
+    /// Records.
+    pub records: u64,
+    /// Of these, executions and mappings.
+    pub executions: u64,
+    /// Entries that should have a record and have none, and records whose cgroup is unknown.
+    pub unattributed: u64,
+    /// Records lost since the load.
+    pub lost: u64,
+    /// Records in pods' cgroups with no container runtime in their ancestry.
+    pub suspect: u64,
+    /// Rule V10.
+    pub boot: BootJudgement,
+    /// Worth knowing: kexec, reboot, first evidence.
+    pub notes: Vec<String>,
+    /// Findings about the node, `host`, `boot` and `unattributed`.
+    pub findings: Vec<Finding>,
+}
+
+/// A pod's part of a [`Verdict`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodVerdict {
+    /// The pod.
+    pub uid: PodUid,
+    /// Its name in the policy; absent where no policy knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `namespace/name` as the container runtime told: enriched, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
+    /// How it was judged.
+    pub state: State,
+    /// Records of entries, also of those that the kernel did not add a second time.
+    pub entries: u64,
+    /// Records of executions and mappings.
+    pub executions: u64,
+    /// Records with no container runtime in their ancestry.
+    pub suspect: u64,
+    /// What the attribution rests on.
+    pub provenance: Provenance,
+    /// Whether a reference value in use was learned.
+    pub learned: bool,
+    /// Every distinct (path, content) that was seen, in the order of first sight.
+    pub files: Vec<SeenFile>,
+    /// Findings about this pod.
+    pub findings: Vec<Finding>,
+}
+
+/// A file that a pod used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenFile {
+    /// As the kernel had it, raw bytes.
+    #[serde(with = "lossy_path")]
+    pub path: Vec<u8>,
+    /// Its content hash; absent where none could be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// How often IMA measured it or tried to.
+    pub entries: u64,
+    /// How often it was executed or mapped.
+    pub executions: u64,
+    /// Whether the policy accepts it.
+    pub accepted: bool,
+}
+
+impl Verdict {
+    /// All findings that fail, the node's first.
+    pub fn failures(&self) -> impl Iterator<Item = &Finding> {
+        let pods = self.pods.iter().flat_map(|p| &p.findings);
+        self.node
+            .findings
+            .iter()
+            .chain(pods)
+            .filter(|f| f.severity == Severity::Fail)
+    }
+
+    /// The pod with this UID.
+    pub fn pod(&self, uid: PodUid) -> Option<&PodVerdict> {
+        self.pods.iter().find(|p| p.uid == uid)
+    }
+}
+
+fn findings(f: &mut core::fmt::Formatter<'_>, findings: &[Finding]) -> core::fmt::Result {
+    for finding in findings {
+        for (i, line) in finding.to_string().lines().enumerate() {
+            writeln!(f, "    {}{line}", if i == 0 { "" } else { "  " })?;
+        }
+    }
+    Ok(())
+}
+
+impl core::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let node = &self.node;
+        let checkpoint = node
+            .checkpoint
+            .map_or_else(|| "none".to_owned(), |n| n.to_string());
+        writeln!(
+            f,
+            "NODE {}  {}  tier {}, anchor {}, {} of {} entries covered, checkpoint {checkpoint}, unattributed {}, lost {}, \
+             suspect {}, boot: {}",
+            printable(node.name.as_bytes()),
+            node.state,
+            node.tier,
+            node.anchor,
+            node.covered,
+            node.entries,
+            node.unattributed,
+            node.lost,
+            node.suspect,
+            node.boot,
+        )?;
+        for note in &node.notes {
+            writeln!(f, "    note: {}", printable(note.as_bytes()))?;
+        }
+        findings(f, &node.findings)?;
+        let label = |pod: &PodVerdict| {
+            let name = pod.name.clone().unwrap_or_else(|| "(in no policy)".to_owned());
+            let told = pod.told.as_ref().map_or_else(String::new, |t| format!(" [{t}]"));
+            printable(format!("{name}{told}").as_bytes())
+        };
+        let width = self
+            .pods
+            .iter()
+            .map(|p| label(p).chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(4);
+        writeln!(
+            f,
+            "{:<36}  {:<width$}  {:<18}  {:>7}  {:>10}  {:>5}  RESTS ON",
+            "POD", "NAME", "STATE", "ENTRIES", "EXECUTIONS", "FILES"
+        )?;
+        for pod in &self.pods {
+            writeln!(
+                f,
+                "{:<36}  {:<width$}  {:<18}  {:>7}  {:>10}  {:>5}  {}{}",
+                pod.uid.to_string(),
+                label(pod),
+                pod.state,
+                pod.entries,
+                pod.executions,
+                pod.files.len(),
+                match pod.provenance {
+                    Provenance::Attested => "attested",
+                    Provenance::Observed => "observed",
+                    Provenance::Enriched => "enriched",
+                },
+                if pod.learned { ", learned" } else { "" },
+            )?;
+            if pod.state == State::PredatesCollector {
+                writeln!(f, "    ran before the collector did: restart it to judge it")?;
+            }
+            findings(f, &pod.findings)?;
+        }
+        if self.pods.is_empty() {
+            writeln!(f, "(no pods)")?;
+        }
+        if self.learned {
+            writeln!(
+                f,
+                "LEARNED: reference values in use were learned from a log, not computed from an image"
+            )?;
+        }
+        for relaxation in &self.relaxations {
+            writeln!(f, "RELAXED: {}", printable(relaxation.as_bytes()))?;
+        }
+        for key in &self.dangerous {
+            writeln!(f, "DANGEROUS: {key}")?;
+        }
+        Ok(())
+    }
+}
