@@ -1,0 +1,137 @@
+//! The command line of `cgpathd`.
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::path::PathBuf;
+
+/// `cgpathd`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cgpathd",
+    version,
+    about = "Attributes every IMA measurement to its pod, seals the attribution into the TPM and sends it to a verifier",
+    after_help = "Examples:\n  \
+        cgpathd check                          what this node lacks, with a remedy for each\n  \
+        cgpathd setup --dry-run                what setup would change\n  \
+        cgpathd ak -o node.ak                  the attestation key, to enrol with `cgpath node add`\n  \
+        cgpathd run                            the daemon (as the systemd unit starts it)\n  \
+        cgpathd once --nonce 00112233… -o e.cbor   evidence for one nonce\n\n\
+        Configuration: /etc/ima-cgpath/cgpathd.toml, then CGPATHD_… variables, then --set; `cgpathd config` prints it."
+)]
+pub struct Cli {
+    /// Configuration file
+    #[arg(short, long, global = true, value_name = "FILE", env = "CGPATHD_CONFIG_FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Override one configuration key, for instance --set verifier.interval=10; may be repeated
+    #[arg(short, long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: load the programs, collect, seal, attest at each interval
+    ///
+    /// Stops cleanly on SIGTERM; the programs stay in the kernel and nothing is lost until it is started again.
+    Run,
+    /// Make evidence for one nonce, by the running daemon or, where none runs, by itself
+    Once(Once),
+    /// Show each precondition: what was found, and what to do where it is not met
+    Check(Check),
+    /// Prepare the node: directories, configuration, IMA policy, systemd unit
+    Setup(Setup),
+    /// Write the attestation key (TPMT_PUBLIC) and print its fingerprint, for enrolment
+    Ak(Ak),
+    /// Print the configuration in force, or the commented example
+    Config(ConfigArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `cgpathd once`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cgpathd once --nonce $(openssl rand -hex 32) -o evidence.cbor")]
+pub struct Once {
+    /// The verifier's nonce, 8 to 64 bytes as hex
+    #[arg(long, value_name = "HEX", value_parser = parse_nonce)]
+    pub nonce: Nonce,
+    /// Where to write the evidence (CBOR); without it, to standard output if that is no terminal
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// A nonce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce(pub Vec<u8>);
+
+fn parse_nonce(text: &str) -> Result<Nonce, String> {
+    let bytes = hex::decode(text).map_err(|e| e.to_string())?;
+    if (8..=64).contains(&bytes.len()) {
+        Ok(Nonce(bytes))
+    } else {
+        Err(format!("{} bytes; a nonce has 8 to 64", bytes.len()))
+    }
+}
+
+/// `cgpathd check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cgpathd setup`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cgpathd setup --dry-run\n  cgpathd setup\n  cgpathd setup --remove")]
+pub struct Setup {
+    /// Say what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Undo it: stop the programs, unmount, remove what setup made
+    #[arg(long)]
+    pub remove: bool,
+}
+
+/// `cgpathd ak`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  cgpathd ak -o worker-3.ak\n  cgpath node add worker-3 --ak worker-3.ak --policy node.yaml"
+)]
+pub struct Ak {
+    /// Where to write the TPMT_PUBLIC (binary); without it, to standard output if that is no terminal
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// `cgpathd config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The commented file with all defaults instead
+    #[arg(long)]
+    pub example: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_nonce_of_a_wrong_length_or_form_is_refused() {
+        assert!(parse_nonce("00112233445566").is_err());
+        assert!(parse_nonce("0011223344556677").is_ok());
+        assert!(parse_nonce(&"00".repeat(65)).is_err());
+        assert!(parse_nonce("zz112233445566778899").is_err());
+    }
+}

@@ -1,0 +1,579 @@
+//! The daemon's configuration: one TOML file, then the environment, then the command line; the last one wins.
+//!
+//! Promises: a key that is not known, from whichever source, is an error that names it and where it stands.
+//! Not here: whether what a key names exists (see [`crate::check`] and the parts that use it).
+
+use evidence::Bank;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The commented file with every default, as it is shipped.
+pub const EXAMPLE: &str = include_str!("../../deploy/cgpathd.toml");
+
+/// Where the configuration is looked for when no path is given.
+pub const DEFAULT_PATH: &str = "/etc/ima-cgpath/cgpathd.toml";
+
+/// Prefix of the environment's overrides.
+const ENV_PREFIX: &str = "CGPATHD_";
+
+/// Why a configuration can not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file can not be read.
+    #[error("configuration {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a key or value in it is not known. The message names line and column.
+    #[error("configuration {path}: {message}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What `toml` says, with the line.
+        message: String,
+    },
+    /// A variable of the environment, or `--set`, names no key or gives it no fitting value.
+    #[error("{origin}: {message}")]
+    Override {
+        /// The variable or the option as given.
+        origin: String,
+        /// Why.
+        message: String,
+    },
+    /// A value that has the right type and can not be used.
+    #[error("configuration key {key}: {why}")]
+    Value {
+        /// The key with its section.
+        key: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+/// All of it. See `deploy/cgpathd.toml` for what each key means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the node calls itself; empty: the host name.
+    pub node: String,
+    /// Where records and checkpoints are kept, a directory for each boot below it.
+    pub state_dir: PathBuf,
+    /// How many boots' directories are kept, this one included; at least 1.
+    pub keep_boots: usize,
+    /// The checkpoint key and the socket; on tmpfs.
+    pub run_dir: PathBuf,
+    /// Filter of the log.
+    pub log: String,
+    /// Where evidence goes.
+    pub verifier: Verifier,
+    /// The TPM and its key.
+    pub tpm: Tpm,
+    /// The eBPF programs.
+    pub bpf: Bpf,
+    /// The cgroup hierarchy.
+    pub cgroup: Cgroup,
+    /// The kernel's list and policy.
+    pub ima: Ima,
+    /// When and how checkpoints are made.
+    pub seal: Seal,
+    /// What container runtimes look like.
+    pub runtimes: Runtimes,
+}
+
+/// `[verifier]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verifier {
+    /// Base URL, `https://…`; empty: nothing is sent.
+    pub url: String,
+    /// The only CA that is trusted, PEM.
+    pub ca: PathBuf,
+    /// Seconds between two attestations.
+    pub interval: u64,
+    /// Seconds until a request is given up.
+    pub timeout: u64,
+    /// Longest pause between tries, seconds.
+    pub max_backoff: u64,
+}
+
+/// The kind of attestation key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyKind {
+    /// ECDSA over NIST P-256 with SHA-256.
+    #[serde(rename = "ecc-p256")]
+    EccP256,
+    /// RSASSA-PKCS1-v1_5 with 2048 bits and SHA-256.
+    #[serde(rename = "rsa-2048")]
+    Rsa2048,
+}
+
+/// `[tpm]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tpm {
+    /// TCTI configuration string, as tpm2-tss has them.
+    pub tcti: String,
+    /// The kind of attestation key.
+    pub key: KeyKind,
+    /// The bank that is quoted.
+    pub bank: Bank,
+    /// Authorisation of the endorsement hierarchy: text, `hex:…` or `file:…`.
+    pub endorsement_auth: String,
+}
+
+/// `[bpf]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bpf {
+    /// Path of the object; empty: the one built in.
+    pub object: PathBuf,
+    /// Bytes of the ring buffer, a power of two.
+    pub ring_bytes: u32,
+    /// Directory of the pins, on bpffs.
+    pub pin_dir: PathBuf,
+}
+
+/// `[cgroup]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroup {
+    /// `auto`, `v2` or `v1:CONTROLLER`.
+    pub hierarchy: String,
+}
+
+/// `[ima]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ima {
+    /// The binary list; empty: found in securityfs.
+    pub list: PathBuf,
+    /// The policy file whose digest is stated.
+    pub policy: PathBuf,
+}
+
+/// `[seal]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Seal {
+    /// Records that wait until a checkpoint is sealed unasked; 0: never unasked.
+    pub records: u64,
+    /// Seconds to wait for records on their way.
+    pub drain_timeout: u64,
+    /// Checkpoint files kept on their file system.
+    pub keep_files: u64,
+}
+
+/// `[runtimes]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtimes {
+    /// File names of programs; a trailing `*` stands for any rest.
+    pub names: Vec<String>,
+    /// Sockets.
+    pub sockets: Vec<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            node: String::new(),
+            state_dir: "/var/lib/ima-cgpath".into(),
+            keep_boots: 3,
+            run_dir: "/run/ima-cgpath".into(),
+            log: "info".into(),
+            verifier: Verifier::default(),
+            tpm: Tpm::default(),
+            bpf: Bpf::default(),
+            cgroup: Cgroup::default(),
+            ima: Ima::default(),
+            seal: Seal::default(),
+            runtimes: Runtimes::default(),
+        }
+    }
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Verifier {
+            url: String::new(),
+            ca: "/etc/ima-cgpath/verifier-ca.pem".into(),
+            interval: 60,
+            timeout: 120,
+            max_backoff: 300,
+        }
+    }
+}
+
+impl Default for Tpm {
+    fn default() -> Self {
+        Tpm {
+            tcti: "device:/dev/tpmrm0".into(),
+            key: KeyKind::EccP256,
+            bank: Bank::Sha256,
+            endorsement_auth: String::new(),
+        }
+    }
+}
+
+impl Default for Bpf {
+    fn default() -> Self {
+        Bpf {
+            object: PathBuf::new(),
+            ring_bytes: 8 << 20,
+            pin_dir: "/sys/fs/bpf/ima-cgpath".into(),
+        }
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Cgroup {
+            hierarchy: "auto".into(),
+        }
+    }
+}
+
+impl Default for Ima {
+    fn default() -> Self {
+        Ima {
+            list: PathBuf::new(),
+            policy: "/etc/ima/ima-policy".into(),
+        }
+    }
+}
+
+impl Default for Seal {
+    fn default() -> Self {
+        Seal {
+            records: 50_000,
+            drain_timeout: 10,
+            keep_files: 32,
+        }
+    }
+}
+
+impl Default for Runtimes {
+    fn default() -> Self {
+        Runtimes {
+            names: [
+                "containerd-shim*",
+                "containerd",
+                "conmon",
+                "crio",
+                "runc",
+                "crun",
+                "youki",
+                "k3s",
+                "dockerd",
+            ]
+            .map(String::from)
+            .to_vec(),
+            sockets: [
+                "/run/containerd/containerd.sock",
+                "/run/crio/crio.sock",
+                "/run/k3s/containerd/containerd.sock",
+                "/var/run/cri-dockerd.sock",
+            ]
+            .map(PathBuf::from)
+            .to_vec(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`, or [`DEFAULT_PATH`] where none is given (defaults hold if that one is absent), then applies the
+    /// variables of `env` that begin with `CGPATHD_`, then `sets` (`key=value`, sections by dots).
+    ///
+    /// # Errors
+    /// See [`ConfigError`]. A path that was given must exist.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        sets: &[String],
+    ) -> Result<Config, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => {
+                return Err(ConfigError::Read {
+                    path: file.to_owned(),
+                    source,
+                });
+            }
+        };
+        Config::from_parts(file, &text, env, sets)
+    }
+
+    /// As [`Config::load`] with the file's text given; `path` is named in errors.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn from_parts(
+        path: &Path,
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+        sets: &[String],
+    ) -> Result<Config, ConfigError> {
+        // Read as it stands first: only so an error can name the line.
+        let mut config: Config = toml::from_str(text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            message: e.to_string().trim_end().to_owned(),
+        })?;
+        let mut overrides: Vec<(String, String, String)> = env
+            .into_iter()
+            .filter_map(|(name, value)| {
+                let key = name
+                    .strip_prefix(ENV_PREFIX)?
+                    .to_ascii_lowercase()
+                    .replace("__", ".");
+                Some((format!("environment variable {name}"), key, value))
+            })
+            .collect();
+        overrides.sort();
+        for set in sets {
+            let Some((key, value)) = set.split_once('=') else {
+                return Err(ConfigError::Override {
+                    origin: format!("--set {set}"),
+                    message: "expected KEY=VALUE, for instance verifier.interval=10".into(),
+                });
+            };
+            overrides.push((format!("--set {set}"), key.trim().to_owned(), value.to_owned()));
+        }
+        for (origin, key, value) in overrides {
+            config = config
+                .with(&key, &value)
+                .map_err(|message| ConfigError::Override { origin, message })?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The same with one key changed; `key` has its section before a dot.
+    fn with(&self, key: &str, value: &str) -> Result<Config, String> {
+        let mut root = toml::Table::try_from(self).map_err(|e| e.to_string())?;
+        let (section, name) = match key.split_once('.') {
+            Some((section, name)) => (Some(section), name),
+            None => (None, key),
+        };
+        let unknown = || format!("no configuration key {key:?}; `cgpathd config` prints all of them");
+        let table = match section {
+            Some(section) => root
+                .get_mut(section)
+                .and_then(toml::Value::as_table_mut)
+                .ok_or_else(unknown)?,
+            None => &mut root,
+        };
+        let slot = table
+            .get_mut(name)
+            .filter(|v| !v.is_table())
+            .ok_or_else(unknown)?;
+        *slot = match slot {
+            // Text needs no quotes on a command line.
+            toml::Value::String(_) => toml::Value::String(value.to_owned()),
+            toml::Value::Array(_) if !value.trim_start().starts_with('[') => toml::Value::Array(
+                value
+                    .split(',')
+                    .filter(|v| !v.is_empty())
+                    .map(|v| toml::Value::String(v.trim().into()))
+                    .collect(),
+            ),
+            _ => format!("v = {value}")
+                .parse::<toml::Table>()
+                .ok()
+                .and_then(|mut t| t.remove("v"))
+                .ok_or_else(|| format!("{value:?} is not a value for {key}"))?,
+        };
+        root.try_into()
+            .map_err(|e: toml::de::Error| format!("{key}: {}", e.message()))
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let bad = |key, why: String| Err(ConfigError::Value { key, why });
+        if self.keep_boots == 0 {
+            return bad(
+                "keep_boots",
+                "must be at least 1: this boot's directory is needed".into(),
+            );
+        }
+        for (key, path) in [
+            ("state_dir", &self.state_dir),
+            ("run_dir", &self.run_dir),
+            ("bpf.pin_dir", &self.bpf.pin_dir),
+        ] {
+            if !path.is_absolute() {
+                return bad(key, format!("{} is not an absolute path", path.display()));
+            }
+        }
+        if !self.bpf.ring_bytes.is_power_of_two() || self.bpf.ring_bytes < 64 << 10 {
+            return bad(
+                "bpf.ring_bytes",
+                format!("{} is not a power of two of at least 65536", self.bpf.ring_bytes),
+            );
+        }
+        let url = &self.verifier.url;
+        if !url.is_empty() && !url.starts_with("https://") {
+            return bad("verifier.url", format!("{url:?} does not begin with https://"));
+        }
+        if self.verifier.interval == 0 || self.verifier.timeout == 0 || self.verifier.max_backoff == 0 {
+            return bad(
+                "verifier.interval",
+                "interval, timeout and max_backoff must be at least 1 second".into(),
+            );
+        }
+        if self.seal.keep_files < 2 {
+            return bad(
+                "seal.keep_files",
+                "must be at least 2: the last one and the one being made".into(),
+            );
+        }
+        let h = &self.cgroup.hierarchy;
+        let v1 = h
+            .strip_prefix("v1:")
+            .is_some_and(|c| !c.is_empty() && c.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        if h != "auto" && h != "v2" && !v1 {
+            return bad(
+                "cgroup.hierarchy",
+                format!("{h:?} is none of \"auto\", \"v2\", \"v1:CONTROLLER\""),
+            );
+        }
+        Ok(())
+    }
+
+    /// What the node calls itself: the key `node`, or the host name.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] if neither gives a name that fits into a URL's path.
+    pub fn node_name(&self) -> Result<String, ConfigError> {
+        let name = if self.node.is_empty() {
+            std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        } else {
+            self.node.clone()
+        };
+        let fits = !name.is_empty()
+            && name.len() <= 253
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            && !name.starts_with('.');
+        if fits {
+            Ok(name)
+        } else {
+            Err(ConfigError::Value {
+                key: "node",
+                why: format!("{name:?} is not a node name (letters, digits, '-', '_', '.'; at most 253)"),
+            })
+        }
+    }
+
+    /// The bytes of `tpm.endorsement_auth`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for hex that is none and [`ConfigError::Read`] for a file that can not be read.
+    pub fn endorsement_auth(&self) -> Result<Vec<u8>, ConfigError> {
+        let text = &self.tpm.endorsement_auth;
+        if let Some(digits) = text.strip_prefix("hex:") {
+            return hex::decode(digits).map_err(|e| ConfigError::Value {
+                key: "tpm.endorsement_auth",
+                why: e.to_string(),
+            });
+        }
+        if let Some(path) = text.strip_prefix("file:") {
+            return std::fs::read(path).map_err(|source| ConfigError::Read {
+                path: path.into(),
+                source,
+            });
+        }
+        Ok(text.clone().into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(text: &str, env: &[(&str, &str)], sets: &[&str]) -> Result<Config, ConfigError> {
+        let env: Vec<(String, String)> = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+        Config::from_parts(Path::new("test.toml"), text, env, &sets)
+    }
+
+    #[test]
+    fn the_shipped_file_states_exactly_the_defaults() {
+        assert_eq!(parts(EXAMPLE, &[], &[]).unwrap(), Config::default());
+        // And every key stands in it: what is not there can not be found by reading it.
+        let all = toml::Table::try_from(Config::default()).unwrap();
+        let shipped: toml::Table = EXAMPLE.parse().unwrap();
+        assert_eq!(all, shipped);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_its_line() {
+        let e = parts("node = \"a\"\n[tpm]\ntcit = \"x\"\n", &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("line 3") && e.contains("tcit"), "{e}");
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file_and_the_command_line_overrides_both() {
+        let c = parts(
+            "[verifier]\ninterval = 5\n",
+            &[
+                ("CGPATHD_VERIFIER__INTERVAL", "6"),
+                ("CGPATHD_NODE", "n1"),
+                ("HOME", "/"),
+            ],
+            &["verifier.interval=7", "tpm.key=rsa-2048", "runtimes.names=a,b"],
+        )
+        .unwrap();
+        assert_eq!(
+            (c.verifier.interval, c.node.as_str(), c.tpm.key),
+            (7, "n1", KeyKind::Rsa2048)
+        );
+        assert_eq!(c.runtimes.names, ["a", "b"]);
+    }
+
+    #[test]
+    fn an_override_of_no_key_or_of_a_section_or_with_a_wrong_value_is_an_error() {
+        for (env, set) in [
+            (Some(("CGPATHD_NO_SUCH", "1")), None),
+            (Some(("CGPATHD_VERIFIER__INTERVAL", "often")), None),
+            (None, Some("verifier=1")),
+            (None, Some("tpm.key=dsa")),
+            (None, Some("seal.records")),
+            (None, Some("seal.records.x=1")),
+        ] {
+            let env: Vec<(&str, &str)> = env.into_iter().collect();
+            let set: Vec<&str> = set.into_iter().collect();
+            assert!(
+                matches!(parts("", &env, &set), Err(ConfigError::Override { .. })),
+                "{env:?} {set:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_that_can_not_work_are_refused_by_name() {
+        for set in [
+            "keep_boots=0",
+            "state_dir=relative",
+            "bpf.ring_bytes=100000",
+            "verifier.url=http://plain.example",
+            "seal.keep_files=1",
+            "cgroup.hierarchy=v1:",
+        ] {
+            assert!(
+                matches!(parts("", &[], &[set]), Err(ConfigError::Value { .. })),
+                "{set}"
+            );
+        }
+    }
+}
