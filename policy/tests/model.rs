@@ -1,0 +1,443 @@
+//! Properties of the policy file, the reference file and the look-up in them.
+#![allow(missing_docs, reason = "tests")]
+
+use evidence::{Bank, Digest, PodUid, Tier};
+use policy::{Basis, Error, Judgement, NodePolicy, Pattern, Policy, Reference, Source, SourceKind};
+
+const UID: &str = "6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11";
+
+fn sha256(text: &str) -> Digest {
+    Bank::Sha256.hash(&[text.as_bytes()])
+}
+
+fn reference(kind: SourceKind, files: &[(&str, &str)]) -> Vec<u8> {
+    let mut reference = Reference::new(Source {
+        kind,
+        name: "test".into(),
+        digest: None,
+    });
+    for (path, content) in files {
+        reference
+            .insert(path.as_bytes().to_vec(), sha256(content))
+            .unwrap();
+    }
+    let mut out = Vec::new();
+    reference.write_json(&mut out).unwrap();
+    out
+}
+
+fn yaml() -> String {
+    let ima = sha256("ima policy");
+    format!(
+        "version: 1
+node: demo-node
+accept:
+  tiers: [bpf]
+  templates: [ima-ng]
+  banks: [sha256]
+  ima-policies: ['{ima}']
+  collector: /usr/sbin/cgpathd
+host: {{ references: [rootfs.json] }}
+runtime-files: [/usr/sbin/runc]
+sandbox: {{ references: [pause.json] }}
+pods:
+  - uid: {UID}
+    name: demo/pod-a
+    references: [busybox.json, learned.json]
+"
+    )
+}
+
+fn resolve(name: &str) -> Result<Vec<u8>, String> {
+    match name {
+        "rootfs.json" => Ok(reference(
+            SourceKind::Rootfs,
+            &[
+                ("/usr/sbin/cgpathd", "collector"),
+                ("/usr/sbin/runc", "runc"),
+                ("/usr/bin/a b", "spaced"),
+            ],
+        )),
+        "pause.json" => Ok(reference(
+            SourceKind::Image,
+            &[("/pause", "pause"), ("/bin/busybox", "pause's busybox")],
+        )),
+        "busybox.json" => Ok(reference(SourceKind::Image, &[("/bin/busybox", "busybox")])),
+        "learned.json" => Ok(reference(
+            SourceKind::Log,
+            &[("/bin/busybox", "busybox"), ("/bin/learned", "learned")],
+        )),
+        other => Err(format!("no file {other}")),
+    }
+}
+
+fn load(yaml: &str) -> policy::Result<Policy> {
+    Policy::load("node.yaml", yaml.as_bytes(), resolve)
+}
+
+fn uid() -> PodUid {
+    PodUid::parse(UID.as_bytes()).unwrap()
+}
+
+#[test]
+fn defaults_are_the_strict_ones() {
+    let policy = load(&yaml()).unwrap();
+    assert_eq!(policy.file.accept.tiers, [Tier::Bpf]);
+    assert_eq!(
+        (policy.file.tolerance.unattributed, policy.file.tolerance.lost),
+        (0, 0)
+    );
+    assert_eq!(policy.file.padded_banks, policy::PaddedBanks::Deny);
+    assert_eq!(policy.file.predating_pods, policy::PredatingPods::Report);
+    assert_eq!(policy.file.kexec, policy::Kexec::Deny);
+    assert!(policy.dangerous_keys().is_empty());
+    assert!(policy.relaxations().is_empty());
+    assert!(policy.is_runtime(b"/usr/bin/containerd-shim-runc-v2"));
+    assert!(!policy.is_runtime(b"/usr/bin/containerd-shim-runc-v2-not"));
+}
+
+#[test]
+fn every_laxer_value_is_listed() {
+    let text = yaml()
+        + "tolerance: { unattributed: 2, lost: 3 }
+padded-banks: report
+predating-pods: trust
+kexec: allow
+violations: { permit: ['/var/log/**'] }
+dangerous-boot-not-judged: true
+";
+    let policy = load(&text).unwrap();
+    assert_eq!(policy.dangerous_keys(), ["dangerous-boot-not-judged"]);
+    assert_eq!(
+        policy.relaxations(),
+        [
+            "tolerance.unattributed: 2",
+            "tolerance.lost: 3",
+            "padded-banks: report",
+            "predating-pods: trust",
+            "kexec: allow",
+            "violations.permit: /var/log/**",
+        ]
+    );
+}
+
+#[test]
+fn a_content_is_judged_by_own_values_then_sandbox_then_runtime_files() {
+    let policy = load(&yaml()).unwrap();
+    let judge = |path: &str, content: &str| {
+        policy
+            .judge_pod(&uid(), path.as_bytes(), &sha256(content))
+            .unwrap()
+    };
+    let accepted = |basis, learned| Judgement::Accepted { basis, learned };
+    assert_eq!(judge("/bin/busybox", "busybox"), accepted(Basis::Own, false));
+    assert_eq!(judge("/bin/learned", "learned"), accepted(Basis::Own, true));
+    assert_eq!(judge("/pause", "pause"), accepted(Basis::Sandbox, false));
+    assert_eq!(
+        judge("/memfd:runc_cloned:/proc/self/exe", "runc"),
+        accepted(Basis::RuntimeFile, false)
+    );
+    assert_eq!(judge("/bin/evil", "evil"), Judgement::UnknownPath);
+    assert_eq!(judge("/usr/sbin/cgpathd", "collector"), Judgement::UnknownPath);
+    let mut both = vec![sha256("busybox"), sha256("pause's busybox")];
+    both.sort();
+    assert_eq!(
+        judge("/bin/busybox", "evil"),
+        Judgement::WrongHash { expected: both }
+    );
+}
+
+#[test]
+fn a_pod_that_the_policy_does_not_know_has_no_judgement() {
+    let policy = load(&yaml()).unwrap();
+    assert_eq!(
+        policy.judge_pod(&PodUid([7; 16]), b"/bin/busybox", &sha256("busybox")),
+        None
+    );
+}
+
+#[test]
+fn a_digest_of_another_bank_is_not_accepted() {
+    let policy = load(&yaml()).unwrap();
+    let other = Bank::Sha1.hash(&[b"runc"]);
+    assert_eq!(
+        policy.judge_host(b"/usr/sbin/runc", &other),
+        Judgement::WrongHash {
+            expected: vec![sha256("runc")]
+        }
+    );
+}
+
+#[test]
+fn a_space_that_the_list_shows_as_underscore_is_found_and_an_underscore_is_not_a_space() {
+    let policy = load(&yaml()).unwrap();
+    assert!(
+        policy
+            .judge_host(b"/usr/bin/a b", &sha256("spaced"))
+            .is_accepted()
+    );
+    assert!(
+        policy
+            .judge_host(b"/usr/bin/a_b", &sha256("spaced"))
+            .is_accepted()
+    );
+    assert_eq!(
+        policy.judge_host(b"/usr/bin/a b_", &sha256("spaced")),
+        Judgement::UnknownPath
+    );
+}
+
+#[test]
+fn contents_are_found_by_hash() {
+    let policy = load(&yaml()).unwrap();
+    assert_eq!(policy.host.paths_of(&sha256("runc")), [b"/usr/sbin/runc"]);
+    assert!(policy.host.paths_of(&sha256("nothing")).is_empty());
+    assert_eq!(policy.pods[&uid()].allowed.learned_sources(), ["test"]);
+}
+
+#[test]
+fn the_policy_digest_covers_the_reference_files() {
+    let a = load(&yaml()).unwrap();
+    let b = Policy::load("node.yaml", yaml().as_bytes(), |name| match name {
+        "pause.json" => Ok(reference(SourceKind::Image, &[("/pause", "another")])),
+        other => resolve(other),
+    })
+    .unwrap();
+    assert_eq!(a.digest(), load(&yaml()).unwrap().digest());
+    assert_ne!(a.digest(), b.digest());
+}
+
+fn refused(text: &str) -> (usize, usize, String) {
+    match NodePolicy::from_yaml("node.yaml", text.as_bytes()) {
+        Err(Error::Syntax {
+            file,
+            line,
+            column,
+            why,
+        }) => {
+            assert_eq!(file, "node.yaml");
+            (line, column, why)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_column() {
+    let (line, column, why) = refused(&yaml().replace("  banks:", "  bankz:"));
+    assert_eq!((line, column), (6, 3), "{why}");
+    assert!(why.contains("bankz") && why.contains("banks"), "{why}");
+    let (line, _, why) = refused(&(yaml() + "dangerous-everything: true\n"));
+    assert_eq!(line, yaml().lines().count() + 1, "{why}");
+}
+
+#[test]
+fn an_empty_allow_list_is_refused_wherever_it_stands() {
+    for (from, to) in [
+        ("tiers: [bpf]", "tiers: []"),
+        ("templates: [ima-ng]", "templates: []"),
+        ("banks: [sha256]", "banks: []"),
+        ("[rootfs.json]", "[]"),
+        ("[pause.json]", "[]"),
+        ("[busybox.json, learned.json]", "[]"),
+        ("host:", "runtimes: []\nhost:"),
+        ("  collector", "  bpf-objects: []\n  collector"),
+    ] {
+        assert!(yaml().contains(from), "{from}");
+        let (line, _, why) = refused(&yaml().replace(from, to));
+        assert!(why.contains("empty allow list") && line > 0, "{to}: {line} {why}");
+    }
+}
+
+#[test]
+fn what_is_required_cannot_be_left_out() {
+    for key in [
+        "version:",
+        "node:",
+        "  tiers:",
+        "  templates:",
+        "  banks:",
+        "  ima-policies:",
+        "  collector:",
+        "host:",
+    ] {
+        let left: String = yaml()
+            .lines()
+            .filter(|l| !l.starts_with(key))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        assert!(refused(&left).2.contains("missing field"), "{key}");
+    }
+}
+
+#[test]
+fn malformed_values_are_refused() {
+    for (from, to, why) in [
+        ("version: 1", "version: 2", "version 2"),
+        ("tiers: [bpf]", "tiers: [ebpf]", "unknown variant"),
+        ("banks: [sha256]", "banks: [md5]", "unknown variant"),
+        ("collector: /usr", "collector: usr", "absolute path"),
+        ("runtime-files: [/usr", "runtime-files: [usr", "absolute path"),
+        (UID, "6B0C2E1A-0F3D-4F7E-9A51-2F6F3C9D0A11", "not a pod UID"),
+        (UID, "6b0c2e1a0f3d4f7e9a512f6f3c9d0a11", "not a pod UID"),
+        (
+            "ima-policies: ['sha256:",
+            "ima-policies: ['sha256:00",
+            "ALGORITHM:HEX",
+        ),
+        ("name: demo/pod-a", "name: \"a\\nb\"", "control"),
+        ("node: demo-node", "node: ''", "1 to 253"),
+        (
+            "host:",
+            "violations: { permit: ['no/slash'] }\nhost:",
+            "must begin with",
+        ),
+        ("host:", "violations: { permit: ['/a[']}\nhost:", "pattern"),
+        ("host:", "node: again\nhost:", "duplicate"),
+    ] {
+        assert!(yaml().contains(from), "{from}");
+        let (line, _, found) = refused(&yaml().replacen(from, to, 1));
+        assert!(found.contains(why) && line > 0, "{to}: {line}: {found}");
+    }
+    let twice = yaml() + &format!("  - {{ uid: {UID}, name: b, references: [pause.json] }}\n");
+    assert!(refused(&twice).2.contains("stands twice"));
+}
+
+#[test]
+fn lists_and_files_have_limits() {
+    let long = "a".repeat(policy::MAX_POLICY_LEN + 1);
+    assert!(matches!(
+        NodePolicy::from_yaml("x", long.as_bytes()),
+        Err(Error::Limit { .. })
+    ));
+    let many = vec!["x"; 4097].join(",");
+    assert!(
+        refused(&yaml().replace("templates: [ima-ng]", &format!("templates: [{many}]")))
+            .2
+            .contains("at most 4096")
+    );
+    // A document that grows when its aliases are expanded is refused by the parser.
+    let mut bomb = String::from("a: &a [x,x,x,x,x,x,x,x,x,x]\n");
+    for (n, p) in "bcdefghij".chars().zip("abcdefghi".chars()) {
+        bomb += &format!("{n}: &{n} [*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p}]\n");
+    }
+    refused(&(bomb + &yaml()));
+}
+
+#[test]
+fn a_collector_or_runtime_file_without_a_reference_value_is_refused() {
+    let text = yaml().replace("/usr/sbin/cgpathd", "/usr/sbin/other");
+    assert!(matches!(load(&text), Err(Error::Meaning { key, .. }) if key == "accept.collector"));
+    let text = yaml().replace("[/usr/sbin/runc]", "[/sbin/runc]");
+    assert!(matches!(load(&text), Err(Error::Meaning { key, .. }) if key == "runtime-files"));
+}
+
+#[test]
+fn a_reference_file_that_is_not_there_is_named() {
+    let error = load(&yaml().replace("pause.json", "gone.json")).unwrap_err();
+    assert!(error.to_string().contains("gone.json"), "{error}");
+}
+
+#[test]
+fn a_reference_file_survives_being_written_and_read() {
+    let mut reference = Reference::new(Source {
+        kind: SourceKind::Image,
+        name: "x:1 \"q\"".into(),
+        digest: Some(sha256("m")),
+    });
+    reference.insert(vec![b'/', 0xff, b'\n'], sha256("raw")).unwrap();
+    reference.insert(b"/a \"b\"\n".to_vec(), sha256("1")).unwrap();
+    reference
+        .insert(b"/a \"b\"\n".to_vec(), Bank::Sha1.hash(&[b"1"]))
+        .unwrap();
+    let mut out = Vec::new();
+    reference.write_json(&mut out).unwrap();
+    assert_eq!(Reference::from_json("r", &out).unwrap(), reference);
+}
+
+#[test]
+fn a_reference_file_that_is_not_in_its_one_form_is_refused() {
+    let d = sha256("x");
+    let file = |files: &str| {
+        format!(
+            "{{\"version\":1,\"source\":{{\"kind\":\"image\",\"name\":\"x\"}},\"learned\":false,\n\"files\":[{files}]}}"
+        )
+    };
+    let line = |path: &str| format!("\n{{\"path\":\"{path}\",\"digests\":[\"{d}\"]}}");
+    assert!(Reference::from_json("r", file(&[line("/a"), line("/b")].join(",")).as_bytes()).is_ok());
+    for (files, why) in [
+        ([line("/b"), line("/a")].join(","), "byte order"),
+        ([line("/a"), line("/a")].join(","), "twice"),
+        (line(""), "0 bytes"),
+        (line(&"a".repeat(4097)), "4097 bytes"),
+        (line("/a\\u0000"), "NUL"),
+        ("{\"path\":\"/a\",\"digests\":[]}".into(), "0 digests"),
+        (
+            "{\"path\":\"/a\",\"digests\":[\"md5:00\"]}".into(),
+            "ALGORITHM:HEX",
+        ),
+        (
+            format!("{{\"path\":\"/a\",\"digests\":[\"{d}\"],\"mode\":1}}"),
+            "unknown field",
+        ),
+        (String::new(), "no files"),
+    ] {
+        match Reference::from_json("r.json", file(&files).as_bytes()) {
+            Err(Error::Syntax {
+                file,
+                line,
+                why: found,
+                ..
+            }) => {
+                assert_eq!(file, "r.json");
+                assert!(line >= 2 && found.contains(why), "{why}: {line}: {found}");
+            }
+            other => panic!("{why}: {other:?}"),
+        }
+    }
+    let log = file(&line("/a")).replace("image", "log");
+    assert!(
+        Reference::from_json("r", log.as_bytes())
+            .unwrap_err()
+            .to_string()
+            .contains("learned")
+    );
+}
+
+#[test]
+fn every_truncation_of_a_reference_file_is_refused() {
+    let whole = resolve("rootfs.json").unwrap();
+    let end = whole.iter().rposition(|b| *b == b'}').unwrap();
+    for n in 0..=end {
+        assert!(Reference::from_json("r", &whole[..n]).is_err(), "at {n}");
+    }
+}
+
+#[test]
+fn patterns_match_whole_paths_and_a_star_stops_at_a_slash() {
+    let p = |t: &str| Pattern::parse(t).unwrap();
+    assert!(p("/var/log/*").matches(b"/var/log/x"));
+    assert!(!p("/var/log/*").matches(b"/var/log/x/y"));
+    assert!(!p("/var/log/*").matches(b"/a/var/log/x"));
+    assert!(p("/var/**").matches(b"/var/log/x/y"));
+    assert!(p("/var/**/x").matches(b"/var/x"));
+    assert!(p("/a?").matches(b"/ab") && !p("/a?").matches(b"/a/"));
+    assert!(p("/raw/*").matches(b"/raw/\xff\n"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        let _ = NodePolicy::from_yaml("x", &bytes);
+        let _ = Reference::from_json("x", &bytes);
+    }
+
+    #[test]
+    fn no_cut_or_changed_byte_of_a_policy_makes_the_reader_panic(at in 0usize..500, byte: u8) {
+        let mut bytes = yaml().into_bytes();
+        let at = at % bytes.len();
+        let _ = NodePolicy::from_yaml("x", &bytes[..at]);
+        bytes[at] = byte;
+        let _ = NodePolicy::from_yaml("x", &bytes);
+    }
+}
