@@ -23,6 +23,9 @@ pub const SMALL_PATH: usize = 256;
 /// Path bytes of a record of the large class, PATH_MAX.
 pub const LARGE_PATH: usize = 4096;
 
+/// [`FileHead::hash_alg`] where no hash was asked for.
+pub const HASH_NOT_TRIED: i32 = i32::MIN;
+
 /// [`Header::kind`].
 pub mod kind {
     /// [`super::EntryHead`] and a name follow: IMA tried to add an entry.
@@ -45,7 +48,7 @@ pub mod kind {
     pub const CGROUP_GONE: u16 = 18;
 }
 
-/// [`Task::flags`] and [`FileHead::flags`].
+/// [`Task::flags`].
 pub mod flag {
     /// The ancestry goes on above the last ancestor stored.
     pub const ANCESTRY_CUT: u32 = 1 << 0;
@@ -53,8 +56,13 @@ pub mod flag {
     pub const PATH_CUT: u32 = 1 << 1;
     /// A read of kernel memory failed while this record was made (also counted in [`super::Counters`]).
     pub const READ_FAILED: u32 = 1 << 2;
-    /// The file lies in a memfd or another file system that IMA's rules leave out.
+    /// The hash was taken before IMA's own turn: for a file that was changed beneath overlayfs it can be stale.
     pub const HASH_PRE_CHECK: u32 = 1 << 3;
+    /// The path is stored as its components from the last to the first, each ended by a NUL (`sh\0bin\0usr\0`):
+    /// the only form that a program which may not sleep can write.
+    pub const PATH_REVERSED: u32 = 1 << 4;
+    /// The ancestry changed while it was walked, more often than the walk was ready to try again.
+    pub const ANCESTRY_UNSTABLE: u32 = 1 << 5;
 }
 
 /// Begins every record.
@@ -155,7 +163,8 @@ pub struct FileHead {
     pub dev: u64,
     /// `i_ino` of the file's inode.
     pub ino: u64,
-    /// Kernel hash algorithm number (include/uapi/linux/hash_info.h) of `hash`, or a negative error number.
+    /// Kernel hash algorithm number (include/uapi/linux/hash_info.h) of `hash`, a negative error number, or
+    /// [`HASH_NOT_TRIED`].
     pub hash_alg: i32,
     /// Bytes of the path that follows.
     pub path_len: u32,
@@ -193,4 +202,146 @@ pub struct Counters {
     pub read_failed: u64,
     /// Hashes that the kernel refused; the record was still sent, unhashed.
     pub hash_failed: u64,
+}
+
+/// [`Config::cgroup_subsys`] of the v2 hierarchy.
+pub const NO_SUBSYSTEM: u32 = u32::MAX;
+
+/// What the loader found out about the running kernel, set before load as the read-only global `CONFIG`.
+///
+/// Offsets are in bytes from the start of the named struct. The verifier sees them as constants, which keeps
+/// pointers read through them trusted.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Address of the kernel variable `ima_tpm_chip` (a pointer to `struct tpm_chip`).
+    pub addr_ima_tpm_chip: u64,
+    /// Address of `ima_extra_slots` (int).
+    pub addr_ima_extra_slots: u64,
+    /// Address of `ima_sha1_idx` (int).
+    pub addr_ima_sha1_idx: u64,
+    /// Address of `ima_hash_algo_idx` (int).
+    pub addr_ima_hash_algo_idx: u64,
+    /// Address of `ima_hash_algo` (int, a kernel hash algorithm number).
+    pub addr_ima_hash_algo: u64,
+    /// Index in `css_set.subsys` that gives the cgroup of a task, or [`NO_SUBSYSTEM`] for the v2 hierarchy.
+    pub cgroup_subsys: u32,
+    /// Number of the hierarchy whose directories are reported; 0 is v2.
+    pub cgroup_hierarchy: u32,
+    /// `struct ima_template_entry`.
+    pub template_entry_pcr: u32,
+    /// `struct ima_template_entry`.
+    pub template_entry_digests: u32,
+    /// Size of `struct tpm_digest`.
+    pub tpm_digest_size: u32,
+    /// `struct tpm_digest`.
+    pub tpm_digest_alg_id: u32,
+    /// `struct tpm_digest`.
+    pub tpm_digest_digest: u32,
+    /// `struct tpm_chip`.
+    pub tpm_chip_nr_allocated_banks: u32,
+    /// `struct linux_binprm`.
+    pub binprm_file: u32,
+    /// `struct linux_binprm`.
+    pub binprm_buf: u32,
+    /// `struct file`.
+    pub file_f_path: u32,
+    /// `struct file`.
+    pub file_f_inode: u32,
+    /// `struct path`.
+    pub path_mnt: u32,
+    /// `struct path`.
+    pub path_dentry: u32,
+    /// `struct inode`.
+    pub inode_i_mode: u32,
+    /// `struct inode`.
+    pub inode_i_ino: u32,
+    /// `struct inode`.
+    pub inode_i_sb: u32,
+    /// `struct super_block`.
+    pub super_block_s_dev: u32,
+    /// `struct dentry`.
+    pub dentry_d_parent: u32,
+    /// `struct dentry`, `d_name.name`.
+    pub dentry_d_name: u32,
+    /// `struct mount`.
+    pub mount_mnt: u32,
+    /// `struct mount`.
+    pub mount_mnt_parent: u32,
+    /// `struct mount`.
+    pub mount_mnt_mountpoint: u32,
+    /// `struct vfsmount`.
+    pub vfsmount_mnt_root: u32,
+    /// `struct vm_area_struct`.
+    pub vma_vm_file: u32,
+    /// `struct vm_area_struct`.
+    pub vma_vm_flags: u32,
+    /// `struct task_struct`.
+    pub task_group_leader: u32,
+    /// `struct task_struct`.
+    pub task_real_parent: u32,
+    /// `struct task_struct`.
+    pub task_tgid: u32,
+    /// `struct task_struct`.
+    pub task_start_boottime: u32,
+    /// `struct task_struct`.
+    pub task_nsproxy: u32,
+    /// `struct task_struct`.
+    pub task_thread_pid: u32,
+    /// `struct task_struct`.
+    pub task_cgroups: u32,
+    /// `struct task_struct`.
+    pub task_fs: u32,
+    /// `struct fs_struct`.
+    pub fs_root: u32,
+    /// `struct nsproxy`.
+    pub nsproxy_mnt_ns: u32,
+    /// `struct mnt_namespace`, `ns.inum`.
+    pub mnt_namespace_inum: u32,
+    /// `struct pid`.
+    pub pid_level: u32,
+    /// `struct pid`.
+    pub pid_numbers: u32,
+    /// Size of `struct upid`.
+    pub upid_size: u32,
+    /// `struct upid`.
+    pub upid_ns: u32,
+    /// `struct pid_namespace`, `ns.inum`.
+    pub pid_namespace_inum: u32,
+    /// `struct css_set`.
+    pub css_set_subsys: u32,
+    /// `struct cgroup_subsys_state`.
+    pub css_cgroup: u32,
+    /// `struct cgroup`.
+    pub cgroup_kn: u32,
+    /// `struct cgroup`.
+    pub cgroup_root: u32,
+    /// `struct cgroup_root`.
+    pub cgroup_root_hierarchy_id: u32,
+    /// `struct kernfs_node`.
+    pub kernfs_node_id: u32,
+    /// `struct kernfs_node`, `parent` or (newer) `__parent`.
+    pub kernfs_node_parent: u32,
+    /// `struct kernfs_node`.
+    pub kernfs_node_name: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// What was loaded, kept in a pinned map so that a restarted collector can tell whether it fits.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Meta {
+    /// [`LAYOUT_VERSION`]; 0 until everything is attached and pinned.
+    pub layout: u32,
+    /// As [`Config::cgroup_subsys`].
+    pub cgroup_subsys: u32,
+    /// As [`Config::cgroup_hierarchy`].
+    pub cgroup_hierarchy: u32,
+    /// Always 0.
+    pub pad: u32,
+    /// CLOCK_BOOTTIME when everything was attached, nanoseconds.
+    pub loaded_ns: u64,
+    /// SHA-256 of the object file.
+    pub object: [u8; 32],
 }
