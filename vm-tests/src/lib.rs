@@ -1,1 +1,18 @@
-//! vm-tests
+//! Guests for tests and for the demo: stock kernels with IMA and a software TPM each, run by QEMU.
+//!
+//! [`Vm`] is the driver; [`kernel`], [`root`] and the disk images below it come from the distribution's own packages and
+//! are cached. Promises: no state is shared between guests, nothing is left behind. Not here: what the product does
+//! (`collector`, `verifier`), what a person types (`xtask`).
+
+#![warn(unreachable_pub)]
+
+mod channel;
+pub mod host;
+mod image;
+pub mod kernel;
+mod qemu;
+pub mod root;
+mod vm;
+
+pub use kernel::Stock;
+pub use vm::{CgroupMode, Command, Exit, Hello, IMA, Output, Process, Vm, VmBuilder};

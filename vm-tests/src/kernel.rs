@@ -1,0 +1,278 @@
+//! Stock distribution kernels, fetched without installing them.
+//!
+//! Promises: the newest build of a series that the package index knows is used, never a name written here; apt checks
+//! the download's signature chain, and the archive's SHA-256 is recorded beside it. Not here: which modules a guest
+//! loads, disk images.
+
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::host;
+
+/// A series of stock kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stock {
+    /// Debian's 6.12.
+    V6_12,
+    /// Debian's 6.1, the oldest that is supported.
+    V6_1,
+}
+
+impl Stock {
+    /// Every series, the demo's first.
+    pub const ALL: [Self; 2] = [Self::V6_12, Self::V6_1];
+
+    /// The series as a person writes it: `6.12`.
+    pub fn series(self) -> &'static str {
+        match self {
+            Self::V6_12 => "6.12",
+            Self::V6_1 => "6.1",
+        }
+    }
+}
+
+impl std::fmt::Display for Stock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.series())
+    }
+}
+
+impl std::str::FromStr for Stock {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match Self::ALL.into_iter().find(|stock| stock.series() == text) {
+            Some(stock) => Ok(stock),
+            None => bail!("no stock kernel series `{text}`; there are 6.12 and 6.1"),
+        }
+    }
+}
+
+/// A kernel that was fetched and unpacked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kernel {
+    /// `uname -r` of it.
+    pub release: String,
+    /// The package that it came in.
+    pub package: String,
+    /// That package's version.
+    pub version: String,
+    /// SHA-256 of the package, as hex.
+    pub sha256: String,
+    /// The bootable image, relative to the cache's directory of this kernel.
+    image: PathBuf,
+    /// Where it lies.
+    #[serde(skip)]
+    dir: PathBuf,
+}
+
+impl Kernel {
+    /// The bootable image.
+    pub fn image(&self) -> PathBuf {
+        self.dir.join(&self.image)
+    }
+
+    /// The directory with the modules (with `modules.dep`), to become `/usr/lib/modules/<release>`.
+    pub fn modules(&self) -> PathBuf {
+        self.dir.join("lib/modules").join(&self.release)
+    }
+}
+
+/// Directories of modules that no guest of ours can use; left out to keep the images small.
+const UNUSED_MODULES: &[&str] = &[
+    "drivers/gpu",
+    "drivers/hwmon",
+    "drivers/infiniband",
+    "drivers/md",
+    "drivers/media",
+    "drivers/net/ethernet",
+    "drivers/net/wireless",
+    "drivers/nvme/target",
+    "drivers/platform",
+    "drivers/scsi",
+    "drivers/target",
+    "drivers/usb",
+    "fs/btrfs",
+    "fs/ceph",
+    "fs/gfs2",
+    "fs/jfs",
+    "fs/nfs",
+    "fs/nfsd",
+    "fs/ocfs2",
+    "fs/smb",
+    "fs/cifs",
+    "fs/xfs",
+    "net/ceph",
+    "net/rds",
+    "net/sctp",
+    "net/sunrpc",
+    "net/tipc",
+];
+
+/// The newest stock kernel of a series, fetched when the cache does not have it.
+///
+/// # Errors
+/// When the package index knows no such kernel and the cache has none, or the download or unpacking fails.
+pub fn stock(stock: Stock) -> Result<Kernel> {
+    let _lock = host::lock_cache("kernels")?;
+    let kernels = host::cache_dir()?.join("kernels").join(stock.series());
+    std::fs::create_dir_all(&kernels).with_context(|| format!("making {}", kernels.display()))?;
+    let wanted = newest_package(stock);
+    if let Ok((package, version)) = &wanted {
+        let dir = kernels.join(format!("{package}_{}", version.replace([':', '/'], "_")));
+        if let Some(kernel) = cached(&dir)? {
+            return Ok(kernel);
+        }
+        return host::step(&format!("fetching the stock kernel {package}"), || fetch(&dir, package, version));
+    }
+    // The index may be gone (a machine without network); what the cache has is still a stock kernel.
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&kernels).with_context(|| format!("reading {}", kernels.display()))? {
+        found.extend(cached(&entry?.path())?);
+    }
+    found.sort_by(|a: &Kernel, b| compare_versions(&a.version, &b.version));
+    match (found.pop(), wanted) {
+        (Some(kernel), _) => Ok(kernel),
+        (None, Err(error)) => Err(error),
+        (None, Ok(_)) => bail!("no stock kernel {stock}"),
+    }
+}
+
+fn cached(dir: &std::path::Path) -> Result<Option<Kernel>> {
+    let ready = dir.join("ready.json");
+    let Ok(text) = std::fs::read(&ready) else { return Ok(None) };
+    let mut kernel: Kernel =
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged; hint: remove it", ready.display()))?;
+    kernel.dir = dir.to_path_buf();
+    Ok(Some(kernel))
+}
+
+fn newest_package(stock: Stock) -> Result<(String, String)> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("guests are x86-64 only; this machine is {}", std::env::consts::ARCH);
+    }
+    let apt_cache = host::tool("apt-cache", "apt (this machine is not Debian or Ubuntu)")?;
+    // 6.12.117+deb12 and 6.1.0-56 are the forms that the names take.
+    let pattern = format!("^linux-image-{}\\..*-cloud-amd64-unsigned$", stock.series().replace('.', "\\."));
+    let listed = host::output(Command::new(&apt_cache).args(["search", "--names-only", &pattern]))?;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let newest = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .max_by(|a, b| compare_versions(a, b))
+        .with_context(|| {
+            format!("no package matches {pattern}; hint: apt-get update, and a `main` source of a suite with Linux {stock}")
+        })?
+        .to_owned();
+    let shown = host::output(Command::new(&apt_cache).args(["show", "--no-all-versions", &newest]))?;
+    let version = String::from_utf8_lossy(&shown)
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: ").map(str::to_owned))
+        .with_context(|| format!("apt-cache shows no version of {newest}"))?;
+    Ok((newest, version))
+}
+
+fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> {
+    let part = dir.with_extension("part");
+    if part.exists() {
+        std::fs::remove_dir_all(&part).with_context(|| format!("removing {}", part.display()))?;
+    }
+    std::fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
+    let mut download = Command::new(host::tool("apt-get", "apt")?);
+    download.current_dir(&part).args(["-q", "download", &format!("{package}={version}")]);
+    if host::is_root() {
+        // The user _apt cannot write into root's cache, and would only be warned about.
+        download.args(["-o", "APT::Sandbox::User=root"]);
+    }
+    host::output(&mut download)?;
+    let archive = std::fs::read_dir(&part)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get download left no package in {}", part.display()))?;
+    let sha256 = host::sha256_file(&archive)?;
+    host::output(Command::new(host::tool("dpkg", "dpkg")?).arg("-x").arg(&archive).arg(&part))?;
+    std::fs::remove_file(&archive)?;
+    let boot = part.join("boot");
+    let image = std::fs::read_dir(&boot)
+        .with_context(|| format!("{package} has no /boot"))?
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .find(|name| name.starts_with("vmlinuz-"))
+        .with_context(|| format!("{package} has no kernel image"))?;
+    let release = image.trim_start_matches("vmlinuz-").to_owned();
+    // Debian 13 ships the modules below usr/lib, older ones below lib.
+    if part.join("usr/lib/modules").is_dir() {
+        std::fs::create_dir_all(part.join("lib"))?;
+        std::fs::rename(part.join("usr/lib/modules"), part.join("lib/modules"))?;
+    }
+    for unused in UNUSED_MODULES {
+        let unused = part.join("lib/modules").join(&release).join("kernel").join(unused);
+        if unused.is_dir() {
+            std::fs::remove_dir_all(&unused).with_context(|| format!("removing {}", unused.display()))?;
+        }
+    }
+    host::output(Command::new(host::tool("depmod", "kmod")?).arg("-b").arg(&part).arg(&release))?;
+    let kernel = Kernel {
+        release,
+        package: package.to_owned(),
+        version: version.to_owned(),
+        sha256,
+        image: PathBuf::from("boot").join(image),
+        dir: dir.to_path_buf(),
+    };
+    host::write_whole(&part.join("ready.json"), &serde_json::to_vec_pretty(&kernel)?)?;
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    std::fs::rename(&part, dir).with_context(|| format!("putting {} in place", dir.display()))?;
+    Ok(kernel)
+}
+
+/// Orders version-like names: runs of digits as numbers, the rest as text.
+fn compare_versions(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        let text = |s: &str| s.find(|c: char| c.is_ascii_digit()).unwrap_or(s.len());
+        let digits = |s: &str| s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+        let (text_a, rest_a) = a.split_at(text(a));
+        let (text_b, rest_b) = b.split_at(text(b));
+        let (number_a, rest_a) = rest_a.split_at(digits(rest_a));
+        let (number_b, rest_b) = rest_b.split_at(digits(rest_b));
+        let value = |digits: &str| digits.parse::<u64>().unwrap_or(u64::MAX);
+        let order = text_a.cmp(text_b).then_with(|| match (number_a.is_empty(), number_b.is_empty()) {
+            (false, false) => value(number_a).cmp(&value(number_b)),
+            (empty_a, empty_b) => empty_b.cmp(&empty_a),
+        });
+        if order != Ordering::Equal || (rest_a.is_empty() && rest_b.is_empty()) {
+            return order;
+        }
+        (a, b) = (rest_a, rest_b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_by_number_not_by_letter() {
+        let newer = "linux-image-6.12.117+deb12-cloud-amd64-unsigned";
+        let older = "linux-image-6.12.95+deb12-cloud-amd64-unsigned";
+        assert_eq!(compare_versions(newer, older), Ordering::Greater);
+        assert_eq!(compare_versions("6.1.0-9", "6.1.0-56"), Ordering::Less);
+        assert_eq!(compare_versions("6.1.192-2", "6.1.192-2"), Ordering::Equal);
+        assert_eq!(compare_versions("6.1", "6.1.1"), Ordering::Less);
+    }
+
+    #[test]
+    fn series_are_told_apart_by_their_names() {
+        assert_eq!("6.12".parse::<Stock>().unwrap(), Stock::V6_12);
+        assert_eq!("6.1".parse::<Stock>().unwrap(), Stock::V6_1);
+        assert!("6".parse::<Stock>().is_err());
+    }
+}

@@ -1,0 +1,241 @@
+//! The processes behind a guest: one software TPM and one QEMU, started and ended by their process ids.
+//!
+//! Promises: both die with the process that started them, however it ends (unless they are to be kept); the TPM's state
+//! lies in the guest's own directory. Not here: what is on the disk, what is said to the guest.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host;
+
+/// How a machine is put together.
+pub(crate) struct Hardware<'a> {
+    pub dir: &'a Path,
+    pub kernel: &'a Path,
+    pub disk: &'a Path,
+    pub command_line: &'a str,
+    pub memory_mib: u32,
+    pub cpus: u32,
+    /// Writes go to the disk file (else they are forgotten at the end).
+    pub persistent: bool,
+    /// The processes outlive this one.
+    pub keep: bool,
+}
+
+/// Names of files in a guest's directory.
+pub(crate) const CONSOLE: &str = "console.log";
+pub(crate) const CHANNEL: &str = "channel.sock";
+
+/// A machine that runs.
+pub(crate) struct Machine {
+    qemu: Child,
+    swtpm: Child,
+    keep: bool,
+}
+
+impl Machine {
+    pub(crate) fn start(hardware: &Hardware<'_>) -> Result<Self> {
+        let dir = hardware.dir;
+        let swtpm = start_tpm(hardware)?;
+        // From here on an early return must not leave the TPM running.
+        let mut guard = Guard(Some(swtpm));
+        let mut command = Command::new(host::tool("qemu-system-x86_64", "qemu-system-x86")?);
+        let accelerator = if host::kvm_usable() { "kvm" } else { "tcg,thread=multi" };
+        let snapshot = if hardware.persistent { "off" } else { "on" };
+        command
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-machine", "q35,vmport=off", "-accel", accelerator, "-cpu", "max"])
+            .args(["-smp", &hardware.cpus.to_string(), "-m", &hardware.memory_mib.to_string()])
+            .arg("-kernel")
+            .arg(hardware.kernel)
+            .args(["-append", hardware.command_line])
+            .arg("-drive")
+            .arg(format!("file={},format=raw,if=none,id=disk,snapshot={snapshot}", escaped(hardware.disk)))
+            .args(["-device", "nvme,drive=disk,serial=root"])
+            .arg("-chardev")
+            .arg(format!("socket,id=tpm,path={}", escaped(&dir.join("tpm.sock"))))
+            .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"])
+            .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"])
+            .arg("-chardev")
+            .arg(format!("file,id=console,path={},append=on", escaped(&dir.join(CONSOLE))))
+            .args(["-serial", "chardev:console"])
+            .arg("-chardev")
+            .arg(format!("socket,id=channel,path={},server=on,wait=off", escaped(&dir.join(CHANNEL))))
+            .args(["-serial", "chardev:channel"])
+            .env("TMPDIR", dir);
+        let qemu = launch(command, &dir.join("qemu.log"), hardware.keep).context("starting QEMU")?;
+        let swtpm = guard.0.take().context("the software TPM was started above")?;
+        Ok(Self { qemu, swtpm, keep: hardware.keep })
+    }
+
+    /// The QEMU process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+
+    /// Whether QEMU ended.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.qemu.try_wait().context("asking for QEMU's end")
+    }
+
+    /// Waits for both processes to end by themselves; kills them when they do not.
+    ///
+    /// Returns whether QEMU ended by itself.
+    pub(crate) fn wait(&mut self, time: Duration) -> Result<bool> {
+        let deadline = Instant::now() + time;
+        let mut by_itself = true;
+        while self.ended()?.is_none() {
+            if Instant::now() > deadline {
+                by_itself = false;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        end(&mut self.qemu, Duration::ZERO);
+        // It ends when QEMU closes the connection, after it wrote its state.
+        end(&mut self.swtpm, Duration::from_secs(5));
+        Ok(by_itself)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !self.keep {
+            end(&mut self.qemu, Duration::ZERO);
+            end(&mut self.swtpm, Duration::from_secs(2));
+        }
+    }
+}
+
+struct Guard(Option<Child>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            end(child, Duration::ZERO);
+        }
+    }
+}
+
+/// Waits for a child, then asks it to end, then kills it.
+fn end(child: &mut Child, patience: Duration) {
+    let mut deadline = Instant::now() + patience;
+    let mut asked = false;
+    loop {
+        match child.try_wait() {
+            Ok(None) => {}
+            // Ended, or not ours to wait for any more.
+            Ok(Some(_)) | Err(_) => return,
+        }
+        if Instant::now() >= deadline {
+            if asked {
+                // Both fail only when it is gone already.
+                let _ = child.kill();
+                let _ = child.wait();
+                return;
+            }
+            terminate(child.id());
+            asked = true;
+            deadline = Instant::now() + Duration::from_secs(3);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Asks a process to end; one that is gone is what was wanted.
+pub(crate) fn terminate(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+}
+
+fn start_tpm(hardware: &Hardware<'_>) -> Result<Child> {
+    let state = hardware.dir.join("tpm");
+    std::fs::create_dir_all(&state).with_context(|| format!("making {}", state.display()))?;
+    let socket = hardware.dir.join("tpm.sock");
+    if socket.exists() {
+        std::fs::remove_file(&socket).with_context(|| format!("removing the old {}", socket.display()))?;
+    }
+    let mut command = Command::new(host::tool("swtpm", "swtpm")?);
+    command
+        .args(["socket", "--tpm2", "--terminate", "--flags", "startup-clear"])
+        .arg("--tpmstate")
+        .arg(format!("dir={},mode=0600", state.display()))
+        .arg("--ctrl")
+        .arg(format!("type=unixio,path={}", socket.display()));
+    let log = hardware.dir.join("swtpm.log");
+    let mut child = launch(command, &log, hardware.keep).context("starting the software TPM")?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !socket.exists() {
+        let ended = child.try_wait().context("asking for swtpm's end")?;
+        if ended.is_some() || Instant::now() > deadline {
+            end(&mut child, Duration::ZERO);
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            bail!("the software TPM did not come up:\n{}", host::tail(&said, 10));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(child)
+}
+
+/// A comma ends an option's value in QEMU; doubled it is a comma.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+type Launch = (Command, bool, mpsc::Sender<std::io::Result<Child>>);
+
+/// Starts a child in a process group of its own, from one thread that lives as long as this process.
+///
+/// The kernel kills the child when the *thread* that made it ends: a test's own thread would be the wrong one.
+fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Child> {
+    static LAUNCHER: OnceLock<mpsc::Sender<Launch>> = OnceLock::new();
+    let output = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("opening {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+    let launcher = LAUNCHER.get_or_init(|| {
+        let (sender, requests) = mpsc::channel::<Launch>();
+        std::thread::spawn(move || {
+            for (mut command, keep, answer) in requests {
+                if !keep {
+                    let parent = std::process::id();
+                    // SAFETY: between fork and exec only two system calls are made, both async-signal-safe, and no
+                    // memory is allocated.
+                    unsafe {
+                        command.pre_exec(move || {
+                            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                            // The parent may have died before the line above.
+                            if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
+                                return Err(std::io::ErrorKind::BrokenPipe.into());
+                            }
+                            Ok(())
+                        });
+                    }
+                }
+                // Nobody waits for the answer only if the asking thread is gone, and then the child is of no use.
+                if let Err(mpsc::SendError(Ok(mut child))) = answer.send(command.spawn()) {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+            }
+        });
+        sender
+    });
+    let (answer, child) = mpsc::channel();
+    let program = PathBuf::from(command.get_program());
+    launcher.send((command, keep, answer)).ok().context("the launching thread is gone")?;
+    child
+        .recv()
+        .context("the launching thread is gone")?
+        .with_context(|| format!("starting {}", program.display()))
+}

@@ -1,0 +1,139 @@
+//! The guests' root file system: the host's own suite, made once by mmdebstrap and cached.
+//!
+//! Promises: the cache is keyed by all that goes in (suite, packages, recipe), so that nothing is made twice and nothing
+//! stale is used; file modes are kept, and all is owned by root in the guest. Not here: kernels and their modules, our
+//! own binaries (`image`).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use sha2::Digest as _;
+
+use crate::host;
+
+/// Raised when the recipe below changes what comes out.
+const RECIPE: u32 = 1;
+
+/// What every guest has beside the essential packages.
+const PACKAGES: &[&str] =
+    &["containerd", "runc", "busybox-static", "kmod", "iproute2", "e2fsprogs", "util-linux", "mount"];
+
+/// What no test needs and only costs time when an image is made.
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/lintian/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+    "/usr/share/zoneinfo/*",
+];
+
+/// The unpacked root file system that every guest starts from.
+///
+/// Use it to compute reference values before a guest boots, and never write to it.
+///
+/// # Errors
+/// When the suite is unknown, mmdebstrap is missing, or it fails.
+pub fn base() -> Result<PathBuf> {
+    let _lock = host::lock_cache("roots")?;
+    let suite = suite()?;
+    let mut packages: Vec<String> = PACKAGES.iter().map(|&package| package.to_owned()).collect();
+    packages.extend(tss_libraries()?);
+    let mut inputs = vec![format!("recipe {RECIPE}"), format!("suite {suite}")];
+    inputs.extend(packages.iter().cloned());
+    inputs.extend(LEFT_OUT.iter().map(|&pattern| pattern.to_owned()));
+    let key = hex::encode(sha2::Sha256::digest(inputs.join("\n").as_bytes()));
+    let dir = host::cache_dir()?.join("roots").join(format!("{suite}-{}", &key[..16]));
+    let root = dir.join("root");
+    if dir.join("ready").is_file() {
+        return Ok(root);
+    }
+    host::step(&format!("making the guests' root file system ({suite}, about 40 s)"), || make(&dir, &suite, &packages))?;
+    host::write_whole(&dir.join("ready"), inputs.join("\n").as_bytes())?;
+    Ok(root)
+}
+
+fn make(dir: &Path, suite: &str, packages: &[String]) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("removing the unfinished {}", dir.display()))?;
+    }
+    let root = dir.join("root");
+    std::fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+    let archive = dir.join("root.tar");
+    let mut command = Command::new(host::tool("mmdebstrap", "mmdebstrap")?);
+    command
+        .arg(if host::is_root() { "--mode=root" } else { "--mode=unshare" })
+        .args(["--variant=minbase", "--quiet"])
+        .arg(format!("--include={}", packages.join(",")))
+        .arg("--aptopt=APT::Install-Recommends \"false\"");
+    command.args(LEFT_OUT.iter().map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
+    for option in proxy_options()? {
+        command.arg(format!("--aptopt={option}"));
+    }
+    command.arg(suite).arg(&archive);
+    if let Some(mirror) = std::env::var_os("CGPATH_MIRROR") {
+        command.arg(mirror);
+    }
+    host::output(&mut command)?;
+    host::output(
+        Command::new(host::tool("tar", "tar")?)
+            .args(["-x", "-p", "--exclude=./dev/*", "-f"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(&root),
+    )?;
+    std::fs::remove_file(&archive)?;
+    for needed in ["usr/bin/containerd", "usr/sbin/runc", "bin/busybox"] {
+        if !root.join(needed).exists() {
+            bail!("the new root file system has no /{needed}; hint: look at `mmdebstrap {suite}` by hand");
+        }
+    }
+    Ok(())
+}
+
+/// The suite of this machine: our dynamically linked binaries run in the guest with the libraries that they were
+/// linked with.
+fn suite() -> Result<String> {
+    let text = std::fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
+    let value = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"').to_owned())
+    };
+    match (value("ID").as_deref(), value("VERSION_CODENAME")) {
+        (Some("debian"), Some(suite)) => Ok(suite),
+        (id, _) => bail!(
+            "guests are made from Debian packages of the machine's own suite, and this machine is {}; hint: use Debian 12 or 13",
+            id.unwrap_or("unknown")
+        ),
+    }
+}
+
+/// The TSS run-time libraries by the names that this suite gives them (they carry ABI numbers), from what
+/// `libtss2-dev` depends on.
+fn tss_libraries() -> Result<Vec<String>> {
+    let apt_cache = host::tool("apt-cache", "apt")?;
+    let listed = host::output(Command::new(apt_cache).args(["depends", "libtss2-dev"]))?;
+    let wanted = ["libtss2-esys", "libtss2-mu", "libtss2-sys", "libtss2-rc", "libtss2-tctildr", "libtss2-tcti-device"];
+    let names: Vec<String> = String::from_utf8_lossy(&listed)
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .filter(|name| wanted.iter().any(|prefix| name.starts_with(prefix)))
+        .map(str::to_owned)
+        .collect();
+    if names.is_empty() {
+        bail!("apt-cache knows no run-time libraries of libtss2-dev; hint: apt-get update");
+    }
+    Ok(names)
+}
+
+/// This machine's proxies, which mmdebstrap's own apt would not know.
+fn proxy_options() -> Result<Vec<String>> {
+    let dump = host::output(Command::new(host::tool("apt-config", "apt")?).args(["dump"]))?;
+    Ok(String::from_utf8_lossy(&dump)
+        .lines()
+        .filter(|line| line.starts_with("Acquire::") && line.contains("::Proxy") && !line.ends_with("\"\";"))
+        .map(|line| line.trim_end_matches(';').to_owned())
+        .collect())
+}
