@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod elf;
+pub mod spec;
+
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever a guest and a host of different builds would misunderstand each other.
@@ -50,7 +53,9 @@ impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use base64::Engine as _;
         let text = String::deserialize(deserializer)?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(&text).map_err(serde::de::Error::custom)?;
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(&text)
+            .map_err(serde::de::Error::custom)?;
         Ok(Self(bytes))
     }
 }

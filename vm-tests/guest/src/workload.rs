@@ -1,0 +1,308 @@
+//! Processes for scenarios: each does one thing that the kernel records, and writes down what it did as it saw it.
+//!
+//! Promises: the answer is one line of JSON on standard output, made from /proc and from the files themselves, never
+//! from what a collector says, so that a test can hold the two against each other. Not here: what is expected.
+
+use crate::{workload_cgroup as cgroup, workload_memory as memory};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::personality::{self, Persona};
+use sha2::{Digest as _, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use vm_protocol::elf;
+use vm_protocol::spec::{Burst, BurstRun, ChainLink, Contained, Process, Workload};
+
+/// Processes in a chain.
+const CHAIN: u32 = 5;
+/// The link that is started through a `#!` line.
+const SCRIPT: u32 = 3;
+
+/// Does what the last argument, a [`Workload`] as JSON, says.
+///
+/// The last one, since the kernel puts a script's own path before the arguments that it was started with.
+///
+/// # Errors
+/// When the workload cannot be done as described: a test must not go on then.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let text = arguments
+        .last()
+        .context("guest workload takes one workload as JSON")?;
+    let workload: Workload = serde_json::from_str(text).with_context(|| format!("not a workload: {text}"))?;
+    match workload {
+        Workload::Contain { cgroup, argv } => print(&contain(&cgroup, &argv)?),
+        Workload::Chain { dir } => print(&chain(Path::new(&dir))?),
+        Workload::ChainStep { dir, level } => chain_step(Path::new(&dir), level, arguments),
+        Workload::AnonymousExec => memory::anonymous(),
+        Workload::PageZero { dir } => page_zero(Path::new(&dir)),
+        Workload::Burst { dir, count, cgroups } => print(&burst(Path::new(&dir), count, &cgroups)?),
+        Workload::Vanish { dir, cgroup } => print(&vanish(Path::new(&dir), &cgroup)?),
+        Workload::LateMapping { dir } => {
+            let (path, answer) = fresh(Path::new(&dir), "late-mapping")?;
+            memory::map_then_protect(&File::open(&path)?)?;
+            print(&answer)
+        }
+        Workload::OpenWriters { dir } => {
+            let (path, answer) = fresh(Path::new(&dir), "open-writers")?;
+            let _writer = OpenOptions::new().write(true).open(&path)?;
+            memory::map_executable(&File::open(&path)?)?;
+            print(&answer)
+        }
+        Workload::TomTou { dir } => {
+            let (path, answer) = fresh(Path::new(&dir), "tomtou")?;
+            let reader = File::open(&path)?;
+            memory::map_executable(&reader)?;
+            let _writer = OpenOptions::new().write(true).open(&path)?;
+            print(&answer)
+        }
+    }
+}
+
+fn print<T: serde::Serialize>(answer: &T) -> Result<()> {
+    println!("{}", serde_json::to_string(answer)?);
+    Ok(())
+}
+
+/// Writes an executable file and closes it, so that it can be executed at once.
+fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        // A new inode each time: what IMA knows of an old one must not matter.
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(path)?
+            .write_all(bytes)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A new file with content that no other file has, and what a test has to know of it.
+fn fresh(dir: &Path, name: &str) -> Result<(PathBuf, BurstRun)> {
+    let path = dir.join(format!("{name}-{}", std::process::id()));
+    let bytes = elf::exit(
+        0,
+        &format!("{name} {} {:?}", std::process::id(), std::time::SystemTime::now()),
+    );
+    write_program(&path, &bytes)?;
+    let answer = BurstRun {
+        path: path.display().to_string(),
+        sha256: hex::encode(Sha256::digest(&bytes)),
+        cgroup: cgroup::own()?,
+    };
+    Ok((path, answer))
+}
+
+/// Runs a program to its end, silently.
+fn silently(path: &Path) -> Result<()> {
+    let status = Command::new(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot execute {}", path.display()))?;
+    ensure!(status.success(), "{} ended with {status}", path.display());
+    Ok(())
+}
+
+fn contain(cgroup: &str, argv: &[String]) -> Result<Contained> {
+    let (program, arguments) = argv.split_first().context("no program to contain")?;
+    cgroup::make(cgroup)?;
+    // The parent goes in, forks, and comes out: the child is there from its first instant.
+    let home = cgroup::own()?;
+    cgroup::enter(cgroup)?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    cgroup::enter(&home)?;
+    let mut child = child.with_context(|| format!("cannot execute {program}"))?;
+    let pid = child.id();
+    Ok(Contained {
+        pid,
+        code: child.wait()?.code(),
+    })
+}
+
+fn chain(dir: &Path) -> Result<Vec<ChainLink>> {
+    let own = std::fs::read("/proc/self/exe").context("cannot read /proc/self/exe")?;
+    for level in 1..=CHAIN {
+        // The same program with a trailer: files of their own, each with its own hash.
+        let mut bytes = own.clone();
+        bytes.extend(format!("link {level}").bytes());
+        write_program(&dir.join(format!("link{level}")), &bytes)?;
+    }
+    let script = format!("#!{} workload\n", dir.join(format!("link{SCRIPT}")).display());
+    // The kernel cuts a longer first line (BINPRM_BUF_SIZE).
+    ensure!(
+        script.len() < 256,
+        "the chain's directory has too long a path for a #! line"
+    );
+    write_program(&dir.join("script"), script.as_bytes())?;
+    start_link(dir, 1)?;
+    (1..=CHAIN)
+        .map(|level| {
+            let path = dir.join(format!("{level}.json"));
+            let text = std::fs::read(&path).with_context(|| format!("link {level} wrote nothing down"))?;
+            serde_json::from_slice(&text).with_context(|| format!("what link {level} wrote down"))
+        })
+        .collect()
+}
+
+fn start_link(dir: &Path, level: u32) -> Result<()> {
+    let step = serde_json::to_string(&Workload::ChainStep {
+        dir: dir.display().to_string(),
+        level,
+    })?;
+    let mut command = if level == SCRIPT {
+        // The #! line already says `workload`.
+        Command::new(dir.join("script"))
+    } else {
+        let mut command = Command::new(dir.join(format!("link{level}")));
+        command.arg("workload");
+        command
+    };
+    let status = command
+        .arg(step)
+        .status()
+        .with_context(|| format!("cannot start link {level}"))?;
+    ensure!(status.success(), "link {level} of the chain ended with {status}");
+    Ok(())
+}
+
+fn chain_step(dir: &Path, level: u32, arguments: &[String]) -> Result<()> {
+    let started_as = match arguments {
+        [script, _] => script.clone(),
+        _ => std::env::args().next().unwrap_or_default(),
+    };
+    let mut lineage = Vec::new();
+    let mut pid = std::process::id();
+    while pid != 0 {
+        let (process, parent) = look(pid)?;
+        lineage.push(process);
+        pid = parent;
+    }
+    let link = ChainLink {
+        level,
+        started_as,
+        lineage,
+    };
+    let path = dir.join(format!("{level}.json"));
+    std::fs::write(&path, serde_json::to_vec(&link)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    if level < CHAIN {
+        start_link(dir, level + 1)
+    } else {
+        Ok(())
+    }
+}
+
+/// A process as /proc shows it, and its parent's id.
+fn look(pid: u32) -> Result<(Process, u32)> {
+    let at = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&at).with_context(|| format!("cannot read {at}"))?;
+    // The name in parentheses may hold blanks and parentheses itself: count from the last one.
+    let (_, rest) = stat
+        .rsplit_once(") ")
+        .with_context(|| format!("{at} has no name in parentheses"))?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    // Fields 4 and 22 of proc(5), counted from 1; `rest` begins with field 3.
+    let (Some(parent), Some(start)) = (fields.get(1), fields.get(19)) else {
+        bail!("{at} has only {} fields", fields.len() + 2);
+    };
+    let exe = format!("/proc/{pid}/exe");
+    let target = std::fs::read_link(&exe).with_context(|| format!("cannot read {exe}"))?;
+    let metadata = std::fs::metadata(&exe).with_context(|| format!("cannot look at {exe}"))?;
+    let dev = metadata.dev();
+    let process = Process {
+        pid,
+        start_ticks: start.parse().with_context(|| format!("field 22 of {at}"))?,
+        exe: target.display().to_string(),
+        dev: (nix::sys::stat::major(dev) << 20) | nix::sys::stat::minor(dev),
+        ino: metadata.ino(),
+    };
+    Ok((
+        process,
+        parent.parse().with_context(|| format!("field 4 of {at}"))?,
+    ))
+}
+
+fn page_zero(dir: &Path) -> Result<()> {
+    let path = dir.join("page-zero");
+    write_program(&path, &elf::pause("page zero"))?;
+    let before = personality::get()?;
+    personality::set(before | Persona::MMAP_PAGE_ZERO)?;
+    let child = Command::new(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    personality::set(before)?;
+    let mut child = child.with_context(|| format!("cannot execute {}", path.display()))?;
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id()));
+    child.kill()?;
+    child.wait()?;
+    let maps = maps.context("cannot read the maps of the program")?;
+    let first = maps.lines().next().unwrap_or_default();
+    ensure!(
+        first.starts_with("00000000-00001000 r-xp"),
+        "the kernel did not map page zero executable; the first mapping is {first:?}"
+    );
+    Ok(())
+}
+
+fn burst(dir: &Path, count: u32, cgroups: &[String]) -> Result<Burst> {
+    ensure!(!cgroups.is_empty(), "a burst needs at least one cgroup");
+    let share = count.div_ceil(cgroups.len() as u32).max(1);
+    let mut runs = Vec::new();
+    for i in 0..count {
+        let path = dir.join(format!("program-{i}"));
+        let bytes = elf::exit(0, &format!("{} {i}", dir.display()));
+        write_program(&path, &bytes)?;
+        runs.push(BurstRun {
+            path: path.display().to_string(),
+            sha256: hex::encode(Sha256::digest(&bytes)),
+            cgroup: cgroups[(i / share) as usize].clone(),
+        });
+    }
+    for cgroup in cgroups {
+        cgroup::make(cgroup)?;
+    }
+    let home = cgroup::own()?;
+    let begin = Instant::now();
+    let mut current = home.as_str();
+    for run in &runs {
+        // Moving takes the kernel a grace period of RCU: only where needed.
+        if run.cgroup != current {
+            cgroup::enter(&run.cgroup)?;
+            current = &run.cgroup;
+        }
+        silently(Path::new(&run.path))?;
+    }
+    let millis = begin.elapsed().as_millis() as u64;
+    cgroup::enter(&home)?;
+    Ok(Burst { runs, millis })
+}
+
+fn vanish(dir: &Path, cgroup: &str) -> Result<BurstRun> {
+    let (path, mut answer) = fresh(dir, "vanish")?;
+    answer.cgroup = cgroup.to_owned();
+    let ended = contain(cgroup, &[answer.path.clone()])?;
+    cgroup::remove(cgroup)?;
+    ensure!(
+        ended.code == Some(0),
+        "{} ended with {:?}",
+        path.display(),
+        ended.code
+    );
+    Ok(answer)
+}

@@ -1,0 +1,217 @@
+//! What scenarios ask of the programs in a guest and what these answer, as JSON: pods, workloads, facts written down.
+//!
+//! `guest cri JSON` takes a [`Cri`], `guest workload JSON` a [`Workload`]; the answer is one line on standard output.
+//! Pure types. Not here: how a pod is run (`guest/src/cri.rs`), what a workload does (`guest/src/workload.rs`).
+
+use serde::{Deserialize, Serialize};
+
+/// What `guest cri` does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Cri {
+    /// Wait until containerd answers, import images, wait until they can be used. Answer: nothing.
+    Import {
+        /// A tar with one OCI layout.
+        tar: String,
+        /// References that must be there afterwards.
+        expected: Vec<String>,
+    },
+    /// Run a pod. Answer: [`RunningPod`].
+    Run(Pod),
+    /// Run a command in a container to its end. Answer: [`Executed`].
+    Exec {
+        /// Id of the container.
+        container: String,
+        /// The command.
+        command: Vec<String>,
+    },
+    /// Stop a pod and remove it. Answer: nothing.
+    Remove {
+        /// Id of the sandbox.
+        sandbox: String,
+    },
+}
+
+/// A pod with its containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pod {
+    /// Name, as Kubernetes has it.
+    pub name: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// UID with dashes, lower case.
+    pub uid: String,
+    /// The directory that holds the pod's cgroups, from the hierarchy's root.
+    pub cgroup_parent: String,
+    /// Started in this order.
+    pub containers: Vec<Container>,
+}
+
+/// One container of a [`Pod`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    /// Name inside of the pod.
+    pub name: String,
+    /// Image reference, as the runtime knows it.
+    pub image: String,
+    /// The command; empty for the image's own.
+    pub command: Vec<String>,
+    /// Directories of the host inside of the container.
+    pub mounts: Vec<Mount>,
+}
+
+/// A directory of the host inside of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Path on the host.
+    pub host: String,
+    /// Path in the container.
+    pub container: String,
+    /// Whether the container may not write there.
+    pub read_only: bool,
+}
+
+/// A pod that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningPod {
+    /// The sandbox' id: also its cgroup's leaf.
+    pub sandbox: String,
+    /// Ids of the containers, in the order of the pod's containers.
+    pub containers: Vec<String>,
+}
+
+/// What a command in a container gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executed {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output; what is not UTF-8 is replaced.
+    pub stdout: String,
+    /// Standard error; what is not UTF-8 is replaced.
+    pub stderr: String,
+}
+
+/// What `guest workload` does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Workload {
+    /// Run a program in a cgroup and wait for it, as a container's shim does: this process is its parent and stays
+    /// outside. Answer: [`Contained`].
+    Contain {
+        /// The cgroup, from the hierarchy's root; made when missing.
+        cgroup: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Start a chain of five processes, the third through a `#!` line, each by its own file in `dir`. Each writes down
+    /// what it sees of itself and its parents. Answer: a list of [`ChainLink`], the first level first.
+    Chain {
+        /// A directory of its own, made when missing.
+        dir: String,
+    },
+    /// One link of such a chain (used by `Chain`): writes down what it sees, then starts the next.
+    ChainStep {
+        /// The chain's directory.
+        dir: String,
+        /// From 1.
+        level: u32,
+    },
+    /// Map anonymous memory executable, at once and by a later mprotect, and run code there. Answer: nothing.
+    AnonymousExec,
+    /// Execute a program under `personality(MMAP_PAGE_ZERO)`: the kernel maps page zero executable with no file.
+    /// Answer: nothing.
+    PageZero {
+        /// A directory for the program.
+        dir: String,
+    },
+    /// Write `count` distinct executables into `dir`, then execute each once: equal shares in the given cgroups, one
+    /// cgroup after the other. Answer: [`Burst`].
+    Burst {
+        /// A directory of its own, made when missing.
+        dir: String,
+        /// How many.
+        count: u32,
+        /// The cgroups, from the hierarchy's root; made when missing.
+        cgroups: Vec<String>,
+    },
+    /// Run a program of its own in a cgroup of its own and remove the cgroup at once. Answer: [`BurstRun`].
+    Vanish {
+        /// A directory for the program.
+        dir: String,
+        /// The cgroup, from the hierarchy's root: made and removed, its parents as far as they are empty.
+        cgroup: String,
+    },
+    /// Map a file without execution, then make the mapping executable. Answer: [`BurstRun`] with this process' cgroup.
+    LateMapping {
+        /// A directory for the file.
+        dir: String,
+    },
+    /// Map a file executable while it is open for writing: IMA logs `open_writers`. Answer: [`BurstRun`].
+    OpenWriters {
+        /// A directory for the file.
+        dir: String,
+    },
+    /// Open for writing a file that was measured and is still open for reading: IMA logs `ToMToU`. Answer: [`BurstRun`].
+    TomTou {
+        /// A directory for the file.
+        dir: String,
+    },
+}
+
+/// A process that ran in a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contained {
+    /// Its process id.
+    pub pid: u32,
+    /// Its exit code; absent where a signal ended it.
+    pub code: Option<i32>,
+}
+
+/// A process as it, or its child, sees it in /proc.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id in the pid namespace of the one who looks.
+    pub pid: u32,
+    /// Start after boot in clock ticks of 10 ms: field 22 of /proc/PID/stat.
+    pub start_ticks: u64,
+    /// Target of /proc/PID/exe.
+    pub exe: String,
+    /// Device of the executable: major << 20 | minor, the kernel's own encoding.
+    pub dev: u64,
+    /// Inode number of the executable.
+    pub ino: u64,
+}
+
+/// What one link of a chain of processes wrote down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainLink {
+    /// From 1, the process that began the chain.
+    pub level: u32,
+    /// The file that it was started by; of a script not its executable.
+    pub started_as: String,
+    /// Itself, then its parents up to pid 1.
+    pub lineage: Vec<Process>,
+}
+
+/// One execution, or another use of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BurstRun {
+    /// The file's path.
+    pub path: String,
+    /// SHA-256 of its content, hex.
+    pub sha256: String,
+    /// The cgroup it was used in, from the hierarchy's root.
+    pub cgroup: String,
+}
+
+/// What a burst did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Burst {
+    /// In the order of execution.
+    pub runs: Vec<BurstRun>,
+    /// Wall time of the executions alone, in milliseconds.
+    pub millis: u64,
+}
