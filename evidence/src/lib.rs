@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod cgroup;
 pub mod checkpoint;
 pub mod digest;
 pub mod error;
