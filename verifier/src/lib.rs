@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod appraise;
+pub mod text;
 
 pub use appraise::{
     BootJudgement, CheckpointState, Context, ExpectedNonce, Finding, NodeState, NodeVerdict, PinnedKey,
