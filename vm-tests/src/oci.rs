@@ -84,6 +84,19 @@ impl Image {
         }
     }
 
+    /// Writes the files below `dir`, which is made when missing.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn unpack(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let mut layer = tar::Archive::new(std::io::Cursor::new(self.layer()?));
+        layer.set_preserve_permissions(true);
+        layer
+            .unpack(dir)
+            .with_context(|| format!("cannot unpack {} to {}", self.name, dir.display()))
+    }
+
     fn put(&mut self, path: &str, node: Node) {
         let path = path.trim_matches('/');
         for (at, _) in path.match_indices('/') {

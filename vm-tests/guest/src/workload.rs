@@ -3,7 +3,7 @@
 //! Promises: the answer is one line of JSON on standard output, made from /proc and from the files themselves, never
 //! from what a collector says, so that a test can hold the two against each other. Not here: what is expected.
 
-use crate::{workload_cgroup as cgroup, workload_memory as memory};
+use crate::{workload_cgroup as cgroup, workload_container as container, workload_memory as memory};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::personality::{self, Persona};
 use sha2::{Digest as _, Sha256};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use vm_protocol::elf;
-use vm_protocol::spec::{Burst, BurstRun, ChainLink, Contained, Process, Workload};
+use vm_protocol::spec::{Burst, BurstRun, ChainLink, Process, Workload};
 
 /// Processes in a chain.
 const CHAIN: u32 = 5;
@@ -33,7 +33,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
         .context("guest workload takes one workload as JSON")?;
     let workload: Workload = serde_json::from_str(text).with_context(|| format!("not a workload: {text}"))?;
     match workload {
-        Workload::Contain { cgroup, argv } => print(&contain(&cgroup, &argv)?),
+        Workload::Contain { cgroup, argv, root } => {
+            print(&container::contain(&cgroup, &argv, root.as_ref())?)
+        }
+        Workload::Enter { pid, cgroup, argv } => print(&container::enter(pid, &cgroup, &argv)?),
         Workload::Chain { dir } => print(&chain(Path::new(&dir))?),
         Workload::ChainStep { dir, level } => chain_step(Path::new(&dir), level, arguments),
         Workload::AnonymousExec => memory::anonymous(),
@@ -112,26 +115,6 @@ fn silently(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot execute {}", path.display()))?;
     ensure!(status.success(), "{} ended with {status}", path.display());
     Ok(())
-}
-
-fn contain(cgroup: &str, argv: &[String]) -> Result<Contained> {
-    let (program, arguments) = argv.split_first().context("no program to contain")?;
-    cgroup::make(cgroup)?;
-    // The parent goes in, forks, and comes out: the child is there from its first instant.
-    let home = cgroup::own()?;
-    cgroup::enter(cgroup)?;
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn();
-    cgroup::enter(&home)?;
-    let mut child = child.with_context(|| format!("cannot execute {program}"))?;
-    let pid = child.id();
-    Ok(Contained {
-        pid,
-        code: child.wait()?.code(),
-    })
 }
 
 fn chain(dir: &Path) -> Result<Vec<ChainLink>> {
@@ -296,7 +279,7 @@ fn burst(dir: &Path, count: u32, cgroups: &[String]) -> Result<Burst> {
 fn vanish(dir: &Path, cgroup: &str) -> Result<BurstRun> {
     let (path, mut answer) = fresh(dir, "vanish")?;
     answer.cgroup = cgroup.to_owned();
-    let ended = contain(cgroup, &[answer.path.clone()])?;
+    let ended = container::contain(cgroup, &[answer.path.clone()], None)?;
     cgroup::remove(cgroup)?;
     ensure!(
         ended.code == Some(0),

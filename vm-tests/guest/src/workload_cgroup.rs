@@ -3,6 +3,8 @@
 //! Promises: [`enter`] moves this process alone; [`remove`] never waits and never kills. Not here: limits, mounting.
 
 use anyhow::{Context as _, Result, bail};
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Where the hierarchies are mounted that a pod's processes are in.
@@ -67,16 +69,49 @@ pub fn make(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// A way into a cgroup that works from any mount namespace.
+pub struct Door(Vec<File>);
+
+impl Door {
+    /// To the cgroup at `path`.
+    ///
+    /// # Errors
+    /// When there is no such cgroup in one of the hierarchies.
+    pub fn to(path: &str) -> Result<Door> {
+        let open = |hierarchy: PathBuf| {
+            let procs = at(&hierarchy, path).join("cgroup.procs");
+            OpenOptions::new()
+                .write(true)
+                .open(&procs)
+                .with_context(|| format!("cannot open {}", procs.display()))
+        };
+        hierarchies()?
+            .into_iter()
+            .map(open)
+            .collect::<Result<_>>()
+            .map(Door)
+    }
+
+    /// Moves this process through it, in every hierarchy.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(&self) -> Result<()> {
+        for mut procs in &self.0 {
+            procs
+                .write_all(b"0")
+                .context("cannot move this process into a cgroup")?;
+        }
+        Ok(())
+    }
+}
+
 /// Moves this process into a cgroup, in every hierarchy.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When there is no such cgroup, or the kernel refuses.
 pub fn enter(path: &str) -> Result<()> {
-    for hierarchy in hierarchies()? {
-        let procs = at(&hierarchy, path).join("cgroup.procs");
-        std::fs::write(&procs, "0").with_context(|| format!("cannot write {}", procs.display()))?;
-    }
-    Ok(())
+    Door::to(path)?.enter()
 }
 
 /// Removes a cgroup in every hierarchy, and those of its parents that are empty.

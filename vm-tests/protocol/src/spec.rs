@@ -99,9 +99,20 @@ pub struct Executed {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Workload {
     /// Run a program in a cgroup and wait for it, as a container's shim does: this process is its parent and stays
-    /// outside. Answer: [`Contained`].
+    /// outside of the cgroup. Answer: [`Contained`], where the program ended by itself.
     Contain {
         /// The cgroup, from the hierarchy's root; made when missing.
+        cgroup: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// A root file system of its own, in a mount namespace of its own.
+        root: Option<Root>,
+    },
+    /// Run a program in the mount namespace of another process and in a cgroup, and wait for it. Answer: [`Executed`].
+    Enter {
+        /// The other process.
+        pid: u32,
+        /// The cgroup, from the hierarchy's root.
         cgroup: String,
         /// Program and arguments.
         argv: Vec<String>,
@@ -159,6 +170,19 @@ pub enum Workload {
         /// A directory for the file.
         dir: String,
     },
+}
+
+/// A container's root: an overlay of an image's directory, as container runtimes make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// The image's files; not written to.
+    pub lower: String,
+    /// A directory of its own for what is written, made when missing. Its file `pid` holds the program's process id and
+    /// a newline once it runs.
+    pub state: String,
+    /// Directories of the host in it.
+    pub mounts: Vec<Mount>,
 }
 
 /// A process that ran in a cgroup.
