@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod generate;
 mod lookup;
 mod node;
 pub mod reference;

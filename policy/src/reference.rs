@@ -15,7 +15,7 @@ pub const MAX_PATH_LEN: usize = 4096;
 /// A reference file never has more paths than this.
 pub const MAX_FILES: usize = 2_000_000;
 /// A path never has more digests than this.
-pub const MAX_DIGESTS: usize = 64;
+pub const MAX_DIGESTS: usize = 4096;
 /// A reference file is never longer than this many bytes.
 pub const MAX_REFERENCE_LEN: usize = 512 * 1024 * 1024;
 

@@ -1,6 +1,6 @@
 //! The committed JSON Schemas are the ones that the types give. `UPDATE_SCHEMA=1 cargo test -p policy --test schema`
 //! writes them anew.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 

@@ -1,0 +1,386 @@
+//! Reads tar archives entry by entry: ustar, GNU and PAX (POSIX.1-2017 pax, "ustar Interchange Format" and "pax
+//! Header Block"; GNU tar manual, "Basic Tar Format").
+//!
+//! An own loop around the `tar` crate's header: its entries read long names and PAX headers into memory unbounded, and
+//! its errors have no offset.
+
+use super::stream::Decompress;
+use super::tree::Tree;
+use super::{Error, Options, Progress, Result};
+use crate::reference::{MAX_PATH_LEN, Reference, Source, SourceKind};
+use std::io::{self, BufRead, Read};
+
+/// A PAX header or a GNU long name is never longer than this many bytes.
+const MAX_EXTENSION_LEN: u64 = 1024 * 1024;
+const BLOCK: u64 = 512;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    Symlink,
+    HardLink,
+    /// Devices, FIFOs and sockets: nothing in them is executed or measured by content.
+    Special,
+}
+
+/// One entry's header. Its content is read from the [`TarReader`] right after.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    /// As the archive has it.
+    pub(super) path: Vec<u8>,
+    /// Target of a link, as the archive has it.
+    pub(super) link: Vec<u8>,
+    /// Bytes of content.
+    pub(super) size: u64,
+    /// Where the header begins.
+    pub(super) offset: u64,
+    /// Where the content begins.
+    pub(super) content: u64,
+}
+
+/// Headers and contents of a tar stream.
+pub(super) struct TarReader<R> {
+    what: String,
+    inner: R,
+    position: u64,
+    /// Bytes of the current entry's content not read yet, and the padding after them.
+    left: u64,
+    padding: u64,
+    current: String,
+    done: bool,
+}
+
+/// Names and sizes from extension headers, for the entry that follows them.
+#[derive(Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    seen: bool,
+}
+
+impl<R: Read> TarReader<R> {
+    pub(super) fn new(what: impl Into<String>, inner: R) -> TarReader<R> {
+        let current = "the first header".into();
+        TarReader {
+            what: what.into(),
+            inner,
+            position: 0,
+            left: 0,
+            padding: 0,
+            current,
+            done: false,
+        }
+    }
+
+    pub(super) fn malformed(&self, offset: u64, why: impl Into<String>) -> Error {
+        Error::Malformed {
+            what: self.what.clone(),
+            offset,
+            why: why.into(),
+        }
+    }
+
+    fn io(&self, source: io::Error) -> Error {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            return self.incomplete();
+        }
+        Error::Io {
+            what: self.what.clone(),
+            offset: self.position,
+            source,
+        }
+    }
+
+    fn incomplete(&self) -> Error {
+        Error::Incomplete {
+            what: self.what.clone(),
+            offset: self.position,
+            item: self.current.clone(),
+        }
+    }
+
+    /// Reads as much of `buffer` as there is; less only at the end of the stream.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.inner.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(n) => {
+                    filled += n;
+                    self.position += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.io(e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<()> {
+        let mut left = bytes;
+        let mut sink = [0; 8192];
+        while left > 0 {
+            let n = usize::try_from(left).map_or(sink.len(), |l| l.min(sink.len()));
+            if self.fill(&mut sink[..n])? < n {
+                return Err(self.incomplete());
+            }
+            left -= n as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads more of the current entry's content; 0 at its end.
+    pub(super) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
+        let n = self.fill(&mut buffer[..want])?;
+        if n < want {
+            return Err(self.incomplete());
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>> {
+        if size > MAX_EXTENSION_LEN {
+            return Err(Error::Limit {
+                what: self.what.clone(),
+                item: "a long name or PAX header, in bytes,",
+                found: size,
+                limit: MAX_EXTENSION_LEN,
+            });
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+        if self.fill(&mut bytes)? < bytes.len() {
+            return Err(self.incomplete());
+        }
+        self.skip(pad(size))?;
+        Ok(bytes)
+    }
+
+    /// The next entry; what is left of the one before is skipped. `None` at the end of the archive.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+        if self.done {
+            return Ok(None);
+        }
+        self.skip(self.left)?;
+        self.left = 0;
+        // The last entry of a stream that was cut right after its content lacks its padding only.
+        self.skip(self.padding)?;
+        self.padding = 0;
+        let mut extensions = Extensions::default();
+        loop {
+            let offset = self.position;
+            self.current = format!("the header at byte {offset}");
+            let mut block = [0; BLOCK as usize];
+            let n = self.fill(&mut block)?;
+            // Two zero blocks end an archive; like other readers, one is enough, and so is the end of the stream.
+            let end = n == 0 || (n == block.len() && block.iter().all(|b| *b == 0));
+            if end {
+                if extensions.seen {
+                    return Err(self.malformed(offset, "an extended header with no entry after it"));
+                }
+                self.done = true;
+                return Ok(None);
+            }
+            if n < block.len() {
+                return Err(self.incomplete());
+            }
+            if let Some(entry) = self.header(&block, offset, &mut extensions)? {
+                self.left = if entry.kind == Kind::File { entry.size } else { 0 };
+                self.padding = pad(self.left);
+                self.current = format!("{:?}", String::from_utf8_lossy(&entry.path));
+                return Ok(Some(entry));
+            }
+        }
+    }
+
+    fn header(&mut self, block: &[u8], offset: u64, extensions: &mut Extensions) -> Result<Option<Entry>> {
+        let header = tar::Header::from_byte_slice(block);
+        let shown = format!("entry {:?}", String::from_utf8_lossy(&header.path_bytes()));
+        // The checksum's own eight bytes count as spaces.
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(i, b)| {
+                if (148..156).contains(&i) {
+                    32
+                } else {
+                    u32::from(*b)
+                }
+            })
+            .sum();
+        if header.cksum().ok() != Some(sum) {
+            return Err(self.malformed(offset, "not a tar header (its checksum does not match)"));
+        }
+        let size = header
+            .entry_size()
+            .map_err(|e| self.malformed(offset, format!("{shown}: size: {e}")))?;
+        let unsupported = |what: &str, why: &str| Error::Unsupported {
+            what: what.to_owned(),
+            why: format!("{shown} at byte {offset}: {why}"),
+        };
+        let kind = match header.entry_type().as_byte() {
+            b'x' => {
+                extensions.seen = true;
+                let bytes = self.extension(size)?;
+                self.pax(&bytes, offset, extensions)?;
+                return Ok(None);
+            }
+            b'g' => {
+                // Comments (git archive) are harmless; names and sizes for all entries are not used by anyone.
+                let mut global = Extensions::default();
+                let bytes = self.extension(size)?;
+                self.pax(&bytes, offset, &mut global)?;
+                if global.path.is_some() || global.link.is_some() || global.size.is_some() {
+                    return Err(unsupported(
+                        &self.what,
+                        "a global PAX header that sets names or sizes",
+                    ));
+                }
+                return Ok(None);
+            }
+            b'L' => {
+                extensions.seen = true;
+                extensions.path = Some(without_nul(self.extension(size)?));
+                return Ok(None);
+            }
+            b'K' => {
+                extensions.seen = true;
+                extensions.link = Some(without_nul(self.extension(size)?));
+                return Ok(None);
+            }
+            b'0' | b'\0' | b'7' => Kind::File,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'3' | b'4' | b'6' => Kind::Special,
+            b'5' => Kind::Directory,
+            b'S' => {
+                return Err(unsupported(
+                    &self.what,
+                    "a sparse file: make the archive without --sparse",
+                ));
+            }
+            other => {
+                return Err(unsupported(
+                    &self.what,
+                    &format!("type {:?} is not known", char::from(other)),
+                ));
+            }
+        };
+        let path = extensions
+            .path
+            .take()
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = extensions
+            .link
+            .take()
+            .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
+            .unwrap_or_default();
+        // Before POSIX a directory was a file whose name ends in a slash.
+        let kind = if kind == Kind::File && path.ends_with(b"/") {
+            Kind::Directory
+        } else {
+            kind
+        };
+        let size = extensions.size.take().unwrap_or(size);
+        if path.len() > MAX_PATH_LEN || link.len() > MAX_PATH_LEN {
+            return Err(Error::Limit {
+                what: self.what.clone(),
+                item: "a path, in bytes,",
+                found: path.len().max(link.len()) as u64,
+                limit: MAX_PATH_LEN as u64,
+            });
+        }
+        if path.contains(&0) || link.contains(&0) {
+            return Err(self.malformed(offset, format!("{shown}: a NUL byte in its name")));
+        }
+        if matches!(kind, Kind::Symlink | Kind::HardLink) && link.is_empty() {
+            return Err(self.malformed(offset, format!("{shown}: a link without a target")));
+        }
+        Ok(Some(Entry {
+            kind,
+            path,
+            link,
+            size,
+            offset,
+            content: self.position,
+        }))
+    }
+
+    /// Records of a PAX header: `LENGTH KEY=VALUE\n`, the length counting the whole record.
+    fn pax(&self, bytes: &[u8], offset: u64, extensions: &mut Extensions) -> Result<()> {
+        let bad = |why: &str| self.malformed(offset, format!("PAX header: {why}"));
+        let mut rest = bytes;
+        // Some writers pad the last record with zeros.
+        while !rest.is_empty() && rest[0] != 0 {
+            let space = rest
+                .iter()
+                .take(20)
+                .position(|b| *b == b' ')
+                .ok_or_else(|| bad("no length"))?;
+            let length: usize = core::str::from_utf8(&rest[..space])
+                .ok()
+                .and_then(|t| t.parse().ok())
+                .ok_or_else(|| bad("a length that is not a number"))?;
+            if length <= space + 1 || length > rest.len() || rest[length - 1] != b'\n' {
+                return Err(bad("a length that does not fit its record"));
+            }
+            let record = &rest[space + 1..length - 1];
+            let equals = record
+                .iter()
+                .position(|b| *b == b'=')
+                .ok_or_else(|| bad("a record without ="))?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            match key {
+                b"path" => extensions.path = Some(value.to_vec()),
+                b"linkpath" => extensions.link = Some(value.to_vec()),
+                b"size" => {
+                    let size = core::str::from_utf8(value).ok().and_then(|t| t.parse().ok());
+                    extensions.size = Some(size.ok_or_else(|| bad("a size that is not a number"))?);
+                }
+                _ if key.starts_with(b"GNU.sparse.") => {
+                    return Err(Error::Unsupported {
+                        what: self.what.clone(),
+                        why: format!("at byte {offset}: a sparse file: make the archive without --sparse"),
+                    });
+                }
+                _ => {}
+            }
+            rest = &rest[length..];
+        }
+        Ok(())
+    }
+}
+
+fn pad(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK) - size
+}
+
+fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = name.iter().position(|b| *b == 0) {
+        name.truncate(end);
+    }
+    name
+}
+
+/// Reference values of a root file system in a tar archive, plain or compressed with gzip or zstd. `name` is what errors
+/// and the reference file call it.
+///
+/// # Errors
+/// Input that is not such an archive, and those of the reader.
+pub fn rootfs_archive(name: &str, archive: impl BufRead, options: &mut Options<'_>) -> Result<Reference> {
+    let mut tree = Tree::new(options.banks);
+    let mut progress = Progress::default();
+    let mut tar = TarReader::new(name, Decompress::new(name, archive)?);
+    tree.apply_archive(&mut tar, &mut progress, options.progress)?;
+    let reference = Reference::new(Source {
+        kind: SourceKind::Rootfs,
+        name: name.to_owned(),
+        digest: None,
+    });
+    tree.into_reference(name, reference)
+}

@@ -1,0 +1,341 @@
+//! The file tree that layers make, and the digests of the regular files in it.
+//!
+//! Applies layers as a container runtime does (OCI image specification, "Image Layer Filesystem Changeset"): parents are
+//! resolved through links inside of the root, whiteouts remove what lower layers brought. Promise: the path of a file in
+//! the result is the one that the kernel sees, with no link in it.
+
+use super::stream::Digester;
+use super::tarball::{Entry, Kind, TarReader};
+use super::{Error, Progress, Result};
+use crate::reference::{MAX_FILES, MAX_PATH_LEN, Reference};
+use evidence::{Bank, Digest};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+use std::rc::Rc;
+
+/// The kernel follows no more links than this in one look-up (MAXSYMLINKS).
+const MAX_LINKS: usize = 40;
+const ROOT: usize = 0;
+
+#[derive(Debug, Clone)]
+enum What {
+    Directory(BTreeMap<Name, usize>),
+    File(Rc<[Digest]>),
+    Link(Vec<u8>),
+    Special,
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    /// The last layer that named it.
+    layer: usize,
+    what: What,
+}
+
+/// A file tree under construction.
+pub(super) struct Tree<'a> {
+    banks: &'a [Bank],
+    nodes: Vec<Node>,
+    layer: usize,
+}
+
+/// Why an entry cannot be applied; the caller adds where.
+type Why = String;
+/// One component of a path.
+type Name = Vec<u8>;
+
+impl<'a> Tree<'a> {
+    pub(super) fn new(banks: &'a [Bank]) -> Tree<'a> {
+        let root = Node {
+            layer: 0,
+            what: What::Directory(BTreeMap::new()),
+        };
+        Tree {
+            banks,
+            nodes: vec![root],
+            layer: 0,
+        }
+    }
+
+    /// All entries of a tar archive, with no meaning given to whiteouts' names.
+    pub(super) fn apply_archive<R: Read>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        progress: &mut Progress,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        self.apply(tar, false, progress, report)
+    }
+
+    /// All entries of one layer, on top of what is there.
+    pub(super) fn apply_layer<R: Read>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        progress: &mut Progress,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        self.apply(tar, true, progress, report)
+    }
+
+    fn apply<R: Read>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        whiteouts: bool,
+        progress: &mut Progress,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        self.layer += 1;
+        let mut buffer = vec![0; 128 * 1024];
+        while let Some(entry) = tar.next()? {
+            let mut digests: Rc<[Digest]> = Rc::from([]);
+            if entry.kind == Kind::File {
+                let mut digester = Digester::new(self.banks);
+                loop {
+                    let n = tar.read_content(&mut buffer)?;
+                    if n == 0 {
+                        break;
+                    }
+                    digester.update(&buffer[..n]);
+                    progress.bytes += n as u64;
+                }
+                digests = digester.finish().into();
+                progress.files += 1;
+                report(*progress);
+            }
+            self.entry(&entry, digests, whiteouts).map_err(|why| {
+                tar.malformed(
+                    entry.offset,
+                    format!("entry {:?}: {why}", String::from_utf8_lossy(&entry.path)),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry, digests: Rc<[Digest]>, whiteouts: bool) -> Result<(), Why> {
+        let (parent, name) = split(&entry.path)?;
+        let Some(name) = name else {
+            // The root itself: it is there already.
+            return if entry.kind == Kind::Directory {
+                Ok(())
+            } else {
+                Err("the root is not a directory".into())
+            };
+        };
+        let directory = self.directory(&parent)?;
+        if whiteouts && let Some(hidden) = name.strip_prefix(b".wh.") {
+            return self.whiteout(directory, hidden);
+        }
+        let what = match entry.kind {
+            Kind::Directory => {
+                if let Some(old) = self.child(directory, &name)
+                    && matches!(self.nodes[old].what, What::Directory(_))
+                {
+                    self.nodes[old].layer = self.layer;
+                    return Ok(());
+                }
+                What::Directory(BTreeMap::new())
+            }
+            Kind::File => What::File(digests),
+            Kind::Symlink => What::Link(entry.link.clone()),
+            Kind::Special => What::Special,
+            Kind::HardLink => {
+                let (parent, target) = split(&entry.link)?;
+                let found = target.and_then(|target| {
+                    let parent = self.directory(&parent).ok()?;
+                    self.child(parent, &target)
+                });
+                match found.map(|found| &self.nodes[found].what) {
+                    Some(What::Directory(_)) => return Err("a hard link to a directory".into()),
+                    Some(what) => what.clone(),
+                    None => {
+                        let target = String::from_utf8_lossy(&entry.link);
+                        return Err(format!("a hard link to {target:?}, which is not there"));
+                    }
+                }
+            }
+        };
+        self.put(directory, name, what)
+    }
+
+    /// Puts a node in a directory, in place of what was there.
+    fn put(&mut self, directory: usize, name: Name, what: What) -> Result<(), Why> {
+        if self.nodes.len() >= 2 * MAX_FILES {
+            return Err(format!("more than {} files and folders", 2 * MAX_FILES));
+        }
+        let new = self.nodes.len();
+        self.nodes.push(Node {
+            layer: self.layer,
+            what,
+        });
+        match &mut self.nodes[directory].what {
+            What::Directory(children) => children.insert(name, new),
+            _ => return Err("its parent is not a directory".into()),
+        };
+        Ok(())
+    }
+
+    fn child(&self, directory: usize, name: &[u8]) -> Option<usize> {
+        match &self.nodes[directory].what {
+            What::Directory(children) => children.get(name).copied(),
+            _ => None,
+        }
+    }
+
+    /// The directory with this path, through links inside of the root; directories that are missing are made.
+    fn directory(&mut self, path: &[Name]) -> Result<usize, Why> {
+        let mut stack = vec![ROOT];
+        let mut pending: VecDeque<Name> = path.iter().cloned().collect();
+        let mut links = 0;
+        while let Some(part) = pending.pop_front() {
+            if part == b".." {
+                if stack.len() > 1 {
+                    stack.pop();
+                }
+                continue;
+            }
+            let here = stack.last().copied().unwrap_or(ROOT);
+            let next = match self.child(here, &part) {
+                Some(next) => next,
+                None => {
+                    self.put(here, part, What::Directory(BTreeMap::new()))?;
+                    self.nodes.len() - 1
+                }
+            };
+            match &self.nodes[next].what {
+                What::Directory(_) => stack.push(next),
+                What::Link(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(format!("more than {MAX_LINKS} symbolic links in its parents"));
+                    }
+                    if target.starts_with(b"/") {
+                        stack.truncate(1);
+                    }
+                    for part in target
+                        .split(|b| *b == b'/')
+                        .rev()
+                        .filter(|p| !p.is_empty() && *p != b".")
+                    {
+                        pending.push_front(part.to_vec());
+                    }
+                }
+                What::File(_) | What::Special => return Err("one of its parents is not a directory".into()),
+            }
+            // A component has at least one byte and a slash.
+            if 2 * (stack.len() + pending.len()) > MAX_PATH_LEN {
+                return Err(format!("its path is longer than {MAX_PATH_LEN} bytes"));
+            }
+        }
+        Ok(stack.last().copied().unwrap_or(ROOT))
+    }
+
+    /// `.wh.NAME` removes NAME of lower layers, `.wh..wh..opq` all that lower layers have in the directory; never what
+    /// the same layer brings.
+    fn whiteout(&mut self, directory: usize, hidden: &[u8]) -> Result<(), Why> {
+        if hidden == b".wh..opq" {
+            self.prune_children(directory);
+            return Ok(());
+        }
+        if hidden.starts_with(b".wh.") {
+            // Aufs' own bookkeeping (`.wh..wh.plnk`, `.wh..wh.aufs`): runtimes skip it too.
+            return Ok(());
+        }
+        if hidden.is_empty() || hidden == b"." || hidden == b".." {
+            return Err("a whiteout of no name".into());
+        }
+        if let Some(child) = self.child(directory, hidden) {
+            self.prune_children(child);
+            if !self.is_left(child)
+                && let What::Directory(children) = &mut self.nodes[directory].what
+            {
+                children.remove(hidden);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what lower layers brought from `top` downwards, but for `top` itself. No recursion: archives choose how
+    /// deep a tree is.
+    fn prune_children(&mut self, top: usize) {
+        let mut order = vec![top];
+        let mut at = 0;
+        while let Some(node) = order.get(at) {
+            if let What::Directory(children) = &self.nodes[*node].what {
+                order.extend(children.values());
+            }
+            at += 1;
+        }
+        // Children come after their parents in `order`, so they are done before them.
+        for node in order.into_iter().rev() {
+            if let What::Directory(children) = &mut self.nodes[node].what {
+                let mut kept = core::mem::take(children);
+                kept.retain(|_, child| self.is_left(*child));
+                self.nodes[node].what = What::Directory(kept);
+            }
+        }
+    }
+
+    /// Whether a pruned node has anything of this layer.
+    fn is_left(&self, node: usize) -> bool {
+        let node = &self.nodes[node];
+        node.layer == self.layer || matches!(&node.what, What::Directory(children) if !children.is_empty())
+    }
+
+    /// Puts a file from elsewhere (a bind mount) at `path`.
+    pub(super) fn mount(&mut self, path: &[u8], digests: Vec<Digest>) -> Result<(), Why> {
+        let (parent, name) = split(path)?;
+        let name = name.ok_or("not the path of a file")?;
+        let directory = self.directory(&parent)?;
+        self.put(directory, name, What::File(digests.into()))
+    }
+
+    /// All regular files.
+    pub(super) fn into_reference(self, what: &str, mut reference: Reference) -> Result<Reference> {
+        let mut stack = vec![(Vec::new(), ROOT)];
+        while let Some((path, node)) = stack.pop() {
+            match &self.nodes[node].what {
+                What::Directory(children) => {
+                    for (name, child) in children {
+                        let mut path: Vec<u8> = path.clone();
+                        path.push(b'/');
+                        path.extend(name);
+                        stack.push((path, *child));
+                    }
+                }
+                What::File(digests) => {
+                    for digest in digests.iter() {
+                        reference
+                            .insert(path.clone(), digest.clone())
+                            .map_err(|why| Error::Unsupported {
+                                what: what.to_owned(),
+                                why: format!("{:?}: {why}", String::from_utf8_lossy(&path)),
+                            })?;
+                    }
+                }
+                What::Link(_) | What::Special => {}
+            }
+        }
+        if reference.files.is_empty() {
+            return Err(Error::Unsupported {
+                what: what.to_owned(),
+                why: "there is no regular file in it, so that its values would accept nothing".into(),
+            });
+        }
+        Ok(reference)
+    }
+}
+
+/// Parents and name of a path, both without `.` and empty parts; no name for the root.
+fn split(path: &[u8]) -> Result<(Vec<Name>, Option<Name>), Why> {
+    let mut parts: Vec<Name> = path
+        .split(|b| *b == b'/')
+        .filter(|p| !p.is_empty() && *p != b".")
+        .map(<[u8]>::to_vec)
+        .collect();
+    if parts.iter().any(|p| p == b"..") {
+        return Err("a path with .. in it".into());
+    }
+    let name = parts.pop();
+    Ok((parts, name))
+}
