@@ -1,7 +1,9 @@
 //! The collector: reads the kernel's measurement list and the eBPF records, attributes them, seals checkpoints,
 //! anchors them in the TPM and sends evidence.
 //!
-//! `pipeline` is pure and holds every decision; everything else here moves bytes to and from it.
+//! [`pipeline`] is pure and holds every decision; everything else here moves bytes to and from it.
 
+pub mod bpf;
 pub mod cli;
 pub mod config;
+pub mod pipeline;

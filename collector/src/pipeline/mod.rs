@@ -1,0 +1,944 @@
+//! Every decision of the collector, as a state machine: `handle(event, now) -> actions`.
+//!
+//! Pure: no I/O, no clock, no threads. Promises: records are appended to their partitions in sequence order, whatever
+//! the order in which they and the list's entries arrive; feeding it what the spool holds gives the same partitions
+//! and continues the same chain of checkpoints, wherever a crash cut it.
+//! Not here: how bytes are read, signed, kept or sent (see the engine).
+//!
+//! What must be replayed after a crash is told to the spool before it is handled: see [`Event::is_journaled`]. The
+//! measurement list and the kernel's counters are not: they are read anew.
+
+pub mod cgroups;
+pub mod join;
+pub mod order;
+pub mod processes;
+
+use crate::bpf::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, TaskInfo};
+use evidence::cgroup::{attribute, partition_of};
+use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
+use evidence::merkle::{self, Frontier, Hash};
+use evidence::{EventKind, PartitionKey, PodUid, Record, partition};
+use processes::{Exe, TaskKey};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+pub use join::ListEntry;
+
+/// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
+const EEXIST: i32 = -17;
+
+/// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit.
+const MAX_PREDATING: usize = 2048;
+
+/// After a failure, no checkpoint is made unasked for this long.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What the pipeline must know beforehand.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: [u8; 16],
+    /// `v2`, `v1:pids`, …
+    pub hierarchy: String,
+    /// SHA-256 of the eBPF object.
+    pub bpf_object: Hash,
+    /// SHA-256 of the IMA policy file, if there is one.
+    pub ima_policy: Option<Hash>,
+    /// Checkpoint key, SEC1 compressed, 33 bytes: stated in checkpoint 0.
+    pub key: Vec<u8>,
+    /// How long records that are on their way are waited for when a checkpoint is sealed.
+    pub drain_timeout: Duration,
+    /// Records that wait until a checkpoint is sealed unasked; 0: never.
+    pub seal_records: u64,
+}
+
+/// The kernel side's counters at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Last sequence number handed out.
+    pub seq: u64,
+    /// Records for which there was no room.
+    pub reserve: u64,
+    /// Runs of our programs that were refused.
+    pub recursion: u64,
+    /// Reads of kernel memory that failed.
+    pub read: u64,
+    /// Whether every program is attached and can see events.
+    pub attached: bool,
+}
+
+/// What a checkpoint was asked for by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Checkpoint 0.
+    Load,
+    /// Enough records waited, or the collector wanted one.
+    Unasked,
+    /// A verifier's nonce; `id` names the request in the answer.
+    Request {
+        /// Given back in [`Action::Answer`] and [`Action::Failed`].
+        id: u64,
+        /// The nonce itself.
+        nonce: Vec<u8>,
+    },
+}
+
+/// A checkpoint that was signed and written to the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// What it states.
+    pub checkpoint: Checkpoint,
+    /// SHA-256 of its file.
+    pub digest: Hash,
+    /// Digests of its file in every algorithm that IMA may use.
+    pub contents: Vec<Vec<u8>>,
+}
+
+/// What the pipeline is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A collector was started, for the first time in this boot or again. Journaled.
+    Started,
+    /// The list's length before the programs were loaded. Journaled, once.
+    Base {
+        /// Entries.
+        list_len: u64,
+    },
+    /// A cgroup directory that the scan found. Journaled.
+    SeedCgroup {
+        /// Inode number.
+        id: u64,
+        /// The parent's; 0 for the root.
+        parent: u64,
+        /// Its own name.
+        name: Vec<u8>,
+    },
+    /// A process that the scan of /proc found. Journaled.
+    SeedProcess {
+        /// Thread group id.
+        tgid: u32,
+        /// Start, rounded down to the clock tick, nanoseconds since the boot.
+        start_ns: u64,
+        /// Length of a clock tick, nanoseconds.
+        tick_ns: u64,
+        /// Its program; an empty path for kernel threads.
+        exe: Vec<u8>,
+        /// The program's device.
+        dev: u64,
+        /// The program's inode number.
+        ino: u64,
+    },
+    /// The programs are attached, the scans are done, and the list has this many entries. Journaled, once.
+    Loaded {
+        /// Entries.
+        list_len: u64,
+    },
+    /// A record of the kernel side. Journaled.
+    Raw(Box<decode::Event>),
+    /// A record that can not be decoded; its number if that much could be read. Journaled (as the bytes it was).
+    Undecodable {
+        /// Sequence number.
+        seq: Option<u64>,
+    },
+    /// As [`Action::GiveUp`] said. Journaled.
+    GaveUp {
+        /// Last number that is not waited for.
+        through: u64,
+    },
+    /// As [`Action::Seal`] said, signed. Journaled.
+    Sealed(Box<Sealed>),
+    /// All that the spool held has been told; from now on actions are taken.
+    Replayed,
+    /// The next entry of the measurement list.
+    List(Box<ListEntry>),
+    /// The list was read to its end.
+    ListPolled,
+    /// Answer to [`Action::ReadCounters`].
+    Counters(Counters),
+    /// Answer to [`Action::RunCanary`]: the process that executed, or none if it could not be started.
+    Canary {
+        /// Thread group id.
+        tgid: Option<u32>,
+    },
+    /// Answer to [`Action::Anchor`]: the file was written and read once.
+    FileRead,
+    /// Answer to [`Action::Anchor`]: it could not be.
+    AnchorFailed {
+        /// Why, for the requester.
+        why: String,
+    },
+    /// A checkpoint is wanted.
+    Request {
+        /// Names the request.
+        id: u64,
+        /// The verifier's nonce.
+        nonce: Vec<u8>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+impl Event {
+    /// Whether this must be in the spool before it is handled.
+    pub fn is_journaled(&self) -> bool {
+        !matches!(
+            self,
+            Event::Replayed
+                | Event::List(_)
+                | Event::ListPolled
+                | Event::Counters(_)
+                | Event::Canary { .. }
+                | Event::FileRead
+                | Event::AnchorFailed { .. }
+                | Event::Request { .. }
+                | Event::Tick
+        )
+    }
+}
+
+/// What the pipeline wants done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Keep this leaf of a partition: the record's deterministic CBOR. Also told during a replay.
+    Append {
+        /// Whose.
+        key: PartitionKey,
+        /// The record's bytes.
+        leaf: Vec<u8>,
+    },
+    /// Execute the canary and tell its process id.
+    RunCanary,
+    /// Read the list to its end, then tell [`Event::ListPolled`].
+    PollList,
+    /// Tell the kernel side's counters.
+    ReadCounters,
+    /// Put [`Event::GaveUp`] into the spool and tell it.
+    GiveUp {
+        /// Last number not to wait for.
+        through: u64,
+    },
+    /// Sign this, put [`Event::Sealed`] into the spool and tell it, before anything else is told.
+    Seal(Box<Checkpoint>),
+    /// Write the file of this sealed checkpoint if need be, and read it once.
+    Anchor {
+        /// Its number.
+        number: u64,
+    },
+    /// Checkpoint `number` is anchored and this request can be answered with it.
+    Answer {
+        /// The request.
+        id: u64,
+        /// The verifier's nonce.
+        nonce: Vec<u8>,
+        /// The checkpoint that carries it.
+        number: u64,
+    },
+    /// Checkpoint `number` is anchored; nobody waits for it.
+    Anchored {
+        /// Its number.
+        number: u64,
+    },
+    /// The purpose can not be served.
+    Failed {
+        /// The request, if it was one.
+        id: Option<u64>,
+        /// Why.
+        error: SealError,
+    },
+}
+
+/// Why a checkpoint could not be sealed or anchored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// IMA did not measure the file when it was read.
+    #[error(
+        "IMA did not measure checkpoint {number} when it was read: the policy in force lacks the rule \
+         `measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}` (`cgpathd check` tells more)",
+        uuid = evidence::checkpoint::FS_UUID
+    )]
+    NotMeasured {
+        /// Its number.
+        number: u64,
+    },
+    /// The file could not be written or read.
+    #[error("checkpoint {number} could not be anchored: {why}")]
+    File {
+        /// Its number.
+        number: u64,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Why what it is told can not be true.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A checkpoint of the spool does not follow from the records before it.
+    #[error(
+        "checkpoint {number} in the spool does not fit: its {what} is not what the records before it give"
+    )]
+    Diverged {
+        /// Its number.
+        number: u64,
+        /// Which field.
+        what: &'static str,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    /// [`Action::RunCanary`] was asked for.
+    Canary(Purpose),
+    /// The list is being read.
+    Polling(Purpose),
+    /// Records up to the counters' number are waited for.
+    Draining {
+        purpose: Purpose,
+        target: Option<u64>,
+        deadline: Duration,
+    },
+    /// [`Action::Seal`] was asked for.
+    Sealing(Purpose),
+    /// The last checkpoint is being anchored; `then` is what to do with it.
+    Anchoring {
+        then: Then,
+        read: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Then {
+    /// It carries what was asked for.
+    Answer(Purpose),
+    /// It was left over by a crash or a failure: go on with this.
+    Start(Purpose),
+    /// It was left over by a crash.
+    Nothing,
+}
+
+#[derive(Debug, Clone)]
+struct Last {
+    number: u64,
+    digest: Hash,
+    contents: Vec<Vec<u8>>,
+    /// Where its entry stands.
+    index: Option<u64>,
+    records: u64,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Pipeline {
+    setup: Setup,
+    live: bool,
+    order: order::Order<Option<Box<decode::Event>>>,
+    cgroups: cgroups::Cgroups,
+    processes: processes::Processes,
+    partitions: BTreeMap<PartitionKey, Frontier>,
+    join: join::Join,
+    starts: u32,
+    based: bool,
+    loaded: Option<u64>,
+    boot_len: Option<u64>,
+    records: u64,
+    executions: u64,
+    counters: Counters,
+    undecodable: u64,
+    /// Floor of [`Losses::spool`]: what a checkpoint said once stays said.
+    losses: Losses,
+    last: Option<Last>,
+    phase: Phase,
+    /// After a failure nothing is sealed unasked before this.
+    quiet_until: Duration,
+    queue: VecDeque<Purpose>,
+    canary: Option<u32>,
+    canary_seen: bool,
+}
+
+impl Pipeline {
+    /// Before anything has happened in this boot.
+    pub fn new(setup: Setup) -> Pipeline {
+        Pipeline {
+            setup,
+            live: false,
+            order: order::Order::default(),
+            cgroups: cgroups::Cgroups::default(),
+            processes: processes::Processes::default(),
+            partitions: BTreeMap::new(),
+            join: join::Join::default(),
+            starts: 0,
+            based: false,
+            loaded: None,
+            boot_len: None,
+            records: 0,
+            executions: 0,
+            counters: Counters::default(),
+            undecodable: 0,
+            losses: Losses::default(),
+            last: None,
+            phase: Phase::Idle,
+            quiet_until: Duration::ZERO,
+            queue: VecDeque::new(),
+            canary: None,
+            canary_seen: false,
+        }
+    }
+
+    /// Whether [`Event::Base`] has been told.
+    pub fn is_based(&self) -> bool {
+        self.based
+    }
+
+    /// Whether [`Event::Loaded`] has been told.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.is_some()
+    }
+
+    /// Number of the last checkpoint that was sealed.
+    pub fn last_checkpoint(&self) -> Option<u64> {
+        self.last.as_ref().map(|l| l.number)
+    }
+
+    /// Whether nothing is being sealed and no request waits.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle && self.queue.is_empty()
+    }
+
+    /// Whether [`Event::Tick`] is wanted soon: records on their way are waited for.
+    pub fn wants_ticks(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+    }
+
+    /// Partitions with at least one record: key and number of records.
+    pub fn sizes(&self) -> impl Iterator<Item = (PartitionKey, u64)> + '_ {
+        self.partitions.iter().map(|(key, f)| (*key, f.size()))
+    }
+
+    /// Records appended so far.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Entries of the list taken in so far.
+    pub fn list_len(&self) -> u64 {
+        self.join.len()
+    }
+
+    /// Records whose entry has not been seen in the list.
+    pub fn unjoined(&self) -> u64 {
+        self.join.waiting()
+    }
+
+    /// What was lost so far.
+    pub fn losses(&self) -> Losses {
+        let holes = self.order.lost().saturating_sub(self.counters.reserve);
+        Losses {
+            reserve: self.counters.reserve.max(self.losses.reserve),
+            recursion: self.counters.recursion.max(self.losses.recursion),
+            read: self.counters.read.max(self.losses.read),
+            spool: self.undecodable.saturating_add(holes).max(self.losses.spool),
+        }
+    }
+
+    /// Takes in what happened at `now` (any clock that only goes forward) and says what to do.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the spool was altered.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Result<Vec<Action>, Error> {
+        let mut out = Vec::new();
+        match event {
+            Event::Started => self.starts = self.starts.saturating_add(1),
+            Event::Base { list_len } => {
+                if !self.based {
+                    self.based = true;
+                    self.join.set_base(list_len);
+                }
+            }
+            Event::SeedCgroup { id, parent, name } => self.cgroups.seed(id, parent, &name),
+            Event::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            } => {
+                self.processes
+                    .seed(tgid, start_ns, tick_ns, Exe { path: exe, dev, ino });
+            }
+            Event::Loaded { list_len } => {
+                if self.loaded.is_none() {
+                    self.loaded = Some(list_len);
+                    if self.live {
+                        self.queue.push_back(Purpose::Load);
+                    }
+                }
+            }
+            Event::Raw(raw) => self.raw(raw.seq, Some(raw), &mut out),
+            Event::Undecodable { seq } => {
+                self.undecodable = self.undecodable.saturating_add(1);
+                // Its number came, so it is no hole; it is counted as what it is.
+                if let Some(seq) = seq.filter(|s| *s > 0) {
+                    self.raw(seq, None, &mut out);
+                }
+            }
+            Event::GaveUp { through } => {
+                let mut due = Vec::new();
+                self.order.give_up(through, |item| due.push(item));
+                due.into_iter()
+                    .flatten()
+                    .for_each(|raw| self.apply(*raw, &mut out));
+            }
+            Event::Sealed(sealed) => self.sealed(*sealed, &mut out)?,
+            Event::Replayed => self.replayed(&mut out),
+            Event::List(entry) => self.list(&entry),
+            Event::ListPolled => self.list_polled(now, &mut out),
+            Event::Counters(counters) => self.counted(counters),
+            Event::Canary { tgid } => {
+                self.canary = tgid;
+                self.canary_seen = false;
+                if let Phase::Canary(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
+                    self.phase = Phase::Polling(purpose);
+                    out.push(Action::PollList);
+                }
+            }
+            Event::FileRead => {
+                if let Phase::Anchoring { read, .. } = &mut self.phase {
+                    *read = true;
+                    out.push(Action::PollList);
+                }
+            }
+            Event::AnchorFailed { why } => {
+                let number = self.last_checkpoint().unwrap_or_default();
+                self.fail(SealError::File { number, why }, now, &mut out);
+            }
+            Event::Request { id, nonce } => self.queue.push_back(Purpose::Request { id, nonce }),
+            Event::Tick => {
+                if self.wants_ticks() {
+                    out.push(Action::ReadCounters);
+                }
+            }
+        }
+        self.advance(now, &mut out);
+        Ok(out)
+    }
+
+    /// A record, or the place of one that can not be read.
+    fn raw(&mut self, seq: u64, item: Option<Box<decode::Event>>, out: &mut Vec<Action>) {
+        let mut due = Vec::new();
+        self.order.push(seq, item, |item| due.push(item));
+        due.into_iter().flatten().for_each(|raw| self.apply(*raw, out));
+        if let Some(through) = self.order.overdue().filter(|_| self.live) {
+            out.push(Action::GiveUp { through });
+        }
+    }
+
+    /// A record whose turn it is.
+    fn apply(&mut self, raw: decode::Event, out: &mut Vec<Action>) {
+        let decode::Event { seq, boot_ns, body } = raw;
+        match body {
+            Body::Cgroup(c) => {
+                let parent = c.parent_id.unwrap_or(0);
+                match c.change {
+                    CgroupChange::New => self.cgroups.made(c.id, parent, &c.name),
+                    CgroupChange::Renamed => self.cgroups.renamed(c.id, parent, &c.name),
+                    // Its path stays known: events from before its end may still be on their way to a reader.
+                    CgroupChange::Gone => {}
+                }
+            }
+            Body::Entry(e) => self.entry(seq, boot_ns, e, out),
+            Body::File(f) => self.file(seq, boot_ns, f, out),
+        }
+    }
+
+    fn entry(&mut self, seq: u64, boot_ns: u64, e: EntryEvent, out: &mut Vec<Action>) {
+        match (e.violation, e.ret) {
+            (true, 0) => self.join.violated(&e.name),
+            (false, 0) => self.join.added(&e.digests),
+            (false, EEXIST) => self.join.existing(&e.digests),
+            // Nothing was added: there is no entry to join.
+            _ => {}
+        }
+        let record = Record {
+            kind: if e.violation {
+                EventKind::Violation
+            } else {
+                EventKind::Entry
+            },
+            ret: e.ret,
+            pcr: e.pcr,
+            digests: e.digests,
+            hash: None,
+            path: e.name.to_vec(),
+            dev: e.dev,
+            ino: e.ino,
+            path_cut: e.name_cut,
+            ..self.blank(seq, boot_ns, &e.task)
+        };
+        self.append(&record, out);
+    }
+
+    fn file(&mut self, seq: u64, boot_ns: u64, f: FileEvent, out: &mut Vec<Action>) {
+        if f.kind == EventKind::Execution
+            && let Some(own) = f.task.ancestors.first()
+        {
+            let exe = Exe {
+                path: f.path.to_vec(),
+                dev: f.dev,
+                ino: f.ino,
+            };
+            self.processes.executed(
+                TaskKey {
+                    tgid: own.tgid,
+                    start_ns: own.start_ns,
+                },
+                boot_ns,
+                exe,
+            );
+            self.canary_seen |= self.canary == Some(own.tgid);
+        }
+        let hash = f.file_hash();
+        let record = Record {
+            kind: f.kind,
+            hash: Some(hash),
+            path: f.path.to_vec(),
+            dev: f.dev,
+            ino: f.ino,
+            path_cut: f.path_cut,
+            ..self.blank(seq, boot_ns, &f.task)
+        };
+        self.append(&record, out);
+    }
+
+    /// What every record says of who did it.
+    fn blank(&mut self, seq: u64, boot_ns: u64, task: &TaskInfo) -> Record {
+        let keys: Vec<TaskKey> = task
+            .ancestors
+            .iter()
+            .map(|a| TaskKey {
+                tgid: a.tgid,
+                start_ns: a.start_ns,
+            })
+            .collect();
+        Record {
+            seq,
+            boot_ns,
+            kind: EventKind::Entry,
+            ret: 0,
+            pcr: 0,
+            digests: Vec::new(),
+            hash: None,
+            path: Vec::new(),
+            dev: 0,
+            ino: 0,
+            cgroup_id: task.cgroup_id,
+            cgroup: self.cgroups.path(task.cgroup_id).map(|p| p.to_vec()),
+            pid: task.pid,
+            uid: task.uid,
+            mnt_ns: task.mnt_ns,
+            pid_ns: task.pid_ns,
+            ancestry: self.processes.resolve(&keys, boot_ns),
+            ancestry_cut: task.ancestry_cut || task.ancestry_unstable,
+            path_cut: false,
+        }
+    }
+
+    fn append(&mut self, record: &Record, out: &mut Vec<Action>) {
+        let key = partition_of(record.cgroup.as_deref());
+        let leaf = record.to_cbor();
+        self.partitions
+            .entry(key)
+            .or_default()
+            .push(merkle::leaf_hash(&leaf));
+        self.records += 1;
+        self.executions += u64::from(record.is_execution());
+        out.push(Action::Append { key, leaf });
+    }
+
+    fn list(&mut self, entry: &ListEntry) {
+        self.join.entry(entry);
+        if let Some(last) = &mut self.last
+            && last.index.is_none()
+            && is_file_of(last.number, &last.contents, entry)
+        {
+            last.index = Some(entry.index);
+        }
+    }
+
+    fn list_polled(&mut self, now: Duration, out: &mut Vec<Action>) {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Polling(purpose) => {
+                self.phase = Phase::Draining {
+                    purpose,
+                    target: None,
+                    deadline: now + self.setup.drain_timeout,
+                };
+                out.push(Action::ReadCounters);
+            }
+            Phase::Anchoring { then, read } => {
+                let (number, found) = self
+                    .last
+                    .as_ref()
+                    .map_or((0, false), |l| (l.number, l.index.is_some()));
+                if found {
+                    self.anchored(number, then, out);
+                } else if read {
+                    self.phase = Phase::Anchoring { then, read };
+                    self.fail(SealError::NotMeasured { number }, now, out);
+                } else {
+                    // Left over: it was not in the list, so it has to be read (again).
+                    self.phase = Phase::Anchoring { then, read };
+                    out.push(Action::Anchor { number });
+                }
+            }
+            other => self.phase = other,
+        }
+    }
+
+    fn anchored(&mut self, number: u64, then: Then, out: &mut Vec<Action>) {
+        out.push(Action::Anchored { number });
+        match then {
+            Then::Answer(Purpose::Request { id, nonce }) => out.push(Action::Answer { id, nonce, number }),
+            Then::Answer(_) | Then::Nothing => {}
+            Then::Start(purpose) => self.start(purpose, out),
+        }
+    }
+
+    fn fail(&mut self, error: SealError, now: Duration, out: &mut Vec<Action>) {
+        self.quiet_until = now + QUIET;
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+        let purpose = match phase {
+            Phase::Idle => return,
+            Phase::Canary(p) | Phase::Polling(p) | Phase::Sealing(p) => Some(p),
+            Phase::Draining { purpose, .. } => Some(purpose),
+            Phase::Anchoring {
+                then: Then::Answer(p) | Then::Start(p),
+                ..
+            } => Some(p),
+            Phase::Anchoring {
+                then: Then::Nothing, ..
+            } => None,
+        };
+        let id = match purpose {
+            Some(Purpose::Request { id, .. }) => Some(id),
+            _ => None,
+        };
+        out.push(Action::Failed { id, error });
+    }
+
+    fn counted(&mut self, counters: Counters) {
+        let before = self.counters;
+        self.counters = Counters {
+            seq: before.seq.max(counters.seq),
+            reserve: before.reserve.max(counters.reserve),
+            recursion: before.recursion.max(counters.recursion),
+            read: before.read.max(counters.read),
+            attached: counters.attached,
+        };
+        let seq = self.counters.seq;
+        if let Phase::Draining { target, .. } = &mut self.phase {
+            target.get_or_insert(seq);
+        }
+    }
+
+    fn replayed(&mut self, out: &mut Vec<Action>) {
+        self.live = true;
+        match &self.last {
+            // Whether it stands in the list is known once that has been read.
+            Some(_) => {
+                self.phase = Phase::Anchoring {
+                    then: Then::Nothing,
+                    read: false,
+                };
+                out.push(Action::PollList);
+            }
+            None if self.loaded.is_some() => self.queue.push_back(Purpose::Load),
+            None => {}
+        }
+    }
+
+    fn start(&mut self, purpose: Purpose, out: &mut Vec<Action>) {
+        // A request that failed leaves a checkpoint that is not in the list yet: without it the chain has a gap.
+        if self.last.as_ref().is_some_and(|l| l.index.is_none()) {
+            self.phase = Phase::Anchoring {
+                then: Then::Start(purpose),
+                read: false,
+            };
+            out.push(Action::PollList);
+        } else {
+            self.phase = Phase::Canary(purpose);
+            out.push(Action::RunCanary);
+        }
+    }
+
+    /// Goes on with what waits, as far as it can.
+    fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if !self.live {
+            return;
+        }
+        if self.phase == Phase::Idle {
+            // Nothing can be sealed before checkpoint 0 is.
+            let ready = self.loaded.is_some();
+            let load = self.queue.iter().position(|p| *p == Purpose::Load);
+            let next = match load {
+                Some(at) => self.queue.remove(at),
+                None if ready => self.queue.pop_front(),
+                None => None,
+            };
+            let waiting = self.records - self.last.as_ref().map_or(0, |l| l.records);
+            let enough = self.setup.seal_records > 0
+                && waiting >= self.setup.seal_records
+                && self.last.is_some()
+                && now >= self.quiet_until;
+            match next {
+                // It was sealed meanwhile: by a request that came first.
+                Some(Purpose::Load) if self.last.is_some() => {}
+                Some(purpose) => self.start(purpose, out),
+                None if enough => self.start(Purpose::Unasked, out),
+                None => {}
+            }
+        }
+        if let Phase::Draining {
+            target: Some(target),
+            deadline,
+            ..
+        } = &self.phase
+        {
+            let (target, deadline) = (*target, *deadline);
+            if self.order.through() >= target {
+                if let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle) {
+                    out.push(Action::Seal(Box::new(self.checkpoint(&purpose))));
+                    self.phase = Phase::Sealing(purpose);
+                }
+            } else {
+                // Holes that the kernel side says it made are not worth waiting for.
+                let missing = self.order.missing(target);
+                let explained = self.counters.reserve.saturating_sub(self.order.lost());
+                let asked = out.iter().any(|a| matches!(a, Action::GiveUp { .. }));
+                if !asked && (missing <= explained || now >= deadline) {
+                    out.push(Action::GiveUp { through: target });
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, purpose: &Purpose) -> Checkpoint {
+        let first = self.last.is_none();
+        let boot_len = match self.boot_len {
+            Some(n) => n,
+            None => self.join.last_open_before(self.loaded.unwrap_or(0)),
+        };
+        let entry_seen = match &self.last {
+            Some(last) => last.index.is_some_and(|i| self.join.is_claimed(i)),
+            None => true,
+        };
+        let blind = !self.canary_seen || !entry_seen || !self.counters.attached;
+        let predating = if first { self.predating() } else { Vec::new() };
+        Checkpoint {
+            version: 1,
+            boot_id: self.setup.boot_id,
+            number: self.last.as_ref().map_or(0, |l| l.number + 1),
+            previous: self.last.as_ref().map_or([0; 32], |l| l.digest),
+            list_len: self.join.len(),
+            settled: self.join.settled(boot_len),
+            boot_len,
+            records: self.records,
+            executions: self.executions,
+            last_seq: self.counters.seq.max(self.order.through()),
+            losses: self.losses(),
+            blind,
+            partitions: self.partitions.values().filter(|f| f.size() > 0).count() as u64,
+            partitions_root: partition::partitions_root(&self.partitions),
+            bpf_object: self.setup.bpf_object,
+            ima_policy: self.setup.ima_policy,
+            nonce_hash: match purpose {
+                Purpose::Request { nonce, .. } => Some(sha256(nonce)),
+                _ => None,
+            },
+            key: first.then(|| self.setup.key.clone()),
+            starts: self.starts,
+            predating,
+            hierarchy: self.setup.hierarchy.clone(),
+        }
+    }
+
+    fn predating(&mut self) -> Vec<PodUid> {
+        let pods: BTreeSet<PodUid> = self
+            .cgroups
+            .predating()
+            .iter()
+            .filter_map(|path| match attribute(path).key {
+                PartitionKey::Pod(uid) => Some(uid),
+                _ => None,
+            })
+            .collect();
+        pods.into_iter().take(MAX_PREDATING).collect()
+    }
+
+    fn sealed(&mut self, sealed: Sealed, out: &mut Vec<Action>) -> Result<(), Error> {
+        let Sealed {
+            checkpoint: c,
+            digest,
+            contents,
+        } = sealed;
+        let number = c.number;
+        let expected = self
+            .last
+            .as_ref()
+            .map_or((0, [0; 32]), |l| (l.number + 1, l.digest));
+        let checks = [
+            ("boot id", c.boot_id == self.setup.boot_id),
+            ("number", number == expected.0),
+            ("previous", c.previous == expected.1),
+            ("number of records", c.records == self.records),
+            (
+                "partitions root",
+                c.partitions_root == partition::partitions_root(&self.partitions),
+            ),
+        ];
+        if let Some((what, _)) = checks.into_iter().find(|(_, holds)| !holds) {
+            return Err(Error::Diverged { number, what });
+        }
+        self.boot_len.get_or_insert(c.boot_len);
+        let worse = |a: u64, b: u64| a.max(b);
+        self.losses = Losses {
+            reserve: worse(self.losses.reserve, c.losses.reserve),
+            recursion: worse(self.losses.recursion, c.losses.recursion),
+            read: worse(self.losses.read, c.losses.read),
+            spool: worse(self.losses.spool, c.losses.spool),
+        };
+        self.last = Some(Last {
+            number,
+            digest,
+            contents,
+            index: None,
+            records: c.records,
+        });
+        if let Phase::Sealing(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
+            self.phase = Phase::Anchoring {
+                then: Then::Answer(purpose),
+                read: false,
+            };
+            out.push(Action::Anchor { number });
+        }
+        Ok(())
+    }
+}
+
+/// Whether an entry is the measurement of checkpoint `number`'s file.
+fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &ListEntry) -> bool {
+    !entry.violation
+        && entry.name.strip_prefix(DIRECTORY.as_bytes()) == Some(number.to_string().as_bytes())
+        && contents.contains(&entry.content)
+}
+
+fn sha256(bytes: &[u8]) -> Hash {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests;

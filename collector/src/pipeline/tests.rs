@@ -1,0 +1,719 @@
+//! The pipeline in a model of a node: any arrival order, and a crash at any point.
+
+use super::*;
+use bytes::Bytes;
+use ebpf_common::TaskKey as RawKey;
+use evidence::{Bank, Digest, SealedCheckpoint};
+use p256::ecdsa::SigningKey;
+use proptest::prelude::*;
+use sha2::Digest as _;
+
+const POD_A: &str = "pod11111111-1111-1111-1111-111111111111";
+const POD_B: &str = "pod22222222-2222-2222-2222-222222222222";
+
+fn task(cgroup_id: u64, tgid: u32) -> TaskInfo {
+    let keys = [(tgid, u64::from(tgid) * 1000), (1, 0)];
+    TaskInfo {
+        cgroup_id,
+        pid: tgid,
+        uid: 0,
+        mnt_ns: 1,
+        pid_ns: 1,
+        ancestors: keys
+            .iter()
+            .map(|(tgid, start_ns)| RawKey {
+                start_ns: *start_ns,
+                tgid: *tgid,
+                pad: 0,
+            })
+            .collect(),
+        ancestry_cut: false,
+        ancestry_unstable: false,
+        read_failed: false,
+    }
+}
+
+fn digests(text: &str) -> Vec<Digest> {
+    vec![
+        Bank::Sha1.hash(&[text.as_bytes()]),
+        Bank::Sha256.hash(&[text.as_bytes()]),
+    ]
+}
+
+fn raw_entry(seq: u64, cgroup_id: u64, name: &str, ret: i32) -> decode::Event {
+    let body = Body::Entry(EntryEvent {
+        violation: false,
+        task: task(cgroup_id, 50),
+        ret,
+        pcr: 10,
+        digests: digests(name),
+        other_banks: vec![],
+        name: Bytes::copy_from_slice(name.as_bytes()),
+        name_cut: false,
+        dev: 1,
+        ino: seq,
+    });
+    decode::Event {
+        seq,
+        boot_ns: seq * 10,
+        body,
+    }
+}
+
+fn raw_exec(seq: u64, cgroup_id: u64, tgid: u32, path: &str) -> decode::Event {
+    let body = Body::File(FileEvent {
+        kind: EventKind::Execution,
+        task: task(cgroup_id, tgid),
+        dev: 1,
+        ino: 2,
+        hash: decode::KernelHash::Digest(digests(path)[1].clone()),
+        pre_check: false,
+        path: Bytes::copy_from_slice(path.as_bytes()),
+        path_cut: false,
+    });
+    decode::Event {
+        seq,
+        boot_ns: seq * 10,
+        body,
+    }
+}
+
+fn raw_cgroup(seq: u64, id: u64, parent: u64, name: &str) -> decode::Event {
+    let body = Body::Cgroup(decode::CgroupEvent {
+        change: CgroupChange::New,
+        id,
+        parent_id: Some(parent),
+        hierarchy: 0,
+        name: Bytes::copy_from_slice(name.as_bytes()),
+    });
+    decode::Event {
+        seq,
+        boot_ns: seq * 10,
+        body,
+    }
+}
+
+fn listed(index: u64, name: &str) -> ListEntry {
+    ListEntry {
+        index,
+        digests: digests(name),
+        name: name.into(),
+        content: vec![],
+        violation: false,
+    }
+}
+
+/// The kernel, the disk and the TPM: all that survives a crash of the collector.
+struct World {
+    /// Records not consumed yet.
+    ring: VecDeque<decode::Event>,
+    list: Vec<ListEntry>,
+    seq: u64,
+    lost: u64,
+    next_tgid: u32,
+    journal: Vec<Event>,
+    files: Vec<SealedCheckpoint>,
+    key: SigningKey,
+    /// The rule that measures checkpoint files is in force.
+    measures: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Crash;
+
+/// A collector's run: all that a crash takes away.
+struct Run {
+    pipeline: Pipeline,
+    told: usize,
+    leaves: BTreeMap<PartitionKey, Vec<Vec<u8>>>,
+    answers: Vec<u64>,
+    failures: Vec<SealError>,
+    now: Duration,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            ring: VecDeque::new(),
+            list: vec![listed(0, "boot_aggregate"), listed(1, "/init")],
+            seq: 0,
+            lost: 0,
+            next_tgid: 1000,
+            journal: Vec::new(),
+            files: Vec::new(),
+            key: SigningKey::from_slice(&[7; 32]).unwrap(),
+            measures: true,
+        }
+    }
+
+    fn setup() -> Setup {
+        Setup {
+            boot_id: [9; 16],
+            hierarchy: "v2".into(),
+            bpf_object: [1; 32],
+            ima_policy: None,
+            key: vec![2; 33],
+            drain_timeout: Duration::from_secs(5),
+            seal_records: 0,
+        }
+    }
+
+    /// Something happens in the kernel: a record, and a list entry if it is one that adds.
+    fn happen(&mut self, make: impl FnOnce(u64) -> decode::Event) {
+        self.seq += 1;
+        let event = make(self.seq);
+        if let Body::Entry(e) = &event.body
+            && e.ret == 0
+        {
+            let name = String::from_utf8(e.name.to_vec()).unwrap();
+            self.list.push(listed(self.list.len() as u64, &name));
+        }
+        self.ring.push_back(event);
+    }
+
+    /// A record for which there was no room.
+    fn lose(&mut self) {
+        self.seq += 1;
+        self.lost += 1;
+    }
+}
+
+impl Run {
+    /// Starts on what the journal holds, as the engine does.
+    fn start(w: &mut World, fuel: &mut u64) -> Result<Run, Crash> {
+        let mut run = Run {
+            pipeline: Pipeline::new(World::setup()),
+            told: 0,
+            leaves: BTreeMap::new(),
+            answers: vec![],
+            failures: vec![],
+            now: Duration::ZERO,
+        };
+        for event in w.journal.clone() {
+            let actions = run.pipeline.handle(event, run.now).unwrap();
+            for action in actions {
+                match action {
+                    Action::Append { key, leaf } => run.leaves.entry(key).or_default().push(leaf),
+                    other => panic!("{other:?} asked for during a replay"),
+                }
+            }
+        }
+        run.tell(w, Event::Started, fuel)?;
+        if !run.pipeline.is_based() {
+            run.tell(
+                w,
+                Event::Base {
+                    list_len: w.list.len() as u64,
+                },
+                fuel,
+            )?;
+        }
+        run.tell(w, Event::Replayed, fuel)?;
+        if !run.pipeline.is_loaded() {
+            for (id, parent, name) in [(1, 0, ""), (2, 1, "kubepods"), (3, 1, "system.slice")] {
+                run.tell(
+                    w,
+                    Event::SeedCgroup {
+                        id,
+                        parent,
+                        name: name.into(),
+                    },
+                    fuel,
+                )?;
+            }
+            let list_len = w.list.len() as u64;
+            run.tell(w, Event::Loaded { list_len }, fuel)?;
+        }
+        Ok(run)
+    }
+
+    fn burn(fuel: &mut u64) -> Result<(), Crash> {
+        *fuel = fuel.checked_sub(1).ok_or(Crash)?;
+        Ok(())
+    }
+
+    fn tell(&mut self, w: &mut World, event: Event, fuel: &mut u64) -> Result<(), Crash> {
+        Run::burn(fuel)?;
+        if event.is_journaled() {
+            w.journal.push(event.clone());
+            Run::burn(fuel)?;
+        }
+        let actions = self.pipeline.handle(event, self.now).unwrap();
+        for action in actions {
+            self.act(w, action, fuel)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, w: &mut World, action: Action, fuel: &mut u64) -> Result<(), Crash> {
+        Run::burn(fuel)?;
+        match action {
+            Action::Append { key, leaf } => self.leaves.entry(key).or_default().push(leaf),
+            Action::RunCanary => {
+                w.next_tgid += 1;
+                let tgid = w.next_tgid;
+                w.happen(|seq| raw_exec(seq, 3, tgid, "/usr/sbin/cgpathd"));
+                self.tell(w, Event::Canary { tgid: Some(tgid) }, fuel)?;
+            }
+            Action::PollList => {
+                while let Some(entry) = w.list.get(self.told).cloned() {
+                    self.told += 1;
+                    self.tell(w, Event::List(Box::new(entry)), fuel)?;
+                }
+                self.tell(w, Event::ListPolled, fuel)?;
+            }
+            Action::ReadCounters => {
+                let c = Counters {
+                    seq: w.seq,
+                    reserve: w.lost,
+                    recursion: 0,
+                    read: 0,
+                    attached: true,
+                };
+                self.tell(w, Event::Counters(c), fuel)?;
+            }
+            Action::GiveUp { through } => self.tell(w, Event::GaveUp { through }, fuel)?,
+            Action::Seal(checkpoint) => {
+                let file = SealedCheckpoint::seal(*checkpoint, &w.key);
+                let contents = vec![sha2::Sha256::digest(&file.file).to_vec()];
+                let sealed = Sealed {
+                    checkpoint: file.checkpoint.clone(),
+                    digest: file.digest(),
+                    contents,
+                };
+                w.files.push(file);
+                self.tell(w, Event::Sealed(Box::new(sealed)), fuel)?;
+            }
+            Action::Anchor { number } => {
+                if w.measures {
+                    let name = format!("{DIRECTORY}{number}");
+                    let file = w.files.iter().rfind(|f| f.checkpoint.number == number).unwrap();
+                    let content = file.digest().to_vec();
+                    let text = format!("{name}{}", hex::encode(&content));
+                    let again = w.list.iter().any(|e| e.digests == digests(&text));
+                    let ret = if again { EEXIST } else { 0 };
+                    w.seq += 1;
+                    let mut raw = raw_entry(w.seq, 3, &name, ret);
+                    if let Body::Entry(e) = &mut raw.body {
+                        e.digests = digests(&text);
+                    }
+                    w.ring.push_back(raw);
+                    if !again {
+                        let index = w.list.len() as u64;
+                        let entry = ListEntry {
+                            index,
+                            digests: digests(&text),
+                            name: name.into(),
+                            content,
+                            violation: false,
+                        };
+                        w.list.push(entry);
+                    }
+                }
+                Run::burn(fuel)?;
+                self.tell(w, Event::FileRead, fuel)?;
+            }
+            Action::Answer { number, .. } => self.answers.push(number),
+            Action::Anchored { .. } => {}
+            Action::Failed { error, .. } => self.failures.push(error),
+        }
+        Ok(())
+    }
+
+    /// Consumes one record: journal first, then the ring moves on, then it is handled.
+    fn consume(&mut self, w: &mut World, fuel: &mut u64) -> Result<bool, Crash> {
+        let Some(raw) = w.ring.front().cloned() else {
+            return Ok(false);
+        };
+        Run::burn(fuel)?;
+        w.journal.push(Event::Raw(Box::new(raw.clone())));
+        Run::burn(fuel)?;
+        w.ring.pop_front();
+        Run::burn(fuel)?;
+        let actions = self.pipeline.handle(Event::Raw(Box::new(raw)), self.now).unwrap();
+        for action in actions {
+            self.act(w, action, fuel)?;
+        }
+        Ok(true)
+    }
+
+    /// Until nothing is left to do.
+    fn settle(&mut self, w: &mut World, fuel: &mut u64) -> Result<(), Crash> {
+        for _ in 0..100 {
+            while self.consume(w, fuel)? {}
+            if self.pipeline.is_idle() {
+                return Ok(());
+            }
+            self.now += Duration::from_secs(1);
+            self.tell(w, Event::Tick, fuel)?;
+        }
+        panic!("never became idle: {:?}", self.pipeline.phase);
+    }
+
+    fn request(&mut self, w: &mut World, id: u64, fuel: &mut u64) -> Result<(), Crash> {
+        self.tell(
+            w,
+            Event::Request {
+                id,
+                nonce: vec![id as u8; 16],
+            },
+            fuel,
+        )?;
+        self.settle(w, fuel)
+    }
+}
+
+/// What happens on the node, step by step.
+fn script(w: &mut World, step: u64) {
+    let mut made = 10;
+    match step {
+        0 => {
+            w.happen(|s| raw_cgroup(s, 10, 2, POD_A));
+            w.happen(|s| raw_cgroup(s, 11, 10, "container"));
+            w.happen(|s| raw_exec(s, 11, 50, "/bin/app"));
+            w.happen(|s| raw_entry(s, 11, "/bin/app", 0));
+        }
+        1 => {
+            w.happen(|s| raw_cgroup(s, 20, 2, POD_B));
+            w.happen(|s| raw_cgroup(s, 21, 20, "container"));
+            w.happen(|s| raw_entry(s, 21, "/bin/app", EEXIST));
+        }
+        2 => w.happen(|s| raw_entry(s, 3, "/usr/bin/host tool", 0)),
+        _ => {
+            while made > 0 {
+                w.happen(|s| raw_entry(s, 21, &format!("/lib/{s}"), 0));
+                made -= 1;
+            }
+        }
+    }
+}
+
+fn check_chain(w: &World) {
+    let key = SigningKey::from_slice(&[7; 32]).unwrap();
+    let key = key.verifying_key().to_encoded_point(true);
+    let mut previous = [0; 32];
+    let chain: Vec<&SealedCheckpoint> = w
+        .journal
+        .iter()
+        .filter_map(|e| match e {
+            Event::Sealed(s) => w.files.iter().find(|f| f.digest() == s.digest),
+            _ => None,
+        })
+        .collect();
+    let mut at = 0;
+    for (n, file) in chain.iter().enumerate() {
+        file.verify(key.as_bytes()).unwrap();
+        assert_eq!(
+            file.checkpoint.number, n as u64,
+            "no number twice and none left out"
+        );
+        assert_eq!(file.checkpoint.previous, previous);
+        previous = file.digest();
+        // Each stands in the list behind the one before.
+        let here = w
+            .list
+            .iter()
+            .position(|e| e.content == file.digest())
+            .expect("anchored");
+        assert!(here >= at);
+        at = here;
+        assert!(!file.checkpoint.blind, "checkpoint {n} is blind");
+        assert_eq!(file.checkpoint.losses.total(), w.lost);
+    }
+}
+
+fn seqs(leaves: &BTreeMap<PartitionKey, Vec<Vec<u8>>>) -> BTreeMap<PartitionKey, Vec<u64>> {
+    leaves
+        .iter()
+        .map(|(k, l)| (*k, l.iter().map(|r| Record::from_cbor(r).unwrap().seq).collect()))
+        .collect()
+}
+
+#[test]
+fn two_pods_and_the_host_are_told_apart_and_everything_settles() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    for step in 0..4 {
+        script(&mut w, step);
+    }
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    assert_eq!((run.answers.as_slice(), run.failures.len()), (&[1][..], 0));
+    check_chain(&w);
+    let c = &w.files[1].checkpoint;
+    assert_eq!(
+        (c.boot_len, c.settled, c.list_len),
+        (2, w.list.len() as u64 - 1, w.list.len() as u64 - 1)
+    );
+    assert_eq!(c.nonce_hash, Some(sha256(&[1; 16])));
+    let by: BTreeMap<String, usize> = run.leaves.iter().map(|(k, l)| (k.to_string(), l.len())).collect();
+    assert_eq!(by["11111111-1111-1111-1111-111111111111"], 2);
+    assert_eq!(by["22222222-2222-2222-2222-222222222222"], 11);
+    assert_eq!(by.len(), 3);
+    // The record of the checkpoint's own entry comes after it.
+    assert_eq!(
+        c.records + 1,
+        run.leaves.values().map(|l| l.len() as u64).sum::<u64>()
+    );
+}
+
+#[test]
+fn a_crash_at_any_point_loses_nothing_doubles_nothing_and_keeps_one_chain() {
+    // First without a crash: how many steps there are.
+    let total = {
+        let (mut w, mut fuel) = (World::new(), u64::MAX);
+        play(&mut w, &mut fuel);
+        u64::MAX - fuel
+    };
+    for crash_at in 0..total {
+        let mut w = World::new();
+        let mut fuel = crash_at;
+        let done = play_until(&mut w, &mut fuel, 0);
+        let mut fuel = u64::MAX;
+        let run = match done {
+            Ok(run) => run,
+            Err((step, Crash)) => play_until(&mut w, &mut fuel, step).map_err(|e| e.0).unwrap(),
+        };
+        check_chain(&w);
+        let mut all: Vec<u64> = seqs(&run.leaves).into_values().flatten().collect();
+        all.sort_unstable();
+        let mut expected: Vec<u64> = w
+            .journal
+            .iter()
+            .filter_map(|e| match e {
+                Event::Raw(r) if !matches!(r.body, Body::Cgroup(_)) => Some(r.seq),
+                _ => None,
+            })
+            .collect();
+        expected.sort_unstable();
+        expected.dedup();
+        assert_eq!(all, expected, "crash at {crash_at}");
+        assert!(w.ring.is_empty());
+        assert_eq!(run.pipeline.unjoined(), 0, "crash at {crash_at}");
+        let last = w.files.last().unwrap();
+        assert_eq!(
+            last.checkpoint.settled, last.checkpoint.list_len,
+            "crash at {crash_at}"
+        );
+        // A second replay gives the very same partitions.
+        let again = Run::start(&mut w, &mut u64::MAX.clone()).unwrap();
+        assert_eq!(again.leaves, run.leaves);
+    }
+}
+
+fn play(w: &mut World, fuel: &mut u64) {
+    play_until(w, fuel, 0).map_err(|e| e.0).unwrap();
+}
+
+/// Plays the script from `step` on; a crash tells at which step it came.
+fn play_until(w: &mut World, fuel: &mut u64, step: u64) -> Result<Run, (u64, Crash)> {
+    let mut run = Run::start(w, fuel).map_err(|e| (step, e))?;
+    run.settle(w, fuel).map_err(|e| (step, e))?;
+    for step in step..4 {
+        script(w, step);
+        run.request(w, step, fuel).map_err(|e| (step + 1, e))?;
+    }
+    run.request(w, 99, fuel).map_err(|e| (4, e))?;
+    Ok(run)
+}
+
+#[test]
+fn without_the_rule_the_request_fails_by_name_and_the_chain_goes_on_once_it_is_there() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    w.measures = false;
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    assert_eq!(run.failures, [SealError::NotMeasured { number: 0 }]);
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    assert_eq!(run.failures.len(), 2);
+    assert!(run.answers.is_empty());
+    w.measures = true;
+    run.request(&mut w, 2, &mut fuel).unwrap();
+    assert_eq!(run.answers, [1]);
+    check_chain(&w);
+}
+
+#[test]
+fn records_that_the_kernel_lost_are_stated_at_once_and_others_after_the_bound() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    w.happen(|s| raw_entry(s, 3, "/a", 0));
+    w.lose();
+    w.happen(|s| raw_entry(s, 3, "/b", 0));
+    let before = run.now;
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    let c = &w.files.last().unwrap().checkpoint;
+    assert_eq!((c.losses.reserve, c.losses.total()), (1, 1));
+    assert!(
+        run.now - before < Duration::from_secs(5),
+        "no waiting for what is known to be lost"
+    );
+
+    // A hole that no counter explains: waited for, then stated as a loss.
+    w.seq += 1;
+    let before = run.now;
+    run.request(&mut w, 2, &mut fuel).unwrap();
+    let c = &w.files.last().unwrap().checkpoint;
+    assert_eq!((c.losses.reserve, c.losses.spool), (1, 1));
+    assert!(run.now - before >= Duration::from_secs(5));
+    // What was stated stays stated, though the record came in the end.
+    let seq = c.last_seq;
+    assert!(run.pipeline.order.lost() > 0, "{seq}");
+}
+
+#[test]
+fn switched_off_programs_make_the_checkpoint_blind() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    // The canary runs and no record of it comes.
+    let actions = run
+        .pipeline
+        .handle(
+            Event::Request {
+                id: 1,
+                nonce: vec![1; 16],
+            },
+            run.now,
+        )
+        .unwrap();
+    assert_eq!(actions, [Action::RunCanary]);
+    let actions = run
+        .pipeline
+        .handle(Event::Canary { tgid: Some(4242) }, run.now)
+        .unwrap();
+    for action in actions {
+        run.act(&mut w, action, &mut fuel).unwrap();
+    }
+    run.settle(&mut w, &mut fuel).unwrap();
+    assert!(w.files.last().unwrap().checkpoint.blind);
+}
+
+#[test]
+fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
+    let mut w = World::new();
+    let mut fuel = u64::MAX;
+    let mut run = Run {
+        pipeline: Pipeline::new(World::setup()),
+        told: 0,
+        leaves: BTreeMap::new(),
+        answers: vec![],
+        failures: vec![],
+        now: Duration::ZERO,
+    };
+    run.tell(&mut w, Event::Started, &mut fuel).unwrap();
+    run.tell(&mut w, Event::Base { list_len: 2 }, &mut fuel).unwrap();
+    run.tell(&mut w, Event::Replayed, &mut fuel).unwrap();
+    // Pod B is made while the scan runs: the scan finds it, and its record says that it is new.
+    w.happen(|s| raw_cgroup(s, 20, 2, POD_B));
+    for (id, parent, name) in [
+        (1, 0, ""),
+        (2, 1, "kubepods"),
+        (3, 1, "x"),
+        (10, 2, POD_A),
+        (20, 2, POD_B),
+    ] {
+        run.tell(
+            &mut w,
+            Event::SeedCgroup {
+                id,
+                parent,
+                name: name.into(),
+            },
+            &mut fuel,
+        )
+        .unwrap();
+    }
+    run.tell(&mut w, Event::Loaded { list_len: 2 }, &mut fuel)
+        .unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    let uid = PodUid::parse(&POD_A.as_bytes()[3..]).unwrap();
+    assert_eq!(w.files[0].checkpoint.predating, [uid]);
+    assert!(w.files[0].checkpoint.key.is_some());
+    assert!(w.files[1].checkpoint.predating.is_empty() && w.files[1].checkpoint.key.is_none());
+}
+
+#[test]
+fn a_spool_that_was_altered_is_refused() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    play(&mut w, &mut fuel);
+    let at = w
+        .journal
+        .iter()
+        .position(|e| matches!(e, Event::Raw(r) if matches!(&r.body, Body::Entry(e) if e.name == "/bin/app".as_bytes())))
+        .unwrap();
+    if let Event::Raw(raw) = &mut w.journal[at]
+        && let Body::Entry(e) = &mut raw.body
+    {
+        e.name = Bytes::from_static(b"/bin/other");
+    }
+    let mut pipeline = Pipeline::new(World::setup());
+    let error = w
+        .journal
+        .iter()
+        .find_map(|e| pipeline.handle(e.clone(), Duration::ZERO).err());
+    assert!(matches!(
+        error,
+        Some(Error::Diverged {
+            what: "partitions root",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn enough_waiting_records_are_sealed_unasked() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.pipeline.setup.seal_records = 20;
+    run.settle(&mut w, &mut fuel).unwrap();
+    assert_eq!(w.files.len(), 1);
+    for step in 0..5 {
+        script(&mut w, step);
+    }
+    run.settle(&mut w, &mut fuel).unwrap();
+    assert_eq!(w.files.len(), 2);
+    assert_eq!(w.files[1].checkpoint.nonce_hash, None);
+    check_chain(&w);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_order_of_arrival_gives_the_same_partitions_and_joins(
+        order in Just((0usize..40).collect::<Vec<_>>()).prop_shuffle(),
+        polls in prop::collection::vec(any::<bool>(), 40),
+    ) {
+        let run = |order: &[usize], polls: &[bool]| {
+            let (mut w, mut fuel) = (World::new(), u64::MAX);
+            let mut run = Run::start(&mut w, &mut fuel).unwrap();
+            run.settle(&mut w, &mut fuel).unwrap();
+            for step in 0..6 {
+                script(&mut w, step);
+            }
+            let waiting: Vec<decode::Event> = w.ring.drain(..).collect();
+            let mut sent = vec![false; waiting.len()];
+            for (i, poll) in order.iter().zip(polls) {
+                if let Some(raw) = waiting.get(*i) {
+                    sent[*i] = true;
+                    run.tell(&mut w, Event::Raw(Box::new(raw.clone())), &mut fuel).unwrap();
+                }
+                if *poll && let Some(entry) = w.list.get(run.told).cloned() {
+                    run.told += 1;
+                    run.tell(&mut w, Event::List(Box::new(entry)), &mut fuel).unwrap();
+                }
+            }
+            for (raw, _) in waiting.iter().zip(&sent).filter(|(_, s)| !**s) {
+                run.tell(&mut w, Event::Raw(Box::new(raw.clone())), &mut fuel).unwrap();
+            }
+            run.request(&mut w, 1, &mut fuel).unwrap();
+            check_chain(&w);
+            (run.leaves, w.files.last().unwrap().file.clone())
+        };
+        let plain: Vec<usize> = (0..40).collect();
+        prop_assert_eq!(run(&order, &polls), run(&plain, &[true; 40]));
+    }
+}
