@@ -41,7 +41,8 @@ pub fn cache_dir() -> Result<PathBuf> {
     } else if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
         PathBuf::from(dir).join("ima-cgpath")
     } else {
-        let home = std::env::var_os("HOME").context("HOME is not set; set CGPATH_CACHE to a directory for caches")?;
+        let home = std::env::var_os("HOME")
+            .context("HOME is not set; set CGPATH_CACHE to a directory for caches")?;
         PathBuf::from(home).join(".cache/ima-cgpath")
     };
     std::fs::create_dir_all(&dir).with_context(|| format!("making the cache {}", dir.display()))?;
@@ -62,9 +63,15 @@ pub fn release_binary(name: &str) -> Result<PathBuf> {
 /// When it was not built; the message says how to build it.
 pub fn guest_binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CGPATH_GUEST") {
-        return existing(path.into(), "unset CGPATH_GUEST, or point it at a static `guest` binary");
+        return existing(
+            path.into(),
+            "unset CGPATH_GUEST, or point it at a static `guest` binary",
+        );
     }
-    existing(target_dir().join("x86_64-unknown-linux-gnu/release/guest"), "cargo xtask build")
+    existing(
+        target_dir().join("x86_64-unknown-linux-gnu/release/guest"),
+        "cargo xtask build",
+    )
 }
 
 /// The eBPF object: `CGPATH_BPF_OBJECT`, or what `cargo xtask ebpf` built.
@@ -90,9 +97,27 @@ pub fn is_root() -> bool {
     nix::unistd::Uid::effective().is_root()
 }
 
-/// Whether /dev/kvm can be used by this process.
-pub fn kvm_usable() -> bool {
-    File::options().read(true).write(true).open("/dev/kvm").is_ok()
+/// How guests run: `kvm`, or `tcg` where there is no KVM that works. `CGPATH_ACCEL` decides otherwise.
+pub fn accelerator() -> String {
+    if let Ok(wanted) = std::env::var("CGPATH_ACCEL") {
+        return wanted;
+    }
+    let openable = File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    // There are machines with a /dev/kvm that emulates most of the processor and cannot boot a stock kernel.
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let hardware = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .is_some_and(|flags| {
+            flags
+                .split_whitespace()
+                .any(|flag| flag == "vmx" || flag == "svm")
+        });
+    if openable && hardware {
+        "kvm".to_owned()
+    } else {
+        "tcg".to_owned()
+    }
 }
 
 /// Holds a lock of the cache until it is dropped, so that two test processes do not make the same thing twice.
@@ -131,7 +156,9 @@ pub fn tool(name: &str, package: &str) -> Result<PathBuf> {
             return Ok(candidate);
         }
     }
-    bail!("`{name}` is not installed; hint: apt-get install {package}  (cargo xtask doctor lists all that is missing)")
+    bail!(
+        "`{name}` is not installed; hint: apt-get install {package}  (cargo xtask doctor lists all that is missing)"
+    )
 }
 
 /// Runs a tool to its end and returns its standard output.
@@ -140,19 +167,30 @@ pub fn tool(name: &str, package: &str) -> Result<PathBuf> {
 /// When it cannot be started or fails: with the command line and the last lines of what it said.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let shown = shown(command);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting `{shown}`"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting `{shown}`"))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let said = [output.stdout, output.stderr].concat();
-    bail!("`{shown}` failed ({}):\n{}", output.status, tail(&String::from_utf8_lossy(&said), 20))
+    bail!(
+        "`{shown}` failed ({}):\n{}",
+        output.status,
+        tail(&String::from_utf8_lossy(&said), 20)
+    )
 }
 
 /// The last `lines` lines of a text, indented.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let from = all.len().saturating_sub(lines);
-    all[from..].iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+    all[from..]
+        .iter()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn shown(command: &Command) -> String {
@@ -207,7 +245,9 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
                 if *guard {
                     return;
                 }
-                let Ok((guard, _)) = finished.1.wait_timeout(guard, wait) else { return };
+                let Ok((guard, _)) = finished.1.wait_timeout(guard, wait) else {
+                    return;
+                };
                 if *guard {
                     return;
                 }
@@ -234,9 +274,16 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // The ticker cannot fail; its result carries nothing.
     let _ = ticker.join();
     if was_shown.load(Ordering::Relaxed) {
-        let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+        let clear = if std::io::stderr().is_terminal() {
+            "\r\x1b[2K"
+        } else {
+            ""
+        };
         let end = if result.is_ok() { "done" } else { "failed" };
-        eprintln!("{clear}  {what}: {end} after {:.1} s", started.elapsed().as_secs_f64());
+        eprintln!(
+            "{clear}  {what}: {end} after {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
     }
     result
 }

@@ -47,32 +47,65 @@ impl Machine {
         // From here on an early return must not leave the TPM running.
         let mut guard = Guard(Some(swtpm));
         let mut command = Command::new(host::tool("qemu-system-x86_64", "qemu-system-x86")?);
-        let accelerator = if host::kvm_usable() { "kvm" } else { "tcg,thread=multi" };
+        let mut accelerator = host::accelerator();
+        if accelerator == "tcg" {
+            accelerator.push_str(",thread=multi");
+        }
         let snapshot = if hardware.persistent { "off" } else { "on" };
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-machine", "q35,vmport=off", "-accel", accelerator, "-cpu", "max"])
-            .args(["-smp", &hardware.cpus.to_string(), "-m", &hardware.memory_mib.to_string()])
+            .args([
+                "-machine",
+                "q35,vmport=off",
+                "-accel",
+                &accelerator,
+                "-cpu",
+                "max",
+            ])
+            .args([
+                "-smp",
+                &hardware.cpus.to_string(),
+                "-m",
+                &hardware.memory_mib.to_string(),
+            ])
             .arg("-kernel")
             .arg(hardware.kernel)
             .args(["-append", hardware.command_line])
             .arg("-drive")
-            .arg(format!("file={},format=raw,if=none,id=disk,snapshot={snapshot}", escaped(hardware.disk)))
+            .arg(format!(
+                "file={},format=raw,if=none,id=disk,snapshot={snapshot}",
+                escaped(hardware.disk)
+            ))
             .args(["-device", "nvme,drive=disk,serial=root"])
             .arg("-chardev")
             .arg(format!("socket,id=tpm,path={}", escaped(&dir.join("tpm.sock"))))
-            .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"])
+            .args([
+                "-tpmdev",
+                "emulator,id=tpm0,chardev=tpm",
+                "-device",
+                "tpm-crb,tpmdev=tpm0",
+            ])
             .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"])
             .arg("-chardev")
-            .arg(format!("file,id=console,path={},append=on", escaped(&dir.join(CONSOLE))))
+            .arg(format!(
+                "file,id=console,path={},append=on",
+                escaped(&dir.join(CONSOLE))
+            ))
             .args(["-serial", "chardev:console"])
             .arg("-chardev")
-            .arg(format!("socket,id=channel,path={},server=on,wait=off", escaped(&dir.join(CHANNEL))))
+            .arg(format!(
+                "socket,id=channel,path={},server=on,wait=off",
+                escaped(&dir.join(CHANNEL))
+            ))
             .args(["-serial", "chardev:channel"])
             .env("TMPDIR", dir);
         let qemu = launch(command, &dir.join("qemu.log"), hardware.keep).context("starting QEMU")?;
         let swtpm = guard.0.take().context("the software TPM was started above")?;
-        Ok(Self { qemu, swtpm, keep: hardware.keep })
+        Ok(Self {
+            qemu,
+            swtpm,
+            keep: hardware.keep,
+        })
     }
 
     /// The QEMU process.
@@ -202,7 +235,11 @@ fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Child> {
         .append(true)
         .open(log)
         .with_context(|| format!("opening {}", log.display()))?;
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .process_group(0);
     let launcher = LAUNCHER.get_or_init(|| {
         let (sender, requests) = mpsc::channel::<Launch>();
         std::thread::spawn(move || {
@@ -233,7 +270,10 @@ fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Child> {
     });
     let (answer, child) = mpsc::channel();
     let program = PathBuf::from(command.get_program());
-    launcher.send((command, keep, answer)).ok().context("the launching thread is gone")?;
+    launcher
+        .send((command, keep, answer))
+        .ok()
+        .context("the launching thread is gone")?;
     child
         .recv()
         .context("the launching thread is gone")?

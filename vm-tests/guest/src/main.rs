@@ -1,2 +1,23 @@
-//! guest
-fn main() {}
+//! What runs inside a test guest: init and command channel as PID 1, and by name the pods' and tests' workloads.
+//!
+//! Promises: one static file, usable in any root file system and as any container's program. Not here: what tests expect
+//! (`vm-tests`).
+
+mod channel;
+mod init;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        // The kernel passes parameters that it does not know as arguments, so init is told by its place alone.
+        _ if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/usr/sbin/guest") => {
+            init::run()
+        }
+        other => {
+            eprintln!("guest: no such command: {}", other.unwrap_or("(none)"));
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The guest's end of the command channel: reads requests from the second serial port and carries them out.
+//!
+//! Promises: each request is answered by a thread of its own, so that a long one holds up no other; what a command
+//! prints is kept within the limit that the request states; no request can end this process. Not here: the messages
+//! (`vm-protocol`), what a guest is before it takes commands (`init`).
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::sys::reboot::RebootMode;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{self, SetArg};
+use nix::unistd::Pid;
+use vm_protocol::{Body, Bytes, CHUNK, Exit, Hello, MAX_LINE, MAX_STDIN, Op, Reply, Request, Stream};
+
+use crate::init::{self, PATH};
+
+const PORT: &str = "/dev/ttyS1";
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// How long output is waited for after a command ended: a background child may hold its end of the pipe for ever.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+
+type Error = Box<dyn std::error::Error>;
+
+/// Greets and serves; returns only when the port fails.
+pub(crate) fn serve(mut hello: Hello) -> Error {
+    let port = match open() {
+        Ok(port) => port,
+        Err(error) => return error,
+    };
+    let writer = match port.try_clone() {
+        Ok(writer) => writer,
+        Err(error) => return error.into(),
+    };
+    hello.ready = init::uptime();
+    let server = Arc::new(Server {
+        port: Mutex::new(writer),
+        hello: hello.clone(),
+        children: Mutex::default(),
+        terminals: Mutex::default(),
+    });
+    server.send(0, Body::Hello(hello));
+    let mut reader = BufReader::with_capacity(CHUNK, port);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line) {
+            Ok(0) => return "the port was closed".into(),
+            Ok(_) => {}
+            Err(error) => return error.into(),
+        }
+        let request = match serde_json::from_slice::<Request>(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                eprintln!("guest: not a request ({error})");
+                continue;
+            }
+        };
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || {
+            let id = request.id;
+            if let Err(error) = server.carry_out(id, request.op) {
+                server.send(
+                    id,
+                    Body::Failed {
+                        why: error.to_string(),
+                    },
+                );
+            }
+        });
+    }
+}
+
+fn open() -> Result<File, Error> {
+    let port = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::fcntl::OFlag::O_NOCTTY.bits())
+        .open(PORT)
+        .map_err(|error| format!("{PORT}: {error}"))?;
+    let mut settings = termios::tcgetattr(&port)?;
+    termios::cfmakeraw(&mut settings);
+    termios::tcsetattr(&port, SetArg::TCSANOW, &settings)?;
+    Ok(port)
+}
+
+/// A background process' end, once it is known.
+type Ending = Arc<(Mutex<Option<Exit>>, Condvar)>;
+
+struct Server {
+    port: Mutex<File>,
+    hello: Hello,
+    children: Mutex<HashMap<i32, Ending>>,
+    terminals: Mutex<HashMap<u64, File>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    fn send(&self, id: u64, body: Body) {
+        let result = vm_protocol::line(&Reply { id, body })
+            .map_err(std::io::Error::from)
+            .and_then(|line| locked(&self.port).write_all(&line));
+        if let Err(error) = result {
+            eprintln!("guest: answering request {id}: {error}");
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, id: u64, op: Op) -> Result<(), Error> {
+        match op {
+            Op::Hello => self.send(id, Body::Hello(self.hello.clone())),
+            Op::Run {
+                command,
+                stdin,
+                timeout_ms,
+                limit,
+            } => {
+                let exit = self.run(id, &command, stdin.0, Duration::from_millis(timeout_ms), limit)?;
+                self.send(id, Body::Exit(exit));
+            }
+            Op::Spawn { command, log } => {
+                let pid = self.start(&command, &log)?;
+                self.send(id, Body::Started { pid });
+            }
+            Op::Signal { pid, signal, group } => {
+                self.known(pid)?;
+                let target = Pid::from_raw(if group { -pid } else { pid });
+                kill(target, Signal::try_from(signal)?).map_err(|error| format!("process {pid}: {error}"))?;
+                self.send(id, Body::Done);
+            }
+            Op::Wait { pid, timeout_ms } => {
+                let ending = self.known(pid)?;
+                let exit = locked(&ending.0);
+                let (exit, _) = ending
+                    .1
+                    .wait_timeout_while(exit, Duration::from_millis(timeout_ms), |exit| exit.is_none())
+                    .unwrap_or_else(PoisonError::into_inner);
+                let exit = exit.clone().unwrap_or(Exit {
+                    timed_out: true,
+                    ..Exit::default()
+                });
+                self.send(id, Body::Exit(exit));
+            }
+            Op::Put {
+                path,
+                mode,
+                offset,
+                bytes,
+                last,
+            } => {
+                put(&path, mode, offset, &bytes.0, last).map_err(|error| format!("{path}: {error}"))?;
+                self.send(id, Body::Done);
+            }
+            Op::Get { path, limit } => {
+                let content = get(&path, limit).map_err(|error| format!("{path}: {error}"))?;
+                for part in content.chunks(CHUNK) {
+                    self.send(
+                        id,
+                        Body::Data {
+                            stream: Stream::Out,
+                            bytes: Bytes(part.to_vec()),
+                        },
+                    );
+                }
+                self.send(id, Body::Done);
+            }
+            Op::Terminal {
+                command,
+                rows,
+                columns,
+            } => {
+                let exit = self.terminal(id, &command, rows, columns)?;
+                self.send(id, Body::Exit(exit));
+            }
+            Op::Type { of, bytes } => {
+                let terminal = locked(&self.terminals).get(&of).map(File::try_clone);
+                let mut terminal = terminal.ok_or_else(|| format!("request {of} has no terminal"))??;
+                terminal.write_all(&bytes.0)?;
+                self.send(id, Body::Done);
+            }
+            Op::PowerOff => init::shut_down(RebootMode::RB_POWER_OFF),
+            Op::Reboot => init::shut_down(RebootMode::RB_AUTOBOOT),
+        }
+        Ok(())
+    }
+
+    fn known(&self, pid: i32) -> Result<Ending, Error> {
+        let ending = locked(&self.children).get(&pid).map(Arc::clone);
+        ending.ok_or_else(|| format!("process {pid} was not started by this channel").into())
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        id: u64,
+        wanted: &vm_protocol::Command,
+        stdin: Vec<u8>,
+        timeout: Duration,
+        limit: u64,
+    ) -> Result<Exit, Error> {
+        if stdin.len() > MAX_STDIN {
+            return Err("too much standard input".into());
+        }
+        let mut command = prepare(wanted)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = spawn(&mut command, wanted)?;
+        if let Some(mut pipe) = child.stdin.take() {
+            // A command that does not read its input is not at fault.
+            std::thread::spawn(move || drop(pipe.write_all(&stdin)));
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let (finished, streams) = mpsc::channel();
+        let mut readers = 0;
+        let outputs: [(Stream, Option<Box<dyn Read + Send>>); 2] = [
+            (Stream::Out, child.stdout.take().map(|pipe| Box::new(pipe) as _)),
+            (Stream::Err, child.stderr.take().map(|pipe| Box::new(pipe) as _)),
+        ];
+        for (stream, pipe) in outputs {
+            let Some(pipe) = pipe else { continue };
+            readers += 1;
+            let (server, ended, finished) = (Arc::clone(self), Arc::clone(&ended), finished.clone());
+            std::thread::spawn(move || {
+                let truncated = server.forward(id, stream, pipe, limit, &ended);
+                // Nobody waits any more for a pipe that a background child holds.
+                let _ = finished.send(truncated);
+            });
+        }
+        let (status, timed_out) = wait(&mut child, timeout)?;
+        let mut exit = Exit {
+            timed_out,
+            ..exit_of(status)
+        };
+        let deadline = Instant::now() + LAST_OUTPUT;
+        for _ in 0..readers {
+            match streams.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(truncated) => exit.truncated |= truncated,
+                Err(_) => break,
+            }
+        }
+        ended.store(true, Ordering::SeqCst);
+        Ok(exit)
+    }
+
+    /// Sends what comes out of a pipe; returns whether some was dropped.
+    fn forward(&self, id: u64, stream: Stream, mut pipe: impl Read, limit: u64, ended: &AtomicBool) -> bool {
+        let mut buffer = vec![0; CHUNK];
+        let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut truncated = false;
+        loop {
+            let count = match pipe.read(&mut buffer) {
+                Ok(0) => return truncated,
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                // A terminal whose last user is gone gives EIO.
+                Err(_) => return truncated,
+            };
+            if ended.load(Ordering::SeqCst) {
+                return truncated;
+            }
+            let kept = count.min(left);
+            truncated |= kept < count;
+            left -= kept;
+            if kept > 0 {
+                self.send(
+                    id,
+                    Body::Data {
+                        stream,
+                        bytes: Bytes(buffer[..kept].to_vec()),
+                    },
+                );
+            }
+        }
+    }
+
+    fn start(self: &Arc<Self>, wanted: &vm_protocol::Command, log: &str) -> Result<i32, Error> {
+        if let Some(directory) = Path::new(log).parent() {
+            fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+        }
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(|error| format!("{log}: {error}"))?;
+        let mut command = prepare(wanted)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let mut child = spawn(&mut command, wanted)?;
+        let pid = child.id().cast_signed();
+        let ending = Ending::default();
+        locked(&self.children).insert(pid, Arc::clone(&ending));
+        std::thread::spawn(move || {
+            let exit = child.wait().map_or_else(|_| Exit::default(), exit_of);
+            *locked(&ending.0) = Some(exit);
+            ending.1.notify_all();
+        });
+        Ok(pid)
+    }
+
+    fn terminal(
+        &self,
+        id: u64,
+        wanted: &vm_protocol::Command,
+        rows: u16,
+        columns: u16,
+    ) -> Result<Exit, Error> {
+        let size = nix::pty::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pair = nix::pty::openpty(Some(&size), None)?;
+        let (master, slave) = (File::from(pair.master), File::from(pair.slave));
+        let mut command = prepare(wanted)?;
+        command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave.try_clone()?);
+        // The command leads a session of its own (see `prepare`): its standard input becomes that session's terminal.
+        let terminal = slave.as_raw_fd();
+        // SAFETY: runs between fork and exec: one system call on a descriptor that is open, no allocation.
+        unsafe {
+            command.pre_exec(move || {
+                nix::libc::ioctl(terminal, nix::libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        let mut child = spawn(&mut command, wanted)?;
+        drop(command);
+        drop(slave);
+        locked(&self.terminals).insert(id, master.try_clone()?);
+        self.forward(id, Stream::Out, master, u64::MAX, &AtomicBool::new(false));
+        locked(&self.terminals).remove(&id);
+        Ok(exit_of(child.wait()?))
+    }
+}
+
+/// A command with its environment, directory and control group, in a session of its own.
+fn prepare(wanted: &vm_protocol::Command) -> Result<Command, Error> {
+    let program = wanted.argv.first().ok_or("no command")?;
+    let mut command = Command::new(program);
+    command
+        .args(&wanted.argv[1..])
+        .env_clear()
+        .envs([("PATH", PATH), ("HOME", "/root"), ("LANG", "C.UTF-8")])
+        .envs(wanted.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(wanted.cwd.as_deref().unwrap_or("/"));
+    let groups: Vec<File> = match &wanted.cgroup {
+        Some(cgroup) => enter(cgroup)?,
+        None => Vec::new(),
+    };
+    // SAFETY: runs between fork and exec: system calls on descriptors that are open, no allocation.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            for group in &groups {
+                // "0" is whoever writes.
+                nix::unistd::write(group, b"0")?;
+            }
+            Ok(())
+        });
+    }
+    Ok(command)
+}
+
+fn spawn(command: &mut Command, wanted: &vm_protocol::Command) -> Result<Child, Error> {
+    command.spawn().map_err(|error| {
+        let cgroup = wanted
+            .cgroup
+            .as_ref()
+            .map(|cgroup| format!(" in {cgroup}"))
+            .unwrap_or_default();
+        format!("starting {}{cgroup}: {error}", wanted.argv.join(" ")).into()
+    })
+}
+
+/// Opens `cgroup.procs` of a control group in every hierarchy, making the group when it is missing.
+fn enter(cgroup: &str) -> Result<Vec<File>, Error> {
+    if !cgroup.starts_with('/') || cgroup.split('/').any(|part| part == "..") {
+        return Err(format!("`{cgroup}` is not the absolute path of a control group").into());
+    }
+    let mut roots = Vec::new();
+    if Path::new(CGROUPS).join("cgroup.procs").exists() {
+        roots.push(PathBuf::from(CGROUPS));
+    } else {
+        for entry in fs::read_dir(CGROUPS)? {
+            let path = entry?.path();
+            if path.join("cgroup.procs").exists() {
+                roots.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for root in roots {
+        let group = root.join(cgroup.trim_start_matches('/'));
+        fs::create_dir_all(&group).map_err(|error| format!("{}: {error}", group.display()))?;
+        let procs = group.join("cgroup.procs");
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&procs)
+            .map_err(|error| format!("{}: {error}", procs.display()))?;
+        files.push(file);
+    }
+    Ok(files)
+}
+
+/// Waits for a command; kills its process group when its time is up.
+fn wait(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, bool), Error> {
+    let deadline = Instant::now() + timeout;
+    let group = Pid::from_raw(-child.id().cast_signed());
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, false));
+        }
+        if Instant::now() >= deadline {
+            // It may have ended this very moment.
+            let _ = kill(group, Signal::SIGKILL);
+            return Ok((child.wait()?, true));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    Exit {
+        code: status.code(),
+        signal: status.signal(),
+        ..Exit::default()
+    }
+}
+
+fn put(path: &str, mode: u32, offset: u64, bytes: &[u8], last: bool) -> Result<(), Error> {
+    let target = Path::new(path);
+    let name = target.file_name().ok_or("not the name of a file")?;
+    let directory = target.parent().ok_or("not an absolute path")?;
+    let part = directory.join(format!(".{}.part", name.to_string_lossy()));
+    if offset == 0 {
+        fs::create_dir_all(directory)?;
+        if part.exists() {
+            fs::remove_file(&part)?;
+        }
+    }
+    let mut file = OpenOptions::new().create(offset == 0).append(true).open(&part)?;
+    let length = file.metadata()?.len();
+    if length != offset {
+        return Err(format!("a part for offset {offset} came when {length} bytes were there").into());
+    }
+    file.write_all(bytes)?;
+    if last {
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        drop(file);
+        fs::rename(&part, target)?;
+    }
+    Ok(())
+}
+
+fn get(path: &str, limit: u64) -> Result<Vec<u8>, Error> {
+    let mut content = Vec::new();
+    File::open(path)?
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(format!("longer than {limit} bytes").into());
+    }
+    Ok(content)
+}

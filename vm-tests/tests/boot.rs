@@ -1,0 +1,119 @@
+//! A guest is a node: a stock kernel with IMA, a TPM, BTF and control groups, that does what it is told.
+
+use std::time::Duration;
+
+use vm_tests::{Stock, Vm};
+
+#[test]
+fn guest_has_what_a_node_has_and_does_what_it_is_told() {
+    for stock in Stock::ALL {
+        let vm = Vm::builder(stock)
+            .bytes("/etc/marker", "from the image", 0o640)
+            .start()
+            .unwrap();
+        println!(
+            "Linux {} was up after {:.1} s: {:?}",
+            vm.hello().kernel,
+            vm.boot_time().as_secs_f64(),
+            vm.hello()
+        );
+        assert_eq!(vm.hello().failures, Vec::<String>::new());
+        assert!(
+            vm.hello().kernel.starts_with(&format!("{stock}.")),
+            "{}",
+            vm.hello().kernel
+        );
+
+        let list = vm
+            .get_text("/sys/kernel/security/ima/ascii_runtime_measurements")
+            .unwrap();
+        assert!(
+            list.starts_with("10 ") && list.contains(" ima-ng sha256:") && list.contains("boot_aggregate"),
+            "{list}"
+        );
+        assert!(
+            list.contains(" /usr/sbin/guest\n"),
+            "init itself is not in the list:\n{list}"
+        );
+        let magic = vm
+            .run(&["head", "-c", "2", "/sys/kernel/btf/vmlinux"])
+            .unwrap()
+            .check()
+            .unwrap();
+        assert_eq!(magic.stdout, [0x9f, 0xeb]);
+        assert!(
+            vm.get_text("/sys/kernel/security/lsm")
+                .unwrap()
+                .split(',')
+                .any(|lsm| lsm == "bpf")
+        );
+        vm.sh("test -c /dev/tpm0 && test -c /dev/tpmrm0").unwrap();
+        assert!(
+            vm.sh("stat -c %a /etc/marker; stat -c %u:%g /etc/marker /; cat /etc/marker")
+                .unwrap()
+                == "640\n0:0\n0:0\nfrom the image"
+        );
+        assert!(vm.sh("ip -4 address show eth0").unwrap().contains("10.0.2.15/24"));
+
+        // Commands: status, streams, environment, time-out.
+        let failing = vm
+            .command(&["sh", "-c", "cat; echo $A >&2; exit 7"])
+            .env("A", "b c")
+            .stdin("in")
+            .run()
+            .unwrap();
+        assert_eq!(
+            (failing.code(), failing.text().as_str(), failing.errors().as_str()),
+            (Some(7), "in", "b c\n")
+        );
+        assert!(
+            vm.command(&["sleep", "60"])
+                .timeout(Duration::from_millis(300))
+                .run()
+                .is_err()
+        );
+        assert!(vm.run(&["/no/such/program"]).is_err());
+        let killed = vm.run(&["sh", "-c", "kill -9 $$"]).unwrap();
+        assert_eq!(killed.exit.signal, Some(9));
+        let inside = vm
+            .command(&["cat", "/proc/self/cgroup"])
+            .cgroup("/kubepods/besteffort/podx")
+            .run()
+            .unwrap();
+        assert_eq!(inside.text(), "0::/kubepods/besteffort/podx\n");
+
+        // Files, larger than any buffer on the way.
+        let content: Vec<u8> = (0..1_000_000_u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        let started = std::time::Instant::now();
+        vm.put("/root/a/b", &content, 0o600).unwrap();
+        println!(
+            "put {:.0} KB/s",
+            content.len() as f64 / 1e3 / started.elapsed().as_secs_f64()
+        );
+        let started = std::time::Instant::now();
+        assert!(vm.get("/root/a/b").unwrap() == content);
+        println!(
+            "get {:.0} KB/s",
+            content.len() as f64 / 1e3 / started.elapsed().as_secs_f64()
+        );
+
+        // In the background, with a child of its own; orphans are reaped.
+        let process = vm
+            .command(&["sh", "-c", "echo up; sleep 1000 & wait"])
+            .spawn("/run/log/x")
+            .unwrap();
+        assert_eq!(process.wait(Duration::from_millis(500)).unwrap(), None);
+        assert_eq!(process.log().unwrap(), "up\n");
+        process.signal_group(15).unwrap();
+        assert_eq!(
+            process.wait(Duration::from_secs(20)).unwrap().unwrap().signal,
+            Some(15)
+        );
+        vm.sh("(sh -c 'sleep 0.2' &)").unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!vm.sh("cat /proc/[0-9]*/stat").unwrap().contains(") Z "));
+        vm.power_off().unwrap();
+    }
+}
