@@ -23,6 +23,7 @@ impl Bank {
     pub const ALL: [Bank; 4] = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
 
     /// Length of a digest, in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "no digest is empty")]
     pub const fn len(self) -> usize {
         match self {
             Bank::Sha1 => 20,
@@ -67,22 +68,32 @@ impl Bank {
         Bank::ALL.into_iter().find(|b| b.name() == name)
     }
 
+    /// Length of the longest digest, in bytes.
+    pub const MAX_LEN: usize = 64;
+
     /// Hashes the concatenation of `parts`.
     pub fn hash(self, parts: &[&[u8]]) -> Digest {
-        fn run<D: sha2::Digest>(parts: &[&[u8]]) -> Vec<u8> {
+        let mut out = [0; Bank::MAX_LEN];
+        self.hash_into(parts, &mut out);
+        Digest { bank: self, bytes: out[..self.len()].to_vec() }
+    }
+
+    /// Hashes the concatenation of `parts` into the first [`Bank::len`] bytes of `out`; the rest stays as it is.
+    pub fn hash_into(self, parts: &[&[u8]], out: &mut [u8; Bank::MAX_LEN]) {
+        fn run<D: sha2::Digest>(parts: &[&[u8]], out: &mut [u8]) {
             let mut h = D::new();
             for p in parts {
                 h.update(p);
             }
-            h.finalize().to_vec()
+            out.copy_from_slice(&h.finalize());
         }
-        let bytes = match self {
-            Bank::Sha1 => run::<sha1::Sha1>(parts),
-            Bank::Sha256 => run::<sha2::Sha256>(parts),
-            Bank::Sha384 => run::<sha2::Sha384>(parts),
-            Bank::Sha512 => run::<sha2::Sha512>(parts),
-        };
-        Digest { bank: self, bytes }
+        let out = &mut out[..self.len()];
+        match self {
+            Bank::Sha1 => run::<sha1::Sha1>(parts, out),
+            Bank::Sha256 => run::<sha2::Sha256>(parts, out),
+            Bank::Sha384 => run::<sha2::Sha384>(parts, out),
+            Bank::Sha512 => run::<sha2::Sha512>(parts, out),
+        }
     }
 }
 

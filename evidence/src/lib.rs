@@ -10,9 +10,11 @@ pub mod cgroup;
 pub mod checkpoint;
 pub mod digest;
 pub mod error;
+pub mod list;
 pub mod merkle;
 pub mod partition;
 pub mod record;
+pub mod replay;
 pub mod serde_bytes_hex;
 pub mod wire;
 
