@@ -7,13 +7,23 @@
 pub mod cgroups;
 pub mod decode;
 mod error;
+mod layout;
+mod load;
 mod ring;
 
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
 pub use ring::{Item, Ring};
 
-use std::path::PathBuf;
+use aya::maps::{Array, MapData};
+use ebpf_common::Counters;
+use load::{Attached, Loaded, Plain};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+};
 
 /// Where programs, links and maps are pinned.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/ima-cgpath";
@@ -87,6 +97,8 @@ pub struct CountersSnapshot {
     pub read_failed: u64,
     /// Hashes that the kernel refused.
     pub hash_failed: u64,
+    /// Paths that the kernel refused or that did not fit.
+    pub path_failed: u64,
     /// One for each program.
     pub programs: Vec<ProgramState>,
     /// `kernel.ftrace_enabled`: if off, fexit and LSM programs silently see nothing. `None` where there is no such
@@ -107,22 +119,39 @@ impl CountersSnapshot {
 }
 
 /// The loaded programs. Dropping it leaves them running: they are pinned.
-#[derive(Debug)]
 pub struct Bpf {
     object_sha256: [u8; 32],
     hierarchy: Hierarchy,
     loaded_ns: u64,
+    programs: Vec<Attached>,
+    counters: Array<MapData, Plain<Counters>>,
     ring: Option<Ring>,
+    _lock: nix::fcntl::Flock<fs::File>,
 }
 
 impl Bpf {
     /// Takes over the programs pinned in `options.pin_dir`, or loads, attaches and pins them if there are none.
     ///
+    /// Takes a second or two for a new load. A load that fails leaves nothing behind.
+    ///
     /// # Errors
     /// [`Error::Missing`] if the kernel lacks a type, member, function or variable; [`Error::OtherObject`] if what is
-    /// pinned was made from another object; [`Error::Busy`] if another collector holds it; else what the kernel said.
+    /// pinned was made from another object; [`Error::Pin`] if pins were removed or replaced; [`Error::Busy`] if another
+    /// collector holds them; else what the kernel said.
     pub fn load_or_adopt(options: &Options<'_>) -> Result<(Bpf, Adopted)> {
-        Err(Error::Missing { what: "loader".into(), hint: format!("{} bytes given", options.object.len()) })
+        let object_sha256 = Sha256::digest(options.object).into();
+        let (loaded, adopted, hierarchy) = load::load_or_adopt(options, object_sha256)?;
+        let Loaded { programs, ring, counters, meta, lock } = loaded;
+        let bpf = Bpf {
+            object_sha256,
+            hierarchy,
+            loaded_ns: meta.loaded_ns,
+            programs,
+            counters,
+            ring: Some(Ring::new(ring)),
+            _lock: lock,
+        };
+        Ok((bpf, adopted))
     }
 
     /// The ring buffer, once: it moves to whoever consumes it. `None` the second time.
@@ -133,9 +162,22 @@ impl Bpf {
     /// Counters and the state of each program now.
     ///
     /// # Errors
-    /// If the kernel refuses to tell.
+    /// [`Error::Kernel`] or [`Error::Io`] if the kernel refuses to tell.
     pub fn counters(&self) -> Result<CountersSnapshot> {
-        Err(Error::Missing { what: "counters".into(), hint: String::new() })
+        let Plain(counters) = self.counters.get(&0, 0).map_err(|source| Error::Kernel {
+            what: "read",
+            name: "the counters".into(),
+            source: Box::new(source),
+        })?;
+        Ok(CountersSnapshot {
+            seq: counters.seq,
+            lost_reserve: counters.lost_reserve,
+            read_failed: counters.read_failed,
+            hash_failed: counters.hash_failed,
+            path_failed: counters.path_failed,
+            programs: self.programs.iter().map(state).collect::<Result<_>>()?,
+            ftrace_enabled: ftrace_enabled()?,
+        })
     }
 
     /// SHA-256 of the object file that runs.
@@ -154,15 +196,111 @@ impl Bpf {
     }
 }
 
+/// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what is pinned
+/// is still what was attached.
+fn state(program: &Attached) -> Result<ProgramState> {
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd()));
+    let text = fs::read_to_string(&path).map_err(|source| Error::Io { what: "read", path: path.clone(), source })?;
+    let field = |name: &str| {
+        fdinfo_field(&text, name).ok_or_else(|| Error::Missing {
+            what: format!("{name} in {} for eBPF programs", path.display()),
+            hint: "6.1 or newer is needed".into(),
+        })
+    };
+    Ok(ProgramState {
+        name: program.name,
+        id: program.id,
+        recursion_misses: field("recursion_misses")?,
+        verified_instructions: u32::try_from(field("verified_insns")?).unwrap_or(u32::MAX),
+        detached: detached(program),
+    })
+}
+
+/// A number in the text of /proc/self/fdinfo. Source: kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`.
+fn fdinfo_field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key == name).then(|| value.trim().parse().ok())?
+    })
+}
+
+/// Why a program does not see events any more, or will not once this process ends.
+fn detached(program: &Attached) -> Option<String> {
+    match program.link.info() {
+        Err(error) => return Some(format!("its link is gone: {error}")),
+        Ok(info) if info.program_id() != program.id => {
+            return Some(format!("its link runs program {} instead", info.program_id()));
+        }
+        Ok(_) => {}
+    }
+    let pinned = aya::programs::links::PinnedLink::from_pin(&program.link_pin);
+    let pinned = pinned.and_then(|link| aya::programs::links::FdLink::from(link).info());
+    match pinned {
+        Err(error) => Some(format!("{} was removed: {error}", program.link_pin.display())),
+        Ok(info) if info.id() != program.link_id => Some(format!("{} was replaced", program.link_pin.display())),
+        Ok(_) => None,
+    }
+}
+
+fn ftrace_enabled() -> Result<Option<bool>> {
+    let path = Path::new("/proc/sys/kernel/ftrace_enabled");
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim() != "0")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { what: "read", path: path.to_owned(), source }),
+    }
+}
+
 /// Removes all pins in `pin_dir`, and so detaches and unloads the programs. Nothing there is not an error.
 ///
 /// # Errors
 /// If a pin cannot be removed.
-pub fn unload(pin_dir: &std::path::Path) -> Result<()> {
-    match std::fs::remove_dir_all(pin_dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::Io { what: "remove the pins", path: pin_dir.to_owned(), source })
-        }
-        _ => Ok(()),
+pub fn unload(pin_dir: &Path) -> Result<()> {
+    match fs::metadata(pin_dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::Io { what: "look at", path: pin_dir.to_owned(), source }),
+        Ok(_) => {}
+    }
+    load::clear(pin_dir)?;
+    fs::remove_dir(pin_dir).map_err(|source| Error::Io { what: "remove", path: pin_dir.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_in_the_kernels_text_and_only_as_whole_names() {
+        let text = "pos:\t0\nprog_id:\t7\nrun_cnt:\t3\nrecursion_misses:\t12\nverified_insns:\t3450\n";
+        assert_eq!(fdinfo_field(text, "recursion_misses"), Some(12));
+        assert_eq!(fdinfo_field(text, "verified_insns"), Some(3450));
+        assert_eq!(fdinfo_field(text, "misses"), None);
+        assert_eq!(fdinfo_field("recursion_misses:\t-1\n", "recursion_misses"), None);
+    }
+
+    #[test]
+    fn losses_of_every_kind_add_up_and_never_wrap() {
+        let program = |misses| ProgramState {
+            name: "x",
+            id: 1,
+            recursion_misses: misses,
+            verified_instructions: 0,
+            detached: None,
+        };
+        let mut counters = CountersSnapshot {
+            seq: 9,
+            lost_reserve: 2,
+            read_failed: 0,
+            hash_failed: 0,
+            path_failed: 0,
+            programs: vec![program(1), program(4)],
+            ftrace_enabled: Some(true),
+        };
+        assert_eq!(counters.lost(), 7);
+        assert!(counters.all_attached());
+        counters.lost_reserve = u64::MAX;
+        assert_eq!(counters.lost(), u64::MAX);
+        counters.ftrace_enabled = Some(false);
+        assert!(!counters.all_attached());
     }
 }

@@ -63,6 +63,8 @@ pub mod flag {
     pub const PATH_REVERSED: u32 = 1 << 4;
     /// The ancestry changed while it was walked, more often than the walk was ready to try again.
     pub const ANCESTRY_UNSTABLE: u32 = 1 << 5;
+    /// With [`PATH_REVERSED`]: the file has no name any more, as ` (deleted)` says at the end of other paths.
+    pub const PATH_DELETED: u32 = 1 << 6;
 }
 
 /// Begins every record.
@@ -202,6 +204,8 @@ pub struct Counters {
     pub read_failed: u64,
     /// Hashes that the kernel refused; the record was still sent, unhashed.
     pub hash_failed: u64,
+    /// Paths that the kernel refused or that did not fit; the record was still sent, with [`flag::PATH_CUT`].
+    pub path_failed: u64,
 }
 
 /// [`Config::cgroup_subsys`] of the v2 hierarchy.
@@ -264,6 +268,8 @@ pub struct Config {
     pub dentry_d_parent: u32,
     /// `struct dentry`, `d_name.name`.
     pub dentry_d_name: u32,
+    /// `struct dentry`, `d_hash.pprev`: NULL once the name is gone.
+    pub dentry_d_hash_pprev: u32,
     /// `struct mount`.
     pub mount_mnt: u32,
     /// `struct mount`.
@@ -324,8 +330,6 @@ pub struct Config {
     pub kernfs_node_parent: u32,
     /// `struct kernfs_node`.
     pub kernfs_node_name: u32,
-    /// Always 0.
-    pub pad: u32,
 }
 
 /// What was loaded, kept in a pinned map so that a restarted collector can tell whether it fits.

@@ -1,0 +1,369 @@
+//! Struct offsets, symbol addresses and prototypes of the running kernel, for the programs' read-only configuration.
+//!
+//! Programs written in Rust carry no CO-RE relocations. What they need is looked up here, before load, in the kernel's
+//! own type information (BTF) and symbol table; a struct, member, function or variable that is absent or has another
+//! size is an error that names it.
+
+use super::{Error, Hierarchy, Result, decode::HASH_ALGOS};
+use btf_rs::{Btf, BtfType, Type};
+use ebpf_common::{Config, NO_SUBSYSTEM};
+use std::path::Path;
+
+const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel's version";
+
+/// Everything the programs must know about this kernel.
+///
+/// # Errors
+/// [`Error::Btf`] or [`Error::Missing`].
+pub(super) fn config(btf_path: &Path, kallsyms: &Path, hierarchy: &Hierarchy) -> Result<Config> {
+    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf { path: btf_path.to_owned(), source })?;
+    let types = Types { btf };
+    types.prototypes()?;
+    types.hash_numbers()?;
+    let config = types.offsets(hierarchy)?;
+    addresses(config, kallsyms)
+}
+
+/// What a member must be, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Exactly(usize),
+    AtLeast(usize),
+    Any,
+}
+
+use Size::{Any, AtLeast, Exactly};
+
+struct Types {
+    btf: Btf,
+}
+
+fn missing(what: impl Into<String>, hint: impl Into<String>) -> Error {
+    Error::Missing { what: what.into(), hint: hint.into() }
+}
+
+impl Types {
+    fn named(&self, name: &str) -> Vec<Type> {
+        self.btf.resolve_types_by_name(name).unwrap_or_default()
+    }
+
+    /// Offset of `path` (`member` or `member.member`) in `struct name`, in bytes.
+    ///
+    /// A kernel may have several structs of one name; those that have the member must agree.
+    fn offset(&self, name: &str, path: &str, size: Size) -> Result<u32> {
+        let what = || format!("struct {name}.{path}");
+        let mut found: Option<(u32, Option<usize>)> = None;
+        for ty in self.named(name) {
+            let (Type::Struct(s) | Type::Union(s)) = &ty else { continue };
+            let Some(place) = self.member(s, path, 0) else { continue };
+            if found.is_some_and(|f| f != place) {
+                return Err(missing(what(), "it has several structs of that name, which differ"));
+            }
+            found = Some(place);
+        }
+        let (offset, bytes) = found.ok_or_else(|| missing(what(), BTF_HINT))?;
+        let fits = match (size, bytes) {
+            (Any, _) => true,
+            (Exactly(want), Some(have)) => want == have,
+            (AtLeast(want), Some(have)) => have >= want,
+            (_, None) => false,
+        };
+        if !fits {
+            let want = match size {
+                Exactly(n) => format!("{n}"),
+                AtLeast(n) => format!("at least {n}"),
+                Any => String::new(),
+            };
+            let have = bytes.map_or_else(|| "of unknown size".to_owned(), |n| format!("{n} bytes long"));
+            return Err(missing(format!("{} of {want} bytes", what()), format!("it is {have}; {BTF_HINT}")));
+        }
+        Ok(offset)
+    }
+
+    /// Offset in bytes and size of a member, looked for in unnamed members too.
+    fn member(&self, in_struct: &btf_rs::Struct, path: &str, depth: usize) -> Option<(u32, Option<usize>)> {
+        // Deeper than any kernel struct; keeps odd type information from recursing for ever.
+        if depth > 8 {
+            return None;
+        }
+        let (first, rest) = path.split_once('.').map_or((path, None), |(a, b)| (a, Some(b)));
+        for member in &in_struct.members {
+            let name = self.btf.resolve_name(member).ok()?;
+            let bit = member.bit_offset();
+            if bit % 8 != 0 {
+                continue;
+            }
+            let down = |path: &str| match self.plain(member)? {
+                Type::Struct(s) | Type::Union(s) => self.member(&s, path, depth + 1),
+                _ => None,
+            };
+            let place = match (name == first, name.is_empty(), rest) {
+                (true, _, None) if member.bitfield_size().is_none_or(|n| n == 0) => Some((0, self.size(member, 0))),
+                (true, _, Some(rest)) => down(rest),
+                (_, true, _) => down(path),
+                _ => None,
+            };
+            if let Some((offset, size)) = place {
+                return Some((bit / 8 + offset, size));
+            }
+        }
+        None
+    }
+
+    /// The type that `of` refers to, without typedefs and qualifiers.
+    fn plain<T: BtfType + ?Sized>(&self, of: &T) -> Option<Type> {
+        let mut ty = self.btf.resolve_chained_type(of).ok()?;
+        for _ in 0..32 {
+            let next = match &ty {
+                Type::Typedef(t) => self.btf.resolve_chained_type(t),
+                Type::Volatile(t) | Type::Const(t) | Type::Restrict(t) => self.btf.resolve_chained_type(t),
+                Type::TypeTag(t) => self.btf.resolve_chained_type(t),
+                _ => return Some(ty),
+            };
+            ty = next.ok()?;
+        }
+        None
+    }
+
+    /// Size in bytes of the type that `of` refers to.
+    fn size<T: BtfType + ?Sized>(&self, of: &T, depth: usize) -> Option<usize> {
+        if depth > 8 {
+            return None;
+        }
+        match self.plain(of)? {
+            Type::Int(t) => Some(t.size()),
+            Type::Ptr(_) => Some(8),
+            Type::Struct(t) | Type::Union(t) => Some(t.size()),
+            Type::Enum(t) => Some(t.size()),
+            Type::Enum64(t) => Some(t.size()),
+            Type::Array(t) => self.size(&t, depth + 1)?.checked_mul(t.len()),
+            _ => None,
+        }
+    }
+
+    fn struct_size(&self, name: &str) -> Result<u32> {
+        self.named(name)
+            .into_iter()
+            .find_map(|ty| match ty {
+                Type::Struct(s) => u32::try_from(s.size()).ok(),
+                _ => None,
+            })
+            .ok_or_else(|| missing(format!("struct {name}"), BTF_HINT))
+    }
+
+    /// The value of an enumerator.
+    fn enumerator(&self, of: &str, name: &str) -> Result<u32> {
+        let what = || format!("{name} in enum {of}");
+        self.named(of)
+            .into_iter()
+            .filter_map(|ty| match ty {
+                Type::Enum(e) => Some(e),
+                _ => None,
+            })
+            .find_map(|e| {
+                e.members.iter().find(|m| self.btf.resolve_name(*m).is_ok_and(|n| n == name)).map(|m| m.val())
+            })
+            .ok_or_else(|| missing(what(), BTF_HINT))
+    }
+
+    /// Checks that a function takes exactly these parameters, in this order.
+    fn prototype(&self, function: &str, params: &[&str], hint: &str) -> Result<()> {
+        let protos = self.named(function).into_iter().filter_map(|ty| match ty {
+            Type::Func(f) => match self.btf.resolve_chained_type(&f) {
+                Ok(Type::FuncProto(p)) => Some(p),
+                _ => None,
+            },
+            _ => None,
+        });
+        let mut seen = Vec::new();
+        for proto in protos {
+            let names: Vec<String> =
+                proto.parameters.iter().map(|p| self.btf.resolve_name(p).unwrap_or_default()).collect();
+            // Newer kernels append what a pointer may be: `file__nullable`.
+            let same = |have: &String, want: &&str| have.split("__").next() == Some(*want);
+            if names.len() == params.len() && names.iter().zip(params).all(|(have, want)| same(have, want)) {
+                return Ok(());
+            }
+            seen.push(names.join(", "));
+        }
+        match seen.first() {
+            None => Err(missing(format!("function {function}"), hint)),
+            Some(names) => Err(missing(
+                format!("function {function}({})", params.join(", ")),
+                format!("it takes ({names}); {BTF_HINT}"),
+            )),
+        }
+    }
+
+    fn prototypes(&self) -> Result<()> {
+        let ima = "CONFIG_IMA=y is needed, and the function must not be inlined";
+        let lsm = "CONFIG_BPF_LSM=y is needed";
+        self.prototype("ima_add_template_entry", &["entry", "violation", "op", "inode", "filename"], ima)?;
+        self.prototype("bpf_lsm_bprm_committed_creds", &["bprm"], lsm)?;
+        self.prototype("bpf_lsm_bprm_check_security", &["bprm"], lsm)?;
+        self.prototype("bpf_lsm_mmap_file", &["file", "reqprot", "prot", "flags"], lsm)?;
+        self.prototype("bpf_lsm_file_mprotect", &["vma", "reqprot", "prot"], lsm)?;
+        for tracepoint in ["cgroup_mkdir", "cgroup_rename", "cgroup_rmdir"] {
+            if self.named(&format!("btf_trace_{tracepoint}")).is_empty() {
+                return Err(missing(format!("tracepoint {tracepoint}"), "CONFIG_CGROUPS=y is needed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers by which the kernel names hash algorithms are part of its user-space interface; still, they are
+    /// what turns bytes into evidence.
+    fn hash_numbers(&self) -> Result<()> {
+        for (bank, number) in HASH_ALGOS {
+            let name = format!("HASH_ALGO_{}", bank.name().to_uppercase());
+            let found = self.enumerator("hash_algo", &name)?;
+            if found != number {
+                return Err(missing(format!("{name} = {number}"), format!("it is {found}; {BTF_HINT}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn offsets(&self, hierarchy: &Hierarchy) -> Result<Config> {
+        let cgroup_subsys = match hierarchy.controller {
+            None => NO_SUBSYSTEM,
+            Some(controller) => self.enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id"))?,
+        };
+        // 6.15 renamed it.
+        let kernfs_node_parent = self
+            .offset("kernfs_node", "parent", Exactly(8))
+            .or_else(|_| self.offset("kernfs_node", "__parent", Exactly(8)))?;
+        Ok(Config {
+            cgroup_subsys,
+            cgroup_hierarchy: hierarchy.id,
+            template_entry_pcr: self.offset("ima_template_entry", "pcr", Exactly(4))?,
+            template_entry_digests: self.offset("ima_template_entry", "digests", Exactly(8))?,
+            tpm_digest_size: self.struct_size("tpm_digest")?,
+            tpm_digest_alg_id: self.offset("tpm_digest", "alg_id", Exactly(2))?,
+            tpm_digest_digest: self.offset("tpm_digest", "digest", Exactly(64))?,
+            tpm_chip_nr_allocated_banks: self.offset("tpm_chip", "nr_allocated_banks", Exactly(4))?,
+            binprm_file: self.offset("linux_binprm", "file", Exactly(8))?,
+            binprm_buf: self.offset("linux_binprm", "buf", AtLeast(2))?,
+            file_f_path: self.offset("file", "f_path", Exactly(16))?,
+            file_f_inode: self.offset("file", "f_inode", Exactly(8))?,
+            path_mnt: self.offset("path", "mnt", Exactly(8))?,
+            path_dentry: self.offset("path", "dentry", Exactly(8))?,
+            inode_i_mode: self.offset("inode", "i_mode", Exactly(2))?,
+            inode_i_ino: self.offset("inode", "i_ino", Exactly(8))?,
+            inode_i_sb: self.offset("inode", "i_sb", Exactly(8))?,
+            super_block_s_dev: self.offset("super_block", "s_dev", Exactly(4))?,
+            dentry_d_parent: self.offset("dentry", "d_parent", Exactly(8))?,
+            dentry_d_name: self.offset("dentry", "d_name.name", Exactly(8))?,
+            dentry_d_hash_pprev: self.offset("dentry", "d_hash.pprev", Exactly(8))?,
+            mount_mnt: self.offset("mount", "mnt", Any)?,
+            mount_mnt_parent: self.offset("mount", "mnt_parent", Exactly(8))?,
+            mount_mnt_mountpoint: self.offset("mount", "mnt_mountpoint", Exactly(8))?,
+            vfsmount_mnt_root: self.offset("vfsmount", "mnt_root", Exactly(8))?,
+            vma_vm_file: self.offset("vm_area_struct", "vm_file", Exactly(8))?,
+            vma_vm_flags: self.offset("vm_area_struct", "vm_flags", Exactly(8))?,
+            task_group_leader: self.offset("task_struct", "group_leader", Exactly(8))?,
+            task_real_parent: self.offset("task_struct", "real_parent", Exactly(8))?,
+            task_tgid: self.offset("task_struct", "tgid", Exactly(4))?,
+            task_start_boottime: self.offset("task_struct", "start_boottime", Exactly(8))?,
+            task_nsproxy: self.offset("task_struct", "nsproxy", Exactly(8))?,
+            task_thread_pid: self.offset("task_struct", "thread_pid", Exactly(8))?,
+            task_cgroups: self.offset("task_struct", "cgroups", Exactly(8))?,
+            task_fs: self.offset("task_struct", "fs", Exactly(8))?,
+            fs_root: self.offset("fs_struct", "root", Exactly(16))?,
+            nsproxy_mnt_ns: self.offset("nsproxy", "mnt_ns", Exactly(8))?,
+            mnt_namespace_inum: self.offset("mnt_namespace", "ns.inum", Exactly(4))?,
+            pid_level: self.offset("pid", "level", Exactly(4))?,
+            pid_numbers: self.offset("pid", "numbers", Any)?,
+            upid_size: self.struct_size("upid")?,
+            upid_ns: self.offset("upid", "ns", Exactly(8))?,
+            pid_namespace_inum: self.offset("pid_namespace", "ns.inum", Exactly(4))?,
+            css_set_subsys: self.offset("css_set", "subsys", AtLeast(8))?,
+            css_cgroup: self.offset("cgroup_subsys_state", "cgroup", Exactly(8))?,
+            cgroup_kn: self.offset("cgroup", "kn", Exactly(8))?,
+            cgroup_root: self.offset("cgroup", "root", Exactly(8))?,
+            cgroup_root_hierarchy_id: self.offset("cgroup_root", "hierarchy_id", Exactly(4))?,
+            kernfs_node_id: self.offset("kernfs_node", "id", Exactly(8))?,
+            kernfs_node_parent,
+            kernfs_node_name: self.offset("kernfs_node", "name", Exactly(8))?,
+            ..Config::default()
+        })
+    }
+}
+
+/// Fills in the addresses of IMA's variables, from /proc/kallsyms.
+fn addresses(mut config: Config, kallsyms: &Path) -> Result<Config> {
+    use std::io::BufRead;
+    let io = |source| Error::Io { what: "read", path: kallsyms.to_owned(), source };
+    let mut wanted = [
+        ("ima_tpm_chip", &mut config.addr_ima_tpm_chip),
+        ("ima_extra_slots", &mut config.addr_ima_extra_slots),
+        ("ima_sha1_idx", &mut config.addr_ima_sha1_idx),
+        ("ima_hash_algo_idx", &mut config.addr_ima_hash_algo_idx),
+        ("ima_hash_algo", &mut config.addr_ima_hash_algo),
+    ];
+    let mut hidden = false;
+    let file = std::fs::File::open(kallsyms).map_err(io)?;
+    for line in std::io::BufReader::with_capacity(1 << 16, file).split(b'\n') {
+        let line = line.map_err(io)?;
+        // `ffffffff81000000 D name`, with a module's name after a tab.
+        let mut fields = line.splitn(3, |&b| b == b' ');
+        let (Some(address), Some(_), Some(name)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let Some((_, slot)) = wanted.iter_mut().find(|(want, _)| want.as_bytes() == name) else { continue };
+        let address = std::str::from_utf8(address).ok().and_then(|a| u64::from_str_radix(a, 16).ok()).unwrap_or(0);
+        hidden |= address == 0;
+        **slot = address;
+    }
+    match wanted.iter().find(|(_, address)| **address == 0) {
+        None => Ok(config),
+        Some((name, _)) if hidden => Err(missing(
+            format!("readable address of {name}"),
+            "set kernel.kptr_restrict to 0 or 1 (`sysctl kernel.kptr_restrict=1`) and run with CAP_SYSLOG",
+        )),
+        Some((name, _)) => {
+            Err(missing(format!("variable {name}"), "CONFIG_IMA=y, CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y are needed"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn symbols(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    const ALL: &str = "ffffffff81000001 T _text\nffffffff82000001 D ima_hash_algo\nffffffff82000002 D ima_hash_algo_idx\n\
+        ffffffff82000003 D ima_sha1_idx\nffffffff82000004 D ima_extra_slots\nffffffff82000005 B ima_tpm_chip\n\
+        ffffffffc0000000 t ima_tpm_chip\t[other]\n";
+
+    #[test]
+    fn addresses_come_from_the_kernel_itself_never_from_a_module() {
+        let config = addresses(Config::default(), symbols(ALL).path()).unwrap();
+        assert_eq!(config.addr_ima_tpm_chip, 0xffff_ffff_8200_0005);
+        assert_eq!(config.addr_ima_hash_algo, 0xffff_ffff_8200_0001);
+    }
+
+    #[test]
+    fn a_hidden_address_and_an_absent_one_are_told_apart() {
+        let hidden = ALL.replace("ffffffff82000003", "0000000000000000");
+        let error = addresses(Config::default(), symbols(&hidden).path()).unwrap_err().to_string();
+        assert!(error.contains("ima_sha1_idx") && error.contains("kptr_restrict"), "{error}");
+        let absent = ALL.replace("ima_sha1_idx", "something");
+        let error = addresses(Config::default(), symbols(&absent).path()).unwrap_err().to_string();
+        assert!(error.contains("variable ima_sha1_idx") && error.contains("KALLSYMS_ALL"), "{error}");
+    }
+
+    #[test]
+    fn bytes_that_are_not_type_information_are_an_error() {
+        let hierarchy = Hierarchy { id: 0, controller: None, mount: "/".into() };
+        for bytes in ["", "\u{1}", "not BTF at all, but longer than its header is, by some bytes"] {
+            let file = symbols(bytes);
+            let result = config(file.path(), file.path(), &hierarchy);
+            assert!(matches!(result, Err(Error::Btf { .. } | Error::Missing { .. })), "{result:?}");
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Loading, attaching and pinning; and taking over what an earlier collector pinned.
+//!
+//! The map `meta` is pinned last and read first: pins without it are left from a load that never finished.
+
+use super::{Adopted, Error, Hierarchy, Options, Result, layout};
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{Array, Map, MapData, RingBuf},
+    programs::{
+        BtfTracePoint, FExit, Lsm, Program, ProgramFd, ProgramInfo,
+        links::{FdLink, PinnedLink},
+    },
+};
+use ebpf_common::{Config, Counters, LAYOUT_VERSION, Meta, NO_SUBSYSTEM};
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// Exit of a kernel function.
+    Exit(&'static str),
+    /// Hook of the security framework.
+    Lsm(&'static str),
+    /// Raw tracepoint with types.
+    Tracepoint(&'static str),
+}
+
+/// All programs, in the order in which they are attached: names of cgroups first, since all else refers to them.
+pub(super) const PROGRAMS: [(&str, Hook); 8] = [
+    ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
+    ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
+    ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
+    ("entry_added", Hook::Exit("ima_add_template_entry")),
+    ("executed", Hook::Lsm("bprm_committed_creds")),
+    ("script", Hook::Lsm("bprm_check_security")),
+    ("mapped", Hook::Lsm("mmap_file")),
+    ("made_executable", Hook::Lsm("file_mprotect")),
+];
+
+/// Names of the maps in the object.
+const RECORDS: &str = "RECORDS";
+const COUNTERS: &str = "COUNTERS";
+
+/// Lets aya copy our layouts to and from maps.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Plain<T>(pub(super) T);
+
+// SAFETY: repr(C), integers only, no padding (checked by a test of `decode`), any bytes are valid.
+unsafe impl Pod for Plain<Config> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Counters> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Meta> {}
+
+/// One program with its link, both pinned.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) name: &'static str,
+    pub(super) fd: ProgramFd,
+    pub(super) id: u32,
+    pub(super) link: FdLink,
+    pub(super) link_id: u32,
+    pub(super) link_pin: PathBuf,
+}
+
+/// Everything that runs.
+pub(super) struct Loaded {
+    pub(super) programs: Vec<Attached>,
+    pub(super) ring: RingBuf<MapData>,
+    pub(super) counters: Array<MapData, Plain<Counters>>,
+    pub(super) meta: Meta,
+    /// Held as long as the programs are used.
+    pub(super) lock: Flock<File>,
+}
+
+fn kernel<E: std::error::Error + Send + Sync + 'static>(
+    what: &'static str,
+    name: impl Into<String>,
+) -> impl FnOnce(E) -> Error {
+    let name = name.into();
+    move |source| Error::Kernel { what, name, source: Box::new(source) }
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}
+
+fn pin_of(dir: &Path, kind: &str, name: &str) -> PathBuf {
+    // No dots: bpffs keeps them for itself.
+    dir.join(format!("{kind}_{name}"))
+}
+
+pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(Loaded, Adopted, Hierarchy)> {
+    let dir = &options.pin_dir;
+    make_dir(dir)?;
+    let lock = lock(dir)?;
+    let meta_pin = pin_of(dir, "map", "meta");
+    if exists(&meta_pin)? {
+        let (loaded, hierarchy) = adopt(options, &meta_pin, object, lock)?;
+        return Ok((loaded, Adopted::Existing, hierarchy));
+    }
+    let removed_leftovers = clear(dir)?;
+    match load(options, &meta_pin, object, lock) {
+        Ok((loaded, hierarchy)) => Ok((loaded, Adopted::Fresh { removed_leftovers }, hierarchy)),
+        Err(error) => {
+            // Half of the programs would keep running, and counting, for nobody.
+            clear(dir)?;
+            Err(error)
+        }
+    }
+}
+
+/// Removes all pins of a directory; says whether there were any.
+pub(super) fn clear(dir: &Path) -> Result<bool> {
+    let mut any = false;
+    for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+        let path = entry.map_err(io_error("read", dir))?.path();
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        any = true;
+    }
+    Ok(any)
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(io_error("look at", path))
+}
+
+/// Makes the directory of the pins, on bpffs.
+fn make_dir(dir: &Path) -> Result<()> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    let option = |why: String| Error::Option { name: "pin_dir", why };
+    let mut on = dir;
+    while !exists(on)? {
+        on = on.parent().ok_or_else(|| option(format!("{} has no parent that exists", dir.display())))?;
+    }
+    if !is_bpffs(on)? {
+        if on != Path::new(BPFFS) {
+            let why = format!("{} is not on bpffs; use a directory below {BPFFS}", dir.display());
+            return Err(option(why));
+        }
+        let none: Option<&str> = None;
+        nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
+            .map_err(|e| Error::Io { what: "mount bpffs on", path: BPFFS.into(), source: e.into() })?;
+    }
+    fs::create_dir_all(dir).map_err(io_error("make", dir))?;
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io_error("restrict", dir))
+}
+
+fn is_bpffs(path: &Path) -> Result<bool> {
+    let fs = nix::sys::statfs::statfs(path)
+        .map_err(|e| Error::Io { what: "look at the file system of", path: path.to_owned(), source: e.into() })?;
+    Ok(fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+}
+
+/// Two consumers of one ring would each see half of the records.
+fn lock(dir: &Path) -> Result<Flock<File>> {
+    let file = File::open(dir).map_err(io_error("open", dir))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => Error::Busy { dir: dir.to_owned() },
+        other => Error::Io { what: "lock", path: dir.to_owned(), source: other.into() },
+    })
+}
+
+/// Without `bpf` among the active security modules, its programs load and attach but are never called.
+fn check_lsm() -> Result<()> {
+    let path = Path::new("/sys/kernel/security/lsm");
+    let list = fs::read_to_string(path).map_err(io_error("read (is securityfs mounted?)", path))?;
+    if list.trim().split(',').any(|m| m == "bpf") {
+        return Ok(());
+    }
+    Err(Error::Missing {
+        what: format!("active security module bpf (active: {})", list.trim()),
+        hint: format!("boot with lsm={},bpf on the kernel's command line", list.trim()),
+    })
+}
+
+fn load(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<File>) -> Result<(Loaded, Hierarchy)> {
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    let page = u32::try_from(page).unwrap_or(4096);
+    if !options.ring_bytes.is_power_of_two() || options.ring_bytes < page {
+        let why = format!("{} is not a power of two of at least {page}", options.ring_bytes);
+        return Err(Error::Option { name: "ring_bytes", why });
+    }
+    check_lsm()?;
+    let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
+    let config = layout::config(&options.kernel_btf, Path::new("/proc/kallsyms"), &hierarchy)?;
+    let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
+        .map_err(kernel("parse", options.kernel_btf.display().to_string()))?;
+    // A copy: the allocator aligns it, which the parser needs and the caller's bytes may not be.
+    let bytes = options.object.to_vec();
+    let config = Plain(config);
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global("CONFIG", &config, true)
+        .map_max_entries(RECORDS, options.ring_bytes)
+        .load(&bytes)
+        .map_err(kernel("load", "the object"))?;
+
+    let dir = &options.pin_dir;
+    let ring = pinned_map(&mut ebpf, dir, RECORDS)?;
+    let ring = RingBuf::try_from(ring).map_err(kernel("map", RECORDS))?;
+    let counters = pinned_map(&mut ebpf, dir, COUNTERS)?;
+    let counters = Array::try_from(counters).map_err(kernel("open", COUNTERS))?;
+    // Verification takes the time; attaching follows at one go, so that all start to see at the same moment.
+    for (name, hook) in PROGRAMS {
+        verify(&mut ebpf, name, hook, &btf)?;
+    }
+    let programs = PROGRAMS.iter().map(|(name, _)| attach(&mut ebpf, dir, name)).collect::<Result<Vec<_>>>()?;
+
+    let meta = Meta {
+        layout: u32::from(LAYOUT_VERSION),
+        cgroup_subsys: config.0.cgroup_subsys,
+        cgroup_hierarchy: config.0.cgroup_hierarchy,
+        pad: 0,
+        loaded_ns: boot_ns()?,
+        object,
+    };
+    let mut map: Array<MapData, Plain<Meta>> = Array::create(1, 0).map_err(kernel("create", "meta"))?;
+    map.set(0, Plain(meta), 0).map_err(kernel("write", "meta"))?;
+    map.pin(meta_pin).map_err(kernel("pin", "meta"))?;
+    Ok((Loaded { programs, ring, counters, meta, lock }, hierarchy))
+}
+
+/// CLOCK_BOOTTIME, nanoseconds.
+fn boot_ns() -> Result<u64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_err(|e| Error::Io { what: "read", path: "CLOCK_BOOTTIME".into(), source: e.into() })?;
+    Ok(u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn pinned_map(ebpf: &mut Ebpf, dir: &Path, name: &str) -> Result<Map> {
+    let map = ebpf.take_map(name).ok_or_else(|| not_in_object("map", name))?;
+    map.pin(pin_of(dir, "map", name)).map_err(kernel("pin", name))?;
+    Ok(map)
+}
+
+fn not_in_object(what: &str, name: &str) -> Error {
+    Error::Option { name: "object", why: format!("it has no {what} {name}: it was built from other sources") }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name).ok_or_else(|| not_in_object("program", name))
+}
+
+/// Has the kernel verify and load one program.
+fn verify(ebpf: &mut Ebpf, name: &'static str, hook: Hook, btf: &Btf) -> Result<()> {
+    let program = program(ebpf, name)?;
+    match hook {
+        Hook::Exit(function) => {
+            let program: &mut FExit = program.try_into().map_err(kernel("use", name))?;
+            program.load(function, btf)
+        }
+        Hook::Lsm(hook) => {
+            let program: &mut Lsm = program.try_into().map_err(kernel("use", name))?;
+            program.load(hook, btf)
+        }
+        Hook::Tracepoint(tracepoint) => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(kernel("use", name))?;
+            program.load(tracepoint, btf)
+        }
+    }
+    .map_err(kernel("load", name))
+}
+
+/// Attaches and pins one program.
+fn attach(ebpf: &mut Ebpf, dir: &Path, name: &'static str) -> Result<Attached> {
+    let program = program(ebpf, name)?;
+    let fail = || kernel("attach", name);
+    let link = match program {
+        Program::FExit(p) => {
+            let id = p.attach().map_err(fail())?;
+            p.take_link(id).map(FdLink::from).map_err(fail())?
+        }
+        Program::Lsm(p) => {
+            let id = p.attach().map_err(fail())?;
+            p.take_link(id).map(FdLink::from).map_err(fail())?
+        }
+        Program::BtfTracePoint(p) => {
+            let id = p.attach().map_err(fail())?;
+            p.take_link(id).map(FdLink::from).map_err(fail())?
+        }
+        _ => return Err(not_in_object("fexit, LSM or tracepoint program", name)),
+    };
+    let program_pin = pin_of(dir, "prog", name);
+    program.pin(&program_pin).map_err(kernel("pin", name))?;
+    let link_pin = pin_of(dir, "link", name);
+    let link = FdLink::from(link.pin(&link_pin).map_err(kernel("pin the link of", name))?);
+    opened(name, &program_pin, link, link_pin)
+}
+
+/// Puts a program's parts together and checks that they belong to each other.
+fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBuf) -> Result<Attached> {
+    let info = ProgramInfo::from_pin(program_pin).map_err(kernel("open", name))?;
+    let fd = info.fd().map_err(kernel("open", name))?;
+    let link_info = link.info().map_err(kernel("ask about the link of", name))?;
+    if link_info.program_id() != info.id() {
+        let why = format!("it attaches program {}, not {}", link_info.program_id(), info.id());
+        return Err(Error::Pin { path: link_pin, why });
+    }
+    Ok(Attached { name, fd, id: info.id(), link, link_id: link_info.id(), link_pin })
+}
+
+fn adopt(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<File>) -> Result<(Loaded, Hierarchy)> {
+    let dir = &options.pin_dir;
+    let meta = map_at(meta_pin, Map::Array)?;
+    let meta: Array<MapData, Plain<Meta>> = Array::try_from(meta).map_err(not_ours(meta_pin))?;
+    let Plain(meta) = meta.get(&0, 0).map_err(kernel("read", "meta"))?;
+    if meta.object != object || meta.layout != u32::from(LAYOUT_VERSION) {
+        let (found, expected) = (hex::encode(meta.object), hex::encode(object));
+        return Err(Error::OtherObject { found, expected, dir: dir.clone() });
+    }
+    let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
+    let v1 = meta.cgroup_subsys != NO_SUBSYSTEM;
+    if meta.cgroup_hierarchy != hierarchy.id || v1 != hierarchy.controller.is_some() {
+        let why = format!(
+            "the programs tell tasks apart by hierarchy {}, this machine now by {}: controllers were remounted",
+            meta.cgroup_hierarchy, hierarchy.id
+        );
+        return Err(Error::Cgroups { why });
+    }
+    let at = pin_of(dir, "map", RECORDS);
+    let ring = RingBuf::try_from(map_at(&at, Map::RingBuf)?).map_err(not_ours(&at))?;
+    let at = pin_of(dir, "map", COUNTERS);
+    let counters = Array::try_from(map_at(&at, Map::Array)?).map_err(not_ours(&at))?;
+    let programs = PROGRAMS
+        .iter()
+        .map(|(name, _)| {
+            let link_pin = pin_of(dir, "link", name);
+            let link = PinnedLink::from_pin(&link_pin).map_err(not_ours(&link_pin))?;
+            let program_pin = pin_of(dir, "prog", name);
+            opened(name, &program_pin, FdLink::from(link), link_pin)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok((Loaded { programs, ring, counters, meta, lock }, hierarchy))
+}
+
+fn not_ours<E: std::error::Error>(path: &Path) -> impl FnOnce(E) -> Error {
+    let path = path.to_owned();
+    move |e| {
+        // The operating system's answer is the cause of the cause.
+        let why = e.source().map_or_else(|| e.to_string(), |source| format!("{e}: {source}"));
+        Error::Pin { path, why }
+    }
+}
+
+fn map_at(path: &Path, kind: fn(MapData) -> Map) -> Result<Map> {
+    MapData::from_pin(path).map(kind).map_err(not_ours(path))
+}

@@ -1,0 +1,254 @@
+//! Files: identity, content hash, path, and the records about them.
+
+use crate::{
+    Outcome,
+    config::config,
+    debug,
+    kernel::Reader,
+    ring, tasks,
+};
+use aya_ebpf::{
+    bindings::{file as File, path as Path},
+    cty::c_void,
+    helpers::generated::{bpf_d_path, bpf_ima_file_hash, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    programs::LsmContext,
+};
+use ebpf_common::{FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH, flag, kind};
+
+/// `ENAMETOOLONG`, include/uapi/asm-generic/errno.h.
+const ENAMETOOLONG: i64 = 36;
+/// `S_IFMT` and `S_IFREG`, include/uapi/linux/stat.h.
+const S_IFMT: u16 = 0o170000;
+const S_IFREG: u16 = 0o100000;
+/// Components that the path walk goes up at most, mount points included.
+const MAX_STEPS: usize = 160;
+/// Room for one component and its NUL, NAME_MAX + 1.
+const COMPONENT: usize = 256;
+
+/// What [`FileHead`] is followed by.
+#[repr(C)]
+struct FileRecord<const N: usize> {
+    head: FileHead,
+    path: [u8; N],
+}
+
+/// How a file's hash is to be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hashing {
+    /// After IMA's own turn.
+    Settled,
+    /// Before IMA's own turn.
+    PreCheck,
+    /// Not at all: not a file with content.
+    No,
+}
+
+/// A hash as the kernel gave it.
+struct Hash {
+    alg: i32,
+    words: [u64; 8],
+}
+
+/// `bprm->file`, with the type that the verifier gives it. A plain load, at an offset that it knows as a constant:
+/// `bpf_probe_read_kernel` would lose the type.
+#[inline(always)]
+pub fn binprm_file(bprm: *const u8) -> *mut c_void {
+    // SAFETY: the verifier checks this load.
+    unsafe { bprm.add(config!(binprm_file) as usize).cast::<*mut c_void>().read_volatile() }
+}
+
+/// Device (kernel encoding) and inode number.
+#[inline(always)]
+pub fn inode_id(reader: &mut Reader, inode: u64) -> (u64, u64) {
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let dev: u32 = reader.read(sb + config!(super_block_s_dev));
+    (u64::from(dev), reader.read(inode + config!(inode_i_ino)))
+}
+
+/// Whether the file at this address is a regular one.
+#[inline(always)]
+pub fn is_regular(reader: &mut Reader, file: u64) -> bool {
+    let inode: u64 = reader.read(file + config!(file_f_inode));
+    let mode: u16 = reader.read(inode + config!(inode_i_mode));
+    mode & S_IFMT == S_IFREG
+}
+
+/// Hashes, then sends a record of this kind; a path that does not fit the small class goes into the large one.
+///
+/// # Safety
+/// `file` is a live `struct file` with the verifier's type.
+#[inline(always)]
+pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hashing) {
+    let mut hash = Hash { alg: HASH_NOT_TRIED, words: [0; 8] };
+    if hashing != Hashing::No {
+        // SAFETY: 64 bytes of room, the longest digest there is.
+        let alg = unsafe { bpf_ima_file_hash(file.cast::<File>(), (&raw mut hash.words).cast(), 64) };
+        hash.alg = alg as i32;
+        if alg < 0 {
+            ring::hash_failed();
+        }
+    }
+    let Some(seq) = ring::next_seq() else {
+        return;
+    };
+    let flags = if hashing == Hashing::PreCheck { flag::HASH_PRE_CHECK } else { 0 };
+    // SAFETY: as the caller promises.
+    let first = unsafe { record::<SMALL_PATH>(seq, kind, file, &hash, flags, false) };
+    if let Outcome::TooLong = first {
+        // The same number again: the small reservation was discarded.
+        // SAFETY: as the caller promises.
+        if let Outcome::Lost = unsafe { record::<LARGE_PATH>(seq, kind, file, &hash, flags, true) } {
+            debug!(ctx, "file record lost");
+        }
+    }
+}
+
+/// # Safety
+/// As [`send`].
+#[inline(always)]
+unsafe fn record<const N: usize>(
+    seq: u64,
+    kind: u16,
+    file: *mut c_void,
+    hash: &Hash,
+    mut flags: u32,
+    last: bool,
+) -> Outcome {
+    let Some(mut record) = ring::reserve::<FileRecord<N>>() else {
+        return Outcome::Lost;
+    };
+    let r = record.as_mut_ptr();
+    // SAFETY: the path is a member of the live file; the helper writes at most N bytes into the record's path.
+    let n = unsafe {
+        let path = file.cast::<u8>().add(config!(file_f_path) as usize);
+        bpf_d_path(path.cast::<Path>(), (&raw mut (*r).path).cast(), N as u32)
+    };
+    if n == -ENAMETOOLONG && !last {
+        record.discard(0);
+        return Outcome::TooLong;
+    }
+    // The NUL does not count.
+    let path_len = if n > 0 && n <= N as i64 { n as u32 - 1 } else { 0 };
+    if n <= 0 {
+        flags |= flag::PATH_CUT;
+        ring::path_failed();
+    }
+    // SAFETY: the reserved record.
+    unsafe { head(&raw mut (*r).head, seq, kind, file as u64, hash, path_len, flags) };
+    record.submit(0);
+    Outcome::Sent
+}
+
+/// Writes all of `head`.
+///
+/// # Safety
+/// `head` is writable.
+#[inline(always)]
+unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash, path_len: u32, flags: u32) {
+    let mut reader = Reader::new();
+    let inode: u64 = reader.read(file + config!(file_f_inode));
+    let (dev, ino) = inode_id(&mut reader, inode);
+    // SAFETY: fields of `head`.
+    unsafe {
+        (*head).header = Header {
+            seq,
+            boot_ns: bpf_ktime_get_boot_ns(),
+            kind,
+            version: LAYOUT_VERSION,
+            len: size_of::<FileHead>() as u32 + path_len,
+        };
+        (*head).dev = dev;
+        (*head).ino = ino;
+        (*head).hash_alg = hash.alg;
+        (*head).path_len = path_len;
+        let words = (&raw mut (*head).hash).cast::<[u64; 8]>();
+        for i in 0..8 {
+            (&raw mut (*words)[i]).write_volatile(hash.words[i]);
+        }
+        tasks::fill(&mut reader, &raw mut (*head).task, flags);
+    }
+}
+
+/// Sends a LATE_MAPPING record for the file at this address, without a hash and with a path made by walking up the
+/// dentries, from the last component to the first (see `flag::PATH_REVERSED`).
+///
+/// For programs that may not sleep, where `bpf_d_path` is refused. They run under the RCU read lock, so names cannot
+/// be freed under the walk, but no lock keeps a rename out.
+#[inline(always)]
+pub fn send_walked(ctx: &LsmContext, file: u64) {
+    let Some(seq) = ring::next_seq() else {
+        return;
+    };
+    // One component more than fits, so that each can be read whole without a branch.
+    let Some(mut record) = ring::reserve::<FileRecord<{ LARGE_PATH + COMPONENT }>>() else {
+        debug!(ctx, "late mapping lost");
+        return;
+    };
+    let r = record.as_mut_ptr();
+    let mut reader = Reader::new();
+    // SAFETY: the reserved record.
+    let (len, flags) = unsafe { walk(&mut reader, file, (&raw mut (*r).path).cast()) };
+    let failed = reader.finish();
+    let flags = flags | if failed { flag::READ_FAILED } else { 0 };
+    let hash = Hash { alg: HASH_NOT_TRIED, words: [0; 8] };
+    // SAFETY: the reserved record.
+    unsafe { head(&raw mut (*r).head, seq, kind::LATE_MAPPING, file, &hash, len, flags) };
+    record.submit(0);
+}
+
+/// Writes the components and gives their length and flags.
+///
+/// # Safety
+/// `out` has room for `LARGE_PATH + COMPONENT` bytes.
+#[inline(always)]
+unsafe fn walk(reader: &mut Reader, file: u64, out: *mut u8) -> (u32, u32) {
+    // SAFETY: the helper has no preconditions.
+    let current = unsafe { aya_ebpf::helpers::generated::bpf_get_current_task() };
+    let fs: u64 = reader.read(current + config!(task_fs));
+    let root = fs + config!(fs_root);
+    let root_mnt: u64 = reader.read(root + config!(path_mnt));
+    let root_dentry: u64 = reader.read(root + config!(path_dentry));
+    let path = file + config!(file_f_path);
+    let mut mnt: u64 = reader.read(path + config!(path_mnt));
+    let mut dentry: u64 = reader.read(path + config!(path_dentry));
+    let pprev: u64 = reader.read(dentry + config!(dentry_d_hash_pprev));
+    let mut flags = flag::PATH_REVERSED | if pprev == 0 { flag::PATH_DELETED } else { 0 };
+    let mut len: u64 = 0;
+    for _ in 0..MAX_STEPS {
+        if dentry == root_dentry && mnt == root_mnt {
+            return (len as u32, flags);
+        }
+        let parent: u64 = reader.read(dentry + config!(dentry_d_parent));
+        let mnt_root: u64 = reader.read(mnt + config!(vfsmount_mnt_root));
+        if dentry == mnt_root {
+            let mount = mnt - config!(mount_mnt);
+            let above: u64 = reader.read(mount + config!(mount_mnt_parent));
+            if above == mount || above == 0 {
+                // The top of what this mount hangs on: not below the task's root.
+                return (len as u32, flags);
+            }
+            dentry = reader.read(mount + config!(mount_mnt_mountpoint));
+            mnt = above + config!(mount_mnt);
+            continue;
+        }
+        let name: u64 = reader.read(dentry + config!(dentry_d_name));
+        if len >= LARGE_PATH as u64 {
+            break;
+        }
+        // SAFETY: `len` is below LARGE_PATH, and the helper writes at most COMPONENT bytes.
+        let n = unsafe { bpf_probe_read_kernel_str(out.add(len as usize).cast(), COMPONENT as u32, name as *const c_void) };
+        if n <= 0 || n > COMPONENT as i64 {
+            break;
+        }
+        len += n as u64;
+        if parent == dentry || parent == 0 {
+            // A file system without directories, such as that of memfds.
+            return (len as u32, flags);
+        }
+        dentry = parent;
+    }
+    flags |= flag::PATH_CUT;
+    ring::path_failed();
+    // What was added last may reach beyond what a path may hold.
+    (if len > LARGE_PATH as u64 { LARGE_PATH as u32 } else { len as u32 }, flags)
+}

@@ -1,0 +1,63 @@
+//! Reads of kernel memory that cannot fault, and that count what failed.
+
+use crate::ring;
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use core::mem::MaybeUninit;
+
+/// Reads kernel memory by address; remembers whether any read failed. A failed read gives zeroes.
+///
+/// The outcomes are joined without branches, so that the verifier has one path to walk.
+pub struct Reader {
+    failed: i64,
+}
+
+impl Reader {
+    #[inline(always)]
+    pub fn new() -> Reader {
+        Reader { failed: 0 }
+    }
+
+    /// The `T` at this address. `T` is a plain number.
+    #[inline(always)]
+    pub fn read<T: Copy>(&mut self, address: u64) -> T {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper fills all of `value`, with zeroes if it fails.
+        unsafe {
+            self.read_into(value.as_mut_ptr(), address);
+            value.assume_init()
+        }
+    }
+
+    /// Copies what is at this address.
+    ///
+    /// # Safety
+    /// `to` is writable.
+    #[inline(always)]
+    pub unsafe fn read_into<T: Copy>(&mut self, to: *mut T, address: u64) {
+        // SAFETY: `to` has room for size_of::<T>() bytes.
+        self.failed |= unsafe {
+            bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, address as *const c_void)
+        };
+    }
+
+    /// Whether any read failed; counts it if so.
+    #[inline(always)]
+    pub fn finish(self) -> bool {
+        if self.failed != 0 {
+            ring::read_failed();
+        }
+        self.failed != 0
+    }
+}
+
+/// Zeroes, word by word: a call of memset would not pass the verifier.
+///
+/// # Safety
+/// `to` is writable.
+#[inline(always)]
+pub unsafe fn zero<const N: usize>(to: *mut [u64; N]) {
+    for i in 0..N {
+        // SAFETY: in bounds of `to`.
+        unsafe { (&raw mut (*to)[i]).write_volatile(0) };
+    }
+}

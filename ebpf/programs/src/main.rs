@@ -1,0 +1,327 @@
+//! The eBPF programs: each writes one raw record (layouts: `ebpf_common`) for what it sees.
+//!
+//! Promises: a sequence number is taken before space is reserved, so a record that is lost leaves a hole and a count;
+//! what could not be read, hashed or named is counted and the record is sent all the same; nothing is ever denied.
+//! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then reserve.
+//! Not here: whole cgroup paths and executables of ancestors (user space joins them), what an event means.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod config;
+mod files;
+mod kernel;
+mod ring;
+mod tasks;
+
+use aya_ebpf::{
+    EbpfContext,
+    cty::c_void,
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    macros::{btf_tracepoint, fexit, lsm},
+    programs::{BtfTracePointContext, FExitContext, LsmContext},
+};
+use config::config;
+use ebpf_common::{
+    CgroupRecord, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME, RawDigest, SMALL_PATH, flag,
+    kind,
+};
+use files::Hashing;
+use kernel::Reader;
+
+/// Writes a debug event with the feature `log`, nothing without.
+#[cfg(feature = "log")]
+macro_rules! debug {
+    ($($arg:tt)*) => { aya_log_ebpf::debug!($($arg)*) };
+}
+#[cfg(not(feature = "log"))]
+macro_rules! debug {
+    ($ctx:expr, $($arg:tt)*) => {
+        let _ = &$ctx;
+    };
+}
+pub(crate) use debug;
+
+/// `PROT_EXEC`, include/uapi/asm-generic/mman-common.h.
+const PROT_EXEC: u64 = 4;
+/// `VM_EXEC`, include/linux/mm.h.
+const VM_EXEC: u64 = 4;
+/// TPM_ALG_SHA1, TCG Algorithm Registry.
+const TPM_ALG_SHA1: u16 = 0x0004;
+
+/// What [`EntryHead`] is followed by.
+#[repr(C)]
+struct EntryRecord<const N: usize> {
+    head: EntryHead,
+    name: [u8; N],
+}
+
+/// IMA tried to add an entry: `int ima_add_template_entry(struct ima_template_entry *entry, int violation, const char
+/// *op, struct inode *inode, const unsigned char *filename)`, same in 6.1 to 7.3; the loader checks it.
+/// `entry` is alive on each return path: its callers free it.
+#[fexit]
+fn entry_added(ctx: FExitContext) -> i32 {
+    let small = ring::next_seq().and_then(|seq| match entry::<SMALL_PATH>(&ctx, seq, false) {
+        Outcome::TooLong => Some(seq),
+        Outcome::Sent | Outcome::Lost => None,
+    });
+    if let Some(seq) = small {
+        // The same number again: the small reservation was discarded.
+        if let Outcome::Lost = entry::<LARGE_PATH>(&ctx, seq, true) {
+            debug!(ctx, "entry lost");
+        }
+    }
+    0
+}
+
+/// What became of an attempt to write a record.
+enum Outcome {
+    Sent,
+    /// The path did not fit and nothing was sent: try again with more room.
+    TooLong,
+    /// No room in the ring; counted.
+    Lost,
+}
+
+#[inline(always)]
+fn entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outcome {
+    let Some(mut record) = ring::reserve::<EntryRecord<N>>() else {
+        return Outcome::Lost;
+    };
+    let r = record.as_mut_ptr();
+    let mut reader = Reader::new();
+    let filename: u64 = ctx.arg(4);
+    // SAFETY: `r` points to a whole reserved record; the helper writes at most N bytes into its name.
+    let n = unsafe { bpf_probe_read_kernel_str((&raw mut (*r).name).cast(), N as u32, filename as *const c_void) };
+    if n == N as i64 && !last {
+        record.discard(0);
+        return Outcome::TooLong;
+    }
+    let mut flags = 0;
+    // The NUL does not count. A string that fills the room to its last byte may go on.
+    let name_len = if n > 0 && n <= N as i64 { n as u32 - 1 } else { 0 };
+    if n <= 0 || n == N as i64 {
+        flags |= flag::PATH_CUT;
+        ring::path_failed();
+    }
+    let entry: u64 = ctx.arg(0);
+    let violation = ctx.arg::<u64>(1) as u32 != 0;
+    let inode: u64 = ctx.arg(3);
+    // SAFETY: all writes go to fields of the reserved record.
+    unsafe {
+        let head = &raw mut (*r).head;
+        (*head).header = Header {
+            seq,
+            boot_ns: bpf_ktime_get_boot_ns(),
+            kind: if violation { kind::VIOLATION } else { kind::ENTRY },
+            version: LAYOUT_VERSION,
+            len: size_of::<EntryHead>() as u32 + name_len,
+        };
+        (*head).ret = ctx.arg::<u64>(5) as i32;
+        (*head).pcr = reader.read(entry + config!(template_entry_pcr));
+        (*head).name_len = name_len;
+        let (dev, ino) = if inode == 0 { (0, 0) } else { files::inode_id(&mut reader, inode) };
+        (*head).dev = dev;
+        (*head).ino = ino;
+        (*head).n_digests = digests(&mut reader, entry, violation, &raw mut (*head).digests);
+        tasks::fill(&mut reader, &raw mut (*head).task, flags);
+    }
+    record.submit(0);
+    Outcome::Sent
+}
+
+/// Copies the template digests and says how many slots of the kernel's array they come from.
+///
+/// The array has `ima_tpm_chip->nr_allocated_banks + ima_extra_slots` slots. The kernel leaves the algorithm of
+/// extra slots 0; it is known from where they stand. Source: security/integrity/ima/ima_crypto.c.
+///
+/// # Safety
+/// `out` is writable.
+#[inline(always)]
+unsafe fn digests(reader: &mut Reader, entry: u64, violation: bool, out: *mut [RawDigest; MAX_DIGESTS]) -> u32 {
+    let chip: u64 = reader.read(config!(addr_ima_tpm_chip));
+    let banks: u32 = if chip == 0 { 0 } else { reader.read(chip + config!(tpm_chip_nr_allocated_banks)) };
+    let extra: u32 = reader.read(config!(addr_ima_extra_slots));
+    let sha1_slot: u32 = reader.read(config!(addr_ima_sha1_idx));
+    let own_slot: u32 = reader.read(config!(addr_ima_hash_algo_idx));
+    let own_algo: u32 = reader.read(config!(addr_ima_hash_algo));
+    let array: u64 = reader.read(entry + config!(template_entry_digests));
+    let slots = banks.wrapping_add(extra);
+    let slots = if slots > MAX_DIGESTS as u32 { MAX_DIGESTS as u32 } else { slots };
+    for i in 0..MAX_DIGESTS {
+        // SAFETY: `i` is in bounds of `out`, which the caller promises to be writable.
+        let slot = unsafe { &raw mut (*out)[i] };
+        let there = (i as u32) < slots && !violation;
+        let at = array + config!(tpm_digest_size) * i as u64;
+        let mut alg: u16 = 0;
+        // SAFETY: as above; 64 bytes are the field's size.
+        unsafe {
+            (*slot).pad = [0; 3];
+            if there {
+                alg = reader.read(at + config!(tpm_digest_alg_id));
+                if i as u32 == sha1_slot {
+                    alg = TPM_ALG_SHA1;
+                } else if i as u32 == own_slot && alg == 0 {
+                    alg = tpm_alg(own_algo);
+                }
+                reader.read_into((&raw mut (*slot).bytes).cast::<[u64; 8]>(), at + config!(tpm_digest_digest));
+            } else {
+                kernel::zero((&raw mut (*slot).bytes).cast::<[u64; 8]>());
+            }
+            (*slot).alg = alg;
+        }
+    }
+    if violation { 0 } else { slots }
+}
+
+/// TPM_ALG_ID of a number in `enum hash_algo` (include/uapi/linux/hash_info.h); 0 where the TCG has none.
+#[inline(always)]
+fn tpm_alg(algo: u32) -> u16 {
+    match algo {
+        2 => TPM_ALG_SHA1,
+        4 => 0x000b,
+        5 => 0x000c,
+        6 => 0x000d,
+        17 => 0x0012,
+        _ => 0,
+    }
+}
+
+/// The program that runs from now on, after IMA measured it. For a script this is its interpreter.
+#[lsm(hook = "bprm_committed_creds", sleepable)]
+fn executed(ctx: LsmContext) -> i32 {
+    let file = files::binprm_file(ctx.arg(0));
+    // SAFETY: a running bprm has a file, and the pointer keeps the type that the verifier gave it.
+    unsafe { files::send(&ctx, kind::EXECUTION, file, Hashing::Settled) };
+    0
+}
+
+/// A file was handed to the kernel for execution; if it is a `#!` script, the kernel goes on with its interpreter, and
+/// [`executed`] sees only that.
+#[lsm(hook = "bprm_check_security", sleepable)]
+fn script(ctx: LsmContext) -> i32 {
+    let bprm: u64 = ctx.arg(0);
+    let mut reader = Reader::new();
+    let magic: u16 = reader.read(bprm + config!(binprm_buf));
+    if magic != u16::from_ne_bytes(*b"#!") {
+        return 0;
+    }
+    let file = files::binprm_file(ctx.arg(0));
+    // SAFETY: as in `executed`.
+    unsafe { files::send(&ctx, kind::SCRIPT, file, Hashing::PreCheck) };
+    0
+}
+
+/// A mapping is made: `(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)`.
+#[lsm(hook = "mmap_file", sleepable)]
+fn mapped(ctx: LsmContext) -> i32 {
+    if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
+        return 0;
+    }
+    // The file of an anonymous mapping is NULL, and some verifiers (6.12's) believe that it never is and throw the
+    // check away. The same value read as memory is a plain number to all of them.
+    let mut reader = Reader::new();
+    let raw: u64 = reader.read(ctx.as_ptr() as u64);
+    if raw == 0 {
+        return 0;
+    }
+    let file: *mut c_void = ctx.arg(0);
+    // For verifiers that know better and want the pointer itself checked.
+    if file.is_null() {
+        return 0;
+    }
+    let hashing = if files::is_regular(&mut reader, raw) { Hashing::PreCheck } else { Hashing::No };
+    // SAFETY: `file` is a live struct file: the caller of the hook holds a reference.
+    unsafe { files::send(&ctx, kind::MAPPING, file, hashing) };
+    0
+}
+
+/// A mapping's protection changes: `(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`.
+/// This hook may not sleep: no hash, and the path without `bpf_d_path`.
+#[lsm(hook = "file_mprotect")]
+fn made_executable(ctx: LsmContext) -> i32 {
+    if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
+        return 0;
+    }
+    let vma: u64 = ctx.arg(0);
+    let mut reader = Reader::new();
+    let vm_flags: u64 = reader.read(vma + config!(vma_vm_flags));
+    let file: u64 = reader.read(vma + config!(vma_vm_file));
+    if file == 0 || vm_flags & VM_EXEC != 0 {
+        return 0;
+    }
+    files::send_walked(&ctx, file);
+    0
+}
+
+/// A cgroup directory was made: `(struct cgroup *cgrp, const char *path)`, with `cgroup_mutex` held, so before
+/// any task can be in it.
+#[btf_tracepoint(function = "cgroup_mkdir")]
+fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
+    cgroup(&ctx, kind::CGROUP_NEW)
+}
+
+/// A cgroup directory was renamed (v1 only).
+#[btf_tracepoint(function = "cgroup_rename")]
+fn cgroup_renamed(ctx: BtfTracePointContext) -> i32 {
+    cgroup(&ctx, kind::CGROUP_RENAMED)
+}
+
+/// A cgroup directory was removed.
+#[btf_tracepoint(function = "cgroup_rmdir")]
+fn cgroup_removed(ctx: BtfTracePointContext) -> i32 {
+    cgroup(&ctx, kind::CGROUP_GONE)
+}
+
+#[inline(always)]
+fn cgroup(ctx: &BtfTracePointContext, kind: u16) -> i32 {
+    let cgroup: u64 = ctx.arg(0);
+    let mut reader = Reader::new();
+    let root: u64 = reader.read(cgroup + config!(cgroup_root));
+    let hierarchy: u32 = reader.read(root + config!(cgroup_root_hierarchy_id));
+    if u64::from(hierarchy) != config!(cgroup_hierarchy) {
+        return 0;
+    }
+    let Some(seq) = ring::next_seq() else {
+        return 0;
+    };
+    let Some(mut record) = ring::reserve::<CgroupRecord>() else {
+        debug!(ctx, "cgroup record lost");
+        return 0;
+    };
+    let r = record.as_mut_ptr();
+    let node: u64 = reader.read(cgroup + config!(cgroup_kn));
+    let parent: u64 = reader.read(node + config!(kernfs_node_parent));
+    let name: u64 = reader.read(node + config!(kernfs_node_name));
+    // SAFETY: all writes go to fields of the reserved record; the helper writes at most MAX_NAME bytes.
+    unsafe {
+        kernel::zero((&raw mut (*r).name).cast::<[u64; MAX_NAME / 8]>());
+        let n = bpf_probe_read_kernel_str((&raw mut (*r).name).cast(), MAX_NAME as u32, name as *const c_void);
+        (*r).name_len = if n > 0 && n <= MAX_NAME as i64 { n as u32 - 1 } else { 0 };
+        if n <= 0 {
+            ring::path_failed();
+        }
+        (*r).header = Header {
+            seq,
+            boot_ns: bpf_ktime_get_boot_ns(),
+            kind,
+            version: LAYOUT_VERSION,
+            len: size_of::<CgroupRecord>() as u32,
+        };
+        (*r).id = reader.read(node + config!(kernfs_node_id));
+        (*r).parent_id = if parent == 0 { 0 } else { reader.read(parent + config!(kernfs_node_id)) };
+        (*r).hierarchy = hierarchy;
+    }
+    reader.finish();
+    record.submit(0);
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
