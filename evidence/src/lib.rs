@@ -16,6 +16,7 @@ pub mod partition;
 pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
+pub mod tpm;
 pub mod wire;
 
 pub use bundle::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
