@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod appraise;
+#[cfg(feature = "test-support")]
+pub mod testing;
 pub mod text;
 
 pub use appraise::{
-    BootJudgement, CheckpointState, Context, ExpectedNonce, Finding, NodeState, NodeVerdict, PinnedKey,
-    PodVerdict, Rule, SeenFile, Severity, State, Subject, Verdict,
+    BootJudgement, CheckpointState, Context, ExpectedNonce, Finding, KeyError, NodeState, NodeVerdict,
+    PinnedKey, PodVerdict, Rule, SeenFile, Severity, State, Subject, Unusable, Verdict, appraise, key_name,
 };

@@ -3,6 +3,7 @@
 //! Promises: every finding names its rule and its subject; a [`Severity::Fail`] makes that subject untrusted, nothing
 //! else does. Not here: how findings are reached (one module for each group of rules).
 
+use crate::text::escape;
 use evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
 
@@ -217,20 +218,6 @@ impl Finding {
     }
 }
 
-/// Bytes of a path for a terminal: text where it is printable UTF-8, escapes elsewhere.
-pub(crate) fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path)
-        .chars()
-        .flat_map(|c| {
-            let escape = c.is_control() || c == char::REPLACEMENT_CHARACTER;
-            let plain = (!escape).then_some(c);
-            plain
-                .into_iter()
-                .chain(escape.then(|| c.escape_default()).into_iter().flatten())
-        })
-        .collect()
-}
-
 impl core::fmt::Display for Finding {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let mark = match self.severity {
@@ -240,7 +227,7 @@ impl core::fmt::Display for Finding {
         };
         write!(f, "{} {mark}: {}", self.rule, self.text)?;
         if let Some(path) = &self.path {
-            write!(f, "\n  path      {}", printable(path))?;
+            write!(f, "\n  path      {}", escape(path))?;
         }
         if let Some(found) = &self.found {
             write!(f, "\n  found     {found}")?;

@@ -4,10 +4,452 @@
 //! its input is missing: what is absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in
 //! the verdict. Not here: what is allowed (see `policy`), how evidence is encoded (see `evidence`).
 
+mod chain;
 pub mod context;
+mod coverage;
 pub mod finding;
+mod history;
+mod join;
+mod judge;
+mod quote;
+mod sealed;
+mod template;
 pub mod verdict;
+mod view;
 
 pub use context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
 pub use finding::{Finding, Rule, Severity, Subject};
+pub use quote::{KeyError, key_name};
 pub use verdict::{BootJudgement, NodeVerdict, PodVerdict, SeenFile, State, Verdict};
+
+use chain::Chain;
+use coverage::Coverage;
+use evidence::{Evidence, PartitionKey, Tier};
+use history::{Present, Relation};
+use join::Joins;
+use judge::{Judged, Scene};
+use policy::Policy;
+use quote::Quoted;
+use view::Line;
+
+/// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
+pub const MIN_NONCE_LEN: usize = 8;
+/// A nonce is never longer than this many bytes: TPM2B_DATA of a quote holds no more. TPM 2.0 Part 2, 10.4.3.
+pub const MAX_NONCE_LEN: usize = 64;
+
+/// Why nothing can be concluded: the question was not a meaningful one. What is wrong with the evidence itself is never
+/// an error but a finding.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// The policy is for another node.
+    #[error("the policy is for node {policy:?}, not for {node:?}")]
+    OtherNode {
+        /// Whom the policy names.
+        policy: String,
+        /// Whom the context names.
+        node: String,
+    },
+    /// The nonce has a length that no request uses.
+    #[error("the nonce has {len} bytes, it must have {MIN_NONCE_LEN} to {MAX_NONCE_LEN}")]
+    Nonce {
+        /// Its length.
+        len: usize,
+    },
+    /// The pinned key is none.
+    #[error("the pinned attestation key cannot be used: {0}")]
+    PinnedKey(#[from] KeyError),
+    /// Evidence of a version that is not known here.
+    #[error("evidence version {0}, not 1")]
+    Version(u32),
+}
+
+impl Unusable {
+    /// What to do about it, for people.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Unusable::OtherNode { .. } => "give the policy whose `node:` is this node",
+            Unusable::Nonce { .. } => "give the nonce of the request, in hex",
+            Unusable::PinnedKey(_) => {
+                "give the node's TPMT_PUBLIC or TPM2B_PUBLIC file, or its fingerprint in hex (000b…)"
+            }
+            Unusable::Version(_) => "use the cgpath that fits the node's cgpathd",
+        }
+    }
+}
+
+/// Judges evidence by a policy.
+///
+/// # Errors
+/// [`Unusable`] if the policy, the nonce or the pinned key do not fit the question. Whatever is wrong with the evidence
+/// gives a [`Verdict`] that is not trusted.
+pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Result<Verdict, Unusable> {
+    usable(evidence, policy, context)?;
+    let mut findings = Vec::new();
+    let mut notes = Vec::new();
+
+    if !policy.file.accept.tiers.contains(&evidence.tier) {
+        let finding = Finding::fail(Rule::V13, Subject::Node, "the policy does not accept this tier")
+            .found(evidence.tier);
+        findings.push(policy.file.accept.tiers.iter().fold(finding, Finding::expected));
+    }
+    let quoted = quote::check(&evidence.quote, context, &mut findings);
+    let lines = view::lines(evidence);
+    let coverage = quoted
+        .as_ref()
+        .and_then(|quoted| coverage::check(&lines, quoted, policy, &mut findings));
+    // Where the quote covers nothing the node is untrusted; what else is wrong is still worth saying.
+    let covered = coverage.as_ref().map_or(lines.len(), |c| c.entries);
+    template::check(&lines, covered, evidence.tier, policy, &mut findings);
+    let relation = compare(
+        evidence,
+        policy,
+        context,
+        quoted.as_ref(),
+        &mut findings,
+        &mut notes,
+    );
+    if let (Some(before), Some(coverage), Relation::SameBoot | Relation::Kexec) =
+        (&context.previous, &coverage, relation)
+    {
+        coverage::continues(&lines, coverage, before, &mut findings);
+    }
+
+    let is_recorded =
+        evidence.tier == Tier::Bpf || !evidence.checkpoints.is_empty() || !evidence.partitions.is_empty();
+    let case = Case {
+        evidence,
+        policy,
+        context,
+        lines: &lines,
+        covered,
+        relation,
+    };
+    let outcome = if is_recorded {
+        case.recorded(&mut findings)
+    } else {
+        case.attested(&mut findings)
+    };
+
+    if !policy.file.dangerous_boot_not_judged {
+        findings.push(Finding::fail(
+            Rule::V10,
+            Subject::Node,
+            "the boot log is not judged by this version; the policy must say `dangerous-boot-not-judged: true` to pass over it",
+        ));
+    }
+    Ok(case.conclude(outcome, quoted.as_ref(), coverage.as_ref(), findings, notes))
+}
+
+fn usable(evidence: &Evidence, policy: &Policy, context: &Context) -> Result<(), Unusable> {
+    if policy.file.node != context.node {
+        return Err(Unusable::OtherNode {
+            policy: policy.file.node.clone(),
+            node: context.node.clone(),
+        });
+    }
+    if let ExpectedNonce::Value(nonce) = &context.nonce
+        && !(MIN_NONCE_LEN..=MAX_NONCE_LEN).contains(&nonce.len())
+    {
+        return Err(Unusable::Nonce { len: nonce.len() });
+    }
+    context.key.check()?;
+    if evidence.version != 1 {
+        return Err(Unusable::Version(evidence.version));
+    }
+    Ok(())
+}
+
+fn compare(
+    evidence: &Evidence,
+    policy: &Policy,
+    context: &Context,
+    quoted: Option<&Quoted>,
+    findings: &mut Vec<Finding>,
+    notes: &mut Vec<String>,
+) -> Relation {
+    let Some(quoted) = quoted else {
+        findings.push(Finding::fail(
+            Rule::V7,
+            Subject::Node,
+            "there are no counters to compare: the quote cannot be read",
+        ));
+        return Relation::First;
+    };
+    let present = Present {
+        ak_name: &quoted.ak_name,
+        boot_id: evidence.boot_id,
+        reset_count: quoted.reset_count,
+        restart_count: quoted.restart_count,
+        clock_ms: quoted.clock_ms,
+        safe: quoted.safe,
+    };
+    let kexec_allowed = policy.file.kexec == policy::Kexec::Allow;
+    history::check(present, context.previous.as_ref(), kexec_allowed, findings, notes)
+}
+
+/// The question, as far as it is settled when contents are looked at.
+struct Case<'a> {
+    evidence: &'a Evidence,
+    policy: &'a Policy,
+    context: &'a Context,
+    lines: &'a [Line],
+    covered: usize,
+    relation: Relation,
+}
+
+/// What either tier's part gives.
+struct Outcome {
+    chain: Chain,
+    judged: Judged,
+    pending: u64,
+    unattributed: u64,
+    lost: u64,
+}
+
+impl Case<'_> {
+    fn scene<'a>(&'a self, chain: &'a Chain, joins: &'a Joins<'a>) -> Scene<'a> {
+        Scene {
+            evidence: self.evidence,
+            policy: self.policy,
+            chain,
+            joins,
+            lines: self.lines,
+            covered: self.covered,
+            relation: self.relation,
+            covered_before: self
+                .context
+                .previous
+                .as_ref()
+                .map_or(0, |p| usize::try_from(p.covered).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// Attribution stands beside the list: checkpoints and records.
+    fn recorded(&self, findings: &mut Vec<Finding>) -> Outcome {
+        let chain = chain::check(self.evidence, self.context, self.lines, self.covered, findings);
+        let leaves = sealed::check(self.evidence, &chain, findings);
+        if let Some(before) = &self.context.previous {
+            let is_kernel = self.evidence.tier == Tier::Kernel;
+            chain::continues(&chain, before, self.relation, is_kernel, findings);
+            sealed::continues(&leaves, &chain, before, self.relation, findings);
+        }
+        let lost = chain::losses(&chain, self.policy, findings);
+        chain::programs(&chain, self.policy, findings);
+        let records = join::in_order(self.evidence);
+        let joins = join::join(&records, &chain, self.lines, self.covered, self.policy, findings);
+        join::readers(&chain, &joins, self.lines, self.covered, self.policy, findings);
+        let scene = self.scene(&chain, &joins);
+        judge::foundations(&scene, findings);
+        let judged = judge::judge(&scene, &records, findings);
+        let without_cgroup = records
+            .iter()
+            .filter(|(key, _)| *key == PartitionKey::Unattributed)
+            .count();
+        Outcome {
+            pending: joins.pending,
+            unattributed: (joins.unattributed.len() + without_cgroup) as u64,
+            judged,
+            lost,
+            chain,
+        }
+    }
+
+    /// Attribution stands in the list itself.
+    fn attested(&self, findings: &mut Vec<Finding>) -> Outcome {
+        let chain = Chain {
+            checkpoints: Vec::new(),
+            anchors: Vec::new(),
+        };
+        let joins = Joins::default();
+        let scene = self.scene(&chain, &joins);
+        judge::foundations(&scene, findings);
+        let (judged, unattributed) = judge::judge_attested(&scene, findings);
+        Outcome {
+            judged,
+            pending: 0,
+            unattributed,
+            lost: 0,
+            chain,
+        }
+    }
+
+    fn conclude(
+        &self,
+        outcome: Outcome,
+        quoted: Option<&Quoted>,
+        coverage: Option<&Coverage>,
+        findings: Vec<Finding>,
+        notes: Vec<String>,
+    ) -> Verdict {
+        let (evidence, policy) = (self.evidence, self.policy);
+        let Outcome {
+            chain,
+            judged:
+                Judged {
+                    mut pods,
+                    suspect,
+                    learned,
+                },
+            pending,
+            unattributed,
+            lost,
+        } = outcome;
+        let findings = to_pods(findings, &mut pods);
+        let disbelieved = disbelief(&findings);
+        if let Some(rule) = disbelieved {
+            for pod in &mut pods {
+                pod.findings.push(Finding::fail(
+                    rule,
+                    Subject::Partition(PartitionKey::Pod(pod.uid)),
+                    format!("the node's evidence is not to be believed ({rule}), so nothing can be said for this pod"),
+                ));
+                if pod.state != State::Unknown {
+                    pod.state = State::Untrusted;
+                }
+            }
+        }
+        let is_trusted = !findings.iter().any(|f| f.severity == Severity::Fail);
+        let mut dangerous: Vec<String> = policy.dangerous_keys().into_iter().map(str::to_owned).collect();
+        if self.context.key == PinnedKey::DangerousTofu {
+            dangerous.push("dangerous-tofu".into());
+        }
+        if self.context.nonce == ExpectedNonce::DangerousNone {
+            dangerous.push("dangerous-no-nonce".into());
+        }
+        let state = match (disbelieved, quoted, coverage) {
+            (None, Some(quoted), Some(coverage)) => Some(self.remember(&chain, quoted, coverage)),
+            _ => None,
+        };
+        let last = chain.last();
+        let node = NodeVerdict {
+            name: self.context.node.clone(),
+            state: if is_trusted {
+                State::Trusted
+            } else {
+                State::Untrusted
+            },
+            tier: evidence.tier,
+            anchor: anchor(quoted, coverage),
+            key: quoted.map(|q| q.ak_name.clone()).unwrap_or_default(),
+            boot_id: evidence.boot_id,
+            kernel: evidence.kernel.clone(),
+            entries: self.lines.len() as u64,
+            covered: coverage.map_or(0, |c| c.entries as u64),
+            boot_entries: chain.boot_len().min(self.lines.len()) as u64,
+            pending,
+            checkpoint: last.map(|l| l.number),
+            records: last.map_or(0, |l| l.records),
+            executions: last.map_or(0, |l| l.executions),
+            unattributed,
+            lost,
+            suspect,
+            boot: if policy.file.dangerous_boot_not_judged {
+                BootJudgement::NotJudged
+            } else {
+                BootJudgement::Absent
+            },
+            notes,
+            findings,
+        };
+        Verdict {
+            version: verdict::VERDICT_VERSION,
+            time: self.context.now,
+            trusted: is_trusted && pods.iter().all(|pod| pod.state == State::Trusted),
+            dangerous,
+            relaxations: policy.relaxations(),
+            policy: policy.digest().clone(),
+            learned,
+            node,
+            pods,
+            state,
+        }
+    }
+
+    fn remember(&self, chain: &Chain, quoted: &Quoted, coverage: &Coverage) -> NodeState {
+        let sizes = || {
+            self.evidence
+                .partitions
+                .iter()
+                .map(|log| (log.key, log.records.len() as u64))
+                .collect()
+        };
+        NodeState {
+            ak_name: quoted.ak_name.clone(),
+            boot_id: self.evidence.boot_id,
+            checkpoint: chain.checkpoints.last().map(|sealed| CheckpointState {
+                number: sealed.checkpoint.number,
+                digest: sealed.digest(),
+                partitions: sizes(),
+            }),
+            covered: coverage.entries as u64,
+            pcrs: coverage.pcrs.clone(),
+            reset_count: quoted.reset_count,
+            restart_count: quoted.restart_count,
+            clock_ms: quoted.clock_ms,
+            time: self.context.now,
+        }
+    }
+}
+
+/// Gives each pod the findings that are its own; what remains is the node's.
+fn to_pods(findings: Vec<Finding>, pods: &mut [PodVerdict]) -> Vec<Finding> {
+    let mut rest = Vec::new();
+    for finding in findings {
+        let own = match finding.subject {
+            Subject::Partition(PartitionKey::Pod(uid)) => pods.iter_mut().find(|pod| pod.uid == uid),
+            _ => None,
+        };
+        match own {
+            Some(pod) => {
+                if finding.severity == Severity::Fail && pod.state != State::Unknown {
+                    pod.state = State::Untrusted;
+                }
+                pod.findings.push(finding);
+            }
+            None => rest.push(finding),
+        }
+    }
+    rest
+}
+
+/// The first rule that failed among those on which every other conclusion rests: then neither the node's nor any pod's
+/// evidence is to be believed. Failures of the other rules are the node's own and leave the pods as they are.
+fn disbelief(findings: &[Finding]) -> Option<Rule> {
+    const BASIS: [Rule; 8] = [
+        Rule::V1,
+        Rule::V2,
+        Rule::V3,
+        Rule::V4,
+        Rule::V5,
+        Rule::V6,
+        Rule::V7,
+        Rule::V13,
+    ];
+    findings
+        .iter()
+        .find(|f| f.severity == Severity::Fail && BASIS.contains(&f.rule))
+        .map(|f| f.rule)
+}
+
+fn anchor(quoted: Option<&Quoted>, coverage: Option<&Coverage>) -> String {
+    let Some(quoted) = quoted else {
+        return "none".into();
+    };
+    let padded = coverage.map_or(&[][..], |c| &c.padded);
+    let banks: Vec<String> = quoted
+        .banks
+        .iter()
+        .map(|bank| {
+            format!(
+                "{bank}{}",
+                if padded.contains(bank) {
+                    ", padded sha1"
+                } else {
+                    ""
+                }
+            )
+        })
+        .collect();
+    format!("PCR {} ({})", coverage::PCR, banks.join(" and "))
+}

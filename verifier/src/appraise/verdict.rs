@@ -5,8 +5,9 @@
 
 use super::{
     context::NodeState,
-    finding::{Finding, Severity, printable},
+    finding::{Finding, Severity},
 };
+use crate::text::escape;
 use evidence::{Digest, PodUid, Provenance, Tier, record::lossy_path, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
 
@@ -214,7 +215,7 @@ impl core::fmt::Display for Verdict {
             f,
             "NODE {}  {}  tier {}, anchor {}, {} of {} entries covered, checkpoint {checkpoint}, unattributed {}, lost {}, \
              suspect {}, boot: {}",
-            printable(node.name.as_bytes()),
+            escape(node.name.as_bytes()),
             node.state,
             node.tier,
             node.anchor,
@@ -226,13 +227,13 @@ impl core::fmt::Display for Verdict {
             node.boot,
         )?;
         for note in &node.notes {
-            writeln!(f, "    note: {}", printable(note.as_bytes()))?;
+            writeln!(f, "    note: {}", escape(note.as_bytes()))?;
         }
         findings(f, &node.findings)?;
         let label = |pod: &PodVerdict| {
             let name = pod.name.clone().unwrap_or_else(|| "(in no policy)".to_owned());
             let told = pod.told.as_ref().map_or_else(String::new, |t| format!(" [{t}]"));
-            printable(format!("{name}{told}").as_bytes())
+            escape(format!("{name}{told}").as_bytes())
         };
         let width = self
             .pods
@@ -278,7 +279,7 @@ impl core::fmt::Display for Verdict {
             )?;
         }
         for relaxation in &self.relaxations {
-            writeln!(f, "RELAXED: {}", printable(relaxation.as_bytes()))?;
+            writeln!(f, "RELAXED: {}", escape(relaxation.as_bytes()))?;
         }
         for key in &self.dangerous {
             writeln!(f, "DANGEROUS: {key}")?;

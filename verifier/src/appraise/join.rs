@@ -1,0 +1,368 @@
+//! V5, second half, and the joins of V12: every record of an entry joins one, every entry has its record.
+//!
+//! Joins go by template digest, never by position: records arrive in another order than the list. A violation has a
+//! zero digest and joins by file name and order.
+
+use super::{
+    chain::Chain,
+    finding::{Finding, Rule, Severity, Subject},
+    view::Line,
+};
+use crate::text::escape;
+use evidence::{
+    Bank, Digest, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of,
+    checkpoint::number_from_path,
+};
+use policy::Policy;
+use std::collections::{BTreeMap, HashMap};
+
+/// `ima_add_template_entry`'s return code for an entry whose template digest is already in the list.
+pub(crate) const EEXIST: i32 = -17;
+
+/// A record and its partition.
+pub(crate) type Owned<'a> = (PartitionKey, &'a Record);
+
+/// Which record belongs to which entry.
+#[derive(Default)]
+pub(crate) struct Joins<'a> {
+    /// By entry: the record of the add that put it there.
+    pub adders: BTreeMap<usize, Owned<'a>>,
+    /// By sequence number: the entry that a record of an entry or of a violation joins.
+    pub entry_of: HashMap<u64, usize>,
+    /// Entries too new to have their record here.
+    pub pending: u64,
+    /// Covered entries that should have a record and have none.
+    pub unattributed: Vec<usize>,
+}
+
+fn fail(text: impl Into<String>) -> Finding {
+    Finding::fail(Rule::V5, Subject::Node, text)
+}
+
+/// All records with their partitions, in order of their sequence numbers.
+pub(crate) fn in_order(evidence: &Evidence) -> Vec<Owned<'_>> {
+    let mut all: Vec<Owned<'_>> = evidence
+        .partitions
+        .iter()
+        .flat_map(|log| log.records.iter().map(|r| (log.key, r)))
+        .collect();
+    all.sort_by_key(|(_, r)| r.seq);
+    all
+}
+
+/// A name as the list writes it: spaces become `_`. Source: ima_write_template_field_data.
+fn as_listed(name: &[u8]) -> Vec<u8> {
+    name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect()
+}
+
+pub(crate) fn join<'a>(
+    records: &[Owned<'a>],
+    chain: &Chain,
+    lines: &[Line],
+    covered: usize,
+    policy: &Policy,
+    findings: &mut Vec<Finding>,
+) -> Joins<'a> {
+    let mut joins = Joins::default();
+    let index = Index::new(records, lines, covered);
+    for (key, record) in records.iter().filter(|(_, r)| r.kind == EventKind::Entry) {
+        if record.ret != 0 && record.ret != EEXIST {
+            findings.push(
+                Finding::fail(
+                    Rule::V5,
+                    Subject::Partition(*key),
+                    "IMA could not add an entry: a content was used that is not in the list on this record's account",
+                )
+                .at_seq(record.seq)
+                .at_path(&record.path)
+                .found(format!("return code {}", record.ret)),
+            );
+            continue;
+        }
+        match index.find(record, lines, &joins) {
+            Ok(entry) => {
+                joins.entry_of.insert(record.seq, entry);
+                if record.ret == 0 && joins.adders.insert(entry, (*key, record)).is_some() {
+                    findings.push(
+                        fail("two records say that they put the same entry into the list")
+                            .at_index(entry)
+                            .at_seq(record.seq)
+                            .at_path(&record.path),
+                    );
+                }
+            }
+            Err(text) => findings.push(
+                fail(text).at_seq(record.seq).at_path(&record.path).found(
+                    record
+                        .digests
+                        .first()
+                        .map_or_else(|| "no digest".to_owned(), ToString::to_string),
+                ),
+            ),
+        }
+    }
+    violations(records, chain, lines, covered, &mut joins, findings);
+    lacking(records, chain, lines, covered, policy, &mut joins, findings);
+    agreement(lines, &joins, findings);
+    joins
+}
+
+/// Entries by their template digest.
+struct Index {
+    by_digest: HashMap<(u32, Digest), Vec<usize>>,
+}
+
+impl Index {
+    fn new(records: &[Owned<'_>], lines: &[Line], covered: usize) -> Index {
+        // SHA-1 is there on every kernel (`ima_sha1_idx`); another bank is only needed by a record that lacks it.
+        let mut banks = vec![Bank::Sha1];
+        for (_, record) in records {
+            if !record.digests.iter().any(|d| d.bank() == Bank::Sha1) {
+                banks.extend(record.digests.first().map(Digest::bank));
+            }
+        }
+        banks.sort_unstable();
+        banks.dedup();
+        let mut by_digest: HashMap<(u32, Digest), Vec<usize>> = HashMap::new();
+        for (index, line) in lines.iter().enumerate().take(covered) {
+            let Some(pcr) = line.pcr.filter(|_| !line.violation) else {
+                continue;
+            };
+            for bank in &banks {
+                for digest in line.digests(*bank) {
+                    by_digest.entry((pcr, digest)).or_default().push(index);
+                }
+            }
+        }
+        Index { by_digest }
+    }
+
+    fn find(&self, record: &Record, lines: &[Line], joins: &Joins<'_>) -> Result<usize, &'static str> {
+        let first = record
+            .digests
+            .iter()
+            .find(|d| d.bank() == Bank::Sha1)
+            .or_else(|| record.digests.first());
+        let Some(first) = first else {
+            return Err("a record of an entry carries no template digest");
+        };
+        let candidates = self
+            .by_digest
+            .get(&(record.pcr, first.clone()))
+            .ok_or("a record's entry does not stand in the covered part of the list")?;
+        let agrees = |index: usize| {
+            lines.get(index).is_some_and(|line| {
+                record
+                    .digests
+                    .iter()
+                    .all(|digest| line.digests(digest.bank()).contains(digest))
+            })
+        };
+        let mut agreeing = candidates.iter().copied().filter(|i| agrees(*i));
+        let Some(one) = agreeing.next() else {
+            return Err("a record's template digests are not those of one entry");
+        };
+        // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
+        if record.ret == 0 && joins.adders.contains_key(&one) {
+            return Ok(agreeing.find(|i| !joins.adders.contains_key(i)).unwrap_or(one));
+        }
+        Ok(one)
+    }
+}
+
+/// Violations of the list and their records, by name and order.
+fn violations<'a>(
+    records: &[Owned<'a>],
+    chain: &Chain,
+    lines: &[Line],
+    covered: usize,
+    joins: &mut Joins<'a>,
+    findings: &mut Vec<Finding>,
+) {
+    let mut listed: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+    for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
+        if line.violation {
+            listed
+                .entry(line.path.clone().unwrap_or_default())
+                .or_default()
+                .push(index);
+        }
+    }
+    let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
+    for (key, record) in records.iter().filter(|(_, r)| r.kind == EventKind::Violation) {
+        let name = as_listed(&record.path);
+        let next = taken.entry(name.clone()).or_default();
+        match listed.get(&name).and_then(|indexes| indexes.get(*next)) {
+            Some(index) => {
+                *next += 1;
+                joins.entry_of.insert(record.seq, *index);
+                joins.adders.insert(*index, (*key, record));
+            }
+            None => findings.push(
+                Finding::fail(
+                    Rule::V12,
+                    Subject::Node,
+                    "a violation was recorded that does not stand in the list",
+                )
+                .at_seq(record.seq)
+                .at_path(&record.path),
+            ),
+        }
+    }
+}
+
+/// Entries without a record.
+fn lacking(
+    records: &[Owned<'_>],
+    chain: &Chain,
+    lines: &[Line],
+    covered: usize,
+    policy: &Policy,
+    joins: &mut Joins<'_>,
+    findings: &mut Vec<Finding>,
+) {
+    let settled = chain.last().map_or(0, |last| last.settled);
+    for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
+        if joins.adders.contains_key(&index) {
+            continue;
+        }
+        if chain.is_pending(index) {
+            joins.pending += 1;
+            continue;
+        }
+        joins.unattributed.push(index);
+        let path = line.path.clone().unwrap_or_default();
+        if (index as u64) < settled {
+            findings.push(
+                fail("an entry that the last checkpoint calls settled has no record")
+                    .at_index(index)
+                    .at_path(&path),
+            );
+        }
+        if line.violation {
+            findings.push(
+                Finding::fail(
+                    Rule::V12,
+                    Subject::Node,
+                    "a violation stands in the list that has no record",
+                )
+                .at_index(index)
+                .at_path(&path),
+            );
+        }
+    }
+    let without_cgroup: Vec<_> = records
+        .iter()
+        .filter(|(key, _)| *key == PartitionKey::Unattributed)
+        .collect();
+    let tolerance = policy.file.tolerance.unattributed;
+    let too_many = (joins.unattributed.len() + without_cgroup.len()) as u64 > tolerance;
+    let finding = |text: &str| {
+        let subject = Subject::Partition(PartitionKey::Unattributed);
+        let finding =
+            Finding::fail(Rule::V5, subject, text).expected(format!("at most {tolerance} unattributed"));
+        if too_many {
+            finding
+        } else {
+            Finding {
+                severity: Severity::Tolerated,
+                ..finding
+            }
+        }
+    };
+    for index in &joins.unattributed {
+        let path = lines
+            .get(*index)
+            .and_then(|line| line.path.as_deref())
+            .unwrap_or_default();
+        findings.push(
+            finding("an entry has no record: nobody knows who caused it")
+                .at_index(*index)
+                .at_path(path),
+        );
+    }
+    for (_, record) in without_cgroup {
+        findings.push(
+            finding("a record's cgroup is not known")
+                .at_seq(record.seq)
+                .at_path(&record.path),
+        );
+    }
+}
+
+/// V4, the part that needs records: the collector itself read each checkpoint but the last, whose record comes with the
+/// next one; and it read no other file under such a name. What somebody else put there is charged to him (see `judge`).
+pub(crate) fn readers(
+    chain: &Chain,
+    joins: &Joins<'_>,
+    lines: &[Line],
+    covered: usize,
+    policy: &Policy,
+    findings: &mut Vec<Finding>,
+) {
+    let collector = policy.file.accept.collector.as_bytes();
+    let by_collector = |(key, record): &Owned<'_>| {
+        *key == PartitionKey::Host
+            && record
+                .ancestry
+                .first()
+                .is_some_and(|process| process.exe == collector)
+    };
+    let fail = |text: String| Finding::fail(Rule::V4, Subject::Node, text);
+    let without_last = chain.anchors.len().saturating_sub(1);
+    for (n, anchor) in chain.anchors.iter().take(without_last).enumerate() {
+        let Some(index) = anchor else { continue };
+        match joins.adders.get(index) {
+            None => findings
+                .push(fail(format!("no record says who read checkpoint {n} into the list")).at_index(*index)),
+            Some(reader) if !by_collector(reader) => findings.push(
+                fail(format!(
+                    "checkpoint {n} was not read into the list by the collector"
+                ))
+                .at_index(*index)
+                .at_seq(reader.1.seq)
+                .found(format!(
+                    "{} in {}",
+                    escape(reader.1.ancestry.first().map_or(b"unknown", |p| p.exe.as_slice())),
+                    reader.0
+                ))
+                .expected(format!("{} in host", policy.file.accept.collector)),
+            ),
+            Some(_) => {}
+        }
+    }
+    for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
+        let Some(number) = line.path.as_deref().and_then(number_from_path) else {
+            continue;
+        };
+        if !chain.anchors.contains(&Some(index)) && joins.adders.get(&index).is_some_and(by_collector) {
+            findings.push(
+                fail(format!(
+                    "the collector read a second file as checkpoint {number}: the chain is forked"
+                ))
+                .at_index(index)
+                .at_path(line.path.as_deref().unwrap_or_default()),
+            );
+        }
+    }
+}
+
+/// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
+fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Vec<Finding>) {
+    for (index, (key, record)) in &joins.adders {
+        let Some(line) = lines.get(*index) else { continue };
+        if let Some(cgroup) = &line.cgroup
+            && !line.violation
+            && partition_of(Some(cgroup)) != *key
+        {
+            findings.push(
+                fail("the entry's own cgroup path and its record disagree on whose it is")
+                    .at_index(*index)
+                    .at_seq(record.seq)
+                    .at_path(&record.path)
+                    .found(key)
+                    .expected(partition_of(Some(cgroup))),
+            );
+        }
+    }
+}

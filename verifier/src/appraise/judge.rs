@@ -1,0 +1,599 @@
+//! V8, V9, V11 and V12: what each partition ran is what its policy accepts.
+//!
+//! Promise: every record and every covered entry is judged by the partition it belongs to, an entry once for each record
+//! that joined it; an entry that nobody could be found for is judged as the host's. Not here: whether the records and the
+//! list are to be believed at all (the rules V1 to V7).
+
+use super::{
+    chain::Chain,
+    finding::{Finding, Rule, Severity, Subject},
+    history::Relation,
+    join::{Joins, Owned},
+    verdict::{PodVerdict, SeenFile, State},
+    view::Line,
+};
+use crate::text::escape;
+use evidence::{
+    Digest, EventKind, Evidence, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
+    checkpoint::number_from_path,
+};
+use policy::{Judgement, Policy, PredatingPods};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source: security/integrity/ima/ima_init.c.
+const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
+
+/// What is known of the covered list when contents are judged.
+pub(crate) struct Scene<'a> {
+    pub evidence: &'a Evidence,
+    pub policy: &'a Policy,
+    pub chain: &'a Chain,
+    pub joins: &'a Joins<'a>,
+    pub lines: &'a [Line],
+    pub covered: usize,
+    pub relation: Relation,
+    /// Entries that an accepted evidence of the boot before a kexec covered.
+    pub covered_before: usize,
+}
+
+/// What the judgement of all partitions gave.
+pub(crate) struct Judged {
+    pub pods: Vec<PodVerdict>,
+    pub suspect: u64,
+    pub learned: bool,
+}
+
+/// One partition while it is being judged.
+#[derive(Default)]
+struct Tally {
+    entries: u64,
+    executions: u64,
+    suspect: u64,
+    learned: bool,
+    files: Vec<SeenFile>,
+    seen: HashMap<(Vec<u8>, Option<Digest>), usize>,
+    findings: Vec<Finding>,
+    said: HashSet<(Rule, Vec<u8>, String)>,
+}
+
+impl Tally {
+    /// Says a thing once for each path and content.
+    fn say(&mut self, finding: Finding) {
+        let what = (
+            finding.rule,
+            finding.path.clone().unwrap_or_default(),
+            format!("{}{:?}", finding.text, finding.found),
+        );
+        if self.said.insert(what) {
+            self.findings.push(finding);
+        }
+    }
+
+    fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, accepted: bool) {
+        let files = &mut self.files;
+        let at = *self
+            .seen
+            .entry((path.to_vec(), digest.cloned()))
+            .or_insert_with(|| {
+                files.push(SeenFile {
+                    path: path.to_vec(),
+                    digest: digest.cloned(),
+                    entries: 0,
+                    executions: 0,
+                    accepted,
+                });
+                files.len() - 1
+            });
+        if let Some(file) = self.files.get_mut(at) {
+            file.accepted &= accepted;
+            if is_execution {
+                file.executions += 1;
+            } else {
+                file.entries += 1;
+            }
+        }
+    }
+}
+
+/// A content that a partition used.
+struct Use<'a> {
+    key: PartitionKey,
+    path: &'a [u8],
+    digest: Option<&'a Digest>,
+    index: Option<usize>,
+    seq: Option<u64>,
+    is_execution: bool,
+    provenance: Provenance,
+}
+
+struct Judge<'a> {
+    scene: &'a Scene<'a>,
+    tallies: BTreeMap<PartitionKey, Tally>,
+}
+
+pub(crate) fn judge(scene: &Scene<'_>, records: &[Owned<'_>], findings: &mut Vec<Finding>) -> Judged {
+    let mut judge = Judge {
+        scene,
+        tallies: BTreeMap::new(),
+    };
+    judge.boot();
+    for (key, record) in records {
+        judge.record(*key, record);
+    }
+    for index in &scene.joins.unattributed {
+        judge.entry(PartitionKey::Unattributed, *index, None, Provenance::Attested);
+    }
+    judge.finish(findings)
+}
+
+/// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
+pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Vec<Finding>) -> (Judged, u64) {
+    let mut judge = Judge {
+        scene,
+        tallies: BTreeMap::new(),
+    };
+    let mut unattributed = 0;
+    for (index, line) in scene.lines.iter().enumerate().take(scene.covered) {
+        if line.violation {
+            // A violation's template data is bound by nothing, so its cgroup names nobody.
+            judge.violation(
+                PartitionKey::Unattributed,
+                line.path.as_deref().unwrap_or_default(),
+                Some(index),
+                None,
+            );
+            continue;
+        }
+        if index == 0 && line.path.as_deref() == Some(BOOT_AGGREGATE) {
+            continue;
+        }
+        let key = partition_of(line.cgroup.as_deref());
+        unattributed += u64::from(key == PartitionKey::Unattributed);
+        if let PartitionKey::Pod(_) = key {
+            let dep = line.dep.as_deref().unwrap_or_default();
+            if !dep.split(|b| *b == b':').any(|exe| scene.policy.is_runtime(exe)) {
+                judge.suspect(
+                    key,
+                    dep,
+                    line.path.as_deref().unwrap_or_default(),
+                    Some(index),
+                    None,
+                    Provenance::Attested,
+                );
+            }
+        }
+        judge.entry(key, index, None, Provenance::Attested);
+    }
+    let tolerance = scene.policy.file.tolerance.unattributed;
+    if unattributed > 0 {
+        let subject = Subject::Partition(PartitionKey::Unattributed);
+        let finding = Finding::fail(Rule::V5, subject, "entries carry no usable cgroup path")
+            .found(unattributed)
+            .expected(format!("at most {tolerance}"));
+        let severity = if unattributed > tolerance {
+            Severity::Fail
+        } else {
+            Severity::Tolerated
+        };
+        findings.push(Finding { severity, ..finding });
+    }
+    (judge.finish(findings), unattributed)
+}
+
+impl Judge<'_> {
+    fn tally(&mut self, key: PartitionKey) -> &mut Tally {
+        self.tallies.entry(key).or_default()
+    }
+
+    /// Entries older than the load are the host's to answer for.
+    fn boot(&mut self) {
+        let scene = self.scene;
+        for (index, line) in scene
+            .lines
+            .iter()
+            .enumerate()
+            .take(scene.chain.boot_len().min(scene.covered))
+        {
+            let path = line.path.as_deref().unwrap_or_default();
+            if line.violation {
+                self.violation(PartitionKey::Boot, path, Some(index), None);
+                continue;
+            }
+            // The first entry is rule V10's. After a kexec that is accepted the new kernel adds another one, and the
+            // checkpoints of the boot before were judged in their time.
+            let kexec = scene.relation == Relation::Kexec;
+            let aggregate =
+                path == BOOT_AGGREGATE && (index == 0 || (kexec && index >= scene.covered_before));
+            let old_checkpoint = kexec && index < scene.covered_before && number_from_path(path).is_some();
+            if !aggregate && !old_checkpoint {
+                self.entry(PartitionKey::Boot, index, None, Provenance::Attested);
+            }
+        }
+    }
+
+    fn record(&mut self, key: PartitionKey, record: &Record) {
+        let scene = self.scene;
+        if let PartitionKey::Pod(_) = key
+            && !record
+                .ancestry
+                .iter()
+                .any(|process| scene.policy.is_runtime(&process.exe))
+        {
+            let exe = record.ancestry.first().map_or(&b""[..], |process| &process.exe);
+            self.suspect(
+                key,
+                exe,
+                &record.path,
+                None,
+                Some(record.seq),
+                Provenance::Observed,
+            );
+        }
+        match record.kind {
+            EventKind::Violation => {
+                let index = scene.joins.entry_of.get(&record.seq).copied();
+                self.violation(key, &record.path, index, Some(record.seq));
+            }
+            EventKind::Entry => match scene.joins.entry_of.get(&record.seq) {
+                Some(index) => self.entry(key, *index, Some(record.seq), Provenance::Observed),
+                // Reported by the join, for the node; the pod's own account is not complete either.
+                None => {
+                    self.tally(key).entries += 1;
+                    let finding = Finding::fail(
+                        rule_of(key),
+                        Subject::Partition(key),
+                        "what was measured here is not in the list",
+                    );
+                    self.tally(key).say(
+                        finding
+                            .at_path(&record.path)
+                            .at_seq(record.seq)
+                            .resting_on(Provenance::Observed),
+                    );
+                }
+            },
+            EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
+                self.tally(key).executions += 1;
+                let digest = record.hash.as_ref().and_then(FileHash::digest);
+                if digest.is_none() {
+                    let error = match &record.hash {
+                        Some(FileHash::Unhashed(error)) => format!("no hash, error {error}"),
+                        _ => "no hash".to_owned(),
+                    };
+                    let finding = Finding::fail(
+                        rule_of(key),
+                        Subject::Partition(key),
+                        "what was executed has no hash to judge it by",
+                    )
+                    .at_path(&record.path)
+                    .at_seq(record.seq)
+                    .found(error)
+                    .resting_on(Provenance::Observed);
+                    let tally = self.tally(key);
+                    tally.say(finding);
+                    tally.saw(&record.path, None, true, false);
+                    return;
+                }
+                if record.path_cut {
+                    let finding = Finding::fail(
+                        rule_of(key),
+                        Subject::Partition(key),
+                        "what was executed has a path that could not be read whole",
+                    )
+                    .at_path(&record.path)
+                    .at_seq(record.seq)
+                    .resting_on(Provenance::Observed);
+                    self.tally(key).say(finding);
+                }
+                self.content(&Use {
+                    key,
+                    path: &record.path,
+                    digest,
+                    index: None,
+                    seq: Some(record.seq),
+                    is_execution: true,
+                    provenance: Provenance::Observed,
+                });
+            }
+        }
+    }
+
+    fn suspect(
+        &mut self,
+        key: PartitionKey,
+        exe: &[u8],
+        path: &[u8],
+        index: Option<usize>,
+        seq: Option<u64>,
+        provenance: Provenance,
+    ) {
+        let mut finding = Finding::fail(
+            Rule::V9,
+            Subject::Partition(key),
+            "suspect: it ran in the pod's cgroup and no container runtime is among its ancestors",
+        )
+        .at_path(path)
+        .found(format!("process {}", escape(exe)))
+        .resting_on(provenance);
+        finding.index = index.map(|i| i as u64);
+        finding.seq = seq;
+        let tally = self.tally(key);
+        tally.suspect += 1;
+        tally.say(finding);
+    }
+
+    fn violation(&mut self, key: PartitionKey, path: &[u8], index: Option<usize>, seq: Option<u64>) {
+        let permitted = self.scene.policy.permits_violation(path);
+        let subject = Subject::Partition(key);
+        let text = "violation: the file was written while it was measured, so its hash says nothing";
+        let mut finding = if permitted {
+            Finding::tolerated(Rule::V12, subject, text)
+        } else {
+            Finding::fail(Rule::V12, subject, text)
+        };
+        finding.index = index.map(|i| i as u64);
+        finding.seq = seq;
+        let finding = finding.at_path(path).resting_on(Provenance::Observed);
+        let tally = self.tally(key);
+        tally.entries += 1;
+        tally.say(finding);
+    }
+
+    fn entry(&mut self, key: PartitionKey, index: usize, seq: Option<u64>, provenance: Provenance) {
+        self.tally(key).entries += 1;
+        let Some(line) = self.scene.lines.get(index) else {
+            return;
+        };
+        if self.scene.chain.anchors.contains(&Some(index)) && key == PartitionKey::Host {
+            return;
+        }
+        let path = line.path.as_deref().unwrap_or_default();
+        self.content(&Use {
+            key,
+            path,
+            digest: line.file.as_ref(),
+            index: Some(index),
+            seq,
+            is_execution: false,
+            provenance,
+        });
+    }
+
+    /// Judges one content by its partition's policy.
+    fn content(&mut self, used: &Use<'_>) {
+        let policy = self.scene.policy;
+        let Some(digest) = used.digest else {
+            let finding = Finding::fail(
+                rule_of(used.key),
+                Subject::Partition(used.key),
+                "the entry carries no file hash to judge it by",
+            );
+            let finding = place(finding, used);
+            self.tally(used.key).say(finding);
+            return;
+        };
+        let judgement = match used.key {
+            PartitionKey::Pod(uid) => policy.judge_pod(&uid, used.path, digest),
+            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
+                if policy.file.accept.ima_policies.contains(digest) {
+                    Some(Judgement::Accepted {
+                        basis: policy::Basis::Own,
+                        learned: false,
+                    })
+                } else {
+                    Some(policy.judge_host(used.path, digest))
+                }
+            }
+        };
+        // A pod that no policy knows is reported as such (V8): nothing can be expected of its files.
+        let Some(judgement) = judgement else {
+            self.tally(used.key)
+                .saw(used.path, Some(digest), used.is_execution, false);
+            return;
+        };
+        let subject = Subject::Partition(used.key);
+        let finding = match &judgement {
+            Judgement::Accepted { .. } => None,
+            Judgement::UnknownPath => {
+                let elsewhere = match used.key {
+                    PartitionKey::Pod(uid) => policy.pods.get(&uid).map(|pod| pod.allowed.paths_of(digest)),
+                    _ => Some(policy.host.paths_of(digest)),
+                };
+                let mut finding = Finding::fail(
+                    rule_of(used.key),
+                    subject,
+                    "no reference value has a file at this path",
+                );
+                for path in elsewhere.into_iter().flatten().take(3) {
+                    finding = finding.expected(format!("this content at {}", escape(path)));
+                }
+                Some(finding)
+            }
+            Judgement::WrongHash { expected } => {
+                let finding = Finding::fail(
+                    rule_of(used.key),
+                    subject,
+                    "the file's content is not the one that the policy accepts",
+                );
+                Some(expected.iter().fold(finding, Finding::expected))
+            }
+        };
+        let accepted = finding.is_none();
+        let tally = self.tally(used.key);
+        if let Judgement::Accepted { learned, .. } = judgement {
+            tally.learned |= learned;
+        }
+        tally.saw(used.path, Some(digest), used.is_execution, accepted);
+        if let Some(finding) = finding {
+            let finding = place(finding.found(digest), used);
+            self.tally(used.key).say(finding);
+        }
+    }
+
+    fn finish(mut self, findings: &mut Vec<Finding>) -> Judged {
+        let scene = self.scene;
+        let predating: BTreeSet<PodUid> = scene.chain.predating().iter().copied().collect();
+        let mut uids: BTreeSet<PodUid> = predating.clone();
+        uids.extend(self.tallies.keys().filter_map(|key| match key {
+            PartitionKey::Pod(uid) => Some(*uid),
+            _ => None,
+        }));
+        let mut judged = Judged {
+            pods: Vec::new(),
+            suspect: self.tallies.values().map(|t| t.suspect).sum(),
+            learned: self.tallies.values().any(|t| t.learned),
+        };
+        for uid in uids {
+            let tally = self.tallies.remove(&PartitionKey::Pod(uid)).unwrap_or_default();
+            judged
+                .pods
+                .push(pod(scene, uid, tally, predating.contains(&uid), findings));
+        }
+        for (_, tally) in self.tallies {
+            findings.extend(tally.findings);
+        }
+        judged
+    }
+}
+
+fn rule_of(key: PartitionKey) -> Rule {
+    match key {
+        PartitionKey::Pod(_) => Rule::V9,
+        PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => Rule::V11,
+    }
+}
+
+fn place(finding: Finding, used: &Use<'_>) -> Finding {
+    let mut finding = finding.at_path(used.path).resting_on(used.provenance);
+    finding.index = used.index.map(|i| i as u64);
+    finding.seq = used.seq;
+    finding
+}
+
+/// The verdict on one pod. An unknown one is the node's failure too, by name.
+fn pod(
+    scene: &Scene<'_>,
+    uid: PodUid,
+    tally: Tally,
+    predates: bool,
+    findings: &mut Vec<Finding>,
+) -> PodVerdict {
+    let known = scene.policy.pods.get(&uid);
+    let told = scene
+        .evidence
+        .pods
+        .iter()
+        .find(|p| p.uid == uid)
+        .map(|p| format!("{}/{}", p.namespace, p.name));
+    let subject = Subject::Partition(PartitionKey::Pod(uid));
+    let mut own = tally.findings;
+    let attested = scene
+        .lines
+        .iter()
+        .take(scene.covered)
+        .any(|line| line.cgroup.is_some());
+    let provenance = if attested {
+        Provenance::Attested
+    } else {
+        Provenance::Observed
+    };
+    if known.is_none() {
+        let called = told
+            .as_ref()
+            .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
+        findings.push(
+            Finding::fail(
+                Rule::V8,
+                Subject::Node,
+                format!("pod {uid}{called} is in no policy"),
+            )
+            .found(uid)
+            .resting_on(provenance),
+        );
+        own.push(Finding::fail(Rule::V8, subject, "no policy knows this pod").resting_on(provenance));
+    }
+    let mut waits = false;
+    if predates && known.is_some() {
+        match scene.policy.file.predating_pods {
+            PredatingPods::Report => waits = true,
+            PredatingPods::Trust => own.push(Finding::tolerated(
+                Rule::V8,
+                subject,
+                "the pod is older than the collector; judged by what was seen since, as the policy says",
+            )),
+            PredatingPods::Untrust => {
+                own.push(Finding::fail(
+                    Rule::V8,
+                    subject,
+                    "the pod is older than the collector, which the policy does not accept",
+                ));
+            }
+        }
+    }
+    let fails = own.iter().any(|f| f.severity == Severity::Fail);
+    let state = match (known.is_some(), fails, waits) {
+        (false, ..) => State::Unknown,
+        (true, true, _) => State::Untrusted,
+        (true, false, true) => State::PredatesCollector,
+        (true, false, false) => State::Trusted,
+    };
+    PodVerdict {
+        uid,
+        name: known.map(|k| k.pod.name.clone()),
+        told,
+        state,
+        entries: tally.entries,
+        executions: tally.executions,
+        suspect: tally.suspect,
+        provenance,
+        learned: tally.learned,
+        files: tally.files,
+        findings: own,
+    }
+}
+
+/// V11: the collector and the IMA policy stand in the list with accepted contents before checkpoint 1.
+pub(crate) fn foundations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let accept = &scene.policy.file.accept;
+    let until = scene
+        .chain
+        .anchors
+        .get(1)
+        .copied()
+        .flatten()
+        .unwrap_or(scene.covered)
+        .min(scene.covered);
+    let before = || scene.lines.iter().take(until).filter(|line| !line.violation);
+    let collector = before().find_map(|line| {
+        let digest = line.file.as_ref()?;
+        let here = line.path.as_deref() == Some(accept.collector.as_bytes());
+        (here
+            && scene
+                .policy
+                .judge_host(accept.collector.as_bytes(), digest)
+                .is_accepted())
+        .then_some(())
+    });
+    if collector.is_none() {
+        findings.push(
+            Finding::fail(
+                Rule::V11,
+                Subject::Node,
+                "the collector's executable does not stand in the list with an accepted hash before checkpoint 1",
+            )
+            .at_path(accept.collector.as_bytes()),
+        );
+    }
+    if !before().any(|line| {
+        line.file
+            .as_ref()
+            .is_some_and(|digest| accept.ima_policies.contains(digest))
+    }) {
+        let finding = Finding::fail(
+            Rule::V11,
+            Subject::Node,
+            "no accepted IMA policy stands in the list before checkpoint 1",
+        );
+        findings.push(accept.ima_policies.iter().fold(finding, Finding::expected));
+    }
+}

@@ -1,0 +1,59 @@
+//! V3: every covered entry uses a template that the policy pins.
+//!
+//! The template digest does not cover the template's name: an entry that was relabelled to a template of the same shape
+//! replays, and must be refused here.
+
+use super::{
+    finding::{Finding, Rule, Subject},
+    view::Line,
+};
+use crate::text::escape;
+use evidence::Tier;
+use policy::Policy;
+use std::collections::BTreeSet;
+
+/// The kernel tier's template. Source: our patch series.
+const TAGGED: &str = "ima-cgpath";
+
+pub(crate) fn check(
+    lines: &[Line],
+    covered: usize,
+    tier: Tier,
+    policy: &Policy,
+    findings: &mut Vec<Finding>,
+) {
+    let accepted = &policy.file.accept.templates;
+    let mut said = BTreeSet::new();
+    for (index, line) in lines.iter().enumerate().take(covered) {
+        let path = line.path.as_deref().unwrap_or_default();
+        let fail = |text: &str| {
+            Finding::fail(Rule::V3, Subject::Node, text)
+                .at_index(index)
+                .at_path(path)
+        };
+        let Some(template) = &line.template else {
+            findings.push(fail(
+                "a redacted entry, or one that cannot be read, does not show its template",
+            ));
+            continue;
+        };
+        if !accepted.iter().any(|name| name.as_bytes() == template) && said.insert(template.clone()) {
+            let finding = fail("an entry's template is not one that the policy pins").found(escape(template));
+            findings.push(accepted.iter().fold(finding, Finding::expected));
+        }
+    }
+    let is_tagged = lines
+        .iter()
+        .take(covered)
+        .any(|line| line.template.as_deref() == Some(TAGGED.as_bytes()));
+    if tier == Tier::Kernel && !is_tagged {
+        findings.push(
+            Finding::fail(
+                Rule::V3,
+                Subject::Node,
+                "the evidence claims the kernel tier and no entry has its template",
+            )
+            .expected(TAGGED),
+        );
+    }
+}

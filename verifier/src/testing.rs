@@ -1,0 +1,906 @@
+//! A node made of software, for tests: it measures, records, seals and quotes as an honest one does, and lets a test
+//! interfere at each step.
+//!
+//! Promises: what [`Node::attest`] gives is valid under [`Node::policy`] as long as nobody interfered; everything is
+//! deterministic. Only built with the feature `test-support`. Not here: what must follow from an interference.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test node that cannot be built is a failed test"
+)]
+
+use evidence::{
+    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Losses, PartitionKey,
+    PartitionLog, PodInfo, PodUid, Quote, Record, SealedCheckpoint, Tier, checkpoint, merkle::Frontier,
+    partition::partitions_root, record::ExeSource,
+};
+use p256::ecdsa::{SigningKey, signature::Signer};
+use policy::{Policy, Reference, Source, SourceKind};
+use rsa::signature::SignatureEncoding;
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
+
+use crate::appraise::{Context, ExpectedNonce, NodeState, PinnedKey};
+
+/// The collector's executable.
+pub const COLLECTOR: &str = "/usr/sbin/cgpathd";
+/// The IMA policy's file.
+pub const IMA_POLICY: &str = "/etc/ima/ima-policy";
+/// The container runtime's shim.
+pub const SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
+/// The node's name.
+pub const NODE: &str = "worker-1";
+/// Now, seconds since 1970.
+pub const NOW: u64 = 1_800_000_000;
+
+/// TPMA_OBJECT bits of a good attestation key: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
+/// TPM 2.0 Part 2, 8.3.
+pub const GOOD_ATTRIBUTES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 16 | 1 << 18;
+
+/// The UID of test pod `n`.
+pub fn pod(n: u8) -> PodUid {
+    PodUid([n; 16])
+}
+
+/// The content of a file, as this node's file system has it: its hash is all that matters.
+pub fn sha256(content: &[u8]) -> Digest {
+    Bank::Sha256.hash(&[content])
+}
+
+/// The kind of attestation key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// P-256, ECDSA with SHA-256.
+    EcdsaP256,
+    /// RSA-2048, RSASSA-PKCS1-v1_5 with SHA-256.
+    Rsassa2048,
+    /// RSA-2048, RSASSA-PSS with SHA-256.
+    Rsapss2048,
+}
+
+/// An attestation key in software.
+#[derive(Debug, Clone)]
+pub struct AttestationKey {
+    kind: KeyKind,
+    ecc: SigningKey,
+    /// TPMA_OBJECT of the public area.
+    pub attributes: u32,
+}
+
+impl AttestationKey {
+    /// The key `seed` of this kind, with [`GOOD_ATTRIBUTES`].
+    pub fn new(kind: KeyKind, seed: u8) -> AttestationKey {
+        let ecc = SigningKey::from_slice(&Sha256::digest([b'k', seed])).unwrap();
+        AttestationKey {
+            kind,
+            ecc,
+            attributes: GOOD_ATTRIBUTES,
+        }
+    }
+
+    /// TPMT_PUBLIC. TPM 2.0 Part 2, 12.2.4.
+    pub fn public(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (key_type, scheme) = match self.kind {
+            KeyKind::EcdsaP256 => (0x0023u16, 0x0018u16),
+            KeyKind::Rsassa2048 => (0x0001, 0x0014),
+            KeyKind::Rsapss2048 => (0x0001, 0x0016),
+        };
+        out.extend(key_type.to_be_bytes());
+        out.extend(0x000bu16.to_be_bytes());
+        out.extend(self.attributes.to_be_bytes());
+        tpm2b(&mut out, &[]);
+        out.extend(0x0010u16.to_be_bytes());
+        out.extend(scheme.to_be_bytes());
+        out.extend(0x000bu16.to_be_bytes());
+        if self.kind == KeyKind::EcdsaP256 {
+            out.extend(0x0003u16.to_be_bytes());
+            out.extend(0x0010u16.to_be_bytes());
+            let point = self.ecc.verifying_key().to_encoded_point(false);
+            tpm2b(&mut out, point.x().unwrap());
+            tpm2b(&mut out, point.y().unwrap());
+        } else {
+            use rsa::traits::PublicKeyParts;
+            out.extend(2048u16.to_be_bytes());
+            out.extend(0u32.to_be_bytes());
+            tpm2b(&mut out, &rsa_key().n().to_bytes_be());
+        }
+        out
+    }
+
+    /// The key's Name: 0x000b and SHA-256 of [`AttestationKey::public`].
+    pub fn name(&self) -> Vec<u8> {
+        let mut name = vec![0, 0x0b];
+        name.extend(Sha256::digest(self.public()));
+        name
+    }
+
+    /// TPMT_SIGNATURE over `message`. TPM 2.0 Part 2, 11.3.4.
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self.kind {
+            KeyKind::EcdsaP256 => {
+                out.extend(0x0018_000bu32.to_be_bytes());
+                let signature: p256::ecdsa::Signature = self.ecc.sign(message);
+                let (r, s) = signature.split_bytes();
+                tpm2b(&mut out, &r);
+                tpm2b(&mut out, &s);
+            }
+            KeyKind::Rsassa2048 => {
+                out.extend(0x0014_000bu32.to_be_bytes());
+                let key = rsa::pkcs1v15::SigningKey::<Sha256>::new(rsa_key().clone());
+                tpm2b(&mut out, &rsa::signature::Signer::sign(&key, message).to_vec());
+            }
+            KeyKind::Rsapss2048 => {
+                use rsa::signature::RandomizedSigner;
+                out.extend(0x0016_000bu32.to_be_bytes());
+                let key = rsa::pss::SigningKey::<Sha256>::new(rsa_key().clone());
+                tpm2b(
+                    &mut out,
+                    &key.sign_with_rng(&mut CountingRng::new(b"salt"), message)
+                        .to_vec(),
+                );
+            }
+        }
+        out
+    }
+}
+
+fn rsa_key() -> &'static rsa::RsaPrivateKey {
+    static KEY: OnceLock<rsa::RsaPrivateKey> = OnceLock::new();
+    KEY.get_or_init(|| rsa::RsaPrivateKey::new(&mut CountingRng::new(b"rsa"), 2048).unwrap())
+}
+
+/// Not random at all: SHA-256 of a counter, so that every run of a test sees the same keys.
+struct CountingRng {
+    seed: &'static [u8],
+    count: u64,
+}
+
+impl CountingRng {
+    fn new(seed: &'static [u8]) -> CountingRng {
+        CountingRng { seed, count: 0 }
+    }
+}
+
+impl rsa::rand_core::RngCore for CountingRng {
+    fn next_u32(&mut self) -> u32 {
+        rsa::rand_core::impls::next_u32_via_fill(self)
+    }
+    fn next_u64(&mut self) -> u64 {
+        rsa::rand_core::impls::next_u64_via_fill(self)
+    }
+    fn fill_bytes(&mut self, dest: &mut [u8]) {
+        for chunk in dest.chunks_mut(32) {
+            let block = Sha256::new()
+                .chain_update(self.seed)
+                .chain_update(self.count.to_be_bytes())
+                .finalize();
+            chunk.copy_from_slice(&block[..chunk.len()]);
+            self.count += 1;
+        }
+    }
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), rsa::rand_core::Error> {
+        self.fill_bytes(dest);
+        Ok(())
+    }
+}
+
+impl rsa::rand_core::CryptoRng for CountingRng {}
+
+fn tpm2b(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
+    out.extend(bytes);
+}
+
+/// The parts of a TPMS_ATTEST that a test may want to change. TPM 2.0 Part 2, 10.12.12.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attest {
+    /// TPM_GENERATED_VALUE.
+    pub magic: u32,
+    /// TPM_ST_ATTEST_QUOTE.
+    pub kind: u16,
+    /// Qualifying data.
+    pub extra: Vec<u8>,
+    /// Milliseconds.
+    pub clock: u64,
+    /// TPM resets.
+    pub reset_count: u32,
+    /// TPM restarts and resumes.
+    pub restart_count: u32,
+    /// Whether the clock never went back.
+    pub safe: bool,
+    /// Banks and the registers selected in each.
+    pub selection: Vec<(Bank, Vec<u8>)>,
+    /// SHA-256 over the selected registers.
+    pub pcr_digest: Vec<u8>,
+}
+
+impl Attest {
+    /// The structure's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(self.magic.to_be_bytes());
+        out.extend(self.kind.to_be_bytes());
+        tpm2b(&mut out, &[0, 0x0b, 7, 7]);
+        tpm2b(&mut out, &self.extra);
+        out.extend(self.clock.to_be_bytes());
+        out.extend(self.reset_count.to_be_bytes());
+        out.extend(self.restart_count.to_be_bytes());
+        out.push(u8::from(self.safe));
+        out.extend(1u64.to_be_bytes());
+        out.extend(u32::try_from(self.selection.len()).unwrap().to_be_bytes());
+        for (bank, registers) in &self.selection {
+            let mut bits = [0u8; 3];
+            for register in registers {
+                bits[usize::from(register / 8)] |= 1 << (register % 8);
+            }
+            out.extend(bank.tpm_alg().to_be_bytes());
+            out.push(3);
+            out.extend(bits);
+        }
+        tpm2b(&mut out, &self.pcr_digest);
+        out
+    }
+}
+
+/// One entry of the node's list, before it is written out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measurement {
+    /// The register.
+    pub pcr: u32,
+    /// The template's name.
+    pub template: String,
+    /// The template's data.
+    pub data: Vec<u8>,
+    /// Zero digest in the list, ones in the register.
+    pub violation: bool,
+}
+
+impl Measurement {
+    /// An `ima-ng` entry: `d-ng|n-ng`. Source: security/integrity/ima/ima_template_lib.c.
+    pub fn ima_ng(path: &[u8], digest: &Digest) -> Measurement {
+        let mut data = Vec::new();
+        field(&mut data, &d_ng(digest));
+        field(&mut data, &n_ng(path));
+        Measurement {
+            pcr: 10,
+            template: "ima-ng".into(),
+            data,
+            violation: false,
+        }
+    }
+
+    /// An `ima-cgpath` entry: `dep|cg-path|d-ng|n-ng`.
+    pub fn ima_cgpath(dep: &str, cgroup: &str, path: &[u8], digest: &Digest) -> Measurement {
+        let mut data = Vec::new();
+        field(&mut data, &n_ng(dep.as_bytes()));
+        field(&mut data, &n_ng(cgroup.as_bytes()));
+        field(&mut data, &d_ng(digest));
+        field(&mut data, &n_ng(path));
+        Measurement {
+            pcr: 10,
+            template: "ima-cgpath".into(),
+            data,
+            violation: false,
+        }
+    }
+
+    /// A violation, as `ima-ng` shows it.
+    pub fn violation(path: &[u8]) -> Measurement {
+        let zero = Digest::zero(Bank::Sha256);
+        Measurement {
+            violation: true,
+            ..Measurement::ima_ng(path, &zero)
+        }
+    }
+
+    /// The template digest in `bank`.
+    pub fn digest(&self, bank: Bank) -> Digest {
+        if self.violation {
+            Digest::zero(bank)
+        } else {
+            bank.hash(&[&self.data])
+        }
+    }
+
+    /// What the register is extended with in `bank`.
+    pub fn extended(&self, bank: Bank) -> Digest {
+        if self.violation {
+            Digest::ones(bank)
+        } else {
+            self.digest(bank)
+        }
+    }
+
+    /// The entry as a list with SHA-1 digests has it, little-endian.
+    pub fn to_entry(&self) -> Entry {
+        let mut out = Vec::new();
+        out.extend(self.pcr.to_le_bytes());
+        out.extend(self.digest(Bank::Sha1).bytes());
+        out.extend(u32::try_from(self.template.len()).unwrap().to_le_bytes());
+        out.extend(self.template.as_bytes());
+        out.extend(u32::try_from(self.data.len()).unwrap().to_le_bytes());
+        out.extend(&self.data);
+        Entry::Full(out)
+    }
+}
+
+fn d_ng(digest: &Digest) -> Vec<u8> {
+    let mut out = format!("{}:\0", digest.bank()).into_bytes();
+    out.extend(digest.bytes());
+    out
+}
+
+fn n_ng(name: &[u8]) -> Vec<u8> {
+    let mut out: Vec<u8> = name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect();
+    out.push(0);
+    out
+}
+
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
+    out.extend(bytes);
+}
+
+/// Who acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The cgroup's path.
+    pub cgroup: Option<Vec<u8>>,
+    /// Executables of the ancestry, the process itself first.
+    pub exes: Vec<Vec<u8>>,
+}
+
+impl Actor {
+    /// A process of a pod, below a shim, in a cgroup of the cgroupfs driver.
+    pub fn pod(uid: PodUid, exe: &str) -> Actor {
+        Actor {
+            cgroup: Some(format!("/kubepods/burstable/pod{uid}/{}", "c".repeat(64)).into_bytes()),
+            exes: [exe, SHIM, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
+        }
+    }
+
+    /// A service of the host.
+    pub fn host(exe: &str) -> Actor {
+        Actor {
+            cgroup: Some(b"/system.slice/some.service".to_vec()),
+            exes: [exe, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
+        }
+    }
+
+    /// A process in the pod's cgroup that no container runtime put there.
+    pub fn intruder(uid: PodUid, exe: &str) -> Actor {
+        Actor {
+            cgroup: Actor::pod(uid, exe).cgroup,
+            exes: [exe, "/bin/bash", "/sbin/init"]
+                .map(|e| e.as_bytes().to_vec())
+                .into(),
+        }
+    }
+
+    /// A process whose cgroup is not known.
+    pub fn lost(exe: &str) -> Actor {
+        Actor {
+            cgroup: None,
+            ..Actor::host(exe)
+        }
+    }
+
+    fn key(&self) -> PartitionKey {
+        let Some(cgroup) = &self.cgroup else {
+            return PartitionKey::Unattributed;
+        };
+        let text = String::from_utf8_lossy(cgroup);
+        text.split('/')
+            .find_map(|part| {
+                part.strip_prefix("pod")
+                    .and_then(|uid| PodUid::parse(uid.as_bytes()))
+            })
+            .map_or(PartitionKey::Host, PartitionKey::Pod)
+    }
+}
+
+/// A node made of software. Every field may be changed by a test before the next step.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The attestation key.
+    pub ak: AttestationKey,
+    /// The checkpoint key of this boot.
+    pub signing: SigningKey,
+    /// The boot.
+    pub boot_id: [u8; 16],
+    /// The tier.
+    pub tier: Tier,
+    /// TPM resets.
+    pub reset_count: u32,
+    /// TPM restarts.
+    pub restart_count: u32,
+    /// The TPM's clock, milliseconds; runs on by a second at each quote.
+    pub clock: u64,
+    /// The quoted banks.
+    pub banks: Vec<Bank>,
+    /// Banks in which the kernel extends a padded SHA-1.
+    pub padded: BTreeSet<Bank>,
+    /// The measurement list.
+    pub list: Vec<Measurement>,
+    /// Indexes of entries that IMA listed and never extended.
+    pub never_extended: BTreeSet<usize>,
+    /// Sealed records by partition.
+    pub sealed: BTreeMap<PartitionKey, Vec<Record>>,
+    /// Records that wait for the next checkpoint.
+    pub waiting: Vec<(PartitionKey, Record)>,
+    /// Checkpoints.
+    pub checkpoints: Vec<SealedCheckpoint>,
+    /// The last sequence number.
+    pub seq: u64,
+    /// Losses so far.
+    pub losses: Losses,
+    /// Whether canaries arrive.
+    pub blind: bool,
+    /// Length of the list at the load.
+    pub boot_len: u64,
+    /// Pods older than the load.
+    pub predating: Vec<PodUid>,
+    /// What the container runtime tells.
+    pub pods: Vec<PodInfo>,
+    /// Files that the host's reference values accept.
+    pub host_files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
+    /// Files that each pod's reference values accept.
+    pub pod_files: BTreeMap<PodUid, BTreeMap<Vec<u8>, BTreeSet<Digest>>>,
+    /// YAML lines that are added to the policy.
+    pub extra_policy: String,
+    /// `accept.banks`, as YAML.
+    pub accept_banks: String,
+    /// `accept.templates`, as YAML.
+    pub accept_templates: String,
+    /// Whether the pods' reference values are marked as learned.
+    pub learned: bool,
+}
+
+impl Node {
+    /// A node that has booted, loaded the programs and sealed checkpoint 0. Pods 1 to 4 are in its policy, each with
+    /// `/bin/app` and `/lib/libc.so`; 1 and 2 run the same image.
+    pub fn boot(kind: KeyKind) -> Node {
+        let mut node = Node {
+            ak: AttestationKey::new(kind, 1),
+            signing: SigningKey::from_slice(&Sha256::digest(b"boot 1")).unwrap(),
+            boot_id: [1; 16],
+            tier: Tier::Bpf,
+            reset_count: 3,
+            restart_count: 0,
+            clock: 1_000_000,
+            banks: vec![Bank::Sha256],
+            padded: BTreeSet::new(),
+            list: Vec::new(),
+            never_extended: BTreeSet::new(),
+            sealed: BTreeMap::new(),
+            waiting: Vec::new(),
+            checkpoints: Vec::new(),
+            seq: 0,
+            losses: Losses::default(),
+            blind: false,
+            boot_len: 0,
+            predating: Vec::new(),
+            pods: Vec::new(),
+            host_files: BTreeMap::new(),
+            pod_files: BTreeMap::new(),
+            extra_policy: "dangerous-boot-not-judged: true\n".into(),
+            accept_banks: "[sha256]".into(),
+            accept_templates: "[ima-ng]".into(),
+            learned: false,
+        };
+        for path in [
+            "/sbin/init",
+            COLLECTOR,
+            "/usr/bin/containerd",
+            SHIM,
+            "/usr/bin/runc",
+            "/usr/bin/tool",
+        ] {
+            node.host_files
+                .entry(path.into())
+                .or_default()
+                .insert(sha256(path.as_bytes()));
+        }
+        for n in 1..=4 {
+            let image = if n <= 2 { 1 } else { n };
+            for path in ["/bin/app", "/lib/libc.so"] {
+                let digest = sha256(format!("{image}{path}").as_bytes());
+                node.pod_files
+                    .entry(pod(n))
+                    .or_default()
+                    .entry(path.into())
+                    .or_default()
+                    .insert(digest);
+            }
+        }
+        node.load();
+        node
+    }
+
+    /// What happens from a boot to checkpoint 0.
+    pub fn load(&mut self) {
+        self.list.clear();
+        self.never_extended.clear();
+        self.sealed.clear();
+        self.waiting.clear();
+        self.checkpoints.clear();
+        self.seq = 0;
+        self.list
+            .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
+        for path in ["/sbin/init", IMA_POLICY, COLLECTOR] {
+            self.list
+                .push(Measurement::ima_ng(path.as_bytes(), &sha256(path.as_bytes())));
+        }
+        self.boot_len = self.list.len() as u64;
+        self.seal(None);
+    }
+
+    /// A new boot after a reset of the TPM.
+    pub fn reboot(&mut self) {
+        self.reset_count += 1;
+        self.restart_count = 0;
+        self.clock += 60_000;
+        self.boot_id = [self.boot_id[0] + 1; 16];
+        self.signing = SigningKey::from_slice(&Sha256::digest([b'b', self.boot_id[0]])).unwrap();
+        self.load();
+    }
+
+    /// `actor` executes a file: IMA measures it (once for each content and path), our programs record it.
+    pub fn execute(&mut self, actor: &Actor, path: &str, content: &Digest) {
+        self.measure(actor, path, content);
+        self.record_execution(
+            actor,
+            EventKind::Execution,
+            path,
+            FileHash::Measured(content.clone()),
+        );
+    }
+
+    /// `actor` executes what its reference values accept at `path`.
+    pub fn execute_good(&mut self, actor: &Actor, path: &str) {
+        let files = match actor.key() {
+            PartitionKey::Pod(uid) => &self.pod_files[&uid],
+            _ => &self.host_files,
+        };
+        let digest = files[path.as_bytes()].first().unwrap().clone();
+        self.execute(actor, path, &digest);
+    }
+
+    /// IMA measures a file for `actor`.
+    pub fn measure(&mut self, actor: &Actor, path: &str, content: &Digest) {
+        let entry = match self.tier {
+            Tier::Bpf => Measurement::ima_ng(path.as_bytes(), content),
+            Tier::Kernel => {
+                let dep: Vec<String> = actor
+                    .exes
+                    .iter()
+                    .map(|e| String::from_utf8_lossy(e).into_owned())
+                    .collect();
+                let cgroup = actor.cgroup.clone().unwrap_or_default();
+                Measurement::ima_cgpath(
+                    &dep.join(":"),
+                    &String::from_utf8_lossy(&cgroup),
+                    path.as_bytes(),
+                    content,
+                )
+            }
+        };
+        let known = self.list.contains(&entry);
+        if !known {
+            self.list.push(entry.clone());
+        }
+        self.record_entry(actor, path, &entry, if known { -17 } else { 0 });
+    }
+
+    /// IMA logs a violation for `actor`.
+    pub fn violate(&mut self, actor: &Actor, path: &str) {
+        self.list.push(Measurement::violation(path.as_bytes()));
+        let record = self.record(actor, EventKind::Violation, path);
+        self.waiting.push((actor.key(), Record { pcr: 10, ..record }));
+    }
+
+    /// Our programs record what IMA did with `entry`.
+    pub fn record_entry(&mut self, actor: &Actor, path: &str, entry: &Measurement, ret: i32) {
+        let record = self.record(actor, EventKind::Entry, path);
+        let digests = [Bank::Sha1, Bank::Sha256]
+            .map(|bank| self.bank_digest(entry, bank))
+            .to_vec();
+        self.waiting.push((
+            actor.key(),
+            Record {
+                ret,
+                pcr: entry.pcr,
+                digests,
+                ..record
+            },
+        ));
+    }
+
+    /// Our programs record an execution or a mapping.
+    pub fn record_execution(&mut self, actor: &Actor, kind: EventKind, path: &str, hash: FileHash) {
+        let record = self.record(actor, kind, path);
+        self.waiting.push((
+            actor.key(),
+            Record {
+                hash: Some(hash),
+                ..record
+            },
+        ));
+    }
+
+    fn bank_digest(&self, entry: &Measurement, bank: Bank) -> Digest {
+        if self.padded.contains(&bank) && !entry.violation {
+            let mut bytes = entry.digest(Bank::Sha1).bytes().to_vec();
+            bytes.resize(bank.len(), 0);
+            Digest::new(bank, &bytes).unwrap()
+        } else {
+            entry.digest(bank)
+        }
+    }
+
+    fn record(&mut self, actor: &Actor, kind: EventKind, path: &str) -> Record {
+        self.seq += 1;
+        let ancestry = actor.exes.iter().enumerate().map(|(i, exe)| Ancestor {
+            tgid: if i + 1 == actor.exes.len() {
+                1
+            } else {
+                1000 - i as u32
+            },
+            start_ns: 1_000 - i as u64,
+            exe: exe.clone(),
+            dev: 1,
+            ino: 100 + i as u64,
+            source: ExeSource::Recorded,
+        });
+        Record {
+            seq: self.seq,
+            boot_ns: 1_000_000 * self.seq,
+            kind,
+            ret: 0,
+            pcr: 0,
+            digests: Vec::new(),
+            hash: None,
+            path: path.as_bytes().to_vec(),
+            dev: 1,
+            ino: 7,
+            cgroup_id: 42,
+            cgroup: actor.cgroup.clone(),
+            pid: 1000,
+            uid: 0,
+            mnt_ns: 1,
+            pid_ns: 1,
+            ancestry: ancestry.collect(),
+            ancestry_cut: false,
+            path_cut: false,
+        }
+    }
+
+    /// Seals all that waits in the next checkpoint, writes its file and reads it, so that IMA measures it.
+    pub fn seal(&mut self, nonce: Option<&[u8]>) {
+        self.seal_with(nonce, |_| ());
+    }
+
+    /// The same, with the checkpoint changed by `change` before it is signed.
+    pub fn seal_with(&mut self, nonce: Option<&[u8]>, change: impl FnOnce(&mut Checkpoint)) {
+        for (key, record) in self.waiting.drain(..) {
+            self.sealed.entry(key).or_default().push(record);
+        }
+        let mut checkpoint = self.draft(nonce);
+        change(&mut checkpoint);
+        let sealed = SealedCheckpoint::seal(checkpoint, &self.signing);
+        self.anchor(&sealed);
+        self.checkpoints.push(sealed);
+    }
+
+    /// The collector reads a checkpoint's file.
+    pub fn anchor(&mut self, sealed: &SealedCheckpoint) {
+        let path = format!("{}{}", checkpoint::DIRECTORY, sealed.checkpoint.number);
+        let mut actor = Actor::host(COLLECTOR);
+        actor.cgroup = Some(b"/system.slice/cgpathd.service".to_vec());
+        self.measure(&actor, &path, &sha256(&sealed.file));
+    }
+
+    /// What an honest collector would state now.
+    pub fn draft(&self, nonce: Option<&[u8]>) -> Checkpoint {
+        let mut partitions: BTreeMap<PartitionKey, Frontier> = BTreeMap::new();
+        for (key, records) in &self.sealed {
+            for record in records {
+                partitions.entry(*key).or_default().push(record.leaf_hash());
+            }
+        }
+        let records: Vec<&Record> = self.sealed.values().flatten().collect();
+        let first = self.checkpoints.is_empty();
+        Checkpoint {
+            version: 1,
+            boot_id: self.boot_id,
+            number: self.checkpoints.len() as u64,
+            previous: self.checkpoints.last().map_or([0; 32], SealedCheckpoint::digest),
+            list_len: self.list.len() as u64,
+            settled: self.list.len() as u64,
+            boot_len: self.boot_len,
+            records: records.len() as u64,
+            executions: records.iter().filter(|r| r.is_execution()).count() as u64,
+            last_seq: self.seq,
+            losses: self.losses,
+            blind: self.blind,
+            partitions: partitions.len() as u64,
+            partitions_root: partitions_root(&partitions),
+            bpf_object: [9; 32],
+            ima_policy: sha256(IMA_POLICY.as_bytes()).bytes().try_into().ok(),
+            nonce_hash: nonce.map(|n| Sha256::digest(n).into()),
+            key: first.then(|| {
+                self.signing
+                    .verifying_key()
+                    .to_encoded_point(true)
+                    .as_bytes()
+                    .to_vec()
+            }),
+            starts: 1,
+            predating: if first { self.predating.clone() } else { Vec::new() },
+            hierarchy: "v2".into(),
+        }
+    }
+
+    /// PCR 10 in `bank` as the TPM has it.
+    pub fn pcr(&self, bank: Bank) -> Digest {
+        self.list
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !self.never_extended.contains(i))
+            .fold(Digest::zero(bank), |pcr, (_, entry)| {
+                pcr.extend(&if entry.violation {
+                    Digest::ones(bank)
+                } else {
+                    self.bank_digest(entry, bank)
+                })
+            })
+    }
+
+    /// What the TPM would attest now.
+    pub fn attestation(&self, nonce: &[u8]) -> Attest {
+        let mut composite = Sha256::new();
+        for bank in &self.banks {
+            composite.update(self.pcr(*bank).bytes());
+        }
+        Attest {
+            magic: 0xff54_4347,
+            kind: 0x8018,
+            extra: nonce.to_vec(),
+            clock: self.clock,
+            reset_count: self.reset_count,
+            restart_count: self.restart_count,
+            safe: true,
+            selection: self.banks.iter().map(|bank| (*bank, vec![10])).collect(),
+            pcr_digest: composite.finalize().to_vec(),
+        }
+    }
+
+    /// The TPM quotes.
+    pub fn quote(&mut self, nonce: &[u8]) -> Quote {
+        self.quote_with(nonce, |_| ())
+    }
+
+    /// The TPM quotes what `change` made of its attestation.
+    pub fn quote_with(&mut self, nonce: &[u8], change: impl FnOnce(&mut Attest)) -> Quote {
+        self.clock += 1_000;
+        let mut attest = self.attestation(nonce);
+        change(&mut attest);
+        let attest = attest.to_bytes();
+        Quote {
+            signature: self.ak.sign(&attest),
+            attest,
+            ak: self.ak.public(),
+        }
+    }
+
+    /// A whole request: seal with the nonce, read, quote, read the list.
+    pub fn attest(&mut self, nonce: &[u8]) -> Evidence {
+        if self.tier == Tier::Bpf {
+            self.seal(Some(nonce));
+        }
+        let quote = self.quote(nonce);
+        self.evidence(quote)
+    }
+
+    /// The evidence as the node stands, with this quote.
+    pub fn evidence(&self, quote: Quote) -> Evidence {
+        let mut partitions: Vec<PartitionLog> = self
+            .sealed
+            .iter()
+            .map(|(key, records)| PartitionLog {
+                key: *key,
+                records: records.clone(),
+            })
+            .collect();
+        partitions.sort_by_key(|p| p.key.to_string());
+        let bpf = self.tier == Tier::Bpf;
+        Evidence {
+            version: 1,
+            tier: self.tier,
+            node: NODE.into(),
+            boot_id: self.boot_id,
+            quote,
+            list: self.list.iter().map(Measurement::to_entry).collect(),
+            checkpoints: if bpf {
+                self.checkpoints.iter().map(|c| c.file.clone()).collect()
+            } else {
+                Vec::new()
+            },
+            partitions: if bpf { partitions } else { Vec::new() },
+            pods: self.pods.clone(),
+            kernel: "6.12.0".into(),
+        }
+    }
+
+    /// The policy's YAML.
+    pub fn policy_yaml(&self) -> String {
+        let mut pods = String::new();
+        for (uid, _) in &self.pod_files {
+            pods += &format!(
+                "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
+                uid.0[0]
+            );
+        }
+        format!(
+            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}",
+            self.tier,
+            self.accept_templates,
+            self.accept_banks,
+            sha256(IMA_POLICY.as_bytes()),
+            self.extra_policy,
+        )
+    }
+
+    /// The reference file that the policy calls `name`.
+    pub fn reference(&self, name: &str) -> Option<Vec<u8>> {
+        let uid = name.strip_suffix(".json")?;
+        let (files, learned) = if uid == "host" {
+            (&self.host_files, false)
+        } else {
+            (self.pod_files.get(&PodUid::parse(uid.as_bytes())?)?, self.learned)
+        };
+        let kind = if learned {
+            SourceKind::Log
+        } else {
+            SourceKind::Rootfs
+        };
+        let mut reference = Reference::new(Source {
+            kind,
+            name: name.into(),
+            digest: None,
+        });
+        for (path, digests) in files {
+            for digest in digests {
+                reference.insert(path.clone(), digest.clone()).unwrap();
+            }
+        }
+        let mut out = Vec::new();
+        reference.write_json(&mut out).unwrap();
+        Some(out)
+    }
+
+    /// The policy under which an honest run of this node is trusted.
+    pub fn policy(&self) -> Policy {
+        Policy::load("policy.yaml", self.policy_yaml().as_bytes(), |name| {
+            self.reference(name).ok_or_else(|| "no such file".to_owned())
+        })
+        .unwrap()
+    }
+
+    /// A context that pins this node's key.
+    pub fn context(&self, nonce: &[u8], previous: Option<NodeState>) -> Context {
+        Context {
+            node: NODE.into(),
+            key: PinnedKey::Public(self.ak.public()),
+            nonce: ExpectedNonce::Value(nonce.to_vec()),
+            now: NOW,
+            previous,
+        }
+    }
+}
