@@ -8,6 +8,7 @@
 
 mod error;
 pub mod generate;
+pub mod ima;
 mod lookup;
 mod node;
 pub mod reference;

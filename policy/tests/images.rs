@@ -648,20 +648,30 @@ fn a_compressed_image_archive_is_refused_with_what_to_do() {
 
 #[test]
 fn a_list_gives_learned_values_without_violations_and_what_changes_at_each_boot() {
-    let zero = Digest::zero(Bank::Sha256);
-    let entries: Vec<(&[u8], Digest)> = vec![
-        (b"boot_aggregate", sha256("boot")),
-        (b"/bin/a", sha256("a")),
-        (b"/bin/a", sha256("a2")),
-        (b"/bin/v", zero),
-        (b"/run/ima-cgpath/checkpoint/0", sha256("c")),
-    ];
-    let (found, skipped) = list::learn("list", sha256("list"), entries).unwrap();
+    let mut learner = list::Learner::new("list");
+    for (path, digest, violation) in [
+        (&b"boot_aggregate"[..], Some(sha256("boot")), false),
+        (b"/bin/a", Some(sha256("a")), false),
+        (b"/bin/a", Some(sha256("a2")), false),
+        (b"/bin/v", Some(Digest::zero(Bank::Sha256)), true),
+        (b"/bin/md4", None, false),
+        (b"/run/ima-cgpath/checkpoint/0", Some(sha256("c")), false),
+    ] {
+        learner.entry(Some(path), digest, violation).unwrap();
+    }
+    let (found, skipped) = learner.finish(sha256("list")).unwrap();
     assert!(found.learned);
-    assert_eq!((skipped.violations, skipped.per_boot), (1, 2));
+    assert_eq!(
+        (skipped.violations, skipped.per_boot, skipped.without_digest),
+        (1, 2, 1)
+    );
     assert_eq!(found.files.len(), 1);
     assert_eq!(found.files[&b"/bin/a"[..]].len(), 2);
-    assert!(list::learn("list", sha256("list"), [(&b"boot_aggregate"[..], sha256("b"))]).is_err());
+    let mut empty = list::Learner::new("list");
+    empty
+        .entry(Some(b"boot_aggregate"), Some(sha256("b")), false)
+        .unwrap();
+    assert!(empty.finish(sha256("list")).is_err());
     let mut json = Vec::new();
     found.write_json(&mut json).unwrap();
     assert!(Reference::from_json("r", &json).unwrap().learned);

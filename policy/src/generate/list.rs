@@ -7,48 +7,80 @@ use evidence::Digest;
 /// What was left out of the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Violations: entries with a zero digest.
+    /// Violations: their digest says nothing.
     pub violations: u64,
     /// `boot_aggregate` and our own checkpoints: they change with each boot and are judged by other rules.
     pub per_boot: u64,
+    /// Entries without a path, or with a content digest that is none of the known algorithms.
+    pub without_digest: u64,
 }
 
-/// Copies path and content digest of each entry. `source_digest` is the list file's own digest; a violation has a zero
-/// digest. `name` is what errors and the reference file call it.
-///
-/// # Errors
-/// A path that cannot stand in a reference file; a list that gives no values.
-pub fn learn<'a>(
-    name: &str,
-    source_digest: Digest,
-    entries: impl IntoIterator<Item = (&'a [u8], Digest)>,
-) -> Result<(Reference, Skipped)> {
-    let source = Source {
-        kind: SourceKind::Log,
-        name: name.to_owned(),
-        digest: Some(source_digest),
-    };
-    let mut reference = Reference::new(source);
-    let mut skipped = Skipped::default();
-    for (index, (path, digest)) in entries.into_iter().enumerate() {
-        if digest.is_zero() {
-            skipped.violations += 1;
-        } else if path == b"boot_aggregate" || evidence::checkpoint::number_from_path(path).is_some() {
-            skipped.per_boot += 1;
-        } else {
-            reference
-                .insert(path.to_vec(), digest)
-                .map_err(|why| Error::Unsupported {
-                    what: name.to_owned(),
-                    why: format!("entry {index}, path {:?}: {why}", String::from_utf8_lossy(path)),
-                })?;
+/// Takes a list's entries one by one.
+#[derive(Debug)]
+pub struct Learner {
+    name: String,
+    entries: u64,
+    reference: Reference,
+    skipped: Skipped,
+}
+
+impl Learner {
+    /// `name` is what errors and the reference file call the list.
+    pub fn new(name: &str) -> Learner {
+        let source = Source {
+            kind: SourceKind::Log,
+            name: name.to_owned(),
+            digest: None,
+        };
+        Learner {
+            name: name.to_owned(),
+            entries: 0,
+            reference: Reference::new(source),
+            skipped: Skipped::default(),
         }
     }
-    if reference.files.is_empty() {
-        return Err(Error::Unsupported {
-            what: name.to_owned(),
-            why: "no entry in it has a path and a content digest".into(),
-        });
+
+    /// The next entry: its file's path and content digest, where it has them.
+    ///
+    /// # Errors
+    /// A path that cannot stand in a reference file.
+    pub fn entry(&mut self, path: Option<&[u8]>, digest: Option<Digest>, violation: bool) -> Result<()> {
+        let index = self.entries;
+        self.entries += 1;
+        match (path, digest) {
+            _ if violation => self.skipped.violations += 1,
+            (Some(path), _)
+                if path == b"boot_aggregate" || evidence::checkpoint::number_from_path(path).is_some() =>
+            {
+                self.skipped.per_boot += 1;
+            }
+            (Some(path), Some(digest)) => {
+                self.reference
+                    .insert(path.to_vec(), digest)
+                    .map_err(|why| Error::Unsupported {
+                        what: self.name.clone(),
+                        why: format!("entry {index}, path {:?}: {why}", String::from_utf8_lossy(path)),
+                    })?;
+            }
+            (None, _) | (_, None) => self.skipped.without_digest += 1,
+        }
+        Ok(())
     }
-    Ok((reference, skipped))
+
+    /// All entries were seen. `digest` is that of the list's file.
+    ///
+    /// # Errors
+    /// A list that gives no values.
+    pub fn finish(mut self, digest: Digest) -> Result<(Reference, Skipped)> {
+        if self.reference.files.is_empty() {
+            return Err(Error::Unsupported {
+                what: self.name,
+                why:
+                    "no entry in it has a path and a content digest, so that its values would accept nothing"
+                        .into(),
+            });
+        }
+        self.reference.source.digest = Some(digest);
+        Ok((self.reference, self.skipped))
+    }
 }

@@ -1,0 +1,114 @@
+//! Every policy and reference file that is shipped can be used as it is.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use evidence::Bank;
+use policy::{Policy, Reference, Source, SourceKind};
+use std::path::{Path, PathBuf};
+
+fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+}
+
+fn shipped(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    files(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+        extension,
+        &mut found,
+    );
+    assert!(!found.is_empty(), "nothing shipped in {folder}");
+    found
+}
+
+fn load(path: &Path, resolve: impl FnMut(&str) -> Result<Vec<u8>, String>) -> Policy {
+    Policy::load(
+        &path.display().to_string(),
+        &std::fs::read(path).unwrap(),
+        resolve,
+    )
+    .unwrap()
+}
+
+#[test]
+fn each_example_loads_with_the_reference_files_beside_it() {
+    for path in shipped("examples", "yaml") {
+        let folder = path.parent().unwrap();
+        let policy = load(&path, |name| {
+            std::fs::read(folder.join(name)).map_err(|e| e.to_string())
+        });
+        assert!(!policy.pods.is_empty());
+        only_shipped_ima_policies(&policy);
+    }
+}
+
+#[test]
+fn each_node_policy_loads_with_reference_files_of_its_own() {
+    for path in shipped("node", "yaml") {
+        let policy = load(&path, |name| {
+            let source = Source {
+                kind: SourceKind::Rootfs,
+                name: name.into(),
+                digest: None,
+            };
+            let mut reference = Reference::new(source);
+            for path in ["/usr/sbin/cgpathd", "/usr/sbin/runc", "/pause"] {
+                reference.insert(path.as_bytes().to_vec(), Bank::Sha256.hash(&[path.as_bytes()]))?;
+            }
+            let mut json = Vec::new();
+            reference.write_json(&mut json).map_err(|e| e.to_string())?;
+            Ok(json)
+        });
+        assert_eq!(policy.relaxations(), Vec::<String>::new());
+        only_shipped_ima_policies(&policy);
+    }
+}
+
+/// An edit of a shipped rule file must be followed by an edit of the digests that stand in policies.
+fn only_shipped_ima_policies(policy: &Policy) {
+    let shipped =
+        [policy::ima::MINIMAL, policy::ima::RECOMMENDED].map(|t| Bank::Sha256.hash(&[t.as_bytes()]));
+    for digest in &policy.file.accept.ima_policies {
+        assert!(
+            shipped.contains(digest),
+            "{}: {digest} is not a shipped IMA policy",
+            policy.file.node
+        );
+    }
+}
+
+#[test]
+fn the_example_with_everything_has_every_key_of_the_schema() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/everything.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let schema = policy::schema::node_policy();
+    let mut keys: Vec<String> = Vec::new();
+    let mut stack = vec![&schema];
+    while let Some(value) = stack.pop() {
+        if let Some(properties) = value.get("properties").and_then(|p| p.as_object()) {
+            keys.extend(properties.keys().cloned());
+        }
+        stack.extend(value.as_object().into_iter().flat_map(|o| o.values()));
+    }
+    assert!(keys.len() > 20);
+    for key in keys {
+        assert!(text.contains(&format!("{key}:")), "{key} is not shown");
+    }
+}
+
+#[test]
+fn the_example_with_everything_repeats_what_weakens_a_rule() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/everything.yaml");
+    let folder = path.parent().unwrap().to_owned();
+    let policy = load(&path, |name| {
+        std::fs::read(folder.join(name)).map_err(|e| e.to_string())
+    });
+    assert_eq!(policy.dangerous_keys(), ["dangerous-boot-not-judged"]);
+    assert_eq!(policy.relaxations().len(), 7);
+}
