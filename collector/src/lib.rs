@@ -7,3 +7,4 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod pipeline;
+pub mod tpm;
