@@ -39,7 +39,10 @@ impl Answers {
     /// # Errors
     /// When the guest went away, or says that the request failed.
     pub(crate) fn next(&self, deadline: Instant) -> Result<Option<Body>> {
-        match self.bodies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match self
+            .bodies
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
             Ok(Body::Failed { why }) => bail!("{why}"),
             Ok(body) => Ok(Some(body)),
             Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
@@ -57,20 +60,32 @@ impl Drop for Answers {
 impl Channel {
     /// Connects, and gives the channel together with the greeting to come.
     pub(crate) fn connect(socket: &Path) -> Result<(Self, Answers)> {
-        let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+        let stream =
+            UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
         stream.set_write_timeout(Some(Duration::from_secs(120)))?;
         let reader = stream.try_clone()?;
         let waiting = Waiting::default();
         let (sender, bodies) = mpsc::channel();
         locked(&waiting).insert(GREETING, sender);
-        let answers = Answers { id: GREETING, bodies, waiting: Arc::clone(&waiting) };
+        let answers = Answers {
+            id: GREETING,
+            bodies,
+            waiting: Arc::clone(&waiting),
+        };
         // Two processes may talk to a guest that is kept, one after the other: old answers must find no new request.
         let first = u64::from(std::process::id()) << 24;
         std::thread::spawn({
             let waiting = Arc::clone(&waiting);
             move || read(reader, &waiting)
         });
-        Ok((Self { writer: Mutex::new(stream), waiting, next: AtomicU64::new(first) }, answers))
+        Ok((
+            Self {
+                writer: Mutex::new(stream),
+                waiting,
+                next: AtomicU64::new(first),
+            },
+            answers,
+        ))
     }
 
     /// Sends a request.
@@ -78,10 +93,16 @@ impl Channel {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, bodies) = mpsc::channel();
         locked(&self.waiting).insert(id, sender);
-        let answers = Answers { id, bodies, waiting: Arc::clone(&self.waiting) };
+        let answers = Answers {
+            id,
+            bodies,
+            waiting: Arc::clone(&self.waiting),
+        };
         let line = vm_protocol::line(&Request { id, op })?;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(&line).context("writing to the guest's channel")?;
+        writer
+            .write_all(&line)
+            .context("writing to the guest's channel")?;
         Ok(answers)
     }
 }
@@ -104,12 +125,17 @@ fn read(stream: UnixStream, waiting: &Waiting) {
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut reader).take(vm_protocol::MAX_LINE as u64).read_until(b'\n', &mut line) {
+        match (&mut reader)
+            .take(vm_protocol::MAX_LINE as u64)
+            .read_until(b'\n', &mut line)
+        {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
         // Firmware and a booting kernel may leave bytes on the port; they are not answers.
-        let Ok(reply) = serde_json::from_slice::<Reply>(&line) else { continue };
+        let Ok(reply) = serde_json::from_slice::<Reply>(&line) else {
+            continue;
+        };
         if let Some(sender) = locked(waiting).get(&reply.id) {
             // Whoever asked has stopped waiting: nobody misses the answer.
             let _ = sender.send(reply.body);

@@ -19,7 +19,11 @@ use crate::kernel::Kernel;
 #[derive(Clone, Debug)]
 pub(crate) enum Addition {
     /// A file with this content.
-    Bytes { guest: String, content: Vec<u8>, mode: u32 },
+    Bytes {
+        guest: String,
+        content: Vec<u8>,
+        mode: u32,
+    },
     /// A copy of a file.
     File { guest: String, host: PathBuf, mode: u32 },
     /// A copy of a directory with all that is in it.
@@ -41,8 +45,15 @@ pub(crate) struct Recipe<'a> {
     pub journal: bool,
 }
 
-/// A staging directory that goes away with this value.
-struct Stage(PathBuf);
+/// A guest's root file system as a directory, before it becomes a disk image. It goes away with this value.
+pub struct Stage(PathBuf);
+
+impl Stage {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Stage {
     fn drop(&mut self) {
@@ -51,8 +62,8 @@ impl Drop for Stage {
     }
 }
 
-/// Writes the image `disk`.
-pub(crate) fn make(recipe: &Recipe<'_>, disk: &Path) -> Result<()> {
+/// Puts the root file system together in a directory.
+pub(crate) fn stage(recipe: &Recipe<'_>) -> Result<Stage> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let stages = host::cache_dir()?.join("stage");
     std::fs::create_dir_all(&stages).with_context(|| format!("making {}", stages.display()))?;
@@ -63,33 +74,63 @@ pub(crate) fn make(recipe: &Recipe<'_>, disk: &Path) -> Result<()> {
     host::output(Command::new(&cp).arg("-al").arg(recipe.root).arg(&stage.0))?;
     let modules = resolve(&stage.0, "/lib/modules")?;
     std::fs::create_dir_all(&modules)?;
-    host::output(Command::new(&cp).arg("-al").arg(recipe.kernel.modules()).arg(&modules))?;
+    host::output(
+        Command::new(&cp)
+            .arg("-al")
+            .arg(recipe.kernel.modules())
+            .arg(&modules),
+    )?;
     for addition in recipe.additions {
         add(&stage.0, addition, &cp)?;
     }
+    Ok(stage)
+}
+
+/// Writes the image `disk`.
+pub(crate) fn make(recipe: &Recipe<'_>, disk: &Path) -> Result<()> {
+    let stage = stage(recipe)?;
     let mut mke2fs = if host::is_root() {
         Command::new(host::tool("mke2fs", "e2fsprogs")?)
     } else {
         // In a user namespace of its own, this user's files are root's.
         let mut command = Command::new(host::tool("unshare", "util-linux")?);
-        command.arg("--map-root-user").arg(host::tool("mke2fs", "e2fsprogs")?);
+        command
+            .arg("--map-root-user")
+            .arg(host::tool("mke2fs", "e2fsprogs")?);
         command
     };
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,root_owner=0:0"]);
+    mke2fs.args([
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=1,root_owner=0:0",
+    ]);
     if !recipe.journal {
         mke2fs.args(["-O", "^has_journal"]);
     }
-    mke2fs.arg("-d").arg(&stage.0).arg(disk).arg(format!("{}M", recipe.size_mib));
+    mke2fs
+        .arg("-d")
+        .arg(&stage.0)
+        .arg(disk)
+        .arg(format!("{}M", recipe.size_mib));
     host::output(&mut mke2fs).context("making the guest's disk image")?;
     Ok(())
 }
 
 /// Removes staging directories of processes that are gone.
 fn sweep(stages: &Path) {
-    let Ok(entries) = std::fs::read_dir(stages) else { return };
+    let Ok(entries) = std::fs::read_dir(stages) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.split('-').next()?.parse::<u32>().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.split('-').next()?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             // What cannot be removed now is tried again next time.
             let _ = std::fs::remove_dir_all(entry.path());
@@ -113,7 +154,12 @@ fn add(stage: &Path, addition: &Addition, cp: &Path) -> Result<()> {
             let path = resolve(stage, guest)?;
             std::fs::create_dir_all(&path).with_context(|| format!("adding {guest}"))?;
             let content = host.join(".");
-            host::output(Command::new(cp).args(["-a", "--remove-destination"]).arg(content).arg(&path))?;
+            host::output(
+                Command::new(cp)
+                    .args(["-a", "--remove-destination"])
+                    .arg(content)
+                    .arg(&path),
+            )?;
         }
         Addition::Link { guest, target } => {
             let path = fresh(stage, guest)?;

@@ -127,7 +127,9 @@ pub fn stock(stock: Stock) -> Result<Kernel> {
         if let Some(kernel) = cached(&dir)? {
             return Ok(kernel);
         }
-        return host::step(&format!("fetching the stock kernel {package}"), || fetch(&dir, package, version));
+        return host::step(&format!("fetching the stock kernel {package}"), || {
+            fetch(&dir, package, version)
+        });
     }
     // The index may be gone (a machine without network); what the cache has is still a stock kernel.
     let mut found = Vec::new();
@@ -144,20 +146,28 @@ pub fn stock(stock: Stock) -> Result<Kernel> {
 
 fn cached(dir: &std::path::Path) -> Result<Option<Kernel>> {
     let ready = dir.join("ready.json");
-    let Ok(text) = std::fs::read(&ready) else { return Ok(None) };
-    let mut kernel: Kernel =
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged; hint: remove it", ready.display()))?;
+    let Ok(text) = std::fs::read(&ready) else {
+        return Ok(None);
+    };
+    let mut kernel: Kernel = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged; hint: remove it", ready.display()))?;
     kernel.dir = dir.to_path_buf();
     Ok(Some(kernel))
 }
 
 fn newest_package(stock: Stock) -> Result<(String, String)> {
     if std::env::consts::ARCH != "x86_64" {
-        bail!("guests are x86-64 only; this machine is {}", std::env::consts::ARCH);
+        bail!(
+            "guests are x86-64 only; this machine is {}",
+            std::env::consts::ARCH
+        );
     }
     let apt_cache = host::tool("apt-cache", "apt (this machine is not Debian or Ubuntu)")?;
     // 6.12.117+deb12 and 6.1.0-56 are the forms that the names take.
-    let pattern = format!("^linux-image-{}\\..*-cloud-amd64-unsigned$", stock.series().replace('.', "\\."));
+    let pattern = format!(
+        "^linux-image-{}\\..*-cloud-amd64-unsigned$",
+        stock.series().replace('.', "\\.")
+    );
     let listed = host::output(Command::new(&apt_cache).args(["search", "--names-only", &pattern]))?;
     let listed = String::from_utf8_lossy(&listed).into_owned();
     let newest = listed
@@ -183,7 +193,9 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
     }
     std::fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
     let mut download = Command::new(host::tool("apt-get", "apt")?);
-    download.current_dir(&part).args(["-q", "download", &format!("{package}={version}")]);
+    download
+        .current_dir(&part)
+        .args(["-q", "download", &format!("{package}={version}")]);
     if host::is_root() {
         // The user _apt cannot write into root's cache, and would only be warned about.
         download.args(["-o", "APT::Sandbox::User=root"]);
@@ -195,7 +207,12 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("apt-get download left no package in {}", part.display()))?;
     let sha256 = host::sha256_file(&archive)?;
-    host::output(Command::new(host::tool("dpkg", "dpkg")?).arg("-x").arg(&archive).arg(&part))?;
+    host::output(
+        Command::new(host::tool("dpkg", "dpkg")?)
+            .arg("-x")
+            .arg(&archive)
+            .arg(&part),
+    )?;
     std::fs::remove_file(&archive)?;
     let boot = part.join("boot");
     let image = std::fs::read_dir(&boot)
@@ -211,12 +228,21 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
         std::fs::rename(part.join("usr/lib/modules"), part.join("lib/modules"))?;
     }
     for unused in UNUSED_MODULES {
-        let unused = part.join("lib/modules").join(&release).join("kernel").join(unused);
+        let unused = part
+            .join("lib/modules")
+            .join(&release)
+            .join("kernel")
+            .join(unused);
         if unused.is_dir() {
             std::fs::remove_dir_all(&unused).with_context(|| format!("removing {}", unused.display()))?;
         }
     }
-    host::output(Command::new(host::tool("depmod", "kmod")?).arg("-b").arg(&part).arg(&release))?;
+    host::output(
+        Command::new(host::tool("depmod", "kmod")?)
+            .arg("-b")
+            .arg(&part)
+            .arg(&release),
+    )?;
     let kernel = Kernel {
         release,
         package: package.to_owned(),
@@ -244,10 +270,12 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
         let (number_a, rest_a) = rest_a.split_at(digits(rest_a));
         let (number_b, rest_b) = rest_b.split_at(digits(rest_b));
         let value = |digits: &str| digits.parse::<u64>().unwrap_or(u64::MAX);
-        let order = text_a.cmp(text_b).then_with(|| match (number_a.is_empty(), number_b.is_empty()) {
-            (false, false) => value(number_a).cmp(&value(number_b)),
-            (empty_a, empty_b) => empty_b.cmp(&empty_a),
-        });
+        let order = text_a
+            .cmp(text_b)
+            .then_with(|| match (number_a.is_empty(), number_b.is_empty()) {
+                (false, false) => value(number_a).cmp(&value(number_b)),
+                (empty_a, empty_b) => empty_b.cmp(&empty_a),
+            });
         if order != Ordering::Equal || (rest_a.is_empty() && rest_b.is_empty()) {
             return order;
         }

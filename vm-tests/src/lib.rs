@@ -7,12 +7,18 @@
 #![warn(unreachable_pub)]
 
 mod channel;
+pub mod demo;
 pub mod host;
 mod image;
 pub mod kernel;
+pub mod oci;
+pub mod pods;
 mod qemu;
 pub mod root;
+pub mod scenario;
+pub mod scenario_https;
 mod vm;
 
+pub use image::Stage;
 pub use kernel::Stock;
 pub use vm::{CgroupMode, Command, Exit, Hello, IMA, Output, Process, Vm, VmBuilder};

@@ -97,7 +97,8 @@ impl Machine {
                 "socket,id=channel,path={},server=on,wait=off",
                 escaped(&dir.join(CHANNEL))
             ))
-            .args(["-serial", "chardev:channel"])
+            .args(["-device", "virtio-serial-pci", "-device"])
+            .arg(format!("virtserialport,chardev=channel,name={}", vm_protocol::PORT))
             .env("TMPDIR", dir);
         let qemu = launch(command, &dir.join("qemu.log"), hardware.keep).context("starting QEMU")?;
         let swtpm = guard.0.take().context("the software TPM was started above")?;

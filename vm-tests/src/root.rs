@@ -16,8 +16,16 @@ use crate::host;
 const RECIPE: u32 = 1;
 
 /// What every guest has beside the essential packages.
-const PACKAGES: &[&str] =
-    &["containerd", "runc", "busybox-static", "kmod", "iproute2", "e2fsprogs", "util-linux", "mount"];
+const PACKAGES: &[&str] = &[
+    "containerd",
+    "runc",
+    "busybox-static",
+    "kmod",
+    "iproute2",
+    "e2fsprogs",
+    "util-linux",
+    "mount",
+];
 
 /// What no test needs and only costs time when an image is made.
 const LEFT_OUT: &[&str] = &[
@@ -44,12 +52,17 @@ pub fn base() -> Result<PathBuf> {
     inputs.extend(packages.iter().cloned());
     inputs.extend(LEFT_OUT.iter().map(|&pattern| pattern.to_owned()));
     let key = hex::encode(sha2::Sha256::digest(inputs.join("\n").as_bytes()));
-    let dir = host::cache_dir()?.join("roots").join(format!("{suite}-{}", &key[..16]));
+    let dir = host::cache_dir()?
+        .join("roots")
+        .join(format!("{suite}-{}", &key[..16]));
     let root = dir.join("root");
     if dir.join("ready").is_file() {
         return Ok(root);
     }
-    host::step(&format!("making the guests' root file system ({suite}, about 40 s)"), || make(&dir, &suite, &packages))?;
+    host::step(
+        &format!("making the guests' root file system ({suite}, about 40 s)"),
+        || make(&dir, &suite, &packages),
+    )?;
     host::write_whole(&dir.join("ready"), inputs.join("\n").as_bytes())?;
     Ok(root)
 }
@@ -63,11 +76,19 @@ fn make(dir: &Path, suite: &str, packages: &[String]) -> Result<()> {
     let archive = dir.join("root.tar");
     let mut command = Command::new(host::tool("mmdebstrap", "mmdebstrap")?);
     command
-        .arg(if host::is_root() { "--mode=root" } else { "--mode=unshare" })
+        .arg(if host::is_root() {
+            "--mode=root"
+        } else {
+            "--mode=unshare"
+        })
         .args(["--variant=minbase", "--quiet"])
         .arg(format!("--include={}", packages.join(",")))
         .arg("--aptopt=APT::Install-Recommends \"false\"");
-    command.args(LEFT_OUT.iter().map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
+    command.args(
+        LEFT_OUT
+            .iter()
+            .map(|pattern| format!("--dpkgopt=path-exclude={pattern}")),
+    );
     for option in proxy_options()? {
         command.arg(format!("--aptopt={option}"));
     }
@@ -115,7 +136,14 @@ fn suite() -> Result<String> {
 fn tss_libraries() -> Result<Vec<String>> {
     let apt_cache = host::tool("apt-cache", "apt")?;
     let listed = host::output(Command::new(apt_cache).args(["depends", "libtss2-dev"]))?;
-    let wanted = ["libtss2-esys", "libtss2-mu", "libtss2-sys", "libtss2-rc", "libtss2-tctildr", "libtss2-tcti-device"];
+    let wanted = [
+        "libtss2-esys",
+        "libtss2-mu",
+        "libtss2-sys",
+        "libtss2-rc",
+        "libtss2-tctildr",
+        "libtss2-tcti-device",
+    ];
     let names: Vec<String> = String::from_utf8_lossy(&listed)
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-pub use vm_protocol::{Exit, Hello};
 use vm_protocol::{Body, Op, Stream};
+pub use vm_protocol::{Exit, Hello};
 
 use crate::channel::{Answers, Channel};
 use crate::host;
-use crate::image::{self, Addition};
+use crate::image::{self, Addition, Stage};
 use crate::kernel::{self, Kernel, Stock};
 use crate::qemu::{self, Hardware, Machine};
 use crate::root;
@@ -134,35 +134,52 @@ impl VmBuilder {
     /// Adds a copy of the file `host`.
     #[must_use]
     pub fn file(mut self, guest: &str, host: impl Into<PathBuf>, mode: u32) -> Self {
-        self.additions.push(Addition::File { guest: guest.to_owned(), host: host.into(), mode });
+        self.additions.push(Addition::File {
+            guest: guest.to_owned(),
+            host: host.into(),
+            mode,
+        });
         self
     }
 
     /// Adds a file with this content.
     #[must_use]
     pub fn bytes(mut self, guest: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        self.additions.push(Addition::Bytes { guest: guest.to_owned(), content: content.into(), mode });
+        self.additions.push(Addition::Bytes {
+            guest: guest.to_owned(),
+            content: content.into(),
+            mode,
+        });
         self
     }
 
     /// Adds a copy of the directory `host` with all that is in it.
     #[must_use]
     pub fn tree(mut self, guest: &str, host: impl Into<PathBuf>) -> Self {
-        self.additions.push(Addition::Tree { guest: guest.to_owned(), host: host.into() });
+        self.additions.push(Addition::Tree {
+            guest: guest.to_owned(),
+            host: host.into(),
+        });
         self
     }
 
     /// Adds a symbolic link.
     #[must_use]
     pub fn symlink(mut self, guest: &str, target: &str) -> Self {
-        self.additions.push(Addition::Link { guest: guest.to_owned(), target: target.to_owned() });
+        self.additions.push(Addition::Link {
+            guest: guest.to_owned(),
+            target: target.to_owned(),
+        });
         self
     }
 
     /// Adds an empty directory.
     #[must_use]
     pub fn directory(mut self, guest: &str, mode: u32) -> Self {
-        self.additions.push(Addition::Directory { guest: guest.to_owned(), mode });
+        self.additions.push(Addition::Directory {
+            guest: guest.to_owned(),
+            mode,
+        });
         self
     }
 
@@ -172,23 +189,32 @@ impl VmBuilder {
         self.file(vm_protocol::IMA_POLICY_PATH, host, 0o644)
     }
 
-    /// Makes the disk, starts TPM and machine, and waits until the guest takes commands.
+    /// Puts the guest's root file system together as a directory, just as it will be when the guest boots: for
+    /// reference values that are computed before.
     ///
     /// # Errors
-    /// When something is missing on this machine, or the guest does not come up in time: with its console's end.
-    pub fn start(self) -> Result<Vm> {
-        let kernel = kernel::stock(self.stock)?;
-        let root = root::base()?;
-        let guest = host::guest_binary()?;
-        let dir = VmDir::new(self.keep)?;
+    /// When something is missing on this machine.
+    pub fn stage(&self) -> Result<Stage> {
+        image::stage(&self.recipe()?.borrow())
+    }
+
+    fn recipe(&self) -> Result<OwnedRecipe> {
         let mut additions = vec![
-            Addition::File { guest: "/usr/sbin/guest".to_owned(), host: guest, mode: 0o755 },
+            Addition::File {
+                guest: "/usr/sbin/guest".to_owned(),
+                host: host::guest_binary()?,
+                mode: 0o755,
+            },
             Addition::Bytes {
                 guest: "/etc/hosts".to_owned(),
                 content: b"127.0.0.1 localhost guest\n10.0.2.2 verifier\n".to_vec(),
                 mode: 0o644,
             },
-            Addition::Bytes { guest: "/etc/hostname".to_owned(), content: b"guest\n".to_vec(), mode: 0o644 },
+            Addition::Bytes {
+                guest: "/etc/hostname".to_owned(),
+                content: b"guest\n".to_vec(),
+                mode: 0o644,
+            },
             Addition::Bytes {
                 guest: "/etc/resolv.conf".to_owned(),
                 content: b"nameserver 10.0.2.3\n".to_vec(),
@@ -196,15 +222,27 @@ impl VmBuilder {
             },
         ];
         additions.extend(self.additions.iter().cloned());
-        let recipe = image::Recipe {
-            root: &root,
-            kernel: &kernel,
-            additions: &additions,
+        Ok(OwnedRecipe {
+            root: root::base()?,
+            kernel: kernel::stock(self.stock)?,
+            additions,
             size_mib: self.disk_mib,
             journal: self.persistent,
-        };
+        })
+    }
+
+    /// Makes the disk, starts TPM and machine, and waits until the guest takes commands.
+    ///
+    /// # Errors
+    /// When something is missing on this machine, or the guest does not come up in time: with its console's end.
+    pub fn start(self) -> Result<Vm> {
+        let recipe = self.recipe()?;
+        let dir = VmDir::new(self.keep)?;
         let disk = dir.path.join("disk.img");
-        host::step("making the guest's disk", || image::make(&recipe, &disk))?;
+        host::step("making the guest's disk", || {
+            image::make(&recipe.borrow(), &disk)
+        })?;
+        let kernel = recipe.kernel;
         let mut command_line = format!(
             "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rw init=/usr/sbin/guest {} {}={}",
             self.ima,
@@ -226,6 +264,27 @@ impl VmBuilder {
         };
         vm.boot()?;
         Ok(vm)
+    }
+}
+
+/// What a guest's image is made from.
+struct OwnedRecipe {
+    root: PathBuf,
+    kernel: Kernel,
+    additions: Vec<Addition>,
+    size_mib: u32,
+    journal: bool,
+}
+
+impl OwnedRecipe {
+    fn borrow(&self) -> image::Recipe<'_> {
+        image::Recipe {
+            root: &self.root,
+            kernel: &self.kernel,
+            additions: &self.additions,
+            size_mib: self.size_mib,
+            journal: self.journal,
+        }
     }
 }
 
@@ -272,7 +331,10 @@ impl Vm {
             command_line: String::new(),
             channel: Some(channel),
             machine: None,
-            dir: VmDir { path: dir.to_path_buf(), keep: true },
+            dir: VmDir {
+                path: dir.to_path_buf(),
+                keep: true,
+            },
             hello: Hello::default(),
             boot_time: Duration::ZERO,
         };
@@ -280,7 +342,10 @@ impl Vm {
         match answers.next(Instant::now() + ANSWER)? {
             Some(Body::Hello(hello)) => vm.hello = hello,
             Some(other) => bail!("the guest answered {other:?} to a greeting"),
-            None => bail!("no answer within {} s; hint: another process may be talking to it", ANSWER.as_secs()),
+            None => bail!(
+                "no answer within {} s; hint: another process may be talking to it",
+                ANSWER.as_secs()
+            ),
         }
         Ok(vm)
     }
@@ -337,7 +402,10 @@ impl Vm {
         let argv = argv.iter().map(|word| word.as_ref().to_owned()).collect();
         Command {
             vm: self,
-            command: vm_protocol::Command { argv, ..Default::default() },
+            command: vm_protocol::Command {
+                argv,
+                ..Default::default()
+            },
             stdin: Vec::new(),
             timeout: COMMAND,
             limit: OUTPUT_LIMIT,
@@ -359,7 +427,8 @@ impl Vm {
                 bytes: vm_protocol::Bytes(content[offset..end].to_vec()),
                 last: end == content.len(),
             };
-            self.done(op, ANSWER).with_context(|| format!("putting {path} into the guest"))?;
+            self.done(op, ANSWER)
+                .with_context(|| format!("putting {path} into the guest"))?;
             if end == content.len() {
                 return Ok(());
             }
@@ -373,10 +442,13 @@ impl Vm {
     /// When the guest cannot read it, or does not answer.
     pub fn get(&self, path: &str) -> Result<Vec<u8>> {
         let attempt = || {
-            let answers = self.ask(Op::Get { path: path.to_owned(), limit: FILE_LIMIT })?;
+            let answers = self.ask(Op::Get {
+                path: path.to_owned(),
+                limit: FILE_LIMIT,
+            })?;
             let mut content = Vec::new();
             loop {
-                // The limit is for each part: a long file over a serial port takes its time.
+                // The limit is for each part: a long file takes its time.
                 match self.answer(&answers, Instant::now() + ANSWER)? {
                     Body::Data { bytes, .. } => content.extend_from_slice(&bytes.0),
                     Body::Done => return Ok(content),
@@ -407,20 +479,32 @@ impl Vm {
         mut output: impl FnMut(&[u8]),
     ) -> Result<Exit> {
         let argv = argv.iter().map(|word| word.as_ref().to_owned()).collect();
-        let mut command = vm_protocol::Command { argv, ..Default::default() };
+        let mut command = vm_protocol::Command {
+            argv,
+            ..Default::default()
+        };
         if let Ok(term) = std::env::var("TERM") {
             command.env.push(("TERM".to_owned(), term));
         }
-        let answers = self.ask(Op::Terminal { command, rows: size.0, columns: size.1 })?;
+        let answers = self.ask(Op::Terminal {
+            command,
+            rows: size.0,
+            columns: size.1,
+        })?;
         let id = answers.id;
         std::thread::scope(|scope| {
             // What was typed is sent by a thread of its own, so that output keeps coming meanwhile.
             let (stop, stopped) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || {
                 while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                    let Ok(bytes) = input.recv_timeout(Duration::from_millis(100)) else { continue };
+                    let Ok(bytes) = input.recv_timeout(Duration::from_millis(100)) else {
+                        continue;
+                    };
                     for part in bytes.chunks(vm_protocol::CHUNK) {
-                        let op = Op::Type { of: id, bytes: vm_protocol::Bytes(part.to_vec()) };
+                        let op = Op::Type {
+                            of: id,
+                            bytes: vm_protocol::Bytes(part.to_vec()),
+                        };
                         // The guest went away: the loop below says so.
                         if self.done(op, ANSWER).is_err() {
                             return;
@@ -447,7 +531,7 @@ impl Vm {
     /// # Errors
     /// When the guest does not come up again in time.
     pub fn reboot(&mut self) -> Result<()> {
-        // No answer comes; the connection's end is the sign.
+        // No answer comes; QEMU's end is the sign.
         let _answers = self.ask(Op::Reboot)?;
         self.restart(true)
     }
@@ -466,7 +550,10 @@ impl Vm {
     /// When it does not power off by itself; it is gone then all the same.
     pub fn power_off(mut self) -> Result<()> {
         let _answers = self.ask(Op::PowerOff)?;
-        let machine = self.machine.as_mut().context("a guest of another process: it powers off by itself")?;
+        let machine = self
+            .machine
+            .as_mut()
+            .context("a guest of another process: it powers off by itself")?;
         if !machine.wait(Duration::from_secs(60))? {
             return Err(self.with_console(anyhow!("the guest did not power off within 60 s")));
         }
@@ -474,8 +561,15 @@ impl Vm {
     }
 
     fn restart(&mut self, in_order: bool) -> Result<()> {
-        let mut machine = self.machine.take().context("only the process that started a guest can restart it")?;
-        let time = if in_order { Duration::from_secs(60) } else { Duration::ZERO };
+        let mut machine = self
+            .machine
+            .take()
+            .context("only the process that started a guest can restart it")?;
+        let time = if in_order {
+            Duration::from_secs(60)
+        } else {
+            Duration::ZERO
+        };
         let by_itself = machine.wait(time)?;
         drop(machine);
         self.channel = None;
@@ -499,7 +593,9 @@ impl Vm {
             keep: self.builder.keep,
         })?;
         self.dir.record(machine.pid())?;
-        let up = host::step(&format!("booting Linux {}", self.builder.stock), || self.wait_for_greeting(&mut machine));
+        let up = host::step(&format!("booting Linux {}", self.builder.stock), || {
+            self.wait_for_greeting(&mut machine)
+        });
         self.machine = Some(machine);
         match up {
             Ok((channel, hello)) => {
@@ -526,7 +622,10 @@ impl Vm {
         loop {
             if let Some(status) = machine.ended()? {
                 let said = std::fs::read_to_string(self.dir.path.join("qemu.log")).unwrap_or_default();
-                bail!("QEMU ended before the guest was up ({status})\n{}", host::tail(&said, 10));
+                bail!(
+                    "QEMU ended before the guest was up ({status})\n{}",
+                    host::tail(&said, 10)
+                );
             }
             if Instant::now() > deadline {
                 bail!("the guest was not up after {} s", BOOT.as_secs());
@@ -581,7 +680,10 @@ impl Vm {
 
     fn with_console(&self, error: anyhow::Error) -> anyhow::Error {
         let console = self.console();
-        error.context(format!("the guest's console ended with:\n{}", host::tail(&console, 25)))
+        error.context(format!(
+            "the guest's console ended with:\n{}",
+            host::tail(&console, 25)
+        ))
     }
 }
 
@@ -636,7 +738,10 @@ impl<'vm> Command<'vm> {
     /// When it cannot be started, its time is up, or the guest does not answer. Its own failure is in the [`Output`].
     pub fn run(self) -> Result<Output> {
         if self.stdin.len() > vm_protocol::MAX_STDIN {
-            bail!("{} bytes of standard input are too many; hint: put them into a file first", self.stdin.len());
+            bail!(
+                "{} bytes of standard input are too many; hint: put them into a file first",
+                self.stdin.len()
+            );
         }
         let argv = self.command.argv.join(" ");
         let attempt = || {
@@ -647,11 +752,20 @@ impl<'vm> Command<'vm> {
                 limit: self.limit,
             })?;
             let deadline = Instant::now() + self.timeout + ANSWER;
-            let mut output = Output { argv: argv.clone(), ..Output::default() };
+            let mut output = Output {
+                argv: argv.clone(),
+                ..Output::default()
+            };
             loop {
                 match self.vm.answer(&answers, deadline)? {
-                    Body::Data { stream: Stream::Out, bytes } => output.stdout.extend_from_slice(&bytes.0),
-                    Body::Data { stream: Stream::Err, bytes } => output.stderr.extend_from_slice(&bytes.0),
+                    Body::Data {
+                        stream: Stream::Out,
+                        bytes,
+                    } => output.stdout.extend_from_slice(&bytes.0),
+                    Body::Data {
+                        stream: Stream::Err,
+                        bytes,
+                    } => output.stderr.extend_from_slice(&bytes.0),
                     Body::Exit(exit) => {
                         output.exit = exit;
                         break;
@@ -660,7 +774,11 @@ impl<'vm> Command<'vm> {
                 }
             }
             if output.exit.timed_out {
-                bail!("it was killed after {} s\n{}", self.timeout.as_secs(), output.said());
+                bail!(
+                    "it was killed after {} s\n{}",
+                    self.timeout.as_secs(),
+                    output.said()
+                );
             }
             Ok(output)
         };
@@ -674,14 +792,21 @@ impl<'vm> Command<'vm> {
     pub fn spawn(self, log: &str) -> Result<Process<'vm>> {
         let argv = self.command.argv.join(" ");
         let attempt = || {
-            let answers = self.vm.ask(Op::Spawn { command: self.command, log: log.to_owned() })?;
+            let answers = self.vm.ask(Op::Spawn {
+                command: self.command,
+                log: log.to_owned(),
+            })?;
             match self.vm.answer(&answers, Instant::now() + ANSWER)? {
                 Body::Started { pid } => Ok(pid),
                 other => bail!("unexpected answer {other:?}"),
             }
         };
         let pid = attempt().with_context(|| format!("starting `{argv}` in the guest"))?;
-        Ok(Process { vm: self.vm, pid, log: log.to_owned() })
+        Ok(Process {
+            vm: self.vm,
+            pid,
+            log: log.to_owned(),
+        })
     }
 }
 
@@ -711,7 +836,14 @@ impl Process<'_> {
     /// # Errors
     /// When there is no such process any more.
     pub fn signal_group(&self, signal: i32) -> Result<()> {
-        self.vm.done(Op::Signal { pid: self.pid, signal, group: true }, ANSWER)
+        self.vm.done(
+            Op::Signal {
+                pid: self.pid,
+                signal,
+                group: true,
+            },
+            ANSWER,
+        )
     }
 
     /// Sends a signal to it alone.
@@ -719,7 +851,14 @@ impl Process<'_> {
     /// # Errors
     /// When there is no such process any more.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        self.vm.done(Op::Signal { pid: self.pid, signal, group: false }, ANSWER)
+        self.vm.done(
+            Op::Signal {
+                pid: self.pid,
+                signal,
+                group: false,
+            },
+            ANSWER,
+        )
     }
 
     /// How it ended; `None` when it is still running after this time.
@@ -727,7 +866,10 @@ impl Process<'_> {
     /// # Errors
     /// When the guest does not answer.
     pub fn wait(&self, time: Duration) -> Result<Option<Exit>> {
-        let answers = self.vm.ask(Op::Wait { pid: self.pid, timeout_ms: millis(time) })?;
+        let answers = self.vm.ask(Op::Wait {
+            pid: self.pid,
+            timeout_ms: millis(time),
+        })?;
         match self.vm.answer(&answers, Instant::now() + time + ANSWER)? {
             Body::Exit(exit) if exit.timed_out => Ok(None),
             Body::Exit(exit) => Ok(Some(exit)),
@@ -799,9 +941,26 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where guests have their directories: on a disk, since an image is large and /tmp may be memory.
+/// Where guests have their directories: `CGPATH_VM_DIR`, or in memory where there is plenty (an image is some hundred
+/// MB, and waiting for a disk is most of a start), else on disk.
 fn guests_dir() -> PathBuf {
-    std::env::var_os("CGPATH_VM_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+    const PLENTY: u64 = 6 << 30;
+    if let Some(dir) = std::env::var_os("CGPATH_VM_DIR") {
+        return dir.into();
+    }
+    let shared_memory = Path::new("/dev/shm");
+    let room = nix::sys::statvfs::statvfs(shared_memory)
+        .map_or(0, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()));
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .unwrap_or(0);
+    if room >= PLENTY && available.saturating_mul(1024) >= PLENTY {
+        shared_memory.to_path_buf()
+    } else {
+        PathBuf::from("/var/tmp")
+    }
 }
 
 /// A guest's directory. It goes away with this value unless the guest is kept.
@@ -815,12 +974,17 @@ const PREFIX: &str = "cgpath-vm-";
 impl VmDir {
     fn new(keep: bool) -> Result<Self> {
         let guests = guests_dir();
-        sweep(&guests);
+        for place in [guests.as_path(), Path::new("/dev/shm"), Path::new("/var/tmp")] {
+            sweep(place);
+        }
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(&guests)
             .with_context(|| format!("making a directory in {}", guests.display()))?;
-        let dir = Self { path: dir.keep(), keep };
+        let dir = Self {
+            path: dir.keep(),
+            keep,
+        };
         dir.record(std::process::id())?;
         Ok(dir)
     }
@@ -844,12 +1008,16 @@ impl Drop for VmDir {
 
 /// Removes directories of guests whose process died before it could.
 fn sweep(guests: &Path) {
-    let Ok(entries) = std::fs::read_dir(guests) else { return };
+    let Ok(entries) = std::fs::read_dir(guests) else {
+        return;
+    };
     for entry in entries.flatten() {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let owner = std::fs::read_to_string(entry.path().join("owner")).ok().and_then(|pid| pid.parse::<u32>().ok());
+        let owner = std::fs::read_to_string(entry.path().join("owner"))
+            .ok()
+            .and_then(|pid| pid.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             // Another user's directory stays, as it should.
             let _ = std::fs::remove_dir_all(entry.path());

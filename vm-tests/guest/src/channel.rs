@@ -1,4 +1,4 @@
-//! The guest's end of the command channel: reads requests from the second serial port and carries them out.
+//! The guest's end of the command channel: reads requests from a virtio port and carries them out.
 //!
 //! Promises: each request is answered by a thread of its own, so that a long one holds up no other; what a command
 //! prints is kept within the limit that the request states; no request can end this process. Not here: the messages
@@ -18,13 +18,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{self, SetArg};
 use nix::unistd::Pid;
 use vm_protocol::{Body, Bytes, CHUNK, Exit, Hello, MAX_LINE, MAX_STDIN, Op, Reply, Request, Stream};
 
 use crate::init::{self, PATH};
 
-const PORT: &str = "/dev/ttyS1";
+const PORTS: &str = "/sys/class/virtio-ports";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -33,7 +32,7 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 type Error = Box<dyn std::error::Error>;
 
-/// Greets and serves; returns only when the port fails.
+/// Greets and serves; returns only when the port cannot be used.
 pub(crate) fn serve(mut hello: Hello) -> Error {
     let port = match open() {
         Ok(port) => port,
@@ -56,7 +55,11 @@ pub(crate) fn serve(mut hello: Hello) -> Error {
     loop {
         line.clear();
         match (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line) {
-            Ok(0) => return "the port was closed".into(),
+            // No host is connected. The next one may come at any time: a guest can be kept.
+            Ok(0) => {
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            }
             Ok(_) => {}
             Err(error) => return error.into(),
         }
@@ -82,17 +85,22 @@ pub(crate) fn serve(mut hello: Hello) -> Error {
     }
 }
 
+/// Opens the port that the host named for us; ports are numbered in the order in which devices were found.
 fn open() -> Result<File, Error> {
-    let port = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::fcntl::OFlag::O_NOCTTY.bits())
-        .open(PORT)
-        .map_err(|error| format!("{PORT}: {error}"))?;
-    let mut settings = termios::tcgetattr(&port)?;
-    termios::cfmakeraw(&mut settings);
-    termios::tcsetattr(&port, SetArg::TCSANOW, &settings)?;
-    Ok(port)
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        for entry in fs::read_dir(PORTS).into_iter().flatten() {
+            let entry = entry?;
+            let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+            if name.trim() == vm_protocol::PORT {
+                let device = Path::new("/dev").join(entry.file_name());
+                let port = OpenOptions::new().read(true).write(true).open(&device);
+                return port.map_err(|error| format!("{}: {error}", device.display()).into());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(format!("no port named {} in {PORTS}", vm_protocol::PORT).into())
 }
 
 /// A background process' end, once it is known.

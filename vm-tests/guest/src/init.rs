@@ -25,8 +25,9 @@ pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Modules that guests need: overlay for containers, loop for the checkpoints' file system, the network card.
-const MODULES: &[&str] = &["overlay", "loop", "virtio_pci", "virtio_net"];
+/// Modules that guests need: overlay for containers, loop for the checkpoints' file system, network card, and the port
+/// of the command channel.
+const MODULES: &[&str] = &["overlay", "loop", "virtio_pci", "virtio_net", "virtio_console"];
 
 /// Seconds since the kernel's start.
 pub(crate) fn uptime() -> f64 {

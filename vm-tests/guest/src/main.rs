@@ -4,7 +4,12 @@
 //! (`vm-tests`).
 
 mod channel;
+mod cri;
 mod init;
+mod workload;
+mod workload_cgroup;
+mod workload_container;
+mod workload_memory;
 
 use std::process::ExitCode;
 
@@ -15,9 +20,21 @@ fn main() -> ExitCode {
         _ if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/usr/sbin/guest") => {
             init::run()
         }
+        Some("cri") => exit(cri::run(&arguments[1..])),
+        Some("workload") => exit(workload::run(&arguments[1..])),
         other => {
             eprintln!("guest: no such command: {}", other.unwrap_or("(none)"));
             ExitCode::from(2)
+        }
+    }
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("guest: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

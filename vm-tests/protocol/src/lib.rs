@@ -1,8 +1,8 @@
 //! The command channel between a test's host side (`vm-tests`) and its guest (`guest`).
 //!
-//! One JSON object a line, both ways, over the guest's second serial port. The host sends [`Request`]s and tells them
+//! One JSON object a line, both ways, over a virtio port of the guest. The host sends [`Request`]s and tells them
 //! apart by `id`; the guest answers each with any number of [`Body::Data`] and then exactly one of the other bodies.
-//! Replies to different requests may interleave. Not here: what the operations do (`guest`), the serial port.
+//! Replies to different requests may interleave. Not here: what the operations do (`guest`), the port.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 /// Raised whenever a guest and a host of different builds would misunderstand each other.
 pub const VERSION: u32 = 1;
 
-/// Payload bytes in one line at most. A line is then at most about 64 KiB, which a serial port's buffers hold.
+/// The name of the virtio port that carries the channel.
+pub const PORT: &str = "cgpath";
+
+/// Payload bytes in one line at most, so that answers to other requests get their turn in between.
 pub const CHUNK: usize = 32 * 1024;
 
 /// The longest line that either side accepts, in bytes. Anything longer is not ours.

@@ -1,0 +1,578 @@
+//! The demo: five pods on a stock node, judged by name, stage by stage, and what follows for a person to read.
+//!
+//! Promises: every stage is judged by a round of attestation that began after the stage was done; what must come out is
+//! written here and nowhere taken from what did; one thing that is not as it should be makes the whole demo fail.
+//! Not here: how guests and verifiers are started (see `scenario`), attacks on evidence (see `demo_break`).
+
+use crate::kernel::Stock;
+use crate::oci::{self, Image};
+use crate::pods::{Pods, Running, Runtime, container, host_path};
+use crate::scenario::{COLLECTOR_LOG, KnownPod, Node, Plan, Round};
+use anyhow::{Context as _, Result, bail};
+use evidence::{EventKind, Evidence, FileHash, PartitionKey, PodUid, Record};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use verifier::{Rule, Severity, State};
+use vm_protocol::elf;
+use vm_protocol::spec::Pod;
+
+/// The five pods.
+pub const PODS: [&str; 5] = ["A", "B", "C", "D", "E"];
+
+/// `EEXIST`, negative, as the kernel's function returns it.
+const EEXIST: i32 = -17;
+
+/// The program on the host that A and C run.
+const TOOL_DIR: &str = "/opt/tools";
+const TOOL: &str = "/opt/tools/stocktake";
+
+/// The file that is replaced in D.
+const PAYROLL: &str = "/app/payroll";
+
+/// What is wanted of the demo.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What runs the pods.
+    pub runtime: Runtime,
+    /// Where all files go; emptied first.
+    pub out: PathBuf,
+    /// The guest and the verifier go on afterwards.
+    pub keep: bool,
+    /// Say nothing on standard output while it runs.
+    pub quiet: bool,
+}
+
+/// The UID of one of [`PODS`].
+pub fn uid(pod: &str) -> String {
+    let digit = match pod {
+        "A" => 'a',
+        "B" => 'b',
+        "C" => 'c',
+        "D" => 'd',
+        _ => 'e',
+    };
+    let eight: String = std::iter::repeat_n(digit, 8).collect();
+    format!("{eight}-0000-4000-8000-00000000000{digit}")
+}
+
+fn key(pod: &str) -> PartitionKey {
+    PodUid::parse(uid(pod).as_bytes()).map_or(PartitionKey::Unattributed, PartitionKey::Pod)
+}
+
+/// The images: A and B's, C's, D's, E's.
+pub struct Images {
+    shop: Image,
+    stock: Image,
+    payroll: Image,
+    stranger: Image,
+}
+
+impl Images {
+    /// Makes them from this machine's static busybox and a few programs of our own.
+    ///
+    /// # Errors
+    /// When there is no static busybox.
+    pub fn make() -> Result<Images> {
+        let busybox = oci::busybox()?;
+        let base = |name: &str| {
+            Image::new(&format!("localhost/ima-cgpath/{name}:1"))
+                .program("/bin/busybox", &busybox)
+                .link("/bin/sh", "busybox")
+                .dir("/tmp", 0o1777)
+                .dir("/proc", 0o755)
+        };
+        let start = b"#!/bin/sh\n/app/prices\nexec /app/server\n";
+        Ok(Images {
+            shop: base("shop")
+                .program("/app/start.sh", start)
+                .program("/app/prices", &elf::print("apples 3, pears 4\n"))
+                .program("/app/server", &elf::pause("shop"))
+                .dir(TOOL_DIR, 0o755),
+            stock: base("stock").program("/app/idle", &elf::pause("stock")).dir(TOOL_DIR, 0o755),
+            payroll: base("payroll")
+                .program("/app/idle", &elf::pause("payroll"))
+                .program(PAYROLL, &elf::print("everybody gets what is theirs\n")),
+            stranger: base("stranger").program("/app/idle", &elf::pause("stranger")),
+        })
+    }
+
+    fn all(&self) -> Vec<Image> {
+        vec![self.shop.clone(), self.stock.clone(), self.payroll.clone(), self.stranger.clone()]
+    }
+}
+
+fn tool() -> Vec<u8> {
+    elf::print("all there\n")
+}
+
+/// The node of the demo, before it boots.
+pub fn plan(images: &Images, runtime: Runtime, keep: bool) -> Plan {
+    let known = |pod: &str, image: &Image, tools: bool| KnownPod {
+        uid: uid(pod),
+        name: format!("demo/{}", pod.to_lowercase()),
+        images: vec![image.name().to_owned()],
+        host_directories: if tools { vec![TOOL_DIR.to_owned()] } else { Vec::new() },
+    };
+    let mut plan = Plan::new(Stock::V6_12);
+    plan.runtime = runtime;
+    plan.images = images.all();
+    plan.pods = vec![
+        known("A", &images.shop, true),
+        known("B", &images.shop, false),
+        known("C", &images.stock, true),
+        known("D", &images.payroll, false),
+        // E is in no policy.
+    ];
+    plan.files = vec![(TOOL.to_owned(), tool(), 0o755)];
+    plan.keep = keep;
+    plan
+}
+
+/// One thing that was checked.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What must be.
+    pub what: String,
+    /// Whether it is.
+    pub ok: bool,
+    /// What was found, where that says more.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub found: String,
+}
+
+impl Check {
+    fn new(what: impl Into<String>, ok: bool, found: impl Into<String>) -> Check {
+        Check { what: what.into(), ok, found: found.into() }
+    }
+}
+
+/// One stage with what came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stage {
+    /// What was done.
+    pub name: String,
+    /// Seconds from its begin until its verdict.
+    pub seconds: f64,
+    /// The verifier's number for the round.
+    pub round: i64,
+    /// The node's state.
+    pub node: String,
+    /// Each pod's state, where it is there.
+    pub pods: BTreeMap<String, String>,
+    /// What was checked.
+    pub checks: Vec<Check>,
+    /// What the stage shows, for people.
+    pub learned: Vec<String>,
+}
+
+impl Stage {
+    /// Whether all is as it must be.
+    pub fn ok(&self) -> bool {
+        self.checks.iter().all(|check| check.ok)
+    }
+}
+
+/// What came of the whole.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Whether every verdict is what it must be.
+    pub ok: bool,
+    /// The stages in their order.
+    pub stages: Vec<Stage>,
+    /// Bypasses that the policy uses; every verdict repeats them.
+    pub dangerous: Vec<String>,
+    /// The guest's kernel.
+    pub kernel: String,
+    /// Seconds from the start until the guest took commands.
+    pub boot_seconds: f64,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// The report for people.
+    pub report: PathBuf,
+    /// The guest's directory, where it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<PathBuf>,
+}
+
+/// What a stage expects of the node and of the pods that are there.
+struct Expected<'a> {
+    node: State,
+    pods: &'a [(&'a str, State)],
+}
+
+struct Telling<'a> {
+    node: &'a Node,
+    options: &'a Options,
+    stages: Vec<Stage>,
+}
+
+impl Telling<'_> {
+    fn say(&self, text: &str) {
+        if !self.options.quiet {
+            println!("{text}");
+        }
+    }
+
+    /// Takes a fresh round, keeps its files, holds it against what is expected.
+    fn stage(
+        &mut self,
+        begin: Instant,
+        name: &str,
+        expected: &Expected<'_>,
+        more: impl FnOnce(&Round, &Evidence, &mut Stage),
+    ) -> Result<()> {
+        let round = self.node.fresh().with_context(|| format!("attesting after `{name}`"))?;
+        let number = self.stages.len() + 1;
+        let rounds = self.options.out.join("rounds");
+        std::fs::create_dir_all(&rounds)?;
+        std::fs::copy(&round.file, rounds.join(format!("{number}.cbor"))).context("keeping the evidence")?;
+        std::fs::write(rounds.join(format!("{number}.json")), &round.json)?;
+        std::fs::write(rounds.join(format!("{number}.txt")), round.verdict.to_string())?;
+        let verdict = &round.verdict;
+        let evidence = round.evidence()?;
+        let mut stage = Stage {
+            name: name.to_owned(),
+            seconds: 0.0,
+            round: round.id,
+            node: verdict.node.state.to_string(),
+            pods: BTreeMap::new(),
+            checks: Vec::new(),
+            learned: Vec::new(),
+        };
+        stage.checks.push(Check::new(
+            format!("the node is {}", expected.node),
+            verdict.node.state == expected.node,
+            verdict.node.state.to_string(),
+        ));
+        for pod in PODS {
+            let found = verdict.pods.iter().find(|p| p.uid.to_string() == uid(pod)).map(|p| p.state);
+            if let Some(state) = found {
+                stage.pods.insert(pod.to_owned(), state.to_string());
+            }
+            let wanted = expected.pods.iter().find(|(name, _)| *name == pod).map(|(_, state)| *state);
+            let text = |state: Option<State>| state.map_or_else(|| "not there".to_owned(), |s| s.to_string());
+            stage.checks.push(Check::new(format!("{pod} is {}", text(wanted)), found == wanted, text(found)));
+        }
+        let others = verdict.pods.len() - stage.pods.len();
+        stage.checks.push(Check::new("no other pod is there", others == 0, format!("{others} more")));
+        let n = &verdict.node;
+        stage.checks.push(Check::new(
+            "tier bpf, anchored in PCR 10",
+            n.tier == evidence::Tier::Bpf && n.anchor.contains("PCR 10"),
+            format!("tier {}, anchor {}", n.tier, n.anchor),
+        ));
+        stage.checks.push(Check::new(
+            "no entry is unattributed, no record was lost",
+            n.unattributed == 0 && n.lost == 0,
+            format!("unattributed {}, lost {}", n.unattributed, n.lost),
+        ));
+        stage.checks.push(Check::new(
+            "the boot log is not judged, and the verdict says so",
+            n.boot == verifier::BootJudgement::NotJudged && !verdict.dangerous.is_empty(),
+            format!("boot: {}; {}", n.boot, verdict.dangerous.join(", ")),
+        ));
+        more(&round, &evidence, &mut stage);
+        stage.seconds = begin.elapsed().as_secs_f64();
+        let mark = if stage.ok() { "as it must be" } else { "NOT AS IT MUST BE" };
+        self.say(&format!("{number}. {name}: {mark} ({:.1} s)", stage.seconds));
+        for line in &stage.learned {
+            self.say(&format!("     {line}"));
+        }
+        for check in stage.checks.iter().filter(|check| !check.ok) {
+            self.say(&format!("     FAILED: {}; found: {}", check.what, check.found));
+        }
+        if !stage.ok() {
+            self.say(&indented(&round.verdict.to_string()));
+        }
+        self.stages.push(stage);
+        Ok(())
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("     | {line}")).collect::<Vec<_>>().join("\n")
+}
+
+fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
+    records.iter().filter(|r| r.kind == EventKind::Entry)
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When something is missing or does not come up. A verdict that is not as it must be is no error: see [`Outcome::ok`].
+pub fn run(options: &Options) -> Result<Outcome> {
+    let begin = Instant::now();
+    prepare_output(&options.out)?;
+    let images = Images::make()?;
+    let node = Node::boot(plan(&images, options.runtime, options.keep), &options.out.join("site"))?;
+    let boot_seconds = begin.elapsed().as_secs_f64();
+    let mut telling = Telling { node: &node, options, stages: Vec::new() };
+    let told = tell(&mut telling, &images, boot_seconds);
+    let stages = telling.stages;
+    // What the guest said is wanted most when something went wrong.
+    keep_logs(&node, &options.out);
+    told?;
+    let report = options.out.join("report.html");
+    write_report(&node, options, &report)?;
+    let outcome = Outcome {
+        ok: stages.len() == 6 && stages.iter().all(Stage::ok),
+        stages,
+        dangerous: node.site.last()?.map(|round| round.verdict.dangerous).unwrap_or_default(),
+        kernel: node.vm.hello().kernel.clone(),
+        boot_seconds,
+        seconds: begin.elapsed().as_secs_f64(),
+        report,
+        kept: options.keep.then(|| node.vm.dir().to_path_buf()),
+    };
+    std::fs::write(options.out.join("outcome.json"), serde_json::to_vec_pretty(&outcome)?)?;
+    if options.keep {
+        node.site.leave_running();
+    } else if let Err(error) = node.vm.power_off() {
+        eprintln!("  the guest did not power off in order: {error:#}");
+    }
+    Ok(outcome)
+}
+
+/// Empties the directory, if it is one of ours or not there.
+fn prepare_output(out: &Path) -> Result<()> {
+    const MARK: &str = ".ima-cgpath-demo";
+    if out.exists() {
+        let empty = std::fs::read_dir(out)?.next().is_none();
+        if !empty && !out.join(MARK).exists() {
+            bail!("{} has files that no demo made; hint: name another directory with --out", out.display());
+        }
+        std::fs::remove_dir_all(out).with_context(|| format!("emptying {}", out.display()))?;
+    }
+    std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
+    std::fs::write(out.join(MARK), "made by the demo, which empties this directory at its next start\n")?;
+    Ok(())
+}
+
+fn keep_logs(node: &Node, out: &Path) {
+    let logs = [("cgpathd.log", node.vm.get(COLLECTOR_LOG)), ("console.log", Ok(node.vm.console().into_bytes()))];
+    for (name, content) in logs {
+        let kept = content.and_then(|bytes| Ok(std::fs::write(out.join(name), bytes)?));
+        if let Err(error) = kept {
+            eprintln!("  {name} could not be kept: {error:#}");
+        }
+    }
+}
+
+fn write_report(node: &Node, options: &Options, report: &Path) -> Result<()> {
+    let last = options.out.join("rounds").join("6.cbor");
+    let mut command = node.site.cgpath(&["report"]);
+    command.arg(last).arg("-o").arg(report);
+    crate::host::output(&mut command).map(drop)
+}
+
+fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
+    use State::{Trusted, Unknown, Untrusted};
+    t.say(&format!("Linux {} with IMA and a software TPM is up ({boot_seconds:.1} s)", t.node.vm.hello().kernel));
+
+    let begin = Instant::now();
+    t.node.start_collector()?;
+    t.stage(
+        begin,
+        "the collector runs, the node is enrolled, there is no pod yet",
+        &Expected { node: Trusted, pods: &[] },
+        |round, _, stage| {
+            let n = &round.verdict.node;
+            stage.learned.push(format!(
+                "{} entries covered by the quote over PCR 10, {} of them older than the collector; unattributed {}, lost {}",
+                n.covered, n.boot_entries, n.unattributed, n.lost
+            ));
+        },
+    )?;
+
+    let begin = Instant::now();
+    let all = [&images.shop, &images.stock, &images.payroll, &images.stranger];
+    let node = t.node;
+    let pods = Pods::start(&node.vm, node.plan.runtime, &all)?;
+    let shop = |pod: &str, tools: bool| {
+        let mut spec = Pod::burstable(&pod.to_lowercase(), &uid(pod));
+        let mut web = container("web", &images.shop, &["/app/start.sh"]);
+        if tools {
+            web.mounts.push(host_path(TOOL_DIR));
+        }
+        spec.containers.push(web);
+        spec
+    };
+    let a = pods.run(&shop("A", true))?;
+    pods.must(&a, "web", &[TOOL])?;
+    pods.run(&shop("B", false))?;
+    t.stage(
+        begin,
+        "pods A and B run the same image",
+        &Expected { node: Trusted, pods: &[("A", Trusted), ("B", Trusted)] },
+        |_, evidence, stage| same_image(evidence, stage),
+    )?;
+
+    let begin = Instant::now();
+    let mut spec = Pod::burstable("c", &uid("C"));
+    let mut idle = container("idle", &images.stock, &["/app/idle"]);
+    idle.mounts.push(host_path(TOOL_DIR));
+    spec.containers.push(idle);
+    let c = pods.run(&spec)?;
+    pods.must(&c, "idle", &[TOOL])?;
+    let three = [("A", Trusted), ("B", Trusted), ("C", Trusted)];
+    t.stage(
+        begin,
+        "pod C runs, from a host path, the inode that A ran",
+        &Expected { node: Trusted, pods: &three },
+        |_, evidence, stage| same_inode(evidence, stage),
+    )?;
+
+    let begin = Instant::now();
+    let mut spec = Pod::burstable("d", &uid("D"));
+    spec.containers.push(container("pay", &images.payroll, &["/app/idle"]));
+    let d = pods.run(&spec)?;
+    pods.must(&d, "pay", &[PAYROLL])?;
+    let four = [("A", Trusted), ("B", Trusted), ("C", Trusted), ("D", Trusted)];
+    t.stage(begin, "pod D runs its own files", &Expected { node: Trusted, pods: &four }, |_, _, _| {})?;
+
+    let begin = Instant::now();
+    let evil = tamper(&pods, &d)?;
+    let good = images.payroll.content(PAYROLL).map(Sha256::digest).map(hex::encode).unwrap_or_default();
+    let tampered = [("A", Trusted), ("B", Trusted), ("C", Trusted), ("D", Untrusted)];
+    t.stage(
+        begin,
+        "a file of D is replaced and run",
+        &Expected { node: Trusted, pods: &tampered },
+        |round, _, stage| replaced(round, &evil, &good, stage),
+    )?;
+
+    let begin = Instant::now();
+    let mut spec = Pod::burstable("e", &uid("E"));
+    spec.containers.push(container("idle", &images.stranger, &["/app/idle"]));
+    pods.run(&spec)?;
+    let five = [("A", Trusted), ("B", Trusted), ("C", Trusted), ("D", Untrusted), ("E", Unknown)];
+    t.stage(
+        begin,
+        "pod E appears, which no policy knows",
+        &Expected { node: Untrusted, pods: &five },
+        |round, _, stage| stranger(round, stage),
+    )
+}
+
+/// Replaces a file in D's overlay, as an intruder would, runs it, and gives the hash of what ran.
+fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
+    let script = format!(
+        "cp {PAYROLL} /tmp/new && echo 'and the boss gets the rest' >>/tmp/new && mv /tmp/new {PAYROLL} && {PAYROLL} >/dev/null && sha256sum {PAYROLL}"
+    );
+    let said = pods.must(d, "pay", &["/bin/sh", "-c", &script])?;
+    let hash = said.split_whitespace().next().unwrap_or_default();
+    if hash.len() != 64 {
+        bail!("sha256sum in pod D said {said:?}");
+    }
+    Ok(hash.to_owned())
+}
+
+/// A and B: one list entry for each file, and both partitions show it.
+fn same_image(evidence: &Evidence, stage: &mut Stage) {
+    let (a, b) = (evidence.records(key("A")), evidence.records(key("B")));
+    let paths = |records: &[Record]| -> BTreeSet<Vec<u8>> { entries(records).map(|r| r.path.clone()).collect() };
+    let (in_a, in_b) = (paths(a), paths(b));
+    for file in ["/bin/busybox", "/app/start.sh", "/app/prices", "/app/server"] {
+        let both = in_a.contains(file.as_bytes()) && in_b.contains(file.as_bytes());
+        let found = format!("A {}, B {}", in_a.contains(file.as_bytes()), in_b.contains(file.as_bytes()));
+        stage.checks.push(Check::new(format!("{file} stands in both partitions"), both, found));
+        let first = entries(a).find(|r| r.path == file.as_bytes() && r.ret == 0);
+        let second = entries(b).find(|r| r.path == file.as_bytes());
+        let refused = match (first, second) {
+            (Some(first), Some(second)) => second.ret == EEXIST && second.digests == first.digests,
+            _ => false,
+        };
+        stage.checks.push(Check::new(
+            format!("IMA kept A's entry of {file} and refused B's with -EEXIST"),
+            refused,
+            format!("A {:?}, B {:?}", first.map(|r| r.ret), second.map(|r| r.ret)),
+        ));
+    }
+    let refused = entries(b).filter(|r| r.ret == EEXIST).count();
+    stage.learned.push(format!(
+        "A and B: {} files of one image; the kernel kept one entry for each and answered -EEXIST for B {refused} times; \
+         both partitions show every file",
+        in_a.intersection(&in_b).count()
+    ));
+}
+
+/// C: an execution with its hash, and no entry at all.
+fn same_inode(evidence: &Evidence, stage: &mut Stage) {
+    let hash = hex::encode(Sha256::digest(tool()));
+    let c = evidence.records(key("C"));
+    let ran = c.iter().find(|r| r.kind == EventKind::Execution && r.path == TOOL.as_bytes());
+    let found = match ran.and_then(|r| r.hash.as_ref()) {
+        Some(FileHash::Measured(digest)) => digest.to_string(),
+        other => format!("{other:?}"),
+    };
+    stage.checks.push(Check::new(
+        format!("C's partition has the execution of {TOOL} with its hash"),
+        found == format!("sha256:{hash}"),
+        found.clone(),
+    ));
+    let tried = entries(c).filter(|r| r.path == TOOL.as_bytes()).count();
+    stage.checks.push(Check::new("IMA did not even try an entry for C", tried == 0, format!("{tried} tries")));
+    let first = entries(evidence.records(key("A"))).any(|r| r.path == TOOL.as_bytes() && r.ret == 0);
+    stage.checks.push(Check::new("A's entry of the same file is in the list", first, String::new()));
+    stage.learned.push(format!("C: {TOOL} ran there; IMA knew the inode and stayed silent; the record has {found}"));
+}
+
+/// D: the path, the hash found and the hash expected.
+fn replaced(round: &Round, evil: &str, good: &str, stage: &mut Stage) {
+    let pod = round.verdict.pods.iter().find(|p| p.uid.to_string() == uid("D"));
+    let finding = pod.and_then(|pod| {
+        pod.findings.iter().find(|f| {
+            f.severity == Severity::Fail
+                && f.path.as_deref() == Some(PAYROLL.as_bytes())
+                && f.found.as_deref().is_some_and(|found| found.contains(evil))
+                && f.expected.iter().any(|expected| expected.contains(good))
+        })
+    });
+    stage.checks.push(Check::new(
+        format!("the verdict names {PAYROLL}, the hash found and the hash expected"),
+        finding.is_some(),
+        pod.map(|p| p.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" / ")).unwrap_or_default(),
+    ));
+    stage.learned.push(format!("D: {PAYROLL}"));
+    stage.learned.push(format!("   found    sha256:{evil}"));
+    stage.learned.push(format!("   expected sha256:{good}"));
+    stage.learned.push("   A, B, C and the node stay trusted".to_owned());
+}
+
+/// E: the node's finding names the pod.
+fn stranger(round: &Round, stage: &mut Stage) {
+    let uid = uid("E");
+    let finding = round.verdict.node.findings.iter().find(|f| {
+        f.rule == Rule::V8
+            && f.severity == Severity::Fail
+            && (f.text.contains(&uid) || f.found.as_deref().is_some_and(|found| found.contains(&uid)))
+    });
+    stage.checks.push(Check::new(
+        format!("the node's finding names pod {uid}"),
+        finding.is_some(),
+        round.verdict.node.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" / "),
+    ));
+    stage.learned.push(format!("E: the node is untrusted, since pod {uid} is in no policy"));
+}
+
+/// The table of all stages.
+pub fn table(outcome: &Outcome) -> String {
+    let wide = outcome.stages.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+    let mut text = format!("{:<4}{:<wide$}  {:>7}  {:<11}", "", "stage", "seconds", "node");
+    for pod in PODS {
+        text.push_str(&format!("{pod:<11}"));
+    }
+    text.push('\n');
+    for (i, stage) in outcome.stages.iter().enumerate() {
+        text.push_str(&format!("{:<4}{:<wide$}  {:>7.1}  {:<11}", i + 1, stage.name, stage.seconds, stage.node));
+        for pod in PODS {
+            text.push_str(&format!("{:<11}", stage.pods.get(pod).map_or("-", String::as_str)));
+        }
+        text.push_str(if stage.ok() { "ok\n" } else { "FAILED\n" });
+    }
+    text
+}

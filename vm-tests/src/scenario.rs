@@ -1,0 +1,490 @@
+//! A node under attestation, whole: reference values, policy and verifier on this machine, collector and pods in a guest.
+//!
+//! Promises: reference values come from files outside of the guest, before it boots; evidence travels over the guest's
+//! network to a real `cgpath serve`; every round that is looked at began after what it is to show had happened. Not here:
+//! what a scenario expects (see `demo` and the tests), how a verdict is reached (see `verifier`).
+
+use crate::host;
+use crate::kernel::Stock;
+use crate::oci::{self, Image};
+use crate::pods::{self, BARE_RUNTIME, Runtime};
+use crate::scenario_https::Client;
+use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
+use anyhow::{Context as _, Result, bail, ensure};
+use evidence::Evidence;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use verifier::Verdict;
+
+/// The node's name, at the verifier and in its own configuration.
+pub const NODE: &str = "guest";
+/// Where the collector lies in the guest.
+pub const COLLECTOR: &str = "/usr/sbin/cgpathd";
+/// Where its log goes.
+pub const COLLECTOR_LOG: &str = "/var/log/cgpathd.log";
+/// Its cgroup, as systemd would name it.
+const COLLECTOR_CGROUP: &str = "/system.slice/cgpathd.service";
+const CONFIG: &str = "/etc/ima-cgpath/cgpathd.toml";
+const CA: &str = "/etc/ima-cgpath/verifier-ca.pem";
+const BPF_OBJECT: &str = "/usr/lib/ima-cgpath/ima-cgpath.bpf.o";
+/// The host, as QEMU's user network shows it to a guest.
+const HOST: &str = "10.0.2.2";
+
+/// Time for one round under TCG on a machine with other work to do.
+const ROUND: Duration = Duration::from_secs(180);
+
+/// A pod that the policy knows.
+#[derive(Debug, Clone)]
+pub struct KnownPod {
+    /// UID with dashes, lower case.
+    pub uid: String,
+    /// `namespace/name`, for people.
+    pub name: String,
+    /// Names of the images whose files it may run.
+    pub images: Vec<String>,
+    /// Directories of the guest's root (as they are before it boots) whose files it may run.
+    pub host_directories: Vec<String>,
+}
+
+/// What a node is to be.
+pub struct Plan {
+    /// The kernel.
+    pub stock: Stock,
+    /// How cgroups are mounted.
+    pub cgroup: CgroupMode,
+    /// What runs the pods.
+    pub runtime: Runtime,
+    /// All images that are in the guest.
+    pub images: Vec<Image>,
+    /// The pods of the policy.
+    pub pods: Vec<KnownPod>,
+    /// More files of the guest: path, content, mode.
+    pub files: Vec<(String, Vec<u8>, u32)>,
+    /// Lines for the end of the collector's configuration, `section.key=value` each.
+    pub settings: Vec<String>,
+    /// Lines for the end of the node's policy.
+    pub policy: String,
+    /// The guest outlives this process.
+    pub keep: bool,
+    /// What is written to its disk survives a reboot.
+    pub persistent: bool,
+}
+
+impl Plan {
+    /// A node of `stock` with nothing in it.
+    pub fn new(stock: Stock) -> Plan {
+        Plan {
+            stock,
+            cgroup: CgroupMode::V2,
+            runtime: Runtime::Bare,
+            images: Vec::new(),
+            pods: Vec::new(),
+            files: Vec::new(),
+            settings: Vec::new(),
+            policy: String::new(),
+            keep: false,
+            persistent: false,
+        }
+    }
+}
+
+/// The verifier's side, made before the guest boots.
+pub struct Site {
+    dir: PathBuf,
+    cgpath: PathBuf,
+    port: u16,
+    server: Server,
+    client: Client,
+}
+
+/// `cgpath serve`, ended with this value.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One kept verdict and the evidence behind it.
+pub struct Round {
+    /// The store's number for it.
+    pub id: i64,
+    /// The verdict as the verifier gave it.
+    pub json: String,
+    /// The same, read.
+    pub verdict: Verdict,
+    /// The evidence's file.
+    pub file: PathBuf,
+}
+
+impl Round {
+    /// The evidence itself.
+    ///
+    /// # Errors
+    /// When the file cannot be read as evidence.
+    pub fn evidence(&self) -> Result<Evidence> {
+        let bytes = std::fs::read(&self.file).with_context(|| format!("reading {}", self.file.display()))?;
+        Evidence::from_cbor(&bytes).with_context(|| format!("evidence in {}", self.file.display()))
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Stored {
+    id: i64,
+    evidence: String,
+    verdict: Box<serde_json::value::RawValue>,
+}
+
+impl Site {
+    /// Makes CA, store and an empty directory for policies in `dir`, and starts `cgpath serve` on a free port of this
+    /// machine.
+    ///
+    /// # Errors
+    /// When `cgpath` was not built or does not come up.
+    pub fn start(dir: &Path) -> Result<Site> {
+        let cgpath = host::release_binary("cgpath")?;
+        let dir = std::path::absolute(dir)?;
+        std::fs::create_dir_all(dir.join("policy")).with_context(|| format!("making {}", dir.display()))?;
+        let store = dir.join("verifier");
+        // The port is free when asked; another process would have to take it within milliseconds.
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        host::output(
+            Command::new(&cgpath).args(["serve", "--init"]).arg(&store).args(["--name", HOST, "--name", "localhost"]),
+        )?;
+        let log = dir.join("serve.log");
+        let output = std::fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
+        let child = Command::new(&cgpath)
+            .args(["serve", "--store"])
+            .arg(&store)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {}", cgpath.display()))?;
+        let mut server = Server(child);
+        let client = Client::new(port, &store.join("ca.pem"))?;
+        let begin = Instant::now();
+        loop {
+            match client.get("/healthz") {
+                Ok(answer) if answer.status == 200 => break,
+                other => {
+                    let ended = server.0.try_wait()?;
+                    if ended.is_some() || begin.elapsed() > Duration::from_secs(30) {
+                        let said = std::fs::read_to_string(&log).unwrap_or_default();
+                        let last = other.map_or_else(|error| format!("{error:#}"), |a| format!("status {}", a.status));
+                        bail!("cgpath serve did not come up ({last}):\n{}", host::tail(&said, 10));
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Site { dir, cgpath, port, server, client })
+    }
+
+    /// The directory that everything is in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The verifier's store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("verifier")
+    }
+
+    /// The node's policy file.
+    pub fn policy_file(&self) -> PathBuf {
+        self.dir.join("policy/node.yaml")
+    }
+
+    /// The node's attestation key, after it was enrolled.
+    pub fn key_file(&self) -> PathBuf {
+        self.dir.join("guest.ak")
+    }
+
+    /// The address at which the verifier's page is shown.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}/", self.port)
+    }
+
+    /// The process id of `cgpath serve`.
+    pub fn server_pid(&self) -> u32 {
+        self.server.0.id()
+    }
+
+    /// Lets `cgpath serve` go on after this process.
+    pub fn leave_running(self) {
+        std::mem::forget(self.server);
+    }
+
+    /// Requests to the verifier.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// `cgpath` with these arguments, to be run.
+    pub fn cgpath<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(&self.cgpath);
+        command.args(arguments);
+        command
+    }
+
+    /// The last rounds of the node, the newest first.
+    fn history(&self, limit: u32) -> Result<Vec<Stored>> {
+        #[derive(serde::Deserialize)]
+        struct History {
+            verdicts: Vec<Stored>,
+        }
+        let answer = self.client.get(&format!("/v1/nodes/{NODE}/history?limit={limit}"))?;
+        Ok(answer.json::<History>()?.verdicts)
+    }
+
+    /// The newest round, if there is one.
+    ///
+    /// # Errors
+    /// When the verifier does not answer or its answer is not what is expected.
+    pub fn last(&self) -> Result<Option<Round>> {
+        self.history(1)?.pop().map(|stored| self.round(stored)).transpose()
+    }
+
+    fn round(&self, stored: Stored) -> Result<Round> {
+        let json = stored.verdict.get().to_owned();
+        let verdict = serde_json::from_str(&json).context("the verdict's form")?;
+        Ok(Round { id: stored.id, json, verdict, file: self.store().join("evidence").join(stored.evidence) })
+    }
+
+    /// Makes the reference values and the policy of `plan`, all from files on this machine: `root` is the guest's root
+    /// file system as it will be.
+    ///
+    /// # Errors
+    /// When `cgpath policy` refuses something.
+    pub fn make_policy(&self, plan: &Plan, root: &Path) -> Result<()> {
+        let dir = self.dir.join("policy");
+        let from_rootfs = |root: &Path, prefix: Option<&str>, name: &str| {
+            let mut command = self.cgpath(&["policy", "from-rootfs"]);
+            command.arg(root).arg("-o").arg(dir.join(name));
+            if let Some(prefix) = prefix {
+                command.args(["--prefix", prefix]);
+            }
+            host::output(&mut command).map(drop)
+        };
+        host::step("computing reference values of the root file system", || from_rootfs(root, None, "host.json"))?;
+        let pause = pods::pause_image();
+        for image in plan.images.iter().chain([&pause]) {
+            let name = file_name(image.name());
+            let tar = dir.join(format!("{name}.tar"));
+            oci::write_layout(&[image], &tar)?;
+            let mut command = self.cgpath(&["policy", "from-image"]);
+            command.arg(&tar).arg("-o").arg(dir.join(format!("{name}.json")));
+            host::output(&mut command)?;
+        }
+        let mut yaml = policy_head(plan)?;
+        yaml.push_str(if plan.pods.is_empty() { "pods: []\n" } else { "pods:\n" });
+        for pod in &plan.pods {
+            let mut references: Vec<String> =
+                pod.images.iter().map(|image| format!("{}.json", file_name(image))).collect();
+            for directory in &pod.host_directories {
+                let name = format!("host{}.json", file_name(directory));
+                from_rootfs(&root.join(directory.trim_start_matches('/')), Some(directory), &name)?;
+                references.push(name);
+            }
+            let _ = writeln!(yaml, "  - uid: {}\n    name: {}", pod.uid, pod.name);
+            let _ = writeln!(yaml, "    references: [{}]", references.join(", "));
+        }
+        yaml.push_str(&plan.policy);
+        let path = self.policy_file();
+        std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Adds to a guest's disk what the collector needs there.
+    ///
+    /// # Errors
+    /// When something was not built.
+    pub fn add_collector(&self, builder: VmBuilder, plan: &Plan) -> Result<VmBuilder> {
+        let mut config = format!(
+            "node = \"{NODE}\"\n[verifier]\nurl = \"https://{HOST}:{}\"\nca = \"{CA}\"\ninterval = 1\n[bpf]\nobject = \"{BPF_OBJECT}\"\n",
+            self.port
+        );
+        if !plan.settings.is_empty() {
+            config.push_str("# Others are set on the command line.\n");
+        }
+        Ok(builder
+            .file(COLLECTOR, host::release_binary("cgpathd")?, 0o755)
+            .file(BPF_OBJECT, host::bpf_object()?, 0o644)
+            .file(CA, self.store().join("ca.pem"), 0o644)
+            .bytes(CONFIG, config, 0o644)
+            .ima_policy(ima_policy()))
+    }
+
+    /// Enrols the guest's attestation key, as a person does: the key by its file, the policy by its file.
+    ///
+    /// # Errors
+    /// When the collector or the verifier refuses.
+    pub fn enrol(&self, vm: &Vm) -> Result<()> {
+        vm.command(&[COLLECTOR, "ak", "-o", "/run/guest.ak"]).run()?.check()?;
+        let key = self.key_file();
+        std::fs::write(&key, vm.get("/run/guest.ak")?).with_context(|| format!("writing {}", key.display()))?;
+        let mut command = self.cgpath(&["node", "add", NODE, "--ak"]);
+        command.arg(&key).arg("--policy").arg(self.policy_file()).arg("--store").arg(self.store());
+        host::output(&mut command).map(drop)
+    }
+
+    /// Waits for a round that began after this call: the second one from now, since the first may be under way.
+    ///
+    /// # Errors
+    /// When none arrives in time, with the end of the collector's log.
+    pub fn fresh(&self, vm: &Vm) -> Result<Round> {
+        let seen = self.last()?.map_or(0, |round| round.id);
+        let begin = Instant::now();
+        loop {
+            let newer: Vec<Stored> = self.history(2)?.into_iter().filter(|stored| stored.id > seen).collect();
+            if newer.len() >= 2
+                && let Some(newest) = newer.into_iter().next()
+            {
+                return self.round(newest);
+            }
+            if begin.elapsed() > ROUND {
+                let log = vm.get_text(COLLECTOR_LOG).unwrap_or_default();
+                let served = std::fs::read_to_string(self.dir.join("serve.log")).unwrap_or_default();
+                bail!(
+                    "no new verdict within {} s; cgpathd wrote:\n{}\ncgpath serve wrote:\n{}",
+                    ROUND.as_secs(),
+                    host::tail(&log, 15),
+                    host::tail(&served, 8)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// The IMA policy that guests load: the recommended one that is shipped.
+pub fn ima_policy() -> PathBuf {
+    host::workspace_root().join("policy/ima/recommended")
+}
+
+fn file_name(name: &str) -> String {
+    name.replace(['/', ':'], "_")
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    Ok(format!("sha256:{}", host::sha256_file(path)?))
+}
+
+fn policy_head(plan: &Plan) -> Result<String> {
+    let pause = file_name(pods::PAUSE_IMAGE);
+    let mut yaml = format!(
+        "version: 1
+node: {NODE}
+accept:
+  tiers: [bpf]
+  templates: [ima-ng]
+  banks: [sha256]
+  bpf-objects: [\"{}\"]
+  ima-policies: [\"{}\"]
+  collector: {COLLECTOR}
+host:
+  references: [host.json]
+sandbox:
+  references: [{pause}.json]
+dangerous-boot-not-judged: true
+",
+        sha256(&host::bpf_object()?)?,
+        sha256(&ima_policy())?,
+    );
+    match plan.runtime {
+        Runtime::Containerd => {
+            let _ = writeln!(yaml, "runtime-files: [{}]", RUNC_FILES.join(", "));
+        }
+        Runtime::Bare => {
+            let _ = writeln!(yaml, "runtimes: [{BARE_RUNTIME}]");
+        }
+    }
+    Ok(yaml)
+}
+
+/// What runc runs and maps inside of a container's cgroup while it sets the container up.
+const RUNC_FILES: &[&str] = &["/usr/sbin/runc"];
+
+/// Starts the collector in a guest.
+///
+/// # Errors
+/// When it cannot be started; that it ends soon after is not seen here.
+pub fn start_collector<'vm>(vm: &'vm Vm, plan: &Plan) -> Result<Process<'vm>> {
+    let mut argv = vec![COLLECTOR.to_owned()];
+    for setting in &plan.settings {
+        argv.extend(["--set".to_owned(), setting.clone()]);
+    }
+    argv.push("run".to_owned());
+    vm.command(&argv).cgroup(COLLECTOR_CGROUP).spawn(COLLECTOR_LOG)
+}
+
+/// A node that is up: its guest and its verifier.
+pub struct Node {
+    /// The verifier's side.
+    pub site: Site,
+    /// The guest.
+    pub vm: Vm,
+    /// What it was made from.
+    pub plan: Plan,
+}
+
+impl Node {
+    /// Makes reference values and policy, then boots the guest. The collector is not started.
+    ///
+    /// # Errors
+    /// When something is missing on this machine or the guest does not come up.
+    pub fn boot(plan: Plan, dir: &Path) -> Result<Node> {
+        let site = Site::start(dir)?;
+        let mut builder =
+            Vm::builder(plan.stock).cgroup(plan.cgroup).keep(plan.keep).persistent(plan.persistent);
+        builder = site.add_collector(builder, &plan)?;
+        let scratch = tempfile::tempdir().context("making a temporary directory")?;
+        let images: Vec<&Image> = plan.images.iter().collect();
+        builder = pods::prepare(builder, plan.runtime, &images, scratch.path())?;
+        for (path, content, mode) in &plan.files {
+            builder = builder.bytes(path, content.clone(), *mode);
+        }
+        let root = builder.stage()?;
+        site.make_policy(&plan, root.path())?;
+        drop(root);
+        let vm = builder.start()?;
+        ensure!(vm.hello().failures.is_empty(), "the guest's init: {}", vm.hello().failures.join("; "));
+        Ok(Node { site, vm, plan })
+    }
+
+    /// Enrols the node, starts the collector and waits for the first verdict.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub fn start_collector(&self) -> Result<(Process<'_>, Round)> {
+        self.site.enrol(&self.vm)?;
+        let process = start_collector(&self.vm, &self.plan)?;
+        let begin = Instant::now();
+        loop {
+            if let Some(round) = self.site.last()? {
+                return Ok((process, round));
+            }
+            if let Some(exit) = process.wait(Duration::ZERO)? {
+                bail!("cgpathd ended ({exit:?}):\n{}", host::tail(&process.log()?, 15));
+            }
+            if begin.elapsed() > ROUND {
+                bail!("no verdict within {} s:\n{}", ROUND.as_secs(), host::tail(&process.log()?, 15));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// See [`Site::fresh`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fresh(&self) -> Result<Round> {
+        self.site.fresh(&self.vm)
+    }
+}
