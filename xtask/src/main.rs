@@ -1,2 +1,64 @@
-//! cargo xtask
-fn main() {}
+//! `cargo xtask`: all that a person types.
+//!
+//! Promises: builds in seconds on any Linux with a stable Rust, names what a machine lacks and what it costs before it
+//! installs anything, does nothing twice. It knows the other crates only as programs to build and run. Not here: guests
+//! (`vm-tests`), anything that the product does.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod demo;
+mod help;
+mod needs;
+mod shell;
+mod test;
+mod tidy;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lexopt::prelude::*;
+
+use crate::world::World;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let mut parser = lexopt::Parser::from_env();
+    let command = match parser.next()? {
+        None | Some(Short('h') | Long("help")) => {
+            print!("{}", help::OVERVIEW);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Value(command)) => command.string()?,
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    let world = World::find()?;
+    match command.as_str() {
+        "doctor" => needs::doctor(&world, parser),
+        "demo" => demo::demo(&world, parser),
+        "vm" => demo::vm(&world, parser),
+        "test" => test::test(&world, parser),
+        "build" => build::build_command(&world, parser),
+        "ebpf" => build::ebpf_command(&world, parser),
+        "tidy" => tidy::tidy_command(&world, parser),
+        "help" => {
+            print!("{}", help::OVERVIEW);
+            Ok(ExitCode::SUCCESS)
+        }
+        "completions" => {
+            print!("{}", help::COMPLETIONS);
+            Ok(ExitCode::SUCCESS)
+        }
+        other => bail!("no command `{other}`; hint: cargo xtask --help"),
+    }
+}

@@ -1,0 +1,376 @@
+//! Builds everything in the repository, and the two tools that cargo can install.
+//!
+//! Promises: what is up to date is left alone; every build of one command uses the same environment, so that nothing is
+//! built twice. Not here: which packages are installed (`needs`).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::needs::{self, Consent, Purpose};
+use crate::world::{World, find_program};
+use crate::{help, shell};
+
+/// bpf-linker's version, which works with every LLVM that we can meet.
+const BPF_LINKER: &str = "0.13.0";
+
+/// A toolchain that can compile the eBPF programs: they need the standard library's source.
+pub enum Toolchain {
+    /// A rustup nightly with the component rust-src.
+    Rustup {
+        /// Such as `nightly-x86_64-unknown-linux-gnu`.
+        name: String,
+    },
+    /// Debian's compiler for browsers, new enough and with its source as a package.
+    Debian {
+        /// All its packages are installed.
+        ready: bool,
+        /// The major version of its LLVM, which bpf-linker must be built with.
+        llvm: u32,
+    },
+}
+
+impl Toolchain {
+    /// Takes whichever is there; names what to install where neither is.
+    ///
+    /// # Errors
+    /// When neither is there nor can be installed by apt, with what to do.
+    pub fn choose() -> Result<Self> {
+        if let Some(name) = rustup_with_source() {
+            return Ok(Self::Rustup { name });
+        }
+        let by_hand = "rustup toolchain install nightly --profile minimal --component rust-src";
+        let Some(llvm) = debian_llvm() else {
+            bail!("{by_hand}  (this system has no package rustc-web; apt-get update, if it is a Debian)");
+        };
+        for other in ["rustc", "rustup"] {
+            if installed(other) && !installed("rustc-web") {
+                bail!("{by_hand}  (Debian's rustc-web cannot be installed beside its package {other})");
+            }
+        }
+        let toolchain = Self::Debian { ready: false, llvm };
+        let ready = toolchain.packages().iter().all(|(name, _)| installed(name));
+        Ok(Self::Debian { ready, llvm })
+    }
+
+    /// The Debian packages that it needs, each with its reason.
+    pub fn packages(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Rustup { .. } => Vec::new(),
+            Self::Debian { llvm, .. } => [
+                ("rustc-web".to_owned(), "compiles the eBPF programs"),
+                ("cargo-web".to_owned(), "compiles the eBPF programs"),
+                (
+                    "rust-web-src".to_owned(),
+                    "the standard library's source, for the eBPF target",
+                ),
+                (format!("llvm-{llvm}-dev"), "bpf-linker is built with it"),
+                (format!("clang-{llvm}"), "bpf-linker is built with it"),
+                (format!("libpolly-{llvm}-dev"), "bpf-linker is built with it"),
+                ("libzstd-dev".to_owned(), "bpf-linker is built with it"),
+                ("zlib1g-dev".to_owned(), "bpf-linker is built with it"),
+            ]
+            .map(|(name, reason)| (name, reason.to_owned()))
+            .into(),
+        }
+    }
+
+    /// Where its bpf-linker goes in the cache.
+    fn linker_root(&self, world: &World) -> PathBuf {
+        let llvm = match self {
+            Self::Rustup { .. } => "rustup".to_owned(),
+            Self::Debian { llvm, .. } => format!("llvm{llvm}"),
+        };
+        world.cache.join(format!("tools/bpf-linker-{BPF_LINKER}-{llvm}"))
+    }
+
+    /// Its bpf-linker, if it is there.
+    pub fn linker(&self, world: &World) -> Option<PathBuf> {
+        if let Some(path) = std::env::var_os("CGPATH_BPF_LINKER") {
+            return Some(PathBuf::from(path)).filter(|path| path.is_file());
+        }
+        Some(self.linker_root(world).join("bin/bpf-linker")).filter(|path| path.is_file())
+    }
+
+    /// Its bpf-linker, built when it is missing.
+    fn provide_linker(&self, world: &World) -> Result<PathBuf> {
+        if let Some(path) = self.linker(world) {
+            return Ok(path);
+        }
+        let root = self.linker_root(world);
+        let mut command = cargo(world);
+        command
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--root",
+            ])
+            .arg(&root);
+        command.env("CARGO_TARGET_DIR", world.cache.join("tools/build"));
+        match self {
+            Self::Debian { llvm, .. } => {
+                let prefix = format!("/usr/lib/llvm-{llvm}");
+                command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
+                command.env(
+                    "PATH",
+                    format!("{prefix}/bin:{}", std::env::var("PATH").unwrap_or_default()),
+                );
+                command.env("LLVM_PREFIX", prefix);
+            }
+            Self::Rustup { name } => {
+                command.env("RUSTUP_TOOLCHAIN", name);
+            }
+        }
+        shell::run(
+            &format!("bpf-linker {BPF_LINKER}, into the cache (about 3 minutes, once)"),
+            &mut command,
+        )?;
+        self.linker(world)
+            .context("bpf-linker was installed and is not there")
+    }
+}
+
+/// A nightly toolchain of rustup that has the standard library's source.
+fn rustup_with_source() -> Option<String> {
+    let listed = shell::output(Command::new("rustup").args(["toolchain", "list"])).ok()?;
+    listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| name.starts_with("nightly"))
+        .find_map(|name| {
+            let sysroot =
+                shell::output(Command::new("rustup").args(["run", name, "rustc", "--print", "sysroot"]))
+                    .ok()?;
+            let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
+            source.is_file().then(|| name.to_owned())
+        })
+}
+
+/// The LLVM that Debian's rustc-web was built with; `None` where there is no such package.
+fn debian_llvm() -> Option<u32> {
+    let listed = shell::output(Command::new("apt-cache").args(["depends", "rust-web-llvm"])).ok()?;
+    listed
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: llvm-")?.parse().ok())
+}
+
+fn installed(package: &str) -> bool {
+    let mut command = Command::new("dpkg-query");
+    command.args(["-W", "-f", "${db:Status-Status}", package]);
+    command
+        .output()
+        .is_ok_and(|output| output.status.success() && output.stdout == b"installed")
+}
+
+/// Cargo as it runs this program, in the repository, with the environment that every build here shares.
+pub fn cargo(world: &World) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&world.root);
+    for name in inherited() {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What `cargo run` set for this program, which other builds must not see: build scripts would run again.
+fn inherited() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_CRATE_NAME"
+    })
+}
+
+/// A program that cargo can install, in the cache or in `PATH`.
+pub fn cargo_tool(world: &World, name: &str) -> Option<PathBuf> {
+    let cached = world.cache.join("tools/bin").join(name);
+    if cached.is_file() {
+        Some(cached)
+    } else {
+        find_program(name)
+    }
+}
+
+/// The same, installed into the cache when it is missing.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn provide_cargo_tool(world: &World, name: &str) -> Result<PathBuf> {
+    if let Some(path) = cargo_tool(world, name) {
+        return Ok(path);
+    }
+    let mut command = cargo(world);
+    command
+        .args(["install", name, "--locked", "--root"])
+        .arg(world.cache.join("tools"));
+    command.env("CARGO_TARGET_DIR", world.cache.join("tools/build"));
+    shell::run(
+        &format!("{name}, into the cache (some minutes, once)"),
+        &mut command,
+    )?;
+    cargo_tool(world, name).with_context(|| format!("{name} was installed and is not there"))
+}
+
+/// Builds the eBPF object when it is stale, and gives its place.
+///
+/// # Errors
+/// When the toolchain is missing or the build fails.
+pub fn ebpf(world: &World) -> Result<PathBuf> {
+    let object = world.bpf_object();
+    if std::env::var_os("CGPATH_BPF_OBJECT").is_some() {
+        if !object.is_file() {
+            bail!("CGPATH_BPF_OBJECT: {} is not there", object.display());
+        }
+        return Ok(object);
+    }
+    let toolchain = Toolchain::choose()?;
+    let linker = toolchain.provide_linker(world)?;
+    let linker_dir = linker.parent().context("bpf-linker has no directory")?;
+    let programs = world.root.join("ebpf/programs");
+    let target = world.target.join("ebpf");
+    let mut command = match &toolchain {
+        Toolchain::Rustup { name } => {
+            let mut command = Command::new("rustup");
+            let path = std::env::var("PATH").unwrap_or_default();
+            command
+                .args(["run", name, "cargo"])
+                .env("PATH", format!("{}:{path}", linker_dir.display()));
+            command
+        }
+        Toolchain::Debian { .. } => {
+            // rustup's cargo and rustc, which come first in many a PATH, must not be taken here.
+            let mut command = Command::new("/usr/bin/cargo");
+            command
+                .env("PATH", format!("{}:/usr/bin:/bin", linker_dir.display()))
+                .env_remove("RUSTUP_TOOLCHAIN");
+            command
+        }
+    };
+    for name in inherited().chain(["CARGO".into(), "RUSTC".into(), "RUSTC_WRAPPER".into()]) {
+        command.env_remove(name);
+    }
+    command
+        .current_dir(&programs)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+        .env("CARGO_TARGET_DIR", &target)
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "-Z",
+            "build-std=core",
+            "--target",
+            "bpfel-unknown-none",
+        ]);
+    shell::run("eBPF programs", &mut command)?;
+    let built = target.join("bpfel-unknown-none/release/cgpath-bpf");
+    let content = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    if std::fs::read(&object).ok().as_ref() != Some(&content) {
+        if let Some(parent) = object.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&object, content).with_context(|| format!("writing {}", object.display()))?;
+    }
+    Ok(object)
+}
+
+/// Builds the release binaries.
+///
+/// # Errors
+/// When one does not build.
+pub fn binaries(world: &World) -> Result<()> {
+    let object = ebpf(world)?;
+    let mut command = cargo(world);
+    command.env("CGPATH_BPF_OBJECT", &object);
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--bins",
+        "-p",
+        "verifier",
+        "-p",
+        "collector",
+        "-p",
+        "vm-tests",
+    ]);
+    shell::run("cgpath, cgpathd and demo", &mut command)?;
+    guest(world)
+}
+
+/// Builds what starts virtual machines, and nothing of the product.
+///
+/// # Errors
+/// When it does not build.
+pub fn machine_driver(world: &World) -> Result<()> {
+    let mut command = cargo(world);
+    command.args(["build", "--release", "--locked", "-p", "vm-tests", "--bin", "vm"]);
+    shell::run("the virtual machines' driver", &mut command)?;
+    guest(world)
+}
+
+fn guest(world: &World) -> Result<()> {
+    let mut command = cargo(world);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static").args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "guest",
+        "--target",
+        "x86_64-unknown-linux-gnu",
+    ]);
+    shell::run("the guests' init, static", &mut command)
+}
+
+/// Reads `--yes` and `--no-install` for commands that have no other options; `None` after `--help`.
+fn plain(parser: &mut lexopt::Parser, text: &str) -> Result<Option<Consent>> {
+    let mut consent = Consent::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Short('h') | Long("help") => {
+                print!("{text}");
+                return Ok(None);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Some(consent))
+}
+
+/// `cargo xtask build`.
+///
+/// # Errors
+/// When something is missing or does not build.
+pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let Some(consent) = plain(&mut parser, help::BUILD)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(code) = needs::provide(world, Purpose::Build, consent)? {
+        return Ok(code);
+    }
+    binaries(world)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cargo xtask ebpf`.
+///
+/// # Errors
+/// When something is missing or does not build.
+pub fn ebpf_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let Some(consent) = plain(&mut parser, help::EBPF)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(code) = needs::provide(world, Purpose::Build, consent)? {
+        return Ok(code);
+    }
+    println!("{}", ebpf(world)?.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,97 @@
+//! `demo` and `vm`: bring what is missing, build, and become the program that does it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::needs::{self, Consent, Purpose};
+use crate::world::World;
+use crate::{build, help};
+
+/// `cargo xtask demo`.
+///
+/// # Errors
+/// When something is missing, does not build, or the demo cannot be started.
+pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut passed: Vec<OsString> = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Short('h') | Long("help") => {
+                print!("{}", help::DEMO);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Long(name @ ("bare" | "keep")) => passed.push(format!("--{name}").into()),
+            Long(name @ ("stock" | "break")) => {
+                passed.push(format!("--{name}").into());
+                passed.push(parser.value()?);
+            }
+            Long(name) => {
+                let name = name.to_owned();
+                passed.push(format!("--{name}").into());
+                passed.extend(parser.optional_value());
+            }
+            Value(value) => passed.push(value),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if let Some(code) = needs::provide(world, Purpose::Machines, consent)? {
+        return Ok(code);
+    }
+    build::binaries(world)?;
+    become_program(world, "demo", &passed)
+}
+
+/// `cargo xtask vm`.
+///
+/// # Errors
+/// When something is missing, does not build, or the program cannot be started.
+pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut passed: Vec<OsString> = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Short('h') | Long("help") => {
+                print!("{}", help::VM);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Long(name @ ("keep" | "prepare")) => passed.push(format!("--{name}").into()),
+            Long(name @ ("stock" | "cgroup" | "ima-policy" | "ima" | "memory" | "attach")) => {
+                passed.push(format!("--{name}").into());
+                passed.push(parser.value()?);
+            }
+            Value(first) => {
+                passed.push("--".into());
+                passed.push(first);
+                passed.extend(parser.raw_args()?);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if let Some(code) = needs::provide(world, Purpose::Machines, consent)? {
+        return Ok(code);
+    }
+    build::machine_driver(world)?;
+    become_program(world, "vm", &passed)
+}
+
+fn become_program(world: &World, name: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    let program = world.target.join("release").join(name);
+    if !program.is_file() {
+        bail!("{} was not built", program.display());
+    }
+    let mut command = Command::new(&program);
+    command
+        .args(arguments)
+        .env("CGPATH_WORKSPACE", &world.root)
+        .env("CARGO_TARGET_DIR", &world.target)
+        .env("CGPATH_BPF_OBJECT", world.bpf_object());
+    Err(command.exec()).with_context(|| format!("starting {}", program.display()))
+}

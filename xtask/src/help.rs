@@ -1,0 +1,151 @@
+//! What `--help` says.
+
+pub const OVERVIEW: &str = "\
+cargo xtask: everything that is done with this repository
+
+Usage: cargo xtask COMMAND [OPTIONS]
+
+See it:
+  demo         five pods on a stock node in a virtual machine, judged by name (first run: about 15 minutes)
+  vm           a shell, or one command, in a virtual machine with IMA and a software TPM
+Check it:
+  doctor       what this machine lacks for `demo` and `test`; changes nothing
+  test         everything that must pass, with the virtual machines
+  tidy         the repository's own rules: dependency directions, licences, texts
+Build it:
+  build        release binaries: cgpath, cgpathd, guest, demo
+  ebpf         the eBPF object
+  completions  completions for bash: source <(cargo xtask completions)
+
+Each has --help with examples.
+
+Environment:
+  CI                 implies --yes; a skipped test is a failure
+  CGPATH_CACHE       kernels, guest root, tools (default ~/.cache/ima-cgpath)
+  CGPATH_ACCEL       kvm or tcg, in place of what was found
+  CGPATH_BPF_OBJECT  an eBPF object that is built already
+  CGPATH_BPF_LINKER  a bpf-linker that is installed already
+";
+
+pub const DOCTOR: &str = "\
+cargo xtask doctor: what this machine lacks for `demo` and `test`; changes nothing
+
+Usage: cargo xtask doctor [--json]
+
+  --json   one JSON object in place of the table
+
+Exit status: 0 nothing is missing, 1 something is.
+
+Examples:
+  cargo xtask doctor
+  cargo xtask doctor --json | jq '.needs[] | select(.state != \"present\")'
+";
+
+pub const DEMO: &str = "\
+cargo xtask demo: five pods on a stock node in a virtual machine, judged by name
+
+Shows what is missing, asks once, installs it, builds everything and runs the demo. Root is used for apt-get only.
+
+Usage: cargo xtask demo [OPTIONS]
+
+  --yes            do not ask before installing (implied by the environment variable CI)
+  --no-install     only name what is missing; exits 3 if there is something
+  --stock SERIES   the kernel: 6.12 (default) or 6.1
+  --bare           control groups alone, no container runtime: quicker
+  --keep           leave the guest running and say how to log in
+  --break WHAT     attack the evidence; must exit 1 and name it:
+                   swap-hash, drop-record, wrong-key, hide-loss, old-nonce
+  Anything else is passed on to the demo.
+
+Examples:
+  cargo xtask demo
+  cargo xtask demo --bare --yes
+  cargo xtask demo --break swap-hash
+  cargo xtask demo --stock 6.1 --keep
+";
+
+pub const VM: &str = "\
+cargo xtask vm: a shell, or one command, in a virtual machine with IMA and a software TPM
+
+Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
+
+  --stock SERIES   the kernel: 6.12 (default) or 6.1
+  --cgroup MODE    v2 (default), v1 or hybrid
+  --ima-policy F   load this IMA policy, by path, before anything runs
+  --ima ARGS       IMA's kernel parameters in place of the usual ones
+  --memory MIB     memory (default 1536)
+  --keep           leave the guest running and print its directory
+  --attach DIR     use a guest that was kept
+  --prepare        only fetch the kernel and make the root file system
+  --yes, --no-install   as for `demo`
+
+Examples:
+  cargo xtask vm
+  cargo xtask vm --stock 6.1 -- uname -a
+  cargo xtask vm -- head -3 /sys/kernel/security/ima/ascii_runtime_measurements
+";
+
+pub const TEST: &str = "\
+cargo xtask test: everything that must pass
+
+Formatting, clippy, tidy, cargo deny, tests of all crates, tests in virtual machines, and the demo's attacks.
+The last line is `N passed, N failed, N skipped`. Exit status 1 if anything failed (or, with CI set, was skipped).
+
+Usage: cargo xtask test [OPTIONS] [FILTER]
+
+  FILTER         only tests whose name contains this (passed on to cargo test)
+  --fast         no virtual machines
+  --step NAME    only this step, may be repeated:
+                 fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks
+  --yes, --no-install   as for `demo`
+
+Examples:
+  cargo xtask test
+  cargo xtask test --fast
+  cargo xtask test --step vm boot
+";
+
+pub const BUILD: &str = "\
+cargo xtask build: release binaries
+
+Builds the eBPF object when it is stale, then cgpath, cgpathd and demo to target/release, and the static guest to
+target/x86_64-unknown-linux-gnu/release.
+
+Usage: cargo xtask build [--yes | --no-install]
+
+Example:
+  cargo xtask build && target/release/cgpath --help
+";
+
+pub const EBPF: &str = "\
+cargo xtask ebpf: the eBPF object, target/bpf/ima-cgpath.bpf.o
+
+Takes a rustup nightly with rust-src if there is one, else Debian's rustc-web, cargo-web and rust-web-src. Installs
+bpf-linker into the cache when it is missing (about 3 minutes, once).
+
+Usage: cargo xtask ebpf [--yes | --no-install]
+
+Example:
+  cargo xtask ebpf && ls -l target/bpf/
+";
+
+pub const TIDY: &str = "\
+cargo xtask tidy: the repository's own rules, each breach with file and line
+
+Usage: cargo xtask tidy
+";
+
+pub const COMPLETIONS: &str = r#"_cargo_xtask() {
+    local current=${COMP_WORDS[COMP_CWORD]}
+    if [ "${COMP_WORDS[1]}" = xtask ]; then
+        case "${COMP_WORDS[2]}" in
+            demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --bare --keep --break --help" -- "$current")) ;;
+            test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
+            vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --prepare --help" -- "$current")) ;;
+            doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
+            *) COMPREPLY=($(compgen -W "demo vm doctor test tidy build ebpf" -- "$current")) ;;
+        esac
+    fi
+}
+complete -o default -F _cargo_xtask cargo
+"#;

@@ -1,0 +1,79 @@
+//! Running other programs: quietly for an answer, or in the open with the time they take.
+
+use std::ffi::OsStr;
+use std::io::IsTerminal as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The command line, for messages.
+pub fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a program for its standard output.
+///
+/// # Errors
+/// When it cannot be started or fails: with the end of what it said.
+pub fn output(command: &mut Command) -> Result<String> {
+    let line = shown(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting `{line}`"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let all: Vec<&str> = said.lines().collect();
+    bail!(
+        "`{line}` failed ({})\n{}",
+        output.status,
+        all[all.len().saturating_sub(15)..].join("\n")
+    )
+}
+
+/// Runs a program whose own output is its progress, under a heading, and says how long it took.
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub fn run(what: &str, command: &mut Command) -> Result<()> {
+    heading(what);
+    let started = Instant::now();
+    let line = shown(command);
+    let status = command.status().with_context(|| format!("starting `{line}`"))?;
+    if !status.success() {
+        bail!("{what}: `{line}` failed ({status})");
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    if seconds > 1.0 {
+        eprintln!("   {what}: {seconds:.1} s");
+    }
+    Ok(())
+}
+
+/// Announces a step.
+pub fn heading(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("\x1b[1m== {what}\x1b[0m");
+    } else {
+        eprintln!("== {what}");
+    }
+}
+
+/// Asks once for a yes; anything else, and no terminal to ask on, is a no.
+///
+/// # Errors
+/// When the terminal cannot be read.
+pub fn confirm(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        eprintln!("{question} [y/N] no terminal to ask on; hint: --yes");
+        return Ok(false);
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

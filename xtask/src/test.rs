@@ -1,0 +1,384 @@
+//! `cargo xtask test`: everything that must pass, and how much of it ran.
+//!
+//! Promises: a step that fails does not hide the ones after it; the last line counts tests that really ran; a test that
+//! says `SKIPPED` is counted as skipped, not as passed. Not here: the tests.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::needs::{self, Consent, Purpose};
+use crate::world::World;
+use crate::{build, help, shell, tidy};
+
+/// The steps in their order; the last three need what `build` makes.
+const STEPS: &[&str] = &[
+    "fmt", "tidy", "ebpf", "clippy", "deny", "host", "build", "vm", "breaks",
+];
+
+/// The attacks that the demo must recognise.
+const BREAKS: &[&str] = &["swap-hash", "drop-record", "wrong-key", "hide-loss", "old-nonce"];
+
+/// How many tests ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Count {
+    const ONE: Self = Self {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
+    const BROKEN: Self = Self {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// `cargo xtask test`.
+///
+/// # Errors
+/// For unknown options, and when something that is needed cannot be installed.
+pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut fast = false;
+    let mut only: Vec<String> = Vec::new();
+    let mut filter: Option<String> = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Long("fast") => fast = true,
+            Long("step") => {
+                let step = parser.value()?.string()?;
+                if !STEPS.contains(&step.as_str()) {
+                    bail!("no step `{step}`; there are {}", STEPS.join(", "));
+                }
+                only.push(step);
+            }
+            Short('h') | Long("help") => {
+                print!("{}", help::TEST);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Value(value) if filter.is_none() => filter = Some(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
+        return Ok(code);
+    }
+    let filter = filter.as_deref();
+    let mut total = Count::default();
+    let mut summary: Vec<(&str, Count, Duration)> = Vec::new();
+    for &step in STEPS {
+        let wanted = if only.is_empty() {
+            !(fast && matches!(step, "build" | "vm" | "breaks"))
+        } else {
+            only.iter().any(|name| name == step)
+        };
+        if !wanted {
+            continue;
+        }
+        shell::heading(&format!("step {step}"));
+        let started = Instant::now();
+        let count = run_step(world, step, filter).unwrap_or_else(|error| {
+            eprintln!("FAILED {step}: {error:#}");
+            Count::BROKEN
+        });
+        total.add(count);
+        summary.push((step, count, started.elapsed()));
+    }
+    println!();
+    for (step, count, time) in summary {
+        let state = if count.failed > 0 { "FAILED" } else { "ok" };
+        println!(
+            "{step:8} {state:7} {:5} passed {:3} failed {:3} skipped {:7.1} s",
+            count.passed,
+            count.failed,
+            count.skipped,
+            time.as_secs_f64()
+        );
+    }
+    if world.ci && total.skipped > 0 {
+        println!("CI is set: what was skipped counts as failed");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    let good = total.failed == 0 && total.passed > 0 && !(world.ci && total.skipped > 0);
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = build::cargo(world);
+        command
+            .args(arguments)
+            .env("CGPATH_BPF_OBJECT", world.bpf_object());
+        command
+    };
+    match step {
+        "fmt" => {
+            shell::run("formatting", &mut cargo(&["fmt", "--all", "--check"]))?;
+            let programs = ["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"];
+            shell::run("formatting of the eBPF programs", &mut cargo(&programs))?;
+            Ok(Count::ONE)
+        }
+        "tidy" => {
+            let breaches = tidy::check(world)?;
+            for breach in &breaches {
+                eprintln!("{breach}");
+            }
+            if !breaches.is_empty() {
+                bail!("{} breaches of the repository's rules", breaches.len());
+            }
+            Ok(Count::ONE)
+        }
+        "ebpf" => build::ebpf(world).map(|_| Count::ONE),
+        "clippy" => {
+            let arguments = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ];
+            shell::run("clippy", &mut cargo(&arguments)).map(|()| Count::ONE)
+        }
+        "deny" => {
+            let tool = build::provide_cargo_tool(world, "cargo-deny")?;
+            let mut command = Command::new(tool);
+            command.current_dir(&world.root).args([
+                "--all-features",
+                "--locked",
+                "check",
+                "bans",
+                "licenses",
+                "sources",
+            ]);
+            shell::run("cargo deny", &mut command).map(|()| Count::ONE)
+        }
+        "host" => {
+            let mut count = Count::default();
+            let all = [
+                "test",
+                "--workspace",
+                "--exclude",
+                "vm-tests",
+                "--locked",
+                "--no-fail-fast",
+            ];
+            count.add(cargo_test(&mut cargo(&all), filter, &[])?);
+            let library = [
+                "test",
+                "-p",
+                "vm-tests",
+                "--lib",
+                "--bins",
+                "--locked",
+                "--no-fail-fast",
+            ];
+            count.add(cargo_test(&mut cargo(&library), filter, &[])?);
+            Ok(count)
+        }
+        "build" => build::binaries(world).map(|()| Count::ONE),
+        "vm" => {
+            let mut command = cargo(&[
+                "test",
+                "-p",
+                "vm-tests",
+                "--test",
+                "*",
+                "--locked",
+                "--no-fail-fast",
+            ]);
+            command
+                .env("CGPATH_WORKSPACE", &world.root)
+                .env("CARGO_TARGET_DIR", &world.target);
+            // One guest at a time: two of them on two cores only make each other late.
+            cargo_test(&mut command, filter, &["--test-threads=1"])
+        }
+        "breaks" => breaks(world, filter),
+        other => bail!("no step `{other}`"),
+    }
+}
+
+fn breaks(world: &World, filter: Option<&str>) -> Result<Count> {
+    let mut count = Count::default();
+    for &attack in BREAKS
+        .iter()
+        .filter(|attack| filter.is_none_or(|filter| attack.contains(filter)))
+    {
+        let started = Instant::now();
+        let mut command = Command::new(world.target.join("release/demo"));
+        command
+            .args(["--bare", "--break", attack])
+            .env("CGPATH_WORKSPACE", &world.root)
+            .env("CARGO_TARGET_DIR", &world.target)
+            .env("CGPATH_BPF_OBJECT", world.bpf_object())
+            .stdin(Stdio::null());
+        let line = shell::shown(&command);
+        let output = command.output().with_context(|| format!("starting {line}"))?;
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if output.status.code() == Some(1) && said.contains(attack) {
+            println!(
+                "test demo --break {attack} ... ok ({:.0} s)",
+                started.elapsed().as_secs_f64()
+            );
+            count.add(Count::ONE);
+        } else {
+            println!("{said}");
+            println!(
+                "test demo --break {attack} ... FAILED: {}; must exit with 1 and name the attack",
+                output.status
+            );
+            count.add(Count::BROKEN);
+        }
+    }
+    Ok(count)
+}
+
+/// Runs `cargo test`, shows what it prints but for the output of tests that passed, and counts.
+fn cargo_test(command: &mut Command, filter: Option<&str>, options: &[&str]) -> Result<Count> {
+    command.args(filter).args(["--", "--show-output"]).args(options);
+    let line = shell::shown(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting `{line}`"))?;
+    let stdout = child.stdout.take().context("no output of cargo test")?;
+    let mut tally = Tally::default();
+    let mut reader = BufReader::new(stdout);
+    let mut bytes = Vec::new();
+    while reader.read_until(b'\n', &mut bytes)? > 0 {
+        let text = String::from_utf8_lossy(&bytes);
+        if tally.line(text.trim_end()) {
+            print!("{text}");
+        }
+        bytes.clear();
+    }
+    let status = child.wait()?;
+    let mut count = tally.count;
+    if !status.success() && count.failed == 0 {
+        eprintln!("`{line}` failed ({status})");
+        count.add(Count::BROKEN);
+    }
+    Ok(count)
+}
+
+/// Reads the output of `cargo test -- --show-output` line by line.
+#[derive(Default)]
+struct Tally {
+    count: Count,
+    /// Inside of the output of tests that passed.
+    quiet: bool,
+    /// The test whose output comes now has said already that it was skipped.
+    skip_seen: bool,
+}
+
+impl Tally {
+    /// Takes a line; says whether to show it.
+    fn line(&mut self, line: &str) -> bool {
+        if line.starts_with("---- ") {
+            self.skip_seen = false;
+        } else if line == "successes:" {
+            self.quiet = true;
+        } else if line == "failures:" {
+            self.quiet = false;
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.quiet = false;
+            let number = |word: &str| {
+                let before = result.split(word).next().unwrap_or_default();
+                before
+                    .rsplit(|c: char| !c.is_ascii_digit())
+                    .find(|digits| !digits.is_empty())?
+                    .parse::<u64>()
+                    .ok()
+            };
+            // The line is printed by the tests' own program: `ok. 3 passed; 0 failed; 1 ignored; …`.
+            self.count.passed += number(" passed").unwrap_or(0);
+            self.count.failed += number(" failed").unwrap_or(0);
+            self.count.skipped += number(" ignored").unwrap_or(0);
+        } else if self.quiet && line.starts_with("SKIPPED") {
+            if !std::mem::replace(&mut self.skip_seen, true) {
+                // It will be counted as passed by the line above.
+                self.count.skipped += 1;
+                self.count.passed = self.count.passed.wrapping_sub(1);
+            }
+            return true;
+        }
+        !self.quiet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_and_ignored_tests_are_not_counted_as_passed() {
+        let output = "\
+running 4 tests
+test a ... ok
+test b ... ok
+test c ... ignored
+test d ... ok
+
+successes:
+
+---- a stdout ----
+SKIPPED: no ../shared/vectors
+SKIPPED: again
+---- b stdout ----
+chatter
+
+successes:
+    a
+    b
+    d
+
+test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+running 2 tests
+test e ... FAILED
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 12 filtered out; finished in 0.00s";
+        let mut tally = Tally::default();
+        let shown: Vec<&str> = output.lines().filter(|line| tally.line(line)).collect();
+        assert_eq!(
+            tally.count,
+            Count {
+                passed: 3,
+                failed: 1,
+                skipped: 2
+            }
+        );
+        assert!(shown.contains(&"SKIPPED: no ../shared/vectors"));
+        assert!(!shown.contains(&"chatter"));
+    }
+}

@@ -1,0 +1,468 @@
+//! `cargo xtask tidy`: the repository's own rules.
+//!
+//! Promises: each breach names a file, and the line where there is one; what is not tracked by git is not looked at. The
+//! rules themselves are ARCHITECTURE.md's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+use serde_json::Value;
+
+use crate::world::World;
+use crate::{build, help, shell};
+
+/// Which crates of the workspace a crate may use. Dependencies point downwards only.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("evidence", &[]),
+    ("ebpf-common", &[]),
+    ("vm-protocol", &[]),
+    ("xtask", &[]),
+    ("policy", &["evidence"]),
+    ("verifier", &["evidence", "policy"]),
+    ("collector", &["evidence", "ebpf-common"]),
+    ("guest", &["vm-protocol"]),
+    // The demo shows verdicts and writes policies; it never appraises.
+    ("vm-tests", &["vm-protocol", "evidence", "policy", "verifier"]),
+    (
+        "fuzz",
+        &["evidence", "policy", "verifier", "ebpf-common", "collector"],
+    ),
+];
+
+/// Crates whose libraries are pure, and what they must never reach, however indirectly.
+const PURE: &[&str] = &["evidence", "policy", "verifier"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "aya",
+    "procfs",
+    "tss-esapi",
+    "mio",
+    "hyper",
+    "rusqlite",
+    "nix",
+];
+
+/// Every package that was agreed on has a user.
+const AGREED: &[&str] = &[
+    "aya",
+    "aya-log",
+    "tokio",
+    "tss-esapi",
+    "procfs",
+    "cgroups-rs",
+    "sha2",
+    "serde",
+    "bytes",
+    "tracing",
+    "bindgen",
+];
+
+/// Files with licence texts, and a phrase that each must contain.
+const LICENCES: &[(&str, &str)] = &[
+    ("LICENSE-APACHE", "Apache License"),
+    ("LICENSE-MIT", "Permission is hereby granted, free of charge"),
+    ("ebpf/programs/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
+    ("kernel-patches/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
+];
+
+/// `cargo xtask tidy`.
+///
+/// # Errors
+/// When the rules cannot be checked at all.
+pub fn tidy_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    if let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => {
+                print!("{}", help::TIDY);
+                return Ok(ExitCode::SUCCESS);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let breaches = check(world)?;
+    for breach in &breaches {
+        println!("{breach}");
+    }
+    if breaches.is_empty() {
+        println!("tidy");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} breaches", breaches.len());
+    Ok(ExitCode::FAILURE)
+}
+
+/// Every breach of the rules, as `file:line: what`.
+///
+/// # Errors
+/// When git or cargo cannot be asked.
+pub fn check(world: &World) -> Result<Vec<String>> {
+    let files = tracked(world)?;
+    let texts = read(world, &files);
+    let metadata = build_metadata(world)?;
+    let mut breaches = Vec::new();
+    directions(&metadata, &mut breaches)?;
+    purity(world, &mut breaches)?;
+    agreed(&metadata, &texts, &mut breaches)?;
+    for (file, text) in &texts {
+        words(file, text, &mut breaches);
+        if file.ends_with(".rs") {
+            allowances(file, text, &mut breaches);
+        }
+    }
+    licences(&metadata, &texts, &mut breaches)?;
+    documents(&files, &texts, &mut breaches);
+    Ok(breaches)
+}
+
+fn tracked(world: &World) -> Result<Vec<String>> {
+    let listed = shell::output(
+        Command::new("git")
+            .current_dir(&world.root)
+            .args(["ls-files", "-z"]),
+    )?;
+    let files: Vec<String> = listed
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if files.is_empty() {
+        bail!("git tracks no file here; tidy looks at tracked files only");
+    }
+    Ok(files)
+}
+
+/// The tracked files that are text. A file that was removed and not yet committed is no breach.
+fn read(world: &World, files: &[String]) -> BTreeMap<String, String> {
+    let text = |file: &String| {
+        let bytes = std::fs::read(world.root.join(file)).ok()?;
+        Some((file.clone(), String::from_utf8(bytes).ok()?))
+    };
+    files.iter().filter_map(text).collect()
+}
+
+fn build_metadata(world: &World) -> Result<Value> {
+    let mut command = build::cargo(world);
+    command.args(["metadata", "--format-version", "1", "--no-deps"]);
+    serde_json::from_str(&shell::output(&mut command)?).context("reading `cargo metadata`")
+}
+
+fn packages(metadata: &Value) -> Result<Vec<&Value>> {
+    let packages = metadata["packages"]
+        .as_array()
+        .context("`cargo metadata` names no packages")?;
+    Ok(packages.iter().collect())
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn dependencies(package: &Value) -> impl Iterator<Item = &Value> {
+    package["dependencies"].as_array().into_iter().flatten()
+}
+
+/// A package's manifest relative to the repository, for messages.
+fn manifest(metadata: &Value, package: &Value) -> String {
+    let path = text(package, "manifest_path");
+    path.strip_prefix(text(metadata, "workspace_root"))
+        .unwrap_or(path)
+        .trim_start_matches('/')
+        .to_owned()
+}
+
+fn directions(metadata: &Value, breaches: &mut Vec<String>) -> Result<()> {
+    let packages = packages(metadata)?;
+    let ours: BTreeSet<&str> = packages.iter().map(|package| text(package, "name")).collect();
+    for package in &packages {
+        let name = text(package, "name");
+        let place = manifest(metadata, package);
+        let Some((_, allowed)) = MAY_USE.iter().find(|(crate_name, _)| *crate_name == name) else {
+            breaches.push(format!(
+                "{place}: the crate `{name}` has no row in xtask/src/tidy.rs (MAY_USE)"
+            ));
+            continue;
+        };
+        for dependency in dependencies(package) {
+            let used = text(dependency, "name");
+            // Tests may compare with anything; a crate may use itself there with other features.
+            let for_tests = dependency["kind"].as_str() == Some("dev");
+            if ours.contains(used) && !allowed.contains(&used) && !for_tests {
+                breaches.push(format!(
+                    "{place}: `{name}` must not depend on `{used}` (ARCHITECTURE.md, who does what)"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The whole trees of the pure libraries, without the features of their binaries.
+fn purity(world: &World, breaches: &mut Vec<String>) -> Result<()> {
+    for name in PURE {
+        let mut command = build::cargo(world);
+        command.args([
+            "tree",
+            "-p",
+            name,
+            "--no-default-features",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ]);
+        command.args(["--format", "{p}"]);
+        let tree = shell::output(&mut command)?;
+        let reached: BTreeSet<&str> = tree
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        for impure in IMPURE.iter().filter(|package| reached.contains(*package)) {
+            breaches.push(format!(
+                "{name}/Cargo.toml: the library `{name}` reaches `{impure}`; see: cargo tree -p {name} \
+                 --no-default-features -i {impure}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An agreed package is named in a manifest and used in that crate's sources.
+fn agreed(metadata: &Value, texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) -> Result<()> {
+    // The eBPF programs are a workspace of their own.
+    let mut users: Vec<(String, String)> = Vec::new();
+    for package in packages(metadata)? {
+        let directory = manifest(metadata, package).replace("Cargo.toml", "");
+        for dependency in dependencies(package) {
+            users.push((text(dependency, "name").to_owned(), directory.clone()));
+        }
+    }
+    for name in AGREED {
+        let identifier = name.replace('-', "_");
+        let used = users
+            .iter()
+            .filter(|(package, _)| package == name)
+            .any(|(_, directory)| {
+                texts.iter().any(|(file, text)| {
+                    file.ends_with(".rs")
+                        && file.starts_with(directory.as_str())
+                        && text
+                            .lines()
+                            .any(|line| !line.trim_start().starts_with("//") && mentions(line, &identifier))
+                })
+            });
+        if !used {
+            breaches.push(format!(
+                "ARCHITECTURE.md: the agreed package `{name}` has no user"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a line of Rust names a crate: `name::`, or `use name;`, as a word of its own.
+fn mentions(line: &str, identifier: &str) -> bool {
+    line.match_indices(identifier).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = &line[at + identifier.len()..];
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        !before.is_some_and(word)
+            && (after.starts_with("::") || (line.contains("use ") && after.starts_with([';', ' ', ','])))
+    })
+}
+
+/// Paths of somebody's machine, and notes to self.
+fn words(file: &str, text: &str, breaches: &mut Vec<String>) {
+    // Licence texts and lock files are not ours to word.
+    if file.contains("LICENSE") || file.ends_with("Cargo.lock") {
+        return;
+    }
+    // Written in two parts, so that this file keeps the rule.
+    let paths = [
+        concat!("/ho", "me/"),
+        concat!("/ro", "ot/"),
+        concat!("/wo", "rk/"),
+    ];
+    let notes = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+        concat!("to", "do!"),
+    ];
+    for (number, line) in text.lines().enumerate() {
+        let number = number + 1;
+        for path in paths {
+            let alone = line.match_indices(path).any(|(at, _)| {
+                // `roots/root/` in a relative path is no machine's path.
+                !line[..at]
+                    .chars()
+                    .next_back()
+                    .is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | ')'))
+            });
+            if alone {
+                breaches.push(format!("{file}:{number}: a path of one machine ({path})"));
+            }
+        }
+        for note in notes {
+            let alone = line.match_indices(note).any(|(at, _)| {
+                let word = |c: char| c.is_alphanumeric() || c == '_';
+                let before = line[..at].chars().next_back();
+                let after = line[at + note.len()..].chars().next();
+                !before.is_some_and(word) && !after.is_some_and(word)
+            });
+            if alone {
+                breaches.push(format!("{file}:{number}: `{note}`: do it, or open an issue"));
+            }
+        }
+    }
+}
+
+/// Every `#[allow(…)]` and `#![allow(…)]` says why.
+fn allowances(file: &str, text: &str, breaches: &mut Vec<String>) {
+    let starts = ["#[allow(", "#![allow(", "#[expect(", "#![expect("];
+    for start in starts {
+        for (at, _) in text.match_indices(start) {
+            let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+            // In a comment or a string, as above, it allows nothing.
+            if !text[line_start..at].trim().is_empty() {
+                continue;
+            }
+            let attribute = &text[at..];
+            let end = attribute.find(")]").unwrap_or(attribute.len());
+            if !attribute[..end].contains("reason = ") {
+                let number = text[..at].matches('\n').count() + 1;
+                breaches.push(format!("{file}:{number}: `{start}…)]` without a reason"));
+            }
+        }
+    }
+}
+
+fn licences(metadata: &Value, texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) -> Result<()> {
+    for (file, phrase) in LICENCES {
+        match texts.get(*file) {
+            Some(text) if text.contains(phrase) => {}
+            Some(_) => breaches.push(format!(
+                "{file}: not the licence that it should be (no `{phrase}`)"
+            )),
+            None => breaches.push(format!("{file}: missing")),
+        }
+    }
+    for package in packages(metadata)? {
+        if package["license"].as_str() != Some("Apache-2.0 OR MIT") {
+            breaches.push(format!(
+                "{}: `license` must be Apache-2.0 OR MIT",
+                manifest(metadata, package)
+            ));
+        }
+    }
+    let programs = "ebpf/programs/Cargo.toml";
+    if !texts
+        .get(programs)
+        .is_some_and(|text| text.contains("license = \"GPL-2.0-only\""))
+    {
+        breaches.push(format!(
+            "{programs}: `license` must be GPL-2.0-only: the kernel's helpers ask for it"
+        ));
+    }
+    Ok(())
+}
+
+fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    let says = |file: &str, what: &str| texts.get(file).is_some_and(|text| text.contains(what));
+    if !says("README.md", "cargo xtask demo") {
+        breaches.push("README.md: does not name `cargo xtask demo`".to_owned());
+    }
+    let folders: BTreeSet<&str> = files
+        .iter()
+        .filter_map(|file| Some(file.split_once('/')?.0))
+        .filter(|folder| !folder.starts_with('.'))
+        .collect();
+    for folder in folders {
+        if !says("ARCHITECTURE.md", &format!("`{folder}/")) {
+            breaches.push(format!("ARCHITECTURE.md: does not say what `{folder}/` is"));
+        }
+    }
+    for file in files
+        .iter()
+        .filter(|file| Path::new(file).components().count() == 1)
+    {
+        if file.ends_with(".orig") || file.ends_with(".rej") {
+            breaches.push(format!("{file}: left over from a merge"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaches(check: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
+        let mut breaches = Vec::new();
+        check(&mut breaches);
+        breaches
+    }
+
+    #[test]
+    fn paths_of_a_machine_and_notes_are_found_with_their_line() {
+        let text = format!(
+            "fine\nsee {}alice/x\n// {}: later\n",
+            concat!("/ho", "me/"),
+            concat!("TO", "DO")
+        );
+        let found = breaches(|breaches| words("a.md", &text, breaches));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("a.md:2:") && found[1].starts_with("a.md:3:"));
+        let fine = format!(
+            "{}S mktemp {}XXX cache/roots{}x",
+            concat!("TO", "DO"),
+            concat!("XX", "X"),
+            concat!("/ro", "ot/")
+        );
+        assert_eq!(
+            breaches(|breaches| words("a.md", &fine, breaches)),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn allowances_need_a_reason_wherever_it_stands() {
+        let bad = "fn a() {}\n#[allow(dead_code)]\nfn b() {}\n";
+        let found = breaches(|breaches| allowances("a.rs", bad, breaches));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("a.rs:2:"));
+        let good =
+            "#[expect(\n    dead_code,\n    reason = \"kept\"\n)]\nfn b() {}\n// #[allow(x)] in a comment\n";
+        assert_eq!(
+            breaches(|breaches| allowances("a.rs", good, breaches)),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_crate_is_used_only_where_its_name_stands_alone() {
+        assert!(mentions("use bytes::Bytes;", "bytes"));
+        assert!(mentions("    let x = bytes::Bytes::new();", "bytes"));
+        assert!(!mentions("use crate::serde_bytes::x;", "bytes"));
+        assert!(!mentions("let bytes = 1;", "bytes"));
+    }
+
+    #[test]
+    fn upward_dependencies_are_breaches() {
+        let package = |name: &str, used: &[&str]| {
+            let dependencies: Vec<Value> = used
+                .iter()
+                .map(|name| serde_json::json!({"name": name, "kind": null}))
+                .collect();
+            serde_json::json!({"name": name, "manifest_path": format!("/r/{name}/Cargo.toml"), "dependencies": dependencies})
+        };
+        let metadata = serde_json::json!({
+            "workspace_root": "/r",
+            "packages": [package("evidence", &["policy"]), package("policy", &["evidence"]), package("stranger", &[])],
+        });
+        let found = breaches(|breaches| directions(&metadata, breaches).unwrap());
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("evidence/Cargo.toml:") && found[1].contains("stranger"));
+    }
+}
