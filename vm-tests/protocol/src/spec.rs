@@ -48,6 +48,19 @@ pub struct Pod {
     pub containers: Vec<Container>,
 }
 
+impl Pod {
+    /// A pod of the *burstable* class, in the cgroup that kubelet's cgroupfs driver gives it.
+    pub fn burstable(name: &str, uid: &str) -> Pod {
+        Pod {
+            name: name.to_owned(),
+            namespace: "demo".to_owned(),
+            uid: uid.to_owned(),
+            cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
+            containers: Vec::new(),
+        }
+    }
+}
+
 /// One container of a [`Pod`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
