@@ -20,7 +20,7 @@ struct Boot {
 pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) {
     let mut boots: Vec<Boot> = Vec::new();
     for (i, round) in rounds.iter().enumerate() {
-        let id = round.evidence.boot_id;
+        let id = round.verdict.node.boot_id;
         let at = boots.iter().position(|b| b.id == id).unwrap_or_else(|| {
             boots.push(Boot {
                 id,
@@ -30,9 +30,11 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
             boots.len() - 1
         });
         let boot = &mut boots[at];
-        if round.evidence.checkpoints.len() >= boot.checkpoints.len() {
-            boot.checkpoints = round
-                .evidence
+        if let Some(evidence) = round
+            .evidence
+            .filter(|e| e.checkpoints.len() >= boot.checkpoints.len())
+        {
+            boot.checkpoints = evidence
                 .checkpoints
                 .iter()
                 .map(|file| SealedCheckpoint::from_file(file))

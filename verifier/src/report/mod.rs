@@ -17,12 +17,23 @@ use html::Html;
 /// One request, its answer and what was concluded.
 #[derive(Debug, Clone, Copy)]
 pub struct Round<'a> {
-    /// What the node sent.
-    pub evidence: &'a Evidence,
+    /// What the node sent. It may be absent where a later round of the same boot has it: evidence holds all records of
+    /// its boot, so that the last one of each boot is enough.
+    pub evidence: Option<&'a Evidence>,
     /// What was concluded.
     pub verdict: &'a Verdict,
     /// When, in unix seconds.
     pub time: u64,
+}
+
+/// The round that has the evidence for round `at`: itself, the next one of its boot, or the one before.
+fn with_evidence<'a>(rounds: &[Round<'a>], at: usize) -> Option<(usize, &'a Evidence)> {
+    let boot = rounds.get(at)?.verdict.node.boot_id;
+    let of_boot = |i: &usize| rounds[*i].verdict.node.boot_id == boot && rounds[*i].evidence.is_some();
+    let found = (at..rounds.len())
+        .find(of_boot)
+        .or_else(|| (0..at).rev().find(of_boot))?;
+    Some((found, rounds[found].evidence?))
 }
 
 /// How much is shown.
@@ -90,7 +101,7 @@ pub fn render(rounds: &[Round<'_>], options: &Options) -> String {
          <a href=\"#checkpoints\">Checkpoints</a><a href=\"#legend\">How to read this</a></nav>\n</header>\n",
     );
     rounds::section(&mut page, rounds, options);
-    node::section(&mut page, last, options);
+    node::section(&mut page, rounds, last, options);
     pods::section(&mut page, rounds, options);
     line::section(&mut page, rounds, options);
     legend(&mut page);

@@ -1,10 +1,10 @@
 //! The node as of the last round: figures, findings, and the records of the host.
 
-use super::{Html, Options, Round, chip, findings, pods};
+use super::{Html, Options, Round, chip, findings, pods, with_evidence};
 use crate::State;
 use evidence::PartitionKey;
 
-pub(super) fn section(page: &mut Html, round: &Round<'_>, options: &Options) {
+pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], round: &Round<'_>, options: &Options) {
     let node = &round.verdict.node;
     page.raw("<h2 id=\"node\">Node</h2>\n<section class=\"card ")
         .raw(super::state_class(node.state))
@@ -61,15 +61,22 @@ pub(super) fn section(page: &mut Html, round: &Round<'_>, options: &Options) {
     } else if node.state == State::Trusted {
         page.raw("<p class=\"soft small\">No findings.</p>\n");
     }
-    let contents = pods::Contents::of(round.evidence);
-    for (key, title) in [
-        (PartitionKey::Host, "Host"),
-        (PartitionKey::Unattributed, "Unattributed"),
-    ] {
-        let records = round.evidence.records(key);
-        if !records.is_empty() {
-            page.raw("<h4>").raw(title).raw("</h4>\n");
-            pods::partition(page, records, &node.findings, &contents, options);
+    match with_evidence(rounds, rounds.len().saturating_sub(1)) {
+        Some((_, evidence)) => {
+            let contents = pods::Contents::of(evidence);
+            for (key, title) in [
+                (PartitionKey::Host, "Host"),
+                (PartitionKey::Unattributed, "Unattributed"),
+            ] {
+                let records = evidence.records(key);
+                if !records.is_empty() {
+                    page.raw("<h4>").raw(title).raw("</h4>\n");
+                    pods::partition(page, records, &node.findings, &contents, options);
+                }
+            }
+        }
+        None => {
+            page.raw("<p class=\"more\">The evidence is not kept any more: no records can be shown.</p>\n");
         }
     }
     page.raw("</section>\n");

@@ -2,6 +2,7 @@
 
 use super::{
     Html, Options, Round, chip, findings, left_out, provenance, rounds::pod_name, state_class, tree,
+    with_evidence,
 };
 use crate::{Finding, PodVerdict, SeenFile, State};
 use evidence::{Bank, Digest, Entry, EventKind, Evidence, FileHash, PartitionKey, Record, list::ListEntry};
@@ -50,11 +51,11 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
     page.raw("<h2 id=\"pods\">Pods</h2>\n");
     // Each pod as it was last seen.
     let mut seen = BTreeSet::new();
-    let mut pods: Vec<(usize, &Round<'_>, &PodVerdict)> = Vec::new();
+    let mut pods: Vec<(usize, &PodVerdict)> = Vec::new();
     for (i, round) in rounds.iter().enumerate().rev() {
         for pod in &round.verdict.pods {
             if seen.insert(pod.uid) {
-                pods.push((i, round, pod));
+                pods.push((i, pod));
             }
         }
     }
@@ -68,24 +69,25 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
         State::PredatesCollector => 2,
         State::Trusted => 3,
     };
-    pods.sort_by(|a, b| {
-        (rank(a.2.state), pod_name(a.2), a.2.uid).cmp(&(rank(b.2.state), pod_name(b.2), b.2.uid))
-    });
+    pods.sort_by_key(|(_, pod)| (rank(pod.state), pod_name(pod), pod.uid));
     // One list for each round that is shown, mostly the last one alone.
     let mut contents: HashMap<usize, Contents> = HashMap::new();
-    for (i, round, pod) in pods {
+    for (i, pod) in pods {
         let gone = (i + 1 < rounds.len()).then_some(i + 1);
-        let contents = contents.entry(i).or_insert_with(|| Contents::of(round.evidence));
-        one(page, round, pod, gone, contents, options);
+        let evidence = with_evidence(rounds, i);
+        if let Some((at, evidence)) = evidence {
+            contents.entry(at).or_insert_with(|| Contents::of(evidence));
+        }
+        let known = evidence.and_then(|(at, evidence)| Some((evidence, contents.get(&at)?)));
+        one(page, pod, gone, known, options);
     }
 }
 
 fn one(
     page: &mut Html,
-    round: &Round<'_>,
     pod: &PodVerdict,
     last_seen: Option<usize>,
-    contents: &Contents,
+    known: Option<(&Evidence, &Contents)>,
     options: &Options,
 ) {
     page.raw("<article class=\"card ")
@@ -129,8 +131,15 @@ fn one(
         .raw("</dd></dl>\n");
     findings(page, &pod.findings, options.findings);
     files(page, &pod.files, options);
-    let records = round.evidence.records(PartitionKey::Pod(pod.uid));
-    partition(page, records, &pod.findings, contents, options);
+    match known {
+        Some((evidence, contents)) => {
+            let records = evidence.records(PartitionKey::Pod(pod.uid));
+            partition(page, records, &pod.findings, contents, options);
+        }
+        None => {
+            page.raw("<p class=\"more\">The evidence is not kept any more: no records can be shown.</p>\n");
+        }
+    }
     page.raw("</article>\n");
 }
 

@@ -323,7 +323,7 @@ fn rounds(story: &[(Evidence, Verdict)]) -> Vec<Round<'_>> {
     story
         .iter()
         .map(|(evidence, verdict)| Round {
-            evidence,
+            evidence: Some(evidence),
             verdict,
             time: verdict.time,
         })
@@ -524,4 +524,19 @@ fn a_hostile_ancestry_neither_loops_nor_nests_without_end() {
     let page = page(&story);
     assert_well_formed(&page);
     assert!(page.contains("more processes are left out here"));
+}
+
+#[test]
+fn the_last_evidence_of_a_boot_is_enough_and_none_is_said() {
+    let story = story();
+    let mut some = rounds(&story);
+    let last = some.len() - 1;
+    for round in &mut some[..last] {
+        round.evidence = None;
+    }
+    assert_eq!(render(&some, &Options::new(START + 100)), page(&story));
+    some[last].evidence = None;
+    let page = render(&some, &Options::new(START + 100));
+    assert_well_formed(&page);
+    assert!(page.contains("bank/ledger-0") && page.contains("The evidence is not kept any more"));
 }

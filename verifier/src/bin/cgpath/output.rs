@@ -154,6 +154,12 @@ impl Failure {
     }
 }
 
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl From<io::Error> for Failure {
     /// For writes to standard output; files have [`Failure::file`].
     fn from(error: io::Error) -> Failure {
@@ -250,6 +256,14 @@ impl Output {
     /// When standard output cannot be written.
     pub fn raw(&mut self, text: &[u8]) -> Result<(), Failure> {
         Ok(self.out.write_all(text)?)
+    }
+
+    /// Hands everything written so far to who reads it; for commands that go on for long.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
     }
 
     /// Flushes, prints the error if there is one, and gives the exit code.

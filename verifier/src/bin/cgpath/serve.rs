@@ -1,0 +1,352 @@
+//! `cgpath serve`: hands out nonces, takes evidence, keeps verdicts, shows them.
+//!
+//! One HTTPS listener, one directory. Nodes push: the service connects to nobody. Not here: enrolment (see `node`).
+
+pub mod http;
+pub mod judge;
+pub mod nonce;
+pub mod page;
+pub mod policies;
+pub mod setup;
+pub mod store;
+pub mod tls;
+
+use crate::output::{Failure, Output, Status, escape};
+use clap::Args;
+use serde::Serialize;
+use setup::SetupError;
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Store, StoreError};
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Where the service listens unless told otherwise.
+const LISTEN: &str = "127.0.0.1:8443";
+
+/// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cgpath serve --init /var/lib/cgpath --name verifier.example --name 192.0.2.7
+  cgpath serve /var/lib/cgpath --listen 0.0.0.0:8443
+
+Requests:
+  POST /v1/nodes/NAME/nonce       {\"nonce\": hex, \"expires\": unix seconds}
+  POST /v1/nodes/NAME/evidence    body: evidence as CBOR; the verdict as JSON
+  GET  /v1/nodes/NAME/verdict     the last verdict
+  GET  /v1/nodes/NAME/ear         the same as a signed attestation result (EAR, a JWT; key: verdict.pub.pem)
+  GET  /v1/nodes/NAME/history     ?limit=N&before=ID
+  GET  /v1/nodes                  all nodes with their last verdicts
+  GET  /                          a page with the current verdicts
+  GET  /healthz                   ok")]
+pub struct Serve {
+    /// The verifier's directory: certificates, keys, store
+    #[arg(required_unless_present = "store")]
+    dir: Option<PathBuf>,
+    /// The same as DIR, as `cgpath node` and `cgpath report` take it
+    #[arg(long, value_name = "DIR", env = "CGPATH_STORE")]
+    store: Option<PathBuf>,
+    /// Makes the directory: a CA, a server certificate, keys, an empty store; prints what nodes need; does not serve
+    #[arg(long)]
+    init: bool,
+    /// By what names and addresses nodes reach this machine [default: localhost, 127.0.0.1, ::1 and the host name]
+    #[arg(long = "name", value_name = "HOST-OR-IP", requires = "init", num_args = 1.., value_delimiter = ',')]
+    names: Vec<String>,
+    /// Where to listen; port 0 takes a free one, which is printed
+    #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
+    listen: String,
+    /// Lets others than this machine read verdicts, if they show this token
+    #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
+    read_token: Option<String>,
+    /// How long a nonce can be answered
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(5..=86_400))]
+    nonce_lifetime: u64,
+    /// Longest evidence
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=512))]
+    max_evidence: u64,
+    /// How long evidence may take to arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=900))]
+    upload_timeout: u64,
+    /// Verdicts kept of each node
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    keep_verdicts: u32,
+    /// Evidence kept in total; the last of each node is kept in any case
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    keep_evidence: u64,
+    /// Age from which a verdict is shown as stale
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    stale_after: u64,
+    /// What is logged to standard error: error, warn, info, debug, trace
+    #[arg(long, value_name = "FILTER", env = "CGPATH_LOG", default_value = "info")]
+    log: String,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let text = escape(error.to_string().as_bytes());
+        match error {
+            StoreError::NoStore(_) => {
+                Failure::new("no-store", text).hint("cgpath serve --init DIR makes one")
+            }
+            StoreError::Exists(_) => Failure::new("exists", text),
+            StoreError::UnknownNode(_) => {
+                Failure::new("unknown-node", text).hint("cgpath node list shows all")
+            }
+            StoreError::NodeExists(_) => Failure::new("node-exists", text)
+                .hint("--replace gives it a new key or policy and keeps its verdicts"),
+            StoreError::Io { ref error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Failure::new("io", text).hint("the store belongs to the user that made it")
+            }
+            _ => Failure::new("store", text),
+        }
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Failure {
+        let text = escape(error.to_string().as_bytes());
+        match error {
+            SetupError::Store(error) => error.into(),
+            SetupError::Exists(_) => Failure::new("exists", text)
+                .hint("name a new or an empty directory; what an interrupted --init left can be removed"),
+            SetupError::Name(_) => {
+                Failure::new("name", text).hint("--name verifier.example or --name 192.0.2.7")
+            }
+            _ => Failure::new("setup", text),
+        }
+    }
+}
+
+impl Serve {
+    /// Makes the directory, or serves until SIGTERM or SIGINT.
+    ///
+    /// # Errors
+    /// A directory, address or certificate that can not be used.
+    pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let dir = self.dir.as_ref().or(self.store.as_ref()).cloned();
+        let dir =
+            dir.ok_or_else(|| Failure::new("usage", "no directory is given").hint("cgpath serve DIR"))?;
+        if self.init {
+            self.init(&dir, out)
+        } else {
+            self.serve(&dir, out)
+        }
+    }
+
+    fn init(self, dir: &Path, out: &mut Output) -> Result<Status, Failure> {
+        let names = if self.names.is_empty() {
+            setup::default_names()
+        } else {
+            self.names
+        };
+        setup::init(dir, &names, OffsetDateTime::now_utc())?;
+        let dir = fs::canonicalize(dir).map_err(|e| Failure::file(dir, &e))?;
+        let port = self.listen.rsplit(':').next().unwrap_or("8443");
+        // The name by which others most likely reach this machine.
+        let host = names
+            .iter()
+            .rev()
+            .find(|n| *n != "localhost" && !n.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()))
+            .or(names.first())
+            .map_or("localhost", String::as_str);
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        let url = format!("https://{host}:{port}");
+        let ca = dir.join(setup::CA);
+        let verdict_key = dir.join(setup::VERDICT_PUBLIC);
+        if out.json() {
+            #[derive(Serialize)]
+            struct Made<'a> {
+                dir: &'a Path,
+                names: &'a [String],
+                url: &'a str,
+                ca: &'a Path,
+                verdict_key: &'a Path,
+            }
+            out.object(&Made {
+                dir: &dir,
+                names: &names,
+                url: &url,
+                ca: &ca,
+                verdict_key: &verdict_key,
+            })?;
+            return Ok(Status::Clean);
+        }
+        let show = |path: &Path| escape(path.as_os_str().as_encoded_bytes());
+        out.line(format_args!("Made {} for {}", show(&dir), names.join(", ")))?;
+        out.line("")?;
+        out.line("On each node:")?;
+        out.line(format_args!(
+            "  1. copy {} there, as /etc/ima-cgpath/verifier-ca.pem",
+            show(&ca)
+        ))?;
+        out.line("  2. put into /etc/ima-cgpath/cgpathd.toml:")?;
+        out.line("")?;
+        out.line("[verifier]")?;
+        out.line(format_args!("url = \"{url}\""))?;
+        out.line("ca = \"/etc/ima-cgpath/verifier-ca.pem\"")?;
+        out.line("")?;
+        out.line("Here:")?;
+        out.line(format_args!(
+            "  cgpath node add NAME --ak FILE --policy FILE --store {}",
+            show(&dir)
+        ))?;
+        out.line(format_args!(
+            "  cgpath serve {} --listen ADDRESS:{port}",
+            show(&dir)
+        ))?;
+        out.line("")?;
+        out.line(format_args!(
+            "Whoever checks verdicts needs {}",
+            show(&verdict_key)
+        ))?;
+        Ok(Status::Clean)
+    }
+
+    fn serve(self, dir: &Path, out: &mut Output) -> Result<Status, Failure> {
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)
+            .map_err(|e| Failure::new("usage", format!("--log {}: {e}", escape(self.log.as_bytes()))))?;
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .init();
+        if self.read_token.as_ref().is_some_and(|t| t.len() < 16) {
+            return Err(
+                Failure::new("usage", "the read token is shorter than 16 characters")
+                    .hint("openssl rand -hex 16 makes one"),
+            );
+        }
+        let store = Arc::new(Store::open(dir)?);
+        let _lock = lock(dir)?;
+        let swept = store.sweep()?;
+        if swept > 0 {
+            tracing::info!(files = swept, "removed what an interruption left");
+        }
+        let limits = store::Limits {
+            verdicts: self.keep_verdicts,
+            evidence_bytes: self.keep_evidence.saturating_mul(1024 * 1024),
+        };
+        store.prune(&limits, http::now())?;
+        let now = OffsetDateTime::now_utc();
+        if setup::renew(&store, now)? {
+            tracing::info!("the server's certificate was made anew");
+        }
+        let tls = tls::config(&dir.join(setup::SERVER), &dir.join(setup::SERVER_KEY)).map_err(|e| {
+            Failure::new("certificate", escape(e.to_string().as_bytes()))
+                .hint("restore server.pem and server.key, or make a new directory with --init")
+        })?;
+        let nonces = nonce::Nonces::new(setup::nonce_key(dir)?, self.nonce_lifetime);
+        let settings = http::Settings {
+            read: self
+                .read_token
+                .as_deref()
+                .map_or(http::ReadAccess::Loopback, http::ReadAccess::token),
+            // At most 512 MiB: fits any usize.
+            max_evidence: usize::try_from(self.max_evidence * 1024 * 1024).unwrap_or(usize::MAX),
+            upload: Duration::from_secs(self.upload_timeout),
+            stale_after: self.stale_after,
+        };
+        let judge = Arc::new(judge::Judge::new(Arc::clone(&store), limits));
+        let app = Arc::new(http::App::new(
+            Arc::clone(&store),
+            nonces,
+            judge,
+            setup::verdict_key(dir)?,
+            settings,
+        ));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::new("io", format!("starting threads: {e}")))?;
+        let result = runtime.block_on(async {
+            let listener = listen(&self.listen).await?;
+            let address = listener
+                .local_addr()
+                .map_err(|e| Failure::new("io", format!("listening: {e}")))?;
+            let stop = stop_signal()?;
+            announce(address, out)?;
+            tracing::info!(%address, dir = %dir.display(), nodes = store.nodes()?.len(), "serving");
+            tls::serve(listener, tls, http::router(app), stop).await;
+            tracing::info!("ended");
+            Ok(Status::Clean)
+        });
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        result
+    }
+}
+
+/// One service on a directory: two would sweep away each other's evidence. Held until the process ends, however it ends.
+fn lock(dir: &Path) -> Result<fs::File, Failure> {
+    let path = dir.join("serve.lock");
+    let file = match store::private_file(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => fs::File::open(&path),
+        other => other,
+    };
+    let file = file.map_err(|e| Failure::file(&path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Failure::new(
+            "busy",
+            format!(
+                "another cgpath serve runs on {}",
+                escape(dir.as_os_str().as_encoded_bytes())
+            ),
+        )),
+        Err(fs::TryLockError::Error(e)) => Err(Failure::file(&path, &e)),
+    }
+}
+
+async fn listen(address: &str) -> Result<tokio::net::TcpListener, Failure> {
+    let shown = escape(address.as_bytes());
+    let addresses: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|e| Failure::new("usage", format!("--listen {shown}: {e}")).hint("--listen 0.0.0.0:8443"))?
+        .collect();
+    tokio::net::TcpListener::bind(&addresses[..]).await.map_err(|e| {
+        Failure::new("io", format!("listening on {shown}: {e}"))
+            .hint("--listen with port 0 takes a free port")
+    })
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let handler = |kind| signal(kind).map_err(|e| Failure::new("io", format!("signals: {e}")));
+    let (mut term, mut int) = (
+        handler(SignalKind::terminate())?,
+        handler(SignalKind::interrupt())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: ending"),
+            _ = int.recv() => tracing::info!("SIGINT: ending"),
+        }
+    })
+}
+
+/// The one line on standard output: scripts wait for it.
+fn announce(address: SocketAddr, out: &mut Output) -> Result<(), Failure> {
+    let url = format!("https://{address}");
+    if out.json() {
+        #[derive(Serialize)]
+        struct Listening<'a> {
+            listening: SocketAddr,
+            url: &'a str,
+            pid: u32,
+        }
+        out.object(&Listening {
+            listening: address,
+            url: &url,
+            pid: std::process::id(),
+        })?;
+    } else {
+        out.line(format_args!("listening on {url}"))?;
+    }
+    out.flush()
+}

@@ -1,0 +1,627 @@
+//! The service's requests and answers.
+//!
+//! Who may do what: anybody may ask for a nonce and hand in evidence, since evidence proves itself by its quote, and
+//! what does not prove itself changes nothing that is kept. Reading is for this machine alone, or for those with the
+//! read token. There is no request that changes an enrolment (see `cgpath node`).
+//! Not here: TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
+
+use super::judge::{Judge, Refusal};
+use super::nonce::Nonces;
+use super::page;
+use super::store::{Store, StoreError, StoredVerdict};
+use super::tls::Peer;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use p256::ecdsa::SigningKey;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+use verifier::Verdict;
+
+/// The id under which the verdict in an answer was kept.
+const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
+/// Bodies that are received at one time; each may be as long as [`Settings::max_evidence`].
+const UPLOADS: usize = 8;
+/// How long an upload waits for its turn.
+const UPLOAD_TURN: Duration = Duration::from_secs(20);
+/// Verdicts in one answer of `history`.
+const HISTORY_PAGE: u32 = 200;
+
+/// Who may read verdicts.
+#[derive(Clone)]
+pub enum ReadAccess {
+    /// Whoever connects from this machine.
+    Loopback,
+    /// Whoever shows the token with this SHA-256, from wherever.
+    Token([u8; 32]),
+}
+
+impl ReadAccess {
+    /// Asks for `token`.
+    pub fn token(token: &str) -> ReadAccess {
+        ReadAccess::Token(Sha256::digest(token).into())
+    }
+}
+
+/// What the command line says.
+#[derive(Clone)]
+pub struct Settings {
+    /// Who may read.
+    pub read: ReadAccess,
+    /// Bytes of evidence.
+    pub max_evidence: usize,
+    /// How long evidence may take to arrive.
+    pub upload: Duration,
+    /// Age in seconds after which a verdict is shown as stale.
+    pub stale_after: u64,
+}
+
+/// Everything that requests share.
+pub struct App {
+    /// What is kept.
+    pub store: Arc<Store>,
+    /// Makes and knows nonces.
+    pub nonces: Nonces,
+    /// Appraises evidence and keeps the result.
+    pub judge: Arc<Judge>,
+    /// Signs verdicts.
+    pub verdict_key: SigningKey,
+    /// See there.
+    pub settings: Settings,
+    uploads: Semaphore,
+    refusals: Mutex<HashMap<String, Refused>>,
+}
+
+/// What was refused in a node's name since the service started: a sign of a wrong key, or of somebody trying.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Refused {
+    /// How often.
+    pub count: u64,
+    /// When last, in unix seconds.
+    pub time: u64,
+    /// Why last: the answer's `kind`.
+    pub kind: &'static str,
+    /// Why last: the answer's `error`.
+    pub error: String,
+}
+
+/// An error answer: `{"error", "kind", "hint"}`, as the command prints its own.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    error: String,
+    hint: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, error: impl Into<String>) -> ApiError {
+        ApiError {
+            status,
+            kind,
+            error: error.into(),
+            hint: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> ApiError {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn unknown_node(name: &str) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, "unknown-node", format!("no node named {name:?} is enrolled here"))
+            .hint("on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key `node` in cgpathd.toml")
+    }
+
+    fn internal(error: &dyn core::fmt::Display) -> ApiError {
+        tracing::error!(%error, "internal error");
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the verifier could not do this; its log says why",
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Object {
+            error: String,
+            kind: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hint: Option<String>,
+        }
+        let retry = matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
+        );
+        let object = Object {
+            error: self.error,
+            kind: self.kind,
+            hint: self.hint,
+        };
+        let mut response = (self.status, Json(object)).into_response();
+        if retry {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> ApiError {
+        match error {
+            StoreError::UnknownNode(name) => ApiError::unknown_node(&name),
+            other => ApiError::internal(&other),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> ApiError {
+        let text = refusal.to_string();
+        let (status, kind, hint) = match &refusal {
+            Refusal::Store(_) => {
+                let Refusal::Store(error) = refusal else {
+                    return ApiError::internal(&text);
+                };
+                return error.into();
+            }
+            Refusal::Evidence(evidence::Error::Incomplete { .. }) => (
+                StatusCode::BAD_REQUEST,
+                "incomplete",
+                "the body ends too early: was the upload cut off?",
+            ),
+            Refusal::Evidence(evidence::Error::Limit { .. }) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "limit",
+                "cgpath serve --max-evidence MIB allows more, up to the format's own limits",
+            ),
+            Refusal::Evidence(_) => (
+                StatusCode::BAD_REQUEST,
+                "malformed",
+                "the body must be evidence in deterministic CBOR, as cgpathd makes it",
+            ),
+            Refusal::UnknownKey { .. } => (
+                StatusCode::FORBIDDEN,
+                "unknown-key",
+                "if this is the node's own key: cgpath node add NAME --ak FINGERPRINT --policy FILE --replace",
+            ),
+            Refusal::Nonce(_) | Refusal::NonceUsed => (
+                StatusCode::FORBIDDEN,
+                "nonce",
+                "ask for a nonce and answer with it once, within its lifetime",
+            ),
+            Refusal::Quote(_) => (
+                StatusCode::FORBIDDEN,
+                "quote",
+                "evidence whose quote does not hold is not kept; the node's last verdict stands",
+            ),
+            Refusal::Unusable(_) => (
+                StatusCode::BAD_REQUEST,
+                "unusable",
+                "the evidence does not fit together",
+            ),
+            Refusal::Policy(detail) => {
+                // Paths of this machine are for its log.
+                tracing::error!(error = %detail, "a policy can not be used: evidence is refused until it can");
+                return ApiError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "policy",
+                    "the verifier's policy for this node can not be used; its log says why",
+                );
+            }
+        };
+        ApiError::new(status, kind, text).hint(hint)
+    }
+}
+
+/// Now, in unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
+
+impl App {
+    /// Ready to serve.
+    pub fn new(
+        store: Arc<Store>,
+        nonces: Nonces,
+        judge: Arc<Judge>,
+        verdict_key: SigningKey,
+        settings: Settings,
+    ) -> App {
+        App {
+            store,
+            nonces,
+            judge,
+            verdict_key,
+            settings,
+            uploads: Semaphore::new(UPLOADS),
+            refusals: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Remembers a refusal; only of nodes that are enrolled, so that strangers can not fill the memory.
+    fn refused(&self, node: &str, error: &ApiError) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = refusals.entry(node.to_owned()).or_default();
+        refused.count += 1;
+        refused.time = now();
+        refused.kind = error.kind;
+        refused.error.clone_from(&error.error);
+    }
+
+    /// What was refused in this node's name.
+    fn refusals_of(&self, node: &str) -> Option<Refused> {
+        self.refusals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(node)
+            .cloned()
+    }
+}
+
+/// All requests.
+pub fn router(app: Arc<App>) -> Router {
+    let reading = Router::new()
+        .route("/", get(index))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{node}/verdict", get(verdict))
+        .route("/v1/nodes/{node}/ear", get(ear))
+        .route("/v1/nodes/{node}/history", get(history))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), may_read));
+    Router::new()
+        .route("/v1/nodes/{node}/nonce", post(nonce))
+        .route("/v1/nodes/{node}/evidence", post(evidence))
+        .route("/healthz", get(health))
+        .merge(reading)
+        .fallback(|| async {
+            ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here")
+                .hint("POST /v1/nodes/{node}/nonce and …/evidence; GET /, /v1/nodes, /v1/nodes/{node}/verdict, …/ear, …/history, /healthz")
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "not with this method")
+        })
+        .layer(middleware::map_response(harden))
+        .with_state(app)
+}
+
+/// Nothing is cached, guessed, framed or loaded from elsewhere, whatever a page holds.
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The token in a request: `Authorization: Bearer TOKEN`, or the password of `Basic`, which browsers ask for.
+fn shown_token(headers: &HeaderMap) -> Option<Vec<u8>> {
+    use base64::Engine;
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().as_bytes().to_vec());
+    }
+    if scheme.eq_ignore_ascii_case("basic") {
+        let pair = base64::engine::general_purpose::STANDARD
+            .decode(rest.trim())
+            .ok()?;
+        let colon = pair.iter().position(|b| *b == b':')?;
+        return Some(pair[colon + 1..].to_vec());
+    }
+    None
+}
+
+async fn may_read(
+    State(app): State<Arc<App>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let refusal = match &app.settings.read {
+        ReadAccess::Loopback if peer.ip().to_canonical().is_loopback() => None,
+        ReadAccess::Loopback => Some(
+            ApiError::new(
+                StatusCode::FORBIDDEN,
+                "read",
+                "verdicts can be read from the verifier's own machine only",
+            )
+            .hint("cgpath serve --read-token TOKEN lets others read who show it"),
+        ),
+        // Digests are compared, so the time that takes tells nothing about the token.
+        ReadAccess::Token(expected) => match shown_token(request.headers()) {
+            Some(token) if <[u8; 32]>::from(Sha256::digest(&token)) == *expected => None,
+            _ => Some(
+                ApiError::new(StatusCode::UNAUTHORIZED, "read", "reading needs the read token").hint(
+                    "Authorization: Bearer TOKEN; in a browser any user name, and the token as password",
+                ),
+            ),
+        },
+    };
+    match refusal {
+        None => next.run(request).await,
+        Some(error) => {
+            let unauthorized = error.status == StatusCode::UNAUTHORIZED;
+            let mut response = error.into_response();
+            if unauthorized {
+                let realm = HeaderValue::from_static("Basic realm=\"cgpath\", charset=\"UTF-8\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+            }
+            response
+        }
+    }
+}
+
+/// Runs what blocks (the store, an appraisal) where it may.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .map_err(|error| ApiError::internal(&error))
+}
+
+async fn health(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
+    blocking(move || app.store.meta("server-names")).await??;
+    Ok("ok\n")
+}
+
+#[derive(Serialize)]
+struct NonceAnswer {
+    nonce: String,
+    expires: u64,
+}
+
+async fn nonce(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Json<NonceAnswer>, ApiError> {
+    blocking(move || {
+        app.store.node(&node)?;
+        let (nonce, expires) = app
+            .nonces
+            .make(&node, now())
+            .map_err(|error| ApiError::internal(&error))?;
+        Ok(Json(NonceAnswer {
+            nonce: hex::encode(nonce),
+            expires,
+        }))
+    })
+    .await?
+}
+
+/// Reads a whole body within bounds of size and time.
+async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let limit = app.settings.max_evidence;
+    let too_long = || {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "limit",
+            format!("evidence may have {limit} bytes here"),
+        )
+        .hint("cgpath serve --max-evidence MIB allows more")
+    };
+    let stated = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<u64>().ok());
+    if stated.is_some_and(|n| n > limit as u64) {
+        return Err(too_long());
+    }
+    match tokio::time::timeout(app.settings.upload, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+            while let Some(cause) = source {
+                if cause.is::<http_body_util::LengthLimitError>() {
+                    return Err(too_long());
+                }
+                source = cause.source();
+            }
+            Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "incomplete",
+                format!("the body could not be read: {error}"),
+            ))
+        }
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            format!(
+                "the body did not arrive within {} s",
+                app.settings.upload.as_secs()
+            ),
+        )),
+    }
+}
+
+async fn evidence(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    {
+        let (app, node) = (Arc::clone(&app), node.clone());
+        blocking(move || app.store.node(&node)).await??;
+    }
+    let result = async {
+        let Ok(Ok(_turn)) = tokio::time::timeout(UPLOAD_TURN, app.uploads.acquire()).await else {
+            return Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "too many uploads at once; try again",
+            ));
+        };
+        let bytes = receive(&app, &headers, body).await?;
+        // Held until the verdict is kept: two answers of one node are judged one after the other.
+        let judge = Arc::clone(&app.judge);
+        let gate = judge.gate(&node);
+        let _gate = gate.lock().await;
+        let (app, node) = (Arc::clone(&app), node.clone());
+        blocking(move || app.judge.submit(&app.nonces, &node, &bytes, now()))
+            .await?
+            .map_err(ApiError::from)
+    }
+    .await;
+    match result {
+        Ok(kept) => {
+            tracing::info!(node, peer = %peer, id = kept.id, trusted = kept.trusted, "verdict");
+            let mut response = ([(header::CONTENT_TYPE, "application/json")], kept.verdict).into_response();
+            response
+                .headers_mut()
+                .insert(VERDICT_ID, HeaderValue::from(kept.id));
+            Ok(response)
+        }
+        Err(error) => {
+            tracing::warn!(node, peer = %peer, kind = error.kind, error = error.error, "evidence refused");
+            app.refused(&node, &error);
+            Err(error)
+        }
+    }
+}
+
+fn last(app: &App, node: &str) -> Result<StoredVerdict, ApiError> {
+    app.store.node(node)?;
+    app.store.last_verdict(node)?.ok_or_else(|| {
+        let error = format!("{node} is enrolled and has sent no evidence yet");
+        ApiError::new(StatusCode::NOT_FOUND, "no-verdict", error)
+            .hint("on the node: systemctl status cgpathd; [verifier] url and ca in cgpathd.toml")
+    })
+}
+
+async fn verdict(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+) -> Result<Json<StoredVerdict>, ApiError> {
+    blocking(move || last(&app, &node).map(Json)).await?
+}
+
+/// The last verdict as a signed attestation result. `iat` is when it was reached: whoever relies on it judges its age.
+async fn ear(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Response, ApiError> {
+    blocking(move || {
+        let last = last(&app, &node)?;
+        let verdict: Verdict =
+            serde_json::from_str(last.verdict.get()).map_err(|error| ApiError::internal(&error))?;
+        let token = verifier::ear::token(&verdict, Some(&last.nonce), &app.verdict_key)
+            .map_err(|error| ApiError::internal(&error))?;
+        // RFC 9782 section 5: an EAT as a JWT.
+        Ok(([(header::CONTENT_TYPE, "application/eat+jwt")], token).into_response())
+    })
+    .await?
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryQuery {
+    limit: Option<u32>,
+    before: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct History {
+    /// The newest first.
+    verdicts: Vec<StoredVerdict>,
+    /// To be given as `before` for older ones; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<i64>,
+}
+
+async fn history(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<History>, ApiError> {
+    let Query(query) = query.map_err(|e| {
+        ApiError::new(StatusCode::BAD_REQUEST, "query", e.body_text()).hint("?limit=N&before=ID")
+    })?;
+    let limit = query.limit.unwrap_or(HISTORY_PAGE).clamp(1, HISTORY_PAGE);
+    blocking(move || {
+        app.store.node(&node)?;
+        // One more than asked for tells whether there are older ones.
+        let mut verdicts = app.store.history(&node, limit + 1, query.before)?;
+        let more = verdicts.len() > limit as usize;
+        verdicts.truncate(limit as usize);
+        let next = if more { verdicts.last().map(|v| v.id) } else { None };
+        Ok(Json(History { verdicts, next }))
+    })
+    .await?
+}
+
+/// One node in `GET /v1/nodes`.
+#[derive(Serialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub name: String,
+    /// TPM Name of its key.
+    pub ak: String,
+    /// Digest of the policy that is enrolled.
+    pub policy_digest: String,
+    /// When it was enrolled, in unix seconds.
+    pub added: u64,
+    /// Age of the last verdict, in seconds.
+    pub age: Option<u64>,
+    /// Whether there is no verdict, or none that is young enough.
+    pub stale: bool,
+    /// The last verdict.
+    pub last: Option<StoredVerdict>,
+    /// What was refused in its name since the service started.
+    pub refused: Option<Refused>,
+}
+
+fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
+    let now = now();
+    app.store
+        .nodes()?
+        .into_iter()
+        .map(|node| {
+            let last = app.store.last_verdict(&node.name)?;
+            let age = last.as_ref().map(|v| now.saturating_sub(v.time));
+            Ok(NodeSummary {
+                refused: app.refusals_of(&node.name),
+                name: node.name,
+                ak: node.ak_name,
+                policy_digest: node.policy_digest,
+                added: node.added,
+                age,
+                stale: age.is_none_or(|age| age > app.settings.stale_after),
+                last,
+            })
+        })
+        .collect()
+}
+
+async fn nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<NodeSummary>>, ApiError> {
+    blocking(move || Ok(Json(summaries(&app)?))).await?
+}
+
+async fn index(State(app): State<Arc<App>>) -> Result<Html<String>, ApiError> {
+    blocking(move || {
+        Ok(Html(page::page(
+            &summaries(&app)?,
+            now(),
+            app.settings.stale_after,
+        )))
+    })
+    .await?
+}
