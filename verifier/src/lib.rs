@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod appraise;
+pub mod ear;
 pub mod report;
 #[cfg(feature = "test-support")]
 pub mod testing;

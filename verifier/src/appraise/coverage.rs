@@ -10,14 +10,18 @@ use super::{
     quote::Quoted,
     view::Line,
 };
-use evidence::{Bank, Digest};
+use evidence::{
+    Bank, Digest, Entry,
+    list::ListEntry,
+    replay::{self, Fill, Register},
+};
 use policy::{PaddedBanks, Policy};
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
 pub(crate) const PCR: u32 = 10;
 
 /// How many extends a failed replay may spend to name an entry that was listed and never extended.
-const DIAGNOSIS_BUDGET: usize = 4_000_000;
+const DIAGNOSIS_BUDGET: usize = 2_000_000;
 
 /// What the quote covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,92 +38,97 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V2, Subject::Node, text)
 }
 
-/// One way to replay: the quoted banks, and which of them are padded.
-struct Replay<'a> {
-    banks: &'a [Bank],
-    padded: &'a [Bank],
-}
-
-impl Replay<'_> {
-    fn start(&self) -> Vec<Digest> {
-        self.banks.iter().map(|bank| Digest::zero(*bank)).collect()
-    }
-
-    /// Extends all banks by one entry; `None` if a digest that is needed is not there.
-    fn step(&self, pcrs: &mut [Digest], line: &Line) -> Option<()> {
-        let pcr = line.pcr?;
-        if pcr != PCR {
-            return Some(());
-        }
-        for pcr in pcrs {
-            let bank = pcr.bank();
-            *pcr = pcr.extend(&line.extension(bank, self.padded.contains(&bank))?);
-        }
-        Some(())
-    }
-
-    /// The longest prefix that gives the quoted digest, and the registers after it.
-    fn longest(&self, lines: &[Line], quoted: &Quoted) -> Option<(usize, Vec<Digest>)> {
-        let mut pcrs = self.start();
-        let mut found = quoted.is_of(&pcrs).then(|| (0, pcrs.clone()));
-        for (index, line) in lines.iter().enumerate() {
-            if self.step(&mut pcrs, line).is_none() {
-                break;
-            }
-            if quoted.is_of(&pcrs) {
-                found = Some((index + 1, pcrs.clone()));
-            }
-        }
-        found
-    }
-
-    fn after(&self, lines: &[Line]) -> Option<Vec<Digest>> {
-        let mut pcrs = self.start();
-        lines.iter().try_for_each(|line| self.step(&mut pcrs, line))?;
-        Some(pcrs)
-    }
-
-    /// The entry without which the rest of the list gives the quoted digest, if it is among the latest ones.
-    fn never_extended(&self, lines: &[Line], quoted: &Quoted) -> Option<usize> {
-        let mut spent = 0;
-        let mut from = lines.len();
-        while from > 0 && spent + (lines.len() - from) <= DIAGNOSIS_BUDGET {
-            spent += lines.len() - from;
-            from -= 1;
-        }
-        let mut before = self.after(lines.get(..from)?)?;
-        for index in from..lines.len() {
-            let mut pcrs = before.clone();
-            let mut rest = lines.get(index + 1..)?.iter();
-            loop {
-                if quoted.is_of(&pcrs) {
-                    return Some(index);
-                }
-                match rest.next() {
-                    Some(line) => self.step(&mut pcrs, line)?,
-                    None => break,
-                }
-            }
-            self.step(&mut before, lines.get(index)?)?;
-        }
-        None
-    }
-}
-
-/// All subsets of the banks that a kernel can pad, the empty one first.
-fn paddings(banks: &[Bank]) -> Vec<Vec<Bank>> {
+/// All ways in which a kernel can have made what it extended into these banks, the usual one first.
+fn fillings(banks: &[Bank]) -> Vec<Vec<Fill>> {
     let mut all = vec![Vec::new()];
-    for bank in banks.iter().filter(|bank| **bank != Bank::Sha1) {
-        let with: Vec<Vec<Bank>> = all
+    for bank in banks {
+        let ways: &[Fill] = if *bank == Bank::Sha1 {
+            &[Fill::Hashed]
+        } else {
+            &Fill::ALL
+        };
+        all = ways
             .iter()
-            .map(|set| [set.as_slice(), &[*bank]].concat())
+            .flat_map(|way| all.iter().map(|fills| [fills.as_slice(), &[*way]].concat()))
             .collect();
-        all.extend(with);
     }
     all
 }
 
+/// The registers before the first entry and after each one, as far as the list can be replayed.
+fn registers<'a>(
+    list: &'a [Entry],
+    banks: &[Bank],
+    fills: &[Fill],
+) -> impl Iterator<Item = Vec<Digest>> + 'a {
+    let mut lanes: Vec<_> = banks
+        .iter()
+        .zip(fills)
+        .map(|(bank, fill)| replay::values(list, PCR, *bank, *fill))
+        .collect();
+    core::iter::from_fn(move || {
+        lanes
+            .iter_mut()
+            .map(|lane| lane.next()?.ok())
+            .collect::<Option<Vec<Digest>>>()
+    })
+    .take(if banks.is_empty() { 0 } else { list.len() + 1 })
+}
+
+/// The longest prefix that gives the quoted digest, and the registers after it.
+fn longest(list: &[Entry], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
+    registers(list, &quoted.banks, fills)
+        .enumerate()
+        .filter(|(_, pcrs)| quoted.is_of(pcrs))
+        .last()
+}
+
+/// The entry without which the rest of the list gives the quoted digest, if it is among the latest ones.
+fn never_extended(list: &[Entry], quoted: &Quoted) -> Option<usize> {
+    let entries: Vec<ListEntry<&[u8]>> = list
+        .iter()
+        .map_while(|entry| match entry {
+            Entry::Full(record) => ListEntry::from_canonical(0, record.as_slice()).ok(),
+            Entry::Opaque { .. } => None,
+        })
+        .collect();
+    let push = |registers: &mut [Register], entry: &ListEntry<&[u8]>| {
+        if entry.pcr() == PCR {
+            registers.iter_mut().for_each(|register| register.push(entry));
+        }
+    };
+    let is_quoted = |registers: &[Register]| {
+        quoted.is_of(&registers.iter().map(Register::value).collect::<Vec<Digest>>())
+    };
+    let (mut from, mut spent) = (entries.len(), 0);
+    while from > 0 && spent + (entries.len() - from) <= DIAGNOSIS_BUDGET {
+        spent += entries.len() - from;
+        from -= 1;
+    }
+    let mut before: Vec<Register> = quoted
+        .banks
+        .iter()
+        .map(|bank| Register::new(*bank, Fill::Hashed))
+        .collect();
+    entries
+        .iter()
+        .take(from)
+        .for_each(|entry| push(&mut before, entry));
+    for (index, skipped) in entries.iter().enumerate().skip(from) {
+        let mut registers = before.clone();
+        for entry in entries.iter().skip(index + 1) {
+            push(&mut registers, entry);
+            if is_quoted(&registers) {
+                return Some(index);
+            }
+        }
+        push(&mut before, skipped);
+    }
+    None
+}
+
 pub(crate) fn check(
+    list: &[Entry],
     lines: &[Line],
     quoted: &Quoted,
     policy: &Policy,
@@ -145,14 +154,16 @@ pub(crate) fn check(
     for (index, line) in lines.iter().enumerate() {
         line.check(index, findings);
     }
-    for padded in paddings(banks) {
-        let replay = Replay {
-            banks,
-            padded: &padded,
-        };
-        let Some((entries, pcrs)) = replay.longest(lines, quoted) else {
+    for fills in fillings(banks) {
+        let Some((entries, pcrs)) = longest(list, quoted, &fills) else {
             continue;
         };
+        let padded: Vec<Bank> = banks
+            .iter()
+            .zip(&fills)
+            .filter(|(_, fill)| **fill != Fill::Hashed)
+            .map(|(bank, _)| *bank)
+            .collect();
         for bank in &padded {
             let text = format!(
                 "the kernel extended a padded SHA-1 in the bank {bank}: it had no such hash when it booted"
@@ -180,8 +191,7 @@ pub(crate) fn check(
             padded,
         });
     }
-    let replay = Replay { banks, padded: &[] };
-    let finding = match replay.never_extended(lines, quoted) {
+    let finding = match never_extended(list, quoted) {
         Some(index) => {
             fail("extend-lost: the entry stands in the list and the register was never extended with it")
                 .at_index(index)
@@ -202,16 +212,15 @@ pub(crate) fn check(
 
 /// V4: within a boot coverage never shrinks, and what was covered is still the same.
 pub(crate) fn continues(
-    lines: &[Line],
+    list: &[Entry],
     coverage: &Coverage,
     before: &NodeState,
     findings: &mut Vec<Finding>,
 ) {
     let fail = |text: &str| Finding::fail(Rule::V4, Subject::Node, text);
-    let Some(prefix) = usize::try_from(before.covered)
+    let Some(covered) = usize::try_from(before.covered)
         .ok()
         .filter(|n| *n <= coverage.entries)
-        .and_then(|n| lines.get(..n))
     else {
         findings.push(
             fail("the quote covers less than the one before it")
@@ -221,15 +230,12 @@ pub(crate) fn continues(
         return;
     };
     let banks: Vec<Bank> = before.pcrs.iter().map(Digest::bank).collect();
-    let same = paddings(&banks).iter().any(|padded| {
-        Replay {
-            banks: &banks,
-            padded,
-        }
-        .after(prefix)
-        .is_some_and(|pcrs| pcrs == before.pcrs)
+    let is_same = fillings(&banks).iter().any(|fills| {
+        registers(list, &banks, fills)
+            .nth(covered)
+            .is_some_and(|pcrs| pcrs == before.pcrs)
     });
-    if !same || banks.is_empty() {
+    if !is_same {
         findings.push(fail(
             "the part of the list that was covered before is another one now",
         ));

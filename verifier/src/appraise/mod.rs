@@ -97,7 +97,7 @@ pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Resu
     let lines = view::lines(evidence);
     let coverage = quoted
         .as_ref()
-        .and_then(|quoted| coverage::check(&lines, quoted, policy, &mut findings));
+        .and_then(|quoted| coverage::check(&evidence.list, &lines, quoted, policy, &mut findings));
     // Where the quote covers nothing the node is untrusted; what else is wrong is still worth saying.
     let covered = coverage.as_ref().map_or(lines.len(), |c| c.entries);
     template::check(&lines, covered, evidence.tier, policy, &mut findings);
@@ -112,7 +112,7 @@ pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Resu
     if let (Some(before), Some(coverage), Relation::SameBoot | Relation::Kexec) =
         (&context.previous, &coverage, relation)
     {
-        coverage::continues(&lines, coverage, before, &mut findings);
+        coverage::continues(&evidence.list, coverage, before, &mut findings);
     }
 
     let is_recorded =

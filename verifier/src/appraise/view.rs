@@ -35,7 +35,7 @@ pub(crate) struct Line {
 
 /// Decodes the list, with template digests in all banks of the records and of what may be quoted.
 pub(crate) fn lines(evidence: &Evidence) -> Vec<Line> {
-    let templates = Templates::default();
+    let templates = Templates::builtin();
     let mut banks: Vec<Bank> = vec![Bank::Sha1, Bank::Sha256];
     let records = evidence.partitions.iter().flat_map(|log| &log.records);
     banks.extend(records.flat_map(|record| &record.digests).map(Digest::bank));
@@ -46,7 +46,7 @@ pub(crate) fn lines(evidence: &Evidence) -> Vec<Line> {
         .list
         .iter()
         .enumerate()
-        .map(|(index, entry)| Line::new(index as u64, entry, &banks, &templates))
+        .map(|(index, entry)| Line::new(index as u64, entry, &banks, templates))
         .collect()
 }
 
@@ -153,16 +153,5 @@ impl Line {
             self.padded(bank)
         };
         self.stated(bank).cloned().into_iter().chain(padded).collect()
-    }
-
-    /// What the register is extended with in `bank`; `None` if that cannot be known.
-    pub(crate) fn extension(&self, bank: Bank, is_padded: bool) -> Option<Digest> {
-        if self.violation {
-            Some(Digest::ones(bank))
-        } else if is_padded {
-            self.padded(bank)
-        } else {
-            self.stated(bank).cloned()
-        }
     }
 }

@@ -1,0 +1,179 @@
+//! A verdict as a signed EAT attestation result: a JWT that relying parties of other makes understand.
+//!
+//! Pure. Claims: draft-ietf-rats-ear-04; values of the trustworthiness vector: draft-ietf-rats-ar4si; JWT: RFC 7519 with
+//! ES256 (RFC 7518 section 3.4). Promise: nothing is affirmed that a bypass or a learned value made possible.
+//! Not here: where the key comes from.
+
+use crate::appraise::{Rule, Severity, State, Verdict};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use p256::ecdsa::{Signature, SigningKey, signature::Signer};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// `eat_profile`: the revision of the draft that the claims follow.
+pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
+
+/// The submodule that speaks of the node; a pod's is called by its UID.
+pub const NODE: &str = "node";
+
+#[derive(Serialize)]
+struct Header {
+    alg: &'static str,
+    typ: &'static str,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    eat_profile: &'static str,
+    iat: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eat_nonce: Option<String>,
+    ear_verifier_id: VerifierId,
+    submods: BTreeMap<String, Appraisal<'a>>,
+}
+
+#[derive(Serialize)]
+struct VerifierId {
+    developer: &'static str,
+    build: &'static str,
+}
+
+#[derive(Serialize)]
+struct Appraisal<'a> {
+    ear_status: Tier,
+    ear_trustworthiness_vector: Vector,
+    ear_appraisal_policy_ids: [String; 1],
+    ear_verifier_claims: OwnClaims<'a>,
+}
+
+/// AR4SI's tiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Tier {
+    None,
+    Affirming,
+    Warning,
+    Contraindicated,
+}
+
+/// AR4SI's claims, each in its tier: 0 none, 2 to 31 affirming, 32 to 95 warning, 96 and more contraindicated.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Vector {
+    instance_identity: i8,
+    configuration: i8,
+    executables: i8,
+}
+
+/// What EAR has no claim for.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct OwnClaims<'a> {
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    learned: bool,
+    dangerous: &'a [String],
+    failed_rules: Vec<Rule>,
+}
+
+/// The verdict as a JWT, signed by `key`. `nonce` is the request's, where there was one.
+///
+/// # Errors
+/// Those of the JSON encoder.
+pub fn token(verdict: &Verdict, nonce: Option<&[u8]>, key: &SigningKey) -> Result<String, serde_json::Error> {
+    let part = |value: Vec<u8>| URL_SAFE_NO_PAD.encode(value);
+    let header = part(serde_json::to_vec(&Header {
+        alg: "ES256",
+        typ: "JWT",
+    })?);
+    let claims = part(serde_json::to_vec(&claims(verdict, nonce))?);
+    let message = format!("{header}.{claims}");
+    let signature: Signature = key.sign(message.as_bytes());
+    Ok(format!("{message}.{}", part(signature.to_vec())))
+}
+
+fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
+    let failed = |findings: &[crate::Finding]| {
+        let mut rules: Vec<Rule> = findings
+            .iter()
+            .filter(|f| f.severity == Severity::Fail)
+            .map(|f| f.rule)
+            .collect();
+        rules.sort_unstable();
+        rules.dedup();
+        rules
+    };
+    let node_rules = failed(&verdict.node.findings);
+    // 2: recognised; 99: its signature, or what it signed, does not verify.
+    let instance_identity = if node_rules.contains(&Rule::V1) { 99 } else { 2 };
+    // 2: as approved; 36: elements of it were not looked at.
+    let configuration = if verdict.dangerous.is_empty() && verdict.relaxations.is_empty() {
+        2
+    } else {
+        36
+    };
+    let appraisal = |state, learned, name, failed_rules| {
+        let executables = match state {
+            // 2: approved; 33: some were not recognised by anybody but the log that they were learned from.
+            State::Trusted => {
+                if learned {
+                    33
+                } else {
+                    2
+                }
+            }
+            State::Untrusted | State::Unknown => 96,
+            State::PredatesCollector => 0,
+        };
+        let worst = [instance_identity, configuration, executables]
+            .into_iter()
+            .max()
+            .unwrap_or(99);
+        let ear_status = match (state, worst) {
+            (State::Untrusted | State::Unknown, _) | (_, 96..) => Tier::Contraindicated,
+            (State::PredatesCollector, _) => Tier::None,
+            (State::Trusted, 32..) => Tier::Warning,
+            (State::Trusted, _) => Tier::Affirming,
+        };
+        Appraisal {
+            ear_status,
+            ear_trustworthiness_vector: Vector {
+                instance_identity,
+                configuration,
+                executables,
+            },
+            ear_appraisal_policy_ids: [verdict.policy.to_string()],
+            ear_verifier_claims: OwnClaims {
+                state,
+                name,
+                learned,
+                dangerous: &verdict.dangerous,
+                failed_rules,
+            },
+        }
+    };
+    let mut submods = BTreeMap::new();
+    let node = &verdict.node;
+    submods.insert(
+        NODE.to_owned(),
+        appraisal(node.state, verdict.learned, Some(node.name.as_str()), node_rules),
+    );
+    for pod in &verdict.pods {
+        let rules = failed(&pod.findings);
+        submods.insert(
+            pod.uid.to_string(),
+            appraisal(pod.state, pod.learned, pod.name.as_deref(), rules),
+        );
+    }
+    Claims {
+        eat_profile: PROFILE,
+        iat: verdict.time,
+        eat_nonce: nonce.map(|nonce| URL_SAFE_NO_PAD.encode(nonce)),
+        ear_verifier_id: VerifierId {
+            developer: "ima-cgpath",
+            build: concat!("cgpath ", env!("CARGO_PKG_VERSION")),
+        },
+        submods,
+    }
+}
