@@ -8,6 +8,7 @@ use super::template::{Field, Format, IMA, Template, Templates, check_name};
 use super::{FieldValue, IMA_DIGEST_LEN, ListEntry, Listed, Value};
 use crate::{Error, Result};
 use bytes::Bytes;
+use std::borrow::Cow;
 
 /// Reads one line without its newline. `terminated` says whether a newline followed: if not, the line may be cut.
 pub(super) fn parse_line(
@@ -292,101 +293,54 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     /// [`Unsafe::Byte`] for names that would break or forge a line: blanks, control characters, DEL. The kernel
     /// itself writes them as they are.
     pub fn to_ascii(&self, templates: &Templates) -> Result<Vec<u8>, Unsafe> {
-        let mut line = self.ascii_start();
+        let mut line = self.ascii_start().into_bytes();
         for field in self.fields(templates)? {
-            line.push(b' ');
-            if let Some(text) = self.field_text(&field)? {
-                if let Some(at) = text.iter().position(|b| *b <= b' ' || *b == 0x7f) {
-                    let byte = text[at];
-                    return Err(Unsafe::Byte {
-                        index: self.index(),
-                        field: field.field.id(),
-                        at,
-                        byte,
-                    });
-                }
-                line.extend_from_slice(&text);
+            let text = field.ascii()?;
+            if let Some(at) = text.iter().position(|b| *b <= b' ' || *b == 0x7f) {
+                let (index, field, byte) = (self.index(), field.field.id(), text[at]);
+                return Err(Unsafe::Byte {
+                    index,
+                    field,
+                    at,
+                    byte,
+                });
             }
+            line.push(b' ');
+            line.extend_from_slice(&text);
         }
         Ok(line)
     }
 
-    /// The entry as [`ListEntry::to_ascii`] has it, with every byte that could break a line, a column or a terminal
-    /// replaced by [`escape_text`]: for people's eyes, not for machines.
+    /// The PCR, the listed digest and the template's name as an ASCII list has them, up to the blank before the first
+    /// field.
+    pub fn ascii_start(&self) -> String {
+        let name = self.template_name().escape_ascii();
+        format!("{:2} {} {name}", self.pcr(), hex::encode(self.listed_digest()))
+    }
+}
+
+impl<'a> FieldValue<'a> {
+    /// The field's column in an ASCII list, raw: names can hold any byte but NUL.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the data is not its template's fields.
-    pub fn to_escaped_ascii(&self, templates: &Templates) -> Result<String> {
-        let mut line = self.ascii_start().escape_ascii().to_string();
-        for field in self.fields(templates)? {
-            line.push(' ');
-            if let Some(text) = self.field_text(&field)? {
-                escape_text(&text, &mut line);
-            }
-        }
-        Ok(line)
-    }
-
-    fn ascii_start(&self) -> Vec<u8> {
-        let mut line = format!("{:2} {} ", self.pcr(), hex::encode(self.listed_digest())).into_bytes();
-        line.extend(self.template_name());
-        line
-    }
-
-    fn field_text<'a>(&self, field: &FieldValue<'a>) -> Result<Option<std::borrow::Cow<'a, [u8]>>> {
-        Ok(match field.value()? {
-            Value::Empty => None,
-            Value::Text(text) => Some(text.into()),
-            Value::Raw(bytes) => Some(hex::encode(bytes).into_bytes().into()),
-            Value::Number(number) => Some(number.to_string().into_bytes().into()),
+    /// As [`FieldValue::value`].
+    pub fn ascii(&self) -> Result<Cow<'a, [u8]>> {
+        Ok(match self.value()? {
+            Value::Empty => Cow::Borrowed(&[]),
+            Value::Text(text) => Cow::Borrowed(text),
+            Value::Raw(bytes) => Cow::Owned(hex::encode(bytes).into_bytes()),
+            Value::Number(number) => Cow::Owned(number.to_string().into_bytes()),
             Value::Digest(digest) => {
                 let kind = digest.kind.map(|k| format!("{}:", k.name())).unwrap_or_default();
                 // Old kernels print no name for SHA-1 and MD5 where the field has none.
-                let named = field.field != Field::D && field.bytes.first() != Some(&b':');
+                let named = self.field != Field::D && self.bytes.first() != Some(&b':');
                 let name = if named {
                     format!("{}:", digest.algorithm.name())
                 } else {
                     String::new()
                 };
-                Some(
-                    format!("{kind}{name}{}", hex::encode(digest.bytes))
-                        .into_bytes()
-                        .into(),
-                )
+                Cow::Owned(format!("{kind}{name}{}", hex::encode(digest.bytes)).into_bytes())
             }
         })
     }
-}
-
-/// Appends `text` with blanks, control characters, backslashes, characters that cannot be seen or that change the
-/// direction of text, and bytes that are not UTF-8 written as `\xHH` or `\u{HHHH}` (`\n`, `\t`, `\r`, `\\` where
-/// there is a short form): one column on one line, readable back, harmless on a terminal.
-pub fn escape_text(text: &[u8], out: &mut String) {
-    for chunk in text.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '!'..='~' => out.push(c),
-                c if c.is_ascii() => out.push_str(&format!("\\x{:02x}", c as u32)),
-                c if c.is_control() || c.is_whitespace() || is_invisible(c) => {
-                    out.push_str(&format!("\\u{{{:x}}}", c as u32));
-                }
-                c => out.push(c),
-            }
-        }
-        for b in chunk.invalid() {
-            out.push_str(&format!("\\x{b:02x}"));
-        }
-    }
-}
-
-/// Format characters (direction, joiners, tags), variation selectors, private use, and what is no character.
-fn is_invisible(c: char) -> bool {
-    matches!(c as u32,
-        0xad | 0x34f | 0x61c | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x180b..=0x180f | 0x200b..=0x200f
-        | 0x202a..=0x202e | 0x2060..=0x206f | 0x3164 | 0xe000..=0xf8ff | 0xfe00..=0xfe0f | 0xfeff | 0xffa0
-        | 0xfff0..=0xffff | 0xe0000..=0x10ffff)
 }

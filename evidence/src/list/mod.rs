@@ -23,7 +23,7 @@ mod decode;
 mod template;
 
 pub use algorithm::{Algorithm, DigestKind, FileDigest};
-pub use ascii::{Unsafe, escape_text};
+pub use ascii::Unsafe;
 pub use decode::{ByteOrder, Decoder, Form, Format, Layout, Limits, MAX_PCR};
 pub use template::{BUILTIN, Field, MAX_FIELDS, MAX_TEMPLATE_NAME_LEN, Template, Templates};
 

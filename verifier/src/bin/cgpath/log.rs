@@ -1,17 +1,473 @@
 //! `cgpath log`: what stands in a measurement list, without judging it.
+//!
+//! Promises: lists are read as a stream, in bounded memory but for the numbers of entries whose digests differ; what
+//! is printed is escaped. Not here: reading of lists (`evidence::list`), registers (`evidence::replay`).
 
-use crate::output::{Failure, Output, Status};
+use crate::output::{Colour, Failure, Output, Status, escape};
+use evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
+use evidence::list::{Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value};
+use evidence::replay::Replay;
+use evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 /// Shows, replays and partitions measurement lists.
 #[derive(clap::Subcommand)]
-pub enum Log {}
+pub enum Log {
+    /// Prints one line for each entry
+    ///
+    /// The line is the kernel's ASCII form with unsafe bytes of names escaped: blanks and control characters as \xHH.
+    #[command(after_help = "\
+Examples:
+  cgpath log show /sys/kernel/security/ima/binary_runtime_measurements
+  cgpath log show list.bin --json | jq -r '.fields[\"n-ng\"]'")]
+    Show {
+        #[command(flatten)]
+        input: Input,
+    },
+    /// Recomputes every digest and the registers that the list leads to
+    #[command(after_help = "\
+Examples:
+  cgpath log replay /sys/kernel/security/ima/binary_runtime_measurements
+  cgpath log replay ascii_runtime_measurements --format ascii --json | jq .pcrs
+
+Exit codes: 0 all digests are right, 1 one is not, 2 not readable as a measurement list.")]
+    Replay {
+        #[command(flatten)]
+        input: Input,
+    },
+    /// Counts the entries of each pod, by the cgroup paths in the list
+    ///
+    /// Only templates with a cg-path field have paths; entries of others are unattributed. Pods whose entries show no
+    /// container runtime among their ancestors are named as suspect too.
+    #[command(after_help = "Example:\n  cgpath log partition binary_runtime_measurements_sha256 --json")]
+    Partition {
+        #[command(flatten)]
+        input: Input,
+        /// A further executable that starts containers: its name or its whole path, `*` at its end for anything
+        #[arg(long = "runtime", value_name = "NAME")]
+        runtimes: Vec<String>,
+    },
+}
+
+/// Where a list is, and how to read it.
+#[derive(clap::Args)]
+pub struct Input {
+    /// The measurement list; `-` for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// How to read it
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    format: FormatArg,
+    /// A template that no kernel of ours knows, by its fields: `ima-own=d-ng|n-ng|sig`
+    #[arg(long = "template", value_name = "NAME=FIELDS", value_parser = parse_template)]
+    templates: Vec<(String, String)>,
+}
+
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+enum FormatArg {
+    /// Whatever the first bytes show.
+    Auto,
+    /// The kernel's binary form, of any byte order and bank.
+    Binary,
+    /// The kernel's ASCII form.
+    Ascii,
+}
+
+fn parse_template(text: &str) -> Result<(String, String), String> {
+    let (name, fields) = text.split_once('=').ok_or("expected NAME=FIELDS")?;
+    Templates::default().define(name, fields)?;
+    Ok((name.to_owned(), fields.to_owned()))
+}
 
 impl Log {
     /// Runs the subcommand.
     ///
     /// # Errors
     /// Files that cannot be read as a measurement list.
-    pub fn run(self, _: &mut Output) -> Result<Status, Failure> {
-        match self {}
+    pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        match self {
+            Log::Show { input } => show(&input, out),
+            Log::Replay { input } => replay(&input, out),
+            Log::Partition { input, runtimes } => partition(&input, &runtimes, out),
+        }
     }
+}
+
+/// How much is read at once.
+const CHUNK_LEN: usize = 256 * 1024;
+
+impl Input {
+    /// Calls `each` for every entry with its fields. If the list ends inside of an entry, that error is given back,
+    /// so that what came before can be shown.
+    fn read(
+        &self,
+        mut each: impl FnMut(&ListEntry, &[FieldValue]) -> Result<(), Failure>,
+    ) -> Result<Option<Failure>, Failure> {
+        let mut templates = Templates::default();
+        for (name, fields) in &self.templates {
+            templates
+                .define(name, fields)
+                .map_err(|why| Failure::new("usage", why))?;
+        }
+        let mut decoder = Decoder::new(match self.format {
+            FormatArg::Auto => Format::Auto,
+            FormatArg::Binary => Format::Binary(None),
+            FormatArg::Ascii => Format::Ascii,
+        })
+        .with_templates(templates.clone());
+        let mut source = self.open()?;
+        let mut chunk = vec![0; CHUNK_LEN];
+        let mut ended = false;
+        while !ended {
+            match source.read(&mut chunk) {
+                Ok(0) => {
+                    ended = true;
+                    decoder.end();
+                }
+                Ok(len) => decoder.feed(&chunk[..len]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Failure::file(&self.file, &e)),
+            }
+            loop {
+                let entry = match decoder.next_entry() {
+                    Ok(Some(entry)) => entry,
+                    Ok(None) => break,
+                    Err(error @ Error::Incomplete { .. }) => return Ok(Some(self.failure(&error))),
+                    Err(error) => return Err(self.failure(&error)),
+                };
+                let fields = entry.fields(&templates).map_err(|error| self.failure(&error))?;
+                each(&entry, &fields)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn open(&self) -> Result<Box<dyn Read>, Failure> {
+        if self.file == Path::new("-") {
+            return Ok(Box::new(io::stdin().lock()));
+        }
+        match File::open(&self.file) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(e) => Err(Failure::file(&self.file, &e)),
+        }
+    }
+
+    fn failure(&self, error: &Error) -> Failure {
+        let failure = Failure::decode(&escape(self.file.as_os_str().as_encoded_bytes()), error);
+        match error {
+            Error::Incomplete { .. } => {
+                failure.hint("the list ends inside of an entry: was the copy cut short?")
+            }
+            Error::Malformed { why, .. } if why.contains("template `") => {
+                failure.hint("if it is a template of your own, give its fields: --template NAME=FIELDS")
+            }
+            Error::Malformed { why, .. } if why.contains("hash algorithm") => {
+                failure.hint("the kernel's algorithms are listed in its crypto/hash_info.c")
+            }
+            _ => failure
+                .hint("expected the kernel's binary_runtime_measurements or ascii_runtime_measurements"),
+        }
+    }
+}
+
+/// Shows what came before the end, then says that the list is cut.
+fn finish(cut: Option<Failure>, status: Status) -> Result<Status, Failure> {
+    match cut {
+        Some(failure) => Err(failure),
+        None => Ok(status),
+    }
+}
+
+/// The bank of the listed digest, as far as it can be known.
+fn bank_name(entry: &ListEntry, listed: Listed) -> &'static str {
+    match listed {
+        Listed::Matches(bank) => bank.name(),
+        Listed::PaddedSha1(bank) => bank.name(),
+        Listed::Violation | Listed::Differs => {
+            Bank::from_len(entry.listed_digest().len()).map_or("unknown", Bank::name)
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    index: u64,
+    pcr: u32,
+    bank: &'static str,
+    digest: String,
+    template: String,
+    violation: bool,
+    /// `violation`, `matches`, `padded-sha1` or `differs`.
+    listed: &'static str,
+    fields: ShownFields<'a>,
+}
+
+/// In the template's order; a field that a field list names twice gets `#2` behind its name.
+struct ShownFields<'a>(Vec<(Field, ShownValue<'a>)>);
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ShownValue<'a> {
+    Empty(()),
+    Text(#[serde(serialize_with = "lossy_path::serialize")] &'a [u8]),
+    Made(String),
+    Number(u32),
+}
+
+impl Serialize for ShownFields<'_> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut seen: BTreeMap<Field, usize> = BTreeMap::new();
+        s.collect_map(self.0.iter().map(|(field, value)| {
+            let n = seen.entry(*field).or_default();
+            *n += 1;
+            let key = if *n == 1 {
+                field.id().to_owned()
+            } else {
+                format!("{}#{n}", field.id())
+            };
+            (key, value)
+        }))
+    }
+}
+
+fn shown_value<'a>(field: &FieldValue<'a>) -> evidence::Result<ShownValue<'a>> {
+    Ok(match field.value()? {
+        Value::Empty => ShownValue::Empty(()),
+        Value::Text(text) => ShownValue::Text(text),
+        Value::Number(number) => ShownValue::Number(number),
+        // Both are ASCII by construction.
+        Value::Raw(_) | Value::Digest(_) => {
+            ShownValue::Made(String::from_utf8_lossy(&field.ascii()?).into_owned())
+        }
+    })
+}
+
+fn show(input: &Input, out: &mut Output) -> Result<Status, Failure> {
+    let cut = input.read(|entry, fields| {
+        let listed = entry.listed();
+        if out.json() {
+            let values: evidence::Result<Vec<_>> =
+                fields.iter().map(|f| Ok((f.field, shown_value(f)?))).collect();
+            let shown = Shown {
+                index: entry.index(),
+                pcr: entry.pcr(),
+                bank: bank_name(entry, listed),
+                digest: hex::encode(entry.listed_digest()),
+                template: escape(entry.template_name()),
+                violation: entry.is_violation(),
+                listed: match listed {
+                    Listed::Violation => "violation",
+                    Listed::Matches(_) => "matches",
+                    Listed::PaddedSha1(_) => "padded-sha1",
+                    Listed::Differs => "differs",
+                },
+                fields: ShownFields(values.map_err(|e| input.failure(&e))?),
+            };
+            return out.object(&shown);
+        }
+        let mut line = escape(entry.ascii_start().as_bytes());
+        for field in fields {
+            line.push(' ');
+            let text = field.ascii().map_err(|e| input.failure(&e))?;
+            // A blank would look like the next column.
+            line.push_str(&escape(&text).replace(' ', "\\x20"));
+        }
+        match listed {
+            Listed::Violation => out.line(out.paint(Colour::Yellow, &line)),
+            Listed::Differs => out.line(out.paint(Colour::Red, &line)),
+            Listed::Matches(_) | Listed::PaddedSha1(_) => out.line(line),
+        }
+    })?;
+    finish(cut, Status::Clean)
+}
+
+#[derive(Serialize)]
+struct Replayed {
+    entries: u64,
+    violations: u64,
+    templates: BTreeMap<String, u64>,
+    pcrs: BTreeMap<u32, BTreeMap<Bank, String>>,
+    mismatches: Vec<Mismatch>,
+    /// Entries whose digest is SHA-1's, padded: the kernel had not this bank's hash.
+    #[serde(skip_serializing_if = "is_zero")]
+    padded: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    truncated: bool,
+}
+
+#[derive(Serialize)]
+struct Mismatch {
+    index: u64,
+    bank: &'static str,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+fn replay(input: &Input, out: &mut Output) -> Result<Status, Failure> {
+    let mut replay = Replay::default();
+    let mut templates: BTreeMap<String, u64> = BTreeMap::new();
+    let mut mismatches = Vec::new();
+    let mut padded = 0;
+    let mut sm3 = false;
+    let cut = input.read(|entry, _| {
+        let listed = replay.push(entry);
+        let name = escape(entry.template_name());
+        *templates.entry(name).or_default() += 1;
+        match listed {
+            Listed::Differs => {
+                let bank = if sm3 {
+                    ListBank::Sm3.name()
+                } else {
+                    bank_name(entry, listed)
+                };
+                mismatches.push(Mismatch {
+                    index: entry.index(),
+                    bank,
+                });
+            }
+            Listed::PaddedSha1(_) => padded += 1,
+            Listed::Matches(bank) => sm3 = bank == ListBank::Sm3,
+            Listed::Violation => {}
+        }
+        Ok(())
+    })?;
+    let value = |r: &evidence::replay::Register| (r.bank(), hex::encode(r.bytes()));
+    let replayed = Replayed {
+        entries: replay.entries(),
+        violations: replay.violations(),
+        templates,
+        pcrs: replay
+            .pcrs()
+            .map(|(pcr, r)| (pcr, r.iter().map(value).collect()))
+            .collect(),
+        mismatches,
+        padded,
+        truncated: cut.is_some(),
+    };
+    if out.json() {
+        out.object(&replayed)?;
+    } else {
+        print_replayed(&replayed, out)?;
+    }
+    finish(cut, Status::clean_if(replayed.mismatches.is_empty()))
+}
+
+fn print_replayed(replayed: &Replayed, out: &mut Output) -> Result<(), Failure> {
+    let mark = |n: usize, text: String, out: &Output| {
+        if n == 0 {
+            text
+        } else {
+            out.paint(Colour::Yellow, &text)
+        }
+    };
+    let violations = usize::try_from(replayed.violations).unwrap_or(usize::MAX);
+    out.line(format_args!("entries     {}", replayed.entries))?;
+    out.line(mark(violations, format!("violations  {violations}"), out))?;
+    for (name, count) in &replayed.templates {
+        out.line(format_args!("template    {name} {count}"))?;
+    }
+    if replayed.padded > 0 {
+        let text = format!("padded      {} (SHA-1 in a larger bank)", replayed.padded);
+        out.line(out.paint(Colour::Yellow, &text))?;
+    }
+    for (pcr, banks) in &replayed.pcrs {
+        for (bank, value) in banks {
+            out.line(format_args!("PCR {pcr:<2}      {:<6} {value}", bank.name()))?;
+        }
+    }
+    const SHOWN: usize = 20;
+    let wrong = &replayed.mismatches;
+    for mismatch in wrong.iter().take(SHOWN) {
+        let text = format!(
+            "mismatch    entry {}: not the {} of its bytes",
+            mismatch.index, mismatch.bank
+        );
+        out.line(out.paint(Colour::Red, &text))?;
+    }
+    match wrong.len() {
+        0 => {
+            let text = out.paint(Colour::Green, "all digests are those of the entries' bytes");
+            out.line(text)
+        }
+        n if n > SHOWN => out.line(format_args!(
+            "            and {} more (--json lists all)",
+            n - SHOWN
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct Partitioned {
+    pods: BTreeMap<PodUid, u64>,
+    host: u64,
+    unattributed: u64,
+    suspect: BTreeMap<PodUid, u64>,
+    #[serde(skip_serializing_if = "is_false")]
+    truncated: bool,
+}
+
+fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Status, Failure> {
+    let names: BTreeSet<&str> = DEFAULT_RUNTIMES
+        .iter()
+        .copied()
+        .chain(runtimes.iter().map(String::as_str))
+        .collect();
+    let runtimes = Runtimes::new(names);
+    let (mut pods, mut suspect) = (BTreeMap::new(), BTreeMap::new());
+    let (mut host, mut unattributed) = (0, 0);
+    let cut = input.read(|_, fields| {
+        let text = |wanted| {
+            fields
+                .iter()
+                .find(|f| f.field == wanted)
+                .map(|f| f.bytes.strip_suffix(&[0]).unwrap_or(f.bytes))
+        };
+        match cgroup::partition_of(text(Field::CgPath)) {
+            PartitionKey::Pod(uid) => {
+                *pods.entry(uid).or_default() += 1;
+                // A template without `dep` tells nothing of the ancestry; an empty `dep` tells of none.
+                if text(Field::Dep).is_some_and(|dep| runtimes.suspect_dep(dep)) {
+                    *suspect.entry(uid).or_default() += 1;
+                }
+            }
+            PartitionKey::Host => host += 1,
+            PartitionKey::Boot | PartitionKey::Unattributed => unattributed += 1,
+        }
+        Ok(())
+    })?;
+    let found = Partitioned {
+        pods,
+        host,
+        unattributed,
+        suspect,
+        truncated: cut.is_some(),
+    };
+    if out.json() {
+        out.object(&found)?;
+    } else {
+        for (uid, count) in &found.pods {
+            let mark = match found.suspect.get(uid) {
+                Some(n) => out.paint(
+                    Colour::Yellow,
+                    &format!("  {n} suspect: no container runtime among the ancestors"),
+                ),
+                None => String::new(),
+            };
+            out.line(format_args!("pod {uid}  {count}{mark}"))?;
+        }
+        out.line(format_args!("host {:>38}", found.host))?;
+        out.line(format_args!("unattributed {:>30}", found.unattributed))?;
+    }
+    finish(cut, Status::Clean)
 }
