@@ -1,10 +1,10 @@
 //! Pods in a guest, with no collector: what the other tests build on.
 
+use vm_protocol::elf;
+use vm_protocol::spec::{ChainLink, Pod, Workload};
 use vm_tests::oci::Image;
 use vm_tests::pods::{self, Pods, Runtime};
 use vm_tests::{Stock, Vm};
-use vm_protocol::elf;
-use vm_protocol::spec::{ChainLink, Pod, Workload};
 
 const UID: &str = "12345678-0000-4000-8000-000000000001";
 
@@ -20,19 +20,36 @@ fn pods_run(stock: Stock, runtime: Runtime) {
     let vm = builder.start().unwrap();
     assert_eq!(vm.hello().failures, Vec::<String>::new());
     let pods = Pods::start(&vm, runtime, &[&image]).unwrap();
-    eprintln!("{stock} {runtime:?}: runtime up after {:.1} s", begin.elapsed().as_secs_f64());
+    eprintln!(
+        "{stock} {runtime:?}: runtime up after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
     let mut pod = Pod::burstable("a", UID);
-    pod.containers.push(pods::container("idle", &image, &["/app/idle"]));
+    pod.containers
+        .push(pods::container("idle", &image, &["/app/idle"]));
     let running = pods.run(&pod).unwrap();
-    eprintln!("{stock} {runtime:?}: pod up after {:.1} s", begin.elapsed().as_secs_f64());
-    let said = pods.must(&running, "idle", &["/bin/sh", "-c", "echo $((6 * 7))"]).unwrap();
+    eprintln!(
+        "{stock} {runtime:?}: pod up after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
+    let said = pods
+        .must(&running, "idle", &["/bin/sh", "-c", "echo $((6 * 7))"])
+        .unwrap();
     assert_eq!(said, "42\n");
-    assert_eq!(pods.exec(&running, "idle", &["/bin/sh", "-c", "exit 7"]).unwrap().code, 7);
+    assert_eq!(
+        pods.exec(&running, "idle", &["/bin/sh", "-c", "exit 7"])
+            .unwrap()
+            .code,
+        7
+    );
     let cgroup = format!("{}/{}/cgroup.procs", pod.cgroup_parent, running.ids.containers[0]);
     let procs = vm.get_text(&format!("/sys/fs/cgroup{cgroup}")).unwrap();
     assert_eq!(procs.lines().count(), 1, "{procs}");
     pods.remove(&running).unwrap();
-    eprintln!("{stock} {runtime:?}: all after {:.1} s", begin.elapsed().as_secs_f64());
+    eprintln!(
+        "{stock} {runtime:?}: all after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
     vm.power_off().unwrap();
 }
 
@@ -55,8 +72,7 @@ fn workloads_do_what_they_say() {
         out.stdout
     };
     let dir = "/var/tmp/w".to_owned();
-    let chain: Vec<ChainLink> =
-        serde_json::from_slice(&work(&Workload::Chain { dir: dir.clone() })).unwrap();
+    let chain: Vec<ChainLink> = serde_json::from_slice(&work(&Workload::Chain { dir: dir.clone() })).unwrap();
     assert_eq!(chain.len(), 5);
     for (at, link) in chain.iter().enumerate() {
         assert_eq!(link.lineage.last().unwrap().pid, 1);
@@ -70,11 +86,17 @@ fn workloads_do_what_they_say() {
     work(&Workload::LateMapping { dir: dir.clone() });
     work(&Workload::OpenWriters { dir: dir.clone() });
     work(&Workload::TomTou { dir: dir.clone() });
-    work(&Workload::Vanish { dir: dir.clone(), cgroup: format!("/kubepods/burstable/pod{UID}/x") });
+    work(&Workload::Vanish {
+        dir: dir.clone(),
+        cgroup: format!("/kubepods/burstable/pod{UID}/x"),
+    });
     let burst = Workload::Burst {
         dir,
         count: 20,
-        cgroups: vec![format!("/kubepods/burstable/pod{UID}/y"), "/system.slice/z".to_owned()],
+        cgroups: vec![
+            format!("/kubepods/burstable/pod{UID}/y"),
+            "/system.slice/z".to_owned(),
+        ],
     };
     let burst: vm_protocol::spec::Burst = serde_json::from_slice(&work(&burst)).unwrap();
     eprintln!("20 programs took {} ms", burst.millis);

@@ -16,8 +16,17 @@ use vm_protocol::spec::{Contained, Executed, Root};
 fn command(argv: &[String]) -> Result<Command> {
     let (program, arguments) = argv.split_first().context("no program is named")?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments);
     Ok(command)
+}
+
+/// `/dev/null`, opened while there still is one.
+fn null() -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("cannot open /dev/null")
 }
 
 /// Runs a program to its end in a cgroup and, where `root` is given, in a root of its own.
@@ -28,6 +37,7 @@ pub fn contain(cgroup: &str, argv: &[String], root: Option<&Root>) -> Result<Con
     cgroup::make(cgroup)?;
     // Opened before the cgroup file system goes out of sight.
     let (inside, home) = (Door::to(cgroup)?, Door::to(&cgroup::own()?)?);
+    let null = null()?;
     let mut pid_file = None;
     if let Some(root) = root {
         std::fs::create_dir_all(&root.state).with_context(|| format!("making {}", root.state))?;
@@ -38,7 +48,7 @@ pub fn contain(cgroup: &str, argv: &[String], root: Option<&Root>) -> Result<Con
     }
     // This process goes in, forks, and comes out: the child is there from its first instant.
     inside.enter()?;
-    let child = command(argv)?.stdout(Stdio::null()).spawn();
+    let child = command(argv)?.stdin(null.try_clone()?).stdout(null).spawn();
     home.enter()?;
     let mut child = child.with_context(|| format!("cannot execute {}", argv.join(" ")))?;
     let pid = child.id();
@@ -57,11 +67,13 @@ pub fn contain(cgroup: &str, argv: &[String], root: Option<&Root>) -> Result<Con
 /// When it cannot be started. Its own failure is in the answer.
 pub fn enter(pid: u32, cgroup: &str, argv: &[String]) -> Result<Executed> {
     let (inside, home) = (Door::to(cgroup)?, Door::to(&cgroup::own()?)?);
+    let null = null()?;
     let namespace = format!("/proc/{pid}/ns/mnt");
     let file = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
     setns(file, CloneFlags::CLONE_NEWNS).with_context(|| format!("cannot enter {namespace}"))?;
     inside.enter()?;
     let child = command(argv)?
+        .stdin(null)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
