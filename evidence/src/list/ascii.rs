@@ -98,13 +98,13 @@ fn parse(line: &[u8], index: u64, offset: u64, templates: &Templates) -> Result<
     };
     let texts = split_fields(line, next, &template)?;
 
-    let build = |order: ByteOrder| -> Result<ListEntry, Malformed> {
+    let build = |order: ByteOrder, empty: &[u8]| -> Result<ListEntry, Malformed> {
         let mut record = Vec::with_capacity(line.len() + 64);
         record.extend(pcr.to_le_bytes());
         record.extend(&digest);
         record.extend((name.len() as u32).to_le_bytes());
         record.extend(name);
-        let data = data(&template, name == IMA, &texts, order)?;
+        let data = data(&template, name == IMA, &texts, order, empty)?;
         if name != IMA {
             record.extend((data.len() as u32).to_le_bytes());
         }
@@ -119,10 +119,17 @@ fn parse(line: &[u8], index: u64, offset: u64, templates: &Templates) -> Result<
             record,
         })
     };
-    let entry = build(ByteOrder::Little)?;
-    // ASCII does not say on what machine the lengths were hashed.
-    if entry.listed() == Listed::Differs && name != IMA {
-        let other = build(ByteOrder::Big)?;
+    let entry = build(ByteOrder::Little, &[])?;
+    if name == IMA || entry.listed() != Listed::Differs {
+        return Ok(entry);
+    }
+    // ASCII says neither on what machine the lengths were hashed nor whether an empty text has its NUL.
+    for (order, empty) in [
+        (ByteOrder::Big, &[][..]),
+        (ByteOrder::Little, &[0]),
+        (ByteOrder::Big, &[0]),
+    ] {
+        let other = build(order, empty)?;
         if other.listed() != Listed::Differs {
             return Ok(other);
         }
@@ -170,6 +177,7 @@ fn data(
     is_ima: bool,
     texts: &[(usize, &[u8])],
     order: ByteOrder,
+    empty: &[u8],
 ) -> Result<Vec<u8>, Malformed> {
     let mut data = Vec::new();
     for (field, (at, text)) in template.fields().iter().zip(texts) {
@@ -182,7 +190,7 @@ fn data(
             data.extend(*text);
             continue;
         }
-        let bytes = field_bytes(*field, text, order).or_else(|why| bad(at, why))?;
+        let bytes = field_bytes(*field, text, order, empty).or_else(|why| bad(at, why))?;
         if is_ima {
             if bytes.len() != IMA_DIGEST_LEN {
                 return bad(
@@ -199,12 +207,17 @@ fn data(
     Ok(data)
 }
 
-fn field_bytes(field: Field, text: &[u8], order: ByteOrder) -> Result<Vec<u8>, String> {
+/// `empty` is what an empty text other than the file's name stands for: nothing, or a NUL alone.
+fn field_bytes(field: Field, text: &[u8], order: ByteOrder, empty: &[u8]) -> Result<Vec<u8>, String> {
     let unhex = |text: &[u8]| {
         hex::decode(text).map_err(|e| format!("field `{}`: `{}` is no hex ({e})", field.id(), shown(text)))
     };
     if text.is_empty() && !matches!(field, Field::N | Field::NNg) {
-        return Ok(Vec::new());
+        return Ok(if field.format() == Format::Text {
+            empty.to_vec()
+        } else {
+            Vec::new()
+        });
     }
     match field.format() {
         Format::Digest | Format::Hex => unhex(text),

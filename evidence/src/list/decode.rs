@@ -1,6 +1,6 @@
 //! Where entries begin and end: detection of a list's form, and the incremental decoder.
 
-use super::template::{IMA, MAX_TEMPLATE_NAME_LEN, Templates, check_name};
+use super::template::{IMA, MAX_TEMPLATE_NAME_LEN, Templates};
 use super::{IMA_DIGEST_LEN, IMA_HASHED_NAME_LEN, ListEntry, ascii};
 use crate::{Error, Result};
 use bytes::{Bytes, BytesMut};
@@ -478,8 +478,15 @@ fn header<'a>(buf: &'a [u8], offset: u64, layout: Layout, limits: &Limits) -> Re
     // A name that is visibly wrong is reported before more bytes are asked for.
     let there = buf.get(name_at..).unwrap_or_default();
     let there = there.get(..name_len).unwrap_or(there);
-    if name_len == 0 || !there.is_empty() {
-        check_name(there).map_err(|why| Error::malformed(at + 4, why))?;
+    if name_len == 0 {
+        return Err(Error::malformed(at, "a template's name is empty"));
+    }
+    if let Some(bad) = there.iter().position(|b| !b.is_ascii_graphic()) {
+        let why = format!(
+            "a template's name has the byte {:#04x}, not visible ASCII",
+            there[bad]
+        );
+        return Err(Error::malformed(at + 4 + bad as u64, why));
     }
     let after_name = name_at + name_len;
     let name = buf
