@@ -307,6 +307,32 @@ fn gzip_and_zstd_layers_of_several_members_are_read() {
 }
 
 #[test]
+fn a_layer_that_ends_right_after_its_last_content_is_read_and_its_digest_vouches_for_it() {
+    let mut plain = tar(&[File("one", "1")]);
+    plain.truncate(513);
+    assert_eq!(
+        read(&single(&image(&[(gzip(&plain), plain)])))
+            .unwrap()
+            .files
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_root_file_system_archive_that_was_cut_anywhere_is_refused() {
+    let bytes = tar(&[File("one", "1"), File("two", "2"), Dir("three")]);
+    assert!(rootfs(&bytes).is_ok());
+    // One of the two empty blocks at its end is enough.
+    for n in 0..bytes.len() - 1023 {
+        assert!(
+            matches!(rootfs(&bytes[..n]), Err(Error::Incomplete { .. })),
+            "at {n}"
+        );
+    }
+}
+
+#[test]
 fn a_mounted_host_file_stands_at_its_place_in_the_container() {
     let image = image(&[(
         tar(&[File("etc/app.conf", "from image")]),
@@ -473,8 +499,9 @@ fn a_docker_archive_with_linked_layers_is_read() {
 fn every_truncation_of_an_image_archive_is_an_error_and_none_panics() {
     let plain = tar(&[File("one", "1"), Link("l", "one")]);
     let bytes = single(&image(&[(gzip(&plain), plain)]));
-    // The end of an archive is two empty blocks; what is before them must be there.
-    for n in (0..bytes.len() - 1024).step_by(7) {
+    // `index.json` is the last part: after its content only padding follows.
+    let end = bytes.iter().rposition(|b| *b == b'}').unwrap();
+    for n in (0..=end).step_by(7) {
         assert!(read(&bytes[..n]).is_err(), "at {n}");
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct TarReader<R> {
     padding: u64,
     current: String,
     done: bool,
+    /// Whether the archive ended in the empty block that marks its end.
+    marked: bool,
 }
 
 /// Names and sizes from extension headers, for the entry that follows them.
@@ -73,6 +75,7 @@ impl<R: Read> TarReader<R> {
             padding: 0,
             current,
             done: false,
+            marked: false,
         }
     }
 
@@ -161,6 +164,20 @@ impl<R: Read> TarReader<R> {
         Ok(bytes)
     }
 
+    /// Refuses an archive that ended without the block that marks its end: where no digest of the whole is known, nothing
+    /// else shows that it was cut between two entries.
+    pub(super) fn expect_end_marker(&self) -> Result<()> {
+        if self.marked {
+            return Ok(());
+        }
+        let item = "the archive: its end marker is not there".to_owned();
+        Err(Error::Incomplete {
+            what: self.what.clone(),
+            offset: self.position,
+            item,
+        })
+    }
+
     /// The next entry; what is left of the one before is skipped. `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Entry>> {
         if self.done {
@@ -168,9 +185,14 @@ impl<R: Read> TarReader<R> {
         }
         self.skip(self.left)?;
         self.left = 0;
-        // The last entry of a stream that was cut right after its content lacks its padding only.
-        self.skip(self.padding)?;
+        // Some writers (umoci) end a layer right after the last content, without its padding; Go's reader takes it.
+        let mut padding = [0; BLOCK as usize];
+        let wanted = usize::try_from(self.padding).unwrap_or_default();
         self.padding = 0;
+        if self.fill(&mut padding[..wanted])? < wanted {
+            self.done = true;
+            return Ok(None);
+        }
         let mut extensions = Extensions::default();
         loop {
             let offset = self.position;
@@ -184,6 +206,7 @@ impl<R: Read> TarReader<R> {
                     return Err(self.malformed(offset, "an extended header with no entry after it"));
                 }
                 self.done = true;
+                self.marked = n > 0;
                 return Ok(None);
             }
             if n < block.len() {
@@ -377,6 +400,7 @@ pub fn rootfs_archive(name: &str, archive: impl BufRead, options: &mut Options<'
     let mut progress = Progress::default();
     let mut tar = TarReader::new(name, Decompress::new(name, archive)?);
     tree.apply_archive(&mut tar, &mut progress, options.progress)?;
+    tar.expect_end_marker()?;
     let reference = Reference::new(Source {
         kind: SourceKind::Rootfs,
         name: name.to_owned(),
