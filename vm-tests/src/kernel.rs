@@ -82,35 +82,36 @@ impl Kernel {
     }
 }
 
-/// Directories of modules that no guest of ours can use; left out to keep the images small.
-const UNUSED_MODULES: &[&str] = &[
-    "drivers/gpu",
-    "drivers/hwmon",
-    "drivers/infiniband",
-    "drivers/md",
-    "drivers/media",
-    "drivers/net/ethernet",
-    "drivers/net/wireless",
-    "drivers/nvme/target",
-    "drivers/platform",
-    "drivers/scsi",
-    "drivers/target",
-    "drivers/usb",
-    "fs/btrfs",
-    "fs/ceph",
-    "fs/gfs2",
-    "fs/jfs",
-    "fs/nfs",
-    "fs/nfsd",
-    "fs/ocfs2",
-    "fs/smb",
-    "fs/cifs",
-    "fs/xfs",
-    "net/ceph",
-    "net/rds",
-    "net/sctp",
-    "net/sunrpc",
-    "net/tipc",
+/// Raised when what is kept of a package changes.
+const RECIPE: u32 = 2;
+
+/// The modules that guests of ours can use, by directory; the others only make images larger.
+const MODULES: &[&str] = &[
+    "arch",
+    "crypto",
+    "drivers/block",
+    "drivers/char",
+    "drivers/net/dummy.",
+    "drivers/net/net_failover.",
+    "drivers/net/tun.",
+    "drivers/net/veth.",
+    "drivers/net/virtio_net.",
+    "drivers/virtio",
+    "drivers/vhost",
+    "fs/fuse",
+    "fs/nls",
+    "fs/overlayfs",
+    "fs/squashfs",
+    "lib",
+    "net/802",
+    "net/bridge",
+    "net/core",
+    "net/ipv4",
+    "net/ipv6",
+    "net/llc",
+    "net/netfilter",
+    "net/vmw_vsock",
+    "security",
 ];
 
 /// The newest stock kernel of a series, fetched when the cache does not have it.
@@ -123,7 +124,10 @@ pub fn stock(stock: Stock) -> Result<Kernel> {
     std::fs::create_dir_all(&kernels).with_context(|| format!("making {}", kernels.display()))?;
     let wanted = newest_package(stock);
     if let Ok((package, version)) = &wanted {
-        let dir = kernels.join(format!("{package}_{}", version.replace([':', '/'], "_")));
+        let dir = kernels.join(format!(
+            "{package}_{}-recipe{RECIPE}",
+            version.replace([':', '/'], "_")
+        ));
         if let Some(kernel) = cached(&dir)? {
             return Ok(kernel);
         }
@@ -227,16 +231,8 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
         std::fs::create_dir_all(part.join("lib"))?;
         std::fs::rename(part.join("usr/lib/modules"), part.join("lib/modules"))?;
     }
-    for unused in UNUSED_MODULES {
-        let unused = part
-            .join("lib/modules")
-            .join(&release)
-            .join("kernel")
-            .join(unused);
-        if unused.is_dir() {
-            std::fs::remove_dir_all(&unused).with_context(|| format!("removing {}", unused.display()))?;
-        }
-    }
+    let modules = part.join("lib/modules").join(&release).join("kernel");
+    keep_only(&modules, "", MODULES)?;
     host::output(
         Command::new(host::tool("depmod", "kmod")?)
             .arg("-b")
@@ -257,6 +253,29 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
     }
     std::fs::rename(&part, dir).with_context(|| format!("putting {} in place", dir.display()))?;
     Ok(kernel)
+}
+
+/// Removes the files below `dir` whose path from the top (here `prefix`) starts with none of `wanted`.
+fn keep_only(dir: &std::path::Path, prefix: &str, wanted: &[&str]) -> Result<()> {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        let path = entry.path();
+        if wanted.iter().any(|wanted| name.starts_with(wanted)) {
+            continue;
+        }
+        if !entry.file_type()?.is_dir() {
+            std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        } else if wanted
+            .iter()
+            .any(|wanted| wanted.starts_with(&format!("{name}/")))
+        {
+            keep_only(&path, &format!("{name}/"), wanted)?;
+        } else {
+            std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Orders version-like names: runs of digits as numbers, the rest as text.
@@ -295,6 +314,27 @@ mod tests {
         assert_eq!(compare_versions("6.1.0-9", "6.1.0-56"), Ordering::Less);
         assert_eq!(compare_versions("6.1.192-2", "6.1.192-2"), Ordering::Equal);
         assert_eq!(compare_versions("6.1", "6.1.1"), Ordering::Less);
+    }
+
+    #[test]
+    fn only_the_wanted_modules_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in [
+            "fs/overlayfs/overlay.ko",
+            "fs/xfs/xfs.ko",
+            "drivers/net/veth.ko",
+            "drivers/net/x/y.ko",
+            "sound/z.ko",
+        ] {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        keep_only(dir.path(), "", MODULES).unwrap();
+        assert!(dir.path().join("fs/overlayfs/overlay.ko").exists());
+        assert!(dir.path().join("drivers/net/veth.ko").exists());
+        assert!(!dir.path().join("fs/xfs").exists() && !dir.path().join("sound").exists());
+        assert!(!dir.path().join("drivers/net/x").exists());
     }
 
     #[test]

@@ -98,7 +98,10 @@ impl Machine {
                 escaped(&dir.join(CHANNEL))
             ))
             .args(["-device", "virtio-serial-pci", "-device"])
-            .arg(format!("virtserialport,chardev=channel,name={}", vm_protocol::PORT))
+            .arg(format!(
+                "virtserialport,chardev=channel,name={}",
+                vm_protocol::PORT
+            ))
             .env("TMPDIR", dir);
         let qemu = launch(command, &dir.join("qemu.log"), hardware.keep).context("starting QEMU")?;
         let swtpm = guard.0.take().context("the software TPM was started above")?;

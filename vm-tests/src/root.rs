@@ -13,7 +13,7 @@ use sha2::Digest as _;
 use crate::host;
 
 /// Raised when the recipe below changes what comes out.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// What every guest has beside the essential packages.
 const PACKAGES: &[&str] = &[
@@ -37,6 +37,19 @@ const LEFT_OUT: &[&str] = &[
     "/usr/share/zoneinfo/*",
 ];
 
+/// What packages need while they are installed and no guest needs afterwards.
+const REMOVED: &[&str] = &[
+    "usr/bin/containerd-shim",
+    "usr/bin/containerd-shim-runc-v1",
+    "usr/lib/udev/hwdb.bin",
+    "usr/lib/udev/hwdb.d",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/share/perl",
+    "usr/share/perl5",
+    "var/lib/dpkg/info",
+];
+
 /// The unpacked root file system that every guest starts from.
 ///
 /// Use it to compute reference values before a guest boots, and never write to it.
@@ -50,7 +63,7 @@ pub fn base() -> Result<PathBuf> {
     packages.extend(tss_libraries()?);
     let mut inputs = vec![format!("recipe {RECIPE}"), format!("suite {suite}")];
     inputs.extend(packages.iter().cloned());
-    inputs.extend(LEFT_OUT.iter().map(|&pattern| pattern.to_owned()));
+    inputs.extend(LEFT_OUT.iter().chain(REMOVED).map(|&pattern| pattern.to_owned()));
     let key = hex::encode(sha2::Sha256::digest(inputs.join("\n").as_bytes()));
     let dir = host::cache_dir()?
         .join("roots")
@@ -105,6 +118,21 @@ fn make(dir: &Path, suite: &str, packages: &[String]) -> Result<()> {
             .arg(&root),
     )?;
     std::fs::remove_file(&archive)?;
+    for removed in REMOVED {
+        let path = root.join(removed);
+        let result = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
+        match result {
+            // Another suite may not have it.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
+            }
+            _ => {}
+        }
+    }
     for needed in ["usr/bin/containerd", "usr/sbin/runc", "bin/busybox"] {
         if !root.join(needed).exists() {
             bail!("the new root file system has no /{needed}; hint: look at `mmdebstrap {suite}` by hand");

@@ -239,9 +239,7 @@ impl VmBuilder {
         let recipe = self.recipe()?;
         let dir = VmDir::new(self.keep)?;
         let disk = dir.path.join("disk.img");
-        host::step("making the guest's disk", || {
-            image::make(&recipe.borrow(), &disk)
-        })?;
+        host::step("making the guest's disk", || image::make(&recipe.borrow(), &disk))?;
         let kernel = recipe.kernel;
         let mut command_line = format!(
             "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rw init=/usr/sbin/guest {} {}={}",
@@ -949,12 +947,20 @@ fn guests_dir() -> PathBuf {
         return dir.into();
     }
     let shared_memory = Path::new("/dev/shm");
-    let room = nix::sys::statvfs::statvfs(shared_memory)
-        .map_or(0, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()));
+    let room = nix::sys::statvfs::statvfs(shared_memory).map_or(0, |stat| {
+        stat.blocks_available().saturating_mul(stat.fragment_size())
+    });
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = memory
         .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("MemAvailable:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .unwrap_or(0);
     if room >= PLENTY && available.saturating_mul(1024) >= PLENTY {
         shared_memory.to_path_buf()
