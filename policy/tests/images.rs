@@ -616,13 +616,10 @@ fn what_cannot_be_unpacked_is_an_error_that_names_entry_and_offset() {
     assert!(why(&[b'x'; 1024]).contains("checksum"));
     assert!(why(b"\xfd7zXZ\0\0\0").contains("xz"));
     assert!(why(&tar(&[Dir("d")])).contains("no regular file"));
-    let mut bytes = tar(&[File("one", "1")]);
-    bytes.truncate(600);
+    let mut bytes = tar(&[File("one", "123")]);
+    bytes.truncate(514);
     let cut = why(&bytes);
-    assert!(
-        cut.contains("ends at byte 600") && cut.contains("\"one\""),
-        "{cut}"
-    );
+    assert!(cut.contains("ends at byte 514") && cut.contains("\"one\""), "{cut}");
 }
 
 #[test]
