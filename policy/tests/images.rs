@@ -619,7 +619,10 @@ fn what_cannot_be_unpacked_is_an_error_that_names_entry_and_offset() {
     let mut bytes = tar(&[File("one", "123")]);
     bytes.truncate(514);
     let cut = why(&bytes);
-    assert!(cut.contains("ends at byte 514") && cut.contains("\"one\""), "{cut}");
+    assert!(
+        cut.contains("ends at byte 514") && cut.contains("\"one\""),
+        "{cut}"
+    );
 }
 
 #[test]
