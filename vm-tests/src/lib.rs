@@ -21,4 +21,4 @@ mod vm;
 
 pub use image::Stage;
 pub use kernel::Stock;
-pub use vm::{CgroupMode, Command, Exit, Hello, IMA, Output, Process, Vm, VmBuilder};
+pub use vm::{CgroupMode, Command, Exit, Hello, IMA, Output, Process, Stream, Vm, VmBuilder};

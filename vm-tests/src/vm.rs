@@ -5,12 +5,14 @@
 //! what tests do in a guest.
 
 use std::fmt::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use vm_protocol::{Body, Op, Stream};
-pub use vm_protocol::{Exit, Hello};
+use vm_protocol::{Body, Op};
+pub use vm_protocol::{Exit, Hello, Stream};
 
 use crate::channel::{Answers, Channel};
 use crate::host;
@@ -55,6 +57,20 @@ impl CgroupMode {
             Self::V2 => "v2",
             Self::V1 => "v1",
             Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+impl std::str::FromStr for CgroupMode {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match [Self::V2, Self::V1, Self::Hybrid]
+            .into_iter()
+            .find(|mode| mode.name() == text)
+        {
+            Some(mode) => Ok(mode),
+            None => bail!("no cgroup mode `{text}`; there are v2, v1 and hybrid"),
         }
     }
 }
@@ -332,6 +348,7 @@ impl Vm {
             dir: VmDir {
                 path: dir.to_path_buf(),
                 keep: true,
+                cleaner: None,
             },
             hello: Hello::default(),
             boot_time: Duration::ZERO,
@@ -547,14 +564,16 @@ impl Vm {
     /// # Errors
     /// When it does not power off by itself; it is gone then all the same.
     pub fn power_off(mut self) -> Result<()> {
+        const TIME: Duration = Duration::from_secs(60);
         let _answers = self.ask(Op::PowerOff)?;
-        let machine = self
-            .machine
-            .as_mut()
-            .context("a guest of another process: it powers off by itself")?;
-        if !machine.wait(Duration::from_secs(60))? {
-            return Err(self.with_console(anyhow!("the guest did not power off within 60 s")));
+        let by_itself = match &mut self.machine {
+            Some(machine) => machine.wait(TIME)?,
+            None => self.dir.wait_for_owner(TIME),
+        };
+        if !by_itself {
+            return Err(self.with_console(anyhow!("the guest did not power off within {} s", TIME.as_secs())));
         }
+        self.dir.keep = false;
         Ok(())
     }
 
@@ -735,6 +754,33 @@ impl<'vm> Command<'vm> {
     /// # Errors
     /// When it cannot be started, its time is up, or the guest does not answer. Its own failure is in the [`Output`].
     pub fn run(self) -> Result<Output> {
+        let argv = self.command.argv.join(" ");
+        let timeout = self.timeout;
+        let mut output = Output {
+            argv,
+            ..Output::default()
+        };
+        let exit = self.stream(|stream, bytes| match stream {
+            Stream::Out => output.stdout.extend_from_slice(bytes),
+            Stream::Err => output.stderr.extend_from_slice(bytes),
+        })?;
+        output.exit = exit;
+        if output.exit.timed_out {
+            bail!(
+                "`{}` was killed in the guest after {} s\n{}",
+                output.argv,
+                timeout.as_secs(),
+                output.said()
+            );
+        }
+        Ok(output)
+    }
+
+    /// Runs it to its end and passes on what it prints as it comes.
+    ///
+    /// # Errors
+    /// When it cannot be started, or the guest does not answer. Whether it failed or its time was up is in the [`Exit`].
+    pub fn stream(self, mut take: impl FnMut(Stream, &[u8])) -> Result<Exit> {
         if self.stdin.len() > vm_protocol::MAX_STDIN {
             bail!(
                 "{} bytes of standard input are too many; hint: put them into a file first",
@@ -744,41 +790,19 @@ impl<'vm> Command<'vm> {
         let argv = self.command.argv.join(" ");
         let attempt = || {
             let answers = self.vm.ask(Op::Run {
-                command: self.command.clone(),
-                stdin: vm_protocol::Bytes(self.stdin.clone()),
+                command: self.command,
+                stdin: vm_protocol::Bytes(self.stdin),
                 timeout_ms: millis(self.timeout),
                 limit: self.limit,
             })?;
             let deadline = Instant::now() + self.timeout + ANSWER;
-            let mut output = Output {
-                argv: argv.clone(),
-                ..Output::default()
-            };
             loop {
                 match self.vm.answer(&answers, deadline)? {
-                    Body::Data {
-                        stream: Stream::Out,
-                        bytes,
-                    } => output.stdout.extend_from_slice(&bytes.0),
-                    Body::Data {
-                        stream: Stream::Err,
-                        bytes,
-                    } => output.stderr.extend_from_slice(&bytes.0),
-                    Body::Exit(exit) => {
-                        output.exit = exit;
-                        break;
-                    }
+                    Body::Data { stream, bytes } => take(stream, &bytes.0),
+                    Body::Exit(exit) => return Ok(exit),
                     other => bail!("unexpected answer {other:?}"),
                 }
             }
-            if output.exit.timed_out {
-                bail!(
-                    "it was killed after {} s\n{}",
-                    self.timeout.as_secs(),
-                    output.said()
-                );
-            }
-            Ok(output)
         };
         attempt().with_context(|| format!("running `{argv}` in the guest"))
     }
@@ -969,10 +993,12 @@ fn guests_dir() -> PathBuf {
     }
 }
 
-/// A guest's directory. It goes away with this value unless the guest is kept.
+/// A guest's directory. It goes away with this value, or with this process, unless the guest is kept.
 struct VmDir {
     path: PathBuf,
     keep: bool,
+    /// Waits for this process' end in order to remove the directory.
+    cleaner: Option<Child>,
 }
 
 const PREFIX: &str = "cgpath-vm-";
@@ -987,12 +1013,46 @@ impl VmDir {
             .prefix(PREFIX)
             .tempdir_in(&guests)
             .with_context(|| format!("making a directory in {}", guests.display()))?;
-        let dir = Self {
+        let mut dir = Self {
             path: dir.keep(),
             keep,
+            cleaner: None,
         };
         dir.record(std::process::id())?;
+        if !keep {
+            dir.cleaner = Some(dir.start_cleaner()?);
+        }
         Ok(dir)
+    }
+
+    /// Starts a shell that reads until this process closes its end of a pipe, by whatever death, and then removes the
+    /// directory: a disk in memory must not outlive Ctrl-C.
+    fn start_cleaner(&self) -> Result<Child> {
+        let mut command = std::process::Command::new("/bin/sh");
+        command
+            .args(["-c", "read -r _; sleep 1; rm -rf -- \"$0\""])
+            .arg(&self.path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Not in the terminal's foreground group, which Ctrl-C ends.
+            .process_group(0);
+        command.spawn().context("starting /bin/sh")
+    }
+
+    /// Whether the process that this directory belongs to ended within this time.
+    fn wait_for_owner(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let Some(owner) = owner(&self.path) else {
+            return true;
+        };
+        while Path::new("/proc").join(owner.to_string()).exists() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        true
     }
 
     /// Notes the process without which this directory is litter.
@@ -1009,7 +1069,17 @@ impl Drop for VmDir {
             // What stays is removed by the next `sweep`.
             let _ = std::fs::remove_dir_all(&self.path);
         }
+        if let Some(mut cleaner) = self.cleaner.take() {
+            // There is nothing left for it to do; it may have ended.
+            let _ = cleaner.kill();
+            let _ = cleaner.wait();
+        }
     }
+}
+
+/// The process without which a guest's directory is litter.
+fn owner(dir: &Path) -> Option<u32> {
+    std::fs::read_to_string(dir.join("owner")).ok()?.parse().ok()
 }
 
 /// Removes directories of guests whose process died before it could.
@@ -1021,9 +1091,7 @@ fn sweep(guests: &Path) {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let owner = std::fs::read_to_string(entry.path().join("owner"))
-            .ok()
-            .and_then(|pid| pid.parse::<u32>().ok());
+        let owner = owner(&entry.path());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             // Another user's directory stays, as it should.
             let _ = std::fs::remove_dir_all(entry.path());

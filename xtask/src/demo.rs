@@ -62,7 +62,7 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                 print!("{}", help::VM);
                 return Ok(ExitCode::SUCCESS);
             }
-            Long(name @ ("keep" | "prepare")) => passed.push(format!("--{name}").into()),
+            Long(name @ ("keep" | "prepare" | "stop")) => passed.push(format!("--{name}").into()),
             Long(name @ ("stock" | "cgroup" | "ima-policy" | "ima" | "memory" | "attach")) => {
                 passed.push(format!("--{name}").into());
                 passed.push(parser.value()?);

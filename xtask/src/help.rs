@@ -76,6 +76,7 @@ Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
   --memory MIB     memory (default 1536)
   --keep           leave the guest running and print its directory
   --attach DIR     use a guest that was kept
+  --stop           with --attach: power it off
   --prepare        only fetch the kernel and make the root file system
   --yes, --no-install   as for `demo`
 
@@ -141,7 +142,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
         case "${COMP_WORDS[2]}" in
             demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
-            vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --prepare --help" -- "$current")) ;;
+            vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
             *) COMPREPLY=($(compgen -W "demo vm doctor test tidy build ebpf" -- "$current")) ;;
         esac
