@@ -1,8 +1,7 @@
 //! What an honest node's evidence must give: nothing but trust, in every accepted shape.
 
-use evidence::{Bank, Tier};
 use verifier::{
-    State, Verdict, appraise,
+    Verdict, appraise,
     testing::{Actor, KeyKind, Node, pod},
 };
 

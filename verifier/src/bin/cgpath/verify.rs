@@ -2,17 +2,16 @@
 //!
 //! Reads files, asks the library, prints. Not here: any rule (see the `verifier` library).
 
-use crate::output::{Failure, Output, Status};
+use crate::input::{self, bounded, replace};
+use crate::output::{Failure, Output, Status, escape};
 use crate::policy;
-use evidence::{Evidence, bundle::MAX_EVIDENCE_LEN};
 use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
-use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, text::escape};
+use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise};
 
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
@@ -69,18 +68,21 @@ impl Verify {
     /// Input that cannot be read, or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let policy = policy::load(&self.policy)?;
-        let evidence = self.evidence()?;
+        let evidence = input::evidence(&self.evidence)?;
         let nonce = self.nonce()?;
         let previous = self.state.as_deref().map(read_state).transpose()?.flatten();
         // What can fail is read before anything is written.
         let ear_key = self.ear.as_deref().map(signing_key).transpose()?;
         let context = Context {
             node: policy.file.node.clone(),
-            key: self.key()?,
+            key: self
+                .ak
+                .as_deref()
+                .map_or(Ok(PinnedKey::DangerousTofu), input::attestation_key)?,
             nonce: nonce
                 .clone()
                 .map_or(ExpectedNonce::DangerousNone, ExpectedNonce::Value),
-            now: now()?,
+            now: input::now()?,
             previous,
         };
         let verdict = appraise(&evidence, &policy, &context).map_err(|e: Unusable| {
@@ -103,20 +105,6 @@ impl Verify {
         Ok(Status::clean_if(verdict.trusted))
     }
 
-    fn evidence(&self) -> Result<Evidence, Failure> {
-        let source = escape(self.evidence.as_os_str().as_encoded_bytes());
-        let bytes = if self.evidence == Path::new("-") {
-            bounded(io::stdin().lock(), MAX_EVIDENCE_LEN as u64)
-        } else {
-            File::open(&self.evidence).and_then(|file| bounded(file, MAX_EVIDENCE_LEN as u64))
-        };
-        let bytes = bytes.map_err(|e| Failure::file(&self.evidence, &e))?;
-        Evidence::from_cbor(&bytes).map_err(|e| {
-            Failure::decode(&source, &e)
-                .hint("give the file as `cgpathd once -o FILE` or `cgpath serve` wrote it")
-        })
-    }
-
     fn nonce(&self) -> Result<Option<Vec<u8>>, Failure> {
         let Some(text) = &self.nonce else { return Ok(None) };
         let nonce = hex::decode(text).map_err(|e| {
@@ -124,41 +112,6 @@ impl Verify {
         })?;
         Ok(Some(nonce))
     }
-
-    fn key(&self) -> Result<PinnedKey, Failure> {
-        let Some(given) = &self.ak else {
-            return Ok(PinnedKey::DangerousTofu);
-        };
-        if given.len() == 68 && given.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return PinnedKey::from_fingerprint(given).map_err(|e| Failure::new("key", format!("--ak: {e}")));
-        }
-        let path = Path::new(given);
-        let bytes = File::open(path)
-            .and_then(|file| bounded(file, MAX_SMALL_FILE))
-            .map_err(|e| {
-                Failure::file(path, &e).hint(
-                    "--ak takes a public key's file, or its fingerprint: 68 hex digits that begin with 000b",
-                )
-            })?;
-        PinnedKey::from_public(&bytes).map_err(|e| {
-            Failure::new("key", format!("{}: {e}", escape(given.as_bytes())))
-                .hint("`cgpathd once` writes the key beside the evidence; `tpm2_readpublic -o` writes it too")
-        })
-    }
-}
-
-/// At most one byte more than `limit`, so that the reader of the bytes refuses them.
-fn bounded(input: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    input.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn now() -> Result<u64, Failure> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since
-        .map(|d| d.as_secs())
-        .map_err(|_| Failure::new("clock", "this machine's clock is before 1970").hint("set the clock"))
 }
 
 fn read_state(path: &Path) -> Result<Option<NodeState>, Failure> {
@@ -180,17 +133,6 @@ fn write_state(path: &Path, state: &NodeState) -> Result<(), Failure> {
     let mut bytes = serde_json::to_vec_pretty(state).map_err(|e| Failure::new("encoding", e.to_string()))?;
     bytes.push(b'\n');
     replace(path, &bytes)
-}
-
-/// Writes a whole file or nothing: a torn state would lock the node out, a torn result would look like a forgery.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|e| Failure::file(path, &e))
 }
 
 fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
