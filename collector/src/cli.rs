@@ -44,6 +44,8 @@ pub enum Command {
     Setup(Setup),
     /// Write the attestation key (TPMT_PUBLIC) and print its fingerprint, for enrolment
     Ak(Ak),
+    /// Print how the running daemon fares, as JSON
+    Status,
     /// Print the configuration in force, or the commented example
     Config(ConfigArgs),
     /// Print a completion script for a shell

@@ -3,8 +3,18 @@
 //!
 //! [`pipeline`] is pure and holds every decision; everything else here moves bytes to and from it.
 
+pub mod anchor;
 pub mod bpf;
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod engine;
+pub mod key;
 pub mod pipeline;
+pub mod push;
+pub mod service;
+pub mod setup;
+pub mod sources;
+pub mod spool;
+pub mod store;
 pub mod tpm;

@@ -1,15 +1,27 @@
 //! `cgpathd`: a thin command over the `collector` library.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
-use collector::cli::{Cli, Command};
+use collector::cli::{Ak, Cli, Command, Once, Setup};
 use collector::config::{Config, EXAMPLE};
-use std::io::Write;
+use collector::service::{Service, TpmThread, tpm_options};
+use collector::tpm::{self, Tpm};
+use collector::{control, engine, push, setup};
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use tokio::sync::watch;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(cli) {
+    // First of all: the less the canary does, the less it leaves in the records.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|a| a == engine::CANARY_ARGUMENT)
+    {
+        return ExitCode::SUCCESS;
+    }
+    match dispatch(Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("cgpathd: {e:#}");
@@ -19,14 +31,15 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let mut stdout = std::io::stdout();
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "cgpathd", &mut std::io::stdout());
+        clap_complete::generate(shell, &mut Cli::command(), "cgpathd", &mut stdout);
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::Config(args) = &cli.command
         && args.example
     {
-        std::io::stdout().write_all(EXAMPLE.as_bytes())?;
+        stdout.write_all(EXAMPLE.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     // The variable that names the file is not a key of it.
@@ -37,12 +50,185 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Config(_) => {
             let text = toml::to_string(&config).context("printing the configuration")?;
-            std::io::stdout().write_all(text.as_bytes())?;
-            Ok(ExitCode::SUCCESS)
+            stdout.write_all(text.as_bytes())?;
         }
-        Command::Completions { .. } => Ok(ExitCode::SUCCESS),
-        Command::Run | Command::Once(_) | Command::Check(_) | Command::Setup(_) | Command::Ak(_) => {
-            anyhow::bail!("this command is not in this build yet")
+        Command::Status => {
+            let status = control::ask_status(&config.run_dir)?;
+            serde_json::to_writer_pretty(&mut stdout, &status)?;
+            stdout.write_all(b"\n")?;
         }
+        Command::Completions { .. } => {}
+        Command::Run => {
+            log_to_stderr(&config);
+            runtime()?.block_on(run(config))?;
+        }
+        Command::Once(args) => {
+            log_to_stderr(&config);
+            once(&config, &args)?;
+        }
+        Command::Ak(args) => {
+            log_to_stderr(&config);
+            ak(&config, &args)?;
+        }
+        Command::Setup(args) => prepare(&config, &args)?,
+        Command::Check(_) => bail!("this command is not in this build yet"),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs go to stderr; in colour and with the time only where a person reads them, journald has both.
+fn log_to_stderr(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).unwrap_or_else(|error| {
+        eprintln!("cgpathd: log = {:?}: {error}; using \"info\"", config.log);
+        tracing_subscriber::EnvFilter::new("info")
+    });
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().init();
+    } else {
+        builder.init();
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the event loop")
+}
+
+fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
+    let options = tpm_options(config)?;
+    let tpm = Tpm::open(&options)?;
+    tracing::info!(ak = %tpm::fingerprint(tpm.ak()), "attestation key");
+    Ok(TpmThread::start(options, tpm))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let node = config.node_name()?;
+    let client = match config.verifier.url.as_str() {
+        "" => None,
+        _ => Some(push::Client::new(&config, &node)?),
+    };
+    let tpm = tokio::task::block_in_place(|| open_tpm(&config))?;
+    let mut service = tokio::task::block_in_place(|| Service::start(&config, &node, tpm))?;
+    service.settle().await?;
+    let listener = control::bind(&config.run_dir)
+        .with_context(|| format!("the local socket {}", control::socket(&config.run_dir).display()))?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(control::serve(listener, service.handle()));
+    if let Some(client) = client {
+        tokio::spawn(push::run(
+            config.clone(),
+            client,
+            service.handle(),
+            stopped.clone(),
+        ));
+    }
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        tracing::info!("stopping; the eBPF programs go on");
+        let _ = stop.send(true);
+    });
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no supervisor was told");
+    }
+    tracing::info!(%node, "ready");
+    service.run(stopped).await?;
+    Ok(())
+}
+
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+fn once(config: &Config, args: &Once) -> anyhow::Result<()> {
+    let mut out = output(args.output.as_deref(), "evidence")?;
+    let len = match control::ask_evidence(&config.run_dir, &args.nonce.0, &mut out) {
+        Err(control::ClientError::NotRunning(_)) => {
+            tracing::info!("no daemon runs: doing it here");
+            runtime()?.block_on(alone(config, args.nonce.0.clone(), &mut out))?
+        }
+        asked => asked?,
+    };
+    out.flush().context("writing the evidence")?;
+    if let Some(path) = &args.output {
+        eprintln!("{len} bytes of evidence in {}", path.display());
+    }
+    Ok(())
+}
+
+/// `once` with no daemon: the same engine for the time of one request.
+async fn alone(config: &Config, nonce: Vec<u8>, out: &mut impl Write) -> anyhow::Result<u64> {
+    let node = config.node_name()?;
+    let tpm = tokio::task::block_in_place(|| open_tpm(config))?;
+    let mut service = tokio::task::block_in_place(|| Service::start(config, &node, tpm))?;
+    service.settle().await?;
+    let handle = service.handle();
+    let (stop, stopped) = watch::channel(false);
+    let request = async move {
+        let evidence = handle.evidence(nonce).await;
+        let _ = stop.send(true);
+        evidence
+    };
+    let (evidence, ran) = tokio::join!(request, service.run(stopped));
+    ran?;
+    let mut evidence = evidence?;
+    Ok(std::io::copy(&mut evidence.file, out)?)
+}
+
+fn ak(config: &Config, args: &Ak) -> anyhow::Result<()> {
+    let tpm = Tpm::open(&tpm_options(config)?)?;
+    let to_file = args.output.is_some();
+    if to_file || !std::io::stdout().is_terminal() {
+        let mut out = output(args.output.as_deref(), "key")?;
+        out.write_all(tpm.ak())
+            .and_then(|()| out.flush())
+            .context("writing the key")?;
+    }
+    let fingerprint = tpm::fingerprint(tpm.ak());
+    // Where the key itself goes to standard output, the fingerprint must not mix with it.
+    if to_file || std::io::stdout().is_terminal() {
+        println!("{fingerprint}");
+    } else {
+        eprintln!("{fingerprint}");
+    }
+    Ok(())
+}
+
+/// Where binary output goes; never to a terminal.
+fn output(path: Option<&Path>, what: &str) -> anyhow::Result<Box<dyn Write>> {
+    match path {
+        Some(path) => {
+            let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+            Ok(Box::new(std::io::BufWriter::new(file)))
+        }
+        None if std::io::stdout().is_terminal() => {
+            bail!("the {what} is binary and standard output is a terminal: use -o FILE")
+        }
+        None => Ok(Box::new(std::io::stdout())),
+    }
+}
+
+fn prepare(config: &Config, args: &Setup) -> anyhow::Result<()> {
+    let root = Path::new("/");
+    let text = if args.remove {
+        setup::remove(root, config, args.dry_run)?
+    } else {
+        setup::install(root, config, args.dry_run)?
+    };
+    print!("{text}");
+    Ok(())
 }

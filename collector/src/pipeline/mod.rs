@@ -3,7 +3,7 @@
 //! Pure: no I/O, no clock, no threads. Promises: records are appended to their partitions in sequence order, whatever
 //! the order in which they and the list's entries arrive; feeding it what the spool holds gives the same partitions
 //! and continues the same chain of checkpoints, wherever a crash cut it.
-//! Not here: how bytes are read, signed, kept or sent (see the engine).
+//! Not here: how bytes are read, signed, kept or sent (see [`crate::engine`]).
 //!
 //! What must be replayed after a crash is told to the spool before it is handled: see [`Event::is_journaled`]. The
 //! measurement list and the kernel's counters are not: they are read anew.

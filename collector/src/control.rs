@@ -1,0 +1,214 @@
+//! The daemon's local socket: one JSON line asked, one JSON line answered, and the evidence behind it.
+//!
+//! Root only: it lies with mode 0600 in `run_dir`.
+
+use crate::service::{Handle, Status};
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// A question is never longer.
+const MAX_LINE: u64 = 4096;
+
+/// Where the socket is.
+pub fn socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("cgpathd.sock")
+}
+
+/// What is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+enum Question {
+    /// Evidence for a nonce.
+    Evidence {
+        #[serde(with = "evidence::serde_bytes_hex")]
+        nonce: Vec<u8>,
+    },
+    /// How the daemon fares.
+    Status,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "lowercase")]
+enum Answer {
+    /// This many bytes of evidence follow.
+    Evidence { length: u64 },
+    /// How the daemon fares.
+    Status(Status),
+    /// It did not work.
+    Error { message: String },
+}
+
+/// Makes the socket, in place of one that a dead daemon left.
+///
+/// # Errors
+/// If it can not be made.
+pub fn bind(run_dir: &Path) -> io::Result<UnixListener> {
+    let path = socket(run_dir);
+    std::fs::create_dir_all(run_dir)?;
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers on the socket until the task is dropped.
+pub async fn serve(listener: UnixListener, handle: Handle) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, handle).await {
+                        tracing::debug!(%error, "a local request broke off");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the local socket");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, handle: Handle) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    tokio::io::BufReader::new(read.take(MAX_LINE))
+        .read_until(b'\n', &mut line)
+        .await?;
+    let mut body = None;
+    let answer = match serde_json::from_slice::<Question>(&line) {
+        Err(e) => Answer::Error {
+            message: format!("not a question: {e}"),
+        },
+        Ok(Question::Status) => match handle.status().await {
+            Ok(status) => Answer::Status(status),
+            Err(e) => Answer::Error {
+                message: e.to_string(),
+            },
+        },
+        Ok(Question::Evidence { nonce }) => match handle.evidence(nonce).await {
+            Ok(evidence) => {
+                let length = evidence.len;
+                body = Some(evidence.file);
+                Answer::Evidence { length }
+            }
+            Err(e) => Answer::Error {
+                message: e.to_string(),
+            },
+        },
+    };
+    let mut text = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+    text.push(b'\n');
+    write.write_all(&text).await?;
+    if let Some(file) = body {
+        tokio::io::copy(&mut tokio::fs::File::from_std(file), &mut write).await?;
+    }
+    write.shutdown().await
+}
+
+/// Why the running daemon gave no evidence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No daemon listens.
+    #[error("no daemon listens on {0}")]
+    NotRunning(PathBuf),
+    /// The conversation failed.
+    #[error("asking the daemon at {path}: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Sends a question; gives the answer and what follows it.
+fn ask(run_dir: &Path, question: &Question) -> Result<(Answer, BufReader<StdStream>), ClientError> {
+    let path = socket(run_dir);
+    let io = |source| ClientError::Io {
+        path: path.clone(),
+        source,
+    };
+    let stream = match StdStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Err(ClientError::NotRunning(path));
+        }
+        Err(e) => return Err(io(e)),
+    };
+    let mut question = serde_json::to_vec(question).map_err(|e| io(e.into()))?;
+    question.push(b'\n');
+    (&stream).write_all(&question).map_err(io)?;
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    reader
+        .by_ref()
+        .take(1 << 20)
+        .read_until(b'\n', &mut line)
+        .map_err(io)?;
+    match serde_json::from_slice(&line).map_err(|e| io(e.into()))? {
+        Answer::Error { message } => Err(ClientError::Refused(message)),
+        answer => Ok((answer, reader)),
+    }
+}
+
+/// Asks the running daemon for evidence and writes it to `out`; gives its length in bytes.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn ask_evidence(run_dir: &Path, nonce: &[u8], out: &mut impl Write) -> Result<u64, ClientError> {
+    let io = |source: io::Error| ClientError::Io {
+        path: socket(run_dir),
+        source,
+    };
+    let (answer, reader) = ask(
+        run_dir,
+        &Question::Evidence {
+            nonce: nonce.to_vec(),
+        },
+    )?;
+    let Answer::Evidence { length } = answer else {
+        return Err(io(io::ErrorKind::InvalidData.into()));
+    };
+    let copied = io::copy(&mut reader.take(length), out).map_err(io)?;
+    if copied == length {
+        Ok(length)
+    } else {
+        Err(io(io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+/// Asks the running daemon how it fares.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn ask_status(run_dir: &Path) -> Result<Status, ClientError> {
+    match ask(run_dir, &Question::Status)?.0 {
+        Answer::Status(status) => Ok(status),
+        _ => Err(ClientError::Io {
+            path: socket(run_dir),
+            source: io::ErrorKind::InvalidData.into(),
+        }),
+    }
+}

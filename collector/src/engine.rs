@@ -1,0 +1,556 @@
+//! Moves bytes between the kernel, the disk and the [`pipeline`](crate::pipeline): everything that blocks and decides
+//! nothing.
+//!
+//! Promises: what the pipeline must be able to replay is in the spool before it is handled; a record leaves the ring
+//! only after that; when the disk is full, nothing is consumed and nothing is lost until the ring is full, too.
+//! Not here: the TPM, the network, waiting (see [`crate::service`]).
+
+use crate::anchor::{Anchor, AnchorError};
+use crate::bpf::{self, Adopted, Bpf, Ring};
+use crate::config::Config;
+use crate::key::{self, KeyError};
+use crate::pipeline::{self, Action, Counters, Event, Pipeline, SealError, Setup};
+use crate::sources::list::{self, ListError, ListReader};
+use crate::sources::{cgroups, processes, system};
+use crate::spool::{self, Frame, Spool, SpoolError};
+use crate::store::{Assembly, Frozen, Store, StoreError};
+use bytes::Bytes;
+use evidence::SealedCheckpoint;
+use p256::ecdsa::SigningKey;
+use sha2::{Digest as _, Sha256};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Records consumed in one go; then others get their turn.
+const BATCH: usize = 4096;
+
+/// The object that was built in, where there is one (see build.rs).
+pub const BUILT_IN_OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
+
+/// The first argument with which this program does nothing: what it executes to see whether it is seen.
+pub const CANARY_ARGUMENT: &str = "__canary";
+
+/// Why the collector can not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// No eBPF object.
+    #[error(
+        "no eBPF object: none was built into this cgpathd and bpf.object is not set; make one with `cargo xtask ebpf` and \
+         name it in the configuration, or build with CGPATH_BPF_OBJECT=PATH"
+    )]
+    NoObject,
+    /// The configured object can not be read.
+    #[error("bpf.object {path}: {source}")]
+    Object {
+        /// As configured.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The hierarchy that the configuration asks for can not be had.
+    #[error("{0}")]
+    Hierarchy(String),
+    /// The programs.
+    #[error(transparent)]
+    Bpf(#[from] bpf::Error),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The list.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The file system of checkpoints.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+    /// The pipeline refused what it was told.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    /// Checkpoint 0 could not be made.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// /proc could not be scanned.
+    #[error("scanning /proc: {0}")]
+    Proc(#[from] procfs::ProcError),
+    /// The cgroup hierarchy could not be scanned.
+    #[error("scanning the cgroup hierarchy {path}: {source}")]
+    Cgroups {
+        /// Its mount point.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The boot id or the kernel's release could not be read.
+    #[error("reading the boot id: {0}")]
+    BootId(io::Error),
+    /// The programs run since before this boot's spool begins.
+    #[error(
+        "the programs of an earlier collector run and its records are gone from {dir}; the chain of this boot can not be \
+         continued: reboot"
+    )]
+    RecordsGone {
+        /// Where they should be.
+        dir: PathBuf,
+    },
+    /// The programs were loaded again within one boot, so that sequence numbers began anew.
+    #[error(
+        "the eBPF programs were unloaded since this boot's first checkpoint; what ran meanwhile is unknown and the chain \
+         can not be continued: reboot"
+    )]
+    ProgramsGone,
+    /// A pipe to the ring could not be made.
+    #[error("the ring buffer: {0}")]
+    Ring(io::Error),
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Checkpoint `number` carries its nonce and is anchored: quote, then ask for the assembly.
+    Ready {
+        /// The request.
+        id: u64,
+        /// Its nonce.
+        nonce: Vec<u8>,
+        /// What was sealed.
+        frozen: Frozen,
+    },
+    /// It can not be answered.
+    Failed {
+        /// The request; none for what nobody asked for.
+        id: Option<u64>,
+        /// Why.
+        error: SealError,
+    },
+}
+
+/// The collector's working parts.
+pub struct Engine {
+    bpf: Bpf,
+    ring: Ring,
+    pipeline: Pipeline,
+    spool: Spool,
+    store: Store,
+    list: ListReader,
+    anchor: Anchor,
+    key: SigningKey,
+    /// What the last seal covers.
+    frozen: Frozen,
+    outcomes: VecDeque<Outcome>,
+    boot_id: [u8; 16],
+    /// The spool took no record: nothing is consumed until it does.
+    stalled: bool,
+}
+
+/// The object to load.
+///
+/// # Errors
+/// [`EngineError::NoObject`], [`EngineError::Object`].
+pub fn object(config: &Config) -> Result<Vec<u8>, EngineError> {
+    if config.bpf.object.as_os_str().is_empty() {
+        return BUILT_IN_OBJECT.map(<[u8]>::to_vec).ok_or(EngineError::NoObject);
+    }
+    std::fs::read(&config.bpf.object).map_err(|source| EngineError::Object {
+        path: config.bpf.object.clone(),
+        source,
+    })
+}
+
+impl Engine {
+    /// Loads or takes over the programs, replays the spool and scans what is older. Checkpoint 0 is on its way when
+    /// this returns: see [`Engine::is_idle`].
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn start(config: &Config) -> Result<Engine, EngineError> {
+        let object = object(config)?;
+        let (boot_id, boot_id_text) = system::boot_id().map_err(EngineError::BootId)?;
+        let dir = spool::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
+        // Only what is needed to decide how to start; the records follow when the pipeline exists.
+        let (mut has_frames, mut has_seal) = (false, false);
+        let mut early_spool = Spool::open(&dir, &boot_id, |frame| {
+            has_frames = true;
+            has_seal |= matches!(frame, Frame::Event(Event::Sealed(_), _));
+            Ok::<(), EngineError>(())
+        })?;
+        let key = key::load_or_create(&config.run_dir, !has_seal)?;
+        let mut list = ListReader::open(&config.ima.list)?;
+        let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
+
+        // Entries from here on can have a record; those before can not.
+        let mut early = Vec::new();
+        let base = list.poll(|entry| {
+            early.push(entry);
+            Ok::<(), EngineError>(())
+        })?;
+        // Before the programs are loaded: whoever finds them running must find this, too.
+        if !has_frames {
+            early_spool.append_event(&Event::Base { list_len: base })?;
+        }
+        drop(early_spool);
+        let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
+        let options = bpf::Options {
+            pin_dir: config.bpf.pin_dir.clone(),
+            ring_bytes: config.bpf.ring_bytes,
+            hierarchy,
+            ..bpf::Options::new(&object)
+        };
+        let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
+        match adopted {
+            Adopted::Existing if !has_frames => return Err(EngineError::RecordsGone { dir }),
+            Adopted::Fresh { .. } if has_seal => return Err(EngineError::ProgramsGone),
+            _ => {}
+        }
+        let ring = bpf
+            .take_ring()
+            .ok_or_else(|| EngineError::Ring(io::ErrorKind::NotConnected.into()))?;
+        let describe = cgroups::describe(bpf.hierarchy());
+        tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
+        let ima_policy = std::fs::read(&config.ima.policy)
+            .ok()
+            .map(|bytes| Sha256::digest(bytes).into());
+        let mut pipeline = Pipeline::new(Setup {
+            boot_id,
+            hierarchy: describe,
+            bpf_object: bpf.object_sha256(),
+            ima_policy,
+            key: key::public(&key),
+            drain_timeout: Duration::from_secs(config.seal.drain_timeout),
+            seal_records: config.seal.records,
+        });
+        // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
+        if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
+            let path = dir.join("spool");
+            std::fs::remove_file(&path).map_err(|source| SpoolError::Io {
+                path,
+                what: "remove",
+                source,
+            })?;
+            Spool::open(&dir, &boot_id, |_| Ok::<(), EngineError>(()))?
+                .append_event(&Event::Base { list_len: base })?;
+        }
+        let mut store = Store::create(&dir)?;
+        let mut frozen = store.freeze();
+        let spool = Spool::open(&dir, &boot_id, |frame| {
+            replay(frame, &mut pipeline, &mut store, &mut frozen)
+        })?;
+        let mut engine = Engine {
+            bpf,
+            ring,
+            pipeline,
+            spool,
+            store,
+            list,
+            anchor,
+            key,
+            frozen,
+            outcomes: VecDeque::new(),
+            boot_id,
+            stalled: false,
+        };
+        engine.tell(Event::Started)?;
+        for entry in early {
+            engine.store.entry(&entry.to_entry())?;
+            engine.tell(Event::List(Box::new(list::for_pipeline(&entry))))?;
+        }
+        engine.tell(Event::Replayed)?;
+        if !engine.pipeline.is_loaded() {
+            engine.seed()?;
+        }
+        Ok(engine)
+    }
+
+    /// Scans what is older than the programs, then tells that they are loaded.
+    fn seed(&mut self) -> Result<(), EngineError> {
+        let mount = self.bpf.hierarchy().mount.clone();
+        let seeds = cgroups::seeds(&mount).map_err(|source| EngineError::Cgroups { path: mount, source })?;
+        let n_cgroups = seeds.len();
+        for event in seeds {
+            self.tell(event)?;
+        }
+        let seeds = processes::seeds()?;
+        tracing::info!(
+            cgroups = n_cgroups,
+            processes = seeds.len(),
+            "scanned what is older than the programs"
+        );
+        for event in seeds {
+            self.tell(event)?;
+        }
+        self.poll_list()?;
+        let list_len = self.pipeline.list_len();
+        // What is being added at this moment has its record in the ring when checkpoint 0 is sealed.
+        self.tell(Event::Loaded { list_len })
+    }
+
+    /// A descriptor that is readable when records wait; for an event loop.
+    ///
+    /// # Errors
+    /// [`EngineError::Ring`].
+    pub fn ring_fd(&self) -> Result<OwnedFd, EngineError> {
+        self.ring.as_fd().try_clone_to_owned().map_err(EngineError::Ring)
+    }
+
+    /// boot_id of the running kernel.
+    pub fn boot_id(&self) -> [u8; 16] {
+        self.boot_id
+    }
+
+    /// The state machine, to look at.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// Whether nothing is being sealed.
+    pub fn is_idle(&self) -> bool {
+        self.pipeline.is_idle()
+    }
+
+    /// Whether the disk takes no more records.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// What became of requests since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<Outcome> {
+        self.outcomes.drain(..).collect()
+    }
+
+    /// Consumes waiting records, at most [`BATCH`]. Returns whether more may wait.
+    ///
+    /// # Errors
+    /// What ends the collector. A full disk does not: then nothing is consumed, see [`Engine::is_stalled`].
+    pub fn drain(&mut self) -> Result<bool, EngineError> {
+        for _ in 0..BATCH {
+            let Some(item) = self.ring.next() else {
+                return Ok(false);
+            };
+            let len = bpf::decode::record_len(&item)
+                .unwrap_or(item.len())
+                .min(item.len());
+            let raw = Bytes::copy_from_slice(&item[..len]);
+            if let Err(error) = self.spool.append_raw(&raw) {
+                // Not dropped: the kernel's position stays, and the record is read again.
+                std::mem::forget(item);
+                if !self.stalled {
+                    tracing::error!(%error, "records can not be kept: nothing is consumed until they can");
+                }
+                self.stalled = true;
+                return Ok(false);
+            }
+            drop(item);
+            if self.stalled {
+                tracing::info!("records can be kept again");
+                self.stalled = false;
+            }
+            self.handle(spool::raw_event(&raw))?;
+        }
+        Ok(true)
+    }
+
+    /// Reads the list to its end.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn poll_list(&mut self) -> Result<(), EngineError> {
+        let mut new = Vec::new();
+        self.list.poll(|entry| {
+            new.push(entry);
+            Ok::<(), EngineError>(())
+        })?;
+        for entry in new {
+            self.store.entry(&entry.to_entry())?;
+            self.tell(Event::List(Box::new(list::for_pipeline(&entry))))?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a checkpoint with `nonce`; the answer is an [`Outcome`].
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn request(&mut self, id: u64, nonce: Vec<u8>) -> Result<(), EngineError> {
+        self.tell(Event::Request { id, nonce })
+    }
+
+    /// Time has passed.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn tick(&mut self) -> Result<(), EngineError> {
+        self.tell(Event::Tick)
+    }
+
+    /// Reads the list to its end, then gives all parts of the evidence about `frozen`. Call it after the quote.
+    ///
+    /// # Errors
+    /// What ends the collector, or [`StoreError::TooLong`].
+    pub fn assembly(&mut self, frozen: &Frozen) -> Result<Assembly, EngineError> {
+        self.poll_list()?;
+        Ok(self.store.assembly(frozen)?)
+    }
+
+    /// Tells the pipeline, after the spool if need be. Raw records and seals are in the spool already.
+    fn tell(&mut self, event: Event) -> Result<(), EngineError> {
+        if event.is_journaled() {
+            self.spool.append_event(&event)?;
+        }
+        self.handle(event)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), EngineError> {
+        for action in self.pipeline.handle(event, system::now())? {
+            self.act(action)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), EngineError> {
+        match action {
+            Action::Append { key, leaf } => self.store.record(key, &leaf)?,
+            Action::RunCanary => {
+                let tgid = run_canary();
+                self.tell(Event::Canary { tgid })?;
+            }
+            Action::PollList => {
+                self.poll_list()?;
+                self.tell(Event::ListPolled)?;
+            }
+            Action::ReadCounters => {
+                let counters = self.counters()?;
+                self.tell(Event::Counters(counters))?;
+            }
+            Action::GiveUp { through } => {
+                tracing::warn!(through, "records did not arrive: they count as lost");
+                self.tell(Event::GaveUp { through })?;
+            }
+            Action::Seal(checkpoint) => {
+                let sealed = SealedCheckpoint::seal(*checkpoint, &self.key);
+                self.spool.append_sealed(&sealed.file)?;
+                self.store.checkpoint(&sealed.file)?;
+                self.frozen = self.store.freeze();
+                let c = &sealed.checkpoint;
+                tracing::info!(
+                    number = c.number,
+                    list_len = c.list_len,
+                    settled = c.settled,
+                    boot_len = c.boot_len,
+                    records = c.records,
+                    last_seq = c.last_seq,
+                    lost = c.losses.total(),
+                    blind = c.blind,
+                    "sealed"
+                );
+                if c.blind {
+                    tracing::error!(
+                        number = c.number,
+                        "the canary was not seen: the programs may be switched off"
+                    );
+                }
+                self.handle(spool::sealed_event(&sealed))?;
+            }
+            Action::Anchor { number } => {
+                let done = match self.store.checkpoint_file(number)? {
+                    Some(file) => self.anchor.read_once(number, &file).map_err(|e| e.to_string()),
+                    None => Err("its file is not in the store".to_owned()),
+                };
+                let event = match done {
+                    Ok(()) => Event::FileRead,
+                    Err(why) => Event::AnchorFailed { why },
+                };
+                self.tell(event)?;
+            }
+            Action::Anchored { number } => tracing::debug!(number, "anchored"),
+            Action::Answer { id, nonce, number } => {
+                tracing::debug!(id, number, "a request's checkpoint is anchored");
+                self.outcomes.push_back(Outcome::Ready {
+                    id,
+                    nonce,
+                    frozen: self.frozen.clone(),
+                });
+            }
+            Action::Failed { id, error } => {
+                tracing::error!(%error, "no checkpoint");
+                self.outcomes.push_back(Outcome::Failed { id, error });
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Counters, EngineError> {
+        let snapshot = self.bpf.counters()?;
+        let attached = snapshot.all_attached();
+        if !attached {
+            let detached: Vec<&str> = snapshot
+                .programs
+                .iter()
+                .filter(|p| p.detached.is_some())
+                .map(|p| p.name)
+                .collect();
+            tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled, "programs do not see events");
+        }
+        Ok(Counters {
+            seq: snapshot.seq,
+            reserve: snapshot.lost_reserve,
+            recursion: snapshot
+                .programs
+                .iter()
+                .fold(0, |sum, p| sum.saturating_add(p.recursion_misses)),
+            read: snapshot.read_failed,
+            attached,
+        })
+    }
+}
+
+/// Tells the pipeline and the store what the spool holds.
+fn replay(
+    frame: Frame,
+    pipeline: &mut Pipeline,
+    store: &mut Store,
+    frozen: &mut Frozen,
+) -> Result<(), EngineError> {
+    if let Frame::Event(Event::Sealed(_), Some(file)) = &frame {
+        store.checkpoint(file)?;
+        *frozen = store.freeze();
+    }
+    for action in pipeline.handle(frame.into_event(), Duration::ZERO)? {
+        if let Action::Append { key, leaf } = action {
+            store.record(key, &leaf)?;
+        }
+    }
+    Ok(())
+}
+
+/// Executes this very program with an argument that makes it end at once: a file that IMA knows and every policy
+/// accepts. Gives its process id.
+fn run_canary() -> Option<u32> {
+    // Not its path: the file may have been replaced by an update since.
+    let child = std::process::Command::new("/proc/self/exe")
+        .arg(CANARY_ARGUMENT)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    match child {
+        Ok(mut child) => {
+            let pid = child.id();
+            if let Err(error) = child.wait() {
+                tracing::warn!(%error, "waiting for the canary");
+            }
+            Some(pid)
+        }
+        Err(error) => {
+            tracing::error!(%error, "the canary could not be executed");
+            None
+        }
+    }
+}

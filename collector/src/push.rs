@@ -1,0 +1,406 @@
+//! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over HTTPS.
+//!
+//! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
+//! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
+
+use crate::config::Config;
+use crate::service::{Handle, RequestError};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited, combinators::BoxBody};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::{Method, Request, Uri, header};
+use hyper_util::rt::TokioIo;
+use rand_core::{OsRng, RngCore};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+
+/// Answers of the verifier are read no further.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Bytes of evidence sent at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Why nothing was delivered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// `verifier.url` can not be used.
+    #[error("verifier.url {url:?}: {why}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// The CA's certificate can not be used.
+    #[error("verifier.ca {path}: {why}")]
+    Ca {
+        /// As configured.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// No connection.
+    #[error("verifier {authority}: {source}")]
+    Connect {
+        /// Host and port.
+        authority: String,
+        /// Why, with what TLS says.
+        source: std::io::Error,
+    },
+    /// The connection broke.
+    #[error("verifier {authority}: {source}")]
+    Http {
+        /// Host and port.
+        authority: String,
+        /// Why.
+        source: hyper::Error,
+    },
+    /// It took too long.
+    #[error("verifier {authority} did not answer within {seconds} s")]
+    Timeout {
+        /// Host and port.
+        authority: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The verifier refused.
+    #[error("verifier {authority} answered {status}: {message}")]
+    Refused {
+        /// Host and port.
+        authority: String,
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// The verifier's answer is not what it should be.
+    #[error("verifier {authority}: its answer can not be understood: {why}")]
+    Answer {
+        /// Host and port.
+        authority: String,
+        /// Why not.
+        why: String,
+    },
+    /// No evidence could be made.
+    #[error(transparent)]
+    Evidence(#[from] RequestError),
+}
+
+#[derive(Deserialize)]
+struct NonceAnswer {
+    nonce: String,
+}
+
+/// A verifier, as configured.
+pub struct Client {
+    tls: TlsConnector,
+    name: ServerName<'static>,
+    host: String,
+    port: u16,
+    authority: String,
+    /// Path before `/v1`, without a slash at its end.
+    base: String,
+    node: String,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Reads URL and CA.
+    ///
+    /// # Errors
+    /// [`PushError::Url`], [`PushError::Ca`].
+    pub fn new(config: &Config, node: &str) -> Result<Client, PushError> {
+        let url = &config.verifier.url;
+        let bad = |why: String| PushError::Url {
+            url: url.clone(),
+            why,
+        };
+        let uri: Uri = url.parse().map_err(|e| bad(format!("{e}")))?;
+        let host = uri.host().ok_or_else(|| bad("names no host".into()))?;
+        // An IPv6 address stands in brackets in a URL and nowhere else.
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(443);
+        let name = ServerName::try_from(host.clone()).map_err(|e| bad(e.to_string()))?;
+        let ca = |why: String| PushError::Ca {
+            path: config.verifier.ca.clone(),
+            why,
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in
+            CertificateDer::pem_file_iter(&config.verifier.ca).map_err(|e| ca(e.to_string()))?
+        {
+            roots
+                .add(certificate.map_err(|e| ca(e.to_string()))?)
+                .map_err(|e| ca(e.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(ca("holds no certificate in PEM form".into()));
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| ca(e.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Client {
+            tls: TlsConnector::from(Arc::new(tls)),
+            name,
+            authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
+            host,
+            port,
+            base: uri.path().trim_end_matches('/').to_owned(),
+            node: node.to_owned(),
+            timeout: Duration::from_secs(config.verifier.timeout),
+        })
+    }
+
+    /// One nonce from the verifier.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn nonce(&self) -> Result<Vec<u8>, PushError> {
+        let answer = self
+            .post(
+                "nonce",
+                Empty::new().map_err(|never| match never {}).boxed(),
+                None,
+            )
+            .await?;
+        let bad = |why: String| PushError::Answer {
+            authority: self.authority.clone(),
+            why,
+        };
+        let parsed: NonceAnswer = serde_json::from_slice(&answer).map_err(|e| bad(e.to_string()))?;
+        let nonce = hex::decode(&parsed.nonce).map_err(|e| bad(e.to_string()))?;
+        if (8..=64).contains(&nonce.len()) {
+            Ok(nonce)
+        } else {
+            Err(bad(format!("a nonce of {} bytes", nonce.len())))
+        }
+    }
+
+    /// Delivers evidence; gives the verdict as the verifier sent it.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn deliver(&self, evidence: File, len: u64) -> Result<Vec<u8>, PushError> {
+        self.post(
+            "evidence",
+            FileBody {
+                file: evidence,
+                left: len,
+            }
+            .boxed(),
+            Some(len),
+        )
+        .await
+    }
+
+    async fn post(
+        &self,
+        what: &str,
+        body: BoxBody<Bytes, std::io::Error>,
+        len: Option<u64>,
+    ) -> Result<Vec<u8>, PushError> {
+        let work = self.exchange(what, body, len);
+        tokio::time::timeout(self.timeout, work)
+            .await
+            .unwrap_or_else(|_| {
+                Err(PushError::Timeout {
+                    authority: self.authority.clone(),
+                    seconds: self.timeout.as_secs(),
+                })
+            })
+    }
+
+    async fn exchange(
+        &self,
+        what: &str,
+        body: BoxBody<Bytes, std::io::Error>,
+        len: Option<u64>,
+    ) -> Result<Vec<u8>, PushError> {
+        let connect = |source| PushError::Connect {
+            authority: self.authority.clone(),
+            source,
+        };
+        let http = |source| PushError::Http {
+            authority: self.authority.clone(),
+            source,
+        };
+        let answer = |why: String| PushError::Answer {
+            authority: self.authority.clone(),
+            why,
+        };
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(connect)?;
+        let stream = self.tls.connect(self.name.clone(), tcp).await.map_err(connect)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(http)?;
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}/v1/nodes/{}/{what}", self.base, self.node))
+            .header(header::HOST, &self.authority)
+            .header(header::USER_AGENT, concat!("cgpathd/", env!("CARGO_PKG_VERSION")));
+        if let Some(len) = len {
+            request = request
+                .header(header::CONTENT_TYPE, "application/cbor")
+                .header(header::CONTENT_LENGTH, len);
+        } else {
+            request = request.header(header::CONTENT_LENGTH, 0);
+        }
+        let request = request.body(body).map_err(|e| answer(e.to_string()))?;
+        let response = sender.send_request(request).await.map_err(http)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        connection.abort();
+        let body = body.map_err(|e| answer(e.to_string()))?.to_bytes().to_vec();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
+        Err(PushError::Refused {
+            authority: self.authority.clone(),
+            status: status.as_u16(),
+            message,
+        })
+    }
+}
+
+/// A file as the body of a request, read as it is sent.
+struct FileBody {
+    file: File,
+    left: u64,
+}
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let n = self.left.min(CHUNK as u64) as usize;
+        let mut chunk = vec![0; n];
+        // A file that was just written: it is in memory, so this does not wait for a disk.
+        match self.file.read_exact(&mut chunk) {
+            Ok(()) => {
+                self.left -= n as u64;
+                Poll::Ready(Some(Ok(Frame::data(chunk.into()))))
+            }
+            Err(e) => Poll::Ready(Some(Err(e))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+}
+
+/// The pause before the next try after `failures` of them: doubled each time up to `max`, with up to a quarter more or
+/// less by chance (`random`: 0 to 255).
+fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
+    let base = Duration::from_secs(1 << failures.saturating_sub(1).min(20)).min(max);
+    base * (192 + u32::from(random) / 2) / 256
+}
+
+/// Attests at each interval until `stop` turns true.
+pub async fn run(config: Config, client: Client, handle: Handle, mut stop: watch::Receiver<bool>) {
+    let mut failures = 0u32;
+    loop {
+        let pause = match attest(&client, &handle).await {
+            Ok(()) => {
+                failures = 0;
+                Duration::from_secs(config.verifier.interval)
+            }
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                let mut random = [0];
+                OsRng.fill_bytes(&mut random);
+                let pause = backoff(
+                    failures,
+                    Duration::from_secs(config.verifier.max_backoff),
+                    random[0],
+                );
+                tracing::warn!(%error, failures, again_in = ?pause, "no attestation");
+                pause
+            }
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
+    let started = std::time::Instant::now();
+    let nonce = client.nonce().await?;
+    let evidence = handle.evidence(nonce).await?;
+    let len = evidence.len;
+    let verdict = client.deliver(evidence.file, len).await?;
+    let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
+    tracing::info!(
+        bytes = len,
+        took = ?started.elapsed(),
+        node = %verdict.pointer("/node/trust").or(verdict.get("node")).unwrap_or(&serde_json::Value::Null),
+        "evidence delivered"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_vary_by_a_quarter() {
+        let max = Duration::from_secs(60);
+        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1000, 60)] {
+            let base = Duration::from_secs(seconds);
+            for random in [0, 128, 255] {
+                let pause = backoff(failures, max, random);
+                assert!(
+                    pause >= base * 3 / 4 && pause <= base * 5 / 4,
+                    "{failures} {random}: {pause:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_ca_that_is_absent_or_empty_is_named() {
+        let mut config = Config::default();
+        config.verifier.url = "https://verifier.example:8443/base/".into();
+        config.verifier.ca = "/nonexistent/ca.pem".into();
+        assert!(matches!(Client::new(&config, "n"), Err(PushError::Ca { .. })));
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        config.verifier.ca = empty.path().to_owned();
+        assert!(matches!(Client::new(&config, "n"), Err(PushError::Ca { .. })));
+        config.verifier.url = "https://".into();
+        assert!(matches!(Client::new(&config, "n"), Err(PushError::Url { .. })));
+    }
+}

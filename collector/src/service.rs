@@ -1,0 +1,365 @@
+//! The event loop around the engine: records, requests, time, and the order "seal, quote, then read the list".
+
+use crate::config::Config;
+use crate::engine::{Engine, EngineError, Outcome};
+use crate::pipeline::SealError;
+use crate::sources::system;
+use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
+use crate::tpm::{self, Tpm, TpmError};
+use evidence::Quote;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often the pipeline is told that time passes while it waits for records.
+const FAST_TICK: Duration = Duration::from_millis(50);
+
+/// The same while nothing is waited for; also how soon a full disk is tried again.
+const SLOW_TICK: Duration = Duration::from_secs(1);
+
+/// Requests that wait at most; more are refused.
+const MAX_WAITING: usize = 16;
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// No checkpoint could be made.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// No quote could be made.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
+    /// The evidence could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine ended.
+    #[error("the collector is ending")]
+    Ending,
+    /// Too many requests wait.
+    #[error("{MAX_WAITING} requests wait already: try again later")]
+    Busy,
+    /// The spool's disk is full.
+    #[error("records can not be kept on disk (is state_dir's file system full?): no evidence can be made")]
+    Stalled,
+}
+
+type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
+
+enum Command {
+    Request {
+        nonce: Vec<u8>,
+        reply: Reply,
+    },
+    Assemble {
+        frozen: Frozen,
+        reply: oneshot::Sender<Result<Assembly, RequestError>>,
+    },
+    Status {
+        reply: oneshot::Sender<Status>,
+    },
+}
+
+/// What the daemon says of itself.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Status {
+    /// Last checkpoint that was sealed.
+    pub checkpoint: Option<u64>,
+    /// Entries of the list read so far.
+    pub list_len: u64,
+    /// Records kept so far.
+    pub records: u64,
+    /// Records whose entry has not been seen.
+    pub unjoined: u64,
+    /// What was lost so far, in total.
+    pub lost: u64,
+    /// Whether the disk takes no more records.
+    pub stalled: bool,
+    /// Partitions by key and number of records.
+    pub partitions: Vec<(String, u64)>,
+}
+
+/// A handle to the running engine.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    /// Evidence for `nonce`.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn evidence(&self, nonce: Vec<u8>) -> Result<EvidenceFile, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Request { nonce, reply })
+            .await
+            .map_err(|_| RequestError::Ending)?;
+        answer.await.map_err(|_| RequestError::Ending)?
+    }
+
+    /// How the daemon fares.
+    ///
+    /// # Errors
+    /// [`RequestError::Ending`].
+    pub async fn status(&self) -> Result<Status, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Status { reply })
+            .await
+            .map_err(|_| RequestError::Ending)?;
+        answer.await.map_err(|_| RequestError::Ending)
+    }
+}
+
+/// The engine with what the loop needs.
+pub struct Service {
+    engine: Engine,
+    ring: AsyncFd<OwnedFd>,
+    commands: mpsc::Receiver<Command>,
+    handle: Handle,
+    tpm: TpmThread,
+    node: Arc<str>,
+    waiting: HashMap<u64, Reply>,
+    next_id: u64,
+}
+
+impl Service {
+    /// Starts the engine; blocks while the programs are loaded. Must be called within a tokio runtime of several threads.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub fn start(config: &Config, node: &str, tpm: TpmThread) -> Result<Service, EngineError> {
+        let engine = Engine::start(config)?;
+        let fd = engine.ring_fd()?;
+        // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and the AsyncFd owns it.
+        let ring = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        let ring = ring.map_err(|e| EngineError::Ring(e.into()))?;
+        let (sender, commands) = mpsc::channel(MAX_WAITING);
+        let handle = Handle { commands: sender };
+        Ok(Service {
+            engine,
+            ring,
+            commands,
+            handle,
+            tpm,
+            node: node.into(),
+            waiting: HashMap::new(),
+            next_id: 1,
+        })
+    }
+
+    /// A handle for whoever makes requests.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until checkpoint 0, or what a crash left over, is anchored.
+    ///
+    /// # Errors
+    /// What ends the collector; [`EngineError::Seal`] if the checkpoint could not be anchored.
+    pub async fn settle(&mut self) -> Result<(), EngineError> {
+        while !self.engine.is_idle() {
+            tokio::task::block_in_place(|| {
+                while self.engine.drain()? {}
+                self.engine.tick()
+            })?;
+            self.failed_unasked()?;
+            if !self.engine.is_idle() {
+                tokio::time::sleep(FAST_TICK).await;
+            }
+        }
+        self.failed_unasked()
+    }
+
+    fn failed_unasked(&mut self) -> Result<(), EngineError> {
+        for outcome in self.engine.take_outcomes() {
+            if let Outcome::Failed { id: None, error } = outcome {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs until `stop` turns true.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
+        let mut more = false;
+        loop {
+            let pause = if self.engine.pipeline().wants_ticks() {
+                FAST_TICK
+            } else {
+                SLOW_TICK
+            };
+            let stalled = self.engine.is_stalled();
+            let command = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                command = self.commands.recv() => command,
+                ready = self.ring.readable(), if !more && !stalled => {
+                    // Cleared before the ring is emptied: what comes meanwhile makes it ready again.
+                    ready.map_err(EngineError::Ring)?.clear_ready();
+                    None
+                }
+                () = tokio::time::sleep(pause), if !more => None,
+                () = std::future::ready(()), if more => None,
+            };
+            more = tokio::task::block_in_place(|| self.step(command))?;
+        }
+        // Whatever arrived last is on disk before this ends.
+        tokio::task::block_in_place(|| {
+            while self.engine.drain()? {}
+            Ok(())
+        })
+    }
+
+    fn step(&mut self, command: Option<Command>) -> Result<bool, EngineError> {
+        match command {
+            None => {}
+            Some(Command::Status { reply }) => {
+                let _ = reply.send(self.status());
+            }
+            Some(Command::Request { reply, .. }) if self.engine.is_stalled() => {
+                let _ = reply.send(Err(RequestError::Stalled));
+            }
+            Some(Command::Request { reply, .. }) if self.waiting.len() >= MAX_WAITING => {
+                let _ = reply.send(Err(RequestError::Busy));
+            }
+            Some(Command::Request { nonce, reply }) => {
+                let id = self.next_id;
+                self.next_id += 1;
+                self.waiting.insert(id, reply);
+                self.engine.request(id, nonce)?;
+            }
+            Some(Command::Assemble { frozen, reply }) => {
+                let assembly = match self.engine.assembly(&frozen) {
+                    Err(EngineError::Store(e)) => Err(e.into()),
+                    other => Ok(other?),
+                };
+                let _ = reply.send(assembly);
+            }
+        }
+        let more = self.engine.drain()?;
+        // While the disk is full the time to wait for records does not run: they can not come.
+        if !self.engine.is_stalled() {
+            self.engine.tick()?;
+        }
+        for outcome in self.engine.take_outcomes() {
+            match outcome {
+                Outcome::Ready { id, nonce, frozen } => {
+                    if let Some(reply) = self.waiting.remove(&id) {
+                        self.finish(nonce, frozen, reply);
+                    }
+                }
+                Outcome::Failed { id, error } => {
+                    if let Some(reply) = id.and_then(|id| self.waiting.remove(&id)) {
+                        let _ = reply.send(Err(error.into()));
+                    }
+                }
+            }
+        }
+        Ok(more)
+    }
+
+    /// Quote, then list, then evidence; while the loop goes on consuming records.
+    fn finish(&self, nonce: Vec<u8>, frozen: Frozen, reply: Reply) {
+        let tpm = self.tpm.clone();
+        let commands = self.handle.commands.clone();
+        let node = self.node.clone();
+        let boot_id = self.engine.boot_id();
+        tokio::spawn(async move {
+            let work = async {
+                let quote = tpm.quote(nonce).await?;
+                let (send, assembly) = oneshot::channel();
+                commands
+                    .send(Command::Assemble { frozen, reply: send })
+                    .await
+                    .map_err(|_| RequestError::Ending)?;
+                let assembly = assembly.await.map_err(|_| RequestError::Ending)??;
+                let header = Header {
+                    node: node.to_string(),
+                    boot_id,
+                    kernel: system::kernel_release(),
+                    quote,
+                };
+                let written = tokio::task::spawn_blocking(move || assembly.write(&header)).await;
+                Ok(written.map_err(|_| RequestError::Ending)??)
+            };
+            let _ = reply.send(work.await);
+        });
+    }
+
+    fn status(&self) -> Status {
+        let pipeline = self.engine.pipeline();
+        Status {
+            checkpoint: pipeline.last_checkpoint(),
+            list_len: pipeline.list_len(),
+            records: pipeline.records(),
+            unjoined: pipeline.unjoined(),
+            lost: pipeline.losses().total(),
+            stalled: self.engine.is_stalled(),
+            partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
+        }
+    }
+}
+
+/// The TPM on a thread of its own: its commands block for as long as it likes.
+#[derive(Clone)]
+pub struct TpmThread {
+    jobs: std::sync::mpsc::Sender<(Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>)>,
+}
+
+impl TpmThread {
+    /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the start.
+    pub fn start(options: tpm::Options, opened: Tpm) -> TpmThread {
+        type Job = (Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>);
+        let (jobs, queue) = std::sync::mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            let mut tpm = Some(opened);
+            for (nonce, reply) in queue {
+                let _ = reply.send(quote(&mut tpm, &options, &nonce));
+            }
+        });
+        TpmThread { jobs }
+    }
+
+    async fn quote(&self, nonce: Vec<u8>) -> Result<Quote, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send((nonce, reply)).map_err(|_| RequestError::Ending)?;
+        Ok(answer.await.map_err(|_| RequestError::Ending)??)
+    }
+}
+
+/// One quote; a TPM that fails is opened anew once, as after a reset of the resource manager.
+fn quote(tpm: &mut Option<Tpm>, options: &tpm::Options, nonce: &[u8]) -> Result<Quote, TpmError> {
+    if let Some(open) = tpm {
+        match open.quote(nonce) {
+            Err(error @ TpmError::Command { .. }) => {
+                tracing::warn!(%error, "opening the TPM anew");
+                *tpm = None;
+            }
+            done => return done,
+        }
+    }
+    tpm.insert(Tpm::open(options)?).quote(nonce)
+}
+
+/// TPM options of a configuration.
+///
+/// # Errors
+/// If the authorisation can not be read.
+pub fn tpm_options(config: &Config) -> Result<tpm::Options, crate::config::ConfigError> {
+    Ok(tpm::Options {
+        tcti: config.tpm.tcti.clone(),
+        key: config.tpm.key,
+        bank: config.tpm.bank,
+        endorsement_auth: config.endorsement_auth()?,
+    })
+}

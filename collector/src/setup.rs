@@ -1,0 +1,269 @@
+//! Prepares a node: configuration, IMA policy, the loop module at boot, the systemd unit; and undoes it.
+//!
+//! Nothing that is there already is overwritten, and only what is still as it was made here is removed.
+
+use crate::anchor::{self, AnchorError};
+use crate::bpf;
+use crate::config::{Config, DEFAULT_PATH, EXAMPLE};
+use crate::control;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The IMA policy that is installed where there is none.
+const IMA_POLICY: &str = include_str!("../../policy/ima/recommended");
+
+/// The systemd unit.
+const UNIT: &str = include_str!("../../deploy/cgpathd.service");
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// A file operation failed.
+    #[error("{path}: cannot {what}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The daemon runs.
+    #[error("cgpathd runs: stop it first (systemctl disable --now cgpathd)")]
+    Running,
+    /// The programs.
+    #[error(transparent)]
+    Bpf(#[from] bpf::Error),
+    /// The file system of checkpoints.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+}
+
+/// A file that setup makes.
+struct Item {
+    path: PathBuf,
+    content: &'static str,
+    why: &'static str,
+    /// It is only made where this directory is there.
+    needs: Option<&'static str>,
+}
+
+fn items(root: &Path, config: &Config) -> Vec<Item> {
+    let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    vec![
+        Item {
+            path: at(Path::new(DEFAULT_PATH)),
+            content: EXAMPLE,
+            why: "the configuration, every key with its default",
+            needs: None,
+        },
+        Item {
+            path: at(&config.ima.policy),
+            content: IMA_POLICY,
+            why: "the IMA policy; systemd loads it by path at the next boot",
+            needs: None,
+        },
+        Item {
+            path: at(Path::new("/etc/modules-load.d/cgpathd.conf")),
+            content: "# For the file system of checkpoint files.\nloop\n",
+            why: "the loop module at boot",
+            needs: Some("/etc/modules-load.d"),
+        },
+        Item {
+            path: at(Path::new("/etc/systemd/system/cgpathd.service")),
+            content: UNIT,
+            why: "the systemd unit; enable it with: systemctl enable cgpathd",
+            needs: Some("/etc/systemd/system"),
+        },
+    ]
+}
+
+/// Does, or with `dry_run` only describes, what a node needs; gives one line for each step.
+///
+/// `root` is `/` but in tests.
+///
+/// # Errors
+/// See [`SetupError`]; what was done before stays.
+pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, SetupError> {
+    let mut out = String::new();
+    for item in items(root, config) {
+        let path = item.path.display();
+        if let Some(needs) = item.needs
+            && !root.join(needs.trim_start_matches('/')).is_dir()
+        {
+            line(&mut out, format_args!("left out  {path}: there is no {needs}"));
+            continue;
+        }
+        match std::fs::read(&item.path) {
+            Ok(found) if found == item.content.as_bytes() => line(&mut out, format_args!("is there  {path}")),
+            Ok(found) => {
+                line(
+                    &mut out,
+                    format_args!("kept      {path}: it is there and differs from ours"),
+                );
+                if item.path.ends_with("ima-policy") && !has_checkpoint_rule(&found) {
+                    let uuid = evidence::checkpoint::FS_UUID;
+                    let rule = format_args!("measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}");
+                    line(&mut out, format_args!("          it needs this line: {rule}"));
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if !dry_run {
+                    write(&item.path, item.content)?;
+                }
+                let verb = if dry_run { "would make" } else { "made     " };
+                line(&mut out, format_args!("{verb} {path}: {}", item.why));
+            }
+            Err(source) => {
+                return Err(SetupError::Io {
+                    path: item.path.clone(),
+                    what: "read",
+                    source,
+                });
+            }
+        }
+    }
+    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if !cmdline.split_whitespace().any(|word| word == "ima_policy=tcb") {
+        line(
+            &mut out,
+            format_args!(
+                "to do     add ima_policy=tcb to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then \
+             update-grub), so that the IMA policy itself is measured; needs a reboot"
+            ),
+        );
+    }
+    line(&mut out, format_args!("then      cgpathd check"));
+    Ok(out)
+}
+
+/// Undoes it: unloads the programs, unmounts, removes what [`install`] made and nobody changed.
+///
+/// # Errors
+/// See [`SetupError`].
+pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, SetupError> {
+    let mut out = String::new();
+    if control::ask_status(&config.run_dir).is_ok() {
+        return Err(SetupError::Running);
+    }
+    let verb = if dry_run { "would remove" } else { "removed" };
+    if !dry_run {
+        bpf::unload(&config.bpf.pin_dir)?;
+        anchor::unmount(&config.run_dir)?;
+    }
+    line(
+        &mut out,
+        format_args!(
+            "{verb}  the eBPF programs pinned in {}",
+            config.bpf.pin_dir.display()
+        ),
+    );
+    line(
+        &mut out,
+        format_args!("{verb}  the file system of checkpoint files"),
+    );
+    for item in items(root, config) {
+        let path = item.path.display();
+        match std::fs::read(&item.path) {
+            Ok(found) if found == item.content.as_bytes() => {
+                if !dry_run {
+                    std::fs::remove_file(&item.path).map_err(|source| SetupError::Io {
+                        path: item.path.clone(),
+                        what: "remove",
+                        source,
+                    })?;
+                }
+                line(&mut out, format_args!("{verb}  {path}"));
+            }
+            Ok(_) => line(&mut out, format_args!("kept     {path}: it was changed")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(SetupError::Io {
+                    path: item.path.clone(),
+                    what: "read",
+                    source,
+                });
+            }
+        }
+    }
+    line(
+        &mut out,
+        format_args!(
+            "kept     {}: records of past boots; remove by hand",
+            config.state_dir.display()
+        ),
+    );
+    line(
+        &mut out,
+        format_args!("note     this boot can not be attested any more; the next one can"),
+    );
+    Ok(out)
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // A String takes everything.
+    let _ = writeln!(out, "{text}");
+}
+
+fn write(path: &Path, content: &str) -> Result<(), SetupError> {
+    let error = |what| {
+        move |source| SetupError::Io {
+            path: path.to_owned(),
+            what,
+            source,
+        }
+    };
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(error("make the directory of"))?;
+    }
+    std::fs::write(path, content).map_err(error("write"))
+}
+
+/// Whether a policy file has the rule that measures checkpoint files.
+fn has_checkpoint_rule(policy: &[u8]) -> bool {
+    let fsuuid = format!("fsuuid={}", evidence::checkpoint::FS_UUID);
+    String::from_utf8_lossy(policy).lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.first() == Some(&"measure")
+            && words.contains(&fsuuid.as_str())
+            && words.contains(&"func=FILE_CHECK")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setup_makes_what_is_absent_keeps_what_is_there_and_remove_undoes_it() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        std::fs::create_dir_all(root.path().join("etc/systemd/system")).unwrap();
+        let unit = root.path().join("etc/systemd/system/cgpathd.service");
+        let text = install(root.path(), &config, true).unwrap();
+        assert!(text.contains("would make") && !unit.exists());
+        let text = install(root.path(), &config, false).unwrap();
+        assert!(text.contains("left out") && unit.exists(), "{text}");
+        let policy = root.path().join("etc/ima/ima-policy");
+        std::fs::write(&policy, "measure func=BPRM_CHECK\n").unwrap();
+        let text = install(root.path(), &config, false).unwrap();
+        assert!(
+            text.contains("kept") && text.contains("it needs this line: measure func=FILE_CHECK"),
+            "{text}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(&policy).unwrap(),
+            "measure func=BPRM_CHECK\n"
+        );
+    }
+
+    #[test]
+    fn the_installed_policy_has_the_rule_that_anchors_checkpoints() {
+        assert!(has_checkpoint_rule(IMA_POLICY.as_bytes()));
+        assert!(!has_checkpoint_rule(
+            b"# measure func=FILE_CHECK fsuuid=1ca09a17-0000-4000-8000-c9a7c9a7c9a7\n"
+        ));
+    }
+}

@@ -1,0 +1,150 @@
+//! Cgroup directories that were there before the programs were loaded, from the mounted hierarchy.
+
+use crate::bpf::Hierarchy;
+use crate::pipeline::Event;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Every directory of the hierarchy mounted at `mount`, parents first, each as [`Event::SeedCgroup`]. One that goes
+/// meanwhile is left out: its removal has a record.
+///
+/// # Errors
+/// If the root can not be read.
+pub fn seeds(mount: &Path) -> io::Result<Vec<Event>> {
+    let root = std::fs::metadata(mount)?.ino();
+    let mut out = vec![Event::SeedCgroup {
+        id: root,
+        parent: 0,
+        name: Vec::new(),
+    }];
+    let mut waiting: Vec<(PathBuf, u64)> = vec![(mount.to_owned(), root)];
+    while let Some((path, parent)) = waiting.pop() {
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(e) if path == mount => return Err(e),
+            Err(_) => continue,
+        };
+        for entry in entries.flatten() {
+            if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+                continue;
+            }
+            let Ok(id) = entry.metadata().map(|m| m.ino()) else {
+                continue;
+            };
+            out.push(Event::SeedCgroup {
+                id,
+                parent,
+                name: entry.file_name().as_bytes().to_vec(),
+            });
+            waiting.push((entry.path(), id));
+        }
+    }
+    Ok(out)
+}
+
+/// The hierarchy that `cgroup.hierarchy` asks for; `None` leaves the choice to the loader.
+///
+/// # Errors
+/// A line that says why it can not be had.
+pub fn chosen(wanted: &str) -> Result<Option<Hierarchy>, String> {
+    let found = || Hierarchy::detect().map_err(|e| e.to_string());
+    match wanted {
+        "auto" => Ok(None),
+        "v2" => {
+            let h = found()?;
+            match h.controller {
+                None => Ok(Some(h)),
+                Some(c) => Err(format!(
+                    "cgroup.hierarchy is \"v2\" and containers here live in the v1 hierarchy of {c}"
+                )),
+            }
+        }
+        v1 => {
+            let wanted = v1.strip_prefix("v1:").unwrap_or(v1);
+            let h = found()?;
+            match h.controller {
+                Some(c) if c == wanted => Ok(Some(h)),
+                other => Err(format!(
+                    "cgroup.hierarchy is {v1:?} and this machine's is {}",
+                    other.map_or("v2".to_owned(), |c| format!("v1:{c}"))
+                )),
+            }
+        }
+    }
+}
+
+/// How checkpoints name the hierarchy: `v2`, `v1:pids`, or `hybrid:pids` where v2 is mounted beside v1.
+pub fn describe(hierarchy: &Hierarchy) -> String {
+    match hierarchy.controller {
+        None => "v2".to_owned(),
+        Some(controller) => {
+            let v2_beside = cgroups_rs::hierarchies::is_cgroup2_unified_mode() || mounted("cgroup2");
+            format!("{}:{controller}", if v2_beside { "hybrid" } else { "v1" })
+        }
+    }
+}
+
+/// Controllers of the v2 hierarchy's root, or of v1; for the log.
+pub fn controllers() -> Vec<String> {
+    let hierarchy = cgroups_rs::hierarchies::auto();
+    if hierarchy.v2() {
+        let text = std::fs::read_to_string(hierarchy.root().join("cgroup.controllers")).unwrap_or_default();
+        return text.split_whitespace().map(str::to_owned).collect();
+    }
+    hierarchy
+        .subsystems()
+        .iter()
+        .map(|s| s.to_controller().controller_type_name())
+        .collect()
+}
+
+trait Named {
+    fn controller_type_name(&self) -> String;
+}
+
+impl Named for &dyn cgroups_rs::Controller {
+    fn controller_type_name(&self) -> String {
+        self.control_type().to_string()
+    }
+}
+
+fn mounted(fstype: &str) -> bool {
+    procfs::process::Process::myself()
+        .and_then(|p| p.mountinfo())
+        .is_ok_and(|mounts| mounts.into_iter().any(|m| m.fs_type == fstype))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_come_parents_first_with_their_inode_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::create_dir(dir.path().join("c")).unwrap();
+        std::fs::write(dir.path().join("cgroup.procs"), "").unwrap();
+        let mut known = std::collections::HashMap::new();
+        for event in seeds(dir.path()).unwrap() {
+            let Event::SeedCgroup { id, parent, name } = event else {
+                panic!()
+            };
+            let path = if parent == 0 {
+                dir.path().to_owned()
+            } else {
+                let above: &PathBuf = known.get(&parent).expect("parent first");
+                above.join(std::ffi::OsStr::from_bytes(&name))
+            };
+            assert_eq!(std::fs::metadata(&path).unwrap().ino(), id);
+            known.insert(id, path);
+        }
+        assert_eq!(known.len(), 4);
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_is_an_error() {
+        assert!(seeds(Path::new("/nonexistent")).is_err());
+    }
+}

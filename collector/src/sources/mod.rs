@@ -1,0 +1,6 @@
+//! Where events come from: the measurement list, /proc, the cgroup hierarchy.
+
+pub mod cgroups;
+pub mod list;
+pub mod processes;
+pub mod system;

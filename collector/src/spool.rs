@@ -1,0 +1,553 @@
+//! What must survive a crash of the collector: raw records, seeds and seals, in the order in which they were handled.
+//!
+//! One append-only file for each boot. A frame is: length of the payload (u32), CRC-32 of kind and payload (u32), kind
+//! (u8), payload; little-endian. Promises: a frame that [`Spool::append`] said was written is there after `kill -9`; a
+//! frame that was cut short is recognised and removed; anything else that does not fit is an error, never skipped.
+//! It need not survive a power cut: the next boot starts a new chain.
+//!
+//! The file is opened once, for reading and writing: a second opening for reading would make IMA log a violation
+//! (`open_writers`) under policies that measure what root reads.
+
+use crate::bpf::decode;
+use crate::pipeline::{Event, Sealed};
+use bytes::Bytes;
+use evidence::SealedCheckpoint;
+use evidence::wire;
+use minicbor::{Decode, Encode};
+use sha2::Digest as _;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Begins the file; the boot id follows.
+const MAGIC: &[u8; 16] = b"cgpathd spool 1\n";
+
+/// Bytes before the first frame.
+const START: u64 = 32;
+
+/// Bytes before a frame's payload.
+const HEAD: usize = 9;
+
+/// A payload is never longer: the longest raw record and a checkpoint fit easily.
+const MAX_PAYLOAD: usize = 1 << 20;
+
+const KIND_RAW: u8 = 1;
+const KIND_NOTE: u8 = 2;
+
+/// Why the spool can not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// A file operation failed; with `ENOSPC` the disk is full.
+    #[error("spool {path}: cannot {what}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file holds what was never written there.
+    #[error(
+        "spool {path} is damaged at byte {offset}: {why}; this boot's chain can not be continued: reboot"
+    )]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// Where the frame begins.
+        offset: u64,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// A journaled event but for raw records, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+enum Note {
+    #[n(1)]
+    Started,
+    #[n(2)]
+    Base(#[n(0)] u64),
+    #[n(3)]
+    SeedCgroup(
+        #[n(0)] u64,
+        #[n(1)] u64,
+        #[n(2)]
+        #[cbor(with = "minicbor::bytes")]
+        Vec<u8>,
+    ),
+    #[n(4)]
+    SeedProcess {
+        #[n(0)]
+        tgid: u32,
+        #[n(1)]
+        start_ns: u64,
+        #[n(2)]
+        tick_ns: u64,
+        #[n(3)]
+        #[cbor(with = "minicbor::bytes")]
+        exe: Vec<u8>,
+        #[n(4)]
+        dev: u64,
+        #[n(5)]
+        ino: u64,
+    },
+    #[n(5)]
+    Loaded(#[n(0)] u64),
+    #[n(6)]
+    GaveUp(#[n(0)] u64),
+    #[n(7)]
+    Sealed(
+        #[n(0)]
+        #[cbor(with = "minicbor::bytes")]
+        Vec<u8>,
+    ),
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// A record as the ring buffer had it.
+    Raw(Bytes),
+    /// Another journaled event; with the checkpoint's file if it is a seal.
+    Event(Event, Option<Vec<u8>>),
+}
+
+impl Frame {
+    /// The event that the pipeline is told.
+    pub fn into_event(self) -> Event {
+        match self {
+            Frame::Raw(raw) => raw_event(&raw),
+            Frame::Event(event, _) => event,
+        }
+    }
+}
+
+/// The event of a raw record: decoded, or noted as undecodable.
+pub fn raw_event(raw: &Bytes) -> Event {
+    match decode::decode(raw) {
+        Ok(event) => Event::Raw(Box::new(event)),
+        Err(error) => {
+            tracing::error!(%error, "a record of the kernel side can not be read; it counts as lost");
+            Event::Undecodable {
+                seq: decode::record_seq(raw).ok(),
+            }
+        }
+    }
+}
+
+/// What the pipeline is told of a checkpoint that was signed.
+pub fn sealed_event(sealed: &SealedCheckpoint) -> Event {
+    let contents = vec![
+        sha1::Sha1::digest(&sealed.file).to_vec(),
+        sha2::Sha256::digest(&sealed.file).to_vec(),
+        sha2::Sha384::digest(&sealed.file).to_vec(),
+        sha2::Sha512::digest(&sealed.file).to_vec(),
+    ];
+    Event::Sealed(Box::new(Sealed {
+        checkpoint: sealed.checkpoint.clone(),
+        digest: sealed.digest(),
+        contents,
+    }))
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    buf: Vec<u8>,
+}
+
+impl Spool {
+    /// Opens the spool of `boot_id` in `dir`, or makes it, and hands all whole frames to `sink` in order. A frame that
+    /// was cut short at the end is removed.
+    ///
+    /// # Errors
+    /// [`SpoolError`], or what `sink` returns.
+    pub fn open<E: From<SpoolError>>(
+        dir: &Path,
+        boot_id: &[u8; 16],
+        mut sink: impl FnMut(Frame) -> Result<(), E>,
+    ) -> Result<Spool, E> {
+        let path = dir.join("spool");
+        let io = |what| {
+            let path = path.clone();
+            move |source| SpoolError::Io { path, what, source }
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("open"))?;
+        let len = file.metadata().map_err(io("stat"))?.len();
+        let mut spool = Spool {
+            file,
+            path: path.clone(),
+            len: START,
+            buf: Vec::new(),
+        };
+        if len < START {
+            // New, or cut short while it was made: nothing was handled yet.
+            let mut start = MAGIC.to_vec();
+            start.extend(boot_id);
+            spool.file.set_len(0).map_err(io("truncate"))?;
+            spool.file.write_all_at(&start, 0).map_err(io("write"))?;
+            return Ok(spool);
+        }
+        let mut start = [0; START as usize];
+        spool.file.read_exact_at(&mut start, 0).map_err(io("read"))?;
+        if &start[..16] != MAGIC || &start[16..] != boot_id {
+            return Err(spool.corrupt(0, "not a spool of this version and boot").into());
+        }
+        while spool.len < len {
+            match spool.read_frame(len)? {
+                Some((frame, end)) => {
+                    sink(frame)?;
+                    spool.len = end;
+                }
+                None => {
+                    tracing::warn!(
+                        offset = spool.len,
+                        torn = len - spool.len,
+                        "the spool's last frame was cut short"
+                    );
+                    spool.file.set_len(spool.len).map_err(io("truncate"))?;
+                    break;
+                }
+            }
+        }
+        Ok(spool)
+    }
+
+    /// Bytes in the file.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether no frame is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len <= START
+    }
+
+    fn corrupt(&self, offset: u64, why: impl Into<String>) -> SpoolError {
+        SpoolError::Corrupt {
+            path: self.path.clone(),
+            offset,
+            why: why.into(),
+        }
+    }
+
+    /// The frame at `self.len` and where it ends; `None` if the file ends inside of it.
+    fn read_frame(&self, file_len: u64) -> Result<Option<(Frame, u64)>, SpoolError> {
+        let io = |source| SpoolError::Io {
+            path: self.path.clone(),
+            what: "read",
+            source,
+        };
+        let at = self.len;
+        if file_len - at < HEAD as u64 {
+            return Ok(None);
+        }
+        let mut head = [0; HEAD];
+        self.file.read_exact_at(&mut head, at).map_err(io)?;
+        let [l0, l1, l2, l3, c0, c1, c2, c3, kind] = head;
+        let n = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if n > MAX_PAYLOAD {
+            return Err(self.corrupt(
+                at,
+                format!("a frame of {n} bytes, at most {MAX_PAYLOAD} are written"),
+            ));
+        }
+        let end = at + (HEAD + n) as u64;
+        if end > file_len {
+            return Ok(None);
+        }
+        let mut payload = vec![0; n];
+        self.file
+            .read_exact_at(&mut payload, at + HEAD as u64)
+            .map_err(io)?;
+        if crc(kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+            return Err(self.corrupt(at, "a checksum does not fit"));
+        }
+        let frame = match kind {
+            KIND_RAW => Frame::Raw(payload.into()),
+            KIND_NOTE => self.note(at, &payload)?,
+            other => return Err(self.corrupt(at, format!("a frame of kind {other}"))),
+        };
+        Ok(Some((frame, end)))
+    }
+
+    fn note(&self, at: u64, payload: &[u8]) -> Result<Frame, SpoolError> {
+        let note: Note = wire::from_slice(payload, "spool note", MAX_PAYLOAD)
+            .map_err(|e| self.corrupt(at, e.to_string()))?;
+        let event = match note {
+            Note::Started => Event::Started,
+            Note::Base(list_len) => Event::Base { list_len },
+            Note::SeedCgroup(id, parent, name) => Event::SeedCgroup { id, parent, name },
+            Note::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            } => Event::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            },
+            Note::Loaded(list_len) => Event::Loaded { list_len },
+            Note::GaveUp(through) => Event::GaveUp { through },
+            Note::Sealed(file) => {
+                let sealed =
+                    SealedCheckpoint::from_file(&file).map_err(|e| self.corrupt(at, e.to_string()))?;
+                return Ok(Frame::Event(sealed_event(&sealed), Some(file)));
+            }
+        };
+        Ok(Frame::Event(event, None))
+    }
+
+    /// Writes a record as the ring buffer had it.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`]; then the file is as it was.
+    pub fn append_raw(&mut self, raw: &[u8]) -> Result<(), SpoolError> {
+        self.append(KIND_RAW, raw)
+    }
+
+    /// Writes a signed checkpoint.
+    ///
+    /// # Errors
+    /// As [`Spool::append_raw`].
+    pub fn append_sealed(&mut self, file: &[u8]) -> Result<(), SpoolError> {
+        self.append(KIND_NOTE, &wire::to_vec(&Note::Sealed(file.to_vec())))
+    }
+
+    /// Writes a journaled event other than raw records and seals; others are not written.
+    ///
+    /// # Errors
+    /// As [`Spool::append_raw`].
+    pub fn append_event(&mut self, event: &Event) -> Result<(), SpoolError> {
+        let note = match event.clone() {
+            Event::Started => Note::Started,
+            Event::Base { list_len } => Note::Base(list_len),
+            Event::SeedCgroup { id, parent, name } => Note::SeedCgroup(id, parent, name),
+            Event::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            } => Note::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            },
+            Event::Loaded { list_len } => Note::Loaded(list_len),
+            Event::GaveUp { through } => Note::GaveUp(through),
+            _ => return Ok(()),
+        };
+        self.append(KIND_NOTE, &wire::to_vec(&note))
+    }
+
+    fn append(&mut self, kind: u8, payload: &[u8]) -> Result<(), SpoolError> {
+        let n = u32::try_from(payload.len())
+            .ok()
+            .filter(|n| *n as usize <= MAX_PAYLOAD);
+        let io = |source| SpoolError::Io {
+            path: self.path.clone(),
+            what: "append",
+            source,
+        };
+        let n = n.ok_or_else(|| io(io::Error::new(io::ErrorKind::InvalidInput, "a frame is too long")))?;
+        self.buf.clear();
+        self.buf.extend_from_slice(&n.to_le_bytes());
+        self.buf.extend_from_slice(&crc(kind, payload).to_le_bytes());
+        self.buf.push(kind);
+        self.buf.extend_from_slice(payload);
+        if let Err(source) = self.file.write_all_at(&self.buf, self.len) {
+            // A full disk takes a part of a frame: it must not stay, or the next one would be taken for its rest.
+            self.file.set_len(self.len).map_err(io)?;
+            return Err(io(source));
+        }
+        self.len += self.buf.len() as u64;
+        Ok(())
+    }
+}
+
+fn crc(kind: u8, payload: &[u8]) -> u32 {
+    let mut h = crc32fast::Hasher::new();
+    h.update(&[kind]);
+    h.update(payload);
+    h.finalize()
+}
+
+/// Makes `state_dir/<boot id>` and removes the oldest other boots' directories beyond `keep`.
+///
+/// # Errors
+/// [`SpoolError::Io`] if this boot's directory can not be made; one of another boot that can not be removed is logged.
+pub fn boot_dir(state_dir: &Path, boot_id: &str, keep: usize) -> Result<PathBuf, SpoolError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let dir = state_dir.join(boot_id);
+    let io = |what| {
+        let path = dir.clone();
+        move |source| SpoolError::Io { path, what, source }
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(io("make the directory"))?;
+    let mut others: Vec<(std::time::SystemTime, PathBuf)> = std::fs::read_dir(state_dir)
+        .map_err(io("list the directory"))?
+        .flatten()
+        // Only what looks like a boot id: whatever else lies there is not ours to remove.
+        .filter(|e| e.file_name() != boot_id && is_boot_id(&e.file_name().to_string_lossy()))
+        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+        .collect();
+    others.sort();
+    let surplus = (others.len() + 1).saturating_sub(keep.max(1));
+    for (_, path) in others.into_iter().take(surplus) {
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "removed an old boot's records"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "an old boot's records stay"),
+        }
+    }
+    Ok(dir)
+}
+
+fn is_boot_id(name: &str) -> bool {
+    name.len() == 36
+        && name.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(dir: &Path) -> Result<Vec<String>, SpoolError> {
+        let mut out = Vec::new();
+        Spool::open(dir, &[1; 16], |frame| {
+            out.push(format!("{frame:?}"));
+            Ok::<(), SpoolError>(())
+        })?;
+        Ok(out)
+    }
+
+    fn filled(dir: &Path) -> Spool {
+        let mut spool = Spool::open(dir, &[1; 16], |_| Ok::<(), SpoolError>(())).unwrap();
+        spool.append_event(&Event::Started).unwrap();
+        spool
+            .append_event(&Event::SeedCgroup {
+                id: 1,
+                parent: 0,
+                name: vec![0xff, 0],
+            })
+            .unwrap();
+        spool.append_raw(b"not a record").unwrap();
+        spool.append_event(&Event::GaveUp { through: 9 }).unwrap();
+        spool
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_keeps_its_whole_frames_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let len = filled(dir.path()).len();
+        let whole = std::fs::read(dir.path().join("spool")).unwrap();
+        assert_eq!(whole.len() as u64, len);
+        let frames = all(dir.path()).unwrap();
+        assert_eq!(frames.len(), 4);
+        for cut in 0..whole.len() {
+            std::fs::write(dir.path().join("spool"), &whole[..cut]).unwrap();
+            let got = all(dir.path()).unwrap();
+            assert!(got.len() < 4 && got[..] == frames[..got.len()], "cut at {cut}");
+            // And it can be written to again, and read back.
+            let mut spool = Spool::open(dir.path(), &[1; 16], |_| Ok::<(), SpoolError>(())).unwrap();
+            spool.append_event(&Event::Started).unwrap();
+            assert_eq!(all(dir.path()).unwrap().len(), got.len() + 1, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_an_error_that_names_the_frame() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let whole = std::fs::read(dir.path().join("spool")).unwrap();
+        for at in 0..whole.len() {
+            let mut bad = whole.clone();
+            bad[at] ^= 0x40;
+            std::fs::write(dir.path().join("spool"), &bad).unwrap();
+            // A length made larger reads like a frame that was cut short; nothing else passes.
+            match all(dir.path()) {
+                Err(SpoolError::Corrupt { .. }) => {}
+                Ok(frames) => assert!(frames.len() < 4, "byte {at}"),
+                Err(e) => panic!("byte {at}: {e}"),
+            }
+        }
+    }
+
+    #[test]
+    fn another_boots_spool_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let e = Spool::open(dir.path(), &[2; 16], |_| Ok::<(), SpoolError>(()));
+        assert!(matches!(e, Err(SpoolError::Corrupt { offset: 0, .. })));
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_leaves_the_file_as_it_was() {
+        // /dev/full takes nothing; the spool's own file is swapped for it.
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = filled(dir.path());
+        let len = spool.len();
+        let good = std::mem::replace(
+            &mut spool.file,
+            OpenOptions::new().write(true).open("/dev/full").unwrap(),
+        );
+        let e = spool.append_raw(b"x").unwrap_err();
+        assert!(e.to_string().contains("append"), "{e}");
+        spool.file = good;
+        assert_eq!(spool.len(), len);
+        spool.append_raw(b"x").unwrap();
+        assert_eq!(all(dir.path()).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn old_boots_are_removed_beyond_the_limit_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |n: u8| format!("{n:08x}-0000-4000-8000-000000000000");
+        for n in 0..5 {
+            std::fs::create_dir(dir.path().join(id(n))).unwrap();
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + u64::from(n));
+            File::open(dir.path().join(id(n)))
+                .unwrap()
+                .set_modified(at)
+                .unwrap();
+        }
+        std::fs::create_dir(dir.path().join("something-else")).unwrap();
+        boot_dir(dir.path(), &id(9), 3).unwrap();
+        let mut left: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [id(3), id(4), id(9), "something-else".into()]);
+    }
+}

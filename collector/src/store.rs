@@ -1,0 +1,542 @@
+//! What evidence is made from, on disk: sealed records by partition, checkpoint files, and the measurement list, each
+//! encoded as evidence carries it.
+//!
+//! Derived: everything here is made anew from the spool and the kernel when a collector starts. Memory holds one
+//! position for each record and nothing of its content.
+
+use evidence::bundle::MAX_EVIDENCE_LEN;
+use evidence::{Entry, PartitionKey, Quote, Tier, wire};
+use minicbor::Encoder;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes that wait in memory before they are written.
+const BUFFER: usize = 64 * 1024;
+
+/// Why the store can not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A file operation failed; with `ENOSPC` the disk is full.
+    #[error("{path}: cannot {what}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The evidence would be longer than any verifier takes.
+    #[error(
+        "the evidence would have {0} bytes, the limit is {MAX_EVIDENCE_LEN}: restart the node to begin a new boot's list"
+    )]
+    TooLong(u64),
+}
+
+/// Where something stands in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    at: u64,
+    len: u32,
+}
+
+/// A file that grows, written in large pieces.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    path: PathBuf,
+    /// Bytes in the file.
+    written: u64,
+    buf: Vec<u8>,
+}
+
+impl Log {
+    fn create(path: PathBuf) -> Result<Log, StoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(|source| StoreError::Io {
+            path: path.clone(),
+            what: "create",
+            source,
+        })?;
+        Ok(Log {
+            file,
+            path,
+            written: 0,
+            buf: Vec::with_capacity(BUFFER),
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<Span, StoreError> {
+        let io = |source| StoreError::Io {
+            path: self.path.clone(),
+            what: "append",
+            source,
+        };
+        let len = u32::try_from(bytes.len()).map_err(|_| io(io::ErrorKind::InvalidInput.into()))?;
+        if self.buf.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        let at = self.written + self.buf.len() as u64;
+        self.buf.extend_from_slice(bytes);
+        Ok(Span { at, len })
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.file
+            .write_all_at(&self.buf, self.written)
+            .map_err(|source| StoreError::Io {
+                path: self.path.clone(),
+                what: "write",
+                source,
+            })?;
+        self.written += self.buf.len() as u64;
+        self.buf.clear();
+        Ok(())
+    }
+
+    fn reader(&mut self) -> Result<Reader, StoreError> {
+        self.flush()?;
+        let file = self.file.try_clone().map_err(|source| StoreError::Io {
+            path: self.path.clone(),
+            what: "duplicate",
+            source,
+        })?;
+        Ok(Reader {
+            file,
+            path: self.path.clone(),
+        })
+    }
+}
+
+/// A second handle of a log's file; reads by position, so it does not disturb the writer.
+#[derive(Debug)]
+struct Reader {
+    file: File,
+    path: PathBuf,
+}
+
+impl Reader {
+    fn copy(&self, at: u64, len: u64, buf: &mut Vec<u8>, out: &mut impl Write) -> Result<(), StoreError> {
+        let (mut at, mut left) = (at, len);
+        while left > 0 {
+            let n = left.min(BUFFER as u64);
+            buf.resize(n as usize, 0);
+            self.file
+                .read_exact_at(buf, at)
+                .and_then(|()| out.write_all(buf))
+                .map_err(|source| StoreError::Io {
+                    path: self.path.clone(),
+                    what: "copy",
+                    source,
+                })?;
+            at += n;
+            left -= n;
+        }
+        Ok(())
+    }
+}
+
+/// The store of one boot.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    records: Log,
+    list: Log,
+    entries: u64,
+    partitions: BTreeMap<PartitionKey, Vec<Span>>,
+    checkpoints: Vec<Span>,
+}
+
+/// What was sealed, frozen: the number of records of each partition and of checkpoints at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frozen {
+    partitions: Vec<(PartitionKey, usize)>,
+    checkpoints: usize,
+}
+
+impl Store {
+    /// An empty store in `dir`; what an earlier one left there is overwritten.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn create(dir: &Path) -> Result<Store, StoreError> {
+        Ok(Store {
+            dir: dir.to_owned(),
+            records: Log::create(dir.join("records"))?,
+            list: Log::create(dir.join("list"))?,
+            entries: 0,
+            partitions: BTreeMap::new(),
+            checkpoints: Vec::new(),
+        })
+    }
+
+    /// Adds a record to its partition.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn record(&mut self, key: PartitionKey, leaf: &[u8]) -> Result<(), StoreError> {
+        let span = self.records.append(leaf)?;
+        self.partitions.entry(key).or_default().push(span);
+        Ok(())
+    }
+
+    /// Adds the file of the next checkpoint.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn checkpoint(&mut self, file: &[u8]) -> Result<(), StoreError> {
+        let span = self.records.append(file)?;
+        self.checkpoints.push(span);
+        Ok(())
+    }
+
+    /// The file of checkpoint `number`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; `None` if there is no such checkpoint.
+    pub fn checkpoint_file(&mut self, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(span) = usize::try_from(number)
+            .ok()
+            .and_then(|n| self.checkpoints.get(n))
+            .copied()
+        else {
+            return Ok(None);
+        };
+        let mut out = Vec::with_capacity(span.len as usize);
+        self.records
+            .reader()?
+            .copy(span.at, u64::from(span.len), &mut Vec::new(), &mut out)?;
+        Ok(Some(out))
+    }
+
+    /// Adds the next entry of the list, in canonical form.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        self.list.append(&wire::to_vec(entry))?;
+        self.entries += 1;
+        Ok(())
+    }
+
+    /// How much there is now.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            partitions: self
+                .partitions
+                .iter()
+                .map(|(key, spans)| (*key, spans.len()))
+                .collect(),
+            checkpoints: self.checkpoints.len(),
+        }
+    }
+
+    /// All that evidence needs of what was frozen, and the list as it is now; to be written out by another thread.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn assembly(&mut self, frozen: &Frozen) -> Result<Assembly, StoreError> {
+        let list_len = self.list.written + self.list.buf.len() as u64;
+        let mut partitions: Vec<(PartitionKey, Vec<Span>)> = frozen
+            .partitions
+            .iter()
+            .filter(|(_, n)| *n > 0)
+            .filter_map(|(key, n)| Some((*key, self.partitions.get(key)?.get(..*n)?.to_vec())))
+            .collect();
+        partitions.sort_by_key(|(key, _)| key.to_string());
+        let checkpoints: Vec<Span> = self
+            .checkpoints
+            .get(..frozen.checkpoints)
+            .unwrap_or(&self.checkpoints)
+            .to_vec();
+        let sum = |spans: &[Span]| spans.iter().map(|s| u64::from(s.len)).sum::<u64>();
+        let total = list_len + sum(&checkpoints) + partitions.iter().map(|(_, s)| sum(s)).sum::<u64>();
+        if total > MAX_EVIDENCE_LEN as u64 {
+            return Err(StoreError::TooLong(total));
+        }
+        Ok(Assembly {
+            dir: self.dir.clone(),
+            records: self.records.reader()?,
+            list: self.list.reader()?,
+            list_len,
+            entries: self.entries,
+            partitions,
+            checkpoints,
+        })
+    }
+}
+
+/// The parts of one evidence.
+#[derive(Debug)]
+pub struct Assembly {
+    dir: PathBuf,
+    records: Reader,
+    list: Reader,
+    list_len: u64,
+    entries: u64,
+    partitions: Vec<(PartitionKey, Vec<Span>)>,
+    checkpoints: Vec<Span>,
+}
+
+/// What evidence says beside its parts.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// What the node calls itself.
+    pub node: String,
+    /// boot_id.
+    pub boot_id: [u8; 16],
+    /// Kernel release.
+    pub kernel: String,
+    /// The quote.
+    pub quote: Quote,
+}
+
+/// Finished evidence: a file without a name, positioned at its start.
+#[derive(Debug)]
+pub struct EvidenceFile {
+    /// Open for reading.
+    pub file: File,
+    /// Bytes in it.
+    pub len: u64,
+}
+
+impl Assembly {
+    /// Writes deterministic CBOR as `evidence::Evidence` has it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn write(self, header: &Header) -> Result<EvidenceFile, StoreError> {
+        let io = |what| {
+            let path = self.dir.clone();
+            move |source| StoreError::Io { path, what, source }
+        };
+        let file = anonymous_file(&self.dir).map_err(io("make a temporary file in"))?;
+        let mut out = io::BufWriter::with_capacity(BUFFER, file);
+        let mut buf = Vec::new();
+        let mut head = |out: &mut io::BufWriter<File>, f: &dyn Fn(&mut Encoder<&mut Vec<u8>>)| {
+            buf.clear();
+            f(&mut Encoder::new(&mut buf));
+            out.write_all(&buf).map_err(io("write in"))
+        };
+        // The encoder writes into memory, which can not fail.
+        let quote = wire::to_vec(&header.quote);
+        let tier = wire::to_vec(&Tier::Bpf);
+        head(&mut out, &|e| {
+            ok(e.map(10)
+                .and_then(|e| e.u8(0))
+                .and_then(|e| e.u8(1))
+                .and_then(|e| e.u8(1)))
+        })?;
+        out.write_all(&tier).map_err(io("write in"))?;
+        head(&mut out, &|e| ok(e.u8(2).and_then(|e| e.str(&header.node))))?;
+        head(&mut out, &|e| {
+            ok(e.u8(3)
+                .and_then(|e| e.bytes(&header.boot_id))
+                .and_then(|e| e.u8(4)))
+        })?;
+        out.write_all(&quote).map_err(io("write in"))?;
+        head(&mut out, &|e| ok(e.u8(5).and_then(|e| e.array(self.entries))))?;
+        let mut copy = Vec::new();
+        self.list.copy(0, self.list_len, &mut copy, &mut out)?;
+        head(&mut out, &|e| {
+            ok(e.u8(6).and_then(|e| e.array(self.checkpoints.len() as u64)))
+        })?;
+        for span in &self.checkpoints {
+            let mut bytes = Vec::with_capacity(span.len as usize);
+            self.records
+                .copy(span.at, u64::from(span.len), &mut copy, &mut bytes)?;
+            head(&mut out, &|e| ok(e.bytes(&bytes)))?;
+        }
+        head(&mut out, &|e| {
+            ok(e.u8(7).and_then(|e| e.array(self.partitions.len() as u64)))
+        })?;
+        for (key, spans) in &self.partitions {
+            head(&mut out, &|e| {
+                let e = e
+                    .map(2)
+                    .and_then(|e| e.u8(0))
+                    .and_then(|e| e.str(&key.to_string()));
+                ok(e.and_then(|e| e.u8(1)).and_then(|e| e.array(spans.len() as u64)))
+            })?;
+            for span in spans {
+                self.records
+                    .copy(span.at, u64::from(span.len), &mut copy, &mut out)?;
+            }
+        }
+        head(&mut out, &|e| {
+            ok(e.u8(8).and_then(|e| e.array(0)).and_then(|e| e.u8(9)))
+        })?;
+        head(&mut out, &|e| ok(e.str(&header.kernel)))?;
+        let mut file = out.into_inner().map_err(|e| io("write in")(e.into_error()))?;
+        let len = io::Seek::stream_position(&mut file).map_err(io("seek in"))?;
+        if len > MAX_EVIDENCE_LEN as u64 {
+            return Err(StoreError::TooLong(len));
+        }
+        io::Seek::rewind(&mut file).map_err(io("seek in"))?;
+        Ok(EvidenceFile { file, len })
+    }
+}
+
+fn ok<T>(result: Result<T, minicbor::encode::Error<core::convert::Infallible>>) {
+    debug_assert!(result.is_ok(), "encoding into memory can not fail");
+}
+
+/// A file in `dir` that has no name and goes away with its last handle.
+fn anonymous_file(dir: &Path) -> io::Result<File> {
+    let open = |flags| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(dir)
+    };
+    match open(nix::fcntl::OFlag::O_TMPFILE.bits()) {
+        Ok(file) => Ok(file),
+        // Not every file system has it.
+        Err(_) => {
+            let path = dir.join(format!(".evidence.{}", std::process::id()));
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evidence::{Evidence, PodUid, Record};
+    use std::io::Read;
+
+    fn record(seq: u64) -> Record {
+        Record {
+            seq,
+            boot_ns: 1,
+            kind: evidence::EventKind::Execution,
+            ret: 0,
+            pcr: 0,
+            digests: vec![],
+            hash: None,
+            path: vec![b'x'; 3000],
+            dev: 0,
+            ino: 0,
+            cgroup_id: 1,
+            cgroup: None,
+            pid: 1,
+            uid: 0,
+            mnt_ns: 0,
+            pid_ns: 0,
+            ancestry: vec![],
+            ancestry_cut: false,
+            path_cut: false,
+        }
+    }
+
+    #[test]
+    fn streamed_evidence_is_byte_for_byte_what_the_type_encodes_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::create(dir.path()).unwrap();
+        let keys = [
+            PartitionKey::Pod(PodUid([0xab; 16])),
+            PartitionKey::Host,
+            PartitionKey::Unattributed,
+        ];
+        let mut logs: BTreeMap<String, (PartitionKey, Vec<Record>)> = BTreeMap::new();
+        for seq in 1..200 {
+            let key = keys[seq as usize % 3];
+            store.record(key, &record(seq).to_cbor()).unwrap();
+            logs.entry(key.to_string())
+                .or_insert((key, vec![]))
+                .1
+                .push(record(seq));
+        }
+        store.checkpoint(b"file 0").unwrap();
+        store.checkpoint(&[7; 300]).unwrap();
+        let frozen = store.freeze();
+        // What comes after the seal must not be in it, but for the list.
+        store.record(PartitionKey::Host, &record(999).to_cbor()).unwrap();
+        store
+            .record(PartitionKey::Pod(PodUid([1; 16])), &record(1000).to_cbor())
+            .unwrap();
+        store.checkpoint(b"file 2").unwrap();
+        let list: Vec<Entry> = (0..30u8)
+            .map(|n| Entry::Full(vec![n; usize::from(n) * 20]))
+            .collect();
+        for entry in &list {
+            store.entry(entry).unwrap();
+        }
+        let quote = Quote {
+            attest: vec![1],
+            signature: vec![2],
+            ak: vec![3],
+        };
+        let header = Header {
+            node: "n".into(),
+            boot_id: [5; 16],
+            kernel: "6.12".into(),
+            quote: quote.clone(),
+        };
+        let mut written = store.assembly(&frozen).unwrap().write(&header).unwrap();
+        let mut bytes = Vec::new();
+        written.file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, written.len);
+        let expected = Evidence {
+            version: 1,
+            tier: Tier::Bpf,
+            node: "n".into(),
+            boot_id: [5; 16],
+            quote,
+            list,
+            checkpoints: vec![b"file 0".to_vec(), vec![7; 300]],
+            partitions: logs
+                .into_values()
+                .map(|(key, records)| evidence::PartitionLog { key, records })
+                .collect(),
+            pods: vec![],
+            kernel: "6.12".into(),
+        };
+        assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
+        assert_eq!(bytes, expected.to_cbor());
+        assert_eq!(store.checkpoint_file(1).unwrap(), Some(vec![7; 300]));
+        assert_eq!(store.checkpoint_file(3).unwrap(), None);
+    }
+
+    #[test]
+    fn an_empty_store_gives_whole_evidence() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::create(dir.path()).unwrap();
+        let frozen = store.freeze();
+        let quote = Quote {
+            attest: vec![],
+            signature: vec![],
+            ak: vec![],
+        };
+        let header = Header {
+            node: String::new(),
+            boot_id: [0; 16],
+            kernel: String::new(),
+            quote,
+        };
+        let mut written = store.assembly(&frozen).unwrap().write(&header).unwrap();
+        let mut bytes = Vec::new();
+        written.file.read_to_end(&mut bytes).unwrap();
+        assert!(Evidence::from_cbor(&bytes).unwrap().partitions.is_empty());
+    }
+}
