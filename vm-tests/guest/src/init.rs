@@ -211,24 +211,15 @@ impl Init {
                 let restricted = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
                 self.mount("tmpfs", CGROUPS, "tmpfs", restricted, "mode=755");
                 for controller in self.controllers() {
-                    self.mount(
-                        "cgroup",
-                        &format!("{CGROUPS}/{controller}"),
-                        "cgroup",
-                        restricted,
-                        &controller,
-                    );
+                    self.mount_v1(&controller, &controller);
                 }
-                self.mount(
-                    "cgroup",
-                    &format!("{CGROUPS}/systemd"),
-                    "cgroup",
-                    restricted,
-                    "none,name=systemd",
-                );
+                self.mount_v1("systemd", "none,name=systemd");
                 // New groups of processors start with their parent's, else nothing could enter them.
-                if let Err(error) = fs::write(format!("{CGROUPS}/cpuset/cgroup.clone_children"), "1") {
-                    self.failed("cpuset/cgroup.clone_children", error);
+                let clone = format!("{CGROUPS}/cpuset/cgroup.clone_children");
+                if Path::new(&clone).exists()
+                    && let Err(error) = fs::write(&clone, "1")
+                {
+                    self.failed(&clone, error);
                 }
                 if mode == "hybrid" {
                     self.mount_unified(&format!("{CGROUPS}/unified"), false);
@@ -240,6 +231,29 @@ impl Init {
             ),
         }
         self.hello.cgroup = mode;
+    }
+
+    fn mount_v1(&mut self, name: &str, options: &str) {
+        let restricted = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let target = format!("{CGROUPS}/{name}");
+        let result = fs::create_dir_all(&target)
+            .map_err(|error| error.to_string())
+            .and_then(|()| {
+                match mount(
+                    Some("cgroup"),
+                    target.as_str(),
+                    Some("cgroup"),
+                    restricted,
+                    Some(options),
+                ) {
+                    // Newer kernels may offer memory and cpuset to version 2 only.
+                    Err(nix::Error::EINVAL) => fs::remove_dir(&target).map_err(|error| error.to_string()),
+                    other => other.map_err(|error| error.to_string()),
+                }
+            });
+        if let Err(error) = result {
+            self.failed(&format!("mounting {target}"), error);
+        }
     }
 
     fn mount_unified(&mut self, target: &str, delegate_controllers: bool) {
