@@ -24,7 +24,11 @@ impl Hierarchy {
     /// [`Error::Cgroups`] if there is none or it is not mounted; [`Error::Io`] if /proc cannot be read.
     pub fn detect() -> Result<Hierarchy> {
         let read = |path: &str| {
-            std::fs::read(path).map_err(|source| Error::Io { what: "read", path: path.into(), source })
+            std::fs::read(path).map_err(|source| Error::Io {
+                what: "read",
+                path: path.into(),
+                source,
+            })
         };
         Hierarchy::from_proc(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
     }
@@ -36,25 +40,42 @@ impl Hierarchy {
     pub fn from_proc(cgroup: &[u8], mountinfo: &[u8]) -> Result<Hierarchy> {
         let lines = || {
             cgroup.split(|&b| b == b'\n').filter_map(|line| {
-                let mut fields = std::str::from_utf8(line.get(..line.len().min(512))?).ok()?.splitn(3, ':');
+                let mut fields = std::str::from_utf8(line.get(..line.len().min(512))?)
+                    .ok()?
+                    .splitn(3, ':');
                 Some((fields.next()?.parse::<u32>().ok()?, fields.next()?.to_owned()))
             })
         };
         for controller in ["pids", "memory"] {
-            if let Some((id, _)) = lines().find(|(id, list)| *id != 0 && list.split(',').any(|c| c == controller)) {
-                let mount = mount_point(mountinfo, "cgroup", Some(controller)).ok_or_else(|| Error::Cgroups {
-                    why: format!("the v1 hierarchy of {controller} is in use and mounted nowhere in sight"),
-                })?;
-                return Ok(Hierarchy { id, controller: Some(controller), mount });
+            if let Some((id, _)) =
+                lines().find(|(id, list)| *id != 0 && list.split(',').any(|c| c == controller))
+            {
+                let mount =
+                    mount_point(mountinfo, "cgroup", Some(controller)).ok_or_else(|| Error::Cgroups {
+                        why: format!(
+                            "the v1 hierarchy of {controller} is in use and mounted nowhere in sight"
+                        ),
+                    })?;
+                return Ok(Hierarchy {
+                    id,
+                    controller: Some(controller),
+                    mount,
+                });
             }
         }
         if lines().any(|(id, _)| id == 0) {
             let mount = mount_point(mountinfo, "cgroup2", None).ok_or_else(|| Error::Cgroups {
                 why: "cgroup2 is not mounted: mount it on /sys/fs/cgroup".to_owned(),
             })?;
-            return Ok(Hierarchy { id: 0, controller: None, mount });
+            return Ok(Hierarchy {
+                id: 0,
+                controller: None,
+                mount,
+            });
         }
-        Err(Error::Cgroups { why: "neither v2 nor the v1 controllers pids and memory are there".to_owned() })
+        Err(Error::Cgroups {
+            why: "neither v2 nor the v1 controllers pids and memory are there".to_owned(),
+        })
     }
 }
 
@@ -68,9 +89,15 @@ fn mount_point(mountinfo: &[u8], fstype: &str, controller: Option<&str>) -> Opti
         let fits = *fields.get(separator + 1)? == fstype.as_bytes()
             && *fields.get(3)? == b"/"
             && controller.is_none_or(|c| {
-                fields.get(separator + 3).is_some_and(|o| o.split(|&b| b == b',').any(|x| x == c.as_bytes()))
+                fields
+                    .get(separator + 3)
+                    .is_some_and(|o| o.split(|&b| b == b',').any(|x| x == c.as_bytes()))
             });
-        fits.then(|| fields.get(4).map(|m| Path::new(std::ffi::OsStr::from_bytes(&unescape(m))).to_owned()))?
+        fits.then(|| {
+            fields
+                .get(4)
+                .map(|m| Path::new(std::ffi::OsStr::from_bytes(&unescape(m))).to_owned())
+        })?
     })
 }
 
@@ -79,9 +106,14 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = (first == b'\\').then(|| tail.get(..3)).flatten().and_then(|digits| {
-            digits.iter().try_fold(0u32, |n, d| (b'0'..=b'7').contains(d).then(|| n * 8 + u32::from(d - b'0')))
-        });
+        let octal = (first == b'\\')
+            .then(|| tail.get(..3))
+            .flatten()
+            .and_then(|digits| {
+                digits.iter().try_fold(0u32, |n, d| {
+                    (b'0'..=b'7').contains(d).then(|| n * 8 + u32::from(d - b'0'))
+                })
+            });
         match octal.and_then(|n| u8::try_from(n).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -106,27 +138,56 @@ mod tests {
 
     #[test]
     fn pure_v2_is_the_v2_hierarchy() {
-        let h = Hierarchy::from_proc(b"0::/init.scope\n", b"30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-        let want = Hierarchy { id: 0, controller: None, mount: "/sys/fs/cgroup".into() };
+        let h = Hierarchy::from_proc(
+            b"0::/init.scope\n",
+            b"30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        );
+        let want = Hierarchy {
+            id: 0,
+            controller: None,
+            mount: "/sys/fs/cgroup".into(),
+        };
         assert_eq!(h.unwrap(), want);
     }
 
     #[test]
     fn hybrid_takes_the_v1_pids_hierarchy_though_v2_is_mounted() {
         let h = Hierarchy::from_proc(b"9:memory:/\n7:pids:/\n1:name=systemd:/\n0::/\n", V1).unwrap();
-        assert_eq!(h, Hierarchy { id: 7, controller: Some("pids"), mount: "/sys/fs/cgroup/pids".into() });
+        assert_eq!(
+            h,
+            Hierarchy {
+                id: 7,
+                controller: Some("pids"),
+                mount: "/sys/fs/cgroup/pids".into()
+            }
+        );
     }
 
     #[test]
     fn without_pids_the_memory_hierarchy_is_taken_and_escapes_are_undone() {
         let h = Hierarchy::from_proc(b"9:memory:/\n", V1).unwrap();
-        assert_eq!(h, Hierarchy { id: 9, controller: Some("memory"), mount: "/sys/fs/cgroup/mem ory".into() });
+        assert_eq!(
+            h,
+            Hierarchy {
+                id: 9,
+                controller: Some("memory"),
+                mount: "/sys/fs/cgroup/mem ory".into()
+            }
+        );
     }
 
     #[test]
     fn no_hierarchy_and_an_unmounted_one_are_errors() {
-        for (cgroup, mounts) in [(&b""[..], V1), (b"1:name=systemd:/\n", V1), (b"0::/\n", b""), (b"4:pids:/\n", b"")] {
-            assert!(matches!(Hierarchy::from_proc(cgroup, mounts), Err(Error::Cgroups { .. })));
+        for (cgroup, mounts) in [
+            (&b""[..], V1),
+            (b"1:name=systemd:/\n", V1),
+            (b"0::/\n", b""),
+            (b"4:pids:/\n", b""),
+        ] {
+            assert!(matches!(
+                Hierarchy::from_proc(cgroup, mounts),
+                Err(Error::Cgroups { .. })
+            ));
         }
     }
 

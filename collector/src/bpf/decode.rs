@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use ebpf_common::{
-    HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest, TaskKey,
-    flag, kind,
+    HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest,
+    TaskKey, flag, kind,
 };
 use evidence::{Bank, Digest, EventKind, FileHash};
 
@@ -194,12 +194,19 @@ pub struct CgroupEvent {
 
 /// The bank of a number in the kernel's `enum hash_algo` (include/uapi/linux/hash_info.h).
 pub fn bank_of_hash_algo(number: u32) -> Option<Bank> {
-    HASH_ALGOS.iter().find(|(_, n)| *n == number).map(|(bank, _)| *bank)
+    HASH_ALGOS
+        .iter()
+        .find(|(_, n)| *n == number)
+        .map(|(bank, _)| *bank)
 }
 
 /// The kernel's numbers of the algorithms that have a [`Bank`].
-pub const HASH_ALGOS: [(Bank, u32); 4] =
-    [(Bank::Sha1, 2), (Bank::Sha256, 4), (Bank::Sha384, 5), (Bank::Sha512, 6)];
+pub const HASH_ALGOS: [(Bank, u32); 4] = [
+    (Bank::Sha1, 2),
+    (Bank::Sha256, 4),
+    (Bank::Sha384, 5),
+    (Bank::Sha512, 6),
+];
 
 /// Bytes of the record at the start of `raw` that hold something: what must be kept of a ring buffer's item.
 ///
@@ -236,18 +243,39 @@ pub fn decode(raw: &Bytes) -> Result<Event> {
         kind::CGROUP_NEW => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::New)?),
         kind::CGROUP_RENAMED => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Renamed)?),
         kind::CGROUP_GONE => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Gone)?),
-        other => return Err(malformed("header.kind", kind_offset, u64::from(other), "no such kind")),
+        other => {
+            return Err(malformed(
+                "header.kind",
+                kind_offset,
+                u64::from(other),
+                "no such kind",
+            ));
+        }
     };
     if at.pos != len {
-        return Err(malformed("header.len", LEN_OFFSET, len as u64, "is not where the record's fields end"));
+        return Err(malformed(
+            "header.len",
+            LEN_OFFSET,
+            len as u64,
+            "is not where the record's fields end",
+        ));
     }
-    Ok(Event { seq: head.seq, boot_ns: head.boot_ns, body })
+    Ok(Event {
+        seq: head.seq,
+        boot_ns: head.boot_ns,
+        body,
+    })
 }
 
 const LEN_OFFSET: usize = std::mem::offset_of!(Header, len);
 
 fn malformed(field: &'static str, offset: usize, value: u64, why: &'static str) -> DecodeError {
-    DecodeError::Malformed { field, offset, value, why }
+    DecodeError::Malformed {
+        field,
+        offset,
+        value,
+        why,
+    }
 }
 
 /// Reads fields in order and knows where it stands.
@@ -259,15 +287,22 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn take(&mut self, n: usize, field: &'static str) -> Result<&'a [u8]> {
         let need = self.pos.saturating_add(n);
-        let bytes =
-            self.raw.get(self.pos..need).ok_or(DecodeError::Incomplete { field, need, have: self.raw.len() })?;
+        let bytes = self.raw.get(self.pos..need).ok_or(DecodeError::Incomplete {
+            field,
+            need,
+            have: self.raw.len(),
+        })?;
         self.pos = need;
         Ok(bytes)
     }
 
     fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N]> {
         let bytes = self.take(N, field)?;
-        bytes.try_into().map_err(|_| DecodeError::Incomplete { field, need: self.pos, have: self.raw.len() })
+        bytes.try_into().map_err(|_| DecodeError::Incomplete {
+            field,
+            need: self.pos,
+            have: self.raw.len(),
+        })
     }
 
     fn u16(&mut self, field: &'static str) -> Result<u16> {
@@ -290,9 +325,10 @@ impl<'a> Cursor<'a> {
     fn count(&mut self, field: &'static str, max: usize) -> Result<usize> {
         let offset = self.pos;
         let value = self.u32(field)?;
-        usize::try_from(value).ok().filter(|n| *n <= max).ok_or_else(|| {
-            malformed(field, offset, u64::from(value), "more than the layout holds")
-        })
+        usize::try_from(value)
+            .ok()
+            .filter(|n| *n <= max)
+            .ok_or_else(|| malformed(field, offset, u64::from(value), "more than the layout holds"))
     }
 
     /// The next `n` bytes as a part of `raw`'s own memory.
@@ -314,19 +350,43 @@ fn header(at: &mut Cursor<'_>) -> Result<(Header, usize, usize)> {
     let len = at.u32("header.len")?;
     if version != LAYOUT_VERSION {
         let why = "written by programs of another version";
-        return Err(malformed("header.version", version_offset, u64::from(version), why));
+        return Err(malformed(
+            "header.version",
+            version_offset,
+            u64::from(version),
+            why,
+        ));
     }
     if seq == 0 {
         return Err(malformed("header.seq", 0, 0, "sequence numbers start at 1"));
     }
     let need = usize::try_from(len).unwrap_or(usize::MAX);
     if need < HEADER_LEN {
-        return Err(malformed("header.len", LEN_OFFSET, u64::from(len), "shorter than the header"));
+        return Err(malformed(
+            "header.len",
+            LEN_OFFSET,
+            u64::from(len),
+            "shorter than the header",
+        ));
     }
     if need > at.raw.len() {
-        return Err(DecodeError::Incomplete { field: "the whole record", need, have: at.raw.len() });
+        return Err(DecodeError::Incomplete {
+            field: "the whole record",
+            need,
+            have: at.raw.len(),
+        });
     }
-    Ok((Header { seq, boot_ns, kind, version, len }, kind_offset, need))
+    Ok((
+        Header {
+            seq,
+            boot_ns,
+            kind,
+            version,
+            len,
+        },
+        kind_offset,
+        need,
+    ))
 }
 
 /// The task and its flags.
@@ -387,7 +447,18 @@ fn entry(at: &mut Cursor<'_>, raw: &Bytes, violation: bool) -> Result<EntryEvent
     }
     let name = at.bytes(raw, name_len, "entry name")?;
     let name_cut = flags & flag::PATH_CUT != 0;
-    Ok(EntryEvent { violation, task, ret, pcr, digests, other_banks, name, name_cut, dev, ino })
+    Ok(EntryEvent {
+        violation,
+        task,
+        ret,
+        pcr,
+        digests,
+        other_banks,
+        name,
+        name_cut,
+        dev,
+        ino,
+    })
 }
 
 fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> {
@@ -406,7 +477,11 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
         Err(_) if hash_alg == HASH_NOT_TRIED => KernelHash::NotTried,
         Err(_) => KernelHash::Failed(hash_alg),
     };
-    let path = if flags & flag::PATH_REVERSED != 0 { forward(&stored) } else { stored };
+    let path = if flags & flag::PATH_REVERSED != 0 {
+        forward(&stored, flags)
+    } else {
+        stored
+    };
     Ok(FileEvent {
         kind,
         task,
@@ -419,15 +494,23 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
     })
 }
 
-/// `sh\0bin\0usr\0` as `/usr/bin/sh`. A path that was cut lacks its first components, and so its leading slash.
-fn forward(reversed: &[u8]) -> Bytes {
-    let mut path = Vec::with_capacity(reversed.len() + 1);
+/// `sh\0bin\0usr\0` as `/usr/bin/sh`. What was cut lacks its first components, and gets no leading slash.
+fn forward(reversed: &[u8], flags: u32) -> Bytes {
+    let mut path = Vec::with_capacity(reversed.len() + 16);
     let components = reversed.strip_suffix(b"\0").unwrap_or(reversed);
     for component in components.rsplit(|&b| b == 0) {
         path.push(b'/');
         path.extend_from_slice(component);
     }
-    path.into()
+    if flags & flag::PATH_DELETED != 0 {
+        path.extend_from_slice(b" (deleted)");
+    }
+    let path = Bytes::from(path);
+    if flags & flag::PATH_CUT != 0 {
+        path.slice(1..)
+    } else {
+        path
+    }
 }
 
 fn cgroup(at: &mut Cursor<'_>, raw: &Bytes, change: CgroupChange) -> Result<CgroupEvent> {
@@ -442,5 +525,14 @@ fn cgroup(at: &mut Cursor<'_>, raw: &Bytes, change: CgroupChange) -> Result<Cgro
         let why = "a directory's name holds no NUL and no slash";
         return Err(malformed("cgroup.name", name_offset + i, u64::from(name[i]), why));
     }
-    Ok(CgroupEvent { change, id, parent_id, hierarchy, name })
+    Ok(CgroupEvent {
+        change,
+        id,
+        parent_id,
+        hierarchy,
+        name,
+    })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,10 @@ const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel'
 /// # Errors
 /// [`Error::Btf`] or [`Error::Missing`].
 pub(super) fn config(btf_path: &Path, kallsyms: &Path, hierarchy: &Hierarchy) -> Result<Config> {
-    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf { path: btf_path.to_owned(), source })?;
+    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
+        path: btf_path.to_owned(),
+        source,
+    })?;
     let types = Types { btf };
     types.prototypes()?;
     types.hash_numbers()?;
@@ -39,7 +42,10 @@ struct Types {
 }
 
 fn missing(what: impl Into<String>, hint: impl Into<String>) -> Error {
-    Error::Missing { what: what.into(), hint: hint.into() }
+    Error::Missing {
+        what: what.into(),
+        hint: hint.into(),
+    }
 }
 
 impl Types {
@@ -54,10 +60,17 @@ impl Types {
         let what = || format!("struct {name}.{path}");
         let mut found: Option<(u32, Option<usize>)> = None;
         for ty in self.named(name) {
-            let (Type::Struct(s) | Type::Union(s)) = &ty else { continue };
-            let Some(place) = self.member(s, path, 0) else { continue };
+            let (Type::Struct(s) | Type::Union(s)) = &ty else {
+                continue;
+            };
+            let Some(place) = self.member(s, path, 0) else {
+                continue;
+            };
             if found.is_some_and(|f| f != place) {
-                return Err(missing(what(), "it has several structs of that name, which differ"));
+                return Err(missing(
+                    what(),
+                    "it has several structs of that name, which differ",
+                ));
             }
             found = Some(place);
         }
@@ -75,7 +88,10 @@ impl Types {
                 Any => String::new(),
             };
             let have = bytes.map_or_else(|| "of unknown size".to_owned(), |n| format!("{n} bytes long"));
-            return Err(missing(format!("{} of {want} bytes", what()), format!("it is {have}; {BTF_HINT}")));
+            return Err(missing(
+                format!("{} of {want} bytes", what()),
+                format!("it is {have}; {BTF_HINT}"),
+            ));
         }
         Ok(offset)
     }
@@ -98,7 +114,9 @@ impl Types {
                 _ => None,
             };
             let place = match (name == first, name.is_empty(), rest) {
-                (true, _, None) if member.bitfield_size().is_none_or(|n| n == 0) => Some((0, self.size(member, 0))),
+                (true, _, None) if member.bitfield_size().is_none_or(|n| n == 0) => {
+                    Some((0, self.size(member, 0)))
+                }
                 (true, _, Some(rest)) => down(rest),
                 (_, true, _) => down(path),
                 _ => None,
@@ -161,7 +179,10 @@ impl Types {
                 _ => None,
             })
             .find_map(|e| {
-                e.members.iter().find(|m| self.btf.resolve_name(*m).is_ok_and(|n| n == name)).map(|m| m.val())
+                e.members
+                    .iter()
+                    .find(|m| self.btf.resolve_name(*m).is_ok_and(|n| n == name))
+                    .map(|m| m.val())
             })
             .ok_or_else(|| missing(what(), BTF_HINT))
     }
@@ -177,8 +198,11 @@ impl Types {
         });
         let mut seen = Vec::new();
         for proto in protos {
-            let names: Vec<String> =
-                proto.parameters.iter().map(|p| self.btf.resolve_name(p).unwrap_or_default()).collect();
+            let names: Vec<String> = proto
+                .parameters
+                .iter()
+                .map(|p| self.btf.resolve_name(p).unwrap_or_default())
+                .collect();
             // Newer kernels append what a pointer may be: `file__nullable`.
             let same = |have: &String, want: &&str| have.split("__").next() == Some(*want);
             if names.len() == params.len() && names.iter().zip(params).all(|(have, want)| same(have, want)) {
@@ -198,14 +222,21 @@ impl Types {
     fn prototypes(&self) -> Result<()> {
         let ima = "CONFIG_IMA=y is needed, and the function must not be inlined";
         let lsm = "CONFIG_BPF_LSM=y is needed";
-        self.prototype("ima_add_template_entry", &["entry", "violation", "op", "inode", "filename"], ima)?;
+        self.prototype(
+            "ima_add_template_entry",
+            &["entry", "violation", "op", "inode", "filename"],
+            ima,
+        )?;
         self.prototype("bpf_lsm_bprm_committed_creds", &["bprm"], lsm)?;
         self.prototype("bpf_lsm_bprm_check_security", &["bprm"], lsm)?;
         self.prototype("bpf_lsm_mmap_file", &["file", "reqprot", "prot", "flags"], lsm)?;
         self.prototype("bpf_lsm_file_mprotect", &["vma", "reqprot", "prot"], lsm)?;
         for tracepoint in ["cgroup_mkdir", "cgroup_rename", "cgroup_rmdir"] {
             if self.named(&format!("btf_trace_{tracepoint}")).is_empty() {
-                return Err(missing(format!("tracepoint {tracepoint}"), "CONFIG_CGROUPS=y is needed"));
+                return Err(missing(
+                    format!("tracepoint {tracepoint}"),
+                    "CONFIG_CGROUPS=y is needed",
+                ));
             }
         }
         Ok(())
@@ -218,7 +249,10 @@ impl Types {
             let name = format!("HASH_ALGO_{}", bank.name().to_uppercase());
             let found = self.enumerator("hash_algo", &name)?;
             if found != number {
-                return Err(missing(format!("{name} = {number}"), format!("it is {found}; {BTF_HINT}")));
+                return Err(missing(
+                    format!("{name} = {number}"),
+                    format!("it is {found}; {BTF_HINT}"),
+                ));
             }
         }
         Ok(())
@@ -293,7 +327,11 @@ impl Types {
 /// Fills in the addresses of IMA's variables, from /proc/kallsyms.
 fn addresses(mut config: Config, kallsyms: &Path) -> Result<Config> {
     use std::io::BufRead;
-    let io = |source| Error::Io { what: "read", path: kallsyms.to_owned(), source };
+    let io = |source| Error::Io {
+        what: "read",
+        path: kallsyms.to_owned(),
+        source,
+    };
     let mut wanted = [
         ("ima_tpm_chip", &mut config.addr_ima_tpm_chip),
         ("ima_extra_slots", &mut config.addr_ima_extra_slots),
@@ -307,9 +345,16 @@ fn addresses(mut config: Config, kallsyms: &Path) -> Result<Config> {
         let line = line.map_err(io)?;
         // `ffffffff81000000 D name`, with a module's name after a tab.
         let mut fields = line.splitn(3, |&b| b == b' ');
-        let (Some(address), Some(_), Some(name)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let Some((_, slot)) = wanted.iter_mut().find(|(want, _)| want.as_bytes() == name) else { continue };
-        let address = std::str::from_utf8(address).ok().and_then(|a| u64::from_str_radix(a, 16).ok()).unwrap_or(0);
+        let (Some(address), Some(_), Some(name)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let Some((_, slot)) = wanted.iter_mut().find(|(want, _)| want.as_bytes() == name) else {
+            continue;
+        };
+        let address = std::str::from_utf8(address)
+            .ok()
+            .and_then(|a| u64::from_str_radix(a, 16).ok())
+            .unwrap_or(0);
         hidden |= address == 0;
         **slot = address;
     }
@@ -319,9 +364,10 @@ fn addresses(mut config: Config, kallsyms: &Path) -> Result<Config> {
             format!("readable address of {name}"),
             "set kernel.kptr_restrict to 0 or 1 (`sysctl kernel.kptr_restrict=1`) and run with CAP_SYSLOG",
         )),
-        Some((name, _)) => {
-            Err(missing(format!("variable {name}"), "CONFIG_IMA=y, CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y are needed"))
-        }
+        Some((name, _)) => Err(missing(
+            format!("variable {name}"),
+            "CONFIG_IMA=y, CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y are needed",
+        )),
     }
 }
 
@@ -350,20 +396,41 @@ mod tests {
     #[test]
     fn a_hidden_address_and_an_absent_one_are_told_apart() {
         let hidden = ALL.replace("ffffffff82000003", "0000000000000000");
-        let error = addresses(Config::default(), symbols(&hidden).path()).unwrap_err().to_string();
-        assert!(error.contains("ima_sha1_idx") && error.contains("kptr_restrict"), "{error}");
+        let error = addresses(Config::default(), symbols(&hidden).path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("ima_sha1_idx") && error.contains("kptr_restrict"),
+            "{error}"
+        );
         let absent = ALL.replace("ima_sha1_idx", "something");
-        let error = addresses(Config::default(), symbols(&absent).path()).unwrap_err().to_string();
-        assert!(error.contains("variable ima_sha1_idx") && error.contains("KALLSYMS_ALL"), "{error}");
+        let error = addresses(Config::default(), symbols(&absent).path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("variable ima_sha1_idx") && error.contains("KALLSYMS_ALL"),
+            "{error}"
+        );
     }
 
     #[test]
     fn bytes_that_are_not_type_information_are_an_error() {
-        let hierarchy = Hierarchy { id: 0, controller: None, mount: "/".into() };
-        for bytes in ["", "\u{1}", "not BTF at all, but longer than its header is, by some bytes"] {
+        let hierarchy = Hierarchy {
+            id: 0,
+            controller: None,
+            mount: "/".into(),
+        };
+        for bytes in [
+            "",
+            "\u{1}",
+            "not BTF at all, but longer than its header is, by some bytes",
+        ] {
             let file = symbols(bytes);
             let result = config(file.path(), file.path(), &hierarchy);
-            assert!(matches!(result, Err(Error::Btf { .. } | Error::Missing { .. })), "{result:?}");
+            assert!(
+                matches!(result, Err(Error::Btf { .. } | Error::Missing { .. })),
+                "{result:?}"
+            );
         }
     }
 }

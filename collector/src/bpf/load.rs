@@ -84,7 +84,11 @@ fn kernel<E: std::error::Error + Send + Sync + 'static>(
     name: impl Into<String>,
 ) -> impl FnOnce(E) -> Error {
     let name = name.into();
-    move |source| Error::Kernel { what, name, source: Box::new(source) }
+    move |source| Error::Kernel {
+        what,
+        name,
+        source: Box::new(source),
+    }
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -138,7 +142,9 @@ fn make_dir(dir: &Path) -> Result<()> {
     let option = |why: String| Error::Option { name: "pin_dir", why };
     let mut on = dir;
     while !exists(on)? {
-        on = on.parent().ok_or_else(|| option(format!("{} has no parent that exists", dir.display())))?;
+        on = on
+            .parent()
+            .ok_or_else(|| option(format!("{} has no parent that exists", dir.display())))?;
     }
     if !is_bpffs(on)? {
         if on != Path::new(BPFFS) {
@@ -146,8 +152,18 @@ fn make_dir(dir: &Path) -> Result<()> {
             return Err(option(why));
         }
         let none: Option<&str> = None;
-        nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
-            .map_err(|e| Error::Io { what: "mount bpffs on", path: BPFFS.into(), source: e.into() })?;
+        nix::mount::mount(
+            Some("bpf"),
+            BPFFS,
+            Some("bpf"),
+            nix::mount::MsFlags::empty(),
+            none,
+        )
+        .map_err(|e| Error::Io {
+            what: "mount bpffs on",
+            path: BPFFS.into(),
+            source: e.into(),
+        })?;
     }
     fs::create_dir_all(dir).map_err(io_error("make", dir))?;
     use std::os::unix::fs::PermissionsExt;
@@ -155,8 +171,11 @@ fn make_dir(dir: &Path) -> Result<()> {
 }
 
 fn is_bpffs(path: &Path) -> Result<bool> {
-    let fs = nix::sys::statfs::statfs(path)
-        .map_err(|e| Error::Io { what: "look at the file system of", path: path.to_owned(), source: e.into() })?;
+    let fs = nix::sys::statfs::statfs(path).map_err(|e| Error::Io {
+        what: "look at the file system of",
+        path: path.to_owned(),
+        source: e.into(),
+    })?;
     Ok(fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
@@ -165,7 +184,11 @@ fn lock(dir: &Path) -> Result<Flock<File>> {
     let file = File::open(dir).map_err(io_error("open", dir))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => Error::Busy { dir: dir.to_owned() },
-        other => Error::Io { what: "lock", path: dir.to_owned(), source: other.into() },
+        other => Error::Io {
+            what: "lock",
+            path: dir.to_owned(),
+            source: other.into(),
+        },
     })
 }
 
@@ -182,12 +205,23 @@ fn check_lsm() -> Result<()> {
     })
 }
 
-fn load(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<File>) -> Result<(Loaded, Hierarchy)> {
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+fn load(
+    options: &Options<'_>,
+    meta_pin: &Path,
+    object: [u8; 32],
+    lock: Flock<File>,
+) -> Result<(Loaded, Hierarchy)> {
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .unwrap_or(4096);
     let page = u32::try_from(page).unwrap_or(4096);
     if !options.ring_bytes.is_power_of_two() || options.ring_bytes < page {
         let why = format!("{} is not a power of two of at least {page}", options.ring_bytes);
-        return Err(Error::Option { name: "ring_bytes", why });
+        return Err(Error::Option {
+            name: "ring_bytes",
+            why,
+        });
     }
     check_lsm()?;
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
@@ -213,7 +247,10 @@ fn load(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<Fi
     for (name, hook) in PROGRAMS {
         verify(&mut ebpf, name, hook, &btf)?;
     }
-    let programs = PROGRAMS.iter().map(|(name, _)| attach(&mut ebpf, dir, name)).collect::<Result<Vec<_>>>()?;
+    let programs = PROGRAMS
+        .iter()
+        .map(|(name, _)| attach(&mut ebpf, dir, name))
+        .collect::<Result<Vec<_>>>()?;
 
     let meta = Meta {
         layout: u32::from(LAYOUT_VERSION),
@@ -226,13 +263,25 @@ fn load(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<Fi
     let mut map: Array<MapData, Plain<Meta>> = Array::create(1, 0).map_err(kernel("create", "meta"))?;
     map.set(0, Plain(meta), 0).map_err(kernel("write", "meta"))?;
     map.pin(meta_pin).map_err(kernel("pin", "meta"))?;
-    Ok((Loaded { programs, ring, counters, meta, lock }, hierarchy))
+    Ok((
+        Loaded {
+            programs,
+            ring,
+            counters,
+            meta,
+            lock,
+        },
+        hierarchy,
+    ))
 }
 
 /// CLOCK_BOOTTIME, nanoseconds.
 fn boot_ns() -> Result<u64> {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .map_err(|e| Error::Io { what: "read", path: "CLOCK_BOOTTIME".into(), source: e.into() })?;
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_err(|e| Error::Io {
+        what: "read",
+        path: "CLOCK_BOOTTIME".into(),
+        source: e.into(),
+    })?;
     Ok(u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -243,11 +292,15 @@ fn pinned_map(ebpf: &mut Ebpf, dir: &Path, name: &str) -> Result<Map> {
 }
 
 fn not_in_object(what: &str, name: &str) -> Error {
-    Error::Option { name: "object", why: format!("it has no {what} {name}: it was built from other sources") }
+    Error::Option {
+        name: "object",
+        why: format!("it has no {what} {name}: it was built from other sources"),
+    }
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
-    ebpf.program_mut(name).ok_or_else(|| not_in_object("program", name))
+    ebpf.program_mut(name)
+        .ok_or_else(|| not_in_object("program", name))
 }
 
 /// Has the kernel verify and load one program.
@@ -302,20 +355,40 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
     let fd = info.fd().map_err(kernel("open", name))?;
     let link_info = link.info().map_err(kernel("ask about the link of", name))?;
     if link_info.program_id() != info.id() {
-        let why = format!("it attaches program {}, not {}", link_info.program_id(), info.id());
+        let why = format!(
+            "it attaches program {}, not {}",
+            link_info.program_id(),
+            info.id()
+        );
         return Err(Error::Pin { path: link_pin, why });
     }
-    Ok(Attached { name, fd, id: info.id(), link, link_id: link_info.id(), link_pin })
+    Ok(Attached {
+        name,
+        fd,
+        id: info.id(),
+        link,
+        link_id: link_info.id(),
+        link_pin,
+    })
 }
 
-fn adopt(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<File>) -> Result<(Loaded, Hierarchy)> {
+fn adopt(
+    options: &Options<'_>,
+    meta_pin: &Path,
+    object: [u8; 32],
+    lock: Flock<File>,
+) -> Result<(Loaded, Hierarchy)> {
     let dir = &options.pin_dir;
     let meta = map_at(meta_pin, Map::Array)?;
     let meta: Array<MapData, Plain<Meta>> = Array::try_from(meta).map_err(not_ours(meta_pin))?;
     let Plain(meta) = meta.get(&0, 0).map_err(kernel("read", "meta"))?;
     if meta.object != object || meta.layout != u32::from(LAYOUT_VERSION) {
         let (found, expected) = (hex::encode(meta.object), hex::encode(object));
-        return Err(Error::OtherObject { found, expected, dir: dir.clone() });
+        return Err(Error::OtherObject {
+            found,
+            expected,
+            dir: dir.clone(),
+        });
     }
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
     let v1 = meta.cgroup_subsys != NO_SUBSYSTEM;
@@ -339,14 +412,25 @@ fn adopt(options: &Options<'_>, meta_pin: &Path, object: [u8; 32], lock: Flock<F
             opened(name, &program_pin, FdLink::from(link), link_pin)
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok((Loaded { programs, ring, counters, meta, lock }, hierarchy))
+    Ok((
+        Loaded {
+            programs,
+            ring,
+            counters,
+            meta,
+            lock,
+        },
+        hierarchy,
+    ))
 }
 
 fn not_ours<E: std::error::Error>(path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
     move |e| {
         // The operating system's answer is the cause of the cause.
-        let why = e.source().map_or_else(|| e.to_string(), |source| format!("{e}: {source}"));
+        let why = e
+            .source()
+            .map_or_else(|| e.to_string(), |source| format!("{e}: {source}"));
         Error::Pin { path, why }
     }
 }

@@ -109,7 +109,9 @@ pub struct CountersSnapshot {
 impl CountersSnapshot {
     /// Records lost since the load, for whatever reason.
     pub fn lost(&self) -> u64 {
-        self.programs.iter().fold(self.lost_reserve, |sum, p| sum.saturating_add(p.recursion_misses))
+        self.programs
+            .iter()
+            .fold(self.lost_reserve, |sum, p| sum.saturating_add(p.recursion_misses))
     }
 
     /// Whether every program is attached and nothing switches them off.
@@ -141,7 +143,13 @@ impl Bpf {
     pub fn load_or_adopt(options: &Options<'_>) -> Result<(Bpf, Adopted)> {
         let object_sha256 = Sha256::digest(options.object).into();
         let (loaded, adopted, hierarchy) = load::load_or_adopt(options, object_sha256)?;
-        let Loaded { programs, ring, counters, meta, lock } = loaded;
+        let Loaded {
+            programs,
+            ring,
+            counters,
+            meta,
+            lock,
+        } = loaded;
         let bpf = Bpf {
             object_sha256,
             hierarchy,
@@ -200,7 +208,11 @@ impl Bpf {
 /// is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
     let path = PathBuf::from(format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd()));
-    let text = fs::read_to_string(&path).map_err(|source| Error::Io { what: "read", path: path.clone(), source })?;
+    let text = fs::read_to_string(&path).map_err(|source| Error::Io {
+        what: "read",
+        path: path.clone(),
+        source,
+    })?;
     let field = |name: &str| {
         fdinfo_field(&text, name).ok_or_else(|| Error::Missing {
             what: format!("{name} in {} for eBPF programs", path.display()),
@@ -237,7 +249,9 @@ fn detached(program: &Attached) -> Option<String> {
     let pinned = pinned.and_then(|link| aya::programs::links::FdLink::from(link).info());
     match pinned {
         Err(error) => Some(format!("{} was removed: {error}", program.link_pin.display())),
-        Ok(info) if info.id() != program.link_id => Some(format!("{} was replaced", program.link_pin.display())),
+        Ok(info) if info.id() != program.link_id => {
+            Some(format!("{} was replaced", program.link_pin.display()))
+        }
         Ok(_) => None,
     }
 }
@@ -247,7 +261,11 @@ fn ftrace_enabled() -> Result<Option<bool>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim() != "0")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { what: "read", path: path.to_owned(), source }),
+        Err(source) => Err(Error::Io {
+            what: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -258,11 +276,21 @@ fn ftrace_enabled() -> Result<Option<bool>> {
 pub fn unload(pin_dir: &Path) -> Result<()> {
     match fs::metadata(pin_dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(Error::Io { what: "look at", path: pin_dir.to_owned(), source }),
+        Err(source) => {
+            return Err(Error::Io {
+                what: "look at",
+                path: pin_dir.to_owned(),
+                source,
+            });
+        }
         Ok(_) => {}
     }
     load::clear(pin_dir)?;
-    fs::remove_dir(pin_dir).map_err(|source| Error::Io { what: "remove", path: pin_dir.to_owned(), source })
+    fs::remove_dir(pin_dir).map_err(|source| Error::Io {
+        what: "remove",
+        path: pin_dir.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ impl Ring {
     }
 
     /// The oldest record not consumed yet, or `None` if there is none or it is still being written.
-    #[expect(clippy::should_implement_trait, reason = "an item borrows the ring, which Iterator cannot express")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an item borrows the ring, which Iterator cannot express"
+    )]
     pub fn next(&mut self) -> Option<Item<'_>> {
         self.0.next().map(Item)
     }

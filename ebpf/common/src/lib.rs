@@ -330,6 +330,8 @@ pub struct Config {
     pub kernfs_node_parent: u32,
     /// `struct kernfs_node`.
     pub kernfs_node_name: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// What was loaded, kept in a pinned map so that a restarted collector can tell whether it fits.

@@ -4,7 +4,7 @@ use crate::{
     Outcome,
     config::config,
     debug,
-    kernel::Reader,
+    kernel::{self, Reader},
     ring, tasks,
 };
 use aya_ebpf::{
@@ -21,7 +21,7 @@ const ENAMETOOLONG: i64 = 36;
 const S_IFMT: u16 = 0o170000;
 const S_IFREG: u16 = 0o100000;
 /// Components that the path walk goes up at most, mount points included.
-const MAX_STEPS: usize = 160;
+const MAX_STEPS: usize = 128;
 /// Room for one component and its NUL, NAME_MAX + 1.
 const COMPONENT: usize = 256;
 
@@ -54,7 +54,11 @@ struct Hash {
 #[inline(always)]
 pub fn binprm_file(bprm: *const u8) -> *mut c_void {
     // SAFETY: the verifier checks this load.
-    unsafe { bprm.add(config!(binprm_file) as usize).cast::<*mut c_void>().read_volatile() }
+    unsafe {
+        bprm.add(config!(binprm_file) as usize)
+            .cast::<*mut c_void>()
+            .read_volatile()
+    }
 }
 
 /// Device (kernel encoding) and inode number.
@@ -79,7 +83,10 @@ pub fn is_regular(reader: &mut Reader, file: u64) -> bool {
 /// `file` is a live `struct file` with the verifier's type.
 #[inline(always)]
 pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hashing) {
-    let mut hash = Hash { alg: HASH_NOT_TRIED, words: [0; 8] };
+    let mut hash = Hash {
+        alg: HASH_NOT_TRIED,
+        words: [0; 8],
+    };
     if hashing != Hashing::No {
         // SAFETY: 64 bytes of room, the longest digest there is.
         let alg = unsafe { bpf_ima_file_hash(file.cast::<File>(), (&raw mut hash.words).cast(), 64) };
@@ -91,7 +98,11 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
     let Some(seq) = ring::next_seq() else {
         return;
     };
-    let flags = if hashing == Hashing::PreCheck { flag::HASH_PRE_CHECK } else { 0 };
+    let flags = if hashing == Hashing::PreCheck {
+        flag::HASH_PRE_CHECK
+    } else {
+        0
+    };
     // SAFETY: as the caller promises.
     let first = unsafe { record::<SMALL_PATH>(seq, kind, file, &hash, flags, false) };
     if let Outcome::TooLong = first {
@@ -190,9 +201,22 @@ pub fn send_walked(ctx: &LsmContext, file: u64) {
     let (len, flags) = unsafe { walk(&mut reader, file, (&raw mut (*r).path).cast()) };
     let failed = reader.finish();
     let flags = flags | if failed { flag::READ_FAILED } else { 0 };
-    let hash = Hash { alg: HASH_NOT_TRIED, words: [0; 8] };
+    let hash = Hash {
+        alg: HASH_NOT_TRIED,
+        words: [0; 8],
+    };
     // SAFETY: the reserved record.
-    unsafe { head(&raw mut (*r).head, seq, kind::LATE_MAPPING, file, &hash, len, flags) };
+    unsafe {
+        head(
+            &raw mut (*r).head,
+            seq,
+            kind::LATE_MAPPING,
+            file,
+            &hash,
+            len,
+            flags,
+        )
+    };
     record.submit(0);
 }
 
@@ -215,6 +239,7 @@ unsafe fn walk(reader: &mut Reader, file: u64, out: *mut u8) -> (u32, u32) {
     let mut flags = flag::PATH_REVERSED | if pprev == 0 { flag::PATH_DELETED } else { 0 };
     let mut len: u64 = 0;
     for _ in 0..MAX_STEPS {
+        len = kernel::forget(len);
         if dentry == root_dentry && mnt == root_mnt {
             return (len as u32, flags);
         }
@@ -223,7 +248,7 @@ unsafe fn walk(reader: &mut Reader, file: u64, out: *mut u8) -> (u32, u32) {
         if dentry == mnt_root {
             let mount = mnt - config!(mount_mnt);
             let above: u64 = reader.read(mount + config!(mount_mnt_parent));
-            if above == mount || above == 0 {
+            if above == mount {
                 // The top of what this mount hangs on: not below the task's root.
                 return (len as u32, flags);
             }
@@ -236,12 +261,18 @@ unsafe fn walk(reader: &mut Reader, file: u64, out: *mut u8) -> (u32, u32) {
             break;
         }
         // SAFETY: `len` is below LARGE_PATH, and the helper writes at most COMPONENT bytes.
-        let n = unsafe { bpf_probe_read_kernel_str(out.add(len as usize).cast(), COMPONENT as u32, name as *const c_void) };
+        let n = unsafe {
+            bpf_probe_read_kernel_str(
+                out.add(len as usize).cast(),
+                COMPONENT as u32,
+                name as *const c_void,
+            )
+        };
         if n <= 0 || n > COMPONENT as i64 {
             break;
         }
         len += n as u64;
-        if parent == dentry || parent == 0 {
+        if parent == dentry {
             // A file system without directories, such as that of memfds.
             return (len as u32, flags);
         }
@@ -250,5 +281,12 @@ unsafe fn walk(reader: &mut Reader, file: u64, out: *mut u8) -> (u32, u32) {
     flags |= flag::PATH_CUT;
     ring::path_failed();
     // What was added last may reach beyond what a path may hold.
-    (if len > LARGE_PATH as u64 { LARGE_PATH as u32 } else { len as u32 }, flags)
+    (
+        if len > LARGE_PATH as u64 {
+            LARGE_PATH as u32
+        } else {
+            len as u32
+        },
+        flags,
+    )
 }

@@ -2,7 +2,7 @@
 
 use crate::ring;
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 /// Reads kernel memory by address; remembers whether any read failed. A failed read gives zeroes.
 ///
@@ -35,9 +35,8 @@ impl Reader {
     #[inline(always)]
     pub unsafe fn read_into<T: Copy>(&mut self, to: *mut T, address: u64) {
         // SAFETY: `to` has room for size_of::<T>() bytes.
-        self.failed |= unsafe {
-            bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, address as *const c_void)
-        };
+        self.failed |=
+            unsafe { bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, address as *const c_void) };
     }
 
     /// Whether any read failed; counts it if so.
@@ -60,4 +59,32 @@ pub unsafe fn zero<const N: usize>(to: *mut [u64; N]) {
         // SAFETY: in bounds of `to`.
         unsafe { (&raw mut (*to)[i]).write_volatile(0) };
     }
+}
+
+/// 0 if the two are equal, else 1, without a branch; in assembler, since the compiler would make one.
+#[inline(always)]
+pub fn differ(a: u64, b: u64) -> u64 {
+    let mut x = a ^ b;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{y} = {x}",
+            "{y} = -{y}",
+            "{x} |= {y}",
+            "{x} >>= 63",
+            x = inout(reg) x,
+            y = out(reg) _,
+            options(pure, nomem, nostack),
+        );
+    }
+    x
+}
+
+/// The same number, below 8192, of which the verifier knows no more than that: paths through a loop that differ in it
+/// only are one to it. In assembler, since the compiler would see that nothing is done.
+#[inline(always)]
+pub fn forget(mut x: u64) -> u64 {
+    // SAFETY: register arithmetic only.
+    unsafe { asm!("{x} &= 8191", x = inout(reg) x, options(pure, nomem, nostack)) };
+    x
 }

@@ -23,8 +23,8 @@ use aya_ebpf::{
 };
 use config::config;
 use ebpf_common::{
-    CgroupRecord, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME, RawDigest, SMALL_PATH, flag,
-    kind,
+    CgroupRecord, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME, RawDigest,
+    SMALL_PATH, flag, kind,
 };
 use files::Hashing;
 use kernel::Reader;
@@ -92,7 +92,9 @@ fn entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outcome {
     let mut reader = Reader::new();
     let filename: u64 = ctx.arg(4);
     // SAFETY: `r` points to a whole reserved record; the helper writes at most N bytes into its name.
-    let n = unsafe { bpf_probe_read_kernel_str((&raw mut (*r).name).cast(), N as u32, filename as *const c_void) };
+    let n = unsafe {
+        bpf_probe_read_kernel_str((&raw mut (*r).name).cast(), N as u32, filename as *const c_void)
+    };
     if n == N as i64 && !last {
         record.discard(0);
         return Outcome::TooLong;
@@ -120,7 +122,11 @@ fn entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outcome {
         (*head).ret = ctx.arg::<u64>(5) as i32;
         (*head).pcr = reader.read(entry + config!(template_entry_pcr));
         (*head).name_len = name_len;
-        let (dev, ino) = if inode == 0 { (0, 0) } else { files::inode_id(&mut reader, inode) };
+        let (dev, ino) = if inode == 0 {
+            (0, 0)
+        } else {
+            files::inode_id(&mut reader, inode)
+        };
         (*head).dev = dev;
         (*head).ino = ino;
         (*head).n_digests = digests(&mut reader, entry, violation, &raw mut (*head).digests);
@@ -138,40 +144,51 @@ fn entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outcome {
 /// # Safety
 /// `out` is writable.
 #[inline(always)]
-unsafe fn digests(reader: &mut Reader, entry: u64, violation: bool, out: *mut [RawDigest; MAX_DIGESTS]) -> u32 {
+unsafe fn digests(
+    reader: &mut Reader,
+    entry: u64,
+    violation: bool,
+    out: *mut [RawDigest; MAX_DIGESTS],
+) -> u32 {
     let chip: u64 = reader.read(config!(addr_ima_tpm_chip));
-    let banks: u32 = if chip == 0 { 0 } else { reader.read(chip + config!(tpm_chip_nr_allocated_banks)) };
+    let banks: u32 = if chip == 0 {
+        0
+    } else {
+        reader.read(chip + config!(tpm_chip_nr_allocated_banks))
+    };
     let extra: u32 = reader.read(config!(addr_ima_extra_slots));
     let sha1_slot: u32 = reader.read(config!(addr_ima_sha1_idx));
     let own_slot: u32 = reader.read(config!(addr_ima_hash_algo_idx));
     let own_algo: u32 = reader.read(config!(addr_ima_hash_algo));
     let array: u64 = reader.read(entry + config!(template_entry_digests));
     let slots = banks.wrapping_add(extra);
-    let slots = if slots > MAX_DIGESTS as u32 { MAX_DIGESTS as u32 } else { slots };
-    for i in 0..MAX_DIGESTS {
-        // SAFETY: `i` is in bounds of `out`, which the caller promises to be writable.
-        let slot = unsafe { &raw mut (*out)[i] };
-        let there = (i as u32) < slots && !violation;
-        let at = array + config!(tpm_digest_size) * i as u64;
-        let mut alg: u16 = 0;
-        // SAFETY: as above; 64 bytes are the field's size.
+    // SAFETY: as the caller promises; whole words.
+    unsafe { kernel::zero(out.cast::<[u64; size_of::<[RawDigest; MAX_DIGESTS]>() / 8]>()) };
+    if violation {
+        return 0;
+    }
+    let first = out.cast::<RawDigest>();
+    let mut n = 0;
+    while n < MAX_DIGESTS as u32 && n < slots {
+        let at = array + config!(tpm_digest_size) * u64::from(n);
+        // SAFETY: `n` is in bounds of `out`; 64 bytes are the field's size.
         unsafe {
-            (*slot).pad = [0; 3];
-            if there {
-                alg = reader.read(at + config!(tpm_digest_alg_id));
-                if i as u32 == sha1_slot {
-                    alg = TPM_ALG_SHA1;
-                } else if i as u32 == own_slot && alg == 0 {
-                    alg = tpm_alg(own_algo);
-                }
-                reader.read_into((&raw mut (*slot).bytes).cast::<[u64; 8]>(), at + config!(tpm_digest_digest));
-            } else {
-                kernel::zero((&raw mut (*slot).bytes).cast::<[u64; 8]>());
-            }
-            (*slot).alg = alg;
+            let slot = first.add(n as usize);
+            reader.read_into(&raw mut (*slot).alg, at + config!(tpm_digest_alg_id));
+            reader.read_into(&raw mut (*slot).bytes, at + config!(tpm_digest_digest));
+        }
+        n += 1;
+    }
+    // SAFETY: in bounds, as checked.
+    unsafe {
+        if own_slot < n && own_slot < MAX_DIGESTS as u32 && (*first.add(own_slot as usize)).alg == 0 {
+            (*first.add(own_slot as usize)).alg = tpm_alg(own_algo);
+        }
+        if sha1_slot < n && sha1_slot < MAX_DIGESTS as u32 {
+            (*first.add(sha1_slot as usize)).alg = TPM_ALG_SHA1;
         }
     }
-    if violation { 0 } else { slots }
+    n
 }
 
 /// TPM_ALG_ID of a number in `enum hash_algo` (include/uapi/linux/hash_info.h); 0 where the TCG has none.
@@ -230,7 +247,11 @@ fn mapped(ctx: LsmContext) -> i32 {
     if file.is_null() {
         return 0;
     }
-    let hashing = if files::is_regular(&mut reader, raw) { Hashing::PreCheck } else { Hashing::No };
+    let hashing = if files::is_regular(&mut reader, raw) {
+        Hashing::PreCheck
+    } else {
+        Hashing::No
+    };
     // SAFETY: `file` is a live struct file: the caller of the hook holds a reference.
     unsafe { files::send(&ctx, kind::MAPPING, file, hashing) };
     0
@@ -296,8 +317,16 @@ fn cgroup(ctx: &BtfTracePointContext, kind: u16) -> i32 {
     // SAFETY: all writes go to fields of the reserved record; the helper writes at most MAX_NAME bytes.
     unsafe {
         kernel::zero((&raw mut (*r).name).cast::<[u64; MAX_NAME / 8]>());
-        let n = bpf_probe_read_kernel_str((&raw mut (*r).name).cast(), MAX_NAME as u32, name as *const c_void);
-        (*r).name_len = if n > 0 && n <= MAX_NAME as i64 { n as u32 - 1 } else { 0 };
+        let n = bpf_probe_read_kernel_str(
+            (&raw mut (*r).name).cast(),
+            MAX_NAME as u32,
+            name as *const c_void,
+        );
+        (*r).name_len = if n > 0 && n <= MAX_NAME as i64 {
+            n as u32 - 1
+        } else {
+            0
+        };
         if n <= 0 {
             ring::path_failed();
         }
@@ -309,7 +338,11 @@ fn cgroup(ctx: &BtfTracePointContext, kind: u16) -> i32 {
             len: size_of::<CgroupRecord>() as u32,
         };
         (*r).id = reader.read(node + config!(kernfs_node_id));
-        (*r).parent_id = if parent == 0 { 0 } else { reader.read(parent + config!(kernfs_node_id)) };
+        (*r).parent_id = if parent == 0 {
+            0
+        } else {
+            reader.read(parent + config!(kernfs_node_id))
+        };
         (*r).hierarchy = hierarchy;
     }
     reader.finish();

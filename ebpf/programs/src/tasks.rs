@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
 };
-use ebpf_common::{MAX_ANCESTORS, NO_SUBSYSTEM, TaskKey, Task, flag};
+use ebpf_common::{MAX_ANCESTORS, NO_SUBSYSTEM, Task, TaskKey, flag};
 
 /// How often the walk up the ancestry tries again, in all, when a parent changed under its eyes.
 const RETRIES: usize = 4;
@@ -84,7 +84,9 @@ fn namespaces(reader: &mut Reader, task: u64) -> (u32, u32) {
 /// Writes the keys of the process and its real parents, and gives their number and flags.
 ///
 /// A sleepable program holds no lock that keeps a parent's memory. But a process' parent pointer is moved before the
-/// parent is freed: if it is still the same after the parent was read, what was read was the parent.
+/// parent is freed: if it is still the same after the parent was read, what was read was the parent. If it is not, the
+/// same step is made again. The choice between the two is arithmetic: a branch in each step would give the verifier
+/// paths without end.
 ///
 /// # Safety
 /// `out` is writable.
@@ -94,30 +96,30 @@ unsafe fn ancestry(reader: &mut Reader, task: u64, out: *mut [TaskKey; MAX_ANCES
     unsafe { kernel::zero(out.cast::<[u64; 2 * MAX_ANCESTORS]>()) };
     let mut process: u64 = reader.read(task + config!(task_group_leader));
     // SAFETY: element 0 of `out`.
-    unsafe { key(reader, process, &raw mut (*out)[0]) };
+    unsafe { key(reader, process, out.cast()) };
     let mut n = 1;
     for _ in 0..MAX_ANCESTORS + RETRIES {
         let parent: u64 = reader.read(process + config!(task_real_parent));
         let leader: u64 = reader.read(parent + config!(task_group_leader));
         let tgid: u32 = reader.read(leader + config!(task_tgid));
         let start_ns: u64 = reader.read(leader + config!(task_start_boottime));
-        if parent != reader.read::<u64>(process + config!(task_real_parent)) {
-            continue;
-        }
+        let moved = kernel::differ(parent, reader.read(process + config!(task_real_parent)));
+        // The idle task is the parent of pid 1 and of kthreadd; nothing is ever moved to it.
         if tgid == 0 {
             return (n as u32, 0);
         }
-        if n >= MAX_ANCESTORS {
+        if n >= MAX_ANCESTORS as u64 {
             return (n as u32, flag::ANCESTRY_CUT);
         }
         // SAFETY: `n` is in bounds, as just checked.
         unsafe {
-            let slot = &raw mut (*out)[n];
+            let slot = out.cast::<TaskKey>().add(n as usize);
             (*slot).start_ns = start_ns;
             (*slot).tgid = tgid;
         }
-        n += 1;
-        process = leader;
+        n += 1 - moved;
+        // `process` if it moved, else `leader`.
+        process = leader ^ ((process ^ leader) & moved.wrapping_neg());
     }
     (n as u32, flag::ANCESTRY_CUT | flag::ANCESTRY_UNSTABLE)
 }
