@@ -3,8 +3,14 @@
 //! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
+mod input;
 mod log;
+mod node;
 mod output;
+mod policy;
+mod report;
+mod serve;
+mod verify;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use output::{Failure, Output, Status};
@@ -30,6 +36,18 @@ enum Command {
     /// Shows, replays and partitions measurement lists
     #[command(subcommand)]
     Log(log::Log),
+    /// Makes reference values and checks policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Judges evidence in a file by a policy
+    Verify(Box<verify::Verify>),
+    /// Enrols nodes: their names, keys and policies
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
+    Report(Box<report::Report>),
+    /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
+    Serve(Box<serve::Serve>),
     /// Prints completions for a shell, to be sourced by it
     #[command(after_help = "Example:\n  cgpath completions bash > /etc/bash_completion.d/cgpath")]
     Completions {
@@ -41,6 +59,11 @@ enum Command {
 fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
     match command {
         Command::Log(log) => log.run(out),
+        Command::Policy(policy) => policy.run(out),
+        Command::Verify(verify) => verify.run(out),
+        Command::Node(node) => node.run(out),
+        Command::Report(report) => report.run(out),
+        Command::Serve(serve) => serve.run(out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "cgpath", &mut script);

@@ -12,7 +12,7 @@ use evidence::{Evidence, tpm::Attest};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Rule, Verdict};
+use verifier::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, Verdict};
 
 /// Verdicts between two looks at the limits.
 const PRUNE_EVERY: u32 = 16;
@@ -159,9 +159,12 @@ impl Judge {
         };
         let verdict =
             verifier::appraise(evidence, &policy, &context).map_err(|e| Refusal::Unusable(e.to_string()))?;
+        let failed = |f: &&Finding| f.rule == Rule::V1 && f.severity == Severity::Fail;
         let quote: Vec<String> = verdict
-            .failures()
-            .filter(|f| f.rule == Rule::V1)
+            .node
+            .findings
+            .iter()
+            .filter(failed)
             .map(|f| format!("{}: {}", f.rule, f.text))
             .collect();
         if quote.is_empty() {

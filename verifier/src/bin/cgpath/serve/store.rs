@@ -30,7 +30,7 @@ const SCHEMA_VERSION: i32 = 1;
 const BUSY: Duration = Duration::from_secs(10);
 
 const SCHEMA: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE nodes (
     name          TEXT PRIMARY KEY,
     ak_name       TEXT NOT NULL,           -- TPM Name in hex
@@ -554,9 +554,9 @@ impl Store {
             )?;
             if let Some(newest) = newest {
                 transaction.execute(
-                    "INSERT INTO meta (key, value) VALUES ('nonces-forgotten', ?1)
-                     ON CONFLICT (key) DO UPDATE SET value = max(CAST(value AS INTEGER), ?1)",
-                    [newest.to_string()],
+                    "INSERT INTO meta (key, value) VALUES ('nonces-forgotten', CAST(?1 AS TEXT))
+                     ON CONFLICT (key) DO UPDATE SET value = CAST(max(CAST(value AS INTEGER), ?1) AS TEXT)",
+                    [newest],
                 )?;
                 transaction.execute("DELETE FROM used_nonces WHERE expires < ?1", [signed(now)])?;
             }
