@@ -30,11 +30,13 @@ const TOOL_DIR: &str = "/opt/tools";
 const TOOL: &str = "/opt/tools/stocktake";
 
 /// The file that is replaced in D.
-const PAYROLL: &str = "/app/payroll";
+pub(crate) const PAYROLL: &str = "/app/payroll";
 
 /// What is wanted of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The guest's kernel.
+    pub stock: Stock,
     /// What runs the pods.
     pub runtime: Runtime,
     /// Where all files go; emptied first.
@@ -91,7 +93,9 @@ impl Images {
                 .program("/app/prices", &elf::print("apples 3, pears 4\n"))
                 .program("/app/server", &elf::pause("shop"))
                 .dir(TOOL_DIR, 0o755),
-            stock: base("stock").program("/app/idle", &elf::pause("stock")).dir(TOOL_DIR, 0o755),
+            stock: base("stock")
+                .program("/app/idle", &elf::pause("stock"))
+                .dir(TOOL_DIR, 0o755),
             payroll: base("payroll")
                 .program("/app/idle", &elf::pause("payroll"))
                 .program(PAYROLL, &elf::print("everybody gets what is theirs\n")),
@@ -99,8 +103,14 @@ impl Images {
         })
     }
 
-    fn all(&self) -> Vec<Image> {
-        vec![self.shop.clone(), self.stock.clone(), self.payroll.clone(), self.stranger.clone()]
+    /// All of them.
+    pub(crate) fn list(&self) -> [&Image; 4] {
+        [&self.shop, &self.stock, &self.payroll, &self.stranger]
+    }
+
+    /// D's.
+    pub(crate) fn payroll(&self) -> &Image {
+        &self.payroll
     }
 }
 
@@ -109,16 +119,20 @@ fn tool() -> Vec<u8> {
 }
 
 /// The node of the demo, before it boots.
-pub fn plan(images: &Images, runtime: Runtime, keep: bool) -> Plan {
+pub fn plan(images: &Images, options: &Options) -> Plan {
     let known = |pod: &str, image: &Image, tools: bool| KnownPod {
         uid: uid(pod),
         name: format!("demo/{}", pod.to_lowercase()),
         images: vec![image.name().to_owned()],
-        host_directories: if tools { vec![TOOL_DIR.to_owned()] } else { Vec::new() },
+        host_paths: if tools {
+            vec![TOOL_DIR.to_owned()]
+        } else {
+            Vec::new()
+        },
     };
-    let mut plan = Plan::new(Stock::V6_12);
-    plan.runtime = runtime;
-    plan.images = images.all();
+    let mut plan = Plan::new(options.stock);
+    plan.runtime = options.runtime;
+    plan.images = images.list().into_iter().cloned().collect();
     plan.pods = vec![
         known("A", &images.shop, true),
         known("B", &images.shop, false),
@@ -127,7 +141,7 @@ pub fn plan(images: &Images, runtime: Runtime, keep: bool) -> Plan {
         // E is in no policy.
     ];
     plan.files = vec![(TOOL.to_owned(), tool(), 0o755)];
-    plan.keep = keep;
+    plan.keep = options.keep;
     plan
 }
 
@@ -145,7 +159,11 @@ pub struct Check {
 
 impl Check {
     fn new(what: impl Into<String>, ok: bool, found: impl Into<String>) -> Check {
-        Check { what: what.into(), ok, found: found.into() }
+        Check {
+            what: what.into(),
+            ok,
+            found: found.into(),
+        }
     }
 }
 
@@ -224,7 +242,10 @@ impl Telling<'_> {
         expected: &Expected<'_>,
         more: impl FnOnce(&Round, &Evidence, &mut Stage),
     ) -> Result<()> {
-        let round = self.node.fresh().with_context(|| format!("attesting after `{name}`"))?;
+        let round = self
+            .node
+            .fresh()
+            .with_context(|| format!("attesting after `{name}`"))?;
         let number = self.stages.len() + 1;
         let rounds = self.options.out.join("rounds");
         std::fs::create_dir_all(&rounds)?;
@@ -248,16 +269,32 @@ impl Telling<'_> {
             verdict.node.state.to_string(),
         ));
         for pod in PODS {
-            let found = verdict.pods.iter().find(|p| p.uid.to_string() == uid(pod)).map(|p| p.state);
+            let found = verdict
+                .pods
+                .iter()
+                .find(|p| p.uid.to_string() == uid(pod))
+                .map(|p| p.state);
             if let Some(state) = found {
                 stage.pods.insert(pod.to_owned(), state.to_string());
             }
-            let wanted = expected.pods.iter().find(|(name, _)| *name == pod).map(|(_, state)| *state);
+            let wanted = expected
+                .pods
+                .iter()
+                .find(|(name, _)| *name == pod)
+                .map(|(_, state)| *state);
             let text = |state: Option<State>| state.map_or_else(|| "not there".to_owned(), |s| s.to_string());
-            stage.checks.push(Check::new(format!("{pod} is {}", text(wanted)), found == wanted, text(found)));
+            stage.checks.push(Check::new(
+                format!("{pod} is {}", text(wanted)),
+                found == wanted,
+                text(found),
+            ));
         }
         let others = verdict.pods.len() - stage.pods.len();
-        stage.checks.push(Check::new("no other pod is there", others == 0, format!("{others} more")));
+        stage.checks.push(Check::new(
+            "no other pod is there",
+            others == 0,
+            format!("{others} more"),
+        ));
         let n = &verdict.node;
         stage.checks.push(Check::new(
             "tier bpf, anchored in PCR 10",
@@ -276,7 +313,11 @@ impl Telling<'_> {
         ));
         more(&round, &evidence, &mut stage);
         stage.seconds = begin.elapsed().as_secs_f64();
-        let mark = if stage.ok() { "as it must be" } else { "NOT AS IT MUST BE" };
+        let mark = if stage.ok() {
+            "as it must be"
+        } else {
+            "NOT AS IT MUST BE"
+        };
         self.say(&format!("{number}. {name}: {mark} ({:.1} s)", stage.seconds));
         for line in &stage.learned {
             self.say(&format!("     {line}"));
@@ -292,8 +333,11 @@ impl Telling<'_> {
     }
 }
 
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("     | {line}")).collect::<Vec<_>>().join("\n")
+pub(crate) fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("     | {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
@@ -308,27 +352,38 @@ pub fn run(options: &Options) -> Result<Outcome> {
     let begin = Instant::now();
     prepare_output(&options.out)?;
     let images = Images::make()?;
-    let node = Node::boot(plan(&images, options.runtime, options.keep), &options.out.join("site"))?;
+    let node = Node::boot(plan(&images, options), &options.out.join("site"))?;
     let boot_seconds = begin.elapsed().as_secs_f64();
-    let mut telling = Telling { node: &node, options, stages: Vec::new() };
+    let mut telling = Telling {
+        node: &node,
+        options,
+        stages: Vec::new(),
+    };
     let told = tell(&mut telling, &images, boot_seconds);
     let stages = telling.stages;
     // What the guest said is wanted most when something went wrong.
     keep_logs(&node, &options.out);
     told?;
     let report = options.out.join("report.html");
-    write_report(&node, options, &report)?;
+    write_report(&node, &report)?;
     let outcome = Outcome {
         ok: stages.len() == 6 && stages.iter().all(Stage::ok),
         stages,
-        dangerous: node.site.last()?.map(|round| round.verdict.dangerous).unwrap_or_default(),
+        dangerous: node
+            .site
+            .last()?
+            .map(|round| round.verdict.dangerous)
+            .unwrap_or_default(),
         kernel: node.vm.hello().kernel.clone(),
         boot_seconds,
         seconds: begin.elapsed().as_secs_f64(),
         report,
         kept: options.keep.then(|| node.vm.dir().to_path_buf()),
     };
-    std::fs::write(options.out.join("outcome.json"), serde_json::to_vec_pretty(&outcome)?)?;
+    std::fs::write(
+        options.out.join("outcome.json"),
+        serde_json::to_vec_pretty(&outcome)?,
+    )?;
     if options.keep {
         node.site.leave_running();
     } else if let Err(error) = node.vm.power_off() {
@@ -338,22 +393,31 @@ pub fn run(options: &Options) -> Result<Outcome> {
 }
 
 /// Empties the directory, if it is one of ours or not there.
-fn prepare_output(out: &Path) -> Result<()> {
+pub(crate) fn prepare_output(out: &Path) -> Result<()> {
     const MARK: &str = ".ima-cgpath-demo";
     if out.exists() {
         let empty = std::fs::read_dir(out)?.next().is_none();
         if !empty && !out.join(MARK).exists() {
-            bail!("{} has files that no demo made; hint: name another directory with --out", out.display());
+            bail!(
+                "{} has files that no demo made; hint: name another directory with --out",
+                out.display()
+            );
         }
         std::fs::remove_dir_all(out).with_context(|| format!("emptying {}", out.display()))?;
     }
     std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
-    std::fs::write(out.join(MARK), "made by the demo, which empties this directory at its next start\n")?;
+    std::fs::write(
+        out.join(MARK),
+        "made by the demo, which empties this directory at its next start\n",
+    )?;
     Ok(())
 }
 
-fn keep_logs(node: &Node, out: &Path) {
-    let logs = [("cgpathd.log", node.vm.get(COLLECTOR_LOG)), ("console.log", Ok(node.vm.console().into_bytes()))];
+pub(crate) fn keep_logs(node: &Node, out: &Path) {
+    let logs = [
+        ("cgpathd.log", node.vm.get(COLLECTOR_LOG)),
+        ("console.log", Ok(node.vm.console().into_bytes())),
+    ];
     for (name, content) in logs {
         let kept = content.and_then(|bytes| Ok(std::fs::write(out.join(name), bytes)?));
         if let Err(error) = kept {
@@ -362,16 +426,21 @@ fn keep_logs(node: &Node, out: &Path) {
     }
 }
 
-fn write_report(node: &Node, options: &Options, report: &Path) -> Result<()> {
-    let last = options.out.join("rounds").join("6.cbor");
-    let mut command = node.site.cgpath(&["report"]);
-    command.arg(last).arg("-o").arg(report);
+fn write_report(node: &Node, report: &Path) -> Result<()> {
+    let mut command = node.site.cgpath(&["report", "--store"]);
+    command
+        .arg(node.site.store())
+        .args(["--node", crate::scenario::NODE, "-o"])
+        .arg(report);
     crate::host::output(&mut command).map(drop)
 }
 
 fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
     use State::{Trusted, Unknown, Untrusted};
-    t.say(&format!("Linux {} with IMA and a software TPM is up ({boot_seconds:.1} s)", t.node.vm.hello().kernel));
+    t.say(&format!(
+        "Linux {} with IMA and a software TPM is up ({boot_seconds:.1} s)",
+        t.node.vm.hello().kernel
+    ));
 
     let begin = Instant::now();
     t.node.start_collector()?;
@@ -389,9 +458,8 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
     )?;
 
     let begin = Instant::now();
-    let all = [&images.shop, &images.stock, &images.payroll, &images.stranger];
     let node = t.node;
-    let pods = Pods::start(&node.vm, node.plan.runtime, &all)?;
+    let pods = Pods::start(&node.vm, node.plan.runtime, &images.list())?;
     let shop = |pod: &str, tools: bool| {
         let mut spec = Pod::burstable(&pod.to_lowercase(), &uid(pod));
         let mut web = container("web", &images.shop, &["/app/start.sh"]);
@@ -407,7 +475,10 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
     t.stage(
         begin,
         "pods A and B run the same image",
-        &Expected { node: Trusted, pods: &[("A", Trusted), ("B", Trusted)] },
+        &Expected {
+            node: Trusted,
+            pods: &[("A", Trusted), ("B", Trusted)],
+        },
         |_, evidence, stage| same_image(evidence, stage),
     )?;
 
@@ -422,44 +493,74 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
     t.stage(
         begin,
         "pod C runs, from a host path, the inode that A ran",
-        &Expected { node: Trusted, pods: &three },
+        &Expected {
+            node: Trusted,
+            pods: &three,
+        },
         |_, evidence, stage| same_inode(evidence, stage),
     )?;
 
     let begin = Instant::now();
     let mut spec = Pod::burstable("d", &uid("D"));
-    spec.containers.push(container("pay", &images.payroll, &["/app/idle"]));
+    spec.containers
+        .push(container("pay", &images.payroll, &["/app/idle"]));
     let d = pods.run(&spec)?;
     pods.must(&d, "pay", &[PAYROLL])?;
     let four = [("A", Trusted), ("B", Trusted), ("C", Trusted), ("D", Trusted)];
-    t.stage(begin, "pod D runs its own files", &Expected { node: Trusted, pods: &four }, |_, _, _| {})?;
+    t.stage(
+        begin,
+        "pod D runs its own files",
+        &Expected {
+            node: Trusted,
+            pods: &four,
+        },
+        |_, _, _| {},
+    )?;
 
     let begin = Instant::now();
     let evil = tamper(&pods, &d)?;
-    let good = images.payroll.content(PAYROLL).map(Sha256::digest).map(hex::encode).unwrap_or_default();
+    let good = images
+        .payroll
+        .content(PAYROLL)
+        .map(Sha256::digest)
+        .map(hex::encode)
+        .unwrap_or_default();
     let tampered = [("A", Trusted), ("B", Trusted), ("C", Trusted), ("D", Untrusted)];
     t.stage(
         begin,
         "a file of D is replaced and run",
-        &Expected { node: Trusted, pods: &tampered },
+        &Expected {
+            node: Trusted,
+            pods: &tampered,
+        },
         |round, _, stage| replaced(round, &evil, &good, stage),
     )?;
 
     let begin = Instant::now();
     let mut spec = Pod::burstable("e", &uid("E"));
-    spec.containers.push(container("idle", &images.stranger, &["/app/idle"]));
+    spec.containers
+        .push(container("idle", &images.stranger, &["/app/idle"]));
     pods.run(&spec)?;
-    let five = [("A", Trusted), ("B", Trusted), ("C", Trusted), ("D", Untrusted), ("E", Unknown)];
+    let five = [
+        ("A", Trusted),
+        ("B", Trusted),
+        ("C", Trusted),
+        ("D", Untrusted),
+        ("E", Unknown),
+    ];
     t.stage(
         begin,
         "pod E appears, which no policy knows",
-        &Expected { node: Untrusted, pods: &five },
+        &Expected {
+            node: Untrusted,
+            pods: &five,
+        },
         |round, _, stage| stranger(round, stage),
     )
 }
 
 /// Replaces a file in D's overlay, as an intruder would, runs it, and gives the hash of what ran.
-fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
+pub(crate) fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
     let script = format!(
         "cp {PAYROLL} /tmp/new && echo 'and the boss gets the rest' >>/tmp/new && mv /tmp/new {PAYROLL} && {PAYROLL} >/dev/null && sha256sum {PAYROLL}"
     );
@@ -474,12 +575,21 @@ fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
 /// A and B: one list entry for each file, and both partitions show it.
 fn same_image(evidence: &Evidence, stage: &mut Stage) {
     let (a, b) = (evidence.records(key("A")), evidence.records(key("B")));
-    let paths = |records: &[Record]| -> BTreeSet<Vec<u8>> { entries(records).map(|r| r.path.clone()).collect() };
+    let paths =
+        |records: &[Record]| -> BTreeSet<Vec<u8>> { entries(records).map(|r| r.path.clone()).collect() };
     let (in_a, in_b) = (paths(a), paths(b));
     for file in ["/bin/busybox", "/app/start.sh", "/app/prices", "/app/server"] {
         let both = in_a.contains(file.as_bytes()) && in_b.contains(file.as_bytes());
-        let found = format!("A {}, B {}", in_a.contains(file.as_bytes()), in_b.contains(file.as_bytes()));
-        stage.checks.push(Check::new(format!("{file} stands in both partitions"), both, found));
+        let found = format!(
+            "A {}, B {}",
+            in_a.contains(file.as_bytes()),
+            in_b.contains(file.as_bytes())
+        );
+        stage.checks.push(Check::new(
+            format!("{file} stands in both partitions"),
+            both,
+            found,
+        ));
         let first = entries(a).find(|r| r.path == file.as_bytes() && r.ret == 0);
         let second = entries(b).find(|r| r.path == file.as_bytes());
         let refused = match (first, second) {
@@ -504,7 +614,9 @@ fn same_image(evidence: &Evidence, stage: &mut Stage) {
 fn same_inode(evidence: &Evidence, stage: &mut Stage) {
     let hash = hex::encode(Sha256::digest(tool()));
     let c = evidence.records(key("C"));
-    let ran = c.iter().find(|r| r.kind == EventKind::Execution && r.path == TOOL.as_bytes());
+    let ran = c
+        .iter()
+        .find(|r| r.kind == EventKind::Execution && r.path == TOOL.as_bytes());
     let found = match ran.and_then(|r| r.hash.as_ref()) {
         Some(FileHash::Measured(digest)) => digest.to_string(),
         other => format!("{other:?}"),
@@ -515,10 +627,20 @@ fn same_inode(evidence: &Evidence, stage: &mut Stage) {
         found.clone(),
     ));
     let tried = entries(c).filter(|r| r.path == TOOL.as_bytes()).count();
-    stage.checks.push(Check::new("IMA did not even try an entry for C", tried == 0, format!("{tried} tries")));
+    stage.checks.push(Check::new(
+        "IMA did not even try an entry for C",
+        tried == 0,
+        format!("{tried} tries"),
+    ));
     let first = entries(evidence.records(key("A"))).any(|r| r.path == TOOL.as_bytes() && r.ret == 0);
-    stage.checks.push(Check::new("A's entry of the same file is in the list", first, String::new()));
-    stage.learned.push(format!("C: {TOOL} ran there; IMA knew the inode and stayed silent; the record has {found}"));
+    stage.checks.push(Check::new(
+        "A's entry of the same file is in the list",
+        first,
+        String::new(),
+    ));
+    stage.learned.push(format!(
+        "C: {TOOL} ran there; IMA knew the inode and stayed silent; the record has {found}"
+    ));
 }
 
 /// D: the path, the hash found and the hash expected.
@@ -535,12 +657,21 @@ fn replaced(round: &Round, evil: &str, good: &str, stage: &mut Stage) {
     stage.checks.push(Check::new(
         format!("the verdict names {PAYROLL}, the hash found and the hash expected"),
         finding.is_some(),
-        pod.map(|p| p.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" / ")).unwrap_or_default(),
+        pod.map(|p| {
+            p.findings
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" / ")
+        })
+        .unwrap_or_default(),
     ));
     stage.learned.push(format!("D: {PAYROLL}"));
     stage.learned.push(format!("   found    sha256:{evil}"));
     stage.learned.push(format!("   expected sha256:{good}"));
-    stage.learned.push("   A, B, C and the node stay trusted".to_owned());
+    stage
+        .learned
+        .push("   A, B, C and the node stay trusted".to_owned());
 }
 
 /// E: the node's finding names the pod.
@@ -554,23 +685,46 @@ fn stranger(round: &Round, stage: &mut Stage) {
     stage.checks.push(Check::new(
         format!("the node's finding names pod {uid}"),
         finding.is_some(),
-        round.verdict.node.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" / "),
+        round
+            .verdict
+            .node
+            .findings
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" / "),
     ));
-    stage.learned.push(format!("E: the node is untrusted, since pod {uid} is in no policy"));
+    stage.learned.push(format!(
+        "E: the node is untrusted, since pod {uid} is in no policy"
+    ));
 }
 
 /// The table of all stages.
 pub fn table(outcome: &Outcome) -> String {
-    let wide = outcome.stages.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+    let wide = outcome
+        .stages
+        .iter()
+        .map(|s| s.name.chars().count())
+        .max()
+        .unwrap_or(0);
     let mut text = format!("{:<4}{:<wide$}  {:>7}  {:<11}", "", "stage", "seconds", "node");
     for pod in PODS {
         text.push_str(&format!("{pod:<11}"));
     }
     text.push('\n');
     for (i, stage) in outcome.stages.iter().enumerate() {
-        text.push_str(&format!("{:<4}{:<wide$}  {:>7.1}  {:<11}", i + 1, stage.name, stage.seconds, stage.node));
+        text.push_str(&format!(
+            "{:<4}{:<wide$}  {:>7.1}  {:<11}",
+            i + 1,
+            stage.name,
+            stage.seconds,
+            stage.node
+        ));
         for pod in PODS {
-            text.push_str(&format!("{:<11}", stage.pods.get(pod).map_or("-", String::as_str)));
+            text.push_str(&format!(
+                "{:<11}",
+                stage.pods.get(pod).map_or("-", String::as_str)
+            ));
         }
         text.push_str(if stage.ok() { "ok\n" } else { "FAILED\n" });
     }

@@ -8,6 +8,7 @@
 
 mod channel;
 pub mod demo;
+pub mod demo_break;
 pub mod host;
 mod image;
 pub mod kernel;

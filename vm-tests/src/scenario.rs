@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use verifier::Verdict;
+use vm_protocol::spec::Workload;
 
 /// The node's name, at the verifier and in its own configuration.
 pub const NODE: &str = "guest";
@@ -29,6 +30,8 @@ const COLLECTOR_CGROUP: &str = "/system.slice/cgpathd.service";
 const CONFIG: &str = "/etc/ima-cgpath/cgpathd.toml";
 const CA: &str = "/etc/ima-cgpath/verifier-ca.pem";
 const BPF_OBJECT: &str = "/usr/lib/ima-cgpath/ima-cgpath.bpf.o";
+/// The cgroup of workloads that ask for none of their own.
+pub const WORKLOADS: &str = "/system.slice/workload.service";
 /// The host, as QEMU's user network shows it to a guest.
 const HOST: &str = "10.0.2.2";
 
@@ -44,8 +47,9 @@ pub struct KnownPod {
     pub name: String,
     /// Names of the images whose files it may run.
     pub images: Vec<String>,
-    /// Directories of the guest's root (as they are before it boots) whose files it may run.
-    pub host_directories: Vec<String>,
+    /// Files and directories of the guest's root (as they are before it boots) that are mounted into it, at the same
+    /// path, and may be run there.
+    pub host_paths: Vec<String>,
 }
 
 /// What a node is to be.
@@ -152,10 +156,15 @@ impl Site {
         std::fs::create_dir_all(dir.join("policy")).with_context(|| format!("making {}", dir.display()))?;
         let store = dir.join("verifier");
         // The port is free when asked; another process would have to take it within milliseconds.
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        host::output(
-            Command::new(&cgpath).args(["serve", "--init"]).arg(&store).args(["--name", HOST, "--name", "localhost"]),
-        )?;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?
+            .local_addr()?
+            .port();
+        host::output(Command::new(&cgpath).args(["serve", "--init"]).arg(&store).args([
+            "--name",
+            HOST,
+            "--name",
+            "localhost",
+        ]))?;
         let log = dir.join("serve.log");
         let output = std::fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let child = Command::new(&cgpath)
@@ -177,14 +186,24 @@ impl Site {
                     let ended = server.0.try_wait()?;
                     if ended.is_some() || begin.elapsed() > Duration::from_secs(30) {
                         let said = std::fs::read_to_string(&log).unwrap_or_default();
-                        let last = other.map_or_else(|error| format!("{error:#}"), |a| format!("status {}", a.status));
-                        bail!("cgpath serve did not come up ({last}):\n{}", host::tail(&said, 10));
+                        let last = other
+                            .map_or_else(|error| format!("{error:#}"), |a| format!("status {}", a.status));
+                        bail!(
+                            "cgpath serve did not come up ({last}):\n{}",
+                            host::tail(&said, 10)
+                        );
                     }
                 }
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Site { dir, cgpath, port, server, client })
+        Ok(Site {
+            dir,
+            cgpath,
+            port,
+            server,
+            client,
+        })
     }
 
     /// The directory that everything is in.
@@ -240,7 +259,9 @@ impl Site {
         struct History {
             verdicts: Vec<Stored>,
         }
-        let answer = self.client.get(&format!("/v1/nodes/{NODE}/history?limit={limit}"))?;
+        let answer = self
+            .client
+            .get(&format!("/v1/nodes/{NODE}/history?limit={limit}"))?;
         Ok(answer.json::<History>()?.verdicts)
     }
 
@@ -249,13 +270,24 @@ impl Site {
     /// # Errors
     /// When the verifier does not answer or its answer is not what is expected.
     pub fn last(&self) -> Result<Option<Round>> {
-        self.history(1)?.pop().map(|stored| self.round(stored)).transpose()
+        self.history(1)?
+            .pop()
+            .map(|stored| self.round(stored))
+            .transpose()
     }
 
     fn round(&self, stored: Stored) -> Result<Round> {
         let json = stored.verdict.get().to_owned();
         let verdict = serde_json::from_str(&json).context("the verdict's form")?;
-        Ok(Round { id: stored.id, json, verdict, file: self.store().join("evidence").join(stored.evidence) })
+        Ok(Round {
+            id: stored.id,
+            json,
+            verdict,
+            file: self
+                .store()
+                .join("evidence")
+                .join(format!("{}.cbor", stored.evidence)),
+        })
     }
 
     /// Makes the reference values and the policy of `plan`, all from files on this machine: `root` is the guest's root
@@ -265,40 +297,48 @@ impl Site {
     /// When `cgpath policy` refuses something.
     pub fn make_policy(&self, plan: &Plan, root: &Path) -> Result<()> {
         let dir = self.dir.join("policy");
-        let from_rootfs = |root: &Path, prefix: Option<&str>, name: &str| {
+        host::step("computing reference values of the root file system", || {
             let mut command = self.cgpath(&["policy", "from-rootfs"]);
-            command.arg(root).arg("-o").arg(dir.join(name));
-            if let Some(prefix) = prefix {
-                command.args(["--prefix", prefix]);
-            }
+            command.arg(root).arg("-o").arg(dir.join("host.json"));
             host::output(&mut command).map(drop)
-        };
-        host::step("computing reference values of the root file system", || from_rootfs(root, None, "host.json"))?;
+        })?;
         let pause = pods::pause_image();
+        let tar = |name: &str| dir.join(format!("{}.tar", file_name(name)));
         for image in plan.images.iter().chain([&pause]) {
-            let name = file_name(image.name());
-            let tar = dir.join(format!("{name}.tar"));
-            oci::write_layout(&[image], &tar)?;
-            let mut command = self.cgpath(&["policy", "from-image"]);
-            command.arg(&tar).arg("-o").arg(dir.join(format!("{name}.json")));
-            host::output(&mut command)?;
+            oci::write_layout(&[image], &tar(image.name()))?;
         }
-        let mut yaml = policy_head(plan)?;
-        yaml.push_str(if plan.pods.is_empty() { "pods: []\n" } else { "pods:\n" });
-        for pod in &plan.pods {
-            let mut references: Vec<String> =
-                pod.images.iter().map(|image| format!("{}.json", file_name(image))).collect();
-            for directory in &pod.host_directories {
-                let name = format!("host{}.json", file_name(directory));
-                from_rootfs(&root.join(directory.trim_start_matches('/')), Some(directory), &name)?;
-                references.push(name);
+        let from_image = |image: &str, mounts: &[String]| {
+            let name = mounts
+                .iter()
+                .fold(file_name(image), |name, mount| name + &file_name(mount));
+            let name = format!("{name}.json");
+            let mut command = self.cgpath(&["policy", "from-image"]);
+            command.arg(tar(image)).arg("-o").arg(dir.join(&name));
+            for mount in mounts {
+                let host = root.join(mount.trim_start_matches('/'));
+                command.arg("--mount").arg(format!("{}={mount}", host.display()));
             }
+            host::output(&mut command).map(|_| name)
+        };
+        let mut yaml = policy_head(plan, &from_image(pause.name(), &[])?)?;
+        yaml.push_str(if plan.pods.is_empty() {
+            "pods: []\n"
+        } else {
+            "pods:\n"
+        });
+        for pod in &plan.pods {
+            let references: Result<Vec<String>> = pod
+                .images
+                .iter()
+                .map(|image| from_image(image, &pod.host_paths))
+                .collect();
             let _ = writeln!(yaml, "  - uid: {}\n    name: {}", pod.uid, pod.name);
-            let _ = writeln!(yaml, "    references: [{}]", references.join(", "));
+            let _ = writeln!(yaml, "    references: [{}]", references?.join(", "));
         }
         yaml.push_str(&plan.policy);
         let path = self.policy_file();
-        std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))
+        std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
+        host::output(self.cgpath(&["policy", "check"]).arg(&path)).map(drop)
     }
 
     /// Adds to a guest's disk what the collector needs there.
@@ -326,11 +366,19 @@ impl Site {
     /// # Errors
     /// When the collector or the verifier refuses.
     pub fn enrol(&self, vm: &Vm) -> Result<()> {
-        vm.command(&[COLLECTOR, "ak", "-o", "/run/guest.ak"]).run()?.check()?;
+        vm.command(&[COLLECTOR, "ak", "-o", "/run/guest.ak"])
+            .run()?
+            .check()?;
         let key = self.key_file();
-        std::fs::write(&key, vm.get("/run/guest.ak")?).with_context(|| format!("writing {}", key.display()))?;
+        std::fs::write(&key, vm.get("/run/guest.ak")?)
+            .with_context(|| format!("writing {}", key.display()))?;
         let mut command = self.cgpath(&["node", "add", NODE, "--ak"]);
-        command.arg(&key).arg("--policy").arg(self.policy_file()).arg("--store").arg(self.store());
+        command
+            .arg(&key)
+            .arg("--policy")
+            .arg(self.policy_file())
+            .arg("--store")
+            .arg(self.store());
         host::output(&mut command).map(drop)
     }
 
@@ -342,7 +390,11 @@ impl Site {
         let seen = self.last()?.map_or(0, |round| round.id);
         let begin = Instant::now();
         loop {
-            let newer: Vec<Stored> = self.history(2)?.into_iter().filter(|stored| stored.id > seen).collect();
+            let newer: Vec<Stored> = self
+                .history(2)?
+                .into_iter()
+                .filter(|stored| stored.id > seen)
+                .collect();
             if newer.len() >= 2
                 && let Some(newest) = newer.into_iter().next()
             {
@@ -376,14 +428,13 @@ fn sha256(path: &Path) -> Result<String> {
     Ok(format!("sha256:{}", host::sha256_file(path)?))
 }
 
-fn policy_head(plan: &Plan) -> Result<String> {
-    let pause = file_name(pods::PAUSE_IMAGE);
+fn policy_head(plan: &Plan, pause: &str) -> Result<String> {
     let mut yaml = format!(
         "version: 1
 node: {NODE}
 accept:
   tiers: [bpf]
-  templates: [ima-ng]
+  templates: [ima-ng, ima-buf]
   banks: [sha256]
   bpf-objects: [\"{}\"]
   ima-policies: [\"{}\"]
@@ -391,7 +442,7 @@ accept:
 host:
   references: [host.json]
 sandbox:
-  references: [{pause}.json]
+  references: [{pause}]
 dangerous-boot-not-judged: true
 ",
         sha256(&host::bpf_object()?)?,
@@ -441,8 +492,10 @@ impl Node {
     /// When something is missing on this machine or the guest does not come up.
     pub fn boot(plan: Plan, dir: &Path) -> Result<Node> {
         let site = Site::start(dir)?;
-        let mut builder =
-            Vm::builder(plan.stock).cgroup(plan.cgroup).keep(plan.keep).persistent(plan.persistent);
+        let mut builder = Vm::builder(plan.stock)
+            .cgroup(plan.cgroup)
+            .keep(plan.keep)
+            .persistent(plan.persistent);
         builder = site.add_collector(builder, &plan)?;
         let scratch = tempfile::tempdir().context("making a temporary directory")?;
         let images: Vec<&Image> = plan.images.iter().collect();
@@ -454,7 +507,11 @@ impl Node {
         site.make_policy(&plan, root.path())?;
         drop(root);
         let vm = builder.start()?;
-        ensure!(vm.hello().failures.is_empty(), "the guest's init: {}", vm.hello().failures.join("; "));
+        ensure!(
+            vm.hello().failures.is_empty(),
+            "the guest's init: {}",
+            vm.hello().failures.join("; ")
+        );
         Ok(Node { site, vm, plan })
     }
 
@@ -474,10 +531,34 @@ impl Node {
                 bail!("cgpathd ended ({exit:?}):\n{}", host::tail(&process.log()?, 15));
             }
             if begin.elapsed() > ROUND {
-                bail!("no verdict within {} s:\n{}", ROUND.as_secs(), host::tail(&process.log()?, 15));
+                bail!(
+                    "no verdict within {} s:\n{}",
+                    ROUND.as_secs(),
+                    host::tail(&process.log()?, 15)
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Runs a workload to its end and gives what it wrote down.
+    ///
+    /// # Errors
+    /// When it fails, with what it said, or answers something else than a `T`.
+    pub fn work<T: serde::de::DeserializeOwned>(&self, workload: &Workload) -> Result<T> {
+        let text = serde_json::to_string(workload)?;
+        let command = self
+            .vm
+            .command(&["guest", "workload", text.as_str()])
+            .timeout(ROUND);
+        let output = command.cgroup(WORKLOADS).run()?.check()?;
+        // A workload with nothing to write down says nothing.
+        let answer: &[u8] = if output.stdout.is_empty() {
+            b"null"
+        } else {
+            &output.stdout
+        };
+        serde_json::from_slice(answer).with_context(|| format!("the answer of {text}"))
     }
 
     /// See [`Site::fresh`].

@@ -39,7 +39,11 @@ impl Answer {
     /// For another status, with what the server said; for a body that is not JSON of this form.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         let text = String::from_utf8_lossy(&self.body);
-        ensure!(self.status == 200, "the verifier answered {}: {text}", self.status);
+        ensure!(
+            self.status == 200,
+            "the verifier answered {}: {text}",
+            self.status
+        );
         serde_json::from_slice(&self.body).with_context(|| format!("the verifier's answer: {text:.300}"))
     }
 }
@@ -59,7 +63,10 @@ impl Client {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Client { port, tls: Arc::new(tls) })
+        Ok(Client {
+            port,
+            tls: Arc::new(tls),
+        })
     }
 
     /// Asks for `path`.
@@ -79,7 +86,8 @@ impl Client {
     }
 
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
-        self.exchange(method, path, body).with_context(|| format!("{method} {path} to the verifier"))
+        self.exchange(method, path, body)
+            .with_context(|| format!("{method} {path} to the verifier"))
     }
 
     fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
@@ -88,13 +96,19 @@ impl Client {
         tcp.set_write_timeout(Some(TIMEOUT))?;
         let tls = rustls::ClientConnection::new(Arc::clone(&self.tls), ServerName::try_from("localhost")?)?;
         let mut stream = rustls::StreamOwned::new(tls, tcp);
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len())?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )?;
         stream.write_all(body)?;
         stream.flush()?;
         let mut answer = Vec::new();
         match stream.take(LIMIT).read_to_end(&mut answer) {
             // Some servers close without saying so in TLS; the length below tells whether all is there.
-            Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => return Err(e).context("reading the answer"),
+            Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+                return Err(e).context("reading the answer");
+            }
             _ => {}
         }
         parse(&answer)
@@ -102,7 +116,10 @@ impl Client {
 }
 
 fn parse(answer: &[u8]) -> Result<Answer> {
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("the answer's head does not end")?;
+    let end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .context("the answer's head does not end")?;
     let head = std::str::from_utf8(&answer[..end]).context("the answer's head is not text")?;
     let body = &answer[end + 4..];
     let mut lines = head.split("\r\n");
@@ -113,11 +130,15 @@ fn parse(answer: &[u8]) -> Result<Answer> {
         .context("the answer does not begin with an HTTP status")?;
     let length = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().ok())?
     });
     match length {
         Some(length) if length != body.len() => bail!("{} bytes of {length} arrived", body.len()),
-        Some(_) => Ok(Answer { status, body: body.to_vec() }),
+        Some(_) => Ok(Answer {
+            status,
+            body: body.to_vec(),
+        }),
         None => bail!("the answer does not say how long it is"),
     }
 }

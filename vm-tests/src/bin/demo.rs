@@ -1,0 +1,169 @@
+//! `cargo xtask demo`: the product's story, told by a real guest and a real verifier.
+//!
+//! Options are described by `cargo xtask demo --help`. Exit codes: 0 every verdict is what it should be; 1 one is not,
+//! or an attack was caught; 2 the demo could not be run; 3 an attack was *not* caught. Not here: the story (`vm_tests::demo`).
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lexopt::prelude::*;
+use vm_tests::demo::{self, Options, Outcome};
+use vm_tests::demo_break::{self, Break, Caught};
+use vm_tests::pods::Runtime;
+use vm_tests::{Stock, host};
+
+const FAILED: u8 = 2;
+const NOT_CAUGHT: u8 = 3;
+
+struct Wanted {
+    options: Options,
+    attack: Option<Break>,
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let told = wanted().and_then(|wanted| match wanted.attack {
+        Some(attack) => tell_break(&wanted, attack),
+        None => tell_story(&wanted),
+    });
+    match told {
+        Ok(code) => code,
+        Err(error) => {
+            if std::env::args_os().any(|argument| argument == "--json") {
+                let object = serde_json::json!({ "error": format!("{error:#}"), "kind": "demo" });
+                eprintln!("{object}");
+            } else {
+                eprintln!("demo: {error:#}");
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn wanted() -> Result<Wanted> {
+    let (mut stock, mut runtime) = (Stock::V6_12, Runtime::Containerd);
+    let (mut keep, mut json) = (false, false);
+    let (mut attack, mut out) = (None, None::<PathBuf>);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("stock") => stock = parser.value()?.parse()?,
+            Long("bare") => runtime = Runtime::Bare,
+            Long("keep") => keep = true,
+            Long("json") => json = true,
+            Long("break") => attack = Some(parser.value()?.string()?.parse::<Break>()?),
+            Long("out") => out = Some(parser.value()?.into()),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if keep && attack.is_some() {
+        bail!("--keep goes with the demo itself, not with an attack; hint: leave one of them out");
+    }
+    let name = attack.map_or_else(|| "demo".to_owned(), |attack| format!("demo-{}", attack.name()));
+    let out = out.unwrap_or_else(|| host::target_dir().join(name));
+    Ok(Wanted {
+        options: Options {
+            stock,
+            runtime,
+            out,
+            keep,
+            quiet: json,
+        },
+        attack,
+        json,
+    })
+}
+
+fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
+    let outcome = demo::run(&wanted.options)?;
+    if wanted.json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
+        print!("\n{}", demo::table(&outcome));
+        for key in &outcome.dangerous {
+            println!("DANGEROUS: {key} is set in the demo's policy");
+        }
+        println!();
+        println!(
+            "{}",
+            if outcome.ok {
+                "every verdict is what it should be"
+            } else {
+                "NOT every verdict is what it should be"
+            }
+        );
+        println!(
+            "Linux {}, {:.0} s in all, {:.0} s until the guest was up",
+            outcome.kernel, outcome.seconds, outcome.boot_seconds
+        );
+        println!();
+        println!("{}", shown(&outcome.report));
+        println!();
+        next_commands(&wanted.options.out, &outcome);
+    }
+    Ok(if outcome.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn next_commands(out: &Path, outcome: &Outcome) {
+    let out = shown(out);
+    let cgpath = host::release_binary("cgpath").map_or_else(|_| "cgpath".to_owned(), |path| shown(&path));
+    if let Some(guest) = &outcome.kept {
+        let guest = guest.display();
+        println!("the guest and its verifier go on; log in, attest by hand, end it:");
+        println!("  cargo xtask vm --attach {guest}");
+        println!(
+            "  cargo xtask vm --attach {guest} -- cgpathd once --nonce $(openssl rand -hex 32) -o /tmp/e.cbor"
+        );
+        println!("  cargo xtask vm --attach {guest} --stop");
+        println!();
+    }
+    println!("three to try next:");
+    println!(
+        "  {cgpath} verify {out}/rounds/6.cbor --policy {out}/site/policy/node.yaml --ak {out}/site/guest.ak --dangerous-no-nonce"
+    );
+    println!("  cargo xtask demo --break swap-hash");
+    println!("  cargo xtask demo --bare --keep");
+}
+
+fn tell_break(wanted: &Wanted, attack: Break) -> Result<ExitCode> {
+    let caught = demo_break::run(&wanted.options, attack)?;
+    if wanted.json {
+        println!("{}", serde_json::to_string(&caught)?);
+    } else {
+        show(&caught);
+    }
+    Ok(ExitCode::from(if caught.rules.is_empty() {
+        NOT_CAUGHT
+    } else {
+        1
+    }))
+}
+
+fn show(caught: &Caught) {
+    println!("\nthe verifier says:");
+    for finding in &caught.said {
+        println!("{}", host::tail(finding, usize::MAX));
+    }
+    println!();
+    if caught.rules.is_empty() {
+        println!("--break {}: NOT CAUGHT: {}", caught.attack, caught.done);
+    } else {
+        println!(
+            "--break {}: caught by {}: {}",
+            caught.attack,
+            caught.rules.join(", "),
+            caught.done
+        );
+    }
+}
+
+/// A path as a person would type it here.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}

@@ -1,0 +1,164 @@
+//! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
+
+use evidence::{EventKind, SealedCheckpoint};
+use std::time::{Duration, Instant};
+use verifier::{Rule, State};
+use vm_protocol::spec::{Burst, Workload};
+use vm_tests::Stock;
+use vm_tests::scenario::{self, Node, Plan, Round, WORKLOADS};
+
+const SIGKILL: i32 = 9;
+
+fn checkpoints(round: &Round) -> Vec<evidence::Checkpoint> {
+    let evidence = round.evidence().unwrap();
+    evidence
+        .checkpoints
+        .iter()
+        .map(|file| SealedCheckpoint::from_file(file).unwrap().checkpoint)
+        .collect()
+}
+
+/// Findings that fail by a rule of chains, records, losses and counters: none may be there. Programs that no policy
+/// knows are run on purpose.
+fn broken(round: &Round) -> Vec<String> {
+    let of_interest = [
+        Rule::V1,
+        Rule::V2,
+        Rule::V3,
+        Rule::V4,
+        Rule::V5,
+        Rule::V6,
+        Rule::V7,
+        Rule::V13,
+    ];
+    round
+        .verdict
+        .failures()
+        .filter(|f| of_interest.contains(&f.rule))
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn killed_collector(stock: Stock) {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::boot(Plan::new(stock), dir.path()).unwrap();
+    let (collector, before) = node.start_collector().unwrap();
+    let work = Workload::Burst {
+        dir: "/var/tmp/burst".to_owned(),
+        count: 300,
+        cgroups: vec![WORKLOADS.to_owned()],
+    };
+    let text = serde_json::to_string(&work).unwrap();
+    let burst = node
+        .vm
+        .command(&["guest", "workload", text.as_str()])
+        .spawn("/var/log/burst.log")
+        .unwrap();
+    // Half of it, about: the programs are written first, then executed.
+    let half = "/var/tmp/burst/program-299";
+    while node.vm.get(half).is_err() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(300),
+            "the burst does not begin"
+        );
+    }
+    std::thread::sleep(Duration::from_millis(800));
+    collector.signal(SIGKILL).unwrap();
+    assert!(
+        collector.wait(Duration::from_secs(10)).unwrap().is_some(),
+        "the collector survived its kill"
+    );
+    assert!(
+        burst.wait(Duration::ZERO).unwrap().is_none(),
+        "the burst was over before the collector was killed"
+    );
+    let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
+    let ended = burst
+        .wait(Duration::from_secs(120))
+        .unwrap()
+        .expect("the burst ends");
+    assert_eq!(ended.code, Some(0), "{}", burst.log().unwrap());
+    let burst: Burst = serde_json::from_str(&burst.log().unwrap()).unwrap();
+
+    let round = node.fresh().unwrap();
+    assert_eq!(broken(&round), Vec::<String>::new());
+    assert_eq!((round.verdict.node.lost, round.verdict.node.unattributed), (0, 0));
+    let chain = checkpoints(&round);
+    for (at, checkpoint) in chain.iter().enumerate() {
+        assert_eq!(checkpoint.number, at as u64);
+    }
+    assert_eq!(chain.last().unwrap().starts, 2);
+    assert_eq!(
+        chain[..checkpoints(&before).len()],
+        checkpoints(&before)[..],
+        "the chain goes on from where it was"
+    );
+    let evidence = round.evidence().unwrap();
+    for run in &burst.runs {
+        let records = evidence.partitions.iter().flat_map(|p| &p.records);
+        let of_file = records.filter(|r| r.path == run.path.as_bytes());
+        let kinds: Vec<_> = of_file.map(|r| r.kind).collect();
+        let count = |kind| kinds.iter().filter(|k| **k == kind).count();
+        assert_eq!(
+            (count(EventKind::Execution), count(EventKind::Entry)),
+            (1, 1),
+            "{} of a burst that the collector was killed in",
+            run.path
+        );
+    }
+    node.vm.power_off().unwrap();
+    println!(
+        "TIME killed collector on {stock}: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
+}
+
+fn rebooted_guest(stock: Stock) {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = Plan::new(stock);
+    plan.persistent = true;
+    let mut node = Node::boot(plan, dir.path()).unwrap();
+    let first = node.start_collector().map(|(_, round)| round).unwrap();
+    assert_eq!(first.verdict.node.state, State::Trusted, "{}", first.verdict);
+    let first = node.fresh().unwrap();
+    node.vm.reboot().unwrap();
+    let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
+    let second = node.fresh().unwrap();
+    assert_eq!(second.verdict.node.state, State::Trusted, "{}", second.verdict);
+    assert_ne!(second.verdict.node.boot_id, first.verdict.node.boot_id);
+    let (old, new) = (checkpoints(&first), checkpoints(&second));
+    assert_eq!(new[0].number, 0);
+    assert_eq!(new[0].previous, [0; 32]);
+    assert_ne!(
+        new[0].key, old[0].key,
+        "the checkpoint key must not outlive its boot"
+    );
+    assert_eq!(new.last().unwrap().starts, 1);
+    node.vm.power_off().unwrap();
+    println!(
+        "TIME rebooted guest on {stock}: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
+}
+
+#[test]
+fn nothing_is_lost_when_the_collector_is_killed_in_a_burst_on_6_12() {
+    killed_collector(Stock::V6_12);
+}
+
+#[test]
+fn nothing_is_lost_when_the_collector_is_killed_in_a_burst_on_6_1() {
+    killed_collector(Stock::V6_1);
+}
+
+#[test]
+fn a_reboot_is_accepted_and_the_chain_starts_anew_on_6_12() {
+    rebooted_guest(Stock::V6_12);
+}
+
+#[test]
+fn a_reboot_is_accepted_and_the_chain_starts_anew_on_6_1() {
+    rebooted_guest(Stock::V6_1);
+}
