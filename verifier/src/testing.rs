@@ -840,7 +840,7 @@ impl Node {
     /// The policy's YAML.
     pub fn policy_yaml(&self) -> String {
         let mut pods = String::new();
-        for (uid, _) in &self.pod_files {
+        for uid in self.pod_files.keys() {
             pods += &format!(
                 "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
                 uid.0[0]

@@ -38,20 +38,29 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V2, Subject::Node, text)
 }
 
-/// All ways in which a kernel can have made what it extended into these banks, the usual one first.
+/// The ways in which a kernel can have made what it extended into these banks, the usual one first. Since 5.8 each bank
+/// is hashed or padded for itself; before, all but SHA-1 were padded throughout.
 fn fillings(banks: &[Bank]) -> Vec<Vec<Fill>> {
     let mut all = vec![Vec::new()];
     for bank in banks {
         let ways: &[Fill] = if *bank == Bank::Sha1 {
             &[Fill::Hashed]
         } else {
-            &Fill::ALL
+            &[Fill::Hashed, Fill::PaddedSha1]
         };
         all = ways
             .iter()
             .flat_map(|way| all.iter().map(|fills| [fills.as_slice(), &[*way]].concat()))
             .collect();
     }
+    let old = |bank: &Bank| {
+        if *bank == Bank::Sha1 {
+            Fill::Hashed
+        } else {
+            Fill::PaddedSha1Throughout
+        }
+    };
+    all.push(banks.iter().map(old).collect());
     all
 }
 

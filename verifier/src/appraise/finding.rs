@@ -218,6 +218,12 @@ impl Finding {
     }
 }
 
+/// Text that holds what others chose, as it may go to a terminal. A backslash stays one: bytes were escaped when the
+/// text was made.
+fn shown(text: &str) -> String {
+    escape(text.as_bytes()).replace("\\\\", "\\")
+}
+
 impl core::fmt::Display for Finding {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let mark = match self.severity {
@@ -225,15 +231,15 @@ impl core::fmt::Display for Finding {
             Severity::Tolerated => "tolerated",
             Severity::Fail => "FAIL",
         };
-        write!(f, "{} {mark}: {}", self.rule, self.text)?;
+        write!(f, "{} {mark}: {}", self.rule, shown(&self.text))?;
         if let Some(path) = &self.path {
             write!(f, "\n  path      {}", escape(path))?;
         }
         if let Some(found) = &self.found {
-            write!(f, "\n  found     {found}")?;
+            write!(f, "\n  found     {}", shown(found))?;
         }
         for expected in &self.expected {
-            write!(f, "\n  expected  {expected}")?;
+            write!(f, "\n  expected  {}", shown(expected))?;
         }
         let mut place = Vec::new();
         if let Some(index) = self.index {

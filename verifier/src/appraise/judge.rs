@@ -375,13 +375,17 @@ impl Judge<'_> {
         let judgement = match used.key {
             PartitionKey::Pod(uid) => policy.judge_pod(&uid, used.path, digest),
             PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
-                if policy.file.accept.ima_policies.contains(digest) {
+                let is_policy = policy.file.accept.ima_policies.contains(digest);
+                let on_host = policy.judge_host(used.path, digest);
+                if is_policy {
                     Some(Judgement::Accepted {
                         basis: policy::Basis::Own,
                         learned: false,
                     })
+                } else if used.key == PartitionKey::Boot && !on_host.is_accepted() {
+                    Some(self.of_predating(used.path, digest).unwrap_or(on_host))
                 } else {
-                    Some(policy.judge_host(used.path, digest))
+                    Some(on_host)
                 }
             }
         };
@@ -428,6 +432,18 @@ impl Judge<'_> {
             let finding = place(finding.found(digest), used);
             self.tally(used.key).say(finding);
         }
+    }
+
+    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
+    /// accepted there if a pod that was there then, and that the policy knows, may have it.
+    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
+        let mut pods = self.scene.chain.predating().iter();
+        pods.find_map(|uid| {
+            self.scene
+                .policy
+                .judge_pod(uid, path, digest)
+                .filter(Judgement::is_accepted)
+        })
     }
 
     fn finish(mut self, findings: &mut Vec<Finding>) -> Judged {

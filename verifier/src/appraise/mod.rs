@@ -37,6 +37,9 @@ pub const MIN_NONCE_LEN: usize = 8;
 /// A nonce is never longer than this many bytes: TPM2B_DATA of a quote holds no more. TPM 2.0 Part 2, 10.4.3.
 pub const MAX_NONCE_LEN: usize = 64;
 
+/// A subject never has more findings than this in a verdict, and one that says how many more there were.
+pub const MAX_FINDINGS: usize = 500;
+
 /// Why nothing can be concluded: the question was not a meaningful one. What is wrong with the evidence itself is never
 /// an error but a finding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -280,7 +283,7 @@ impl Case<'_> {
         quoted: Option<&Quoted>,
         coverage: Option<&Coverage>,
         findings: Vec<Finding>,
-        notes: Vec<String>,
+        mut notes: Vec<String>,
     ) -> Verdict {
         let (evidence, policy) = (self.evidence, self.policy);
         let Outcome {
@@ -308,6 +311,9 @@ impl Case<'_> {
                     pod.state = State::Untrusted;
                 }
             }
+        }
+        if evidence.node != self.context.node {
+            notes.push(format!("the node calls itself {:?}", evidence.node));
         }
         let is_trusted = !findings.iter().any(|f| f.severity == Severity::Fail);
         let mut dangerous: Vec<String> = policy.dangerous_keys().into_iter().map(str::to_owned).collect();
@@ -350,8 +356,11 @@ impl Case<'_> {
                 BootJudgement::Absent
             },
             notes,
-            findings,
+            findings: bounded(findings),
         };
+        for pod in &mut pods {
+            pod.findings = bounded(core::mem::take(&mut pod.findings));
+        }
         Verdict {
             version: verdict::VERDICT_VERSION,
             time: self.context.now,
@@ -390,6 +399,23 @@ impl Case<'_> {
             time: self.context.now,
         }
     }
+}
+
+/// At most [`MAX_FINDINGS`], the gravest first where some must go; how many went is said.
+fn bounded(mut findings: Vec<Finding>) -> Vec<Finding> {
+    let Some(more) = findings.len().checked_sub(MAX_FINDINGS).filter(|more| *more > 0) else {
+        return findings;
+    };
+    findings.sort_by_key(|f| core::cmp::Reverse(f.severity));
+    findings.truncate(MAX_FINDINGS);
+    if let Some(last) = findings.last().cloned() {
+        let text = format!("{more} more finding(s) are not shown");
+        findings.push(Finding {
+            severity: last.severity,
+            ..Finding::note(last.rule, last.subject, text)
+        });
+    }
+    findings
 }
 
 /// Gives each pod the findings that are its own; what remains is the node's.
