@@ -47,6 +47,8 @@ pub enum Basis {
     Sandbox,
     /// The content of one of the host's `runtime-files`, whatever the path.
     RuntimeFile,
+    /// A file by which `cgpathd check` found out what IMA measures: fixed, harmless content at a fixed path.
+    Probe,
 }
 
 /// One reference file with its indexes.
@@ -255,7 +257,15 @@ impl Policy {
 
     /// Judges a content found on the host.
     pub fn judge_host(&self, path: &[u8], digest: &Digest) -> Judgement {
-        self.host.judge(path, digest)
+        match self.host.judge(path, digest) {
+            Judgement::UnknownPath if evidence::probe::number(path, digest).is_some() => {
+                Judgement::Accepted {
+                    basis: Basis::Probe,
+                    learned: false,
+                }
+            }
+            judgement => judgement,
+        }
     }
 
     /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files by hash.

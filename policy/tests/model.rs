@@ -196,6 +196,24 @@ fn contents_are_found_by_hash() {
 }
 
 #[test]
+fn probes_of_the_node_check_are_accepted_on_the_host_alone_and_with_their_content_alone() {
+    let policy = load(&yaml()).unwrap();
+    let (path, probe) = (evidence::probe::RUN_PATH.as_bytes(), evidence::probe::content(3));
+    let digest = Bank::Sha256.hash(&[&probe]);
+    let accepted = Judgement::Accepted {
+        basis: Basis::Probe,
+        learned: false,
+    };
+    assert_eq!(policy.judge_host(path, &digest), accepted);
+    assert_eq!(policy.judge_host(path, &sha256("other")), Judgement::UnknownPath);
+    assert_eq!(policy.judge_host(b"/tmp/run", &digest), Judgement::UnknownPath);
+    assert_eq!(
+        policy.judge_pod(&uid(), path, &digest),
+        Some(Judgement::UnknownPath)
+    );
+}
+
+#[test]
 fn the_policy_digest_covers_the_reference_files() {
     let a = load(&yaml()).unwrap();
     let b = Policy::load("node.yaml", yaml().as_bytes(), |name| match name {
