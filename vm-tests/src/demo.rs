@@ -562,10 +562,11 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
 /// Replaces a file in D's overlay, as an intruder would, runs it, and gives the hash of what ran.
 pub(crate) fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
     let script = format!(
-        "cp {PAYROLL} /tmp/new && echo 'and the boss gets the rest' >>/tmp/new && mv /tmp/new {PAYROLL} && {PAYROLL} >/dev/null && sha256sum {PAYROLL}"
+        "cp {PAYROLL} /tmp/new && echo 'and the boss gets the rest' >>/tmp/new && mv /tmp/new {PAYROLL} && {PAYROLL} && sha256sum {PAYROLL}"
     );
     let said = pods.must(d, "pay", &["/bin/sh", "-c", &script])?;
-    let hash = said.split_whitespace().next().unwrap_or_default();
+    let last = said.lines().last().unwrap_or_default();
+    let hash = last.split_whitespace().next().unwrap_or_default();
     if hash.len() != 64 {
         bail!("sha256sum in pod D said {said:?}");
     }
