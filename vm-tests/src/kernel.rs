@@ -5,7 +5,8 @@
 //! loads, disk images.
 
 use std::cmp::Ordering;
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -78,12 +79,12 @@ impl Kernel {
 
     /// The directory with the modules (with `modules.dep`), to become `/usr/lib/modules/<release>`.
     pub fn modules(&self) -> PathBuf {
-        self.dir.join("lib/modules").join(&self.release)
+        self.dir.join("usr/lib/modules").join(&self.release)
     }
 }
 
 /// Raised when what is kept of a package changes.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// The modules that guests of ours can use, by directory; the others only make images larger.
 const MODULES: &[&str] = &[
@@ -117,38 +118,142 @@ const MODULES: &[&str] = &[
 /// The newest stock kernel of a series, fetched when the cache does not have it.
 ///
 /// # Errors
-/// When the package index knows no such kernel and the cache has none, or the download or unpacking fails.
+/// When no package index knows such a kernel and the cache has none, or the download or unpacking fails.
 pub fn stock(stock: Stock) -> Result<Kernel> {
     let _lock = host::lock_cache("kernels")?;
     let kernels = host::cache_dir()?.join("kernels").join(stock.series());
     std::fs::create_dir_all(&kernels).with_context(|| format!("making {}", kernels.display()))?;
-    let wanted = newest_package(stock);
-    if let Ok((package, version)) = &wanted {
-        let dir = kernels.join(format!(
-            "{package}_{}-recipe{RECIPE}",
-            version.replace([':', '/'], "_")
-        ));
-        if let Some(kernel) = cached(&dir)? {
-            return Ok(kernel);
-        }
-        return host::step(&format!("fetching the stock kernel {package}"), || {
-            fetch(&dir, package, version)
-        });
-    }
-    // The index may be gone (a machine without network); what the cache has is still a stock kernel.
+    let first = newest_cached_or_fetched(stock, &kernels, &Index::of_this_machine());
+    let Err(error) = first else { return first };
+    // The machine's own index may be of a suite without this series, or older than what the mirrors still have.
+    let second = host::step("package lists of our own", Index::of_our_own)
+        .and_then(|index| newest_cached_or_fetched(stock, &kernels, &index));
+    let Err(second_error) = second else { return second };
+    // No network, perhaps; what the cache has is still a stock kernel.
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&kernels).with_context(|| format!("reading {}", kernels.display()))? {
         found.extend(cached(&entry?.path())?);
     }
     found.sort_by(|a: &Kernel, b| compare_versions(&a.version, &b.version));
-    match (found.pop(), wanted) {
-        (Some(kernel), _) => Ok(kernel),
-        (None, Err(error)) => Err(error),
-        (None, Ok(_)) => bail!("no stock kernel {stock}"),
+    found
+        .pop()
+        .ok_or_else(|| error.context(format!("and with package lists of our own: {second_error:#}")))
+}
+
+fn newest_cached_or_fetched(stock: Stock, kernels: &Path, index: &Index) -> Result<Kernel> {
+    let (package, version) = index.newest(stock)?;
+    let dir = kernels.join(format!(
+        "{package}_{}-recipe{RECIPE}",
+        version.replace([':', '/'], "_")
+    ));
+    if let Some(kernel) = cached(&dir)? {
+        return Ok(kernel);
+    }
+    host::step(&format!("fetching the stock kernel {package}"), || {
+        fetch(index, &dir, &package, &version)
+    })
+}
+
+/// A package index that apt reads.
+struct Index {
+    /// Given to every call of apt.
+    options: Vec<String>,
+}
+
+impl Index {
+    /// The one that this machine's administrator set up.
+    fn of_this_machine() -> Self {
+        Self { options: Vec::new() }
+    }
+
+    /// One in the cache, with its own sources, brought up to date. Needs no root and changes nothing of the machine.
+    fn of_our_own() -> Result<Self> {
+        let dir = host::cache_dir()?.join("apt");
+        for part in ["state/lists/partial", "cache/archives/partial"] {
+            std::fs::create_dir_all(dir.join(part)).with_context(|| format!("making {}", dir.display()))?;
+        }
+        let keyrings = [
+            "/usr/share/keyrings/debian-archive-keyring.gpg",
+            "/usr/share/keyrings/debian-archive-keyring.pgp",
+        ];
+        let keyring = keyrings
+            .into_iter()
+            .find(|path| Path::new(path).is_file())
+            .context("no keyring of Debian's archive; hint: apt-get install debian-archive-keyring")?;
+        let mirror =
+            std::env::var("CGPATH_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned());
+        let mut sources = String::new();
+        // Between them they have every series that is supported.
+        for suite in ["bookworm", "trixie"] {
+            let _ = writeln!(sources, "deb [signed-by={keyring}] {mirror} {suite} main");
+            let _ = writeln!(
+                sources,
+                "deb [signed-by={keyring}] {mirror}-security {suite}-security main"
+            );
+        }
+        let list = dir.join("sources.list");
+        host::write_whole(&list, sources.as_bytes())?;
+        let index = Self {
+            options: [
+                format!("Dir::Etc::SourceList={}", list.display()),
+                "Dir::Etc::SourceParts=-".to_owned(),
+                format!("Dir::State={}", dir.join("state").display()),
+                "Dir::State::status=/var/lib/dpkg/status".to_owned(),
+                format!("Dir::Cache={}", dir.join("cache").display()),
+                "APT::Architecture=amd64".to_owned(),
+            ]
+            .into(),
+        };
+        host::output(index.command("apt-get")?.args(["-q", "update"]))?;
+        Ok(index)
+    }
+
+    fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(host::tool(program, "apt (this machine is not Debian)")?);
+        for option in &self.options {
+            command.args(["-o", option]);
+        }
+        if host::is_root() {
+            // The user _apt cannot write into root's cache, and would only be warned about.
+            command.args(["-o", "APT::Sandbox::User=root"]);
+        }
+        Ok(command)
+    }
+
+    /// The newest package with a kernel of this series, and its version.
+    fn newest(&self, stock: Stock) -> Result<(String, String)> {
+        if std::env::consts::ARCH != "x86_64" {
+            bail!(
+                "guests are x86-64 only; this machine is {}",
+                std::env::consts::ARCH
+            );
+        }
+        // 6.12.117+deb12 and 6.1.0-56 are the forms that the names take.
+        let series = stock.series().replace('.', "\\.");
+        let pattern = format!("^linux-image-{series}\\..*-cloud-amd64-unsigned$");
+        let listed = host::output(
+            self.command("apt-cache")?
+                .args(["search", "--names-only", &pattern]),
+        )?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let newest = listed
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .max_by(|a, b| compare_versions(a, b))
+            .with_context(|| format!("no package matches {pattern}; hint: apt-get update"))?;
+        let shown = host::output(
+            self.command("apt-cache")?
+                .args(["show", "--no-all-versions", newest]),
+        )?;
+        let version = String::from_utf8_lossy(&shown)
+            .lines()
+            .find_map(|line| line.strip_prefix("Version: ").map(str::to_owned))
+            .with_context(|| format!("apt-cache shows no version of {newest}"))?;
+        Ok((newest.to_owned(), version))
     }
 }
 
-fn cached(dir: &std::path::Path) -> Result<Option<Kernel>> {
+fn cached(dir: &Path) -> Result<Option<Kernel>> {
     let ready = dir.join("ready.json");
     let Ok(text) = std::fs::read(&ready) else {
         return Ok(None);
@@ -159,51 +264,16 @@ fn cached(dir: &std::path::Path) -> Result<Option<Kernel>> {
     Ok(Some(kernel))
 }
 
-fn newest_package(stock: Stock) -> Result<(String, String)> {
-    if std::env::consts::ARCH != "x86_64" {
-        bail!(
-            "guests are x86-64 only; this machine is {}",
-            std::env::consts::ARCH
-        );
-    }
-    let apt_cache = host::tool("apt-cache", "apt (this machine is not Debian or Ubuntu)")?;
-    // 6.12.117+deb12 and 6.1.0-56 are the forms that the names take.
-    let pattern = format!(
-        "^linux-image-{}\\..*-cloud-amd64-unsigned$",
-        stock.series().replace('.', "\\.")
-    );
-    let listed = host::output(Command::new(&apt_cache).args(["search", "--names-only", &pattern]))?;
-    let listed = String::from_utf8_lossy(&listed).into_owned();
-    let newest = listed
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .max_by(|a, b| compare_versions(a, b))
-        .with_context(|| {
-            format!("no package matches {pattern}; hint: apt-get update, and a `main` source of a suite with Linux {stock}")
-        })?
-        .to_owned();
-    let shown = host::output(Command::new(&apt_cache).args(["show", "--no-all-versions", &newest]))?;
-    let version = String::from_utf8_lossy(&shown)
-        .lines()
-        .find_map(|line| line.strip_prefix("Version: ").map(str::to_owned))
-        .with_context(|| format!("apt-cache shows no version of {newest}"))?;
-    Ok((newest, version))
-}
-
-fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> {
-    let part = dir.with_extension("part");
+fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kernel> {
+    let part = PathBuf::from(format!("{}.part", dir.display()));
     if part.exists() {
         std::fs::remove_dir_all(&part).with_context(|| format!("removing {}", part.display()))?;
     }
     std::fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
-    let mut download = Command::new(host::tool("apt-get", "apt")?);
+    let mut download = index.command("apt-get")?;
     download
         .current_dir(&part)
         .args(["-q", "download", &format!("{package}={version}")]);
-    if host::is_root() {
-        // The user _apt cannot write into root's cache, and would only be warned about.
-        download.args(["-o", "APT::Sandbox::User=root"]);
-    }
     host::output(&mut download)?;
     let archive = std::fs::read_dir(&part)?
         .filter_map(Result::ok)
@@ -226,13 +296,18 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
         .find(|name| name.starts_with("vmlinuz-"))
         .with_context(|| format!("{package} has no kernel image"))?;
     let release = image.trim_start_matches("vmlinuz-").to_owned();
-    // Debian 13 ships the modules below usr/lib, older ones below lib.
-    if part.join("usr/lib/modules").is_dir() {
-        std::fs::create_dir_all(part.join("lib"))?;
-        std::fs::rename(part.join("usr/lib/modules"), part.join("lib/modules"))?;
+    // Suites differ in whether packages, and depmod, say lib or usr/lib: both shall work.
+    if part.join("lib/modules").is_dir() {
+        std::fs::create_dir_all(part.join("usr/lib"))?;
+        std::fs::rename(part.join("lib/modules"), part.join("usr/lib/modules"))?;
+        std::fs::remove_dir(part.join("lib"))?;
     }
-    let modules = part.join("lib/modules").join(&release).join("kernel");
-    keep_only(&modules, "", MODULES)?;
+    std::os::unix::fs::symlink("usr/lib", part.join("lib"))?;
+    keep_only(
+        &part.join("usr/lib/modules").join(&release).join("kernel"),
+        "",
+        MODULES,
+    )?;
     host::output(
         Command::new(host::tool("depmod", "kmod")?)
             .arg("-b")
@@ -256,7 +331,7 @@ fn fetch(dir: &std::path::Path, package: &str, version: &str) -> Result<Kernel> 
 }
 
 /// Removes the files below `dir` whose path from the top (here `prefix`) starts with none of `wanted`.
-fn keep_only(dir: &std::path::Path, prefix: &str, wanted: &[&str]) -> Result<()> {
+fn keep_only(dir: &Path, prefix: &str, wanted: &[&str]) -> Result<()> {
     for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let entry = entry?;
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());

@@ -639,8 +639,12 @@ impl Vm {
         loop {
             if let Some(status) = machine.ended()? {
                 let said = std::fs::read_to_string(self.dir.path.join("qemu.log")).unwrap_or_default();
+                let hint = match host::accelerator().as_str() {
+                    "kvm" => "\nhint: if KVM does not work here: CGPATH_ACCEL=tcg",
+                    _ => "",
+                };
                 bail!(
-                    "QEMU ended before the guest was up ({status})\n{}",
+                    "QEMU ended before the guest was up ({status})\n{}{hint}",
                     host::tail(&said, 10)
                 );
             }
