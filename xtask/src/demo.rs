@@ -40,7 +40,7 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(code) = needs::provide(world, Purpose::Machines, consent)? {
+    if let Some(code) = needs::provide(world, Purpose::Demo, consent)? {
         return Ok(code);
     }
     build::binaries(world)?;

@@ -21,12 +21,25 @@ pub const MISSING: u8 = 3;
 /// What a command is going to do, which decides what it needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Build the programs.
+    /// Build the product.
     Build,
-    /// Run virtual machines too.
+    /// Run virtual machines without the product.
     Machines,
-    /// Run every check too.
+    /// Both.
+    Demo,
+    /// Both, and every check.
     Test,
+}
+
+impl Purpose {
+    /// Whether whoever does this also does `part`.
+    fn includes(self, part: Self) -> bool {
+        match self {
+            Self::Build | Self::Machines => self == part,
+            Self::Demo => part != Self::Test,
+            Self::Test => true,
+        }
+    }
 }
 
 /// One thing that is needed.
@@ -64,55 +77,59 @@ impl Need {
 }
 
 /// Debian packages with what each is for. The ones of the eBPF toolchain depend on the machine: see [`Toolchain`].
-const PACKAGES: &[(&str, &str, Purpose)] = &[
-    ("gcc", "links Rust programs", Purpose::Build),
+const PACKAGES: &[(&str, &str, &[Purpose])] = &[
+    ("gcc", "links Rust programs", &[Purpose::Build, Purpose::Machines]),
     (
         "libc6-dev",
         "links Rust programs; the guest's static C library",
-        Purpose::Build,
-    ),
-    ("pkg-config", "finds libtss2 while building", Purpose::Build),
-    (
-        "libtss2-dev",
-        "cgpathd talks to the TPM through it",
-        Purpose::Build,
+        &[Purpose::Build, Purpose::Machines],
     ),
     (
         "protobuf-compiler",
         "the container runtime's interface, for the test pods",
-        Purpose::Build,
+        &[Purpose::Build, Purpose::Machines],
+    ),
+    ("pkgconf", "finds libtss2 while building", &[Purpose::Build]),
+    (
+        "libtss2-dev",
+        "cgpathd talks to the TPM through it",
+        &[Purpose::Build],
     ),
     (
         "libclang-dev",
         "bindgen compares kernel structures with ours",
-        Purpose::Build,
+        &[Purpose::Test],
     ),
-    ("qemu-system-x86", "runs the virtual machines", Purpose::Machines),
+    (
+        "qemu-system-x86",
+        "runs the virtual machines",
+        &[Purpose::Machines],
+    ),
     (
         "swtpm",
         "a software TPM for each virtual machine",
-        Purpose::Machines,
+        &[Purpose::Machines],
     ),
     (
         "mmdebstrap",
         "makes the guests' root file system",
-        Purpose::Machines,
+        &[Purpose::Machines],
     ),
-    ("e2fsprogs", "makes the guests' disks", Purpose::Machines),
+    ("e2fsprogs", "makes the guests' disks", &[Purpose::Machines]),
     (
         "kmod",
         "module indexes for the guests' kernels",
-        Purpose::Machines,
+        &[Purpose::Machines],
     ),
     (
         "busybox-static",
         "the program in the test pods' images",
-        Purpose::Machines,
+        &[Purpose::Machines],
     ),
     (
         "tpm2-tools",
         "a second TPM client that tests compare ours with",
-        Purpose::Test,
+        &[Purpose::Test],
     ),
 ];
 
@@ -178,9 +195,16 @@ pub struct Consent {
 /// # Errors
 /// When something cannot be brought.
 pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Option<ExitCode>> {
-    let needs = survey(world, purpose);
-    let missing: Vec<&Need> = needs.iter().filter(|need| need.missing()).collect();
-    if missing.is_empty() {
+    let mut needs = survey(world, purpose);
+    if !needs.iter().any(Need::missing) {
+        return Ok(None);
+    }
+    // Things that are made at first use need no consent: they cost time and space in the cache, and no root.
+    if !consent.no_install
+        && needs
+            .iter()
+            .all(|need| !need.missing() || matches!(need.how, How::Later))
+    {
         return Ok(None);
     }
     eprintln!("This machine lacks:\n{}", table(&needs, false));
@@ -190,6 +214,23 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
     if !is_debian() {
         bail!("{ELSEWHERE}");
     }
+    let mut agreed = consent.yes || world.ci;
+    // A fresh machine or container has no package lists: only they tell which packages there are.
+    if package_facts(&["gcc"]).is_empty() {
+        agreed = agreed
+            || shell::confirm(&format!(
+                "Fetch the package lists (apt-get update{})?",
+                with_sudo()
+            ))?;
+        if !agreed {
+            return Ok(Some(ExitCode::from(MISSING)));
+        }
+        shell::run("Package lists (apt-get update)", &mut apt(&["update", "-q"])?)?;
+        needs = survey(world, purpose);
+        eprintln!("This machine lacks:\n{}", table(&needs, false));
+        agreed = consent.yes || world.ci;
+    }
+    let missing: Vec<&Need> = needs.iter().filter(|need| need.missing()).collect();
     let blocked: Vec<String> = missing
         .iter()
         .filter_map(|need| match &need.state {
@@ -205,29 +246,28 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
         .filter(|need| matches!(need.how, How::Apt))
         .map(|need| need.name.as_str())
         .collect();
-    if !packages.is_empty() {
-        let total = download_size(&packages).map_or_else(String::new, |bytes| {
-            format!(" ({} to download)", megabytes(bytes))
-        });
-        let root = if is_root() { "" } else { ", with sudo" };
-        let question = format!(
-            "Install {} packages{total} with apt-get{root}, and the rest as listed?",
-            packages.len()
-        );
-        if !(consent.yes || world.ci || shell::confirm(&question)?) {
-            eprintln!(
-                "Nothing was installed. By hand: apt-get install --no-install-recommends {}",
-                packages.join(" ")
-            );
+    if packages.is_empty() {
+        if !(agreed || shell::confirm("Build the listed tools into the cache?")?) {
             return Ok(Some(ExitCode::from(MISSING)));
         }
-        install(&packages)?;
-    } else if missing.iter().any(|need| matches!(need.how, How::Cargo))
-        && !(consent.yes || world.ci || shell::confirm("Build the listed tools into the cache?")?)
-    {
+        return Ok(None);
+    }
+    let total = download_size(&packages).map_or_else(String::new, |bytes| {
+        format!(" ({} to download)", megabytes(bytes))
+    });
+    let question = format!(
+        "Install {} packages{total} with apt-get{}, and the rest as listed?",
+        packages.len(),
+        with_sudo()
+    );
+    if !(agreed || shell::confirm(&question)?) {
+        eprintln!(
+            "Nothing was installed. By hand: apt-get install --no-install-recommends {}",
+            packages.join(" ")
+        );
         return Ok(Some(ExitCode::from(MISSING)));
     }
-    // What was a missing package a moment ago may decide which tools are built, so look again.
+    install(&packages)?;
     let still: Vec<String> = survey(world, purpose)
         .into_iter()
         .filter(|need| need.missing() && matches!(need.how, How::Apt | How::Nothing))
@@ -239,64 +279,60 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
     Ok(None)
 }
 
-fn install(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = if is_root() {
-            Command::new("env")
-        } else {
-            let mut command = Command::new("sudo");
-            command.arg("env");
-            command
-        };
+fn with_sudo() -> &'static str {
+    if is_root() { "" } else { ", with sudo" }
+}
+
+/// `apt-get`, as root.
+fn apt(arguments: &[&str]) -> Result<Command> {
+    let mut command = if is_root() {
+        Command::new("env")
+    } else if find_program("sudo").is_some() {
+        let mut command = Command::new("sudo");
+        command.arg("env");
         command
-            .args([
-                "DEBIAN_FRONTEND=noninteractive",
-                "apt-get",
-                "-o",
-                "DPkg::Lock::Timeout=600",
-            ])
-            .args(arguments);
-        command
+    } else {
+        bail!("sudo is not there; as root: apt-get {}", arguments.join(" "));
     };
-    if !is_root() && find_program("sudo").is_none() {
-        bail!(
-            "sudo is not there; as root: apt-get install --no-install-recommends {}",
-            packages.join(" ")
-        );
-    }
+    command
+        .args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-o",
+            "DPkg::Lock::Timeout=600",
+        ])
+        .args(arguments);
+    Ok(command)
+}
+
+fn install(packages: &[&str]) -> Result<()> {
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     if !std::io::stderr().is_terminal() {
         arguments.push("-q");
     }
     arguments.extend(packages);
-    // A fresh machine or container has no package lists, or old ones that name files which are gone.
-    let known = package_facts(packages);
-    if known.len() < packages.len() {
-        shell::run("Package lists (apt-get update)", &mut apt(&["update", "-q"]))?;
-        return shell::run("Packages (apt-get install)", &mut apt(&arguments));
-    }
-    if shell::run("Packages (apt-get install)", &mut apt(&arguments)).is_err() {
-        shell::run("Package lists (apt-get update)", &mut apt(&["update", "-q"]))?;
-        shell::run("Packages (apt-get install), again", &mut apt(&arguments))?;
+    if shell::run("Packages (apt-get install)", &mut apt(&arguments)?).is_err() {
+        // Old package lists name files that the mirrors have replaced.
+        shell::run("Package lists (apt-get update)", &mut apt(&["update", "-q"])?)?;
+        shell::run("Packages (apt-get install), again", &mut apt(&arguments)?)?;
     }
     Ok(())
 }
 
 /// Looks for everything that `purpose` needs.
 pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
-    let at_least = |wanted: Purpose| match wanted {
-        Purpose::Build => true,
-        Purpose::Machines => purpose != Purpose::Build,
-        Purpose::Test => purpose == Purpose::Test,
-    };
     let mut needs = Vec::new();
-    let (toolchain, toolchain_needs) = ebpf_needs(world);
+    let (toolchain, toolchain_needs) = if purpose.includes(Purpose::Build) {
+        ebpf_needs(world)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     let mut packages: Vec<(String, String)> = PACKAGES
         .iter()
-        .filter(|(_, _, wanted)| at_least(*wanted))
+        .filter(|(_, _, parts)| parts.iter().any(|&part| purpose.includes(part)))
         .map(|&(name, reason, _)| (name.to_owned(), reason.to_owned()))
         .collect();
-    if at_least(Purpose::Machines) && !is_root() {
+    if purpose.includes(Purpose::Machines) && !is_root() {
         packages.push((
             "uidmap".to_owned(),
             "makes the guests' root file system without being root".to_owned(),
@@ -305,7 +341,7 @@ pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
     packages.extend(toolchain_needs);
     needs.extend(package_needs(&packages));
     needs.extend(toolchain);
-    if at_least(Purpose::Test) {
+    if purpose.includes(Purpose::Test) {
         needs.push(rust_component("rustfmt", "cargo-fmt"));
         needs.push(rust_component("clippy", "cargo-clippy"));
         let deny = build::cargo_tool(world, "cargo-deny");
@@ -320,9 +356,9 @@ pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
             how: How::Cargo,
         });
     }
-    if at_least(Purpose::Machines) {
+    if purpose.includes(Purpose::Machines) {
         needs.push(kernel_need(world, "6.12"));
-        if at_least(Purpose::Test) {
+        if purpose.includes(Purpose::Test) {
             needs.push(kernel_need(world, "6.1"));
         }
         needs.push(root_need(world));
@@ -529,10 +565,14 @@ fn kernel_need(world: &World, series: &str) -> Need {
                 .map(|(size, _)| *size)
                 .max()
                 .unwrap_or(0);
-            match names.is_empty() {
-                false => State::Missing("fetched into the cache at first use, not installed".to_owned()),
-                true => State::Missing("not in the package lists; apt-get update".to_owned()),
-            }
+            let from = if names.is_empty() {
+                " from Debian's archive"
+            } else {
+                ""
+            };
+            State::Missing(format!(
+                "fetched into the cache{from} at first use, not installed"
+            ))
         }
     };
     Need {
