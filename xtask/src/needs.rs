@@ -77,61 +77,89 @@ impl Need {
 }
 
 /// Debian packages with what each is for. The ones of the eBPF toolchain depend on the machine: see [`Toolchain`].
-const PACKAGES: &[(&str, &str, &[Purpose])] = &[
-    ("gcc", "links Rust programs", &[Purpose::Build, Purpose::Machines]),
-    (
+const PACKAGES: &[Package] = &[
+    Package(
+        "gcc",
+        "gcc",
+        "links Rust programs",
+        &[Purpose::Build, Purpose::Machines],
+    ),
+    Package(
         "libc6-dev",
+        "",
         "links Rust programs; the guest's static C library",
         &[Purpose::Build, Purpose::Machines],
     ),
-    (
+    Package(
         "protobuf-compiler",
+        "protoc",
         "the container runtime's interface, for the test pods",
         &[Purpose::Build, Purpose::Machines],
     ),
-    ("pkgconf", "finds libtss2 while building", &[Purpose::Build]),
-    (
+    Package(
+        "pkgconf",
+        "pkg-config",
+        "finds libtss2 while building",
+        &[Purpose::Build],
+    ),
+    Package(
         "libtss2-dev",
+        "",
         "cgpathd talks to the TPM through it",
         &[Purpose::Build],
     ),
-    (
+    Package(
         "libclang-dev",
+        "",
         "bindgen compares kernel structures with ours",
         &[Purpose::Test],
     ),
-    (
+    Package(
         "qemu-system-x86",
+        "qemu-system-x86_64",
         "runs the virtual machines",
         &[Purpose::Machines],
     ),
-    (
+    Package(
+        "swtpm",
         "swtpm",
         "a software TPM for each virtual machine",
         &[Purpose::Machines],
     ),
-    (
+    Package(
+        "mmdebstrap",
         "mmdebstrap",
         "makes the guests' root file system",
         &[Purpose::Machines],
     ),
-    ("e2fsprogs", "makes the guests' disks", &[Purpose::Machines]),
-    (
+    Package(
+        "e2fsprogs",
+        "mke2fs",
+        "makes the guests' disks",
+        &[Purpose::Machines],
+    ),
+    Package(
         "kmod",
+        "depmod",
         "module indexes for the guests' kernels",
         &[Purpose::Machines],
     ),
-    (
+    Package(
         "busybox-static",
+        "",
         "the program in the test pods' images",
         &[Purpose::Machines],
     ),
-    (
+    Package(
         "tpm2-tools",
+        "tpm2",
         "a second TPM client that tests compare ours with",
         &[Purpose::Test],
     ),
 ];
+
+/// A Debian package, a program by which it is known elsewhere (where it has one), its reason, and what needs it.
+struct Package(&'static str, &'static str, &'static str, &'static [Purpose]);
 
 /// The same on systems where we do not install.
 const ELSEWHERE: &str = "\
@@ -329,8 +357,8 @@ pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
     };
     let mut packages: Vec<(String, String)> = PACKAGES
         .iter()
-        .filter(|(_, _, parts)| parts.iter().any(|&part| purpose.includes(part)))
-        .map(|&(name, reason, _)| (name.to_owned(), reason.to_owned()))
+        .filter(|package| package.3.iter().any(|&part| purpose.includes(part)))
+        .map(|package| (package.0.to_owned(), package.2.to_owned()))
         .collect();
     if purpose.includes(Purpose::Machines) && !is_root() {
         packages.push((
@@ -393,9 +421,7 @@ fn package_needs(packages: &[(String, String)]) -> Vec<Need> {
                 (None, None) if is_debian() => {
                     State::Missing("not in the package lists; apt-get update".to_owned())
                 }
-                (None, None) => {
-                    State::Blocked("install it by the name that this system has for it".to_owned())
-                }
+                (None, None) => elsewhere(name),
             };
             Need {
                 name: name.clone(),
@@ -406,6 +432,19 @@ fn package_needs(packages: &[(String, String)]) -> Vec<Need> {
             }
         })
         .collect()
+}
+
+/// The state of a package where there is no dpkg to ask.
+fn elsewhere(package: &str) -> State {
+    let program = PACKAGES
+        .iter()
+        .find(|known| known.0 == package)
+        .map(|known| known.1)
+        .filter(|name| !name.is_empty());
+    match program.and_then(find_program) {
+        Some(path) => State::Present(path.display().to_string()),
+        None => State::Blocked("install it by the name that this system has for it".to_owned()),
+    }
 }
 
 /// Versions of those packages that are installed.

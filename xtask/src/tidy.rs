@@ -415,9 +415,9 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("a.md:2:") && found[1].starts_with("a.md:3:"));
         let fine = format!(
-            "{}S mktemp {}XXX cache/roots{}x",
+            "{}S mktemp {} cache/roots{}x",
             concat!("TO", "DO"),
-            concat!("XX", "X"),
+            concat!("XX", "XXXX"),
             concat!("/ro", "ot/")
         );
         assert_eq!(
