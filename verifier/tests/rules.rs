@@ -2128,7 +2128,7 @@ mod output {
         let found = &verdict.pod(pod(4)).unwrap().findings;
         assert_eq!(found.len(), verifier::appraise::MAX_FINDINGS + 1);
         assert!(
-            found.last().unwrap().text.contains("100 more"),
+            found.last().unwrap().text.contains("500 more"),
             "{:?}",
             found.last()
         );

@@ -5,7 +5,7 @@
 
 use super::{
     context::{Context, ExpectedNonce, NodeState},
-    finding::{Finding, Rule, Subject},
+    finding::{Finding, Findings, Rule, Subject},
     history::Relation,
     view::Line,
 };
@@ -66,7 +66,7 @@ pub(crate) fn check(
     context: &Context,
     lines: &[Line],
     covered: usize,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) -> Chain {
     let mut chain = Chain {
         checkpoints: Vec::new(),
@@ -108,7 +108,7 @@ fn link(
     position: usize,
     key: Option<&[u8]>,
     evidence: &Evidence,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) {
     let sealed = &checkpoints[position];
     let now = &sealed.checkpoint;
@@ -195,7 +195,7 @@ fn link(
 }
 
 /// Finds each checkpoint's entry in the covered prefix.
-fn anchor(chain: &mut Chain, lines: &[Line], covered: usize, findings: &mut Vec<Finding>) {
+fn anchor(chain: &mut Chain, lines: &[Line], covered: usize, findings: &mut Findings) {
     let mut named: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let boot_len = chain.boot_len();
     for (index, line) in lines.iter().enumerate().take(covered).skip(boot_len) {
@@ -253,7 +253,7 @@ fn anchor(chain: &mut Chain, lines: &[Line], covered: usize, findings: &mut Vec<
 }
 
 /// The last checkpoint was made for this request.
-fn freshness(chain: &Chain, context: &Context, findings: &mut Vec<Finding>) {
+fn freshness(chain: &Chain, context: &Context, findings: &mut Findings) {
     let Some(last) = chain.last() else { return };
     match &context.nonce {
         ExpectedNonce::DangerousNone => {}
@@ -281,7 +281,7 @@ pub(crate) fn continues(
     before: &NodeState,
     relation: Relation,
     kernel_tier: bool,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) {
     if relation != Relation::SameBoot {
         return;
@@ -319,7 +319,7 @@ pub(crate) fn continues(
 }
 
 /// V6: losses and blind checkpoints; and the loaded programs, of which the checkpoints state the digest.
-pub(crate) fn losses(chain: &Chain, policy: &Policy, findings: &mut Vec<Finding>) -> u64 {
+pub(crate) fn losses(chain: &Chain, policy: &Policy, findings: &mut Findings) -> u64 {
     let Some(last) = chain.last() else { return 0 };
     let lost = last.losses.total();
     let tolerance = policy.file.tolerance.lost;
@@ -352,7 +352,7 @@ pub(crate) fn losses(chain: &Chain, policy: &Policy, findings: &mut Vec<Finding>
 }
 
 /// V11, the part about the collector's programs and the IMA policy that the checkpoints name.
-pub(crate) fn programs(chain: &Chain, policy: &Policy, findings: &mut Vec<Finding>) {
+pub(crate) fn programs(chain: &Chain, policy: &Policy, findings: &mut Findings) {
     let fail = |text: String| Finding::fail(Rule::V11, Subject::Node, text);
     let mut seen_objects = Vec::new();
     let mut seen_policies = Vec::new();

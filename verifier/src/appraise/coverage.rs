@@ -6,7 +6,7 @@
 
 use super::{
     context::NodeState,
-    finding::{Finding, Rule, Subject},
+    finding::{Finding, Findings, Rule, Subject},
     quote::Quoted,
     view::Line,
 };
@@ -21,7 +21,7 @@ use policy::{PaddedBanks, Policy};
 pub(crate) const PCR: u32 = 10;
 
 /// How many extends a failed replay may spend to name an entry that was listed and never extended.
-const DIAGNOSIS_BUDGET: usize = 2_000_000;
+const DIAGNOSIS_BUDGET: usize = 500_000;
 
 /// What the quote covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +141,7 @@ pub(crate) fn check(
     lines: &[Line],
     quoted: &Quoted,
     policy: &Policy,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) -> Option<Coverage> {
     let banks = &quoted.banks;
     for bank in &policy.file.accept.banks {
@@ -220,12 +220,7 @@ pub(crate) fn check(
 }
 
 /// V4: within a boot coverage never shrinks, and what was covered is still the same.
-pub(crate) fn continues(
-    list: &[Entry],
-    coverage: &Coverage,
-    before: &NodeState,
-    findings: &mut Vec<Finding>,
-) {
+pub(crate) fn continues(list: &[Entry], coverage: &Coverage, before: &NodeState, findings: &mut Findings) {
     let fail = |text: &str| Finding::fail(Rule::V4, Subject::Node, text);
     let Some(covered) = usize::try_from(before.covered)
         .ok()

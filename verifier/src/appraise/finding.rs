@@ -6,6 +6,7 @@
 use crate::text::escape;
 use evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The rules of a verifier. SPECIFICATION.md section 3 has the text of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -215,6 +216,55 @@ impl Finding {
     pub fn resting_on(mut self, provenance: Provenance) -> Finding {
         self.provenance = Some(provenance);
         self
+    }
+}
+
+/// A subject never has more findings of one rule and severity than this in a verdict, and one that says how many more
+/// there were: who fills a list with rubbish does not fill the verifier's memory.
+pub const MAX_FINDINGS: usize = 100;
+
+/// Findings as they are made.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    kept: Vec<Finding>,
+    counts: BTreeMap<(Subject, Rule, Severity), usize>,
+}
+
+impl Findings {
+    pub(crate) fn push(&mut self, finding: Finding) {
+        let count = self
+            .counts
+            .entry((finding.subject, finding.rule, finding.severity))
+            .or_default();
+        *count += 1;
+        if *count <= MAX_FINDINGS {
+            self.kept.push(finding);
+        }
+    }
+
+    pub(crate) fn extend(&mut self, others: Findings) {
+        for finding in others.into_vec() {
+            self.push(finding);
+        }
+    }
+
+    pub(crate) fn has_failure(&self) -> bool {
+        self.kept.iter().any(|f| f.severity == Severity::Fail)
+    }
+
+    /// The findings in the order in which they were made, and what could not be kept.
+    pub(crate) fn into_vec(self) -> Vec<Finding> {
+        let mut all = self.kept;
+        for ((subject, rule, severity), count) in self.counts {
+            if let Some(more) = count.checked_sub(MAX_FINDINGS).filter(|more| *more > 0) {
+                let text = format!("{more} more finding(s) of this kind are not shown");
+                all.push(Finding {
+                    severity,
+                    ..Finding::note(rule, subject, text)
+                });
+            }
+        }
+        all
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     context::NodeState,
-    finding::{Finding, Rule, Subject},
+    finding::{Finding, Findings, Rule, Subject},
 };
 
 /// The longest time by which a TPM's clock may go back at an unorderly shutdown, milliseconds: TPM 2.0 Part 1, "Clock":
@@ -47,7 +47,7 @@ pub(crate) fn check(
     now: Present<'_>,
     before: Option<&NodeState>,
     kexec_allowed: bool,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
     notes: &mut Vec<String>,
 ) -> Relation {
     let fail = |text: String| Finding::fail(Rule::V7, Subject::Node, text);

@@ -5,7 +5,7 @@
 
 use super::{
     chain::Chain,
-    finding::{Finding, Rule, Severity, Subject},
+    finding::{Finding, Findings, Rule, Severity, Subject},
     view::Line,
 };
 use crate::text::escape;
@@ -61,7 +61,7 @@ pub(crate) fn join<'a>(
     lines: &[Line],
     covered: usize,
     policy: &Policy,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) -> Joins<'a> {
     let mut joins = Joins::default();
     let index = Index::new(records, lines, covered);
@@ -177,7 +177,7 @@ fn violations<'a>(
     lines: &[Line],
     covered: usize,
     joins: &mut Joins<'a>,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) {
     let mut listed: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
@@ -189,7 +189,8 @@ fn violations<'a>(
         }
     }
     let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
-    for (key, record) in records.iter().filter(|(_, r)| r.kind == EventKind::Violation) {
+    let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
+    for (key, record) in records.iter().filter(|(_, record)| logged(record)) {
         let name = as_listed(&record.path);
         let next = taken.entry(name.clone()).or_default();
         match listed.get(&name).and_then(|indexes| indexes.get(*next)) {
@@ -219,7 +220,7 @@ fn lacking(
     covered: usize,
     policy: &Policy,
     joins: &mut Joins<'_>,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) {
     let settled = chain.last().map_or(0, |last| last.settled);
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
@@ -298,7 +299,7 @@ pub(crate) fn readers(
     lines: &[Line],
     covered: usize,
     policy: &Policy,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) {
     let collector = policy.file.accept.collector.as_bytes();
     let by_collector = |(key, record): &Owned<'_>| {
@@ -348,7 +349,7 @@ pub(crate) fn readers(
 }
 
 /// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
-fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Vec<Finding>) {
+fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Findings) {
     for (index, (key, record)) in &joins.adders {
         let Some(line) = lines.get(*index) else { continue };
         if let Some(cgroup) = &line.cgroup

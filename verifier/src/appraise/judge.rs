@@ -6,7 +6,7 @@
 
 use super::{
     chain::Chain,
-    finding::{Finding, Rule, Severity, Subject},
+    finding::{Finding, Findings, Rule, Severity, Subject},
     history::Relation,
     join::{Joins, Owned},
     verdict::{PodVerdict, SeenFile, State},
@@ -15,9 +15,10 @@ use super::{
 use crate::text::escape;
 use evidence::{
     Digest, EventKind, Evidence, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
-    checkpoint::number_from_path,
+    checkpoint::number_from_path, merkle::Hash,
 };
 use policy::{Judgement, Policy, PredatingPods};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source: security/integrity/ima/ima_init.c.
@@ -32,6 +33,8 @@ pub(crate) struct Scene<'a> {
     pub lines: &'a [Line],
     pub covered: usize,
     pub relation: Relation,
+    /// What it rests on whose an entry is.
+    pub provenance: Provenance,
     /// Entries that an accepted evidence of the boot before a kexec covered.
     pub covered_before: usize,
 }
@@ -52,19 +55,23 @@ struct Tally {
     learned: bool,
     files: Vec<SeenFile>,
     seen: HashMap<(Vec<u8>, Option<Digest>), usize>,
-    findings: Vec<Finding>,
-    said: HashSet<(Rule, Vec<u8>, String)>,
+    findings: Findings,
+    said: HashSet<Hash>,
 }
 
 impl Tally {
-    /// Says a thing once for each path and content.
+    /// Says a thing once for each path and content. A hash stands for what was said, so that it costs no more than that
+    /// however long paths are.
     fn say(&mut self, finding: Finding) {
-        let what = (
-            finding.rule,
-            finding.path.clone().unwrap_or_default(),
-            format!("{}{:?}", finding.text, finding.found),
-        );
-        if self.said.insert(what) {
+        let mut hash = Sha256::new().chain_update([finding.rule as u8, finding.severity as u8]);
+        let path = finding.path.as_deref().unwrap_or_default();
+        let found = finding.found.as_deref().unwrap_or_default();
+        for part in [path, finding.text.as_bytes(), found.as_bytes()] {
+            hash = hash
+                .chain_update((part.len() as u64).to_be_bytes())
+                .chain_update(part);
+        }
+        if self.said.insert(hash.finalize().into()) {
             self.findings.push(finding);
         }
     }
@@ -111,7 +118,7 @@ struct Judge<'a> {
     tallies: BTreeMap<PartitionKey, Tally>,
 }
 
-pub(crate) fn judge(scene: &Scene<'_>, records: &[Owned<'_>], findings: &mut Vec<Finding>) -> Judged {
+pub(crate) fn judge(scene: &Scene<'_>, records: &[Owned<'_>], findings: &mut Findings) -> Judged {
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
@@ -127,7 +134,7 @@ pub(crate) fn judge(scene: &Scene<'_>, records: &[Owned<'_>], findings: &mut Vec
 }
 
 /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
-pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Vec<Finding>) -> (Judged, u64) {
+pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Judged, u64) {
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
@@ -344,10 +351,12 @@ impl Judge<'_> {
         let Some(line) = self.scene.lines.get(index) else {
             return;
         };
-        if self.scene.chain.anchors.contains(&Some(index)) && key == PartitionKey::Host {
+        let path = line.path.as_deref().unwrap_or_default();
+        let is_checkpoint =
+            || number_from_path(path).is_some() && self.scene.chain.anchors.contains(&Some(index));
+        if key == PartitionKey::Host && is_checkpoint() {
             return;
         }
-        let path = line.path.as_deref().unwrap_or_default();
         self.content(&Use {
             key,
             path,
@@ -446,7 +455,7 @@ impl Judge<'_> {
         })
     }
 
-    fn finish(mut self, findings: &mut Vec<Finding>) -> Judged {
+    fn finish(mut self, findings: &mut Findings) -> Judged {
         let scene = self.scene;
         let predating: BTreeSet<PodUid> = scene.chain.predating().iter().copied().collect();
         let mut uids: BTreeSet<PodUid> = predating.clone();
@@ -487,13 +496,7 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(
-    scene: &Scene<'_>,
-    uid: PodUid,
-    tally: Tally,
-    predates: bool,
-    findings: &mut Vec<Finding>,
-) -> PodVerdict {
+fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
     let known = scene.policy.pods.get(&uid);
     let told = scene
         .evidence
@@ -503,16 +506,7 @@ fn pod(
         .map(|p| format!("{}/{}", p.namespace, p.name));
     let subject = Subject::Partition(PartitionKey::Pod(uid));
     let mut own = tally.findings;
-    let attested = scene
-        .lines
-        .iter()
-        .take(scene.covered)
-        .any(|line| line.cgroup.is_some());
-    let provenance = if attested {
-        Provenance::Attested
-    } else {
-        Provenance::Observed
-    };
+    let provenance = scene.provenance;
     if known.is_none() {
         let called = told
             .as_ref()
@@ -546,7 +540,7 @@ fn pod(
             }
         }
     }
-    let fails = own.iter().any(|f| f.severity == Severity::Fail);
+    let fails = own.has_failure();
     let state = match (known.is_some(), fails, waits) {
         (false, ..) => State::Unknown,
         (true, true, _) => State::Untrusted,
@@ -564,12 +558,12 @@ fn pod(
         provenance,
         learned: tally.learned,
         files: tally.files,
-        findings: own,
+        findings: own.into_vec(),
     }
 }
 
 /// V11: the collector and the IMA policy stand in the list with accepted contents before checkpoint 1.
-pub(crate) fn foundations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+pub(crate) fn foundations(scene: &Scene<'_>, findings: &mut Findings) {
     let accept = &scene.policy.file.accept;
     let until = scene
         .chain

@@ -18,13 +18,14 @@ pub mod verdict;
 mod view;
 
 pub use context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
-pub use finding::{Finding, Rule, Severity, Subject};
+pub use finding::{Finding, MAX_FINDINGS, Rule, Severity, Subject};
 pub use quote::{KeyError, key_name};
 pub use verdict::{BootJudgement, NodeVerdict, PodVerdict, SeenFile, State, Verdict};
 
 use chain::Chain;
 use coverage::Coverage;
-use evidence::{Evidence, PartitionKey, Tier};
+use evidence::{Evidence, PartitionKey, Provenance, Tier};
+use finding::Findings;
 use history::{Present, Relation};
 use join::Joins;
 use judge::{Judged, Scene};
@@ -36,9 +37,6 @@ use view::Line;
 pub const MIN_NONCE_LEN: usize = 8;
 /// A nonce is never longer than this many bytes: TPM2B_DATA of a quote holds no more. TPM 2.0 Part 2, 10.4.3.
 pub const MAX_NONCE_LEN: usize = 64;
-
-/// A subject never has more findings than this in a verdict, and one that says how many more there were.
-pub const MAX_FINDINGS: usize = 500;
 
 /// Why nothing can be concluded: the question was not a meaningful one. What is wrong with the evidence itself is never
 /// an error but a finding.
@@ -88,7 +86,7 @@ impl Unusable {
 /// gives a [`Verdict`] that is not trusted.
 pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Result<Verdict, Unusable> {
     usable(evidence, policy, context)?;
-    let mut findings = Vec::new();
+    let mut findings = Findings::default();
     let mut notes = Vec::new();
 
     if !policy.file.accept.tiers.contains(&evidence.tier) {
@@ -168,7 +166,7 @@ fn compare(
     policy: &Policy,
     context: &Context,
     quoted: Option<&Quoted>,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
     notes: &mut Vec<String>,
 ) -> Relation {
     let Some(quoted) = quoted else {
@@ -211,7 +209,7 @@ struct Outcome {
 }
 
 impl Case<'_> {
-    fn scene<'a>(&'a self, chain: &'a Chain, joins: &'a Joins<'a>) -> Scene<'a> {
+    fn scene<'a>(&'a self, chain: &'a Chain, joins: &'a Joins<'a>, provenance: Provenance) -> Scene<'a> {
         Scene {
             evidence: self.evidence,
             policy: self.policy,
@@ -220,6 +218,7 @@ impl Case<'_> {
             lines: self.lines,
             covered: self.covered,
             relation: self.relation,
+            provenance,
             covered_before: self
                 .context
                 .previous
@@ -229,7 +228,7 @@ impl Case<'_> {
     }
 
     /// Attribution stands beside the list: checkpoints and records.
-    fn recorded(&self, findings: &mut Vec<Finding>) -> Outcome {
+    fn recorded(&self, findings: &mut Findings) -> Outcome {
         let chain = chain::check(self.evidence, self.context, self.lines, self.covered, findings);
         let leaves = sealed::check(self.evidence, &chain, findings);
         if let Some(before) = &self.context.previous {
@@ -242,7 +241,7 @@ impl Case<'_> {
         let records = join::in_order(self.evidence);
         let joins = join::join(&records, &chain, self.lines, self.covered, self.policy, findings);
         join::readers(&chain, &joins, self.lines, self.covered, self.policy, findings);
-        let scene = self.scene(&chain, &joins);
+        let scene = self.scene(&chain, &joins, Provenance::Observed);
         judge::foundations(&scene, findings);
         let judged = judge::judge(&scene, &records, findings);
         let without_cgroup = records
@@ -259,13 +258,13 @@ impl Case<'_> {
     }
 
     /// Attribution stands in the list itself.
-    fn attested(&self, findings: &mut Vec<Finding>) -> Outcome {
+    fn attested(&self, findings: &mut Findings) -> Outcome {
         let chain = Chain {
             checkpoints: Vec::new(),
             anchors: Vec::new(),
         };
         let joins = Joins::default();
-        let scene = self.scene(&chain, &joins);
+        let scene = self.scene(&chain, &joins, Provenance::Attested);
         judge::foundations(&scene, findings);
         let (judged, unattributed) = judge::judge_attested(&scene, findings);
         Outcome {
@@ -282,7 +281,7 @@ impl Case<'_> {
         outcome: Outcome,
         quoted: Option<&Quoted>,
         coverage: Option<&Coverage>,
-        findings: Vec<Finding>,
+        findings: Findings,
         mut notes: Vec<String>,
     ) -> Verdict {
         let (evidence, policy) = (self.evidence, self.policy);
@@ -298,7 +297,7 @@ impl Case<'_> {
             unattributed,
             lost,
         } = outcome;
-        let findings = to_pods(findings, &mut pods);
+        let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = disbelief(&findings);
         if let Some(rule) = disbelieved {
             for pod in &mut pods {
@@ -356,11 +355,8 @@ impl Case<'_> {
                 BootJudgement::Absent
             },
             notes,
-            findings: bounded(findings),
+            findings,
         };
-        for pod in &mut pods {
-            pod.findings = bounded(core::mem::take(&mut pod.findings));
-        }
         Verdict {
             version: verdict::VERDICT_VERSION,
             time: self.context.now,
@@ -399,23 +395,6 @@ impl Case<'_> {
             time: self.context.now,
         }
     }
-}
-
-/// At most [`MAX_FINDINGS`], the gravest first where some must go; how many went is said.
-fn bounded(mut findings: Vec<Finding>) -> Vec<Finding> {
-    let Some(more) = findings.len().checked_sub(MAX_FINDINGS).filter(|more| *more > 0) else {
-        return findings;
-    };
-    findings.sort_by_key(|f| core::cmp::Reverse(f.severity));
-    findings.truncate(MAX_FINDINGS);
-    if let Some(last) = findings.last().cloned() {
-        let text = format!("{more} more finding(s) are not shown");
-        findings.push(Finding {
-            severity: last.severity,
-            ..Finding::note(last.rule, last.subject, text)
-        });
-    }
-    findings
 }
 
 /// Gives each pod the findings that are its own; what remains is the node's.

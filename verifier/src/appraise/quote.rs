@@ -6,7 +6,7 @@
 use super::{
     context::{Context, ExpectedNonce, NodeState, PinnedKey},
     coverage::PCR,
-    finding::{Finding, Rule, Subject},
+    finding::{Finding, Findings, Rule, Subject},
 };
 use evidence::{
     Bank, Digest, Quote,
@@ -195,7 +195,7 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V1, Subject::Node, text)
 }
 
-pub(crate) fn check(quote: &Quote, context: &Context, findings: &mut Vec<Finding>) -> Option<Quoted> {
+pub(crate) fn check(quote: &Quote, context: &Context, findings: &mut Findings) -> Option<Quoted> {
     let ak_name = key(quote, context, findings);
     let attest = match Attest::parse(&quote.attest) {
         Ok(attest) => attest,
@@ -226,7 +226,7 @@ pub(crate) fn check(quote: &Quote, context: &Context, findings: &mut Vec<Finding
 }
 
 /// The key is the pinned one, is an attestation key, and signed. Gives its Name.
-fn key(quote: &Quote, context: &Context, findings: &mut Vec<Finding>) -> Vec<u8> {
+fn key(quote: &Quote, context: &Context, findings: &mut Findings) -> Vec<u8> {
     let ak_name = name(&quote.ak);
     let pinned = context.key.name().or_else(|| {
         // Trust on first use, and on no other: a key that the node used before stays pinned.
@@ -277,7 +277,7 @@ fn key(quote: &Quote, context: &Context, findings: &mut Vec<Finding>) -> Vec<u8>
 }
 
 /// Banks in which PCR 10, and nothing else, is selected.
-fn selected(attest: &Attest, findings: &mut Vec<Finding>) -> Vec<Bank> {
+fn selected(attest: &Attest, findings: &mut Findings) -> Vec<Bank> {
     let mut banks = Vec::new();
     for selection in &attest.pcr_select.banks {
         let selected: Vec<u32> = selection.pcrs().collect();

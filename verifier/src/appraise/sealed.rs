@@ -6,7 +6,7 @@
 use super::{
     chain::Chain,
     context::NodeState,
-    finding::{Finding, Rule, Subject},
+    finding::{Finding, Findings, Rule, Subject},
     history::Relation,
 };
 use evidence::{
@@ -37,7 +37,7 @@ fn frontiers<'a>(
     out
 }
 
-pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Vec<Finding>) -> Leaves {
+pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings) -> Leaves {
     let mut leaves = Leaves::new();
     let mut executions = 0u64;
     let mut records = 0u64;
@@ -140,7 +140,7 @@ pub(crate) fn continues(
     chain: &Chain,
     before: &NodeState,
     relation: Relation,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) {
     let (Relation::SameBoot, Some(remembered)) = (relation, &before.checkpoint) else {
         return;

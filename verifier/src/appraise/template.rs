@@ -4,7 +4,7 @@
 //! replays, and must be refused here.
 
 use super::{
-    finding::{Finding, Rule, Subject},
+    finding::{Finding, Findings, Rule, Subject},
     view::Line,
 };
 use crate::text::escape;
@@ -15,13 +15,7 @@ use std::collections::BTreeSet;
 /// The kernel tier's template. Source: our patch series.
 const TAGGED: &str = "ima-cgpath";
 
-pub(crate) fn check(
-    lines: &[Line],
-    covered: usize,
-    tier: Tier,
-    policy: &Policy,
-    findings: &mut Vec<Finding>,
-) {
+pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy, findings: &mut Findings) {
     let accepted = &policy.file.accept.templates;
     let mut said = BTreeSet::new();
     for (index, line) in lines.iter().enumerate().take(covered) {

@@ -3,7 +3,7 @@
 //! Promise: an entry that cannot be decoded or was redacted stays in its place, so that indexes are the list's own; what
 //! could not be read of it is absent, and every rule that needs it fails.
 
-use super::finding::{Finding, Rule, Subject};
+use super::finding::{Finding, Findings, Rule, Subject};
 use evidence::{
     Bank, Digest, Entry, Evidence,
     list::{DigestKind, Field, ListEntry, Listed, Templates, Value},
@@ -124,7 +124,7 @@ impl Line {
     }
 
     /// V2: the entry is whole and the digest it shows is its own.
-    pub(crate) fn check(&self, index: usize, findings: &mut Vec<Finding>) {
+    pub(crate) fn check(&self, index: usize, findings: &mut Findings) {
         if let Some(problem) = &self.problem {
             findings.push(
                 Finding::fail(Rule::V2, Subject::Node, problem.clone())
