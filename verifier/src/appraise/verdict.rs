@@ -1,7 +1,23 @@
 //! The result of an appraisal, its JSON shape and its table.
 //!
 //! Promises: the JSON names below are stable within `version`; every dangerous key that was used is in `dangerous`.
-//! A byte string is hex, a path is text or `{"hex": …}`, an absent option is left out.
+//! A byte string is hex, a path is text or `{"hex": …}`, an absent option is left out. The shape, shortened:
+//!
+//! ```json
+//! {"version":1, "time":1800000000, "trusted":false, "dangerous":["dangerous-boot-not-judged"], "relaxations":[],
+//!  "policy":"sha256:…", "learned":false,
+//!  "node":{"name":"worker-1", "state":"trusted", "tier":"bpf", "anchor":"PCR 10 (sha256)", "key":"000b…", "boot_id":"…",
+//!          "kernel":"6.12.0", "entries":9, "covered":9, "boot_entries":4, "pending":1, "checkpoint":1, "records":4,
+//!          "executions":2, "unattributed":0, "lost":0, "suspect":0, "boot":"not judged", "notes":["…"], "findings":[]},
+//!  "pods":[{"uid":"…", "name":"default/d", "told":"default/d", "state":"untrusted", "entries":1, "executions":1,
+//!           "suspect":0, "provenance":"observed", "learned":false,
+//!           "files":[{"path":"/bin/app", "digest":"sha256:…", "entries":1, "executions":1, "accepted":false}],
+//!           "findings":[{"rule":"V9", "severity":"fail", "subject":"<uid>", "path":"/bin/app", "index":7, "seq":3,
+//!                        "expected":["sha256:…"], "found":"sha256:…", "text":"…", "provenance":"observed"}]}]}
+//! ```
+//!
+//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`; `severity`: `note`, `tolerated`, `fail`; `subject`:
+//! `node`, `host`, `boot`, `unattributed` or a pod's UID; `provenance`: `attested`, `observed`, `enriched`.
 
 use super::{
     context::NodeState,
