@@ -515,14 +515,13 @@ fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
     );
 
     check.run(
-        "a tmpfs execution is recorded with its hash though IMA leaves it out",
+        "a tmpfs execution is recorded with its hash, whether IMA measures it (7.3) or leaves it out",
         || {
             let p = Path::new("/tmp/busybox-on-tmpfs");
             program(p, b"t")?;
             run(p, &["true"])?;
             let events = drain(&mut ring)?;
             ensure!(one(&events, EventKind::Execution, p)?.file_hash() == FileHash::Measured(sha256(p)?));
-            ensure!(entries(&events, p).is_empty());
             Ok(())
         },
     );
@@ -599,14 +598,19 @@ fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
     });
 
     check.run(
-        "a burst from two directions loses nothing and leaves no hole",
+        "a burst of new scripts from four directions loses nothing and leaves no hole",
         || {
             let before = bpf.counters()?;
-            let handles: Vec<_> = (0..4)
-                .map(|_| {
-                    std::thread::spawn(|| {
-                        (0..100).try_for_each(|_| run(Path::new("/bin/busybox"), &["true"]).map(drop))
-                    })
+            // Made beforehand: a file that another thread's child still has open for writing cannot be executed.
+            let many: Vec<PathBuf> = (0..400).map(|i| dir.join(format!("many-{i}"))).collect();
+            for (i, path) in many.iter().enumerate() {
+                script(path, &format!("#!/bin/busybox true\n{i}\n"))?;
+            }
+            let handles: Vec<_> = many
+                .chunks(100)
+                .map(|chunk| {
+                    let chunk = chunk.to_vec();
+                    std::thread::spawn(move || chunk.iter().try_for_each(|path| run(path, &[]).map(drop)))
                 })
                 .collect();
             let mut events = Vec::new();
@@ -627,6 +631,11 @@ fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
             ensure!(after.lost() == 0, "{after:?}");
             let executed = files(&events, EventKind::Execution, Path::new("/bin/busybox")).len();
             ensure!(executed == 400, "{executed} executions");
+            for path in &many {
+                one(&events, EventKind::Script, path)?;
+                let entries = entries(&events, path);
+                ensure!(entries.len() == 1 && entries[0].ret == 0, "{entries:?}");
+            }
             Ok(())
         },
     );
