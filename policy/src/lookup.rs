@@ -255,9 +255,14 @@ impl Policy {
         })
     }
 
-    /// Judges a content found on the host.
+    /// Judges a content found on the host: by its own values; where those do not know the path, by the runtime files'
+    /// contents, since runc executes a copy of itself (path `/` or a memfd) before it enters a pod's cgroup.
     pub fn judge_host(&self, path: &[u8], digest: &Digest) -> Judgement {
         match self.host.judge(path, digest) {
+            Judgement::UnknownPath if self.runtime_files.contains_key(digest) => Judgement::Accepted {
+                basis: Basis::RuntimeFile,
+                learned: self.runtime_files.get(digest).is_some_and(|learned| *learned),
+            },
             Judgement::UnknownPath if evidence::probe::number(path, digest).is_some() => {
                 Judgement::Accepted {
                     basis: Basis::Probe,

@@ -62,8 +62,9 @@ pub struct NodePolicy {
     pub runtimes: Vec<String>,
     /// What may run on the host, outside of all pods.
     pub host: References,
-    /// Host paths whose reference values may appear in any pod's partition, whatever the path there: the runtime runs
-    /// itself inside of the pod's cgroup while it sets a container up (runc from a memfd).
+    /// Host paths whose reference values may appear in any pod's partition, whatever the path there, and on the host at
+    /// a path that has none: the runtime runs a copy of itself, with its libraries, while it sets a container up (runc
+    /// from a memfd or a detached mount, first in its own cgroup, then in the pod's).
     #[serde(default, deserialize_with = "host_paths")]
     #[schemars(length(max = 4096))]
     pub runtime_files: Vec<String>,

@@ -148,6 +148,24 @@ fn a_content_is_judged_by_own_values_then_sandbox_then_runtime_files() {
 }
 
 #[test]
+fn a_copy_of_a_runtime_file_is_accepted_on_the_host_where_no_value_knows_the_path() {
+    let policy = load(&yaml()).unwrap();
+    let accepted = Judgement::Accepted {
+        basis: Basis::RuntimeFile,
+        learned: false,
+    };
+    // A detached mount's root, as runc 1.1 executes itself from.
+    assert_eq!(policy.judge_host(b"/", &sha256("runc")), accepted);
+    assert_eq!(
+        policy.judge_host(b"/", &sha256("collector")),
+        Judgement::UnknownPath
+    );
+    // In place of another program it is still a replacement.
+    let replaced = policy.judge_host(b"/usr/sbin/cgpathd", &sha256("runc"));
+    assert!(matches!(replaced, Judgement::WrongHash { .. }));
+}
+
+#[test]
 fn a_pod_that_the_policy_does_not_know_has_no_judgement() {
     let policy = load(&yaml()).unwrap();
     assert_eq!(

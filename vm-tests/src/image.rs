@@ -191,7 +191,7 @@ fn fresh(stage: &Path, guest: &str) -> Result<PathBuf> {
 }
 
 /// Where an absolute path of the guest lies below `stage`, following links as the guest would.
-fn resolve(stage: &Path, guest: &str) -> Result<PathBuf> {
+pub(crate) fn resolve(stage: &Path, guest: &str) -> Result<PathBuf> {
     let mut pending: Vec<String> = parts(Path::new(guest))?;
     pending.reverse();
     if !guest.starts_with('/') {

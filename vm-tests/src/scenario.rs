@@ -5,6 +5,7 @@
 //! what a scenario expects (see `demo` and the tests), how a verdict is reached (see `verifier`).
 
 use crate::host;
+use crate::image;
 use crate::kernel::Stock;
 use crate::oci::{self, Image};
 use crate::pods::{self, BARE_RUNTIME, Runtime};
@@ -320,7 +321,7 @@ impl Site {
             }
             host::output(&mut command).map(|_| name)
         };
-        let mut yaml = policy_head(plan, &from_image(pause.name(), &[])?)?;
+        let mut yaml = policy_head(plan, root, &from_image(pause.name(), &[])?)?;
         yaml.push_str(if plan.pods.is_empty() {
             "pods: []\n"
         } else {
@@ -428,7 +429,7 @@ fn sha256(path: &Path) -> Result<String> {
     Ok(format!("sha256:{}", host::sha256_file(path)?))
 }
 
-fn policy_head(plan: &Plan, pause: &str) -> Result<String> {
+fn policy_head(plan: &Plan, root: &Path, pause: &str) -> Result<String> {
     let mut yaml = format!(
         "version: 1
 node: {NODE}
@@ -450,7 +451,7 @@ dangerous-boot-not-judged: true
     );
     match plan.runtime {
         Runtime::Containerd => {
-            let _ = writeln!(yaml, "runtime-files: [{}]", RUNC_FILES.join(", "));
+            let _ = writeln!(yaml, "runtime-files: [{}]", runc_files(root)?.join(", "));
         }
         Runtime::Bare => {
             let _ = writeln!(yaml, "runtimes: [{BARE_RUNTIME}]");
@@ -459,8 +460,44 @@ dangerous-boot-not-judged: true
     Ok(yaml)
 }
 
-/// What runc runs and maps inside of a container's cgroup while it sets the container up.
-const RUNC_FILES: &[&str] = &["/usr/sbin/runc"];
+/// What runc runs and maps while it sets a container up: itself and what it is linked with, by their real paths in the
+/// guest's root file system.
+fn runc_files(root: &Path) -> Result<Vec<String>> {
+    const RUNC: &str = "/usr/sbin/runc";
+    const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+    const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+    // Links are followed as the guest would: some lead to absolute paths.
+    let real = |guest: &str| image::resolve(root, guest);
+    let inside = |path: &Path| -> Result<String> {
+        let inside = path.strip_prefix(root).ok().and_then(Path::to_str);
+        Ok(format!(
+            "/{}",
+            inside.with_context(|| format!("{} is not in the guest's root", path.display()))?
+        ))
+    };
+    // The guest's own loader lists what it would map; nothing of runc runs.
+    let (runc, loader) = (real(RUNC)?, real(LOADER)?);
+    let mut list = Command::new(&loader);
+    list.arg("--library-path")
+        .arg(real(LIBRARIES)?)
+        .arg("--list")
+        .arg(&runc);
+    let listed = host::output(&mut list)?;
+    let mut files = vec![inside(&runc)?, inside(&loader)?];
+    for line in String::from_utf8_lossy(&listed).lines() {
+        // `libc.so.6 => /path/libc.so.6 (0x…)`; the vDSO has no arrow.
+        if let Some(path) = line
+            .split_once("=> ")
+            .and_then(|(_, rest)| rest.split(" (").next())
+        {
+            let file = inside(&real(&inside(Path::new(path))?)?)?;
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(files)
+}
 
 /// Starts the collector in a guest.
 ///
