@@ -3,7 +3,7 @@
 //! Promises: a step that fails does not hide the ones after it; the last line counts tests that really ran; a test that
 //! says `SKIPPED` is counted as skipped, not as passed. Not here: the tests.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{Read as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -272,16 +272,32 @@ fn cargo_test(command: &mut Command, filter: Option<&str>, options: &[&str]) -> 
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting `{line}`"))?;
-    let stdout = child.stdout.take().context("no output of cargo test")?;
+    let mut stdout = child.stdout.take().context("no output of cargo test")?;
     let mut tally = Tally::default();
-    let mut reader = BufReader::new(stdout);
-    let mut bytes = Vec::new();
-    while reader.read_until(b'\n', &mut bytes)? > 0 {
-        let text = String::from_utf8_lossy(&bytes);
-        if tally.line(text.trim_end()) {
-            print!("{text}");
+    let mut pending: Vec<u8> = Vec::new();
+    let mut shown = 0;
+    let mut buffer = [0; 8192];
+    loop {
+        let count = stdout.read(&mut buffer)?;
+        pending.extend_from_slice(&buffer[..count]);
+        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+            let line = String::from_utf8_lossy(&pending[..=end]).into_owned();
+            if tally.line(line.trim_end()) {
+                print!("{}", line.get(shown..).unwrap_or(&line));
+            }
+            shown = 0;
+            pending.drain(..=end);
         }
-        bytes.clear();
+        // The name of a test that runs stands there without the end of its line: in a guest that takes a minute.
+        let partial = String::from_utf8_lossy(&pending);
+        if !tally.quiet && partial.starts_with("test ") && partial.ends_with("... ") && shown == 0 {
+            print!("{partial}");
+            shown = partial.len();
+        }
+        std::io::stdout().flush()?;
+        if count == 0 {
+            break;
+        }
     }
     let status = child.wait()?;
     let mut count = tally.count;
