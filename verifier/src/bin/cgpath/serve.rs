@@ -58,7 +58,8 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: String,
-    /// Lets others than this machine read verdicts, if they show this token
+    /// Who may read verdicts: with a token whoever shows it, without one this machine alone (and with it whatever proxy
+    /// runs here)
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<String>,
     /// How long a nonce can be answered
@@ -71,7 +72,7 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=900))]
     upload_timeout: u64,
     /// Verdicts kept of each node
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
     keep_verdicts: u32,
     /// Evidence kept in total; the last of each node is kept in any case
     #[arg(long, value_name = "MIB", default_value_t = 1024)]

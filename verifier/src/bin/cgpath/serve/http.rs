@@ -9,7 +9,7 @@ use super::judge::{Judge, Refusal};
 use super::nonce::Nonces;
 use super::page;
 use super::store::{Store, StoreError, StoredVerdict};
-use super::tls::Peer;
+use super::tls::{Peer, Peers};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
@@ -29,7 +29,9 @@ use verifier::Verdict;
 /// The id under which the verdict in an answer was kept.
 const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
 /// Bodies that are received at one time; each may be as long as [`Settings::max_evidence`].
-const UPLOADS: usize = 8;
+const UPLOADS: usize = 16;
+/// Of these, from one peer: it takes several to keep the others waiting.
+const UPLOADS_PER_PEER: usize = 4;
 /// How long an upload waits for its turn.
 const UPLOAD_TURN: Duration = Duration::from_secs(20);
 /// Verdicts in one answer of `history`.
@@ -77,6 +79,7 @@ pub struct App {
     /// See there.
     pub settings: Settings,
     uploads: Semaphore,
+    uploading: Arc<Peers>,
     refusals: Mutex<HashMap<String, Refused>>,
 }
 
@@ -251,6 +254,7 @@ impl App {
             verdict_key,
             settings,
             uploads: Semaphore::new(UPLOADS),
+            uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
         }
     }
@@ -466,12 +470,12 @@ async fn evidence(
         blocking(move || app.store.node(&node)).await??;
     }
     let result = async {
+        let busy = |what| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what);
+        let Some(_mine) = app.uploading.count(peer.ip()) else {
+            return Err(busy("too many uploads at once from this address; try again"));
+        };
         let Ok(Ok(_turn)) = tokio::time::timeout(UPLOAD_TURN, app.uploads.acquire()).await else {
-            return Err(ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "too many uploads at once; try again",
-            ));
+            return Err(busy("too many uploads at once; try again"));
         };
         let bytes = receive(&app, &headers, body).await?;
         // Held until the verdict is kept: two answers of one node are judged one after the other.
@@ -624,4 +628,99 @@ async fn index(State(app): State<Arc<App>>) -> Result<Html<String>, ApiError> {
         )))
     })
     .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{nonce, setup, store};
+    use super::*;
+    use std::net::SocketAddr;
+    use tower::ServiceExt;
+
+    /// The answer's status to a request from `peer`.
+    async fn status(app: &Arc<App>, peer: &str, method: &str, path: &str) -> StatusCode {
+        let peer: SocketAddr = peer.parse().unwrap();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .unwrap();
+        let router = router(Arc::clone(app)).layer(Extension(Peer(peer)));
+        router.oneshot(request).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn without_a_token_only_this_machine_reads_and_everybody_may_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("v");
+        setup::init(&dir, &setup::default_names(), time::OffsetDateTime::now_utc()).unwrap();
+        let store = Arc::new(Store::open(&dir).unwrap());
+        store
+            .add_node(
+                &store::Node {
+                    name: "n1".to_owned(),
+                    ak_name: "000b".to_owned(),
+                    ak_public: None,
+                    policy: "/p".into(),
+                    policy_digest: String::new(),
+                    added: 0,
+                },
+                false,
+            )
+            .unwrap();
+        let judge = Arc::new(Judge::new(
+            Arc::clone(&store),
+            store::Limits {
+                verdicts: 1,
+                evidence_bytes: 1,
+            },
+        ));
+        let settings = Settings {
+            read: ReadAccess::Loopback,
+            max_evidence: 1024,
+            upload: Duration::from_secs(1),
+            stale_after: 1,
+        };
+        let key = setup::verdict_key(&dir).unwrap();
+        let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);
+        let app = Arc::new(App::new(store, nonces, judge, key, settings));
+        let paths = [
+            "/",
+            "/v1/nodes",
+            "/v1/nodes/n1/verdict",
+            "/v1/nodes/n1/history",
+            "/v1/nodes/n1/ear",
+        ];
+        for path in paths {
+            for peer in [
+                "192.0.2.1:5",
+                "[2001:db8::1]:5",
+                "[::ffff:192.0.2.1]:5",
+                "10.0.0.1:5",
+            ] {
+                assert_eq!(
+                    status(&app, peer, "GET", path).await,
+                    StatusCode::FORBIDDEN,
+                    "{path} for {peer}"
+                );
+            }
+            for peer in ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"] {
+                let status = status(&app, peer, "GET", path).await;
+                assert!(
+                    matches!(status, StatusCode::OK | StatusCode::NOT_FOUND),
+                    "{path} for {peer}: {status}"
+                );
+            }
+        }
+        assert_eq!(
+            status(&app, "192.0.2.1:5", "GET", "/healthz").await,
+            StatusCode::OK
+        );
+        assert_eq!(
+            status(&app, "192.0.2.1:5", "POST", "/v1/nodes/n1/nonce").await,
+            StatusCode::OK
+        );
+        let empty = status(&app, "192.0.2.1:5", "POST", "/v1/nodes/n1/evidence").await;
+        assert_eq!(empty, StatusCode::BAD_REQUEST);
+    }
 }

@@ -74,17 +74,29 @@ pub fn config(certificate: &Path, key: &Path) -> Result<rustls::ServerConfig, Tl
     Ok(config)
 }
 
-/// Connections by peer.
-#[derive(Debug, Default)]
-struct Peers(Mutex<HashMap<IpAddr, usize>>);
+/// What peers have at one time, each up to a limit. This machine has none: a proxy on it speaks for many.
+#[derive(Debug)]
+pub struct Peers {
+    limit: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
 
-/// One counted connection.
-struct Counted {
+/// One thing that a peer has, until this is dropped.
+#[derive(Debug)]
+pub struct Counted {
     peers: Arc<Peers>,
     group: IpAddr,
 }
 
 impl Peers {
+    /// Up to `limit` for each peer.
+    pub fn new(limit: usize) -> Arc<Peers> {
+        Arc::new(Peers {
+            limit,
+            counts: Mutex::default(),
+        })
+    }
+
     /// One customer's network counts as one peer: a /64 in IPv6 (RFC 6177), an address in IPv4.
     fn group(address: IpAddr) -> IpAddr {
         match address.to_canonical() {
@@ -101,12 +113,12 @@ impl Peers {
         }
     }
 
-    /// Counts a connection; `None` if the peer has enough of them.
-    fn count(self: &Arc<Peers>, address: IpAddr) -> Option<Counted> {
+    /// Counts one more; `None` if the peer has enough.
+    pub fn count(self: &Arc<Peers>, address: IpAddr) -> Option<Counted> {
         let group = Peers::group(address);
-        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = peers.entry(group).or_insert(0);
-        if *n >= PER_PEER {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = counts.entry(group).or_insert(0);
+        if *n >= self.limit && !group.is_loopback() {
             return None;
         }
         *n += 1;
@@ -119,11 +131,11 @@ impl Peers {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut peers = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(n) = peers.get_mut(&self.group) {
+        let mut counts = self.peers.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = counts.get_mut(&self.group) {
             *n -= 1;
             if *n == 0 {
-                peers.remove(&self.group);
+                counts.remove(&self.group);
             }
         }
     }
@@ -138,7 +150,7 @@ pub async fn serve(
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let peers = Arc::new(Peers::default());
+    let peers = Peers::new(PER_PEER);
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
@@ -206,7 +218,7 @@ mod tests {
 
     #[test]
     fn one_peer_can_not_take_all_connections_and_gives_back_what_it_had() {
-        let peers = Arc::new(Peers::default());
+        let peers = Peers::new(PER_PEER);
         let one: IpAddr = "192.0.2.1".parse().unwrap();
         let held: Vec<_> = (0..PER_PEER).map(|_| peers.count(one).unwrap()).collect();
         assert!(peers.count(one).is_none());
@@ -214,7 +226,11 @@ mod tests {
         assert!(peers.count("192.0.2.2".parse().unwrap()).is_some());
         drop(held);
         assert!(peers.count(one).is_some());
-        assert_eq!(peers.0.lock().unwrap().len(), 0);
+        assert_eq!(peers.counts.lock().unwrap().len(), 0);
+        let local: Vec<_> = (0..2 * PER_PEER)
+            .map(|_| peers.count("127.0.0.1".parse().unwrap()).unwrap())
+            .collect();
+        drop(local);
         let v6 = |t: &str| Peers::group(t.parse().unwrap());
         assert_eq!(v6("2001:db8::1"), v6("2001:db8::ffff"));
         assert_ne!(v6("2001:db8::1"), v6("2001:db8:0:1::1"));
