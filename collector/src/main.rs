@@ -24,10 +24,26 @@ fn main() -> ExitCode {
     match dispatch(Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("cgpathd: {e:#}");
+            eprintln!("cgpathd: {}", shortened(&format!("{e:#}")));
             ExitCode::from(2)
         }
     }
+}
+
+/// The kernel's reasons for refusing a program can be megabytes: their beginning and end say what matters.
+fn shortened(text: &str) -> String {
+    const HEAD: usize = 4;
+    const TAIL: usize = 24;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() <= HEAD + TAIL {
+        return text.to_owned();
+    }
+    let left_out = lines.len() - HEAD - TAIL;
+    let tail = lines[lines.len() - TAIL..].join("\n");
+    format!(
+        "{}\n[{left_out} lines left out]\n{tail}",
+        lines[..HEAD].join("\n")
+    )
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -78,10 +94,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Logs go to stderr; in colour and with the time only where a person reads them, journald has both.
 fn log_to_stderr(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).unwrap_or_else(|error| {
-        eprintln!("cgpathd: log = {:?}: {error}; using \"info\"", config.log);
-        tracing_subscriber::EnvFilter::new("info")
-    });
+    // What these say at "info" is of use to nobody who did not ask for it; the configuration can name them again.
+    let quiet = "tss_esapi=warn,aya=warn,aya_obj=warn";
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(format!("{quiet},{}", config.log)).unwrap_or_else(|error| {
+            eprintln!("cgpathd: log = {:?}: {error}; using \"info\"", config.log);
+            tracing_subscriber::EnvFilter::new("info")
+        });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -10,7 +10,7 @@ use evidence::Quote;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -127,6 +127,7 @@ pub struct Service {
     node: Arc<str>,
     waiting: HashMap<u64, Reply>,
     next_id: u64,
+    list_read: Instant,
 }
 
 impl Service {
@@ -151,6 +152,7 @@ impl Service {
             node: node.into(),
             waiting: HashMap::new(),
             next_id: 1,
+            list_read: Instant::now(),
         })
     }
 
@@ -247,6 +249,11 @@ impl Service {
             }
         }
         let more = self.engine.drain()?;
+        // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each record.
+        if !more && self.engine.pipeline().unjoined() > 0 && self.list_read.elapsed() >= SLOW_TICK {
+            self.engine.poll_list()?;
+            self.list_read = Instant::now();
+        }
         // While the disk is full the time to wait for records does not run: they can not come.
         if !self.engine.is_stalled() {
             self.engine.tick()?;

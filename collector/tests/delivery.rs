@@ -1,0 +1,202 @@
+//! Delivery over HTTPS to a verifier of the test's own, and the daemon's local socket.
+
+use collector::config::Config;
+use collector::push::{Client, PushError};
+use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// A CA and a server certificate of it for 127.0.0.1.
+struct Pki {
+    ca_pem: String,
+    acceptor: tokio_rustls::TlsAcceptor,
+}
+
+fn pki() -> Pki {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(params, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".into()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    Pki {
+        ca_pem: ca.pem(),
+        acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)),
+    }
+}
+
+/// Answers each connection with the next of `answers`; gives what was asked.
+async fn serve(pki: &Pki, answers: Vec<String>) -> (SocketAddr, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = pki.acceptor.clone();
+    let task = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let Ok(mut tls) = acceptor.accept(tcp).await else {
+                continue;
+            };
+            let mut request = Vec::new();
+            let mut chunk = [0; 4096];
+            loop {
+                let n = tls.read(&mut chunk).await.unwrap_or(0);
+                request.extend_from_slice(&chunk[..n]);
+                let text = String::from_utf8_lossy(&request).to_lowercase();
+                if let Some(end) = text.find("\r\n\r\n") {
+                    let length: usize = text
+                        .lines()
+                        .find_map(|l| l.strip_prefix("content-length: "))
+                        .map_or(0, |l| l.trim().parse().unwrap());
+                    if request.len() >= end + 4 + length {
+                        break;
+                    }
+                }
+                if n == 0 {
+                    break;
+                }
+            }
+            asked.push(request);
+            tls.write_all(answer.as_bytes()).await.unwrap();
+            tls.shutdown().await.ok();
+        }
+        asked
+    });
+    (address, task)
+}
+
+fn answer(status: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn client(address: SocketAddr, ca_pem: &str, dir: &Path) -> Client {
+    let ca = dir.join("ca.pem");
+    std::fs::write(&ca, ca_pem).unwrap();
+    let mut config = Config::default();
+    config.verifier.url = format!("https://{address}");
+    config.verifier.ca = ca;
+    config.verifier.timeout = 5;
+    Client::new(&config, "node-1").unwrap()
+}
+
+#[tokio::test]
+async fn a_nonce_is_fetched_and_evidence_is_streamed_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = pki();
+    let nonce = "00112233445566778899aabbccddeeff";
+    let answers = vec![
+        answer("200 OK", &format!("{{\"nonce\":\"{nonce}\",\"expires\":1}}")),
+        answer("200 OK", "{\"node\":{\"trust\":\"trusted\"}}"),
+    ];
+    let (address, asked) = serve(&pki, answers).await;
+    let client = client(address, &pki.ca_pem, dir.path());
+    assert_eq!(hex::encode(client.nonce().await.unwrap()), nonce);
+    let body: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&body).unwrap();
+    file.rewind().unwrap();
+    assert!(
+        client
+            .deliver(file, body.len() as u64)
+            .await
+            .unwrap()
+            .starts_with(b"{\"node\"")
+    );
+    let asked = asked.await.unwrap();
+    assert!(asked[0].starts_with(b"POST /v1/nodes/node-1/nonce HTTP/1.1\r\n"));
+    assert!(asked[1].starts_with(b"POST /v1/nodes/node-1/evidence HTTP/1.1\r\n"));
+    assert!(asked[1].ends_with(&body));
+}
+
+#[tokio::test]
+async fn a_server_of_another_ca_gets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (pki(), pki());
+    let (address, asked) = serve(&theirs, vec![answer("200 OK", "{}")]).await;
+    let client = client(address, &ours.ca_pem, dir.path());
+    assert!(matches!(client.nonce().await, Err(PushError::Connect { .. })));
+    assert!(asked.await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = pki();
+    let answers = vec![
+        answer("403 Forbidden", "{\"error\":\"unknown key 000b…\"}"),
+        answer("200 OK", "{\"nonce\":\"00\"}"),
+        answer("200 OK", "hello"),
+    ];
+    let (address, _) = serve(&pki, answers).await;
+    let asking = client(address, &pki.ca_pem, dir.path());
+    let refused = asking.nonce().await.unwrap_err();
+    assert!(
+        matches!(&refused, PushError::Refused { status: 403, message, .. } if message.contains("unknown key"))
+    );
+    assert!(matches!(asking.nonce().await, Err(PushError::Answer { .. })));
+    assert!(matches!(asking.nonce().await, Err(PushError::Answer { .. })));
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = Config::default();
+    config.verifier.url = format!("https://{}", silent.local_addr().unwrap());
+    config.verifier.ca = dir.path().join("ca.pem");
+    config.verifier.timeout = 1;
+    let waiting = Client::new(&config, "n").unwrap();
+    assert!(matches!(
+        waiting.nonce().await,
+        Err(PushError::Timeout { seconds: 1, .. })
+    ));
+    drop(silent);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(matches!(waiting.nonce().await, Err(PushError::Connect { .. })));
+}
+
+#[test]
+fn with_no_daemon_the_socket_says_so_and_a_broken_one_is_an_error() {
+    use collector::control::{ClientError, ask_evidence, ask_status, socket};
+    let dir = tempfile::tempdir().unwrap();
+    let mut out = Vec::new();
+    assert!(matches!(
+        ask_evidence(dir.path(), &[1; 8], &mut out),
+        Err(ClientError::NotRunning(_))
+    ));
+    let listener = std::os::unix::net::UnixListener::bind(socket(dir.path())).unwrap();
+    let server = std::thread::spawn(move || {
+        for answer in [
+            "{\"answer\":\"evidence\",\"length\":5}\nabc",
+            "{\"answer\":\"error\",\"message\":\"no\"}\n",
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut byte = [0];
+            while stream.read(&mut byte).unwrap() == 1 && byte != *b"\n" {}
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    // Shorter than it said: not taken for whole.
+    assert!(matches!(
+        ask_evidence(dir.path(), &[1; 8], &mut out),
+        Err(ClientError::Io { .. })
+    ));
+    assert!(matches!(ask_status(dir.path()), Err(ClientError::Refused(m)) if m == "no"));
+    server.join().unwrap();
+    // A daemon that died left its socket behind.
+    assert!(matches!(ask_status(dir.path()), Err(ClientError::NotRunning(_))));
+}
