@@ -7,7 +7,7 @@
 //! Source: security/integrity/ima/ima_queue.c (`ima_add_template_entry`, `ima_init_digests`) and ima_crypto.c
 //! (`ima_calc_field_array_hash`).
 
-use crate::list::{ListEntry, Listed};
+use crate::list::{ListEntry, Listed, TemplateDigests};
 use crate::{Bank, Digest, Entry, Error};
 use std::collections::BTreeMap;
 
@@ -107,17 +107,19 @@ impl Register {
 
     /// Extends with an entry of a list.
     pub fn push<B: AsRef<[u8]>>(&mut self, entry: &ListEntry<B>) {
-        if entry.is_violation() {
+        self.push_digests(&mut TemplateDigests::new(entry), entry.is_violation());
+    }
+
+    fn push_digests<B: AsRef<[u8]>>(&mut self, digests: &mut TemplateDigests<B>, violation: bool) {
+        if violation {
             return self.extend_violation();
         }
-        let mut digest = [0; Bank::MAX_LEN];
         let bank = if self.fill == Fill::Hashed {
             self.bank
         } else {
             Bank::Sha1
         };
-        entry.template_digest_into(bank, &mut digest);
-        self.extend(&digest);
+        self.extend(digests.get(bank));
     }
 
     /// Extends with the digests of a redacted entry; `None` if there is none of the bank that is needed.
@@ -172,12 +174,12 @@ impl Replay {
     /// see [`ListEntry::fields`].
     pub fn push<B: AsRef<[u8]>>(&mut self, entry: &ListEntry<B>) -> Listed {
         self.entries += 1;
-        let listed = entry.listed();
-        if listed == Listed::Violation {
-            self.violations += 1;
-        }
+        let mut digests = TemplateDigests::new(entry);
+        let listed = digests.listed();
+        let violation = listed == Listed::Violation;
+        self.violations += u64::from(violation);
         for register in self.registers(entry.pcr()) {
-            register.push(entry);
+            register.push_digests(&mut digests, violation);
         }
         listed
     }

@@ -217,14 +217,8 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     ///
     /// What a violation extends is another thing: see [`crate::replay`].
     pub fn template_digest(&self, bank: Bank) -> Digest {
-        let mut out = [0; Bank::MAX_LEN];
-        self.template_digest_into(bank, &mut out);
-        Digest::new(bank, &out[..bank.len()]).expect("a digest has its bank's length")
-    }
-
-    /// [`ListEntry::template_digest`] into the first bytes of `out`, without allocation.
-    pub(crate) fn template_digest_into(&self, bank: Bank, out: &mut [u8; Bank::MAX_LEN]) {
-        self.with_hashed(|parts| bank.hash_into(parts, out));
+        let digest = *TemplateDigests::new(self).get(bank);
+        Digest::new(bank, &digest[..bank.len()]).expect("a digest has its bank's length")
     }
 
     fn with_hashed<T>(&self, hash: impl FnOnce(&[&[u8]]) -> T) -> T {
@@ -240,29 +234,7 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
 
     /// Checks the listed digest against the data. Lists of 32-byte digests may be SHA-256's or SM3's.
     pub fn listed(&self) -> Listed {
-        let listed = self.listed_digest();
-        if self.is_violation() {
-            return Listed::Violation;
-        }
-        let Some(bank) = Bank::from_len(listed.len()) else {
-            return Listed::Differs;
-        };
-        let mut computed = [0; Bank::MAX_LEN];
-        self.template_digest_into(bank, &mut computed);
-        if &computed[..bank.len()] == listed {
-            return Listed::Matches(ListBank::Bank(bank));
-        }
-        if bank == Bank::Sha256 && self.with_hashed(sm3) == listed {
-            return Listed::Matches(ListBank::Sm3);
-        }
-        if bank != Bank::Sha1 {
-            self.template_digest_into(Bank::Sha1, &mut computed);
-            let (sha1, rest) = listed.split_at(Bank::Sha1.len());
-            if &computed[..sha1.len()] == sha1 && rest.iter().all(|b| *b == 0) {
-                return Listed::PaddedSha1(bank);
-            }
-        }
-        Listed::Differs
+        TemplateDigests::new(self).listed()
     }
 
     /// The fields, in the template's order, each checked for its shape.
@@ -404,6 +376,51 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
             order: self.order,
             record: Bytes::copy_from_slice(self.record()),
         }
+    }
+}
+
+/// The digests of one entry's data, each computed once.
+pub(crate) struct TemplateDigests<'a, B> {
+    entry: &'a ListEntry<B>,
+    computed: [Option<[u8; Bank::MAX_LEN]>; Bank::ALL.len()],
+}
+
+impl<'a, B: AsRef<[u8]>> TemplateDigests<'a, B> {
+    pub(crate) fn new(entry: &'a ListEntry<B>) -> Self {
+        TemplateDigests {
+            entry,
+            computed: [None; Bank::ALL.len()],
+        }
+    }
+
+    /// The digest in the first bytes; zeros behind it.
+    pub(crate) fn get(&mut self, bank: Bank) -> &[u8; Bank::MAX_LEN] {
+        let entry = self.entry;
+        self.computed[bank as usize].get_or_insert_with(|| {
+            let mut digest = [0; Bank::MAX_LEN];
+            entry.with_hashed(|parts| bank.hash_into(parts, &mut digest));
+            digest
+        })
+    }
+
+    pub(crate) fn listed(&mut self) -> Listed {
+        let listed = self.entry.listed_digest();
+        if self.entry.is_violation() {
+            return Listed::Violation;
+        }
+        let Some(bank) = Bank::from_len(listed.len()) else {
+            return Listed::Differs;
+        };
+        if &self.get(bank)[..bank.len()] == listed {
+            return Listed::Matches(ListBank::Bank(bank));
+        }
+        if bank == Bank::Sha256 && self.entry.with_hashed(sm3) == listed {
+            return Listed::Matches(ListBank::Sm3);
+        }
+        if bank != Bank::Sha1 && self.get(Bank::Sha1)[..bank.len()] == *listed {
+            return Listed::PaddedSha1(bank);
+        }
+        Listed::Differs
     }
 }
 

@@ -484,10 +484,7 @@ fn fields_that_the_kernel_never_writes_are_refused() {
         let entry = entry(10, &[1; 20], name.as_bytes(), &data);
         let error = check_fields(&entry).unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{name} {values:?}");
-        assert_eq!(
-            entry.file_name().is_some() && entry.file_digest().is_some(),
-            false
-        );
+        assert!(entry.file_name().is_none() && entry.file_digest().is_none());
     }
     let good: &[(&str, &[&[u8]])] = &[
         // A violation of kernels that wrote 20 bytes whatever the algorithm.
