@@ -1,0 +1,652 @@
+//! Inputs to begin with, made by the project's own writers: the committed corpus is exactly this, so that a format
+//! that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must be refused.
+
+use evidence::list::ListEntry;
+use evidence::tpm::{
+    self, Attest, Attributes, ClockInfo, KeyKind, PcrBlob, PcrSelection, Public, Scheme, Signature,
+};
+use evidence::{
+    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Losses, PartitionKey,
+    PartitionLog, PodInfo, PodUid, Quote, Record, SealedCheckpoint, Tier,
+};
+use p256::ecdsa::SigningKey;
+
+type Seeds = Vec<(String, Vec<u8>)>;
+
+fn seeds<N: Into<String>>(seeds: impl IntoIterator<Item = (N, Vec<u8>)>) -> Seeds {
+    seeds
+        .into_iter()
+        .map(|(name, bytes)| (name.into(), bytes))
+        .collect()
+}
+
+const POD: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod11111111_2222_3333_4444_555555555555.slice/cri-containerd-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope";
+
+/// Writes integers in either byte order.
+fn word(big: bool, n: usize) -> [u8; 4] {
+    let n = n as u32;
+    if big { n.to_be_bytes() } else { n.to_le_bytes() }
+}
+
+/// A list record whose fields are given, with its right digest or that of a violation.
+fn record(big: bool, bank: Bank, template: &str, fields: &[Vec<u8>], violation: bool) -> Vec<u8> {
+    let (data, hashed) = if template == "ima" {
+        let data = [&fields[0][..], &word(big, fields[1].len()), &fields[1]].concat();
+        let mut hashed = [&fields[0][..], &fields[1]].concat();
+        hashed.resize(20 + 256, 0);
+        (data, hashed)
+    } else {
+        let data: Vec<u8> = fields
+            .iter()
+            .flat_map(|f| [&word(big, f.len()), &f[..]].concat())
+            .collect();
+        (data.clone(), data)
+    };
+    let digest = if violation {
+        Digest::zero(bank)
+    } else {
+        bank.hash(&[&hashed])
+    };
+    let mut record = [
+        &word(big, 10)[..],
+        digest.bytes(),
+        &word(big, template.len()),
+        template.as_bytes(),
+    ]
+    .concat();
+    if template != "ima" {
+        record.extend(word(big, data.len()));
+    }
+    record.extend(data);
+    record
+}
+
+fn digest_field(prefix: &str, bank: Bank) -> Vec<u8> {
+    [
+        format!("{prefix}{bank}:\0").as_bytes(),
+        bank.hash(&[b"content"]).bytes(),
+    ]
+    .concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+/// One entry of each template, by name.
+fn entries(big: bool, bank: Bank) -> Vec<(&'static str, Vec<u8>)> {
+    let (ng, name) = (digest_field("", Bank::Sha256), text("/usr/bin/true"));
+    let v2 = digest_field("verity:", Bank::Sha512);
+    let number = |n: u32| word(big, n as usize).to_vec();
+    let mode = if big { vec![0x81, 0xed] } else { vec![0xed, 0x81] };
+    let make = |template, fields: &[Vec<u8>]| (template, record(big, bank, template, fields, false));
+    vec![
+        make("ima", &[vec![7; 20], b"/usr/bin/old".to_vec()]),
+        make("ima-ng", &[ng.clone(), name.clone()]),
+        make("ima-sig", &[ng.clone(), name.clone(), vec![3, 2, 4, 1]]),
+        make("ima-ngv2", &[digest_field("ima:", Bank::Sha1), name.clone()]),
+        make("ima-sigv2", &[v2, name.clone(), vec![]]),
+        make(
+            "ima-buf",
+            &[ng.clone(), text("kexec-cmdline"), b"root=/dev/vda quiet".to_vec()],
+        ),
+        make(
+            "ima-modsig",
+            &[ng.clone(), name.clone(), vec![], ng.clone(), vec![0x30, 0x82]],
+        ),
+        make(
+            "evm-sig",
+            &[
+                ng.clone(),
+                name.clone(),
+                vec![5, 2],
+                text("security.selinux|security.ima"),
+                [number(3), number(2)].concat(),
+                b"ctxhs".to_vec(),
+                number(0),
+                number(1000),
+                mode,
+            ],
+        ),
+        make(
+            "ima-cgpath",
+            &[
+                text("/bin/sh:/usr/bin/containerd-shim-runc-v2:swapper/0"),
+                text(POD),
+                ng.clone(),
+                name,
+            ],
+        ),
+        make("n-ng|d-ng", &[text("/a name\nwith\u{1b}[31m"), ng]),
+    ]
+}
+
+/// A list of one entry of each template and a violation.
+fn list(big: bool, bank: Bank) -> Vec<u8> {
+    let mut list: Vec<u8> = entries(big, bank)
+        .into_iter()
+        .flat_map(|(_, record)| record)
+        .collect();
+    list.extend(record(
+        big,
+        bank,
+        "ima-ng",
+        &[digest_field("", Bank::Sha1), text("/var/log/wtmp")],
+        true,
+    ));
+    list
+}
+
+/// Lists of every form.
+pub fn list_any() -> Seeds {
+    let mut all = list_binary();
+    all.extend(list_ascii());
+    all
+}
+
+/// Binary lists of each bank, in both byte orders.
+pub fn list_binary() -> Seeds {
+    let mut all = seeds(Bank::ALL.map(|bank| (format!("little-{bank}"), list(false, bank))));
+    all.push(("big-sha1".to_owned(), list(true, Bank::Sha1)));
+    all.push(("big-sha384".to_owned(), list(true, Bank::Sha384)));
+    let mut absurd = list(false, Bank::Sha1);
+    absurd[31..35].fill(0xff);
+    all.push(("bad-absurd-length".to_owned(), absurd));
+    all
+}
+
+/// ASCII lists.
+pub fn list_ascii() -> Seeds {
+    let templates = evidence::list::Templates::builtin();
+    let ascii = |bank: Bank| {
+        let entries = entries(false, bank);
+        let lines = entries.iter().filter_map(|(_, record)| {
+            let entry = ListEntry::from_canonical(0, record.as_slice()).ok()?;
+            entry.to_ascii(templates).ok()
+        });
+        lines.flat_map(|line| [line, b"\n".to_vec()].concat()).collect()
+    };
+    let mut all = seeds([("sha1", ascii(Bank::Sha1)), ("sha512", ascii(Bank::Sha512))]);
+    let digest = "00".repeat(20);
+    let unknown = format!("10 {digest} ima-ng sha257:0011 /x\n10 {digest} ima-own sha1:{digest} /x\n");
+    all.push(("bad-unknown".to_owned(), unknown.into_bytes()));
+    all
+}
+
+/// Canonical records of each template.
+pub fn list_entry() -> Seeds {
+    seeds(
+        entries(false, Bank::Sha1)
+            .into_iter()
+            .map(|(name, record)| (name.replace('|', "+"), record)),
+    )
+}
+
+fn sample_record(seq: u64, kind: EventKind) -> Record {
+    let is_entry = matches!(kind, EventKind::Entry | EventKind::Violation);
+    Record {
+        seq,
+        boot_ns: 1_000_000 * seq,
+        kind,
+        ret: if seq.is_multiple_of(2) { -17 } else { 0 },
+        pcr: if is_entry { 10 } else { 0 },
+        digests: if is_entry {
+            vec![Bank::Sha1.hash(&[b"a"]), Bank::Sha256.hash(&[b"a"])]
+        } else {
+            vec![]
+        },
+        hash: match kind {
+            EventKind::Entry | EventKind::Violation => None,
+            EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
+            EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
+            EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
+        },
+        path: b"/usr/bin/\xff\xfetrue".to_vec(),
+        dev: 8 << 20 | 1,
+        ino: 4711,
+        cgroup_id: 99,
+        cgroup: (seq != 3).then(|| POD.as_bytes().to_vec()),
+        pid: 1234,
+        uid: 1000,
+        mnt_ns: 4026531840,
+        pid_ns: 4026531836,
+        ancestry: vec![
+            ancestor(1234, b"/bin/sh", evidence::record::ExeSource::Recorded),
+            ancestor(
+                1000,
+                b"/usr/bin/containerd-shim-runc-v2",
+                evidence::record::ExeSource::Seeded,
+            ),
+            ancestor(1, b"", evidence::record::ExeSource::Unknown),
+        ],
+        ancestry_cut: false,
+        path_cut: seq == 4,
+    }
+}
+
+fn ancestor(tgid: u32, exe: &[u8], source: evidence::record::ExeSource) -> Ancestor {
+    Ancestor {
+        tgid,
+        start_ns: u64::from(tgid) * 7,
+        exe: exe.to_vec(),
+        dev: 1,
+        ino: 2,
+        source,
+    }
+}
+
+fn records() -> Vec<(&'static str, Record)> {
+    vec![
+        ("entry", sample_record(1, EventKind::Entry)),
+        ("violation", sample_record(2, EventKind::Violation)),
+        ("execution", sample_record(3, EventKind::Execution)),
+        ("script", sample_record(4, EventKind::Script)),
+        ("mapping", sample_record(5, EventKind::Mapping)),
+        ("late-mapping", sample_record(6, EventKind::LateMapping)),
+    ]
+}
+
+/// Records of each kind.
+pub fn record_cbor() -> Seeds {
+    seeds(
+        records()
+            .into_iter()
+            .map(|(name, record)| (name, record.to_cbor())),
+    )
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_slice(&[0x42; 32]).expect("a scalar of the curve")
+}
+
+fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
+    let checkpoint = Checkpoint {
+        version: 1,
+        boot_id: [9; 16],
+        number,
+        previous,
+        list_len: 11,
+        settled: 10,
+        boot_len: 2,
+        records: 6,
+        executions: 4,
+        last_seq: 6,
+        losses: Losses {
+            reserve: 0,
+            recursion: 1,
+            read: 0,
+            spool: 0,
+        },
+        blind: false,
+        partitions: 1,
+        partitions_root: [1; 32],
+        bpf_object: [2; 32],
+        ima_policy: (number == 0).then_some([3; 32]),
+        nonce_hash: (number == 1).then_some([4; 32]),
+        key: (number == 0).then(|| key().verifying_key().to_encoded_point(true).as_bytes().to_vec()),
+        starts: 1,
+        predating: vec![PodUid([5; 16])],
+        hierarchy: "v2".to_owned(),
+    };
+    SealedCheckpoint::seal(checkpoint, &key())
+}
+
+/// Checkpoint files.
+pub fn checkpoint_file() -> Seeds {
+    let first = sealed(0, [0; 32]);
+    let second = sealed(1, first.digest());
+    seeds([("first", first.file), ("second", second.file)])
+}
+
+fn evidence() -> Evidence {
+    let full = entries(false, Bank::Sha1)
+        .into_iter()
+        .map(|(_, record)| Entry::Full(record));
+    let opaque = Entry::Opaque {
+        pcr: 10,
+        digests: vec![Digest::zero(Bank::Sha1), Digest::zero(Bank::Sha256)],
+    };
+    let first = sealed(0, [0; 32]);
+    let second = sealed(1, first.digest());
+    let uid = PodUid::parse(b"11111111-2222-3333-4444-555555555555").expect("a UID");
+    Evidence {
+        version: 1,
+        tier: Tier::Bpf,
+        node: "node-1".to_owned(),
+        boot_id: [9; 16],
+        quote: Quote {
+            attest: attest().to_bytes(),
+            signature: ecdsa().to_bytes(),
+            ak: ecc().to_bytes(),
+        },
+        list: full.chain([opaque]).collect(),
+        checkpoints: vec![first.file, second.file],
+        partitions: vec![PartitionLog {
+            key: PartitionKey::Pod(uid),
+            records: records().into_iter().map(|(_, record)| record).collect(),
+        }],
+        pods: vec![PodInfo {
+            uid,
+            namespace: "default".to_owned(),
+            name: "pod-a".to_owned(),
+        }],
+        kernel: "6.12.0".to_owned(),
+    }
+}
+
+/// Evidence as CBOR.
+pub fn evidence_cbor() -> Seeds {
+    seeds([("small", evidence().to_cbor())])
+}
+
+/// Evidence as JSON.
+pub fn evidence_json() -> Seeds {
+    let json = serde_json::to_vec_pretty(&evidence()).expect("evidence has a JSON form");
+    seeds([("small.json", json)])
+}
+
+/// Names of partitions and of checkpoint files.
+pub fn partition_key() -> Seeds {
+    seeds([
+        ("host", b"host".to_vec()),
+        ("pod", b"11111111-2222-3333-4444-555555555555".to_vec()),
+        ("systemd", b"11111111_2222_3333_4444_555555555555".to_vec()),
+        ("static", b"0123456789abcdef0123456789abcdef".to_vec()),
+        ("checkpoint", b"/run/ima-cgpath/checkpoint/17".to_vec()),
+        ("bad-mixed", b"11111111-2222_3333-4444-555555555555".to_vec()),
+    ])
+}
+
+fn attest() -> Attest {
+    Attest {
+        qualified_signer: [&[0, 0x0b][..], &[7; 32]].concat(),
+        extra_data: b"0123456789abcdef".to_vec(),
+        clock: ClockInfo {
+            clock: 123_456,
+            reset_count: 3,
+            restart_count: 1,
+            safe: true,
+        },
+        firmware_version: 0x2023_0119_0016_3636,
+        pcr_select: PcrSelection::of(Bank::Sha256, &[10]),
+        pcr_digest: vec![8; 32],
+    }
+}
+
+/// Quotes.
+pub fn tpm_attest() -> Seeds {
+    let mut two = attest();
+    two.pcr_select
+        .banks
+        .extend(PcrSelection::of(Bank::Sha1, &[0, 1, 2, 3, 10]).banks);
+    let mut certify = attest().to_bytes();
+    certify[5] = 0x17;
+    seeds([
+        ("sha256", attest().to_bytes()),
+        ("two-banks", two.to_bytes()),
+        ("bad-certify", certify),
+    ])
+}
+
+fn ecdsa() -> Signature {
+    Signature::Ecdsa {
+        hash: Bank::Sha256.tpm_alg(),
+        r: vec![0x11; 32],
+        s: vec![0x22; 31],
+    }
+}
+
+/// Signatures of each scheme.
+pub fn tpm_signature() -> Seeds {
+    let hash = Bank::Sha256.tpm_alg();
+    seeds([
+        ("ecdsa", ecdsa().to_bytes()),
+        (
+            "rsassa",
+            Signature::Rsassa {
+                hash,
+                signature: vec![0x33; 256],
+            }
+            .to_bytes(),
+        ),
+        (
+            "rsapss",
+            Signature::Rsapss {
+                hash,
+                signature: vec![0x33; 256],
+            }
+            .to_bytes(),
+        ),
+        ("bad-hmac", vec![0, 5, 0, 0x0b, 0, 0]),
+    ])
+}
+
+fn ecc() -> Public {
+    let point = key().verifying_key().to_encoded_point(false);
+    let hash = Bank::Sha256.tpm_alg();
+    Public {
+        name_alg: hash,
+        attributes: Attributes(0x0005_0472),
+        auth_policy: vec![],
+        symmetric: None,
+        key: KeyKind::Ecc {
+            scheme: Scheme::new(tpm::alg::ECDSA, hash),
+            curve: tpm::ECC_NIST_P256,
+            kdf: Scheme::NULL,
+            x: point.x().map(|x| x.to_vec()).unwrap_or_default(),
+            y: point.y().map(|y| y.to_vec()).unwrap_or_default(),
+        },
+    }
+}
+
+/// Public areas, bare and sized.
+pub fn tpm_public() -> Seeds {
+    let rsa = Public {
+        name_alg: Bank::Sha384.tpm_alg(),
+        attributes: Attributes(0x0003_00b2),
+        auth_policy: vec![6; 48],
+        symmetric: Some(tpm::Symmetric {
+            alg: 6,
+            key_bits: 128,
+            mode: 0x43,
+        }),
+        key: KeyKind::Rsa {
+            scheme: Scheme::NULL,
+            bits: 2048,
+            exponent: 0,
+            modulus: vec![0xc3; 256],
+        },
+    };
+    seeds([
+        ("ecc", ecc().to_bytes()),
+        ("ecc-sized", ecc().to_tpm2b()),
+        ("rsa", rsa.to_bytes()),
+    ])
+}
+
+/// Selections.
+pub fn tpm_pcr_selection() -> Seeds {
+    let mut two = PcrSelection::of(Bank::Sha256, &[10]);
+    two.banks.extend(PcrSelection::of(Bank::Sha1, &[0, 23]).banks);
+    seeds([
+        ("one", PcrSelection::of(Bank::Sha384, &[0, 7, 10]).to_bytes()),
+        ("two", two.to_bytes()),
+    ])
+}
+
+/// Register values as tpm2-tools writes them.
+pub fn tpm_pcr_blob() -> Seeds {
+    let pcrs: Vec<u32> = (0..=10).collect();
+    let select = PcrSelection::of(Bank::Sha256, &pcrs);
+    let values = pcrs
+        .iter()
+        .map(|n| Bank::Sha256.hash(&[&n.to_be_bytes()]).bytes().to_vec())
+        .collect();
+    seeds([("eleven", PcrBlob { select, values }.to_bytes())])
+}
+
+/// Paths of every driver and of none.
+pub fn cgroup_path() -> Seeds {
+    let id = "0123456789abcdef".repeat(4);
+    let uid = "11111111-2222-3333-4444-555555555555";
+    seeds([
+        ("systemd", POD.as_bytes().to_vec()),
+        (
+            "cgroupfs",
+            format!("/kubepods/besteffort/pod{uid}/{id}").into_bytes(),
+        ),
+        (
+            "crio",
+            format!("/kubepods/pod{uid}/crio-conmon-{id}.scope").into_bytes(),
+        ),
+        (
+            "kind",
+            POD.replace("kubepods", "kubelet-kubepods")
+                .replacen("/kubelet-", "/kubelet.slice/kubelet-", 1)
+                .into_bytes(),
+        ),
+        (
+            "nested",
+            format!("/kubepods/pod{uid}/{id}/kubelet/kubepods/pod{uid}").into_bytes(),
+        ),
+        (
+            "look-alike",
+            format!("/system.slice/kubepods-fake-pod{uid}.service").into_bytes(),
+        ),
+        (
+            "dep",
+            b"/bin/sh:/usr/bin/containerd-shim-runc-v2:/usr/lib/systemd/systemd".to_vec(),
+        ),
+    ])
+}
+
+/// Node policies.
+pub fn policy_node() -> Seeds {
+    const POLICY: &str = "\
+version: 1
+node: seed
+accept:
+  tiers: [kernel, bpf]
+  templates: [ima-cgpath, ima-ng]
+  banks: [sha256]
+  bpf-objects: ['sha256:0000000000000000000000000000000000000000000000000000000000000000']
+  ima-policies: ['sha256:0ee51d5f2246792ff6f8cd1bace21620883085a113153c75ed55ab3aafef35a8']
+  collector: /usr/sbin/cgpathd
+host: { references: [host.json] }
+violations: { permit: [/var/log/**, '/tmp/*.so'] }
+pods:
+  - uid: 11111111-2222-3333-4444-555555555555
+    name: default/pod-a
+    references: [pod-a.json]
+";
+    let bomb = "a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e]\n";
+    let deep = "[".repeat(2000);
+    seeds([
+        ("small.yaml", POLICY.as_bytes().to_vec()),
+        ("bad-alias-bomb.yaml", bomb.as_bytes().to_vec()),
+        ("bad-deep.yaml", deep.into_bytes()),
+    ])
+}
+
+/// Reference values.
+pub fn policy_reference() -> Seeds {
+    let source = policy::Source {
+        kind: policy::SourceKind::Image,
+        name: "docker.io/x:1".to_owned(),
+        digest: None,
+    };
+    let mut reference = policy::Reference::new(source);
+    for path in [&b"/bin/sh"[..], b"/bin/true", b"/bin/\xff"] {
+        reference
+            .insert(path.to_vec(), Bank::Sha256.hash(&[path]))
+            .expect("a path that may stand there");
+    }
+    let mut json = Vec::new();
+    reference.write_json(&mut json).expect("memory can be written");
+    seeds([
+        ("three.json", json),
+        ("bad-deep.json", "[".repeat(2000).into_bytes()),
+    ])
+}
+
+/// Raw records of each kind, as the kernel side writes them.
+#[cfg(feature = "collector")]
+pub fn collector_record() -> Seeds {
+    use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, kind};
+    let task = |raw: &mut Vec<u8>| {
+        raw.extend(99u64.to_ne_bytes());
+        for n in [1234u32, 1000, 4026531840, 4026531836, 2, 0] {
+            raw.extend(n.to_ne_bytes());
+        }
+        for n in 0..MAX_ANCESTORS as u64 {
+            let (start, tgid) = if n < 2 { (1000 - n, 20 - n as u32) } else { (0, 0) };
+            raw.extend(start.to_ne_bytes());
+            raw.extend(tgid.to_ne_bytes());
+            raw.extend(0u32.to_ne_bytes());
+        }
+    };
+    let finish = |kind: u16, body: &[u8]| {
+        let mut raw = Vec::new();
+        raw.extend(7u64.to_ne_bytes());
+        raw.extend(123_456_789u64.to_ne_bytes());
+        raw.extend(kind.to_ne_bytes());
+        raw.extend(LAYOUT_VERSION.to_ne_bytes());
+        raw.extend((24 + body.len() as u32).to_ne_bytes());
+        raw.extend(body);
+        raw
+    };
+    let entry = |kind: u16, name: &[u8]| {
+        let mut body = Vec::new();
+        task(&mut body);
+        for n in [0u32, 10, 2, name.len() as u32] {
+            body.extend(n.to_ne_bytes());
+        }
+        body.extend(0x0080_0001u64.to_ne_bytes());
+        body.extend(4711u64.to_ne_bytes());
+        for slot in 0..MAX_DIGESTS {
+            let bank = [Bank::Sha1, Bank::Sha256]
+                .get(slot)
+                .filter(|_| kind == kind::ENTRY);
+            body.extend(bank.map_or(0, |b| b.tpm_alg()).to_ne_bytes());
+            body.extend([0; 6]);
+            let mut bytes = bank.map(|b| b.hash(&[b"x"]).bytes().to_vec()).unwrap_or_default();
+            bytes.resize(64, 0);
+            body.extend(bytes);
+        }
+        body.extend(name);
+        finish(kind, &body)
+    };
+    let file = |kind: u16, path: &[u8]| {
+        let mut body = Vec::new();
+        task(&mut body);
+        body.extend(0x0080_0001u64.to_ne_bytes());
+        body.extend(4711u64.to_ne_bytes());
+        body.extend(4i32.to_ne_bytes());
+        body.extend((path.len() as u32).to_ne_bytes());
+        let mut hash = Bank::Sha256.hash(&[b"x"]).bytes().to_vec();
+        hash.resize(64, 0);
+        body.extend(hash);
+        body.extend(path);
+        finish(kind, &body)
+    };
+    let cgroup = |kind: u16, name: &[u8]| {
+        let mut body = Vec::new();
+        body.extend(99u64.to_ne_bytes());
+        body.extend(98u64.to_ne_bytes());
+        body.extend(0u32.to_ne_bytes());
+        body.extend((name.len() as u32).to_ne_bytes());
+        body.extend(name);
+        body.resize(24 + MAX_NAME, 0);
+        finish(kind, &body)
+    };
+    seeds([
+        ("entry", entry(kind::ENTRY, b"/usr/bin/true")),
+        ("violation", entry(kind::VIOLATION, b"/var/log/wtmp")),
+        ("execution", file(kind::EXECUTION, b"/usr/bin/true")),
+        ("script", file(kind::SCRIPT, b"/usr/bin/script")),
+        ("mapping", file(kind::MAPPING, b"/usr/lib/libc.so.6")),
+        ("late-mapping", file(kind::LATE_MAPPING, b"/tmp/\xff")),
+        ("cgroup-new", cgroup(kind::CGROUP_NEW, b"kubepods.slice")),
+        ("cgroup-gone", cgroup(kind::CGROUP_GONE, b"")),
+    ])
+}

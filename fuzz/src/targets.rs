@@ -1,0 +1,212 @@
+//! The targets: each takes any bytes.
+
+use evidence::list::{Decoder, Format, ListEntry, Templates};
+use evidence::replay::Replay;
+use evidence::{Error, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint, cgroup, tpm};
+use policy::{NodePolicy, Reference};
+
+fn decode(format: Format, data: &[u8], chunk: usize) -> (Vec<ListEntry>, Option<Error>) {
+    let mut decoder = Decoder::new(format);
+    let mut entries = Vec::new();
+    for part in data.chunks(chunk.max(1)).map(Some).chain([None]) {
+        match part {
+            Some(part) => decoder.feed(part),
+            None => decoder.end(),
+        }
+        loop {
+            match decoder.next_entry() {
+                Ok(Some(entry)) => entries.push(entry),
+                Ok(None) => break,
+                Err(error) => return (entries, Some(error)),
+            }
+        }
+    }
+    (entries, None)
+}
+
+fn list(format: Format, data: &[u8]) {
+    let whole = decode(format, data, data.len());
+    let chunk = data.len() % 61 + 1;
+    assert!(
+        decode(format, data, chunk) == whole,
+        "chunks of {chunk} give something else"
+    );
+    let mut replay = Replay::default();
+    for entry in &whole.0 {
+        let listed = replay.push(entry);
+        assert_eq!(listed, entry.listed());
+        let again = ListEntry::from_canonical(entry.index(), entry.record()).expect("a record reads back");
+        assert_eq!(again.record(), entry.record());
+        if entry.fields(Templates::builtin()).is_ok()
+            && let Ok(mut line) = entry.to_ascii(Templates::builtin())
+        {
+            line.push(b'\n');
+            let (from_ascii, error) = decode(Format::Ascii, &line, line.len());
+            assert_eq!(
+                (from_ascii.len(), error),
+                (1, None),
+                "what was written as ASCII is read"
+            );
+        }
+    }
+    assert_eq!(replay.entries(), whole.0.len() as u64);
+}
+
+/// A measurement list in whatever form.
+pub fn list_any(data: &[u8]) {
+    list(Format::Auto, data);
+}
+
+/// A binary measurement list.
+pub fn list_binary(data: &[u8]) {
+    list(Format::Binary(None), data);
+}
+
+/// An ASCII measurement list.
+pub fn list_ascii(data: &[u8]) {
+    list(Format::Ascii, data);
+}
+
+/// One canonical record, as evidence carries it.
+pub fn list_entry(data: &[u8]) {
+    let Ok(entry) = ListEntry::from_canonical(0, data) else {
+        return;
+    };
+    assert_eq!(entry.record(), data);
+    let _ = entry.fields(Templates::builtin());
+    let _ = (
+        entry.file_name(),
+        entry.file_digest(),
+        entry.dep(),
+        entry.cgroup_path(),
+    );
+    let mut replay = Replay::default();
+    let listed = replay
+        .push_entry(&entry.to_entry())
+        .expect("what was read replays");
+    assert_eq!(listed, Some(entry.listed()));
+}
+
+/// Evidence as CBOR.
+pub fn evidence_cbor(data: &[u8]) {
+    if let Ok(evidence) = Evidence::from_cbor(data) {
+        assert_eq!(evidence.to_cbor(), data, "one value has one encoding");
+        let mut replay = Replay::default();
+        let _ = evidence
+            .list
+            .iter()
+            .try_for_each(|entry| replay.push_entry(entry).map(|_| ()));
+    }
+}
+
+/// Evidence as JSON.
+pub fn evidence_json(data: &[u8]) {
+    if let Ok(evidence) = serde_json::from_slice::<Evidence>(data) {
+        let text = serde_json::to_vec(&evidence).expect("evidence has a JSON form");
+        let again: Evidence = serde_json::from_slice(&text).expect("its JSON form reads back");
+        assert_eq!(again, evidence);
+    }
+}
+
+/// A record as CBOR.
+pub fn record_cbor(data: &[u8]) {
+    if let Ok(record) = Record::from_cbor(data) {
+        assert_eq!(record.to_cbor(), data, "one value has one encoding");
+    }
+}
+
+/// A checkpoint file.
+pub fn checkpoint_file(data: &[u8]) {
+    if let Ok(sealed) = SealedCheckpoint::from_file(data) {
+        assert_eq!(sealed.file, data);
+        if let Some(key) = &sealed.checkpoint.key {
+            let _ = sealed.verify(key);
+        }
+    }
+}
+
+/// Text that names a partition, and the name of a checkpoint file.
+pub fn partition_key(data: &[u8]) {
+    let _ = evidence::checkpoint::number_from_path(data);
+    if let Some(uid) = PodUid::parse(data) {
+        assert_eq!(PodUid::parse(uid.to_string().as_bytes()), Some(uid));
+    }
+    if let Ok(text) = core::str::from_utf8(data)
+        && let Some(key) = PartitionKey::parse(text)
+    {
+        assert_eq!(key.to_string(), text, "a key has one printed form");
+    }
+}
+
+/// A quote's TPMS_ATTEST.
+pub fn tpm_attest(data: &[u8]) {
+    if let Ok(attest) = tpm::Attest::parse(data) {
+        assert_eq!(attest.to_bytes(), data);
+        assert!(attest.pcr_select.iter().count() <= tpm::MAX_BANKS * tpm::MAX_SELECT_LEN * 8);
+    }
+}
+
+/// A TPMT_SIGNATURE.
+pub fn tpm_signature(data: &[u8]) {
+    if let Ok(signature) = tpm::Signature::parse(data) {
+        assert_eq!(signature.to_bytes(), data);
+        let _ = signature.p256();
+    }
+}
+
+/// A TPMT_PUBLIC or TPM2B_PUBLIC.
+pub fn tpm_public(data: &[u8]) {
+    if let Ok(public) = tpm::Public::parse_file(data) {
+        assert!(public.to_bytes() == data || public.to_tpm2b() == data);
+        let _ = (public.name(), public.verifying_key());
+    }
+}
+
+/// A TPML_PCR_SELECTION.
+pub fn tpm_pcr_selection(data: &[u8]) {
+    if let Ok(selection) = tpm::PcrSelection::parse(data) {
+        assert_eq!(selection.to_bytes(), data);
+    }
+}
+
+/// The registers beside a quote, as tpm2-tools writes them.
+pub fn tpm_pcr_blob(data: &[u8]) {
+    if let Ok(blob) = tpm::PcrBlob::parse(data) {
+        assert_eq!(tpm::PcrBlob::parse(&blob.to_bytes()), Ok(blob));
+    }
+}
+
+/// A cgroup path, and an ancestry.
+pub fn cgroup_path(data: &[u8]) {
+    let found = cgroup::attribute(data);
+    assert!(found.container.is_none() || matches!(found.key, PartitionKey::Pod(_)));
+    assert!(data.first() == Some(&b'/') || found.key == PartitionKey::Unattributed);
+    // Whatever is added below a pod stays the pod's.
+    if let PartitionKey::Pod(_) = found.key {
+        let below = [data, b"/kubepods/pod00000000-0000-0000-0000-000000000000"].concat();
+        assert_eq!(cgroup::attribute(&below).key, found.key);
+    }
+    let _ = cgroup::Runtimes::default().suspect_dep(data);
+}
+
+/// A node policy file.
+pub fn policy_node(data: &[u8]) {
+    let _ = NodePolicy::from_yaml("fuzz", data);
+}
+
+/// A file of reference values.
+pub fn policy_reference(data: &[u8]) {
+    let _ = Reference::from_json("fuzz", data);
+}
+
+/// A raw record from the ring buffer.
+#[cfg(feature = "collector")]
+pub fn collector_record(data: &[u8]) {
+    use collector::bpf::decode;
+    let len = decode::record_len(data);
+    if decode::decode(&bytes::Bytes::copy_from_slice(data)).is_ok() {
+        let len = len.expect("a record that decodes has a length");
+        assert!(len <= data.len(), "a record ends within its item");
+    }
+    let _ = decode::record_seq(data);
+}

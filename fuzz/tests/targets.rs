@@ -1,0 +1,270 @@
+//! Every target over its corpus, the shared vectors and mutations of both.
+//!
+//! `FUZZ_SECONDS` (default 2) is how long each target is mutated. An input that fails is kept in
+//! `fuzz/artifacts/<target>/`; once fixed, move it into the corpus under a name that says what it was.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use fuzz::mutate::{Random, mutate};
+use fuzz::{Target, for_each_target};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Counts what each thread has allocated, so that a decoder that believes a length shows.
+struct Counting;
+
+thread_local! {
+    static NOW: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(change: isize) {
+    // A thread that ends may free after its counters are gone: that is of no interest here.
+    let _ = NOW.try_with(|now| {
+        now.set(now.get() + change);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's contract is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's contract is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What a decoder may hold at once: its tables, and a multiple of its input for values, copies and checks.
+fn memory_bound(len: usize) -> isize {
+    (2 * 1024 * 1024 + 256 * len) as isize
+}
+
+/// What one input may take, on a machine that does other things too.
+const TIME_BOUND: Duration = Duration::from_secs(20);
+
+/// At how many places each input is cut.
+const MAX_TRUNCATIONS: usize = 256;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut files: Vec<PathBuf> = entries
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Data that others made, for the targets that it fits.
+fn vectors(target: &str) -> Vec<Vec<u8>> {
+    let names: &[&str] = match target {
+        "list_any" | "list_binary" | "list_ascii" => &[
+            "cima/binary_ima-cgpath_sha384.bin",
+            "cima/ascii_ima-cgpath_sha384",
+            "keylime/ima-log-sha256",
+            "keylime/ima-log-unknown",
+            "tpm/log",
+        ],
+        "tpm_attest" => &["tpm/q.msg"],
+        "tpm_signature" => &["tpm/q.sig"],
+        "tpm_public" => &["tpm/ak.pub", "tpm/ek.pub"],
+        "tpm_pcr_blob" => &["tpm/q.pcrs"],
+        _ => &[],
+    };
+    let folder = root().join("../../shared/vectors");
+    if !names.is_empty() && !folder.is_dir() {
+        eprintln!(
+            "SKIPPED for {target}: no ../shared/vectors beside the repository; the corpus is used alone"
+        );
+        return Vec::new();
+    }
+    names.iter().map(|name| read(&folder.join(name))).collect()
+}
+
+fn try_one(target: &Target, data: &[u8], what: &str) {
+    let start = Instant::now();
+    let before = NOW.get();
+    PEAK.set(before);
+    let result = catch_unwind(AssertUnwindSafe(|| (target.run)(data)));
+    let peak = PEAK.get() - before;
+    let (took, bound) = (start.elapsed(), memory_bound(data.len()));
+    if result.is_ok() && peak <= bound && took <= TIME_BOUND {
+        return;
+    }
+    let directory = root().join("artifacts").join(target.name);
+    let path = directory.join(format!("{what}-{}", data.len()));
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(&path, data).unwrap();
+    panic!(
+        "{}: {} bytes ({what}) {}: {peak} bytes of memory ({bound} allowed), {took:?}; kept as {}",
+        target.name,
+        data.len(),
+        if result.is_ok() {
+            "took too much"
+        } else {
+            "made it panic"
+        },
+        path.display()
+    );
+}
+
+fn run(name: &str) {
+    let target = fuzz::all()
+        .into_iter()
+        .find(|t| t.name == name)
+        .expect("every test is of a target");
+    let corpus = files(&root().join("corpus").join(name));
+    assert!(
+        !corpus.is_empty(),
+        "{name} has no corpus: UPDATE_CORPUS=1 cargo test -p fuzz corpus"
+    );
+    let mut inputs: Vec<Vec<u8>> = Vec::new();
+    for path in &corpus {
+        let data = read(path);
+        try_one(&target, &data, "corpus");
+        inputs.push(data);
+    }
+    for data in vectors(name) {
+        try_one(&target, &data, "vector");
+        // Short pieces are quicker to run through and as good to begin with.
+        inputs.push(data[..data.len().min(4096)].to_vec());
+    }
+    // Every byte of short inputs; the decoders' own tests cut whole lists at every byte.
+    for data in &inputs {
+        for n in (0..data.len()).step_by(data.len().div_ceil(MAX_TRUNCATIONS).max(1)) {
+            try_one(&target, &data[..n], "truncation");
+        }
+    }
+    let seconds: u64 = match std::env::var("FUZZ_SECONDS") {
+        Ok(text) => text.parse().expect("FUZZ_SECONDS is a number of seconds"),
+        Err(_) => 2,
+    };
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    let mut random = Random::new(seed);
+    let mut runs = 0u64;
+    while Instant::now() < deadline {
+        let mut data = inputs[random.below(inputs.len())].clone();
+        mutate(&mut data, &inputs[random.below(inputs.len())], &mut random);
+        try_one(&target, &data, "mutation");
+        runs += 1;
+    }
+    println!("{name}: {} inputs, {runs} mutations in {seconds} s", inputs.len());
+}
+
+macro_rules! tests {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            run(stringify!($name));
+        })*
+    };
+}
+
+for_each_target!(tests);
+#[cfg(feature = "collector")]
+fuzz::for_each_collector_target!(tests);
+
+#[test]
+fn corpus_is_what_the_seeds_make() {
+    for target in fuzz::all() {
+        let directory = root().join("corpus").join(target.name);
+        for (name, bytes) in (target.seeds)() {
+            let path = directory.join(name);
+            if std::env::var_os("UPDATE_CORPUS").is_some() {
+                fs::create_dir_all(&directory).unwrap();
+                fs::write(&path, &bytes).unwrap();
+            }
+            let committed = fs::read(&path).unwrap_or_default();
+            assert!(
+                committed == bytes,
+                "{}: the format changed, or the file is missing: UPDATE_CORPUS=1 cargo test -p fuzz corpus",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_seed_decodes_far_enough_to_be_worth_mutating() {
+    // A target that refuses all of its seeds at the first byte would test nothing.
+    use evidence::{Evidence, Record, SealedCheckpoint, list::ListEntry, tpm};
+    let of = |name: &str| {
+        fuzz::all()
+            .into_iter()
+            .find(|t| t.name == name)
+            .map(|t| (t.seeds)())
+            .unwrap_or_default()
+    };
+    let check = |name: &str, ok: fn(&[u8]) -> bool| {
+        let seeds = of(name);
+        assert!(!seeds.is_empty(), "{name}");
+        for (seed, bytes) in seeds.iter().filter(|(seed, _)| !seed.starts_with("bad-")) {
+            assert!(ok(bytes), "{name}/{seed}");
+        }
+    };
+    check("list_entry", |b| ListEntry::from_canonical(0, b).is_ok());
+    check("evidence_cbor", |b| Evidence::from_cbor(b).is_ok());
+    check("evidence_json", |b| serde_json::from_slice::<Evidence>(b).is_ok());
+    check("record_cbor", |b| Record::from_cbor(b).is_ok());
+    check("checkpoint_file", |b| SealedCheckpoint::from_file(b).is_ok());
+    check("tpm_attest", |b| tpm::Attest::parse(b).is_ok());
+    check("tpm_signature", |b| tpm::Signature::parse(b).is_ok());
+    check("tpm_public", |b| tpm::Public::parse_file(b).is_ok());
+    check("tpm_pcr_selection", |b| tpm::PcrSelection::parse(b).is_ok());
+    check("tpm_pcr_blob", |b| tpm::PcrBlob::parse(b).is_ok());
+    check("policy_node", |b| {
+        policy::NodePolicy::from_yaml("seed", b).is_ok()
+    });
+    check("policy_reference", |b| {
+        policy::Reference::from_json("seed", b).is_ok()
+    });
+    #[cfg(feature = "collector")]
+    check("collector_record", |b| {
+        collector::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
+    });
+}
+
+#[cfg(feature = "collector")]
+#[test]
+fn every_target_has_its_libfuzzer_binary_and_no_binary_is_without_a_target() {
+    use std::collections::BTreeSet;
+    let names: BTreeSet<String> = fuzz::all().iter().map(|t| t.name.to_owned()).collect();
+    let stem = |p: PathBuf| p.file_stem().unwrap().to_str().unwrap().to_owned();
+    let binaries: BTreeSet<String> = files(&root().join("fuzz_targets"))
+        .into_iter()
+        .map(stem)
+        .collect();
+    assert_eq!(names, binaries);
+    let manifest = String::from_utf8(read(&root().join("libfuzzer/Cargo.toml"))).unwrap();
+    for name in names {
+        let path = format!("path = \"../fuzz_targets/{name}.rs\"");
+        assert!(manifest.contains(&path), "libfuzzer/Cargo.toml has no `{path}`");
+    }
+}
