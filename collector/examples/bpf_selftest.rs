@@ -110,6 +110,9 @@ fn memfd(file: &Path) -> Result<()> {
 
 // The checks.
 
+/// New scripts that four threads run at once.
+const BURST: usize = 400;
+
 struct Check {
     failed: usize,
     passed: usize,
@@ -602,12 +605,12 @@ fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
         || {
             let before = bpf.counters()?;
             // Made beforehand: a file that another thread's child still has open for writing cannot be executed.
-            let many: Vec<PathBuf> = (0..400).map(|i| dir.join(format!("many-{i}"))).collect();
+            let many: Vec<PathBuf> = (0..BURST).map(|i| dir.join(format!("many-{i}"))).collect();
             for (i, path) in many.iter().enumerate() {
                 script(path, &format!("#!/bin/busybox true\n{i}\n"))?;
             }
             let handles: Vec<_> = many
-                .chunks(100)
+                .chunks(BURST / 4)
                 .map(|chunk| {
                     let chunk = chunk.to_vec();
                     std::thread::spawn(move || chunk.iter().try_for_each(|path| run(path, &[]).map(drop)))
@@ -629,8 +632,13 @@ fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
             let want: Vec<u64> = (before.seq + 1..=after.seq).collect();
             ensure!(seqs == want, "{} records for {} numbers", seqs.len(), want.len());
             ensure!(after.lost() == 0, "{after:?}");
+            let covered: u64 = after.programs.iter().map(|p| p.covered_misses).sum();
+            println!(
+                "  {covered} misses covered by the twin, {} calls",
+                after.entry_calls
+            );
             let executed = files(&events, EventKind::Execution, Path::new("/bin/busybox")).len();
-            ensure!(executed == 400, "{executed} executions");
+            ensure!(executed == BURST, "{executed} executions");
             for path in &many {
                 one(&events, EventKind::Script, path)?;
                 let entries = entries(&events, path);

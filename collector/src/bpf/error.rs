@@ -15,7 +15,7 @@ pub enum Error {
         hint: String,
     },
     /// The kernel's type information is not readable as such.
-    #[error("cannot read the kernel's type information {path}: {source} (CONFIG_DEBUG_INFO_BTF=y is needed)")]
+    #[error("cannot read the kernel's type information {path} (CONFIG_DEBUG_INFO_BTF=y is needed)")]
     Btf {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum Error {
         why: String,
     },
     /// A file operation failed.
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}")]
     Io {
         /// What was tried.
         what: &'static str,
@@ -74,7 +74,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The kernel or the object refused to be loaded, attached or read.
-    #[error("cannot {what} {name}: {source}")]
+    #[error("cannot {what} {name}")]
     Kernel {
         /// What was tried.
         what: &'static str,

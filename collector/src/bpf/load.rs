@@ -31,16 +31,23 @@ pub(super) enum Hook {
 }
 
 /// All programs, in the order in which they are attached: names of cgroups first, since all else refers to them.
-pub(super) const PROGRAMS: [(&str, Hook); 8] = [
+pub(super) const PROGRAMS: [(&str, Hook); 9] = [
     ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
     ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
     ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
-    ("entry_added", Hook::Exit("ima_add_template_entry")),
+    // The first of the two: it counts the calls, so none may be there without it.
+    (ENTRY, Hook::Exit("ima_add_template_entry")),
+    (ENTRY_TWIN, Hook::Exit("ima_add_template_entry")),
     ("executed", Hook::Lsm("bprm_committed_creds")),
     ("script", Hook::Lsm("bprm_check_security")),
     ("mapped", Hook::Lsm("mmap_file")),
     ("made_executable", Hook::Lsm("file_mprotect")),
 ];
+
+/// The two programs that see each call of `ima_add_template_entry` and record it once.
+pub(super) const ENTRY: &str = "entry_added";
+/// See [`ENTRY`].
+pub(super) const ENTRY_TWIN: &str = "entry_added_twin";
 
 /// Names of the maps in the object.
 const RECORDS: &str = "RECORDS";
@@ -426,13 +433,25 @@ fn adopt(
 
 fn not_ours<E: std::error::Error>(path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
-    move |e| {
-        // The operating system's answer is the cause of the cause.
-        let why = e
-            .source()
-            .map_or_else(|| e.to_string(), |source| format!("{e}: {source}"));
-        Error::Pin { path, why }
+    move |e| Error::Pin {
+        path,
+        why: with_causes(&e),
     }
+}
+
+/// An error and its causes in one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // Some errors repeat their cause.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 fn map_at(path: &Path, kind: fn(MapData) -> Map) -> Result<Map> {

@@ -23,6 +23,8 @@ use std::{
     fs,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 /// Where programs, links and maps are pinned.
@@ -78,8 +80,11 @@ pub struct ProgramState {
     pub name: &'static str,
     /// The kernel's id of the program.
     pub id: u32,
-    /// Events that it missed because it was running already on that CPU: lost records.
+    /// Events that it missed because it was running already on that CPU, and that no other program recorded: lost
+    /// records.
     pub recursion_misses: u64,
+    /// Events that it missed for the same reason and that its twin recorded.
+    pub covered_misses: u64,
     /// Instructions that the kernel's verifier walked through at load.
     pub verified_instructions: u32,
     /// Why it no longer sees events (its link or pin is gone or belongs to another program); `None` if it does.
@@ -99,6 +104,10 @@ pub struct CountersSnapshot {
     pub hash_failed: u64,
     /// Paths that the kernel refused or that did not fit.
     pub path_failed: u64,
+    /// Calls of `ima_add_template_entry` that the first of the two programs on it saw.
+    pub entry_calls: u64,
+    /// Calls of `ima_add_template_entry` that one of the two took up.
+    pub entry_taken: u64,
     /// One for each program.
     pub programs: Vec<ProgramState>,
     /// `kernel.ftrace_enabled`: if off, fexit and LSM programs silently see nothing. `None` where there is no such
@@ -112,6 +121,33 @@ impl CountersSnapshot {
         self.programs
             .iter()
             .fold(self.lost_reserve, |sum, p| sum.saturating_add(p.recursion_misses))
+    }
+
+    /// Calls of `ima_add_template_entry` that both programs on it missed: all that the first saw or missed, less those
+    /// taken up.
+    fn entries_lost(&self) -> u64 {
+        let missed = self
+            .programs
+            .iter()
+            .find(|p| p.name == load::ENTRY)
+            .map_or(0, |p| p.recursion_misses);
+        self.entry_calls
+            .saturating_add(missed)
+            .saturating_sub(self.entry_taken)
+    }
+
+    /// Shares the misses of the two programs out into lost and covered ones.
+    fn settle(mut self, lost: u64) -> CountersSnapshot {
+        for program in &mut self.programs {
+            let lost = match program.name {
+                load::ENTRY => lost,
+                load::ENTRY_TWIN => 0,
+                _ => continue,
+            };
+            program.covered_misses = program.recursion_misses.saturating_sub(lost);
+            program.recursion_misses = lost;
+        }
+        self
     }
 
     /// Whether every program is attached and nothing switches them off.
@@ -128,6 +164,8 @@ pub struct Bpf {
     programs: Vec<Attached>,
     counters: Array<MapData, Plain<Counters>>,
     ring: Option<Ring>,
+    /// Calls of `ima_add_template_entry` known to be lost.
+    entries_lost: AtomicU64,
     _lock: nix::fcntl::Flock<fs::File>,
 }
 
@@ -157,6 +195,7 @@ impl Bpf {
             programs,
             counters,
             ring: Some(Ring::new(ring)),
+            entries_lost: AtomicU64::new(0),
             _lock: lock,
         };
         Ok((bpf, adopted))
@@ -172,20 +211,51 @@ impl Bpf {
     /// # Errors
     /// [`Error::Kernel`] or [`Error::Io`] if the kernel refuses to tell.
     pub fn counters(&self) -> Result<CountersSnapshot> {
-        let Plain(counters) = self.counters.get(&0, 0).map_err(|source| Error::Kernel {
-            what: "read",
-            name: "the counters".into(),
-            source: Box::new(source),
-        })?;
+        let mut snapshot = self.sample()?;
+        let known = self.entries_lost.load(Ordering::Relaxed);
+        // Numbers that change while they are read one after the other may show a loss that is none: not for long.
+        let mut lost = snapshot.entries_lost();
+        for pause in [1, 10, 40] {
+            if lost <= known {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+            snapshot = self.sample()?;
+            lost = lost.min(snapshot.entries_lost());
+        }
+        // A loss once seen is never taken back.
+        let lost = self.entries_lost.fetch_max(lost, Ordering::Relaxed).max(lost);
+        Ok(snapshot.settle(lost))
+    }
+
+    /// Misses first, then calls, then calls taken up: what happens meanwhile can hide a loss, until next time, rather
+    /// than invent one.
+    fn sample(&self) -> Result<CountersSnapshot> {
+        let programs = self.programs.iter().map(state).collect::<Result<_>>()?;
+        let entry_calls = self.read_counters()?.entry_calls;
+        let c = self.read_counters()?;
         Ok(CountersSnapshot {
-            seq: counters.seq,
-            lost_reserve: counters.lost_reserve,
-            read_failed: counters.read_failed,
-            hash_failed: counters.hash_failed,
-            path_failed: counters.path_failed,
-            programs: self.programs.iter().map(state).collect::<Result<_>>()?,
+            seq: c.seq,
+            lost_reserve: c.lost_reserve,
+            read_failed: c.read_failed,
+            hash_failed: c.hash_failed,
+            path_failed: c.path_failed,
+            entry_calls,
+            entry_taken: c.entry_taken,
+            programs,
             ftrace_enabled: ftrace_enabled()?,
         })
+    }
+
+    fn read_counters(&self) -> Result<Counters> {
+        match self.counters.get(&0, 0) {
+            Ok(Plain(counters)) => Ok(counters),
+            Err(source) => Err(Error::Kernel {
+                what: "read",
+                name: "the counters".into(),
+                source: Box::new(source),
+            }),
+        }
     }
 
     /// SHA-256 of the object file that runs.
@@ -223,6 +293,7 @@ fn state(program: &Attached) -> Result<ProgramState> {
         name: program.name,
         id: program.id,
         recursion_misses: field("recursion_misses")?,
+        covered_misses: 0,
         verified_instructions: u32::try_from(field("verified_insns")?).unwrap_or(u32::MAX),
         detached: detached(program),
     })
@@ -239,7 +310,7 @@ fn fdinfo_field(text: &str, name: &str) -> Option<u64> {
 /// Why a program does not see events any more, or will not once this process ends.
 fn detached(program: &Attached) -> Option<String> {
     match program.link.info() {
-        Err(error) => return Some(format!("its link is gone: {error}")),
+        Err(error) => return Some(format!("its link is gone: {}", load::with_causes(&error))),
         Ok(info) if info.program_id() != program.id => {
             return Some(format!("its link runs program {} instead", info.program_id()));
         }
@@ -248,7 +319,11 @@ fn detached(program: &Attached) -> Option<String> {
     let pinned = aya::programs::links::PinnedLink::from_pin(&program.link_pin);
     let pinned = pinned.and_then(|link| aya::programs::links::FdLink::from(link).info());
     match pinned {
-        Err(error) => Some(format!("{} was removed: {error}", program.link_pin.display())),
+        Err(error) => Some(format!(
+            "{}: {}",
+            program.link_pin.display(),
+            load::with_causes(&error)
+        )),
         Ok(info) if info.id() != program.link_id => {
             Some(format!("{} was replaced", program.link_pin.display()))
         }
@@ -312,6 +387,7 @@ mod tests {
             name: "x",
             id: 1,
             recursion_misses: misses,
+            covered_misses: 0,
             verified_instructions: 0,
             detached: None,
         };
@@ -321,6 +397,8 @@ mod tests {
             read_failed: 0,
             hash_failed: 0,
             path_failed: 0,
+            entry_calls: 0,
+            entry_taken: 0,
             programs: vec![program(1), program(4)],
             ftrace_enabled: Some(true),
         };
@@ -330,5 +408,48 @@ mod tests {
         assert_eq!(counters.lost(), u64::MAX);
         counters.ftrace_enabled = Some(false);
         assert!(!counters.all_attached());
+    }
+
+    #[test]
+    fn what_the_twin_took_up_is_not_lost_and_what_neither_did_is() {
+        let program = |name, misses| ProgramState {
+            name,
+            id: 1,
+            recursion_misses: misses,
+            covered_misses: 0,
+            verified_instructions: 0,
+            detached: None,
+        };
+        // 100 calls: the first missed 5, the twin 4, and one of these was missed by both.
+        let snapshot = CountersSnapshot {
+            seq: 99,
+            lost_reserve: 0,
+            read_failed: 0,
+            hash_failed: 0,
+            path_failed: 0,
+            entry_calls: 95,
+            entry_taken: 99,
+            programs: vec![
+                program(load::ENTRY, 5),
+                program(load::ENTRY_TWIN, 4),
+                program("executed", 0),
+            ],
+            ftrace_enabled: None,
+        };
+        assert_eq!(snapshot.entries_lost(), 1);
+        let settled = snapshot.settle(1);
+        assert_eq!(settled.lost(), 1);
+        let shares: Vec<_> = settled
+            .programs
+            .iter()
+            .map(|p| (p.recursion_misses, p.covered_misses))
+            .collect();
+        assert_eq!(shares, [(1, 4), (0, 4), (0, 0)]);
+        // A call that is under way: taken up and not yet counted as seen.
+        let early = CountersSnapshot {
+            entry_taken: 101,
+            ..settled
+        };
+        assert_eq!(early.entries_lost(), 0);
     }
 }

@@ -206,6 +206,11 @@ pub struct Counters {
     pub hash_failed: u64,
     /// Paths that the kernel refused or that did not fit; the record was still sent, with [`flag::PATH_CUT`].
     pub path_failed: u64,
+    /// Calls of `ima_add_template_entry` that the first of the two programs on it saw. With those that it missed,
+    /// which the kernel counts, all there were.
+    pub entry_calls: u64,
+    /// Calls of `ima_add_template_entry` that one of the two programs took up; the rest is lost.
+    pub entry_taken: u64,
 }
 
 /// [`Config::cgroup_subsys`] of the v2 hierarchy.

@@ -17,8 +17,12 @@ mod tasks;
 use aya_ebpf::{
     EbpfContext,
     cty::c_void,
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
-    macros::{btf_tracepoint, fexit, lsm},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    },
+    macros::{btf_tracepoint, fexit, lsm, map},
+    maps::LruHashMap,
     programs::{BtfTracePointContext, FExitContext, LsmContext},
 };
 use config::config;
@@ -59,19 +63,70 @@ struct EntryRecord<const N: usize> {
 /// IMA tried to add an entry: `int ima_add_template_entry(struct ima_template_entry *entry, int violation, const char
 /// *op, struct inode *inode, const unsigned char *filename)`, same in 6.1 to 7.3; the loader checks it.
 /// `entry` is alive on each return path: its callers free it.
-#[fexit]
+///
+/// The kernel leaves a program of this kind out, and counts it, while the same program is running on that CPU for a
+/// task that was preempted: seen on 7.3, which preempts by default. So there are two that do the same: the first of
+/// them to see a call leaves a mark for the other. Only what both miss is lost.
+#[fexit(function = "ima_add_template_entry")]
 fn entry_added(ctx: FExitContext) -> i32 {
-    let small = ring::next_seq().and_then(|seq| match entry::<SMALL_PATH>(&ctx, seq, false) {
-        Outcome::TooLong => Some(seq),
-        Outcome::Sent | Outcome::Lost => None,
-    });
-    if let Some(seq) = small {
+    entry_once(&ctx, 1);
+    ring::entry_call();
+    0
+}
+
+/// The other one. See [`entry_added`].
+#[fexit(function = "ima_add_template_entry")]
+fn entry_added_twin(ctx: FExitContext) -> i32 {
+    entry_once(&ctx, 2);
+    0
+}
+
+/// Left by the program that took up a call, for its twin.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Mark {
+    /// Tells this call from the task's other ones, as far as that goes: a mark stays if the twin misses the call.
+    call: u64,
+    /// Which of the two left it.
+    by: u64,
+}
+
+/// By task. The oldest give way: a mark is needed for a moment.
+#[map]
+static TAKEN: LruHashMap<u64, Mark> = LruHashMap::with_max_entries(4096, 0);
+
+/// Sends the call's record, unless the twin has.
+#[inline(always)]
+fn entry_once(ctx: &FExitContext, me: u64) {
+    let entry: u64 = ctx.arg(0);
+    let mut reader = Reader::new();
+    let array: u64 = reader.read(entry + config!(template_entry_digests));
+    let digest: u64 = reader.read(array + config!(tpm_digest_digest));
+    // The array is allocated with the entry; the verifier lets nobody reckon with the entry's own address.
+    let call = array ^ digest ^ ctx.arg::<u64>(5);
+    reader.finish();
+    let task = bpf_get_current_pid_tgid();
+    if let Some(mark) = TAKEN.get_ptr(task) {
+        // SAFETY: a map value; only this task's programs write it, and they run one after the other.
+        let Mark { call: marked, by } = unsafe { *mark };
+        if marked == call && by != me {
+            let _ = TAKEN.remove(task);
+            return;
+        }
+    }
+    if TAKEN.insert(task, Mark { call, by: me }, 0).is_ok() {
+        ring::entry_taken();
+    }
+    // Else the twin will send it, too, and count it: twice told is better than not at all.
+    let Some(seq) = ring::next_seq() else {
+        return;
+    };
+    if let Outcome::TooLong = send_entry::<SMALL_PATH>(ctx, seq, false) {
         // The same number again: the small reservation was discarded.
-        if let Outcome::Lost = entry::<LARGE_PATH>(&ctx, seq, true) {
+        if let Outcome::Lost = send_entry::<LARGE_PATH>(ctx, seq, true) {
             debug!(ctx, "entry lost");
         }
     }
-    0
 }
 
 /// What became of an attempt to write a record.
@@ -84,7 +139,7 @@ enum Outcome {
 }
 
 #[inline(always)]
-fn entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outcome {
+fn send_entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outcome {
     let Some(mut record) = ring::reserve::<EntryRecord<N>>() else {
         return Outcome::Lost;
     };

@@ -69,3 +69,17 @@ pub fn path_failed() {
     // SAFETY: as in `next_seq`.
     let _ = add(|c| unsafe { &raw mut (*c).path_failed });
 }
+
+/// The first program on `ima_add_template_entry` saw a call.
+#[inline(always)]
+pub fn entry_call() {
+    // SAFETY: as in `next_seq`.
+    let _ = add(|c| unsafe { &raw mut (*c).entry_calls });
+}
+
+/// One of the two programs on `ima_add_template_entry` took a call up.
+#[inline(always)]
+pub fn entry_taken() {
+    // SAFETY: as in `next_seq`.
+    let _ = add(|c| unsafe { &raw mut (*c).entry_taken });
+}
