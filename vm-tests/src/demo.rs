@@ -605,7 +605,7 @@ fn same_image(evidence: &Evidence, stage: &mut Stage) {
     }
     let refused = entries(b).filter(|r| r.ret == EEXIST).count();
     stage.learned.push(format!(
-        "A and B: {} files of one image; the kernel kept one entry for each and answered -EEXIST for B {refused} times; \
+        "A and B: {} files of the same images; the kernel kept one entry for each and answered -EEXIST for B {refused} times; \
          both partitions show every file",
         in_a.intersection(&in_b).count()
     ));

@@ -117,3 +117,80 @@ fn guest_has_what_a_node_has_and_does_what_it_is_told() {
         vm.power_off().unwrap();
     }
 }
+
+#[test]
+fn a_reboot_is_a_new_boot_with_the_same_tpm_and_disk() {
+    let mut vm = Vm::builder(Stock::V6_12).persistent(true).start().unwrap();
+    let first = vm.hello().boot_id.clone();
+    let state = vm.dir().join("tpm/tpm2-00.permall");
+    assert!(state.exists(), "the TPM has no state at {}", state.display());
+    vm.put("/var/kept", b"kept", 0o600).unwrap();
+    vm.sh("cp /sys/kernel/security/ima/ascii_runtime_measurements /var/list")
+        .unwrap();
+    vm.reboot().unwrap();
+    assert_ne!(vm.hello().boot_id, first);
+    assert_eq!(vm.get("/var/kept").unwrap(), b"kept");
+    // The list starts anew, and so does the register.
+    let before = vm.get_text("/var/list").unwrap();
+    let now = vm
+        .get_text("/sys/kernel/security/ima/ascii_runtime_measurements")
+        .unwrap();
+    assert_eq!(
+        before.lines().next(),
+        now.lines().next(),
+        "boot_aggregate differs: not the same firmware and TPM"
+    );
+    assert!(
+        now.lines().count() < before.lines().count(),
+        "the list goes on after a reboot:\n{now}"
+    );
+    let dir = vm.dir().to_path_buf();
+    drop(vm);
+    assert!(!dir.exists(), "{} is left over", dir.display());
+}
+
+#[test]
+fn ima_policy_is_loaded_by_its_path_before_anything_else_is_executed() {
+    for stock in Stock::ALL {
+        let rules = "measure func=POLICY_CHECK\nmeasure func=BPRM_CHECK\n";
+        let vm = Vm::builder(stock)
+            .bytes("/etc/ima/ima-policy", rules, 0o644)
+            .start()
+            .unwrap();
+        assert_eq!(vm.hello().failures, Vec::<String>::new());
+        assert_eq!(vm.hello().ima_policy.as_deref(), Some("/etc/ima/ima-policy"));
+        let list = vm
+            .get_text("/sys/kernel/security/ima/ascii_runtime_measurements")
+            .unwrap();
+        let names: Vec<&str> = list.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+        let policy = names
+            .iter()
+            .position(|name| *name == "/etc/ima/ima-policy")
+            .unwrap();
+        // What came before is init itself, which the kernel executed.
+        assert!(
+            names[..policy]
+                .iter()
+                .all(|name| *name == "boot_aggregate" || *name == "/usr/sbin/guest"),
+            "{names:?}"
+        );
+        assert!(
+            names[policy..].iter().any(|name| name.ends_with("/kmod")),
+            "{names:?}"
+        );
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_start_shows_its_console() {
+    let error = Vm::builder(Stock::V6_12)
+        .kernel_args("init=/no/such/init")
+        .start()
+        .map(|_| ())
+        .unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        text.contains("Kernel panic") || text.contains("/no/such/init"),
+        "{text}"
+    );
+}
