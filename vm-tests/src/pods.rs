@@ -101,6 +101,7 @@ pub fn prepare(builder: VmBuilder, runtime: Runtime, images: &[&Image], scratch:
         }
         Runtime::Bare => {
             let dir = scratch.join("images");
+            std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
             for image in images {
                 image.unpack(&dir.join(directory_name(image.name())))?;
             }

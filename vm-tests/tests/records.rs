@@ -33,44 +33,35 @@ fn container(pod: &str) -> String {
     format!("/kubepods/burstable/pod{pod}/{}", "0123456789abcdef".repeat(4))
 }
 
-fn gather(stock: Stock) -> Facts {
+fn gather(stock: Stock) -> anyhow::Result<Facts> {
     let begin = Instant::now();
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::boot(Plan::new(stock), dir.path()).unwrap();
-    let (_collector, _) = node.start_collector().unwrap();
+    let dir = tempfile::tempdir()?;
+    let node = Node::boot(Plan::new(stock), dir.path())?;
+    let (_collector, _) = node.start_collector()?;
     let in_dir = |name: &str| format!("/var/tmp/{name}");
-    let chain = node.work(&Workload::Chain { dir: in_dir("chain") }).unwrap();
+    let chain = node.work(&Workload::Chain { dir: in_dir("chain") })?;
     let cgroups = vec![container(POD_1), WORKLOADS.to_owned(), container(POD_2)];
-    let burst = node
-        .work(&Workload::Burst {
-            dir: in_dir("burst"),
-            count: 150,
-            cgroups,
-        })
-        .unwrap();
-    let vanished = node
-        .work(&Workload::Vanish {
-            dir: in_dir("gone"),
-            cgroup: container(GONE),
-        })
-        .unwrap();
-    node.work::<()>(&Workload::AnonymousExec).unwrap();
-    node.work::<()>(&Workload::PageZero { dir: in_dir("zero") })
-        .unwrap();
-    let late = node.work(&Workload::LateMapping { dir: in_dir("late") }).unwrap();
-    let open_writers = node
-        .work(&Workload::OpenWriters {
-            dir: in_dir("writers"),
-        })
-        .unwrap();
-    let tomtou = node
-        .work(&Workload::TomTou {
-            dir: in_dir("tomtou"),
-        })
-        .unwrap();
-    let round = node.fresh().unwrap();
+    let burst = node.work(&Workload::Burst {
+        dir: in_dir("burst"),
+        count: 150,
+        cgroups,
+    })?;
+    let vanished = node.work(&Workload::Vanish {
+        dir: in_dir("gone"),
+        cgroup: container(GONE),
+    })?;
+    node.work::<()>(&Workload::AnonymousExec)?;
+    node.work::<()>(&Workload::PageZero { dir: in_dir("zero") })?;
+    let late = node.work(&Workload::LateMapping { dir: in_dir("late") })?;
+    let open_writers = node.work(&Workload::OpenWriters {
+        dir: in_dir("writers"),
+    })?;
+    let tomtou = node.work(&Workload::TomTou {
+        dir: in_dir("tomtou"),
+    })?;
+    let round = node.fresh()?;
     let facts = Facts {
-        evidence: round.evidence().unwrap(),
+        evidence: round.evidence()?,
         failures: round
             .verdict
             .failures()
@@ -85,21 +76,23 @@ fn gather(stock: Stock) -> Facts {
         open_writers,
         tomtou,
     };
-    node.vm.power_off().unwrap();
+    node.vm.power_off()?;
     println!(
         "TIME records on {stock}: {:.1} s for all of them",
         begin.elapsed().as_secs_f64()
     );
-    facts
+    Ok(facts)
 }
 
+/// The facts of one kernel, gathered once; what went wrong then is told to every test.
 fn facts(stock: Stock) -> &'static Facts {
-    static OF_6_12: OnceLock<Facts> = OnceLock::new();
-    static OF_6_1: OnceLock<Facts> = OnceLock::new();
-    match stock {
+    static OF_6_12: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
+    static OF_6_1: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
+    let gathered = match stock {
         Stock::V6_12 => OF_6_12.get_or_init(|| gather(stock)),
         Stock::V6_1 => OF_6_1.get_or_init(|| gather(stock)),
-    }
+    };
+    gathered.as_ref().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 impl Facts {
