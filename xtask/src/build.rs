@@ -16,6 +16,9 @@ use crate::{help, shell};
 /// bpf-linker's version, which works with every LLVM that we can meet.
 const BPF_LINKER: &str = "0.13.0";
 
+/// cargo-deny's version; its licence data and its options change with it.
+const CARGO_DENY: &str = "0.20.2";
+
 /// A toolchain that can compile the eBPF programs: they need the standard library's source.
 pub enum Toolchain {
     /// A rustup nightly with the component rust-src.
@@ -100,19 +103,7 @@ impl Toolchain {
             return Ok(path);
         }
         let root = self.linker_root(world);
-        let mut command = cargo(world);
-        command
-            .args([
-                "install",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER,
-                "--locked",
-                "--root",
-            ])
-            .arg(&root);
-        command.env("CARGO_TARGET_DIR", world.cache.join("tools/build"));
-        match self {
+        install(world, "bpf-linker", BPF_LINKER, &root, |command| match self {
             Self::Debian { llvm, .. } => {
                 let prefix = format!("/usr/lib/llvm-{llvm}");
                 command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
@@ -125,11 +116,7 @@ impl Toolchain {
             Self::Rustup { name } => {
                 command.env("RUSTUP_TOOLCHAIN", name);
             }
-        }
-        shell::run(
-            &format!("bpf-linker {BPF_LINKER}, into the cache (about 3 minutes, once)"),
-            &mut command,
-        )?;
+        })?;
         self.linker(world)
             .context("bpf-linker was installed and is not there")
     }
@@ -185,13 +172,44 @@ fn inherited() -> impl Iterator<Item = std::ffi::OsString> {
     })
 }
 
-/// A program that cargo can install, in the cache or in `PATH`.
-pub fn cargo_tool(world: &World, name: &str) -> Option<PathBuf> {
-    let cached = world.cache.join("tools/bin").join(name);
+/// `cargo install` into the cache, compiled to be built fast: these tools run for seconds.
+fn install(
+    world: &World,
+    name: &str,
+    version: &str,
+    root: &Path,
+    adapt: impl FnOnce(&mut Command),
+) -> Result<()> {
+    let build = world.cache.join("tools/build").join(name);
+    let mut command = cargo(world);
+    command
+        .args(["install", name, "--version", version, "--locked", "--root"])
+        .arg(root);
+    command
+        .env("CARGO_TARGET_DIR", &build)
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "256");
+    adapt(&mut command);
+    shell::run(
+        &format!("{name} {version}, into the cache (some minutes, once)"),
+        &mut command,
+    )?;
+    // Hundreds of MB that nobody needs again; that they stay is no reason to fail.
+    let _ = std::fs::remove_dir_all(build);
+    Ok(())
+}
+
+/// cargo-deny, in the cache or in `PATH`, if it is there.
+pub fn cargo_deny(world: &World) -> Option<PathBuf> {
+    let cached = world
+        .cache
+        .join(format!("tools/cargo-deny-{CARGO_DENY}/bin/cargo-deny"));
     if cached.is_file() {
         Some(cached)
     } else {
-        find_program(name)
+        find_program("cargo-deny")
     }
 }
 
@@ -199,20 +217,13 @@ pub fn cargo_tool(world: &World, name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn provide_cargo_tool(world: &World, name: &str) -> Result<PathBuf> {
-    if let Some(path) = cargo_tool(world, name) {
+pub fn provide_cargo_deny(world: &World) -> Result<PathBuf> {
+    if let Some(path) = cargo_deny(world) {
         return Ok(path);
     }
-    let mut command = cargo(world);
-    command
-        .args(["install", name, "--locked", "--root"])
-        .arg(world.cache.join("tools"));
-    command.env("CARGO_TARGET_DIR", world.cache.join("tools/build"));
-    shell::run(
-        &format!("{name}, into the cache (some minutes, once)"),
-        &mut command,
-    )?;
-    cargo_tool(world, name).with_context(|| format!("{name} was installed and is not there"))
+    let root = world.cache.join(format!("tools/cargo-deny-{CARGO_DENY}"));
+    install(world, "cargo-deny", CARGO_DENY, &root, |_| {})?;
+    cargo_deny(world).context("cargo-deny was installed and is not there")
 }
 
 /// Builds the eBPF object when it is stale, and gives its place.

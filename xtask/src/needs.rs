@@ -372,7 +372,7 @@ pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
     if purpose.includes(Purpose::Test) {
         needs.push(rust_component("rustfmt", "cargo-fmt"));
         needs.push(rust_component("clippy", "cargo-clippy"));
-        let deny = build::cargo_tool(world, "cargo-deny");
+        let deny = build::cargo_deny(world);
         needs.push(Need {
             name: "cargo-deny".to_owned(),
             reason: "checks licences and sources of what we depend on".to_owned(),

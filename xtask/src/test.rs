@@ -167,7 +167,7 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
             shell::run("clippy", &mut cargo(&arguments)).map(|()| Count::ONE)
         }
         "deny" => {
-            let tool = build::provide_cargo_tool(world, "cargo-deny")?;
+            let tool = build::provide_cargo_deny(world)?;
             let mut command = Command::new(tool);
             command.current_dir(&world.root).args([
                 "--all-features",
