@@ -5,7 +5,9 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// Where the tags live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
 #[serde(rename_all = "lowercase")]
 #[cbor(index_only)]
 pub enum Tier {
@@ -31,7 +33,8 @@ impl core::fmt::Display for Tier {
 #[serde(rename_all = "lowercase")]
 pub enum Entry {
     /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length, data; as the
-    /// binary list of the kernel has them. `evidence::list` decodes them.
+    /// binary list of the kernel has them (the old `ima` template has no data length). The data, its inner lengths
+    /// included, is as the kernel hashed it. `evidence::list` decodes them.
     #[n(1)]
     Full(
         #[n(0)]
@@ -177,13 +180,19 @@ impl Evidence {
     pub fn from_cbor(bytes: &[u8]) -> Result<Evidence> {
         let evidence: Evidence = wire::from_slice(bytes, "evidence", MAX_EVIDENCE_LEN)?;
         if evidence.version != 1 {
-            return Err(Error::malformed(0, format!("evidence version {}, not 1", evidence.version)));
+            return Err(Error::malformed(
+                0,
+                format!("evidence version {}, not 1", evidence.version),
+            ));
         }
         Ok(evidence)
     }
 
     /// The records of one partition; empty where it has none.
     pub fn records(&self, key: PartitionKey) -> &[Record] {
-        self.partitions.iter().find(|p| p.key == key).map_or(&[], |p| &p.records)
+        self.partitions
+            .iter()
+            .find(|p| p.key == key)
+            .map_or(&[], |p| &p.records)
     }
 }
