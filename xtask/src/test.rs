@@ -168,16 +168,18 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
         }
         "deny" => {
             let tool = build::provide_cargo_deny(world)?;
-            let mut command = Command::new(tool);
-            command.current_dir(&world.root).args([
-                "--all-features",
-                "--locked",
-                "check",
-                "bans",
-                "licenses",
-                "sources",
-            ]);
-            shell::run("cargo deny", &mut command).map(|()| Count::ONE)
+            for manifest in ["Cargo.toml", "ebpf/programs/Cargo.toml"] {
+                let mut command = Command::new(&tool);
+                command.current_dir(&world.root).args([
+                    "--manifest-path",
+                    manifest,
+                    "--all-features",
+                    "--locked",
+                ]);
+                command.args(["--config", "deny.toml", "check", "bans", "licenses", "sources"]);
+                shell::run(&format!("cargo deny, {manifest}"), &mut command)?;
+            }
+            Ok(Count::ONE)
         }
         "host" => {
             let mut count = Count::default();
