@@ -578,6 +578,47 @@ fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
     );
     std::env::set_current_dir(&dir)?;
 
+    check.run(
+        "violations of both kinds are recorded with their file and no digests, as many as IMA counts",
+        || {
+            let count = || -> Result<usize> {
+                Ok(fs::read_to_string("/sys/kernel/security/ima/violations")?
+                    .trim()
+                    .parse()?)
+            };
+            let before = count()?;
+            let (open, changed) = (dir.join("open-writer"), dir.join("changed-after-use"));
+            let writer = fs::File::create(&open)?;
+            fs::File::open(&open)?;
+            drop(writer);
+            fs::write(&changed, "x")?;
+            let reader = fs::File::open(&changed)?;
+            fs::write(&changed, "y")?;
+            drop(reader);
+            let events = drain(&mut ring)?;
+            for path in [&open, &changed] {
+                let found: Vec<_> = entries(&events, path)
+                    .into_iter()
+                    .filter(|e| e.violation)
+                    .collect();
+                ensure!(
+                    found.len() == 1 && found[0].digests.is_empty() && found[0].ret == 0,
+                    "{found:?}"
+                );
+                ensure!(
+                    found[0].ino == fs::metadata(path)?.ino() && found[0].pcr == 10,
+                    "{found:?}"
+                );
+            }
+            let all = events
+                .iter()
+                .filter(|e| matches!(&e.body, Body::Entry(e) if e.violation))
+                .count();
+            ensure!(all == count()? - before, "{all} records");
+            Ok(())
+        },
+    );
+
     overlay_checks(&mut ring, &dir, &me, check)?;
     cgroup_checks(&mut ring, &bpf, v1, check)?;
     thread_check(&mut ring, &above, check)?;
