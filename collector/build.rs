@@ -14,7 +14,10 @@ fn main() {
             let path = match path.canonicalize() {
                 Ok(path) => path,
                 Err(e) => {
-                    println!("cargo::error=CGPATH_BPF_OBJECT={}: {e} (`cargo xtask ebpf` makes it)", path.display());
+                    println!(
+                        "cargo::error=CGPATH_BPF_OBJECT={}: {e} (`cargo xtask ebpf` makes it)",
+                        path.display()
+                    );
                     return;
                 }
             };

@@ -217,7 +217,7 @@ fn mounted(dir: &Path) -> Result<Option<String>, AnchorError> {
     let mounts = procfs::process::Process::myself()
         .and_then(|p| p.mountinfo())
         .map_err(|e| io_error(path, "read")(io::Error::other(e)))?;
-    let last = mounts.into_iter().filter(|m| m.mount_point == dir).last();
+    let last = mounts.into_iter().rfind(|m| m.mount_point == dir);
     Ok(last.map(|m| format!("{} {}", m.fs_type, m.mount_source.unwrap_or_default())))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod anchor;
 pub mod bpf;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

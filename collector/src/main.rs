@@ -87,7 +87,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             ak(&config, &args)?;
         }
         Command::Setup(args) => prepare(&config, &args)?,
-        Command::Check(_) => bail!("this command is not in this build yet"),
+        Command::Check(args) => {
+            let code = collector::check::run(&config, args.json, &mut std::io::stdout().lock())?;
+            return Ok(ExitCode::from(code));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -317,17 +317,19 @@ impl Service {
     }
 }
 
+/// A nonce, and where the quote over it goes.
+type QuoteJob = (Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>);
+
 /// The TPM on a thread of its own: its commands block for as long as it likes.
 #[derive(Clone)]
 pub struct TpmThread {
-    jobs: std::sync::mpsc::Sender<(Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>)>,
+    jobs: std::sync::mpsc::Sender<QuoteJob>,
 }
 
 impl TpmThread {
     /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the start.
     pub fn start(options: tpm::Options, opened: Tpm) -> TpmThread {
-        type Job = (Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>);
-        let (jobs, queue) = std::sync::mpsc::channel::<Job>();
+        let (jobs, queue) = std::sync::mpsc::channel::<QuoteJob>();
         std::thread::spawn(move || {
             let mut tpm = Some(opened);
             for (nonce, reply) in queue {

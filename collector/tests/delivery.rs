@@ -1,4 +1,5 @@
 //! Delivery over HTTPS to a verifier of the test's own, and the daemon's local socket.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use collector::config::Config;
 use collector::push::{Client, PushError};

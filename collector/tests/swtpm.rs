@@ -1,4 +1,5 @@
 //! The attestation key and quotes against a software TPM of the test's own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use collector::config::KeyKind;
 use collector::tpm::{Options, Tpm, TpmError, fingerprint};

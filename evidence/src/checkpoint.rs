@@ -43,7 +43,10 @@ pub struct Losses {
 impl Losses {
     /// All of them; saturating.
     pub fn total(&self) -> u64 {
-        self.reserve.saturating_add(self.recursion).saturating_add(self.read).saturating_add(self.spool)
+        self.reserve
+            .saturating_add(self.recursion)
+            .saturating_add(self.read)
+            .saturating_add(self.spool)
     }
 }
 
@@ -151,8 +154,15 @@ impl SealedCheckpoint {
                 signature.to_vec()
             })
             .build();
-        let file = sign1.clone().to_vec().expect("a COSE_Sign1 made here can be encoded");
-        SealedCheckpoint { checkpoint, file, sign1 }
+        let file = sign1
+            .clone()
+            .to_vec()
+            .expect("a COSE_Sign1 made here can be encoded");
+        SealedCheckpoint {
+            checkpoint,
+            file,
+            sign1,
+        }
     }
 
     /// Reads a checkpoint file. The signature is not checked: see [`SealedCheckpoint::verify`].
@@ -170,21 +180,37 @@ impl SealedCheckpoint {
         }
         let sign1 = CoseSign1::from_slice(file).map_err(|e| match e {
             coset::CoseError::DecodeFailed(ciborium_io_eof) if is_eof(&ciborium_io_eof) => {
-                Error::Incomplete { offset: file.len() as u64, need: 1, what: "checkpoint" }
+                Error::Incomplete {
+                    offset: file.len() as u64,
+                    need: 1,
+                    what: "checkpoint",
+                }
             }
             other => Error::malformed(0, format!("checkpoint is not a COSE_Sign1: {other}")),
         })?;
-        let again = sign1.clone().to_vec().map_err(|e| Error::malformed(0, e.to_string()))?;
+        let again = sign1
+            .clone()
+            .to_vec()
+            .map_err(|e| Error::malformed(0, e.to_string()))?;
         if again != file {
             return Err(Error::NotDeterministic { what: "checkpoint" });
         }
-        let payload =
-            sign1.payload.as_deref().ok_or_else(|| Error::malformed(0, "checkpoint without a payload"))?;
+        let payload = sign1
+            .payload
+            .as_deref()
+            .ok_or_else(|| Error::malformed(0, "checkpoint without a payload"))?;
         let checkpoint: Checkpoint = wire::from_slice(payload, "checkpoint payload", MAX_FILE_LEN)?;
         if checkpoint.version != 1 {
-            return Err(Error::malformed(0, format!("checkpoint version {}, not 1", checkpoint.version)));
+            return Err(Error::malformed(
+                0,
+                format!("checkpoint version {}, not 1", checkpoint.version),
+            ));
         }
-        Ok(SealedCheckpoint { checkpoint, file: file.to_vec(), sign1 })
+        Ok(SealedCheckpoint {
+            checkpoint,
+            file: file.to_vec(),
+            sign1,
+        })
     }
 
     /// Checks the signature with the key of checkpoint 0 ([`Checkpoint::key`], SEC1 bytes).

@@ -75,7 +75,10 @@ impl Bank {
     pub fn hash(self, parts: &[&[u8]]) -> Digest {
         let mut out = [0; Bank::MAX_LEN];
         self.hash_into(parts, &mut out);
-        Digest { bank: self, bytes: out[..self.len()].to_vec() }
+        Digest {
+            bank: self,
+            bytes: out[..self.len()].to_vec(),
+        }
     }
 
     /// Hashes the concatenation of `parts` into the first [`Bank::len`] bytes of `out`; the rest stays as it is.
@@ -113,15 +116,24 @@ pub struct Digest {
 impl Digest {
     /// A digest of `bank`; `None` if `bytes` has another length than the bank's.
     pub fn new(bank: Bank, bytes: &[u8]) -> Option<Digest> {
-        (bytes.len() == bank.len()).then(|| Digest { bank, bytes: bytes.to_vec() })
+        (bytes.len() == bank.len()).then(|| Digest {
+            bank,
+            bytes: bytes.to_vec(),
+        })
     }
     /// All bytes zero: a violation's digest in the list, a resettable register's start.
     pub fn zero(bank: Bank) -> Digest {
-        Digest { bank, bytes: vec![0; bank.len()] }
+        Digest {
+            bank,
+            bytes: vec![0; bank.len()],
+        }
     }
     /// All bytes 0xff: what the kernel extends for a violation.
     pub fn ones(bank: Bank) -> Digest {
-        Digest { bank, bytes: vec![0xff; bank.len()] }
+        Digest {
+            bank,
+            bytes: vec![0xff; bank.len()],
+        }
     }
     /// The algorithm.
     pub fn bank(&self) -> Bank {
@@ -186,8 +198,8 @@ impl<'b, C> Decode<'b, C> for Digest {
         }
         let alg = d.u16()?;
         let bytes = d.bytes()?;
-        let bank = Bank::from_tpm_alg(alg)
-            .ok_or_else(|| decode::Error::message("unknown hash algorithm").at(at))?;
+        let bank =
+            Bank::from_tpm_alg(alg).ok_or_else(|| decode::Error::message("unknown hash algorithm").at(at))?;
         Digest::new(bank, bytes).ok_or_else(|| decode::Error::message("digest of a wrong length").at(at))
     }
 }

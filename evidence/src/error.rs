@@ -54,6 +54,9 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 impl Error {
     /// A [`Error::Malformed`] at `offset`.
     pub fn malformed(offset: u64, why: impl Into<String>) -> Self {
-        Self::Malformed { offset, why: why.into() }
+        Self::Malformed {
+            offset,
+            why: why.into(),
+        }
     }
 }

@@ -9,12 +9,21 @@ pub type Hash = [u8; 32];
 
 /// The hash of a leaf: SHA-256(0x00 || leaf). RFC 9162 section 2.1.1.
 pub fn leaf_hash(leaf: &[u8]) -> Hash {
-    Sha256::new().chain_update([0]).chain_update(leaf).finalize().into()
+    Sha256::new()
+        .chain_update([0])
+        .chain_update(leaf)
+        .finalize()
+        .into()
 }
 
 /// The hash of an inner node: SHA-256(0x01 || left || right). RFC 9162 section 2.1.1.
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+    Sha256::new()
+        .chain_update([1])
+        .chain_update(left)
+        .chain_update(right)
+        .finalize()
+        .into()
 }
 
 /// The root of an empty tree: SHA-256 of the empty string.
@@ -53,7 +62,9 @@ impl Frontier {
     /// The root of the tree as it stands.
     pub fn root(&self) -> Hash {
         let mut roots = self.roots.iter().rev();
-        let Some(first) = roots.next() else { return empty_root() };
+        let Some(first) = roots.next() else {
+            return empty_root();
+        };
         roots.fold(*first, |right, left| node_hash(left, &right))
     }
 }
@@ -87,7 +98,11 @@ mod tests {
     fn frontier_equals_the_recursive_definition_for_every_small_size() {
         let leaves: Vec<Hash> = (0u32..130).map(|i| leaf_hash(&i.to_be_bytes())).collect();
         for n in 0..=leaves.len() {
-            assert_eq!(root(leaves[..n].iter().copied()), by_definition(&leaves[..n]), "size {n}");
+            assert_eq!(
+                root(leaves[..n].iter().copied()),
+                by_definition(&leaves[..n]),
+                "size {n}"
+            );
         }
     }
 

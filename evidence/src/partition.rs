@@ -38,7 +38,15 @@ impl PodUid {
 impl core::fmt::Display for PodUid {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let h = hex::encode(self.0);
-        write!(f, "{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
+        write!(
+            f,
+            "{}-{}-{}-{}-{}",
+            &h[..8],
+            &h[8..12],
+            &h[12..16],
+            &h[16..20],
+            &h[20..]
+        )
     }
 }
 
@@ -71,7 +79,10 @@ impl<'b, C> Decode<'b, C> for PodUid {
     fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
         let at = d.position();
         let bytes = d.bytes()?;
-        bytes.try_into().map(PodUid).map_err(|_| decode::Error::message("a pod UID has 16 bytes").at(at))
+        bytes
+            .try_into()
+            .map(PodUid)
+            .map_err(|_| decode::Error::message("a pod UID has 16 bytes").at(at))
     }
 }
 
@@ -154,8 +165,15 @@ pub fn partition_leaf(key: &PartitionKey, size: u64, root: &Hash) -> Hash {
 
 /// The root over all partitions that have at least one record, sorted by the bytes of their printed key.
 pub fn partitions_root(partitions: &BTreeMap<PartitionKey, Frontier>) -> Hash {
-    let mut sorted: Vec<(String, &PartitionKey, &Frontier)> =
-        partitions.iter().filter(|(_, f)| f.size() > 0).map(|(k, f)| (k.to_string(), k, f)).collect();
+    let mut sorted: Vec<(String, &PartitionKey, &Frontier)> = partitions
+        .iter()
+        .filter(|(_, f)| f.size() > 0)
+        .map(|(k, f)| (k.to_string(), k, f))
+        .collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    merkle::root(sorted.iter().map(|(_, key, f)| partition_leaf(key, f.size(), &f.root())))
+    merkle::root(
+        sorted
+            .iter()
+            .map(|(_, key, f)| partition_leaf(key, f.size(), &f.root())),
+    )
 }

@@ -19,7 +19,9 @@ pub enum Provenance {
 }
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
 #[serde(rename_all = "kebab-case")]
 #[cbor(index_only)]
 pub enum EventKind {
@@ -310,7 +312,13 @@ mod tests {
     fn every_truncation_of_a_record_is_incomplete_and_none_panics() {
         let bytes = sample(3, "/kubepods/x", "/bin/true").to_cbor();
         for n in 0..bytes.len() {
-            assert!(matches!(Record::from_cbor(&bytes[..n]), Err(crate::Error::Incomplete { .. })), "at {n}");
+            assert!(
+                matches!(
+                    Record::from_cbor(&bytes[..n]),
+                    Err(crate::Error::Incomplete { .. })
+                ),
+                "at {n}"
+            );
         }
     }
 
@@ -322,6 +330,9 @@ mod tests {
         let mut longer = bytes[..=at].to_vec();
         longer.extend([0x18, 3]);
         longer.extend(&bytes[at + 2..]);
-        assert_eq!(Record::from_cbor(&longer), Err(crate::Error::NotDeterministic { what: "record" }));
+        assert_eq!(
+            Record::from_cbor(&longer),
+            Err(crate::Error::NotDeterministic { what: "record" })
+        );
     }
 }

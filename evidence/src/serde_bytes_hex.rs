@@ -28,9 +28,13 @@ pub mod option {
 
     /// Reads hex or null.
     pub fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<Vec<u8>>>(d: D) -> Result<Option<T>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        let Some(text) = Option::<String>::deserialize(d)? else {
+            return Ok(None);
+        };
         let bytes = hex::decode(&text).map_err(serde::de::Error::custom)?;
-        T::try_from(bytes).map(Some).map_err(|_| serde::de::Error::custom("hex of a wrong length"))
+        T::try_from(bytes)
+            .map(Some)
+            .map_err(|_| serde::de::Error::custom("hex of a wrong length"))
     }
 }
 
@@ -46,6 +50,8 @@ pub mod list {
     /// Reads an array of hex strings.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Vec<u8>>, D::Error> {
         let list = Vec::<String>::deserialize(d)?;
-        list.iter().map(|t| hex::decode(t).map_err(serde::de::Error::custom)).collect()
+        list.iter()
+            .map(|t| hex::decode(t).map_err(serde::de::Error::custom))
+            .collect()
     }
 }

@@ -24,19 +24,31 @@ pub fn from_slice<'b, T: Decode<'b, ()> + Encode<()>>(
     limit: usize,
 ) -> Result<T> {
     if bytes.len() > limit {
-        return Err(Error::Limit { offset: 0, what, found: bytes.len() as u64, limit: limit as u64 });
+        return Err(Error::Limit {
+            offset: 0,
+            what,
+            found: bytes.len() as u64,
+            limit: limit as u64,
+        });
     }
     let mut decoder = minicbor::Decoder::new(bytes);
     let value: T = decoder.decode().map_err(|e| {
         let offset = e.position().unwrap_or_else(|| decoder.position()) as u64;
         if e.is_end_of_input() {
-            Error::Incomplete { offset, need: 1, what }
+            Error::Incomplete {
+                offset,
+                need: 1,
+                what,
+            }
         } else {
             Error::malformed(offset, format!("{what}: {e}"))
         }
     })?;
     if decoder.position() != bytes.len() {
-        return Err(Error::malformed(decoder.position() as u64, format!("{what}: bytes follow its end")));
+        return Err(Error::malformed(
+            decoder.position() as u64,
+            format!("{what}: bytes follow its end"),
+        ));
     }
     if to_vec(&value) != bytes {
         return Err(Error::NotDeterministic { what });

@@ -1,4 +1,5 @@
 //! A guest is a node: a stock kernel with IMA, a TPM, BTF and control groups, that does what it is told.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Pods in a guest, with no collector: what the other tests build on.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use vm_protocol::elf;
 use vm_protocol::spec::{ChainLink, Pod, Workload};

@@ -2,6 +2,7 @@
 //!
 //! One boot of each kernel serves all properties here: everything runs first, one round of evidence is taken, and each
 //! test only reads it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::list::ListEntry;
 use evidence::{Bank, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint};

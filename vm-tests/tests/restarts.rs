@@ -1,4 +1,5 @@
 //! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{EventKind, SealedCheckpoint};
 use std::time::{Duration, Instant};

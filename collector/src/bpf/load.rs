@@ -244,6 +244,8 @@ fn load(
         .map_max_entries(RECORDS, options.ring_bytes)
         .load(&bytes)
         .map_err(kernel("load", "the object"))?;
+    #[cfg(feature = "aya-log")]
+    forward_debug_events(&mut ebpf);
 
     let dir = &options.pin_dir;
     let ring = pinned_map(&mut ebpf, dir, RECORDS)?;
@@ -290,6 +292,22 @@ fn boot_ns() -> Result<u64> {
         source: e.into(),
     })?;
     Ok(u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Hands the programs' debug events to the log, where the object was built with them.
+#[cfg(feature = "aya-log")]
+fn forward_debug_events(ebpf: &mut Ebpf) {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => {
+            std::thread::spawn(move || {
+                loop {
+                    logger.flush();
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+            });
+        }
+        Err(error) => tracing::info!(%error, "this object has no debug events"),
+    }
 }
 
 fn pinned_map(ebpf: &mut Ebpf, dir: &Path, name: &str) -> Result<Map> {

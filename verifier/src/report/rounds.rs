@@ -3,7 +3,10 @@
 use super::{Html, Options, Round, left_out, state_class, state_sign};
 use crate::{Finding, PodVerdict, Severity, State, text::utc};
 use evidence::PodUid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a round says of one row: its state and the first reason for it; nothing where the row is not in it.
+type CellOf<'a> = dyn Fn(&Round<'_>) -> Option<(State, Option<Finding>)> + 'a;
 
 /// What people call a pod, and its UID in any case.
 pub(super) fn pod_name(pod: &PodVerdict) -> String {
@@ -14,13 +17,57 @@ pub(super) fn pod_name(pod: &PodVerdict) -> String {
     }
 }
 
+/// A column of the table.
+enum Column {
+    /// A round, by its index.
+    Round(usize),
+    /// So many rounds that are left out.
+    Gap(usize),
+}
+
+/// The rounds to show: around each change first, then the latest ones, at most `limit`.
+fn columns(rounds: &[Round<'_>], limit: usize) -> Vec<Column> {
+    fn states<'a>(round: &'a Round<'_>) -> impl Iterator<Item = (Option<PodUid>, State)> + 'a {
+        let pods = round.verdict.pods.iter().map(|p| (Some(p.uid), p.state));
+        core::iter::once((None, round.verdict.node.state)).chain(pods)
+    }
+    let mut shown: BTreeSet<usize> = BTreeSet::new();
+    for i in (0..rounds.len()).rev() {
+        let changed = i == 0 || !states(&rounds[i]).eq(states(&rounds[i - 1]));
+        if changed && shown.len() < limit {
+            shown.insert(i);
+        }
+        if changed && i > 0 && shown.len() < limit {
+            shown.insert(i - 1);
+        }
+    }
+    for i in (0..rounds.len()).rev() {
+        if shown.len() >= limit {
+            break;
+        }
+        shown.insert(i);
+    }
+    let mut columns = Vec::new();
+    let mut next = 0;
+    for i in shown {
+        if i > next {
+            columns.push(Column::Gap(i - next));
+        }
+        columns.push(Column::Round(i));
+        next = i + 1;
+    }
+    if next < rounds.len() {
+        columns.push(Column::Gap(rounds.len() - next));
+    }
+    columns
+}
+
 pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) {
-    let first = rounds.len().saturating_sub(options.rounds);
-    let shown = &rounds[first..];
+    let columns = columns(rounds, options.rounds.max(1));
     // Pods in the order in which they were first seen.
     let mut pods: Vec<PodUid> = Vec::new();
     let mut seen: BTreeMap<PodUid, &PodVerdict> = BTreeMap::new();
-    for round in shown {
+    for round in rounds {
         for pod in &round.verdict.pods {
             if seen.insert(pod.uid, pod).is_none() {
                 pods.push(pod.uid);
@@ -28,14 +75,23 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
         }
     }
     page.raw("<h2 id=\"time\">Verdicts over time</h2>\n<section class=\"card\">\n");
-    left_out(page, rounds.len(), shown.len(), "older rounds", None);
     page.raw("<div class=\"scroll\"><table class=\"rounds\"><thead><tr><th class=\"who\"></th>");
     let mut day = String::new();
-    for (i, round) in shown.iter().enumerate() {
-        let time = utc(round.time);
+    for column in &columns {
+        let index = match column {
+            Column::Gap(n) => {
+                page.raw("<th class=\"round\" title=\"").number(*n as u64);
+                page.raw(" rounds left out: nothing changed in them, or too much to show\"><b>…</b>")
+                    .number(*n as u64);
+                page.raw("<br>left out</th>");
+                continue;
+            }
+            Column::Round(index) => *index,
+        };
+        let time = utc(rounds[index].time);
         let (date, clock) = time.split_once(' ').unwrap_or((&time, ""));
         page.raw("<th class=\"round\" scope=\"col\"><b>")
-            .number((first + i + 1) as u64)
+            .number((index + 1) as u64)
             .raw("</b>")
             .text(clock);
         if day != date {
@@ -45,11 +101,23 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
         page.raw("</th>");
     }
     page.raw("</tr></thead><tbody>\n<tr class=\"node\"><th class=\"who\" scope=\"row\">Node</th>");
-    for (i, round) in shown.iter().enumerate() {
-        let node = &round.verdict.node;
-        cell(page, first + i + 1, Some((node.state, reason(&node.findings))));
-    }
-    page.raw("</tr>\n");
+    let row = |page: &mut Html, of: &CellOf<'_>| {
+        for column in &columns {
+            match column {
+                Column::Round(index) => cell(page, index + 1, of(&rounds[*index])),
+                Column::Gap(_) => {
+                    page.raw("<td class=\"soft\">…</td>");
+                }
+            }
+        }
+        page.raw("</tr>\n");
+    };
+    row(page, &|round| {
+        Some((
+            round.verdict.node.state,
+            reason(&round.verdict.node.findings).cloned(),
+        ))
+    });
     for uid in pods {
         let Some(pod) = seen.get(&uid) else { continue };
         page.raw("<tr><th class=\"who\" scope=\"row\"><a href=\"#pod-")
@@ -57,14 +125,12 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
             .raw("\">")
             .text(pod_name(pod))
             .raw("</a></th>");
-        for (i, round) in shown.iter().enumerate() {
-            cell(
-                page,
-                first + i + 1,
-                round.verdict.pod(uid).map(|p| (p.state, reason(&p.findings))),
-            );
-        }
-        page.raw("</tr>\n");
+        row(page, &|round| {
+            round
+                .verdict
+                .pod(uid)
+                .map(|p| (p.state, reason(&p.findings).cloned()))
+        });
     }
     page.raw("</tbody></table></div>\n");
     changes(page, rounds, options);
@@ -75,7 +141,7 @@ fn reason(findings: &[Finding]) -> Option<&Finding> {
     findings.iter().find(|f| f.severity == Severity::Fail)
 }
 
-fn cell(page: &mut Html, number: usize, verdict: Option<(State, Option<&Finding>)>) {
+fn cell(page: &mut Html, number: usize, verdict: Option<(State, Option<Finding>)>) {
     match verdict {
         Some((state, reason)) => {
             page.raw("<td><span class=\"cell ")

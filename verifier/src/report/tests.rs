@@ -493,7 +493,10 @@ fn what_is_left_out_is_counted_and_what_a_finding_names_is_not_left_out() {
     // A thousand rounds do not make the page a thousand times as long.
     let many: Vec<Round<'_>> = rounds(&story).iter().copied().cycle().take(1000).collect();
     let long = render(&many, &Options::new(START + 100));
-    assert!(long.contains("940 more older rounds are left out here"));
+    assert!(
+        long.contains("940 rounds left out"),
+        "what is not shown is counted"
+    );
     assert!(long.len() < full.len() + 200_000, "{} bytes", long.len());
 }
 
@@ -539,4 +542,25 @@ fn the_last_evidence_of_a_boot_is_enough_and_none_is_said() {
     let page = render(&some, &Options::new(START + 100));
     assert_well_formed(&page);
     assert!(page.contains("bank/ledger-0") && page.contains("The evidence is not kept any more"));
+}
+
+#[test]
+fn a_change_long_ago_is_shown_among_a_thousand_rounds() {
+    let story = story();
+    let few = rounds(&story);
+    // Nothing happens for long, then the story, then nothing happens for long.
+    let mut many = vec![few[0]; 500];
+    many.extend(&few);
+    many.extend(vec![few[few.len() - 1]; 500]);
+    let page = render(&many, &Options::new(START + 100));
+    assert_well_formed(&page);
+    let cells = |title: &str| page.matches(title).count();
+    // Pod D became untrusted in round 504: that round and the one before it are columns.
+    assert_eq!(cells("title=\"round 503: trusted\""), 4);
+    assert!(cells("title=\"round 504: UNTRUSTED, V9") >= 1);
+    assert_eq!(cells("title=\"round 1\u{202f}006:"), 6);
+    assert!(
+        page.contains("501 rounds left out") || page.contains("500 rounds left out"),
+        "the quiet time is a gap"
+    );
 }

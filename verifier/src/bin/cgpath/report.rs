@@ -18,6 +18,8 @@ use std::time::UNIX_EPOCH;
 use verifier::report::{self, Options, Round};
 use verifier::{Context, ExpectedNonce, NodeState, Verdict, appraise};
 
+/// Verdicts read from a store, the last ones.
+const MAX_ROUNDS: u32 = 2_000;
 /// A file of verdicts is never longer than this many bytes.
 const MAX_VERDICTS: u64 = 256 * 1024 * 1024;
 
@@ -66,7 +68,7 @@ pub struct Report {
     /// Records shown of each partition; those that a finding names are shown in any case
     #[arg(long, value_name = "N", default_value_t = 500)]
     records: usize,
-    /// Rounds shown, the last ones
+    /// Rounds shown: those in which something changed, and the last ones
     #[arg(long, value_name = "N", default_value_t = 60)]
     rounds: usize,
 }
@@ -105,7 +107,7 @@ impl Report {
     /// Input that cannot be read or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let rounds = match (&self.store, &self.node, &self.verdicts, &self.policy) {
-            (Some(dir), Some(node), _, _) => from_store(&Store::open(dir)?, node, self.rounds)?,
+            (Some(dir), Some(node), _, _) => from_store(&Store::open(dir)?, node)?,
             (None, _, Some(verdicts), _) => self.with_verdicts(verdicts)?,
             (None, _, None, Some(policy)) => self.judged(policy)?,
             _ => {
@@ -367,10 +369,9 @@ fn read_verdicts(bytes: &[u8]) -> Result<Vec<Given>, String> {
     Ok(found)
 }
 
-fn from_store(store: &Store, node: &str, limit: usize) -> Result<Rounds, Failure> {
+fn from_store(store: &Store, node: &str) -> Result<Rounds, Failure> {
     store.node(node)?;
-    let limit = u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
-    let mut kept = store.history(node, limit, None)?;
+    let mut kept = store.history(node, MAX_ROUNDS, None)?;
     kept.reverse();
     if kept.is_empty() {
         return Err(Failure::new(

@@ -1,0 +1,119 @@
+//! `cgpathd check`: what this node lacks, with a remedy for each.
+//!
+//! Facts are gathered first (files below a root, the TPM, a probe of IMA), judged by a pure function, then printed. What
+//! could not be found out is never taken for met. Not here: changing anything (see [`crate::setup`]); the one trace that is
+//! left is that of the probes ([`evidence::probe`]), which verifiers accept.
+
+pub mod facts;
+mod judge;
+mod probe;
+mod tpm;
+
+pub use judge::judge;
+
+use crate::config::Config;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// How a precondition fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is met.
+    Ok,
+    /// It is met, or not needed with this configuration, but somebody should know.
+    Warn,
+    /// It is not met.
+    Fail,
+    /// It could not be found out; `found` says why.
+    Skip,
+}
+
+/// One precondition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Which; stable, for scripts.
+    pub id: &'static str,
+    /// How it fares.
+    pub state: State,
+    /// What was found, on one line.
+    pub found: String,
+    /// What to do, to be copied; absent where nothing is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// Whether the remedy needs a reboot.
+    pub needs_reboot: bool,
+}
+
+/// All preconditions of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// One row each, in the order in which to mend them.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// The exit code: 1 if something is not met, else 2 if something could not be found out, else 0.
+    pub fn exit_code(&self) -> u8 {
+        let any = |state| self.rows.iter().any(|row| row.state == state);
+        match (any(State::Fail), any(State::Skip)) {
+            (true, _) => 1,
+            (false, true) => 2,
+            (false, false) => 0,
+        }
+    }
+
+    /// A table for people: a line for each row, its remedy below it.
+    pub fn table(&self) -> String {
+        let width = self.rows.iter().map(|row| row.id.len()).max().unwrap_or_default();
+        let mut out = String::new();
+        for row in &self.rows {
+            let state = match row.state {
+                State::Ok => "ok",
+                State::Warn => "warn",
+                State::Fail => "FAIL",
+                State::Skip => "skip",
+            };
+            let reboot = if row.needs_reboot { " (needs a reboot)" } else { "" };
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{state:4}  {:width$}  {}", row.id, row.found);
+            if let Some(remedy) = &row.remedy {
+                let _ = writeln!(out, "      {:width$}  -> {remedy}{reboot}", "");
+            }
+        }
+        let count = |state| self.rows.iter().filter(|row| row.state == state).count();
+        let _ = writeln!(
+            out,
+            "{} ok, {} to know, {} not met, {} not found out",
+            count(State::Ok),
+            count(State::Warn),
+            count(State::Fail),
+            count(State::Skip)
+        );
+        out
+    }
+}
+
+/// Gathers facts of this machine, judges them and prints the rows; gives the exit code.
+///
+/// # Errors
+/// When `out` can not be written.
+pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> {
+    let facts = facts::gather(Path::new("/"), config, &mut tpm::ask, &mut probe::probe);
+    let report = Report {
+        rows: judge(&facts, config),
+    };
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(report.table().as_bytes())?;
+    }
+    out.flush()?;
+    Ok(report.exit_code())
+}
+
+#[cfg(test)]
+mod tests;

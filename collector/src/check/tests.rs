@@ -1,0 +1,494 @@
+//! A made-up node, met and unmet in every way.
+
+use super::facts::{Facts, ListFacts, Probed, Probes, TpmFacts, Unknown, gather};
+use super::*;
+use evidence::{Bank, Digest, checkpoint, probe};
+use std::collections::BTreeSet;
+use std::fs;
+
+const POLICY: &str = include_str!("../../../policy/ima/recommended");
+
+/// A folder that looks like the root of a node on which all is well.
+struct Node(tempfile::TempDir);
+
+impl Node {
+    fn new() -> Node {
+        let node = Node(tempfile::tempdir().unwrap());
+        node.file("proc/sys/kernel/osrelease", "6.12.1-amd64\n")
+            .file("proc/sys/kernel/arch", "x86_64\n")
+            .file("proc/sys/kernel/ftrace_enabled", "1\n")
+            .file("proc/sys/net/core/bpf_jit_enable", "1\n")
+            .file(
+                "proc/cmdline",
+                "root=/dev/vda1 ima_policy=tcb ima_template=ima-ng\n",
+            )
+            .file("proc/self/status", "Name:\tx\nCapEff:\t000001ffffffffff\n")
+            .file("proc/self/cgroup", "0::/init.scope\n")
+            .file(
+                "proc/kallsyms",
+                "0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n",
+            )
+            .file(
+                "proc/self/mountinfo",
+                "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n\
+                 21 20 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+                 22 20 0:6 / /sys/fs/bpf rw shared:1 - bpf bpf rw\n",
+            )
+            .file("proc/1/comm", "systemd\n")
+            .file("proc/77/comm", "containerd-shim\n")
+            .file("sys/kernel/btf/vmlinux", btf(&facts::HOOKS))
+            .file(
+                "sys/kernel/tracing/available_filter_functions",
+                "a\nima_add_template_entry\nb [m]\n",
+            )
+            .file("sys/kernel/security/lsm", "lockdown,capability,bpf,ima")
+            .file(
+                "sys/kernel/security/lockdown",
+                "[none] integrity confidentiality\n",
+            )
+            .file("etc/ima/ima-policy", POLICY)
+            .file("usr/sbin/mke2fs", "")
+            .file("usr/bin/mount", "")
+            .file("dev/loop-control", "")
+            .file("sys/class/tpm/tpm0/tpm_version_major", "2\n")
+            .file("sys/class/tpm/tpm0/pcr-sha256/10", "00")
+            .file(
+                "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+                [6, 0, 0, 0, 1],
+            );
+        node.list(&[
+            ("boot_aggregate", b"firmware"),
+            ("/etc/ima/ima-policy", POLICY.as_bytes()),
+            ("/bin/sh", b"sh"),
+        ]);
+        node
+    }
+
+    fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Node {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        self
+    }
+
+    fn without(&self, path: &str) -> &Node {
+        let path = self.0.path().join(path);
+        if path.is_dir() {
+            fs::remove_dir_all(path)
+        } else {
+            fs::remove_file(path)
+        }
+        .unwrap();
+        self
+    }
+
+    fn list(&self, entries: &[(&str, &[u8])]) -> &Node {
+        let bytes: Vec<u8> = entries
+            .iter()
+            .flat_map(|(path, content)| entry(path, Bank::Sha256.hash(&[content]).bytes()))
+            .collect();
+        self.file("sys/kernel/security/ima/binary_runtime_measurements", bytes)
+    }
+
+    fn facts(&self) -> Facts {
+        let mut probe = |_: &ListFacts, _: &dyn Fn() -> facts::Fact<ListFacts>| {
+            Ok(Probes {
+                run: Probed::Measured,
+                map: Probed::Measured,
+            })
+        };
+        gather(self.0.path(), &Config::default(), &mut |_| Ok(tpm()), &mut probe)
+    }
+
+    fn row(&self, id: &str) -> Row {
+        row(&self.facts(), id)
+    }
+}
+
+fn row(facts: &Facts, id: &str) -> Row {
+    let rows = judge(facts, &Config::default());
+    rows.into_iter()
+        .find(|row| row.id == id)
+        .unwrap_or_else(|| panic!("no row {id}"))
+}
+
+fn tpm() -> TpmFacts {
+    TpmFacts {
+        name: "SW, firmware 1.2".into(),
+        banks: vec![Bank::Sha256],
+        owner_auth: false,
+        endorsement_auth: false,
+        in_lockout: false,
+        persistent: (1, 6),
+        key: Ok("000b00".into()),
+    }
+}
+
+/// An `ima-ng` entry as the binary list has it.
+fn entry(path: &str, sha256: &[u8]) -> Vec<u8> {
+    let field = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_le_bytes(), bytes].concat();
+    let digest = [b"sha256:\0", sha256].concat();
+    let data = [field(&digest), field(&[path.as_bytes(), b"\0"].concat())].concat();
+    let template = Bank::Sha1.hash(&[&data]);
+    [
+        &10u32.to_le_bytes()[..],
+        template.bytes(),
+        &field(b"ima-ng"),
+        &field(&data),
+    ]
+    .concat()
+}
+
+/// Type information with these functions and typedefs. Documentation/bpf/btf.rst.
+fn btf(names: &[&str]) -> Vec<u8> {
+    let (mut types, mut strings) = (Vec::new(), vec![0u8]);
+    let mut add = |name: u32, info: u32, of: u32| {
+        types.extend([name, info, of].iter().flat_map(|n| n.to_le_bytes()));
+    };
+    add(0, 13 << 24, 0);
+    for name in names {
+        let at = u32::try_from(strings.len()).unwrap();
+        strings.extend(name.bytes().chain([0]));
+        if name.starts_with("btf_trace_") {
+            add(at, 8 << 24, 1)
+        } else {
+            add(at, 12 << 24, 1)
+        }
+    }
+    let (t, s) = (
+        u32::try_from(types.len()).unwrap(),
+        u32::try_from(strings.len()).unwrap(),
+    );
+    let mut out = vec![0x9f, 0xeb, 1, 0];
+    out.extend([24, 0, t, t, s].iter().flat_map(|n| n.to_le_bytes()));
+    [out, types, strings].concat()
+}
+
+#[test]
+fn a_node_on_which_all_is_well_gives_exit_0_and_no_remedy() {
+    let report = Report {
+        rows: judge(&Node::new().facts(), &Config::default()),
+    };
+    for row in &report.rows {
+        assert_eq!(
+            (row.state, &row.remedy),
+            (State::Ok, &None),
+            "{}: {}",
+            row.id,
+            row.found
+        );
+    }
+    assert_eq!(report.exit_code(), 0);
+}
+
+#[test]
+fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
+    let root = tempfile::tempdir().unwrap();
+    let mut probe = |_: &ListFacts, _: &dyn Fn() -> facts::Fact<ListFacts>| -> facts::Fact<Probes> {
+        panic!("no list to probe")
+    };
+    let facts = gather(
+        root.path(),
+        &Config::default(),
+        &mut |_| Err("none".into()),
+        &mut probe,
+    );
+    let report = Report {
+        rows: judge(&facts, &Config::default()),
+    };
+    for row in &report.rows {
+        // What the kernel was built without, or what is told by this program itself.
+        let known = ["architecture", "lockdown", "secure-boot"].contains(&row.id);
+        assert_eq!(
+            row.state == State::Fail || row.state == State::Skip,
+            !known,
+            "{}: {:?}",
+            row.id,
+            row.state
+        );
+    }
+    assert_eq!(report.exit_code(), 1);
+}
+
+#[test]
+fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_reboot() {
+    type Break = fn(&Node);
+    let cases: [(&str, bool, Break); 20] = [
+        ("kernel", true, |n| {
+            drop(n.file("proc/sys/kernel/osrelease", "5.10.0-30-amd64\n"))
+        }),
+        ("architecture", false, |n| {
+            drop(n.file("proc/sys/kernel/arch", "s390x\n"))
+        }),
+        ("privileges", false, |n| {
+            drop(n.file("proc/self/status", "CapEff:\t0000000000000000\n"))
+        }),
+        ("btf", true, |n| drop(n.without("sys/kernel/btf/vmlinux"))),
+        ("btf", true, |n| {
+            drop(n.file("sys/kernel/btf/vmlinux", btf(&facts::HOOKS[1..])))
+        }),
+        ("hook", true, |n| {
+            drop(n.file(
+                "sys/kernel/tracing/available_filter_functions",
+                "ima_add_template_entry_x\n",
+            ))
+        }),
+        ("hook", false, |n| {
+            drop(n.file("proc/sys/kernel/ftrace_enabled", "0\n"))
+        }),
+        ("kernel-symbols", false, |n| {
+            drop(n.file("proc/kallsyms", "0000000000000000 T _text\n"));
+        }),
+        ("bpf-jit", false, |n| {
+            drop(n.file("proc/sys/net/core/bpf_jit_enable", "0\n"))
+        }),
+        ("bpf-lsm", true, |n| {
+            drop(n.file("sys/kernel/security/lsm", "capability,ima"))
+        }),
+        ("lockdown", true, |n| {
+            drop(n.file(
+                "sys/kernel/security/lockdown",
+                "none integrity [confidentiality]\n",
+            ));
+        }),
+        ("ima", true, |n| drop(n.list(&[("/bin/sh", b"sh")]))),
+        ("ima", false, |n| {
+            drop(n.without("sys/kernel/security/ima/binary_runtime_measurements"))
+        }),
+        ("ima-policy", true, |n| {
+            let short = POLICY.replace("measure func=MODULE_CHECK", "# gone");
+            n.file("etc/ima/ima-policy", &short);
+            n.list(&[
+                ("boot_aggregate", b"x"),
+                ("/etc/ima/ima-policy", short.as_bytes()),
+            ]);
+        }),
+        ("ima-policy-file", true, |n| {
+            drop(n.list(&[("boot_aggregate", b"x"), ("/bin/sh", b"sh")]))
+        }),
+        ("checkpoint-rule", true, |n| {
+            let short = POLICY.replace("fsuuid=1ca09a17", "fsuuid=00000000");
+            n.file("etc/ima/ima-policy", &short);
+            n.list(&[
+                ("boot_aggregate", b"x"),
+                ("/etc/ima/ima-policy", short.as_bytes()),
+            ]);
+        }),
+        ("checkpoint-files", false, |n| drop(n.without("dev/loop-control"))),
+        ("checkpoint-files", false, |n| drop(n.without("usr/sbin/mke2fs"))),
+        ("tpm", true, |n| {
+            drop(n.file("sys/class/tpm/tpm0/tpm_version_major", "1\n"))
+        }),
+        ("cgroup", false, |n| drop(n.file("proc/self/cgroup", ""))),
+    ];
+    for (id, reboot, break_it) in cases {
+        let node = Node::new();
+        break_it(&node);
+        let row = node.row(id);
+        assert_eq!(
+            (row.state, row.needs_reboot),
+            (State::Fail, reboot),
+            "{id}: {}",
+            row.found
+        );
+        assert!(row.remedy.is_some(), "{id}: {}", row.found);
+    }
+}
+
+#[test]
+fn what_should_be_known_and_is_no_failure_warns() {
+    let node = Node::new();
+    node.file("proc/78/comm", "keylime_agent\n");
+    let row = node.row("other-agents");
+    assert_eq!(row.state, State::Warn);
+    assert!(
+        row.remedy
+            .unwrap()
+            .ends_with(": ^/run/ima-cgpath/checkpoint/[0-9]+$"),
+        "{}",
+        row.found
+    );
+    node.without("proc/77");
+    assert_eq!(node.row("container-runtimes").state, State::Warn);
+    node.without("sys/kernel/tracing");
+    assert_eq!(node.row("hook").state, State::Warn);
+    node.file("etc/ima/ima-policy", "measure func=BPRM_CHECK\n");
+    assert_eq!(node.row("ima-policy-file").state, State::Warn);
+    node.file("proc/self/mountinfo", "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n");
+    assert_eq!(node.row("bpffs").state, State::Warn);
+    node.file(
+        "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+        [6, 0, 0, 0, 0],
+    );
+    assert_eq!(node.row("secure-boot").state, State::Warn);
+}
+
+#[test]
+fn a_register_that_is_not_ours_and_a_tpm_that_came_too_late_for_ima_fail() {
+    let node = Node::new();
+    let mut other = entry("/bin/sh", &[1; 32]);
+    other[0] = 11;
+    let list = [entry("boot_aggregate", &[1; 32]), other].concat();
+    node.file("sys/kernel/security/ima/binary_runtime_measurements", &list);
+    assert!(node.row("ima").found.contains("PCR 11"));
+    node.file(
+        "sys/kernel/security/ima/binary_runtime_measurements",
+        entry("boot_aggregate", &[0; 32]),
+    );
+    assert_eq!(node.row("ima").state, State::Fail);
+    node.file("sys/kernel/security/ima/binary_runtime_measurements", [1, 2, 3]);
+    assert_eq!(node.row("ima").state, State::Fail, "{}", node.row("ima").found);
+}
+
+#[test]
+fn a_fresh_file_that_is_not_measured_fails_and_a_probe_that_cannot_be_made_is_no_success() {
+    let node = Node::new();
+    let with = |run: Probed, map: Probed| {
+        let mut facts = node.facts();
+        facts.probes = Ok(Probes { run, map });
+        row(&facts, "ima-policy")
+    };
+    assert_eq!(with(Probed::Measured, Probed::Measured).state, State::Ok);
+    for (run, map) in [
+        (Probed::NotMeasured, Probed::Measured),
+        (Probed::Measured, Probed::NotMeasured),
+    ] {
+        let row = with(run, map);
+        assert!(row.state == State::Fail && row.needs_reboot, "{}", row.found);
+    }
+    let row = with(Probed::Impossible("noexec".into()), Probed::Measured);
+    assert!(row.state == State::Skip && row.found.contains("noexec"));
+}
+
+#[test]
+fn rules_that_the_kernel_shows_count_more_than_the_file() {
+    let node = Node::new();
+    node.file("sys/kernel/security/ima/policy", "measure func=BPRM_CHECK \n");
+    assert_eq!(node.row("ima-policy").state, State::Fail);
+    assert_eq!(node.row("checkpoint-rule").state, State::Fail);
+    node.file("sys/kernel/security/ima/policy", POLICY);
+    assert_eq!(node.row("ima-policy").state, State::Ok);
+}
+
+#[test]
+fn rules_that_nobody_shows_are_not_taken_for_good() {
+    let node = Node::new();
+    node.file("etc/ima/ima-policy", "another one\n");
+    assert_eq!(node.row("ima-policy").state, State::Warn);
+    assert_eq!(node.row("checkpoint-rule").state, State::Skip);
+    let mount = "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n23 20 7:0 / /run/ima-cgpath/checkpoint rw - ext4 /dev/loop0 rw\n";
+    node.file("proc/self/mountinfo", mount);
+    assert_eq!(node.row("checkpoint-rule").state, State::Fail);
+    let name = format!("{}3", checkpoint::DIRECTORY);
+    node.list(&[("boot_aggregate", b"x"), (&name, b"checkpoint")]);
+    let row = node.row("checkpoint-rule");
+    assert!(row.state == State::Ok && row.found.contains('3'));
+}
+
+#[test]
+fn the_tpm_is_judged_by_what_it_says() {
+    let node = Node::new();
+    let with = |id: &str, change: fn(&mut TpmFacts)| {
+        let mut facts = node.facts();
+        let mut tpm = tpm();
+        change(&mut tpm);
+        facts.tpm = Ok(tpm);
+        row(&facts, id)
+    };
+    assert_eq!(
+        with("tpm-authorisation", |t| t.endorsement_auth = true).state,
+        State::Fail
+    );
+    assert_eq!(
+        with("tpm-authorisation", |t| t.owner_auth = true).state,
+        State::Ok
+    );
+    assert_eq!(
+        with("tpm-authorisation", |t| t.in_lockout = true).state,
+        State::Warn
+    );
+    assert_eq!(with("tpm-handles", |t| t.persistent = (7, 0)).state, State::Warn);
+    assert_eq!(
+        with("attestation-key", |t| t.key = Err("no".into())).state,
+        State::Fail
+    );
+    let banks = with("pcr-banks", |t| t.banks = vec![Bank::Sha1]);
+    assert!(banks.state == State::Fail && banks.needs_reboot && banks.found.contains("sha1"));
+    let mut facts = node.facts();
+    facts.tpm = Err("no device".into());
+    assert_eq!(row(&facts, "tpm").state, State::Fail);
+    // The kernel shows the banks without the TPM being asked.
+    assert_eq!(row(&facts, "pcr-banks").state, State::Ok);
+    assert_eq!(row(&facts, "attestation-key").state, State::Skip);
+}
+
+#[test]
+fn what_may_not_be_read_is_skipped_and_never_ok() {
+    let node = Node::new();
+    let mut facts = node.facts();
+    facts.list = Err(Unknown::Denied(
+        "/sys/kernel/security/ima/binary_runtime_measurements".into(),
+    ));
+    facts.probes = facts.list.clone().map(|_| unreachable!());
+    for id in [
+        "ima",
+        "template",
+        "ima-policy",
+        "ima-policy-file",
+        "checkpoint-rule",
+    ] {
+        let row = row(&facts, id);
+        assert_eq!(row.state, State::Skip, "{id}");
+        assert_eq!(row.remedy.as_deref(), Some("sudo cgpathd check"));
+    }
+    assert_eq!(
+        Report {
+            rows: judge(&facts, &Config::default())
+        }
+        .exit_code(),
+        2
+    );
+}
+
+#[test]
+fn the_list_tells_template_policy_checkpoint_and_probes() {
+    let node = Node::new();
+    let (run, map) = (probe::content(0), probe::content(1));
+    node.list(&[
+        ("boot_aggregate", b"x"),
+        ("/etc/ima/ima-policy", b"old"),
+        ("/etc/ima/ima-policy", b"new"),
+        (probe::RUN_PATH, &run),
+        (probe::MAP_PATH, &map),
+        (probe::MAP_PATH, b"not a probe"),
+        ("/run/ima-cgpath/checkpoint/12", b"c"),
+        ("/run/ima-cgpath/checkpoint/9", b"c"),
+    ]);
+    let list = node.facts().list.unwrap();
+    assert_eq!((list.entries, list.checkpoint), (8, Some(12)));
+    assert_eq!(list.last_file, Some(("ima-ng".into(), "sha256".into())));
+    assert_eq!(list.policies, [b"old", b"new"].map(|c| Bank::Sha256.hash(&[c])));
+    assert_eq!(list.probes, [BTreeSet::from([0]), BTreeSet::from([1])]);
+    assert_eq!(list.boot_aggregate, Some(true));
+    assert!(Digest::zero(Bank::Sha256).is_zero());
+}
+
+#[test]
+fn ids_are_unique_and_the_table_and_the_json_show_every_row() {
+    let node = Node::new();
+    node.file("sys/kernel/security/lsm", "ima");
+    let report = Report {
+        rows: judge(&node.facts(), &Config::default()),
+    };
+    let ids: BTreeSet<&str> = report.rows.iter().map(|row| row.id).collect();
+    assert_eq!(ids.len(), report.rows.len());
+    let (table, json) = (report.table(), serde_json::to_string(&report).unwrap());
+    for id in ids {
+        assert!(table.contains(id) && json.contains(&format!("\"{id}\"")));
+    }
+    assert!(
+        table.contains("-> add lsm=ima,bpf to the kernel's command line (needs a reboot)"),
+        "{table}"
+    );
+    assert!(json.contains("\"needs_reboot\":true"));
+}
