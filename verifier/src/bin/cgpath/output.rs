@@ -182,10 +182,6 @@ pub enum Colour {
     Yellow,
     /// Aside.
     Cyan,
-    /// Headings.
-    Bold,
-    /// Less important.
-    Dim,
 }
 
 fn paint(colour: Colour, text: &str, on: bool) -> String {
@@ -194,8 +190,6 @@ fn paint(colour: Colour, text: &str, on: bool) -> String {
         Colour::Green => "32",
         Colour::Yellow => "33",
         Colour::Cyan => "36",
-        Colour::Bold => "1",
-        Colour::Dim => "2",
     };
     if on {
         format!("\x1b[{code}m{text}\x1b[0m")
