@@ -69,6 +69,10 @@ fn an_honest_node_is_judged_and_its_verdict_can_be_read_in_every_form() {
         (&"worker-1".into(), &false.into())
     );
     let page = client.get("/");
+    if let Some(path) = std::env::var_os("CGPATH_SAMPLE_PAGE") {
+        // For people who want to look at it.
+        std::fs::write(path, &page.body).unwrap();
+    }
     assert!(page.head.contains("default-src 'none'"), "{}", page.head);
     for text in [
         "worker-1",
@@ -513,6 +517,9 @@ fn a_report_is_made_from_the_store_from_files_and_from_verdicts_made_before() {
         let output = site.path(&format!("report-{i}.html"));
         ok(&[&["report", "-o", output.to_str().unwrap()], *way].concat());
         let page = std::fs::read_to_string(&output).unwrap();
+        if let Some(path) = std::env::var_os("CGPATH_SAMPLE_REPORT") {
+            std::fs::write(path, &page).unwrap();
+        }
         for text in [
             "Node worker-1",
             "3 rounds",
