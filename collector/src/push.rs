@@ -363,10 +363,16 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     let len = evidence.len;
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
+    let text = |at: &str| {
+        verdict
+            .pointer(at)
+            .map_or_else(|| "unknown".to_owned(), |v| v.to_string())
+    };
     tracing::info!(
         bytes = len,
         took = ?started.elapsed(),
-        node = %verdict.pointer("/node/trust").or(verdict.get("node")).unwrap_or(&serde_json::Value::Null),
+        all_trusted = %text("/trusted"),
+        node = %text("/node/state"),
         "evidence delivered"
     );
     Ok(())
