@@ -210,9 +210,23 @@ pub struct Outcome {
     pub seconds: f64,
     /// The report for people.
     pub report: PathBuf,
-    /// The guest's directory, where it goes on.
+    /// What goes on afterwards, where that was wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kept: Option<PathBuf>,
+    pub kept: Option<Kept>,
+    /// The last verdict as the verifier prints it.
+    #[serde(skip)]
+    pub last_verdict: String,
+}
+
+/// A guest and its verifier that go on after the demo.
+#[derive(Debug, Clone, Serialize)]
+pub struct Kept {
+    /// The guest's directory.
+    pub guest: PathBuf,
+    /// Where the verifier shows its page.
+    pub url: String,
+    /// The verifier's process id.
+    pub verifier_pid: u32,
 }
 
 /// What a stage expects of the node and of the pods that are there.
@@ -333,7 +347,8 @@ impl Telling<'_> {
     }
 }
 
-pub(crate) fn indented(text: &str) -> String {
+/// A text of several lines, set off from what is around it.
+pub fn indented(text: &str) -> String {
     text.lines()
         .map(|line| format!("     | {line}"))
         .collect::<Vec<_>>()
@@ -366,19 +381,24 @@ pub fn run(options: &Options) -> Result<Outcome> {
     told?;
     let report = options.out.join("report.html");
     write_report(&node, &report)?;
+    let last = node.site.last()?;
     let outcome = Outcome {
         ok: stages.len() == 6 && stages.iter().all(Stage::ok),
         stages,
-        dangerous: node
-            .site
-            .last()?
-            .map(|round| round.verdict.dangerous)
-            .unwrap_or_default(),
         kernel: node.vm.hello().kernel.clone(),
         boot_seconds,
         seconds: begin.elapsed().as_secs_f64(),
         report,
-        kept: options.keep.then(|| node.vm.dir().to_path_buf()),
+        kept: options.keep.then(|| Kept {
+            guest: node.vm.dir().to_path_buf(),
+            url: node.site.url(),
+            verifier_pid: node.site.server_pid(),
+        }),
+        last_verdict: last
+            .as_ref()
+            .map(|round| round.verdict.to_string())
+            .unwrap_or_default(),
+        dangerous: last.map(|round| round.verdict.dangerous).unwrap_or_default(),
     };
     std::fs::write(
         options.out.join("outcome.json"),

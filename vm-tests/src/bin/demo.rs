@@ -85,6 +85,9 @@ fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
             println!("DANGEROUS: {key} is set in the demo's policy");
         }
         println!();
+        println!("the verifier's last word:");
+        println!("{}", demo::indented(&outcome.last_verdict));
+        println!();
         println!(
             "{}",
             if outcome.ok {
@@ -112,14 +115,21 @@ fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
 fn next_commands(out: &Path, outcome: &Outcome) {
     let out = shown(out);
     let cgpath = host::release_binary("cgpath").map_or_else(|_| "cgpath".to_owned(), |path| shown(&path));
-    if let Some(guest) = &outcome.kept {
-        let guest = guest.display();
-        println!("the guest and its verifier go on; log in, attest by hand, end it:");
+    if let Some(kept) = &outcome.kept {
+        let guest = kept.guest.display();
+        println!("the guest and its verifier go on; log in, attest by hand, look, end both:");
         println!("  cargo xtask vm --attach {guest}");
         println!(
             "  cargo xtask vm --attach {guest} -- cgpathd once --nonce $(openssl rand -hex 32) -o /tmp/e.cbor"
         );
-        println!("  cargo xtask vm --attach {guest} --stop");
+        println!(
+            "  curl --cacert {out}/site/verifier/ca.pem {}v1/nodes/guest/verdict",
+            kept.url
+        );
+        println!(
+            "  cargo xtask vm --attach {guest} --stop; kill {}",
+            kept.verifier_pid
+        );
         println!();
     }
     println!("three to try next:");
