@@ -180,8 +180,10 @@ impl Index {
             .into_iter()
             .find(|path| Path::new(path).is_file())
             .context("no keyring of Debian's archive; hint: apt-get install debian-archive-keyring")?;
-        let mirror =
-            std::env::var("CGPATH_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned());
+        let mirror = match std::env::var("CGPATH_MIRROR") {
+            Ok(mirror) => mirror,
+            Err(_) => archive_of_this_machine()?,
+        };
         let mut sources = String::new();
         // Between them they have every series that is supported.
         for suite in ["bookworm", "trixie"] {
@@ -375,6 +377,18 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
         }
         (a, b) = (rest_a, rest_b);
     }
+}
+
+/// The address that this machine itself takes Debian's packages from.
+fn archive_of_this_machine() -> Result<String> {
+    let output = Command::new(host::tool("apt-get", "apt (this machine is not Debian)")?)
+        .args(["indextargets", "--format", "$(REPO_URI)", "Label: Debian"])
+        .output()
+        .context("asking apt for its sources")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty());
+    let first = first.context("apt knows no source of Debian's; hint: set CGPATH_MIRROR to one")?;
+    Ok(first.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
