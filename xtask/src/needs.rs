@@ -227,17 +227,16 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
     if !needs.iter().any(Need::missing) {
         return Ok(None);
     }
-    // Things that are made at first use need no consent: they cost time and space in the cache, and no root.
-    if !consent.no_install
-        && needs
-            .iter()
-            .all(|need| !need.missing() || matches!(need.how, How::Later))
-    {
-        return Ok(None);
-    }
     eprintln!("This machine lacks:\n{}", table(&needs, false));
     if consent.no_install {
         return Ok(Some(ExitCode::from(MISSING)));
+    }
+    // Things that are made at first use need no consent: they cost time and room in the cache, and no root.
+    if needs
+        .iter()
+        .all(|need| !need.missing() || matches!(need.how, How::Later))
+    {
+        return Ok(None);
     }
     if !is_debian() {
         bail!("{ELSEWHERE}");
@@ -779,4 +778,49 @@ fn as_json(needs: &[Need]) -> serde_json::Value {
         .collect();
     let missing = needs.iter().filter(|need| need.missing()).count();
     serde_json::json!({ "needs": rows, "missing": missing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_purpose_asks_for_its_parts_and_nothing_else() {
+        assert!(Purpose::Test.includes(Purpose::Build) && Purpose::Test.includes(Purpose::Machines));
+        assert!(Purpose::Demo.includes(Purpose::Build) && Purpose::Demo.includes(Purpose::Machines));
+        assert!(!Purpose::Demo.includes(Purpose::Test));
+        assert!(
+            !Purpose::Machines.includes(Purpose::Build),
+            "`vm` must not ask for the eBPF toolchain"
+        );
+        assert!(!Purpose::Build.includes(Purpose::Machines));
+    }
+
+    #[test]
+    fn what_is_missing_is_counted_and_shown_and_what_is_there_is_not() {
+        let need = |name: &str, state| Need {
+            name: name.to_owned(),
+            reason: "a reason".to_owned(),
+            state,
+            size: 2_500_000,
+            how: How::Apt,
+        };
+        let needs = [
+            need("there", State::Present("1.0".to_owned())),
+            need("absent", State::Missing("apt package".to_owned())),
+            need("manual", State::Blocked("do this".to_owned())),
+        ];
+        let shown = table(&needs, false);
+        assert!(
+            !shown.contains("there") && shown.contains("absent") && shown.contains("do this"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("a reason") && shown.contains("2.5 MB to download"),
+            "{shown}"
+        );
+        let json = as_json(&needs);
+        assert_eq!(json["missing"], 2);
+        assert_eq!(json["needs"][2]["state"], "by-hand");
+    }
 }
