@@ -16,12 +16,15 @@ use crate::spool::{self, Frame, Spool, SpoolError};
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use evidence::SealedCheckpoint;
+use nix::fcntl::{Flock, FlockArg};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Records consumed in one go; then others get their turn.
@@ -37,6 +40,12 @@ pub const CANARY_ARGUMENT: &str = "__canary";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// Another collector writes to this boot's records.
+    #[error("another cgpathd is using {dir}: it is running, starting or stopping; try again in a moment")]
+    Running {
+        /// This boot's directory.
+        dir: PathBuf,
+    },
     /// No eBPF object.
     #[error(
         "no eBPF object: none was built into this cgpathd and bpf.object is not set; make one with `cargo xtask ebpf` and \
@@ -149,6 +158,35 @@ pub struct Engine {
     boot_id: [u8; 16],
     /// The spool took no record: nothing is consumed until it does.
     stalled: bool,
+    /// Held for as long as the engine lives.
+    _lock: Flock<File>,
+}
+
+/// Writes the first frame of a boot's spool.
+fn begin_spool(dir: &Path, boot_id: &[u8; 16], list_len: u64) -> Result<(), EngineError> {
+    let mut spool = Spool::open(dir, boot_id, |_| Ok::<(), EngineError>(()))?;
+    Ok(spool.append_event(&Event::Base { list_len })?)
+}
+
+/// Makes sure that one collector alone writes to `dir`.
+fn lock(dir: &Path) -> Result<Flock<File>, EngineError> {
+    let path = dir.join("lock");
+    let io = |source| SpoolError::Io {
+        path: path.clone(),
+        what: "lock",
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => EngineError::Running { dir: dir.to_owned() },
+        other => io(other.into()).into(),
+    })
 }
 
 /// The object to load.
@@ -175,13 +213,11 @@ impl Engine {
         let object = object(config)?;
         let (boot_id, boot_id_text) = system::boot_id().map_err(EngineError::BootId)?;
         let dir = spool::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
+        // Before anything there is touched: whoever runs already writes to it.
+        let lock = lock(&dir)?;
         // Only what is needed to decide how to start; the records follow when the pipeline exists.
-        let (mut has_frames, mut has_seal) = (false, false);
-        let mut early_spool = Spool::open(&dir, &boot_id, |frame| {
-            has_frames = true;
-            has_seal |= matches!(frame, Frame::Event(Event::Sealed(_), _));
-            Ok::<(), EngineError>(())
-        })?;
+        let has_frames = !spool::is_empty(&dir)?;
+        let has_seal = spool::has_seal(&dir, &boot_id)?;
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
@@ -194,9 +230,8 @@ impl Engine {
         })?;
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
-            early_spool.append_event(&Event::Base { list_len: base })?;
+            begin_spool(&dir, &boot_id, base)?;
         }
-        drop(early_spool);
         let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
         let options = bpf::Options {
             pin_dir: config.bpf.pin_dir.clone(),
@@ -256,6 +291,7 @@ impl Engine {
             outcomes: VecDeque::new(),
             boot_id,
             stalled: false,
+            _lock: lock,
         };
         engine.tell(Event::Started)?;
         for entry in early {

@@ -23,6 +23,13 @@ fn main() -> ExitCode {
     }
     match dispatch(Cli::parse()) {
         Ok(code) => code,
+        // Whoever read standard output has had enough.
+        Err(e)
+            if e.downcast_ref()
+                .is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(e) => {
             eprintln!("cgpathd: {}", shortened(&format!("{e:#}")));
             ExitCode::from(2)
@@ -70,8 +77,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Status => {
             let status = control::ask_status(&config.run_dir)?;
-            serde_json::to_writer_pretty(&mut stdout, &status)?;
-            stdout.write_all(b"\n")?;
+            let mut text = serde_json::to_vec_pretty(&status)?;
+            text.push(b'\n');
+            stdout.write_all(&text)?;
         }
         Command::Completions { .. } => {}
         Command::Run => {

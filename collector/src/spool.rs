@@ -16,7 +16,7 @@ use evidence::wire;
 use minicbor::{Decode, Encode};
 use sha2::Digest as _;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,9 @@ const HEAD: usize = 9;
 
 /// A payload is never longer: the longest raw record and a checkpoint fit easily.
 const MAX_PAYLOAD: usize = 1 << 20;
+
+/// Bytes read at once when the file is replayed.
+const READ_AHEAD: usize = 1 << 20;
 
 const KIND_RAW: u8 = 1;
 const KIND_NOTE: u8 = 2;
@@ -206,8 +209,11 @@ impl Spool {
         if &start[..16] != MAGIC || &start[16..] != boot_id {
             return Err(spool.corrupt(0, "not a spool of this version and boot").into());
         }
+        let clone = spool.file.try_clone().map_err(io("duplicate"))?;
+        let mut reader = BufReader::with_capacity(READ_AHEAD, clone);
+        reader.seek(SeekFrom::Start(START)).map_err(io("seek"))?;
         while spool.len < len {
-            match spool.read_frame(len)? {
+            match spool.read_frame(&mut reader, len)? {
                 Some((frame, end)) => {
                     sink(frame)?;
                     spool.len = end;
@@ -245,7 +251,7 @@ impl Spool {
     }
 
     /// The frame at `self.len` and where it ends; `None` if the file ends inside of it.
-    fn read_frame(&self, file_len: u64) -> Result<Option<(Frame, u64)>, SpoolError> {
+    fn read_frame(&self, reader: &mut impl Read, file_len: u64) -> Result<Option<(Frame, u64)>, SpoolError> {
         let io = |source| SpoolError::Io {
             path: self.path.clone(),
             what: "read",
@@ -256,7 +262,7 @@ impl Spool {
             return Ok(None);
         }
         let mut head = [0; HEAD];
-        self.file.read_exact_at(&mut head, at).map_err(io)?;
+        reader.read_exact(&mut head).map_err(io)?;
         let [l0, l1, l2, l3, c0, c1, c2, c3, kind] = head;
         let n = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         if n > MAX_PAYLOAD {
@@ -394,6 +400,48 @@ fn crc(kind: u8, payload: &[u8]) -> u32 {
     h.update(&[kind]);
     h.update(payload);
     h.finalize()
+}
+
+/// Whether the spool in `dir` is absent or holds no frame.
+///
+/// # Errors
+/// [`SpoolError::Io`].
+pub fn is_empty(dir: &Path) -> Result<bool, SpoolError> {
+    let path = dir.join("spool");
+    match std::fs::metadata(&path) {
+        Ok(meta) => Ok(meta.len() <= START),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(source) => Err(SpoolError::Io {
+            path,
+            what: "stat",
+            source,
+        }),
+    }
+}
+
+/// Whether a checkpoint was sealed in this boot; reads no further than the first one.
+///
+/// # Errors
+/// [`SpoolError`].
+pub fn has_seal(dir: &Path, boot_id: &[u8; 16]) -> Result<bool, SpoolError> {
+    enum Stop {
+        Seal,
+        Error(SpoolError),
+    }
+    impl From<SpoolError> for Stop {
+        fn from(error: SpoolError) -> Stop {
+            Stop::Error(error)
+        }
+    }
+    let found = Spool::open(dir, boot_id, |frame| match frame {
+        Frame::Event(Event::Sealed(_), _) => Err(Stop::Seal),
+        _ => Ok(()),
+    });
+    match found {
+        Ok(_) => Ok(false),
+        Err(Stop::Seal) => Ok(true),
+        Err(Stop::Error(error)) => Err(error),
+    }
 }
 
 /// Makes `state_dir/<boot id>` and removes the oldest other boots' directories beyond `keep`.

@@ -58,7 +58,15 @@ fn each_node_policy_loads_with_reference_files_of_its_own() {
                 digest: None,
             };
             let mut reference = Reference::new(source);
-            for path in ["/usr/sbin/cgpathd", "/usr/sbin/runc", "/pause"] {
+            let library = |name| format!("/usr/lib/x86_64-linux-gnu/{name}");
+            for path in [
+                "/usr/sbin/cgpathd".into(),
+                "/usr/sbin/runc".into(),
+                "/pause".into(),
+                library("ld-linux-x86-64.so.2"),
+                library("libc.so.6"),
+                library("libseccomp.so.2.5.4"),
+            ] {
                 reference.insert(path.as_bytes().to_vec(), Bank::Sha256.hash(&[path.as_bytes()]))?;
             }
             let mut json = Vec::new();

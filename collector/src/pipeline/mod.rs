@@ -449,6 +449,8 @@ impl Pipeline {
     /// [`Error::Diverged`] if the spool was altered.
     pub fn handle(&mut self, event: Event, now: Duration) -> Result<Vec<Action>, Error> {
         let mut out = Vec::new();
+        // Counting what is missing costs more than a record: done when time or the counters have moved on.
+        let count_missing = matches!(event, Event::Counters(_));
         match event {
             Event::Started => self.starts = self.starts.saturating_add(1),
             Event::Base { list_len } => {
@@ -522,7 +524,7 @@ impl Pipeline {
                 }
             }
         }
-        self.advance(now, &mut out);
+        self.advance(count_missing, now, &mut out);
         Ok(out)
     }
 
@@ -775,7 +777,7 @@ impl Pipeline {
     }
 
     /// Goes on with what waits, as far as it can.
-    fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
+    fn advance(&mut self, count_missing: bool, now: Duration, out: &mut Vec<Action>) {
         if !self.live {
             return;
         }
@@ -813,12 +815,11 @@ impl Pipeline {
                     out.push(Action::Seal(Box::new(self.checkpoint(&purpose))));
                     self.phase = Phase::Sealing(purpose);
                 }
-            } else {
+            } else if count_missing {
                 // Holes that the kernel side says it made are not worth waiting for.
                 let missing = self.order.missing(target);
                 let explained = self.counters.reserve.saturating_sub(self.order.lost());
-                let asked = out.iter().any(|a| matches!(a, Action::GiveUp { .. }));
-                if !asked && (missing <= explained || now >= deadline) {
+                if missing <= explained || now >= deadline {
                     out.push(Action::GiveUp { through: target });
                 }
             }

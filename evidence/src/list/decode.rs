@@ -297,8 +297,10 @@ impl Decoder {
         }
     }
 
-    /// Finds byte order and digest length: those with which the first entry's header makes sense.
+    /// Finds byte order and digest length: those with which the first entry's header makes sense. What it finds does
+    /// not depend on how the input was cut: as long as a layout with precedence lacks bytes, nothing is decided.
     fn find_layout(&self) -> Result<Layout> {
+        let enough = self.ended || self.buf.len() >= MAX_HEADER_LEN;
         let mut plausible = None;
         let mut lacking: Option<Error> = None;
         let mut absurd: Option<Error> = None;
@@ -306,7 +308,9 @@ impl Decoder {
             for digest_len in DIGEST_LENS {
                 let layout = Layout { order, digest_len };
                 match header(&self.buf, self.offset, layout, &self.limits) {
-                    Ok(found) if self.templates.knows(found.name) => return Ok(layout),
+                    Ok(found) if self.templates.knows(found.name) && (enough || lacking.is_none()) => {
+                        return Ok(layout);
+                    }
                     Ok(_) => plausible = plausible.or(Some(layout)),
                     Err(error @ Error::Incomplete { .. }) => lacking = lacking.or(Some(error)),
                     // Behind a template's name that makes sense.
@@ -322,12 +326,11 @@ impl Decoder {
                 }
             }
         }
-        let enough = self.ended || self.buf.len() >= MAX_HEADER_LEN;
-        match (plausible, absurd.or(lacking)) {
-            (Some(layout), None) => Ok(layout),
-            (Some(layout), Some(_)) if enough => Ok(layout),
-            (_, Some(error)) => Err(error),
-            (None, None) => Err(Error::malformed(
+        match (plausible, absurd, lacking) {
+            (_, _, Some(error)) if !enough => Err(error),
+            (Some(layout), _, _) => Ok(layout),
+            (None, Some(error), _) | (None, None, Some(error)) => Err(error),
+            (None, None, None) => Err(Error::malformed(
                 self.offset,
                 match self.format {
                     Format::Auto => "this begins like neither a binary nor an ASCII measurement list",
