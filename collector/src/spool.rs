@@ -276,9 +276,7 @@ impl Spool {
             return Ok(None);
         }
         let mut payload = vec![0; n];
-        self.file
-            .read_exact_at(&mut payload, at + HEAD as u64)
-            .map_err(io)?;
+        reader.read_exact(&mut payload).map_err(io)?;
         if crc(kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Err(self.corrupt(at, "a checksum does not fit"));
         }
