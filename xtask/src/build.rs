@@ -267,7 +267,8 @@ pub fn ebpf(world: &World) -> Result<PathBuf> {
     command
         .current_dir(&programs)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", ebpf_flags(world).join("\u{1f}"))
         .env("CARGO_TARGET_DIR", &target)
         .args([
             "build",
@@ -281,6 +282,13 @@ pub fn ebpf(world: &World) -> Result<PathBuf> {
     shell::run("eBPF programs", &mut command)?;
     let built = target.join("bpfel-unknown-none/release/cgpath-bpf");
     let content = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let here = world.root.as_os_str().as_encoded_bytes();
+    if content.windows(here.len()).any(|bytes| bytes == here) {
+        bail!(
+            "{} names the directory that it was built in: policies pin its digest, which must not depend on that",
+            built.display()
+        );
+    }
     if std::fs::read(&object).ok().as_ref() != Some(&content) {
         if let Some(parent) = object.parent() {
             std::fs::create_dir_all(parent)?;
@@ -288,6 +296,31 @@ pub fn ebpf(world: &World) -> Result<PathBuf> {
         std::fs::write(&object, content).with_context(|| format!("writing {}", object.display()))?;
     }
     Ok(object)
+}
+
+/// rustc's flags for the eBPF programs: with BTF, and with no path of this machine in it, so that its digest, which
+/// policies pin, is the same wherever it is built.
+fn ebpf_flags(world: &World) -> Vec<String> {
+    let mut flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"]
+        .map(str::to_owned)
+        .to_vec();
+    let home = |name: &str, folder: &str| {
+        let given = std::env::var_os(name).map(PathBuf::from);
+        given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(folder)))
+    };
+    // The last one that fits counts: the broadest comes first.
+    let hidden = [
+        (home("RUSTUP_HOME", ".rustup"), "rustup"),
+        (home("CARGO_HOME", ".cargo"), "cargo"),
+        (Some(world.root.clone()), "ima-cgpath"),
+        (Some(world.target.clone()), "target"),
+    ];
+    for (path, shown) in hidden {
+        if let Some(path) = path {
+            flags.push(format!("--remap-path-prefix={}={shown}", path.display()));
+        }
+    }
+    flags
 }
 
 /// Builds the release binaries.
