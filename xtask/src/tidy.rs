@@ -114,6 +114,7 @@ pub fn check(world: &World) -> Result<Vec<String>> {
     }
     licences(&metadata, &texts, &mut breaches)?;
     documents(&files, &texts, &mut breaches);
+    claims(&texts, &mut breaches);
     Ok(breaches)
 }
 
@@ -394,9 +395,58 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
     }
 }
 
+/// Every test that SECURITY.md names, as `file::test`, is there.
+fn claims(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    const FILE: &str = "SECURITY.md";
+    let Some(text) = texts.get(FILE) else {
+        breaches.push(format!("{FILE}: is not there"));
+        return;
+    };
+    let mut named = 0;
+    for (number, line) in text.lines().enumerate() {
+        for name in line.split('`').skip(1).step_by(2) {
+            let Some(test) = name.rsplit("::").next().filter(|_| name.contains("::")) else {
+                continue;
+            };
+            if test.ends_with(['*', '\u{2026}']) {
+                continue;
+            }
+            named += 1;
+            let declared = [format!("fn {test}("), format!("fn {test}_on_")];
+            let there = texts
+                .iter()
+                .filter(|(file, _)| file.ends_with(".rs"))
+                .any(|(_, text)| declared.iter().any(|declared| text.contains(declared)));
+            if !there {
+                breaches.push(format!("{FILE}:{}: there is no test `{name}`", number + 1));
+            }
+        }
+    }
+    if named == 0 {
+        breaches.push(format!("{FILE}: names no test"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_with_a_test_that_is_not_there_is_found() {
+        let texts = |claim: &str| {
+            BTreeMap::from([
+                (
+                    "SECURITY.md".to_owned(),
+                    format!("first\n| claim | `{claim}` |\n"),
+                ),
+                ("tests/rules.rs".to_owned(), "#[test]\nfn there() {}\n".to_owned()),
+            ])
+        };
+        let found = |claim: &str| breaches(|breaches| claims(&texts(claim), breaches));
+        assert!(found("rules::there").is_empty());
+        assert!(found("rules::gone")[0].starts_with("SECURITY.md:2: "));
+        assert_eq!(found("no test"), ["SECURITY.md: names no test"]);
+    }
 
     fn breaches(check: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
         let mut breaches = Vec::new();

@@ -5,10 +5,12 @@
 
 use crate::{workload_cgroup as cgroup, workload_container as container, workload_memory as memory};
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::personality::{self, Persona};
 use sha2::{Digest as _, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,6 +56,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             memory::map_executable(&File::open(&path)?)?;
             print(&answer)
         }
+        Workload::Memfd => print(&memfd()?),
         Workload::TomTou { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "tomtou")?;
             let reader = File::open(&path)?;
@@ -104,6 +107,21 @@ fn fresh(dir: &Path, name: &str) -> Result<(PathBuf, BurstRun)> {
         cgroup: cgroup::own()?,
     };
     Ok((path, answer))
+}
+
+/// Runs a program that no file system holds.
+fn memfd() -> Result<BurstRun> {
+    let bytes = elf::exit(0, &format!("memfd {:?}", std::time::SystemTime::now()));
+    let mut file = File::from(memfd_create(c"payload", MFdFlags::empty()).context("memfd_create")?);
+    file.write_all(&bytes).context("writing to the memfd")?;
+    let at = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    silently(Path::new(&at))?;
+    let target = std::fs::read_link(&at).with_context(|| format!("cannot read {at}"))?;
+    Ok(BurstRun {
+        path: target.display().to_string(),
+        sha256: hex::encode(Sha256::digest(&bytes)),
+        cgroup: cgroup::own()?,
+    })
 }
 
 /// Runs a program to its end, silently.

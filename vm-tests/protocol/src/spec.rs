@@ -178,6 +178,9 @@ pub enum Workload {
         /// A directory for the file.
         dir: String,
     },
+    /// Execute a program that is in anonymous memory only (memfd). Answer: [`BurstRun`] with the path that the kernel
+    /// gives it.
+    Memfd,
     /// Open for writing a file that was measured and is still open for reading: IMA logs `ToMToU`. Answer: [`BurstRun`].
     TomTou {
         /// A directory for the file.

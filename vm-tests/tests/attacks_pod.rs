@@ -1,0 +1,367 @@
+//! What a pod with default capabilities can try, tried: real containers of containerd in one guest, one pod for each
+//! attack, one round of evidence for all; each test reads what became of one of them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use anyhow::{Context as _, Result};
+use evidence::list::ListEntry;
+use evidence::{Checkpoint, Entry, EventKind, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint};
+use p256::ecdsa::SigningKey;
+use std::sync::OnceLock;
+use std::time::Instant;
+use verifier::{Rule, State, Verdict};
+use vm_protocol::elf;
+use vm_protocol::spec::{BurstRun, Contained, Pod, Workload};
+use vm_tests::oci::{self, Image};
+use vm_tests::pods::{Pods, Running, Runtime, container};
+use vm_tests::scenario::{KnownPod, Node, Plan};
+use vm_tests::{Stock, host};
+
+/// The program in the pods that does what a shell cannot.
+const TOOL: &str = "/app/tool";
+/// Where the collector's own checkpoint files lie; users of other verifiers exclude what lies there.
+const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
+/// What a pod may run, on the host too: without a runtime its records are suspect.
+const SHARED: &str = "/opt/shared/report";
+/// The pods, each for one attack.
+const PODS: [&str; 10] = [
+    "forge",
+    "flood",
+    "exclude",
+    "memfd",
+    "shm",
+    "script",
+    "late",
+    "library",
+    "neighbour",
+    "moved",
+];
+
+fn uid(pod: &str) -> String {
+    let at = PODS.iter().position(|name| *name == pod).unwrap_or(PODS.len());
+    format!("00000000-0000-4000-8000-00000000ac{at:02}")
+}
+
+/// A UID that no kubelet gave out.
+const INVENTED: &str = "00000000-0000-4000-8000-00000000dead";
+
+struct Facts {
+    evidence: Evidence,
+    verdict: Verdict,
+    forged: String,
+    next_number: u64,
+    memfd: BurstRun,
+    late: BurstRun,
+    library: BurstRun,
+    flooded: usize,
+}
+
+/// A well-formed next checkpoint: what an attacker can make from a checkpoint that was sent, with a key of their own.
+fn next_checkpoint(evidence: &Evidence) -> Result<(u64, Vec<u8>)> {
+    let file = evidence.checkpoints.last().context("no checkpoint")?;
+    let last = SealedCheckpoint::from_file(file)?;
+    let number = last.checkpoint.number + 1;
+    let next = Checkpoint {
+        number,
+        previous: last.digest(),
+        nonce_hash: None,
+        ..last.checkpoint
+    };
+    let key = SigningKey::random(&mut rand_core::OsRng);
+    Ok((number, SealedCheckpoint::seal(next, &key).file))
+}
+
+/// Writes bytes to an executable file in a container, with what its shell has.
+fn write_file(pods: &Pods<'_>, pod: &Running, path: &str, bytes: &[u8]) -> Result<()> {
+    // `base64 -d` of busybox takes one argument's worth: 128 KiB are far more than is needed here.
+    let text = base64(bytes);
+    let script =
+        format!("mkdir -p $(dirname {path}) && echo {text} | base64 -d > {path} && chmod 755 {path}");
+    pods.must(pod, "main", &["/bin/sh", "-c", &script]).map(drop)
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+fn gather() -> Result<Facts> {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir()?;
+    let image = Image::new("localhost/ima-cgpath/attacker:1")
+        .program("/bin/busybox", &oci::busybox()?)
+        .link("/bin/sh", "busybox")
+        .program("/app/idle", &elf::pause("attacker"))
+        .program(TOOL, &std::fs::read(host::guest_binary()?)?)
+        .dir("/tmp", 0o1777)
+        .dir("/proc", 0o755);
+    let mut plan = Plan::new(Stock::V6_12);
+    plan.runtime = Runtime::Containerd;
+    plan.images = vec![image.clone()];
+    plan.files = vec![(SHARED.to_owned(), elf::print("report\n"), 0o755)];
+    plan.pods = PODS
+        .iter()
+        .map(|pod| KnownPod {
+            uid: uid(pod),
+            name: format!("attack/{pod}"),
+            images: vec![image.name().to_owned()],
+            host_paths: vec!["/opt/shared".to_owned()],
+        })
+        .collect();
+    let node = Node::boot(plan, dir.path())?;
+    let (_collector, _) = node.start_collector()?;
+    let pods = Pods::start(&node.vm, Runtime::Containerd, &[&image])?;
+    let mut running = Vec::new();
+    for pod in PODS {
+        let mut spec = Pod::burstable(pod, &uid(pod));
+        spec.containers.push(container("main", &image, &["/app/idle"]));
+        running.push(pods.run(&spec)?);
+    }
+    let pod = |name: &str| &running[PODS.iter().position(|pod| *pod == name).unwrap()];
+    let shell = |name: &str, script: &str| pods.exec(pod(name), "main", &["/bin/sh", "-c", script]);
+    let work = |name: &str, workload: &Workload| -> Result<String> {
+        let text = serde_json::to_string(workload)?;
+        pods.must(pod(name), "main", &[TOOL, "workload", &text])
+    };
+    let before = node.fresh()?;
+    anyhow::ensure!(
+        before.verdict.trusted,
+        "not trusted before anything happened:\n{}",
+        before.verdict
+    );
+
+    // At our path, with our uid (a container's root is uid 0), named as the one after next: ours comes in between.
+    let (number, file) = next_checkpoint(&before.evidence()?)?;
+    let forged = format!("{CHECKPOINTS}/{number}");
+    write_file(&pods, pod("forge"), &forged, &file)?;
+    // Read as ours is, then executed: only that makes IMA measure it.
+    shell("forge", &format!("cat {forged} > /dev/null; exec {forged}"))?;
+    let flooded = 300;
+    shell(
+        "flood",
+        &format!(
+            "mkdir -p {CHECKPOINTS}; i=0; while [ $i -lt {flooded} ]; do echo $i > {CHECKPOINTS}/$i; read x < {CHECKPOINTS}/$i; i=$((i+1)); done"
+        ),
+    )?;
+    write_file(
+        &pods,
+        pod("exclude"),
+        &format!("{CHECKPOINTS}/99"),
+        &elf::exit(0, "excluded"),
+    )?;
+    pods.must(pod("exclude"), "main", &[&format!("{CHECKPOINTS}/99")])?;
+    let memfd = serde_json::from_str(&work("memfd", &Workload::Memfd)?)?;
+    write_file(
+        &pods,
+        pod("shm"),
+        "/dev/shm/payload",
+        &elf::exit(0, "shared memory"),
+    )?;
+    pods.must(pod("shm"), "main", &["/dev/shm/payload"])?;
+    write_file(
+        &pods,
+        pod("script"),
+        "/tmp/payload.sh",
+        b"echo payload > /tmp/done\n",
+    )?;
+    pods.must(pod("script"), "main", &["/bin/sh", "/tmp/payload.sh"])?;
+    pods.must(
+        pod("script"),
+        "main",
+        &["/bin/busybox", "test", "-e", "/tmp/done"],
+    )?;
+    let late = serde_json::from_str(&work("late", &Workload::LateMapping { dir: "/tmp".into() })?)?;
+    let library = serde_json::from_str(&work("library", &Workload::TomTou { dir: "/tmp".into() })?)?;
+    pods.must(pod("neighbour"), "main", &["/bin/busybox", "true"])?;
+    // What a pod cannot do alone, but with a delegated cgroup or the host's help.
+    let moved = pod("moved");
+    let inside = format!("{}/{}", moved.pod.cgroup_parent, moved.ids.containers[0]);
+    for cgroup in [
+        inside,
+        format!("/user.slice/user-1000.slice/kubepods/burstable/pod{INVENTED}"),
+    ] {
+        let done: Contained = node.work(&Workload::Contain {
+            cgroup,
+            argv: vec![SHARED.to_owned()],
+            root: None,
+        })?;
+        anyhow::ensure!(done.code == Some(0), "{SHARED} ended with {:?}", done.code);
+    }
+    let round = node.fresh()?;
+    let facts = Facts {
+        evidence: round.evidence()?,
+        verdict: round.verdict,
+        forged,
+        next_number: number,
+        memfd,
+        late,
+        library,
+        flooded,
+    };
+    node.vm.power_off()?;
+    println!(
+        "TIME attacks of pods: {:.1} s\n{}",
+        begin.elapsed().as_secs_f64(),
+        facts.verdict
+    );
+    Ok(facts)
+}
+
+/// Gathered once; what went wrong then is told to every test.
+fn facts() -> &'static Facts {
+    static FACTS: OnceLock<Result<Facts>> = OnceLock::new();
+    FACTS
+        .get_or_init(gather)
+        .as_ref()
+        .unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+impl Facts {
+    fn key(name: &str) -> PodUid {
+        PodUid::parse(uid(name).as_bytes()).unwrap()
+    }
+
+    fn records(&self, pod: &str, path: &str) -> Vec<&Record> {
+        self.evidence
+            .records(PartitionKey::Pod(Facts::key(pod)))
+            .iter()
+            .filter(|r| r.path == path.as_bytes())
+            .collect()
+    }
+
+    fn state(&self, pod: &str) -> State {
+        self.verdict.pod(Facts::key(pod)).unwrap().state
+    }
+
+    /// Exactly this pod is untrusted for exactly this file.
+    fn charged(&self, pod: &str, rule: Rule, path: &str) {
+        let found: Vec<_> = self
+            .verdict
+            .failures()
+            .filter(|f| f.rule == rule && f.path.as_deref() == Some(path.as_bytes()))
+            .collect();
+        assert!(
+            !found.is_empty(),
+            "nobody was charged with {path}:\n{}",
+            self.verdict
+        );
+        for finding in found {
+            assert_eq!(finding.subject.to_string(), uid(pod), "{finding}");
+        }
+        assert_eq!(self.state(pod), State::Untrusted);
+    }
+}
+
+#[test]
+fn no_attack_of_a_pod_touches_the_node_or_a_neighbour() {
+    let facts = facts();
+    let node = &facts.verdict.node;
+    assert_eq!(node.state, State::Trusted, "{}", facts.verdict);
+    assert_eq!((node.lost, node.unattributed), (0, 0));
+    assert_eq!(facts.state("neighbour"), State::Trusted);
+}
+
+#[test]
+fn a_well_formed_next_checkpoint_of_a_pod_is_charged_to_it_and_never_part_of_the_chain() {
+    let facts = facts();
+    facts.charged("forge", Rule::V9, &facts.forged);
+    assert!(!facts.records("forge", &facts.forged).is_empty());
+    // The real one of that number is there, signed by the chain's key, or the node would not be trusted.
+    assert!(facts.evidence.checkpoints.len() as u64 > facts.next_number);
+}
+
+#[test]
+fn the_checkpoint_rule_cannot_be_used_to_flood_the_list() {
+    let facts = facts();
+    let from_pods = facts.evidence.list.iter().enumerate().filter(|(index, entry)| {
+        let Entry::Full(bytes) = entry else { return true };
+        let entry = ListEntry::from_canonical(*index as u64, bytes.as_slice()).unwrap();
+        let name = entry.file_name().unwrap_or_default().to_vec();
+        let number = evidence::checkpoint::number_from_path(&name);
+        number.is_some_and(|n| {
+            n >= facts.evidence.checkpoints.len() as u64 && n < facts.flooded as u64 && n != 99
+        })
+    });
+    assert_eq!(
+        from_pods.count(),
+        0,
+        "{} files were read at our path",
+        facts.flooded
+    );
+    assert_eq!(facts.state("flood"), State::Trusted);
+}
+
+#[test]
+fn a_program_at_the_path_that_others_exclude_is_charged_to_its_pod() {
+    facts().charged("exclude", Rule::V9, &format!("{CHECKPOINTS}/99"));
+}
+
+#[test]
+fn a_program_in_anonymous_memory_is_charged_to_its_pod() {
+    let facts = facts();
+    assert_eq!(facts.state("memfd"), State::Untrusted);
+    let partition = facts.evidence.records(PartitionKey::Pod(Facts::key("memfd")));
+    let found = partition.iter().find(|r| {
+        r.kind == EventKind::Execution
+            && r.hash
+                .as_ref()
+                .and_then(|h| h.digest())
+                .is_some_and(|d| hex::encode(d.bytes()) == facts.memfd.sha256)
+    });
+    let record = found.unwrap_or_else(|| panic!("no execution with {}", facts.memfd.sha256));
+    let path = String::from_utf8_lossy(&record.path).into_owned();
+    assert!(path.contains("memfd:payload"), "{path}");
+    facts.charged("memfd", Rule::V9, &path);
+}
+
+#[test]
+fn a_program_in_shared_memory_is_charged_to_its_pod() {
+    facts().charged("shm", Rule::V9, "/dev/shm/payload");
+}
+
+#[test]
+fn limit_what_an_interpreter_reads_leaves_no_record() {
+    let facts = facts();
+    assert!(facts.records("script", "/tmp/payload.sh").is_empty());
+    assert_eq!(facts.state("script"), State::Trusted);
+}
+
+#[test]
+fn a_mapping_made_executable_by_mprotect_is_charged_to_its_pod() {
+    let facts = facts();
+    let kinds: Vec<_> = facts
+        .records("late", &facts.late.path)
+        .iter()
+        .map(|r| r.kind)
+        .collect();
+    assert_eq!(kinds, [EventKind::LateMapping]);
+    facts.charged("late", Rule::V9, &facts.late.path);
+}
+
+#[test]
+fn a_library_that_is_modified_while_it_is_mapped_is_a_violation_of_its_pod() {
+    facts().charged("library", Rule::V12, &facts().library.path);
+}
+
+#[test]
+fn a_process_moved_into_a_pod_is_marked_and_the_pod_is_not_trusted() {
+    let facts = facts();
+    let pod = facts.verdict.pod(Facts::key("moved")).unwrap();
+    assert!(pod.suspect > 0);
+    assert_ne!(pod.state, State::Trusted);
+    assert!(!facts.records("moved", SHARED).is_empty());
+}
+
+#[test]
+fn a_cgroup_that_a_user_named_like_a_pod_is_the_hosts() {
+    let facts = facts();
+    let invented = PodUid::parse(INVENTED.as_bytes()).unwrap();
+    assert!(facts.verdict.pod(invented).is_none(), "{}", facts.verdict);
+    let on_host = facts.evidence.records(PartitionKey::Host);
+    let found = on_host.iter().find(|r| {
+        r.path == SHARED.as_bytes()
+            && r.cgroup
+                .as_deref()
+                .is_some_and(|c| c.starts_with(b"/user.slice/"))
+    });
+    assert!(found.is_some_and(|r| r.kind == EventKind::Execution));
+}
