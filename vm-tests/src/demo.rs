@@ -389,11 +389,15 @@ pub fn run(options: &Options) -> Result<Outcome> {
         boot_seconds,
         seconds: begin.elapsed().as_secs_f64(),
         report,
-        kept: options.keep.then(|| Kept {
-            guest: node.vm.dir().to_path_buf(),
-            url: node.site.url(),
-            verifier_pid: node.site.server_pid(),
-        }),
+        kept: node
+            .site
+            .server_pid()
+            .filter(|_| options.keep)
+            .map(|verifier_pid| Kept {
+                guest: node.vm.dir().to_path_buf(),
+                url: node.site.url(),
+                verifier_pid,
+            }),
         last_verdict: last
             .as_ref()
             .map(|round| round.verdict.to_string())

@@ -117,6 +117,11 @@ impl Machine {
         self.qemu.id()
     }
 
+    /// The software TPM's process.
+    pub(crate) fn tpm_pid(&self) -> u32 {
+        self.swtpm.id()
+    }
+
     /// Whether QEMU ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.qemu.try_wait().context("asking for QEMU's end")

@@ -16,6 +16,7 @@ use evidence::Evidence;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use verifier::Verdict;
 use vm_protocol::spec::Workload;
@@ -100,7 +101,8 @@ pub struct Site {
     dir: PathBuf,
     cgpath: PathBuf,
     port: u16,
-    server: Server,
+    /// `None` while it is stopped.
+    server: Mutex<Option<Server>>,
     client: Client,
 }
 
@@ -166,22 +168,46 @@ impl Site {
             "--name",
             "localhost",
         ]))?;
-        let log = dir.join("serve.log");
-        let output = std::fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
-        let child = Command::new(&cgpath)
+        let client = Client::new(port, &store.join("ca.pem"))?;
+        let site = Site {
+            dir,
+            cgpath,
+            port,
+            server: Mutex::new(None),
+            client,
+        };
+        site.start_server()?;
+        Ok(site)
+    }
+
+    /// Starts `cgpath serve` where it does not run, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_server(&self) -> Result<()> {
+        let mut running = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_some() {
+            return Ok(());
+        }
+        let log = self.dir.join("serve.log");
+        let output = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(&log)
+            .with_context(|| format!("making {}", log.display()))?;
+        let child = Command::new(&self.cgpath)
             .args(["serve", "--store"])
-            .arg(&store)
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .arg(self.store())
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("starting {}", cgpath.display()))?;
+            .with_context(|| format!("starting {}", self.cgpath.display()))?;
         let mut server = Server(child);
-        let client = Client::new(port, &store.join("ca.pem"))?;
         let begin = Instant::now();
         loop {
-            match client.get("/healthz") {
+            match self.client.get("/healthz") {
                 Ok(answer) if answer.status == 200 => break,
                 other => {
                     let ended = server.0.try_wait()?;
@@ -198,13 +224,13 @@ impl Site {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Site {
-            dir,
-            cgpath,
-            port,
-            server,
-            client,
-        })
+        *running = Some(server);
+        Ok(())
+    }
+
+    /// Ends `cgpath serve` with no warning.
+    pub fn stop_server(&self) {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The directory that everything is in.
@@ -232,9 +258,10 @@ impl Site {
         format!("https://localhost:{}/", self.port)
     }
 
-    /// The process id of `cgpath serve`.
-    pub fn server_pid(&self) -> u32 {
-        self.server.0.id()
+    /// The process id of `cgpath serve`, if it runs.
+    pub fn server_pid(&self) -> Option<u32> {
+        let running = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map(|server| server.0.id())
     }
 
     /// Lets `cgpath serve` go on after this process.

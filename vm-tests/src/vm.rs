@@ -390,6 +390,11 @@ impl Vm {
         self.machine.as_ref().map(Machine::pid)
     }
 
+    /// The software TPM's process id; `None` after [`Vm::attach`].
+    pub fn tpm_pid(&self) -> Option<u32> {
+        self.machine.as_ref().map(Machine::tpm_pid)
+    }
+
     /// All that the guest's console showed so far.
     pub fn console(&self) -> String {
         let bytes = std::fs::read(self.dir.path.join(qemu::CONSOLE)).unwrap_or_default();

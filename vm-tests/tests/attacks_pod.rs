@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 use verifier::{Rule, State, Verdict};
 use vm_protocol::elf;
-use vm_protocol::spec::{BurstRun, Contained, Pod, Workload};
+use vm_protocol::spec::{BurstRun, Contained, Mount, Pod, Workload};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{Pods, Running, Runtime, container};
 use vm_tests::scenario::{KnownPod, Node, Plan};
@@ -28,7 +28,7 @@ const PODS: [&str; 10] = [
     "flood",
     "exclude",
     "memfd",
-    "shm",
+    "tmpfs",
     "script",
     "late",
     "library",
@@ -111,9 +111,18 @@ fn gather() -> Result<Facts> {
     let (_collector, _) = node.start_collector()?;
     let pods = Pods::start(&node.vm, Runtime::Containerd, &[&image])?;
     let mut running = Vec::new();
+    node.vm.sh("[ $(stat -f -c %T /run) = tmpfs ]")?;
     for pod in PODS {
+        node.vm.sh(&format!("mkdir -p /run/empty-dir/{pod}"))?;
         let mut spec = Pod::burstable(pod, &uid(pod));
-        spec.containers.push(container("main", &image, &["/app/idle"]));
+        let mut main = container("main", &image, &["/app/idle"]);
+        // As a kubelet makes an emptyDir in memory; `/dev/shm` is mounted noexec by containerd.
+        main.mounts.push(Mount {
+            host: format!("/run/empty-dir/{pod}"),
+            container: "/scratch".to_owned(),
+            read_only: false,
+        });
+        spec.containers.push(main);
         running.push(pods.run(&spec)?);
     }
     let pod = |name: &str| &running[PODS.iter().position(|pod| *pod == name).unwrap()];
@@ -150,13 +159,8 @@ fn gather() -> Result<Facts> {
     )?;
     pods.must(pod("exclude"), "main", &[&format!("{CHECKPOINTS}/99")])?;
     let memfd = serde_json::from_str(&work("memfd", &Workload::Memfd)?)?;
-    write_file(
-        &pods,
-        pod("shm"),
-        "/dev/shm/payload",
-        &elf::exit(0, "shared memory"),
-    )?;
-    pods.must(pod("shm"), "main", &["/dev/shm/payload"])?;
+    write_file(&pods, pod("tmpfs"), "/scratch/payload", &elf::exit(0, "tmpfs"))?;
+    pods.must(pod("tmpfs"), "main", &["/scratch/payload"])?;
     write_file(
         &pods,
         pod("script"),
@@ -314,8 +318,8 @@ fn a_program_in_anonymous_memory_is_charged_to_its_pod() {
 }
 
 #[test]
-fn a_program_in_shared_memory_is_charged_to_its_pod() {
-    facts().charged("shm", Rule::V9, "/dev/shm/payload");
+fn a_program_on_a_tmpfs_is_charged_to_its_pod() {
+    facts().charged("tmpfs", Rule::V9, "/scratch/payload");
 }
 
 #[test]

@@ -1,0 +1,360 @@
+//! Nothing is lost under load and through failures, or it is lost by number.
+//!
+//! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the bursts and the number of kills those that are wanted once; without it they
+//! are as large as a test run has time for.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use anyhow::{Context as _, Result, ensure};
+use evidence::{EventKind, SealedCheckpoint};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use verifier::{Rule, State};
+use vm_protocol::spec::{Burst, Workload};
+use vm_tests::scenario::{self, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};
+use vm_tests::{Process, Stock};
+
+const SIGKILL: i32 = 9;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+
+/// What is wanted once, or what a test run has time for.
+fn scaled(soak: u32, usual: u32) -> u32 {
+    if std::env::var_os("CGPATH_SOAK").is_some() {
+        soak
+    } else {
+        usual
+    }
+}
+
+/// Eight cgroups: pods by both drivers' names, nested ones, the host's.
+fn cgroups() -> Vec<String> {
+    let container = "0123456789abcdef".repeat(4);
+    let uid = |n: u32| format!("00000000-0000-4000-8000-0000000000{n:02}");
+    let flat = |n: u32| uid(n).replace('-', "_");
+    vec![
+        format!("/kubepods/burstable/pod{}/{container}", uid(1)),
+        format!("/kubepods/besteffort/pod{}/{container}", uid(2)),
+        format!("/kubepods/pod{}/{container}", uid(3)),
+        format!(
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice/cri-containerd-{container}.scope",
+            flat(4)
+        ),
+        format!(
+            "/kubepods.slice/kubepods-pod{}.slice/crio-{container}.scope",
+            flat(5)
+        ),
+        format!("/kubepods/burstable/pod{}/{container}/nested/twice", uid(6)),
+        WORKLOADS.to_owned(),
+        "/system.slice/other.service".to_owned(),
+    ]
+}
+
+fn burst(count: u32) -> Workload {
+    Workload::Burst {
+        dir: "/var/tmp/burst".to_owned(),
+        count,
+        cgroups: cgroups(),
+    }
+}
+
+/// A burst that goes on while the test does something else.
+struct Running<'vm>(Process<'vm>);
+
+impl<'vm> Running<'vm> {
+    /// Begins it and waits until the programs are written: what follows are their executions.
+    fn begin(node: &'vm Node, count: u32) -> Result<Self> {
+        let text = serde_json::to_string(&burst(count))?;
+        let command = node.vm.command(&["guest", "workload", text.as_str()]);
+        let process = command.cgroup(WORKLOADS).spawn("/var/log/burst.log")?;
+        let last = format!("/var/tmp/burst/program-{}", count - 1);
+        let begin = Instant::now();
+        while node.vm.run(&["test", "-s", &last])?.code() != Some(0) {
+            ensure!(
+                begin.elapsed() < Duration::from_secs(300),
+                "the burst does not begin"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(Self(process))
+    }
+
+    fn goes_on(&self) -> Result<bool> {
+        Ok(self.0.wait(Duration::ZERO)?.is_none())
+    }
+
+    fn end(self) -> Result<Burst> {
+        let exit = self
+            .0
+            .wait(Duration::from_secs(900))?
+            .context("the burst does not end")?;
+        ensure!(exit.code == Some(0), "{}", self.0.log()?);
+        serde_json::from_str(&self.0.log()?).context("what the burst wrote down")
+    }
+}
+
+fn checkpoints(round: &Round) -> Vec<evidence::Checkpoint> {
+    let evidence = round.evidence().unwrap();
+    evidence
+        .checkpoints
+        .iter()
+        .map(|file| SealedCheckpoint::from_file(file).unwrap().checkpoint)
+        .collect()
+}
+
+/// Findings that fail by a rule of chains, records, losses and counters. Programs that no policy knows are run on purpose.
+fn broken(round: &Round) -> Vec<String> {
+    use Rule::{V1, V2, V3, V4, V5, V6, V7, V13};
+    let of_interest = [V1, V2, V3, V4, V5, V6, V7, V13];
+    round
+        .verdict
+        .failures()
+        .filter(|f| of_interest.contains(&f.rule))
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// Every run of the burst has exactly one execution and one entry, in the cgroup it ran in, and the chain is unbroken.
+fn nothing_lost_nothing_doubled(round: &Round, burst: &Burst) {
+    assert_eq!(broken(round), Vec::<String>::new());
+    assert_eq!((round.verdict.node.lost, round.verdict.node.unattributed), (0, 0));
+    for (at, checkpoint) in checkpoints(round).iter().enumerate() {
+        assert_eq!(checkpoint.number, at as u64);
+    }
+    let evidence = round.evidence().unwrap();
+    let mut seen: BTreeMap<&[u8], Vec<(EventKind, Option<&[u8]>)>> = BTreeMap::new();
+    for record in evidence.partitions.iter().flat_map(|p| &p.records) {
+        let path = seen.entry(&record.path).or_default();
+        path.push((record.kind, record.cgroup.as_deref()));
+    }
+    for run in &burst.runs {
+        let mut found = seen.remove(run.path.as_bytes()).unwrap_or_default();
+        found.sort();
+        let cgroup = Some(run.cgroup.as_bytes());
+        let wanted = vec![(EventKind::Entry, cgroup), (EventKind::Execution, cgroup)];
+        assert_eq!(found, wanted, "records of {}", run.path);
+    }
+}
+
+fn node(stock: Stock, dir: &std::path::Path, settings: &[&str]) -> Node {
+    let mut plan = Plan::new(stock);
+    plan.settings = settings.iter().map(|s| (*s).to_owned()).collect();
+    Node::boot(plan, dir).unwrap()
+}
+
+fn whole_burst(stock: Stock, count: u32) {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(stock, dir.path(), &[]);
+    let _collector = node.start_collector().unwrap();
+    let done: Burst = node.work(&burst(count)).unwrap();
+    assert_eq!(done.runs.len() as u32, count);
+    let round = node.fresh().unwrap();
+    println!(
+        "MEASURED burst on {stock}: {count} new programs in 8 cgroups, {:.1} ms each, {} records, lost {}, unattributed {}",
+        done.millis as f64 / f64::from(count),
+        round.verdict.node.records,
+        round.verdict.node.lost,
+        round.verdict.node.unattributed
+    );
+    nothing_lost_nothing_doubled(&round, &done);
+    node.vm.power_off().unwrap();
+}
+
+#[test]
+fn a_burst_of_new_programs_in_eight_cgroups_is_recorded_whole_on_6_12() {
+    whole_burst(Stock::V6_12, scaled(10_000, 1_000));
+}
+
+#[test]
+fn a_burst_of_new_programs_in_eight_cgroups_is_recorded_whole_on_6_1() {
+    whole_burst(Stock::V6_1, scaled(2_000, 400));
+}
+
+#[test]
+fn with_a_tiny_ring_the_signed_loss_is_exactly_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(Stock::V6_12, dir.path(), &["bpf.ring_bytes=65536"]);
+    let (collector, _) = node.start_collector().unwrap();
+    collector.signal(SIGSTOP).unwrap();
+    let done: Burst = node.work(&burst(200)).unwrap();
+    collector.signal(SIGCONT).unwrap();
+    let round = node.fresh().unwrap();
+    let evidence = round.evidence().unwrap();
+    let last = checkpoints(&round).pop().unwrap();
+    let recorded: BTreeSet<u64> = evidence
+        .partitions
+        .iter()
+        .flat_map(|p| &p.records)
+        .map(|r| r.seq)
+        .collect();
+    let missing = (1..=last.last_seq).filter(|seq| !recorded.contains(seq)).count() as u64;
+    // Cgroups are made and removed by records that are in no partition; they have numbers, too.
+    let missing_runs = done
+        .runs
+        .iter()
+        .flat_map(|run| [(run, EventKind::Entry), (run, EventKind::Execution)])
+        .filter(|(run, kind)| {
+            !evidence
+                .partitions
+                .iter()
+                .flat_map(|p| &p.records)
+                .any(|r| r.kind == *kind && r.path == run.path.as_bytes())
+        })
+        .count() as u64;
+    println!(
+        "MEASURED tiny ring: {} numbers handed out, {missing} without a record in a partition, {missing_runs} of them of the burst, signed loss {}",
+        last.last_seq,
+        last.losses.total()
+    );
+    assert!(
+        missing_runs > 0,
+        "the burst fitted into the ring: the test shows nothing"
+    );
+    assert_eq!(last.losses.total(), last.losses.reserve, "{:?}", last.losses);
+    assert_eq!(last.losses.reserve, missing_runs);
+    assert_eq!(round.verdict.node.lost, missing_runs);
+    assert_eq!(round.verdict.node.state, State::Untrusted);
+    assert!(
+        round.verdict.failures().any(|f| f.rule == Rule::V6),
+        "{}",
+        round.verdict
+    );
+    node.vm.power_off().unwrap();
+}
+
+#[test]
+fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
+    let kills = scaled(50, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(Stock::V6_12, dir.path(), &[]);
+    let (mut collector, _) = node.start_collector().unwrap();
+    let running = Running::begin(&node, scaled(6_000, 800)).unwrap();
+    // Instants that do not depend on the clock: a generator with a fixed seed, from 0.05 to 1.5 s.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut in_burst = 0;
+    for _ in 0..kills {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        std::thread::sleep(Duration::from_millis(50 + state % 1_450));
+        in_burst += u32::from(running.goes_on().unwrap());
+        collector.signal(SIGKILL).unwrap();
+        let ended = collector.wait(Duration::from_secs(20)).unwrap();
+        assert!(ended.is_some(), "the collector survived its kill");
+        collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
+    }
+    let done = running.end().unwrap();
+    println!(
+        "MEASURED kills: {in_burst} of {kills} while the burst of {} ran",
+        done.runs.len()
+    );
+    assert!(
+        in_burst * 2 > kills,
+        "only {in_burst} of {kills} kills met the burst"
+    );
+    let round = node.fresh().unwrap();
+    nothing_lost_nothing_doubled(&round, &done);
+    let starts = checkpoints(&round).last().unwrap().starts;
+    assert!(starts > 1 && starts <= kills + 1, "{starts} starts");
+    node.vm.power_off().unwrap();
+}
+
+/// Runs a burst while something is wrong, makes it right again, and wants all records; gives the collector's log.
+fn through(
+    settings: &[&str],
+    prepare: impl FnOnce(&Node),
+    spoil: impl FnOnce(&Node),
+    mend: impl FnOnce(&Node),
+    count: u32,
+) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(Stock::V6_12, dir.path(), settings);
+    prepare(&node);
+    let _collector = node.start_collector().unwrap();
+    spoil(&node);
+    let done: Burst = node.work(&burst(count)).unwrap();
+    mend(&node);
+    let round = node.fresh().unwrap();
+    let log = node.vm.get_text(COLLECTOR_LOG).unwrap();
+    nothing_lost_nothing_doubled(&round, &done);
+    node.vm.power_off().unwrap();
+    log
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_named() {
+    let log = through(
+        &[],
+        |node| {
+            node.vm
+                .sh("mkdir -p /var/lib/ima-cgpath && mount -t tmpfs -o size=2m tmpfs /var/lib/ima-cgpath")
+                .map(drop)
+                .unwrap();
+        },
+        |node| {
+            // What is left takes a few of the burst's records.
+            let fill = "dd if=/dev/zero of=/var/lib/ima-cgpath/full bs=4k 2>/dev/null; truncate -s -16k /var/lib/ima-cgpath/full";
+            node.vm.sh(fill).map(drop).unwrap();
+        },
+        |node| {
+            node.vm.sh("rm /var/lib/ima-cgpath/full").map(drop).unwrap();
+        },
+        300,
+    );
+    assert!(
+        log.contains("No space left on device"),
+        "the log does not say why:\n{log}"
+    );
+}
+
+#[test]
+fn with_the_verifier_away_for_a_whole_burst_nothing_is_lost() {
+    let log = through(
+        &["verifier.max_backoff=3"],
+        |_| {},
+        |node| node.site.stop_server(),
+        |node| node.site.start_server().unwrap(),
+        300,
+    );
+    assert!(log.contains("refused"), "the log does not say why:\n{log}");
+}
+
+#[test]
+fn a_clock_that_is_set_back_loses_nothing() {
+    through(
+        &["verifier.max_backoff=3"],
+        |_| {},
+        |node| {
+            node.vm
+                .sh("date -s \"$(date -d '2 hours ago')\"")
+                .map(drop)
+                .unwrap()
+        },
+        |_| {},
+        200,
+    );
+}
+
+#[test]
+fn a_tpm_that_is_busy_loses_nothing() {
+    let tpm = |node: &Node, signal| {
+        let pid = nix::unistd::Pid::from_raw(node.vm.tpm_pid().unwrap() as i32);
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    let begin = Instant::now();
+    through(
+        &["verifier.max_backoff=3"],
+        |_| {},
+        |node| {
+            // It stops for a moment in the middle of whatever is asked of it, ten times over.
+            for _ in 0..10 {
+                tpm(node, nix::sys::signal::Signal::SIGSTOP);
+                std::thread::sleep(Duration::from_millis(700));
+                tpm(node, nix::sys::signal::Signal::SIGCONT);
+                std::thread::sleep(Duration::from_millis(150));
+            }
+        },
+        |_| {},
+        200,
+    );
+    assert!(begin.elapsed() > Duration::from_secs(8));
+}
