@@ -15,6 +15,7 @@ Check it:
 Build it:
   build        release binaries: cgpath, cgpathd, guest, demo
   ebpf         the eBPF object
+  kernel       the patched kernels: fetch, apply, check, build
   completions  completions for bash: source <(cargo xtask completions)
 
 Each has --help with examples.
@@ -97,7 +98,7 @@ Usage: cargo xtask test [OPTIONS] [FILTER]
   FILTER         only tests whose name contains this (passed on to cargo test)
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
-                 fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks
+                 fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks, kernel
   --yes, --no-install   as for `demo`
 
 Examples:
@@ -130,6 +131,29 @@ Example:
   cargo xtask ebpf && ls -l target/bpf/
 ";
 
+pub const KERNEL: &str = "\
+cargo xtask kernel: the patched kernels, from the distribution's source package to an image that a guest boots
+
+Usage: cargo xtask kernel fetch|apply|check|build [OPTIONS]
+
+  fetch   put the source of a base into the cache, print where
+  apply   apply the series to it
+  check   patch by patch: git am, checkpatch --strict, IMA compiled at W=1 with no new warning
+  build   the small kernel for guests, found again by a key of all that went into it; prints its directory
+
+  --base SERIES    6.12, 7.3, 6.1 or all, may be repeated (default: the ones that CI builds in full)
+  --debug          build: with KASAN, lockdep, kmemleak and failing allocations
+  --config FILE    build: one more configuration fragment
+  --yes, --no-install   as for `demo`
+
+Environment: CGPATH_JOBS (parallel jobs, default one for each processor), CGPATH_MIRROR (a Debian mirror).
+What the bases and series are: kernel-patches/README.md.
+
+Examples:
+  cargo xtask kernel check --base all
+  cargo xtask kernel build
+";
+
 pub const TIDY: &str = "\
 cargo xtask tidy: the repository's own rules, each breach with file and line
 
@@ -143,8 +167,9 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
+            kernel) COMPREPLY=($(compgen -W "fetch apply check build --base --debug --config --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
-            *) COMPREPLY=($(compgen -W "demo vm doctor test tidy build ebpf" -- "$current")) ;;
+            *) COMPREPLY=($(compgen -W "demo vm doctor test tidy build ebpf kernel" -- "$current")) ;;
         esac
     fi
 }

@@ -9,6 +9,7 @@
 mod build;
 mod demo;
 mod help;
+mod kernel;
 mod needs;
 mod shell;
 mod test;
@@ -48,6 +49,7 @@ fn run() -> Result<ExitCode> {
         "demo" => demo::demo(&world, parser),
         "vm" => demo::vm(&world, parser),
         "test" => test::test(&world, parser),
+        "kernel" => kernel::kernel_command(&world, parser),
         "build" => build::build_command(&world, parser),
         "ebpf" => build::ebpf_command(&world, parser),
         "tidy" => tidy::tidy_command(&world, parser),

@@ -25,9 +25,11 @@ pub enum Purpose {
     Build,
     /// Run virtual machines without the product.
     Machines,
-    /// Both.
+    /// Build the patched kernels.
+    Kernel,
+    /// Build, and run virtual machines with it.
     Demo,
-    /// Both, and every check.
+    /// Everything, and every check.
     Test,
 }
 
@@ -35,8 +37,8 @@ impl Purpose {
     /// Whether whoever does this also does `part`.
     fn includes(self, part: Self) -> bool {
         match self {
-            Self::Build | Self::Machines => self == part,
-            Self::Demo => part != Self::Test,
+            Self::Build | Self::Machines | Self::Kernel => self == part,
+            Self::Demo => !matches!(part, Self::Test | Self::Kernel),
             Self::Test => true,
         }
     }
@@ -82,13 +84,13 @@ const PACKAGES: &[Package] = &[
         "gcc",
         "gcc",
         "links Rust programs",
-        &[Purpose::Build, Purpose::Machines],
+        &[Purpose::Build, Purpose::Machines, Purpose::Kernel],
     ),
     Package(
         "libc6-dev",
         "",
         "links Rust programs; the guest's static C library",
-        &[Purpose::Build, Purpose::Machines],
+        &[Purpose::Build, Purpose::Machines, Purpose::Kernel],
     ),
     Package(
         "protobuf-compiler",
@@ -142,7 +144,7 @@ const PACKAGES: &[Package] = &[
         "kmod",
         "depmod",
         "module indexes for the guests' kernels",
-        &[Purpose::Machines],
+        &[Purpose::Machines, Purpose::Kernel],
     ),
     Package(
         "busybox-static",
@@ -155,6 +157,26 @@ const PACKAGES: &[Package] = &[
         "tpm2",
         "a second TPM client that tests compare ours with",
         &[Purpose::Test],
+    ),
+    Package("make", "make", "builds the patched kernels", &[Purpose::Kernel]),
+    Package("flex", "flex", "builds the patched kernels", &[Purpose::Kernel]),
+    Package("bison", "bison", "builds the patched kernels", &[Purpose::Kernel]),
+    Package("bc", "bc", "builds the patched kernels", &[Purpose::Kernel]),
+    Package("libelf-dev", "", "builds the patched kernels", &[Purpose::Kernel]),
+    Package("libssl-dev", "", "builds the patched kernels", &[Purpose::Kernel]),
+    Package(
+        "dwarves",
+        "pahole",
+        "type information of the patched kernels, for eBPF",
+        &[Purpose::Kernel],
+    ),
+    Package("xz-utils", "xz", "unpacks kernel sources", &[Purpose::Kernel]),
+    Package("git", "git", "applies the kernel series", &[Purpose::Kernel]),
+    Package(
+        "perl",
+        "perl",
+        "runs the kernel's checkpatch.pl",
+        &[Purpose::Kernel],
     ),
 ];
 
@@ -788,7 +810,8 @@ mod tests {
     fn a_purpose_asks_for_its_parts_and_nothing_else() {
         assert!(Purpose::Test.includes(Purpose::Build) && Purpose::Test.includes(Purpose::Machines));
         assert!(Purpose::Demo.includes(Purpose::Build) && Purpose::Demo.includes(Purpose::Machines));
-        assert!(!Purpose::Demo.includes(Purpose::Test));
+        assert!(!Purpose::Demo.includes(Purpose::Test) && !Purpose::Demo.includes(Purpose::Kernel));
+        assert!(Purpose::Test.includes(Purpose::Kernel));
         assert!(
             !Purpose::Machines.includes(Purpose::Build),
             "`vm` must not ask for the eBPF toolchain"

@@ -12,11 +12,11 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help, shell, tidy};
+use crate::{build, help, kernel, shell, tidy};
 
-/// The steps in their order; the last three need what `build` makes.
+/// The steps in their order; the last four need what `build` makes.
 const STEPS: &[&str] = &[
-    "fmt", "tidy", "ebpf", "clippy", "deny", "host", "build", "vm", "breaks",
+    "fmt", "tidy", "ebpf", "clippy", "deny", "host", "build", "vm", "breaks", "kernel",
 ];
 
 /// The attacks that the demo must recognise.
@@ -86,7 +86,7 @@ pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut summary: Vec<(&str, Count, Duration)> = Vec::new();
     for &step in STEPS {
         let wanted = if only.is_empty() {
-            !(fast && matches!(step, "build" | "vm" | "breaks"))
+            !(fast && matches!(step, "build" | "vm" | "breaks" | "kernel"))
         } else {
             only.iter().any(|name| name == step)
         };
@@ -219,11 +219,43 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
                 .env("CGPATH_WORKSPACE", &world.root)
                 .env("CARGO_TARGET_DIR", &world.target);
             // One guest at a time: two of them on two cores only make each other late.
-            cargo_test(&mut command, filter, &["--test-threads=1"])
+            // The patched kernels are built by a step of their own.
+            cargo_test(
+                &mut command,
+                filter,
+                &["--test-threads=1", "--skip", "kernel_tier::"],
+            )
         }
         "breaks" => breaks(world, filter),
+        "kernel" => kernel_tier(world, cargo(&[]), filter),
         other => bail!("no step `{other}`"),
     }
+}
+
+/// Each patch of every series counts as a test, then come those of the kernels that were built.
+fn kernel_tier(world: &World, mut command: Command, filter: Option<&str>) -> Result<Count> {
+    let (patches, kernels) = kernel::check_and_build(world)?;
+    let mut count = Count {
+        passed: patches,
+        ..Count::default()
+    };
+    command
+        .args([
+            "test",
+            "-p",
+            "vm-tests",
+            "--test",
+            "kernel_tier*",
+            "--locked",
+            "--no-fail-fast",
+        ])
+        .env("CGPATH_WORKSPACE", &world.root)
+        .env("CARGO_TARGET_DIR", &world.target);
+    for built in kernels {
+        command.env("CGPATH_KERNEL", built);
+        count.add(cargo_test(&mut command, filter, &["--test-threads=1"])?);
+    }
+    Ok(count)
 }
 
 fn breaks(world: &World, filter: Option<&str>) -> Result<Count> {
