@@ -115,6 +115,14 @@ const MODULES: &[&str] = &[
     "security",
 ];
 
+/// A kernel that `cargo xtask kernel build` left in this directory.
+///
+/// # Errors
+/// When there is none.
+pub fn built(dir: &Path) -> Result<Kernel> {
+    cached(dir)?.with_context(|| format!("no kernel in {}; hint: cargo xtask kernel build", dir.display()))
+}
+
 /// The newest stock kernel of a series, fetched when the cache does not have it.
 ///
 /// # Errors

@@ -79,6 +79,7 @@ impl std::str::FromStr for CgroupMode {
 #[derive(Clone, Debug)]
 pub struct VmBuilder {
     stock: Stock,
+    kernel: Option<Kernel>,
     cgroup: CgroupMode,
     ima: String,
     kernel_args: Vec<String>,
@@ -102,6 +103,13 @@ impl VmBuilder {
     #[must_use]
     pub fn ima(mut self, parameters: &str) -> Self {
         parameters.clone_into(&mut self.ima);
+        self
+    }
+
+    /// A kernel in place of the stock one: see [`kernel::built`].
+    #[must_use]
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = Some(kernel);
         self
     }
 
@@ -240,7 +248,10 @@ impl VmBuilder {
         additions.extend(self.additions.iter().cloned());
         Ok(OwnedRecipe {
             root: root::base()?,
-            kernel: kernel::stock(self.stock)?,
+            kernel: match &self.kernel {
+                Some(kernel) => kernel.clone(),
+                None => kernel::stock(self.stock)?,
+            },
             additions,
             size_mib: self.disk_mib,
             journal: self.persistent,
@@ -320,6 +331,7 @@ impl Vm {
     pub fn builder(stock: Stock) -> VmBuilder {
         VmBuilder {
             stock,
+            kernel: None,
             cgroup: CgroupMode::default(),
             ima: IMA.to_owned(),
             kernel_args: Vec::new(),
