@@ -535,8 +535,8 @@ fn apply(world: &World, base: &Base, source: &Source) -> Result<()> {
     Ok(())
 }
 
-/// The fragments of a variant, one after the other.
-fn fragments(world: &World, variant: &Variant) -> Result<String> {
+/// The fragments of a variant, one after the other; a base may have one of its own.
+fn fragments(world: &World, base: &Base, variant: &Variant) -> Result<String> {
     let dir = patches_dir(world).join("config");
     let mut files = vec![
         dir.join("base.config"),
@@ -546,6 +546,7 @@ fn fragments(world: &World, variant: &Variant) -> Result<String> {
     if variant.debug {
         files.push(dir.join("debug.config"));
     }
+    files.extend(Some(dir.join(format!("{}.config", base.series))).filter(|file| file.is_file()));
     files.extend(variant.config.clone());
     let mut text = String::new();
     for file in files {
@@ -647,7 +648,7 @@ fn builds(world: &World) -> PathBuf {
 /// Builds a kernel, or finds it built; gives the directory with the image.
 fn build(world: &World, base: &Base, variant: &Variant) -> Result<PathBuf> {
     let (_, version) = version(world, base)?;
-    let fragments = fragments(world, variant)?;
+    let fragments = fragments(world, base, variant)?;
     let compiler = shell::output(Command::new("gcc").arg("--version"))?;
     let compiler = compiler.lines().next().unwrap_or_default().to_owned();
     let series_digest = series_digest(world, base)?;
@@ -739,7 +740,7 @@ fn check(world: &World, base: &Base) -> Result<()> {
     let digest = series_digest(world, base)?;
     shell::heading(&format!("Series for {} on {}", base.series, source.version));
     reset(world, base, &source)?;
-    let fragments = fragments(world, &Variant::default())?;
+    let fragments = fragments(world, base, &Variant::default())?;
     let tree = tree(world, base, &source, &fragments)?;
     tree.configure(&fragments)?;
     shell::run("What compiling needs", tree.make().arg("prepare"))?;
