@@ -235,9 +235,11 @@ mod kernel_tier {
                 escaped(group.as_bytes()),
                 "group of {path}"
             );
-            // The shell executes it; above it are the channel's server and init.
+            // A child of the shell executes it; above the shell are the channel's server and init.
             assert!(
-                found[0].dep.starts_with("/usr/bin/dash:/usr/sbin/guest:")
+                found[0]
+                    .dep
+                    .starts_with("/usr/bin/dash:/usr/bin/dash:/usr/sbin/guest:")
                     && found[0].dep.ends_with("/usr/sbin/guest:swapper/0"),
                 "{}",
                 found[0].dep
