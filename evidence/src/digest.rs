@@ -100,6 +100,131 @@ impl Bank {
     }
 }
 
+/// Extends registers: the compression functions are called with whole blocks, because half of a hash of so few bytes goes
+/// into buffering.
+impl Bank {
+    /// The register's next value, H(register || digest), in place. Both have [`Bank::len`] bytes; what stands behind them
+    /// is not read, and stays as it is in `register`.
+    pub fn extend_register(self, register: &mut [u8; Bank::MAX_LEN], digest: &[u8; Bank::MAX_LEN]) {
+        match self {
+            Bank::Sha1 => {
+                let mut state = initial::SHA1;
+                let block = one_block::<20, 64>(register, digest);
+                sha1::compress(&mut state, core::slice::from_ref((&block).into()));
+                words32(register, &state);
+            }
+            Bank::Sha256 => {
+                static PADDING: [u8; 64] = padding(2 * 32);
+                let mut state = initial::SHA256;
+                for block in [&two_halves::<32, 64>(register, digest), &PADDING] {
+                    sha2::compress256(&mut state, core::slice::from_ref(block.into()));
+                }
+                words32(register, &state);
+            }
+            Bank::Sha384 => {
+                let mut state = initial::SHA384;
+                let block = one_block::<48, 128>(register, digest);
+                sha2::compress512(&mut state, core::slice::from_ref((&block).into()));
+                words64(register, &state[..6]);
+            }
+            Bank::Sha512 => {
+                static PADDING: [u8; 128] = padding(2 * 64);
+                let mut state = initial::SHA512;
+                for block in [&two_halves::<64, 128>(register, digest), &PADDING] {
+                    sha2::compress512(&mut state, core::slice::from_ref(block.into()));
+                }
+                words64(register, &state);
+            }
+        }
+    }
+}
+
+/// The first `LEN` bytes of each, one after the other, and zeros.
+fn two_halves<const LEN: usize, const BLOCK: usize>(
+    a: &[u8; Bank::MAX_LEN],
+    b: &[u8; Bank::MAX_LEN],
+) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..LEN].copy_from_slice(&a[..LEN]);
+    block[LEN..2 * LEN].copy_from_slice(&b[..LEN]);
+    block
+}
+
+/// The same with the padding that follows. Source: FIPS 180-4, section 5.1.
+fn one_block<const LEN: usize, const BLOCK: usize>(
+    a: &[u8; Bank::MAX_LEN],
+    b: &[u8; Bank::MAX_LEN],
+) -> [u8; BLOCK] {
+    let mut block = two_halves::<LEN, BLOCK>(a, b);
+    block[2 * LEN] = 0x80;
+    block[BLOCK - 8..].copy_from_slice(&(16 * LEN as u64).to_be_bytes());
+    block
+}
+
+/// The block of padding behind `len` bytes that fill their blocks.
+const fn padding<const BLOCK: usize>(len: u64) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[0] = 0x80;
+    // No loops over iterators and no slices' methods in constants.
+    let bits = (8 * len).to_be_bytes();
+    let mut n = 0;
+    while n < bits.len() {
+        block[BLOCK - bits.len() + n] = bits[n];
+        n += 1;
+    }
+    block
+}
+
+fn words32(out: &mut [u8; Bank::MAX_LEN], state: &[u32]) {
+    for (bytes, word) in out.as_chunks_mut().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+}
+
+fn words64(out: &mut [u8; Bank::MAX_LEN], state: &[u64]) {
+    for (bytes, word) in out.as_chunks_mut().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+}
+
+/// Initial hash values. Source: FIPS 180-4, section 5.3.
+pub(crate) mod initial {
+    pub(crate) const SHA1: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+    /// Fractions of the square roots of the first eight primes.
+    pub(crate) const SHA256: [u32; 8] = [
+        0x6a09_e667,
+        0xbb67_ae85,
+        0x3c6e_f372,
+        0xa54f_f53a,
+        0x510e_527f,
+        0x9b05_688c,
+        0x1f83_d9ab,
+        0x5be0_cd19,
+    ];
+    /// Fractions of the square roots of the ninth to the sixteenth prime.
+    pub(crate) const SHA384: [u64; 8] = [
+        0xcbbb_9d5d_c105_9ed8,
+        0x629a_292a_367c_d507,
+        0x9159_015a_3070_dd17,
+        0x152f_ecd8_f70e_5939,
+        0x6733_2667_ffc0_0b31,
+        0x8eb4_4a87_6858_1511,
+        0xdb0c_2e0d_64f9_8fa7,
+        0x47b5_481d_befa_4fa4,
+    ];
+    /// Fractions of the square roots of the first eight primes.
+    pub(crate) const SHA512: [u64; 8] = [
+        0x6a09_e667_f3bc_c908,
+        0xbb67_ae85_84ca_a73b,
+        0x3c6e_f372_fe94_f82b,
+        0xa54f_f53a_5f1d_36f1,
+        0x510e_527f_ade6_82d1,
+        0x9b05_688c_2b3e_6c1f,
+        0x1f83_d9ab_fb41_bd6b,
+        0x5be0_cd19_137e_2179,
+    ];
+}
+
 impl core::fmt::Display for Bank {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(self.name())
@@ -201,5 +326,28 @@ impl<'b, C> Decode<'b, C> for Digest {
         let bank =
             Bank::from_tpm_alg(alg).ok_or_else(|| decode::Error::message("unknown hash algorithm").at(at))?;
         Digest::new(bank, bytes).ok_or_else(|| decode::Error::message("digest of a wrong length").at(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_is_extended_by_the_hash_of_both() {
+        for bank in Bank::ALL {
+            let mut register = [0xee; Bank::MAX_LEN];
+            register[..bank.len()].fill(0);
+            let mut expected = Digest::zero(bank);
+            for n in 0..50u8 {
+                let mut digest = [0x77; Bank::MAX_LEN];
+                let value = bank.hash(&[&[n]]);
+                digest[..bank.len()].copy_from_slice(value.bytes());
+                bank.extend_register(&mut register, &digest);
+                expected = expected.extend(&value);
+                assert_eq!(&register[..bank.len()], expected.bytes(), "{bank}, {n}");
+                assert!(register[bank.len()..].iter().all(|b| *b == 0xee), "{bank}");
+            }
+        }
     }
 }

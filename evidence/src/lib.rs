@@ -12,6 +12,7 @@ pub mod digest;
 pub mod error;
 pub mod ima_policy;
 pub mod list;
+mod many;
 pub mod merkle;
 pub mod partition;
 pub mod probe;

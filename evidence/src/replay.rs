@@ -7,7 +7,11 @@
 //! Source: security/integrity/ima/ima_queue.c (`ima_add_template_entry`, `ima_init_digests`) and ima_crypto.c
 //! (`ima_calc_field_array_hash`).
 
-use crate::list::{ListEntry, Listed, TemplateDigests};
+mod batch;
+
+pub use batch::BatchReplay;
+
+use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
 use crate::{Bank, Digest, Entry, Error};
 use std::collections::BTreeMap;
 
@@ -28,6 +32,14 @@ pub enum Fill {
 impl Fill {
     /// All ways, the usual one first.
     pub const ALL: [Fill; 3] = [Fill::Hashed, Fill::PaddedSha1, Fill::PaddedSha1Throughout];
+
+    /// The bank of the digest that is extended into `bank`.
+    fn source(self, bank: Bank) -> Bank {
+        match self {
+            Fill::Hashed => bank,
+            Fill::PaddedSha1 | Fill::PaddedSha1Throughout => Bank::Sha1,
+        }
+    }
 }
 
 /// Why a list cannot be replayed to what was quoted.
@@ -92,9 +104,7 @@ impl Register {
     }
 
     fn extend(&mut self, digest: &[u8; Bank::MAX_LEN]) {
-        let len = self.bank.len();
-        let (bank, old) = (self.bank, self.value);
-        bank.hash_into(&[&old[..len], &digest[..len]], &mut self.value);
+        self.bank.extend_register(&mut self.value, digest);
     }
 
     fn extend_violation(&mut self) {
@@ -105,30 +115,30 @@ impl Register {
         self.extend(&digest);
     }
 
+    /// The bank of the digest that is extended.
+    fn source(&self) -> Bank {
+        self.fill.source(self.bank)
+    }
+
     /// Extends with an entry of a list.
     pub fn push<B: AsRef<[u8]>>(&mut self, entry: &ListEntry<B>) {
-        self.push_digests(&mut TemplateDigests::new(entry), entry.is_violation());
+        let mut computed = Computed::default();
+        self.push_digests(
+            &mut TemplateDigests::new(entry, &mut computed),
+            entry.is_violation(),
+        );
     }
 
     fn push_digests<B: AsRef<[u8]>>(&mut self, digests: &mut TemplateDigests<B>, violation: bool) {
         if violation {
             return self.extend_violation();
         }
-        let bank = if self.fill == Fill::Hashed {
-            self.bank
-        } else {
-            Bank::Sha1
-        };
-        self.extend(digests.get(bank));
+        self.extend(digests.get(self.source()));
     }
 
     /// Extends with the digests of a redacted entry; `None` if there is none of the bank that is needed.
     fn push_opaque(&mut self, digests: &[Digest]) -> Option<()> {
-        let needed = if self.fill == Fill::Hashed {
-            self.bank
-        } else {
-            Bank::Sha1
-        };
+        let needed = self.source();
         let found = digests.iter().find(|d| d.bank() == needed)?;
         if found.is_zero() {
             self.extend_violation();
@@ -174,7 +184,8 @@ impl Replay {
     /// see [`ListEntry::fields`].
     pub fn push<B: AsRef<[u8]>>(&mut self, entry: &ListEntry<B>) -> Listed {
         self.entries += 1;
-        let mut digests = TemplateDigests::new(entry);
+        let mut computed = Computed::default();
+        let mut digests = TemplateDigests::new(entry, &mut computed);
         let listed = digests.listed();
         let violation = listed == Listed::Violation;
         self.violations += u64::from(violation);

@@ -12,7 +12,7 @@ pub struct Algorithm {
     len: usize,
 }
 
-const KNOWN: [Algorithm; 25] = [
+static KNOWN: [Algorithm; 25] = [
     Algorithm { name: "md4", len: 16 },
     Algorithm { name: "md5", len: 16 },
     Algorithm {
@@ -110,7 +110,7 @@ const KNOWN: [Algorithm; 25] = [
 impl Algorithm {
     /// The algorithm that the kernel calls by this name.
     pub fn from_name(name: &[u8]) -> Option<Algorithm> {
-        KNOWN.into_iter().find(|a| a.name.as_bytes() == name)
+        KNOWN.iter().copied().find(|a| a.name.as_bytes() == name)
     }
 
     /// The name, as the list has it.

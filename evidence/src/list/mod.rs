@@ -217,8 +217,14 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     ///
     /// What a violation extends is another thing: see [`crate::replay`].
     pub fn template_digest(&self, bank: Bank) -> Digest {
-        let digest = *TemplateDigests::new(self).get(bank);
+        let mut digest = [0; Bank::MAX_LEN];
+        self.with_hashed(|parts| bank.hash_into(parts, &mut digest));
         Digest::new(bank, &digest[..bank.len()]).expect("a digest has its bank's length")
+    }
+
+    /// What is hashed, where it is one piece; `None` for the old `ima` template.
+    pub(crate) fn hashed_piece(&self) -> Option<&[u8]> {
+        (!self.is_ima()).then(|| self.data())
     }
 
     fn with_hashed<T>(&self, hash: impl FnOnce(&[&[u8]]) -> T) -> T {
@@ -234,7 +240,7 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
 
     /// Checks the listed digest against the data. Lists of 32-byte digests may be SHA-256's or SM3's.
     pub fn listed(&self) -> Listed {
-        TemplateDigests::new(self).listed()
+        TemplateDigests::new(self, &mut Computed::default()).listed()
     }
 
     /// The fields, in the template's order, each checked for its shape.
@@ -243,16 +249,29 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     /// [`Error::Malformed`] for a template that `templates` does not know, and for data that is not exactly its
     /// fields: so an entry that was relabelled to a template of another shape does not pass.
     pub fn fields(&self, templates: &Templates) -> Result<Vec<FieldValue<'_>>> {
-        let name_at = self.offset + 8 + self.digest_len as u64;
-        let template = templates
-            .resolve(self.template_name(), name_at)
-            .map_err(|e| self.in_entry(e))?;
-        self.split(&template).map_err(|e| self.in_entry(e))
+        let mut fields = Vec::new();
+        self.each_field(templates, |field| fields.push(field))?;
+        Ok(fields)
     }
 
-    fn split(&self, template: &Template) -> Result<Vec<FieldValue<'_>>> {
+    /// The same check where the fields themselves are not wanted.
+    ///
+    /// # Errors
+    /// As [`ListEntry::fields`].
+    pub fn check(&self, templates: &Templates) -> Result<()> {
+        self.each_field(templates, |_| ())
+    }
+
+    fn each_field<'a>(&'a self, templates: &Templates, each: impl FnMut(FieldValue<'a>)) -> Result<()> {
+        let name_at = self.offset + 8 + self.digest_len as u64;
+        templates
+            .resolve(self.template_name(), name_at)
+            .and_then(|template| self.split(&template, each))
+            .map_err(|e| self.in_entry(e))
+    }
+
+    fn split<'a>(&'a self, template: &Template, mut each: impl FnMut(FieldValue<'a>)) -> Result<()> {
         let (data, start) = (self.data(), self.data_offset());
-        let mut fields = Vec::with_capacity(template.fields().len());
         let old = self.is_ima();
         let mut at = 0;
         for field in template.fields() {
@@ -286,7 +305,7 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
                 return Err(Error::malformed(offset, "field `n`: has a NUL"));
             }
             at += len;
-            fields.push(FieldValue {
+            each(FieldValue {
                 field: *field,
                 bytes,
                 order: self.order,
@@ -300,7 +319,7 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
                 format!("{} byte(s) follow the last field", data.len() - at),
             ));
         }
-        Ok(fields)
+        Ok(())
     }
 
     fn in_entry(&self, error: Error) -> Error {
@@ -379,18 +398,18 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     }
 }
 
+/// Digests of one entry's data, by bank, as far as they were computed: each in the first bytes, zeros behind it.
+pub(crate) type Computed = [Option<[u8; Bank::MAX_LEN]>; Bank::ALL.len()];
+
 /// The digests of one entry's data, each computed once.
 pub(crate) struct TemplateDigests<'a, B> {
     entry: &'a ListEntry<B>,
-    computed: [Option<[u8; Bank::MAX_LEN]>; Bank::ALL.len()],
+    computed: &'a mut Computed,
 }
 
 impl<'a, B: AsRef<[u8]>> TemplateDigests<'a, B> {
-    pub(crate) fn new(entry: &'a ListEntry<B>) -> Self {
-        TemplateDigests {
-            entry,
-            computed: [None; Bank::ALL.len()],
-        }
+    pub(crate) fn new(entry: &'a ListEntry<B>, computed: &'a mut Computed) -> Self {
+        TemplateDigests { entry, computed }
     }
 
     /// The digest in the first bytes; zeros behind it.

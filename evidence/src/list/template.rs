@@ -165,6 +165,8 @@ impl Field {
             Format::Digest | Format::DigestWithAlgorithm | Format::DigestWithType => {
                 FileDigest::parse(self, bytes).map(|_| ()).or_else(bad)
             }
+            // What nearly all are; searched by words.
+            Format::Text if bytes.last() == Some(&0) && !bytes[..bytes.len() - 1].contains(&0) => Ok(()),
             Format::Text => match bytes.iter().position(|b| *b == 0) {
                 Some(at) if at + 1 == bytes.len() => Ok(()),
                 Some(at) => bad(format!("has a NUL at {at} of its {} bytes", bytes.len())),

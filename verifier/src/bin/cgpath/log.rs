@@ -6,13 +6,15 @@
 use crate::output::{Colour, Failure, Output, Status, escape};
 use evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
 use evidence::list::{Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value};
-use evidence::replay::Replay;
+use evidence::replay::{BatchReplay, Fill};
 use evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 /// Shows, replays and partitions measurement lists.
 #[derive(clap::Subcommand)]
@@ -100,50 +102,118 @@ impl Log {
 /// How much is read at once.
 const CHUNK_LEN: usize = 256 * 1024;
 
+/// A batch has no more entries than this, and ends with the entry that makes it longer than [`BATCH_BYTES`].
+const BATCH_ENTRIES: usize = 8192;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Threads that replay; each bank's chain is serial, so that more would have nothing to do.
+const MAX_THREADS: usize = 6;
+
+/// A list that is being read, entry by entry, each checked for its shape.
+struct Reader<'a> {
+    input: &'a Input,
+    templates: Templates,
+    decoder: Decoder,
+    source: Box<dyn Read>,
+    chunk: Vec<u8>,
+    ended: bool,
+}
+
+/// What a reader gives.
+enum Next<T> {
+    /// One more.
+    More(T),
+    /// There are no more. If the list ends inside of an entry, that error, so that what came before can be shown.
+    End(Option<Failure>),
+}
+
+impl Reader<'_> {
+    /// The next entry, its shape not checked yet.
+    fn entry(&mut self) -> Result<Next<ListEntry>, Failure> {
+        loop {
+            match self.decoder.next_entry() {
+                Ok(Some(entry)) => return Ok(Next::More(entry)),
+                Ok(None) if self.ended => return Ok(Next::End(None)),
+                Ok(None) => self.feed()?,
+                Err(error @ Error::Incomplete { .. }) => {
+                    return Ok(Next::End(Some(self.input.failure(&error))));
+                }
+                Err(error) => return Err(self.input.failure(&error)),
+            }
+        }
+    }
+
+    fn feed(&mut self) -> Result<(), Failure> {
+        match self.source.read(&mut self.chunk) {
+            Ok(0) => {
+                self.ended = true;
+                self.decoder.end();
+            }
+            Ok(len) => self.decoder.feed(&self.chunk[..len]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Failure::file(&self.input.file, &e)),
+        }
+        Ok(())
+    }
+
+    /// The next entries, their shapes checked, added to `batch`; what comes after them.
+    fn batch(&mut self, batch: &mut Vec<ListEntry>) -> Result<Next<()>, Failure> {
+        let mut bytes = 0;
+        while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
+            let entry = match self.entry()? {
+                Next::More(entry) => entry,
+                Next::End(cut) => return Ok(Next::End(cut)),
+            };
+            entry
+                .check(&self.templates)
+                .map_err(|error| self.input.failure(&error))?;
+            bytes += entry.record().len();
+            batch.push(entry);
+        }
+        Ok(Next::More(()))
+    }
+}
+
 impl Input {
-    /// Calls `each` for every entry with its fields. If the list ends inside of an entry, that error is given back,
-    /// so that what came before can be shown.
-    fn read(
-        &self,
-        mut each: impl FnMut(&ListEntry, &[FieldValue]) -> Result<(), Failure>,
-    ) -> Result<Option<Failure>, Failure> {
+    fn reader(&self) -> Result<Reader<'_>, Failure> {
         let mut templates = Templates::default();
         for (name, fields) in &self.templates {
             templates
                 .define(name, fields)
                 .map_err(|why| Failure::new("usage", why))?;
         }
-        let mut decoder = Decoder::new(match self.format {
+        let decoder = Decoder::new(match self.format {
             FormatArg::Auto => Format::Auto,
             FormatArg::Binary => Format::Binary(None),
             FormatArg::Ascii => Format::Ascii,
         })
         .with_templates(templates.clone());
-        let mut source = self.open()?;
-        let mut chunk = vec![0; CHUNK_LEN];
-        let mut ended = false;
-        while !ended {
-            match source.read(&mut chunk) {
-                Ok(0) => {
-                    ended = true;
-                    decoder.end();
-                }
-                Ok(len) => decoder.feed(&chunk[..len]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Failure::file(&self.file, &e)),
-            }
-            loop {
-                let entry = match decoder.next_entry() {
-                    Ok(Some(entry)) => entry,
-                    Ok(None) => break,
-                    Err(error @ Error::Incomplete { .. }) => return Ok(Some(self.failure(&error))),
-                    Err(error) => return Err(self.failure(&error)),
-                };
-                let fields = entry.fields(&templates).map_err(|error| self.failure(&error))?;
-                each(&entry, &fields)?;
-            }
+        Ok(Reader {
+            input: self,
+            templates,
+            decoder,
+            source: self.open()?,
+            chunk: vec![0; CHUNK_LEN],
+            ended: false,
+        })
+    }
+
+    /// Calls `each` for every entry with its fields. If the list ends inside of an entry, that error is given back.
+    fn read(
+        &self,
+        mut each: impl FnMut(&ListEntry, &[FieldValue]) -> Result<(), Failure>,
+    ) -> Result<Option<Failure>, Failure> {
+        let mut reader = self.reader()?;
+        loop {
+            let entry = match reader.entry()? {
+                Next::More(entry) => entry,
+                Next::End(cut) => return Ok(cut),
+            };
+            let fields = entry
+                .fields(&reader.templates)
+                .map_err(|error| self.failure(&error))?;
+            each(&entry, &fields)?;
         }
-        Ok(None)
     }
 
     fn open(&self) -> Result<Box<dyn Read>, Failure> {
@@ -313,34 +383,85 @@ fn is_false(b: &bool) -> bool {
     !b
 }
 
-fn replay(input: &Input, out: &mut Output) -> Result<Status, Failure> {
-    let mut replay = Replay::default();
-    let mut templates: BTreeMap<String, u64> = BTreeMap::new();
-    let mut mismatches = Vec::new();
-    let mut padded = 0;
-    let mut sm3 = false;
-    let cut = input.read(|entry, _| {
-        let listed = replay.push(entry);
-        let name = escape(entry.template_name());
-        *templates.entry(name).or_default() += 1;
+/// What the listed digests of all entries are worth, and which templates there are.
+#[derive(Default)]
+struct Tally {
+    templates: BTreeMap<Vec<u8>, u64>,
+    mismatches: Vec<Mismatch>,
+    padded: u64,
+    sm3: bool,
+}
+
+impl Tally {
+    /// Takes the entries of a batch out of it.
+    fn count(&mut self, batch: &mut Vec<ListEntry>, listed: &[Listed]) {
+        for (entry, listed) in batch.drain(..).zip(listed) {
+            self.one(&entry, *listed);
+        }
+    }
+
+    fn one(&mut self, entry: &ListEntry, listed: Listed) {
+        match self.templates.get_mut(entry.template_name()) {
+            Some(count) => *count += 1,
+            None => {
+                self.templates.insert(entry.template_name().to_vec(), 1);
+            }
+        }
         match listed {
             Listed::Differs => {
-                let bank = if sm3 {
+                let bank = if self.sm3 {
                     ListBank::Sm3.name()
                 } else {
                     bank_name(entry, listed)
                 };
-                mismatches.push(Mismatch {
+                self.mismatches.push(Mismatch {
                     index: entry.index(),
                     bank,
                 });
             }
-            Listed::PaddedSha1(_) => padded += 1,
-            Listed::Matches(bank) => sm3 = bank == ListBank::Sm3,
+            Listed::PaddedSha1(_) => self.padded += 1,
+            Listed::Matches(bank) => self.sm3 = bank == ListBank::Sm3,
             Listed::Violation => {}
         }
-        Ok(())
-    })?;
+    }
+}
+
+fn replay(input: &Input, out: &mut Output) -> Result<Status, Failure> {
+    let threads = thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
+        n.min(NonZeroUsize::new(MAX_THREADS).unwrap_or(NonZeroUsize::MIN))
+    });
+    let mut replay = BatchReplay::new(Bank::ALL.map(|bank| (bank, Fill::Hashed)), threads);
+    let mut tally = Tally::default();
+    let mut reader = input.reader()?;
+    // While a batch is hashed, the one before it is counted and the next one read.
+    let (mut counted, mut batch, mut following) = (Vec::new(), Vec::new(), Vec::new());
+    let mut listed: Vec<Listed> = Vec::new();
+    let mut next = reader.batch(&mut batch)?;
+    let cut = loop {
+        let meanwhile = || {
+            tally.count(&mut counted, &listed);
+            match next {
+                Next::More(()) => reader.batch(&mut following),
+                Next::End(cut) => Ok(Next::End(cut)),
+            }
+        };
+        let read = replay.push(&batch, meanwhile);
+        listed.clear();
+        listed.extend(replay.listed());
+        next = read?;
+        std::mem::swap(&mut counted, &mut batch);
+        std::mem::swap(&mut batch, &mut following);
+        match next {
+            Next::End(cut) if batch.is_empty() => break cut,
+            _ => {}
+        }
+    };
+    tally.count(&mut counted, &listed);
+    let replay = replay.finish();
+    let mut templates: BTreeMap<String, u64> = BTreeMap::new();
+    for (name, count) in &tally.templates {
+        *templates.entry(escape(name)).or_default() += count;
+    }
     let value = |r: &evidence::replay::Register| (r.bank(), hex::encode(r.bytes()));
     let replayed = Replayed {
         entries: replay.entries(),
@@ -350,8 +471,8 @@ fn replay(input: &Input, out: &mut Output) -> Result<Status, Failure> {
             .pcrs()
             .map(|(pcr, r)| (pcr, r.iter().map(value).collect()))
             .collect(),
-        mismatches,
-        padded,
+        mismatches: tally.mismatches,
+        padded: tally.padded,
         truncated: cut.is_some(),
     };
     if out.json() {
