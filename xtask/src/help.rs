@@ -12,6 +12,7 @@ Check it:
   doctor       what this machine lacks for `demo` and `test`; changes nothing
   test         everything that must pass, with the virtual machines
   tidy         the repository's own rules: dependency directions, licences, texts
+  bench        what things cost, beside what others cost
 Build it:
   build        release binaries: cgpath, cgpathd, guest, demo
   ebpf         the eBPF object
@@ -154,6 +155,26 @@ Examples:
   cargo xtask kernel build
 ";
 
+pub const BENCH: &str = "\
+cargo xtask bench: what things cost, beside what others cost at the same moment
+
+Contenders run in turn; shown are medians with the smallest and the largest, and ratios within one round. What cannot be
+measured here is named with the reason. Nothing fails because it is slow.
+
+Usage: cargo xtask bench [OPTIONS] [NAME…]
+
+  NAME           only these benchmarks:
+                 replay   cgpath log replay beside the bare hash extensions, evmctl and Keylime
+  --rounds N     counted rounds (default 5)
+  --entries N    entries of the measurement list (default 1000000)
+  --json         one JSON object in place of the table
+  --yes, --no-install   as for `demo`
+
+Examples:
+  cargo xtask bench replay
+  cargo xtask bench replay --rounds 11 --json | jq '.benchmarks[].ratios'
+";
+
 pub const TIDY: &str = "\
 cargo xtask tidy: the repository's own rules, each breach with file and line
 
@@ -168,8 +189,9 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build --base --debug --config --yes --no-install --help" -- "$current")) ;;
+            bench) COMPREPLY=($(compgen -W "replay --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
-            *) COMPREPLY=($(compgen -W "demo vm doctor test tidy build ebpf kernel" -- "$current")) ;;
+            *) COMPREPLY=($(compgen -W "demo vm doctor test tidy bench build ebpf kernel" -- "$current")) ;;
         esac
     fi
 }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod demo;
 mod help;
@@ -49,6 +50,7 @@ fn run() -> Result<ExitCode> {
         "demo" => demo::demo(&world, parser),
         "vm" => demo::vm(&world, parser),
         "test" => test::test(&world, parser),
+        "bench" => bench::bench(&world, parser),
         "kernel" => kernel::kernel_command(&world, parser),
         "build" => build::build_command(&world, parser),
         "ebpf" => build::ebpf_command(&world, parser),

@@ -31,15 +31,17 @@ pub enum Purpose {
     Demo,
     /// Everything, and every check.
     Test,
+    /// Build the verifier, and what its replay of lists is compared with.
+    BenchReplay,
 }
 
 impl Purpose {
     /// Whether whoever does this also does `part`.
     fn includes(self, part: Self) -> bool {
         match self {
-            Self::Build | Self::Machines | Self::Kernel => self == part,
-            Self::Demo => !matches!(part, Self::Test | Self::Kernel),
-            Self::Test => true,
+            Self::Build | Self::Machines | Self::Kernel | Self::BenchReplay => self == part,
+            Self::Demo => matches!(part, Self::Demo | Self::Build | Self::Machines),
+            Self::Test => part != Self::BenchReplay,
         }
     }
 }
@@ -84,13 +86,23 @@ const PACKAGES: &[Package] = &[
         "gcc",
         "gcc",
         "links Rust programs",
-        &[Purpose::Build, Purpose::Machines, Purpose::Kernel],
+        &[
+            Purpose::Build,
+            Purpose::Machines,
+            Purpose::Kernel,
+            Purpose::BenchReplay,
+        ],
     ),
     Package(
         "libc6-dev",
         "",
         "links Rust programs; the guest's static C library",
-        &[Purpose::Build, Purpose::Machines, Purpose::Kernel],
+        &[
+            Purpose::Build,
+            Purpose::Machines,
+            Purpose::Kernel,
+            Purpose::BenchReplay,
+        ],
     ),
     Package(
         "protobuf-compiler",
@@ -157,6 +169,12 @@ const PACKAGES: &[Package] = &[
         "tpm2",
         "a second TPM client that tests compare ours with",
         &[Purpose::Test],
+    ),
+    Package(
+        "ima-evm-utils",
+        "evmctl",
+        "another replay of measurement lists, to compare ours with",
+        &[Purpose::BenchReplay],
     ),
     Package("make", "make", "builds the patched kernels", &[Purpose::Kernel]),
     Package("flex", "flex", "builds the patched kernels", &[Purpose::Kernel]),
@@ -817,6 +835,9 @@ mod tests {
             "`vm` must not ask for the eBPF toolchain"
         );
         assert!(!Purpose::Build.includes(Purpose::Machines));
+        assert!(
+            !Purpose::Test.includes(Purpose::BenchReplay) && !Purpose::Demo.includes(Purpose::BenchReplay)
+        );
     }
 
     #[test]
