@@ -198,7 +198,12 @@ impl Site {
         let child = Command::new(&self.cgpath)
             .args(["serve", "--store"])
             .arg(self.store())
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .args([
+                "--listen",
+                &format!("127.0.0.1:{}", self.port),
+                "--stale-after",
+                "10",
+            ])
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -1,0 +1,297 @@
+//! What host root can try, tried in one guest, one thing after the other; what each set off in the verdict is kept, and
+//! each test reads what became of one of them. Attacks on the eBPF programs themselves are in `guard.rs`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use anyhow::{Context as _, Result, bail, ensure};
+use evidence::{Checkpoint, SealedCheckpoint};
+use p256::ecdsa::SigningKey;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use verifier::{Finding, State};
+use vm_tests::Stock;
+use vm_tests::scenario::{self, COLLECTOR, COLLECTOR_LOG, NODE, Node, Plan, Round};
+
+const SIGKILL: i32 = 9;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+
+/// The kernel's own module that the reference values of the root file system hold.
+const GOOD_MODULE: &str = "dummy";
+const EVIL_MODULE: &str = "/var/tmp/evil.ko";
+const EVIL_POLICY: &str = "/var/tmp/other-policy";
+const EVIL_COLLECTOR: &str = "/usr/local/sbin/other-collector";
+const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
+
+/// What one attack led to.
+struct Told {
+    /// Findings that fail and had not failed before.
+    new: Vec<Finding>,
+    /// The node's state afterwards.
+    node: State,
+    /// What the attacker's own command said.
+    said: String,
+}
+
+struct Facts {
+    told: BTreeMap<&'static str, Told>,
+    stale: bool,
+    stale_before: bool,
+}
+
+struct Story<'a> {
+    node: &'a Node,
+    known: BTreeSet<String>,
+    told: BTreeMap<&'static str, Told>,
+}
+
+impl Story<'_> {
+    /// Takes a fresh round and keeps what it says that the round before did not.
+    fn after(&mut self, attack: &'static str, said: String) -> Result<Round> {
+        let round = self
+            .node
+            .fresh()
+            .with_context(|| format!("attesting after {attack}"))?;
+        let new: Vec<Finding> = round
+            .verdict
+            .failures()
+            .filter(|f| self.known.insert(f.to_string()))
+            .cloned()
+            .collect();
+        let told = Told {
+            new,
+            node: round.verdict.node.state,
+            said,
+        };
+        println!(
+            "{attack}: node {}, {} new findings; {}",
+            told.node,
+            told.new.len(),
+            told.said.trim()
+        );
+        for finding in &told.new {
+            println!("    {finding}");
+        }
+        self.told.insert(attack, told);
+        Ok(round)
+    }
+}
+
+/// The next checkpoint, signed with the chain's own key: root can read it.
+fn forged(node: &Node, round: &Round) -> Result<(u64, Vec<u8>)> {
+    let dir = "/run/ima-cgpath/state";
+    let name = node.vm.sh(&format!("ls {dir}"))?;
+    let key = name
+        .lines()
+        .find_map(|name| SigningKey::from_slice(&node.vm.get(&format!("{dir}/{name}")).ok()?).ok())
+        .with_context(|| format!("no key in {dir}: {name}"))?;
+    let evidence = round.evidence()?;
+    let last = SealedCheckpoint::from_file(evidence.checkpoints.last().context("no checkpoint")?)?;
+    let number = last.checkpoint.number + 40;
+    let next = Checkpoint {
+        number,
+        previous: last.digest(),
+        nonce_hash: None,
+        ..last.checkpoint
+    };
+    Ok((number, SealedCheckpoint::seal(next, &key).file))
+}
+
+fn is_stale(node: &Node) -> Result<bool> {
+    #[derive(serde::Deserialize)]
+    struct Summary {
+        name: String,
+        stale: bool,
+    }
+    let nodes: Vec<Summary> = node.site.client().get("/v1/nodes")?.json()?;
+    let found = nodes.into_iter().find(|n| n.name == NODE);
+    Ok(found.context("the verifier does not know the node")?.stale)
+}
+
+fn gather() -> Result<Facts> {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir()?;
+    let node = Node::boot(Plan::new(Stock::V6_12), dir.path())?;
+    let (collector, _) = node.start_collector()?;
+    let mut story = Story {
+        node: &node,
+        known: BTreeSet::new(),
+        told: BTreeMap::new(),
+    };
+    let first = story.after("nothing", String::new())?;
+    ensure!(
+        first.verdict.trusted,
+        "not trusted before anything happened:\n{}",
+        first.verdict
+    );
+
+    let stale_before = is_stale(&node)?;
+    collector.signal(SIGSTOP)?;
+    std::thread::sleep(Duration::from_secs(12));
+    let stale = is_stale(&node)?;
+    collector.signal(SIGCONT)?;
+    story.after("stopped", String::new())?;
+
+    let said = node
+        .vm
+        .sh(&format!("modprobe {GOOD_MODULE} && lsmod | grep {GOOD_MODULE}"))?;
+    story.after("good module", said)?;
+    // The same module with a byte behind its signature: the kernel takes it as one that is not signed.
+    let said = node.vm.sh(&format!(
+        "rmmod {GOOD_MODULE}; f=$(modinfo -n {GOOD_MODULE}); case $f in *.xz) busybox unxz -c $f;; *) cat $f;; esac > {EVIL_MODULE};
+         echo >> {EVIL_MODULE}; insmod {EVIL_MODULE} && lsmod | grep {GOOD_MODULE}"
+    ))?;
+    story.after("evil module", said)?;
+
+    node.vm.put(EVIL_POLICY, b"measure func=BPRM_CHECK\n", 0o644)?;
+    let output = node.vm.run(&[
+        "sh",
+        "-c",
+        &format!("echo {EVIL_POLICY} > /sys/kernel/security/ima/policy"),
+    ])?;
+    story.after("policy", format!("{:?} {}", output.code(), output.errors()))?;
+
+    let before = node.fresh()?;
+    let (number, file) = forged(&node, &before)?;
+    let path = format!("{CHECKPOINTS}/{number}");
+    let written = node.vm.put(&path, &file, 0o600);
+    let said = match &written {
+        Ok(()) => node.vm.sh(&format!("cat {path} | wc -c"))?,
+        Err(error) => format!("{error:#}"),
+    };
+    written?;
+    story.after("stolen key", said)?;
+
+    // Another binary that does what ours does, with the same key and pins.
+    collector.signal(SIGKILL)?;
+    if collector.wait(Duration::from_secs(20))?.is_none() {
+        bail!("the collector survived its kill");
+    }
+    node.vm.sh(&format!(
+        "cp {COLLECTOR} {EVIL_COLLECTOR} && echo >> {EVIL_COLLECTOR}"
+    ))?;
+    let other = node
+        .vm
+        .command(&[EVIL_COLLECTOR, "run"])
+        .cgroup("/system.slice/cgpathd.service")
+        .spawn("/var/log/other.log")?;
+    story.after("other collector", String::new())?;
+
+    // Unloaded, something run that is known and something that is not, loaded again.
+    other.signal(SIGKILL)?;
+    other.wait(Duration::from_secs(20))?;
+    let said = node.vm.sh(
+        "rm -r /sys/fs/bpf/ima-cgpath && /usr/bin/true && cp /usr/bin/true /var/tmp/unseen && echo >> /var/tmp/unseen && /var/tmp/unseen",
+    )?;
+    let again = scenario::start_collector(&node.vm, &node.plan)?;
+    let told = story.after("unloaded", said);
+    let log = node.vm.get_text(COLLECTOR_LOG).unwrap_or_default();
+    let said = vm_tests::host::tail(&log, 6);
+    if let Err(error) = told {
+        // No evidence at all is an answer, too: the reason must be there.
+        let ended = again.wait(Duration::ZERO)?;
+        story.told.insert(
+            "unloaded",
+            Told {
+                new: Vec::new(),
+                node: State::Untrusted,
+                said: format!("no evidence ({error:#}); ended {}: {said}", ended.is_some()),
+            },
+        );
+    }
+    let told = story.told;
+    println!("after unloading: {}", told["unloaded"].said);
+    println!(
+        "TIME attacks of host root: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
+    Ok(Facts {
+        told,
+        stale,
+        stale_before,
+    })
+}
+
+/// Gathered once; what went wrong then is told to every test.
+fn facts() -> &'static Facts {
+    static FACTS: OnceLock<Result<Facts>> = OnceLock::new();
+    FACTS
+        .get_or_init(gather)
+        .as_ref()
+        .unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// The findings that an attack set off, which name this path.
+fn naming(attack: &str, path: &str) -> Vec<&'static Finding> {
+    let told = &facts().told[attack];
+    let found: Vec<_> = told
+        .new
+        .iter()
+        .filter(|f| f.path.as_deref() == Some(path.as_bytes()) || f.to_string().contains(path))
+        .collect();
+    assert!(
+        !found.is_empty(),
+        "{attack}: nothing names {path}: {:?}",
+        told.new
+    );
+    found
+}
+
+#[test]
+fn a_collector_that_is_stopped_shows_as_a_stale_verdict_and_nothing_is_lost() {
+    assert!(!facts().stale_before && facts().stale);
+    let told = &facts().told["stopped"];
+    assert!(
+        told.new.is_empty() && told.node == State::Trusted,
+        "{:?}",
+        told.new
+    );
+}
+
+#[test]
+fn a_module_of_the_reference_values_is_accepted_and_another_makes_the_node_untrusted_by_its_path() {
+    let good = &facts().told["good module"];
+    assert!(good.said.contains(GOOD_MODULE));
+    assert!(
+        good.new.is_empty() && good.node == State::Trusted,
+        "{:?}",
+        good.new
+    );
+    assert!(
+        facts().told["evil module"].said.contains(GOOD_MODULE),
+        "it was not loaded"
+    );
+    naming("evil module", EVIL_MODULE);
+    assert_eq!(facts().told["evil module"].node, State::Untrusted);
+}
+
+#[test]
+fn another_ima_policy_is_refused_by_the_kernel_or_makes_the_node_untrusted() {
+    let told = &facts().told["policy"];
+    if told.said.starts_with("Some(0)") {
+        naming("policy", EVIL_POLICY);
+    } else {
+        // On kernels with CONFIG_IMA_WRITE_POLICY off, a policy can be loaded once.
+        assert!(!told.said.is_empty(), "{}", told.said);
+        assert!(told.new.is_empty(), "{:?}", told.new);
+    }
+}
+
+#[test]
+fn a_checkpoint_signed_with_the_stolen_key_and_read_by_another_program_is_not_the_collectors() {
+    let told = &facts().told["stolen key"];
+    assert!(!told.new.is_empty(), "nothing was noticed: {}", told.said);
+    naming("stolen key", CHECKPOINTS);
+}
+
+#[test]
+fn another_binary_in_the_collectors_place_makes_the_node_untrusted_by_its_path() {
+    naming("other collector", EVIL_COLLECTOR);
+}
+
+#[test]
+fn a_collector_that_was_unloaded_and_loaded_again_cannot_pass_over_the_time_between() {
+    let told = &facts().told["unloaded"];
+    let gap = told.said.contains("no evidence") || !told.new.is_empty();
+    assert!(gap, "nobody noticed: {}", told.said);
+}
