@@ -11,6 +11,7 @@ See it:
 Check it:
   doctor       what this machine lacks for `demo` and `test`; changes nothing
   test         everything that must pass, with the virtual machines
+  soak         what takes hours: bursts and kills at full size, an hour of each fuzz target
   tidy         the repository's own rules: dependency directions, licences, texts
   bench        what things cost, beside what others cost
 Build it:
@@ -175,6 +176,22 @@ Examples:
   cargo xtask bench replay --rounds 11 --json | jq '.benchmarks[].ratios'
 ";
 
+pub const SOAK: &str = "\
+cargo xtask soak: what takes hours, run once and now and then; raw logs are kept in target/soak
+
+Usage: cargo xtask soak [OPTIONS] [FILTER]
+
+  --yes                do not ask before installing (implied by the environment variable CI)
+  --no-install         only name what is missing; exits 3 if there is something
+  --step STEP          only this one, may be repeated: load, fuzz
+  --fuzz-seconds N     for each fuzz target (default 3600)
+  FILTER               only tests whose names contain it
+
+Examples:
+  cargo xtask soak --step load
+  cargo xtask soak --step fuzz --fuzz-seconds 600 list_binary
+";
+
 pub const TIDY: &str = "\
 cargo xtask tidy: the repository's own rules, each breach with file and line
 
@@ -190,8 +207,9 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build --base --debug --config --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
+            soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
-            *) COMPREPLY=($(compgen -W "demo vm doctor test tidy bench build ebpf kernel" -- "$current")) ;;
+            *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf kernel" -- "$current")) ;;
         esac
     fi
 }

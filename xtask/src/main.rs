@@ -13,6 +13,7 @@ mod help;
 mod kernel;
 mod needs;
 mod shell;
+mod soak;
 mod test;
 mod tidy;
 mod world;
@@ -51,6 +52,7 @@ fn run() -> Result<ExitCode> {
         "vm" => demo::vm(&world, parser),
         "test" => test::test(&world, parser),
         "bench" => bench::bench(&world, parser),
+        "soak" => soak::soak(&world, parser),
         "kernel" => kernel::kernel_command(&world, parser),
         "build" => build::build_command(&world, parser),
         "ebpf" => build::ebpf_command(&world, parser),

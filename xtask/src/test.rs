@@ -191,7 +191,11 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
                 "--locked",
                 "--no-fail-fast",
             ];
-            count.add(cargo_test(&mut cargo(&all), filter, &[])?);
+            let mut all = cargo(&all);
+            if world.ci && std::env::var_os("FUZZ_SECONDS").is_none() {
+                all.env("FUZZ_SECONDS", "60");
+            }
+            count.add(cargo_test(&mut all, filter, &[])?);
             let library = [
                 "test",
                 "-p",

@@ -1,0 +1,125 @@
+//! `cargo xtask soak`: what takes hours, run once and now and then, with its raw log kept.
+//!
+//! Promises: the same tests as `cargo xtask test`, at the sizes that are wanted once; what they print goes to a file,
+//! whole, and to the terminal. Not here: the tests.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::needs::{self, Consent, Purpose};
+use crate::world::World;
+use crate::{build, help, shell};
+
+const STEPS: &[&str] = &["load", "fuzz"];
+
+/// `cargo xtask soak`.
+///
+/// # Errors
+/// For unknown options, and when something that is needed cannot be installed.
+pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut only: Vec<String> = Vec::new();
+    let mut seconds = 3600_u64;
+    let mut filter: Option<String> = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Long("step") => {
+                let step = parser.value()?.string()?;
+                if !STEPS.contains(&step.as_str()) {
+                    bail!("no step `{step}`; there are {}", STEPS.join(", "));
+                }
+                only.push(step);
+            }
+            Long("fuzz-seconds") => seconds = parser.value()?.parse()?,
+            Short('h') | Long("help") => {
+                print!("{}", help::SOAK);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Value(value) if filter.is_none() => filter = Some(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
+        return Ok(code);
+    }
+    build::binaries(world)?;
+    let mut good = true;
+    for &step in STEPS {
+        if !only.is_empty() && !only.iter().any(|name| name == step) {
+            continue;
+        }
+        let mut command = build::cargo(world);
+        command.env("CGPATH_BPF_OBJECT", world.bpf_object());
+        match step {
+            "load" => {
+                command
+                    .args([
+                        "test",
+                        "-p",
+                        "vm-tests",
+                        "--test",
+                        "load",
+                        "--locked",
+                        "--no-fail-fast",
+                    ])
+                    .env("CGPATH_SOAK", "1")
+                    .env("CGPATH_WORKSPACE", &world.root)
+                    .env("CARGO_TARGET_DIR", &world.target)
+                    .args(filter.as_deref())
+                    .args(["--", "--show-output", "--test-threads=1"]);
+            }
+            _ => {
+                // Release: more inputs in the same time; overflows are checked there as well.
+                command
+                    .args(["test", "--release", "-p", "fuzz", "--test", "targets", "--locked"])
+                    .env("FUZZ_SECONDS", seconds.to_string())
+                    .args(filter.as_deref())
+                    .args(["--", "--show-output"]);
+            }
+        }
+        good &= kept(world, step, &mut command)?;
+    }
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs a step; what it prints is kept.
+fn kept(world: &World, step: &str, command: &mut Command) -> Result<bool> {
+    let folder = world.target.join("soak");
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let path = folder.join(format!("{step}.log"));
+    let mut log = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    let line = shell::shown(command);
+    shell::heading(&format!("soak {step}: {line}"));
+    writeln!(log, "{line}")?;
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting `{line}`"))?;
+    let output = child.stdout.take().context("no output of cargo test")?;
+    for said in BufReader::new(output).split(b'\n') {
+        let mut said = said?;
+        said.push(b'\n');
+        log.write_all(&said)?;
+        std::io::stdout().write_all(&said)?;
+    }
+    let status = child.wait()?;
+    writeln!(log, "{status} after {:.0} s", started.elapsed().as_secs_f64())?;
+    println!(
+        "soak {step}: {status} after {:.0} s; {}",
+        started.elapsed().as_secs_f64(),
+        path.display()
+    );
+    Ok(status.success())
+}
