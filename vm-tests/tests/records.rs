@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 use vm_protocol::spec::{Burst, BurstRun, ChainLink, Workload};
 use vm_tests::Stock;
-use vm_tests::scenario::{Node, Plan, WORKLOADS};
+use vm_tests::scenario::{COLLECTOR, Node, Plan, WORKLOADS};
 
 const POD_1: &str = "11111111-0000-4000-8000-000000000001";
 const POD_2: &str = "22222222-0000-4000-8000-000000000002";
@@ -28,6 +28,8 @@ struct Facts {
     late: BurstRun,
     open_writers: BurstRun,
     tomtou: BurstRun,
+    /// Exit code and output of `cgpathd check --json`.
+    check: (Option<i32>, String),
 }
 
 fn container(pod: &str) -> String {
@@ -60,6 +62,11 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     let tomtou = node.work(&Workload::TomTou {
         dir: in_dir("tomtou"),
     })?;
+    let check = node
+        .vm
+        .command(&[COLLECTOR, "check", "--json"])
+        .cgroup("/system.slice/check.service")
+        .run()?;
     let round = node.fresh()?;
     let facts = Facts {
         evidence: round.evidence()?,
@@ -76,6 +83,7 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         late,
         open_writers,
         tomtou,
+        check: (check.code(), check.text() + &check.errors()),
     };
     node.vm.power_off()?;
     println!(
@@ -314,6 +322,20 @@ fn violations_are_recorded_with_whoever_caused_them(stock: Stock) {
     }
 }
 
+fn check_finds_each_precondition_met_on_a_node_that_works(stock: Stock) {
+    let (code, said) = &facts(stock).check;
+    let report: serde_json::Value =
+        serde_json::from_str(said).unwrap_or_else(|e| panic!("{e} in what check printed: {said}"));
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.len() > 20, "{said}");
+    let wrong: Vec<_> = rows
+        .iter()
+        .filter(|row| row["state"] != "ok" && row["state"] != "warn")
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(*code, Some(0));
+}
+
 macro_rules! on {
     ($module:ident, $stock:expr, $($property:ident),* $(,)?) => {
         mod $module {
@@ -339,4 +361,5 @@ on_each_kernel!(
     mappings_without_a_file_give_no_record_and_do_no_harm,
     a_mapping_that_turns_executable_later_is_recorded,
     violations_are_recorded_with_whoever_caused_them,
+    check_finds_each_precondition_met_on_a_node_that_works,
 );
