@@ -21,19 +21,39 @@ pub enum Stock {
     V6_12,
     /// Debian's 6.1, the oldest that is supported.
     V6_1,
+    /// Debian's 7.3, from the backports, the newest.
+    V7_3,
 }
 
 impl Stock {
     /// Every series, the demo's first.
-    pub const ALL: [Self; 2] = [Self::V6_12, Self::V6_1];
+    pub const ALL: [Self; 3] = [Self::V6_12, Self::V6_1, Self::V7_3];
 
     /// The series as a person writes it: `6.12`.
     pub fn series(self) -> &'static str {
         match self {
             Self::V6_12 => "6.12",
             Self::V6_1 => "6.1",
+            Self::V7_3 => "7.3",
         }
     }
+
+    /// What the names of the packages with its images look like, as a regular expression of apt's.
+    fn image_pattern(self) -> String {
+        // 6.12.117+deb12, 6.1.0-56 and 7.3.4+deb13 are the forms that releases take.
+        let series = self.series().replace('.', "\\.");
+        match self {
+            Self::V6_12 | Self::V6_1 => format!("^linux-image-{series}\\..*-cloud-amd64-unsigned$"),
+            Self::V7_3 => format!("^linux-binary-{series}\\..*-cloud-amd64$"),
+        }
+    }
+}
+
+/// The package with the modules, where the image's own has none.
+fn modules_package(image: &str) -> Option<String> {
+    image
+        .strip_prefix("linux-binary-")
+        .map(|release| format!("linux-modules-{release}"))
 }
 
 impl std::fmt::Display for Stock {
@@ -48,7 +68,7 @@ impl std::str::FromStr for Stock {
     fn from_str(text: &str) -> Result<Self> {
         match Self::ALL.into_iter().find(|stock| stock.series() == text) {
             Some(stock) => Ok(stock),
-            None => bail!("no stock kernel series `{text}`; there are 6.12 and 6.1"),
+            None => bail!("no stock kernel series `{text}`; there are 6.12, 6.1 and 7.3"),
         }
     }
 }
@@ -62,7 +82,7 @@ pub struct Kernel {
     pub package: String,
     /// That package's version.
     pub version: String,
-    /// SHA-256 of the package, as hex.
+    /// SHA-256 of the package with the image, as hex.
     pub sha256: String,
     /// The bootable image, relative to the cache's directory of this kernel.
     image: PathBuf,
@@ -194,6 +214,10 @@ impl Index {
         };
         let mut sources = String::new();
         // Between them they have every series that is supported.
+        let _ = writeln!(
+            sources,
+            "deb [signed-by={keyring}] {mirror} trixie-backports main"
+        );
         for suite in ["bookworm", "trixie"] {
             let _ = writeln!(sources, "deb [signed-by={keyring}] {mirror} {suite} main");
             let _ = writeln!(
@@ -238,9 +262,7 @@ impl Index {
                 std::env::consts::ARCH
             );
         }
-        // 6.12.117+deb12 and 6.1.0-56 are the forms that the names take.
-        let series = stock.series().replace('.', "\\.");
-        let pattern = format!("^linux-image-{series}\\..*-cloud-amd64-unsigned$");
+        let pattern = stock.image_pattern();
         let listed = host::output(
             self.command("apt-cache")?
                 .args(["search", "--names-only", &pattern]),
@@ -280,24 +302,32 @@ fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kern
         std::fs::remove_dir_all(&part).with_context(|| format!("removing {}", part.display()))?;
     }
     std::fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
-    let mut download = index.command("apt-get")?;
-    download
-        .current_dir(&part)
-        .args(["-q", "download", &format!("{package}={version}")]);
-    host::output(&mut download)?;
-    let archive = std::fs::read_dir(&part)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get download left no package in {}", part.display()))?;
-    let sha256 = host::sha256_file(&archive)?;
-    host::output(
-        Command::new(host::tool("dpkg", "dpkg")?)
-            .arg("-x")
-            .arg(&archive)
-            .arg(&part),
-    )?;
-    std::fs::remove_file(&archive)?;
+    let mut sha256 = String::new();
+    for package in [Some(package.to_owned()), modules_package(package)]
+        .into_iter()
+        .flatten()
+    {
+        let mut download = index.command("apt-get")?;
+        download
+            .current_dir(&part)
+            .args(["-q", "download", &format!("{package}={version}")]);
+        host::output(&mut download)?;
+        let archive = std::fs::read_dir(&part)?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .with_context(|| format!("apt-get download left no package in {}", part.display()))?;
+        if sha256.is_empty() {
+            sha256 = host::sha256_file(&archive)?;
+        }
+        host::output(
+            Command::new(host::tool("dpkg", "dpkg")?)
+                .arg("-x")
+                .arg(&archive)
+                .arg(&part),
+        )?;
+        std::fs::remove_file(&archive)?;
+    }
     let boot = part.join("boot");
     let image = std::fs::read_dir(&boot)
         .with_context(|| format!("{package} has no /boot"))?

@@ -58,6 +58,8 @@ pub struct KnownPod {
 pub struct Plan {
     /// The kernel.
     pub stock: Stock,
+    /// More kernel parameters.
+    pub kernel_args: String,
     /// How cgroups are mounted.
     pub cgroup: CgroupMode,
     /// What runs the pods.
@@ -83,6 +85,7 @@ impl Plan {
     pub fn new(stock: Stock) -> Plan {
         Plan {
             stock,
+            kernel_args: String::new(),
             cgroup: CgroupMode::V2,
             runtime: Runtime::Bare,
             images: Vec::new(),
@@ -562,6 +565,7 @@ impl Node {
     pub fn boot(plan: Plan, dir: &Path) -> Result<Node> {
         let site = Site::start(dir)?;
         let mut builder = Vm::builder(plan.stock)
+            .kernel_args(&plan.kernel_args)
             .cgroup(plan.cgroup)
             .keep(plan.keep)
             .persistent(plan.persistent);

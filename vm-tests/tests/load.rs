@@ -150,9 +150,11 @@ fn node(stock: Stock, dir: &std::path::Path, settings: &[&str]) -> Node {
     Node::boot(plan, dir).unwrap()
 }
 
-fn whole_burst(stock: Stock, count: u32) {
+fn whole_burst(stock: Stock, kernel_args: &str, count: u32) {
     let dir = tempfile::tempdir().unwrap();
-    let node = node(stock, dir.path(), &[]);
+    let mut plan = Plan::new(stock);
+    plan.kernel_args = kernel_args.to_owned();
+    let node = Node::boot(plan, dir.path()).unwrap();
     let _collector = node.start_collector().unwrap();
     let done: Burst = node.work(&burst(count)).unwrap();
     assert_eq!(done.runs.len() as u32, count);
@@ -170,12 +172,17 @@ fn whole_burst(stock: Stock, count: u32) {
 
 #[test]
 fn a_burst_of_new_programs_in_eight_cgroups_is_recorded_whole_on_6_12() {
-    whole_burst(Stock::V6_12, scaled(10_000, 1_000));
+    whole_burst(Stock::V6_12, "", scaled(10_000, 1_000));
 }
 
 #[test]
 fn a_burst_of_new_programs_in_eight_cgroups_is_recorded_whole_on_6_1() {
-    whole_burst(Stock::V6_1, scaled(2_000, 400));
+    whole_burst(Stock::V6_1, "", scaled(2_000, 400));
+}
+
+#[test]
+fn a_burst_of_new_programs_in_eight_cgroups_is_recorded_whole_on_7_3_with_full_preemption() {
+    whole_burst(Stock::V7_3, "preempt=full", scaled(2_000, 400));
 }
 
 #[test]

@@ -97,9 +97,11 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
 fn facts(stock: Stock) -> &'static Facts {
     static OF_6_12: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
     static OF_6_1: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
+    static OF_7_3: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
     let gathered = match stock {
         Stock::V6_12 => OF_6_12.get_or_init(|| gather(stock)),
         Stock::V6_1 => OF_6_1.get_or_init(|| gather(stock)),
+        Stock::V7_3 => OF_7_3.get_or_init(|| gather(stock)),
     };
     gathered.as_ref().unwrap_or_else(|error| panic!("{error:#}"))
 }

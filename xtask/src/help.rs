@@ -53,7 +53,7 @@ Usage: cargo xtask demo [OPTIONS]
 
   --yes            do not ask before installing (implied by the environment variable CI)
   --no-install     only name what is missing; exits 3 if there is something
-  --stock SERIES   the kernel: 6.12 (default) or 6.1
+  --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
   --bare           control groups alone, no container runtime: quicker
   --keep           leave the guest running and say how to log in
   --break WHAT     attack the evidence; must exit 1 and name it:
@@ -72,7 +72,7 @@ cargo xtask vm: a shell, or one command, in a virtual machine with IMA and a sof
 
 Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
 
-  --stock SERIES   the kernel: 6.12 (default) or 6.1
+  --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
   --cgroup MODE    v2 (default), v1 or hybrid
   --ima-policy F   load this IMA policy, by path, before anything runs
   --ima ARGS       IMA's kernel parameters in place of the usual ones
