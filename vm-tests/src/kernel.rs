@@ -328,14 +328,8 @@ fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kern
         )?;
         std::fs::remove_file(&archive)?;
     }
-    let boot = part.join("boot");
-    let image = std::fs::read_dir(&boot)
-        .with_context(|| format!("{package} has no /boot"))?
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .find(|name| name.starts_with("vmlinuz-"))
-        .with_context(|| format!("{package} has no kernel image"))?;
-    let release = image.trim_start_matches("vmlinuz-").to_owned();
+    let (image, release) =
+        image_in(&part).with_context(|| format!("{package} has no kernel image where one is looked for"))?;
     // Suites differ in whether packages, and depmod, say lib or usr/lib: both shall work.
     if part.join("lib/modules").is_dir() {
         std::fs::create_dir_all(part.join("usr/lib"))?;
@@ -359,7 +353,7 @@ fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kern
         package: package.to_owned(),
         version: version.to_owned(),
         sha256,
-        image: PathBuf::from("boot").join(image),
+        image,
         dir: dir.to_path_buf(),
     };
     host::write_whole(&part.join("ready.json"), &serde_json::to_vec_pretty(&kernel)?)?;
@@ -368,6 +362,27 @@ fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kern
     }
     std::fs::rename(&part, dir).with_context(|| format!("putting {} in place", dir.display()))?;
     Ok(kernel)
+}
+
+/// The kernel image of an unpacked package, relative to it, and its release: `boot/vmlinuz-RELEASE`, or from 7.3 on
+/// `usr/lib/modules/RELEASE/vmlinuz`.
+fn image_in(part: &Path) -> Option<(PathBuf, String)> {
+    let names = |dir: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(part.join(dir)).into_iter().flatten();
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect()
+    };
+    let old = names("boot").into_iter().find_map(|name| {
+        let release = name.strip_prefix("vmlinuz-")?.to_owned();
+        Some((PathBuf::from("boot").join(name), release))
+    });
+    old.or_else(|| {
+        names("usr/lib/modules").into_iter().find_map(|release| {
+            let image = PathBuf::from("usr/lib/modules").join(&release).join("vmlinuz");
+            part.join(&image).is_file().then_some((image, release))
+        })
+    })
 }
 
 /// Removes the files below `dir` whose path from the top (here `prefix`) starts with none of `wanted`.

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vm_protocol::elf;
 use vm_protocol::spec::{Burst, BurstRun, ChainLink, Process, Workload};
 
@@ -238,6 +238,9 @@ fn look(pid: u32) -> Result<(Process, u32)> {
     ))
 }
 
+/// How /proc/PID/maps shows page zero under `MMAP_PAGE_ZERO`.
+const PAGE_ZERO: &str = "00000000-00001000 r-xp";
+
 fn page_zero(dir: &Path) -> Result<()> {
     let path = dir.join("page-zero");
     write_program(&path, &elf::pause("page zero"))?;
@@ -249,13 +252,21 @@ fn page_zero(dir: &Path) -> Result<()> {
         .spawn();
     personality::set(before)?;
     let mut child = child.with_context(|| format!("cannot execute {}", path.display()))?;
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id()));
+    let maps = format!("/proc/{}/maps", child.id());
+    // The new program's mappings are made after `spawn` has returned.
+    let mut first = String::new();
+    for _ in 0..100 {
+        let text = std::fs::read_to_string(&maps).with_context(|| format!("cannot read {maps}"))?;
+        first = text.lines().next().unwrap_or_default().to_owned();
+        if first.starts_with(PAGE_ZERO) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
     child.kill()?;
     child.wait()?;
-    let maps = maps.context("cannot read the maps of the program")?;
-    let first = maps.lines().next().unwrap_or_default();
     ensure!(
-        first.starts_with("00000000-00001000 r-xp"),
+        first.starts_with(PAGE_ZERO),
         "the kernel did not map page zero executable; the first mapping is {first:?}"
     );
     Ok(())
