@@ -49,11 +49,11 @@ impl Stock {
     }
 }
 
-/// The package with the modules, where the image's own has none.
-fn modules_package(image: &str) -> Option<String> {
-    image
-        .strip_prefix("linux-binary-")
-        .map(|release| format!("linux-modules-{release}"))
+/// The packages with the modules and their lists, where the image's own has none.
+fn other_packages(image: &str) -> Vec<String> {
+    let release = image.strip_prefix("linux-binary-");
+    let others = release.map(|release| ["base", "modules"].map(|part| format!("linux-{part}-{release}")));
+    others.into_iter().flatten().collect()
 }
 
 impl std::fmt::Display for Stock {
@@ -104,7 +104,7 @@ impl Kernel {
 }
 
 /// Raised when what is kept of a package changes.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// The modules that guests of ours can use, by directory; the others only make images larger.
 const MODULES: &[&str] = &[
@@ -303,10 +303,7 @@ fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kern
     }
     std::fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
     let mut sha256 = String::new();
-    for package in [Some(package.to_owned()), modules_package(package)]
-        .into_iter()
-        .flatten()
-    {
+    for package in std::iter::once(package.to_owned()).chain(other_packages(package)) {
         let mut download = index.command("apt-get")?;
         download
             .current_dir(&part)
