@@ -42,6 +42,11 @@ pub enum Command {
     Check(Check),
     /// Prepare the node: directories, configuration, IMA policy, systemd unit
     Setup(Setup),
+    /// Take the eBPF programs down, so that nothing is recorded, guarded or denied any more
+    ///
+    /// This boot can not be attested any more; the next one can. Stop the daemon first. Where guard.mode is "deny", only
+    /// the program that loaded them may do this; a reboot always does.
+    Unload,
     /// Write the attestation key (TPMT_PUBLIC) and print its fingerprint, for enrolment
     Ak(Ak),
     /// Print how the running daemon fares, as JSON

@@ -3,9 +3,11 @@
 //! Promises: a key that is not known, from whichever source, is an error that names it and where it stands.
 //! Not here: whether what a key names exists (see [`crate::check`] and the parts that use it).
 
+use crate::bpf::{Mode, Orders};
 use evidence::Bank;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The commented file with every default, as it is shipped.
 pub const EXAMPLE: &str = include_str!("../../deploy/cgpathd.toml");
@@ -80,6 +82,12 @@ pub struct Config {
     pub ima: Ima,
     /// When and how checkpoints are made.
     pub seal: Seal,
+    /// Who touches our own parts.
+    pub guard: Guard,
+    /// Pods that are not trusted.
+    pub enforce: Enforce,
+    /// Lost records.
+    pub fail_closed: FailClosed,
     /// What container runtimes look like.
     pub runtimes: Runtimes,
 }
@@ -167,6 +175,64 @@ pub struct Seal {
     pub keep_files: u64,
 }
 
+/// `[guard]`: what is done about others who touch the collector's parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guard {
+    /// Programs, maps, pins, the collector's process, the TPM's driver, `kernel.ftrace_enabled`.
+    pub mode: Mode,
+    /// Others who open the TPM.
+    pub tpm: Mode,
+}
+
+/// `[enforce]`: executions in pods that the verifier does not trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Enforce {
+    /// Whether they are denied.
+    pub mode: EnforceMode,
+    /// Whether executable mappings are, too.
+    pub mappings: bool,
+    /// Cgroups, with all below them, that are never denied anything.
+    pub exempt: Vec<String>,
+    /// Seconds after which nobody is denied any more if no collector is there.
+    pub lapse: u64,
+}
+
+/// `enforce.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnforceMode {
+    /// Nothing is denied.
+    #[default]
+    Off,
+    /// Executions in pods that the last verdict calls untrusted.
+    UntrustedPods,
+}
+
+/// `[fail_closed]`: executions in pods after a record was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailClosed {
+    /// Whether they are denied.
+    pub mode: FailClosedMode,
+    /// Cgroups, with all below them, that are never denied anything.
+    pub exempt: Vec<String>,
+    /// Seconds after which nobody is denied any more, whether the loss was acknowledged or not.
+    pub lapse: u64,
+}
+
+/// `fail_closed.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailClosedMode {
+    /// Nothing is denied.
+    #[default]
+    Off,
+    /// Executions in pods.
+    Pods,
+}
+
 /// `[runtimes]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -191,9 +257,44 @@ impl Default for Config {
             cgroup: Cgroup::default(),
             ima: Ima::default(),
             seal: Seal::default(),
+            guard: Guard::default(),
+            enforce: Enforce::default(),
+            fail_closed: FailClosed::default(),
             runtimes: Runtimes::default(),
         }
     }
+}
+
+impl Default for Enforce {
+    fn default() -> Self {
+        Enforce {
+            mode: EnforceMode::Off,
+            mappings: false,
+            exempt: Vec::new(),
+            lapse: 300,
+        }
+    }
+}
+
+impl Default for FailClosed {
+    fn default() -> Self {
+        FailClosed {
+            mode: FailClosedMode::Off,
+            exempt: Vec::new(),
+            lapse: 60,
+        }
+    }
+}
+
+/// Seconds that a lapse may have: long enough to be restarted in, and never for ever.
+const LAPSE: std::ops::RangeInclusive<u64> = 10..=86_400;
+
+/// The pods' root itself is looked up by no program, so a path of one component would exempt nobody.
+fn is_cgroup_path(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    path.starts_with('/')
+        && (2..=ebpf_common::MAX_POD_LEVEL).contains(&parts.len())
+        && parts.iter().all(|part| !matches!(*part, "" | "." | ".."))
 }
 
 impl Default for Verifier {
@@ -431,6 +532,26 @@ impl Config {
                 "must be at least 2: the last one and the one being made".into(),
             );
         }
+        for (key, lapse) in [
+            ("enforce.lapse", self.enforce.lapse),
+            ("fail_closed.lapse", self.fail_closed.lapse),
+        ] {
+            if !LAPSE.contains(&lapse) {
+                return bad(key, format!("{lapse} is not from {} to {}", LAPSE.start(), LAPSE.end()));
+            }
+        }
+        for (key, exempt) in [
+            ("enforce.exempt", &self.enforce.exempt),
+            ("fail_closed.exempt", &self.fail_closed.exempt),
+        ] {
+            if let Some(path) = exempt.iter().find(|path| !is_cgroup_path(path)) {
+                let most = ebpf_common::MAX_POD_LEVEL;
+                return bad(
+                    key,
+                    format!("{path:?} is not a cgroup's path: absolute, no \"..\", 2 to {most} components"),
+                );
+            }
+        }
         let h = &self.cgroup.hierarchy;
         let v1 = h
             .strip_prefix("v1:")
@@ -442,6 +563,19 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// What the eBPF programs are to do about others.
+    pub fn orders(&self) -> Orders {
+        Orders {
+            guard: self.guard.mode,
+            tpm: self.guard.tpm,
+            untrusted: self.enforce.mode == EnforceMode::UntrustedPods,
+            untrusted_mappings: self.enforce.mappings,
+            untrusted_lapse: Duration::from_secs(self.enforce.lapse),
+            loss: self.fail_closed.mode == FailClosedMode::Pods,
+            loss_lapse: Duration::from_secs(self.fail_closed.lapse),
+        }
     }
 
     /// What the node calls itself: the key `node`, or the host name.
@@ -569,6 +703,11 @@ mod tests {
             "verifier.url=http://plain.example",
             "seal.keep_files=1",
             "cgroup.hierarchy=v1:",
+            "enforce.lapse=0",
+            "fail_closed.lapse=100000",
+            "enforce.exempt=kubepods",
+            "enforce.exempt=/",
+            "fail_closed.exempt=/kubepods/../system.slice",
         ] {
             assert!(
                 matches!(parts("", &[], &[set]), Err(ConfigError::Value { .. })),

@@ -6,7 +6,7 @@
 //! Not here: the TPM, the network, waiting (see [`crate::service`]).
 
 use crate::anchor::{Anchor, AnchorError};
-use crate::bpf::{self, Adopted, Bpf, Ring};
+use crate::bpf::{self, Adopted, Bpf, Mode, Ring};
 use crate::config::Config;
 use crate::key::{self, KeyError};
 use crate::pipeline::{self, Action, Counters, Event, Pipeline, SealError, Setup};
@@ -15,17 +15,17 @@ use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Frame, Spool, SpoolError};
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
-use evidence::SealedCheckpoint;
+use evidence::{Bank, GuardMode, PodUid, Protection, SealedCheckpoint};
 use nix::fcntl::{Flock, FlockArg};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Records consumed in one go; then others get their turn.
 const BATCH: usize = 4096;
@@ -158,8 +158,47 @@ pub struct Engine {
     boot_id: [u8; 16],
     /// The spool took no record: nothing is consumed until it does.
     stalled: bool,
+    /// Pods of the last verdict that are not trusted; none where there was no verdict yet.
+    untrusted: Option<BTreeSet<PodUid>>,
+    exempt: Exempt,
+    orders: bpf::Orders,
+    /// When the programs were last told that somebody is there.
+    beat: Instant,
     /// Held for as long as the engine lives.
     _lock: Flock<File>,
+}
+
+/// Cgroups that are never denied anything.
+#[derive(Debug)]
+struct Exempt {
+    untrusted: Vec<String>,
+    loss: Vec<String>,
+}
+
+/// How often the programs are told that somebody is there.
+const BEAT: Duration = Duration::from_secs(1);
+
+fn protection(orders: &bpf::Orders) -> Protection {
+    let mode = |mode| match mode {
+        Mode::Off => GuardMode::Off,
+        Mode::Record => GuardMode::Record,
+        Mode::Deny => GuardMode::Deny,
+    };
+    Protection {
+        guard: mode(orders.guard),
+        tpm: mode(orders.tpm),
+        enforce: orders.untrusted,
+        fail_closed: orders.loss,
+    }
+}
+
+/// The algorithm of IMA's file hashes, as the list's last file shows it.
+fn file_hash(content: Option<usize>) -> Bank {
+    let banks = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
+    banks
+        .into_iter()
+        .find(|bank| Some(bank.len()) == content)
+        .unwrap_or(Bank::Sha256)
 }
 
 /// Writes the first frame of a boot's spool.
@@ -224,7 +263,10 @@ impl Engine {
 
         // Entries from here on can have a record; those before can not.
         let mut early = Vec::new();
+        let mut content = None;
         let base = list.poll(|entry| {
+            let length = list::for_pipeline(&entry).content.len();
+            content = Some(length).filter(|n| *n > 0).or(content);
             early.push(entry);
             Ok::<(), EngineError>(())
         })?;
@@ -237,6 +279,8 @@ impl Engine {
             pin_dir: config.bpf.pin_dir.clone(),
             ring_bytes: config.bpf.ring_bytes,
             hierarchy,
+            identity: file_hash(content),
+            orders: config.orders(),
             ..bpf::Options::new(&object)
         };
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
@@ -261,6 +305,7 @@ impl Engine {
             key: key::public(&key),
             drain_timeout: Duration::from_secs(config.seal.drain_timeout),
             seal_records: config.seal.records,
+            protection: protection(&options.orders),
         });
         // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
         if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
@@ -291,6 +336,13 @@ impl Engine {
             outcomes: VecDeque::new(),
             boot_id,
             stalled: false,
+            untrusted: None,
+            exempt: Exempt {
+                untrusted: config.enforce.exempt.clone(),
+                loss: config.fail_closed.exempt.clone(),
+            },
+            orders: options.orders,
+            beat: Instant::now(),
             _lock: lock,
         };
         engine.tell(Event::Started)?;
@@ -302,7 +354,84 @@ impl Engine {
         if !engine.pipeline.is_loaded() {
             engine.seed()?;
         }
+        engine.tell_pods()?;
         Ok(engine)
+    }
+
+    /// A verdict arrived: these pods are not trusted, all others are or are not known to it.
+    ///
+    /// # Errors
+    /// If the programs can not be told.
+    pub fn judged(&mut self, untrusted: BTreeSet<PodUid>) -> Result<(), EngineError> {
+        if self.untrusted.as_ref() != Some(&untrusted) && self.orders.untrusted {
+            tracing::warn!(pods = ?untrusted.iter().map(PodUid::to_string).collect::<Vec<_>>(), "denied executions");
+        }
+        self.untrusted = Some(untrusted);
+        self.tell_pods()
+    }
+
+    /// Tells the programs that somebody is there, of losses that are known by now, and of directories that are new. To
+    /// be called again and again; does something once a [`BEAT`].
+    ///
+    /// # Errors
+    /// If the programs can not be told; else as [`Engine::drain`].
+    pub fn keep_alive(&mut self) -> Result<(), EngineError> {
+        if self.beat.elapsed() < BEAT {
+            return Ok(());
+        }
+        self.beat = Instant::now();
+        self.bpf.beat()?;
+        if self.orders.loss {
+            let lost = self.bpf.lost_reserve()?;
+            // What was lost until then is known once all that came before it is on disk.
+            if !self.drain()? && !self.stalled {
+                self.bpf.acknowledge(lost)?;
+            }
+        }
+        self.tell_pods()
+    }
+
+    /// Writes down whom the programs deny executions and whom never.
+    fn tell_pods(&mut self) -> Result<(), EngineError> {
+        if !self.orders.untrusted && !self.orders.loss {
+            return Ok(self.bpf.set_pods(BTreeMap::new())?);
+        }
+        let mount = self.bpf.hierarchy().mount.clone();
+        let mut wanted: BTreeMap<u64, u32> = BTreeMap::new();
+        match &self.untrusted {
+            Some(untrusted) => {
+                let there = cgroups::pods(&mount);
+                for (_, id) in there.iter().filter(|(uid, _)| untrusted.contains(uid)) {
+                    *wanted.entry(*id).or_default() |= ebpf_common::pod::UNTRUSTED;
+                }
+            }
+            // A restart opens nothing: the verdict before it holds until the next one.
+            None => {
+                for (id, bits) in self.bpf.pods() {
+                    if bits & ebpf_common::pod::UNTRUSTED != 0 {
+                        wanted.insert(*id, ebpf_common::pod::UNTRUSTED);
+                    }
+                }
+            }
+        }
+        for (paths, bit) in [
+            (&self.exempt.untrusted, ebpf_common::pod::EXEMPT_UNTRUSTED),
+            (&self.exempt.loss, ebpf_common::pod::EXEMPT_LOSS),
+        ] {
+            for id in paths.iter().filter_map(|path| cgroups::inode(&mount, path)) {
+                *wanted.entry(id).or_default() |= bit;
+            }
+        }
+        Ok(self.bpf.set_pods(wanted)?)
+    }
+
+    /// What the programs do about others, and how many cgroups they deny something.
+    pub fn denied(&self) -> (Protection, usize) {
+        let denied = self.bpf.pods().values();
+        (
+            protection(&self.orders),
+            denied.filter(|bits| **bits & ebpf_common::pod::UNTRUSTED != 0).count(),
+        )
     }
 
     /// Scans what is older than the programs, then tells that they are loaded.

@@ -95,6 +95,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             ak(&config, &args)?;
         }
         Command::Setup(args) => prepare(&config, &args)?,
+        Command::Unload => {
+            setup::unload(&config)?;
+            println!("the eBPF programs pinned in {} are gone", config.bpf.pin_dir.display());
+        }
         Command::Check(args) => {
             let code = collector::check::run(&config, args.json, &mut std::io::stdout().lock())?;
             return Ok(ExitCode::from(code));

@@ -14,6 +14,8 @@ use rand_core::{OsRng, RngCore};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
+use evidence::PodUid;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -363,6 +365,9 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     let len = evidence.len;
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
+    if let Some(untrusted) = untrusted(&verdict) {
+        handle.judged(untrusted).await?;
+    }
     let text = |at: &str| {
         verdict
             .pointer(at)
@@ -378,9 +383,40 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     Ok(())
 }
 
+/// The pods that a verdict calls untrusted; none if it is no verdict that can be understood, so that nothing follows.
+fn untrusted(verdict: &serde_json::Value) -> Option<BTreeSet<PodUid>> {
+    let pods = verdict.get("pods")?.as_array()?;
+    let mut untrusted = BTreeSet::new();
+    for pod in pods {
+        let uid = PodUid::parse(pod.get("uid")?.as_str()?.as_bytes())?;
+        if pod.get("state")?.as_str()? == "untrusted" {
+            untrusted.insert(uid);
+        }
+    }
+    Some(untrusted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_verdict_that_is_understood_whole_says_whom_to_deny() {
+        let pod = |uid: &str, state: &str| serde_json::json!({"uid": uid, "state": state});
+        let (a, b) = ("11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002");
+        let whole = serde_json::json!({"pods": [pod(a, "untrusted"), pod(b, "trusted")]});
+        let found = untrusted(&whole).unwrap();
+        assert_eq!(found.iter().map(PodUid::to_string).collect::<Vec<_>>(), [a]);
+        assert_eq!(untrusted(&serde_json::json!({"pods": []})).unwrap().len(), 0);
+        for odd in [
+            serde_json::Value::Null,
+            serde_json::json!({"pods": 1}),
+            serde_json::json!({"pods": [pod(a, "untrusted"), pod("x", "trusted")]}),
+            serde_json::json!({"pods": [{"uid": a}]}),
+        ] {
+            assert_eq!(untrusted(&odd), None, "{odd}");
+        }
+    }
 
     #[test]
     fn pauses_double_up_to_the_limit_and_vary_by_a_quarter() {

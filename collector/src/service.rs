@@ -6,8 +6,8 @@ use crate::pipeline::SealError;
 use crate::sources::system;
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::Quote;
-use std::collections::HashMap;
+use evidence::{PodUid, Protection, Quote};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +62,9 @@ enum Command {
     Status {
         reply: oneshot::Sender<Status>,
     },
+    Judged {
+        untrusted: BTreeSet<PodUid>,
+    },
 }
 
 /// What the daemon says of itself.
@@ -79,6 +82,10 @@ pub struct Status {
     pub lost: u64,
     /// Whether the disk takes no more records.
     pub stalled: bool,
+    /// What the programs do about others.
+    pub protection: Protection,
+    /// Cgroups of pods in which executions are denied, since the verifier does not trust them.
+    pub denied: usize,
     /// Partitions by key and number of records.
     pub partitions: Vec<(String, u64)>,
 }
@@ -101,6 +108,15 @@ impl Handle {
             .await
             .map_err(|_| RequestError::Ending)?;
         answer.await.map_err(|_| RequestError::Ending)?
+    }
+
+    /// A verdict arrived: these pods are not trusted.
+    ///
+    /// # Errors
+    /// [`RequestError::Ending`].
+    pub async fn judged(&self, untrusted: BTreeSet<PodUid>) -> Result<(), RequestError> {
+        let command = Command::Judged { untrusted };
+        self.commands.send(command).await.map_err(|_| RequestError::Ending)
     }
 
     /// How the daemon fares.
@@ -228,6 +244,7 @@ impl Service {
             Some(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
+            Some(Command::Judged { untrusted }) => self.engine.judged(untrusted)?,
             Some(Command::Request { reply, .. }) if self.engine.is_stalled() => {
                 let _ = reply.send(Err(RequestError::Stalled));
             }
@@ -254,6 +271,7 @@ impl Service {
             self.engine.poll_list()?;
             self.list_read = Instant::now();
         }
+        self.engine.keep_alive()?;
         // While the disk is full the time to wait for records does not run: they can not come.
         if !self.engine.is_stalled() {
             self.engine.tick()?;
@@ -305,6 +323,7 @@ impl Service {
 
     fn status(&self) -> Status {
         let pipeline = self.engine.pipeline();
+        let (protection, denied) = self.engine.denied();
         Status {
             checkpoint: pipeline.last_checkpoint(),
             list_len: pipeline.list_len(),
@@ -312,6 +331,8 @@ impl Service {
             unjoined: pipeline.unjoined(),
             lost: pipeline.losses().total(),
             stalled: self.engine.is_stalled(),
+            protection,
+            denied,
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
         }
     }

@@ -139,6 +139,17 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
     Ok(out)
 }
 
+/// Takes the programs down. The daemon must not run: it would have nothing to read.
+///
+/// # Errors
+/// [`SetupError::Running`]; [`SetupError::Bpf`] if a pin can not be removed.
+pub fn unload(config: &Config) -> Result<(), SetupError> {
+    if control::ask_status(&config.run_dir).is_ok() {
+        return Err(SetupError::Running);
+    }
+    Ok(bpf::unload(&config.bpf.pin_dir)?)
+}
+
 /// Undoes it: unloads the programs, unmounts, removes what [`install`] made and nobody changed.
 ///
 /// # Errors

@@ -446,6 +446,7 @@ mod tests {
             ancestry: vec![],
             ancestry_cut: false,
             path_cut: false,
+            guard: None,
         }
     }
 

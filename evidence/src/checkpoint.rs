@@ -131,6 +131,46 @@ pub struct Checkpoint {
     /// Which cgroup hierarchy paths are from: `v2`, `v1:pids`, `hybrid:pids`…
     #[n(20)]
     pub hierarchy: String,
+    /// What the programs do to protect themselves and to stop others; absent where they can not.
+    #[n(21)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Protection>,
+}
+
+/// What is done about those who touch the collector's own parts.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum GuardMode {
+    /// Nothing.
+    #[n(0)]
+    Off,
+    /// It is recorded and goes through.
+    #[n(1)]
+    Record,
+    /// It is recorded and fails.
+    #[n(2)]
+    Deny,
+}
+
+/// Settings of the programs when a checkpoint was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct Protection {
+    /// About the collector's own parts.
+    #[n(0)]
+    pub guard: GuardMode,
+    /// About others who open the TPM.
+    #[n(1)]
+    pub tpm: GuardMode,
+    /// Whether executions are denied in pods that the verifier does not trust.
+    #[n(2)]
+    pub enforce: bool,
+    /// Whether executions are denied in pods after a loss.
+    #[n(3)]
+    pub fail_closed: bool,
 }
 
 /// A checkpoint as its file holds it.

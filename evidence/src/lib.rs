@@ -23,8 +23,8 @@ pub mod tpm;
 pub mod wire;
 
 pub use bundle::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
-pub use checkpoint::{Checkpoint, Losses, SealedCheckpoint};
+pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint};
 pub use digest::{Bank, Digest};
 pub use error::{Error, Result};
 pub use partition::{PartitionKey, PodUid};
-pub use record::{Ancestor, EventKind, FileHash, Provenance, Record};
+pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, Provenance, Record};

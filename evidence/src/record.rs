@@ -43,6 +43,110 @@ pub enum EventKind {
     /// A mapping of a file was made executable later; IMA does not see it without an appraise policy.
     #[n(6)]
     LateMapping,
+    /// A part of the collector or the TPM was touched by somebody else, or an execution was denied; see [`GuardAction`].
+    #[n(7)]
+    Guard,
+}
+
+/// What a record of the guard is about.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum GuardAction {
+    /// A descriptor of one of our eBPF maps, with which it can be written.
+    #[n(1)]
+    MapOpened,
+    /// A descriptor of one of our maps, with which it can only be read.
+    #[n(2)]
+    MapRead,
+    /// A descriptor of one of our programs.
+    #[n(3)]
+    ProgramOpened,
+    /// A descriptor of one of our links.
+    #[n(4)]
+    LinkOpened,
+    /// One of our links was to be detached, or to run another program.
+    #[n(5)]
+    LinkChanged,
+    /// A pin was removed.
+    #[n(6)]
+    PinRemoved,
+    /// A pin or the directory of the pins was renamed.
+    #[n(7)]
+    PinRenamed,
+    /// The directory of the pins was removed.
+    #[n(8)]
+    DirectoryRemoved,
+    /// The file system of the pins was unmounted.
+    #[n(9)]
+    Unmounted,
+    /// The collector's memory, registers or descriptors were reached for.
+    #[n(10)]
+    Traced,
+    /// The TPM's device was opened.
+    #[n(11)]
+    TpmOpened,
+    /// A file was opened for writing by which the TPM's driver lets go of it.
+    #[n(12)]
+    TpmUnbound,
+    /// kernel.ftrace_enabled was opened for writing: off, it stops every eBPF program of ours.
+    #[n(13)]
+    FtraceOpened,
+    /// An execution was denied in a pod that the verifier does not trust.
+    #[n(14)]
+    ExecutionDenied,
+    /// An executable mapping was denied in a pod that the verifier does not trust.
+    #[n(15)]
+    MappingDenied,
+    /// An execution was denied in a pod, since records had been lost.
+    #[n(16)]
+    ExecutionDeniedOnLoss,
+}
+
+impl GuardAction {
+    /// Its name in policies and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            GuardAction::MapOpened => "map-opened",
+            GuardAction::MapRead => "map-read",
+            GuardAction::ProgramOpened => "program-opened",
+            GuardAction::LinkOpened => "link-opened",
+            GuardAction::LinkChanged => "link-changed",
+            GuardAction::PinRemoved => "pin-removed",
+            GuardAction::PinRenamed => "pin-renamed",
+            GuardAction::DirectoryRemoved => "directory-removed",
+            GuardAction::Unmounted => "unmounted",
+            GuardAction::Traced => "traced",
+            GuardAction::TpmOpened => "tpm-opened",
+            GuardAction::TpmUnbound => "tpm-unbound",
+            GuardAction::FtraceOpened => "ftrace-opened",
+            GuardAction::ExecutionDenied => "execution-denied",
+            GuardAction::MappingDenied => "mapping-denied",
+            GuardAction::ExecutionDeniedOnLoss => "execution-denied-on-loss",
+        }
+    }
+
+    /// Whether this is something that the collector's own settings did to a pod, not something done to the collector.
+    pub fn is_enforcement(self) -> bool {
+        matches!(
+            self,
+            GuardAction::ExecutionDenied | GuardAction::MappingDenied | GuardAction::ExecutionDeniedOnLoss
+        )
+    }
+}
+
+/// What a record of the guard says beside who did it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct Guard {
+    /// What was done, or tried.
+    #[n(0)]
+    pub action: GuardAction,
+    /// The kernel's number of the thing: id of a map, program or link, thread group id, device; 0 where there is none.
+    #[n(1)]
+    pub object: u64,
 }
 
 /// The content hash of the file that an event is about.
@@ -181,6 +285,10 @@ pub struct Record {
     /// Whether the path was cut or could not be read.
     #[n(18)]
     pub path_cut: bool,
+    /// What was done; records of the guard alone have it. Whether it was denied is in `ret`.
+    #[n(19)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
 }
 
 /// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
@@ -205,7 +313,10 @@ impl Record {
 
     /// Whether this event says that a file's content was run, beside IMA's own entries.
     pub fn is_execution(&self) -> bool {
-        !matches!(self.kind, EventKind::Entry | EventKind::Violation)
+        !matches!(
+            self.kind,
+            EventKind::Entry | EventKind::Violation | EventKind::Guard
+        )
     }
 }
 
@@ -292,6 +403,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         }],
         ancestry_cut: false,
         path_cut: false,
+        guard: None,
     }
 }
 

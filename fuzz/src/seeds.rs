@@ -6,8 +6,8 @@ use evidence::tpm::{
     self, Attest, Attributes, ClockInfo, KeyKind, PcrBlob, PcrSelection, Public, Scheme, Signature,
 };
 use evidence::{
-    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Losses, PartitionKey,
-    PartitionLog, PodInfo, PodUid, Quote, Record, SealedCheckpoint, Tier,
+    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction,
+    GuardMode, Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier,
 };
 use p256::ecdsa::SigningKey;
 
@@ -196,7 +196,7 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             vec![]
         },
         hash: match kind {
-            EventKind::Entry | EventKind::Violation => None,
+            EventKind::Entry | EventKind::Violation | EventKind::Guard => None,
             EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
             EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
             EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
@@ -221,6 +221,10 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
         ],
         ancestry_cut: false,
         path_cut: seq == 4,
+        guard: (kind == EventKind::Guard).then_some(Guard {
+            action: GuardAction::PinRemoved,
+            object: 7,
+        }),
     }
 }
 
@@ -243,6 +247,7 @@ fn records() -> Vec<(&'static str, Record)> {
         ("script", sample_record(4, EventKind::Script)),
         ("mapping", sample_record(5, EventKind::Mapping)),
         ("late-mapping", sample_record(6, EventKind::LateMapping)),
+        ("guard", sample_record(7, EventKind::Guard)),
     ]
 }
 
@@ -287,6 +292,12 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
         starts: 1,
         predating: vec![PodUid([5; 16])],
         hierarchy: "v2".to_owned(),
+        protection: (number == 1).then_some(Protection {
+            guard: GuardMode::Deny,
+            tpm: GuardMode::Record,
+            enforce: true,
+            fail_closed: false,
+        }),
     };
     SealedCheckpoint::seal(checkpoint, &key())
 }

@@ -17,7 +17,7 @@ pub mod schema;
 pub use error::{Error, Result};
 pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
 pub use node::{
-    Accept, DEFAULT_RUNTIMES, Kexec, MAX_POLICY_LEN, NodePolicy, PaddedBanks, Pattern, Pod, PredatingPods,
-    References, Tolerance, Violations,
+    Accept, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy, PaddedBanks,
+    Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
 };
 pub use reference::{Reference, Source, SourceKind};

@@ -334,7 +334,7 @@ impl Policy {
 
     /// Values that are laxer than their defaults, as `key: value`. Every output repeats them.
     pub fn relaxations(&self) -> Vec<String> {
-        use crate::{Kexec, PaddedBanks, PredatingPods};
+        use crate::{GuardLevel, Kexec, PaddedBanks, PredatingPods};
         let file = &self.file;
         let mut found = Vec::new();
         if file.tolerance.unattributed > 0 {
@@ -352,6 +352,15 @@ impl Policy {
         if file.kexec == Kexec::Allow {
             found.push("kexec: allow".into());
         }
+        if file.guard.at_least == GuardLevel::Off {
+            found.push("guard.at-least: off".into());
+        }
+        found.extend(
+            file.guard
+                .tolerate
+                .iter()
+                .map(|action| format!("guard.tolerate: {}", action.name())),
+        );
         found.extend(
             file.violations
                 .permit

@@ -4,7 +4,7 @@
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
 use crate::{Error, Result};
-use evidence::{Bank, Digest, PodUid, Tier};
+use evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use std::borrow::Cow;
@@ -71,6 +71,9 @@ pub struct NodePolicy {
     /// What may run in every pod: the sandbox (pause) image.
     #[serde(default)]
     pub sandbox: Option<References>,
+    /// V14: how the collector's own parts are to be guarded, and what may be done to them.
+    #[serde(default)]
+    pub guard: GuardPolicy,
     /// Violations (a file written while it was measured) that do not count.
     #[serde(default)]
     pub violations: Violations,
@@ -156,6 +159,55 @@ pub enum Kexec {
     Deny,
     /// Accepted where the new kernel and initramfs were measured.
     Allow,
+}
+
+/// The guard of the collector's own parts (V14).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct GuardPolicy {
+    /// What every checkpoint must state, or more, of the collector's `guard.mode`.
+    pub at_least: GuardLevel,
+    /// Another process than the collector opened the TPM's device.
+    pub tpm_opened: TpmOpened,
+    /// What others may do to the collector's parts; it is said in the verdict, no more. `map-read`, `program-opened`,
+    /// `map-opened` and `link-opened` are what tools do that list all eBPF programs and maps.
+    #[serde(deserialize_with = "touches")]
+    #[schemars(schema_with = "actions_schema")]
+    pub tolerate: Vec<GuardAction>,
+}
+
+/// How much the collector's own parts are guarded, the least first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardLevel {
+    /// Not at all.
+    Off,
+    /// What is done to them is recorded.
+    #[default]
+    Record,
+    /// It is recorded and denied.
+    Deny,
+}
+
+impl core::fmt::Display for GuardLevel {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            GuardLevel::Off => "off",
+            GuardLevel::Record => "record",
+            GuardLevel::Deny => "deny",
+        })
+    }
+}
+
+/// What to do about others who open the TPM (V14).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TpmOpened {
+    /// It is said in the verdict, no more: other agents use the TPM, too.
+    #[default]
+    Report,
+    /// The node is untrusted.
+    Untrust,
 }
 
 /// Reference files, by name.
@@ -408,6 +460,18 @@ fn some_sha256<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<V
     Ok(Some(list))
 }
 
+/// What can be done to the collector; what it does to pods is nothing to tolerate.
+fn touches<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<GuardAction>, D::Error> {
+    let list: Vec<GuardAction> = bounded(d)?;
+    match list.iter().find(|action| action.is_enforcement()) {
+        Some(action) => Err(de::Error::custom(format!(
+            "{} is never held against a node",
+            action.name()
+        ))),
+        None => Ok(list),
+    }
+}
+
 fn dashed_uid<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<PodUid, D::Error> {
     let text = String::deserialize(d)?;
     PodUid::parse(text.as_bytes())
@@ -435,6 +499,19 @@ fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Er
 
 fn tiers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": ["kernel", "bpf"] } })
+}
+
+fn actions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": MAX_ITEMS,
+        "items": {
+            "enum": [
+                "map-opened", "map-read", "program-opened", "link-opened", "link-changed", "pin-removed", "pin-renamed",
+                "directory-removed", "unmounted", "traced", "tpm-opened", "tpm-unbound", "ftrace-opened",
+            ],
+        },
+    })
 }
 
 fn banks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -10,8 +10,8 @@
 )]
 
 use evidence::{
-    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Losses, PartitionKey,
-    PartitionLog, PodInfo, PodUid, Quote, Record, SealedCheckpoint, Tier, checkpoint, merkle::Frontier,
+    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, GuardMode, Losses,
+    PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier, checkpoint, merkle::Frontier,
     partition::partitions_root, record::ExeSource,
 };
 use p256::ecdsa::{SigningKey, signature::Signer};
@@ -441,6 +441,8 @@ pub struct Node {
     pub losses: Losses,
     /// Whether canaries arrive.
     pub blind: bool,
+    /// What checkpoints state of the programs' settings.
+    pub protection: Protection,
     /// Length of the list at the load.
     pub boot_len: u64,
     /// Pods older than the load.
@@ -483,6 +485,12 @@ impl Node {
             seq: 0,
             losses: Losses::default(),
             blind: false,
+            protection: Protection {
+                guard: GuardMode::Record,
+                tpm: GuardMode::Record,
+                enforce: false,
+                fail_closed: false,
+            },
             boot_len: 0,
             predating: Vec::new(),
             pods: Vec::new(),
@@ -677,6 +685,7 @@ impl Node {
             ancestry: ancestry.collect(),
             ancestry_cut: false,
             path_cut: false,
+            guard: None,
         }
     }
 
@@ -743,6 +752,7 @@ impl Node {
             starts: 1,
             predating: if first { self.predating.clone() } else { Vec::new() },
             hierarchy: "v2".into(),
+            protection: Some(self.protection),
         }
     }
 

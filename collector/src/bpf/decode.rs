@@ -8,9 +8,9 @@
 use bytes::Bytes;
 use ebpf_common::{
     HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest,
-    TaskKey, flag, kind,
+    SMALL_PATH, TaskKey, action, flag, kind,
 };
-use evidence::{Bank, Digest, EventKind, FileHash};
+use evidence::{Bank, Digest, EventKind, FileHash, GuardAction};
 
 /// Bytes of [`Header`].
 pub const HEADER_LEN: usize = size_of::<Header>();
@@ -64,6 +64,8 @@ pub enum Body {
     Entry(EntryEvent),
     /// A file was executed or mapped.
     File(FileEvent),
+    /// A guarded thing was touched, or an execution was denied.
+    Guard(GuardEvent),
     /// A cgroup directory appeared, was renamed or went away.
     Cgroup(CgroupEvent),
 }
@@ -135,6 +137,27 @@ pub struct FileEvent {
     pub path: Bytes,
     /// The path did not fit or could not be read.
     pub path_cut: bool,
+}
+
+/// A guarded thing was touched, or an execution was denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardEvent {
+    /// What was done.
+    pub action: GuardAction,
+    /// Who.
+    pub task: TaskInfo,
+    /// 0 if it went through, else the negative error number with which it was denied.
+    pub ret: i32,
+    /// Number of the thing: id of a map, program or link, thread group id, device; 0 where there is none.
+    pub object: u64,
+    /// `s_dev` of the file that it is about; 0 where there is none.
+    pub dev: u64,
+    /// Inode number of that file; 0 where there is none.
+    pub ino: u64,
+    /// Its name, raw bytes.
+    pub name: Bytes,
+    /// The name did not fit or could not be read.
+    pub name_cut: bool,
 }
 
 /// What the kernel answered when it was asked for a file's hash.
@@ -240,6 +263,7 @@ pub fn decode(raw: &Bytes) -> Result<Event> {
         kind::SCRIPT => Body::File(file(&mut at, raw, EventKind::Script)?),
         kind::MAPPING => Body::File(file(&mut at, raw, EventKind::Mapping)?),
         kind::LATE_MAPPING => Body::File(file(&mut at, raw, EventKind::LateMapping)?),
+        kind::GUARD => Body::Guard(guard(&mut at, raw)?),
         kind::CGROUP_NEW => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::New)?),
         kind::CGROUP_RENAMED => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Renamed)?),
         kind::CGROUP_GONE => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Gone)?),
@@ -491,6 +515,52 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
         pre_check: flags & flag::HASH_PRE_CHECK != 0,
         path,
         path_cut: flags & flag::PATH_CUT != 0,
+    })
+}
+
+/// Numbers of [`action`] as evidence names them.
+const ACTIONS: [(u32, GuardAction); 16] = [
+    (action::MAP_OPENED, GuardAction::MapOpened),
+    (action::MAP_READ, GuardAction::MapRead),
+    (action::PROGRAM_OPENED, GuardAction::ProgramOpened),
+    (action::LINK_OPENED, GuardAction::LinkOpened),
+    (action::LINK_CHANGED, GuardAction::LinkChanged),
+    (action::PIN_REMOVED, GuardAction::PinRemoved),
+    (action::PIN_RENAMED, GuardAction::PinRenamed),
+    (action::DIRECTORY_REMOVED, GuardAction::DirectoryRemoved),
+    (action::UNMOUNTED, GuardAction::Unmounted),
+    (action::TRACED, GuardAction::Traced),
+    (action::TPM_OPENED, GuardAction::TpmOpened),
+    (action::TPM_UNBOUND, GuardAction::TpmUnbound),
+    (action::FTRACE_OPENED, GuardAction::FtraceOpened),
+    (action::EXECUTION_DENIED, GuardAction::ExecutionDenied),
+    (action::MAPPING_DENIED, GuardAction::MappingDenied),
+    (action::EXECUTION_DENIED_ON_LOSS, GuardAction::ExecutionDeniedOnLoss),
+];
+
+fn guard(at: &mut Cursor<'_>, raw: &Bytes) -> Result<GuardEvent> {
+    let (task, flags) = task(at)?;
+    let offset = at.pos;
+    let number = at.u32("guard.action")?;
+    let action = ACTIONS.iter().find(|(n, _)| *n == number).map(|(_, action)| *action);
+    let action =
+        action.ok_or_else(|| malformed("guard.action", offset, u64::from(number), "no such action"))?;
+    let ret = at.i32("guard.ret")?;
+    let object = at.u64("guard.object")?;
+    let dev = at.u64("guard.dev")?;
+    let ino = at.u64("guard.ino")?;
+    let name_len = at.count("guard.name_len", SMALL_PATH)?;
+    at.u32("guard.pad")?;
+    let name = at.bytes(raw, name_len, "guard name")?;
+    Ok(GuardEvent {
+        action,
+        task,
+        ret,
+        object,
+        dev,
+        ino,
+        name,
+        name_cut: flags & flag::PATH_CUT != 0,
     })
 }
 

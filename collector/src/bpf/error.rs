@@ -35,6 +35,15 @@ pub enum Error {
         /// The directory of the pins.
         dir: PathBuf,
     },
+    /// The guard of the programs that run takes this process for a stranger.
+    #[error(
+        "the programs that run deny it ({path}): this cgpathd is another program than the one that loaded them, or is \
+         traced, and guard.mode was \"deny\"; `unload` by that cgpathd takes them down, and so does a reboot"
+    )]
+    Denied {
+        /// The file on bpffs.
+        path: PathBuf,
+    },
     /// A pin is absent or of another type.
     #[error("{path} is not what was pinned there: {why}; something removed or replaced it")]
     Pin {

@@ -27,6 +27,18 @@ pub(super) fn config(btf_path: &Path, kallsyms: &Path, hierarchy: &Hierarchy) ->
     addresses(config, kallsyms)
 }
 
+/// Hooks of the guard with their parameters, but for `bpf`.
+const GUARD_HOOKS: [(&str, &[&str]); 8] = [
+    ("bpf_map", &["map", "fmode"]),
+    ("bpf_prog", &["prog"]),
+    ("inode_unlink", &["dir", "dentry"]),
+    ("inode_rmdir", &["dir", "dentry"]),
+    ("inode_rename", &["old_dir", "old_dentry", "new_dir", "new_dentry"]),
+    ("sb_umount", &["mnt", "flags"]),
+    ("ptrace_access_check", &["child", "mode"]),
+    ("file_open", &["file"]),
+];
+
 /// What a member must be, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Size {
@@ -231,6 +243,12 @@ impl Types {
         self.prototype("bpf_lsm_bprm_check_security", &["bprm"], lsm)?;
         self.prototype("bpf_lsm_mmap_file", &["file", "reqprot", "prot", "flags"], lsm)?;
         self.prototype("bpf_lsm_file_mprotect", &["vma", "reqprot", "prot"], lsm)?;
+        // 6.16 appended whether the kernel itself calls.
+        self.prototype("bpf_lsm_bpf", &["cmd", "attr", "size"], lsm)
+            .or_else(|_| self.prototype("bpf_lsm_bpf", &["cmd", "attr", "size", "kernel"], lsm))?;
+        for (hook, params) in GUARD_HOOKS {
+            self.prototype(&format!("bpf_lsm_{hook}"), params, lsm)?;
+        }
         for tracepoint in ["cgroup_mkdir", "cgroup_rename", "cgroup_rmdir"] {
             if self.named(&format!("btf_trace_{tracepoint}")).is_empty() {
                 return Err(missing(
@@ -278,21 +296,29 @@ impl Types {
             tpm_chip_nr_allocated_banks: self.offset("tpm_chip", "nr_allocated_banks", Exactly(4))?,
             binprm_file: self.offset("linux_binprm", "file", Exactly(8))?,
             binprm_buf: self.offset("linux_binprm", "buf", AtLeast(2))?,
+            binprm_filename: self.offset("linux_binprm", "filename", Exactly(8))?,
             file_f_path: self.offset("file", "f_path", Exactly(16))?,
             file_f_inode: self.offset("file", "f_inode", Exactly(8))?,
+            file_f_mode: self.offset("file", "f_mode", Exactly(4))?,
+            file_f_op: self.offset("file", "f_op", Exactly(8))?,
+            file_private_data: self.offset("file", "private_data", Exactly(8))?,
             path_mnt: self.offset("path", "mnt", Exactly(8))?,
             path_dentry: self.offset("path", "dentry", Exactly(8))?,
             inode_i_mode: self.offset("inode", "i_mode", Exactly(2))?,
             inode_i_ino: self.offset("inode", "i_ino", Exactly(8))?,
             inode_i_sb: self.offset("inode", "i_sb", Exactly(8))?,
+            inode_i_rdev: self.offset("inode", "i_rdev", Exactly(4))?,
             super_block_s_dev: self.offset("super_block", "s_dev", Exactly(4))?,
+            super_block_s_magic: self.offset("super_block", "s_magic", Exactly(8))?,
             dentry_d_parent: self.offset("dentry", "d_parent", Exactly(8))?,
             dentry_d_name: self.offset("dentry", "d_name.name", Exactly(8))?,
+            dentry_d_inode: self.offset("dentry", "d_inode", Exactly(8))?,
             dentry_d_hash_pprev: self.offset("dentry", "d_hash.pprev", Exactly(8))?,
             mount_mnt: self.offset("mount", "mnt", Any)?,
             mount_mnt_parent: self.offset("mount", "mnt_parent", Exactly(8))?,
             mount_mnt_mountpoint: self.offset("mount", "mnt_mountpoint", Exactly(8))?,
             vfsmount_mnt_root: self.offset("vfsmount", "mnt_root", Exactly(8))?,
+            vfsmount_mnt_sb: self.offset("vfsmount", "mnt_sb", Exactly(8))?,
             vma_vm_file: self.offset("vm_area_struct", "vm_file", Exactly(8))?,
             vma_vm_flags: self.offset("vm_area_struct", "vm_flags", Exactly(8))?,
             task_group_leader: self.offset("task_struct", "group_leader", Exactly(8))?,
@@ -303,6 +329,11 @@ impl Types {
             task_thread_pid: self.offset("task_struct", "thread_pid", Exactly(8))?,
             task_cgroups: self.offset("task_struct", "cgroups", Exactly(8))?,
             task_fs: self.offset("task_struct", "fs", Exactly(8))?,
+            task_files: self.offset("task_struct", "files", Exactly(8))?,
+            task_ptrace: self.offset("task_struct", "ptrace", Exactly(4))?,
+            files_fdt: self.offset("files_struct", "fdt", Exactly(8))?,
+            fdtable_max_fds: self.offset("fdtable", "max_fds", Exactly(4))?,
+            fdtable_fd: self.offset("fdtable", "fd", Exactly(8))?,
             fs_root: self.offset("fs_struct", "root", Exactly(16))?,
             nsproxy_mnt_ns: self.offset("nsproxy", "mnt_ns", Exactly(8))?,
             mnt_namespace_inum: self.offset("mnt_namespace", "ns.inum", Exactly(4))?,
@@ -312,13 +343,22 @@ impl Types {
             upid_ns: self.offset("upid", "ns", Exactly(8))?,
             pid_namespace_inum: self.offset("pid_namespace", "ns.inum", Exactly(4))?,
             css_set_subsys: self.offset("css_set", "subsys", AtLeast(8))?,
+            css_set_dfl_cgrp: self.offset("css_set", "dfl_cgrp", Exactly(8))?,
             css_cgroup: self.offset("cgroup_subsys_state", "cgroup", Exactly(8))?,
             cgroup_kn: self.offset("cgroup", "kn", Exactly(8))?,
             cgroup_root: self.offset("cgroup", "root", Exactly(8))?,
+            cgroup_level: self.offset("cgroup", "level", Exactly(4))?,
+            cgroup_ancestors: self.offset("cgroup", "ancestors", Any)?,
             cgroup_root_hierarchy_id: self.offset("cgroup_root", "hierarchy_id", Exactly(4))?,
             kernfs_node_id: self.offset("kernfs_node", "id", Exactly(8))?,
             kernfs_node_parent,
             kernfs_node_name: self.offset("kernfs_node", "name", Exactly(8))?,
+            bpf_map_id: self.offset("bpf_map", "id", Exactly(4))?,
+            bpf_map_name: self.offset("bpf_map", "name", Exactly(16))?,
+            bpf_prog_aux: self.offset("bpf_prog", "aux", Exactly(8))?,
+            bpf_prog_aux_id: self.offset("bpf_prog_aux", "id", Exactly(4))?,
+            bpf_prog_aux_name: self.offset("bpf_prog_aux", "name", Exactly(16))?,
+            bpf_link_id: self.offset("bpf_link", "id", Exactly(4))?,
             ..Config::default()
         })
     }
@@ -338,6 +378,7 @@ fn addresses(mut config: Config, kallsyms: &Path) -> Result<Config> {
         ("ima_sha1_idx", &mut config.addr_ima_sha1_idx),
         ("ima_hash_algo_idx", &mut config.addr_ima_hash_algo_idx),
         ("ima_hash_algo", &mut config.addr_ima_hash_algo),
+        ("bpf_link_fops", &mut config.addr_bpf_link_fops),
     ];
     let mut hidden = false;
     let file = std::fs::File::open(kallsyms).map_err(io)?;
@@ -384,7 +425,7 @@ mod tests {
 
     const ALL: &str = "ffffffff81000001 T _text\nffffffff82000001 D ima_hash_algo\nffffffff82000002 D ima_hash_algo_idx\n\
         ffffffff82000003 D ima_sha1_idx\nffffffff82000004 D ima_extra_slots\nffffffff82000005 B ima_tpm_chip\n\
-        ffffffffc0000000 t ima_tpm_chip\t[other]\n";
+        ffffffff82000006 d bpf_link_fops\nffffffffc0000000 t ima_tpm_chip\t[other]\n";
 
     #[test]
     fn addresses_come_from_the_kernel_itself_never_from_a_module() {

@@ -5,13 +5,13 @@
 use super::{Adopted, Error, Hierarchy, Options, Result, layout};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Array, Map, MapData, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf},
     programs::{
         BtfTracePoint, FExit, Lsm, Program, ProgramFd, ProgramInfo,
         links::{FdLink, PinnedLink},
     },
 };
-use ebpf_common::{Config, Counters, LAYOUT_VERSION, Meta, NO_SUBSYSTEM};
+use ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Meta, NO_SUBSYSTEM, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, File},
@@ -31,7 +31,7 @@ pub(super) enum Hook {
 }
 
 /// All programs, in the order in which they are attached: names of cgroups first, since all else refers to them.
-pub(super) const PROGRAMS: [(&str, Hook); 9] = [
+pub(super) const PROGRAMS: [(&str, Hook); 20] = [
     ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
     ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
     ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
@@ -42,6 +42,17 @@ pub(super) const PROGRAMS: [(&str, Hook); 9] = [
     ("script", Hook::Lsm("bprm_check_security")),
     ("mapped", Hook::Lsm("mmap_file")),
     ("made_executable", Hook::Lsm("file_mprotect")),
+    ("deny_execution", Hook::Lsm("bprm_check_security")),
+    ("deny_mapping", Hook::Lsm("mmap_file")),
+    ("guard_call", Hook::Lsm("bpf")),
+    ("guard_map", Hook::Lsm("bpf_map")),
+    ("guard_program", Hook::Lsm("bpf_prog")),
+    ("guard_unlink", Hook::Lsm("inode_unlink")),
+    ("guard_rmdir", Hook::Lsm("inode_rmdir")),
+    ("guard_rename", Hook::Lsm("inode_rename")),
+    ("guard_unmount", Hook::Lsm("sb_umount")),
+    ("guard_trace", Hook::Lsm("ptrace_access_check")),
+    ("guard_open", Hook::Lsm("file_open")),
 ];
 
 /// The two programs that see each call of `ima_add_template_entry` and record it once.
@@ -52,6 +63,11 @@ pub(super) const ENTRY_TWIN: &str = "entry_added_twin";
 /// Names of the maps in the object.
 const RECORDS: &str = "RECORDS";
 const COUNTERS: &str = "COUNTERS";
+const SETTINGS: &str = "SETTINGS";
+const LOSS: &str = "LOSS";
+const PODS: &str = "PODS";
+const GUARDED: &str = "GUARDED";
+const IDENTITY: &str = "IDENTITY";
 
 /// Lets aya copy our layouts to and from maps.
 #[derive(Clone, Copy)]
@@ -64,6 +80,10 @@ unsafe impl Pod for Plain<Config> {}
 unsafe impl Pod for Plain<Counters> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Meta> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Settings> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Loss> {}
 
 /// One program with its link, both pinned.
 #[derive(Debug)]
@@ -74,6 +94,7 @@ pub(super) struct Attached {
     pub(super) link: FdLink,
     pub(super) link_id: u32,
     pub(super) link_pin: PathBuf,
+    program_pin: PathBuf,
 }
 
 /// Everything that runs.
@@ -81,12 +102,54 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<Attached>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) counters: Array<MapData, Plain<Counters>>,
+    pub(super) controls: Controls,
     pub(super) meta: Meta,
     /// Held as long as the programs are used.
     pub(super) lock: Flock<File>,
 }
 
-fn kernel<E: std::error::Error + Send + Sync + 'static>(
+/// The maps by which the programs are told what to do.
+pub(super) struct Controls {
+    pub(super) settings: Array<MapData, Plain<Settings>>,
+    pub(super) loss: Array<MapData, Plain<Loss>>,
+    pub(super) pods: HashMap<MapData, u64, u32>,
+    pub(super) guarded: HashMap<MapData, u64, u32>,
+    pub(super) identity: HashMap<MapData, u32, [u64; 8]>,
+    /// Ids of all maps.
+    pub(super) map_ids: Vec<u32>,
+}
+
+impl Controls {
+    fn open(mut map: impl FnMut(&str) -> Result<Map>) -> Result<Controls> {
+        Ok(Controls {
+            settings: Array::try_from(map(SETTINGS)?).map_err(kernel("open", SETTINGS))?,
+            loss: Array::try_from(map(LOSS)?).map_err(kernel("open", LOSS))?,
+            pods: HashMap::try_from(map(PODS)?).map_err(kernel("open", PODS))?,
+            guarded: HashMap::try_from(map(GUARDED)?).map_err(kernel("open", GUARDED))?,
+            identity: HashMap::try_from(map(IDENTITY)?).map_err(kernel("open", IDENTITY))?,
+            map_ids: Vec::new(),
+        })
+    }
+}
+
+/// Ids of the maps that the programs use, and of `meta`, which none uses.
+fn map_ids(programs: &[Attached], meta_pin: &Path) -> Result<Vec<u32>> {
+    let meta = MapInfo::from_pin(meta_pin).map_err(kernel("ask about", "meta"))?;
+    let mut ids = vec![meta.id()];
+    for program in programs {
+        let info = ProgramInfo::from_pin(&program.program_pin).map_err(kernel("open", program.name))?;
+        ids.extend(
+            info.map_ids()
+                .map_err(kernel("ask about the maps of", program.name))?
+                .unwrap_or_default(),
+        );
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+pub(super) fn kernel<E: std::error::Error + Send + Sync + 'static>(
     what: &'static str,
     name: impl Into<String>,
 ) -> impl FnOnce(E) -> Error {
@@ -231,6 +294,7 @@ fn load(
         });
     }
     check_lsm()?;
+    super::guard::check_tick()?;
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
     let config = layout::config(&options.kernel_btf, Path::new("/proc/kallsyms"), &hierarchy)?;
     let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
@@ -252,6 +316,7 @@ fn load(
     let ring = RingBuf::try_from(ring).map_err(kernel("map", RECORDS))?;
     let counters = pinned_map(&mut ebpf, dir, COUNTERS)?;
     let counters = Array::try_from(counters).map_err(kernel("open", COUNTERS))?;
+    let mut controls = Controls::open(|name| pinned_map(&mut ebpf, dir, name))?;
     // Verification takes the time; attaching follows at one go, so that all start to see at the same moment.
     for (name, hook) in PROGRAMS {
         verify(&mut ebpf, name, hook, &btf)?;
@@ -272,11 +337,13 @@ fn load(
     let mut map: Array<MapData, Plain<Meta>> = Array::create(1, 0).map_err(kernel("create", "meta"))?;
     map.set(0, Plain(meta), 0).map_err(kernel("write", "meta"))?;
     map.pin(meta_pin).map_err(kernel("pin", "meta"))?;
+    controls.map_ids = map_ids(&programs, meta_pin)?;
     Ok((
         Loaded {
             programs,
             ring,
             counters,
+            controls,
             meta,
             lock,
         },
@@ -285,7 +352,7 @@ fn load(
 }
 
 /// CLOCK_BOOTTIME, nanoseconds.
-fn boot_ns() -> Result<u64> {
+pub(super) fn boot_ns() -> Result<u64> {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_err(|e| Error::Io {
         what: "read",
         path: "CLOCK_BOOTTIME".into(),
@@ -394,6 +461,7 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
         link,
         link_id: link_info.id(),
         link_pin,
+        program_pin: program_pin.to_owned(),
     })
 }
 
@@ -428,6 +496,13 @@ fn adopt(
     let ring = RingBuf::try_from(map_at(&at, Map::RingBuf)?).map_err(not_ours(&at))?;
     let at = pin_of(dir, "map", COUNTERS);
     let counters = Array::try_from(map_at(&at, Map::Array)?).map_err(not_ours(&at))?;
+    let mut controls = Controls::open(|name| {
+        let kind = match name {
+            SETTINGS | LOSS => Map::Array,
+            _ => Map::HashMap,
+        };
+        map_at(&pin_of(dir, "map", name), kind)
+    })?;
     let programs = PROGRAMS
         .iter()
         .map(|(name, _)| {
@@ -437,11 +512,13 @@ fn adopt(
             opened(name, &program_pin, FdLink::from(link), link_pin)
         })
         .collect::<Result<Vec<_>>>()?;
+    controls.map_ids = map_ids(&programs, meta_pin)?;
     Ok((
         Loaded {
             programs,
             ring,
             counters,
+            controls,
             meta,
             lock,
         },
@@ -449,12 +526,27 @@ fn adopt(
     ))
 }
 
-fn not_ours<E: std::error::Error>(path: &Path) -> impl FnOnce(E) -> Error {
+fn not_ours<E: std::error::Error + 'static>(path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
-    move |e| Error::Pin {
-        path,
-        why: with_causes(&e),
+    move |e| {
+        if is_denied(&e) {
+            return Error::Denied { path };
+        }
+        let why = with_causes(&e);
+        Error::Pin { path, why }
     }
+}
+
+/// Whether EPERM is the cause of an error.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return io.raw_os_error() == Some(nix::libc::EPERM);
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// An error and its causes in one line.

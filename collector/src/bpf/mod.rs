@@ -7,17 +7,20 @@
 pub mod cgroups;
 pub mod decode;
 mod error;
+mod guard;
 mod layout;
 mod load;
 mod ring;
 
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
+pub use guard::{Mode, Orders};
 pub use ring::{Item, Ring};
 
 use aya::maps::{Array, MapData};
 use ebpf_common::Counters;
-use load::{Attached, Loaded, Plain};
+use evidence::Bank;
+use load::{Attached, Controls, Loaded, Plain};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
@@ -46,6 +49,10 @@ pub struct Options<'a> {
     pub hierarchy: Option<Hierarchy>,
     /// The running kernel's type information.
     pub kernel_btf: PathBuf,
+    /// The algorithm by which IMA hashes files: by this hash of its program a collector is known to the guard.
+    pub identity: Bank,
+    /// What the programs are to do about others.
+    pub orders: Orders,
 }
 
 impl<'a> Options<'a> {
@@ -57,6 +64,8 @@ impl<'a> Options<'a> {
             ring_bytes: DEFAULT_RING_BYTES,
             hierarchy: None,
             kernel_btf: "/sys/kernel/btf/vmlinux".into(),
+            identity: Bank::Sha256,
+            orders: Orders::default(),
         }
     }
 }
@@ -163,6 +172,8 @@ pub struct Bpf {
     loaded_ns: u64,
     programs: Vec<Attached>,
     counters: Array<MapData, Plain<Counters>>,
+    controls: Controls,
+    orders: guard::Standing,
     ring: Option<Ring>,
     /// Calls of `ima_add_template_entry` known to be lost.
     entries_lost: AtomicU64,
@@ -185,19 +196,23 @@ impl Bpf {
             programs,
             ring,
             counters,
+            controls,
             meta,
             lock,
         } = loaded;
-        let bpf = Bpf {
+        let mut bpf = Bpf {
             object_sha256,
             hierarchy,
             loaded_ns: meta.loaded_ns,
             programs,
             counters,
+            controls,
+            orders: guard::Standing::default(),
             ring: Some(Ring::new(ring)),
             entries_lost: AtomicU64::new(0),
             _lock: lock,
         };
+        bpf.introduce(options)?;
         Ok((bpf, adopted))
     }
 
@@ -348,6 +363,8 @@ fn ftrace_enabled() -> Result<Option<bool>> {
 ///
 /// # Errors
 /// If a pin cannot be removed.
+///
+/// In the mode "deny" only a collector may do this: see `guard`.
 pub fn unload(pin_dir: &Path) -> Result<()> {
     match fs::metadata(pin_dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -13,11 +13,11 @@ pub mod join;
 pub mod order;
 pub mod processes;
 
-use crate::bpf::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, TaskInfo};
+use crate::bpf::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, TaskInfo};
 use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
 use evidence::merkle::{self, Frontier, Hash};
-use evidence::{EventKind, PartitionKey, PodUid, Record, partition};
+use evidence::{EventKind, Guard, PartitionKey, PodUid, Protection, Record, partition};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Setup {
     pub drain_timeout: Duration,
     /// Records that wait until a checkpoint is sealed unasked; 0: never.
     pub seal_records: u64,
+    /// What the programs were told to do about others.
+    pub protection: Protection,
 }
 
 /// The kernel side's counters at one moment.
@@ -553,6 +555,7 @@ impl Pipeline {
             }
             Body::Entry(e) => self.entry(seq, boot_ns, e, out),
             Body::File(f) => self.file(seq, boot_ns, f, out),
+            Body::Guard(g) => self.guard(seq, boot_ns, g, out),
         }
     }
 
@@ -615,6 +618,23 @@ impl Pipeline {
         self.append(&record, out);
     }
 
+    fn guard(&mut self, seq: u64, boot_ns: u64, g: GuardEvent, out: &mut Vec<Action>) {
+        let record = Record {
+            kind: EventKind::Guard,
+            ret: g.ret,
+            path: g.name.to_vec(),
+            dev: g.dev,
+            ino: g.ino,
+            path_cut: g.name_cut,
+            guard: Some(Guard {
+                action: g.action,
+                object: g.object,
+            }),
+            ..self.blank(seq, boot_ns, &g.task)
+        };
+        self.append(&record, out);
+    }
+
     /// What every record says of who did it.
     fn blank(&mut self, seq: u64, boot_ns: u64, task: &TaskInfo) -> Record {
         let keys: Vec<TaskKey> = task
@@ -645,6 +665,7 @@ impl Pipeline {
             ancestry: self.processes.resolve(&keys, boot_ns),
             ancestry_cut: task.ancestry_cut || task.ancestry_unstable,
             path_cut: false,
+            guard: None,
         }
     }
 
@@ -863,6 +884,7 @@ impl Pipeline {
             starts: self.starts,
             predating,
             hierarchy: self.setup.hierarchy.clone(),
+            protection: Some(self.setup.protection),
         }
     }
 

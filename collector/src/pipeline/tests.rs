@@ -155,6 +155,12 @@ impl World {
             key: vec![2; 33],
             drain_timeout: Duration::from_secs(5),
             seal_records: 0,
+            protection: evidence::Protection {
+                guard: evidence::GuardMode::Record,
+                tpm: evidence::GuardMode::Record,
+                enforce: false,
+                fail_closed: false,
+            },
         }
     }
 

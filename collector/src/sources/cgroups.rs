@@ -2,6 +2,8 @@
 
 use crate::bpf::Hierarchy;
 use crate::pipeline::Event;
+use evidence::cgroup::attribute;
+use evidence::{PartitionKey, PodUid};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -42,6 +44,46 @@ pub fn seeds(mount: &Path) -> io::Result<Vec<Event>> {
         }
     }
     Ok(out)
+}
+
+/// The pods' own directories that are there now, in the hierarchy mounted at `mount`: whose, and the inode number.
+pub fn pods(mount: &Path) -> Vec<(PodUid, u64)> {
+    const ROOTS: [&str; 4] = [
+        "kubepods",
+        "kubepods.slice",
+        "kubelet/kubepods",
+        "kubelet.slice/kubelet-kubepods.slice",
+    ];
+    let mut found = Vec::new();
+    // A pod's directory is below the root, or below that of its class.
+    let mut waiting: Vec<(PathBuf, u32)> = ROOTS.iter().map(|root| (root.into(), 0)).collect();
+    while let Some((path, depth)) = waiting.pop() {
+        let Ok(entries) = std::fs::read_dir(mount.join(&path)) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let below = path.join(entry.file_name());
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if !metadata.is_dir() {
+                continue;
+            }
+            let whole = Path::new("/").join(&below);
+            match attribute(whole.as_os_str().as_bytes()).key {
+                PartitionKey::Pod(uid) => found.push((uid, metadata.ino())),
+                _ if depth == 0 => waiting.push((below, 1)),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Inode number of the directory `cgroup` (a path from the hierarchy's root), if it is there.
+pub fn inode(mount: &Path, cgroup: &str) -> Option<u64> {
+    let metadata = std::fs::metadata(mount.join(cgroup.trim_start_matches('/'))).ok()?;
+    metadata.is_dir().then(|| metadata.ino())
 }
 
 /// The hierarchy that `cgroup.hierarchy` asks for; `None` leaves the choice to the loader.

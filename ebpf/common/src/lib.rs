@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 /// Bumped at each change of a layout below; the loader refuses an object with another one.
-pub const LAYOUT_VERSION: u16 = 1;
+pub const LAYOUT_VERSION: u16 = 2;
 
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
@@ -40,6 +40,8 @@ pub mod kind {
     pub const MAPPING: u16 = 5;
     /// [`super::FileHead`] and a path follow: a file's mapping was made executable later.
     pub const LATE_MAPPING: u16 = 6;
+    /// [`super::GuardHead`] and a name follow: a guarded thing was touched, or an execution was denied.
+    pub const GUARD: u16 = 7;
     /// [`super::CgroupRecord`]: a cgroup directory was made.
     pub const CGROUP_NEW: u16 = 16;
     /// [`super::CgroupRecord`]: a cgroup directory was renamed (v1 only).
@@ -66,6 +68,85 @@ pub mod flag {
     /// With [`PATH_REVERSED`]: the file has no name any more, as ` (deleted)` says at the end of other paths.
     pub const PATH_DELETED: u32 = 1 << 6;
 }
+
+/// [`GuardHead::action`].
+pub mod action {
+    /// A descriptor of one of our maps with which it can be written; `object` is the map's id.
+    pub const MAP_OPENED: u32 = 1;
+    /// A descriptor of one of our maps with which it can only be read; `object` is the map's id.
+    pub const MAP_READ: u32 = 2;
+    /// A descriptor of one of our programs; `object` is its id.
+    pub const PROGRAM_OPENED: u32 = 3;
+    /// A descriptor of one of our links, by its id; `object` is the id.
+    pub const LINK_OPENED: u32 = 4;
+    /// One of our links was to be detached or to run another program; `object` is the link's id.
+    pub const LINK_CHANGED: u32 = 5;
+    /// A pin was removed.
+    pub const PIN_REMOVED: u32 = 6;
+    /// A pin, or the directory of the pins, was renamed.
+    pub const PIN_RENAMED: u32 = 7;
+    /// The directory of the pins was removed.
+    pub const DIRECTORY_REMOVED: u32 = 8;
+    /// The file system of the pins was unmounted.
+    pub const UNMOUNTED: u32 = 9;
+    /// Memory, registers or descriptors of a collector were reached for; `object` is its thread group id.
+    pub const TRACED: u32 = 10;
+    /// Somebody else opened the TPM; `object` is the device.
+    pub const TPM_OPENED: u32 = 11;
+    /// A file was opened for writing by which the TPM's driver lets go of it; `object` is 0.
+    pub const TPM_UNBOUND: u32 = 12;
+    /// kernel.ftrace_enabled was opened for writing; `object` is 0.
+    pub const FTRACE_OPENED: u32 = 13;
+    /// An execution was denied in a pod that the verifier does not trust.
+    pub const EXECUTION_DENIED: u32 = 14;
+    /// An executable mapping was denied in a pod that the verifier does not trust.
+    pub const MAPPING_DENIED: u32 = 15;
+    /// An execution was denied in a pod since records were lost.
+    pub const EXECUTION_DENIED_ON_LOSS: u32 = 16;
+}
+
+/// Keys of the map `GUARDED`: what class of thing, in the highest byte, with its number.
+pub mod class {
+    /// A map by its id.
+    pub const MAP: u64 = 1 << 56;
+    /// A program by its id.
+    pub const PROGRAM: u64 = 2 << 56;
+    /// A link by its id.
+    pub const LINK: u64 = 3 << 56;
+    /// A character device by its number, `major << 20 | minor`.
+    pub const DEVICE: u64 = 4 << 56;
+    /// A file of sysfs by its inode number; every instance of sysfs has the same.
+    pub const SYSFS: u64 = 5 << 56;
+}
+
+/// Modes of [`Settings`].
+pub mod mode {
+    /// Nothing is done.
+    pub const OFF: u32 = 0;
+    /// It is recorded and goes through.
+    pub const RECORD: u32 = 1;
+    /// It is recorded and fails with EPERM.
+    pub const DENY: u32 = 2;
+}
+
+/// Values of the map `PODS`, by cgroup id. Of the directories above a task, the pods' root left out, all bits count.
+pub mod pod {
+    /// The verifier does not trust the pod.
+    pub const UNTRUSTED: u32 = 1 << 0;
+    /// Never denied for that.
+    pub const EXEMPT_UNTRUSTED: u32 = 1 << 1;
+    /// Never denied for losses.
+    pub const EXEMPT_LOSS: u32 = 1 << 2;
+}
+
+/// How many directories, from the hierarchy's root down, are looked up in `PODS`: a pod's own is at most the fourth.
+pub const MAX_POD_LEVEL: usize = 8;
+
+/// A clock tick as /proc shows it, nanoseconds (USER_HZ is 100 on every architecture that eBPF runs on).
+pub const TICK_NS: u64 = 10_000_000;
+
+/// `EPERM`, include/uapi/asm-generic/errno-base.h.
+pub const EPERM: i32 = 1;
 
 /// Begins every record.
 #[repr(C)]
@@ -174,6 +255,70 @@ pub struct FileHead {
     pub hash: [u8; 64],
 }
 
+/// A guarded thing was touched, or an execution was denied. A name follows at once: `name_len` bytes, no NUL.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuardHead {
+    /// `kind` is [`kind::GUARD`].
+    pub header: Header,
+    /// Who.
+    pub task: Task,
+    /// See [`action`].
+    pub action: u32,
+    /// 0 if it went through, else the negative error number with which it was denied.
+    pub ret: i32,
+    /// See [`action`].
+    pub object: u64,
+    /// `s_dev` of the file that it is about; 0 where there is none.
+    pub dev: u64,
+    /// `i_ino` of the file that it is about; 0 where there is none.
+    pub ino: u64,
+    /// Bytes of the name that follows.
+    pub name_len: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// What the programs are to do, written by the collector: the only element of the map `SETTINGS`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// CLOCK_BOOTTIME when a collector was last there, nanoseconds.
+    pub heartbeat_ns: u64,
+    /// Nobody is denied an execution for lack of trust once the collector is away for longer than this, nanoseconds.
+    pub untrusted_lapse_ns: u64,
+    /// Nobody is denied an execution for a loss for longer than this, nanoseconds.
+    pub loss_lapse_ns: u64,
+    /// [`Counters::lost_reserve`] up to which losses are known.
+    pub lost_acknowledged: u64,
+    /// Start of the collector's process in clock ticks since the boot, as /proc shows it.
+    pub collector_start: u64,
+    /// `s_dev` of the pins' file system.
+    pub pins_dev: u64,
+    /// `i_ino` of the pins' directory.
+    pub pins_ino: u64,
+    /// Thread group id of the collector.
+    pub collector_tgid: u32,
+    /// What is done about our own parts: see [`mode`].
+    pub guard: u32,
+    /// What is done about the TPM's device: see [`mode`].
+    pub tpm: u32,
+    /// Executions in pods that are not trusted: see [`mode`]; `OFF` or `DENY`.
+    pub untrusted: u32,
+    /// Executable mappings there, too: `OFF` or `DENY`.
+    pub untrusted_mappings: u32,
+    /// Executions in pods after a loss: `OFF` or `DENY`.
+    pub loss: u32,
+}
+
+/// When the first loss was that nobody knows of: the only element of the map `LOSS`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Loss {
+    /// CLOCK_BOOTTIME, nanoseconds; 0 where there is none.
+    pub since_ns: u64,
+}
+
 /// A cgroup directory appeared, was renamed or went away.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,6 +378,8 @@ pub struct Config {
     pub addr_ima_hash_algo_idx: u64,
     /// Address of `ima_hash_algo` (int, a kernel hash algorithm number).
     pub addr_ima_hash_algo: u64,
+    /// Address of `bpf_link_fops`.
+    pub addr_bpf_link_fops: u64,
     /// Index in `css_set.subsys` that gives the cgroup of a task, or [`NO_SUBSYSTEM`] for the v2 hierarchy.
     pub cgroup_subsys: u32,
     /// Number of the hierarchy whose directories are reported; 0 is v2.
@@ -253,10 +400,18 @@ pub struct Config {
     pub binprm_file: u32,
     /// `struct linux_binprm`.
     pub binprm_buf: u32,
+    /// `struct linux_binprm`.
+    pub binprm_filename: u32,
     /// `struct file`.
     pub file_f_path: u32,
     /// `struct file`.
     pub file_f_inode: u32,
+    /// `struct file`.
+    pub file_f_mode: u32,
+    /// `struct file`.
+    pub file_f_op: u32,
+    /// `struct file`.
+    pub file_private_data: u32,
     /// `struct path`.
     pub path_mnt: u32,
     /// `struct path`.
@@ -267,12 +422,18 @@ pub struct Config {
     pub inode_i_ino: u32,
     /// `struct inode`.
     pub inode_i_sb: u32,
+    /// `struct inode`.
+    pub inode_i_rdev: u32,
     /// `struct super_block`.
     pub super_block_s_dev: u32,
+    /// `struct super_block`.
+    pub super_block_s_magic: u32,
     /// `struct dentry`.
     pub dentry_d_parent: u32,
     /// `struct dentry`, `d_name.name`.
     pub dentry_d_name: u32,
+    /// `struct dentry`.
+    pub dentry_d_inode: u32,
     /// `struct dentry`, `d_hash.pprev`: NULL once the name is gone.
     pub dentry_d_hash_pprev: u32,
     /// `struct mount`.
@@ -283,6 +444,8 @@ pub struct Config {
     pub mount_mnt_mountpoint: u32,
     /// `struct vfsmount`.
     pub vfsmount_mnt_root: u32,
+    /// `struct vfsmount`.
+    pub vfsmount_mnt_sb: u32,
     /// `struct vm_area_struct`.
     pub vma_vm_file: u32,
     /// `struct vm_area_struct`.
@@ -303,6 +466,16 @@ pub struct Config {
     pub task_cgroups: u32,
     /// `struct task_struct`.
     pub task_fs: u32,
+    /// `struct task_struct`.
+    pub task_files: u32,
+    /// `struct task_struct`.
+    pub task_ptrace: u32,
+    /// `struct files_struct`.
+    pub files_fdt: u32,
+    /// `struct fdtable`.
+    pub fdtable_max_fds: u32,
+    /// `struct fdtable`.
+    pub fdtable_fd: u32,
     /// `struct fs_struct`.
     pub fs_root: u32,
     /// `struct nsproxy`.
@@ -321,12 +494,18 @@ pub struct Config {
     pub pid_namespace_inum: u32,
     /// `struct css_set`.
     pub css_set_subsys: u32,
+    /// `struct css_set`.
+    pub css_set_dfl_cgrp: u32,
     /// `struct cgroup_subsys_state`.
     pub css_cgroup: u32,
     /// `struct cgroup`.
     pub cgroup_kn: u32,
     /// `struct cgroup`.
     pub cgroup_root: u32,
+    /// `struct cgroup`.
+    pub cgroup_level: u32,
+    /// `struct cgroup`.
+    pub cgroup_ancestors: u32,
     /// `struct cgroup_root`.
     pub cgroup_root_hierarchy_id: u32,
     /// `struct kernfs_node`.
@@ -335,6 +514,18 @@ pub struct Config {
     pub kernfs_node_parent: u32,
     /// `struct kernfs_node`.
     pub kernfs_node_name: u32,
+    /// `struct bpf_map`.
+    pub bpf_map_id: u32,
+    /// `struct bpf_map`.
+    pub bpf_map_name: u32,
+    /// `struct bpf_prog`.
+    pub bpf_prog_aux: u32,
+    /// `struct bpf_prog_aux`.
+    pub bpf_prog_aux_id: u32,
+    /// `struct bpf_prog_aux`.
+    pub bpf_prog_aux_name: u32,
+    /// `struct bpf_link`.
+    pub bpf_link_id: u32,
     /// Always 0.
     pub pad: u32,
 }

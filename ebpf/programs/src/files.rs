@@ -44,9 +44,11 @@ pub enum Hashing {
 }
 
 /// A hash as the kernel gave it.
-struct Hash {
-    alg: i32,
-    words: [u64; 8],
+pub struct Hash {
+    /// Kernel hash algorithm number, or a negative error number.
+    pub alg: i32,
+    /// As many bytes as the algorithm has, the rest 0.
+    pub words: [u64; 8],
 }
 
 /// `bprm->file`, with the type that the verifier gives it. A plain load, at an offset that it knows as a constant:
@@ -77,12 +79,13 @@ pub fn is_regular(reader: &mut Reader, file: u64) -> bool {
     mode & S_IFMT == S_IFREG
 }
 
-/// Hashes, then sends a record of this kind; a path that does not fit the small class goes into the large one.
+/// Hashes, then sends a record of this kind; a path that does not fit the small class goes into the large one. Gives
+/// the hash.
 ///
 /// # Safety
 /// `file` is a live `struct file` with the verifier's type.
 #[inline(always)]
-pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hashing) {
+pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hashing) -> Hash {
     let mut hash = Hash {
         alg: HASH_NOT_TRIED,
         words: [0; 8],
@@ -96,7 +99,7 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
         }
     }
     let Some(seq) = ring::next_seq() else {
-        return;
+        return hash;
     };
     let flags = if hashing == Hashing::PreCheck {
         flag::HASH_PRE_CHECK
@@ -112,6 +115,7 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
             debug!(ctx, "file record lost");
         }
     }
+    hash
 }
 
 /// # Safety

@@ -1,7 +1,8 @@
 //! The eBPF programs: each writes one raw record (layouts: `ebpf_common`) for what it sees.
 //!
 //! Promises: a sequence number is taken before space is reserved, so a record that is lost leaves a hole and a count;
-//! what could not be read, hashed or named is counted and the record is sent all the same; nothing is ever denied.
+//! what could not be read, hashed or named is counted and the record is sent all the same; nothing is denied unless the
+//! collector's settings say so, and never an execution on the host.
 //! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then reserve.
 //! Not here: whole cgroup paths and executables of ancestors (user space joins them), what an event means.
 #![no_std]
@@ -10,7 +11,9 @@
 
 mod config;
 mod files;
+mod guard;
 mod kernel;
+mod pods;
 mod ring;
 mod tasks;
 
@@ -27,8 +30,8 @@ use aya_ebpf::{
 };
 use config::config;
 use ebpf_common::{
-    CgroupRecord, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME, RawDigest,
-    SMALL_PATH, flag, kind,
+    CgroupRecord, EPERM, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME, RawDigest,
+    SMALL_PATH, action, flag, kind,
 };
 use files::Hashing;
 use kernel::Reader;
@@ -264,7 +267,8 @@ fn tpm_alg(algo: u32) -> u16 {
 fn executed(ctx: LsmContext) -> i32 {
     let file = files::binprm_file(ctx.arg(0));
     // SAFETY: a running bprm has a file, and the pointer keeps the type that the verifier gave it.
-    unsafe { files::send(&ctx, kind::EXECUTION, file, Hashing::Settled) };
+    let hash = unsafe { files::send(&ctx, kind::EXECUTION, file, Hashing::Settled) };
+    guard::executed(&hash);
     0
 }
 
@@ -328,6 +332,109 @@ fn made_executable(ctx: LsmContext) -> i32 {
     }
     files::send_walked(&ctx, file);
     0
+}
+
+/// A program is about to be executed, first of all a script, then its interpreter: `(struct linux_binprm *bprm)`. Before
+/// IMA's turn, so what is denied is not measured.
+#[lsm(hook = "bprm_check_security")]
+fn deny_execution(ctx: LsmContext) -> i32 {
+    let Some(action) = pods::execution_denied() else {
+        return 0;
+    };
+    let bprm: u64 = ctx.arg(0);
+    let mut reader = Reader::new();
+    let file: u64 = reader.read(bprm + config!(binprm_file));
+    let inode: u64 = reader.read(file + config!(file_f_inode));
+    let name: u64 = reader.read(bprm + config!(binprm_filename));
+    reader.finish();
+    let about = guard::About {
+        action,
+        object: 0,
+        inode,
+        name,
+    };
+    guard::send(&about, -EPERM);
+    -EPERM
+}
+
+/// A mapping is made: see [`mapped`].
+#[lsm(hook = "mmap_file")]
+fn deny_mapping(ctx: LsmContext) -> i32 {
+    if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
+        return 0;
+    }
+    let mut reader = Reader::new();
+    // As a number: see `mapped`.
+    let file: u64 = reader.read(ctx.as_ptr() as u64);
+    if file == 0 || !pods::mapping_denied() {
+        return 0;
+    }
+    let inode: u64 = reader.read(file + config!(file_f_inode));
+    let name = guard::name_of(&mut reader, file);
+    reader.finish();
+    let about = guard::About {
+        action: action::MAPPING_DENIED,
+        object: 0,
+        inode,
+        name,
+    };
+    guard::send(&about, -EPERM);
+    -EPERM
+}
+
+/// A call of bpf(2): `(int cmd, union bpf_attr *attr, unsigned int size)`.
+#[lsm(hook = "bpf")]
+fn guard_call(ctx: LsmContext) -> i32 {
+    guard::call(ctx.arg::<u64>(0) as u32, ctx.arg(1))
+}
+
+/// A descriptor of a map is made: `(struct bpf_map *map, fmode_t fmode)`.
+#[lsm(hook = "bpf_map")]
+fn guard_map(ctx: LsmContext) -> i32 {
+    guard::map(ctx.arg(0), ctx.arg::<u64>(1) as u32)
+}
+
+/// A descriptor of a program is made: `(struct bpf_prog *prog)`.
+#[lsm(hook = "bpf_prog")]
+fn guard_program(ctx: LsmContext) -> i32 {
+    guard::program(ctx.arg(0))
+}
+
+/// A name is removed: `(struct inode *dir, struct dentry *dentry)`.
+#[lsm(hook = "inode_unlink")]
+fn guard_unlink(ctx: LsmContext) -> i32 {
+    guard::name_changed(action::PIN_REMOVED, ctx.arg(0), ctx.arg(1), 0)
+}
+
+/// A directory is removed: `(struct inode *dir, struct dentry *dentry)`.
+#[lsm(hook = "inode_rmdir")]
+fn guard_rmdir(ctx: LsmContext) -> i32 {
+    guard::name_changed(action::DIRECTORY_REMOVED, ctx.arg(0), ctx.arg(1), 0)
+}
+
+/// A name becomes another one: `(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry
+/// *new_dentry)`.
+#[lsm(hook = "inode_rename")]
+fn guard_rename(ctx: LsmContext) -> i32 {
+    guard::name_changed(action::PIN_RENAMED, ctx.arg(0), ctx.arg(1), ctx.arg(2))
+}
+
+/// A file system is unmounted: `(struct vfsmount *mnt, int flags)`.
+#[lsm(hook = "sb_umount")]
+fn guard_unmount(ctx: LsmContext) -> i32 {
+    guard::unmounted(ctx.arg(0))
+}
+
+/// A process reaches for another one: `(struct task_struct *child, unsigned int mode)`.
+#[lsm(hook = "ptrace_access_check")]
+fn guard_trace(ctx: LsmContext) -> i32 {
+    guard::traced(ctx.arg(0), ctx.arg::<u64>(1) as u32)
+}
+
+/// A file was opened: `(struct file *file)`.
+#[lsm(hook = "file_open")]
+fn guard_open(ctx: LsmContext) -> i32 {
+    guard::opened(ctx.arg(0))
 }
 
 /// A cgroup directory was made: `(struct cgroup *cgrp, const char *path)`, with `cgroup_mutex` held, so before

@@ -4,8 +4,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, RingBuf, ring_buf::RingBufEntry},
 };
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use core::arch::asm;
-use ebpf_common::Counters;
+use ebpf_common::{Counters, Loss};
 
 /// Its size is set by the loader.
 #[map]
@@ -14,6 +15,10 @@ static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// One element.
 #[map]
 static COUNTERS: Array<Counters> = Array::with_max_entries(1, 0);
+
+/// One element.
+#[map]
+static LOSS: Array<Loss> = Array::with_max_entries(1, 0);
 
 /// Adds 1 to a counter, atomically, and gives its old value; `None` never happens: the array has an element 0.
 ///
@@ -48,8 +53,34 @@ pub fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
     if entry.is_none() {
         // SAFETY: as in `next_seq`.
         let _ = add(|c| unsafe { &raw mut (*c).lost_reserve });
+        let _ = since();
     }
     entry
+}
+
+/// When the first loss was that nobody knows of: now, if none was noted yet.
+#[inline(always)]
+fn since() -> Option<u64> {
+    let loss = LOSS.get_ptr_mut(0)?;
+    // SAFETY: a map value; whoever else writes it at this moment notes the same moment, or takes all back.
+    unsafe {
+        let at = &raw mut (*loss).since_ns;
+        if at.read_volatile() == 0 {
+            at.write_volatile(bpf_ktime_get_boot_ns());
+        }
+        Some(at.read_volatile())
+    }
+}
+
+/// Whether more was lost than `known`, the first of it after `not_before`.
+#[inline(always)]
+pub fn lost_since(known: u64, not_before: u64) -> bool {
+    let Some(counters) = COUNTERS.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: a map value; the counter only grows.
+    let lost = unsafe { (&raw const (*counters).lost_reserve).read_volatile() };
+    lost > known && since().is_some_and(|since| since > not_before)
 }
 
 #[inline(always)]

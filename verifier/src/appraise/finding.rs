@@ -37,11 +37,13 @@ pub enum Rule {
     V12,
     /// Whatever is absent fails.
     V13,
+    /// Nobody touches the collector's own parts.
+    V14,
 }
 
 impl Rule {
     /// All rules in order.
-    pub const ALL: [Rule; 13] = [
+    pub const ALL: [Rule; 14] = [
         Rule::V1,
         Rule::V2,
         Rule::V3,
@@ -55,6 +57,7 @@ impl Rule {
         Rule::V11,
         Rule::V12,
         Rule::V13,
+        Rule::V14,
     ];
 }
 

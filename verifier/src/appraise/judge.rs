@@ -259,6 +259,10 @@ impl Judge<'_> {
                     );
                 }
             },
+            // Judged by rule V14; here it only tells that the partition is there.
+            EventKind::Guard => {
+                self.tally(key);
+            }
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
                 self.tally(key).executions += 1;
                 let digest = record.hash.as_ref().and_then(FileHash::digest);

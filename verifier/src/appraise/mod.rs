@@ -8,6 +8,7 @@ mod chain;
 pub mod context;
 mod coverage;
 pub mod finding;
+mod guard;
 mod history;
 mod join;
 mod judge;
@@ -241,6 +242,7 @@ impl Case<'_> {
         let records = join::in_order(self.evidence);
         let joins = join::join(&records, &chain, self.lines, self.covered, self.policy, findings);
         join::readers(&chain, &joins, self.lines, self.covered, self.policy, findings);
+        guard::check(&chain, &records, self.policy, findings);
         let scene = self.scene(&chain, &joins, Provenance::Observed);
         judge::foundations(&scene, findings);
         let judged = judge::judge(&scene, &records, findings);

@@ -238,6 +238,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         EventKind::Script => "script",
         EventKind::Mapping => "mapping",
         EventKind::LateMapping => "late mapping",
+        EventKind::Guard => "guard",
     });
     match record.ret {
         0 => {}

@@ -89,6 +89,7 @@ fn record(seq: u64, key: PartitionKey, kind: EventKind, path: &str, content: &st
         ancestry,
         ancestry_cut: false,
         path_cut: false,
+        guard: None,
     }
 }
 
@@ -115,6 +116,7 @@ fn checkpoint(number: u64, records: u64, asked: bool, change: impl FnOnce(&mut C
         starts: 1,
         predating: vec![],
         hierarchy: "v2".to_owned(),
+        protection: None,
     };
     change(&mut checkpoint);
     let key = p256::ecdsa::SigningKey::from_slice(&[3; 32]).unwrap();

@@ -9,6 +9,7 @@ mod init;
 mod workload;
 mod workload_cgroup;
 mod workload_container;
+mod workload_guard;
 mod workload_memory;
 
 use std::process::ExitCode;

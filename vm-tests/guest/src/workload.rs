@@ -3,7 +3,9 @@
 //! Promises: the answer is one line of JSON on standard output, made from /proc and from the files themselves, never
 //! from what a collector says, so that a test can hold the two against each other. Not here: what is expected.
 
-use crate::{workload_cgroup as cgroup, workload_container as container, workload_memory as memory};
+use crate::{
+    workload_cgroup as cgroup, workload_container as container, workload_guard as guard, workload_memory as memory,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::personality::{self, Persona};
@@ -50,6 +52,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             memory::map_then_protect(&File::open(&path)?)?;
             print(&answer)
         }
+        Workload::Attack { pins, pid } => print(&guard::attack(Path::new(&pins), pid)?),
         Workload::OpenWriters { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "open-writers")?;
             let _writer = OpenOptions::new().write(true).open(&path)?;

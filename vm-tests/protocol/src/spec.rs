@@ -186,6 +186,22 @@ pub enum Workload {
         /// A directory for the file.
         dir: String,
     },
+    /// Reach for a collector's maps, programs, links and process, as host root can. Answer: a list of [`Attempt`].
+    Attack {
+        /// The directory of its pins.
+        pins: String,
+        /// Its process id.
+        pid: u32,
+    },
+}
+
+/// Something that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// What.
+    pub what: String,
+    /// 0 if it succeeded, else the error number.
+    pub errno: i32,
 }
 
 /// A container's root: an overlay of an image's directory, as container runtimes make it.

@@ -1,0 +1,159 @@
+//! V14: nobody touched the collector's own parts, and the programs watched over them as the policy wants.
+//!
+//! Promise: every record of the guard is spoken of; what was done to the collector is the node's, whoever did it, and what
+//! the collector's settings did to a pod is that pod's and no failure. Not here: whether the records are to be believed.
+
+use super::{
+    chain::Chain,
+    finding::{Finding, Findings, Rule, Severity, Subject},
+    join::Owned,
+};
+use crate::text::escape;
+use evidence::{EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
+use policy::{GuardLevel, Policy, TpmOpened};
+
+pub(crate) fn check(chain: &Chain, records: &[Owned<'_>], policy: &Policy, findings: &mut Findings) {
+    stated(chain, policy, findings);
+    for (key, record) in records {
+        match (record.kind, record.guard) {
+            (EventKind::Guard, Some(guard)) => touched(*key, record, guard, policy, findings),
+            (EventKind::Guard, None) => findings.push(
+                Finding::fail(Rule::V14, Subject::Node, "a record of the guard does not say what was done")
+                    .at_seq(record.seq)
+                    .resting_on(Provenance::Observed),
+            ),
+            (_, Some(_)) => findings.push(
+                Finding::fail(Rule::V14, Subject::Node, "a record of another kind speaks for the guard")
+                    .at_seq(record.seq)
+                    .resting_on(Provenance::Observed),
+            ),
+            (_, None) => {}
+        }
+    }
+}
+
+/// Every checkpoint states at least the protection that the policy wants.
+fn stated(chain: &Chain, policy: &Policy, findings: &mut Findings) {
+    let wanted = policy.file.guard.at_least;
+    let least = match wanted {
+        GuardLevel::Off => return,
+        GuardLevel::Record => GuardMode::Record,
+        GuardLevel::Deny => GuardMode::Deny,
+    };
+    let short = chain
+        .checkpoints
+        .iter()
+        .map(|sealed| &sealed.checkpoint)
+        .find(|c| c.protection.is_none_or(|p| p.guard < least));
+    if let Some(checkpoint) = short {
+        let found = match checkpoint.protection.map(|p| p.guard) {
+            None => "nothing",
+            Some(GuardMode::Off) => "off",
+            Some(GuardMode::Record) => "record",
+            Some(GuardMode::Deny) => "deny",
+        };
+        let text = format!(
+            "when checkpoint {} was sealed, the collector's parts were guarded less than the policy wants",
+            checkpoint.number
+        );
+        findings.push(
+            Finding::fail(Rule::V14, Subject::Node, text)
+                .found(format!("guard.mode {found}"))
+                .expected(format!("at least {wanted}")),
+        );
+    }
+}
+
+fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, findings: &mut Findings) {
+    let Guard { action, object } = guard;
+    let is_denied = record.ret != 0;
+    let finding = if action.is_enforcement() {
+        match key {
+            PartitionKey::Pod(_) => {
+                Finding::note(Rule::V14, Subject::Partition(key), what(action)).found(who(record))
+            }
+            // The programs never do this: what says so was not made by them.
+            _ => Finding::fail(
+                Rule::V14,
+                Subject::Node,
+                format!("{}, outside of all pods", what(action)),
+            )
+            .found(who(record)),
+        }
+    } else {
+        let outcome = if is_denied { "denied" } else { "went through" };
+        let number = if object == 0 {
+            String::new()
+        } else {
+            format!(" (number {object})")
+        };
+        let text = format!("{}{number}: {outcome}", what(action));
+        let finding = Finding::fail(Rule::V14, Subject::Node, text).found(who(record));
+        let severity = if action == GuardAction::TpmOpened && policy.file.guard.tpm_opened == TpmOpened::Report {
+            Severity::Note
+        } else if policy.file.guard.tolerate.contains(&action) {
+            Severity::Tolerated
+        } else {
+            Severity::Fail
+        };
+        Finding { severity, ..finding }
+    };
+    let finding = finding.at_seq(record.seq).resting_on(Provenance::Observed);
+    findings.push(if record.path.is_empty() {
+        finding
+    } else {
+        finding.at_path(&record.path)
+    });
+}
+
+fn what(action: GuardAction) -> &'static str {
+    match action {
+        GuardAction::MapOpened => "somebody else took hold of one of the collector's maps, to write it",
+        GuardAction::MapRead => "somebody else took hold of one of the collector's maps, to read it",
+        GuardAction::ProgramOpened => "somebody else took hold of one of the collector's programs",
+        GuardAction::LinkOpened => "somebody else took hold of a link of the collector's programs",
+        GuardAction::LinkChanged => "a link of the collector's programs was to be detached or changed",
+        GuardAction::PinRemoved => "a pin of the collector's programs was removed",
+        GuardAction::PinRenamed => "a pin of the collector's programs was renamed",
+        GuardAction::DirectoryRemoved => "the directory of the collector's pins was removed",
+        GuardAction::Unmounted => "the file system of the collector's pins was unmounted",
+        GuardAction::Traced => "somebody reached into the collector's process",
+        GuardAction::TpmOpened => "somebody else opened the TPM",
+        GuardAction::TpmUnbound => "somebody opened a file that takes the TPM from its driver",
+        GuardAction::FtraceOpened => "kernel.ftrace_enabled was opened for writing, which can stop the collector's programs",
+        GuardAction::ExecutionDenied => "an execution was denied, since the verifier did not trust the pod",
+        GuardAction::MappingDenied => "an executable mapping was denied, since the verifier did not trust the pod",
+        GuardAction::ExecutionDeniedOnLoss => "an execution was denied, since records had been lost",
+    }
+}
+
+/// The process, by what is known of it.
+fn who(record: &Record) -> String {
+    const SHOWN: usize = 6;
+    let name = |exe: &[u8]| {
+        if exe.is_empty() {
+            "?".to_owned()
+        } else {
+            escape(exe)
+        }
+    };
+    let mut lineage: Vec<String> = record
+        .ancestry
+        .iter()
+        .take(SHOWN)
+        .map(|process| name(&process.exe))
+        .collect();
+    if record.ancestry.len() > SHOWN || record.ancestry_cut {
+        lineage.push("…".to_owned());
+    }
+    let cgroup = record
+        .cgroup
+        .as_deref()
+        .map_or_else(|| "unknown".to_owned(), escape);
+    format!(
+        "pid {}, uid {}, cgroup {cgroup}, {}",
+        record.pid,
+        record.uid,
+        lineage.join(" < ")
+    )
+}

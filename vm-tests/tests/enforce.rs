@@ -1,0 +1,213 @@
+//! Executions that are denied: in a pod that the verifier does not trust, and in pods after a loss. Never on the host, never
+//! in a neighbour, and never for ever.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use evidence::{EventKind, GuardAction, PodUid};
+use std::time::{Duration, Instant};
+use verifier::{Rule, Severity, State};
+use vm_protocol::{elf, spec};
+use vm_tests::oci::{self, Image};
+use vm_tests::pods::{self, Pods, Running, Runtime};
+use vm_tests::scenario::{self, KnownPod, Node, Plan};
+use vm_tests::{Process, Stock, Vm};
+
+const BAD: &str = "11111111-0000-4000-8000-000000000001";
+const GOOD: &str = "22222222-0000-4000-8000-000000000002";
+const SIGTERM: i32 = 15;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+
+fn image() -> Image {
+    Image::new("localhost/ima-cgpath/enforce:1")
+        .program("/bin/busybox", &oci::busybox().unwrap())
+        .link("/bin/sh", "busybox")
+        .dir("/tmp", 0o1777)
+        .dir("/proc", 0o755)
+        .program("/app/idle", &elf::pause("enforce"))
+        .program("/app/hello", &elf::print("hello\n"))
+        .program("/app/script", b"#!/bin/sh\necho hello\n")
+}
+
+fn plan(stock: Stock) -> Plan {
+    let mut plan = Plan::new(stock);
+    plan.runtime = Runtime::Bare;
+    plan.images = vec![image()];
+    plan.pods = [(BAD, "test/bad"), (GOOD, "test/good")]
+        .map(|(uid, name)| KnownPod {
+            uid: uid.to_owned(),
+            name: name.to_owned(),
+            images: vec![image().name().to_owned()],
+            host_paths: Vec::new(),
+        })
+        .to_vec();
+    plan
+}
+
+fn run_pod(pods: &Pods<'_>, name: &str, uid: &str) -> Running {
+    let mut pod = spec::Pod::burstable(name, uid);
+    pod.containers = vec![pods::container("main", &image(), &["/app/idle"])];
+    pods.run(&pod).unwrap()
+}
+
+/// Whether a program can be executed in a pod; what keeps it from it must be EPERM.
+fn executes(pods: &Pods<'_>, pod: &Running, program: &str) -> bool {
+    match pods.exec(pod, "main", &[program]) {
+        Ok(done) => {
+            assert_eq!((done.code, done.stdout.as_str()), (0, "hello\n"), "{done:?}");
+            true
+        }
+        Err(error) => {
+            let text = format!("{error:#}");
+            assert!(text.contains("Operation not permitted"), "{text}");
+            false
+        }
+    }
+}
+
+/// Waits until it can, or can no longer, be executed.
+fn until(pods: &Pods<'_>, pod: &Running, can: bool, within: u64) {
+    let deadline = Instant::now() + Duration::from_secs(within);
+    while executes(pods, pod, "/app/hello") != can {
+        assert!(Instant::now() < deadline, "executions stay {}", if can { "denied" } else { "allowed" });
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// The host's executions are never denied.
+fn host_executes(vm: &Vm) {
+    assert_eq!(vm.sh("/bin/echo hello").unwrap(), "hello\n");
+}
+
+/// Starts the collector in a guest with these settings.
+fn start<'vm>(vm: &'vm Vm, settings: &[&str]) -> Process<'vm> {
+    let mut plan = Plan::new(Stock::V6_12);
+    plan.settings = settings.iter().map(|s| (*s).to_owned()).collect();
+    scenario::start_collector(vm, &plan).unwrap()
+}
+
+fn stop(collector: &Process<'_>) {
+    collector.signal(SIGTERM).unwrap();
+    assert!(collector.wait(Duration::from_secs(60)).unwrap().is_some());
+}
+
+fn enforced(stock: Stock) {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let Node { site, vm, .. } = Node::boot(plan(stock), dir.path()).unwrap();
+    site.enrol(&vm).unwrap();
+    let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10"]);
+    let first = site.fresh(&vm).unwrap();
+    assert!(first.verdict.trusted, "{}", first.verdict);
+    let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
+    let (bad, good) = (run_pod(&pods, "bad", BAD), run_pod(&pods, "good", GOOD));
+    for pod in [&bad, &good] {
+        assert!(executes(&pods, pod, "/app/hello") && executes(&pods, pod, "/app/script"));
+    }
+    let before = site.fresh(&vm).unwrap();
+    assert!(before.verdict.trusted, "{}", before.verdict);
+
+    // A program that its image does not have.
+    let planted = "busybox cp /app/hello /tmp/planted; echo >> /tmp/planted; /tmp/planted";
+    pods.must(&bad, "main", &["/bin/sh", "-c", planted]).unwrap();
+    until(&pods, &bad, false, 60);
+    assert!(!executes(&pods, &bad, "/app/script"));
+    assert!(executes(&pods, &good, "/app/hello") && executes(&pods, &good, "/app/script"));
+    host_executes(&vm);
+    let round = site.fresh(&vm).unwrap();
+    let state = |uid: &str| round.verdict.pod(PodUid::parse(uid.as_bytes()).unwrap()).unwrap();
+    assert_eq!(round.verdict.node.state, State::Trusted, "{}", round.verdict);
+    assert_eq!((state(BAD).state, state(GOOD).state), (State::Untrusted, State::Trusted));
+    // Each denial is a record, which is told and held against nobody.
+    let evidence = round.evidence().unwrap();
+    let records = evidence.partitions.iter().flat_map(|log| &log.records);
+    let denials: Vec<_> = records.filter(|r| r.kind == EventKind::Guard).collect();
+    let wanted = Some(GuardAction::ExecutionDenied);
+    assert!(denials.iter().all(|r| r.guard.map(|g| g.action) == wanted && r.ret == -1), "{denials:?}");
+    assert!(denials.iter().any(|r| r.path == b"/app/script"), "{denials:?}");
+    let told = state(BAD).findings.iter().find(|f| f.rule == Rule::V14).unwrap();
+    assert_eq!(told.severity, Severity::Note);
+
+    // A collector that is away for too long denies nothing any more.
+    collector.signal(SIGSTOP).unwrap();
+    until(&pods, &bad, true, 60);
+    collector.signal(SIGCONT).unwrap();
+    until(&pods, &bad, false, 60);
+
+    // The same pins, another configuration: an exempt pod is left alone, and the mode can be left. Mappings: the
+    // programs of these images have none, so that they go through with it, too.
+    stop(&collector);
+    assert!(!executes(&pods, &bad, "/app/hello"), "a stop opens nothing");
+    let exempt = format!("enforce.exempt=/kubepods/burstable/pod{BAD}");
+    for settings in [&["enforce.mode=untrusted-pods", exempt.as_str()][..], &["enforce.mode=off"]] {
+        let collector = start(&vm, settings);
+        site.fresh(&vm).unwrap();
+        assert!(executes(&pods, &bad, "/app/hello"), "{settings:?}");
+        stop(&collector);
+    }
+    vm.power_off().unwrap();
+    println!("TIME enforce on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+/// Fills the ring while the collector is stopped.
+fn lose(vm: &Vm, collector: &Process<'_>) {
+    collector.signal(SIGSTOP).unwrap();
+    vm.sh("n=0; while [ $n -lt 60 ]; do /bin/true; n=$((n+1)); done").unwrap();
+}
+
+fn failed_closed(stock: Stock) {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let Node { site, vm, .. } = Node::boot(plan(stock), dir.path()).unwrap();
+    site.enrol(&vm).unwrap();
+    let tiny = "bpf.ring_bytes=65536";
+    let collector = start(&vm, &["fail_closed.mode=pods", tiny]);
+    site.fresh(&vm).unwrap();
+    let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
+    let (one, two) = (run_pod(&pods, "one", BAD), run_pod(&pods, "two", GOOD));
+    for pod in [&one, &two] {
+        until(&pods, pod, true, 30);
+    }
+
+    lose(&vm, &collector);
+    assert!(!executes(&pods, &one, "/app/hello") && !executes(&pods, &two, "/app/script"));
+    host_executes(&vm);
+    let emptied = Instant::now();
+    collector.signal(SIGCONT).unwrap();
+    for pod in [&one, &two] {
+        until(&pods, pod, true, 30);
+    }
+    assert!(emptied.elapsed() < Duration::from_secs(50), "it was the lapse that ended it");
+    let round = site.fresh(&vm).unwrap();
+    assert!(round.verdict.node.lost > 0);
+    assert!(round.verdict.failures().any(|f| f.rule == Rule::V6), "{}", round.verdict);
+    let evidence = round.evidence().unwrap();
+    for record in evidence.partitions.iter().flat_map(|log| &log.records) {
+        if let Some(guard) = record.guard {
+            // What was denied once the ring had room again.
+            assert_eq!((guard.action, record.ret), (GuardAction::ExecutionDeniedOnLoss, -1));
+        }
+    }
+
+    // An exempt pod goes on; the others do after a while, whether somebody knows of the loss or not.
+    stop(&collector);
+    let exempt = format!("fail_closed.exempt=/kubepods/burstable/pod{BAD}");
+    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=10", &exempt]);
+    site.fresh(&vm).unwrap();
+    lose(&vm, &collector);
+    assert!(executes(&pods, &one, "/app/hello"));
+    assert!(!executes(&pods, &two, "/app/hello"));
+    until(&pods, &two, true, 60);
+    collector.signal(SIGCONT).unwrap();
+    vm.power_off().unwrap();
+    println!("TIME fail closed on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+#[test]
+fn a_pod_that_is_not_trusted_can_execute_nothing_and_all_others_can_on_6_12() {
+    enforced(Stock::V6_12);
+}
+
+#[test]
+fn after_a_loss_pods_can_execute_nothing_until_it_is_known_on_6_12() {
+    failed_closed(Stock::V6_12);
+}
