@@ -537,7 +537,10 @@ impl Config {
             ("fail_closed.lapse", self.fail_closed.lapse),
         ] {
             if !LAPSE.contains(&lapse) {
-                return bad(key, format!("{lapse} is not from {} to {}", LAPSE.start(), LAPSE.end()));
+                return bad(
+                    key,
+                    format!("{lapse} is not from {} to {}", LAPSE.start(), LAPSE.end()),
+                );
             }
         }
         for (key, exempt) in [

@@ -430,7 +430,9 @@ impl Engine {
         let denied = self.bpf.pods().values();
         (
             protection(&self.orders),
-            denied.filter(|bits| **bits & ebpf_common::pod::UNTRUSTED != 0).count(),
+            denied
+                .filter(|bits| **bits & ebpf_common::pod::UNTRUSTED != 0)
+                .count(),
         )
     }
 

@@ -97,7 +97,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Setup(args) => prepare(&config, &args)?,
         Command::Unload => {
             setup::unload(&config)?;
-            println!("the eBPF programs pinned in {} are gone", config.bpf.pin_dir.display());
+            println!(
+                "the eBPF programs pinned in {} are gone",
+                config.bpf.pin_dir.display()
+            );
         }
         Command::Check(args) => {
             let code = collector::check::run(&config, args.json, &mut std::io::stdout().lock())?;

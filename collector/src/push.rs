@@ -6,6 +6,7 @@
 use crate::config::Config;
 use crate::service::{Handle, RequestError};
 use bytes::Bytes;
+use evidence::PodUid;
 use http_body_util::{BodyExt, Empty, Limited, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Method, Request, Uri, header};
@@ -14,7 +15,6 @@ use rand_core::{OsRng, RngCore};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
-use evidence::PodUid;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -403,7 +403,10 @@ mod tests {
     #[test]
     fn only_a_verdict_that_is_understood_whole_says_whom_to_deny() {
         let pod = |uid: &str, state: &str| serde_json::json!({"uid": uid, "state": state});
-        let (a, b) = ("11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002");
+        let (a, b) = (
+            "11111111-0000-4000-8000-000000000001",
+            "22222222-0000-4000-8000-000000000002",
+        );
         let whole = serde_json::json!({"pods": [pod(a, "untrusted"), pod(b, "trusted")]});
         let found = untrusted(&whole).unwrap();
         assert_eq!(found.iter().map(PodUid::to_string).collect::<Vec<_>>(), [a]);

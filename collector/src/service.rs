@@ -116,7 +116,10 @@ impl Handle {
     /// [`RequestError::Ending`].
     pub async fn judged(&self, untrusted: BTreeSet<PodUid>) -> Result<(), RequestError> {
         let command = Command::Judged { untrusted };
-        self.commands.send(command).await.map_err(|_| RequestError::Ending)
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| RequestError::Ending)
     }
 
     /// How the daemon fares.

@@ -6,8 +6,8 @@ use evidence::tpm::{
     self, Attest, Attributes, ClockInfo, KeyKind, PcrBlob, PcrSelection, Public, Scheme, Signature,
 };
 use evidence::{
-    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction,
-    GuardMode, Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier,
+    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
+    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier,
 };
 use p256::ecdsa::SigningKey;
 
@@ -640,6 +640,19 @@ pub fn collector_record() -> Seeds {
         body.extend(path);
         finish(kind, &body)
     };
+    let guard = |action: u32, name: &[u8]| {
+        let mut body = Vec::new();
+        task(&mut body);
+        body.extend(action.to_ne_bytes());
+        body.extend((-1i32).to_ne_bytes());
+        for n in [17u64, 0x0080_0001, 4711] {
+            body.extend(n.to_ne_bytes());
+        }
+        body.extend((name.len() as u32).to_ne_bytes());
+        body.extend(0u32.to_ne_bytes());
+        body.extend(name);
+        finish(kind::GUARD, &body)
+    };
     let cgroup = |kind: u16, name: &[u8]| {
         let mut body = Vec::new();
         body.extend(99u64.to_ne_bytes());
@@ -657,6 +670,7 @@ pub fn collector_record() -> Seeds {
         ("script", file(kind::SCRIPT, b"/usr/bin/script")),
         ("mapping", file(kind::MAPPING, b"/usr/lib/libc.so.6")),
         ("late-mapping", file(kind::LATE_MAPPING, b"/tmp/\xff")),
+        ("guard", guard(ebpf_common::action::PIN_REMOVED, b"link_executed")),
         ("cgroup-new", cgroup(kind::CGROUP_NEW, b"kubepods.slice")),
         ("cgroup-gone", cgroup(kind::CGROUP_GONE, b"")),
     ])

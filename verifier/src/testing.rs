@@ -10,9 +10,9 @@
 )]
 
 use evidence::{
-    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, GuardMode, Losses,
-    PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier, checkpoint, merkle::Frontier,
-    partition::partitions_root, record::ExeSource,
+    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
+    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier,
+    checkpoint, merkle::Frontier, partition::partitions_root, record::ExeSource,
 };
 use p256::ecdsa::{SigningKey, signature::Signer};
 use policy::{Policy, Reference, Source, SourceKind};
@@ -624,6 +624,19 @@ impl Node {
                 ret,
                 pcr: entry.pcr,
                 digests,
+                ..record
+            },
+        ));
+    }
+
+    /// Our programs record that a guarded thing was touched, or that they denied an execution.
+    pub fn record_guard(&mut self, actor: &Actor, action: GuardAction, name: &str, is_denied: bool) {
+        let record = self.record(actor, EventKind::Guard, name);
+        self.waiting.push((
+            actor.key(),
+            Record {
+                ret: if is_denied { -1 } else { 0 },
+                guard: Some(Guard { action, object: 7 }),
                 ..record
             },
         ));

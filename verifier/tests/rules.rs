@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{
-    Bank, Digest, Entry, EventKind, Evidence, FileHash, Losses, PartitionKey, SealedCheckpoint, Tier,
+    Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Losses, PartitionKey,
+    SealedCheckpoint, Tier,
 };
 use policy::Policy;
 use verifier::{
@@ -1804,6 +1805,196 @@ mod v12_violations {
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
         node.extra_policy += "violations: {permit: ['/run/*']}\n";
         assert!(judge(&node, &evidence).trusted);
+    }
+}
+
+mod v14_guard {
+    use super::*;
+
+    const AGAINST_US: [GuardAction; 12] = [
+        GuardAction::MapOpened,
+        GuardAction::MapRead,
+        GuardAction::ProgramOpened,
+        GuardAction::LinkOpened,
+        GuardAction::LinkChanged,
+        GuardAction::PinRemoved,
+        GuardAction::PinRenamed,
+        GuardAction::DirectoryRemoved,
+        GuardAction::Unmounted,
+        GuardAction::Traced,
+        GuardAction::TpmUnbound,
+        GuardAction::FtraceOpened,
+    ];
+
+    #[test]
+    fn whoever_touches_the_collectors_parts_makes_the_node_untrusted_and_is_named() {
+        for action in AGAINST_US {
+            for is_denied in [false, true] {
+                let mut node = busy();
+                node.record_guard(&Actor::host("/usr/bin/rm"), action, "link_executed", is_denied);
+                let evidence = node.attest(NONCE);
+                let verdict = judge(&node, &evidence);
+                let words = if is_denied { "denied" } else { "went through" };
+                let finding = fails(&verdict, Rule::V14, words);
+                assert_eq!(finding.subject, Subject::Node);
+                assert_eq!(finding.path.as_deref(), Some(&b"link_executed"[..]));
+                let found = finding.found.unwrap();
+                for part in [
+                    "/usr/bin/rm < /sbin/init",
+                    "/system.slice/some.service",
+                    "pid 1000",
+                    "uid 0",
+                ] {
+                    assert!(found.contains(part), "{action:?}: {found}");
+                }
+                assert_eq!(verdict.node.state, State::Untrusted);
+                assert_eq!(states(&verdict), [State::Trusted; 4], "the pods did nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_that_touches_them_is_named_on_the_node() {
+        let mut node = busy();
+        node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Unmounted, "", true);
+        let evidence = node.attest(NONCE);
+        let verdict = judge(&node, &evidence);
+        let finding = fails(&verdict, Rule::V14, "unmounted");
+        assert_eq!((finding.subject, finding.path), (Subject::Node, None));
+        assert!(finding.found.unwrap().contains(&pod(2).to_string()));
+    }
+
+    #[test]
+    fn what_the_policy_tolerates_is_shown_and_nothing_else_is() {
+        for action in AGAINST_US {
+            let mut node = busy();
+            node.extra_policy += &format!("guard: {{tolerate: [{}]}}\n", action.name());
+            node.record_guard(&Actor::host("/usr/bin/tool"), action, "x", false);
+            let verdict = judge(&node, &node.clone().attest(NONCE));
+            assert!(verdict.trusted, "{action:?}\n{verdict}");
+            let shown = verdict
+                .node
+                .findings
+                .iter()
+                .find(|f| f.rule == Rule::V14)
+                .unwrap();
+            assert_eq!(shown.severity, Severity::Tolerated);
+            assert!(
+                verdict
+                    .relaxations
+                    .contains(&format!("guard.tolerate: {}", action.name()))
+            );
+            let other = AGAINST_US[(AGAINST_US.iter().position(|a| *a == action).unwrap() + 1) % 12];
+            node.record_guard(&Actor::host("/usr/bin/tool"), other, "x", false);
+            let evidence = node.attest(NONCE);
+            fails(&judge(&node, &evidence), Rule::V14, "went through");
+        }
+    }
+
+    #[test]
+    fn others_at_the_tpm_are_shown_unless_the_policy_does_not_want_them() {
+        let mut node = busy();
+        node.record_guard(
+            &Actor::host("/usr/bin/tool"),
+            GuardAction::TpmOpened,
+            "tpmrm0",
+            false,
+        );
+        let verdict = judge(&node, &node.clone().attest(NONCE));
+        assert!(verdict.trusted, "{verdict}");
+        let shown = verdict
+            .node
+            .findings
+            .iter()
+            .find(|f| f.rule == Rule::V14)
+            .unwrap();
+        assert_eq!(shown.severity, Severity::Note);
+        node.extra_policy += "guard: {tpm-opened: untrust}\n";
+        let evidence = node.attest(NONCE);
+        fails(&judge(&node, &evidence), Rule::V14, "opened the TPM");
+    }
+
+    #[test]
+    fn a_denied_execution_is_told_of_its_pod_and_held_against_nobody() {
+        for action in [
+            GuardAction::ExecutionDenied,
+            GuardAction::MappingDenied,
+            GuardAction::ExecutionDeniedOnLoss,
+        ] {
+            let mut node = busy();
+            node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "/bin/evil", true);
+            let verdict = judge(&node, &node.clone().attest(NONCE));
+            assert!(verdict.trusted, "{verdict}");
+            let told = &verdict.pod(pod(2)).unwrap().findings;
+            assert!(
+                told.iter()
+                    .any(|f| f.rule == Rule::V14 && f.severity == Severity::Note),
+                "{told:?}"
+            );
+            // The programs never do this to the host: what says so was not made by them.
+            node.record_guard(&Actor::host("/usr/bin/tool"), action, "/bin/tool", true);
+            let evidence = node.attest(NONCE);
+            fails(&judge(&node, &evidence), Rule::V14, "outside of all pods");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_states_less_than_the_policy_wants_is_refused() {
+        let states = |mode| {
+            move |c: &mut evidence::Checkpoint| {
+                c.protection = c.protection.map(|p| evidence::Protection { guard: mode, ..p })
+            }
+        };
+        for (wanted, stated, good) in [
+            ("off", GuardMode::Off, true),
+            ("record", GuardMode::Off, false),
+            ("record", GuardMode::Record, true),
+            ("record", GuardMode::Deny, true),
+            ("deny", GuardMode::Record, false),
+        ] {
+            let mut node = busy();
+            node.extra_policy += &format!("guard: {{at-least: {wanted}}}\n");
+            // Switched for one checkpoint only, and back.
+            node.protection.guard = GuardMode::Deny;
+            node.seal_with(None, states(stated));
+            let evidence = node.attest(NONCE);
+            let verdict = judge(&node, &evidence);
+            if good {
+                assert!(verdict.trusted, "{wanted}, {stated:?}\n{verdict}");
+            } else {
+                let finding = fails(&verdict, Rule::V14, "guarded less than the policy wants");
+                assert_eq!(finding.expected, [format!("at least {wanted}")]);
+            }
+        }
+        let mut node = busy();
+        node.seal_with(None, |c| c.protection = None);
+        let evidence = node.attest(NONCE);
+        let finding = fails(&judge(&node, &evidence), Rule::V14, "guarded less");
+        assert_eq!(finding.found.as_deref(), Some("guard.mode nothing"));
+    }
+
+    #[test]
+    fn records_that_only_half_belong_to_the_guard_are_refused() {
+        let mut node = busy();
+        node.record_guard(
+            &Actor::host("/usr/bin/tool"),
+            GuardAction::TpmOpened,
+            "tpm0",
+            false,
+        );
+        node.waiting.last_mut().unwrap().1.guard = None;
+        let evidence = node.attest(NONCE);
+        fails(&judge(&node, &evidence), Rule::V14, "does not say what was done");
+
+        let mut node = busy();
+        node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+        let guard = evidence::Guard {
+            action: GuardAction::TpmOpened,
+            object: 0,
+        };
+        node.waiting.last_mut().unwrap().1.guard = Some(guard);
+        let evidence = node.attest(NONCE);
+        fails(&judge(&node, &evidence), Rule::V14, "another kind");
     }
 }
 

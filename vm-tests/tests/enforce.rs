@@ -68,7 +68,11 @@ fn executes(pods: &Pods<'_>, pod: &Running, program: &str) -> bool {
 fn until(pods: &Pods<'_>, pod: &Running, can: bool, within: u64) {
     let deadline = Instant::now() + Duration::from_secs(within);
     while executes(pods, pod, "/app/hello") != can {
-        assert!(Instant::now() < deadline, "executions stay {}", if can { "denied" } else { "allowed" });
+        assert!(
+            Instant::now() < deadline,
+            "executions stay {}",
+            if can { "denied" } else { "allowed" }
+        );
         std::thread::sleep(Duration::from_millis(300));
     }
 }
@@ -116,13 +120,21 @@ fn enforced(stock: Stock) {
     let round = site.fresh(&vm).unwrap();
     let state = |uid: &str| round.verdict.pod(PodUid::parse(uid.as_bytes()).unwrap()).unwrap();
     assert_eq!(round.verdict.node.state, State::Trusted, "{}", round.verdict);
-    assert_eq!((state(BAD).state, state(GOOD).state), (State::Untrusted, State::Trusted));
+    assert_eq!(
+        (state(BAD).state, state(GOOD).state),
+        (State::Untrusted, State::Trusted)
+    );
     // Each denial is a record, which is told and held against nobody.
     let evidence = round.evidence().unwrap();
     let records = evidence.partitions.iter().flat_map(|log| &log.records);
     let denials: Vec<_> = records.filter(|r| r.kind == EventKind::Guard).collect();
     let wanted = Some(GuardAction::ExecutionDenied);
-    assert!(denials.iter().all(|r| r.guard.map(|g| g.action) == wanted && r.ret == -1), "{denials:?}");
+    assert!(
+        denials
+            .iter()
+            .all(|r| r.guard.map(|g| g.action) == wanted && r.ret == -1),
+        "{denials:?}"
+    );
     assert!(denials.iter().any(|r| r.path == b"/app/script"), "{denials:?}");
     let told = state(BAD).findings.iter().find(|f| f.rule == Rule::V14).unwrap();
     assert_eq!(told.severity, Severity::Note);
@@ -138,7 +150,10 @@ fn enforced(stock: Stock) {
     stop(&collector);
     assert!(!executes(&pods, &bad, "/app/hello"), "a stop opens nothing");
     let exempt = format!("enforce.exempt=/kubepods/burstable/pod{BAD}");
-    for settings in [&["enforce.mode=untrusted-pods", exempt.as_str()][..], &["enforce.mode=off"]] {
+    for settings in [
+        &["enforce.mode=untrusted-pods", exempt.as_str()][..],
+        &["enforce.mode=off"],
+    ] {
         let collector = start(&vm, settings);
         site.fresh(&vm).unwrap();
         assert!(executes(&pods, &bad, "/app/hello"), "{settings:?}");
@@ -151,7 +166,8 @@ fn enforced(stock: Stock) {
 /// Fills the ring while the collector is stopped.
 fn lose(vm: &Vm, collector: &Process<'_>) {
     collector.signal(SIGSTOP).unwrap();
-    vm.sh("n=0; while [ $n -lt 60 ]; do /bin/true; n=$((n+1)); done").unwrap();
+    vm.sh("n=0; while [ $n -lt 60 ]; do /bin/true; n=$((n+1)); done")
+        .unwrap();
 }
 
 fn failed_closed(stock: Stock) {
@@ -176,15 +192,25 @@ fn failed_closed(stock: Stock) {
     for pod in [&one, &two] {
         until(&pods, pod, true, 30);
     }
-    assert!(emptied.elapsed() < Duration::from_secs(50), "it was the lapse that ended it");
+    assert!(
+        emptied.elapsed() < Duration::from_secs(50),
+        "it was the lapse that ended it"
+    );
     let round = site.fresh(&vm).unwrap();
     assert!(round.verdict.node.lost > 0);
-    assert!(round.verdict.failures().any(|f| f.rule == Rule::V6), "{}", round.verdict);
+    assert!(
+        round.verdict.failures().any(|f| f.rule == Rule::V6),
+        "{}",
+        round.verdict
+    );
     let evidence = round.evidence().unwrap();
     for record in evidence.partitions.iter().flat_map(|log| &log.records) {
         if let Some(guard) = record.guard {
             // What was denied once the ring had room again.
-            assert_eq!((guard.action, record.ret), (GuardAction::ExecutionDeniedOnLoss, -1));
+            assert_eq!(
+                (guard.action, record.ret),
+                (GuardAction::ExecutionDeniedOnLoss, -1)
+            );
         }
     }
 
@@ -199,7 +225,10 @@ fn failed_closed(stock: Stock) {
     until(&pods, &two, true, 60);
     collector.signal(SIGCONT).unwrap();
     vm.power_off().unwrap();
-    println!("TIME fail closed on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+    println!(
+        "TIME fail closed on {stock}: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
 }
 
 #[test]

@@ -102,7 +102,10 @@ fn denied(stock: Stock) {
         assert!(!of_this.is_empty(), "{what} was not tried: {tried:?}");
         // /proc has an error number of its own for it.
         let refusal = if what == "memory" { EACCES } else { EPERM };
-        assert!(of_this.iter().all(|errno| *errno == refusal), "{what}: {of_this:?}");
+        assert!(
+            of_this.iter().all(|errno| *errno == refusal),
+            "{what}: {of_this:?}"
+        );
     }
     let (driver, device) = tpm(&node);
     for line in [
@@ -120,7 +123,11 @@ fn denied(stock: Stock) {
         assert!(code != 0 && refused, "{line}: {code} {said}");
     }
     assert_eq!(node.vm.get_text(FTRACE).unwrap().trim(), "1");
-    assert_eq!(sh(&node, "exec 3<>/dev/tpmrm0").0, 0, "others may use the TPM by default");
+    assert_eq!(
+        sh(&node, "exec 3<>/dev/tpmrm0").0,
+        0,
+        "others may use the TPM by default"
+    );
 
     let round = node.fresh().unwrap();
     println!("{}", round.verdict);
@@ -152,7 +159,12 @@ fn denied(stock: Stock) {
         .unwrap();
     let found = finding.found.as_deref().unwrap();
     assert!(found.contains("/bin/rm") && found.contains(WORKLOADS), "{found}");
-    let shown = round.verdict.node.findings.iter().find(|f| f.text.contains("opened the TPM"));
+    let shown = round
+        .verdict
+        .node
+        .findings
+        .iter()
+        .find(|f| f.text.contains("opened the TPM"));
     assert_eq!(shown.unwrap().severity, Severity::Note);
 
     // Killed and started again, it is known by its program's hash.
@@ -166,13 +178,24 @@ fn denied(stock: Stock) {
     // Another program of the same name and place in the file system may not; this one may take everything down.
     collector.signal(SIGTERM).unwrap();
     assert!(collector.wait(Duration::from_secs(30)).unwrap().is_some());
-    let other = format!("cp {COLLECTOR} /var/tmp/cgpathd && echo >> /var/tmp/cgpathd && /var/tmp/cgpathd unload");
+    let other =
+        format!("cp {COLLECTOR} /var/tmp/cgpathd && echo >> /var/tmp/cgpathd && /var/tmp/cgpathd unload");
     let (code, said) = sh(&node, &other);
     assert!(code != 0 && said.contains("not permitted"), "{code} {said}");
     assert_eq!(sh(&node, &format!("{COLLECTOR} unload")), (0, String::new()));
-    assert_eq!(sh(&node, &format!("test ! -e {PINS} && echo 0 > {FTRACE} && umount /sys/fs/bpf")).0, 0);
+    assert_eq!(
+        sh(
+            &node,
+            &format!("test ! -e {PINS} && echo 0 > {FTRACE} && umount /sys/fs/bpf")
+        )
+        .0,
+        0
+    );
     node.vm.power_off().unwrap();
-    println!("TIME guard denies on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+    println!(
+        "TIME guard denies on {stock}: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
 }
 
 fn recorded(stock: Stock) {
@@ -181,17 +204,26 @@ fn recorded(stock: Stock) {
     let node = Node::boot(Plan::new(stock), dir.path()).unwrap();
     let (collector, first) = node.start_collector().unwrap();
     assert_eq!(first.verdict.node.state, State::Trusted, "{}", first.verdict);
-    assert_eq!(last_checkpoint(&first).protection.unwrap().guard, GuardMode::Record);
+    assert_eq!(
+        last_checkpoint(&first).protection.unwrap().guard,
+        GuardMode::Record
+    );
 
     // Through bpf(2) and ptrace(2): all goes through, but for what no kernel can do; the evidence goes on, untrusted.
     let tried = attack(&node, collector.pid());
     for what in ATTEMPTS.into_iter().chain(["map written", "traced"]) {
         let of_this: Vec<i32> = tried.iter().filter(|t| t.what == what).map(|t| t.errno).collect();
-        assert!(!of_this.is_empty() && of_this.iter().all(|e| *e == 0), "{what}: {of_this:?}");
+        assert!(
+            !of_this.is_empty() && of_this.iter().all(|e| *e == 0),
+            "{what}: {of_this:?}"
+        );
     }
     for what in ["link detached", "pinned link detached"] {
         let of_this: Vec<i32> = tried.iter().filter(|t| t.what == what).map(|t| t.errno).collect();
-        assert!(!of_this.is_empty() && of_this.iter().all(|e| *e == EOPNOTSUPP), "{what}: {of_this:?}");
+        assert!(
+            !of_this.is_empty() && of_this.iter().all(|e| *e == EOPNOTSUPP),
+            "{what}: {of_this:?}"
+        );
     }
     let round = node.fresh().unwrap();
     assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
@@ -208,32 +240,58 @@ fn recorded(stock: Stock) {
     // Switched off: the canary is not seen, and who did it was recorded before.
     assert_eq!(sh(&node, &format!("echo 0 > {FTRACE}")).0, 0);
     let blind = node.fresh().unwrap();
-    assert!(failing(&blind).is_superset(&BTreeSet::from([Rule::V6, Rule::V14])), "{}", blind.verdict);
+    assert!(
+        failing(&blind).is_superset(&BTreeSet::from([Rule::V6, Rule::V14])),
+        "{}",
+        blind.verdict
+    );
     assert!(last_checkpoint(&blind).blind);
     assert!(actions(&guarded(&blind), false).contains(&GuardAction::FtraceOpened));
     assert_eq!(sh(&node, &format!("echo 1 > {FTRACE}")).0, 0);
     assert!(!last_checkpoint(&node.fresh().unwrap()).blind);
 
     // Pins gone: the programs run on as long as the collector does, and it says that they will not outlive it.
-    assert_eq!(sh(&node, &format!("rm {PINS}/link_executed && umount -l /sys/fs/bpf")).0, 0);
+    assert_eq!(
+        sh(
+            &node,
+            &format!("rm {PINS}/link_executed && umount -l /sys/fs/bpf")
+        )
+        .0,
+        0
+    );
     let round = node.fresh().unwrap();
     assert!(last_checkpoint(&round).blind);
     let seen = actions(&guarded(&round), false);
-    assert!(seen.contains(&GuardAction::PinRemoved) && seen.contains(&GuardAction::Unmounted), "{seen:?}");
+    assert!(
+        seen.contains(&GuardAction::PinRemoved) && seen.contains(&GuardAction::Unmounted),
+        "{seen:?}"
+    );
 
     // The TPM gone: there is no quote, so there is no evidence any more.
     let (driver, device) = tpm(&node);
     assert_eq!(sh(&node, &format!("echo {device} > {driver}/unbind")).0, 0);
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !node.vm.get_text(COLLECTOR_LOG).unwrap().contains("no attestation") {
+    while !node
+        .vm
+        .get_text(COLLECTOR_LOG)
+        .unwrap()
+        .contains("no attestation")
+    {
         assert!(Instant::now() < deadline, "the collector goes on without a TPM");
         std::thread::sleep(Duration::from_millis(300));
     }
     let last = node.site.last().unwrap().unwrap().id;
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(node.site.last().unwrap().unwrap().id, last, "evidence without a TPM");
+    assert_eq!(
+        node.site.last().unwrap().unwrap().id,
+        last,
+        "evidence without a TPM"
+    );
     node.vm.power_off().unwrap();
-    println!("TIME guard records on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+    println!(
+        "TIME guard records on {stock}: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
 }
 
 #[test]

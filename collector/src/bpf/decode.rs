@@ -535,14 +535,20 @@ const ACTIONS: [(u32, GuardAction); 16] = [
     (action::FTRACE_OPENED, GuardAction::FtraceOpened),
     (action::EXECUTION_DENIED, GuardAction::ExecutionDenied),
     (action::MAPPING_DENIED, GuardAction::MappingDenied),
-    (action::EXECUTION_DENIED_ON_LOSS, GuardAction::ExecutionDeniedOnLoss),
+    (
+        action::EXECUTION_DENIED_ON_LOSS,
+        GuardAction::ExecutionDeniedOnLoss,
+    ),
 ];
 
 fn guard(at: &mut Cursor<'_>, raw: &Bytes) -> Result<GuardEvent> {
     let (task, flags) = task(at)?;
     let offset = at.pos;
     let number = at.u32("guard.action")?;
-    let action = ACTIONS.iter().find(|(n, _)| *n == number).map(|(_, action)| *action);
+    let action = ACTIONS
+        .iter()
+        .find(|(n, _)| *n == number)
+        .map(|(_, action)| *action);
     let action =
         action.ok_or_else(|| malformed("guard.action", offset, u64::from(number), "no such action"))?;
     let ret = at.i32("guard.ret")?;

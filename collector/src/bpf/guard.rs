@@ -116,7 +116,9 @@ impl Bpf {
             guarded.insert(class::LINK | u64::from(program.link_id));
         }
         guarded.extend(tpm_devices(Path::new("/sys/class")).map(|device| class::DEVICE | u64::from(device)));
-        guarded.extend(tpm_switches(Path::new("/sys/class/tpm")).map(|ino| class::SYSFS | (ino & !(0xff << 56))));
+        guarded.extend(
+            tpm_switches(Path::new("/sys/class/tpm")).map(|ino| class::SYSFS | (ino & !(0xff << 56))),
+        );
         let known: BTreeSet<u64> = self.controls.guarded.keys().filter_map(|key| key.ok()).collect();
         let kernel = || load::kernel("write", "GUARDED");
         for key in guarded.difference(&known) {
@@ -286,7 +288,11 @@ mod tests {
     #[test]
     fn devices_of_the_tpm_are_those_that_sysfs_names() {
         let dir = tempfile::tempdir().unwrap();
-        for (path, dev) in [("tpm/tpm0", "10:224\n"), ("tpmrm/tpmrm0", "253:65536\n"), ("tpm/odd", "x\n")] {
+        for (path, dev) in [
+            ("tpm/tpm0", "10:224\n"),
+            ("tpmrm/tpmrm0", "253:65536\n"),
+            ("tpm/odd", "x\n"),
+        ] {
             fs::create_dir_all(dir.path().join(path)).unwrap();
             fs::write(dir.path().join(path).join("dev"), dev).unwrap();
         }

@@ -33,7 +33,10 @@ const GUARD_HOOKS: [(&str, &[&str]); 8] = [
     ("bpf_prog", &["prog"]),
     ("inode_unlink", &["dir", "dentry"]),
     ("inode_rmdir", &["dir", "dentry"]),
-    ("inode_rename", &["old_dir", "old_dentry", "new_dir", "new_dentry"]),
+    (
+        "inode_rename",
+        &["old_dir", "old_dentry", "new_dir", "new_dentry"],
+    ),
     ("sb_umount", &["mnt", "flags"]),
     ("ptrace_access_check", &["child", "mode"]),
     ("file_open", &["file"]),

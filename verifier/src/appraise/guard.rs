@@ -18,14 +18,22 @@ pub(crate) fn check(chain: &Chain, records: &[Owned<'_>], policy: &Policy, findi
         match (record.kind, record.guard) {
             (EventKind::Guard, Some(guard)) => touched(*key, record, guard, policy, findings),
             (EventKind::Guard, None) => findings.push(
-                Finding::fail(Rule::V14, Subject::Node, "a record of the guard does not say what was done")
-                    .at_seq(record.seq)
-                    .resting_on(Provenance::Observed),
+                Finding::fail(
+                    Rule::V14,
+                    Subject::Node,
+                    "a record of the guard does not say what was done",
+                )
+                .at_seq(record.seq)
+                .resting_on(Provenance::Observed),
             ),
             (_, Some(_)) => findings.push(
-                Finding::fail(Rule::V14, Subject::Node, "a record of another kind speaks for the guard")
-                    .at_seq(record.seq)
-                    .resting_on(Provenance::Observed),
+                Finding::fail(
+                    Rule::V14,
+                    Subject::Node,
+                    "a record of another kind speaks for the guard",
+                )
+                .at_seq(record.seq)
+                .resting_on(Provenance::Observed),
             ),
             (_, None) => {}
         }
@@ -89,13 +97,14 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
         };
         let text = format!("{}{number}: {outcome}", what(action));
         let finding = Finding::fail(Rule::V14, Subject::Node, text).found(who(record));
-        let severity = if action == GuardAction::TpmOpened && policy.file.guard.tpm_opened == TpmOpened::Report {
-            Severity::Note
-        } else if policy.file.guard.tolerate.contains(&action) {
-            Severity::Tolerated
-        } else {
-            Severity::Fail
-        };
+        let severity =
+            if action == GuardAction::TpmOpened && policy.file.guard.tpm_opened == TpmOpened::Report {
+                Severity::Note
+            } else if policy.file.guard.tolerate.contains(&action) {
+                Severity::Tolerated
+            } else {
+                Severity::Fail
+            };
         Finding { severity, ..finding }
     };
     let finding = finding.at_seq(record.seq).resting_on(Provenance::Observed);
@@ -120,9 +129,13 @@ fn what(action: GuardAction) -> &'static str {
         GuardAction::Traced => "somebody reached into the collector's process",
         GuardAction::TpmOpened => "somebody else opened the TPM",
         GuardAction::TpmUnbound => "somebody opened a file that takes the TPM from its driver",
-        GuardAction::FtraceOpened => "kernel.ftrace_enabled was opened for writing, which can stop the collector's programs",
+        GuardAction::FtraceOpened => {
+            "kernel.ftrace_enabled was opened for writing, which can stop the collector's programs"
+        }
         GuardAction::ExecutionDenied => "an execution was denied, since the verifier did not trust the pod",
-        GuardAction::MappingDenied => "an executable mapping was denied, since the verifier did not trust the pod",
+        GuardAction::MappingDenied => {
+            "an executable mapping was denied, since the verifier did not trust the pod"
+        }
         GuardAction::ExecutionDeniedOnLoss => "an execution was denied, since records had been lost",
     }
 }

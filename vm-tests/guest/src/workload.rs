@@ -4,7 +4,8 @@
 //! from what a collector says, so that a test can hold the two against each other. Not here: what is expected.
 
 use crate::{
-    workload_cgroup as cgroup, workload_container as container, workload_guard as guard, workload_memory as memory,
+    workload_cgroup as cgroup, workload_container as container, workload_guard as guard,
+    workload_memory as memory,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};

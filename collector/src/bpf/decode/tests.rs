@@ -1,5 +1,7 @@
 use super::*;
-use ebpf_common::{CgroupRecord, Config, Counters, EntryHead, FileHead, Meta, Task};
+use ebpf_common::{
+    CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Meta, Settings, Task,
+};
 use proptest::prelude::*;
 
 /// Builds raw records as the programs write them.
@@ -71,6 +73,15 @@ impl Raw {
             .u32(hash_alg as u32);
         raw.u32(path.len() as u32).put(&[0xab; 64]).put(path).done()
     }
+    fn guard(action: u32, ret: i32, name: &[u8]) -> Bytes {
+        let raw = Raw::header(kind::GUARD)
+            .task(2, 0)
+            .u32(action)
+            .u32(ret as u32)
+            .u64(9);
+        let raw = raw.u64(0x10_0003).u64(77);
+        raw.u32(name.len() as u32).u32(0).put(name).done()
+    }
     fn cgroup(kind: u16, name: &[u8], len: u32) -> Bytes {
         let mut padded = name.to_vec();
         padded.resize(MAX_NAME, 0);
@@ -97,6 +108,7 @@ fn samples() -> Vec<Bytes> {
             b"sh\0bin\0",
         ),
         Raw::cgroup(kind::CGROUP_NEW, b"pod1", 4),
+        Raw::guard(action::PIN_REMOVED, -1, b"link_executed"),
     ]
 }
 
@@ -113,11 +125,45 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     );
     assert_eq!(size_of::<FileHead>(), 24 + 544 + 2 * 8 + 2 * 4 + 64);
     assert_eq!(size_of::<CgroupRecord>(), 24 + 2 * 8 + 2 * 4 + MAX_NAME);
+    assert_eq!(size_of::<GuardHead>(), 24 + 544 + 2 * 4 + 3 * 8 + 2 * 4);
+    assert_eq!(size_of::<Settings>(), 7 * 8 + 6 * 4);
+    assert_eq!(size_of::<Loss>(), 8);
     assert_eq!(size_of::<Counters>(), 7 * 8);
     assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 32);
-    // 5 addresses and then 4 bytes for each field: a whole number of words, so nothing is added at the end.
+    // 6 addresses and then 4 bytes for each field: a whole number of words, so nothing is added at the end.
     assert_eq!(size_of::<Config>() % 8, 0);
     assert_eq!(size_of::<Config>(), std::mem::offset_of!(Config, pad) + 4);
+}
+
+#[test]
+fn every_action_of_the_guard_has_its_own_name_and_no_other_number_has_one() {
+    let mut names = std::collections::BTreeSet::new();
+    for number in 0..64 {
+        match decode(&Raw::guard(number, 0, b"x")) {
+            Ok(Event {
+                body: Body::Guard(g), ..
+            }) => assert!(names.insert(g.action), "{number}"),
+            other => assert!(
+                matches!(
+                    other,
+                    Err(DecodeError::Malformed {
+                        field: "guard.action",
+                        ..
+                    })
+                ),
+                "{number}: {other:?}"
+            ),
+        }
+    }
+    assert_eq!(names.len(), ACTIONS.len());
+    let Body::Guard(g) = decode(&Raw::guard(action::TRACED, -1, b"cgpathd")).unwrap().body else {
+        panic!("not a record of the guard");
+    };
+    assert_eq!(
+        (g.action, g.ret, g.object, g.ino),
+        (GuardAction::Traced, -1, 9, 77)
+    );
+    assert_eq!(&g.name[..], b"cgpathd");
 }
 
 #[test]
@@ -343,7 +389,7 @@ fn another_version_an_unknown_kind_and_number_zero_are_refused() {
         decode(&raw.into())
     };
     for (offset, bytes) in [
-        (18, &2u16.to_ne_bytes()[..]),
+        (18, &(LAYOUT_VERSION + 1).to_ne_bytes()[..]),
         (16, &99u16.to_ne_bytes()),
         (0, &0u64.to_ne_bytes()),
     ] {
