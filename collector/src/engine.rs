@@ -294,6 +294,14 @@ impl Engine {
             .ok_or_else(|| EngineError::Ring(io::ErrorKind::NotConnected.into()))?;
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
+        for program in bpf.counters()?.programs {
+            tracing::debug!(
+                name = program.name,
+                id = program.id,
+                instructions = program.verified_instructions,
+                "program"
+            );
+        }
         let ima_policy = std::fs::read(&config.ima.policy)
             .ok()
             .map(|bytes| Sha256::digest(bytes).into());

@@ -17,12 +17,21 @@ use std::path::{Path, PathBuf};
 const MAX_FILE_LEN: u64 = 16 * 1024 * 1024;
 
 /// Kernel functions and tracepoints that the eBPF programs attach to, as BTF names them.
-pub const HOOKS: [&str; 8] = [
+pub const HOOKS: [&str; 17] = [
     "ima_add_template_entry",
     "bpf_lsm_bprm_committed_creds",
     "bpf_lsm_bprm_check_security",
     "bpf_lsm_mmap_file",
     "bpf_lsm_file_mprotect",
+    "bpf_lsm_bpf",
+    "bpf_lsm_bpf_map",
+    "bpf_lsm_bpf_prog",
+    "bpf_lsm_inode_unlink",
+    "bpf_lsm_inode_rmdir",
+    "bpf_lsm_inode_rename",
+    "bpf_lsm_sb_umount",
+    "bpf_lsm_ptrace_access_check",
+    "bpf_lsm_file_open",
     "btf_trace_cgroup_mkdir",
     "btf_trace_cgroup_rename",
     "btf_trace_cgroup_rmdir",

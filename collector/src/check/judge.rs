@@ -2,7 +2,8 @@
 
 use super::facts::{Fact, Facts, ListFacts, Probed, Unknown};
 use super::{Row, State};
-use crate::config::Config;
+use crate::bpf::Mode;
+use crate::config::{Config, EnforceMode, FailClosedMode};
 use evidence::{Bank, ima_policy};
 
 /// The line that other verifiers must exclude, since checkpoints change at each attestation.
@@ -89,7 +90,47 @@ pub fn judge(facts: &Facts, config: &Config) -> Vec<Row> {
         runtimes(facts),
         agents(facts),
         secure_boot(facts),
+        guard(config),
     ]
+}
+
+/// What the configuration makes the programs do about others. That the hooks are there is told by the row `btf`.
+fn guard(config: &Config) -> Row {
+    const ID: &str = "guard";
+    let word = |mode| match mode {
+        Mode::Off => "off",
+        Mode::Record => "record",
+        Mode::Deny => "deny",
+    };
+    let enforces = config.enforce.mode != EnforceMode::Off;
+    let found = format!(
+        "guard.mode {}, guard.tpm {}, enforce {}, fail_closed {}",
+        word(config.guard.mode),
+        word(config.guard.tpm),
+        if enforces { "on" } else { "off" },
+        if config.fail_closed.mode == FailClosedMode::Off {
+            "off"
+        } else {
+            "on"
+        },
+    );
+    if config.guard.mode == Mode::Off {
+        return row(
+            ID,
+            State::Warn,
+            format!("{found}: verifiers want at least guard.mode record"),
+        )
+        .remedy("set guard.mode to \"record\" or \"deny\"");
+    }
+    if enforces && config.verifier.url.is_empty() {
+        return row(
+            ID,
+            State::Warn,
+            format!("{found}: no verdict will say whom to deny executions"),
+        )
+        .remedy("set verifier.url");
+    }
+    row(ID, State::Ok, found)
 }
 
 fn kernel(facts: &Facts) -> Row {

@@ -198,7 +198,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
     };
     for row in &report.rows {
         // What the kernel was built without, or what is told by this program itself.
-        let known = ["architecture", "lockdown", "secure-boot"].contains(&row.id);
+        let known = ["architecture", "lockdown", "secure-boot", "guard"].contains(&row.id);
         assert_eq!(
             row.state == State::Fail || row.state == State::Skip,
             !known,
@@ -505,4 +505,18 @@ fn ids_are_unique_and_the_table_and_the_json_show_every_row() {
         "{table}"
     );
     assert!(json.contains("\"needs_reboot\":true"));
+}
+
+#[test]
+fn a_guard_that_is_off_and_an_enforcement_without_verdicts_are_told() {
+    let row = |set: &str| {
+        let config = Config::from_parts(Path::new("x"), "", [], &[set.to_owned()]).unwrap();
+        let rows = judge(&Node::new().facts(), &config);
+        rows.into_iter().find(|row| row.id == "guard").unwrap()
+    };
+    assert_eq!(row("guard.mode=deny").state, State::Ok);
+    for set in ["guard.mode=off", "enforce.mode=untrusted-pods"] {
+        let row = row(set);
+        assert!(row.state == State::Warn && row.remedy.is_some(), "{row:?}");
+    }
 }
