@@ -1,10 +1,10 @@
 //! The ring buffer, sequence numbers and counters.
 
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::{
     macros::map,
     maps::{Array, RingBuf, ring_buf::RingBufEntry},
 };
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use core::arch::asm;
 use ebpf_common::{Counters, Loss};
 
