@@ -102,6 +102,7 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
     if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
         return Ok(code);
     }
+    let _lock = lock(world)?;
     for base in chosen {
         match verb.as_str() {
             "fetch" => println!("{}", fetch(world, base)?.dir.display()),
@@ -124,6 +125,7 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
 /// # Errors
 /// When a patch does not apply, is not clean or does not compile, or a build fails.
 pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
+    let _lock = lock(world)?;
     let mut patches = 0;
     let mut kernels = Vec::new();
     for base in bases(world)? {
@@ -134,6 +136,19 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
         }
     }
     Ok((patches, kernels))
+}
+
+/// One at a time: sources and half-made builds are shared. Held until the file is closed.
+fn lock(world: &World) -> Result<std::fs::File> {
+    std::fs::create_dir_all(&world.cache).with_context(|| format!("making {}", world.cache.display()))?;
+    let path = world.cache.join("kernel.lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("another `cargo xtask kernel` is at work; waiting for it");
+        file.lock()
+            .with_context(|| format!("locking {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 fn patches_dir(world: &World) -> PathBuf {
