@@ -38,31 +38,25 @@ impl Words {
 
     #[inline(always)]
     fn add(self, other: Words) -> Words {
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = self.0[lane].wrapping_add(other.0[lane]);
-        }
-        Words(out)
+        Words(core::array::from_fn(|lane| {
+            self.0[lane].wrapping_add(other.0[lane])
+        }))
     }
 
     /// Bits of `a` where `self` has a one, of `b` where it has a zero.
     #[inline(always)]
     fn choose(self, a: Words, b: Words) -> Words {
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            out[lane] = (self.0[lane] & a.0[lane]) ^ (!self.0[lane] & b.0[lane]);
-        }
-        Words(out)
+        Words(core::array::from_fn(|lane| {
+            (self.0[lane] & a.0[lane]) ^ (!self.0[lane] & b.0[lane])
+        }))
     }
 
     #[inline(always)]
     fn majority(self, a: Words, b: Words) -> Words {
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
+        Words(core::array::from_fn(|lane| {
             let (x, y, z) = (self.0[lane], a.0[lane], b.0[lane]);
-            out[lane] = (x & y) ^ (x & z) ^ (y & z);
-        }
-        Words(out)
+            (x & y) ^ (x & z) ^ (y & z)
+        }))
     }
 }
 

@@ -116,6 +116,9 @@ fn broken(round: &Round) -> Vec<String> {
         .collect()
 }
 
+/// A record of a file: its kind and its cgroup.
+type Seen<'a> = (EventKind, Option<&'a [u8]>);
+
 /// Every run of the burst has exactly one record of each kind, in the cgroup it ran in, and the chain is unbroken.
 fn nothing_lost_nothing_doubled(round: &Round, burst: &Burst) {
     assert_eq!(broken(round), Vec::<String>::new());
@@ -124,7 +127,7 @@ fn nothing_lost_nothing_doubled(round: &Round, burst: &Burst) {
         assert_eq!(checkpoint.number, at as u64);
     }
     let evidence = round.evidence().unwrap();
-    let mut seen: BTreeMap<&[u8], Vec<(EventKind, Option<&[u8]>)>> = BTreeMap::new();
+    let mut seen: BTreeMap<&[u8], Vec<Seen<'_>>> = BTreeMap::new();
     for record in evidence.partitions.iter().flat_map(|p| &p.records) {
         let path = seen.entry(&record.path).or_default();
         path.push((record.kind, record.cgroup.as_deref()));
