@@ -101,6 +101,7 @@ Usage: cargo xtask test [OPTIONS] [FILTER]
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
                  fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks, kernel
+                 (kernel only when it is named: it builds a kernel)
   --yes, --no-install   as for `demo`
 
 Examples:
