@@ -194,7 +194,7 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
             ];
             let mut all = cargo(&all);
             if world.ci && std::env::var_os("FUZZ_SECONDS").is_none() {
-                all.env("FUZZ_SECONDS", "60");
+                all.env("FUZZ_SECONDS", "10");
             }
             count.add(cargo_test(&mut all, filter, &[])?);
             let library = [
