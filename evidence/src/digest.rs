@@ -139,6 +139,29 @@ impl Bank {
     }
 }
 
+/// SHA-1 and SHA-256 of a short message, whose padding they share: digests in the first bytes, zeros behind them. `None`
+/// for a longer message.
+pub(crate) fn sha1_and_sha256(message: &[u8]) -> Option<[[u8; Bank::MAX_LEN]; 2]> {
+    const BLOCKS: usize = 4;
+    const BLOCK_LEN: usize = 64;
+    let count = (message.len() + 1 + 8).div_ceil(BLOCK_LEN);
+    let mut padded = [0; BLOCKS * BLOCK_LEN];
+    let padded = padded.get_mut(..count * BLOCK_LEN)?;
+    padded[..message.len()].copy_from_slice(message);
+    padded[message.len()] = 0x80;
+    let bits = message.len() as u64 * 8;
+    padded[count * BLOCK_LEN - 8..].copy_from_slice(&bits.to_be_bytes());
+    let mut out = [[0; Bank::MAX_LEN]; 2];
+    let (mut sha1, mut sha256) = (initial::SHA1, initial::SHA256);
+    for block in padded.as_chunks::<BLOCK_LEN>().0 {
+        sha1::compress(&mut sha1, core::slice::from_ref(block.into()));
+        sha2::compress256(&mut sha256, core::slice::from_ref(block.into()));
+    }
+    words32(&mut out[0], &sha1);
+    words32(&mut out[1], &sha256);
+    Some(out)
+}
+
 /// The first `LEN` bytes of each, one after the other, and zeros.
 fn two_halves<const LEN: usize, const BLOCK: usize>(
     a: &[u8; Bank::MAX_LEN],
@@ -332,6 +355,24 @@ impl<'b, C> Decode<'b, C> for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_hashes_of_a_short_message_are_those_that_it_has_alone() {
+        let bytes: Vec<u8> = (0..400u32).map(|n| (n * n % 251) as u8).collect();
+        for len in 0..bytes.len() {
+            let message = &bytes[..len];
+            let alone = [Bank::Sha1, Bank::Sha256].map(|bank| {
+                let mut digest = [0; Bank::MAX_LEN];
+                bank.hash_into(&[message], &mut digest);
+                digest
+            });
+            assert_eq!(
+                sha1_and_sha256(message),
+                (len < 248).then_some(alone),
+                "{len} bytes"
+            );
+        }
+    }
 
     #[test]
     fn a_register_is_extended_by_the_hash_of_both() {

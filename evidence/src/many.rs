@@ -37,26 +37,32 @@ impl Words {
     }
 
     #[inline(always)]
+    fn zip(self, other: Words, f: impl Fn(u64, u64) -> u64) -> Words {
+        let mut out = self.0;
+        for (out, word) in out.iter_mut().zip(other.0) {
+            *out = f(*out, word);
+        }
+        Words(out)
+    }
+
+    #[inline(always)]
     fn add(self, other: Words) -> Words {
-        Words(core::array::from_fn(|lane| {
-            self.0[lane].wrapping_add(other.0[lane])
-        }))
+        self.zip(other, u64::wrapping_add)
     }
 
     /// Bits of `a` where `self` has a one, of `b` where it has a zero.
     #[inline(always)]
     fn choose(self, a: Words, b: Words) -> Words {
-        Words(core::array::from_fn(|lane| {
-            (self.0[lane] & a.0[lane]) ^ (!self.0[lane] & b.0[lane])
-        }))
+        // The same as (s & a) ^ (!s & b).
+        self.zip(a.zip(b, |a, b| a ^ b), |s, differs| s & differs)
+            .zip(b, |kept, b| kept ^ b)
     }
 
     #[inline(always)]
     fn majority(self, a: Words, b: Words) -> Words {
-        Words(core::array::from_fn(|lane| {
-            let (x, y, z) = (self.0[lane], a.0[lane], b.0[lane]);
-            (x & y) ^ (x & z) ^ (y & z)
-        }))
+        // The same as (s & a) ^ (s & b) ^ (a & b).
+        let either = a.zip(b, |a, b| a | b).zip(self, |either, s| either & s);
+        a.zip(b, |a, b| a & b).zip(either, |both, either| both | either)
     }
 }
 

@@ -9,7 +9,7 @@
 
 mod batch;
 
-pub use batch::BatchReplay;
+pub use batch::replay_batches;
 
 use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
 use crate::{Bank, Digest, Entry, Error};

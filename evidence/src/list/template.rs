@@ -5,7 +5,6 @@
 
 use super::algorithm::FileDigest;
 use crate::{Error, Result};
-use std::collections::BTreeMap;
 
 /// A template name or field list is never longer than this many bytes; the kernel's longest is 71.
 pub const MAX_TEMPLATE_NAME_LEN: usize = 255;
@@ -240,7 +239,7 @@ pub const BUILTIN: [(&str, &str); 9] = [
 
 /// The templates that names in a list are looked up in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Templates(BTreeMap<Vec<u8>, Template>);
+pub struct Templates(Vec<(Vec<u8>, Template)>);
 
 impl Default for Templates {
     /// [`BUILTIN`].
@@ -261,15 +260,19 @@ impl Templates {
     pub fn define(&mut self, name: &str, field_list: &str) -> Result<(), String> {
         check_name(name.as_bytes())?;
         let template = Template::from_field_list(field_list.as_bytes())?;
-        match self.0.entry(name.as_bytes().to_vec()) {
-            std::collections::btree_map::Entry::Occupied(_) => {
-                Err(format!("template `{name}` is known already"))
-            }
-            std::collections::btree_map::Entry::Vacant(free) => {
-                free.insert(template);
-                Ok(())
-            }
+        if self.named(name.as_bytes()).is_some() {
+            return Err(format!("template `{name}` is known already"));
         }
+        self.0.push((name.as_bytes().to_vec(), template));
+        Ok(())
+    }
+
+    /// There are few, and the lengths of their names tell most of them apart.
+    fn named(&self, name: &[u8]) -> Option<&Template> {
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, template)| template)
     }
 
     /// The template of an entry: a known name, or a field list in the name's place, as the kernel writes it for a
@@ -278,7 +281,7 @@ impl Templates {
     /// # Errors
     /// [`Error::Malformed`] at `offset`.
     pub fn resolve(&self, name: &[u8], offset: u64) -> Result<Template> {
-        if let Some(template) = self.0.get(name) {
+        if let Some(template) = self.named(name) {
             return Ok(*template);
         }
         Template::from_field_list(name).map_err(|why| {
@@ -291,7 +294,7 @@ impl Templates {
 
     /// Whether `name` would resolve.
     pub(super) fn knows(&self, name: &[u8]) -> bool {
-        self.0.contains_key(name) || Template::from_field_list(name).is_ok()
+        self.named(name).is_some() || Template::from_field_list(name).is_ok()
     }
 
     /// The process-wide default, for callers that define nothing.

@@ -1,40 +1,96 @@
 //! Replays a measurement list batch by batch, on several threads.
 //!
-//! Promises: the same results as [`Replay`], whatever the batches and the number of threads; memory for two batches of
-//! digests and no more; nothing is allocated for an entry. A register's chain is serial, so that each bank's chain is one
-//! task; digests of entries are independent and are computed for one batch while the chains take in the batch before.
-//! Not here: reading of lists, which the caller does meanwhile.
+//! Promises: the same results as [`Replay`], whatever the batches and the number of threads; memory for a few batches and
+//! no more; nothing is allocated for an entry. Each bank's chain is serial, digests of entries are independent: a thread
+//! that is free takes the next batch of a chain whose digests are there, else computes digests. Nobody waits for all.
+//! Not here: reading of lists, which the caller's thread does when there is room.
 
 use super::{Fill, Register, Replay};
 use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
 use crate::{Bank, many};
 use core::num::NonZeroUsize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Entries whose digests are one task: few enough that threads end together, enough to fill lanes.
-const TASK_LEN: usize = 256;
+/// Batches that are in work at once, and as many more for each thread.
+const BATCHES: usize = 6;
 
-/// Replays batches of entries into every PCR that they name. See [`Replay`] for one entry after the other.
-#[derive(Debug, Clone)]
-pub struct BatchReplay {
-    lanes: Vec<Lane>,
+/// No further batch is asked for while those in work hold more than this.
+const BYTES: usize = 8 * 1024 * 1024;
+
+/// Replays the batches that `source` gives, until it gives none, into every PCR that their entries name, with at most
+/// `threads` threads, the caller's among them. See [`Replay`] for one entry after the other.
+///
+/// `each` is given every entry, in order, with what its listed digest is worth. Both are called on the caller's thread.
+/// Batches of some hundred entries are best: their digests stay in a cache until all chains took them in.
+///
+/// # Errors
+/// Those of `source`, at once.
+pub fn replay_batches<B: AsRef<[u8]> + Send + Sync, E>(
+    lanes: impl IntoIterator<Item = (Bank, Fill)>,
     threads: NonZeroUsize,
-    /// Banks whose digests are extended.
-    sources: Vec<Bank>,
-    /// What the chains take in next.
-    pending: Vec<Step>,
-    /// Memory of the batch before that.
-    spare: Vec<Step>,
-    /// PCRs that entries named.
-    named: BTreeSet<u32>,
-    entries: u64,
-    violations: u64,
+    mut source: impl FnMut() -> Result<Option<Vec<ListEntry<B>>>, E>,
+    mut each: impl FnMut(&ListEntry<B>, Listed),
+) -> Result<Replay, E> {
+    let lanes: Vec<(Bank, Fill)> = lanes.into_iter().collect();
+    let mut replay = Replay::new(lanes.iter().copied());
+    let mut named = BTreeSet::new();
+    let shared = Shared::new(&lanes);
+    let room = BATCHES + threads.get();
+    let read = thread::scope(|scope| {
+        for _ in 1..threads.get() {
+            // A thread that cannot be had leaves its share to the others.
+            if thread::Builder::new()
+                .spawn_scoped(scope, || shared.work())
+                .is_err()
+            {
+                break;
+            }
+        }
+        // Ends the others however this ends.
+        let _stop = Stop(&shared);
+        loop {
+            let (finished, turn) = shared.turn(room);
+            for batch in finished {
+                for (entry, step) in batch.entries.iter().zip(&batch.steps) {
+                    replay.entries += 1;
+                    replay.violations += u64::from(step.listed == Listed::Violation);
+                    each(entry, step.listed);
+                }
+                named.extend(
+                    batch
+                        .steps
+                        .chunk_by(|a, b| a.pcr == b.pcr)
+                        .flat_map(|s| s.first())
+                        .map(|s| s.pcr),
+                );
+            }
+            match turn {
+                Turn::Read => shared.add(source()?),
+                Turn::Run(task) => shared.run(task),
+                Turn::Look => {}
+                Turn::Done => return Ok(()),
+            }
+        }
+    });
+    read?;
+    replay.registers = named.into_iter().map(|pcr| (pcr, Vec::new())).collect();
+    let mut chains = shared
+        .board
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .chains;
+    chains.sort_by_key(|chain| chain.position);
+    for chain in chains {
+        for (pcr, register) in chain.lane.into_iter().flat_map(|lane| lane.registers) {
+            replay.registers.entry(pcr).or_default().push(register);
+        }
+    }
+    Ok(replay)
 }
 
 /// One bank's registers.
-#[derive(Debug, Clone)]
 struct Lane {
     bank: Bank,
     fill: Fill,
@@ -42,7 +98,7 @@ struct Lane {
 }
 
 /// One entry, as far as registers need it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Step {
     pcr: u32,
     listed: Listed,
@@ -50,141 +106,231 @@ struct Step {
     digests: Computed,
 }
 
-impl Step {
-    const EMPTY: Step = Step {
-        pcr: 0,
-        listed: Listed::Violation,
-        digests: [None; Bank::ALL.len()],
-    };
+/// A batch with its digests.
+struct Hashed<B> {
+    entries: Vec<ListEntry<B>>,
+    steps: Vec<Step>,
+    bytes: usize,
+}
+
+/// A batch in work.
+enum Batch<B> {
+    Read(Vec<ListEntry<B>>, usize),
+    /// A thread computes its digests.
+    Taken,
+    Hashed(Arc<Hashed<B>>),
+}
+
+/// A lane and how far it is.
+struct Chain {
+    /// Where the caller named it.
+    position: usize,
+    /// Not there while a thread extends it.
+    lane: Option<Lane>,
+    /// The number of the next batch.
+    next: usize,
+}
+
+/// What is to be done. Threads look at it under a lock and work without it.
+struct Board<B> {
+    /// In the list's order, without those that all chains took in.
+    batches: VecDeque<Batch<B>>,
+    /// The number of the first of them.
+    first: usize,
+    bytes: usize,
+    /// Longest first: nothing can make that one shorter.
+    chains: Vec<Chain>,
+    /// Taken in by all chains and not given to the caller yet.
+    finished: Vec<Arc<Hashed<B>>>,
+    /// No more batches will come.
+    ended: bool,
+    /// Nobody wants the result any more.
+    stopped: bool,
+}
+
+struct Shared<B> {
+    board: Mutex<Board<B>>,
+    changed: Condvar,
+    /// Banks whose digests are extended.
+    sources: Vec<Bank>,
+}
+
+/// Ends all threads that work for it when it goes.
+struct Stop<'a, B>(&'a Shared<B>);
+
+impl<B> Drop for Stop<'_, B> {
+    fn drop(&mut self) {
+        self.0.lock().stopped = true;
+        self.0.changed.notify_all();
+    }
 }
 
 /// What a thread can take.
-enum Task<'a, B> {
-    Chain(&'a mut Lane, &'a [Step]),
-    Digests(&'a [ListEntry<B>], &'a mut [Step]),
+enum Task<B> {
+    /// The chain with this index takes in a batch.
+    Chain(usize, Lane, Arc<Hashed<B>>),
+    /// The digests of the batch with this number.
+    Digests(usize, Vec<ListEntry<B>>, usize),
 }
 
-impl BatchReplay {
-    /// A replay of these banks with at most `threads` threads, the caller's among them.
-    pub fn new(lanes: impl IntoIterator<Item = (Bank, Fill)>, threads: NonZeroUsize) -> BatchReplay {
-        let lanes: Vec<Lane> = lanes
-            .into_iter()
-            .map(|(bank, fill)| Lane {
-                bank,
-                fill,
+/// What the caller's thread does next.
+enum Turn<B> {
+    Read,
+    Run(Task<B>),
+    /// There is something for the caller.
+    Look,
+    Done,
+}
+
+impl<B> Board<B> {
+    fn task(&mut self) -> Option<Task<B>> {
+        for (index, chain) in self.chains.iter_mut().enumerate() {
+            let Some(Batch::Hashed(batch)) = self.batches.get(chain.next - self.first) else {
+                continue;
+            };
+            if let Some(lane) = chain.lane.take() {
+                return Some(Task::Chain(index, lane, Arc::clone(batch)));
+            }
+        }
+        let unhashed = |batch: &Batch<B>| matches!(batch, Batch::Read(..));
+        let index = self.batches.iter().position(unhashed)?;
+        match std::mem::replace(&mut self.batches[index], Batch::Taken) {
+            Batch::Read(entries, bytes) => Some(Task::Digests(self.first + index, entries, bytes)),
+            Batch::Taken | Batch::Hashed(_) => None,
+        }
+    }
+
+    /// Takes away what all chains took in.
+    fn settle(&mut self) {
+        while let Some(Batch::Hashed(batch)) = self.batches.front()
+            && self.chains.iter().all(|chain| chain.next > self.first)
+        {
+            self.finished.push(Arc::clone(batch));
+            self.bytes -= batch.bytes;
+            self.batches.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn done(&self) -> bool {
+        self.ended && self.batches.is_empty()
+    }
+}
+
+impl<B: AsRef<[u8]>> Shared<B> {
+    fn new(lanes: &[(Bank, Fill)]) -> Shared<B> {
+        let chain = |(position, (bank, fill)): (usize, &(Bank, Fill))| Chain {
+            position,
+            lane: Some(Lane {
+                bank: *bank,
+                fill: *fill,
                 registers: BTreeMap::new(),
-            })
-            .collect();
-        let needed = |bank: &Bank| lanes.iter().any(|lane| lane.fill.source(lane.bank) == *bank);
-        BatchReplay {
+            }),
+            next: 0,
+        };
+        let mut chains: Vec<Chain> = lanes.iter().enumerate().map(chain).collect();
+        chains.sort_by_key(|chain| core::cmp::Reverse(lanes[chain.position].0));
+        let needed = |source: &Bank| lanes.iter().any(|(bank, fill)| fill.source(*bank) == *source);
+        Shared {
             sources: Bank::ALL.into_iter().filter(needed).collect(),
-            lanes,
-            threads,
-            pending: Vec::new(),
-            spare: Vec::new(),
-            named: BTreeSet::new(),
-            entries: 0,
-            violations: 0,
+            board: Mutex::new(Board {
+                batches: VecDeque::new(),
+                first: 0,
+                bytes: 0,
+                chains,
+                finished: Vec::new(),
+                ended: false,
+                stopped: false,
+            }),
+            changed: Condvar::new(),
         }
     }
 
-    /// Takes the next entries, and calls `meanwhile` on the caller's thread while others compute: gives what that gave.
-    /// What the entries' listed digests are worth is then in [`BatchReplay::listed`].
-    pub fn push<B: AsRef<[u8]> + Sync, T>(
-        &mut self,
-        entries: &[ListEntry<B>],
-        meanwhile: impl FnOnce() -> T,
-    ) -> T {
-        let mut steps = std::mem::take(&mut self.spare);
-        steps.resize(entries.len(), Step::EMPTY);
-        let digests = entries
-            .chunks(TASK_LEN)
-            .zip(steps.chunks_mut(TASK_LEN))
-            .map(|(entries, steps)| Task::Digests(entries, steps));
-        let given = run(
-            self.threads,
-            &self.sources,
-            chains(&mut self.lanes, &self.pending).chain(digests),
-            meanwhile,
-        );
-        self.spare = std::mem::replace(&mut self.pending, steps);
-        self.entries += entries.len() as u64;
-        for same in self.pending.chunk_by(|a, b| a.pcr == b.pcr) {
-            self.named.extend(same.first().map(|step| step.pcr));
-            let violations = same.iter().filter(|step| step.listed == Listed::Violation);
-            self.violations += violations.count() as u64;
-        }
-        given
-    }
-
-    /// What each listed digest of the entries last given is worth, in their order.
-    pub fn listed(&self) -> impl Iterator<Item = Listed> {
-        self.pending.iter().map(|step| step.listed)
-    }
-
-    /// The registers after the last entry.
-    pub fn finish(mut self) -> Replay {
-        let chains = chains::<&[u8]>(&mut self.lanes, &self.pending);
-        run(self.threads, &self.sources, chains, || ());
-        let none = |pcr: &u32| (*pcr, Vec::new());
-        let mut registers: BTreeMap<u32, Vec<Register>> = self.named.iter().map(none).collect();
-        for lane in &self.lanes {
-            for (pcr, register) in &lane.registers {
-                registers.entry(*pcr).or_default().push(register.clone());
-            }
-        }
-        Replay {
-            lanes: self.lanes.iter().map(|lane| (lane.bank, lane.fill)).collect(),
-            registers,
-            entries: self.entries,
-            violations: self.violations,
-        }
-    }
-}
-
-/// The longest chain first: nothing can make it shorter.
-fn chains<'a, B: 'a>(lanes: &'a mut [Lane], steps: &'a [Step]) -> impl Iterator<Item = Task<'a, B>> {
-    let mut lanes: Vec<&mut Lane> = lanes.iter_mut().collect();
-    lanes.sort_by_key(|lane| core::cmp::Reverse(lane.bank));
-    lanes.into_iter().map(|lane| Task::Chain(lane, steps))
-}
-
-/// Runs all tasks, and `meanwhile` before the caller's thread takes part.
-fn run<'a, B: AsRef<[u8]> + Sync + 'a, T>(
-    threads: NonZeroUsize,
-    sources: &[Bank],
-    tasks: impl Iterator<Item = Task<'a, B>> + Send,
-    meanwhile: impl FnOnce() -> T,
-) -> T {
-    let tasks = Mutex::new(tasks);
-    let work = || {
+    /// What the caller's thread does: reading comes first, so that nobody lacks work.
+    fn turn(&self, room: usize) -> (Vec<Arc<Hashed<B>>>, Turn<B>) {
+        let mut board = self.lock();
         loop {
-            let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).next();
-            match next {
-                Some(task) => task.run(sources),
-                None => break,
+            let turn = if !board.ended && board.batches.len() < room && board.bytes < BYTES {
+                Turn::Read
+            } else if let Some(task) = board.task() {
+                Turn::Run(task)
+            } else if !board.finished.is_empty() {
+                Turn::Look
+            } else if board.done() || board.stopped {
+                Turn::Done
+            } else {
+                board = self.wait(board);
+                continue;
+            };
+            return (std::mem::take(&mut board.finished), turn);
+        }
+    }
+
+    fn add(&self, batch: Option<Vec<ListEntry<B>>>) {
+        let mut board = self.lock();
+        match batch {
+            None => board.ended = true,
+            Some(entries) => {
+                let bytes = entries.iter().map(|entry| entry.record().len()).sum();
+                board.bytes += bytes;
+                board.batches.push_back(Batch::Read(entries, bytes));
             }
         }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads.get() {
-            // A thread that cannot be had leaves its share to the others.
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                break;
+        drop(board);
+        self.changed.notify_all();
+    }
+
+    /// What the other threads do, until there is no more.
+    fn work(&self) {
+        // Where this thread fails, nobody must wait for its work.
+        let _stop = Stop(self);
+        let mut board = self.lock();
+        while !board.done() && !board.stopped {
+            board = match board.task() {
+                Some(task) => {
+                    drop(board);
+                    self.run(task);
+                    self.lock()
+                }
+                None => self.wait(board),
+            };
+        }
+        drop(board);
+    }
+
+    fn run(&self, task: Task<B>) {
+        match task {
+            Task::Chain(index, mut lane, batch) => {
+                lane.extend(&batch.steps);
+                let mut board = self.lock();
+                let chain = &mut board.chains[index];
+                chain.lane = Some(lane);
+                chain.next += 1;
+                board.settle();
+            }
+            Task::Digests(number, entries, bytes) => {
+                let steps = digests(&self.sources, &entries);
+                let mut board = self.lock();
+                let index = number - board.first;
+                board.batches[index] = Batch::Hashed(Arc::new(Hashed {
+                    entries,
+                    steps,
+                    bytes,
+                }));
+                board.settle();
             }
         }
-        let given = meanwhile();
-        work();
-        given
-    })
+        self.changed.notify_all();
+    }
 }
 
-impl<B: AsRef<[u8]>> Task<'_, B> {
-    fn run(self, sources: &[Bank]) {
-        match self {
-            Task::Chain(lane, steps) => lane.extend(steps),
-            Task::Digests(entries, steps) => digests(sources, entries, steps),
-        }
+impl<B> Shared<B> {
+    fn lock(&self) -> MutexGuard<'_, Board<B>> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, board: MutexGuard<'a, Board<B>>) -> MutexGuard<'a, Board<B>> {
+        self.changed.wait(board).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -211,28 +357,36 @@ impl Lane {
     }
 }
 
-fn digests<B: AsRef<[u8]>>(sources: &[Bank], entries: &[ListEntry<B>], steps: &mut [Step]) {
-    // What the batch before the last one left there.
-    for digest in steps.iter_mut().flat_map(|step| &mut step.digests) {
-        *digest = None;
-    }
+fn digests<B: AsRef<[u8]>>(sources: &[Bank], entries: &[ListEntry<B>]) -> Vec<Step> {
+    let empty = |entry: &ListEntry<B>| Step {
+        pcr: entry.pcr(),
+        listed: Listed::Violation,
+        digests: Computed::default(),
+    };
+    let mut steps: Vec<Step> = entries.iter().map(empty).collect();
     if sources.contains(&Bank::Sha384) && sources.contains(&Bank::Sha512) {
-        let hashed = |entry: &'_ ListEntry<B>| !entry.is_violation() && entry.hashed_piece().is_some();
         let messages: Vec<(usize, &[u8])> = entries
             .iter()
             .enumerate()
-            .filter(|(_, entry)| hashed(entry))
+            .filter(|(_, entry)| !entry.is_violation())
             .filter_map(|(index, entry)| Some((index, entry.hashed_piece()?)))
             .collect();
         many::sha384_and_sha512(&messages, |index, sha384, sha512| {
-            if let Some(step) = steps.get_mut(index) {
-                step.digests[Bank::Sha384 as usize] = Some(sha384);
-                step.digests[Bank::Sha512 as usize] = Some(sha512);
-            }
+            let digests = &mut steps[index].digests;
+            digests[Bank::Sha384 as usize] = Some(sha384);
+            digests[Bank::Sha512 as usize] = Some(sha512);
         });
     }
-    for (entry, step) in entries.iter().zip(steps) {
-        step.pcr = entry.pcr();
+    let both = sources.contains(&Bank::Sha1) && sources.contains(&Bank::Sha256);
+    for (entry, step) in entries.iter().zip(&mut steps) {
+        if both
+            && !entry.is_violation()
+            && let Some(message) = entry.hashed_piece()
+            && let Some([sha1, sha256]) = crate::digest::sha1_and_sha256(message)
+        {
+            step.digests[Bank::Sha1 as usize] = Some(sha1);
+            step.digests[Bank::Sha256 as usize] = Some(sha256);
+        }
         let mut computed = TemplateDigests::new(entry, &mut step.digests);
         step.listed = computed.listed();
         if step.listed != Listed::Violation {
@@ -241,6 +395,7 @@ fn digests<B: AsRef<[u8]>>(sources: &[Bank], entries: &[ListEntry<B>], steps: &m
             }
         }
     }
+    steps
 }
 
 #[cfg(test)]
@@ -342,16 +497,17 @@ mod tests {
             prop_assert_eq!(entries.len(), made_of.len());
 
             let mut single = Replay::new(lanes.clone());
-            let expected: Vec<Listed> = entries.iter().map(|entry| single.push(entry)).collect();
-            let mut batches = BatchReplay::new(lanes, NonZeroUsize::new(threads).unwrap());
+            let expected: Vec<_> = entries.iter().map(|entry| (entry.index(), single.push(entry))).collect();
             let mut listed = Vec::new();
-            for entries in entries.chunks(batch) {
-                let given = batches.push(entries, || entries.len());
-                listed.extend(batches.listed());
-                prop_assert_eq!(given, entries.len());
-            }
+            let mut source = entries.chunks(batch).map(<[_]>::to_vec);
+            let batches = replay_batches(
+                lanes,
+                NonZeroUsize::new(threads).unwrap(),
+                || Ok::<_, ()>(source.next()),
+                |entry, worth| listed.push((entry.index(), worth)),
+            )
+            .unwrap();
             prop_assert_eq!(listed, expected);
-            let batches = batches.finish();
             prop_assert_eq!(
                 (batches.entries(), batches.violations()),
                 (single.entries(), single.violations())
@@ -365,10 +521,30 @@ mod tests {
 
     #[test]
     fn a_replay_of_nothing_names_no_register() {
-        let mut batches = BatchReplay::new([(Bank::Sha1, Fill::Hashed)], NonZeroUsize::MIN);
-        batches.push::<&[u8], _>(&[], || ());
-        assert_eq!(batches.listed().count(), 0);
-        let replay = batches.finish();
-        assert_eq!((replay.entries(), replay.pcrs().count()), (0, 0));
+        for threads in [1, 3].map(|n| NonZeroUsize::new(n).unwrap()) {
+            let lanes = [(Bank::Sha1, Fill::Hashed)];
+            let none = || Ok::<Option<Vec<ListEntry>>, ()>(None);
+            let replay = replay_batches(lanes, threads, none, |_, _| panic!("there is no entry")).unwrap();
+            assert_eq!((replay.entries(), replay.pcrs().count()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_source_ends_the_replay() {
+        for (threads, before) in [(1, 0), (1, 40), (3, 0), (3, 40)] {
+            let entry = crate::list::tests::ima_ng(10, "/bin/a", b"a");
+            let mut given = 0;
+            let source = || {
+                given += 1;
+                if given > before {
+                    Err("broken")
+                } else {
+                    Ok(Some(vec![entry.clone(); 50]))
+                }
+            };
+            let lanes = Bank::ALL.map(|bank| (bank, Fill::Hashed));
+            let replay = replay_batches(lanes, NonZeroUsize::new(threads).unwrap(), source, |_, _| ());
+            assert_eq!(replay.err(), Some("broken"));
+        }
     }
 }

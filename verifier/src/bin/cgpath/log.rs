@@ -6,7 +6,7 @@
 use crate::output::{Colour, Failure, Output, Status, escape};
 use evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
 use evidence::list::{Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value};
-use evidence::replay::{BatchReplay, Fill};
+use evidence::replay::{Fill, replay_batches};
 use evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,9 +102,9 @@ impl Log {
 /// How much is read at once.
 const CHUNK_LEN: usize = 256 * 1024;
 
-/// A batch has no more entries than this, and ends with the entry that makes it longer than [`BATCH_BYTES`].
-const BATCH_ENTRIES: usize = 8192;
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// A batch of a replay has no more entries than this, and ends with the entry that makes it longer than [`BATCH_BYTES`].
+const BATCH_ENTRIES: usize = 256;
+const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Threads that replay; each bank's chain is serial, so that more would have nothing to do.
 const MAX_THREADS: usize = 6;
@@ -117,26 +117,21 @@ struct Reader<'a> {
     source: Box<dyn Read>,
     chunk: Vec<u8>,
     ended: bool,
-}
-
-/// What a reader gives.
-enum Next<T> {
-    /// One more.
-    More(T),
-    /// There are no more. If the list ends inside of an entry, that error, so that what came before can be shown.
-    End(Option<Failure>),
+    /// The error of the end, if the list ends inside of an entry, so that what came before can be shown.
+    cut: Option<Failure>,
 }
 
 impl Reader<'_> {
-    /// The next entry, its shape not checked yet.
-    fn entry(&mut self) -> Result<Next<ListEntry>, Failure> {
+    /// The next entry, its shape not checked yet; `None` at the end.
+    fn entry(&mut self) -> Result<Option<ListEntry>, Failure> {
         loop {
             match self.decoder.next_entry() {
-                Ok(Some(entry)) => return Ok(Next::More(entry)),
-                Ok(None) if self.ended => return Ok(Next::End(None)),
+                Ok(Some(entry)) => return Ok(Some(entry)),
+                Ok(None) if self.ended => return Ok(None),
                 Ok(None) => self.feed()?,
                 Err(error @ Error::Incomplete { .. }) => {
-                    return Ok(Next::End(Some(self.input.failure(&error))));
+                    self.cut = Some(self.input.failure(&error));
+                    return Ok(None);
                 }
                 Err(error) => return Err(self.input.failure(&error)),
             }
@@ -156,21 +151,19 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The next entries, their shapes checked, added to `batch`; what comes after them.
-    fn batch(&mut self, batch: &mut Vec<ListEntry>) -> Result<Next<()>, Failure> {
+    /// The next entries, their shapes checked; `None` at the end.
+    fn batch(&mut self) -> Result<Option<Vec<ListEntry>>, Failure> {
+        let mut batch = Vec::with_capacity(BATCH_ENTRIES);
         let mut bytes = 0;
         while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
-            let entry = match self.entry()? {
-                Next::More(entry) => entry,
-                Next::End(cut) => return Ok(Next::End(cut)),
-            };
+            let Some(entry) = self.entry()? else { break };
             entry
                 .check(&self.templates)
                 .map_err(|error| self.input.failure(&error))?;
             bytes += entry.record().len();
             batch.push(entry);
         }
-        Ok(Next::More(()))
+        Ok((!batch.is_empty()).then_some(batch))
     }
 }
 
@@ -195,6 +188,7 @@ impl Input {
             source: self.open()?,
             chunk: vec![0; CHUNK_LEN],
             ended: false,
+            cut: None,
         })
     }
 
@@ -204,16 +198,13 @@ impl Input {
         mut each: impl FnMut(&ListEntry, &[FieldValue]) -> Result<(), Failure>,
     ) -> Result<Option<Failure>, Failure> {
         let mut reader = self.reader()?;
-        loop {
-            let entry = match reader.entry()? {
-                Next::More(entry) => entry,
-                Next::End(cut) => return Ok(cut),
-            };
+        while let Some(entry) = reader.entry()? {
             let fields = entry
                 .fields(&reader.templates)
                 .map_err(|error| self.failure(&error))?;
             each(&entry, &fields)?;
         }
+        Ok(reader.cut)
     }
 
     fn open(&self) -> Result<Box<dyn Read>, Failure> {
@@ -387,26 +378,27 @@ fn is_false(b: &bool) -> bool {
 #[derive(Default)]
 struct Tally {
     templates: BTreeMap<Vec<u8>, u64>,
+    /// The last entry's template, and how many there were since another one: most lists have one all through.
+    run: (Vec<u8>, u64),
     mismatches: Vec<Mismatch>,
     padded: u64,
     sm3: bool,
 }
 
 impl Tally {
-    /// Takes the entries of a batch out of it.
-    fn count(&mut self, batch: &mut Vec<ListEntry>, listed: &[Listed]) {
-        for (entry, listed) in batch.drain(..).zip(listed) {
-            self.one(&entry, *listed);
+    fn end_run(&mut self) {
+        let (name, count) = std::mem::take(&mut self.run);
+        if count > 0 {
+            *self.templates.entry(name).or_default() += count;
         }
     }
 
-    fn one(&mut self, entry: &ListEntry, listed: Listed) {
-        match self.templates.get_mut(entry.template_name()) {
-            Some(count) => *count += 1,
-            None => {
-                self.templates.insert(entry.template_name().to_vec(), 1);
-            }
+    fn count(&mut self, entry: &ListEntry, listed: Listed) {
+        if self.run.0 != entry.template_name() {
+            self.end_run();
+            self.run.0 = entry.template_name().to_vec();
         }
+        self.run.1 += 1;
         match listed {
             Listed::Differs => {
                 let bank = if self.sm3 {
@@ -430,34 +422,16 @@ fn replay(input: &Input, out: &mut Output) -> Result<Status, Failure> {
     let threads = thread::available_parallelism().map_or(NonZeroUsize::MIN, |n| {
         n.min(NonZeroUsize::new(MAX_THREADS).unwrap_or(NonZeroUsize::MIN))
     });
-    let mut replay = BatchReplay::new(Bank::ALL.map(|bank| (bank, Fill::Hashed)), threads);
     let mut tally = Tally::default();
     let mut reader = input.reader()?;
-    // While a batch is hashed, the one before it is counted and the next one read.
-    let (mut counted, mut batch, mut following) = (Vec::new(), Vec::new(), Vec::new());
-    let mut listed: Vec<Listed> = Vec::new();
-    let mut next = reader.batch(&mut batch)?;
-    let cut = loop {
-        let meanwhile = || {
-            tally.count(&mut counted, &listed);
-            match next {
-                Next::More(()) => reader.batch(&mut following),
-                Next::End(cut) => Ok(Next::End(cut)),
-            }
-        };
-        let read = replay.push(&batch, meanwhile);
-        listed.clear();
-        listed.extend(replay.listed());
-        next = read?;
-        std::mem::swap(&mut counted, &mut batch);
-        std::mem::swap(&mut batch, &mut following);
-        match next {
-            Next::End(cut) if batch.is_empty() => break cut,
-            _ => {}
-        }
-    };
-    tally.count(&mut counted, &listed);
-    let replay = replay.finish();
+    let replay = replay_batches(
+        Bank::ALL.map(|bank| (bank, Fill::Hashed)),
+        threads,
+        || reader.batch(),
+        |entry, listed| tally.count(entry, listed),
+    )?;
+    let cut = reader.cut;
+    tally.end_run();
     let mut templates: BTreeMap<String, u64> = BTreeMap::new();
     for (name, count) in &tally.templates {
         *templates.entry(escape(name)).or_default() += count;
