@@ -48,36 +48,45 @@ pub struct Contender {
     pub command: Command,
 }
 
-/// Seconds that each contender took in each round: they run in turn, after one round that is not counted.
+/// What one run took.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// Seconds from the process's start to its end.
+    pub wall: f64,
+    /// Seconds of processors, all threads together, to 0.01 s: what else the machine does is hardly in it.
+    pub cpu: f64,
+}
+
+/// What each contender took in each round: they run in turn, after one round that is not counted.
 ///
 /// # Errors
 /// When one cannot be started or fails.
-pub fn rounds(contenders: &mut [Contender], rounds: usize) -> Result<Vec<Vec<f64>>> {
-    let mut seconds = vec![Vec::new(); contenders.len()];
+pub fn rounds(contenders: &mut [Contender], rounds: usize) -> Result<Vec<Vec<Taken>>> {
+    let mut all = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
-        for (contender, seconds) in contenders.iter_mut().zip(&mut seconds) {
+        for (contender, all) in contenders.iter_mut().zip(&mut all) {
             eprintln!("   round {round} of {rounds}: {}", contender.name);
             let took = timed(&mut contender.command)?;
             if round > 0 {
-                seconds.push(took.as_secs_f64());
+                all.push(took);
             }
         }
     }
-    Ok(seconds)
+    Ok(all)
 }
 
-/// Wall-clock time of a whole process, from its start to its end.
-fn timed(command: &mut Command) -> Result<Duration> {
+fn timed(command: &mut Command) -> Result<Taken> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    let before = children_cpu()?;
     let started = Instant::now();
     let child = command
         .spawn()
         .with_context(|| format!("starting `{}`", shell::shown(command)))?;
     let output = child.wait_with_output()?;
-    let took = started.elapsed();
+    let wall = started.elapsed().as_secs_f64();
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!(
@@ -87,7 +96,40 @@ fn timed(command: &mut Command) -> Result<Duration> {
             said.trim_end()
         );
     }
-    Ok(took)
+    Ok(Taken {
+        wall,
+        cpu: children_cpu()? - before,
+    })
+}
+
+/// Seconds of processors that the children took which ended. Source: proc(5), /proc/pid/stat, cutime and cstime.
+fn children_cpu() -> Result<f64> {
+    /// In /proc it is always 100, whatever the kernel was built with.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
+    ended_children(&stat)
+        .map(|ticks| ticks as f64 / TICKS)
+        .context("/proc/self/stat has no times of children")
+}
+
+fn ended_children(stat: &str) -> Option<u64> {
+    // The second field is a name in parentheses with anything in it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(13);
+    let mut next = || times.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
+/// What else the machine does, for the reader: processors, and the load average of the last minute.
+pub fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load
+        .split(' ')
+        .next()
+        .filter(|l| !l.is_empty())
+        .unwrap_or("unknown");
+    format!("{processors} processors, load average {load} before the first round")
 }
 
 /// A program's peak of resident memory in MiB: the kernel's high-water mark, asked for every millisecond until it ends.
@@ -163,6 +205,13 @@ mod tests {
     fn a_program_that_fails_is_not_measured() {
         assert!(timed(&mut Command::new("false")).is_err());
         assert!(peak_memory(&mut Command::new("false")).is_err());
+    }
+
+    #[test]
+    fn times_of_children_are_read_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4 1 2 3 4 5 6 70 8 20 0 1 0 99";
+        assert_eq!(ended_children(stat), Some(78));
+        assert_eq!(ended_children("7 (a) S 1"), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::measure::{self, Contender, Spread};
+use super::measure::{self, Contender, Spread, Taken};
 use super::{Figure, Options, Ratio, Report};
 use crate::world::{World, find_program};
 use crate::{build, shell};
@@ -111,30 +111,41 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
             }
         }
     }
-    let mut seconds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let machine = measure::machine();
+    let mut taken: BTreeMap<&str, Vec<Taken>> = BTreeMap::new();
     let measured = measure::rounds(&mut contenders, options.rounds)?;
     for (contender, measured) in contenders.iter().zip(measured) {
-        seconds.insert(contender.name, measured);
+        taken.insert(contender.name, measured);
     }
     // As if it had replayed all of them.
-    for taken in seconds.entry("keylime").or_default() {
-        *taken *= entries as f64 / (entries / KEYLIME_SHARE) as f64;
+    for taken in taken.entry("keylime").or_default() {
+        let all = entries as f64 / (entries / KEYLIME_SHARE) as f64;
+        (taken.wall, taken.cpu) = (taken.wall * all, taken.cpu * all);
     }
 
     let why = |name: &str| reasons.get(name).cloned().unwrap_or_else(|| "no runs".to_owned());
-    let figure = |label: String, name: &str| Figure {
-        found: Spread::of(seconds.get(name).map_or(&[], Vec::as_slice)).ok_or_else(|| why(name)),
-        name: label,
+    let each = |name: &str, of: fn(&Taken) -> f64| -> Vec<f64> {
+        taken
+            .get(name)
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .map(of)
+            .collect()
+    };
+    let wall: fn(&Taken) -> f64 = |taken| taken.wall;
+    let cpu: fn(&Taken) -> f64 = |taken| taken.cpu;
+    let figure = |label: &str, name: &str, of| Figure {
+        found: Spread::of(&each(name, of)).ok_or_else(|| why(name)),
+        name: label.to_owned(),
         unit: "s",
     };
-    let ratio = |label: &str, goal, of: &str, to: &str| {
-        let both = [of, to].map(|name| seconds.get(name).map_or(&[][..], Vec::as_slice));
-        let each: Vec<f64> = both[0].iter().zip(both[1]).map(|(a, b)| a / b).collect();
-        let missing = if both[0].is_empty() { of } else { to };
+    let ratio = |label: &str, goal, a: &str, b: &str, of| {
+        let (left, right) = (each(a, of), each(b, of));
+        let ratios: Vec<f64> = left.iter().zip(&right).map(|(a, b)| a / b).collect();
         Ratio {
             name: label.to_owned(),
             goal,
-            found: Spread::of(&each).ok_or_else(|| why(missing)),
+            found: Spread::of(&ratios).ok_or_else(|| why(if left.is_empty() { a } else { b })),
         }
     };
     let memory = |entries: u64| -> Result<Figure> {
@@ -154,6 +165,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
     Ok(Report {
         name: "replay",
         method: vec![
+            machine,
             format!("{entries} ima-ng entries, from the page cache; whole processes; all banks but where said."),
             "bound: as many bare extensions of each bank, with the same hash code, on two threads:".to_owned(),
             format!("{} on one, {} on the other (the best split).", split.join("+"), others.join("+")),
@@ -164,17 +176,20 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
             format!("of 1 entry in {KEYLIME_SHARE}, with Python's start, scaled to all."),
         ],
         figures: vec![
-            figure("cgpath log replay".to_owned(), "cgpath"),
-            figure("bound".to_owned(), "bound"),
-            figure("evmctl (2 banks)".to_owned(), "evmctl"),
-            figure("keylime (1 bank)".to_owned(), "keylime"),
+            figure("cgpath log replay", "cgpath", wall),
+            figure("bound", "bound", wall),
+            figure("evmctl (2 banks)", "evmctl", wall),
+            figure("keylime (1 bank)", "keylime", wall),
+            figure("cgpath, processor time", "cgpath", cpu),
+            figure("bound, processor time", "bound", cpu),
             memory(entries)?,
             memory(entries * 2)?,
         ],
         ratios: vec![
-            ratio("cgpath / bound", Some("at most 1.5"), "cgpath", "bound"),
-            ratio("evmctl / cgpath", None, "evmctl", "cgpath"),
-            ratio("keylime / cgpath", Some("at least 20"), "keylime", "cgpath"),
+            ratio("cgpath / bound", Some("at most 1.5"), "cgpath", "bound", wall),
+            ratio("cgpath / bound, processor time", None, "cgpath", "bound", cpu),
+            ratio("evmctl / cgpath", None, "evmctl", "cgpath", wall),
+            ratio("keylime / cgpath", Some("at least 20"), "keylime", "cgpath", wall),
         ],
     })
 }
