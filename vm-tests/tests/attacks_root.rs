@@ -127,6 +127,12 @@ fn gather() -> Result<Facts> {
         first.verdict
     );
 
+    // A shell that runs accepted programs and reads what to do from a file: here it takes the checkpoint key.
+    let script = "cat /run/ima-cgpath/state/* > /var/tmp/stolen\nwc -c < /var/tmp/stolen\n";
+    node.vm.put("/var/tmp/steal.sh", script.as_bytes(), 0o600)?;
+    let said = node.vm.sh("/bin/sh /var/tmp/steal.sh")?;
+    story.after("accepted programs", said)?;
+
     let stale_before = is_stale(&node)?;
     collector.signal(SIGSTOP)?;
     std::thread::sleep(Duration::from_secs(12));
@@ -236,6 +242,18 @@ fn naming(attack: &str, path: &str) -> Vec<&'static Finding> {
 fn a_collector_that_is_stopped_shows_as_a_stale_verdict_and_nothing_is_lost() {
     assert!(!facts().stale_before && facts().stale);
     let told = &facts().told["stopped"];
+    assert!(
+        told.new.is_empty() && told.node == State::Trusted,
+        "{:?}",
+        told.new
+    );
+}
+
+#[test]
+fn limit_host_root_with_accepted_programs_alone_is_not_seen() {
+    let told = &facts().told["accepted programs"];
+    let taken: usize = told.said.trim().parse().unwrap();
+    assert!(taken > 0, "the key was not taken: the test shows nothing");
     assert!(
         told.new.is_empty() && told.node == State::Trusted,
         "{:?}",
