@@ -23,6 +23,8 @@ pub(crate) struct Hardware<'a> {
     pub command_line: &'a str,
     pub memory_mib: u32,
     pub cpus: u32,
+    /// Without KVM, all processors take turns on one thread of this machine.
+    pub one_thread: bool,
     /// Writes go to the disk file (else they are forgotten at the end).
     pub persistent: bool,
     /// The processes outlive this one.
@@ -49,7 +51,9 @@ impl Machine {
         let mut command = Command::new(host::tool("qemu-system-x86_64", "qemu-system-x86")?);
         let mut accelerator = host::accelerator();
         if accelerator == "tcg" {
-            accelerator.push_str(",thread=multi");
+            let threads = if hardware.one_thread { "single" } else { "multi" };
+            accelerator.push_str(",thread=");
+            accelerator.push_str(threads);
         }
         let snapshot = if hardware.persistent { "off" } else { "on" };
         command
