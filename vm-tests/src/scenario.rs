@@ -12,13 +12,13 @@ use crate::pods::{self, BARE_RUNTIME, Runtime};
 use crate::scenario_https::Client;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::Evidence;
+use evidence::{Checkpoint, Evidence, SealedCheckpoint};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use verifier::Verdict;
+use verifier::{Rule, Verdict};
 use vm_protocol::spec::Workload;
 
 /// The node's name, at the verifier and in its own configuration.
@@ -140,6 +140,30 @@ impl Round {
     pub fn evidence(&self) -> Result<Evidence> {
         let bytes = std::fs::read(&self.file).with_context(|| format!("reading {}", self.file.display()))?;
         Evidence::from_cbor(&bytes).with_context(|| format!("evidence in {}", self.file.display()))
+    }
+}
+
+impl Round {
+    /// The checkpoints of the evidence, the first one first.
+    ///
+    /// # Errors
+    /// When the evidence, or one of them, cannot be read.
+    pub fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
+        let evidence = self.evidence()?;
+        let read = |file: &Vec<u8>| Ok(SealedCheckpoint::from_file(file)?.checkpoint);
+        evidence.checkpoints.iter().map(read).collect()
+    }
+
+    /// Findings that fail by a rule of quotes, lists, chains, records, losses and counters: those that programs which no
+    /// policy knows cannot set off.
+    pub fn broken(&self) -> Vec<String> {
+        use Rule::{V1, V2, V3, V4, V5, V6, V7, V13};
+        let of_interest = [V1, V2, V3, V4, V5, V6, V7, V13];
+        self.verdict
+            .failures()
+            .filter(|f| of_interest.contains(&f.rule))
+            .map(ToString::to_string)
+            .collect()
     }
 }
 

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use anyhow::{Context as _, Result, ensure};
-use evidence::{EventKind, SealedCheckpoint};
+use evidence::EventKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use verifier::{Rule, State};
@@ -95,35 +95,14 @@ impl<'vm> Running<'vm> {
     }
 }
 
-fn checkpoints(round: &Round) -> Vec<evidence::Checkpoint> {
-    let evidence = round.evidence().unwrap();
-    evidence
-        .checkpoints
-        .iter()
-        .map(|file| SealedCheckpoint::from_file(file).unwrap().checkpoint)
-        .collect()
-}
-
-/// Findings that fail by a rule of chains, records, losses and counters. Programs that no policy knows are run on purpose.
-fn broken(round: &Round) -> Vec<String> {
-    use Rule::{V1, V2, V3, V4, V5, V6, V7, V13};
-    let of_interest = [V1, V2, V3, V4, V5, V6, V7, V13];
-    round
-        .verdict
-        .failures()
-        .filter(|f| of_interest.contains(&f.rule))
-        .map(ToString::to_string)
-        .collect()
-}
-
 /// A record of a file: its kind and its cgroup.
 type Seen<'a> = (EventKind, Option<&'a [u8]>);
 
 /// Every run of the burst has exactly one record of each kind, in the cgroup it ran in, and the chain is unbroken.
 fn nothing_lost_nothing_doubled(round: &Round, burst: &Burst) {
-    assert_eq!(broken(round), Vec::<String>::new());
+    assert_eq!(round.broken(), Vec::<String>::new());
     assert_eq!((round.verdict.node.lost, round.verdict.node.unattributed), (0, 0));
-    for (at, checkpoint) in checkpoints(round).iter().enumerate() {
+    for (at, checkpoint) in round.checkpoints().unwrap().iter().enumerate() {
         assert_eq!(checkpoint.number, at as u64);
     }
     let evidence = round.evidence().unwrap();
@@ -198,7 +177,7 @@ fn with_a_tiny_ring_the_signed_loss_is_exactly_what_is_missing() {
     collector.signal(SIGCONT).unwrap();
     let round = node.fresh().unwrap();
     let evidence = round.evidence().unwrap();
-    let last = checkpoints(&round).pop().unwrap();
+    let last = round.checkpoints().unwrap().pop().unwrap();
     let recorded: BTreeSet<u64> = evidence
         .partitions
         .iter()
@@ -272,7 +251,7 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
     );
     let round = node.fresh().unwrap();
     nothing_lost_nothing_doubled(&round, &done);
-    let starts = checkpoints(&round).last().unwrap().starts;
+    let starts = round.checkpoints().unwrap().last().unwrap().starts;
     assert!(starts > 1 && starts <= kills + 1, "{starts} starts");
     node.vm.power_off().unwrap();
 }

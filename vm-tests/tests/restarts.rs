@@ -1,44 +1,14 @@
 //! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use evidence::{EventKind, SealedCheckpoint};
+use evidence::EventKind;
 use std::time::{Duration, Instant};
-use verifier::{Rule, State};
+use verifier::State;
 use vm_protocol::spec::{Burst, Workload};
 use vm_tests::Stock;
-use vm_tests::scenario::{self, Node, Plan, Round, WORKLOADS};
+use vm_tests::scenario::{self, Node, Plan, WORKLOADS};
 
 const SIGKILL: i32 = 9;
-
-fn checkpoints(round: &Round) -> Vec<evidence::Checkpoint> {
-    let evidence = round.evidence().unwrap();
-    evidence
-        .checkpoints
-        .iter()
-        .map(|file| SealedCheckpoint::from_file(file).unwrap().checkpoint)
-        .collect()
-}
-
-/// Findings that fail by a rule of chains, records, losses and counters: none may be there. Programs that no policy
-/// knows are run on purpose.
-fn broken(round: &Round) -> Vec<String> {
-    let of_interest = [
-        Rule::V1,
-        Rule::V2,
-        Rule::V3,
-        Rule::V4,
-        Rule::V5,
-        Rule::V6,
-        Rule::V7,
-        Rule::V13,
-    ];
-    round
-        .verdict
-        .failures()
-        .filter(|f| of_interest.contains(&f.rule))
-        .map(ToString::to_string)
-        .collect()
-}
 
 fn killed_collector(stock: Stock) {
     let begin = Instant::now();
@@ -83,16 +53,16 @@ fn killed_collector(stock: Stock) {
     let burst: Burst = serde_json::from_str(&burst.log().unwrap()).unwrap();
 
     let round = node.fresh().unwrap();
-    assert_eq!(broken(&round), Vec::<String>::new());
+    assert_eq!(round.broken(), Vec::<String>::new());
     assert_eq!((round.verdict.node.lost, round.verdict.node.unattributed), (0, 0));
-    let chain = checkpoints(&round);
+    let chain = round.checkpoints().unwrap();
     for (at, checkpoint) in chain.iter().enumerate() {
         assert_eq!(checkpoint.number, at as u64);
     }
     assert_eq!(chain.last().unwrap().starts, 2);
     assert_eq!(
-        chain[..checkpoints(&before).len()],
-        checkpoints(&before)[..],
+        chain[..before.checkpoints().unwrap().len()],
+        before.checkpoints().unwrap()[..],
         "the chain goes on from where it was"
     );
     let evidence = round.evidence().unwrap();
@@ -129,7 +99,7 @@ fn rebooted_guest(stock: Stock) {
     let second = node.fresh().unwrap();
     assert_eq!(second.verdict.node.state, State::Trusted, "{}", second.verdict);
     assert_ne!(second.verdict.node.boot_id, first.verdict.node.boot_id);
-    let (old, new) = (checkpoints(&first), checkpoints(&second));
+    let (old, new) = (first.checkpoints().unwrap(), second.checkpoints().unwrap());
     assert_eq!(new[0].number, 0);
     assert_eq!(new[0].previous, [0; 32]);
     assert_ne!(
