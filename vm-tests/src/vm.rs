@@ -623,9 +623,6 @@ impl Vm {
             command_line: &self.command_line,
             memory_mib: self.builder.memory_mib,
             cpus: self.builder.cpus,
-            // A kernel that patches itself while QEMU's threads still execute what they translated before has ended
-            // in `Oops: int3`: seen with 7.3, never with the others.
-            one_thread: self.builder.stock == Stock::V7_3,
             persistent: self.builder.persistent,
             keep: self.builder.keep,
         })?;
