@@ -15,7 +15,8 @@ use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Frame, Spool, SpoolError};
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
-use evidence::{Bank, GuardMode, PodUid, Protection, SealedCheckpoint};
+use evidence::list::ListEntry;
+use evidence::{Bank, GuardMode, PodUid, Protection, SealedCheckpoint, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
@@ -156,6 +157,7 @@ pub struct Engine {
     frozen: Frozen,
     outcomes: VecDeque<Outcome>,
     boot_id: [u8; 16],
+    tier: Tier,
     /// The spool took no record: nothing is consumed until it does.
     stalled: bool,
     /// Pods of the last verdict that are not trusted; none where there was no verdict yet.
@@ -177,6 +179,15 @@ struct Exempt {
 
 /// How often the programs are told that somebody is there.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// The kernel's own tags are there when the first entry of the boot has one: it is made with the template that the boot
+/// chose, before anybody could load a rule that asks for another.
+fn tier(early: &[ListEntry]) -> Tier {
+    match early.first() {
+        Some(first) if first.cgroup_path().is_some() => Tier::Kernel,
+        _ => Tier::Bpf,
+    }
+}
 
 fn protection(orders: &bpf::Orders) -> Protection {
     let mode = |mode| match mode {
@@ -343,6 +354,7 @@ impl Engine {
             frozen,
             outcomes: VecDeque::new(),
             boot_id,
+            tier: tier(&early),
             stalled: false,
             untrusted: None,
             exempt: Exempt {
@@ -478,6 +490,11 @@ impl Engine {
     /// boot_id of the running kernel.
     pub fn boot_id(&self) -> [u8; 16] {
         self.boot_id
+    }
+
+    /// Where the tags lie: found out at the start.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// The state machine, to look at.

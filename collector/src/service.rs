@@ -302,6 +302,7 @@ impl Service {
         let commands = self.handle.commands.clone();
         let node = self.node.clone();
         let boot_id = self.engine.boot_id();
+        let tier = self.engine.tier();
         tokio::spawn(async move {
             let work = async {
                 let quote = tpm.quote(nonce).await?;
@@ -312,6 +313,7 @@ impl Service {
                     .map_err(|_| RequestError::Ending)?;
                 let assembly = assembly.await.map_err(|_| RequestError::Ending)??;
                 let header = Header {
+                    tier,
                     node: node.to_string(),
                     boot_id,
                     kernel: system::kernel_release(),

@@ -291,6 +291,8 @@ pub struct Assembly {
 /// What evidence says beside its parts.
 #[derive(Debug, Clone)]
 pub struct Header {
+    /// Where the tags lie.
+    pub tier: Tier,
     /// What the node calls itself.
     pub node: String,
     /// boot_id.
@@ -330,7 +332,7 @@ impl Assembly {
         };
         // The encoder writes into memory, which can not fail.
         let quote = wire::to_vec(&header.quote);
-        let tier = wire::to_vec(&Tier::Bpf);
+        let tier = wire::to_vec(&header.tier);
         head(&mut out, &|e| {
             ok(e.map(10)
                 .and_then(|e| e.u8(0))
@@ -489,6 +491,7 @@ mod tests {
             ak: vec![3],
         };
         let header = Header {
+            tier: Tier::Bpf,
             node: "n".into(),
             boot_id: [5; 16],
             kernel: "6.12".into(),
@@ -530,6 +533,7 @@ mod tests {
             ak: vec![],
         };
         let header = Header {
+            tier: Tier::Bpf,
             node: String::new(),
             boot_id: [0; 16],
             kernel: String::new(),

@@ -6,6 +6,7 @@
 //!
 //! Source of the shapes: kubernetes, pkg/kubelet/cm (`cgroup_manager_linux.go`, `pod_container_manager_linux.go`).
 
+use crate::list::unescaped;
 use crate::{PartitionKey, PodUid};
 
 /// What a cgroup path says.
@@ -216,9 +217,10 @@ impl Runtimes {
         !ancestry.into_iter().any(|exe| self.contains(exe))
     }
 
-    /// [`Runtimes::suspect`] for the `dep` field of a measurement list: executables joined by colons.
+    /// [`Runtimes::suspect`] for the `dep` field of a measurement list: executables joined by colons, escaped.
     pub fn suspect_dep(&self, dep: &[u8]) -> bool {
-        self.suspect(dep.split(|b| *b == b':'))
+        !dep.split(|b| *b == b':')
+            .any(|exe| self.contains(&unescaped(exe)))
     }
 }
 

@@ -335,6 +335,19 @@ fn d_ng(digest: &Digest) -> Vec<u8> {
     out
 }
 
+/// Text of `dep` or `cg-path` as the patched kernel escapes it.
+fn tag(text: &[u8]) -> String {
+    let mut out = String::new();
+    for &byte in text {
+        if byte.is_ascii_graphic() && byte != b':' && byte != b'\\' {
+            out.push(byte.into());
+        } else {
+            out.push_str(&format!("\\{byte:03o}"));
+        }
+    }
+    out
+}
+
 fn n_ng(name: &[u8]) -> Vec<u8> {
     let mut out: Vec<u8> = name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect();
     out.push(0);
@@ -584,18 +597,9 @@ impl Node {
         let entry = match self.tier {
             Tier::Bpf => Measurement::ima_ng(path.as_bytes(), content),
             Tier::Kernel => {
-                let dep: Vec<String> = actor
-                    .exes
-                    .iter()
-                    .map(|e| String::from_utf8_lossy(e).into_owned())
-                    .collect();
-                let cgroup = actor.cgroup.clone().unwrap_or_default();
-                Measurement::ima_cgpath(
-                    &dep.join(":"),
-                    &String::from_utf8_lossy(&cgroup),
-                    path.as_bytes(),
-                    content,
-                )
+                let dep: Vec<String> = actor.exes.iter().map(|exe| tag(exe)).collect();
+                let cgroup = tag(actor.cgroup.as_deref().unwrap_or_default());
+                Measurement::ima_cgpath(&dep.join(":"), &cgroup, path.as_bytes(), content)
             }
         };
         let known = self.list.contains(&entry);

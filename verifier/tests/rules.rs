@@ -2128,6 +2128,26 @@ mod kernel_tier {
     }
 
     #[test]
+    fn what_the_kernel_escaped_in_a_tag_is_read_as_it_was() {
+        let mut node = tagged();
+        let nested = Actor {
+            cgroup: Some(format!("/kubepods/pod{}/a b:c\\d", pod(2)).into_bytes()),
+            exes: vec![
+                b"/opt/my app".to_vec(),
+                b"/usr/bin/containerd-shim-runc-v2".to_vec(),
+            ],
+        };
+        node.measure(&nested, "/bin/app", &sha256(b"evil"));
+        let evidence = node.attest(NONCE);
+        let verdict = judge(&node, &evidence);
+        assert_eq!(
+            states(&verdict),
+            [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]
+        );
+        assert!(verdict.pods.iter().all(|pod| pod.suspect == 0), "{verdict}");
+    }
+
+    #[test]
     fn an_entry_without_a_cgroup_path_is_unattributed() {
         let mut node = tagged();
         node.measure(
@@ -2181,6 +2201,12 @@ mod kernel_tier {
         let evidence = with_records(&mut node);
         let verdict = judge(&node, &evidence);
         assert!(verdict.trusted, "{verdict}");
+        assert!(
+            verdict
+                .pods
+                .iter()
+                .all(|p| p.provenance == evidence::Provenance::Attested)
+        );
 
         for (key, record) in &mut swapped.waiting {
             if *key == PartitionKey::Pod(pod(3)) {

@@ -6,13 +6,13 @@
 
 use crate::host;
 use crate::image;
-use crate::kernel::Stock;
+use crate::kernel::{Kernel, Stock};
 use crate::oci::{self, Image};
 use crate::pods::{self, BARE_RUNTIME, Runtime};
 use crate::scenario_https::Client;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::{Checkpoint, Evidence, SealedCheckpoint};
+use evidence::{Checkpoint, Evidence, SealedCheckpoint, Tier};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +34,8 @@ const CA: &str = "/etc/ima-cgpath/verifier-ca.pem";
 const BPF_OBJECT: &str = "/usr/lib/ima-cgpath/ima-cgpath.bpf.o";
 /// The cgroup of workloads that ask for none of their own.
 pub const WORKLOADS: &str = "/system.slice/workload.service";
+/// IMA's kernel parameters where the kernel writes the tags itself.
+pub const TAGGED_IMA: &str = "ima_policy=tcb ima_template=ima-cgpath ima_hash=sha256";
 /// The host, as QEMU's user network shows it to a guest.
 const HOST: &str = "10.0.2.2";
 
@@ -58,6 +60,8 @@ pub struct KnownPod {
 pub struct Plan {
     /// The kernel.
     pub stock: Stock,
+    /// A kernel with our series in its place; its boot then chooses our template.
+    pub patched: Option<Kernel>,
     /// More kernel parameters.
     pub kernel_args: String,
     /// How cgroups are mounted.
@@ -85,6 +89,7 @@ impl Plan {
     pub fn new(stock: Stock) -> Plan {
         Plan {
             stock,
+            patched: None,
             kernel_args: String::new(),
             cgroup: CgroupMode::V2,
             runtime: Runtime::Bare,
@@ -489,12 +494,16 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 fn policy_head(plan: &Plan, root: &Path, pause: &str) -> Result<String> {
+    let (tier, template) = match plan.patched {
+        Some(_) => (Tier::Kernel, "ima-cgpath"),
+        None => (Tier::Bpf, "ima-ng"),
+    };
     let mut yaml = format!(
         "version: 1
 node: {NODE}
 accept:
-  tiers: [bpf]
-  templates: [ima-ng, ima-buf]
+  tiers: [{tier}]
+  templates: [{template}, ima-buf]
   banks: [sha256]
   bpf-objects: [\"{}\"]
   ima-policies: [\"{}\"]
@@ -593,6 +602,9 @@ impl Node {
             .cgroup(plan.cgroup)
             .keep(plan.keep)
             .persistent(plan.persistent);
+        if let Some(kernel) = &plan.patched {
+            builder = builder.kernel(kernel.clone()).ima(TAGGED_IMA);
+        }
         builder = site.add_collector(builder, &plan)?;
         let scratch = tempfile::tempdir().context("making a temporary directory")?;
         let images: Vec<&Image> = plan.images.iter().collect();

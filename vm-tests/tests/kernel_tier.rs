@@ -12,14 +12,15 @@ mod kernel_tier {
     use std::time::{Duration, Instant};
 
     use anyhow::{Context as _, Result, ensure};
-    use evidence::list::ListEntry;
-    use evidence::{Ancestor, Bank, Entry, EventKind, Evidence, Record, SealedCheckpoint};
+    use evidence::list::{Decoder, ListEntry};
+    use evidence::{Ancestor, Bank, Entry, EventKind, Evidence, Provenance, Record, SealedCheckpoint, Tier};
     use vm_protocol::spec::{Burst, ChainLink, Workload};
+    use vm_tests::demo;
     use vm_tests::kernel::{self, Kernel};
-    use vm_tests::scenario::{Node, Plan, Site, WORKLOADS};
+    use vm_tests::pods::Runtime;
+    use vm_tests::scenario::{Node, Plan, Round, TAGGED_IMA, WORKLOADS};
     use vm_tests::{Stock, Vm, host};
 
-    const IMA: &str = "ima_policy=tcb ima_template=ima-cgpath ima_hash=sha256";
     const LISTS: &str = "/sys/kernel/security/ima";
     const SELFTEST: &str = "/usr/lib/ima-cgpath/selftest";
 
@@ -81,7 +82,7 @@ mod kernel_tier {
         Ok((output.status.code(), answer))
     }
 
-    /// One line of the ASCII list: template, dep, cg-path, file digest, name.
+    /// One entry: template, dep, cg-path, name.
     #[derive(Debug, Clone)]
     struct Line {
         template: String,
@@ -102,18 +103,19 @@ mod kernel_tier {
         rules_replay: (Option<i32>, serde_json::Value),
     }
 
+    /// Of the binary list: in the ASCII one a name with a newline would break its line.
     fn lines(vm: &Vm) -> Result<Vec<Line>> {
-        let text = vm.get_text(&format!("{LISTS}/ascii_runtime_measurements"))?;
+        let mut decoder = Decoder::auto();
+        decoder.feed(&vm.get(&format!("{LISTS}/binary_runtime_measurements"))?);
+        decoder.end();
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         let mut lines = Vec::new();
-        for line in text.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let word = |n: usize| words.get(n).map(|&word| word.to_owned()).unwrap_or_default();
-            let tagged = word(2) == "ima-cgpath";
+        while let Some(entry) = decoder.next_entry()? {
             lines.push(Line {
-                template: word(2),
-                dep: if tagged { word(3) } else { String::new() },
-                cgroup: if tagged { word(4) } else { String::new() },
-                name: words.last().map(|&word| word.to_owned()).unwrap_or_default(),
+                template: text(Some(entry.template_name())),
+                dep: text(entry.dep()),
+                cgroup: text(entry.cgroup_path()),
+                name: text(entry.file_name()),
             });
         }
         Ok(lines)
@@ -146,7 +148,7 @@ mod kernel_tier {
         let scratch = tempfile::tempdir()?;
         let vm = Vm::builder(Stock::V6_12)
             .kernel(kernel)
-            .ima(IMA)
+            .ima(TAGGED_IMA)
             .file(SELFTEST, dir.join("selftest/cgpath"), 0o755)
             .start()?;
         println!(
@@ -305,7 +307,7 @@ mod kernel_tier {
         evidence: Evidence,
         burst: Burst,
         chain: Vec<ChainLink>,
-        lost: u64,
+        round: Round,
         groups: Vec<String>,
     }
 
@@ -321,20 +323,9 @@ mod kernel_tier {
         let begin = Instant::now();
         let (_, kernel) = built()?;
         let dir = tempfile::tempdir()?;
-        let plan = Plan::new(Stock::V6_12);
-        let site = Site::start(dir.path())?;
-        let builder = Vm::builder(Stock::V6_12).kernel(kernel).ima(IMA);
-        let builder = site.add_collector(builder, &plan)?;
-        let root = builder.stage()?;
-        site.make_policy(&plan, root.path())?;
-        drop(root);
-        let vm = builder.start()?;
-        ensure!(
-            vm.hello().failures.is_empty(),
-            "init: {}",
-            vm.hello().failures.join("; ")
-        );
-        let node = Node { site, vm, plan };
+        let mut plan = Plan::new(Stock::V6_12);
+        plan.patched = Some(kernel);
+        let node = Node::boot(plan, dir.path())?;
         let (_collector, _) = node.start_collector()?;
         let chain = node.work(&Workload::Chain {
             dir: "/var/tmp/chain".to_owned(),
@@ -348,7 +339,7 @@ mod kernel_tier {
         let round = node.fresh()?;
         let both = Both {
             evidence: round.evidence()?,
-            lost: round.verdict.node.lost,
+            round,
             burst,
             chain,
             groups,
@@ -410,7 +401,7 @@ mod kernel_tier {
 
     #[test]
     fn nothing_is_lost_while_both_tiers_run() {
-        assert_eq!(both().lost, 0);
+        assert_eq!(both().round.verdict.node.lost, 0);
         let names: BTreeSet<String> = pairs().into_iter().map(|pair| pair.name).collect();
         let missing: Vec<_> = both()
             .burst
@@ -420,6 +411,33 @@ mod kernel_tier {
             .collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(!both().chain.is_empty());
+    }
+
+    #[test]
+    fn the_verifier_judges_by_the_tags_and_says_attested() {
+        let round = &both().round;
+        assert_eq!(round.verdict.node.tier, Tier::Kernel);
+        // The pods are in no policy, which the verdict says; nothing is wrong with the evidence.
+        assert_eq!(round.broken(), Vec::<String>::new());
+        assert_eq!(round.verdict.pods.len(), 3);
+        for pod in &round.verdict.pods {
+            assert_eq!(pod.provenance, Provenance::Attested, "{}", pod.uid);
+        }
+    }
+
+    #[test]
+    fn the_demo_tells_the_same_story_with_the_patched_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = demo::Options {
+            stock: Stock::V6_12,
+            patched: Some(built().unwrap().1),
+            runtime: Runtime::Containerd,
+            out: dir.path().join("demo"),
+            keep: false,
+            quiet: true,
+        };
+        let outcome = demo::run(&options).unwrap();
+        assert!(outcome.ok, "{}", demo::table(&outcome));
     }
 
     #[test]

@@ -9,6 +9,7 @@ fn five_pods(stock: Stock) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("demo");
     let options = Options {
+        patched: None,
         stock,
         runtime: Runtime::Containerd,
         out,

@@ -9,7 +9,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help};
+use crate::{build, help, kernel};
 
 /// `cargo xtask demo`.
 ///
@@ -18,6 +18,7 @@ use crate::{build, help};
 pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut passed: Vec<OsString> = Vec::new();
+    let mut patched = false;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("yes") => consent.yes = true,
@@ -27,6 +28,11 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             Long(name @ ("bare" | "keep")) => passed.push(format!("--{name}").into()),
+            Long("tier") => match parser.value()?.string()?.as_str() {
+                "bpf" => patched = false,
+                "kernel" => patched = true,
+                other => bail!("no tier `{other}`; there are bpf and kernel"),
+            },
             Long(name @ ("stock" | "break")) => {
                 passed.push(format!("--{name}").into());
                 passed.push(parser.value()?);
@@ -43,6 +49,12 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     if let Some(code) = needs::provide(world, Purpose::Demo, consent)? {
         return Ok(code);
     }
+    if patched {
+        match kernel::for_guests(world, kernel::USUAL_BASE, consent)? {
+            Ok(dir) => passed.extend(["--kernel".into(), dir.into()]),
+            Err(code) => return Ok(code),
+        }
+    }
     build::binaries(world)?;
     become_program(world, "demo", &passed)
 }
@@ -54,6 +66,8 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
 pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut passed: Vec<OsString> = Vec::new();
+    let mut command: Vec<OsString> = Vec::new();
+    let mut base: Option<String> = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("yes") => consent.yes = true,
@@ -63,14 +77,15 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             Long(name @ ("keep" | "prepare" | "stop")) => passed.push(format!("--{name}").into()),
+            Long("base") => base = Some(parser.value()?.string()?),
             Long(name @ ("stock" | "cgroup" | "ima-policy" | "ima" | "memory" | "attach")) => {
                 passed.push(format!("--{name}").into());
                 passed.push(parser.value()?);
             }
             Value(first) => {
-                passed.push("--".into());
-                passed.push(first);
-                passed.extend(parser.raw_args()?);
+                command.push("--".into());
+                command.push(first);
+                command.extend(parser.raw_args()?);
             }
             other => return Err(other.unexpected().into()),
         }
@@ -78,6 +93,13 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     if let Some(code) = needs::provide(world, Purpose::Machines, consent)? {
         return Ok(code);
     }
+    if let Some(base) = base {
+        match kernel::for_guests(world, &base, consent)? {
+            Ok(dir) => passed.extend(["--kernel".into(), dir.into()]),
+            Err(code) => return Ok(code),
+        }
+    }
+    passed.extend(command);
     build::machine_driver(world)?;
     become_program(world, "vm", &passed)
 }

@@ -54,6 +54,7 @@ Usage: cargo xtask demo [OPTIONS]
   --yes            do not ask before installing (implied by the environment variable CI)
   --no-install     only name what is missing; exits 3 if there is something
   --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
+  --tier TIER      bpf (default), or kernel: a 6.12 kernel with our series, built first when it is not in the cache
   --bare           control groups alone, no container runtime: quicker
   --keep           leave the guest running and say how to log in
   --break WHAT     attack the evidence; must exit 1 and name it:
@@ -65,6 +66,7 @@ Examples:
   cargo xtask demo --bare --yes
   cargo xtask demo --break swap-hash
   cargo xtask demo --stock 6.1 --keep
+  cargo xtask demo --tier kernel
 ";
 
 pub const VM: &str = "\
@@ -73,6 +75,7 @@ cargo xtask vm: a shell, or one command, in a virtual machine with IMA and a sof
 Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
 
   --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
+  --base SERIES    in its place a kernel with our series, built first when it is not in the cache
   --cgroup MODE    v2 (default), v1 or hybrid
   --ima-policy F   load this IMA policy, by path, before anything runs
   --ima ARGS       IMA's kernel parameters in place of the usual ones
@@ -86,6 +89,7 @@ Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
 Examples:
   cargo xtask vm
   cargo xtask vm --stock 6.1 -- uname -a
+  cargo xtask vm --base 6.12 -- tail -1 /sys/kernel/security/ima/ascii_runtime_measurements
   cargo xtask vm -- head -3 /sys/kernel/security/ima/ascii_runtime_measurements
 ";
 
@@ -203,9 +207,9 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
     local current=${COMP_WORDS[COMP_CWORD]}
     if [ "${COMP_WORDS[1]}" = xtask ]; then
         case "${COMP_WORDS[2]}" in
-            demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --bare --keep --break --help" -- "$current")) ;;
+            demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --tier --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
-            vm) COMPREPLY=($(compgen -W "--stock --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
+            vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build --base --debug --config --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;

@@ -138,6 +138,27 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
     Ok((patches, kernels))
 }
 
+/// The directory of the built kernel of a series, for a guest to run; or the exit status of one who wants nothing to be
+/// installed.
+///
+/// # Errors
+/// When there is no such base, something that is needed cannot be installed, or the build fails.
+pub fn for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
+    let all = bases(world)?;
+    let Some(base) = all.iter().find(|base| base.series == name) else {
+        let names: Vec<&str> = all.iter().map(|base| base.series.as_str()).collect();
+        bail!("no base `{name}`; there are {}", names.join(", "));
+    };
+    if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
+        return Ok(Err(code));
+    }
+    let _lock = lock(world)?;
+    build(world, base, &Variant::default()).map(Ok)
+}
+
+/// The series whose kernel is meant where nobody says which.
+pub const USUAL_BASE: &str = "6.12";
+
 /// One at a time: sources and half-made builds are shared. Held until the file is closed.
 fn lock(world: &World) -> Result<std::fs::File> {
     std::fs::create_dir_all(&world.cache).with_context(|| format!("making {}", world.cache.display()))?;

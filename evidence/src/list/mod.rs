@@ -20,11 +20,13 @@
 mod algorithm;
 mod ascii;
 mod decode;
+mod tag;
 mod template;
 
 pub use algorithm::{Algorithm, DigestKind, FileDigest};
 pub use ascii::Unsafe;
 pub use decode::{ByteOrder, Decoder, Form, Format, Layout, Limits, MAX_PCR};
+pub use tag::unescaped;
 pub use template::{BUILTIN, Field, MAX_FIELDS, MAX_TEMPLATE_NAME_LEN, Template, Templates};
 
 use crate::{Bank, Digest, Entry, Error, Result};
@@ -350,12 +352,12 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
         self.text(&[Field::N, Field::NNg])
     }
 
-    /// The ancestry (`dep`): executables joined by `:`. Descriptive only.
+    /// The ancestry (`dep`): executables joined by `:`, escaped (see [`unescaped`]). Descriptive only.
     pub fn dep(&self) -> Option<&[u8]> {
         self.text(&[Field::Dep])
     }
 
-    /// The control group's path (`cg-path`).
+    /// The control group's path (`cg-path`), escaped (see [`unescaped`]).
     pub fn cgroup_path(&self) -> Option<&[u8]> {
         self.text(&[Field::CgPath])
     }

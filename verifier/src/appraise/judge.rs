@@ -15,7 +15,7 @@ use super::{
 use crate::text::escape;
 use evidence::{
     Digest, EventKind, Evidence, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
-    checkpoint::number_from_path, merkle::Hash,
+    checkpoint::number_from_path, list::unescaped, merkle::Hash,
 };
 use policy::{Judgement, Policy, PredatingPods};
 use sha2::{Digest as _, Sha256};
@@ -158,7 +158,10 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
         unattributed += u64::from(key == PartitionKey::Unattributed);
         if let PartitionKey::Pod(_) = key {
             let dep = line.dep.as_deref().unwrap_or_default();
-            if !dep.split(|b| *b == b':').any(|exe| scene.policy.is_runtime(exe)) {
+            if !dep
+                .split(|b| *b == b':')
+                .any(|exe| scene.policy.is_runtime(&unescaped(exe)))
+            {
                 judge.suspect(
                     key,
                     dep,
@@ -242,7 +245,16 @@ impl Judge<'_> {
                 self.violation(key, &record.path, index, Some(record.seq));
             }
             EventKind::Entry => match scene.joins.entry_of.get(&record.seq) {
-                Some(index) => self.entry(key, *index, Some(record.seq), Provenance::Observed),
+                Some(index) => {
+                    // An entry that says itself whose it is needs no record for that; both agree, or V5 failed.
+                    let is_tagged = scene.lines.get(*index).is_some_and(|line| line.cgroup.is_some());
+                    let provenance = if is_tagged {
+                        Provenance::Attested
+                    } else {
+                        Provenance::Observed
+                    };
+                    self.entry(key, *index, Some(record.seq), provenance);
+                }
                 // Reported by the join, for the node; the pod's own account is not complete either.
                 None => {
                     self.tally(key).entries += 1;

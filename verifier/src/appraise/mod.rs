@@ -243,7 +243,11 @@ impl Case<'_> {
         let joins = join::join(&records, &chain, self.lines, self.covered, self.policy, findings);
         join::readers(&chain, &joins, self.lines, self.covered, self.policy, findings);
         guard::check(&chain, &records, self.policy, findings);
-        let scene = self.scene(&chain, &joins, Provenance::Observed);
+        let provenance = match self.evidence.tier {
+            Tier::Kernel => Provenance::Attested,
+            Tier::Bpf => Provenance::Observed,
+        };
+        let scene = self.scene(&chain, &joins, provenance);
         judge::foundations(&scene, findings);
         let judged = judge::judge(&scene, &records, findings);
         let without_cgroup = records

@@ -6,7 +6,7 @@
 use super::finding::{Finding, Findings, Rule, Subject};
 use evidence::{
     Bank, Digest, Entry, Evidence,
-    list::{DigestKind, Field, ListEntry, Listed, Templates, Value},
+    list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped},
 };
 
 /// One entry.
@@ -23,9 +23,9 @@ pub(crate) struct Line {
     pub path: Option<Vec<u8>>,
     /// The content hash, where its algorithm is one that policies name.
     pub file: Option<Digest>,
-    /// The cgroup's path, where the kernel wrote it.
+    /// The cgroup's path, where the kernel wrote it; its escapes are taken back.
     pub cgroup: Option<Vec<u8>>,
-    /// The ancestry, where the kernel wrote it.
+    /// The ancestry, where the kernel wrote it; escaped, as a colon within a name would part it.
     pub dep: Option<Vec<u8>>,
     /// Template digests by bank, computed here; of a redacted entry those it states.
     computed: Vec<Digest>,
@@ -107,7 +107,7 @@ impl Line {
         match (field, value) {
             (_, Err(error)) => self.problem = Some(error.to_string()),
             (Field::N | Field::NNg, Ok(Value::Text(text))) => self.path = Some(text.to_vec()),
-            (Field::CgPath, Ok(Value::Text(text))) => self.cgroup = Some(text.to_vec()),
+            (Field::CgPath, Ok(Value::Text(text))) => self.cgroup = Some(unescaped(text).into_owned()),
             (Field::Dep, Ok(Value::Text(text))) => self.dep = Some(text.to_vec()),
             (Field::D | Field::DNg | Field::DNgV2, Ok(Value::Digest(digest))) => {
                 if self.violation && digest.bytes.iter().any(|b| *b != 0) {

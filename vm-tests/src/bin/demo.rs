@@ -11,7 +11,7 @@ use lexopt::prelude::*;
 use vm_tests::demo::{self, Options, Outcome};
 use vm_tests::demo_break::{self, Break, Caught};
 use vm_tests::pods::Runtime;
-use vm_tests::{Stock, host};
+use vm_tests::{Stock, host, kernel};
 
 const FAILED: u8 = 2;
 const NOT_CAUGHT: u8 = 3;
@@ -44,11 +44,13 @@ fn main() -> ExitCode {
 fn wanted() -> Result<Wanted> {
     let (mut stock, mut runtime) = (Stock::V6_12, Runtime::Containerd);
     let (mut keep, mut json) = (false, false);
+    let mut patched = None;
     let (mut attack, mut out) = (None, None::<PathBuf>);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("stock") => stock = parser.value()?.parse()?,
+            Long("kernel") => patched = Some(kernel::built(Path::new(&parser.value()?))?),
             Long("bare") => runtime = Runtime::Bare,
             Long("keep") => keep = true,
             Long("json") => json = true,
@@ -65,6 +67,7 @@ fn wanted() -> Result<Wanted> {
     Ok(Wanted {
         options: Options {
             stock,
+            patched,
             runtime,
             out,
             keep,

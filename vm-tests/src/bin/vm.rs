@@ -3,13 +3,15 @@
 //! Options are described by `cargo xtask vm --help`. Not here: everything about guests (`vm_tests::Vm`).
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
+
+use vm_tests::scenario::TAGGED_IMA;
 use vm_tests::{CgroupMode, Stock, Stream, Vm, kernel, root};
 
 /// A person's command may take its time.
@@ -31,11 +33,13 @@ fn run() -> Result<ExitCode> {
     let (mut ima, mut ima_policy, mut memory) = (None, None::<PathBuf>, 1536);
     let (mut keep, mut prepare, mut stop) = (false, false, false);
     let mut attach = None::<PathBuf>;
+    let mut patched = None;
     let mut command: Vec<String> = Vec::new();
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("stock") => stock = parser.value()?.parse()?,
+            Long("kernel") => patched = Some(kernel::built(Path::new(&parser.value()?))?),
             Long("cgroup") => cgroup = parser.value()?.parse()?,
             Long("ima") => ima = Some(parser.value()?.string()?),
             Long("ima-policy") => ima_policy = Some(parser.value()?.into()),
@@ -66,6 +70,9 @@ fn run() -> Result<ExitCode> {
         Some(dir) => Vm::attach(dir)?,
         None => {
             let mut builder = Vm::builder(stock).cgroup(cgroup).memory_mib(memory).keep(keep);
+            if let Some(kernel) = patched {
+                builder = builder.kernel(kernel).ima(TAGGED_IMA);
+            }
             if let Some(ima) = &ima {
                 builder = builder.ima(ima);
             }

@@ -5,7 +5,9 @@
 
 use crate::output::{Colour, Failure, Output, Status, escape};
 use evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
-use evidence::list::{Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value};
+use evidence::list::{
+    Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value, unescaped,
+};
 use evidence::replay::{Fill, replay_batches};
 use evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
 use serde::Serialize;
@@ -528,7 +530,7 @@ fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Sta
                 .find(|f| f.field == wanted)
                 .map(|f| f.bytes.strip_suffix(&[0]).unwrap_or(f.bytes))
         };
-        match cgroup::partition_of(text(Field::CgPath)) {
+        match cgroup::partition_of(text(Field::CgPath).map(unescaped).as_deref()) {
             PartitionKey::Pod(uid) => {
                 *pods.entry(uid).or_default() += 1;
                 // A template without `dep` tells nothing of the ancestry; an empty `dep` tells of none.
