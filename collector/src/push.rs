@@ -181,17 +181,10 @@ impl Client {
                 None,
             )
             .await?;
-        let bad = |why: String| PushError::Answer {
+        nonce_in(&answer).map_err(|why| PushError::Answer {
             authority: self.authority.clone(),
             why,
-        };
-        let parsed: NonceAnswer = serde_json::from_slice(&answer).map_err(|e| bad(e.to_string()))?;
-        let nonce = hex::decode(&parsed.nonce).map_err(|e| bad(e.to_string()))?;
-        if (8..=64).contains(&nonce.len()) {
-            Ok(nonce)
-        } else {
-            Err(bad(format!("a nonce of {} bytes", nonce.len())))
-        }
+        })
     }
 
     /// Delivers evidence; gives the verdict as the verifier sent it.
@@ -365,7 +358,7 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     let len = evidence.len;
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
-    if let Some(untrusted) = untrusted(&verdict) {
+    if let Some(untrusted) = untrusted_in(&verdict) {
         handle.judged(untrusted).await?;
     }
     let text = |at: &str| {
@@ -383,8 +376,22 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     Ok(())
 }
 
+/// The nonce in the verifier's answer: 8 to 64 bytes.
+///
+/// # Errors
+/// Why there is none.
+pub fn nonce_in(answer: &[u8]) -> Result<Vec<u8>, String> {
+    let parsed: NonceAnswer = serde_json::from_slice(answer).map_err(|e| e.to_string())?;
+    let nonce = hex::decode(&parsed.nonce).map_err(|e| e.to_string())?;
+    if (8..=64).contains(&nonce.len()) {
+        Ok(nonce)
+    } else {
+        Err(format!("a nonce of {} bytes", nonce.len()))
+    }
+}
+
 /// The pods that a verdict calls untrusted; none if it is no verdict that can be understood, so that nothing follows.
-fn untrusted(verdict: &serde_json::Value) -> Option<BTreeSet<PodUid>> {
+pub fn untrusted_in(verdict: &serde_json::Value) -> Option<BTreeSet<PodUid>> {
     let pods = verdict.get("pods")?.as_array()?;
     let mut untrusted = BTreeSet::new();
     for pod in pods {
@@ -408,16 +415,16 @@ mod tests {
             "22222222-0000-4000-8000-000000000002",
         );
         let whole = serde_json::json!({"pods": [pod(a, "untrusted"), pod(b, "trusted")]});
-        let found = untrusted(&whole).unwrap();
+        let found = untrusted_in(&whole).unwrap();
         assert_eq!(found.iter().map(PodUid::to_string).collect::<Vec<_>>(), [a]);
-        assert_eq!(untrusted(&serde_json::json!({"pods": []})).unwrap().len(), 0);
+        assert_eq!(untrusted_in(&serde_json::json!({"pods": []})).unwrap().len(), 0);
         for odd in [
             serde_json::Value::Null,
             serde_json::json!({"pods": 1}),
             serde_json::json!({"pods": [pod(a, "untrusted"), pod("x", "trusted")]}),
             serde_json::json!({"pods": [{"uid": a}]}),
         ] {
-            assert_eq!(untrusted(&odd), None, "{odd}");
+            assert_eq!(untrusted_in(&odd), None, "{odd}");
         }
     }
 

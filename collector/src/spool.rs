@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 const MAGIC: &[u8; 16] = b"cgpathd spool 1\n";
 
 /// Bytes before the first frame.
-const START: u64 = 32;
+pub const START: u64 = 32;
 
 /// Bytes before a frame's payload.
 const HEAD: usize = 9;
@@ -156,6 +156,111 @@ pub fn sealed_event(sealed: &SealedCheckpoint) -> Event {
     }))
 }
 
+/// Reads frames, from a file or from any other bytes.
+#[derive(Debug)]
+pub struct Frames<R> {
+    reader: R,
+    path: PathBuf,
+    at: u64,
+    len: u64,
+}
+
+impl<R: Read> Frames<R> {
+    /// `reader` stands behind the first [`START`] bytes of `len` in all; `path` is named in errors.
+    pub fn new(reader: R, path: &Path, len: u64) -> Frames<R> {
+        Frames {
+            reader,
+            path: path.to_owned(),
+            at: START,
+            len,
+        }
+    }
+
+    /// Where the next frame begins, in bytes from the file's start.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    fn corrupt(&self, why: impl Into<String>) -> SpoolError {
+        SpoolError::Corrupt {
+            path: self.path.clone(),
+            offset: self.at,
+            why: why.into(),
+        }
+    }
+
+    /// The next frame; `None` at the end, or if the file ends inside of it.
+    ///
+    /// # Errors
+    /// [`SpoolError::Corrupt`], with the frame's place, or [`SpoolError::Io`].
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, SpoolError> {
+        let path = &self.path;
+        let io = |source| SpoolError::Io {
+            path: path.clone(),
+            what: "read",
+            source,
+        };
+        if self.len.saturating_sub(self.at) < HEAD as u64 {
+            return Ok(None);
+        }
+        let mut head = [0; HEAD];
+        self.reader.read_exact(&mut head).map_err(io)?;
+        let [l0, l1, l2, l3, c0, c1, c2, c3, kind] = head;
+        let n = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if n > MAX_PAYLOAD {
+            return Err(self.corrupt(format!("a frame of {n} bytes, at most {MAX_PAYLOAD} are written")));
+        }
+        let end = self.at + (HEAD + n) as u64;
+        if end > self.len {
+            return Ok(None);
+        }
+        let mut payload = vec![0; n];
+        self.reader.read_exact(&mut payload).map_err(io)?;
+        if crc(kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+            return Err(self.corrupt("a checksum does not fit"));
+        }
+        let frame = match kind {
+            KIND_RAW => Frame::Raw(payload.into()),
+            KIND_NOTE => self.note(&payload)?,
+            other => return Err(self.corrupt(format!("a frame of kind {other}"))),
+        };
+        self.at = end;
+        Ok(Some(frame))
+    }
+
+    fn note(&self, payload: &[u8]) -> Result<Frame, SpoolError> {
+        let note: Note =
+            wire::from_slice(payload, "spool note", MAX_PAYLOAD).map_err(|e| self.corrupt(e.to_string()))?;
+        let event = match note {
+            Note::Started => Event::Started,
+            Note::Base(list_len) => Event::Base { list_len },
+            Note::SeedCgroup(id, parent, name) => Event::SeedCgroup { id, parent, name },
+            Note::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            } => Event::SeedProcess {
+                tgid,
+                start_ns,
+                tick_ns,
+                exe,
+                dev,
+                ino,
+            },
+            Note::Loaded(list_len) => Event::Loaded { list_len },
+            Note::GaveUp(through) => Event::GaveUp { through },
+            Note::Sealed(file) => {
+                let sealed = SealedCheckpoint::from_file(&file).map_err(|e| self.corrupt(e.to_string()))?;
+                return Ok(Frame::Event(sealed_event(&sealed), Some(file)));
+            }
+        };
+        Ok(Frame::Event(event, None))
+    }
+}
+
 /// The open file.
 #[derive(Debug)]
 pub struct Spool {
@@ -207,27 +312,28 @@ impl Spool {
         let mut start = [0; START as usize];
         spool.file.read_exact_at(&mut start, 0).map_err(io("read"))?;
         if &start[..16] != MAGIC || &start[16..] != boot_id {
-            return Err(spool.corrupt(0, "not a spool of this version and boot").into());
+            return Err(SpoolError::Corrupt {
+                path,
+                offset: 0,
+                why: "not a spool of this version and boot".into(),
+            }
+            .into());
         }
         let clone = spool.file.try_clone().map_err(io("duplicate"))?;
         let mut reader = BufReader::with_capacity(READ_AHEAD, clone);
         reader.seek(SeekFrom::Start(START)).map_err(io("seek"))?;
-        while spool.len < len {
-            match spool.read_frame(&mut reader, len)? {
-                Some((frame, end)) => {
-                    sink(frame)?;
-                    spool.len = end;
-                }
-                None => {
-                    tracing::warn!(
-                        offset = spool.len,
-                        torn = len - spool.len,
-                        "the spool's last frame was cut short"
-                    );
-                    spool.file.set_len(spool.len).map_err(io("truncate"))?;
-                    break;
-                }
-            }
+        let mut frames = Frames::new(reader, &path, len);
+        while let Some(frame) = frames.next_frame()? {
+            sink(frame)?;
+            spool.len = frames.at();
+        }
+        if spool.len < len {
+            tracing::warn!(
+                offset = spool.len,
+                torn = len - spool.len,
+                "the spool's last frame was cut short"
+            );
+            spool.file.set_len(spool.len).map_err(io("truncate"))?;
         }
         Ok(spool)
     }
@@ -240,85 +346,6 @@ impl Spool {
     /// Whether no frame is in it.
     pub fn is_empty(&self) -> bool {
         self.len <= START
-    }
-
-    fn corrupt(&self, offset: u64, why: impl Into<String>) -> SpoolError {
-        SpoolError::Corrupt {
-            path: self.path.clone(),
-            offset,
-            why: why.into(),
-        }
-    }
-
-    /// The frame at `self.len` and where it ends; `None` if the file ends inside of it.
-    fn read_frame(&self, reader: &mut impl Read, file_len: u64) -> Result<Option<(Frame, u64)>, SpoolError> {
-        let io = |source| SpoolError::Io {
-            path: self.path.clone(),
-            what: "read",
-            source,
-        };
-        let at = self.len;
-        if file_len - at < HEAD as u64 {
-            return Ok(None);
-        }
-        let mut head = [0; HEAD];
-        reader.read_exact(&mut head).map_err(io)?;
-        let [l0, l1, l2, l3, c0, c1, c2, c3, kind] = head;
-        let n = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if n > MAX_PAYLOAD {
-            return Err(self.corrupt(
-                at,
-                format!("a frame of {n} bytes, at most {MAX_PAYLOAD} are written"),
-            ));
-        }
-        let end = at + (HEAD + n) as u64;
-        if end > file_len {
-            return Ok(None);
-        }
-        let mut payload = vec![0; n];
-        reader.read_exact(&mut payload).map_err(io)?;
-        if crc(kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
-            return Err(self.corrupt(at, "a checksum does not fit"));
-        }
-        let frame = match kind {
-            KIND_RAW => Frame::Raw(payload.into()),
-            KIND_NOTE => self.note(at, &payload)?,
-            other => return Err(self.corrupt(at, format!("a frame of kind {other}"))),
-        };
-        Ok(Some((frame, end)))
-    }
-
-    fn note(&self, at: u64, payload: &[u8]) -> Result<Frame, SpoolError> {
-        let note: Note = wire::from_slice(payload, "spool note", MAX_PAYLOAD)
-            .map_err(|e| self.corrupt(at, e.to_string()))?;
-        let event = match note {
-            Note::Started => Event::Started,
-            Note::Base(list_len) => Event::Base { list_len },
-            Note::SeedCgroup(id, parent, name) => Event::SeedCgroup { id, parent, name },
-            Note::SeedProcess {
-                tgid,
-                start_ns,
-                tick_ns,
-                exe,
-                dev,
-                ino,
-            } => Event::SeedProcess {
-                tgid,
-                start_ns,
-                tick_ns,
-                exe,
-                dev,
-                ino,
-            },
-            Note::Loaded(list_len) => Event::Loaded { list_len },
-            Note::GaveUp(through) => Event::GaveUp { through },
-            Note::Sealed(file) => {
-                let sealed =
-                    SealedCheckpoint::from_file(&file).map_err(|e| self.corrupt(at, e.to_string()))?;
-                return Ok(Frame::Event(sealed_event(&sealed), Some(file)));
-            }
-        };
-        Ok(Frame::Event(event, None))
     }
 
     /// Writes a record as the ring buffer had it.

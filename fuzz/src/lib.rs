@@ -27,7 +27,7 @@ macro_rules! for_each_target {
             list_any list_binary list_ascii list_entry
             evidence_cbor evidence_json record_cbor checkpoint_file partition_key
             tpm_attest tpm_signature tpm_public tpm_pcr_selection tpm_pcr_blob
-            cgroup_path policy_node policy_reference
+            cgroup_path policy_node policy_reference ima_policy
         }
     };
 }
@@ -36,7 +36,9 @@ macro_rules! for_each_target {
 #[macro_export]
 macro_rules! for_each_collector_target {
     ($with:ident) => {
-        $with! { collector_record }
+        $with! {
+            collector_record collector_spool collector_config answer_nonce answer_verdict
+        }
     };
 }
 

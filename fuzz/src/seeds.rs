@@ -580,6 +580,131 @@ pub fn policy_reference() -> Seeds {
     ])
 }
 
+/// Rule files.
+pub fn ima_policy() -> Seeds {
+    const WHOLE: &str = "\
+# procfs
+dont_measure fsmagic=0x9fa0
+measure func=BPRM_CHECK
+measure func=MMAP_CHECK mask=MAY_EXEC
+measure func=MODULE_CHECK
+measure func=FIRMWARE_CHECK
+measure func=KEXEC_KERNEL_CHECK
+measure func=KEXEC_INITRAMFS_CHECK
+measure func=KEXEC_CMDLINE
+measure func=POLICY_CHECK
+measure func=FILE_CHECK mask=^MAY_READ fsuuid=1ca09a17-0000-4000-8000-c9a7c9a7c9a7
+";
+    const TMPFS: &str = "\
+dont_measure fsmagic=0x1021994
+measure func=BPRM_CHECK template=ima-sig pcr=11
+measure func=FILE_CHECK mask=MAY_READ uid>1000 fowner=0
+appraise func=MODULE_CHECK appraise_type=imasig permit_directio
+";
+    let bad = "measure func=BPRM_CHECK\nmeasure func=MMAP_CHECK mask=MAY_EXEC # no comment here\n";
+    seeds(
+        [("whole", WHOLE), ("tmpfs-excluded", TMPFS), ("bad-comment", bad)]
+            .map(|(name, text)| (name, text.as_bytes().to_vec())),
+    )
+}
+
+/// A spool with a frame of each kind, as the collector writes it.
+#[cfg(feature = "collector")]
+pub fn collector_spool() -> Seeds {
+    use collector::pipeline::Event;
+    use collector::spool::{Spool, SpoolError};
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut spool =
+        Spool::open(dir.path(), &[7; 16], |_| Ok::<(), SpoolError>(())).expect("a new spool can be made");
+    let events = [
+        Event::Started,
+        Event::Base { list_len: 3 },
+        Event::SeedCgroup {
+            id: 2,
+            parent: 1,
+            name: b"kubepods.slice".to_vec(),
+        },
+        Event::SeedProcess {
+            tgid: 20,
+            start_ns: 1000,
+            tick_ns: 10_000_000,
+            exe: b"/usr/bin/containerd-shim-runc-v2".to_vec(),
+            dev: 0x0080_0001,
+            ino: 4711,
+        },
+        Event::Loaded { list_len: 5 },
+        Event::GaveUp { through: 9 },
+    ];
+    for event in &events {
+        spool.append_event(event).expect("there is room");
+    }
+    for (_, raw) in collector_record() {
+        spool.append_raw(&raw).expect("there is room");
+    }
+    for (_, file) in checkpoint_file() {
+        spool.append_sealed(&file).expect("there is room");
+    }
+    let whole = std::fs::read(dir.path().join("spool")).expect("it was just written");
+    let torn = whole[..whole.len() - 5].to_vec();
+    seeds([("whole", whole), ("torn", torn)])
+}
+
+/// Configurations, and a setting of the command line.
+#[cfg(feature = "collector")]
+pub fn collector_config() -> Seeds {
+    const SMALL: &str = "\
+node = \"seed\"
+keep_boots = 3
+[verifier]
+url = \"https://verifier.example:8443\"
+ca = \"/etc/ima-cgpath/verifier-ca.pem\"
+interval = 10
+[tpm]
+bank = \"sha256\"
+endorsement_auth = \"hex:00ff\"
+[bpf]
+ring_bytes = 65536
+[cgroup]
+hierarchy = \"v1:pids\"
+[guard]
+mode = \"deny\"
+[enforce]
+exempt = [\"/kubepods/burstable\"]
+";
+    seeds([
+        ("small.toml", SMALL.as_bytes().to_vec()),
+        ("bad-setting", b"verifier.interval=10".to_vec()),
+        ("bad-deep", [b"a=".as_slice(), &[b'['; 2000]].concat()),
+    ])
+}
+
+/// Answers with a nonce.
+#[cfg(feature = "collector")]
+pub fn answer_nonce() -> Seeds {
+    let nonce = "5a".repeat(32);
+    seeds([
+        (
+            "nonce.json",
+            format!("{{\"nonce\":\"{nonce}\",\"expires\":1790000000}}").into_bytes(),
+        ),
+        ("bad-short.json", b"{\"nonce\":\"5a\"}".to_vec()),
+    ])
+}
+
+/// Answers with a verdict.
+#[cfg(feature = "collector")]
+pub fn answer_verdict() -> Seeds {
+    let pod = |n: u8, state: &str| {
+        format!(
+            "{{\"uid\":\"{n:08}-0000-4000-8000-000000000000\",\"state\":\"{state}\",\"findings\":[{{\"text\":\"a \\u00e4\"}}]}}"
+        )
+    };
+    let pods = [pod(1, "trusted"), pod(2, "untrusted")].join(",");
+    let verdict = format!("{{\"trusted\":false,\"node\":{{\"state\":\"trusted\"}},\"pods\":[{pods}]}}");
+    let deep = [b"{\"pods\":".as_slice(), &[b'['; 2000]].concat();
+    seeds([("verdict.json", verdict.into_bytes()), ("bad-deep.json", deep)])
+}
+
 /// Raw records of each kind, as the kernel side writes them.
 #[cfg(feature = "collector")]
 pub fn collector_record() -> Seeds {

@@ -199,6 +199,27 @@ pub fn policy_reference(data: &[u8]) {
     let _ = Reference::from_json("fuzz", data);
 }
 
+/// A file of IMA's rules.
+pub fn ima_policy(data: &[u8]) {
+    use evidence::ima_policy;
+    let Ok(text) = core::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(rules) = ima_policy::parse(text) else {
+        return;
+    };
+    assert!(!rules.is_empty());
+    // What is said to be missing is what makes it complete, where it comes first.
+    let missing = ima_policy::missing(&rules);
+    // Behind a parenthesis it says where the rule belongs.
+    let lines = missing
+        .iter()
+        .map(|line| line.split(" (").next().unwrap_or_default());
+    let whole: String = lines.flat_map(|line| [line, "\n"]).chain([text]).collect();
+    let rules = ima_policy::parse(&whole).expect("the rules that are to be added are rules");
+    assert_eq!(ima_policy::missing(&rules), Vec::<String>::new());
+}
+
 /// A raw record from the ring buffer.
 #[cfg(feature = "collector")]
 pub fn collector_record(data: &[u8]) {
@@ -209,4 +230,95 @@ pub fn collector_record(data: &[u8]) {
         assert!(len <= data.len(), "a record ends within its item");
     }
     let _ = decode::record_seq(data);
+}
+
+/// The frames of a spool, and where the last whole one ends.
+#[cfg(feature = "collector")]
+fn frames(data: &[u8]) -> (Vec<String>, u64) {
+    use collector::spool::{Frames, START};
+    let rest = data.get(START as usize..).unwrap_or_default();
+    let mut frames = Frames::new(rest, std::path::Path::new("fuzz"), data.len() as u64);
+    let mut found = Vec::new();
+    while let Ok(Some(frame)) = frames.next_frame() {
+        // What the pipeline is told of it, be it a record that decodes or not.
+        found.push(format!("{:?}", frame.into_event()));
+    }
+    (found, frames.at())
+}
+
+/// A collector's spool.
+#[cfg(feature = "collector")]
+pub fn collector_spool(data: &[u8]) {
+    let mut data = data.to_vec();
+    // As it is, then with checksums that fit: else nothing behind them would ever be reached.
+    for again in [true, false] {
+        let (whole, end) = frames(&data);
+        if whole.is_empty() {
+            assert_eq!(end, collector::spool::START);
+        } else {
+            let end = usize::try_from(end).expect("within the data");
+            assert_eq!(
+                frames(&data[..end]),
+                (whole, end as u64),
+                "what follows does not matter"
+            );
+        }
+        if again {
+            make_checksums_fit(&mut data);
+        }
+    }
+}
+
+/// Writes the checksum of each frame anew, as far as the lengths lead.
+#[cfg(feature = "collector")]
+fn make_checksums_fit(data: &mut [u8]) {
+    // Length and checksum, then kind and payload, which the checksum is of.
+    let mut rest = data
+        .get_mut(collector::spool::START as usize..)
+        .unwrap_or_default();
+    while let Some((head, behind)) = rest.split_at_mut_checked(8) {
+        let n = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let Some((sealed, next)) = behind.split_at_mut_checked(n.saturating_add(1)) else {
+            return;
+        };
+        head[4..].copy_from_slice(&crc32fast::hash(sealed).to_le_bytes());
+        rest = next;
+    }
+}
+
+/// The collector's configuration file.
+#[cfg(feature = "collector")]
+pub fn collector_config(data: &[u8]) {
+    use collector::config::Config;
+    let Ok(text) = core::str::from_utf8(data) else {
+        return;
+    };
+    let read = |text: &str| Config::from_parts(std::path::Path::new("fuzz"), text, [], &[]);
+    if let Ok(config) = read(text) {
+        let _ = config.orders();
+        let written = toml::to_string(&config).expect("a configuration can be written");
+        assert_eq!(read(&written).expect("what was written is read"), config);
+    }
+    // The same text as a setting of the command line.
+    let _ = Config::from_parts(std::path::Path::new("fuzz"), "", [], &[text.to_owned()]);
+}
+
+/// The verifier's answer to a collector that asks for a nonce.
+#[cfg(feature = "collector")]
+pub fn answer_nonce(data: &[u8]) {
+    if let Ok(nonce) = collector::push::nonce_in(data) {
+        assert!((8..=64).contains(&nonce.len()));
+    }
+}
+
+/// The verifier's answer to evidence, as far as the collector acts upon it.
+#[cfg(feature = "collector")]
+pub fn answer_verdict(data: &[u8]) {
+    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(data) else {
+        return;
+    };
+    if let Some(untrusted) = collector::push::untrusted_in(&answer) {
+        let pods = answer["pods"].as_array().map_or(0, Vec::len);
+        assert!(untrusted.len() <= pods, "nobody is denied who is not named");
+    }
 }

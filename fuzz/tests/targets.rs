@@ -245,10 +245,34 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     check("policy_reference", |b| {
         policy::Reference::from_json("seed", b).is_ok()
     });
-    #[cfg(feature = "collector")]
-    check("collector_record", |b| {
-        collector::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
+    check("ima_policy", |b| {
+        core::str::from_utf8(b).is_ok_and(|text| evidence::ima_policy::parse(text).is_ok())
     });
+    #[cfg(feature = "collector")]
+    {
+        use collector::{config::Config, push, spool};
+        check("collector_record", |b| {
+            collector::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
+        });
+        check("collector_spool", |b| {
+            let rest = &b[spool::START as usize..];
+            let mut frames = spool::Frames::new(rest, Path::new("seed"), b.len() as u64);
+            let mut count = 0;
+            while frames.next_frame().unwrap().is_some() {
+                count += 1;
+            }
+            count > 10
+        });
+        check("collector_config", |b| {
+            let text = core::str::from_utf8(b).unwrap();
+            Config::from_parts(Path::new("seed"), text, [], &[]).is_ok()
+        });
+        check("answer_nonce", |b| push::nonce_in(b).is_ok());
+        check("answer_verdict", |b| {
+            let answer = serde_json::from_slice(b).unwrap();
+            push::untrusted_in(&answer).is_some_and(|pods| pods.len() == 1)
+        });
+    }
 }
 
 #[cfg(feature = "collector")]

@@ -88,16 +88,25 @@ impl Channel {
         ))
     }
 
-    /// Sends a request.
-    pub(crate) fn ask(&self, op: Op) -> Result<Answers> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+    /// The greeting of a guest that starts anew behind the same connection.
+    pub(crate) fn greeting(&self) -> Answers {
+        self.wait_for(GREETING)
+    }
+
+    fn wait_for(&self, id: u64) -> Answers {
         let (sender, bodies) = mpsc::channel();
         locked(&self.waiting).insert(id, sender);
-        let answers = Answers {
+        Answers {
             id,
             bodies,
             waiting: Arc::clone(&self.waiting),
-        };
+        }
+    }
+
+    /// Sends a request.
+    pub(crate) fn ask(&self, op: Op) -> Result<Answers> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let answers = self.wait_for(id);
         let line = vm_protocol::line(&Request { id, op })?;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer

@@ -97,6 +97,21 @@ impl Kernel {
         self.dir.join(&self.image)
     }
 
+    /// The configuration that it was built with: a line for each symbol, set or not.
+    ///
+    /// # Errors
+    /// When the package had none where those of a series have it.
+    pub fn config(&self) -> Result<String> {
+        // As with the image: beside it up to 6.12, with the modules from 7.3 on.
+        let old = self.dir.join("boot").join(format!("config-{}", self.release));
+        let path = if old.is_file() {
+            old
+        } else {
+            self.modules().join("config")
+        };
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
     /// The directory with the modules (with `modules.dep`), to become `/usr/lib/modules/<release>`.
     pub fn modules(&self) -> PathBuf {
         self.dir.join("usr/lib/modules").join(&self.release)

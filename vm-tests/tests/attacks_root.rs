@@ -1,5 +1,6 @@
 //! What host root can try, tried in one guest, one thing after the other; what each set off in the verdict is kept, and
-//! each test reads what became of one of them. Attacks on the eBPF programs themselves are in `guard.rs`.
+//! each test reads what became of one of them. A kexec has a guest of its own. Attacks on the eBPF programs themselves
+//! are in `guard.rs`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -8,9 +9,10 @@ use p256::ecdsa::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use verifier::{Finding, State};
-use vm_tests::Stock;
+use verifier::{Finding, Rule, State};
+use vm_protocol::spec::Workload;
 use vm_tests::scenario::{self, COLLECTOR, COLLECTOR_LOG, NODE, Node, Plan, Round};
+use vm_tests::{Stock, kernel};
 
 const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
@@ -307,4 +309,74 @@ fn a_collector_that_was_unloaded_cannot_go_on_in_the_same_boot() {
     let said = &facts().refusal;
     assert!(said.starts_with("Some(Some(2))"), "{said}");
     assert!(said.contains("the eBPF programs were unloaded"), "{said}");
+}
+
+/// Where the kernel's own image lies in the guest: a file of the reference values.
+const KERNEL: &str = "/boot/vmlinuz";
+
+/// The same kernel with the same command line, all of it known to the verifier: only that no reset came first is wrong.
+fn started_by_kexec(stock: Stock) {
+    let begin = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = kernel::stock(stock).unwrap();
+    let mut plan = Plan::new(stock);
+    let image = std::fs::read(kernel.image()).unwrap();
+    plan.files.push((KERNEL.to_owned(), image, 0o644));
+    let mut node = Node::boot(plan, dir.path()).unwrap();
+    let first = node.start_collector().map(|(_, round)| round).unwrap();
+    assert_eq!(first.verdict.node.state, State::Trusted, "{}", first.verdict);
+
+    let command_line = node.vm.get_text("/proc/cmdline").unwrap().trim().to_owned();
+    let load = Workload::LoadKernel {
+        image: KERNEL.to_owned(),
+        command_line,
+    };
+    node.work::<()>(&load).unwrap();
+    let loaded = node.fresh().unwrap();
+    println!("loaded:\n{}", loaded.verdict);
+    // The kernel's image is a file that is known; what it is to be started with is not.
+    let paths: BTreeSet<_> = loaded.verdict.failures().map(|f| f.path.as_deref()).collect();
+    assert_eq!(paths, BTreeSet::from([Some(b"kexec-cmdline".as_slice())]));
+
+    node.vm.kexec().unwrap();
+    assert_eq!(node.vm.hello().failures, Vec::<String>::new());
+    scenario::start_collector(&node.vm, &node.plan).map(drop).unwrap();
+    for _ in 0..2 {
+        // It stays so: what is not in the list cannot be put there.
+        let round = node.fresh().unwrap();
+        println!("after kexec:\n{}", round.verdict);
+        assert_ne!(round.verdict.node.boot_id, loaded.verdict.node.boot_id);
+        assert_eq!(round.verdict.node.state, State::Untrusted);
+        let rules: BTreeSet<Rule> = round.verdict.failures().map(|f| f.rule).collect();
+        // V2 holds whatever the policy says of kexec: the list began anew, the register did not.
+        assert!(
+            rules.contains(&Rule::V2) && rules.contains(&Rule::V7),
+            "{rules:?}"
+        );
+    }
+
+    node.vm.reboot().unwrap();
+    scenario::start_collector(&node.vm, &node.plan).map(drop).unwrap();
+    let round = node.fresh().unwrap();
+    assert_eq!(round.verdict.node.state, State::Trusted, "{}", round.verdict);
+    node.vm.power_off().unwrap();
+    println!("TIME kexec on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+#[test]
+fn a_kernel_started_by_kexec_makes_the_node_untrusted_until_a_real_reboot_on_6_12() {
+    started_by_kexec(Stock::V6_12);
+}
+
+#[test]
+fn no_stock_kernel_carries_the_list_over_a_kexec() {
+    for stock in Stock::ALL {
+        let kernel = kernel::stock(stock).unwrap();
+        let config = kernel.config().unwrap();
+        let found: Vec<&str> = config
+            .lines()
+            .filter(|line| line.contains("CONFIG_IMA_KEXEC"))
+            .collect();
+        assert_eq!(found, ["# CONFIG_IMA_KEXEC is not set"], "{}", kernel.release);
+    }
 }

@@ -6,9 +6,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use evidence::EventKind;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use verifier::{Rule, State};
+use verifier::{Rule, Severity, State, Verdict};
 use vm_protocol::spec::{Burst, Workload};
 use vm_tests::scenario::{self, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};
 use vm_tests::{Process, Stock};
@@ -256,14 +257,15 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
     node.vm.power_off().unwrap();
 }
 
-/// Runs a burst while something is wrong, makes it right again, and wants all records; gives the collector's log.
+/// Runs a burst while something is wrong, makes it right again, and wants all records; gives the collector's log and the
+/// verdict.
 fn through(
     settings: &[&str],
     prepare: impl FnOnce(&Node),
     spoil: impl FnOnce(&Node),
     mend: impl FnOnce(&Node),
     count: u32,
-) -> String {
+) -> (String, Verdict) {
     let dir = tempfile::tempdir().unwrap();
     let node = node(Stock::V6_12, dir.path(), settings);
     prepare(&node);
@@ -275,12 +277,12 @@ fn through(
     let log = node.vm.get_text(COLLECTOR_LOG).unwrap();
     nothing_lost_nothing_doubled(&round, &done);
     node.vm.power_off().unwrap();
-    log
+    (log, round.verdict)
 }
 
 #[test]
 fn a_full_disk_loses_nothing_and_is_named() {
-    let log = through(
+    let (log, _) = through(
         &[],
         |node| {
             node.vm
@@ -306,7 +308,7 @@ fn a_full_disk_loses_nothing_and_is_named() {
 
 #[test]
 fn with_the_verifier_away_for_a_whole_burst_nothing_is_lost() {
-    let log = through(
+    let (log, _) = through(
         &["verifier.max_backoff=3"],
         |_| {},
         |node| node.site.stop_server(),
@@ -355,4 +357,83 @@ fn a_tpm_that_is_busy_loses_nothing() {
         200,
     );
     assert!(begin.elapsed() > Duration::from_secs(8));
+}
+
+/// TPM2_CreatePrimary in the null hierarchy, of a key for HMAC: nothing of it outlives the TPM's next reset. TPM 2.0
+/// Library, Part 3, 24.1.
+const CREATE_PRIMARY: [&str; 6] = [
+    // TPM_ST_SESSIONS, size, command, TPM_RH_NULL.
+    "8002 00000039 00000131 40000007",
+    // An empty password.
+    "00000009 40000009 0000 00 0000",
+    // No secret and no data of the caller's.
+    "0004 0000 0000",
+    // TPMT_PUBLIC: KEYEDHASH, SHA-256, fixed | origin | user | sign, no policy.
+    "0010 0008 000b 00040072 0000",
+    // HMAC with SHA-256, no unique value.
+    "0005 000b 0000",
+    // No outside information, no registers.
+    "0000 00000000",
+];
+
+/// TPM_RC_OBJECT_MEMORY: no slot for another object.
+const OBJECT_MEMORY: &str = "00000902";
+
+/// Makes objects until the TPM has no slot for another one; gives their handles (hex).
+fn fill_tpm(node: &Node) -> Vec<String> {
+    let commands = vec![CREATE_PRIMARY.concat().replace(' ', ""); 16];
+    let answers: Vec<String> = node.work(&Workload::Tpm { commands }).unwrap();
+    // Each answer: tag, size, response code, then the handle.
+    let (made, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|a| &a[12..20] == "00000000");
+    assert!(!made.is_empty(), "nothing was made: {answers:?}");
+    assert!(!refused.is_empty(), "the TPM took all of {}", made.len());
+    for answer in refused {
+        assert_eq!(&answer[12..20], OBJECT_MEMORY, "{answer}");
+    }
+    made.iter().map(|a| a[20..28].to_owned()).collect()
+}
+
+#[test]
+fn a_tpm_that_answers_with_errors_loses_nothing_and_is_named() {
+    const REASON: &str = "TPM2_CreatePrimary failed";
+    let made = RefCell::new(Vec::new());
+    let (log, verdict) = through(
+        &["verifier.max_backoff=3"],
+        |_| {},
+        |node| {
+            // Another process of host root takes every slot: loading the attestation key is an error from now on.
+            *made.borrow_mut() = fill_tpm(node);
+        },
+        |node| {
+            let seen = node.site.last().unwrap().map(|round| round.id);
+            let begin = Instant::now();
+            while !node.vm.get_text(COLLECTOR_LOG).unwrap().contains(REASON) {
+                assert!(
+                    begin.elapsed() < Duration::from_secs(150),
+                    "the collector never said why there is no evidence"
+                );
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            assert_eq!(
+                node.site.last().unwrap().map(|round| round.id),
+                seen,
+                "there was a quote all the time: the test shows nothing"
+            );
+            // TPM2_FlushContext of each.
+            let flush = |handle: &String| format!("80010000000e00000165{handle}");
+            let commands: Vec<String> = made.borrow().iter().map(flush).collect();
+            let answers: Vec<String> = node.work(&Workload::Tpm { commands }).unwrap();
+            assert!(answers.iter().all(|a| a == "80010000000a00000000"), "{answers:?}");
+        },
+        200,
+    );
+    assert!(
+        log.lines()
+            .any(|line| line.contains("no attestation") && line.contains(REASON)),
+        "the log does not say why:\n{log}"
+    );
+    // The collector's default is to let others use the TPM and to tell of it.
+    let mut findings = verdict.node.findings.iter();
+    let shown = findings.find(|f| f.text.contains("opened the TPM")).unwrap();
+    assert_eq!(shown.severity, Severity::Note);
 }

@@ -201,6 +201,7 @@ impl Server {
             }
             Op::PowerOff => init::shut_down(RebootMode::RB_POWER_OFF),
             Op::Reboot => init::shut_down(RebootMode::RB_AUTOBOOT),
+            Op::Kexec => init::shut_down(RebootMode::RB_KEXEC),
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ pub(crate) fn run() -> ! {
     }
 }
 
-/// Ends all processes, writes everything to disk, and powers off or reboots.
+/// Ends all processes, writes everything to disk, and powers off, reboots or starts the kernel that was loaded.
 pub(crate) fn shut_down(mode: RebootMode) -> ! {
     use nix::sys::signal::{Signal, kill};
     let everyone = nix::unistd::Pid::from_raw(-1);

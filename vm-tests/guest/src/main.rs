@@ -10,7 +10,9 @@ mod workload;
 mod workload_cgroup;
 mod workload_container;
 mod workload_guard;
+mod workload_kexec;
 mod workload_memory;
+mod workload_tpm;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,7 @@
 
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_guard as guard,
-    workload_memory as memory,
+    workload_kexec as kexec, workload_memory as memory, workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -54,6 +54,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
             print(&answer)
         }
         Workload::Attack { pins, pid } => print(&guard::attack(Path::new(&pins), pid)?),
+        Workload::Tpm { commands } => print(&tpm::send(&commands)?),
+        Workload::LoadKernel { image, command_line } => kexec::load(Path::new(&image), &command_line),
         Workload::OpenWriters { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "open-writers")?;
             let _writer = OpenOptions::new().write(true).open(&path)?;

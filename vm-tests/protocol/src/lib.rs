@@ -12,7 +12,7 @@ pub mod spec;
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever a guest and a host of different builds would misunderstand each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The name of the virtio port that carries the channel.
 pub const PORT: &str = "cgpath";
@@ -152,6 +152,8 @@ pub enum Op {
     PowerOff,
     /// Sync, unmount, reboot. No answer.
     Reboot,
+    /// Sync, unmount, jump into the kernel that was loaded for it. No answer.
+    Kexec,
 }
 
 /// A command to start in the guest.

@@ -193,6 +193,19 @@ pub enum Workload {
         /// Its process id.
         pid: u32,
     },
+    /// Send commands to the TPM past the kernel's resource manager; what they leave in it stays. Answer: a list of the
+    /// TPM's answers, hex.
+    Tpm {
+        /// The commands, hex.
+        commands: Vec<String>,
+    },
+    /// Load a kernel for a kexec, with no initramfs. Answer: nothing.
+    LoadKernel {
+        /// The bootable image.
+        image: String,
+        /// Its command line.
+        command_line: String,
+    },
 }
 
 /// Something that was tried.

@@ -1,0 +1,40 @@
+//! Loads another kernel, as `kexec -s -l` does. Not here: the jump into it (see `init`).
+
+use anyhow::{Context as _, Result, bail};
+use nix::libc;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+/// `KEXEC_FILE_NO_INITRAMFS`, include/uapi/linux/kexec.h.
+const NO_INITRAMFS: libc::c_ulong = 4;
+
+/// Loads the kernel image at `image` with this command line and no initramfs.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn load(image: &Path, command_line: &str) -> Result<()> {
+    let kernel = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
+    let line = CString::new(command_line).context("a command line with a zero byte")?;
+    // SAFETY: the command line is as long as told, with its zero byte, and outlives the call; the rest are numbers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            -1,
+            line.as_bytes_with_nul().len(),
+            line.as_ptr(),
+            NO_INITRAMFS,
+        )
+    };
+    if answer != 0 {
+        bail!(
+            "kexec_file_load of {}: {}",
+            image.display(),
+            io::Error::last_os_error()
+        );
+    }
+    Ok(())
+}
