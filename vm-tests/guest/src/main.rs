@@ -6,11 +6,13 @@
 mod channel;
 mod cri;
 mod init;
+mod tpm;
 mod workload;
 mod workload_cgroup;
 mod workload_container;
 mod workload_guard;
 mod workload_memory;
+mod workload_timed;
 
 use std::process::ExitCode;
 
