@@ -347,7 +347,9 @@ pub struct Collector {
     pub records: u64,
     /// Resident memory then, in KiB.
     pub resident: u64,
-    /// Its highest value, in KiB, after one round over all records.
+    /// That part of it which no file backs.
+    pub anonymous: u64,
+    /// The highest resident memory from then on, in KiB, with evidence made twice over all records.
     pub peak: u64,
 }
 
@@ -402,6 +404,9 @@ pub fn collector(windows: usize, records: u64) -> Result<Collector> {
     })?;
     ensure!(kept.lost == 0, "{} records were lost", kept.lost);
     let resident = memory(vm, &process, "VmRSS:")?;
+    let anonymous = memory(vm, &process, "RssAnon:")?;
+    // The high-water mark starts anew: loading programs takes more than running. Source: proc(5), /proc/pid/clear_refs.
+    vm.sh(&format!("echo 5 >/proc/{}/clear_refs", process.pid()))?;
     work::<Attested>(vm, &rounds(1))?;
     let peak = memory(vm, &process, "VmHWM:")?;
     let found = Collector {
@@ -412,6 +417,7 @@ pub fn collector(windows: usize, records: u64) -> Result<Collector> {
         entries,
         records: kept.records,
         resident,
+        anonymous,
         peak,
     };
     node.vm.power_off()?;

@@ -33,7 +33,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
             "Memory: VmRSS of cgpathd after {} records; of these a tenth from new programs, executed, the rest from new",
             found.json["records"]
         ),
-        "files, mapped executable. Its peak: VmHWM after evidence of all of them was made twice.".to_owned(),
+        "files, mapped executable. Its peak: VmHWM, from then on, after evidence of all of them was made twice.".to_owned(),
         format!(
             "Processor: user and system time with children over windows of 60 s, in percent of one processor; {} entries.",
             found.json["entries"]
@@ -50,7 +50,12 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
                 found: spread(&mebibytes("resident")),
             },
             Figure {
-                name: "its peak, with rounds over all records".to_owned(),
+                name: "of it backed by no file".to_owned(),
+                unit: "MiB",
+                found: spread(&mebibytes("anonymous")),
+            },
+            Figure {
+                name: "resident memory's peak while evidence is made".to_owned(),
                 unit: "MiB",
                 found: spread(&mebibytes("peak")),
             },
