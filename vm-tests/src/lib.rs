@@ -6,6 +6,7 @@
 
 #![warn(unreachable_pub)]
 
+pub mod bench;
 mod channel;
 pub mod demo;
 pub mod demo_break;

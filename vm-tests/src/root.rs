@@ -57,10 +57,19 @@ const REMOVED: &[&str] = &[
 /// # Errors
 /// When the suite is unknown, mmdebstrap is missing, or it fails.
 pub fn base() -> Result<PathBuf> {
+    with(&[])
+}
+
+/// The same with more packages of the suite: a root file system of its own in the cache, made at first use.
+///
+/// # Errors
+/// As [`base`]; also when the suite lacks one of them.
+pub fn with(more: &[&str]) -> Result<PathBuf> {
     let _lock = host::lock_cache("roots")?;
     let suite = suite()?;
     let mut packages: Vec<String> = PACKAGES.iter().map(|&package| package.to_owned()).collect();
     packages.extend(tss_libraries()?);
+    packages.extend(more.iter().map(|&package| package.to_owned()));
     let mut inputs = vec![format!("recipe {RECIPE}"), format!("suite {suite}")];
     inputs.extend(packages.iter().cloned());
     inputs.extend(LEFT_OUT.iter().chain(REMOVED).map(|&pattern| pattern.to_owned()));

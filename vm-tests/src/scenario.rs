@@ -29,9 +29,11 @@ pub const COLLECTOR: &str = "/usr/sbin/cgpathd";
 pub const COLLECTOR_LOG: &str = "/var/log/cgpathd.log";
 /// Its cgroup, as systemd would name it.
 const COLLECTOR_CGROUP: &str = "/system.slice/cgpathd.service";
-const CONFIG: &str = "/etc/ima-cgpath/cgpathd.toml";
+/// Its configuration.
+pub const CONFIG: &str = "/etc/ima-cgpath/cgpathd.toml";
 const CA: &str = "/etc/ima-cgpath/verifier-ca.pem";
-const BPF_OBJECT: &str = "/usr/lib/ima-cgpath/ima-cgpath.bpf.o";
+/// The programs that it loads.
+pub const BPF_OBJECT: &str = "/usr/lib/ima-cgpath/ima-cgpath.bpf.o";
 /// The cgroup of workloads that ask for none of their own.
 pub const WORKLOADS: &str = "/system.slice/workload.service";
 /// IMA's kernel parameters where the kernel writes the tags itself.

@@ -88,6 +88,7 @@ pub struct VmBuilder {
     disk_mib: u32,
     persistent: bool,
     keep: bool,
+    packages: Vec<&'static str>,
     additions: Vec<Addition>,
 }
 
@@ -152,6 +153,13 @@ impl VmBuilder {
     #[must_use]
     pub fn keep(mut self, yes: bool) -> Self {
         self.keep = yes;
+        self
+    }
+
+    /// More packages in the root file system, which is made at first use: see [`root::with`].
+    #[must_use]
+    pub fn packages(mut self, names: &[&'static str]) -> Self {
+        self.packages.extend(names);
         self
     }
 
@@ -247,7 +255,7 @@ impl VmBuilder {
         ];
         additions.extend(self.additions.iter().cloned());
         Ok(OwnedRecipe {
-            root: root::base()?,
+            root: root::with(&self.packages)?,
             kernel: match &self.kernel {
                 Some(kernel) => kernel.clone(),
                 None => kernel::stock(self.stock)?,
@@ -340,6 +348,7 @@ impl Vm {
             disk_mib: 2048,
             persistent: false,
             keep: false,
+            packages: Vec::new(),
             additions: Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use evidence::{Bank, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid,
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Instant;
-use vm_protocol::spec::{Burst, BurstRun, ChainLink, Workload};
+use vm_protocol::spec::{Burst, BurstRun, ChainLink, Program, Workload};
 use vm_tests::Stock;
 use vm_tests::scenario::{COLLECTOR, Node, Plan, WORKLOADS};
 
@@ -30,6 +30,7 @@ struct Facts {
     tomtou: BurstRun,
     /// Exit code and output of `cgpathd check --json`.
     check: (Option<i32>, String),
+    programs: Vec<Program>,
 }
 
 fn container(pod: &str) -> String {
@@ -67,6 +68,9 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         .command(&[COLLECTOR, "check", "--json"])
         .cgroup("/system.slice/check.service")
         .run()?;
+    let programs = node.work(&Workload::Programs {
+        pins: "/sys/fs/bpf/ima-cgpath".to_owned(),
+    })?;
     let round = node.fresh()?;
     let facts = Facts {
         evidence: round.evidence()?,
@@ -84,6 +88,7 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         open_writers,
         tomtou,
         check: (check.code(), check.text() + &check.errors()),
+        programs,
     };
     node.vm.power_off()?;
     println!(
@@ -338,6 +343,37 @@ fn check_finds_each_precondition_met_on_a_node_that_works(stock: Stock) {
     assert_eq!(*code, Some(0));
 }
 
+/// A kernel's limit is a million instructions for a program; long before, loading takes noticeably longer. Whoever changes a
+/// program's count by more than a tenth changes the committed one with it, where a reviewer sees it.
+fn programs_are_verified_in_about_as_many_instructions_as_written_down(stock: Stock) {
+    let committed = include_str!("verified-instructions.txt");
+    let written: BTreeMap<&str, u64> = committed
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.strip_prefix(&stock.to_string())?.strip_prefix(' '))
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, count)| (name, count.parse().unwrap()))
+        .collect();
+    let found = &facts(stock).programs;
+    let lines: String = found
+        .iter()
+        .map(|program| format!("{stock} {} {}\n", program.name, program.instructions))
+        .collect();
+    let names: Vec<&str> = found.iter().map(|program| program.name.as_str()).collect();
+    assert!(
+        names.iter().eq(written.keys()),
+        "other programs than written down; found:\n{lines}"
+    );
+    for program in found {
+        let (now, then) = (program.instructions, written[program.name.as_str()]);
+        assert!(
+            now.abs_diff(then) * 10 <= then,
+            "{}: {now} instructions, {then} are written down; found:\n{lines}",
+            program.name
+        );
+    }
+}
+
 macro_rules! on {
     ($module:ident, $stock:expr, $($property:ident),* $(,)?) => {
         mod $module {
@@ -364,4 +400,5 @@ on_each_kernel!(
     a_mapping_that_turns_executable_later_is_recorded,
     violations_are_recorded_with_whoever_caused_them,
     check_finds_each_precondition_met_on_a_node_that_works,
+    programs_are_verified_in_about_as_many_instructions_as_written_down,
 );

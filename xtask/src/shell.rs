@@ -35,6 +35,23 @@ pub fn output(command: &mut Command) -> Result<String> {
     )
 }
 
+/// Runs a program for its standard output; what it says of its progress is shown as it comes.
+///
+/// # Errors
+/// When it cannot be started or fails: it has said why.
+pub fn spoken(command: &mut Command) -> Result<String> {
+    let line = shown(command);
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting `{line}`"))?;
+    if !output.status.success() {
+        bail!("`{line}` failed ({})", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs a program whose own output is its progress, under a heading, and says how long it took.
 ///
 /// # Errors

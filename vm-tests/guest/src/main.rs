@@ -6,12 +6,14 @@
 mod channel;
 mod cri;
 mod init;
+mod tpm;
 mod workload;
 mod workload_cgroup;
 mod workload_container;
 mod workload_guard;
 mod workload_kexec;
 mod workload_memory;
+mod workload_timed;
 mod workload_tpm;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@
 
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_guard as guard,
-    workload_kexec as kexec, workload_memory as memory, workload_tpm as tpm,
+    workload_kexec as kexec, workload_memory as memory, workload_timed as timed, workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -62,6 +62,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
             memory::map_executable(&File::open(&path)?)?;
             print(&answer)
         }
+        Workload::Execs { dir, count } => print(&timed::execs(Path::new(&dir), count)?),
+        Workload::Fill { dir, execs, mappings } => timed::fill(Path::new(&dir), execs, mappings),
+        Workload::Attest { socket, count } => print(&timed::attest(Path::new(&socket), count)?),
+        Workload::Programs { pins } => print(&timed::programs(Path::new(&pins))?),
         Workload::Memfd => print(&memfd()?),
         Workload::TomTou { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "tomtou")?;
@@ -79,7 +83,10 @@ fn print<T: serde::Serialize>(answer: &T) -> Result<()> {
 }
 
 /// Writes an executable file and closes it, so that it can be executed at once.
-fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
@@ -131,7 +138,10 @@ fn memfd() -> Result<BurstRun> {
 }
 
 /// Runs a program to its end, silently.
-fn silently(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub fn silently(path: &Path) -> Result<()> {
     let status = Command::new(path)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

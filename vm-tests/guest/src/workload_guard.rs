@@ -80,7 +80,11 @@ fn by_id(command: u32, id: u32, flags: u32) -> io::Result<OwnedFd> {
     descriptor(command, &mut attributes)
 }
 
-fn by_pin(path: &Path) -> io::Result<OwnedFd> {
+/// A pinned object.
+///
+/// # Errors
+/// What the kernel says.
+pub fn by_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut attributes = [0; 16];
     attributes[0] = path.as_ptr() as u64;

@@ -186,6 +186,37 @@ pub enum Workload {
         /// A directory for the file.
         dir: String,
     },
+    /// Time executions, one after the other, by this process' clock: of one file that was executed before, then of files
+    /// that were not. Answer: [`Timed`].
+    Execs {
+        /// A directory for the files, made when missing; they are removed at the end.
+        dir: String,
+        /// Executions of each kind.
+        count: u32,
+    },
+    /// Give IMA and a collector something to record: new programs that are executed, new files that are mapped executable.
+    /// Answer: nothing.
+    Fill {
+        /// A directory for the files, made when missing; each is removed after its use.
+        dir: String,
+        /// Programs.
+        execs: u32,
+        /// Mapped files.
+        mappings: u32,
+    },
+    /// Time rounds of attestation: in turn the bare TPM commands, and evidence from a collector by its local socket.
+    /// Answer: [`Attested`].
+    Attest {
+        /// The collector's socket.
+        socket: String,
+        /// Rounds of each.
+        count: u32,
+    },
+    /// Look at the programs that are pinned in a directory. Answer: a list of [`Program`], by name.
+    Programs {
+        /// The directory.
+        pins: String,
+    },
     /// Reach for a collector's maps, programs, links and process, as host root can. Answer: a list of [`Attempt`].
     Attack {
         /// The directory of its pins.
@@ -206,6 +237,37 @@ pub enum Workload {
         /// Its command line.
         command_line: String,
     },
+}
+
+/// What executions took, nanoseconds each: from before the fork until the child's end was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Of one file, over and over.
+    pub known: Vec<u64>,
+    /// Of a new file each.
+    pub new: Vec<u64>,
+}
+
+/// What rounds took, nanoseconds each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attested {
+    /// TPM2_PCR_Extend.
+    pub extend: Vec<u64>,
+    /// TPM2_Quote, right after it.
+    pub quote: Vec<u64>,
+    /// From the question for evidence until all of it was read.
+    pub round: Vec<u64>,
+    /// Bytes of the last evidence.
+    pub evidence: u64,
+}
+
+/// A pinned eBPF program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its pin's name, without `prog_`.
+    pub name: String,
+    /// Instructions that the kernel's verifier looked at.
+    pub instructions: u64,
 }
 
 /// Something that was tried.

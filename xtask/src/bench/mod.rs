@@ -4,6 +4,10 @@
 //! ratios within one round; what could not be measured is named with the reason. Nothing here fails because something is
 //! slow. One file a benchmark; not here: what is measured.
 
+mod attest;
+mod collector;
+mod exec;
+mod guest;
 mod measure;
 mod replay;
 
@@ -26,18 +30,35 @@ struct Benchmark {
 }
 
 /// All there are, in the order in which they run.
-const BENCHMARKS: &[Benchmark] = &[Benchmark {
-    name: "replay",
-    purpose: Purpose::BenchReplay,
-    run: replay::run,
-}];
+const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        name: "replay",
+        purpose: Purpose::BenchReplay,
+        run: replay::run,
+    },
+    Benchmark {
+        name: "exec",
+        purpose: Purpose::Demo,
+        run: exec::run,
+    },
+    Benchmark {
+        name: "collector",
+        purpose: Purpose::Demo,
+        run: collector::run,
+    },
+    Benchmark {
+        name: "attest",
+        purpose: Purpose::Demo,
+        run: attest::run,
+    },
+];
 
 /// What a person asked for.
 struct Options {
     /// Counted rounds; one more comes before them and is not counted.
     rounds: usize,
-    /// Size of what is processed, where a benchmark has one.
-    entries: u64,
+    /// Size of what is processed; `None`: each benchmark's own.
+    entries: Option<u64>,
 }
 
 /// What a benchmark found.
@@ -74,7 +95,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut options = Options {
         rounds: 5,
-        entries: 1_000_000,
+        entries: None,
     };
     let mut json = false;
     let mut names: Vec<String> = Vec::new();
@@ -84,7 +105,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             Long("no-install") => consent.no_install = true,
             Long("json") => json = true,
             Long("rounds") => options.rounds = parser.value()?.parse()?,
-            Long("entries") => options.entries = parser.value()?.parse()?,
+            Long("entries") => options.entries = Some(parser.value()?.parse()?),
             Short('h') | Long("help") => {
                 print!("{}", help::BENCH);
                 return Ok(ExitCode::SUCCESS);
@@ -93,7 +114,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if options.rounds == 0 || options.entries == 0 {
+    if options.rounds == 0 || options.entries == Some(0) {
         bail!("--rounds and --entries: at least 1");
     }
     if let Some(unknown) = names.iter().find(|n| BENCHMARKS.iter().all(|b| b.name != **n)) {

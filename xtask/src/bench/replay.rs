@@ -18,6 +18,9 @@ use crate::{build, shell};
 /// Lists that were made by another generator have other names.
 const GENERATOR: u32 = 1;
 
+/// Entries of the list.
+const ENTRIES: u64 = 1_000_000;
+
 /// Keylime replays this share of the entries, since it is slow; compared are entries a second.
 const KEYLIME_SHARE: u64 = 10;
 
@@ -82,7 +85,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         program: release.join("examples/make_list"),
         directory: world.cache.join("bench"),
     };
-    let entries = options.entries;
+    let entries = options.entries.unwrap_or(ENTRIES);
     let list = lists.provide(entries, false)?;
     let values = replayed(&cgpath, &list, entries)?;
 
