@@ -3,11 +3,12 @@
 //! Promises: who is compared runs in turn in one boot; a contender that did not see what it should have seen is not
 //! measured; no time makes anything fail. Not here: what is shown and what is wanted (`xtask`), the workloads (`guest`).
 
-use crate::kernel::Stock;
+use crate::kernel::{Kernel, Stock};
 use crate::scenario::{BPF_OBJECT, COLLECTOR, COLLECTOR_LOG, CONFIG, Node, Plan, WORKLOADS, ima_policy};
 use crate::vm::{Process, Vm};
 use crate::{host, scenario};
 use anyhow::{Context as _, Result, bail, ensure};
+use evidence::list::Decoder;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -512,5 +513,134 @@ pub fn attest(count: u32) -> Result<Attest> {
         accelerator: host::accelerator(),
         entries,
         times,
+    })
+}
+
+/// What one template's part of a round gave.
+#[derive(Debug, Serialize)]
+pub struct TemplatePart {
+    /// Wall time of an execution of a known file, microseconds.
+    pub known: f64,
+    /// Wall time of the execution of a new file, microseconds.
+    pub new: f64,
+    /// Bytes that one entry of a new file takes in the binary list.
+    pub bytes: f64,
+}
+
+/// What [`template`] found.
+#[derive(Debug, Serialize)]
+pub struct Templates {
+    /// Release of the guest's kernel.
+    pub kernel: String,
+    /// How the guest ran: `tcg` or `kvm`.
+    pub accelerator: String,
+    /// A map from template to what it gave, a round each.
+    pub rounds: Vec<BTreeMap<&'static str, TemplatePart>>,
+}
+
+/// Each template, and the user whose executions are measured with it.
+const BY_USER: [(&str, u32); 2] = [("ima-ng", 1001), ("ima-cgpath", 1002)];
+
+/// Runs a command below so many more shells: an ancestry of two processes would flatter.
+const DEEPER: &str = "/var/tmp/deeper";
+const DEEPER_SCRIPT: &[u8] = b"#!/bin/sh
+n=$1
+shift
+if [ $n -eq 0 ]; then \"$@\"; else sh $0 $((n - 1)) \"$@\"; fi
+exit $?
+";
+
+/// A pod as the kubelet's cgroupfs driver has it.
+const POD: &str = "/kubepods/burstable/podf52130f4-c5be-423e-8070-daaca055a5ad/\
+5bab9779a4ffb2a5acc4160dedb8571b75806c6ad25bf936387678aefd19cb9e";
+
+const LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements_sha256";
+
+/// Times executions that the kernel measures with one template and with the other, in turn in one boot of a kernel that
+/// has both: one round that is not counted, then `rounds`, with `count` executions of each kind.
+///
+/// # Errors
+/// When the guest does not work, or an entry is missing.
+pub fn template(patched: Kernel, rounds: usize, count: u32) -> Result<Templates> {
+    let mut policy = String::new();
+    for (template, user) in BY_USER {
+        policy += &format!("measure func=BPRM_CHECK mask=MAY_EXEC uid={user} template={template}\n");
+    }
+    let vm = Vm::builder(Stock::V6_12)
+        .kernel(patched)
+        .ima("ima_hash=sha256")
+        .start()?;
+    vm.put(DEEPER, DEEPER_SCRIPT, 0o755)?;
+    vm.put("/etc/ima/by-user", policy.as_bytes(), 0o600)?;
+    vm.sh("echo /etc/ima/by-user >/sys/kernel/security/ima/policy")?;
+    let mut all = Vec::new();
+    for round in 0..=rounds {
+        let mut parts = BTreeMap::new();
+        for (template, user) in BY_USER {
+            parts.insert(template, template_part(&vm, template, user, count)?);
+        }
+        if round > 0 {
+            all.push(parts);
+        }
+    }
+    let kernel = vm.hello().kernel.clone();
+    vm.power_off()?;
+    Ok(Templates {
+        kernel,
+        accelerator: host::accelerator(),
+        rounds: all,
+    })
+}
+
+fn template_part(vm: &Vm, template: &str, user: u32, count: u32) -> Result<TemplatePart> {
+    let before = vm.get(LIST)?.len();
+    let text = serde_json::to_string(&Workload::Execs {
+        dir: format!("/var/tmp/bench-{user}"),
+        count,
+    })?;
+    let user = user.to_string();
+    let argv = [
+        "sh",
+        DEEPER,
+        "4",
+        "setpriv",
+        "--reuid",
+        &user,
+        "--clear-groups",
+        "guest",
+        "workload",
+        &text,
+    ];
+    let command = vm.command(&argv).timeout(WORK);
+    let said = command.cgroup(POD).run()?.check()?.text();
+    let timed: Timed = serde_json::from_str(&said).with_context(|| format!("the answer of {text}"))?;
+    let list = vm.get(LIST)?;
+    let mut decoder = Decoder::auto();
+    decoder.feed(&list);
+    decoder.end();
+    let (mut entries, mut bytes) = (0_u32, 0);
+    while let Some(entry) = decoder.next_entry()? {
+        if entry.offset() >= before as u64
+            && entry
+                .file_name()
+                .is_some_and(|name| name.starts_with(b"/var/tmp/bench-"))
+        {
+            ensure!(
+                entry.template_name() == template.as_bytes(),
+                "an entry has another template"
+            );
+            entries += 1;
+            bytes += entry.record().len();
+        }
+    }
+    ensure!(
+        entries > count,
+        "{entries} entries of {count} new files and the known one"
+    );
+    let mean = |each: &[u64]| each.iter().sum::<u64>() as f64 / each.len().max(1) as f64 / 1e3;
+    Ok(TemplatePart {
+        known: mean(&timed.known),
+        new: mean(&timed.new),
+        bytes: bytes as f64 / f64::from(entries),
     })
 }

@@ -174,10 +174,11 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
                  exec        executions with nobody, cgpathd, auditd's rule or bpftrace looking; our programs' sizes
                  collector   cgpathd's memory after many records, its processor time idle and attesting
                  attest      a round of attestation beside a bare extend + quote
+                 template    executions that the kernel measures with ima-cgpath, beside ima-ng, on a kernel with the series
                  All but replay run in a guest: some minutes each without KVM.
   --rounds N     counted rounds, or windows of 60 s (default 5; attest has none)
   --entries N    replay: entries of the measurement list (default 1000000); exec: executions of each kind in a round
-                 (default 200); collector: records (default 100000); attest: cycles (default 200)
+                 (default 200; template: 100); collector: records (default 100000); attest: cycles (default 200)
   --json         one JSON object in place of the table
   --yes, --no-install   as for `demo`
 
@@ -216,7 +217,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build --base --debug --config --yes --no-install --help" -- "$current")) ;;
-            bench) COMPREPLY=($(compgen -W "replay exec collector attest --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
+            bench) COMPREPLY=($(compgen -W "replay exec collector attest template --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
             *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf kernel" -- "$current")) ;;

@@ -1,13 +1,15 @@
 //! The guests of `cargo xtask bench`: one measurement in one guest, and what was found as one line of JSON.
 //!
-//! `bench exec ROUNDS COUNT`, `bench collector WINDOWS RECORDS`, `bench attest COUNT`. Not here: what is measured
+//! `bench exec ROUNDS COUNT`, `bench collector WINDOWS RECORDS`, `bench attest COUNT`,
+//! `bench template KERNEL ROUNDS COUNT`. Not here: what is measured
 //! (`vm_tests::bench`), what it means (`xtask`).
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use vm_tests::bench;
+use vm_tests::{bench, kernel};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +22,9 @@ fn main() -> ExitCode {
             .and_then(|windows| bench::collector(windows, number(records)?))
             .and_then(json),
         ["attest", count] => number(count).and_then(bench::attest).and_then(json),
+        ["template", kernel, rounds, count] => kernel::built(Path::new(kernel))
+            .and_then(|kernel| bench::template(kernel, number(rounds)?, number(count)?))
+            .and_then(json),
         _ => Err(anyhow::anyhow!(
             "no such measurement; hint: cargo xtask bench --help"
         )),

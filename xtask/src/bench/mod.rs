@@ -10,6 +10,7 @@ mod exec;
 mod guest;
 mod measure;
 mod replay;
+mod template;
 
 use std::process::ExitCode;
 
@@ -51,10 +52,16 @@ const BENCHMARKS: &[Benchmark] = &[
         purpose: Purpose::Demo,
         run: attest::run,
     },
+    Benchmark {
+        name: "template",
+        purpose: Purpose::Demo,
+        run: template::run,
+    },
 ];
 
 /// What a person asked for.
 struct Options {
+    consent: Consent,
     /// Counted rounds; one more comes before them and is not counted.
     rounds: usize,
     /// Size of what is processed; `None`: each benchmark's own.
@@ -92,8 +99,8 @@ struct Ratio {
 /// # Errors
 /// When something is missing, does not build, or gives wrong results; never for being slow.
 pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
-    let mut consent = Consent::default();
     let mut options = Options {
+        consent: Consent::default(),
         rounds: 5,
         entries: None,
     };
@@ -101,8 +108,8 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut names: Vec<String> = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("yes") => consent.yes = true,
-            Long("no-install") => consent.no_install = true,
+            Long("yes") => options.consent.yes = true,
+            Long("no-install") => options.consent.no_install = true,
             Long("json") => json = true,
             Long("rounds") => options.rounds = parser.value()?.parse()?,
             Long("entries") => options.entries = Some(parser.value()?.parse()?),
@@ -126,7 +133,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         if !names.is_empty() && names.iter().all(|name| name != benchmark.name) {
             continue;
         }
-        if let Some(code) = needs::provide(world, benchmark.purpose, consent)? {
+        if let Some(code) = needs::provide(world, benchmark.purpose, options.consent)? {
             return Ok(code);
         }
         let report = (benchmark.run)(world, &options)?;
