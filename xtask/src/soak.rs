@@ -12,7 +12,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help, shell};
+use crate::{build, help, shell, test};
 
 const STEPS: &[&str] = &["load", "fuzz"];
 
@@ -72,7 +72,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                     .env("CGPATH_WORKSPACE", &world.root)
                     .env("CARGO_TARGET_DIR", &world.target)
                     .args(filter.as_deref())
-                    .args(["--", "--show-output", "--test-threads=1"]);
+                    .args(["--", "--show-output", &test::guests_at_once()]);
             }
             _ => {
                 // Release: more inputs in the same time; overflows are checked there as well.

@@ -263,7 +263,7 @@ fn kernel_tier(world: &World, mut command: Command, filter: Option<&str>) -> Res
 }
 
 /// A guest keeps one core busy (without KVM one thread emulates all its processors) and has 1.5 GiB of memory.
-fn guests_at_once() -> String {
+pub fn guests_at_once() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("--test-threads={}", cores.min(MOST_GUESTS))
 }
