@@ -68,10 +68,11 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         .command(&[COLLECTOR, "check", "--json"])
         .cgroup("/system.slice/check.service")
         .run()?;
+    let round = node.fresh()?;
+    // After the last round: whoever opens the collector's programs is reported.
     let programs = node.work(&Workload::Programs {
         pins: "/sys/fs/bpf/ima-cgpath".to_owned(),
     })?;
-    let round = node.fresh()?;
     let facts = Facts {
         evidence: round.evidence()?,
         failures: round
