@@ -213,14 +213,13 @@ impl Runtimes {
     ///
     /// Descriptive: a process can change its executable's name and be reparented. Verdicts rest on the cgroup path;
     /// suspicion can only take trust away.
-    pub fn suspect<'a>(&self, ancestry: impl IntoIterator<Item = &'a [u8]>) -> bool {
-        !ancestry.into_iter().any(|exe| self.contains(exe))
+    pub fn suspect(&self, ancestry: impl IntoIterator<Item: AsRef<[u8]>>) -> bool {
+        !ancestry.into_iter().any(|exe| self.contains(exe.as_ref()))
     }
 
     /// [`Runtimes::suspect`] for the `dep` field of a measurement list: executables joined by colons, escaped.
     pub fn suspect_dep(&self, dep: &[u8]) -> bool {
-        !dep.split(|b| *b == b':')
-            .any(|exe| self.contains(&unescaped(exe)))
+        self.suspect(dep.split(|b| *b == b':').map(unescaped))
     }
 }
 

@@ -158,6 +158,11 @@ fn work<T: serde::de::DeserializeOwned>(vm: &Vm, workload: &Workload) -> Result<
     serde_json::from_str(answer).with_context(|| format!("the answer of {text}"))
 }
 
+/// The mean of times in nanoseconds, in microseconds.
+fn mean_us(each: &[u64]) -> f64 {
+    each.iter().sum::<u64>() as f64 / each.len().max(1) as f64 / 1e3
+}
+
 /// Runs the executions and looks at the process `pid` before and after.
 fn timed(vm: &Vm, count: u32, pid: Option<i32>) -> Result<Part> {
     let cpu = |pid| processor_time(vm, pid);
@@ -169,13 +174,12 @@ fn timed(vm: &Vm, count: u32, pid: Option<i32>) -> Result<Part> {
             count,
         },
     )?;
-    let mean = |each: &[u64]| each.iter().sum::<u64>() as f64 / each.len().max(1) as f64 / 1e3;
     // What it still has to do is its own, too.
     std::thread::sleep(Duration::from_secs(2));
     let after = pid.map(cpu).transpose()?;
     Ok(Part {
-        known: mean(&timed.known),
-        new: mean(&timed.new),
+        known: mean_us(&timed.known),
+        new: mean_us(&timed.new),
         process: before
             .zip(after)
             .map(|(before, after)| (after - before) * 1e6 / f64::from(2 * count)),
@@ -637,10 +641,9 @@ fn template_part(vm: &Vm, template: &str, user: u32, count: u32) -> Result<Templ
         entries > count,
         "{entries} entries of {count} new files and the known one"
     );
-    let mean = |each: &[u64]| each.iter().sum::<u64>() as f64 / each.len().max(1) as f64 / 1e3;
     Ok(TemplatePart {
-        known: mean(&timed.known),
-        new: mean(&timed.new),
+        known: mean_us(&timed.known),
+        new: mean_us(&timed.new),
         bytes: bytes as f64 / f64::from(entries),
     })
 }

@@ -148,7 +148,7 @@ Usage: cargo xtask kernel fetch|apply|check|build [OPTIONS]
   check   patch by patch: git am, checkpatch --strict, IMA compiled at W=1 with no new warning
   build   the small kernel for guests, found again by a key of all that went into it; prints its directory
 
-  --base SERIES    6.12, 7.3, 6.1 or all, may be repeated (default: the ones that CI builds in full)
+  --base SERIES    6.12, 7.3, 6.1 or all, may be repeated (default: the ones that `test --step kernel` builds in full)
   --debug          build: with KASAN, lockdep, kmemleak and failing allocations
   --config FILE    build: one more configuration fragment
   --yes, --no-install   as for `demo`

@@ -81,16 +81,12 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
         return Ok(ExitCode::FAILURE);
     };
     let all = bases(world)?;
-    let known = || {
-        let names: Vec<&str> = all.iter().map(|base| base.series.as_str()).collect();
-        names.join(", ")
-    };
     let mut chosen: Vec<&Base> = Vec::new();
     for name in &wanted {
-        match all.iter().find(|base| base.series == *name) {
-            Some(base) => chosen.push(base),
-            None if name == "all" => chosen.extend(&all),
-            None => bail!("no base `{name}`; there are {} and `all`", known()),
+        if name == "all" {
+            chosen.extend(&all);
+        } else {
+            chosen.push(named(&all, name).context("--base; `all` is each of them")?);
         }
     }
     if chosen.is_empty() {
@@ -145,15 +141,19 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
 /// When there is no such base, something that is needed cannot be installed, or the build fails.
 pub fn for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
     let all = bases(world)?;
-    let Some(base) = all.iter().find(|base| base.series == name) else {
-        let names: Vec<&str> = all.iter().map(|base| base.series.as_str()).collect();
-        bail!("no base `{name}`; there are {}", names.join(", "));
-    };
+    let base = named(&all, name)?;
     if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
         return Ok(Err(code));
     }
     let _lock = lock(world)?;
     build(world, base, &Variant::default()).map(Ok)
+}
+
+fn named<'a>(all: &'a [Base], name: &str) -> Result<&'a Base> {
+    all.iter().find(|base| base.series == name).with_context(|| {
+        let names: Vec<&str> = all.iter().map(|base| base.series.as_str()).collect();
+        format!("no base `{name}`; there are {}", names.join(", "))
+    })
 }
 
 /// The series whose kernel is meant where nobody says which.
