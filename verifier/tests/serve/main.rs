@@ -3,6 +3,7 @@
 
 mod crash;
 mod site;
+mod tenants;
 
 use site::{Client, Server, Site, busy, cgpath, fails, ok};
 use std::os::unix::fs::PermissionsExt;
