@@ -213,10 +213,19 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
-/// Writes the first frame of a boot's spool.
-fn begin_spool(dir: &Path, boot_id: &[u8; 16], list_len: u64) -> Result<(), EngineError> {
-    let mut spool = Spool::open(dir, boot_id, |_| Ok::<(), EngineError>(()))?;
-    Ok(spool.append_event(&Event::Base { list_len })?)
+/// Moves all that waits in the ring to the spool: a collector that is killed again and again while it starts must not
+/// leave the ring to fill up. What the disk does not take stays where it is.
+fn rescue(ring: &mut Ring, spool: &mut Spool) {
+    while let Some(item) = ring.next() {
+        let len = bpf::decode::record_len(&item)
+            .unwrap_or(item.len())
+            .min(item.len());
+        if let Err(error) = spool.append_raw(&item[..len]) {
+            std::mem::forget(item);
+            tracing::error!(%error, "records can not be kept yet");
+            return;
+        }
+    }
 }
 
 /// Makes sure that one collector alone writes to `dir`.
@@ -266,9 +275,8 @@ impl Engine {
         let dir = spool::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
         // Before anything there is touched: whoever runs already writes to it.
         let lock = lock(&dir)?;
-        // Only what is needed to decide how to start; the records follow when the pipeline exists.
-        let has_frames = !spool::is_empty(&dir)?;
-        let has_seal = spool::has_seal(&dir, &boot_id)?;
+        let mut spool = Spool::open(&dir, &boot_id)?;
+        let (has_frames, has_seal) = (!spool.is_empty(), spool.has_seal());
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
@@ -284,7 +292,7 @@ impl Engine {
         })?;
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
-            begin_spool(&dir, &boot_id, base)?;
+            spool.append_event(&Event::Base { list_len: base })?;
         }
         let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
         let options = bpf::Options {
@@ -301,9 +309,18 @@ impl Engine {
             Adopted::Fresh { .. } if has_seal => return Err(EngineError::ProgramsGone),
             _ => {}
         }
-        let ring = bpf
+        let mut ring = bpf
             .take_ring()
             .ok_or_else(|| EngineError::Ring(io::ErrorKind::NotConnected.into()))?;
+        // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
+        if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
+            spool.clear()?;
+            spool.append_event(&Event::Base { list_len: base })?;
+        }
+        // Before the first seal there may be records of cgroups that are still to be scanned: these wait for that.
+        if has_seal {
+            rescue(&mut ring, &mut spool);
+        }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
         for program in bpf.counters()?.programs {
@@ -327,22 +344,9 @@ impl Engine {
             seal_records: config.seal.records,
             protection: protection(&options.orders),
         });
-        // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
-        if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
-            let path = dir.join("spool");
-            std::fs::remove_file(&path).map_err(|source| SpoolError::Io {
-                path,
-                what: "remove",
-                source,
-            })?;
-            Spool::open(&dir, &boot_id, |_| Ok::<(), EngineError>(()))?
-                .append_event(&Event::Base { list_len: base })?;
-        }
         let mut store = Store::create(&dir)?;
         let mut frozen = store.freeze();
-        let spool = Spool::open(&dir, &boot_id, |frame| {
-            replay(frame, &mut pipeline, &mut store, &mut frozen)
-        })?;
+        spool.replay(|frame| replay(frame, &mut pipeline, &mut store, &mut frozen))?;
         let mut engine = Engine {
             bpf,
             ring,

@@ -612,10 +612,9 @@ appraise func=MODULE_CHECK appraise_type=imasig permit_directio
 #[cfg(feature = "collector")]
 pub fn collector_spool() -> Seeds {
     use collector::pipeline::Event;
-    use collector::spool::{Spool, SpoolError};
+    use collector::spool::Spool;
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let mut spool =
-        Spool::open(dir.path(), &[7; 16], |_| Ok::<(), SpoolError>(())).expect("a new spool can be made");
+    let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
         Event::Started,
         Event::Base { list_len: 3 },
