@@ -16,6 +16,7 @@ mod many;
 pub mod merkle;
 pub mod partition;
 pub mod probe;
+pub mod proof;
 pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
