@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod cel;
 pub mod cgroup;
 pub mod checkpoint;
 pub mod digest;
+pub mod eat;
 pub mod error;
 pub mod ima_policy;
 pub mod json;

@@ -3,6 +3,7 @@
 //! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
+mod export;
 mod input;
 mod log;
 mod node;
@@ -46,6 +47,8 @@ enum Command {
     Verify(Box<verify::Verify>),
     /// Makes a tenant's bundle: one pod's records, proven complete, and nothing of other pods
     Prove(Box<prove::Prove>),
+    /// Writes a node's evidence in the format of another tool
+    Export(Box<export::Export>),
     /// Enrols nodes: their names, keys and policies
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -67,6 +70,7 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Policy(policy) => policy.run(out),
         Command::Verify(verify) => verify.run(out),
         Command::Prove(prove) => prove.run(out),
+        Command::Export(export) => export.run(out),
         Command::Node(node) => node.run(out),
         Command::Report(report) => report.run(out),
         Command::Serve(serve) => serve.run(out),

@@ -83,8 +83,8 @@ impl Prove {
     /// Input that cannot be read, or of which no bundle can be made.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let (evidence, ear) = match (&self.store, &self.node) {
-            (Some(dir), Some(node)) => self.from_store(&Store::open(dir)?, node)?,
-            _ => self.from_files()?,
+            (Some(dir), Some(node)) => self.of_store(&Store::open(dir)?, node)?,
+            _ => self.of_files()?,
         };
         let mut bundle = TenantBundle::prove(&evidence, self.pod, self.from).map_err(|e| {
             Failure::new("unprovable", escape(e.to_string().as_bytes()))
@@ -126,7 +126,7 @@ impl Prove {
         Ok(Status::Clean)
     }
 
-    fn from_files(&self) -> Result<(Evidence, Option<String>), Failure> {
+    fn of_files(&self) -> Result<(Evidence, Option<String>), Failure> {
         let path = self
             .evidence
             .as_deref()
@@ -151,7 +151,7 @@ impl Prove {
         Ok((evidence, Some(token)))
     }
 
-    fn from_store(&self, store: &Store, node: &str) -> Result<(Evidence, Option<String>), Failure> {
+    fn of_store(&self, store: &Store, node: &str) -> Result<(Evidence, Option<String>), Failure> {
         store.node(node)?;
         let last = store.last_verdict(node)?.ok_or_else(|| {
             Failure::new("no-verdict", format!("{node} has sent no evidence yet"))

@@ -7,7 +7,6 @@ use crate::output::{Failure, Output, Status, escape};
 use crate::policy;
 use crate::tenant::Tenant;
 use evidence::PodUid;
-use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::{
     fs::File,
     io,
@@ -105,7 +104,7 @@ impl Verify {
         let evidence = input::evidence(path.ok_or_else(|| Failure::new("usage", "no evidence is named"))?)?;
         let previous = self.state.as_deref().map(read_state).transpose()?.flatten();
         // What can fail is read before anything is written.
-        let ear_key = self.ear.as_deref().map(signing_key).transpose()?;
+        let ear_key = self.ear.as_deref().map(input::signing_key).transpose()?;
         let context = Context {
             node: policy.file.node.clone(),
             key,
@@ -162,24 +161,4 @@ fn write_state(path: &Path, state: &NodeState) -> Result<(), Failure> {
     let mut bytes = serde_json::to_vec_pretty(state).map_err(|e| Failure::new("encoding", e.to_string()))?;
     bytes.push(b'\n');
     replace(path, &bytes)
-}
-
-fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
-    let bytes = File::open(path)
-        .and_then(|file| bounded(file, MAX_SMALL_FILE))
-        .map_err(|e| Failure::file(path, &e))?;
-    let text = core::str::from_utf8(&bytes).unwrap_or_default();
-    let key = SecretKey::from_pkcs8_pem(text)
-        .ok()
-        .or_else(|| SecretKey::from_sec1_pem(text).ok());
-    key.map(SigningKey::from).ok_or_else(|| {
-        Failure::new(
-            "key",
-            format!(
-                "{}: not a P-256 private key in PEM",
-                escape(path.as_os_str().as_encoded_bytes())
-            ),
-        )
-        .hint("make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")
-    })
 }
