@@ -7,6 +7,7 @@
 pub mod appraise;
 pub mod ear;
 pub mod report;
+pub mod tenant;
 #[cfg(feature = "test-support")]
 pub mod testing;
 pub mod text;
