@@ -188,6 +188,12 @@ const PACKAGES: &[Package] = &[
         "type information of the patched kernels, for eBPF",
         &[Purpose::Kernel],
     ),
+    Package(
+        "sparse",
+        "sparse",
+        "reads the kernel series' C",
+        &[Purpose::Kernel],
+    ),
     Package("xz-utils", "xz", "unpacks kernel sources", &[Purpose::Kernel]),
     Package("git", "git", "applies the kernel series", &[Purpose::Kernel]),
     Package(
