@@ -174,7 +174,7 @@ const PACKAGES: &[Package] = &[
         "ima-evm-utils",
         "evmctl",
         "another replay of measurement lists, to compare ours with",
-        &[Purpose::BenchReplay],
+        &[Purpose::BenchReplay, Purpose::Test],
     ),
     Package("make", "make", "builds the patched kernels", &[Purpose::Kernel]),
     Package("flex", "flex", "builds the patched kernels", &[Purpose::Kernel]),
