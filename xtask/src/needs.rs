@@ -194,6 +194,12 @@ const PACKAGES: &[Package] = &[
         "reads the kernel series' C",
         &[Purpose::Kernel],
     ),
+    Package(
+        "python3-venv",
+        "python3",
+        "virtme-ng, under which the patched kernel is booted too",
+        &[Purpose::Test],
+    ),
     Package("xz-utils", "xz", "unpacks kernel sources", &[Purpose::Kernel]),
     Package("git", "git", "applies the kernel series", &[Purpose::Kernel]),
     Package(

@@ -18,6 +18,8 @@ pub struct Base {
     pub full: bool,
     /// The series that this one goes on top of, whose source it shares.
     after: Option<String>,
+    /// What checkpatch is not asked about, by its own names; `bases.toml` says why.
+    pub accepted: Option<String>,
 }
 
 impl Base {
@@ -77,6 +79,7 @@ fn parse_bases(text: &str) -> Result<Vec<Base>> {
             "made_for" => base.made_for = value,
             "upstream" => base.upstream = value,
             "after" => base.after = Some(value),
+            "accepted" => base.accepted = Some(value),
             "full" if value == "yes" || value == "no" => base.full = value == "yes",
             "full" => bail!("line {number}: `full` is \"yes\" or \"no\""),
             other => bail!("line {number}: no key `{other}`"),
@@ -113,6 +116,11 @@ pub fn series(world: &World, base: &Base) -> Result<Vec<PathBuf>> {
         patches.extend(patches_of(world, name)?);
     }
     Ok(patches)
+}
+
+/// The patches of a base's own directory.
+pub fn own_patches(world: &World, base: &Base) -> Result<Vec<PathBuf>> {
+    patches_of(world, &base.series)
 }
 
 fn patches_of(world: &World, name: &str) -> Result<Vec<PathBuf>> {

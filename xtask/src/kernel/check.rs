@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::bases::{Base, series};
+use super::bases::{Base, own_patches, series};
 use super::build::{Tree, Variant, fragments, selftest, tree};
 use super::source::{Source, am, applied_mark, fetch, reset, series_digest};
 use crate::shell;
@@ -22,17 +22,23 @@ pub fn check(world: &World, base: &Base) -> Result<()> {
     let digest = series_digest(world, base)?;
     shell::heading(&format!("Series for {} on {}", base.series, source.version));
     reset(world, base, &source)?;
-    let fragments = fragments(world, base, &Variant::default())?;
-    let tree = tree(world, base, &source, &fragments)?;
-    tree.configure(&fragments)?;
+    let variant = Variant::default();
+    let tree = tree(world, base, &source, &variant);
+    tree.configure(&fragments(world, base, &variant)?)?;
     shell::run("What compiling needs", tree.make().arg("prepare"))?;
-    // What was compiled before is not warned about again: everything is to be compiled once without the series.
+    let patches = own_patches(world, base)?;
+    for earlier in series(world, base)?
+        .iter()
+        .filter(|patch| !patches.contains(patch))
+    {
+        am(&source, earlier)?;
+    }
+    // What was compiled before is not warned about again: everything is to be compiled once without these patches.
     let objects = tree.out.join(IMA);
     if objects.exists() {
         std::fs::remove_dir_all(&objects).with_context(|| format!("removing {}", objects.display()))?;
     }
     let before = warnings(&tree)?;
-    let patches = series(world, base)?;
     let mut faults = Vec::new();
     for (index, patch) in patches.iter().enumerate() {
         let name = patch
@@ -41,7 +47,7 @@ pub fn check(world: &World, base: &Base) -> Result<()> {
             .to_string_lossy()
             .into_owned();
         am(&source, patch)?;
-        let style = checkpatch(&source, patch)?;
+        let style = checkpatch(base, &source, patch)?;
         let new: Vec<String> = warnings(&tree)?.difference(&before).cloned().collect();
         println!(
             "{} {}/{} {name}: {style}, {} new warnings at W=1 and of sparse",
@@ -57,7 +63,7 @@ pub fn check(world: &World, base: &Base) -> Result<()> {
     }
     selftest(&source, &tree.out.join("selftest"))?;
     println!(
-        "{}: {} warnings of {IMA} without the series",
+        "{}: {} warnings of {IMA} without these patches",
         base.series,
         before.len()
     );
@@ -72,11 +78,12 @@ pub fn check(world: &World, base: &Base) -> Result<()> {
 const CLEAN: &str = "0 errors, 0 warnings, 0 checks";
 
 /// What checkpatch counts, and what it found on standard error.
-fn checkpatch(source: &Source, patch: &Path) -> Result<String> {
+fn checkpatch(base: &Base, source: &Source, patch: &Path) -> Result<String> {
     let output = Command::new("perl")
         .current_dir(&source.dir)
         .arg("scripts/checkpatch.pl")
         .args(["--strict", "--no-color"])
+        .args(base.accepted.iter().flat_map(|names| ["--ignore", names]))
         .arg(patch)
         // Debian's source has no LICENSES directory, without which the check of licence names in git's tree breaks.
         .env("GIT_DIR", "/nonexistent")

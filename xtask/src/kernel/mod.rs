@@ -8,9 +8,11 @@ mod bases;
 mod build;
 mod check;
 mod source;
+pub mod virtme;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
@@ -18,8 +20,8 @@ use lexopt::prelude::*;
 use crate::help;
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use bases::{Base, bases, named, series};
-use build::{Variant, build};
+use bases::{Base, bases, named, own_patches};
+use build::{Variant, again, build};
 use check::check;
 use source::{apply, fetch};
 
@@ -63,8 +65,8 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
     if chosen.is_empty() {
         chosen.extend(all.iter().filter(|base| base.full));
     }
-    if !matches!(verb.as_str(), "fetch" | "apply" | "build" | "check") {
-        bail!("no `kernel {verb}`; there are fetch, apply, build and check");
+    if !matches!(verb.as_str(), "fetch" | "apply" | "build" | "check" | "reproduce") {
+        bail!("no `kernel {verb}`; there are fetch, apply, build, check and reproduce");
     }
     if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
         return Ok(code);
@@ -79,6 +81,7 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
                 println!("{}", source.dir.display());
             }
             "build" => println!("{}", build(world, base, &variant)?.display()),
+            "reproduce" => again(world, base)?,
             _ => check(world, base)?,
         }
     }
@@ -96,10 +99,22 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
     let mut kernels = Vec::new();
     for base in bases(world)? {
         let _lock = lock(world, &base)?;
+        let begin = Instant::now();
         check(world, &base)?;
-        patches += series(world, &base)?.len() as u64;
+        patches += own_patches(world, &base)?.len() as u64;
+        println!(
+            "TIME kernel check {}: {:.0} s",
+            base.series,
+            begin.elapsed().as_secs_f64()
+        );
         if base.full {
+            let begin = Instant::now();
             kernels.push(build(world, &base, &Variant::default())?);
+            println!(
+                "TIME kernel build {}: {:.0} s",
+                base.series,
+                begin.elapsed().as_secs_f64()
+            );
         }
     }
     Ok((patches, kernels))
@@ -118,6 +133,40 @@ pub fn for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<
     }
     let _lock = lock(world, base)?;
     build(world, base, &Variant::default()).map(Ok)
+}
+
+/// The names of all bases.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn all(world: &World) -> Result<Vec<String>> {
+    Ok(bases(world)?.into_iter().map(|base| base.series).collect())
+}
+
+/// Builds a base in full, as the debug kernel if so wanted; gives its directory.
+///
+/// # Errors
+/// When there is no such base, or the build fails.
+pub fn build_for_guests(world: &World, name: &str, debug: bool) -> Result<PathBuf> {
+    let all = bases(world)?;
+    let base = named(&all, name)?;
+    let _lock = lock(world, base)?;
+    let variant = Variant {
+        debug,
+        ..Variant::default()
+    };
+    build(world, base, &variant)
+}
+
+/// Builds a base a second time, elsewhere.
+///
+/// # Errors
+/// When there is no such base, a build fails, or the images differ.
+pub fn reproduce(world: &World, name: &str) -> Result<()> {
+    let all = bases(world)?;
+    let base = named(&all, name)?;
+    let _lock = lock(world, base)?;
+    again(world, base)
 }
 
 /// The series whose kernel is meant where nobody says which.
