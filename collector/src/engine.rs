@@ -213,19 +213,39 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
-/// Moves all that waits in the ring to the spool: a collector that is killed again and again while it starts must not
-/// leave the ring to fill up. What the disk does not take stays where it is.
-fn rescue(ring: &mut Ring, spool: &mut Spool) {
-    while let Some(item) = ring.next() {
+/// Moves what waits in the ring of a collector that died to its spool; gives the number of records. To be called before
+/// anything that takes time: a collector that is killed again and again while it starts must not leave the ring to fill up.
+///
+/// # Errors
+/// What kept it from that; [`Engine::start`] will say the same, and better.
+pub fn rescue(config: &Config) -> Result<u64, EngineError> {
+    let (boot_id, text) = system::boot_id().map_err(EngineError::BootId)?;
+    let dir = config.state_dir.join(text);
+    if !dir.is_dir() {
+        return Ok(0);
+    }
+    let _lock = lock(&dir)?;
+    let mut spool = Spool::open(&dir, &boot_id)?;
+    // Before the first seal there may be records of cgroups that are still to be scanned: these wait for that.
+    if !spool.has_seal() {
+        return Ok(0);
+    }
+    let Some(mut waiting) = bpf::waiting(&config.bpf.pin_dir)? else {
+        return Ok(0);
+    };
+    let mut rescued = 0;
+    while let Some(item) = waiting.ring.next() {
         let len = bpf::decode::record_len(&item)
             .unwrap_or(item.len())
             .min(item.len());
         if let Err(error) = spool.append_raw(&item[..len]) {
+            // It stays where it is.
             std::mem::forget(item);
-            tracing::error!(%error, "records can not be kept yet");
-            return;
+            return Err(error.into());
         }
+        rescued += 1;
     }
+    Ok(rescued)
 }
 
 /// Makes sure that one collector alone writes to `dir`.
@@ -309,17 +329,13 @@ impl Engine {
             Adopted::Fresh { .. } if has_seal => return Err(EngineError::ProgramsGone),
             _ => {}
         }
-        let mut ring = bpf
+        let ring = bpf
             .take_ring()
             .ok_or_else(|| EngineError::Ring(io::ErrorKind::NotConnected.into()))?;
         // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
         if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
             spool.clear()?;
             spool.append_event(&Event::Base { list_len: base })?;
-        }
-        // Before the first seal there may be records of cgroups that are still to be scanned: these wait for that.
-        if has_seal {
-            rescue(&mut ring, &mut spool);
         }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");

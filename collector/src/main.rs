@@ -156,11 +156,24 @@ fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    rescue(&config);
     let network = network()?;
     let ended = engine_loop()?.block_on(collect(&config, network.handle()));
     // Requests that still wait for somebody else must not keep this from ending.
     network.shutdown_background();
     ended
+}
+
+/// First of all; what keeps it from this keeps the engine from starting, too.
+fn rescue(config: &Config) {
+    match engine::rescue(config) {
+        Ok(0) => {}
+        Ok(records) => tracing::info!(
+            records,
+            "an earlier collector left records in the ring: they are kept"
+        ),
+        Err(error) => tracing::debug!(%error, "nothing could be taken from the ring yet"),
+    }
 }
 
 async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::Result<()> {

@@ -194,29 +194,18 @@ impl<R: Read> Frames<R> {
     /// # Errors
     /// [`SpoolError::Corrupt`], with the frame's place, or [`SpoolError::Io`].
     pub fn next_frame(&mut self) -> Result<Option<Frame>, SpoolError> {
-        let path = &self.path;
-        let io = |source| SpoolError::Io {
-            path: path.clone(),
-            what: "read",
-            source,
+        let Some((n, crc_expected, kind)) = self.head()? else {
+            return Ok(None);
         };
-        if self.len.saturating_sub(self.at) < HEAD as u64 {
-            return Ok(None);
-        }
-        let mut head = [0; HEAD];
-        self.reader.read_exact(&mut head).map_err(io)?;
-        let [l0, l1, l2, l3, c0, c1, c2, c3, kind] = head;
-        let n = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if n > MAX_PAYLOAD {
-            return Err(self.corrupt(format!("a frame of {n} bytes, at most {MAX_PAYLOAD} are written")));
-        }
-        let end = self.at + (HEAD + n) as u64;
-        if end > self.len {
-            return Ok(None);
-        }
         let mut payload = vec![0; n];
-        self.reader.read_exact(&mut payload).map_err(io)?;
-        if crc(kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        self.reader
+            .read_exact(&mut payload)
+            .map_err(|source| SpoolError::Io {
+                path: self.path.clone(),
+                what: "read",
+                source,
+            })?;
+        if crc(kind, &payload) != crc_expected {
             return Err(self.corrupt("a checksum does not fit"));
         }
         let frame = match kind {
@@ -224,8 +213,54 @@ impl<R: Read> Frames<R> {
             KIND_NOTE => self.note(&payload)?,
             other => return Err(self.corrupt(format!("a frame of kind {other}"))),
         };
-        self.at = end;
+        self.at += (HEAD + n) as u64;
         Ok(Some(frame))
+    }
+
+    /// The next frame's bytes of payload, checksum and kind; `None` if it is not there whole.
+    fn head(&mut self) -> Result<Option<(usize, u32, u8)>, SpoolError> {
+        if self.len.saturating_sub(self.at) < HEAD as u64 {
+            return Ok(None);
+        }
+        let mut head = [0; HEAD];
+        self.reader
+            .read_exact(&mut head)
+            .map_err(|source| SpoolError::Io {
+                path: self.path.clone(),
+                what: "read",
+                source,
+            })?;
+        let [l0, l1, l2, l3, c0, c1, c2, c3, kind] = head;
+        let n = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if n > MAX_PAYLOAD {
+            return Err(self.corrupt(format!("a frame of {n} bytes, at most {MAX_PAYLOAD} are written")));
+        }
+        let whole = self.at + (HEAD + n) as u64 <= self.len;
+        Ok(whole.then_some((n, u32::from_le_bytes([c0, c1, c2, c3]), kind)))
+    }
+
+    /// Goes to where the whole frames end; says where that is and whether one of them is a seal.
+    fn end(mut self) -> Result<(u64, bool), SpoolError> {
+        let path = self.path.clone();
+        let io = |source| SpoolError::Io {
+            path: path.clone(),
+            what: "read",
+            source,
+        };
+        let mut has_seal = false;
+        let mut payload = Vec::new();
+        while let Some((n, crc_expected, kind)) = self.head()? {
+            payload.resize(n, 0);
+            self.reader.read_exact(&mut payload).map_err(io)?;
+            if kind != KIND_RAW && !has_seal {
+                if crc(kind, &payload) != crc_expected {
+                    return Err(self.corrupt("a checksum does not fit"));
+                }
+                has_seal = matches!(self.note(&payload)?, Frame::Event(Event::Sealed(_), _));
+            }
+            self.at += (HEAD + n) as u64;
+        }
+        Ok((self.at, has_seal))
     }
 
     fn note(&self, payload: &[u8]) -> Result<Frame, SpoolError> {
@@ -272,8 +307,9 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool of `boot_id` in `dir`, or makes it. Every frame is looked at; one that was cut short at the end is
-    /// removed.
+    /// Opens the spool of `boot_id` in `dir`, or makes it. A frame that was cut short at the end is removed.
+    ///
+    /// Frames are looked at only as far as is needed to find the end: [`Spool::replay`] checks them.
     ///
     /// # Errors
     /// [`SpoolError`].
@@ -316,12 +352,12 @@ impl Spool {
                 why: "not a spool of this version and boot".into(),
             });
         }
-        let mut frames = spool.frames(len)?;
-        while let Some(frame) = frames.next_frame()? {
-            spool.len = frames.at();
-            spool.has_seal |= matches!(frame, Frame::Event(Event::Sealed(_), _));
-        }
+        (spool.len, spool.has_seal) = spool.frames(len)?.end()?;
         if spool.len < len {
+            // Rather an error than to remove what stands behind damage.
+            let mut frames = spool.frames(len)?;
+            while frames.next_frame()?.is_some() {}
+            spool.len = frames.at();
             tracing::warn!(
                 offset = spool.len,
                 torn = len - spool.len,

@@ -9,10 +9,11 @@ use vm_protocol::{elf, spec};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{self, Pods, Running, Runtime};
 use vm_tests::scenario::{self, KnownPod, Node, Plan};
-use vm_tests::{CgroupMode, Process, Stock, Vm};
+use vm_tests::{CgroupMode, Process, Stock, Vm, host};
 
 const BAD: &str = "11111111-0000-4000-8000-000000000001";
 const GOOD: &str = "22222222-0000-4000-8000-000000000002";
+const EPERM: i32 = 1;
 const SIGTERM: i32 = 15;
 const SIGCONT: i32 = 18;
 const SIGSTOP: i32 = 19;
@@ -26,6 +27,10 @@ fn image() -> Image {
         .program("/app/idle", &elf::pause("enforce"))
         .program("/app/hello", &elf::print("hello\n"))
         .program("/app/script", b"#!/bin/sh\necho hello\n")
+        .program(
+            "/app/guest",
+            &std::fs::read(host::guest_binary().unwrap()).unwrap(),
+        )
 }
 
 fn plan(stock: Stock) -> Plan {
@@ -61,6 +66,25 @@ fn executes(pods: &Pods<'_>, pod: &Running, program: &str) -> bool {
             assert!(text.contains("Operation not permitted"), "{text}");
             false
         }
+    }
+}
+
+/// What the kernel said to the pod's last executable mapping: 0, or an error number.
+fn mapping(vm: &Vm) -> i32 {
+    let text = vm
+        .sh("for f in /proc/[0-9]*/root/tmp/mapped; do test -e $f && cat $f && break; done")
+        .unwrap();
+    text.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("no outcome of a mapping: {text:?}"))
+}
+
+/// Waits until executable mappings in the pod end like this.
+fn until_mapping(vm: &Vm, errno: i32) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while mapping(vm) != errno {
+        assert!(Instant::now() < deadline, "mappings end with {}", mapping(vm));
+        std::thread::sleep(Duration::from_millis(300));
     }
 }
 
@@ -234,6 +258,51 @@ fn failed_closed(stock: Stock) {
         "TIME fail closed on {stock}: {:.1} s",
         begin.elapsed().as_secs_f64()
     );
+}
+
+#[test]
+fn a_pod_that_is_not_trusted_can_map_nothing_executable_if_that_is_wanted_on_6_12() {
+    let dir = tempfile::tempdir().unwrap();
+    let Node { site, vm, .. } = Node::boot(plan(Stock::V6_12), dir.path()).unwrap();
+    site.enrol(&vm).unwrap();
+    let strict = ["enforce.mode=untrusted-pods", "enforce.mappings=true"];
+    let collector = start(&vm, &strict);
+    site.fresh(&vm).unwrap();
+    let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
+    let again = spec::Workload::MapAgain {
+        file: "/app/hello".to_owned(),
+        outcome: "/tmp/mapped".to_owned(),
+    };
+    let again = serde_json::to_string(&again).unwrap();
+    let mut pod = spec::Pod::burstable("bad", BAD);
+    pod.containers = vec![
+        pods::container("main", &image(), &["/app/idle"]),
+        pods::container("maps", &image(), &["/app/guest", "workload", &again]),
+    ];
+    let bad = pods.run(&pod).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(mapping(&vm), 0);
+    let before = site.fresh(&vm).unwrap();
+    assert!(before.verdict.trusted, "{}", before.verdict);
+
+    let planted = "busybox cp /app/hello /tmp/planted; echo >> /tmp/planted; /tmp/planted";
+    pods.must(&bad, "main", &["/bin/sh", "-c", planted]).unwrap();
+    until_mapping(&vm, EPERM);
+    let evidence = site.fresh(&vm).unwrap().evidence().unwrap();
+    let records = evidence.partitions.iter().flat_map(|log| &log.records);
+    let denied = records
+        .filter(|r| r.guard.is_some_and(|g| g.action == GuardAction::MappingDenied))
+        .find(|r| r.path == b"/app/hello");
+    assert_eq!(denied.unwrap().ret, -1);
+    // The host's libraries are mapped as ever.
+    host_executes(&vm);
+
+    // Without it a process that runs may map what it likes, denied as its executions are.
+    stop(&collector);
+    let _collector = start(&vm, &strict[..1]);
+    until_mapping(&vm, 0);
+    assert!(!executes(&pods, &bad, "/app/hello"));
+    vm.power_off().unwrap();
 }
 
 #[test]

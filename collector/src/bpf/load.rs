@@ -196,6 +196,17 @@ pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(
     }
 }
 
+/// The pinned ring buffer by itself, with the lock that makes whoever holds it the only one; `None` where there is none.
+pub(super) fn ring_alone(dir: &Path) -> Result<Option<(RingBuf<MapData>, Flock<File>)>> {
+    if !exists(&pin_of(dir, "map", "meta"))? {
+        return Ok(None);
+    }
+    let lock = lock(dir)?;
+    let at = pin_of(dir, "map", RECORDS);
+    let ring = RingBuf::try_from(map_at(&at, Map::RingBuf)?).map_err(not_ours(&at))?;
+    Ok(Some((ring, lock)))
+}
+
 /// Removes all pins of a directory; says whether there were any.
 pub(super) fn clear(dir: &Path) -> Result<bool> {
     let mut any = false;

@@ -165,6 +165,25 @@ impl CountersSnapshot {
     }
 }
 
+/// The ring of programs that run, for whoever wants no more of them.
+pub struct Waiting {
+    /// What waits.
+    pub ring: Ring,
+    _lock: nix::fcntl::Flock<fs::File>,
+}
+
+/// The ring pinned in `pin_dir`; `None` if no programs are there.
+///
+/// # Errors
+/// [`Error::Busy`] if a collector holds it, [`Error::Pin`] if it is not ours.
+pub fn waiting(pin_dir: &Path) -> Result<Option<Waiting>> {
+    let found = load::ring_alone(pin_dir)?;
+    Ok(found.map(|(ring, lock)| Waiting {
+        ring: Ring::new(ring),
+        _lock: lock,
+    }))
+}
+
 /// The loaded programs. Dropping it leaves them running: they are pinned.
 pub struct Bpf {
     object_sha256: [u8; 32],

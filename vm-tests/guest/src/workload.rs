@@ -56,6 +56,21 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::Attack { pins, pid } => print(&guard::attack(Path::new(&pins), pid)?),
         Workload::Tpm { commands } => print(&tpm::send(&commands)?),
         Workload::LoadKernel { image, command_line } => kexec::load(Path::new(&image), &command_line),
+        Workload::MapAgain { file, outcome } => {
+            let new = format!("{outcome}.new");
+            loop {
+                let errno = match memory::map_executable(&File::open(&file)?) {
+                    Ok(()) => 0,
+                    Err(error) => error
+                        .downcast_ref::<nix::errno::Errno>()
+                        .map(|errno| *errno as i32)
+                        .ok_or(error)?,
+                };
+                std::fs::write(&new, errno.to_string())?;
+                std::fs::rename(&new, &outcome)?;
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+        }
         Workload::OpenWriters { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "open-writers")?;
             let _writer = OpenOptions::new().write(true).open(&path)?;

@@ -173,6 +173,14 @@ pub enum Workload {
         /// A directory for the file.
         dir: String,
     },
+    /// Map `file` executable again and again, and write the outcome of the last time to `outcome`: 0, or the kernel's error
+    /// number. Does not end by itself.
+    MapAgain {
+        /// A file that is there.
+        file: String,
+        /// Written anew each time, by renaming.
+        outcome: String,
+    },
     /// Map a file executable while it is open for writing: IMA logs `open_writers`. Answer: [`BurstRun`].
     OpenWriters {
         /// A directory for the file.
