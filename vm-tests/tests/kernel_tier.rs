@@ -126,13 +126,15 @@ mod kernel_tier {
     fn register_and_list(vm: &Vm, bank: &str, dir: &Path) -> Result<(String, PathBuf)> {
         let register = format!("/sys/class/tpm/tpm0/pcr-{bank}/10");
         let file = dir.join(format!("list-{bank}"));
+        // A list for each bank is there from 6.10 on; the data of its entries are the same in all.
+        let mut list = format!("{LISTS}/binary_runtime_measurements_{bank}");
+        if vm.command(&["/usr/bin/test", "-e", &list]).run()?.code() != Some(0) {
+            list = format!("{LISTS}/binary_runtime_measurements");
+        }
         let begin = Instant::now();
         loop {
             let before = vm.get_text(&register)?;
-            std::fs::write(
-                &file,
-                vm.get(&format!("{LISTS}/binary_runtime_measurements_{bank}"))?,
-            )?;
+            std::fs::write(&file, vm.get(&list)?)?;
             if vm.get_text(&register)? == before {
                 return Ok((before.trim().to_lowercase(), file));
             }
