@@ -74,6 +74,8 @@ struct OwnClaims<'a> {
     name: Option<&'a str>,
     learned: bool,
     dangerous: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    accepted: &'a [crate::accept::AcceptedNote],
     failed_rules: Vec<Rule>,
 }
 
@@ -108,11 +110,12 @@ fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
     // 2: recognised; 99: its signature, or what it signed, does not verify.
     let instance_identity = if node_rules.contains(&Rule::V1) { 99 } else { 2 };
     // 2: as approved; 36: elements of it were not looked at.
-    let configuration = if verdict.dangerous.is_empty() && verdict.relaxations.is_empty() {
-        2
-    } else {
-        36
-    };
+    let configuration =
+        if verdict.dangerous.is_empty() && verdict.relaxations.is_empty() && verdict.accepted.is_empty() {
+            2
+        } else {
+            36
+        };
     let appraisal = |state, learned, name, failed_rules| {
         let executables = match state {
             // 2: approved; 33: some were not recognised by anybody but the log that they were learned from.
@@ -149,6 +152,7 @@ fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
                 name,
                 learned,
                 dangerous: &verdict.dangerous,
+                accepted: &verdict.accepted,
                 failed_rules,
             },
         }

@@ -2231,12 +2231,14 @@ mod output {
         let json = serde_json::to_value(&verdict).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         let top = [
+            "accepted",
             "dangerous",
             "learned",
             "node",
             "pods",
             "policy",
             "relaxations",
+            "start",
             "time",
             "trusted",
             "version",
@@ -2250,8 +2252,11 @@ mod output {
             "checkpoint",
             "covered",
             "entries",
+            "excluded",
             "executions",
+            "filehash_err",
             "findings",
+            "fnf",
             "kernel",
             "key",
             "lost",
@@ -2267,9 +2272,12 @@ mod output {
         assert_eq!(keys(&json["node"]), node);
         let pod = [
             "entries",
+            "excluded",
             "executions",
+            "filehash_err",
             "files",
             "findings",
+            "fnf",
             "learned",
             "name",
             "provenance",

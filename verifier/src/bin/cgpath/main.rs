@@ -3,6 +3,7 @@
 //! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
+mod explain;
 mod input;
 mod log;
 mod node;
@@ -44,6 +45,7 @@ enum Command {
     /// Enrols nodes: their names, keys and policies
     #[command(subcommand)]
     Node(node::NodeCommand),
+    Explain(explain::Explain),
     /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
     Report(Box<report::Report>),
     /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
@@ -62,6 +64,7 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Policy(policy) => policy.run(out),
         Command::Verify(verify) => verify.run(out),
         Command::Node(node) => node.run(out),
+        Command::Explain(explain) => explain.run(out),
         Command::Report(report) => report.run(out),
         Command::Serve(serve) => serve.run(out),
         Command::Completions { shell } => {
