@@ -59,6 +59,8 @@ pub enum AnchorError {
 pub struct Anchor {
     dir: PathBuf,
     keep: u64,
+    /// Whether this process looked for files that an earlier one left.
+    swept: bool,
 }
 
 fn io_error<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> AnchorError + 'a {
@@ -84,6 +86,7 @@ impl Anchor {
         let anchor = Anchor {
             dir: dir.clone(),
             keep: keep.min(MAX_KEPT),
+            swept: false,
         };
         if let Some(found) = mounted(&dir)? {
             if found.starts_with("ext4 /dev/loop") && has_our_uuid(&found) {
@@ -147,7 +150,7 @@ impl Anchor {
     ///
     /// # Errors
     /// See [`AnchorError`].
-    pub fn read_once(&self, number: u64, bytes: &[u8]) -> Result<(), AnchorError> {
+    pub fn read_once(&mut self, number: u64, bytes: &[u8]) -> Result<(), AnchorError> {
         self.remove_old(number);
         let path = self.dir.join(number.to_string());
         let temporary = self.dir.join(format!(".{number}.new"));
@@ -159,7 +162,7 @@ impl Anchor {
             .open(&temporary)
             .map_err(io_error(&temporary, "create"))?;
         file.write_all(bytes).map_err(io_error(&temporary, "write"))?;
-        file.sync_all().map_err(io_error(&temporary, "sync"))?;
+        // Not synced: IMA hashes what is in memory, and the image, in tmpfs, is made anew with each boot.
         // Closed before it is opened for reading: a writer would make the measurement a violation.
         drop(file);
         std::fs::rename(&temporary, &path).map_err(io_error(&path, "rename"))?;
@@ -177,7 +180,21 @@ impl Anchor {
         }
     }
 
-    fn remove_old(&self, number: u64) {
+    /// Removes the file that checkpoint `number` makes one too many, and the first time all older ones, too.
+    fn remove_old(&mut self, number: u64) {
+        if self.swept {
+            if let Some(old) = number.checked_sub(self.keep) {
+                let path = self.dir.join(old.to_string());
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(path = %path.display(), %error, "an old checkpoint file stays");
+                    }
+                    _ => {}
+                }
+            }
+            return;
+        }
+        self.swept = true;
         let Ok(entries) = std::fs::read_dir(&self.dir) else {
             return;
         };

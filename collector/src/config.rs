@@ -324,7 +324,7 @@ impl Default for Bpf {
     fn default() -> Self {
         Bpf {
             object: PathBuf::new(),
-            ring_bytes: 8 << 20,
+            ring_bytes: crate::bpf::DEFAULT_RING_BYTES,
             pin_dir: "/sys/fs/bpf/ima-cgpath".into(),
         }
     }

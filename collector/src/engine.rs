@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Records consumed in one go; then others get their turn.
-const BATCH: usize = 4096;
+pub const BATCH: usize = 4096;
 
 /// The object that was built in, where there is one (see build.rs).
 pub const BUILT_IN_OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
@@ -164,6 +164,7 @@ pub struct Engine {
     untrusted: Option<BTreeSet<PodUid>>,
     exempt: Exempt,
     orders: bpf::Orders,
+    canary: Canary,
     /// When the programs were last told that somebody is there.
     beat: Instant,
     /// Held for as long as the engine lives.
@@ -212,10 +213,19 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
-/// Writes the first frame of a boot's spool.
-fn begin_spool(dir: &Path, boot_id: &[u8; 16], list_len: u64) -> Result<(), EngineError> {
-    let mut spool = Spool::open(dir, boot_id, |_| Ok::<(), EngineError>(()))?;
-    Ok(spool.append_event(&Event::Base { list_len })?)
+/// Moves all that waits in the ring to the spool: a collector that is killed again and again while it starts must not
+/// leave the ring to fill up. What the disk does not take stays where it is.
+fn rescue(ring: &mut Ring, spool: &mut Spool) {
+    while let Some(item) = ring.next() {
+        let len = bpf::decode::record_len(&item)
+            .unwrap_or(item.len())
+            .min(item.len());
+        if let Err(error) = spool.append_raw(&item[..len]) {
+            std::mem::forget(item);
+            tracing::error!(%error, "records can not be kept yet");
+            return;
+        }
+    }
 }
 
 /// Makes sure that one collector alone writes to `dir`.
@@ -265,9 +275,8 @@ impl Engine {
         let dir = spool::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
         // Before anything there is touched: whoever runs already writes to it.
         let lock = lock(&dir)?;
-        // Only what is needed to decide how to start; the records follow when the pipeline exists.
-        let has_frames = !spool::is_empty(&dir)?;
-        let has_seal = spool::has_seal(&dir, &boot_id)?;
+        let mut spool = Spool::open(&dir, &boot_id)?;
+        let (has_frames, has_seal) = (!spool.is_empty(), spool.has_seal());
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
@@ -283,7 +292,7 @@ impl Engine {
         })?;
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
-            begin_spool(&dir, &boot_id, base)?;
+            spool.append_event(&Event::Base { list_len: base })?;
         }
         let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
         let options = bpf::Options {
@@ -300,9 +309,18 @@ impl Engine {
             Adopted::Fresh { .. } if has_seal => return Err(EngineError::ProgramsGone),
             _ => {}
         }
-        let ring = bpf
+        let mut ring = bpf
             .take_ring()
             .ok_or_else(|| EngineError::Ring(io::ErrorKind::NotConnected.into()))?;
+        // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
+        if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
+            spool.clear()?;
+            spool.append_event(&Event::Base { list_len: base })?;
+        }
+        // Before the first seal there may be records of cgroups that are still to be scanned: these wait for that.
+        if has_seal {
+            rescue(&mut ring, &mut spool);
+        }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
         for program in bpf.counters()?.programs {
@@ -326,22 +344,9 @@ impl Engine {
             seal_records: config.seal.records,
             protection: protection(&options.orders),
         });
-        // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
-        if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
-            let path = dir.join("spool");
-            std::fs::remove_file(&path).map_err(|source| SpoolError::Io {
-                path,
-                what: "remove",
-                source,
-            })?;
-            Spool::open(&dir, &boot_id, |_| Ok::<(), EngineError>(()))?
-                .append_event(&Event::Base { list_len: base })?;
-        }
         let mut store = Store::create(&dir)?;
         let mut frozen = store.freeze();
-        let spool = Spool::open(&dir, &boot_id, |frame| {
-            replay(frame, &mut pipeline, &mut store, &mut frozen)
-        })?;
+        spool.replay(|frame| replay(frame, &mut pipeline, &mut store, &mut frozen))?;
         let mut engine = Engine {
             bpf,
             ring,
@@ -362,6 +367,7 @@ impl Engine {
                 loss: config.fail_closed.exempt.clone(),
             },
             orders: options.orders,
+            canary: Canary::find(),
             beat: Instant::now(),
             _lock: lock,
         };
@@ -404,7 +410,7 @@ impl Engine {
         if self.orders.loss {
             let lost = self.bpf.lost_reserve()?;
             // What was lost until then is known once all that came before it is on disk.
-            if !self.drain()? && !self.stalled {
+            if self.drain()? < BATCH && !self.stalled {
                 self.bpf.acknowledge(lost)?;
             }
         }
@@ -517,14 +523,14 @@ impl Engine {
         self.outcomes.drain(..).collect()
     }
 
-    /// Consumes waiting records, at most [`BATCH`]. Returns whether more may wait.
+    /// Consumes waiting records, at most [`BATCH`]; gives their number.
     ///
     /// # Errors
     /// What ends the collector. A full disk does not: then nothing is consumed, see [`Engine::is_stalled`].
-    pub fn drain(&mut self) -> Result<bool, EngineError> {
-        for _ in 0..BATCH {
+    pub fn drain(&mut self) -> Result<usize, EngineError> {
+        for taken in 0..BATCH {
             let Some(item) = self.ring.next() else {
-                return Ok(false);
+                return Ok(taken);
             };
             let len = bpf::decode::record_len(&item)
                 .unwrap_or(item.len())
@@ -537,7 +543,7 @@ impl Engine {
                     tracing::error!(%error, "records can not be kept: nothing is consumed until they can");
                 }
                 self.stalled = true;
-                return Ok(false);
+                return Ok(taken);
             }
             drop(item);
             if self.stalled {
@@ -546,7 +552,7 @@ impl Engine {
             }
             self.handle(spool::raw_event(&raw))?;
         }
-        Ok(true)
+        Ok(BATCH)
     }
 
     /// Reads the list to its end.
@@ -610,7 +616,7 @@ impl Engine {
         match action {
             Action::Append { key, leaf } => self.store.record(key, &leaf)?,
             Action::RunCanary => {
-                let tgid = run_canary();
+                let tgid = self.canary.run();
                 self.tell(Event::Canary { tgid })?;
             }
             Action::PollList => {
@@ -722,41 +728,55 @@ fn replay(
     Ok(())
 }
 
-/// Executes a program that ends at once, and gives its process id.
+/// A program that ends at once.
 ///
 /// The dynamic linker by itself, asked for its version, maps nothing else: one record instead of a dozen at each request.
-/// Where there is none it is this very program. Both are files that IMA knows and every policy accepts.
-fn run_canary() -> Option<u32> {
-    let linker = dynamic_linker();
-    let mut command = match &linker {
-        Some(path) => std::process::Command::new(path),
+/// Where there is none, or an update replaced it, it is this very program. Both are files that IMA knows and every policy
+/// accepts.
+#[derive(Debug)]
+struct Canary {
+    linker: Option<PathBuf>,
+}
+
+impl Canary {
+    fn find() -> Canary {
+        Canary {
+            linker: dynamic_linker(),
+        }
+    }
+
+    /// Executes it and gives its process id.
+    fn run(&self) -> Option<u32> {
+        let linker = self
+            .linker
+            .as_deref()
+            .and_then(|path| spawn(path, "--version").ok());
         // Not its path: the file may have been replaced by an update since.
-        None => std::process::Command::new("/proc/self/exe"),
-    };
-    let child = command
-        .arg(if linker.is_some() {
-            "--version"
-        } else {
-            CANARY_ARGUMENT
-        })
+        let child = linker.map_or_else(|| spawn(Path::new("/proc/self/exe"), CANARY_ARGUMENT), Ok);
+        match child {
+            Ok(mut child) => {
+                let pid = child.id();
+                if let Err(error) = child.wait() {
+                    tracing::warn!(%error, "waiting for the canary");
+                }
+                Some(pid)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the canary could not be executed");
+                None
+            }
+        }
+    }
+}
+
+fn spawn(program: &Path, argument: &str) -> io::Result<std::process::Child> {
+    std::process::Command::new(program)
+        .arg(argument)
         .current_dir("/")
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
-        .spawn();
-    match child {
-        Ok(mut child) => {
-            let pid = child.id();
-            if let Err(error) = child.wait() {
-                tracing::warn!(%error, "waiting for the canary");
-            }
-            Some(pid)
-        }
-        Err(error) => {
-            tracing::error!(%error, "the canary could not be executed");
-            None
-        }
-    }
+        .spawn()
 }
 
 /// The dynamic linker that is mapped into this process.
@@ -776,8 +796,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_canary_is_a_process_that_ended() {
-        let pid = run_canary().unwrap();
-        assert!(pid > 1 && !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    fn the_canary_is_a_process_that_ended_even_if_the_linker_was_replaced() {
+        let replaced = Canary {
+            linker: Some("/nonexistent/ld-linux.so".into()),
+        };
+        for canary in [Canary::find(), replaced] {
+            let pid = canary.run().unwrap();
+            assert!(pid > 1 && !std::path::Path::new(&format!("/proc/{pid}")).exists());
+        }
     }
 }

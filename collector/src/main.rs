@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
@@ -84,7 +85,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions { .. } => {}
         Command::Run => {
             log_to_stderr(&config);
-            runtime()?.block_on(run(config))?;
+            run(config)?;
         }
         Command::Once(args) => {
             log_to_stderr(&config);
@@ -130,12 +131,21 @@ fn log_to_stderr(config: &Config) {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+/// An event loop of this thread alone: what blocks in it delays nothing of [`network`].
+fn engine_loop() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the event loop")
+        .context("starting the engine's event loop")
+}
+
+/// An event loop with a thread of its own, for all that others have to say.
+fn network() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("starting the event loop of the network")
 }
 
 fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
@@ -145,28 +155,39 @@ fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
     Ok(TpmThread::start(options, tpm))
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config) -> anyhow::Result<()> {
+    let network = network()?;
+    let ended = engine_loop()?.block_on(collect(&config, network.handle()));
+    // Requests that still wait for somebody else must not keep this from ending.
+    network.shutdown_background();
+    ended
+}
+
+async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::Result<()> {
     let node = config.node_name()?;
     let client = match config.verifier.url.as_str() {
         "" => None,
-        _ => Some(push::Client::new(&config, &node)?),
+        _ => Some(push::Client::new(config, &node)?),
     };
-    let tpm = tokio::task::block_in_place(|| open_tpm(&config))?;
-    let mut service = tokio::task::block_in_place(|| Service::start(&config, &node, tpm))?;
+    let mut service = Service::start(config, &node, open_tpm(config)?)?;
     service.settle().await?;
-    let listener = control::bind(&config.run_dir)
+    let listener = {
+        let _network = network.enter();
+        control::bind(&config.run_dir)
+    };
+    let listener = listener
         .with_context(|| format!("the local socket {}", control::socket(&config.run_dir).display()))?;
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(control::serve(listener, service.handle()));
+    network.spawn(control::serve(listener, service.handle()));
     if let Some(client) = client {
-        tokio::spawn(push::run(
+        network.spawn(push::run(
             config.clone(),
             client,
             service.handle(),
             stopped.clone(),
         ));
     }
-    tokio::spawn(async move {
+    network.spawn(async move {
         wait_for_signal().await;
         tracing::info!("stopping; the eBPF programs go on");
         let _ = stop.send(true);
@@ -196,7 +217,7 @@ fn once(config: &Config, args: &Once) -> anyhow::Result<()> {
     let len = match control::ask_evidence(&config.run_dir, &args.nonce.0, &mut out) {
         Err(control::ClientError::NotRunning(_)) => {
             tracing::info!("no daemon runs: doing it here");
-            runtime()?.block_on(alone(config, args.nonce.0.clone(), &mut out))?
+            engine_loop()?.block_on(alone(config, args.nonce.0.clone(), &mut out))?
         }
         asked => asked?,
     };
@@ -210,8 +231,7 @@ fn once(config: &Config, args: &Once) -> anyhow::Result<()> {
 /// `once` with no daemon: the same engine for the time of one request.
 async fn alone(config: &Config, nonce: Vec<u8>, out: &mut impl Write) -> anyhow::Result<u64> {
     let node = config.node_name()?;
-    let tpm = tokio::task::block_in_place(|| open_tpm(config))?;
-    let mut service = tokio::task::block_in_place(|| Service::start(config, &node, tpm))?;
+    let mut service = Service::start(config, &node, open_tpm(config)?)?;
     service.settle().await?;
     let handle = service.handle();
     let (stop, stopped) = watch::channel(false);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use evidence::PodUid;
 use http_body_util::{BodyExt, Empty, Limited, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use rand_core::{OsRng, RngCore};
@@ -17,14 +18,14 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_rustls::TlsConnector;
 
 /// Answers of the verifier are read no further.
@@ -95,6 +96,9 @@ pub enum PushError {
         /// Why not.
         why: String,
     },
+    /// The evidence that was made can not be read again.
+    #[error("the file of the evidence: {0}")]
+    File(std::io::Error),
     /// No evidence could be made.
     #[error(transparent)]
     Evidence(#[from] RequestError),
@@ -116,7 +120,11 @@ pub struct Client {
     base: String,
     node: String,
     timeout: Duration,
+    /// The connection by which the last nonce came: evidence goes the same way.
+    open: Mutex<Option<SendRequest<Sent>>>,
 }
+
+type Sent = BoxBody<Bytes, std::io::Error>;
 
 impl Client {
     /// Reads URL and CA.
@@ -166,51 +174,43 @@ impl Client {
             base: uri.path().trim_end_matches('/').to_owned(),
             node: node.to_owned(),
             timeout: Duration::from_secs(config.verifier.timeout),
+            open: Mutex::new(None),
         })
     }
 
-    /// One nonce from the verifier.
+    /// One nonce from the verifier, by a new connection.
     ///
     /// # Errors
     /// See [`PushError`].
     pub async fn nonce(&self) -> Result<Vec<u8>, PushError> {
-        let answer = self
-            .post(
-                "nonce",
-                Empty::new().map_err(|never| match never {}).boxed(),
-                None,
-            )
-            .await?;
+        *self.open.lock().await = None;
+        let answer = self.post("nonce", None).await?;
         nonce_in(&answer).map_err(|why| PushError::Answer {
             authority: self.authority.clone(),
             why,
         })
     }
 
-    /// Delivers evidence; gives the verdict as the verifier sent it.
+    /// Delivers evidence, by the nonce's connection if that is still open; gives the verdict as the verifier sent it.
     ///
     /// # Errors
     /// See [`PushError`].
     pub async fn deliver(&self, evidence: File, len: u64) -> Result<Vec<u8>, PushError> {
-        self.post(
-            "evidence",
-            FileBody {
-                file: evidence,
-                left: len,
-            }
-            .boxed(),
-            Some(len),
-        )
-        .await
+        self.post("evidence", Some((&evidence, len))).await
     }
 
-    async fn post(
-        &self,
-        what: &str,
-        body: BoxBody<Bytes, std::io::Error>,
-        len: Option<u64>,
-    ) -> Result<Vec<u8>, PushError> {
-        let work = self.exchange(what, body, len);
+    async fn post(&self, what: &str, file: Option<(&File, u64)>) -> Result<Vec<u8>, PushError> {
+        let work = async {
+            let open = self.open.lock().await.take();
+            if let Some(sender) = open {
+                match self.exchange(sender, what, file).await {
+                    // It was closed meanwhile, perhaps after it took everything: evidence that comes twice counts once.
+                    Err(PushError::Http { .. }) => {}
+                    done => return done,
+                }
+            }
+            self.exchange(self.connect().await?, what, file).await
+        };
         tokio::time::timeout(self.timeout, work)
             .await
             .unwrap_or_else(|_| {
@@ -223,14 +223,10 @@ impl Client {
 
     async fn exchange(
         &self,
+        mut sender: SendRequest<Sent>,
         what: &str,
-        body: BoxBody<Bytes, std::io::Error>,
-        len: Option<u64>,
+        file: Option<(&File, u64)>,
     ) -> Result<Vec<u8>, PushError> {
-        let connect = |source| PushError::Connect {
-            authority: self.authority.clone(),
-            source,
-        };
         let http = |source| PushError::Http {
             authority: self.authority.clone(),
             source,
@@ -239,33 +235,36 @@ impl Client {
             authority: self.authority.clone(),
             why,
         };
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(connect)?;
-        let stream = self.tls.connect(self.name.clone(), tcp).await.map_err(connect)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(http)?;
-        let connection = tokio::spawn(connection);
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}/v1/nodes/{}/{what}", self.base, self.node))
             .header(header::HOST, &self.authority)
             .header(header::USER_AGENT, concat!("cgpathd/", env!("CARGO_PKG_VERSION")));
-        if let Some(len) = len {
-            request = request
-                .header(header::CONTENT_TYPE, "application/cbor")
-                .header(header::CONTENT_LENGTH, len);
-        } else {
-            request = request.header(header::CONTENT_LENGTH, 0);
-        }
+        let body = match file {
+            Some((file, left)) => {
+                request = request
+                    .header(header::CONTENT_TYPE, "application/cbor")
+                    .header(header::CONTENT_LENGTH, left);
+                let mut file = file.try_clone().map_err(PushError::File)?;
+                file.rewind().map_err(PushError::File)?;
+                FileBody { file, left }.boxed()
+            }
+            None => {
+                request = request.header(header::CONTENT_LENGTH, 0);
+                Empty::new().map_err(|never| match never {}).boxed()
+            }
+        };
         let request = request.body(body).map_err(|e| answer(e.to_string()))?;
+        sender.ready().await.map_err(http)?;
         let response = sender.send_request(request).await.map_err(http)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        connection.abort();
         let body = body.map_err(|e| answer(e.to_string()))?.to_bytes().to_vec();
         if status.is_success() {
+            // Evidence ends a round: until the next one the verifier has better use for a connection.
+            if file.is_none() {
+                *self.open.lock().await = Some(sender);
+            }
             return Ok(body);
         }
         let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
@@ -274,6 +273,25 @@ impl Client {
             status: status.as_u16(),
             message,
         })
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Sent>, PushError> {
+        let connect = |source| PushError::Connect {
+            authority: self.authority.clone(),
+            source,
+        };
+        let http = |source| PushError::Http {
+            authority: self.authority.clone(),
+            source,
+        };
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(connect)?;
+        let stream = self.tls.connect(self.name.clone(), tcp).await.map_err(connect)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        // It ends with its sender.
+        tokio::spawn(connection);
+        Ok(sender)
     }
 }
 

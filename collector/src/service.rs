@@ -1,7 +1,7 @@
 //! The event loop around the engine: records, requests, time, and the order "seal, quote, then read the list".
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, Outcome};
+use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;
 use crate::sources::system;
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
@@ -20,6 +20,10 @@ const FAST_TICK: Duration = Duration::from_millis(50);
 
 /// The same while nothing is waited for; also how soon a full disk is tried again.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+
+/// While nobody waits for a checkpoint, records gather for so long before they are taken: being woken for each one by
+/// itself costs a busy node more than all that is done with it. They are safe meanwhile, the ring is the kernel's.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Requests that wait at most; more are refused.
 const MAX_WAITING: usize = 16;
@@ -150,7 +154,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the engine; blocks while the programs are loaded. Must be called within a tokio runtime of several threads.
+    /// Starts the engine; blocks while the programs are loaded. Must be called within a tokio runtime that has this thread
+    /// for nothing else: each step blocks it.
     ///
     /// # Errors
     /// What kept it from starting.
@@ -186,10 +191,8 @@ impl Service {
     /// What ends the collector; [`EngineError::Seal`] if the checkpoint could not be anchored.
     pub async fn settle(&mut self) -> Result<(), EngineError> {
         while !self.engine.is_idle() {
-            tokio::task::block_in_place(|| {
-                while self.engine.drain()? {}
-                self.engine.tick()
-            })?;
+            while self.engine.drain()? == BATCH {}
+            self.engine.tick()?;
             self.failed_unasked()?;
             if !self.engine.is_idle() {
                 tokio::time::sleep(FAST_TICK).await;
@@ -212,36 +215,40 @@ impl Service {
     /// # Errors
     /// What ends the collector.
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
-        let mut more = false;
+        let mut taken = 0;
         loop {
-            let pause = if self.engine.pipeline().wants_ticks() {
+            let more = taken == BATCH;
+            let gather = taken > 0 && self.engine.is_idle();
+            let pause = if gather {
+                GATHER
+            } else if self.engine.pipeline().wants_ticks() {
                 FAST_TICK
             } else {
                 SLOW_TICK
             };
-            let stalled = self.engine.is_stalled();
+            let wait = !more && !gather && !self.engine.is_stalled();
             let command = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 command = self.commands.recv() => command,
-                ready = self.ring.readable(), if !more && !stalled => {
+                ready = self.ring.readable(), if wait => {
                     // Cleared before the ring is emptied: what comes meanwhile makes it ready again.
                     ready.map_err(EngineError::Ring)?.clear_ready();
                     None
                 }
                 () = tokio::time::sleep(pause), if !more => None,
-                () = std::future::ready(()), if more => None,
+                // Answers that are under way get their turn.
+                () = tokio::task::yield_now(), if more => None,
             };
-            more = tokio::task::block_in_place(|| self.step(command))?;
+            taken = self.step(command)?;
         }
         // Whatever arrived last is on disk before this ends.
-        tokio::task::block_in_place(|| {
-            while self.engine.drain()? {}
-            Ok(())
-        })
+        while self.engine.drain()? == BATCH {}
+        Ok(())
     }
 
-    fn step(&mut self, command: Option<Command>) -> Result<bool, EngineError> {
+    /// Does what was asked and takes records; gives their number.
+    fn step(&mut self, command: Option<Command>) -> Result<usize, EngineError> {
         match command {
             None => {}
             Some(Command::Status { reply }) => {
@@ -268,9 +275,9 @@ impl Service {
                 let _ = reply.send(assembly);
             }
         }
-        let more = self.engine.drain()?;
+        let taken = self.engine.drain()?;
         // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each record.
-        if !more && self.engine.pipeline().unjoined() > 0 && self.list_read.elapsed() >= SLOW_TICK {
+        if taken < BATCH && self.engine.pipeline().unjoined() > 0 && self.list_read.elapsed() >= SLOW_TICK {
             self.engine.poll_list()?;
             self.list_read = Instant::now();
         }
@@ -293,7 +300,7 @@ impl Service {
                 }
             }
         }
-        Ok(more)
+        Ok(taken)
     }
 
     /// Quote, then list, then evidence; while the loop goes on consuming records.

@@ -267,20 +267,17 @@ pub struct Spool {
     file: File,
     path: PathBuf,
     len: u64,
+    has_seal: bool,
     buf: Vec<u8>,
 }
 
 impl Spool {
-    /// Opens the spool of `boot_id` in `dir`, or makes it, and hands all whole frames to `sink` in order. A frame that
-    /// was cut short at the end is removed.
+    /// Opens the spool of `boot_id` in `dir`, or makes it. Every frame is looked at; one that was cut short at the end is
+    /// removed.
     ///
     /// # Errors
-    /// [`SpoolError`], or what `sink` returns.
-    pub fn open<E: From<SpoolError>>(
-        dir: &Path,
-        boot_id: &[u8; 16],
-        mut sink: impl FnMut(Frame) -> Result<(), E>,
-    ) -> Result<Spool, E> {
+    /// [`SpoolError`].
+    pub fn open(dir: &Path, boot_id: &[u8; 16]) -> Result<Spool, SpoolError> {
         let path = dir.join("spool");
         let io = |what| {
             let path = path.clone();
@@ -299,6 +296,7 @@ impl Spool {
             file,
             path: path.clone(),
             len: START,
+            has_seal: false,
             buf: Vec::new(),
         };
         if len < START {
@@ -316,16 +314,12 @@ impl Spool {
                 path,
                 offset: 0,
                 why: "not a spool of this version and boot".into(),
-            }
-            .into());
+            });
         }
-        let clone = spool.file.try_clone().map_err(io("duplicate"))?;
-        let mut reader = BufReader::with_capacity(READ_AHEAD, clone);
-        reader.seek(SeekFrom::Start(START)).map_err(io("seek"))?;
-        let mut frames = Frames::new(reader, &path, len);
+        let mut frames = spool.frames(len)?;
         while let Some(frame) = frames.next_frame()? {
-            sink(frame)?;
             spool.len = frames.at();
+            spool.has_seal |= matches!(frame, Frame::Event(Event::Sealed(_), _));
         }
         if spool.len < len {
             tracing::warn!(
@@ -336,6 +330,50 @@ impl Spool {
             spool.file.set_len(spool.len).map_err(io("truncate"))?;
         }
         Ok(spool)
+    }
+
+    fn frames(&self, len: u64) -> Result<Frames<BufReader<File>>, SpoolError> {
+        let io = |source| SpoolError::Io {
+            path: self.path.clone(),
+            what: "read",
+            source,
+        };
+        let clone = self.file.try_clone().map_err(io)?;
+        let mut reader = BufReader::with_capacity(READ_AHEAD, clone);
+        reader.seek(SeekFrom::Start(START)).map_err(io)?;
+        Ok(Frames::new(reader, &self.path, len))
+    }
+
+    /// Hands all frames to `sink` in order.
+    ///
+    /// # Errors
+    /// [`SpoolError`], or what `sink` returns.
+    pub fn replay<E: From<SpoolError>>(&self, mut sink: impl FnMut(Frame) -> Result<(), E>) -> Result<(), E> {
+        let mut frames = self.frames(self.len)?;
+        while let Some(frame) = frames.next_frame()? {
+            sink(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all frames.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn clear(&mut self) -> Result<(), SpoolError> {
+        self.file.set_len(START).map_err(|source| SpoolError::Io {
+            path: self.path.clone(),
+            what: "truncate",
+            source,
+        })?;
+        self.len = START;
+        self.has_seal = false;
+        Ok(())
+    }
+
+    /// Whether a checkpoint was sealed in this boot, as far as was known when this was opened.
+    pub fn has_seal(&self) -> bool {
+        self.has_seal
     }
 
     /// Bytes in the file.
@@ -427,48 +465,6 @@ fn crc(kind: u8, payload: &[u8]) -> u32 {
     h.finalize()
 }
 
-/// Whether the spool in `dir` is absent or holds no frame.
-///
-/// # Errors
-/// [`SpoolError::Io`].
-pub fn is_empty(dir: &Path) -> Result<bool, SpoolError> {
-    let path = dir.join("spool");
-    match std::fs::metadata(&path) {
-        Ok(meta) => Ok(meta.len() <= START),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(source) => Err(SpoolError::Io {
-            path,
-            what: "stat",
-            source,
-        }),
-    }
-}
-
-/// Whether a checkpoint was sealed in this boot; reads no further than the first one.
-///
-/// # Errors
-/// [`SpoolError`].
-pub fn has_seal(dir: &Path, boot_id: &[u8; 16]) -> Result<bool, SpoolError> {
-    enum Stop {
-        Seal,
-        Error(SpoolError),
-    }
-    impl From<SpoolError> for Stop {
-        fn from(error: SpoolError) -> Stop {
-            Stop::Error(error)
-        }
-    }
-    let found = Spool::open(dir, boot_id, |frame| match frame {
-        Frame::Event(Event::Sealed(_), _) => Err(Stop::Seal),
-        _ => Ok(()),
-    });
-    match found {
-        Ok(_) => Ok(false),
-        Err(Stop::Seal) => Ok(true),
-        Err(Stop::Error(error)) => Err(error),
-    }
-}
-
 /// Makes `state_dir/<boot id>` and removes the oldest other boots' directories beyond `keep`.
 ///
 /// # Errors
@@ -517,7 +513,7 @@ mod tests {
 
     fn all(dir: &Path) -> Result<Vec<String>, SpoolError> {
         let mut out = Vec::new();
-        Spool::open(dir, &[1; 16], |frame| {
+        Spool::open(dir, &[1; 16])?.replay(|frame| {
             out.push(format!("{frame:?}"));
             Ok::<(), SpoolError>(())
         })?;
@@ -525,7 +521,7 @@ mod tests {
     }
 
     fn filled(dir: &Path) -> Spool {
-        let mut spool = Spool::open(dir, &[1; 16], |_| Ok::<(), SpoolError>(())).unwrap();
+        let mut spool = Spool::open(dir, &[1; 16]).unwrap();
         spool.append_event(&Event::Started).unwrap();
         spool
             .append_event(&Event::SeedCgroup {
@@ -552,7 +548,7 @@ mod tests {
             let got = all(dir.path()).unwrap();
             assert!(got.len() < 4 && got[..] == frames[..got.len()], "cut at {cut}");
             // And it can be written to again, and read back.
-            let mut spool = Spool::open(dir.path(), &[1; 16], |_| Ok::<(), SpoolError>(())).unwrap();
+            let mut spool = Spool::open(dir.path(), &[1; 16]).unwrap();
             spool.append_event(&Event::Started).unwrap();
             assert_eq!(all(dir.path()).unwrap().len(), got.len() + 1, "cut at {cut}");
         }
@@ -580,7 +576,7 @@ mod tests {
     fn another_boots_spool_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         filled(dir.path());
-        let e = Spool::open(dir.path(), &[2; 16], |_| Ok::<(), SpoolError>(()));
+        let e = Spool::open(dir.path(), &[2; 16]);
         assert!(matches!(e, Err(SpoolError::Corrupt { offset: 0, .. })));
     }
 

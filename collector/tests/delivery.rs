@@ -43,37 +43,47 @@ fn pki() -> Pki {
 
 /// Answers each connection with the next of `answers`; gives what was asked.
 async fn serve(pki: &Pki, answers: Vec<String>) -> (SocketAddr, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
+    serve_each(pki, answers.into_iter().map(|answer| vec![answer]).collect()).await
+}
+
+/// Answers each connection with all of the next `answers`, a request each; gives what was asked.
+async fn serve_each(
+    pki: &Pki,
+    answers: Vec<Vec<String>>,
+) -> (SocketAddr, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = pki.acceptor.clone();
     let task = tokio::spawn(async move {
         let mut asked = Vec::new();
-        for answer in answers {
+        for answers in answers {
             let (tcp, _) = listener.accept().await.unwrap();
             let Ok(mut tls) = acceptor.accept(tcp).await else {
                 continue;
             };
-            let mut request = Vec::new();
-            let mut chunk = [0; 4096];
-            loop {
-                let n = tls.read(&mut chunk).await.unwrap_or(0);
-                request.extend_from_slice(&chunk[..n]);
-                let text = String::from_utf8_lossy(&request).to_lowercase();
-                if let Some(end) = text.find("\r\n\r\n") {
-                    let length: usize = text
-                        .lines()
-                        .find_map(|l| l.strip_prefix("content-length: "))
-                        .map_or(0, |l| l.trim().parse().unwrap());
-                    if request.len() >= end + 4 + length {
+            for answer in answers {
+                let mut request = Vec::new();
+                let mut chunk = [0; 4096];
+                loop {
+                    let n = tls.read(&mut chunk).await.unwrap_or(0);
+                    request.extend_from_slice(&chunk[..n]);
+                    let text = String::from_utf8_lossy(&request).to_lowercase();
+                    if let Some(end) = text.find("\r\n\r\n") {
+                        let length: usize = text
+                            .lines()
+                            .find_map(|l| l.strip_prefix("content-length: "))
+                            .map_or(0, |l| l.trim().parse().unwrap());
+                        if request.len() >= end + 4 + length {
+                            break;
+                        }
+                    }
+                    if n == 0 {
                         break;
                     }
                 }
-                if n == 0 {
-                    break;
-                }
+                asked.push(request);
+                tls.write_all(answer.as_bytes()).await.unwrap();
             }
-            asked.push(request);
-            tls.write_all(answer.as_bytes()).await.unwrap();
             tls.shutdown().await.ok();
         }
         asked
@@ -125,6 +135,24 @@ async fn a_nonce_is_fetched_and_evidence_is_streamed_to_it() {
     assert!(asked[0].starts_with(b"POST /v1/nodes/node-1/nonce HTTP/1.1\r\n"));
     assert!(asked[1].starts_with(b"POST /v1/nodes/node-1/evidence HTTP/1.1\r\n"));
     assert!(asked[1].ends_with(&body));
+}
+
+#[tokio::test]
+async fn nonce_and_evidence_go_by_one_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = pki();
+    let answers = vec![
+        answer("200 OK", "{\"nonce\":\"0011223344556677\"}"),
+        answer("200 OK", "{}"),
+    ];
+    let (address, asked) = serve_each(&pki, vec![answers]).await;
+    let client = client(address, &pki.ca_pem, dir.path());
+    client.nonce().await.unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"evidence").unwrap();
+    // Nobody accepts a second connection.
+    client.deliver(file, 8).await.unwrap();
+    assert!(asked.await.unwrap()[1].ends_with(b"evidence"));
 }
 
 #[tokio::test]

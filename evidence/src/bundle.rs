@@ -1,6 +1,6 @@
 //! The evidence that answers one request: quote, measurement list, checkpoints, records.
 
-use crate::{Digest, Error, PartitionKey, PodUid, Record, Result, serde_bytes_hex, wire};
+use crate::{Digest, Error, PartitionKey, PodUid, Record, Result, json, serde_bytes_hex, wire};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -142,10 +142,11 @@ pub struct Evidence {
     pub kernel: String,
 }
 
-mod files {
+/// An array of byte strings.
+pub(crate) mod files {
     use minicbor::{Decoder, Encoder, bytes::ByteVec};
 
-    pub(super) fn encode<C, W: minicbor::encode::Write>(
+    pub(crate) fn encode<C, W: minicbor::encode::Write>(
         files: &[Vec<u8>],
         e: &mut Encoder<W>,
         _: &mut C,
@@ -157,7 +158,7 @@ mod files {
         Ok(())
     }
 
-    pub(super) fn decode<'b, C>(
+    pub(crate) fn decode<'b, C>(
         d: &mut Decoder<'b>,
         ctx: &mut C,
     ) -> Result<Vec<Vec<u8>>, minicbor::decode::Error> {
@@ -168,6 +169,8 @@ mod files {
 
 /// Evidence is never longer than this many bytes.
 pub const MAX_EVIDENCE_LEN: usize = 512 * 1024 * 1024;
+/// Nor is its JSON form longer than this: bytes are two digits each there.
+pub const MAX_JSON_LEN: usize = 2 * MAX_EVIDENCE_LEN;
 
 impl Evidence {
     /// Deterministic CBOR.
@@ -184,6 +187,27 @@ impl Evidence {
                 0,
                 format!("evidence version {}, not 1", evidence.version),
             ));
+        }
+        Ok(evidence)
+    }
+
+    /// The lossless JSON form: what CBOR holds and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the encoder refuses it.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        json::to_vec(self)
+    }
+
+    /// Reads what [`Evidence::to_json`] wrote, whatever its white space and the order of its keys.
+    ///
+    /// # Errors
+    /// As [`json::from_slice`]; [`Error::Malformed`] for another version than 1.
+    pub fn from_json(bytes: &[u8]) -> Result<Evidence> {
+        let evidence: Evidence = json::from_slice(bytes, "evidence", MAX_JSON_LEN)?;
+        if evidence.version != 1 {
+            let why = format!("evidence version {}, not 1", evidence.version);
+            return Err(Error::malformed(0, why));
         }
         Ok(evidence)
     }

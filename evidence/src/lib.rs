@@ -6,19 +6,24 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod cel;
 pub mod cgroup;
 pub mod checkpoint;
 pub mod digest;
+pub mod eat;
 pub mod error;
 pub mod ima_policy;
+pub mod json;
 pub mod list;
 mod many;
 pub mod merkle;
 pub mod partition;
 pub mod probe;
+pub mod proof;
 pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
+pub mod tenant;
 pub mod tpm;
 pub mod wire;
 
@@ -28,3 +33,4 @@ pub use digest::{Bank, Digest};
 pub use error::{Error, Result};
 pub use partition::{PartitionKey, PodUid};
 pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, Provenance, Record};
+pub use tenant::TenantBundle;

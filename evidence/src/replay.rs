@@ -178,6 +178,15 @@ impl Replay {
         }
     }
 
+    /// A replay that goes on from `values`, which the register `pcr` had; each bank hashed.
+    pub fn resume(pcr: u32, values: &[Digest]) -> Replay {
+        let mut replay = Replay::new(values.iter().map(|value| (value.bank(), Fill::Hashed)));
+        for (register, value) in replay.registers(pcr).iter_mut().zip(values) {
+            register.value[..value.bytes().len()].copy_from_slice(value.bytes());
+        }
+        replay
+    }
+
     /// Extends the entry's PCR in each bank with what the kernel extends for these bytes.
     ///
     /// Gives what the digest that the list claims is worth. The shape of the data is not checked here:
@@ -399,6 +408,30 @@ mod tests {
             for (n, entry) in list.iter().enumerate() {
                 replay.push_entry(entry).unwrap();
                 assert_eq!(replay.value(10, bank, Fill::Hashed).unwrap(), all[n + 1]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_replay_that_goes_on_from_a_value_ends_where_one_from_the_start_does() {
+        let list = list(7);
+        for cut in 0..=list.len() {
+            let mut whole = Replay::default();
+            let push = |replay: &mut Replay, list: &[Entry]| {
+                list.iter().for_each(|entry| {
+                    replay.push_entry(entry).unwrap();
+                });
+            };
+            push(&mut whole, &list[..cut]);
+            let values = Bank::ALL.map(|bank| whole.value(10, bank, Fill::Hashed).unwrap());
+            let mut rest = Replay::resume(10, &values);
+            push(&mut whole, &list[cut..]);
+            push(&mut rest, &list[cut..]);
+            for bank in Bank::ALL {
+                assert_eq!(
+                    rest.value(10, bank, Fill::Hashed),
+                    whole.value(10, bank, Fill::Hashed)
+                );
             }
         }
     }

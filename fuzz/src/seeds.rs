@@ -2,12 +2,14 @@
 //! that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must be refused.
 
 use evidence::list::ListEntry;
+use evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use evidence::tpm::{
     self, Attest, Attributes, ClockInfo, KeyKind, PcrBlob, PcrSelection, Public, Scheme, Signature,
 };
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier,
+    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint,
+    TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 
@@ -260,7 +262,7 @@ pub fn record_cbor() -> Seeds {
     )
 }
 
-fn key() -> SigningKey {
+pub(crate) fn key() -> SigningKey {
     SigningKey::from_slice(&[0x42; 32]).expect("a scalar of the curve")
 }
 
@@ -353,7 +355,86 @@ pub fn evidence_cbor() -> Seeds {
 /// Evidence as JSON.
 pub fn evidence_json() -> Seeds {
     let json = serde_json::to_vec_pretty(&evidence()).expect("evidence has a JSON form");
-    seeds([("small.json", json)])
+    let text = String::from_utf8_lossy(&json);
+    let twice = text.replacen("\"version\": 1", "\"version\": 1, \"version\": 1", 1);
+    seeds([("small.json", json), ("bad-twice.json", twice.into_bytes())])
+}
+
+fn proofs() -> [(&'static str, PartitionProof); 3] {
+    let pod = |n| PartitionKey::Pod(PodUid([n; 16]));
+    let tree = PartitionTree::new([1, 3, 5].map(|n| SealedPartition {
+        key: pod(n),
+        size: u64::from(n),
+        root: [n; 32],
+    }));
+    [
+        ("present", tree.prove(pod(3))),
+        ("absent", tree.prove(pod(4))),
+        ("absent-first", tree.prove(pod(0))),
+    ]
+}
+
+/// Proofs that a partition is there and that it is not.
+pub fn partition_proof() -> Seeds {
+    seeds(proofs().map(|(name, proof)| (name, evidence::wire::to_vec(&proof))))
+}
+
+/// Tenants' bundles: whole, for a follower, and of a pod that is absent.
+pub fn tenant_cbor() -> Seeds {
+    let evidence = evidence();
+    let [(_, present), (_, absent), _] = proofs();
+    let whole = TenantBundle {
+        version: 1,
+        pod: PodUid([3; 16]),
+        node: evidence.node,
+        boot_id: evidence.boot_id,
+        quote: evidence.quote,
+        from: 0,
+        list: evidence.list[8..].to_vec(),
+        first: evidence.checkpoints.first().cloned(),
+        last: evidence.checkpoints[1].clone(),
+        proof: present,
+        records: records().into_iter().map(|(_, record)| record).collect(),
+        entries: vec![entries(false, Bank::Sha1).remove(1).1],
+        ear: Some("e30.e30.e30".to_owned()),
+    };
+    let follower = TenantBundle {
+        from: 9,
+        first: None,
+        ..whole.clone()
+    };
+    let absent = TenantBundle {
+        proof: absent,
+        records: vec![],
+        entries: vec![],
+        ear: None,
+        ..whole.clone()
+    };
+    let bundles = [("whole", whole), ("follower", follower), ("absent", absent)];
+    seeds(bundles.map(|(name, bundle)| (name, bundle.to_cbor())))
+}
+
+/// Attestation results: one that is signed by the key of these seeds, and one with a claim twice.
+pub fn ear_token() -> Seeds {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use p256::ecdsa::{Signature, signature::Signer};
+    let token = |claims: &str| {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let message = format!("{}.{}", part(r#"{"alg":"ES256","typ":"JWT"}"#), part(claims));
+        let signature: Signature = key().sign(message.as_bytes());
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes())).into_bytes()
+    };
+    let node = r#""node":{"ear_status":"affirming","ear_verifier_claims":{"dangerous":[]}}"#;
+    let claims = |more: &str| {
+        format!(
+            r#"{{"eat_profile":"tag:ietf.org,2026:rats/ear#04","iat":1800000000{more},"submods":{{{node}}}}}"#
+        )
+    };
+    seeds([
+        ("good", token(&claims(""))),
+        ("bad-twice", token(&claims(r#","iat":1"#))),
+        ("bad-dots", b"...".to_vec()),
+    ])
 }
 
 /// Names of partitions and of checkpoint files.
@@ -612,10 +693,9 @@ appraise func=MODULE_CHECK appraise_type=imasig permit_directio
 #[cfg(feature = "collector")]
 pub fn collector_spool() -> Seeds {
     use collector::pipeline::Event;
-    use collector::spool::{Spool, SpoolError};
+    use collector::spool::Spool;
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let mut spool =
-        Spool::open(dir.path(), &[7; 16], |_| Ok::<(), SpoolError>(())).expect("a new spool can be made");
+    let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
         Event::Started,
         Event::Base { list_len: 3 },

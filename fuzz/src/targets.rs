@@ -1,9 +1,13 @@
 //! The targets: each takes any bytes.
 
 use evidence::list::{Decoder, Format, ListEntry, Templates};
+use evidence::proof::{PartitionProof, SealedTree};
 use evidence::replay::Replay;
-use evidence::{Error, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint, cgroup, tpm};
+use evidence::{
+    Error, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm, wire,
+};
 use policy::{NodePolicy, Reference};
+use verifier::ear::AttestationResult;
 
 fn decode(format: Format, data: &[u8], chunk: usize) -> (Vec<ListEntry>, Option<Error>) {
     let mut decoder = Decoder::new(format);
@@ -101,11 +105,58 @@ pub fn evidence_cbor(data: &[u8]) {
 
 /// Evidence as JSON.
 pub fn evidence_json(data: &[u8]) {
-    if let Ok(evidence) = serde_json::from_slice::<Evidence>(data) {
-        let text = serde_json::to_vec(&evidence).expect("evidence has a JSON form");
-        let again: Evidence = serde_json::from_slice(&text).expect("its JSON form reads back");
+    if let Ok(evidence) = Evidence::from_json(data) {
+        let text = evidence.to_json().expect("evidence has a JSON form");
+        let again = Evidence::from_json(&text).expect("its JSON form reads back");
         assert_eq!(again, evidence);
+        assert_eq!(
+            Evidence::from_cbor(&again.to_cbor()),
+            Ok(evidence),
+            "both forms hold the same"
+        );
     }
+}
+
+/// A tenant's bundle as CBOR.
+pub fn tenant_cbor(data: &[u8]) {
+    if let Ok(bundle) = TenantBundle::from_cbor(data) {
+        assert_eq!(bundle.to_cbor(), data, "one value has one encoding");
+        let tree = SealedTree {
+            partitions: 3,
+            root: [1; 32],
+        };
+        let _ = bundle.proof.check(PartitionKey::Pod(bundle.pod), &tree);
+    }
+}
+
+/// A proof about a partition as CBOR.
+pub fn partition_proof(data: &[u8]) {
+    let Ok(proof) = wire::from_slice::<PartitionProof>(data, "proof", 1 << 20) else {
+        return;
+    };
+    assert_eq!(wire::to_vec(&proof), data, "one value has one encoding");
+    // Every size that a checkpoint can state: no number leads to a panic or a loop.
+    for partitions in [0, 1, 2, 3, u64::MAX] {
+        let tree = SealedTree {
+            partitions,
+            root: [1; 32],
+        };
+        for key in [PartitionKey::Host, PartitionKey::Pod(PodUid([1; 16]))] {
+            assert!(
+                proof.check(key, &tree).is_err(),
+                "nobody finds a preimage of this root"
+            );
+        }
+    }
+}
+
+/// An attestation result, signed by whoever.
+pub fn ear_token(data: &[u8]) {
+    let Ok(token) = core::str::from_utf8(data) else {
+        return;
+    };
+    let _ = AttestationResult::pods_named(token);
+    let _ = AttestationResult::read(token, &[*crate::seeds::key().verifying_key()]);
 }
 
 /// A record as CBOR.

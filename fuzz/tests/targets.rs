@@ -231,7 +231,15 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     };
     check("list_entry", |b| ListEntry::from_canonical(0, b).is_ok());
     check("evidence_cbor", |b| Evidence::from_cbor(b).is_ok());
-    check("evidence_json", |b| serde_json::from_slice::<Evidence>(b).is_ok());
+    check("evidence_json", |b| Evidence::from_json(b).is_ok());
+    check("tenant_cbor", |b| evidence::TenantBundle::from_cbor(b).is_ok());
+    check("partition_proof", |b| {
+        evidence::wire::from_slice::<evidence::proof::PartitionProof>(b, "proof", 1 << 20).is_ok()
+    });
+    check("ear_token", |b| {
+        let token = core::str::from_utf8(b).unwrap();
+        verifier::ear::AttestationResult::pods_named(token).is_ok()
+    });
     check("record_cbor", |b| Record::from_cbor(b).is_ok());
     check("checkpoint_file", |b| SealedCheckpoint::from_file(b).is_ok());
     check("tpm_attest", |b| tpm::Attest::parse(b).is_ok());

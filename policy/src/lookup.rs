@@ -3,6 +3,8 @@
 //! Promise: every reference file that the policy names was read; the collector's path and every runtime file stand in
 //! the host's reference values, so that no rule is vacuous. Not here: what follows from a judgement (see `verifier`).
 
+mod pod;
+
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
 use evidence::{Digest, PodUid};
 use sha2::{Digest as _, Sha256};

@@ -336,36 +336,41 @@ impl NodePolicy {
     /// # Errors
     /// [`Error::Limit`] for a file longer than [`MAX_POLICY_LEN`]; [`Error::Syntax`] with line and column for all else.
     pub fn from_yaml(file: &str, yaml: &[u8]) -> Result<NodePolicy> {
-        if yaml.len() > MAX_POLICY_LEN {
-            return Err(Error::Limit {
-                file: file.to_owned(),
-                what: "policy file, in bytes,",
-                found: yaml.len() as u64,
-                limit: MAX_POLICY_LEN as u64,
-            });
-        }
-        serde_norway::from_slice(yaml).map_err(|e| {
-            let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
-            let mut why = e.to_string();
-            // The parser repeats the place at the end of its message.
-            if let Some(at) = why.rfind(" at line ") {
-                why.truncate(at);
-            }
-            Error::Syntax {
-                file: file.to_owned(),
-                line,
-                column,
-                why,
-            }
-        })
+        from_yaml(file, yaml)
     }
 }
 
-fn default_runtimes() -> Vec<String> {
+/// Reads a file of this form; see [`NodePolicy::from_yaml`].
+pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
+    if yaml.len() > MAX_POLICY_LEN {
+        return Err(Error::Limit {
+            file: file.to_owned(),
+            what: "policy file, in bytes,",
+            found: yaml.len() as u64,
+            limit: MAX_POLICY_LEN as u64,
+        });
+    }
+    serde_norway::from_slice(yaml).map_err(|e| {
+        let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
+        let mut why = e.to_string();
+        // The parser repeats the place at the end of its message.
+        if let Some(at) = why.rfind(" at line ") {
+            why.truncate(at);
+        }
+        Error::Syntax {
+            file: file.to_owned(),
+            line,
+            column,
+            why,
+        }
+    })
+}
+
+pub(crate) fn default_runtimes() -> Vec<String> {
     DEFAULT_RUNTIMES.map(str::to_owned).to_vec()
 }
 
-fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+pub(crate) fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
     match u32::deserialize(d)? {
         1 => Ok(1),
         other => Err(de::Error::custom(format!(
@@ -374,7 +379,7 @@ fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::
     }
 }
 
-fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
+pub(crate) fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
     let text = String::deserialize(d)?;
     if text.is_empty() || text.len() > 253 {
         return Err(de::Error::custom("a name has 1 to 253 bytes"));
@@ -428,7 +433,7 @@ where
 }
 
 /// An allow list: within its limit, not empty.
-fn some<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
+pub(crate) fn some<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -442,7 +447,7 @@ where
     Ok(list)
 }
 
-fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
+pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
     let list: Vec<String> = some(d)?;
     if list.iter().any(String::is_empty) {
         return Err(de::Error::custom("an empty name in a list"));
@@ -478,7 +483,7 @@ fn touches<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<GuardAct
     }
 }
 
-fn dashed_uid<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<PodUid, D::Error> {
+pub(crate) fn dashed_uid<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<PodUid, D::Error> {
     let text = String::deserialize(d)?;
     PodUid::parse(text.as_bytes())
         .filter(|uid| uid.to_string() == text)

@@ -5,7 +5,7 @@
 //! the verdict as *accepted*, with reason and end. What an appraisal rests on (V1 to V7, V13) cannot be accepted.
 //! Not here: where statements are kept (the caller's store), and the key.
 
-use crate::appraise::{Finding, Rule, Severity};
+use crate::appraise::{Finding, PodVerdict, Rule, Severity};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use evidence::{Bank, Digest, serde_bytes_hex};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
@@ -92,6 +92,16 @@ pub struct AcceptedNote {
     pub until: u64,
     /// Whether the finding is in this verdict.
     pub in_use: bool,
+}
+
+/// Takes out of a verdict's statements what they say of others than `pods`: that one holds, and until when, stays.
+pub fn redact(notes: &mut [AcceptedNote], pods: &[PodVerdict]) {
+    let own: Vec<String> = pods.iter().flat_map(|pod| &pod.findings).map(id).collect();
+    for note in notes.iter_mut().filter(|note| !own.contains(&note.finding)) {
+        note.finding.clear();
+        note.reason.clear();
+        note.about = "a finding outside of this scope".into();
+    }
 }
 
 /// What names a finding from one verdict of a boot to the next: 32 hex digits, the first half of SHA-256 over rule, subject,

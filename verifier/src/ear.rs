@@ -2,10 +2,16 @@
 //!
 //! Pure. Claims: draft-ietf-rats-ear-04; values of the trustworthiness vector: draft-ietf-rats-ar4si; JWT: RFC 7519 with
 //! ES256 (RFC 7518 section 3.4). Promise: nothing is affirmed that a bypass or a learned value made possible.
-//! Not here: where the key comes from.
+//! Not here: where the key comes from, how a token is read (see `read`).
 
-use crate::appraise::{Rule, Severity, State, Verdict};
+mod read;
+
+pub use read::{AttestationResult, EarError, EarStatus};
+
+use crate::accept::{self, AcceptedNote};
+use crate::appraise::{PodVerdict, Rule, Severity, State, Verdict};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use evidence::{PodUid, serde_bytes_hex};
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,6 +71,26 @@ struct Vector {
     executables: i8,
 }
 
+/// Whom a result speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The node and all its pods.
+    All,
+    /// The node and this pod: no other is named.
+    Pod(PodUid),
+}
+
+/// The checkpoint that the evidence ended with: what ties a result to a tenant's bundle.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct CheckpointClaim {
+    number: u64,
+    #[serde(with = "serde_bytes_hex")]
+    sha256: [u8; 32],
+    #[serde(with = "serde_bytes_hex")]
+    boot_id: [u8; 16],
+}
+
 /// What EAR has no claim for.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -74,9 +100,11 @@ struct OwnClaims<'a> {
     name: Option<&'a str>,
     learned: bool,
     dangerous: &'a [String],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    accepted: &'a [crate::accept::AcceptedNote],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accepted: Vec<AcceptedNote>,
     failed_rules: Vec<Rule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<CheckpointClaim>,
 }
 
 /// The verdict as a JWT, signed by `key`. `nonce` is the request's, where there was one.
@@ -84,18 +112,31 @@ struct OwnClaims<'a> {
 /// # Errors
 /// Those of the JSON encoder.
 pub fn token(verdict: &Verdict, nonce: Option<&[u8]>, key: &SigningKey) -> Result<String, serde_json::Error> {
+    token_for(verdict, Scope::All, nonce, key)
+}
+
+/// The same about those that `scope` names.
+///
+/// # Errors
+/// Those of the JSON encoder.
+pub fn token_for(
+    verdict: &Verdict,
+    scope: Scope,
+    nonce: Option<&[u8]>,
+    key: &SigningKey,
+) -> Result<String, serde_json::Error> {
     let part = |value: Vec<u8>| URL_SAFE_NO_PAD.encode(value);
     let header = part(serde_json::to_vec(&Header {
         alg: "ES256",
         typ: "JWT",
     })?);
-    let claims = part(serde_json::to_vec(&claims(verdict, nonce))?);
+    let claims = part(serde_json::to_vec(&claims(verdict, scope, nonce))?);
     let message = format!("{header}.{claims}");
     let signature: Signature = key.sign(message.as_bytes());
     Ok(format!("{message}.{}", part(signature.to_vec())))
 }
 
-fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
+fn claims<'a>(verdict: &'a Verdict, scope: Scope, nonce: Option<&[u8]>) -> Claims<'a> {
     let failed = |findings: &[crate::Finding]| {
         let mut rules: Vec<Rule> = findings
             .iter()
@@ -107,6 +148,12 @@ fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
         rules
     };
     let node_rules = failed(&verdict.node.findings);
+    let in_scope = |uid| scope == Scope::All || scope == Scope::Pod(uid);
+    let mut accepted = verdict.accepted.clone();
+    if let Scope::Pod(uid) = scope {
+        let own: Vec<PodVerdict> = verdict.pod(uid).cloned().into_iter().collect();
+        accept::redact(&mut accepted, &own);
+    }
     // 2: recognised; 99: its signature, or what it signed, does not verify.
     let instance_identity = if node_rules.contains(&Rule::V1) { 99 } else { 2 };
     // 2: as approved; 36: elements of it were not looked at.
@@ -116,7 +163,7 @@ fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
         } else {
             36
         };
-    let appraisal = |state, learned, name, failed_rules| {
+    let appraisal = |state, learned, name, failed_rules, checkpoint| {
         let executables = match state {
             // 2: approved; 33: some were not recognised by anybody but the log that they were learned from.
             State::Trusted => {
@@ -152,22 +199,35 @@ fn claims<'a>(verdict: &'a Verdict, nonce: Option<&[u8]>) -> Claims<'a> {
                 name,
                 learned,
                 dangerous: &verdict.dangerous,
-                accepted: &verdict.accepted,
+                accepted: accepted.clone(),
                 failed_rules,
+                checkpoint,
             },
         }
     };
     let mut submods = BTreeMap::new();
     let node = &verdict.node;
+    let checkpoint = node.checkpoint.zip(node.checkpoint_sha256);
+    let checkpoint = checkpoint.map(|(number, sha256)| CheckpointClaim {
+        number,
+        sha256,
+        boot_id: node.boot_id,
+    });
     submods.insert(
         NODE.to_owned(),
-        appraisal(node.state, verdict.learned, Some(node.name.as_str()), node_rules),
+        appraisal(
+            node.state,
+            verdict.learned,
+            Some(node.name.as_str()),
+            node_rules,
+            checkpoint,
+        ),
     );
-    for pod in &verdict.pods {
+    for pod in verdict.pods.iter().filter(|pod| in_scope(pod.uid)) {
         let rules = failed(&pod.findings);
         submods.insert(
             pod.uid.to_string(),
-            appraisal(pod.state, pod.learned, pod.name.as_deref(), rules),
+            appraisal(pod.state, pod.learned, pod.name.as_deref(), rules, None),
         );
     }
     Claims {

@@ -8,6 +8,7 @@ pub mod accept;
 pub mod appraise;
 pub mod ear;
 pub mod report;
+pub mod tenant;
 #[cfg(feature = "test-support")]
 pub mod testing;
 pub mod text;

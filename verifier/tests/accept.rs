@@ -175,3 +175,37 @@ fn findings_that_are_only_counted_cannot_be_accepted_with_the_others() {
     let verdict = judge(&mut node, &accepted, NOW);
     assert_eq!(verdict.pod(pod(4)).unwrap().state, State::Untrusted);
 }
+
+#[test]
+fn a_result_about_one_pod_says_nothing_of_what_was_accepted_for_another() {
+    use base64::Engine as _;
+    let mut node = tampered();
+    let first = judge(&mut node, &[], NOW);
+    let accepted = statement(&first, first.node.boot_id, NODE, NOW);
+    let verdict = judge(&mut node, &[accepted], NOW);
+    let claims = |uid| {
+        let token =
+            verifier::ear::token_for(&verdict, verifier::ear::Scope::Pod(uid), None, &key(1)).unwrap();
+        let claims =
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
+        String::from_utf8(claims.unwrap()).unwrap()
+    };
+    let (own, other) = (claims(pod(4)), claims(pod(1)));
+    assert!(
+        own.contains("/bin/app") && own.contains("\"reason\":\"known\""),
+        "{own}"
+    );
+    for secret in [
+        "/bin/app",
+        "known",
+        &pod(4).to_string(),
+        &verdict.accepted[0].finding,
+    ] {
+        assert!(!other.contains(secret), "{secret}: {other}");
+    }
+    // That something was accepted on the node is no secret: nothing of it is affirmed without that.
+    assert!(
+        other.contains("a finding outside of this scope") && !other.contains("affirming"),
+        "{other}"
+    );
+}

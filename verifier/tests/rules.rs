@@ -2250,6 +2250,7 @@ mod output {
             "boot_entries",
             "boot_id",
             "checkpoint",
+            "checkpoint_sha256",
             "covered",
             "entries",
             "excluded",

@@ -19,6 +19,7 @@ mod qemu;
 pub mod root;
 pub mod scenario;
 pub mod scenario_https;
+pub mod virtme;
 mod vm;
 
 pub use image::Stage;

@@ -43,7 +43,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn start(hardware: &Hardware<'_>) -> Result<Self> {
         let dir = hardware.dir;
-        let swtpm = start_tpm(hardware)?;
+        let swtpm = start_tpm(dir, hardware.keep)?;
         // From here on an early return must not leave the TPM running.
         let mut guard = Guard(Some(swtpm));
         let mut command = Command::new(host::tool("qemu-system-x86_64", "qemu-system-x86")?);
@@ -158,7 +158,8 @@ impl Drop for Machine {
     }
 }
 
-struct Guard(Option<Child>);
+/// Ends a process when it is dropped.
+pub(crate) struct Guard(pub(crate) Option<Child>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -200,10 +201,11 @@ pub(crate) fn terminate(pid: u32) {
     }
 }
 
-fn start_tpm(hardware: &Hardware<'_>) -> Result<Child> {
-    let state = hardware.dir.join("tpm");
+/// A software TPM whose state, log and socket (`tpm.sock`) lie in a directory.
+pub(crate) fn start_tpm(dir: &Path, keep: bool) -> Result<Child> {
+    let state = dir.join("tpm");
     std::fs::create_dir_all(&state).with_context(|| format!("making {}", state.display()))?;
-    let socket = hardware.dir.join("tpm.sock");
+    let socket = dir.join("tpm.sock");
     if socket.exists() {
         std::fs::remove_file(&socket).with_context(|| format!("removing the old {}", socket.display()))?;
     }
@@ -214,8 +216,8 @@ fn start_tpm(hardware: &Hardware<'_>) -> Result<Child> {
         .arg(format!("dir={},mode=0600", state.display()))
         .arg("--ctrl")
         .arg(format!("type=unixio,path={}", socket.display()));
-    let log = hardware.dir.join("swtpm.log");
-    let mut child = launch(command, &log, hardware.keep).context("starting the software TPM")?;
+    let log = dir.join("swtpm.log");
+    let mut child = launch(command, &log, keep).context("starting the software TPM")?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !socket.exists() {
         let ended = child.try_wait().context("asking for swtpm's end")?;
@@ -230,7 +232,7 @@ fn start_tpm(hardware: &Hardware<'_>) -> Result<Child> {
 }
 
 /// A comma ends an option's value in QEMU; doubled it is a comma.
-fn escaped(path: &Path) -> String {
+pub(crate) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
@@ -239,7 +241,7 @@ type Launch = (Command, bool, mpsc::Sender<std::io::Result<Child>>);
 /// Starts a child in a process group of its own, from one thread that lives as long as this process.
 ///
 /// The kernel kills the child when the *thread* that made it ends: a test's own thread would be the wrong one.
-fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Child> {
+pub(crate) fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Child> {
     static LAUNCHER: OnceLock<mpsc::Sender<Launch>> = OnceLock::new();
     let output = std::fs::File::options()
         .create(true)

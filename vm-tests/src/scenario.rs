@@ -41,6 +41,9 @@ pub const TAGGED_IMA: &str = "ima_policy=tcb ima_template=ima-cgpath ima_hash=sh
 /// The host, as QEMU's user network shows it to a guest.
 const HOST: &str = "10.0.2.2";
 
+/// How long a workload may take: thousands of executions on a machine that does something else as well.
+const WORK: Duration = Duration::from_secs(1200);
+
 /// Time for one round under TCG on a machine with other work to do.
 const ROUND: Duration = Duration::from_secs(180);
 
@@ -661,7 +664,7 @@ impl Node {
         let command = self
             .vm
             .command(&["guest", "workload", text.as_str()])
-            .timeout(ROUND);
+            .timeout(WORK);
         let output = command.cgroup(WORKLOADS).run()?.check()?;
         // A workload with nothing to write down says nothing.
         let answer: &[u8] = if output.stdout.is_empty() {

@@ -9,7 +9,7 @@ use vm_protocol::{elf, spec};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{self, Pods, Running, Runtime};
 use vm_tests::scenario::{self, KnownPod, Node, Plan};
-use vm_tests::{Process, Stock, Vm};
+use vm_tests::{CgroupMode, Process, Stock, Vm};
 
 const BAD: &str = "11111111-0000-4000-8000-000000000001";
 const GOOD: &str = "22222222-0000-4000-8000-000000000002";
@@ -94,10 +94,12 @@ fn stop(collector: &Process<'_>) {
     assert!(collector.wait(Duration::from_secs(60)).unwrap().is_some());
 }
 
-fn enforced(stock: Stock) {
+fn enforced(stock: Stock, mode: CgroupMode) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();
-    let Node { site, vm, .. } = Node::boot(plan(stock), dir.path()).unwrap();
+    let mut plan = plan(stock);
+    plan.cgroup = mode;
+    let Node { site, vm, .. } = Node::boot(plan, dir.path()).unwrap();
     site.enrol(&vm).unwrap();
     let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10"]);
     let first = site.fresh(&vm).unwrap();
@@ -160,7 +162,10 @@ fn enforced(stock: Stock) {
         stop(&collector);
     }
     vm.power_off().unwrap();
-    println!("TIME enforce on {stock}: {:.1} s", begin.elapsed().as_secs_f64());
+    println!(
+        "TIME enforce on {stock}, {mode:?}: {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
 }
 
 /// Fills the ring while the collector is stopped.
@@ -233,7 +238,12 @@ fn failed_closed(stock: Stock) {
 
 #[test]
 fn a_pod_that_is_not_trusted_can_execute_nothing_and_all_others_can_on_6_12() {
-    enforced(Stock::V6_12);
+    enforced(Stock::V6_12, CgroupMode::V2);
+}
+
+#[test]
+fn a_pod_that_is_not_trusted_can_execute_nothing_and_all_others_can_with_version_1_groups_on_6_12() {
+    enforced(Stock::V6_12, CgroupMode::V1);
 }
 
 #[test]

@@ -183,14 +183,13 @@ fn denied(stock: Stock) {
     let (code, said) = sh(&node, &other);
     assert!(code != 0 && said.contains("not permitted"), "{code} {said}");
     assert_eq!(sh(&node, &format!("{COLLECTOR} unload")), (0, String::new()));
-    assert_eq!(
-        sh(
-            &node,
-            &format!("test ! -e {PINS} && echo 0 > {FTRACE} && umount /sys/fs/bpf")
-        )
-        .0,
-        0
-    );
+    for line in [format!("test ! -e {PINS}"), "umount /sys/fs/bpf".to_owned()] {
+        assert_eq!(sh(&node, &line), (0, String::new()), "{line}");
+    }
+    // 7.3 refuses it to everybody: "deprecated and no longer disables ftrace".
+    let can = stock != Stock::V7_3;
+    assert_eq!(sh(&node, &format!("echo 0 > {FTRACE}")).0 == 0, can);
+    assert_eq!(node.vm.get_text(FTRACE).unwrap().trim() == "0", can);
     node.vm.power_off().unwrap();
     println!(
         "TIME guard denies on {stock}: {:.1} s",
@@ -259,6 +258,14 @@ fn recorded(stock: Stock) {
     assert_eq!(sh(&node, &format!("echo 1 > {FTRACE}")).0, 0);
     assert!(!last_checkpoint(&node.fresh().unwrap()).blind);
 
+    // A pin of another name is not found by whoever comes next: as good as gone, until it is back.
+    assert_eq!(sh(&node, &format!("mv {PINS}/link_executed {PINS}/other")).0, 0);
+    let round = node.fresh().unwrap();
+    assert!(last_checkpoint(&round).blind);
+    assert!(actions(&guarded(&round), false).contains(&GuardAction::PinRenamed));
+    assert_eq!(sh(&node, &format!("mv {PINS}/other {PINS}/link_executed")).0, 0);
+    assert!(!last_checkpoint(&node.fresh().unwrap()).blind);
+
     // Pins gone: the programs run on as long as the collector does, and it says that they will not outlive it.
     assert_eq!(
         sh(
@@ -311,6 +318,35 @@ fn what_touches_the_collectors_parts_is_denied_and_recorded_on_6_12() {
 #[test]
 fn what_touches_the_collectors_parts_is_denied_and_recorded_on_6_1() {
     denied(Stock::V6_1);
+}
+
+#[test]
+fn what_touches_the_collectors_parts_is_denied_and_recorded_on_7_3() {
+    denied(Stock::V7_3);
+}
+
+#[test]
+fn the_tpm_is_the_collectors_alone_if_that_is_wanted_on_6_12() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = Plan::new(Stock::V6_12);
+    plan.settings = vec!["guard.tpm=deny".to_owned()];
+    let node = Node::boot(plan, dir.path()).unwrap();
+    let (_collector, first) = node.start_collector().unwrap();
+    assert!(first.verdict.trusted, "{}", first.verdict);
+    for device in ["/dev/tpmrm0", "/dev/tpm0"] {
+        let (code, said) = sh(&node, &format!("exec 3<>{device}"));
+        assert!(
+            code != 0 && said.contains("not permitted"),
+            "{device}: {code} {said}"
+        );
+    }
+    // Its own quotes go on, and who was refused is told.
+    let round = node.fresh().unwrap();
+    assert!(round.verdict.trusted, "{}", round.verdict);
+    let records = guarded(&round);
+    assert_eq!(actions(&records, true), BTreeSet::from([GuardAction::TpmOpened]));
+    assert_eq!(records.len(), 2, "{records:?}");
+    node.vm.power_off().unwrap();
 }
 
 #[test]

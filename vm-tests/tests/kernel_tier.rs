@@ -101,6 +101,7 @@ mod kernel_tier {
         selftest_code: Option<i32>,
         with_rules: Vec<Line>,
         rules_replay: (Option<i32>, serde_json::Value),
+        at_rest: (BTreeMap<String, String>, Vec<u8>),
     }
 
     /// Of the binary list: in the ASCII one a name with a newline would break its line.
@@ -140,6 +141,52 @@ mod kernel_tier {
                 "the list does not come to rest"
             );
         }
+    }
+
+    /// The registers of both banks, and the list that belongs to both.
+    fn registers_and_list(vm: &Vm) -> Result<(BTreeMap<String, String>, Vec<u8>)> {
+        let registers = || -> Result<BTreeMap<String, String>> {
+            let of = |bank: &str| vm.get_text(&format!("/sys/class/tpm/tpm0/pcr-{bank}/10"));
+            let both = ["sha1", "sha256"].into_iter();
+            both.map(|bank| Ok((bank.to_owned(), of(bank)?.trim().to_lowercase())))
+                .collect()
+        };
+        let begin = Instant::now();
+        loop {
+            let before = registers()?;
+            let list = vm.get(&format!("{LISTS}/binary_runtime_measurements"))?;
+            if registers()? == before {
+                return Ok((before, list));
+            }
+            ensure!(
+                begin.elapsed() < Duration::from_secs(60),
+                "the list does not come to rest"
+            );
+        }
+    }
+
+    /// Whether evmctl says that a list belongs to these registers, and its words.
+    fn evmctl(registers: &BTreeMap<String, String>, list: &[u8]) -> Result<(bool, String)> {
+        let dir = tempfile::tempdir()?;
+        let mut command = Command::new(host::tool("evmctl", "ima-evm-utils")?);
+        command.arg("ima_measurement");
+        for (bank, value) in registers {
+            let zeros = "0".repeat(value.len());
+            let lines: String = (0..24)
+                .map(|pcr| format!("PCR-{pcr:02}:{}\n", if pcr == 10 { value } else { &zeros }))
+                .collect();
+            let path = dir.path().join(bank);
+            std::fs::write(&path, lines)?;
+            command.arg("--pcrs").arg(format!("{bank},{}", path.display()));
+        }
+        let path = dir.path().join("list");
+        std::fs::write(&path, list)?;
+        let output = command.arg(&path).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
     }
 
     fn gather_alone() -> Result<Alone> {
@@ -188,6 +235,7 @@ mod kernel_tier {
         let list = scratch.path().join("list-sha256");
         let (_, partition) = cgpath(&["log", "partition"], &list)?;
         let facts = lines(&vm)?;
+        let at_rest = registers_and_list(&vm)?;
         // Templates by rule: the list goes on with both.
         let rules = "measure func=BPRM_CHECK template=ima-ng\nmeasure func=MMAP_CHECK mask=MAY_EXEC template=ima-cgpath\n";
         vm.put("/etc/ima/by-rule", rules.as_bytes(), 0o600)?;
@@ -207,6 +255,7 @@ mod kernel_tier {
             selftest_code: output.code(),
             with_rules,
             rules_replay: (code, replay),
+            at_rest,
         })
     }
 
@@ -260,6 +309,23 @@ mod kernel_tier {
             );
             assert_eq!(replay["mismatches"], serde_json::json!([]));
         }
+    }
+
+    #[test]
+    fn evmctl_finds_the_registers_in_the_list_and_no_others() {
+        let (registers, list) = &alone().at_rest;
+        let (matches, said) = evmctl(registers, list).unwrap();
+        assert!(matches, "{said}");
+        let last = |text: &str| if text.ends_with('0') { '1' } else { '0' };
+        let others = registers
+            .iter()
+            .map(|(bank, value)| {
+                let other = format!("{}{}", &value[..value.len() - 1], last(value));
+                (bank.clone(), other)
+            })
+            .collect();
+        let (matches, said) = evmctl(&others, list).unwrap();
+        assert!(!matches, "{said}");
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut passed: Vec<OsString> = Vec::new();
     let mut command: Vec<OsString> = Vec::new();
     let mut base: Option<String> = None;
+    let mut virtme = false;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("yes") => consent.yes = true,
@@ -78,6 +79,7 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             }
             Long(name @ ("keep" | "prepare" | "stop")) => passed.push(format!("--{name}").into()),
             Long("base") => base = Some(parser.value()?.string()?),
+            Long("virtme") => virtme = true,
             Long(name @ ("stock" | "cgroup" | "ima-policy" | "ima" | "memory" | "attach")) => {
                 passed.push(format!("--{name}").into());
                 passed.push(parser.value()?);
@@ -92,6 +94,10 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     }
     if let Some(code) = needs::provide(world, Purpose::Machines, consent)? {
         return Ok(code);
+    }
+    if virtme {
+        base.get_or_insert_with(|| kernel::USUAL_BASE.to_owned());
+        passed.extend(["--virtme".into(), kernel::virtme::provide(world)?.into()]);
     }
     if let Some(base) = base {
         match kernel::for_guests(world, &base, consent)? {

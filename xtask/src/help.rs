@@ -11,7 +11,7 @@ See it:
 Check it:
   doctor       what this machine lacks for `demo` and `test`; changes nothing
   test         everything that must pass, with the virtual machines
-  soak         what takes hours: bursts and kills at full size, an hour of each fuzz target
+  soak         what takes hours: bursts and kills at full size, fuzzing, all kernels
   tidy         the repository's own rules: dependency directions, licences, texts
   bench        what things cost, beside what others cost
 Build it:
@@ -76,6 +76,7 @@ Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
 
   --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
   --base SERIES    in its place a kernel with our series, built first when it is not in the cache
+  --virtme         with --base (default 6.12): on this machine's own root file system, through virtme-ng
   --cgroup MODE    v2 (default), v1 or hybrid
   --ima-policy F   load this IMA policy, by path, before anything runs
   --ima ARGS       IMA's kernel parameters in place of the usual ones
@@ -89,6 +90,7 @@ Usage: cargo xtask vm [OPTIONS] [-- COMMAND [ARGUMENT…]]
 Examples:
   cargo xtask vm
   cargo xtask vm --stock 6.1 -- uname -a
+  cargo xtask vm --virtme -- grep -c ima-cgpath /sys/kernel/security/ima/ascii_runtime_measurements
   cargo xtask vm --base 6.12 -- tail -1 /sys/kernel/security/ima/ascii_runtime_measurements
   cargo xtask vm -- head -3 /sys/kernel/security/ima/ascii_runtime_measurements
 ";
@@ -141,14 +143,15 @@ Example:
 pub const KERNEL: &str = "\
 cargo xtask kernel: the patched kernels, from the distribution's source package to an image that a guest boots
 
-Usage: cargo xtask kernel fetch|apply|check|build [OPTIONS]
+Usage: cargo xtask kernel fetch|apply|check|build|reproduce [OPTIONS]
 
   fetch   put the source of a base into the cache, print where
   apply   apply the series to it
-  check   patch by patch: git am, checkpatch --strict, IMA compiled at W=1 with no new warning
+  check   patch by patch: git am, checkpatch --strict, no new warning of IMA at W=1 and of sparse
   build   the small kernel for guests, found again by a key of all that went into it; prints its directory
+  reproduce   build it a second time, elsewhere, and compare the images
 
-  --base SERIES    6.12, 7.3, 6.1 or all, may be repeated (default: the ones that `test --step kernel` builds in full)
+  --base SERIES    6.12, 7.3, 6.1, rfc-per-cgroup or all, may be repeated (default: the ones that `test --step kernel` builds in full)
   --debug          build: with KASAN, lockdep, kmemleak and failing allocations
   --config FILE    build: one more configuration fragment
   --yes, --no-install   as for `demo`
@@ -194,7 +197,8 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
-  --step STEP          only this one, may be repeated: load, fuzz
+  --step STEP          only this one, may be repeated: load, fuzz, kernel
+                       (kernel: all bases in full with their tests, the same build twice, the debug kernel)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
 
@@ -215,8 +219,8 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
         case "${COMP_WORDS[2]}" in
             demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --tier --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
-            vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --keep --attach --stop --prepare --help" -- "$current")) ;;
-            kernel) COMPREPLY=($(compgen -W "fetch apply check build --base --debug --config --yes --no-install --help" -- "$current")) ;;
+            vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
+            kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce --base --debug --config --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay exec collector attest template --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;

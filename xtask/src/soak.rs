@@ -12,9 +12,9 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help, shell, test};
+use crate::{build, help, kernel, shell, test};
 
-const STEPS: &[&str] = &["load", "fuzz"];
+const STEPS: &[&str] = &["load", "fuzz", "kernel"];
 
 /// `cargo xtask soak`.
 ///
@@ -54,6 +54,10 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         if !only.is_empty() && !only.iter().any(|name| name == step) {
             continue;
         }
+        if step == "kernel" {
+            good &= kernels(world, filter.as_deref())?;
+            continue;
+        }
         let mut command = build::cargo(world);
         command.env("CGPATH_BPF_OBJECT", world.bpf_object());
         match step {
@@ -90,6 +94,47 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Every base in full with its tests, 10,000 executions for the oracle; a second build, byte by byte; the debug kernel.
+fn kernels(world: &World, filter: Option<&str>) -> Result<bool> {
+    let vng = kernel::virtme::provide(world)?;
+    let mut good = true;
+    for base in kernel::all(world)? {
+        let built = kernel::build_for_guests(world, &base, false)?;
+        let mut command = build::cargo(world);
+        command
+            .args(["test", "-p", "vm-tests", "--test", "kernel_tier*", "--locked"])
+            .arg("--no-fail-fast");
+        if base == "rfc-per-cgroup" {
+            command.args(["--test", "kernel_per_cgroup"]);
+        }
+        command
+            .env("CGPATH_EXECUTIONS", "10000")
+            .env("CGPATH_KERNEL", built)
+            .env("CGPATH_VNG", &vng)
+            .env("CGPATH_BPF_OBJECT", world.bpf_object())
+            .env("CGPATH_WORKSPACE", &world.root)
+            .env("CARGO_TARGET_DIR", &world.target)
+            .args(filter)
+            .args(["--", "--show-output", &test::guests_at_once()]);
+        good &= kept(world, &format!("kernel-{base}"), &mut command)?;
+    }
+    if filter.is_none() {
+        shell::heading("soak kernel: the same build again");
+        kernel::reproduce(world, kernel::USUAL_BASE)?;
+    }
+    let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
+    let mut command = build::cargo(world);
+    command
+        .args(["test", "-p", "vm-tests", "--test", "kernel_debug", "--locked"])
+        .env("CGPATH_KERNEL", debug)
+        .env("CGPATH_WORKSPACE", &world.root)
+        .env("CARGO_TARGET_DIR", &world.target)
+        .args(filter)
+        .args(["--", "--show-output"]);
+    good &= kept(world, "kernel-debug", &mut command)?;
+    Ok(good)
 }
 
 /// Runs a step; what it prints is kept.

@@ -239,6 +239,7 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
 /// Each patch of every series counts as a test, then come those of the kernels that were built.
 fn kernel_tier(world: &World, mut command: Command, filter: Option<&str>) -> Result<Count> {
     let (patches, kernels) = kernel::check_and_build(world)?;
+    let vng = kernel::virtme::provide(world)?;
     let mut count = Count {
         passed: patches,
         ..Count::default()
@@ -253,6 +254,7 @@ fn kernel_tier(world: &World, mut command: Command, filter: Option<&str>) -> Res
             "--locked",
             "--no-fail-fast",
         ])
+        .env("CGPATH_VNG", vng)
         .env("CGPATH_WORKSPACE", &world.root)
         .env("CARGO_TARGET_DIR", &world.target);
     for built in kernels {

@@ -13,6 +13,7 @@ use aya::{
 };
 use ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Meta, NO_SUBSYSTEM, Settings};
 use nix::fcntl::{Flock, FlockArg};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::{
     fs::{self, File},
     io,
@@ -89,9 +90,13 @@ unsafe impl Pod for Plain<Loss> {}
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) name: &'static str,
-    pub(super) fd: ProgramFd,
+    /// Held, so that the text of `told` stays this program's.
+    _fd: ProgramFd,
+    /// What the kernel says of it: /proc/self/fdinfo of its descriptor, read anew from the start each time.
+    pub(super) told: File,
     pub(super) id: u32,
-    pub(super) link: FdLink,
+    /// Held, so that removing the pin detaches nothing.
+    _link: FdLink,
     pub(super) link_id: u32,
     pub(super) link_pin: PathBuf,
     program_pin: PathBuf,
@@ -454,11 +459,18 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
         );
         return Err(Error::Pin { path: link_pin, why });
     }
+    let told = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    let told = File::open(&told).map_err(|source| Error::Io {
+        what: "open",
+        path: told,
+        source,
+    })?;
     Ok(Attached {
         name,
-        fd,
+        _fd: fd,
+        told,
         id: info.id(),
-        link,
+        _link: link,
         link_id: link_info.id(),
         link_pin,
         program_pin: program_pin.to_owned(),

@@ -24,7 +24,7 @@ use load::{Attached, Controls, Loaded, Plain};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
-    os::fd::{AsFd, AsRawFd},
+    io::{Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -292,15 +292,18 @@ impl Bpf {
 /// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what is pinned
 /// is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
-    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd()));
-    let text = fs::read_to_string(&path).map_err(|source| Error::Io {
-        what: "read",
-        path: path.clone(),
-        source,
-    })?;
+    let mut text = String::new();
+    (&program.told)
+        .rewind()
+        .and_then(|()| (&program.told).read_to_string(&mut text))
+        .map_err(|source| Error::Io {
+            what: "read",
+            path: format!("fdinfo of the program {}", program.name).into(),
+            source,
+        })?;
     let field = |name: &str| {
         fdinfo_field(&text, name).ok_or_else(|| Error::Missing {
-            what: format!("{name} in {} for eBPF programs", path.display()),
+            what: format!("{name} in /proc/self/fdinfo for eBPF programs"),
             hint: "6.1 or newer is needed".into(),
         })
     };
@@ -324,13 +327,7 @@ fn fdinfo_field(text: &str, name: &str) -> Option<u64> {
 
 /// Why a program does not see events any more, or will not once this process ends.
 fn detached(program: &Attached) -> Option<String> {
-    match program.link.info() {
-        Err(error) => return Some(format!("its link is gone: {}", load::with_causes(&error))),
-        Ok(info) if info.program_id() != program.id => {
-            return Some(format!("its link runs program {} instead", info.program_id()));
-        }
-        Ok(_) => {}
-    }
+    // What is pinned tells of the link that this process holds, too: it is the same one or the pin was replaced.
     let pinned = aya::programs::links::PinnedLink::from_pin(&program.link_pin);
     let pinned = pinned.and_then(|link| aya::programs::links::FdLink::from(link).info());
     match pinned {
@@ -341,6 +338,9 @@ fn detached(program: &Attached) -> Option<String> {
         )),
         Ok(info) if info.id() != program.link_id => {
             Some(format!("{} was replaced", program.link_pin.display()))
+        }
+        Ok(info) if info.program_id() != program.id => {
+            Some(format!("its link runs program {} instead", info.program_id()))
         }
         Ok(_) => None,
     }

@@ -63,6 +63,20 @@ pub(crate) fn join<'a>(
     policy: &Policy,
     findings: &mut Findings,
 ) -> Joins<'a> {
+    let mut joins = entries(records, lines, covered, findings);
+    violations(records, chain, lines, covered, &mut joins, findings);
+    lacking(records, chain, lines, covered, policy, &mut joins, findings);
+    agreement(lines, &joins, findings);
+    joins
+}
+
+/// Joins the records of entries with their entries.
+pub(crate) fn entries<'a>(
+    records: &[Owned<'a>],
+    lines: &[Line],
+    covered: usize,
+    findings: &mut Findings,
+) -> Joins<'a> {
     let mut joins = Joins::default();
     let index = Index::new(records, lines, covered);
     for (key, record) in records.iter().filter(|(_, r)| r.kind == EventKind::Entry) {
@@ -101,9 +115,6 @@ pub(crate) fn join<'a>(
             ),
         }
     }
-    violations(records, chain, lines, covered, &mut joins, findings);
-    lacking(records, chain, lines, covered, policy, &mut joins, findings);
-    agreement(lines, &joins, findings);
     joins
 }
 

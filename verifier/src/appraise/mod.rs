@@ -4,20 +4,20 @@
 //! its input is missing: what is absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in
 //! the verdict. Not here: what is allowed (see `policy`), how evidence is encoded (see `evidence`).
 
-mod chain;
+pub(crate) mod chain;
 pub mod context;
-mod coverage;
+pub(crate) mod coverage;
 pub mod explain;
 pub mod finding;
 mod guard;
-mod history;
-mod join;
-mod judge;
-mod quote;
+pub(crate) mod history;
+pub(crate) mod join;
+pub(crate) mod judge;
+pub(crate) mod quote;
 mod sealed;
-mod template;
+pub(crate) mod template;
 pub mod verdict;
-mod view;
+pub(crate) mod view;
 
 pub use context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
 pub use finding::{Finding, MAX_FINDINGS, Rule, Severity, Subject};
@@ -28,7 +28,7 @@ use crate::accept::{Acceptances, Accepted};
 use chain::Chain;
 use coverage::Coverage;
 use evidence::{Evidence, PartitionKey, Provenance, Tier};
-use finding::Findings;
+pub(crate) use finding::Findings;
 use history::{Present, Relation};
 use join::Joins;
 use judge::{Judged, Scene};
@@ -383,6 +383,7 @@ impl Case<'_> {
             boot_entries: chain.boot_len().min(self.lines.len()) as u64,
             pending,
             checkpoint: last.map(|l| l.number),
+            checkpoint_sha256: chain.checkpoints.last().map(evidence::SealedCheckpoint::digest),
             records: last.map_or(0, |l| l.records),
             executions: last.map_or(0, |l| l.executions),
             unattributed,

@@ -7,8 +7,8 @@
 //! {"version":1, "time":1800000000, "trusted":false, "dangerous":["dangerous-boot-not-judged"], "relaxations":[],
 //!  "policy":"sha256:…", "learned":false,
 //!  "node":{"name":"worker-1", "state":"trusted", "tier":"bpf", "anchor":"PCR 10 (sha256)", "key":"000b…", "boot_id":"…",
-//!          "kernel":"6.12.0", "entries":9, "covered":9, "boot_entries":4, "pending":1, "checkpoint":1, "records":4,
-//!          "executions":2, "unattributed":0, "lost":0, "suspect":0, "boot":"not judged", "fnf":[],
+//!          "kernel":"6.12.0", "entries":9, "covered":9, "boot_entries":4, "pending":1, "checkpoint":1,
+//!          "checkpoint_sha256":"…", "records":4, "executions":2, "unattributed":0, "lost":0, "suspect":0, "boot":"not judged", "fnf":[],
 //!          "filehash_err":[], "excluded":0, "notes":["…"], "findings":[]},
 //!  "pods":[{"uid":"…", "name":"default/d", "told":"default/d", "state":"untrusted", "entries":1, "executions":1,
 //!           "suspect":0, "provenance":"observed", "learned":false,
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::accept::AcceptedNote;
 use crate::text::{escape, utc};
-use evidence::{Digest, PodUid, Provenance, Tier, record::lossy_path, serde_bytes_hex};
+use evidence::{Digest, PodUid, Provenance, Tier, merkle::Hash, record::lossy_path, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
 
 /// The JSON shape's version.
@@ -166,6 +166,13 @@ pub struct NodeVerdict {
     /// Number of the last checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<u64>,
+    /// SHA-256 of its file.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "serde_bytes_hex::option"
+    )]
+    pub checkpoint_sha256: Option<Hash>,
     /// Records.
     pub records: u64,
     /// Of these, executions and mappings.

@@ -35,18 +35,21 @@ pub(crate) struct Line {
 
 /// Decodes the list, with template digests in all banks of the records and of what may be quoted.
 pub(crate) fn lines(evidence: &Evidence) -> Vec<Line> {
-    let templates = Templates::builtin();
     let mut banks: Vec<Bank> = vec![Bank::Sha1, Bank::Sha256];
     let records = evidence.partitions.iter().flat_map(|log| &log.records);
     banks.extend(records.flat_map(|record| &record.digests).map(Digest::bank));
     banks.extend(super::quote::banks(&evidence.quote.attest));
     banks.sort_unstable();
     banks.dedup();
-    evidence
-        .list
-        .iter()
+    lines_of(&evidence.list, &banks)
+}
+
+/// The same for entries alone, with template digests in these banks.
+pub(crate) fn lines_of(list: &[Entry], banks: &[Bank]) -> Vec<Line> {
+    let templates = Templates::builtin();
+    list.iter()
         .enumerate()
-        .map(|(index, entry)| Line::new(index as u64, entry, &banks, templates))
+        .map(|(index, entry)| Line::new(index as u64, entry, banks, templates))
         .collect()
 }
 

@@ -221,6 +221,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
             boot_entries: 380,
             pending: 1,
             checkpoint: Some(checkpoint),
+            checkpoint_sha256: None,
             records: 2214,
             executions: 901,
             unattributed: 0,

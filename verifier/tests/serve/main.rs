@@ -4,6 +4,7 @@
 mod back;
 mod crash;
 mod site;
+mod tenants;
 
 use site::{Client, Server, Site, busy, cgpath, fails, ok};
 use std::os::unix::fs::PermissionsExt;

@@ -148,14 +148,19 @@ impl Client {
         }
     }
 
+    /// A connection to write requests to and read answers from.
+    pub fn open(&self) -> io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let connection =
+            rustls::ClientConnection::new(Arc::clone(&self.tls), name).map_err(io::Error::other)?;
+        let socket = TcpStream::connect(self.address)?;
+        socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(rustls::StreamOwned::new(connection, socket))
+    }
+
     /// Sends these bytes and reads until the other side closes. The server may answer and close before it has read all.
     pub fn raw(&self, request: &[&[u8]]) -> io::Result<Answer> {
-        let name = ServerName::try_from("localhost").unwrap();
-        let mut connection =
-            rustls::ClientConnection::new(Arc::clone(&self.tls), name).map_err(io::Error::other)?;
-        let mut socket = TcpStream::connect(self.address)?;
-        socket.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+        let mut stream = self.open()?;
         for part in request {
             if let Err(error) = stream.write_all(part) {
                 if error.kind() == io::ErrorKind::InvalidData {

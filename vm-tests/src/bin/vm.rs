@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 
+use vm_tests::kernel::Kernel;
 use vm_tests::scenario::TAGGED_IMA;
-use vm_tests::{CgroupMode, Stock, Stream, Vm, kernel, root};
+use vm_tests::{CgroupMode, Stock, Stream, Vm, kernel, root, virtme};
 
 /// A person's command may take its time.
 const TIME: Duration = Duration::from_secs(24 * 3600);
@@ -34,12 +35,14 @@ fn run() -> Result<ExitCode> {
     let (mut keep, mut prepare, mut stop) = (false, false, false);
     let mut attach = None::<PathBuf>;
     let mut patched = None;
+    let mut vng = None::<PathBuf>;
     let mut command: Vec<String> = Vec::new();
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("stock") => stock = parser.value()?.parse()?,
             Long("kernel") => patched = Some(kernel::built(Path::new(&parser.value()?))?),
+            Long("virtme") => vng = Some(PathBuf::from(parser.value()?)),
             Long("cgroup") => cgroup = parser.value()?.parse()?,
             Long("ima") => ima = Some(parser.value()?.string()?),
             Long("ima-policy") => ima_policy = Some(parser.value()?.into()),
@@ -65,6 +68,9 @@ fn run() -> Result<ExitCode> {
         );
         println!("guest root {}", root::base()?.display());
         return Ok(ExitCode::SUCCESS);
+    }
+    if let (Some(vng), Some(kernel)) = (&vng, &patched) {
+        return under_virtme(vng, kernel, ima.as_deref().unwrap_or(TAGGED_IMA), &command);
     }
     let vm = match &attach {
         Some(dir) => Vm::attach(dir)?,
@@ -104,6 +110,21 @@ fn run() -> Result<ExitCode> {
         vm.power_off()?;
     }
     Ok(code)
+}
+
+/// One command in a guest of virtme-ng, which has no terminal to give.
+fn under_virtme(vng: &Path, kernel: &Kernel, ima: &str, command: &[String]) -> Result<ExitCode> {
+    if command.is_empty() {
+        bail!("--virtme runs a command; hint: cargo xtask vm --virtme -- dmesg");
+    }
+    let words = command
+        .iter()
+        .map(|word| format!("'{}'", word.replace('\'', "'\\''")));
+    let script = words.collect::<Vec<_>>().join(" ");
+    let shared = tempfile::tempdir().context("making a temporary directory")?;
+    let ran = virtme::run(vng, kernel, ima, &script, shared.path(), TIME)?;
+    print!("{}", ran.output);
+    Ok(ExitCode::from(u8::try_from(ran.code).unwrap_or(1)))
 }
 
 fn one(vm: &Vm, argv: &[String]) -> Result<ExitCode> {

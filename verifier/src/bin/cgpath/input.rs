@@ -3,7 +3,8 @@
 //! Not here: policies (see `policy`), measurement lists (see `log`).
 
 use crate::output::{Failure, escape};
-use evidence::{Evidence, bundle::MAX_EVIDENCE_LEN};
+use evidence::{Evidence, bundle::MAX_JSON_LEN};
+use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,19 +21,24 @@ pub fn bounded(input: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Evidence from a file; `-` reads standard input.
+/// Evidence from a file, as CBOR or as JSON; `-` reads standard input.
 ///
 /// # Errors
 /// What cannot be read, or is not evidence.
 pub fn evidence(path: &Path) -> Result<Evidence, Failure> {
-    let limit = MAX_EVIDENCE_LEN as u64;
+    let limit = MAX_JSON_LEN as u64;
     let bytes = if path == Path::new("-") {
         bounded(io::stdin().lock(), limit)
     } else {
         File::open(path).and_then(|file| bounded(file, limit))
     };
     let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
-    Evidence::from_cbor(&bytes).map_err(|e| {
+    let read = if bytes.first() == Some(&b'{') {
+        Evidence::from_json(&bytes)
+    } else {
+        Evidence::from_cbor(&bytes)
+    };
+    read.map_err(|e| {
         Failure::decode(&escape(path.as_os_str().as_encoded_bytes()), &e)
             .hint("give the file as `cgpathd once -o FILE` or `cgpath serve` wrote it")
     })
@@ -83,4 +89,28 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|e| Failure::file(path, &e))
+}
+
+/// A P-256 private key in PEM.
+///
+/// # Errors
+/// What cannot be read, or is none.
+pub fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
+    let bytes = File::open(path)
+        .and_then(|file| bounded(file, MAX_KEY_FILE))
+        .map_err(|e| Failure::file(path, &e))?;
+    let text = core::str::from_utf8(&bytes).unwrap_or_default();
+    let key = SecretKey::from_pkcs8_pem(text)
+        .ok()
+        .or_else(|| SecretKey::from_sec1_pem(text).ok());
+    key.map(SigningKey::from).ok_or_else(|| {
+        Failure::new(
+            "key",
+            format!(
+                "{}: not a P-256 private key in PEM",
+                escape(path.as_os_str().as_encoded_bytes())
+            ),
+        )
+        .hint("make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")
+    })
 }

@@ -4,13 +4,16 @@
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
 mod explain;
+mod export;
 mod input;
 mod log;
 mod node;
 mod output;
 mod policy;
+mod prove;
 mod report;
 mod serve;
+mod tenant;
 mod verify;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
@@ -22,7 +25,8 @@ use std::process::ExitCode;
     name = "cgpath",
     version,
     about = "Reads, replays and appraises container-granular IMA evidence",
-    after_help = "Exit codes: 0 clean or trusted, 1 something is not, 2 unusable input or wrong usage.",
+    after_help = "Exit codes: 0 clean or trusted, 1 something is not, 2 unusable input or wrong usage; of `verify --tenant` also 3: nobody vouches \
+                  for what was sealed.",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -42,6 +46,10 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// Judges evidence in a file by a policy
     Verify(Box<verify::Verify>),
+    /// Makes a tenant's bundle: one pod's records, proven complete, and nothing of other pods
+    Prove(Box<prove::Prove>),
+    /// Writes a node's evidence in the format of another tool
+    Export(Box<export::Export>),
     /// Enrols nodes: their names, keys and policies
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -63,6 +71,8 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Log(log) => log.run(out),
         Command::Policy(policy) => policy.run(out),
         Command::Verify(verify) => verify.run(out),
+        Command::Prove(prove) => prove.run(out),
+        Command::Export(export) => export.run(out),
         Command::Node(node) => node.run(out),
         Command::Explain(explain) => explain.run(out),
         Command::Report(report) => report.run(out),

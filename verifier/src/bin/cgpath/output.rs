@@ -51,6 +51,8 @@ pub enum Status {
     Clean,
     /// Something is not: exit 1.
     Dirty,
+    /// A tenant's partition is, and nobody vouches for what was sealed: exit 3.
+    PartitionOnly,
 }
 
 impl Status {
@@ -266,6 +268,7 @@ impl Output {
         match result.and_then(|status| flushed.map(|()| status)) {
             Ok(Status::Clean) => ExitCode::SUCCESS,
             Ok(Status::Dirty) => ExitCode::from(1),
+            Ok(Status::PartitionOnly) => ExitCode::from(3),
             // As a process that was ended by SIGPIPE: the answer did not get through, so neither 0 nor 1.
             Err(failure) if failure.silent => ExitCode::from(128 + 13),
             Err(failure) => {

@@ -478,10 +478,29 @@ fn failure(error: &generate::Error) -> Failure {
 /// # Errors
 /// What cannot be read, or is not a policy; with file, line and column where there are any.
 pub fn load(path: &Path) -> Result<Policy, Failure> {
+    load_as(path, |name, yaml, resolve| Policy::load(name, yaml, resolve))
+}
+
+/// A tenant's policy and the pod that it is about.
+///
+/// # Errors
+/// What cannot be read or is no policy.
+pub fn load_tenant(path: &Path) -> Result<(evidence::PodUid, Policy), Failure> {
+    load_as(path, |name, yaml, resolve| {
+        Policy::load_tenant(name, yaml, resolve)
+    })
+}
+
+type Resolve<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<u8>, String>;
+
+fn load_as<T>(
+    path: &Path,
+    read: impl FnOnce(&str, &[u8], Resolve<'_>) -> policy::Result<T>,
+) -> Result<T, Failure> {
     let name = path.display().to_string();
     let yaml = read_bounded(path, policy::MAX_POLICY_LEN as u64).map_err(|e| Failure::file(path, &e))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    Policy::load(&name, &yaml, |reference| {
+    read(&name, &yaml, &mut |reference| {
         let path = folder.join(reference);
         read_bounded(&path, policy::reference::MAX_REFERENCE_LEN as u64)
             .map_err(|e| format!("{}: {e}", path.display()))

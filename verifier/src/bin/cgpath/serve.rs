@@ -5,9 +5,12 @@
 pub mod again;
 pub mod http;
 pub mod judge;
+pub mod metrics;
 pub mod nonce;
 pub mod page;
 pub mod policies;
+pub mod read;
+pub mod readers;
 pub mod setup;
 pub mod store;
 pub mod tls;
@@ -41,8 +44,16 @@ Requests:
   GET  /v1/nodes/NAME/ear         the same as a signed attestation result (EAR, a JWT; key: verdict.pub.pem)
   GET  /v1/nodes/NAME/history     ?limit=N&before=ID
   GET  /v1/nodes                  all nodes with their last verdicts
+  GET  /v1/nodes/NAME/pods/UID    one pod; …/stream: each new verdict as a server-sent event
+  GET  /metrics                   for Prometheus
   GET  /                          a page with the current verdicts
-  GET  /healthz                   ok")]
+  GET  /healthz                   ok
+
+Readers (--readers FILE): who sees some pods alone, by namespaces of the policy's pod names, or by UIDs
+  readers:
+  - name: shop team
+    token-sha256: …               printf %s TOKEN | sha256sum
+    namespaces: [shop]")]
 pub struct Serve {
     /// The verifier's directory: certificates, keys, store
     #[arg(required_unless_present = "store")]
@@ -63,6 +74,9 @@ pub struct Serve {
     /// runs here)
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<String>,
+    /// More who may read, each with a token and a scope (YAML); from then on nobody reads without a token
+    #[arg(long, value_name = "FILE")]
+    readers: Option<PathBuf>,
     /// How long a nonce can be answered
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(5..=86_400))]
     nonce_lifetime: u64,
@@ -229,6 +243,11 @@ impl Serve {
                     .hint("openssl rand -hex 16 makes one"),
             );
         }
+        let readers =
+            readers::Readers::new(self.read_token.as_deref(), self.readers.as_deref()).map_err(|e| {
+                Failure::new("readers", escape(e.to_string().as_bytes()))
+                    .hint("cgpath serve --help shows one")
+            })?;
         let store = Arc::new(Store::open(dir)?);
         let _lock = lock(dir)?;
         let swept = store.sweep()?;
@@ -250,10 +269,7 @@ impl Serve {
         })?;
         let nonces = nonce::Nonces::new(setup::nonce_key(dir)?, self.nonce_lifetime);
         let settings = http::Settings {
-            read: self
-                .read_token
-                .as_deref()
-                .map_or(http::ReadAccess::Loopback, http::ReadAccess::token),
+            readers,
             // At most 512 MiB: fits any usize.
             max_evidence: usize::try_from(self.max_evidence * 1024 * 1024).unwrap_or(usize::MAX),
             upload: Duration::from_secs(self.upload_timeout),

@@ -5,13 +5,14 @@
 use crate::input::{self, bounded, replace};
 use crate::output::{Failure, Output, Status, escape};
 use crate::policy;
-use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
+use crate::tenant::Tenant;
+use evidence::PodUid;
 use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
 };
-use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise};
+use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, ear::Scope};
 
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
@@ -19,13 +20,22 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
 /// Judges evidence in a file by a policy: one row for the node and one for each pod.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input.\n\nExample:\n  \
-                  cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…"
+    after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \
+                  vouches for what was sealed.\n\nExamples:\n  \
+                  cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…\n  \
+                  cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
 pub struct Verify {
     /// The evidence, as cgpathd writes it; `-` reads standard input
-    evidence: PathBuf,
-    /// The node's policy
+    #[arg(required_unless_present = "tenant", conflicts_with = "tenant")]
+    evidence: Option<PathBuf>,
+    /// Judges a tenant's bundle instead, as `cgpath prove` writes it, by the tenant's own policy
+    #[arg(long, value_name = "BUNDLE", conflicts_with = "ear")]
+    tenant: Option<PathBuf>,
+    /// A full verifier whose signed result is believed: its P-256 public key in PEM; may be given again
+    #[arg(long = "verifier", value_name = "FILE", requires = "tenant")]
+    verifiers: Vec<PathBuf>,
+    /// The node's policy, or with --tenant the pod's
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// The node's attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint
@@ -56,6 +66,9 @@ pub struct Verify {
     /// Signs the verdict as an attestation result (EAR, a JWT) with this P-256 key in PEM
     #[arg(long, value_name = "KEY", requires = "output")]
     ear: Option<PathBuf>,
+    /// The attestation result speaks of the node and this pod alone, so that it can go into the pod's bundle
+    #[arg(long, value_name = "UID", requires = "ear", value_parser = crate::prove::uid)]
+    ear_pod: Option<PodUid>,
     /// Where the attestation result goes
     #[arg(short, long, value_name = "FILE", requires = "ear")]
     output: Option<PathBuf>,
@@ -67,21 +80,35 @@ impl Verify {
     /// # Errors
     /// Input that cannot be read, or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let policy = policy::load(&self.policy)?;
-        let evidence = input::evidence(&self.evidence)?;
         let nonce = self.nonce()?;
+        let expected = nonce
+            .clone()
+            .map_or(ExpectedNonce::DangerousNone, ExpectedNonce::Value);
+        let key = self
+            .ak
+            .as_deref()
+            .map_or(Ok(PinnedKey::DangerousTofu), input::attestation_key)?;
+        if let Some(bundle) = &self.tenant {
+            let tenant = Tenant {
+                bundle,
+                policy: &self.policy,
+                key,
+                nonce: expected,
+                verifiers: &self.verifiers,
+                state: self.state.as_deref(),
+            };
+            return tenant.run(out);
+        }
+        let policy = policy::load(&self.policy)?;
+        let path = self.evidence.as_deref();
+        let evidence = input::evidence(path.ok_or_else(|| Failure::new("usage", "no evidence is named"))?)?;
         let previous = self.state.as_deref().map(read_state).transpose()?.flatten();
         // What can fail is read before anything is written.
-        let ear_key = self.ear.as_deref().map(signing_key).transpose()?;
+        let ear_key = self.ear.as_deref().map(input::signing_key).transpose()?;
         let context = Context {
             node: policy.file.node.clone(),
-            key: self
-                .ak
-                .as_deref()
-                .map_or(Ok(PinnedKey::DangerousTofu), input::attestation_key)?,
-            nonce: nonce
-                .clone()
-                .map_or(ExpectedNonce::DangerousNone, ExpectedNonce::Value),
+            key,
+            nonce: expected,
             now: input::now()?,
             previous,
         };
@@ -93,7 +120,8 @@ impl Verify {
             write_state(path, state)?;
         }
         if let (Some(key), Some(path)) = (&ear_key, &self.output) {
-            let token = verifier::ear::token(&verdict, nonce.as_deref(), key)
+            let scope = self.ear_pod.map_or(Scope::All, Scope::Pod);
+            let token = verifier::ear::token_for(&verdict, scope, nonce.as_deref(), key)
                 .map_err(|e| Failure::new("encoding", e.to_string()))?;
             replace(path, token.as_bytes())?;
         }
@@ -133,24 +161,4 @@ fn write_state(path: &Path, state: &NodeState) -> Result<(), Failure> {
     let mut bytes = serde_json::to_vec_pretty(state).map_err(|e| Failure::new("encoding", e.to_string()))?;
     bytes.push(b'\n');
     replace(path, &bytes)
-}
-
-fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
-    let bytes = File::open(path)
-        .and_then(|file| bounded(file, MAX_SMALL_FILE))
-        .map_err(|e| Failure::file(path, &e))?;
-    let text = core::str::from_utf8(&bytes).unwrap_or_default();
-    let key = SecretKey::from_pkcs8_pem(text)
-        .ok()
-        .or_else(|| SecretKey::from_sec1_pem(text).ok());
-    key.map(SigningKey::from).ok_or_else(|| {
-        Failure::new(
-            "key",
-            format!(
-                "{}: not a P-256 private key in PEM",
-                escape(path.as_os_str().as_encoded_bytes())
-            ),
-        )
-        .hint("make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")
-    })
 }

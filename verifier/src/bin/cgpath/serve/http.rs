@@ -1,30 +1,29 @@
 //! The service's requests and answers.
 //!
 //! Who may do what: anybody may ask for a nonce and hand in evidence, since evidence proves itself by its quote, and
-//! what does not prove itself changes nothing that is kept. Reading is for this machine alone, or for those with the
-//! read token. There is no request that changes an enrolment (see `cgpath node`).
-//! Not here: TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
+//! what does not prove itself changes nothing that is kept. There is no request that changes an enrolment (see
+//! `cgpath node`).
+//! Not here: reading (see `read`), TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
 
 use super::judge::{Judge, Refusal};
 use super::nonce::Nonces;
-use super::page;
-use super::store::{Store, StoreError, StoredVerdict};
+use super::read;
+use super::readers::Readers;
+use super::store::{Store, StoreError};
 use super::tls::{Peer, Peers};
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use p256::ecdsa::SigningKey;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::Semaphore;
-use verifier::Verdict;
+use tokio::sync::{Semaphore, broadcast};
 
 /// The id under which the verdict in an answer was kept.
 const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
@@ -34,30 +33,14 @@ const UPLOADS: usize = 16;
 const UPLOADS_PER_PEER: usize = 4;
 /// How long an upload waits for its turn.
 const UPLOAD_TURN: Duration = Duration::from_secs(20);
-/// Verdicts in one answer of `history`.
-const HISTORY_PAGE: u32 = 200;
-
-/// Who may read verdicts.
-#[derive(Clone)]
-pub enum ReadAccess {
-    /// Whoever connects from this machine.
-    Loopback,
-    /// Whoever shows the token with this SHA-256, from wherever.
-    Token([u8; 32]),
-}
-
-impl ReadAccess {
-    /// Asks for `token`.
-    pub fn token(token: &str) -> ReadAccess {
-        ReadAccess::Token(Sha256::digest(token).into())
-    }
-}
+/// Names that wait for a slow listener; then it looks at the store all the same.
+const KEPT: usize = 64;
 
 /// What the command line says.
 #[derive(Clone)]
 pub struct Settings {
-    /// Who may read.
-    pub read: ReadAccess,
+    /// Who may read; with nobody in it, whoever connects from this machine.
+    pub readers: Readers,
     /// Bytes of evidence.
     pub max_evidence: usize,
     /// How long evidence may take to arrive.
@@ -81,6 +64,8 @@ pub struct App {
     uploads: Semaphore,
     uploading: Arc<Peers>,
     refusals: Mutex<HashMap<String, Refused>>,
+    /// Names of nodes, each time that a verdict about one was kept.
+    pub(super) kept: broadcast::Sender<Arc<str>>,
 }
 
 /// What was refused in a node's name since the service started: a sign of a wrong key, or of somebody trying.
@@ -99,14 +84,14 @@ pub struct Refused {
 /// An error answer: `{"error", "kind", "hint"}`, as the command prints its own.
 #[derive(Debug)]
 pub struct ApiError {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     kind: &'static str,
     error: String,
     hint: Option<String>,
 }
 
 impl ApiError {
-    fn new(status: StatusCode, kind: &'static str, error: impl Into<String>) -> ApiError {
+    pub(super) fn new(status: StatusCode, kind: &'static str, error: impl Into<String>) -> ApiError {
         ApiError {
             status,
             kind,
@@ -115,17 +100,17 @@ impl ApiError {
         }
     }
 
-    fn hint(mut self, hint: impl Into<String>) -> ApiError {
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> ApiError {
         self.hint = Some(hint.into());
         self
     }
 
-    fn unknown_node(name: &str) -> ApiError {
+    pub(super) fn unknown_node(name: &str) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "unknown-node", format!("no node named {name:?} is enrolled here"))
             .hint("on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key `node` in cgpathd.toml")
     }
 
-    fn internal(error: &dyn core::fmt::Display) -> ApiError {
+    pub(super) fn internal(error: &dyn core::fmt::Display) -> ApiError {
         tracing::error!(%error, "internal error");
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -260,6 +245,7 @@ impl App {
             uploads: Semaphore::new(UPLOADS),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
+            kept: broadcast::Sender::new(KEPT),
         }
     }
 
@@ -274,7 +260,7 @@ impl App {
     }
 
     /// What was refused in this node's name.
-    fn refusals_of(&self, node: &str) -> Option<Refused> {
+    pub(super) fn refusals_of(&self, node: &str) -> Option<Refused> {
         self.refusals
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -285,13 +271,7 @@ impl App {
 
 /// All requests.
 pub fn router(app: Arc<App>) -> Router {
-    let reading = Router::new()
-        .route("/", get(index))
-        .route("/v1/nodes", get(nodes))
-        .route("/v1/nodes/{node}/verdict", get(verdict))
-        .route("/v1/nodes/{node}/ear", get(ear))
-        .route("/v1/nodes/{node}/history", get(history))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), may_read));
+    let reading = read::router(&app);
     Router::new()
         .route("/v1/nodes/{node}/nonce", post(nonce))
         .route("/v1/nodes/{node}/evidence", post(evidence))
@@ -299,7 +279,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(reading)
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here")
-                .hint("POST /v1/nodes/{node}/nonce and …/evidence; GET /, /v1/nodes, /v1/nodes/{node}/verdict, …/ear, …/history, /healthz")
+                .hint("POST /v1/nodes/{node}/nonce and …/evidence; GET /, /v1/nodes, /v1/nodes/{node}/verdict, …/ear, …/history, …/pods/{uid}, …/pods/{uid}/stream, /metrics, /healthz")
         })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "not with this method")
@@ -326,66 +306,10 @@ async fn harden(mut response: Response) -> Response {
     response
 }
 
-/// The token in a request: `Authorization: Bearer TOKEN`, or the password of `Basic`, which browsers ask for.
-fn shown_token(headers: &HeaderMap) -> Option<Vec<u8>> {
-    use base64::Engine;
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, rest) = value.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(rest.trim().as_bytes().to_vec());
-    }
-    if scheme.eq_ignore_ascii_case("basic") {
-        let pair = base64::engine::general_purpose::STANDARD
-            .decode(rest.trim())
-            .ok()?;
-        let colon = pair.iter().position(|b| *b == b':')?;
-        return Some(pair[colon + 1..].to_vec());
-    }
-    None
-}
-
-async fn may_read(
-    State(app): State<Arc<App>>,
-    Extension(Peer(peer)): Extension<Peer>,
-    request: Request<Body>,
-    next: Next,
-) -> Response {
-    let refusal = match &app.settings.read {
-        ReadAccess::Loopback if peer.ip().to_canonical().is_loopback() => None,
-        ReadAccess::Loopback => Some(
-            ApiError::new(
-                StatusCode::FORBIDDEN,
-                "read",
-                "verdicts can be read from the verifier's own machine only",
-            )
-            .hint("cgpath serve --read-token TOKEN lets others read who show it"),
-        ),
-        // Digests are compared, so the time that takes tells nothing about the token.
-        ReadAccess::Token(expected) => match shown_token(request.headers()) {
-            Some(token) if <[u8; 32]>::from(Sha256::digest(&token)) == *expected => None,
-            _ => Some(
-                ApiError::new(StatusCode::UNAUTHORIZED, "read", "reading needs the read token").hint(
-                    "Authorization: Bearer TOKEN; in a browser any user name, and the token as password",
-                ),
-            ),
-        },
-    };
-    match refusal {
-        None => next.run(request).await,
-        Some(error) => {
-            let unauthorized = error.status == StatusCode::UNAUTHORIZED;
-            let mut response = error.into_response();
-            if unauthorized {
-                let realm = HeaderValue::from_static("Basic realm=\"cgpath\", charset=\"UTF-8\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
-            }
-            response
-        }
-    }
-}
-
 /// Runs what blocks (the store, an appraisal) where it may.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(f)
         .await
         .map_err(|error| ApiError::internal(&error))
@@ -496,6 +420,8 @@ async fn evidence(
     .await;
     match result {
         Ok(kept) => {
+            // Nobody may be listening.
+            let _ = app.kept.send(node.as_str().into());
             tracing::info!(node, peer = %peer, id = kept.id, trusted = kept.trusted, "verdict");
             let mut response = ([(header::CONTENT_TYPE, "application/json")], kept.verdict).into_response();
             response
@@ -511,135 +437,11 @@ async fn evidence(
     }
 }
 
-fn last(app: &App, node: &str) -> Result<StoredVerdict, ApiError> {
-    app.store.node(node)?;
-    app.store.last_verdict(node)?.ok_or_else(|| {
-        let error = format!("{node} is enrolled and has sent no evidence yet");
-        ApiError::new(StatusCode::NOT_FOUND, "no-verdict", error)
-            .hint("on the node: systemctl status cgpathd; [verifier] url and ca in cgpathd.toml")
-    })
-}
-
-async fn verdict(
-    State(app): State<Arc<App>>,
-    Path(node): Path<String>,
-) -> Result<Json<StoredVerdict>, ApiError> {
-    blocking(move || last(&app, &node).map(Json)).await?
-}
-
-/// The last verdict as a signed attestation result. `iat` is when it was reached: whoever relies on it judges its age.
-async fn ear(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Response, ApiError> {
-    blocking(move || {
-        let last = last(&app, &node)?;
-        let verdict: Verdict =
-            serde_json::from_str(last.verdict.get()).map_err(|error| ApiError::internal(&error))?;
-        let token = verifier::ear::token(&verdict, Some(&last.nonce), &app.verdict_key)
-            .map_err(|error| ApiError::internal(&error))?;
-        // RFC 9782 section 5: an EAT as a JWT.
-        Ok(([(header::CONTENT_TYPE, "application/eat+jwt")], token).into_response())
-    })
-    .await?
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HistoryQuery {
-    limit: Option<u32>,
-    before: Option<i64>,
-}
-
-#[derive(Serialize)]
-struct History {
-    /// The newest first.
-    verdicts: Vec<StoredVerdict>,
-    /// To be given as `before` for older ones; absent where there are none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<i64>,
-}
-
-async fn history(
-    State(app): State<Arc<App>>,
-    Path(node): Path<String>,
-    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<History>, ApiError> {
-    let Query(query) = query.map_err(|e| {
-        ApiError::new(StatusCode::BAD_REQUEST, "query", e.body_text()).hint("?limit=N&before=ID")
-    })?;
-    let limit = query.limit.unwrap_or(HISTORY_PAGE).clamp(1, HISTORY_PAGE);
-    blocking(move || {
-        app.store.node(&node)?;
-        // One more than asked for tells whether there are older ones.
-        let mut verdicts = app.store.history(&node, limit + 1, query.before)?;
-        let more = verdicts.len() > limit as usize;
-        verdicts.truncate(limit as usize);
-        let next = if more { verdicts.last().map(|v| v.id) } else { None };
-        Ok(Json(History { verdicts, next }))
-    })
-    .await?
-}
-
-/// One node in `GET /v1/nodes`.
-#[derive(Serialize)]
-pub struct NodeSummary {
-    /// Its name.
-    pub name: String,
-    /// TPM Name of its key.
-    pub ak: String,
-    /// Digest of the policy that is enrolled.
-    pub policy_digest: String,
-    /// When it was enrolled, in unix seconds.
-    pub added: u64,
-    /// Age of the last verdict, in seconds.
-    pub age: Option<u64>,
-    /// Whether there is no verdict, or none that is young enough.
-    pub stale: bool,
-    /// The last verdict.
-    pub last: Option<StoredVerdict>,
-    /// What was refused in its name since the service started.
-    pub refused: Option<Refused>,
-}
-
-fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
-    let now = now();
-    app.store
-        .nodes()?
-        .into_iter()
-        .map(|node| {
-            let last = app.store.last_verdict(&node.name)?;
-            let age = last.as_ref().map(|v| now.saturating_sub(v.time));
-            Ok(NodeSummary {
-                refused: app.refusals_of(&node.name),
-                name: node.name,
-                ak: node.ak_name,
-                policy_digest: node.policy_digest,
-                added: node.added,
-                age,
-                stale: age.is_none_or(|age| age > app.settings.stale_after),
-                last,
-            })
-        })
-        .collect()
-}
-
-async fn nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<NodeSummary>>, ApiError> {
-    blocking(move || Ok(Json(summaries(&app)?))).await?
-}
-
-async fn index(State(app): State<Arc<App>>) -> Result<Html<String>, ApiError> {
-    blocking(move || {
-        Ok(Html(page::page(
-            &summaries(&app)?,
-            now(),
-            app.settings.stale_after,
-        )))
-    })
-    .await?
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{nonce, setup, store};
     use super::*;
+    use axum::http::Request;
     use std::net::SocketAddr;
     use tower::ServiceExt;
 
@@ -683,7 +485,7 @@ mod tests {
             },
         ));
         let settings = Settings {
-            read: ReadAccess::Loopback,
+            readers: Readers::default(),
             max_evidence: 1024,
             upload: Duration::from_secs(1),
             stale_after: 1,

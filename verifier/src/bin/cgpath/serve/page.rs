@@ -1,10 +1,10 @@
 //! The small page with the current verdicts of all nodes and pods.
 
-use super::http::NodeSummary;
+use super::read::{NodeSummary, ScopedSummary};
 use verifier::report::html::Html;
 use verifier::report::{accepted_of, chip, findings, notices_of, pods_chip, state_class, state_sign};
 use verifier::text::utc;
-use verifier::{State, Verdict};
+use verifier::{PodVerdict, State, Verdict};
 
 /// Seconds until a browser loads the page again.
 const REFRESH: u32 = 10;
@@ -32,6 +32,43 @@ pub fn page(nodes: &[NodeSummary], now: u64, stale_after: u64) -> String {
     );
     page.raw("<code>/v1/nodes/NAME/history</code>. All about a node: <code>cgpath report --store DIR --node NAME -o report.html</code>");
     page.raw("</p></footer>\n");
+    page.finish_document()
+}
+
+/// The page of a reader with a scope: nodes that have a pod of it, and these pods.
+pub fn scoped(nodes: &[ScopedSummary], now: u64, stale_after: u64) -> String {
+    let mut page = Html::document("ima-cgpath verifier", Some(REFRESH));
+    page.raw("<header><p class=\"eyebrow\">ima-cgpath verifier</p><div class=\"head\"><h1>");
+    let count: usize = nodes.iter().map(|node| node.last.pods.len()).sum();
+    page.counted(count as u64, "pod of yours", "pods of yours")
+        .raw("</h1></div><p class=\"soft\">As of ")
+        .text(utc(now));
+    page.raw(" UTC. Verdicts older than ")
+        .number(stale_after)
+        .raw(" s are stale.</p></header>\n");
+    for node in nodes {
+        let class = if node.stale {
+            "stale"
+        } else {
+            state_class(node.last.state)
+        };
+        page.raw("<section class=\"card ")
+            .raw(class)
+            .raw("\"><div class=\"head\"><h2 style=\"margin:0\">")
+            .text(&node.last.node)
+            .raw("</h2>");
+        chip(&mut page, node.last.state, false);
+        if node.stale {
+            page.raw("<span class=\"chip stale\">◷ stale</span>");
+        }
+        page.raw("<span class=\"soft push\">")
+            .text(ago(node.age))
+            .raw("</span></div>\n");
+        notices_of(&mut page, &node.last.dangerous, false, &[]);
+        pods(&mut page, &node.last.pods);
+        page.raw("</section>\n");
+    }
+    page.raw("<footer><p>Refreshes itself. JSON: <code>/v1/nodes</code>, <code>/v1/nodes/NAME/pods/UID</code></p></footer>\n");
     page.finish_document()
 }
 
@@ -120,11 +157,15 @@ fn body(page: &mut Html, verdict: &Verdict) {
         page.raw("<p class=\"soft\">No pods.</p>\n");
         return;
     }
+    pods(page, &verdict.pods);
+}
+
+fn pods(page: &mut Html, pods: &[PodVerdict]) {
     page.raw(
         "<div class=\"scroll\"><table><thead><tr><th>Pod</th><th>State</th><th class=\"n\">Measurements</th>",
     );
     page.raw("<th class=\"n\">Executions</th><th class=\"n\">Files</th><th>UID</th></tr></thead><tbody>\n");
-    for pod in &verdict.pods {
+    for pod in pods {
         let name = pod
             .name
             .as_deref()
@@ -153,7 +194,7 @@ fn body(page: &mut Html, verdict: &Verdict) {
             .raw("</code></td></tr>\n");
     }
     page.raw("</tbody></table></div>\n");
-    for pod in verdict.pods.iter().filter(|p| !p.findings.is_empty()) {
+    for pod in pods.iter().filter(|p| !p.findings.is_empty()) {
         page.raw("<h4>")
             .text(
                 pod.name

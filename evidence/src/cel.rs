@@ -1,0 +1,193 @@
+//! The measurement list as a TCG Canonical Event Log, in CBOR and in JSON.
+//!
+//! Source: TCG, *Canonical Event Log Format*, version 1.1: information model in section 4, encodings in section 5. Records
+//! are of the content type `ima_template` and numbered from 0 for each PCR; `digests` are what the register was extended
+//! with, so a violation has 0xff in every byte. Not here: reading such logs, the boot log.
+
+use crate::{Bank, Digest, Entry, Error, Result, list::ListEntry};
+use minicbor::Encoder;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// `content_type` of a record with template name and data. CEL 1.1, table 2.
+pub const IMA_TEMPLATE: u8 = 7;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CelRecord {
+    /// Number among the records of its PCR, from 0.
+    pub recnum: u64,
+    /// The PCR.
+    pub pcr: u32,
+    /// What it was extended with, by bank.
+    pub digests: Vec<CelDigest>,
+    content_type: &'static str,
+    /// What was measured.
+    pub content: ImaTemplate,
+}
+
+/// One digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CelDigest {
+    #[serde(rename = "hashAlg")]
+    hash_alg: &'static str,
+    #[serde(with = "crate::serde_bytes_hex")]
+    digest: Vec<u8>,
+    #[serde(skip)]
+    bank: Bank,
+}
+
+/// Template name and data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImaTemplate {
+    /// The template's name.
+    pub template_name: String,
+    /// Its data, as the kernel hashed it.
+    #[serde(with = "crate::serde_bytes_hex")]
+    pub template_data: Vec<u8>,
+}
+
+/// The list's records, with digests in these banks.
+///
+/// # Errors
+/// [`Error::Malformed`] with the entry's index in the text: for a redacted entry, whose content nobody knows, and for one
+/// that cannot be read.
+pub fn records(list: &[Entry], banks: &[Bank]) -> Result<Vec<CelRecord>> {
+    let mut next: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut records = Vec::with_capacity(list.len());
+    for (index, entry) in list.iter().enumerate() {
+        let Entry::Full(record) = entry else {
+            let why = format!("entry {index} is redacted: it has no content to export");
+            return Err(Error::malformed(0, why));
+        };
+        let entry = ListEntry::from_canonical(index as u64, record.as_slice())?;
+        let name = core::str::from_utf8(entry.template_name())
+            .map_err(|_| Error::malformed(0, format!("entry {index}: the template's name is not text")))?;
+        let digest = |bank: &Bank| {
+            let digest = if entry.is_violation() {
+                Digest::ones(*bank)
+            } else {
+                entry.template_digest(*bank)
+            };
+            CelDigest {
+                hash_alg: bank.name(),
+                digest: digest.bytes().to_vec(),
+                bank: *bank,
+            }
+        };
+        let recnum = next.entry(entry.pcr()).or_default();
+        records.push(CelRecord {
+            recnum: *recnum,
+            pcr: entry.pcr(),
+            digests: banks.iter().map(digest).collect(),
+            content_type: "ima_template",
+            content: ImaTemplate {
+                template_name: name.to_owned(),
+                template_data: entry.data().to_vec(),
+            },
+        });
+        *recnum += 1;
+    }
+    Ok(records)
+}
+
+/// CEL-JSON: an array of records. CEL 1.1, section 5.2.
+///
+/// # Errors
+/// [`Error::Malformed`] if the encoder refuses it.
+pub fn to_json(records: &[CelRecord]) -> Result<Vec<u8>> {
+    crate::json::to_vec(&records)
+}
+
+/// CEL-CBOR: an array of the maps `{0: recnum, 1: pcr, 3: [{0: hashAlg, 1: digest}], 9: content_type, 10: {0:
+/// template_name, 1: template_data}}`. CEL 1.1, section 5.2.
+pub fn to_cbor(records: &[CelRecord]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(records, &mut Encoder::new(&mut out)).expect("encoding into memory cannot fail");
+    out
+}
+
+fn write<W: minicbor::encode::Write>(
+    records: &[CelRecord],
+    e: &mut Encoder<W>,
+) -> core::result::Result<(), minicbor::encode::Error<W::Error>> {
+    e.array(records.len() as u64)?;
+    for record in records {
+        e.map(5)?
+            .u8(0)?
+            .u64(record.recnum)?
+            .u8(1)?
+            .u32(record.pcr)?
+            .u8(3)?;
+        e.array(record.digests.len() as u64)?;
+        for digest in &record.digests {
+            e.map(2)?
+                .u8(0)?
+                .u16(digest.bank.tpm_alg())?
+                .u8(1)?
+                .bytes(&digest.digest)?;
+        }
+        e.u8(9)?.u8(IMA_TEMPLATE)?.u8(10)?;
+        let content = &record.content;
+        e.map(2)?
+            .u8(0)?
+            .str(&content.template_name)?
+            .u8(1)?
+            .bytes(&content.template_data)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::list::tests::ima_ng;
+    use crate::replay::{Fill, Replay};
+
+    fn list() -> Vec<Entry> {
+        let mut list: Vec<Entry> = [(10, "/bin/a"), (11, "/bin/b"), (10, "/bin/c")]
+            .map(|(pcr, path)| ima_ng(pcr, path, b"content").to_entry())
+            .into();
+        let Entry::Full(record) = &mut list[2] else {
+            panic!()
+        };
+        record[4..24].fill(0);
+        list
+    }
+
+    #[test]
+    fn a_log_replays_to_the_registers_of_the_list_and_is_numbered_by_register() {
+        let list = list();
+        let records = records(&list, &Bank::ALL).unwrap();
+        assert_eq!(
+            records.iter().map(|r| (r.pcr, r.recnum)).collect::<Vec<_>>(),
+            [(10, 0), (11, 0), (10, 1)]
+        );
+        let mut replay = Replay::default();
+        list.iter().for_each(|entry| {
+            replay.push_entry(entry).unwrap();
+        });
+        for (n, bank) in Bank::ALL.into_iter().enumerate() {
+            for pcr in [10, 11] {
+                let value = records
+                    .iter()
+                    .filter(|r| r.pcr == pcr)
+                    .fold(Digest::zero(bank), |value, record| {
+                        value.extend(&Digest::new(bank, &record.digests[n].digest).unwrap())
+                    });
+                assert_eq!(replay.value(pcr, bank, Fill::Hashed), Some(value));
+            }
+        }
+    }
+
+    #[test]
+    fn a_redacted_entry_has_nothing_to_export() {
+        let mut list = list();
+        list[1] = Entry::Opaque {
+            pcr: 10,
+            digests: vec![],
+        };
+        let error = records(&list, &[Bank::Sha256]).unwrap_err().to_string();
+        assert!(error.contains("entry 1 is redacted"), "{error}");
+    }
+}

@@ -1,0 +1,328 @@
+//! A tenant's bundle: what shows one pod that its partition is complete under a quoted checkpoint, and nothing of others.
+//!
+//! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests alone.
+//! Promise: of other pods it holds no path, no name, no record and no UID, but for what SECURITY.md states under "What a
+//! tenant's bundle shows". Not here: whether it is to be believed (see `verifier::tenant`).
+
+use crate::{
+    Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
+    SealedCheckpoint,
+    checkpoint::number_from_path,
+    list::ListEntry,
+    merkle::{self, Hash},
+    proof::{PartitionProof, PartitionTree, SealedPartition, SealedTree},
+    replay::{Fill, Replay, ReplayError},
+    serde_bytes_hex,
+    tpm::{Attest, composite},
+    wire,
+};
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+
+/// The register that IMA extends.
+const PCR: u32 = 10;
+
+/// A bundle is never longer than this many bytes.
+pub const MAX_BUNDLE_LEN: usize = 512 * 1024 * 1024;
+
+/// What one pod is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct TenantBundle {
+    /// Format version: 1.
+    #[n(0)]
+    pub version: u32,
+    /// The pod.
+    #[n(1)]
+    pub pod: PodUid,
+    /// What the node calls itself; only a hint, the key decides.
+    #[n(2)]
+    pub node: String,
+    /// boot_id of the running kernel, 16 bytes.
+    #[n(3)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub boot_id: [u8; 16],
+    /// The quote over PCR 10.
+    #[n(4)]
+    pub quote: Quote,
+    /// How many entries of the measurement list stand before [`TenantBundle::list`]: those that the reader has followed
+    /// already; 0 for one that has not.
+    #[n(5)]
+    pub from: u64,
+    /// The list from there to the last entry that the quote covers: template digests in the quoted banks, and the entries
+    /// of the collector's checkpoints whole.
+    #[n(6)]
+    pub list: Vec<Entry>,
+    /// Checkpoint 0, which names the key of this boot's checkpoints; absent for a reader that has followed.
+    #[n(7)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(
+        with = "serde_bytes_hex::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub first: Option<Vec<u8>>,
+    /// The last checkpoint.
+    #[n(8)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub last: Vec<u8>,
+    /// The pod's partition under the last checkpoint's partitions root, or that there is none.
+    #[n(9)]
+    pub proof: PartitionProof,
+    /// All its records since the load, in the order in which they were sealed.
+    #[n(10)]
+    pub records: Vec<Record>,
+    /// The entries of the list that these records are about, whole, each once: the content hashes stand in them.
+    #[n(11)]
+    #[cbor(with = "crate::bundle::files")]
+    #[serde(with = "serde_bytes_hex::list")]
+    pub entries: Vec<Vec<u8>>,
+    /// A full verifier's signed attestation result for the last checkpoint, about the node and this pod alone (a JWT).
+    #[n(12)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ear: Option<String>,
+}
+
+/// Why no bundle can be made of evidence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProveError {
+    /// The evidence seals nothing.
+    #[error("the evidence holds no checkpoint, so no partition is sealed in it")]
+    NoCheckpoint,
+    /// A part of it cannot be read.
+    #[error("{what}: {source}")]
+    Unreadable {
+        /// Which part.
+        what: &'static str,
+        /// Why.
+        source: Error,
+    },
+    /// The quote does not select PCR 10 alone in banks that are known here.
+    #[error("the quote does not cover PCR 10, and it alone, in banks that are known here")]
+    Quote,
+    /// The list does not lead to the quote.
+    #[error("the measurement list cannot be replayed: {0}")]
+    Replay(#[from] ReplayError),
+    /// No prefix of the list gives the quoted digest.
+    #[error(
+        "no prefix of the list's {entries} entries replays to the quoted PCR 10 (a padded bank is not supported here)"
+    )]
+    NotCovered {
+        /// Length of the list.
+        entries: usize,
+    },
+    /// The reader would have followed more than there is.
+    #[error("the list is to begin at entry {from}, and the quote covers {covered}")]
+    From {
+        /// Where to begin.
+        from: u64,
+        /// How many entries are covered.
+        covered: u64,
+    },
+    /// The last checkpoint's file is not among the entries that would be shown.
+    #[error("the last checkpoint, number {0}, does not stand in the covered list from where it is to begin")]
+    NotAnchored(u64),
+    /// The records are not those that were sealed.
+    #[error("the records are not those that the last checkpoint seals: judge the evidence first")]
+    NotSealed,
+    /// An entry that a record is about is not in the list.
+    #[error("record {seq} is about an entry that is not in the list: judge the evidence first")]
+    NoEntry {
+        /// Its sequence number.
+        seq: u64,
+    },
+}
+
+/// Whether a record says that IMA held an entry for what was measured: added now, or there before (-17, EEXIST).
+pub fn is_of_entry(record: &Record) -> bool {
+    record.kind == EventKind::Entry && matches!(record.ret, 0 | -17)
+}
+
+/// The digest by which an entry is looked up for a record: SHA-1, which every kernel has, or the first there is.
+pub fn join_digest(record: &Record) -> Option<&Digest> {
+    let sha1 = record.digests.iter().find(|d| d.bank() == Bank::Sha1);
+    sha1.or_else(|| record.digests.first())
+}
+
+/// Banks in which a quote selects PCR 10 and nothing else; `None` if it selects anything else at all.
+fn quoted_banks(attest: &Attest) -> Option<Vec<Bank>> {
+    let mut banks = Vec::new();
+    for selection in &attest.pcr_select.banks {
+        match (
+            selection.bank(),
+            selection.pcrs().collect::<Vec<u32>>().as_slice(),
+        ) {
+            (_, []) => {}
+            (Some(bank), [PCR]) if !banks.contains(&bank) => banks.push(bank),
+            _ => return None,
+        }
+    }
+    (!banks.is_empty()).then_some(banks)
+}
+
+/// How many entries the quote covers.
+fn covered(list: &[Entry], attest: &Attest, banks: &[Bank]) -> Result<usize, ProveError> {
+    let mut replay = Replay::new(banks.iter().map(|bank| (*bank, Fill::Hashed)));
+    let is_quoted = |replay: &Replay| {
+        let values: Option<Vec<Digest>> = banks
+            .iter()
+            .map(|bank| replay.value(PCR, *bank, Fill::Hashed))
+            .collect();
+        values.is_some_and(|values| {
+            composite(Bank::Sha256, values.iter().map(Digest::bytes)).bytes() == attest.pcr_digest
+        })
+    };
+    let mut found = is_quoted(&replay).then_some(0);
+    for (index, entry) in list.iter().enumerate() {
+        replay.push_entry(entry)?;
+        if is_quoted(&replay) {
+            found = Some(index + 1);
+        }
+    }
+    found.ok_or(ProveError::NotCovered { entries: list.len() })
+}
+
+/// The number of the checkpoint whose file this entry measures; `None` for any other entry, whatever its name.
+fn anchored(entry: &ListEntry<&[u8]>, files: &[Vec<u8>]) -> Option<u64> {
+    let number = number_from_path(entry.file_name()?)?;
+    let file = files.get(usize::try_from(number).ok()?)?;
+    let digest = entry.file_digest()?.digest()?;
+    let is_it = digest.bank() != Bank::Sha1 && digest.bank().hash(&[file]) == digest && !entry.is_violation();
+    is_it.then_some(number)
+}
+
+impl TenantBundle {
+    /// Makes the bundle of `pod`, for a reader that has followed the first `from` entries of the list (0: none).
+    ///
+    /// The evidence is taken as judged: what is checked here is only that the bundle will hold together.
+    ///
+    /// # Errors
+    /// [`ProveError`].
+    pub fn prove(evidence: &Evidence, pod: PodUid, from: u64) -> Result<TenantBundle, ProveError> {
+        let unreadable = |what| move |source| ProveError::Unreadable { what, source };
+        let last_file = evidence.checkpoints.last().ok_or(ProveError::NoCheckpoint)?;
+        let last = SealedCheckpoint::from_file(last_file).map_err(unreadable("the last checkpoint"))?;
+        let attest = Attest::parse(&evidence.quote.attest).map_err(unreadable("the quote"))?;
+        let banks = quoted_banks(&attest).ok_or(ProveError::Quote)?;
+        let covered = covered(&evidence.list, &attest, &banks)?;
+        let begin = usize::try_from(from).ok().filter(|from| *from <= covered);
+        let begin = begin.ok_or(ProveError::From {
+            from,
+            covered: covered as u64,
+        })?;
+
+        let mut list = Vec::with_capacity(covered - begin);
+        let mut is_anchored = false;
+        for (index, entry) in evidence.list.iter().enumerate().take(covered).skip(begin) {
+            let Entry::Full(record) = entry else {
+                list.push(entry.clone());
+                continue;
+            };
+            let whole = ListEntry::from_canonical(index as u64, record.as_slice())
+                .map_err(unreadable("the measurement list"))?;
+            match anchored(&whole, &evidence.checkpoints) {
+                Some(number) => {
+                    is_anchored |= number == last.checkpoint.number;
+                    list.push(entry.clone());
+                }
+                None => list.push(whole.to_opaque(&banks)),
+            }
+        }
+        if !is_anchored {
+            return Err(ProveError::NotAnchored(last.checkpoint.number));
+        }
+
+        let key = PartitionKey::Pod(pod);
+        let tree = PartitionTree::new(evidence.partitions.iter().map(|log| SealedPartition {
+            key: log.key,
+            size: log.records.len() as u64,
+            root: merkle::root(log.records.iter().map(Record::leaf_hash)),
+        }));
+        if tree.sealed() != SealedTree::from(&last.checkpoint) {
+            return Err(ProveError::NotSealed);
+        }
+        let records = evidence.records(key).to_vec();
+        Ok(TenantBundle {
+            version: 1,
+            pod,
+            node: evidence.node.clone(),
+            boot_id: evidence.boot_id,
+            quote: evidence.quote.clone(),
+            from,
+            list,
+            first: evidence.checkpoints.first().filter(|_| from == 0).cloned(),
+            last: last_file.clone(),
+            proof: tree.prove(key),
+            entries: own_entries(&evidence.list, &records)?,
+            records,
+            ear: None,
+        })
+    }
+
+    /// Deterministic CBOR.
+    pub fn to_cbor(&self) -> Vec<u8> {
+        wire::to_vec(self)
+    }
+
+    /// # Errors
+    /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
+    pub fn from_cbor(bytes: &[u8]) -> Result<TenantBundle> {
+        let bundle: TenantBundle = wire::from_slice(bytes, "tenant's bundle", MAX_BUNDLE_LEN)?;
+        if bundle.version != 1 {
+            let why = format!("tenant's bundle version {}, not 1", bundle.version);
+            return Err(Error::malformed(0, why));
+        }
+        Ok(bundle)
+    }
+
+    /// SHA-256 of the last checkpoint's file: what an attestation result must name to speak of this bundle.
+    pub fn checkpoint_digest(&self) -> Hash {
+        let digest = Bank::Sha256.hash(&[&self.last]);
+        Hash::try_from(digest.bytes()).expect("SHA-256 has 32 bytes")
+    }
+}
+
+/// The entries that `records` are about, each once, in the order of first use.
+fn own_entries(list: &[Entry], records: &[Record]) -> Result<Vec<Vec<u8>>, ProveError> {
+    let about: Vec<(u64, &Digest)> = records
+        .iter()
+        .filter(|record| is_of_entry(record))
+        .map(|record| {
+            let digest = join_digest(record);
+            digest
+                .map(|d| (record.seq, d))
+                .ok_or(ProveError::NoEntry { seq: record.seq })
+        })
+        .collect::<Result<_, _>>()?;
+    let wanted: HashSet<&Digest> = about.iter().map(|(_, digest)| *digest).collect();
+    let mut banks: Vec<Bank> = wanted.iter().map(|digest| digest.bank()).collect();
+    banks.sort_unstable();
+    banks.dedup();
+    let mut found: HashMap<Digest, &[u8]> = HashMap::new();
+    for (index, entry) in list.iter().enumerate() {
+        let Entry::Full(record) = entry else { continue };
+        let Ok(whole) = ListEntry::from_canonical(index as u64, record.as_slice()) else {
+            continue;
+        };
+        for bank in &banks {
+            let digest = whole.template_digest(*bank);
+            if !whole.is_violation() && wanted.contains(&digest) {
+                found.entry(digest).or_insert(record);
+            }
+        }
+    }
+    let mut given = HashSet::new();
+    let mut entries = Vec::new();
+    for (seq, digest) in about {
+        let record = found.get(digest).ok_or(ProveError::NoEntry { seq })?;
+        if given.insert(*record) {
+            entries.push(record.to_vec());
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,106 @@
+//! A tenant's own policy: what is allowed in one pod, by whoever runs it. One YAML file and its reference files.
+//!
+//! Promise: what it gives judges the pod's partition exactly as a node's policy would; it knows nothing of the host, which
+//! a tenant leaves to a full verifier. Not here: which verifiers' results are believed (an argument of the command).
+
+use super::{Allowed, Loader, PodPolicy, Policy, Result};
+use crate::Excludes;
+use crate::node::{self, NodePolicy, Pattern};
+use evidence::{Bank, PodUid};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+
+/// A node policy with nothing but defaults. What it says of the host accepts nothing: the host has no reference values.
+const DEFAULTS: &[u8] = b"{version: 1, node: tenant, accept: {tiers: [bpf], templates: [none], banks: [sha256], \
+    ima-policies: ['sha256:0000000000000000000000000000000000000000000000000000000000000000'], collector: /none}, \
+    host: {references: [none]}, pods: []}";
+
+/// A tenant's policy file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TenantPolicy {
+    /// Format version: 1.
+    #[serde(deserialize_with = "node::version_one")]
+    version: u32,
+    /// The pod's UID, with dashes.
+    #[serde(deserialize_with = "node::dashed_uid")]
+    pod: PodUid,
+    /// What people call it; only for the output.
+    #[serde(deserialize_with = "node::name")]
+    name: String,
+    /// Templates that the entries shown to this tenant may use.
+    #[serde(deserialize_with = "node::texts")]
+    templates: Vec<String>,
+    /// PCR banks that must be quoted.
+    #[serde(deserialize_with = "node::some")]
+    banks: Vec<Bank>,
+    /// Reference files of the pod's images, and of what the platform runs in every pod: the sandbox image.
+    #[serde(deserialize_with = "node::texts")]
+    references: Vec<String>,
+    /// Reference files whose contents may appear at any path: the runtime's copy of itself while it sets containers up.
+    #[serde(default, deserialize_with = "node::bounded")]
+    runtime_files: Vec<String>,
+    /// Container runtimes: see the node policy.
+    #[serde(default = "node::default_runtimes", deserialize_with = "node::texts")]
+    runtimes: Vec<String>,
+    /// Records that may be lost on the node; 0 by default.
+    #[serde(default)]
+    lost: u64,
+    /// Paths at which a violation does not count.
+    #[serde(default, deserialize_with = "node::bounded")]
+    permit_violations: Vec<Pattern>,
+}
+
+impl Policy {
+    /// Reads a tenant's policy, which is about one pod and nothing else: the pod's UID, and the policy. `resolve` and
+    /// `file` as for [`Policy::load`].
+    ///
+    /// # Errors
+    /// As [`Policy::load`].
+    pub fn load_tenant(
+        file: &str,
+        yaml: &[u8],
+        mut resolve: impl FnMut(&str) -> core::result::Result<Vec<u8>, String>,
+    ) -> Result<(PodUid, Policy)> {
+        let tenant: TenantPolicy = node::from_yaml(file, yaml)?;
+        let mut loader = Loader {
+            file,
+            read: BTreeMap::new(),
+            total: 0,
+            resolve: &mut resolve,
+        };
+        let none = Excludes::default();
+        let allowed = loader.allowed("references", &tenant.references, &none)?;
+        let everywhere = loader.allowed("runtime-files", &tenant.runtime_files, &none)?;
+        let mut runtime_files = HashMap::new();
+        for reference in everywhere.references() {
+            for digest in reference.files.values().flatten() {
+                let learned = runtime_files.entry(digest.clone()).or_insert(true);
+                *learned &= reference.learned;
+            }
+        }
+        let digest = loader.digest(yaml);
+        let pod = node::Pod {
+            uid: tenant.pod,
+            name: tenant.name,
+            references: tenant.references,
+            excludes: none,
+        };
+        let mut node = NodePolicy::from_yaml(file, DEFAULTS)?;
+        node.accept.templates = tenant.templates;
+        node.accept.banks = tenant.banks;
+        node.tolerance.lost = tenant.lost;
+        node.runtimes = tenant.runtimes;
+        node.violations.permit = tenant.permit_violations;
+        node.pods = vec![pod.clone()];
+        let policy = Policy {
+            file: node,
+            host: Allowed::default(),
+            sandbox: Allowed::default(),
+            pods: BTreeMap::from([(tenant.pod, PodPolicy { pod, allowed })]),
+            runtime_files,
+            digest,
+        };
+        Ok((tenant.pod, policy))
+    }
+}

@@ -1,0 +1,347 @@
+//! `cgpath export`: a node's evidence in the formats of other tools. Reads a file, writes a file or a folder.
+//!
+//! Promise: what cannot be said in a format is an error that names the entry, never left out. Not here: the formats that
+//! are bytes alone (see `evidence::cel`, `evidence::eat`, `evidence::tpm`).
+
+use crate::input::{self, bounded, replace};
+use crate::output::{Failure, Output, Status, escape};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::ValueEnum;
+use evidence::{
+    Bank, Digest, Entry, Evidence, cel, eat,
+    list::{ListEntry, Templates},
+    replay::{Fill, Replay},
+    tpm::{Attest, PcrBlob, Public, composite},
+};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+/// The register that IMA extends.
+const PCR: u32 = 10;
+/// A runtime policy, a key or a result is never longer than this many bytes.
+const MAX_INPUT: u64 = 256 * 1024 * 1024;
+
+/// The formats.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// Our evidence as JSON, lossless
+    Json,
+    /// Our evidence as deterministic CBOR, of either form
+    Cbor,
+    /// The list as a TCG Canonical Event Log in CBOR
+    CelCbor,
+    /// The list as a TCG Canonical Event Log in JSON
+    CelJson,
+    /// The list as the kernel's ASCII form, with SHA-1 digests
+    Ascii,
+    /// A folder for `evmctl ima_measurement`: the list as the kernel's binary form, and the quoted registers
+    Evmctl,
+    /// A folder for `tpm2_checkquote`: message, signature, registers, key, and the command line
+    Tpm2Tools,
+    /// A request to Keylime's one-shot verification, `POST /v2.6/verify/evidence`
+    Keylime,
+    /// An Entity Attestation Token that carries the evidence: UCCS, or a CWT with --key
+    Eat,
+    /// The token, and with --ear the result, in a conceptual message wrapper in CBOR
+    CmwCbor,
+    /// The same in JSON
+    CmwJson,
+}
+
+/// Writes a node's evidence in the format of another tool
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cgpath export evidence.cbor --format tpm2-tools -o quote/ && sh quote/check.sh
+  cgpath export evidence.cbor --format evmctl -o list/ && sh list/check.sh
+  cgpath export evidence.cbor --format cel-cbor -o log.cel
+  cgpath export evidence.cbor --format keylime --runtime-policy policy.json -o request.json
+  cgpath export evidence.cbor --format cmw-json --ear verdict.jwt -o evidence.cmw")]
+pub struct Export {
+    /// The evidence, as CBOR or as our JSON; `-` reads standard input
+    evidence: PathBuf,
+    /// The format
+    #[arg(long, value_name = "FORMAT")]
+    format: Format,
+    /// Where it goes: a file, or a folder that is made
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// keylime: the runtime policy to judge by
+    #[arg(long, value_name = "FILE")]
+    runtime_policy: Option<PathBuf>,
+    /// keylime: the node's endorsement key, TPM2B_PUBLIC; it is not part of our evidence
+    #[arg(long, value_name = "FILE")]
+    ek: Option<PathBuf>,
+    /// eat, cmw-cbor, cmw-json: signs the token with this P-256 key in PEM
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// cmw-cbor, cmw-json: an attestation result to wrap along
+    #[arg(long, value_name = "FILE")]
+    ear: Option<PathBuf>,
+}
+
+fn failure(error: &evidence::Error) -> Failure {
+    Failure::decode("export", error)
+}
+
+/// The quote and what its register was.
+struct Quoted {
+    attest: Attest,
+    pcrs: Vec<Digest>,
+}
+
+impl Export {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// Input that cannot be read, or has no form in the format.
+    pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let evidence = input::evidence(&self.evidence)?;
+        match self.format {
+            Format::Json => self.file(&evidence.to_json().map_err(|e| failure(&e))?)?,
+            Format::Cbor => self.file(&evidence.to_cbor())?,
+            Format::CelCbor => self.file(&cel::to_cbor(&cel(&evidence)?))?,
+            Format::CelJson => self.file(&cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?)?,
+            Format::Ascii => self.file(&ascii(&evidence)?)?,
+            Format::Evmctl => self.evmctl(&evidence)?,
+            Format::Tpm2Tools => self.tpm2_tools(&evidence)?,
+            Format::Keylime => self.file(&self.keylime(&evidence)?)?,
+            Format::Eat => self.file(&self.token(&evidence)?.bytes)?,
+            Format::CmwCbor => self.file(&eat::cmw_cbor(&self.messages(&evidence)?))?,
+            Format::CmwJson => self.file(eat::cmw_json(&self.messages(&evidence)?).to_string().as_bytes())?,
+        }
+        if !out.json() {
+            out.line(escape(self.output.as_os_str().as_encoded_bytes()))?;
+        }
+        Ok(Status::Clean)
+    }
+
+    fn file(&self, bytes: &[u8]) -> Result<(), Failure> {
+        replace(&self.output, bytes)
+    }
+
+    fn folder(&self, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
+        fs::create_dir_all(&self.output).map_err(|e| Failure::file(&self.output, &e))?;
+        files
+            .iter()
+            .try_for_each(|(name, bytes)| replace(&self.output.join(name), bytes))
+    }
+
+    fn token(&self, evidence: &Evidence) -> Result<eat::Message, Failure> {
+        let claims = eat::claims(evidence).map_err(|e| failure(&e))?;
+        match &self.key {
+            None => Ok(eat::unsigned(&claims)),
+            Some(path) => eat::signed(&claims, &input::signing_key(path)?).map_err(|e| failure(&e)),
+        }
+    }
+
+    fn messages(&self, evidence: &Evidence) -> Result<Vec<eat::Message>, Failure> {
+        let mut messages = vec![self.token(evidence)?];
+        if let Some(path) = &self.ear {
+            let token = String::from_utf8_lossy(&read(path)?).trim().to_owned();
+            messages.push(eat::attestation_result(&token));
+        }
+        Ok(messages)
+    }
+
+    fn evmctl(&self, evidence: &Evidence) -> Result<(), Failure> {
+        let mut files = vec![(
+            "binary_runtime_measurements",
+            binary(evidence, quoted(evidence)?.1)?,
+        )];
+        let mut check = "#!/bin/sh\n# Replays the list and compares it with the quoted registers.\ncd \"$(dirname \"$0\")\" || exit 2\nexec evmctl ima_measurement".to_owned();
+        for pcr in &quoted(evidence)?.0.pcrs {
+            let name = match pcr.bank() {
+                Bank::Sha1 => "pcrs.sha1",
+                Bank::Sha256 => "pcrs.sha256",
+                Bank::Sha384 => "pcrs.sha384",
+                Bank::Sha512 => "pcrs.sha512",
+            };
+            // As tpm2_pcrread prints them; registers that are not quoted are as after a reset.
+            let lines = (0..24).map(|n| {
+                let value = if n == PCR {
+                    pcr.clone()
+                } else {
+                    Digest::zero(pcr.bank())
+                };
+                format!("  {n:<2}: 0x{}\n", hex::encode_upper(value.bytes()))
+            });
+            let text = format!("{}:\n{}", pcr.bank(), lines.collect::<String>());
+            files.push((name, text.into_bytes()));
+            check.push_str(&format!(" --pcrs {},{name}", pcr.bank()));
+        }
+        check.push_str(" binary_runtime_measurements\n");
+        files.push(("check.sh", check.into_bytes()));
+        self.folder(&files)
+    }
+
+    fn tpm2_tools(&self, evidence: &Evidence) -> Result<(), Failure> {
+        let (quoted, _) = quoted(evidence)?;
+        let nonce = hex::encode(&quoted.attest.extra_data);
+        let check = format!(
+            "#!/bin/sh\n# Compare ak.pub with the key that you know of this node, and the nonce with the one that you gave.\n\
+             cd \"$(dirname \"$0\")\" || exit 2\nexec tpm2_checkquote -u ak.pub -m quote.msg -s quote.sig -f quote.pcrs -g sha256 -q {nonce}\n"
+        );
+        self.folder(&[
+            ("quote.msg", evidence.quote.attest.clone()),
+            ("quote.sig", evidence.quote.signature.clone()),
+            ("quote.pcrs", blob(&quoted).to_bytes()),
+            ("ak.pub", public(evidence)?.to_tpm2b()),
+            ("check.sh", check.into_bytes()),
+        ])
+    }
+
+    fn keylime(&self, evidence: &Evidence) -> Result<Vec<u8>, Failure> {
+        let (quoted, _) = quoted(evidence)?;
+        let nonce = core::str::from_utf8(&quoted.attest.extra_data).map_err(|_| {
+            Failure::new(
+                "export",
+                "Keylime's nonces are text, and this evidence was asked for with other bytes",
+            )
+            .hint("ask with the hex of a text: `cgpathd once --nonce \"$(printf %s TEXT | xxd -p)\"`")
+        })?;
+        let bank = quoted.pcrs.first().map_or(Bank::Sha256, Digest::bank);
+        let policy = match &self.runtime_policy {
+            Some(path) => String::from_utf8(read(path)?)
+                .map_err(|_| Failure::new("export", "the runtime policy is not text"))?,
+            None => String::new(),
+        };
+        let ak = STANDARD.encode(public(evidence)?.to_tpm2b());
+        let ek = match &self.ek {
+            Some(path) => STANDARD.encode(read(path)?),
+            None => ak.clone(),
+        };
+        let parts = [
+            &evidence.quote.attest,
+            &evidence.quote.signature,
+            &blob(&quoted).to_bytes(),
+        ];
+        let quote = parts.map(|part| STANDARD.encode(part)).join(":");
+        let list = String::from_utf8(ascii(evidence)?).map_err(|e| {
+            Failure::new("export", format!("the ASCII list is not UTF-8: {e}"))
+                .hint("Keylime takes it as JSON text")
+        })?;
+        let request = serde_json::json!({"type": "tpm", "data": {
+            "quote": format!("r{quote}"),
+            "nonce": nonce,
+            "hash_alg": bank.name(),
+            "tpm_ak": ak,
+            "tpm_ek": ek,
+            "tpm_policy": format!("{{\"mask\":\"{:#x}\"}}", 1u32 << PCR),
+            "runtime_policy": policy,
+            "ima_measurement_list": list,
+        }});
+        serde_json::to_vec(&request).map_err(|e| Failure::new("encoding", e.to_string()))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes = File::open(path).and_then(|file| bounded(file, MAX_INPUT));
+    let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(Failure::new(
+            "limit",
+            format!("{}: longer than {MAX_INPUT} bytes", path.display()),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn public(evidence: &Evidence) -> Result<Public, Failure> {
+    Public::parse(&evidence.quote.ak).map_err(|e| failure(&e))
+}
+
+fn banks(attest: &Attest) -> Vec<Bank> {
+    let selections = attest.pcr_select.banks.iter();
+    selections
+        .filter(|s| s.pcrs().eq([PCR]))
+        .filter_map(|s| s.bank())
+        .collect()
+}
+
+fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
+    let attest = Attest::parse(&evidence.quote.attest).map_err(|e| failure(&e))?;
+    let mut all = vec![Bank::Sha1];
+    all.extend(banks(&attest).into_iter().filter(|bank| *bank != Bank::Sha1));
+    cel::records(&evidence.list, &all).map_err(|e| failure(&e))
+}
+
+/// The quote, its registers, and how many entries it covers.
+fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
+    let attest = Attest::parse(&evidence.quote.attest).map_err(|e| failure(&e))?;
+    let banks = banks(&attest);
+    let mut replay = Replay::new(banks.iter().map(|bank| (*bank, Fill::Hashed)));
+    let mut found = None;
+    for index in 0..=evidence.list.len() {
+        if let Some(entry) = index.checked_sub(1).and_then(|i| evidence.list.get(i)) {
+            replay
+                .push_entry(entry)
+                .map_err(|e| Failure::new("export", e.to_string()))?;
+        }
+        let values = banks.iter().map(|bank| replay.value(PCR, *bank, Fill::Hashed));
+        let values: Vec<Digest> = values.collect::<Option<_>>().unwrap_or_default();
+        let digest = composite(Bank::Sha256, values.iter().map(Digest::bytes));
+        if !values.is_empty() && digest.bytes() == attest.pcr_digest {
+            found = Some((values, index));
+        }
+    }
+    let (pcrs, covered) = found.ok_or_else(|| {
+        Failure::new(
+            "export",
+            "no prefix of the list replays to the quoted PCR 10, so its value is not known",
+        )
+        .hint("`cgpath verify` says what is wrong with the evidence")
+    })?;
+    Ok((Quoted { attest, pcrs }, covered))
+}
+
+fn blob(quoted: &Quoted) -> PcrBlob {
+    PcrBlob {
+        select: quoted.attest.pcr_select.clone(),
+        values: quoted.pcrs.iter().map(|pcr| pcr.bytes().to_vec()).collect(),
+    }
+}
+
+/// The list's entries with SHA-1 digests, as `binary_runtime_measurements` has them, whatever bank evidence was made of.
+fn sha1_entries(list: &[Entry]) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut records = Vec::with_capacity(list.len());
+    for (index, entry) in list.iter().enumerate() {
+        let Entry::Full(record) = entry else {
+            return Err(Failure::new(
+                "export",
+                format!("entry {index} is redacted: it has no content to export"),
+            ));
+        };
+        let entry = ListEntry::from_canonical(index as u64, record.as_slice()).map_err(|e| failure(&e))?;
+        let digest = if entry.is_violation() {
+            Digest::zero(Bank::Sha1)
+        } else {
+            entry.template_digest(Bank::Sha1)
+        };
+        let behind = record.get(4 + entry.listed_digest().len()..).unwrap_or_default();
+        records.push([&entry.pcr().to_le_bytes()[..], digest.bytes(), behind].concat());
+    }
+    Ok(records)
+}
+
+fn binary(evidence: &Evidence, covered: usize) -> Result<Vec<u8>, Failure> {
+    Ok(sha1_entries(evidence.list.get(..covered).unwrap_or_default())?.concat())
+}
+
+fn ascii(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
+    let mut out = Vec::new();
+    for (index, record) in sha1_entries(&evidence.list)?.iter().enumerate() {
+        let entry = ListEntry::from_canonical(index as u64, record.as_slice()).map_err(|e| failure(&e))?;
+        let line = entry.to_ascii(Templates::builtin()).map_err(|e| {
+            Failure::new(
+                "export",
+                format!("entry {index}: {}", escape(e.to_string().as_bytes())),
+            )
+            .hint("a name with such bytes would break or forge a line: use --format evmctl, which is binary")
+        })?;
+        out.extend(line);
+        out.push(b'\n');
+    }
+    Ok(out)
+}

@@ -1,0 +1,496 @@
+//! Reading: verdicts of nodes and pods, for whoever may see them.
+//!
+//! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether they are trusted;
+//! a node or pod outside answers, to the byte, as one that does not exist. Not here: who has what scope (see `readers`).
+
+use super::http::{ApiError, App, Refused, blocking, now};
+use super::readers::{Reader, Scope};
+use super::store::{StoreError, StoredVerdict};
+use super::tls::Peer;
+use super::{metrics, page};
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use evidence::PodUid;
+use futures_util::{Stream, stream};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use verifier::{PodVerdict, State as Judged, Verdict};
+
+/// Verdicts in one answer of `history`.
+const HISTORY_PAGE: u32 = 200;
+
+/// The requests that read.
+pub fn router(app: &Arc<App>) -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(measured))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{node}/verdict", get(verdict))
+        .route("/v1/nodes/{node}/ear", get(ear))
+        .route("/v1/nodes/{node}/history", get(history))
+        .route("/v1/nodes/{node}/pods/{uid}", get(pod))
+        .route("/v1/nodes/{node}/pods/{uid}/stream", get(pod_stream))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(app), may_read))
+}
+
+/// The token in a request: `Authorization: Bearer TOKEN`, or the password of `Basic`, which browsers ask for.
+fn shown_token(headers: &HeaderMap) -> Option<Vec<u8>> {
+    use base64::Engine;
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().as_bytes().to_vec());
+    }
+    if scheme.eq_ignore_ascii_case("basic") {
+        let pair = base64::engine::general_purpose::STANDARD
+            .decode(rest.trim())
+            .ok()?;
+        let colon = pair.iter().position(|b| *b == b':')?;
+        return Some(pair[colon + 1..].to_vec());
+    }
+    None
+}
+
+async fn may_read(
+    State(app): State<Arc<App>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response {
+    let readers = &app.settings.readers;
+    let reader = if readers.is_empty() {
+        let local = peer.ip().to_canonical().is_loopback();
+        local.then_some(Reader::Everything).ok_or_else(|| {
+            ApiError::new(
+                StatusCode::FORBIDDEN,
+                "read",
+                "verdicts can be read from the verifier's own machine only",
+            )
+            .hint("cgpath serve --read-token TOKEN, or --readers FILE, lets others read who show a token")
+        })
+    } else {
+        let reader = shown_token(request.headers()).and_then(|token| readers.by_token(&token));
+        reader.ok_or_else(|| {
+            ApiError::new(StatusCode::UNAUTHORIZED, "read", "reading needs a read token")
+                .hint("Authorization: Bearer TOKEN; in a browser any user name, and the token as password")
+        })
+    };
+    match reader {
+        Ok(reader) => {
+            request.extensions_mut().insert(reader);
+            next.run(request).await
+        }
+        Err(error) => {
+            let unauthorized = error.status == StatusCode::UNAUTHORIZED;
+            let mut response = error.into_response();
+            if unauthorized {
+                let realm = HeaderValue::from_static("Basic realm=\"cgpath\", charset=\"UTF-8\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+            }
+            response
+        }
+    }
+}
+
+/// A kept verdict with its content understood.
+fn understood(kept: &StoredVerdict) -> Result<Verdict, ApiError> {
+    serde_json::from_str(kept.verdict.get()).map_err(|error| ApiError::internal(&error))
+}
+
+/// What a reader with a scope is told of a node.
+#[derive(Serialize)]
+pub struct Scoped {
+    /// The node.
+    pub node: String,
+    /// When it was judged, in unix seconds.
+    pub time: u64,
+    /// Whether the node itself is trusted; other pods do not count.
+    pub state: Judged,
+    /// Bypasses that were in force.
+    pub dangerous: Vec<String>,
+    /// The reader's pods.
+    pub pods: Vec<PodVerdict>,
+}
+
+impl Scoped {
+    /// `None` if no pod there is the reader's.
+    fn of(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Scoped>, ApiError> {
+        let mut verdict = understood(kept)?;
+        verdict.pods.retain(|pod| scope.holds(pod));
+        Ok((!verdict.pods.is_empty()).then(|| Scoped {
+            node: kept.node.clone(),
+            time: kept.time,
+            state: verdict.node.state,
+            dangerous: verdict.dangerous,
+            pods: verdict.pods,
+        }))
+    }
+}
+
+/// The last verdict about a node, for a reader with a scope.
+fn last_scoped(app: &App, node: &str, scope: &Scope) -> Result<(StoredVerdict, Scoped), ApiError> {
+    let unknown = || ApiError::unknown_node(node);
+    app.store.node(node)?;
+    let kept = app.store.last_verdict(node)?.ok_or_else(unknown)?;
+    let scoped = Scoped::of(&kept, scope)?.ok_or_else(unknown)?;
+    Ok((kept, scoped))
+}
+
+fn last(app: &App, node: &str) -> Result<StoredVerdict, ApiError> {
+    app.store.node(node)?;
+    app.store.last_verdict(node)?.ok_or_else(|| {
+        let error = format!("{node} is enrolled and has sent no evidence yet");
+        ApiError::new(StatusCode::NOT_FOUND, "no-verdict", error)
+            .hint("on the node: systemctl status cgpathd; [verifier] url and ca in cgpathd.toml")
+    })
+}
+
+async fn verdict(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path(node): Path<String>,
+) -> Result<Response, ApiError> {
+    blocking(move || {
+        Ok(match reader {
+            Reader::Everything => Json(last(&app, &node)?).into_response(),
+            Reader::Scoped(scope) => Json(last_scoped(&app, &node, &scope)?.1).into_response(),
+        })
+    })
+    .await?
+}
+
+/// The last verdict as a signed attestation result. `iat` is when it was reached: whoever relies on it judges its age.
+async fn ear(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path(node): Path<String>,
+) -> Result<Response, ApiError> {
+    blocking(move || {
+        let last = match &reader {
+            Reader::Everything => last(&app, &node)?,
+            Reader::Scoped(scope) => last_scoped(&app, &node, scope)?.0,
+        };
+        let mut verdict = understood(&last)?;
+        if let Reader::Scoped(scope) = &reader {
+            verdict.pods.retain(|pod| scope.holds(pod));
+            verifier::accept::redact(&mut verdict.accepted, &verdict.pods);
+        }
+        let token = verifier::ear::token(&verdict, Some(&last.nonce), &app.verdict_key)
+            .map_err(|error| ApiError::internal(&error))?;
+        // RFC 9782 section 5: an EAT as a JWT.
+        Ok(([(header::CONTENT_TYPE, "application/eat+jwt")], token).into_response())
+    })
+    .await?
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryQuery {
+    limit: Option<u32>,
+    before: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct History {
+    /// The newest first.
+    verdicts: Vec<StoredVerdict>,
+    /// To be given as `before` for older ones; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<i64>,
+}
+
+/// What a reader with a scope is told of the past: the last [`HISTORY_PAGE`] verdicts at most, with no numbers, since
+/// these count what others do.
+fn history_scoped(app: &App, node: &str, limit: u32, scope: &Scope) -> Result<Vec<Scoped>, ApiError> {
+    app.store.node(node)?;
+    let mut found = Vec::new();
+    for kept in app.store.history(node, limit, None)? {
+        found.extend(Scoped::of(&kept, scope)?);
+    }
+    if found.is_empty() {
+        return Err(ApiError::unknown_node(node));
+    }
+    Ok(found)
+}
+
+async fn history(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path(node): Path<String>,
+    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| {
+        ApiError::new(StatusCode::BAD_REQUEST, "query", e.body_text()).hint("?limit=N&before=ID")
+    })?;
+    let limit = query.limit.unwrap_or(HISTORY_PAGE).clamp(1, HISTORY_PAGE);
+    blocking(move || {
+        if let Reader::Scoped(scope) = &reader {
+            let verdicts = history_scoped(&app, &node, limit, scope)?;
+            return Ok(Json(serde_json::json!({ "verdicts": verdicts })).into_response());
+        }
+        app.store.node(&node)?;
+        // One more than asked for tells whether there are older ones.
+        let mut verdicts = app.store.history(&node, limit + 1, query.before)?;
+        let more = verdicts.len() > limit as usize;
+        verdicts.truncate(limit as usize);
+        let next = if more { verdicts.last().map(|v| v.id) } else { None };
+        Ok(Json(History { verdicts, next }).into_response())
+    })
+    .await?
+}
+
+/// One node in `GET /v1/nodes`.
+#[derive(Serialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub name: String,
+    /// TPM Name of its key.
+    pub ak: String,
+    /// Digest of the policy that is enrolled.
+    pub policy_digest: String,
+    /// When it was enrolled, in unix seconds.
+    pub added: u64,
+    /// Age of the last verdict, in seconds.
+    pub age: Option<u64>,
+    /// Whether there is no verdict, or none that is young enough.
+    pub stale: bool,
+    /// The last verdict.
+    pub last: Option<StoredVerdict>,
+    /// What was refused in its name since the service started.
+    pub refused: Option<Refused>,
+}
+
+fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
+    let now = now();
+    app.store
+        .nodes()?
+        .into_iter()
+        .map(|node| {
+            let last = app.store.last_verdict(&node.name)?;
+            let age = last.as_ref().map(|v| now.saturating_sub(v.time));
+            Ok(NodeSummary {
+                refused: app.refusals_of(&node.name),
+                name: node.name,
+                ak: node.ak_name,
+                policy_digest: node.policy_digest,
+                added: node.added,
+                age,
+                stale: age.is_none_or(|age| age > app.settings.stale_after),
+                last,
+            })
+        })
+        .collect()
+}
+
+/// One node in `GET /v1/nodes`, for a reader with a scope.
+#[derive(Serialize)]
+pub struct ScopedSummary {
+    /// Age of the verdict, in seconds.
+    pub age: u64,
+    /// Whether it is too old.
+    pub stale: bool,
+    /// The verdict.
+    #[serde(flatten)]
+    pub last: Scoped,
+}
+
+/// The nodes that have a pod of the reader's.
+fn scoped_summaries(app: &App, scope: &Scope) -> Result<Vec<ScopedSummary>, ApiError> {
+    let now = now();
+    let mut found = Vec::new();
+    for node in app.store.nodes()? {
+        let Some(kept) = app.store.last_verdict(&node.name)? else {
+            continue;
+        };
+        let age = now.saturating_sub(kept.time);
+        found.extend(Scoped::of(&kept, scope)?.map(|last| ScopedSummary {
+            age,
+            stale: age > app.settings.stale_after,
+            last,
+        }));
+    }
+    Ok(found)
+}
+
+async fn nodes(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+) -> Result<Response, ApiError> {
+    blocking(move || {
+        Ok(match reader {
+            Reader::Everything => Json(summaries(&app)?).into_response(),
+            Reader::Scoped(scope) => Json(scoped_summaries(&app, &scope)?).into_response(),
+        })
+    })
+    .await?
+}
+
+async fn index(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+) -> Result<Html<String>, ApiError> {
+    blocking(move || {
+        let stale_after = app.settings.stale_after;
+        Ok(Html(match reader {
+            Reader::Everything => page::page(&summaries(&app)?, now(), stale_after),
+            Reader::Scoped(scope) => page::scoped(&scoped_summaries(&app, &scope)?, now(), stale_after),
+        }))
+    })
+    .await?
+}
+
+async fn measured(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+) -> Result<Response, ApiError> {
+    blocking(move || {
+        let mut metrics = metrics::Metrics::default();
+        match reader {
+            Reader::Everything => {
+                for node in summaries(&app)? {
+                    let verdict = node.last.as_ref().map(understood).transpose()?;
+                    metrics.node(&node, verdict.as_ref());
+                }
+            }
+            Reader::Scoped(scope) => {
+                for node in scoped_summaries(&app, &scope)? {
+                    metrics.scoped(&node);
+                }
+            }
+        }
+        let text = metrics.text().map_err(|error| ApiError::internal(&error))?;
+        Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+    })
+    .await?
+}
+
+/// One pod's part of its node's last verdict.
+#[derive(Serialize)]
+struct PodAnswer {
+    node: String,
+    /// When it was judged, in unix seconds.
+    time: u64,
+    /// Whether the node itself is trusted.
+    state: Judged,
+    dangerous: Vec<String>,
+    pod: PodVerdict,
+}
+
+/// The same answer for a node that is not there, a pod that is not there, and one that is somebody else's.
+fn unknown_pod(node: &str, uid: &str) -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "unknown-pod",
+        format!("no pod {uid:?} is known on a node {node:?}"),
+    )
+    .hint("GET /v1/nodes shows nodes and pods that you may see")
+}
+
+fn pod_of(app: &App, reader: &Reader, node: &str, uid: &str) -> Result<PodAnswer, ApiError> {
+    let unknown = || unknown_pod(node, uid);
+    let wanted = PodUid::parse(uid.as_bytes()).ok_or_else(unknown)?;
+    match app.store.node(node) {
+        Err(StoreError::UnknownNode(_)) => return Err(unknown()),
+        other => other?,
+    };
+    let kept = app.store.last_verdict(node)?.ok_or_else(unknown)?;
+    let verdict = understood(&kept)?;
+    let pod = verdict.pods.into_iter().find(|pod| {
+        let may = match reader {
+            Reader::Everything => true,
+            Reader::Scoped(scope) => scope.holds(pod),
+        };
+        may && pod.uid == wanted
+    });
+    Ok(PodAnswer {
+        node: kept.node,
+        time: kept.time,
+        state: verdict.node.state,
+        dangerous: verdict.dangerous,
+        pod: pod.ok_or_else(unknown)?,
+    })
+}
+
+async fn pod(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path((node, uid)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    blocking(move || Ok(Json(pod_of(&app, &reader, &node, &uid)?).into_response())).await?
+}
+
+/// Who listens to a pod.
+struct Listener {
+    app: Arc<App>,
+    reader: Reader,
+    node: String,
+    uid: String,
+    kept: Receiver<Arc<str>>,
+    /// When what was sent last was judged.
+    sent: Option<u64>,
+}
+
+impl Listener {
+    /// Waits for the next verdict about the pod's node.
+    async fn next(&mut self) -> Option<PodAnswer> {
+        loop {
+            if self.sent.is_some() {
+                match self.kept.recv().await {
+                    Ok(node) if *node != *self.node => continue,
+                    // Too slow for each one: the last one is what counts.
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+            let (app, reader) = (Arc::clone(&self.app), self.reader.clone());
+            let (node, uid) = (self.node.clone(), self.uid.clone());
+            let found = blocking(move || pod_of(&app, &reader, &node, &uid)).await;
+            let first = self.sent.is_none();
+            match found {
+                Ok(Ok(answer)) => {
+                    self.sent = Some(answer.time);
+                    return Some(answer);
+                }
+                // The pod ended: it may come back as long as somebody listens.
+                _ if !first => {}
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// Each verdict about the pod as a server-sent event `verdict`, the current one first.
+async fn pod_stream(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path((node, uid)): Path<(String, String)>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    // Before it is looked at: what comes meanwhile is not missed.
+    let kept = app.kept.subscribe();
+    {
+        let (app, reader, node, uid) = (Arc::clone(&app), reader.clone(), node.clone(), uid.clone());
+        blocking(move || pod_of(&app, &reader, &node, &uid)).await??;
+    }
+    let listener = Listener {
+        app,
+        reader,
+        node,
+        uid,
+        kept,
+        sent: None,
+    };
+    let events = stream::unfold(listener, |mut listener| async {
+        let answer = listener.next().await?;
+        let event = Event::default().event("verdict").json_data(&answer);
+        Some((Ok(event.unwrap_or_default()), listener))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}

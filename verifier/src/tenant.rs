@@ -1,0 +1,711 @@
+//! A tenant's view: is what one pod ran accepted, and is this all that it ran, by its own policy.
+//!
+//! Pure, as [`crate::appraise`]. Promises: a bundle is never trusted without a full verifier's signed result for the same
+//! checkpoint, since completeness is relative to what was sealed; the pod's files are judged by the code that judges them
+//! in whole evidence. Not here: how a bundle is made (see `evidence::tenant`), files and output.
+
+mod verdict;
+
+pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
+
+use crate::accept::Acceptances;
+use crate::appraise::{
+    Context, ExpectedNonce, Findings, NodeState, PinnedKey, PodVerdict, Rule, State, Subject, Unusable,
+    chain::Chain,
+    context::CheckpointState,
+    coverage::PCR,
+    finding::Finding,
+    history::{self, Present, Relation},
+    join::{self, Owned},
+    judge::{self, Scene},
+    quote::{self, Quoted},
+    template, view,
+};
+use crate::ear::AttestationResult;
+use evidence::{
+    Bank, Checkpoint, Digest, Entry, Evidence, PartitionKey, PodUid, Provenance, Record, SealedCheckpoint,
+    TenantBundle, Tier,
+    cgroup::partition_of,
+    checkpoint::number_from_path,
+    merkle::{self, Hash},
+    proof::{SealedPartition, SealedTree},
+    replay::{Fill, Replay},
+    serde_bytes_hex,
+};
+use p256::ecdsa::VerifyingKey;
+use policy::Policy;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
+
+/// What a tenant's judgement needs beside the bundle and the policy.
+#[derive(Debug, Clone)]
+pub struct TenantContext {
+    /// The node's pinned attestation key.
+    pub key: PinnedKey,
+    /// The nonce of the request for which the node attested.
+    pub nonce: ExpectedNonce,
+    /// Now, in seconds since 1970.
+    pub now: u64,
+    /// Keys of the full verifiers whose results are believed.
+    pub verifiers: Vec<VerifyingKey>,
+    /// What the last trusted or partition-only judgement of this pod gave back.
+    pub previous: Option<TenantState>,
+}
+
+/// What to remember from one bundle to the next. An opaque value to the caller: store it, give it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantState {
+    /// The pod.
+    pub pod: PodUid,
+    /// The node, as far as this tenant has followed it.
+    pub node: NodeState,
+    /// The key that signs this boot's checkpoints: SEC1 compressed P-256 point.
+    #[serde(with = "serde_bytes_hex")]
+    pub checkpoint_key: Vec<u8>,
+    /// Whether the pod is older than the collector.
+    pub predates: bool,
+    /// The partition as it was sealed.
+    pub partition: Option<SealedPartition>,
+}
+
+impl TenantState {
+    /// From which entry of the list the next bundle may begin.
+    pub fn followed(&self) -> u64 {
+        self.node.covered
+    }
+}
+
+/// A part of the list as it was replayed.
+struct Replayed {
+    covered: usize,
+    pcrs: Vec<Digest>,
+}
+
+/// The two checkpoints that matter here.
+struct Chained {
+    last: SealedCheckpoint,
+    key: Vec<u8>,
+    predates: bool,
+}
+
+fn fail(rule: Rule, text: impl Into<String>) -> Finding {
+    Finding::fail(rule, Subject::Node, text)
+}
+
+/// Judges a bundle by the tenant's own policy (see `Policy::load_tenant`).
+///
+/// # Errors
+/// [`Unusable`] if nonce or pinned key do not fit the question. Whatever is wrong with the bundle gives a
+/// [`TenantVerdict`] that is not trusted.
+pub fn verify(
+    bundle: &TenantBundle,
+    pod: PodUid,
+    policy: &Policy,
+    context: &TenantContext,
+) -> Result<TenantVerdict, Unusable> {
+    context.key.check()?;
+    if let ExpectedNonce::Value(nonce) = &context.nonce
+        && !(crate::appraise::MIN_NONCE_LEN..=crate::appraise::MAX_NONCE_LEN).contains(&nonce.len())
+    {
+        return Err(Unusable::Nonce { len: nonce.len() });
+    }
+    if bundle.version != 1 {
+        return Err(Unusable::Version(bundle.version));
+    }
+    let case = Case {
+        bundle,
+        pod,
+        policy,
+        context,
+    };
+    Ok(case.judge())
+}
+
+struct Case<'a> {
+    bundle: &'a TenantBundle,
+    pod: PodUid,
+    policy: &'a Policy,
+    context: &'a TenantContext,
+}
+
+impl Case<'_> {
+    fn judge(&self) -> TenantVerdict {
+        let (bundle, context) = (self.bundle, self.context);
+        let mut findings = Findings::default();
+        let mut notes = Vec::new();
+        if bundle.pod != self.pod {
+            findings.push(
+                fail(Rule::V13, "the bundle is about another pod than the policy")
+                    .found(bundle.pod)
+                    .expected(self.pod),
+            );
+        }
+        let previous = context
+            .previous
+            .as_ref()
+            .filter(|previous| previous.pod == self.pod);
+        if context.previous.is_some() && previous.is_none() {
+            findings.push(fail(Rule::V7, "the remembered state is about another pod"));
+        }
+        let quoted = quote::check(
+            &bundle.quote,
+            &Context {
+                node: bundle.node.clone(),
+                key: context.key.clone(),
+                nonce: context.nonce.clone(),
+                now: context.now,
+                previous: previous.map(|p| p.node.clone()),
+            },
+            &mut findings,
+        );
+        let relation = self.relation(quoted.as_ref(), previous, &mut findings, &mut notes);
+        let followed = previous.filter(|_| relation == Relation::SameBoot);
+        let replayed = quoted
+            .as_ref()
+            .and_then(|quoted| self.replay(quoted, followed, &mut findings));
+        let covered = replayed.as_ref().map_or(0, |r| r.covered);
+        let chained = self.checkpoints(followed, covered, &mut findings);
+        let partition = chained
+            .as_ref()
+            .and_then(|chained| self.partition(&chained.last.checkpoint, followed, &mut findings));
+        let quoted_banks = quoted.as_ref().map_or(&[][..], |q| &q.banks);
+        let mut verdict = self.contents(quoted_banks, covered, &mut findings);
+        if let Some(pod) = &mut verdict
+            && chained.as_ref().is_some_and(|chained| chained.predates)
+            && pod.state == State::Trusted
+        {
+            pod.state = State::PredatesCollector;
+        }
+        let full = self.full_verifier(&mut findings);
+        let failed = findings.has_failure();
+        let is_good = verdict.as_ref().is_some_and(|pod| pod.state == State::Trusted);
+        let outcome = match (failed, partition, is_good, &full) {
+            (true, ..) => Outcome::Untrusted,
+            (false, None, ..) => Outcome::Absent,
+            (false, Some(_), false, _) => Outcome::Untrusted,
+            (false, Some(_), true, Err(_)) => Outcome::PartitionOnly,
+            (false, Some(_), true, Ok(_)) => Outcome::Trusted,
+        };
+        let state = match (failed, &quoted, replayed, &chained) {
+            (false, Some(quoted), Some(replayed), Some(chained)) => {
+                Some(self.remember(quoted, replayed, chained, partition))
+            }
+            _ => None,
+        };
+        let last = chained.as_ref().map(|chained| &chained.last);
+        TenantVerdict {
+            version: TENANT_VERDICT_VERSION,
+            time: context.now,
+            outcome,
+            trusted: outcome == Outcome::Trusted,
+            dangerous: self.dangerous(),
+            relaxations: self.policy.relaxations(),
+            policy: self.policy.digest().clone(),
+            node: bundle.node.clone(),
+            key: quoted.map(|q| q.ak_name).unwrap_or_default(),
+            boot_id: bundle.boot_id,
+            from: bundle.from,
+            covered: bundle.from.saturating_add(covered as u64),
+            checkpoint: last.map(|l| l.checkpoint.number),
+            checkpoint_sha256: last.map(SealedCheckpoint::digest),
+            partitions: last.map(|l| l.checkpoint.partitions),
+            records: bundle.records.len() as u64,
+            why_not_more: full.as_ref().err().cloned(),
+            full_verifier: full.ok(),
+            pod: verdict,
+            notes,
+            findings: findings.into_vec(),
+            state,
+        }
+    }
+
+    fn dangerous(&self) -> Vec<String> {
+        let mut dangerous = Vec::new();
+        if self.context.key == PinnedKey::DangerousTofu {
+            dangerous.push("dangerous-tofu".to_owned());
+        }
+        if self.context.nonce == ExpectedNonce::DangerousNone {
+            dangerous.push("dangerous-no-nonce".to_owned());
+        }
+        dangerous
+    }
+
+    /// V7.
+    fn relation(
+        &self,
+        quoted: Option<&Quoted>,
+        previous: Option<&TenantState>,
+        findings: &mut Findings,
+        notes: &mut Vec<String>,
+    ) -> Relation {
+        let Some(quoted) = quoted else {
+            return Relation::First;
+        };
+        let present = Present {
+            ak_name: &quoted.ak_name,
+            boot_id: self.bundle.boot_id,
+            reset_count: quoted.reset_count,
+            restart_count: quoted.restart_count,
+            clock_ms: quoted.clock_ms,
+            safe: quoted.safe,
+        };
+        history::check(present, previous.map(|p| &p.node), false, findings, notes)
+    }
+
+    /// V2: the list, from where this tenant has followed it, leads to the quoted register.
+    fn replay(
+        &self,
+        quoted: &Quoted,
+        followed: Option<&TenantState>,
+        findings: &mut Findings,
+    ) -> Option<Replayed> {
+        for bank in &self.policy.file.accept.banks {
+            if !quoted.banks.contains(bank) {
+                findings.push(fail(
+                    Rule::V2,
+                    format!("PCR {PCR} was not quoted in the bank {bank}, which the policy wants"),
+                ));
+            }
+        }
+        let from = self.bundle.from;
+        let mut replay = match followed {
+            Some(before) if from > 0 && from == before.node.covered => Replay::resume(PCR, &before.node.pcrs),
+            _ if from == 0 => Replay::new(quoted.banks.iter().map(|bank| (*bank, Fill::Hashed))),
+            _ => {
+                let followed = followed.map_or(0, TenantState::followed);
+                findings.push(
+                    fail(Rule::V4, "the list begins behind what was followed: ask for a bundle that begins there, or at 0")
+                        .found(from)
+                        .expected(followed),
+                );
+                return None;
+            }
+        };
+        let value = |replay: &Replay| -> Option<Vec<Digest>> {
+            let banks = quoted.banks.iter();
+            banks.map(|bank| replay.value(PCR, *bank, Fill::Hashed)).collect()
+        };
+        let mut found: Option<Replayed> = None;
+        let mut seen_before = from > 0 || followed.is_none();
+        let list = &self.bundle.list;
+        for index in 0..=list.len() {
+            if let Some(entry) = index.checked_sub(1).and_then(|i| list.get(i)) {
+                if let Err(error) = replay.push_entry(entry) {
+                    findings.push(fail(Rule::V2, error.to_string()).at_index(index - 1));
+                    break;
+                }
+                let pcr = match entry {
+                    Entry::Opaque { pcr, .. } => Some(*pcr),
+                    Entry::Full(record) => record.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)),
+                };
+                if pcr != Some(PCR) {
+                    findings.push(
+                        fail(Rule::V2, "an entry extends a register that is not quoted").at_index(index - 1),
+                    );
+                }
+            }
+            let pcrs = value(&replay)?;
+            if let Some(before) = followed
+                && from == 0
+                && before.node.covered == index as u64
+            {
+                seen_before = before
+                    .node
+                    .pcrs
+                    .iter()
+                    .all(|pcr| replay.value(PCR, pcr.bank(), Fill::Hashed).as_ref() == Some(pcr));
+            }
+            if quoted.is_of(&pcrs) {
+                found = Some(Replayed { covered: index, pcrs });
+            }
+        }
+        if found.is_none() {
+            findings.push(fail(
+                Rule::V2,
+                "no prefix of the list leads to the quoted register: digests were altered, removed or reordered",
+            ));
+        }
+        if !seen_before {
+            findings.push(fail(
+                Rule::V4,
+                "the part of the list that was covered before is another one now, or shorter",
+            ));
+        }
+        found
+    }
+
+    /// V4 and V6: the last checkpoint stands in the covered list, is signed by this boot's key and fresh, and hides no loss.
+    fn checkpoints(
+        &self,
+        followed: Option<&TenantState>,
+        covered: usize,
+        findings: &mut Findings,
+    ) -> Option<Chained> {
+        let bundle = self.bundle;
+        let mut read = |what: &str, file: &[u8]| match SealedCheckpoint::from_file(file) {
+            Ok(sealed) => Some(sealed),
+            Err(error) => {
+                findings.push(fail(
+                    Rule::V4,
+                    format!("{what} checkpoint cannot be read: {error}"),
+                ));
+                None
+            }
+        };
+        let last = read("the last", &bundle.last)?;
+        let first = match &bundle.first {
+            Some(file) => Some(read("the first", file)?),
+            None => None,
+        };
+        self.anchored(&last, covered, findings);
+        if let Some(first) = &first {
+            self.anchored(first, covered, findings);
+            if first.checkpoint.number != 0 || first.checkpoint.boot_id != bundle.boot_id {
+                findings.push(fail(
+                    Rule::V4,
+                    "the first checkpoint is not number 0 of this boot",
+                ));
+            }
+        }
+        let stated = first.as_ref().and_then(|first| first.checkpoint.key.clone());
+        let remembered = followed.map(|before| before.checkpoint_key.clone());
+        if let (Some(stated), Some(remembered)) = (&stated, &remembered)
+            && stated != remembered
+        {
+            findings.push(fail(
+                Rule::V4,
+                "the key of this boot's checkpoints is another one than before",
+            ));
+        }
+        let Some(key) = remembered.or(stated) else {
+            findings.push(fail(
+                Rule::V4,
+                "nothing names the key of this boot's checkpoints: the bundle is for a reader that has followed the node",
+            ));
+            return None;
+        };
+        for sealed in first.iter().chain([&last]) {
+            if sealed.verify(&key).is_err() {
+                let n = sealed.checkpoint.number;
+                findings.push(fail(
+                    Rule::V4,
+                    format!("checkpoint {n} is not signed by the key of checkpoint 0"),
+                ));
+            }
+        }
+        self.states(&last, followed, findings);
+        let predates = match (&first, followed) {
+            (Some(first), _) => first.checkpoint.predating.contains(&self.pod),
+            (None, Some(before)) => before.predates,
+            (None, None) => true,
+        };
+        Some(Chained { last, key, predates })
+    }
+
+    /// What the last checkpoint states beside the partitions.
+    fn states(&self, last: &SealedCheckpoint, followed: Option<&TenantState>, findings: &mut Findings) {
+        let checkpoint = &last.checkpoint;
+        let n = checkpoint.number;
+        if checkpoint.boot_id != self.bundle.boot_id {
+            findings.push(fail(Rule::V4, format!("checkpoint {n} is of another boot")));
+        }
+        if let ExpectedNonce::Value(nonce) = &self.context.nonce
+            && checkpoint.nonce_hash != Some(Sha256::digest(nonce).into())
+        {
+            findings.push(fail(
+                Rule::V4,
+                format!("checkpoint {n}, the last one, was not made for this request"),
+            ));
+        }
+        if let Some(before) = followed.and_then(|before| before.node.checkpoint.as_ref())
+            && n <= before.number
+        {
+            findings.push(
+                fail(Rule::V4, "no checkpoint was made since the last bundle")
+                    .found(n)
+                    .expected(format!("more than {}", before.number)),
+            );
+        }
+        if checkpoint.blind {
+            findings.push(fail(
+                Rule::V6,
+                format!("checkpoint {n} is blind: the collector's own canary was not seen"),
+            ));
+        }
+        let (lost, tolerance) = (checkpoint.losses.total(), self.policy.file.tolerance.lost);
+        if lost > tolerance {
+            findings.push(
+                fail(Rule::V6, format!("{lost} record(s) were lost on the node"))
+                    .found(lost)
+                    .expected(format!("at most {tolerance}")),
+            );
+        }
+    }
+
+    /// A checkpoint's file is measured by a whole entry of the covered list, under its own name.
+    fn anchored(&self, sealed: &SealedCheckpoint, covered: usize, findings: &mut Findings) {
+        let n = sealed.checkpoint.number;
+        let whole: Vec<(usize, Entry)> = self
+            .bundle
+            .list
+            .iter()
+            .enumerate()
+            .take(covered)
+            .filter(|(_, entry)| matches!(entry, Entry::Full(_)))
+            .map(|(index, entry)| (index, entry.clone()))
+            .collect();
+        let (places, entries): (Vec<usize>, Vec<Entry>) = whole.into_iter().unzip();
+        let lines = view::lines_of(&entries, &[Bank::Sha1]);
+        let found = lines.iter().zip(&places).find(|(line, _)| {
+            !line.violation
+                && line.path.as_deref().and_then(number_from_path) == Some(n)
+                && line.file.as_ref().is_some_and(|digest| {
+                    digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest
+                })
+        });
+        let Some((line, place)) = found else {
+            findings.push(
+                fail(
+                    Rule::V4,
+                    format!("the file of checkpoint {n} does not stand in the covered part of the list"),
+                )
+                .expected(format!("sha256:{}", hex::encode(sealed.digest()))),
+            );
+            return;
+        };
+        line.check(*place, findings);
+        template::check(core::slice::from_ref(line), 1, Tier::Bpf, self.policy, findings);
+        let index = self.bundle.from.saturating_add(*place as u64);
+        if index < sealed.checkpoint.list_len {
+            findings.push(
+                fail(
+                    Rule::V4,
+                    format!("checkpoint {n} says that the list was longer than where it stands itself"),
+                )
+                .found(sealed.checkpoint.list_len)
+                .expected(format!("at most {index}")),
+            );
+        }
+    }
+
+    /// V5: the records are exactly those that the last checkpoint seals for this pod.
+    fn partition(
+        &self,
+        last: &Checkpoint,
+        followed: Option<&TenantState>,
+        findings: &mut Findings,
+    ) -> Option<SealedPartition> {
+        let key = PartitionKey::Pod(self.pod);
+        let records = &self.bundle.records;
+        let leaves: Vec<Hash> = records.iter().map(Record::leaf_hash).collect();
+        let sealed = match self.bundle.proof.check(key, &SealedTree::from(last)) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                findings.push(fail(Rule::V5, error.to_string()));
+                return None;
+            }
+        };
+        match &sealed {
+            Some(sealed) => {
+                if let Err(error) = sealed.check_complete(leaves.iter().copied()) {
+                    findings.push(fail(Rule::V5, error.to_string()));
+                }
+            }
+            None if !records.is_empty() => {
+                findings.push(fail(
+                    Rule::V5,
+                    "the bundle holds records of a pod that is shown to have none",
+                ));
+            }
+            None => {}
+        }
+        if let Some(before) = followed.and_then(|before| before.partition) {
+            let prefix = usize::try_from(before.size)
+                .ok()
+                .and_then(|size| leaves.get(..size));
+            if prefix.map(|prefix| merkle::root(prefix.iter().copied())) != Some(before.root) {
+                findings.push(fail(
+                    Rule::V5,
+                    "records that were sealed before were altered, dropped or reordered since",
+                ));
+            }
+        }
+        self.counts(last, findings);
+        sealed
+    }
+
+    fn counts(&self, last: &Checkpoint, findings: &mut Findings) {
+        let records = &self.bundle.records;
+        let executions = records.iter().filter(|r| r.is_execution()).count() as u64;
+        if records.len() as u64 > last.records || executions > last.executions {
+            findings.push(fail(
+                Rule::V5,
+                "this pod alone has more records than the checkpoint counts in all",
+            ));
+        }
+        let mut seqs = HashSet::new();
+        for record in records {
+            if !seqs.insert(record.seq) || record.seq == 0 || record.seq > last.last_seq {
+                findings.push(
+                    fail(
+                        Rule::V5,
+                        "a record's sequence number was given twice, or is none that the checkpoint knows",
+                    )
+                    .at_seq(record.seq),
+                );
+            }
+            let of_path = partition_of(record.cgroup.as_deref());
+            if of_path != PartitionKey::Pod(self.pod) {
+                findings.push(
+                    fail(
+                        Rule::V5,
+                        "a record stands in a partition that is not its cgroup's",
+                    )
+                    .at_seq(record.seq)
+                    .found(self.pod)
+                    .expected(of_path),
+                );
+            }
+        }
+    }
+
+    /// V3, V5, V9 and V12: what the pod ran is what its policy accepts.
+    fn contents(&self, banks: &[Bank], covered: usize, findings: &mut Findings) -> Option<PodVerdict> {
+        let bundle = self.bundle;
+        let own = Evidence {
+            version: 1,
+            tier: Tier::Bpf,
+            node: String::new(),
+            boot_id: bundle.boot_id,
+            quote: bundle.quote.clone(),
+            list: bundle.entries.iter().cloned().map(Entry::Full).collect(),
+            checkpoints: Vec::new(),
+            partitions: vec![evidence::PartitionLog {
+                key: PartitionKey::Pod(self.pod),
+                records: bundle.records.clone(),
+            }],
+            pods: Vec::new(),
+            kernel: String::new(),
+        };
+        let lines = view::lines(&own);
+        for (index, line) in lines.iter().enumerate() {
+            line.check(index, findings);
+        }
+        template::check(&lines, lines.len(), Tier::Bpf, self.policy, findings);
+        if bundle.from == 0 {
+            self.listed(&lines, banks, covered, findings);
+        }
+        let records: Vec<Owned<'_>> = join::in_order(&own);
+        let joins = join::entries(&records, &lines, lines.len(), findings);
+        let chain = Chain {
+            checkpoints: Vec::new(),
+            anchors: Vec::new(),
+        };
+        let accepted = Acceptances::default();
+        let scene = Scene {
+            accepted: &accepted,
+            evidence: &own,
+            policy: self.policy,
+            chain: &chain,
+            joins: &joins,
+            lines: &lines,
+            covered: lines.len(),
+            relation: Relation::First,
+            provenance: Provenance::Observed,
+            covered_before: 0,
+        };
+        let judged = judge::judge(&scene, &records, findings);
+        judged.pods.into_iter().find(|pod| pod.uid == self.pod)
+    }
+
+    /// The entries that are shown whole are among the digests of the covered list.
+    fn listed(&self, lines: &[view::Line], banks: &[Bank], covered: usize, findings: &mut Findings) {
+        let Some(bank) = banks.first() else { return };
+        let digests: HashSet<Vec<u8>> = self
+            .bundle
+            .list
+            .iter()
+            .take(covered)
+            .filter_map(|entry| match entry {
+                Entry::Opaque { digests, .. } => digests.iter().find(|d| d.bank() == *bank),
+                Entry::Full(_) => None,
+            })
+            .map(|digest| digest.bytes().to_vec())
+            .collect();
+        for (index, line) in lines.iter().enumerate() {
+            let digest = line.digests(*bank);
+            if !digest
+                .first()
+                .is_some_and(|digest| digests.contains(digest.bytes()))
+            {
+                findings.push(
+                    fail(
+                        Rule::V5,
+                        "an entry that the pod's records are about is not in the covered list",
+                    )
+                    .at_path(line.path.as_deref().unwrap_or_default())
+                    .at_index(index),
+                );
+            }
+        }
+    }
+
+    /// The result of a full verifier for this checkpoint; without one, why there is none.
+    fn full_verifier(&self, findings: &mut Findings) -> Result<FullVerifier, String> {
+        let Some(token) = &self.bundle.ear else {
+            return Err("the bundle carries no attestation result of a full verifier".to_owned());
+        };
+        let result = AttestationResult::read(token, &self.context.verifiers).map_err(|e| e.to_string())?;
+        let digest = self.bundle.checkpoint_digest();
+        if result.checkpoint != Some(digest) {
+            return Err("the full verifier's result is about another checkpoint".to_owned());
+        }
+        let Some(pod) = result.pods.get(&self.pod) else {
+            return Err("the full verifier's result does not speak of this pod".to_owned());
+        };
+        for (what, status) in [("the node", result.node), ("this pod", *pod)] {
+            if !status.is_good() {
+                findings.push(
+                    fail(Rule::V13, format!("the full verifier does not trust {what}"))
+                        .found(format!("{status:?}")),
+                );
+            }
+        }
+        Ok(FullVerifier {
+            time: result.time,
+            dangerous: result.dangerous,
+        })
+    }
+
+    fn remember(
+        &self,
+        quoted: &Quoted,
+        replayed: Replayed,
+        chained: &Chained,
+        partition: Option<SealedPartition>,
+    ) -> TenantState {
+        TenantState {
+            pod: self.pod,
+            node: NodeState {
+                ak_name: quoted.ak_name.clone(),
+                boot_id: self.bundle.boot_id,
+                checkpoint: Some(CheckpointState {
+                    number: chained.last.checkpoint.number,
+                    digest: chained.last.digest(),
+                    partitions: Vec::new(),
+                }),
+                covered: self.bundle.from.saturating_add(replayed.covered as u64),
+                pcrs: replayed.pcrs,
+                reset_count: quoted.reset_count,
+                restart_count: quoted.restart_count,
+                clock_ms: quoted.clock_ms,
+                time: self.context.now,
+            },
+            checkpoint_key: chained.key.clone(),
+            predates: chained.predates,
+            partition,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `cargo xtask kernel`: the patched kernels, from the distribution's source package to an image that a guest boots.
+//!
+//! Promises: the source is the newest of its series that a package index knows, checked by apt; a build lies outside of
+//! the source and of the repository, and is found again by a key of everything that went into it; two builds of one key
+//! are the same bytes. Not here: guests (`vm-tests`), what the patches do (`kernel-patches/`).
+
+mod bases;
+mod build;
+mod check;
+mod source;
+pub mod virtme;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::help;
+use crate::needs::{self, Consent, Purpose};
+use crate::world::World;
+use bases::{Base, bases, named, own_patches};
+use build::{Variant, again, build};
+use check::check;
+use source::{apply, fetch};
+
+/// `cargo xtask kernel`.
+///
+/// # Errors
+/// For unknown options, and when a step fails.
+pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut variant = Variant::default();
+    let mut verb: Option<String> = None;
+    let mut wanted: Vec<String> = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Long("base") => wanted.push(parser.value()?.string()?),
+            Long("debug") => variant.debug = true,
+            Long("config") => variant.config = Some(PathBuf::from(parser.value()?)),
+            Short('h') | Long("help") => {
+                print!("{}", help::KERNEL);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Value(value) if verb.is_none() => verb = Some(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let Some(verb) = verb else {
+        print!("{}", help::KERNEL);
+        return Ok(ExitCode::FAILURE);
+    };
+    let all = bases(world)?;
+    let mut chosen: Vec<&Base> = Vec::new();
+    for name in &wanted {
+        if name == "all" {
+            chosen.extend(&all);
+        } else {
+            chosen.push(named(&all, name).context("--base; `all` is each of them")?);
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(all.iter().filter(|base| base.full));
+    }
+    if !matches!(verb.as_str(), "fetch" | "apply" | "build" | "check" | "reproduce") {
+        bail!("no `kernel {verb}`; there are fetch, apply, build, check and reproduce");
+    }
+    if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
+        return Ok(code);
+    }
+    for base in chosen {
+        let _lock = lock(world, base)?;
+        match verb.as_str() {
+            "fetch" => println!("{}", fetch(world, base)?.dir.display()),
+            "apply" => {
+                let source = fetch(world, base)?;
+                apply(world, base, &source)?;
+                println!("{}", source.dir.display());
+            }
+            "build" => println!("{}", build(world, base, &variant)?.display()),
+            "reproduce" => again(world, base)?,
+            _ => check(world, base)?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks every series and builds the kernels that are built in full: the step `kernel` of `cargo xtask test`.
+///
+/// Gives the number of patches that were checked, and the directories of the kernels.
+///
+/// # Errors
+/// When a patch does not apply, is not clean or does not compile, or a build fails.
+pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
+    let mut patches = 0;
+    let mut kernels = Vec::new();
+    for base in bases(world)? {
+        let _lock = lock(world, &base)?;
+        let begin = Instant::now();
+        check(world, &base)?;
+        patches += own_patches(world, &base)?.len() as u64;
+        println!(
+            "TIME kernel check {}: {:.0} s",
+            base.series,
+            begin.elapsed().as_secs_f64()
+        );
+        if base.full {
+            let begin = Instant::now();
+            kernels.push(build(world, &base, &Variant::default())?);
+            println!(
+                "TIME kernel build {}: {:.0} s",
+                base.series,
+                begin.elapsed().as_secs_f64()
+            );
+        }
+    }
+    Ok((patches, kernels))
+}
+
+/// The directory of the built kernel of a series, for a guest to run; or the exit status of one who wants nothing to be
+/// installed.
+///
+/// # Errors
+/// When there is no such base, something that is needed cannot be installed, or the build fails.
+pub fn for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
+    let all = bases(world)?;
+    let base = named(&all, name)?;
+    if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
+        return Ok(Err(code));
+    }
+    let _lock = lock(world, base)?;
+    build(world, base, &Variant::default()).map(Ok)
+}
+
+/// The names of all bases.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn all(world: &World) -> Result<Vec<String>> {
+    Ok(bases(world)?.into_iter().map(|base| base.series).collect())
+}
+
+/// Builds a base in full, as the debug kernel if so wanted; gives its directory.
+///
+/// # Errors
+/// When there is no such base, or the build fails.
+pub fn build_for_guests(world: &World, name: &str, debug: bool) -> Result<PathBuf> {
+    let all = bases(world)?;
+    let base = named(&all, name)?;
+    let _lock = lock(world, base)?;
+    let variant = Variant {
+        debug,
+        ..Variant::default()
+    };
+    build(world, base, &variant)
+}
+
+/// Builds a base a second time, elsewhere.
+///
+/// # Errors
+/// When there is no such base, a build fails, or the images differ.
+pub fn reproduce(world: &World, name: &str) -> Result<()> {
+    let all = bases(world)?;
+    let base = named(&all, name)?;
+    let _lock = lock(world, base)?;
+    again(world, base)
+}
+
+/// The series whose kernel is meant where nobody says which.
+pub const USUAL_BASE: &str = "6.12";
+
+/// One at a time for each base: sources and half-made builds are shared. Held until the file is closed.
+fn lock(world: &World, base: &Base) -> Result<std::fs::File> {
+    std::fs::create_dir_all(&world.cache).with_context(|| format!("making {}", world.cache.display()))?;
+    let path = world.cache.join(format!("kernel-{}.lock", base.kernel()));
+    let file = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!(
+            "another `cargo xtask kernel` is at work on {}; waiting for it",
+            base.kernel()
+        );
+        file.lock()
+            .with_context(|| format!("locking {}", path.display()))?;
+    }
+    Ok(file)
+}
