@@ -7,14 +7,17 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod exclude;
 pub mod generate;
 pub mod ima;
+pub mod keylime;
 mod lookup;
 mod node;
 pub mod reference;
 pub mod schema;
 
 pub use error::{Error, Result};
+pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
 pub use node::{
     Accept, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy, PaddedBanks,

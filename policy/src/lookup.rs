@@ -5,7 +5,7 @@
 
 mod pod;
 
-use crate::{Error, NodePolicy, Pod, Reference, Result};
+use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
 use evidence::{Digest, PodUid};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -97,9 +97,49 @@ impl Indexed {
 #[derive(Debug, Clone, Default)]
 pub struct Allowed {
     references: Vec<Arc<Indexed>>,
+    excludes: Excludes,
 }
 
 impl Allowed {
+    /// Whether an exclude of the policy or of one of the reference files hides this path. [`Allowed::judge`] does not ask.
+    pub fn hides(&self, path: &[u8]) -> Hidden {
+        let mut gave_up = false;
+        for excludes in self.excludes() {
+            match excludes.hides(path) {
+                Hidden::Yes => return Hidden::Yes,
+                Hidden::GaveUp => gave_up = true,
+                Hidden::No => {}
+            }
+        }
+        if gave_up { Hidden::GaveUp } else { Hidden::No }
+    }
+
+    /// The lists of excludes in force: the policy's own, then the reference files'; no empty one.
+    pub fn excludes(&self) -> impl Iterator<Item = &Excludes> {
+        core::iter::once(&self.excludes)
+            .chain(self.references().map(|reference| &reference.excludes))
+            .filter(|excludes| !excludes.is_empty())
+    }
+
+    /// Where the file at this path is from, as far as a reference file knows: the source and its layer or package.
+    pub fn origin(&self, path: &[u8]) -> Option<(&Reference, Option<&str>)> {
+        self.references().find_map(|reference| {
+            reference
+                .files
+                .contains_key(path)
+                .then(|| (reference, reference.origins.of(path)))
+        })
+    }
+
+    /// Whether there are excludes and they hide every path that has a value: then nothing would be judged.
+    fn hides_everything(&self) -> bool {
+        self.excludes().next().is_some()
+            && self
+                .references()
+                .flat_map(|reference| reference.files.keys())
+                .all(|path| self.hides(path) == Hidden::Yes)
+    }
+
     /// Judges `digest` found at `path` (raw bytes as the list or a record has them).
     pub fn judge(&self, path: &[u8], digest: &Digest) -> Judgement {
         let mut expected = BTreeSet::new();
@@ -206,14 +246,14 @@ impl Policy {
             total: 0,
             resolve: &mut resolve,
         };
-        let host = loader.allowed(&node.host.references)?;
+        let host = loader.allowed("host", &node.host.references, &node.host.excludes)?;
         let sandbox = match &node.sandbox {
-            Some(sandbox) => loader.allowed(&sandbox.references)?,
+            Some(sandbox) => loader.allowed("sandbox", &sandbox.references, &sandbox.excludes)?,
             None => Allowed::default(),
         };
         let mut pods = BTreeMap::new();
         for pod in &node.pods {
-            let allowed = loader.allowed(&pod.references)?;
+            let allowed = loader.allowed(&format!("pods: {}", pod.uid), &pod.references, &pod.excludes)?;
             pods.insert(
                 pod.uid,
                 PodPolicy {
@@ -306,6 +346,24 @@ impl Policy {
         })
     }
 
+    /// Whether a path on the host is excluded from judgement; [`Policy::judge_host`] does not ask.
+    pub fn hides_on_host(&self, path: &[u8]) -> Hidden {
+        self.host.hides(path)
+    }
+
+    /// Whether a path in the pod `uid` is excluded from judgement: by its own excludes or the sandbox's.
+    /// [`Policy::judge_pod`] does not ask.
+    pub fn hides_in_pod(&self, uid: &PodUid, path: &[u8]) -> Hidden {
+        let Some(pod) = self.pods.get(uid) else {
+            return Hidden::No;
+        };
+        match (pod.allowed.hides(path), self.sandbox.hides(path)) {
+            (Hidden::Yes, _) | (_, Hidden::Yes) => Hidden::Yes,
+            (Hidden::GaveUp, _) | (_, Hidden::GaveUp) => Hidden::GaveUp,
+            _ => Hidden::No,
+        }
+    }
+
     /// Whether an ancestor with this executable is a container runtime (`runtimes`): a name there matches the last
     /// component of the path, an absolute path the whole of it.
     pub fn is_runtime(&self, exe: &[u8]) -> bool {
@@ -369,6 +427,18 @@ impl Policy {
                 .iter()
                 .map(|p| format!("violations.permit: {p}")),
         );
+        let parts = [
+            ("host".to_owned(), &self.host),
+            ("sandbox".to_owned(), &self.sandbox),
+        ];
+        let pods = self
+            .pods
+            .values()
+            .map(|p| (format!("pod {}", p.pod.name), &p.allowed));
+        for (part, allowed) in parts.into_iter().chain(pods) {
+            let items = allowed.excludes().flat_map(|excludes| excludes.items());
+            found.extend(items.map(|item| format!("{part}.excludes: {item}")));
+        }
         found
     }
 
@@ -387,12 +457,25 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn allowed(&mut self, names: &[String]) -> Result<Allowed> {
+    /// `key` is what errors call the part of the policy.
+    fn allowed(&mut self, key: &str, names: &[String], excludes: &Excludes) -> Result<Allowed> {
         let references = names
             .iter()
             .map(|name| self.reference(name))
             .collect::<Result<_>>()?;
-        Ok(Allowed { references })
+        let allowed = Allowed {
+            references,
+            excludes: excludes.clone(),
+        };
+        if allowed.hides_everything() {
+            return Err(Error::Meaning {
+                file: self.file.to_owned(),
+                key: key.to_owned(),
+                why: "the excludes hide every path that has a reference value, so nothing would be judged".into(),
+                hint: "an exclude matches from the path's beginning: end it with `$`, or begin it with what it is for".into(),
+            });
+        }
+        Ok(allowed)
     }
 
     fn reference(&mut self, name: &str) -> Result<Arc<Indexed>> {

@@ -3,7 +3,7 @@
 //! Promise: a value of [`NodePolicy`] that came out of [`NodePolicy::from_yaml`] has no unknown key, no empty allow
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
-use crate::{Error, Result};
+use crate::{Error, Excludes, Result};
 use evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -68,7 +68,7 @@ pub struct NodePolicy {
     #[serde(default, deserialize_with = "host_paths")]
     #[schemars(length(max = 4096))]
     pub runtime_files: Vec<String>,
-    /// What may run in every pod: the sandbox (pause) image.
+    /// What may run in every pod: the sandbox (pause) image. Its excludes count in every pod, too.
     #[serde(default)]
     pub sandbox: Option<References>,
     /// V14: how the collector's own parts are to be guarded, and what may be done to them.
@@ -218,6 +218,9 @@ pub struct References {
     #[serde(deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
+    /// Paths that are not judged.
+    #[serde(default)]
+    pub excludes: Excludes,
 }
 
 /// Violations that do not count (V12).
@@ -246,6 +249,9 @@ pub struct Pod {
     #[serde(deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
+    /// Paths that are not judged in this pod.
+    #[serde(default)]
+    pub excludes: Excludes,
 }
 
 /// A path pattern over bytes: `*` and `?` do not match `/`, `**` does.

@@ -4,7 +4,7 @@
 //! text where they are UTF-8, else `{"hex": "…"}`. Not here: how they are made from images, folders and logs (see
 //! `generate`).
 
-use crate::{Error, Result};
+use crate::{Error, Excludes, Result};
 use evidence::{Digest, record::lossy_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -19,6 +19,9 @@ pub const MAX_DIGESTS: usize = 4096;
 /// A reference file is never longer than this many bytes.
 pub const MAX_REFERENCE_LEN: usize = 512 * 1024 * 1024;
 
+/// A reference file never names more layers or packages than this.
+pub const MAX_ORIGINS: usize = 65_536;
+
 /// What a set of reference values was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -29,6 +32,12 @@ pub enum SourceKind {
     Rootfs,
     /// A measurement list: nobody has looked at what is in it.
     Log,
+    /// A Keylime runtime policy.
+    Keylime,
+    /// A CoRIM: concise reference integrity manifest.
+    Corim,
+    /// Debian packages.
+    Deb,
 }
 
 /// Where reference values come from.
@@ -52,8 +61,60 @@ pub struct Reference {
     pub source: Source,
     /// Copied from a running machine, not from something that was judged: verdicts that rest on it repeat this.
     pub learned: bool,
+    /// Paths that are not judged where these values count: a Keylime runtime policy brings its own.
+    pub excludes: Excludes,
     /// Accepted digests by path; never an empty set.
     pub files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
+    /// Where each path is from, as far as it is known: [`Origin`]s by number.
+    pub origins: Origins,
+}
+
+/// Layers of an image, or packages, and which path is from which of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origins {
+    names: Vec<String>,
+    of: BTreeMap<Vec<u8>, u32>,
+}
+
+impl Origins {
+    /// Says that `path` is from `name`; the last word counts.
+    ///
+    /// # Errors
+    /// Why one more name cannot be taken; for people.
+    pub fn set(&mut self, path: Vec<u8>, name: &str) -> core::result::Result<(), String> {
+        // Files come origin by origin: the one looked for is nearly always the last.
+        let number = match self.names.iter().rposition(|known| known == name) {
+            Some(number) => number,
+            None if self.names.len() >= MAX_ORIGINS => {
+                return Err(format!("more than {MAX_ORIGINS} origins"));
+            }
+            None => {
+                check_origin(name)?;
+                self.names.push(name.to_owned());
+                self.names.len() - 1
+            }
+        };
+        self.of.insert(path, u32::try_from(number).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    /// Where `path` is from.
+    pub fn of(&self, path: &[u8]) -> Option<&str> {
+        let number = usize::try_from(*self.of.get(path)?).ok()?;
+        self.names.get(number).map(String::as_str)
+    }
+
+    /// All names, in the order in which they were met.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
+fn check_origin(name: &str) -> core::result::Result<(), String> {
+    if name.is_empty() || name.len() > 512 || name.chars().any(char::is_control) {
+        return Err("an origin is 1 to 512 bytes of text without control characters".into());
+    }
+    Ok(())
 }
 
 /// One line of a reference file.
@@ -68,6 +129,9 @@ struct FileLine {
     /// Digests of contents that are accepted there.
     #[schemars(schema_with = "crate::node::digests_schema")]
     digests: Vec<Digest>,
+    /// Which of `origins` it is from, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<u32>,
 }
 
 /// Reference values: which content each path may have.
@@ -86,23 +150,58 @@ pub(crate) struct ReferenceFile {
     source: Source,
     /// Copied from a running machine: nobody has looked at what is in it.
     learned: bool,
+    /// Paths that are not judged where these values count.
+    #[serde(default)]
+    excludes: Excludes,
+    /// Layers of an image, or packages, that the files are from.
+    #[serde(default, deserialize_with = "origins")]
+    #[schemars(length(max = 65536))]
+    origins: Vec<String>,
     /// Files in rising byte order of their paths, none twice.
     #[serde(deserialize_with = "files")]
     #[schemars(with = "Vec<FileLine>")]
-    files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
+    files: Files,
 }
 
-fn files<'de, D: Deserializer<'de>>(
-    d: D,
-) -> core::result::Result<BTreeMap<Vec<u8>, BTreeSet<Digest>>, D::Error> {
-    struct Files;
-    impl<'de> de::Visitor<'de> for Files {
-        type Value = BTreeMap<Vec<u8>, BTreeSet<Digest>>;
+/// Digests by path, and the number of the origin by path.
+#[derive(Default)]
+struct Files {
+    digests: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
+    from: BTreeMap<Vec<u8>, u32>,
+}
+
+fn origins<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
+    struct Names;
+    impl<'de> de::Visitor<'de> for Names {
+        type Value = Vec<String>;
+        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            f.write_str("a list of origins")
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Self::Value, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = seq.next_element::<String>()? {
+                if names.len() == MAX_ORIGINS {
+                    return Err(de::Error::custom(format!("more than {MAX_ORIGINS} origins")));
+                }
+                check_origin(&name).map_err(de::Error::custom)?;
+                names.push(name);
+            }
+            Ok(names)
+        }
+    }
+    d.deserialize_seq(Names)
+}
+
+fn files<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Files, D::Error> {
+    struct Lines;
+    impl<'de> de::Visitor<'de> for Lines {
+        type Value = Files;
         fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
             f.write_str("a list of files")
         }
         fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Self::Value, A::Error> {
-            let mut files: Self::Value = BTreeMap::new();
+            let mut read = Files::default();
+            let files = &mut read.digests;
             while let Some(line) = seq.next_element::<FileLine>()? {
                 let shown = String::from_utf8_lossy(&line.path).into_owned();
                 let refuse = |why: String| de::Error::custom(format!("path {shown:?}: {why}"));
@@ -121,6 +220,9 @@ fn files<'de, D: Deserializer<'de>>(
                         line.digests.len()
                     )));
                 }
+                if let Some(from) = line.from {
+                    read.from.insert(line.path.clone(), from);
+                }
                 files.insert(line.path, line.digests.into_iter().collect());
             }
             if files.is_empty() {
@@ -128,10 +230,10 @@ fn files<'de, D: Deserializer<'de>>(
                     "no files: such a reference would accept nothing",
                 ));
             }
-            Ok(files)
+            Ok(read)
         }
     }
-    d.deserialize_seq(Files)
+    d.deserialize_seq(Lines)
 }
 
 /// A path in a reference: absolute, without NUL, within [`MAX_PATH_LEN`]. Names that the kernel makes up itself
@@ -155,7 +257,9 @@ impl Reference {
         Reference {
             learned: source.kind == SourceKind::Log,
             source,
+            excludes: Excludes::default(),
             files: BTreeMap::new(),
+            origins: Origins::default(),
         }
     }
 
@@ -217,10 +321,31 @@ impl Reference {
                 "values from a log are learned: \"learned\" must be true".into(),
             ));
         }
+        if let Some((path, from)) = read
+            .files
+            .from
+            .iter()
+            .find(|(_, n)| **n as usize >= read.origins.len())
+        {
+            return Err(syntax(
+                0,
+                0,
+                format!(
+                    "path {:?}: \"from\" is {from}, and there are {} origins",
+                    String::from_utf8_lossy(path),
+                    read.origins.len()
+                ),
+            ));
+        }
         Ok(Reference {
             source: read.source,
             learned: read.learned,
-            files: read.files,
+            excludes: read.excludes,
+            files: read.files.digests,
+            origins: Origins {
+                names: read.origins,
+                of: read.files.from,
+            },
         })
     }
 
@@ -232,11 +357,22 @@ impl Reference {
         writeln!(out, "{{\"version\":1,")?;
         writeln!(out, " \"source\":{},", serde_json::to_string(&self.source)?)?;
         writeln!(out, " \"learned\":{},", self.learned)?;
+        if !self.excludes.is_empty() {
+            writeln!(out, " \"excludes\":{},", serde_json::to_string(&self.excludes)?)?;
+        }
+        if !self.origins.names.is_empty() {
+            writeln!(
+                out,
+                " \"origins\":{},",
+                serde_json::to_string(&self.origins.names)?
+            )?;
+        }
         write!(out, " \"files\":[")?;
         for (n, (path, digests)) in self.files.iter().enumerate() {
             let line = FileLine {
                 path: path.clone(),
                 digests: digests.iter().cloned().collect(),
+                from: self.origins.of.get(path).copied(),
             };
             write!(
                 out,

@@ -118,5 +118,5 @@ fn the_example_with_everything_repeats_what_weakens_a_rule() {
         std::fs::read(folder.join(name)).map_err(|e| e.to_string())
     });
     assert_eq!(policy.dangerous_keys(), ["dangerous-boot-not-judged"]);
-    assert_eq!(policy.relaxations().len(), 10);
+    assert_eq!(policy.relaxations().len(), 12);
 }

@@ -614,7 +614,7 @@ fn what_cannot_be_unpacked_is_an_error_that_names_entry_and_offset() {
     assert!(loops.contains("symbolic links"), "{loops}");
     assert!(why(b"not a tar archive, but longer than nothing").contains("incomplete"));
     assert!(why(&[b'x'; 1024]).contains("checksum"));
-    assert!(why(b"\xfd7zXZ\0\0\0").contains("xz"));
+    assert!(why(b"BZh91AY&SY").contains("bzip2"));
     assert!(why(&tar(&[Dir("d")])).contains("no regular file"));
     let mut bytes = tar(&[File("one", "123")]);
     bytes.truncate(514);

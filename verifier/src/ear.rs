@@ -8,7 +8,8 @@ mod read;
 
 pub use read::{AttestationResult, EarError, EarStatus};
 
-use crate::appraise::{Rule, Severity, State, Verdict};
+use crate::accept::{self, AcceptedNote};
+use crate::appraise::{PodVerdict, Rule, Severity, State, Verdict};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use evidence::{PodUid, serde_bytes_hex};
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
@@ -99,6 +100,8 @@ struct OwnClaims<'a> {
     name: Option<&'a str>,
     learned: bool,
     dangerous: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accepted: Vec<AcceptedNote>,
     failed_rules: Vec<Rule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint: Option<CheckpointClaim>,
@@ -145,14 +148,21 @@ fn claims<'a>(verdict: &'a Verdict, scope: Scope, nonce: Option<&[u8]>) -> Claim
         rules
     };
     let node_rules = failed(&verdict.node.findings);
+    let in_scope = |uid| scope == Scope::All || scope == Scope::Pod(uid);
+    let mut accepted = verdict.accepted.clone();
+    if let Scope::Pod(uid) = scope {
+        let own: Vec<PodVerdict> = verdict.pod(uid).cloned().into_iter().collect();
+        accept::redact(&mut accepted, &own);
+    }
     // 2: recognised; 99: its signature, or what it signed, does not verify.
     let instance_identity = if node_rules.contains(&Rule::V1) { 99 } else { 2 };
     // 2: as approved; 36: elements of it were not looked at.
-    let configuration = if verdict.dangerous.is_empty() && verdict.relaxations.is_empty() {
-        2
-    } else {
-        36
-    };
+    let configuration =
+        if verdict.dangerous.is_empty() && verdict.relaxations.is_empty() && verdict.accepted.is_empty() {
+            2
+        } else {
+            36
+        };
     let appraisal = |state, learned, name, failed_rules, checkpoint| {
         let executables = match state {
             // 2: approved; 33: some were not recognised by anybody but the log that they were learned from.
@@ -189,6 +199,7 @@ fn claims<'a>(verdict: &'a Verdict, scope: Scope, nonce: Option<&[u8]>) -> Claim
                 name,
                 learned,
                 dangerous: &verdict.dangerous,
+                accepted: accepted.clone(),
                 failed_rules,
                 checkpoint,
             },
@@ -212,7 +223,6 @@ fn claims<'a>(verdict: &'a Verdict, scope: Scope, nonce: Option<&[u8]>) -> Claim
             checkpoint,
         ),
     );
-    let in_scope = |uid| scope == Scope::All || scope == Scope::Pod(uid);
     for pod in verdict.pods.iter().filter(|pod| in_scope(pod.uid)) {
         let rules = failed(&pod.findings);
         submods.insert(

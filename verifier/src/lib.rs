@@ -4,6 +4,7 @@
 //! it. Not here: files, sockets, stores and the command line (see the binary `cgpath`).
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod appraise;
 pub mod ear;
 pub mod report;
@@ -13,6 +14,7 @@ pub mod testing;
 pub mod text;
 
 pub use appraise::{
-    BootJudgement, CheckpointState, Context, ExpectedNonce, Finding, KeyError, NodeState, NodeVerdict,
-    PinnedKey, PodVerdict, Rule, SeenFile, Severity, State, Subject, Unusable, Verdict, appraise, key_name,
+    AwaitedPod, BootJudgement, CheckpointState, Context, Deviation, ExpectedNonce, Finding, KeyError,
+    NodeState, NodeVerdict, PinnedKey, PodVerdict, Rule, SeenFile, Severity, State, Subject, Unusable,
+    Verdict, appraise, appraise_accepting, key_name,
 };

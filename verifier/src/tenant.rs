@@ -8,6 +8,7 @@ mod verdict;
 
 pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 
+use crate::accept::Acceptances;
 use crate::appraise::{
     Context, ExpectedNonce, Findings, NodeState, PinnedKey, PodVerdict, Rule, State, Subject, Unusable,
     chain::Chain,
@@ -602,7 +603,9 @@ impl Case<'_> {
             checkpoints: Vec::new(),
             anchors: Vec::new(),
         };
+        let accepted = Acceptances::default();
         let scene = Scene {
+            accepted: &accepted,
             evidence: &own,
             policy: self.policy,
             chain: &chain,

@@ -2231,12 +2231,14 @@ mod output {
         let json = serde_json::to_value(&verdict).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         let top = [
+            "accepted",
             "dangerous",
             "learned",
             "node",
             "pods",
             "policy",
             "relaxations",
+            "start",
             "time",
             "trusted",
             "version",
@@ -2248,10 +2250,14 @@ mod output {
             "boot_entries",
             "boot_id",
             "checkpoint",
+            "checkpoint_sha256",
             "covered",
             "entries",
+            "excluded",
             "executions",
+            "filehash_err",
             "findings",
+            "fnf",
             "kernel",
             "key",
             "lost",
@@ -2267,9 +2273,12 @@ mod output {
         assert_eq!(keys(&json["node"]), node);
         let pod = [
             "entries",
+            "excluded",
             "executions",
+            "filehash_err",
             "files",
             "findings",
+            "fnf",
             "learned",
             "name",
             "provenance",

@@ -18,7 +18,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 /// An index, manifest or configuration is never longer than this many bytes.
 const MAX_JSON_LEN: u64 = 8 * 1024 * 1024;
 /// A layer is never longer than this many bytes, packed or unpacked.
-const MAX_LAYER_LEN: u64 = 256 * 1024 * 1024 * 1024;
+pub(super) const MAX_LAYER_LEN: u64 = 256 * 1024 * 1024 * 1024;
 /// Parts of an image archive; each blob is one.
 const MAX_PARTS: usize = 65_536;
 /// An index may name another index, so deep at most.
@@ -430,6 +430,7 @@ fn apply(
     };
     let mut packed = BufReader::with_capacity(128 * 1024, Hashing::new(reader, MAX_LAYER_LEN));
     let mut unpacked = Hashing::new(Decompress::new(&what, &mut packed)?, MAX_LAYER_LEN);
+    tree.name_next(format!("layer {}", layer.diff_id));
     tree.apply_layer(&mut TarReader::new(&what, &mut unpacked), progress, report)?;
     let (diff_id, _) = unpacked.finish().map_err(io)?;
     let (digest, length) = packed.into_inner().finish().map_err(io)?;

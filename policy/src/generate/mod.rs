@@ -4,6 +4,7 @@
 //! limits, never by what an archive claims; errors name the entry and its offset. Not here: which sources are to be
 //! believed.
 
+pub mod deb;
 pub mod image;
 pub mod list;
 mod stream;

@@ -106,19 +106,24 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
+/// What unpacking xz may take: `xz -9` has a dictionary of 64 MiB.
+const XZ_MEMORY_KIB: u32 = 80 * 1024;
+
 /// The compression that a stream's first bytes show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
     Gzip,
     Zstd,
+    Xz,
 }
 
-/// Decompresses gzip and zstd streams of any number of members and frames; passes all else through.
-pub(super) enum Decompress<R> {
+/// Decompresses gzip, xz and zstd streams of any number of members and frames; passes all else through.
+pub(super) enum Decompress<R: Read> {
     Plain(R),
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
     Zstd(Box<Zstd<R>>),
+    Xz(Box<lzma_rust2::XzReader<R>>),
 }
 
 impl<R: BufRead> Decompress<R> {
@@ -138,6 +143,11 @@ impl<R: BufRead> Decompress<R> {
                 decoder: ruzstd::decoding::FrameDecoder::new(),
                 in_frame: false,
             })),
+            Compression::Xz => Decompress::Xz(Box::new(lzma_rust2::XzReader::new_mem_limit(
+                source,
+                true,
+                XZ_MEMORY_KIB,
+            ))),
         })
     }
 }
@@ -149,7 +159,7 @@ impl Compression {
             Err(Error::Unsupported {
                 what: what.to_owned(),
                 why: format!(
-                    "compressed with {name}; gzip, zstd and plain archives are read: unpack it first"
+                    "compressed with {name}; gzip, xz, zstd and plain archives are read: unpack it first"
                 ),
             })
         };
@@ -159,7 +169,7 @@ impl Compression {
         match () {
             () if is(&[0x1f, 0x8b]) => Ok(Compression::Gzip),
             () if is(&[0x28, 0xb5, 0x2f, 0xfd]) || skippable => Ok(Compression::Zstd),
-            () if is(b"\xfd7zXZ\0") => unsupported("xz"),
+            () if is(b"\xfd7zXZ\0") => Ok(Compression::Xz),
             () if is(b"BZh") => unsupported("bzip2"),
             () => Ok(Compression::None),
         }
@@ -172,6 +182,7 @@ impl<R: BufRead> Read for Decompress<R> {
             Decompress::Plain(r) => r.read(buffer),
             Decompress::Gzip(r) => r.read(buffer),
             Decompress::Zstd(r) => r.read(buffer),
+            Decompress::Xz(r) => r.read(buffer),
         }
     }
 }

@@ -16,6 +16,8 @@ use std::rc::Rc;
 /// The kernel follows no more links than this in one look-up (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 const ROOT: usize = 0;
+/// What files are from that are mounted into a container.
+const MOUNTED: &str = "mount";
 
 #[derive(Debug, Clone)]
 enum What {
@@ -37,6 +39,10 @@ pub(super) struct Tree<'a> {
     banks: &'a [Bank],
     nodes: Vec<Node>,
     layer: usize,
+    /// What each layer is called, for people; the first one is number 1.
+    names: Vec<String>,
+    /// A folder where a link to a folder is leaves the link: as dpkg unpacks.
+    keeps_links: bool,
 }
 
 /// Why an entry cannot be applied; the caller adds where.
@@ -54,7 +60,28 @@ impl<'a> Tree<'a> {
             banks,
             nodes: vec![root],
             layer: 0,
+            names: Vec::new(),
+            keeps_links: false,
         }
+    }
+
+    /// A tree into which packages are unpacked: links to folders stay where an archive has a folder, and `links` (name in
+    /// the root, target) are there already.
+    pub(super) fn for_packages(banks: &'a [Bank], links: &[(&str, &str)]) -> Tree<'a> {
+        let mut tree = Tree::new(banks);
+        tree.keeps_links = true;
+        for (name, target) in links {
+            let link = What::Link(target.as_bytes().to_vec());
+            // The root is a directory, and there are a handful of links.
+            let _ = tree.put(ROOT, name.as_bytes().to_vec(), link);
+        }
+        tree
+    }
+
+    /// Says what the layer that comes next is called.
+    pub(super) fn name_next(&mut self, name: String) {
+        self.names.resize(self.layer, String::new());
+        self.names.push(name);
     }
 
     /// All entries of a tar archive, with no meaning given to whiteouts' names.
@@ -133,6 +160,15 @@ impl<'a> Tree<'a> {
                 {
                     self.nodes[old].layer = self.layer;
                     return Ok(());
+                }
+                if self.keeps_links
+                    && let Some(old) = self.child(directory, &name)
+                    && matches!(self.nodes[old].what, What::Link(_))
+                {
+                    // What it leads to is a folder as soon as something is put there.
+                    let mut path = parent.clone();
+                    path.push(name);
+                    return self.directory(&path).map(|_| ());
                 }
                 What::Directory(BTreeMap::new())
             }
@@ -286,12 +322,29 @@ impl<'a> Tree<'a> {
     pub(super) fn mount(&mut self, path: &[u8], digests: Vec<Digest>) -> Result<(), Why> {
         let (parent, name) = split(path)?;
         let name = name.ok_or("not the path of a file")?;
+        if self.names.last().map(String::as_str) != Some(MOUNTED) {
+            self.layer += 1;
+            self.names.resize(self.layer - 1, String::new());
+            self.names.push(MOUNTED.to_owned());
+        }
         let directory = self.directory(&parent)?;
         self.put(directory, name, What::File(digests.into()))
     }
 
     /// All regular files.
     pub(super) fn into_reference(self, what: &str, mut reference: Reference) -> Result<Reference> {
+        if self.add_to(what, &mut reference)? == 0 {
+            return Err(Error::Unsupported {
+                what: what.to_owned(),
+                why: "there is no regular file in it, so that its values would accept nothing".into(),
+            });
+        }
+        Ok(reference)
+    }
+
+    /// All regular files, beside what stands in `reference`; gives how many.
+    pub(super) fn add_to(self, what: &str, reference: &mut Reference) -> Result<usize> {
+        let mut files = 0;
         let mut stack = vec![(Vec::new(), ROOT)];
         while let Some((path, node)) = stack.pop() {
             match &self.nodes[node].what {
@@ -304,6 +357,7 @@ impl<'a> Tree<'a> {
                     }
                 }
                 What::File(digests) => {
+                    files += 1;
                     for digest in digests.iter() {
                         reference
                             .insert(path.clone(), digest.clone())
@@ -312,17 +366,24 @@ impl<'a> Tree<'a> {
                                 why: format!("{:?}: {why}", String::from_utf8_lossy(&path)),
                             })?;
                     }
+                    let name = self.nodes[node]
+                        .layer
+                        .checked_sub(1)
+                        .and_then(|layer| self.names.get(layer));
+                    if let Some(name) = name.filter(|name| !name.is_empty() && !digests.is_empty()) {
+                        reference
+                            .origins
+                            .set(path, name)
+                            .map_err(|why| Error::Unsupported {
+                                what: what.to_owned(),
+                                why,
+                            })?;
+                    }
                 }
                 What::Link(_) | What::Special => {}
             }
         }
-        if reference.files.is_empty() {
-            return Err(Error::Unsupported {
-                what: what.to_owned(),
-                why: "there is no regular file in it, so that its values would accept nothing".into(),
-            });
-        }
-        Ok(reference)
+        Ok(files)
     }
 }
 

@@ -4,6 +4,7 @@
 //! a tenant leaves to a full verifier. Not here: which verifiers' results are believed (an argument of the command).
 
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
+use crate::Excludes;
 use crate::node::{self, NodePolicy, Pattern};
 use evidence::{Bank, PodUid};
 use serde::Deserialize;
@@ -68,8 +69,9 @@ impl Policy {
             total: 0,
             resolve: &mut resolve,
         };
-        let allowed = loader.allowed(&tenant.references)?;
-        let everywhere = loader.allowed(&tenant.runtime_files)?;
+        let none = Excludes::default();
+        let allowed = loader.allowed("references", &tenant.references, &none)?;
+        let everywhere = loader.allowed("runtime-files", &tenant.runtime_files, &none)?;
         let mut runtime_files = HashMap::new();
         for reference in everywhere.references() {
             for digest in reference.files.values().flatten() {
@@ -82,6 +84,7 @@ impl Policy {
             uid: tenant.pod,
             name: tenant.name,
             references: tenant.references,
+            excludes: none,
         };
         let mut node = NodePolicy::from_yaml(file, DEFAULTS)?;
         node.accept.templates = tenant.templates;

@@ -3,6 +3,7 @@
 //! Promises: every finding names its rule and its subject; a [`Severity::Fail`] makes that subject untrusted, nothing
 //! else does. Not here: how findings are reached (one module for each group of rules).
 
+use crate::accept::Acceptances;
 use crate::text::escape;
 use evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,8 @@ pub enum Severity {
     Note,
     /// Would fail, but the policy tolerates it by a key of its own.
     Tolerated,
+    /// Would fail, but somebody accepted it for a time: see [`crate::accept`].
+    Accepted,
     /// The subject is untrusted.
     Fail,
 }
@@ -252,7 +255,16 @@ impl Findings {
     }
 
     pub(crate) fn has_failure(&self) -> bool {
-        self.kept.iter().any(|f| f.severity == Severity::Fail)
+        let is_over = |((_, _, severity), count): (&(Subject, Rule, Severity), &usize)| {
+            *severity == Severity::Fail && *count > MAX_FINDINGS
+        };
+        self.kept.iter().any(|f| f.severity == Severity::Fail) || self.counts.iter().any(is_over)
+    }
+
+    /// What somebody accepted fails no more. What could not be kept still does: nobody can have accepted it.
+    pub(crate) fn accept(&mut self, accepted: &Acceptances<'_>) {
+        let kept = core::mem::take(&mut self.kept);
+        self.kept = kept.into_iter().map(|finding| accepted.apply(finding)).collect();
     }
 
     /// The findings in the order in which they were made, and what could not be kept.
@@ -282,6 +294,7 @@ impl core::fmt::Display for Finding {
         let mark = match self.severity {
             Severity::Note => "note",
             Severity::Tolerated => "tolerated",
+            Severity::Accepted => "accepted",
             Severity::Fail => "FAIL",
         };
         write!(f, "{} {mark}: {}", self.rule, shown(&self.text))?;

@@ -9,15 +9,16 @@ use super::{
     finding::{Finding, Findings, Rule, Severity, Subject},
     history::Relation,
     join::{Joins, Owned},
-    verdict::{PodVerdict, SeenFile, State},
+    verdict::{Deviation, PodVerdict, SeenFile, State},
     view::Line,
 };
+use crate::accept::Acceptances;
 use crate::text::escape;
 use evidence::{
     Digest, EventKind, Evidence, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
     checkpoint::number_from_path, list::unescaped, merkle::Hash,
 };
-use policy::{Judgement, Policy, PredatingPods};
+use policy::{Hidden, Judgement, Policy, PredatingPods};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -37,6 +38,8 @@ pub(crate) struct Scene<'a> {
     pub provenance: Provenance,
     /// Entries that an accepted evidence of the boot before a kexec covered.
     pub covered_before: usize,
+    /// Findings that somebody accepted.
+    pub accepted: &'a Acceptances<'a>,
 }
 
 /// What the judgement of all partitions gave.
@@ -44,6 +47,27 @@ pub(crate) struct Judged {
     pub pods: Vec<PodVerdict>,
     pub suspect: u64,
     pub learned: bool,
+    /// Of `host`, `boot` and `unattributed`.
+    pub node: Deviations,
+}
+
+/// What of a partition's files is not as the reference values have it, or was not looked at.
+#[derive(Default)]
+pub(crate) struct Deviations {
+    pub fnf: Vec<Deviation>,
+    pub filehash_err: Vec<Deviation>,
+    pub excluded: u64,
+}
+
+/// What was concluded of one content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Accepted,
+    Excluded,
+    UnknownPath,
+    WrongHash,
+    /// It was not accepted for another reason.
+    Refused,
 }
 
 /// One partition while it is being judged.
@@ -54,6 +78,8 @@ struct Tally {
     suspect: u64,
     learned: bool,
     files: Vec<SeenFile>,
+    deviations: Deviations,
+    excluded_files: u64,
     seen: HashMap<(Vec<u8>, Option<Digest>), usize>,
     findings: Findings,
     said: HashSet<Hash>,
@@ -76,21 +102,34 @@ impl Tally {
         }
     }
 
-    fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, accepted: bool) {
-        let files = &mut self.files;
-        let at = *self
-            .seen
-            .entry((path.to_vec(), digest.cloned()))
-            .or_insert_with(|| {
-                files.push(SeenFile {
-                    path: path.to_vec(),
-                    digest: digest.cloned(),
-                    entries: 0,
-                    executions: 0,
-                    accepted,
-                });
-                files.len() - 1
+    fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, seen: Seen) {
+        let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
+        let is_excluded = seen == Seen::Excluded;
+        self.deviations.excluded += u64::from(is_excluded);
+        let known = self.seen.get(&(path.to_vec(), digest.cloned())).copied();
+        let at = known.unwrap_or_else(|| {
+            let at = self.files.len();
+            self.seen.insert((path.to_vec(), digest.cloned()), at);
+            self.files.push(SeenFile {
+                path: path.to_vec(),
+                digest: digest.cloned(),
+                entries: 0,
+                executions: 0,
+                accepted,
+                excluded: is_excluded,
             });
+            self.excluded_files += u64::from(is_excluded);
+            let deviation = digest.map(|digest| Deviation {
+                path: path.to_vec(),
+                digest: digest.clone(),
+            });
+            match seen {
+                Seen::UnknownPath => self.deviations.fnf.extend(deviation),
+                Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
+                _ => {}
+            }
+            at
+        });
         if let Some(file) = self.files.get_mut(at) {
             file.accepted &= accepted;
             if is_execution {
@@ -98,6 +137,21 @@ impl Tally {
             } else {
                 file.entries += 1;
             }
+        }
+    }
+
+    /// Says how much the excludes hide: it would be judged without them.
+    fn say_excluded(&mut self, key: PartitionKey) {
+        let (uses, files) = (self.deviations.excluded, self.excluded_files);
+        if uses > 0 {
+            self.findings.push(
+                Finding::tolerated(
+                    rule_of(key),
+                    Subject::Partition(key),
+                    format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
+                )
+                .found(uses),
+            );
         }
     }
 }
@@ -294,7 +348,7 @@ impl Judge<'_> {
                     .resting_on(Provenance::Observed);
                     let tally = self.tally(key);
                     tally.say(finding);
-                    tally.saw(&record.path, None, true, false);
+                    tally.saw(&record.path, None, true, Seen::Refused);
                     return;
                 }
                 if record.path_cut {
@@ -397,6 +451,28 @@ impl Judge<'_> {
             self.tally(used.key).say(finding);
             return;
         };
+        let hidden = match used.key {
+            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, used.path),
+            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
+                policy.hides_on_host(used.path)
+            }
+        };
+        match hidden {
+            Hidden::No => {}
+            Hidden::Yes => {
+                self.tally(used.key)
+                    .saw(used.path, Some(digest), used.is_execution, Seen::Excluded);
+                return;
+            }
+            Hidden::GaveUp => {
+                let finding = Finding::note(
+                    rule_of(used.key),
+                    Subject::Partition(used.key),
+                    "whether an exclude hides this path takes too many steps to find out: it is judged",
+                );
+                self.tally(used.key).say(place(finding, used));
+            }
+        }
         let judgement = match used.key {
             PartitionKey::Pod(uid) => policy.judge_pod(&uid, used.path, digest),
             PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
@@ -417,7 +493,7 @@ impl Judge<'_> {
         // A pod that no policy knows is reported as such (V8): nothing can be expected of its files.
         let Some(judgement) = judgement else {
             self.tally(used.key)
-                .saw(used.path, Some(digest), used.is_execution, false);
+                .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
             return;
         };
         let subject = Subject::Partition(used.key);
@@ -447,12 +523,16 @@ impl Judge<'_> {
                 Some(expected.iter().fold(finding, Finding::expected))
             }
         };
-        let accepted = finding.is_none();
+        let seen = match &judgement {
+            Judgement::Accepted { .. } => Seen::Accepted,
+            Judgement::UnknownPath => Seen::UnknownPath,
+            Judgement::WrongHash { .. } => Seen::WrongHash,
+        };
         let tally = self.tally(used.key);
         if let Judgement::Accepted { learned, .. } = judgement {
             tally.learned |= learned;
         }
-        tally.saw(used.path, Some(digest), used.is_execution, accepted);
+        tally.saw(used.path, Some(digest), used.is_execution, seen);
         if let Some(finding) = finding {
             let finding = place(finding.found(digest), used);
             self.tally(used.key).say(finding);
@@ -483,7 +563,11 @@ impl Judge<'_> {
             pods: Vec::new(),
             suspect: self.tallies.values().map(|t| t.suspect).sum(),
             learned: self.tallies.values().any(|t| t.learned),
+            node: Deviations::default(),
         };
+        for (key, tally) in &mut self.tallies {
+            tally.say_excluded(*key);
+        }
         for uid in uids {
             let tally = self.tallies.remove(&PartitionKey::Pod(uid)).unwrap_or_default();
             judged
@@ -492,6 +576,9 @@ impl Judge<'_> {
         }
         for (_, tally) in self.tallies {
             findings.extend(tally.findings);
+            judged.node.fnf.extend(tally.deviations.fnf);
+            judged.node.filehash_err.extend(tally.deviations.filehash_err);
+            judged.node.excluded += tally.deviations.excluded;
         }
         judged
     }
@@ -556,6 +643,7 @@ fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally, predates: bool, findings: &
             }
         }
     }
+    own.accept(scene.accepted);
     let fails = own.has_failure();
     let state = match (known.is_some(), fails, waits) {
         (false, ..) => State::Unknown,
@@ -574,6 +662,9 @@ fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally, predates: bool, findings: &
         provenance,
         learned: tally.learned,
         files: tally.files,
+        fnf: tally.deviations.fnf,
+        filehash_err: tally.deviations.filehash_err,
+        excluded: tally.deviations.excluded,
         findings: own.into_vec(),
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod chain;
 pub mod context;
 pub(crate) mod coverage;
+pub mod explain;
 pub mod finding;
 mod guard;
 pub(crate) mod history;
@@ -21,8 +22,9 @@ pub(crate) mod view;
 pub use context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
 pub use finding::{Finding, MAX_FINDINGS, Rule, Severity, Subject};
 pub use quote::{KeyError, key_name};
-pub use verdict::{BootJudgement, NodeVerdict, PodVerdict, SeenFile, State, Verdict};
+pub use verdict::{AwaitedPod, BootJudgement, Deviation, NodeVerdict, PodVerdict, SeenFile, State, Verdict};
 
+use crate::accept::{Acceptances, Accepted};
 use chain::Chain;
 use coverage::Coverage;
 use evidence::{Evidence, PartitionKey, Provenance, Tier};
@@ -86,6 +88,20 @@ impl Unusable {
 /// [`Unusable`] if the policy, the nonce or the pinned key do not fit the question. Whatever is wrong with the evidence
 /// gives a [`Verdict`] that is not trusted.
 pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Result<Verdict, Unusable> {
+    appraise_accepting(evidence, policy, context, &[], context.now)
+}
+
+/// The same with findings that somebody accepted; statements hold or have ended as of `now`, in unix seconds.
+///
+/// # Errors
+/// Those of [`appraise`].
+pub fn appraise_accepting(
+    evidence: &Evidence,
+    policy: &Policy,
+    context: &Context,
+    accepted: &[Accepted],
+    now: u64,
+) -> Result<Verdict, Unusable> {
     usable(evidence, policy, context)?;
     let mut findings = Findings::default();
     let mut notes = Vec::new();
@@ -126,6 +142,7 @@ pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Resu
         lines: &lines,
         covered,
         relation,
+        accepted: Acceptances::of(accepted, &context.node, evidence.boot_id, now),
     };
     let outcome = if is_recorded {
         case.recorded(&mut findings)
@@ -198,6 +215,7 @@ struct Case<'a> {
     lines: &'a [Line],
     covered: usize,
     relation: Relation,
+    accepted: Acceptances<'a>,
 }
 
 /// What either tier's part gives.
@@ -219,6 +237,7 @@ impl Case<'_> {
             lines: self.lines,
             covered: self.covered,
             relation: self.relation,
+            accepted: &self.accepted,
             provenance,
             covered_before: self
                 .context
@@ -287,7 +306,7 @@ impl Case<'_> {
         outcome: Outcome,
         quoted: Option<&Quoted>,
         coverage: Option<&Coverage>,
-        findings: Findings,
+        mut findings: Findings,
         mut notes: Vec<String>,
     ) -> Verdict {
         let (evidence, policy) = (self.evidence, self.policy);
@@ -298,11 +317,13 @@ impl Case<'_> {
                     mut pods,
                     suspect,
                     learned,
+                    node: deviations,
                 },
             pending,
             unattributed,
             lost,
         } = outcome;
+        findings.accept(&self.accepted);
         let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = disbelief(&findings);
         if let Some(rule) = disbelieved {
@@ -332,6 +353,18 @@ impl Case<'_> {
             (None, Some(quoted), Some(coverage)) => Some(self.remember(&chain, quoted, coverage)),
             _ => None,
         };
+        let accepted = self
+            .accepted
+            .notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
+        let start = policy
+            .pods
+            .values()
+            .filter(|known| pods.iter().all(|pod| pod.uid != known.pod.uid))
+            .map(|known| AwaitedPod {
+                uid: known.pod.uid,
+                name: known.pod.name.clone(),
+            })
+            .collect();
         let last = chain.last();
         let node = NodeVerdict {
             name: self.context.node.clone(),
@@ -361,6 +394,9 @@ impl Case<'_> {
             } else {
                 BootJudgement::Absent
             },
+            fnf: deviations.fnf,
+            filehash_err: deviations.filehash_err,
+            excluded: deviations.excluded,
             notes,
             findings,
         };
@@ -374,6 +410,9 @@ impl Case<'_> {
             learned,
             node,
             pods,
+            start,
+            accepted,
+            rejudged: None,
             state,
         }
     }

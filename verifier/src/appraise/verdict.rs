@@ -7,23 +7,30 @@
 //! {"version":1, "time":1800000000, "trusted":false, "dangerous":["dangerous-boot-not-judged"], "relaxations":[],
 //!  "policy":"sha256:…", "learned":false,
 //!  "node":{"name":"worker-1", "state":"trusted", "tier":"bpf", "anchor":"PCR 10 (sha256)", "key":"000b…", "boot_id":"…",
-//!          "kernel":"6.12.0", "entries":9, "covered":9, "boot_entries":4, "pending":1, "checkpoint":1, "checkpoint_sha256":"…", "records":4,
-//!          "executions":2, "unattributed":0, "lost":0, "suspect":0, "boot":"not judged", "notes":["…"], "findings":[]},
+//!          "kernel":"6.12.0", "entries":9, "covered":9, "boot_entries":4, "pending":1, "checkpoint":1,
+//!          "checkpoint_sha256":"…", "records":4, "executions":2, "unattributed":0, "lost":0, "suspect":0, "boot":"not judged", "fnf":[],
+//!          "filehash_err":[], "excluded":0, "notes":["…"], "findings":[]},
 //!  "pods":[{"uid":"…", "name":"default/d", "told":"default/d", "state":"untrusted", "entries":1, "executions":1,
 //!           "suspect":0, "provenance":"observed", "learned":false,
 //!           "files":[{"path":"/bin/app", "digest":"sha256:…", "entries":1, "executions":1, "accepted":false}],
+//!           "fnf":[], "filehash_err":[{"path":"/bin/app", "digest":"sha256:…"}], "excluded":0,
 //!           "findings":[{"rule":"V9", "severity":"fail", "subject":"<uid>", "path":"/bin/app", "index":7, "seq":3,
-//!                        "expected":["sha256:…"], "found":"sha256:…", "text":"…", "provenance":"observed"}]}]}
+//!                        "expected":["sha256:…"], "found":"sha256:…", "text":"…", "provenance":"observed"}]}],
+//!  "start":[{"uid":"…", "name":"default/e"}],
+//!  "accepted":[{"statement":"sha256:…", "finding":"<32 hex digits>", "about":"…", "reason":"…", "since":1800000000,
+//!               "until":1800086400, "in_use":true}]}
 //! ```
 //!
-//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`; `severity`: `note`, `tolerated`, `fail`; `subject`:
+//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`; `severity`: `note`, `tolerated`,
+//! `accepted`, `fail`; `subject`:
 //! `node`, `host`, `boot`, `unattributed` or a pod's UID; `provenance`: `attested`, `observed`, `enriched`.
 
 use super::{
     context::NodeState,
     finding::{Finding, Severity},
 };
-use crate::text::escape;
+use crate::accept::AcceptedNote;
+use crate::text::{escape, utc};
 use evidence::{Digest, PodUid, Provenance, Tier, merkle::Hash, record::lossy_path, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
 
@@ -51,9 +58,37 @@ pub struct Verdict {
     pub node: NodeVerdict,
     /// Every pod that the evidence or the checkpoints name, sorted by UID.
     pub pods: Vec<PodVerdict>,
+    /// Pods of the policy that nothing was seen of yet, sorted by UID: their state is `start`.
+    #[serde(default)]
+    pub start: Vec<AwaitedPod>,
+    /// Findings that somebody accepted: every statement that holds for this node's boot.
+    #[serde(default)]
+    pub accepted: Vec<AcceptedNote>,
+    /// When the evidence was judged again, in unix seconds; `time` stays that of the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejudged: Option<u64>,
     /// What to store for the next appraisal; `None` where the evidence was not believed: keep the old state then.
     #[serde(skip)]
     pub state: Option<NodeState>,
+}
+
+/// A pod that the policy knows and the evidence does not name: it has not begun, or it is over and was never seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitedPod {
+    /// The pod.
+    pub uid: PodUid,
+    /// Its name in the policy.
+    pub name: String,
+}
+
+/// A file with what was found in it, as the thesis' two lists have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deviation {
+    /// As the kernel had it, raw bytes.
+    #[serde(with = "lossy_path")]
+    pub path: Vec<u8>,
+    /// The content that was found.
+    pub digest: Digest,
 }
 
 /// How a subject was judged.
@@ -150,6 +185,16 @@ pub struct NodeVerdict {
     pub suspect: u64,
     /// Rule V10.
     pub boot: BootJudgement,
+    /// Of `host`, `boot` and `unattributed`: files whose path no reference value has (*file not found*), each with each content once, in the order of first
+    /// sight.
+    #[serde(default)]
+    pub fnf: Vec<Deviation>,
+    /// Files whose path is known with other contents only, in the same way.
+    #[serde(default)]
+    pub filehash_err: Vec<Deviation>,
+    /// Measured entries and executions that were not judged, since an exclude hides their paths.
+    #[serde(default)]
+    pub excluded: u64,
     /// Worth knowing: kexec, reboot, first evidence.
     pub notes: Vec<String>,
     /// Findings about the node, `host`, `boot` and `unattributed`.
@@ -181,6 +226,16 @@ pub struct PodVerdict {
     pub learned: bool,
     /// Every distinct (path, content) that was seen, in the order of first sight.
     pub files: Vec<SeenFile>,
+    /// Files whose path no reference value has (*file not found*), each with each content once, in the order of first
+    /// sight.
+    #[serde(default)]
+    pub fnf: Vec<Deviation>,
+    /// Files whose path is known with other contents only, in the same way.
+    #[serde(default)]
+    pub filehash_err: Vec<Deviation>,
+    /// Measured entries and executions that were not judged, since an exclude hides their paths.
+    #[serde(default)]
+    pub excluded: u64,
     /// Findings about this pod.
     pub findings: Vec<Finding>,
 }
@@ -200,6 +255,9 @@ pub struct SeenFile {
     pub executions: u64,
     /// Whether the policy accepts it.
     pub accepted: bool,
+    /// It is accepted since an exclude hides its path: nobody looked at the content.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub excluded: bool,
 }
 
 impl Verdict {
@@ -262,6 +320,11 @@ impl core::fmt::Display for Verdict {
             .pods
             .iter()
             .map(|p| label(p).chars().count())
+            .chain(
+                self.start
+                    .iter()
+                    .map(|p| escape(p.name.as_bytes()).chars().count()),
+            )
             .max()
             .unwrap_or(0)
             .max(4);
@@ -292,7 +355,15 @@ impl core::fmt::Display for Verdict {
             }
             findings(f, &pod.findings)?;
         }
-        if self.pods.is_empty() {
+        for pod in &self.start {
+            writeln!(
+                f,
+                "{:<36}  {:<width$}  start",
+                pod.uid.to_string(),
+                escape(pod.name.as_bytes())
+            )?;
+        }
+        if self.pods.is_empty() && self.start.is_empty() {
             writeln!(f, "(no pods)")?;
         }
         if self.learned {
@@ -300,6 +371,24 @@ impl core::fmt::Display for Verdict {
                 f,
                 "LEARNED: reference values in use were learned from a log, not computed from an image"
             )?;
+        }
+        for accepted in &self.accepted {
+            writeln!(
+                f,
+                "ACCEPTED until {} UTC: {}\n    reason     {}\n    statement  {}{}",
+                utc(accepted.until),
+                escape(accepted.about.as_bytes()),
+                escape(accepted.reason.as_bytes()),
+                accepted.statement,
+                if accepted.in_use {
+                    ""
+                } else {
+                    "\n    the finding is not in this verdict"
+                },
+            )?;
+        }
+        if let Some(again) = self.rejudged {
+            writeln!(f, "judged again at {} UTC", utc(again))?;
         }
         for relaxation in &self.relaxations {
             writeln!(f, "RELAXED: {}", escape(relaxation.as_bytes()))?;

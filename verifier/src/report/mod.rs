@@ -10,6 +10,7 @@ mod pods;
 mod rounds;
 mod tree;
 
+use crate::accept::AcceptedNote;
 use crate::{Finding, Severity, State, Verdict, text::utc};
 use evidence::{Evidence, Provenance};
 use html::Html;
@@ -183,6 +184,26 @@ pub fn notices_of(page: &mut Html, dangerous: &[String], learned: bool, relaxati
     }
 }
 
+/// Findings that somebody accepted, and until when.
+pub fn accepted_of(page: &mut Html, accepted: &[AcceptedNote]) {
+    if accepted.is_empty() {
+        return;
+    }
+    page.raw("<div class=\"notice\"><b>Accepted findings.</b> These would fail, and somebody answers for them for a time:<ul>");
+    for note in accepted {
+        page.raw("<li>")
+            .text(&note.about)
+            .raw("<br>reason: ")
+            .text(&note.reason);
+        page.raw("; until ")
+            .text(utc(note.until))
+            .raw(" UTC; statement <code>")
+            .text(&note.statement);
+        page.raw("</code></li>");
+    }
+    page.raw("</ul></div>\n");
+}
+
 fn notices(page: &mut Html, rounds: &[Round<'_>]) {
     let all = |of: fn(&Verdict) -> &[String]| {
         let mut found: Vec<String> = rounds.iter().flat_map(|r| of(r.verdict)).cloned().collect();
@@ -194,6 +215,9 @@ fn notices(page: &mut Html, rounds: &[Round<'_>]) {
     let relaxations = all(|v| &v.relaxations);
     let learned = rounds.iter().any(|r| r.verdict.learned);
     notices_of(page, &dangerous, learned, &relaxations);
+    if let Some(last) = rounds.last() {
+        accepted_of(page, &last.verdict.accepted);
+    }
 }
 
 /// A word for what a statement rests on.
@@ -213,6 +237,7 @@ pub fn findings(page: &mut Html, findings: &[Finding], limit: usize) {
         let (class, word) = match finding.severity {
             Severity::Fail => ("fail", "fails"),
             Severity::Tolerated => ("tolerated", "tolerated"),
+            Severity::Accepted => ("tolerated", "accepted"),
             Severity::Note => ("note", "note"),
         };
         page.raw("<div class=\"finding ")

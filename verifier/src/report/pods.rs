@@ -4,7 +4,7 @@ use super::{
     Html, Options, Round, chip, findings, left_out, provenance, rounds::pod_name, state_class, tree,
     with_evidence,
 };
-use crate::{Finding, PodVerdict, SeenFile, State};
+use crate::{Deviation, Finding, PodVerdict, SeenFile, State};
 use evidence::{Bank, Digest, Entry, EventKind, Evidence, FileHash, PartitionKey, Record, list::ListEntry};
 use std::collections::{BTreeSet, HashMap};
 
@@ -130,6 +130,7 @@ fn one(
         .raw(provenance(pod.provenance))
         .raw("</dd></dl>\n");
     findings(page, &pod.findings, options.findings);
+    deviations(page, &pod.fnf, &pod.filehash_err, options);
     files(page, &pod.files, options);
     match known {
         Some((evidence, contents)) => {
@@ -141,6 +142,30 @@ fn one(
         }
     }
     page.raw("</article>\n");
+}
+
+/// The two lists of what is not as the reference values have it: unknown paths, and known ones with another content.
+pub(super) fn deviations(page: &mut Html, fnf: &[Deviation], filehash_err: &[Deviation], options: &Options) {
+    for (list, name, what) in [
+        (fnf, "fnf", "no reference value has a file there"),
+        (filehash_err, "filehash_err", "the content is another one"),
+    ] {
+        if list.is_empty() {
+            continue;
+        }
+        page.raw("<details><summary><code>").raw(name).raw("</code>: ");
+        page.counted(list.len() as u64, "file", "files");
+        page.raw(", ").raw(what).raw("</summary><ul>\n");
+        for deviation in list.iter().take(options.files) {
+            page.raw("<li>").path(&deviation.path);
+            page.raw(" <code class=\"hash\">")
+                .text(&deviation.digest)
+                .raw("</code></li>\n");
+        }
+        page.raw("</ul>\n");
+        left_out(page, list.len(), options.files, "files", None);
+        page.raw("</details>\n");
+    }
 }
 
 fn files(page: &mut Html, files: &[SeenFile], options: &Options) {
@@ -179,10 +204,10 @@ fn files(page: &mut Html, files: &[SeenFile], options: &Options) {
             .number(file.entries)
             .raw("</td><td class=\"n\">")
             .number(file.executions);
-        page.raw(if file.accepted {
-            "</td><td class=\"nowrap yes\">accepted</td></tr>\n"
-        } else {
-            "</td><td class=\"nowrap no\">not accepted</td></tr>\n"
+        page.raw(match (file.accepted, file.excluded) {
+            (true, true) => "</td><td class=\"nowrap no\">excluded, not judged</td></tr>\n",
+            (true, false) => "</td><td class=\"nowrap yes\">accepted</td></tr>\n",
+            (false, _) => "</td><td class=\"nowrap no\">not accepted</td></tr>\n",
         });
     }
     page.raw("</tbody></table></div>\n");

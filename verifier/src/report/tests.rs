@@ -155,6 +155,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
             entries: 1,
             executions: 4,
             accepted: true,
+            excluded: false,
         },
         SeenFile {
             path: b"/lib/libc.so.6".to_vec(),
@@ -162,6 +163,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
             entries: 1,
             executions: 3,
             accepted: true,
+            excluded: false,
         },
     ];
     if let Some(path) = bad {
@@ -171,6 +173,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
             entries: 1,
             executions: 1,
             accepted: false,
+            excluded: false,
         });
     }
     PodVerdict {
@@ -184,6 +187,9 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
         provenance: Provenance::Observed,
         learned: false,
         files,
+        fnf: vec![],
+        filehash_err: vec![],
+        excluded: 0,
         findings,
     }
 }
@@ -222,10 +228,16 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
             lost: 0,
             suspect: 0,
             boot: BootJudgement::NotJudged,
+            fnf: vec![],
+            filehash_err: vec![],
+            excluded: 0,
             notes: vec!["first evidence of this node".to_owned()],
             findings,
         },
         pods,
+        start: vec![],
+        accepted: vec![],
+        rejudged: None,
         state: None,
     }
 }

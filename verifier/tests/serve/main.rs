@@ -1,6 +1,7 @@
 //! The service as its users meet it: a process, TLS, HTTP, the command line beside it.
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+mod back;
 mod crash;
 mod site;
 mod tenants;

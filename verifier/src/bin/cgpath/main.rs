@@ -3,6 +3,7 @@
 //! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
+mod explain;
 mod export;
 mod input;
 mod log;
@@ -52,6 +53,7 @@ enum Command {
     /// Enrols nodes: their names, keys and policies
     #[command(subcommand)]
     Node(node::NodeCommand),
+    Explain(explain::Explain),
     /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
     Report(Box<report::Report>),
     /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
@@ -72,6 +74,7 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Prove(prove) => prove.run(out),
         Command::Export(export) => export.run(out),
         Command::Node(node) => node.run(out),
+        Command::Explain(explain) => explain.run(out),
         Command::Report(report) => report.run(out),
         Command::Serve(serve) => serve.run(out),
         Command::Completions { shell } => {

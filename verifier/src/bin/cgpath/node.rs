@@ -3,9 +3,12 @@
 //! Works on the store itself, whether `cgpath serve` runs or not; the service sees each change with the next request.
 //! Not here: the store (see `serve::store`).
 
+pub mod back;
+
 use crate::input::attestation_key;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
+use crate::serve::again::Again;
 use crate::serve::store::{Node, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -28,6 +31,34 @@ pub enum NodeCommand {
 The policy's digest, with all its reference files, is enrolled with it: when one of them changes, evidence is refused
 until the node is added again with --replace.")]
     Add(Add),
+    /// Gives a node another policy and judges all kept evidence since its boot by it, without asking the node
+    #[command(after_help = "Example:
+  cgpath policy test new.yaml --against /var/lib/cgpath && cgpath node policy worker-1 new.yaml
+
+What verdicts said before is kept: cgpath node history worker-1.")]
+    Policy(back::SetPolicy),
+    /// Accepts one finding for a time: signed, with a reason, and shown in every verdict while it holds
+    #[command(after_help = "Example:
+  cgpath explain --node worker-1
+  cgpath node accept worker-1 3f2a91 --reason 'hotfix of 12 March, change 4711' --until 7d
+
+It holds for this finding in this boot of the node. A reboot, a new policy or its end clear it. What everything else rests on (rules V1 to V7
+and V13) cannot be accepted.")]
+    Accept(back::Accept),
+    /// Shows what was judged again, why, and what came of it
+    #[command(after_help = "Example:\n  cgpath node history worker-1")]
+    History {
+        /// The node
+        name: String,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Takes no evidence of a node any more; what was judged stays
+    #[command(after_help = "Example:\n  cgpath node stop worker-1")]
+    Stop(back::Named),
+    /// Takes a stopped node's evidence again
+    #[command(after_help = "Example:\n  cgpath node reactivate worker-1")]
+    Reactivate(back::Named),
     /// Lists the nodes with their last verdicts
     List {
         #[command(flatten)]
@@ -54,7 +85,7 @@ until the node is added again with --replace.")]
 pub struct StoreArgs {
     /// The verifier's directory, as `cgpath serve --init` made it
     #[arg(long = "store", value_name = "DIR", env = "CGPATH_STORE", default_value = STORE)]
-    dir: PathBuf,
+    pub dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -82,6 +113,8 @@ struct Shown<'a> {
     policy_digest: &'a str,
     added: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<&'a StoredVerdict>,
 }
 
@@ -93,6 +126,7 @@ impl<'a> Shown<'a> {
             policy: &node.policy,
             policy_digest: &node.policy_digest,
             added: node.added,
+            stopped: node.stopped,
             last,
         }
     }
@@ -106,6 +140,11 @@ impl NodeCommand {
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         match self {
             NodeCommand::Add(add) => add.run(out),
+            NodeCommand::Policy(command) => command.run(out),
+            NodeCommand::Accept(command) => command.run(out),
+            NodeCommand::History { name, store } => history(&Store::open(&store.dir)?, &name, out),
+            NodeCommand::Stop(command) => command.stop(out),
+            NodeCommand::Reactivate(command) => command.reactivate(out),
             NodeCommand::List { store } => list(&Store::open(&store.dir)?, out),
             NodeCommand::Show { name, store } => show(&Store::open(&store.dir)?, &name, out),
             NodeCommand::Rm { name, store } => {
@@ -140,7 +179,7 @@ impl Add {
             Err(StoreError::UnknownNode(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        let (ak_name, ak_public) = match (&self.ak, old) {
+        let (ak_name, ak_public) = match (&self.ak, old.clone()) {
             (Some(given), _) => pinned(given)?,
             (None, Some(old)) => (old.ak_name, old.ak_public),
             (None, None) => {
@@ -170,8 +209,16 @@ impl Add {
             policy: path,
             policy_digest: policy.digest().to_string(),
             added: crate::input::now()?,
+            stopped: None,
         };
-        store.add_node(&node, self.replace)?;
+        let again = match &old {
+            // What is known of the node is judged by what it is enrolled with now.
+            Some(_) if self.replace => back::enrol(&store, &node, &policy, "enrolment")?,
+            _ => {
+                store.add_node(&node, false)?;
+                Again::default()
+            }
+        };
         if out.json() {
             out.object(&Shown::of(&node, None))?;
         } else {
@@ -190,6 +237,9 @@ impl Add {
             }
             for relaxation in policy.relaxations() {
                 out.line(format_args!("  RELAXED: {}", escape(relaxation.as_bytes())))?;
+            }
+            if !again.rejudged.is_empty() {
+                return back::report(&node.name, &again, None, out);
             }
         }
         Ok(Status::Clean)
@@ -243,7 +293,10 @@ fn list(store: &Store, out: &mut Output) -> Result<Status, Failure> {
         "NODE", "LAST VERDICT", "AT (UTC)"
     ))?;
     for (node, last) in &nodes {
-        let (text, colour) = word(last.as_ref());
+        let (text, colour) = match node.stopped {
+            Some(_) => ("stopped", Colour::Yellow),
+            None => word(last.as_ref()),
+        };
         let at = last.as_ref().map_or_else(|| "-".to_owned(), |v| utc(v.time));
         let text = out.paint(colour, &format!("{text:<16}"));
         out.line(format_args!(
@@ -271,6 +324,10 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
     ))?;
     out.line(format_args!("            {}", node.policy_digest))?;
     out.line(format_args!("  enrolled  {} UTC", utc(node.added)))?;
+    if let Some(since) = node.stopped {
+        let text = format!("STOPPED since {} UTC: its evidence is not taken", utc(since));
+        out.line(format_args!("  {}", out.paint(Colour::Yellow, &text)))?;
+    }
     if let Some(last) = last {
         out.line(format_args!("  verdict   {} of {} UTC", last.id, utc(last.time)))?;
         if last.evidence_kept {
@@ -284,6 +341,36 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
         let verdict: Verdict = serde_json::from_str(last.verdict.get())
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
         out.raw(verdict.to_string().as_bytes())?;
+    }
+    Ok(Status::Clean)
+}
+
+fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> {
+    store.node(name)?;
+    let notes = store.rejudged(name, 1000)?;
+    if out.json() {
+        out.object(&notes)?;
+        return Ok(Status::Clean);
+    }
+    if notes.is_empty() {
+        out.line("nothing was judged again")?;
+    }
+    let word = |trusted| if trusted { "trusted" } else { "UNTRUSTED" };
+    for note in &notes {
+        out.line(format_args!(
+            "{} UTC  verdict {}: was {}, is {}; {}",
+            utc(note.time),
+            note.verdict,
+            word(note.old_trusted),
+            word(note.new_trusted),
+            escape(note.reason.as_bytes())
+        ))?;
+        if note.old_policy != note.new_policy {
+            out.line(format_args!(
+                "    policy {} instead of {}",
+                note.new_policy, note.old_policy
+            ))?;
+        }
     }
     Ok(Status::Clean)
 }

@@ -1,19 +1,28 @@
 //! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them, `policy` decides.
 
+mod check;
+mod deb;
+mod diff;
+mod files;
+mod keylime;
+mod lint;
+mod suggest;
+mod test;
+
+pub use test::states;
+
 use crate::output::{Colour, Failure, Output, Status, escape};
 use clap::{Args, Subcommand, ValueEnum};
-use evidence::{Bank, Digest};
-use policy::generate::image::{self, Choice, Mount, Platform, Store, TarStore};
+use evidence::Bank;
+use files::{Bar, Folder, Walk};
+use policy::generate::image::{self, Choice, Mount, Platform, TarStore};
 use policy::generate::{self, Digester, Options, Progress, list::Learner, rootfs_archive};
 use policy::{Policy, Reference, Source, SourceKind};
 use serde::Serialize;
-use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Makes reference values and checks policies.
 #[derive(Subcommand)]
@@ -29,10 +38,49 @@ pub enum PolicyCommand {
   cgpath policy from-rootfs root.tar -o rootfs.json
   sudo cgpath policy from-rootfs / -o rootfs.json")]
     FromRootfs(FromRootfs),
+    /// Makes reference values from Debian packages: SHA-256 of what is in them, not dpkg's md5sums
+    #[command(after_help = "Examples:
+  cgpath policy from-deb bash_5.2.15-2_amd64.deb libc6_*.deb -o host.json
+  cgpath policy from-deb /var/cache/apt/archives -o host.json
+
+What maintainer scripts, diversions and alternatives make is not in the packages.")]
+    FromDeb(deb::FromDeb),
     /// Copies values from a measurement list; they are marked as learned, and verdicts repeat it
     #[command(after_help = "Example:
   cgpath policy from-log binary_runtime_measurements -o learned.json")]
     FromLog(FromLog),
+    /// Makes reference values from a Keylime runtime policy
+    #[command(after_help = "Example:
+  cgpath policy from-keylime runtime-policy.json -o keylime.json
+
+Its excludes come with the values and count wherever a policy names the file.")]
+    FromKeylime(keylime::FromKeylime),
+    /// Writes reference values as a Keylime runtime policy
+    #[command(after_help = "Example:
+  cgpath policy to-keylime rootfs.json app.json --exclude-checkpoints -o runtime-policy.json")]
+    ToKeylime(keylime::ToKeylime),
+    /// Says what a policy would have said of all stored evidence of its node; exit 1 if not all is trusted under it
+    #[command(after_help = "Example:
+  cgpath policy test new.yaml --against /var/lib/cgpath
+
+Nothing in the store is changed.")]
+    Test(test::Test),
+    /// Shows how two policies, or two reference files, differ; exit 1 if they do
+    #[command(after_help = "Examples:
+  cgpath policy diff old.yaml new.yaml
+  cgpath policy diff app-1.1.json app-1.2.json")]
+    Diff(diff::Diff),
+    /// Looks for what weakens a policy: excludes and what they hide, learned values, laxer keys; exit 1 if there is anything
+    #[command(after_help = "Examples:
+  cgpath policy lint node.yaml
+  cgpath policy lint node.yaml --against verdict.json")]
+    Lint(lint::Lint),
+    /// Writes a patch that would accept what a verdict did not: to be looked at, never applied by itself
+    #[command(after_help = "Examples:
+  cgpath policy suggest node.yaml --from verdict.json > upgrade.patch
+  cgpath policy suggest node.yaml --from /var/lib/cgpath > upgrade.patch
+  patch -p0 < upgrade.patch")]
+    Suggest(suggest::Suggest),
     /// Reads a node's policy with all its reference files and says what is in them
     #[command(after_help = "Example:\n  cgpath policy check node.yaml")]
     Check {
@@ -140,8 +188,15 @@ impl PolicyCommand {
         match self {
             PolicyCommand::FromImage(command) => command.run(out),
             PolicyCommand::FromRootfs(command) => command.run(out),
+            PolicyCommand::FromDeb(command) => command.run(out),
             PolicyCommand::FromLog(command) => command.run(out),
-            PolicyCommand::Check { policy } => check(&policy, out),
+            PolicyCommand::FromKeylime(command) => command.run(out),
+            PolicyCommand::ToKeylime(command) => command.run(out),
+            PolicyCommand::Test(command) => command.run(out),
+            PolicyCommand::Diff(command) => command.run(out),
+            PolicyCommand::Lint(command) => command.run(out),
+            PolicyCommand::Suggest(command) => command.run(out),
+            PolicyCommand::Check { policy } => check::check(&policy, out),
             PolicyCommand::Schema { format } => {
                 let schema = match format {
                     Format::Node => policy::schema::node_policy(),
@@ -392,126 +447,6 @@ fn write_whole(path: &Path, reference: &Reference) -> io::Result<()> {
     written
 }
 
-/// Takes a file's path and its digests.
-type Each<'a> = dyn FnMut(&Path, Vec<Digest>) -> Result<(), Failure> + 'a;
-
-/// Every regular file below a folder, with its digests; symbolic links are not followed.
-struct Walk<'a> {
-    root: &'a Path,
-    cross_mounts: bool,
-    banks: &'a [Bank],
-    progress: Progress,
-    mounts: Vec<PathBuf>,
-    /// Files with several names are hashed once.
-    known: HashMap<(u64, u64), Vec<Digest>>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(root: &'a Path, cross_mounts: bool, banks: &'a [Bank]) -> Walk<'a> {
-        let (progress, mounts, known) = (Progress::default(), Vec::new(), HashMap::new());
-        Walk {
-            root,
-            cross_mounts,
-            banks,
-            progress,
-            mounts,
-            known,
-        }
-    }
-
-    /// Gives each file's path relative to the root, and its digests. A root that is a file itself has an empty path.
-    fn run(&mut self, each: &mut Each<'_>) -> Result<(), Failure> {
-        let mut bar = Bar::new();
-        let device = fs::metadata(self.root)
-            .map_err(|e| Failure::file(self.root, &e))?
-            .dev();
-        let mut stack = vec![PathBuf::new()];
-        while let Some(relative) = stack.pop() {
-            let path = if relative.as_os_str().is_empty() {
-                self.root.to_owned()
-            } else {
-                self.root.join(&relative)
-            };
-            let error = |e: io::Error| Failure::file(&path, &e);
-            // The root may be a link, whoever gave it meant what it leads to; links below it are not followed.
-            let metadata = if relative.as_os_str().is_empty() {
-                fs::metadata(&path)
-            } else {
-                fs::symlink_metadata(&path)
-            }
-            .map_err(error)?;
-            if metadata.is_dir() {
-                if metadata.dev() != device && !self.cross_mounts {
-                    self.mounts.push(Path::new("/").join(&relative));
-                    continue;
-                }
-                for entry in fs::read_dir(&path).map_err(error)? {
-                    stack.push(relative.join(entry.map_err(error)?.file_name()));
-                }
-            } else if metadata.is_file() {
-                let digests = self.hash(&path, &metadata)?;
-                each(&relative, digests)?;
-                bar.show(self.progress);
-            }
-        }
-        self.mounts.sort();
-        bar.end();
-        Ok(())
-    }
-
-    fn hash(&mut self, path: &Path, seen: &fs::Metadata) -> Result<Vec<Digest>, Failure> {
-        let error = |e: io::Error| Failure::file(path, &e);
-        let inode = (seen.dev(), seen.ino());
-        if let Some(known) = self.known.get(&inode) {
-            return Ok(known.clone());
-        }
-        let file = File::open(path).map_err(error)?;
-        // A link that was put in its place leads to another inode.
-        let opened = file.metadata().map_err(error)?;
-        if (opened.dev(), opened.ino()) != inode || !opened.is_file() {
-            return Err(Failure::new(
-                "changed",
-                format!(
-                    "{}: replaced while it was read",
-                    escape(path.as_os_str().as_bytes())
-                ),
-            )
-            .hint("make the values from a folder that nothing writes to"));
-        }
-        let (digests, length) = Digester::read(self.banks, file).map_err(error)?;
-        self.progress.files += 1;
-        self.progress.bytes += length;
-        if seen.nlink() > 1 {
-            self.known.insert(inode, digests.clone());
-        }
-        Ok(digests)
-    }
-}
-
-/// The folder of an OCI layout.
-struct Folder {
-    name: String,
-    root: PathBuf,
-}
-
-impl Store for Folder {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn open(&mut self, path: &str) -> generate::Result<Option<Box<dyn Read + '_>>> {
-        match File::open(self.root.join(path)) {
-            Ok(file) => Ok(Some(Box::new(file))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(generate::Error::Io {
-                what: format!("{}: {path}", self.name),
-                offset: 0,
-                source,
-            }),
-        }
-    }
-}
-
 fn failure(error: &generate::Error) -> Failure {
     use generate::Error as E;
     let (kind, hint) = match error {
@@ -570,18 +505,28 @@ fn load_as<T>(
         read_bounded(&path, policy::reference::MAX_REFERENCE_LEN as u64)
             .map_err(|e| format!("{}: {e}", path.display()))
     })
-    .map_err(|e| {
-        let failure = Failure::new("policy", escape(e.to_string().as_bytes()));
-        match e {
-            policy::Error::Syntax { .. } => {
-                failure.hint("the format: policy/README.md, `cgpath policy schema node`")
-            }
-            policy::Error::Unresolved { .. } => {
-                failure.hint("make it with `cgpath policy from-image|from-rootfs`")
-            }
-            _ => failure,
+    .map_err(|e| refused(&e))
+}
+
+/// A policy or a reference file that cannot be used.
+fn refused(error: &policy::Error) -> Failure {
+    let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
+    match error {
+        policy::Error::Syntax { .. } => {
+            failure.hint("the format: policy/README.md, `cgpath policy schema node`")
         }
-    })
+        policy::Error::Unresolved { .. } => {
+            failure.hint("make it with `cgpath policy from-image|from-rootfs`")
+        }
+        _ => failure,
+    }
+}
+
+/// Reads a file of reference values.
+fn reference(path: &Path) -> Result<Reference, Failure> {
+    let json = read_bounded(path, policy::reference::MAX_REFERENCE_LEN as u64)
+        .map_err(|e| Failure::file(path, &e))?;
+    Reference::from_json(&path.display().to_string(), &json).map_err(|e| refused(&e))
 }
 
 /// At most one byte more than `limit`: the reader of the bytes refuses them then.
@@ -589,135 +534,4 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
-    #[derive(Serialize)]
-    struct Pod<'a> {
-        uid: evidence::PodUid,
-        name: &'a str,
-        paths: usize,
-        learned: Vec<&'a str>,
-    }
-    #[derive(Serialize)]
-    struct Checked<'a> {
-        node: &'a str,
-        digest: &'a Digest,
-        host_paths: usize,
-        host_learned: Vec<&'a str>,
-        sandbox_paths: usize,
-        pods: Vec<Pod<'a>>,
-        dangerous: Vec<&'static str>,
-        relaxed: Vec<String>,
-    }
-    let paths = |allowed: &policy::Allowed| allowed.references().map(|r| r.files.len()).sum();
-    let policy = load(path)?;
-    let checked = Checked {
-        node: &policy.file.node,
-        digest: policy.digest(),
-        host_paths: paths(&policy.host),
-        host_learned: policy.host.learned_sources(),
-        sandbox_paths: paths(&policy.sandbox),
-        pods: policy
-            .pods
-            .values()
-            .map(|p| Pod {
-                uid: p.pod.uid,
-                name: &p.pod.name,
-                paths: paths(&p.allowed),
-                learned: p.allowed.learned_sources(),
-            })
-            .collect(),
-        dangerous: policy.dangerous_keys(),
-        relaxed: policy.relaxations(),
-    };
-    if out.json() {
-        out.object(&checked)?;
-        return Ok(Status::Clean);
-    }
-    let learned = |sources: &[&str]| match sources {
-        [] => String::new(),
-        sources => format!(", learned: {}", escape(sources.join(", ").as_bytes())),
-    };
-    out.line(format_args!(
-        "policy of node {} ({})",
-        escape(checked.node.as_bytes()),
-        checked.digest
-    ))?;
-    out.line(format_args!(
-        "host: {} paths{}",
-        checked.host_paths,
-        learned(&checked.host_learned)
-    ))?;
-    out.line(format_args!("sandbox: {} paths", checked.sandbox_paths))?;
-    for pod in &checked.pods {
-        let name = escape(pod.name.as_bytes());
-        out.line(format_args!(
-            "pod {} {name}: {} paths{}",
-            pod.uid,
-            pod.paths,
-            learned(&pod.learned)
-        ))?;
-    }
-    for key in &checked.dangerous {
-        let text = out.paint(Colour::Red, &format!("{key}: a rule is switched off"));
-        out.line(text)?;
-    }
-    for value in &checked.relaxed {
-        let text = out.paint(
-            Colour::Yellow,
-            &format!("laxer than the default: {}", escape(value.as_bytes())),
-        );
-        out.line(text)?;
-    }
-    Ok(Status::Clean)
-}
-
-/// How far a long run is, on standard error: from the first second on, in place on a terminal, else every ten seconds.
-struct Bar {
-    progress: Progress,
-    start: Instant,
-    last: Instant,
-    terminal: bool,
-    shown: bool,
-}
-
-impl Bar {
-    fn new() -> Bar {
-        let now = Instant::now();
-        let terminal = io::stderr().is_terminal();
-        Bar {
-            progress: Progress::default(),
-            start: now,
-            last: now,
-            terminal,
-            shown: false,
-        }
-    }
-
-    fn show(&mut self, progress: Progress) {
-        self.progress = progress;
-        let pause = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
-        let since = Duration::from_secs(1).max(pause);
-        if self.start.elapsed() < since || (self.shown && self.last.elapsed() < pause) {
-            return;
-        }
-        self.last = Instant::now();
-        self.shown = true;
-        let line = format!("{} files, {} MiB", progress.files, progress.bytes >> 20);
-        // Progress is a courtesy: a closed standard error is no reason to stop.
-        let _ = if self.terminal {
-            write!(io::stderr(), "\r{line}\x1b[K")
-        } else {
-            writeln!(io::stderr(), "{line}")
-        };
-    }
-
-    /// Clears the line.
-    fn end(self) -> Progress {
-        if self.shown && self.terminal {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-        self.progress
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! One HTTPS listener, one directory. Nodes push: the service connects to nobody. Not here: enrolment (see `node`).
 
+pub mod again;
 pub mod http;
 pub mod judge;
 pub mod metrics;
@@ -107,6 +108,10 @@ impl From<StoreError> for Failure {
                 Failure::new("no-store", text).hint("cgpath serve --init DIR makes one")
             }
             StoreError::Exists(_) => Failure::new("exists", text),
+            StoreError::Stopped(ref name) => {
+                let hint = format!("cgpath node reactivate {name}");
+                Failure::new("stopped", text).hint(hint)
+            }
             StoreError::UnknownNode(_) => {
                 Failure::new("unknown-node", text).hint("cgpath node list shows all")
             }

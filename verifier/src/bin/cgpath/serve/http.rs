@@ -152,6 +152,10 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
         match error {
             StoreError::UnknownNode(name) => ApiError::unknown_node(&name),
+            StoreError::Stopped(name) => {
+                ApiError::new(StatusCode::CONFLICT, "stopped", format!("node {name} is stopped"))
+                    .hint("cgpath node reactivate NAME takes its evidence again")
+            }
             other => ApiError::internal(&other),
         }
     }
@@ -324,7 +328,9 @@ struct NonceAnswer {
 
 async fn nonce(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Json<NonceAnswer>, ApiError> {
     blocking(move || {
-        app.store.node(&node)?;
+        if app.store.node(&node)?.stopped.is_some() {
+            return Err(StoreError::Stopped(node).into());
+        }
         let (nonce, expires) = app
             .nonces
             .make(&node, now())
@@ -466,6 +472,7 @@ mod tests {
                     policy: "/p".into(),
                     policy_digest: String::new(),
                     added: 0,
+                    stopped: None,
                 },
                 false,
             )

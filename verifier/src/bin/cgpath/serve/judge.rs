@@ -5,6 +5,7 @@
 //! node's verdict nor push older ones out of the history.
 //! Not here: HTTP, and the rules themselves (see the `verifier` library).
 
+use super::again::{self, AgainError};
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
 use super::store::{Commit, Limits, Round, Store, StoreError};
@@ -118,6 +119,9 @@ impl Judge {
         let nonce = &attest.extra_data;
         for _ in 0..TRIES {
             let round = self.store.round(node)?;
+            if round.node.stopped.is_some() {
+                return Err(Refusal::Store(StoreError::Stopped(node.to_owned())));
+            }
             if found != round.node.ak_name {
                 return Err(Refusal::UnknownKey {
                     node: node.to_owned(),
@@ -157,8 +161,12 @@ impl Judge {
             now,
             previous: round.state.as_deref().map(state).transpose()?,
         };
-        let verdict =
-            verifier::appraise(evidence, &policy, &context).map_err(|e| Refusal::Unusable(e.to_string()))?;
+        let accepted = again::accepted(&self.store, &node.name, now).map_err(|e| match e {
+            AgainError::Store(error) => Refusal::Store(error),
+            other => Refusal::Unusable(other.to_string()),
+        })?;
+        let verdict = verifier::appraise_accepting(evidence, &policy, &context, &accepted, now)
+            .map_err(|e| Refusal::Unusable(e.to_string()))?;
         let failed = |f: &&Finding| f.rule == Rule::V1 && f.severity == Severity::Fail;
         let quote: Vec<String> = verdict
             .node

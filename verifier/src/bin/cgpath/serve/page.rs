@@ -2,7 +2,7 @@
 
 use super::read::{NodeSummary, ScopedSummary};
 use verifier::report::html::Html;
-use verifier::report::{chip, findings, notices_of, pods_chip, state_class, state_sign};
+use verifier::report::{accepted_of, chip, findings, notices_of, pods_chip, state_class, state_sign};
 use verifier::text::utc;
 use verifier::{PodVerdict, State, Verdict};
 
@@ -134,6 +134,7 @@ fn one(page: &mut Html, node: &NodeSummary) {
 fn body(page: &mut Html, verdict: &Verdict) {
     let node = &verdict.node;
     notices_of(page, &verdict.dangerous, verdict.learned, &verdict.relaxations);
+    accepted_of(page, &verdict.accepted);
     page.raw("<p class=\"small soft\">Tier ")
         .text(node.tier)
         .raw(", ")

@@ -181,6 +181,7 @@ async fn ear(
         let mut verdict = understood(&last)?;
         if let Reader::Scoped(scope) = &reader {
             verdict.pods.retain(|pod| scope.holds(pod));
+            verifier::accept::redact(&mut verdict.accepted, &verdict.pods);
         }
         let token = verifier::ear::token(&verdict, Some(&last.nonce), &app.verdict_key)
             .map_err(|error| ApiError::internal(&error))?;

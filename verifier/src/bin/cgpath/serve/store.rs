@@ -8,6 +8,10 @@
 //! kept without the others. Evidence is on disk, synced and named by its SHA-256, before that transaction.
 //! Not here: what evidence means, and HTTP.
 
+mod back;
+
+pub use back::{Change, Past, Rejudged};
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -25,7 +29,7 @@ const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -39,7 +43,8 @@ CREATE TABLE nodes (
     policy_digest TEXT NOT NULL,           -- what was enrolled; another content is refused
     added         INTEGER NOT NULL,        -- unix seconds
     state         BLOB,                    -- what the last round left for the next
-    version       INTEGER NOT NULL         -- changes with every change of this row
+    version       INTEGER NOT NULL,        -- changes with every change of this row
+    stopped       INTEGER                  -- since when nothing is taken of it, unix seconds
 ) STRICT;
 CREATE TABLE verdicts (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -51,13 +56,58 @@ CREATE TABLE verdicts (
     evidence      TEXT NOT NULL,           -- SHA-256 of the evidence, hex
     evidence_len  INTEGER NOT NULL,
     evidence_kept INTEGER NOT NULL,
-    verdict       TEXT NOT NULL            -- JSON
+    verdict       TEXT NOT NULL,           -- JSON; of a verdict that was judged again, the last word
+    state_before  BLOB                     -- what was known of the node before
 ) STRICT;
 CREATE INDEX verdicts_of_node ON verdicts (node, id);
 CREATE INDEX verdicts_by_evidence ON verdicts (evidence);
 -- Outlives nodes and verdicts: a nonce is never good twice.
 CREATE TABLE used_nonces (nonce BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX used_nonces_by_age ON used_nonces (expires);
+-- What verdicts said before their evidence was judged again.
+CREATE TABLE rejudged (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    verdict_id    INTEGER NOT NULL REFERENCES verdicts(id) ON DELETE CASCADE,
+    time          INTEGER NOT NULL,        -- when it was judged again, unix seconds
+    reason        TEXT NOT NULL,
+    old_policy    TEXT NOT NULL,
+    old_trusted   INTEGER NOT NULL,
+    old_verdict   TEXT NOT NULL,           -- JSON
+    new_policy    TEXT NOT NULL,
+    new_trusted   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX rejudged_of_verdict ON rejudged (verdict_id);
+-- Findings that somebody accepted: signed statements, see `verifier::accept`.
+CREATE TABLE accepts (
+    digest        TEXT PRIMARY KEY,
+    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
+    until         INTEGER NOT NULL,        -- unix seconds
+    statement     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// From version 1, in one transaction.
+const MIGRATION: &str = "
+ALTER TABLE nodes ADD COLUMN stopped INTEGER;
+ALTER TABLE verdicts ADD COLUMN state_before BLOB;
+CREATE TABLE rejudged (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    verdict_id    INTEGER NOT NULL REFERENCES verdicts(id) ON DELETE CASCADE,
+    time          INTEGER NOT NULL,
+    reason        TEXT NOT NULL,
+    old_policy    TEXT NOT NULL,
+    old_trusted   INTEGER NOT NULL,
+    old_verdict   TEXT NOT NULL,
+    new_policy    TEXT NOT NULL,
+    new_trusted   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX rejudged_of_verdict ON rejudged (verdict_id);
+CREATE TABLE accepts (
+    digest        TEXT PRIMARY KEY,
+    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
+    until         INTEGER NOT NULL,
+    statement     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Why the store could not do what was asked.
@@ -101,6 +151,9 @@ pub enum StoreError {
     /// The nonce's lifetime is over.
     #[error("this nonce has expired")]
     NonceExpired,
+    /// Nothing is taken of this node until it is reactivated.
+    #[error("node {0} is stopped")]
+    Stopped(String),
     /// The node's enrolment or state changed between reading it and committing.
     #[error("the node's enrolment or state changed in the meantime")]
     Conflict,
@@ -121,6 +174,8 @@ pub struct Node {
     pub policy_digest: String,
     /// When it was enrolled, in unix seconds.
     pub added: u64,
+    /// Since when nothing is taken of it, in unix seconds.
+    pub stopped: Option<u64>,
 }
 
 /// What the next round of a node starts from.
@@ -282,7 +337,15 @@ impl Store {
             return Err(foreign("not a store of cgpath".to_owned()));
         }
         let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version != SCHEMA_VERSION {
+        if version == 1 {
+            // Another process may be here at the same time: the second one finds the work done.
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if version == 1 {
+                connection.execute_batch(&format!("{MIGRATION} PRAGMA user_version = {SCHEMA_VERSION};"))?;
+            }
+            connection.execute_batch("COMMIT")?;
+        } else if version != SCHEMA_VERSION {
             return Err(foreign(format!(
                 "store version {version}, this cgpath knows {SCHEMA_VERSION}"
             )));
@@ -501,8 +564,15 @@ impl Store {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         nonce_is_fresh(&transaction, commit.nonce, commit.nonce_expires)?;
+        let before: Option<Option<Vec<u8>>> = transaction
+            .query_row("SELECT state FROM nodes WHERE name = ?1", [commit.node], |r| {
+                r.get(0)
+            })
+            .optional()?;
+        let before = before.flatten();
         let changed = transaction.execute(
-            "UPDATE nodes SET state = coalesce(?3, state), version = version + 1 WHERE name = ?1 AND version = ?2",
+            "UPDATE nodes SET state = coalesce(?3, state), version = version + 1
+             WHERE name = ?1 AND version = ?2 AND stopped IS NULL",
             params![commit.node, commit.version, commit.state],
         )?;
         if changed == 0 {
@@ -516,8 +586,8 @@ impl Store {
         }
         transaction.execute(
             "INSERT INTO verdicts
-             (node, time, trusted, nonce, policy_digest, evidence, evidence_len, evidence_kept, verdict)
-             VALUES (:node, :time, :trusted, :nonce, :policy, :evidence, :len, 1, :verdict)",
+             (node, time, trusted, nonce, policy_digest, evidence, evidence_len, evidence_kept, verdict, state_before)
+             VALUES (:node, :time, :trusted, :nonce, :policy, :evidence, :len, 1, :verdict, :before)",
             named_params! {
                 ":node": commit.node,
                 ":time": signed(commit.time),
@@ -527,6 +597,7 @@ impl Store {
                 ":evidence": commit.evidence.sha256,
                 ":len": signed(commit.evidence.len),
                 ":verdict": commit.verdict,
+                ":before": before,
             },
         )?;
         let id = transaction.last_insert_rowid();
@@ -686,16 +757,21 @@ impl Store {
                 policy_digest: row.get("policy_digest")?,
                 evidence: row.get("evidence")?,
                 evidence_kept: row.get("evidence_kept")?,
-                verdict: serde_json::value::RawValue::from_string(verdict).map_err(|e| {
-                    rusqlite::Error::FromSqlConversionFailure(8, rusqlite::types::Type::Text, Box::new(e))
-                })?,
+                verdict: raw_json(8, verdict)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 }
 
-const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added";
+/// A column that holds JSON.
+fn raw_json(column: usize, text: String) -> rusqlite::Result<Box<serde_json::value::RawValue>> {
+    serde_json::value::RawValue::from_string(text).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+    })
+}
+
+const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped";
 
 fn read_node(row: &rusqlite::Row<'_>) -> rusqlite::Result<Node> {
     Ok(Node {
@@ -705,6 +781,7 @@ fn read_node(row: &rusqlite::Row<'_>) -> rusqlite::Result<Node> {
         policy: PathBuf::from(row.get::<_, String>("policy")?),
         policy_digest: row.get("policy_digest")?,
         added: unsigned(row.get("added")?),
+        stopped: row.get::<_, Option<i64>>("stopped")?.map(unsigned),
     })
 }
 
@@ -802,6 +879,7 @@ mod tests {
             policy: PathBuf::from("/p.yaml"),
             policy_digest: "sha256:00".to_owned(),
             added: 7,
+            stopped: None,
         }
     }
 

@@ -1,0 +1,157 @@
+//! Excludes: paths that are not judged, given as Keylime's runtime policies give them.
+//!
+//! Promise: a list matches the paths that Keylime's verifier would pass over: the patterns are joined as `(a)|(b)`, read in
+//! Python's syntax (3.11, `re` for text), and must match from the path's first character on, not up to its last
+//! (`re.match`). What cannot be given the same meaning is an error, never a guess. A match has a step limit; a path that
+//! needs more is judged. Not here: what is done about an excluded file (see `verifier`).
+//! Source: Keylime 7.14, keylime/common/validators.py `valid_exclude_list`, keylime/ima/ima.py `_validate_ima_ng`.
+
+mod translate;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
+
+/// The patterns of one list together are never longer than this many bytes.
+pub const MAX_EXCLUDES_LEN: usize = 64 * 1024;
+/// One path costs never more steps back than this; see `fancy_regex::RegexBuilder::backtrack_limit`.
+pub const STEP_LIMIT: usize = 100_000;
+/// Bytes that the compiled form may take, so that a short pattern cannot fill the memory.
+const COMPILED_LIMIT: usize = 10 * 1024 * 1024;
+
+/// What is wrong with a list of excludes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("exclude {} (\"{pattern}\"), character {offset}: {why}", .item + 1)]
+pub struct ExcludeError {
+    /// Which pattern of the list, from 0.
+    pub item: usize,
+    /// The pattern, shortened to 80 characters.
+    pub pattern: String,
+    /// Where in it, in characters from 0.
+    pub offset: usize,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Whether a path is excluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hidden {
+    /// It is judged.
+    No,
+    /// It is not judged.
+    Yes,
+    /// The step limit was met: it is judged, and the verdict says so.
+    GaveUp,
+}
+
+/// A list of excludes; empty by default, which excludes nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Excludes {
+    items: Vec<String>,
+    regex: Option<fancy_regex::Regex>,
+}
+
+impl Excludes {
+    /// Reads a list of patterns.
+    ///
+    /// # Errors
+    /// [`ExcludeError`] where Python's `re.compile` refuses the joined list, where a pattern uses what has no equal
+    /// here (back-references, conditions, ignoring case, verbose patterns, `\N{…}`), or where a limit is met.
+    pub fn new(items: Vec<String>) -> Result<Excludes, ExcludeError> {
+        if items.is_empty() {
+            return Ok(Excludes::default());
+        }
+        let length: usize = items.iter().map(|item| item.len() + 3).sum();
+        if length > MAX_EXCLUDES_LEN {
+            return Err(error(
+                &items,
+                0,
+                0,
+                format!("the list is {length} bytes long, the limit is {MAX_EXCLUDES_LEN}"),
+            ));
+        }
+        let translated = translate::joined(&items)?;
+        let regex = fancy_regex::RegexBuilder::new(&translated)
+            .backtrack_limit(STEP_LIMIT)
+            .delegate_size_limit(COMPILED_LIMIT)
+            .build()
+            .map_err(|e| error(&items, 0, 0, format!("it cannot be compiled: {e}")))?;
+        Ok(Excludes {
+            items,
+            regex: Some(regex),
+        })
+    }
+
+    /// Whether it excludes `path`, raw bytes as the measurement list has them. A path that is not UTF-8 is never excluded:
+    /// Python sees another text there, which depends on how the list was carried.
+    pub fn hides(&self, path: &[u8]) -> Hidden {
+        let (Some(regex), Ok(path)) = (&self.regex, core::str::from_utf8(path)) else {
+            return Hidden::No;
+        };
+        match regex.is_match(path) {
+            Ok(true) => Hidden::Yes,
+            Ok(false) => Hidden::No,
+            Err(_) => Hidden::GaveUp,
+        }
+    }
+
+    /// The patterns, in order.
+    pub fn items(&self) -> &[String] {
+        &self.items
+    }
+
+    /// Whether nothing is excluded.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+impl PartialEq for Excludes {
+    fn eq(&self, other: &Excludes) -> bool {
+        self.items == other.items
+    }
+}
+
+impl Eq for Excludes {}
+
+fn error(items: &[String], item: usize, offset: usize, why: String) -> ExcludeError {
+    let pattern = items.get(item).map_or("", String::as_str);
+    let mut shown: String = pattern.chars().take(80).collect();
+    if shown.len() < pattern.len() {
+        shown.push('…');
+    }
+    ExcludeError {
+        item,
+        pattern: shown,
+        offset,
+        why,
+    }
+}
+
+impl Serialize for Excludes {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.items.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Excludes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let items: Vec<String> = crate::node::bounded(d)?;
+        Excludes::new(items).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Excludes {
+    fn schema_name() -> Cow<'static, str> {
+        "Excludes".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "array",
+            "maxItems": crate::node::MAX_ITEMS,
+            "description": "Paths that are not judged: regular expressions in Python's syntax, each matched from the path's \
+                            beginning (re.match), as in Keylime's runtime policies. Every verdict says how much they hide.",
+            "items": { "type": "string" },
+        })
+    }
+}

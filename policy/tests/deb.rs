@@ -1,0 +1,152 @@
+//! Debian packages that the real dpkg-deb made give the SHA-256 of what they hold, at the paths where it comes to lie.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use evidence::{Bank, Digest};
+use policy::generate::{Error, Options, Progress, deb};
+use policy::{Reference, Source, SourceKind};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn sha256(content: &[u8]) -> Digest {
+    Bank::Sha256.hash(&[content])
+}
+
+/// A package with these files, packed with this compression.
+fn package(dir: &Path, version: &str, compression: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let root = dir.join(format!("root-{version}-{compression}"));
+    fs::create_dir_all(root.join("DEBIAN")).unwrap();
+    let control = format!(
+        "Package: demo\nVersion: {version}\nArchitecture: amd64\nMaintainer: A <a@example.org>\nDescription: demo\n"
+    );
+    fs::write(root.join("DEBIAN/control"), control).unwrap();
+    for (path, content) in files {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let out = dir.join(format!("demo-{version}-{compression}.deb"));
+    let made = Command::new("dpkg-deb")
+        .args(["--root-owner-group", &format!("-Z{compression}"), "--build"])
+        .arg(&root)
+        .arg(&out)
+        .output()
+        .expect("dpkg-deb is needed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    out
+}
+
+fn empty() -> Reference {
+    Reference::new(Source {
+        kind: SourceKind::Deb,
+        name: "test".into(),
+        digest: None,
+    })
+}
+
+fn add(reference: &mut Reference, archive: impl std::io::Read, merged: bool) -> Result<usize, Error> {
+    let mut report = |_: Progress| {};
+    let mut options = Options {
+        banks: &[Bank::Sha256],
+        progress: &mut report,
+    };
+    let mut progress = Progress::default();
+    deb::add_package(
+        "demo.deb",
+        archive,
+        merged,
+        reference,
+        &mut progress,
+        &mut options,
+    )
+    .map(|(_, files)| files)
+}
+
+#[test]
+fn every_compression_gives_the_contents_digests_and_the_package_that_they_are_from() {
+    let dir = tempfile::tempdir().unwrap();
+    for compression in ["none", "gzip", "xz", "zstd"] {
+        let big = vec![7; 300_000];
+        let files: [(&str, &[u8]); 2] = [("usr/bin/demo", b"program"), ("usr/share/demo/big", &big)];
+        let path = package(dir.path(), "1.0-1", compression, &files);
+        let mut reference = empty();
+        assert_eq!(
+            add(&mut reference, File::open(path).unwrap(), true).unwrap(),
+            2,
+            "{compression}"
+        );
+        assert!(reference.files[&b"/usr/bin/demo"[..]].contains(&sha256(b"program")));
+        assert!(reference.files[&b"/usr/share/demo/big"[..]].contains(&sha256(&big)));
+        assert_eq!(
+            reference.origins.of(b"/usr/bin/demo"),
+            Some("deb demo 1.0-1 amd64")
+        );
+    }
+}
+
+#[test]
+fn files_of_a_merged_system_stand_where_the_kernel_sees_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = package(
+        dir.path(),
+        "1",
+        "xz",
+        &[
+            ("bin/demo", b"a"),
+            ("lib/x86_64-linux-gnu/libdemo.so", b"b"),
+            ("etc/demo", b"c"),
+        ],
+    );
+    let paths = |merged| {
+        let mut reference = empty();
+        add(&mut reference, File::open(&path).unwrap(), merged).unwrap();
+        reference
+            .files
+            .into_keys()
+            .map(|p| String::from_utf8(p).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        paths(true),
+        [
+            "/etc/demo",
+            "/usr/bin/demo",
+            "/usr/lib/x86_64-linux-gnu/libdemo.so"
+        ]
+    );
+    assert_eq!(
+        paths(false),
+        ["/bin/demo", "/etc/demo", "/lib/x86_64-linux-gnu/libdemo.so"]
+    );
+}
+
+#[test]
+fn two_versions_of_a_package_are_both_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reference = empty();
+    for (version, content) in [("1", &b"old"[..]), ("2", b"new")] {
+        let path = package(dir.path(), version, "gzip", &[("usr/bin/demo", content)]);
+        add(&mut reference, File::open(path).unwrap(), true).unwrap();
+    }
+    assert_eq!(reference.files[&b"/usr/bin/demo"[..]].len(), 2);
+    assert_eq!(reference.origins.of(b"/usr/bin/demo"), Some("deb demo 2 amd64"));
+}
+
+#[test]
+fn what_is_no_package_or_is_cut_is_an_error_and_never_less_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = package(dir.path(), "1", "xz", &[("usr/bin/demo", &[9; 50_000])]);
+    let whole = fs::read(path).unwrap();
+    let whole_ends = whole.len();
+    for length in (0..whole_ends - 8).step_by(17) {
+        assert!(
+            add(&mut empty(), &whole[..length], true).is_err(),
+            "{length} of {whole_ends} bytes are taken"
+        );
+    }
+    assert!(matches!(
+        add(&mut empty(), &b"!<arch>\n"[..], true),
+        Err(Error::Malformed { .. })
+    ));
+    assert!(add(&mut empty(), &b"PK\x03\x04 something else"[..], true).is_err());
+}

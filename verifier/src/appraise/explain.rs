@@ -1,0 +1,307 @@
+//! Why a finding stands: from the verdict down to the key that signed, and from the file up to where its value is from.
+//!
+//! Pure, and no judge: it looks up what the verdict rests on, and says what it cannot find. Not here: whether that is to be
+//! believed (the rules).
+
+use super::coverage;
+use super::finding::{Finding, Findings};
+use super::quote;
+use super::view;
+use super::{Context, Subject, Verdict};
+use crate::accept;
+use crate::text::{escape, utc};
+use evidence::{Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest};
+use policy::Policy;
+use serde::Serialize;
+
+/// One step of the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// `verdict`, `finding`, `record`, `entry`, `checkpoint`, `register`, `quote`, `key`, `reference`.
+    pub what: &'static str,
+    /// One line each, safe to print.
+    pub lines: Vec<String>,
+}
+
+/// Walks from the verdict over record, list entry, checkpoint, register and quote to the key, then to the reference values.
+pub fn explain(
+    finding: &Finding,
+    verdict: &Verdict,
+    evidence: &Evidence,
+    policy: &Policy,
+    context: &Context,
+) -> Vec<Step> {
+    let mut steps = vec![of_verdict(finding, verdict), of_finding(finding)];
+    let lines = view::lines(evidence);
+    let record = finding.seq.and_then(|seq| find(evidence, seq));
+    if finding.seq.is_some() || finding.index.is_none() {
+        steps.push(of_record(finding, record));
+    }
+    let joined = record.and_then(|(_, _, record)| {
+        lines.iter().position(|line| {
+            !record.digests.is_empty() && record.digests.iter().all(|d| line.digests(d.bank()).contains(d))
+        })
+    });
+    let index = finding.index.and_then(|i| usize::try_from(i).ok()).or(joined);
+    steps.push(of_entry(index, &lines));
+    let checkpoints: Vec<SealedCheckpoint> = evidence
+        .checkpoints
+        .iter()
+        .map_while(|file| SealedCheckpoint::from_file(file).ok())
+        .collect();
+    steps.push(of_checkpoint(index, finding.seq, &checkpoints, &lines));
+    let mut ignored = Findings::default();
+    let quoted = quote::check(&evidence.quote, context, &mut ignored);
+    let covered = quoted
+        .as_ref()
+        .and_then(|q| coverage::check(&evidence.list, &lines, q, policy, &mut ignored));
+    steps.push(Step {
+        what: "register",
+        lines: match &covered {
+            None => vec!["the quoted register is not that of any prefix of the list".into()],
+            Some(covered) => {
+                let mut lines = vec![format!(
+                    "PCR 10 after {} of {} entries:",
+                    covered.entries,
+                    evidence.list.len()
+                )];
+                lines.extend(covered.pcrs.iter().map(|pcr| format!("  {pcr}")));
+                if let Some(index) = index {
+                    let is_in = if index < covered.entries {
+                        "is covered by it"
+                    } else {
+                        "came after it"
+                    };
+                    lines.push(format!("entry {index} {is_in}"));
+                }
+                lines
+            }
+        },
+    });
+    steps.push(of_quote(evidence));
+    steps.push(Step {
+        what: "key",
+        lines: vec![match quote::key_name(&evidence.quote.ak) {
+            Ok(name) => format!("{} signed it", hex::encode(name)),
+            Err(error) => format!("the key that came with the quote cannot be read: {error}"),
+        }],
+    });
+    steps.push(of_reference(finding, policy));
+    steps
+}
+
+fn of_verdict(finding: &Finding, verdict: &Verdict) -> Step {
+    let state = match finding.subject {
+        Subject::Partition(PartitionKey::Pod(uid)) => verdict.pod(uid).map_or_else(String::new, |pod| {
+            format!(
+                "pod {uid} ({}): {}",
+                escape(pod.name.as_deref().unwrap_or("in no policy").as_bytes()),
+                pod.state
+            )
+        }),
+        _ => format!(
+            "node {}: {}",
+            escape(verdict.node.name.as_bytes()),
+            verdict.node.state
+        ),
+    };
+    let mut lines = vec![
+        format!("of {} UTC, by policy {}", utc(verdict.time), verdict.policy),
+        state,
+    ];
+    if let Some(again) = verdict.rejudged {
+        lines.push(format!("judged again at {} UTC", utc(again)));
+    }
+    Step {
+        what: "verdict",
+        lines,
+    }
+}
+
+fn of_finding(finding: &Finding) -> Step {
+    let mut lines = vec![format!("{} about {}", accept::id(finding), finding.subject)];
+    lines.extend(
+        finding
+            .to_string()
+            .lines()
+            .map(|line| line.trim_start().to_owned()),
+    );
+    Step {
+        what: "finding",
+        lines,
+    }
+}
+
+fn find(evidence: &Evidence, seq: u64) -> Option<(PartitionKey, usize, &Record)> {
+    evidence.partitions.iter().find_map(|log| {
+        let at = log.records.iter().position(|record| record.seq == seq)?;
+        Some((log.key, at, log.records.get(at)?))
+    })
+}
+
+fn of_record(finding: &Finding, found: Option<(PartitionKey, usize, &Record)>) -> Step {
+    let lines = match (finding.seq, found) {
+        (None, _) => vec!["none: the finding is about the evidence itself, or the list says it alone".into()],
+        (Some(seq), None) => vec![format!("{seq} is not in this evidence")],
+        (Some(seq), Some((key, at, record))) => {
+            let mut lines = vec![
+                format!(
+                    "{seq}, number {at} of partition {key}: {:?}, returned {}",
+                    record.kind, record.ret
+                ),
+                format!("path     {}", escape(&record.path)),
+                format!(
+                    "cgroup   {}",
+                    record.cgroup.as_deref().map_or_else(|| "unknown".into(), escape)
+                ),
+                format!(
+                    "process  {} of user {}, {:.3} s after boot",
+                    record.pid,
+                    record.uid,
+                    record.boot_ns as f64 / 1e9
+                ),
+            ];
+            let chain: Vec<String> = record
+                .ancestry
+                .iter()
+                .map(|a| format!("{} ({})", escape(&a.exe), a.tgid))
+                .collect();
+            lines.push(format!("below    {}", chain.join(" < ")));
+            lines
+        }
+    };
+    Step {
+        what: "record",
+        lines,
+    }
+}
+
+fn of_entry(index: Option<usize>, lines: &[view::Line]) -> Step {
+    let text = match index.map(|index| (index, lines.get(index))) {
+        None => vec!["none: IMA added no entry for this, or the finding is about no file".into()],
+        Some((index, None)) => vec![format!("{index} is not in this list")],
+        Some((index, Some(line))) => vec![
+            format!(
+                "{index}: template {}, {}",
+                line.template.as_deref().map_or_else(|| "redacted".into(), escape),
+                line.path.as_deref().map_or_else(|| "no path".into(), escape)
+            ),
+            match (&line.file, line.violation) {
+                (_, true) => "a violation: its hash says nothing".into(),
+                (Some(file), _) => format!("content {file}"),
+                (None, _) => "no content hash".into(),
+            },
+        ],
+    };
+    Step {
+        what: "entry",
+        lines: text,
+    }
+}
+
+fn of_checkpoint(
+    index: Option<usize>,
+    seq: Option<u64>,
+    checkpoints: &[SealedCheckpoint],
+    lines: &[view::Line],
+) -> Step {
+    let sealed = seq.and_then(|seq| checkpoints.iter().find(|c| c.checkpoint.last_seq >= seq));
+    let settled = index.and_then(|i| checkpoints.iter().find(|c| c.checkpoint.settled > i as u64));
+    let mut text = Vec::new();
+    for (what, found) in [("sealed the record", sealed), ("settled the entry", settled)] {
+        let Some(found) = found else { continue };
+        let number = found.checkpoint.number;
+        let anchor = lines
+            .iter()
+            .position(|line| line.path.as_deref().and_then(number_from_path) == Some(number));
+        text.push(format!(
+            "{number} {what}; its file stands in the list as {}",
+            anchor.map_or_else(|| "no entry".into(), |at| format!("entry {at}"))
+        ));
+        text.push(format!("  sha256:{}", hex::encode(found.digest())));
+    }
+    if text.is_empty() {
+        text.push("none is concerned".into());
+    }
+    Step {
+        what: "checkpoint",
+        lines: text,
+    }
+}
+
+fn of_quote(evidence: &Evidence) -> Step {
+    let lines = match Attest::parse(&evidence.quote.attest) {
+        Err(error) => vec![format!("it cannot be read: {error}")],
+        Ok(attest) => vec![
+            format!("registers' digest {}", hex::encode(&attest.pcr_digest)),
+            format!("nonce {}", hex::encode(&attest.extra_data)),
+            format!(
+                "TPM clock {} ms, reset {} times",
+                attest.clock.clock, attest.clock.reset_count
+            ),
+        ],
+    };
+    Step { what: "quote", lines }
+}
+
+fn of_reference(finding: &Finding, policy: &Policy) -> Step {
+    let Some(path) = &finding.path else {
+        return Step {
+            what: "reference",
+            lines: vec!["the finding names no file".into()],
+        };
+    };
+    let own = match finding.subject {
+        Subject::Partition(PartitionKey::Pod(uid)) => policy.pods.get(&uid).map(|pod| &pod.allowed),
+        _ => Some(&policy.host),
+    };
+    let mut lines = Vec::new();
+    for (part, allowed) in own
+        .map(|a| ("its own", a))
+        .into_iter()
+        .chain([("the sandbox", &policy.sandbox)])
+    {
+        for reference in allowed.references() {
+            let Some(digests) = reference.files.get(path) else {
+                continue;
+            };
+            let source = &reference.source;
+            let digest = source
+                .digest
+                .as_ref()
+                .map(|d| format!(" ({d})"))
+                .unwrap_or_default();
+            lines.push(format!(
+                "{part}: {} {}{digest}",
+                serde_json::to_string(&source.kind)
+                    .unwrap_or_default()
+                    .trim_matches('"'),
+                escape(source.name.as_bytes())
+            ));
+            if let Some(origin) = reference.origins.of(path) {
+                lines.push(format!("  the path is from {}", escape(origin.as_bytes())));
+            }
+            lines.extend(digests.iter().take(8).map(|digest| format!("  accepts {digest}")));
+        }
+    }
+    let found = finding.found.as_deref().and_then(evidence::Digest::parse);
+    if let (Some(found), Some(allowed)) = (found, own) {
+        for other in allowed.paths_of(&found).into_iter().filter(|p| p != path).take(3) {
+            let origin = allowed.origin(other).and_then(|(_, origin)| origin);
+            let from = origin
+                .map(|o| format!(", from {}", escape(o.as_bytes())))
+                .unwrap_or_default();
+            lines.push(format!(
+                "the content that was found is accepted at {}{from}",
+                escape(other)
+            ));
+        }
+    }
+    if lines.is_empty() {
+        lines.push("no reference value has this path or this content".into());
+    }
+    Step {
+        what: "reference",
+        lines,
+    }
+}

@@ -1,0 +1,422 @@
+//! `cgpath node policy`, `accept`, `stop` and `reactivate`: how a node that is untrusted comes back.
+//!
+//! All kept evidence since the node's boot is judged again, without asking the node; what verdicts said before is kept.
+//! Not here: how evidence is judged again (see `serve::again`).
+
+use super::StoreArgs;
+use crate::input;
+use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::policy;
+use crate::serve::again::{self, Again};
+use crate::serve::setup;
+use crate::serve::store::{Change, Node, Store, StoreError};
+use clap::Args;
+use serde::Serialize;
+use std::fs;
+use std::path::PathBuf;
+use verifier::accept;
+use verifier::text::utc;
+use verifier::{Finding, State, Verdict};
+
+/// How often it is done again because evidence arrived meanwhile.
+const TRIES: u32 = 5;
+
+#[derive(Args)]
+pub struct SetPolicy {
+    /// The node
+    name: String,
+    /// Its new policy; without it, its policy as it was enrolled, and only the evidence is judged again
+    policy: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Args)]
+pub struct Accept {
+    /// The node
+    name: String,
+    /// The finding, as `cgpath explain` names it; its first digits, as many as are clear
+    finding: String,
+    /// Why it is accepted
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Until when: `2027-01-31`, `2027-01-31T12:00:00Z`, or from now on `90m`, `12h`, `7d`; at most a year
+    #[arg(long, value_name = "TIME", value_parser = Until::parse)]
+    until: Until,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Args)]
+pub struct Named {
+    /// The node
+    name: String,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// A point in time, or a time from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    At(u64),
+    After(u64),
+}
+
+impl Until {
+    fn parse(text: &str) -> Result<Until, String> {
+        let form = || "2027-01-31, 2027-01-31T12:00:00Z, or 90m, 12h, 7d".to_owned();
+        if let Some(unit) = text.chars().last().filter(|c| "mhd".contains(*c)) {
+            let number: u64 = text[..text.len() - 1].parse().map_err(|_| form())?;
+            let seconds = match unit {
+                'm' => 60,
+                'h' => 3600,
+                _ => 86_400,
+            };
+            return number.checked_mul(seconds).map(Until::After).ok_or_else(form);
+        }
+        let (date, time) = text
+            .strip_suffix('Z')
+            .and_then(|t| t.split_once('T'))
+            .unwrap_or((text, "00:00:00"));
+        let numbers =
+            |text: &str, sign| -> Option<Vec<u32>> { text.split(sign).map(|n| n.parse().ok()).collect() };
+        let parsed = || {
+            let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
+            let ([year, month, day], [hour, minute, second]) =
+                (date[..].try_into().ok()?, time[..].try_into().ok()?);
+            let small = |n: u32| u8::try_from(n).ok();
+            let month = time::Month::try_from(small(month)?).ok()?;
+            let date = time::Date::from_calendar_date(i32::try_from(year).ok()?, month, small(day)?).ok()?;
+            let time = time::Time::from_hms(small(hour)?, small(minute)?, small(second)?).ok()?;
+            u64::try_from(date.with_time(time).assume_utc().unix_timestamp()).ok()
+        };
+        parsed().map(Until::At).ok_or_else(form)
+    }
+
+    fn seconds(self, now: u64) -> u64 {
+        match self {
+            Until::At(at) => at,
+            Until::After(after) => now.saturating_add(after),
+        }
+    }
+}
+
+/// Enrols what stands in `node` in place of what there is, and judges all kept evidence since its boot again.
+///
+/// # Errors
+/// Evidence that cannot be judged by it; nothing is changed then.
+pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -> Result<Again, Failure> {
+    for _ in 0..TRIES {
+        let now = input::now()?;
+        let version = store.round(&node.name)?.version;
+        let accepted = again::accepted(store, &node.name, now)?;
+        let again = again::since_boot(store, node, new, &accepted, now)?;
+        let change = Change::Enrolment(node);
+        match store.change(
+            &node.name,
+            version,
+            &change,
+            &again.rejudged,
+            again.state.as_deref(),
+            reason,
+            now,
+        ) {
+            Err(StoreError::Conflict) => {}
+            other => return other.map(|()| again).map_err(Failure::from),
+        }
+    }
+    Err(StoreError::Conflict.into())
+}
+
+impl SetPolicy {
+    pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let store = Store::open(&self.store.dir)?;
+        let old = store.node(&self.name)?;
+        let path = self.policy.as_ref().unwrap_or(&old.policy);
+        let new = policy::load(path)?;
+        if new.file.node != self.name {
+            return Err(Failure::new(
+                "policy",
+                format!(
+                    "the policy is for node {:?}, not for {:?}",
+                    new.file.node, self.name
+                ),
+            ));
+        }
+        let digest = new.digest().to_string();
+        if self.policy.is_none() && digest != old.policy_digest {
+            return Err(Failure::new(
+                "policy",
+                "the policy or one of its reference files changed since it was enrolled",
+            )
+            .hint(format!(
+                "cgpath node policy {} FILE enrols it as it is now",
+                self.name
+            )));
+        }
+        let node = Node {
+            policy: fs::canonicalize(path).map_err(|e| Failure::file(path, &e))?,
+            policy_digest: digest,
+            ..old.clone()
+        };
+        let again = enrol(&store, &node, &new, "policy")?;
+        if !out.json() {
+            out.line(format_args!("{}: policy {}", node.name, node.policy_digest))?;
+            if node.policy_digest != old.policy_digest {
+                out.line(format_args!("  before   {}", old.policy_digest))?;
+            }
+        }
+        report(&node.name, &again, None, out)
+    }
+}
+
+#[derive(Serialize)]
+struct Before {
+    subject: String,
+    old: Option<State>,
+    new: Option<State>,
+}
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    node: &'a str,
+    /// Verdicts whose evidence was judged again.
+    rejudged: usize,
+    without_evidence: usize,
+    /// Subjects of the last verdict whose state is another one now.
+    changes: Vec<Before>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<String>,
+}
+
+/// What judging again changed of the last verdict.
+pub fn report(
+    node: &str,
+    again: &Again,
+    statement: Option<String>,
+    out: &mut Output,
+) -> Result<Status, Failure> {
+    let mut changes = Vec::new();
+    if let Some((old, new)) = again.changes.last() {
+        let (old, new) = (policy::states(old), policy::states(new));
+        let subjects: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for subject in subjects {
+            let (old, new) = (old.get(subject).map(|s| s.1), new.get(subject).map(|s| s.1));
+            if old != new {
+                changes.push(Before {
+                    subject: subject.clone(),
+                    old,
+                    new,
+                });
+            }
+        }
+    }
+    let trusted = again.changes.last().map(|(_, new)| new.trusted);
+    let changed = Changed {
+        node,
+        rejudged: again.rejudged.len(),
+        without_evidence: again.without_evidence,
+        changes,
+        trusted,
+        statement,
+    };
+    if out.json() {
+        out.object(&changed)?;
+        return Ok(Status::Clean);
+    }
+    out.line(format_args!(
+        "  judged again: {} verdicts since the node's boot",
+        changed.rejudged
+    ))?;
+    if changed.without_evidence > 0 {
+        out.line(format_args!(
+            "  {} verdicts have no evidence any more and stay",
+            changed.without_evidence
+        ))?;
+    }
+    let state = |s: Option<State>| s.map_or_else(|| "not there".to_owned(), |s| s.to_string());
+    for change in &changed.changes {
+        out.line(format_args!(
+            "  {}: was {}, is {}",
+            change.subject,
+            state(change.old),
+            state(change.new)
+        ))?;
+    }
+    match trusted {
+        Some(true) => {
+            let word = out.paint(Colour::Green, "trusted");
+            out.line(format_args!("  all is {word}"))?;
+        }
+        Some(false) => {
+            let word = out.paint(Colour::Red, "untrusted");
+            out.line(format_args!(
+                "  something is {word}: cgpath explain --node {node}"
+            ))?;
+        }
+        None => {}
+    }
+    Ok(Status::Clean)
+}
+
+/// All findings of a verdict, the node's first.
+pub fn findings(verdict: &Verdict) -> impl Iterator<Item = &Finding> {
+    verdict
+        .node
+        .findings
+        .iter()
+        .chain(verdict.pods.iter().flat_map(|pod| &pod.findings))
+}
+
+/// The finding that `digits` begin the name of.
+///
+/// # Errors
+/// None, or several that differ.
+pub fn find<'a>(verdict: &'a Verdict, digits: &str) -> Result<&'a Finding, Failure> {
+    let mut found: Vec<&Finding> = findings(verdict)
+        .filter(|f| accept::id(f).starts_with(digits))
+        .collect();
+    found.dedup_by_key(|f| accept::id(f));
+    match found[..] {
+        [one] if !digits.is_empty() => Ok(one),
+        [] => Err(Failure::new(
+            "no-finding",
+            format!("no finding {} in the last verdict", escape(digits.as_bytes())),
+        )
+        .hint("cgpath explain --node NAME lists them")),
+        _ => Err(Failure::new(
+            "no-finding",
+            format!("{} begins several findings", escape(digits.as_bytes())),
+        )
+        .hint("give more digits")),
+    }
+}
+
+impl Accept {
+    pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let store = Store::open(&self.store.dir)?;
+        let key = setup::verdict_key(&self.store.dir)?;
+        for _ in 0..TRIES {
+            let now = input::now()?;
+            let round = store.round(&self.name)?;
+            let last = store
+                .last_verdict(&self.name)?
+                .ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", self.name)))?;
+            let verdict: Verdict = serde_json::from_str(last.verdict.get())
+                .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
+            let finding = find(&verdict, &self.finding)?;
+            let until = self.until.seconds(now);
+            let statement = accept::sign(
+                &self.name,
+                verdict.node.boot_id,
+                finding,
+                &self.reason,
+                now,
+                until,
+                &key,
+            )
+            .map_err(|e| Failure::new("accept", e.to_string()))?;
+            let signed = accept::verify(&statement, key.verifying_key())
+                .map_err(|e| Failure::new("accept", e.to_string()))?;
+            let digest = signed.digest.to_string();
+            let mut accepted = again::accepted(&store, &self.name, now)?;
+            accepted.push(signed);
+            let policy = policy::load(&round.node.policy)?;
+            if policy.digest().to_string() != round.node.policy_digest {
+                return Err(Failure::new("policy", "the policy changed since it was enrolled")
+                    .hint(format!("cgpath node policy {} enrols it as it is now", self.name)));
+            }
+            let again = again::since_boot(&store, &round.node, &policy, &accepted, now)?;
+            let change = Change::Accept {
+                digest: &digest,
+                until,
+                statement: &statement,
+            };
+            let reason = format!("accept {digest}");
+            match store.change(
+                &self.name,
+                round.version,
+                &change,
+                &again.rejudged,
+                again.state.as_deref(),
+                &reason,
+                now,
+            ) {
+                Err(StoreError::Conflict) => continue,
+                other => other?,
+            }
+            if !out.json() {
+                out.line(format_args!("{}: accepted until {} UTC", self.name, utc(until)))?;
+                out.line(format_args!("  finding    {}", accept::id(finding)))?;
+                out.line(format_args!("  statement  {digest}"))?;
+            }
+            return report(&self.name, &again, Some(digest), out);
+        }
+        Err(StoreError::Conflict.into())
+    }
+}
+
+impl Named {
+    /// Takes nothing of the node any more.
+    pub(super) fn stop(self, out: &mut Output) -> Result<Status, Failure> {
+        let now = input::now()?;
+        Store::open(&self.store.dir)?.set_stopped(&self.name, Some(now))?;
+        self.say(
+            "stopped: no evidence of it is taken until `cgpath node reactivate`",
+            out,
+        )
+    }
+
+    /// Takes its evidence again.
+    pub(super) fn reactivate(self, out: &mut Output) -> Result<Status, Failure> {
+        Store::open(&self.store.dir)?.set_stopped(&self.name, None)?;
+        self.say("active: its evidence is taken again", out)
+    }
+
+    fn say(&self, what: &str, out: &mut Output) -> Result<Status, Failure> {
+        if out.json() {
+            #[derive(Serialize)]
+            struct Said<'a> {
+                node: &'a str,
+                state: &'a str,
+            }
+            let state = what.split(':').next().unwrap_or_default();
+            out.object(&Said {
+                node: &self.name,
+                state,
+            })?;
+        } else {
+            out.line(format_args!("{} is {what}", self.name))?;
+        }
+        Ok(Status::Clean)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_taken_in_the_forms_that_help_shows_and_no_others() {
+        assert_eq!(Until::parse("1970-01-02"), Ok(Until::At(86_400)));
+        assert_eq!(Until::parse("2027-01-15T08:00:00Z"), Ok(Until::At(1_800_000_000)));
+        assert_eq!(Until::parse("90m"), Ok(Until::After(5400)));
+        assert_eq!(Until::parse("7d").map(|u| u.seconds(1)), Ok(604_801));
+        for bad in [
+            "",
+            "d",
+            "1w",
+            "2027-13-01",
+            "2027-02-30",
+            "2027-01-15T25:00:00Z",
+            "-1d",
+            "tomorrow",
+            "99999999999999999999d",
+            "1970-01-02-03",
+        ] {
+            assert!(Until::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

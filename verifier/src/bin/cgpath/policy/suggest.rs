@@ -1,0 +1,183 @@
+//! `cgpath policy suggest`: what would have to be added to the reference values for a verdict to come out trusted.
+//!
+//! A patch on standard output, for `patch -p0` after somebody looked at it. Whether a new content is an upgrade or an
+//! attack, nothing here can tell: the command changes no file and no store.
+
+use super::{load, read_bounded};
+use crate::output::{Failure, Output, Status, escape};
+use crate::serve::store::Store;
+use clap::Args;
+use policy::{Allowed, Policy, Reference, reference::MAX_REFERENCE_LEN};
+use serde::Serialize;
+use similar::TextDiff;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use verifier::{Deviation, Severity, Verdict};
+
+/// A verdict in JSON is never longer than this many bytes.
+const MAX_VERDICT: u64 = 256 * 1024 * 1024;
+
+#[derive(Args)]
+pub struct Suggest {
+    /// The policy whose reference files are to be patched
+    policy: PathBuf,
+    /// A verdict (`cgpath verify --json`), or the verifier's directory for the node's last one
+    #[arg(long, value_name = "VERDICT|STORE")]
+    from: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Suggested {
+    patch: String,
+    /// Contents that the patch adds.
+    added: usize,
+    /// Failures that no reference value can clear.
+    not_suggested: Vec<String>,
+}
+
+impl Suggest {
+    pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let policy = load(&self.policy)?;
+        let verdict = self.verdict(&policy)?;
+        if verdict.node.name != policy.file.node {
+            return Err(Failure::new(
+                "usage",
+                format!(
+                    "the verdict is about {}, the policy for {}",
+                    escape(verdict.node.name.as_bytes()),
+                    escape(policy.file.node.as_bytes())
+                ),
+            ));
+        }
+        let mut files: BTreeMap<&str, Vec<&Deviation>> = BTreeMap::new();
+        let mut not_suggested = Vec::new();
+        let host = (
+            &policy.host,
+            &policy.file.host.references,
+            &verdict.node.fnf,
+            &verdict.node.filehash_err,
+        );
+        let pods = verdict.pods.iter().filter_map(|pod| {
+            let known = policy.pods.get(&pod.uid)?;
+            Some((&known.allowed, &known.pod.references, &pod.fnf, &pod.filehash_err))
+        });
+        for (allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
+            for deviation in fnf.iter().chain(filehash_err) {
+                if let Some(name) = place(allowed, names, &deviation.path) {
+                    files.entry(name).or_default().push(deviation);
+                }
+            }
+        }
+        for finding in verdict.failures() {
+            let is_content = finding.text.starts_with("no reference value has a file")
+                || finding.text.starts_with("the file's content is not the one");
+            if finding.severity == Severity::Fail && !is_content {
+                not_suggested.push(format!("{}: {}", finding.rule, escape(finding.text.as_bytes())));
+            }
+        }
+        let folder = self.policy.parent().unwrap_or(Path::new(""));
+        let mut patch = String::new();
+        let mut added = 0;
+        for (name, deviations) in files {
+            let (text, count) = patched(&folder.join(name), &deviations)?;
+            patch.push_str(&text);
+            added += count;
+        }
+        let suggested = Suggested {
+            patch,
+            added,
+            not_suggested,
+        };
+        if out.json() {
+            out.object(&suggested)?;
+        } else {
+            suggested.print(&self.policy, out)?;
+        }
+        Ok(Status::Clean)
+    }
+
+    fn verdict(&self, policy: &Policy) -> Result<Verdict, Failure> {
+        let is_dir = std::fs::metadata(&self.from)
+            .map_err(|e| Failure::file(&self.from, &e))?
+            .is_dir();
+        let json = if is_dir {
+            let store = Store::open(&self.from)?;
+            let node = store.node(&policy.file.node)?;
+            let last = store.last_verdict(&node.name)?;
+            let last =
+                last.ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", node.name)))?;
+            last.verdict.get().as_bytes().to_vec()
+        } else {
+            read_bounded(&self.from, MAX_VERDICT).map_err(|e| Failure::file(&self.from, &e))?
+        };
+        serde_json::from_slice(&json).map_err(|e| {
+            Failure::new(
+                "malformed",
+                format!("{}: {e}", escape(self.from.as_os_str().as_encoded_bytes())),
+            )
+            .hint("give what `cgpath verify --json` wrote")
+        })
+    }
+}
+
+/// The reference file to patch: the one that has the path, else the first one of the partition.
+fn place<'a>(allowed: &Allowed, names: &'a [String], path: &[u8]) -> Option<&'a str> {
+    let has = allowed
+        .references()
+        .position(|reference| reference.files.contains_key(path));
+    names.get(has.unwrap_or(0)).map(String::as_str)
+}
+
+fn patched(path: &Path, deviations: &[&Deviation]) -> Result<(String, usize), Failure> {
+    let shown = escape(path.as_os_str().as_encoded_bytes());
+    let json = read_bounded(path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(path, &e))?;
+    let mut reference = Reference::from_json(&shown, &json).map_err(|e| super::refused(&e))?;
+    let text = |reference: &Reference| -> Result<String, Failure> {
+        let mut bytes = Vec::new();
+        reference.write_json(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let old = text(&reference)?;
+    if old.as_bytes() != json {
+        return Err(Failure::new(
+            "usage",
+            format!("{shown}: not in the form in which cgpath writes it"),
+        )
+        .hint("a patch needs one path a line: make the file anew with `cgpath policy from-…`"));
+    }
+    let mut added = 0;
+    for deviation in deviations {
+        let is_new = !reference
+            .files
+            .get(&deviation.path)
+            .is_some_and(|known| known.contains(&deviation.digest));
+        added += usize::from(is_new);
+        reference
+            .insert(deviation.path.clone(), deviation.digest.clone())
+            .map_err(|why| Failure::new("limit", format!("{shown}: {}: {why}", escape(&deviation.path))))?;
+    }
+    let new = text(&reference)?;
+    let diff = TextDiff::from_lines(&old, &new);
+    Ok((
+        diff.unified_diff()
+            .context_radius(1)
+            .header(&shown, &shown)
+            .to_string(),
+        added,
+    ))
+}
+
+impl Suggested {
+    fn print(&self, policy: &Path, out: &mut Output) -> Result<(), Failure> {
+        let shown = escape(policy.as_os_str().as_encoded_bytes());
+        out.line(format_args!(
+            "# {} contents that were found and not accepted, for {shown}.",
+            self.added
+        ))?;
+        out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
+        for finding in &self.not_suggested {
+            out.line(format_args!("# not for reference values: {finding}"))?;
+        }
+        out.raw(self.patch.as_bytes())
+    }
+}

@@ -1,0 +1,179 @@
+//! What a policy leaves out stays visible: excludes, the two lists of deviations, pods that have not begun.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use policy::Policy;
+use verifier::{
+    Rule, Severity, State, Verdict, appraise,
+    testing::{Actor, COLLECTOR, KeyKind, Node, pod, sha256},
+};
+
+const NONCE: &[u8] = b"the nonce of this request";
+
+/// A node on which pod 1 runs a replaced file and one that nobody knows, and the host a replaced file.
+fn tampered() -> Node {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/lib/libc.so");
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/tmp/unknown", &sha256(b"new"));
+    node
+}
+
+/// The node's policy with `from` replaced in its text.
+fn policy_with(node: &Node, from: &str, to: &str) -> Result<Policy, String> {
+    let yaml = node.policy_yaml();
+    assert!(yaml.contains(from), "{yaml}");
+    Policy::load("policy.yaml", yaml.replace(from, to).as_bytes(), |name| {
+        node.reference(name).ok_or_else(|| "no such file".to_owned())
+    })
+    .map_err(|e| e.to_string())
+}
+
+fn judge(node: &mut Node, policy: &Policy) -> Verdict {
+    let evidence = node.attest(NONCE);
+    appraise(&evidence, policy, &node.context(NONCE, None)).unwrap()
+}
+
+fn exclude_in_pod(node: &Node, exclude: &str) -> Result<Policy, String> {
+    let references = format!("references: [{}.json]", pod(1));
+    policy_with(
+        node,
+        &references,
+        &format!("{references}, excludes: ['{exclude}']"),
+    )
+}
+
+#[test]
+fn the_two_lists_name_what_is_unknown_and_what_differs_once_each() {
+    let mut node = tampered();
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    let policy = node.policy();
+    let verdict = judge(&mut node, &policy);
+    let shown = verdict.pod(pod(1)).unwrap();
+    let list = |list: &[verifier::Deviation]| -> Vec<_> {
+        list.iter().map(|d| (d.path.clone(), d.digest.clone())).collect()
+    };
+    assert_eq!(list(&shown.fnf), [(b"/tmp/unknown".to_vec(), sha256(b"new"))]);
+    assert_eq!(
+        list(&shown.filehash_err),
+        [(b"/bin/app".to_vec(), sha256(b"evil"))]
+    );
+    let json: serde_json::Value = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(json["pods"][0]["fnf"][0]["path"], "/tmp/unknown");
+    assert_eq!(
+        json["pods"][0]["filehash_err"][0]["digest"],
+        sha256(b"evil").to_string()
+    );
+}
+
+#[test]
+fn a_pod_of_the_policy_that_was_not_seen_yet_is_in_state_start_and_fails_nothing() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let policy = node.policy();
+    let verdict = judge(&mut node, &policy);
+    assert!(verdict.trusted, "{verdict}");
+    let start: Vec<_> = verdict.start.iter().map(|p| p.uid).collect();
+    assert_eq!(start.len() + verdict.pods.len(), policy.pods.len());
+    assert!(start.contains(&pod(2)) && !start.contains(&pod(1)));
+    assert!(
+        verdict.to_string().contains(&format!("{}  pod-2  start", pod(2))),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn an_exclude_hides_a_file_and_the_verdict_says_how_much_it_hid() {
+    let mut node = tampered();
+    let policy = exclude_in_pod(&node, "^/(bin/app|tmp/.*)$").unwrap();
+    let verdict = judge(&mut node, &policy);
+    let shown = verdict.pod(pod(1)).unwrap();
+    assert_eq!(shown.state, State::Trusted, "{verdict}");
+    assert!(shown.fnf.is_empty() && shown.filehash_err.is_empty());
+    let hidden: Vec<_> = shown
+        .files
+        .iter()
+        .filter(|f| f.excluded)
+        .map(|f| &f.path[..])
+        .collect();
+    assert_eq!(hidden, [&b"/bin/app"[..], b"/tmp/unknown"]);
+    let uses: u64 = shown
+        .files
+        .iter()
+        .filter(|f| f.excluded)
+        .map(|f| f.entries + f.executions)
+        .sum();
+    assert_eq!(shown.excluded, uses);
+    assert!(uses >= 2);
+    let finding = shown
+        .findings
+        .iter()
+        .find(|f| f.text.contains("excludes hide"))
+        .unwrap();
+    assert_eq!((finding.rule, finding.severity), (Rule::V9, Severity::Tolerated));
+    assert_eq!(finding.found, Some(uses.to_string()));
+    assert!(finding.text.contains("of 2 files"), "{}", finding.text);
+    let relaxed = verdict
+        .relaxations
+        .iter()
+        .any(|r| r == "pod pod-1.excludes: ^/(bin/app|tmp/.*)$");
+    assert!(relaxed, "{:?}", verdict.relaxations);
+}
+
+#[test]
+fn an_exclude_of_one_pod_hides_nothing_elsewhere() {
+    let mut node = tampered();
+    node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    let policy = exclude_in_pod(&node, "^/bin/app$").unwrap();
+    let verdict = judge(&mut node, &policy);
+    assert_eq!(verdict.pod(pod(2)).unwrap().state, State::Untrusted, "{verdict}");
+    // Matched from the beginning on and, without `$`, not to the end: as `re.match` does.
+    let policy = exclude_in_pod(&node, "bin/app").unwrap();
+    assert_eq!(
+        judge(&mut node, &policy).pod(pod(1)).unwrap().state,
+        State::Untrusted
+    );
+    let policy = exclude_in_pod(&node, "/bin/a|/t").unwrap();
+    assert_eq!(
+        judge(&mut node, &policy).pod(pod(1)).unwrap().state,
+        State::Trusted
+    );
+}
+
+#[test]
+fn no_exclude_vouches_for_the_collector() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let other = sha256(b"another collector");
+    node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap().clear();
+    node.host_files
+        .get_mut(COLLECTOR.as_bytes())
+        .unwrap()
+        .insert(other);
+    let from = "host: {references: [host.json]}";
+    let policy = policy_with(
+        &node,
+        from,
+        "host: {references: [host.json], excludes: ['/usr/sbin/']}",
+    )
+    .unwrap();
+    let verdict = judge(&mut node, &policy);
+    assert!(
+        verdict
+            .failures()
+            .any(|f| f.rule == Rule::V11 && f.text.contains("collector")),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn excludes_that_hide_every_reference_value_are_an_error_and_so_are_bad_ones() {
+    let node = Node::boot(KeyKind::EcdsaP256);
+    let error = exclude_in_pod(&node, ".*").unwrap_err();
+    assert!(error.contains("nothing would be judged"), "{error}");
+    let error = exclude_in_pod(&node, "/a[").unwrap_err();
+    assert!(
+        error.contains("character 2: unterminated character set"),
+        "{error}"
+    );
+    assert!(error.starts_with("policy.yaml:"), "{error}");
+}
