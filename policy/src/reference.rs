@@ -34,8 +34,6 @@ pub enum SourceKind {
     Log,
     /// A Keylime runtime policy.
     Keylime,
-    /// A CoRIM: concise reference integrity manifest.
-    Corim,
     /// Debian packages.
     Deb,
 }

@@ -12,6 +12,7 @@ mod demo;
 mod help;
 mod kernel;
 mod needs;
+mod python;
 mod shell;
 mod soak;
 mod test;

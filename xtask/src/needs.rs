@@ -176,6 +176,12 @@ const PACKAGES: &[Package] = &[
         "another replay of measurement lists, to compare ours with",
         &[Purpose::BenchReplay, Purpose::Test],
     ),
+    Package(
+        "python3-venv",
+        "",
+        "an environment for decoders and verifiers of others, which read our exports",
+        &[Purpose::Test],
+    ),
     Package("make", "make", "builds the patched kernels", &[Purpose::Kernel]),
     Package("flex", "flex", "builds the patched kernels", &[Purpose::Kernel]),
     Package("bison", "bison", "builds the patched kernels", &[Purpose::Kernel]),

@@ -12,7 +12,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help, kernel, shell, tidy};
+use crate::{build, help, kernel, python, shell, tidy};
 
 /// The steps in their order; the last four need what `build` makes.
 const STEPS: &[&str] = &[
@@ -193,6 +193,7 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
                 "--no-fail-fast",
             ];
             let mut all = cargo(&all);
+            all.env("CGPATH_PYTHON", python::foreign(world)?);
             if world.ci && std::env::var_os("FUZZ_SECONDS").is_none() {
                 all.env("FUZZ_SECONDS", "10");
             }

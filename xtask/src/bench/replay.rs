@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::measure::{self, Contender, Spread, Taken};
 use super::{Figure, Options, Ratio, Report};
+use crate::python::{self, KEYLIME_VERSION};
 use crate::world::{World, find_program};
 use crate::{build, shell};
 
@@ -23,26 +24,6 @@ const ENTRIES: u64 = 1_000_000;
 
 /// Keylime replays this share of the entries, since it is slow; compared are entries a second.
 const KEYLIME_SHARE: u64 = 10;
-
-const KEYLIME_VERSION: &str = "7.14.3";
-
-/// What the module of the replay imports; the package itself declares nothing.
-const KEYLIME_NEEDS: &[&str] = &[
-    "cryptography",
-    "tornado",
-    "pyzmq",
-    "pyyaml",
-    "requests",
-    "sqlalchemy",
-    "alembic",
-    "packaging",
-    "psutil",
-    "lark",
-    "pyasn1",
-    "pyasn1-modules",
-    "jinja2",
-    "jsonschema",
-];
 
 /// Calls what Keylime's verifier calls, with no policy. `gpg` is imported for signed policies and not used here.
 const KEYLIME_REPLAY: &str = "\
@@ -267,25 +248,14 @@ fn keylime(world: &World, lists: &Lists, cgpath: &Path, entries: u64) -> Result<
     if entries == 0 {
         bail!("too few entries");
     }
-    let home = world.cache.join(format!("tools/keylime-{KEYLIME_VERSION}"));
-    let python = home.join("bin/python");
-    let ready = home.join("ready");
-    if !ready.is_file() {
-        shell::heading("Keylime, into the cache (once)");
-        shell::output(Command::new("python3").args(["-m", "venv"]).arg(&home))
-            .context("no Python environment (package python3-venv)")?;
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        pip.arg(format!("keylime=={KEYLIME_VERSION}")).args(KEYLIME_NEEDS);
-        shell::output(&mut pip).context("Keylime cannot be installed")?;
-        std::fs::write(&ready, "")?;
-    }
+    let python = python::keylime(world)?;
+    let home = python.parent().context("a program lies in a folder")?.to_owned();
     let list = lists.provide(entries, true)?;
     let values = replayed(cgpath, &lists.provide(entries, false)?, entries)?;
     let value = values.get("sha1").context("no sha1 value")?;
     let mut command = Command::new(python);
     command.args(["-c", KEYLIME_REPLAY]).arg(list).arg(value);
-    command.env("KEYLIME_TEST", "on").env("KEYLIME_DIR", &home);
+    command.env("KEYLIME_TEST", "on").env("KEYLIME_DIR", home);
     shell::output(&mut command).context("Keylime's replay")?;
     Ok(command)
 }

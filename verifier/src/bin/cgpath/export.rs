@@ -150,7 +150,8 @@ impl Export {
             "binary_runtime_measurements",
             binary(evidence, quoted(evidence)?.1)?,
         )];
-        let mut check = "#!/bin/sh\n# Replays the list and compares it with the quoted registers.\ncd \"$(dirname \"$0\")\" || exit 2\nexec evmctl ima_measurement".to_owned();
+        let mut check = "#!/bin/sh\n# Replays the list as the kernel did (0xff for a violation) and compares it with the quoted registers.\ncd \"$(dirname \"$0\")\" || exit 2\nexec evmctl ima_measurement --ignore-violations"
+            .to_owned();
         for pcr in &quoted(evidence)?.0.pcrs {
             let name = match pcr.bank() {
                 Bank::Sha1 => "pcrs.sha1",
@@ -158,17 +159,16 @@ impl Export {
                 Bank::Sha384 => "pcrs.sha384",
                 Bank::Sha512 => "pcrs.sha512",
             };
-            // As tpm2_pcrread prints them; registers that are not quoted are as after a reset.
+            // Registers that are not quoted are as after a reset.
             let lines = (0..24).map(|n| {
                 let value = if n == PCR {
                     pcr.clone()
                 } else {
                     Digest::zero(pcr.bank())
                 };
-                format!("  {n:<2}: 0x{}\n", hex::encode_upper(value.bytes()))
+                format!("PCR-{n:02}:{}\n", hex::encode(value.bytes()))
             });
-            let text = format!("{}:\n{}", pcr.bank(), lines.collect::<String>());
-            files.push((name, text.into_bytes()));
+            files.push((name, lines.collect::<String>().into_bytes()));
             check.push_str(&format!(" --pcrs {},{name}", pcr.bank()));
         }
         check.push_str(" binary_runtime_measurements\n");
@@ -194,13 +194,11 @@ impl Export {
 
     fn keylime(&self, evidence: &Evidence) -> Result<Vec<u8>, Failure> {
         let (quoted, _) = quoted(evidence)?;
-        let nonce = core::str::from_utf8(&quoted.attest.extra_data).map_err(|_| {
-            Failure::new(
-                "export",
-                "Keylime's nonces are text, and this evidence was asked for with other bytes",
-            )
-            .hint("ask with the hex of a text: `cgpathd once --nonce \"$(printf %s TEXT | xxd -p)\"`")
-        })?;
+        // Keylime takes a nonce as text, or, where that does not match, as base64 of the bytes.
+        let nonce = match core::str::from_utf8(&quoted.attest.extra_data) {
+            Ok(text) => text.to_owned(),
+            Err(_) => STANDARD.encode(&quoted.attest.extra_data),
+        };
         let bank = quoted.pcrs.first().map_or(Bank::Sha256, Digest::bank);
         let policy = match &self.runtime_policy {
             Some(path) => String::from_utf8(read(path)?)
