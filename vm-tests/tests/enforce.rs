@@ -72,7 +72,7 @@ fn executes(pods: &Pods<'_>, pod: &Running, program: &str) -> bool {
 /// What the kernel said to the pod's last executable mapping: 0, or an error number.
 fn mapping(vm: &Vm) -> i32 {
     let text = vm
-        .sh("for f in /proc/[0-9]*/root/tmp/mapped; do test -e $f && cat $f && break; done")
+        .sh("for p in /proc/[0-9]*; do cat $p/root/tmp/mapped 2>&- && break; done")
         .unwrap();
     text.trim()
         .parse()
