@@ -114,7 +114,9 @@ pub fn check(world: &World) -> Result<Vec<String>> {
     }
     licences(&metadata, &texts, &mut breaches)?;
     documents(&files, &texts, &mut breaches);
-    claims(&texts, &mut breaches);
+    for file in CLAIMING {
+        claims(file, &texts, &mut breaches);
+    }
     Ok(breaches)
 }
 
@@ -395,11 +397,13 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
     }
 }
 
-/// Every test that SECURITY.md names, as `file::test`, is there.
-fn claims(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
-    const FILE: &str = "SECURITY.md";
-    let Some(text) = texts.get(FILE) else {
-        breaches.push(format!("{FILE}: is not there"));
+/// Documents that name the tests of what they say.
+const CLAIMING: &[&str] = &["SECURITY.md", "docs/thesis.md"];
+
+/// Every test that such a document names, as `file::test`, is there.
+fn claims(file: &str, texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    let Some(text) = texts.get(file) else {
+        breaches.push(format!("{file}: is not there"));
         return;
     };
     let mut named = 0;
@@ -418,12 +422,12 @@ fn claims(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
                 .filter(|(file, _)| file.ends_with(".rs"))
                 .any(|(_, text)| declared.iter().any(|declared| text.contains(declared)));
             if !there {
-                breaches.push(format!("{FILE}:{}: there is no test `{name}`", number + 1));
+                breaches.push(format!("{file}:{}: there is no test `{name}`", number + 1));
             }
         }
     }
     if named == 0 {
-        breaches.push(format!("{FILE}: names no test"));
+        breaches.push(format!("{file}: names no test"));
     }
 }
 
@@ -442,7 +446,7 @@ mod tests {
                 ("tests/rules.rs".to_owned(), "#[test]\nfn there() {}\n".to_owned()),
             ])
         };
-        let found = |claim: &str| breaches(|breaches| claims(&texts(claim), breaches));
+        let found = |claim: &str| breaches(|breaches| claims("SECURITY.md", &texts(claim), breaches));
         assert!(found("rules::there").is_empty());
         assert!(found("rules::gone")[0].starts_with("SECURITY.md:2: "));
         assert_eq!(found("no test"), ["SECURITY.md: names no test"]);

@@ -5,6 +5,7 @@ mod back;
 mod crash;
 mod site;
 mod tenants;
+mod thesis;
 
 use site::{Client, Server, Site, busy, cgpath, fails, ok};
 use std::os::unix::fs::PermissionsExt;
