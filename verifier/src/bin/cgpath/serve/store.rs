@@ -64,6 +64,10 @@ CREATE INDEX verdicts_by_evidence ON verdicts (evidence);
 -- Outlives nodes and verdicts: a nonce is never good twice.
 CREATE TABLE used_nonces (nonce BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX used_nonces_by_age ON used_nonces (expires);
+";
+
+/// Tables that version 2 added.
+const SINCE_2: &str = "
 -- What verdicts said before their evidence was judged again.
 CREATE TABLE rejudged (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -90,24 +94,6 @@ CREATE TABLE accepts (
 const MIGRATION: &str = "
 ALTER TABLE nodes ADD COLUMN stopped INTEGER;
 ALTER TABLE verdicts ADD COLUMN state_before BLOB;
-CREATE TABLE rejudged (
-    id            INTEGER PRIMARY KEY AUTOINCREMENT,
-    verdict_id    INTEGER NOT NULL REFERENCES verdicts(id) ON DELETE CASCADE,
-    time          INTEGER NOT NULL,
-    reason        TEXT NOT NULL,
-    old_policy    TEXT NOT NULL,
-    old_trusted   INTEGER NOT NULL,
-    old_verdict   TEXT NOT NULL,
-    new_policy    TEXT NOT NULL,
-    new_trusted   INTEGER NOT NULL
-) STRICT;
-CREATE INDEX rejudged_of_verdict ON rejudged (verdict_id);
-CREATE TABLE accepts (
-    digest        TEXT PRIMARY KEY,
-    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
-    until         INTEGER NOT NULL,
-    statement     TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
 ";
 
 /// Why the store could not do what was asked.
@@ -296,7 +282,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -342,7 +328,9 @@ impl Store {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
             if version == 1 {
-                connection.execute_batch(&format!("{MIGRATION} PRAGMA user_version = {SCHEMA_VERSION};"))?;
+                connection.execute_batch(&format!(
+                    "{MIGRATION} {SINCE_2} PRAGMA user_version = {SCHEMA_VERSION};"
+                ))?;
             }
             connection.execute_batch("COMMIT")?;
         } else if version != SCHEMA_VERSION {
@@ -902,6 +890,42 @@ mod tests {
 
     fn files(store: &Store) -> usize {
         fs::read_dir(store.dir().join(EVIDENCE)).unwrap().count()
+    }
+
+    #[test]
+    fn a_store_of_version_1_keeps_what_it_has_and_becomes_one_of_version_2() {
+        let dir = tempfile::tempdir().unwrap();
+        let columns = |store: &Store| -> Vec<String> {
+            let connection = store.connection();
+            let text = "SELECT m.name || '.' || c.name FROM sqlite_master m, pragma_table_info(m.name) c \
+                        WHERE m.type = 'table' ORDER BY m.name, c.cid";
+            let mut query = connection.prepare(text).unwrap();
+            let rows = query.query_map([], |row| row.get(0)).unwrap();
+            rows.collect::<Result<_, _>>().unwrap()
+        };
+        let new = Store::create(dir.path()).unwrap();
+        new.add_node(&node("n1"), false).unwrap();
+        round(&new, "n1", 1, b"evidence").unwrap();
+        let wanted = columns(&new);
+        new.connection()
+            .execute_batch(
+                "DROP TABLE rejudged; DROP TABLE accepts; ALTER TABLE nodes DROP COLUMN stopped; \
+                 ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        assert_ne!(columns(&new), wanted);
+        drop(new);
+
+        for _ in 0..2 {
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(columns(&store), wanted);
+            assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
+        }
+        let store = Store::open(dir.path()).unwrap();
+        round(&store, "n1", 2, b"more").unwrap();
+        let later = "PRAGMA user_version = 3";
+        store.connection().execute_batch(later).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }
 
     #[test]
