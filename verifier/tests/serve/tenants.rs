@@ -1,6 +1,6 @@
 //! Readers with a scope: two tenants on one node, and one tenant on two nodes.
 
-use super::site::{Answer, Client, Server, Site, busy, fails};
+use super::site::{Answer, Client, Server, Site, busy, fails, ok};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use verifier::testing::{Actor, Node, pod, sha256};
@@ -242,4 +242,35 @@ fn a_pods_stream_gives_each_verdict_about_it_as_it_comes() {
     let second = next();
     assert_eq!(second["pod"]["state"], "untrusted");
     assert_eq!(second["pod"]["findings"][0]["rule"], "V9");
+}
+
+#[test]
+fn a_bundle_from_the_services_store_is_trusted_by_its_tenant() {
+    let mut tenants = tenants();
+    let nonce = tenants.client.nonce("worker-1").unwrap();
+    let evidence = tenants.nodes[0].attest(&nonce).to_cbor();
+    assert_eq!(tenants.client.submit("worker-1", &evidence).unwrap().status, 200);
+    let (site, uid) = (&tenants.site, pod(1).to_string());
+    let policy = site.path("policy-worker-1").join("web.yaml");
+    let text = format!(
+        "version: 1\npod: {uid}\nname: red/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+    );
+    std::fs::write(&policy, text).unwrap();
+    let (bundle, key) = (site.path("web.tenant"), site.path("worker-1.ak"));
+    let (store, nonce) = (site.store(), hex::encode(&nonce));
+    let public = store.join("verdict.pub.pem");
+    let [bundle, policy, key, store, public] =
+        [&bundle, &policy, &key, &store, &public].map(|path| path.to_str().unwrap());
+    ok(&[
+        "prove", "--pod", &uid, "--store", store, "--node", "worker-1", "-o", bundle,
+    ]);
+    let verify = [
+        "verify", "--tenant", bundle, "--policy", policy, "--ak", key, "--nonce", &nonce,
+    ];
+    let said = ok(&[&verify[..], &["--verifier", public, "--json"]].concat());
+    let verdict: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(verdict["outcome"], "trusted");
+    // The same, for somebody who does not know the service's key.
+    let alone = super::site::cgpath(&verify);
+    assert_eq!(alone.status.code(), Some(3));
 }
