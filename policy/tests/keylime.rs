@@ -8,46 +8,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-const KEYLIME: &str = "7.14.3";
-/// Its wheel declares no dependencies.
-const NEEDS: &[&str] = &[
-    "cryptography",
-    "tornado",
-    "pyzmq",
-    "pyyaml",
-    "requests",
-    "sqlalchemy",
-    "alembic",
-    "packaging",
-    "psutil",
-    "lark",
-    "pyasn1",
-    "pyasn1-modules",
-    "jinja2",
-    "jsonschema",
-];
-
-/// Python with Keylime in it: an environment in the cache, shared with `cargo xtask bench replay`, made at first use.
+/// Python with Keylime in it: `cargo xtask test` makes it in the cache, and names it.
 fn python() -> PathBuf {
-    let cache = std::env::var_os("CGPATH_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME or CGPATH_CACHE")).join(".cache/ima-cgpath"),
-        PathBuf::from,
-    );
-    let tools = cache.join("tools");
-    std::fs::create_dir_all(&tools).unwrap();
-    let lock = std::fs::File::create(tools.join("keylime.lock")).unwrap();
-    lock.lock().unwrap();
-    let home = tools.join(format!("keylime-{KEYLIME}"));
-    let python = home.join("bin/python");
-    if !home.join("ready").is_file() {
-        let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
-        run(Command::new("python3").args(["-m", "venv"]).arg(&home));
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        run(pip.arg(format!("keylime=={KEYLIME}")).args(NEEDS));
-        std::fs::write(home.join("ready"), "").unwrap();
-    }
-    python
+    let named = std::env::var_os("CGPATH_PYTHON").map(PathBuf::from);
+    let cached = || {
+        Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ima-cgpath/tools/foreign-1/bin/python"))
+    };
+    let python = named.or_else(cached).filter(|python| python.is_file());
+    python.expect("no Python with Keylime: `cargo xtask test` makes one; or name yours in CGPATH_PYTHON")
 }
 
 /// Runs `script` on Keylime's modules with `input` on standard input; gives what it printed as JSON. `gpg` is imported by
