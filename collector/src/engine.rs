@@ -213,6 +213,12 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
+/// The record without what is reserved behind it; all of it where that can not be told.
+fn record_in(item: &[u8]) -> &[u8] {
+    let len = bpf::decode::record_len(item).unwrap_or(item.len());
+    &item[..len.min(item.len())]
+}
+
 /// Moves what waits in the ring of a collector that died to its spool; gives the number of records. To be called before
 /// anything that takes time: a collector that is killed again and again while it starts must not leave the ring to fill up.
 ///
@@ -235,10 +241,7 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
     };
     let mut rescued = 0;
     while let Some(item) = waiting.ring.next() {
-        let len = bpf::decode::record_len(&item)
-            .unwrap_or(item.len())
-            .min(item.len());
-        if let Err(error) = spool.append_raw(&item[..len]) {
+        if let Err(error) = spool.append_raw(record_in(&item)) {
             // It stays where it is.
             std::mem::forget(item);
             return Err(error.into());
@@ -548,10 +551,7 @@ impl Engine {
             let Some(item) = self.ring.next() else {
                 return Ok(taken);
             };
-            let len = bpf::decode::record_len(&item)
-                .unwrap_or(item.len())
-                .min(item.len());
-            let raw = Bytes::copy_from_slice(&item[..len]);
+            let raw = Bytes::copy_from_slice(record_in(&item));
             if let Err(error) = self.spool.append_raw(&raw) {
                 // Not dropped: the kernel's position stays, and the record is read again.
                 std::mem::forget(item);

@@ -8,7 +8,7 @@
 use crate::appraise::{Finding, PodVerdict, Rule, Severity};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use evidence::{Bank, Digest, serde_bytes_hex};
-use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -174,24 +174,11 @@ pub fn sign(
         iat: now,
         exp: until,
     };
-    let part = |value: Result<Vec<u8>, serde_json::Error>| {
-        value
-            .map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
-            .map_err(|_| AcceptError::Malformed("it cannot be written as JSON"))
-    };
-    let message = format!(
-        "{}.{}",
-        part(serde_json::to_vec(&Header::ours()))?,
-        part(serde_json::to_vec(&statement))?
-    );
-    let signature: Signature = key.sign(message.as_bytes());
-    Ok(format!(
-        "{message}.{}",
-        URL_SAFE_NO_PAD.encode(signature.to_bytes())
-    ))
+    crate::jws::sign(TYPE, &statement, key)
+        .map_err(|_| AcceptError::Malformed("it cannot be written as JSON"))
 }
 
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
     alg: String,

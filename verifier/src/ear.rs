@@ -12,7 +12,7 @@ use crate::accept::{self, AcceptedNote};
 use crate::appraise::{PodVerdict, Rule, Severity, State, Verdict};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use evidence::{PodUid, serde_bytes_hex};
-use p256::ecdsa::{Signature, SigningKey, signature::Signer};
+use p256::ecdsa::SigningKey;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -21,12 +21,6 @@ pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 
 /// The submodule that speaks of the node; a pod's is called by its UID.
 pub const NODE: &str = "node";
-
-#[derive(Serialize)]
-struct Header {
-    alg: &'static str,
-    typ: &'static str,
-}
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -125,15 +119,7 @@ pub fn token_for(
     nonce: Option<&[u8]>,
     key: &SigningKey,
 ) -> Result<String, serde_json::Error> {
-    let part = |value: Vec<u8>| URL_SAFE_NO_PAD.encode(value);
-    let header = part(serde_json::to_vec(&Header {
-        alg: "ES256",
-        typ: "JWT",
-    })?);
-    let claims = part(serde_json::to_vec(&claims(verdict, scope, nonce))?);
-    let message = format!("{header}.{claims}");
-    let signature: Signature = key.sign(message.as_bytes());
-    Ok(format!("{message}.{}", part(signature.to_vec())))
+    crate::jws::sign("JWT", &claims(verdict, scope, nonce), key)
 }
 
 fn claims<'a>(verdict: &'a Verdict, scope: Scope, nonce: Option<&[u8]>) -> Claims<'a> {

@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod appraise;
 pub mod ear;
+mod jws;
 pub mod report;
 pub mod tenant;
 #[cfg(feature = "test-support")]

@@ -120,28 +120,38 @@ pub struct Scoped {
     pub pods: Vec<PodVerdict>,
 }
 
+/// A kept verdict with the reader's pods alone; `None` if none of them is there.
+fn narrowed(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Verdict>, ApiError> {
+    let mut verdict = understood(kept)?;
+    verdict.pods.retain(|pod| scope.holds(pod));
+    verifier::accept::redact(&mut verdict.accepted, &verdict.pods);
+    Ok((!verdict.pods.is_empty()).then_some(verdict))
+}
+
 impl Scoped {
-    /// `None` if no pod there is the reader's.
-    fn of(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Scoped>, ApiError> {
-        let mut verdict = understood(kept)?;
-        verdict.pods.retain(|pod| scope.holds(pod));
-        Ok((!verdict.pods.is_empty()).then(|| Scoped {
+    fn new(kept: &StoredVerdict, narrowed: Verdict) -> Scoped {
+        Scoped {
             node: kept.node.clone(),
             time: kept.time,
-            state: verdict.node.state,
-            dangerous: verdict.dangerous,
-            pods: verdict.pods,
-        }))
+            state: narrowed.node.state,
+            dangerous: narrowed.dangerous,
+            pods: narrowed.pods,
+        }
+    }
+
+    /// `None` if no pod there is the reader's.
+    fn of(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Scoped>, ApiError> {
+        Ok(narrowed(kept, scope)?.map(|verdict| Scoped::new(kept, verdict)))
     }
 }
 
 /// The last verdict about a node, for a reader with a scope.
-fn last_scoped(app: &App, node: &str, scope: &Scope) -> Result<(StoredVerdict, Scoped), ApiError> {
+fn last_narrowed(app: &App, node: &str, scope: &Scope) -> Result<(StoredVerdict, Verdict), ApiError> {
     let unknown = || ApiError::unknown_node(node);
     app.store.node(node)?;
     let kept = app.store.last_verdict(node)?.ok_or_else(unknown)?;
-    let scoped = Scoped::of(&kept, scope)?.ok_or_else(unknown)?;
-    Ok((kept, scoped))
+    let verdict = narrowed(&kept, scope)?.ok_or_else(unknown)?;
+    Ok((kept, verdict))
 }
 
 fn last(app: &App, node: &str) -> Result<StoredVerdict, ApiError> {
@@ -161,7 +171,10 @@ async fn verdict(
     blocking(move || {
         Ok(match reader {
             Reader::Everything => Json(last(&app, &node)?).into_response(),
-            Reader::Scoped(scope) => Json(last_scoped(&app, &node, &scope)?.1).into_response(),
+            Reader::Scoped(scope) => {
+                let (kept, verdict) = last_narrowed(&app, &node, &scope)?;
+                Json(Scoped::new(&kept, verdict)).into_response()
+            }
         })
     })
     .await?
@@ -174,15 +187,14 @@ async fn ear(
     Path(node): Path<String>,
 ) -> Result<Response, ApiError> {
     blocking(move || {
-        let last = match &reader {
-            Reader::Everything => last(&app, &node)?,
-            Reader::Scoped(scope) => last_scoped(&app, &node, scope)?.0,
+        let (last, verdict) = match &reader {
+            Reader::Everything => {
+                let last = last(&app, &node)?;
+                let verdict = understood(&last)?;
+                (last, verdict)
+            }
+            Reader::Scoped(scope) => last_narrowed(&app, &node, scope)?,
         };
-        let mut verdict = understood(&last)?;
-        if let Reader::Scoped(scope) = &reader {
-            verdict.pods.retain(|pod| scope.holds(pod));
-            verifier::accept::redact(&mut verdict.accepted, &verdict.pods);
-        }
         let token = verifier::ear::token(&verdict, Some(&last.nonce), &app.verdict_key)
             .map_err(|error| ApiError::internal(&error))?;
         // RFC 9782 section 5: an EAT as a JWT.
