@@ -577,6 +577,15 @@ pub fn tpm_pcr_blob() -> Seeds {
     seeds([("eleven", PcrBlob { select, values }.to_bytes())])
 }
 
+/// The log of a real boot, the same in memory that was larger, and one without a Spec ID.
+pub fn boot_log() -> Seeds {
+    let real = include_bytes!("../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec();
+    let unused = [&real[..], &[0xff; 64]].concat();
+    let mut old = real.clone();
+    old[32] ^= 1;
+    seeds([("ovmf-uki", real), ("unused", unused), ("bad-no-spec-id", old)])
+}
+
 /// Paths of every driver and of none.
 pub fn cgroup_path() -> Seeds {
     let id = "0123456789abcdef".repeat(4);
