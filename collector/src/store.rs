@@ -5,7 +5,7 @@
 //! position for each record and nothing of its content.
 
 use evidence::bundle::MAX_EVIDENCE_LEN;
-use evidence::{Entry, PartitionKey, Quote, Tier, wire};
+use evidence::{Boot, Entry, PartitionKey, Quote, Tier, wire};
 use minicbor::Encoder;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -301,6 +301,8 @@ pub struct Header {
     pub kernel: String,
     /// The quote.
     pub quote: Quote,
+    /// What was measured before IMA began.
+    pub boot: Boot,
 }
 
 /// Finished evidence: a file without a name, positioned at its start.
@@ -334,7 +336,7 @@ impl Assembly {
         let quote = wire::to_vec(&header.quote);
         let tier = wire::to_vec(&header.tier);
         head(&mut out, &|e| {
-            ok(e.map(10)
+            ok(e.map(11)
                 .and_then(|e| e.u8(0))
                 .and_then(|e| e.u8(1))
                 .and_then(|e| e.u8(1)))
@@ -378,7 +380,9 @@ impl Assembly {
         head(&mut out, &|e| {
             ok(e.u8(8).and_then(|e| e.array(0)).and_then(|e| e.u8(9)))
         })?;
-        head(&mut out, &|e| ok(e.str(&header.kernel)))?;
+        head(&mut out, &|e| ok(e.str(&header.kernel).and_then(|e| e.u8(10))))?;
+        out.write_all(&wire::to_vec(&header.boot))
+            .map_err(io("write in"))?;
         let mut file = out.into_inner().map_err(|e| io("write in")(e.into_error()))?;
         let len = io::Seek::stream_position(&mut file).map_err(io("seek in"))?;
         if len > MAX_EVIDENCE_LEN as u64 {
@@ -490,12 +494,19 @@ mod tests {
             signature: vec![2],
             ak: vec![3],
         };
+        let zeros = vec![evidence::Digest::zero(evidence::Bank::Sha256); evidence::boot::REGISTERS];
+        let boot = Boot {
+            registers: vec![evidence::boot::Registers::new(zeros).unwrap()],
+            log: Some(vec![7; 5000]),
+            command_line: Some(b"quiet".to_vec()),
+        };
         let header = Header {
             tier: Tier::Bpf,
             node: "n".into(),
             boot_id: [5; 16],
             kernel: "6.12".into(),
             quote: quote.clone(),
+            boot: boot.clone(),
         };
         let mut written = store.assembly(&frozen).unwrap().write(&header).unwrap();
         let mut bytes = Vec::new();
@@ -515,6 +526,7 @@ mod tests {
                 .collect(),
             pods: vec![],
             kernel: "6.12".into(),
+            boot: Some(boot),
         };
         assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
         assert_eq!(bytes, expected.to_cbor());
@@ -538,6 +550,11 @@ mod tests {
             boot_id: [0; 16],
             kernel: String::new(),
             quote,
+            boot: Boot {
+                registers: vec![],
+                log: None,
+                command_line: None,
+            },
         };
         let mut written = store.assembly(&frozen).unwrap().write(&header).unwrap();
         let mut bytes = Vec::new();

@@ -21,6 +21,7 @@ pub mod merkle;
 pub mod partition;
 pub mod probe;
 pub mod proof;
+pub mod quoted;
 pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
