@@ -24,15 +24,18 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V10, Subject::Node, text)
 }
 
+/// A longer label of an event is cut: it is whatever the log says.
+const MAX_LABEL: usize = 200;
+
 /// An event as findings call it.
 fn named(event: &Event) -> String {
-    let label = event.label();
+    let label: String = event.label().chars().take(MAX_LABEL).collect();
     let kind = event.kind;
     let place = format!("PCR {}, byte {} of the log", event.pcr, event.offset);
     if label.is_empty() {
         format!("{kind} ({place})")
     } else {
-        format!("{kind} {:?} ({place})", escape(label.as_bytes()))
+        format!("{kind} \"{label}\" ({place})")
     }
 }
 
