@@ -143,17 +143,20 @@ Example:
 pub const KERNEL: &str = "\
 cargo xtask kernel: the patched kernels, from the distribution's source package to an image that a guest boots
 
-Usage: cargo xtask kernel fetch|apply|check|build|reproduce [OPTIONS]
+Usage: cargo xtask kernel fetch|apply|check|build|reproduce|package [OPTIONS]
 
   fetch   put the source of a base into the cache, print where
   apply   apply the series to it
   check   patch by patch: git am, checkpatch --strict, no new warning of IMA at W=1 and of sparse
   build   the small kernel for guests, found again by a key of all that went into it; prints its directory
   reproduce   build it a second time, elsewhere, and compare the images
+  package     installable image and headers packages, with the distribution's own configuration; prints their directory
 
   --base SERIES    6.12, 7.3, 6.1, rfc-per-cgroup or all, may be repeated (default: the ones that `test --step kernel` builds in full)
   --debug          build: with KASAN, lockdep, kmemleak and failing allocations
-  --config FILE    build: one more configuration fragment
+  --config FILE    build, package: one more configuration fragment
+  --flavour NAME   package: the distribution's kernel to be like: cloud-amd64 (default) or amd64
+  --modules FILE   package: build only the modules in FILE, which is what lsmod prints where the packages are to run
   --yes, --no-install   as for `demo`
 
 Environment: CGPATH_JOBS (parallel jobs, default one for each processor), CGPATH_MIRROR (a Debian mirror).
@@ -162,6 +165,7 @@ What the bases and series are: kernel-patches/README.md.
 Examples:
   cargo xtask kernel check --base all
   cargo xtask kernel build
+  lsmod >loaded && cargo xtask kernel package --base 6.12 --flavour amd64 --modules loaded
 ";
 
 pub const BENCH: &str = "\
