@@ -5,7 +5,7 @@
 //! where that is absent. `CGPATH_STORM_SECONDS` is the storm's length.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-// Named like the other tests of patched kernels, which a plain run leaves out.
+// Named like the other tests of patched kernels, which the step `vm` leaves out.
 mod kernel_tier {
     use std::path::Path;
     use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Run by `cargo xtask soak --step kernel` with the kernel of `rfc-per-cgroup` in `CGPATH_KERNEL`; fails without it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-// Named like the other tests of patched kernels, which a plain run leaves out.
+// Named like the other tests of patched kernels, which the step `vm` leaves out.
 mod kernel_tier {
     use std::path::Path;
     use std::sync::OnceLock;

@@ -17,7 +17,7 @@ Check it:
 Build it:
   build        release binaries: cgpath, cgpathd, guest, demo
   ebpf         the eBPF object
-  kernel       the patched kernels: fetch, apply, check, build
+  kernel       the patched kernels: fetch, apply, check, build, package
   completions  completions for bash: source <(cargo xtask completions)
 
 Each has --help with examples.
@@ -107,7 +107,7 @@ Usage: cargo xtask test [OPTIONS] [FILTER]
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
                  fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks, kernel
-                 (kernel only when it is named: it builds a kernel)
+                 (kernel checks the series and builds one kernel: about 15 minutes the first time)
   --yes, --no-install   as for `demo`
 
 Examples:
@@ -202,7 +202,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
   --step STEP          only this one, may be repeated: load, fuzz, kernel
-                       (kernel: all bases in full with their tests, the same build twice, the debug kernel)
+                       (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
 
@@ -224,7 +224,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --tier --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
-            kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce --base --debug --config --yes --no-install --help" -- "$current")) ;;
+            kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay exec collector attest template --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
