@@ -3,6 +3,9 @@
 
 mod back;
 mod crash;
+mod events;
+#[path = "../common/python.rs"]
+mod python;
 mod site;
 mod tenants;
 mod thesis;

@@ -47,6 +47,8 @@ pub struct Settings {
     pub upload: Duration,
     /// Age in seconds after which a verdict is shown as stale.
     pub stale_after: u64,
+    /// Who is told of changes: URLs.
+    pub webhooks: Vec<String>,
 }
 
 /// Everything that requests share.
@@ -489,6 +491,7 @@ mod tests {
             max_evidence: 1024,
             upload: Duration::from_secs(1),
             stale_after: 1,
+            webhooks: Vec::new(),
         };
         let key = setup::verdict_key(&dir).unwrap();
         let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);

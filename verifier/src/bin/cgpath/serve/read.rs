@@ -7,7 +7,7 @@ use super::http::{ApiError, App, Refused, blocking, now};
 use super::readers::{Reader, Scope};
 use super::store::{StoreError, StoredVerdict};
 use super::tls::Peer;
-use super::{metrics, page};
+use super::{metrics, page, revocations, webhook};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
@@ -33,6 +33,7 @@ pub fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/", get(index))
         .route("/metrics", get(measured))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/revocations", get(revocations::revocations))
         .route("/v1/nodes/{node}/verdict", get(verdict))
         .route("/v1/nodes/{node}/ear", get(ear))
         .route("/v1/nodes/{node}/history", get(history))
@@ -370,6 +371,9 @@ async fn measured(
                 for node in summaries(&app)? {
                     let verdict = node.last.as_ref().map(understood).transpose()?;
                     metrics.node(&node, verdict.as_ref());
+                }
+                for url in &app.settings.webhooks {
+                    metrics.webhook(&webhook::waiting(&app.store, url)?);
                 }
             }
             Reader::Scoped(scope) => {
