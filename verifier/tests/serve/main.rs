@@ -9,6 +9,7 @@ mod python;
 mod site;
 mod tenants;
 mod thesis;
+mod watch;
 
 use site::{Client, Server, Site, busy, cgpath, fails, ok};
 use std::os::unix::fs::PermissionsExt;

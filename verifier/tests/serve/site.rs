@@ -57,13 +57,23 @@ impl Server {
         Server::spawn(Command::new(env!("CARGO_BIN_EXE_cgpath")), dir, extra)
     }
 
+    /// The same at a port that another one had.
+    pub fn start_at(dir: &Path, port: u16) -> Server {
+        Server::start(dir, &["--listen", &format!("127.0.0.1:{port}")])
+    }
+
     /// The same by a command that is, or becomes, `cgpath`.
     pub fn spawn(mut command: Command, dir: &Path, extra: &[&str]) -> Server {
         let mut child = command
             .arg("serve")
             .arg(dir)
-            .args(["--listen", "127.0.0.1:0", "--json", "--log", "warn"])
+            .args(["--json", "--log", "warn"])
             .args(extra)
+            .args(if extra.contains(&"--listen") {
+                &[][..]
+            } else {
+                &["--listen", "127.0.0.1:0"]
+            })
             .env_remove("CGPATH_STORE")
             .env_remove("CGPATH_READ_TOKEN")
             .stdin(Stdio::null())

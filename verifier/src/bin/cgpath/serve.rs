@@ -16,6 +16,7 @@ pub mod readers;
 pub mod revocations;
 pub mod setup;
 pub mod store;
+pub mod stream;
 pub mod tls;
 pub mod webhook;
 
@@ -49,7 +50,9 @@ Requests:
   GET  /v1/nodes/NAME/history     ?limit=N&before=ID
   GET  /v1/nodes                  all nodes with their last verdicts
   GET  /v1/revocations            ?since=ID&limit=N: nodes and pods that turned untrusted, the oldest first
-  GET  /v1/nodes/NAME/pods/UID    one pod; …/stream: each new verdict as a server-sent event
+  GET  /v1/nodes/NAME/pods/UID    one pod
+  GET  …/stream                   each verdict as a server-sent event: /v1/stream, /v1/nodes/NAME/stream, and with its
+                                  proof /v1/nodes/NAME/pods/UID/stream (cgpath watch reads them)
   GET  /metrics                   for Prometheus
   GET  /                          a page with the current verdicts
   GET  /healthz                   ok

@@ -63,6 +63,8 @@ pub struct App {
     pub verdict_key: SigningKey,
     /// See there.
     pub settings: Settings,
+    /// Streams that may still be opened.
+    pub(super) streams: Arc<Semaphore>,
     uploads: Semaphore,
     uploading: Arc<Peers>,
     refusals: Mutex<HashMap<String, Refused>>,
@@ -244,6 +246,7 @@ impl App {
             judge,
             verdict_key,
             settings,
+            streams: Arc::new(Semaphore::new(super::stream::STREAMS)),
             uploads: Semaphore::new(UPLOADS),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),

@@ -739,26 +739,59 @@ impl Store {
         before: Option<i64>,
     ) -> Result<Vec<StoredVerdict>, StoreError> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict FROM verdicts
-             WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
-        )?;
-        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], |row| {
-            let verdict: String = row.get("verdict")?;
-            Ok(StoredVerdict {
-                id: row.get("id")?,
-                node: row.get("node")?,
-                time: unsigned(row.get("time")?),
-                trusted: row.get("trusted")?,
-                nonce: row.get("nonce")?,
-                policy_digest: row.get("policy_digest")?,
-                evidence: row.get("evidence")?,
-                evidence_kept: row.get("evidence_kept")?,
-                verdict: raw_json(8, verdict)?,
-            })
-        })?;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        ))?;
+        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], read_verdict)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+
+    /// The first verdict with an id above `after`, of `node` where one is named.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn next_verdict(&self, after: i64, node: Option<&str>) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let only = if node.is_some() {
+            "node = ?2 AND"
+        } else {
+            "?2 IS NULL AND"
+        };
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE {only} id > ?1 ORDER BY id LIMIT 1"
+        ))?;
+        Ok(statement
+            .query_row(params![after, node], read_verdict)
+            .optional()?)
+    }
+
+    /// The verdict about the answer to this nonce.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn verdict_by_nonce(&self, nonce: &[u8]) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {VERDICT} FROM verdicts WHERE nonce = ?1"))?;
+        Ok(statement.query_row([nonce], read_verdict).optional()?)
+    }
+}
+
+const VERDICT: &str = "id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict";
+
+fn read_verdict(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredVerdict> {
+    let verdict: String = row.get("verdict")?;
+    Ok(StoredVerdict {
+        id: row.get("id")?,
+        node: row.get("node")?,
+        time: unsigned(row.get("time")?),
+        trusted: row.get("trusted")?,
+        nonce: row.get("nonce")?,
+        policy_digest: row.get("policy_digest")?,
+        evidence: row.get("evidence")?,
+        evidence_kept: row.get("evidence_kept")?,
+        verdict: raw_json(8, verdict)?,
+    })
 }
 
 /// A column that holds JSON.
