@@ -6,6 +6,7 @@
 //! Not here: HTTP, and the rules themselves (see the `verifier` library).
 
 use super::again::{self, AgainError};
+use super::changes::{self, StateChange};
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
 use super::store::{Commit, Limits, Round, Store, StoreError};
@@ -131,8 +132,11 @@ impl Judge {
             }
             let nonce_expires = nonces.check(node, nonce, now)?;
             self.store.check_nonce(nonce, nonce_expires)?;
+            // After the round was read: what is kept in between makes the commit a conflict.
+            let before = self.store.outline(node)?;
             let verdict = self.appraise(&evidence, &round, nonce, now)?;
-            match self.keep(bytes, &round, &verdict, nonce, nonce_expires) {
+            let changes = changes::between(before.as_ref(), &verdict);
+            match self.keep(bytes, &round, &verdict, &changes, nonce, nonce_expires) {
                 Err(Refusal::Store(StoreError::Conflict)) => {}
                 other => return other,
             }
@@ -187,6 +191,7 @@ impl Judge {
         bytes: &[u8],
         round: &Round,
         verdict: &Verdict,
+        changes: &[StateChange],
         nonce: &[u8],
         nonce_expires: u64,
     ) -> Result<Kept, Refusal> {
@@ -210,6 +215,7 @@ impl Judge {
             evidence: &evidence,
             verdict: &text,
             state: state.as_deref(),
+            changes,
         })?;
         if self.since_prune.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
             // The verdict is kept; that older ones could not be forgotten is not the node's matter.

@@ -9,9 +9,13 @@
 //! Not here: what evidence means, and HTTP.
 
 mod back;
+mod changes;
 
 pub use back::{Change, Past, Rejudged};
+pub use changes::KEEP_CHANGES;
 
+use super::changes::StateChange;
+use changes::SINCE_3;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -29,7 +33,7 @@ const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -198,6 +202,8 @@ pub struct Commit<'a> {
     pub verdict: &'a str,
     /// What the next round starts from; `None` leaves what the last one left.
     pub state: Option<&'a [u8]>,
+    /// What is another state than in the node's last verdict.
+    pub changes: &'a [StateChange],
 }
 
 /// Evidence that is on disk.
@@ -282,7 +288,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {SINCE_3} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -323,14 +329,15 @@ impl Store {
             return Err(foreign("not a store of cgpath".to_owned()));
         }
         let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version == 1 {
+        if (1..SCHEMA_VERSION).contains(&version) {
             // Another process may be here at the same time: the second one finds the work done.
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
             if version == 1 {
-                connection.execute_batch(&format!(
-                    "{MIGRATION} {SINCE_2} PRAGMA user_version = {SCHEMA_VERSION};"
-                ))?;
+                connection.execute_batch(&format!("{MIGRATION} {SINCE_2} PRAGMA user_version = 2;"))?;
+            }
+            if version <= 2 {
+                connection.execute_batch(&format!("{SINCE_3} PRAGMA user_version = 3;"))?;
             }
             connection.execute_batch("COMMIT")?;
         } else if version != SCHEMA_VERSION {
@@ -593,6 +600,7 @@ impl Store {
             "INSERT INTO used_nonces (nonce, expires) VALUES (?1, ?2)",
             params![commit.nonce, signed(commit.nonce_expires)],
         )?;
+        changes::keep(&transaction, commit.node, commit.time, "evidence", commit.changes)?;
         transaction.commit()?;
         Ok(id)
     }
@@ -649,6 +657,7 @@ impl Store {
                     files.push(evidence);
                 }
             }
+            changes::prune(&transaction)?;
             transaction.commit()?;
             files
         };
@@ -730,26 +739,59 @@ impl Store {
         before: Option<i64>,
     ) -> Result<Vec<StoredVerdict>, StoreError> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict FROM verdicts
-             WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
-        )?;
-        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], |row| {
-            let verdict: String = row.get("verdict")?;
-            Ok(StoredVerdict {
-                id: row.get("id")?,
-                node: row.get("node")?,
-                time: unsigned(row.get("time")?),
-                trusted: row.get("trusted")?,
-                nonce: row.get("nonce")?,
-                policy_digest: row.get("policy_digest")?,
-                evidence: row.get("evidence")?,
-                evidence_kept: row.get("evidence_kept")?,
-                verdict: raw_json(8, verdict)?,
-            })
-        })?;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        ))?;
+        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], read_verdict)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+
+    /// The first verdict with an id above `after`, of `node` where one is named.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn next_verdict(&self, after: i64, node: Option<&str>) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let only = if node.is_some() {
+            "node = ?2 AND"
+        } else {
+            "?2 IS NULL AND"
+        };
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE {only} id > ?1 ORDER BY id LIMIT 1"
+        ))?;
+        Ok(statement
+            .query_row(params![after, node], read_verdict)
+            .optional()?)
+    }
+
+    /// The verdict about the answer to this nonce.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn verdict_by_nonce(&self, nonce: &[u8]) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {VERDICT} FROM verdicts WHERE nonce = ?1"))?;
+        Ok(statement.query_row([nonce], read_verdict).optional()?)
+    }
+}
+
+const VERDICT: &str = "id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict";
+
+fn read_verdict(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredVerdict> {
+    let verdict: String = row.get("verdict")?;
+    Ok(StoredVerdict {
+        id: row.get("id")?,
+        node: row.get("node")?,
+        time: unsigned(row.get("time")?),
+        trusted: row.get("trusted")?,
+        nonce: row.get("nonce")?,
+        policy_digest: row.get("policy_digest")?,
+        evidence: row.get("evidence")?,
+        evidence_kept: row.get("evidence_kept")?,
+        verdict: raw_json(8, verdict)?,
+    })
 }
 
 /// A column that holds JSON.
@@ -885,6 +927,7 @@ mod tests {
             evidence: &evidence,
             verdict: "{}",
             state: Some(&[nonce]),
+            changes: &[],
         })
     }
 
@@ -893,7 +936,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_version_1_keeps_what_it_has_and_becomes_one_of_version_2() {
+    fn a_store_of_version_1_or_2_keeps_what_it_has_and_becomes_one_of_version_3() {
         let dir = tempfile::tempdir().unwrap();
         let columns = |store: &Store| -> Vec<String> {
             let connection = store.connection();
@@ -908,8 +951,12 @@ mod tests {
         round(&new, "n1", 1, b"evidence").unwrap();
         let wanted = columns(&new);
         new.connection()
+            .execute_batch("DROP TABLE changes; PRAGMA user_version = 2;")
+            .unwrap();
+        assert_eq!(columns(&Store::open(dir.path()).unwrap()), wanted);
+        new.connection()
             .execute_batch(
-                "DROP TABLE rejudged; DROP TABLE accepts; ALTER TABLE nodes DROP COLUMN stopped; \
+                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; ALTER TABLE nodes DROP COLUMN stopped; \
                  ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
@@ -923,7 +970,7 @@ mod tests {
         }
         let store = Store::open(dir.path()).unwrap();
         round(&store, "n1", 2, b"more").unwrap();
-        let later = "PRAGMA user_version = 3";
+        let later = "PRAGMA user_version = 4";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }
@@ -1006,6 +1053,7 @@ mod tests {
             evidence: &evidence,
             verdict: "{}",
             state: None,
+            changes: &[],
         };
         assert!(matches!(
             store.commit(&commit(old.version)),
