@@ -3,6 +3,7 @@
 
 mod back;
 mod crash;
+mod rounds;
 mod site;
 mod tenants;
 mod thesis;

@@ -117,7 +117,7 @@ pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -
             version,
             &change,
             &again.rejudged,
-            again.state.as_deref(),
+            again.state(),
             reason,
             now,
         ) {
@@ -340,7 +340,7 @@ impl Accept {
                 round.version,
                 &change,
                 &again.rejudged,
-                again.state.as_deref(),
+                again.state(),
                 &reason,
                 now,
             ) {
@@ -373,6 +373,12 @@ impl Named {
     pub(super) fn reactivate(self, out: &mut Output) -> Result<Status, Failure> {
         Store::open(&self.store.dir)?.set_stopped(&self.name, None)?;
         self.say("active: its evidence is taken again", out)
+    }
+
+    /// Everything is to be sent again.
+    pub(super) fn resync(self, out: &mut Output) -> Result<Status, Failure> {
+        Store::open(&self.store.dir)?.resync(&self.name)?;
+        self.say("to be resynchronised: its next round sends everything", out)
     }
 
     fn say(&self, what: &str, out: &mut Output) -> Result<Status, Failure> {
