@@ -7,6 +7,7 @@ mod events;
 mod openapi;
 #[path = "../common/python.rs"]
 mod python;
+mod rounds;
 mod site;
 mod tenants;
 mod thesis;
