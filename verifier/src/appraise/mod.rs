@@ -83,6 +83,13 @@ impl Unusable {
     }
 }
 
+/// Rule V1 alone: what is wrong with a quote. For whoever wants to know that before anything else is looked at.
+pub fn quote_findings(quote: &evidence::Quote, context: &Context) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    quote::check(quote, context, &mut findings);
+    findings.into_vec()
+}
+
 /// Judges evidence by a policy.
 ///
 /// # Errors
