@@ -6,7 +6,7 @@ use crate::pipeline::SealError;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::{Boot, PodUid, Protection, Quote, boot::Registers};
+use evidence::{Boot, PodUid, Position, Protection, Quote, boot::Registers};
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -57,10 +57,12 @@ type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
 enum Command {
     Request {
         nonce: Vec<u8>,
+        after: Option<Position>,
         reply: Reply,
     },
     Assemble {
         frozen: Frozen,
+        after: Option<Position>,
         reply: oneshot::Sender<Result<Assembly, RequestError>>,
     },
     Status {
@@ -106,9 +108,21 @@ impl Handle {
     /// # Errors
     /// See [`RequestError`].
     pub async fn evidence(&self, nonce: Vec<u8>) -> Result<EvidenceFile, RequestError> {
+        self.evidence_after(nonce, None).await
+    }
+
+    /// What came after a position, or all evidence where this boot never was at it.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn evidence_after(
+        &self,
+        nonce: Vec<u8>,
+        after: Option<Position>,
+    ) -> Result<EvidenceFile, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.commands
-            .send(Command::Request { nonce, reply })
+            .send(Command::Request { nonce, after, reply })
             .await
             .map_err(|_| RequestError::Ending)?;
         answer.await.map_err(|_| RequestError::Ending)?
@@ -149,7 +163,7 @@ pub struct Service {
     tpm: TpmThread,
     node: Arc<str>,
     boot: Arc<BootFacts>,
-    waiting: HashMap<u64, Reply>,
+    waiting: HashMap<u64, (Option<Position>, Reply)>,
     next_id: u64,
     list_read: Instant,
 }
@@ -263,14 +277,14 @@ impl Service {
             Some(Command::Request { reply, .. }) if self.waiting.len() >= MAX_WAITING => {
                 let _ = reply.send(Err(RequestError::Busy));
             }
-            Some(Command::Request { nonce, reply }) => {
+            Some(Command::Request { nonce, after, reply }) => {
                 let id = self.next_id;
                 self.next_id += 1;
-                self.waiting.insert(id, reply);
+                self.waiting.insert(id, (after, reply));
                 self.engine.request(id, nonce)?;
             }
-            Some(Command::Assemble { frozen, reply }) => {
-                let assembly = match self.engine.assembly(&frozen) {
+            Some(Command::Assemble { frozen, after, reply }) => {
+                let assembly = match self.engine.assembly(&frozen, after.as_ref()) {
                     Err(EngineError::Store(e)) => Err(e.into()),
                     other => Ok(other?),
                 };
@@ -291,12 +305,12 @@ impl Service {
         for outcome in self.engine.take_outcomes() {
             match outcome {
                 Outcome::Ready { id, nonce, frozen } => {
-                    if let Some(reply) = self.waiting.remove(&id) {
-                        self.finish(nonce, frozen, reply);
+                    if let Some((after, reply)) = self.waiting.remove(&id) {
+                        self.finish(nonce, frozen, after, reply);
                     }
                 }
                 Outcome::Failed { id, error } => {
-                    if let Some(reply) = id.and_then(|id| self.waiting.remove(&id)) {
+                    if let Some((_, reply)) = id.and_then(|id| self.waiting.remove(&id)) {
                         let _ = reply.send(Err(error.into()));
                     }
                 }
@@ -306,7 +320,7 @@ impl Service {
     }
 
     /// Quote, then list, then evidence; while the loop goes on consuming records.
-    fn finish(&self, nonce: Vec<u8>, frozen: Frozen, reply: Reply) {
+    fn finish(&self, nonce: Vec<u8>, frozen: Frozen, after: Option<Position>, reply: Reply) {
         let tpm = self.tpm.clone();
         let commands = self.handle.commands.clone();
         let node = self.node.clone();
@@ -318,7 +332,11 @@ impl Service {
                 let (quote, registers) = tpm.quote(nonce).await?;
                 let (send, assembly) = oneshot::channel();
                 commands
-                    .send(Command::Assemble { frozen, reply: send })
+                    .send(Command::Assemble {
+                        frozen,
+                        after,
+                        reply: send,
+                    })
                     .await
                     .map_err(|_| RequestError::Ending)?;
                 let assembly = assembly.await.map_err(|_| RequestError::Ending)??;

@@ -9,8 +9,8 @@ use evidence::tpm::{
 };
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint,
-    TenantBundle, Tier,
+    Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
+    SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 
@@ -361,6 +361,67 @@ fn registers() -> Vec<Registers> {
 /// Evidence as CBOR.
 pub fn evidence_cbor() -> Seeds {
     seeds([("small", evidence().to_cbor())])
+}
+
+/// What [`evidence_part`]'s good part follows.
+pub(crate) fn kept() -> Evidence {
+    Evidence {
+        checkpoints: vec![sealed(0, [0; 32]).file],
+        ..evidence()
+    }
+}
+
+/// Parts of evidence.
+pub fn evidence_part() -> Seeds {
+    let Evidence {
+        tier,
+        node,
+        boot_id,
+        quote,
+        list,
+        checkpoints,
+        partitions,
+        pods,
+        kernel,
+        boot,
+        ..
+    } = evidence();
+    let from = Position {
+        base: [5; 32],
+        boot_id,
+        entries: 2,
+        checkpoint: 0,
+        digest: sealed(0, [0; 32]).digest(),
+    };
+    let part = Part {
+        version: 1,
+        tier,
+        node,
+        boot_id,
+        quote,
+        list: list.into_iter().skip(2).collect(),
+        checkpoints: checkpoints.into_iter().skip(1).collect(),
+        partitions,
+        pods,
+        kernel,
+        boot: boot.map(|boot| Boot {
+            log: None,
+            command_line: None,
+            ..boot
+        }),
+        from,
+    };
+    let changed = |change: &dyn Fn(&mut Part)| {
+        let mut part = part.clone();
+        change(&mut part);
+        part.to_cbor()
+    };
+    seeds([
+        ("follows", part.to_cbor()),
+        ("bad-entries", changed(&|part| part.from.entries = u64::MAX)),
+        ("bad-checkpoint", changed(&|part| part.from.checkpoint = 7)),
+        ("bad-boot", changed(&|part| part.from.boot_id = [1; 16])),
+    ])
 }
 
 /// Evidence as JSON.

@@ -5,7 +5,8 @@ use evidence::list::{Decoder, Format, ListEntry, Templates};
 use evidence::proof::{PartitionProof, SealedTree};
 use evidence::replay::Replay;
 use evidence::{
-    Bank, Error, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm, wire,
+    Bank, Error, Evidence, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm,
+    wire,
 };
 use policy::{NodePolicy, Reference};
 use verifier::ear::AttestationResult;
@@ -101,6 +102,21 @@ pub fn evidence_cbor(data: &[u8]) {
             .list
             .iter()
             .try_for_each(|entry| replay.push_entry(entry).map(|_| ()));
+    }
+}
+
+/// A part of evidence as CBOR, alone and after what it may follow.
+pub fn evidence_part(data: &[u8]) {
+    if let Ok(part) = Part::from_cbor(data) {
+        assert_eq!(part.to_cbor(), data, "one value has one encoding");
+        assert!(Part::is_part(data) && Evidence::from_cbor(data).is_err());
+        let (list, from) = (part.list.clone(), part.from.entries as usize);
+        let kept = crate::seeds::kept();
+        if let Ok(whole) = part.join(kept.clone()) {
+            assert!(whole.list.ends_with(&list) && whole.list.len() == from + list.len());
+            assert!(whole.checkpoints.starts_with(&kept.checkpoints));
+            assert!(Evidence::from_cbor(&whole.to_cbor()).is_ok());
+        }
     }
 }
 
@@ -380,7 +396,7 @@ pub fn collector_config(data: &[u8]) {
 /// The verifier's answer to a collector that asks for a nonce.
 #[cfg(feature = "collector")]
 pub fn answer_nonce(data: &[u8]) {
-    if let Ok(nonce) = collector::push::nonce_in(data) {
+    if let Ok((nonce, _)) = collector::push::asked_in(data) {
         assert!((8..=64).contains(&nonce.len()));
     }
 }

@@ -232,6 +232,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     };
     check("list_entry", |b| ListEntry::from_canonical(0, b).is_ok());
     check("evidence_cbor", |b| Evidence::from_cbor(b).is_ok());
+    check("evidence_part", |b| evidence::Part::from_cbor(b).is_ok());
     check("evidence_json", |b| Evidence::from_json(b).is_ok());
     check("tenant_cbor", |b| evidence::TenantBundle::from_cbor(b).is_ok());
     check("partition_proof", |b| {
@@ -277,7 +278,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
             let text = core::str::from_utf8(b).unwrap();
             Config::from_parts(Path::new("seed"), text, [], &[]).is_ok()
         });
-        check("answer_nonce", |b| push::nonce_in(b).is_ok());
+        check("answer_nonce", |b| push::asked_in(b).is_ok());
         check("answer_verdict", |b| {
             let answer = serde_json::from_slice(b).unwrap();
             push::untrusted_in(&answer).is_some_and(|pods| pods.len() == 1)

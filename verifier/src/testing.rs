@@ -11,7 +11,8 @@
 
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, Record, SealedCheckpoint, Tier,
+    Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
+    SealedCheckpoint, Tier,
     boot::{Boot, EventType, REGISTERS, Registers, boot_aggregate},
     checkpoint,
     merkle::Frontier,
@@ -1045,5 +1046,59 @@ impl Node {
             now: NOW,
             previous,
         }
+    }
+}
+
+/// What of `evidence` comes after `from`, where `kept` ends.
+pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part {
+    let sealed: BTreeMap<PartitionKey, usize> = kept
+        .partitions
+        .iter()
+        .map(|log| (log.key, log.records.len()))
+        .collect();
+    let Evidence {
+        tier,
+        node,
+        boot_id,
+        quote,
+        list,
+        checkpoints,
+        partitions,
+        pods,
+        kernel,
+        boot,
+        ..
+    } = evidence.clone();
+    Part {
+        version: 1,
+        tier,
+        node,
+        boot_id,
+        quote,
+        list: list.into_iter().skip(from.entries as usize).collect(),
+        checkpoints: checkpoints
+            .into_iter()
+            .skip(from.checkpoint as usize + 1)
+            .collect(),
+        partitions: partitions
+            .into_iter()
+            .map(|log| PartitionLog {
+                key: log.key,
+                records: log
+                    .records
+                    .into_iter()
+                    .skip(sealed.get(&log.key).copied().unwrap_or_default())
+                    .collect(),
+            })
+            .filter(|log| !log.records.is_empty())
+            .collect(),
+        pods,
+        kernel,
+        boot: boot.map(|boot| Boot {
+            log: None,
+            command_line: None,
+            ..boot
+        }),
+        from,
     }
 }

@@ -211,6 +211,9 @@ pub(crate) fn check(
                         .unwrap_or_default(),
                 )
         }
+        None if !crate::follow::is_whole(list) => fail(
+            "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets entries be taken away), and what is missing is not kept here",
+        ),
         None => fail(
             "no prefix of the list replays to the quoted register: entries were altered, removed or reordered, or the list is behind the quote",
         ),

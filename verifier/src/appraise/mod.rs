@@ -83,6 +83,18 @@ impl Unusable {
     }
 }
 
+/// Rule V1 alone: what is wrong with a quote, whose PCR 0 to 9 are stated to be these. For whoever wants to know that before
+/// anything else is looked at.
+pub fn quote_findings(
+    quote: &evidence::Quote,
+    registers: &[evidence::boot::Registers],
+    context: &Context,
+) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    quote::check(quote, registers, context, &mut findings);
+    findings.into_vec()
+}
+
 /// Judges evidence by a policy.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
 use crate::serve::again::{self, Again};
+use crate::serve::changes;
 use crate::serve::setup;
 use crate::serve::store::{Change, Node, Store, StoreError};
 use clap::Args;
@@ -117,7 +118,8 @@ pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -
             version,
             &change,
             &again.rejudged,
-            again.state.as_deref(),
+            &changes::rejudged(&again.changes),
+            again.state(),
             reason,
             now,
         ) {
@@ -340,7 +342,8 @@ impl Accept {
                 round.version,
                 &change,
                 &again.rejudged,
-                again.state.as_deref(),
+                &changes::rejudged(&again.changes),
+                again.state(),
                 &reason,
                 now,
             ) {
@@ -373,6 +376,12 @@ impl Named {
     pub(super) fn reactivate(self, out: &mut Output) -> Result<Status, Failure> {
         Store::open(&self.store.dir)?.set_stopped(&self.name, None)?;
         self.say("active: its evidence is taken again", out)
+    }
+
+    /// Everything is to be sent again.
+    pub(super) fn resync(self, out: &mut Output) -> Result<Status, Failure> {
+        Store::open(&self.store.dir)?.resync(&self.name)?;
+        self.say("to be resynchronised: its next round sends everything", out)
     }
 
     fn say(&self, what: &str, out: &mut Output) -> Result<Status, Failure> {

@@ -16,7 +16,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use p256::ecdsa::SigningKey;
 use serde::Serialize;
@@ -47,6 +47,8 @@ pub struct Settings {
     pub upload: Duration,
     /// Age in seconds after which a verdict is shown as stale.
     pub stale_after: u64,
+    /// Who is told of changes: URLs.
+    pub webhooks: Vec<String>,
 }
 
 /// Everything that requests share.
@@ -61,6 +63,8 @@ pub struct App {
     pub verdict_key: SigningKey,
     /// See there.
     pub settings: Settings,
+    /// Streams that may still be opened.
+    pub(super) streams: Arc<Semaphore>,
     uploads: Semaphore,
     uploading: Arc<Peers>,
     refusals: Mutex<HashMap<String, Refused>>,
@@ -201,6 +205,16 @@ impl From<Refusal> for ApiError {
                 "quote",
                 "evidence whose quote does not hold is not kept; the node's last verdict stands",
             ),
+            Refusal::Mismatch(mismatch) => (
+                StatusCode::CONFLICT,
+                mismatch.kind(),
+                "ask for a nonce again and answer with all evidence, or with what came after the position that comes with it",
+            ),
+            Refusal::Join(_) => (
+                StatusCode::CONFLICT,
+                "other-position",
+                "ask for a nonce again and answer with all evidence",
+            ),
             Refusal::Unusable(_) => (
                 StatusCode::BAD_REQUEST,
                 "unusable",
@@ -242,6 +256,7 @@ impl App {
             judge,
             verdict_key,
             settings,
+            streams: Arc::new(Semaphore::new(super::stream::STREAMS)),
             uploads: Semaphore::new(UPLOADS),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
@@ -269,17 +284,33 @@ impl App {
     }
 }
 
+/// What the service answers, for programs (OpenAPI 3.1).
+const OPENAPI: &str = include_str!("../../../../../docs/openapi.json");
+
+/// The requests that need no token: each path with what answers it.
+fn open_routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
+    vec![
+        ("/v1/nodes/{node}/nonce", post(nonce)),
+        ("/v1/nodes/{node}/evidence", post(evidence)),
+        ("/v1/openapi.json", get(openapi)),
+        ("/healthz", get(health)),
+    ]
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
 /// All requests.
 pub fn router(app: Arc<App>) -> Router {
     let reading = read::router(&app);
-    Router::new()
-        .route("/v1/nodes/{node}/nonce", post(nonce))
-        .route("/v1/nodes/{node}/evidence", post(evidence))
-        .route("/healthz", get(health))
+    open_routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, method)| router.route(path, method))
         .merge(reading)
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here")
-                .hint("POST /v1/nodes/{node}/nonce and …/evidence; GET /, /v1/nodes, /v1/nodes/{node}/verdict, …/ear, …/history, …/pods/{uid}, …/pods/{uid}/stream, /metrics, /healthz")
+                .hint("GET /v1/openapi.json lists what there is")
         })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "not with this method")
@@ -324,6 +355,9 @@ async fn health(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
 struct NonceAnswer {
     nonce: String,
     expires: u64,
+    /// What the answer may follow; without it, it must be whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<evidence::Position>,
 }
 
 async fn nonce(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Json<NonceAnswer>, ApiError> {
@@ -338,6 +372,7 @@ async fn nonce(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<
         Ok(Json(NonceAnswer {
             nonce: hex::encode(nonce),
             expires,
+            position: app.judge.position(&node)?,
         }))
     })
     .await?
@@ -457,6 +492,26 @@ mod tests {
         router.oneshot(request).await.unwrap().status()
     }
 
+    #[test]
+    fn each_route_is_in_the_openapi_document_and_the_other_way_round() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let documented: Vec<&str> = document["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut routes: Vec<&str> = open_routes()
+            .iter()
+            .chain(&read::routes())
+            .map(|route| route.0)
+            .collect();
+        routes.sort_unstable();
+        let mut sorted = documented.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, routes);
+    }
+
     #[tokio::test]
     async fn without_a_token_only_this_machine_reads_and_everybody_may_answer() {
         let dir = tempfile::tempdir().unwrap();
@@ -489,6 +544,7 @@ mod tests {
             max_evidence: 1024,
             upload: Duration::from_secs(1),
             stale_after: 1,
+            webhooks: Vec::new(),
         };
         let key = setup::verdict_key(&dir).unwrap();
         let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);

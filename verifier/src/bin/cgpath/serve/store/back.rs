@@ -4,7 +4,8 @@
 //! policy is the new one and a verdict the old one's. What a verdict said before stays, in `rejudged`.
 //! Not here: how evidence is judged (see `again`).
 
-use super::{Node, Store, StoreError, raw_json, signed, text, unsigned};
+use super::{Node, Store, StoreError, changes, raw_json, signed, text, unsigned};
+use crate::serve::changes::StateChange;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
 
@@ -101,7 +102,8 @@ impl Store {
     }
 
     /// Makes a change and keeps what was judged again because of it, all or nothing. `version` is what the judging
-    /// started from; `state` is what the next round starts from, `None` leaves it.
+    /// started from; `changes` are those of the last verdict; `state` is what the next round starts from and the evidence
+    /// that left it, `None` leaves both.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`], [`StoreError::Database`].
@@ -112,7 +114,8 @@ impl Store {
         version: i64,
         change: &Change<'_>,
         rejudged: &[Rejudged],
-        state: Option<&[u8]>,
+        changes: &[StateChange],
+        state: Option<(&[u8], &str)>,
         reason: &str,
         now: u64,
     ) -> Result<(), StoreError> {
@@ -131,7 +134,8 @@ impl Store {
             (Some(_), Change::Enrolment(node)) => {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
-                     version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END WHERE name = ?1",
+                     version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END,
+                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END WHERE name = ?1",
                     params![
                         name,
                         node.ak_name,
@@ -159,10 +163,11 @@ impl Store {
                 policy
             }
         };
-        if let Some(state) = state {
+        if let Some((state, base)) = state {
+            // Where everything is to be sent again, that stays so.
             transaction.execute(
-                "UPDATE nodes SET state = ?2 WHERE name = ?1",
-                params![name, state],
+                "UPDATE nodes SET state = ?2, base = iif(base IS NULL, NULL, ?3) WHERE name = ?1",
+                params![name, state, base],
             )?;
         }
         for again in rejudged {
@@ -177,6 +182,7 @@ impl Store {
                 params![again.id, again.trusted, new_policy, again.verdict],
             )?;
         }
+        changes::keep(&transaction, name, now, reason, changes)?;
         Ok(transaction.commit()?)
     }
 
