@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod back;
+mod certificates;
 mod crash;
 mod events;
 mod openapi;
 #[path = "../common/python.rs"]
 mod python;
 mod site;
+mod slow;
 mod tenants;
 mod thesis;
 mod watch;

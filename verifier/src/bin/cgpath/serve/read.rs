@@ -6,7 +6,7 @@
 use super::http::{ApiError, App, Refused, blocking, now};
 use super::readers::{Reader, Scope};
 use super::store::{StoreError, StoredVerdict};
-use super::tls::Peer;
+use super::tls::{Connection, Peer};
 use super::{metrics, page, revocations, stream, webhook};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -69,6 +69,7 @@ fn shown_token(headers: &HeaderMap) -> Option<Vec<u8>> {
 async fn may_read(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(connection): Extension<Arc<Connection>>,
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
@@ -93,6 +94,9 @@ async fn may_read(
     match reader {
         Ok(reader) => {
             request.extensions_mut().insert(reader);
+            // Who may read does not give way to strangers.
+            let answering = Arc::new(connection.answering());
+            request.extensions_mut().insert(Arc::clone(&answering));
             next.run(request).await
         }
         Err(error) => {
@@ -401,13 +405,16 @@ async fn measured(
 /// One pod's part of its node's last verdict.
 #[derive(Serialize)]
 pub(super) struct PodAnswer {
-    node: String,
+    /// The node.
+    pub(super) node: String,
     /// When it was judged, in unix seconds.
-    time: u64,
+    pub(super) time: u64,
     /// Whether the node itself is trusted.
-    state: Judged,
-    dangerous: Vec<String>,
-    pod: PodVerdict,
+    pub(super) state: Judged,
+    /// Bypasses that were in force.
+    pub(super) dangerous: Vec<String>,
+    /// The pod.
+    pub(super) pod: PodVerdict,
 }
 
 /// The same answer for a node that is not there, a pod that is not there, and one that is somebody else's.
