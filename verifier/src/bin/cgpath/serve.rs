@@ -5,6 +5,7 @@
 pub mod again;
 pub mod audit;
 pub mod changes;
+pub mod detail;
 pub mod http;
 pub mod judge;
 pub mod metrics;
@@ -55,7 +56,7 @@ Requests:
                                   proof /v1/nodes/NAME/pods/UID/stream (cgpath watch reads them)
   GET  /v1/openapi.json           all of this for programs (OpenAPI 3.1)
   GET  /metrics                   for Prometheus
-  GET  /                          a page with the current verdicts
+  GET  /                          a page with the current verdicts, and from there one of each node and each pod
   GET  /healthz                   ok
 
 Readers (--readers FILE): who sees some pods alone, by namespaces of the policy's pod names, or by UIDs

@@ -3,6 +3,7 @@
 //! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether they are trusted;
 //! a node or pod outside answers, to the byte, as one that does not exist. Not here: who has what scope (see `readers`).
 
+use super::detail::{self, Now};
 use super::http::{ApiError, App, Refused, blocking, now};
 use super::readers::{Reader, Scope};
 use super::store::{StoreError, StoredVerdict};
@@ -22,11 +23,15 @@ use verifier::{PodVerdict, State as Judged, Verdict};
 
 /// Verdicts in one answer of `history`.
 const HISTORY_PAGE: u32 = 200;
+/// Verdicts on a page about a node or a pod.
+const PAGE_HISTORY: u32 = 50;
 
 /// The requests that read: each path with what answers it.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
     vec![
         ("/", get(index)),
+        ("/nodes/{node}", get(node_page)),
+        ("/nodes/{node}/pods/{uid}", get(pod_page)),
         ("/metrics", get(measured)),
         ("/v1/nodes", get(nodes)),
         ("/v1/stream", get(stream::all)),
@@ -370,6 +375,51 @@ async fn index(
             Reader::Everything => page::page(&summaries(&app)?, now(), stale_after),
             Reader::Scoped(scope) => page::scoped(&scoped_summaries(&app, &scope)?, now(), stale_after),
         }))
+    })
+    .await?
+}
+
+/// What was, as far as the reader may see it, the newest first.
+fn past(app: &App, reader: &Reader, node: &str) -> Result<Vec<Scoped>, ApiError> {
+    if let Reader::Scoped(scope) = reader {
+        return history_scoped(app, node, PAGE_HISTORY, scope);
+    }
+    let history = app.store.history(node, PAGE_HISTORY, None)?;
+    let scoped = |kept: &StoredVerdict| Ok(Scoped::new(kept, understood(kept)?));
+    history.iter().map(scoped).collect()
+}
+
+async fn node_page(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path(node): Path<String>,
+) -> Result<Html<String>, ApiError> {
+    blocking(move || {
+        let unknown = || ApiError::unknown_node(&node);
+        Ok(Html(match &reader {
+            Reader::Everything => {
+                let all = summaries(&app)?;
+                let found = all.iter().find(|n| n.name == node).ok_or_else(unknown)?;
+                detail::node(&Now::Whole(found), &past(&app, &reader, &node)?, now())
+            }
+            Reader::Scoped(scope) => {
+                let all = scoped_summaries(&app, scope)?;
+                let found = all.iter().find(|n| n.last.node == node).ok_or_else(unknown)?;
+                detail::node(&Now::Scoped(found), &past(&app, &reader, &node)?, now())
+            }
+        }))
+    })
+    .await?
+}
+
+async fn pod_page(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path((node, uid)): Path<(String, String)>,
+) -> Result<Html<String>, ApiError> {
+    blocking(move || {
+        let answer = pod_of(&app, &reader, &node, &uid)?;
+        Ok(Html(detail::pod(&answer, &past(&app, &reader, &node)?, now())))
     })
     .await?
 }
