@@ -16,7 +16,7 @@ use crate::spool::{self, Frame, Spool, SpoolError};
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use evidence::list::ListEntry;
-use evidence::{Bank, GuardMode, PodUid, Protection, SealedCheckpoint, Tier};
+use evidence::{Bank, GuardMode, PodUid, Position, Protection, SealedCheckpoint, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
@@ -604,13 +604,15 @@ impl Engine {
         self.tell(Event::Tick)
     }
 
-    /// Reads the list to its end, then gives all parts of the evidence about `frozen`. Call it after the quote.
+    /// Reads the list to its end, then gives all parts of the evidence about `frozen`, or those that came after a position.
+    /// Call it after the quote.
     ///
     /// # Errors
     /// What ends the collector, or [`StoreError::TooLong`].
-    pub fn assembly(&mut self, frozen: &Frozen) -> Result<Assembly, EngineError> {
+    pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, EngineError> {
         self.poll_list()?;
-        Ok(self.store.assembly(frozen)?)
+        let after = after.filter(|position| position.boot_id == self.boot_id);
+        Ok(self.store.assembly(frozen, after)?)
     }
 
     /// Tells the pipeline, after the spool if need be. Raw records and seals are in the spool already.

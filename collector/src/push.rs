@@ -1,12 +1,15 @@
 //! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over HTTPS.
 //!
+//! What is sent is what is new since the position that comes with the nonce; everything where this boot never was at it,
+//! and where the verifier answered that it can not use a part.
+//!
 //! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
 //! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
 
 use crate::config::Config;
 use crate::service::{Handle, RequestError};
 use bytes::Bytes;
-use evidence::PodUid;
+use evidence::{PodUid, Position};
 use http_body_util::{BodyExt, Empty, Limited, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -112,9 +115,18 @@ pub enum PushError {
     Evidence(#[from] RequestError),
 }
 
+impl PushError {
+    /// Whether the verifier can not use a part of evidence and wants the whole.
+    fn wants_everything(&self) -> bool {
+        // 409 is also what a node gets that is stopped: there is nothing to be sent then.
+        matches!(self, PushError::Refused { status: 409, message, .. } if !message.contains(r#""kind":"stopped""#))
+    }
+}
+
 #[derive(Deserialize)]
 struct NonceAnswer {
     nonce: String,
+    position: Option<Position>,
 }
 
 /// A verifier, as configured.
@@ -195,14 +207,14 @@ impl Client {
         })
     }
 
-    /// One nonce from the verifier, by a new connection.
+    /// One nonce from the verifier, by a new connection, and how far it follows this node.
     ///
     /// # Errors
     /// See [`PushError`].
-    pub async fn nonce(&self) -> Result<Vec<u8>, PushError> {
+    pub async fn nonce(&self) -> Result<(Vec<u8>, Option<Position>), PushError> {
         *self.open.lock().await = None;
         let answer = self.post("nonce", None).await?;
-        nonce_in(&answer).map_err(|why| PushError::Answer {
+        asked_in(&answer).map_err(|why| PushError::Answer {
             authority: self.authority.clone(),
             why,
         })
@@ -385,14 +397,16 @@ fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
 /// Attests at each interval until `stop` turns true.
 pub async fn run(config: Config, client: Client, handle: Handle, mut stop: watch::Receiver<bool>) {
     let mut failures = 0u32;
+    let mut everything = false;
     loop {
-        let pause = match attest(&client, &handle).await {
+        let pause = match attest(&client, &handle, everything).await {
             Ok(()) => {
-                failures = 0;
+                (failures, everything) = (0, false);
                 Duration::from_secs(config.verifier.interval)
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
+                everything |= error.wants_everything();
                 let mut random = [0];
                 OsRng.fill_bytes(&mut random);
                 let pause = backoff(
@@ -411,11 +425,16 @@ pub async fn run(config: Config, client: Client, handle: Handle, mut stop: watch
     }
 }
 
-async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
+async fn attest(client: &Client, handle: &Handle, everything: bool) -> Result<(), PushError> {
     let started = std::time::Instant::now();
-    let nonce = client.nonce().await?;
-    let evidence = handle.evidence(nonce).await?;
-    let len = evidence.len;
+    let (nonce, position) = client.nonce().await?;
+    let position = position.filter(|_| !everything);
+    let is_followed = position.is_some();
+    let evidence = handle.evidence_after(nonce, position).await?;
+    let (len, is_part) = (evidence.len, evidence.is_part);
+    if is_followed && !is_part {
+        tracing::info!("the verifier follows another boot or another chain: everything is sent");
+    }
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
     if let Some(untrusted) = untrusted_in(&verdict) {
@@ -428,6 +447,7 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     };
     tracing::info!(
         bytes = len,
+        is_part,
         took = ?started.elapsed(),
         all_trusted = %text("/trusted"),
         node = %text("/node/state"),
@@ -436,15 +456,15 @@ async fn attest(client: &Client, handle: &Handle) -> Result<(), PushError> {
     Ok(())
 }
 
-/// The nonce in the verifier's answer: 8 to 64 bytes.
+/// The nonce in the verifier's answer, 8 to 64 bytes, and its position where it follows this node.
 ///
 /// # Errors
 /// Why there is none.
-pub fn nonce_in(answer: &[u8]) -> Result<Vec<u8>, String> {
+pub fn asked_in(answer: &[u8]) -> Result<(Vec<u8>, Option<Position>), String> {
     let parsed: NonceAnswer = serde_json::from_slice(answer).map_err(|e| e.to_string())?;
     let nonce = hex::decode(&parsed.nonce).map_err(|e| e.to_string())?;
     if (8..=64).contains(&nonce.len()) {
-        Ok(nonce)
+        Ok((nonce, parsed.position))
     } else {
         Err(format!("a nonce of {} bytes", nonce.len()))
     }
@@ -466,6 +486,45 @@ pub fn untrusted_in(verdict: &serde_json::Value) -> Option<BTreeSet<PodUid>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_part_is_answered_with_everything_and_a_stopped_node_sends_nothing_more_than_before() {
+        let refused = |status, kind: &str| PushError::Refused {
+            authority: "v".into(),
+            status,
+            message: format!(r#"{{"error":"…","kind":"{kind}"}}"#),
+        };
+        for kind in [
+            "nothing-kept",
+            "rebooted",
+            "kexec",
+            "round-repeated",
+            "round-lost",
+            "other-position",
+        ] {
+            assert!(refused(409, kind).wants_everything(), "{kind}");
+        }
+        assert!(!refused(409, "stopped").wants_everything());
+        assert!(!refused(503, "busy").wants_everything());
+    }
+
+    #[test]
+    fn a_position_comes_with_a_nonce_or_does_not_and_one_that_cannot_be_read_is_an_error() {
+        let position = format!(
+            r#"{{"base":"{0}","boot_id":"{1}","entries":7,"checkpoint":2,"digest":"{0}"}}"#,
+            "ab".repeat(32),
+            "cd".repeat(16)
+        );
+        let asked =
+            |position: &str| asked_in(format!(r#"{{"nonce":"{}"{position}}}"#, "00".repeat(32)).as_bytes());
+        assert_eq!(asked("").unwrap().1, None);
+        let found = asked(&format!(r#","position":{position}"#)).unwrap().1.unwrap();
+        assert_eq!(
+            (found.entries, found.checkpoint, found.boot_id),
+            (7, 2, [0xcd; 16])
+        );
+        assert!(asked(r#","position":{"entries":7}"#).is_err());
+    }
 
     #[test]
     fn only_a_verdict_that_is_understood_whole_says_whom_to_deny() {
@@ -607,7 +666,7 @@ mod tests {
             }
             let nonce = Client::new(&config, "worker-1").unwrap().nonce().await;
             if shown {
-                assert_eq!(nonce.unwrap(), [7; 32]);
+                assert_eq!(nonce.unwrap().0, [7; 32]);
             } else {
                 assert!(
                     matches!(nonce, Err(PushError::Connect { .. } | PushError::Http { .. })),

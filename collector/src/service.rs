@@ -3,10 +3,10 @@
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;
-use crate::sources::system;
+use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::{PodUid, Protection, Quote};
+use evidence::{Boot, PodUid, Position, Protection, Quote, boot::Registers};
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -57,10 +57,12 @@ type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
 enum Command {
     Request {
         nonce: Vec<u8>,
+        after: Option<Position>,
         reply: Reply,
     },
     Assemble {
         frozen: Frozen,
+        after: Option<Position>,
         reply: oneshot::Sender<Result<Assembly, RequestError>>,
     },
     Status {
@@ -106,9 +108,21 @@ impl Handle {
     /// # Errors
     /// See [`RequestError`].
     pub async fn evidence(&self, nonce: Vec<u8>) -> Result<EvidenceFile, RequestError> {
+        self.evidence_after(nonce, None).await
+    }
+
+    /// What came after a position, or all evidence where this boot never was at it.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn evidence_after(
+        &self,
+        nonce: Vec<u8>,
+        after: Option<Position>,
+    ) -> Result<EvidenceFile, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.commands
-            .send(Command::Request { nonce, reply })
+            .send(Command::Request { nonce, after, reply })
             .await
             .map_err(|_| RequestError::Ending)?;
         answer.await.map_err(|_| RequestError::Ending)?
@@ -148,7 +162,8 @@ pub struct Service {
     handle: Handle,
     tpm: TpmThread,
     node: Arc<str>,
-    waiting: HashMap<u64, Reply>,
+    boot: Arc<BootFacts>,
+    waiting: HashMap<u64, (Option<Position>, Reply)>,
     next_id: u64,
     list_read: Instant,
 }
@@ -174,6 +189,7 @@ impl Service {
             handle,
             tpm,
             node: node.into(),
+            boot: Arc::new(BootFacts::read()),
             waiting: HashMap::new(),
             next_id: 1,
             list_read: Instant::now(),
@@ -261,14 +277,14 @@ impl Service {
             Some(Command::Request { reply, .. }) if self.waiting.len() >= MAX_WAITING => {
                 let _ = reply.send(Err(RequestError::Busy));
             }
-            Some(Command::Request { nonce, reply }) => {
+            Some(Command::Request { nonce, after, reply }) => {
                 let id = self.next_id;
                 self.next_id += 1;
-                self.waiting.insert(id, reply);
+                self.waiting.insert(id, (after, reply));
                 self.engine.request(id, nonce)?;
             }
-            Some(Command::Assemble { frozen, reply }) => {
-                let assembly = match self.engine.assembly(&frozen) {
+            Some(Command::Assemble { frozen, after, reply }) => {
+                let assembly = match self.engine.assembly(&frozen, after.as_ref()) {
                     Err(EngineError::Store(e)) => Err(e.into()),
                     other => Ok(other?),
                 };
@@ -289,12 +305,12 @@ impl Service {
         for outcome in self.engine.take_outcomes() {
             match outcome {
                 Outcome::Ready { id, nonce, frozen } => {
-                    if let Some(reply) = self.waiting.remove(&id) {
-                        self.finish(nonce, frozen, reply);
+                    if let Some((after, reply)) = self.waiting.remove(&id) {
+                        self.finish(nonce, frozen, after, reply);
                     }
                 }
                 Outcome::Failed { id, error } => {
-                    if let Some(reply) = id.and_then(|id| self.waiting.remove(&id)) {
+                    if let Some((_, reply)) = id.and_then(|id| self.waiting.remove(&id)) {
                         let _ = reply.send(Err(error.into()));
                     }
                 }
@@ -304,18 +320,23 @@ impl Service {
     }
 
     /// Quote, then list, then evidence; while the loop goes on consuming records.
-    fn finish(&self, nonce: Vec<u8>, frozen: Frozen, reply: Reply) {
+    fn finish(&self, nonce: Vec<u8>, frozen: Frozen, after: Option<Position>, reply: Reply) {
         let tpm = self.tpm.clone();
         let commands = self.handle.commands.clone();
         let node = self.node.clone();
         let boot_id = self.engine.boot_id();
         let tier = self.engine.tier();
+        let boot = self.boot.clone();
         tokio::spawn(async move {
             let work = async {
-                let quote = tpm.quote(nonce).await?;
+                let (quote, registers) = tpm.quote(nonce).await?;
                 let (send, assembly) = oneshot::channel();
                 commands
-                    .send(Command::Assemble { frozen, reply: send })
+                    .send(Command::Assemble {
+                        frozen,
+                        after,
+                        reply: send,
+                    })
                     .await
                     .map_err(|_| RequestError::Ending)?;
                 let assembly = assembly.await.map_err(|_| RequestError::Ending)??;
@@ -325,6 +346,11 @@ impl Service {
                     boot_id,
                     kernel: system::kernel_release(),
                     quote,
+                    boot: Boot {
+                        registers: vec![registers],
+                        log: boot.log.clone(),
+                        command_line: boot.command_line.clone(),
+                    },
                 };
                 let written = tokio::task::spawn_blocking(move || assembly.write(&header)).await;
                 Ok(written.map_err(|_| RequestError::Ending)??)
@@ -351,7 +377,7 @@ impl Service {
 }
 
 /// A nonce, and where the quote over it goes.
-type QuoteJob = (Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>);
+type QuoteJob = (Vec<u8>, oneshot::Sender<Result<(Quote, Registers), TpmError>>);
 
 /// The TPM on a thread of its own: its commands block for as long as it likes.
 #[derive(Clone)]
@@ -372,7 +398,7 @@ impl TpmThread {
         TpmThread { jobs }
     }
 
-    async fn quote(&self, nonce: Vec<u8>) -> Result<Quote, RequestError> {
+    async fn quote(&self, nonce: Vec<u8>) -> Result<(Quote, Registers), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send((nonce, reply)).map_err(|_| RequestError::Ending)?;
         Ok(answer.await.map_err(|_| RequestError::Ending)??)
@@ -380,7 +406,11 @@ impl TpmThread {
 }
 
 /// One quote; a TPM that fails is opened anew once, as after a reset of the resource manager.
-fn quote(tpm: &mut Option<Tpm>, options: &tpm::Options, nonce: &[u8]) -> Result<Quote, TpmError> {
+fn quote(
+    tpm: &mut Option<Tpm>,
+    options: &tpm::Options,
+    nonce: &[u8],
+) -> Result<(Quote, Registers), TpmError> {
     if let Some(open) = tpm {
         match open.quote(nonce) {
             Err(error @ TpmError::Command { .. }) => {

@@ -2,11 +2,12 @@
 //! encoded as evidence carries it.
 //!
 //! Derived: everything here is made anew from the spool and the kernel when a collector starts. Memory holds one
-//! position for each record and nothing of its content.
+//! position for each record and each entry and nothing of their content.
 
 use evidence::bundle::MAX_EVIDENCE_LEN;
-use evidence::{Entry, PartitionKey, Quote, Tier, wire};
+use evidence::{Boot, Entry, PartitionKey, Position, Quote, Tier, wire};
 use minicbor::Encoder;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -152,8 +153,10 @@ pub struct Store {
     dir: PathBuf,
     records: Log,
     list: Log,
-    entries: u64,
+    /// Where each entry begins.
+    entries: Vec<u64>,
     partitions: BTreeMap<PartitionKey, Vec<Span>>,
+    /// A checkpoint's file stands behind the records that it is the first to seal.
     checkpoints: Vec<Span>,
 }
 
@@ -174,7 +177,7 @@ impl Store {
             dir: dir.to_owned(),
             records: Log::create(dir.join("records"))?,
             list: Log::create(dir.join("list"))?,
-            entries: 0,
+            entries: Vec::new(),
             partitions: BTreeMap::new(),
             checkpoints: Vec::new(),
         })
@@ -224,8 +227,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        self.list.append(&wire::to_vec(entry))?;
-        self.entries += 1;
+        let span = self.list.append(&wire::to_vec(entry))?;
+        self.entries.push(span.at);
         Ok(())
     }
 
@@ -241,23 +244,65 @@ impl Store {
         }
     }
 
-    /// All that evidence needs of what was frozen, and the list as it is now; to be written out by another thread.
+    /// What stands behind a position: where the list goes on, and where records do. `None` if this boot's evidence never
+    /// was at that position.
+    fn find(&mut self, frozen: &Frozen, position: &Position) -> Result<Option<Found>, StoreError> {
+        let entries = usize::try_from(position.entries).unwrap_or(usize::MAX);
+        let list_len = self.list.written + self.list.buf.len() as u64;
+        let at = match self.entries.get(entries) {
+            Some(at) => *at,
+            None if entries == self.entries.len() => list_len,
+            None => return Ok(None),
+        };
+        let number = usize::try_from(position.checkpoint).unwrap_or(usize::MAX);
+        let Some(span) = self
+            .checkpoints
+            .get(number)
+            .copied()
+            .filter(|_| number < frozen.checkpoints)
+        else {
+            return Ok(None);
+        };
+        let file = self.checkpoint_file(position.checkpoint)?.unwrap_or_default();
+        let is_same = Sha256::digest(&file)[..] == position.digest;
+        Ok(is_same.then_some(Found {
+            entries,
+            list_at: at,
+            records_at: span.at,
+            checkpoints: number + 1,
+        }))
+    }
+
+    /// All that evidence needs of what was frozen, and the list as it is now; to be written out by another thread. With a
+    /// position only what came after it; where there is no such position, everything.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn assembly(&mut self, frozen: &Frozen) -> Result<Assembly, StoreError> {
-        let list_len = self.list.written + self.list.buf.len() as u64;
+    pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, StoreError> {
+        let found = match after {
+            Some(position) => self
+                .find(frozen, position)?
+                .map(|found| (found, position.clone())),
+            None => None,
+        };
+        let (start, after) = found.unzip();
+        let start = start.unwrap_or_default();
+        let list_len = self.list.written + self.list.buf.len() as u64 - start.list_at;
+        let new = |spans: &[Span]| {
+            let from = spans.partition_point(|span| span.at < start.records_at);
+            spans[from..].to_vec()
+        };
         let mut partitions: Vec<(PartitionKey, Vec<Span>)> = frozen
             .partitions
             .iter()
-            .filter(|(_, n)| *n > 0)
-            .filter_map(|(key, n)| Some((*key, self.partitions.get(key)?.get(..*n)?.to_vec())))
+            .filter_map(|(key, n)| Some((*key, new(self.partitions.get(key)?.get(..*n)?))))
+            .filter(|(_, spans)| !spans.is_empty())
             .collect();
         partitions.sort_by_key(|(key, _)| key.to_string());
         let checkpoints: Vec<Span> = self
             .checkpoints
-            .get(..frozen.checkpoints)
-            .unwrap_or(&self.checkpoints)
+            .get(start.checkpoints..frozen.checkpoints)
+            .unwrap_or_default()
             .to_vec();
         let sum = |spans: &[Span]| spans.iter().map(|s| u64::from(s.len)).sum::<u64>();
         let total = list_len + sum(&checkpoints) + partitions.iter().map(|(_, s)| sum(s)).sum::<u64>();
@@ -268,12 +313,23 @@ impl Store {
             dir: self.dir.clone(),
             records: self.records.reader()?,
             list: self.list.reader()?,
+            list_at: start.list_at,
             list_len,
-            entries: self.entries,
+            entries: (self.entries.len() - start.entries) as u64,
             partitions,
             checkpoints,
+            after,
         })
     }
+}
+
+/// Where what is new begins.
+#[derive(Debug, Default)]
+struct Found {
+    entries: usize,
+    list_at: u64,
+    records_at: u64,
+    checkpoints: usize,
 }
 
 /// The parts of one evidence.
@@ -282,10 +338,13 @@ pub struct Assembly {
     dir: PathBuf,
     records: Reader,
     list: Reader,
+    list_at: u64,
     list_len: u64,
     entries: u64,
     partitions: Vec<(PartitionKey, Vec<Span>)>,
     checkpoints: Vec<Span>,
+    /// What all this comes after.
+    after: Option<Position>,
 }
 
 /// What evidence says beside its parts.
@@ -301,6 +360,8 @@ pub struct Header {
     pub kernel: String,
     /// The quote.
     pub quote: Quote,
+    /// What was measured before IMA began.
+    pub boot: Boot,
 }
 
 /// Finished evidence: a file without a name, positioned at its start.
@@ -310,10 +371,13 @@ pub struct EvidenceFile {
     pub file: File,
     /// Bytes in it.
     pub len: u64,
+    /// Whether it is what came after a position, see [`evidence::Part`].
+    pub is_part: bool,
 }
 
 impl Assembly {
-    /// Writes deterministic CBOR as `evidence::Evidence` has it.
+    /// Writes deterministic CBOR as [`evidence::Evidence`] has it, or [`evidence::Part`], whose fields stand in the same
+    /// order and without their numbers.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -322,6 +386,7 @@ impl Assembly {
             let path = self.dir.clone();
             move |source| StoreError::Io { path, what, source }
         };
+        let is_part = self.after.is_some();
         let file = anonymous_file(&self.dir).map_err(io("make a temporary file in"))?;
         let mut out = io::BufWriter::with_capacity(BUFFER, file);
         let mut buf = Vec::new();
@@ -331,27 +396,36 @@ impl Assembly {
             out.write_all(&buf).map_err(io("write in"))
         };
         // The encoder writes into memory, which can not fail.
-        let quote = wire::to_vec(&header.quote);
-        let tier = wire::to_vec(&header.tier);
+        let key = |e: &mut Encoder<&mut Vec<u8>>, number: u8| {
+            if !is_part {
+                ok(e.u8(number));
+            }
+        };
+        let (quote, tier) = (wire::to_vec(&header.quote), wire::to_vec(&header.tier));
         head(&mut out, &|e| {
-            ok(e.map(10)
-                .and_then(|e| e.u8(0))
-                .and_then(|e| e.u8(1))
-                .and_then(|e| e.u8(1)))
+            ok(if is_part { e.array(12) } else { e.map(11) });
+            key(e, 0);
+            ok(e.u8(1));
+            key(e, 1);
         })?;
         out.write_all(&tier).map_err(io("write in"))?;
-        head(&mut out, &|e| ok(e.u8(2).and_then(|e| e.str(&header.node))))?;
         head(&mut out, &|e| {
-            ok(e.u8(3)
-                .and_then(|e| e.bytes(&header.boot_id))
-                .and_then(|e| e.u8(4)))
+            key(e, 2);
+            ok(e.str(&header.node));
+            key(e, 3);
+            ok(e.bytes(&header.boot_id));
+            key(e, 4);
         })?;
         out.write_all(&quote).map_err(io("write in"))?;
-        head(&mut out, &|e| ok(e.u8(5).and_then(|e| e.array(self.entries))))?;
-        let mut copy = Vec::new();
-        self.list.copy(0, self.list_len, &mut copy, &mut out)?;
         head(&mut out, &|e| {
-            ok(e.u8(6).and_then(|e| e.array(self.checkpoints.len() as u64)))
+            key(e, 5);
+            ok(e.array(self.entries));
+        })?;
+        let mut copy = Vec::new();
+        self.list.copy(self.list_at, self.list_len, &mut copy, &mut out)?;
+        head(&mut out, &|e| {
+            key(e, 6);
+            ok(e.array(self.checkpoints.len() as u64));
         })?;
         for span in &self.checkpoints {
             let mut bytes = Vec::with_capacity(span.len as usize);
@@ -360,15 +434,16 @@ impl Assembly {
             head(&mut out, &|e| ok(e.bytes(&bytes)))?;
         }
         head(&mut out, &|e| {
-            ok(e.u8(7).and_then(|e| e.array(self.partitions.len() as u64)))
+            key(e, 7);
+            ok(e.array(self.partitions.len() as u64));
         })?;
-        for (key, spans) in &self.partitions {
+        for (partition, spans) in &self.partitions {
             head(&mut out, &|e| {
                 let e = e
                     .map(2)
                     .and_then(|e| e.u8(0))
-                    .and_then(|e| e.str(&key.to_string()));
-                ok(e.and_then(|e| e.u8(1)).and_then(|e| e.array(spans.len() as u64)))
+                    .and_then(|e| e.str(&partition.to_string()));
+                ok(e.and_then(|e| e.u8(1)).and_then(|e| e.array(spans.len() as u64)));
             })?;
             for span in spans {
                 self.records
@@ -376,16 +451,29 @@ impl Assembly {
             }
         }
         head(&mut out, &|e| {
-            ok(e.u8(8).and_then(|e| e.array(0)).and_then(|e| e.u8(9)))
+            key(e, 8);
+            ok(e.array(0));
+            key(e, 9);
+            ok(e.str(&header.kernel));
         })?;
-        head(&mut out, &|e| ok(e.str(&header.kernel)))?;
+        // What is in the log does not change within a boot: a part leaves it out.
+        let boot = Boot {
+            log: header.boot.log.clone().filter(|_| !is_part),
+            command_line: header.boot.command_line.clone().filter(|_| !is_part),
+            registers: header.boot.registers.clone(),
+        };
+        head(&mut out, &|e| key(e, 10))?;
+        out.write_all(&wire::to_vec(&boot)).map_err(io("write in"))?;
+        if let Some(position) = &self.after {
+            out.write_all(&wire::to_vec(position)).map_err(io("write in"))?;
+        }
         let mut file = out.into_inner().map_err(|e| io("write in")(e.into_error()))?;
         let len = io::Seek::stream_position(&mut file).map_err(io("seek in"))?;
         if len > MAX_EVIDENCE_LEN as u64 {
             return Err(StoreError::TooLong(len));
         }
         io::Seek::rewind(&mut file).map_err(io("seek in"))?;
-        Ok(EvidenceFile { file, len })
+        Ok(EvidenceFile { file, len, is_part })
     }
 }
 
@@ -490,14 +578,21 @@ mod tests {
             signature: vec![2],
             ak: vec![3],
         };
+        let zeros = vec![evidence::Digest::zero(evidence::Bank::Sha256); evidence::boot::REGISTERS];
+        let boot = Boot {
+            registers: vec![evidence::boot::Registers::new(zeros).unwrap()],
+            log: Some(vec![7; 5000]),
+            command_line: Some(b"quiet".to_vec()),
+        };
         let header = Header {
             tier: Tier::Bpf,
             node: "n".into(),
             boot_id: [5; 16],
             kernel: "6.12".into(),
             quote: quote.clone(),
+            boot: boot.clone(),
         };
-        let mut written = store.assembly(&frozen).unwrap().write(&header).unwrap();
+        let mut written = store.assembly(&frozen, None).unwrap().write(&header).unwrap();
         let mut bytes = Vec::new();
         written.file.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len() as u64, written.len);
@@ -515,11 +610,141 @@ mod tests {
                 .collect(),
             pods: vec![],
             kernel: "6.12".into(),
+            boot: Some(boot),
         };
         assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
         assert_eq!(bytes, expected.to_cbor());
         assert_eq!(store.checkpoint_file(1).unwrap(), Some(vec![7; 300]));
         assert_eq!(store.checkpoint_file(3).unwrap(), None);
+    }
+
+    #[test]
+    fn what_came_after_a_position_is_a_part_and_an_unknown_position_gives_everything() {
+        use evidence::{Part, PartitionLog};
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::create(dir.path()).unwrap();
+        let pod = PartitionKey::Pod(PodUid([0xab; 16]));
+        let file = |n: u64| vec![n as u8; 100 + n as usize];
+        let entry = |n: u64| Entry::Full(vec![n as u8; n as usize * 7]);
+        // Each checkpoint seals ten records of the host and, but for the second, one of the pod; three entries come with it.
+        for n in 0..4u64 {
+            for seq in 1..=10 {
+                store
+                    .record(PartitionKey::Host, &record(100 * n + seq).to_cbor())
+                    .unwrap();
+            }
+            if n != 1 {
+                store.record(pod, &record(100 * n + 11).to_cbor()).unwrap();
+            }
+            store.checkpoint(&file(n)).unwrap();
+            (0..3).for_each(|i| store.entry(&entry(3 * n + i)).unwrap());
+        }
+        let frozen = store.freeze();
+        store.record(pod, &record(999).to_cbor()).unwrap();
+        let quote = Quote {
+            attest: vec![1],
+            signature: vec![2],
+            ak: vec![3],
+        };
+        let header = Header {
+            tier: Tier::Bpf,
+            node: "n".into(),
+            boot_id: [5; 16],
+            kernel: "6.12".into(),
+            quote: quote.clone(),
+            boot: Boot {
+                registers: vec![],
+                log: Some(vec![7; 500]),
+                command_line: Some(b"quiet".to_vec()),
+            },
+        };
+        let mut write = |position: &Position| {
+            let mut written = store
+                .assembly(&frozen, Some(position))
+                .unwrap()
+                .write(&header)
+                .unwrap();
+            let mut bytes = Vec::new();
+            written.file.read_to_end(&mut bytes).unwrap();
+            assert_eq!(
+                (bytes.len() as u64, Part::is_part(&bytes)),
+                (written.len, written.is_part)
+            );
+            bytes
+        };
+        for (number, entries) in [(0u64, 3u64), (0, 12), (1, 7), (2, 0), (3, 12)] {
+            let from = Position {
+                base: [8; 32],
+                boot_id: [5; 16],
+                entries,
+                checkpoint: number,
+                digest: Sha256::digest(file(number)).into(),
+            };
+            let records = |of: &dyn Fn(u64) -> Vec<u64>| -> Vec<Record> {
+                (number + 1..4).flat_map(of).map(record).collect()
+            };
+            let logs = [
+                (
+                    PartitionKey::Pod(PodUid([0xab; 16])),
+                    records(&|n| if n == 1 { vec![] } else { vec![100 * n + 11] }),
+                ),
+                (
+                    PartitionKey::Host,
+                    records(&|n| (1..=10).map(|seq| 100 * n + seq).collect()),
+                ),
+            ];
+            let mut partitions: Vec<PartitionLog> = logs
+                .into_iter()
+                .filter(|(_, records)| !records.is_empty())
+                .map(|(key, records)| PartitionLog { key, records })
+                .collect();
+            partitions.sort_by_key(|log| log.key.to_string());
+            let expected = Part {
+                version: 1,
+                tier: Tier::Bpf,
+                node: "n".into(),
+                boot_id: [5; 16],
+                quote: quote.clone(),
+                list: (entries..12).map(entry).collect(),
+                checkpoints: (number + 1..4).map(file).collect(),
+                partitions,
+                pods: vec![],
+                kernel: "6.12".into(),
+                boot: Some(Boot {
+                    log: None,
+                    command_line: None,
+                    ..header.boot.clone()
+                }),
+                from: from.clone(),
+            };
+            assert_eq!(
+                write(&from),
+                expected.to_cbor(),
+                "after checkpoint {number}, entry {entries}"
+            );
+            for other in [
+                Position {
+                    digest: [0; 32],
+                    ..from.clone()
+                },
+                Position {
+                    entries: 13,
+                    ..from.clone()
+                },
+                Position {
+                    checkpoint: 4,
+                    ..from.clone()
+                },
+                Position {
+                    checkpoint: u64::MAX,
+                    entries: u64::MAX,
+                    ..from
+                },
+            ] {
+                let whole = Evidence::from_cbor(&write(&other)).unwrap();
+                assert_eq!((whole.list.len(), whole.checkpoints.len()), (12, 4));
+            }
+        }
     }
 
     #[test]
@@ -538,8 +763,13 @@ mod tests {
             boot_id: [0; 16],
             kernel: String::new(),
             quote,
+            boot: Boot {
+                registers: vec![],
+                log: None,
+                command_line: None,
+            },
         };
-        let mut written = store.assembly(&frozen).unwrap().write(&header).unwrap();
+        let mut written = store.assembly(&frozen, None).unwrap().write(&header).unwrap();
         let mut bytes = Vec::new();
         written.file.read_to_end(&mut bytes).unwrap();
         assert!(Evidence::from_cbor(&bytes).unwrap().partitions.is_empty());

@@ -119,7 +119,7 @@ async fn a_nonce_is_fetched_and_evidence_is_streamed_to_it() {
     ];
     let (address, asked) = serve(&pki, answers).await;
     let client = client(address, &pki.ca_pem, dir.path());
-    assert_eq!(hex::encode(client.nonce().await.unwrap()), nonce);
+    assert_eq!(hex::encode(client.nonce().await.unwrap().0), nonce);
     let body: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&body).unwrap();

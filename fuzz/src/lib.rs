@@ -25,10 +25,10 @@ macro_rules! for_each_target {
     ($with:ident) => {
         $with! {
             list_any list_binary list_ascii list_entry
-            evidence_cbor evidence_json record_cbor checkpoint_file partition_key
+            evidence_cbor evidence_json evidence_part record_cbor checkpoint_file partition_key
             tenant_cbor partition_proof ear_token
             tpm_attest tpm_signature tpm_public tpm_pcr_selection tpm_pcr_blob
-            cgroup_path policy_node policy_reference ima_policy
+            boot_log cgroup_path policy_node policy_reference ima_policy
         }
     };
 }

@@ -1,10 +1,12 @@
 //! The targets: each takes any bytes.
 
+use evidence::boot::{self, EventLog};
 use evidence::list::{Decoder, Format, ListEntry, Templates};
 use evidence::proof::{PartitionProof, SealedTree};
 use evidence::replay::Replay;
 use evidence::{
-    Error, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm, wire,
+    Bank, Error, Evidence, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm,
+    wire,
 };
 use policy::{NodePolicy, Reference};
 use verifier::ear::AttestationResult;
@@ -103,6 +105,21 @@ pub fn evidence_cbor(data: &[u8]) {
     }
 }
 
+/// A part of evidence as CBOR, alone and after what it may follow.
+pub fn evidence_part(data: &[u8]) {
+    if let Ok(part) = Part::from_cbor(data) {
+        assert_eq!(part.to_cbor(), data, "one value has one encoding");
+        assert!(Part::is_part(data) && Evidence::from_cbor(data).is_err());
+        let (list, from) = (part.list.clone(), part.from.entries as usize);
+        let kept = crate::seeds::kept();
+        if let Ok(whole) = part.join(kept.clone()) {
+            assert!(whole.list.ends_with(&list) && whole.list.len() == from + list.len());
+            assert!(whole.checkpoints.starts_with(&kept.checkpoints));
+            assert!(Evidence::from_cbor(&whole.to_cbor()).is_ok());
+        }
+    }
+}
+
 /// Evidence as JSON.
 pub fn evidence_json(data: &[u8]) {
     if let Ok(evidence) = Evidence::from_json(data) {
@@ -187,6 +204,28 @@ pub fn partition_key(data: &[u8]) {
     {
         assert_eq!(key.to_string(), text, "a key has one printed form");
     }
+}
+
+/// A boot log: what is read can be asked for everything, and registers are ten.
+pub fn boot_log(data: &[u8]) {
+    let Ok(log) = EventLog::parse(data) else {
+        return;
+    };
+    assert!(log.events().len() <= data.len() / 16);
+    for bank in Bank::ALL {
+        if let Ok(registers) = log.replay(bank) {
+            assert_eq!(boot::boot_aggregate(&registers).bank(), bank);
+            assert_eq!(registers.values().len(), boot::REGISTERS);
+        }
+        for line in log.command_lines() {
+            let _ = line.is(b"quiet", bank);
+        }
+    }
+    for event in log.events() {
+        assert!(event.label().len() <= 3 * data.len());
+        let _ = event.data_is_measured(Bank::Sha256);
+    }
+    assert!(log.without_separator().len() <= boot::FIRMWARE_REGISTERS);
 }
 
 /// A quote's TPMS_ATTEST.
@@ -357,7 +396,7 @@ pub fn collector_config(data: &[u8]) {
 /// The verifier's answer to a collector that asks for a nonce.
 #[cfg(feature = "collector")]
 pub fn answer_nonce(data: &[u8]) {
-    if let Ok(nonce) = collector::push::nonce_in(data) {
+    if let Ok((nonce, _)) = collector::push::asked_in(data) {
         assert!((8..=64).contains(&nonce.len()));
     }
 }

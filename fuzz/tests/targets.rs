@@ -93,6 +93,7 @@ fn vectors(target: &str) -> Vec<Vec<u8>> {
         "tpm_signature" => &["tpm/q.sig"],
         "tpm_public" => &["tpm/ak.pub", "tpm/ek.pub"],
         "tpm_pcr_blob" => &["tpm/q.pcrs"],
+        "boot_log" => &["eventlog/CCEL_data_ovmf"],
         _ => &[],
     };
     let folder = root().join("../../shared/vectors");
@@ -214,7 +215,7 @@ fn corpus_is_what_the_seeds_make() {
 #[test]
 fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     // A target that refuses all of its seeds at the first byte would test nothing.
-    use evidence::{Evidence, Record, SealedCheckpoint, list::ListEntry, tpm};
+    use evidence::{Evidence, Record, SealedCheckpoint, boot::EventLog, list::ListEntry, tpm};
     let of = |name: &str| {
         fuzz::all()
             .into_iter()
@@ -231,6 +232,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     };
     check("list_entry", |b| ListEntry::from_canonical(0, b).is_ok());
     check("evidence_cbor", |b| Evidence::from_cbor(b).is_ok());
+    check("evidence_part", |b| evidence::Part::from_cbor(b).is_ok());
     check("evidence_json", |b| Evidence::from_json(b).is_ok());
     check("tenant_cbor", |b| evidence::TenantBundle::from_cbor(b).is_ok());
     check("partition_proof", |b| {
@@ -247,6 +249,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     check("tpm_public", |b| tpm::Public::parse_file(b).is_ok());
     check("tpm_pcr_selection", |b| tpm::PcrSelection::parse(b).is_ok());
     check("tpm_pcr_blob", |b| tpm::PcrBlob::parse(b).is_ok());
+    check("boot_log", |b| EventLog::parse(b).is_ok());
     check("policy_node", |b| {
         policy::NodePolicy::from_yaml("seed", b).is_ok()
     });
@@ -275,7 +278,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
             let text = core::str::from_utf8(b).unwrap();
             Config::from_parts(Path::new("seed"), text, [], &[]).is_ok()
         });
-        check("answer_nonce", |b| push::nonce_in(b).is_ok());
+        check("answer_nonce", |b| push::asked_in(b).is_ok());
         check("answer_verdict", |b| {
             let answer = serde_json::from_slice(b).unwrap();
             push::untrusted_in(&answer).is_some_and(|pods| pods.len() == 1)

@@ -8,6 +8,7 @@ pub mod accept;
 pub mod appraise;
 pub mod ear;
 pub mod event;
+pub mod follow;
 mod jws;
 pub mod report;
 pub mod tenant;
@@ -18,5 +19,5 @@ pub mod text;
 pub use appraise::{
     AwaitedPod, BootJudgement, CheckpointState, Context, Deviation, ExpectedNonce, Finding, KeyError,
     NodeState, NodeVerdict, PinnedKey, PodVerdict, Rule, SeenFile, Severity, State, Subject, Unusable,
-    Verdict, appraise, appraise_accepting, key_name,
+    Verdict, appraise, appraise_accepting, key_name, quote_findings,
 };

@@ -102,7 +102,7 @@ pub(crate) fn check(
     chain
 }
 
-/// One checkpoint and its predecessor.
+/// One checkpoint, at its place in the evidence.
 fn link(
     checkpoints: &[SealedCheckpoint],
     position: usize,
@@ -111,8 +111,7 @@ fn link(
     findings: &mut Findings,
 ) {
     let sealed = &checkpoints[position];
-    let now = &sealed.checkpoint;
-    let n = now.number;
+    let n = sealed.checkpoint.number;
     if n != position as u64 {
         findings.push(
             fail("the checkpoints are not numbered from 0 without a gap or a double")
@@ -120,19 +119,33 @@ fn link(
                 .expected(format!("number {position}")),
         );
     }
+    let before = position.checked_sub(1).and_then(|i| checkpoints.get(i));
+    succeeds(sealed, before, key, evidence.boot_id, findings);
+}
+
+/// One checkpoint and its predecessor; with none it is checkpoint 0.
+pub(crate) fn succeeds(
+    sealed: &SealedCheckpoint,
+    before: Option<&SealedCheckpoint>,
+    key: Option<&[u8]>,
+    boot_id: [u8; 16],
+    findings: &mut Findings,
+) {
+    let now = &sealed.checkpoint;
+    let n = now.number;
     if key.is_none_or(|key| sealed.verify(key).is_err()) {
         findings.push(fail(format!(
             "checkpoint {n} is not signed by the key of checkpoint 0"
         )));
     }
-    if now.boot_id != evidence.boot_id {
+    if now.boot_id != boot_id {
         findings.push(
             fail(format!("checkpoint {n} is of another boot"))
                 .found(hex::encode(now.boot_id))
-                .expected(hex::encode(evidence.boot_id)),
+                .expected(hex::encode(boot_id)),
         );
     }
-    let Some(before) = position.checked_sub(1).and_then(|i| checkpoints.get(i)) else {
+    let Some(before) = before else {
         if now.previous != [0; 32] {
             findings.push(fail("checkpoint 0 names a predecessor").found(hex::encode(now.previous)));
         }

@@ -18,7 +18,7 @@ use evidence::{
 use policy::{PaddedBanks, Policy};
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
-pub(crate) const PCR: u32 = 10;
+pub(crate) const PCR: u32 = evidence::quoted::IMA_PCR;
 
 /// How many extends a failed replay may spend to name an entry that was listed and never extended.
 const DIAGNOSIS_BUDGET: usize = 500_000;
@@ -211,6 +211,9 @@ pub(crate) fn check(
                         .unwrap_or_default(),
                 )
         }
+        None if !crate::follow::is_whole(list) => fail(
+            "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets entries be taken away), and what is missing is not kept here",
+        ),
         None => fail(
             "no prefix of the list replays to the quoted register: entries were altered, removed or reordered, or the list is behind the quote",
         ),

@@ -54,7 +54,7 @@ pub(crate) fn lines_of(list: &[Entry], banks: &[Bank]) -> Vec<Line> {
 }
 
 impl Line {
-    fn new(index: u64, entry: &Entry, banks: &[Bank], templates: &Templates) -> Line {
+    pub(crate) fn new(index: u64, entry: &Entry, banks: &[Bank], templates: &Templates) -> Line {
         match entry {
             Entry::Opaque { pcr, digests } => {
                 let zeros = digests.iter().filter(|d| d.is_zero()).count();
@@ -124,6 +124,11 @@ impl Line {
             }
             (_, Ok(_)) => {}
         }
+    }
+
+    /// Whether [`Line::check`] says nothing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.problem.is_none()
     }
 
     /// V2: the entry is whole and the digest it shows is its own.

@@ -9,6 +9,7 @@ mod events;
 mod openapi;
 #[path = "../common/python.rs"]
 mod python;
+mod rounds;
 mod site;
 mod slow;
 mod tenants;

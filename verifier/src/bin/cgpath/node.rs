@@ -59,6 +59,9 @@ and V13) cannot be accepted.")]
     /// Takes a stopped node's evidence again
     #[command(after_help = "Example:\n  cgpath node reactivate worker-1")]
     Reactivate(back::Named),
+    /// Asks a node for everything with its next round, instead of what is new
+    #[command(after_help = "Example:\n  cgpath node resync worker-1")]
+    Resync(back::Named),
     /// Lists the nodes with their last verdicts
     List {
         #[command(flatten)]
@@ -145,6 +148,7 @@ impl NodeCommand {
             NodeCommand::History { name, store } => history(&Store::open(&store.dir)?, &name, out),
             NodeCommand::Stop(command) => command.stop(out),
             NodeCommand::Reactivate(command) => command.reactivate(out),
+            NodeCommand::Resync(command) => command.resync(out),
             NodeCommand::List { store } => list(&Store::open(&store.dir)?, out),
             NodeCommand::Show { name, store } => show(&Store::open(&store.dir)?, &name, out),
             NodeCommand::Rm { name, store } => {

@@ -6,6 +6,7 @@ pub mod again;
 pub mod audit;
 pub mod changes;
 pub mod detail;
+mod followers;
 pub mod http;
 pub mod judge;
 pub mod metrics;
@@ -105,6 +106,9 @@ pub struct Serve {
     /// Evidence kept in total; the last of each node is kept in any case
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     keep_evidence: u64,
+    /// Memory that keeps what is known of nodes, so that a round costs what is new; nodes beyond it are judged whole
+    #[arg(long, value_name = "MIB", default_value_t = followers::MEMORY as u64 >> 20, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    follow_memory: u64,
     /// Age from which a verdict is shown as stale
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     stale_after: u64,
@@ -309,7 +313,8 @@ impl Serve {
             webhook::Webhook::new(url, &self.webhook_ca, self.webhook_queue, key, store)
         });
         let webhooks = webhooks.collect::<Result<Vec<_>, Failure>>()?;
-        let judge = Arc::new(judge::Judge::new(Arc::clone(&store), limits));
+        let memory = usize::try_from(self.follow_memory << 20).unwrap_or(usize::MAX);
+        let judge = Arc::new(judge::Judge::new(Arc::clone(&store), limits).with_memory(memory));
         let app = Arc::new(http::App::new(
             Arc::clone(&store),
             nonces,

@@ -119,7 +119,7 @@ pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -
             &change,
             &again.rejudged,
             &changes::rejudged(&again.changes),
-            again.state.as_deref(),
+            again.state(),
             reason,
             now,
         ) {
@@ -343,7 +343,7 @@ impl Accept {
                 &change,
                 &again.rejudged,
                 &changes::rejudged(&again.changes),
-                again.state.as_deref(),
+                again.state(),
                 &reason,
                 now,
             ) {
@@ -376,6 +376,12 @@ impl Named {
     pub(super) fn reactivate(self, out: &mut Output) -> Result<Status, Failure> {
         Store::open(&self.store.dir)?.set_stopped(&self.name, None)?;
         self.say("active: its evidence is taken again", out)
+    }
+
+    /// Everything is to be sent again.
+    pub(super) fn resync(self, out: &mut Output) -> Result<Status, Failure> {
+        Store::open(&self.store.dir)?.resync(&self.name)?;
+        self.say("to be resynchronised: its next round sends everything", out)
     }
 
     fn say(&self, what: &str, out: &mut Output) -> Result<Status, Failure> {

@@ -106,10 +106,19 @@ pub struct Again {
     pub rejudged: Vec<Rejudged>,
     /// Before and after, in the same order.
     pub changes: Vec<(Verdict, Verdict)>,
-    /// What the next round starts from, where a new verdict believes its evidence.
-    pub state: Option<Vec<u8>>,
+    /// What the next round starts from, where a new verdict believes its evidence, and that evidence's SHA-256 in hex.
+    pub state: Option<(Vec<u8>, String)>,
     /// Verdicts of the boot whose evidence is not kept any more: they stay as they are.
     pub without_evidence: usize,
+}
+
+impl Again {
+    /// [`Again::state`], to be kept.
+    pub fn state(&self) -> Option<(&[u8], &str)> {
+        self.state
+            .as_ref()
+            .map(|(state, evidence)| (state.as_slice(), evidence.as_str()))
+    }
 }
 
 /// Judges all evidence again that is kept of the boot which the node's last verdict is about.
@@ -154,7 +163,7 @@ pub fn since_boot(
         )?;
         let json = |e: serde_json::Error| AgainError::Unusable(format!("the verdict as JSON: {e}"));
         if let Some(state) = &new.state {
-            again.state = Some(serde_json::to_vec(state).map_err(json)?);
+            again.state = Some((serde_json::to_vec(state).map_err(json)?, past.evidence.clone()));
         }
         again.rejudged.push(Rejudged {
             id: past.id,

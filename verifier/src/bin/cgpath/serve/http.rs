@@ -216,6 +216,16 @@ impl From<Refusal> for ApiError {
                 "quote",
                 "evidence whose quote does not hold is not kept; the node's last verdict stands",
             ),
+            Refusal::Mismatch(mismatch) => (
+                StatusCode::CONFLICT,
+                mismatch.kind(),
+                "ask for a nonce again and answer with all evidence, or with what came after the position that comes with it",
+            ),
+            Refusal::Join(_) => (
+                StatusCode::CONFLICT,
+                "other-position",
+                "ask for a nonce again and answer with all evidence",
+            ),
             Refusal::Unusable(_) => (
                 StatusCode::BAD_REQUEST,
                 "unusable",
@@ -359,6 +369,9 @@ async fn health(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
 struct NonceAnswer {
     nonce: String,
     expires: u64,
+    /// What the answer may follow; without it, it must be whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<evidence::Position>,
 }
 
 /// Refuses whoever does not show the node's certificate, where one is wanted. Before anything is looked at, so that
@@ -393,6 +406,7 @@ async fn nonce(
         Ok(Json(NonceAnswer {
             nonce: hex::encode(nonce),
             expires,
+            position: app.judge.position(&node)?,
         }))
     })
     .await?

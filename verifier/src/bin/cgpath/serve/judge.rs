@@ -3,18 +3,26 @@
 //! Only evidence whose quote holds (rule V1: the pinned key, this service's nonce, used for the first time) gives a
 //! verdict that is kept. Whatever else arrives in a node's name is refused, so that a stranger can neither replace a
 //! node's verdict nor push older ones out of the history.
+//!
+//! A part of evidence is judged after what is kept of the node: by a follower in memory where the round is a usual one,
+//! else by putting the whole evidence together and appraising that. Both give the same verdict.
 //! Not here: HTTP, and the rules themselves (see the `verifier` library).
 
 use super::again::{self, AgainError};
 use super::changes::{self, StateChange};
+use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
-use super::store::{Commit, Limits, Round, Store, StoreError};
-use evidence::{Evidence, tpm::Attest};
+use super::store::{Commit, Limits, MAX_PARTS, Round, Store, StoreError};
+use evidence::{Evidence, JoinError, Part, Position, Quote, boot::Registers, tpm::Attest};
+use policy::Policy;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use verifier::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, Verdict};
+use verifier::accept::Accepted;
+use verifier::follow::{self, Follower, Mismatch};
+use verifier::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Severity, Verdict};
 
 /// Verdicts between two looks at the limits.
 const PRUNE_EVERY: u32 = 16;
@@ -46,6 +54,12 @@ pub enum Refusal {
     /// Rule V1 failed.
     #[error("{}", .0.join("; "))]
     Quote(Vec<String>),
+    /// A part that does not follow what is kept.
+    #[error("{0}")]
+    Mismatch(#[from] Mismatch),
+    /// A part that does not fit to what is kept.
+    #[error("{0}")]
+    Join(#[from] JoinError),
     /// Cannot be appraised at all.
     #[error("{0}")]
     Unusable(String),
@@ -85,6 +99,54 @@ pub struct Judge {
     limits: Limits,
     gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     since_prune: AtomicU32,
+    followers: Followers,
+}
+
+/// What arrived.
+enum Received {
+    Whole(Evidence),
+    Part(Part),
+}
+
+impl Received {
+    fn from_cbor(bytes: &[u8]) -> Result<Received, evidence::Error> {
+        if Part::is_part(bytes) {
+            Part::from_cbor(bytes).map(Received::Part)
+        } else {
+            Evidence::from_cbor(bytes).map(Received::Whole)
+        }
+    }
+
+    fn quote(&self) -> &Quote {
+        match self {
+            Received::Whole(evidence) => &evidence.quote,
+            Received::Part(part) => &part.quote,
+        }
+    }
+
+    fn registers(&self) -> &[Registers] {
+        match self {
+            Received::Whole(evidence) => evidence.registers(),
+            Received::Part(part) => part.registers(),
+        }
+    }
+}
+
+/// The question that one submission puts, as far as it does not depend on what was sent.
+struct Question {
+    policy: Arc<Policy>,
+    context: Context,
+    accepted: Vec<Accepted>,
+}
+
+/// What a submission came to.
+struct Outcome<'a> {
+    verdict: Verdict,
+    /// To be kept: what was sent, or the whole of it.
+    bytes: Cow<'a, [u8]>,
+    /// Where that is a part: what it follows, SHA-256 in hex.
+    follows: Option<&'a str>,
+    follower: Option<Follower>,
 }
 
 impl Judge {
@@ -96,7 +158,26 @@ impl Judge {
             limits,
             gates: Mutex::default(),
             since_prune: AtomicU32::new(0),
+            followers: Followers::default(),
         }
+    }
+
+    /// Holds at most so many bytes of memory to follow nodes.
+    pub fn with_memory(self, bytes: usize) -> Judge {
+        Judge {
+            followers: Followers::new(bytes),
+            ..self
+        }
+    }
+
+    /// What the node's next round may follow, where something is kept.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the node is not enrolled, or its state can not be read.
+    pub fn position(&self, node: &str) -> Result<Option<Position>, Refusal> {
+        let round = self.store.round(node)?;
+        let before = round.state.as_deref().map(state).transpose()?;
+        Ok(position(&round, before.as_ref()))
     }
 
     /// To be held while a submission of this node is judged: the next one starts from what it leaves. `node` must be
@@ -111,10 +192,10 @@ impl Judge {
     /// # Errors
     /// [`Refusal`]; nothing is kept then.
     pub fn submit(&self, nonces: &Nonces, node: &str, bytes: &[u8], now: u64) -> Result<Kept, Refusal> {
-        let evidence = Evidence::from_cbor(bytes)?;
+        let mut received = Received::from_cbor(bytes)?;
         let quote = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
-        let attest = Attest::parse(&evidence.quote.attest).map_err(|e| quote(&e))?;
-        let found = verifier::key_name(&evidence.quote.ak)
+        let attest = Attest::parse(&received.quote().attest).map_err(|e| quote(&e))?;
+        let found = verifier::key_name(&received.quote().ak)
             .map(hex::encode)
             .map_err(|e| quote(&e))?;
         let nonce = &attest.extra_data;
@@ -134,9 +215,17 @@ impl Judge {
             self.store.check_nonce(nonce, nonce_expires)?;
             // After the round was read: what is kept in between makes the commit a conflict.
             let before = self.store.outline(node)?;
-            let verdict = self.appraise(&evidence, &round, nonce, now)?;
-            let changes = changes::between(before.as_ref(), &verdict);
-            match self.keep(bytes, &round, &verdict, &changes, nonce, nonce_expires) {
+            let question = self.question(&round, nonce, now)?;
+            // First of all that takes time: whoever has no key makes nobody join and replay anything.
+            proven(received.quote(), received.registers(), &question.context)?;
+            let outcome = match &mut received {
+                Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
+                Received::Part(part) => {
+                    self.part(part, bytes, &round, &question, attest.clock.reset_count)?
+                }
+            };
+            let changes = changes::between(before.as_ref(), &outcome.verdict);
+            match self.keep(outcome, &round, &changes, nonce, nonce_expires) {
                 Err(Refusal::Store(StoreError::Conflict)) => {}
                 other => return other,
             }
@@ -144,13 +233,7 @@ impl Judge {
         Err(Refusal::Store(StoreError::Conflict))
     }
 
-    fn appraise(
-        &self,
-        evidence: &Evidence,
-        round: &Round,
-        nonce: &[u8],
-        now: u64,
-    ) -> Result<Verdict, Refusal> {
+    fn question(&self, round: &Round, nonce: &[u8], now: u64) -> Result<Question, Refusal> {
         let node = &round.node;
         let policy = self.policies.of(node)?;
         let key = match &node.ak_public {
@@ -169,32 +252,112 @@ impl Judge {
             AgainError::Store(error) => Refusal::Store(error),
             other => Refusal::Unusable(other.to_string()),
         })?;
-        let verdict = verifier::appraise_accepting(evidence, &policy, &context, &accepted, now)
-            .map_err(|e| Refusal::Unusable(e.to_string()))?;
-        let failed = |f: &&Finding| f.rule == Rule::V1 && f.severity == Severity::Fail;
-        let quote: Vec<String> = verdict
-            .node
-            .findings
-            .iter()
-            .filter(failed)
-            .map(|f| format!("{}: {}", f.rule, f.text))
-            .collect();
-        if quote.is_empty() {
-            Ok(verdict)
-        } else {
-            Err(Refusal::Quote(quote))
+        Ok(Question {
+            policy,
+            context,
+            accepted,
+        })
+    }
+
+    /// Evidence from the first entry on.
+    fn whole<'a>(
+        &self,
+        evidence: &mut Evidence,
+        bytes: &'a [u8],
+        round: &Round,
+        question: &Question,
+    ) -> Result<Outcome<'a>, Refusal> {
+        let mut bytes = Cow::Borrowed(bytes);
+        let mut notes = Vec::new();
+        let same_boot = |state: &NodeState| state.boot_id == evidence.boot_id;
+        if let Some(base) = &round.base
+            && question.context.previous.as_ref().is_some_and(same_boot)
+            && !follow::is_whole(&evidence.list)
+            && let Some(cut) = follow::uncut(evidence, &self.kept(base)?)
+        {
+            notes.push(format!(
+                "the list was cut: its first {cut} entries are gone from the node (CONFIG_IMA_STAGING) and were put back from what is kept"
+            ));
+            bytes = Cow::Owned(evidence.to_cbor());
         }
+        let (verdict, follower) = question.appraise(evidence, notes)?;
+        Ok(Outcome {
+            verdict,
+            bytes,
+            follows: None,
+            follower,
+        })
+    }
+
+    /// What is new since what is kept.
+    fn part<'a>(
+        &self,
+        part: &Part,
+        bytes: &'a [u8],
+        round: &'a Round,
+        question: &Question,
+        resets: u32,
+    ) -> Result<Outcome<'a>, Refusal> {
+        let previous = question.context.previous.as_ref();
+        let kept = position(round, previous);
+        let resets = (previous.map_or(resets, |before| before.reset_count), resets);
+        follow::follows(part, kept.as_ref(), resets)?;
+        let Some(base) = round.base.as_deref() else {
+            return Err(Mismatch::NothingKept.into());
+        };
+        // Now and then the whole is kept, so that no evidence is in too many pieces.
+        let is_piece = self.store.depth(base)? < MAX_PARTS - 1;
+        if is_piece && let Some(mut follower) = self.followers.take(&round.node.name) {
+            let (policy, context) = (&question.policy, &question.context);
+            let verdict = follower
+                .advance(part, policy, context, &question.accepted)
+                .cloned();
+            if let Some(verdict) = verdict {
+                return Ok(Outcome {
+                    verdict,
+                    bytes: Cow::Borrowed(bytes),
+                    follows: Some(base),
+                    follower: Some(follower),
+                });
+            }
+        }
+        let whole = part.clone().join(self.kept(base)?)?;
+        let (mut verdict, follower) = question.appraise(&whole, Vec::new())?;
+        if verdict.state.is_none() {
+            verdict.node.notes.push(format!(
+                "entries before {} were believed in an earlier round; what does not hold came with this one",
+                part.from.entries
+            ));
+        }
+        Ok(Outcome {
+            verdict,
+            bytes: if is_piece {
+                Cow::Borrowed(bytes)
+            } else {
+                Cow::Owned(whole.to_cbor())
+            },
+            follows: is_piece.then_some(base),
+            follower,
+        })
+    }
+
+    fn kept(&self, base: &str) -> Result<Evidence, Refusal> {
+        let broken = |e: evidence::Error| StoreError::Broken {
+            evidence: base.to_owned(),
+            why: e.to_string(),
+        };
+        Ok(Evidence::from_cbor(&self.store.evidence(base)?).map_err(broken)?)
     }
 
     fn keep(
         &self,
-        bytes: &[u8],
+        outcome: Outcome<'_>,
         round: &Round,
-        verdict: &Verdict,
         changes: &[StateChange],
         nonce: &[u8],
         nonce_expires: u64,
     ) -> Result<Kept, Refusal> {
+        let verdict = &outcome.verdict;
         let json = |e: serde_json::Error| Refusal::Unusable(format!("the verdict as JSON: {e}"));
         let text = serde_json::to_string(verdict).map_err(json)?;
         let state = verdict
@@ -203,7 +366,7 @@ impl Judge {
             .map(serde_json::to_vec)
             .transpose()
             .map_err(json)?;
-        let evidence = self.store.keep_evidence(bytes)?;
+        let evidence = self.store.keep_evidence(&outcome.bytes)?;
         let id = self.store.commit(&Commit {
             node: &round.node.name,
             version: round.version,
@@ -213,10 +376,14 @@ impl Judge {
             nonce_expires,
             policy_digest: &round.node.policy_digest,
             evidence: &evidence,
+            follows: outcome.follows,
             verdict: &text,
             state: state.as_deref(),
             changes,
         })?;
+        if let Some(follower) = outcome.follower {
+            self.followers.put(&round.node.name, follower);
+        }
         if self.since_prune.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
             // The verdict is kept; that older ones could not be forgotten is not the node's matter.
             if let Err(error) = self.store.prune(&self.limits, verdict.time) {
@@ -229,6 +396,44 @@ impl Judge {
             verdict: text,
         })
     }
+}
+
+impl Question {
+    /// The verdict, with `notes`, and what goes on from it.
+    fn appraise(
+        &self,
+        evidence: &Evidence,
+        notes: Vec<String>,
+    ) -> Result<(Verdict, Option<Follower>), Refusal> {
+        let (policy, context) = (&self.policy, &self.context);
+        let mut verdict =
+            verifier::appraise_accepting(evidence, policy, context, &self.accepted, context.now)
+                .map_err(|e| Refusal::Unusable(e.to_string()))?;
+        verdict.node.notes.extend(notes);
+        let follower = Follower::new(evidence, &verdict, policy, context);
+        Ok((verdict, follower))
+    }
+}
+
+/// Rule V1: the quote is by the node's key, over this nonce.
+fn proven(quote: &Quote, registers: &[Registers], context: &Context) -> Result<(), Refusal> {
+    let failed = |f: &Finding| f.severity == Severity::Fail;
+    let findings: Vec<String> = verifier::quote_findings(quote, registers, context)
+        .iter()
+        .filter(|f| failed(f))
+        .map(|f| format!("{}: {}", f.rule, f.text))
+        .collect();
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::Quote(findings))
+    }
+}
+
+/// Where the store is with a node.
+fn position(round: &Round, state: Option<&NodeState>) -> Option<Position> {
+    let base = hex::decode(round.base.as_deref()?).ok()?;
+    follow::position(state?, base.try_into().ok()?)
 }
 
 fn state(bytes: &[u8]) -> Result<NodeState, Refusal> {

@@ -10,12 +10,15 @@
 
 mod back;
 mod changes;
+mod parts;
 
 pub use back::{Change, Past, Rejudged};
 pub use changes::KEEP_CHANGES;
+pub use parts::MAX_PARTS;
 
 use super::changes::StateChange;
-use changes::SINCE_3;
+use changes::CHANGES;
+use parts::{MIGRATION_3, PARTS};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -48,7 +51,8 @@ CREATE TABLE nodes (
     added         INTEGER NOT NULL,        -- unix seconds
     state         BLOB,                    -- what the last round left for the next
     version       INTEGER NOT NULL,        -- changes with every change of this row
-    stopped       INTEGER                  -- since when nothing is taken of it, unix seconds
+    stopped       INTEGER,                 -- since when nothing is taken of it, unix seconds
+    base          TEXT                     -- evidence that the next round may follow; none: it sends everything
 ) STRICT;
 CREATE TABLE verdicts (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -144,6 +148,14 @@ pub enum StoreError {
     /// Nothing is taken of this node until it is reactivated.
     #[error("node {0} is stopped")]
     Stopped(String),
+    /// Evidence that came in parts can not be put together.
+    #[error("evidence {evidence}: {why}")]
+    Broken {
+        /// SHA-256, hex.
+        evidence: String,
+        /// Why not.
+        why: String,
+    },
     /// The node's enrolment or state changed between reading it and committing.
     #[error("the node's enrolment or state changed in the meantime")]
     Conflict,
@@ -175,6 +187,8 @@ pub struct Round {
     pub node: Node,
     /// What the last round left; `None` before the first.
     pub state: Option<Vec<u8>>,
+    /// The evidence that left it, SHA-256 in hex; `None`: the next round must send everything.
+    pub base: Option<String>,
     /// To be given back in [`Commit::version`].
     pub version: i64,
 }
@@ -198,6 +212,8 @@ pub struct Commit<'a> {
     pub policy_digest: &'a str,
     /// The evidence; see [`Store::keep_evidence`].
     pub evidence: &'a KeptEvidence,
+    /// Where it is a part: the evidence that it follows, SHA-256 in hex.
+    pub follows: Option<&'a str>,
     /// The verdict as JSON.
     pub verdict: &'a str,
     /// What the next round starts from; `None` leaves what the last one left.
@@ -288,7 +304,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {SINCE_3} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -333,13 +349,13 @@ impl Store {
             // Another process may be here at the same time: the second one finds the work done.
             connection.execute_batch("BEGIN IMMEDIATE")?;
             let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version == 1 {
-                connection.execute_batch(&format!("{MIGRATION} {SINCE_2} PRAGMA user_version = 2;"))?;
+            if version < 2 {
+                connection.execute_batch(&format!("{MIGRATION} {SINCE_2}"))?;
             }
-            if version <= 2 {
-                connection.execute_batch(&format!("{SINCE_3} PRAGMA user_version = 3;"))?;
+            if version < 3 {
+                connection.execute_batch(&format!("{MIGRATION_3} {PARTS} {CHANGES}"))?;
             }
-            connection.execute_batch("COMMIT")?;
+            connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
             return Err(foreign(format!(
                 "store version {version}, this cgpath knows {SCHEMA_VERSION}"
@@ -419,7 +435,8 @@ impl Store {
             Some(old) => {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
-                     version = version + 1, state = CASE WHEN ?7 THEN state ELSE NULL END WHERE name = ?1",
+                     version = version + 1, state = CASE WHEN ?7 THEN state ELSE NULL END,
+                     base = CASE WHEN ?7 THEN base ELSE NULL END WHERE name = ?1",
                     params![
                         node.name,
                         node.ak_name,
@@ -482,13 +499,14 @@ impl Store {
     pub fn round(&self, name: &str) -> Result<Round, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(&format!(
-            "SELECT {NODE}, state, version FROM nodes WHERE name = ?1"
+            "SELECT {NODE}, state, base, version FROM nodes WHERE name = ?1"
         ))?;
         let round = statement
             .query_row([name], |row| {
                 Ok(Round {
                     node: read_node(row)?,
                     state: row.get("state")?,
+                    base: row.get("base")?,
                     version: row.get("version")?,
                 })
             })
@@ -536,11 +554,8 @@ impl Store {
         })
     }
 
-    /// The evidence of a verdict, while it is kept.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn evidence(&self, sha256: &str) -> Result<Vec<u8>, StoreError> {
+    /// The file of evidence, whole or a part.
+    fn evidence_file(&self, sha256: &str) -> Result<Vec<u8>, StoreError> {
         let path = self.evidence_path(sha256);
         fs::read(&path).map_err(|error| StoreError::Io { path, error })
     }
@@ -566,9 +581,9 @@ impl Store {
             .optional()?;
         let before = before.flatten();
         let changed = transaction.execute(
-            "UPDATE nodes SET state = coalesce(?3, state), version = version + 1
+            "UPDATE nodes SET state = coalesce(?3, state), base = iif(?3 IS NULL, base, ?4), version = version + 1
              WHERE name = ?1 AND version = ?2 AND stopped IS NULL",
-            params![commit.node, commit.version, commit.state],
+            params![commit.node, commit.version, commit.state, commit.evidence.sha256],
         )?;
         if changed == 0 {
             let there = transaction
@@ -596,6 +611,9 @@ impl Store {
             },
         )?;
         let id = transaction.last_insert_rowid();
+        if let Some(base) = commit.follows {
+            parts::insert(&transaction, &commit.evidence.sha256, base)?;
+        }
         transaction.execute(
             "INSERT INTO used_nonces (nonce, expires) VALUES (?1, ?2)",
             params![commit.nonce, signed(commit.nonce_expires)],
@@ -692,23 +710,21 @@ impl Store {
         Ok(swept)
     }
 
-    /// Whether a verdict rests on this evidence and it should be on disk.
+    /// Whether this evidence should be on disk.
     fn names_evidence(&self, sha256: &str) -> Result<bool, StoreError> {
-        let found = self
-            .connection()
-            .prepare_cached("SELECT 1 FROM verdicts WHERE evidence = ?1 AND evidence_kept = 1 LIMIT 1")?
-            .query_row([sha256], |_| Ok(()))
-            .optional()?;
-        Ok(found.is_some())
+        parts::is_needed(&self.connection(), sha256)
     }
 
     fn delete_evidence(&self, files: &[String]) -> Result<(), StoreError> {
-        for sha256 in files {
-            // Another verdict may rest on the very same bytes.
-            if self.names_evidence(sha256)? {
+        let mut files = files.to_vec();
+        while let Some(sha256) = files.pop() {
+            // Another verdict may rest on the very same bytes, or on a part that follows them.
+            if self.names_evidence(&sha256)? {
                 continue;
             }
-            let path = self.evidence_path(sha256);
+            // What it followed may be of no more use either.
+            files.extend(self.forget_part(&sha256)?);
+            let path = self.evidence_path(&sha256);
             match fs::remove_file(&path) {
                 // A crash between the transaction and here, then a sweep, then here again.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -925,6 +941,7 @@ mod tests {
             nonce_expires: 1000 + u64::from(nonce),
             policy_digest: "sha256:00",
             evidence: &evidence,
+            follows: None,
             verdict: "{}",
             state: Some(&[nonce]),
             changes: &[],
@@ -936,7 +953,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_version_1_or_2_keeps_what_it_has_and_becomes_one_of_version_3() {
+    fn a_store_of_an_earlier_version_keeps_what_it_has_and_becomes_one_of_today() {
         let dir = tempfile::tempdir().unwrap();
         let columns = |store: &Store| -> Vec<String> {
             let connection = store.connection();
@@ -951,12 +968,9 @@ mod tests {
         round(&new, "n1", 1, b"evidence").unwrap();
         let wanted = columns(&new);
         new.connection()
-            .execute_batch("DROP TABLE changes; PRAGMA user_version = 2;")
-            .unwrap();
-        assert_eq!(columns(&Store::open(dir.path()).unwrap()), wanted);
-        new.connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; ALTER TABLE nodes DROP COLUMN stopped; \
+                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
+                 ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
                  ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
@@ -970,6 +984,15 @@ mod tests {
         }
         let store = Store::open(dir.path()).unwrap();
         round(&store, "n1", 2, b"more").unwrap();
+        store
+            .connection()
+            .execute_batch(
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(columns(&store), wanted);
         let later = "PRAGMA user_version = 4";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
@@ -1051,6 +1074,7 @@ mod tests {
             nonce_expires: 2000,
             policy_digest: "",
             evidence: &evidence,
+            follows: None,
             verdict: "{}",
             state: None,
             changes: &[],

@@ -102,7 +102,8 @@ impl Store {
     }
 
     /// Makes a change and keeps what was judged again because of it, all or nothing. `version` is what the judging
-    /// started from; `changes` are those of the last verdict; `state` is what the next round starts from, `None` leaves it.
+    /// started from; `changes` are those of the last verdict; `state` is what the next round starts from and the evidence
+    /// that left it, `None` leaves both.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`], [`StoreError::Database`].
@@ -114,7 +115,7 @@ impl Store {
         change: &Change<'_>,
         rejudged: &[Rejudged],
         changes: &[StateChange],
-        state: Option<&[u8]>,
+        state: Option<(&[u8], &str)>,
         reason: &str,
         now: u64,
     ) -> Result<(), StoreError> {
@@ -133,7 +134,8 @@ impl Store {
             (Some(_), Change::Enrolment(node)) => {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
-                     version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END WHERE name = ?1",
+                     version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END,
+                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END WHERE name = ?1",
                     params![
                         name,
                         node.ak_name,
@@ -161,10 +163,11 @@ impl Store {
                 policy
             }
         };
-        if let Some(state) = state {
+        if let Some((state, base)) = state {
+            // Where everything is to be sent again, that stays so.
             transaction.execute(
-                "UPDATE nodes SET state = ?2 WHERE name = ?1",
-                params![name, state],
+                "UPDATE nodes SET state = ?2, base = iif(base IS NULL, NULL, ?3) WHERE name = ?1",
+                params![name, state, base],
             )?;
         }
         for again in rejudged {

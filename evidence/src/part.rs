@@ -1,0 +1,217 @@
+//! What is new since a round that a verifier keeps: the part of evidence after a position.
+//!
+//! A verifier that follows a node hands its position out with the nonce, and the node answers with what came after it.
+//! Position and part together are the evidence: [`Part::join`] gives it back whole, so that everything which is said of
+//! evidence holds of a round, too. Not here: which position a verifier is at, and whether the part follows (see
+//! `verifier::follow`).
+
+use crate::boot::Registers;
+use crate::bundle::{MAX_EVIDENCE_LEN, files};
+use crate::merkle::Hash;
+use crate::{
+    Boot, Entry, Error, Evidence, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
+    serde_bytes_hex, wire,
+};
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// The major type of an array in the first byte's highest bits (RFC 8949 section 3.1): evidence is a map.
+const ARRAY: u8 = 4;
+
+/// How far a verifier follows a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct Position {
+    /// SHA-256 that names what the verifier keeps, its own affair; a node gives it back as it is.
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub base: Hash,
+    /// The boot that it followed.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub boot_id: [u8; 16],
+    /// Entries of the list that a quote covered, from the first.
+    #[n(2)]
+    pub entries: u64,
+    /// Number of the last checkpoint.
+    #[n(3)]
+    pub checkpoint: u64,
+    /// SHA-256 of its file.
+    #[n(4)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub digest: Hash,
+}
+
+/// What came after a position, with a quote over all of it. In CBOR an array, so that its first byte tells it from evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[cbor(array)]
+pub struct Part {
+    /// Format version: 1.
+    #[n(0)]
+    pub version: u32,
+    /// As in [`Evidence::tier`].
+    #[n(1)]
+    pub tier: Tier,
+    /// As in [`Evidence::node`].
+    #[n(2)]
+    pub node: String,
+    /// As in [`Evidence::boot_id`].
+    #[n(3)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub boot_id: [u8; 16],
+    /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
+    #[n(4)]
+    pub quote: Quote,
+    /// Entries of the list from [`Position::entries`] on.
+    #[n(5)]
+    pub list: Vec<Entry>,
+    /// Checkpoint files after [`Position::checkpoint`].
+    #[n(6)]
+    #[cbor(with = "files")]
+    #[serde(with = "serde_bytes_hex::list")]
+    pub checkpoints: Vec<Vec<u8>>,
+    /// Records that these checkpoints sealed and that one did not; partitions with none are left out.
+    #[n(7)]
+    pub partitions: Vec<PartitionLog>,
+    /// As in [`Evidence::pods`].
+    #[n(8)]
+    pub pods: Vec<PodInfo>,
+    /// As in [`Evidence::kernel`].
+    #[n(9)]
+    pub kernel: String,
+    /// The registers as in [`Evidence::boot`]; log and command line are left out where they are those that are kept: within
+    /// a boot they do not change.
+    #[n(10)]
+    pub boot: Option<Boot>,
+    /// What all this comes after.
+    #[n(11)]
+    pub from: Position,
+}
+
+/// Why a part and what a verifier keeps are not one evidence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// They are of different boots.
+    #[error("the part is of another boot than what is kept")]
+    Boot,
+    /// The tier changed within a boot.
+    #[error("the part is of the {part} tier, and what is kept of the {kept} tier")]
+    Tier {
+        /// Of the part.
+        part: Tier,
+        /// Of what is kept.
+        kept: Tier,
+    },
+    /// Fewer entries are kept than the part comes after.
+    #[error("the part comes after {from} entries, and {kept} are kept")]
+    Entries {
+        /// As the part says.
+        from: u64,
+        /// Kept.
+        kept: u64,
+    },
+    /// The part does not come after the last checkpoint that is kept.
+    #[error("the part comes after another checkpoint than the last one that is kept")]
+    Checkpoint,
+}
+
+impl Part {
+    /// Whether `bytes` are to be read as a part and not as evidence.
+    pub fn is_part(bytes: &[u8]) -> bool {
+        bytes.first().is_some_and(|first| first >> 5 == ARRAY)
+    }
+
+    /// The values of PCR 0 to 9 that it states.
+    pub fn registers(&self) -> &[Registers] {
+        self.boot.as_ref().map_or(&[], |boot| &boot.registers)
+    }
+
+    /// Deterministic CBOR.
+    pub fn to_cbor(&self) -> Vec<u8> {
+        wire::to_vec(self)
+    }
+
+    /// # Errors
+    /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
+    pub fn from_cbor(bytes: &[u8]) -> Result<Part> {
+        let part: Part = wire::from_slice(bytes, "part of evidence", MAX_EVIDENCE_LEN)?;
+        if part.version != 1 {
+            let why = format!("version {} of a part of evidence, not 1", part.version);
+            return Err(Error::malformed(0, why));
+        }
+        Ok(part)
+    }
+
+    /// The evidence: `kept`, as far as the position reaches, and this after it.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    pub fn join(self, kept: Evidence) -> core::result::Result<Evidence, JoinError> {
+        if kept.boot_id != self.boot_id || self.from.boot_id != self.boot_id {
+            return Err(JoinError::Boot);
+        }
+        if kept.tier != self.tier {
+            return Err(JoinError::Tier {
+                part: self.tier,
+                kept: kept.tier,
+            });
+        }
+        let from = usize::try_from(self.from.entries).ok();
+        let Some(from) = from.filter(|from| *from <= kept.list.len()) else {
+            return Err(JoinError::Entries {
+                from: self.from.entries,
+                kept: kept.list.len() as u64,
+            });
+        };
+        let last = kept
+            .checkpoints
+            .last()
+            .and_then(|file| SealedCheckpoint::from_file(file).ok());
+        if last.is_none_or(|last| {
+            last.checkpoint.number != self.from.checkpoint || last.digest() != self.from.digest
+        }) {
+            return Err(JoinError::Checkpoint);
+        }
+        let Evidence {
+            mut list,
+            mut checkpoints,
+            mut partitions,
+            boot,
+            ..
+        } = kept;
+        let (log, command_line) = boot.map(|kept| (kept.log, kept.command_line)).unwrap_or_default();
+        list.truncate(from);
+        list.extend(self.list);
+        checkpoints.extend(self.checkpoints);
+        for new in self.partitions {
+            match partitions.iter_mut().find(|log| log.key == new.key) {
+                Some(log) => log.records.extend(new.records),
+                None => partitions.push(new),
+            }
+        }
+        partitions.sort_by_cached_key(|log| log.key.to_string());
+        Ok(Evidence {
+            version: 1,
+            tier: self.tier,
+            node: self.node,
+            boot_id: self.boot_id,
+            quote: self.quote,
+            list,
+            checkpoints,
+            partitions,
+            pods: self.pods,
+            kernel: self.kernel,
+            boot: self.boot.map(|new| Boot {
+                registers: new.registers,
+                log: new.log.or(log),
+                command_line: new.command_line.or(command_line),
+            }),
+        })
+    }
+}

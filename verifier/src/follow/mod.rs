@@ -1,0 +1,153 @@
+//! Following a node: where a verifier is, and whether a part of evidence comes after that.
+//!
+//! Pure. A part that follows is judged as the whole evidence would be: by [`Follower`] where nothing is unusual, else by
+//! joining it with what is kept ([`evidence::Part::join`]) and appraising that. What does not follow is told apart by
+//! [`Mismatch`]; a list that was cut by [`uncut`]. Not here: where evidence is kept, and the rules (see `appraise`).
+
+mod follower;
+
+pub use follower::Follower;
+
+use crate::appraise::NodeState;
+use evidence::{Entry, Evidence, Part, Position, merkle::Hash};
+
+/// Why a part does not follow what is kept. In each case the whole evidence is needed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// Nothing was taken from the node yet, or everything is to be sent again.
+    #[error("nothing is kept that this part could follow")]
+    NothingKept,
+    /// Another boot, and the TPM was reset.
+    #[error("the node was booted again: the part is of boot {found}, what is kept of boot {kept}")]
+    Rebooted {
+        /// Boot id of the part, hex.
+        found: String,
+        /// Boot id that is kept, hex.
+        kept: String,
+    },
+    /// Another boot id, and the TPM was not reset.
+    #[error(
+        "a kernel was started by kexec: the part is of boot {found}, what is kept of boot {kept}, and the TPM was not reset"
+    )]
+    Kexec {
+        /// Boot id of the part, hex.
+        found: String,
+        /// Boot id that is kept, hex.
+        kept: String,
+    },
+    /// The part comes after an earlier round than the last one.
+    #[error("a round is repeated: the part comes after checkpoint {from}, and checkpoint {kept} is kept")]
+    Repeated {
+        /// As the part says.
+        from: u64,
+        /// Kept.
+        kept: u64,
+    },
+    /// The part comes after a round that is not kept here.
+    #[error(
+        "a round was lost: the part comes after checkpoint {from}, and checkpoint {kept} is the last one that is kept"
+    )]
+    Lost {
+        /// As the part says.
+        from: u64,
+        /// Kept.
+        kept: u64,
+    },
+    /// The same checkpoint's number, and not the same position.
+    #[error(
+        "the part comes after another position than the one that is kept: that of another node, or another prefix"
+    )]
+    Other,
+}
+
+impl Mismatch {
+    /// One word, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Mismatch::NothingKept => "nothing-kept",
+            Mismatch::Rebooted { .. } => "rebooted",
+            Mismatch::Kexec { .. } => "kexec",
+            Mismatch::Repeated { .. } => "round-repeated",
+            Mismatch::Lost { .. } => "round-lost",
+            Mismatch::Other => "other-position",
+        }
+    }
+}
+
+/// Where a verifier is that keeps `base` and was left with `state` by it. `None` without checkpoints.
+pub fn position(state: &NodeState, base: Hash) -> Option<Position> {
+    let checkpoint = state.checkpoint.as_ref()?;
+    Some(Position {
+        base,
+        boot_id: state.boot_id,
+        entries: state.covered,
+        checkpoint: checkpoint.number,
+        digest: checkpoint.digest,
+    })
+}
+
+/// Whether `part` comes after the position `kept`; `resets` are the TPM's reset counters as kept and in the part's quote.
+///
+/// # Errors
+/// [`Mismatch`].
+pub fn follows(part: &Part, kept: Option<&Position>, resets: (u32, u32)) -> Result<(), Mismatch> {
+    let kept = kept.ok_or(Mismatch::NothingKept)?;
+    if part.boot_id != kept.boot_id || part.from.boot_id != kept.boot_id {
+        let (found, kept) = (hex::encode(part.boot_id), hex::encode(kept.boot_id));
+        return Err(if resets.0 == resets.1 {
+            Mismatch::Kexec { found, kept }
+        } else {
+            Mismatch::Rebooted { found, kept }
+        });
+    }
+    let (from, at) = (part.from.checkpoint, kept.checkpoint);
+    match from.cmp(&at) {
+        core::cmp::Ordering::Less => Err(Mismatch::Repeated { from, kept: at }),
+        core::cmp::Ordering::Greater => Err(Mismatch::Lost { from, kept: at }),
+        core::cmp::Ordering::Equal if part.from != *kept => Err(Mismatch::Other),
+        core::cmp::Ordering::Equal => Ok(()),
+    }
+}
+
+/// The name of a boot's first entry. Source: security/integrity/ima/ima_init.c.
+pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
+
+/// Puts the beginning of a list back that was cut: a kernel with `CONFIG_IMA_STAGING` lets its first entries be taken away.
+/// Gives their number; `None` where the list begins as it should, or `kept` does not have what is missing.
+///
+/// What is put back proves nothing by itself: the whole list must replay to the quoted register, as always.
+pub fn uncut(evidence: &mut Evidence, kept: &Evidence) -> Option<usize> {
+    if evidence.boot_id != kept.boot_id || is_whole(&evidence.list) {
+        return None;
+    }
+    let first = evidence.list.first();
+    // Without an entry left, or with new ones alone, it goes on where `kept` ends.
+    let at = first
+        .and_then(|first| kept.list.iter().position(|entry| entry == first))
+        .unwrap_or(kept.list.len());
+    let both = kept.list.len() - at;
+    if at == 0
+        || evidence
+            .list
+            .iter()
+            .take(both)
+            .ne(kept.list.iter().skip(at).take(evidence.list.len()))
+    {
+        return None;
+    }
+    let mut list = kept.list[..at].to_vec();
+    list.append(&mut evidence.list);
+    evidence.list = list;
+    Some(at)
+}
+
+/// Whether the list begins as a boot's list does, as far as that can be read.
+pub fn is_whole(list: &[Entry]) -> bool {
+    match list.first() {
+        Some(Entry::Full(record)) => evidence::list::ListEntry::from_canonical(0, record.as_slice())
+            .is_ok_and(|entry| entry.file_name() == Some(BOOT_AGGREGATE)),
+        Some(Entry::Opaque { .. }) => true,
+        None => false,
+    }
+}
