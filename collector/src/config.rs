@@ -100,6 +100,10 @@ pub struct Verifier {
     pub url: String,
     /// The only CA that is trusted, PEM.
     pub ca: PathBuf,
+    /// The node's own certificate, PEM, where the verifier wants one; its DNS name is the node's name. Empty: none.
+    pub client_certificate: PathBuf,
+    /// Its key, PEM.
+    pub client_key: PathBuf,
     /// Seconds between two attestations.
     pub interval: u64,
     /// Seconds until a request is given up.
@@ -302,6 +306,8 @@ impl Default for Verifier {
         Verifier {
             url: String::new(),
             ca: "/etc/ima-cgpath/verifier-ca.pem".into(),
+            client_certificate: PathBuf::new(),
+            client_key: PathBuf::new(),
             interval: 60,
             timeout: 120,
             max_backoff: 300,
