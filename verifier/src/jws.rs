@@ -21,10 +21,14 @@ pub fn sign(
     key: &SigningKey,
 ) -> Result<String, serde_json::Error> {
     let header = serde_json::to_vec(&Header { alg: "ES256", typ })?;
-    let claims = serde_json::to_vec(claims)?;
-    let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
-    let message = format!("{header}.{claims}");
+    Ok(sign_bytes(&header, &serde_json::to_vec(claims)?, key))
+}
+
+/// The same for a header and a payload that are bytes already.
+pub fn sign_bytes(header: &[u8], payload: &[u8], key: &SigningKey) -> String {
+    let [header, payload] = [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let message = format!("{header}.{payload}");
     let signature: Signature = key.sign(message.as_bytes());
     let signature = URL_SAFE_NO_PAD.encode(signature.to_bytes());
-    Ok(format!("{message}.{signature}"))
+    format!("{message}.{signature}")
 }

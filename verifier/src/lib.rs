@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod appraise;
 pub mod ear;
+pub mod event;
 pub mod follow;
 mod jws;
 pub mod report;

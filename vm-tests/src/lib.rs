@@ -13,6 +13,7 @@ pub mod demo_break;
 pub mod host;
 mod image;
 pub mod kernel;
+pub mod lists;
 pub mod oci;
 pub mod pods;
 mod qemu;

@@ -5,16 +5,13 @@
 //! where that is absent. `CGPATH_STORM_SECONDS` is the storm's length.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-// Named like the other tests of patched kernels, which a plain run leaves out.
+// Named like the other tests of patched kernels, which the step `vm` leaves out.
 mod kernel_tier {
     use std::path::Path;
-    use std::process::Command;
     use std::time::Duration;
 
     use vm_tests::scenario::TAGGED_IMA;
-    use vm_tests::{Stock, Vm, host, kernel};
-
-    const LISTS: &str = "/sys/kernel/security/ima";
+    use vm_tests::{Stock, Vm, kernel, lists};
 
     /// What the kernel says when one of its checks found something.
     const SPLATS: &[&str] = &[
@@ -113,16 +110,6 @@ done
 wait
 "#;
 
-    fn replay(list: &Path) -> serde_json::Value {
-        let mut command = Command::new(host::release_binary("cgpath").unwrap());
-        let output = command
-            .args(["log", "replay", "--json"])
-            .arg(list)
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
     #[test]
     fn a_storm_on_the_debug_kernel_leaves_no_splat_no_leak_and_a_list_that_replays() {
         let built = std::env::var_os("CGPATH_KERNEL").expect("CGPATH_KERNEL names no kernel");
@@ -166,12 +153,11 @@ wait
             cd /sys/kernel/debug; echo scan >kmemleak; echo clear >kmemleak
             cd failslab; echo 5 >probability; echo 1 >interval; echo -1 >times; echo 0 >verbose
             echo Y >task-filter; echo N >ignore-gfp-wait");
-        let before: u64 = vm
-            .get_text(&format!("{LISTS}/runtime_measurements_count"))
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
+        let count = || -> u64 {
+            let text = vm.get_text(&format!("{}/runtime_measurements_count", lists::LISTS));
+            text.unwrap().trim().parse().unwrap()
+        };
+        let before = count();
         let said = sh(&STORM.replace("SECONDS_OF_STORM", &seconds.to_string()));
         println!("{said}");
         for worker in [
@@ -197,28 +183,16 @@ wait
             .lines()
             .filter(|line| SPLATS.iter().any(|splat| line.contains(splat)))
             .collect();
-        let dir = tempfile::tempdir().unwrap();
-        let list = dir.path().join("list");
-        let register = loop {
-            let register = || vm.get_text("/sys/class/tpm/tpm0/pcr-sha256/10").unwrap();
-            let before = register();
-            let bytes = vm
-                .get(&format!("{LISTS}/binary_runtime_measurements_sha256"))
-                .unwrap();
-            if register() == before {
-                std::fs::write(&list, bytes).unwrap();
-                break before.trim().to_lowercase();
-            }
-        };
-        let replayed = replay(&list);
+        let (register, list) = lists::at_rest(&vm, "sha256").unwrap();
+        let replayed = lists::replayed(&list, "sha256").unwrap();
+        let after = count();
         println!(
-            "STORM {seconds} s: {} entries, {} of them in the storm; {audited} audited failures shown",
-            replayed["entries"],
-            replayed["entries"].as_u64().unwrap() - before
+            "STORM {seconds} s: {after} entries, {} of them in the storm; {audited} audited failures shown",
+            after - before
         );
         assert!(splats.is_empty(), "{}\n{dmesg}", splats.join("\n"));
         assert_eq!(leaks.trim(), "");
-        assert_eq!(replayed["pcrs"]["10"]["sha256"].as_str(), Some(register.as_str()));
+        assert_eq!(replayed, register);
         assert!(audited > 0, "no failed allocation reached IMA");
         vm.power_off().unwrap();
     }

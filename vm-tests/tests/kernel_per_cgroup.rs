@@ -3,17 +3,15 @@
 //! Run by `cargo xtask soak --step kernel` with the kernel of `rfc-per-cgroup` in `CGPATH_KERNEL`; fails without it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-// Named like the other tests of patched kernels, which a plain run leaves out.
+// Named like the other tests of patched kernels, which the step `vm` leaves out.
 mod kernel_tier {
     use std::path::Path;
-    use std::process::Command;
     use std::sync::OnceLock;
     use std::time::Duration;
 
+    use vm_tests::lists::{self, LISTS};
     use vm_tests::scenario::TAGGED_IMA;
-    use vm_tests::{Stock, Vm, host, kernel};
-
-    const LISTS: &str = "/sys/kernel/security/ima";
+    use vm_tests::{Stock, Vm, kernel};
 
     /// Files of user 1000 are measured for each group, those of user 1001 once, whoever uses them.
     const POLICY: &str = "\
@@ -145,22 +143,8 @@ measure func=BPRM_CHECK mask=MAY_EXEC fowner=1001 template=ima-cgpath
             .chunks(3)
             .map(|three| [three[0], three[1], three[2]])
             .collect();
-        let dir = tempfile::tempdir().unwrap();
-        let list = dir.path().join("list");
-        let register = vm.get_text("/sys/class/tpm/tpm0/pcr-sha256/10").unwrap();
-        std::fs::write(
-            &list,
-            vm.get(&format!("{LISTS}/binary_runtime_measurements_sha256"))
-                .unwrap(),
-        )
-        .unwrap();
-        let mut command = Command::new(host::release_binary("cgpath").unwrap());
-        let output = command
-            .args(["log", "replay", "--json"])
-            .arg(&list)
-            .output()
-            .unwrap();
-        let replayed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let (register, list) = lists::at_rest(&vm, "sha256").unwrap();
+        let replayed = lists::replayed(&list, "sha256").unwrap();
         vm.power_off().unwrap();
         Facts {
             policy,
@@ -172,11 +156,8 @@ measure func=BPRM_CHECK mask=MAY_EXEC fowner=1001 template=ima-cgpath
             many,
             many_again,
             times,
-            register: register.trim().to_lowercase(),
-            replayed: replayed["pcrs"]["10"]["sha256"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
+            register,
+            replayed,
         }
     }
 

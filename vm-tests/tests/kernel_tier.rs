@@ -17,11 +17,11 @@ mod kernel_tier {
     use vm_protocol::spec::{Burst, ChainLink, Workload};
     use vm_tests::demo;
     use vm_tests::kernel::{self, Kernel};
+    use vm_tests::lists::{self, LISTS};
     use vm_tests::pods::Runtime;
     use vm_tests::scenario::{Node, Plan, Round, TAGGED_IMA, WORKLOADS};
     use vm_tests::{Stock, Vm, host};
 
-    const LISTS: &str = "/sys/kernel/security/ima";
     const SELFTEST: &str = "/usr/lib/ima-cgpath/selftest";
 
     const POD_1: &str = "11111111-0000-4000-8000-000000000001";
@@ -122,27 +122,12 @@ mod kernel_tier {
         Ok(lines)
     }
 
-    /// The register and the list that belong together: nothing was added between two looks at the register.
+    /// The register and, in a file, the list that belong together.
     fn register_and_list(vm: &Vm, bank: &str, dir: &Path) -> Result<(String, PathBuf)> {
-        let register = format!("/sys/class/tpm/tpm0/pcr-{bank}/10");
+        let (register, list) = lists::at_rest(vm, bank)?;
         let file = dir.join(format!("list-{bank}"));
-        // A list for each bank is there from 6.10 on; the data of its entries are the same in all.
-        let mut list = format!("{LISTS}/binary_runtime_measurements_{bank}");
-        if vm.command(&["/usr/bin/test", "-e", &list]).run()?.code() != Some(0) {
-            list = format!("{LISTS}/binary_runtime_measurements");
-        }
-        let begin = Instant::now();
-        loop {
-            let before = vm.get_text(&register)?;
-            std::fs::write(&file, vm.get(&list)?)?;
-            if vm.get_text(&register)? == before {
-                return Ok((before.trim().to_lowercase(), file));
-            }
-            ensure!(
-                begin.elapsed() < Duration::from_secs(60),
-                "the list does not come to rest"
-            );
-        }
+        std::fs::write(&file, list)?;
+        Ok((register, file))
     }
 
     /// The registers of both banks, and the list that belongs to both.

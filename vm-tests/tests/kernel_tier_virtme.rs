@@ -5,11 +5,10 @@
 
 mod kernel_tier {
     use std::path::Path;
-    use std::process::Command;
     use std::time::{Duration, Instant};
 
     use vm_tests::scenario::TAGGED_IMA;
-    use vm_tests::{host, kernel, virtme};
+    use vm_tests::{kernel, lists, virtme};
 
     /// Runs a program from a disk file system of its own in a group with a telling name; then takes the list and the
     /// registers, until nothing was added between two looks at them.
@@ -66,13 +65,7 @@ done
             tagged[0].contains(" /kubepods/pod11111111-0000-4000-8000-000000000001 "),
             "{tagged:?}"
         );
-        let mut command = Command::new(host::release_binary("cgpath").unwrap());
-        let replayed = command
-            .args(["log", "replay", "--json"])
-            .arg(dir.path().join("list"))
-            .output()
-            .unwrap();
-        let replayed: serde_json::Value = serde_json::from_slice(&replayed.stdout).unwrap();
+        let replayed = lists::replay(&dir.path().join("list")).unwrap();
         for bank in ["sha1", "sha256"] {
             assert_eq!(
                 replayed["pcrs"]["10"][bank].as_str(),

@@ -17,7 +17,7 @@ Check it:
 Build it:
   build        release binaries: cgpath, cgpathd, guest, demo
   ebpf         the eBPF object
-  kernel       the patched kernels: fetch, apply, check, build
+  kernel       the patched kernels: fetch, apply, check, build, package
   completions  completions for bash: source <(cargo xtask completions)
 
 Each has --help with examples.
@@ -107,7 +107,7 @@ Usage: cargo xtask test [OPTIONS] [FILTER]
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
                  fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks, kernel
-                 (kernel only when it is named: it builds a kernel)
+                 (kernel checks the series and builds one kernel: about 15 minutes the first time)
   --yes, --no-install   as for `demo`
 
 Examples:
@@ -143,17 +143,20 @@ Example:
 pub const KERNEL: &str = "\
 cargo xtask kernel: the patched kernels, from the distribution's source package to an image that a guest boots
 
-Usage: cargo xtask kernel fetch|apply|check|build|reproduce [OPTIONS]
+Usage: cargo xtask kernel fetch|apply|check|build|reproduce|package [OPTIONS]
 
   fetch   put the source of a base into the cache, print where
   apply   apply the series to it
   check   patch by patch: git am, checkpatch --strict, no new warning of IMA at W=1 and of sparse
   build   the small kernel for guests, found again by a key of all that went into it; prints its directory
   reproduce   build it a second time, elsewhere, and compare the images
+  package     installable image and headers packages, with the distribution's own configuration; prints their directory
 
   --base SERIES    6.12, 7.3, 6.1, rfc-per-cgroup or all, may be repeated (default: the ones that `test --step kernel` builds in full)
   --debug          build: with KASAN, lockdep, kmemleak and failing allocations
-  --config FILE    build: one more configuration fragment
+  --config FILE    build, package: one more configuration fragment
+  --flavour NAME   package: the distribution's kernel to be like: cloud-amd64 (default) or amd64
+  --modules FILE   package: build only the modules in FILE, which is what lsmod prints where the packages are to run
   --yes, --no-install   as for `demo`
 
 Environment: CGPATH_JOBS (parallel jobs, default one for each processor), CGPATH_MIRROR (a Debian mirror).
@@ -162,6 +165,7 @@ What the bases and series are: kernel-patches/README.md.
 Examples:
   cargo xtask kernel check --base all
   cargo xtask kernel build
+  lsmod >loaded && cargo xtask kernel package --base 6.12 --flavour amd64 --modules loaded
 ";
 
 pub const BENCH: &str = "\
@@ -198,7 +202,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
   --step STEP          only this one, may be repeated: load, fuzz, kernel
-                       (kernel: all bases in full with their tests, the same build twice, the debug kernel)
+                       (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
 
@@ -220,7 +224,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --tier --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
-            kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce --base --debug --config --yes --no-install --help" -- "$current")) ;;
+            kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay exec collector attest template --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;

@@ -27,6 +27,8 @@ pub enum Purpose {
     Machines,
     /// Build the patched kernels.
     Kernel,
+    /// Build the patched kernels as Debian packages.
+    KernelPackages,
     /// Build, and run virtual machines with it.
     Demo,
     /// Everything, and every check.
@@ -40,8 +42,9 @@ impl Purpose {
     fn includes(self, part: Self) -> bool {
         match self {
             Self::Build | Self::Machines | Self::Kernel | Self::BenchReplay => self == part,
+            Self::KernelPackages => matches!(part, Self::KernelPackages | Self::Kernel),
             Self::Demo => matches!(part, Self::Demo | Self::Build | Self::Machines),
-            Self::Test => part != Self::BenchReplay,
+            Self::Test => !matches!(part, Self::BenchReplay | Self::KernelPackages),
         }
     }
 }
@@ -205,6 +208,24 @@ const PACKAGES: &[Package] = &[
         "python3",
         "virtme-ng, under which the patched kernel is booted too",
         &[Purpose::Test],
+    ),
+    Package(
+        "debhelper",
+        "dh_builddeb",
+        "packs the patched kernels",
+        &[Purpose::KernelPackages],
+    ),
+    Package(
+        "rsync",
+        "rsync",
+        "packs the patched kernels",
+        &[Purpose::KernelPackages],
+    ),
+    Package(
+        "cpio",
+        "cpio",
+        "packs the patched kernels",
+        &[Purpose::KernelPackages],
     ),
     Package("xz-utils", "xz", "unpacks kernel sources", &[Purpose::Kernel]),
     Package("git", "git", "applies the kernel series", &[Purpose::Kernel]),

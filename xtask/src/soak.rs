@@ -55,7 +55,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             continue;
         }
         if step == "kernel" {
-            good &= kernels(world, filter.as_deref())?;
+            good &= kernels(world, filter.as_deref(), consent)?;
             continue;
         }
         let mut command = build::cargo(world);
@@ -96,8 +96,9 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     })
 }
 
-/// Every base in full with its tests, 10,000 executions for the oracle; a second build, byte by byte; the debug kernel.
-fn kernels(world: &World, filter: Option<&str>) -> Result<bool> {
+/// Every base in full with its tests, 10,000 executions for the oracle; a second build, byte by byte; the debug kernel;
+/// packages that a guest installs and boots.
+fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool> {
     let vng = kernel::virtme::provide(world)?;
     let mut good = true;
     for base in kernel::all(world)? {
@@ -134,6 +135,18 @@ fn kernels(world: &World, filter: Option<&str>) -> Result<bool> {
         .args(filter)
         .args(["--", "--show-output"]);
     good &= kept(world, "kernel-debug", &mut command)?;
+    let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
+        return Ok(false);
+    };
+    let mut command = build::cargo(world);
+    command
+        .args(["test", "-p", "vm-tests", "--test", "kernel_package", "--locked"])
+        .env("CGPATH_PACKAGES", packages)
+        .env("CGPATH_WORKSPACE", &world.root)
+        .env("CARGO_TARGET_DIR", &world.target)
+        .args(filter)
+        .args(["--", "--show-output"]);
+    good &= kept(world, "kernel-package", &mut command)?;
     Ok(good)
 }
 

@@ -3,11 +3,15 @@
 //! What is not installed fails: `cargo xtask test` brings it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../common/python.rs"]
+mod python;
+
 use evidence::{Bank, Evidence, list::ListEntry};
 use p256::{
     SecretKey,
     pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding},
 };
+use python::python;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -95,25 +99,6 @@ impl Folder {
             .output()
             .unwrap()
     }
-}
-
-/// Python with the packages that the scripts here import.
-fn python() -> PathBuf {
-    if let Some(path) = std::env::var_os("CGPATH_PYTHON") {
-        return path.into();
-    }
-    let cache = std::env::var_os("CGPATH_CACHE").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")))
-            .map(|home| home.join("ima-cgpath"))
-    });
-    let python = cache.unwrap().join("tools/foreign-1/bin/python");
-    assert!(
-        python.is_file(),
-        "no {}: `cargo xtask test` makes it; or name a Python with Keylime, cbor2, pycose and jwcrypto in CGPATH_PYTHON",
-        python.display()
-    );
-    python
 }
 
 #[track_caller]

@@ -3,10 +3,14 @@
 
 mod back;
 mod crash;
+mod events;
+#[path = "../common/python.rs"]
+mod python;
 mod rounds;
 mod site;
 mod tenants;
 mod thesis;
+mod watch;
 
 use site::{Client, Server, Site, busy, cgpath, fails, ok};
 use std::os::unix::fs::PermissionsExt;

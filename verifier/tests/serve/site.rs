@@ -54,11 +54,26 @@ pub struct Server {
 
 impl Server {
     pub fn start(dir: &Path, extra: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        Server::spawn(Command::new(env!("CARGO_BIN_EXE_cgpath")), dir, extra)
+    }
+
+    /// The same at a port that another one had.
+    pub fn start_at(dir: &Path, port: u16) -> Server {
+        Server::start(dir, &["--listen", &format!("127.0.0.1:{port}")])
+    }
+
+    /// The same by a command that is, or becomes, `cgpath`.
+    pub fn spawn(mut command: Command, dir: &Path, extra: &[&str]) -> Server {
+        let mut child = command
             .arg("serve")
             .arg(dir)
-            .args(["--listen", "127.0.0.1:0", "--json", "--log", "warn"])
+            .args(["--json", "--log", "warn"])
             .args(extra)
+            .args(if extra.contains(&"--listen") {
+                &[][..]
+            } else {
+                &["--listen", "127.0.0.1:0"]
+            })
             .env_remove("CGPATH_STORE")
             .env_remove("CGPATH_READ_TOKEN")
             .stdin(Stdio::null())
@@ -250,6 +265,20 @@ impl Site {
 
     pub fn ca(&self) -> PathBuf {
         self.store().join("ca.pem")
+    }
+
+    /// TLS as the service itself has it, for others that are to be trusted by whoever trusts the CA.
+    pub fn server_config(&self) -> rustls::ServerConfig {
+        let chain = CertificateDer::pem_file_iter(self.store().join("server.pem")).unwrap();
+        let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_file(self.store().join("server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap()
     }
 
     pub fn serve(&self, extra: &[&str]) -> (Server, Client) {

@@ -40,12 +40,22 @@ pub fn fragments(world: &World, base: &Base, variant: &Variant) -> Result<String
     files.extend(variant.config.clone());
     let mut text = String::new();
     for file in files {
-        let part = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        // What the comments say changes no kernel.
-        let settings = part.lines().filter(|line| line.contains("CONFIG_"));
-        settings.for_each(|line| text.extend([line, "\n"]));
+        text.push_str(&settings(&file)?);
     }
     Ok(text)
+}
+
+/// The settings of a fragment, a line each: what its comments say changes no kernel.
+pub fn settings(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let settings = text.lines().filter(|line| line.contains("CONFIG_"));
+    Ok(settings.flat_map(|line| [line, "\n"]).collect())
+}
+
+/// The C compiler, as it names itself.
+pub fn compiler() -> Result<String> {
+    let text = shell::output(Command::new("gcc").arg("--version"))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// A place where a source is compiled.
@@ -110,7 +120,7 @@ impl Tree<'_> {
 }
 
 /// The lines of the fragments that do not hold in `config`. Of two lines for one option the last one counts.
-fn not_held(fragments: &str, config: &str) -> Vec<String> {
+pub fn not_held(fragments: &str, config: &str) -> Vec<String> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for line in fragments.lines() {
         if let Some((option, value)) = line.split_once('=')
@@ -132,7 +142,7 @@ fn not_held(fragments: &str, config: &str) -> Vec<String> {
         .collect()
 }
 
-fn builds(world: &World) -> PathBuf {
+pub fn builds(world: &World) -> PathBuf {
     world.cache.join("kernel-build")
 }
 
@@ -140,8 +150,7 @@ fn builds(world: &World) -> PathBuf {
 pub fn build(world: &World, base: &Base, variant: &Variant) -> Result<PathBuf> {
     let (_, version) = version(world, base)?;
     let fragments = fragments(world, base, variant)?;
-    let compiler = shell::output(Command::new("gcc").arg("--version"))?;
-    let compiler = compiler.lines().next().unwrap_or_default().to_owned();
+    let compiler = compiler()?;
     let series_digest = series_digest(world, base)?;
     let key = sha256(format!("{RECIPE}\n{version}\n{series_digest}\n{compiler}\n{fragments}").as_bytes())?;
     let home = world

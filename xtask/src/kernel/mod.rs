@@ -7,6 +7,7 @@
 mod bases;
 mod build;
 mod check;
+mod package;
 mod source;
 pub mod virtme;
 
@@ -23,6 +24,7 @@ use crate::world::World;
 use bases::{Base, bases, named, own_patches};
 use build::{Variant, again, build};
 use check::check;
+use package::{USUAL_FLAVOUR, Wanted, package};
 use source::{apply, fetch};
 
 /// `cargo xtask kernel`.
@@ -32,6 +34,8 @@ use source::{apply, fetch};
 pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut variant = Variant::default();
+    let mut flavour = USUAL_FLAVOUR.to_owned();
+    let mut modules: Option<PathBuf> = None;
     let mut verb: Option<String> = None;
     let mut wanted: Vec<String> = Vec::new();
     while let Some(argument) = parser.next()? {
@@ -41,6 +45,8 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
             Long("base") => wanted.push(parser.value()?.string()?),
             Long("debug") => variant.debug = true,
             Long("config") => variant.config = Some(PathBuf::from(parser.value()?)),
+            Long("flavour") => flavour = parser.value()?.string()?,
+            Long("modules") => modules = Some(PathBuf::from(parser.value()?)),
             Short('h') | Long("help") => {
                 print!("{}", help::KERNEL);
                 return Ok(ExitCode::SUCCESS);
@@ -65,10 +71,17 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
     if chosen.is_empty() {
         chosen.extend(all.iter().filter(|base| base.full));
     }
-    if !matches!(verb.as_str(), "fetch" | "apply" | "build" | "check" | "reproduce") {
-        bail!("no `kernel {verb}`; there are fetch, apply, build, check and reproduce");
-    }
-    if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
+    let purpose = match verb.as_str() {
+        "fetch" | "apply" | "build" | "check" | "reproduce" => Purpose::Kernel,
+        "package" => Purpose::KernelPackages,
+        _ => bail!("no `kernel {verb}`; there are fetch, apply, check, build, reproduce and package"),
+    };
+    let wanted_packages = Wanted {
+        flavour,
+        modules,
+        config: variant.config.clone(),
+    };
+    if let Some(code) = needs::provide(world, purpose, consent)? {
         return Ok(code);
     }
     for base in chosen {
@@ -82,6 +95,7 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
             }
             "build" => println!("{}", build(world, base, &variant)?.display()),
             "reproduce" => again(world, base)?,
+            "package" => println!("{}", package(world, base, &wanted_packages)?.display()),
             _ => check(world, base)?,
         }
     }
@@ -157,6 +171,35 @@ pub fn build_for_guests(world: &World, name: &str, debug: bool) -> Result<PathBu
     };
     build(world, base, &variant)
 }
+
+/// Packages a base with the modules that our guests load; gives the directory, or the exit status of one who wants
+/// nothing to be installed.
+///
+/// # Errors
+/// When there is no such base, something that is needed cannot be installed, or the build fails.
+pub fn package_for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
+    if let Some(code) = needs::provide(world, Purpose::KernelPackages, consent)? {
+        return Ok(Err(code));
+    }
+    let all = bases(world)?;
+    let base = named(&all, name)?;
+    let _lock = lock(world, base)?;
+    let modules = world.target.join("soak").join("lsmod");
+    std::fs::create_dir_all(world.target.join("soak"))?;
+    std::fs::write(
+        &modules,
+        GUEST_MODULES.map(|module| format!("{module} 1 0\n")).concat(),
+    )?;
+    let wanted = Wanted {
+        flavour: USUAL_FLAVOUR.to_owned(),
+        modules: Some(modules),
+        config: None,
+    };
+    package(world, base, &wanted).map(Ok)
+}
+
+/// What `lsmod` shows in a guest on the distribution's kernel.
+const GUEST_MODULES: [&str; 5] = ["failover", "loop", "net_failover", "overlay", "virtio_net"];
 
 /// Builds a base a second time, elsewhere.
 ///

@@ -15,8 +15,8 @@ use crate::world::{World, is_root};
 const PRISTINE: &str = "pristine";
 
 /// Who applied the patches, in the source's own history.
-const NAME: &str = "ima-cgpath maintainers";
-const MAIL: &str = "maintainers@ima-cgpath.example";
+pub const NAME: &str = "ima-cgpath maintainers";
+pub const MAIL: &str = "maintainers@ima-cgpath.example";
 
 /// A source that lies in the cache, as a git repository of the files that the series changes.
 pub struct Source {
@@ -225,6 +225,33 @@ pub fn fetch(world: &World, base: &Base) -> Result<Source> {
     std::fs::write(unpacked.dir.join(".git/ready"), "")?;
     std::fs::rename(&part, &home).with_context(|| format!("putting {} in place", home.display()))?;
     Ok(source)
+}
+
+/// The directory with the distribution's configurations (`config.amd64_none_cloud-amd64.xz`), of the source's version.
+pub fn config_package(world: &World, base: &Base) -> Result<PathBuf> {
+    let (apt, version) = version(world, base)?;
+    let dir = sources(world).join(format!("{}-config", source_name(base, &version)));
+    let configs = |dir: &Path| find(&dir.join("usr/src"), |name| name.starts_with("linux-config-"));
+    if dir.is_dir() {
+        return configs(&dir);
+    }
+    let name = base.package.replace("linux-source-", "linux-config-");
+    let apt = apt.with_context(|| format!("no package lists, and {name} is not in the cache"))?;
+    let part = PathBuf::from(format!("{}.part", dir.display()));
+    if part.exists() {
+        std::fs::remove_dir_all(&part).with_context(|| format!("removing {}", part.display()))?;
+    }
+    std::fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
+    let mut download = apt.command("apt-get");
+    download
+        .current_dir(&part)
+        .args(["-q", "download", &format!("{name}={version}")]);
+    shell::run(&format!("Configurations of {name} {version}"), &mut download)?;
+    let archive = find(&part, |name| name.ends_with(".deb"))?;
+    shell::output(Command::new("dpkg").arg("-x").arg(&archive).arg(&part))?;
+    std::fs::remove_file(&archive)?;
+    std::fs::rename(&part, &dir).with_context(|| format!("putting {} in place", dir.display()))?;
+    configs(&dir)
 }
 
 /// The entry of a directory whose name fits.

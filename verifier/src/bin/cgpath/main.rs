@@ -3,8 +3,10 @@
 //! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
+mod event;
 mod explain;
 mod export;
+mod https;
 mod input;
 mod log;
 mod node;
@@ -15,6 +17,7 @@ mod report;
 mod serve;
 mod tenant;
 mod verify;
+mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use output::{Failure, Output, Status};
@@ -56,6 +59,8 @@ enum Command {
     Explain(explain::Explain),
     /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
     Report(Box<report::Report>),
+    Event(Box<event::Event>),
+    Watch(Box<watch::Watch>),
     /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
     Serve(Box<serve::Serve>),
     /// Prints completions for a shell, to be sourced by it
@@ -76,6 +81,8 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Node(node) => node.run(out),
         Command::Explain(explain) => explain.run(out),
         Command::Report(report) => report.run(out),
+        Command::Watch(watch) => watch.run(out),
+        Command::Event(event) => event.run(out),
         Command::Serve(serve) => serve.run(out),
         Command::Completions { shell } => {
             let mut script = Vec::new();

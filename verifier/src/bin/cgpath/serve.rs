@@ -1,8 +1,10 @@
 //! `cgpath serve`: hands out nonces, takes evidence, keeps verdicts, shows them.
 //!
-//! One HTTPS listener, one directory. Nodes push: the service connects to nobody. Not here: enrolment (see `node`).
+//! One HTTPS listener, one directory. Nodes push: the service connects to nobody but the webhooks that it was told. Not here: enrolment (see `node`).
 
 pub mod again;
+pub mod audit;
+pub mod changes;
 mod followers;
 pub mod http;
 pub mod judge;
@@ -12,9 +14,12 @@ pub mod page;
 pub mod policies;
 pub mod read;
 pub mod readers;
+pub mod revocations;
 pub mod setup;
 pub mod store;
+pub mod stream;
 pub mod tls;
+pub mod webhook;
 
 use crate::output::{Failure, Output, Status, escape};
 use clap::Args;
@@ -45,7 +50,10 @@ Requests:
   GET  /v1/nodes/NAME/ear         the same as a signed attestation result (EAR, a JWT; key: verdict.pub.pem)
   GET  /v1/nodes/NAME/history     ?limit=N&before=ID
   GET  /v1/nodes                  all nodes with their last verdicts
-  GET  /v1/nodes/NAME/pods/UID    one pod; …/stream: each new verdict as a server-sent event
+  GET  /v1/revocations            ?since=ID&limit=N: nodes and pods that turned untrusted, the oldest first
+  GET  /v1/nodes/NAME/pods/UID    one pod
+  GET  …/stream                   each verdict as a server-sent event: /v1/stream, /v1/nodes/NAME/stream, and with its
+                                  proof /v1/nodes/NAME/pods/UID/stream (cgpath watch reads them)
   GET  /metrics                   for Prometheus
   GET  /                          a page with the current verdicts
   GET  /healthz                   ok
@@ -99,6 +107,16 @@ pub struct Serve {
     /// Age from which a verdict is shown as stale
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     stale_after: u64,
+    /// Who is told of each change of a verdict, by a signed CloudEvent: https://HOST/PATH; can be repeated
+    #[arg(long = "webhook", value_name = "URL")]
+    webhooks: Vec<String>,
+    /// The CAs that webhooks' certificates are of (PEM)
+    #[arg(long, value_name = "FILE", default_value = crate::https::SYSTEM_CA)]
+    webhook_ca: PathBuf,
+    /// Events that may wait for a webhook; of more the oldest are dropped, and one event says so
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(store::KEEP_CHANGES)))]
+    webhook_queue: u32,
     /// What is logged to standard error: error, warn, info, debug, trace
     #[arg(long, value_name = "FILTER", env = "CGPATH_LOG", default_value = "info")]
     log: String,
@@ -278,7 +296,13 @@ impl Serve {
             max_evidence: usize::try_from(self.max_evidence * 1024 * 1024).unwrap_or(usize::MAX),
             upload: Duration::from_secs(self.upload_timeout),
             stale_after: self.stale_after,
+            webhooks: self.webhooks.clone(),
         };
+        let webhooks = self.webhooks.iter().map(|url| {
+            let (key, store) = (setup::verdict_key(dir)?, Arc::clone(&store));
+            webhook::Webhook::new(url, &self.webhook_ca, self.webhook_queue, key, store)
+        });
+        let webhooks = webhooks.collect::<Result<Vec<_>, Failure>>()?;
         let memory = usize::try_from(self.follow_memory << 20).unwrap_or(usize::MAX);
         let judge = Arc::new(judge::Judge::new(Arc::clone(&store), limits).with_memory(memory));
         let app = Arc::new(http::App::new(
@@ -298,6 +322,10 @@ impl Serve {
                 .local_addr()
                 .map_err(|e| Failure::new("io", format!("listening: {e}")))?;
             let stop = stop_signal()?;
+            tokio::spawn(audit::run(Arc::clone(&store), app.kept.subscribe()));
+            for webhook in webhooks {
+                tokio::spawn(webhook.run(app.kept.subscribe()));
+            }
             announce(address, out)?;
             tracing::info!(%address, dir = %dir.display(), nodes = store.nodes()?.len(), "serving");
             tls::serve(listener, tls, http::router(app), stop).await;

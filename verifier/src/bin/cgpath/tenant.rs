@@ -90,7 +90,11 @@ fn read(path: &Path) -> Result<TenantBundle, Failure> {
         .map_err(|e| Failure::decode(&name(path), &e).hint("give the file as `cgpath prove` wrote it"))
 }
 
-fn public_key(path: &Path) -> Result<VerifyingKey, Failure> {
+/// A P-256 public key in PEM.
+///
+/// # Errors
+/// A file that holds none.
+pub fn public_key(path: &Path) -> Result<VerifyingKey, Failure> {
     let bytes = File::open(path)
         .and_then(|file| bounded(file, MAX_SMALL_FILE))
         .map_err(|e| Failure::file(path, &e))?;

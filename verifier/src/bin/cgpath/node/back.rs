@@ -8,6 +8,7 @@ use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
 use crate::serve::again::{self, Again};
+use crate::serve::changes;
 use crate::serve::setup;
 use crate::serve::store::{Change, Node, Store, StoreError};
 use clap::Args;
@@ -117,6 +118,7 @@ pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -
             version,
             &change,
             &again.rejudged,
+            &changes::rejudged(&again.changes),
             again.state(),
             reason,
             now,
@@ -340,6 +342,7 @@ impl Accept {
                 round.version,
                 &change,
                 &again.rejudged,
+                &changes::rejudged(&again.changes),
                 again.state(),
                 &reason,
                 now,

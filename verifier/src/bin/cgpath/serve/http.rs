@@ -47,6 +47,8 @@ pub struct Settings {
     pub upload: Duration,
     /// Age in seconds after which a verdict is shown as stale.
     pub stale_after: u64,
+    /// Who is told of changes: URLs.
+    pub webhooks: Vec<String>,
 }
 
 /// Everything that requests share.
@@ -61,6 +63,8 @@ pub struct App {
     pub verdict_key: SigningKey,
     /// See there.
     pub settings: Settings,
+    /// Streams that may still be opened.
+    pub(super) streams: Arc<Semaphore>,
     uploads: Semaphore,
     uploading: Arc<Peers>,
     refusals: Mutex<HashMap<String, Refused>>,
@@ -252,6 +256,7 @@ impl App {
             judge,
             verdict_key,
             settings,
+            streams: Arc::new(Semaphore::new(super::stream::STREAMS)),
             uploads: Semaphore::new(UPLOADS),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
@@ -503,6 +508,7 @@ mod tests {
             max_evidence: 1024,
             upload: Duration::from_secs(1),
             stale_after: 1,
+            webhooks: Vec::new(),
         };
         let key = setup::verdict_key(&dir).unwrap();
         let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);

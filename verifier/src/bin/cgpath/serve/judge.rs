@@ -9,6 +9,7 @@
 //! Not here: HTTP, and the rules themselves (see the `verifier` library).
 
 use super::again::{self, AgainError};
+use super::changes::{self, StateChange};
 use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
@@ -208,13 +209,16 @@ impl Judge {
             let question = self.question(&round, nonce, now)?;
             // First of all that takes time: whoever has no key makes nobody join and replay anything.
             proven(received.quote(), &question.context)?;
+            // After the round was read: what is kept in between makes the commit a conflict.
+            let before = self.store.outline(node)?;
             let outcome = match &mut received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
                 Received::Part(part) => {
                     self.part(part, bytes, &round, &question, attest.clock.reset_count)?
                 }
             };
-            match self.keep(outcome, &round, nonce, nonce_expires) {
+            let changes = changes::between(before.as_ref(), &outcome.verdict);
+            match self.keep(outcome, &changes, &round, nonce, nonce_expires) {
                 Err(Refusal::Store(StoreError::Conflict)) => {}
                 other => return other,
             }
@@ -341,6 +345,7 @@ impl Judge {
     fn keep(
         &self,
         outcome: Outcome<'_>,
+        changes: &[StateChange],
         round: &Round,
         nonce: &[u8],
         nonce_expires: u64,
@@ -367,6 +372,7 @@ impl Judge {
             follows: outcome.follows,
             verdict: &text,
             state: state.as_deref(),
+            changes,
         })?;
         if let Some(follower) = outcome.follower {
             self.followers.put(&round.node.name, follower);

@@ -3,6 +3,7 @@
 //! Made anew for each scrape from what is kept, so that a restart loses nothing and a removed node is gone.
 
 use super::read::{NodeSummary, ScopedSummary};
+use super::webhook::Waiting;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use prometheus_client::registry::Registry;
@@ -24,6 +25,11 @@ struct Pod {
     pod: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Hook {
+    webhook: String,
+}
+
 /// The samples of one scrape.
 #[derive(Default)]
 pub struct Metrics {
@@ -37,6 +43,8 @@ pub struct Metrics {
     node_refused: Family<Node, Gauge>,
     pod_trusted: Family<Pod, Gauge>,
     pod_executions: Family<Pod, Gauge>,
+    webhook_waiting: Family<Hook, Gauge>,
+    webhook_dropped: Family<Hook, Gauge>,
 }
 
 fn count(n: u64) -> i64 {
@@ -83,6 +91,19 @@ impl Metrics {
             family.get_or_create(&label).set(value);
         }
         self.pods(&node.last.node, &node.last.pods);
+    }
+
+    /// A webhook, for whoever sees everything.
+    pub fn webhook(&mut self, waiting: &Waiting) {
+        let label = Hook {
+            webhook: waiting.webhook.clone(),
+        };
+        self.webhook_waiting
+            .get_or_create(&label)
+            .set(count(waiting.events));
+        self.webhook_dropped
+            .get_or_create(&label)
+            .set(count(waiting.dropped));
     }
 
     fn pods(&mut self, node: &str, pods: &[PodVerdict]) {
@@ -143,6 +164,16 @@ impl Metrics {
             "pod_executions",
             "Executions and mappings of the pod",
             self.pod_executions,
+        );
+        registry.register(
+            "webhook_waiting_events",
+            "Events that the receiver has not taken yet",
+            self.webhook_waiting,
+        );
+        registry.register(
+            "webhook_dropped_events",
+            "Events that were dropped since too many waited",
+            self.webhook_dropped,
         );
         let mut text = String::new();
         text::encode(&mut text, &registry)?;

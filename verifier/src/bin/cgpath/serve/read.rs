@@ -7,21 +7,17 @@ use super::http::{ApiError, App, Refused, blocking, now};
 use super::readers::{Reader, Scope};
 use super::store::{StoreError, StoredVerdict};
 use super::tls::Peer;
-use super::{metrics, page};
+use super::{metrics, page, revocations, stream, webhook};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use evidence::PodUid;
-use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
-use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 use verifier::{PodVerdict, State as Judged, Verdict};
 
 /// Verdicts in one answer of `history`.
@@ -33,11 +29,14 @@ pub fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/", get(index))
         .route("/metrics", get(measured))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/revocations", get(revocations::revocations))
         .route("/v1/nodes/{node}/verdict", get(verdict))
         .route("/v1/nodes/{node}/ear", get(ear))
         .route("/v1/nodes/{node}/history", get(history))
         .route("/v1/nodes/{node}/pods/{uid}", get(pod))
-        .route("/v1/nodes/{node}/pods/{uid}/stream", get(pod_stream))
+        .route("/v1/nodes/{node}/pods/{uid}/stream", get(stream::pod))
+        .route("/v1/nodes/{node}/stream", get(stream::node))
+        .route("/v1/stream", get(stream::all))
         .route_layer(middleware::from_fn_with_state(Arc::clone(app), may_read))
 }
 
@@ -101,7 +100,7 @@ async fn may_read(
 }
 
 /// A kept verdict with its content understood.
-fn understood(kept: &StoredVerdict) -> Result<Verdict, ApiError> {
+pub(super) fn understood(kept: &StoredVerdict) -> Result<Verdict, ApiError> {
     serde_json::from_str(kept.verdict.get()).map_err(|error| ApiError::internal(&error))
 }
 
@@ -121,7 +120,7 @@ pub struct Scoped {
 }
 
 /// A kept verdict with the reader's pods alone; `None` if none of them is there.
-fn narrowed(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Verdict>, ApiError> {
+pub(super) fn narrowed(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Verdict>, ApiError> {
     let mut verdict = understood(kept)?;
     verdict.pods.retain(|pod| scope.holds(pod));
     verifier::accept::redact(&mut verdict.accepted, &verdict.pods);
@@ -129,7 +128,7 @@ fn narrowed(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Verdict>, ApiE
 }
 
 impl Scoped {
-    fn new(kept: &StoredVerdict, narrowed: Verdict) -> Scoped {
+    pub(super) fn new(kept: &StoredVerdict, narrowed: Verdict) -> Scoped {
         Scoped {
             node: kept.node.clone(),
             time: kept.time,
@@ -146,7 +145,11 @@ impl Scoped {
 }
 
 /// The last verdict about a node, for a reader with a scope.
-fn last_narrowed(app: &App, node: &str, scope: &Scope) -> Result<(StoredVerdict, Verdict), ApiError> {
+pub(super) fn last_narrowed(
+    app: &App,
+    node: &str,
+    scope: &Scope,
+) -> Result<(StoredVerdict, Verdict), ApiError> {
     let unknown = || ApiError::unknown_node(node);
     app.store.node(node)?;
     let kept = app.store.last_verdict(node)?.ok_or_else(unknown)?;
@@ -371,6 +374,9 @@ async fn measured(
                     let verdict = node.last.as_ref().map(understood).transpose()?;
                     metrics.node(&node, verdict.as_ref());
                 }
+                for url in &app.settings.webhooks {
+                    metrics.webhook(&webhook::waiting(&app.store, url)?);
+                }
             }
             Reader::Scoped(scope) => {
                 for node in scoped_summaries(&app, &scope)? {
@@ -386,7 +392,7 @@ async fn measured(
 
 /// One pod's part of its node's last verdict.
 #[derive(Serialize)]
-struct PodAnswer {
+pub(super) struct PodAnswer {
     node: String,
     /// When it was judged, in unix seconds.
     time: u64,
@@ -397,7 +403,7 @@ struct PodAnswer {
 }
 
 /// The same answer for a node that is not there, a pod that is not there, and one that is somebody else's.
-fn unknown_pod(node: &str, uid: &str) -> ApiError {
+pub(super) fn unknown_pod(node: &str, uid: &str) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "unknown-pod",
@@ -406,7 +412,28 @@ fn unknown_pod(node: &str, uid: &str) -> ApiError {
     .hint("GET /v1/nodes shows nodes and pods that you may see")
 }
 
-fn pod_of(app: &App, reader: &Reader, node: &str, uid: &str) -> Result<PodAnswer, ApiError> {
+/// The pod's part of a verdict; `None` where it has none, or it is somebody else's.
+pub(super) fn pod_in(
+    kept: &StoredVerdict,
+    verdict: &Verdict,
+    reader: &Reader,
+    wanted: PodUid,
+) -> Option<PodAnswer> {
+    let pod = verdict.pod(wanted)?;
+    let may = match reader {
+        Reader::Everything => true,
+        Reader::Scoped(scope) => scope.holds(pod),
+    };
+    may.then(|| PodAnswer {
+        node: kept.node.clone(),
+        time: kept.time,
+        state: verdict.node.state,
+        dangerous: verdict.dangerous.clone(),
+        pod: pod.clone(),
+    })
+}
+
+pub(super) fn pod_of(app: &App, reader: &Reader, node: &str, uid: &str) -> Result<PodAnswer, ApiError> {
     let unknown = || unknown_pod(node, uid);
     let wanted = PodUid::parse(uid.as_bytes()).ok_or_else(unknown)?;
     match app.store.node(node) {
@@ -414,21 +441,7 @@ fn pod_of(app: &App, reader: &Reader, node: &str, uid: &str) -> Result<PodAnswer
         other => other?,
     };
     let kept = app.store.last_verdict(node)?.ok_or_else(unknown)?;
-    let verdict = understood(&kept)?;
-    let pod = verdict.pods.into_iter().find(|pod| {
-        let may = match reader {
-            Reader::Everything => true,
-            Reader::Scoped(scope) => scope.holds(pod),
-        };
-        may && pod.uid == wanted
-    });
-    Ok(PodAnswer {
-        node: kept.node,
-        time: kept.time,
-        state: verdict.node.state,
-        dangerous: verdict.dangerous,
-        pod: pod.ok_or_else(unknown)?,
-    })
+    pod_in(&kept, &understood(&kept)?, reader, wanted).ok_or_else(unknown)
 }
 
 async fn pod(
@@ -437,72 +450,4 @@ async fn pod(
     Path((node, uid)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     blocking(move || Ok(Json(pod_of(&app, &reader, &node, &uid)?).into_response())).await?
-}
-
-/// Who listens to a pod.
-struct Listener {
-    app: Arc<App>,
-    reader: Reader,
-    node: String,
-    uid: String,
-    kept: Receiver<Arc<str>>,
-    /// When what was sent last was judged.
-    sent: Option<u64>,
-}
-
-impl Listener {
-    /// Waits for the next verdict about the pod's node.
-    async fn next(&mut self) -> Option<PodAnswer> {
-        loop {
-            if self.sent.is_some() {
-                match self.kept.recv().await {
-                    Ok(node) if *node != *self.node => continue,
-                    // Too slow for each one: the last one is what counts.
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return None,
-                }
-            }
-            let (app, reader) = (Arc::clone(&self.app), self.reader.clone());
-            let (node, uid) = (self.node.clone(), self.uid.clone());
-            let found = blocking(move || pod_of(&app, &reader, &node, &uid)).await;
-            let first = self.sent.is_none();
-            match found {
-                Ok(Ok(answer)) => {
-                    self.sent = Some(answer.time);
-                    return Some(answer);
-                }
-                // The pod ended: it may come back as long as somebody listens.
-                _ if !first => {}
-                _ => return None,
-            }
-        }
-    }
-}
-
-/// Each verdict about the pod as a server-sent event `verdict`, the current one first.
-async fn pod_stream(
-    State(app): State<Arc<App>>,
-    Extension(reader): Extension<Reader>,
-    Path((node, uid)): Path<(String, String)>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    // Before it is looked at: what comes meanwhile is not missed.
-    let kept = app.kept.subscribe();
-    {
-        let (app, reader, node, uid) = (Arc::clone(&app), reader.clone(), node.clone(), uid.clone());
-        blocking(move || pod_of(&app, &reader, &node, &uid)).await??;
-    }
-    let listener = Listener {
-        app,
-        reader,
-        node,
-        uid,
-        kept,
-        sent: None,
-    };
-    let events = stream::unfold(listener, |mut listener| async {
-        let answer = listener.next().await?;
-        let event = Event::default().event("verdict").json_data(&answer);
-        Some((Ok(event.unwrap_or_default()), listener))
-    });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }

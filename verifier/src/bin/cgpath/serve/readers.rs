@@ -84,8 +84,13 @@ pub struct Scope {
 impl Scope {
     /// Whether the pod is one of them.
     pub fn holds(&self, pod: &PodVerdict) -> bool {
-        let namespace = pod.name.as_deref().and_then(|name| name.split_once('/'));
-        self.pods.contains(&pod.uid) || namespace.is_some_and(|(ns, _)| self.namespaces.contains(ns))
+        self.names(pod.uid, pod.name.as_deref())
+    }
+
+    /// The same for a pod of this UID and this name in the policy.
+    pub fn names(&self, uid: PodUid, name: Option<&str>) -> bool {
+        let namespace = name.and_then(|name| name.split_once('/'));
+        self.pods.contains(&uid) || namespace.is_some_and(|(ns, _)| self.namespaces.contains(ns))
     }
 }
 

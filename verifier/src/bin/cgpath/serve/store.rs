@@ -9,12 +9,16 @@
 //! Not here: what evidence means, and HTTP.
 
 mod back;
+mod changes;
 mod parts;
 
 pub use back::{Change, Past, Rejudged};
+pub use changes::KEEP_CHANGES;
 pub use parts::MAX_PARTS;
 
-use parts::{MIGRATION_3, SINCE_3};
+use super::changes::StateChange;
+use changes::SINCE_3;
+use parts::{MIGRATION_4, SINCE_4};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -32,7 +36,7 @@ const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -214,6 +218,8 @@ pub struct Commit<'a> {
     pub verdict: &'a str,
     /// What the next round starts from; `None` leaves what the last one left.
     pub state: Option<&'a [u8]>,
+    /// What is another state than in the node's last verdict.
+    pub changes: &'a [StateChange],
 }
 
 /// Evidence that is on disk.
@@ -298,7 +304,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {SINCE_3} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {SINCE_3} {SINCE_4} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -347,7 +353,10 @@ impl Store {
                 connection.execute_batch(&format!("{MIGRATION} {SINCE_2}"))?;
             }
             if version < 3 {
-                connection.execute_batch(&format!("{MIGRATION_3} {SINCE_3}"))?;
+                connection.execute_batch(SINCE_3)?;
+            }
+            if version < 4 {
+                connection.execute_batch(&format!("{MIGRATION_4} {SINCE_4}"))?;
             }
             connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
@@ -612,6 +621,7 @@ impl Store {
             "INSERT INTO used_nonces (nonce, expires) VALUES (?1, ?2)",
             params![commit.nonce, signed(commit.nonce_expires)],
         )?;
+        changes::keep(&transaction, commit.node, commit.time, "evidence", commit.changes)?;
         transaction.commit()?;
         Ok(id)
     }
@@ -668,6 +678,7 @@ impl Store {
                     files.push(evidence);
                 }
             }
+            changes::prune(&transaction)?;
             transaction.commit()?;
             files
         };
@@ -747,26 +758,59 @@ impl Store {
         before: Option<i64>,
     ) -> Result<Vec<StoredVerdict>, StoreError> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict FROM verdicts
-             WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
-        )?;
-        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], |row| {
-            let verdict: String = row.get("verdict")?;
-            Ok(StoredVerdict {
-                id: row.get("id")?,
-                node: row.get("node")?,
-                time: unsigned(row.get("time")?),
-                trusted: row.get("trusted")?,
-                nonce: row.get("nonce")?,
-                policy_digest: row.get("policy_digest")?,
-                evidence: row.get("evidence")?,
-                evidence_kept: row.get("evidence_kept")?,
-                verdict: raw_json(8, verdict)?,
-            })
-        })?;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        ))?;
+        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], read_verdict)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+
+    /// The first verdict with an id above `after`, of `node` where one is named.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn next_verdict(&self, after: i64, node: Option<&str>) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let only = if node.is_some() {
+            "node = ?2 AND"
+        } else {
+            "?2 IS NULL AND"
+        };
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE {only} id > ?1 ORDER BY id LIMIT 1"
+        ))?;
+        Ok(statement
+            .query_row(params![after, node], read_verdict)
+            .optional()?)
+    }
+
+    /// The verdict about the answer to this nonce.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn verdict_by_nonce(&self, nonce: &[u8]) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {VERDICT} FROM verdicts WHERE nonce = ?1"))?;
+        Ok(statement.query_row([nonce], read_verdict).optional()?)
+    }
+}
+
+const VERDICT: &str = "id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict";
+
+fn read_verdict(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredVerdict> {
+    let verdict: String = row.get("verdict")?;
+    Ok(StoredVerdict {
+        id: row.get("id")?,
+        node: row.get("node")?,
+        time: unsigned(row.get("time")?),
+        trusted: row.get("trusted")?,
+        nonce: row.get("nonce")?,
+        policy_digest: row.get("policy_digest")?,
+        evidence: row.get("evidence")?,
+        evidence_kept: row.get("evidence_kept")?,
+        verdict: raw_json(8, verdict)?,
+    })
 }
 
 /// A column that holds JSON.
@@ -903,6 +947,7 @@ mod tests {
             follows: None,
             verdict: "{}",
             state: Some(&[nonce]),
+            changes: &[],
         })
     }
 
@@ -926,9 +971,18 @@ mod tests {
         round(&new, "n1", 1, b"evidence").unwrap();
         let wanted = columns(&new);
         new.connection()
+            .execute_batch("DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 3;")
+            .unwrap();
+        assert_eq!(columns(&Store::open(dir.path()).unwrap()), wanted);
+        new.connection()
+            .execute_batch("DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 2;")
+            .unwrap();
+        assert_eq!(columns(&Store::open(dir.path()).unwrap()), wanted);
+        new.connection()
             .execute_batch(
-                "DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN stopped; \
-                 ALTER TABLE nodes DROP COLUMN base; ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
+                "DROP TABLE changes; DROP TABLE parts; DROP TABLE rejudged; DROP TABLE accepts; \
+                 ALTER TABLE nodes DROP COLUMN base; ALTER TABLE nodes DROP COLUMN stopped; \
+                 ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
         assert_ne!(columns(&new), wanted);
@@ -941,14 +995,7 @@ mod tests {
         }
         let store = Store::open(dir.path()).unwrap();
         round(&store, "n1", 2, b"more").unwrap();
-        store
-            .connection()
-            .execute_batch("DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 2;")
-            .unwrap();
-        drop(store);
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!(columns(&store), wanted);
-        let later = "PRAGMA user_version = 4";
+        let later = "PRAGMA user_version = 5";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }
@@ -1032,6 +1079,7 @@ mod tests {
             follows: None,
             verdict: "{}",
             state: None,
+            changes: &[],
         };
         assert!(matches!(
             store.commit(&commit(old.version)),

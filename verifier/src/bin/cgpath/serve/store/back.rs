@@ -4,7 +4,8 @@
 //! policy is the new one and a verdict the old one's. What a verdict said before stays, in `rejudged`.
 //! Not here: how evidence is judged (see `again`).
 
-use super::{Node, Store, StoreError, raw_json, signed, text, unsigned};
+use super::{Node, Store, StoreError, changes, raw_json, signed, text, unsigned};
+use crate::serve::changes::StateChange;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
 
@@ -101,7 +102,8 @@ impl Store {
     }
 
     /// Makes a change and keeps what was judged again because of it, all or nothing. `version` is what the judging
-    /// started from; `state` is what the next round starts from and the evidence that left it, `None` leaves both.
+    /// started from; `changes` are those of the last verdict; `state` is what the next round starts from and the evidence
+    /// that left it, `None` leaves both.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`], [`StoreError::Database`].
@@ -112,6 +114,7 @@ impl Store {
         version: i64,
         change: &Change<'_>,
         rejudged: &[Rejudged],
+        changes: &[StateChange],
         state: Option<(&[u8], &str)>,
         reason: &str,
         now: u64,
@@ -179,6 +182,7 @@ impl Store {
                 params![again.id, again.trusted, new_policy, again.verdict],
             )?;
         }
+        changes::keep(&transaction, name, now, reason, changes)?;
         Ok(transaction.commit()?)
     }
 
