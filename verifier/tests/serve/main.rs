@@ -4,6 +4,7 @@
 mod back;
 mod crash;
 mod events;
+mod openapi;
 #[path = "../common/python.rs"]
 mod python;
 mod rounds;

@@ -54,6 +54,7 @@ Requests:
   GET  /v1/nodes/NAME/pods/UID    one pod
   GET  …/stream                   each verdict as a server-sent event: /v1/stream, /v1/nodes/NAME/stream, and with its
                                   proof /v1/nodes/NAME/pods/UID/stream (cgpath watch reads them)
+  GET  /v1/openapi.json           all of this for programs (OpenAPI 3.1)
   GET  /metrics                   for Prometheus
   GET  /                          a page with the current verdicts
   GET  /healthz                   ok

@@ -16,7 +16,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use p256::ecdsa::SigningKey;
 use serde::Serialize;
@@ -284,17 +284,33 @@ impl App {
     }
 }
 
+/// What the service answers, for programs (OpenAPI 3.1).
+const OPENAPI: &str = include_str!("../../../../../docs/openapi.json");
+
+/// The requests that need no token: each path with what answers it.
+fn open_routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
+    vec![
+        ("/v1/nodes/{node}/nonce", post(nonce)),
+        ("/v1/nodes/{node}/evidence", post(evidence)),
+        ("/v1/openapi.json", get(openapi)),
+        ("/healthz", get(health)),
+    ]
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
 /// All requests.
 pub fn router(app: Arc<App>) -> Router {
     let reading = read::router(&app);
-    Router::new()
-        .route("/v1/nodes/{node}/nonce", post(nonce))
-        .route("/v1/nodes/{node}/evidence", post(evidence))
-        .route("/healthz", get(health))
+    open_routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, method)| router.route(path, method))
         .merge(reading)
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here")
-                .hint("POST /v1/nodes/{node}/nonce and …/evidence; GET /, /v1/nodes, /v1/nodes/{node}/verdict, …/ear, …/history, …/pods/{uid}, …/pods/{uid}/stream, /metrics, /healthz")
+                .hint("GET /v1/openapi.json lists what there is")
         })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "not with this method")
@@ -474,6 +490,26 @@ mod tests {
             .unwrap();
         let router = router(Arc::clone(app)).layer(Extension(Peer(peer)));
         router.oneshot(request).await.unwrap().status()
+    }
+
+    #[test]
+    fn each_route_is_in_the_openapi_document_and_the_other_way_round() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let documented: Vec<&str> = document["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut routes: Vec<&str> = open_routes()
+            .iter()
+            .chain(&read::routes())
+            .map(|route| route.0)
+            .collect();
+        routes.sort_unstable();
+        let mut sorted = documented.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, routes);
     }
 
     #[tokio::test]

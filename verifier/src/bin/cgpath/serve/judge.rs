@@ -206,11 +206,11 @@ impl Judge {
             }
             let nonce_expires = nonces.check(node, nonce, now)?;
             self.store.check_nonce(nonce, nonce_expires)?;
+            // After the round was read: what is kept in between makes the commit a conflict.
+            let before = self.store.outline(node)?;
             let question = self.question(&round, nonce, now)?;
             // First of all that takes time: whoever has no key makes nobody join and replay anything.
             proven(received.quote(), &question.context)?;
-            // After the round was read: what is kept in between makes the commit a conflict.
-            let before = self.store.outline(node)?;
             let outcome = match &mut received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
                 Received::Part(part) => {
@@ -218,7 +218,7 @@ impl Judge {
                 }
             };
             let changes = changes::between(before.as_ref(), &outcome.verdict);
-            match self.keep(outcome, &changes, &round, nonce, nonce_expires) {
+            match self.keep(outcome, &round, &changes, nonce, nonce_expires) {
                 Err(Refusal::Store(StoreError::Conflict)) => {}
                 other => return other,
             }
@@ -345,8 +345,8 @@ impl Judge {
     fn keep(
         &self,
         outcome: Outcome<'_>,
-        changes: &[StateChange],
         round: &Round,
+        changes: &[StateChange],
         nonce: &[u8],
         nonce_expires: u64,
     ) -> Result<Kept, Refusal> {

@@ -13,7 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Extension, Json, Router};
 use evidence::PodUid;
 use serde::{Deserialize, Serialize};
@@ -23,20 +23,28 @@ use verifier::{PodVerdict, State as Judged, Verdict};
 /// Verdicts in one answer of `history`.
 const HISTORY_PAGE: u32 = 200;
 
-/// The requests that read.
+/// The requests that read: each path with what answers it.
+pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
+    vec![
+        ("/", get(index)),
+        ("/metrics", get(measured)),
+        ("/v1/nodes", get(nodes)),
+        ("/v1/stream", get(stream::all)),
+        ("/v1/revocations", get(revocations::revocations)),
+        ("/v1/nodes/{node}/verdict", get(verdict)),
+        ("/v1/nodes/{node}/ear", get(ear)),
+        ("/v1/nodes/{node}/history", get(history)),
+        ("/v1/nodes/{node}/stream", get(stream::node)),
+        ("/v1/nodes/{node}/pods/{uid}", get(pod)),
+        ("/v1/nodes/{node}/pods/{uid}/stream", get(stream::pod)),
+    ]
+}
+
+/// The same as a router that lets readers in alone.
 pub fn router(app: &Arc<App>) -> Router<Arc<App>> {
-    Router::new()
-        .route("/", get(index))
-        .route("/metrics", get(measured))
-        .route("/v1/nodes", get(nodes))
-        .route("/v1/revocations", get(revocations::revocations))
-        .route("/v1/nodes/{node}/verdict", get(verdict))
-        .route("/v1/nodes/{node}/ear", get(ear))
-        .route("/v1/nodes/{node}/history", get(history))
-        .route("/v1/nodes/{node}/pods/{uid}", get(pod))
-        .route("/v1/nodes/{node}/pods/{uid}/stream", get(stream::pod))
-        .route("/v1/nodes/{node}/stream", get(stream::node))
-        .route("/v1/stream", get(stream::all))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, method)| router.route(path, method))
         .route_layer(middleware::from_fn_with_state(Arc::clone(app), may_read))
 }
 

@@ -17,8 +17,8 @@ pub use changes::KEEP_CHANGES;
 pub use parts::MAX_PARTS;
 
 use super::changes::StateChange;
-use changes::SINCE_3;
-use parts::{MIGRATION_4, SINCE_4};
+use changes::CHANGES;
+use parts::{MIGRATION_3, PARTS};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -36,7 +36,7 @@ const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 3;
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -304,7 +304,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {SINCE_3} {SINCE_4} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -353,10 +353,7 @@ impl Store {
                 connection.execute_batch(&format!("{MIGRATION} {SINCE_2}"))?;
             }
             if version < 3 {
-                connection.execute_batch(SINCE_3)?;
-            }
-            if version < 4 {
-                connection.execute_batch(&format!("{MIGRATION_4} {SINCE_4}"))?;
+                connection.execute_batch(&format!("{MIGRATION_3} {PARTS} {CHANGES}"))?;
             }
             connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
@@ -971,17 +968,9 @@ mod tests {
         round(&new, "n1", 1, b"evidence").unwrap();
         let wanted = columns(&new);
         new.connection()
-            .execute_batch("DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 3;")
-            .unwrap();
-        assert_eq!(columns(&Store::open(dir.path()).unwrap()), wanted);
-        new.connection()
-            .execute_batch("DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 2;")
-            .unwrap();
-        assert_eq!(columns(&Store::open(dir.path()).unwrap()), wanted);
-        new.connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE parts; DROP TABLE rejudged; DROP TABLE accepts; \
-                 ALTER TABLE nodes DROP COLUMN base; ALTER TABLE nodes DROP COLUMN stopped; \
+                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
+                 ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
                  ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
@@ -995,7 +984,16 @@ mod tests {
         }
         let store = Store::open(dir.path()).unwrap();
         round(&store, "n1", 2, b"more").unwrap();
-        let later = "PRAGMA user_version = 5";
+        store
+            .connection()
+            .execute_batch(
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(columns(&store), wanted);
+        let later = "PRAGMA user_version = 4";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }

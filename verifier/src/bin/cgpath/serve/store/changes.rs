@@ -14,7 +14,7 @@ use verifier::State;
 use verifier::event::Change;
 
 /// Tables that version 3 added.
-pub(super) const SINCE_3: &str = "
+pub(super) const CHANGES: &str = "
 -- Outlives nodes and verdicts. The last row is never deleted, so numbers go on.
 CREATE TABLE changes (
     number        INTEGER PRIMARY KEY,

@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 /// Parts after which the whole evidence is kept once: so many files are read for one evidence at most.
 pub const MAX_PARTS: u32 = 64;
 
-/// Table that version 4 added.
-pub(super) const SINCE_4: &str = "
+/// Table that version 3 added.
+pub(super) const PARTS: &str = "
 -- Evidence that is a part, and what it follows.
 CREATE TABLE parts (
     evidence      TEXT PRIMARY KEY,        -- SHA-256, hex
@@ -22,8 +22,8 @@ CREATE TABLE parts (
 CREATE INDEX parts_by_base ON parts (base);
 ";
 
-/// From version 3.
-pub(super) const MIGRATION_4: &str = "ALTER TABLE nodes ADD COLUMN base TEXT;";
+/// From version 2.
+pub(super) const MIGRATION_3: &str = "ALTER TABLE nodes ADD COLUMN base TEXT;";
 
 impl Store {
     /// The evidence of a verdict, whole, while it is kept.
