@@ -3,10 +3,10 @@
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;
-use crate::sources::system;
+use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::{PodUid, Position, Protection, Quote};
+use evidence::{Boot, PodUid, Position, Protection, Quote, boot::Registers};
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -165,6 +165,7 @@ pub struct Service {
     handle: Handle,
     tpm: TpmThread,
     node: Arc<str>,
+    boot: Arc<BootFacts>,
     waiting: HashMap<u64, (Option<Position>, Reply)>,
     next_id: u64,
     list_read: Instant,
@@ -191,6 +192,7 @@ impl Service {
             handle,
             tpm,
             node: node.into(),
+            boot: Arc::new(BootFacts::read()),
             waiting: HashMap::new(),
             next_id: 1,
             list_read: Instant::now(),
@@ -327,9 +329,10 @@ impl Service {
         let node = self.node.clone();
         let boot_id = self.engine.boot_id();
         let tier = self.engine.tier();
+        let boot = self.boot.clone();
         tokio::spawn(async move {
             let work = async {
-                let quote = tpm.quote(nonce).await?;
+                let (quote, registers) = tpm.quote(nonce).await?;
                 let (send, assembly) = oneshot::channel();
                 commands
                     .send(Command::Assemble {
@@ -346,6 +349,11 @@ impl Service {
                     boot_id,
                     kernel: system::kernel_release(),
                     quote,
+                    boot: Boot {
+                        registers: vec![registers],
+                        log: boot.log.clone(),
+                        command_line: boot.command_line.clone(),
+                    },
                 };
                 let written = tokio::task::spawn_blocking(move || assembly.write(&header)).await;
                 Ok(written.map_err(|_| RequestError::Ending)??)
@@ -373,7 +381,7 @@ impl Service {
 }
 
 /// A nonce, and where the quote over it goes.
-type QuoteJob = (Vec<u8>, oneshot::Sender<Result<Quote, TpmError>>);
+type QuoteJob = (Vec<u8>, oneshot::Sender<Result<(Quote, Registers), TpmError>>);
 
 /// The TPM on a thread of its own: its commands block for as long as it likes.
 #[derive(Clone)]
@@ -394,7 +402,7 @@ impl TpmThread {
         TpmThread { jobs }
     }
 
-    async fn quote(&self, nonce: Vec<u8>) -> Result<Quote, RequestError> {
+    async fn quote(&self, nonce: Vec<u8>) -> Result<(Quote, Registers), RequestError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send((nonce, reply)).map_err(|_| RequestError::Ending)?;
         Ok(answer.await.map_err(|_| RequestError::Ending)??)
@@ -402,7 +410,11 @@ impl TpmThread {
 }
 
 /// One quote; a TPM that fails is opened anew once, as after a reset of the resource manager.
-fn quote(tpm: &mut Option<Tpm>, options: &tpm::Options, nonce: &[u8]) -> Result<Quote, TpmError> {
+fn quote(
+    tpm: &mut Option<Tpm>,
+    options: &tpm::Options,
+    nonce: &[u8],
+) -> Result<(Quote, Registers), TpmError> {
     if let Some(open) = tpm {
         match open.quote(nonce) {
             Err(error @ TpmError::Command { .. }) => {

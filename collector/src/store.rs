@@ -5,7 +5,7 @@
 //! position for each record and each entry and nothing of their content.
 
 use evidence::bundle::MAX_EVIDENCE_LEN;
-use evidence::{Entry, PartitionKey, Position, Quote, Tier, wire};
+use evidence::{Boot, Entry, PartitionKey, Position, Quote, Tier, wire};
 use minicbor::Encoder;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -372,6 +372,8 @@ pub struct Header {
     pub kernel: String,
     /// The quote.
     pub quote: Quote,
+    /// What was measured before IMA began.
+    pub boot: Boot,
 }
 
 /// Finished evidence: a file without a name, positioned at its start.
@@ -415,7 +417,7 @@ impl Assembly {
         };
         let (quote, tier) = (wire::to_vec(&header.quote), wire::to_vec(&header.tier));
         head(&mut out, &|e| {
-            ok(if is_part { e.array(11) } else { e.map(10) });
+            ok(if is_part { e.array(12) } else { e.map(11) });
             key(e, 0);
             ok(e.u8(1));
             key(e, 1);
@@ -468,6 +470,14 @@ impl Assembly {
             key(e, 9);
             ok(e.str(&header.kernel));
         })?;
+        // What is in the log does not change within a boot: a part leaves it out.
+        let boot = Boot {
+            log: header.boot.log.clone().filter(|_| !is_part),
+            command_line: header.boot.command_line.clone().filter(|_| !is_part),
+            registers: header.boot.registers.clone(),
+        };
+        head(&mut out, &|e| key(e, 10))?;
+        out.write_all(&wire::to_vec(&boot)).map_err(io("write in"))?;
         if let Some(position) = &self.after {
             out.write_all(&wire::to_vec(position)).map_err(io("write in"))?;
         }
@@ -594,12 +604,19 @@ mod tests {
             signature: vec![2],
             ak: vec![3],
         };
+        let zeros = vec![evidence::Digest::zero(evidence::Bank::Sha256); evidence::boot::REGISTERS];
+        let boot = Boot {
+            registers: vec![evidence::boot::Registers::new(zeros).unwrap()],
+            log: Some(vec![7; 5000]),
+            command_line: Some(b"quiet".to_vec()),
+        };
         let header = Header {
             tier: Tier::Bpf,
             node: "n".into(),
             boot_id: [5; 16],
             kernel: "6.12".into(),
             quote: quote.clone(),
+            boot: boot.clone(),
         };
         let mut written = store.assembly(&frozen, None).unwrap().write(&header).unwrap();
         let mut bytes = Vec::new();
@@ -619,6 +636,7 @@ mod tests {
                 .collect(),
             pods: vec![],
             kernel: "6.12".into(),
+            boot: Some(boot),
         };
         assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
         assert_eq!(bytes, expected.to_cbor());
@@ -660,6 +678,11 @@ mod tests {
             boot_id: [5; 16],
             kernel: "6.12".into(),
             quote: quote.clone(),
+            boot: Boot {
+                registers: vec![],
+                log: Some(vec![7; 500]),
+                command_line: Some(b"quiet".to_vec()),
+            },
         };
         let mut write = |position: &Position| {
             let mut written = store
@@ -713,6 +736,11 @@ mod tests {
                 partitions,
                 pods: vec![],
                 kernel: "6.12".into(),
+                boot: Some(Boot {
+                    log: None,
+                    command_line: None,
+                    ..header.boot.clone()
+                }),
                 from: from.clone(),
             };
             assert_eq!(
@@ -761,6 +789,11 @@ mod tests {
             boot_id: [0; 16],
             kernel: String::new(),
             quote,
+            boot: Boot {
+                registers: vec![],
+                log: None,
+                command_line: None,
+            },
         };
         let mut written = store.assembly(&frozen, None).unwrap().write(&header).unwrap();
         let mut bytes = Vec::new();

@@ -7,6 +7,7 @@
 //! Source: TPM 2.0 Library, Part 3: TPM2_CreatePrimary (24.1), TPM2_Quote (18.4); Part 1, 27.2 on templates.
 
 use crate::config::KeyKind;
+use evidence::boot::Registers;
 use evidence::{Bank, Quote};
 use sha2::{Digest as _, Sha256};
 use std::str::FromStr;
@@ -36,6 +37,22 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The register that IMA extends.
 const IMA_PCR: PcrSlot = PcrSlot::Slot10;
+
+/// The registers that are extended before IMA begins, PCR 0 to 9, in the numbers that one TPM2_PCR_Read gives (a
+/// TPML_DIGEST holds eight).
+const BOOT_PCRS: [&[PcrSlot]; 2] = [
+    &[
+        PcrSlot::Slot0,
+        PcrSlot::Slot1,
+        PcrSlot::Slot2,
+        PcrSlot::Slot3,
+        PcrSlot::Slot4,
+        PcrSlot::Slot5,
+        PcrSlot::Slot6,
+        PcrSlot::Slot7,
+    ],
+    &[PcrSlot::Slot8, PcrSlot::Slot9],
+];
 
 /// Why the TPM did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +90,12 @@ pub enum TpmError {
         bank: Bank,
         /// Banks that are allocated.
         found: String,
+    },
+    /// TPM2_PCR_Read gave something else than was asked for.
+    #[error("the TPM does not give PCR 0 to 9 of its {bank} bank: are all of them allocated?")]
+    Registers {
+        /// As configured.
+        bank: Bank,
     },
     /// A nonce that no quote can carry.
     #[error("a nonce of {0} bytes does not fit into a quote")]
@@ -253,18 +276,20 @@ impl Tpm {
         &self.public
     }
 
-    /// Quotes PCR 10 with `nonce` as qualifying data.
+    /// Quotes PCR 0 to 10 with `nonce` as qualifying data, and gives the values of PCR 0 to 9, which were read before.
     ///
     /// # Errors
     /// [`TpmError::Nonce`] beyond 64 bytes, or what the TPM said.
-    pub fn quote(&mut self, nonce: &[u8]) -> Result<Quote, TpmError> {
+    pub fn quote(&mut self, nonce: &[u8]) -> Result<(Quote, Registers), TpmError> {
         if nonce.is_empty() || nonce.len() > 64 {
             return Err(TpmError::Nonce(nonce.len()));
         }
         let command = |what| move |source| TpmError::Command { what, source };
         let data = Data::try_from(nonce.to_vec()).map_err(command("qualifying data"))?;
+        let registers = self.boot_registers()?;
+        let slots = [&BOOT_PCRS.concat()[..], &[IMA_PCR]].concat();
         let selection = PcrSelectionListBuilder::new()
-            .with_selection(bank_algorithm(self.bank), &[IMA_PCR])
+            .with_selection(bank_algorithm(self.bank), &slots)
             .build()
             .map_err(command("PCR selection"))?;
         let (context, key) = (&mut self.context, self.key);
@@ -274,11 +299,33 @@ impl Tpm {
             })
         })
         .map_err(command("TPM2_Quote"))?;
-        Ok(Quote {
+        let quote = Quote {
             attest: attest.marshall().map_err(command("TPM2_Quote"))?,
             signature: signature.marshall().map_err(command("TPM2_Quote"))?,
             ak: self.public.clone(),
-        })
+        };
+        Ok((quote, registers))
+    }
+
+    /// PCR 0 to 9. They are read anew for each quote: whoever extends one of them later is seen by the log that does not
+    /// replay, not by a quote that fits nothing.
+    fn boot_registers(&mut self) -> Result<Registers, TpmError> {
+        let bank = self.bank;
+        let command = |what| move |source| TpmError::Command { what, source };
+        let mut values = Vec::new();
+        for slots in BOOT_PCRS {
+            let selection = PcrSelectionListBuilder::new()
+                .with_selection(bank_algorithm(bank), slots)
+                .build()
+                .map_err(command("PCR selection"))?;
+            let context = &mut self.context;
+            let (_counter, _read, digests) =
+                retried(|| context.execute_without_session(|c| c.pcr_read(selection.clone())))
+                    .map_err(command("TPM2_PCR_Read"))?;
+            let digests = digests.value().iter();
+            values.extend(digests.filter_map(|digest| evidence::Digest::new(bank, digest.value())));
+        }
+        Registers::new(values).ok_or(TpmError::Registers { bank })
     }
 }
 

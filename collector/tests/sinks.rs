@@ -5,7 +5,8 @@ use collector::config::{Config, Sink, SinkFormat, SinkKind};
 use collector::service::RequestError;
 use collector::sink::{SinkStatus, Sinks, Source};
 use collector::store::{EvidenceFile, Header, Store};
-use evidence::{Entry, Evidence, Part, PartitionKey, Position, Quote, Tier};
+use evidence::boot::{Boot, REGISTERS, Registers};
+use evidence::{Bank, Digest, Entry, Evidence, Part, PartitionKey, Position, Quote, Tier};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -55,6 +56,11 @@ impl Source for Engine {
                 attest: nonce,
                 signature: vec![2],
                 ak: vec![3],
+            },
+            boot: Boot {
+                registers: vec![Registers::new(vec![Digest::zero(Bank::Sha256); REGISTERS]).unwrap()],
+                log: None,
+                command_line: None,
             },
         };
         Ok(store.assembly(&frozen, after.as_ref())?.write(&header)?)

@@ -124,7 +124,7 @@ fn the_key_is_the_same_each_time_and_its_quote_verifies_over_the_nonce() {
     assert_eq!(tpm.ak(), first);
     assert_eq!(fingerprint(&first).len(), 4 + 64);
     let nonce = [0x5a; 32];
-    let quote = tpm.quote(&nonce).unwrap();
+    let (quote, registers) = tpm.quote(&nonce).unwrap();
     // TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE. TPM 2.0 Part 2, 6.2 and 6.9.
     assert_eq!(quote.attest[..6], [0xff, 0x54, 0x43, 0x47, 0x80, 0x18]);
     assert!(quote.attest.windows(32).any(|w| w == nonce));
@@ -133,13 +133,26 @@ fn the_key_is_the_same_each_time_and_its_quote_verifies_over_the_nonce() {
         .unwrap();
     // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign; TPMA_OBJECT at offset 4.
     assert_eq!(quote.ak[4..8], 0x0005_0472u32.to_be_bytes());
+    // PCR 0 to 10, none of which was ever extended.
+    let attest = evidence::tpm::Attest::parse(&quote.attest).unwrap();
+    let quoted = evidence::quoted::QuotedRegisters::strict(&attest, &[registers]).unwrap();
+    let zero = evidence::Digest::zero(evidence::Bank::Sha256);
+    assert!(
+        quoted
+            .boot(evidence::Bank::Sha256)
+            .unwrap()
+            .values()
+            .iter()
+            .all(|value| *value == zero)
+    );
+    assert!(quoted.is_with(&[zero]));
 }
 
 #[test]
 fn an_rsa_key_quotes_too() {
     let Some(swtpm) = Swtpm::start() else { return };
     let mut tpm = Tpm::open(&swtpm.options(KeyKind::Rsa2048)).unwrap();
-    let quote = tpm.quote(&[1; 20]).unwrap();
+    let (quote, _) = tpm.quote(&[1; 20]).unwrap();
     // TPM_ALG_RSASSA, TPM_ALG_SHA256, 256 bytes.
     assert_eq!(quote.signature[..6], [0x00, 0x14, 0x00, 0x0b, 0x01, 0x00]);
     assert_eq!(quote.signature.len(), 6 + 256);

@@ -1,6 +1,6 @@
 //! The evidence that answers one request: quote, measurement list, checkpoints, records.
 
-use crate::{Digest, Error, PartitionKey, PodUid, Record, Result, json, serde_bytes_hex, wire};
+use crate::{Boot, Digest, Error, PartitionKey, PodUid, Record, Result, json, serde_bytes_hex, wire};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +120,7 @@ pub struct Evidence {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 10, made with the verifier's nonce as qualifying data.
+    /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
     #[n(4)]
     pub quote: Quote,
     /// The measurement list, read after the quote, from its first entry.
@@ -140,6 +140,10 @@ pub struct Evidence {
     /// Kernel release, for people.
     #[n(9)]
     pub kernel: String,
+    /// What was measured before IMA began; absent where the quote is over PCR 10 alone.
+    #[n(10)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
 }
 
 /// An array of byte strings.
@@ -210,6 +214,11 @@ impl Evidence {
             return Err(Error::malformed(0, why));
         }
         Ok(evidence)
+    }
+
+    /// The values of PCR 0 to 9 that it states.
+    pub fn registers(&self) -> &[crate::boot::Registers] {
+        self.boot.as_ref().map_or(&[], |boot| &boot.registers)
     }
 
     /// The records of one partition; empty where it has none.

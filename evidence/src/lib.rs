@@ -5,6 +5,7 @@
 //! Not here: what is allowed (see `policy`), what follows from it (see `verifier`).
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod bundle;
 pub mod cel;
 pub mod cgroup;
@@ -21,6 +22,7 @@ pub mod part;
 pub mod partition;
 pub mod probe;
 pub mod proof;
+pub mod quoted;
 pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
@@ -28,6 +30,7 @@ pub mod tenant;
 pub mod tpm;
 pub mod wire;
 
+pub use boot::Boot;
 pub use bundle::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
 pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint};
 pub use digest::{Bank, Digest};

@@ -5,11 +5,12 @@
 //! evidence holds of a round, too. Not here: which position a verifier is at, and whether the part follows (see
 //! `verifier::follow`).
 
+use crate::boot::Registers;
 use crate::bundle::{MAX_EVIDENCE_LEN, files};
 use crate::merkle::Hash;
 use crate::{
-    Entry, Error, Evidence, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier, serde_bytes_hex,
-    wire,
+    Boot, Entry, Error, Evidence, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
+    serde_bytes_hex, wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -63,7 +64,7 @@ pub struct Part {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 10, made with the verifier's nonce as qualifying data.
+    /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
     #[n(4)]
     pub quote: Quote,
     /// Entries of the list from [`Position::entries`] on.
@@ -83,8 +84,12 @@ pub struct Part {
     /// As in [`Evidence::kernel`].
     #[n(9)]
     pub kernel: String,
-    /// What all this comes after.
+    /// The registers as in [`Evidence::boot`]; log and command line are left out where they are those that are kept: within
+    /// a boot they do not change.
     #[n(10)]
+    pub boot: Option<Boot>,
+    /// What all this comes after.
+    #[n(11)]
     pub from: Position,
 }
 
@@ -120,6 +125,11 @@ impl Part {
     /// Whether `bytes` are to be read as a part and not as evidence.
     pub fn is_part(bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|first| first >> 5 == ARRAY)
+    }
+
+    /// The values of PCR 0 to 9 that it states.
+    pub fn registers(&self) -> &[Registers] {
+        self.boot.as_ref().map_or(&[], |boot| &boot.registers)
     }
 
     /// Deterministic CBOR.
@@ -172,8 +182,10 @@ impl Part {
             mut list,
             mut checkpoints,
             mut partitions,
+            boot,
             ..
         } = kept;
+        let (log, command_line) = boot.map(|kept| (kept.log, kept.command_line)).unwrap_or_default();
         list.truncate(from);
         list.extend(self.list);
         checkpoints.extend(self.checkpoints);
@@ -195,6 +207,11 @@ impl Part {
             partitions,
             pods: self.pods,
             kernel: self.kernel,
+            boot: self.boot.map(|new| Boot {
+                registers: new.registers,
+                log: new.log.or(log),
+                command_line: new.command_line.or(command_line),
+            }),
         })
     }
 }

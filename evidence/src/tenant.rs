@@ -7,21 +7,20 @@
 use crate::{
     Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
     SealedCheckpoint,
+    boot::Registers,
     checkpoint::number_from_path,
     list::ListEntry,
     merkle::{self, Hash},
     proof::{PartitionProof, PartitionTree, SealedPartition, SealedTree},
+    quoted::{IMA_PCR as PCR, QuotedRegisters, SelectionError},
     replay::{Fill, Replay, ReplayError},
     serde_bytes_hex,
-    tpm::{Attest, composite},
+    tpm::Attest,
     wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-
-/// The register that IMA extends.
-const PCR: u32 = 10;
 
 /// A bundle is never longer than this many bytes.
 pub const MAX_BUNDLE_LEN: usize = 512 * 1024 * 1024;
@@ -45,7 +44,7 @@ pub struct TenantBundle {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 10.
+    /// The quote over PCR 0 to 10.
     #[n(4)]
     pub quote: Quote,
     /// How many entries of the measurement list stand before [`TenantBundle::list`]: those that the reader has followed
@@ -85,6 +84,11 @@ pub struct TenantBundle {
     #[n(12)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ear: Option<String>,
+    /// PCR 0 to 9 in the quoted banks, without which the quote's digest cannot be computed; absent where it is over PCR 10
+    /// alone.
+    #[n(13)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registers: Option<Vec<Registers>>,
 }
 
 /// Why no bundle can be made of evidence.
@@ -102,9 +106,9 @@ pub enum ProveError {
         /// Why.
         source: Error,
     },
-    /// The quote does not select PCR 10 alone in banks that are known here.
-    #[error("the quote does not cover PCR 10, and it alone, in banks that are known here")]
-    Quote,
+    /// The quote selects what is of no use here.
+    #[error("{0}")]
+    Quote(#[from] SelectionError),
     /// The list does not lead to the quote.
     #[error("the measurement list cannot be replayed: {0}")]
     Replay(#[from] ReplayError),
@@ -149,33 +153,15 @@ pub fn join_digest(record: &Record) -> Option<&Digest> {
     sha1.or_else(|| record.digests.first())
 }
 
-/// Banks in which a quote selects PCR 10 and nothing else; `None` if it selects anything else at all.
-fn quoted_banks(attest: &Attest) -> Option<Vec<Bank>> {
-    let mut banks = Vec::new();
-    for selection in &attest.pcr_select.banks {
-        match (
-            selection.bank(),
-            selection.pcrs().collect::<Vec<u32>>().as_slice(),
-        ) {
-            (_, []) => {}
-            (Some(bank), [PCR]) if !banks.contains(&bank) => banks.push(bank),
-            _ => return None,
-        }
-    }
-    (!banks.is_empty()).then_some(banks)
-}
-
 /// How many entries the quote covers.
-fn covered(list: &[Entry], attest: &Attest, banks: &[Bank]) -> Result<usize, ProveError> {
+fn covered(list: &[Entry], quoted: &QuotedRegisters, banks: &[Bank]) -> Result<usize, ProveError> {
     let mut replay = Replay::new(banks.iter().map(|bank| (*bank, Fill::Hashed)));
     let is_quoted = |replay: &Replay| {
         let values: Option<Vec<Digest>> = banks
             .iter()
             .map(|bank| replay.value(PCR, *bank, Fill::Hashed))
             .collect();
-        values.is_some_and(|values| {
-            composite(Bank::Sha256, values.iter().map(Digest::bytes)).bytes() == attest.pcr_digest
-        })
+        values.is_some_and(|values| quoted.is_with(&values))
     };
     let mut found = is_quoted(&replay).then_some(0);
     for (index, entry) in list.iter().enumerate() {
@@ -208,8 +194,9 @@ impl TenantBundle {
         let last_file = evidence.checkpoints.last().ok_or(ProveError::NoCheckpoint)?;
         let last = SealedCheckpoint::from_file(last_file).map_err(unreadable("the last checkpoint"))?;
         let attest = Attest::parse(&evidence.quote.attest).map_err(unreadable("the quote"))?;
-        let banks = quoted_banks(&attest).ok_or(ProveError::Quote)?;
-        let covered = covered(&evidence.list, &attest, &banks)?;
+        let quoted = QuotedRegisters::strict(&attest, evidence.registers())?;
+        let banks: Vec<Bank> = quoted.banks().collect();
+        let covered = covered(&evidence.list, &quoted, &banks)?;
         let begin = usize::try_from(from).ok().filter(|from| *from <= covered);
         let begin = begin.ok_or(ProveError::From {
             from,
@@ -261,6 +248,7 @@ impl TenantBundle {
             entries: own_entries(&evidence.list, &records)?,
             records,
             ear: None,
+            registers: evidence.boot.as_ref().map(|boot| boot.registers.clone()),
         })
     }
 

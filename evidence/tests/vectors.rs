@@ -1,6 +1,7 @@
 //! Public data that this project did not write, at `../shared/vectors` beside the repository: it must come out right.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use evidence::boot::EventLog;
 use evidence::list::{Decoder, Form, Layout, ListBank, ListEntry, Listed, Templates};
 use evidence::replay::{Fill, Replay, covered_prefix};
 use evidence::tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey, composite};
@@ -171,4 +172,40 @@ fn the_quote_of_the_software_tpm_holds_together() {
         composite(Bank::Sha256, others.chain([value])).bytes() == attest.pcr_digest
     });
     assert_eq!(found, Ok(3));
+}
+
+#[test]
+fn a_confidential_guests_boot_log_gives_the_events_that_others_read_from_it() {
+    use base64::Engine as _;
+    let (Some(log), Some(expected)) = (
+        read("eventlog/CCEL_data_ovmf"),
+        read("eventlog/CCEL_data_ovmf_out.json"),
+    ) else {
+        return;
+    };
+    let log = EventLog::parse(&log).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    let expected = expected["uefi_event_logs"].as_array().unwrap();
+    assert!(expected.len() > 10);
+    let decode = |text: &serde_json::Value| {
+        base64::engine::general_purpose::STANDARD
+            .decode(text.as_str().unwrap())
+            .unwrap()
+    };
+    // The other reader leaves out what extends nothing.
+    let events = log.events().iter();
+    assert_eq!(events.clone().count(), expected.len());
+    for (event, expected) in events.zip(expected) {
+        assert_eq!(u64::from(event.pcr), expected["index"].as_u64().unwrap());
+        assert_eq!(event.kind.to_string(), expected["type_name"].as_str().unwrap());
+        let digest = event.digest(Bank::Sha384).unwrap();
+        assert_eq!(
+            hex::encode(digest.bytes()),
+            expected["digests"][0]["digest"].as_str().unwrap()
+        );
+        assert_eq!(event.data, decode(&expected["event"]));
+        if event.data_is_measured(Bank::Sha384) == Some(true) {
+            assert_eq!(expected["digest_matches_event"], true);
+        }
+    }
 }

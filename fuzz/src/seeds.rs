@@ -1,6 +1,7 @@
 //! Inputs to begin with, made by the project's own writers: the committed corpus is exactly this, so that a format
 //! that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must be refused.
 
+use evidence::boot::{Boot, Registers};
 use evidence::list::ListEntry;
 use evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use evidence::tpm::{
@@ -344,7 +345,17 @@ fn evidence() -> Evidence {
             name: "pod-a".to_owned(),
         }],
         kernel: "6.12.0".to_owned(),
+        boot: Some(Boot {
+            registers: registers(),
+            log: Some(include_bytes!("../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec()),
+            command_line: Some(b"quiet".to_vec()),
+        }),
     }
+}
+
+fn registers() -> Vec<Registers> {
+    let values = (0..10u8).map(|n| Bank::Sha256.hash(&[&[n]])).collect();
+    vec![Registers::new(values).expect("ten digests of one bank")]
 }
 
 /// Evidence as CBOR.
@@ -372,6 +383,7 @@ pub fn evidence_part() -> Seeds {
         partitions,
         pods,
         kernel,
+        boot,
         ..
     } = evidence();
     let from = Position {
@@ -392,6 +404,11 @@ pub fn evidence_part() -> Seeds {
         partitions,
         pods,
         kernel,
+        boot: boot.map(|boot| Boot {
+            log: None,
+            command_line: None,
+            ..boot
+        }),
         from,
     };
     let changed = |change: &dyn Fn(&mut Part)| {
@@ -452,6 +469,7 @@ pub fn tenant_cbor() -> Seeds {
         records: records().into_iter().map(|(_, record)| record).collect(),
         entries: vec![entries(false, Bank::Sha1).remove(1).1],
         ear: Some("e30.e30.e30".to_owned()),
+        registers: Some(registers()),
     };
     let follower = TenantBundle {
         from: 9,
@@ -463,6 +481,7 @@ pub fn tenant_cbor() -> Seeds {
         records: vec![],
         entries: vec![],
         ear: None,
+        registers: None,
         ..whole.clone()
     };
     let bundles = [("whole", whole), ("follower", follower), ("absent", absent)];
@@ -630,6 +649,15 @@ pub fn tpm_pcr_blob() -> Seeds {
         .map(|n| Bank::Sha256.hash(&[&n.to_be_bytes()]).bytes().to_vec())
         .collect();
     seeds([("eleven", PcrBlob { select, values }.to_bytes())])
+}
+
+/// The log of a real boot, the same in memory that was larger, and one without a Spec ID.
+pub fn boot_log() -> Seeds {
+    let real = include_bytes!("../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec();
+    let unused = [&real[..], &[0xff; 64]].concat();
+    let mut old = real.clone();
+    old[32] ^= 1;
+    seeds([("ovmf-uki", real), ("unused", unused), ("bad-no-spec-id", old)])
 }
 
 /// Paths of every driver and of none.

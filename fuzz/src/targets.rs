@@ -1,10 +1,12 @@
 //! The targets: each takes any bytes.
 
+use evidence::boot::{self, EventLog};
 use evidence::list::{Decoder, Format, ListEntry, Templates};
 use evidence::proof::{PartitionProof, SealedTree};
 use evidence::replay::Replay;
 use evidence::{
-    Error, Evidence, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm, wire,
+    Bank, Error, Evidence, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm,
+    wire,
 };
 use policy::{NodePolicy, Reference};
 use verifier::ear::AttestationResult;
@@ -202,6 +204,28 @@ pub fn partition_key(data: &[u8]) {
     {
         assert_eq!(key.to_string(), text, "a key has one printed form");
     }
+}
+
+/// A boot log: what is read can be asked for everything, and registers are ten.
+pub fn boot_log(data: &[u8]) {
+    let Ok(log) = EventLog::parse(data) else {
+        return;
+    };
+    assert!(log.events().len() <= data.len() / 16);
+    for bank in Bank::ALL {
+        if let Ok(registers) = log.replay(bank) {
+            assert_eq!(boot::boot_aggregate(&registers).bank(), bank);
+            assert_eq!(registers.values().len(), boot::REGISTERS);
+        }
+        for line in log.command_lines() {
+            let _ = line.is(b"quiet", bank);
+        }
+    }
+    for event in log.events() {
+        assert!(event.label().len() <= 3 * data.len());
+        let _ = event.data_is_measured(Bank::Sha256);
+    }
+    assert!(log.without_separator().len() <= boot::FIRMWARE_REGISTERS);
 }
 
 /// A quote's TPMS_ATTEST.

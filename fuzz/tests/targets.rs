@@ -93,6 +93,7 @@ fn vectors(target: &str) -> Vec<Vec<u8>> {
         "tpm_signature" => &["tpm/q.sig"],
         "tpm_public" => &["tpm/ak.pub", "tpm/ek.pub"],
         "tpm_pcr_blob" => &["tpm/q.pcrs"],
+        "boot_log" => &["eventlog/CCEL_data_ovmf"],
         _ => &[],
     };
     let folder = root().join("../../shared/vectors");
@@ -214,7 +215,7 @@ fn corpus_is_what_the_seeds_make() {
 #[test]
 fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     // A target that refuses all of its seeds at the first byte would test nothing.
-    use evidence::{Evidence, Record, SealedCheckpoint, list::ListEntry, tpm};
+    use evidence::{Evidence, Record, SealedCheckpoint, boot::EventLog, list::ListEntry, tpm};
     let of = |name: &str| {
         fuzz::all()
             .into_iter()
@@ -248,6 +249,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     check("tpm_public", |b| tpm::Public::parse_file(b).is_ok());
     check("tpm_pcr_selection", |b| tpm::PcrSelection::parse(b).is_ok());
     check("tpm_pcr_blob", |b| tpm::PcrBlob::parse(b).is_ok());
+    check("boot_log", |b| EventLog::parse(b).is_ok());
     check("policy_node", |b| {
         policy::NodePolicy::from_yaml("seed", b).is_ok()
     });

@@ -6,6 +6,7 @@
 //! Not here: what an entry or a record is (see `evidence`), what follows from a judgement (see `verifier`).
 #![forbid(unsafe_code)]
 
+mod boot;
 mod error;
 pub mod exclude;
 pub mod generate;
@@ -16,6 +17,7 @@ mod node;
 pub mod reference;
 pub mod schema;
 
+pub use boot::{BootEvent, BootPolicy};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};

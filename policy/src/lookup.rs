@@ -240,6 +240,14 @@ impl Policy {
         mut resolve: impl FnMut(&str) -> core::result::Result<Vec<u8>, String>,
     ) -> Result<Policy> {
         let node = NodePolicy::from_yaml(file, yaml)?;
+        if node.boot.is_some() && node.dangerous_boot_not_judged {
+            return Err(Error::Meaning {
+                file: file.to_owned(),
+                key: "dangerous-boot-not-judged".into(),
+                why: "the policy also says what the boot must be".into(),
+                hint: "leave out one of `boot` and `dangerous-boot-not-judged`".into(),
+            });
+        }
         let mut loader = Loader {
             file,
             read: BTreeMap::new(),

@@ -3,7 +3,7 @@
 //! Promise: a value of [`NodePolicy`] that came out of [`NodePolicy::from_yaml`] has no unknown key, no empty allow
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
-use crate::{Error, Excludes, Result};
+use crate::{BootPolicy, Error, Excludes, Result};
 use evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -81,7 +81,11 @@ pub struct NodePolicy {
     #[serde(deserialize_with = "pods")]
     #[schemars(length(max = 4096))]
     pub pods: Vec<Pod>,
-    /// V10 is switched off: firmware and kernel (PCR 0-9) are not judged.
+    /// V10: what the firmware, the boot loader and the kernel may be (PCR 0 to 9). `cgpath policy from-boot` makes it.
+    #[serde(default, deserialize_with = "crate::boot::not_empty")]
+    #[schemars(with = "Option<BootPolicy>")]
+    pub boot: Option<BootPolicy>,
+    /// V10 is switched off: firmware and kernel (PCR 0-9) are not judged. It does not go with `boot`.
     #[serde(default)]
     pub dangerous_boot_not_judged: bool,
 }

@@ -151,6 +151,7 @@ impl Case<'_> {
         }
         let quoted = quote::check(
             &bundle.quote,
+            bundle.registers.as_deref().unwrap_or_default(),
             &Context {
                 node: bundle.node.clone(),
                 key: context.key.clone(),
@@ -588,6 +589,7 @@ impl Case<'_> {
             }],
             pods: Vec::new(),
             kernel: String::new(),
+            boot: None,
         };
         let lines = view::lines(&own);
         for (index, line) in lines.iter().enumerate() {

@@ -12,7 +12,12 @@
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
     Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
-    SealedCheckpoint, Tier, checkpoint, merkle::Frontier, partition::partitions_root, record::ExeSource,
+    SealedCheckpoint, Tier,
+    boot::{Boot, EventType, REGISTERS, Registers, boot_aggregate},
+    checkpoint,
+    merkle::Frontier,
+    partition::partitions_root,
+    record::ExeSource,
 };
 use p256::ecdsa::{SigningKey, signature::Signer};
 use policy::{Policy, Reference, Source, SourceKind};
@@ -359,6 +364,87 @@ fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(bytes);
 }
 
+/// What a firmware, a boot loader and a kernel's EFI stub measure, before it is written out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirmwareLog {
+    /// Register, type, what is measured, what the event says.
+    pub events: Vec<(u32, EventType, Vec<u8>, Vec<u8>)>,
+    /// What `/proc/cmdline` says.
+    pub command_line: String,
+}
+
+impl FirmwareLog {
+    /// The banks of the log.
+    pub const BANKS: [Bank; 2] = [Bank::Sha1, Bank::Sha256];
+    /// The kernel's command line.
+    pub const COMMAND_LINE: &'static str = "quiet ima_policy=tcb";
+
+    /// What a good boot measures.
+    pub fn good() -> FirmwareLog {
+        let mut log = FirmwareLog {
+            events: Vec::new(),
+            command_line: String::new(),
+        };
+        log.events
+            .push((0, EventType(8), b"firmware 1".to_vec(), b"firmware 1".to_vec()));
+        for pcr in 0..8 {
+            log.events
+                .push((pcr, EventType::SEPARATOR, vec![0; 4], vec![0; 4]));
+        }
+        log.events
+            .push((4, EventType::APPLICATION, b"image 1".to_vec(), vec![0; 40]));
+        log.add_command_line(FirmwareLog::COMMAND_LINE);
+        log
+    }
+
+    /// The kernel's EFI stub measures its command line.
+    pub fn add_command_line(&mut self, text: &str) {
+        self.command_line = text.to_owned();
+        let measured = text
+            .encode_utf16()
+            .chain([0])
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let mut data = 0x8f3b_22edu32.to_le_bytes().to_vec();
+        data.extend(26u32.to_le_bytes());
+        data.extend(b"LOADED_IMAGE::LoadOptions\0");
+        self.events.push((9, EventType::EVENT_TAG, measured, data));
+    }
+
+    /// PCR 0 to 9.
+    pub fn registers(&self, bank: Bank) -> Registers {
+        let mut values = vec![Digest::zero(bank); REGISTERS];
+        for (pcr, _, measured, _) in &self.events {
+            let value = &mut values[*pcr as usize];
+            *value = value.extend(&bank.hash(&[measured]));
+        }
+        Registers::new(values).unwrap()
+    }
+
+    /// `binary_bios_measurements`. Source: TCG PC Client Platform Firmware Profile, section 10.2.
+    pub fn bytes(&self) -> Vec<u8> {
+        let number = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+        let mut id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
+        id.extend(number(Self::BANKS.len()));
+        for bank in Self::BANKS {
+            id.extend(bank.tpm_alg().to_le_bytes());
+            id.extend(u16::try_from(bank.len()).unwrap().to_le_bytes());
+        }
+        id.push(0);
+        let mut out = [&number(0)[..], &number(3), &[0; 20], &number(id.len()), &id].concat();
+        for (pcr, kind, measured, data) in &self.events {
+            out.extend([*pcr, kind.0, 2].map(u32::to_le_bytes).concat());
+            for bank in Self::BANKS {
+                out.extend(bank.tpm_alg().to_le_bytes());
+                out.extend(bank.hash(&[measured]).bytes());
+            }
+            out.extend(number(data.len()));
+            out.extend(data);
+        }
+        out
+    }
+}
+
 /// Who acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
@@ -474,6 +560,8 @@ pub struct Node {
     pub accept_templates: String,
     /// Whether the pods' reference values are marked as learned.
     pub learned: bool,
+    /// What was measured before IMA began: PCR 0 to 9 are quoted, too. See [`Node::with_boot`].
+    pub boot: Option<FirmwareLog>,
 }
 
 impl Node {
@@ -513,6 +601,7 @@ impl Node {
             accept_banks: "[sha256]".into(),
             accept_templates: "[ima-ng]".into(),
             learned: false,
+            boot: None,
         };
         for path in [
             "/sbin/init",
@@ -551,8 +640,11 @@ impl Node {
         self.waiting.clear();
         self.checkpoints.clear();
         self.seq = 0;
-        self.list
-            .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
+        let aggregate = match &self.boot {
+            Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
+            None => sha256(b"pcrs 0 to 9"),
+        };
+        self.list.push(Measurement::ima_ng(b"boot_aggregate", &aggregate));
         for path in ["/sbin/init", IMA_POLICY, COLLECTOR] {
             self.list
                 .push(Measurement::ima_ng(path.as_bytes(), &sha256(path.as_bytes())));
@@ -791,9 +883,19 @@ impl Node {
     /// What the TPM would attest now.
     pub fn attestation(&self, nonce: &[u8]) -> Attest {
         let mut composite = Sha256::new();
+        let mut selected = Vec::new();
         for bank in &self.banks {
+            if let Some(boot) = &self.boot {
+                for value in boot.registers(*bank).values() {
+                    composite.update(value.bytes());
+                }
+                selected.extend(0..=9);
+            }
             composite.update(self.pcr(*bank).bytes());
+            selected.push(10);
         }
+        selected.sort_unstable();
+        selected.dedup();
         Attest {
             magic: 0xff54_4347,
             kind: 0x8018,
@@ -802,7 +904,7 @@ impl Node {
             reset_count: self.reset_count,
             restart_count: self.restart_count,
             safe: true,
-            selection: self.banks.iter().map(|bank| (*bank, vec![10])).collect(),
+            selection: self.banks.iter().map(|bank| (*bank, selected.clone())).collect(),
             pcr_digest: composite.finalize().to_vec(),
         }
     }
@@ -861,7 +963,22 @@ impl Node {
             partitions: if bpf { partitions } else { Vec::new() },
             pods: self.pods.clone(),
             kernel: "6.12.0".into(),
+            boot: self.boot.as_ref().map(|boot| Boot {
+                registers: self.banks.iter().map(|bank| boot.registers(*bank)).collect(),
+                log: Some(boot.bytes()),
+                command_line: Some(boot.command_line.clone().into_bytes()),
+            }),
         }
+    }
+
+    /// The same node, started anew by a firmware that measures: `change` may interfere with what it measures.
+    #[must_use]
+    pub fn with_boot(mut self, change: impl FnOnce(&mut FirmwareLog)) -> Node {
+        let mut log = FirmwareLog::good();
+        change(&mut log);
+        self.boot = Some(log);
+        self.reboot();
+        self
     }
 
     /// The policy's YAML.
@@ -949,6 +1066,7 @@ pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part 
         partitions,
         pods,
         kernel,
+        boot,
         ..
     } = evidence.clone();
     Part {
@@ -976,6 +1094,11 @@ pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part 
             .collect(),
         pods,
         kernel,
+        boot: boot.map(|boot| Boot {
+            log: None,
+            command_line: None,
+            ..boot
+        }),
         from,
     }
 }

@@ -1589,7 +1589,7 @@ mod v10_boot {
         for without in ["", "dangerous-boot-not-judged: false\n"] {
             node.extra_policy = without.into();
             let verdict = judge(&node, &evidence);
-            fails(&verdict, Rule::V10, "boot log is not judged");
+            disbelieved(&verdict, Rule::V10, "boot log is not judged");
             assert_eq!(verdict.node.state, State::Untrusted);
             assert!(verdict.dangerous.is_empty());
         }

@@ -11,7 +11,7 @@ use verifier::{
     ExpectedNonce, PinnedKey, Rule, State, appraise,
     ear::{self, Scope},
     tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify},
-    testing::{Actor, KeyKind, NOW, Node, pod, sha256},
+    testing::{Actor, FirmwareLog, KeyKind, NOW, Node, pod, sha256},
 };
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -707,4 +707,35 @@ fn a_bundle_in_another_form_or_with_absurd_lengths_is_refused() {
     let read = |text: &str| evidence::json::from_slice::<TenantBundle>(text.as_bytes(), "bundle", 1 << 24);
     assert_eq!(read(&json).unwrap(), good);
     assert!(read(&twice).unwrap_err().to_string().contains("stands twice"));
+}
+
+#[test]
+fn a_bundle_of_a_measured_boot_carries_its_registers_and_believes_no_others() {
+    let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let (evidence, bundle) = bundle(&mut node, pod(1));
+    assert_eq!(judge(&node, &bundle, pod(1), None).outcome, Outcome::Trusted);
+    let boot = evidence.boot.unwrap();
+    assert_eq!(bundle.registers.as_ref(), Some(&boot.registers));
+    let bytes = bundle.to_cbor();
+    let log = boot.log.unwrap();
+    assert!(
+        !bytes
+            .windows(64)
+            .any(|part| log.windows(64).any(|logged| logged == part)),
+        "the log is not shown"
+    );
+
+    let mut other = FirmwareLog::good();
+    other.add_command_line("init=/bin/sh");
+    for registers in [None, Some(vec![]), Some(vec![other.registers(Bank::Sha256)])] {
+        let false_bundle = TenantBundle {
+            registers,
+            ..bundle.clone()
+        };
+        assert_eq!(
+            judge(&node, &false_bundle, pod(1), None).outcome,
+            Outcome::Untrusted
+        );
+    }
 }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use verifier::{Rule, Severity, State};
+use verifier::{BootJudgement, Rule, Severity, State};
 use vm_protocol::elf;
 use vm_protocol::spec::Pod;
 
@@ -145,6 +145,7 @@ pub fn plan(images: &Images, options: &Options) -> Plan {
     ];
     plan.files = vec![(TOOL.to_owned(), tool(), 0o755)];
     plan.keep = options.keep;
+    plan.firmware = true;
     plan
 }
 
@@ -327,9 +328,20 @@ impl Telling<'_> {
             n.unattributed == 0 && n.lost == 0,
             format!("unattributed {}, lost {}", n.unattributed, n.lost),
         ));
+        let (what, boot) = if self.node.plan.is_measured() {
+            (
+                "firmware, kernel and command line are those of the policy, and nothing is dangerous",
+                BootJudgement::Trusted,
+            )
+        } else {
+            (
+                "the boot is not judged, and the verdict says so",
+                BootJudgement::NotJudged,
+            )
+        };
         stage.checks.push(Check::new(
-            "the boot log is not judged, and the verdict says so",
-            n.boot == verifier::BootJudgement::NotJudged && !verdict.dangerous.is_empty(),
+            what,
+            n.boot == boot && verdict.dangerous.is_empty() == self.node.plan.is_measured(),
             format!("boot: {}; {}", n.boot, verdict.dangerous.join(", ")),
         ));
         more(&round, &evidence, &mut stage);

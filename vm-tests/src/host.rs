@@ -85,7 +85,7 @@ pub fn bpf_object() -> Result<PathBuf> {
     existing(target_dir().join("bpf/ima-cgpath.bpf.o"), "cargo xtask ebpf")
 }
 
-fn existing(path: PathBuf, remedy: &str) -> Result<PathBuf> {
+pub(crate) fn existing(path: PathBuf, remedy: &str) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }

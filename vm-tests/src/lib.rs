@@ -20,6 +20,7 @@ mod qemu;
 pub mod root;
 pub mod scenario;
 pub mod scenario_https;
+mod uki;
 pub mod virtme;
 mod vm;
 

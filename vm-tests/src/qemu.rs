@@ -3,6 +3,7 @@
 //! Promises: both die with the process that started them, however it ends (unless they are to be kept); the TPM's state
 //! lies in the guest's own directory. Not here: what is on the disk, what is said to the guest.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,9 +19,8 @@ use crate::host;
 /// How a machine is put together.
 pub(crate) struct Hardware<'a> {
     pub dir: &'a Path,
-    pub kernel: &'a Path,
+    pub boot: Boot<'a>,
     pub disk: &'a Path,
-    pub command_line: &'a str,
     pub memory_mib: u32,
     pub cpus: u32,
     /// Writes go to the disk file (else they are forgotten at the end).
@@ -29,9 +29,22 @@ pub(crate) struct Hardware<'a> {
     pub keep: bool,
 }
 
+/// What starts the kernel.
+pub(crate) enum Boot<'a> {
+    /// QEMU puts it into memory; its firmware measures nothing of it.
+    Direct { kernel: &'a Path, command_line: &'a str },
+    /// UEFI firmware loads it from this EFI system partition, and measures it.
+    Firmware { partition: &'a Path },
+}
+
 /// Names of files in a guest's directory.
 pub(crate) const CONSOLE: &str = "console.log";
 pub(crate) const CHANNEL: &str = "channel.sock";
+
+/// UEFI firmware with support for TPM 2.0, of Debian's package ovmf.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// Its variables before the first boot.
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// A machine that runs.
 pub(crate) struct Machine {
@@ -70,9 +83,7 @@ impl Machine {
                 "-m",
                 &hardware.memory_mib.to_string(),
             ])
-            .arg("-kernel")
-            .arg(hardware.kernel)
-            .args(["-append", hardware.command_line])
+            .args(start_of(hardware)?)
             .arg("-drive")
             .arg(format!(
                 "file={},format=raw,if=none,id=disk,snapshot={snapshot}",
@@ -156,6 +167,40 @@ impl Drop for Machine {
             end(&mut self.swtpm, Duration::from_secs(2));
         }
     }
+}
+
+/// The arguments that tell QEMU what starts the kernel.
+fn start_of(hardware: &Hardware<'_>) -> Result<Vec<OsString>> {
+    let partition = match hardware.boot {
+        Boot::Direct { kernel, command_line } => {
+            return Ok(vec![
+                "-kernel".into(),
+                kernel.into(),
+                "-append".into(),
+                command_line.into(),
+            ]);
+        }
+        Boot::Firmware { partition } => partition,
+    };
+    let firmware = host::existing(OVMF_CODE.into(), "apt-get install ovmf")?;
+    // Its variables are its own, and outlive a reset as on a machine.
+    let variables = hardware.dir.join("variables.fd");
+    if !variables.exists() {
+        let template = host::existing(OVMF_VARIABLES.into(), "apt-get install ovmf")?;
+        std::fs::copy(&template, &variables).with_context(|| format!("copying {}", template.display()))?;
+    }
+    let drive = |path: &Path, options: &str| format!("file={},format=raw,{options}", escaped(path));
+    let arguments = [
+        "-drive".to_owned(),
+        drive(&firmware, "if=pflash,unit=0,readonly=on"),
+        "-drive".to_owned(),
+        drive(&variables, "if=pflash,unit=1"),
+        "-drive".to_owned(),
+        drive(partition, "if=none,id=esp,readonly=on"),
+        "-device".to_owned(),
+        "virtio-blk-pci,drive=esp,bootindex=0".to_owned(),
+    ];
+    Ok(arguments.map(OsString::from).to_vec())
 }
 
 /// Ends a process when it is dropped.

@@ -87,6 +87,10 @@ pub struct Plan {
     pub keep: bool,
     /// What is written to its disk survives a reboot.
     pub persistent: bool,
+    /// UEFI firmware starts it from a disk, and the policy says what it must have measured: see [`Plan::is_measured`].
+    pub firmware: bool,
+    /// Kernel parameters that the policy does not know of.
+    pub smuggled_args: String,
 }
 
 impl Plan {
@@ -105,7 +109,15 @@ impl Plan {
             policy: String::new(),
             keep: false,
             persistent: false,
+            firmware: false,
+            smuggled_args: String::new(),
         }
+    }
+
+    /// Whether firmware could start this node and its kernel measure its command line: a kernel with an EFI stub of 6.12
+    /// or newer. Patched ones are built without EFI.
+    pub fn is_measured(&self) -> bool {
+        self.firmware && self.patched.is_none() && self.stock != Stock::V6_1
     }
 }
 
@@ -361,11 +373,11 @@ impl Site {
     }
 
     /// Makes the reference values and the policy of `plan`, all from files on this machine: `root` is the guest's root
-    /// file system as it will be.
+    /// file system as it will be, `image` the unified kernel image that firmware will start.
     ///
     /// # Errors
     /// When `cgpath policy` refuses something.
-    pub fn make_policy(&self, plan: &Plan, root: &Path) -> Result<()> {
+    pub fn make_policy(&self, plan: &Plan, root: &Path, image: Option<&Path>) -> Result<()> {
         let dir = self.dir.join("policy");
         host::step("computing reference values of the root file system", || {
             let mut command = self.cgpath(&["policy", "from-rootfs"]);
@@ -406,6 +418,14 @@ impl Site {
             let _ = writeln!(yaml, "    references: [{}]", references?.join(", "));
         }
         yaml.push_str(&plan.policy);
+        match image {
+            Some(image) => {
+                let mut command = self.cgpath(&["policy", "from-uki"]);
+                let boot = host::output(command.arg(image))?;
+                yaml.push_str(&String::from_utf8(boot).context("the output of cgpath policy from-uki")?);
+            }
+            None => yaml.push_str("dangerous-boot-not-judged: true\n"),
+        }
         let path = self.policy_file();
         std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
         host::output(self.cgpath(&["policy", "check"]).arg(&path)).map(drop)
@@ -517,7 +537,6 @@ host:
   references: [host.json]
 sandbox:
   references: [{pause}]
-dangerous-boot-not-judged: true
 ",
         sha256(&host::bpf_object()?)?,
         sha256(&ima_policy())?,
@@ -606,7 +625,8 @@ impl Node {
             .kernel_args(&plan.kernel_args)
             .cgroup(plan.cgroup)
             .keep(plan.keep)
-            .persistent(plan.persistent);
+            .persistent(plan.persistent)
+            .firmware(plan.is_measured());
         if let Some(kernel) = &plan.patched {
             builder = builder.kernel(kernel.clone()).ima(TAGGED_IMA);
         }
@@ -618,9 +638,13 @@ impl Node {
             builder = builder.bytes(path, content.clone(), *mode);
         }
         let root = builder.stage()?;
-        site.make_policy(&plan, root.path())?;
+        let image = plan.is_measured().then(|| scratch.path().join("guest.efi"));
+        if let Some(image) = &image {
+            builder.unified_kernel_image(image)?;
+        }
+        site.make_policy(&plan, root.path(), image.as_deref())?;
         drop(root);
-        let vm = builder.start()?;
+        let vm = builder.kernel_args(&plan.smuggled_args).start()?;
         ensure!(
             vm.hello().failures.is_empty(),
             "the guest's init: {}",

@@ -20,6 +20,7 @@ use crate::image::{self, Addition, Stage};
 use crate::kernel::{self, Kernel, Stock};
 use crate::qemu::{self, Hardware, Machine};
 use crate::root;
+use crate::uki;
 
 /// Time until the guest must have greeted. Under TCG on a busy machine a boot takes up to a minute.
 const BOOT: Duration = Duration::from_secs(300);
@@ -35,6 +36,9 @@ const OUTPUT_LIMIT: u64 = 16 << 20;
 
 /// The longest file that [`Vm::get`] takes.
 const FILE_LIMIT: u64 = 256 << 20;
+
+/// The EFI system partition, in a guest's directory.
+const PARTITION: &str = "esp.img";
 
 /// IMA's kernel parameters unless a test asks for others.
 pub const IMA: &str = "ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
@@ -90,6 +94,7 @@ pub struct VmBuilder {
     keep: bool,
     packages: Vec<&'static str>,
     additions: Vec<Addition>,
+    firmware: bool,
 }
 
 impl VmBuilder {
@@ -153,6 +158,14 @@ impl VmBuilder {
     #[must_use]
     pub fn keep(mut self, yes: bool) -> Self {
         self.keep = yes;
+        self
+    }
+
+    /// UEFI firmware loads the kernel from a disk, as a unified kernel image, and measures what it does. Default: QEMU puts
+    /// the kernel into memory.
+    #[must_use]
+    pub fn firmware(mut self, yes: bool) -> Self {
+        self.firmware = yes;
         self
     }
 
@@ -230,6 +243,34 @@ impl VmBuilder {
         image::stage(&self.recipe()?.borrow())
     }
 
+    /// Makes the unified kernel image that the firmware will load: for reference values that are computed before.
+    ///
+    /// # Errors
+    /// When something is missing on this machine.
+    pub fn unified_kernel_image(&self, output: &Path) -> Result<()> {
+        uki::image(&self.wanted_kernel()?.image(), &self.command_line(), output)
+    }
+
+    fn wanted_kernel(&self) -> Result<Kernel> {
+        match &self.kernel {
+            Some(kernel) => Ok(kernel.clone()),
+            None => kernel::stock(self.stock),
+        }
+    }
+
+    fn command_line(&self) -> String {
+        let mut command_line = format!(
+            "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rw init=/usr/sbin/guest {} {}={}",
+            self.ima,
+            vm_protocol::CGROUP_PARAMETER,
+            self.cgroup.name()
+        );
+        for more in self.kernel_args.iter().filter(|more| !more.is_empty()) {
+            let _ = write!(command_line, " {more}");
+        }
+        command_line
+    }
+
     fn recipe(&self) -> Result<OwnedRecipe> {
         let mut additions = vec![
             Addition::File {
@@ -256,10 +297,7 @@ impl VmBuilder {
         additions.extend(self.additions.iter().cloned());
         Ok(OwnedRecipe {
             root: root::with(&self.packages)?,
-            kernel: match &self.kernel {
-                Some(kernel) => kernel.clone(),
-                None => kernel::stock(self.stock)?,
-            },
+            kernel: self.wanted_kernel()?,
             additions,
             size_mib: self.disk_mib,
             journal: self.persistent,
@@ -276,14 +314,13 @@ impl VmBuilder {
         let disk = dir.path.join("disk.img");
         host::step("making the guest's disk", || image::make(&recipe.borrow(), &disk))?;
         let kernel = recipe.kernel;
-        let mut command_line = format!(
-            "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rw init=/usr/sbin/guest {} {}={}",
-            self.ima,
-            vm_protocol::CGROUP_PARAMETER,
-            self.cgroup.name()
-        );
-        for more in &self.kernel_args {
-            let _ = write!(command_line, " {more}");
+        let command_line = self.command_line();
+        if self.firmware {
+            host::step("making the guest's EFI system partition", || {
+                let image = dir.path.join("uki.efi");
+                uki::image(&kernel.image(), &command_line, &image)?;
+                uki::partition(&image, &dir.path.join(PARTITION))
+            })?;
         }
         let mut vm = Vm {
             builder: self,
@@ -350,6 +387,7 @@ impl Vm {
             keep: false,
             packages: Vec::new(),
             additions: Vec::new(),
+            firmware: false,
         }
     }
 
@@ -643,12 +681,21 @@ impl Vm {
 
     fn boot(&mut self) -> Result<()> {
         let kernel = self.kernel.as_ref().context("no kernel is known")?.image();
+        let partition = self.dir.path.join(PARTITION);
         let started = Instant::now();
         let mut machine = Machine::start(&Hardware {
             dir: &self.dir.path,
-            kernel: &kernel,
+            boot: if self.builder.firmware {
+                qemu::Boot::Firmware {
+                    partition: &partition,
+                }
+            } else {
+                qemu::Boot::Direct {
+                    kernel: &kernel,
+                    command_line: &self.command_line,
+                }
+            },
             disk: &self.dir.path.join("disk.img"),
-            command_line: &self.command_line,
             memory_mib: self.builder.memory_mib,
             cpus: self.builder.cpus,
             persistent: self.builder.persistent,

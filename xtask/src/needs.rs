@@ -168,6 +168,31 @@ const PACKAGES: &[Package] = &[
         &[Purpose::Machines],
     ),
     Package(
+        "ovmf",
+        "",
+        "UEFI firmware that measures what it starts, for guests whose boot is judged",
+        &[Purpose::Machines],
+    ),
+    Package(
+        "systemd-boot-efi",
+        "",
+        "the EFI stub of those guests' unified kernel images",
+        &[Purpose::Machines],
+    ),
+    Package(
+        "binutils",
+        "objcopy",
+        "puts those images together",
+        &[Purpose::Machines],
+    ),
+    Package(
+        "dosfstools",
+        "mkfs.fat",
+        "makes the partitions that they lie on",
+        &[Purpose::Machines],
+    ),
+    Package("mtools", "mcopy", "puts them there", &[Purpose::Machines]),
+    Package(
         "tpm2-tools",
         "tpm2",
         "a second TPM client that tests compare ours with",
@@ -210,6 +235,12 @@ const PACKAGES: &[Package] = &[
         &[Purpose::Test],
     ),
     Package(
+        "libssl-dev",
+        "",
+        "a verifier of others that is asked about our quotes checks signatures with it",
+        &[Purpose::Test],
+    ),
+    Package(
         "debhelper",
         "dh_builddeb",
         "packs the patched kernels",
@@ -244,7 +275,7 @@ struct Package(&'static str, &'static str, &'static str, &'static [Purpose]);
 const ELSEWHERE: &str = "\
 This is not Debian, so nothing can be installed from here. Please install, by the names that your system has for them:
   gcc with a static C library, pkg-config, tpm2-tss (development files), protoc, libclang
-  qemu-system-x86_64, swtpm, mmdebstrap, mke2fs (e2fsprogs), depmod (kmod), busybox (static), tpm2-tools, apt and dpkg
+  qemu-system-x86_64, swtpm, OVMF, objcopy, mkfs.fat, mtools, systemd's EFI stub, mmdebstrap, mke2fs (e2fsprogs), depmod (kmod), busybox (static), tpm2-tools, apt and dpkg
   for the eBPF programs: rustup toolchain install nightly --component rust-src; cargo install bpf-linker
 The guests' kernels and root file system are Debian packages: the virtual machines need a Debian 12 or 13 (a container
 with at least 6 GB of disk does).";

@@ -4,12 +4,14 @@
 //! limits, never by what an archive claims; errors name the entry and its offset. Not here: which sources are to be
 //! believed.
 
+pub mod boot;
 pub mod deb;
 pub mod image;
 pub mod list;
 mod stream;
 mod tarball;
 mod tree;
+pub mod uki;
 
 pub use stream::Digester;
 pub use tarball::rootfs_archive;

@@ -18,7 +18,7 @@ use evidence::{
 use policy::{PaddedBanks, Policy};
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
-pub(crate) const PCR: u32 = 10;
+pub(crate) const PCR: u32 = evidence::quoted::IMA_PCR;
 
 /// How many extends a failed replay may spend to name an entry that was listed and never extended.
 const DIAGNOSIS_BUDGET: usize = 500_000;

@@ -51,7 +51,7 @@ pub fn explain(
         .collect();
     steps.push(of_checkpoint(index, finding.seq, &checkpoints, &lines));
     let mut ignored = Findings::default();
-    let quoted = quote::check(&evidence.quote, context, &mut ignored);
+    let quoted = quote::check(&evidence.quote, evidence.registers(), context, &mut ignored);
     let covered = quoted
         .as_ref()
         .and_then(|q| coverage::check(&evidence.list, &lines, q, policy, &mut ignored));

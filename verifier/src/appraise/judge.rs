@@ -5,6 +5,7 @@
 //! list are to be believed at all (the rules V1 to V7).
 
 use super::{
+    boot::BOOT_AGGREGATE,
     chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
     history::Relation,
@@ -21,9 +22,6 @@ use evidence::{
 use policy::{Hidden, Judgement, Policy, PredatingPods};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
-/// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source: security/integrity/ima/ima_init.c.
-const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
 /// What is known of the covered list when contents are judged.
 pub(crate) struct Scene<'a> {

@@ -4,6 +4,7 @@
 //! its input is missing: what is absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in
 //! the verdict. Not here: what is allowed (see `policy`), how evidence is encoded (see `evidence`).
 
+mod boot;
 pub(crate) mod chain;
 pub mod context;
 pub(crate) mod coverage;
@@ -82,10 +83,15 @@ impl Unusable {
     }
 }
 
-/// Rule V1 alone: what is wrong with a quote. For whoever wants to know that before anything else is looked at.
-pub fn quote_findings(quote: &evidence::Quote, context: &Context) -> Vec<Finding> {
+/// Rule V1 alone: what is wrong with a quote, whose PCR 0 to 9 are stated to be these. For whoever wants to know that before
+/// anything else is looked at.
+pub fn quote_findings(
+    quote: &evidence::Quote,
+    registers: &[evidence::boot::Registers],
+    context: &Context,
+) -> Vec<Finding> {
     let mut findings = Findings::default();
-    quote::check(quote, context, &mut findings);
+    quote::check(quote, registers, context, &mut findings);
     findings.into_vec()
 }
 
@@ -118,7 +124,7 @@ pub fn appraise_accepting(
             .found(evidence.tier);
         findings.push(policy.file.accept.tiers.iter().fold(finding, Finding::expected));
     }
-    let quoted = quote::check(&evidence.quote, context, &mut findings);
+    let quoted = quote::check(&evidence.quote, evidence.registers(), context, &mut findings);
     let lines = view::lines(evidence);
     let coverage = quoted
         .as_ref()
@@ -157,13 +163,15 @@ pub fn appraise_accepting(
         case.attested(&mut findings)
     };
 
-    if !policy.file.dangerous_boot_not_judged {
-        findings.push(Finding::fail(
-            Rule::V10,
-            Subject::Node,
-            "the boot log is not judged by this version; the policy must say `dangerous-boot-not-judged: true` to pass over it",
-        ));
-    }
+    let boot = boot::check(
+        evidence,
+        &lines,
+        quoted.as_ref(),
+        coverage.as_ref(),
+        policy,
+        &mut findings,
+    );
+    let outcome = Outcome { boot, ..outcome };
     Ok(case.conclude(outcome, quoted.as_ref(), coverage.as_ref(), findings, notes))
 }
 
@@ -232,6 +240,7 @@ struct Outcome {
     pending: u64,
     unattributed: u64,
     lost: u64,
+    boot: BootJudgement,
 }
 
 impl Case<'_> {
@@ -286,6 +295,7 @@ impl Case<'_> {
             judged,
             lost,
             chain,
+            boot: BootJudgement::Absent,
         }
     }
 
@@ -305,6 +315,7 @@ impl Case<'_> {
             unattributed,
             lost: 0,
             chain,
+            boot: BootJudgement::Absent,
         }
     }
 
@@ -329,6 +340,7 @@ impl Case<'_> {
             pending,
             unattributed,
             lost,
+            boot,
         } = outcome;
         findings.accept(&self.accepted);
         let findings = to_pods(findings.into_vec(), &mut pods);
@@ -396,11 +408,7 @@ impl Case<'_> {
             unattributed,
             lost,
             suspect,
-            boot: if policy.file.dangerous_boot_not_judged {
-                BootJudgement::NotJudged
-            } else {
-                BootJudgement::Absent
-            },
+            boot,
             fnf: deviations.fnf,
             filehash_err: deviations.filehash_err,
             excluded: deviations.excluded,
@@ -474,7 +482,7 @@ fn to_pods(findings: Vec<Finding>, pods: &mut [PodVerdict]) -> Vec<Finding> {
 /// The first rule that failed among those on which every other conclusion rests: then neither the node's nor any pod's
 /// evidence is to be believed. Failures of the other rules are the node's own and leave the pods as they are.
 fn disbelief(findings: &[Finding]) -> Option<Rule> {
-    const BASIS: [Rule; 8] = [
+    const BASIS: [Rule; 9] = [
         Rule::V1,
         Rule::V2,
         Rule::V3,
@@ -482,6 +490,8 @@ fn disbelief(findings: &[Finding]) -> Option<Rule> {
         Rule::V5,
         Rule::V6,
         Rule::V7,
+        // What another kernel says of pods is worth nothing.
+        Rule::V10,
         Rule::V13,
     ];
     findings

@@ -1,16 +1,18 @@
-//! V1: a TPM's quote, by the pinned, restricted, fixedTPM signing key, over this request's nonce.
+//! V1: a TPM's quote, by the pinned, restricted, fixedTPM signing key, over this request's nonce and registers that are
+//! of use.
 //!
 //! Promise: a [`Quoted`] is what the attestation says, whether or not to believe it: that is what the findings tell.
 //! Signatures are checked in pure Rust. Not here: how the structures are read (see `evidence::tpm`).
 
 use super::{
     context::{Context, ExpectedNonce, NodeState, PinnedKey},
-    coverage::PCR,
     finding::{Finding, Findings, Rule, Subject},
 };
 use evidence::{
     Bank, Digest, Quote,
-    tpm::{Attest, Attributes, Public, Signature, VerifyingKey, alg, composite},
+    boot::Registers,
+    quoted::QuotedRegisters,
+    tpm::{Attest, Attributes, Public, Signature, VerifyingKey, alg},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -170,13 +172,14 @@ pub(crate) fn banks(attest: &[u8]) -> Vec<Bank> {
 }
 
 /// What a quote says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Quoted {
     /// Name of the key that came with the quote.
     pub ak_name: Vec<u8>,
     /// Banks in which PCR 10 was quoted, in the quote's order.
     pub banks: Vec<Bank>,
-    pub pcr_digest: Vec<u8>,
+    /// The quoted registers: PCR 0 to 9 as the evidence states them, PCR 10 to be found out.
+    pub registers: QuotedRegisters,
     pub reset_count: u32,
     pub restart_count: u32,
     pub clock_ms: u64,
@@ -184,10 +187,9 @@ pub(crate) struct Quoted {
 }
 
 impl Quoted {
-    /// Whether the quoted digest is that of these registers, one for each of [`Quoted::banks`]. The digest is SHA-256,
-    /// as the only signing schemes that are accepted.
+    /// Whether the quoted digest is that of these values of PCR 10, one for each of [`Quoted::banks`].
     pub(crate) fn is_of(&self, pcrs: &[Digest]) -> bool {
-        composite(HASH, pcrs.iter().map(Digest::bytes)).bytes() == self.pcr_digest
+        self.registers.is_with(pcrs)
     }
 }
 
@@ -195,7 +197,14 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V1, Subject::Node, text)
 }
 
-pub(crate) fn check(quote: &Quote, context: &Context, findings: &mut Findings) -> Option<Quoted> {
+/// `stated` are the values of PCR 0 to 9 as the evidence has them: the quote's digest vouches for them together with
+/// PCR 10 (rule V2), or for nothing.
+pub(crate) fn check(
+    quote: &Quote,
+    stated: &[Registers],
+    context: &Context,
+    findings: &mut Findings,
+) -> Option<Quoted> {
     let ak_name = key(quote, context, findings);
     let attest = match Attest::parse(&quote.attest) {
         Ok(attest) => attest,
@@ -213,11 +222,11 @@ pub(crate) fn check(quote: &Quote, context: &Context, findings: &mut Findings) -
                 .expected(hex::encode(nonce)),
         );
     }
-    let banks = selected(&attest, findings);
+    let registers = QuotedRegisters::of(&attest, stated, |why| findings.push(fail(why.to_string())));
     Some(Quoted {
         ak_name,
-        banks,
-        pcr_digest: attest.pcr_digest,
+        banks: registers.banks().collect(),
+        registers,
         reset_count: attest.clock.reset_count,
         restart_count: attest.clock.restart_count,
         clock_ms: attest.clock.clock,
@@ -274,33 +283,4 @@ fn key(quote: &Quote, context: &Context, findings: &mut Findings) -> Vec<u8> {
         findings.push(fail(format!("the quote's signature: {why}")));
     }
     ak_name
-}
-
-/// Banks in which PCR 10, and nothing else, is selected.
-fn selected(attest: &Attest, findings: &mut Findings) -> Vec<Bank> {
-    let mut banks = Vec::new();
-    for selection in &attest.pcr_select.banks {
-        let selected: Vec<u32> = selection.pcrs().collect();
-        if selected.is_empty() {
-            continue;
-        }
-        match selection.bank() {
-            None => findings.push(fail(format!(
-                "the quote selects registers of a bank that is not known here: {:#06x}",
-                selection.alg
-            ))),
-            Some(bank) if selected == [PCR] && !banks.contains(&bank) => banks.push(bank),
-            Some(bank) => findings.push(
-                fail(format!(
-                    "the quote selects other registers of the bank {bank} than PCR {PCR} alone, once"
-                ))
-                .found(format!("{selected:?}"))
-                .expected(format!("[{PCR}]")),
-            ),
-        }
-    }
-    if banks.is_empty() {
-        findings.push(fail(format!("the quote does not cover PCR {PCR}")));
-    }
-    banks
 }

@@ -122,9 +122,16 @@ pub enum BootJudgement {
     /// Passed over, by the policy's `dangerous-boot-not-judged`.
     #[serde(rename = "not judged")]
     NotJudged,
-    /// Neither judged nor passed over: the node is untrusted.
+    /// Neither judged nor passed over, since a log, its registers or the policy's values are missing: the node is
+    /// untrusted.
     #[serde(rename = "absent")]
     Absent,
+    /// Log, registers and IMA's first entry agree, and are what the policy accepts.
+    #[serde(rename = "trusted")]
+    Trusted,
+    /// They do not, or are not.
+    #[serde(rename = "untrusted")]
+    Untrusted,
 }
 
 impl core::fmt::Display for BootJudgement {
@@ -132,6 +139,8 @@ impl core::fmt::Display for BootJudgement {
         f.write_str(match self {
             BootJudgement::NotJudged => "not judged",
             BootJudgement::Absent => "absent",
+            BootJudgement::Trusted => "trusted",
+            BootJudgement::Untrusted => "UNTRUSTED",
         })
     }
 }

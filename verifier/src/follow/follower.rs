@@ -17,6 +17,7 @@ use crate::appraise::{
 use evidence::{
     Bank, Digest, Entry, EventKind, Evidence, FileHash, Part, PartitionKey, PodUid, Provenance, Record,
     SealedCheckpoint, Tier,
+    boot::Registers,
     cgroup::partition_of,
     checkpoint::number_from_path,
     list::{ListEntry, Templates},
@@ -71,6 +72,8 @@ pub struct Follower {
     verdict: Verdict,
     tier: Tier,
     boot_len: u64,
+    /// PCR 0 to 9: as long as they are these, what was said of the boot holds.
+    registers: Vec<Registers>,
     /// Checkpoint 0's key, SEC1.
     key: Vec<u8>,
     last: SealedCheckpoint,
@@ -114,6 +117,7 @@ impl Follower {
             verdict: verdict.clone(),
             tier: evidence.tier,
             boot_len,
+            registers: evidence.registers().to_vec(),
             key: first.checkpoint.key?,
             anchor: 0,
             early: BTreeMap::new(),
@@ -223,12 +227,17 @@ impl Follower {
             && part.from.boot_id == before.boot_id
             && part.from.entries == before.covered
             && part.from.checkpoint == at.number
-            && part.from.digest == at.digest;
+            && part.from.digest == at.digest
+            && part.registers() == self.registers
+            && part
+                .boot
+                .as_ref()
+                .is_none_or(|boot| boot.log.is_none() && boot.command_line.is_none());
         if !is_next {
             return None;
         }
         let mut findings = Findings::default();
-        let quoted = quote::check(&part.quote, context, &mut findings)?;
+        let quoted = quote::check(&part.quote, part.registers(), context, &mut findings)?;
         let mut notes = Vec::new();
         let present = Present {
             ak_name: &quoted.ak_name,
@@ -240,7 +249,16 @@ impl Follower {
         };
         let relation = history::check(present, Some(&before), false, &mut findings, &mut notes);
         let banks: Vec<Bank> = before.pcrs.iter().map(Digest::bank).collect();
-        if findings.has_failure() || relation != Relation::SameBoot || quoted.banks != banks {
+        // What was said of the boot rests on the quote, too.
+        let is_same_boot = |bank: &Bank| {
+            let kept = self.registers.iter().find(|registers| registers.bank() == *bank);
+            quoted.registers.boot(*bank) == kept
+        };
+        if findings.has_failure()
+            || relation != Relation::SameBoot
+            || quoted.banks != banks
+            || !banks.iter().all(is_same_boot)
+        {
             return None;
         }
 

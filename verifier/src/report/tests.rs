@@ -143,6 +143,7 @@ fn evidence_of(partitions: Vec<PartitionLog>, checkpoints: Vec<Vec<u8>>) -> Evid
             name: "cart-0".to_owned(),
         }],
         kernel: "6.12.117+deb12-cloud-amd64".to_owned(),
+        boot: None,
     }
 }
 

@@ -32,7 +32,7 @@ struct Folder {
 
 impl Folder {
     fn new(nonce: &[u8], change: impl FnOnce(&mut Node)) -> Folder {
-        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
         for n in [1, 2, 3] {
             node.execute_good(&Actor::pod(pod(n), "/bin/app"), "/bin/app");
         }

@@ -8,18 +8,19 @@ use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
 use evidence::{
-    Bank, Digest, Entry, Evidence, cel, eat,
+    Bank, Digest, Entry, Evidence,
+    boot::Registers,
+    cel, eat,
     list::{ListEntry, Templates},
+    quoted::{IMA_PCR as PCR, QuotedRegisters},
     replay::{Fill, Replay},
-    tpm::{Attest, PcrBlob, Public, composite},
+    tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey},
 };
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
 };
 
-/// The register that IMA extends.
-const PCR: u32 = 10;
 /// A runtime policy, a key or a result is never longer than this many bytes.
 const MAX_INPUT: u64 = 256 * 1024 * 1024;
 
@@ -38,6 +39,8 @@ enum Format {
     Ascii,
     /// A folder for `evmctl ima_measurement`: the list as the kernel's binary form, and the quoted registers
     Evmctl,
+    /// The TPM evidence of Trustee (Confidential Containers): quote, registers and key as JSON
+    Trustee,
     /// A folder for `tpm2_checkquote`: message, signature, registers, key, and the command line
     Tpm2Tools,
     /// A request to Keylime's one-shot verification, `POST /v2.6/verify/evidence`
@@ -85,9 +88,11 @@ fn failure(error: &evidence::Error) -> Failure {
     Failure::decode("export", error)
 }
 
-/// The quote and what its register was.
-struct Quoted {
+/// The quote and what its registers were.
+pub(crate) struct Quoted {
     attest: Attest,
+    registers: QuotedRegisters,
+    /// PCR 10 in each bank.
     pcrs: Vec<Digest>,
 }
 
@@ -106,6 +111,7 @@ impl Export {
             Format::Ascii => self.file(&ascii(&evidence)?)?,
             Format::Evmctl => self.evmctl(&evidence)?,
             Format::Tpm2Tools => self.tpm2_tools(&evidence)?,
+            Format::Trustee => self.file(&trustee(&evidence)?)?,
             Format::Keylime => self.file(&self.keylime(&evidence)?)?,
             Format::Eat => self.file(&self.token(&evidence)?.bytes)?,
             Format::CmwCbor => self.file(&eat::cmw_cbor(&self.messages(&evidence)?))?,
@@ -146,13 +152,11 @@ impl Export {
     }
 
     fn evmctl(&self, evidence: &Evidence) -> Result<(), Failure> {
-        let mut files = vec![(
-            "binary_runtime_measurements",
-            binary(evidence, quoted(evidence)?.1)?,
-        )];
+        let (quoted, covered) = quoted(evidence)?;
+        let mut files = vec![("binary_runtime_measurements", binary(evidence, covered)?)];
         let mut check = "#!/bin/sh\n# Replays the list as the kernel did (0xff for a violation) and compares it with the quoted registers.\ncd \"$(dirname \"$0\")\" || exit 2\nexec evmctl ima_measurement --ignore-violations"
             .to_owned();
-        for pcr in &quoted(evidence)?.0.pcrs {
+        for pcr in &quoted.pcrs {
             let name = match pcr.bank() {
                 Bank::Sha1 => "pcrs.sha1",
                 Bank::Sha256 => "pcrs.sha256",
@@ -160,11 +164,16 @@ impl Export {
                 Bank::Sha512 => "pcrs.sha512",
             };
             // Registers that are not quoted are as after a reset.
+            let boot = quoted
+                .registers
+                .boot(pcr.bank())
+                .map(Registers::values)
+                .unwrap_or_default();
             let lines = (0..24).map(|n| {
-                let value = if n == PCR {
-                    pcr.clone()
-                } else {
-                    Digest::zero(pcr.bank())
+                let value = match boot.get(n as usize) {
+                    Some(value) => value.clone(),
+                    None if n == PCR => pcr.clone(),
+                    None => Digest::zero(pcr.bank()),
                 };
                 format!("PCR-{n:02}:{}\n", hex::encode(value.bytes()))
             });
@@ -250,25 +259,28 @@ fn public(evidence: &Evidence) -> Result<Public, Failure> {
     Public::parse(&evidence.quote.ak).map_err(|e| failure(&e))
 }
 
-fn banks(attest: &Attest) -> Vec<Bank> {
-    let selections = attest.pcr_select.banks.iter();
-    selections
-        .filter(|s| s.pcrs().eq([PCR]))
-        .filter_map(|s| s.bank())
-        .collect()
-}
-
 fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
-    let attest = Attest::parse(&evidence.quote.attest).map_err(|e| failure(&e))?;
+    let (_, registers) = attested(evidence)?;
     let mut all = vec![Bank::Sha1];
-    all.extend(banks(&attest).into_iter().filter(|bank| *bank != Bank::Sha1));
+    all.extend(registers.banks().filter(|bank| *bank != Bank::Sha1));
     cel::records(&evidence.list, &all).map_err(|e| failure(&e))
 }
 
-/// The quote, its registers, and how many entries it covers.
-fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
+/// The quote and the registers that it selects.
+fn attested(evidence: &Evidence) -> Result<(Attest, QuotedRegisters), Failure> {
     let attest = Attest::parse(&evidence.quote.attest).map_err(|e| failure(&e))?;
-    let banks = banks(&attest);
+    let registers = QuotedRegisters::strict(&attest, evidence.registers())
+        .map_err(|e| Failure::new("export", e.to_string()))?;
+    Ok((attest, registers))
+}
+
+/// The quote, its registers, and how many entries it covers.
+///
+/// # Errors
+/// A quote that cannot be read or selects other registers, a list that does not lead to it.
+pub(crate) fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
+    let (attest, registers) = attested(evidence)?;
+    let banks: Vec<Bank> = registers.banks().collect();
     let mut replay = Replay::new(banks.iter().map(|bank| (*bank, Fill::Hashed)));
     let mut found = None;
     for index in 0..=evidence.list.len() {
@@ -279,8 +291,7 @@ fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
         }
         let values = banks.iter().map(|bank| replay.value(PCR, *bank, Fill::Hashed));
         let values: Vec<Digest> = values.collect::<Option<_>>().unwrap_or_default();
-        let digest = composite(Bank::Sha256, values.iter().map(Digest::bytes));
-        if !values.is_empty() && digest.bytes() == attest.pcr_digest {
+        if registers.is_with(&values) {
             found = Some((values, index));
         }
     }
@@ -291,13 +302,63 @@ fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
         )
         .hint("`cgpath verify` says what is wrong with the evidence")
     })?;
-    Ok((Quoted { attest, pcrs }, covered))
+    Ok((
+        Quoted {
+            attest,
+            registers,
+            pcrs,
+        },
+        covered,
+    ))
+}
+
+/// What Trustee's TPM verifier takes: `tpm_quote` of TPMS_ATTEST and TPMT_SIGNATURE in base64 and the SHA-256 registers
+/// in hex, `ak_public` as SubjectPublicKeyInfo in base64. Source: confidential-containers/trustee,
+/// deps/verifier/src/tpm/mod.rs.
+fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
+    use rsa::pkcs8::EncodePublicKey as _;
+    let (quoted, _) = quoted(evidence)?;
+    let refused = |why: &str, hint: &str| Failure::new("export", why).hint(hint);
+    let banks: Vec<Bank> = quoted.registers.banks().collect();
+    if banks != [Bank::Sha256] || quoted.registers.boot(Bank::Sha256).is_none() {
+        return Err(refused(
+            "the quote is not over PCR 0 to 10 of the SHA-256 bank alone, which Trustee needs",
+            "set tpm.bank = \"sha256\" in the collector's configuration",
+        ));
+    }
+    let signature = Signature::parse(&evidence.quote.signature).map_err(|e| failure(&e))?;
+    let key = public(evidence)?.verifying_key().map_err(|e| failure(&e))?;
+    let (Signature::Rsassa { .. }, VerifyingKey::Rsa(key)) = (signature, key) else {
+        return Err(refused(
+            "the quote is not signed by RSASSA, the one scheme that Trustee's TPM verifier takes",
+            "set tpm.key = \"rsa-2048\" in the collector's configuration, and enrol the new key",
+        ));
+    };
+    let key = key
+        .to_public_key_der()
+        .map_err(|e| Failure::new("export", format!("the attestation key: {e}")))?;
+    let registers = quoted.registers.values(&quoted.pcrs);
+    let registers: Vec<String> = registers.iter().map(|value| hex::encode(value.bytes())).collect();
+    let value = serde_json::json!({
+        "ak_public": STANDARD.encode(key.as_bytes()),
+        "tpm_quote": {
+            "message": STANDARD.encode(&evidence.quote.attest),
+            "pcrs": registers,
+            "signature": STANDARD.encode(&evidence.quote.signature),
+        },
+    });
+    serde_json::to_vec(&value).map_err(|e| Failure::new("encoding", e.to_string()))
 }
 
 fn blob(quoted: &Quoted) -> PcrBlob {
     PcrBlob {
         select: quoted.attest.pcr_select.clone(),
-        values: quoted.pcrs.iter().map(|pcr| pcr.bytes().to_vec()).collect(),
+        values: quoted
+            .registers
+            .values(&quoted.pcrs)
+            .iter()
+            .map(|pcr| pcr.bytes().to_vec())
+            .collect(),
     }
 }
 

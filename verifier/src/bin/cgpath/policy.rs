@@ -1,5 +1,6 @@
 //! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them, `policy` decides.
 
+mod boot;
 mod check;
 mod deb;
 mod diff;
@@ -49,6 +50,18 @@ What maintainer scripts, diversions and alternatives make is not in the packages
     #[command(after_help = "Example:
   cgpath policy from-log binary_runtime_measurements -o learned.json")]
     FromLog(FromLog),
+    /// Copies what a good boot measured, as the `boot:` of a node's policy (rule V10)
+    #[command(after_help = "Example:
+  cgpath policy from-boot evidence.cbor >> node.yaml
+
+The evidence must be of a boot that is known to be good: what it measured is accepted from then on.")]
+    FromBoot(boot::FromBoot),
+    /// Computes what a unified kernel image will have measured, as the `boot:` of a node's policy (rule V10)
+    #[command(after_help = "Example:
+  cgpath policy from-uki /boot/efi/EFI/Linux/debian.efi >> node.yaml
+
+It names the image, its kernel and its command line. The firmware's own registers are learned: see from-boot.")]
+    FromUki(boot::FromUki),
     /// Makes reference values from a Keylime runtime policy
     #[command(after_help = "Example:
   cgpath policy from-keylime runtime-policy.json -o keylime.json
@@ -190,6 +203,8 @@ impl PolicyCommand {
             PolicyCommand::FromRootfs(command) => command.run(out),
             PolicyCommand::FromDeb(command) => command.run(out),
             PolicyCommand::FromLog(command) => command.run(out),
+            PolicyCommand::FromBoot(command) => command.run(out),
+            PolicyCommand::FromUki(command) => command.run(out),
             PolicyCommand::FromKeylime(command) => command.run(out),
             PolicyCommand::ToKeylime(command) => command.run(out),
             PolicyCommand::Test(command) => command.run(out),

@@ -14,7 +14,7 @@ use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
 use super::store::{Commit, Limits, MAX_PARTS, Round, Store, StoreError};
-use evidence::{Evidence, JoinError, Part, Position, Quote, tpm::Attest};
+use evidence::{Evidence, JoinError, Part, Position, Quote, boot::Registers, tpm::Attest};
 use policy::Policy;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -123,6 +123,13 @@ impl Received {
             Received::Part(part) => &part.quote,
         }
     }
+
+    fn registers(&self) -> &[Registers] {
+        match self {
+            Received::Whole(evidence) => evidence.registers(),
+            Received::Part(part) => part.registers(),
+        }
+    }
 }
 
 /// The question that one submission puts, as far as it does not depend on what was sent.
@@ -210,7 +217,7 @@ impl Judge {
             let before = self.store.outline(node)?;
             let question = self.question(&round, nonce, now)?;
             // First of all that takes time: whoever has no key makes nobody join and replay anything.
-            proven(received.quote(), &question.context)?;
+            proven(received.quote(), received.registers(), &question.context)?;
             let outcome = match &mut received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
                 Received::Part(part) => {
@@ -409,9 +416,9 @@ impl Question {
 }
 
 /// Rule V1: the quote is by the node's key, over this nonce.
-fn proven(quote: &Quote, context: &Context) -> Result<(), Refusal> {
+fn proven(quote: &Quote, registers: &[Registers], context: &Context) -> Result<(), Refusal> {
     let failed = |f: &Finding| f.severity == Severity::Fail;
-    let findings: Vec<String> = verifier::quote_findings(quote, context)
+    let findings: Vec<String> = verifier::quote_findings(quote, registers, context)
         .iter()
         .filter(|f| failed(f))
         .map(|f| format!("{}: {}", f.rule, f.text))

@@ -1,0 +1,311 @@
+//! The event log in the crypto-agile format, as `binary_bios_measurements` and the CCEL table have it, little-endian.
+//!
+//! A first event in the old SHA-1 form holds the Spec ID: which hash algorithms follow, each with the length of its
+//! digests. All other events carry one digest for each of some of these.
+//!
+//! Source: TCG PC Client Platform Firmware Profile, sections 10.2.1 (TCG_PCClientPCREvent), 10.2.2 (TCG_PCR_EVENT2) and
+//! 10.4.5.1 (TCG_EfiSpecIdEvent); the kernel's drivers/char/tpm/eventlog/tpm2.c.
+
+use super::event::EventType;
+use crate::{Bank, Digest, Error, Result};
+
+/// A log is never longer than this many bytes.
+pub const MAX_LOG_LEN: usize = 16 * 1024 * 1024;
+/// It never has more events than this.
+pub const MAX_EVENTS: usize = 65_536;
+/// The Spec ID never names more algorithms than this (HASH_COUNT in tpm2-tss).
+pub const MAX_ALGORITHMS: usize = 16;
+
+/// Register, type, number of digests and size of the data: no event is shorter.
+const MIN_EVENT_LEN: usize = 16;
+/// The highest register that a PC's TPM has.
+const MAX_PCR: u32 = 23;
+/// An event that belongs to no register, and extends none.
+const NO_PCR: u32 = u32::MAX;
+const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
+const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Where it begins, in bytes from the start of the log.
+    pub offset: u64,
+    /// The register that it extends, unless it is [`EventType::NO_ACTION`].
+    pub pcr: u32,
+    /// What it is.
+    pub kind: EventType,
+    /// Digests in the banks that this crate computes, in the log's order, each bank once.
+    pub digests: Vec<Digest>,
+    /// What the event says of itself. What vouches for it depends on the type: see [`Event::data_is_measured`].
+    pub data: &'a [u8],
+}
+
+impl Event<'_> {
+    /// The digest that was extended in this bank.
+    pub fn digest(&self, bank: Bank) -> Option<&Digest> {
+        self.digests.iter().find(|digest| digest.bank() == bank)
+    }
+}
+
+/// A log that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventLog<'a> {
+    banks: Vec<Bank>,
+    events: Vec<Event<'a>>,
+    locality: u8,
+}
+
+/// Reads little-endian integers.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8]> {
+        let end = self.at.saturating_add(len);
+        let taken = self.bytes.get(self.at..end).ok_or_else(|| Error::Incomplete {
+            offset: self.at as u64,
+            need: (end - self.bytes.len()) as u64,
+            what,
+        })?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N, what)?);
+        Ok(array)
+    }
+
+    fn u16(&mut self, what: &'static str) -> Result<u16> {
+        self.array(what).map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self, what: &'static str) -> Result<u32> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    /// A 32-bit number that counts or measures, at most `limit`.
+    fn count(&mut self, what: &'static str, limit: usize) -> Result<usize> {
+        let offset = self.at as u64;
+        let found = self.u32(what)?;
+        if found as usize > limit {
+            return Err(Error::Limit {
+                offset,
+                what,
+                found: u64::from(found),
+                limit: limit as u64,
+            });
+        }
+        Ok(found as usize)
+    }
+}
+
+/// An algorithm of the Spec ID.
+struct Algorithm {
+    id: u16,
+    len: usize,
+}
+
+fn malformed<T>(offset: usize, why: impl Into<String>) -> Result<T> {
+    Err(Error::malformed(offset as u64, why))
+}
+
+/// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent.
+fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
+    let (pcr, kind) = (
+        r.u32("the first event's register")?,
+        r.u32("the first event's type")?,
+    );
+    let digest = r.take(20, "the first event's SHA-1 digest")?;
+    let len = r.count("size of the first event", MAX_LOG_LEN)?;
+    let begin = r.at;
+    r.take(len, "the first event")?;
+    let mut data = Reader {
+        bytes: r.bytes.get(..r.at).unwrap_or_default(),
+        at: begin,
+    };
+    let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
+    if (pcr, kind) != (0, EventType::NO_ACTION.0) || signature != SPEC_ID || digest.iter().any(|b| *b != 0) {
+        return malformed(
+            0,
+            "the log does not begin with a Spec ID event of version 03: a log of TPM 1.2 is not read here",
+        );
+    }
+    // Platform class, version minor and major, errata, size of UINTN.
+    data.take(8, "the Spec ID's version")?;
+    let at = data.at;
+    let count = data.count("number of hash algorithms", MAX_ALGORITHMS)?;
+    if count == 0 {
+        return malformed(at, "the Spec ID names no hash algorithm");
+    }
+    let mut algorithms: Vec<Algorithm> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let at = data.at;
+        let id = data.u16("a hash algorithm")?;
+        let len = usize::from(data.u16("length of an algorithm's digests")?);
+        if algorithms.iter().any(|known| known.id == id) {
+            return malformed(
+                at,
+                format!("the hash algorithm {id:#06x} stands twice in the Spec ID"),
+            );
+        }
+        if len == 0 || len > Bank::MAX_LEN || Bank::from_tpm_alg(id).is_some_and(|bank| bank.len() != len) {
+            return malformed(
+                at,
+                format!("digests of {len} bytes for the hash algorithm {id:#06x}"),
+            );
+        }
+        algorithms.push(Algorithm { id, len });
+    }
+    let vendor = usize::from(data.array::<1>("the Spec ID's vendor information")?[0]);
+    data.take(vendor, "the Spec ID's vendor information")?;
+    if data.at != r.at {
+        return malformed(data.at, "bytes follow the Spec ID in its event");
+    }
+    Ok(algorithms)
+}
+
+/// A TCG_PCR_EVENT2.
+fn event<'a>(r: &mut Reader<'a>, algorithms: &[Algorithm]) -> Result<Event<'a>> {
+    let offset = r.at;
+    let pcr = r.u32("an event's register")?;
+    let kind = EventType(r.u32("an event's type")?);
+    if pcr > MAX_PCR && (pcr, kind) != (NO_PCR, EventType::NO_ACTION) {
+        return malformed(
+            offset,
+            format!("an event extends PCR {pcr}, there are 0 to {MAX_PCR}"),
+        );
+    }
+    let count = r.count("number of an event's digests", algorithms.len())?;
+    let mut seen: Vec<u16> = Vec::with_capacity(count);
+    let mut digests = Vec::with_capacity(count);
+    for _ in 0..count {
+        let at = r.at;
+        let id = r.u16("a digest's hash algorithm")?;
+        let Some(algorithm) = algorithms.iter().find(|known| known.id == id) else {
+            return malformed(
+                at,
+                format!("the hash algorithm {id:#06x} is not in the log's Spec ID"),
+            );
+        };
+        if seen.contains(&id) {
+            return malformed(
+                at,
+                format!("two digests of the hash algorithm {id:#06x} in one event"),
+            );
+        }
+        seen.push(id);
+        let bytes = r.take(algorithm.len, "a digest")?;
+        digests.extend(Bank::from_tpm_alg(id).and_then(|bank| Digest::new(bank, bytes)));
+    }
+    let len = r.count("size of an event", MAX_LOG_LEN)?;
+    let data = r.take(len, "an event's data")?;
+    Ok(Event {
+        offset: offset as u64,
+        pcr,
+        kind,
+        digests,
+        data,
+    })
+}
+
+/// The locality that started the TPM, which is PCR 0's first value.
+fn startup_locality(event: &Event) -> Option<Result<u8>> {
+    let given = event.data.strip_prefix(STARTUP_LOCALITY.as_slice())?;
+    if event.kind != EventType::NO_ACTION {
+        return None;
+    }
+    Some(match given {
+        // 10.4.5.3: the values that a TPM can be started with; 4 by a hardware root of trust.
+        [locality @ (0 | 3 | 4)] if event.pcr == 0 => Ok(*locality),
+        _ => malformed(
+            event.offset as usize,
+            format!(
+                "a startup locality of {} for PCR {}",
+                hex::encode(given),
+                event.pcr
+            ),
+        ),
+    })
+}
+
+impl<'a> EventLog<'a> {
+    /// Reads a whole log. A rest of nothing but zeros or 0xff is what firmware leaves of the memory for it, and ends it.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Limit`] with the offset.
+    pub fn parse(bytes: &'a [u8]) -> Result<EventLog<'a>> {
+        if bytes.len() > MAX_LOG_LEN {
+            return Err(Error::Limit {
+                offset: 0,
+                what: "the boot log",
+                found: bytes.len() as u64,
+                limit: MAX_LOG_LEN as u64,
+            });
+        }
+        let mut r = Reader { bytes, at: 0 };
+        let algorithms = spec_id(&mut r)?;
+        // Where the unused rest begins, at the earliest. An event may well end in such bytes: they are its own then.
+        let used = |fill: u8| bytes.iter().rposition(|b| *b != fill).map_or(0, |last| last + 1);
+        let end = used(0).min(used(0xff));
+        let mut log = EventLog {
+            banks: algorithms
+                .iter()
+                .filter_map(|a| Bank::from_tpm_alg(a.id))
+                .collect(),
+            events: Vec::new(),
+            locality: 0,
+        };
+        let (mut is_started, mut has_locality) = (false, false);
+        while r.at < end {
+            if log.events.len() == MAX_EVENTS {
+                return Err(Error::Limit {
+                    offset: r.at as u64,
+                    what: "number of events",
+                    found: MAX_EVENTS as u64 + 1,
+                    limit: MAX_EVENTS as u64,
+                });
+            }
+            let event = event(&mut r, &algorithms)?;
+            if let Some(locality) = startup_locality(&event) {
+                if is_started || has_locality {
+                    return malformed(
+                        event.offset as usize,
+                        "a startup locality behind another one or behind an event of PCR 0",
+                    );
+                }
+                (log.locality, has_locality) = (locality?, true);
+            }
+            is_started |= event.pcr == 0 && event.kind != EventType::NO_ACTION;
+            log.events.push(event);
+        }
+        // PCR 0 begins with as many zeros: a log that is cut there is cut.
+        let rest = bytes.len().saturating_sub(r.at);
+        if (1..MIN_EVENT_LEN).contains(&rest) {
+            return Err(Error::Incomplete {
+                offset: r.at as u64,
+                need: (MIN_EVENT_LEN - rest) as u64,
+                what: "an event",
+            });
+        }
+        Ok(log)
+    }
+
+    /// The banks of the Spec ID that this crate computes.
+    pub fn banks(&self) -> &[Bank] {
+        &self.banks
+    }
+
+    /// The events behind the Spec ID, in their order.
+    pub fn events(&self) -> &[Event<'a>] {
+        &self.events
+    }
+
+    /// The locality that started the TPM: 0, 3 or 4.
+    pub fn startup_locality(&self) -> u8 {
+        self.locality
+    }
+}

@@ -1,0 +1,360 @@
+//! A real log of OVMF with a unified kernel image, and logs made here.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::Error;
+
+/// Debian's OVMF 2022.11, systemd-stub 252, Linux 6.12: booted in QEMU with swtpm, whose SHA-256 bank was on.
+const REAL: &[u8] = include_bytes!("../../tests/boot/ovmf-uki-6.12.log");
+const REAL_COMMAND_LINE: &[u8] =
+    b"console=ttyS0 quiet panic=-1 ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
+/// What the TPM held (/sys/class/tpm/tpm0/pcr-sha256), and IMA's first entry.
+const REAL_REGISTERS: [&str; REGISTERS] = [
+    "06782f8beb489680e2377cba5948e1ea4ddccbb6ca5341abbffd3f133f9f3751",
+    "86a297bf5f89b24202ec2f7a1e2c7bf46b6f5060ff85cdb326c0a8f302027a62",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "36482de46b17691a7dffd3523de9b1ae6154f780851f3992bc622c30dfb22450",
+    "a5ceb755d043f32431d63e39f5161464620a3437280494b5850dc1b47cc074e0",
+    "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969",
+    "65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "72d7184042ebf7d072944e17a373da395defdb8978b473cf63901494e6ad4c34",
+];
+const REAL_BOOT_AGGREGATE: &str = "sha256:335e0b6050f55fd0ef98da7bd0555726831f6fd628656a0597a3de35fd4164c5";
+
+fn put(out: &mut Vec<u8>, number: usize) {
+    out.extend(u32::try_from(number).unwrap().to_le_bytes());
+}
+
+/// A log with a Spec ID of these banks.
+fn log(banks: &[Bank]) -> Vec<u8> {
+    let mut id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
+    put(&mut id, banks.len());
+    for bank in banks {
+        id.extend(bank.tpm_alg().to_le_bytes());
+        id.extend((bank.len() as u16).to_le_bytes());
+    }
+    id.push(0);
+    let mut out = vec![0, 0, 0, 0, 3, 0, 0, 0];
+    out.extend([0; 20]);
+    put(&mut out, id.len());
+    out.extend(id);
+    out
+}
+
+/// Adds an event that measures `measured`.
+fn add(out: &mut Vec<u8>, pcr: usize, kind: EventType, banks: &[Bank], measured: &[u8], data: &[u8]) {
+    put(out, pcr);
+    put(out, kind.0 as usize);
+    put(out, banks.len());
+    for bank in banks {
+        out.extend(bank.tpm_alg().to_le_bytes());
+        out.extend(bank.hash(&[measured]).bytes());
+    }
+    put(out, data.len());
+    out.extend(data);
+}
+
+const BOTH: [Bank; 2] = [Bank::Sha1, Bank::Sha256];
+
+/// A log as a good firmware leaves it.
+fn good() -> Vec<u8> {
+    let mut out = log(&BOTH);
+    for pcr in 0..FIRMWARE_REGISTERS {
+        add(&mut out, pcr, EventType::SEPARATOR, &BOTH, &[0; 4], &[0; 4]);
+    }
+    out
+}
+
+#[test]
+fn the_log_of_a_real_boot_replays_to_the_registers_and_to_imas_first_entry() {
+    let log = EventLog::parse(REAL).unwrap();
+    assert_eq!(log.events().len(), 35);
+    let registers = log.replay(Bank::Sha256).unwrap();
+    let values: Vec<String> = registers
+        .values()
+        .iter()
+        .map(|d| hex::encode(d.bytes()))
+        .collect();
+    assert_eq!(values, REAL_REGISTERS);
+    assert_eq!(boot_aggregate(&registers).to_string(), REAL_BOOT_AGGREGATE);
+    assert_eq!(log.without_separator(), [] as [u32; 0]);
+    assert!(
+        log.events()
+            .iter()
+            .all(|e| e.data_is_measured(Bank::Sha256) != Some(false))
+    );
+}
+
+#[test]
+fn the_kernels_command_line_and_the_loaded_image_are_found_by_name() {
+    let log = EventLog::parse(REAL).unwrap();
+    let lines: Vec<CommandLine> = log.command_lines().collect();
+    assert_eq!(lines.len(), 1);
+    for bank in Bank::ALL {
+        assert!(lines[0].is(REAL_COMMAND_LINE, bank));
+        assert!(!lines[0].is(b"console=ttyS0 quiet", bank));
+    }
+    let images: Vec<String> = log
+        .events()
+        .iter()
+        .filter(|e| e.kind == EventType::APPLICATION)
+        .map(Event::label)
+        .collect();
+    assert_eq!(images, [r"\EFI\BOOT\BOOTX64.EFI", ""]);
+    let labels: Vec<String> = log.events().iter().map(Event::label).collect();
+    for label in [
+        "SecureBoot",
+        "BootOrder",
+        ".cmdline",
+        "Exit Boot Services Invocation",
+    ] {
+        assert!(labels.iter().any(|l| l == label), "{label} in {labels:?}");
+    }
+}
+
+#[test]
+fn a_command_line_that_grub_measured_is_found_by_name() {
+    let mut bytes = good();
+    let text = b"/boot/vmlinuz root=/dev/vda1 ro";
+    let data = [b"kernel_cmdline: ", &text[..], b"\0"].concat();
+    add(&mut bytes, 8, EventType::IPL, &BOTH, text, &data);
+    let log = EventLog::parse(&bytes).unwrap();
+    let lines: Vec<CommandLine> = log.command_lines().collect();
+    assert!(lines[0].is(text, Bank::Sha256) && !lines[0].is(b"/boot/vmlinuz", Bank::Sha256));
+}
+
+#[test]
+fn a_log_that_is_cut_anywhere_is_incomplete() {
+    for log in [REAL.to_vec(), good()] {
+        let ends: Vec<u64> = EventLog::parse(&log)
+            .unwrap()
+            .events()
+            .iter()
+            .map(|e| e.offset)
+            .collect();
+        for len in 0..log.len() {
+            match EventLog::parse(&log[..len]) {
+                Ok(_) => assert!(ends.contains(&(len as u64)), "cut after {len} bytes"),
+                Err(Error::Incomplete { offset, need, .. }) => {
+                    assert!(offset <= len as u64 && need > 0, "cut after {len} bytes");
+                }
+                Err(other) => panic!("cut after {len} bytes: {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_and_counts_beyond_all_bounds_are_refused_with_their_offset() {
+    let begin = log(&BOTH).len();
+    // An event of 4 GiB, digests without number, algorithms without number, a Spec ID of 4 GiB.
+    for (at, what) in [
+        (begin + 8 + 4 + 22 + 34, "size of an event"),
+        (begin + 8, "number of an event's digests"),
+        (28 + 4 + 24, "number of hash algorithms"),
+        (28, "size of the first event"),
+    ] {
+        let mut bytes = good();
+        bytes[at..at + 4].fill(0xff);
+        match EventLog::parse(&bytes) {
+            Err(Error::Limit {
+                offset, what: found, ..
+            }) => assert_eq!((offset, found), (at as u64, what)),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    // 10 GiB are never held: the limit comes before anything is read.
+    let long = vec![0; MAX_LOG_LEN + 1];
+    assert!(matches!(
+        EventLog::parse(&long),
+        Err(Error::Limit {
+            what: "the boot log",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn more_events_than_the_limit_are_refused() {
+    let mut bytes = log(&[Bank::Sha1]);
+    for _ in 0..=MAX_EVENTS {
+        add(&mut bytes, 1, EventType::NO_ACTION, &[], b"", b"");
+    }
+    assert!(matches!(
+        EventLog::parse(&bytes),
+        Err(Error::Limit {
+            what: "number of events",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_changed_digest_changes_the_registers_and_a_changed_text_shows() {
+    let good_registers = EventLog::parse(REAL).unwrap().replay(Bank::Sha256).unwrap();
+    let log = EventLog::parse(REAL).unwrap();
+    let action = log.events().last().unwrap();
+    let mut bytes = REAL.to_vec();
+    let digest_at = action.offset as usize + 12 + 22 + 2;
+    bytes[digest_at] ^= 1;
+    let changed = EventLog::parse(&bytes).unwrap();
+    assert_ne!(changed.replay(Bank::Sha256).unwrap(), good_registers);
+
+    let mut bytes = REAL.to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    let changed = EventLog::parse(&bytes).unwrap();
+    assert_eq!(changed.replay(Bank::Sha256).unwrap(), good_registers);
+    assert_eq!(
+        changed.events().last().unwrap().data_is_measured(Bank::Sha256),
+        Some(false)
+    );
+}
+
+#[test]
+fn a_missing_a_second_and_an_erroneous_separator_are_named() {
+    let mut bytes = log(&BOTH);
+    for pcr in 0..FIRMWARE_REGISTERS {
+        let data = if pcr == 3 { [1, 0, 0, 0] } else { [0xff; 4] };
+        if pcr != 5 {
+            add(&mut bytes, pcr, EventType::SEPARATOR, &BOTH, &data, &data);
+        }
+    }
+    add(&mut bytes, 6, EventType::SEPARATOR, &BOTH, &[0; 4], &[0; 4]);
+    assert_eq!(EventLog::parse(&bytes).unwrap().without_separator(), [3, 5, 6]);
+}
+
+#[test]
+fn a_startup_locality_is_pcr_0s_first_value_and_stands_before_its_first_event() {
+    let with = |locality: &[u8], pcr: usize| {
+        let data = [b"StartupLocality\0", locality].concat();
+        let mut out = log(&BOTH);
+        add(&mut out, pcr, EventType::NO_ACTION, &BOTH, b"", &data);
+        add(&mut out, 0, EventType::SEPARATOR, &BOTH, &[0; 4], &[0; 4]);
+        out
+    };
+    for locality in [0u8, 3, 4] {
+        let bytes = with(&[locality], 0);
+        let mut first = [0; 32];
+        first[31] = locality;
+        let first = Digest::new(Bank::Sha256, &first).unwrap();
+        let pcr0 = &EventLog::parse(&bytes)
+            .unwrap()
+            .replay(Bank::Sha256)
+            .unwrap()
+            .values()[0]
+            .clone();
+        assert_eq!(pcr0, &first.extend(&Bank::Sha256.hash(&[&[0; 4]])));
+    }
+    for (locality, pcr) in [(&[1u8][..], 0), (&[3][..], 1), (&[][..], 0), (&[3, 3][..], 0)] {
+        assert!(matches!(
+            EventLog::parse(&with(locality, pcr)),
+            Err(Error::Malformed { .. })
+        ));
+    }
+    let mut late = with(&[3], 0);
+    add(
+        &mut late,
+        0,
+        EventType::NO_ACTION,
+        &BOTH,
+        b"",
+        b"StartupLocality\0\x03",
+    );
+    assert!(matches!(EventLog::parse(&late), Err(Error::Malformed { .. })));
+}
+
+#[test]
+fn what_the_spec_id_does_not_know_is_refused() {
+    let mut other = log(&BOTH);
+    add(
+        &mut other,
+        0,
+        EventType::SEPARATOR,
+        &[Bank::Sha384],
+        &[0; 4],
+        &[0; 4],
+    );
+    assert!(matches!(EventLog::parse(&other), Err(Error::Malformed { .. })));
+    let mut twice = log(&BOTH);
+    add(
+        &mut twice,
+        0,
+        EventType::SEPARATOR,
+        &[Bank::Sha1; 2],
+        &[0; 4],
+        &[0; 4],
+    );
+    assert!(matches!(EventLog::parse(&twice), Err(Error::Malformed { .. })));
+    assert!(matches!(
+        EventLog::parse(&log(&[Bank::Sha1; 2])),
+        Err(Error::Malformed { .. })
+    ));
+    assert!(matches!(EventLog::parse(&log(&[])), Err(Error::Malformed { .. })));
+    let mut old = good();
+    old[28 + 4] ^= 1;
+    assert!(matches!(
+        EventLog::parse(&old),
+        Err(Error::Malformed { offset: 0, .. })
+    ));
+    let mut high = log(&BOTH);
+    add(&mut high, 24, EventType::SEPARATOR, &BOTH, &[0; 4], &[0; 4]);
+    assert!(matches!(EventLog::parse(&high), Err(Error::Malformed { .. })));
+}
+
+#[test]
+fn an_event_without_a_digest_in_the_bank_gives_no_registers() {
+    let mut bytes = good();
+    add(&mut bytes, 4, EventType::IPL, &[Bank::Sha1], b"x", b"x");
+    let log = EventLog::parse(&bytes).unwrap();
+    assert!(log.replay(Bank::Sha1).is_ok());
+    assert!(matches!(
+        log.replay(Bank::Sha256),
+        Err(ReplayError::Digest { pcr: 4, .. })
+    ));
+    assert!(matches!(log.replay(Bank::Sha384), Err(ReplayError::Bank { .. })));
+}
+
+#[test]
+fn memory_that_the_firmware_left_unused_ends_the_log() {
+    for fill in [0, 0xff] {
+        let mut bytes = good();
+        let events = EventLog::parse(&bytes).unwrap().events().len();
+        bytes.extend([fill; 4096]);
+        assert_eq!(EventLog::parse(&bytes).unwrap().events().len(), events);
+        bytes.push(7);
+        assert!(EventLog::parse(&bytes).is_err());
+    }
+}
+
+#[test]
+fn sha1s_boot_aggregate_is_over_eight_registers_and_the_others_over_ten() {
+    for bank in Bank::ALL {
+        let values: Vec<Digest> = (0..10u8).map(|n| bank.hash(&[&[n]])).collect();
+        let joined: Vec<u8> = values.iter().flat_map(|d| d.bytes().to_vec()).collect();
+        let len = bank.len() * if bank == Bank::Sha1 { 8 } else { 10 };
+        let registers = Registers::new(values).unwrap();
+        assert_eq!(boot_aggregate(&registers), bank.hash(&[&joined[..len]]));
+    }
+}
+
+#[test]
+fn registers_are_ten_of_one_bank_and_nothing_else() {
+    let ten = |bank: Bank| vec![Digest::zero(bank); REGISTERS];
+    assert!(Registers::new(ten(Bank::Sha256)).is_some());
+    assert!(Registers::new(ten(Bank::Sha256)[1..].to_vec()).is_none());
+    let mut mixed = ten(Bank::Sha256);
+    mixed[9] = Digest::zero(Bank::Sha1);
+    assert!(Registers::new(mixed.clone()).is_none());
+    assert!(crate::wire::from_slice::<Registers>(&crate::wire::to_vec(&mixed), "registers", 4096).is_err());
+    let boot = Boot {
+        registers: vec![Registers::new(ten(Bank::Sha1)).unwrap()],
+        log: Some(vec![1]),
+        command_line: None,
+    };
+    let again: Boot = crate::wire::from_slice(&crate::wire::to_vec(&boot), "boot", 4096).unwrap();
+    assert_eq!(again, boot);
+    let json = serde_json::to_string(&boot).unwrap();
+    assert_eq!(serde_json::from_str::<Boot>(&json).unwrap(), boot);
+}
