@@ -22,7 +22,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -50,7 +50,7 @@ pub enum PushError {
         why: String,
     },
     /// The CA's certificate can not be used.
-    #[error("verifier.ca {path}: {why}")]
+    #[error("CA certificate {path}: {why}")]
     Ca {
         /// As configured.
         path: PathBuf,
@@ -140,6 +140,8 @@ pub struct Client {
     base: String,
     node: String,
     timeout: Duration,
+    /// Whether what it says of pods is acted upon.
+    decides: bool,
     /// The connection by which the last nonce came: evidence goes the same way.
     open: Mutex<Option<SendRequest<Sent>>>,
 }
@@ -163,39 +165,13 @@ impl Client {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(443);
         let name = ServerName::try_from(host.clone()).map_err(|e| bad(e.to_string()))?;
-        let ca = |why: String| PushError::Ca {
-            path: config.verifier.ca.clone(),
-            why,
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in
-            CertificateDer::pem_file_iter(&config.verifier.ca).map_err(|e| ca(e.to_string()))?
-        {
-            roots
-                .add(certificate.map_err(|e| ca(e.to_string()))?)
-                .map_err(|e| ca(e.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(ca("holds no certificate in PEM form".into()));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| ca(e.to_string()))?
-            .with_root_certificates(roots);
-        let mut tls = match own_certificate(config)? {
-            None => tls.with_no_client_auth(),
-            Some((chain, key)) => {
-                tls.with_client_auth_cert(chain, key)
-                    .map_err(|e| PushError::Certificate {
-                        path: config.verifier.client_certificate.clone(),
-                        why: e.to_string(),
-                    })?
-            }
-        };
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Client {
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: connector(
+                &config.verifier.ca,
+                &config.verifier.client_certificate,
+                &config.verifier.client_key,
+                b"http/1.1",
+            )?,
             name,
             authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
             host,
@@ -203,8 +179,18 @@ impl Client {
             base: uri.path().trim_end_matches('/').to_owned(),
             node: node.to_owned(),
             timeout: Duration::from_secs(config.verifier.timeout),
+            decides: true,
             open: Mutex::new(None),
         })
+    }
+
+    /// The same for a verifier whose verdicts deny nothing on this node.
+    #[must_use]
+    pub fn observing(self) -> Client {
+        Client {
+            decides: false,
+            ..self
+        }
     }
 
     /// One nonce from the verifier, by a new connection, and how far it follows this node.
@@ -326,11 +312,11 @@ impl Client {
 
 /// The certificate that the node shows, with its key; `None` where none is configured.
 fn own_certificate(
-    config: &Config,
+    certificate: &Path,
+    key: &Path,
 ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, PushError> {
-    let (certificate, key) = (&config.verifier.client_certificate, &config.verifier.client_key);
-    let wrong = |path: &PathBuf, why: String| PushError::Certificate {
-        path: path.clone(),
+    let wrong = |path: &Path, why: String| PushError::Certificate {
+        path: path.to_owned(),
         why,
     };
     match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
@@ -347,6 +333,50 @@ fn own_certificate(
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e.to_string()))?;
     Ok(Some((chain, private)))
+}
+
+/// TLS to servers of one CA, with one application protocol, none where it is empty, and with a certificate of one's own,
+/// where there is one.
+///
+/// # Errors
+/// [`PushError::Ca`], [`PushError::Certificate`].
+pub fn connector(
+    path: &Path,
+    certificate: &Path,
+    key: &Path,
+    protocol: &[u8],
+) -> Result<TlsConnector, PushError> {
+    let ca = |why: String| PushError::Ca {
+        path: path.to_owned(),
+        why,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| ca(e.to_string()))? {
+        roots
+            .add(certificate.map_err(|e| ca(e.to_string()))?)
+            .map_err(|e| ca(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(ca("holds no certificate in PEM form".into()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ca(e.to_string()))?
+        .with_root_certificates(roots);
+    let mut tls = match own_certificate(certificate, key)? {
+        None => tls.with_no_client_auth(),
+        Some((chain, key)) => tls
+            .with_client_auth_cert(chain, key)
+            .map_err(|e| PushError::Certificate {
+                path: certificate.to_owned(),
+                why: e.to_string(),
+            })?,
+    };
+    if !protocol.is_empty() {
+        tls.alpn_protocols = vec![protocol.to_vec()];
+    }
+    Ok(TlsConnector::from(Arc::new(tls)))
 }
 
 /// A file as the body of a request, read as it is sent.
@@ -389,7 +419,7 @@ impl Body for FileBody {
 
 /// The pause before the next try after `failures` of them: doubled each time up to `max`, with up to a quarter more or
 /// less by chance (`random`: 0 to 255).
-fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
+pub(crate) fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
     let base = Duration::from_secs(1 << failures.saturating_sub(1).min(20)).min(max);
     base * (192 + u32::from(random) / 2) / 256
 }
@@ -437,7 +467,7 @@ async fn attest(client: &Client, handle: &Handle, everything: bool) -> Result<()
     }
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
-    if let Some(untrusted) = untrusted_in(&verdict) {
+    if let Some(untrusted) = untrusted_in(&verdict).filter(|_| client.decides) {
         handle.judged(untrusted).await?;
     }
     let text = |at: &str| {
