@@ -3,7 +3,11 @@
 //!
 //! The evidence is real: a guest that UEFI firmware started, with a software TPM (`evidence/rsa.cbor`, written by
 //! `vm-tests/tests/firmware.rs` with `CGPATH_RECORD`).
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on has failed"
+)]
 
 use az_cvm_vtpm::vtpm::{Quote, VerifyError};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -98,24 +102,38 @@ fn real_evidence_is_accepted() {
 fn another_nonce_key_register_or_signature_is_refused() {
     let good = export(&evidence()).unwrap();
     let (quote, key) = read(&good);
-    assert!(matches!(quote.verify(&key, b"another"), Err(VerifyError::NonceMismatch)));
+    assert!(matches!(
+        quote.verify(&key, b"another"),
+        Err(VerifyError::NonceMismatch)
+    ));
     let other = openssl::rsa::Rsa::generate(2048).unwrap();
     let other = PKey::public_key_from_der(&other.public_key_to_der().unwrap()).unwrap();
-    assert!(matches!(quote.verify(&other, &nonce()), Err(VerifyError::SignatureMismatch)));
+    assert!(matches!(
+        quote.verify(&other, &nonce()),
+        Err(VerifyError::SignatureMismatch)
+    ));
 
     for pcr in 0..11 {
         let mut changed = good.clone();
         changed["tpm_quote"]["pcrs"][pcr] = "77".repeat(32).into();
         let (quote, key) = read(&changed);
-        assert!(matches!(quote.verify(&key, &nonce()), Err(VerifyError::PcrMismatch)), "PCR {pcr}");
+        assert!(
+            matches!(quote.verify(&key, &nonce()), Err(VerifyError::PcrMismatch)),
+            "PCR {pcr}"
+        );
     }
     for (part, at) in [("message", 60), ("signature", 60)] {
         let mut changed = good.clone();
-        let mut bytes = STANDARD.decode(good["tpm_quote"][part].as_str().unwrap()).unwrap();
+        let mut bytes = STANDARD
+            .decode(good["tpm_quote"][part].as_str().unwrap())
+            .unwrap();
         bytes[at] ^= 1;
         changed["tpm_quote"][part] = STANDARD.encode(bytes).into();
         let (quote, key) = read(&changed);
-        assert!(matches!(quote.verify(&key, &nonce()), Err(VerifyError::SignatureMismatch)), "{part}");
+        assert!(
+            matches!(quote.verify(&key, &nonce()), Err(VerifyError::SignatureMismatch)),
+            "{part}"
+        );
     }
 }
 

@@ -139,8 +139,10 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
     match step {
         "fmt" => {
             shell::run("formatting", &mut cargo(&["fmt", "--all", "--check"]))?;
-            let programs = ["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"];
-            shell::run("formatting of the eBPF programs", &mut cargo(&programs))?;
+            for manifest in ["ebpf/programs/Cargo.toml", "foreign-verifiers/Cargo.toml"] {
+                let others = ["fmt", "--manifest-path", manifest, "--check"];
+                shell::run(&format!("formatting, {manifest}"), &mut cargo(&others))?;
+            }
             Ok(Count::ONE)
         }
         "tidy" => {
