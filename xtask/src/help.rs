@@ -106,7 +106,7 @@ Usage: cargo xtask test [OPTIONS] [FILTER]
   FILTER         only tests whose name contains this (passed on to cargo test)
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
-                 fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks, kernel
+                 fmt, ebpf, clippy, tidy, deny, host, build, foreign, vm, breaks, kernel
                  (kernel checks the series and builds one kernel: about 15 minutes the first time)
   --yes, --no-install   as for `demo`
 
