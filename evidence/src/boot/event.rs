@@ -189,7 +189,7 @@ impl Event<'_> {
 /// ASCII, or UTF-16LE where every second byte is zero.
 fn text(bytes: &[u8]) -> String {
     let is_wide =
-        bytes.len() >= 4 && bytes.len() % 2 == 0 && bytes.iter().skip(1).step_by(2).all(|b| *b == 0);
+        bytes.len() >= 4 && bytes.len().is_multiple_of(2) && bytes.iter().skip(1).step_by(2).all(|b| *b == 0);
     let text = if is_wide {
         wide(bytes)
     } else {
