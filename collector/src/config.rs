@@ -103,6 +103,10 @@ pub struct Verifier {
     pub url: String,
     /// The only CA that is trusted, PEM.
     pub ca: PathBuf,
+    /// The node's own certificate, PEM, where the verifier wants one; its DNS name is the node's name. Empty: none.
+    pub client_certificate: PathBuf,
+    /// Its key, PEM.
+    pub client_key: PathBuf,
     /// Seconds between two attestations.
     pub interval: u64,
     /// Seconds until a request is given up.
@@ -138,6 +142,12 @@ pub struct Sink {
     /// The only CA that is trusted, PEM; for `verifier` and `tls`.
     #[serde(default = "Sink::ca")]
     pub ca: PathBuf,
+    /// The node's own certificate and its key, PEM, where a `verifier` or `tls` wants them. Empty: none.
+    #[serde(default)]
+    pub client_certificate: PathBuf,
+    /// See `client_certificate`.
+    #[serde(default)]
+    pub client_key: PathBuf,
     /// In which form.
     #[serde(default)]
     pub format: SinkFormat,
@@ -450,6 +460,8 @@ impl Default for Verifier {
         Verifier {
             url: String::new(),
             ca: "/etc/ima-cgpath/verifier-ca.pem".into(),
+            client_certificate: PathBuf::new(),
+            client_key: PathBuf::new(),
             interval: 60,
             timeout: 120,
             max_backoff: 300,

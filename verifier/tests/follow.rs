@@ -4,6 +4,7 @@
 
 use evidence::{EventKind, Evidence, FileHash, JoinError, Part, Position, SealedCheckpoint};
 use policy::Policy;
+use policy::generate::boot::from_boot;
 use proptest::prelude::*;
 use verifier::follow::{self, Follower, Mismatch};
 use verifier::testing::{Actor, KeyKind, Measurement, Node, part_after, pod, sha256};
@@ -59,7 +60,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn boot() -> Node {
-    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
+    let good = node.clone().attest(b"a boot to learn from").boot.unwrap();
+    node.extra_policy = from_boot(&good).unwrap();
     for n in 0..400 {
         let path = format!("/usr/lib/host-{n}").into_bytes();
         node.host_files.insert(path, [sha256(&[n as u8, 9])].into());
@@ -381,4 +384,25 @@ fn a_part_that_joins_keeps_what_the_first_round_sealed_in_its_place() {
     let last = SealedCheckpoint::from_file(whole.checkpoints.last().unwrap()).unwrap();
     assert_eq!(last.checkpoint.number as usize + 1, whole.checkpoints.len());
     assert!(whole.list.starts_with(&first.evidence.list));
+}
+
+#[test]
+fn a_round_on_other_registers_is_for_the_appraisal_which_refuses_it() {
+    let mut node = boot();
+    let first = round(&mut node, 0, None);
+    assert!(first.verdict.trusted, "{}", first.verdict);
+    let state = first.verdict.state.clone().unwrap();
+    let mut follower = Follower::new(&first.evidence, &first.verdict, &first.policy, &first.context).unwrap();
+    // Somebody extends PCR 9 later; a part says nothing of the log, which is the one that is kept.
+    node.boot.as_mut().unwrap().add_command_line("init=/bin/sh");
+    let now = round(&mut node, 1, Some(state.clone()));
+    let part = part_after(&now.evidence, &first.evidence, at(&state, BASE));
+    assert!(follower.advance(&part, &now.policy, &now.context, &[]).is_none());
+    let whole = part.join(first.evidence).unwrap();
+    let verdict = appraise(&whole, &now.policy, &now.context).unwrap();
+    assert!(
+        verdict
+            .failures()
+            .any(|f| f.rule == Rule::V10 && f.text.contains("does not replay to the quoted PCR 9"))
+    );
 }

@@ -106,7 +106,7 @@ Usage: cargo xtask test [OPTIONS] [FILTER]
   FILTER         only tests whose name contains this (passed on to cargo test)
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
-                 fmt, ebpf, clippy, tidy, deny, host, build, vm, breaks, kernel
+                 fmt, ebpf, clippy, tidy, deny, host, build, foreign, vm, breaks, kernel
                  (kernel checks the series and builds one kernel: about 15 minutes the first time)
   --yes, --no-install   as for `demo`
 
@@ -204,7 +204,8 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
-  --step STEP          only this one, may be repeated: load, fuzz, kernel
+  --step STEP          only this one, may be repeated: load, service, fuzz, kernel
+                       (service: killed with -9 200 times)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it

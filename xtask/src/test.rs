@@ -14,9 +14,9 @@ use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
 use crate::{build, help, kernel, python, shell, tidy};
 
-/// The steps in their order; the last four need what `build` makes.
+/// The steps in their order; the last five need what `build` makes.
 const STEPS: &[&str] = &[
-    "fmt", "tidy", "ebpf", "clippy", "deny", "host", "build", "vm", "breaks", "kernel",
+    "fmt", "tidy", "ebpf", "clippy", "deny", "host", "build", "foreign", "vm", "breaks", "kernel",
 ];
 
 /// The attacks that the demo must recognise.
@@ -86,7 +86,7 @@ pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut summary: Vec<(&str, Count, Duration)> = Vec::new();
     for &step in STEPS {
         let wanted = if only.is_empty() {
-            !(fast && matches!(step, "build" | "vm" | "breaks" | "kernel"))
+            !(fast && matches!(step, "build" | "foreign" | "vm" | "breaks" | "kernel"))
         } else {
             only.iter().any(|name| name == step)
         };
@@ -139,8 +139,10 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
     match step {
         "fmt" => {
             shell::run("formatting", &mut cargo(&["fmt", "--all", "--check"]))?;
-            let programs = ["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"];
-            shell::run("formatting of the eBPF programs", &mut cargo(&programs))?;
+            for manifest in ["ebpf/programs/Cargo.toml", "foreign-verifiers/Cargo.toml"] {
+                let others = ["fmt", "--manifest-path", manifest, "--check"];
+                shell::run(&format!("formatting, {manifest}"), &mut cargo(&others))?;
+            }
             Ok(Count::ONE)
         }
         "tidy" => {
@@ -210,6 +212,19 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
             Ok(count)
         }
         "build" => build::binaries(world).map(|()| Count::ONE),
+        "foreign" => {
+            let mut command = cargo(&[
+                "test",
+                "--manifest-path",
+                "foreign-verifiers/Cargo.toml",
+                "--locked",
+                "--no-fail-fast",
+            ]);
+            command
+                .env("CGPATH", world.target.join("release/cgpath"))
+                .env("CARGO_TARGET_DIR", world.target.join("foreign-verifiers"));
+            cargo_test(&mut command, filter, &[])
+        }
         "vm" => {
             let mut command = cargo(&[
                 "test",

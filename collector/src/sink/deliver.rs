@@ -68,7 +68,12 @@ impl Target {
                     .map_or(sink.to.as_str(), |(host, _)| host);
                 let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 Target::Tls {
-                    tls: Box::new(connector(&sink.ca, b"")?),
+                    tls: Box::new(connector(
+                        &sink.ca,
+                        &sink.client_certificate,
+                        &sink.client_key,
+                        b"",
+                    )?),
                     name: ServerName::try_from(host).map_err(|e| PushError::Url {
                         url: sink.to.clone(),
                         why: e.to_string(),

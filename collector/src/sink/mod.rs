@@ -128,6 +128,8 @@ impl Sinks {
                     verifier: Verifier {
                         url: sink.to.clone(),
                         ca: sink.ca.clone(),
+                        client_certificate: sink.client_certificate.clone(),
+                        client_key: sink.client_key.clone(),
                         interval: sink.interval,
                         timeout: sink.timeout,
                         max_backoff: MAX_BACKOFF,
