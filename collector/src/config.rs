@@ -90,6 +90,9 @@ pub struct Config {
     pub fail_closed: FailClosed,
     /// What container runtimes look like.
     pub runtimes: Runtimes,
+    /// Where evidence goes beside the verifier.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sink: Vec<Sink>,
 }
 
 /// `[verifier]`.
@@ -100,6 +103,10 @@ pub struct Verifier {
     pub url: String,
     /// The only CA that is trusted, PEM.
     pub ca: PathBuf,
+    /// The node's own certificate, PEM, where the verifier wants one; its DNS name is the node's name. Empty: none.
+    pub client_certificate: PathBuf,
+    /// Its key, PEM.
+    pub client_key: PathBuf,
     /// Seconds between two attestations.
     pub interval: u64,
     /// Seconds until a request is given up.
@@ -117,6 +124,156 @@ pub enum KeyKind {
     /// RSASSA-PKCS1-v1_5 with 2048 bits and SHA-256.
     #[serde(rename = "rsa-2048")]
     Rsa2048,
+}
+
+/// Sinks at most: each asks the TPM for quotes of its own.
+const MAX_SINKS: usize = 8;
+
+/// `[[sink]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sink {
+    /// Its name, and that of its directory in `state_dir/sinks`.
+    pub name: String,
+    /// What it is.
+    pub kind: SinkKind,
+    /// URL, directory, socket or `HOST:PORT`.
+    pub to: String,
+    /// The only CA that is trusted, PEM; for `verifier` and `tls`.
+    #[serde(default = "Sink::ca")]
+    pub ca: PathBuf,
+    /// The node's own certificate and its key, PEM, where a `verifier` or `tls` wants them. Empty: none.
+    #[serde(default)]
+    pub client_certificate: PathBuf,
+    /// See `client_certificate`.
+    #[serde(default)]
+    pub client_key: PathBuf,
+    /// In which form.
+    #[serde(default)]
+    pub format: SinkFormat,
+    /// Only these pods, each as a tenant's bundle; empty: the whole node.
+    #[serde(default)]
+    pub pods: Vec<String>,
+    /// Seconds between two rounds.
+    #[serde(default = "Sink::interval")]
+    pub interval: u64,
+    /// Seconds until a delivery is given up and tried again later.
+    #[serde(default = "Sink::timeout")]
+    pub timeout: u64,
+    /// MiB that wait on disk at most.
+    #[serde(default = "Sink::spool")]
+    pub spool: u64,
+    /// MiB that a `file` sink keeps at most; the oldest go first.
+    #[serde(default = "Sink::keep")]
+    pub keep: u64,
+    /// After so many rounds everything is sent once more instead of what is new; 1: always.
+    #[serde(default = "Sink::whole_every")]
+    pub whole_every: u64,
+}
+
+/// `sink.kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// Another `cgpath serve`: it asks with its own nonces and says from where it follows.
+    Verifier,
+    /// A directory.
+    File,
+    /// A stream of lines into a local socket.
+    Unix,
+    /// The same over TLS.
+    Tls,
+}
+
+/// `sink.format`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkFormat {
+    /// Evidence, then parts of it.
+    #[default]
+    Evidence,
+    /// An unsigned EAT (UCCS) with whole evidence.
+    Eat,
+    /// The same in a CMW record.
+    Cmw,
+}
+
+impl Sink {
+    fn ca() -> PathBuf {
+        Verifier::default().ca
+    }
+    fn interval() -> u64 {
+        60
+    }
+    fn timeout() -> u64 {
+        30
+    }
+    fn spool() -> u64 {
+        64
+    }
+    fn keep() -> u64 {
+        1024
+    }
+    fn whole_every() -> u64 {
+        64
+    }
+
+    /// What can not work.
+    fn validate(&self) -> Result<(), String> {
+        let name = &self.name;
+        let fits = (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if !fits {
+            return Err(format!(
+                "{name:?} is not a sink's name (letters, digits, '-', '_'; at most 64)"
+            ));
+        }
+        let why = match self.kind {
+            SinkKind::Verifier if !self.to.starts_with("https://") => "`to` must begin with https://",
+            SinkKind::Verifier if !self.pods.is_empty() || self.format != SinkFormat::Evidence => {
+                "a verifier takes evidence of the whole node"
+            }
+            SinkKind::File | SinkKind::Unix if !Path::new(&self.to).is_absolute() => {
+                "`to` must be an absolute path"
+            }
+            SinkKind::Tls
+                if self
+                    .to
+                    .rsplit_once(':')
+                    .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) =>
+            {
+                "`to` must be HOST:PORT"
+            }
+            _ if !self.pods.is_empty() && self.format != SinkFormat::Evidence => {
+                "pods are sent as bundles: leave `format` out"
+            }
+            _ if [
+                self.interval,
+                self.timeout,
+                self.spool,
+                self.keep,
+                self.whole_every,
+            ]
+            .contains(&0) =>
+            {
+                "interval, timeout, spool, keep and whole_every must be at least 1"
+            }
+            _ if [self.spool, self.keep].iter().any(|mib| *mib > 1 << 24) => {
+                "spool and keep: at most 16777216 MiB"
+            }
+            _ => match self
+                .pods
+                .iter()
+                .find(|uid| evidence::PodUid::parse(uid.as_bytes()).is_none())
+            {
+                Some(uid) => return Err(format!("sink {name}: {uid:?} is not a pod's UID")),
+                None => return Ok(()),
+            },
+        };
+        Err(format!("sink {name}: {why}"))
+    }
 }
 
 /// `[tpm]`.
@@ -261,6 +418,7 @@ impl Default for Config {
             enforce: Enforce::default(),
             fail_closed: FailClosed::default(),
             runtimes: Runtimes::default(),
+            sink: Vec::new(),
         }
     }
 }
@@ -302,6 +460,8 @@ impl Default for Verifier {
         Verifier {
             url: String::new(),
             ca: "/etc/ima-cgpath/verifier-ca.pem".into(),
+            client_certificate: PathBuf::new(),
+            client_key: PathBuf::new(),
             interval: 60,
             timeout: 120,
             max_backoff: 300,
@@ -526,6 +686,20 @@ impl Config {
                 "interval, timeout and max_backoff must be at least 1 second".into(),
             );
         }
+        if self.sink.len() > MAX_SINKS {
+            return bad(
+                "sink",
+                format!("{} of them, at most {MAX_SINKS}", self.sink.len()),
+            );
+        }
+        for (n, sink) in self.sink.iter().enumerate() {
+            if let Err(why) = sink.validate() {
+                return bad("sink", why);
+            }
+            if self.sink[..n].iter().any(|other| other.name == sink.name) {
+                return bad("sink", format!("two are named {}", sink.name));
+            }
+        }
         if self.seal.keep_files < 2 {
             return bad(
                 "seal.keep_files",
@@ -694,6 +868,41 @@ mod tests {
                 matches!(parts("", &env, &set), Err(ConfigError::Override { .. })),
                 "{env:?} {set:?}"
             );
+        }
+    }
+
+    #[test]
+    fn sinks_have_defaults_and_what_can_not_work_is_refused_by_name() {
+        let sink = |lines: &str| parts(&format!("[[sink]]\nname = \"s\"\n{lines}"), &[], &[]);
+        let good = sink("kind = \"file\"\nto = \"/var/spool/evidence\"\n").unwrap();
+        assert_eq!(
+            (
+                good.sink[0].interval,
+                good.sink[0].spool,
+                good.sink[0].whole_every
+            ),
+            (60, 64, 64)
+        );
+        let text = toml::to_string(&good).unwrap();
+        assert_eq!(
+            parts(&text, &[], &[]).unwrap(),
+            good,
+            "what is printed reads back"
+        );
+        for lines in [
+            "kind = \"verifier\"\nto = \"http://plain\"",
+            "kind = \"verifier\"\nto = \"https://v\"\nformat = \"eat\"",
+            "kind = \"file\"\nto = \"relative\"",
+            "kind = \"tls\"\nto = \"host\"",
+            "kind = \"tls\"\nto = \"host:99999\"",
+            "kind = \"unix\"\nto = \"/s\"\nspool = 0",
+            "kind = \"unix\"\nto = \"/s\"\npods = [\"p\"]",
+            "kind = \"file\"\nto = \"/d\"\nname = \"../x\"",
+            "kind = \"file\"\nto = \"/d\"\n[[sink]]\nname = \"s\"\nkind = \"file\"\nto = \"/e\"",
+            "kind = \"file\"\nto = \"/d\"\nunknown = 1",
+            "to = \"/d\"",
+        ] {
+            assert!(sink(lines).is_err(), "{lines}");
         }
     }
 

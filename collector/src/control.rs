@@ -3,11 +3,13 @@
 //! Root only: it lies with mode 0600 in `run_dir`.
 
 use crate::service::{Handle, Status};
+use crate::sink::Sinks;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -62,13 +64,13 @@ pub fn bind(run_dir: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers on the socket until the task is dropped.
-pub async fn serve(listener: UnixListener, handle: Handle) {
+pub async fn serve(listener: UnixListener, handle: Handle, sinks: Arc<Sinks>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let handle = handle.clone();
+                let (handle, sinks) = (handle.clone(), Arc::clone(&sinks));
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, handle).await {
+                    if let Err(error) = answer(stream, handle, &sinks).await {
                         tracing::debug!(%error, "a local request broke off");
                     }
                 });
@@ -81,7 +83,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
     }
 }
 
-async fn answer(stream: UnixStream, handle: Handle) -> io::Result<()> {
+async fn answer(stream: UnixStream, handle: Handle, sinks: &Sinks) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     tokio::io::BufReader::new(read.take(MAX_LINE))
@@ -93,7 +95,10 @@ async fn answer(stream: UnixStream, handle: Handle) -> io::Result<()> {
             message: format!("not a question: {e}"),
         },
         Ok(Question::Status) => match handle.status().await {
-            Ok(status) => Answer::Status(status),
+            Ok(status) => Answer::Status(Status {
+                sinks: sinks.status(),
+                ..status
+            }),
             Err(e) => Answer::Error {
                 message: e.to_string(),
             },

@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod push;
 pub mod service;
 pub mod setup;
+pub mod sink;
 pub mod sources;
 pub mod spool;
 pub mod store;

@@ -5,12 +5,14 @@ use clap::{CommandFactory, Parser};
 use collector::cli::{Ak, Cli, Command, Once, Setup};
 use collector::config::{Config, EXAMPLE};
 use collector::service::{Service, TpmThread, tpm_options};
+use collector::sink::Sinks;
 use collector::tpm::{self, Tpm};
 use collector::{control, engine, push, setup};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -182,6 +184,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         "" => None,
         _ => Some(push::Client::new(config, &node)?),
     };
+    let sinks = Sinks::open(config, &node)?;
     let mut service = Service::start(config, &node, open_tpm(config)?)?;
     service.settle().await?;
     let listener = {
@@ -191,7 +194,13 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     let listener = listener
         .with_context(|| format!("the local socket {}", control::socket(&config.run_dir).display()))?;
     let (stop, stopped) = watch::channel(false);
-    network.spawn(control::serve(listener, service.handle()));
+    let sinks = Arc::new(sinks);
+    network.spawn(control::serve(listener, service.handle(), Arc::clone(&sinks)));
+    {
+        let _network = network.enter();
+        sinks.start(&node, &service.handle(), &stopped);
+        sinks.attest(&node, &service.handle(), &stopped);
+    }
     if let Some(client) = client {
         network.spawn(push::run(
             config.clone(),

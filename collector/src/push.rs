@@ -16,13 +16,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use rand_core::{OsRng, RngCore};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -50,9 +50,17 @@ pub enum PushError {
         why: String,
     },
     /// The CA's certificate can not be used.
-    #[error("verifier.ca {path}: {why}")]
+    #[error("CA certificate {path}: {why}")]
     Ca {
         /// As configured.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The node's own certificate can not be used.
+    #[error("verifier.client_certificate and client_key: {path}: {why}")]
+    Certificate {
+        /// The file.
         path: PathBuf,
         /// Why not.
         why: String,
@@ -132,6 +140,8 @@ pub struct Client {
     base: String,
     node: String,
     timeout: Duration,
+    /// Whether what it says of pods is acted upon.
+    decides: bool,
     /// The connection by which the last nonce came: evidence goes the same way.
     open: Mutex<Option<SendRequest<Sent>>>,
 }
@@ -139,10 +149,10 @@ pub struct Client {
 type Sent = BoxBody<Bytes, std::io::Error>;
 
 impl Client {
-    /// Reads URL and CA.
+    /// Reads URL, CA and the node's own certificate.
     ///
     /// # Errors
-    /// [`PushError::Url`], [`PushError::Ca`].
+    /// [`PushError::Url`], [`PushError::Ca`], [`PushError::Certificate`].
     pub fn new(config: &Config, node: &str) -> Result<Client, PushError> {
         let url = &config.verifier.url;
         let bad = |why: String| PushError::Url {
@@ -155,30 +165,13 @@ impl Client {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(443);
         let name = ServerName::try_from(host.clone()).map_err(|e| bad(e.to_string()))?;
-        let ca = |why: String| PushError::Ca {
-            path: config.verifier.ca.clone(),
-            why,
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in
-            CertificateDer::pem_file_iter(&config.verifier.ca).map_err(|e| ca(e.to_string()))?
-        {
-            roots
-                .add(certificate.map_err(|e| ca(e.to_string()))?)
-                .map_err(|e| ca(e.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(ca("holds no certificate in PEM form".into()));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| ca(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Client {
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: connector(
+                &config.verifier.ca,
+                &config.verifier.client_certificate,
+                &config.verifier.client_key,
+                b"http/1.1",
+            )?,
             name,
             authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
             host,
@@ -186,8 +179,18 @@ impl Client {
             base: uri.path().trim_end_matches('/').to_owned(),
             node: node.to_owned(),
             timeout: Duration::from_secs(config.verifier.timeout),
+            decides: true,
             open: Mutex::new(None),
         })
+    }
+
+    /// The same for a verifier whose verdicts deny nothing on this node.
+    #[must_use]
+    pub fn observing(self) -> Client {
+        Client {
+            decides: false,
+            ..self
+        }
     }
 
     /// One nonce from the verifier, by a new connection, and how far it follows this node.
@@ -307,6 +310,75 @@ impl Client {
     }
 }
 
+/// The certificate that the node shows, with its key; `None` where none is configured.
+fn own_certificate(
+    certificate: &Path,
+    key: &Path,
+) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, PushError> {
+    let wrong = |path: &Path, why: String| PushError::Certificate {
+        path: path.to_owned(),
+        why,
+    };
+    match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+        (true, true) => return Ok(None),
+        (false, false) => {}
+        (true, false) => return Err(wrong(key, "a key with no certificate".into())),
+        (false, true) => return Err(wrong(certificate, "a certificate with no key".into())),
+    }
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| wrong(certificate, e.to_string()))?;
+    if chain.is_empty() {
+        return Err(wrong(certificate, "holds no certificate in PEM form".into()));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e.to_string()))?;
+    Ok(Some((chain, private)))
+}
+
+/// TLS to servers of one CA, with one application protocol, none where it is empty, and with a certificate of one's own,
+/// where there is one.
+///
+/// # Errors
+/// [`PushError::Ca`], [`PushError::Certificate`].
+pub fn connector(
+    path: &Path,
+    certificate: &Path,
+    key: &Path,
+    protocol: &[u8],
+) -> Result<TlsConnector, PushError> {
+    let ca = |why: String| PushError::Ca {
+        path: path.to_owned(),
+        why,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| ca(e.to_string()))? {
+        roots
+            .add(certificate.map_err(|e| ca(e.to_string()))?)
+            .map_err(|e| ca(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(ca("holds no certificate in PEM form".into()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ca(e.to_string()))?
+        .with_root_certificates(roots);
+    let mut tls = match own_certificate(certificate, key)? {
+        None => tls.with_no_client_auth(),
+        Some((chain, key)) => tls
+            .with_client_auth_cert(chain, key)
+            .map_err(|e| PushError::Certificate {
+                path: certificate.to_owned(),
+                why: e.to_string(),
+            })?,
+    };
+    if !protocol.is_empty() {
+        tls.alpn_protocols = vec![protocol.to_vec()];
+    }
+    Ok(TlsConnector::from(Arc::new(tls)))
+}
+
 /// A file as the body of a request, read as it is sent.
 struct FileBody {
     file: File,
@@ -347,7 +419,7 @@ impl Body for FileBody {
 
 /// The pause before the next try after `failures` of them: doubled each time up to `max`, with up to a quarter more or
 /// less by chance (`random`: 0 to 255).
-fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
+pub(crate) fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
     let base = Duration::from_secs(1 << failures.saturating_sub(1).min(20)).min(max);
     base * (192 + u32::from(random) / 2) / 256
 }
@@ -395,7 +467,7 @@ async fn attest(client: &Client, handle: &Handle, everything: bool) -> Result<()
     }
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
-    if let Some(untrusted) = untrusted_in(&verdict) {
+    if let Some(untrusted) = untrusted_in(&verdict).filter(|_| client.decides) {
         handle.judged(untrusted).await?;
     }
     let text = |at: &str| {
@@ -531,5 +603,128 @@ mod tests {
         assert!(matches!(Client::new(&config, "n"), Err(PushError::Ca { .. })));
         config.verifier.url = "https://".into();
         assert!(matches!(Client::new(&config, "n"), Err(PushError::Url { .. })));
+    }
+
+    /// A CA, and certificates by it.
+    struct Authority {
+        params: rcgen::CertificateParams,
+        key: rcgen::KeyPair,
+        dir: tempfile::TempDir,
+    }
+
+    impl Authority {
+        fn new() -> Authority {
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let key = rcgen::KeyPair::generate().unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
+            Authority { params, key, dir }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let key = rcgen::KeyPair::generate().unwrap();
+            let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
+            let (pem, private) = (
+                self.path(&format!("{name}.pem")),
+                self.path(&format!("{name}.key")),
+            );
+            std::fs::write(&pem, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+            std::fs::write(&private, key.serialize_pem()).unwrap();
+            (pem, private)
+        }
+
+        /// Takes one request of whoever has a certificate of ours; gives the address.
+        async fn serve(&self) -> std::net::SocketAddr {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let (pem, key) = self.issue("localhost");
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap())
+                .unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots),
+                Arc::clone(&provider),
+            );
+            let tls = rustls::ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_client_cert_verifier(verifier.build().unwrap())
+                .with_single_cert(
+                    vec![CertificateDer::from_pem_file(pem).unwrap()],
+                    PrivateKeyDer::from_pem_file(key).unwrap(),
+                )
+                .unwrap();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+                let Ok(mut stream) = acceptor.accept(tcp).await else {
+                    return;
+                };
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await.unwrap();
+                let body = format!("{{\"nonce\":\"{}\"}}", "07".repeat(32));
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = stream.shutdown().await;
+            });
+            address
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verifier_that_wants_a_certificate_gets_the_configured_one() {
+        let authority = Authority::new();
+        let (pem, key) = authority.issue("worker-1");
+        for shown in [true, false] {
+            let address = authority.serve().await;
+            let mut config = Config::default();
+            config.verifier.url = format!("https://localhost:{}", address.port());
+            config.verifier.ca = authority.path("ca.pem");
+            if shown {
+                config.verifier.client_certificate.clone_from(&pem);
+                config.verifier.client_key.clone_from(&key);
+            }
+            let nonce = Client::new(&config, "worker-1").unwrap().nonce().await;
+            if shown {
+                assert_eq!(nonce.unwrap().0, [7; 32]);
+            } else {
+                assert!(
+                    matches!(nonce, Err(PushError::Connect { .. } | PushError::Http { .. })),
+                    "{nonce:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_or_with_anothers_is_named() {
+        let authority = Authority::new();
+        let (pem, _) = authority.issue("worker-1");
+        let (_, other) = authority.issue("worker-2");
+        for (certificate, key) in [
+            (pem.clone(), PathBuf::new()),
+            (PathBuf::new(), other.clone()),
+            (pem.clone(), other.clone()),
+            (authority.path("absent"), other.clone()),
+            (other, pem),
+        ] {
+            let mut config = Config::default();
+            config.verifier.url = "https://localhost".into();
+            config.verifier.ca = authority.path("ca.pem");
+            config.verifier.client_certificate = certificate;
+            config.verifier.client_key = key;
+            let error = Client::new(&config, "worker-1").err().unwrap();
+            assert!(matches!(error, PushError::Certificate { .. }), "{error}");
+        }
     }
 }

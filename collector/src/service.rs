@@ -94,6 +94,9 @@ pub struct Status {
     pub denied: usize,
     /// Partitions by key and number of records.
     pub partitions: Vec<(String, u64)>,
+    /// Where else evidence goes.
+    #[serde(default)]
+    pub sinks: Vec<crate::sink::SinkStatus>,
 }
 
 /// A handle to the running engine.
@@ -372,6 +375,7 @@ impl Service {
             protection,
             denied,
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
+            sinks: Vec::new(),
         }
     }
 }

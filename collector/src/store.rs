@@ -309,6 +309,12 @@ impl Store {
         if total > MAX_EVIDENCE_LEN as u64 {
             return Err(StoreError::TooLong(total));
         }
+        let last = match (frozen.checkpoints as u64).checked_sub(1) {
+            Some(number) => self
+                .checkpoint_file(number)?
+                .map(|file| (number, Sha256::digest(&file).into())),
+            None => None,
+        };
         Ok(Assembly {
             dir: self.dir.clone(),
             records: self.records.reader()?,
@@ -319,6 +325,8 @@ impl Store {
             partitions,
             checkpoints,
             after,
+            last,
+            total: self.entries.len() as u64,
         })
     }
 }
@@ -345,6 +353,10 @@ pub struct Assembly {
     checkpoints: Vec<Span>,
     /// What all this comes after.
     after: Option<Position>,
+    /// Where this ends: the last checkpoint's number and its file's SHA-256.
+    last: Option<(u64, [u8; 32])>,
+    /// Entries of the whole list.
+    total: u64,
 }
 
 /// What evidence says beside its parts.
@@ -373,6 +385,8 @@ pub struct EvidenceFile {
     pub len: u64,
     /// Whether it is what came after a position, see [`evidence::Part`].
     pub is_part: bool,
+    /// The position at its end, for whoever keeps it; `base` is left to him. `None` without a checkpoint.
+    pub reached: Option<Position>,
 }
 
 impl Assembly {
@@ -473,7 +487,19 @@ impl Assembly {
             return Err(StoreError::TooLong(len));
         }
         io::Seek::rewind(&mut file).map_err(io("seek in"))?;
-        Ok(EvidenceFile { file, len, is_part })
+        let reached = self.last.map(|(checkpoint, digest)| Position {
+            base: [0; 32],
+            boot_id: header.boot_id,
+            entries: self.total,
+            checkpoint,
+            digest,
+        });
+        Ok(EvidenceFile {
+            file,
+            len,
+            is_part,
+            reached,
+        })
     }
 }
 

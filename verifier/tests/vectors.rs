@@ -55,8 +55,12 @@ fn a_real_quote_verifies_and_is_refused_only_for_the_registers_that_it_selects()
         ak: public.clone(),
     };
     let only = v1(&quote, &key, nonce);
-    // It covers PCR 0 to 10, and evidence of ours carries no values of the others.
-    assert!(only.iter().all(|text| text.contains("PCR 10")), "{only:?}");
+    // It covers PCR 0 to 10, and nobody states what PCR 0 to 9 are.
+    assert!(
+        only.iter()
+            .all(|text| text.contains("cover") && text.contains("PCR ")),
+        "{only:?}"
+    );
     assert_eq!(only.len(), 2, "{only:?}");
 
     let by_name = PinnedKey::Name(key.name().unwrap());

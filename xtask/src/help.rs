@@ -178,13 +178,16 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
 
   NAME           only these benchmarks:
                  replay      cgpath log replay beside the bare hash extensions, evmctl and Keylime
+                 verify      verification of a long list with everything, beside the bare hash chains of its banks
+                 round       what a round of 100 new entries costs a verifier that follows, by the length of the list
+                 tenant      bytes of a tenant's bundle, by the length of the list
                  exec        executions with nobody, cgpathd, auditd's rule or bpftrace looking; our programs' sizes
                  collector   cgpathd's memory after many records, its processor time idle and attesting
                  attest      a round of attestation beside a bare extend + quote
                  template    executions that the kernel measures with ima-cgpath, beside ima-ng, on a kernel with the series
-                 All but replay run in a guest: some minutes each without KVM.
+                 All but these first four run in a guest: some minutes each without KVM.
   --rounds N     counted rounds, or windows of 60 s (default 5; attest has none)
-  --entries N    replay: entries of the measurement list (default 1000000); exec: executions of each kind in a round
+  --entries N    replay, verify: entries of the measurement list (default 1000000); round, tenant: that length alone; exec: executions of each kind in a round
                  (default 200; template: 100); collector: records (default 100000); attest: cycles (default 200)
   --json         one JSON object in place of the table
   --yes, --no-install   as for `demo`
@@ -201,7 +204,8 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
-  --step STEP          only this one, may be repeated: load, fuzz, kernel
+  --step STEP          only this one, may be repeated: load, service, fuzz, kernel
+                       (service: killed with -9 200 times)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it

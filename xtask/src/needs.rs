@@ -210,6 +210,12 @@ const PACKAGES: &[Package] = &[
         "an environment for decoders and verifiers of others, which read our exports",
         &[Purpose::Test],
     ),
+    Package(
+        "chromium",
+        "chromium",
+        "the browser in which the verifier's pages are tried",
+        &[Purpose::Test],
+    ),
     Package("make", "make", "builds the patched kernels", &[Purpose::Kernel]),
     Package("flex", "flex", "builds the patched kernels", &[Purpose::Kernel]),
     Package("bison", "bison", "builds the patched kernels", &[Purpose::Kernel]),

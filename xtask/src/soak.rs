@@ -14,7 +14,7 @@ use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
 use crate::{build, help, kernel, shell, test};
 
-const STEPS: &[&str] = &["load", "fuzz", "kernel"];
+const STEPS: &[&str] = &["load", "service", "fuzz", "kernel"];
 
 /// `cargo xtask soak`.
 ///
@@ -77,6 +77,14 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                     .env("CARGO_TARGET_DIR", &world.target)
                     .args(filter.as_deref())
                     .args(["--", "--show-output", &test::guests_at_once()]);
+            }
+            "service" => {
+                // The service is killed 200 times.
+                command
+                    .args(["test", "-p", "verifier", "--test", "serve", "--locked"])
+                    .env("CGPATH_SOAK", "1")
+                    .arg(filter.as_deref().unwrap_or("crash::"))
+                    .args(["--", "--show-output"]);
             }
             _ => {
                 // Release: more inputs in the same time; overflows are checked there as well.

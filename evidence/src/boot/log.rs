@@ -128,7 +128,8 @@ fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
         at: begin,
     };
     let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
-    if (pcr, kind) != (0, EventType::NO_ACTION.0) || signature != SPEC_ID || digest.iter().any(|b| *b != 0) {
+    // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs from 1.
+    if pcr > 1 || kind != EventType::NO_ACTION.0 || signature != SPEC_ID || digest.iter().any(|b| *b != 0) {
         return malformed(
             0,
             "the log does not begin with a Spec ID event of version 03: a log of TPM 1.2 is not read here",

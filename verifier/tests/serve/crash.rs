@@ -8,6 +8,7 @@ use std::time::Duration;
 use verifier::testing::Node;
 
 const NODES: [&str; 3] = ["worker-a", "worker-b", "worker-c"];
+/// Kills; `cargo xtask soak --step service` has 200.
 const KILLS: u64 = 6;
 
 /// What one node knows of its submissions.
@@ -80,8 +81,13 @@ fn kill_9_loses_no_answered_verdict_and_doubles_none() {
         })
         .collect();
     let (mut kept_open, mut dropped_open) = (0, 0);
-    for kill in 0..KILLS {
-        let (server, client) = site.serve(&[]);
+    // Everything that is answered must still be there at the end.
+    let keep = ["--keep-verdicts", "1000000", "--keep-evidence", "100000"];
+    let soak = std::env::var_os("CGPATH_SOAK").is_some();
+    let kills = if soak { 200 } else { KILLS };
+    let begun = std::time::Instant::now();
+    for kill in 0..kills {
+        let (server, client) = site.serve(&keep);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for sender in &mut senders {
@@ -89,12 +95,12 @@ fn kill_9_loses_no_answered_verdict_and_doubles_none() {
                 scope.spawn(move || sender.stream(client, stop));
             }
             // Another moment each time.
-            std::thread::sleep(Duration::from_millis(300 + 137 * kill));
+            std::thread::sleep(Duration::from_millis(300 + 137 * kill % 900));
             server.kill();
             stop.store(true, Ordering::Relaxed);
         });
 
-        let (server, client) = site.serve(&[]);
+        let (server, client) = site.serve(&keep);
         let mut evidence = BTreeSet::new();
         for sender in &mut senders {
             let mut kept = sender.kept(&client);
@@ -144,10 +150,11 @@ fn kill_9_loses_no_answered_verdict_and_doubles_none() {
     }
     let answered: usize = senders.iter().map(|s| s.answered.len()).sum();
     println!(
-        "{KILLS} kills, {answered} verdicts, {kept_open} kept without an answer, {dropped_open} neither kept nor answered"
+        "{kills} kills in {:.0} s, {answered} verdicts, {kept_open} kept without an answer, {dropped_open} neither kept nor answered",
+        begun.elapsed().as_secs_f64()
     );
     assert!(
-        answered > NODES.len() * KILLS as usize,
+        answered > NODES.len() * kills as usize,
         "too few submissions to mean anything: {answered}"
     );
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod back;
+mod browser;
+mod certificates;
 mod crash;
 mod events;
 mod openapi;
@@ -9,6 +11,7 @@ mod openapi;
 mod python;
 mod rounds;
 mod site;
+mod slow;
 mod tenants;
 mod thesis;
 mod watch;

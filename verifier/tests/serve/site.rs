@@ -92,6 +92,10 @@ impl Server {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, as the kernel does when memory runs out.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -160,6 +164,27 @@ impl Client {
         Client {
             tls: Arc::new(tls),
             address,
+        }
+    }
+
+    /// The same with a certificate to show.
+    pub fn showing(&self, ca: &Path, chain: &Path, key: &Path) -> Client {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = CertificateDer::pem_file_iter(chain).unwrap();
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                chain.collect::<Result<Vec<_>, _>>().unwrap(),
+                rustls::pki_types::PrivateKeyDer::from_pem_file(key).unwrap(),
+            )
+            .unwrap();
+        Client {
+            tls: Arc::new(tls),
+            address: self.address,
         }
     }
 

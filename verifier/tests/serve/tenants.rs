@@ -57,9 +57,10 @@ fn tenants() -> Tenants {
 }
 
 /// All that a reader of worker-1 can ask for.
-fn everything(node: &str) -> [String; 6] {
+fn everything(node: &str) -> [String; 7] {
     [
         "/".to_owned(),
+        format!("/nodes/{node}"),
         "/metrics".to_owned(),
         "/v1/nodes".to_owned(),
         format!("/v1/nodes/{node}/verdict"),

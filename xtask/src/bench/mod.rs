@@ -7,6 +7,7 @@
 mod attest;
 mod collector;
 mod exec;
+mod follow;
 mod guest;
 mod measure;
 mod replay;
@@ -36,6 +37,21 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "replay",
         purpose: Purpose::BenchReplay,
         run: replay::run,
+    },
+    Benchmark {
+        name: "verify",
+        purpose: Purpose::Build,
+        run: follow::verify,
+    },
+    Benchmark {
+        name: "round",
+        purpose: Purpose::Build,
+        run: follow::round,
+    },
+    Benchmark {
+        name: "tenant",
+        purpose: Purpose::Build,
+        run: follow::tenant,
     },
     Benchmark {
         name: "exec",

@@ -5,6 +5,7 @@
 pub mod again;
 pub mod audit;
 pub mod changes;
+pub mod detail;
 mod followers;
 pub mod http;
 pub mod judge;
@@ -56,7 +57,7 @@ Requests:
                                   proof /v1/nodes/NAME/pods/UID/stream (cgpath watch reads them)
   GET  /v1/openapi.json           all of this for programs (OpenAPI 3.1)
   GET  /metrics                   for Prometheus
-  GET  /                          a page with the current verdicts
+  GET  /                          a page with the current verdicts, and from there one of each node and each pod
   GET  /healthz                   ok
 
 Readers (--readers FILE): who sees some pods alone, by namespaces of the policy's pod names, or by UIDs
@@ -87,6 +88,9 @@ pub struct Serve {
     /// More who may read, each with a token and a scope (YAML); from then on nobody reads without a token
     #[arg(long, value_name = "FILE")]
     readers: Option<PathBuf>,
+    /// Nodes must show a certificate of this CA (PEM) whose DNS name is the node's name; readers need none
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
     /// How long a nonce can be answered
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(5..=86_400))]
     nonce_lifetime: u64,
@@ -286,9 +290,13 @@ impl Serve {
         if setup::renew(&store, now)? {
             tracing::info!("the server's certificate was made anew");
         }
-        let tls = tls::config(&dir.join(setup::SERVER), &dir.join(setup::SERVER_KEY)).map_err(|e| {
-            Failure::new("certificate", escape(e.to_string().as_bytes()))
-                .hint("restore server.pem and server.key, or make a new directory with --init")
+        let (certificate, key) = (dir.join(setup::SERVER), dir.join(setup::SERVER_KEY));
+        let tls = tls::config(&certificate, &key, self.client_ca.as_deref()).map_err(|e| {
+            let hint = match e {
+                tls::TlsError::ClientCa { .. } => "--client-ca takes the certificates of CAs in PEM form",
+                _ => "restore server.pem and server.key, or make a new directory with --init",
+            };
+            Failure::new("certificate", escape(e.to_string().as_bytes())).hint(hint)
         })?;
         let nonces = nonce::Nonces::new(setup::nonce_key(dir)?, self.nonce_lifetime);
         let settings = http::Settings {
@@ -297,6 +305,7 @@ impl Serve {
             max_evidence: usize::try_from(self.max_evidence * 1024 * 1024).unwrap_or(usize::MAX),
             upload: Duration::from_secs(self.upload_timeout),
             stale_after: self.stale_after,
+            certificates: self.client_ca.is_some(),
             webhooks: self.webhooks.clone(),
         };
         let webhooks = self.webhooks.iter().map(|url| {
@@ -318,6 +327,7 @@ impl Serve {
             .build()
             .map_err(|e| Failure::new("io", format!("starting threads: {e}")))?;
         let result = runtime.block_on(async {
+            let limit = tls::connections().map_err(|e| Failure::new("io", format!("open files: {e}")))?;
             let listener = listen(&self.listen).await?;
             let address = listener
                 .local_addr()
@@ -328,8 +338,8 @@ impl Serve {
                 tokio::spawn(webhook.run(app.kept.subscribe()));
             }
             announce(address, out)?;
-            tracing::info!(%address, dir = %dir.display(), nodes = store.nodes()?.len(), "serving");
-            tls::serve(listener, tls, http::router(app), stop).await;
+            tracing::info!(%address, dir = %dir.display(), nodes = store.nodes()?.len(), limit, "serving");
+            tls::serve(listener, tls, http::router(app), limit, stop).await;
             tracing::info!("ended");
             Ok(Status::Clean)
         });

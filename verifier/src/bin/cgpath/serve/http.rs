@@ -1,7 +1,7 @@
 //! The service's requests and answers.
 //!
-//! Who may do what: anybody may ask for a nonce and hand in evidence, since evidence proves itself by its quote, and
-//! what does not prove itself changes nothing that is kept. There is no request that changes an enrolment (see
+//! Who may do what: anybody, or with `--client-ca` whoever shows the node's certificate, may ask for a nonce and hand in evidence:
+//! evidence proves itself by its quote, and what does not prove itself changes nothing that is kept. There is no request that changes an enrolment (see
 //! `cgpath node`).
 //! Not here: reading (see `read`), TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
 
@@ -10,7 +10,7 @@ use super::nonce::Nonces;
 use super::read;
 use super::readers::Readers;
 use super::store::{Store, StoreError};
-use super::tls::{Peer, Peers};
+use super::tls::{Connection, Peer, Peers, Shown};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -18,20 +18,27 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use p256::ecdsa::SigningKey;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 /// The id under which the verdict in an answer was kept.
 const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
-/// Bodies that are received at one time; each may be as long as [`Settings::max_evidence`].
+/// Evidence in memory at one time, as a multiple of [`Settings::max_evidence`]. What counts is what has arrived: whoever
+/// dribbles holds little.
 const UPLOADS: usize = 16;
-/// Of these, from one peer: it takes several to keep the others waiting.
+/// The unit in which that is counted.
+const UPLOAD_UNIT: usize = 4096;
+/// Appraisals at one time.
+const JUDGED: usize = 16;
+/// Uploads at one time from one peer: it takes several to keep the others waiting.
 const UPLOADS_PER_PEER: usize = 4;
-/// How long an upload waits for its turn.
+/// How long an upload waits for memory.
 const UPLOAD_TURN: Duration = Duration::from_secs(20);
 /// Names that wait for a slow listener; then it looks at the store all the same.
 const KEPT: usize = 64;
@@ -47,6 +54,8 @@ pub struct Settings {
     pub upload: Duration,
     /// Age in seconds after which a verdict is shown as stale.
     pub stale_after: u64,
+    /// Whether nodes must show a certificate with their name.
+    pub certificates: bool,
     /// Who is told of changes: URLs.
     pub webhooks: Vec<String>,
 }
@@ -65,7 +74,9 @@ pub struct App {
     pub settings: Settings,
     /// Streams that may still be opened.
     pub(super) streams: Arc<Semaphore>,
-    uploads: Semaphore,
+    /// In [`UPLOAD_UNIT`]s.
+    uploads: Arc<Semaphore>,
+    judging: Semaphore,
     uploading: Arc<Peers>,
     refusals: Mutex<HashMap<String, Refused>>,
     /// Names of nodes, each time that a verdict about one was kept.
@@ -255,12 +266,15 @@ impl App {
             nonces,
             judge,
             verdict_key,
-            settings,
             streams: Arc::new(Semaphore::new(super::stream::STREAMS)),
-            uploads: Semaphore::new(UPLOADS),
+            uploads: Arc::new(Semaphore::new(
+                settings.max_evidence.div_ceil(UPLOAD_UNIT) * UPLOADS,
+            )),
+            judging: Semaphore::new(JUDGED),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
             kept: broadcast::Sender::new(KEPT),
+            settings,
         }
     }
 
@@ -360,7 +374,27 @@ struct NonceAnswer {
     position: Option<evidence::Position>,
 }
 
-async fn nonce(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Json<NonceAnswer>, ApiError> {
+/// Refuses whoever does not show the node's certificate, where one is wanted. Before anything is looked at, so that
+/// strangers do not learn which nodes there are.
+fn may_speak_for(app: &App, node: &str, shown: &Shown) -> Result<(), ApiError> {
+    if !app.settings.certificates || shown.is(node) {
+        return Ok(());
+    }
+    let error = match &shown.0 {
+        None => "no certificate was shown".to_owned(),
+        Some(names) => format!("the certificate is for {}, not for {node:?}", names.join(", ")),
+    };
+    Err(ApiError::new(StatusCode::FORBIDDEN, "certificate", error).hint(
+        "client_certificate and client_key in cgpathd.toml: a certificate whose DNS name is the node's name",
+    ))
+}
+
+async fn nonce(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    Extension(shown): Extension<Shown>,
+) -> Result<Json<NonceAnswer>, ApiError> {
+    may_speak_for(&app, &node, &shown)?;
     blocking(move || {
         if app.store.node(&node)?.stopped.is_some() {
             return Err(StoreError::Stopped(node).into());
@@ -378,8 +412,16 @@ async fn nonce(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<
     .await?
 }
 
-/// Reads a whole body within bounds of size and time.
-async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+fn busy(what: &str) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what)
+}
+
+/// Reads a whole body within bounds of size, memory and time. What it gives beside the bytes is the memory's share.
+async fn receive(
+    app: &App,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let limit = app.settings.max_evidence;
     let too_long = || {
         ApiError::new(
@@ -396,53 +438,78 @@ async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Ap
     if stated.is_some_and(|n| n > limit as u64) {
         return Err(too_long());
     }
-    match tokio::time::timeout(app.settings.upload, axum::body::to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-            while let Some(cause) = source {
-                if cause.is::<http_body_util::LengthLimitError>() {
-                    return Err(too_long());
-                }
-                source = cause.source();
+    let whole = async {
+        let mut bytes = BytesMut::new();
+        let mut share: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                ApiError::new(
+                    StatusCode::BAD_REQUEST,
+                    "incomplete",
+                    format!("the body could not be read: {error}"),
+                )
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length > limit {
+                return Err(too_long());
             }
-            Err(ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "incomplete",
-                format!("the body could not be read: {error}"),
-            ))
+            let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let more = length.div_ceil(UPLOAD_UNIT).saturating_sub(held);
+            if more > 0 {
+                // At most 512 MiB in units: fits.
+                let more = u32::try_from(more).unwrap_or(u32::MAX);
+                let turn = Arc::clone(&app.uploads).acquire_many_owned(more);
+                let Ok(Ok(more)) = tokio::time::timeout(UPLOAD_TURN, turn).await else {
+                    return Err(busy("too much evidence at once; try again"));
+                };
+                match &mut share {
+                    Some(share) => share.merge(more),
+                    None => share = Some(more),
+                }
+            }
+            bytes.extend_from_slice(&data);
         }
-        Err(_) => Err(ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "timeout",
-            format!(
-                "the body did not arrive within {} s",
-                app.settings.upload.as_secs()
-            ),
-        )),
-    }
+        Ok((bytes.freeze(), share))
+    };
+    tokio::time::timeout(app.settings.upload, whole)
+        .await
+        .unwrap_or_else(|_| {
+            Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                format!(
+                    "the body did not arrive within {} s",
+                    app.settings.upload.as_secs()
+                ),
+            ))
+        })
 }
 
 async fn evidence(
     State(app): State<Arc<App>>,
     Path(node): Path<String>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(shown): Extension<Shown>,
+    Extension(connection): Extension<Arc<Connection>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    may_speak_for(&app, &node, &shown)?;
     {
         let (app, node) = (Arc::clone(&app), node.clone());
         blocking(move || app.store.node(&node)).await??;
     }
     let result = async {
-        let busy = |what| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what);
         let Some(_mine) = app.uploading.count(peer.ip()) else {
             return Err(busy("too many uploads at once from this address; try again"));
         };
-        let Ok(Ok(_turn)) = tokio::time::timeout(UPLOAD_TURN, app.uploads.acquire()).await else {
-            return Err(busy("too many uploads at once; try again"));
+        let (bytes, _share) = receive(&app, &headers, body).await?;
+        // All of it is here: from now on it does not give way to others.
+        let _answering = connection.answering();
+        let Ok(_turn) = app.judging.acquire().await else {
+            return Err(busy("the service ends"));
         };
-        let bytes = receive(&app, &headers, body).await?;
         // Held until the verdict is kept: two answers of one node are judged one after the other.
         let judge = Arc::clone(&app.judge);
         let gate = judge.gate(&node);
@@ -488,7 +555,10 @@ mod tests {
             .uri(path)
             .body(Body::empty())
             .unwrap();
-        let router = router(Arc::clone(app)).layer(Extension(Peer(peer)));
+        let router = router(Arc::clone(app))
+            .layer(Extension(Peer(peer)))
+            .layer(Extension(Connection::alone()))
+            .layer(Extension(Shown::default()));
         router.oneshot(request).await.unwrap().status()
     }
 
@@ -544,6 +614,7 @@ mod tests {
             max_evidence: 1024,
             upload: Duration::from_secs(1),
             stale_after: 1,
+            certificates: false,
             webhooks: Vec::new(),
         };
         let key = setup::verdict_key(&dir).unwrap();

@@ -7,7 +7,7 @@ use verifier::text::utc;
 use verifier::{PodVerdict, State, Verdict};
 
 /// Seconds until a browser loads the page again.
-const REFRESH: u32 = 10;
+pub const REFRESH: u32 = 10;
 /// Findings shown of one subject.
 const FINDINGS: usize = 20;
 
@@ -47,32 +47,47 @@ pub fn scoped(nodes: &[ScopedSummary], now: u64, stale_after: u64) -> String {
         .number(stale_after)
         .raw(" s are stale.</p></header>\n");
     for node in nodes {
-        let class = if node.stale {
-            "stale"
-        } else {
-            state_class(node.last.state)
-        };
-        page.raw("<section class=\"card ")
-            .raw(class)
-            .raw("\"><div class=\"head\"><h2 style=\"margin:0\">")
-            .text(&node.last.node)
-            .raw("</h2>");
-        chip(&mut page, node.last.state, false);
-        if node.stale {
-            page.raw("<span class=\"chip stale\">◷ stale</span>");
-        }
-        page.raw("<span class=\"soft push\">")
-            .text(ago(node.age))
-            .raw("</span></div>\n");
-        notices_of(&mut page, &node.last.dangerous, false, &[]);
-        pods(&mut page, &node.last.pods);
-        page.raw("</section>\n");
+        one_scoped(&mut page, node);
     }
     page.raw("<footer><p>Refreshes itself. JSON: <code>/v1/nodes</code>, <code>/v1/nodes/NAME/pods/UID</code></p></footer>\n");
     page.finish_document()
 }
 
-fn one(page: &mut Html, node: &NodeSummary) {
+/// A node as a reader with a scope sees it.
+pub(super) fn one_scoped(page: &mut Html, node: &ScopedSummary) {
+    let class = if node.stale {
+        "stale"
+    } else {
+        state_class(node.last.state)
+    };
+    page.raw("<section class=\"card ")
+        .raw(class)
+        .raw("\"><div class=\"head\"><h2 style=\"margin:0\">");
+    link(page, &node.last.node);
+    page.raw("</h2>");
+    chip(page, node.last.state, false);
+    if node.stale {
+        page.raw("<span class=\"chip stale\">◷ stale</span>");
+    }
+    page.raw("<span class=\"soft push\">")
+        .text(ago(node.age))
+        .raw("</span></div>\n");
+    notices_of(page, &node.last.dangerous, false, &[]);
+    pods(page, &node.last.node, &node.last.pods);
+    page.raw("</section>\n");
+}
+
+/// The name of a node, as a link to its page.
+fn link(page: &mut Html, node: &str) {
+    page.raw("<a href=\"/nodes/")
+        .text(node)
+        .raw("\">")
+        .text(node)
+        .raw("</a>");
+}
+
+/// A node with all that is known of it.
+pub(super) fn one(page: &mut Html, node: &NodeSummary) {
     let verdict: Option<Verdict> = node
         .last
         .as_ref()
@@ -84,9 +99,9 @@ fn one(page: &mut Html, node: &NodeSummary) {
     };
     page.raw("<section class=\"card ")
         .raw(class)
-        .raw("\"><div class=\"head\"><h2 style=\"margin:0\">")
-        .text(&node.name)
-        .raw("</h2>");
+        .raw("\"><div class=\"head\"><h2 style=\"margin:0\">");
+    link(page, &node.name);
+    page.raw("</h2>");
     if let Some(verdict) = &verdict {
         chip(page, verdict.node.state, false);
         pods_chip(page, verdict);
@@ -157,10 +172,10 @@ fn body(page: &mut Html, verdict: &Verdict) {
         page.raw("<p class=\"soft\">No pods.</p>\n");
         return;
     }
-    pods(page, &verdict.pods);
+    pods(page, &verdict.node.name, &verdict.pods);
 }
 
-fn pods(page: &mut Html, pods: &[PodVerdict]) {
+fn pods(page: &mut Html, node: &str, pods: &[PodVerdict]) {
     page.raw(
         "<div class=\"scroll\"><table><thead><tr><th>Pod</th><th>State</th><th class=\"n\">Measurements</th>",
     );
@@ -189,9 +204,13 @@ fn pods(page: &mut Html, pods: &[PodVerdict]) {
             .number(pod.executions)
             .raw("</td><td class=\"n\">")
             .number(pod.files.len() as u64);
-        page.raw("</td><td><code>")
+        page.raw("</td><td><a href=\"/nodes/")
+            .text(node)
+            .raw("/pods/")
             .text(pod.uid)
-            .raw("</code></td></tr>\n");
+            .raw("\"><code>")
+            .text(pod.uid)
+            .raw("</code></a></td></tr>\n");
     }
     page.raw("</tbody></table></div>\n");
     for pod in pods.iter().filter(|p| !p.findings.is_empty()) {

@@ -3,10 +3,11 @@
 //! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether they are trusted;
 //! a node or pod outside answers, to the byte, as one that does not exist. Not here: who has what scope (see `readers`).
 
+use super::detail::{self, Now};
 use super::http::{ApiError, App, Refused, blocking, now};
 use super::readers::{Reader, Scope};
 use super::store::{StoreError, StoredVerdict};
-use super::tls::Peer;
+use super::tls::{Connection, Peer};
 use super::{metrics, page, revocations, stream, webhook};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -22,11 +23,15 @@ use verifier::{PodVerdict, State as Judged, Verdict};
 
 /// Verdicts in one answer of `history`.
 const HISTORY_PAGE: u32 = 200;
+/// Verdicts on a page about a node or a pod.
+const PAGE_HISTORY: u32 = 50;
 
 /// The requests that read: each path with what answers it.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
     vec![
         ("/", get(index)),
+        ("/nodes/{node}", get(node_page)),
+        ("/nodes/{node}/pods/{uid}", get(pod_page)),
         ("/metrics", get(measured)),
         ("/v1/nodes", get(nodes)),
         ("/v1/stream", get(stream::all)),
@@ -69,6 +74,7 @@ fn shown_token(headers: &HeaderMap) -> Option<Vec<u8>> {
 async fn may_read(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(connection): Extension<Arc<Connection>>,
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
@@ -93,6 +99,9 @@ async fn may_read(
     match reader {
         Ok(reader) => {
             request.extensions_mut().insert(reader);
+            // Who may read does not give way to strangers.
+            let answering = Arc::new(connection.answering());
+            request.extensions_mut().insert(Arc::clone(&answering));
             next.run(request).await
         }
         Err(error) => {
@@ -370,6 +379,51 @@ async fn index(
     .await?
 }
 
+/// What was, as far as the reader may see it, the newest first.
+fn past(app: &App, reader: &Reader, node: &str) -> Result<Vec<Scoped>, ApiError> {
+    if let Reader::Scoped(scope) = reader {
+        return history_scoped(app, node, PAGE_HISTORY, scope);
+    }
+    let history = app.store.history(node, PAGE_HISTORY, None)?;
+    let scoped = |kept: &StoredVerdict| Ok(Scoped::new(kept, understood(kept)?));
+    history.iter().map(scoped).collect()
+}
+
+async fn node_page(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path(node): Path<String>,
+) -> Result<Html<String>, ApiError> {
+    blocking(move || {
+        let unknown = || ApiError::unknown_node(&node);
+        Ok(Html(match &reader {
+            Reader::Everything => {
+                let all = summaries(&app)?;
+                let found = all.iter().find(|n| n.name == node).ok_or_else(unknown)?;
+                detail::node(&Now::Whole(found), &past(&app, &reader, &node)?, now())
+            }
+            Reader::Scoped(scope) => {
+                let all = scoped_summaries(&app, scope)?;
+                let found = all.iter().find(|n| n.last.node == node).ok_or_else(unknown)?;
+                detail::node(&Now::Scoped(found), &past(&app, &reader, &node)?, now())
+            }
+        }))
+    })
+    .await?
+}
+
+async fn pod_page(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Path((node, uid)): Path<(String, String)>,
+) -> Result<Html<String>, ApiError> {
+    blocking(move || {
+        let answer = pod_of(&app, &reader, &node, &uid)?;
+        Ok(Html(detail::pod(&answer, &past(&app, &reader, &node)?, now())))
+    })
+    .await?
+}
+
 async fn measured(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
@@ -401,13 +455,16 @@ async fn measured(
 /// One pod's part of its node's last verdict.
 #[derive(Serialize)]
 pub(super) struct PodAnswer {
-    node: String,
+    /// The node.
+    pub(super) node: String,
     /// When it was judged, in unix seconds.
-    time: u64,
+    pub(super) time: u64,
     /// Whether the node itself is trusted.
-    state: Judged,
-    dangerous: Vec<String>,
-    pod: PodVerdict,
+    pub(super) state: Judged,
+    /// Bypasses that were in force.
+    pub(super) dangerous: Vec<String>,
+    /// The pod.
+    pub(super) pod: PodVerdict,
 }
 
 /// The same answer for a node that is not there, a pod that is not there, and one that is somebody else's.

@@ -8,6 +8,7 @@ use super::http::{ApiError, App, blocking};
 use super::read::{PodAnswer, Scoped, narrowed, pod_in, understood, unknown_pod};
 use super::readers::Reader;
 use super::store::StoredVerdict;
+use super::tls::Answering;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -84,6 +85,8 @@ struct Listener {
     kept: Receiver<Arc<str>>,
     place: Place,
     _slot: OwnedSemaphorePermit,
+    /// For as long as it lasts the connection gives way to no other.
+    _answering: Arc<Answering>,
 }
 
 /// The bundle of one verdict's evidence, and how many entries it covers.
@@ -241,6 +244,7 @@ async fn events(
     reader: Reader,
     about: About,
     headers: HeaderMap,
+    answering: Arc<Answering>,
     from: u64,
 ) -> Result<Events, ApiError> {
     let slot = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
@@ -265,6 +269,7 @@ async fn events(
         kept,
         place,
         _slot: slot,
+        _answering: answering,
     };
     let events = stream::unfold(listener, |listener| async {
         let (event, listener) = listener.next().await?;
@@ -278,15 +283,17 @@ async fn events(
 pub(super) async fn all(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
+    Extension(answering): Extension<Arc<Answering>>,
     headers: HeaderMap,
 ) -> Result<Events, ApiError> {
-    events(app, reader, About::All, headers, 0).await
+    events(app, reader, About::All, headers, answering, 0).await
 }
 
 /// One node.
 pub(super) async fn node(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
+    Extension(answering): Extension<Arc<Answering>>,
     Path(node): Path<String>,
     headers: HeaderMap,
 ) -> Result<Events, ApiError> {
@@ -298,13 +305,14 @@ pub(super) async fn node(
         })
         .await??;
     }
-    events(app, reader, About::Node(node), headers, 0).await
+    events(app, reader, About::Node(node), headers, answering, 0).await
 }
 
 /// One pod, with proofs.
 pub(super) async fn pod(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
+    Extension(answering): Extension<Arc<Answering>>,
     Path((node, uid)): Path<(String, String)>,
     query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
@@ -320,5 +328,5 @@ pub(super) async fn pod(
         .await??
     };
     let about = About::Pod(node, wanted);
-    events(app, reader, about, headers, asked.from.unwrap_or(0)).await
+    events(app, reader, about, headers, answering, asked.from.unwrap_or(0)).await
 }

@@ -1,0 +1,366 @@
+//! Sinks: each gets its rounds whatever becomes of the others; what waits is on disk, what does not fit is said.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use collector::config::{Config, Sink, SinkFormat, SinkKind};
+use collector::service::RequestError;
+use collector::sink::{SinkStatus, Sinks, Source};
+use collector::store::{EvidenceFile, Header, Store};
+use evidence::boot::{Boot, REGISTERS, Registers};
+use evidence::{Bank, Digest, Entry, Evidence, Part, PartitionKey, Position, Quote, Tier};
+use sha2::{Digest as _, Sha256};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+/// An engine that has a new entry and a new checkpoint at each request.
+#[derive(Clone)]
+struct Engine {
+    store: Arc<Mutex<(Store, u8)>>,
+    /// Bytes of each entry.
+    size: usize,
+}
+
+impl Engine {
+    fn new(dir: &Path, size: usize) -> Engine {
+        std::fs::create_dir_all(dir).unwrap();
+        Engine {
+            store: Arc::new(Mutex::new((Store::create(dir).unwrap(), 0))),
+            size,
+        }
+    }
+}
+
+impl Source for Engine {
+    async fn evidence_after(
+        &self,
+        nonce: Vec<u8>,
+        after: Option<Position>,
+    ) -> Result<EvidenceFile, RequestError> {
+        let mut store = self.store.lock().unwrap();
+        store.1 += 1;
+        let n = store.1;
+        let store = &mut store.0;
+        store.entry(&Entry::Full(vec![n; self.size])).unwrap();
+        store.record(PartitionKey::Host, &record(n)).unwrap();
+        store.checkpoint(&[n; 90]).unwrap();
+        let frozen = store.freeze();
+        let header = Header {
+            tier: Tier::Bpf,
+            node: "n".into(),
+            boot_id: [5; 16],
+            kernel: "6.12".into(),
+            quote: Quote {
+                attest: nonce,
+                signature: vec![2],
+                ak: vec![3],
+            },
+            boot: Boot {
+                registers: vec![Registers::new(vec![Digest::zero(Bank::Sha256); REGISTERS]).unwrap()],
+                log: None,
+                command_line: None,
+            },
+        };
+        Ok(store.assembly(&frozen, after.as_ref())?.write(&header)?)
+    }
+}
+
+/// A record in its encoded form.
+fn record(n: u8) -> Vec<u8> {
+    evidence::Record {
+        seq: n.into(),
+        boot_ns: 1,
+        kind: evidence::EventKind::Execution,
+        ret: 0,
+        pcr: 0,
+        digests: vec![],
+        hash: None,
+        path: vec![n],
+        dev: 0,
+        ino: 0,
+        cgroup_id: 1,
+        cgroup: None,
+        pid: 1,
+        uid: 0,
+        mnt_ns: 0,
+        pid_ns: 0,
+        ancestry: vec![],
+        ancestry_cut: false,
+        path_cut: false,
+        guard: None,
+    }
+    .to_cbor()
+}
+
+fn sink(name: &str, kind: SinkKind, to: &Path) -> Sink {
+    Sink {
+        name: name.into(),
+        kind,
+        to: to.to_str().unwrap().into(),
+        ca: "/none".into(),
+        client_certificate: Default::default(),
+        client_key: Default::default(),
+        format: SinkFormat::Evidence,
+        pods: vec![],
+        interval: 1,
+        timeout: 2,
+        spool: 1,
+        keep: 16,
+        whole_every: 64,
+    }
+}
+
+fn config(dir: &Path, sinks: Vec<Sink>) -> Config {
+    Config {
+        state_dir: dir.join("state"),
+        sink: sinks,
+        ..Config::default()
+    }
+}
+
+/// Waits until `done`, at most half a minute.
+async fn until(sinks: &Sinks, done: impl Fn(&[SinkStatus]) -> bool) -> Vec<SinkStatus> {
+    let started = Instant::now();
+    loop {
+        let status = sinks.status();
+        if done(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{status:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Payloads of a directory in order, each with its header.
+fn delivered(dir: &Path) -> Vec<(serde_json::Value, Vec<u8>)> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    names.sort();
+    names
+        .iter()
+        .map(|path| {
+            let header: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            let payload = std::fs::read(path.with_extension("cbor")).unwrap();
+            assert_eq!(header["sha256"], hex::encode(Sha256::digest(&payload)));
+            (header, payload)
+        })
+        .collect()
+}
+
+/// A receiver that acknowledges `messages` lines, each after `pause`; gives their headers.
+fn receiver(
+    path: &Path,
+    messages: usize,
+    pause: Duration,
+) -> tokio::task::JoinHandle<Vec<serde_json::Value>> {
+    let listener = UnixListener::bind(path).unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut seen = Vec::new();
+        while seen.len() < messages {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let header: serde_json::Value = serde_json::from_str(&line).unwrap();
+            tokio::time::sleep(pause).await;
+            stream
+                .write_all(format!("{}\n", header["sequence"]).as_bytes())
+                .await
+                .unwrap();
+            seen.push(header);
+        }
+        seen
+    })
+}
+
+#[tokio::test]
+async fn a_dead_and_a_slow_sink_delay_no_other_and_each_has_nonces_and_positions_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    let config = config(
+        dir.path(),
+        vec![
+            sink("dead", SinkKind::Unix, &dir.path().join("nobody")),
+            sink("slow", SinkKind::Unix, &dir.path().join("slow.sock")),
+            sink("files", SinkKind::File, &files),
+        ],
+    );
+    let slow = receiver(&dir.path().join("slow.sock"), 1, Duration::from_millis(1900));
+    let engine = Engine::new(&dir.path().join("engine"), 100);
+    let sinks = Sinks::open(&config, "n").unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let started = Instant::now();
+    sinks.start("n", &engine, &stopped);
+    let status = until(&sinks, |status| status[2].delivered >= 3).await;
+    assert!(started.elapsed() < Duration::from_secs(8), "{status:#?}");
+    assert_eq!((status[0].delivered, status[0].dropped), (0, 0));
+    assert!(status[0].waiting >= 3 && status[0].error.is_some(), "{status:#?}");
+    assert!(status[1].waiting >= 1, "{status:#?}");
+
+    // The first is whole, the others follow it: each names the one before, and nothing is left out.
+    let all = delivered(&files);
+    let mut whole = Evidence::from_cbor(&all[0].1).unwrap();
+    let mut nonces = std::collections::BTreeSet::new();
+    for (n, (header, payload)) in all.iter().enumerate() {
+        assert_eq!(header["sequence"], n);
+        assert!(nonces.insert(header["nonce"].to_string()));
+        if n > 0 {
+            let part = Part::from_cbor(payload).unwrap();
+            assert_eq!(header["format"], "part");
+            assert_eq!(part.from.entries as usize, whole.list.len());
+            assert_eq!(part.from.checkpoint as usize + 1, whole.checkpoints.len());
+            assert_eq!(
+                hex::encode(part.from.base),
+                all[n - 1].0["sha256"].as_str().unwrap()
+            );
+            whole.list.extend(part.list);
+            whole.checkpoints.extend(part.checkpoints);
+        }
+    }
+    let line = &slow.await.unwrap()[0];
+    assert_eq!(
+        (&line["format"], &line["sequence"]),
+        (&"evidence".into(), &0.into())
+    );
+    assert!(nonces.insert(line["nonce"].to_string()), "a nonce of its own");
+}
+
+#[tokio::test]
+async fn a_full_spool_drops_rounds_says_so_and_loses_nothing_that_they_would_have_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("late.sock");
+    let config = config(dir.path(), vec![sink("late", SinkKind::Unix, &socket)]);
+    // One round fits into a MiB, two do not.
+    let engine = Engine::new(&dir.path().join("engine"), 600 << 10);
+    let sinks = Sinks::open(&config, "n").unwrap();
+    let (stop, stopped) = watch::channel(false);
+    sinks.start("n", &engine, &stopped);
+    let status = until(&sinks, |status| status[0].dropped >= 2).await;
+    assert_eq!(status[0].waiting, 1);
+    assert!(status[0].waiting_bytes <= 1 << 20);
+    stop.send(true).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    // Another collector goes on: what waited comes, and so does the number of what was dropped.
+    drop(sinks);
+    let sinks = Sinks::open(&config, "n").unwrap();
+    assert!(sinks.status()[0].dropped >= 2 && sinks.status()[0].waiting == 1);
+    let seen = receiver(&socket, 1, Duration::ZERO);
+    let (_stop, stopped) = watch::channel(false);
+    sinks.start("n", &engine, &stopped);
+    let seen = seen.await.unwrap();
+    assert_eq!(
+        (&seen[0]["sequence"], &seen[0]["dropped"]),
+        (&0.into(), &0.into())
+    );
+    let status = until(&sinks, |status| status[0].delivered == 1).await;
+    assert!(status[0].dropped >= 2, "{status:#?}");
+}
+
+#[tokio::test]
+async fn what_was_kept_is_delivered_after_a_kill_and_a_round_that_was_being_written_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("late.sock");
+    let config = config(dir.path(), vec![sink("late", SinkKind::Unix, &socket)]);
+    let engine = Engine::new(&dir.path().join("engine"), 100);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let first = Sinks::open(&config, "n").unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    {
+        let _inside = runtime.enter();
+        first.start("n", &engine, &stopped);
+    }
+    until(&first, |status| status[0].waiting >= 3).await;
+    // Nothing is told to stop: the tasks go where they stand.
+    runtime.shutdown_background();
+    let spool = config.state_dir.join("sinks/late");
+    std::fs::write(spool.join("00000000000000ff.part"), b"half a mess").unwrap();
+
+    let sinks = Sinks::open(&config, "n").unwrap();
+    let waiting = sinks.status()[0].waiting;
+    assert!(waiting >= 3);
+    assert!(!spool.join("00000000000000ff.part").exists());
+    let seen = receiver(&socket, waiting as usize + 1, Duration::ZERO);
+    let (_stop, stopped) = watch::channel(false);
+    sinks.start("n", &engine, &stopped);
+    let seen = seen.await.unwrap();
+    let numbers: Vec<u64> = seen
+        .iter()
+        .map(|line| line["sequence"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        numbers,
+        (0..=waiting).collect::<Vec<u64>>(),
+        "none is missing and none comes twice"
+    );
+    assert!(
+        seen[1..].iter().all(|line| line["format"] == "part"),
+        "positions are kept, too"
+    );
+}
+
+#[tokio::test]
+async fn a_sink_that_acknowledges_another_message_gets_the_same_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("wrong.sock");
+    let config = config(dir.path(), vec![sink("wrong", SinkKind::Unix, &socket)]);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let engine = Engine::new(&dir.path().join("engine"), 100);
+    let sinks = Sinks::open(&config, "n").unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    sinks.start("n", &engine, &stopped);
+    let mut first = None;
+    for answer in ["7\n", "\n", "0\n"] {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        assert_eq!(first.get_or_insert_with(|| line.clone()), &line);
+        assert_eq!(sinks.status()[0].delivered, 0);
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+    until(&sinks, |status| status[0].delivered == 1).await;
+}
+
+#[tokio::test]
+async fn a_directory_keeps_its_limit_and_the_newest_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    let small = Sink {
+        keep: 1,
+        whole_every: 1,
+        ..sink("files", SinkKind::File, &files)
+    };
+    let engine = Engine::new(&dir.path().join("engine"), 300 << 10);
+    let sinks = Sinks::open(&config(dir.path(), vec![small]), "n").unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    sinks.start("n", &engine, &stopped);
+    until(&sinks, |status| status[0].delivered == 3).await;
+    let all = delivered(&files);
+    let total: usize = all.iter().map(|(_, payload)| payload.len()).sum();
+    assert!(total <= 1 << 20, "{total}");
+    assert_eq!(all.last().unwrap().0["sequence"], 2);
+    assert!(all.iter().all(|(header, _)| header["format"] == "evidence"));
+}
+
+#[test]
+fn a_spool_that_can_not_be_read_is_named_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(
+        dir.path(),
+        vec![sink("bad", SinkKind::Unix, &dir.path().join("s"))],
+    );
+    let spool = config.state_dir.join("sinks/bad");
+    std::fs::create_dir_all(&spool).unwrap();
+    std::fs::write(spool.join("state.json"), b"{\"next\": -1}").unwrap();
+    let error = Sinks::open(&config, "n").err().unwrap().to_string();
+    assert!(error.contains("bad") && error.contains("state.json"), "{error}");
+}

@@ -1,0 +1,164 @@
+//! What verification costs beside the bare hash chains of the same banks, what a round costs a verifier that follows the
+//! node, and how long a tenant's bundle is, by the length of the list.
+//!
+//! Not here: the node, which is made of software (the example `follow_cost` of `verifier`).
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value as Json;
+
+use super::measure::{self, Spread};
+use super::{Figure, Options, Ratio, Report};
+use crate::world::World;
+use crate::{build, shell};
+
+/// Entries where the benchmark has one length.
+const ENTRIES: u64 = 1_000_000;
+
+/// Lengths of the list where it has several.
+const LENGTHS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
+
+/// Runs the example.
+fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Result<Json> {
+    let program = world.target.join("release/examples/follow_cost");
+    let mut command = Command::new(program);
+    command.args([what, &entries.to_string(), &rounds.to_string()]);
+    eprintln!("   {what}: {entries} entries");
+    serde_json::from_str(&shell::output(&mut command)?).context("what follow_cost prints")
+}
+
+fn build(world: &World) -> Result<()> {
+    let mut cargo = build::cargo(world);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "verifier",
+        "--example",
+        "follow_cost",
+    ]);
+    shell::run("a node made of software", &mut cargo)
+}
+
+fn numbers(found: &Json, name: &str) -> Vec<f64> {
+    let list = found[name].as_array().map_or(&[][..], Vec::as_slice);
+    list.iter()
+        .chain([&found[name]])
+        .filter_map(Json::as_f64)
+        .collect()
+}
+
+fn figure(name: String, unit: &'static str, values: &[f64]) -> Figure {
+    Figure {
+        name,
+        unit,
+        found: Spread::of(values).ok_or_else(|| "it was not measured".to_owned()),
+    }
+}
+
+fn lengths(options: &Options) -> Vec<u64> {
+    options.entries.map_or(LENGTHS.to_vec(), |entries| vec![entries])
+}
+
+/// `cargo xtask bench verify`.
+///
+/// # Errors
+/// When something does not build, or the honest node is not trusted.
+pub fn verify(world: &World, options: &Options) -> Result<Report> {
+    build(world)?;
+    let entries = options.entries.unwrap_or(ENTRIES);
+    let found = run(world, "verify", entries, options.rounds)?;
+    let pairs = |a: &str, b: &str| -> Vec<f64> {
+        let (a, b) = (numbers(&found, a), numbers(&found, b));
+        a.iter().zip(&b).map(|(a, b)| a / b).collect()
+    };
+    let ratio = |name: &str, goal, values: Vec<f64>| Ratio {
+        name: name.to_owned(),
+        goal,
+        found: Spread::of(&values).ok_or_else(|| "it was not measured".to_owned()),
+    };
+    Ok(Report {
+        name: "verify",
+        method: vec![
+            measure::machine(),
+            format!("{entries} ima-ng entries with a record each, 400 records of four pods; PCR 10 in all four banks."),
+            "appraisal: every rule (replay, joins, partitions, policy), from decoded evidence to the verdict.".to_owned(),
+            "chains: as many bare extensions of each of these banks, with the same hash code, on one thread.".to_owned(),
+        ],
+        figures: vec![
+            figure("appraisal, from start to end".to_owned(), "s", &numbers(&found, "wall")),
+            figure("appraisal, processor time of its thread".to_owned(), "s", &numbers(&found, "appraisal")),
+            figure("decoding of the evidence".to_owned(), "s", &numbers(&found, "decoding")),
+            figure("chains".to_owned(), "s", &numbers(&found, "chains")),
+        ],
+        ratios: vec![ratio("appraisal / chains", Some("at most 1.5"), pairs("appraisal", "chains"))],
+    })
+}
+
+/// `cargo xtask bench round`.
+///
+/// # Errors
+/// When something does not build, or a round of the honest node is not followed.
+pub fn round(world: &World, options: &Options) -> Result<Report> {
+    build(world)?;
+    let mut figures = Vec::new();
+    for entries in lengths(options) {
+        let found = run(world, "round", entries, options.rounds)?;
+        let mut add = |what: &str, unit, name: &str, scale: f64| {
+            let values: Vec<f64> = numbers(&found, name).iter().map(|n| n * scale).collect();
+            figures.push(figure(format!("{entries} entries: {what}"), unit, &values));
+        };
+        add("judging a round (goal: under 2)", "ms", "follow", 1.0);
+        add("decoding it", "ms", "decoding", 1.0);
+        add("the verdict as JSON", "ms", "json", 1.0);
+        add("bytes sent", "KiB", "bytes", 1.0 / 1024.0);
+        add("of whole evidence", "KiB", "whole", 1.0 / 1024.0);
+        add("the follower's memory", "MiB", "memory", 1.0 / 1024.0 / 1024.0);
+        add("making the follower, once", "ms", "making", 1.0);
+    }
+    Ok(Report {
+        name: "round",
+        method: vec![
+            measure::machine(),
+            "A round: 100 new entries with their records, one checkpoint; the list before it as long as said.".to_owned(),
+            "Processor time of the thread that does it.".to_owned(),
+        ],
+        figures,
+        ratios: Vec::new(),
+    })
+}
+
+/// `cargo xtask bench tenant`.
+///
+/// # Errors
+/// When something does not build, or no bundle can be made.
+pub fn tenant(world: &World, options: &Options) -> Result<Report> {
+    build(world)?;
+    let mut figures = Vec::new();
+    for entries in lengths(options) {
+        let found = run(world, "tenant", entries, 1)?;
+        let mut add = |what: String, name: &str| {
+            figures.push(figure(
+                format!("{entries} entries: {what}"),
+                "KiB",
+                &numbers(&found, name)
+                    .iter()
+                    .map(|n| n / 1024.0)
+                    .collect::<Vec<f64>>(),
+            ));
+        };
+        add(
+            format!("who followed to {} entries before", found["new"]),
+            "followed",
+        );
+        add("who did not".to_owned(), "whole");
+    }
+    Ok(Report {
+        name: "tenant",
+        method: vec!["Bytes of the bundle of a pod with 101 records on a node with such a list, without an EAR; four banks quoted.".to_owned()],
+        figures,
+        ratios: Vec::new(),
+    })
+}
