@@ -187,8 +187,9 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
                  template    executions that the kernel measures with ima-cgpath, beside ima-ng, on a kernel with the series
                  All but these first four run in a guest: some minutes each without KVM.
   --rounds N     counted rounds, or windows of 60 s (default 5; attest has none)
-  --entries N    replay, verify: entries of the measurement list (default 1000000); round, tenant: that length alone; exec: executions of each kind in a round
-                 (default 200; template: 100); collector: records (default 100000); attest: cycles (default 200)
+  --entries N    replay, verify: entries of the measurement list (default 1000000); round, tenant: that length alone
+                 (default 1000 to 1000000); exec: executions of each kind in a round (default 200; template: 100);
+                 collector: records (default 100000); attest: cycles (default 200)
   --json         one JSON object in place of the table
   --yes, --no-install   as for `demo`
 
