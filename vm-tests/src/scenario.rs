@@ -12,7 +12,7 @@ use crate::pods::{self, BARE_RUNTIME, Runtime};
 use crate::scenario_https::Client;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::{Checkpoint, Evidence, SealedCheckpoint, Tier};
+use evidence::{Checkpoint, Evidence, Part, SealedCheckpoint, Tier};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -365,11 +365,40 @@ impl Site {
             id: stored.id,
             json,
             verdict,
-            file: self
-                .store()
-                .join("evidence")
-                .join(format!("{}.cbor", stored.evidence)),
+            file: self.whole(&stored.evidence)?,
         })
+    }
+
+    /// The file with all evidence of a round. The store keeps a round that was sent as a part as it came, behind another file
+    /// that the part names; put together it lies beside the store.
+    fn whole(&self, name: &str) -> Result<PathBuf> {
+        /// The store keeps no longer chain of parts.
+        const MAX_PARTS: usize = 64;
+        let stored = |name: &str| self.store().join("evidence").join(format!("{name}.cbor"));
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+        let mut bytes = read(&stored(name))?;
+        let mut parts = Vec::new();
+        while Part::is_part(&bytes) {
+            ensure!(
+                parts.len() <= MAX_PARTS,
+                "{name} stands behind more than {MAX_PARTS} parts"
+            );
+            let part = Part::from_cbor(&bytes).with_context(|| format!("a part of {name}"))?;
+            bytes = read(&stored(&hex::encode(part.from.base)))?;
+            parts.push(part);
+        }
+        if parts.is_empty() {
+            return Ok(stored(name));
+        }
+        let mut evidence = Evidence::from_cbor(&bytes).with_context(|| format!("what {name} follows"))?;
+        for part in parts.into_iter().rev() {
+            evidence = part.join(evidence)?;
+        }
+        let dir = self.dir.join("whole");
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let path = dir.join(format!("{name}.cbor"));
+        std::fs::write(&path, evidence.to_cbor()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
     }
 
     /// Makes the reference values and the policy of `plan`, all from files on this machine: `root` is the guest's root
