@@ -31,23 +31,25 @@ mod kernel_tier {
         "kernel panic",
     ];
 
-    /// Every worker runs until the time is over and counts its rounds. Each execution is of a file that nobody
-    /// measured before.
+    /// Every worker runs until the time is over and counts its rounds. Each execution is of a content that nobody measured
+    /// before: the workers append to programs of their own. Whatever the shell can do by itself is done by it, since a
+    /// process of this kernel takes long to start.
     const STORM: &str = r#"
-end=$(($(date +%s) + SECONDS_OF_STORM))
 top=/sys/fs/cgroup/storm
 mkdir -p $top /var/tmp/storm
 for n in 0 1 2 3 4 5; do mkdir -p "$top/g$n/a b:c"; done
-fresh() { cp /bin/true /var/tmp/storm/$1; echo $1 >>/var/tmp/storm/$1; }
-going() { test $(date +%s) -lt $end; }
+for worker in executions removals namespaces failures; do cp /bin/true /var/tmp/storm/$worker; done
+now() { read -r uptime rest </proc/uptime; now=${uptime%%.*}; }
+now; end=$((now + SECONDS_OF_STORM))
+going() { now; test $now -lt $end; }
+fresh() { echo $i >>/var/tmp/storm/$1; }
 
 # New programs in one group after the other.
 executions() {
     i=0
     while going; do
-        i=$((i + 1)); f=e$i; fresh $f
-        ( echo 0 >"$top/g$((i % 6))/a b:c/cgroup.procs"; exec /var/tmp/storm/$f )
-        rm -f /var/tmp/storm/$f
+        i=$((i + 1)); fresh executions
+        ( echo 0 >"$top/g$((i % 6))/a b:c/cgroup.procs"; exec /var/tmp/storm/executions )
     done
     echo "executions $i"
 }
@@ -55,9 +57,11 @@ executions() {
 migrations() {
     i=0
     while going; do
-        for pid in $(cat $top/g*/"a b:c"/cgroup.procs $top/g*/cgroup.procs); do
-            i=$((i + 1))
-            echo $pid >$top/g$((i % 6))/cgroup.procs
+        for group in $top/g*/"a b:c" $top/g*; do
+            while read -r pid; do
+                i=$((i + 1))
+                echo $pid >$top/g$((i % 6))/cgroup.procs
+            done <"$group/cgroup.procs"
         done
     done 2>/dev/null
     echo "migrations $i"
@@ -66,9 +70,9 @@ migrations() {
 removals() {
     i=0
     while going; do
-        i=$((i + 1)); f=r$i; fresh $f; mkdir $top/$f
-        ( echo 0 >$top/$f/cgroup.procs; exec /var/tmp/storm/$f )
-        rmdir $top/$f; rm -f /var/tmp/storm/$f
+        i=$((i + 1)); fresh removals; mkdir $top/r$i
+        ( echo 0 >$top/r$i/cgroup.procs; exec /var/tmp/storm/removals )
+        rmdir $top/r$i
     done
     echo "removals $i"
 }
@@ -76,12 +80,10 @@ removals() {
 namespaces() {
     i=0
     while going; do
-        i=$((i + 1)); f=n$i; fresh $f
+        i=$((i + 1)); fresh namespaces
         unshare --mount --pid --fork --cgroup --uts --ipc /bin/sh -c "
-            mount -t tmpfs none /mnt; mount --bind /var/tmp/storm/$f /mnt 2>/dev/null
-            /var/tmp/storm/$f; rm -f /var/tmp/storm/$f; true"
+            mount -t tmpfs none /mnt; /var/tmp/storm/namespaces; true"
         unshare --user --map-root-user /bin/true
-        rm -f /var/tmp/storm/$f
     done
     echo "namespaces $i"
 }
@@ -89,18 +91,17 @@ namespaces() {
 orphans() {
     i=0
     while going; do
-        i=$((i + 1)); f=o$i; fresh $f
-        /bin/sh -c "/bin/sh -c '/bin/sh -c \"/var/tmp/storm/$f; rm -f /var/tmp/storm/$f\" & exit' & exit"
+        i=$((i + 1)); cp /bin/true /var/tmp/storm/o$i; fresh o$i
+        ( ( ( /var/tmp/storm/o$i; rm -f /var/tmp/storm/o$i ) & ) & )
     done
     echo "orphans $i"
 }
-# Allocations of this worker's children fail, one in twenty.
+# Allocations of this worker's children fail, one in two hundred.
 failures() {
     i=0; failed=0
     while going; do
-        i=$((i + 1)); f=f$i; fresh $f
-        ( echo 1 >/proc/self/make-it-fail; exec /var/tmp/storm/$f ) 2>/dev/null || failed=$((failed + 1))
-        rm -f /var/tmp/storm/$f
+        i=$((i + 1)); fresh failures
+        ( echo 1 >/proc/self/make-it-fail; exec /var/tmp/storm/failures ) 2>/dev/null || failed=$((failed + 1))
     done
     echo "failures $i of which $failed did not run"
 }
@@ -151,7 +152,7 @@ wait
         };
         sh("mkdir -p /sys/kernel/debug; mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
             cd /sys/kernel/debug; echo scan >kmemleak; echo clear >kmemleak
-            cd failslab; echo 5 >probability; echo 1 >interval; echo -1 >times; echo 0 >verbose
+            cd failslab; echo 5 >probability; echo 10 >interval; echo -1 >times; echo 0 >verbose
             echo Y >task-filter; echo N >ignore-gfp-wait");
         let count = || -> u64 {
             let text = vm.get_text(&format!("{}/runtime_measurements_count", lists::LISTS));
