@@ -7,7 +7,6 @@
 mod kernel_tier {
     use std::path::{Path, PathBuf};
     use std::process::Command;
-    use std::time::Duration;
 
     use vm_tests::scenario::TAGGED_IMA;
     use vm_tests::{Stock, Vm, kernel, lists};
@@ -25,17 +24,6 @@ mod kernel_tier {
         found
     }
 
-    /// What the guest says to a script that has to succeed.
-    fn said(vm: &Vm, script: &str) -> String {
-        let output = vm
-            .command(&["/bin/sh", "-c", script])
-            .timeout(Duration::from_secs(900))
-            .run()
-            .unwrap();
-        assert_eq!(output.code(), Some(0), "{script}\n{}", output.text());
-        output.text()
-    }
-
     #[test]
     fn a_debian_guest_installs_the_packages_and_boots_the_kernel() {
         let dir = std::env::var_os("CGPATH_PACKAGES")
@@ -50,31 +38,27 @@ mod kernel_tier {
                 .unwrap();
         }
         // The guest's root has no lists of the files that its packages brought; dpkg only wants a place for new ones.
-        said(
-            &stock,
-            "mkdir -p /var/lib/dpkg/info; dpkg --install /var/tmp/linux-image-.deb 2>&1",
-        );
+        stock
+            .sh("mkdir -p /var/lib/dpkg/info; dpkg --install /var/tmp/linux-image-.deb 2>&1")
+            .unwrap();
         // What the headers' programs link to is not in the small root; that the package unpacks is what is asked.
-        said(&stock, "dpkg --unpack /var/tmp/linux-headers-.deb 2>&1");
-        let release = said(
-            &stock,
-            "dpkg-query --show --showformat '${db:Status-Status} ${Package}\\n' 'linux-image-*-ima-cgpath-*'",
-        );
+        stock
+            .sh("dpkg --unpack /var/tmp/linux-headers-.deb 2>&1")
+            .unwrap();
+        let release = stock.sh("dpkg-query --show --showformat '${db:Status-Status} ${Package}\\n' 'linux-image-*-ima-cgpath-*'").unwrap();
         let release = release
             .trim()
             .strip_prefix("installed linux-image-")
             .unwrap_or_else(|| panic!("{release}"))
             .to_owned();
-        said(
-            &stock,
-            &format!("test -f /usr/src/linux-headers-{release}/Makefile && test -f /boot/config-{release}"),
-        );
-        said(
-            &stock,
-            &format!(
+        stock
+            .sh(&format!(
+                "test -f /usr/src/linux-headers-{release}/Makefile && test -f /boot/config-{release}"
+            ))
+            .unwrap();
+        stock.sh(&format!(
                 "tar -C / -cf /var/tmp/installed.tar boot/vmlinuz-{release} boot/config-{release} $(cd / && ls -d usr/lib/modules/{release})"
-            ),
-        );
+            )).unwrap();
         let tar = scratch.path().join("installed.tar");
         std::fs::write(&tar, stock.get("/var/tmp/installed.tar").unwrap()).unwrap();
         stock.power_off().unwrap();
@@ -104,20 +88,18 @@ mod kernel_tier {
             "TIME the packaged {release} was up after {:.1} s",
             vm.boot_time().as_secs_f64()
         );
-        assert_eq!(said(&vm, "uname -r").trim(), release);
+        assert_eq!(vm.sh("uname -r").unwrap().trim(), release);
         assert!(
-            said(&vm, "cat /proc/modules").contains("overlay "),
+            vm.sh("cat /proc/modules").unwrap().contains("overlay "),
             "a module of the package"
         );
-        assert!(!said(&vm, "dmesg").contains("module verification failed"));
-        said(&vm, "test -s /sys/kernel/btf/vmlinux");
-        said(
-            &vm,
-            &format!(
-                "cp /bin/true /var/tmp/p; echo p >>/var/tmp/p; mkdir -p /sys/fs/cgroup{POD}
+        assert!(!vm.sh("dmesg").unwrap().contains("module verification failed"));
+        vm.sh("test -s /sys/kernel/btf/vmlinux").unwrap();
+        vm.sh(&format!(
+            "cp /bin/true /var/tmp/p; echo p >>/var/tmp/p; mkdir -p /sys/fs/cgroup{POD}
                  (echo 0 >/sys/fs/cgroup{POD}/cgroup.procs; exec /var/tmp/p)"
-            ),
-        );
+        ))
+        .unwrap();
         let (register, list) = lists::at_rest(&vm, "sha256").unwrap();
         assert_eq!(lists::replayed(&list, "sha256").unwrap(), register);
         let ascii = vm

@@ -58,43 +58,34 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             good &= kernels(world, filter.as_deref(), consent)?;
             continue;
         }
-        let mut command = build::cargo(world);
-        command.env("CGPATH_BPF_OBJECT", world.bpf_object());
-        match step {
+        let filter = filter.as_deref();
+        let mut command = match step {
             "load" => {
+                let mut command = guest_tests(world, &["load"], filter);
+                command.env("CGPATH_SOAK", "1");
                 command
-                    .args([
-                        "test",
-                        "-p",
-                        "vm-tests",
-                        "--test",
-                        "load",
-                        "--locked",
-                        "--no-fail-fast",
-                    ])
-                    .env("CGPATH_SOAK", "1")
-                    .env("CGPATH_WORKSPACE", &world.root)
-                    .env("CARGO_TARGET_DIR", &world.target)
-                    .args(filter.as_deref())
-                    .args(["--", "--show-output", &test::guests_at_once()]);
             }
             "service" => {
                 // The service is killed 200 times.
+                let mut command = build::cargo(world);
                 command
                     .args(["test", "-p", "verifier", "--test", "serve", "--locked"])
                     .env("CGPATH_SOAK", "1")
-                    .arg(filter.as_deref().unwrap_or("crash::"))
+                    .arg(filter.unwrap_or("crash::"))
                     .args(["--", "--show-output"]);
+                command
             }
             _ => {
                 // Release: more inputs in the same time; overflows are checked there as well.
+                let mut command = build::cargo(world);
                 command
                     .args(["test", "--release", "-p", "fuzz", "--test", "targets", "--locked"])
                     .env("FUZZ_SECONDS", seconds.to_string())
-                    .args(filter.as_deref())
+                    .args(filter)
                     .args(["--", "--show-output"]);
+                command
             }
-        }
+        };
         good &= kept(world, step, &mut command)?;
     }
     Ok(if good {
@@ -111,22 +102,13 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
     let mut good = true;
     for base in kernel::all(world)? {
         let built = kernel::build_for_guests(world, &base, false)?;
-        let mut command = build::cargo(world);
-        command
-            .args(["test", "-p", "vm-tests", "--test", "kernel_tier*", "--locked"])
-            .arg("--no-fail-fast");
-        if base == "rfc-per-cgroup" {
-            command.args(["--test", "kernel_per_cgroup"]);
-        }
+        let mut tests = vec!["kernel_tier", "kernel_tier_virtme"];
+        tests.extend((base == "rfc-per-cgroup").then_some("kernel_per_cgroup"));
+        let mut command = guest_tests(world, &tests, filter);
         command
             .env("CGPATH_EXECUTIONS", "10000")
             .env("CGPATH_KERNEL", built)
-            .env("CGPATH_VNG", &vng)
-            .env("CGPATH_BPF_OBJECT", world.bpf_object())
-            .env("CGPATH_WORKSPACE", &world.root)
-            .env("CARGO_TARGET_DIR", &world.target)
-            .args(filter)
-            .args(["--", "--show-output", &test::guests_at_once()]);
+            .env("CGPATH_VNG", &vng);
         good &= kept(world, &format!("kernel-{base}"), &mut command)?;
     }
     if filter.is_none() {
@@ -134,28 +116,30 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
         kernel::reproduce(world, kernel::USUAL_BASE)?;
     }
     let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
-    let mut command = build::cargo(world);
-    command
-        .args(["test", "-p", "vm-tests", "--test", "kernel_debug", "--locked"])
-        .env("CGPATH_KERNEL", debug)
-        .env("CGPATH_WORKSPACE", &world.root)
-        .env("CARGO_TARGET_DIR", &world.target)
-        .args(filter)
-        .args(["--", "--show-output"]);
-    good &= kept(world, "kernel-debug", &mut command)?;
+    let mut command = guest_tests(world, &["kernel_debug"], filter);
+    good &= kept(world, "kernel-debug", command.env("CGPATH_KERNEL", debug))?;
     let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
         return Ok(false);
     };
+    let mut command = guest_tests(world, &["kernel_package"], filter);
+    good &= kept(world, "kernel-package", command.env("CGPATH_PACKAGES", packages))?;
+    Ok(good)
+}
+
+/// Tests that run guests, by the names of their files.
+fn guest_tests(world: &World, names: &[&str], filter: Option<&str>) -> Command {
     let mut command = build::cargo(world);
+    command.args(["test", "-p", "vm-tests", "--locked", "--no-fail-fast"]);
+    for name in names {
+        command.args(["--test", name]);
+    }
     command
-        .args(["test", "-p", "vm-tests", "--test", "kernel_package", "--locked"])
-        .env("CGPATH_PACKAGES", packages)
+        .env("CGPATH_BPF_OBJECT", world.bpf_object())
         .env("CGPATH_WORKSPACE", &world.root)
         .env("CARGO_TARGET_DIR", &world.target)
         .args(filter)
-        .args(["--", "--show-output"]);
-    good &= kept(world, "kernel-package", &mut command)?;
-    Ok(good)
+        .args(["--", "--show-output", &test::guests_at_once()]);
+    command
 }
 
 /// Runs a step; what it prints is kept.
