@@ -203,10 +203,11 @@ pub fn fetch(world: &World, base: &Base) -> Result<Source> {
     let mut unpack = Command::new("tar");
     unpack.arg("-xf").arg(&tarball).arg("-C").arg(&part);
     shell::run("Unpacking", &mut unpack)?;
+    // The archive's name begins as that of the directory which came out of it.
+    std::fs::remove_file(&archive).with_context(|| format!("removing {}", archive.display()))?;
+    std::fs::remove_dir_all(part.join("usr")).with_context(|| format!("removing {}/usr", part.display()))?;
     let top = find(&part, |name| name.starts_with("linux-source-"))?;
-    std::fs::rename(&top, part.join("linux"))?;
-    std::fs::remove_file(&archive)?;
-    std::fs::remove_dir_all(part.join("usr"))?;
+    std::fs::rename(&top, part.join("linux")).with_context(|| format!("renaming {}", top.display()))?;
     let unpacked = Source {
         version: version.clone(),
         dir: part.join("linux"),
