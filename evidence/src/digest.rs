@@ -73,12 +73,9 @@ impl Bank {
 
     /// Hashes the concatenation of `parts`.
     pub fn hash(self, parts: &[&[u8]]) -> Digest {
-        let mut out = [0; Bank::MAX_LEN];
-        self.hash_into(parts, &mut out);
-        Digest {
-            bank: self,
-            bytes: out[..self.len()].to_vec(),
-        }
+        let mut digest = Digest::zero(self);
+        self.hash_into(parts, &mut digest.bytes);
+        digest
     }
 
     /// Hashes the concatenation of `parts` into the first [`Bank::len`] bytes of `out`; the rest stays as it is.
@@ -255,33 +252,41 @@ impl core::fmt::Display for Bank {
 }
 
 /// A digest and the algorithm that made it. CBOR: `[alg: uint, bytes: bstr]`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest {
     bank: Bank,
-    bytes: Vec<u8>,
+    /// Zero behind the bank's length.
+    bytes: [u8; Bank::MAX_LEN],
+}
+
+impl core::hash::Hash for Digest {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        core::hash::Hash::hash(&self.bank, state);
+        state.write(self.bytes());
+    }
 }
 
 impl Digest {
     /// A digest of `bank`; `None` if `bytes` has another length than the bank's.
     pub fn new(bank: Bank, bytes: &[u8]) -> Option<Digest> {
-        (bytes.len() == bank.len()).then(|| Digest {
-            bank,
-            bytes: bytes.to_vec(),
+        let mut digest = Digest::zero(bank);
+        (bytes.len() == bank.len()).then(|| {
+            digest.bytes[..bank.len()].copy_from_slice(bytes);
+            digest
         })
     }
     /// All bytes zero: a violation's digest in the list, a resettable register's start.
     pub fn zero(bank: Bank) -> Digest {
         Digest {
             bank,
-            bytes: vec![0; bank.len()],
+            bytes: [0; Bank::MAX_LEN],
         }
     }
     /// All bytes 0xff: what the kernel extends for a violation.
     pub fn ones(bank: Bank) -> Digest {
-        Digest {
-            bank,
-            bytes: vec![0xff; bank.len()],
-        }
+        let mut digest = Digest::zero(bank);
+        digest.bytes[..bank.len()].fill(0xff);
+        digest
     }
     /// The algorithm.
     pub fn bank(&self) -> Bank {
@@ -289,7 +294,7 @@ impl Digest {
     }
     /// The bytes, as many as [`Bank::len`].
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.bank.len()]
     }
     /// Whether every byte is zero.
     pub fn is_zero(&self) -> bool {
@@ -298,7 +303,7 @@ impl Digest {
     /// The register's next value: H(self || digest). Both must be of one bank.
     pub fn extend(&self, digest: &Digest) -> Digest {
         debug_assert_eq!(self.bank, digest.bank);
-        self.bank.hash(&[&self.bytes, &digest.bytes])
+        self.bank.hash(&[self.bytes(), digest.bytes()])
     }
     /// Reads `alg:hex`, the form of [`core::fmt::Display`].
     pub fn parse(text: &str) -> Option<Digest> {
@@ -309,7 +314,7 @@ impl Digest {
 
 impl core::fmt::Display for Digest {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}:{}", self.bank, hex::encode(&self.bytes))
+        write!(f, "{}:{}", self.bank, hex::encode(self.bytes()))
     }
 }
 
@@ -334,7 +339,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
 
 impl<C> Encode<C> for Digest {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.array(2)?.u16(self.bank.tpm_alg())?.bytes(&self.bytes)?.ok()
+        e.array(2)?.u16(self.bank.tpm_alg())?.bytes(self.bytes())?.ok()
     }
 }
 

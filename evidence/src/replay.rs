@@ -8,11 +8,14 @@
 //! (`ima_calc_field_array_hash`).
 
 mod batch;
+mod extension;
 
 pub use batch::replay_batches;
+pub use extension::{Extension, extensions};
 
 use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
 use crate::{Bank, Digest, Entry, Error};
+use extension::Extended;
 use std::collections::BTreeMap;
 
 /// How the kernel makes what it extends into a bank.
@@ -134,6 +137,16 @@ impl Register {
             return self.extend_violation();
         }
         self.extend(digests.get(self.source()));
+    }
+
+    /// Extends with what an entry extends into this bank; `None` if that is not known, and nothing is extended. Which
+    /// register the entry names is not looked at.
+    pub fn take(&mut self, extension: &Extension) -> Option<()> {
+        match extension.extended(self.bank, self.fill)? {
+            Extended::Violation => self.extend_violation(),
+            Extended::Digest(digest) => self.extend(digest),
+        }
+        Some(())
     }
 
     /// Extends with the digests of a redacted entry; `None` if there is none of the bank that is needed.

@@ -9,9 +9,14 @@ use minicbor::{Decode, Encode};
 /// Encodes a value.
 pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut out = Vec::new();
-    // The writer is a Vec, which cannot fail, and no `Encode` of this crate refuses its own value.
-    minicbor::encode(value, &mut out).expect("encoding into memory cannot fail");
+    append(value, &mut out);
     out
+}
+
+/// Encodes a value behind what is there.
+pub fn append<T: Encode<()>>(value: &T, out: &mut Vec<u8>) {
+    // The writer is a Vec, which cannot fail, and no `Encode` of this crate refuses its own value.
+    minicbor::encode(value, out).expect("encoding into memory cannot fail");
 }
 
 /// Decodes `bytes`, all of them, and refuses any but the deterministic form.

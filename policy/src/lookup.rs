@@ -142,28 +142,29 @@ impl Allowed {
 
     /// Judges `digest` found at `path` (raw bytes as the list or a record has them).
     pub fn judge(&self, path: &[u8], digest: &Digest) -> Judgement {
-        let mut expected = BTreeSet::new();
         let mut learned = None;
         for indexed in &self.references {
-            let mut here = false;
-            for accepted in indexed.expected(path) {
-                here |= accepted == digest;
-                expected.insert(accepted);
-            }
-            if here {
+            if indexed.expected(path).any(|accepted| accepted == digest) {
                 // One source that was judged is enough.
                 learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
             }
         }
-        match learned {
-            Some(learned) => Judgement::Accepted {
+        if let Some(learned) = learned {
+            return Judgement::Accepted {
                 basis: Basis::Own,
                 learned,
-            },
-            None if expected.is_empty() => Judgement::UnknownPath,
-            None => Judgement::WrongHash {
-                expected: expected.into_iter().cloned().collect(),
-            },
+            };
+        }
+        let expected: BTreeSet<&Digest> = self
+            .references
+            .iter()
+            .flat_map(|indexed| indexed.expected(path))
+            .collect();
+        if expected.is_empty() {
+            return Judgement::UnknownPath;
+        }
+        Judgement::WrongHash {
+            expected: expected.into_iter().cloned().collect(),
         }
     }
 

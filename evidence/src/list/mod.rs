@@ -400,6 +400,35 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     }
 }
 
+/// Parts of an entry that live as long as the record's bytes, not only as this view of them.
+impl<'a> ListEntry<&'a [u8]> {
+    /// See [`ListEntry::template_name`].
+    pub fn name_of_template(&self) -> &'a [u8] {
+        let from = 8 + self.digest_len;
+        self.record.get(from..from + self.name_len).unwrap_or_default()
+    }
+
+    /// See [`ListEntry::fields`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fields_of_record(&self, templates: &Templates) -> Result<Vec<FieldValue<'a>>> {
+        let mut fields = Vec::with_capacity(4);
+        self.each_field(templates, |field| {
+            let from = usize::try_from(field.offset - self.offset).unwrap_or(usize::MAX);
+            let bytes = self.record.get(from..).and_then(|rest| rest.get(..field.bytes.len()));
+            fields.push(FieldValue {
+                field: field.field,
+                bytes: bytes.unwrap_or_default(),
+                order: field.order,
+                offset: field.offset,
+                bare: field.bare,
+            });
+        })?;
+        Ok(fields)
+    }
+}
+
 /// Digests of one entry's data, by bank, as far as they were computed: each in the first bytes, zeros behind it.
 pub(crate) type Computed = [Option<[u8; Bank::MAX_LEN]>; Bank::ALL.len()];
 

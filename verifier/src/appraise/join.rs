@@ -6,7 +6,7 @@
 use super::{
     chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
-    view::Line,
+    view::{Line, padded_sha1},
 };
 use crate::text::escape;
 use evidence::{
@@ -14,7 +14,7 @@ use evidence::{
     checkpoint::number_from_path,
 };
 use policy::Policy;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// `ima_add_template_entry`'s return code for an entry whose template digest is already in the list.
 pub(crate) const EEXIST: i32 = -17;
@@ -25,14 +25,39 @@ pub(crate) type Owned<'a> = (PartitionKey, &'a Record);
 /// Which record belongs to which entry.
 #[derive(Default)]
 pub(crate) struct Joins<'a> {
-    /// By entry: the record of the add that put it there.
-    pub adders: BTreeMap<usize, Owned<'a>>,
-    /// By sequence number: the entry that a record of an entry or of a violation joins.
-    pub entry_of: HashMap<u64, usize>,
+    /// The record of the add that put an entry there.
+    pub adders: Adders<'a>,
+    /// The entry that a record of an entry or of a violation joins, by the record's place among those in order.
+    pub entry_of: Vec<Option<usize>>,
     /// Entries too new to have their record here.
     pub pending: u64,
     /// Covered entries that should have a record and have none.
     pub unattributed: Vec<usize>,
+}
+
+/// By entry: the record of the add that put it there.
+#[derive(Default)]
+pub(crate) struct Adders<'a>(Vec<Option<Owned<'a>>>);
+
+impl<'a> Adders<'a> {
+    fn of(entries: usize) -> Adders<'a> {
+        Adders(vec![None; entries])
+    }
+
+    fn insert(&mut self, index: usize, record: Owned<'a>) -> Option<Owned<'a>> {
+        self.0.get_mut(index)?.replace(record)
+    }
+
+    fn get(&self, index: usize) -> Option<&Owned<'a>> {
+        self.0.get(index)?.as_ref()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &Owned<'a>)> {
+        self.0
+            .iter()
+            .enumerate()
+            .filter_map(|(index, record)| Some((index, record.as_ref()?)))
+    }
 }
 
 fn fail(text: impl Into<String>) -> Finding {
@@ -77,9 +102,14 @@ pub(crate) fn entries<'a>(
     covered: usize,
     findings: &mut Findings,
 ) -> Joins<'a> {
-    let mut joins = Joins::default();
-    let index = Index::new(records, lines, covered);
-    for (key, record) in records.iter().filter(|(_, r)| r.kind == EventKind::Entry) {
+    let mut joins = Joins {
+        adders: Adders::of(lines.len()),
+        entry_of: vec![None; records.len()],
+        ..Joins::default()
+    };
+    let mut index = Index::new(records, lines, covered);
+    let of_entries = records.iter().enumerate().filter(|(_, (_, r))| r.kind == EventKind::Entry);
+    for (place, (key, record)) in of_entries {
         if record.ret != 0 && record.ret != EEXIST {
             findings.push(
                 Finding::fail(
@@ -93,9 +123,9 @@ pub(crate) fn entries<'a>(
             );
             continue;
         }
-        match index.find(record, lines, &joins) {
+        match index.find(record, lines, &joins.adders) {
             Ok(entry) => {
-                joins.entry_of.insert(record.seq, entry);
+                joins.entry_of[place] = Some(entry);
                 if record.ret == 0 && joins.adders.insert(entry, (*key, record)).is_some() {
                     findings.push(
                         fail("two records say that they put the same entry into the list")
@@ -118,37 +148,59 @@ pub(crate) fn entries<'a>(
     joins
 }
 
-/// Entries by their template digest.
-struct Index {
-    by_digest: HashMap<(u32, Digest), Vec<usize>>,
+/// No entry.
+const NONE: usize = usize::MAX;
+
+/// Entries of one template digest, in the list's order.
+#[derive(Clone, Copy)]
+struct Same {
+    first: usize,
+    /// All before it have their record.
+    free: usize,
 }
 
-impl Index {
-    fn new(records: &[Owned<'_>], lines: &[Line], covered: usize) -> Index {
+/// Entries by register and template digest.
+struct Index<'a> {
+    by_digest: HashMap<(u32, &'a [u8]), Same>,
+    /// By bank and entry: the next one with the same digest. One bank is what almost every list needs.
+    next: Vec<(Bank, Vec<usize>)>,
+}
+
+impl<'a> Index<'a> {
+    fn new(records: &[Owned<'_>], lines: &'a [Line], covered: usize) -> Index<'a> {
         // SHA-1 is there on every kernel (`ima_sha1_idx`); another bank is only needed by a record that lacks it.
         let mut banks = vec![Bank::Sha1];
         for (_, record) in records {
             if !record.digests.iter().any(|d| d.bank() == Bank::Sha1) {
-                banks.extend(record.digests.first().map(Digest::bank));
+                banks.extend(record.digests.first().map(Digest::bank).filter(|bank| !banks.contains(bank)));
             }
         }
-        banks.sort_unstable();
-        banks.dedup();
-        let mut by_digest: HashMap<(u32, Digest), Vec<usize>> = HashMap::new();
-        for (index, line) in lines.iter().enumerate().take(covered) {
-            let Some(pcr) = line.pcr.filter(|_| !line.violation) else {
-                continue;
-            };
-            for bank in &banks {
-                for digest in line.digests(*bank) {
-                    by_digest.entry((pcr, digest)).or_default().push(index);
+        let lines = lines.get(..covered).unwrap_or(lines);
+        let mut by_digest: HashMap<(u32, &[u8]), Same> = HashMap::with_capacity(lines.len() * banks.len());
+        let mut all = Vec::new();
+        for bank in banks {
+            let mut next = vec![NONE; lines.len()];
+            for (index, line) in lines.iter().enumerate().rev() {
+                let (Some(pcr), Some(digest)) = (line.pcr.filter(|_| !line.violation), line.digest(bank)) else {
+                    continue;
+                };
+                let same = Same {
+                    first: index,
+                    free: index,
+                };
+                if let Some(later) = by_digest.insert((pcr, digest), same) {
+                    next[index] = later.first;
                 }
             }
+            all.push((bank, next));
         }
-        Index { by_digest }
+        Index {
+            by_digest,
+            next: all,
+        }
     }
 
-    fn find(&self, record: &Record, lines: &[Line], joins: &Joins<'_>) -> Result<usize, &'static str> {
+    fn find(&mut self, record: &'a Record, lines: &[Line], adders: &Adders<'_>) -> Result<usize, &'static str> {
         let first = record
             .digests
             .iter()
@@ -157,27 +209,38 @@ impl Index {
         let Some(first) = first else {
             return Err("a record of an entry carries no template digest");
         };
-        let candidates = self
-            .by_digest
-            .get(&(record.pcr, first.clone()))
-            .ok_or("a record's entry does not stand in the covered part of the list")?;
-        let agrees = |index: usize| {
-            lines.get(index).is_some_and(|line| {
-                record
-                    .digests
-                    .iter()
-                    .all(|digest| line.digests(digest.bank()).contains(digest))
-            })
+        // A padded SHA-1 is looked up as what it is.
+        let (bank, digest) = match padded_sha1(first) {
+            Some(sha1) => (Bank::Sha1, sha1),
+            None => (first.bank(), first.bytes()),
         };
-        let mut agreeing = candidates.iter().copied().filter(|i| agrees(*i));
-        let Some(one) = agreeing.next() else {
-            return Err("a record's template digests are not those of one entry");
+        let next = self.next.iter().find(|(of, _)| *of == bank).map(|(_, next)| next.as_slice());
+        let (Some(same), Some(next)) = (self.by_digest.get_mut(&(record.pcr, digest)), next) else {
+            return Err("a record's entry does not stand in the covered part of the list");
         };
-        // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
-        if record.ret == 0 && joins.adders.contains_key(&one) {
-            return Ok(agreeing.find(|i| !joins.adders.contains_key(i)).unwrap_or(one));
+        let agreeing = |from: usize| {
+            core::iter::successors(Some(from), |at| next.get(*at).copied())
+                .take_while(|at| *at != NONE)
+                .filter(|at| {
+                    lines
+                        .get(*at)
+                        .is_some_and(|line| record.digests.iter().all(|digest| line.has(digest)))
+                })
+        };
+        if record.ret == 0 {
+            // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
+            while adders.get(same.free).is_some()
+                && let Some(after) = next.get(same.free).filter(|after| **after != NONE)
+            {
+                same.free = *after;
+            }
+            if let Some(free) = agreeing(same.free).find(|at| adders.get(*at).is_none()) {
+                return Ok(free);
+            }
         }
-        Ok(one)
+        agreeing(same.first)
+            .next()
+            .ok_or("a record's template digests are not those of one entry")
     }
 }
 
@@ -190,24 +253,24 @@ fn violations<'a>(
     joins: &mut Joins<'a>,
     findings: &mut Findings,
 ) {
-    let mut listed: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+    let mut listed: HashMap<&[u8], Vec<usize>> = HashMap::new();
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
         if line.violation {
             listed
-                .entry(line.path.clone().unwrap_or_default())
+                .entry(line.path.unwrap_or_default())
                 .or_default()
                 .push(index);
         }
     }
     let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
     let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
-    for (key, record) in records.iter().filter(|(_, record)| logged(record)) {
+    for (place, (key, record)) in records.iter().enumerate().filter(|(_, (_, record))| logged(record)) {
         let name = as_listed(&record.path);
         let next = taken.entry(name.clone()).or_default();
-        match listed.get(&name).and_then(|indexes| indexes.get(*next)) {
+        match listed.get(name.as_slice()).and_then(|indexes| indexes.get(*next)) {
             Some(index) => {
                 *next += 1;
-                joins.entry_of.insert(record.seq, *index);
+                joins.entry_of[place] = Some(*index);
                 joins.adders.insert(*index, (*key, record));
             }
             None => findings.push(
@@ -235,7 +298,7 @@ fn lacking(
 ) {
     let settled = chain.last().map_or(0, |last| last.settled);
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        if joins.adders.contains_key(&index) {
+        if joins.adders.get(index).is_some() {
             continue;
         }
         if chain.is_pending(index) {
@@ -243,12 +306,12 @@ fn lacking(
             continue;
         }
         joins.unattributed.push(index);
-        let path = line.path.clone().unwrap_or_default();
+        let path = line.path.unwrap_or_default();
         if (index as u64) < settled {
             findings.push(
                 fail("an entry that the last checkpoint calls settled has no record")
                     .at_index(index)
-                    .at_path(&path),
+                    .at_path(path),
             );
         }
         if line.violation {
@@ -259,7 +322,7 @@ fn lacking(
                     "a violation stands in the list that has no record",
                 )
                 .at_index(index)
-                .at_path(&path),
+                .at_path(path),
             );
         }
     }
@@ -285,7 +348,7 @@ fn lacking(
     for index in &joins.unattributed {
         let path = lines
             .get(*index)
-            .and_then(|line| line.path.as_deref())
+            .and_then(|line| line.path)
             .unwrap_or_default();
         findings.push(
             finding("an entry has no record: nobody knows who caused it")
@@ -324,7 +387,7 @@ pub(crate) fn readers(
     let without_last = chain.anchors.len().saturating_sub(1);
     for (n, anchor) in chain.anchors.iter().take(without_last).enumerate() {
         let Some(index) = anchor else { continue };
-        match joins.adders.get(index) {
+        match joins.adders.get(*index) {
             None => findings
                 .push(fail(format!("no record says who read checkpoint {n} into the list")).at_index(*index)),
             Some(reader) if !by_collector(reader) => findings.push(
@@ -344,16 +407,16 @@ pub(crate) fn readers(
         }
     }
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        let Some(number) = line.path.as_deref().and_then(number_from_path) else {
+        let Some(number) = line.path.and_then(number_from_path) else {
             continue;
         };
-        if !chain.anchors.contains(&Some(index)) && joins.adders.get(&index).is_some_and(by_collector) {
+        if !chain.anchors.contains(&Some(index)) && joins.adders.get(index).is_some_and(by_collector) {
             findings.push(
                 fail(format!(
                     "the collector read a second file as checkpoint {number}: the chain is forked"
                 ))
                 .at_index(index)
-                .at_path(line.path.as_deref().unwrap_or_default()),
+                .at_path(line.path.unwrap_or_default()),
             );
         }
     }
@@ -361,15 +424,15 @@ pub(crate) fn readers(
 
 /// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
 fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Findings) {
-    for (index, (key, record)) in &joins.adders {
-        let Some(line) = lines.get(*index) else { continue };
+    for (index, (key, record)) in joins.adders.iter() {
+        let Some(line) = lines.get(index) else { continue };
         if let Some(cgroup) = &line.cgroup
             && !line.violation
             && partition_of(Some(cgroup)) != *key
         {
             findings.push(
                 fail("the entry's own cgroup path and its record disagree on whose it is")
-                    .at_index(*index)
+                    .at_index(index)
                     .at_seq(record.seq)
                     .at_path(&record.path)
                     .found(key)

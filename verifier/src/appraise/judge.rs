@@ -20,6 +20,7 @@ use evidence::{
     checkpoint::number_from_path, list::unescaped, merkle::Hash,
 };
 use policy::{Hidden, Judgement, Policy, PredatingPods};
+use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -29,7 +30,7 @@ pub(crate) struct Scene<'a> {
     pub policy: &'a Policy,
     pub chain: &'a Chain,
     pub joins: &'a Joins<'a>,
-    pub lines: &'a [Line],
+    pub lines: &'a [Line<'a>],
     pub covered: usize,
     pub relation: Relation,
     /// What it rests on whose an entry is.
@@ -68,9 +69,21 @@ enum Seen {
     Refused,
 }
 
+/// What the policy says of a content, whatever else was seen.
+enum Opinion {
+    Excluded,
+    /// No policy knows the pod.
+    Nothing,
+    Judged {
+        judgement: Judgement,
+        /// Whether an exclude hides it could not be found out.
+        gave_up: bool,
+    },
+}
+
 /// One partition while it is being judged.
 #[derive(Default)]
-struct Tally {
+struct Tally<'a> {
     entries: u64,
     executions: u64,
     suspect: u64,
@@ -78,12 +91,12 @@ struct Tally {
     files: Vec<SeenFile>,
     deviations: Deviations,
     excluded_files: u64,
-    seen: HashMap<(Vec<u8>, Option<Digest>), usize>,
+    seen: HashMap<(&'a [u8], Option<&'a Digest>), usize>,
     findings: Findings,
     said: HashSet<Hash>,
 }
 
-impl Tally {
+impl<'a> Tally<'a> {
     /// Says a thing once for each path and content. A hash stands for what was said, so that it costs no more than that
     /// however long paths are.
     fn say(&mut self, finding: Finding) {
@@ -100,14 +113,12 @@ impl Tally {
         }
     }
 
-    fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, seen: Seen) {
+    fn saw(&mut self, path: &'a [u8], digest: Option<&'a Digest>, is_execution: bool, seen: Seen) {
         let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
         let is_excluded = seen == Seen::Excluded;
         self.deviations.excluded += u64::from(is_excluded);
-        let known = self.seen.get(&(path.to_vec(), digest.cloned())).copied();
-        let at = known.unwrap_or_else(|| {
-            let at = self.files.len();
-            self.seen.insert((path.to_vec(), digest.cloned()), at);
+        let next = self.files.len();
+        let at = *self.seen.entry((path, digest)).or_insert_with(|| {
             self.files.push(SeenFile {
                 path: path.to_vec(),
                 digest: digest.cloned(),
@@ -126,7 +137,7 @@ impl Tally {
                 Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
                 _ => {}
             }
-            at
+            next
         });
         if let Some(file) = self.files.get_mut(at) {
             file.accepted &= accepted;
@@ -155,6 +166,7 @@ impl Tally {
 }
 
 /// A content that a partition used.
+#[derive(Clone, Copy)]
 struct Use<'a> {
     key: PartitionKey,
     path: &'a [u8],
@@ -167,26 +179,39 @@ struct Use<'a> {
 
 struct Judge<'a> {
     scene: &'a Scene<'a>,
-    tallies: BTreeMap<PartitionKey, Tally>,
+    tallies: BTreeMap<PartitionKey, Tally<'a>>,
 }
 
-pub(crate) fn judge(scene: &Scene<'_>, records: &[Owned<'_>], findings: &mut Findings) -> Judged {
+/// Records whose contents one thread judges at a time.
+const BATCH: usize = 1024;
+
+pub(crate) fn judge<'a>(scene: &'a Scene<'a>, records: &[Owned<'a>], findings: &mut Findings) -> Judged {
+    // Looking up what the policy says is most of the work, and needs nothing but the content.
+    let opinions: Vec<Option<Opinion>> = records
+        .par_iter()
+        .enumerate()
+        .with_min_len(BATCH)
+        .map(|(place, (key, record))| {
+            let (path, digest) = scene.content_of(place, *key, record)?;
+            Some(scene.opinion(*key, path, digest))
+        })
+        .collect();
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
     };
     judge.boot();
-    for (key, record) in records {
-        judge.record(*key, record);
+    for (place, ((key, record), opinion)) in records.iter().zip(opinions).enumerate() {
+        judge.record(place, *key, record, opinion);
     }
     for index in &scene.joins.unattributed {
-        judge.entry(PartitionKey::Unattributed, *index, None, Provenance::Attested);
+        judge.entry(PartitionKey::Unattributed, *index, None, Provenance::Attested, None);
     }
     judge.finish(findings)
 }
 
 /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
-pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Judged, u64) {
+pub(crate) fn judge_attested<'a>(scene: &'a Scene<'a>, findings: &mut Findings) -> (Judged, u64) {
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
@@ -197,13 +222,13 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
             // A violation's template data is bound by nothing, so its cgroup names nobody.
             judge.violation(
                 PartitionKey::Unattributed,
-                line.path.as_deref().unwrap_or_default(),
+                line.path.unwrap_or_default(),
                 Some(index),
                 None,
             );
             continue;
         }
-        if index == 0 && line.path.as_deref() == Some(BOOT_AGGREGATE) {
+        if index == 0 && line.path == Some(BOOT_AGGREGATE) {
             continue;
         }
         let key = partition_of(line.cgroup.as_deref());
@@ -217,14 +242,14 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
                 judge.suspect(
                     key,
                     dep,
-                    line.path.as_deref().unwrap_or_default(),
+                    line.path.unwrap_or_default(),
                     Some(index),
                     None,
                     Provenance::Attested,
                 );
             }
         }
-        judge.entry(key, index, None, Provenance::Attested);
+        judge.entry(key, index, None, Provenance::Attested, None);
     }
     let tolerance = scene.policy.file.tolerance.unattributed;
     if unattributed > 0 {
@@ -242,8 +267,74 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
     (judge.finish(findings), unattributed)
 }
 
-impl Judge<'_> {
-    fn tally(&mut self, key: PartitionKey) -> &mut Tally {
+impl<'a> Scene<'a> {
+    /// The content that a record says was used, if the policy is to judge it.
+    fn content_of(&self, place: usize, key: PartitionKey, record: &'a Record) -> Option<(&'a [u8], &'a Digest)> {
+        match record.kind {
+            EventKind::Entry => {
+                let index = (*self.joins.entry_of.get(place)?)?;
+                let line = self.lines.get(index).filter(|line| !self.is_checkpoint(key, index, line))?;
+                Some((line.path.unwrap_or_default(), line.file.as_ref()?))
+            }
+            EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
+                Some((&record.path, record.hash.as_ref().and_then(FileHash::digest)?))
+            }
+            EventKind::Violation | EventKind::Guard => None,
+        }
+    }
+
+    /// Whether this is the entry of a checkpoint that the collector read.
+    fn is_checkpoint(&self, key: PartitionKey, index: usize, line: &Line) -> bool {
+        key == PartitionKey::Host
+            && number_from_path(line.path.unwrap_or_default()).is_some()
+            && self.chain.anchors.contains(&Some(index))
+    }
+
+    fn opinion(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> Opinion {
+        let policy = self.policy;
+        let hidden = match key {
+            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, path),
+            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => policy.hides_on_host(path),
+        };
+        if hidden == Hidden::Yes {
+            return Opinion::Excluded;
+        }
+        let judgement = match key {
+            PartitionKey::Pod(uid) => match policy.judge_pod(&uid, path, digest) {
+                Some(judgement) => judgement,
+                None => return Opinion::Nothing,
+            },
+            _ if policy.file.accept.ima_policies.contains(digest) => Judgement::Accepted {
+                basis: policy::Basis::Own,
+                learned: false,
+            },
+            PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(path, digest),
+            PartitionKey::Boot => {
+                let on_host = policy.judge_host(path, digest);
+                let of_pod = (!on_host.is_accepted()).then(|| self.of_predating(path, digest));
+                of_pod.flatten().unwrap_or(on_host)
+            }
+        };
+        Opinion::Judged {
+            judgement,
+            gave_up: hidden == Hidden::GaveUp,
+        }
+    }
+
+    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
+    /// accepted there if a pod that was there then, and that the policy knows, may have it.
+    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
+        let mut pods = self.chain.predating().iter();
+        pods.find_map(|uid| {
+            self.policy
+                .judge_pod(uid, path, digest)
+                .filter(Judgement::is_accepted)
+        })
+    }
+}
+
+impl<'a> Judge<'a> {
+    fn tally(&mut self, key: PartitionKey) -> &mut Tally<'a> {
         self.tallies.entry(key).or_default()
     }
 
@@ -256,7 +347,7 @@ impl Judge<'_> {
             .enumerate()
             .take(scene.chain.boot_len().min(scene.covered))
         {
-            let path = line.path.as_deref().unwrap_or_default();
+            let path = line.path.unwrap_or_default();
             if line.violation {
                 self.violation(PartitionKey::Boot, path, Some(index), None);
                 continue;
@@ -268,12 +359,12 @@ impl Judge<'_> {
                 path == BOOT_AGGREGATE && (index == 0 || (kexec && index >= scene.covered_before));
             let old_checkpoint = kexec && index < scene.covered_before && number_from_path(path).is_some();
             if !aggregate && !old_checkpoint {
-                self.entry(PartitionKey::Boot, index, None, Provenance::Attested);
+                self.entry(PartitionKey::Boot, index, None, Provenance::Attested, None);
             }
         }
     }
 
-    fn record(&mut self, key: PartitionKey, record: &Record) {
+    fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         if let PartitionKey::Pod(_) = key
             && !record
@@ -293,19 +384,19 @@ impl Judge<'_> {
         }
         match record.kind {
             EventKind::Violation => {
-                let index = scene.joins.entry_of.get(&record.seq).copied();
+                let index = scene.joins.entry_of.get(place).copied().flatten();
                 self.violation(key, &record.path, index, Some(record.seq));
             }
-            EventKind::Entry => match scene.joins.entry_of.get(&record.seq) {
+            EventKind::Entry => match scene.joins.entry_of.get(place).copied().flatten() {
                 Some(index) => {
                     // An entry that says itself whose it is needs no record for that; both agree, or V5 failed.
-                    let is_tagged = scene.lines.get(*index).is_some_and(|line| line.cgroup.is_some());
+                    let is_tagged = scene.lines.get(index).is_some_and(|line| line.cgroup.is_some());
                     let provenance = if is_tagged {
                         Provenance::Attested
                     } else {
                         Provenance::Observed
                     };
-                    self.entry(key, *index, Some(record.seq), provenance);
+                    self.entry(key, index, Some(record.seq), provenance, opinion);
                 }
                 // Reported by the join, for the node; the pod's own account is not complete either.
                 None => {
@@ -360,7 +451,7 @@ impl Judge<'_> {
                     .resting_on(Provenance::Observed);
                     self.tally(key).say(finding);
                 }
-                self.content(&Use {
+                let used = Use {
                     key,
                     path: &record.path,
                     digest,
@@ -368,7 +459,8 @@ impl Judge<'_> {
                     seq: Some(record.seq),
                     is_execution: true,
                     provenance: Provenance::Observed,
-                });
+                };
+                self.content(used, opinion);
             }
         }
     }
@@ -414,18 +506,24 @@ impl Judge<'_> {
         tally.say(finding);
     }
 
-    fn entry(&mut self, key: PartitionKey, index: usize, seq: Option<u64>, provenance: Provenance) {
+    /// `opinion` is what the policy says of it, where that was looked up already.
+    fn entry(
+        &mut self,
+        key: PartitionKey,
+        index: usize,
+        seq: Option<u64>,
+        provenance: Provenance,
+        opinion: Option<Opinion>,
+    ) {
         self.tally(key).entries += 1;
         let Some(line) = self.scene.lines.get(index) else {
             return;
         };
-        let path = line.path.as_deref().unwrap_or_default();
-        let is_checkpoint =
-            || number_from_path(path).is_some() && self.scene.chain.anchors.contains(&Some(index));
-        if key == PartitionKey::Host && is_checkpoint() {
+        let path = line.path.unwrap_or_default();
+        if self.scene.is_checkpoint(key, index, line) {
             return;
         }
-        self.content(&Use {
+        let used = Use {
             key,
             path,
             digest: line.file.as_ref(),
@@ -433,11 +531,12 @@ impl Judge<'_> {
             seq,
             is_execution: false,
             provenance,
-        });
+        };
+        self.content(used, opinion);
     }
 
-    /// Judges one content by its partition's policy.
-    fn content(&mut self, used: &Use<'_>) {
+    /// Charges one content to its partition.
+    fn content(&mut self, used: Use<'a>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
         let Some(digest) = used.digest else {
             let finding = Finding::fail(
@@ -445,54 +544,33 @@ impl Judge<'_> {
                 Subject::Partition(used.key),
                 "the entry carries no file hash to judge it by",
             );
-            let finding = place(finding, used);
+            let finding = place(finding, &used);
             self.tally(used.key).say(finding);
             return;
         };
-        let hidden = match used.key {
-            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, used.path),
-            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
-                policy.hides_on_host(used.path)
-            }
-        };
-        match hidden {
-            Hidden::No => {}
-            Hidden::Yes => {
+        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.path, digest)) {
+            Opinion::Excluded => {
                 self.tally(used.key)
                     .saw(used.path, Some(digest), used.is_execution, Seen::Excluded);
                 return;
             }
-            Hidden::GaveUp => {
-                let finding = Finding::note(
-                    rule_of(used.key),
-                    Subject::Partition(used.key),
-                    "whether an exclude hides this path takes too many steps to find out: it is judged",
-                );
-                self.tally(used.key).say(place(finding, used));
+            // It is reported as such (V8): nothing can be expected of its files.
+            Opinion::Nothing => {
+                self.tally(used.key)
+                    .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
+                return;
             }
-        }
-        let judgement = match used.key {
-            PartitionKey::Pod(uid) => policy.judge_pod(&uid, used.path, digest),
-            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
-                let is_policy = policy.file.accept.ima_policies.contains(digest);
-                let on_host = policy.judge_host(used.path, digest);
-                if is_policy {
-                    Some(Judgement::Accepted {
-                        basis: policy::Basis::Own,
-                        learned: false,
-                    })
-                } else if used.key == PartitionKey::Boot && !on_host.is_accepted() {
-                    Some(self.of_predating(used.path, digest).unwrap_or(on_host))
-                } else {
-                    Some(on_host)
+            Opinion::Judged { judgement, gave_up } => {
+                if gave_up {
+                    let finding = Finding::note(
+                        rule_of(used.key),
+                        Subject::Partition(used.key),
+                        "whether an exclude hides this path takes too many steps to find out: it is judged",
+                    );
+                    self.tally(used.key).say(place(finding, &used));
                 }
+                judgement
             }
-        };
-        // A pod that no policy knows is reported as such (V8): nothing can be expected of its files.
-        let Some(judgement) = judgement else {
-            self.tally(used.key)
-                .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
-            return;
         };
         let subject = Subject::Partition(used.key);
         let finding = match &judgement {
@@ -526,27 +604,19 @@ impl Judge<'_> {
             Judgement::UnknownPath => Seen::UnknownPath,
             Judgement::WrongHash { .. } => Seen::WrongHash,
         };
+        let is_pod = matches!(used.key, PartitionKey::Pod(_));
         let tally = self.tally(used.key);
         if let Judgement::Accepted { learned, .. } = judgement {
             tally.learned |= learned;
         }
-        tally.saw(used.path, Some(digest), used.is_execution, seen);
+        // Only a pod's verdict lists what was as it should be.
+        if is_pod || seen != Seen::Accepted {
+            tally.saw(used.path, Some(digest), used.is_execution, seen);
+        }
         if let Some(finding) = finding {
-            let finding = place(finding.found(digest), used);
+            let finding = place(finding.found(digest), &used);
             self.tally(used.key).say(finding);
         }
-    }
-
-    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
-    /// accepted there if a pod that was there then, and that the policy knows, may have it.
-    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
-        let mut pods = self.scene.chain.predating().iter();
-        pods.find_map(|uid| {
-            self.scene
-                .policy
-                .judge_pod(uid, path, digest)
-                .filter(Judgement::is_accepted)
-        })
     }
 
     fn finish(mut self, findings: &mut Findings) -> Judged {
@@ -597,7 +667,7 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
+fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally<'_>, predates: bool, findings: &mut Findings) -> PodVerdict {
     let known = scene.policy.pods.get(&uid);
     let told = scene
         .evidence
@@ -681,7 +751,7 @@ pub(crate) fn foundations(scene: &Scene<'_>, findings: &mut Findings) {
     let before = || scene.lines.iter().take(until).filter(|line| !line.violation);
     let collector = before().find_map(|line| {
         let digest = line.file.as_ref()?;
-        let here = line.path.as_deref() == Some(accept.collector.as_bytes());
+        let here = line.path == Some(accept.collector.as_bytes());
         (here
             && scene
                 .policy

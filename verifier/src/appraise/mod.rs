@@ -143,7 +143,7 @@ pub fn appraise_accepting(
     if let (Some(before), Some(coverage), Relation::SameBoot | Relation::Kexec) =
         (&context.previous, &coverage, relation)
     {
-        coverage::continues(&evidence.list, coverage, before, &mut findings);
+        coverage::continues(&lines, coverage, before, &mut findings);
     }
 
     let is_recorded =
@@ -227,7 +227,7 @@ struct Case<'a> {
     evidence: &'a Evidence,
     policy: &'a Policy,
     context: &'a Context,
-    lines: &'a [Line],
+    lines: &'a [Line<'a>],
     covered: usize,
     relation: Relation,
     accepted: Acceptances<'a>,

@@ -10,12 +10,16 @@ use super::{
     history::Relation,
 };
 use evidence::{
-    Evidence, PartitionKey,
+    Evidence, PartitionKey, Record,
     cgroup::partition_of,
     merkle::{Frontier, Hash},
     partition::partitions_root,
 };
+use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
+
+/// Records that one thread hashes at a time.
+const BATCH: usize = 1024;
 
 /// Leaf hashes by partition, in order.
 pub(crate) type Leaves = BTreeMap<PartitionKey, Vec<Hash>>;
@@ -62,9 +66,19 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                 "the boot partition holds records; it is defined by checkpoint 0 alone",
             ));
         }
+        let leaf_and_owner = |buffer: &mut Vec<u8>, record: &Record| {
+            (record.leaf_hash_in(buffer), partition_of(record.cgroup.as_deref()))
+        };
+        let of_records: Vec<(Hash, PartitionKey)> = log
+            .records
+            .par_iter()
+            .with_min_len(BATCH)
+            .map_init(Vec::new, leaf_and_owner)
+            .collect();
         let hashes = leaves.entry(log.key).or_default();
-        for record in &log.records {
-            hashes.push(record.leaf_hash());
+        hashes.reserve(of_records.len());
+        for (record, (hash, of_path)) in log.records.iter().zip(of_records) {
+            hashes.push(hash);
             records += 1;
             executions += u64::from(record.is_execution());
             if !seqs.insert(record.seq) {
@@ -82,7 +96,6 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                         .expected(format!("1 to {last_seq}")),
                 );
             }
-            let of_path = partition_of(record.cgroup.as_deref());
             if of_path != log.key {
                 // Whose it is must not depend on who listed it: it counts for neither until that is settled.
                 findings.push(
