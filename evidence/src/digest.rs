@@ -102,7 +102,10 @@ impl Bank {
 impl Bank {
     /// The register's next value, H(register || digest), in place. Both have [`Bank::len`] bytes; what stands behind them
     /// is not read, and stays as it is in `register`.
-    pub fn extend_register(self, register: &mut [u8; Bank::MAX_LEN], digest: &[u8; Bank::MAX_LEN]) {
+    ///
+    /// # Panics
+    /// If `digest` is shorter.
+    pub fn extend_register(self, register: &mut [u8; Bank::MAX_LEN], digest: &[u8]) {
         match self {
             Bank::Sha1 => {
                 let mut state = initial::SHA1;
@@ -160,10 +163,7 @@ pub(crate) fn sha1_and_sha256(message: &[u8]) -> Option<[[u8; Bank::MAX_LEN]; 2]
 }
 
 /// The first `LEN` bytes of each, one after the other, and zeros.
-fn two_halves<const LEN: usize, const BLOCK: usize>(
-    a: &[u8; Bank::MAX_LEN],
-    b: &[u8; Bank::MAX_LEN],
-) -> [u8; BLOCK] {
+fn two_halves<const LEN: usize, const BLOCK: usize>(a: &[u8; Bank::MAX_LEN], b: &[u8]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     block[..LEN].copy_from_slice(&a[..LEN]);
     block[LEN..2 * LEN].copy_from_slice(&b[..LEN]);
@@ -171,10 +171,7 @@ fn two_halves<const LEN: usize, const BLOCK: usize>(
 }
 
 /// The same with the padding that follows. Source: FIPS 180-4, section 5.1.
-fn one_block<const LEN: usize, const BLOCK: usize>(
-    a: &[u8; Bank::MAX_LEN],
-    b: &[u8; Bank::MAX_LEN],
-) -> [u8; BLOCK] {
+fn one_block<const LEN: usize, const BLOCK: usize>(a: &[u8; Bank::MAX_LEN], b: &[u8]) -> [u8; BLOCK] {
     let mut block = two_halves::<LEN, BLOCK>(a, b);
     block[2 * LEN] = 0x80;
     block[BLOCK - 8..].copy_from_slice(&(16 * LEN as u64).to_be_bytes());

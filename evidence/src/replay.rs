@@ -106,8 +106,14 @@ impl Register {
         Digest::new(self.bank, self.bytes()).expect("a register has its bank's length")
     }
 
-    fn extend(&mut self, digest: &[u8; Bank::MAX_LEN]) {
-        self.bank.extend_register(&mut self.value, digest);
+    /// A digest that is shorter than the register is followed by zeros.
+    fn extend(&mut self, digest: &[u8]) {
+        if digest.len() >= self.bank.len() {
+            return self.bank.extend_register(&mut self.value, digest);
+        }
+        let mut padded = [0; Bank::MAX_LEN];
+        padded[..digest.len()].copy_from_slice(digest);
+        self.bank.extend_register(&mut self.value, &padded);
     }
 
     fn extend_violation(&mut self) {
@@ -156,9 +162,7 @@ impl Register {
         if found.is_zero() {
             self.extend_violation();
         } else {
-            let mut digest = [0; Bank::MAX_LEN];
-            digest[..needed.len()].copy_from_slice(found.bytes());
-            self.extend(&digest);
+            self.extend(found.bytes());
         }
         Some(())
     }

@@ -124,7 +124,9 @@ fn replay(list: &[Entry]) -> Result<(), Error> {
     let lanes = Bank::ALL.map(|bank| (bank, Fill::Hashed));
     let mut batches = list.chunks(512);
     let source = || -> Result<_, evidence::Error> {
-        let Some(batch) = batches.next() else { return Ok(None) };
+        let Some(batch) = batches.next() else {
+            return Ok(None);
+        };
         let full = batch.iter().filter_map(|entry| match entry {
             Entry::Full(record) => Some(ListEntry::from_canonical(0, record.as_slice())),
             Entry::Opaque { .. } => None,

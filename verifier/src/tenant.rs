@@ -17,8 +17,9 @@ use crate::appraise::{
     finding::Finding,
     history::{self, Present, Relation},
     join::{self, Owned},
-    judge::{self, Scene},
+    judge,
     quote::{self, Quoted},
+    scene::Scene,
     template, view,
 };
 use crate::ear::AttestationResult;

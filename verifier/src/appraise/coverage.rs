@@ -93,11 +93,13 @@ fn values(mut register: Register, lines: &[Line]) -> Vec<Digest> {
 
 /// The registers after these entries, in each bank; each bank's chain is a thread's work.
 fn registers(lines: &[Line], banks: &[Bank], fills: &[Fill]) -> Option<Vec<Register>> {
-    let lanes: Vec<(&Bank, &Fill)> = banks.iter().zip(fills).collect();
-    lanes
-        .into_par_iter()
-        .map(|lane| extend(at_boot(lane), lines))
-        .collect()
+    // The longest first, so that threads end together.
+    let mut lanes: Vec<(usize, Register)> = banks.iter().zip(fills).map(at_boot).enumerate().collect();
+    lanes.sort_by_key(|(_, register)| core::cmp::Reverse(register.bank().len()));
+    let replay = |(place, register)| Some((place, extend(register, lines)?));
+    let mut lanes: Vec<(usize, Register)> = lanes.into_par_iter().map(replay).collect::<Option<_>>()?;
+    lanes.sort_by_key(|(place, _)| *place);
+    Some(lanes.into_iter().map(|(_, register)| register).collect())
 }
 
 /// The longest prefix that gives the quoted digest, and the registers after it.
@@ -109,10 +111,7 @@ fn longest(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Ve
     let Some(lanes) = registers(before, &quoted.banks, fills) else {
         return any(lines, quoted, fills);
     };
-    let lanes: Vec<Vec<Digest>> = lanes
-        .into_iter()
-        .map(|register| values(register, tail))
-        .collect();
+    let lanes: Vec<Vec<Digest>> = lanes.into_iter().map(|register| values(register, tail)).collect();
     let replayed = lanes.iter().map(Vec::len).min().unwrap_or_default();
     let after = |n: usize| -> Vec<Digest> { lanes.iter().filter_map(|lane| lane.get(n).cloned()).collect() };
     let found = (0..replayed).rev().find(|n| quoted.is_of(&after(*n)));
@@ -127,9 +126,14 @@ fn longest(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Ve
 fn any(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
     let mut registers: Vec<Register> = quoted.banks.iter().zip(fills).map(at_boot).collect();
     let value = |registers: &[Register]| registers.iter().map(Register::value).collect::<Vec<Digest>>();
-    let mut found = Some(value(&registers)).filter(|pcrs| quoted.is_of(pcrs)).map(|pcrs| (0, pcrs));
+    let mut found = Some(value(&registers))
+        .filter(|pcrs| quoted.is_of(pcrs))
+        .map(|pcrs| (0, pcrs));
     for (index, line) in lines.iter().enumerate() {
-        if !registers.iter_mut().all(|register| line.extend(register).is_some()) {
+        if !registers
+            .iter_mut()
+            .all(|register| line.extend(register).is_some())
+        {
             break;
         }
         let pcrs = value(&registers);
@@ -244,12 +248,7 @@ pub(crate) fn check(
         Some(index) => {
             fail("extend-lost: the entry stands in the list and the register was never extended with it")
                 .at_index(index)
-                .at_path(
-                    lines
-                        .get(index)
-                        .and_then(|line| line.path)
-                        .unwrap_or_default(),
-                )
+                .at_path(lines.get(index).and_then(|line| line.path).unwrap_or_default())
         }
         None if !crate::follow::is_whole(list) => fail(
             "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets entries be taken away), and what is missing is not kept here",
@@ -277,11 +276,15 @@ pub(crate) fn continues(lines: &[Line], coverage: &Coverage, before: &NodeState,
         return;
     };
     let banks: Vec<Bank> = before.pcrs.iter().map(Digest::bank).collect();
-    let is_same = !banks.is_empty() && fillings(&banks).iter().any(|fills| {
-        registers(lines.get(..covered).unwrap_or_default(), &banks, fills).is_some_and(|registers| {
-            registers.iter().map(Register::value).eq(before.pcrs.iter().cloned())
-        })
-    });
+    let is_same = !banks.is_empty()
+        && fillings(&banks).iter().any(|fills| {
+            registers(lines.get(..covered).unwrap_or_default(), &banks, fills).is_some_and(|registers| {
+                registers
+                    .iter()
+                    .map(Register::value)
+                    .eq(before.pcrs.iter().cloned())
+            })
+        });
     if !is_same {
         findings.push(fail(
             "the part of the list that was covered before is another one now",

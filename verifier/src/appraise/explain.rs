@@ -183,7 +183,7 @@ fn of_entry(index: Option<usize>, lines: &[view::Line]) -> Step {
         Some((index, Some(line))) => vec![
             format!(
                 "{index}: template {}, {}",
-                line.template.as_deref().map_or_else(|| "redacted".into(), escape),
+                line.template.map_or_else(|| "redacted".into(), escape),
                 line.path.map_or_else(|| "no path".into(), escape)
             ),
             match (&line.file, line.violation) {

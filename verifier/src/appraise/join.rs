@@ -10,11 +10,12 @@ use super::{
 };
 use crate::text::escape;
 use evidence::{
-    Bank, Digest, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of,
-    checkpoint::number_from_path,
+    Bank, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of, checkpoint::number_from_path,
 };
+use hashbrown::HashTable;
 use policy::Policy;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 /// `ima_add_template_entry`'s return code for an entry whose template digest is already in the list.
 pub(crate) const EEXIST: i32 = -17;
@@ -107,8 +108,14 @@ pub(crate) fn entries<'a>(
         entry_of: vec![None; records.len()],
         ..Joins::default()
     };
-    let mut index = Index::new(records, lines, covered);
-    let of_entries = records.iter().enumerate().filter(|(_, (_, r))| r.kind == EventKind::Entry);
+    let mut indexes = Indexes {
+        lines: lines.get(..covered).unwrap_or(lines),
+        made: Vec::new(),
+    };
+    let of_entries = records
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, r))| r.kind == EventKind::Entry);
     for (place, (key, record)) in of_entries {
         if record.ret != 0 && record.ret != EEXIST {
             findings.push(
@@ -123,7 +130,7 @@ pub(crate) fn entries<'a>(
             );
             continue;
         }
-        match index.find(record, lines, &joins.adders) {
+        match indexes.find(record, &joins.adders) {
             Ok(entry) => {
                 joins.entry_of[place] = Some(entry);
                 if record.ret == 0 && joins.adders.insert(entry, (*key, record)).is_some() {
@@ -159,72 +166,65 @@ struct Same {
     free: usize,
 }
 
-/// Entries by register and template digest.
+/// Entries by their template digest in one bank. Digests stay where they are: in the lines.
 struct Index<'a> {
-    by_digest: HashMap<(u32, &'a [u8]), Same>,
-    /// By bank and entry: the next one with the same digest. One bank is what almost every list needs.
-    next: Vec<(Bank, Vec<usize>)>,
+    bank: Bank,
+    lines: &'a [Line<'a>],
+    hasher: RandomState,
+    by_digest: HashTable<Same>,
+    /// By entry: the next one with the same digest, or [`NONE`].
+    next: Vec<usize>,
 }
 
 impl<'a> Index<'a> {
-    fn new(records: &[Owned<'_>], lines: &'a [Line], covered: usize) -> Index<'a> {
-        // SHA-1 is there on every kernel (`ima_sha1_idx`); another bank is only needed by a record that lacks it.
-        let mut banks = vec![Bank::Sha1];
-        for (_, record) in records {
-            if !record.digests.iter().any(|d| d.bank() == Bank::Sha1) {
-                banks.extend(record.digests.first().map(Digest::bank).filter(|bank| !banks.contains(bank)));
-            }
-        }
-        let lines = lines.get(..covered).unwrap_or(lines);
-        let mut by_digest: HashMap<(u32, &[u8]), Same> = HashMap::with_capacity(lines.len() * banks.len());
-        let mut all = Vec::new();
-        for bank in banks {
-            let mut next = vec![NONE; lines.len()];
-            for (index, line) in lines.iter().enumerate().rev() {
-                let (Some(pcr), Some(digest)) = (line.pcr.filter(|_| !line.violation), line.digest(bank)) else {
-                    continue;
-                };
-                let same = Same {
-                    first: index,
-                    free: index,
-                };
-                if let Some(later) = by_digest.insert((pcr, digest), same) {
-                    next[index] = later.first;
+    fn new(bank: Bank, lines: &'a [Line<'a>]) -> Index<'a> {
+        let mut index = Index {
+            bank,
+            lines,
+            hasher: RandomState::new(),
+            by_digest: HashTable::with_capacity(lines.len()),
+            next: vec![NONE; lines.len()],
+        };
+        for (at, line) in lines.iter().enumerate().rev() {
+            let Some(digest) = line.digest(bank).filter(|_| !line.violation) else {
+                continue;
+            };
+            let hash = index.hasher.hash_one(digest);
+            let is_same =
+                |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
+            match index.by_digest.find_mut(hash, is_same) {
+                Some(same) => {
+                    index.next[at] = same.first;
+                    *same = Same { first: at, free: at };
+                }
+                None => {
+                    let hash_of = |same: &Same| {
+                        let digest = lines.get(same.first).and_then(|line| line.digest(bank));
+                        index.hasher.hash_one(digest.unwrap_or_default())
+                    };
+                    let same = Same { first: at, free: at };
+                    index.by_digest.insert_unique(hash, same, hash_of);
                 }
             }
-            all.push((bank, next));
         }
-        Index {
-            by_digest,
-            next: all,
-        }
+        index
     }
 
-    fn find(&mut self, record: &'a Record, lines: &[Line], adders: &Adders<'_>) -> Result<usize, &'static str> {
-        let first = record
-            .digests
-            .iter()
-            .find(|d| d.bank() == Bank::Sha1)
-            .or_else(|| record.digests.first());
-        let Some(first) = first else {
-            return Err("a record of an entry carries no template digest");
-        };
-        // A padded SHA-1 is looked up as what it is.
-        let (bank, digest) = match padded_sha1(first) {
-            Some(sha1) => (Bank::Sha1, sha1),
-            None => (first.bank(), first.bytes()),
-        };
-        let next = self.next.iter().find(|(of, _)| *of == bank).map(|(_, next)| next.as_slice());
-        let (Some(same), Some(next)) = (self.by_digest.get_mut(&(record.pcr, digest)), next) else {
+    /// The entry that the record joins, one of those with this digest.
+    fn find(&mut self, digest: &[u8], record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
+        let (lines, bank, next) = (self.lines, self.bank, &self.next);
+        let hash = self.hasher.hash_one(digest);
+        let is_same = |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
+        let Some(same) = self.by_digest.find_mut(hash, is_same) else {
             return Err("a record's entry does not stand in the covered part of the list");
         };
         let agreeing = |from: usize| {
             core::iter::successors(Some(from), |at| next.get(*at).copied())
                 .take_while(|at| *at != NONE)
                 .filter(|at| {
-                    lines
-                        .get(*at)
-                        .is_some_and(|line| record.digests.iter().all(|digest| line.has(digest)))
+                    lines.get(*at).is_some_and(|line| {
+                        line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest))
+                    })
                 })
         };
         if record.ret == 0 {
@@ -241,6 +241,42 @@ impl<'a> Index<'a> {
         agreeing(same.first)
             .next()
             .ok_or("a record's template digests are not those of one entry")
+    }
+}
+
+/// The indexes of the banks that records go by, each made when it is needed: SHA-1 is there on every kernel
+/// (`ima_sha1_idx`), and another bank is only needed by a record that lacks it.
+struct Indexes<'a> {
+    lines: &'a [Line<'a>],
+    made: Vec<Index<'a>>,
+}
+
+impl<'a> Indexes<'a> {
+    fn find(&mut self, record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
+        let first = record
+            .digests
+            .iter()
+            .find(|d| d.bank() == Bank::Sha1)
+            .or_else(|| record.digests.first());
+        let Some(first) = first else {
+            return Err("a record of an entry carries no template digest");
+        };
+        // A padded SHA-1 is looked up as what it is.
+        let (bank, digest) = match padded_sha1(first) {
+            Some(sha1) => (Bank::Sha1, sha1),
+            None => (first.bank(), first.bytes()),
+        };
+        let at = match self.made.iter().position(|index| index.bank == bank) {
+            Some(at) => at,
+            None => {
+                self.made.push(Index::new(bank, self.lines));
+                self.made.len() - 1
+            }
+        };
+        match self.made.get_mut(at) {
+            Some(index) => index.find(digest, record, adders),
+            None => Err("a record's entry does not stand in the covered part of the list"),
+        }
     }
 }
 
@@ -264,7 +300,11 @@ fn violations<'a>(
     }
     let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
     let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
-    for (place, (key, record)) in records.iter().enumerate().filter(|(_, (_, record))| logged(record)) {
+    for (place, (key, record)) in records
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, record))| logged(record))
+    {
         let name = as_listed(&record.path);
         let next = taken.entry(name.clone()).or_default();
         match listed.get(name.as_slice()).and_then(|indexes| indexes.get(*next)) {
@@ -346,10 +386,7 @@ fn lacking(
         }
     };
     for index in &joins.unattributed {
-        let path = lines
-            .get(*index)
-            .and_then(|line| line.path)
-            .unwrap_or_default();
+        let path = lines.get(*index).and_then(|line| line.path).unwrap_or_default();
         findings.push(
             finding("an entry has no record: nobody knows who caused it")
                 .at_index(*index)

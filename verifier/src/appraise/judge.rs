@@ -6,40 +6,21 @@
 
 use super::{
     boot::BOOT_AGGREGATE,
-    chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
     history::Relation,
-    join::{Joins, Owned},
-    verdict::{Deviation, PodVerdict, SeenFile, State},
-    view::Line,
+    join::Owned,
+    scene::{Opinion, Scene},
+    tally::{Deviations, Seen, Tally, rule_of},
+    verdict::{PodVerdict, State},
 };
-use crate::accept::Acceptances;
 use crate::text::escape;
 use evidence::{
-    Digest, EventKind, Evidence, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
-    checkpoint::number_from_path, list::unescaped, merkle::Hash,
+    Digest, EventKind, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
+    checkpoint::number_from_path, list::unescaped,
 };
-use policy::{Hidden, Judgement, Policy, PredatingPods};
+use policy::{Judgement, PredatingPods};
 use rayon::prelude::*;
-use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
-/// What is known of the covered list when contents are judged.
-pub(crate) struct Scene<'a> {
-    pub evidence: &'a Evidence,
-    pub policy: &'a Policy,
-    pub chain: &'a Chain,
-    pub joins: &'a Joins<'a>,
-    pub lines: &'a [Line<'a>],
-    pub covered: usize,
-    pub relation: Relation,
-    /// What it rests on whose an entry is.
-    pub provenance: Provenance,
-    /// Entries that an accepted evidence of the boot before a kexec covered.
-    pub covered_before: usize,
-    /// Findings that somebody accepted.
-    pub accepted: &'a Acceptances<'a>,
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the judgement of all partitions gave.
 pub(crate) struct Judged {
@@ -48,121 +29,6 @@ pub(crate) struct Judged {
     pub learned: bool,
     /// Of `host`, `boot` and `unattributed`.
     pub node: Deviations,
-}
-
-/// What of a partition's files is not as the reference values have it, or was not looked at.
-#[derive(Default)]
-pub(crate) struct Deviations {
-    pub fnf: Vec<Deviation>,
-    pub filehash_err: Vec<Deviation>,
-    pub excluded: u64,
-}
-
-/// What was concluded of one content.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Accepted,
-    Excluded,
-    UnknownPath,
-    WrongHash,
-    /// It was not accepted for another reason.
-    Refused,
-}
-
-/// What the policy says of a content, whatever else was seen.
-enum Opinion {
-    Excluded,
-    /// No policy knows the pod.
-    Nothing,
-    Judged {
-        judgement: Judgement,
-        /// Whether an exclude hides it could not be found out.
-        gave_up: bool,
-    },
-}
-
-/// One partition while it is being judged.
-#[derive(Default)]
-struct Tally<'a> {
-    entries: u64,
-    executions: u64,
-    suspect: u64,
-    learned: bool,
-    files: Vec<SeenFile>,
-    deviations: Deviations,
-    excluded_files: u64,
-    seen: HashMap<(&'a [u8], Option<&'a Digest>), usize>,
-    findings: Findings,
-    said: HashSet<Hash>,
-}
-
-impl<'a> Tally<'a> {
-    /// Says a thing once for each path and content. A hash stands for what was said, so that it costs no more than that
-    /// however long paths are.
-    fn say(&mut self, finding: Finding) {
-        let mut hash = Sha256::new().chain_update([finding.rule as u8, finding.severity as u8]);
-        let path = finding.path.as_deref().unwrap_or_default();
-        let found = finding.found.as_deref().unwrap_or_default();
-        for part in [path, finding.text.as_bytes(), found.as_bytes()] {
-            hash = hash
-                .chain_update((part.len() as u64).to_be_bytes())
-                .chain_update(part);
-        }
-        if self.said.insert(hash.finalize().into()) {
-            self.findings.push(finding);
-        }
-    }
-
-    fn saw(&mut self, path: &'a [u8], digest: Option<&'a Digest>, is_execution: bool, seen: Seen) {
-        let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
-        let is_excluded = seen == Seen::Excluded;
-        self.deviations.excluded += u64::from(is_excluded);
-        let next = self.files.len();
-        let at = *self.seen.entry((path, digest)).or_insert_with(|| {
-            self.files.push(SeenFile {
-                path: path.to_vec(),
-                digest: digest.cloned(),
-                entries: 0,
-                executions: 0,
-                accepted,
-                excluded: is_excluded,
-            });
-            self.excluded_files += u64::from(is_excluded);
-            let deviation = digest.map(|digest| Deviation {
-                path: path.to_vec(),
-                digest: digest.clone(),
-            });
-            match seen {
-                Seen::UnknownPath => self.deviations.fnf.extend(deviation),
-                Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
-                _ => {}
-            }
-            next
-        });
-        if let Some(file) = self.files.get_mut(at) {
-            file.accepted &= accepted;
-            if is_execution {
-                file.executions += 1;
-            } else {
-                file.entries += 1;
-            }
-        }
-    }
-
-    /// Says how much the excludes hide: it would be judged without them.
-    fn say_excluded(&mut self, key: PartitionKey) {
-        let (uses, files) = (self.deviations.excluded, self.excluded_files);
-        if uses > 0 {
-            self.findings.push(
-                Finding::tolerated(
-                    rule_of(key),
-                    Subject::Partition(key),
-                    format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
-                )
-                .found(uses),
-            );
-        }
-    }
 }
 
 /// A content that a partition used.
@@ -205,7 +71,13 @@ pub(crate) fn judge<'a>(scene: &'a Scene<'a>, records: &[Owned<'a>], findings: &
         judge.record(place, *key, record, opinion);
     }
     for index in &scene.joins.unattributed {
-        judge.entry(PartitionKey::Unattributed, *index, None, Provenance::Attested, None);
+        judge.entry(
+            PartitionKey::Unattributed,
+            *index,
+            None,
+            Provenance::Attested,
+            None,
+        );
     }
     judge.finish(findings)
 }
@@ -234,7 +106,7 @@ pub(crate) fn judge_attested<'a>(scene: &'a Scene<'a>, findings: &mut Findings) 
         let key = partition_of(line.cgroup.as_deref());
         unattributed += u64::from(key == PartitionKey::Unattributed);
         if let PartitionKey::Pod(_) = key {
-            let dep = line.dep.as_deref().unwrap_or_default();
+            let dep = line.dep.unwrap_or_default();
             if !dep
                 .split(|b| *b == b':')
                 .any(|exe| scene.policy.is_runtime(&unescaped(exe)))
@@ -265,72 +137,6 @@ pub(crate) fn judge_attested<'a>(scene: &'a Scene<'a>, findings: &mut Findings) 
         findings.push(Finding { severity, ..finding });
     }
     (judge.finish(findings), unattributed)
-}
-
-impl<'a> Scene<'a> {
-    /// The content that a record says was used, if the policy is to judge it.
-    fn content_of(&self, place: usize, key: PartitionKey, record: &'a Record) -> Option<(&'a [u8], &'a Digest)> {
-        match record.kind {
-            EventKind::Entry => {
-                let index = (*self.joins.entry_of.get(place)?)?;
-                let line = self.lines.get(index).filter(|line| !self.is_checkpoint(key, index, line))?;
-                Some((line.path.unwrap_or_default(), line.file.as_ref()?))
-            }
-            EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
-                Some((&record.path, record.hash.as_ref().and_then(FileHash::digest)?))
-            }
-            EventKind::Violation | EventKind::Guard => None,
-        }
-    }
-
-    /// Whether this is the entry of a checkpoint that the collector read.
-    fn is_checkpoint(&self, key: PartitionKey, index: usize, line: &Line) -> bool {
-        key == PartitionKey::Host
-            && number_from_path(line.path.unwrap_or_default()).is_some()
-            && self.chain.anchors.contains(&Some(index))
-    }
-
-    fn opinion(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> Opinion {
-        let policy = self.policy;
-        let hidden = match key {
-            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, path),
-            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => policy.hides_on_host(path),
-        };
-        if hidden == Hidden::Yes {
-            return Opinion::Excluded;
-        }
-        let judgement = match key {
-            PartitionKey::Pod(uid) => match policy.judge_pod(&uid, path, digest) {
-                Some(judgement) => judgement,
-                None => return Opinion::Nothing,
-            },
-            _ if policy.file.accept.ima_policies.contains(digest) => Judgement::Accepted {
-                basis: policy::Basis::Own,
-                learned: false,
-            },
-            PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(path, digest),
-            PartitionKey::Boot => {
-                let on_host = policy.judge_host(path, digest);
-                let of_pod = (!on_host.is_accepted()).then(|| self.of_predating(path, digest));
-                of_pod.flatten().unwrap_or(on_host)
-            }
-        };
-        Opinion::Judged {
-            judgement,
-            gave_up: hidden == Hidden::GaveUp,
-        }
-    }
-
-    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
-    /// accepted there if a pod that was there then, and that the policy knows, may have it.
-    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
-        let mut pods = self.chain.predating().iter();
-        pods.find_map(|uid| {
-            self.policy
-                .judge_pod(uid, path, digest)
-                .filter(Judgement::is_accepted)
-        })
-    }
 }
 
 impl<'a> Judge<'a> {
@@ -652,13 +458,6 @@ impl<'a> Judge<'a> {
     }
 }
 
-fn rule_of(key: PartitionKey) -> Rule {
-    match key {
-        PartitionKey::Pod(_) => Rule::V9,
-        PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => Rule::V11,
-    }
-}
-
 fn place(finding: Finding, used: &Use<'_>) -> Finding {
     let mut finding = finding.at_path(used.path).resting_on(used.provenance);
     finding.index = used.index.map(|i| i as u64);
@@ -667,7 +466,13 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally<'_>, predates: bool, findings: &mut Findings) -> PodVerdict {
+fn pod(
+    scene: &Scene<'_>,
+    uid: PodUid,
+    tally: Tally<'_>,
+    predates: bool,
+    findings: &mut Findings,
+) -> PodVerdict {
     let known = scene.policy.pods.get(&uid);
     let told = scene
         .evidence

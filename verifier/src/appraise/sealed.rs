@@ -16,7 +16,7 @@ use evidence::{
     partition::partitions_root,
 };
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// Records that one thread hashes at a time.
 const BATCH: usize = 1024;
@@ -45,7 +45,7 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
     let mut leaves = Leaves::new();
     let mut executions = 0u64;
     let mut records = 0u64;
-    let mut seqs = HashSet::new();
+    let mut seqs: Vec<(u64, &Record)> = Vec::new();
     let last_seq = chain.last().map_or(0, |last| last.last_seq);
     for log in &evidence.partitions {
         let subject = Subject::Partition(log.key);
@@ -67,7 +67,10 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
             ));
         }
         let leaf_and_owner = |buffer: &mut Vec<u8>, record: &Record| {
-            (record.leaf_hash_in(buffer), partition_of(record.cgroup.as_deref()))
+            (
+                record.leaf_hash_in(buffer),
+                partition_of(record.cgroup.as_deref()),
+            )
         };
         let of_records: Vec<(Hash, PartitionKey)> = log
             .records
@@ -81,13 +84,7 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
             hashes.push(hash);
             records += 1;
             executions += u64::from(record.is_execution());
-            if !seqs.insert(record.seq) {
-                findings.push(
-                    fail("a sequence number was given twice")
-                        .at_seq(record.seq)
-                        .at_path(&record.path),
-                );
-            }
+            seqs.push((record.seq, record));
             if record.seq == 0 || record.seq > last_seq {
                 findings.push(
                     fail("a record's sequence number is not one that the last checkpoint knows")
@@ -113,6 +110,19 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                     record.seq, log.key
                 )));
             }
+        }
+    }
+    // A sort that keeps the order of equals: the later one is who took another's number.
+    seqs.sort_by_key(|(seq, _)| *seq);
+    for pair in seqs.windows(2) {
+        if let [(first, _), (second, record)] = pair
+            && first == second
+        {
+            findings.push(
+                fail("a sequence number was given twice")
+                    .at_seq(*second)
+                    .at_path(&record.path),
+            );
         }
     }
     let Some(last) = chain.last() else {

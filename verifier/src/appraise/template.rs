@@ -39,7 +39,7 @@ pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy,
     let is_tagged = lines
         .iter()
         .take(covered)
-        .any(|line| line.template.as_deref() == Some(TAGGED.as_bytes()));
+        .any(|line| line.template == Some(TAGGED.as_bytes()));
     if tier == Tier::Kernel && !is_tagged {
         findings.push(
             Finding::fail(

@@ -57,12 +57,18 @@ pub(crate) fn lines(evidence: &Evidence) -> Vec<Line<'_>> {
 
 /// The same for entries alone, with template digests in these banks.
 pub(crate) fn lines_of<'a>(list: &'a [Entry], banks: &[Bank]) -> Vec<Line<'a>> {
-    let batch = |(n, batch): (usize, &'a [Entry])| batch_of((n * BATCH) as u64, batch, banks);
     if list.len() <= BATCH {
-        return batch((0, list));
+        let mut lines = vec![Line::default(); list.len()];
+        read(0, list, banks, &mut lines);
+        return lines;
     }
-    let batches: Vec<Vec<Line<'a>>> = list.par_chunks(BATCH).enumerate().map(batch).collect();
-    batches.into_iter().flatten().collect()
+    // Their memory is first touched here: that is worth more than one thread, too.
+    let mut lines: Vec<Line<'a>> = list.par_iter().map(|_| Line::default()).collect();
+    list.par_chunks(BATCH)
+        .zip(lines.par_chunks_mut(BATCH))
+        .enumerate()
+        .for_each(|(n, (batch, lines))| read((n * BATCH) as u64, batch, banks, lines));
+    lines
 }
 
 /// One entry of which only the record is at hand.
@@ -76,30 +82,26 @@ pub(crate) fn line_of<'a>(index: u64, record: &'a [u8], banks: &[Bank]) -> Line<
     }
 }
 
-fn batch_of<'a>(first: u64, batch: &'a [Entry], banks: &[Bank]) -> Vec<Line<'a>> {
-    // What can be read, in order; the others are put between them.
+/// Reads entries into as many lines.
+fn read<'a>(first: u64, batch: &'a [Entry], banks: &[Bank], lines: &mut [Line<'a>]) {
     let mut readable: Vec<ListEntry<&'a [u8]>> = Vec::with_capacity(batch.len());
-    let mut others: Vec<(usize, Line<'a>)> = Vec::new();
-    for (at, entry) in batch.iter().enumerate() {
+    let mut places: Vec<&mut Line<'a>> = Vec::with_capacity(batch.len());
+    for ((index, entry), line) in (first..).zip(batch).zip(lines) {
         match entry {
-            Entry::Opaque { pcr, digests } => others.push((at, Line::redacted(*pcr, digests))),
-            Entry::Full(record) => match ListEntry::from_canonical(first + at as u64, record.as_slice()) {
-                Ok(entry) => readable.push(entry),
-                Err(error) => others.push((at, Line::unreadable(&error))),
+            Entry::Opaque { pcr, digests } => *line = Line::redacted(*pcr, digests),
+            Entry::Full(record) => match ListEntry::from_canonical(index, record.as_slice()) {
+                Ok(entry) => {
+                    readable.push(entry);
+                    places.push(line);
+                }
+                Err(error) => *line = Line::unreadable(&error),
             },
         }
     }
     let extended = extensions(banks, &readable);
-    let mut lines: Vec<Line<'a>> = Vec::with_capacity(batch.len());
-    let mut others = others.into_iter().peekable();
-    for (entry, extended) in readable.iter().zip(extended) {
-        while let Some((_, line)) = others.next_if(|(at, _)| *at == lines.len()) {
-            lines.push(line);
-        }
-        lines.push(Line::of(entry, extended));
+    for ((entry, extended), line) in readable.iter().zip(extended).zip(places) {
+        *line = Line::of(entry, extended);
     }
-    lines.extend(others.map(|(_, line)| line));
-    lines
 }
 
 impl<'a> Line<'a> {
@@ -180,7 +182,7 @@ impl<'a> Line<'a> {
             findings.push(
                 Finding::fail(Rule::V2, Subject::Node, problem.clone())
                     .at_index(index)
-                    .at_path(self.path.as_deref().unwrap_or_default()),
+                    .at_path(self.path.unwrap_or_default()),
             );
         }
     }

@@ -337,7 +337,7 @@ impl Follower {
         lines
             .iter()
             .all(|line| {
-                let template = line.template.as_deref();
+                let template = line.template;
                 line.is_whole()
                     && line.pcr == Some(PCR)
                     && !line.violation
@@ -470,7 +470,7 @@ impl Follower {
         let late = self.open.iter().copied().filter(|index| *index < self.anchor);
         for index in late {
             let path = self.line(index)?.path;
-            if path.as_deref().and_then(number_from_path).is_some() {
+            if path.and_then(number_from_path).is_some() {
                 return None;
             }
         }
@@ -486,11 +486,7 @@ impl Follower {
         line: &Line,
         policy: &Policy,
     ) -> Option<()> {
-        let agrees = line.pcr == Some(record.pcr)
-            && record
-                .digests
-                .iter()
-                .all(|digest| line.has(digest));
+        let agrees = line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest));
         let is_own = line
             .cgroup
             .as_deref()
@@ -604,7 +600,11 @@ impl Follower {
 
     /// An entry of an earlier round.
     fn line(&self, index: u32) -> Option<Line<'_>> {
-        Some(view::line_of(index.into(), self.entries.get(index)?, &[Bank::Sha1]))
+        Some(view::line_of(
+            index.into(),
+            self.entries.get(index)?,
+            &[Bank::Sha1],
+        ))
     }
 }
 
