@@ -69,7 +69,7 @@ fn lengths(options: &Options) -> Vec<u64> {
 pub fn verify(world: &World, options: &Options) -> Result<Report> {
     build(world)?;
     let entries = options.entries.unwrap_or(ENTRIES);
-    let found = run(world, "verify", entries, options.rounds)?;
+    let found = run(world, "verify", entries, options.rounds())?;
     let pairs = |a: &str, b: &str| -> Vec<f64> {
         let (a, b) = (numbers(&found, a), numbers(&found, b));
         a.iter().zip(&b).map(|(a, b)| a / b).collect()
@@ -113,7 +113,7 @@ pub fn round(world: &World, options: &Options) -> Result<Report> {
     build(world)?;
     let mut figures = Vec::new();
     for entries in lengths(options) {
-        let found = run(world, "round", entries, options.rounds)?;
+        let found = run(world, "round", entries, options.rounds())?;
         let mut add = |what: &str, unit, name: &str, scale: f64| {
             let values: Vec<f64> = numbers(&found, name).iter().map(|n| n * scale).collect();
             figures.push(figure(format!("{entries} entries: {what}"), unit, &values));
