@@ -174,6 +174,10 @@ struct Index<'a> {
     by_digest: HashTable<Same>,
     /// By entry: the next one with the same digest, or [`NONE`].
     next: Vec<usize>,
+    /// By entry: whether another one has its digest.
+    is_double: Vec<bool>,
+    /// The entry after the last one that was found: records come in much the same order as entries.
+    likely: usize,
 }
 
 impl<'a> Index<'a> {
@@ -184,6 +188,8 @@ impl<'a> Index<'a> {
             hasher: RandomState::new(),
             by_digest: HashTable::with_capacity(lines.len()),
             next: vec![NONE; lines.len()],
+            is_double: vec![false; lines.len()],
+            likely: 0,
         };
         for (at, line) in lines.iter().enumerate().rev() {
             let Some(digest) = line.digest(bank).filter(|_| !line.violation) else {
@@ -195,6 +201,8 @@ impl<'a> Index<'a> {
             match index.by_digest.find_mut(hash, is_same) {
                 Some(same) => {
                     index.next[at] = same.first;
+                    index.is_double[at] = true;
+                    index.is_double[same.first] = true;
                     *same = Same { first: at, free: at };
                 }
                 None => {
@@ -212,6 +220,24 @@ impl<'a> Index<'a> {
 
     /// The entry that the record joins, one of those with this digest.
     fn find(&mut self, digest: &[u8], record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
+        let likely = self.likely;
+        let is_it = self.is_double.get(likely) == Some(&false)
+            && self.lines.get(likely).is_some_and(|line| is_of(record, line));
+        let found = if is_it {
+            Ok(likely)
+        } else {
+            self.look_up(digest, record, adders)
+        };
+        self.likely = found.unwrap_or(likely) + 1;
+        found
+    }
+
+    fn look_up(
+        &mut self,
+        digest: &[u8],
+        record: &Record,
+        adders: &Adders<'_>,
+    ) -> Result<usize, &'static str> {
         let (lines, bank, next) = (self.lines, self.bank, &self.next);
         let hash = self.hasher.hash_one(digest);
         let is_same = |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
@@ -221,11 +247,7 @@ impl<'a> Index<'a> {
         let agreeing = |from: usize| {
             core::iter::successors(Some(from), |at| next.get(*at).copied())
                 .take_while(|at| *at != NONE)
-                .filter(|at| {
-                    lines.get(*at).is_some_and(|line| {
-                        line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest))
-                    })
-                })
+                .filter(|at| lines.get(*at).is_some_and(|line| is_of(record, line)))
         };
         if record.ret == 0 {
             // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
@@ -242,6 +264,11 @@ impl<'a> Index<'a> {
             .next()
             .ok_or("a record's template digests are not those of one entry")
     }
+}
+
+/// Whether everything that the record says of the entry's digests is so. A violation's are bound by nothing.
+fn is_of(record: &Record, line: &Line) -> bool {
+    !line.violation && line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest))
 }
 
 /// The indexes of the banks that records go by, each made when it is needed: SHA-1 is there on every kernel
