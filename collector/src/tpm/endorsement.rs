@@ -12,15 +12,15 @@ use evidence::tpm::{Attest, PcrBlob, PcrSelection};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::WrapperErrorKind;
 use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, ek};
-use tss_esapi::constants::SessionType;
+use tss_esapi::constants::{CapabilityType, SessionType};
 use tss_esapi::handles::{AuthHandle, KeyHandle, ObjectHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Data, Digest, EncryptedSecret, IdObject, Nonce, PcrSelectionListBuilder, PcrSlot, SignatureScheme,
-    SymmetricDefinition,
+    CapabilityData, Data, Digest, EncryptedSecret, IdObject, Nonce, PcrSelectionListBuilder, PcrSlot,
+    SignatureScheme, SymmetricDefinition,
 };
 use tss_esapi::traits::Marshall as _;
 
@@ -29,6 +29,9 @@ const TRIES: usize = 8;
 
 /// Registers in one TPM2_PCR_Read: a TPML_DIGEST holds eight.
 const AT_ONCE: usize = 8;
+
+/// The NV index of the certificate.
+const EK_CERTIFICATE: u32 = 0x01c0_0002;
 
 const EK: AsymmetricAlgorithmSelection = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
 
@@ -60,6 +63,16 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes(), bytes].concat()
 }
 
+/// A certificate without what fills up its index: a DER SEQUENCE, long form with two bytes of length. All of it where that
+/// is not what it is: others have their ways to say so.
+fn der(index: &[u8]) -> &[u8] {
+    let [0x30, 0x82, high, low, ..] = index else {
+        return index;
+    };
+    let len = 4 + usize::from(u16::from_be_bytes([*high, *low]));
+    index.get(..len).unwrap_or(index)
+}
+
 fn nonce(bytes: &[u8]) -> Result<Data, TpmError> {
     if bytes.is_empty() || bytes.len() > 64 {
         return Err(TpmError::Nonce(bytes.len()));
@@ -85,12 +98,28 @@ impl Tpm {
     pub fn endorsement(&mut self) -> Result<Endorsement, TpmError> {
         let (key, public) = self.endorsement_key()?;
         self.flush(key.into());
-        // Without a certificate the index is not there: whoever wants one says so.
-        let certificate = ek::retrieve_ek_pubcert(&mut self.context, EK).ok();
         Ok(Endorsement {
             public: sized(&public),
-            certificate: certificate.filter(|der| !der.is_empty()),
+            certificate: self.endorsement_certificate()?,
         })
+    }
+
+    fn endorsement_certificate(&mut self) -> Result<Option<Vec<u8>>, TpmError> {
+        let context = &mut self.context;
+        let (data, _more) = retried(|| context.get_capability(CapabilityType::Handles, EK_CERTIFICATE, 1))
+            .map_err(command("TPM2_GetCapability"))?;
+        let is_there = match data {
+            CapabilityData::Handles(handles) => {
+                handles.first().is_some_and(|h| u32::from(*h) == EK_CERTIFICATE)
+            }
+            _ => false,
+        };
+        if !is_there {
+            return Ok(None);
+        }
+        let read = ek::retrieve_ek_pubcert(&mut self.context, EK);
+        let read = read.map_err(command("TPM2_NV_Read of the endorsement key's certificate"))?;
+        Ok(Some(der(&read).to_vec()))
     }
 
     /// Opens a credential that was made for the endorsement key and the attestation key's name: TPM2_ActivateCredential.

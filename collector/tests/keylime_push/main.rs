@@ -16,7 +16,7 @@ use collector::sink::keylime::{Agent, Boot, KeylimeError, Sent};
 use collector::tpm::{Options, Tpm, TpmError};
 use evidence::Bank;
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use services::Keylime;
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -109,6 +109,10 @@ impl Node {
     }
 
     fn agent(&self, keylime: &Keylime) -> Agent<Reopened> {
+        self.agent_with(keylime, self.tpm())
+    }
+
+    fn agent_with(&self, keylime: &Keylime, tpm: Reopened) -> Agent<Reopened> {
         let sink = Sink {
             name: "keylime".into(),
             kind: SinkKind::KeylimePush,
@@ -130,7 +134,7 @@ impl Node {
             time: "2025-04-02T12:12:51Z".into(),
             facts: Default::default(),
         };
-        Agent::new(&sink, AGENT, self.list.path(), boot, self.tpm()).unwrap()
+        Agent::new(&sink, AGENT, self.list.path(), boot, tpm).unwrap()
     }
 }
 
@@ -199,4 +203,171 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
             .contains("File not found in allowlist: /tmp/evil")
     );
     drop(node.swtpm);
+}
+
+/// What a session's client sends when it makes everything by hand; gives the token, or the status that refused it.
+async fn open_by_hand(
+    keylime: &Keylime,
+    tpm: &Reopened,
+    agent: &str,
+    other: Option<&[u8]>,
+) -> Result<String, u16> {
+    let method = json!({"authentication_class": "pop", "authentication_type": "tpm_pop"});
+    let attributes = json!({"agent_id": agent, "authentication_supported": [method]});
+    let (_, asked) = keylime
+        .submit(Method::POST, "/v3.0/sessions", "", "session", attributes)
+        .await;
+    let parameters = &asked["data"]["attributes"]["authentication_requested"][0]["chosen_parameters"];
+    let challenge = STANDARD
+        .decode(parameters["challenge"].as_str().unwrap())
+        .unwrap();
+    let over = other.map_or(challenge, <[u8]>::to_vec);
+    let made = tpm.with(move |tpm| tpm.certify_key(&over)).await.unwrap();
+    let mut method = method;
+    method["data"] = json!({
+        "message": STANDARD.encode(made.attest), "signature": STANDARD.encode(made.signature),
+    });
+    let path = format!("/v3.0/sessions/{}", asked["data"]["id"].as_str().unwrap());
+    let attributes = json!({"agent_id": agent, "authentication_provided": [method]});
+    let (status, answer) = keylime
+        .submit(Method::PATCH, &path, "", "session", attributes)
+        .await;
+    match answer["data"]["attributes"]["token"].as_str() {
+        Some(token) => Ok(token.to_owned()),
+        None => Err(status),
+    }
+}
+
+/// What can be had of a node with `entries` entries and the key `ak`.
+fn capabilities(ak: &[u8], entries: u64) -> Value {
+    json!({
+        "evidence_supported": [
+            {"evidence_class": "certification", "evidence_type": "tpm_quote", "capabilities": {
+                "component_version": "2.0", "hash_algorithms": ["sha256"], "signature_schemes": ["rsassa"],
+                "available_subjects": {"sha256": [10]},
+                "certification_keys": [{
+                    "key_class": "asymmetric", "key_algorithm": "rsa", "key_size": 2048, "server_identifier": "ak",
+                    "local_identifier": "ak", "public": STANDARD.encode(ak),
+                }],
+            }},
+            {"evidence_class": "log", "evidence_type": "ima_log", "capabilities": {
+                "entry_count": entries, "supports_partial_access": true, "appendable": true, "formats": ["text/plain"],
+            }},
+        ],
+        "system_info": {"boot_time": "2025-04-02T12:12:51Z"},
+    })
+}
+
+#[tokio::test]
+async fn another_nonce_another_key_and_another_token_are_refused() {
+    let keylime = Keylime::start().await;
+    let node = Node::boot(KeyKind::Rsa2048);
+    let mut agent = node.agent(&keylime);
+    assert!(matches!(agent.round().await, Err(KeylimeError::Stranger)));
+    keylime.add(AGENT, &node.digests).await;
+    let mut pause = 0;
+    attest(&mut agent, &mut pause, &keylime).await;
+    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "pass");
+    let tpm = node.tpm();
+    let (ak, endorsement) = tpm
+        .with(|tpm| Ok((tpm.ak_sized(), tpm.endorsement()?)))
+        .await
+        .unwrap();
+
+    // A proof over another challenge opens no session, and a stranger's key none for this agent.
+    let other = open_by_hand(&keylime, &tpm, AGENT, Some(&[7; 16])).await;
+    assert_eq!(other, Err(401));
+    let stranger = Node::boot(KeyKind::Rsa2048);
+    assert_eq!(
+        open_by_hand(&keylime, &stranger.tpm(), AGENT, None).await,
+        Err(401)
+    );
+
+    // A quote over another challenge: taken and judged.
+    let token = open_by_hand(&keylime, &tpm, AGENT, None).await.unwrap();
+    let path = format!("/v3.0/agents/{AGENT}/attestations");
+    let offered = capabilities(&ak, 3);
+    tokio::time::sleep(Duration::from_secs(pause)).await;
+    let (status, asked) = keylime
+        .submit(Method::POST, &path, &token, "attestation", offered.clone())
+        .await;
+    assert!((200..300).contains(&status), "{asked}");
+    let (quote, blob) = tpm
+        .with(|tpm| tpm.quote_registers(&[7; 16], &[10]))
+        .await
+        .unwrap();
+    let collected = json!({"evidence_collected": [
+        {"evidence_class": "certification", "evidence_type": "tpm_quote", "data": {
+            "subject_data": STANDARD.encode(blob.to_bytes()), "message": STANDARD.encode(quote.attest),
+            "signature": STANDARD.encode(quote.signature),
+        }},
+        {"evidence_class": "log", "evidence_type": "ima_log", "data": {"entries": "", "entry_count": 0}},
+    ]});
+    let latest = format!("{path}/latest");
+    let (status, answer) = keylime
+        .submit(Method::PATCH, &latest, &token, "attestation", collected)
+        .await;
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert!(
+        keylime
+            .log("verifier")
+            .contains("The nonce from the attestation differs")
+    );
+
+    // Tokens: none, one that was made up, one with a letter changed, that of this agent for another one.
+    let (head, tail) = token.split_at(token.len() - 1);
+    let changed = format!("{head}{}", if tail == "x" { "y" } else { "x" });
+    for (path, token) in [
+        (&path, ""),
+        (&path, "0.0"),
+        (&path, &changed),
+        (&"/v3.0/agents/node-2/attestations".to_owned(), &token),
+    ] {
+        let (status, answer) = keylime
+            .submit(Method::POST, path, token, "attestation", offered.clone())
+            .await;
+        assert!(matches!(status, 401 | 403), "{token:?}: {status} {answer}");
+    }
+
+    // The same id with the key of another TPM, or with another key of this one.
+    let mut thief = stranger.agent(&keylime);
+    let refused = |error: KeylimeError| {
+        matches!(
+            error,
+            KeylimeError::Refused {
+                what: "registrar",
+                status: 403,
+                ..
+            }
+        )
+    };
+    assert!(refused(thief.round().await.unwrap_err()));
+    let other_key = Reopened(node.swtpm.options(KeyKind::EccP256));
+    let mut other_key = node.agent_with(&keylime, other_key);
+    assert!(refused(other_key.round().await.unwrap_err()));
+
+    // Another TPM's key under this one's endorsement key: the TPM does not open the credential, and a guess is refused.
+    let other_ak = stranger.tpm().with(|tpm| Ok(tpm.ak_sized())).await.unwrap();
+    let path = "/v2.1/agents/node-3";
+    let body = json!({"ek_tpm": STANDARD.encode(endorsement.public), "aik_tpm": STANDARD.encode(other_ak)});
+    let (status, answer) = keylime.registrar(Method::POST, path, body).await;
+    assert_eq!(status, 200, "{answer}");
+    let blob = STANDARD
+        .decode(answer["results"]["blob"].as_str().unwrap())
+        .unwrap();
+    let len = usize::from(u16::from_be_bytes([blob[8], blob[9]]));
+    let (credential, secret) = (blob[10..10 + len].to_vec(), blob[12 + len..].to_vec());
+    let opened = tpm.with(move |tpm| tpm.activate(&credential, &secret)).await;
+    assert!(
+        matches!(opened, Err(RequestError::Tpm(TpmError::Command { .. }))),
+        "{opened:?}"
+    );
+    let guess = json!({"auth_tag": "00".repeat(48)});
+    let (status, _) = keylime
+        .registrar(Method::PUT, &format!("{path}/activate"), guess)
+        .await;
+    assert_eq!(status, 400);
+    let (status, _) = keylime.registrar(Method::GET, path, Value::Null).await;
+    assert_eq!(status, 404, "nothing is left of it");
 }

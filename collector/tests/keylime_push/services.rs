@@ -162,6 +162,19 @@ enabled_revocation_notifications = []
         self.ask(self.verifier, method, path, token, body).await
     }
 
+    /// Sends one resource to the verifier as an agent with `token`.
+    pub async fn submit(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        kind: &str,
+        attributes: Value,
+    ) -> (u16, Value) {
+        let body = json!({"data": {"type": kind, "attributes": attributes}});
+        self.verifier(method, path, Some(token), body).await
+    }
+
     /// Asks the registrar as the administrator.
     pub async fn registrar(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         self.ask(self.registrar_tls, method, path, None, body).await
@@ -199,7 +212,7 @@ enabled_revocation_notifications = []
         if !body.is_null() {
             request = request.header(header::CONTENT_TYPE, media);
         }
-        if let Some(token) = token {
+        if let Some(token) = token.filter(|token| !token.is_empty()) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let body = if body.is_null() {
