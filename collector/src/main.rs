@@ -185,7 +185,8 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         _ => Some(push::Client::new(config, &node)?),
     };
     let sinks = Sinks::open(config, &node)?;
-    let mut service = Service::start(config, &node, open_tpm(config)?)?;
+    let tpm = open_tpm(config)?;
+    let mut service = Service::start(config, &node, tpm.clone())?;
     service.settle().await?;
     let listener = {
         let _network = network.enter();
@@ -200,6 +201,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         let _network = network.enter();
         sinks.start(&node, &service.handle(), &stopped);
         sinks.attest(&node, &service.handle(), &stopped);
+        sinks.attest_to_keylime(&node, &config.ima.list, &tpm, &stopped);
     }
     if let Some(client) = client {
         network.spawn(push::run(

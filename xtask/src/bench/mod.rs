@@ -12,6 +12,7 @@ mod guest;
 mod image;
 mod measure;
 mod replay;
+mod serve;
 mod template;
 
 use std::process::ExitCode;
@@ -60,6 +61,11 @@ const BENCHMARKS: &[Benchmark] = &[
         run: image::run,
     },
     Benchmark {
+        name: "serve",
+        purpose: Purpose::Build,
+        run: serve::run,
+    },
+    Benchmark {
         name: "exec",
         purpose: Purpose::Demo,
         run: exec::run,
@@ -84,10 +90,17 @@ const BENCHMARKS: &[Benchmark] = &[
 /// What a person asked for.
 struct Options {
     consent: Consent,
-    /// Counted rounds; one more comes before them and is not counted.
-    rounds: usize,
+    /// Counted rounds; one more comes before them and is not counted. `None`: each benchmark's own, see [`Options::rounds`].
+    rounds: Option<usize>,
     /// Size of what is processed; `None`: each benchmark's own.
     entries: Option<u64>,
+}
+
+impl Options {
+    /// Rounds of those that have no number of their own.
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(5)
+    }
 }
 
 /// What a benchmark found.
@@ -123,7 +136,7 @@ struct Ratio {
 pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut options = Options {
         consent: Consent::default(),
-        rounds: 5,
+        rounds: None,
         entries: None,
     };
     let mut json = false;
@@ -133,7 +146,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             Long("yes") => options.consent.yes = true,
             Long("no-install") => options.consent.no_install = true,
             Long("json") => json = true,
-            Long("rounds") => options.rounds = parser.value()?.parse()?,
+            Long("rounds") => options.rounds = Some(parser.value()?.parse()?),
             Long("entries") => options.entries = Some(parser.value()?.parse()?),
             Short('h') | Long("help") => {
                 print!("{}", help::BENCH);
@@ -143,7 +156,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if options.rounds == 0 || options.entries == Some(0) {
+    if options.rounds == Some(0) || options.entries == Some(0) {
         bail!("--rounds and --entries: at least 1");
     }
     if let Some(unknown) = names.iter().find(|n| BENCHMARKS.iter().all(|b| b.name != **n)) {
@@ -166,7 +179,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     }
     if json {
         let all: Vec<Json> = reports.iter().map(Report::as_json).collect();
-        println!("{}", json!({ "rounds": options.rounds, "benchmarks": all }));
+        println!("{}", json!({ "rounds": options.rounds(), "benchmarks": all }));
     }
     Ok(ExitCode::SUCCESS)
 }
