@@ -55,7 +55,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
             name: "bound",
             command,
         }));
-        let mut taken = measure::rounds(&mut contenders, options.rounds)?.into_iter();
+        let mut taken = measure::rounds(&mut contenders, options.rounds())?.into_iter();
         if std::fs::read(&values)? != first {
             bail!("{}: other values than in the first round", values.display());
         }
