@@ -47,10 +47,13 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
-        return Ok(code);
+    // libFuzzer's step builds its own.
+    if only.is_empty() || only.iter().any(|step| step != "libfuzzer") {
+        if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
+            return Ok(code);
+        }
+        build::binaries(world)?;
     }
-    build::binaries(world)?;
     let mut good = true;
     for &step in STEPS {
         if !only.is_empty() && !only.iter().any(|name| name == step) {
