@@ -10,9 +10,10 @@ mod services;
 mod swtpm;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use collector::config::{KeyKind, Sink, SinkFormat, SinkKind};
-use collector::service::{RequestError, TpmAccess};
+use collector::config::{Config, KeyKind, Sink, SinkFormat, SinkKind};
+use collector::service::{RequestError, TpmAccess, TpmThread};
 use collector::sink::keylime::{Agent, Boot, KeylimeError, Sent};
+use collector::sink::{SinkStatus, Sinks};
 use collector::tpm::{Options, Tpm, TpmError};
 use evidence::Bank;
 use hyper::Method;
@@ -21,11 +22,14 @@ use services::Keylime;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::str::FromStr as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use swtpm::Swtpm;
-use tss_esapi::handles::PcrHandle;
+use tokio::sync::watch;
+use tss_esapi::attributes::NvIndexAttributesBuilder;
+use tss_esapi::handles::{NvIndexTpmHandle, PcrHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::structures::{Digest, DigestValues};
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
+use tss_esapi::structures::{Digest, DigestValues, MaxNvBuffer, NvPublicBuilder};
 use tss_esapi::{Context, TctiNameConf};
 
 const AGENT: &str = "node-1";
@@ -95,9 +99,7 @@ impl Node {
             let digest = bank.hash(&[&data]).bytes().to_vec();
             values.set(algorithm, Digest::try_from(digest).unwrap());
         }
-        let tcti = TctiNameConf::from_str(&self.options.tcti).unwrap();
-        Context::new(tcti)
-            .unwrap()
+        self.context()
             .execute_with_nullauth_session(|c| c.pcr_extend(PcrHandle::Pcr10, values))
             .unwrap();
         let digests = self.digests.entry(name.to_owned()).or_default();
@@ -113,29 +115,102 @@ impl Node {
     }
 
     fn agent_with(&self, keylime: &Keylime, tpm: Reopened) -> Agent<Reopened> {
-        let sink = Sink {
-            name: "keylime".into(),
-            kind: SinkKind::KeylimePush,
-            to: keylime.verifier_url(),
-            ca: keylime.path("ca.pem"),
-            registrar: keylime.registrar_url(),
-            agent: String::new(),
-            client_certificate: Default::default(),
-            client_key: Default::default(),
-            format: SinkFormat::Evidence,
-            pods: vec![],
-            interval: 1,
-            timeout: 60,
-            spool: 1,
-            keep: 1,
-            whole_every: 1,
-        };
         let boot = Boot {
             time: "2025-04-02T12:12:51Z".into(),
             facts: Default::default(),
         };
-        Agent::new(&sink, AGENT, self.list.path(), boot, tpm).unwrap()
+        Agent::new(&sink(keylime), AGENT, self.list.path(), boot, tpm).unwrap()
     }
+
+    /// Puts a certificate of the endorsement key where a TPM's maker does, with some bytes behind it; gives it.
+    async fn certify_endorsement(&self) -> Vec<u8> {
+        let endorsement = self.tpm().with(|tpm| tpm.endorsement()).await.unwrap();
+        assert_eq!(endorsement.certificate, None);
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let issuer = rcgen::Issuer::new(rcgen::CertificateParams::new(vec![]).unwrap(), ca_key);
+        let modulus = endorsement.public[endorsement.public.len() - 256..].to_vec();
+        let params = rcgen::CertificateParams::new(vec![]).unwrap();
+        let certificate = params.signed_by(&Rsa2048(rsa_der(&modulus)), &issuer).unwrap();
+        let der = certificate.der().to_vec();
+        let index = NvIndexTpmHandle::new(0x01c0_0002).unwrap();
+        let attributes = NvIndexAttributesBuilder::new()
+            .with_owner_write(true)
+            .with_owner_read(true)
+            .with_auth_read(true)
+            .with_no_da(true)
+            .build()
+            .unwrap();
+        let bytes = [&der[..], &[0xff; 40]].concat();
+        let public = NvPublicBuilder::new()
+            .with_nv_index(index)
+            .with_index_name_algorithm(HashingAlgorithm::Sha256)
+            .with_index_attributes(attributes)
+            .with_data_area_size(bytes.len())
+            .build()
+            .unwrap();
+        self.context()
+            .execute_with_nullauth_session(|c| {
+                let handle = c.nv_define_space(Provision::Owner, None, public)?;
+                for (n, some) in bytes.chunks(256).enumerate() {
+                    let buffer = MaxNvBuffer::try_from(some.to_vec())?;
+                    c.nv_write(NvAuth::Owner, handle, buffer, (n * 256) as u16)?;
+                }
+                Ok::<(), tss_esapi::Error>(())
+            })
+            .unwrap();
+        der
+    }
+
+    fn context(&self) -> Context {
+        Context::new(TctiNameConf::from_str(&self.options.tcti).unwrap()).unwrap()
+    }
+}
+
+/// A public key of RSA, as rcgen wants it: an RSAPublicKey in DER.
+struct Rsa2048(Vec<u8>);
+
+/// RFC 8017, A.1.1, for 2048 bits and the exponent 65537.
+fn rsa_der(modulus: &[u8]) -> Vec<u8> {
+    let head = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
+    [&head, modulus, &[0x02, 0x03, 0x01, 0x00, 0x01]].concat()
+}
+
+impl rcgen::PublicKeyData for Rsa2048 {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+fn sink(keylime: &Keylime) -> Sink {
+    Sink {
+        name: "keylime".into(),
+        kind: SinkKind::KeylimePush,
+        to: keylime.verifier_url(),
+        ca: keylime.path("ca.pem"),
+        registrar: keylime.registrar_url(),
+        agent: String::new(),
+        client_certificate: Default::default(),
+        client_key: Default::default(),
+        format: SinkFormat::Evidence,
+        pods: vec![],
+        interval: 1,
+        timeout: 60,
+        spool: 1,
+        keep: 1,
+        whole_every: 1,
+    }
+}
+
+/// The verifier opens no session for this agent; gives what the error says.
+async fn is_a_stranger(agent: &mut Agent<Reopened>, keylime: &Keylime) -> String {
+    let error = agent.round().await.unwrap_err();
+    let logs = || format!("{}{}", keylime.log("registrar"), keylime.log("verifier"));
+    assert!(matches!(error, KeylimeError::Stranger), "{error:?}: {}", logs());
+    error.to_string()
 }
 
 /// One attestation, no sooner than the verifier takes it.
@@ -149,17 +224,12 @@ async fn attest(agent: &mut Agent<Reopened>, pause: &mut u64, keylime: &Keylime)
 
 #[tokio::test]
 async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_only_what_is_new() {
-    let keylime = Keylime::start().await;
+    let keylime = Keylime::start();
     let mut node = Node::boot(KeyKind::Rsa2048);
     let mut agent = node.agent(&keylime);
 
     // Registered and active; nobody added it to the verifier.
-    let error = agent.round().await.unwrap_err();
-    assert!(
-        matches!(error, KeylimeError::Stranger),
-        "{error}: {}",
-        keylime.log("registrar")
-    );
+    is_a_stranger(&mut agent, &keylime).await;
     let path = format!("/v2.1/agents/{AGENT}");
     let (status, known) = keylime.registrar(Method::GET, &path, Value::Null).await;
     assert_eq!(status, 200, "{known}");
@@ -260,10 +330,10 @@ fn capabilities(ak: &[u8], entries: u64) -> Value {
 
 #[tokio::test]
 async fn another_nonce_another_key_and_another_token_are_refused() {
-    let keylime = Keylime::start().await;
+    let keylime = Keylime::start();
     let node = Node::boot(KeyKind::Rsa2048);
     let mut agent = node.agent(&keylime);
-    assert!(matches!(agent.round().await, Err(KeylimeError::Stranger)));
+    is_a_stranger(&mut agent, &keylime).await;
     keylime.add(AGENT, &node.digests).await;
     let mut pause = 0;
     attest(&mut agent, &mut pause, &keylime).await;
@@ -370,4 +440,85 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     assert_eq!(status, 400);
     let (status, _) = keylime.registrar(Method::GET, path, Value::Null).await;
     assert_eq!(status, 404, "nothing is left of it");
+}
+
+/// Waits until the only sink's status is `done`.
+async fn until(sinks: &Sinks, keylime: &Keylime, done: impl Fn(&SinkStatus) -> bool) -> SinkStatus {
+    let started = Instant::now();
+    loop {
+        let status = sinks.status().pop().unwrap();
+        if done(&status) {
+            return status;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "{status:?} {}",
+            keylime.log("verifier")
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_how_it_fares() {
+    let keylime = Keylime::start_with("session_lifetime = 3\nextend_token_on_attestation = False");
+    let node = Node::boot(KeyKind::Rsa2048);
+    let certificate = node.certify_endorsement().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        state_dir: dir.path().to_owned(),
+        sink: vec![sink(&keylime)],
+        ..Config::default()
+    };
+    let sinks = Sinks::open(&config, AGENT).unwrap();
+    let tpm = TpmThread::start(node.options.clone(), Tpm::open(&node.options).unwrap());
+    let (stop, stopped) = watch::channel(false);
+    sinks.attest_to_keylime(AGENT, node.list.path(), &tpm, &stopped);
+    let status = until(&sinks, &keylime, |status| status.error.is_some()).await;
+    assert!(status.error.unwrap().contains("does not know this agent"));
+    assert_eq!((status.kind.as_str(), status.delivered), ("keylime-push", 0));
+    let path = format!("/v2.1/agents/{AGENT}");
+    let (_, known) = keylime.registrar(Method::GET, &path, Value::Null).await;
+    assert_eq!(known["results"]["ekcert"], STANDARD.encode(certificate));
+
+    keylime.add(AGENT, &node.digests).await;
+    let before = keylime.count("verifier", "POST /v3.0/sessions");
+    let started = Instant::now();
+    until(&sinks, &keylime, |status| status.delivered >= 1).await;
+    let status = until(&sinks, &keylime, |status| status.delivered >= 6).await;
+    assert_eq!(status.error, None);
+    assert!(
+        started.elapsed() >= Duration::from_secs(5),
+        "a second in between, as told"
+    );
+    let sessions = keylime.count("verifier", "POST /v3.0/sessions") - before;
+    assert!(
+        (2..=5).contains(&sessions),
+        "{sessions} sessions for 6 attestations"
+    );
+    assert_eq!(keylime.status(AGENT).await, "PASS");
+    assert_eq!(keylime.count("verifier", "failed verification"), 0);
+    stop.send(true).unwrap();
+
+    // What can not work is said at the start.
+    let mut other = config.clone();
+    other.tpm.bank = Bank::Sha1;
+    let error = Sinks::open(&other, AGENT).err().unwrap().to_string();
+    assert!(error.contains("tpm.bank"), "{error}");
+    let mut other = config;
+    other.sink[0].ca = "/nonexistent/ca.pem".into();
+    let error = Sinks::open(&other, AGENT).err().unwrap().to_string();
+    assert!(error.contains("/nonexistent/ca.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn keylime_takes_no_elliptic_curve_key_and_the_error_says_what_to_set() {
+    let keylime = Keylime::start();
+    let node = Node::boot(KeyKind::EccP256);
+    let mut agent = node.agent(&keylime);
+    is_a_stranger(&mut agent, &keylime).await;
+    keylime.add(AGENT, &node.digests).await;
+    let error = is_a_stranger(&mut agent, &keylime).await;
+    assert!(error.contains(r#"tpm.key = "rsa-2048""#), "{error}");
+    assert!(keylime.log("verifier").contains("SignatureAlgorithmMismatch"));
 }

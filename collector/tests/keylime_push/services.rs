@@ -49,7 +49,12 @@ fn certificates(dir: &Path) {
 
 impl Keylime {
     /// Starts both and waits until they answer.
-    pub async fn start() -> Keylime {
+    pub fn start() -> Keylime {
+        Keylime::start_with("")
+    }
+
+    /// The same with more lines in the verifier's configuration.
+    pub fn start_with(more: &str) -> Keylime {
         let dir = tempfile::tempdir().unwrap();
         certificates(dir.path());
         let mut keylime = Keylime {
@@ -60,7 +65,7 @@ impl Keylime {
             verifier: free_port(),
         };
         for service in ["registrar", "verifier"] {
-            let child = keylime.spawn(service);
+            let child = keylime.spawn(service, more);
             keylime.children.push(child);
         }
         for (service, port) in [("registrar", keylime.registrar), ("verifier", keylime.verifier)] {
@@ -69,7 +74,7 @@ impl Keylime {
         keylime
     }
 
-    fn spawn(&self, service: &str) -> Child {
+    fn spawn(&self, service: &str, more: &str) -> Child {
         let home = self.path(service);
         std::fs::create_dir(&home).unwrap();
         let log = File::create(self.path(&format!("{service}.log"))).unwrap();
@@ -78,7 +83,7 @@ impl Keylime {
         command.arg(script).arg(service).current_dir(&home);
         command.env("KEYLIME_TEST", "on").env("KEYLIME_DIR", &home);
         let config = self.path(&format!("{service}.conf"));
-        std::fs::write(&config, self.config(service)).unwrap();
+        std::fs::write(&config, self.config(service, more)).unwrap();
         command.env(format!("KEYLIME_{}_CONFIG", service.to_uppercase()), config);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -87,7 +92,7 @@ impl Keylime {
         command.spawn().unwrap()
     }
 
-    fn config(&self, service: &str) -> String {
+    fn config(&self, service: &str, more: &str) -> String {
         let port = match service {
             "verifier" => format!("port = {}\nmode = push", self.verifier),
             _ => format!("port = {}\ntls_port = {}", self.registrar, self.registrar_tls),
@@ -104,6 +109,7 @@ database_url = sqlite
 auto_migrate_db = True
 max_upload_size = 104857600
 max_workers = 1
+{more}
 quote_interval = 1
 verification_timeout = 60
 measured_boot_imports = []
@@ -134,6 +140,12 @@ enabled_revocation_notifications = []
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// How often a service printed `text`.
+    pub fn count(&self, service: &str, text: &str) -> usize {
+        let log = std::fs::read_to_string(self.path(&format!("{service}.log"))).unwrap();
+        log.matches(text).count()
     }
 
     /// The end of what a service printed.
