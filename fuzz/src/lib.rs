@@ -28,7 +28,7 @@ macro_rules! for_each_target {
             evidence_cbor evidence_json evidence_part record_cbor checkpoint_file partition_key
             tenant_cbor partition_proof ear_token
             tpm_attest tpm_signature tpm_public tpm_pcr_selection tpm_pcr_blob
-            boot_log cgroup_path policy_node policy_reference ima_policy
+            boot_log cgroup_path policy_node policy_reference policy_corim ima_policy
         }
     };
 }

@@ -289,6 +289,45 @@ pub fn policy_reference(data: &[u8]) {
     let _ = Reference::from_json("fuzz", data);
 }
 
+/// A CoRIM, signed or not. What is read is written and read again as the same.
+pub fn policy_corim(data: &[u8]) {
+    use policy::corim::{Trust, read, write};
+    const NOW: u64 = 1_800_000_000;
+    let Ok(first) = read(data, Trust::DangerousNone, NOW) else {
+        return;
+    };
+    assert_eq!(first.signer, None, "nobody is believed without a key");
+    let key = p256::ecdsa::SigningKey::from_slice(&[1; 32]).expect("a scalar");
+    assert!(
+        read(data, Trust::Key(key.verifying_key()), NOW).is_err(),
+        "no seed is by this key"
+    );
+    let manifest = first.manifest;
+    let names: Vec<String> = (0..manifest.references.len())
+        .map(|n| format!("{n}.json"))
+        .collect();
+    for (name, reference) in names.iter().zip(&manifest.references) {
+        let mut json = Vec::new();
+        reference.write_json(&mut json).expect("memory can be written");
+        assert_eq!(Reference::from_json(name, &json).as_ref(), Ok(reference));
+    }
+    let part = manifest.policy_part(&names);
+    // Without owners it names no node, and tags with the same files become one.
+    if let Ok((bytes, left_out)) = write(&manifest) {
+        assert_eq!(left_out, Vec::<String>::new(), "what was read has a form");
+        let again = read(&bytes, Trust::DangerousNone, NOW)
+            .expect("what was written is read")
+            .manifest;
+        assert_eq!(again.boot, manifest.boot);
+        assert_eq!(again.policy_part(&names).is_empty(), part.is_empty());
+        assert_eq!(
+            write(&again).map(|(bytes, _)| bytes),
+            Ok(bytes),
+            "one value has one encoding"
+        );
+    }
+}
+
 /// A file of IMA's rules.
 pub fn ima_policy(data: &[u8]) {
     use evidence::ima_policy;

@@ -256,6 +256,9 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     check("policy_reference", |b| {
         policy::Reference::from_json("seed", b).is_ok()
     });
+    check("policy_corim", |b| {
+        policy::corim::read(b, policy::corim::Trust::DangerousNone, 0).is_ok()
+    });
     check("ima_policy", |b| {
         core::str::from_utf8(b).is_ok_and(|text| evidence::ima_policy::parse(text).is_ok())
     });

@@ -78,7 +78,12 @@ pub struct AttestationKey {
 impl AttestationKey {
     /// The key `seed` of this kind, with [`GOOD_ATTRIBUTES`].
     pub fn new(kind: KeyKind, seed: u8) -> AttestationKey {
-        let ecc = SigningKey::from_slice(&Sha256::digest([b'k', seed])).unwrap();
+        AttestationKey::of(kind, &[b'k', seed])
+    }
+
+    /// One key for each `secret`, where there are more nodes than seeds; RSA keys are all the same.
+    pub fn of(kind: KeyKind, secret: &[u8]) -> AttestationKey {
+        let ecc = SigningKey::from_slice(&Sha256::digest(secret)).unwrap();
         AttestationKey {
             kind,
             ecc,

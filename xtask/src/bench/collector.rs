@@ -21,7 +21,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         world,
         &[
             "collector".to_owned(),
-            options.rounds.to_string(),
+            options.rounds().to_string(),
             records.to_string(),
         ],
     )?;

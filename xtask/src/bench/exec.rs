@@ -26,7 +26,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
     let count = options.entries.unwrap_or(COUNT);
     let found = guest::run(
         world,
-        &["exec".to_owned(), options.rounds.to_string(), count.to_string()],
+        &["exec".to_owned(), options.rounds().to_string(), count.to_string()],
     )?;
     let rounds = found.json["rounds"].as_array().context("no rounds")?;
     let why = |name: &str| {

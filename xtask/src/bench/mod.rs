@@ -11,6 +11,7 @@ mod follow;
 mod guest;
 mod measure;
 mod replay;
+mod serve;
 mod template;
 
 use std::process::ExitCode;
@@ -54,6 +55,11 @@ const BENCHMARKS: &[Benchmark] = &[
         run: follow::tenant,
     },
     Benchmark {
+        name: "serve",
+        purpose: Purpose::Build,
+        run: serve::run,
+    },
+    Benchmark {
         name: "exec",
         purpose: Purpose::Demo,
         run: exec::run,
@@ -78,10 +84,17 @@ const BENCHMARKS: &[Benchmark] = &[
 /// What a person asked for.
 struct Options {
     consent: Consent,
-    /// Counted rounds; one more comes before them and is not counted.
-    rounds: usize,
+    /// Counted rounds; one more comes before them and is not counted. `None`: each benchmark's own, see [`Options::rounds`].
+    rounds: Option<usize>,
     /// Size of what is processed; `None`: each benchmark's own.
     entries: Option<u64>,
+}
+
+impl Options {
+    /// Rounds of those that have no number of their own.
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(5)
+    }
 }
 
 /// What a benchmark found.
@@ -117,7 +130,7 @@ struct Ratio {
 pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut options = Options {
         consent: Consent::default(),
-        rounds: 5,
+        rounds: None,
         entries: None,
     };
     let mut json = false;
@@ -127,7 +140,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             Long("yes") => options.consent.yes = true,
             Long("no-install") => options.consent.no_install = true,
             Long("json") => json = true,
-            Long("rounds") => options.rounds = parser.value()?.parse()?,
+            Long("rounds") => options.rounds = Some(parser.value()?.parse()?),
             Long("entries") => options.entries = Some(parser.value()?.parse()?),
             Short('h') | Long("help") => {
                 print!("{}", help::BENCH);
@@ -137,7 +150,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if options.rounds == 0 || options.entries == Some(0) {
+    if options.rounds == Some(0) || options.entries == Some(0) {
         bail!("--rounds and --entries: at least 1");
     }
     if let Some(unknown) = names.iter().find(|n| BENCHMARKS.iter().all(|b| b.name != **n)) {
@@ -160,7 +173,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     }
     if json {
         let all: Vec<Json> = reports.iter().map(Report::as_json).collect();
-        println!("{}", json!({ "rounds": options.rounds, "benchmarks": all }));
+        println!("{}", json!({ "rounds": options.rounds(), "benchmarks": all }));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -97,7 +97,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
     }
     let machine = measure::machine();
     let mut taken: BTreeMap<&str, Vec<Taken>> = BTreeMap::new();
-    let measured = measure::rounds(&mut contenders, options.rounds)?;
+    let measured = measure::rounds(&mut contenders, options.rounds())?;
     for (contender, measured) in contenders.iter().zip(measured) {
         taken.insert(contender.name, measured);
     }

@@ -30,7 +30,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         &[
             "template".to_owned(),
             built.display().to_string(),
-            options.rounds.to_string(),
+            options.rounds().to_string(),
             count.to_string(),
         ],
     )?;

@@ -285,7 +285,7 @@ impl Serve {
             verdicts: self.keep_verdicts,
             evidence_bytes: self.keep_evidence.saturating_mul(1024 * 1024),
         };
-        store.prune(&limits, http::now())?;
+        store.prune(&limits, http::now(), None)?;
         let now = OffsetDateTime::now_utc();
         if setup::renew(&store, now)? {
             tracing::info!("the server's certificate was made anew");

@@ -13,19 +13,18 @@ use super::changes::{self, StateChange};
 use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
-use super::store::{Commit, Limits, MAX_PARTS, Round, Store, StoreError};
+use super::store::{Commit, Limits, Round, Store, StoreError, parts_of};
 use evidence::{Evidence, JoinError, Part, Position, Quote, boot::Registers, tpm::Attest};
 use policy::Policy;
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use verifier::accept::Accepted;
 use verifier::follow::{self, Follower, Mismatch};
 use verifier::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Severity, Verdict};
 
 /// Verdicts between two looks at the limits.
-const PRUNE_EVERY: u32 = 16;
+const PRUNE_EVERY: usize = 64;
 /// How often an appraisal is done again because the enrolment changed under it.
 const TRIES: u32 = 3;
 
@@ -98,7 +97,8 @@ pub struct Judge {
     policies: Policies,
     limits: Limits,
     gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    since_prune: AtomicU32,
+    /// Nodes of the verdicts since the last look, and the number of these.
+    since_prune: Mutex<(BTreeSet<String>, usize)>,
     followers: Followers,
 }
 
@@ -157,7 +157,7 @@ impl Judge {
             policies: Policies::default(),
             limits,
             gates: Mutex::default(),
-            since_prune: AtomicU32::new(0),
+            since_prune: Mutex::default(),
             followers: Followers::default(),
         }
     }
@@ -233,6 +233,14 @@ impl Judge {
         Err(Refusal::Store(StoreError::Conflict))
     }
 
+    /// Counts a verdict of this node. Gives the nodes that have more of them since the last look, when it is time for one.
+    fn grown(&self, node: &str) -> Option<BTreeSet<String>> {
+        let mut since = self.since_prune.lock().unwrap_or_else(PoisonError::into_inner);
+        since.0.insert(node.to_owned());
+        since.1 += 1;
+        (since.1 >= PRUNE_EVERY).then(|| std::mem::take(&mut *since).0)
+    }
+
     fn question(&self, round: &Round, nonce: &[u8], now: u64) -> Result<Question, Refusal> {
         let node = &round.node;
         let policy = self.policies.of(node)?;
@@ -306,7 +314,7 @@ impl Judge {
             return Err(Mismatch::NothingKept.into());
         };
         // Now and then the whole is kept, so that no evidence is in too many pieces.
-        let is_piece = self.store.depth(base)? < MAX_PARTS - 1;
+        let is_piece = self.store.depth(base)? + 1 < parts_of(&round.node.ak_name);
         if is_piece && let Some(mut follower) = self.followers.take(&round.node.name) {
             let (policy, context) = (&question.policy, &question.context);
             let verdict = follower
@@ -384,9 +392,9 @@ impl Judge {
         if let Some(follower) = outcome.follower {
             self.followers.put(&round.node.name, follower);
         }
-        if self.since_prune.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
+        if let Some(nodes) = self.grown(&round.node.name) {
             // The verdict is kept; that older ones could not be forgotten is not the node's matter.
-            if let Err(error) = self.store.prune(&self.limits, verdict.time) {
+            if let Err(error) = self.store.prune(&self.limits, verdict.time, Some(&nodes)) {
                 tracing::error!(%error, "older verdicts could not be forgotten");
             }
         }

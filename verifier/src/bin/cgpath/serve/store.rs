@@ -11,14 +11,17 @@
 mod back;
 mod changes;
 mod parts;
+mod prune;
 
 pub use back::{Change, Past, Rejudged};
 pub use changes::KEEP_CHANGES;
-pub use parts::MAX_PARTS;
+pub use parts::parts_of;
+pub use prune::Limits;
 
 use super::changes::StateChange;
 use changes::CHANGES;
 use parts::{MIGRATION_3, PARTS};
+use prune::KEPT;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -36,7 +39,10 @@ const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
+/// Keeps a value by its key.
+const SET_META: &str =
+    "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -255,15 +261,6 @@ pub struct StoredVerdict {
     pub verdict: Box<serde_json::value::RawValue>,
 }
 
-/// How much is kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Verdicts of each node.
-    pub verdicts: u32,
-    /// Bytes of evidence in total; the last evidence of each node is kept in any case.
-    pub evidence_bytes: u64,
-}
-
 /// The store in one directory.
 #[derive(Debug)]
 pub struct Store {
@@ -304,7 +301,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -355,6 +352,9 @@ impl Store {
             if version < 3 {
                 connection.execute_batch(&format!("{MIGRATION_3} {PARTS} {CHANGES}"))?;
             }
+            if version < 4 {
+                connection.execute_batch(KEPT)?;
+            }
             connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
             return Err(foreign(format!(
@@ -393,10 +393,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
-        self.connection().execute(
-            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
-            [key, value],
-        )?;
+        self.connection().execute(SET_META, [key, value])?;
         Ok(())
     }
 
@@ -470,7 +467,7 @@ impl Store {
             transaction.commit()?;
             files
         };
-        self.delete_evidence(&files)
+        self.delete_evidence(files)
     }
 
     /// All nodes by name.
@@ -621,119 +618,6 @@ impl Store {
         changes::keep(&transaction, commit.node, commit.time, "evidence", commit.changes)?;
         transaction.commit()?;
         Ok(id)
-    }
-
-    /// Forgets what is over the limits, and nonces that expired before `now`; deletes evidence that no verdict names.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`], [`StoreError::Io`].
-    pub fn prune(&self, limits: &Limits, now: u64) -> Result<(), StoreError> {
-        let files = {
-            let mut connection = self.connection();
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            // The clock may be set back later: what was forgotten stays refused by the mark.
-            let newest: Option<i64> = transaction.query_row(
-                "SELECT max(expires) FROM used_nonces WHERE expires < ?1",
-                [signed(now)],
-                |r| r.get(0),
-            )?;
-            if let Some(newest) = newest {
-                transaction.execute(
-                    "INSERT INTO meta (key, value) VALUES ('nonces-forgotten', CAST(?1 AS TEXT))
-                     ON CONFLICT (key) DO UPDATE SET value = CAST(max(CAST(value AS INTEGER), ?1) AS TEXT)",
-                    [newest],
-                )?;
-                transaction.execute("DELETE FROM used_nonces WHERE expires < ?1", [signed(now)])?;
-            }
-            let mut files: Vec<String> = Vec::new();
-            let over: Vec<(i64, String, bool)> = transaction
-                .prepare(
-                    "SELECT id, evidence, evidence_kept FROM
-                     (SELECT id, evidence, evidence_kept, row_number() OVER (PARTITION BY node ORDER BY id DESC) AS age
-                      FROM verdicts) WHERE age > max(?1, 1)",
-                )?
-                .query_map([limits.verdicts], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
-                .collect::<Result<_, _>>()?;
-            for (id, evidence, kept) in over {
-                transaction.execute("DELETE FROM verdicts WHERE id = ?1", [id])?;
-                if kept {
-                    files.push(evidence);
-                }
-            }
-            let kept: Vec<(i64, String, i64, bool)> = transaction
-                .prepare(
-                    "SELECT id, evidence, evidence_len, id = max(id) OVER (PARTITION BY node) FROM verdicts
-                     WHERE evidence_kept = 1 ORDER BY id DESC",
-                )?
-                .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?
-                .collect::<Result<_, _>>()?;
-            let mut total: u64 = 0;
-            for (id, evidence, len, last) in kept {
-                total = total.saturating_add(unsigned(len));
-                if total > limits.evidence_bytes && !last {
-                    transaction.execute("UPDATE verdicts SET evidence_kept = 0 WHERE id = ?1", [id])?;
-                    files.push(evidence);
-                }
-            }
-            changes::prune(&transaction)?;
-            transaction.commit()?;
-            files
-        };
-        self.delete_evidence(&files)
-    }
-
-    /// Deletes what a crash left in the evidence folder: parts of files, and files that no verdict names. Only while
-    /// no other process writes evidence.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`], [`StoreError::Io`].
-    pub fn sweep(&self) -> Result<usize, StoreError> {
-        let folder = self.dir.join(EVIDENCE);
-        let io = |error| StoreError::Io {
-            path: folder.clone(),
-            error,
-        };
-        let mut swept = 0;
-        for entry in fs::read_dir(&folder).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            let named = match (path.extension(), path.file_stem().and_then(|s| s.to_str())) {
-                (Some(extension), Some(stem)) if extension == "cbor" => self.names_evidence(stem)?,
-                (Some(extension), _) if extension == "part" => false,
-                // Not ours: left alone.
-                _ => true,
-            };
-            if !named {
-                fs::remove_file(&path).map_err(|error| StoreError::Io { path, error })?;
-                swept += 1;
-            }
-        }
-        Ok(swept)
-    }
-
-    /// Whether this evidence should be on disk.
-    fn names_evidence(&self, sha256: &str) -> Result<bool, StoreError> {
-        parts::is_needed(&self.connection(), sha256)
-    }
-
-    fn delete_evidence(&self, files: &[String]) -> Result<(), StoreError> {
-        let mut files = files.to_vec();
-        while let Some(sha256) = files.pop() {
-            // Another verdict may rest on the very same bytes, or on a part that follows them.
-            if self.names_evidence(&sha256)? {
-                continue;
-            }
-            // What it followed may be of no more use either.
-            files.extend(self.forget_part(&sha256)?);
-            let path = self.evidence_path(&sha256);
-            match fs::remove_file(&path) {
-                // A crash between the transaction and here, then a sweep, then here again.
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StoreError::Io { path, error });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// The last verdict of a node.
@@ -987,13 +871,20 @@ mod tests {
         store
             .connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; PRAGMA user_version = 2;",
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; \
+                 DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
             )
             .unwrap();
         drop(store);
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(columns(&store), wanted);
-        let later = "PRAGMA user_version = 4";
+        let limits = Limits {
+            verdicts: 1,
+            evidence_bytes: 0,
+        };
+        store.prune(&limits, 0, None).unwrap();
+        assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
+        let later = "PRAGMA user_version = 5";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }
@@ -1047,6 +938,7 @@ mod tests {
                     evidence_bytes: 1000,
                 },
                 5000,
+                None,
             )
             .unwrap();
         // Forgotten by now; a clock that was set back does not make it good again.
@@ -1140,6 +1032,7 @@ mod tests {
                     evidence_bytes: 120,
                 },
                 0,
+                None,
             )
             .unwrap();
         let history = store.history("n1", 100, None).unwrap();

@@ -8,8 +8,19 @@ use super::{Store, StoreError};
 use evidence::{Evidence, Part};
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// Parts after which the whole evidence is kept once: so many files are read for one evidence at most.
-pub const MAX_PARTS: u32 = 64;
+/// So many files are read for one evidence at most.
+const MAX_PARTS: u32 = 64;
+
+/// Parts of this node after which the whole evidence is kept once: from half of [`MAX_PARTS`] on, as its key's name falls,
+/// so that nodes which were enrolled together do not all come to it in one round.
+pub fn parts_of(ak_name: &str) -> u32 {
+    let half = MAX_PARTS / 2;
+    let last = ak_name.len().checked_sub(2).and_then(|at| ak_name.get(at..));
+    half + last
+        .and_then(|byte| u32::from_str_radix(byte, 16).ok())
+        .unwrap_or_default()
+        % half
+}
 
 /// Table that version 3 added.
 pub(super) const PARTS: &str = "
@@ -78,15 +89,14 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
 
-    /// Forgets that this evidence is a part; gives what it followed.
-    pub(super) fn forget_part(&self, sha256: &str) -> Result<Option<String>, StoreError> {
-        Ok(self
-            .connection()
-            .prepare_cached("DELETE FROM parts WHERE evidence = ?1 RETURNING base")?
-            .query_row([sha256], |row| row.get(0))
-            .optional()?)
-    }
+/// Forgets that this evidence is a part; gives what it followed.
+pub(super) fn forget(connection: &Connection, sha256: &str) -> Result<Option<String>, StoreError> {
+    Ok(connection
+        .prepare_cached("DELETE FROM parts WHERE evidence = ?1 RETURNING base")?
+        .query_row([sha256], |row| row.get(0))
+        .optional()?)
 }
 
 pub(super) fn depth(connection: &Connection, sha256: &str) -> Result<u32, StoreError> {
@@ -123,9 +133,18 @@ pub(super) fn is_needed(connection: &Connection, sha256: &str) -> Result<bool, S
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn nodes_come_to_their_whole_evidence_one_by_one_and_never_too_late() {
+        let name = |n: u8| format!("000b{}", hex::encode(sha2::Sha256::digest([n])));
+        let limits: std::collections::BTreeSet<u32> = (0..=255).map(|n| parts_of(&name(n))).collect();
+        assert_eq!(limits, (32..64).collect());
+        assert_eq!(parts_of(""), 32);
+    }
+
     use super::super::{Commit, Limits, Node, Round, Store};
     use super::*;
     use crate::serve::store::KeptEvidence;
+    use sha2::Digest as _;
     use verifier::follow::position;
     use verifier::testing::{KeyKind, Node as TestNode, part_after};
     use verifier::{NodeState, appraise};
@@ -193,7 +212,7 @@ mod tests {
             verdicts: 1,
             evidence_bytes: 0,
         };
-        store.prune(&limits, 0).unwrap();
+        store.prune(&limits, 0, None).unwrap();
         let there: Vec<bool> = wholes
             .iter()
             .map(|sha| store.evidence_path(sha).exists())
@@ -206,7 +225,7 @@ mod tests {
         let whole = machine.attest(&[9; 32]).to_cbor();
         let kept = store.keep_evidence(&whole).unwrap();
         commit(&store, &store.round("n").unwrap(), 9, &kept, None);
-        store.prune(&limits, 0).unwrap();
+        store.prune(&limits, 0, None).unwrap();
         assert!(wholes.iter().all(|sha| !store.evidence_path(sha).exists()));
         assert_eq!(store.depth(&wholes[5]).unwrap(), 0);
         store.resync("n").unwrap();
