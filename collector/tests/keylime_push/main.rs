@@ -14,6 +14,7 @@ use collector::config::{Config, KeyKind, Sink, SinkFormat, SinkKind};
 use collector::service::{RequestError, TpmAccess, TpmThread};
 use collector::sink::keylime::{Agent, Boot, KeylimeError, Sent};
 use collector::sink::{SinkStatus, Sinks};
+use collector::sources::boot::BootFacts;
 use collector::tpm::{Options, Tpm, TpmError};
 use evidence::Bank;
 use hyper::Method;
@@ -22,6 +23,7 @@ use services::Keylime;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swtpm::Swtpm;
 use tokio::sync::watch;
@@ -60,23 +62,34 @@ struct Node {
 }
 
 impl Node {
-    fn boot(key: KeyKind) -> Node {
+    fn bare(key: KeyKind) -> Node {
         let swtpm = Swtpm::start();
-        let mut node = Node {
+        Node {
             options: swtpm.options(key),
             swtpm,
             list: tempfile::NamedTempFile::new().unwrap(),
             digests: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn boot(key: KeyKind) -> Node {
+        let mut node = Node::bare(key);
         for name in ["boot_aggregate", "/usr/bin/a", "/usr/bin/b"] {
             node.measure(name);
         }
         node
     }
 
-    /// What the kernel does when `name` is executed: an `ima-ng` entry, and both banks extended.
+    /// What the kernel does when `name` is executed.
     fn measure(&mut self, name: &str) {
         let content = Bank::Sha256.hash(&[name.as_bytes()]);
+        self.list_entry(name, &content);
+        let digests = self.digests.entry(name.to_owned()).or_default();
+        digests.push(hex::encode(content.bytes()));
+    }
+
+    /// An `ima-ng` entry, in the list and in the register.
+    fn list_entry(&mut self, name: &str, content: &evidence::Digest) {
         let digest = [b"sha256:\0", content.bytes()].concat();
         let path = [name.as_bytes(), &[0]].concat();
         let mut data = Vec::new();
@@ -91,19 +104,22 @@ impl Node {
         entry.extend((data.len() as u32).to_le_bytes());
         entry.extend(&data);
         self.list.write_all(&entry).unwrap();
+        self.extend(PcrHandle::Pcr10, &data);
+    }
+
+    /// Extends both banks with what is measured.
+    fn extend(&self, register: PcrHandle, measured: &[u8]) {
         let mut values = DigestValues::new();
         for (bank, algorithm) in [
             (Bank::Sha1, HashingAlgorithm::Sha1),
             (Bank::Sha256, HashingAlgorithm::Sha256),
         ] {
-            let digest = bank.hash(&[&data]).bytes().to_vec();
+            let digest = bank.hash(&[measured]).bytes().to_vec();
             values.set(algorithm, Digest::try_from(digest).unwrap());
         }
         self.context()
-            .execute_with_nullauth_session(|c| c.pcr_extend(PcrHandle::Pcr10, values))
+            .execute_with_nullauth_session(|c| c.pcr_extend(register, values))
             .unwrap();
-        let digests = self.digests.entry(name.to_owned()).or_default();
-        digests.push(hex::encode(content.bytes()));
     }
 
     fn tpm(&self) -> Reopened {
@@ -111,13 +127,16 @@ impl Node {
     }
 
     fn agent(&self, keylime: &Keylime) -> Agent<Reopened> {
-        self.agent_with(keylime, self.tpm())
+        self.agent_with(keylime, self.tpm(), None)
     }
 
-    fn agent_with(&self, keylime: &Keylime, tpm: Reopened) -> Agent<Reopened> {
+    fn agent_with(&self, keylime: &Keylime, tpm: Reopened, log: Option<Vec<u8>>) -> Agent<Reopened> {
         let boot = Boot {
             time: "2025-04-02T12:12:51Z".into(),
-            facts: Default::default(),
+            facts: Arc::new(BootFacts {
+                log,
+                command_line: None,
+            }),
         };
         Agent::new(&sink(keylime), AGENT, self.list.path(), boot, tpm).unwrap()
     }
@@ -414,7 +433,7 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     };
     assert!(refused(thief.round().await.unwrap_err()));
     let other_key = Reopened(node.swtpm.options(KeyKind::EccP256));
-    let mut other_key = node.agent_with(&keylime, other_key);
+    let mut other_key = node.agent_with(&keylime, other_key, None);
     assert!(refused(other_key.round().await.unwrap_err()));
 
     // Another TPM's key under this one's endorsement key: the TPM does not open the credential, and a guess is refused.
@@ -521,4 +540,86 @@ async fn keylime_takes_no_elliptic_curve_key_and_the_error_says_what_to_set() {
     let error = is_a_stranger(&mut agent, &keylime).await;
     assert!(error.contains(r#"tpm.key = "rsa-2048""#), "{error}");
     assert!(keylime.log("verifier").contains("SignatureAlgorithmMismatch"));
+}
+
+/// What a firmware measures: register, type, what is measured and said.
+type Event = (u32, u32, &'static [u8]);
+
+/// EV_S_CRTM_VERSION, EV_SEPARATOR of each register, EV_IPL. TCG PC Client Platform Firmware Profile, 10.4.1.
+const FIRMWARE: [Event; 11] = [
+    (0, 8, b"1\0.\0\0\0"),
+    (0, 4, &[0; 4]),
+    (1, 4, &[0; 4]),
+    (2, 4, &[0; 4]),
+    (3, 4, &[0; 4]),
+    (4, 4, &[0; 4]),
+    (5, 4, &[0; 4]),
+    (6, 4, &[0; 4]),
+    (7, 4, &[0; 4]),
+    (8, 13, b"linux /vmlinuz quiet\0"),
+    (9, 13, b"/vmlinuz\0"),
+];
+
+/// `binary_bios_measurements` with SHA-1 and SHA-256. TCG PC Client Platform Firmware Profile, 10.2.
+fn boot_log(events: &[Event]) -> Vec<u8> {
+    let id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x02\0\0\0\x04\0\x14\0\x0b\0\x20\0\0";
+    let mut out = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
+    out.extend([0; 20]);
+    out.extend((id.len() as u32).to_le_bytes());
+    out.extend(id);
+    for (register, kind, data) in events {
+        out.extend([*register, *kind, 2].map(u32::to_le_bytes).concat());
+        for bank in [Bank::Sha1, Bank::Sha256] {
+            out.extend(bank.tpm_alg().to_le_bytes());
+            out.extend(bank.hash(&[data]).bytes());
+        }
+        out.extend((data.len() as u32).to_le_bytes());
+        out.extend(*data);
+    }
+    out
+}
+
+#[tokio::test]
+async fn keylime_ties_the_boot_log_to_the_quote_and_to_the_list_and_refuses_another_log() {
+    let keylime = Keylime::start();
+    let mut node = Node::bare(KeyKind::Rsa2048);
+    let handles = [
+        PcrHandle::Pcr0,
+        PcrHandle::Pcr1,
+        PcrHandle::Pcr2,
+        PcrHandle::Pcr3,
+        PcrHandle::Pcr4,
+        PcrHandle::Pcr5,
+        PcrHandle::Pcr6,
+        PcrHandle::Pcr7,
+        PcrHandle::Pcr8,
+        PcrHandle::Pcr9,
+    ];
+    for (register, _, data) in FIRMWARE {
+        node.extend(handles[register as usize], data);
+    }
+    let log = boot_log(&FIRMWARE);
+    let replayed = evidence::boot::EventLog::parse(&log)
+        .unwrap()
+        .replay(Bank::Sha256)
+        .unwrap();
+    // No file of the policy: Keylime computes it from the log.
+    node.list_entry("boot_aggregate", &evidence::boot::boot_aggregate(&replayed));
+    node.measure("/usr/bin/a");
+    let mut agent = node.agent_with(&keylime, node.tpm(), Some(log));
+    is_a_stranger(&mut agent, &keylime).await;
+    let policy = json!({"what": "any policy but none: the name accept-all decides"}).to_string();
+    keylime.add_with(AGENT, &node.digests, policy.into()).await;
+    let mut pause = 0;
+    attest(&mut agent, &mut pause, &keylime).await;
+    let judgement = keylime.judgement(AGENT).await;
+    assert_eq!(judgement["evaluation"], "pass", "{}", keylime.log("verifier"));
+    assert_eq!(keylime.count("verifier", "against measured boot log"), 1);
+
+    let mut other = FIRMWARE;
+    other[9].2 = b"linux /vmlinuz quiet init=/bin/sh\0";
+    let mut agent = node.agent_with(&keylime, node.tpm(), Some(boot_log(&other)));
+    attest(&mut agent, &mut pause, &keylime).await;
+    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert!(keylime.log("verifier").contains("For PCR 8 and hash"));
 }

@@ -242,6 +242,11 @@ enabled_revocation_notifications = []
     /// Adds an agent to the verifier as `keylime_tenant -c add` does: with the key that the registrar has, and a runtime
     /// policy with these files.
     pub async fn add(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>) {
+        self.add_with(agent, digests, Value::Null).await;
+    }
+
+    /// The same with a measured boot policy.
+    pub async fn add_with(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>, boot: Value) {
         let (status, known) = self
             .registrar(Method::GET, &format!("/v2.1/agents/{agent}"), Value::Null)
             .await;
@@ -255,7 +260,7 @@ enabled_revocation_notifications = []
         let body = json!({
             "v": null, "cloudagent_ip": null, "cloudagent_port": null,
             "tpm_policy": "{}", "runtime_policy": STANDARD.encode(policy.to_string()), "runtime_policy_name": "",
-            "runtime_policy_key": "", "mb_policy": null, "mb_policy_name": "", "ima_sign_verification_keys": "",
+            "runtime_policy_key": "", "mb_policy": boot, "mb_policy_name": "", "ima_sign_verification_keys": "",
             "metadata": "{}", "revocation_key": "", "accept_tpm_hash_algs": ["sha256"],
             "accept_tpm_encryption_algs": ["rsa", "ecc"], "accept_tpm_signing_algs": ["rsassa", "ecdsa"],
             "ak_tpm": known["results"]["aik_tpm"], "mtls_cert": null, "supported_version": "3.0",
