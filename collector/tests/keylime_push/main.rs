@@ -273,7 +273,7 @@ async fn until(sinks: &Sinks, keylime: &Keylime, done: impl Fn(&SinkStatus) -> b
             return status;
         }
         assert!(
-            started.elapsed() < Duration::from_secs(60),
+            started.elapsed() < Duration::from_secs(180),
             "{status:?} {}",
             keylime.log("verifier")
         );

@@ -202,7 +202,7 @@ pub fn sink(keylime: &Keylime) -> Sink {
         format: SinkFormat::Evidence,
         pods: vec![],
         interval: 1,
-        timeout: 60,
+        timeout: 180,
         spool: 1,
         keep: 1,
         whole_every: 1,

@@ -123,7 +123,7 @@ enabled_revocation_notifications = []
     }
 
     fn wait(&mut self, service: &str, port: u16) {
-        let until = Instant::now() + Duration::from_secs(120);
+        let until = Instant::now() + Duration::from_secs(180);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = self
                 .children
@@ -202,7 +202,7 @@ enabled_revocation_notifications = []
     ) -> (u16, Value) {
         let asked = format!("{method} {path}");
         let exchange = self.exchange(port, method, path, token, body);
-        let answered = tokio::time::timeout(Duration::from_secs(60), exchange).await;
+        let answered = tokio::time::timeout(Duration::from_secs(180), exchange).await;
         let logs = || format!("{}{}", self.log("registrar"), self.log("verifier"));
         answered.unwrap_or_else(|_| panic!("no answer to {asked}: {}", logs()))
     }
@@ -299,7 +299,7 @@ enabled_revocation_notifications = []
     /// Waits until the registrar knows an active agent.
     pub async fn registered(&self, agent: &str) {
         let path = format!("/v2.1/agents/{agent}");
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         while self.registrar(Method::GET, &path, Value::Null).await.0 != 200 {
             assert!(Instant::now() < until, "{}", self.log("registrar"));
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -309,7 +309,7 @@ enabled_revocation_notifications = []
     /// The verifier's judgement of the latest attestation, once it has one.
     pub async fn judgement(&self, agent: &str) -> Value {
         let path = format!("/v3.0/agents/{agent}/attestations/latest");
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         loop {
             let (status, answer) = self.verifier(Method::GET, &path, None, Value::Null).await;
             // 7.14.3 says 201 here.
