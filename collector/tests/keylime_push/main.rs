@@ -94,7 +94,8 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
             .log("verifier")
             .contains("File not found in allowlist: /tmp/evil")
     );
-    drop(node.swtpm);
+    // The stranger's, and one for each start.
+    assert_eq!(keylime.count("verifier", "POST /v3.0/sessions"), 3);
 }
 
 /// What a session's client sends when it makes everything by hand; gives the token, or the status that refused it.
@@ -283,7 +284,7 @@ async fn until(sinks: &Sinks, keylime: &Keylime, done: impl Fn(&SinkStatus) -> b
 
 #[tokio::test]
 async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_how_it_fares() {
-    let keylime = Keylime::start_with("session_lifetime = 3\nextend_token_on_attestation = False");
+    let keylime = Keylime::start_with("session_lifetime = 5\nextend_token_on_attestation = False");
     let node = Node::boot(KeyKind::Rsa2048);
     let certificate = node.certify_endorsement().await;
     let dir = tempfile::tempdir().unwrap();
@@ -307,17 +308,14 @@ async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_ho
     let before = keylime.count("verifier", "POST /v3.0/sessions");
     let started = Instant::now();
     until(&sinks, &keylime, |status| status.delivered >= 1).await;
-    let status = until(&sinks, &keylime, |status| status.delivered >= 6).await;
+    let status = until(&sinks, &keylime, |status| status.delivered >= 8).await;
     assert_eq!(status.error, None);
     assert!(
-        started.elapsed() >= Duration::from_secs(5),
+        started.elapsed() >= Duration::from_secs(7),
         "a second in between, as told"
     );
     let sessions = keylime.count("verifier", "POST /v3.0/sessions") - before;
-    assert!(
-        (2..=5).contains(&sessions),
-        "{sessions} sessions for 6 attestations"
-    );
+    assert!(sessions >= 2, "{sessions} sessions for 8 attestations");
     assert_eq!(keylime.status(AGENT).await, "PASS");
     assert_eq!(keylime.count("verifier", "failed verification"), 0);
 
