@@ -3,6 +3,7 @@
 //! What is not installed fails: `cargo xtask test` brings Keylime, Debian's package swtpm the TPM.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod node;
 #[path = "../../../verifier/tests/common/python.rs"]
 mod python;
 mod services;
@@ -10,200 +11,21 @@ mod services;
 mod swtpm;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use collector::config::{Config, KeyKind, Sink, SinkFormat, SinkKind};
-use collector::service::{RequestError, TpmAccess, TpmThread};
-use collector::sink::keylime::{Agent, Boot, KeylimeError, Sent};
+use collector::config::{Config, KeyKind};
+use collector::service::{RequestError, TpmAccess as _, TpmThread};
+use collector::sink::keylime::{Agent, KeylimeError, Sent};
 use collector::sink::{SinkStatus, Sinks};
-use collector::tpm::{Options, Tpm, TpmError};
+use collector::tpm::{Tpm, TpmError};
 use evidence::Bank;
 use hyper::Method;
+use node::{Node, Reopened, sink};
 use serde_json::{Value, json};
 use services::Keylime;
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::str::FromStr as _;
 use std::time::{Duration, Instant};
-use swtpm::Swtpm;
 use tokio::sync::watch;
-use tss_esapi::attributes::NvIndexAttributesBuilder;
-use tss_esapi::handles::{NvIndexTpmHandle, PcrHandle};
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
-use tss_esapi::structures::{Digest, DigestValues, MaxNvBuffer, NvPublicBuilder};
-use tss_esapi::{Context, TctiNameConf};
+use tss_esapi::handles::PcrHandle;
 
 const AGENT: &str = "node-1";
-
-/// Opens the TPM each time: a software TPM takes one connection, and the test extends registers in between.
-#[derive(Clone)]
-struct Reopened(Options);
-
-impl TpmAccess for Reopened {
-    async fn with<T, F>(&self, mut work: F) -> Result<T, RequestError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
-    {
-        let options = self.0.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mut Tpm::open(&options)?));
-        Ok(done.await.unwrap()?)
-    }
-}
-
-/// A node whose list and PCR 10 grow together.
-struct Node {
-    swtpm: Swtpm,
-    options: Options,
-    list: tempfile::NamedTempFile,
-    /// What a policy that knows all files says.
-    digests: BTreeMap<String, Vec<String>>,
-}
-
-impl Node {
-    fn boot(key: KeyKind) -> Node {
-        let swtpm = Swtpm::start();
-        let mut node = Node {
-            options: swtpm.options(key),
-            swtpm,
-            list: tempfile::NamedTempFile::new().unwrap(),
-            digests: BTreeMap::new(),
-        };
-        for name in ["boot_aggregate", "/usr/bin/a", "/usr/bin/b"] {
-            node.measure(name);
-        }
-        node
-    }
-
-    /// What the kernel does when `name` is executed: an `ima-ng` entry, and both banks extended.
-    fn measure(&mut self, name: &str) {
-        let content = Bank::Sha256.hash(&[name.as_bytes()]);
-        let digest = [b"sha256:\0", content.bytes()].concat();
-        let path = [name.as_bytes(), &[0]].concat();
-        let mut data = Vec::new();
-        for field in [&digest, &path] {
-            data.extend((field.len() as u32).to_le_bytes());
-            data.extend(field);
-        }
-        let mut entry = 10u32.to_le_bytes().to_vec();
-        entry.extend(Bank::Sha1.hash(&[&data]).bytes());
-        entry.extend(6u32.to_le_bytes());
-        entry.extend(b"ima-ng");
-        entry.extend((data.len() as u32).to_le_bytes());
-        entry.extend(&data);
-        self.list.write_all(&entry).unwrap();
-        let mut values = DigestValues::new();
-        for (bank, algorithm) in [
-            (Bank::Sha1, HashingAlgorithm::Sha1),
-            (Bank::Sha256, HashingAlgorithm::Sha256),
-        ] {
-            let digest = bank.hash(&[&data]).bytes().to_vec();
-            values.set(algorithm, Digest::try_from(digest).unwrap());
-        }
-        self.context()
-            .execute_with_nullauth_session(|c| c.pcr_extend(PcrHandle::Pcr10, values))
-            .unwrap();
-        let digests = self.digests.entry(name.to_owned()).or_default();
-        digests.push(hex::encode(content.bytes()));
-    }
-
-    fn tpm(&self) -> Reopened {
-        Reopened(self.options.clone())
-    }
-
-    fn agent(&self, keylime: &Keylime) -> Agent<Reopened> {
-        self.agent_with(keylime, self.tpm())
-    }
-
-    fn agent_with(&self, keylime: &Keylime, tpm: Reopened) -> Agent<Reopened> {
-        let boot = Boot {
-            time: "2025-04-02T12:12:51Z".into(),
-            facts: Default::default(),
-        };
-        Agent::new(&sink(keylime), AGENT, self.list.path(), boot, tpm).unwrap()
-    }
-
-    /// Puts a certificate of the endorsement key where a TPM's maker does, with some bytes behind it; gives it.
-    async fn certify_endorsement(&self) -> Vec<u8> {
-        let endorsement = self.tpm().with(|tpm| tpm.endorsement()).await.unwrap();
-        assert_eq!(endorsement.certificate, None);
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let issuer = rcgen::Issuer::new(rcgen::CertificateParams::new(vec![]).unwrap(), ca_key);
-        let modulus = endorsement.public[endorsement.public.len() - 256..].to_vec();
-        let params = rcgen::CertificateParams::new(vec![]).unwrap();
-        let certificate = params.signed_by(&Rsa2048(rsa_der(&modulus)), &issuer).unwrap();
-        let der = certificate.der().to_vec();
-        let index = NvIndexTpmHandle::new(0x01c0_0002).unwrap();
-        let attributes = NvIndexAttributesBuilder::new()
-            .with_owner_write(true)
-            .with_owner_read(true)
-            .with_auth_read(true)
-            .with_no_da(true)
-            .build()
-            .unwrap();
-        let bytes = [&der[..], &[0xff; 40]].concat();
-        let public = NvPublicBuilder::new()
-            .with_nv_index(index)
-            .with_index_name_algorithm(HashingAlgorithm::Sha256)
-            .with_index_attributes(attributes)
-            .with_data_area_size(bytes.len())
-            .build()
-            .unwrap();
-        self.context()
-            .execute_with_nullauth_session(|c| {
-                let handle = c.nv_define_space(Provision::Owner, None, public)?;
-                for (n, some) in bytes.chunks(256).enumerate() {
-                    let buffer = MaxNvBuffer::try_from(some.to_vec())?;
-                    c.nv_write(NvAuth::Owner, handle, buffer, (n * 256) as u16)?;
-                }
-                Ok::<(), tss_esapi::Error>(())
-            })
-            .unwrap();
-        der
-    }
-
-    fn context(&self) -> Context {
-        Context::new(TctiNameConf::from_str(&self.options.tcti).unwrap()).unwrap()
-    }
-}
-
-/// A public key of RSA, as rcgen wants it: an RSAPublicKey in DER.
-struct Rsa2048(Vec<u8>);
-
-/// RFC 8017, A.1.1, for 2048 bits and the exponent 65537.
-fn rsa_der(modulus: &[u8]) -> Vec<u8> {
-    let head = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
-    [&head, modulus, &[0x02, 0x03, 0x01, 0x00, 0x01]].concat()
-}
-
-impl rcgen::PublicKeyData for Rsa2048 {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
-    }
-}
-
-fn sink(keylime: &Keylime) -> Sink {
-    Sink {
-        name: "keylime".into(),
-        kind: SinkKind::KeylimePush,
-        to: keylime.verifier_url(),
-        ca: keylime.path("ca.pem"),
-        registrar: keylime.registrar_url(),
-        agent: String::new(),
-        client_certificate: Default::default(),
-        client_key: Default::default(),
-        format: SinkFormat::Evidence,
-        pods: vec![],
-        interval: 1,
-        timeout: 60,
-        spool: 1,
-        keep: 1,
-        whole_every: 1,
-    }
-}
 
 /// The verifier opens no session for this agent; gives what the error says.
 async fn is_a_stranger(agent: &mut Agent<Reopened>, keylime: &Keylime) -> String {
@@ -414,7 +236,7 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     };
     assert!(refused(thief.round().await.unwrap_err()));
     let other_key = Reopened(node.swtpm.options(KeyKind::EccP256));
-    let mut other_key = node.agent_with(&keylime, other_key);
+    let mut other_key = node.agent_with(&keylime, other_key, None);
     assert!(refused(other_key.round().await.unwrap_err()));
 
     // Another TPM's key under this one's endorsement key: the TPM does not open the credential, and a guess is refused.
@@ -498,6 +320,14 @@ async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_ho
     );
     assert_eq!(keylime.status(AGENT).await, "PASS");
     assert_eq!(keylime.count("verifier", "failed verification"), 0);
+
+    // Removed everywhere and added again: nobody has to restart anything.
+    keylime.remove(AGENT).await;
+    let status = until(&sinks, &keylime, |status| status.error.is_some()).await;
+    assert!(status.error.unwrap().contains("does not know this agent"));
+    keylime.registered(AGENT).await;
+    keylime.add(AGENT, &node.digests).await;
+    until(&sinks, &keylime, |now| now.delivered > status.delivered).await;
     stop.send(true).unwrap();
 
     // What can not work is said at the start.
@@ -521,4 +351,86 @@ async fn keylime_takes_no_elliptic_curve_key_and_the_error_says_what_to_set() {
     let error = is_a_stranger(&mut agent, &keylime).await;
     assert!(error.contains(r#"tpm.key = "rsa-2048""#), "{error}");
     assert!(keylime.log("verifier").contains("SignatureAlgorithmMismatch"));
+}
+
+/// What a firmware measures: register, type, what is measured and said.
+type Event = (u32, u32, &'static [u8]);
+
+/// EV_S_CRTM_VERSION, EV_SEPARATOR of each register, EV_IPL. TCG PC Client Platform Firmware Profile, 10.4.1.
+const FIRMWARE: [Event; 11] = [
+    (0, 8, b"1\0.\0\0\0"),
+    (0, 4, &[0; 4]),
+    (1, 4, &[0; 4]),
+    (2, 4, &[0; 4]),
+    (3, 4, &[0; 4]),
+    (4, 4, &[0; 4]),
+    (5, 4, &[0; 4]),
+    (6, 4, &[0; 4]),
+    (7, 4, &[0; 4]),
+    (8, 13, b"linux /vmlinuz quiet\0"),
+    (9, 13, b"/vmlinuz\0"),
+];
+
+/// `binary_bios_measurements` with SHA-1 and SHA-256. TCG PC Client Platform Firmware Profile, 10.2.
+fn boot_log(events: &[Event]) -> Vec<u8> {
+    let id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x02\0\0\0\x04\0\x14\0\x0b\0\x20\0\0";
+    let mut out = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
+    out.extend([0; 20]);
+    out.extend((id.len() as u32).to_le_bytes());
+    out.extend(id);
+    for (register, kind, data) in events {
+        out.extend([*register, *kind, 2].map(u32::to_le_bytes).concat());
+        for bank in [Bank::Sha1, Bank::Sha256] {
+            out.extend(bank.tpm_alg().to_le_bytes());
+            out.extend(bank.hash(&[data]).bytes());
+        }
+        out.extend((data.len() as u32).to_le_bytes());
+        out.extend(*data);
+    }
+    out
+}
+
+#[tokio::test]
+async fn keylime_ties_the_boot_log_to_the_quote_and_to_the_list_and_refuses_another_log() {
+    let keylime = Keylime::start();
+    let mut node = Node::bare(KeyKind::Rsa2048);
+    let handles = [
+        PcrHandle::Pcr0,
+        PcrHandle::Pcr1,
+        PcrHandle::Pcr2,
+        PcrHandle::Pcr3,
+        PcrHandle::Pcr4,
+        PcrHandle::Pcr5,
+        PcrHandle::Pcr6,
+        PcrHandle::Pcr7,
+        PcrHandle::Pcr8,
+        PcrHandle::Pcr9,
+    ];
+    for (register, _, data) in FIRMWARE {
+        node.extend(handles[register as usize], data);
+    }
+    let log = boot_log(&FIRMWARE);
+    let replayed = evidence::boot::EventLog::parse(&log)
+        .unwrap()
+        .replay(Bank::Sha256)
+        .unwrap();
+    // No file of the policy: Keylime computes it from the log.
+    node.list_entry("boot_aggregate", &evidence::boot::boot_aggregate(&replayed));
+    node.measure("/usr/bin/a");
+    let mut agent = node.agent_with(&keylime, node.tpm(), Some(log));
+    is_a_stranger(&mut agent, &keylime).await;
+    let policy = json!({"what": "any policy but none: the name accept-all decides"}).to_string();
+    keylime.add_with(AGENT, &node.digests, policy.into()).await;
+    let mut pause = 0;
+    attest(&mut agent, &mut pause, &keylime).await;
+    let judgement = keylime.judgement(AGENT).await;
+    assert_eq!(judgement["evaluation"], "pass", "{}", keylime.log("verifier"));
+    assert_eq!(keylime.count("verifier", "against measured boot log"), 1);
+
+    let mut other = FIRMWARE;
+    other[9].2 = b"linux /vmlinuz quiet init=/bin/sh\0";
+    let mut agent = node.agent_with(&keylime, node.tpm(), Some(boot_log(&other)));
+    attest(&mut agent, &mut pause, &keylime).await;
+    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert!(keylime.log("verifier").contains("For PCR 8 and hash"));
 }

@@ -200,6 +200,21 @@ enabled_revocation_notifications = []
         token: Option<&str>,
         body: Value,
     ) -> (u16, Value) {
+        let asked = format!("{method} {path}");
+        let exchange = self.exchange(port, method, path, token, body);
+        let answered = tokio::time::timeout(Duration::from_secs(60), exchange).await;
+        let logs = || format!("{}{}", self.log("registrar"), self.log("verifier"));
+        answered.unwrap_or_else(|_| panic!("no answer to {asked}: {}", logs()))
+    }
+
+    async fn exchange(
+        &self,
+        port: u16,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Value,
+    ) -> (u16, Value) {
         let (certificate, key) = match token {
             Some(_) => (PathBuf::new(), PathBuf::new()),
             None => (self.path("admin.pem"), self.path("admin.key")),
@@ -242,6 +257,11 @@ enabled_revocation_notifications = []
     /// Adds an agent to the verifier as `keylime_tenant -c add` does: with the key that the registrar has, and a runtime
     /// policy with these files.
     pub async fn add(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>) {
+        self.add_with(agent, digests, Value::Null).await;
+    }
+
+    /// The same with a measured boot policy.
+    pub async fn add_with(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>, boot: Value) {
         let (status, known) = self
             .registrar(Method::GET, &format!("/v2.1/agents/{agent}"), Value::Null)
             .await;
@@ -255,7 +275,7 @@ enabled_revocation_notifications = []
         let body = json!({
             "v": null, "cloudagent_ip": null, "cloudagent_port": null,
             "tpm_policy": "{}", "runtime_policy": STANDARD.encode(policy.to_string()), "runtime_policy_name": "",
-            "runtime_policy_key": "", "mb_policy": null, "mb_policy_name": "", "ima_sign_verification_keys": "",
+            "runtime_policy_key": "", "mb_policy": boot, "mb_policy_name": "", "ima_sign_verification_keys": "",
             "metadata": "{}", "revocation_key": "", "accept_tpm_hash_algs": ["sha256"],
             "accept_tpm_encryption_algs": ["rsa", "ecc"], "accept_tpm_signing_algs": ["rsassa", "ecdsa"],
             "ak_tpm": known["results"]["aik_tpm"], "mtls_cert": null, "supported_version": "3.0",
@@ -264,6 +284,26 @@ enabled_revocation_notifications = []
             .verifier(Method::POST, &format!("/v2.6/agents/{agent}"), None, body)
             .await;
         assert_eq!(status, 200, "{answer} {}", self.log("verifier"));
+    }
+
+    /// Removes an agent from both.
+    pub async fn remove(&self, agent: &str) {
+        let path = format!("/v2.6/agents/{agent}");
+        let (status, answer) = self.verifier(Method::DELETE, &path, None, Value::Null).await;
+        assert!((200..300).contains(&status), "{answer} {}", self.log("verifier"));
+        let path = format!("/v2.1/agents/{agent}");
+        let (status, answer) = self.registrar(Method::DELETE, &path, Value::Null).await;
+        assert_eq!(status, 200, "{answer} {}", self.log("registrar"));
+    }
+
+    /// Waits until the registrar knows an active agent.
+    pub async fn registered(&self, agent: &str) {
+        let path = format!("/v2.1/agents/{agent}");
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.registrar(Method::GET, &path, Value::Null).await.0 != 200 {
+            assert!(Instant::now() < until, "{}", self.log("registrar"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The verifier's judgement of the latest attestation, once it has one.

@@ -160,13 +160,13 @@ pub enum KeylimeError {
 }
 
 impl KeylimeError {
-    /// Whether another session may help.
+    /// Whether another session may help, or says what is wrong: the token ended, or the agent was removed.
     fn is_session(&self) -> bool {
         matches!(
             self,
             KeylimeError::Refused {
                 what: "verifier",
-                status: 401 | 403,
+                status: 401 | 403 | 404,
                 ..
             }
         )
@@ -244,7 +244,14 @@ impl<T: TpmAccess> Agent<T> {
                 }
             }
         }
-        let token = session::open(&self.verifier, &self.id, &self.tpm).await?;
+        let token = match session::open(&self.verifier, &self.id, &self.tpm).await {
+            Ok(token) => token,
+            Err(error) => {
+                // Perhaps the registrar does not know it any more, either.
+                self.is_registered &= !matches!(error, KeylimeError::Stranger);
+                return Err(error);
+            }
+        };
         let sent = self.attest(&token).await;
         self.token = Some(token);
         sent
