@@ -208,8 +208,9 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
-  --step STEP          only this one, may be repeated: load, service, fuzz, kernel
+  --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel
                        (service: killed with -9 200 times)
+                       (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
