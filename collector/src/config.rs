@@ -140,9 +140,15 @@ pub struct Sink {
     pub kind: SinkKind,
     /// URL, directory, socket or `HOST:PORT`.
     pub to: String,
-    /// The only CA that is trusted, PEM; for `verifier` and `tls`.
+    /// The only CA that is trusted, PEM; for `verifier`, `tls` and `keylime-push`.
     #[serde(default = "Sink::ca")]
     pub ca: PathBuf,
+    /// URL of the registrar of a `keylime-push`: `https://…`, or `http://…` as Keylime's own agents do.
+    #[serde(default)]
+    pub registrar: String,
+    /// What a `keylime-push` calls the node; empty: its name.
+    #[serde(default)]
+    pub agent: String,
     /// The node's own certificate and its key, PEM, where a `verifier` or `tls` wants them. Empty: none.
     #[serde(default)]
     pub client_certificate: PathBuf,
@@ -193,6 +199,22 @@ pub enum SinkKind {
     Unix,
     /// The same over TLS.
     Tls,
+    /// Keylime's push verifier, to which the node is an agent.
+    #[serde(rename = "keylime-push")]
+    KeylimePush,
+}
+
+impl SinkKind {
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            SinkKind::Verifier => "verifier",
+            SinkKind::File => "file",
+            SinkKind::Unix => "unix",
+            SinkKind::Tls => "tls",
+            SinkKind::KeylimePush => "keylime-push",
+        }
+    }
 }
 
 /// `sink.format`.
@@ -255,6 +277,11 @@ impl Sink {
         self.nodes.is_empty() || self.nodes.iter().any(fits)
     }
 
+    /// What a `keylime-push` calls a node with this name.
+    pub fn agent_id<'a>(&'a self, node: &'a str) -> &'a str {
+        if self.agent.is_empty() { node } else { &self.agent }
+    }
+
     /// What can not work.
     fn validate(&self) -> Result<(), String> {
         let name = &self.name;
@@ -269,8 +296,33 @@ impl Sink {
         }
         let why = match self.kind {
             SinkKind::Verifier if !self.to.starts_with("https://") => "`to` must begin with https://",
-            SinkKind::Verifier if self.is_of_pods() || self.format != SinkFormat::Evidence => {
+            SinkKind::KeylimePush if !self.to.starts_with("https://") => "`to` must begin with https://",
+            SinkKind::KeylimePush
+                if !["https://", "http://"]
+                    .iter()
+                    .any(|scheme| self.registrar.starts_with(scheme)) =>
+            {
+                "`registrar` must begin with https:// or http://"
+            }
+            // Keylime takes a certificate of its CA for an administrator's.
+            SinkKind::KeylimePush
+                if !self.client_certificate.as_os_str().is_empty()
+                    || !self.client_key.as_os_str().is_empty() =>
+            {
+                "an agent of Keylime shows no certificate: leave `client_certificate` and `client_key` out"
+            }
+            SinkKind::KeylimePush if !is_agent_id(&self.agent) => {
+                "`agent`: letters, digits, '-', '_', '.'; at most 80"
+            }
+            SinkKind::Verifier | SinkKind::KeylimePush
+                if self.is_of_pods() || self.format != SinkFormat::Evidence =>
+            {
                 "a verifier takes evidence of the whole node"
+            }
+            _ if self.kind != SinkKind::KeylimePush
+                && !(self.registrar.is_empty() && self.agent.is_empty()) =>
+            {
+                "`registrar` and `agent` are for keylime-push"
             }
             SinkKind::File | SinkKind::Unix if !Path::new(&self.to).is_absolute() => {
                 "`to` must be an absolute path"
@@ -311,6 +363,14 @@ impl Sink {
         };
         Err(format!("sink {name}: {why}"))
     }
+}
+
+/// Whether Keylime takes it for an agent's id. Source: keylime/common/validators.py, and the column's length.
+fn is_agent_id(id: &str) -> bool {
+    id.len() <= 80
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// `[tpm]`.
@@ -960,6 +1020,11 @@ mod tests {
             "kind = \"tls\"\nto = \"host\"",
             "kind = \"tls\"\nto = \"host:99999\"",
             "kind = \"unix\"\nto = \"/s\"\nspool = 0",
+            "kind = \"unix\"\nto = \"/s\"\nregistrar = \"http://r\"",
+            "kind = \"keylime-push\"\nto = \"https://v\"",
+            "kind = \"keylime-push\"\nto = \"http://v\"\nregistrar = \"http://r\"",
+            "kind = \"keylime-push\"\nto = \"https://v\"\nregistrar = \"http://r\"\nagent = \"a/b\"",
+            "kind = \"keylime-push\"\nto = \"https://v\"\nregistrar = \"http://r\"\nclient_key = \"/k\"",
             "kind = \"unix\"\nto = \"/s\"\npods = [\"p\"]",
             "kind = \"file\"\nto = \"/d\"\nname = \"../x\"",
             "kind = \"file\"\nto = \"/d\"\n[[sink]]\nname = \"s\"\nkind = \"file\"\nto = \"/e\"",

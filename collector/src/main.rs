@@ -187,7 +187,8 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     };
     let names = Names::default();
     let sinks = Sinks::open(config, &node, &names)?;
-    let mut service = Service::start(config, &node, open_tpm(config)?)?;
+    let tpm = open_tpm(config)?;
+    let mut service = Service::start(config, &node, tpm.clone())?;
     service.name_pods(names.clone());
     service.settle().await?;
     let listener = {
@@ -211,6 +212,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         let _network = network.enter();
         sinks.start(&node, &service.handle(), &stopped);
         sinks.attest(&service.handle(), &stopped);
+        sinks.attest_to_keylime(&node, &config.ima.list, &tpm, &stopped);
     }
     if let Some(client) = client {
         network.spawn(push::run(

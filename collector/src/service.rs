@@ -7,7 +7,7 @@ use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::{Boot, PodUid, Position, Protection, Quote, boot::Registers};
+use evidence::{Boot, PodUid, Position, Protection};
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -344,7 +344,7 @@ impl Service {
         let boot = self.boot.clone();
         tokio::spawn(async move {
             let work = async {
-                let (quote, registers) = tpm.quote(nonce).await?;
+                let (quote, registers) = tpm.with(move |tpm| tpm.quote(&nonce)).await?;
                 let (send, assembly) = oneshot::channel();
                 commands
                     .send(Command::Assemble {
@@ -394,43 +394,61 @@ impl Service {
     }
 }
 
-/// A nonce, and where the quote over it goes.
-type QuoteJob = (Vec<u8>, oneshot::Sender<Result<(Quote, Registers), TpmError>>);
+/// What is done with the TPM on its thread.
+type Job = Box<dyn FnOnce(&mut Option<Tpm>, &tpm::Options) + Send>;
+
+/// Whoever has a TPM at hand: the thread, or a test.
+pub trait TpmAccess: Clone + Send + Sync + 'static {
+    /// Does `work` with the TPM; once more where a command failed, with the TPM opened anew.
+    fn with<T, F>(&self, work: F) -> impl Future<Output = Result<T, RequestError>> + Send
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static;
+}
 
 /// The TPM on a thread of its own: its commands block for as long as it likes.
 #[derive(Clone)]
 pub struct TpmThread {
-    jobs: std::sync::mpsc::Sender<QuoteJob>,
+    jobs: std::sync::mpsc::Sender<Job>,
 }
 
 impl TpmThread {
     /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the start.
     pub fn start(options: tpm::Options, opened: Tpm) -> TpmThread {
-        let (jobs, queue) = std::sync::mpsc::channel::<QuoteJob>();
+        let (jobs, queue) = std::sync::mpsc::channel::<Job>();
         std::thread::spawn(move || {
             let mut tpm = Some(opened);
-            for (nonce, reply) in queue {
-                let _ = reply.send(quote(&mut tpm, &options, &nonce));
+            for job in queue {
+                job(&mut tpm, &options);
             }
         });
         TpmThread { jobs }
     }
+}
 
-    async fn quote(&self, nonce: Vec<u8>) -> Result<(Quote, Registers), RequestError> {
+impl TpmAccess for TpmThread {
+    async fn with<T, F>(&self, mut work: F) -> Result<T, RequestError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send((nonce, reply)).map_err(|_| RequestError::Ending)?;
+        let job: Job = Box::new(move |tpm, options| {
+            let _ = reply.send(with_tpm(tpm, options, &mut work));
+        });
+        self.jobs.send(job).map_err(|_| RequestError::Ending)?;
         Ok(answer.await.map_err(|_| RequestError::Ending)??)
     }
 }
 
-/// One quote; a TPM that fails is opened anew once, as after a reset of the resource manager.
-fn quote(
+/// Does `work`; a TPM that fails is opened anew once, as after a reset of the resource manager.
+fn with_tpm<T>(
     tpm: &mut Option<Tpm>,
     options: &tpm::Options,
-    nonce: &[u8],
-) -> Result<(Quote, Registers), TpmError> {
+    work: &mut impl FnMut(&mut Tpm) -> Result<T, TpmError>,
+) -> Result<T, TpmError> {
     if let Some(open) = tpm {
-        match open.quote(nonce) {
+        match work(open) {
             Err(error @ TpmError::Command { .. }) => {
                 tracing::warn!(%error, "opening the TPM anew");
                 *tpm = None;
@@ -438,7 +456,7 @@ fn quote(
             done => return done,
         }
     }
-    tpm.insert(Tpm::open(options)?).quote(nonce)
+    work(tpm.insert(Tpm::open(options)?))
 }
 
 /// TPM options of a configuration.

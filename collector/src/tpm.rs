@@ -6,7 +6,10 @@
 //!
 //! Source: TPM 2.0 Library, Part 3: TPM2_CreatePrimary (24.1), TPM2_Quote (18.4); Part 1, 27.2 on templates.
 
+mod endorsement;
+
 use crate::config::KeyKind;
+pub use endorsement::{Certified, Endorsement};
 use evidence::boot::Registers;
 use evidence::{Bank, Quote};
 use sha2::{Digest as _, Sha256};
@@ -22,9 +25,9 @@ use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Auth, CapabilityData, Data, Digest, EccPoint, EccScheme, HashScheme, PcrSelectionListBuilder, PcrSlot,
-    Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent,
-    RsaScheme, SignatureScheme,
+    Auth, CapabilityData, Data, Digest, EccPoint, EccScheme, HashScheme, PcrSelectionList,
+    PcrSelectionListBuilder, PcrSlot, Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyRsa,
+    PublicRsaParametersBuilder, RsaExponent, RsaScheme, SignatureScheme,
 };
 use tss_esapi::traits::Marshall;
 use tss_esapi::{Context, TctiNameConf};
@@ -97,6 +100,9 @@ pub enum TpmError {
         /// As configured.
         bank: Bank,
     },
+    /// The registers changed again and again between being read and being quoted.
+    #[error("the registers change faster than they can be read and quoted")]
+    Moving,
     /// A nonce that no quote can carry.
     #[error("a nonce of {0} bytes does not fit into a quote")]
     Nonce(usize),
@@ -119,6 +125,7 @@ pub struct Options {
 pub struct Tpm {
     context: Context,
     key: KeyHandle,
+    kind: KeyKind,
     public: Vec<u8>,
     bank: Bank,
 }
@@ -266,6 +273,7 @@ impl Tpm {
         Ok(Tpm {
             context,
             key: made.key_handle,
+            kind: options.key,
             public,
             bank: options.bank,
         })
@@ -292,40 +300,56 @@ impl Tpm {
             .with_selection(bank_algorithm(self.bank), &slots)
             .build()
             .map_err(command("PCR selection"))?;
+        Ok((self.quote_selection(data, selection)?, registers))
+    }
+
+    fn quote_selection(&mut self, data: Data, selection: PcrSelectionList) -> Result<Quote, TpmError> {
+        let command = |source| TpmError::Command {
+            what: "TPM2_Quote",
+            source,
+        };
         let (context, key) = (&mut self.context, self.key);
         let (attest, signature) = retried(|| {
             context.execute_with_session(Some(AuthSession::Password), |c| {
                 c.quote(key, data.clone(), SignatureScheme::Null, selection.clone())
             })
         })
-        .map_err(command("TPM2_Quote"))?;
-        let quote = Quote {
-            attest: attest.marshall().map_err(command("TPM2_Quote"))?,
-            signature: signature.marshall().map_err(command("TPM2_Quote"))?,
+        .map_err(command)?;
+        Ok(Quote {
+            attest: attest.marshall().map_err(command)?,
+            signature: signature.marshall().map_err(command)?,
             ak: self.public.clone(),
-        };
-        Ok((quote, registers))
+        })
     }
 
     /// PCR 0 to 9. They are read anew for each quote: whoever extends one of them later is seen by the log that does not
     /// replay, not by a quote that fits nothing.
     fn boot_registers(&mut self) -> Result<Registers, TpmError> {
         let bank = self.bank;
-        let command = |what| move |source| TpmError::Command { what, source };
         let mut values = Vec::new();
         for slots in BOOT_PCRS {
-            let selection = PcrSelectionListBuilder::new()
-                .with_selection(bank_algorithm(bank), slots)
-                .build()
-                .map_err(command("PCR selection"))?;
-            let context = &mut self.context;
-            let (_counter, _read, digests) =
-                retried(|| context.execute_without_session(|c| c.pcr_read(selection.clone())))
-                    .map_err(command("TPM2_PCR_Read"))?;
-            let digests = digests.value().iter();
-            values.extend(digests.filter_map(|digest| evidence::Digest::new(bank, digest.value())));
+            let digests = self.registers(slots)?.into_iter();
+            values.extend(digests.filter_map(|digest| evidence::Digest::new(bank, &digest)));
         }
         Registers::new(values).ok_or(TpmError::Registers { bank })
+    }
+
+    /// Values of eight registers at most; those that are not allocated are left out.
+    fn registers(&mut self, slots: &[PcrSlot]) -> Result<Vec<Vec<u8>>, TpmError> {
+        let command = |what| move |source| TpmError::Command { what, source };
+        let selection = PcrSelectionListBuilder::new()
+            .with_selection(bank_algorithm(self.bank), slots)
+            .build()
+            .map_err(command("PCR selection"))?;
+        let context = &mut self.context;
+        let (_counter, _read, digests) =
+            retried(|| context.execute_without_session(|c| c.pcr_read(selection.clone())))
+                .map_err(command("TPM2_PCR_Read"))?;
+        Ok(digests
+            .value()
+            .iter()
+            .map(|digest| digest.value().to_vec())
+            .collect())
     }
 }
 

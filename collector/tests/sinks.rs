@@ -106,6 +106,8 @@ fn sink(name: &str, kind: SinkKind, to: &Path) -> Sink {
         kind,
         to: to.to_str().unwrap().into(),
         ca: "/none".into(),
+        registrar: String::new(),
+        agent: String::new(),
         client_certificate: Default::default(),
         client_key: Default::default(),
         format: SinkFormat::Evidence,

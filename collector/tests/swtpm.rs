@@ -1,94 +1,13 @@
 //! The attestation key and quotes against a software TPM of the test's own.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/swtpm.rs"]
+mod swtpm;
+
 use collector::config::KeyKind;
-use collector::tpm::{Options, Tpm, TpmError, fingerprint};
-use evidence::Bank;
+use collector::tpm::{Tpm, TpmError, fingerprint};
 use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// A software TPM with its own directory and ports; gone with the value.
-struct Swtpm {
-    child: Child,
-    port: u16,
-    _state: tempfile::TempDir,
-}
-
-impl Swtpm {
-    /// `None`, with the reason printed, where swtpm is not installed.
-    fn start() -> Option<Swtpm> {
-        let state = tempfile::tempdir().unwrap();
-        for _ in 0..20 {
-            // The TCTI wants the control channel at the port after the command channel's.
-            let port = std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            let Some(control) = port.checked_add(1) else {
-                continue;
-            };
-            if std::net::TcpListener::bind(("127.0.0.1", control)).is_err() {
-                continue;
-            }
-            let child = Command::new("swtpm")
-                .arg("socket")
-                .arg("--tpm2")
-                .arg("--tpmstate")
-                .arg(format!("dir={}", state.path().display()))
-                .arg("--server")
-                .arg(format!("type=tcp,port={port}"))
-                .arg("--ctrl")
-                .arg(format!("type=tcp,port={control}"))
-                .args(["--flags", "not-need-init,startup-clear"])
-                .stderr(Stdio::null())
-                .spawn();
-            let mut child = match child {
-                Ok(child) => child,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    eprintln!("SKIPPED: swtpm is not installed (apt-get install swtpm)");
-                    return None;
-                }
-                Err(e) => panic!("swtpm: {e}"),
-            };
-            let until = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < until {
-                if child.try_wait().unwrap().is_some() {
-                    break;
-                }
-                // Only the control channel: a connection to the other one would count as the client.
-                if std::net::TcpStream::connect(("127.0.0.1", control)).is_ok() {
-                    return Some(Swtpm {
-                        child,
-                        port,
-                        _state: state,
-                    });
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("no swtpm came up in 20 tries");
-    }
-
-    fn options(&self, key: KeyKind) -> Options {
-        Options {
-            tcti: format!("swtpm:host=127.0.0.1,port={}", self.port),
-            key,
-            bank: Bank::Sha256,
-            endorsement_auth: Vec::new(),
-        }
-    }
-}
-
-impl Drop for Swtpm {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use swtpm::Swtpm;
 
 /// x and y at the end of an ECC TPMT_PUBLIC: two TPM2Bs of 32 bytes.
 fn ecc_point(public: &[u8]) -> VerifyingKey {
@@ -117,7 +36,7 @@ fn ecdsa(signature: &[u8]) -> Signature {
 
 #[test]
 fn the_key_is_the_same_each_time_and_its_quote_verifies_over_the_nonce() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let options = swtpm.options(KeyKind::EccP256);
     let first = Tpm::open(&options).unwrap().ak().to_vec();
     let mut tpm = Tpm::open(&options).unwrap();
@@ -150,7 +69,7 @@ fn the_key_is_the_same_each_time_and_its_quote_verifies_over_the_nonce() {
 
 #[test]
 fn an_rsa_key_quotes_too() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut tpm = Tpm::open(&swtpm.options(KeyKind::Rsa2048)).unwrap();
     let (quote, _) = tpm.quote(&[1; 20]).unwrap();
     // TPM_ALG_RSASSA, TPM_ALG_SHA256, 256 bytes.
@@ -160,7 +79,7 @@ fn an_rsa_key_quotes_too() {
 
 #[test]
 fn a_bank_that_is_not_allocated_and_an_absent_tpm_are_named() {
-    let Some(swtpm) = Swtpm::start() else { return };
+    let swtpm = Swtpm::start();
     let mut options = swtpm.options(KeyKind::EccP256);
     let mut tpm = Tpm::open(&options).unwrap();
     assert!(matches!(tpm.quote(&[0; 65]), Err(TpmError::Nonce(65))));

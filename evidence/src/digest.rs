@@ -73,12 +73,9 @@ impl Bank {
 
     /// Hashes the concatenation of `parts`.
     pub fn hash(self, parts: &[&[u8]]) -> Digest {
-        let mut out = [0; Bank::MAX_LEN];
-        self.hash_into(parts, &mut out);
-        Digest {
-            bank: self,
-            bytes: out[..self.len()].to_vec(),
-        }
+        let mut digest = Digest::zero(self);
+        self.hash_into(parts, &mut digest.bytes);
+        digest
     }
 
     /// Hashes the concatenation of `parts` into the first [`Bank::len`] bytes of `out`; the rest stays as it is.
@@ -105,7 +102,10 @@ impl Bank {
 impl Bank {
     /// The register's next value, H(register || digest), in place. Both have [`Bank::len`] bytes; what stands behind them
     /// is not read, and stays as it is in `register`.
-    pub fn extend_register(self, register: &mut [u8; Bank::MAX_LEN], digest: &[u8; Bank::MAX_LEN]) {
+    ///
+    /// # Panics
+    /// If `digest` is shorter.
+    pub fn extend_register(self, register: &mut [u8; Bank::MAX_LEN], digest: &[u8]) {
         match self {
             Bank::Sha1 => {
                 let mut state = initial::SHA1;
@@ -163,10 +163,7 @@ pub(crate) fn sha1_and_sha256(message: &[u8]) -> Option<[[u8; Bank::MAX_LEN]; 2]
 }
 
 /// The first `LEN` bytes of each, one after the other, and zeros.
-fn two_halves<const LEN: usize, const BLOCK: usize>(
-    a: &[u8; Bank::MAX_LEN],
-    b: &[u8; Bank::MAX_LEN],
-) -> [u8; BLOCK] {
+fn two_halves<const LEN: usize, const BLOCK: usize>(a: &[u8; Bank::MAX_LEN], b: &[u8]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     block[..LEN].copy_from_slice(&a[..LEN]);
     block[LEN..2 * LEN].copy_from_slice(&b[..LEN]);
@@ -174,10 +171,7 @@ fn two_halves<const LEN: usize, const BLOCK: usize>(
 }
 
 /// The same with the padding that follows. Source: FIPS 180-4, section 5.1.
-fn one_block<const LEN: usize, const BLOCK: usize>(
-    a: &[u8; Bank::MAX_LEN],
-    b: &[u8; Bank::MAX_LEN],
-) -> [u8; BLOCK] {
+fn one_block<const LEN: usize, const BLOCK: usize>(a: &[u8; Bank::MAX_LEN], b: &[u8]) -> [u8; BLOCK] {
     let mut block = two_halves::<LEN, BLOCK>(a, b);
     block[2 * LEN] = 0x80;
     block[BLOCK - 8..].copy_from_slice(&(16 * LEN as u64).to_be_bytes());
@@ -255,33 +249,41 @@ impl core::fmt::Display for Bank {
 }
 
 /// A digest and the algorithm that made it. CBOR: `[alg: uint, bytes: bstr]`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest {
     bank: Bank,
-    bytes: Vec<u8>,
+    /// Zero behind the bank's length.
+    bytes: [u8; Bank::MAX_LEN],
+}
+
+impl core::hash::Hash for Digest {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        core::hash::Hash::hash(&self.bank, state);
+        state.write(self.bytes());
+    }
 }
 
 impl Digest {
     /// A digest of `bank`; `None` if `bytes` has another length than the bank's.
     pub fn new(bank: Bank, bytes: &[u8]) -> Option<Digest> {
-        (bytes.len() == bank.len()).then(|| Digest {
-            bank,
-            bytes: bytes.to_vec(),
+        let mut digest = Digest::zero(bank);
+        (bytes.len() == bank.len()).then(|| {
+            digest.bytes[..bank.len()].copy_from_slice(bytes);
+            digest
         })
     }
     /// All bytes zero: a violation's digest in the list, a resettable register's start.
     pub fn zero(bank: Bank) -> Digest {
         Digest {
             bank,
-            bytes: vec![0; bank.len()],
+            bytes: [0; Bank::MAX_LEN],
         }
     }
     /// All bytes 0xff: what the kernel extends for a violation.
     pub fn ones(bank: Bank) -> Digest {
-        Digest {
-            bank,
-            bytes: vec![0xff; bank.len()],
-        }
+        let mut digest = Digest::zero(bank);
+        digest.bytes[..bank.len()].fill(0xff);
+        digest
     }
     /// The algorithm.
     pub fn bank(&self) -> Bank {
@@ -289,7 +291,7 @@ impl Digest {
     }
     /// The bytes, as many as [`Bank::len`].
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.bank.len()]
     }
     /// Whether every byte is zero.
     pub fn is_zero(&self) -> bool {
@@ -298,7 +300,7 @@ impl Digest {
     /// The register's next value: H(self || digest). Both must be of one bank.
     pub fn extend(&self, digest: &Digest) -> Digest {
         debug_assert_eq!(self.bank, digest.bank);
-        self.bank.hash(&[&self.bytes, &digest.bytes])
+        self.bank.hash(&[self.bytes(), digest.bytes()])
     }
     /// Reads `alg:hex`, the form of [`core::fmt::Display`].
     pub fn parse(text: &str) -> Option<Digest> {
@@ -309,7 +311,7 @@ impl Digest {
 
 impl core::fmt::Display for Digest {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}:{}", self.bank, hex::encode(&self.bytes))
+        write!(f, "{}:{}", self.bank, hex::encode(self.bytes()))
     }
 }
 
@@ -334,7 +336,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
 
 impl<C> Encode<C> for Digest {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.array(2)?.u16(self.bank.tpm_alg())?.bytes(&self.bytes)?.ok()
+        e.array(2)?.u16(self.bank.tpm_alg())?.bytes(self.bytes())?.ok()
     }
 }
 

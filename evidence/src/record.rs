@@ -308,7 +308,14 @@ impl Record {
 
     /// The leaf's hash in its partition's log.
     pub fn leaf_hash(&self) -> merkle::Hash {
-        merkle::leaf_hash(&self.to_cbor())
+        self.leaf_hash_in(&mut Vec::new())
+    }
+
+    /// The same; the leaf's bytes are made in `buffer`, for those who hash many.
+    pub fn leaf_hash_in(&self, buffer: &mut Vec<u8>) -> merkle::Hash {
+        buffer.clear();
+        wire::append(self, buffer);
+        merkle::leaf_hash(buffer)
     }
 
     /// Whether this event says that a file's content was run, beside IMA's own entries.

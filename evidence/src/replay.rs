@@ -8,11 +8,14 @@
 //! (`ima_calc_field_array_hash`).
 
 mod batch;
+mod extension;
 
 pub use batch::replay_batches;
+pub use extension::{Extension, extensions};
 
 use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
 use crate::{Bank, Digest, Entry, Error};
+use extension::Extended;
 use std::collections::BTreeMap;
 
 /// How the kernel makes what it extends into a bank.
@@ -103,8 +106,14 @@ impl Register {
         Digest::new(self.bank, self.bytes()).expect("a register has its bank's length")
     }
 
-    fn extend(&mut self, digest: &[u8; Bank::MAX_LEN]) {
-        self.bank.extend_register(&mut self.value, digest);
+    /// A digest that is shorter than the register is followed by zeros.
+    fn extend(&mut self, digest: &[u8]) {
+        if digest.len() >= self.bank.len() {
+            return self.bank.extend_register(&mut self.value, digest);
+        }
+        let mut padded = [0; Bank::MAX_LEN];
+        padded[..digest.len()].copy_from_slice(digest);
+        self.bank.extend_register(&mut self.value, &padded);
     }
 
     fn extend_violation(&mut self) {
@@ -136,6 +145,16 @@ impl Register {
         self.extend(digests.get(self.source()));
     }
 
+    /// Extends with what an entry extends into this bank; `None` if that is not known, and nothing is extended. Which
+    /// register the entry names is not looked at.
+    pub fn take(&mut self, extension: &Extension) -> Option<()> {
+        match extension.extended(self.bank, self.fill)? {
+            Extended::Violation => self.extend_violation(),
+            Extended::Digest(digest) => self.extend(digest),
+        }
+        Some(())
+    }
+
     /// Extends with the digests of a redacted entry; `None` if there is none of the bank that is needed.
     fn push_opaque(&mut self, digests: &[Digest]) -> Option<()> {
         let needed = self.source();
@@ -143,9 +162,7 @@ impl Register {
         if found.is_zero() {
             self.extend_violation();
         } else {
-            let mut digest = [0; Bank::MAX_LEN];
-            digest[..needed.len()].copy_from_slice(found.bytes());
-            self.extend(&digest);
+            self.extend(found.bytes());
         }
         Some(())
     }

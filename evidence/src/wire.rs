@@ -9,9 +9,30 @@ use minicbor::{Decode, Encode};
 /// Encodes a value.
 pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut out = Vec::new();
-    // The writer is a Vec, which cannot fail, and no `Encode` of this crate refuses its own value.
-    minicbor::encode(value, &mut out).expect("encoding into memory cannot fail");
+    append(value, &mut out);
     out
+}
+
+/// Encodes a value behind what is there.
+pub fn append<T: Encode<()>>(value: &T, out: &mut Vec<u8>) {
+    // The writer is a Vec, which cannot fail, and no `Encode` of this crate refuses its own value.
+    minicbor::encode(value, Inline(out)).expect("encoding into memory cannot fail");
+}
+
+/// Most writes are a header of one byte: worth no call.
+struct Inline<'a>(&'a mut Vec<u8>);
+
+impl minicbor::encode::Write for Inline<'_> {
+    type Error = core::convert::Infallible;
+
+    #[inline(always)]
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        match bytes {
+            [byte] => self.0.push(*byte),
+            _ => self.0.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
 }
 
 /// Decodes `bytes`, all of them, and refuses any but the deterministic form.

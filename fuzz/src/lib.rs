@@ -28,7 +28,7 @@ macro_rules! for_each_target {
             evidence_cbor evidence_json evidence_part record_cbor checkpoint_file partition_key
             tenant_cbor partition_proof ear_token
             tpm_attest tpm_signature tpm_public tpm_pcr_selection tpm_pcr_blob
-            boot_log cgroup_path policy_node policy_reference ima_policy
+            boot_log cgroup_path policy_node policy_reference policy_corim ima_policy
         }
     };
 }
@@ -39,6 +39,16 @@ macro_rules! for_each_collector_target {
     ($with:ident) => {
         $with! {
             collector_record collector_spool collector_config answer_nonce answer_verdict
+        }
+    };
+}
+
+/// The same for the target that needs the verifier's service.
+#[macro_export]
+macro_rules! for_each_service_target {
+    ($with:ident) => {
+        $with! {
+            serve_request
         }
     };
 }
@@ -54,5 +64,7 @@ pub fn all() -> Vec<Target> {
     let all = Vec::from(for_each_target!(table));
     #[cfg(feature = "collector")]
     let all = [all, Vec::from(for_each_collector_target!(table))].concat();
+    #[cfg(feature = "service")]
+    let all = [all, Vec::from(for_each_service_target!(table))].concat();
     all
 }

@@ -744,6 +744,116 @@ pub fn policy_reference() -> Seeds {
     ])
 }
 
+/// Manifests: a node's with everything, values alone, a signed one.
+pub fn policy_corim() -> Seeds {
+    use policy::corim::{Manifest, ManifestPod, sign, write};
+    use policy::{BootEvent, BootPolicy, Reference, Source, SourceKind};
+    let values = |kind, name: &str, paths: &[&str]| {
+        let mut reference = Reference::new(Source {
+            kind,
+            name: name.to_owned(),
+            digest: Some(Bank::Sha256.hash(&[name.as_bytes()])),
+        });
+        for path in paths {
+            let path = path.as_bytes();
+            reference
+                .insert(path.to_vec(), Bank::Sha256.hash(&[path]))
+                .expect("a path that may stand there");
+        }
+        reference
+    };
+    let mut image = values(SourceKind::Image, "x:1", &["/bin/sh", "/init"]);
+    image
+        .origins
+        .set(b"/init".to_vec(), "sha256:layer")
+        .expect("a name that may stand there");
+    let digest = |n| Bank::Sha256.hash(&[&[n]]);
+    let boot = BootPolicy {
+        registers: [(0, vec![digest(0), digest(1)]), (7, vec![digest(7)])].into(),
+        command_lines: vec!["root=/dev/vda ro".to_owned()],
+        events: vec![BootEvent {
+            pcr: 4,
+            kind: evidence::boot::EventType::APPLICATION,
+            name: "a.efi".to_owned(),
+            digests: vec![digest(4)],
+        }],
+    };
+    let whole = Manifest {
+        id: "urn:x".to_owned(),
+        node: Some("n".to_owned()),
+        references: vec![
+            values(SourceKind::Rootfs, "root", &["/sbin/a", "boot_aggregate"]),
+            image,
+        ],
+        host: vec![0],
+        sandbox: vec![1],
+        pods: vec![ManifestPod {
+            uid: PodUid([0x11; 16]),
+            name: "a/b".to_owned(),
+            references: vec![1, 0],
+        }],
+        boot: Some(boot),
+    };
+    let alone = Manifest {
+        references: vec![values(SourceKind::Log, "list", &["/a/b/c"])],
+        id: "urn:y".to_owned(),
+        ..Manifest::default()
+    };
+    let bytes = |manifest| write(manifest).expect("it has a form").0;
+    let key = SigningKey::from_slice(&[5; 32]).expect("a scalar");
+    let mut bad = bytes(&alone);
+    bad.push(0);
+    seeds([
+        ("whole", bytes(&whole)),
+        ("alone", bytes(&alone)),
+        (
+            "signed",
+            sign(&bytes(&alone), "who", &key).expect("it can be signed"),
+        ),
+        ("bad-longer", bad),
+        ("bad-deep", vec![0x81; 2000]),
+    ])
+}
+
+/// Requests: each route, with and without a token, alone and one after the other.
+#[cfg(feature = "service")]
+pub fn serve_request() -> Seeds {
+    let (token, node, _) = fuzz_service::Service::GIVEN;
+    let with = |authorization: &str, target: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: v\r\nAuthorization: {authorization}\r\n\r\n").into_bytes()
+    };
+    let get = |target: &str| with(&format!("Bearer {token}"), target);
+    let post = |target: &str, body: &[u8]| {
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: v\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    };
+    let pod = "01010101-0101-0101-0101-010101010101";
+    let history = get(&format!("/v1/nodes/{node}/history?limit=2&before=9"));
+    seeds([
+        ("nodes", get("/v1/nodes")),
+        ("verdict", get(&format!("/v1/nodes/{node}/verdict"))),
+        ("history", history.clone()),
+        ("page", get("/")),
+        ("metrics", get("/metrics")),
+        ("revocations", get("/v1/revocations?limit=5")),
+        ("stream", get(&format!("/v1/nodes/{node}/stream"))),
+        ("nonce", post(&format!("/v1/nodes/{node}/nonce"), b"")),
+        ("two", [get("/healthz"), history].concat()),
+        ("bad-pod", get(&format!("/v1/nodes/{node}/pods/{pod}/stream?from=18446744073709551616"))),
+        ("bad-token", with("Basic eDp5", &format!("/v1/nodes/{node}/ear"))),
+        ("bad-evidence", post(&format!("/v1/nodes/{node}/evidence"), &[0xa1, 0x00, 0x01])),
+        (
+            "bad-chunked",
+            format!("POST /v1/nodes/{node}/evidence HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nffffffffff\r\n")
+                .into_bytes(),
+        ),
+        ("bad-method", b"DELETE /v1/nodes HTTP/1.0\r\n\r\n".to_vec()),
+    ])
+}
+
 /// Rule files.
 pub fn ima_policy() -> Seeds {
     const WHOLE: &str = "\

@@ -289,6 +289,45 @@ pub fn policy_reference(data: &[u8]) {
     let _ = Reference::from_json("fuzz", data);
 }
 
+/// A CoRIM, signed or not. What is read is written and read again as the same.
+pub fn policy_corim(data: &[u8]) {
+    use policy::corim::{Trust, read, write};
+    const NOW: u64 = 1_800_000_000;
+    let Ok(first) = read(data, Trust::DangerousNone, NOW) else {
+        return;
+    };
+    assert_eq!(first.signer, None, "nobody is believed without a key");
+    let key = p256::ecdsa::SigningKey::from_slice(&[1; 32]).expect("a scalar");
+    assert!(
+        read(data, Trust::Key(key.verifying_key()), NOW).is_err(),
+        "no seed is by this key"
+    );
+    let manifest = first.manifest;
+    let names: Vec<String> = (0..manifest.references.len())
+        .map(|n| format!("{n}.json"))
+        .collect();
+    for (name, reference) in names.iter().zip(&manifest.references) {
+        let mut json = Vec::new();
+        reference.write_json(&mut json).expect("memory can be written");
+        assert_eq!(Reference::from_json(name, &json).as_ref(), Ok(reference));
+    }
+    let part = manifest.policy_part(&names);
+    // Without owners it names no node, and tags with the same files become one.
+    if let Ok((bytes, left_out)) = write(&manifest) {
+        assert_eq!(left_out, Vec::<String>::new(), "what was read has a form");
+        let again = read(&bytes, Trust::DangerousNone, NOW)
+            .expect("what was written is read")
+            .manifest;
+        assert_eq!(again.boot, manifest.boot);
+        assert_eq!(again.policy_part(&names).is_empty(), part.is_empty());
+        assert_eq!(
+            write(&again).map(|(bytes, _)| bytes),
+            Ok(bytes),
+            "one value has one encoding"
+        );
+    }
+}
+
 /// A file of IMA's rules.
 pub fn ima_policy(data: &[u8]) {
     use evidence::ima_policy;
@@ -308,6 +347,41 @@ pub fn ima_policy(data: &[u8]) {
     let whole: String = lines.flat_map(|line| [line, "\n"]).chain([text]).collect();
     let rules = ima_policy::parse(&whole).expect("the rules that are to be added are rules");
     assert_eq!(ima_policy::missing(&rules), Vec::<String>::new());
+}
+
+/// What the service answers to these bytes on a connection.
+#[cfg(feature = "service")]
+pub fn answered(data: &[u8]) -> Vec<u8> {
+    use std::sync::{Mutex, OnceLock, PoisonError};
+    static SERVICE: OnceLock<(tempfile::TempDir, Mutex<fuzz_service::Service>)> = OnceLock::new();
+    let (_, service) = SERVICE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder for the service");
+        let service = fuzz_service::Service::new(folder.path());
+        (folder, Mutex::new(service))
+    });
+    // One at a time; what panicked once is looked at all the same.
+    let service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    service.answer(data)
+}
+
+/// Requests to the verifier's service, as they come out of TLS: heads, paths, queries, tokens, bodies.
+#[cfg(feature = "service")]
+pub fn serve_request(data: &[u8]) {
+    let (token, _, secret) = fuzz_service::Service::GIVEN;
+    let answer = answered(data);
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1."),
+        "an answer is HTTP"
+    );
+    assert!(
+        !has(&answer, "HTTP/1.1 500"),
+        "nothing that is sent is an internal error"
+    );
+    assert!(
+        !has(&answer, secret) || has(data, secret) || has(data, token),
+        "without the token nothing is told"
+    );
 }
 
 /// A raw record from the ring buffer.

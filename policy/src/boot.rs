@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
 
 /// A command line is never longer than this many bytes. Linux cuts at 2,048 on x86.
-const MAX_COMMAND_LINE: usize = 4096;
+pub(crate) const MAX_COMMAND_LINE: usize = 4096;
 
 /// What the firmware, the boot loader and the kernel may be (PCR 0 to 9).
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+pub mod corim;
 mod error;
 pub mod exclude;
 pub mod generate;

@@ -82,6 +82,20 @@ impl Indexed {
         }
     }
 
+    /// Whether `digest` is one of [`Indexed::expected`]: most contents stand at one path or a few, and finding those is
+    /// cheaper than to find the path among all.
+    fn accepts(&self, path: &[u8], digest: &Digest) -> bool {
+        const FEW: usize = 16;
+        match self.by_hash.get(digest) {
+            None => false,
+            Some(paths) if paths.len() <= FEW => {
+                let mut paths = paths.iter();
+                paths.any(|known| is_listed_as(known, path))
+            }
+            Some(_) => self.expected(path).any(|accepted| accepted == digest),
+        }
+    }
+
     /// Digests accepted at `path`. The measurement list writes `_` for every space (`ima_eventname_ng_init` and the
     /// other string fields), so that `/a_b` there may be `/a b` in truth: both are looked up.
     fn expected<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a Digest> + 'a {
@@ -91,6 +105,12 @@ impl Indexed {
             .filter_map(|p| self.reference.files.get(p))
             .flatten()
     }
+}
+
+/// Whether a file may stand in the list under this name: see [`Indexed::expected`].
+fn is_listed_as(path: &[u8], listed: &[u8]) -> bool {
+    let written = path.iter().map(|byte| if *byte == b' ' { b'_' } else { *byte });
+    path == listed || (path.len() == listed.len() && written.eq(listed.iter().copied()))
 }
 
 /// The reference values of one partition: what stands in any of its files is allowed.
@@ -142,28 +162,29 @@ impl Allowed {
 
     /// Judges `digest` found at `path` (raw bytes as the list or a record has them).
     pub fn judge(&self, path: &[u8], digest: &Digest) -> Judgement {
-        let mut expected = BTreeSet::new();
         let mut learned = None;
         for indexed in &self.references {
-            let mut here = false;
-            for accepted in indexed.expected(path) {
-                here |= accepted == digest;
-                expected.insert(accepted);
-            }
-            if here {
+            if indexed.accepts(path, digest) {
                 // One source that was judged is enough.
                 learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
             }
         }
-        match learned {
-            Some(learned) => Judgement::Accepted {
+        if let Some(learned) = learned {
+            return Judgement::Accepted {
                 basis: Basis::Own,
                 learned,
-            },
-            None if expected.is_empty() => Judgement::UnknownPath,
-            None => Judgement::WrongHash {
-                expected: expected.into_iter().cloned().collect(),
-            },
+            };
+        }
+        let expected: BTreeSet<&Digest> = self
+            .references
+            .iter()
+            .flat_map(|indexed| indexed.expected(path))
+            .collect();
+        if expected.is_empty() {
+            return Judgement::UnknownPath;
+        }
+        Judgement::WrongHash {
+            expected: expected.into_iter().cloned().collect(),
         }
     }
 

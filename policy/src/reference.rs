@@ -36,6 +36,36 @@ pub enum SourceKind {
     Keylime,
     /// Debian packages.
     Deb,
+    /// A CoRIM of others.
+    Corim,
+}
+
+impl SourceKind {
+    const ALL: [SourceKind; 6] = [
+        SourceKind::Image,
+        SourceKind::Rootfs,
+        SourceKind::Log,
+        SourceKind::Keylime,
+        SourceKind::Deb,
+        SourceKind::Corim,
+    ];
+
+    /// Its name in a reference file.
+    pub fn name(self) -> &'static str {
+        match self {
+            SourceKind::Image => "image",
+            SourceKind::Rootfs => "rootfs",
+            SourceKind::Log => "log",
+            SourceKind::Keylime => "keylime",
+            SourceKind::Deb => "deb",
+            SourceKind::Corim => "corim",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<SourceKind> {
+        SourceKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 /// Where reference values come from.
@@ -100,6 +130,31 @@ impl Origins {
     pub fn of(&self, path: &[u8]) -> Option<&str> {
         let number = usize::try_from(*self.of.get(path)?).ok()?;
         self.names.get(number).map(String::as_str)
+    }
+
+    /// Which of [`Origins::names`] `path` is from.
+    pub(crate) fn number(&self, path: &[u8]) -> Option<u32> {
+        self.of.get(path).copied()
+    }
+
+    /// Origins as a file has them: names, and the number of each path's.
+    ///
+    /// # Errors
+    /// A name that cannot be one, a number that has no name; for people.
+    pub(crate) fn from_numbers(
+        names: Vec<String>,
+        of: impl IntoIterator<Item = (Vec<u8>, u32)>,
+    ) -> core::result::Result<Origins, String> {
+        names.iter().try_for_each(|name| check_origin(name))?;
+        let of: BTreeMap<Vec<u8>, u32> = of.into_iter().collect();
+        if let Some((path, from)) = of.iter().find(|(_, n)| **n as usize >= names.len()) {
+            return Err(format!(
+                "path {:?}: \"from\" is {from}, and there are {} origins",
+                String::from_utf8_lossy(path),
+                names.len()
+            ));
+        }
+        Ok(Origins { names, of })
     }
 
     /// All names, in the order in which they were met.
@@ -319,31 +374,14 @@ impl Reference {
                 "values from a log are learned: \"learned\" must be true".into(),
             ));
         }
-        if let Some((path, from)) = read
-            .files
-            .from
-            .iter()
-            .find(|(_, n)| **n as usize >= read.origins.len())
-        {
-            return Err(syntax(
-                0,
-                0,
-                format!(
-                    "path {:?}: \"from\" is {from}, and there are {} origins",
-                    String::from_utf8_lossy(path),
-                    read.origins.len()
-                ),
-            ));
-        }
+        let origins =
+            Origins::from_numbers(read.origins, read.files.from).map_err(|why| syntax(0, 0, why))?;
         Ok(Reference {
             source: read.source,
             learned: read.learned,
             excludes: read.excludes,
             files: read.files.digests,
-            origins: Origins {
-                names: read.origins,
-                of: read.files.from,
-            },
+            origins,
         })
     }
 

@@ -17,8 +17,9 @@ use crate::appraise::{
     finding::Finding,
     history::{self, Present, Relation},
     join::{self, Owned},
-    judge::{self, Scene},
+    judge,
     quote::{self, Quoted},
+    scene::Scene,
     template, view,
 };
 use crate::ear::AttestationResult;
@@ -461,7 +462,7 @@ impl Case<'_> {
         let lines = view::lines_of(&entries, &[Bank::Sha1]);
         let found = lines.iter().zip(&places).find(|(line, _)| {
             !line.violation
-                && line.path.as_deref().and_then(number_from_path) == Some(n)
+                && line.path.and_then(number_from_path) == Some(n)
                 && line.file.as_ref().is_some_and(|digest| {
                     digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest
                 })
@@ -637,17 +638,13 @@ impl Case<'_> {
             .map(|digest| digest.bytes().to_vec())
             .collect();
         for (index, line) in lines.iter().enumerate() {
-            let digest = line.digests(*bank);
-            if !digest
-                .first()
-                .is_some_and(|digest| digests.contains(digest.bytes()))
-            {
+            if !line.digest(*bank).is_some_and(|digest| digests.contains(digest)) {
                 findings.push(
                     fail(
                         Rule::V5,
                         "an entry that the pod's records are about is not in the covered list",
                     )
-                    .at_path(line.path.as_deref().unwrap_or_default())
+                    .at_path(line.path.unwrap_or_default())
                     .at_index(index),
                 );
             }

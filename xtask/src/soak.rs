@@ -103,7 +103,11 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
     for base in kernel::all(world)? {
         let built = kernel::build_for_guests(world, &base, false)?;
         let mut tests = vec!["kernel_tier", "kernel_tier_virtme"];
-        tests.extend((base == "rfc-per-cgroup").then_some("kernel_per_cgroup"));
+        tests.extend(match base.as_str() {
+            "rfc-per-cgroup" => Some("kernel_per_cgroup"),
+            "7.3" => Some("kernel_staging"),
+            _ => None,
+        });
         let mut command = guest_tests(world, &tests, filter);
         command
             .env("CGPATH_EXECUTIONS", "10000")

@@ -54,7 +54,7 @@ impl Target {
     /// Of a sink that is no verifier.
     pub(super) fn new(sink: &Sink) -> Result<Target, PushError> {
         Ok(match sink.kind {
-            SinkKind::File | SinkKind::Verifier => Target::File {
+            SinkKind::File | SinkKind::Verifier | SinkKind::KeylimePush => Target::File {
                 dir: sink.to.clone().into(),
                 keep: sink.keep << 20,
             },

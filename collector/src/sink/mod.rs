@@ -5,20 +5,23 @@
 //! the next one, since a position moves only with what was kept. Not here: how evidence is made (see [`crate::service`]).
 
 mod deliver;
+pub mod keylime;
 mod message;
 mod queue;
 
 use crate::config::{Config, Sink, SinkKind, Verifier};
 use crate::push::{self, Progress, PushError, backoff};
 use crate::runtime::Names;
-use crate::service::{Handle, RequestError};
+use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
 use deliver::Target;
-use evidence::{PodUid, Position};
+use evidence::{Bank, PodUid, Position};
+use keylime::KeylimeError;
 pub use queue::{Bound, Header, Queue, QueueError};
 use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -73,6 +76,20 @@ pub enum SinkError {
         /// Why not.
         source: PushError,
     },
+    /// The same of a Keylime verifier.
+    #[error("sink {name}: {source}")]
+    Keylime {
+        /// The sink.
+        name: String,
+        /// Why not.
+        source: KeylimeError,
+    },
+    /// The bank that is quoted is none that Keylime can use.
+    #[error("sink {name}: Keylime wants the bank of the key's hash algorithm: set tpm.bank to \"sha256\"")]
+    Bank {
+        /// The sink.
+        name: String,
+    },
 }
 
 /// How a sink fares.
@@ -112,6 +129,8 @@ pub struct Sinks {
     spooled: Vec<Arc<Spooled>>,
     /// Verifiers ask with their own nonces and know from where they follow: nothing of theirs waits on disk.
     verifiers: Vec<Judging>,
+    /// The same of Keylime's.
+    keylime: Vec<Arc<keylime::Live>>,
 }
 
 /// A sink that is a verifier.
@@ -137,6 +156,7 @@ impl Sinks {
         let mut sinks = Sinks {
             spooled: Vec::new(),
             verifiers: Vec::new(),
+            keylime: Vec::new(),
         };
         for sink in config.sink.iter().filter(|sink| sink.is_on(node)) {
             let target = |source| SinkError::Target {
@@ -166,6 +186,16 @@ impl Sinks {
                 continue;
             }
             let dir = config.state_dir.join("sinks").join(&sink.name);
+            if sink.kind == SinkKind::KeylimePush {
+                let name = sink.name.clone();
+                if config.tpm.bank != Bank::Sha256 {
+                    return Err(SinkError::Bank { name });
+                }
+                let live = keylime::Live::new(sink, dir);
+                let live = live.map_err(|source| SinkError::Keylime { name, source })?;
+                sinks.keylime.push(Arc::new(live));
+                continue;
+            }
             let queue = Queue::open(&dir, sink.spool << 20).map_err(|source| SinkError::Queue {
                 name: sink.name.clone(),
                 source,
@@ -205,13 +235,28 @@ impl Sinks {
         }
     }
 
+    /// Starts the tasks of those that are Keylime's; `list` as in `ima.list`.
+    pub fn attest_to_keylime<T: TpmAccess>(
+        &self,
+        node: &str,
+        list: &Path,
+        tpm: &T,
+        stop: &watch::Receiver<bool>,
+    ) {
+        for live in &self.keylime {
+            let live = Arc::clone(live);
+            let (node, list) = (node.to_owned(), list.to_owned());
+            tokio::spawn(live.run(node, list, tpm.clone(), stop.clone()));
+        }
+    }
+
     /// How each fares.
     pub fn status(&self) -> Vec<SinkStatus> {
         let of = |sink: &Arc<Spooled>| {
             let queue = lock(&sink.queue);
             SinkStatus {
                 name: sink.config.name.clone(),
-                kind: format!("{:?}", sink.config.kind).to_lowercase(),
+                kind: sink.config.kind.name().to_owned(),
                 waiting: queue.waiting(),
                 waiting_bytes: queue.bytes(),
                 delivered: queue.delivered(),
@@ -231,7 +276,8 @@ impl Sinks {
             }
         };
         let verifiers = self.verifiers.iter().map(judging);
-        self.spooled.iter().map(of).chain(verifiers).collect()
+        let live = self.keylime.iter().map(|live| live.status());
+        self.spooled.iter().map(of).chain(verifiers).chain(live).collect()
     }
 }
 

@@ -102,6 +102,8 @@ pub fn sink(name: &str, kind: SinkKind, to: &str) -> Sink {
         kind,
         to: to.into(),
         ca: "/none".into(),
+        registrar: String::new(),
+        agent: String::new(),
         client_certificate: Default::default(),
         client_key: Default::default(),
         format: SinkFormat::Evidence,

@@ -400,8 +400,75 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     }
 }
 
-/// Digests of one entry's data, by bank, as far as they were computed: each in the first bytes, zeros behind it.
-pub(crate) type Computed = [Option<[u8; Bank::MAX_LEN]>; Bank::ALL.len()];
+/// Parts of an entry that live as long as the record's bytes, not only as this view of them.
+impl<'a> ListEntry<&'a [u8]> {
+    /// See [`ListEntry::template_name`].
+    pub fn name_of_template(&self) -> &'a [u8] {
+        let from = 8 + self.digest_len;
+        self.record.get(from..from + self.name_len).unwrap_or_default()
+    }
+
+    /// See [`ListEntry::fields`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fields_of_record(&self, templates: &Templates) -> Result<Vec<FieldValue<'a>>> {
+        let mut fields = Vec::with_capacity(4);
+        self.each_field(templates, |field| {
+            let from = usize::try_from(field.offset - self.offset).unwrap_or(usize::MAX);
+            let bytes = self
+                .record
+                .get(from..)
+                .and_then(|rest| rest.get(..field.bytes.len()));
+            fields.push(FieldValue {
+                field: field.field,
+                bytes: bytes.unwrap_or_default(),
+                order: field.order,
+                offset: field.offset,
+                bare: field.bare,
+            });
+        })?;
+        Ok(fields)
+    }
+}
+
+/// Digests of one entry's data, by bank, as far as they were computed.
+#[derive(Debug, Clone)]
+pub(crate) struct Computed {
+    known: [bool; Bank::ALL.len()],
+    /// One after the other, without gaps: there is one of these for each entry of a list.
+    bytes: [u8; 20 + 32 + 48 + 64],
+}
+
+impl Default for Computed {
+    fn default() -> Computed {
+        Computed {
+            known: [false; Bank::ALL.len()],
+            bytes: [0; 20 + 32 + 48 + 64],
+        }
+    }
+}
+
+impl Computed {
+    fn place(bank: Bank) -> core::ops::Range<usize> {
+        match bank {
+            Bank::Sha1 => 0..20,
+            Bank::Sha256 => 20..52,
+            Bank::Sha384 => 52..100,
+            Bank::Sha512 => 100..164,
+        }
+    }
+
+    pub(crate) fn get(&self, bank: Bank) -> Option<&[u8]> {
+        self.known[bank as usize].then(|| &self.bytes[Computed::place(bank)])
+    }
+
+    /// The digest stands in the first bytes.
+    pub(crate) fn set(&mut self, bank: Bank, digest: &[u8; Bank::MAX_LEN]) {
+        self.bytes[Computed::place(bank)].copy_from_slice(&digest[..bank.len()]);
+        self.known[bank as usize] = true;
+    }
+}
 
 /// The digests of one entry's data, each computed once.
 pub(crate) struct TemplateDigests<'a, B> {
@@ -414,14 +481,13 @@ impl<'a, B: AsRef<[u8]>> TemplateDigests<'a, B> {
         TemplateDigests { entry, computed }
     }
 
-    /// The digest in the first bytes; zeros behind it.
-    pub(crate) fn get(&mut self, bank: Bank) -> &[u8; Bank::MAX_LEN] {
-        let entry = self.entry;
-        self.computed[bank as usize].get_or_insert_with(|| {
+    pub(crate) fn get(&mut self, bank: Bank) -> &[u8] {
+        if !self.computed.known[bank as usize] {
             let mut digest = [0; Bank::MAX_LEN];
-            entry.with_hashed(|parts| bank.hash_into(parts, &mut digest));
-            digest
-        })
+            self.entry.with_hashed(|parts| bank.hash_into(parts, &mut digest));
+            self.computed.set(bank, &digest);
+        }
+        &self.computed.bytes[Computed::place(bank)]
     }
 
     pub(crate) fn listed(&mut self) -> Listed {
@@ -432,13 +498,14 @@ impl<'a, B: AsRef<[u8]>> TemplateDigests<'a, B> {
         let Some(bank) = Bank::from_len(listed.len()) else {
             return Listed::Differs;
         };
-        if &self.get(bank)[..bank.len()] == listed {
+        if self.get(bank) == listed {
             return Listed::Matches(ListBank::Bank(bank));
         }
         if bank == Bank::Sha256 && self.entry.with_hashed(sm3) == listed {
             return Listed::Matches(ListBank::Sm3);
         }
-        if bank != Bank::Sha1 && self.get(Bank::Sha1)[..bank.len()] == *listed {
+        let (sha1, rest) = listed.split_at(Bank::Sha1.len());
+        if bank != Bank::Sha1 && self.get(Bank::Sha1) == sha1 && rest.iter().all(|b| *b == 0) {
             return Listed::PaddedSha1(bank);
         }
         Listed::Differs

@@ -5,9 +5,9 @@
 //! that is free takes the next batch of a chain whose digests are there, else computes digests. Nobody waits for all.
 //! Not here: reading of lists, which the caller's thread does when there is room.
 
-use super::{Fill, Register, Replay};
-use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
-use crate::{Bank, many};
+use super::{Extension, Fill, Register, Replay, extensions};
+use crate::Bank;
+use crate::list::{ListEntry, Listed};
 use core::num::NonZeroUsize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -53,17 +53,17 @@ pub fn replay_batches<B: AsRef<[u8]> + Send + Sync, E>(
         loop {
             let (finished, turn) = shared.turn(room);
             for batch in finished {
-                for (entry, step) in batch.entries.iter().zip(&batch.steps) {
+                for (entry, (_, listed)) in batch.entries.iter().zip(&batch.steps) {
                     replay.entries += 1;
-                    replay.violations += u64::from(step.listed == Listed::Violation);
-                    each(entry, step.listed);
+                    replay.violations += u64::from(*listed == Listed::Violation);
+                    each(entry, *listed);
                 }
                 named.extend(
                     batch
                         .steps
-                        .chunk_by(|a, b| a.pcr == b.pcr)
+                        .chunk_by(|(a, _), (b, _)| a.pcr == b.pcr)
                         .flat_map(|s| s.first())
-                        .map(|s| s.pcr),
+                        .map(|(s, _)| s.pcr),
                 );
             }
             match turn {
@@ -97,19 +97,10 @@ struct Lane {
     registers: BTreeMap<u32, Register>,
 }
 
-/// One entry, as far as registers need it.
-#[derive(Clone)]
-struct Step {
-    pcr: u32,
-    listed: Listed,
-    /// Those of all sources, unless the entry is a violation.
-    digests: Computed,
-}
-
 /// A batch with its digests.
 struct Hashed<B> {
     entries: Vec<ListEntry<B>>,
-    steps: Vec<Step>,
+    steps: Vec<(Extension, Listed)>,
     bytes: usize,
 }
 
@@ -309,7 +300,7 @@ impl<B: AsRef<[u8]>> Shared<B> {
                 board.settle();
             }
             Task::Digests(number, entries, bytes) => {
-                let steps = digests(&self.sources, &entries);
+                let steps = extensions(&self.sources, &entries);
                 let mut board = self.lock();
                 let index = number - board.first;
                 board.batches[index] = Batch::Hashed(Arc::new(Hashed {
@@ -335,67 +326,23 @@ impl<B> Shared<B> {
 }
 
 impl Lane {
-    fn extend(&mut self, steps: &[Step]) {
+    fn extend(&mut self, steps: &[(Extension, Listed)]) {
         let Lane {
             bank,
             fill,
             registers,
         } = self;
-        let source = fill.source(*bank) as usize;
-        for same in steps.chunk_by(|a, b| a.pcr == b.pcr) {
-            let Some(first) = same.first() else { continue };
+        for same in steps.chunk_by(|(a, _), (b, _)| a.pcr == b.pcr) {
+            let Some((first, _)) = same.first() else { continue };
             let register = registers
                 .entry(first.pcr)
                 .or_insert_with(|| Register::new(*bank, *fill));
-            for step in same {
-                match &step.digests[source] {
-                    Some(digest) => register.extend(digest),
-                    None => register.extend_violation(),
-                }
+            for (step, _) in same {
+                // All sources were computed.
+                register.take(step);
             }
         }
     }
-}
-
-fn digests<B: AsRef<[u8]>>(sources: &[Bank], entries: &[ListEntry<B>]) -> Vec<Step> {
-    let empty = |entry: &ListEntry<B>| Step {
-        pcr: entry.pcr(),
-        listed: Listed::Violation,
-        digests: Computed::default(),
-    };
-    let mut steps: Vec<Step> = entries.iter().map(empty).collect();
-    if sources.contains(&Bank::Sha384) && sources.contains(&Bank::Sha512) {
-        let messages: Vec<(usize, &[u8])> = entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| !entry.is_violation())
-            .filter_map(|(index, entry)| Some((index, entry.hashed_piece()?)))
-            .collect();
-        many::sha384_and_sha512(&messages, |index, sha384, sha512| {
-            let digests = &mut steps[index].digests;
-            digests[Bank::Sha384 as usize] = Some(sha384);
-            digests[Bank::Sha512 as usize] = Some(sha512);
-        });
-    }
-    let both = sources.contains(&Bank::Sha1) && sources.contains(&Bank::Sha256);
-    for (entry, step) in entries.iter().zip(&mut steps) {
-        if both
-            && !entry.is_violation()
-            && let Some(message) = entry.hashed_piece()
-            && let Some([sha1, sha256]) = crate::digest::sha1_and_sha256(message)
-        {
-            step.digests[Bank::Sha1 as usize] = Some(sha1);
-            step.digests[Bank::Sha256 as usize] = Some(sha256);
-        }
-        let mut computed = TemplateDigests::new(entry, &mut step.digests);
-        step.listed = computed.listed();
-        if step.listed != Listed::Violation {
-            for bank in sources {
-                computed.get(*bank);
-            }
-        }
-    }
-    steps
 }
 
 #[cfg(test)]

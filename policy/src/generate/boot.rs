@@ -28,9 +28,9 @@ pub enum BootError {
         /// The register.
         pcr: usize,
         /// By the log.
-        replayed: Digest,
+        replayed: Box<Digest>,
         /// As it was quoted.
-        quoted: Digest,
+        quoted: Box<Digest>,
     },
     /// A command line whose text is not known.
     #[error("the kernel command line that was measured is not what /proc/cmdline said")]
@@ -65,8 +65,8 @@ pub fn from_boot(boot: &Boot) -> Result<String, BootError> {
         if let Some((pcr, (replayed, quoted))) = both.find(|(_, (replayed, quoted))| replayed != quoted) {
             return Err(BootError::Differs {
                 pcr,
-                replayed: replayed.clone(),
-                quoted: quoted.clone(),
+                replayed: Box::new(replayed.clone()),
+                quoted: Box::new(quoted.clone()),
             });
         }
     }

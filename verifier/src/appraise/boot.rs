@@ -91,7 +91,7 @@ pub(crate) fn check(
 
 struct Boot<'a> {
     evidence: &'a Evidence,
-    lines: &'a [Line],
+    lines: &'a [Line<'a>],
     quoted: &'a Quoted,
     log: &'a EventLog<'a>,
     banks: &'a [Bank],
@@ -156,7 +156,7 @@ impl Boot<'_> {
     fn ties(&self, findings: &mut Findings) {
         let first = self.lines.first();
         let stated = first
-            .filter(|line| line.path.as_deref() == Some(BOOT_AGGREGATE))
+            .filter(|line| line.path == Some(BOOT_AGGREGATE))
             .and_then(|line| line.file.as_ref());
         let Some(stated) = stated else {
             findings.push(fail("the list does not begin with a boot_aggregate"));

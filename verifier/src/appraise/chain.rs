@@ -212,7 +212,7 @@ fn anchor(chain: &mut Chain, lines: &[Line], covered: usize, findings: &mut Find
     let mut named: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let boot_len = chain.boot_len();
     for (index, line) in lines.iter().enumerate().take(covered).skip(boot_len) {
-        if let Some(number) = line.path.as_deref().and_then(number_from_path) {
+        if let Some(number) = line.path.and_then(number_from_path) {
             named.entry(number).or_default().push(index);
         }
     }

@@ -12,13 +12,17 @@ use super::{
 };
 use evidence::{
     Bank, Digest, Entry,
-    list::ListEntry,
-    replay::{self, Fill, Register},
+    replay::{Fill, Register},
 };
 use policy::{PaddedBanks, Policy};
+use rayon::prelude::*;
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
 pub(crate) const PCR: u32 = evidence::quoted::IMA_PCR;
+
+/// So far behind the list's end the quote is looked for first: a list is read right after the quote, so that few entries
+/// come between them.
+const TAIL: usize = 4096;
 
 /// How many extends a failed replay may spend to name an entry that was listed and never extended.
 const DIAGNOSIS_BUDGET: usize = 500_000;
@@ -64,69 +68,109 @@ fn fillings(banks: &[Bank]) -> Vec<Vec<Fill>> {
     all
 }
 
-/// The registers before the first entry and after each one, as far as the list can be replayed.
-fn registers<'a>(
-    list: &'a [Entry],
-    banks: &[Bank],
-    fills: &[Fill],
-) -> impl Iterator<Item = Vec<Digest>> + 'a {
-    let mut lanes: Vec<_> = banks
-        .iter()
-        .zip(fills)
-        .map(|(bank, fill)| replay::values(list, PCR, *bank, *fill))
-        .collect();
-    core::iter::from_fn(move || {
-        lanes
-            .iter_mut()
-            .map(|lane| lane.next()?.ok())
-            .collect::<Option<Vec<Digest>>>()
-    })
-    .take(if banks.is_empty() { 0 } else { list.len() + 1 })
+/// A register as it is at boot.
+fn at_boot(lane: (&Bank, &Fill)) -> Register {
+    Register::new(*lane.0, *lane.1)
+}
+
+/// Extends a register with these entries; `None` if one of them extends what is not known.
+fn extend(mut register: Register, lines: &[Line]) -> Option<Register> {
+    lines.iter().try_for_each(|line| line.extend(&mut register))?;
+    Some(register)
+}
+
+/// The values that a register takes on by these entries, its own first, as far as they can be replayed.
+fn values(mut register: Register, lines: &[Line]) -> Vec<Digest> {
+    let mut values = vec![register.value()];
+    for line in lines {
+        if line.extend(&mut register).is_none() {
+            break;
+        }
+        values.push(register.value());
+    }
+    values
+}
+
+/// The registers after these entries, in each bank; each bank's chain is a thread's work.
+fn registers(lines: &[Line], banks: &[Bank], fills: &[Fill]) -> Option<Vec<Register>> {
+    // The longest first, so that threads end together.
+    let mut lanes: Vec<(usize, Register)> = banks.iter().zip(fills).map(at_boot).enumerate().collect();
+    lanes.sort_by_key(|(_, register)| core::cmp::Reverse(register.bank().len()));
+    let replay = |(place, register)| Some((place, extend(register, lines)?));
+    let mut lanes: Vec<(usize, Register)> = lanes.into_par_iter().map(replay).collect::<Option<_>>()?;
+    lanes.sort_by_key(|(place, _)| *place);
+    Some(lanes.into_iter().map(|(_, register)| register).collect())
 }
 
 /// The longest prefix that gives the quoted digest, and the registers after it.
-fn longest(list: &[Entry], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
-    registers(list, &quoted.banks, fills)
-        .enumerate()
-        .filter(|(_, pcrs)| quoted.is_of(pcrs))
-        .last()
+fn longest(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
+    if quoted.banks.is_empty() {
+        return None;
+    }
+    let (before, tail) = lines.split_at(lines.len().saturating_sub(TAIL));
+    let Some(lanes) = registers(before, &quoted.banks, fills) else {
+        return any(lines, quoted, fills);
+    };
+    let lanes: Vec<Vec<Digest>> = lanes.into_iter().map(|register| values(register, tail)).collect();
+    let replayed = lanes.iter().map(Vec::len).min().unwrap_or_default();
+    let after = |n: usize| -> Vec<Digest> { lanes.iter().filter_map(|lane| lane.get(n).cloned()).collect() };
+    let found = (0..replayed).rev().find(|n| quoted.is_of(&after(*n)));
+    match found {
+        Some(n) => Some((before.len() + n, after(n))),
+        None if before.is_empty() => None,
+        None => any(lines, quoted, fills),
+    }
+}
+
+/// The same, wherever it ends.
+fn any(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
+    let mut registers: Vec<Register> = quoted.banks.iter().zip(fills).map(at_boot).collect();
+    let value = |registers: &[Register]| registers.iter().map(Register::value).collect::<Vec<Digest>>();
+    let mut found = Some(value(&registers))
+        .filter(|pcrs| quoted.is_of(pcrs))
+        .map(|pcrs| (0, pcrs));
+    for (index, line) in lines.iter().enumerate() {
+        if !registers
+            .iter_mut()
+            .all(|register| line.extend(register).is_some())
+        {
+            break;
+        }
+        let pcrs = value(&registers);
+        if quoted.is_of(&pcrs) {
+            found = Some((index + 1, pcrs));
+        }
+    }
+    found
 }
 
 /// The entry without which the rest of the list gives the quoted digest, if it is among the latest ones.
-fn never_extended(list: &[Entry], quoted: &Quoted) -> Option<usize> {
-    let entries: Vec<ListEntry<&[u8]>> = list
-        .iter()
-        .map_while(|entry| match entry {
-            Entry::Full(record) => ListEntry::from_canonical(0, record.as_slice()).ok(),
-            Entry::Opaque { .. } => None,
-        })
-        .collect();
-    let push = |registers: &mut [Register], entry: &ListEntry<&[u8]>| {
-        if entry.pcr() == PCR {
-            registers.iter_mut().for_each(|register| register.push(entry));
-        }
+fn never_extended(lines: &[Line], quoted: &Quoted) -> Option<usize> {
+    let fresh = |bank: &Bank| Register::new(*bank, Fill::Hashed);
+    let mut before: Vec<Register> = quoted.banks.iter().map(fresh).collect();
+    let push = |registers: &mut [Register], line: &Line| {
+        registers
+            .iter_mut()
+            .all(|register| line.extend(register).is_some())
     };
     let is_quoted = |registers: &[Register]| {
         quoted.is_of(&registers.iter().map(Register::value).collect::<Vec<Digest>>())
     };
-    let (mut from, mut spent) = (entries.len(), 0);
-    while from > 0 && spent + (entries.len() - from) <= DIAGNOSIS_BUDGET {
-        spent += entries.len() - from;
+    let mut probe = before.clone();
+    let readable = lines.iter().take_while(|line| push(&mut probe, line)).count();
+    let lines = lines.get(..readable)?;
+    let (mut from, mut spent) = (lines.len(), 0);
+    while from > 0 && spent + (lines.len() - from) <= DIAGNOSIS_BUDGET {
+        spent += lines.len() - from;
         from -= 1;
     }
-    let mut before: Vec<Register> = quoted
-        .banks
-        .iter()
-        .map(|bank| Register::new(*bank, Fill::Hashed))
-        .collect();
-    entries
-        .iter()
-        .take(from)
-        .for_each(|entry| push(&mut before, entry));
-    for (index, skipped) in entries.iter().enumerate().skip(from) {
+    lines.iter().take(from).for_each(|line| {
+        push(&mut before, line);
+    });
+    for (index, skipped) in lines.iter().enumerate().skip(from) {
         let mut registers = before.clone();
-        for entry in entries.iter().skip(index + 1) {
-            push(&mut registers, entry);
+        for line in lines.iter().skip(index + 1) {
+            push(&mut registers, line);
             if is_quoted(&registers) {
                 return Some(index);
             }
@@ -164,7 +208,7 @@ pub(crate) fn check(
         line.check(index, findings);
     }
     for fills in fillings(banks) {
-        let Some((entries, pcrs)) = longest(list, quoted, &fills) else {
+        let Some((entries, pcrs)) = longest(lines, quoted, &fills) else {
             continue;
         };
         let padded: Vec<Bank> = banks
@@ -188,7 +232,7 @@ pub(crate) fn check(
                 findings.push(
                     fail("an entry extends a register that is not quoted, so nothing vouches for it")
                         .at_index(index)
-                        .at_path(line.path.as_deref().unwrap_or_default())
+                        .at_path(line.path.unwrap_or_default())
                         .found(format!("PCR {found}"))
                         .expected(format!("PCR {PCR}")),
                 );
@@ -200,16 +244,11 @@ pub(crate) fn check(
             padded,
         });
     }
-    let finding = match never_extended(list, quoted) {
+    let finding = match never_extended(lines, quoted) {
         Some(index) => {
             fail("extend-lost: the entry stands in the list and the register was never extended with it")
                 .at_index(index)
-                .at_path(
-                    lines
-                        .get(index)
-                        .and_then(|line| line.path.as_deref())
-                        .unwrap_or_default(),
-                )
+                .at_path(lines.get(index).and_then(|line| line.path).unwrap_or_default())
         }
         None if !crate::follow::is_whole(list) => fail(
             "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets entries be taken away), and what is missing is not kept here",
@@ -223,7 +262,7 @@ pub(crate) fn check(
 }
 
 /// V4: within a boot coverage never shrinks, and what was covered is still the same.
-pub(crate) fn continues(list: &[Entry], coverage: &Coverage, before: &NodeState, findings: &mut Findings) {
+pub(crate) fn continues(lines: &[Line], coverage: &Coverage, before: &NodeState, findings: &mut Findings) {
     let fail = |text: &str| Finding::fail(Rule::V4, Subject::Node, text);
     let Some(covered) = usize::try_from(before.covered)
         .ok()
@@ -237,11 +276,15 @@ pub(crate) fn continues(list: &[Entry], coverage: &Coverage, before: &NodeState,
         return;
     };
     let banks: Vec<Bank> = before.pcrs.iter().map(Digest::bank).collect();
-    let is_same = fillings(&banks).iter().any(|fills| {
-        registers(list, &banks, fills)
-            .nth(covered)
-            .is_some_and(|pcrs| pcrs == before.pcrs)
-    });
+    let is_same = !banks.is_empty()
+        && fillings(&banks).iter().any(|fills| {
+            registers(lines.get(..covered).unwrap_or_default(), &banks, fills).is_some_and(|registers| {
+                registers
+                    .iter()
+                    .map(Register::value)
+                    .eq(before.pcrs.iter().cloned())
+            })
+        });
     if !is_same {
         findings.push(fail(
             "the part of the list that was covered before is another one now",

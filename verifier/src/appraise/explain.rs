@@ -39,7 +39,7 @@ pub fn explain(
     }
     let joined = record.and_then(|(_, _, record)| {
         lines.iter().position(|line| {
-            !record.digests.is_empty() && record.digests.iter().all(|d| line.digests(d.bank()).contains(d))
+            !record.digests.is_empty() && record.digests.iter().all(|digest| line.has(digest))
         })
     });
     let index = finding.index.and_then(|i| usize::try_from(i).ok()).or(joined);
@@ -183,8 +183,8 @@ fn of_entry(index: Option<usize>, lines: &[view::Line]) -> Step {
         Some((index, Some(line))) => vec![
             format!(
                 "{index}: template {}, {}",
-                line.template.as_deref().map_or_else(|| "redacted".into(), escape),
-                line.path.as_deref().map_or_else(|| "no path".into(), escape)
+                line.template.map_or_else(|| "redacted".into(), escape),
+                line.path.map_or_else(|| "no path".into(), escape)
             ),
             match (&line.file, line.violation) {
                 (_, true) => "a violation: its hash says nothing".into(),
@@ -213,7 +213,7 @@ fn of_checkpoint(
         let number = found.checkpoint.number;
         let anchor = lines
             .iter()
-            .position(|line| line.path.as_deref().and_then(number_from_path) == Some(number));
+            .position(|line| line.path.and_then(number_from_path) == Some(number));
         text.push(format!(
             "{number} {what}; its file stands in the list as {}",
             anchor.map_or_else(|| "no entry".into(), |at| format!("entry {at}"))

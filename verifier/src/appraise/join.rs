@@ -6,15 +6,16 @@
 use super::{
     chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
-    view::Line,
+    view::{Line, padded_sha1},
 };
 use crate::text::escape;
 use evidence::{
-    Bank, Digest, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of,
-    checkpoint::number_from_path,
+    Bank, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of, checkpoint::number_from_path,
 };
+use hashbrown::HashTable;
 use policy::Policy;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 /// `ima_add_template_entry`'s return code for an entry whose template digest is already in the list.
 pub(crate) const EEXIST: i32 = -17;
@@ -25,14 +26,39 @@ pub(crate) type Owned<'a> = (PartitionKey, &'a Record);
 /// Which record belongs to which entry.
 #[derive(Default)]
 pub(crate) struct Joins<'a> {
-    /// By entry: the record of the add that put it there.
-    pub adders: BTreeMap<usize, Owned<'a>>,
-    /// By sequence number: the entry that a record of an entry or of a violation joins.
-    pub entry_of: HashMap<u64, usize>,
+    /// The record of the add that put an entry there.
+    pub adders: Adders<'a>,
+    /// The entry that a record of an entry or of a violation joins, by the record's place among those in order.
+    pub entry_of: Vec<Option<usize>>,
     /// Entries too new to have their record here.
     pub pending: u64,
     /// Covered entries that should have a record and have none.
     pub unattributed: Vec<usize>,
+}
+
+/// By entry: the record of the add that put it there.
+#[derive(Default)]
+pub(crate) struct Adders<'a>(Vec<Option<Owned<'a>>>);
+
+impl<'a> Adders<'a> {
+    fn of(entries: usize) -> Adders<'a> {
+        Adders(vec![None; entries])
+    }
+
+    fn insert(&mut self, index: usize, record: Owned<'a>) -> Option<Owned<'a>> {
+        self.0.get_mut(index)?.replace(record)
+    }
+
+    fn get(&self, index: usize) -> Option<&Owned<'a>> {
+        self.0.get(index)?.as_ref()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &Owned<'a>)> {
+        self.0
+            .iter()
+            .enumerate()
+            .filter_map(|(index, record)| Some((index, record.as_ref()?)))
+    }
 }
 
 fn fail(text: impl Into<String>) -> Finding {
@@ -77,9 +103,20 @@ pub(crate) fn entries<'a>(
     covered: usize,
     findings: &mut Findings,
 ) -> Joins<'a> {
-    let mut joins = Joins::default();
-    let index = Index::new(records, lines, covered);
-    for (key, record) in records.iter().filter(|(_, r)| r.kind == EventKind::Entry) {
+    let mut joins = Joins {
+        adders: Adders::of(lines.len()),
+        entry_of: vec![None; records.len()],
+        ..Joins::default()
+    };
+    let mut indexes = Indexes {
+        lines: lines.get(..covered).unwrap_or(lines),
+        made: Vec::new(),
+    };
+    let of_entries = records
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, r))| r.kind == EventKind::Entry);
+    for (place, (key, record)) in of_entries {
         if record.ret != 0 && record.ret != EEXIST {
             findings.push(
                 Finding::fail(
@@ -93,9 +130,9 @@ pub(crate) fn entries<'a>(
             );
             continue;
         }
-        match index.find(record, lines, &joins) {
+        match indexes.find(record, &joins.adders) {
             Ok(entry) => {
-                joins.entry_of.insert(record.seq, entry);
+                joins.entry_of[place] = Some(entry);
                 if record.ret == 0 && joins.adders.insert(entry, (*key, record)).is_some() {
                     findings.push(
                         fail("two records say that they put the same entry into the list")
@@ -118,37 +155,131 @@ pub(crate) fn entries<'a>(
     joins
 }
 
-/// Entries by their template digest.
-struct Index {
-    by_digest: HashMap<(u32, Digest), Vec<usize>>,
+/// No entry.
+const NONE: usize = usize::MAX;
+
+/// Entries of one template digest, in the list's order.
+#[derive(Clone, Copy)]
+struct Same {
+    first: usize,
+    /// All before it have their record.
+    free: usize,
 }
 
-impl Index {
-    fn new(records: &[Owned<'_>], lines: &[Line], covered: usize) -> Index {
-        // SHA-1 is there on every kernel (`ima_sha1_idx`); another bank is only needed by a record that lacks it.
-        let mut banks = vec![Bank::Sha1];
-        for (_, record) in records {
-            if !record.digests.iter().any(|d| d.bank() == Bank::Sha1) {
-                banks.extend(record.digests.first().map(Digest::bank));
-            }
-        }
-        banks.sort_unstable();
-        banks.dedup();
-        let mut by_digest: HashMap<(u32, Digest), Vec<usize>> = HashMap::new();
-        for (index, line) in lines.iter().enumerate().take(covered) {
-            let Some(pcr) = line.pcr.filter(|_| !line.violation) else {
+/// Entries by their template digest in one bank. Digests stay where they are: in the lines.
+struct Index<'a> {
+    bank: Bank,
+    lines: &'a [Line<'a>],
+    hasher: RandomState,
+    by_digest: HashTable<Same>,
+    /// By entry: the next one with the same digest, or [`NONE`].
+    next: Vec<usize>,
+    /// By entry: whether another one has its digest.
+    is_double: Vec<bool>,
+    /// The entry after the last one that was found: records come in much the same order as entries.
+    likely: usize,
+}
+
+impl<'a> Index<'a> {
+    fn new(bank: Bank, lines: &'a [Line<'a>]) -> Index<'a> {
+        let mut index = Index {
+            bank,
+            lines,
+            hasher: RandomState::new(),
+            by_digest: HashTable::with_capacity(lines.len()),
+            next: vec![NONE; lines.len()],
+            is_double: vec![false; lines.len()],
+            likely: 0,
+        };
+        for (at, line) in lines.iter().enumerate().rev() {
+            let Some(digest) = line.digest(bank).filter(|_| !line.violation) else {
                 continue;
             };
-            for bank in &banks {
-                for digest in line.digests(*bank) {
-                    by_digest.entry((pcr, digest)).or_default().push(index);
+            let hash = index.hasher.hash_one(digest);
+            let is_same =
+                |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
+            match index.by_digest.find_mut(hash, is_same) {
+                Some(same) => {
+                    index.next[at] = same.first;
+                    index.is_double[at] = true;
+                    index.is_double[same.first] = true;
+                    *same = Same { first: at, free: at };
+                }
+                None => {
+                    let hash_of = |same: &Same| {
+                        let digest = lines.get(same.first).and_then(|line| line.digest(bank));
+                        index.hasher.hash_one(digest.unwrap_or_default())
+                    };
+                    let same = Same { first: at, free: at };
+                    index.by_digest.insert_unique(hash, same, hash_of);
                 }
             }
         }
-        Index { by_digest }
+        index
     }
 
-    fn find(&self, record: &Record, lines: &[Line], joins: &Joins<'_>) -> Result<usize, &'static str> {
+    /// The entry that the record joins, one of those with this digest.
+    fn find(&mut self, digest: &[u8], record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
+        let likely = self.likely;
+        let is_it = self.is_double.get(likely) == Some(&false)
+            && self.lines.get(likely).is_some_and(|line| is_of(record, line));
+        let found = if is_it {
+            Ok(likely)
+        } else {
+            self.look_up(digest, record, adders)
+        };
+        self.likely = found.unwrap_or(likely) + 1;
+        found
+    }
+
+    fn look_up(
+        &mut self,
+        digest: &[u8],
+        record: &Record,
+        adders: &Adders<'_>,
+    ) -> Result<usize, &'static str> {
+        let (lines, bank, next) = (self.lines, self.bank, &self.next);
+        let hash = self.hasher.hash_one(digest);
+        let is_same = |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
+        let Some(same) = self.by_digest.find_mut(hash, is_same) else {
+            return Err("a record's entry does not stand in the covered part of the list");
+        };
+        let agreeing = |from: usize| {
+            core::iter::successors(Some(from), |at| next.get(*at).copied())
+                .take_while(|at| *at != NONE)
+                .filter(|at| lines.get(*at).is_some_and(|line| is_of(record, line)))
+        };
+        if record.ret == 0 {
+            // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
+            while adders.get(same.free).is_some()
+                && let Some(after) = next.get(same.free).filter(|after| **after != NONE)
+            {
+                same.free = *after;
+            }
+            if let Some(free) = agreeing(same.free).find(|at| adders.get(*at).is_none()) {
+                return Ok(free);
+            }
+        }
+        agreeing(same.first)
+            .next()
+            .ok_or("a record's template digests are not those of one entry")
+    }
+}
+
+/// Whether everything that the record says of the entry's digests is so. A violation's are bound by nothing.
+fn is_of(record: &Record, line: &Line) -> bool {
+    !line.violation && line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest))
+}
+
+/// The indexes of the banks that records go by, each made when it is needed: SHA-1 is there on every kernel
+/// (`ima_sha1_idx`), and another bank is only needed by a record that lacks it.
+struct Indexes<'a> {
+    lines: &'a [Line<'a>],
+    made: Vec<Index<'a>>,
+}
+
+impl<'a> Indexes<'a> {
+    fn find(&mut self, record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
         let first = record
             .digests
             .iter()
@@ -157,27 +288,22 @@ impl Index {
         let Some(first) = first else {
             return Err("a record of an entry carries no template digest");
         };
-        let candidates = self
-            .by_digest
-            .get(&(record.pcr, first.clone()))
-            .ok_or("a record's entry does not stand in the covered part of the list")?;
-        let agrees = |index: usize| {
-            lines.get(index).is_some_and(|line| {
-                record
-                    .digests
-                    .iter()
-                    .all(|digest| line.digests(digest.bank()).contains(digest))
-            })
+        // A padded SHA-1 is looked up as what it is.
+        let (bank, digest) = match padded_sha1(first) {
+            Some(sha1) => (Bank::Sha1, sha1),
+            None => (first.bank(), first.bytes()),
         };
-        let mut agreeing = candidates.iter().copied().filter(|i| agrees(*i));
-        let Some(one) = agreeing.next() else {
-            return Err("a record's template digests are not those of one entry");
+        let at = match self.made.iter().position(|index| index.bank == bank) {
+            Some(at) => at,
+            None => {
+                self.made.push(Index::new(bank, self.lines));
+                self.made.len() - 1
+            }
         };
-        // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
-        if record.ret == 0 && joins.adders.contains_key(&one) {
-            return Ok(agreeing.find(|i| !joins.adders.contains_key(i)).unwrap_or(one));
+        match self.made.get_mut(at) {
+            Some(index) => index.find(digest, record, adders),
+            None => Err("a record's entry does not stand in the covered part of the list"),
         }
-        Ok(one)
     }
 }
 
@@ -190,24 +316,28 @@ fn violations<'a>(
     joins: &mut Joins<'a>,
     findings: &mut Findings,
 ) {
-    let mut listed: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+    let mut listed: HashMap<&[u8], Vec<usize>> = HashMap::new();
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
         if line.violation {
             listed
-                .entry(line.path.clone().unwrap_or_default())
+                .entry(line.path.unwrap_or_default())
                 .or_default()
                 .push(index);
         }
     }
     let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
     let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
-    for (key, record) in records.iter().filter(|(_, record)| logged(record)) {
+    for (place, (key, record)) in records
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, record))| logged(record))
+    {
         let name = as_listed(&record.path);
         let next = taken.entry(name.clone()).or_default();
-        match listed.get(&name).and_then(|indexes| indexes.get(*next)) {
+        match listed.get(name.as_slice()).and_then(|indexes| indexes.get(*next)) {
             Some(index) => {
                 *next += 1;
-                joins.entry_of.insert(record.seq, *index);
+                joins.entry_of[place] = Some(*index);
                 joins.adders.insert(*index, (*key, record));
             }
             None => findings.push(
@@ -235,7 +365,7 @@ fn lacking(
 ) {
     let settled = chain.last().map_or(0, |last| last.settled);
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        if joins.adders.contains_key(&index) {
+        if joins.adders.get(index).is_some() {
             continue;
         }
         if chain.is_pending(index) {
@@ -243,12 +373,12 @@ fn lacking(
             continue;
         }
         joins.unattributed.push(index);
-        let path = line.path.clone().unwrap_or_default();
+        let path = line.path.unwrap_or_default();
         if (index as u64) < settled {
             findings.push(
                 fail("an entry that the last checkpoint calls settled has no record")
                     .at_index(index)
-                    .at_path(&path),
+                    .at_path(path),
             );
         }
         if line.violation {
@@ -259,7 +389,7 @@ fn lacking(
                     "a violation stands in the list that has no record",
                 )
                 .at_index(index)
-                .at_path(&path),
+                .at_path(path),
             );
         }
     }
@@ -283,10 +413,7 @@ fn lacking(
         }
     };
     for index in &joins.unattributed {
-        let path = lines
-            .get(*index)
-            .and_then(|line| line.path.as_deref())
-            .unwrap_or_default();
+        let path = lines.get(*index).and_then(|line| line.path).unwrap_or_default();
         findings.push(
             finding("an entry has no record: nobody knows who caused it")
                 .at_index(*index)
@@ -324,7 +451,7 @@ pub(crate) fn readers(
     let without_last = chain.anchors.len().saturating_sub(1);
     for (n, anchor) in chain.anchors.iter().take(without_last).enumerate() {
         let Some(index) = anchor else { continue };
-        match joins.adders.get(index) {
+        match joins.adders.get(*index) {
             None => findings
                 .push(fail(format!("no record says who read checkpoint {n} into the list")).at_index(*index)),
             Some(reader) if !by_collector(reader) => findings.push(
@@ -344,16 +471,16 @@ pub(crate) fn readers(
         }
     }
     for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        let Some(number) = line.path.as_deref().and_then(number_from_path) else {
+        let Some(number) = line.path.and_then(number_from_path) else {
             continue;
         };
-        if !chain.anchors.contains(&Some(index)) && joins.adders.get(&index).is_some_and(by_collector) {
+        if !chain.anchors.contains(&Some(index)) && joins.adders.get(index).is_some_and(by_collector) {
             findings.push(
                 fail(format!(
                     "the collector read a second file as checkpoint {number}: the chain is forked"
                 ))
                 .at_index(index)
-                .at_path(line.path.as_deref().unwrap_or_default()),
+                .at_path(line.path.unwrap_or_default()),
             );
         }
     }
@@ -361,15 +488,15 @@ pub(crate) fn readers(
 
 /// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
 fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Findings) {
-    for (index, (key, record)) in &joins.adders {
-        let Some(line) = lines.get(*index) else { continue };
+    for (index, (key, record)) in joins.adders.iter() {
+        let Some(line) = lines.get(index) else { continue };
         if let Some(cgroup) = &line.cgroup
             && !line.violation
             && partition_of(Some(cgroup)) != *key
         {
             findings.push(
                 fail("the entry's own cgroup path and its record disagree on whose it is")
-                    .at_index(*index)
+                    .at_index(index)
                     .at_seq(record.seq)
                     .at_path(&record.path)
                     .found(key)

@@ -6,39 +6,21 @@
 
 use super::{
     boot::BOOT_AGGREGATE,
-    chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
     history::Relation,
-    join::{Joins, Owned},
-    verdict::{Deviation, PodVerdict, SeenFile, State},
-    view::Line,
+    join::Owned,
+    scene::{Opinion, Scene},
+    tally::{Deviations, Seen, Tally, rule_of},
+    verdict::{PodVerdict, State},
 };
-use crate::accept::Acceptances;
 use crate::text::escape;
 use evidence::{
-    Digest, EventKind, Evidence, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
-    checkpoint::number_from_path, list::unescaped, merkle::Hash,
+    Digest, EventKind, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
+    checkpoint::number_from_path, list::unescaped,
 };
-use policy::{Hidden, Judgement, Policy, PredatingPods};
-use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
-/// What is known of the covered list when contents are judged.
-pub(crate) struct Scene<'a> {
-    pub evidence: &'a Evidence,
-    pub policy: &'a Policy,
-    pub chain: &'a Chain,
-    pub joins: &'a Joins<'a>,
-    pub lines: &'a [Line],
-    pub covered: usize,
-    pub relation: Relation,
-    /// What it rests on whose an entry is.
-    pub provenance: Provenance,
-    /// Entries that an accepted evidence of the boot before a kexec covered.
-    pub covered_before: usize,
-    /// Findings that somebody accepted.
-    pub accepted: &'a Acceptances<'a>,
-}
+use policy::{Judgement, PredatingPods};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the judgement of all partitions gave.
 pub(crate) struct Judged {
@@ -49,112 +31,8 @@ pub(crate) struct Judged {
     pub node: Deviations,
 }
 
-/// What of a partition's files is not as the reference values have it, or was not looked at.
-#[derive(Default)]
-pub(crate) struct Deviations {
-    pub fnf: Vec<Deviation>,
-    pub filehash_err: Vec<Deviation>,
-    pub excluded: u64,
-}
-
-/// What was concluded of one content.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Accepted,
-    Excluded,
-    UnknownPath,
-    WrongHash,
-    /// It was not accepted for another reason.
-    Refused,
-}
-
-/// One partition while it is being judged.
-#[derive(Default)]
-struct Tally {
-    entries: u64,
-    executions: u64,
-    suspect: u64,
-    learned: bool,
-    files: Vec<SeenFile>,
-    deviations: Deviations,
-    excluded_files: u64,
-    seen: HashMap<(Vec<u8>, Option<Digest>), usize>,
-    findings: Findings,
-    said: HashSet<Hash>,
-}
-
-impl Tally {
-    /// Says a thing once for each path and content. A hash stands for what was said, so that it costs no more than that
-    /// however long paths are.
-    fn say(&mut self, finding: Finding) {
-        let mut hash = Sha256::new().chain_update([finding.rule as u8, finding.severity as u8]);
-        let path = finding.path.as_deref().unwrap_or_default();
-        let found = finding.found.as_deref().unwrap_or_default();
-        for part in [path, finding.text.as_bytes(), found.as_bytes()] {
-            hash = hash
-                .chain_update((part.len() as u64).to_be_bytes())
-                .chain_update(part);
-        }
-        if self.said.insert(hash.finalize().into()) {
-            self.findings.push(finding);
-        }
-    }
-
-    fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, seen: Seen) {
-        let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
-        let is_excluded = seen == Seen::Excluded;
-        self.deviations.excluded += u64::from(is_excluded);
-        let known = self.seen.get(&(path.to_vec(), digest.cloned())).copied();
-        let at = known.unwrap_or_else(|| {
-            let at = self.files.len();
-            self.seen.insert((path.to_vec(), digest.cloned()), at);
-            self.files.push(SeenFile {
-                path: path.to_vec(),
-                digest: digest.cloned(),
-                entries: 0,
-                executions: 0,
-                accepted,
-                excluded: is_excluded,
-            });
-            self.excluded_files += u64::from(is_excluded);
-            let deviation = digest.map(|digest| Deviation {
-                path: path.to_vec(),
-                digest: digest.clone(),
-            });
-            match seen {
-                Seen::UnknownPath => self.deviations.fnf.extend(deviation),
-                Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
-                _ => {}
-            }
-            at
-        });
-        if let Some(file) = self.files.get_mut(at) {
-            file.accepted &= accepted;
-            if is_execution {
-                file.executions += 1;
-            } else {
-                file.entries += 1;
-            }
-        }
-    }
-
-    /// Says how much the excludes hide: it would be judged without them.
-    fn say_excluded(&mut self, key: PartitionKey) {
-        let (uses, files) = (self.deviations.excluded, self.excluded_files);
-        if uses > 0 {
-            self.findings.push(
-                Finding::tolerated(
-                    rule_of(key),
-                    Subject::Partition(key),
-                    format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
-                )
-                .found(uses),
-            );
-        }
-    }
-}
-
 /// A content that a partition used.
+#[derive(Clone, Copy)]
 struct Use<'a> {
     key: PartitionKey,
     path: &'a [u8],
@@ -167,26 +45,45 @@ struct Use<'a> {
 
 struct Judge<'a> {
     scene: &'a Scene<'a>,
-    tallies: BTreeMap<PartitionKey, Tally>,
+    tallies: BTreeMap<PartitionKey, Tally<'a>>,
 }
 
-pub(crate) fn judge(scene: &Scene<'_>, records: &[Owned<'_>], findings: &mut Findings) -> Judged {
+/// Records whose contents one thread judges at a time.
+const BATCH: usize = 1024;
+
+pub(crate) fn judge<'a>(scene: &'a Scene<'a>, records: &[Owned<'a>], findings: &mut Findings) -> Judged {
+    // Looking up what the policy says is most of the work, and needs nothing but the content.
+    let opinions: Vec<Option<Opinion>> = records
+        .par_iter()
+        .enumerate()
+        .with_min_len(BATCH)
+        .map(|(place, (key, record))| {
+            let (path, digest) = scene.content_of(place, *key, record)?;
+            Some(scene.opinion(*key, path, digest))
+        })
+        .collect();
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
     };
     judge.boot();
-    for (key, record) in records {
-        judge.record(*key, record);
+    for (place, ((key, record), opinion)) in records.iter().zip(opinions).enumerate() {
+        judge.record(place, *key, record, opinion);
     }
     for index in &scene.joins.unattributed {
-        judge.entry(PartitionKey::Unattributed, *index, None, Provenance::Attested);
+        judge.entry(
+            PartitionKey::Unattributed,
+            *index,
+            None,
+            Provenance::Attested,
+            None,
+        );
     }
     judge.finish(findings)
 }
 
 /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
-pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Judged, u64) {
+pub(crate) fn judge_attested<'a>(scene: &'a Scene<'a>, findings: &mut Findings) -> (Judged, u64) {
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
@@ -197,19 +94,19 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
             // A violation's template data is bound by nothing, so its cgroup names nobody.
             judge.violation(
                 PartitionKey::Unattributed,
-                line.path.as_deref().unwrap_or_default(),
+                line.path.unwrap_or_default(),
                 Some(index),
                 None,
             );
             continue;
         }
-        if index == 0 && line.path.as_deref() == Some(BOOT_AGGREGATE) {
+        if index == 0 && line.path == Some(BOOT_AGGREGATE) {
             continue;
         }
         let key = partition_of(line.cgroup.as_deref());
         unattributed += u64::from(key == PartitionKey::Unattributed);
         if let PartitionKey::Pod(_) = key {
-            let dep = line.dep.as_deref().unwrap_or_default();
+            let dep = line.dep.unwrap_or_default();
             if !dep
                 .split(|b| *b == b':')
                 .any(|exe| scene.policy.is_runtime(&unescaped(exe)))
@@ -217,14 +114,14 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
                 judge.suspect(
                     key,
                     dep,
-                    line.path.as_deref().unwrap_or_default(),
+                    line.path.unwrap_or_default(),
                     Some(index),
                     None,
                     Provenance::Attested,
                 );
             }
         }
-        judge.entry(key, index, None, Provenance::Attested);
+        judge.entry(key, index, None, Provenance::Attested, None);
     }
     let tolerance = scene.policy.file.tolerance.unattributed;
     if unattributed > 0 {
@@ -242,8 +139,8 @@ pub(crate) fn judge_attested(scene: &Scene<'_>, findings: &mut Findings) -> (Jud
     (judge.finish(findings), unattributed)
 }
 
-impl Judge<'_> {
-    fn tally(&mut self, key: PartitionKey) -> &mut Tally {
+impl<'a> Judge<'a> {
+    fn tally(&mut self, key: PartitionKey) -> &mut Tally<'a> {
         self.tallies.entry(key).or_default()
     }
 
@@ -256,7 +153,7 @@ impl Judge<'_> {
             .enumerate()
             .take(scene.chain.boot_len().min(scene.covered))
         {
-            let path = line.path.as_deref().unwrap_or_default();
+            let path = line.path.unwrap_or_default();
             if line.violation {
                 self.violation(PartitionKey::Boot, path, Some(index), None);
                 continue;
@@ -268,12 +165,12 @@ impl Judge<'_> {
                 path == BOOT_AGGREGATE && (index == 0 || (kexec && index >= scene.covered_before));
             let old_checkpoint = kexec && index < scene.covered_before && number_from_path(path).is_some();
             if !aggregate && !old_checkpoint {
-                self.entry(PartitionKey::Boot, index, None, Provenance::Attested);
+                self.entry(PartitionKey::Boot, index, None, Provenance::Attested, None);
             }
         }
     }
 
-    fn record(&mut self, key: PartitionKey, record: &Record) {
+    fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         if let PartitionKey::Pod(_) = key
             && !record
@@ -293,19 +190,19 @@ impl Judge<'_> {
         }
         match record.kind {
             EventKind::Violation => {
-                let index = scene.joins.entry_of.get(&record.seq).copied();
+                let index = scene.joins.entry_of.get(place).copied().flatten();
                 self.violation(key, &record.path, index, Some(record.seq));
             }
-            EventKind::Entry => match scene.joins.entry_of.get(&record.seq) {
+            EventKind::Entry => match scene.joins.entry_of.get(place).copied().flatten() {
                 Some(index) => {
                     // An entry that says itself whose it is needs no record for that; both agree, or V5 failed.
-                    let is_tagged = scene.lines.get(*index).is_some_and(|line| line.cgroup.is_some());
+                    let is_tagged = scene.lines.get(index).is_some_and(|line| line.cgroup.is_some());
                     let provenance = if is_tagged {
                         Provenance::Attested
                     } else {
                         Provenance::Observed
                     };
-                    self.entry(key, *index, Some(record.seq), provenance);
+                    self.entry(key, index, Some(record.seq), provenance, opinion);
                 }
                 // Reported by the join, for the node; the pod's own account is not complete either.
                 None => {
@@ -360,7 +257,7 @@ impl Judge<'_> {
                     .resting_on(Provenance::Observed);
                     self.tally(key).say(finding);
                 }
-                self.content(&Use {
+                let used = Use {
                     key,
                     path: &record.path,
                     digest,
@@ -368,7 +265,8 @@ impl Judge<'_> {
                     seq: Some(record.seq),
                     is_execution: true,
                     provenance: Provenance::Observed,
-                });
+                };
+                self.content(used, opinion);
             }
         }
     }
@@ -414,18 +312,24 @@ impl Judge<'_> {
         tally.say(finding);
     }
 
-    fn entry(&mut self, key: PartitionKey, index: usize, seq: Option<u64>, provenance: Provenance) {
+    /// `opinion` is what the policy says of it, where that was looked up already.
+    fn entry(
+        &mut self,
+        key: PartitionKey,
+        index: usize,
+        seq: Option<u64>,
+        provenance: Provenance,
+        opinion: Option<Opinion>,
+    ) {
         self.tally(key).entries += 1;
         let Some(line) = self.scene.lines.get(index) else {
             return;
         };
-        let path = line.path.as_deref().unwrap_or_default();
-        let is_checkpoint =
-            || number_from_path(path).is_some() && self.scene.chain.anchors.contains(&Some(index));
-        if key == PartitionKey::Host && is_checkpoint() {
+        let path = line.path.unwrap_or_default();
+        if self.scene.is_checkpoint(key, index, line) {
             return;
         }
-        self.content(&Use {
+        let used = Use {
             key,
             path,
             digest: line.file.as_ref(),
@@ -433,11 +337,12 @@ impl Judge<'_> {
             seq,
             is_execution: false,
             provenance,
-        });
+        };
+        self.content(used, opinion);
     }
 
-    /// Judges one content by its partition's policy.
-    fn content(&mut self, used: &Use<'_>) {
+    /// Charges one content to its partition.
+    fn content(&mut self, used: Use<'a>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
         let Some(digest) = used.digest else {
             let finding = Finding::fail(
@@ -445,54 +350,33 @@ impl Judge<'_> {
                 Subject::Partition(used.key),
                 "the entry carries no file hash to judge it by",
             );
-            let finding = place(finding, used);
+            let finding = place(finding, &used);
             self.tally(used.key).say(finding);
             return;
         };
-        let hidden = match used.key {
-            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, used.path),
-            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
-                policy.hides_on_host(used.path)
-            }
-        };
-        match hidden {
-            Hidden::No => {}
-            Hidden::Yes => {
+        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.path, digest)) {
+            Opinion::Excluded => {
                 self.tally(used.key)
                     .saw(used.path, Some(digest), used.is_execution, Seen::Excluded);
                 return;
             }
-            Hidden::GaveUp => {
-                let finding = Finding::note(
-                    rule_of(used.key),
-                    Subject::Partition(used.key),
-                    "whether an exclude hides this path takes too many steps to find out: it is judged",
-                );
-                self.tally(used.key).say(place(finding, used));
+            // It is reported as such (V8): nothing can be expected of its files.
+            Opinion::Nothing => {
+                self.tally(used.key)
+                    .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
+                return;
             }
-        }
-        let judgement = match used.key {
-            PartitionKey::Pod(uid) => policy.judge_pod(&uid, used.path, digest),
-            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
-                let is_policy = policy.file.accept.ima_policies.contains(digest);
-                let on_host = policy.judge_host(used.path, digest);
-                if is_policy {
-                    Some(Judgement::Accepted {
-                        basis: policy::Basis::Own,
-                        learned: false,
-                    })
-                } else if used.key == PartitionKey::Boot && !on_host.is_accepted() {
-                    Some(self.of_predating(used.path, digest).unwrap_or(on_host))
-                } else {
-                    Some(on_host)
+            Opinion::Judged { judgement, gave_up } => {
+                if gave_up {
+                    let finding = Finding::note(
+                        rule_of(used.key),
+                        Subject::Partition(used.key),
+                        "whether an exclude hides this path takes too many steps to find out: it is judged",
+                    );
+                    self.tally(used.key).say(place(finding, &used));
                 }
+                judgement
             }
-        };
-        // A pod that no policy knows is reported as such (V8): nothing can be expected of its files.
-        let Some(judgement) = judgement else {
-            self.tally(used.key)
-                .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
-            return;
         };
         let subject = Subject::Partition(used.key);
         let finding = match &judgement {
@@ -526,27 +410,19 @@ impl Judge<'_> {
             Judgement::UnknownPath => Seen::UnknownPath,
             Judgement::WrongHash { .. } => Seen::WrongHash,
         };
+        let is_pod = matches!(used.key, PartitionKey::Pod(_));
         let tally = self.tally(used.key);
         if let Judgement::Accepted { learned, .. } = judgement {
             tally.learned |= learned;
         }
-        tally.saw(used.path, Some(digest), used.is_execution, seen);
+        // Only a pod's verdict lists what was as it should be.
+        if is_pod || seen != Seen::Accepted {
+            tally.saw(used.path, Some(digest), used.is_execution, seen);
+        }
         if let Some(finding) = finding {
-            let finding = place(finding.found(digest), used);
+            let finding = place(finding.found(digest), &used);
             self.tally(used.key).say(finding);
         }
-    }
-
-    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
-    /// accepted there if a pod that was there then, and that the policy knows, may have it.
-    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
-        let mut pods = self.scene.chain.predating().iter();
-        pods.find_map(|uid| {
-            self.scene
-                .policy
-                .judge_pod(uid, path, digest)
-                .filter(Judgement::is_accepted)
-        })
     }
 
     fn finish(mut self, findings: &mut Findings) -> Judged {
@@ -582,13 +458,6 @@ impl Judge<'_> {
     }
 }
 
-fn rule_of(key: PartitionKey) -> Rule {
-    match key {
-        PartitionKey::Pod(_) => Rule::V9,
-        PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => Rule::V11,
-    }
-}
-
 fn place(finding: Finding, used: &Use<'_>) -> Finding {
     let mut finding = finding.at_path(used.path).resting_on(used.provenance);
     finding.index = used.index.map(|i| i as u64);
@@ -597,7 +466,13 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(scene: &Scene<'_>, uid: PodUid, tally: Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
+fn pod(
+    scene: &Scene<'_>,
+    uid: PodUid,
+    tally: Tally<'_>,
+    predates: bool,
+    findings: &mut Findings,
+) -> PodVerdict {
     let known = scene.policy.pods.get(&uid);
     let told = scene
         .evidence
@@ -681,7 +556,7 @@ pub(crate) fn foundations(scene: &Scene<'_>, findings: &mut Findings) {
     let before = || scene.lines.iter().take(until).filter(|line| !line.violation);
     let collector = before().find_map(|line| {
         let digest = line.file.as_ref()?;
-        let here = line.path.as_deref() == Some(accept.collector.as_bytes());
+        let here = line.path == Some(accept.collector.as_bytes());
         (here
             && scene
                 .policy

@@ -15,7 +15,9 @@ pub(crate) mod history;
 pub(crate) mod join;
 pub(crate) mod judge;
 pub(crate) mod quote;
+pub(crate) mod scene;
 mod sealed;
+mod tally;
 pub(crate) mod template;
 pub mod verdict;
 pub(crate) mod view;
@@ -32,9 +34,10 @@ use evidence::{Evidence, PartitionKey, Provenance, Tier};
 pub(crate) use finding::Findings;
 use history::{Present, Relation};
 use join::Joins;
-use judge::{Judged, Scene};
+use judge::Judged;
 use policy::Policy;
 use quote::Quoted;
+use scene::Scene;
 use view::Line;
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
@@ -143,7 +146,7 @@ pub fn appraise_accepting(
     if let (Some(before), Some(coverage), Relation::SameBoot | Relation::Kexec) =
         (&context.previous, &coverage, relation)
     {
-        coverage::continues(&evidence.list, coverage, before, &mut findings);
+        coverage::continues(&lines, coverage, before, &mut findings);
     }
 
     let is_recorded =
@@ -227,7 +230,7 @@ struct Case<'a> {
     evidence: &'a Evidence,
     policy: &'a Policy,
     context: &'a Context,
-    lines: &'a [Line],
+    lines: &'a [Line<'a>],
     covered: usize,
     relation: Relation,
     accepted: Acceptances<'a>,

@@ -10,12 +10,16 @@ use super::{
     history::Relation,
 };
 use evidence::{
-    Evidence, PartitionKey,
+    Evidence, PartitionKey, Record,
     cgroup::partition_of,
     merkle::{Frontier, Hash},
     partition::partitions_root,
 };
-use std::collections::{BTreeMap, HashSet};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Records that one thread hashes at a time.
+const BATCH: usize = 1024;
 
 /// Leaf hashes by partition, in order.
 pub(crate) type Leaves = BTreeMap<PartitionKey, Vec<Hash>>;
@@ -41,7 +45,7 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
     let mut leaves = Leaves::new();
     let mut executions = 0u64;
     let mut records = 0u64;
-    let mut seqs = HashSet::new();
+    let mut seqs: Vec<(u64, &Record)> = Vec::new();
     let last_seq = chain.last().map_or(0, |last| last.last_seq);
     for log in &evidence.partitions {
         let subject = Subject::Partition(log.key);
@@ -62,18 +66,25 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                 "the boot partition holds records; it is defined by checkpoint 0 alone",
             ));
         }
+        let leaf_and_owner = |buffer: &mut Vec<u8>, record: &Record| {
+            (
+                record.leaf_hash_in(buffer),
+                partition_of(record.cgroup.as_deref()),
+            )
+        };
+        let of_records: Vec<(Hash, PartitionKey)> = log
+            .records
+            .par_iter()
+            .with_min_len(BATCH)
+            .map_init(Vec::new, leaf_and_owner)
+            .collect();
         let hashes = leaves.entry(log.key).or_default();
-        for record in &log.records {
-            hashes.push(record.leaf_hash());
+        hashes.reserve(of_records.len());
+        for (record, (hash, of_path)) in log.records.iter().zip(of_records) {
+            hashes.push(hash);
             records += 1;
             executions += u64::from(record.is_execution());
-            if !seqs.insert(record.seq) {
-                findings.push(
-                    fail("a sequence number was given twice")
-                        .at_seq(record.seq)
-                        .at_path(&record.path),
-                );
-            }
+            seqs.push((record.seq, record));
             if record.seq == 0 || record.seq > last_seq {
                 findings.push(
                     fail("a record's sequence number is not one that the last checkpoint knows")
@@ -82,7 +93,6 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                         .expected(format!("1 to {last_seq}")),
                 );
             }
-            let of_path = partition_of(record.cgroup.as_deref());
             if of_path != log.key {
                 // Whose it is must not depend on who listed it: it counts for neither until that is settled.
                 findings.push(
@@ -100,6 +110,19 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                     record.seq, log.key
                 )));
             }
+        }
+    }
+    // A sort that keeps the order of equals: the later one is who took another's number.
+    seqs.sort_by_key(|(seq, _)| *seq);
+    for pair in seqs.windows(2) {
+        if let [(first, _), (second, record)] = pair
+            && first == second
+        {
+            findings.push(
+                fail("a sequence number was given twice")
+                    .at_seq(*second)
+                    .at_path(&record.path),
+            );
         }
     }
     let Some(last) = chain.last() else {

@@ -19,19 +19,19 @@ pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy,
     let accepted = &policy.file.accept.templates;
     let mut said = BTreeSet::new();
     for (index, line) in lines.iter().enumerate().take(covered) {
-        let path = line.path.as_deref().unwrap_or_default();
+        let path = line.path.unwrap_or_default();
         let fail = |text: &str| {
             Finding::fail(Rule::V3, Subject::Node, text)
                 .at_index(index)
                 .at_path(path)
         };
-        let Some(template) = &line.template else {
+        let Some(template) = line.template else {
             findings.push(fail(
                 "a redacted entry, or one that cannot be read, does not show its template",
             ));
             continue;
         };
-        if !accepted.iter().any(|name| name.as_bytes() == template) && said.insert(template.clone()) {
+        if !accepted.iter().any(|name| name.as_bytes() == template) && said.insert(template) {
             let finding = fail("an entry's template is not one that the policy pins").found(escape(template));
             findings.push(accepted.iter().fold(finding, Finding::expected));
         }
@@ -39,7 +39,7 @@ pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy,
     let is_tagged = lines
         .iter()
         .take(covered)
-        .any(|line| line.template.as_deref() == Some(TAGGED.as_bytes()));
+        .any(|line| line.template == Some(TAGGED.as_bytes()));
     if tier == Tier::Kernel && !is_tagged {
         findings.push(
             Finding::fail(

@@ -20,7 +20,7 @@ use evidence::{
     boot::Registers,
     cgroup::partition_of,
     checkpoint::number_from_path,
-    list::{ListEntry, Templates},
+    list::ListEntry,
     merkle::Frontier,
     partition::partitions_root,
     replay::{Fill, Replay},
@@ -41,13 +41,13 @@ struct Entries {
 }
 
 impl Entries {
-    fn push(&mut self, record: &[u8], sha1: &Digest) -> Option<u32> {
+    fn push(&mut self, record: &[u8], sha1: &[u8]) -> Option<u32> {
         let index = u32::try_from(self.ends.len())
             .ok()
             .filter(|index| *index < TWICE)?;
         self.bytes.extend_from_slice(record);
         self.ends.push(self.bytes.len() as u64);
-        let sha1 = sha1.bytes().try_into().ok()?;
+        let sha1 = sha1.try_into().ok()?;
         self.by_sha1
             .entry(sha1)
             .and_modify(|at| *at = TWICE)
@@ -137,7 +137,7 @@ impl Follower {
             replay.push(&entry);
             let index = follower
                 .entries
-                .push(record, &entry.template_digest(Bank::Sha1))?;
+                .push(record, entry.template_digest(Bank::Sha1).bytes())?;
             if u64::from(index) >= boot_len {
                 if entry.is_violation() {
                     return None;
@@ -266,12 +266,12 @@ impl Follower {
         let (new, pcrs) = covered(part, &before.pcrs, |pcrs| quoted.is_of(pcrs))?;
         let first = u32::try_from(self.entries.ends.len()).ok()?;
         for (entry, line) in part.list.iter().zip(&lines).take(new) {
-            let (Entry::Full(record), Some(sha1)) = (entry, line.digests(Bank::Sha1).pop()) else {
+            let (Entry::Full(record), Some(sha1)) = (entry, line.digest(Bank::Sha1)) else {
                 return None;
             };
-            let index = self.entries.push(record, &sha1)?;
+            let index = self.entries.push(record, sha1)?;
             self.open.insert(index);
-            if let Some(number) = line.path.as_deref().and_then(number_from_path) {
+            if let Some(number) = line.path.and_then(number_from_path) {
                 self.named(number, index)?;
             }
         }
@@ -325,7 +325,7 @@ impl Follower {
     }
 
     /// The new entries: whole, of the register, of a template that the policy pins, no violation.
-    fn lines(&self, part: &Part, banks: &[Bank], policy: &Policy) -> Option<Vec<Line>> {
+    fn lines<'a>(&self, part: &'a Part, banks: &[Bank], policy: &Policy) -> Option<Vec<Line<'a>>> {
         let mut all = vec![Bank::Sha1, Bank::Sha256];
         let records = part.partitions.iter().flat_map(|log| &log.records);
         all.extend(records.flat_map(|record| &record.digests).map(Digest::bank));
@@ -337,7 +337,7 @@ impl Follower {
         lines
             .iter()
             .all(|line| {
-                let template = line.template.as_deref();
+                let template = line.template;
                 line.is_whole()
                     && line.pcr == Some(PCR)
                     && !line.violation
@@ -369,7 +369,7 @@ impl Follower {
             let anchor = self.early.remove(&now.number)?;
             let line = match anchor.checked_sub(first) {
                 Some(new) => lines.get(new as usize)?.clone(),
-                None => self.line(anchor, &[Bank::Sha1])?,
+                None => self.line(anchor)?,
             };
             let is_file = line.file.is_some_and(|digest| {
                 digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == digest
@@ -443,13 +443,14 @@ impl Follower {
                     if index == TWICE || !matches!(record.ret, 0 | EEXIST) {
                         return None;
                     }
-                    let old;
+                    let (earlier, old);
                     let line = match index.checked_sub(first) {
                         Some(new) => lines.get(new as usize)?,
                         None => {
                             let own = record.digests.iter().map(Digest::bank);
                             let all: Vec<Bank> = own.chain([Bank::Sha1]).collect();
-                            old = self.line(index, &all)?;
+                            earlier = self.entries.get(index)?.to_vec();
+                            old = view::line_of(index.into(), &earlier, &all);
                             &old
                         }
                     };
@@ -468,8 +469,8 @@ impl Follower {
         // Whoever read an earlier checkpoint into the list is known by now.
         let late = self.open.iter().copied().filter(|index| *index < self.anchor);
         for index in late {
-            let path = self.line(index, &[Bank::Sha1])?.path;
-            if path.as_deref().and_then(number_from_path).is_some() {
+            let path = self.line(index)?.path;
+            if path.and_then(number_from_path).is_some() {
                 return None;
             }
         }
@@ -485,11 +486,7 @@ impl Follower {
         line: &Line,
         policy: &Policy,
     ) -> Option<()> {
-        let agrees = line.pcr == Some(record.pcr)
-            && record
-                .digests
-                .iter()
-                .all(|digest| line.digests(digest.bank()).contains(digest));
+        let agrees = line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest));
         let is_own = line
             .cgroup
             .as_deref()
@@ -498,7 +495,7 @@ impl Follower {
         if !agrees || !is_first || (record.ret == 0 && !is_own) || line.violation {
             return None;
         }
-        let path = line.path.as_deref().unwrap_or_default();
+        let path = line.path.unwrap_or_default();
         if let Some(number) = number_from_path(path) {
             // Read by the collector, once, and by nobody else; one that no checkpoint names yet is for the appraisal.
             let collector = policy.file.accept.collector.as_bytes();
@@ -602,9 +599,12 @@ impl Follower {
     }
 
     /// An entry of an earlier round.
-    fn line(&self, index: u32, banks: &[Bank]) -> Option<Line> {
-        let entry = Entry::Full(self.entries.get(index)?.to_vec());
-        Some(Line::new(index.into(), &entry, banks, Templates::builtin()))
+    fn line(&self, index: u32) -> Option<Line<'_>> {
+        Some(view::line_of(
+            index.into(),
+            self.entries.get(index)?,
+            &[Bank::Sha1],
+        ))
     }
 }
 

@@ -9,6 +9,7 @@ mod collector;
 mod exec;
 mod follow;
 mod guest;
+mod image;
 mod measure;
 mod replay;
 mod serve;
@@ -53,6 +54,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "tenant",
         purpose: Purpose::Build,
         run: follow::tenant,
+    },
+    Benchmark {
+        name: "image",
+        purpose: Purpose::Build,
+        run: image::run,
     },
     Benchmark {
         name: "serve",

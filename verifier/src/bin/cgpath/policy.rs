@@ -2,6 +2,7 @@
 
 mod boot;
 mod check;
+mod corim;
 mod deb;
 mod diff;
 mod files;
@@ -72,6 +73,20 @@ Its excludes come with the values and count wherever a policy names the file.")]
     #[command(after_help = "Example:
   cgpath policy to-keylime rootfs.json app.json --exclude-checkpoints -o runtime-policy.json")]
     ToKeylime(keylime::ToKeylime),
+    /// Writes the reference values of a node's policy, or of reference files, as a CoRIM
+    #[command(after_help = "Examples:
+  cgpath policy to-corim node.yaml --key signer.pem --signer 'Example Ltd.' -o node.corim
+  cgpath policy to-corim app.json -o app.corim
+
+What a CoRIM cannot say (excludes, tolerances, keys that switch a rule off, SHA-1) is named, and left out.")]
+    ToCorim(corim::ToCorim),
+    /// Makes reference values, and the part of a node's policy that names them, from a CoRIM
+    #[command(after_help = "Examples:
+  cgpath policy from-corim node.corim --key signer.pub.pem -o values/
+  cat head.yaml values/policy-part.yaml > values/node.yaml
+
+What is not understood is refused with its place: it could change what is accepted.")]
+    FromCorim(corim::FromCorim),
     /// Says what a policy would have said of all stored evidence of its node; exit 1 if not all is trusted under it
     #[command(after_help = "Example:
   cgpath policy test new.yaml --against /var/lib/cgpath
@@ -207,6 +222,8 @@ impl PolicyCommand {
             PolicyCommand::FromUki(command) => command.run(out),
             PolicyCommand::FromKeylime(command) => command.run(out),
             PolicyCommand::ToKeylime(command) => command.run(out),
+            PolicyCommand::ToCorim(command) => command.run(out),
+            PolicyCommand::FromCorim(command) => command.run(out),
             PolicyCommand::Test(command) => command.run(out),
             PolicyCommand::Diff(command) => command.run(out),
             PolicyCommand::Lint(command) => command.run(out),

@@ -40,6 +40,9 @@ const EVIDENCE: &str = "evidence";
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
 const SCHEMA_VERSION: i32 = 4;
+/// Keeps a value by its key.
+const SET_META: &str =
+    "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -390,10 +393,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
-        self.connection().execute(
-            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
-            [key, value],
-        )?;
+        self.connection().execute(SET_META, [key, value])?;
         Ok(())
     }
 

@@ -149,12 +149,13 @@ impl Webhook {
     /// Keeps that an event was delivered.
     fn delivered(&self, event: &CloudEvent) -> Result<(), StoreError> {
         let (first, last) = event.data.numbers();
+        let counter = format!("dropped {}", self.outlet);
+        let mut positions = vec![(self.outlet.as_str(), last)];
         if matches!(event.data, Data::Dropped(_)) {
-            let counter = format!("dropped {}", self.outlet);
             let before = self.store.position(&counter)?.unwrap_or(0);
-            self.store.set_position(&counter, before + (last - first + 1))?;
+            positions.push((&counter, before + (last - first + 1)));
         }
-        self.store.set_position(&self.outlet, last)
+        self.store.set_positions(&positions)
     }
 
     async fn post(&mut self, event: &CloudEvent) -> Result<(), DeliveryError> {

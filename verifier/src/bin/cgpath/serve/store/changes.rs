@@ -4,10 +4,10 @@
 //! without its verdict, whenever the process dies. Outlets (webhooks, the journal) each keep the number up to which they
 //! delivered. Not here: what a change is (see `changes`), delivery.
 
-use super::{Store, StoreError, signed, unsigned};
+use super::{SET_META, Store, StoreError, signed, unsigned};
 use crate::serve::changes::{Happened, Outline, PodName, StateChange};
 use evidence::PodUid;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use std::io;
 use std::path::PathBuf;
 use verifier::State;
@@ -204,7 +204,21 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn set_position(&self, outlet: &str, number: u64) -> Result<(), StoreError> {
-        self.set_meta(&format!("delivered {outlet}"), &number.to_string())
+        self.set_positions(&[(outlet, number)])
+    }
+
+    /// Keeps several at once, or none of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn set_positions(&self, positions: &[(&str, u64)]) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (outlet, number) in positions {
+            transaction.execute(SET_META, [format!("delivered {outlet}"), number.to_string()])?;
+        }
+        transaction.commit()?;
+        Ok(())
     }
 }
 

@@ -1,0 +1,106 @@
+//! Attests again and again, as often as the verifier wants, and says how it fares.
+
+use super::{Agent, Boot, KeylimeError, services};
+use crate::config::Sink;
+use crate::push::backoff;
+use crate::service::TpmAccess;
+use crate::sink::{MAX_BACKOFF, SinkStatus, lock};
+use rand_core::{OsRng, RngCore as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Longest pause that a verifier or registrar can ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(86_400);
+
+/// A sink that is a Keylime verifier.
+pub(in crate::sink) struct Live {
+    config: Sink,
+    /// Where the boot's time is kept.
+    dir: PathBuf,
+    status: Mutex<SinkStatus>,
+}
+
+impl Live {
+    /// Reads URLs and CA, so that what is wrong is known at the start.
+    ///
+    /// # Errors
+    /// [`KeylimeError::Url`], [`KeylimeError::Tls`].
+    pub(in crate::sink) fn new(config: &Sink, dir: PathBuf) -> Result<Live, KeylimeError> {
+        services(config)?;
+        Ok(Live {
+            config: config.clone(),
+            dir,
+            status: Mutex::new(SinkStatus {
+                name: config.name.clone(),
+                kind: config.kind.name().to_owned(),
+                ..SinkStatus::default()
+            }),
+        })
+    }
+
+    /// `delivered` counts the attestations that the verifier took: it judges them later, and says it to its own users.
+    pub(in crate::sink) fn status(&self) -> SinkStatus {
+        lock(&self.status).clone()
+    }
+
+    /// Attests until `stop` turns true.
+    pub(in crate::sink) async fn run<T: TpmAccess>(
+        self: Arc<Live>,
+        node: String,
+        list: PathBuf,
+        tpm: T,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut agent = None;
+        let mut failures = 0u32;
+        loop {
+            let pause = match self.round(&mut agent, &node, &list, &tpm).await {
+                Ok(pause) => {
+                    failures = 0;
+                    pause
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    let mut random = [0];
+                    OsRng.fill_bytes(&mut random);
+                    let pause = backoff(failures, Duration::from_secs(MAX_BACKOFF), random[0]);
+                    let told = Duration::from_secs(error.retry_after().unwrap_or_default());
+                    let pause = pause.max(told).min(MAX_PAUSE);
+                    tracing::warn!(sink = self.config.name, %error, failures, again_in = ?pause, "not attested");
+                    lock(&self.status).error = Some(error.to_string());
+                    pause
+                }
+            };
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One attestation; gives the pause until the next.
+    async fn round<T: TpmAccess>(
+        &self,
+        agent: &mut Option<Agent<T>>,
+        node: &str,
+        list: &Path,
+        tpm: &T,
+    ) -> Result<Duration, KeylimeError> {
+        let agent = match agent {
+            Some(agent) => agent,
+            None => {
+                let boot = Boot::read(&self.dir)?;
+                agent.insert(Agent::new(&self.config, node, list, boot, tpm.clone())?)
+            }
+        };
+        let sent = agent.round().await?;
+        tracing::debug!(sink = self.config.name, ?sent, "attested");
+        let mut status = lock(&self.status);
+        status.delivered += 1;
+        status.error = None;
+        let seconds = sent.next.unwrap_or(self.config.interval).max(1);
+        Ok(Duration::from_secs(seconds).min(MAX_PAUSE))
+    }
+}

@@ -1,0 +1,116 @@
+//! What contents are judged by: the covered list with its joins, and what the policy says of each content.
+//!
+//! Promise: an opinion needs nothing but the content and whose it is, so that opinions can be formed side by side. Not here:
+//! what follows from it for the partition (see `judge`).
+
+use super::{chain::Chain, history::Relation, join::Joins, view::Line};
+use crate::accept::Acceptances;
+use evidence::{
+    Digest, EventKind, Evidence, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
+};
+use policy::{Hidden, Judgement, Policy};
+
+/// What is known of the covered list when contents are judged.
+pub(crate) struct Scene<'a> {
+    pub evidence: &'a Evidence,
+    pub policy: &'a Policy,
+    pub chain: &'a Chain,
+    pub joins: &'a Joins<'a>,
+    pub lines: &'a [Line<'a>],
+    pub covered: usize,
+    pub relation: Relation,
+    /// What it rests on whose an entry is.
+    pub provenance: Provenance,
+    /// Entries that an accepted evidence of the boot before a kexec covered.
+    pub covered_before: usize,
+    /// Findings that somebody accepted.
+    pub accepted: &'a Acceptances<'a>,
+}
+
+/// What the policy says of a content, whatever else was seen.
+pub(crate) enum Opinion {
+    Excluded,
+    /// No policy knows the pod.
+    Nothing,
+    Judged {
+        judgement: Judgement,
+        /// Whether an exclude hides it could not be found out.
+        gave_up: bool,
+    },
+}
+
+impl<'a> Scene<'a> {
+    /// The content that a record says was used, if the policy is to judge it.
+    pub(crate) fn content_of(
+        &self,
+        place: usize,
+        key: PartitionKey,
+        record: &'a Record,
+    ) -> Option<(&'a [u8], &'a Digest)> {
+        match record.kind {
+            EventKind::Entry => {
+                let index = (*self.joins.entry_of.get(place)?)?;
+                let line = self
+                    .lines
+                    .get(index)
+                    .filter(|line| !self.is_checkpoint(key, index, line))?;
+                Some((line.path.unwrap_or_default(), line.file.as_ref()?))
+            }
+            EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
+                Some((&record.path, record.hash.as_ref().and_then(FileHash::digest)?))
+            }
+            EventKind::Violation | EventKind::Guard => None,
+        }
+    }
+
+    /// Whether this is the entry of a checkpoint that the collector read.
+    pub(crate) fn is_checkpoint(&self, key: PartitionKey, index: usize, line: &Line) -> bool {
+        key == PartitionKey::Host
+            && number_from_path(line.path.unwrap_or_default()).is_some()
+            && self.chain.anchors.contains(&Some(index))
+    }
+
+    pub(crate) fn opinion(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> Opinion {
+        let policy = self.policy;
+        let hidden = match key {
+            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, path),
+            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
+                policy.hides_on_host(path)
+            }
+        };
+        if hidden == Hidden::Yes {
+            return Opinion::Excluded;
+        }
+        let judgement = match key {
+            PartitionKey::Pod(uid) => match policy.judge_pod(&uid, path, digest) {
+                Some(judgement) => judgement,
+                None => return Opinion::Nothing,
+            },
+            _ if policy.file.accept.ima_policies.contains(digest) => Judgement::Accepted {
+                basis: policy::Basis::Own,
+                learned: false,
+            },
+            PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(path, digest),
+            PartitionKey::Boot => {
+                let on_host = policy.judge_host(path, digest);
+                let of_pod = (!on_host.is_accepted()).then(|| self.of_predating(path, digest));
+                of_pod.flatten().unwrap_or(on_host)
+            }
+        };
+        Opinion::Judged {
+            judgement,
+            gave_up: hidden == Hidden::GaveUp,
+        }
+    }
+
+    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
+    /// accepted there if a pod that was there then, and that the policy knows, may have it.
+    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
+        let mut pods = self.chain.predating().iter();
+        pods.find_map(|uid| {
+            self.policy
+                .judge_pod(uid, path, digest)
+                .filter(Judgement::is_accepted)
+        })
+    }
+}
