@@ -43,6 +43,16 @@ macro_rules! for_each_collector_target {
     };
 }
 
+/// The same for the target that needs the verifier's service.
+#[macro_export]
+macro_rules! for_each_service_target {
+    ($with:ident) => {
+        $with! {
+            serve_request
+        }
+    };
+}
+
 macro_rules! table {
     ($($name:ident)*) => {
         [$(Target { name: stringify!($name), run: targets::$name, seeds: seeds::$name }),*]
@@ -54,5 +64,7 @@ pub fn all() -> Vec<Target> {
     let all = Vec::from(for_each_target!(table));
     #[cfg(feature = "collector")]
     let all = [all, Vec::from(for_each_collector_target!(table))].concat();
+    #[cfg(feature = "service")]
+    let all = [all, Vec::from(for_each_service_target!(table))].concat();
     all
 }

@@ -815,6 +815,45 @@ pub fn policy_corim() -> Seeds {
     ])
 }
 
+/// Requests: each route, with and without a token, alone and one after the other.
+#[cfg(feature = "service")]
+pub fn serve_request() -> Seeds {
+    let (token, node, _) = fuzz_service::Service::GIVEN;
+    let with = |authorization: &str, target: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: v\r\nAuthorization: {authorization}\r\n\r\n").into_bytes()
+    };
+    let get = |target: &str| with(&format!("Bearer {token}"), target);
+    let post = |target: &str, body: &[u8]| {
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: v\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    };
+    let pod = "01010101-0101-0101-0101-010101010101";
+    let history = get(&format!("/v1/nodes/{node}/history?limit=2&before=9"));
+    seeds([
+        ("nodes", get("/v1/nodes")),
+        ("verdict", get(&format!("/v1/nodes/{node}/verdict"))),
+        ("history", history.clone()),
+        ("page", get("/")),
+        ("metrics", get("/metrics")),
+        ("revocations", get("/v1/revocations?limit=5")),
+        ("stream", get(&format!("/v1/nodes/{node}/stream"))),
+        ("nonce", post(&format!("/v1/nodes/{node}/nonce"), b"")),
+        ("two", [get("/healthz"), history].concat()),
+        ("bad-pod", get(&format!("/v1/nodes/{node}/pods/{pod}/stream?from=18446744073709551616"))),
+        ("bad-token", with("Basic eDp5", &format!("/v1/nodes/{node}/ear"))),
+        ("bad-evidence", post(&format!("/v1/nodes/{node}/evidence"), &[0xa1, 0x00, 0x01])),
+        (
+            "bad-chunked",
+            format!("POST /v1/nodes/{node}/evidence HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nffffffffff\r\n")
+                .into_bytes(),
+        ),
+        ("bad-method", b"DELETE /v1/nodes HTTP/1.0\r\n\r\n".to_vec()),
+    ])
+}
+
 /// Rule files.
 pub fn ima_policy() -> Seeds {
     const WHOLE: &str = "\

@@ -349,6 +349,41 @@ pub fn ima_policy(data: &[u8]) {
     assert_eq!(ima_policy::missing(&rules), Vec::<String>::new());
 }
 
+/// What the service answers to these bytes on a connection.
+#[cfg(feature = "service")]
+pub fn answered(data: &[u8]) -> Vec<u8> {
+    use std::sync::{Mutex, OnceLock, PoisonError};
+    static SERVICE: OnceLock<(tempfile::TempDir, Mutex<fuzz_service::Service>)> = OnceLock::new();
+    let (_, service) = SERVICE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder for the service");
+        let service = fuzz_service::Service::new(folder.path());
+        (folder, Mutex::new(service))
+    });
+    // One at a time; what panicked once is looked at all the same.
+    let service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    service.answer(data)
+}
+
+/// Requests to the verifier's service, as they come out of TLS: heads, paths, queries, tokens, bodies.
+#[cfg(feature = "service")]
+pub fn serve_request(data: &[u8]) {
+    let (token, _, secret) = fuzz_service::Service::GIVEN;
+    let answer = answered(data);
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1."),
+        "an answer is HTTP"
+    );
+    assert!(
+        !has(&answer, "HTTP/1.1 500"),
+        "nothing that is sent is an internal error"
+    );
+    assert!(
+        !has(&answer, secret) || has(data, secret) || has(data, token),
+        "without the token nothing is told"
+    );
+}
+
 /// A raw record from the ring buffer.
 #[cfg(feature = "collector")]
 pub fn collector_record(data: &[u8]) {

@@ -143,6 +143,8 @@ fn run(name: &str) {
         !corpus.is_empty(),
         "{name} has no corpus: UPDATE_CORPUS=1 cargo test -p fuzz corpus"
     );
+    // What a target makes once for all inputs is made here.
+    (target.run)(b"");
     let mut inputs: Vec<Vec<u8>> = Vec::new();
     for path in &corpus {
         let data = read(path);
@@ -191,6 +193,8 @@ macro_rules! tests {
 for_each_target!(tests);
 #[cfg(feature = "collector")]
 fuzz::for_each_collector_target!(tests);
+#[cfg(feature = "service")]
+fuzz::for_each_service_target!(tests);
 
 #[test]
 fn corpus_is_what_the_seeds_make() {
@@ -259,6 +263,11 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     check("policy_corim", |b| {
         policy::corim::read(b, policy::corim::Trust::DangerousNone, 0).is_ok()
     });
+    #[cfg(feature = "service")]
+    check("serve_request", |b| {
+        let answer = String::from_utf8_lossy(&fuzz::targets::answered(b)).into_owned();
+        answer.starts_with("HTTP/1.1 2") && !answer.contains("HTTP/1.1 4")
+    });
     check("ima_policy", |b| {
         core::str::from_utf8(b).is_ok_and(|text| evidence::ima_policy::parse(text).is_ok())
     });
@@ -289,7 +298,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     }
 }
 
-#[cfg(feature = "collector")]
+#[cfg(all(feature = "collector", feature = "service"))]
 #[test]
 fn every_target_has_its_libfuzzer_binary_and_no_binary_is_without_a_target() {
     use std::collections::BTreeSet;

@@ -17,7 +17,10 @@ struct Folder {
 
 impl Folder {
     fn new() -> Folder {
-        let mut node = Node::boot(KeyKind::EcdsaP256);
+        Folder::with(Node::boot(KeyKind::EcdsaP256))
+    }
+
+    fn with(mut node: Node) -> Folder {
         for n in [1, 2] {
             node.execute_good(&Actor::pod(pod(n), "/bin/app"), "/bin/app");
         }
@@ -74,9 +77,12 @@ impl Folder {
     fn attest(&mut self) {
         let evidence = self.node.attest(NONCE);
         self.write("evidence.cbor", &evidence.to_cbor());
-        self.exits(0, "verify evidence.cbor --policy policy.yaml --ak ak.pub --nonce NONCE --ear verdict.pem --ear-pod UID -o web.jwt");
+        self.exits(0, JUDGE);
     }
 }
+
+/// The full verifier's judgement, with its result about pod 1.
+const JUDGE: &str = "verify evidence.cbor --policy policy.yaml --ak ak.pub --nonce NONCE --ear verdict.pem --ear-pod UID -o web.jwt";
 
 const VERIFY: &str =
     "verify --tenant web.tenant --policy web.yaml --ak ak.pub --nonce NONCE --state web.state";
@@ -203,4 +209,86 @@ fn what_is_no_bundle_no_key_and_no_policy_is_exit_2_with_the_place() {
             .exits(2, "verify --policy web.yaml --ak ak.pub --nonce NONCE")
             .contains("EVIDENCE")
     );
+}
+
+/// The console blocks of a page: each line after `$ cgpath`, and what it says it prints.
+fn console(page: &str) -> Vec<(String, String)> {
+    let mut commands: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        match (line, line.strip_prefix("$ cgpath "), commands.last_mut()) {
+            ("```console", ..) => inside = true,
+            ("```", ..) => inside = false,
+            (_, Some(command), _) if inside => commands.push((command.to_owned(), String::new())),
+            (_, None, Some((_, said))) if inside => *said += &format!("{line}\n"),
+            _ => {}
+        }
+    }
+    commands
+}
+
+/// Times differ from run to run.
+fn without_times(text: &str) -> String {
+    let mut parts = text.split("(unix time ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |out, part| {
+        out + "(unix time" + part.trim_start_matches(|c: char| c.is_ascii_digit())
+    })
+}
+
+/// `UPDATE_DOCS=1 cargo test -p verifier --test prove` writes what is said into the pages.
+#[test]
+fn the_pages_for_tenants_show_what_is_really_said() {
+    let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
+    let boot = node.attest(NONCE).boot.unwrap();
+    node.extra_policy = policy::generate::boot::from_boot(&boot).unwrap();
+    let mut folder = Folder::with(node);
+    folder.attest();
+    let pages =
+        ["docs/tenant.md", "README.md"].map(|name| format!("{}/../{name}", env!("CARGO_MANIFEST_DIR")));
+    let [page, readme] = pages.clone().map(|path| std::fs::read_to_string(path).unwrap());
+    let shown = console(&page);
+    let codes = [0, 0, 1, 0, 1];
+    assert_eq!(shown.len(), codes.len(), "{shown:#?}");
+    let mut said = Vec::new();
+    for (n, (command, _)) in shown.iter().enumerate() {
+        // Before the fourth command somebody replaces a file of the pod: the page says so.
+        if n == 3 {
+            let actor = Actor::pod(pod(1), "/bin/app");
+            folder.node.execute(&actor, "/bin/app", &sha256(b"evil"));
+            let nonce = b"the nonce of the next request";
+            let evidence = folder.node.attest(nonce);
+            folder.write("evidence.cbor", &evidence.to_cbor());
+            folder.exits(1, &JUDGE.replace("NONCE", &hex::encode(nonce)));
+        }
+        said.push(folder.exits(codes[n], command));
+    }
+    let section = readme
+        .split("\n## ")
+        .find(|part| part.starts_with("A tenant's way"))
+        .unwrap();
+    let short = console(section);
+    assert_eq!(short.len(), 3, "{short:#?}");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let (mut page, mut readme) = (page, readme);
+        for ((command, before), now) in shown.iter().zip(&said) {
+            let text = |said: &str| format!("$ cgpath {command}\n{said}");
+            page = page.replace(&text(before), &text(now));
+            readme = readme.replace(&text(before), &text(now));
+        }
+        std::fs::write(&pages[0], page).unwrap();
+        std::fs::write(&pages[1], readme).unwrap();
+        return;
+    }
+    for ((command, shown), said) in shown.iter().zip(&said) {
+        let same = without_times(shown) == without_times(said);
+        assert!(
+            same,
+            "docs/tenant.md: cgpath {command}\n{said}\nhint: UPDATE_DOCS=1"
+        );
+    }
+    // The short form in the README is a part of the page.
+    for command in &short {
+        assert!(shown.contains(command), "README.md: {command:#?}");
+    }
 }

@@ -3,6 +3,8 @@
 //! Promises: the same tests as `cargo xtask test`, at the sizes that are wanted once; what they print goes to a file,
 //! whole, and to the terminal. Not here: the tests.
 
+mod libfuzzer;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -14,7 +16,7 @@ use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
 use crate::{build, help, kernel, shell, test};
 
-const STEPS: &[&str] = &["load", "service", "fuzz", "kernel"];
+const STEPS: &[&str] = &["load", "service", "fuzz", "libfuzzer", "kernel"];
 
 /// `cargo xtask soak`.
 ///
@@ -59,6 +61,12 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             continue;
         }
         let filter = filter.as_deref();
+        if step == "libfuzzer" {
+            for (name, mut command) in libfuzzer::programs(world, filter, seconds)? {
+                good &= kept(world, &format!("libfuzzer-{name}"), &mut command)?;
+            }
+            continue;
+        }
         let mut command = match step {
             "load" => {
                 let mut command = guest_tests(world, &["load"], filter);

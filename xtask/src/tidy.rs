@@ -28,8 +28,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vm-tests", &["vm-protocol", "evidence", "policy", "verifier"]),
     (
         "fuzz",
-        &["evidence", "policy", "verifier", "ebpf-common", "collector"],
+        &[
+            "evidence",
+            "policy",
+            "verifier",
+            "ebpf-common",
+            "collector",
+            "fuzz-service",
+        ],
     ),
+    // The command, as a library.
+    ("fuzz-service", &["evidence", "policy", "verifier"]),
 ];
 
 /// Crates whose libraries are pure, and what they must never reach, however indirectly.

@@ -12,6 +12,7 @@ mod swtpm;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use collector::config::{Config, KeyKind};
+use collector::runtime::Names;
 use collector::service::{RequestError, TpmAccess as _, TpmThread};
 use collector::sink::keylime::{Agent, KeylimeError, Sent};
 use collector::sink::{SinkStatus, Sinks};
@@ -293,7 +294,7 @@ async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_ho
         sink: vec![sink(&keylime)],
         ..Config::default()
     };
-    let sinks = Sinks::open(&config, AGENT).unwrap();
+    let sinks = Sinks::open(&config, AGENT, &Names::default()).unwrap();
     let tpm = TpmThread::start(node.options.clone(), Tpm::open(&node.options).unwrap());
     let (stop, stopped) = watch::channel(false);
     sinks.attest_to_keylime(AGENT, node.list.path(), &tpm, &stopped);
@@ -331,11 +332,17 @@ async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_ho
     // What can not work is said at the start.
     let mut other = config.clone();
     other.tpm.bank = Bank::Sha1;
-    let error = Sinks::open(&other, AGENT).err().unwrap().to_string();
+    let error = Sinks::open(&other, AGENT, &Names::default())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("tpm.bank"), "{error}");
     let mut other = config;
     other.sink[0].ca = "/nonexistent/ca.pem".into();
-    let error = Sinks::open(&other, AGENT).err().unwrap().to_string();
+    let error = Sinks::open(&other, AGENT, &Names::default())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("/nonexistent/ca.pem"), "{error}");
 }
 

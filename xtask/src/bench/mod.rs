@@ -9,6 +9,7 @@ mod collector;
 mod exec;
 mod follow;
 mod guest;
+mod image;
 mod measure;
 mod replay;
 mod serve;
@@ -55,6 +56,11 @@ const BENCHMARKS: &[Benchmark] = &[
         run: follow::tenant,
     },
     Benchmark {
+        name: "image",
+        purpose: Purpose::Build,
+        run: image::run,
+    },
+    Benchmark {
         name: "serve",
         purpose: Purpose::Build,
         run: serve::run,
@@ -88,6 +94,8 @@ struct Options {
     rounds: Option<usize>,
     /// Size of what is processed; `None`: each benchmark's own.
     entries: Option<u64>,
+    /// Numbers of pods, as they were given; `None`: not over pods.
+    pods: Option<String>,
 }
 
 impl Options {
@@ -132,6 +140,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         consent: Consent::default(),
         rounds: None,
         entries: None,
+        pods: None,
     };
     let mut json = false;
     let mut names: Vec<String> = Vec::new();
@@ -142,6 +151,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             Long("json") => json = true,
             Long("rounds") => options.rounds = Some(parser.value()?.parse()?),
             Long("entries") => options.entries = Some(parser.value()?.parse()?),
+            Long("pods") => options.pods = Some(parser.value()?.string()?),
             Short('h') | Long("help") => {
                 print!("{}", help::BENCH);
                 return Ok(ExitCode::SUCCESS);

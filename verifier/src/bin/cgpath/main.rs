@@ -3,6 +3,11 @@
 //! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
 
+#![cfg_attr(
+    feature = "fuzzing",
+    allow(dead_code, reason = "as a library, `fuzz/service`, it has no main")
+)]
+
 mod event;
 mod explain;
 mod export;
@@ -18,6 +23,9 @@ mod serve;
 mod tenant;
 mod verify;
 mod watch;
+
+#[cfg(feature = "fuzzing")]
+pub use serve::fuzzing::Service;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use output::{Failure, Output, Status};

@@ -7,6 +7,8 @@ pub mod audit;
 pub mod changes;
 pub mod detail;
 mod followers;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod http;
 pub mod judge;
 pub mod metrics;

@@ -284,7 +284,7 @@ impl Connection {
     }
 
     /// One of its own.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn alone() -> Arc<Connection> {
         Connection::new(&Connections::new(1))
     }
@@ -356,6 +356,16 @@ pub fn connections() -> std::io::Result<usize> {
     Ok(limit.min(CONNECTIONS))
 }
 
+/// How requests are read.
+pub fn http() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(64 * 1024);
+    builder
+}
+
 /// Serves `app` until `stop`, then lets requests in progress end for [`GRACE`].
 pub async fn serve(
     listener: TcpListener,
@@ -418,11 +428,7 @@ pub async fn serve(
                 .layer(axum::Extension(mine))
                 .layer(axum::Extension(shown));
             let service = TowerToHyperService::new(app);
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
-                .max_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(stream), service);
+            let connection = http().serve_connection(TokioIo::new(stream), service);
             match tokio::time::timeout(AGE, watcher.watch(connection)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(peer = %address, %error, "connection ended"),
