@@ -3,7 +3,7 @@
 //! Promise: what is written is read back the same; what a manifest cannot say is named by [`Manifest::of_policy`] and
 //! [`write()`], and what is not understood in one that is read is refused by its place. Nothing is passed over that could
 //! change what is accepted. Time is an argument. Not here: files and keys on disk (the command's).
-//! Source: draft-ietf-rats-corim-10 (CoRIM, CoMID), RFC 9393 (CoSWID), RFC 9052 (COSE); SPECIFICATION.md section 13.
+//! Source: draft-ietf-rats-corim-11 (CoRIM, CoMID), RFC 9393 (CoSWID), RFC 9052 (COSE); SPECIFICATION.md section 13.
 
 mod cbor;
 mod comid;

@@ -49,7 +49,7 @@ pub fn read(bytes: &[u8], trust: Trust<'_>, now: u64) -> Result<Read> {
         }
         (tag::CORIM, Trust::DangerousNone) => {
             notes.push("it is not signed: nothing vouches for these values".to_owned());
-            (corim(&mut reader, bytes, now)?, None)
+            (corim(&mut reader, bytes, now, &mut notes)?, None)
         }
         (tag::SIGN1, trust) => {
             let key = match trust {
@@ -66,7 +66,10 @@ pub fn read(bytes: &[u8], trust: Trust<'_>, now: u64) -> Result<Read> {
             }
             let mut payload = Reader::new(&signed.payload, signed.offset, "corim")?;
             payload.tagged(tag::CORIM)?;
-            (corim(&mut payload, bytes, now)?, key.map(|_| signed.signer))
+            (
+                corim(&mut payload, bytes, now, &mut notes)?,
+                key.map(|_| signed.signer),
+            )
         }
         (other, _) => {
             return Err(
@@ -89,7 +92,7 @@ struct Tags<'b> {
 }
 
 /// `corim-map`. `file` is the whole file, whose digest names values that come from elsewhere.
-fn corim(reader: &mut Reader<'_>, file: &[u8], now: u64) -> Result<Manifest> {
+fn corim(reader: &mut Reader<'_>, file: &[u8], now: u64, notes: &mut Vec<String>) -> Result<Manifest> {
     let mut id = None;
     let mut tags = Tags::default();
     let mut paths = 0;
@@ -117,10 +120,11 @@ fn corim(reader: &mut Reader<'_>, file: &[u8], now: u64) -> Result<Manifest> {
         Number(4) => r.field("rim-validity", |r| validity(r, now)),
         // Who made it: for people.
         Number(5) => r.skip(),
-        Number(2) => Err(r.unsupported(
-            "dependent-rims",
-            "give a manifest that holds all that it speaks of",
-        )),
+        // Advisory by the draft: whoever reads need not follow them.
+        Number(2) => {
+            notes.push("manifests that it depends on (dependent-rims) were not fetched".to_owned());
+            r.skip()
+        }
         other => Err(r.unsupported(other, "an extension can change what is accepted")),
     })?;
     let id = id.ok_or_else(|| reader.malformed("no id (key 0)"))?;
@@ -167,12 +171,13 @@ fn assemble(reader: &Reader<'_>, id: String, tags: Tags<'_>) -> Result<Manifest>
 
 fn profile(r: &mut Reader<'_>) -> Result<()> {
     let hint = "a profile can change what everything else means";
-    match r.tag()? {
-        tag::URI => match r.text()? {
-            PROFILE => Ok(()),
-            other => Err(r.unsupported(format!("profile {other:?}"), hint)),
-        },
-        _ => Err(r.unsupported("a profile that is no URI", hint)),
+    // The draft's own examples have a URI without its tag.
+    if r.kind() != Some(Type::String) && r.tag()? != tag::URI {
+        return Err(r.unsupported("a profile that is no URI", hint));
+    }
+    match r.text()? {
+        PROFILE => Ok(()),
+        other => Err(r.unsupported(format!("profile {other:?}"), hint)),
     }
 }
 

@@ -12,8 +12,10 @@ use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signat
 const CONTENT_TYPE: &str = "application/rim+cbor";
 /// Header label of `corim-meta-map`.
 const META: i64 = 8;
-/// Header label of the CWT claims. RFC 9597.
+/// Header label of the CWT claims. RFC 9597. The draft takes either; readers of earlier ones know `corim-meta` alone.
 const CLAIMS: i64 = 15;
+/// The claim that says who signed.
+const ISSUER: i64 = 1;
 
 fn refuse(why: impl Into<String>) -> Error {
     Error::Signature(why.into())
@@ -33,6 +35,10 @@ pub fn sign(unsigned: &[u8], signer: &str, key: &SigningKey) -> Result<Vec<u8>> 
         .algorithm(iana::Algorithm::ES256)
         .content_type(CONTENT_TYPE.to_owned())
         .value(META, Value::Bytes(meta))
+        .value(
+            CLAIMS,
+            Value::Map(vec![(Value::from(ISSUER), Value::from(signer))]),
+        )
         .build();
     CoseSign1Builder::new()
         .protected(header)
@@ -133,7 +139,7 @@ fn signer(mut header: Reader<'_>, now: u64) -> Result<String> {
         }),
         Number(CLAIMS) => r.field("cwt-claims", |r| {
             r.map(|r, key| match key {
-                Number(1) => {
+                Number(ISSUER) => {
                     issuer = Some(r.text()?.to_owned());
                     Ok(())
                 }
@@ -144,6 +150,13 @@ fn signer(mut header: Reader<'_>, now: u64) -> Result<String> {
         }),
         _ => r.skip(),
     })?;
+    if let (Some(name), Some(issuer)) = (&name, &issuer)
+        && name != issuer
+    {
+        return Err(refuse(format!(
+            "its header names two signers: {name:?} and {issuer:?}"
+        )));
+    }
     name.or(issuer).ok_or_else(|| {
         refuse("its header names no signer: no corim-meta (8) and no issuer in CWT claims (15)")
     })
@@ -167,7 +180,7 @@ mod tests {
             .iter()
             .map(|(l, _)| l.clone())
             .collect();
-        assert_eq!(labels, [Label::Int(8)]);
+        assert_eq!(labels, [Label::Int(8), Label::Int(15)]);
         assert_eq!(bytes[0], 0xc0 | tag::SIGN1 as u8);
     }
 }
