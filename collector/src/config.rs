@@ -6,6 +6,7 @@
 use crate::bpf::{Mode, Orders};
 use evidence::Bank;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,9 +158,18 @@ pub struct Sink {
     /// In which form.
     #[serde(default)]
     pub format: SinkFormat,
-    /// Only these pods, each as a tenant's bundle; empty: the whole node.
+    /// Only on nodes that call themselves one of these, a trailing `*` standing for any rest; empty: on all.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Only these pods, each as a tenant's bundle; with `namespaces` and `labels` empty, too: the whole node.
     #[serde(default)]
     pub pods: Vec<String>,
+    /// And those in these namespaces, as the runtime tells.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// And those with all these labels, as the runtime tells; where namespaces are named, only of these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Seconds between two rounds.
     #[serde(default = "Sink::interval")]
     pub interval: u64,
@@ -240,6 +250,33 @@ impl Sink {
         64
     }
 
+    /// Whether it is sent pods' bundles and not the whole node.
+    pub fn is_of_pods(&self) -> bool {
+        !self.pods.is_empty() || self.is_by_name()
+    }
+
+    /// Whether pods are selected by what the runtime tells of them.
+    pub fn is_by_name(&self) -> bool {
+        !self.namespaces.is_empty() || !self.labels.is_empty()
+    }
+
+    /// Whether a pod is selected by what the runtime told of it.
+    pub fn selects(&self, pod: &crate::runtime::Pod) -> bool {
+        let has = |(key, value): (&String, &String)| pod.labels.get(key) == Some(value);
+        self.is_by_name()
+            && (self.namespaces.is_empty() || self.namespaces.contains(&pod.namespace))
+            && self.labels.iter().all(has)
+    }
+
+    /// Whether it is there on the node of this name.
+    pub fn is_on(&self, node: &str) -> bool {
+        let fits = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(start) => node.starts_with(start),
+            None => node == pattern,
+        };
+        self.nodes.is_empty() || self.nodes.iter().any(fits)
+    }
+
     /// What a `keylime-push` calls a node with this name.
     pub fn agent_id<'a>(&'a self, node: &'a str) -> &'a str {
         if self.agent.is_empty() { node } else { &self.agent }
@@ -278,7 +315,7 @@ impl Sink {
                 "`agent`: letters, digits, '-', '_', '.'; at most 80"
             }
             SinkKind::Verifier | SinkKind::KeylimePush
-                if !self.pods.is_empty() || self.format != SinkFormat::Evidence =>
+                if self.is_of_pods() || self.format != SinkFormat::Evidence =>
             {
                 "a verifier takes evidence of the whole node"
             }
@@ -298,7 +335,7 @@ impl Sink {
             {
                 "`to` must be HOST:PORT"
             }
-            _ if !self.pods.is_empty() && self.format != SinkFormat::Evidence => {
+            _ if self.is_of_pods() && self.format != SinkFormat::Evidence => {
                 "pods are sent as bundles: leave `format` out"
             }
             _ if [
@@ -458,6 +495,8 @@ pub struct Runtimes {
     pub names: Vec<String>,
     /// Sockets.
     pub sockets: Vec<PathBuf>,
+    /// `unix:///…` of the runtime that is asked for pods' names, by CRI v1; empty: none is.
+    pub cri: String,
 }
 
 impl Default for Config {
@@ -601,7 +640,16 @@ impl Default for Runtimes {
             ]
             .map(PathBuf::from)
             .to_vec(),
+            cri: String::new(),
         }
+    }
+}
+
+impl Runtimes {
+    /// The socket of `cri`; `None` where no runtime is asked.
+    pub fn cri_socket(&self) -> Option<&Path> {
+        let path = self.cri.strip_prefix("unix://").unwrap_or(&self.cri);
+        (!path.is_empty()).then_some(Path::new(path))
     }
 }
 
@@ -745,6 +793,22 @@ impl Config {
                 "verifier.interval",
                 "interval, timeout and max_backoff must be at least 1 second".into(),
             );
+        }
+        let socket = self.runtimes.cri_socket();
+        if socket.is_some_and(|path| !path.is_absolute()) {
+            let why = format!("{:?} is not unix:///PATH", self.runtimes.cri);
+            return bad("runtimes.cri", why);
+        }
+        if let Some(sink) = self
+            .sink
+            .iter()
+            .find(|sink| sink.is_by_name() && socket.is_none())
+        {
+            let why = format!(
+                "sink {} selects pods by names, which the runtime tells: set runtimes.cri",
+                sink.name
+            );
+            return bad("sink", why);
         }
         if self.sink.len() > MAX_SINKS {
             return bad(

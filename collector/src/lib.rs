@@ -13,6 +13,7 @@ pub mod engine;
 pub mod key;
 pub mod pipeline;
 pub mod push;
+pub mod runtime;
 pub mod service;
 pub mod setup;
 pub mod sink;

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
 use collector::cli::{Ak, Cli, Command, Once, Setup};
 use collector::config::{Config, EXAMPLE};
+use collector::runtime::{self, Names};
 use collector::service::{Service, TpmThread, tpm_options};
 use collector::sink::Sinks;
 use collector::tpm::{self, Tpm};
@@ -184,9 +185,11 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         "" => None,
         _ => Some(push::Client::new(config, &node)?),
     };
-    let sinks = Sinks::open(config, &node)?;
+    let names = Names::default();
+    let sinks = Sinks::open(config, &node, &names)?;
     let tpm = open_tpm(config)?;
     let mut service = Service::start(config, &node, tpm.clone())?;
+    service.name_pods(names.clone());
     service.settle().await?;
     let listener = {
         let _network = network.enter();
@@ -195,12 +198,20 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     let listener = listener
         .with_context(|| format!("the local socket {}", control::socket(&config.run_dir).display()))?;
     let (stop, stopped) = watch::channel(false);
+    if let Some(socket) = config.runtimes.cri_socket() {
+        network.spawn(runtime::ask(
+            socket.to_owned(),
+            runtime::EVERY,
+            names,
+            stopped.clone(),
+        ));
+    }
     let sinks = Arc::new(sinks);
     network.spawn(control::serve(listener, service.handle(), Arc::clone(&sinks)));
     {
         let _network = network.enter();
         sinks.start(&node, &service.handle(), &stopped);
-        sinks.attest(&node, &service.handle(), &stopped);
+        sinks.attest(&service.handle(), &stopped);
         sinks.attest_to_keylime(&node, &config.ima.list, &tpm, &stopped);
     }
     if let Some(client) = client {

@@ -7,7 +7,8 @@
 //! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
 
 use crate::config::Config;
-use crate::service::{Handle, RequestError};
+use crate::service::RequestError;
+use crate::sink::Source;
 use bytes::Bytes;
 use evidence::{PodUid, Position};
 use http_body_util::{BodyExt, Empty, Limited, combinators::BoxBody};
@@ -142,8 +143,24 @@ pub struct Client {
     timeout: Duration,
     /// Whether what it says of pods is acted upon.
     decides: bool,
+    progress: Arc<Progress>,
     /// The connection by which the last nonce came: evidence goes the same way.
     open: Mutex<Option<SendRequest<Sent>>>,
+}
+
+/// How rounds with a verifier fare.
+#[derive(Debug, Default)]
+pub struct Progress(std::sync::Mutex<(u64, Option<String>)>);
+
+impl Progress {
+    /// Rounds that were delivered since the start, and why the last one was not.
+    pub fn get(&self) -> (u64, Option<String>) {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Option<String>)> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 type Sent = BoxBody<Bytes, std::io::Error>;
@@ -180,8 +197,14 @@ impl Client {
             node: node.to_owned(),
             timeout: Duration::from_secs(config.verifier.timeout),
             decides: true,
+            progress: Arc::default(),
             open: Mutex::new(None),
         })
+    }
+
+    /// How rounds with it fare.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// The same for a verifier whose verdicts deny nothing on this node.
@@ -425,17 +448,20 @@ pub(crate) fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
 }
 
 /// Attests at each interval until `stop` turns true.
-pub async fn run(config: Config, client: Client, handle: Handle, mut stop: watch::Receiver<bool>) {
+pub async fn run<S: Source>(config: Config, client: Client, handle: S, mut stop: watch::Receiver<bool>) {
     let mut failures = 0u32;
     let mut everything = false;
     loop {
         let pause = match attest(&client, &handle, everything).await {
             Ok(()) => {
                 (failures, everything) = (0, false);
+                let mut progress = client.progress.lock();
+                (progress.0, progress.1) = (progress.0.saturating_add(1), None);
                 Duration::from_secs(config.verifier.interval)
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
+                client.progress.lock().1 = Some(error.to_string());
                 everything |= error.wants_everything();
                 let mut random = [0];
                 OsRng.fill_bytes(&mut random);
@@ -455,7 +481,7 @@ pub async fn run(config: Config, client: Client, handle: Handle, mut stop: watch
     }
 }
 
-async fn attest(client: &Client, handle: &Handle, everything: bool) -> Result<(), PushError> {
+async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Result<(), PushError> {
     let started = std::time::Instant::now();
     let (nonce, position) = client.nonce().await?;
     let position = position.filter(|_| !everything);

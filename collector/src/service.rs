@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;
+use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
@@ -97,6 +98,9 @@ pub struct Status {
     /// Where else evidence goes.
     #[serde(default)]
     pub sinks: Vec<crate::sink::SinkStatus>,
+    /// The container runtime that is asked for names; none where none is.
+    #[serde(default)]
+    pub runtime: Option<crate::runtime::RuntimeStatus>,
 }
 
 /// A handle to the running engine.
@@ -165,6 +169,7 @@ pub struct Service {
     handle: Handle,
     tpm: TpmThread,
     node: Arc<str>,
+    names: Names,
     boot: Arc<BootFacts>,
     waiting: HashMap<u64, (Option<Position>, Reply)>,
     next_id: u64,
@@ -192,11 +197,17 @@ impl Service {
             handle,
             tpm,
             node: node.into(),
+            names: Names::default(),
             boot: Arc::new(BootFacts::read()),
             waiting: HashMap::new(),
             next_id: 1,
             list_read: Instant::now(),
         })
+    }
+
+    /// From now on evidence says what `names` says of pods.
+    pub fn name_pods(&mut self, names: Names) {
+        self.names = names;
     }
 
     /// A handle for whoever makes requests.
@@ -327,6 +338,7 @@ impl Service {
         let tpm = self.tpm.clone();
         let commands = self.handle.commands.clone();
         let node = self.node.clone();
+        let names = self.names.clone();
         let boot_id = self.engine.boot_id();
         let tier = self.engine.tier();
         let boot = self.boot.clone();
@@ -348,6 +360,7 @@ impl Service {
                     node: node.to_string(),
                     boot_id,
                     kernel: system::kernel_release(),
+                    pods: names.infos(),
                     quote,
                     boot: Boot {
                         registers: vec![registers],
@@ -376,6 +389,7 @@ impl Service {
             denied,
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
             sinks: Vec::new(),
+            runtime: self.names.status(),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! position for each record and each entry and nothing of their content.
 
 use evidence::bundle::MAX_EVIDENCE_LEN;
-use evidence::{Boot, Entry, PartitionKey, Position, Quote, Tier, wire};
+use evidence::{Boot, Entry, PartitionKey, PodInfo, Position, Quote, Tier, wire};
 use minicbor::Encoder;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -370,6 +370,8 @@ pub struct Header {
     pub boot_id: [u8; 16],
     /// Kernel release.
     pub kernel: String,
+    /// Names of pods, as the runtime told them.
+    pub pods: Vec<PodInfo>,
     /// The quote.
     pub quote: Quote,
     /// What was measured before IMA began.
@@ -466,7 +468,10 @@ impl Assembly {
         }
         head(&mut out, &|e| {
             key(e, 8);
-            ok(e.array(0));
+        })?;
+        out.write_all(&wire::to_vec(&header.pods))
+            .map_err(io("write in"))?;
+        head(&mut out, &|e| {
             key(e, 9);
             ok(e.str(&header.kernel));
         })?;
@@ -538,7 +543,7 @@ fn anonymous_file(dir: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evidence::{Evidence, PodUid, Record};
+    use evidence::{Evidence, PodInfo, PodUid, Record};
     use std::io::Read;
 
     fn record(seq: u64) -> Record {
@@ -615,6 +620,11 @@ mod tests {
             node: "n".into(),
             boot_id: [5; 16],
             kernel: "6.12".into(),
+            pods: vec![PodInfo {
+                uid: PodUid([0xab; 16]),
+                namespace: "shop".into(),
+                name: "till".into(),
+            }],
             quote: quote.clone(),
             boot: boot.clone(),
         };
@@ -634,7 +644,7 @@ mod tests {
                 .into_values()
                 .map(|(key, records)| evidence::PartitionLog { key, records })
                 .collect(),
-            pods: vec![],
+            pods: header.pods.clone(),
             kernel: "6.12".into(),
             boot: Some(boot),
         };
@@ -677,6 +687,11 @@ mod tests {
             node: "n".into(),
             boot_id: [5; 16],
             kernel: "6.12".into(),
+            pods: vec![PodInfo {
+                uid: PodUid([0xab; 16]),
+                namespace: "shop".into(),
+                name: "till".into(),
+            }],
             quote: quote.clone(),
             boot: Boot {
                 registers: vec![],
@@ -734,7 +749,7 @@ mod tests {
                 list: (entries..12).map(entry).collect(),
                 checkpoints: (number + 1..4).map(file).collect(),
                 partitions,
-                pods: vec![],
+                pods: header.pods.clone(),
                 kernel: "6.12".into(),
                 boot: Some(Boot {
                     log: None,
@@ -788,6 +803,7 @@ mod tests {
             node: String::new(),
             boot_id: [0; 16],
             kernel: String::new(),
+            pods: vec![],
             quote,
             boot: Boot {
                 registers: vec![],

@@ -3,6 +3,10 @@
 //! Promises: who is compared runs in turn in one boot; a contender that did not see what it should have seen is not
 //! measured; no time makes anything fail. Not here: what is shown and what is wanted (`xtask`), the workloads (`guest`).
 
+mod pods;
+
+pub use pods::{OverPods, Pods, pods};
+
 use crate::kernel::{Kernel, Stock};
 use crate::scenario::{BPF_OBJECT, COLLECTOR, COLLECTOR_LOG, CONFIG, Node, Plan, WORKLOADS, ima_policy};
 use crate::vm::{Process, Vm};
@@ -232,6 +236,8 @@ fn end(process: &Process<'_>, signal: i32) -> Result<()> {
 struct Status {
     records: u64,
     lost: u64,
+    list_len: u64,
+    partitions: Vec<(String, u64)>,
 }
 
 fn status(vm: &Vm) -> Result<Option<Status>> {

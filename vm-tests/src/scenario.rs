@@ -79,8 +79,10 @@ pub struct Plan {
     pub pods: Vec<KnownPod>,
     /// More files of the guest: path, content, mode.
     pub files: Vec<(String, Vec<u8>, u32)>,
-    /// Lines for the end of the collector's configuration, `section.key=value` each.
+    /// What the collector is told on its command line, `section.key=value` each.
     pub settings: Vec<String>,
+    /// Tables for the end of the collector's configuration, TOML.
+    pub config: String,
     /// Lines for the end of the node's policy.
     pub policy: String,
     /// The guest outlives this process.
@@ -106,6 +108,7 @@ impl Plan {
             pods: Vec::new(),
             files: Vec::new(),
             settings: Vec::new(),
+            config: String::new(),
             policy: String::new(),
             keep: false,
             persistent: false,
@@ -472,6 +475,7 @@ impl Site {
         if !plan.settings.is_empty() {
             config.push_str("# Others are set on the command line.\n");
         }
+        config.push_str(&plan.config);
         Ok(builder
             .file(COLLECTOR, host::release_binary("cgpathd")?, 0o755)
             .file(BPF_OBJECT, host::bpf_object()?, 0o644)

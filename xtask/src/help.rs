@@ -193,6 +193,7 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
                  (default 1000 to 1000000); image: megabytes (default 500); serve: of each node before its first round
                  (default 1000); exec: executions of each kind in a round (default 200; template: 100);
                  collector: records (default 100000); attest: cycles (default 200)
+  --pods N,N…    attest: the same over so many pods, whether it is flat, for instance 1,10,50,110,1000 (1000 at most)
   --json         one JSON object in place of the table
   --yes, --no-install   as for `demo`
 
@@ -234,7 +235,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
-            bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest template --rounds --entries --json --yes --no-install --help" -- "$current")) ;;
+            bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
             *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf kernel" -- "$current")) ;;

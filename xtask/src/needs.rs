@@ -211,6 +211,12 @@ const PACKAGES: &[Package] = &[
         &[Purpose::Test],
     ),
     Package(
+        "libefivar-dev",
+        "",
+        "Keylime, to whose verifier a test sends boot logs, reads device paths with it",
+        &[Purpose::Test],
+    ),
+    Package(
         "chromium",
         "chromium",
         "the browser in which the verifier's pages are tried",

@@ -1,9 +1,10 @@
 //! What a sink is sent of one round, in its format.
 
-use super::queue::{Header, Message, Round};
+use super::queue::{Bound, Header, Message, Round};
 use crate::config::{Sink, SinkFormat};
+use crate::runtime::Names;
 use crate::store::EvidenceFile;
-use evidence::{Evidence, PodUid, Position, TenantBundle, eat, tenant::ProveError};
+use evidence::{Evidence, PartitionKey, PodUid, Position, TenantBundle, eat, tenant::ProveError};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
 
@@ -26,12 +27,34 @@ pub(super) enum MessageError {
     },
 }
 
+/// Pods of the evidence that a sink is sent, and how many it might be that have no name yet.
+fn selected(evidence: &Evidence, sink: &Sink, names: &Names) -> (Vec<PodUid>, u64) {
+    let mut pods: Vec<PodUid> = sink
+        .pods
+        .iter()
+        .filter_map(|pod| PodUid::parse(pod.as_bytes()))
+        .collect();
+    let mut unnamed = 0;
+    if sink.is_by_name() {
+        for log in &evidence.partitions {
+            let PartitionKey::Pod(uid) = log.key else { continue };
+            match names.of(uid) {
+                Some(pod) if sink.selects(&pod) && !pods.contains(&uid) => pods.push(uid),
+                Some(_) => {}
+                None => unnamed += u64::from(!pods.contains(&uid)),
+            }
+        }
+    }
+    (pods, unnamed)
+}
+
 /// The messages of a round; `None` where they can not fit into the sink's spool, which also bounds the memory that this takes.
 pub(super) fn make(
     mut evidence: EvidenceFile,
     sink: &Sink,
     node: &str,
-    nonce: &[u8],
+    bound: &Bound,
+    names: &Names,
 ) -> Result<Option<Round>, MessageError> {
     let limit = sink.spool << 20;
     if evidence.len > limit {
@@ -39,25 +62,20 @@ pub(super) fn make(
     }
     let mut bytes = Vec::with_capacity(usize::try_from(evidence.len).unwrap_or_default());
     evidence.file.read_to_end(&mut bytes)?;
-    if !sink.pods.is_empty() {
+    if sink.is_of_pods() {
         let whole = Evidence::from_cbor(&bytes)?;
-        let messages = sink.pods.iter().map(|pod| {
-            let uid = PodUid::parse(pod.as_bytes()).unwrap_or(PodUid([0; 16]));
-            let bundle = TenantBundle::prove(&whole, uid, 0).map_err(|source| MessageError::Bundle {
-                pod: pod.clone(),
-                source,
-            })?;
-            Ok(message(
-                node,
-                nonce,
-                "bundle",
-                Some(pod.clone()),
-                bundle.to_cbor(),
-            ))
+        let (pods, unnamed) = selected(&whole, sink, names);
+        let messages = pods.into_iter().map(|uid| {
+            let pod = uid.to_string();
+            match TenantBundle::prove(&whole, uid, 0) {
+                Ok(bundle) => Ok(message(node, bound, "bundle", Some(pod), bundle.to_cbor())),
+                Err(source) => Err(MessageError::Bundle { pod, source }),
+            }
         });
         return Ok(Some(Round {
             messages: messages.collect::<Result<_, MessageError>>()?,
             position: None,
+            unnamed,
         }));
     }
     let wrapped = |bytes: &[u8]| -> Result<eat::Message, MessageError> {
@@ -69,7 +87,7 @@ pub(super) fn make(
         SinkFormat::Eat => ("eat", wrapped(&bytes)?.bytes),
         SinkFormat::Cmw => ("cmw", eat::cmw_cbor(&[wrapped(&bytes)?])),
     };
-    let message = message(node, nonce, format, None, payload);
+    let message = message(node, bound, format, None, payload);
     let position = evidence.reached.map(|reached| Position {
         base: message.header.sha256,
         ..reached
@@ -77,17 +95,19 @@ pub(super) fn make(
     Ok(Some(Round {
         messages: vec![message],
         position,
+        unnamed: 0,
     }))
 }
 
-fn message(node: &str, nonce: &[u8], format: &str, pod: Option<String>, payload: Vec<u8>) -> Message {
+fn message(node: &str, bound: &Bound, format: &str, pod: Option<String>, payload: Vec<u8>) -> Message {
     Message {
         header: Header {
             node: node.to_owned(),
             sequence: 0,
             format: format.to_owned(),
             pod,
-            nonce: nonce.to_vec(),
+            nonce: bound.nonce().to_vec(),
+            bound: Some(bound.clone()),
             sha256: Sha256::digest(&payload).into(),
             length: payload.len() as u64,
             dropped: 0,

@@ -10,22 +10,21 @@ mod message;
 mod queue;
 
 use crate::config::{Config, Sink, SinkKind, Verifier};
-use crate::push::{self, PushError, backoff};
+use crate::push::{self, Progress, PushError, backoff};
+use crate::runtime::Names;
 use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
 use deliver::Target;
-use evidence::{Bank, Position};
+use evidence::{Bank, PodUid, Position};
 use keylime::KeylimeError;
-pub use queue::{Header, Queue, QueueError};
+pub use queue::{Bound, Header, Queue, QueueError};
 use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-
-/// Bytes of the nonce that a sink which asks for none is given.
-const NONCE_LEN: usize = 32;
 
 /// Longest pause between tries, seconds.
 const MAX_BACKOFF: u64 = 300;
@@ -38,6 +37,9 @@ pub trait Source: Clone + Send + Sync + 'static {
         nonce: Vec<u8>,
         after: Option<Position>,
     ) -> impl Future<Output = Result<EvidenceFile, RequestError>> + Send;
+
+    /// A verdict that decides arrived: these pods are not trusted.
+    fn judged(&self, untrusted: BTreeSet<PodUid>) -> impl Future<Output = Result<(), RequestError>> + Send;
 }
 
 impl Source for Handle {
@@ -47,6 +49,10 @@ impl Source for Handle {
         after: Option<Position>,
     ) -> Result<EvidenceFile, RequestError> {
         Handle::evidence_after(self, nonce, after).await
+    }
+
+    async fn judged(&self, untrusted: BTreeSet<PodUid>) -> Result<(), RequestError> {
+        Handle::judged(self, untrusted).await
     }
 }
 
@@ -97,12 +103,15 @@ pub struct SinkStatus {
     pub waiting: u64,
     /// Bytes that wait.
     pub waiting_bytes: u64,
-    /// Messages that were delivered, since the sink was made.
+    /// Messages that were delivered, since the sink was made; rounds with a verifier, since the start.
     pub delivered: u64,
     /// Rounds that were dropped since then.
     pub dropped: u64,
     /// Why the last try failed; none after one that did not.
     pub error: Option<String>,
+    /// Pods that the last round has nothing of, since the runtime has not told their names yet.
+    #[serde(default)]
+    pub unnamed: u64,
 }
 
 /// One sink with a spool.
@@ -112,15 +121,26 @@ struct Spooled {
     target: Target,
     error: Mutex<Option<String>>,
     more: Notify,
+    names: Names,
 }
 
 /// All sinks of a configuration.
 pub struct Sinks {
     spooled: Vec<Arc<Spooled>>,
     /// Verifiers ask with their own nonces and know from where they follow: nothing of theirs waits on disk.
-    verifiers: Vec<(Sink, Config)>,
+    verifiers: Vec<Judging>,
     /// The same of Keylime's.
     keylime: Vec<Arc<keylime::Live>>,
+}
+
+/// A sink that is a verifier.
+struct Judging {
+    name: String,
+    /// As if it were the only one.
+    config: Config,
+    /// Until it is started.
+    client: Mutex<Option<push::Client>>,
+    progress: Arc<Progress>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -132,13 +152,13 @@ impl Sinks {
     ///
     /// # Errors
     /// [`SinkError`].
-    pub fn open(config: &Config, node: &str) -> Result<Sinks, SinkError> {
+    pub fn open(config: &Config, node: &str, names: &Names) -> Result<Sinks, SinkError> {
         let mut sinks = Sinks {
             spooled: Vec::new(),
             verifiers: Vec::new(),
             keylime: Vec::new(),
         };
-        for sink in &config.sink {
+        for sink in config.sink.iter().filter(|sink| sink.is_on(node)) {
             let target = |source| SinkError::Target {
                 name: sink.name.clone(),
                 source,
@@ -156,8 +176,13 @@ impl Sinks {
                     },
                     ..config.clone()
                 };
-                push::Client::new(&own, node).map_err(target)?;
-                sinks.verifiers.push((sink.clone(), own));
+                let client = push::Client::new(&own, node).map_err(target)?.observing();
+                sinks.verifiers.push(Judging {
+                    name: sink.name.clone(),
+                    progress: client.progress(),
+                    client: Mutex::new(Some(client)),
+                    config: own,
+                });
                 continue;
             }
             let dir = config.state_dir.join("sinks").join(&sink.name);
@@ -178,6 +203,7 @@ impl Sinks {
             sinks.spooled.push(Arc::new(Spooled {
                 target: Target::new(sink).map_err(target)?,
                 config: sink.clone(),
+                names: names.clone(),
                 queue: Mutex::new(queue),
                 error: Mutex::default(),
                 more: Notify::new(),
@@ -199,17 +225,12 @@ impl Sinks {
         }
     }
 
-    /// Starts the tasks of the others, which are verifiers.
-    pub fn attest(&self, node: &str, handle: &Handle, stop: &watch::Receiver<bool>) {
-        for (sink, own) in &self.verifiers {
-            match push::Client::new(own, node) {
-                Ok(client) => {
-                    let client = client.observing();
-                    tokio::spawn(push::run(own.clone(), client, handle.clone(), stop.clone()));
-                }
-                Err(error) => {
-                    tracing::error!(sink = sink.name, %error, "the sink's verifier can not be used")
-                }
+    /// Starts the tasks of the others, which are verifiers; once.
+    pub fn attest<S: Source>(&self, source: &S, stop: &watch::Receiver<bool>) {
+        for verifier in &self.verifiers {
+            if let Some(client) = lock(&verifier.client).take() {
+                let config = verifier.config.clone();
+                tokio::spawn(push::run(config, client, source.clone(), stop.clone()));
             }
         }
     }
@@ -240,11 +261,23 @@ impl Sinks {
                 waiting_bytes: queue.bytes(),
                 delivered: queue.delivered(),
                 dropped: queue.dropped(),
+                unnamed: queue.unnamed(),
                 error: lock(&sink.error).clone(),
             }
         };
+        let judging = |verifier: &Judging| {
+            let (delivered, error) = verifier.progress.get();
+            SinkStatus {
+                name: verifier.name.clone(),
+                kind: "verifier".to_owned(),
+                delivered,
+                error,
+                ..SinkStatus::default()
+            }
+        };
+        let verifiers = self.verifiers.iter().map(judging);
         let live = self.keylime.iter().map(|live| live.status());
-        self.spooled.iter().map(of).chain(live).collect()
+        self.spooled.iter().map(of).chain(verifiers).chain(live).collect()
     }
 }
 
@@ -264,23 +297,26 @@ async fn produce<S: Source>(sink: Arc<Spooled>, node: String, source: S, mut sto
 }
 
 async fn round<S: Source>(sink: &Arc<Spooled>, node: &str, source: &S) -> Result<(), String> {
-    let (is_full, after) = {
+    let mut salt = [0; 32];
+    OsRng.fill_bytes(&mut salt);
+    // Nobody else keeps or drops rounds of this sink: what is bound here holds until the round is kept.
+    let (is_full, after, bound) = {
         let queue = lock(&sink.queue);
-        (queue.is_full(), queue.after(&sink.config))
+        let bound = queue.bound(&sink.config.name, salt);
+        (queue.is_full(), queue.after(&sink.config), bound)
     };
     if is_full {
         // Not even the TPM is troubled.
         return drop_round(sink);
     }
-    let mut nonce = vec![0; NONCE_LEN];
-    OsRng.fill_bytes(&mut nonce);
     let evidence = source
-        .evidence_after(nonce.clone(), after)
+        .evidence_after(bound.nonce().to_vec(), after)
         .await
         .map_err(|e| e.to_string())?;
     let (sink, node) = (Arc::clone(sink), node.to_owned());
     let kept = tokio::task::spawn_blocking(move || {
-        let made = message::make(evidence, &sink.config, &node, &nonce).map_err(|e| e.to_string())?;
+        let made =
+            message::make(evidence, &sink.config, &node, &bound, &sink.names).map_err(|e| e.to_string())?;
         let kept = match made {
             Some(made) => lock(&sink.queue).push(made).map_err(|e| e.to_string())?,
             None => false,

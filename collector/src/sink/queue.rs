@@ -6,6 +6,7 @@
 use crate::config::Sink;
 use evidence::Position;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -39,9 +40,12 @@ pub struct Header {
     /// Whose bundle it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// The quote's nonce, made here.
+    /// The quote's nonce: [`Bound::nonce`] of this message's round.
     #[serde(with = "evidence::serde_bytes_hex")]
     pub nonce: Vec<u8>,
+    /// What else the nonce is made of. A message that an earlier version left in the spool has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Bound>,
     /// SHA-256 of the payload; the `base` of the part that follows it.
     #[serde(with = "evidence::serde_bytes_hex")]
     pub sha256: [u8; 32],
@@ -49,6 +53,36 @@ pub struct Header {
     pub length: u64,
     /// Rounds that were dropped for this sink before this message.
     pub dropped: u64,
+}
+
+/// What a round says under the quote's signature: its nonce is the hash of this, and there is no other way to that nonce. So
+/// what a sink was not sent can be proven by what it was sent next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// Random: makes the nonce one that was never used.
+    #[serde(with = "evidence::serde_bytes_hex")]
+    pub salt: [u8; 32],
+    /// The sink's name.
+    pub sink: String,
+    /// Number of the round's first message.
+    pub first: u64,
+    /// Rounds that were dropped for this sink before.
+    pub dropped: u64,
+}
+
+impl Bound {
+    /// SHA-256 over `ima-cgpath sink round v1` (24 bytes of ASCII), salt (32), first (8, big-endian), dropped (8, big-endian) and
+    /// the sink's name.
+    pub fn nonce(&self) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(b"ima-cgpath sink round v1")
+            .chain_update(self.salt)
+            .chain_update(self.first.to_be_bytes())
+            .chain_update(self.dropped.to_be_bytes())
+            .chain_update(&self.sink)
+            .finalize()
+            .into()
+    }
 }
 
 /// A message to be kept.
@@ -67,6 +101,8 @@ pub struct Round {
     pub messages: Vec<Message>,
     /// The position after them.
     pub position: Option<Position>,
+    /// Pods that it has nothing of since their names are not known yet.
+    pub unnamed: u64,
 }
 
 /// A message that waits.
@@ -97,6 +133,7 @@ pub struct Queue {
     state: State,
     waiting: VecDeque<Waiting>,
     bytes: u64,
+    unnamed: u64,
 }
 
 impl Queue {
@@ -149,12 +186,23 @@ impl Queue {
             state,
             bytes: waiting.iter().map(|message| message.bytes).sum(),
             waiting: waiting.into(),
+            unnamed: 0,
         })
     }
 
     /// Messages that wait.
     pub fn waiting(&self) -> u64 {
         self.waiting.len() as u64
+    }
+
+    /// What the next round is to say of this spool.
+    pub fn bound(&self, sink: &str, salt: [u8; 32]) -> Bound {
+        Bound {
+            salt,
+            sink: sink.to_owned(),
+            first: self.state.next,
+            dropped: self.state.dropped,
+        }
     }
 
     /// Bytes that wait.
@@ -172,6 +220,11 @@ impl Queue {
         self.state.dropped
     }
 
+    /// Pods that the last round has nothing of since their names were not known.
+    pub fn unnamed(&self) -> u64 {
+        self.unnamed
+    }
+
     /// Whether nothing more can fit.
     pub fn is_full(&self) -> bool {
         self.bytes >= self.limit
@@ -181,7 +234,7 @@ impl Queue {
     pub fn after(&self, sink: &Sink) -> Option<Position> {
         let is_whole = self.state.rounds.is_multiple_of(sink.whole_every)
             || sink.format != crate::config::SinkFormat::Evidence
-            || !sink.pods.is_empty();
+            || sink.is_of_pods();
         self.state.position.clone().filter(|_| !is_whole)
     }
 
@@ -220,6 +273,7 @@ impl Queue {
         self.state.next += written.len() as u64;
         self.state.rounds += 1;
         self.state.position = round.position;
+        self.unnamed = round.unnamed;
         self.bytes += bytes;
         self.waiting.extend(written);
         self.save()?;

@@ -3,6 +3,7 @@
 //! What is not installed fails: `cargo xtask test` brings Keylime, Debian's package swtpm the TPM.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod node;
 #[path = "../../../verifier/tests/common/python.rs"]
 mod python;
 mod services;
@@ -10,132 +11,29 @@ mod services;
 mod swtpm;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use collector::config::{KeyKind, Sink, SinkFormat, SinkKind};
-use collector::service::{RequestError, TpmAccess};
-use collector::sink::keylime::{Agent, Boot, KeylimeError, Sent};
-use collector::tpm::{Options, Tpm, TpmError};
+use collector::config::{Config, KeyKind};
+use collector::runtime::Names;
+use collector::service::{RequestError, TpmAccess as _, TpmThread};
+use collector::sink::keylime::{Agent, KeylimeError, Sent};
+use collector::sink::{SinkStatus, Sinks};
+use collector::tpm::{Tpm, TpmError};
 use evidence::Bank;
 use hyper::Method;
+use node::{Node, Reopened, sink};
 use serde_json::{Value, json};
 use services::Keylime;
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::str::FromStr as _;
-use std::time::Duration;
-use swtpm::Swtpm;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tss_esapi::handles::PcrHandle;
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::structures::{Digest, DigestValues};
-use tss_esapi::{Context, TctiNameConf};
 
 const AGENT: &str = "node-1";
 
-/// Opens the TPM each time: a software TPM takes one connection, and the test extends registers in between.
-#[derive(Clone)]
-struct Reopened(Options);
-
-impl TpmAccess for Reopened {
-    async fn with<T, F>(&self, mut work: F) -> Result<T, RequestError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
-    {
-        let options = self.0.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mut Tpm::open(&options)?));
-        Ok(done.await.unwrap()?)
-    }
-}
-
-/// A node whose list and PCR 10 grow together.
-struct Node {
-    swtpm: Swtpm,
-    options: Options,
-    list: tempfile::NamedTempFile,
-    /// What a policy that knows all files says.
-    digests: BTreeMap<String, Vec<String>>,
-}
-
-impl Node {
-    fn boot(key: KeyKind) -> Node {
-        let swtpm = Swtpm::start();
-        let mut node = Node {
-            options: swtpm.options(key),
-            swtpm,
-            list: tempfile::NamedTempFile::new().unwrap(),
-            digests: BTreeMap::new(),
-        };
-        for name in ["boot_aggregate", "/usr/bin/a", "/usr/bin/b"] {
-            node.measure(name);
-        }
-        node
-    }
-
-    /// What the kernel does when `name` is executed: an `ima-ng` entry, and both banks extended.
-    fn measure(&mut self, name: &str) {
-        let content = Bank::Sha256.hash(&[name.as_bytes()]);
-        let digest = [b"sha256:\0", content.bytes()].concat();
-        let path = [name.as_bytes(), &[0]].concat();
-        let mut data = Vec::new();
-        for field in [&digest, &path] {
-            data.extend((field.len() as u32).to_le_bytes());
-            data.extend(field);
-        }
-        let mut entry = 10u32.to_le_bytes().to_vec();
-        entry.extend(Bank::Sha1.hash(&[&data]).bytes());
-        entry.extend(6u32.to_le_bytes());
-        entry.extend(b"ima-ng");
-        entry.extend((data.len() as u32).to_le_bytes());
-        entry.extend(&data);
-        self.list.write_all(&entry).unwrap();
-        let mut values = DigestValues::new();
-        for (bank, algorithm) in [
-            (Bank::Sha1, HashingAlgorithm::Sha1),
-            (Bank::Sha256, HashingAlgorithm::Sha256),
-        ] {
-            let digest = bank.hash(&[&data]).bytes().to_vec();
-            values.set(algorithm, Digest::try_from(digest).unwrap());
-        }
-        let tcti = TctiNameConf::from_str(&self.options.tcti).unwrap();
-        Context::new(tcti)
-            .unwrap()
-            .execute_with_nullauth_session(|c| c.pcr_extend(PcrHandle::Pcr10, values))
-            .unwrap();
-        let digests = self.digests.entry(name.to_owned()).or_default();
-        digests.push(hex::encode(content.bytes()));
-    }
-
-    fn tpm(&self) -> Reopened {
-        Reopened(self.options.clone())
-    }
-
-    fn agent(&self, keylime: &Keylime) -> Agent<Reopened> {
-        self.agent_with(keylime, self.tpm())
-    }
-
-    fn agent_with(&self, keylime: &Keylime, tpm: Reopened) -> Agent<Reopened> {
-        let sink = Sink {
-            name: "keylime".into(),
-            kind: SinkKind::KeylimePush,
-            to: keylime.verifier_url(),
-            ca: keylime.path("ca.pem"),
-            registrar: keylime.registrar_url(),
-            agent: String::new(),
-            client_certificate: Default::default(),
-            client_key: Default::default(),
-            format: SinkFormat::Evidence,
-            pods: vec![],
-            interval: 1,
-            timeout: 60,
-            spool: 1,
-            keep: 1,
-            whole_every: 1,
-        };
-        let boot = Boot {
-            time: "2025-04-02T12:12:51Z".into(),
-            facts: Default::default(),
-        };
-        Agent::new(&sink, AGENT, self.list.path(), boot, tpm).unwrap()
-    }
+/// The verifier opens no session for this agent; gives what the error says.
+async fn is_a_stranger(agent: &mut Agent<Reopened>, keylime: &Keylime) -> String {
+    let error = agent.round().await.unwrap_err();
+    let logs = || format!("{}{}", keylime.log("registrar"), keylime.log("verifier"));
+    assert!(matches!(error, KeylimeError::Stranger), "{error:?}: {}", logs());
+    error.to_string()
 }
 
 /// One attestation, no sooner than the verifier takes it.
@@ -149,17 +47,12 @@ async fn attest(agent: &mut Agent<Reopened>, pause: &mut u64, keylime: &Keylime)
 
 #[tokio::test]
 async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_only_what_is_new() {
-    let keylime = Keylime::start().await;
+    let keylime = Keylime::start();
     let mut node = Node::boot(KeyKind::Rsa2048);
     let mut agent = node.agent(&keylime);
 
     // Registered and active; nobody added it to the verifier.
-    let error = agent.round().await.unwrap_err();
-    assert!(
-        matches!(error, KeylimeError::Stranger),
-        "{error}: {}",
-        keylime.log("registrar")
-    );
+    is_a_stranger(&mut agent, &keylime).await;
     let path = format!("/v2.1/agents/{AGENT}");
     let (status, known) = keylime.registrar(Method::GET, &path, Value::Null).await;
     assert_eq!(status, 200, "{known}");
@@ -202,7 +95,8 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
             .log("verifier")
             .contains("File not found in allowlist: /tmp/evil")
     );
-    drop(node.swtpm);
+    // The stranger's, and one for each start.
+    assert_eq!(keylime.count("verifier", "POST /v3.0/sessions"), 3);
 }
 
 /// What a session's client sends when it makes everything by hand; gives the token, or the status that refused it.
@@ -260,10 +154,10 @@ fn capabilities(ak: &[u8], entries: u64) -> Value {
 
 #[tokio::test]
 async fn another_nonce_another_key_and_another_token_are_refused() {
-    let keylime = Keylime::start().await;
+    let keylime = Keylime::start();
     let node = Node::boot(KeyKind::Rsa2048);
     let mut agent = node.agent(&keylime);
-    assert!(matches!(agent.round().await, Err(KeylimeError::Stranger)));
+    is_a_stranger(&mut agent, &keylime).await;
     keylime.add(AGENT, &node.digests).await;
     let mut pause = 0;
     attest(&mut agent, &mut pause, &keylime).await;
@@ -344,7 +238,7 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     };
     assert!(refused(thief.round().await.unwrap_err()));
     let other_key = Reopened(node.swtpm.options(KeyKind::EccP256));
-    let mut other_key = node.agent_with(&keylime, other_key);
+    let mut other_key = node.agent_with(&keylime, other_key, None);
     assert!(refused(other_key.round().await.unwrap_err()));
 
     // Another TPM's key under this one's endorsement key: the TPM does not open the credential, and a guess is refused.
@@ -370,4 +264,178 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     assert_eq!(status, 400);
     let (status, _) = keylime.registrar(Method::GET, path, Value::Null).await;
     assert_eq!(status, 404, "nothing is left of it");
+}
+
+/// Waits until the only sink's status is `done`.
+async fn until(sinks: &Sinks, keylime: &Keylime, done: impl Fn(&SinkStatus) -> bool) -> SinkStatus {
+    let started = Instant::now();
+    loop {
+        let status = sinks.status().pop().unwrap();
+        if done(&status) {
+            return status;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(180),
+            "{status:?} {}",
+            keylime.log("verifier")
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_how_it_fares() {
+    let keylime = Keylime::start_with("session_lifetime = 5\nextend_token_on_attestation = False");
+    let node = Node::boot(KeyKind::Rsa2048);
+    let certificate = node.certify_endorsement().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        state_dir: dir.path().to_owned(),
+        sink: vec![sink(&keylime)],
+        ..Config::default()
+    };
+    let sinks = Sinks::open(&config, AGENT, &Names::default()).unwrap();
+    let tpm = TpmThread::start(node.options.clone(), Tpm::open(&node.options).unwrap());
+    let (stop, stopped) = watch::channel(false);
+    sinks.attest_to_keylime(AGENT, node.list.path(), &tpm, &stopped);
+    let status = until(&sinks, &keylime, |status| status.error.is_some()).await;
+    assert!(status.error.unwrap().contains("does not know this agent"));
+    assert_eq!((status.kind.as_str(), status.delivered), ("keylime-push", 0));
+    let path = format!("/v2.1/agents/{AGENT}");
+    let (_, known) = keylime.registrar(Method::GET, &path, Value::Null).await;
+    assert_eq!(known["results"]["ekcert"], STANDARD.encode(certificate));
+
+    keylime.add(AGENT, &node.digests).await;
+    let before = keylime.count("verifier", "POST /v3.0/sessions");
+    let started = Instant::now();
+    until(&sinks, &keylime, |status| status.delivered >= 1).await;
+    let status = until(&sinks, &keylime, |status| status.delivered >= 8).await;
+    assert_eq!(status.error, None);
+    assert!(
+        started.elapsed() >= Duration::from_secs(7),
+        "a second in between, as told"
+    );
+    let sessions = keylime.count("verifier", "POST /v3.0/sessions") - before;
+    assert!(sessions >= 2, "{sessions} sessions for 8 attestations");
+    assert_eq!(keylime.status(AGENT).await, "PASS");
+    assert_eq!(keylime.count("verifier", "failed verification"), 0);
+
+    // Removed everywhere and added again: nobody has to restart anything.
+    keylime.remove(AGENT).await;
+    let status = until(&sinks, &keylime, |status| status.error.is_some()).await;
+    assert!(status.error.unwrap().contains("does not know this agent"));
+    keylime.registered(AGENT).await;
+    keylime.add(AGENT, &node.digests).await;
+    until(&sinks, &keylime, |now| now.delivered > status.delivered).await;
+    stop.send(true).unwrap();
+
+    // What can not work is said at the start.
+    let mut other = config.clone();
+    other.tpm.bank = Bank::Sha1;
+    let error = Sinks::open(&other, AGENT, &Names::default())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("tpm.bank"), "{error}");
+    let mut other = config;
+    other.sink[0].ca = "/nonexistent/ca.pem".into();
+    let error = Sinks::open(&other, AGENT, &Names::default())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("/nonexistent/ca.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn keylime_takes_no_elliptic_curve_key_and_the_error_says_what_to_set() {
+    let keylime = Keylime::start();
+    let node = Node::boot(KeyKind::EccP256);
+    let mut agent = node.agent(&keylime);
+    is_a_stranger(&mut agent, &keylime).await;
+    keylime.add(AGENT, &node.digests).await;
+    let error = is_a_stranger(&mut agent, &keylime).await;
+    assert!(error.contains(r#"tpm.key = "rsa-2048""#), "{error}");
+    assert!(keylime.log("verifier").contains("SignatureAlgorithmMismatch"));
+}
+
+/// What a firmware measures: register, type, what is measured and said.
+type Event = (u32, u32, &'static [u8]);
+
+/// EV_S_CRTM_VERSION, EV_SEPARATOR of each register, EV_IPL. TCG PC Client Platform Firmware Profile, 10.4.1.
+const FIRMWARE: [Event; 11] = [
+    (0, 8, b"1\0.\0\0\0"),
+    (0, 4, &[0; 4]),
+    (1, 4, &[0; 4]),
+    (2, 4, &[0; 4]),
+    (3, 4, &[0; 4]),
+    (4, 4, &[0; 4]),
+    (5, 4, &[0; 4]),
+    (6, 4, &[0; 4]),
+    (7, 4, &[0; 4]),
+    (8, 13, b"linux /vmlinuz quiet\0"),
+    (9, 13, b"/vmlinuz\0"),
+];
+
+/// `binary_bios_measurements` with SHA-1 and SHA-256. TCG PC Client Platform Firmware Profile, 10.2.
+fn boot_log(events: &[Event]) -> Vec<u8> {
+    let id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x02\0\0\0\x04\0\x14\0\x0b\0\x20\0\0";
+    let mut out = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
+    out.extend([0; 20]);
+    out.extend((id.len() as u32).to_le_bytes());
+    out.extend(id);
+    for (register, kind, data) in events {
+        out.extend([*register, *kind, 2].map(u32::to_le_bytes).concat());
+        for bank in [Bank::Sha1, Bank::Sha256] {
+            out.extend(bank.tpm_alg().to_le_bytes());
+            out.extend(bank.hash(&[data]).bytes());
+        }
+        out.extend((data.len() as u32).to_le_bytes());
+        out.extend(*data);
+    }
+    out
+}
+
+#[tokio::test]
+async fn keylime_ties_the_boot_log_to_the_quote_and_to_the_list_and_refuses_another_log() {
+    let keylime = Keylime::start();
+    let mut node = Node::bare(KeyKind::Rsa2048);
+    let handles = [
+        PcrHandle::Pcr0,
+        PcrHandle::Pcr1,
+        PcrHandle::Pcr2,
+        PcrHandle::Pcr3,
+        PcrHandle::Pcr4,
+        PcrHandle::Pcr5,
+        PcrHandle::Pcr6,
+        PcrHandle::Pcr7,
+        PcrHandle::Pcr8,
+        PcrHandle::Pcr9,
+    ];
+    for (register, _, data) in FIRMWARE {
+        node.extend(handles[register as usize], data);
+    }
+    let log = boot_log(&FIRMWARE);
+    let replayed = evidence::boot::EventLog::parse(&log)
+        .unwrap()
+        .replay(Bank::Sha256)
+        .unwrap();
+    // No file of the policy: Keylime computes it from the log.
+    node.list_entry("boot_aggregate", &evidence::boot::boot_aggregate(&replayed));
+    node.measure("/usr/bin/a");
+    let mut agent = node.agent_with(&keylime, node.tpm(), Some(log));
+    is_a_stranger(&mut agent, &keylime).await;
+    let policy = json!({"what": "any policy but none: the name accept-all decides"}).to_string();
+    keylime.add_with(AGENT, &node.digests, policy.into()).await;
+    let mut pause = 0;
+    attest(&mut agent, &mut pause, &keylime).await;
+    let judgement = keylime.judgement(AGENT).await;
+    assert_eq!(judgement["evaluation"], "pass", "{}", keylime.log("verifier"));
+    assert_eq!(keylime.count("verifier", "against measured boot log"), 1);
+
+    let mut other = FIRMWARE;
+    other[9].2 = b"linux /vmlinuz quiet init=/bin/sh\0";
+    let mut agent = node.agent_with(&keylime, node.tpm(), Some(boot_log(&other)));
+    attest(&mut agent, &mut pause, &keylime).await;
+    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert!(keylime.log("verifier").contains("For PCR 8 and hash"));
 }

@@ -49,7 +49,12 @@ fn certificates(dir: &Path) {
 
 impl Keylime {
     /// Starts both and waits until they answer.
-    pub async fn start() -> Keylime {
+    pub fn start() -> Keylime {
+        Keylime::start_with("")
+    }
+
+    /// The same with more lines in the verifier's configuration.
+    pub fn start_with(more: &str) -> Keylime {
         let dir = tempfile::tempdir().unwrap();
         certificates(dir.path());
         let mut keylime = Keylime {
@@ -60,7 +65,7 @@ impl Keylime {
             verifier: free_port(),
         };
         for service in ["registrar", "verifier"] {
-            let child = keylime.spawn(service);
+            let child = keylime.spawn(service, more);
             keylime.children.push(child);
         }
         for (service, port) in [("registrar", keylime.registrar), ("verifier", keylime.verifier)] {
@@ -69,7 +74,7 @@ impl Keylime {
         keylime
     }
 
-    fn spawn(&self, service: &str) -> Child {
+    fn spawn(&self, service: &str, more: &str) -> Child {
         let home = self.path(service);
         std::fs::create_dir(&home).unwrap();
         let log = File::create(self.path(&format!("{service}.log"))).unwrap();
@@ -78,7 +83,7 @@ impl Keylime {
         command.arg(script).arg(service).current_dir(&home);
         command.env("KEYLIME_TEST", "on").env("KEYLIME_DIR", &home);
         let config = self.path(&format!("{service}.conf"));
-        std::fs::write(&config, self.config(service)).unwrap();
+        std::fs::write(&config, self.config(service, more)).unwrap();
         command.env(format!("KEYLIME_{}_CONFIG", service.to_uppercase()), config);
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -87,7 +92,7 @@ impl Keylime {
         command.spawn().unwrap()
     }
 
-    fn config(&self, service: &str) -> String {
+    fn config(&self, service: &str, more: &str) -> String {
         let port = match service {
             "verifier" => format!("port = {}\nmode = push", self.verifier),
             _ => format!("port = {}\ntls_port = {}", self.registrar, self.registrar_tls),
@@ -104,6 +109,7 @@ database_url = sqlite
 auto_migrate_db = True
 max_upload_size = 104857600
 max_workers = 1
+{more}
 quote_interval = 1
 verification_timeout = 60
 measured_boot_imports = []
@@ -117,7 +123,7 @@ enabled_revocation_notifications = []
     }
 
     fn wait(&mut self, service: &str, port: u16) {
-        let until = Instant::now() + Duration::from_secs(120);
+        let until = Instant::now() + Duration::from_secs(180);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = self
                 .children
@@ -134,6 +140,12 @@ enabled_revocation_notifications = []
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// How often a service printed `text`.
+    pub fn count(&self, service: &str, text: &str) -> usize {
+        let log = std::fs::read_to_string(self.path(&format!("{service}.log"))).unwrap();
+        log.matches(text).count()
     }
 
     /// The end of what a service printed.
@@ -188,6 +200,21 @@ enabled_revocation_notifications = []
         token: Option<&str>,
         body: Value,
     ) -> (u16, Value) {
+        let asked = format!("{method} {path}");
+        let exchange = self.exchange(port, method, path, token, body);
+        let answered = tokio::time::timeout(Duration::from_secs(180), exchange).await;
+        let logs = || format!("{}{}", self.log("registrar"), self.log("verifier"));
+        answered.unwrap_or_else(|_| panic!("no answer to {asked}: {}", logs()))
+    }
+
+    async fn exchange(
+        &self,
+        port: u16,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Value,
+    ) -> (u16, Value) {
         let (certificate, key) = match token {
             Some(_) => (PathBuf::new(), PathBuf::new()),
             None => (self.path("admin.pem"), self.path("admin.key")),
@@ -230,6 +257,11 @@ enabled_revocation_notifications = []
     /// Adds an agent to the verifier as `keylime_tenant -c add` does: with the key that the registrar has, and a runtime
     /// policy with these files.
     pub async fn add(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>) {
+        self.add_with(agent, digests, Value::Null).await;
+    }
+
+    /// The same with a measured boot policy.
+    pub async fn add_with(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>, boot: Value) {
         let (status, known) = self
             .registrar(Method::GET, &format!("/v2.1/agents/{agent}"), Value::Null)
             .await;
@@ -243,7 +275,7 @@ enabled_revocation_notifications = []
         let body = json!({
             "v": null, "cloudagent_ip": null, "cloudagent_port": null,
             "tpm_policy": "{}", "runtime_policy": STANDARD.encode(policy.to_string()), "runtime_policy_name": "",
-            "runtime_policy_key": "", "mb_policy": null, "mb_policy_name": "", "ima_sign_verification_keys": "",
+            "runtime_policy_key": "", "mb_policy": boot, "mb_policy_name": "", "ima_sign_verification_keys": "",
             "metadata": "{}", "revocation_key": "", "accept_tpm_hash_algs": ["sha256"],
             "accept_tpm_encryption_algs": ["rsa", "ecc"], "accept_tpm_signing_algs": ["rsassa", "ecdsa"],
             "ak_tpm": known["results"]["aik_tpm"], "mtls_cert": null, "supported_version": "3.0",
@@ -254,10 +286,30 @@ enabled_revocation_notifications = []
         assert_eq!(status, 200, "{answer} {}", self.log("verifier"));
     }
 
+    /// Removes an agent from both.
+    pub async fn remove(&self, agent: &str) {
+        let path = format!("/v2.6/agents/{agent}");
+        let (status, answer) = self.verifier(Method::DELETE, &path, None, Value::Null).await;
+        assert!((200..300).contains(&status), "{answer} {}", self.log("verifier"));
+        let path = format!("/v2.1/agents/{agent}");
+        let (status, answer) = self.registrar(Method::DELETE, &path, Value::Null).await;
+        assert_eq!(status, 200, "{answer} {}", self.log("registrar"));
+    }
+
+    /// Waits until the registrar knows an active agent.
+    pub async fn registered(&self, agent: &str) {
+        let path = format!("/v2.1/agents/{agent}");
+        let until = Instant::now() + Duration::from_secs(180);
+        while self.registrar(Method::GET, &path, Value::Null).await.0 != 200 {
+            assert!(Instant::now() < until, "{}", self.log("registrar"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The verifier's judgement of the latest attestation, once it has one.
     pub async fn judgement(&self, agent: &str) -> Value {
         let path = format!("/v3.0/agents/{agent}/attestations/latest");
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         loop {
             let (status, answer) = self.verifier(Method::GET, &path, None, Value::Null).await;
             // 7.14.3 says 201 here.

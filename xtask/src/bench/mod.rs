@@ -94,6 +94,8 @@ struct Options {
     rounds: Option<usize>,
     /// Size of what is processed; `None`: each benchmark's own.
     entries: Option<u64>,
+    /// Numbers of pods, as they were given; `None`: not over pods.
+    pods: Option<String>,
 }
 
 impl Options {
@@ -138,6 +140,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         consent: Consent::default(),
         rounds: None,
         entries: None,
+        pods: None,
     };
     let mut json = false;
     let mut names: Vec<String> = Vec::new();
@@ -148,6 +151,7 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             Long("json") => json = true,
             Long("rounds") => options.rounds = Some(parser.value()?.parse()?),
             Long("entries") => options.entries = Some(parser.value()?.parse()?),
+            Long("pods") => options.pods = Some(parser.value()?.string()?),
             Short('h') | Long("help") => {
                 print!("{}", help::BENCH);
                 return Ok(ExitCode::SUCCESS);

@@ -183,3 +183,79 @@ impl Service {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// What becomes of a request that is answered so.
+    async fn answered(answer: Vec<u8>) -> Result<Value, KeylimeError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/base/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let n = stream.read(&mut request).await.unwrap();
+            assert!(request[..n].starts_with(b"POST /base/path HTTP/1.1\r\n"));
+            // The client may have heard enough before all is said.
+            let _ = stream.write_all(&answer).await;
+            let _ = stream.read(&mut request).await;
+        });
+        let service = Service::new("registrar", &url, Path::new(""), Duration::from_secs(2)).unwrap();
+        let ask = Ask {
+            method: Method::POST,
+            path: "/path",
+            media: "application/json",
+            token: None,
+            body: &json!({}),
+        };
+        let result = service.send(ask).await;
+        server.abort();
+        result
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_to_its_limit_and_waited_for_to_its_time() {
+        let text = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
+        assert_eq!(answered(text.into()).await.unwrap(), json!({"a": 1}));
+
+        let mut long = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 3 << 20).into_bytes();
+        long.resize(long.len() + (3 << 20), b' ');
+        let error = answered(long).await.unwrap_err();
+        assert!(matches!(error, KeylimeError::Answer { .. }), "{error}");
+        assert!(error.to_string().contains("limit"), "{error}");
+
+        let error = answered("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".into()).await;
+        assert!(
+            matches!(error, Err(KeylimeError::Timeout { seconds: 2, .. })),
+            "{error:?}"
+        );
+        let error = answered("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[}".into()).await;
+        assert!(matches!(error, Err(KeylimeError::Answer { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_keeps_its_status_its_words_and_the_pause_that_it_asks_for() {
+        let text = "HTTP/1.1 429 Slow\r\nretry-after: 17\r\ncontent-length: 4\r\n\r\nslow";
+        let error = answered(text.into()).await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(17));
+        assert_eq!(error.to_string(), "the registrar answered 429: slow");
+    }
+
+    #[test]
+    fn only_a_registrar_may_be_without_tls() {
+        let new = |what, url| Service::new(what, url, Path::new(""), Duration::from_secs(1)).map(|_| ());
+        assert!(new("registrar", "http://r:8890").is_ok());
+        for (what, url) in [
+            ("verifier", "http://v:8881"),
+            ("registrar", "ftp://r"),
+            ("registrar", "no url"),
+            ("registrar", "https://r"),
+        ] {
+            assert!(new(what, url).is_err(), "{url}");
+        }
+    }
+}

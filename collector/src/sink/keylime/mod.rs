@@ -40,6 +40,11 @@ const BANK: &str = "sha256";
 /// Registers that can be asked for. TPM 2.0 PC Client Platform TPM Profile, 4.6.2.
 const REGISTERS: u8 = 24;
 
+/// The kinds of evidence that can be had.
+const QUOTE: &str = "tpm_quote";
+const BOOT_LOG: &str = "uefi_log";
+const LIST: &str = "ima_log";
+
 /// Why there was no attestation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,7 +111,7 @@ pub enum KeylimeError {
     /// The verifier does not take the key for this agent's.
     #[error(
         "the verifier does not know this agent with this key: was it added there (keylime_tenant -c add), with the key that \
-         the registrar has?"
+         the registrar has, and is that an RSA key (tpm.key = \"rsa-2048\")? Keylime 7.14.3 opens sessions for no other"
     )]
     Stranger,
     /// It asks for what was not offered.
@@ -155,13 +160,13 @@ pub enum KeylimeError {
 }
 
 impl KeylimeError {
-    /// Whether another session may help.
+    /// Whether another session may help, or says what is wrong: the token ended, or the agent was removed.
     fn is_session(&self) -> bool {
         matches!(
             self,
             KeylimeError::Refused {
                 what: "verifier",
-                status: 401 | 403,
+                status: 401 | 403 | 404,
                 ..
             }
         )
@@ -239,7 +244,14 @@ impl<T: TpmAccess> Agent<T> {
                 }
             }
         }
-        let token = session::open(&self.verifier, &self.id, &self.tpm).await?;
+        let token = match session::open(&self.verifier, &self.id, &self.tpm).await {
+            Ok(token) => token,
+            Err(error) => {
+                // Perhaps the registrar does not know it any more, either.
+                self.is_registered &= !matches!(error, KeylimeError::Stranger);
+                return Err(error);
+            }
+        };
         let sent = self.attest(&token).await;
         self.token = Some(token);
         sent
@@ -266,33 +278,37 @@ impl<T: TpmAccess> Agent<T> {
             entries: 0,
             next: None,
         };
+        let requested = asked.data.attributes.evidence_requested;
+        // Before the list is read, wherever it is asked for: a list may hold more than its quote covers, and never less.
+        let mut quote = match requested.iter().find(|one| one.evidence_type == QUOTE) {
+            Some(one) => Some(self.quote(&one.chosen_parameters).await?),
+            None => None,
+        };
         let mut collected = Vec::new();
-        for requested in asked.data.attributes.evidence_requested {
-            // One of each at most: else the TPM could be kept busy by one answer.
-            let kind = requested.evidence_type;
+        for one in requested {
+            let (kind, chosen) = (one.evidence_type, one.chosen_parameters);
+            // One of each at most: else one answer could keep the node busy.
             if collected.iter().any(|evidence| kind_of(evidence) == kind) {
                 return Err(KeylimeError::Unknown {
                     what: "second piece of evidence",
                     asked: kind,
                 });
             }
-            let chosen = requested.chosen_parameters;
-            collected.push(match kind.as_str() {
-                "tpm_quote" => self.quote(kind, &chosen).await?,
-                "uefi_log" => self.boot_log(kind)?,
-                "ima_log" => {
+            let evidence = match kind.as_str() {
+                QUOTE => quote.take(),
+                BOOT_LOG => self.boot_log(),
+                LIST => {
                     sent.offset = chosen.starting_offset.unwrap_or(0);
                     let evidence;
-                    (evidence, sent.entries) = self.list_since(kind, &chosen).await?;
-                    evidence
+                    (evidence, sent.entries) = self.list_since(&chosen).await?;
+                    Some(evidence)
                 }
-                _ => {
-                    return Err(KeylimeError::Unknown {
-                        what: "kind of evidence",
-                        asked: kind,
-                    });
-                }
-            });
+                _ => None,
+            };
+            collected.push(evidence.ok_or(KeylimeError::Unknown {
+                what: "kind of evidence",
+                asked: kind,
+            })?);
         }
         let evidence = Document::new(
             "attestation",
@@ -327,7 +343,7 @@ impl<T: TpmAccess> Agent<T> {
             KeyKind::Rsa2048 => ("rsa", 2048, "rsassa"),
         };
         let quote = Supported::Certification {
-            evidence_type: "tpm_quote".into(),
+            evidence_type: QUOTE.into(),
             capabilities: QuoteCapabilities {
                 component_version: "2.0".into(),
                 hash_algorithms: vec![BANK.into()],
@@ -354,8 +370,8 @@ impl<T: TpmAccess> Agent<T> {
             },
         };
         let boot = self.boot.facts.log.as_ref();
-        let boot = boot.map(|_| log("uefi_log", Some("2.1"), None, false, "application/octet-stream"));
-        let list = log("ima_log", None, Some(entries), true, "text/plain");
+        let boot = boot.map(|_| log(BOOT_LOG, Some("2.1"), None, false, "application/octet-stream"));
+        let list = log(LIST, None, Some(entries), true, "text/plain");
         Capabilities {
             evidence_supported: [Some(quote), boot, Some(list)].into_iter().flatten().collect(),
             system_info: SystemInfo {
@@ -364,44 +380,16 @@ impl<T: TpmAccess> Agent<T> {
         }
     }
 
-    async fn quote(&self, kind: String, chosen: &Chosen) -> Result<Evidence, KeylimeError> {
+    async fn quote(&self, chosen: &Chosen) -> Result<Evidence, KeylimeError> {
         let challenge = chosen.challenge.as_deref().unwrap_or_default();
         let challenge = decode(&self.verifier, challenge)?;
-        let mut registers = Vec::new();
-        for (bank, numbers) in &chosen.selected_subjects {
-            let Some(numbers) = numbers.as_ref().filter(|numbers| !numbers.is_empty()) else {
-                continue;
-            };
-            if bank != BANK {
-                return Err(KeylimeError::Unknown {
-                    what: "bank",
-                    asked: bank.clone(),
-                });
-            }
-            for number in numbers {
-                let register = u8::try_from(*number).ok().filter(|n| *n < REGISTERS);
-                let register = register.ok_or_else(|| KeylimeError::Unknown {
-                    what: "register",
-                    asked: number.to_string(),
-                })?;
-                registers.push(register);
-            }
-        }
-        let hash = chosen.hash_algorithm.as_deref().unwrap_or(BANK);
-        if hash != BANK {
-            return Err(KeylimeError::Unknown {
-                what: "hash algorithm",
-                asked: hash.to_owned(),
-            });
-        }
-        registers.sort_unstable();
-        registers.dedup();
+        let registers = selected(chosen)?;
         let (quote, blob) = self
             .tpm
             .with(move |tpm| tpm.quote_registers(&challenge, &registers))
             .await?;
         Ok(Evidence::Certification {
-            evidence_type: kind,
+            evidence_type: QUOTE.into(),
             data: QuoteData {
                 subject_data: encode(&blob.to_bytes()),
                 message: encode(&quote.attest),
@@ -410,14 +398,10 @@ impl<T: TpmAccess> Agent<T> {
         })
     }
 
-    fn boot_log(&self, kind: String) -> Result<Evidence, KeylimeError> {
-        let log = self.boot.facts.log.as_deref();
-        let log = log.ok_or_else(|| KeylimeError::Unknown {
-            what: "kind of evidence",
-            asked: kind.clone(),
-        })?;
-        Ok(Evidence::Log {
-            evidence_type: kind,
+    fn boot_log(&self) -> Option<Evidence> {
+        let log = self.boot.facts.log.as_deref()?;
+        Some(Evidence::Log {
+            evidence_type: BOOT_LOG.into(),
             data: LogData {
                 entries: encode(log),
                 entry_count: None,
@@ -425,7 +409,7 @@ impl<T: TpmAccess> Agent<T> {
         })
     }
 
-    async fn list_since(&mut self, kind: String, chosen: &Chosen) -> Result<(Evidence, u64), KeylimeError> {
+    async fn list_since(&mut self, chosen: &Chosen) -> Result<(Evidence, u64), KeylimeError> {
         let offset = chosen.starting_offset.unwrap_or(0);
         let format = chosen.format.as_deref().unwrap_or("text/plain");
         if format != "text/plain" {
@@ -447,7 +431,7 @@ impl<T: TpmAccess> Agent<T> {
             entry_count: Some(count),
         };
         let evidence = Evidence::Log {
-            evidence_type: kind,
+            evidence_type: LIST.into(),
             data,
         };
         Ok((evidence, count))
@@ -481,6 +465,43 @@ fn services(sink: &Sink) -> Result<(Service, Service), KeylimeError> {
     ))
 }
 
+/// The registers that are asked for, rising; they may be none.
+///
+/// # Errors
+/// [`KeylimeError::Unknown`] for whatever was not offered.
+fn selected(chosen: &Chosen) -> Result<Vec<u8>, KeylimeError> {
+    let mut registers = Vec::new();
+    for (bank, numbers) in &chosen.selected_subjects {
+        let Some(numbers) = numbers.as_ref().filter(|numbers| !numbers.is_empty()) else {
+            continue;
+        };
+        if bank != BANK {
+            return Err(KeylimeError::Unknown {
+                what: "bank",
+                asked: bank.clone(),
+            });
+        }
+        for number in numbers {
+            let register = u8::try_from(*number).ok().filter(|n| *n < REGISTERS);
+            let register = register.ok_or_else(|| KeylimeError::Unknown {
+                what: "register",
+                asked: number.to_string(),
+            })?;
+            registers.push(register);
+        }
+    }
+    let hash = chosen.hash_algorithm.as_deref().unwrap_or(BANK);
+    if hash != BANK {
+        return Err(KeylimeError::Unknown {
+            what: "hash algorithm",
+            asked: hash.to_owned(),
+        });
+    }
+    registers.sort_unstable();
+    registers.dedup();
+    Ok(registers)
+}
+
 fn kind_of(evidence: &Evidence) -> &str {
     match evidence {
         Evidence::Certification { evidence_type, .. } | Evidence::Log { evidence_type, .. } => evidence_type,
@@ -495,4 +516,30 @@ fn decode(service: &Service, text: &str) -> Result<Vec<u8>, KeylimeError> {
     STANDARD
         .decode(text)
         .map_err(|e| service.answer(format!("a challenge is no base64: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers(json: &str) -> Result<Vec<u8>, String> {
+        selected(&serde_json::from_str(json).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn registers_and_algorithms_that_were_not_offered_are_not_quoted() {
+        let good =
+            r#"{"hash_algorithm":"sha256","selected_subjects":{"sha256":[10,0,10],"sha1":null,"sha384":[]}}"#;
+        assert_eq!(registers(good).unwrap(), [0, 10]);
+        assert_eq!(registers("{}").unwrap(), [0u8; 0]);
+        for (asked, what) in [
+            (r#"{"selected_subjects":{"sha1":[10]}}"#, "bank"),
+            (r#"{"selected_subjects":{"sha256":[24]}}"#, "register"),
+            (r#"{"selected_subjects":{"sha256":[266]}}"#, "register"),
+            (r#"{"hash_algorithm":"sha1"}"#, "hash algorithm"),
+        ] {
+            let error = registers(asked).unwrap_err();
+            assert!(error.contains(&format!("asks for a {what}")), "{asked}: {error}");
+        }
+    }
 }

@@ -1,0 +1,322 @@
+//! Selectors by names, with a container runtime that tells what the test wants.
+
+use super::node::{Engine, config, files, sink, until};
+use bytes::Bytes;
+use collector::config::{Sink, SinkKind};
+use collector::runtime::{Names, ask};
+use collector::sink::Sinks;
+use evidence::{Evidence, PodUid, TenantBundle};
+use hyper::http::{HeaderMap, Response};
+use prost::Message;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use verifier::testing::pod;
+
+/// More fields than the collector reads. Source: k8s.io/cri-api/pkg/apis/runtime/v1/api.proto.
+#[derive(Clone, PartialEq, Message)]
+struct Answer {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<Sandbox>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Sandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<Metadata>,
+    #[prost(int32, tag = "3")]
+    state: i32,
+    #[prost(int64, tag = "4")]
+    created_at: i64,
+    #[prost(map = "string, string", tag = "5")]
+    labels: HashMap<String, String>,
+    #[prost(map = "string, string", tag = "6")]
+    annotations: HashMap<String, String>,
+    #[prost(string, tag = "7")]
+    runtime_handler: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+    #[prost(uint32, tag = "4")]
+    attempt: u32,
+}
+
+fn sandbox(uid: PodUid, namespace: &str, app: &str) -> Sandbox {
+    let labels = [("app", app), ("io.kubernetes.pod.uid", "whatever")];
+    Sandbox {
+        id: "d0".repeat(32),
+        metadata: Some(Metadata {
+            name: format!("pod-{}", uid.0[0]),
+            uid: uid.to_string(),
+            namespace: namespace.to_owned(),
+            attempt: 3,
+        }),
+        state: 0,
+        created_at: 1_700_000_000_000_000_000,
+        labels: labels
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        annotations: [("a".to_owned(), "b".to_owned())].into(),
+        runtime_handler: "runc".to_owned(),
+    }
+}
+
+type Told = Arc<Mutex<Vec<u8>>>;
+
+fn tell(told: &Told, items: Vec<Sandbox>) {
+    *told.lock().unwrap() = Answer { items }.encode_to_vec();
+}
+
+/// A runtime that answers `ListPodSandbox` with these bytes.
+fn runtime(socket: &Path, told: Told) {
+    let listener = UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let told = Arc::clone(&told);
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else {
+                    return;
+                };
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    assert_eq!(request.uri().path(), "/runtime.v1.RuntimeService/ListPodSandbox");
+                    let message = told.lock().unwrap().clone();
+                    let mut body = vec![0];
+                    body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+                    body.extend(message);
+                    let head = Response::builder()
+                        .header("content-type", "application/grpc")
+                        .body(())
+                        .unwrap();
+                    let mut stream = respond.send_response(head, false).unwrap();
+                    stream.send_data(Bytes::from(body), false).unwrap();
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    stream.send_trailers(trailers).unwrap();
+                }
+            });
+        }
+    });
+}
+
+fn labelled(name: &str, dir: &Path, app: &str) -> Sink {
+    Sink {
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        ..sink(name, SinkKind::File, dir.join(name).to_str().unwrap())
+    }
+}
+
+const SOON: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_no_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let by_namespace = Sink {
+        namespaces: vec!["shop".to_owned()],
+        ..sink("shop", SinkKind::File, at("shop").to_str().unwrap())
+    };
+    let both = Sink {
+        namespaces: vec!["bank".to_owned()],
+        ..labelled("both", dir.path(), "till")
+    };
+    let elsewhere = Sink {
+        nodes: vec!["db-*".to_owned()],
+        ..sink("elsewhere", SinkKind::File, at("elsewhere").to_str().unwrap())
+    };
+    let whole = Sink {
+        nodes: vec!["work*".to_owned()],
+        whole_every: 1,
+        ..sink("whole", SinkKind::File, at("whole").to_str().unwrap())
+    };
+    let sinks = vec![
+        labelled("tills", dir.path(), "till"),
+        labelled("books", dir.path(), "book"),
+        by_namespace,
+        both,
+        elsewhere,
+        whole,
+    ];
+    let config = config(dir.path(), sinks);
+    let told = Told::default();
+    tell(
+        &told,
+        vec![
+            sandbox(pod(1), "shop", "till"),
+            sandbox(pod(2), "shop", "book"),
+            sandbox(pod(3), "bank", "till"),
+        ],
+    );
+    runtime(config.runtimes.cri_socket().unwrap(), Arc::clone(&told));
+    let names = Names::default();
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(ask(
+        config.runtimes.cri_socket().unwrap().to_owned(),
+        SOON,
+        names.clone(),
+        stopped.clone(),
+    ));
+    while names.of(pod(3)).is_none() {
+        tokio::time::sleep(SOON).await;
+    }
+    let engine = Engine::new(&names);
+    let sinks = Sinks::open(&config, "worker-1", &names).unwrap();
+    sinks.start("worker-1", &engine, &stopped);
+    let status = until(&sinks, |all| all[..4].iter().all(|s| s.delivered > 1)).await;
+    assert_eq!(
+        status.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+        ["tills", "books", "shop", "both", "whole"]
+    );
+    // Nobody told of pod 4: who selects by names is not sent it, and it is said.
+    assert_eq!(
+        status.iter().map(|s| s.unnamed).collect::<Vec<_>>(),
+        [1, 1, 1, 1, 0]
+    );
+    let pods = |name: &str| -> std::collections::BTreeSet<String> {
+        files(&at(name)).iter().map(super::node::Arrived::pod).collect()
+    };
+    let of = |n: &[u8]| n.iter().map(|n| pod(*n).to_string()).collect();
+    assert_eq!(pods("tills"), of(&[1, 3]));
+    assert_eq!(pods("books"), of(&[2]));
+    assert_eq!(pods("shop"), of(&[1, 2]));
+    assert_eq!(pods("both"), of(&[3]));
+    for bundle in files(&at("tills")) {
+        let bundle = TenantBundle::from_cbor(&bundle.payload).unwrap();
+        assert!([pod(1), pod(3)].contains(&bundle.pod));
+    }
+
+    // Pod 3 calls itself something else from now on, and so does its namespace.
+    tell(&told, vec![sandbox(pod(3), "shop", "book")]);
+    while names.of(pod(3)).unwrap().namespace != "shop" {
+        tokio::time::sleep(SOON).await;
+    }
+    let before = files(&at("both")).len();
+    // A round that was being made may still go by the old names.
+    let delivered = sinks.status()[1].delivered;
+    until(&sinks, |all| all[1].delivered > delivered + 4).await;
+    assert_eq!(pods("books"), of(&[2, 3]));
+    assert_eq!(pods("shop"), of(&[1, 2, 3]));
+    assert!(files(&at("both")).len() <= before + 1);
+    assert!(!at("elsewhere").exists());
+
+    // What is told stands beside the verdict and is no part of it.
+    let all = files(&at("whole"));
+    let spaces: std::collections::BTreeSet<String> = all
+        .iter()
+        .map(|arrived| {
+            let mut evidence = Evidence::from_cbor(&arrived.payload).unwrap();
+            let mut judged = engine.verdict(&evidence, &arrived.nonce());
+            assert!(judged.trusted, "{judged}");
+            let told = judged.pods[2].told.take().unwrap();
+            evidence.pods.clear();
+            let mut untold = engine.verdict(&evidence, &arrived.nonce());
+            for pod in untold.pods.iter_mut().chain(&mut judged.pods) {
+                pod.told = None;
+            }
+            assert_eq!(judged, untold);
+            told
+        })
+        .collect();
+    assert_eq!(spaces, ["bank/pod-3", "shop/pod-3"].map(String::from).into());
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = sink(
+        "plain",
+        SinkKind::File,
+        dir.path().join("plain").to_str().unwrap(),
+    );
+    let config = config(dir.path(), vec![plain, labelled("tills", dir.path(), "till")]);
+    let socket = config.runtimes.cri_socket().unwrap().to_owned();
+    // It takes connections and says nothing.
+    let silent = UnixListener::bind(&socket).unwrap();
+    let names = Names::default();
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(ask(socket.clone(), SOON, names.clone(), stopped.clone()));
+    let sinks = Sinks::open(&config, "n", &names).unwrap();
+    sinks.start("n", &Engine::new(&names), &stopped);
+    let status = until(&sinks, |all| all[0].delivered >= 3).await;
+    assert_eq!((status[1].delivered, status[1].unnamed), (0, 4), "{status:#?}");
+    let error = |part: &'static str| {
+        let names = names.clone();
+        async move {
+            for _ in 0..300 {
+                let error = names.status().unwrap().error.unwrap_or_default();
+                if error.contains(part) {
+                    return;
+                }
+                tokio::time::sleep(SOON).await;
+            }
+            panic!("{:?} does not say {part:?}", names.status());
+        }
+    };
+    error("no answer within").await;
+    drop(silent);
+    std::fs::remove_file(&socket).unwrap();
+    error("No such file").await;
+
+    let told = Told::default();
+    tell(&told, vec![sandbox(pod(1), "shop", "till")]);
+    runtime(&socket, Arc::clone(&told));
+    until(&sinks, |all| all[1].delivered > 0).await;
+    for (bytes, why) in [
+        (
+            Answer {
+                items: vec![sandbox(pod(1), "shop", "till"); 5000],
+            }
+            .encode_to_vec(),
+            "at most 4096",
+        ),
+        (
+            Answer {
+                items: vec![sandbox(pod(1), &"x".repeat(70_000), "till")],
+            }
+            .encode_to_vec(),
+            "at most 65536",
+        ),
+        (vec![0x0a; 5 << 20], "OutOfRange"),
+        (vec![0x0a, 3, 0x12, 9, 9], "pod 0 of the answer"),
+    ] {
+        *told.lock().unwrap() = bytes;
+        error(why).await;
+        assert!(names.of(pod(1)).is_some(), "what was told before stands");
+    }
+    let delivered = sinks.status()[1].delivered;
+    until(&sinks, |all| all[1].delivered > delivered).await;
+}
+
+#[test]
+fn a_selector_by_names_without_a_runtime_or_for_a_verifier_is_refused_with_the_key() {
+    let parse = |text: &str| {
+        collector::config::Config::from_parts(Path::new("c.toml"), text, [], &[]).map_err(|e| e.to_string())
+    };
+    let sink = "[[sink]]\nname = \"a\"\nkind = \"file\"\nto = \"/a\"\nnamespaces = [\"shop\"]\nlabels = { app = \"till\" }\n";
+    let asked = format!("[runtimes]\ncri = \"unix:///run/containerd/containerd.sock\"\n{sink}");
+    let good = parse(&asked).unwrap();
+    assert_eq!(good.sink[0].labels["app"], "till");
+    let error = parse(sink).unwrap_err();
+    assert!(error.contains("runtimes.cri"), "{error}");
+    let error = parse(
+        &asked
+            .replace("\"file\"", "\"verifier\"")
+            .replace("\"/a\"", "\"https://v\""),
+    )
+    .unwrap_err();
+    assert!(error.contains("whole node"), "{error}");
+    let error = parse(&asked.replace("unix:///run", "unix://run")).unwrap_err();
+    assert!(error.contains("unix:///PATH"), "{error}");
+}

@@ -1,0 +1,277 @@
+//! `tls` and `verifier` sinks: who is believed, what waits while nobody is, and what arrives then.
+
+use super::node::{Arrived, Engine, config, sink, until};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use collector::config::{Sink, SinkKind};
+use collector::runtime::Names;
+use collector::sink::Sinks;
+use evidence::Evidence;
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+/// A CA of the test's own.
+struct Authority {
+    params: rcgen::CertificateParams,
+    key: rcgen::KeyPair,
+    pem: PathBuf,
+    dir: PathBuf,
+}
+
+impl Authority {
+    fn new(dir: &Path, name: &str) -> Authority {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = dir.join(format!("{name}.pem"));
+        std::fs::write(&pem, params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority {
+            params,
+            key,
+            pem,
+            dir: dir.to_owned(),
+        }
+    }
+
+    fn issue(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    }
+
+    /// Certificate and key as files.
+    fn client(&self, name: &str) -> (PathBuf, PathBuf) {
+        let (certificate, key) = self.issue(name);
+        let at = |extension: &str| self.dir.join(format!("{name}.{extension}"));
+        std::fs::write(at("pem"), certificate.pem()).unwrap();
+        std::fs::write(at("key"), key.serialize_pem()).unwrap();
+        (at("pem"), at("key"))
+    }
+
+    /// Takes whoever shows a certificate of ours, with one for `name`.
+    fn acceptor(&self, name: &str) -> TlsAcceptor {
+        let (certificate, key) = self.issue(name);
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(self.params.self_signed(&self.key).unwrap().der().clone())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::clone(&provider),
+        );
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Acknowledges every line of every connection that is let in, until it has `messages`.
+fn receiver(listener: TcpListener, acceptor: TlsAcceptor, messages: usize) -> JoinHandle<Vec<Arrived>> {
+    tokio::spawn(async move {
+        let mut all = Vec::new();
+        while all.len() < messages {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(tcp).await else {
+                continue;
+            };
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while all.len() < messages && stream.read_line(&mut line).await.is_ok_and(|n| n > 0) {
+                let mut header: serde_json::Value = serde_json::from_str(&line).unwrap();
+                let payload = header.as_object_mut().unwrap().remove("payload").unwrap();
+                let payload = STANDARD.decode(payload.as_str().unwrap()).unwrap();
+                stream
+                    .write_all(format!("{}\n", header["sequence"]).as_bytes())
+                    .await
+                    .unwrap();
+                all.push(Arrived::new(header, payload));
+                line.clear();
+            }
+        }
+        all
+    })
+}
+
+#[tokio::test]
+async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets_nothing_and_all_of_it_waits()
+{
+    let dir = tempfile::tempdir().unwrap();
+    let ours = Authority::new(dir.path(), "ours");
+    let others = Authority::new(dir.path(), "others");
+    let (certificate, key) = ours.client("worker-1");
+    let (foreign, foreign_key) = others.client("worker-2");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let good = Sink {
+        ca: ours.pem.clone(),
+        client_certificate: certificate,
+        client_key: key,
+        ..sink("far", SinkKind::Tls, &format!("localhost:{}", address.port()))
+    };
+    let names = Names::default();
+    let engine = Engine::new(&names);
+    // What is wrong, with the sink as it stands then and who is at the far side.
+    let wrong = [
+        (
+            "another CA",
+            Sink {
+                ca: others.pem.clone(),
+                ..good.clone()
+            },
+            "localhost",
+        ),
+        ("another name", good.clone(), "elsewhere.example"),
+        (
+            "no certificate",
+            Sink {
+                client_certificate: PathBuf::new(),
+                client_key: PathBuf::new(),
+                ..good.clone()
+            },
+            "localhost",
+        ),
+        (
+            "another's certificate",
+            Sink {
+                client_certificate: foreign,
+                client_key: foreign_key,
+                ..good.clone()
+            },
+            "localhost",
+        ),
+    ];
+    let mut waited = 0;
+    for (what, sink, name) in wrong {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let far = receiver(listener, ours.acceptor(name), 1);
+        let sinks = Sinks::open(&config(dir.path(), vec![sink]), "n", &names).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        sinks.start("n", &engine, &stopped);
+        let status = until(&sinks, |all| all[0].error.is_some() && all[0].waiting > waited).await;
+        assert_eq!(status[0].delivered, 0, "{what}: {status:#?}");
+        waited = status[0].waiting;
+        stop.send(true).unwrap();
+        far.abort();
+        let _ = far.await;
+        // Tasks of this turn end before the next one opens the spool.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        waited = waited.max(sinks.status()[0].waiting);
+    }
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let far = receiver(listener, ours.acceptor("localhost"), waited as usize);
+    let sinks = Sinks::open(&config(dir.path(), vec![good]), "n", &names).unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    sinks.start("n", &engine, &stopped);
+    let arrived = far.await.unwrap();
+    let numbers: Vec<u64> = arrived
+        .iter()
+        .map(|arrived| arrived.header["sequence"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        numbers,
+        (0..waited).collect::<Vec<_>>(),
+        "all that waited, in order"
+    );
+    let mut kept = Evidence::from_cbor(&arrived[0].payload).unwrap();
+    for (n, arrived) in arrived.iter().enumerate() {
+        if n > 0 {
+            kept = evidence::Part::from_cbor(&arrived.payload)
+                .unwrap()
+                .join(kept)
+                .unwrap();
+        }
+        assert!(engine.verdict(&kept, &arrived.nonce()).trusted, "message {n}");
+    }
+}
+
+/// One request of HTTP, its body last.
+async fn request<S: tokio::io::AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<(String, Vec<u8>)> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let length = head
+        .lines()
+        .find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await.ok()?;
+    Some((head, body))
+}
+
+#[tokio::test]
+async fn a_second_verifier_asks_with_nonces_of_its_own_and_status_says_how_it_fares() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = Authority::new(dir.path(), "ours");
+    let (certificate, key) = ours.client("worker-1");
+    let names = Names::default();
+    let engine = Engine::new(&names);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let good = Sink {
+        ca: ours.pem.clone(),
+        client_certificate: certificate,
+        client_key: key,
+        ..sink("second", SinkKind::Verifier, &format!("https://localhost:{port}"))
+    };
+    let nobody = Sink {
+        to: "https://localhost:1".to_owned(),
+        name: "nobody".to_owned(),
+        ..good.clone()
+    };
+    let sinks = Sinks::open(&config(dir.path(), vec![good, nobody]), "worker-1", &names).unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    sinks.attest(&engine, &stopped);
+    let acceptor = ours.acceptor("localhost");
+    for round in 0..3u8 {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(acceptor.accept(tcp).await.unwrap());
+        let (head, _) = request(&mut stream).await.unwrap();
+        assert!(head.starts_with("POST /v1/nodes/worker-1/nonce "), "{head}");
+        let nonce = [round + 1; 32];
+        let answer = format!("{{\"nonce\":\"{}\"}}", hex::encode(nonce));
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let (head, body) = request(&mut stream).await.unwrap();
+        assert!(head.starts_with("POST /v1/nodes/worker-1/evidence "), "{head}");
+        let verdict = engine.verdict(&Evidence::from_cbor(&body).unwrap(), &nonce);
+        assert!(verdict.trusted, "{verdict}");
+        let answer = serde_json::to_string(&verdict).unwrap();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+    let status = until(&sinks, |all| all[0].delivered >= 3 && all[1].error.is_some()).await;
+    assert_eq!(
+        status
+            .iter()
+            .map(|s| (s.name.as_str(), s.kind.as_str()))
+            .collect::<Vec<_>>(),
+        [("second", "verifier"), ("nobody", "verifier")]
+    );
+    assert_eq!((&status[0].error, status[1].delivered), (&None, 0));
+}

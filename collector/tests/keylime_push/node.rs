@@ -1,0 +1,213 @@
+//! A node made of a software TPM and a list that grows with its registers.
+
+use crate::AGENT;
+use crate::services::Keylime;
+use crate::swtpm::Swtpm;
+use collector::config::{KeyKind, Sink, SinkFormat, SinkKind};
+use collector::service::{RequestError, TpmAccess};
+use collector::sink::keylime::{Agent, Boot};
+use collector::sources::boot::BootFacts;
+use collector::tpm::{Options, Tpm, TpmError};
+use evidence::Bank;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use tss_esapi::attributes::NvIndexAttributesBuilder;
+use tss_esapi::handles::{NvIndexTpmHandle, PcrHandle};
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
+use tss_esapi::structures::{Digest, DigestValues, MaxNvBuffer, NvPublicBuilder};
+use tss_esapi::{Context, TctiNameConf};
+
+/// Opens the TPM each time: a software TPM takes one connection, and the test extends registers in between.
+#[derive(Clone)]
+pub struct Reopened(pub Options);
+
+impl TpmAccess for Reopened {
+    async fn with<T, F>(&self, mut work: F) -> Result<T, RequestError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
+    {
+        let options = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut Tpm::open(&options)?));
+        Ok(done.await.unwrap()?)
+    }
+}
+
+/// A node whose list and PCR 10 grow together.
+pub struct Node {
+    pub swtpm: Swtpm,
+    pub options: Options,
+    pub list: tempfile::NamedTempFile,
+    /// What a policy that knows all files says.
+    pub digests: BTreeMap<String, Vec<String>>,
+}
+
+impl Node {
+    pub fn bare(key: KeyKind) -> Node {
+        let swtpm = Swtpm::start();
+        Node {
+            options: swtpm.options(key),
+            swtpm,
+            list: tempfile::NamedTempFile::new().unwrap(),
+            digests: BTreeMap::new(),
+        }
+    }
+
+    pub fn boot(key: KeyKind) -> Node {
+        let mut node = Node::bare(key);
+        for name in ["boot_aggregate", "/usr/bin/a", "/usr/bin/b"] {
+            node.measure(name);
+        }
+        node
+    }
+
+    /// What the kernel does when `name` is executed.
+    pub fn measure(&mut self, name: &str) {
+        let content = Bank::Sha256.hash(&[name.as_bytes()]);
+        self.list_entry(name, &content);
+        let digests = self.digests.entry(name.to_owned()).or_default();
+        digests.push(hex::encode(content.bytes()));
+    }
+
+    /// An `ima-ng` entry, in the list and in the register.
+    pub fn list_entry(&mut self, name: &str, content: &evidence::Digest) {
+        let digest = [b"sha256:\0", content.bytes()].concat();
+        let path = [name.as_bytes(), &[0]].concat();
+        let mut data = Vec::new();
+        for field in [&digest, &path] {
+            data.extend((field.len() as u32).to_le_bytes());
+            data.extend(field);
+        }
+        let mut entry = 10u32.to_le_bytes().to_vec();
+        entry.extend(Bank::Sha1.hash(&[&data]).bytes());
+        entry.extend(6u32.to_le_bytes());
+        entry.extend(b"ima-ng");
+        entry.extend((data.len() as u32).to_le_bytes());
+        entry.extend(&data);
+        self.list.write_all(&entry).unwrap();
+        self.extend(PcrHandle::Pcr10, &data);
+    }
+
+    /// Extends both banks with what is measured.
+    pub fn extend(&self, register: PcrHandle, measured: &[u8]) {
+        let mut values = DigestValues::new();
+        for (bank, algorithm) in [
+            (Bank::Sha1, HashingAlgorithm::Sha1),
+            (Bank::Sha256, HashingAlgorithm::Sha256),
+        ] {
+            let digest = bank.hash(&[measured]).bytes().to_vec();
+            values.set(algorithm, Digest::try_from(digest).unwrap());
+        }
+        self.context()
+            .execute_with_nullauth_session(|c| c.pcr_extend(register, values))
+            .unwrap();
+    }
+
+    pub fn tpm(&self) -> Reopened {
+        Reopened(self.options.clone())
+    }
+
+    pub fn agent(&self, keylime: &Keylime) -> Agent<Reopened> {
+        self.agent_with(keylime, self.tpm(), None)
+    }
+
+    pub fn agent_with(&self, keylime: &Keylime, tpm: Reopened, log: Option<Vec<u8>>) -> Agent<Reopened> {
+        let boot = Boot {
+            time: "2025-04-02T12:12:51Z".into(),
+            facts: Arc::new(BootFacts {
+                log,
+                command_line: None,
+            }),
+        };
+        Agent::new(&sink(keylime), AGENT, self.list.path(), boot, tpm).unwrap()
+    }
+
+    /// Puts a certificate of the endorsement key where a TPM's maker does, with some bytes behind it; gives it.
+    pub async fn certify_endorsement(&self) -> Vec<u8> {
+        let endorsement = self.tpm().with(|tpm| tpm.endorsement()).await.unwrap();
+        assert_eq!(endorsement.certificate, None);
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let issuer = rcgen::Issuer::new(rcgen::CertificateParams::new(vec![]).unwrap(), ca_key);
+        let modulus = endorsement.public[endorsement.public.len() - 256..].to_vec();
+        let params = rcgen::CertificateParams::new(vec![]).unwrap();
+        let certificate = params.signed_by(&Rsa2048(rsa_der(&modulus)), &issuer).unwrap();
+        let der = certificate.der().to_vec();
+        let index = NvIndexTpmHandle::new(0x01c0_0002).unwrap();
+        let attributes = NvIndexAttributesBuilder::new()
+            .with_owner_write(true)
+            .with_owner_read(true)
+            .with_auth_read(true)
+            .with_no_da(true)
+            .build()
+            .unwrap();
+        let bytes = [&der[..], &[0xff; 40]].concat();
+        let public = NvPublicBuilder::new()
+            .with_nv_index(index)
+            .with_index_name_algorithm(HashingAlgorithm::Sha256)
+            .with_index_attributes(attributes)
+            .with_data_area_size(bytes.len())
+            .build()
+            .unwrap();
+        self.context()
+            .execute_with_nullauth_session(|c| {
+                let handle = c.nv_define_space(Provision::Owner, None, public)?;
+                for (n, some) in bytes.chunks(256).enumerate() {
+                    let buffer = MaxNvBuffer::try_from(some.to_vec())?;
+                    c.nv_write(NvAuth::Owner, handle, buffer, (n * 256) as u16)?;
+                }
+                Ok::<(), tss_esapi::Error>(())
+            })
+            .unwrap();
+        der
+    }
+
+    fn context(&self) -> Context {
+        Context::new(TctiNameConf::from_str(&self.options.tcti).unwrap()).unwrap()
+    }
+}
+
+/// A public key of RSA, as rcgen wants it: an RSAPublicKey in DER.
+struct Rsa2048(Vec<u8>);
+
+/// RFC 8017, A.1.1, for 2048 bits and the exponent 65537.
+fn rsa_der(modulus: &[u8]) -> Vec<u8> {
+    let head = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
+    [&head, modulus, &[0x02, 0x03, 0x01, 0x00, 0x01]].concat()
+}
+
+impl rcgen::PublicKeyData for Rsa2048 {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+/// The sink of such a node.
+pub fn sink(keylime: &Keylime) -> Sink {
+    Sink {
+        name: "keylime".into(),
+        kind: SinkKind::KeylimePush,
+        to: keylime.verifier_url(),
+        ca: keylime.path("ca.pem"),
+        registrar: keylime.registrar_url(),
+        agent: String::new(),
+        client_certificate: Default::default(),
+        client_key: Default::default(),
+        format: SinkFormat::Evidence,
+        nodes: vec![],
+        pods: vec![],
+        namespaces: vec![],
+        labels: Default::default(),
+        interval: 1,
+        timeout: 180,
+        spool: 1,
+        keep: 1,
+        whole_every: 1,
+    }
+}
