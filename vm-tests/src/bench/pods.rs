@@ -80,12 +80,20 @@ fn over_pods(node: &Node, count: u32, pods: u32) -> Result<OverPods> {
         status(vm)
     })?;
     let cgroup = |n| format!("/kubepods/burstable/pod00000000-0000-4000-8000-{n:012x}/{n:064x}");
-    let burst = Workload::Burst {
-        dir: FILES.to_owned(),
-        count: EXECUTIONS,
-        cgroups: (1..=pods).map(cgroup).collect(),
-    };
-    work::<Burst>(vm, &burst)?;
+    // As many in each pod, and what is left over in as many of them: the same programs once more.
+    for (count, pods) in [
+        (EXECUTIONS - EXECUTIONS % pods, pods),
+        (EXECUTIONS % pods, EXECUTIONS % pods),
+    ] {
+        if count > 0 {
+            let burst = Workload::Burst {
+                dir: FILES.to_owned(),
+                count,
+                cgroups: (1..=pods).map(cgroup).collect(),
+            };
+            work::<Burst>(vm, &burst)?;
+        }
+    }
     // An execution and the mapping of its code at least, of each.
     let wanted = u64::from(EXECUTIONS) * 2;
     let kept = wait_for("all records are kept", || {
