@@ -107,8 +107,16 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let mut out = Output::new(cli.output);
-    let result = run(cli.command, &mut out);
+    let result = start_threads().and_then(|()| run(cli.command, &mut out));
     out.finish(result)
+}
+
+/// Starts the threads that share out an appraisal: one that could not be had later would be a panic there.
+fn start_threads() -> Result<(), Failure> {
+    rayon::ThreadPoolBuilder::new().build_global().map_err(|error| {
+        Failure::new("io", format!("starting a thread for each processor: {error}"))
+            .hint("allow more tasks or memory (ulimit -u, ulimit -v, TasksMax=), or set RAYON_NUM_THREADS=1")
+    })
 }
 
 /// Help and version go out as clap writes them; a wrong command line is an error in the form that was asked for.
