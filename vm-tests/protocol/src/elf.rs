@@ -70,16 +70,27 @@ pub fn print(text: &str) -> Vec<u8> {
 mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
-    use std::process::Command;
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Command, Stdio};
+    use std::sync::{Mutex, PoisonError};
 
-    fn run(program: &[u8]) -> std::process::Output {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("program");
+    /// A thread that forks while another one writes a program keeps the file open in its child for a moment, and it cannot
+    /// be executed then: one after the other.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    fn start(dir: &Path, program: &[u8]) -> Child {
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let path: PathBuf = dir.join("program");
         let mut file = std::fs::File::create(&path).unwrap();
         file.write_all(program).unwrap();
         drop(file);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Command::new(&path).output().unwrap()
+        Command::new(&path).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn run(program: &[u8]) -> std::process::Output {
+        let dir = tempfile::tempdir().unwrap();
+        start(dir.path(), program).wait_with_output().unwrap()
     }
 
     #[test]
@@ -95,10 +106,7 @@ mod tests {
     #[test]
     fn the_sandbox_program_sleeps_until_killed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pause");
-        std::fs::write(&path, super::pause("x")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut child = Command::new(&path).spawn().unwrap();
+        let mut child = start(dir.path(), &super::pause("x"));
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
