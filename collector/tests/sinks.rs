@@ -1,7 +1,10 @@
 //! Sinks: each gets its rounds whatever becomes of the others; what waits is on disk, what does not fit is said.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use collector::config::{Config, Sink, SinkFormat, SinkKind};
+#[path = "common/sink.rs"]
+mod common;
+
+use collector::config::{Config, Sink, SinkKind};
 use collector::runtime::Names;
 use collector::service::RequestError;
 use collector::sink::{SinkStatus, Sinks, Source};
@@ -102,24 +105,9 @@ fn record(n: u8) -> Vec<u8> {
 
 fn sink(name: &str, kind: SinkKind, to: &Path) -> Sink {
     Sink {
-        name: name.into(),
-        kind,
-        to: to.to_str().unwrap().into(),
-        ca: "/none".into(),
-        registrar: String::new(),
-        agent: String::new(),
-        client_certificate: Default::default(),
-        client_key: Default::default(),
-        format: SinkFormat::Evidence,
-        nodes: vec![],
-        pods: vec![],
-        namespaces: vec![],
-        labels: Default::default(),
-        interval: 1,
         timeout: 2,
         spool: 1,
-        keep: 16,
-        whole_every: 64,
+        ..common::sink(name, kind, to.to_str().unwrap())
     }
 }
 

@@ -5,4 +5,6 @@ mod drops;
 mod formats;
 mod names;
 mod node;
+#[path = "../common/sink.rs"]
+mod sink;
 mod tls;

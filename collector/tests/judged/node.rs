@@ -1,6 +1,6 @@
 //! A node made of software as the source of sinks, and what a far side does with what it gets.
 
-use collector::config::{Config, Runtimes, Sink, SinkFormat, SinkKind};
+use collector::config::{Config, Runtimes, Sink};
 use collector::runtime::Names;
 use collector::service::RequestError;
 use collector::sink::{SinkStatus, Sinks, Source};
@@ -96,28 +96,7 @@ impl Source for Engine {
     }
 }
 
-pub fn sink(name: &str, kind: SinkKind, to: &str) -> Sink {
-    Sink {
-        name: name.into(),
-        kind,
-        to: to.into(),
-        ca: "/none".into(),
-        registrar: String::new(),
-        agent: String::new(),
-        client_certificate: Default::default(),
-        client_key: Default::default(),
-        format: SinkFormat::Evidence,
-        nodes: vec![],
-        pods: vec![],
-        namespaces: vec![],
-        labels: BTreeMap::new(),
-        interval: 1,
-        timeout: 3,
-        spool: 8,
-        keep: 16,
-        whole_every: 64,
-    }
-}
+pub use crate::sink::sink;
 
 pub fn config(dir: &Path, sinks: Vec<Sink>) -> Config {
     Config {

@@ -3,6 +3,8 @@
 //! What is not installed fails: `cargo xtask test` brings Keylime, Debian's package swtpm the TPM.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../common/sink.rs"]
+mod common;
 mod node;
 #[path = "../../../verifier/tests/common/python.rs"]
 mod python;

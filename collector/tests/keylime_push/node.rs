@@ -3,7 +3,7 @@
 use crate::AGENT;
 use crate::services::Keylime;
 use crate::swtpm::Swtpm;
-use collector::config::{KeyKind, Sink, SinkFormat, SinkKind};
+use collector::config::{KeyKind, Sink, SinkKind};
 use collector::service::{RequestError, TpmAccess};
 use collector::sink::keylime::{Agent, Boot};
 use collector::sources::boot::BootFacts;
@@ -191,23 +191,12 @@ impl rcgen::PublicKeyData for Rsa2048 {
 /// The sink of such a node.
 pub fn sink(keylime: &Keylime) -> Sink {
     Sink {
-        name: "keylime".into(),
-        kind: SinkKind::KeylimePush,
-        to: keylime.verifier_url(),
         ca: keylime.path("ca.pem"),
         registrar: keylime.registrar_url(),
-        agent: String::new(),
-        client_certificate: Default::default(),
-        client_key: Default::default(),
-        format: SinkFormat::Evidence,
-        nodes: vec![],
-        pods: vec![],
-        namespaces: vec![],
-        labels: Default::default(),
-        interval: 1,
         timeout: 180,
         spool: 1,
         keep: 1,
         whole_every: 1,
+        ..crate::common::sink("keylime", SinkKind::KeylimePush, &keylime.verifier_url())
     }
 }
