@@ -162,6 +162,23 @@ pub(crate) fn sha1_and_sha256(message: &[u8]) -> Option<[[u8; Bank::MAX_LEN]; 2]
     Some(out)
 }
 
+/// SHA-256 of a message of 65 bytes: two blocks with their padding.
+pub(crate) fn sha256_of_two_blocks(message: &[u8; 65]) -> [u8; 32] {
+    let mut blocks = [0; 128];
+    blocks[..65].copy_from_slice(message);
+    blocks[65] = 0x80;
+    blocks[120..].copy_from_slice(&(8 * 65u64).to_be_bytes());
+    let mut state = initial::SHA256;
+    for block in blocks.as_chunks::<64>().0 {
+        sha2::compress256(&mut state, core::slice::from_ref(block.into()));
+    }
+    let mut out = [0; 32];
+    for (bytes, word) in out.as_chunks_mut().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+    out
+}
+
 /// The first `LEN` bytes of each, one after the other, and zeros.
 fn two_halves<const LEN: usize, const BLOCK: usize>(a: &[u8; Bank::MAX_LEN], b: &[u8]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];

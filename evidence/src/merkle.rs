@@ -13,20 +13,22 @@ pub type Hash = [u8; 32];
 /// The hash of a leaf: SHA-256(0x00 || leaf). RFC 9162 section 2.1.1.
 pub fn leaf_hash(leaf: &[u8]) -> Hash {
     Sha256::new()
-        .chain_update([0])
+        .chain_update([LEAF])
         .chain_update(leaf)
         .finalize()
         .into()
 }
 
+/// What stands before a leaf when it is hashed.
+pub(crate) const LEAF: u8 = 0;
+
 /// The hash of an inner node: SHA-256(0x01 || left || right). RFC 9162 section 2.1.1.
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new()
-        .chain_update([1])
-        .chain_update(left)
-        .chain_update(right)
-        .finalize()
-        .into()
+    let mut node = [1; 1 + 2 * size_of::<Hash>()];
+    let (first, second) = node[1..].split_at_mut(left.len());
+    first.copy_from_slice(left);
+    second.copy_from_slice(right);
+    crate::digest::sha256_of_two_blocks(&node)
 }
 
 /// The root of an empty tree: SHA-256 of the empty string.
@@ -50,16 +52,28 @@ impl Frontier {
 
     /// Appends a leaf that was hashed with [`leaf_hash`].
     pub fn push(&mut self, leaf: Hash) {
-        let mut node = leaf;
-        let mut size = self.size;
-        while size & 1 == 1 {
+        let is_pushed = self.push_tree(0, leaf);
+        debug_assert!(is_pushed, "one leaf has its place behind any number of them");
+    }
+
+    /// Appends all leaves of a complete tree of 2^`height` leaves with this root. Whether it is done: a tree that is higher
+    /// than one that stands there and is not complete has no place behind it.
+    #[must_use]
+    pub fn push_tree(&mut self, height: u32, root: Hash) -> bool {
+        let Some(leaves) = 1u64.checked_shl(height).filter(|n| self.size.is_multiple_of(*n)) else {
+            return false;
+        };
+        let mut node = root;
+        let mut trees = self.size >> height;
+        while trees & 1 == 1 {
             if let Some(left) = self.roots.pop() {
                 node = node_hash(&left, &node);
             }
-            size >>= 1;
+            trees >>= 1;
         }
         self.roots.push(node);
-        self.size += 1;
+        self.size += leaves;
+        true
     }
 
     /// The root of the tree as it stands.
@@ -374,6 +388,35 @@ mod tests {
                 "size {n}"
             );
         }
+    }
+
+    #[test]
+    fn a_node_is_the_hash_of_one_byte_and_both_below_it() {
+        let [left, right] = [leaf_hash(b"left"), leaf_hash(b"right")];
+        let expected: Hash = Sha256::digest([&[1][..], &left, &right].concat()).into();
+        assert_eq!(node_hash(&left, &right), expected);
+    }
+
+    #[test]
+    fn a_tree_is_appended_as_its_leaves_are_and_only_where_it_has_its_place() {
+        let leaves = leaves(40);
+        for before in 0..24usize {
+            for height in 0..5u32 {
+                let len = 1 << height;
+                let mut one_by_one = Frontier::default();
+                leaves[..before].iter().for_each(|leaf| one_by_one.push(*leaf));
+                let mut at_once = one_by_one.clone();
+                let done = at_once.push_tree(height, root(leaves[before..before + len].iter().copied()));
+                assert_eq!(done, before % len == 0, "{len} behind {before}");
+                if done {
+                    leaves[before..before + len]
+                        .iter()
+                        .for_each(|leaf| one_by_one.push(*leaf));
+                }
+                assert_eq!(at_once, one_by_one, "{len} behind {before}");
+            }
+        }
+        assert!(!Frontier::default().push_tree(64, leaves[0]));
     }
 
     fn leaves(n: u32) -> Vec<Hash> {

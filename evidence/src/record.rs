@@ -5,6 +5,7 @@
 use crate::{Digest, merkle, wire};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// What a statement rests on. Never mixed: every verdict says which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -311,11 +312,12 @@ impl Record {
         self.leaf_hash_in(&mut Vec::new())
     }
 
-    /// The same; the leaf's bytes are made in `buffer`, for those who hash many.
+    /// The same; what is hashed is made in `buffer`, for those who hash many.
     pub fn leaf_hash_in(&self, buffer: &mut Vec<u8>) -> merkle::Hash {
         buffer.clear();
+        buffer.push(merkle::LEAF);
         wire::append(self, buffer);
-        merkle::leaf_hash(buffer)
+        Sha256::digest(buffer).into()
     }
 
     /// Whether this event says that a file's content was run, beside IMA's own entries.

@@ -11,11 +11,10 @@ mod batch;
 mod extension;
 
 pub use batch::replay_batches;
-pub use extension::{Extension, extensions};
+pub use extension::Extensions;
 
-use crate::list::{Computed, ListEntry, Listed, TemplateDigests};
+use crate::list::{ListEntry, Listed, TemplateDigests};
 use crate::{Bank, Digest, Entry, Error};
-use extension::Extended;
 use std::collections::BTreeMap;
 
 /// How the kernel makes what it extends into a bank.
@@ -131,11 +130,7 @@ impl Register {
 
     /// Extends with an entry of a list.
     pub fn push<B: AsRef<[u8]>>(&mut self, entry: &ListEntry<B>) {
-        let mut computed = Computed::default();
-        self.push_digests(
-            &mut TemplateDigests::new(entry, &mut computed),
-            entry.is_violation(),
-        );
+        self.push_digests(&mut TemplateDigests::new(entry), entry.is_violation());
     }
 
     fn push_digests<B: AsRef<[u8]>>(&mut self, digests: &mut TemplateDigests<B>, violation: bool) {
@@ -143,16 +138,6 @@ impl Register {
             return self.extend_violation();
         }
         self.extend(digests.get(self.source()));
-    }
-
-    /// Extends with what an entry extends into this bank; `None` if that is not known, and nothing is extended. Which
-    /// register the entry names is not looked at.
-    pub fn take(&mut self, extension: &Extension) -> Option<()> {
-        match extension.extended(self.bank, self.fill)? {
-            Extended::Violation => self.extend_violation(),
-            Extended::Digest(digest) => self.extend(digest),
-        }
-        Some(())
     }
 
     /// Extends with the digests of a redacted entry; `None` if there is none of the bank that is needed.
@@ -210,8 +195,7 @@ impl Replay {
     /// see [`ListEntry::fields`].
     pub fn push<B: AsRef<[u8]>>(&mut self, entry: &ListEntry<B>) -> Listed {
         self.entries += 1;
-        let mut computed = Computed::default();
-        let mut digests = TemplateDigests::new(entry, &mut computed);
+        let mut digests = TemplateDigests::new(entry);
         let listed = digests.listed();
         let violation = listed == Listed::Violation;
         self.violations += u64::from(violation);

@@ -459,7 +459,7 @@ impl Case<'_> {
             .map(|(index, entry)| (index, entry.clone()))
             .collect();
         let (places, entries): (Vec<usize>, Vec<Entry>) = whole.into_iter().unzip();
-        let lines = view::lines_of(&entries, &[Bank::Sha1]);
+        let lines = view::view_of(&entries, &[Bank::Sha1]).lines;
         let found = lines.iter().zip(&places).find(|(line, _)| {
             !line.violation
                 && line.path.and_then(number_from_path) == Some(n)
@@ -592,16 +592,17 @@ impl Case<'_> {
             kernel: String::new(),
             boot: None,
         };
-        let lines = view::lines(&own);
+        let view = view::view(&own);
+        let lines = view.lines.as_slice();
         for (index, line) in lines.iter().enumerate() {
             line.check(index, findings);
         }
-        template::check(&lines, lines.len(), Tier::Bpf, self.policy, findings);
+        template::check(lines, lines.len(), Tier::Bpf, self.policy, findings);
         if bundle.from == 0 {
-            self.listed(&lines, banks, covered, findings);
+            self.listed(&view, banks, covered, findings);
         }
         let records: Vec<Owned<'_>> = join::in_order(&own);
-        let joins = join::entries(&records, &lines, lines.len(), findings);
+        let joins = join::entries(&records, &view, lines.len(), findings);
         let chain = Chain {
             checkpoints: Vec::new(),
             anchors: Vec::new(),
@@ -613,7 +614,7 @@ impl Case<'_> {
             policy: self.policy,
             chain: &chain,
             joins: &joins,
-            lines: &lines,
+            lines,
             covered: lines.len(),
             relation: Relation::First,
             provenance: Provenance::Observed,
@@ -624,7 +625,7 @@ impl Case<'_> {
     }
 
     /// The entries that are shown whole are among the digests of the covered list.
-    fn listed(&self, lines: &[view::Line], banks: &[Bank], covered: usize, findings: &mut Findings) {
+    fn listed(&self, view: &view::View, banks: &[Bank], covered: usize, findings: &mut Findings) {
         let Some(bank) = banks.first() else { return };
         let digests: HashSet<Vec<u8>> = self
             .bundle
@@ -637,8 +638,9 @@ impl Case<'_> {
             })
             .map(|digest| digest.bytes().to_vec())
             .collect();
-        for (index, line) in lines.iter().enumerate() {
-            if !line.digest(*bank).is_some_and(|digest| digests.contains(digest)) {
+        for (index, line) in view.lines.iter().enumerate() {
+            let digest = view.digests.digest(index, *bank);
+            if !digest.is_some_and(|digest| digests.contains(digest)) {
                 findings.push(
                     fail(
                         Rule::V5,

@@ -219,9 +219,14 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     ///
     /// What a violation extends is another thing: see [`crate::replay`].
     pub fn template_digest(&self, bank: Bank) -> Digest {
+        Digest::new(bank, &self.hashed(bank)[..bank.len()]).expect("a digest has its bank's length")
+    }
+
+    /// The same: in the first bytes.
+    pub(crate) fn hashed(&self, bank: Bank) -> [u8; Bank::MAX_LEN] {
         let mut digest = [0; Bank::MAX_LEN];
         self.with_hashed(|parts| bank.hash_into(parts, &mut digest));
-        Digest::new(bank, &digest[..bank.len()]).expect("a digest has its bank's length")
+        digest
     }
 
     /// What is hashed, where it is one piece; `None` for the old `ima` template.
@@ -242,7 +247,7 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
 
     /// Checks the listed digest against the data. Lists of 32-byte digests may be SHA-256's or SM3's.
     pub fn listed(&self) -> Listed {
-        TemplateDigests::new(self, &mut Computed::default()).listed()
+        TemplateDigests::new(self).listed()
     }
 
     /// The fields, in the template's order, each checked for its shape.
@@ -408,86 +413,50 @@ impl<'a> ListEntry<&'a [u8]> {
         self.record.get(from..from + self.name_len).unwrap_or_default()
     }
 
-    /// See [`ListEntry::fields`].
+    /// See [`ListEntry::fields`]; where there is an error, some may have been given before.
     ///
     /// # Errors
     /// As there.
-    pub fn fields_of_record(&self, templates: &Templates) -> Result<Vec<FieldValue<'a>>> {
-        let mut fields = Vec::with_capacity(4);
+    pub fn fields_of_record(
+        &self,
+        templates: &Templates,
+        mut each: impl FnMut(FieldValue<'a>),
+    ) -> Result<()> {
         self.each_field(templates, |field| {
             let from = usize::try_from(field.offset - self.offset).unwrap_or(usize::MAX);
             let bytes = self
                 .record
                 .get(from..)
                 .and_then(|rest| rest.get(..field.bytes.len()));
-            fields.push(FieldValue {
+            each(FieldValue {
                 field: field.field,
                 bytes: bytes.unwrap_or_default(),
                 order: field.order,
                 offset: field.offset,
                 bare: field.bare,
             });
-        })?;
-        Ok(fields)
-    }
-}
-
-/// Digests of one entry's data, by bank, as far as they were computed.
-#[derive(Debug, Clone)]
-pub(crate) struct Computed {
-    known: [bool; Bank::ALL.len()],
-    /// One after the other, without gaps: there is one of these for each entry of a list.
-    bytes: [u8; 20 + 32 + 48 + 64],
-}
-
-impl Default for Computed {
-    fn default() -> Computed {
-        Computed {
-            known: [false; Bank::ALL.len()],
-            bytes: [0; 20 + 32 + 48 + 64],
-        }
-    }
-}
-
-impl Computed {
-    fn place(bank: Bank) -> core::ops::Range<usize> {
-        match bank {
-            Bank::Sha1 => 0..20,
-            Bank::Sha256 => 20..52,
-            Bank::Sha384 => 52..100,
-            Bank::Sha512 => 100..164,
-        }
-    }
-
-    pub(crate) fn get(&self, bank: Bank) -> Option<&[u8]> {
-        self.known[bank as usize].then(|| &self.bytes[Computed::place(bank)])
-    }
-
-    /// The digest stands in the first bytes.
-    pub(crate) fn set(&mut self, bank: Bank, digest: &[u8; Bank::MAX_LEN]) {
-        self.bytes[Computed::place(bank)].copy_from_slice(&digest[..bank.len()]);
-        self.known[bank as usize] = true;
+        })
     }
 }
 
 /// The digests of one entry's data, each computed once.
 pub(crate) struct TemplateDigests<'a, B> {
     entry: &'a ListEntry<B>,
-    computed: &'a mut Computed,
+    computed: [Option<[u8; Bank::MAX_LEN]>; Bank::ALL.len()],
 }
 
 impl<'a, B: AsRef<[u8]>> TemplateDigests<'a, B> {
-    pub(crate) fn new(entry: &'a ListEntry<B>, computed: &'a mut Computed) -> Self {
-        TemplateDigests { entry, computed }
+    pub(crate) fn new(entry: &'a ListEntry<B>) -> Self {
+        TemplateDigests {
+            entry,
+            computed: Default::default(),
+        }
     }
 
     pub(crate) fn get(&mut self, bank: Bank) -> &[u8] {
-        if !self.computed.known[bank as usize] {
-            let mut digest = [0; Bank::MAX_LEN];
-            self.entry.with_hashed(|parts| bank.hash_into(parts, &mut digest));
-            self.computed.set(bank, &digest);
-        }
-        &self.computed.bytes[Computed::place(bank)]
+        let entry = self.entry;
+        let digest = self.computed[bank as usize].get_or_insert_with(|| entry.hashed(bank));
+        &digest[..bank.len()]
     }
 
     pub(crate) fn listed(&mut self) -> Listed {

@@ -5,7 +5,7 @@
 //! that is free takes the next batch of a chain whose digests are there, else computes digests. Nobody waits for all.
 //! Not here: reading of lists, which the caller's thread does when there is room.
 
-use super::{Extension, Fill, Register, Replay, extensions};
+use super::{Extensions, Fill, Register, Replay};
 use crate::Bank;
 use crate::list::{ListEntry, Listed};
 use core::num::NonZeroUsize;
@@ -53,17 +53,19 @@ pub fn replay_batches<B: AsRef<[u8]> + Send + Sync, E>(
         loop {
             let (finished, turn) = shared.turn(room);
             for batch in finished {
-                for (entry, (_, listed)) in batch.entries.iter().zip(&batch.steps) {
+                for (at, entry) in batch.entries.iter().enumerate() {
+                    let Some(listed) = batch.steps.listed(at) else {
+                        continue;
+                    };
                     replay.entries += 1;
-                    replay.violations += u64::from(*listed == Listed::Violation);
-                    each(entry, *listed);
+                    replay.violations += u64::from(listed == Listed::Violation);
+                    each(entry, listed);
                 }
                 named.extend(
                     batch
-                        .steps
-                        .chunk_by(|(a, _), (b, _)| a.pcr == b.pcr)
-                        .flat_map(|s| s.first())
-                        .map(|(s, _)| s.pcr),
+                        .entries
+                        .chunk_by(|a, b| a.pcr() == b.pcr())
+                        .filter_map(|s| Some(s.first()?.pcr())),
                 );
             }
             match turn {
@@ -100,7 +102,7 @@ struct Lane {
 /// A batch with its digests.
 struct Hashed<B> {
     entries: Vec<ListEntry<B>>,
-    steps: Vec<(Extension, Listed)>,
+    steps: Extensions,
     bytes: usize,
 }
 
@@ -300,7 +302,7 @@ impl<B: AsRef<[u8]>> Shared<B> {
                 board.settle();
             }
             Task::Digests(number, entries, bytes) => {
-                let steps = extensions(&self.sources, &entries);
+                let steps = Extensions::of(&self.sources, &entries);
                 let mut board = self.lock();
                 let index = number - board.first;
                 board.batches[index] = Batch::Hashed(Arc::new(Hashed {
@@ -326,20 +328,21 @@ impl<B> Shared<B> {
 }
 
 impl Lane {
-    fn extend(&mut self, steps: &[(Extension, Listed)]) {
+    fn extend(&mut self, steps: &Extensions) {
         let Lane {
             bank,
             fill,
             registers,
         } = self;
-        for same in steps.chunk_by(|(a, _), (b, _)| a.pcr == b.pcr) {
-            let Some((first, _)) = same.first() else { continue };
+        let mut at = 0;
+        while let Some(pcr) = steps.pcr(at) {
             let register = registers
-                .entry(first.pcr)
+                .entry(pcr)
                 .or_insert_with(|| Register::new(*bank, *fill));
-            for (step, _) in same {
+            while steps.pcr(at) == Some(pcr) {
                 // All sources were computed.
-                register.take(step);
+                steps.extend(at, register);
+                at += 1;
             }
         }
     }

@@ -7,7 +7,7 @@ use super::{
     context::{Context, ExpectedNonce, NodeState},
     finding::{Finding, Findings, Rule, Subject},
     history::Relation,
-    view::Line,
+    view::{self, Line},
 };
 use evidence::{Bank, Checkpoint, Evidence, PodUid, SealedCheckpoint, checkpoint::number_from_path};
 use policy::Policy;
@@ -211,8 +211,11 @@ pub(crate) fn succeeds(
 fn anchor(chain: &mut Chain, lines: &[Line], covered: usize, findings: &mut Findings) {
     let mut named: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let boot_len = chain.boot_len();
-    for (index, line) in lines.iter().enumerate().take(covered).skip(boot_len) {
-        if let Some(number) = line.path.and_then(number_from_path) {
+    let number = |line: &Line| line.path.and_then(number_from_path);
+    for index in view::places(lines, covered, |line| number(line).is_some()) {
+        if let Some(number) = number(&lines[index])
+            && index >= boot_len
+        {
             named.entry(number).or_default().push(index);
         }
     }

@@ -8,7 +8,7 @@ use super::{
     context::NodeState,
     finding::{Finding, Findings, Rule, Subject},
     quote::Quoted,
-    view::Line,
+    view::{self, Digests, View},
 };
 use evidence::{
     Bank, Digest, Entry,
@@ -16,6 +16,7 @@ use evidence::{
 };
 use policy::{PaddedBanks, Policy};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
 pub(crate) const PCR: u32 = evidence::quoted::IMA_PCR;
@@ -73,17 +74,11 @@ fn at_boot(lane: (&Bank, &Fill)) -> Register {
     Register::new(*lane.0, *lane.1)
 }
 
-/// Extends a register with these entries; `None` if one of them extends what is not known.
-fn extend(mut register: Register, lines: &[Line]) -> Option<Register> {
-    lines.iter().try_for_each(|line| line.extend(&mut register))?;
-    Some(register)
-}
-
 /// The values that a register takes on by these entries, its own first, as far as they can be replayed.
-fn values(mut register: Register, lines: &[Line]) -> Vec<Digest> {
+fn values(mut register: Register, digests: &Digests, entries: Range<usize>) -> Vec<Digest> {
     let mut values = vec![register.value()];
-    for line in lines {
-        if line.extend(&mut register).is_none() {
+    for index in entries {
+        if digests.extend(index..index + 1, &mut register).is_err() {
             break;
         }
         values.push(register.value());
@@ -91,49 +86,62 @@ fn values(mut register: Register, lines: &[Line]) -> Vec<Digest> {
     values
 }
 
-/// The registers after these entries, in each bank; each bank's chain is a thread's work.
-fn registers(lines: &[Line], banks: &[Bank], fills: &[Fill]) -> Option<Vec<Register>> {
+/// The registers after the first `len` entries, in each bank; each bank's chain is a thread's work. `None` if one of them
+/// extends what is not known.
+fn registers(digests: &Digests, len: usize, banks: &[Bank], fills: &[Fill]) -> Option<Vec<Register>> {
     // The longest first, so that threads end together.
     let mut lanes: Vec<(usize, Register)> = banks.iter().zip(fills).map(at_boot).enumerate().collect();
     lanes.sort_by_key(|(_, register)| core::cmp::Reverse(register.bank().len()));
-    let replay = |(place, register)| Some((place, extend(register, lines)?));
-    let mut lanes: Vec<(usize, Register)> = lanes.into_par_iter().map(replay).collect::<Option<_>>()?;
+    let replay = |(place, mut register)| {
+        digests.extend(0..len, &mut register).ok()?;
+        Some((place, register))
+    };
+    // One by one: a thread that took two would have another wait.
+    let lanes = lanes.into_par_iter().with_max_len(1).map(replay);
+    let mut lanes: Vec<(usize, Register)> = lanes.collect::<Option<_>>()?;
     lanes.sort_by_key(|(place, _)| *place);
     Some(lanes.into_iter().map(|(_, register)| register).collect())
 }
 
-/// The longest prefix that gives the quoted digest, and the registers after it.
-fn longest(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
+/// The longest prefix of a list of `len` entries that gives the quoted digest, and the registers after it.
+fn longest(digests: &Digests, len: usize, quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
     if quoted.banks.is_empty() {
         return None;
     }
-    let (before, tail) = lines.split_at(lines.len().saturating_sub(TAIL));
-    let Some(lanes) = registers(before, &quoted.banks, fills) else {
-        return any(lines, quoted, fills);
+    let before = len.saturating_sub(TAIL);
+    let Some(lanes) = registers(digests, before, &quoted.banks, fills) else {
+        return any(digests, len, quoted, fills);
     };
-    let lanes: Vec<Vec<Digest>> = lanes.into_iter().map(|register| values(register, tail)).collect();
+    let lanes: Vec<Vec<Digest>> = lanes
+        .into_iter()
+        .map(|register| values(register, digests, before..len))
+        .collect();
     let replayed = lanes.iter().map(Vec::len).min().unwrap_or_default();
     let after = |n: usize| -> Vec<Digest> { lanes.iter().filter_map(|lane| lane.get(n).cloned()).collect() };
     let found = (0..replayed).rev().find(|n| quoted.is_of(&after(*n)));
     match found {
-        Some(n) => Some((before.len() + n, after(n))),
-        None if before.is_empty() => None,
-        None => any(lines, quoted, fills),
+        Some(n) => Some((before + n, after(n))),
+        None if before == 0 => None,
+        None => any(digests, len, quoted, fills),
     }
 }
 
+/// Extends each register with one entry; whether what it extends is known.
+fn push(digests: &Digests, index: usize, registers: &mut [Register]) -> bool {
+    registers
+        .iter_mut()
+        .all(|register| digests.extend(index..index + 1, register).is_ok())
+}
+
 /// The same, wherever it ends.
-fn any(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
+fn any(digests: &Digests, len: usize, quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
     let mut registers: Vec<Register> = quoted.banks.iter().zip(fills).map(at_boot).collect();
     let value = |registers: &[Register]| registers.iter().map(Register::value).collect::<Vec<Digest>>();
     let mut found = Some(value(&registers))
         .filter(|pcrs| quoted.is_of(pcrs))
         .map(|pcrs| (0, pcrs));
-    for (index, line) in lines.iter().enumerate() {
-        if !registers
-            .iter_mut()
-            .all(|register| line.extend(register).is_some())
-        {
+    for index in 0..len {
+        if !push(digests, index, &mut registers) {
             break;
         }
         let pcrs = value(&registers);
@@ -145,44 +153,40 @@ fn any(lines: &[Line], quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Di
 }
 
 /// The entry without which the rest of the list gives the quoted digest, if it is among the latest ones.
-fn never_extended(lines: &[Line], quoted: &Quoted) -> Option<usize> {
+fn never_extended(digests: &Digests, len: usize, quoted: &Quoted) -> Option<usize> {
     let fresh = |bank: &Bank| Register::new(*bank, Fill::Hashed);
     let mut before: Vec<Register> = quoted.banks.iter().map(fresh).collect();
-    let push = |registers: &mut [Register], line: &Line| {
-        registers
-            .iter_mut()
-            .all(|register| line.extend(register).is_some())
-    };
     let is_quoted = |registers: &[Register]| {
         quoted.is_of(&registers.iter().map(Register::value).collect::<Vec<Digest>>())
     };
     let mut probe = before.clone();
-    let readable = lines.iter().take_while(|line| push(&mut probe, line)).count();
-    let lines = lines.get(..readable)?;
-    let (mut from, mut spent) = (lines.len(), 0);
-    while from > 0 && spent + (lines.len() - from) <= DIAGNOSIS_BUDGET {
-        spent += lines.len() - from;
+    let readable = (0..len)
+        .take_while(|index| push(digests, *index, &mut probe))
+        .count();
+    let (mut from, mut spent) = (readable, 0);
+    while from > 0 && spent + (readable - from) <= DIAGNOSIS_BUDGET {
+        spent += readable - from;
         from -= 1;
     }
-    lines.iter().take(from).for_each(|line| {
-        push(&mut before, line);
-    });
-    for (index, skipped) in lines.iter().enumerate().skip(from) {
+    for index in 0..from {
+        push(digests, index, &mut before);
+    }
+    for skipped in from..readable {
         let mut registers = before.clone();
-        for line in lines.iter().skip(index + 1) {
-            push(&mut registers, line);
+        for index in skipped + 1..readable {
+            push(digests, index, &mut registers);
             if is_quoted(&registers) {
-                return Some(index);
+                return Some(skipped);
             }
         }
-        push(&mut before, skipped);
+        push(digests, skipped, &mut before);
     }
     None
 }
 
 pub(crate) fn check(
     list: &[Entry],
-    lines: &[Line],
+    View { lines, digests }: &View,
     quoted: &Quoted,
     policy: &Policy,
     findings: &mut Findings,
@@ -204,11 +208,11 @@ pub(crate) fn check(
             ));
         }
     }
-    for (index, line) in lines.iter().enumerate() {
-        line.check(index, findings);
+    for index in view::places(lines, lines.len(), |line| !line.is_whole()) {
+        lines[index].check(index, findings);
     }
     for fills in fillings(banks) {
-        let Some((entries, pcrs)) = longest(lines, quoted, &fills) else {
+        let Some((entries, pcrs)) = longest(digests, lines.len(), quoted, &fills) else {
             continue;
         };
         let padded: Vec<Bank> = banks
@@ -226,17 +230,16 @@ pub(crate) fn check(
                 PaddedBanks::Report => Finding::tolerated(Rule::V2, Subject::Node, text),
             });
         }
-        for (index, line) in lines.iter().enumerate().take(entries) {
-            if line.pcr.is_some_and(|pcr| pcr != PCR) {
-                let found = line.pcr.unwrap_or_default();
-                findings.push(
-                    fail("an entry extends a register that is not quoted, so nothing vouches for it")
-                        .at_index(index)
-                        .at_path(line.path.unwrap_or_default())
-                        .found(format!("PCR {found}"))
-                        .expected(format!("PCR {PCR}")),
-                );
-            }
+        for index in view::places(lines, entries, |line| line.pcr.is_some_and(|pcr| pcr != PCR)) {
+            let line = &lines[index];
+            let found = line.pcr.unwrap_or_default();
+            findings.push(
+                fail("an entry extends a register that is not quoted, so nothing vouches for it")
+                    .at_index(index)
+                    .at_path(line.path.unwrap_or_default())
+                    .found(format!("PCR {found}"))
+                    .expected(format!("PCR {PCR}")),
+            );
         }
         return Some(Coverage {
             entries,
@@ -244,7 +247,7 @@ pub(crate) fn check(
             padded,
         });
     }
-    let finding = match never_extended(lines, quoted) {
+    let finding = match never_extended(digests, lines.len(), quoted) {
         Some(index) => {
             fail("extend-lost: the entry stands in the list and the register was never extended with it")
                 .at_index(index)
@@ -262,7 +265,7 @@ pub(crate) fn check(
 }
 
 /// V4: within a boot coverage never shrinks, and what was covered is still the same.
-pub(crate) fn continues(lines: &[Line], coverage: &Coverage, before: &NodeState, findings: &mut Findings) {
+pub(crate) fn continues(digests: &Digests, coverage: &Coverage, before: &NodeState, findings: &mut Findings) {
     let fail = |text: &str| Finding::fail(Rule::V4, Subject::Node, text);
     let Some(covered) = usize::try_from(before.covered)
         .ok()
@@ -278,7 +281,7 @@ pub(crate) fn continues(lines: &[Line], coverage: &Coverage, before: &NodeState,
     let banks: Vec<Bank> = before.pcrs.iter().map(Digest::bank).collect();
     let is_same = !banks.is_empty()
         && fillings(&banks).iter().any(|fills| {
-            registers(lines.get(..covered).unwrap_or_default(), &banks, fills).is_some_and(|registers| {
+            registers(digests, covered, &banks, fills).is_some_and(|registers| {
                 registers
                     .iter()
                     .map(Register::value)

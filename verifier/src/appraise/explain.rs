@@ -32,29 +32,34 @@ pub fn explain(
     context: &Context,
 ) -> Vec<Step> {
     let mut steps = vec![of_verdict(finding, verdict), of_finding(finding)];
-    let lines = view::lines(evidence);
+    let view = view::view(evidence);
+    let lines = view.lines.as_slice();
     let record = finding.seq.and_then(|seq| find(evidence, seq));
     if finding.seq.is_some() || finding.index.is_none() {
         steps.push(of_record(finding, record));
     }
     let joined = record.and_then(|(_, _, record)| {
-        lines.iter().position(|line| {
-            !record.digests.is_empty() && record.digests.iter().all(|digest| line.has(digest))
+        (0..lines.len()).find(|index| {
+            !record.digests.is_empty()
+                && record
+                    .digests
+                    .iter()
+                    .all(|digest| view.digests.has(*index, digest))
         })
     });
     let index = finding.index.and_then(|i| usize::try_from(i).ok()).or(joined);
-    steps.push(of_entry(index, &lines));
+    steps.push(of_entry(index, lines));
     let checkpoints: Vec<SealedCheckpoint> = evidence
         .checkpoints
         .iter()
         .map_while(|file| SealedCheckpoint::from_file(file).ok())
         .collect();
-    steps.push(of_checkpoint(index, finding.seq, &checkpoints, &lines));
+    steps.push(of_checkpoint(index, finding.seq, &checkpoints, lines));
     let mut ignored = Findings::default();
     let quoted = quote::check(&evidence.quote, evidence.registers(), context, &mut ignored);
     let covered = quoted
         .as_ref()
-        .and_then(|q| coverage::check(&evidence.list, &lines, q, policy, &mut ignored));
+        .and_then(|q| coverage::check(&evidence.list, &view, q, policy, &mut ignored));
     steps.push(Step {
         what: "register",
         lines: match &covered {

@@ -11,10 +11,16 @@ use super::{
 use crate::text::escape;
 use evidence::{EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
 use policy::{GuardLevel, Policy, TpmOpened};
+use rayon::prelude::*;
+
+/// Records that one thread looks at, at a time.
+const BATCH: usize = 4096;
 
 pub(crate) fn check(chain: &Chain, records: &[Owned<'_>], policy: &Policy, findings: &mut Findings) {
     stated(chain, policy, findings);
-    for (key, record) in records {
+    let concerns = |(_, record): &&Owned<'_>| record.kind == EventKind::Guard || record.guard.is_some();
+    let all: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(concerns).collect();
+    for (key, record) in all {
         match (record.kind, record.guard) {
             (EventKind::Guard, Some(guard)) => touched(*key, record, guard, policy, findings),
             (EventKind::Guard, None) => findings.push(

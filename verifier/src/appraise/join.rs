@@ -6,16 +6,16 @@
 use super::{
     chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
-    view::{Line, padded_sha1},
+    view::{self, Line, View, padded_sha1},
 };
 use crate::text::escape;
 use evidence::{
     Bank, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of, checkpoint::number_from_path,
 };
-use hashbrown::HashTable;
+use hashbrown::HashMap;
 use policy::Policy;
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 /// `ima_add_template_entry`'s return code for an entry whose template digest is already in the list.
 pub(crate) const EEXIST: i32 = -17;
@@ -26,38 +26,53 @@ pub(crate) type Owned<'a> = (PartitionKey, &'a Record);
 /// Which record belongs to which entry.
 #[derive(Default)]
 pub(crate) struct Joins<'a> {
-    /// The record of the add that put an entry there.
-    pub adders: Adders<'a>,
-    /// The entry that a record of an entry or of a violation joins, by the record's place among those in order.
-    pub entry_of: Vec<Option<usize>>,
+    /// All records, in order.
+    records: &'a [Owned<'a>],
+    /// By entry: the record of the add that put it there.
+    adders: Table,
+    /// By the record's place among those in order: the entry that a record of an entry or of a violation joins.
+    entry_of: Table,
     /// Entries too new to have their record here.
     pub pending: u64,
     /// Covered entries that should have a record and have none.
     pub unattributed: Vec<usize>,
 }
 
-/// By entry: the record of the add that put it there.
+impl<'a> Joins<'a> {
+    /// The record of the add that put an entry there.
+    fn adder(&self, index: usize) -> Option<&'a Owned<'a>> {
+        self.records.get(self.adders.get(index)?)
+    }
+
+    /// The entry that a record of an entry or of a violation joins.
+    pub(crate) fn entry_of(&self, place: usize) -> Option<usize> {
+        self.entry_of.get(place)
+    }
+}
+
+/// Numbers by number, as far as they are there. Half as long as it could be: it is as long as the list.
 #[derive(Default)]
-pub(crate) struct Adders<'a>(Vec<Option<Owned<'a>>>);
+struct Table(Vec<u32>);
 
-impl<'a> Adders<'a> {
-    fn of(entries: usize) -> Adders<'a> {
-        Adders(vec![None; entries])
+impl Table {
+    const ABSENT: u32 = u32::MAX;
+
+    fn of(len: usize) -> Table {
+        Table(vec![Table::ABSENT; len])
     }
 
-    fn insert(&mut self, index: usize, record: Owned<'a>) -> Option<Owned<'a>> {
-        self.0.get_mut(index)?.replace(record)
+    fn get(&self, at: usize) -> Option<usize> {
+        let found = self.0.get(at).filter(|found| **found != Table::ABSENT)?;
+        usize::try_from(*found).ok()
     }
 
-    fn get(&self, index: usize) -> Option<&Owned<'a>> {
-        self.0.get(index)?.as_ref()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (usize, &Owned<'a>)> {
-        self.0
-            .iter()
-            .enumerate()
-            .filter_map(|(index, record)| Some((index, record.as_ref()?)))
+    /// Gives what was there before. A number that is too large for any list or log stays absent, which fails.
+    fn put(&mut self, at: usize, value: usize) -> Option<usize> {
+        let before = self.get(at);
+        if let Some(place) = self.0.get_mut(at) {
+            *place = u32::try_from(value).unwrap_or(Table::ABSENT);
+        }
+        before
     }
 }
 
@@ -82,14 +97,15 @@ fn as_listed(name: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn join<'a>(
-    records: &[Owned<'a>],
+    records: &'a [Owned<'a>],
     chain: &Chain,
-    lines: &[Line],
+    view: &View,
     covered: usize,
     policy: &Policy,
     findings: &mut Findings,
 ) -> Joins<'a> {
-    let mut joins = entries(records, lines, covered, findings);
+    let lines = view.lines.as_slice();
+    let mut joins = entries(records, view, covered, findings);
     violations(records, chain, lines, covered, &mut joins, findings);
     lacking(records, chain, lines, covered, policy, &mut joins, findings);
     agreement(lines, &joins, findings);
@@ -98,25 +114,33 @@ pub(crate) fn join<'a>(
 
 /// Joins the records of entries with their entries.
 pub(crate) fn entries<'a>(
-    records: &[Owned<'a>],
-    lines: &[Line],
+    records: &'a [Owned<'a>],
+    view: &View,
     covered: usize,
     findings: &mut Findings,
 ) -> Joins<'a> {
     let mut joins = Joins {
-        adders: Adders::of(lines.len()),
-        entry_of: vec![None; records.len()],
+        records,
+        adders: Table::of(view.lines.len()),
+        entry_of: Table::of(records.len()),
         ..Joins::default()
     };
-    let mut indexes = Indexes {
-        lines: lines.get(..covered).unwrap_or(lines),
-        made: Vec::new(),
-    };
-    let of_entries = records
-        .iter()
-        .enumerate()
-        .filter(|(_, (_, r))| r.kind == EventKind::Entry);
-    for (place, (key, record)) in of_entries {
+    let covered = covered.min(view.lines.len());
+    let mut rest = Vec::new();
+    for (place, guess) in guesses(records, view, covered).enumerate() {
+        match guess {
+            // Most records go this way, and are not looked at again.
+            Guess::At(entry) if joins.adders.get(entry as usize).is_none() => {
+                joins.entry_of.put(place, entry as usize);
+                joins.adders.put(entry as usize, place);
+            }
+            Guess::At(_) | Guess::Unknown => rest.push(place),
+            Guess::NoEntry => {}
+        }
+    }
+    let mut indexes = indexes(rest.iter().map(|place| records[*place].1), view, covered);
+    for place in rest {
+        let (key, record) = &records[place];
         if record.ret != 0 && record.ret != EEXIST {
             findings.push(
                 Finding::fail(
@@ -130,10 +154,17 @@ pub(crate) fn entries<'a>(
             );
             continue;
         }
-        match indexes.find(record, &joins.adders) {
+        let found = match wanted(record) {
+            None => Err("a record of an entry carries no template digest"),
+            Some((bank, digest)) => match indexes.get_mut(&bank).and_then(|index| index.get_mut(digest)) {
+                None => Err(NOWHERE),
+                Some(same) => same.take(record, view, &joins.adders),
+            },
+        };
+        match found {
             Ok(entry) => {
-                joins.entry_of[place] = Some(entry);
-                if record.ret == 0 && joins.adders.insert(entry, (*key, record)).is_some() {
+                joins.entry_of.put(place, entry);
+                if record.ret == 0 && joins.adders.put(entry, place).is_some() {
                     findings.push(
                         fail("two records say that they put the same entry into the list")
                             .at_index(entry)
@@ -155,161 +186,166 @@ pub(crate) fn entries<'a>(
     joins
 }
 
-/// No entry.
-const NONE: usize = usize::MAX;
+const NOWHERE: &str = "a record's entry does not stand in the covered part of the list";
 
-/// Entries of one template digest, in the list's order.
-#[derive(Clone, Copy)]
+/// So far from where the last record's entry was found the next one's is looked for first, in entries.
+const NEAR: usize = 16;
+
+/// A record looks at no more entries of its digest: they differ in another bank's or in the register, which no honest list's
+/// do, and a node must not make its verifier compare all with all.
+const MAX_ALIKE: usize = 4096;
+
+/// Entries of one template digest.
+#[derive(Default)]
 struct Same {
-    first: usize,
-    /// All before it have their record.
+    /// In the list's order.
+    entries: Vec<usize>,
+    /// All before this one have their record.
     free: usize,
 }
 
-/// Entries by their template digest in one bank. Digests stay where they are: in the lines.
-struct Index<'a> {
-    bank: Bank,
-    lines: &'a [Line<'a>],
-    hasher: RandomState,
-    by_digest: HashTable<Same>,
-    /// By entry: the next one with the same digest, or [`NONE`].
-    next: Vec<usize>,
-    /// By entry: whether another one has its digest.
-    is_double: Vec<bool>,
-    /// The entry after the last one that was found: records come in much the same order as entries.
-    likely: usize,
-}
-
-impl<'a> Index<'a> {
-    fn new(bank: Bank, lines: &'a [Line<'a>]) -> Index<'a> {
-        let mut index = Index {
-            bank,
-            lines,
-            hasher: RandomState::new(),
-            by_digest: HashTable::with_capacity(lines.len()),
-            next: vec![NONE; lines.len()],
-            is_double: vec![false; lines.len()],
-            likely: 0,
-        };
-        for (at, line) in lines.iter().enumerate().rev() {
-            let Some(digest) = line.digest(bank).filter(|_| !line.violation) else {
-                continue;
-            };
-            let hash = index.hasher.hash_one(digest);
-            let is_same =
-                |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
-            match index.by_digest.find_mut(hash, is_same) {
-                Some(same) => {
-                    index.next[at] = same.first;
-                    index.is_double[at] = true;
-                    index.is_double[same.first] = true;
-                    *same = Same { first: at, free: at };
-                }
-                None => {
-                    let hash_of = |same: &Same| {
-                        let digest = lines.get(same.first).and_then(|line| line.digest(bank));
-                        index.hasher.hash_one(digest.unwrap_or_default())
-                    };
-                    let same = Same { first: at, free: at };
-                    index.by_digest.insert_unique(hash, same, hash_of);
-                }
-            }
+impl Same {
+    /// The entry that the record joins, one of these.
+    fn take(&mut self, record: &Record, view: &View, adders: &Table) -> Result<usize, &'static str> {
+        if self.entries.is_empty() {
+            return Err(NOWHERE);
         }
-        index
-    }
-
-    /// The entry that the record joins, one of those with this digest.
-    fn find(&mut self, digest: &[u8], record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
-        let likely = self.likely;
-        let is_it = self.is_double.get(likely) == Some(&false)
-            && self.lines.get(likely).is_some_and(|line| is_of(record, line));
-        let found = if is_it {
-            Ok(likely)
-        } else {
-            self.look_up(digest, record, adders)
-        };
-        self.likely = found.unwrap_or(likely) + 1;
-        found
-    }
-
-    fn look_up(
-        &mut self,
-        digest: &[u8],
-        record: &Record,
-        adders: &Adders<'_>,
-    ) -> Result<usize, &'static str> {
-        let (lines, bank, next) = (self.lines, self.bank, &self.next);
-        let hash = self.hasher.hash_one(digest);
-        let is_same = |same: &Same| lines.get(same.first).and_then(|line| line.digest(bank)) == Some(digest);
-        let Some(same) = self.by_digest.find_mut(hash, is_same) else {
-            return Err("a record's entry does not stand in the covered part of the list");
-        };
-        let agreeing = |from: usize| {
-            core::iter::successors(Some(from), |at| next.get(*at).copied())
-                .take_while(|at| *at != NONE)
-                .filter(|at| lines.get(*at).is_some_and(|line| is_of(record, line)))
-        };
         if record.ret == 0 {
             // Without IMA's hash table the same entry can be listed twice: each add then takes the next one.
-            while adders.get(same.free).is_some()
-                && let Some(after) = next.get(same.free).filter(|after| **after != NONE)
-            {
-                same.free = *after;
+            let is_taken = |at: &usize| adders.get(*at).is_some();
+            while self.entries.get(self.free).is_some_and(is_taken) {
+                self.free += 1;
             }
-            if let Some(free) = agreeing(same.free).find(|at| adders.get(*at).is_none()) {
+            let behind = self.entries.get(self.free..).unwrap_or_default();
+            let mut behind = behind.iter().copied().take(MAX_ALIKE);
+            if let Some(free) = behind.find(|at| !is_taken(at) && is_of(record, view, *at)) {
                 return Ok(free);
             }
         }
-        agreeing(same.first)
-            .next()
+        let mut alike = self.entries.iter().copied().take(MAX_ALIKE);
+        alike
+            .find(|at| is_of(record, view, *at))
             .ok_or("a record's template digests are not those of one entry")
     }
 }
 
-/// Whether everything that the record says of the entry's digests is so. A violation's are bound by nothing.
-fn is_of(record: &Record, line: &Line) -> bool {
-    !line.violation && line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest))
+/// The digest that a record is looked up by. SHA-1 is there on every kernel (`ima_sha1_idx`), and another bank is only needed
+/// by a record that lacks it.
+fn wanted(record: &Record) -> Option<(Bank, &[u8])> {
+    let first = record
+        .digests
+        .iter()
+        .find(|d| d.bank() == Bank::Sha1)
+        .or_else(|| record.digests.first())?;
+    // A padded SHA-1 is looked up as what it is.
+    Some(match padded_sha1(first) {
+        Some(sha1) => (Bank::Sha1, sha1),
+        None => (first.bank(), first.bytes()),
+    })
 }
 
-/// The indexes of the banks that records go by, each made when it is needed: SHA-1 is there on every kernel
-/// (`ima_sha1_idx`), and another bank is only needed by a record that lacks it.
-struct Indexes<'a> {
-    lines: &'a [Line<'a>],
-    made: Vec<Index<'a>>,
-}
-
-impl<'a> Indexes<'a> {
-    fn find(&mut self, record: &Record, adders: &Adders<'_>) -> Result<usize, &'static str> {
-        let first = record
-            .digests
-            .iter()
-            .find(|d| d.bank() == Bank::Sha1)
-            .or_else(|| record.digests.first());
-        let Some(first) = first else {
-            return Err("a record of an entry carries no template digest");
-        };
-        // A padded SHA-1 is looked up as what it is.
-        let (bank, digest) = match padded_sha1(first) {
-            Some(sha1) => (Bank::Sha1, sha1),
-            None => (first.bank(), first.bytes()),
-        };
-        let at = match self.made.iter().position(|index| index.bank == bank) {
-            Some(at) => at,
-            None => {
-                self.made.push(Index::new(bank, self.lines));
-                self.made.len() - 1
+/// The covered entries of each digest that these records are looked up by; of no other, for most records need none.
+fn indexes<'a>(
+    records: impl Iterator<Item = &'a Record>,
+    view: &View,
+    covered: usize,
+) -> BTreeMap<Bank, HashMap<&'a [u8], Same>> {
+    let mut indexes: BTreeMap<Bank, HashMap<&[u8], Same>> = BTreeMap::new();
+    for (bank, digest) in records.filter_map(wanted) {
+        indexes.entry(bank).or_default().entry(digest).or_default();
+    }
+    for (bank, index) in &mut indexes {
+        let digest = |at: &usize| view.digests.digest(*at, *bank);
+        let is_wanted = |at: &usize| digest(at).is_some_and(|digest| index.contains_key(digest));
+        let found: Vec<usize> = (0..covered)
+            .into_par_iter()
+            .with_min_len(BATCH)
+            .filter(|at| is_wanted(at) && !view.lines[*at].violation)
+            .collect();
+        for at in found {
+            if let Some(same) = digest(&at).and_then(|digest| index.get_mut(digest)) {
+                same.entries.push(at);
             }
-        };
-        match self.made.get_mut(at) {
-            Some(index) => index.find(digest, record, adders),
-            None => Err("a record's entry does not stand in the covered part of the list"),
         }
     }
+    indexes
+}
+
+/// Whether everything that the record says of the entry's digests is so. A violation's are bound by nothing.
+fn is_of(record: &Record, view: &View, at: usize) -> bool {
+    view.lines
+        .get(at)
+        .is_some_and(|line| !line.violation && line.pcr == Some(record.pcr))
+        && record.digests.iter().all(|digest| view.digests.has(at, digest))
+}
+
+/// Which entry a record may join, by its digests and by what stands around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guess {
+    /// It is no record of an entry.
+    NoEntry,
+    /// It has to be looked for.
+    Unknown,
+    /// All that it says is so of this one, which it says that it added. Another record may say the same.
+    At(u32),
+}
+
+/// Records that one thread looks at, at a time.
+const BATCH: usize = 1024;
+
+/// So far around a batch's first entry it is looked for, in entries: some records are late, some entries are older than they.
+const FAR: usize = 1024;
+
+/// Guesses side by side, for that is most of the work: a batch begins where the number of adds before it lets expect, counted
+/// from the end, since entries without a record are the oldest.
+fn guesses(records: &[Owned<'_>], view: &View, covered: usize) -> impl Iterator<Item = Guess> {
+    let is_add = |record: &Record| record.kind == EventKind::Entry && record.ret == 0;
+    let count = |batch: &[Owned<'_>]| batch.iter().filter(|(_, record)| is_add(record)).count();
+    let adds: Vec<usize> = records.par_chunks(BATCH).map(count).collect();
+    let mut left: usize = adds.iter().sum();
+    let starts: Vec<usize> = adds
+        .iter()
+        .map(|adds| {
+            let start = covered.saturating_sub(left);
+            left -= adds;
+            start
+        })
+        .collect();
+    let guess = |(batch, start): (&[Owned<'_>], &usize)| -> Vec<Guess> {
+        let (mut at, mut reach) = (*start, FAR);
+        let one = |(_, record): &Owned<'_>| {
+            if record.kind != EventKind::Entry {
+                return Guess::NoEntry;
+            }
+            if record.ret != 0 || record.digests.is_empty() {
+                return Guess::Unknown;
+            }
+            let found = around(at, reach, covered).find(|at| is_of(record, view, *at));
+            reach = NEAR;
+            match found {
+                Some(found) => {
+                    at = found + 1;
+                    u32::try_from(found).map_or(Guess::Unknown, Guess::At)
+                }
+                None => Guess::Unknown,
+            }
+        };
+        batch.iter().map(one).collect()
+    };
+    let batches: Vec<Vec<Guess>> = records.par_chunks(BATCH).zip(&starts).map(guess).collect();
+    batches.into_iter().flatten()
+}
+
+/// Entries from `at` on, then those before it, no further away than `reach`.
+fn around(at: usize, reach: usize, covered: usize) -> impl Iterator<Item = usize> {
+    let after = at.min(covered)..at.saturating_add(reach).min(covered);
+    let before = at.saturating_sub(reach)..at.min(covered);
+    after.chain(before)
 }
 
 /// Violations of the list and their records, by name and order.
 fn violations<'a>(
-    records: &[Owned<'a>],
+    records: &'a [Owned<'a>],
     chain: &Chain,
     lines: &[Line],
     covered: usize,
@@ -317,17 +353,15 @@ fn violations<'a>(
     findings: &mut Findings,
 ) {
     let mut listed: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        if line.violation {
-            listed
-                .entry(line.path.unwrap_or_default())
-                .or_default()
-                .push(index);
+    for index in view::places(lines, covered, |line| line.violation) {
+        if index >= chain.boot_len() {
+            let path = lines[index].path.unwrap_or_default();
+            listed.entry(path).or_default().push(index);
         }
     }
     let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
     let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
-    for (place, (key, record)) in records
+    for (place, (_, record)) in records
         .iter()
         .enumerate()
         .filter(|(_, (_, record))| logged(record))
@@ -337,8 +371,8 @@ fn violations<'a>(
         match listed.get(name.as_slice()).and_then(|indexes| indexes.get(*next)) {
             Some(index) => {
                 *next += 1;
-                joins.entry_of[place] = Some(*index);
-                joins.adders.insert(*index, (*key, record));
+                joins.entry_of.put(place, *index);
+                joins.adders.put(*index, place);
             }
             None => findings.push(
                 Finding::fail(
@@ -451,7 +485,7 @@ pub(crate) fn readers(
     let without_last = chain.anchors.len().saturating_sub(1);
     for (n, anchor) in chain.anchors.iter().take(without_last).enumerate() {
         let Some(index) = anchor else { continue };
-        match joins.adders.get(*index) {
+        match joins.adder(*index) {
             None => findings
                 .push(fail(format!("no record says who read checkpoint {n} into the list")).at_index(*index)),
             Some(reader) if !by_collector(reader) => findings.push(
@@ -470,11 +504,13 @@ pub(crate) fn readers(
             Some(_) => {}
         }
     }
-    for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        let Some(number) = line.path.and_then(number_from_path) else {
+    let number = |line: &Line| line.path.and_then(number_from_path);
+    for index in view::places(lines, covered, |line| number(line).is_some()) {
+        let line = &lines[index];
+        let Some(number) = number(line).filter(|_| index >= chain.boot_len()) else {
             continue;
         };
-        if !chain.anchors.contains(&Some(index)) && joins.adders.get(index).is_some_and(by_collector) {
+        if !chain.anchors.contains(&Some(index)) && joins.adder(index).is_some_and(by_collector) {
             findings.push(
                 fail(format!(
                     "the collector read a second file as checkpoint {number}: the chain is forked"
@@ -488,10 +524,11 @@ pub(crate) fn readers(
 
 /// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
 fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Findings) {
-    for (index, (key, record)) in joins.adders.iter() {
-        let Some(line) = lines.get(index) else { continue };
-        if let Some(cgroup) = &line.cgroup
-            && !line.violation
+    for index in view::places(lines, lines.len(), |line| {
+        line.cgroup.is_some() && !line.violation
+    }) {
+        if let Some((key, record)) = joins.adder(index)
+            && let Some(cgroup) = &lines[index].cgroup
             && partition_of(Some(cgroup)) != *key
         {
             findings.push(

@@ -53,22 +53,28 @@ const BATCH: usize = 1024;
 
 pub(crate) fn judge<'a>(scene: &'a Scene<'a>, records: &[Owned<'a>], findings: &mut Findings) -> Judged {
     // Looking up what the policy says is most of the work, and needs nothing but the content.
-    let opinions: Vec<Option<Opinion>> = records
-        .par_iter()
+    let looked: Vec<Looked> = records
+        .par_chunks(BATCH)
         .enumerate()
-        .with_min_len(BATCH)
-        .map(|(place, (key, record))| {
-            let (path, digest) = scene.content_of(place, *key, record)?;
-            Some(scene.opinion(*key, path, digest))
-        })
+        .map(|(n, batch)| look(scene, n * BATCH, batch))
         .collect();
     let mut judge = Judge {
         scene,
         tallies: BTreeMap::new(),
     };
     judge.boot();
-    for (place, ((key, record), opinion)) in records.iter().zip(opinions).enumerate() {
-        judge.record(place, *key, record, opinion);
+    for Looked { plain, rest } in looked {
+        if plain.entries + plain.executions > 0 {
+            let tally = judge.tally(PartitionKey::Host);
+            tally.entries += plain.entries;
+            tally.executions += plain.executions;
+            tally.learned |= plain.learned;
+        }
+        for (place, opinion) in rest {
+            if let Some((key, record)) = records.get(place) {
+                judge.record(place, *key, record, opinion);
+            }
+        }
     }
     for index in &scene.joins.unattributed {
         judge.entry(
@@ -80,6 +86,54 @@ pub(crate) fn judge<'a>(scene: &'a Scene<'a>, records: &[Owned<'a>], findings: &
         );
     }
     judge.finish(findings)
+}
+
+/// Records of the host of which nothing is to be said but that they are there: their contents are accepted.
+#[derive(Default)]
+struct Plain {
+    entries: u64,
+    executions: u64,
+    learned: bool,
+}
+
+/// What the policy says of the contents of some records.
+#[derive(Default)]
+struct Looked {
+    plain: Plain,
+    /// All others, by their places.
+    rest: Vec<(usize, Option<Opinion>)>,
+}
+
+/// Looks up the contents of these records, the first of which is number `first`.
+fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
+    const AT_ONCE: usize = 32;
+    let mut looked = Looked::default();
+    for (n, batch) in records.chunks(AT_ONCE).enumerate() {
+        let content = |(at, (key, record)): (usize, &Owned<'a>)| {
+            let place = first + n * AT_ONCE + at;
+            (place, *key, *record, scene.content_of(place, *key, record))
+        };
+        let contents: Vec<_> = batch.iter().enumerate().map(content).collect();
+        let on_host = contents.iter().filter(|(_, key, ..)| *key == PartitionKey::Host);
+        let digests = on_host.filter_map(|(.., content)| Some(content.as_ref()?.1));
+        scene.policy.look_ahead_on_host(digests);
+        for (place, key, record, content) in contents {
+            let opinion = content.map(|(path, digest)| scene.opinion(key, path, digest));
+            match opinion {
+                Some(Opinion::Judged {
+                    judgement: Judgement::Accepted { learned, .. },
+                    gave_up: false,
+                }) if key == PartitionKey::Host && !record.path_cut => {
+                    let plain = &mut looked.plain;
+                    plain.entries += u64::from(!record.is_execution());
+                    plain.executions += u64::from(record.is_execution());
+                    plain.learned |= learned;
+                }
+                opinion => looked.rest.push((place, opinion)),
+            }
+        }
+    }
+    looked
 }
 
 /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
@@ -190,10 +244,10 @@ impl<'a> Judge<'a> {
         }
         match record.kind {
             EventKind::Violation => {
-                let index = scene.joins.entry_of.get(place).copied().flatten();
+                let index = scene.joins.entry_of(place);
                 self.violation(key, &record.path, index, Some(record.seq));
             }
-            EventKind::Entry => match scene.joins.entry_of.get(place).copied().flatten() {
+            EventKind::Entry => match scene.joins.entry_of(place) {
                 Some(index) => {
                     // An entry that says itself whose it is needs no record for that; both agree, or V5 failed.
                     let is_tagged = scene.lines.get(index).is_some_and(|line| line.cgroup.is_some());

@@ -38,7 +38,7 @@ use judge::Judged;
 use policy::Policy;
 use quote::Quoted;
 use scene::Scene;
-use view::Line;
+use view::View;
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
 pub const MIN_NONCE_LEN: usize = 8;
@@ -128,13 +128,19 @@ pub fn appraise_accepting(
         findings.push(policy.file.accept.tiers.iter().fold(finding, Finding::expected));
     }
     let quoted = quote::check(&evidence.quote, evidence.registers(), context, &mut findings);
-    let lines = view::lines(evidence);
-    let coverage = quoted
-        .as_ref()
-        .and_then(|quoted| coverage::check(&evidence.list, &lines, quoted, policy, &mut findings));
+    let view = view::view(evidence);
+    let lines = view.lines.as_slice();
+    // Each bank's chain is one thread's work: records are hashed beside them.
+    let (coverage, logs) = rayon::join(
+        || {
+            let quoted = quoted.as_ref()?;
+            coverage::check(&evidence.list, &view, quoted, policy, &mut findings)
+        },
+        || sealed::logs(evidence),
+    );
     // Where the quote covers nothing the node is untrusted; what else is wrong is still worth saying.
     let covered = coverage.as_ref().map_or(lines.len(), |c| c.entries);
-    template::check(&lines, covered, evidence.tier, policy, &mut findings);
+    template::check(lines, covered, evidence.tier, policy, &mut findings);
     let relation = compare(
         evidence,
         policy,
@@ -146,7 +152,7 @@ pub fn appraise_accepting(
     if let (Some(before), Some(coverage), Relation::SameBoot | Relation::Kexec) =
         (&context.previous, &coverage, relation)
     {
-        coverage::continues(&lines, coverage, before, &mut findings);
+        coverage::continues(&view.digests, coverage, before, &mut findings);
     }
 
     let is_recorded =
@@ -155,20 +161,20 @@ pub fn appraise_accepting(
         evidence,
         policy,
         context,
-        lines: &lines,
+        view: &view,
         covered,
         relation,
         accepted: Acceptances::of(accepted, &context.node, evidence.boot_id, now),
     };
     let outcome = if is_recorded {
-        case.recorded(&mut findings)
+        case.recorded(&logs, &mut findings)
     } else {
         case.attested(&mut findings)
     };
 
     let boot = boot::check(
         evidence,
-        &lines,
+        lines,
         quoted.as_ref(),
         coverage.as_ref(),
         policy,
@@ -230,7 +236,7 @@ struct Case<'a> {
     evidence: &'a Evidence,
     policy: &'a Policy,
     context: &'a Context,
-    lines: &'a [Line<'a>],
+    view: &'a View<'a>,
     covered: usize,
     relation: Relation,
     accepted: Acceptances<'a>,
@@ -253,7 +259,7 @@ impl Case<'_> {
             policy: self.policy,
             chain,
             joins,
-            lines: self.lines,
+            lines: &self.view.lines,
             covered: self.covered,
             relation: self.relation,
             accepted: &self.accepted,
@@ -267,19 +273,32 @@ impl Case<'_> {
     }
 
     /// Attribution stands beside the list: checkpoints and records.
-    fn recorded(&self, findings: &mut Findings) -> Outcome {
-        let chain = chain::check(self.evidence, self.context, self.lines, self.covered, findings);
-        let leaves = sealed::check(self.evidence, &chain, findings);
+    fn recorded(&self, logs: &[sealed::Log], findings: &mut Findings) -> Outcome {
+        let chain = chain::check(
+            self.evidence,
+            self.context,
+            &self.view.lines,
+            self.covered,
+            findings,
+        );
+        sealed::check(self.evidence, logs, &chain, findings);
         if let Some(before) = &self.context.previous {
             let is_kernel = self.evidence.tier == Tier::Kernel;
             chain::continues(&chain, before, self.relation, is_kernel, findings);
-            sealed::continues(&leaves, &chain, before, self.relation, findings);
+            sealed::continues(logs, &chain, before, self.relation, findings);
         }
         let lost = chain::losses(&chain, self.policy, findings);
         chain::programs(&chain, self.policy, findings);
         let records = join::in_order(self.evidence);
-        let joins = join::join(&records, &chain, self.lines, self.covered, self.policy, findings);
-        join::readers(&chain, &joins, self.lines, self.covered, self.policy, findings);
+        let joins = join::join(&records, &chain, self.view, self.covered, self.policy, findings);
+        join::readers(
+            &chain,
+            &joins,
+            &self.view.lines,
+            self.covered,
+            self.policy,
+            findings,
+        );
         guard::check(&chain, &records, self.policy, findings);
         let provenance = match self.evidence.tier {
             Tier::Kernel => Provenance::Attested,
@@ -400,9 +419,9 @@ impl Case<'_> {
             key: quoted.map(|q| q.ak_name.clone()).unwrap_or_default(),
             boot_id: evidence.boot_id,
             kernel: evidence.kernel.clone(),
-            entries: self.lines.len() as u64,
+            entries: self.view.lines.len() as u64,
             covered: coverage.map_or(0, |c| c.entries as u64),
-            boot_entries: chain.boot_len().min(self.lines.len()) as u64,
+            boot_entries: chain.boot_len().min(self.view.lines.len()) as u64,
             pending,
             checkpoint: last.map(|l| l.number),
             checkpoint_sha256: chain.checkpoints.last().map(evidence::SealedCheckpoint::digest),

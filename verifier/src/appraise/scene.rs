@@ -49,7 +49,7 @@ impl<'a> Scene<'a> {
     ) -> Option<(&'a [u8], &'a Digest)> {
         match record.kind {
             EventKind::Entry => {
-                let index = (*self.joins.entry_of.get(place)?)?;
+                let index = self.joins.entry_of(place)?;
                 let line = self
                     .lines
                     .get(index)

@@ -10,46 +10,82 @@ use super::{
     history::Relation,
 };
 use evidence::{
-    Evidence, PartitionKey, Record,
+    Evidence, PartitionKey, PartitionLog, Record,
     cgroup::partition_of,
-    merkle::{Frontier, Hash},
+    merkle::{self, Frontier, Hash},
     partition::partitions_root,
 };
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-/// Records that one thread hashes at a time.
-const BATCH: usize = 1024;
+/// Records that one thread hashes at a time: the leaves of a complete tree of this height.
+const HEIGHT: u32 = 10;
 
-/// Leaf hashes by partition, in order.
-pub(crate) type Leaves = BTreeMap<PartitionKey, Vec<Hash>>;
+/// What a record is sealed as, and what the counts need of it.
+struct Sealed {
+    leaf: Hash,
+    seq: u64,
+    is_execution: bool,
+    /// Whose its cgroup says that it is.
+    owner: PartitionKey,
+}
+
+/// The records of one partition as they stand in the evidence.
+pub(crate) struct Log {
+    key: PartitionKey,
+    records: Vec<Sealed>,
+    tree: Frontier,
+}
 
 fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V5, Subject::Node, text)
 }
 
-fn frontiers<'a>(
-    sizes: impl IntoIterator<Item = (PartitionKey, &'a [Hash])>,
-) -> BTreeMap<PartitionKey, Frontier> {
-    let mut out = BTreeMap::new();
-    for (key, leaves) in sizes {
-        let frontier: &mut Frontier = out.entry(key).or_default();
-        for leaf in leaves {
-            frontier.push(*leaf);
+/// Hashes all records. Nothing is judged yet, so that this can be done beside other work.
+pub(crate) fn logs(evidence: &Evidence) -> Vec<Log> {
+    let log = |log: &PartitionLog| {
+        let mut records: Vec<Sealed> = Vec::new();
+        let of_record = |buffer: &mut Vec<u8>, record: &Record| Sealed {
+            leaf: record.leaf_hash_in(buffer),
+            seq: record.seq,
+            is_execution: record.is_execution(),
+            owner: partition_of(record.cgroup.as_deref()),
+        };
+        let batches = log.records.par_iter().with_min_len(1 << HEIGHT);
+        batches
+            .map_init(Vec::new, of_record)
+            .collect_into_vec(&mut records);
+        let tree = |batch: &[Sealed]| merkle::root(batch.iter().map(|record| record.leaf));
+        let roots: Vec<Hash> = records.par_chunks_exact(1 << HEIGHT).map(tree).collect();
+        let mut tree = Frontier::default();
+        let mut whole = 0;
+        for root in roots {
+            if !tree.push_tree(HEIGHT, root) {
+                break;
+            }
+            whole += 1 << HEIGHT;
         }
-    }
-    out
+        for record in records.iter().skip(whole) {
+            tree.push(record.leaf);
+        }
+        Log {
+            key: log.key,
+            records,
+            tree,
+        }
+    };
+    evidence.partitions.iter().map(log).collect()
 }
 
-pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings) -> Leaves {
-    let mut leaves = Leaves::new();
+pub(crate) fn check(evidence: &Evidence, logs: &[Log], chain: &Chain, findings: &mut Findings) {
+    let mut keys = BTreeSet::new();
     let mut executions = 0u64;
     let mut records = 0u64;
     let mut seqs: Vec<(u64, &Record)> = Vec::new();
     let last_seq = chain.last().map_or(0, |last| last.last_seq);
-    for log in &evidence.partitions {
+    for (log, hashed) in evidence.partitions.iter().zip(logs) {
         let subject = Subject::Partition(log.key);
-        if leaves.contains_key(&log.key) {
+        if !keys.insert(log.key) {
             findings.push(fail(format!(
                 "partition {} stands twice in the evidence",
                 log.key
@@ -66,48 +102,34 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                 "the boot partition holds records; it is defined by checkpoint 0 alone",
             ));
         }
-        let leaf_and_owner = |buffer: &mut Vec<u8>, record: &Record| {
-            (
-                record.leaf_hash_in(buffer),
-                partition_of(record.cgroup.as_deref()),
-            )
-        };
-        let of_records: Vec<(Hash, PartitionKey)> = log
-            .records
-            .par_iter()
-            .with_min_len(BATCH)
-            .map_init(Vec::new, leaf_and_owner)
-            .collect();
-        let hashes = leaves.entry(log.key).or_default();
-        hashes.reserve(of_records.len());
-        for (record, (hash, of_path)) in log.records.iter().zip(of_records) {
-            hashes.push(hash);
+        seqs.reserve(log.records.len());
+        for (record, sealed) in log.records.iter().zip(&hashed.records) {
             records += 1;
-            executions += u64::from(record.is_execution());
-            seqs.push((record.seq, record));
-            if record.seq == 0 || record.seq > last_seq {
+            executions += u64::from(sealed.is_execution);
+            seqs.push((sealed.seq, record));
+            if sealed.seq == 0 || sealed.seq > last_seq {
                 findings.push(
                     fail("a record's sequence number is not one that the last checkpoint knows")
-                        .at_seq(record.seq)
-                        .found(record.seq)
+                        .at_seq(sealed.seq)
+                        .found(sealed.seq)
                         .expected(format!("1 to {last_seq}")),
                 );
             }
-            if of_path != log.key {
+            if sealed.owner != log.key {
                 // Whose it is must not depend on who listed it: it counts for neither until that is settled.
                 findings.push(
                     Finding {
                         subject,
                         ..fail("a record stands in a partition that is not its cgroup's")
                     }
-                    .at_seq(record.seq)
+                    .at_seq(sealed.seq)
                     .at_path(&record.path)
                     .found(log.key)
-                    .expected(of_path),
+                    .expected(sealed.owner),
                 );
                 findings.push(fail(format!(
-                    "record {} stands in partition {} and its cgroup is that of {of_path}",
-                    record.seq, log.key
+                    "record {} stands in partition {} and its cgroup is that of {}",
+                    sealed.seq, log.key, sealed.owner
                 )));
             }
         }
@@ -127,13 +149,13 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
     }
     let Some(last) = chain.last() else {
         findings.push(fail("no checkpoint seals the records of this evidence"));
-        return leaves;
+        return;
     };
     let n = last.number;
     let counts = [
         ("records", last.records, records),
         ("executions", last.executions, executions),
-        ("partitions", last.partitions, leaves.len() as u64),
+        ("partitions", last.partitions, keys.len() as u64),
     ];
     for (what, sealed, held) in counts {
         if sealed != held {
@@ -146,7 +168,7 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
             );
         }
     }
-    let root = partitions_root(&frontiers(leaves.iter().map(|(key, l)| (*key, l.as_slice()))));
+    let root = partitions_root(&trees(logs));
     if root != last.partitions_root {
         findings.push(
             fail(format!("a record was altered, dropped, added or moved: the partitions root is not that of checkpoint {n}"))
@@ -154,12 +176,29 @@ pub(crate) fn check(evidence: &Evidence, chain: &Chain, findings: &mut Findings)
                 .expected(hex::encode(last.partitions_root)),
         );
     }
-    leaves
+}
+
+/// The tree of each partition; of one that stands twice, over all its records.
+fn trees(logs: &[Log]) -> BTreeMap<PartitionKey, Frontier> {
+    let mut trees: BTreeMap<PartitionKey, Frontier> = BTreeMap::new();
+    for log in logs {
+        match trees.entry(log.key) {
+            Entry::Vacant(place) => {
+                place.insert(log.tree.clone());
+            }
+            Entry::Occupied(mut tree) => {
+                log.records
+                    .iter()
+                    .for_each(|record| tree.get_mut().push(record.leaf));
+            }
+        }
+    }
+    trees
 }
 
 /// What was sealed at the last accepted evidence still stands first, unaltered, in each partition.
 pub(crate) fn continues(
-    leaves: &Leaves,
+    logs: &[Log],
     chain: &Chain,
     before: &NodeState,
     relation: Relation,
@@ -175,22 +214,27 @@ pub(crate) fn continues(
         // Reported by the chain.
         return;
     };
-    let mut parts = Vec::new();
+    let mut parts = BTreeMap::new();
     for (key, size) in &remembered.partitions {
-        let held = leaves.get(key).map_or(&[][..], Vec::as_slice);
-        match usize::try_from(*size).ok().and_then(|size| held.get(..size)) {
-            Some(prefix) => parts.push((*key, prefix)),
-            None => {
-                findings.push(
-                    fail(format!("partition {key} shrank"))
-                        .found(held.len())
-                        .expected(format!("at least {size} records")),
-                );
-                return;
-            }
+        let held = || {
+            let own = logs.iter().filter(|log| log.key == *key);
+            own.flat_map(|log| &log.records)
+        };
+        let mut tree = Frontier::default();
+        for record in held().take(usize::try_from(*size).unwrap_or(usize::MAX)) {
+            tree.push(record.leaf);
         }
+        if tree.size() < *size {
+            findings.push(
+                fail(format!("partition {key} shrank"))
+                    .found(held().count())
+                    .expected(format!("at least {size} records")),
+            );
+            return;
+        }
+        parts.insert(*key, tree);
     }
-    if partitions_root(&frontiers(parts)) != sealed.checkpoint.partitions_root {
+    if partitions_root(&parts) != sealed.checkpoint.partitions_root {
         findings.push(fail(format!(
             "records that checkpoint {} sealed were altered, dropped or reordered since",
             remembered.number

@@ -5,7 +5,7 @@
 
 use super::{
     finding::{Finding, Findings, Rule, Subject},
-    view::Line,
+    view::{self, Line},
 };
 use crate::text::escape;
 use evidence::Tier;
@@ -18,7 +18,9 @@ const TAGGED: &str = "ima-cgpath";
 pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy, findings: &mut Findings) {
     let accepted = &policy.file.accept.templates;
     let mut said = BTreeSet::new();
-    for (index, line) in lines.iter().enumerate().take(covered) {
+    let is_accepted = |line: &Line| accepted.iter().any(|name| line.template == Some(name.as_bytes()));
+    for index in view::places(lines, covered, |line| !is_accepted(line)) {
+        let line = &lines[index];
         let path = line.path.unwrap_or_default();
         let fail = |text: &str| {
             Finding::fail(Rule::V3, Subject::Node, text)
@@ -31,16 +33,18 @@ pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy,
             ));
             continue;
         };
-        if !accepted.iter().any(|name| name.as_bytes() == template) && said.insert(template) {
+        if said.insert(template) {
             let finding = fail("an entry's template is not one that the policy pins").found(escape(template));
             findings.push(accepted.iter().fold(finding, Finding::expected));
         }
     }
-    let is_tagged = lines
-        .iter()
-        .take(covered)
-        .any(|line| line.template == Some(TAGGED.as_bytes()));
-    if tier == Tier::Kernel && !is_tagged {
+    let is_tagged = || {
+        lines
+            .iter()
+            .take(covered)
+            .any(|line| line.template == Some(TAGGED.as_bytes()))
+    };
+    if tier == Tier::Kernel && !is_tagged() {
         findings.push(
             Finding::fail(
                 Rule::V3,

@@ -7,10 +7,10 @@ use super::finding::{Finding, Findings, Rule, Subject};
 use evidence::{
     Bank, Digest, Entry, Error, Evidence,
     list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped},
-    replay::{Extension, Register, extensions},
+    replay::{Extensions, Register},
 };
 use rayon::prelude::*;
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 /// Entries whose digests are computed side by side, by one thread.
 const BATCH: usize = 512;
@@ -33,14 +33,26 @@ pub(crate) struct Line<'a> {
     pub cgroup: Option<Cow<'a, [u8]>>,
     /// The ancestry, where the kernel wrote it; escaped, as a colon within a name would part it.
     pub dep: Option<&'a [u8]>,
-    /// Template digests by bank, computed here; of a redacted entry those it states. Absent where the entry cannot be read.
-    extension: Option<Extension>,
     /// What is wrong with it.
-    problem: Option<String>,
+    problem: Option<Box<str>>,
+}
+
+/// What the entries extend. Apart from the lines, so that whoever follows a chain reads nothing else.
+#[derive(Debug, Default)]
+pub(crate) struct Digests {
+    /// Of [`BATCH`] entries each, but the last.
+    batches: Vec<Extensions>,
+}
+
+/// A list as the rules look at it.
+#[derive(Debug, Default)]
+pub(crate) struct View<'a> {
+    pub lines: Vec<Line<'a>>,
+    pub digests: Digests,
 }
 
 /// Decodes the list, with template digests in all banks of the records and of what may be quoted.
-pub(crate) fn lines(evidence: &Evidence) -> Vec<Line<'_>> {
+pub(crate) fn view(evidence: &Evidence) -> View<'_> {
     let mut banks: Vec<Bank> = vec![Bank::Sha1, Bank::Sha256];
     for record in evidence.partitions.iter().flat_map(|log| &log.records) {
         for bank in record.digests.iter().map(Digest::bank) {
@@ -52,62 +64,117 @@ pub(crate) fn lines(evidence: &Evidence) -> Vec<Line<'_>> {
     banks.extend(super::quote::banks(&evidence.quote.attest));
     banks.sort_unstable();
     banks.dedup();
-    lines_of(&evidence.list, &banks)
+    view_of(&evidence.list, &banks)
 }
 
 /// The same for entries alone, with template digests in these banks.
-pub(crate) fn lines_of<'a>(list: &'a [Entry], banks: &[Bank]) -> Vec<Line<'a>> {
+pub(crate) fn view_of<'a>(list: &'a [Entry], banks: &[Bank]) -> View<'a> {
     if list.len() <= BATCH {
         let mut lines = vec![Line::default(); list.len()];
-        read(0, list, banks, &mut lines);
-        return lines;
+        let batches = vec![read(0, list, banks, &mut lines)];
+        return View {
+            lines,
+            digests: Digests { batches },
+        };
     }
     // Their memory is first touched here: that is worth more than one thread, too.
     let mut lines: Vec<Line<'a>> = list.par_iter().map(|_| Line::default()).collect();
-    list.par_chunks(BATCH)
+    let batches = list
+        .par_chunks(BATCH)
         .zip(lines.par_chunks_mut(BATCH))
         .enumerate()
-        .for_each(|(n, (batch, lines))| read((n * BATCH) as u64, batch, banks, lines));
-    lines
-}
-
-/// One entry of which only the record is at hand.
-pub(crate) fn line_of<'a>(index: u64, record: &'a [u8], banks: &[Bank]) -> Line<'a> {
-    match ListEntry::from_canonical(index, record) {
-        Ok(entry) => extensions(banks, core::slice::from_ref(&entry))
-            .pop()
-            .map(|extended| Line::of(&entry, extended))
-            .unwrap_or_default(),
-        Err(error) => Line::unreadable(&error),
+        .map(|(n, (batch, lines))| read((n * BATCH) as u64, batch, banks, lines))
+        .collect();
+    View {
+        lines,
+        digests: Digests { batches },
     }
 }
 
-/// Reads entries into as many lines.
-fn read<'a>(first: u64, batch: &'a [Entry], banks: &[Bank], lines: &mut [Line<'a>]) {
-    let mut readable: Vec<ListEntry<&'a [u8]>> = Vec::with_capacity(batch.len());
-    let mut places: Vec<&mut Line<'a>> = Vec::with_capacity(batch.len());
-    for ((index, entry), line) in (first..).zip(batch).zip(lines) {
+/// One entry of which only the record is at hand, with its digests; it is entry 0 of these.
+pub(crate) fn line_of<'a>(index: u64, record: &'a [u8], banks: &[Bank]) -> (Line<'a>, Digests) {
+    let mut extensions = Extensions::unknown(1);
+    let line = match ListEntry::from_canonical(index, record) {
+        Ok(entry) => {
+            extensions.compute(banks, core::iter::once((0, &entry)));
+            Line::of(&entry, extensions.listed(0))
+        }
+        Err(error) => Line::unreadable(&error),
+    };
+    let batches = vec![extensions];
+    (line, Digests { batches })
+}
+
+/// Reads entries into as many lines, and gives what they extend.
+fn read<'a>(first: u64, batch: &'a [Entry], banks: &[Bank], lines: &mut [Line<'a>]) -> Extensions {
+    let mut extensions = Extensions::unknown(batch.len());
+    let mut readable: Vec<(usize, ListEntry<&'a [u8]>)> = Vec::with_capacity(batch.len());
+    for ((at, entry), line) in batch.iter().enumerate().zip(lines.iter_mut()) {
         match entry {
-            Entry::Opaque { pcr, digests } => *line = Line::redacted(*pcr, digests),
-            Entry::Full(record) => match ListEntry::from_canonical(index, record.as_slice()) {
-                Ok(entry) => {
-                    readable.push(entry);
-                    places.push(line);
-                }
+            Entry::Opaque { pcr, digests } => {
+                *line = Line::redacted(*pcr, digests);
+                extensions.redacted(at, *pcr, digests);
+            }
+            Entry::Full(record) => match ListEntry::from_canonical(first + at as u64, record.as_slice()) {
+                Ok(entry) => readable.push((at, entry)),
                 Err(error) => *line = Line::unreadable(&error),
             },
         }
     }
-    let extended = extensions(banks, &readable);
-    for ((entry, extended), line) in readable.iter().zip(extended).zip(places) {
-        *line = Line::of(entry, extended);
+    extensions.compute(banks, readable.iter().map(|(at, entry)| (*at, entry)));
+    for (at, entry) in &readable {
+        if let Some(line) = lines.get_mut(*at) {
+            *line = Line::of(entry, extensions.listed(*at));
+        }
+    }
+    extensions
+}
+
+/// Places of those of the first `len` lines for which something holds, in order.
+pub(crate) fn places(lines: &[Line], len: usize, holds: impl Fn(&Line) -> bool + Sync) -> Vec<usize> {
+    let lines = lines.get(..len).unwrap_or(lines);
+    let all = lines.par_iter().enumerate().with_min_len(BATCH);
+    all.filter(|(_, line)| holds(line)).map(|(at, _)| at).collect()
+}
+
+impl Digests {
+    fn batch(&self, index: usize) -> Option<(&Extensions, usize)> {
+        Some((self.batches.get(index / BATCH)?, index % BATCH))
+    }
+
+    /// The template digest of entry `index` in `bank`, where it is known; the bytes.
+    pub(crate) fn digest(&self, index: usize, bank: Bank) -> Option<&[u8]> {
+        let (batch, at) = self.batch(index)?;
+        batch.digest(at, bank)
+    }
+
+    /// Whether a kernel may have had this digest for entry `index`: the bank's own, or a padded SHA-1.
+    /// Source: security/integrity/ima/ima_crypto.c, `ima_calc_field_array_hash`.
+    pub(crate) fn has(&self, index: usize, digest: &Digest) -> bool {
+        let is_padded = || {
+            let padded = padded_sha1(digest);
+            padded.is_some() && padded == self.digest(index, Bank::Sha1)
+        };
+        self.digest(index, digest.bank()) == Some(digest.bytes()) || is_padded()
+    }
+
+    /// Extends a register of its own with these entries, until one of them extends what is not known: that one's index.
+    pub(crate) fn extend(&self, entries: Range<usize>, register: &mut Register) -> Result<(), usize> {
+        for index in entries {
+            let (batch, at) = self.batch(index).ok_or(index)?;
+            let pcr = batch.pcr(at).ok_or(index)?;
+            if pcr == super::coverage::PCR {
+                batch.extend(at, register).ok_or(index)?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl<'a> Line<'a> {
     fn unreadable(error: &Error) -> Line<'a> {
         Line {
-            problem: Some(error.to_string()),
+            problem: Some(error.to_string().into()),
             ..Line::default()
         }
     }
@@ -118,42 +185,39 @@ impl<'a> Line<'a> {
         Line {
             pcr: Some(pcr),
             violation: zeros > 0,
-            extension: Some(Extension::redacted(pcr, digests)),
             problem: is_mixed
-                .then(|| "a redacted entry is a violation in one bank and none in another".to_owned()),
+                .then(|| "a redacted entry is a violation in one bank and none in another".into()),
             ..Line::default()
         }
     }
 
-    fn of(entry: &ListEntry<&'a [u8]>, (extension, listed): (Extension, Listed)) -> Line<'a> {
+    fn of(entry: &ListEntry<&'a [u8]>, listed: Option<Listed>) -> Line<'a> {
         let mut line = Line {
             pcr: Some(entry.pcr()),
             violation: entry.is_violation(),
             template: Some(entry.name_of_template()),
-            extension: Some(extension),
             ..Line::default()
         };
         match listed {
-            Listed::Differs => {
+            Some(Listed::Violation | Listed::Matches(_) | Listed::PaddedSha1(_)) => {}
+            Some(Listed::Differs) | None => {
                 line.problem =
                     Some("the digest that the list shows is not that of the entry's own bytes".into());
             }
-            Listed::Violation | Listed::Matches(_) | Listed::PaddedSha1(_) => {}
         }
-        match entry.fields_of_record(Templates::builtin()) {
-            Err(error) => line.problem = Some(error.to_string()),
-            Ok(fields) => {
-                for field in fields {
-                    line.take(field.field, field.value());
-                }
-            }
+        let mut taken = line.clone();
+        match entry.fields_of_record(Templates::builtin(), |field| {
+            taken.take(field.field, field.value())
+        }) {
+            Err(error) => line.problem = Some(error.to_string().into()),
+            Ok(()) => line = taken,
         }
         line
     }
 
     fn take(&mut self, field: Field, value: evidence::Result<Value<'a>>) {
         match (field, value) {
-            (_, Err(error)) => self.problem = Some(error.to_string()),
+            (_, Err(error)) => self.problem = Some(error.to_string().into()),
             (Field::N | Field::NNg, Ok(Value::Text(text))) => self.path = Some(text),
             (Field::CgPath, Ok(Value::Text(text))) => self.cgroup = Some(unescaped(text)),
             (Field::Dep, Ok(Value::Text(text))) => self.dep = Some(text),
@@ -180,35 +244,11 @@ impl<'a> Line<'a> {
     pub(crate) fn check(&self, index: usize, findings: &mut Findings) {
         if let Some(problem) = &self.problem {
             findings.push(
-                Finding::fail(Rule::V2, Subject::Node, problem.clone())
+                Finding::fail(Rule::V2, Subject::Node, problem.to_string())
                     .at_index(index)
                     .at_path(self.path.unwrap_or_default()),
             );
         }
-    }
-
-    /// Extends a register of its own with this entry; `None` if what it extends is not known.
-    pub(crate) fn extend(&self, register: &mut Register) -> Option<()> {
-        let extension = self.extension.as_ref()?;
-        if extension.pcr() == super::coverage::PCR {
-            register.take(extension)?;
-        }
-        Some(())
-    }
-
-    /// Its template digest in `bank`, where it is known; the bytes.
-    pub(crate) fn digest(&self, bank: Bank) -> Option<&[u8]> {
-        self.extension.as_ref()?.bytes(bank)
-    }
-
-    /// Whether a kernel may have had this digest for this entry: the bank's own, or a padded SHA-1.
-    /// Source: security/integrity/ima/ima_crypto.c, `ima_calc_field_array_hash`.
-    pub(crate) fn has(&self, digest: &Digest) -> bool {
-        let is_padded = || {
-            let padded = padded_sha1(digest);
-            padded.is_some() && padded == self.digest(Bank::Sha1)
-        };
-        self.digest(digest.bank()) == Some(digest.bytes()) || is_padded()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::appraise::chain::succeeds;
 use crate::appraise::coverage::PCR;
 use crate::appraise::history::{self, Present, Relation};
 use crate::appraise::join::EEXIST;
-use crate::appraise::view::{self, Line};
+use crate::appraise::view::{self, Line, View};
 use crate::appraise::{
     CheckpointState, Context, ExpectedNonce, Findings, NodeState, PodVerdict, SeenFile, State, Verdict, quote,
 };
@@ -262,11 +262,11 @@ impl Follower {
             return None;
         }
 
-        let lines = self.lines(part, &banks, policy)?;
+        let view = self.view(part, &banks, policy)?;
         let (new, pcrs) = covered(part, &before.pcrs, |pcrs| quoted.is_of(pcrs))?;
         let first = u32::try_from(self.entries.ends.len()).ok()?;
-        for (entry, line) in part.list.iter().zip(&lines).take(new) {
-            let (Entry::Full(record), Some(sha1)) = (entry, line.digest(Bank::Sha1)) else {
+        for (at, (entry, line)) in part.list.iter().zip(&view.lines).enumerate().take(new) {
+            let (Entry::Full(record), Some(sha1)) = (entry, view.digests.digest(at, Bank::Sha1)) else {
                 return None;
             };
             let index = self.entries.push(record, sha1)?;
@@ -275,9 +275,9 @@ impl Follower {
                 self.named(number, index)?;
             }
         }
-        let before_last = self.chain(part, first, &lines, context, &mut findings)?;
+        let before_last = self.chain(part, first, &view.lines, context, &mut findings)?;
         self.seal(part)?;
-        self.judge(part, first, &lines, policy)?;
+        self.judge(part, first, &view, policy)?;
         // The last checkpoint's own record comes with the next round; nobody else's may be late.
         if !self.is_pending(before_last) || findings.has_failure() {
             return None;
@@ -325,7 +325,7 @@ impl Follower {
     }
 
     /// The new entries: whole, of the register, of a template that the policy pins, no violation.
-    fn lines<'a>(&self, part: &'a Part, banks: &[Bank], policy: &Policy) -> Option<Vec<Line<'a>>> {
+    fn view<'a>(&self, part: &'a Part, banks: &[Bank], policy: &Policy) -> Option<View<'a>> {
         let mut all = vec![Bank::Sha1, Bank::Sha256];
         let records = part.partitions.iter().flat_map(|log| &log.records);
         all.extend(records.flat_map(|record| &record.digests).map(Digest::bank));
@@ -333,8 +333,8 @@ impl Follower {
         all.sort_unstable();
         all.dedup();
         let templates = &policy.file.accept.templates;
-        let lines = view::lines_of(&part.list, &all);
-        lines
+        let view = view::view_of(&part.list, &all);
+        view.lines
             .iter()
             .all(|line| {
                 let template = line.template;
@@ -343,7 +343,7 @@ impl Follower {
                     && !line.violation
                     && templates.iter().any(|name| Some(name.as_bytes()) == template)
             })
-            .then_some(lines)
+            .then_some(view)
     }
 
     /// V4, V6, V11 and V14 of the new checkpoints. Gives the length of the list at the last but one.
@@ -414,7 +414,7 @@ impl Follower {
     }
 
     /// The rest of V5, and what V8, V9, V11, V12 and V14 say of each record that is new.
-    fn judge(&mut self, part: &Part, first: u32, lines: &[Line], policy: &Policy) -> Option<()> {
+    fn judge(&mut self, part: &Part, first: u32, view: &View, policy: &Policy) -> Option<()> {
         let mut records: Vec<(PartitionKey, &Record)> = part
             .partitions
             .iter()
@@ -444,16 +444,19 @@ impl Follower {
                         return None;
                     }
                     let (earlier, old);
-                    let line = match index.checked_sub(first) {
-                        Some(new) => lines.get(new as usize)?,
+                    let (line, digests, at) = match index.checked_sub(first) {
+                        Some(new) => (view.lines.get(new as usize)?, &view.digests, new as usize),
                         None => {
                             let own = record.digests.iter().map(Digest::bank);
                             let all: Vec<Bank> = own.chain([Bank::Sha1]).collect();
                             earlier = self.entries.get(index)?.to_vec();
                             old = view::line_of(index.into(), &earlier, &all);
-                            &old
+                            (&old.0, &old.1, 0)
                         }
                     };
+                    let has_all = record.digests.iter().all(|digest| digests.has(at, digest));
+                    let agrees = has_all && line.pcr == Some(record.pcr);
+                    agrees.then_some(())?;
                     self.entry(key, record, index, line, policy)?;
                 }
                 EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
@@ -477,7 +480,7 @@ impl Follower {
         Some(())
     }
 
-    /// A record of an entry: it joins one, is of whom the entry says, and its content is accepted.
+    /// A record of an entry that has its digests: it is of whom the entry says, and its content is accepted.
     fn entry(
         &mut self,
         key: PartitionKey,
@@ -486,13 +489,12 @@ impl Follower {
         line: &Line,
         policy: &Policy,
     ) -> Option<()> {
-        let agrees = line.pcr == Some(record.pcr) && record.digests.iter().all(|digest| line.has(digest));
         let is_own = line
             .cgroup
             .as_deref()
             .is_none_or(|cgroup| partition_of(Some(cgroup)) == key);
         let is_first = record.ret != 0 || self.open.remove(&index);
-        if !agrees || !is_first || (record.ret == 0 && !is_own) || line.violation {
+        if !is_first || (record.ret == 0 && !is_own) || line.violation {
             return None;
         }
         let path = line.path.unwrap_or_default();
@@ -600,11 +602,8 @@ impl Follower {
 
     /// An entry of an earlier round.
     fn line(&self, index: u32) -> Option<Line<'_>> {
-        Some(view::line_of(
-            index.into(),
-            self.entries.get(index)?,
-            &[Bank::Sha1],
-        ))
+        let (line, _) = view::line_of(index.into(), self.entries.get(index)?, &[Bank::Sha1]);
+        Some(line)
     }
 }
 
