@@ -95,6 +95,57 @@ pub fn root(leaves: impl IntoIterator<Item = Hash>) -> Hash {
     frontier.root()
 }
 
+/// A tree whose leaves change: a leaf that is replaced costs O(log n) hashes, one that comes between others all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Tree {
+    leaves: Vec<Hash>,
+    /// The levels above the leaves, up to the root; a node without a neighbour stands above itself. Empty where they are to be
+    /// made.
+    above: Vec<Vec<Hash>>,
+}
+
+impl Tree {
+    /// Puts a leaf that was hashed with [`leaf_hash`] before the one at `place`, or behind all.
+    pub fn insert(&mut self, place: usize, leaf: Hash) {
+        self.leaves.insert(place.min(self.leaves.len()), leaf);
+        self.above.clear();
+    }
+
+    /// Puts another leaf in the place of one; nothing where there is none.
+    pub fn replace(&mut self, place: usize, leaf: Hash) {
+        let Some(old) = self.leaves.get_mut(place) else {
+            return;
+        };
+        *old = leaf;
+        let (mut below, mut at) = (&self.leaves, place / 2);
+        for level in &mut self.above {
+            if let (Some(node), Some(pair)) = (level.get_mut(at), below.chunks(2).nth(at)) {
+                *node = above(pair);
+            }
+            (below, at) = (level, at / 2);
+        }
+    }
+
+    /// The root over the leaves.
+    pub fn root(&mut self) -> Hash {
+        while let below = self.above.last().unwrap_or(&self.leaves)
+            && below.len() > 1
+        {
+            self.above.push(below.chunks(2).map(above).collect());
+        }
+        let top = self.above.last().unwrap_or(&self.leaves);
+        top.first().copied().unwrap_or_else(empty_root)
+    }
+}
+
+/// The node above one or two others.
+fn above(pair: &[Hash]) -> Hash {
+    match pair {
+        [left, right] => node_hash(left, right),
+        _ => pair.first().copied().unwrap_or_default(),
+    }
+}
+
 /// A path never has more hashes than this: a tree has at most 2^64 leaves, and a consistency path one hash more than its
 /// tree is deep.
 pub const MAX_PATH_LEN: usize = 65;

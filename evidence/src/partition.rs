@@ -2,9 +2,9 @@
 //!
 //! Not here: whether what a partition holds is allowed (see `policy` and `verifier`).
 
-use crate::merkle::{self, Frontier, Hash};
+use crate::merkle::{self, Frontier, Hash, Tree};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A pod's UID: 16 bytes, printed with dashes in lower case (RFC 9562 section 4).
 ///
@@ -176,4 +176,88 @@ pub fn partitions_root(partitions: &BTreeMap<PartitionKey, Frontier>) -> Hash {
             .iter()
             .map(|(_, key, f)| partition_leaf(key, f.size(), &f.root())),
     )
+}
+
+/// All partitions of a node as they grow, and the root over them: the same as [`partitions_root`], for O(log n) hashes a
+/// partition that grew, where n is the number of partitions.
+#[derive(Debug, Clone, Default)]
+pub struct Partitions {
+    logs: BTreeMap<PartitionKey, Frontier>,
+    /// The printed keys of the tree's leaves, in its order.
+    names: Vec<String>,
+    tree: Tree,
+    /// Partitions that grew since the root was asked for.
+    grown: BTreeSet<PartitionKey>,
+}
+
+impl Partitions {
+    /// Appends a record's leaf to its partition.
+    pub fn push(&mut self, key: PartitionKey, leaf: Hash) {
+        self.logs.entry(key).or_default().push(leaf);
+        self.grown.insert(key);
+    }
+
+    /// The partitions, each with at least one record.
+    pub fn iter(&self) -> impl Iterator<Item = (&PartitionKey, &Frontier)> {
+        self.logs.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.logs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.logs.is_empty()
+    }
+
+    /// The root over all of them.
+    pub fn root(&mut self) -> Hash {
+        for key in core::mem::take(&mut self.grown) {
+            let Some(log) = self.logs.get(&key) else { continue };
+            let leaf = partition_leaf(&key, log.size(), &log.root());
+            let name = key.to_string();
+            match self.names.binary_search(&name) {
+                Ok(place) => self.tree.replace(place, leaf),
+                Err(place) => {
+                    self.names.insert(place, name);
+                    self.tree.insert(place, leaf);
+                }
+            }
+        }
+        self.tree.root()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_root_of_growing_partitions_is_that_of_their_logs(
+            pushes in prop::collection::vec((0u8..40, any::<bool>()), 0..200),
+        ) {
+            let mut partitions = Partitions::default();
+            let mut logs: BTreeMap<PartitionKey, Frontier> = BTreeMap::new();
+            prop_assert_eq!(partitions.root(), partitions_root(&logs));
+            for (n, (number, is_asked)) in pushes.into_iter().enumerate() {
+                let key = match number {
+                    0 => PartitionKey::Host,
+                    1 => PartitionKey::Unattributed,
+                    n => PartitionKey::Pod(PodUid([n.wrapping_mul(77); 16])),
+                };
+                let leaf = merkle::leaf_hash(&n.to_be_bytes());
+                partitions.push(key, leaf);
+                logs.entry(key).or_default().push(leaf);
+                if is_asked {
+                    prop_assert_eq!(partitions.root(), partitions_root(&logs));
+                }
+            }
+            prop_assert_eq!(partitions.root(), partitions_root(&logs));
+            prop_assert!(partitions.iter().eq(&logs));
+        }
+    }
 }

@@ -16,10 +16,11 @@ pub mod processes;
 use crate::bpf::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, TaskInfo};
 use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
-use evidence::merkle::{self, Frontier, Hash};
-use evidence::{EventKind, Guard, PartitionKey, PodUid, Protection, Record, partition};
+use evidence::merkle::{self, Hash};
+use evidence::partition::Partitions;
+use evidence::{EventKind, Guard, PartitionKey, PodUid, Protection, Record};
 use processes::{Exe, TaskKey};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use join::ListEntry;
@@ -339,7 +340,7 @@ pub struct Pipeline {
     order: order::Order<Option<Box<decode::Event>>>,
     cgroups: cgroups::Cgroups,
     processes: processes::Processes,
-    partitions: BTreeMap<PartitionKey, Frontier>,
+    partitions: Partitions,
     join: join::Join,
     starts: u32,
     based: bool,
@@ -369,7 +370,7 @@ impl Pipeline {
             order: order::Order::default(),
             cgroups: cgroups::Cgroups::default(),
             processes: processes::Processes::default(),
-            partitions: BTreeMap::new(),
+            partitions: Partitions::default(),
             join: join::Join::default(),
             starts: 0,
             based: false,
@@ -672,10 +673,7 @@ impl Pipeline {
     fn append(&mut self, record: &Record, out: &mut Vec<Action>) {
         let key = partition_of(record.cgroup.as_deref());
         let leaf = record.to_cbor();
-        self.partitions
-            .entry(key)
-            .or_default()
-            .push(merkle::leaf_hash(&leaf));
+        self.partitions.push(key, merkle::leaf_hash(&leaf));
         self.records += 1;
         self.executions += u64::from(record.is_execution());
         out.push(Action::Append { key, leaf });
@@ -872,8 +870,8 @@ impl Pipeline {
             last_seq: self.counters.seq.max(self.order.through()),
             losses: self.losses(),
             blind,
-            partitions: self.partitions.values().filter(|f| f.size() > 0).count() as u64,
-            partitions_root: partition::partitions_root(&self.partitions),
+            partitions: self.partitions.len() as u64,
+            partitions_root: self.partitions.root(),
             bpf_object: self.setup.bpf_object,
             ima_policy: self.setup.ima_policy,
             nonce_hash: match purpose {
@@ -917,10 +915,7 @@ impl Pipeline {
             ("number", number == expected.0),
             ("previous", c.previous == expected.1),
             ("number of records", c.records == self.records),
-            (
-                "partitions root",
-                c.partitions_root == partition::partitions_root(&self.partitions),
-            ),
+            ("partitions root", c.partitions_root == self.partitions.root()),
         ];
         if let Some((what, _)) = checks.into_iter().find(|(_, holds)| !holds) {
             return Err(Error::Diverged { number, what });

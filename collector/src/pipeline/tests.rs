@@ -7,6 +7,7 @@ use evidence::{Bank, Digest, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 use sha2::Digest as _;
+use std::collections::BTreeMap;
 
 const POD_A: &str = "pod11111111-1111-1111-1111-111111111111";
 const POD_B: &str = "pod22222222-2222-2222-2222-222222222222";

@@ -21,8 +21,7 @@ use evidence::{
     cgroup::partition_of,
     checkpoint::number_from_path,
     list::ListEntry,
-    merkle::Frontier,
-    partition::partitions_root,
+    partition::Partitions,
     replay::{Fill, Replay},
 };
 use policy::{Hidden, Judgement, Kexec, Policy};
@@ -80,7 +79,7 @@ pub struct Follower {
     /// The entry of the last checkpoint's file, and what entries are named like files of later ones.
     anchor: u32,
     early: BTreeMap<u64, u32>,
-    tree: BTreeMap<PartitionKey, Frontier>,
+    partitions: Partitions,
     executions: u64,
     max_seq: u64,
     entries: Entries,
@@ -121,7 +120,7 @@ impl Follower {
             key: first.checkpoint.key?,
             anchor: 0,
             early: BTreeMap::new(),
-            tree: BTreeMap::new(),
+            partitions: Partitions::default(),
             executions: last.checkpoint.executions,
             last,
             max_seq: 0,
@@ -155,9 +154,8 @@ impl Follower {
         let number = follower.last.checkpoint.number;
         follower.early.retain(|n, _| *n > number);
         for log in &evidence.partitions {
-            let frontier = follower.tree.entry(log.key).or_default();
             for record in &log.records {
-                frontier.push(record.leaf_hash());
+                follower.partitions.push(log.key, record.leaf_hash());
                 follower.max_seq = follower.max_seq.max(record.seq);
                 if record.kind == EventKind::Entry && record.ret == 0 {
                     let index = follower.entries.by_sha1.get(sha1(record)?)?;
@@ -303,8 +301,11 @@ impl Follower {
         verdict.node.checkpoint_sha256 = Some(self.last.digest());
         verdict.node.records = self.last.checkpoint.records;
         verdict.node.executions = self.last.checkpoint.executions;
-        let mut partitions: Vec<(PartitionKey, u64)> =
-            self.tree.iter().map(|(key, tree)| (*key, tree.size())).collect();
+        let mut partitions: Vec<(PartitionKey, u64)> = self
+            .partitions
+            .iter()
+            .map(|(key, log)| (*key, log.size()))
+            .collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
         verdict.state = Some(NodeState {
             ak_name: quoted.ak_name,
@@ -398,18 +399,17 @@ impl Follower {
             {
                 return None;
             }
-            let tree = self.tree.entry(log.key).or_default();
             for record in &log.records {
-                tree.push(record.leaf_hash());
+                self.partitions.push(log.key, record.leaf_hash());
                 self.executions += u64::from(record.is_execution());
             }
         }
         let last = &self.last.checkpoint;
-        let records: u64 = self.tree.values().map(Frontier::size).sum();
+        let records: u64 = self.partitions.iter().map(|(_, log)| log.size()).sum();
         (records == last.records
             && self.executions == last.executions
-            && self.tree.len() as u64 == last.partitions
-            && partitions_root(&self.tree) == last.partitions_root)
+            && self.partitions.len() as u64 == last.partitions
+            && self.partitions.root() == last.partitions_root)
             .then_some(())
     }
 

@@ -14,9 +14,11 @@ use vm_protocol::spec::{Attested, Burst, Workload};
 /// Executions before the rounds over pods: the same programs, records and entries however many pods they are in.
 const EXECUTIONS: u32 = 1000;
 
-/// What [`pods`] found for one number of pods.
+/// What [`pods`] found for one number of pods at one time.
 #[derive(Debug, Serialize)]
 pub struct OverPods {
+    /// The pass that it belongs to.
+    pub pass: u32,
     /// Pods with at least one record.
     pub pods: u32,
     /// Records kept before the first round.
@@ -38,13 +40,14 @@ pub struct Pods {
     pub each: Vec<OverPods>,
 }
 
-/// Times `count` rounds, each beside bare commands to the same TPM, for each number of pods: a collector starts anew, sees
-/// [`EXECUTIONS`] executions of the same programs spread over so many pods, and is then asked. One more, of one pod, comes
-/// before them and is not counted: it makes the list as long as it then stays.
+/// Times `count` rounds, each beside bare commands to the same TPM, for each number of pods in turn, so many passes: a
+/// collector starts anew, sees [`EXECUTIONS`] executions of the same programs spread over so many pods, and is then asked.
+/// Each pass begins with another number, so that what changes slowly is not taken for what they do. One more, of one pod,
+/// comes before them and is not counted: it makes the list as long as it then stays.
 ///
 /// # Errors
 /// When the guest or the collector does not work, or a pod is missing among the partitions.
-pub fn pods(count: u32, numbers: &[u32]) -> Result<Pods> {
+pub fn pods(count: u32, numbers: &[u32], passes: u32) -> Result<Pods> {
     let too_many = numbers.iter().find(|n| **n == 0 || **n > EXECUTIONS);
     ensure!(too_many.is_none(), "1 to {EXECUTIONS} pods, not {too_many:?}");
     let dir = tempfile::tempdir().context("making a temporary directory")?;
@@ -52,11 +55,14 @@ pub fn pods(count: u32, numbers: &[u32]) -> Result<Pods> {
     plan.settings = vec!["verifier.url=".to_owned()];
     let node = Node::boot(plan, dir.path())?;
     let mut each = Vec::new();
-    for (at, &pods) in [1].iter().chain(numbers).enumerate() {
-        eprintln!("   {pods} pods{}", if at == 0 { ", not counted" } else { "" });
-        let found = over_pods(&node, count, pods).with_context(|| format!("with {pods} pods"))?;
-        if at > 0 {
-            each.push(found);
+    eprintln!("   1 pod, not counted");
+    over_pods(&node, count, 1, 0).context("before the first pass")?;
+    for pass in 1..=passes {
+        let first = pass as usize % numbers.len().max(1);
+        let (last, before) = numbers.split_at(first);
+        for &pods in before.iter().chain(last) {
+            eprintln!("   pass {pass} of {passes}: {pods} pods");
+            each.push(over_pods(&node, count, pods, pass).with_context(|| format!("with {pods} pods"))?);
         }
     }
     let kernel = node.vm.hello().kernel.clone();
@@ -68,7 +74,7 @@ pub fn pods(count: u32, numbers: &[u32]) -> Result<Pods> {
     })
 }
 
-fn over_pods(node: &Node, count: u32, pods: u32) -> Result<OverPods> {
+fn over_pods(node: &Node, count: u32, pods: u32, pass: u32) -> Result<OverPods> {
     let vm = &node.vm;
     // As after a boot: this chain ends with these rounds.
     vm.sh("rm -rf /var/lib/ima-cgpath")?;
@@ -112,6 +118,7 @@ fn over_pods(node: &Node, count: u32, pods: u32) -> Result<OverPods> {
     vm.run(&[COLLECTOR, "unload"])?.check()?;
     vm.sh("find /sys/fs/cgroup/kubepods -depth -type d -exec rmdir {} \\;")?;
     Ok(OverPods {
+        pass,
         pods,
         records: kept.records,
         entries: kept.list_len,

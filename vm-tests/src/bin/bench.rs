@@ -1,6 +1,6 @@
 //! The guests of `cargo xtask bench`: one measurement in one guest, and what was found as one line of JSON.
 //!
-//! `bench exec ROUNDS COUNT`, `bench collector WINDOWS RECORDS`, `bench attest COUNT [PODS,PODS…]`,
+//! `bench exec ROUNDS COUNT`, `bench collector WINDOWS RECORDS`, `bench attest COUNT [PODS,PODS… PASSES]`,
 //! `bench template KERNEL ROUNDS COUNT`. Not here: what is measured
 //! (`vm_tests::bench`), what it means (`xtask`).
 
@@ -21,10 +21,10 @@ fn main() -> ExitCode {
         ["collector", windows, records] => number(windows)
             .and_then(|windows| bench::collector(windows, number(records)?))
             .and_then(json),
-        ["attest", count, pods] => number(count)
+        ["attest", count, pods, passes] => number(count)
             .and_then(|count| {
                 let pods = pods.split(',').map(number).collect::<Result<Vec<u32>>>()?;
-                bench::pods(count, &pods)
+                bench::pods(count, &pods, number(passes)?)
             })
             .and_then(json),
         ["attest", count] => number(count).and_then(bench::attest).and_then(json),

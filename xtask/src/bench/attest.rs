@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use serde_json::Value as Json;
+use std::collections::BTreeMap;
 
 use super::guest::{self, numbers, spread};
 use super::{Figure, Options, Ratio, Report};
@@ -12,15 +13,18 @@ use crate::world::World;
 /// Rounds.
 const CYCLES: u64 = 200;
 
+/// Rounds of one pass of one number of pods.
+const CYCLES_OF_PASS: u64 = 20;
+
 /// `cargo xtask bench attest`.
 ///
 /// # Errors
 /// When something does not build, or the guest, the collector or the verifier does not work.
 pub fn run(world: &World, options: &Options) -> Result<Report> {
-    let cycles = options.entries.unwrap_or(CYCLES);
     if let Some(pods) = &options.pods {
-        return over_pods(world, cycles, pods);
+        return over_pods(world, options, pods);
     }
+    let cycles = options.entries.unwrap_or(CYCLES);
     let found = guest::run(world, &["attest".to_owned(), cycles.to_string()])?;
     let times = |name: &str| -> Vec<f64> {
         numbers(&found.json["times"][name])
@@ -77,14 +81,16 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
 }
 
 /// The same for each number of pods, with as many records and entries whatever it is.
-fn over_pods(world: &World, cycles: u64, pods: &str) -> Result<Report> {
-    let found = guest::run(world, &["attest".to_owned(), cycles.to_string(), pods.to_owned()])?;
+fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
+    let cycles = options.entries.unwrap_or(CYCLES_OF_PASS);
+    let arguments = ["attest", &cycles.to_string(), pods, &options.rounds().to_string()];
+    let found = guest::run(world, &arguments.map(str::to_owned))?;
     let (figures, ratios) = by_pods(&found.json);
     let mut method = found.method;
     method.extend([
-        format!("{cycles} cycles for each number of pods, in each a bare pair and a round in turn, as in `bench attest` without --pods."),
-        "Before: cgpathd starts anew and sees 1,000 executions of the same 1,000 programs, spread over so many pods.".to_owned(),
-        "Added: what a round takes beyond the bare extend + quote of its cycle; shown are medians.".to_owned(),
+        "In turn for each number of pods, each pass with another one first: cgpathd starts anew and sees 1,000 executions of the".to_owned(),
+        format!("same 1,000 programs, spread over so many pods; then {cycles} cycles as in `bench attest` without --pods."),
+        "Added: what a round takes beyond the bare extend + quote of its cycle; the median of a pass. Ratios within a pass.".to_owned(),
     ]);
     Ok(Report {
         name: "attest over pods",
@@ -94,11 +100,16 @@ fn over_pods(world: &World, cycles: u64, pods: &str) -> Result<Report> {
     })
 }
 
-/// Figures of each number of pods, and what is added in terms of the first one's.
-fn by_pods(found: &Json) -> (Vec<Figure>, Vec<Ratio>) {
-    let (mut figures, mut ratios) = (Vec::new(), Vec::new());
-    let mut first = None;
-    for each in found["each"].as_array().map_or(&[][..], Vec::as_slice) {
+/// What one pass found for one number of pods, in milliseconds and KiB.
+struct Found {
+    pass: u64,
+    bare: f64,
+    added: f64,
+    evidence: f64,
+}
+
+impl Found {
+    fn of(each: &Json) -> Option<Found> {
         let times = |name: &str| numbers(&each["times"][name]);
         let bare: Vec<f64> = times("extend")
             .iter()
@@ -110,45 +121,45 @@ fn by_pods(found: &Json) -> (Vec<Figure>, Vec<Ratio>) {
             .zip(&bare)
             .map(|(r, b)| r / 1e6 - b)
             .collect();
-        let median = |values: &[f64]| spread(&percentile(values, 50).into_iter().collect::<Vec<_>>());
-        let pods = &each["pods"];
-        let what = format!(
-            "{pods} pods ({} records, {} entries)",
-            each["records"], each["entries"]
-        );
-        for (name, unit, found) in [
-            ("bare extend + quote", "ms", median(&bare)),
-            ("added by a round", "ms", median(&added)),
-            (
-                "evidence",
-                "KiB",
-                spread(
-                    &each["times"]["evidence"]
-                        .as_f64()
-                        .map(|n| n / 1024.0)
-                        .into_iter()
-                        .collect::<Vec<_>>(),
-                ),
-            ),
-        ] {
+        Some(Found {
+            pass: each["pass"].as_u64()?,
+            bare: percentile(&bare, 50)?,
+            added: percentile(&added, 50)?,
+            evidence: each["times"]["evidence"].as_f64()? / 1024.0,
+        })
+    }
+}
+
+/// Figures of each number of pods, and what is added in terms of the lowest number's.
+fn by_pods(found: &Json) -> (Vec<Figure>, Vec<Ratio>) {
+    let mut of_pods: BTreeMap<u64, (String, Vec<Found>)> = BTreeMap::new();
+    for each in found["each"].as_array().map_or(&[][..], Vec::as_slice) {
+        if let (Some(pods), Some(found)) = (each["pods"].as_u64(), Found::of(each)) {
+            let what = format!("{pods} pods ({} records)", each["records"]);
+            of_pods.entry(pods).or_insert((what, Vec::new())).1.push(found);
+        }
+    }
+    let (mut figures, mut ratios) = (Vec::new(), Vec::new());
+    for (pods, (what, passes)) in &of_pods {
+        let mut figure = |name: &str, unit, value: fn(&Found) -> f64| {
             figures.push(Figure {
                 name: format!("{what}: {name}"),
                 unit,
-                found,
+                found: spread(&passes.iter().map(value).collect::<Vec<_>>()),
             });
-        }
-        let added = percentile(&added, 50);
-        let base = first.get_or_insert_with(|| (pods.clone(), added)).clone();
+        };
+        figure("bare extend + quote", "ms", |found| found.bare);
+        figure("added by a round", "ms", |found| found.added);
+        figure("evidence", "KiB", |found| found.evidence);
+        let Some((base, (_, first))) = of_pods.first_key_value() else {
+            continue;
+        };
+        let of_base = |found: &Found| Some(first.iter().find(|other| other.pass == found.pass)?.added);
+        let ratio = |found: &Found| Some(found.added / of_base(found)?);
         ratios.push(Ratio {
-            name: format!("added at {pods} pods / at {}", base.0),
+            name: format!("added at {pods} pods / at {base}"),
             goal: Some("0.9 to 1.1"),
-            found: spread(
-                &added
-                    .zip(base.1)
-                    .map(|(a, b)| a / b)
-                    .into_iter()
-                    .collect::<Vec<_>>(),
-            ),
+            found: spread(&passes.iter().filter_map(ratio).collect::<Vec<_>>()),
         });
     }
     (figures, ratios)
@@ -177,15 +188,24 @@ mod tests {
 
     #[test]
     fn what_is_added_is_shown_in_terms_of_the_first_number_of_pods() {
-        let each = |pods: u32, round: u64| {
-            serde_json::json!({ "pods": pods, "records": 5, "entries": 6,
+        let each = |pass: u32, pods: u32, round: u64| {
+            serde_json::json!({ "pass": pass, "pods": pods, "records": 5,
                 "times": { "extend": [1e6], "quote": [2e6], "round": [round], "evidence": 2048 } })
         };
-        let found = serde_json::json!({ "each": [each(1, 5_000_000), each(10, 6_000_000)] });
-        let (figures, ratios) = by_pods(&found);
+        // The second pass is slower as a whole.
+        let each = [
+            each(1, 1, 5_000_000),
+            each(1, 10, 6_000_000),
+            each(2, 10, 11_000_000),
+            each(2, 1, 7_000_000),
+        ];
+        let (figures, ratios) = by_pods(&serde_json::json!({ "each": each }));
         assert_eq!(figures.len(), 6);
-        let shown: Vec<f64> = ratios.iter().map(|r| r.found.as_ref().unwrap().median).collect();
-        assert_eq!(shown, [1.0, 1.5]);
+        let shown: Vec<(f64, f64)> = ratios
+            .iter()
+            .map(|r| r.found.as_ref().map(|f| (f.min, f.max)).unwrap())
+            .collect();
+        assert_eq!(shown, [(1.0, 1.0), (1.5, 2.0)]);
         assert!(by_pods(&serde_json::json!({})).0.is_empty());
     }
 }
