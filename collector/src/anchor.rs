@@ -83,11 +83,7 @@ impl Anchor {
             .mode(0o755)
             .create(&dir)
             .map_err(io_error(&dir, "make the directory"))?;
-        let anchor = Anchor {
-            dir: dir.clone(),
-            keep: keep.min(MAX_KEPT),
-            swept: false,
-        };
+        let anchor = Anchor::over(dir.clone(), keep);
         if let Some(found) = mounted(&dir)? {
             if found.starts_with("ext4 /dev/loop") && has_our_uuid(&found) {
                 return Ok(anchor);
@@ -142,6 +138,15 @@ impl Anchor {
             ],
         )?;
         Ok(anchor)
+    }
+
+    /// The same over a directory that is there already, on any file system; for whoever has no IMA beneath.
+    pub fn over(dir: PathBuf, keep: u64) -> Anchor {
+        Anchor {
+            dir,
+            keep: keep.min(MAX_KEPT),
+            swept: false,
+        }
     }
 
     /// Writes the file of checkpoint `number` and reads it once.

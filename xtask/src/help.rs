@@ -179,7 +179,8 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
   NAME           only these benchmarks:
                  replay      cgpath log replay beside the bare hash extensions, evmctl and Keylime
                  verify      verification of a long list with everything, beside the bare hash chains of its banks
-                 round       what a round of 100 new entries costs a verifier that follows, by the length of the list
+                 round       what a round of 100 new entries costs a verifier that follows, and the collector, by the length
+                             of the list
                  tenant      bytes of a tenant's bundle, by the length of the list
                  image       cgpath policy from-image on 500 MB, beside unpacking and hashing the same bytes
                  serve       1,000 nodes attesting every 10 s to one cgpath serve on this machine: who is late, what it costs

@@ -35,6 +35,8 @@ pub enum Purpose {
     Test,
     /// Build the verifier, and what its replay of lists is compared with.
     BenchReplay,
+    /// Build, and measure rounds with a software TPM.
+    BenchRound,
 }
 
 impl Purpose {
@@ -44,7 +46,8 @@ impl Purpose {
             Self::Build | Self::Machines | Self::Kernel | Self::BenchReplay => self == part,
             Self::KernelPackages => matches!(part, Self::KernelPackages | Self::Kernel),
             Self::Demo => matches!(part, Self::Demo | Self::Build | Self::Machines),
-            Self::Test => !matches!(part, Self::BenchReplay | Self::KernelPackages),
+            Self::BenchRound => matches!(part, Self::BenchRound | Self::Build),
+            Self::Test => !matches!(part, Self::BenchReplay | Self::BenchRound | Self::KernelPackages),
         }
     }
 }
@@ -141,7 +144,7 @@ const PACKAGES: &[Package] = &[
         "swtpm",
         "swtpm",
         "a software TPM for each virtual machine",
-        &[Purpose::Machines],
+        &[Purpose::Machines, Purpose::BenchRound],
     ),
     Package(
         "mmdebstrap",
@@ -917,6 +920,9 @@ mod tests {
             "`vm` must not ask for the eBPF toolchain"
         );
         assert!(!Purpose::Build.includes(Purpose::Machines));
+        assert!(
+            Purpose::BenchRound.includes(Purpose::Build) && !Purpose::BenchRound.includes(Purpose::Machines)
+        );
         assert!(
             !Purpose::Test.includes(Purpose::BenchReplay) && !Purpose::Demo.includes(Purpose::BenchReplay)
         );

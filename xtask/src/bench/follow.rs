@@ -1,5 +1,5 @@
-//! What verification costs beside the bare hash chains of the same banks, what a round costs a verifier that follows the
-//! node, and how long a tenant's bundle is, by the length of the list.
+//! What verification costs beside the bare hash chains of the same banks, and how long a tenant's bundle is, by the length of
+//! the list.
 //!
 //! Not here: the node, which is made of software (the example `follow_cost` of `verifier`).
 
@@ -20,7 +20,7 @@ const ENTRIES: u64 = 1_000_000;
 const LENGTHS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
 /// Runs the example.
-fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Result<Json> {
+pub(super) fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Result<Json> {
     let program = world.target.join("release/examples/follow_cost");
     let mut command = Command::new(program);
     command.args([what, &entries.to_string(), &rounds.to_string()]);
@@ -28,7 +28,8 @@ fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Result<Json> {
     serde_json::from_str(&shell::output(&mut command)?).context("what follow_cost prints")
 }
 
-fn build(world: &World) -> Result<()> {
+/// Builds the example.
+pub(super) fn build(world: &World) -> Result<()> {
     let mut cargo = build::cargo(world);
     cargo.args([
         "build",
@@ -42,7 +43,8 @@ fn build(world: &World) -> Result<()> {
     shell::run("a node made of software", &mut cargo)
 }
 
-fn numbers(found: &Json, name: &str) -> Vec<f64> {
+/// What an example printed under `name`: a number, or a list of them.
+pub(super) fn numbers(found: &Json, name: &str) -> Vec<f64> {
     let list = found[name].as_array().map_or(&[][..], Vec::as_slice);
     list.iter()
         .chain([&found[name]])
@@ -50,7 +52,8 @@ fn numbers(found: &Json, name: &str) -> Vec<f64> {
         .collect()
 }
 
-fn figure(name: String, unit: &'static str, values: &[f64]) -> Figure {
+/// A figure of what was measured.
+pub(super) fn figure(name: String, unit: &'static str, values: &[f64]) -> Figure {
     Figure {
         name,
         unit,
@@ -58,7 +61,8 @@ fn figure(name: String, unit: &'static str, values: &[f64]) -> Figure {
     }
 }
 
-fn lengths(options: &Options) -> Vec<u64> {
+/// Lengths of the list.
+pub(super) fn lengths(options: &Options) -> Vec<u64> {
     options.entries.map_or(LENGTHS.to_vec(), |entries| vec![entries])
 }
 
@@ -102,39 +106,6 @@ pub fn verify(world: &World, options: &Options) -> Result<Report> {
             ratio("appraisal / replay, from start to end", None, pairs("wall", "replay-wall")),
             ratio("appraisal / replay, processor time", None, pairs("appraisal", "replay")),
         ],
-    })
-}
-
-/// `cargo xtask bench round`.
-///
-/// # Errors
-/// When something does not build, or a round of the honest node is not followed.
-pub fn round(world: &World, options: &Options) -> Result<Report> {
-    build(world)?;
-    let mut figures = Vec::new();
-    for entries in lengths(options) {
-        let found = run(world, "round", entries, options.rounds())?;
-        let mut add = |what: &str, unit, name: &str, scale: f64| {
-            let values: Vec<f64> = numbers(&found, name).iter().map(|n| n * scale).collect();
-            figures.push(figure(format!("{entries} entries: {what}"), unit, &values));
-        };
-        add("judging a round (goal: under 2)", "ms", "follow", 1.0);
-        add("decoding it", "ms", "decoding", 1.0);
-        add("the verdict as JSON", "ms", "json", 1.0);
-        add("bytes sent", "KiB", "bytes", 1.0 / 1024.0);
-        add("of whole evidence", "KiB", "whole", 1.0 / 1024.0);
-        add("the follower's memory", "MiB", "memory", 1.0 / 1024.0 / 1024.0);
-        add("making the follower, once", "ms", "making", 1.0);
-    }
-    Ok(Report {
-        name: "round",
-        method: vec![
-            measure::machine(),
-            "A round: 100 new entries with their records, one checkpoint; the list before it as long as said.".to_owned(),
-            "Processor time of all threads.".to_owned(),
-        ],
-        figures,
-        ratios: Vec::new(),
     })
 }
 

@@ -12,6 +12,7 @@ mod guest;
 mod image;
 mod measure;
 mod replay;
+mod round;
 mod serve;
 mod template;
 
@@ -47,8 +48,8 @@ const BENCHMARKS: &[Benchmark] = &[
     },
     Benchmark {
         name: "round",
-        purpose: Purpose::Build,
-        run: follow::round,
+        purpose: Purpose::BenchRound,
+        run: round::run,
     },
     Benchmark {
         name: "tenant",

@@ -1,26 +1,31 @@
 //! Moves bytes between the kernel, the disk and the [`pipeline`](crate::pipeline): everything that blocks and decides
 //! nothing.
 //!
-//! Promises: what the pipeline must be able to replay is in the spool before it is handled; a record leaves the ring
-//! only after that; when the disk is full, nothing is consumed and nothing is lost until the ring is full, too.
+//! Promises: what the pipeline must be able to replay is in the spool before it is handled (see [`core`]); a record leaves
+//! the ring only after that; when the disk is full, nothing is consumed and nothing is lost until the ring is full, too.
 //! Not here: the TPM, the network, waiting (see [`crate::service`]).
 
+mod canary;
+pub mod core;
+
+pub use self::canary::{CANARY_ARGUMENT, Canary};
+pub use self::core::Outcome;
+
+use self::core::{Core, Machine, Opened, record_in};
 use crate::anchor::{Anchor, AnchorError};
 use crate::bpf::{self, Adopted, Bpf, Mode, Ring};
 use crate::config::Config;
 use crate::key::{self, KeyError};
-use crate::pipeline::{self, Action, Counters, Event, Pipeline, SealError, Setup};
+use crate::pipeline::{self, Counters, Event, Pipeline, SealError, Setup};
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
-use crate::spool::{self, Frame, Spool, SpoolError};
-use crate::store::{Assembly, Frozen, Store, StoreError};
-use bytes::Bytes;
+use crate::spool::{self, Spool, SpoolError};
+use crate::store::{Assembly, Frozen, StoreError};
 use evidence::list::ListEntry;
-use evidence::{Bank, GuardMode, PodUid, Position, Protection, SealedCheckpoint, Tier};
+use evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
-use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,9 +38,6 @@ pub const BATCH: usize = 4096;
 
 /// The object that was built in, where there is one (see build.rs).
 pub const BUILT_IN_OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
-
-/// The first argument with which this program does nothing: what it executes to see whether it is seen.
-pub const CANARY_ARGUMENT: &str = "__canary";
 
 /// Why the collector can not go on.
 #[derive(Debug, thiserror::Error)]
@@ -122,53 +124,60 @@ pub enum EngineError {
     Ring(io::Error),
 }
 
-/// What became of a request.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Checkpoint `number` carries its nonce and is anchored: quote, then ask for the assembly.
-    Ready {
-        /// The request.
-        id: u64,
-        /// Its nonce.
-        nonce: Vec<u8>,
-        /// What was sealed.
-        frozen: Frozen,
-    },
-    /// It can not be answered.
-    Failed {
-        /// The request; none for what nobody asked for.
-        id: Option<u64>,
-        /// Why.
-        error: SealError,
-    },
-}
-
 /// The collector's working parts.
 pub struct Engine {
-    bpf: Bpf,
+    core: Core<Kernel>,
     ring: Ring,
-    pipeline: Pipeline,
-    spool: Spool,
-    store: Store,
-    list: ListReader,
-    anchor: Anchor,
-    key: SigningKey,
-    /// What the last seal covers.
-    frozen: Frozen,
-    outcomes: VecDeque<Outcome>,
-    boot_id: [u8; 16],
     tier: Tier,
-    /// The spool took no record: nothing is consumed until it does.
-    stalled: bool,
     /// Pods of the last verdict that are not trusted; none where there was no verdict yet.
     untrusted: Option<BTreeSet<PodUid>>,
     exempt: Exempt,
     orders: bpf::Orders,
-    canary: Canary,
     /// When the programs were last told that somebody is there.
     beat: Instant,
     /// Held for as long as the engine lives.
     _lock: Flock<File>,
+}
+
+/// The running kernel.
+struct Kernel {
+    bpf: Bpf,
+    anchor: Anchor,
+    canary: Canary,
+}
+
+impl Machine for Kernel {
+    fn counters(&mut self) -> Result<Counters, EngineError> {
+        let snapshot = self.bpf.counters()?;
+        let attached = snapshot.all_attached();
+        if !attached {
+            let detached: Vec<&str> = snapshot
+                .programs
+                .iter()
+                .filter(|p| p.detached.is_some())
+                .map(|p| p.name)
+                .collect();
+            tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled, "programs do not see events");
+        }
+        Ok(Counters {
+            seq: snapshot.seq,
+            reserve: snapshot.lost_reserve,
+            recursion: snapshot
+                .programs
+                .iter()
+                .fold(0, |sum, p| sum.saturating_add(p.recursion_misses)),
+            read: snapshot.read_failed,
+            attached,
+        })
+    }
+
+    fn canary(&mut self) -> Option<u32> {
+        self.canary.run()
+    }
+
+    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {
+        self.anchor.read_once(number, file)
+    }
 }
 
 /// Cgroups that are never denied anything.
@@ -211,12 +220,6 @@ fn file_hash(content: Option<usize>) -> Bank {
         .into_iter()
         .find(|bank| Some(bank.len()) == content)
         .unwrap_or(Bank::Sha256)
-}
-
-/// The record without what is reserved behind it; all of it where that can not be told.
-fn record_in(item: &[u8]) -> &[u8] {
-    let len = bpf::decode::record_len(item).unwrap_or(item.len());
-    &item[..len.min(item.len())]
 }
 
 /// Moves what waits in the ring of a collector that died to its spool; gives the number of records. To be called before
@@ -353,7 +356,7 @@ impl Engine {
         let ima_policy = std::fs::read(&config.ima.policy)
             .ok()
             .map(|bytes| Sha256::digest(bytes).into());
-        let mut pipeline = Pipeline::new(Setup {
+        let setup = Setup {
             boot_id,
             hierarchy: describe,
             bpf_object: bpf.object_sha256(),
@@ -362,41 +365,34 @@ impl Engine {
             drain_timeout: Duration::from_secs(config.seal.drain_timeout),
             seal_records: config.seal.records,
             protection: protection(&options.orders),
-        });
-        let mut store = Store::create(&dir)?;
-        let mut frozen = store.freeze();
-        spool.replay(|frame| replay(frame, &mut pipeline, &mut store, &mut frozen))?;
-        let mut engine = Engine {
+        };
+        let tier = tier(&early);
+        let kernel = Kernel {
             bpf,
-            ring,
-            pipeline,
-            spool,
-            store,
-            list,
             anchor,
+            canary: Canary::find(),
+        };
+        let opened = Opened {
+            dir: &dir,
+            spool,
+            list,
+            early,
             key,
-            frozen,
-            outcomes: VecDeque::new(),
-            boot_id,
-            tier: tier(&early),
-            stalled: false,
+        };
+        let mut engine = Engine {
+            core: Core::start(kernel, setup, opened)?,
+            ring,
+            tier,
             untrusted: None,
             exempt: Exempt {
                 untrusted: config.enforce.exempt.clone(),
                 loss: config.fail_closed.exempt.clone(),
             },
             orders: options.orders,
-            canary: Canary::find(),
             beat: Instant::now(),
             _lock: lock,
         };
-        engine.tell(Event::Started)?;
-        for entry in early {
-            engine.store.entry(&entry.to_entry())?;
-            engine.tell(Event::List(Box::new(list::for_pipeline(&entry))))?;
-        }
-        engine.tell(Event::Replayed)?;
-        if !engine.pipeline.is_loaded() {
+        if !engine.core.pipeline().is_loaded() {
             engine.seed()?;
         }
         engine.tell_pods()?;
@@ -425,12 +421,12 @@ impl Engine {
             return Ok(());
         }
         self.beat = Instant::now();
-        self.bpf.beat()?;
+        self.core.machine.bpf.beat()?;
         if self.orders.loss {
-            let lost = self.bpf.lost_reserve()?;
+            let lost = self.core.machine.bpf.lost_reserve()?;
             // What was lost until then is known once all that came before it is on disk.
-            if self.drain()? < BATCH && !self.stalled {
-                self.bpf.acknowledge(lost)?;
+            if self.drain()? < BATCH && !self.core.is_stalled() {
+                self.core.machine.bpf.acknowledge(lost)?;
             }
         }
         self.tell_pods()
@@ -439,9 +435,9 @@ impl Engine {
     /// Writes down whom the programs deny executions and whom never.
     fn tell_pods(&mut self) -> Result<(), EngineError> {
         if !self.orders.untrusted && !self.orders.loss {
-            return Ok(self.bpf.set_pods(BTreeMap::new())?);
+            return Ok(self.core.machine.bpf.set_pods(BTreeMap::new())?);
         }
-        let mount = self.bpf.hierarchy().mount.clone();
+        let mount = self.core.machine.bpf.hierarchy().mount.clone();
         let mut wanted: BTreeMap<u64, u32> = BTreeMap::new();
         match &self.untrusted {
             Some(untrusted) => {
@@ -452,7 +448,7 @@ impl Engine {
             }
             // A restart opens nothing: the verdict before it holds until the next one.
             None => {
-                for (id, bits) in self.bpf.pods() {
+                for (id, bits) in self.core.machine.bpf.pods() {
                     if bits & ebpf_common::pod::UNTRUSTED != 0 {
                         wanted.insert(*id, ebpf_common::pod::UNTRUSTED);
                     }
@@ -467,12 +463,12 @@ impl Engine {
                 *wanted.entry(id).or_default() |= bit;
             }
         }
-        Ok(self.bpf.set_pods(wanted)?)
+        Ok(self.core.machine.bpf.set_pods(wanted)?)
     }
 
     /// What the programs do about others, and how many cgroups they deny something.
     pub fn denied(&self) -> (Protection, usize) {
-        let denied = self.bpf.pods().values();
+        let denied = self.core.machine.bpf.pods().values();
         (
             protection(&self.orders),
             denied
@@ -483,25 +479,15 @@ impl Engine {
 
     /// Scans what is older than the programs, then tells that they are loaded.
     fn seed(&mut self) -> Result<(), EngineError> {
-        let mount = self.bpf.hierarchy().mount.clone();
+        let mount = self.core.machine.bpf.hierarchy().mount.clone();
         let seeds = cgroups::seeds(&mount).map_err(|source| EngineError::Cgroups { path: mount, source })?;
-        let n_cgroups = seeds.len();
-        for event in seeds {
-            self.tell(event)?;
-        }
-        let seeds = processes::seeds()?;
+        let processes = processes::seeds()?;
         tracing::info!(
-            cgroups = n_cgroups,
-            processes = seeds.len(),
+            cgroups = seeds.len(),
+            processes = processes.len(),
             "scanned what is older than the programs"
         );
-        for event in seeds {
-            self.tell(event)?;
-        }
-        self.poll_list()?;
-        let list_len = self.pipeline.list_len();
-        // What is being added at this moment has its record in the ring when checkpoint 0 is sealed.
-        self.tell(Event::Loaded { list_len })
+        self.core.loaded(seeds.into_iter().chain(processes))
     }
 
     /// A descriptor that is readable when records wait; for an event loop.
@@ -514,7 +500,7 @@ impl Engine {
 
     /// boot_id of the running kernel.
     pub fn boot_id(&self) -> [u8; 16] {
-        self.boot_id
+        self.core.boot_id()
     }
 
     /// Where the tags lie: found out at the start.
@@ -524,22 +510,22 @@ impl Engine {
 
     /// The state machine, to look at.
     pub fn pipeline(&self) -> &Pipeline {
-        &self.pipeline
+        self.core.pipeline()
     }
 
     /// Whether nothing is being sealed.
     pub fn is_idle(&self) -> bool {
-        self.pipeline.is_idle()
+        self.pipeline().is_idle()
     }
 
     /// Whether the disk takes no more records.
     pub fn is_stalled(&self) -> bool {
-        self.stalled
+        self.core.is_stalled()
     }
 
     /// What became of requests since the last call.
     pub fn take_outcomes(&mut self) -> Vec<Outcome> {
-        self.outcomes.drain(..).collect()
+        self.core.take_outcomes()
     }
 
     /// Consumes waiting records, at most [`BATCH`]; gives their number.
@@ -551,276 +537,46 @@ impl Engine {
             let Some(item) = self.ring.next() else {
                 return Ok(taken);
             };
-            let raw = Bytes::copy_from_slice(record_in(&item));
-            if let Err(error) = self.spool.append_raw(&raw) {
+            let Some(kept) = self.core.keep(&item) else {
                 // Not dropped: the kernel's position stays, and the record is read again.
                 std::mem::forget(item);
-                if !self.stalled {
-                    tracing::error!(%error, "records can not be kept: nothing is consumed until they can");
-                }
-                self.stalled = true;
                 return Ok(taken);
-            }
+            };
             drop(item);
-            if self.stalled {
-                tracing::info!("records can be kept again");
-                self.stalled = false;
-            }
-            self.handle(spool::raw_event(&raw))?;
+            self.core.record(&kept)?;
         }
         Ok(BATCH)
     }
 
-    /// Reads the list to its end.
+    /// See [`Core::poll_list`].
     ///
     /// # Errors
     /// What ends the collector.
     pub fn poll_list(&mut self) -> Result<(), EngineError> {
-        let mut new = Vec::new();
-        self.list.poll(|entry| {
-            new.push(entry);
-            Ok::<(), EngineError>(())
-        })?;
-        for entry in new {
-            self.store.entry(&entry.to_entry())?;
-            self.tell(Event::List(Box::new(list::for_pipeline(&entry))))?;
-        }
-        Ok(())
+        self.core.poll_list()
     }
 
-    /// Asks for a checkpoint with `nonce`; the answer is an [`Outcome`].
+    /// See [`Core::request`].
     ///
     /// # Errors
     /// What ends the collector.
     pub fn request(&mut self, id: u64, nonce: Vec<u8>) -> Result<(), EngineError> {
-        self.tell(Event::Request { id, nonce })
+        self.core.request(id, nonce)
     }
 
-    /// Time has passed.
+    /// See [`Core::tick`].
     ///
     /// # Errors
     /// What ends the collector.
     pub fn tick(&mut self) -> Result<(), EngineError> {
-        self.tell(Event::Tick)
+        self.core.tick()
     }
 
-    /// Reads the list to its end, then gives all parts of the evidence about `frozen`, or those that came after a position.
-    /// Call it after the quote.
+    /// See [`Core::assembly`].
     ///
     /// # Errors
     /// What ends the collector, or [`StoreError::TooLong`].
     pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, EngineError> {
-        self.poll_list()?;
-        let after = after.filter(|position| position.boot_id == self.boot_id);
-        Ok(self.store.assembly(frozen, after)?)
-    }
-
-    /// Tells the pipeline, after the spool if need be. Raw records and seals are in the spool already.
-    fn tell(&mut self, event: Event) -> Result<(), EngineError> {
-        if event.is_journaled() {
-            self.spool.append_event(&event)?;
-        }
-        self.handle(event)
-    }
-
-    fn handle(&mut self, event: Event) -> Result<(), EngineError> {
-        for action in self.pipeline.handle(event, system::now())? {
-            self.act(action)?;
-        }
-        Ok(())
-    }
-
-    fn act(&mut self, action: Action) -> Result<(), EngineError> {
-        match action {
-            Action::Append { key, leaf } => self.store.record(key, &leaf)?,
-            Action::RunCanary => {
-                let tgid = self.canary.run();
-                self.tell(Event::Canary { tgid })?;
-            }
-            Action::PollList => {
-                self.poll_list()?;
-                self.tell(Event::ListPolled)?;
-            }
-            Action::ReadCounters => {
-                let counters = self.counters()?;
-                self.tell(Event::Counters(counters))?;
-            }
-            Action::GiveUp { through } => {
-                tracing::warn!(through, "records did not arrive: they count as lost");
-                self.tell(Event::GaveUp { through })?;
-            }
-            Action::Seal(checkpoint) => {
-                let sealed = SealedCheckpoint::seal(*checkpoint, &self.key);
-                self.spool.append_sealed(&sealed.file)?;
-                self.store.checkpoint(&sealed.file)?;
-                self.frozen = self.store.freeze();
-                let c = &sealed.checkpoint;
-                tracing::info!(
-                    number = c.number,
-                    list_len = c.list_len,
-                    settled = c.settled,
-                    boot_len = c.boot_len,
-                    records = c.records,
-                    last_seq = c.last_seq,
-                    lost = c.losses.total(),
-                    blind = c.blind,
-                    "sealed"
-                );
-                if c.blind {
-                    tracing::error!(
-                        number = c.number,
-                        "the canary was not seen: the programs may be switched off"
-                    );
-                }
-                self.handle(spool::sealed_event(&sealed))?;
-            }
-            Action::Anchor { number } => {
-                let done = match self.store.checkpoint_file(number)? {
-                    Some(file) => self.anchor.read_once(number, &file).map_err(|e| e.to_string()),
-                    None => Err("its file is not in the store".to_owned()),
-                };
-                let event = match done {
-                    Ok(()) => Event::FileRead,
-                    Err(why) => Event::AnchorFailed { why },
-                };
-                self.tell(event)?;
-            }
-            Action::Anchored { number } => tracing::debug!(number, "anchored"),
-            Action::Answer { id, nonce, number } => {
-                tracing::debug!(id, number, "a request's checkpoint is anchored");
-                self.outcomes.push_back(Outcome::Ready {
-                    id,
-                    nonce,
-                    frozen: self.frozen.clone(),
-                });
-            }
-            Action::Failed { id, error } => {
-                tracing::error!(%error, "no checkpoint");
-                self.outcomes.push_back(Outcome::Failed { id, error });
-            }
-        }
-        Ok(())
-    }
-
-    fn counters(&self) -> Result<Counters, EngineError> {
-        let snapshot = self.bpf.counters()?;
-        let attached = snapshot.all_attached();
-        if !attached {
-            let detached: Vec<&str> = snapshot
-                .programs
-                .iter()
-                .filter(|p| p.detached.is_some())
-                .map(|p| p.name)
-                .collect();
-            tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled, "programs do not see events");
-        }
-        Ok(Counters {
-            seq: snapshot.seq,
-            reserve: snapshot.lost_reserve,
-            recursion: snapshot
-                .programs
-                .iter()
-                .fold(0, |sum, p| sum.saturating_add(p.recursion_misses)),
-            read: snapshot.read_failed,
-            attached,
-        })
-    }
-}
-
-/// Tells the pipeline and the store what the spool holds.
-fn replay(
-    frame: Frame,
-    pipeline: &mut Pipeline,
-    store: &mut Store,
-    frozen: &mut Frozen,
-) -> Result<(), EngineError> {
-    if let Frame::Event(Event::Sealed(_), Some(file)) = &frame {
-        store.checkpoint(file)?;
-        *frozen = store.freeze();
-    }
-    for action in pipeline.handle(frame.into_event(), Duration::ZERO)? {
-        if let Action::Append { key, leaf } = action {
-            store.record(key, &leaf)?;
-        }
-    }
-    Ok(())
-}
-
-/// A program that ends at once.
-///
-/// The dynamic linker by itself, asked for its version, maps nothing else: one record instead of a dozen at each request.
-/// Where there is none, or an update replaced it, it is this very program. Both are files that IMA knows and every policy
-/// accepts.
-#[derive(Debug)]
-struct Canary {
-    linker: Option<PathBuf>,
-}
-
-impl Canary {
-    fn find() -> Canary {
-        Canary {
-            linker: dynamic_linker(),
-        }
-    }
-
-    /// Executes it and gives its process id.
-    fn run(&self) -> Option<u32> {
-        let linker = self
-            .linker
-            .as_deref()
-            .and_then(|path| spawn(path, "--version").ok());
-        // Not its path: the file may have been replaced by an update since.
-        let child = linker.map_or_else(|| spawn(Path::new("/proc/self/exe"), CANARY_ARGUMENT), Ok);
-        match child {
-            Ok(mut child) => {
-                let pid = child.id();
-                if let Err(error) = child.wait() {
-                    tracing::warn!(%error, "waiting for the canary");
-                }
-                Some(pid)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the canary could not be executed");
-                None
-            }
-        }
-    }
-}
-
-fn spawn(program: &Path, argument: &str) -> io::Result<std::process::Child> {
-    std::process::Command::new(program)
-        .arg(argument)
-        .current_dir("/")
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-}
-
-/// The dynamic linker that is mapped into this process.
-fn dynamic_linker() -> Option<PathBuf> {
-    let maps = procfs::process::Process::myself().and_then(|p| p.maps()).ok()?;
-    maps.into_iter().find_map(|map| match map.pathname {
-        procfs::process::MMapPath::Path(path) => {
-            let name = path.file_name()?.to_string_lossy();
-            (name.starts_with("ld-linux") || name.starts_with("ld64")).then_some(path)
-        }
-        _ => None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_canary_is_a_process_that_ended_even_if_the_linker_was_replaced() {
-        let replaced = Canary {
-            linker: Some("/nonexistent/ld-linux.so".into()),
-        };
-        for canary in [Canary::find(), replaced] {
-            let pid = canary.run().unwrap();
-            assert!(pid > 1 && !std::path::Path::new(&format!("/proc/{pid}")).exists());
-        }
+        self.core.assembly(frozen, after)
     }
 }

@@ -1,0 +1,348 @@
+//! The engine without its machine: pipeline, spool, store and measurement list, and the order in which they are told.
+//!
+//! Promises: what the pipeline must be able to replay is in the spool before it is handled. Not here: eBPF, the ring buffer,
+//! the file system of checkpoints: a [`Machine`] has them, so that rounds can be had, and measured, without a kernel that
+//! runs our programs.
+
+use super::EngineError;
+use crate::anchor::AnchorError;
+use crate::pipeline::{Action, Counters, Event, Pipeline, SealError, Setup};
+use crate::sources::list::{self, ListReader};
+use crate::sources::system;
+use crate::spool::{self, Frame, Spool};
+use crate::store::{Assembly, Frozen, Store};
+use bytes::Bytes;
+use evidence::list::ListEntry;
+use evidence::{Position, SealedCheckpoint};
+use p256::ecdsa::SigningKey;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+/// What is wanted of the machine while a checkpoint is sealed.
+pub trait Machine {
+    /// The kernel side's counters now.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    fn counters(&mut self) -> Result<Counters, EngineError>;
+
+    /// Executes the canary; gives its process, or none if it could not be executed.
+    fn canary(&mut self) -> Option<u32>;
+
+    /// Writes the file of checkpoint `number` and reads it once, so that IMA measures it.
+    ///
+    /// # Errors
+    /// See [`AnchorError`].
+    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError>;
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Checkpoint `number` carries its nonce and is anchored: quote, then ask for the assembly.
+    Ready {
+        /// The request.
+        id: u64,
+        /// Its nonce.
+        nonce: Vec<u8>,
+        /// What was sealed.
+        frozen: Frozen,
+    },
+    /// It can not be answered.
+    Failed {
+        /// The request; none for what nobody asked for.
+        id: Option<u64>,
+        /// Why.
+        error: SealError,
+    },
+}
+
+/// What a [`Core`] goes on with: one boot's directory, and what was opened in it.
+#[derive(Debug)]
+pub struct Opened<'a> {
+    /// Where the store is made anew.
+    pub dir: &'a Path,
+    /// The spool, with [`Event::Base`] in it.
+    pub spool: Spool,
+    /// The list, from which `early` was read.
+    pub list: ListReader,
+    /// All entries so far.
+    pub early: Vec<ListEntry>,
+    /// The checkpoint key; its public half is in [`Setup::key`].
+    pub key: SigningKey,
+}
+
+/// Pipeline, spool, store and list.
+#[derive(Debug)]
+pub struct Core<M> {
+    /// Where it runs.
+    pub machine: M,
+    pipeline: Pipeline,
+    spool: Spool,
+    store: Store,
+    list: ListReader,
+    key: SigningKey,
+    boot_id: [u8; 16],
+    /// What the last seal covers.
+    frozen: Frozen,
+    outcomes: VecDeque<Outcome>,
+    /// The spool took no record: nothing is consumed until it does.
+    stalled: bool,
+}
+
+/// The record without what is reserved behind it; all of it where that can not be told.
+pub(super) fn record_in(item: &[u8]) -> &[u8] {
+    let len = crate::bpf::decode::record_len(item).unwrap_or(item.len());
+    &item[..len.min(item.len())]
+}
+
+impl<M: Machine> Core<M> {
+    /// Replays the spool, tells what the list has so far, and that a collector was started.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn start(machine: M, setup: Setup, opened: Opened<'_>) -> Result<Core<M>, EngineError> {
+        let Opened {
+            dir,
+            spool,
+            list,
+            early,
+            key,
+        } = opened;
+        let boot_id = setup.boot_id;
+        let mut pipeline = Pipeline::new(setup);
+        let mut store = Store::create(dir)?;
+        let mut frozen = store.freeze();
+        spool.replay(|frame| replay(frame, &mut pipeline, &mut store, &mut frozen))?;
+        let mut core = Core {
+            machine,
+            pipeline,
+            spool,
+            store,
+            list,
+            key,
+            boot_id,
+            frozen,
+            outcomes: VecDeque::new(),
+            stalled: false,
+        };
+        core.tell(Event::Started)?;
+        for entry in early {
+            core.entry(&entry)?;
+        }
+        core.tell(Event::Replayed)?;
+        Ok(core)
+    }
+
+    /// The programs are attached and `seeds` are what was there before them.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn loaded(&mut self, seeds: impl IntoIterator<Item = Event>) -> Result<(), EngineError> {
+        for event in seeds {
+            self.tell(event)?;
+        }
+        self.poll_list()?;
+        let list_len = self.pipeline.list_len();
+        // What is being added at this moment has its record in the ring when checkpoint 0 is sealed.
+        self.tell(Event::Loaded { list_len })
+    }
+
+    /// The state machine, to look at.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// boot_id of the running kernel.
+    pub fn boot_id(&self) -> [u8; 16] {
+        self.boot_id
+    }
+
+    /// Whether the disk takes no more records.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// What became of requests since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<Outcome> {
+        self.outcomes.drain(..).collect()
+    }
+
+    /// Writes an item of the ring buffer to the spool: from then on it may leave the ring, and is to be
+    /// [handled](Core::record). `None` where the disk is full, see [`Core::is_stalled`].
+    pub fn keep(&mut self, item: &[u8]) -> Option<Bytes> {
+        let raw = Bytes::copy_from_slice(record_in(item));
+        if let Err(error) = self.spool.append_raw(&raw) {
+            if !self.stalled {
+                tracing::error!(%error, "records can not be kept: nothing is consumed until they can");
+            }
+            self.stalled = true;
+            return None;
+        }
+        if self.stalled {
+            tracing::info!("records can be kept again");
+            self.stalled = false;
+        }
+        Some(raw)
+    }
+
+    /// Takes in a record that was [kept](Core::keep).
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn record(&mut self, kept: &Bytes) -> Result<(), EngineError> {
+        self.handle(spool::raw_event(kept))
+    }
+
+    /// Reads the list to its end.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn poll_list(&mut self) -> Result<(), EngineError> {
+        let mut new = Vec::new();
+        self.list.poll(|entry| {
+            new.push(entry);
+            Ok::<(), EngineError>(())
+        })?;
+        new.iter().try_for_each(|entry| self.entry(entry))
+    }
+
+    fn entry(&mut self, entry: &ListEntry) -> Result<(), EngineError> {
+        self.store.entry(&entry.to_entry())?;
+        self.tell(Event::List(Box::new(list::for_pipeline(entry))))
+    }
+
+    /// Asks for a checkpoint with `nonce`; the answer is an [`Outcome`].
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn request(&mut self, id: u64, nonce: Vec<u8>) -> Result<(), EngineError> {
+        self.tell(Event::Request { id, nonce })
+    }
+
+    /// Time has passed.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn tick(&mut self) -> Result<(), EngineError> {
+        self.tell(Event::Tick)
+    }
+
+    /// Reads the list to its end, then gives all parts of the evidence about `frozen`, or those that came after a position.
+    /// Call it after the quote.
+    ///
+    /// # Errors
+    /// What ends the collector, or [`StoreError::TooLong`](crate::store::StoreError::TooLong).
+    pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, EngineError> {
+        self.poll_list()?;
+        let after = after.filter(|position| position.boot_id == self.boot_id);
+        Ok(self.store.assembly(frozen, after)?)
+    }
+
+    /// Tells the pipeline, after the spool if need be. Raw records and seals are in the spool already.
+    fn tell(&mut self, event: Event) -> Result<(), EngineError> {
+        if event.is_journaled() {
+            self.spool.append_event(&event)?;
+        }
+        self.handle(event)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), EngineError> {
+        for action in self.pipeline.handle(event, system::now())? {
+            self.act(action)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), EngineError> {
+        match action {
+            Action::Append { key, leaf } => self.store.record(key, &leaf)?,
+            Action::RunCanary => {
+                let tgid = self.machine.canary();
+                self.tell(Event::Canary { tgid })?;
+            }
+            Action::PollList => {
+                self.poll_list()?;
+                self.tell(Event::ListPolled)?;
+            }
+            Action::ReadCounters => {
+                let counters = self.machine.counters()?;
+                self.tell(Event::Counters(counters))?;
+            }
+            Action::GiveUp { through } => {
+                tracing::warn!(through, "records did not arrive: they count as lost");
+                self.tell(Event::GaveUp { through })?;
+            }
+            Action::Seal(checkpoint) => {
+                let sealed = SealedCheckpoint::seal(*checkpoint, &self.key);
+                self.spool.append_sealed(&sealed.file)?;
+                self.store.checkpoint(&sealed.file)?;
+                self.frozen = self.store.freeze();
+                let c = &sealed.checkpoint;
+                tracing::info!(
+                    number = c.number,
+                    list_len = c.list_len,
+                    settled = c.settled,
+                    boot_len = c.boot_len,
+                    records = c.records,
+                    last_seq = c.last_seq,
+                    lost = c.losses.total(),
+                    blind = c.blind,
+                    "sealed"
+                );
+                if c.blind {
+                    tracing::error!(
+                        number = c.number,
+                        "the canary was not seen: the programs may be switched off"
+                    );
+                }
+                self.handle(spool::sealed_event(&sealed))?;
+            }
+            Action::Anchor { number } => {
+                let done = match self.store.checkpoint_file(number)? {
+                    Some(file) => self.machine.anchor(number, &file).map_err(|e| e.to_string()),
+                    None => Err("its file is not in the store".to_owned()),
+                };
+                let event = match done {
+                    Ok(()) => Event::FileRead,
+                    Err(why) => Event::AnchorFailed { why },
+                };
+                self.tell(event)?;
+            }
+            Action::Anchored { number } => tracing::debug!(number, "anchored"),
+            Action::Answer { id, nonce, number } => {
+                tracing::debug!(id, number, "a request's checkpoint is anchored");
+                self.outcomes.push_back(Outcome::Ready {
+                    id,
+                    nonce,
+                    frozen: self.frozen.clone(),
+                });
+            }
+            Action::Failed { id, error } => {
+                tracing::error!(%error, "no checkpoint");
+                self.outcomes.push_back(Outcome::Failed { id, error });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the pipeline and the store what the spool holds.
+fn replay(
+    frame: Frame,
+    pipeline: &mut Pipeline,
+    store: &mut Store,
+    frozen: &mut Frozen,
+) -> Result<(), EngineError> {
+    if let Frame::Event(Event::Sealed(_), Some(file)) = &frame {
+        store.checkpoint(file)?;
+        *frozen = store.freeze();
+    }
+    for action in pipeline.handle(frame.into_event(), Duration::ZERO)? {
+        if let Action::Append { key, leaf } = action {
+            store.record(key, &leaf)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! A machine made of software under the real engine: a file in place of the kernel's list, a queue in place of the ring
+//! buffer, a plain directory in place of the file system of checkpoints.
+//!
+//! Promises: the list grows by whole `ima-ng` entries as `binary_runtime_measurements` has them, records are bytes as the
+//! eBPF programs write them, and the canary is executed for real. Nothing extends a register.
+
+use collector::anchor::{Anchor, AnchorError};
+use collector::engine::core::{Core, Machine, Opened};
+use collector::engine::{Canary, EngineError};
+use collector::pipeline::{Counters, Event, Setup};
+use collector::sources::list::ListReader;
+use collector::spool::Spool;
+use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
+use evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
+use p256::ecdsa::SigningKey;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// The host, and after it this many pods.
+pub const PODS: u64 = 4;
+
+/// boot_id of this machine.
+pub const BOOT_ID: [u8; 16] = [7; 16];
+
+/// Entries before the programs are loaded, and between that and checkpoint 0: none of them has a record.
+const EARLY: u64 = 40;
+const BETWEEN: u64 = 1;
+
+/// Inode numbers of cgroup directories: the root, the pods' root, and behind it those of pods.
+const ROOT: u64 = 1;
+const KUBEPODS: u64 = 2;
+
+/// `HASH_ALGO_SHA256`, include/uapi/linux/hash_info.h.
+const HASH_ALGO_SHA256: u32 = 4;
+
+pub struct Software {
+    list: File,
+    /// What the next [`Software::publish`] adds to the list.
+    pending: Vec<u8>,
+    ring: VecDeque<Vec<u8>>,
+    seq: u64,
+    anchor: Anchor,
+    canary: Canary,
+    /// The programs see no execution.
+    pub deaf: bool,
+}
+
+/// Numbers of a record, host byte order. Layouts: `ebpf_common`.
+#[derive(Default)]
+struct Raw(Vec<u8>);
+
+impl Raw {
+    fn new(kind: u16, seq: u64, cgroup: u64, tgid: u32) -> Raw {
+        let raw = Raw::default().u64(seq).u64(seq * 1000 + TICK_NS * 10_000);
+        let raw = Raw([&raw.0[..], &kind.to_ne_bytes(), &LAYOUT_VERSION.to_ne_bytes()].concat()).u32(0);
+        let mut raw = raw.u64(cgroup).u32(tgid).u32(0).u32(11).u32(12).u32(2).u32(0);
+        for n in 0..MAX_ANCESTORS {
+            let (start_ns, tgid) = match n {
+                0 => (u64::from(tgid) * TICK_NS, tgid),
+                1 => (0, 1),
+                _ => (0, 0),
+            };
+            raw = raw.u64(start_ns).u32(tgid).u32(0);
+        }
+        raw
+    }
+
+    fn u32(mut self, n: u32) -> Raw {
+        self.0.extend(n.to_ne_bytes());
+        self
+    }
+
+    fn u64(mut self, n: u64) -> Raw {
+        self.0.extend(n.to_ne_bytes());
+        self
+    }
+
+    fn bytes(mut self, bytes: &[u8], room: usize) -> Raw {
+        self.0.extend(bytes);
+        self.0.resize(self.0.len() + room.saturating_sub(bytes.len()), 0);
+        self
+    }
+
+    fn done(mut self) -> Vec<u8> {
+        let at = std::mem::offset_of!(ebpf_common::Header, len);
+        let len = self.0.len() as u32;
+        self.0[at..at + 4].copy_from_slice(&len.to_ne_bytes());
+        self.0
+    }
+}
+
+impl Software {
+    /// A machine with its list in `dir`, and the engine's core that has just seen its programs loaded.
+    pub fn boot(dir: &Path) -> Result<Core<Software>, EngineError> {
+        let path = dir.join("binary_runtime_measurements");
+        let checkpoints = dir.join("checkpoints");
+        std::fs::create_dir(&checkpoints).unwrap();
+        let mut machine = Software {
+            list: File::create(&path).unwrap(),
+            pending: Vec::new(),
+            ring: VecDeque::new(),
+            seq: 0,
+            anchor: Anchor::over(checkpoints, 16),
+            canary: Canary::find(),
+            deaf: false,
+        };
+        for n in 0..EARLY {
+            machine.list_entry(&format!("/boot/{n}"), &content(n));
+        }
+        machine.publish();
+        let mut list = ListReader::open(&path)?;
+        let mut early = Vec::new();
+        let list_len = list.poll(|entry| {
+            early.push(entry);
+            Ok::<(), EngineError>(())
+        })?;
+        for n in EARLY..EARLY + BETWEEN {
+            machine.list_entry(&format!("/boot/{n}"), &content(n));
+        }
+        machine.publish();
+        let mut spool = Spool::open(dir, &BOOT_ID)?;
+        spool.append_event(&Event::Base { list_len })?;
+        let key = SigningKey::random(&mut rand_core::OsRng);
+        let setup = Setup {
+            boot_id: BOOT_ID,
+            hierarchy: "v2".into(),
+            bpf_object: [1; 32],
+            ima_policy: None,
+            key: collector::key::public(&key),
+            drain_timeout: Duration::from_secs(2),
+            seal_records: 0,
+            protection: Protection {
+                guard: GuardMode::Record,
+                tpm: GuardMode::Record,
+                enforce: false,
+                fail_closed: false,
+            },
+        };
+        let opened = Opened {
+            dir,
+            spool,
+            list,
+            early,
+            key,
+        };
+        let mut core = Core::start(machine, setup, opened)?;
+        core.loaded(seeds())?;
+        take(&mut core)?;
+        Ok(core)
+    }
+
+    /// Somebody uses a file for the first time: actor 0 is the host, others are pods. In the list after
+    /// [`Software::publish`].
+    pub fn measure(&mut self, actor: u64, path: &str, content: &Digest) {
+        let digests = self.list_entry(path, content);
+        self.seq += 1;
+        let raw = Raw::new(kind::ENTRY, self.seq, cgroup_of(actor), tgid_of(actor));
+        let raw = raw
+            .u32(0)
+            .u32(10)
+            .u32(digests.len() as u32)
+            .u32(path.len() as u32);
+        let mut raw = raw.u64(0x10_0003).u64(self.seq);
+        for slot in 0..MAX_DIGESTS {
+            let (algorithm, bytes) = match digests.get(slot) {
+                Some(digest) if digest.bank() == Bank::Sha1 => (0x0004u16, digest.bytes()),
+                Some(digest) => (0x000b, digest.bytes()),
+                None => (0, &[][..]),
+            };
+            raw = raw.bytes(&algorithm.to_ne_bytes(), 8).bytes(bytes, 64);
+        }
+        self.ring.push_back(raw.bytes(path.as_bytes(), 0).done());
+    }
+
+    /// A program was executed.
+    fn executed(&mut self, tgid: u32, path: &str) {
+        self.seq += 1;
+        let raw = Raw::new(kind::EXECUTION, self.seq, ROOT, tgid)
+            .u64(0x10_0003)
+            .u64(77);
+        let raw = raw.u32(HASH_ALGO_SHA256).u32(path.len() as u32);
+        let raw = raw.bytes(content(0).bytes(), 64).bytes(path.as_bytes(), 0);
+        self.ring.push_back(raw.done());
+    }
+
+    /// An `ima-ng` entry: PCR, SHA-1 of the data, template name, data; ima_fs.c, `ima_measurements_show`. Gives its template
+    /// digests.
+    fn list_entry(&mut self, path: &str, content: &Digest) -> [Digest; 2] {
+        let mut data = Vec::with_capacity(64 + path.len());
+        for field in [
+            [b"sha256:\0", content.bytes()].concat(),
+            [path.as_bytes(), &[0]].concat(),
+        ] {
+            data.extend((field.len() as u32).to_le_bytes());
+            data.extend(field);
+        }
+        let digests = [Bank::Sha1.hash(&[&data]), Bank::Sha256.hash(&[&data])];
+        self.pending.extend(10u32.to_le_bytes());
+        self.pending.extend(digests[0].bytes());
+        self.pending.extend(6u32.to_le_bytes());
+        self.pending.extend(b"ima-ng");
+        self.pending.extend((data.len() as u32).to_le_bytes());
+        self.pending.extend(data);
+        digests
+    }
+
+    /// What was measured is in the list from now on.
+    pub fn publish(&mut self) {
+        self.list.write_all(&self.pending).unwrap();
+        self.pending.clear();
+    }
+}
+
+impl Machine for Software {
+    fn counters(&mut self) -> Result<Counters, EngineError> {
+        Ok(Counters {
+            seq: self.seq,
+            attached: true,
+            ..Counters::default()
+        })
+    }
+
+    fn canary(&mut self) -> Option<u32> {
+        let tgid = self.canary.run()?;
+        if !self.deaf {
+            self.executed(tgid, "/lib64/ld-linux-x86-64.so.2");
+        }
+        Some(tgid)
+    }
+
+    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {
+        self.anchor.read_once(number, file)?;
+        let path = format!("{}{number}", checkpoint::DIRECTORY);
+        self.measure(0, &path, &Bank::Sha256.hash(&[file]));
+        self.publish();
+        Ok(())
+    }
+}
+
+/// Takes all records that wait, as the engine takes those of the ring buffer.
+pub fn take(core: &mut Core<Software>) -> Result<(), EngineError> {
+    while let Some(item) = core.machine.ring.pop_front() {
+        let kept = core.keep(&item).expect("room on the disk");
+        core.record(&kept)?;
+    }
+    Ok(())
+}
+
+/// The content of file `n`.
+pub fn content(n: u64) -> Digest {
+    Bank::Sha256.hash(&[&n.to_le_bytes()])
+}
+
+fn cgroup_of(actor: u64) -> u64 {
+    if actor == 0 { ROOT } else { KUBEPODS + actor }
+}
+
+fn tgid_of(actor: u64) -> u32 {
+    100 + actor as u32
+}
+
+/// What was there before the programs: init, pods' directories, and a process of each.
+fn seeds() -> Vec<Event> {
+    let directory = |id, parent, name: String| Event::SeedCgroup {
+        id,
+        parent,
+        name: name.into_bytes(),
+    };
+    let process = |tgid: u32, exe: &str| Event::SeedProcess {
+        tgid,
+        start_ns: if tgid == 1 { 0 } else { u64::from(tgid) * TICK_NS },
+        tick_ns: TICK_NS,
+        exe: exe.as_bytes().to_vec(),
+        dev: 0x10_0003,
+        ino: u64::from(tgid),
+    };
+    let pod = |n: u64| {
+        directory(
+            KUBEPODS + n,
+            KUBEPODS,
+            format!("pod{n:08x}-0000-4000-8000-00000000000{n}"),
+        )
+    };
+    [
+        directory(ROOT, 0, String::new()),
+        directory(KUBEPODS, ROOT, "kubepods".into()),
+        process(1, "/usr/lib/systemd/systemd"),
+        process(tgid_of(0), "/usr/bin/some-daemon"),
+    ]
+    .into_iter()
+    .chain((1..=PODS).map(pod))
+    .chain((1..=PODS).map(|n| process(tgid_of(n), "/usr/bin/app")))
+    .collect()
+}
