@@ -132,6 +132,41 @@ fn records_of_equal_entries_take_them_in_turn() {
 }
 
 #[test]
+fn records_find_their_entries_in_whatever_order_they_come() {
+    // Blocks in turn, all backwards, and with long strides; every fiftieth content is used again, long after it was listed.
+    let orders: [fn(u64) -> u64; 3] = [|n| n ^ 63, |n| MANY - 1 - n, |n| n * 1117 % MANY];
+    for (at, order) in orders.into_iter().enumerate() {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let actor = Actor::host("/usr/lib/systemd/systemd");
+        let entry = |n| Measurement::ima_ng(path(n).as_bytes(), &content(n));
+        let all: Vec<u64> = (0..MANY).map(order).filter(|n| *n < MANY).collect();
+        let first = node.list.len();
+        for n in all.iter().min().copied().unwrap()..=all.iter().max().copied().unwrap() {
+            node.host_files.insert(path(n).into_bytes(), [content(n)].into());
+            node.list.push(entry(n));
+        }
+        let lacking = all[all.len() / 2];
+        for n in &all {
+            if *n != lacking {
+                node.record_entry(&actor, &path(*n), &entry(*n), 0);
+            }
+        }
+        for n in all.iter().filter(|n| **n % 50 == 0) {
+            node.record_entry(&actor, &path(*n), &entry(*n), -17);
+        }
+        let mut honest = node.clone();
+        let evidence = node.attest(NONCE);
+        let index = failed(&judge(&node, &evidence), Rule::V5, "has no record");
+        assert_eq!(index, Some(first as u64 + lacking), "order {at}");
+
+        honest.record_entry(&actor, &path(lacking), &entry(lacking), 0);
+        let evidence = honest.attest(NONCE);
+        let verdict = judge(&honest, &evidence);
+        assert!(verdict.trusted, "order {at}\n{verdict}");
+    }
+}
+
+#[test]
 fn a_sequence_number_given_twice_is_named_among_many() {
     let mut node = node();
     let mut evidence = node.attest(NONCE);
