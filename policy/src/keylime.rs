@@ -65,6 +65,10 @@ struct RuntimePolicy {
     verification_keys: String,
 }
 
+/// `RUNTIME_POLICY_GENERATOR.LegacyAllowList`, as Keylime's own tool writes. For 0 or 1 the verifier's push mode takes the
+/// policy for none, and asks for no evidence. keylime/ima/ima.py and keylime/verification/tpm_engine.py of 7.14.3.
+const LEGACY_ALLOW_LIST: u64 = 3;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Meta {
@@ -317,7 +321,7 @@ pub fn write(references: &[Reference], excludes: &Excludes, timestamp: &str) -> 
     let written = Written {
         meta: WrittenMeta {
             version: 1,
-            generator: 0,
+            generator: LEGACY_ALLOW_LIST,
             timestamp,
         },
         release: 0,

@@ -236,6 +236,7 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
                 "--no-fail-fast",
             ]);
             command
+                .env("CGPATH_PYTHON", python::foreign(world)?)
                 .env("CGPATH_WORKSPACE", &world.root)
                 .env("CARGO_TARGET_DIR", &world.target);
             // The patched kernels are built by a step of their own.

@@ -3,17 +3,19 @@
 use crate::python::python;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use collector::push::connector;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_rustls::TlsConnector;
 
 pub struct Keylime {
     dir: tempfile::TempDir,
@@ -28,7 +30,10 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A CA, a server's certificate for 127.0.0.1 and an administrator's.
+/// This machine, as QEMU's user network shows it to a guest.
+const HOST_OF_GUESTS: &str = "10.0.2.2";
+
+/// A CA, a server's certificate for this machine and an administrator's.
 fn certificates(dir: &Path) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
@@ -38,7 +43,8 @@ fn certificates(dir: &Path) {
     let issuer = rcgen::Issuer::new(params, ca_key);
     for name in ["server", "admin"] {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        let mut params =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".into(), HOST_OF_GUESTS.into()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let leaf = params.signed_by(&key, &issuer).unwrap();
@@ -78,7 +84,8 @@ impl Keylime {
         let home = self.path(service);
         std::fs::create_dir(&home).unwrap();
         let log = File::create(self.path(&format!("{service}.log"))).unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keylime_push/server.py");
+        let script = home.join("server.py");
+        std::fs::write(&script, include_str!("server.py")).unwrap();
         let mut command = Command::new(python());
         command.arg(script).arg(service).current_dir(&home);
         command.env("KEYLIME_TEST", "on").env("KEYLIME_DIR", &home);
@@ -163,6 +170,18 @@ enabled_revocation_notifications = []
         format!("https://127.0.0.1:{}", self.verifier)
     }
 
+    /// Where a guest finds the registrar.
+    #[allow(dead_code, reason = "only tests with guests ask")]
+    pub fn registrar_url_for_guests(&self) -> String {
+        format!("http://{HOST_OF_GUESTS}:{}", self.registrar)
+    }
+
+    /// Where a guest finds the verifier.
+    #[allow(dead_code, reason = "only tests with guests ask")]
+    pub fn verifier_url_for_guests(&self) -> String {
+        format!("https://{HOST_OF_GUESTS}:{}", self.verifier)
+    }
+
     /// Asks the verifier as `token` says, or as the administrator.
     pub async fn verifier(
         &self,
@@ -207,6 +226,27 @@ enabled_revocation_notifications = []
         answered.unwrap_or_else(|_| panic!("no answer to {asked}: {}", logs()))
     }
 
+    /// TLS that trusts the CA alone, with the administrator's certificate or none.
+    fn connector(&self, administrator: bool) -> TlsConnector {
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap())
+            .unwrap();
+        let tls =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+        let tls = if administrator {
+            let certificate = CertificateDer::from_pem_file(self.path("admin.pem")).unwrap();
+            let key = PrivateKeyDer::from_pem_file(self.path("admin.key")).unwrap();
+            tls.with_client_auth_cert(vec![certificate], key).unwrap()
+        } else {
+            tls.with_no_client_auth()
+        };
+        TlsConnector::from(Arc::new(tls))
+    }
+
     async fn exchange(
         &self,
         port: u16,
@@ -215,11 +255,7 @@ enabled_revocation_notifications = []
         token: Option<&str>,
         body: Value,
     ) -> (u16, Value) {
-        let (certificate, key) = match token {
-            Some(_) => (PathBuf::new(), PathBuf::new()),
-            None => (self.path("admin.pem"), self.path("admin.key")),
-        };
-        let tls = connector(&self.path("ca.pem"), &certificate, &key, b"http/1.1").unwrap();
+        let tls = self.connector(token.is_none());
         let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let stream = tls.connect(name, tcp).await.unwrap();
@@ -262,16 +298,21 @@ enabled_revocation_notifications = []
 
     /// The same with a measured boot policy.
     pub async fn add_with(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>, boot: Value) {
-        let (status, known) = self
-            .registrar(Method::GET, &format!("/v2.1/agents/{agent}"), Value::Null)
-            .await;
-        assert_eq!(status, 200, "{known} {}", self.log("registrar"));
         let policy = json!({
             "meta": {"version": 1, "generator": 3}, "release": 0, "digests": digests,
             "excludes": ["^/run/ima-cgpath/checkpoint/[0-9]+$"], "keyrings": {},
             "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null}, "ima-buf": {},
             "verification-keys": "",
         });
+        self.add_policy(agent, &policy, boot).await;
+    }
+
+    /// The same with a runtime policy as it is.
+    pub async fn add_policy(&self, agent: &str, policy: &Value, boot: Value) {
+        let (status, known) = self
+            .registrar(Method::GET, &format!("/v2.1/agents/{agent}"), Value::Null)
+            .await;
+        assert_eq!(status, 200, "{known} {}", self.log("registrar"));
         let body = json!({
             "v": null, "cloudagent_ip": null, "cloudagent_port": null,
             "tpm_policy": "{}", "runtime_policy": STANDARD.encode(policy.to_string()), "runtime_policy_name": "",
