@@ -343,7 +343,7 @@ impl Store {
             .filter_map(|(key, n)| Some((*key, new(self.partitions.get(key)?.get(..*n)?))))
             .filter(|(_, spans)| !spans.is_empty())
             .collect();
-        partitions.sort_by_key(|(key, _)| key.to_string());
+        partitions.sort_by_cached_key(|(key, _)| key.to_string());
         let checkpoints: Vec<Span> = self
             .checkpoints
             .get(start.checkpoints..frozen.checkpoints)

@@ -37,16 +37,16 @@ impl PodUid {
 
 impl core::fmt::Display for PodUid {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let h = hex::encode(self.0);
-        write!(
-            f,
-            "{}-{}-{}-{}-{}",
-            &h[..8],
-            &h[8..12],
-            &h[12..16],
-            &h[16..20],
-            &h[20..]
-        )
+        // Groups of 8, 4, 4, 4 and 12 digits. A node with many pods prints many of these in a round.
+        let mut text = [b'-'; 36];
+        for (at, byte) in [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34]
+            .into_iter()
+            .zip(self.0)
+        {
+            let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+            text[at..at + 2].copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
+        f.write_str(core::str::from_utf8(&text).map_err(|_| core::fmt::Error)?)
     }
 }
 

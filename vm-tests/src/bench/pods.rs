@@ -116,7 +116,7 @@ fn over_pods(node: &Node, count: u32, pods: u32, pass: u32) -> Result<OverPods> 
     ensure!(seen == pods as usize, "{seen} of {pods} pods have a partition");
     end(&process, SIGTERM)?;
     vm.run(&[COLLECTOR, "unload"])?.check()?;
-    vm.sh("find /sys/fs/cgroup/kubepods -depth -type d -exec rmdir {} \\;")?;
+    vm.sh("find /sys/fs/cgroup/kubepods -depth -type d -exec rmdir {} +")?;
     Ok(OverPods {
         pass,
         pods,
