@@ -62,7 +62,7 @@ fn written(core: &mut Core<Software>, frozen: &Frozen, after: Option<&Position>)
 #[test]
 fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_load_is_settled() {
     let dir = tempfile::tempdir().unwrap();
-    let mut core = Software::boot(dir.path()).unwrap();
+    let mut core = Software::boot(dir.path(), PODS).unwrap();
     use_files(&mut core, 0);
     let frozen = sealed(&mut core);
     let (first, mut position) = written(&mut core, &frozen, None);
@@ -112,7 +112,7 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
 #[test]
 fn a_canary_whose_record_never_comes_makes_the_checkpoint_blind() {
     let dir = tempfile::tempdir().unwrap();
-    let mut core = Software::boot(dir.path()).unwrap();
+    let mut core = Software::boot(dir.path(), PODS).unwrap();
     core.machine.deaf = true;
     let frozen = sealed(&mut core);
     let (whole, _) = written(&mut core, &frozen, None);

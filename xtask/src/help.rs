@@ -194,7 +194,7 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
                  (default 1000 to 1000000); image: megabytes (default 500); serve: of each node before its first round
                  (default 1000); exec: executions of each kind in a round (default 200; template: 100);
                  collector: records (default 100000); attest: cycles (default 200)
-  --pods N,N…    attest: the same over so many pods, whether it is flat, for instance 1,10,50,110,1000 (1000 at most)
+  --pods N,N…    attest, round: the same over so many pods, whether it is flat, for instance 1,10,50,110,1000 (1000 at most)
   --json         one JSON object in place of the table
   --yes, --no-install   as for `demo`
 

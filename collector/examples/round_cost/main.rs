@@ -1,9 +1,9 @@
-//! What a round of attestation costs the collector itself, by the length of the list: `round_cost ENTRIES [ROUNDS]`, one line
-//! of JSON. For `cargo xtask bench round`.
+//! What a round of attestation costs the collector itself, by the length of the list and by the number of pods: `round_cost
+//! ENTRIES [ROUNDS] [PODS]`, one line of JSON. For `cargo xtask bench round`.
 //!
 //! The engine, the spool, the store, the list's reader and the TPM's client are the collector's own; list, ring buffer and
 //! counters are those of a machine made of software (`tests/common/machine.rs`), and the TPM is a swtpm. Before the rounds
-//! the list has ENTRIES entries, each with a record, of the host and four pods in turn.
+//! the list has ENTRIES entries, each with a record, of the host and the pods (four) in turn.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on has failed")]
 
@@ -19,7 +19,7 @@ use collector::sources::system;
 use collector::store::{EvidenceFile, Frozen, Header};
 use collector::tpm::Tpm;
 use evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
-use machine::{BOOT_ID, PODS, Software, content, take};
+use machine::{BOOT_ID, Software, content, take};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use nix::time::{ClockId, clock_gettime};
@@ -35,10 +35,11 @@ const GATHERED: u64 = 4096;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: round_cost ENTRIES [ROUNDS]";
+    let usage = "usage: round_cost ENTRIES [ROUNDS] [PODS]";
     let entries = args.next().and_then(|n| n.parse().ok()).context(usage)?;
     let rounds = args.next().map_or(Ok(5), |n| n.parse()).context(usage)?;
-    println!("{}", cost(entries, rounds)?);
+    let pods = args.next().map_or(Ok(4), |n| n.parse()).context(usage)?;
+    println!("{}", cost(entries, rounds, pods)?);
     Ok(())
 }
 
@@ -72,10 +73,10 @@ impl Moment {
 }
 
 /// The host and the pods use files `from` to `to` for the first time, in turn.
-fn use_files(core: &mut Core<Software>, from: u64, to: u64) {
+fn use_files(core: &mut Core<Software>, pods: u64, from: u64, to: u64) {
     for n in from..to {
         let path = format!("/usr/lib/x86_64-linux-gnu/package-{}/lib{n}.so.6", n % 977);
-        core.machine.measure(n % (PODS + 1), &path, &content(n));
+        core.machine.measure(n % (pods + 1), &path, &content(n));
     }
     core.machine.publish();
 }
@@ -138,15 +139,15 @@ fn check(checkpoints: &[Vec<u8>], nonce: &[u8], list_len: u64) -> Result<()> {
     Ok(())
 }
 
-fn cost(entries: u64, rounds: usize) -> Result<serde_json::Value> {
+fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
     let swtpm = swtpm::Swtpm::start();
     let mut tpm = Tpm::open(&swtpm.options(KeyKind::EccP256))?;
     let dir = tempfile::tempdir()?;
-    let mut core = Software::boot(dir.path())?;
+    let mut core = Software::boot(dir.path(), pods)?;
     let mut used = 0;
     while used < entries {
         let to = entries.min(used + GATHERED);
-        use_files(&mut core, used, to);
+        use_files(&mut core, pods, used, to);
         used = to;
         take(&mut core)?;
         core.poll_list()?;
@@ -173,7 +174,7 @@ fn cost(entries: u64, rounds: usize) -> Result<serde_json::Value> {
     // The first follows nothing, the second warms up.
     for n in 0..rounds + 2 {
         let nonce = format!("the nonce of round {n}").into_bytes();
-        use_files(&mut core, used, used + NEW);
+        use_files(&mut core, pods, used, used + NEW);
         used += NEW;
         let start = Moment::now()?;
         take(&mut core)?;

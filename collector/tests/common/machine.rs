@@ -19,7 +19,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// The host, and after it this many pods.
+/// Pods of a machine where it does not matter how many.
+#[allow(dead_code, reason = "a measurement has its own number")]
 pub const PODS: u64 = 4;
 
 /// boot_id of this machine.
@@ -94,7 +95,8 @@ impl Raw {
 
 impl Software {
     /// A machine with its list in `dir`, and the engine's core that has just seen its programs loaded.
-    pub fn boot(dir: &Path) -> Result<Core<Software>, EngineError> {
+    /// With so many pods.
+    pub fn boot(dir: &Path, pods: u64) -> Result<Core<Software>, EngineError> {
         let path = dir.join("binary_runtime_measurements");
         let checkpoints = dir.join("checkpoints");
         std::fs::create_dir(&checkpoints).unwrap();
@@ -147,7 +149,7 @@ impl Software {
             key,
         };
         let mut core = Core::start(machine, setup, opened)?;
-        core.loaded(seeds())?;
+        core.loaded(seeds(pods))?;
         take(&mut core)?;
         Ok(core)
     }
@@ -263,7 +265,7 @@ fn tgid_of(actor: u64) -> u32 {
 }
 
 /// What was there before the programs: init, pods' directories, and a process of each.
-fn seeds() -> Vec<Event> {
+fn seeds(pods: u64) -> Vec<Event> {
     let directory = |id, parent, name: String| Event::SeedCgroup {
         id,
         parent,
@@ -281,7 +283,7 @@ fn seeds() -> Vec<Event> {
         directory(
             KUBEPODS + n,
             KUBEPODS,
-            format!("pod{n:08x}-0000-4000-8000-00000000000{n}"),
+            format!("pod{n:08x}-0000-4000-8000-{n:012x}"),
         )
     };
     [
@@ -291,7 +293,7 @@ fn seeds() -> Vec<Event> {
         process(tgid_of(0), "/usr/bin/some-daemon"),
     ]
     .into_iter()
-    .chain((1..=PODS).map(pod))
-    .chain((1..=PODS).map(|n| process(tgid_of(n), "/usr/bin/app")))
+    .chain((1..=pods).map(pod))
+    .chain((1..=pods).map(|n| process(tgid_of(n), "/usr/bin/app")))
     .collect()
 }

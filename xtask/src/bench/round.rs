@@ -3,15 +3,24 @@
 //! Not here: the nodes, which are made of software: the example `follow_cost` of `verifier`, and `round_cost` of `collector`,
 //! which runs the collector's own engine.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value as Json;
 
-use super::follow::{self, figure, lengths, numbers};
-use super::{Figure, Options, Report, measure};
+use super::follow::{self, figure, lengths, numbers as numbers_of};
+use super::measure::{self, Spread};
+use super::{Figure, Options, Ratio, Report};
 use crate::world::World;
 use crate::{build, shell};
+
+/// Pods where nothing else is said.
+const PODS: u64 = 4;
+const MAX_PODS: u64 = 10_000;
+/// Entries before the rounds, and rounds of a pass, over numbers of pods.
+const ENTRIES_OVER_PODS: u64 = 10_000;
+const ROUNDS_OF_PASS: usize = 15;
 
 /// What the verifier's example measured: name, unit, key, and by what it is to be multiplied.
 const VERIFIER: &[(&str, &str, &str, f64)] = &[
@@ -47,11 +56,11 @@ const COLLECTOR: &[(&str, &str, &str, f64)] = &[
 ];
 
 /// Runs the collector's example; its files, some 3 GB for a list of 1,000,000, are below `target`.
-fn collector(world: &World, entries: u64, rounds: usize) -> Result<Json> {
-    eprintln!("   round of the collector: {entries} entries");
+fn collector(world: &World, entries: u64, rounds: usize, pods: u64) -> Result<Json> {
+    eprintln!("   round of the collector: {entries} entries, {pods} pods");
     let mut command = Command::new(world.target.join("release/examples/round_cost"));
     command
-        .args([entries.to_string(), rounds.to_string()])
+        .args([entries.to_string(), rounds.to_string(), pods.to_string()])
         .env("TMPDIR", &world.target);
     serde_json::from_str(&shell::output(&mut command)?).context("what round_cost prints")
 }
@@ -61,7 +70,114 @@ fn collector(world: &World, entries: u64, rounds: usize) -> Result<Json> {
 /// # Errors
 /// When something does not build, or a round of the honest node is not followed.
 pub fn run(world: &World, options: &Options) -> Result<Report> {
+    if let Some(pods) = &options.pods {
+        return over_pods(world, options, pods);
+    }
     follow::build(world)?;
+    build_collector(world)?;
+    let mut figures = Vec::new();
+    for entries in lengths(options) {
+        let verifier = follow::run(world, "round", entries, options.rounds())?;
+        let collector = collector(world, entries, options.rounds(), PODS)?;
+        for (found, rows) in [(verifier, VERIFIER), (collector, COLLECTOR)] {
+            figures.extend(rows.iter().map(|row| row_of(&found, entries, row)));
+        }
+    }
+    let mut method = vec![
+        measure::machine(),
+        "A round: 100 new entries with their records, one checkpoint; the list before it as long as said."
+            .to_owned(),
+        "Processor time of all threads, where nothing else is said.".to_owned(),
+    ];
+    method.extend(what_is_in().map(str::to_owned));
+    Ok(Report {
+        name: "round",
+        method,
+        figures,
+        ratios: Vec::new(),
+    })
+}
+
+/// What the collector's figures are of.
+fn what_is_in() -> [&'static str; 4] {
+    [
+        "collector: its own code from a record as the ring buffer has it, and the list in the kernel's binary form, to the file of \
+         evidence: decoding, spool, attribution, joins, partitions, the canary's start, checkpoint, its signature, writing and \
+         reading its file, the quote, assembly.",
+        "collector, not included: the eBPF programs and the ring buffer's handling; IMA; the kernel's walk along its list at each \
+         reading (the list is a file here); the TPM (a swtpm, its time counts from start to end only); TLS and sending.",
+        "collector, before the rounds: every entry with a record, of the host and the pods (four, if nothing else is said) in turn; \
+         no register is extended. Files lie below target/ and nothing is synced, as in the collector.",
+        "whole evidence: what the same checkpoint's evidence costs where no position is given; the quote is the round's.",
+    ]
+}
+
+/// What a round costs the collector, in turn for each number of pods, behind a list of one length.
+fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
+    let numbers = pods
+        .split(',')
+        .map(|n| n.parse().ok().filter(|n| (1..=MAX_PODS).contains(n)))
+        .collect::<Option<Vec<u64>>>()
+        .with_context(|| {
+            format!("--pods {pods}: not numbers from 1 to {MAX_PODS}, with commas between them")
+        })?;
+    build_collector(world)?;
+    let entries = options.entries.unwrap_or(ENTRIES_OVER_PODS);
+    let mut passes: BTreeMap<u64, Vec<[f64; 2]>> = BTreeMap::new();
+    for pass in 0..options.rounds() {
+        let (last, first) = numbers.split_at(pass % numbers.len());
+        for &pods in first.iter().chain(last) {
+            let found = collector(world, entries, ROUNDS_OF_PASS, pods)?;
+            let median = |name| Spread::of(&numbers_of(&found, name)).map(|spread| spread.median);
+            let (Some(round), Some(whole)) = (median("cpu"), median("whole-cpu")) else {
+                bail!("round_cost did not say what a round costs: {found}");
+            };
+            passes.entry(pods).or_default().push([round, whole]);
+        }
+    }
+    let mut report = Report {
+        name: "round over pods",
+        method: vec![
+            measure::machine(),
+            format!(
+                "A round: 100 new entries with their records, one checkpoint; behind {entries} entries. Processor time."
+            ),
+            format!(
+                "In turn for each number of pods, each pass with another one first; the median of {ROUNDS_OF_PASS} rounds. Ratios within a pass."
+            ),
+        ],
+        figures: Vec::new(),
+        ratios: Vec::new(),
+    };
+    report.method.extend(what_is_in().map(str::to_owned));
+    for (at, what) in ["a round for who follows", "whole evidence beyond it"]
+        .into_iter()
+        .enumerate()
+    {
+        for (pods, passes_of) in &passes {
+            let values: Vec<f64> = passes_of.iter().map(|pass| pass[at]).collect();
+            report
+                .figures
+                .push(figure(format!("{pods} pods: {what}"), "ms", &values));
+            let Some((base, first)) = passes.first_key_value() else {
+                continue;
+            };
+            let ratios: Vec<f64> = values
+                .iter()
+                .zip(first)
+                .map(|(value, base)| value / base[at])
+                .collect();
+            report.ratios.push(Ratio {
+                name: format!("{what}, {pods} pods / {base}"),
+                goal: Some("0.9 to 1.1"),
+                found: Spread::of(&ratios).ok_or_else(|| "it was not measured".to_owned()),
+            });
+        }
+    }
+    Ok(report)
+}
+
+fn build_collector(world: &World) -> Result<()> {
     let mut cargo = build::cargo(world);
     cargo.args([
         "build",
@@ -72,40 +188,10 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         "--example",
         "round_cost",
     ]);
-    shell::run("a collector on a machine made of software", &mut cargo)?;
-    let mut figures = Vec::new();
-    for entries in lengths(options) {
-        let verifier = follow::run(world, "round", entries, options.rounds())?;
-        let collector = collector(world, entries, options.rounds())?;
-        for (found, rows) in [(verifier, VERIFIER), (collector, COLLECTOR)] {
-            figures.extend(rows.iter().map(|row| row_of(&found, entries, row)));
-        }
-    }
-    Ok(Report {
-        name: "round",
-        method: vec![
-            measure::machine(),
-            "A round: 100 new entries with their records, one checkpoint; the list before it as long as said.".to_owned(),
-            "Processor time of all threads, where nothing else is said.".to_owned(),
-            "collector: its own code from a record as the ring buffer has it, and the list in the kernel's binary form, to the file of \
-             evidence: decoding, spool, attribution, joins, partitions, the canary's start, checkpoint, its signature, writing and \
-             reading its file, the quote, assembly."
-                .to_owned(),
-            "collector, not included: the eBPF programs and the ring buffer's handling; IMA; the kernel's walk along its list at each \
-             reading (the list is a file here); the TPM (a swtpm, its time counts from start to end only); TLS and sending."
-                .to_owned(),
-            "collector, before the rounds: every entry with a record, of the host and four pods in turn; no register is extended. \
-             Files lie below target/ and nothing is synced, as in the collector."
-                .to_owned(),
-            "whole evidence: what the same checkpoint's evidence costs where no position is given; the quote is the round's."
-                .to_owned(),
-        ],
-        figures,
-        ratios: Vec::new(),
-    })
+    shell::run("a collector on a machine made of software", &mut cargo)
 }
 
 fn row_of(found: &Json, entries: u64, (what, unit, key, scale): &(&str, &'static str, &str, f64)) -> Figure {
-    let values: Vec<f64> = numbers(found, key).iter().map(|n| n * scale).collect();
+    let values: Vec<f64> = numbers_of(found, key).iter().map(|n| n * scale).collect();
     figure(format!("{entries} entries: {what}"), unit, &values)
 }
