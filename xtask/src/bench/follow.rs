@@ -30,17 +30,14 @@ pub(super) fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Res
 
 /// Builds the example.
 pub(super) fn build(world: &World) -> Result<()> {
+    example(world, "a node made of software", "verifier", "follow_cost")
+}
+
+/// Builds an example of a package as it is measured; `what` it is, for people.
+pub(super) fn example(world: &World, what: &str, package: &str, name: &str) -> Result<()> {
     let mut cargo = build::cargo(world);
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "verifier",
-        "--example",
-        "follow_cost",
-    ]);
-    shell::run("a node made of software", &mut cargo)
+    cargo.args(["build", "--release", "--locked", "-p", package, "--example", name]);
+    shell::run(what, &mut cargo)
 }
 
 /// What an example printed under `name`: a number, or a list of them.

@@ -12,8 +12,8 @@ use serde_json::Value as Json;
 use super::follow::{self, figure, lengths, numbers as numbers_of};
 use super::measure::{self, Spread};
 use super::{Figure, Options, Ratio, Report};
+use crate::shell;
 use crate::world::World;
-use crate::{build, shell};
 
 /// Pods where nothing else is said.
 const PODS: u64 = 4;
@@ -178,17 +178,8 @@ fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
 }
 
 fn build_collector(world: &World) -> Result<()> {
-    let mut cargo = build::cargo(world);
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "collector",
-        "--example",
-        "round_cost",
-    ]);
-    shell::run("a collector on a machine made of software", &mut cargo)
+    let what = "a collector on a machine made of software";
+    follow::example(world, what, "collector", "round_cost")
 }
 
 fn row_of(found: &Json, entries: u64, (what, unit, key, scale): &(&str, &'static str, &str, f64)) -> Figure {
