@@ -94,7 +94,7 @@ pub fn exec(rounds: usize, count: u32) -> Result<Execs> {
     let vm = Vm::builder(Stock::V6_12)
         .packages(tools)
         .disk_mib(4096)
-        .file(COLLECTOR, host::release_binary("cgpathd")?, 0o755)
+        .file(COLLECTOR, host::built_binary("cgpathd")?, 0o755)
         .file(BPF_OBJECT, host::bpf_object()?, 0o644)
         .bytes(
             CONFIG,

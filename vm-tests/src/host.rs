@@ -49,12 +49,12 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A release binary of the workspace, such as `cgpathd`.
+/// A program of the workspace, such as `cgpathd`.
 ///
 /// # Errors
 /// When it was not built; the message says how to build it.
-pub fn release_binary(name: &str) -> Result<PathBuf> {
-    existing(target_dir().join("release").join(name), "cargo xtask build")
+pub fn built_binary(name: &str) -> Result<PathBuf> {
+    existing(target_dir().join("debug").join(name), "cargo xtask build")
 }
 
 /// The static binary that is init in every guest.
@@ -68,10 +68,7 @@ pub fn guest_binary() -> Result<PathBuf> {
             "unset CGPATH_GUEST, or point it at a static `guest` binary",
         );
     }
-    existing(
-        target_dir().join("x86_64-unknown-linux-gnu/release/guest"),
-        "cargo xtask build",
-    )
+    existing(target_dir().join("debug/guest"), "cargo xtask build")
 }
 
 /// The eBPF object: `CGPATH_BPF_OBJECT`, or what `cargo xtask ebpf` built.

@@ -42,7 +42,7 @@ pub fn at_rest(vm: &Vm, bank: &str) -> Result<(String, Vec<u8>)> {
 /// # Errors
 /// When it cannot be run or says nothing.
 pub fn replay(list: &Path) -> Result<serde_json::Value> {
-    let mut command = Command::new(host::release_binary("cgpath")?);
+    let mut command = Command::new(host::built_binary("cgpath")?);
     let output = command.args(["log", "replay", "--json"]).arg(list).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     serde_json::from_slice(&output.stdout).with_context(|| format!("cgpath log replay said: {said}"))

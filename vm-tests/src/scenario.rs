@@ -206,7 +206,7 @@ impl Site {
     /// # Errors
     /// When `cgpath` was not built or does not come up.
     pub fn start(dir: &Path) -> Result<Site> {
-        let cgpath = host::release_binary("cgpath")?;
+        let cgpath = host::built_binary("cgpath")?;
         let dir = std::path::absolute(dir)?;
         std::fs::create_dir_all(dir.join("policy")).with_context(|| format!("making {}", dir.display()))?;
         let store = dir.join("verifier");
@@ -477,7 +477,7 @@ impl Site {
         }
         config.push_str(&plan.config);
         Ok(builder
-            .file(COLLECTOR, host::release_binary("cgpathd")?, 0o755)
+            .file(COLLECTOR, host::built_binary("cgpathd")?, 0o755)
             .file(BPF_OBJECT, host::bpf_object()?, 0o644)
             .file(CA, self.store().join("ca.pem"), 0o644)
             .bytes(CONFIG, config, 0o644)

@@ -74,7 +74,7 @@ mod kernel_tier {
     }
 
     fn cgpath(arguments: &[&str], file: &Path) -> Result<(Option<i32>, serde_json::Value)> {
-        let mut command = Command::new(host::release_binary("cgpath")?);
+        let mut command = Command::new(host::built_binary("cgpath")?);
         let output = command.args(arguments).arg(file).arg("--json").output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let answer = serde_json::from_slice(&output.stdout)

@@ -3,13 +3,16 @@
 //! Promises: what is up to date is left alone; every build of one command uses the same environment, so that nothing is
 //! built twice. Not here: which packages are installed (`needs`).
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread::ScopedJoinHandle;
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
+use crate::stages::Stages;
 use crate::world::{World, find_program};
 use crate::{help, shell};
 
@@ -18,6 +21,9 @@ const BPF_LINKER: &str = "0.13.0";
 
 /// cargo-deny's version; its licence data and its options change with it.
 const CARGO_DENY: &str = "0.20.2";
+
+/// How a program is run: in the open ([`shell::run`]) or beside the rest.
+pub type Runner<'a> = &'a dyn Fn(&str, &mut Command) -> Result<()>;
 
 /// A toolchain that can compile the eBPF programs: they need the standard library's source.
 pub enum Toolchain {
@@ -98,25 +104,32 @@ impl Toolchain {
     }
 
     /// Its bpf-linker, built when it is missing.
-    fn provide_linker(&self, world: &World) -> Result<PathBuf> {
+    fn provide_linker(&self, world: &World, run: Runner) -> Result<PathBuf> {
         if let Some(path) = self.linker(world) {
             return Ok(path);
         }
         let root = self.linker_root(world);
-        install(world, "bpf-linker", BPF_LINKER, &root, |command| match self {
-            Self::Debian { llvm, .. } => {
-                let prefix = format!("/usr/lib/llvm-{llvm}");
-                command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
-                command.env(
-                    "PATH",
-                    format!("{prefix}/bin:{}", std::env::var("PATH").unwrap_or_default()),
-                );
-                command.env("LLVM_PREFIX", prefix);
-            }
-            Self::Rustup { name } => {
-                command.env("RUSTUP_TOOLCHAIN", name);
-            }
-        })?;
+        install(
+            world,
+            "bpf-linker",
+            BPF_LINKER,
+            &root,
+            run,
+            |command| match self {
+                Self::Debian { llvm, .. } => {
+                    let prefix = format!("/usr/lib/llvm-{llvm}");
+                    command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
+                    command.env(
+                        "PATH",
+                        format!("{prefix}/bin:{}", std::env::var("PATH").unwrap_or_default()),
+                    );
+                    command.env("LLVM_PREFIX", prefix);
+                }
+                Self::Rustup { name } => {
+                    command.env("RUSTUP_TOOLCHAIN", name);
+                }
+            },
+        )?;
         self.linker(world)
             .context("bpf-linker was installed and is not there")
     }
@@ -178,6 +191,7 @@ fn install(
     name: &str,
     version: &str,
     root: &Path,
+    run: Runner,
     adapt: impl FnOnce(&mut Command),
 ) -> Result<()> {
     let build = world.cache.join("tools/build").join(name);
@@ -192,10 +206,7 @@ fn install(
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "256");
     adapt(&mut command);
-    shell::run(
-        &format!("{name} {version}, into the cache (some minutes, once)"),
-        &mut command,
-    )?;
+    run(&format!("{name} {version}, into the cache, once"), &mut command)?;
     // Hundreds of MB that nobody needs again; that they stay is no reason to fail.
     let _ = std::fs::remove_dir_all(build);
     Ok(())
@@ -217,12 +228,12 @@ pub fn cargo_deny(world: &World) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn provide_cargo_deny(world: &World) -> Result<PathBuf> {
+pub fn provide_cargo_deny(world: &World, run: Runner) -> Result<PathBuf> {
     if let Some(path) = cargo_deny(world) {
         return Ok(path);
     }
     let root = world.cache.join(format!("tools/cargo-deny-{CARGO_DENY}"));
-    install(world, "cargo-deny", CARGO_DENY, &root, |_| {})?;
+    install(world, "cargo-deny", CARGO_DENY, &root, run, |_| {})?;
     cargo_deny(world).context("cargo-deny was installed and is not there")
 }
 
@@ -231,6 +242,14 @@ pub fn provide_cargo_deny(world: &World) -> Result<PathBuf> {
 /// # Errors
 /// When the toolchain is missing or the build fails.
 pub fn ebpf(world: &World) -> Result<PathBuf> {
+    ebpf_by(world, &shell::run)
+}
+
+/// The same, with the programs that it takes run by `run`.
+///
+/// # Errors
+/// When the toolchain is missing or the build fails.
+pub fn ebpf_by(world: &World, run: Runner) -> Result<PathBuf> {
     let object = world.bpf_object();
     if std::env::var_os("CGPATH_BPF_OBJECT").is_some() {
         if !object.is_file() {
@@ -239,7 +258,7 @@ pub fn ebpf(world: &World) -> Result<PathBuf> {
         return Ok(object);
     }
     let toolchain = Toolchain::choose()?;
-    let linker = toolchain.provide_linker(world)?;
+    let linker = toolchain.provide_linker(world, run)?;
     let linker_dir = linker.parent().context("bpf-linker has no directory")?;
     let programs = world.root.join("ebpf/programs");
     let target = world.target.join("ebpf");
@@ -279,7 +298,7 @@ pub fn ebpf(world: &World) -> Result<PathBuf> {
             "--target",
             "bpfel-unknown-none",
         ]);
-    shell::run("eBPF programs", &mut command)?;
+    run("eBPF programs", &mut command)?;
     let built = target.join("bpfel-unknown-none/release/cgpath-bpf");
     let content = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     let here = world.root.as_os_str().as_encoded_bytes();
@@ -323,27 +342,66 @@ fn ebpf_flags(world: &World) -> Vec<String> {
     flags
 }
 
-/// Builds the release binaries.
+/// The packages whose programs run on this machine and in guests. They are always selected together, whichever of their
+/// programs is built: cargo chooses the features of everything below by what is selected.
+const PACKAGES: [&str; 6] = ["-p", "verifier", "-p", "collector", "-p", "vm-tests"];
+
+/// Builds some of those programs.
+///
+/// # Errors
+/// When one does not build.
+pub fn programs(world: &World, names: &[&str]) -> Result<()> {
+    let mut command = cargo(world);
+    command
+        .env("CGPATH_BPF_OBJECT", world.bpf_object())
+        .args(["build", "--locked"])
+        .args(PACKAGES);
+    for name in names {
+        command.args(["--bin", name]);
+    }
+    shell::run(&names.join(", "), &mut command)
+}
+
+/// Builds what `demo` runs, and brings what it boots: what does not wait for another is done side by side.
+///
+/// # Errors
+/// When one does not build, or the guest's kernel or root cannot be had.
+pub fn demo(world: &World, stages: &Stages, prepare: &[OsString]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let object = scope.spawn(|| {
+            stages.run("eBPF object", || {
+                ebpf_by(world, &|name, command| stages.aside(name, command))
+            })
+        });
+        stages.run("cgpath and the demo", || programs(world, &["cgpath", "demo"]))?;
+        let machine = scope.spawn(|| {
+            let mut command = Command::new(world.program("demo"));
+            command.arg("--prepare").args(prepare);
+            stages.run("guest's kernel and root", || {
+                stages.aside("kernel and root", world.with_environment(&mut command))
+            })
+        });
+        stages.run("guest's init", || guest(world))?;
+        joined(object)?;
+        stages.run("cgpathd", || programs(world, &["cgpathd"]))?;
+        joined(machine)
+    })
+}
+
+/// What a thread gave; its panic goes on here.
+pub fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Builds what `soak`, `bench` and guests run: the eBPF object, all programs, the guests' init.
 ///
 /// # Errors
 /// When one does not build.
 pub fn binaries(world: &World) -> Result<()> {
-    let object = ebpf(world)?;
-    let mut command = cargo(world);
-    command.env("CGPATH_BPF_OBJECT", &object);
-    command.args([
-        "build",
-        "--release",
-        "--locked",
-        "--bins",
-        "-p",
-        "verifier",
-        "-p",
-        "collector",
-        "-p",
-        "vm-tests",
-    ]);
-    shell::run("cgpath, cgpathd and demo", &mut command)?;
+    ebpf(world)?;
+    programs(world, &["cgpath", "cgpathd", "demo", "bench", "vm"])?;
     guest(world)
 }
 
@@ -352,23 +410,18 @@ pub fn binaries(world: &World) -> Result<()> {
 /// # Errors
 /// When it does not build.
 pub fn machine_driver(world: &World) -> Result<()> {
-    let mut command = cargo(world);
-    command.args(["build", "--release", "--locked", "-p", "vm-tests", "--bin", "vm"]);
-    shell::run("the virtual machines' driver", &mut command)?;
+    programs(world, &["vm"])?;
     guest(world)
 }
 
-fn guest(world: &World) -> Result<()> {
+/// Builds the guests' init. It alone is linked statically: what it is made of is compiled once for it and for all others.
+///
+/// # Errors
+/// When it does not build.
+pub fn guest(world: &World) -> Result<()> {
     let mut command = cargo(world);
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static").args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "guest",
-        "--target",
-        "x86_64-unknown-linux-gnu",
-    ]);
+    command.args(["rustc", "--locked", "-p", "guest", "--bin", "guest"]);
+    command.args(["--", "-C", "target-feature=+crt-static"]);
     shell::run("the guests' init, static", &mut command)
 }
 

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
+use crate::stages::Stages;
 use crate::world::World;
-use crate::{build, help, kernel};
+use crate::{build, help, kernel, shell};
 
 /// `cargo xtask demo`.
 ///
@@ -46,17 +47,28 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(code) = needs::provide(world, Purpose::Demo, consent)? {
+    let stages = Stages::new(&world.target.join("demo-logs"));
+    if let Some(code) = stages.run("packages", || needs::provide(world, Purpose::Demo, consent))? {
         return Ok(code);
     }
     if patched {
-        match kernel::for_guests(world, kernel::USUAL_BASE, consent)? {
+        match stages.run("patched kernel", || {
+            kernel::for_guests(world, kernel::USUAL_BASE, consent)
+        })? {
             Ok(dir) => passed.extend(["--kernel".into(), dir.into()]),
             Err(code) => return Ok(code),
         }
     }
-    build::binaries(world)?;
-    become_program(world, "demo", &passed)
+    build::demo(world, &stages, &passed)?;
+    let mut command = Command::new(world.program("demo"));
+    let status = stages.run("boot and six steps", || {
+        world
+            .with_environment(command.args(&passed))
+            .status()
+            .context("starting the demo")
+    })?;
+    eprint!("\n{}", stages.table());
+    Ok(shell::passed_on(status))
 }
 
 /// `cargo xtask vm`.
@@ -111,15 +123,11 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
 }
 
 fn become_program(world: &World, name: &str, arguments: &[OsString]) -> Result<ExitCode> {
-    let program = world.target.join("release").join(name);
+    let program = world.program(name);
     if !program.is_file() {
         bail!("{} was not built", program.display());
     }
     let mut command = Command::new(&program);
-    command
-        .args(arguments)
-        .env("CGPATH_WORKSPACE", &world.root)
-        .env("CARGO_TARGET_DIR", &world.target)
-        .env("CGPATH_BPF_OBJECT", world.bpf_object());
-    Err(command.exec()).with_context(|| format!("starting {}", program.display()))
+    let error = world.with_environment(command.args(arguments)).exec();
+    Err(error).with_context(|| format!("starting {}", program.display()))
 }

@@ -15,7 +15,7 @@ Check it:
   tidy         the repository's own rules: dependency directions, licences, texts
   bench        what things cost, beside what others cost
 Build it:
-  build        release binaries: cgpath, cgpathd, guest, demo
+  build        the programs: cgpath, cgpathd, demo, the guests' init
   ebpf         the eBPF object
   kernel       the patched kernels: fetch, apply, check, build, package
   completions  completions for bash: source <(cargo xtask completions)
@@ -99,14 +99,15 @@ pub const TEST: &str = "\
 cargo xtask test: everything that must pass
 
 Formatting, clippy, tidy, cargo deny, tests of all crates, tests in virtual machines, and the demo's attacks.
-The last line is `N passed, N failed, N skipped`. Exit status 1 if anything failed (or, with CI set, was skipped).
+The output ends with the slowest tests, the steps with their seconds, and `N passed, N failed, N skipped`. Exit status 1
+if anything failed (or, with CI set, was skipped).
 
 Usage: cargo xtask test [OPTIONS] [FILTER]
 
   FILTER         only tests whose name contains this (passed on to cargo test)
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
-                 fmt, ebpf, clippy, tidy, deny, host, build, foreign, vm, breaks, kernel
+                 fmt, tidy, ebpf, clippy, deny, build, host, foreign, vm, breaks, kernel
                  (kernel checks the series and builds one kernel: about 15 minutes the first time)
   --yes, --no-install   as for `demo`
 
@@ -117,15 +118,15 @@ Examples:
 ";
 
 pub const BUILD: &str = "\
-cargo xtask build: release binaries
+cargo xtask build: the programs, in target/debug
 
-Builds the eBPF object when it is stale, then cgpath, cgpathd and demo to target/release, and the static guest to
-target/x86_64-unknown-linux-gnu/release.
+Builds the eBPF object when it is stale, then cgpath, cgpathd, demo, bench and vm, and the guests' static init. These are
+what `demo` and `test` run. For a machine of your own: CGPATH_BPF_OBJECT=$(cargo xtask ebpf) cargo build --release.
 
 Usage: cargo xtask build [--yes | --no-install]
 
 Example:
-  cargo xtask build && target/release/cgpath --help
+  cargo xtask build && target/debug/cgpath --help
 ";
 
 pub const EBPF: &str = "\
@@ -210,10 +211,12 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
-  --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel
+  --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel, repeat
                        (service: killed with -9 200 times)
                        (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
+                       (repeat: every test five times, twice of them beside two busy loops; at most two hours a run, the
+                       next run goes on, until a commit of its own begins anew)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
 

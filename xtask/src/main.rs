@@ -15,6 +15,7 @@ mod needs;
 mod python;
 mod shell;
 mod soak;
+mod stages;
 mod test;
 mod tidy;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::IsTerminal as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -69,6 +69,12 @@ pub fn run(what: &str, command: &mut Command) -> Result<()> {
         eprintln!("   {what}: {seconds:.1} s");
     }
     Ok(())
+}
+
+/// The exit status of a program that this one stands for; a program that a signal ended failed.
+pub fn passed_on(status: ExitStatus) -> ExitCode {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// Announces a step.

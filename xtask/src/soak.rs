@@ -4,6 +4,7 @@
 //! whole, and to the terminal. Not here: the tests.
 
 mod libfuzzer;
+mod repeat;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitCode, Stdio};
@@ -16,7 +17,7 @@ use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
 use crate::{build, help, kernel, shell, test};
 
-const STEPS: &[&str] = &["load", "service", "fuzz", "libfuzzer", "kernel"];
+const STEPS: &[&str] = &["load", "service", "fuzz", "libfuzzer", "kernel", "repeat"];
 
 /// `cargo xtask soak`.
 ///
@@ -63,6 +64,10 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             good &= kernels(world, filter.as_deref(), consent)?;
             continue;
         }
+        if step == "repeat" {
+            good &= repeat::repeat(world, filter.as_deref())?;
+            continue;
+        }
         let filter = filter.as_deref();
         if step == "libfuzzer" {
             for (name, mut command) in libfuzzer::programs(world, filter, seconds)? {
@@ -72,7 +77,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         let mut command = match step {
             "load" => {
-                let mut command = guest_tests(world, &["load"], filter);
+                let mut command = guest_tests(world, &["load::"], filter)?;
                 command.env("CGPATH_SOAK", "1");
                 command
             }
@@ -113,13 +118,13 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
     let mut good = true;
     for base in kernel::all(world)? {
         let built = kernel::build_for_guests(world, &base, false)?;
-        let mut tests = vec!["kernel_tier", "kernel_tier_virtme"];
+        let mut tests = vec!["kernel_tier"];
         tests.extend(match base.as_str() {
-            "rfc-per-cgroup" => Some("kernel_per_cgroup"),
-            "7.3" => Some("kernel_staging"),
+            "rfc-per-cgroup" => Some("kernel_per_cgroup::"),
+            "7.3" => Some("kernel_staging::"),
             _ => None,
         });
-        let mut command = guest_tests(world, &tests, filter);
+        let mut command = guest_tests(world, &tests, filter)?;
         command
             .env("CGPATH_EXECUTIONS", "10000")
             .env("CGPATH_KERNEL", built)
@@ -131,30 +136,27 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
         kernel::reproduce(world, kernel::USUAL_BASE)?;
     }
     let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
-    let mut command = guest_tests(world, &["kernel_debug"], filter);
+    let mut command = guest_tests(world, &["kernel_debug::"], filter)?;
     good &= kept(world, "kernel-debug", command.env("CGPATH_KERNEL", debug))?;
     let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
         return Ok(false);
     };
-    let mut command = guest_tests(world, &["kernel_package"], filter);
+    let mut command = guest_tests(world, &["kernel_package::"], filter)?;
     good &= kept(world, "kernel-package", command.env("CGPATH_PACKAGES", packages))?;
     Ok(good)
 }
 
-/// Tests that run guests, by the names of their files.
-fn guest_tests(world: &World, names: &[&str], filter: Option<&str>) -> Command {
-    let mut command = build::cargo(world);
-    command.args(["test", "-p", "vm-tests", "--locked", "--no-fail-fast"]);
-    for name in names {
-        command.args(["--test", name]);
-    }
-    command
-        .env("CGPATH_BPF_OBJECT", world.bpf_object())
-        .env("CGPATH_WORKSPACE", &world.root)
-        .env("CARGO_TARGET_DIR", &world.target)
-        .args(filter)
-        .args(["--", "--show-output", &test::guests_at_once()]);
-    command
+/// Tests that run guests, by the begins of their names; a filter takes the place of these.
+fn guest_tests(world: &World, names: &[&str], filter: Option<&str>) -> Result<Command> {
+    let built = test::guest_programs(world)?;
+    let guests = test::programs::named(&built, test::GUESTS)?;
+    let mut command = guests.command(&test::environment(world)?);
+    match filter {
+        Some(filter) => command.arg(filter),
+        None => command.args(names),
+    };
+    command.arg(test::guests_at_once());
+    Ok(command)
 }
 
 /// Runs a step; what it prints is kept.

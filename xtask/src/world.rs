@@ -1,6 +1,7 @@
 //! Where things lie on this machine, and what kind of machine it is.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -54,6 +55,19 @@ impl World {
             cache,
             ci,
         })
+    }
+
+    /// A program that was built here.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
+    /// Tells a program that was built here where things lie.
+    pub fn with_environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .env("CGPATH_WORKSPACE", &self.root)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CGPATH_BPF_OBJECT", self.bpf_object())
     }
 
     /// The eBPF object for every later build and run.

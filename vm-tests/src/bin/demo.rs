@@ -11,7 +11,7 @@ use lexopt::prelude::*;
 use vm_tests::demo::{self, Options, Outcome};
 use vm_tests::demo_break::{self, Break, Caught};
 use vm_tests::pods::Runtime;
-use vm_tests::{Stock, host, kernel};
+use vm_tests::{Stock, host, kernel, root};
 
 const FAILED: u8 = 2;
 const NOT_CAUGHT: u8 = 3;
@@ -20,10 +20,13 @@ struct Wanted {
     options: Options,
     attack: Option<Break>,
     json: bool,
+    /// Only bring what a guest boots.
+    prepare: bool,
 }
 
 fn main() -> ExitCode {
     let told = wanted().and_then(|wanted| match wanted.attack {
+        _ if wanted.prepare => prepare(&wanted.options),
         Some(attack) => tell_break(&wanted, attack),
         None => tell_story(&wanted),
     });
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
 
 fn wanted() -> Result<Wanted> {
     let (mut stock, mut runtime) = (Stock::V6_12, Runtime::Containerd);
-    let (mut keep, mut json) = (false, false);
+    let (mut keep, mut json, mut prepare) = (false, false, false);
     let mut patched = None;
     let (mut attack, mut out) = (None, None::<PathBuf>);
     let mut parser = lexopt::Parser::from_env();
@@ -54,6 +57,7 @@ fn wanted() -> Result<Wanted> {
             Long("bare") => runtime = Runtime::Bare,
             Long("keep") => keep = true,
             Long("json") => json = true,
+            Long("prepare") => prepare = true,
             Long("break") => attack = Some(parser.value()?.string()?.parse::<Break>()?),
             Long("out") => out = Some(parser.value()?.into()),
             other => return Err(other.unexpected().into()),
@@ -75,7 +79,16 @@ fn wanted() -> Result<Wanted> {
         },
         attack,
         json,
+        prepare,
     })
+}
+
+fn prepare(options: &Options) -> Result<ExitCode> {
+    if options.patched.is_none() {
+        kernel::stock(options.stock)?;
+    }
+    root::base()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
@@ -117,7 +130,7 @@ fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
 
 fn next_commands(out: &Path, outcome: &Outcome) {
     let out = shown(out);
-    let cgpath = host::release_binary("cgpath").map_or_else(|_| "cgpath".to_owned(), |path| shown(&path));
+    let cgpath = host::built_binary("cgpath").map_or_else(|_| "cgpath".to_owned(), |path| shown(&path));
     if let Some(kept) = &outcome.kept {
         let guest = kept.guest.display();
         println!("the guest and its verifier go on; log in, attest by hand, look, end both:");

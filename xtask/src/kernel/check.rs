@@ -2,19 +2,40 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::bases::{Base, own_patches, series};
-use super::build::{Tree, Variant, fragments, selftest, tree};
-use super::source::{Source, am, applied_mark, fetch, reset, series_digest};
+use super::build::{Tree, Variant, compiler, fragments, selftest, tree};
+use super::source::{Source, am, applied_mark, fetch, reset, series_digest, sha256, version};
 use crate::shell;
 use crate::world::World;
 
 /// The directory that is compiled after each patch.
 const IMA: &str = "security/integrity/ima/";
+
+/// Raised when the check looks at more, or otherwise.
+const RECIPE: u32 = 1;
+
+/// Where it is written down that a series passed: named by a key of the source, the series, what checkpatch is not asked,
+/// the configuration and the tools.
+pub fn passed_mark(world: &World, base: &Base) -> Result<PathBuf> {
+    let (_, version) = version(world, base)?;
+    let fragments = fragments(world, base, &Variant::default())?;
+    let sparse = shell::output(Command::new("sparse").arg("--version"))?;
+    let inputs = format!(
+        "{RECIPE}\n{version}\n{}\n{}\n{:?}\n{}\n{fragments}",
+        series_digest(world, base)?,
+        compiler()?,
+        base.accepted,
+        sparse.trim(),
+    );
+    let key = sha256(inputs.as_bytes())?;
+    let name = format!("{}-{}", base.series, key.get(..16).unwrap_or(&key));
+    Ok(world.cache.join("kernel-checks").join(name))
+}
 
 /// Applies a series patch by patch; each must be clean and must compile without a warning that was not there before.
 pub fn check(world: &World, base: &Base) -> Result<()> {

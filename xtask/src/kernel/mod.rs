@@ -11,7 +11,7 @@ mod package;
 mod source;
 pub mod virtme;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
 use bases::{Base, bases, named, own_patches};
 use build::{Variant, again, build};
-use check::check;
+use check::{check, passed_mark};
 use package::{USUAL_FLAVOUR, Wanted, package};
 use source::{apply, fetch};
 
@@ -102,9 +102,10 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks every series and builds the kernels that are built in full: the step `kernel` of `cargo xtask test`.
+/// Checks every series that did not pass as it is, and builds the kernels that are built in full: the step `kernel` of
+/// `cargo xtask test`.
 ///
-/// Gives the number of patches that were checked, and the directories of the kernels.
+/// Gives the number of patches that were checked now, and the directories of the kernels.
 ///
 /// # Errors
 /// When a patch does not apply, is not clean or does not compile, or a build fails.
@@ -113,14 +114,20 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
     let mut kernels = Vec::new();
     for base in bases(world)? {
         let _lock = lock(world, &base)?;
-        let begin = Instant::now();
-        check(world, &base)?;
-        patches += own_patches(world, &base)?.len() as u64;
-        println!(
-            "TIME kernel check {}: {:.0} s",
-            base.series,
-            begin.elapsed().as_secs_f64()
-        );
+        let mark = passed_mark(world, &base)?;
+        if mark.is_file() {
+            println!("kernel check {}: nothing changed since it passed", base.series);
+        } else {
+            let begin = Instant::now();
+            check(world, &base)?;
+            patches += own_patches(world, &base)?.len() as u64;
+            println!(
+                "TIME kernel check {}: {:.0} s",
+                base.series,
+                begin.elapsed().as_secs_f64()
+            );
+            passed(&mark)?;
+        }
         if base.full {
             let begin = Instant::now();
             kernels.push(build(world, &base, &Variant::default())?);
@@ -132,6 +139,13 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
         }
     }
     Ok((patches, kernels))
+}
+
+fn passed(mark: &Path) -> Result<()> {
+    if let Some(folder) = mark.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    std::fs::write(mark, "").with_context(|| format!("writing {}", mark.display()))
 }
 
 /// The directory of the built kernel of a series, for a guest to run; or the exit status of one who wants nothing to be

@@ -1,0 +1,376 @@
+//! `cargo xtask test`: everything that must pass, and how much of it ran.
+//!
+//! Promises: a step that fails does not hide the ones after it; the last line counts tests that really ran; what took
+//! long is named. Not here: the tests; how their programs are built and run (`programs`) and read (`tally`).
+
+pub mod programs;
+mod summary;
+pub mod tally;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::needs::{self, Consent, Purpose};
+use crate::world::World;
+use crate::{build, help, kernel, python, shell, tidy};
+use programs::Program;
+use summary::Summary;
+use tally::Count;
+
+/// The steps in their order; `build` makes what the ones after it run.
+const STEPS: &[&str] = &[
+    "fmt", "tidy", "ebpf", "clippy", "deny", "build", "host", "foreign", "vm", "breaks", "kernel",
+];
+
+/// The attacks that the demo must recognise.
+const BREAKS: &[&str] = &["swap-hash", "drop-record", "wrong-key", "hide-loss", "old-nonce"];
+
+/// The test program that runs guests. It is built and run when it is named, never by a plain `cargo test`.
+pub const GUESTS: &str = "vm-tests/guests";
+
+/// `cargo xtask test`.
+///
+/// # Errors
+/// For unknown options, and when something that is needed cannot be installed.
+pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut fast = false;
+    let mut only: Vec<String> = Vec::new();
+    let mut filter: Option<String> = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Long("fast") => fast = true,
+            Long("step") => {
+                let step = parser.value()?.string()?;
+                if !STEPS.contains(&step.as_str()) {
+                    bail!("no step `{step}`; there are {}", STEPS.join(", "));
+                }
+                only.push(step);
+            }
+            Short('h') | Long("help") => {
+                print!("{}", help::TEST);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Value(value) if filter.is_none() => filter = Some(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
+        return Ok(code);
+    }
+    let run = Run {
+        world,
+        filter: filter.as_deref(),
+        guests: !fast,
+        host: OnceLock::new(),
+        in_guests: OnceLock::new(),
+    };
+    let mut summary = Summary::default();
+    for &step in STEPS {
+        let wanted = if only.is_empty() {
+            !(fast && matches!(step, "foreign" | "vm" | "breaks" | "kernel"))
+        } else {
+            only.iter().any(|name| name == step)
+        };
+        if !wanted {
+            continue;
+        }
+        shell::heading(&format!("step {step}"));
+        let started = Instant::now();
+        let count = run.step(step).unwrap_or_else(|error| {
+            eprintln!("FAILED {step}: {error:#}");
+            Count::broken(step)
+        });
+        summary.add(step, count, started.elapsed());
+    }
+    print!("\n{}", summary.text());
+    let total = summary.total();
+    if world.ci && total.skipped > 0 {
+        println!("CI is set: what was skipped counts as failed");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    let good = total.failed == 0 && total.passed > 0 && !(world.ci && total.skipped > 0);
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The programs with the tests that need no guest.
+///
+/// # Errors
+/// When one does not compile.
+pub fn host_programs(world: &World) -> Result<Vec<Program>> {
+    let mut command = build::cargo(world);
+    command
+        .env("CGPATH_BPF_OBJECT", world.bpf_object())
+        .args(["test", "--workspace", "--locked"]);
+    programs::build("the tests of this machine", &mut command)
+}
+
+/// The program with the tests that run guests, and what guests are made of.
+///
+/// # Errors
+/// When one does not compile.
+pub fn guest_programs(world: &World) -> Result<Vec<Program>> {
+    let mut command = build::cargo(world);
+    command.env("CGPATH_BPF_OBJECT", world.bpf_object()).args([
+        "test",
+        "--workspace",
+        "--test",
+        "guests",
+        "--locked",
+    ]);
+    let built = programs::build("the tests of guests", &mut command)?;
+    build::programs(world, &["cgpath", "cgpathd", "demo"])?;
+    build::guest(world)?;
+    Ok(built)
+}
+
+/// What the tests' programs find in their environment.
+///
+/// # Errors
+/// When the Python environment of verifiers of others cannot be made.
+pub fn environment(world: &World) -> Result<Vec<(&'static str, PathBuf)>> {
+    Ok(vec![
+        ("CGPATH_BPF_OBJECT", world.bpf_object()),
+        ("CGPATH_WORKSPACE", world.root.clone()),
+        ("CARGO_TARGET_DIR", world.target.clone()),
+        ("CGPATH_PYTHON", python::foreign(world)?),
+    ])
+}
+
+/// One run of the steps: what is built is built once.
+struct Run<'a> {
+    world: &'a World,
+    filter: Option<&'a str>,
+    /// Guests are run, too.
+    guests: bool,
+    host: OnceLock<Vec<Program>>,
+    in_guests: OnceLock<Vec<Program>>,
+}
+
+impl Run<'_> {
+    fn host(&self) -> Result<&[Program]> {
+        once(&self.host, || host_programs(self.world))
+    }
+
+    fn in_guests(&self) -> Result<&[Program]> {
+        once(&self.in_guests, || guest_programs(self.world))
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = build::cargo(self.world);
+        command
+            .args(arguments)
+            .env("CGPATH_BPF_OBJECT", self.world.bpf_object());
+        command
+    }
+
+    fn step(&self, step: &str) -> Result<Count> {
+        match step {
+            "fmt" => {
+                shell::run("formatting", &mut self.cargo(&["fmt", "--all", "--check"]))?;
+                for manifest in ["ebpf/programs/Cargo.toml", "foreign-verifiers/Cargo.toml"] {
+                    let others = ["fmt", "--manifest-path", manifest, "--check"];
+                    shell::run(&format!("formatting, {manifest}"), &mut self.cargo(&others))?;
+                }
+                Ok(Count::one())
+            }
+            "tidy" => {
+                let breaches = tidy::check(self.world)?;
+                for breach in &breaches {
+                    eprintln!("{breach}");
+                }
+                if !breaches.is_empty() {
+                    bail!("{} breaches of the repository's rules", breaches.len());
+                }
+                Ok(Count::one())
+            }
+            "ebpf" => build::ebpf(self.world).map(|_| Count::one()),
+            "clippy" => {
+                // Tests that a plain `cargo test` leaves out are named.
+                let arguments = [
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--test",
+                    "guests",
+                    "--locked",
+                ];
+                let mut command = self.cargo(&arguments);
+                shell::run("clippy", command.args(["--", "-D", "warnings"])).map(|()| Count::one())
+            }
+            "deny" => self.deny(),
+            "build" => {
+                self.host()?;
+                if self.guests {
+                    self.in_guests()?;
+                }
+                Ok(Count::one())
+            }
+            "host" => self.on_the_host(),
+            "foreign" => {
+                build::programs(self.world, &["cgpath"])?;
+                let manifest = "foreign-verifiers/Cargo.toml";
+                let mut command = self.cargo(&["test", "--manifest-path", manifest, "--locked"]);
+                command.env("CARGO_TARGET_DIR", self.world.target.join("foreign-verifiers"));
+                let environment = [("CGPATH", self.world.program("cgpath"))];
+                self.run_all(
+                    &programs::build("verifiers of others", &mut command)?,
+                    &environment,
+                )
+            }
+            "vm" => {
+                let guests = programs::named(self.in_guests()?, GUESTS)?;
+                // The patched kernels are built by a step of their own.
+                let options = [&guests_at_once(), "--skip", "kernel_"];
+                guests.run(&environment(self.world)?, self.filter, &options)
+            }
+            "breaks" => self.breaks(),
+            "kernel" => self.kernels(),
+            other => bail!("no step `{other}`"),
+        }
+    }
+
+    fn deny(&self) -> Result<Count> {
+        let tool = build::provide_cargo_deny(self.world, &shell::run)?;
+        for manifest in ["Cargo.toml", "ebpf/programs/Cargo.toml"] {
+            let mut command = Command::new(&tool);
+            command.current_dir(&self.world.root).args([
+                "--manifest-path",
+                manifest,
+                "--all-features",
+                "--locked",
+            ]);
+            command.args(["--config", "deny.toml", "check", "bans", "licenses", "sources"]);
+            shell::run(&format!("cargo deny, {manifest}"), &mut command)?;
+        }
+        Ok(Count::one())
+    }
+
+    fn on_the_host(&self) -> Result<Count> {
+        let mut environment = environment(self.world)?;
+        if self.world.ci && std::env::var_os("FUZZ_SECONDS").is_none() {
+            environment.push(("FUZZ_SECONDS", "10".into()));
+        }
+        let mut count = self.run_all(self.host()?, &environment)?;
+        let mut examples = self.cargo(&["test", "--workspace", "--doc", "--locked"]);
+        examples.args(self.filter);
+        count.add(programs::counted("examples", &mut examples)?);
+        Ok(count)
+    }
+
+    fn run_all(&self, programs: &[Program], environment: &[(&str, PathBuf)]) -> Result<Count> {
+        let mut count = Count::default();
+        for program in programs {
+            count.add(program.run(environment, self.filter, &[])?);
+        }
+        Ok(count)
+    }
+
+    /// Each patch of every series counts as a test, then come those of the kernels that were built.
+    fn kernels(&self) -> Result<Count> {
+        let (patches, kernels) = kernel::check_and_build(self.world)?;
+        let mut count = Count {
+            passed: patches,
+            ..Count::default()
+        };
+        let guests = programs::named(self.in_guests()?, GUESTS)?;
+        let mut environment = environment(self.world)?;
+        environment.push(("CGPATH_VNG", kernel::virtme::provide(self.world)?));
+        for built in kernels {
+            let mut environment = environment.clone();
+            environment.push(("CGPATH_KERNEL", built));
+            let filter = self.filter.unwrap_or("kernel_tier");
+            count.add(guests.run(&environment, Some(filter), &[&guests_at_once()])?);
+        }
+        Ok(count)
+    }
+
+    /// The demo's attacks, as many at once as there may be guests.
+    fn breaks(&self) -> Result<Count> {
+        self.in_guests()?;
+        let wanted = |attack: &&&str| self.filter.is_none_or(|filter| attack.contains(filter));
+        let waiting: Mutex<VecDeque<&str>> = Mutex::new(BREAKS.iter().filter(wanted).copied().collect());
+        let next = || waiting.lock().ok()?.pop_front();
+        let work = || {
+            let mut count = Count::default();
+            while let Some(attack) = next() {
+                count.add(self.attack(attack)?);
+            }
+            Ok(count)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..most_guests()).map(|_| scope.spawn(work)).collect();
+            let mut count = Count::default();
+            for worker in workers {
+                count.add(build::joined(worker)?);
+            }
+            Ok(count)
+        })
+    }
+
+    fn attack(&self, attack: &str) -> Result<Count> {
+        let started = Instant::now();
+        let mut command = Command::new(self.world.program("demo"));
+        self.world
+            .with_environment(command.args(["--bare", "--break", attack]))
+            .stdin(Stdio::null());
+        let line = shell::shown(&command);
+        let output = command.output().with_context(|| format!("starting {line}"))?;
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let seconds = started.elapsed().as_secs_f64();
+        let name = format!("demo --break {attack}");
+        if output.status.code() == Some(1) && said.contains(attack) {
+            println!("test {name} ... ok <{seconds:.3}s>");
+            let mut count = Count::one();
+            count.times.push((name, seconds));
+            Ok(count)
+        } else {
+            println!("{said}");
+            println!(
+                "test {name} ... FAILED: {}; must exit with 1 and name the attack",
+                output.status
+            );
+            Ok(Count::broken(&name))
+        }
+    }
+}
+
+fn once<T>(cell: &OnceLock<Vec<T>>, make: impl FnOnce() -> Result<Vec<T>>) -> Result<&[T]> {
+    if let Some(made) = cell.get() {
+        return Ok(made);
+    }
+    let made = make()?;
+    Ok(cell.get_or_init(|| made))
+}
+
+/// A guest keeps one core busy (without KVM one thread emulates all its processors) and has 1.5 GiB of memory.
+fn most_guests() -> usize {
+    const MOST: usize = 4;
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST)
+}
+
+/// The same as an option of a test program.
+pub fn guests_at_once() -> String {
+    format!("--test-threads={}", most_guests())
+}

@@ -1,0 +1,178 @@
+//! What the test harness prints: how many tests ended in which way, and how long each took.
+//!
+//! Promise: a test that says `SKIPPED` is counted as skipped, not as passed. Not here: how the programs are run.
+
+use std::collections::BTreeSet;
+
+/// How many tests ended in which way, and what is to be told of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Count {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+    /// Of each test that ran: `program::test`, and its seconds.
+    pub times: Vec<(String, f64)>,
+    /// Names of those that failed.
+    pub failures: BTreeSet<String>,
+}
+
+impl Count {
+    /// One step that is a test by itself, and passed.
+    pub fn one() -> Self {
+        Self {
+            passed: 1,
+            ..Self::default()
+        }
+    }
+
+    /// One that failed.
+    pub fn broken(name: &str) -> Self {
+        Self {
+            failed: 1,
+            failures: BTreeSet::from([name.to_owned()]),
+            ..Self::default()
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.times.extend(other.times);
+        self.failures.extend(other.failures);
+    }
+}
+
+/// Reads the output of a test program that was started with `--show-output` (and `--report-time`) line by line.
+#[derive(Default)]
+pub struct Tally {
+    count: Count,
+    /// Inside of the output of tests that passed.
+    quiet: bool,
+    /// The test whose output comes now has said already that it was skipped.
+    skip_seen: bool,
+    /// Tests of this program that said so; the program counts them as passed.
+    skips: u64,
+}
+
+impl Tally {
+    /// Whether what comes now is the output of tests that passed.
+    pub fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// What was read, with the names of tests behind `program`.
+    pub fn count(self, program: &str) -> Count {
+        let mut count = self.count;
+        for (name, _) in &mut count.times {
+            *name = format!("{program}::{name}");
+        }
+        count.failures = count
+            .failures
+            .into_iter()
+            .map(|name| format!("{program}::{name}"))
+            .collect();
+        count
+    }
+
+    /// Takes a line; says whether to show it.
+    pub fn line(&mut self, line: &str) -> bool {
+        if line.starts_with("---- ") {
+            self.skip_seen = false;
+        } else if line == "successes:" {
+            self.quiet = true;
+        } else if line == "failures:" {
+            self.quiet = false;
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.quiet = false;
+            let number = |word: &str| {
+                let before = result.split(word).next().unwrap_or_default();
+                before
+                    .rsplit(|c: char| !c.is_ascii_digit())
+                    .find(|digits| !digits.is_empty())?
+                    .parse::<u64>()
+                    .ok()
+            };
+            // The line is printed by the tests' own program: `ok. 3 passed; 0 failed; 1 ignored; …`.
+            let skips = std::mem::take(&mut self.skips);
+            self.count.passed += number(" passed").unwrap_or(0).saturating_sub(skips);
+            self.count.skipped += skips;
+            self.count.failed += number(" failed").unwrap_or(0);
+            self.count.skipped += number(" ignored").unwrap_or(0);
+        } else if self.quiet && line.starts_with("SKIPPED") {
+            if !std::mem::replace(&mut self.skip_seen, true) {
+                self.skips += 1;
+            }
+            return true;
+        } else if !self.quiet {
+            self.ended(line);
+        }
+        !self.quiet
+    }
+
+    /// Takes the line of a test that ended: `test a::b ... ok <0.123s>`.
+    fn ended(&mut self, line: &str) {
+        let Some((name, how)) = line
+            .strip_prefix("test ")
+            .and_then(|line| line.split_once(" ... "))
+        else {
+            return;
+        };
+        if how.starts_with("FAILED") {
+            self.count.failures.insert(name.to_owned());
+        }
+        let seconds = how
+            .rsplit_once('<')
+            .and_then(|(_, time)| time.strip_suffix("s>")?.parse().ok());
+        if let Some(seconds) = seconds {
+            self.count.times.push((name.to_owned(), seconds));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_and_ignored_tests_are_not_counted_as_passed() {
+        let output = "\
+running 4 tests
+test a ... ok <0.001s>
+test b ... ok <12.500s>
+test c ... ignored
+test d ... ok <0.000s>
+
+successes:
+
+---- a stdout ----
+SKIPPED: no ../shared/vectors
+SKIPPED: again
+---- b stdout ----
+chatter
+test x ... ok <1.000s>
+
+successes:
+    a
+    b
+    d
+
+test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+running 2 tests
+test e ... FAILED <0.250s>
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 12 filtered out; finished in 0.00s";
+        let mut tally = Tally::default();
+        let shown: Vec<&str> = output.lines().filter(|line| tally.line(line)).collect();
+        assert!(shown.contains(&"SKIPPED: no ../shared/vectors"));
+        assert!(!shown.contains(&"chatter"));
+        let count = tally.count("p");
+        assert_eq!((count.passed, count.failed, count.skipped), (3, 1, 2));
+        assert_eq!(count.failures, BTreeSet::from(["p::e".to_owned()]));
+        let times: Vec<(&str, f64)> = count.times.iter().map(|(name, time)| (&**name, *time)).collect();
+        assert_eq!(
+            times,
+            [("p::a", 0.001), ("p::b", 12.5), ("p::d", 0.0), ("p::e", 0.25)]
+        );
+    }
+}
