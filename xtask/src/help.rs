@@ -221,11 +221,14 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
                        (service: killed with -9 200 times)
                        (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
+                       (fresh: the first demo in root file systems of Debian 12 and 13, each with stale lists, empty lists,
+                       a newer qemu-utils and old compilers; needs root; FILTER names cases: 12-stale, 13-newer-qemu, ...)
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
 
 Examples:
   cargo xtask soak --step load
+  cargo xtask soak --step fresh 12-newer-qemu
   cargo xtask soak --step fuzz --fuzz-seconds 600 list_binary
 ";
 
