@@ -50,8 +50,12 @@ impl Lists {
             .chain([place.join("partial").as_path()])
             .filter_map(changed)
             .max();
-        let age = newest.and_then(|then| SystemTime::now().duration_since(then).ok());
-        match age {
+        Self::of(newest, SystemTime::now())
+    }
+
+    fn of(newest: Option<SystemTime>, now: SystemTime) -> Self {
+        // A time in the future is a clock that was set back, not a list that is old.
+        match newest.and_then(|then| now.duration_since(then).ok()) {
             Some(age) if age > FRESH => Self::Old(age),
             _ => Self::Fresh,
         }
@@ -472,4 +476,20 @@ fn download_size(options: &[String], request: &Request) -> Option<u64> {
             .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
             .sum(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_old_after_a_day_and_say_how_old() {
+        let then = SystemTime::UNIX_EPOCH;
+        let after = |hours: u64| Lists::of(Some(then), then + Duration::from_secs(hours * 3600)).fault();
+        assert_eq!(after(23), None);
+        assert_eq!(after(25).as_deref(), Some("they are a day old"));
+        assert_eq!(after(24 * 192 + 1).as_deref(), Some("they are 192 days old"));
+        assert_eq!(Lists::of(Some(then + FRESH), then).fault(), None);
+        assert!(Lists::Missing.fault().is_some());
+    }
 }

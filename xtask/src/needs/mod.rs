@@ -9,6 +9,7 @@ mod packages;
 mod plan;
 mod survey;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -209,11 +210,7 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
         eprintln!("By these lists, this machine lacks:\n{}", table(&needs, false));
     }
     refuse_blocked(&needs)?;
-    let packages: Vec<String> = needs
-        .iter()
-        .filter(|need| need.missing() && matches!(need.how, How::Apt))
-        .map(|need| need.name.clone())
-        .collect();
+    let packages = missing_packages(&needs);
     if !packages.is_empty() && !installer.install(&packages)? {
         return Ok(Some(ExitCode::from(MISSING)));
     }
@@ -226,6 +223,15 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
         bail!("still missing after the installation: {}", still.join(", "));
     }
     Ok(None)
+}
+
+/// Each name once, though it may be needed for two reasons.
+fn missing_packages(needs: &[Need]) -> Vec<String> {
+    let missing = needs
+        .iter()
+        .filter(|need| need.missing() && matches!(need.how, How::Apt));
+    let names: BTreeSet<&str> = missing.map(|need| need.name.as_str()).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// Ends here when something is missing that no command of ours can bring.
@@ -262,11 +268,7 @@ impl Installer<'_> {
             Root::SudoAsks => "sudo asks for a password, and there is no terminal to ask on",
             Root::None => "this is not root, and there is no sudo",
         };
-        let packages: Vec<String> = needs
-            .iter()
-            .filter(|need| need.missing() && matches!(need.how, How::Apt))
-            .map(|need| need.name.clone())
-            .collect();
+        let packages = missing_packages(needs);
         bail!(
             "packages are missing and cannot be installed from here: {why}; hint: as root,\n  {}\nand then this command again",
             apt::by_hand(&packages)

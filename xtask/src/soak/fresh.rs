@@ -139,7 +139,7 @@ impl Machine {
         // There is no init: packages must not start services.
         self.write("usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")?;
         executable(&self.root.join("usr/sbin/policy-rc.d"))?;
-        let bin = self.root.join("root/.cargo/bin");
+        let bin = self.root.join("srv/.cargo/bin");
         std::fs::create_dir_all(&bin)?;
         let rustup = find_program("rustup").context("rustup")?;
         std::fs::copy(rustup.canonicalize()?, bin.join("rustup")).context("copying rustup")?;
@@ -155,14 +155,14 @@ impl Machine {
             std::os::unix::fs::symlink("rustup", bin.join(name))?;
         }
         self.write(
-            "root/.rustup/settings.toml",
+            "srv/.rustup/settings.toml",
             "version = \"12\"\nprofile = \"minimal\"\ndefault_toolchain = \"stable-x86_64-unknown-linux-gnu\"\n",
         )?;
         let mut clone = Command::new("git");
         clone
             .args(["clone", "--quiet", "--no-hardlinks"])
             .arg(&world.root)
-            .arg(self.root.join("root/ima-cgpath"));
+            .arg(self.root.join("srv/ima-cgpath"));
         shell::output(&mut clone)?;
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Machine {
             }
         }
         let before = self.installed()?;
-        let mut command = self.inside("cd /root/ima-cgpath && exec cargo xtask demo 2>&1");
+        let mut command = self.inside("cd /srv/ima-cgpath && exec cargo xtask demo 2>&1");
         let mut faults = Vec::new();
         if !kept(world, &format!("fresh-{name}"), &mut command)? {
             faults.push("the command failed".to_owned());
@@ -315,7 +315,7 @@ impl Machine {
     /// A nightly compiler with the library's source, and a stable one named `old`, of versions that are too old. No old
     /// ones can be had everywhere: these are the machine's stable one, and say another version.
     fn old_compilers(&self) -> Result<()> {
-        let toolchains = self.root.join("root/.rustup/toolchains");
+        let toolchains = self.root.join("srv/.rustup/toolchains");
         for (name, version) in [
             (
                 "nightly-x86_64-unknown-linux-gnu",
@@ -331,7 +331,7 @@ impl Machine {
             let script = format!(
                 "#!/bin/sh\ncase \"$*\" in\n*--version*) echo 'rustc {version}';;\n\
                  *-vV*) {STABLE}/bin/rustc -vV | sed 's/^rustc .*/rustc {version}/; s/^release: .*/release: {number}/';;\n\
-                 *'--print sysroot'*) echo /root/.rustup/toolchains/{name};;\n\
+                 *'--print sysroot'*) echo /srv/.rustup/toolchains/{name};;\n\
                  *) exec {STABLE}/bin/rustc \"$@\";;\nesac\n"
             );
             std::fs::write(bin.join("rustc"), script)?;
@@ -351,7 +351,7 @@ impl Machine {
     fn old_stable_is_not_refused(&self) -> Result<Option<String>> {
         let before = self.installed()?;
         let mut command =
-            self.inside("cd /root/ima-cgpath && RUSTUP_TOOLCHAIN=old exec cargo xtask demo 2>&1");
+            self.inside("cd /srv/ima-cgpath && RUSTUP_TOOLCHAIN=old exec cargo xtask demo 2>&1");
         let output = command.output().context("starting unshare")?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         println!("with Rust 1.85: {}", said.trim_end());
@@ -409,11 +409,11 @@ impl Machine {
             }
         }
         command.envs([
-            ("HOME", "/root"),
+            ("HOME", "/srv"),
             ("LANG", "C.UTF-8"),
             (
                 "PATH",
-                "/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "/srv/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             ),
         ]);
         command
@@ -428,8 +428,8 @@ impl Machine {
     }
 }
 
-/// Where the stable toolchain is seen in there.
-const STABLE: &str = "/root/.rustup/toolchains/stable-x86_64-unknown-linux-gnu";
+/// Where the stable toolchain is seen in there, below the home directory that the case's person has.
+const STABLE: &str = "/srv/.rustup/toolchains/stable-x86_64-unknown-linux-gnu";
 
 /// The stable toolchain, which cannot be downloaded everywhere, and what cargo has fetched of sources.
 fn shared() -> Result<Vec<(PathBuf, &'static str, bool)>> {
@@ -441,7 +441,7 @@ fn shared() -> Result<Vec<(PathBuf, &'static str, bool)>> {
     };
     Ok(vec![
         (PathBuf::from(sysroot.trim()), STABLE, false),
-        (home.join("registry"), "/root/.cargo/registry", true),
+        (home.join("registry"), "/srv/.cargo/registry", true),
     ])
 }
 
