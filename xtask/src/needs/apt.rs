@@ -323,7 +323,7 @@ impl Asker<'_> {
         copied(&machine.preferences, &preferences)?;
         // Of several records for a package, the first that fits counts.
         write(&preferences.join("00-ima-cgpath"), &request.prefer.text())?;
-        let mut options = vec![format!("Dir::Etc::preferencesparts={}", preferences.display())];
+        let mut options = vec![format!("-oDir::Etc::preferencesparts={}", preferences.display())];
         let general = shell::output(asked("apt-cache", &[]).arg("policy"))?;
         let known = Offers::read(&general, "");
         let wanted: Vec<Suite> = request
@@ -336,11 +336,11 @@ impl Asker<'_> {
         if !wanted.is_empty() {
             let (sources, lists) = (home.join("sources.list.d"), home.join("lists"));
             options.extend([
-                format!("Dir::Etc::sourceparts={}", sources.display()),
-                format!("Dir::State::lists={}", lists.display()),
+                format!("-oDir::Etc::sourceparts={}", sources.display()),
+                format!("-oDir::State::lists={}", lists.display()),
                 // Files that say what the machine's own sources have must not be overwritten with this.
-                "Dir::Cache::pkgcache=".to_owned(),
-                "Dir::Cache::srcpkgcache=".to_owned(),
+                "-oDir::Cache::pkgcache=".to_owned(),
+                "-oDir::Cache::srcpkgcache=".to_owned(),
             ]);
             if wanted != self.added {
                 copied(&machine.sources, &sources)?;
