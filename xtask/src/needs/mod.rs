@@ -140,6 +140,9 @@ pub fn doctor(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         if !is_debian() {
             println!("{ELSEWHERE}");
         }
+        if let (Some(why), 1..) = (Lists::look().fault().filter(|_| is_debian()), missing) {
+            println!("The package lists are not good enough: {why}.");
+        }
         match missing {
             0 => println!("Nothing is missing: cargo xtask demo"),
             _ => println!("{missing} missing. `cargo xtask demo` or `cargo xtask test` brings them."),

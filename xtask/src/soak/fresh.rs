@@ -396,7 +396,7 @@ impl Machine {
             "-c",
         ]);
         command
-            .arg(mounts)
+            .arg(mounts.trim_end().replace('\n', "; "))
             .arg("sh")
             .arg(&self.root)
             .arg(script)
