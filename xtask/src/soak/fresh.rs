@@ -43,6 +43,9 @@ const CASES: &[(Case, &str)] = &[
     (Case::OldRustup, "old-rustup"),
 ];
 
+/// Certificates that this machine trusts beside those of its distribution.
+const CERTIFICATES: &str = "/usr/local/share/ca-certificates";
+
 /// How old stale lists are.
 const HALF_A_YEAR: Duration = Duration::from_secs(192 * 24 * 3600);
 
@@ -128,7 +131,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// What makes it usable: name resolution, proxies, compilers, and a clone.
+    /// What makes it usable: the network as this machine has it, compilers, and a clone.
     fn furnish(&self, world: &World) -> Result<()> {
         for file in ["etc/resolv.conf", "etc/hosts"] {
             std::fs::copy(Path::new("/").join(file), self.root.join(file))
@@ -136,6 +139,15 @@ impl Machine {
         }
         let proxies: String = proxies()?.iter().map(|option| format!("{option};\n")).collect();
         self.write("etc/apt/apt.conf.d/90proxy", &proxies)?;
+        // So are certificates of a network that reads what passes through it.
+        let certificates = Path::new(CERTIFICATES);
+        if certificates.is_dir() {
+            let mut copy = Command::new("cp");
+            let place = self.root.join(CERTIFICATES.trim_start_matches('/'));
+            std::fs::create_dir_all(&place)?;
+            shell::output(copy.args(["-r", "-T"]).arg(certificates).arg(place))?;
+            shell::output(&mut self.inside("update-ca-certificates"))?;
+        }
         // There is no init: packages must not start services.
         self.write("usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")?;
         executable(&self.root.join("usr/sbin/policy-rc.d"))?;
