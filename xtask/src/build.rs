@@ -41,22 +41,52 @@ pub enum Toolchain {
     },
 }
 
+/// Why there is no toolchain for the eBPF programs, and what to do.
+#[derive(Debug)]
+pub enum Unavailable {
+    /// The package lists have none that is new enough: newer ones may.
+    Unlisted(String),
+    /// Only a person can bring one.
+    ByHand(String),
+}
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Unlisted(text) | Self::ByHand(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
 impl Toolchain {
     /// Takes whichever is there; names what to install where neither is.
     ///
     /// # Errors
     /// When neither is there nor can be installed by apt, with what to do.
-    pub fn choose() -> Result<Self> {
-        if let Some(name) = rustup_with_source() {
+    pub fn choose() -> Result<Self, Unavailable> {
+        let (found, old) = rustup_with_source();
+        if let Some(name) = found {
             return Ok(Self::Rustup { name });
         }
-        let by_hand = "rustup toolchain install nightly --profile minimal --component rust-src";
-        let Some(llvm) = debian_llvm() else {
-            bail!("{by_hand}  (this system has no package rustc-web; apt-get update, if it is a Debian)");
+        // An old one is there already: `install` would leave it so.
+        let command = if old.is_empty() { "install" } else { "update" };
+        let mut by_hand =
+            format!("rustup toolchain {command} nightly --profile minimal --component rust-src");
+        if !old.is_empty() {
+            by_hand = format!("{by_hand}  ({} is older than Rust {NEEDED})", old.join(", "));
+        }
+        let offered = package_version("rustc-web").filter(|version| !outdated("rustc-web", version));
+        let (Some(llvm), Some(_)) = (debian_llvm(), offered) else {
+            return Err(Unavailable::Unlisted(format!(
+                "the package lists have no rustc-web of Rust {NEEDED}; {by_hand}"
+            )));
         };
-        for other in ["rustc", "rustup"] {
+        for other in ["rustc", "cargo", "rustup"] {
             if installed(other) && !installed("rustc-web") {
-                bail!("{by_hand}  (Debian's rustc-web cannot be installed beside its package {other})");
+                return Err(Unavailable::ByHand(format!(
+                    "{by_hand}  (Debian's rustc-web cannot be installed beside its package {other})"
+                )));
             }
         }
         let toolchain = Self::Debian { ready: false, llvm };
@@ -135,20 +165,61 @@ impl Toolchain {
     }
 }
 
-/// A nightly toolchain of rustup that has the standard library's source.
-fn rustup_with_source() -> Option<String> {
-    let listed = shell::output(Command::new("rustup").args(["toolchain", "list"])).ok()?;
-    listed
+/// The oldest compiler that builds this repository.
+const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
+
+/// A nightly toolchain of rustup that has the standard library's source and is new enough; and those that are too old.
+fn rustup_with_source() -> (Option<String>, Vec<String>) {
+    let listed = shell::output(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    let mut old = Vec::new();
+    let names = listed.lines().filter_map(|line| line.split_whitespace().next());
+    for name in names.filter(|name| name.starts_with("nightly")) {
+        let rustc = |arguments: &[&str]| {
+            let mut command = Command::new("rustup");
+            shell::output(command.args(["run", name, "rustc"]).args(arguments))
+        };
+        let Ok(sysroot) = rustc(&["--print", "sysroot"]) else {
+            continue;
+        };
+        let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
+        if !source.is_file() {
+            continue;
+        }
+        // rustc 1.97.0-nightly (…)
+        let said = rustc(&["--version"]).unwrap_or_default();
+        if said.split_whitespace().nth(1).is_some_and(new_enough) {
+            return (Some(name.to_owned()), old);
+        }
+        old.push(name.to_owned());
+    }
+    (None, old)
+}
+
+/// Whether a compiler's version, which may have more behind its numbers, is [`NEEDED`] or newer.
+fn new_enough(version: &str) -> bool {
+    let numbers = |text: &str| {
+        let mut parts = text.split(|c: char| !c.is_ascii_digit());
+        Some((
+            parts.next()?.parse::<u32>().ok()?,
+            parts.next()?.parse::<u32>().ok()?,
+        ))
+    };
+    numbers(version).is_some_and(|found| Some(found) >= numbers(NEEDED))
+}
+
+/// Whether that version of a Debian package is too old to build with.
+pub fn outdated(package: &str, version: &str) -> bool {
+    matches!(package, "rustc-web" | "cargo-web" | "rust-web-src") && !new_enough(version)
+}
+
+/// The version of a package that apt would install.
+fn package_version(package: &str) -> Option<String> {
+    let mut command = Command::new("apt-cache");
+    let text = shell::output(command.env("LC_ALL", "C").args(["policy", package])).ok()?;
+    let line = text
         .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| name.starts_with("nightly"))
-        .find_map(|name| {
-            let sysroot =
-                shell::output(Command::new("rustup").args(["run", name, "rustc", "--print", "sysroot"]))
-                    .ok()?;
-            let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs");
-            source.is_file().then(|| name.to_owned())
-        })
+        .find_map(|line| line.trim().strip_prefix("Candidate:"))?;
+    Some(line.trim().to_owned()).filter(|version| version != "(none)")
 }
 
 /// The LLVM that Debian's rustc-web was built with; `None` where there is no such package.
@@ -470,4 +541,33 @@ pub fn ebpf_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCod
     }
     println!("{}", ebpf(world)?.display());
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compilers_that_are_too_old_are_told_by_their_numbers() {
+        for good in [
+            "1.90.0",
+            "1.97.0-nightly",
+            "1.96.0+dfsg1-1~deb12u2",
+            "2.0.0",
+            NEEDED,
+        ] {
+            assert!(new_enough(good), "{good}");
+        }
+        for bad in [
+            "1.89.9",
+            "1.9.0",
+            "1.85.0+dfsg3-1~deb12u3",
+            "0.100.0",
+            "nightly",
+            "",
+        ] {
+            assert!(!new_enough(bad), "{bad}");
+        }
+        assert!(outdated("cargo-web", "1.85.0+dfsg3-1~deb12u3") && !outdated("clang-14", "1:14.0.6-12"));
+    }
 }

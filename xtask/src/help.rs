@@ -37,7 +37,8 @@ Usage: cargo xtask doctor [--json]
 
   --json   one JSON object in place of the table
 
-Exit status: 0 nothing is missing, 1 something is.
+Exit status: 0 nothing is missing, 1 something is. What the package lists lack may only be missing in lists that are old:
+`demo` and `test` refresh them.
 
 Examples:
   cargo xtask doctor
@@ -47,12 +48,16 @@ Examples:
 pub const DEMO: &str = "\
 cargo xtask demo: five pods on a stock node in a virtual machine, judged by name
 
-Shows what is missing, asks once, installs it, builds everything and runs the demo. Root is used for apt-get only.
+Says what is missing and what will be installed, installs it, builds everything and runs the demo. On a terminal it asks
+first; without one (a script, CI, a container's build) it goes on, as root or with a sudo that asks nothing. Root is used
+for apt-get only. Package lists are refreshed when they are missing, older than a day or lack something. Nothing that is
+installed is removed or downgraded, and nothing is upgraded but to a point release of its own suite, which is named first;
+where that cannot be, it stops and says which package stands against which.
 
 Usage: cargo xtask demo [OPTIONS]
 
   --yes            do not ask before installing (implied by the environment variable CI)
-  --no-install     only name what is missing; exits 3 if there is something
+  --no-install     only name what is missing, never install; exits 3 if there is something
   --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
   --tier TIER      bpf (default), or kernel: a 6.12 kernel with our series, built first when it is not in the cache
   --bare           control groups alone, no container runtime: quicker
@@ -101,6 +106,7 @@ cargo xtask test: everything that must pass
 Formatting, clippy, tidy, cargo deny, tests of all crates, tests in virtual machines, and the demo's attacks.
 The output ends with the slowest tests, the steps with their seconds, and `N passed, N failed, N skipped`. Exit status 1
 if anything failed (or, with CI set, was skipped).
+What is missing is named and installed first, as by `demo`: asked on a terminal, without one not.
 
 Usage: cargo xtask test [OPTIONS] [FILTER]
 
@@ -132,7 +138,8 @@ Example:
 pub const EBPF: &str = "\
 cargo xtask ebpf: the eBPF object, target/bpf/ima-cgpath.bpf.o
 
-Takes a rustup nightly with rust-src if there is one, else Debian's rustc-web, cargo-web and rust-web-src. Installs
+Takes a rustup nightly with rust-src if there is one of Rust 1.90 or newer, else Debian's rustc-web, cargo-web and
+rust-web-src. Installs
 bpf-linker into the cache when it is missing (about 3 minutes, once).
 
 Usage: cargo xtask ebpf [--yes | --no-install]
@@ -211,10 +218,12 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
-  --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel, repeat
+  --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel, fresh, repeat
                        (service: killed with -9 200 times)
                        (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
+                       (fresh: the first demo in root file systems of Debian 12 and 13, each with stale lists, empty lists,
+                       a newer qemu-utils and old compilers; needs root; FILTER names cases: 12-stale, 13-newer-qemu, ...)
                        (repeat: every test five times, twice of them beside two busy loops; at most two hours a run, the
                        next run goes on, until a commit of its own begins anew)
   --fuzz-seconds N     for each fuzz target (default 3600)
@@ -222,6 +231,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
 
 Examples:
   cargo xtask soak --step load
+  cargo xtask soak --step fresh 12-newer-qemu
   cargo xtask soak --step fuzz --fuzz-seconds 600 list_binary
 ";
 

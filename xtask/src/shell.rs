@@ -86,17 +86,23 @@ pub fn heading(what: &str) {
     }
 }
 
-/// Asks once for a yes; anything else, and no terminal to ask on, is a no.
+/// Whether somebody can be asked.
+pub fn terminal() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// Asks once for a yes; anything else is a no. `None` where there is no terminal to ask on: the question is shown all the
+/// same, so that a log tells what was done.
 ///
 /// # Errors
 /// When the terminal cannot be read.
-pub fn confirm(question: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        eprintln!("{question} [y/N] no terminal to ask on; hint: --yes");
-        return Ok(false);
+pub fn confirm(question: &str) -> Result<Option<bool>> {
+    if !terminal() {
+        eprintln!("{question} There is no terminal to ask on: yes; --no-install is how to say no.");
+        return Ok(None);
     }
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
 }

@@ -3,6 +3,7 @@
 //! Promises: the same tests as `cargo xtask test`, at the sizes that are wanted once; what they print goes to a file,
 //! whole, and to the terminal. Not here: the tests.
 
+mod fresh;
 mod libfuzzer;
 mod repeat;
 
@@ -17,7 +18,15 @@ use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
 use crate::{build, help, kernel, shell, test};
 
-const STEPS: &[&str] = &["load", "service", "fuzz", "libfuzzer", "kernel", "repeat"];
+const STEPS: &[&str] = &[
+    "load",
+    "service",
+    "fuzz",
+    "libfuzzer",
+    "kernel",
+    "fresh",
+    "repeat",
+];
 
 /// `cargo xtask soak`.
 ///
@@ -48,8 +57,9 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    // libFuzzer's step builds its own.
-    if only.is_empty() || only.iter().any(|step| step != "libfuzzer") {
+    // libFuzzer's step builds its own, and fresh machines do.
+    let builds_its_own = |step: &String| matches!(step.as_str(), "libfuzzer" | "fresh");
+    if only.is_empty() || !only.iter().all(builds_its_own) {
         if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
             return Ok(code);
         }
@@ -69,6 +79,10 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             continue;
         }
         let filter = filter.as_deref();
+        if step == "fresh" {
+            good &= fresh::run(world, filter)?;
+            continue;
+        }
         if step == "libfuzzer" {
             for (name, mut command) in libfuzzer::programs(world, filter, seconds)? {
                 good &= kept(world, &format!("libfuzzer-{name}"), &mut command)?;
