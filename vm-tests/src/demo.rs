@@ -47,6 +47,8 @@ pub struct Options {
     pub keep: bool,
     /// Say nothing on standard output while it runs.
     pub quiet: bool,
+    /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards.
+    pub restored: bool,
 }
 
 /// The UID of one of [`PODS`].
@@ -134,6 +136,7 @@ pub fn plan(images: &Images, options: &Options) -> Plan {
     };
     let mut plan = Plan::new(options.stock);
     plan.patched = options.patched.clone();
+    plan.restored = options.restored && options.patched.is_none() && !options.keep;
     plan.runtime = options.runtime;
     plan.images = images.list().into_iter().cloned().collect();
     plan.pods = vec![

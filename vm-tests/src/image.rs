@@ -121,6 +121,84 @@ pub(crate) fn make(recipe: &Recipe<'_>, disk: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes the additions as a tar archive: at the beginning of a sparse file of `size` bytes, whose end marker the zeros are.
+pub(crate) fn archive(additions: &[Addition], output: &Path, size: u64) -> Result<()> {
+    let file = std::fs::File::create(output).with_context(|| format!("making {}", output.display()))?;
+    let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
+    tar.follow_symlinks(false);
+    for addition in additions {
+        append(&mut tar, addition)?;
+    }
+    let file = tar
+        .into_inner()?
+        .into_inner()
+        .map_err(std::io::IntoInnerError::into_error)?;
+    let len = file.metadata()?.len();
+    if len > size {
+        bail!(
+            "{} MiB of additions are more than the {} MiB that their disk has",
+            len >> 20,
+            size >> 20
+        );
+    }
+    file.set_len(size)?;
+    Ok(())
+}
+
+fn append(tar: &mut tar::Builder<impl std::io::Write>, addition: &Addition) -> Result<()> {
+    let header = |kind: tar::EntryType, mode: u32, len: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(len);
+        header
+    };
+    let inside = |guest: &str| match guest.strip_prefix('/').filter(|inside| !inside.is_empty()) {
+        Some(inside) => Ok(inside.to_owned()),
+        None => bail!("`{guest}` does not name a file by its absolute path"),
+    };
+    match addition {
+        Addition::Bytes { guest, content, mode } => {
+            let mut header = header(tar::EntryType::Regular, *mode, content.len() as u64);
+            tar.append_data(&mut header, inside(guest)?, content.as_slice())
+        }
+        Addition::File { guest, host, mode } => {
+            let file = std::fs::File::open(host).with_context(|| format!("reading {}", host.display()))?;
+            let mut header = header(tar::EntryType::Regular, *mode, file.metadata()?.len());
+            tar.append_data(&mut header, inside(guest)?, file)
+        }
+        Addition::Tree { guest, host } => tar.append_dir_all(inside(guest)?, host),
+        Addition::Link { guest, target } => {
+            let mut header = header(tar::EntryType::Symlink, 0o777, 0);
+            tar.append_link(&mut header, inside(guest)?, target)
+        }
+        Addition::Directory { guest, mode } => {
+            let mut header = header(tar::EntryType::Directory, *mode, 0);
+            tar.append_data(&mut header, inside(guest)?, std::io::empty())
+        }
+    }
+    .with_context(|| format!("adding {addition}"))
+}
+
+impl std::fmt::Display for Addition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.guest())
+    }
+}
+
+impl Addition {
+    /// Its path in the guest.
+    pub(crate) fn guest(&self) -> &str {
+        match self {
+            Self::Bytes { guest, .. }
+            | Self::File { guest, .. }
+            | Self::Tree { guest, .. }
+            | Self::Link { guest, .. }
+            | Self::Directory { guest, .. } => guest,
+        }
+    }
+}
+
 /// Removes staging directories of processes that are gone.
 fn sweep(stages: &Path) {
     let Ok(entries) = std::fs::read_dir(stages) else {

@@ -9,6 +9,7 @@
 mod bench;
 mod build;
 mod demo;
+mod guests;
 mod help;
 mod kernel;
 mod needs;

@@ -14,7 +14,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help, kernel, shell, test};
+use crate::{build, guests, help, kernel, shell};
 
 const STEPS: &[&str] = &["load", "service", "fuzz", "libfuzzer", "kernel"];
 
@@ -72,9 +72,8 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         let mut command = match step {
             "load" => {
-                let mut command = guest_tests(world, &["load"], filter);
-                command.env("CGPATH_SOAK", "1");
-                command
+                let prepare = |command: &mut Command| drop(command.env("CGPATH_SOAK", "1"));
+                guest_tests(world, &["load"], filter, prepare)?
             }
             "service" => {
                 // The service is killed 200 times.
@@ -119,11 +118,13 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
             "7.3" => Some("kernel_staging"),
             _ => None,
         });
-        let mut command = guest_tests(world, &tests, filter);
-        command
-            .env("CGPATH_EXECUTIONS", "10000")
-            .env("CGPATH_KERNEL", built)
-            .env("CGPATH_VNG", &vng);
+        let prepare = |command: &mut Command| {
+            command
+                .env("CGPATH_EXECUTIONS", "10000")
+                .env("CGPATH_KERNEL", &built)
+                .env("CGPATH_VNG", &vng);
+        };
+        let mut command = guest_tests(world, &tests, filter, prepare)?;
         good &= kept(world, &format!("kernel-{base}"), &mut command)?;
     }
     if filter.is_none() {
@@ -131,30 +132,33 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
         kernel::reproduce(world, kernel::USUAL_BASE)?;
     }
     let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
-    let mut command = guest_tests(world, &["kernel_debug"], filter);
-    good &= kept(world, "kernel-debug", command.env("CGPATH_KERNEL", debug))?;
+    let prepare = |command: &mut Command| drop(command.env("CGPATH_KERNEL", &debug));
+    let mut command = guest_tests(world, &["kernel_debug"], filter, prepare)?;
+    good &= kept(world, "kernel-debug", &mut command)?;
     let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
         return Ok(false);
     };
-    let mut command = guest_tests(world, &["kernel_package"], filter);
-    good &= kept(world, "kernel-package", command.env("CGPATH_PACKAGES", packages))?;
+    let prepare = |command: &mut Command| drop(command.env("CGPATH_PACKAGES", &packages));
+    let mut command = guest_tests(world, &["kernel_package"], filter, prepare)?;
+    good &= kept(world, "kernel-package", &mut command)?;
     Ok(good)
 }
 
-/// Tests that run guests, by the names of their files.
-fn guest_tests(world: &World, names: &[&str], filter: Option<&str>) -> Command {
-    let mut command = build::cargo(world);
-    command.args(["test", "-p", "vm-tests", "--locked", "--no-fail-fast"]);
-    for name in names {
-        command.args(["--test", name]);
-    }
-    command
-        .env("CGPATH_BPF_OBJECT", world.bpf_object())
-        .env("CGPATH_WORKSPACE", &world.root)
-        .env("CARGO_TARGET_DIR", &world.target)
-        .args(filter)
-        .args(["--", "--show-output", &test::guests_at_once()]);
-    command
+/// Tests that run guests, by the names of their modules.
+fn guest_tests(
+    world: &World,
+    modules: &[&str],
+    filter: Option<&str>,
+    prepare: impl Fn(&mut Command),
+) -> Result<Command> {
+    let wanted = |module: &str| modules.contains(&module);
+    guests::tests(world, wanted, filter, prepare)?.with_context(|| {
+        format!(
+            "no test of {} has `{}` in its name",
+            modules.join(", "),
+            filter.unwrap_or_default()
+        )
+    })
 }
 
 /// Runs a step; what it prints is kept.

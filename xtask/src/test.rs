@@ -12,7 +12,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::world::World;
-use crate::{build, help, kernel, python, shell, tidy};
+use crate::{build, guests, help, kernel, python, shell, tidy};
 
 /// The steps in their order; the last five need what `build` makes.
 const STEPS: &[&str] = &[
@@ -226,110 +226,108 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
             cargo_test(&mut command, filter, &[])
         }
         "vm" => {
-            let mut command = cargo(&[
-                "test",
-                "-p",
-                "vm-tests",
-                "--test",
-                "*",
-                "--locked",
-                "--no-fail-fast",
-            ]);
-            command
-                .env("CGPATH_PYTHON", python::foreign(world)?)
-                .env("CGPATH_WORKSPACE", &world.root)
-                .env("CARGO_TARGET_DIR", &world.target);
-            // The patched kernels are built by a step of their own.
-            cargo_test(
-                &mut command,
-                filter,
-                &[&guests_at_once(), "--skip", "kernel_tier::"],
-            )
+            let python = python::foreign(world)?;
+            // Those of patched kernels have a step of their own, which builds the kernels.
+            let others = |module: &str| !module.starts_with("kernel_");
+            let prepare = |command: &mut Command| drop(command.env("CGPATH_PYTHON", &python));
+            guest_tests(guests::tests(world, others, filter, prepare)?)
         }
         "breaks" => breaks(world, filter),
-        "kernel" => kernel_tier(world, cargo(&[]), filter),
+        "kernel" => kernel_tier(world, filter),
         other => bail!("no step `{other}`"),
     }
 }
 
 /// Each patch of every series counts as a test, then come those of the kernels that were built.
-fn kernel_tier(world: &World, mut command: Command, filter: Option<&str>) -> Result<Count> {
+fn kernel_tier(world: &World, filter: Option<&str>) -> Result<Count> {
     let (patches, kernels) = kernel::check_and_build(world)?;
     let vng = kernel::virtme::provide(world)?;
     let mut count = Count {
         passed: patches,
         ..Count::default()
     };
-    command
-        .args([
-            "test",
-            "-p",
-            "vm-tests",
-            "--test",
-            "kernel_tier*",
-            "--locked",
-            "--no-fail-fast",
-        ])
-        .env("CGPATH_VNG", vng)
-        .env("CGPATH_WORKSPACE", &world.root)
-        .env("CARGO_TARGET_DIR", &world.target);
     for built in kernels {
-        command.env("CGPATH_KERNEL", built);
-        count.add(cargo_test(&mut command, filter, &[&guests_at_once()])?);
+        let tier = |module: &str| module.starts_with("kernel_tier");
+        let prepare =
+            |command: &mut Command| drop(command.env("CGPATH_VNG", &vng).env("CGPATH_KERNEL", &built));
+        count.add(guest_tests(guests::tests(world, tier, filter, prepare)?)?);
     }
     Ok(count)
 }
 
-/// A guest keeps one core busy (without KVM one thread emulates all its processors) and has 1.5 GiB of memory.
-pub fn guests_at_once() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("--test-threads={}", cores.min(MOST_GUESTS))
+fn guest_tests(command: Option<Command>) -> Result<Count> {
+    match command {
+        Some(mut command) => counted(&mut command),
+        None => Ok(Count::default()),
+    }
 }
 
-const MOST_GUESTS: usize = 4;
-
+/// Two attacks at once: each has a guest that keeps one core busy.
 fn breaks(world: &World, filter: Option<&str>) -> Result<Count> {
-    let mut count = Count::default();
-    for &attack in BREAKS
+    let wanted = BREAKS
         .iter()
-        .filter(|attack| filter.is_none_or(|filter| attack.contains(filter)))
-    {
-        let started = Instant::now();
-        let mut command = Command::new(world.target.join("release/demo"));
-        command
-            .args(["--bare", "--break", attack])
-            .env("CGPATH_WORKSPACE", &world.root)
-            .env("CARGO_TARGET_DIR", &world.target)
-            .env("CGPATH_BPF_OBJECT", world.bpf_object())
-            .stdin(Stdio::null());
-        let line = shell::shown(&command);
-        let output = command.output().with_context(|| format!("starting {line}"))?;
-        let said = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        if output.status.code() == Some(1) && said.contains(attack) {
-            println!(
-                "test demo --break {attack} ... ok ({:.0} s)",
-                started.elapsed().as_secs_f64()
-            );
-            count.add(Count::ONE);
-        } else {
-            println!("{said}");
-            println!(
-                "test demo --break {attack} ... FAILED: {}; must exit with 1 and name the attack",
-                output.status
-            );
-            count.add(Count::BROKEN);
+        .filter(|attack| filter.is_none_or(|filter| attack.contains(filter)));
+    let waiting = std::sync::Mutex::new(wanted);
+    let next = || waiting.lock().ok()?.next();
+    let worker = || {
+        let mut count = Count::default();
+        while let Some(attack) = next() {
+            count.add(one_break(world, attack)?);
         }
+        Ok(count)
+    };
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..cores.min(2)).map(|_| scope.spawn(worker)).collect();
+        let mut count = Count::default();
+        for worker in workers {
+            match worker.join() {
+                Ok(result) => count.add(result?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(count)
+    })
+}
+
+fn one_break(world: &World, attack: &str) -> Result<Count> {
+    let started = Instant::now();
+    let mut command = Command::new(world.target.join("release/demo"));
+    command
+        .args(["--bare", "--break", attack])
+        .env("CGPATH_WORKSPACE", &world.root)
+        .env("CARGO_TARGET_DIR", &world.target)
+        .env("CGPATH_BPF_OBJECT", world.bpf_object())
+        .stdin(Stdio::null());
+    let line = shell::shown(&command);
+    let output = command.output().with_context(|| format!("starting {line}"))?;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if output.status.code() == Some(1) && said.contains(attack) {
+        println!(
+            "test demo --break {attack} ... ok ({:.0} s)",
+            started.elapsed().as_secs_f64()
+        );
+        return Ok(Count::ONE);
     }
-    Ok(count)
+    println!("{said}");
+    println!(
+        "test demo --break {attack} ... FAILED: {}; must exit with 1 and name the attack",
+        output.status
+    );
+    Ok(Count::BROKEN)
 }
 
 /// Runs `cargo test`, shows what it prints but for the output of tests that passed, and counts.
 fn cargo_test(command: &mut Command, filter: Option<&str>, options: &[&str]) -> Result<Count> {
-    command.args(filter).args(["--", "--show-output"]).args(options);
+    counted(command.args(filter).args(["--", "--show-output"]).args(options))
+}
+
+/// The same for a command that is complete.
+fn counted(command: &mut Command) -> Result<Count> {
     let line = shell::shown(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -387,6 +385,10 @@ struct Tally {
 impl Tally {
     /// Takes a line; says whether to show it.
     fn line(&mut self, line: &str) -> bool {
+        if line.ends_with(" has been running for over 60 seconds") {
+            // Most of those tests wait for their turn.
+            return false;
+        }
         if line.starts_with("---- ") {
             self.skip_seen = false;
         } else if line == "successes:" {

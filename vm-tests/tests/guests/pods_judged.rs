@@ -1,5 +1,4 @@
 //! The demo's five pods, as a test: real pods of containerd on the oldest supported kernel and on the demo's own.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use vm_tests::Stock;
 use vm_tests::demo::{self, Options};
@@ -15,6 +14,7 @@ fn five_pods(stock: Stock) {
         out,
         keep: false,
         quiet: false,
+        restored: true,
     };
     let outcome = demo::run(&options).unwrap();
     println!(
