@@ -47,7 +47,8 @@ pub struct Options {
     pub keep: bool,
     /// Say nothing on standard output while it runs.
     pub quiet: bool,
-    /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards.
+    /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards. No firmware starts it
+    /// then, so that its boot is not judged.
     pub restored: bool,
 }
 
@@ -148,7 +149,8 @@ pub fn plan(images: &Images, options: &Options) -> Plan {
     ];
     plan.files = vec![(TOOL.to_owned(), tool(), 0o755)];
     plan.keep = options.keep;
-    plan.firmware = true;
+    // A boot that is to be judged is this guest's own.
+    plan.firmware = !plan.restored;
     plan
 }
 

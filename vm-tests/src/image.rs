@@ -335,6 +335,61 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_holds_what_an_image_would_and_no_more_than_its_disk() {
+        use std::io::Read as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, output) = (dir.path().join("tree"), dir.path().join("archive"));
+        std::fs::create_dir(&tree).unwrap();
+        std::os::unix::fs::symlink("leaf", tree.join("link")).unwrap();
+        let additions = [
+            Addition::Bytes {
+                guest: "/etc/a".to_owned(),
+                content: b"content".to_vec(),
+                mode: 0o4750,
+            },
+            Addition::Tree {
+                guest: "/srv/tree".to_owned(),
+                host: tree,
+            },
+            Addition::Directory {
+                guest: "/srv/empty".to_owned(),
+                mode: 0o711,
+            },
+        ];
+        archive(&additions, &output, 1 << 20).unwrap();
+        assert_eq!(std::fs::metadata(&output).unwrap().len(), 1 << 20);
+        let mut found = Vec::new();
+        for entry in tar::Archive::new(std::fs::File::open(&output).unwrap())
+            .entries()
+            .unwrap()
+        {
+            let mut entry = entry.unwrap();
+            let path = entry
+                .path()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .trim_end_matches('/')
+                .to_owned();
+            let mode = entry.header().mode().unwrap() & 0o7777;
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            found.push((path, mode, content));
+        }
+        assert_eq!(found[0], ("etc/a".to_owned(), 0o4750, b"content".to_vec()));
+        let paths: Vec<&str> = found.iter().map(|(path, ..)| path.as_str()).collect();
+        assert_eq!(paths, ["etc/a", "srv/tree", "srv/tree/link", "srv/empty"]);
+        assert_eq!(found[3].1, 0o711);
+        let error = archive(&additions, &output, 1024).unwrap_err();
+        assert!(error.to_string().contains("more than the"), "{error}");
+        let relative = Addition::Directory {
+            guest: "srv".to_owned(),
+            mode: 0o755,
+        };
+        assert!(archive(&[relative], &output, 1 << 20).is_err());
+    }
+
+    #[test]
     fn replacing_a_file_leaves_the_cached_one_as_it_was() {
         let cache = tempfile::tempdir().unwrap();
         let cached = cache.path().join("cached");

@@ -413,6 +413,7 @@ impl Vm {
     /// # Errors
     /// When the guest does not come up again in time.
     pub fn reboot(&mut self) -> Result<()> {
+        self.refuse_if_restored()?;
         // No answer comes; QEMU's end is the sign.
         let _answers = self.ask(Op::Reboot)?;
         self.restart(true)
@@ -423,6 +424,7 @@ impl Vm {
     /// # Errors
     /// When the guest does not come up again in time.
     pub fn power_cycle(&mut self) -> Result<()> {
+        self.refuse_if_restored()?;
         self.restart(false)
     }
 
@@ -431,11 +433,7 @@ impl Vm {
     /// # Errors
     /// When no kernel was loaded, or the new one does not come up in time.
     pub fn kexec(&mut self) -> Result<()> {
-        if self.hello.restored {
-            bail!(
-                "a guest that was restored starts no other kernel; hint: a test that does so boots its guest"
-            );
-        }
+        self.refuse_if_restored()?;
         let channel = self.channel.as_ref().context("the guest is not up")?;
         // QEMU's end of the channel stays connected, so the new guest greets on the same connection.
         let greeting = channel.greeting();
@@ -468,6 +466,16 @@ impl Vm {
         Ok(())
     }
 
+    /// There is no disk of its own to start from, and what it would show is what it never did.
+    fn refuse_if_restored(&self) -> Result<()> {
+        if self.hello.restored {
+            bail!(
+                "a guest that was restored starts no second time; hint: a test that does so boots its guest"
+            );
+        }
+        Ok(())
+    }
+
     /// Waits until QEMU has ended by itself.
     pub(crate) fn wait_for_end(&mut self, time: Duration) -> Result<()> {
         let machine = self
@@ -481,9 +489,6 @@ impl Vm {
     }
 
     fn restart(&mut self, in_order: bool) -> Result<()> {
-        if self.hello.restored {
-            bail!("a guest that was restored cannot be restarted; hint: a test that does so boots its guest");
-        }
         let mut machine = self
             .machine
             .take()

@@ -14,7 +14,8 @@ fn five_pods(stock: Stock) {
         out,
         keep: false,
         quiet: false,
-        restored: true,
+        // What firmware measured is judged on 6.12, and cannot be on 6.1.
+        restored: stock == Stock::V6_1,
     };
     let outcome = demo::run(&options).unwrap();
     println!(
