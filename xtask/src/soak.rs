@@ -72,7 +72,9 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         let mut command = match step {
             "load" => {
-                let prepare = |command: &mut Command| drop(command.env("CGPATH_SOAK", "1"));
+                let prepare = |command: &mut Command| {
+                    command.env("CGPATH_SOAK", "1");
+                };
                 guest_tests(world, &["load"], filter, prepare)?
             }
             "service" => {
@@ -132,13 +134,17 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
         kernel::reproduce(world, kernel::USUAL_BASE)?;
     }
     let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
-    let prepare = |command: &mut Command| drop(command.env("CGPATH_KERNEL", &debug));
+    let prepare = |command: &mut Command| {
+        command.env("CGPATH_KERNEL", &debug);
+    };
     let mut command = guest_tests(world, &["kernel_debug"], filter, prepare)?;
     good &= kept(world, "kernel-debug", &mut command)?;
     let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
         return Ok(false);
     };
-    let prepare = |command: &mut Command| drop(command.env("CGPATH_PACKAGES", &packages));
+    let prepare = |command: &mut Command| {
+        command.env("CGPATH_PACKAGES", &packages);
+    };
     let mut command = guest_tests(world, &["kernel_package"], filter, prepare)?;
     good &= kept(world, "kernel-package", &mut command)?;
     Ok(good)

@@ -229,7 +229,9 @@ fn run_step(world: &World, step: &str, filter: Option<&str>) -> Result<Count> {
             let python = python::foreign(world)?;
             // Those of patched kernels have a step of their own, which builds the kernels.
             let others = |module: &str| !module.starts_with("kernel_");
-            let prepare = |command: &mut Command| drop(command.env("CGPATH_PYTHON", &python));
+            let prepare = |command: &mut Command| {
+                command.env("CGPATH_PYTHON", &python);
+            };
             guest_tests(guests::tests(world, others, filter, prepare)?)
         }
         "breaks" => breaks(world, filter),
@@ -248,8 +250,9 @@ fn kernel_tier(world: &World, filter: Option<&str>) -> Result<Count> {
     };
     for built in kernels {
         let tier = |module: &str| module.starts_with("kernel_tier");
-        let prepare =
-            |command: &mut Command| drop(command.env("CGPATH_VNG", &vng).env("CGPATH_KERNEL", &built));
+        let prepare = |command: &mut Command| {
+            command.env("CGPATH_VNG", &vng).env("CGPATH_KERNEL", &built);
+        };
         count.add(guest_tests(guests::tests(world, tier, filter, prepare)?)?);
     }
     Ok(count)
@@ -269,7 +272,7 @@ fn breaks(world: &World, filter: Option<&str>) -> Result<Count> {
         .filter(|attack| filter.is_none_or(|filter| attack.contains(filter)));
     let waiting = std::sync::Mutex::new(wanted);
     let next = || waiting.lock().ok()?.next();
-    let worker = || {
+    let worker = || -> Result<Count> {
         let mut count = Count::default();
         while let Some(attack) = next() {
             count.add(one_break(world, attack)?);

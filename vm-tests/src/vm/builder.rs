@@ -259,13 +259,15 @@ impl VmBuilder {
     }
 
     pub(super) fn command_line(&self) -> String {
-        let root = if self.restored {
-            format!("{} rdinit=/usr/sbin/guest", vm_protocol::ROOT_DEVICE)
+        // With no root named the kernel takes a tmpfs for the initramfs: IMA's built-in policy measures what root reads of a
+        // ramfs (the modules), and nothing of a tmpfs but what is executed.
+        let start = if self.restored {
+            "rdinit=/usr/sbin/guest"
         } else {
-            "/dev/nvme0n1".to_owned()
+            "root=/dev/nvme0n1 rw"
         };
         let mut command_line = format!(
-            "console=ttyS0 quiet panic=-1 root={root} rw init=/usr/sbin/guest {} {}={}",
+            "console=ttyS0 quiet panic=-1 {start} init=/usr/sbin/guest {} {}={}",
             self.ima,
             vm_protocol::CGROUP_PARAMETER,
             self.cgroup.name()

@@ -41,6 +41,19 @@ fn restored_guests_share_their_boot_and_have_time_random_numbers_and_files_of_th
             (before..=seconds()).contains(&now),
             "{now} in the guest, {before} here"
         );
+        // The way over the initramfs leaves nothing in the list that a guest without one lacks.
+        let list = vm
+            .get_text(&format!("{}/ascii_runtime_measurements", lists::LISTS))
+            .unwrap();
+        let first: Vec<&str> = list
+            .lines()
+            .take(3)
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        assert_eq!(
+            first,
+            ["boot_aggregate", "/usr/sbin/guest", "/etc/ima/ima-policy"]
+        );
         boots.insert(vm.hello().boot_id.clone());
         random.insert(vm.get_text("/proc/sys/kernel/random/uuid").unwrap());
         // The TPM came with it: the list goes on where it was, and so does the register.
