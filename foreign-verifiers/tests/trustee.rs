@@ -2,7 +2,7 @@
 //! accepted by it, and nothing else is.
 //!
 //! The evidence is real: a guest that UEFI firmware started, with a software TPM (`evidence/rsa.cbor`, written by
-//! `vm-tests/tests/firmware.rs` with `CGPATH_RECORD`).
+//! `vm-tests/tests/guests/firmware.rs` with `CGPATH_RECORD`).
 #![allow(
     clippy::unwrap_used,
     missing_docs,

@@ -47,6 +47,9 @@ pub struct Options {
     pub keep: bool,
     /// Say nothing on standard output while it runs.
     pub quiet: bool,
+    /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards. No firmware starts it
+    /// then, so that its boot is not judged.
+    pub restored: bool,
 }
 
 /// The UID of one of [`PODS`].
@@ -134,6 +137,7 @@ pub fn plan(images: &Images, options: &Options) -> Plan {
     };
     let mut plan = Plan::new(options.stock);
     plan.patched = options.patched.clone();
+    plan.restored = options.restored && options.patched.is_none() && !options.keep;
     plan.runtime = options.runtime;
     plan.images = images.list().into_iter().cloned().collect();
     plan.pods = vec![
@@ -145,7 +149,8 @@ pub fn plan(images: &Images, options: &Options) -> Plan {
     ];
     plan.files = vec![(TOOL.to_owned(), tool(), 0o755)];
     plan.keep = options.keep;
-    plan.firmware = true;
+    // A boot that is to be judged is this guest's own.
+    plan.firmware = !plan.restored;
     plan
 }
 

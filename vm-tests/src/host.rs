@@ -57,6 +57,42 @@ pub fn built_binary(name: &str) -> Result<PathBuf> {
     existing(target_dir().join("debug").join(name), "cargo xtask build")
 }
 
+/// A copy of a program without what debuggers want of it: it is copied into guests, and hashed there without hardware's
+/// help, many times.
+///
+/// # Errors
+/// When it cannot be read, or there is no `strip`.
+pub fn stripped(program: &Path) -> Result<PathBuf> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let meta = std::fs::metadata(program).with_context(|| format!("looking at {}", program.display()))?;
+    let name = program
+        .file_name()
+        .with_context(|| format!("{} names no file", program.display()))?
+        .to_string_lossy();
+    let written = meta.modified()?.duration_since(std::time::UNIX_EPOCH)?;
+    let dir = target_dir().join("stripped");
+    let copy = dir.join(format!("{name}-{}-{}", meta.len(), written.as_nanos()));
+    let _one = MAKING.lock();
+    if !copy.is_file() {
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let part = dir.join(format!("{name}.part{}", std::process::id()));
+        output(
+            Command::new(tool("strip", "binutils")?)
+                .arg("-o")
+                .arg(&part)
+                .arg(program),
+        )?;
+        for old in std::fs::read_dir(&dir)?.flatten() {
+            if old.file_name().to_string_lossy().starts_with(&format!("{name}-")) {
+                // Of a build before this one; what cannot be removed is only in the way of nobody.
+                let _ = std::fs::remove_file(old.path());
+            }
+        }
+        std::fs::rename(&part, &copy).with_context(|| format!("putting {} in place", copy.display()))?;
+    }
+    Ok(copy)
+}
+
 /// The static binary that is init in every guest.
 ///
 /// # Errors
@@ -138,6 +174,46 @@ pub fn lock_cache(name: &str) -> Result<CacheLock> {
         .map_err(|(_, errno)| errno)
         .with_context(|| format!("locking {}", path.display()))?;
     Ok(CacheLock { _held: held })
+}
+
+/// A TCP port of this machine's loopback that is nobody else's as long as this value lives: a server that is started with its
+/// number may listen there, again and again. The socket is bound and does not listen; both say `SO_REUSEADDR`, as servers do,
+/// and the kernel gives the port out to no other.
+pub struct Port {
+    _bound: std::os::fd::OwnedFd,
+    number: u16,
+}
+
+impl Port {
+    /// Takes one that is free.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn reserve() -> Result<Self> {
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,
+        };
+        use std::os::fd::AsRawFd as _;
+        let bound = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .context("making a socket")?;
+        setsockopt(&bound, sockopt::ReuseAddr, &true)?;
+        bind(bound.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).context("binding to a free port")?;
+        let number = getsockname::<SockaddrIn>(bound.as_raw_fd())?.port();
+        Ok(Self {
+            _bound: bound,
+            number,
+        })
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
 }
 
 /// Finds an executable in `PATH`, or in the directories for administration that `PATH` may lack.
@@ -283,4 +359,22 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         );
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_reserved_port_is_a_servers_again_and_again_and_nobody_else_gets_it() {
+        let port = Port::reserve().unwrap();
+        for _ in 0..2 {
+            let server = TcpListener::bind(("127.0.0.1", port.number())).unwrap();
+            TcpStream::connect(("127.0.0.1", port.number())).unwrap();
+            drop(server);
+        }
+        let others: Vec<Port> = (0..50).map(|_| Port::reserve().unwrap()).collect();
+        assert!(others.iter().all(|other| other.number() != port.number()));
+    }
 }

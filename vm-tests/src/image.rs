@@ -121,6 +121,84 @@ pub(crate) fn make(recipe: &Recipe<'_>, disk: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes the additions as a tar archive: at the beginning of a sparse file of `size` bytes, whose end marker the zeros are.
+pub(crate) fn archive(additions: &[Addition], output: &Path, size: u64) -> Result<()> {
+    let file = std::fs::File::create(output).with_context(|| format!("making {}", output.display()))?;
+    let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
+    tar.follow_symlinks(false);
+    for addition in additions {
+        append(&mut tar, addition)?;
+    }
+    let file = tar
+        .into_inner()?
+        .into_inner()
+        .map_err(std::io::IntoInnerError::into_error)?;
+    let len = file.metadata()?.len();
+    if len > size {
+        bail!(
+            "{} MiB of additions are more than the {} MiB that their disk has",
+            len >> 20,
+            size >> 20
+        );
+    }
+    file.set_len(size)?;
+    Ok(())
+}
+
+fn append(tar: &mut tar::Builder<impl std::io::Write>, addition: &Addition) -> Result<()> {
+    let header = |kind: tar::EntryType, mode: u32, len: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(len);
+        header
+    };
+    let inside = |guest: &str| match guest.strip_prefix('/').filter(|inside| !inside.is_empty()) {
+        Some(inside) => Ok(inside.to_owned()),
+        None => bail!("`{guest}` does not name a file by its absolute path"),
+    };
+    match addition {
+        Addition::Bytes { guest, content, mode } => {
+            let mut header = header(tar::EntryType::Regular, *mode, content.len() as u64);
+            tar.append_data(&mut header, inside(guest)?, content.as_slice())
+        }
+        Addition::File { guest, host, mode } => {
+            let file = std::fs::File::open(host).with_context(|| format!("reading {}", host.display()))?;
+            let mut header = header(tar::EntryType::Regular, *mode, file.metadata()?.len());
+            tar.append_data(&mut header, inside(guest)?, file)
+        }
+        Addition::Tree { guest, host } => tar.append_dir_all(inside(guest)?, host),
+        Addition::Link { guest, target } => {
+            let mut header = header(tar::EntryType::Symlink, 0o777, 0);
+            tar.append_link(&mut header, inside(guest)?, target)
+        }
+        Addition::Directory { guest, mode } => {
+            let mut header = header(tar::EntryType::Directory, *mode, 0);
+            tar.append_data(&mut header, inside(guest)?, std::io::empty())
+        }
+    }
+    .with_context(|| format!("adding {addition}"))
+}
+
+impl std::fmt::Display for Addition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.guest())
+    }
+}
+
+impl Addition {
+    /// Its path in the guest.
+    pub(crate) fn guest(&self) -> &str {
+        match self {
+            Self::Bytes { guest, .. }
+            | Self::File { guest, .. }
+            | Self::Tree { guest, .. }
+            | Self::Link { guest, .. }
+            | Self::Directory { guest, .. } => guest,
+        }
+    }
+}
+
 /// Removes staging directories of processes that are gone.
 fn sweep(stages: &Path) {
     let Ok(entries) = std::fs::read_dir(stages) else {
@@ -254,6 +332,61 @@ mod tests {
         assert!(resolve(root, "/loop/x").is_err());
         assert!(resolve(root, "x").is_err());
         assert!(fresh(root, "/etc/").is_err());
+    }
+
+    #[test]
+    fn an_archive_holds_what_an_image_would_and_no_more_than_its_disk() {
+        use std::io::Read as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, output) = (dir.path().join("tree"), dir.path().join("archive"));
+        std::fs::create_dir(&tree).unwrap();
+        std::os::unix::fs::symlink("leaf", tree.join("link")).unwrap();
+        let additions = [
+            Addition::Bytes {
+                guest: "/etc/a".to_owned(),
+                content: b"content".to_vec(),
+                mode: 0o4750,
+            },
+            Addition::Tree {
+                guest: "/srv/tree".to_owned(),
+                host: tree,
+            },
+            Addition::Directory {
+                guest: "/srv/empty".to_owned(),
+                mode: 0o711,
+            },
+        ];
+        archive(&additions, &output, 1 << 20).unwrap();
+        assert_eq!(std::fs::metadata(&output).unwrap().len(), 1 << 20);
+        let mut found = Vec::new();
+        for entry in tar::Archive::new(std::fs::File::open(&output).unwrap())
+            .entries()
+            .unwrap()
+        {
+            let mut entry = entry.unwrap();
+            let path = entry
+                .path()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .trim_end_matches('/')
+                .to_owned();
+            let mode = entry.header().mode().unwrap() & 0o7777;
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            found.push((path, mode, content));
+        }
+        assert_eq!(found[0], ("etc/a".to_owned(), 0o4750, b"content".to_vec()));
+        let paths: Vec<&str> = found.iter().map(|(path, ..)| path.as_str()).collect();
+        assert_eq!(paths, ["etc/a", "srv/tree", "srv/tree/link", "srv/empty"]);
+        assert_eq!(found[3].1, 0o711);
+        let error = archive(&additions, &output, 1024).unwrap_err();
+        assert!(error.to_string().contains("more than the"), "{error}");
+        let relative = Addition::Directory {
+            guest: "srv".to_owned(),
+            mode: 0o755,
+        };
+        assert!(archive(&[relative], &output, 1 << 20).is_err());
     }
 
     #[test]

@@ -83,6 +83,15 @@ pub struct Running {
     pub ids: RunningPod,
 }
 
+impl Running {
+    /// The id of the container of this name.
+    fn id(&self, container: &str) -> Result<&String> {
+        let at = self.pod.containers.iter().position(|c| c.name == container);
+        at.and_then(|at| self.ids.containers.get(at))
+            .with_context(|| format!("pod {} has no container {container}", self.pod.name))
+    }
+}
+
 /// Adds to a guest's disk what `runtime` needs there: its configuration and the images.
 ///
 /// # Errors
@@ -175,10 +184,7 @@ impl<'vm> Pods<'vm> {
     /// # Errors
     /// When there is no such container or the runtime refuses.
     pub fn exec(&self, running: &Running, container: &str, command: &[&str]) -> Result<Executed> {
-        let at = running.pod.containers.iter().position(|c| c.name == container);
-        let id = at
-            .and_then(|at| running.ids.containers.get(at))
-            .with_context(|| format!("pod {} has no container {container}", running.pod.name))?;
+        let id = running.id(container)?;
         let command = command.iter().map(|word| (*word).to_owned()).collect();
         let answer = if self.daemon.is_some() {
             self.ask(&Cri::Exec {
@@ -186,12 +192,7 @@ impl<'vm> Pods<'vm> {
                 command,
             })?
         } else {
-            let pid = self
-                .vm
-                .get_text(&format!("{BARE_PODS}/{id}/pid"))?
-                .trim()
-                .parse()
-                .context("a process id")?;
+            let pid = self.bare_pid(id)?;
             let cgroup = format!("{}/{id}", running.pod.cgroup_parent);
             let work = Workload::Enter {
                 pid,
@@ -207,6 +208,20 @@ impl<'vm> Pods<'vm> {
                 .stdout
         };
         serde_json::from_slice(&answer).context("the answer to an executed command")
+    }
+
+    /// The process id of a container's first process, where no runtime knows it.
+    ///
+    /// # Errors
+    /// When there is no such container, or a runtime has it.
+    pub fn pid(&self, running: &Running, container: &str) -> Result<u32> {
+        ensure!(self.daemon.is_none(), "containerd alone knows its containers");
+        self.bare_pid(running.id(container)?)
+    }
+
+    fn bare_pid(&self, id: &str) -> Result<u32> {
+        let text = self.vm.get_text(&format!("{BARE_PODS}/{id}/pid"))?;
+        text.trim().parse().context("a process id")
     }
 
     /// As [`Pods::exec`], for a command that must succeed; gives its standard output.
@@ -241,10 +256,11 @@ impl<'vm> Pods<'vm> {
         }
         for id in &running.ids.containers {
             let cgroup = format!("{}/{id}", running.pod.cgroup_parent);
-            // The cgroup can be removed when its last process was waited for; until then the kernel says EBUSY.
+            // A process may end by itself before it is killed. The cgroup can be removed when its last process was waited
+            // for; until then the kernel says EBUSY.
             self.vm.sh(&format!(
-                "for p in $(cat /sys/fs/cgroup{cgroup}/cgroup.procs); do kill -9 $p; done
-                 n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 100 ]; sleep 0.1; done"
+                "for p in $(cat /sys/fs/cgroup{cgroup}/cgroup.procs); do kill -9 $p 2>/dev/null || true; done
+                 n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done"
             ))?;
         }
         self.vm

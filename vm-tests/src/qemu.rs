@@ -27,6 +27,19 @@ pub(crate) struct Hardware<'a> {
     pub persistent: bool,
     /// The processes outlive this one.
     pub keep: bool,
+    /// QEMU can save it and restore it: other disks, for it saves none of NVMe.
+    pub saved: Option<Saved<'a>>,
+}
+
+/// What a machine that can be saved and restored has in addition.
+#[derive(Clone, Copy)]
+pub(crate) struct Saved<'a> {
+    /// Has the modules for the disks.
+    pub initrd: &'a Path,
+    /// The second disk, read-only.
+    pub additions: &'a Path,
+    /// What it is restored from; `None` boots it, and has a monitor at [`MONITOR`].
+    pub state: Option<&'a Path>,
 }
 
 /// What starts the kernel.
@@ -40,6 +53,7 @@ pub(crate) enum Boot<'a> {
 /// Names of files in a guest's directory.
 pub(crate) const CONSOLE: &str = "console.log";
 pub(crate) const CHANNEL: &str = "channel.sock";
+pub(crate) const MONITOR: &str = "monitor.sock";
 
 /// UEFI firmware with support for TPM 2.0, of Debian's package ovmf.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -89,7 +103,7 @@ impl Machine {
                 "file={},format=raw,if=none,id=disk,snapshot={snapshot}",
                 escaped(hardware.disk)
             ))
-            .args(["-device", "nvme,drive=disk,serial=root"])
+            .args(disks_of(hardware))
             .arg("-chardev")
             .arg(format!("socket,id=tpm,path={}", escaped(&dir.join("tpm.sock"))))
             .args([
@@ -167,6 +181,43 @@ impl Drop for Machine {
             end(&mut self.swtpm, Duration::from_secs(2));
         }
     }
+}
+
+/// The arguments for what the disk is attached to, and for restoring.
+fn disks_of(hardware: &Hardware<'_>) -> Vec<OsString> {
+    let Some(saved) = hardware.saved else {
+        return ["-device", "nvme,drive=disk,serial=root"]
+            .map(OsString::from)
+            .to_vec();
+    };
+    let mut arguments: Vec<OsString> = vec![
+        "-initrd".into(),
+        saved.initrd.into(),
+        "-device".into(),
+        "virtio-blk-pci,drive=disk".into(),
+        "-drive".into(),
+        format!(
+            "file={},format=raw,if=none,id=additions,readonly=on",
+            escaped(saved.additions)
+        )
+        .into(),
+        "-device".into(),
+        "virtio-blk-pci,drive=additions".into(),
+    ];
+    match saved.state {
+        // By a program: QEMU 7.2 reads no file by itself.
+        Some(state) => arguments.extend(["-incoming".into(), format!("exec:cat {}", quoted(state)).into()]),
+        None => arguments.extend([
+            "-qmp".into(),
+            format!("unix:{},server=on,wait=off", escaped(&hardware.dir.join(MONITOR))).into(),
+        ]),
+    }
+    arguments
+}
+
+/// A path as one word of a shell.
+pub(crate) fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 /// The arguments that tell QEMU what starts the kernel.

@@ -10,6 +10,7 @@ use crate::kernel::{Kernel, Stock};
 use crate::oci::{self, Image};
 use crate::pods::{self, BARE_RUNTIME, Runtime};
 use crate::scenario_https::Client;
+use crate::turn;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
 use evidence::{Checkpoint, Evidence, Part, SealedCheckpoint, Tier};
@@ -93,6 +94,8 @@ pub struct Plan {
     pub firmware: bool,
     /// Kernel parameters that the policy does not know of.
     pub smuggled_args: String,
+    /// The guest is restored from a snapshot of a booted one: see [`VmBuilder::restored`].
+    pub restored: bool,
 }
 
 impl Plan {
@@ -114,6 +117,15 @@ impl Plan {
             persistent: false,
             firmware: false,
             smuggled_args: String::new(),
+            restored: false,
+        }
+    }
+
+    /// The same, but of a guest that is restored from a snapshot: for tests of which booting is no part.
+    pub fn restored(stock: Stock) -> Plan {
+        Plan {
+            restored: true,
+            ..Plan::new(stock)
         }
     }
 
@@ -129,6 +141,8 @@ pub struct Site {
     dir: PathBuf,
     cgpath: PathBuf,
     port: u16,
+    /// Nobody else gets the port, whether the server runs or not.
+    _reserved: host::Port,
     /// `None` while it is stopped.
     server: Mutex<Option<Server>>,
     client: Client,
@@ -210,10 +224,8 @@ impl Site {
         let dir = std::path::absolute(dir)?;
         std::fs::create_dir_all(dir.join("policy")).with_context(|| format!("making {}", dir.display()))?;
         let store = dir.join("verifier");
-        // The port is free when asked; another process would have to take it within milliseconds.
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?
-            .local_addr()?
-            .port();
+        let reserved = host::Port::reserve()?;
+        let port = reserved.number();
         host::output(Command::new(&cgpath).args(["serve", "--init"]).arg(&store).args([
             "--name",
             HOST,
@@ -225,6 +237,7 @@ impl Site {
             dir,
             cgpath,
             port,
+            _reserved: reserved,
             server: Mutex::new(None),
             client,
         };
@@ -477,7 +490,7 @@ impl Site {
         }
         config.push_str(&plan.config);
         Ok(builder
-            .file(COLLECTOR, host::built_binary("cgpathd")?, 0o755)
+            .file(COLLECTOR, host::stripped(&host::built_binary("cgpathd")?)?, 0o755)
             .file(BPF_OBJECT, host::bpf_object()?, 0o644)
             .file(CA, self.store().join("ca.pem"), 0o644)
             .bytes(CONFIG, config, 0o644)
@@ -648,17 +661,19 @@ pub struct Node {
 }
 
 impl Node {
-    /// Makes reference values and policy, then boots the guest. The collector is not started.
+    /// Makes reference values and policy, then boots the guest, or restores it. The collector is not started.
     ///
     /// # Errors
     /// When something is missing on this machine or the guest does not come up.
     pub fn boot(plan: Plan, dir: &Path) -> Result<Node> {
+        let _turn = turn::take();
         let site = Site::start(dir)?;
         let mut builder = Vm::builder(plan.stock)
             .kernel_args(&plan.kernel_args)
             .cgroup(plan.cgroup)
             .keep(plan.keep)
             .persistent(plan.persistent)
+            .restored(plan.restored)
             .firmware(plan.is_measured());
         if let Some(kernel) = &plan.patched {
             builder = builder.kernel(kernel.clone()).ima(TAGGED_IMA);

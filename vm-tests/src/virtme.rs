@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use crate::host;
 use crate::kernel::Kernel;
 use crate::qemu::{self, Guard};
+use crate::turn;
 
 /// Names in the shared directory.
 const SCRIPT: &str = "inside";
@@ -41,6 +42,7 @@ pub fn run(
     shared: &Path,
     time: Duration,
 ) -> Result<Ran> {
+    let _turn = turn::take();
     let begin = Instant::now();
     let own = tempfile::tempdir().context("making a temporary directory")?;
     let _tpm = Guard(Some(qemu::start_tpm(own.path(), false)?));
@@ -51,11 +53,10 @@ pub fn run(
             std::fs::remove_file(old).with_context(|| format!("removing {}", old.display()))?;
         }
     }
-    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
     let text = format!(
         "#!/bin/sh\n(\n{script}\n) >{} 2>&1 </dev/null\necho $? >{}\nsync\n",
-        quoted(&output),
-        quoted(&status)
+        qemu::quoted(&output),
+        qemu::quoted(&status)
     );
     std::fs::write(&inside, text).with_context(|| format!("writing {}", inside.display()))?;
     std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o755))?;
@@ -78,7 +79,7 @@ pub fn run(
     if host::accelerator() != "kvm" {
         command.arg("--disable-kvm");
     }
-    command.arg("--exec").arg(quoted(&inside));
+    command.arg("--exec").arg(qemu::quoted(&inside));
     // vng starts the program virtme-run, which lies beside it.
     let mut paths: Vec<PathBuf> = vng.parent().map(Path::to_path_buf).into_iter().collect();
     paths.extend(std::env::split_paths(

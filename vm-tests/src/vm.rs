@@ -3,360 +3,58 @@
 //! Promises: nothing is left running or lying about when a [`Vm`] is dropped or its process dies (unless it is to be
 //! kept); guests share no state; every wait has a limit, and what fails shows the end of the guest's console. Not here:
 //! what tests do in a guest.
+//!
+//! **Booted or restored.** A guest boots unless [`VmBuilder::restored`] is said. Restored guests of one kernel have the same
+//! boot id, TPM (seeds, keys, reset counter), measured boot, addresses in memory and list up to that instant, and differ in
+//! clock, random numbers and files. So a test boots its guest if it is about any of: boot, its time and its reference values,
+//! firmware, kernel parameters, how control groups are mounted, resets and kexec (rule V7), boot ids, keys, nonces, the
+//! TPM's identity, or files that must be on the disk before init runs. A restored guest cannot be restarted.
 
-use std::fmt::Write as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+mod builder;
+mod command;
+mod dir;
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rand_core::RngCore as _;
 use vm_protocol::{Body, Op};
 pub use vm_protocol::{Exit, Hello, Stream};
 
+pub use builder::{CgroupMode, VmBuilder};
+pub use command::{Command, Output, Process};
+
 use crate::channel::{Answers, Channel};
 use crate::host;
-use crate::image::{self, Addition, Stage};
-use crate::kernel::{self, Kernel, Stock};
-use crate::qemu::{self, Hardware, Machine};
-use crate::root;
+use crate::image;
+use crate::kernel::{Kernel, Stock};
+use crate::qemu::{self, Hardware, Machine, Saved};
+use crate::snapshot::{ADDITIONS_BYTES, Parts, Snapshot, Wanted};
+use crate::turn::{self, Turn};
 use crate::uki;
+use dir::VmDir;
 
 /// Time until the guest must have greeted. Under TCG on a busy machine a boot takes up to a minute.
 const BOOT: Duration = Duration::from_secs(300);
 
-/// Time for a command unless it asks for another.
-const COMMAND: Duration = Duration::from_secs(120);
+/// Time until a guest that is restored must have greeted.
+const RESTORE: Duration = Duration::from_secs(90);
 
 /// Time for small operations, and added to a command's own time for its answer to arrive.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// Output kept of each stream of a command.
-const OUTPUT_LIMIT: u64 = 16 << 20;
-
 /// The longest file that [`Vm::get`] takes.
 const FILE_LIMIT: u64 = 256 << 20;
+
+/// The disk of a guest that boots, in its directory.
+const DISK: &str = "disk.img";
 
 /// The EFI system partition, in a guest's directory.
 const PARTITION: &str = "esp.img";
 
 /// IMA's kernel parameters unless a test asks for others.
 pub const IMA: &str = "ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
-
-/// How a guest mounts its control groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CgroupMode {
-    /// One version 2 hierarchy at /sys/fs/cgroup.
-    #[default]
-    V2,
-    /// Version 1 hierarchies only.
-    V1,
-    /// Version 1 hierarchies with controllers, and an empty version 2 one at /sys/fs/cgroup/unified.
-    Hybrid,
-}
-
-impl CgroupMode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::V2 => "v2",
-            Self::V1 => "v1",
-            Self::Hybrid => "hybrid",
-        }
-    }
-}
-
-impl std::str::FromStr for CgroupMode {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match [Self::V2, Self::V1, Self::Hybrid]
-            .into_iter()
-            .find(|mode| mode.name() == text)
-        {
-            Some(mode) => Ok(mode),
-            None => bail!("no cgroup mode `{text}`; there are v2, v1 and hybrid"),
-        }
-    }
-}
-
-/// What a guest is to be; [`VmBuilder::start`] boots it.
-#[derive(Clone, Debug)]
-pub struct VmBuilder {
-    stock: Stock,
-    kernel: Option<Kernel>,
-    cgroup: CgroupMode,
-    ima: String,
-    kernel_args: Vec<String>,
-    memory_mib: u32,
-    cpus: u32,
-    disk_mib: u32,
-    persistent: bool,
-    keep: bool,
-    packages: Vec<&'static str>,
-    additions: Vec<Addition>,
-    firmware: bool,
-}
-
-impl VmBuilder {
-    /// How the control groups are mounted. Default: version 2.
-    #[must_use]
-    pub fn cgroup(mut self, mode: CgroupMode) -> Self {
-        self.cgroup = mode;
-        self
-    }
-
-    /// IMA's kernel parameters in place of [`IMA`].
-    #[must_use]
-    pub fn ima(mut self, parameters: &str) -> Self {
-        parameters.clone_into(&mut self.ima);
-        self
-    }
-
-    /// A kernel in place of the stock one: see [`kernel::built`].
-    #[must_use]
-    pub fn kernel(mut self, kernel: Kernel) -> Self {
-        self.kernel = Some(kernel);
-        self
-    }
-
-    /// More kernel parameters.
-    #[must_use]
-    pub fn kernel_args(mut self, parameters: &str) -> Self {
-        self.kernel_args.push(parameters.to_owned());
-        self
-    }
-
-    /// Memory in MiB. Default: 1536.
-    #[must_use]
-    pub fn memory_mib(mut self, mib: u32) -> Self {
-        self.memory_mib = mib;
-        self
-    }
-
-    /// Processors. Default: 2.
-    #[must_use]
-    pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
-        self
-    }
-
-    /// Size of the disk in MiB (a sparse file). Default: 2048.
-    #[must_use]
-    pub fn disk_mib(mut self, mib: u32) -> Self {
-        self.disk_mib = mib;
-        self
-    }
-
-    /// What is written to the disk is still there after [`Vm::reboot`]. Default: it is not.
-    #[must_use]
-    pub fn persistent(mut self, yes: bool) -> Self {
-        self.persistent = yes;
-        self
-    }
-
-    /// The guest goes on when its [`Vm`] is dropped and this process ends; [`Vm::attach`] finds it again.
-    #[must_use]
-    pub fn keep(mut self, yes: bool) -> Self {
-        self.keep = yes;
-        self
-    }
-
-    /// UEFI firmware loads the kernel from a disk, as a unified kernel image, and measures what it does. Default: QEMU puts
-    /// the kernel into memory.
-    #[must_use]
-    pub fn firmware(mut self, yes: bool) -> Self {
-        self.firmware = yes;
-        self
-    }
-
-    /// More packages in the root file system, which is made at first use: see [`root::with`].
-    #[must_use]
-    pub fn packages(mut self, names: &[&'static str]) -> Self {
-        self.packages.extend(names);
-        self
-    }
-
-    /// Adds a copy of the file `host`.
-    #[must_use]
-    pub fn file(mut self, guest: &str, host: impl Into<PathBuf>, mode: u32) -> Self {
-        self.additions.push(Addition::File {
-            guest: guest.to_owned(),
-            host: host.into(),
-            mode,
-        });
-        self
-    }
-
-    /// Adds a file with this content.
-    #[must_use]
-    pub fn bytes(mut self, guest: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        self.additions.push(Addition::Bytes {
-            guest: guest.to_owned(),
-            content: content.into(),
-            mode,
-        });
-        self
-    }
-
-    /// Adds a copy of the directory `host` with all that is in it.
-    #[must_use]
-    pub fn tree(mut self, guest: &str, host: impl Into<PathBuf>) -> Self {
-        self.additions.push(Addition::Tree {
-            guest: guest.to_owned(),
-            host: host.into(),
-        });
-        self
-    }
-
-    /// Adds a symbolic link.
-    #[must_use]
-    pub fn symlink(mut self, guest: &str, target: &str) -> Self {
-        self.additions.push(Addition::Link {
-            guest: guest.to_owned(),
-            target: target.to_owned(),
-        });
-        self
-    }
-
-    /// Adds an empty directory.
-    #[must_use]
-    pub fn directory(mut self, guest: &str, mode: u32) -> Self {
-        self.additions.push(Addition::Directory {
-            guest: guest.to_owned(),
-            mode,
-        });
-        self
-    }
-
-    /// Adds an IMA policy where init looks for it: it is loaded, by its path, before anything else runs.
-    #[must_use]
-    pub fn ima_policy(self, host: impl Into<PathBuf>) -> Self {
-        self.file(vm_protocol::IMA_POLICY_PATH, host, 0o644)
-    }
-
-    /// Puts the guest's root file system together as a directory, just as it will be when the guest boots: for
-    /// reference values that are computed before.
-    ///
-    /// # Errors
-    /// When something is missing on this machine.
-    pub fn stage(&self) -> Result<Stage> {
-        image::stage(&self.recipe()?.borrow())
-    }
-
-    /// Makes the unified kernel image that the firmware will load: for reference values that are computed before.
-    ///
-    /// # Errors
-    /// When something is missing on this machine.
-    pub fn unified_kernel_image(&self, output: &Path) -> Result<()> {
-        uki::image(&self.wanted_kernel()?.image(), &self.command_line(), output)
-    }
-
-    fn wanted_kernel(&self) -> Result<Kernel> {
-        match &self.kernel {
-            Some(kernel) => Ok(kernel.clone()),
-            None => kernel::stock(self.stock),
-        }
-    }
-
-    fn command_line(&self) -> String {
-        let mut command_line = format!(
-            "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rw init=/usr/sbin/guest {} {}={}",
-            self.ima,
-            vm_protocol::CGROUP_PARAMETER,
-            self.cgroup.name()
-        );
-        for more in self.kernel_args.iter().filter(|more| !more.is_empty()) {
-            let _ = write!(command_line, " {more}");
-        }
-        command_line
-    }
-
-    fn recipe(&self) -> Result<OwnedRecipe> {
-        let mut additions = vec![
-            Addition::File {
-                guest: "/usr/sbin/guest".to_owned(),
-                host: host::guest_binary()?,
-                mode: 0o755,
-            },
-            Addition::Bytes {
-                guest: "/etc/hosts".to_owned(),
-                content: b"127.0.0.1 localhost guest\n10.0.2.2 verifier\n".to_vec(),
-                mode: 0o644,
-            },
-            Addition::Bytes {
-                guest: "/etc/hostname".to_owned(),
-                content: b"guest\n".to_vec(),
-                mode: 0o644,
-            },
-            Addition::Bytes {
-                guest: "/etc/resolv.conf".to_owned(),
-                content: b"nameserver 10.0.2.3\n".to_vec(),
-                mode: 0o644,
-            },
-        ];
-        additions.extend(self.additions.iter().cloned());
-        Ok(OwnedRecipe {
-            root: root::with(&self.packages)?,
-            kernel: self.wanted_kernel()?,
-            additions,
-            size_mib: self.disk_mib,
-            journal: self.persistent,
-        })
-    }
-
-    /// Makes the disk, starts TPM and machine, and waits until the guest takes commands.
-    ///
-    /// # Errors
-    /// When something is missing on this machine, or the guest does not come up in time: with its console's end.
-    pub fn start(self) -> Result<Vm> {
-        let recipe = self.recipe()?;
-        let dir = VmDir::new(self.keep)?;
-        let disk = dir.path.join("disk.img");
-        host::step("making the guest's disk", || image::make(&recipe.borrow(), &disk))?;
-        let kernel = recipe.kernel;
-        let command_line = self.command_line();
-        if self.firmware {
-            host::step("making the guest's EFI system partition", || {
-                let image = dir.path.join("uki.efi");
-                uki::image(&kernel.image(), &command_line, &image)?;
-                uki::partition(&image, &dir.path.join(PARTITION))
-            })?;
-        }
-        let mut vm = Vm {
-            builder: self,
-            kernel: Some(kernel),
-            command_line,
-            dir,
-            machine: None,
-            channel: None,
-            hello: Hello::default(),
-            boot_time: Duration::ZERO,
-        };
-        vm.boot()?;
-        Ok(vm)
-    }
-}
-
-/// What a guest's image is made from.
-struct OwnedRecipe {
-    root: PathBuf,
-    kernel: Kernel,
-    additions: Vec<Addition>,
-    size_mib: u32,
-    journal: bool,
-}
-
-impl OwnedRecipe {
-    fn borrow(&self) -> image::Recipe<'_> {
-        image::Recipe {
-            root: &self.root,
-            kernel: &self.kernel,
-            additions: &self.additions,
-            size_mib: self.size_mib,
-            journal: self.journal,
-        }
-    }
-}
 
 /// A guest that is up.
 pub struct Vm {
@@ -369,26 +67,14 @@ pub struct Vm {
     dir: VmDir,
     hello: Hello,
     boot_time: Duration,
+    // Others begin when all of it is gone.
+    _turn: Turn,
 }
 
 impl Vm {
     /// Describes a guest with a stock kernel of this series.
     pub fn builder(stock: Stock) -> VmBuilder {
-        VmBuilder {
-            stock,
-            kernel: None,
-            cgroup: CgroupMode::default(),
-            ima: IMA.to_owned(),
-            kernel_args: Vec::new(),
-            memory_mib: 1536,
-            cpus: 2,
-            disk_mib: 2048,
-            persistent: false,
-            keep: false,
-            packages: Vec::new(),
-            additions: Vec::new(),
-            firmware: false,
-        }
+        VmBuilder::new(stock)
     }
 
     /// Connects to a guest that was started with [`VmBuilder::keep`], by its directory.
@@ -404,13 +90,10 @@ impl Vm {
             command_line: String::new(),
             channel: Some(channel),
             machine: None,
-            dir: VmDir {
-                path: dir.to_path_buf(),
-                keep: true,
-                cleaner: None,
-            },
+            dir: VmDir::kept(dir),
             hello: Hello::default(),
             boot_time: Duration::ZERO,
+            _turn: turn::take(),
         };
         let answers = vm.ask(Op::Hello)?;
         match answers.next(Instant::now() + ANSWER)? {
@@ -424,12 +107,142 @@ impl Vm {
         Ok(vm)
     }
 
+    /// Makes the disk and boots it for the first time.
+    fn boot_first(builder: VmBuilder, turn: Turn) -> Result<Self> {
+        let recipe = builder.recipe()?;
+        let dir = VmDir::new(builder.keep)?;
+        let disk = dir.path.join(DISK);
+        host::step("making the guest's disk", || image::make(&recipe.borrow(), &disk))?;
+        let kernel = recipe.kernel;
+        let command_line = builder.command_line();
+        if builder.firmware {
+            host::step("making the guest's EFI system partition", || {
+                let image = dir.path.join("uki.efi");
+                uki::image(&kernel.image(), &command_line, &image)?;
+                uki::partition(&image, &dir.path.join(PARTITION))
+            })?;
+        }
+        let mut vm = Self {
+            builder,
+            kernel: Some(kernel),
+            command_line,
+            dir,
+            machine: None,
+            channel: None,
+            hello: Hello::default(),
+            boot_time: Duration::ZERO,
+            _turn: turn,
+        };
+        vm.boot(&vm.dir.path.join(DISK), None)?;
+        Ok(vm)
+    }
+
+    /// Restores a guest from its snapshot, which is made where there is none. One that is broken is made once more.
+    fn restore(builder: &VmBuilder, turn: &Turn) -> Result<Self> {
+        let recipe = builder.recipe_for_boot()?;
+        let command_line = builder.command_line();
+        let mut vm = Self {
+            builder: builder.clone(),
+            kernel: Some(recipe.kernel.clone()),
+            command_line: command_line.clone(),
+            dir: VmDir::new(false)?,
+            machine: None,
+            channel: None,
+            hello: Hello::default(),
+            boot_time: Duration::ZERO,
+            _turn: turn.clone(),
+        };
+        let wanted = Wanted {
+            recipe: recipe.borrow(),
+            command_line: &command_line,
+            memory_mib: builder.memory_mib,
+            cpus: builder.cpus,
+        };
+        let to_save = |parts: &Parts<'_>| {
+            let mut saved = Self {
+                builder: builder.clone().persistent(true),
+                kernel: Some(recipe.kernel.clone()),
+                command_line: command_line.clone(),
+                dir: VmDir::new(false)?,
+                machine: None,
+                channel: None,
+                hello: Hello::default(),
+                boot_time: Duration::ZERO,
+                _turn: turn.clone(),
+            };
+            let hardware = Saved {
+                initrd: parts.initrd,
+                additions: parts.additions,
+                state: None,
+            };
+            saved.boot(parts.disk, Some(hardware))?;
+            Ok(saved)
+        };
+        let additions = vm.dir.path.join("additions.img");
+        image::archive(&builder.later_additions(), &additions, ADDITIONS_BYTES)?;
+        let snapshot = Snapshot::provide(&wanted, to_save)?;
+        if let Err(error) = vm.resume(&snapshot, &additions) {
+            eprintln!("a snapshot cannot be restored and is made again: {error:#}");
+            snapshot.discard()?;
+            vm.resume(&Snapshot::provide(&wanted, to_save)?, &additions)?;
+        }
+        Ok(vm)
+    }
+
+    /// Starts a machine with the state of a snapshot, and tells the guest what it cannot know.
+    fn resume(&mut self, snapshot: &Snapshot, additions: &Path) -> Result<()> {
+        let (initrd, state) = (snapshot.initrd(), snapshot.state());
+        let saved = Saved {
+            initrd: &initrd,
+            additions,
+            state: Some(&state),
+        };
+        self.boot(&snapshot.disk(), Some(saved))
+    }
+
+    /// Connects to a guest that goes on where it was saved, and takes its greeting.
+    fn wake(&self, machine: &mut Machine) -> Result<(Channel, Hello)> {
+        let deadline = Instant::now() + RESTORE;
+        let channel = loop {
+            self.is_running(machine)?;
+            if let Ok((channel, _)) = Channel::connect(&self.dir.path.join(qemu::CHANNEL)) {
+                break channel;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut greeting = |op: Op| -> Result<Hello> {
+            let answers = channel.ask(op)?;
+            loop {
+                self.is_running(machine)?;
+                match answers.next(Instant::now() + Duration::from_millis(200)) {
+                    Ok(Some(Body::Hello(hello))) => return Ok(hello),
+                    Ok(Some(other)) => bail!("the guest answered {other:?} in place of a greeting"),
+                    Ok(None) if Instant::now() > deadline => {
+                        bail!("the guest did not go on within {} s", RESTORE.as_secs())
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        // Once it answers it runs, and the time that it is told then is right.
+        greeting(Op::Hello)?;
+        let mut entropy = [0; 64];
+        rand_core::OsRng.fill_bytes(&mut entropy);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let hello = greeting(Op::Restored {
+            now_ns: u64::try_from(now.as_nanos())?,
+            entropy: vm_protocol::Bytes(entropy.to_vec()),
+        })?;
+        Ok((channel, hello))
+    }
+
     /// What the guest's init said when it was ready.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// Time from QEMU's start until the guest took commands.
+    /// Time from QEMU's start until the guest took commands: booted, or restored.
     pub fn boot_time(&self) -> Duration {
         self.boot_time
     }
@@ -478,17 +291,7 @@ impl Vm {
 
     /// Describes a command.
     pub fn command<S: AsRef<str>>(&self, argv: &[S]) -> Command<'_> {
-        let argv = argv.iter().map(|word| word.as_ref().to_owned()).collect();
-        Command {
-            vm: self,
-            command: vm_protocol::Command {
-                argv,
-                ..Default::default()
-            },
-            stdin: Vec::new(),
-            timeout: COMMAND,
-            limit: OUTPUT_LIMIT,
-        }
+        Command::new(self, argv)
     }
 
     /// Writes a file; missing directories are made, and a file that is there is replaced by rename.
@@ -610,6 +413,7 @@ impl Vm {
     /// # Errors
     /// When the guest does not come up again in time.
     pub fn reboot(&mut self) -> Result<()> {
+        self.refuse_if_restored()?;
         // No answer comes; QEMU's end is the sign.
         let _answers = self.ask(Op::Reboot)?;
         self.restart(true)
@@ -620,6 +424,7 @@ impl Vm {
     /// # Errors
     /// When the guest does not come up again in time.
     pub fn power_cycle(&mut self) -> Result<()> {
+        self.refuse_if_restored()?;
         self.restart(false)
     }
 
@@ -628,6 +433,7 @@ impl Vm {
     /// # Errors
     /// When no kernel was loaded, or the new one does not come up in time.
     pub fn kexec(&mut self) -> Result<()> {
+        self.refuse_if_restored()?;
         let channel = self.channel.as_ref().context("the guest is not up")?;
         // QEMU's end of the channel stays connected, so the new guest greets on the same connection.
         let greeting = channel.greeting();
@@ -660,6 +466,28 @@ impl Vm {
         Ok(())
     }
 
+    /// There is no disk of its own to start from, and what it would show is what it never did.
+    fn refuse_if_restored(&self) -> Result<()> {
+        if self.hello.restored {
+            bail!(
+                "a guest that was restored starts no second time; hint: a test that does so boots its guest"
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until QEMU has ended by itself.
+    pub(crate) fn wait_for_end(&mut self, time: Duration) -> Result<()> {
+        let machine = self
+            .machine
+            .as_mut()
+            .context("the guest's processes are not known")?;
+        if !machine.wait(time)? {
+            bail!("QEMU did not end within {} s", time.as_secs());
+        }
+        Ok(())
+    }
+
     fn restart(&mut self, in_order: bool) -> Result<()> {
         let mut machine = self
             .machine
@@ -676,10 +504,10 @@ impl Vm {
         if in_order && !by_itself {
             return Err(self.with_console(anyhow!("the guest did not go down within 60 s")));
         }
-        self.boot()
+        self.boot(&self.dir.path.join(DISK), None)
     }
 
-    fn boot(&mut self) -> Result<()> {
+    fn boot(&mut self, disk: &Path, saved: Option<Saved<'_>>) -> Result<()> {
         let kernel = self.kernel.as_ref().context("no kernel is known")?.image();
         let partition = self.dir.path.join(PARTITION);
         let started = Instant::now();
@@ -695,15 +523,26 @@ impl Vm {
                     command_line: &self.command_line,
                 }
             },
-            disk: &self.dir.path.join("disk.img"),
+            disk,
             memory_mib: self.builder.memory_mib,
             cpus: self.builder.cpus,
             persistent: self.builder.persistent,
             keep: self.builder.keep,
+            saved,
         })?;
         self.dir.record(machine.pid())?;
-        let up = host::step(&format!("booting Linux {}", self.builder.stock), || {
-            self.wait_for_greeting(&mut machine)
+        let is_restored = saved.is_some_and(|saved| saved.state.is_some());
+        let what = if is_restored {
+            "restoring a guest of"
+        } else {
+            "booting"
+        };
+        let up = host::step(&format!("{what} Linux {}", self.builder.stock), || {
+            if is_restored {
+                self.wake(&mut machine)
+            } else {
+                self.wait_for_greeting(&mut machine)
+            }
         });
         self.machine = Some(machine);
         match up {
@@ -724,22 +563,28 @@ impl Vm {
         }
     }
 
+    /// Takes QEMU's end as an error.
+    fn is_running(&self, machine: &mut Machine) -> Result<()> {
+        let Some(status) = machine.ended()? else {
+            return Ok(());
+        };
+        let said = std::fs::read_to_string(self.dir.path.join("qemu.log")).unwrap_or_default();
+        let hint = match host::accelerator().as_str() {
+            "kvm" => "\nhint: if KVM does not work here: CGPATH_ACCEL=tcg",
+            _ => "",
+        };
+        bail!(
+            "QEMU ended before the guest was up ({status})\n{}{hint}",
+            host::tail(&said, 10)
+        );
+    }
+
     fn wait_for_greeting(&self, machine: &mut Machine) -> Result<(Channel, Hello)> {
         let deadline = Instant::now() + BOOT;
         let socket = self.dir.path.join(qemu::CHANNEL);
         let mut connected: Option<(Channel, Answers)> = None;
         loop {
-            if let Some(status) = machine.ended()? {
-                let said = std::fs::read_to_string(self.dir.path.join("qemu.log")).unwrap_or_default();
-                let hint = match host::accelerator().as_str() {
-                    "kvm" => "\nhint: if KVM does not work here: CGPATH_ACCEL=tcg",
-                    _ => "",
-                };
-                bail!(
-                    "QEMU ended before the guest was up ({status})\n{}{hint}",
-                    host::tail(&said, 10)
-                );
-            }
+            self.is_running(machine)?;
             if Instant::now() > deadline {
                 bail!("the guest was not up after {} s", BOOT.as_secs());
             }
@@ -797,400 +642,5 @@ impl Vm {
             "the guest's console ended with:\n{}",
             host::tail(&console, 25)
         ))
-    }
-}
-
-/// A command to run in a guest.
-pub struct Command<'vm> {
-    vm: &'vm Vm,
-    command: vm_protocol::Command,
-    stdin: Vec<u8>,
-    timeout: Duration,
-    limit: u64,
-}
-
-impl<'vm> Command<'vm> {
-    /// Sets a variable of its environment.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.command.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Passes this on its standard input (of [`Command::run`]): at most 128 KiB.
-    #[must_use]
-    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin = bytes.into();
-        self
-    }
-
-    /// Sets its working directory.
-    #[must_use]
-    pub fn cwd(mut self, directory: &str) -> Self {
-        self.command.cwd = Some(directory.to_owned());
-        self
-    }
-
-    /// Puts it into this control group (made when missing), in every hierarchy, before it is executed.
-    #[must_use]
-    pub fn cgroup(mut self, path: &str) -> Self {
-        self.command.cgroup = Some(path.to_owned());
-        self
-    }
-
-    /// After this time [`Command::run`] kills it. Default: 2 minutes.
-    #[must_use]
-    pub fn timeout(mut self, time: Duration) -> Self {
-        self.timeout = time;
-        self
-    }
-
-    /// Runs it to its end.
-    ///
-    /// # Errors
-    /// When it cannot be started, its time is up, or the guest does not answer. Its own failure is in the [`Output`].
-    pub fn run(self) -> Result<Output> {
-        let argv = self.command.argv.join(" ");
-        let timeout = self.timeout;
-        let mut output = Output {
-            argv,
-            ..Output::default()
-        };
-        let exit = self.stream(|stream, bytes| match stream {
-            Stream::Out => output.stdout.extend_from_slice(bytes),
-            Stream::Err => output.stderr.extend_from_slice(bytes),
-        })?;
-        output.exit = exit;
-        if output.exit.timed_out {
-            bail!(
-                "`{}` was killed in the guest after {} s\n{}",
-                output.argv,
-                timeout.as_secs(),
-                output.said()
-            );
-        }
-        Ok(output)
-    }
-
-    /// Runs it to its end and passes on what it prints as it comes.
-    ///
-    /// # Errors
-    /// When it cannot be started, or the guest does not answer. Whether it failed or its time was up is in the [`Exit`].
-    pub fn stream(self, mut take: impl FnMut(Stream, &[u8])) -> Result<Exit> {
-        if self.stdin.len() > vm_protocol::MAX_STDIN {
-            bail!(
-                "{} bytes of standard input are too many; hint: put them into a file first",
-                self.stdin.len()
-            );
-        }
-        let argv = self.command.argv.join(" ");
-        let attempt = || {
-            let answers = self.vm.ask(Op::Run {
-                command: self.command,
-                stdin: vm_protocol::Bytes(self.stdin),
-                timeout_ms: millis(self.timeout),
-                limit: self.limit,
-            })?;
-            let deadline = Instant::now() + self.timeout + ANSWER;
-            loop {
-                match self.vm.answer(&answers, deadline)? {
-                    Body::Data { stream, bytes } => take(stream, &bytes.0),
-                    Body::Exit(exit) => return Ok(exit),
-                    other => bail!("unexpected answer {other:?}"),
-                }
-            }
-        };
-        attempt().with_context(|| format!("running `{argv}` in the guest"))
-    }
-
-    /// Starts it in the background; what it prints is appended to the guest's file `log`.
-    ///
-    /// # Errors
-    /// When it cannot be started, or the guest does not answer.
-    pub fn spawn(self, log: &str) -> Result<Process<'vm>> {
-        let argv = self.command.argv.join(" ");
-        let attempt = || {
-            let answers = self.vm.ask(Op::Spawn {
-                command: self.command,
-                log: log.to_owned(),
-            })?;
-            match self.vm.answer(&answers, Instant::now() + ANSWER)? {
-                Body::Started { pid } => Ok(pid),
-                other => bail!("unexpected answer {other:?}"),
-            }
-        };
-        let pid = attempt().with_context(|| format!("starting `{argv}` in the guest"))?;
-        Ok(Process {
-            vm: self.vm,
-            pid,
-            log: log.to_owned(),
-        })
-    }
-}
-
-/// A process that runs in the background of a guest. Dropping this value leaves it running.
-pub struct Process<'vm> {
-    vm: &'vm Vm,
-    pid: i32,
-    log: String,
-}
-
-impl Process<'_> {
-    /// Its process id in the guest.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// What it has printed so far.
-    ///
-    /// # Errors
-    /// As [`Vm::get`].
-    pub fn log(&self) -> Result<String> {
-        self.vm.get_text(&self.log)
-    }
-
-    /// Sends a signal to it and its children.
-    ///
-    /// # Errors
-    /// When there is no such process any more.
-    pub fn signal_group(&self, signal: i32) -> Result<()> {
-        self.vm.done(
-            Op::Signal {
-                pid: self.pid,
-                signal,
-                group: true,
-            },
-            ANSWER,
-        )
-    }
-
-    /// Sends a signal to it alone.
-    ///
-    /// # Errors
-    /// When there is no such process any more.
-    pub fn signal(&self, signal: i32) -> Result<()> {
-        self.vm.done(
-            Op::Signal {
-                pid: self.pid,
-                signal,
-                group: false,
-            },
-            ANSWER,
-        )
-    }
-
-    /// How it ended; `None` when it is still running after this time.
-    ///
-    /// # Errors
-    /// When the guest does not answer.
-    pub fn wait(&self, time: Duration) -> Result<Option<Exit>> {
-        let answers = self.vm.ask(Op::Wait {
-            pid: self.pid,
-            timeout_ms: millis(time),
-        })?;
-        match self.vm.answer(&answers, Instant::now() + time + ANSWER)? {
-            Body::Exit(exit) if exit.timed_out => Ok(None),
-            Body::Exit(exit) => Ok(Some(exit)),
-            other => bail!("unexpected answer {other:?}"),
-        }
-    }
-}
-
-/// How a command ended and what it said.
-#[derive(Clone, Debug, Default)]
-pub struct Output {
-    /// The command line.
-    pub argv: String,
-    /// How it ended.
-    pub exit: Exit,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error.
-    pub stderr: Vec<u8>,
-}
-
-impl Output {
-    /// Whether it exited with 0.
-    pub fn success(&self) -> bool {
-        self.exit.code == Some(0)
-    }
-
-    /// The exit status; `None` when a signal ended it.
-    pub fn code(&self) -> Option<i32> {
-        self.exit.code
-    }
-
-    /// Standard output as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    /// Standard error as text.
-    pub fn errors(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
-    }
-
-    /// Takes any end but exit status 0, or cut output, as an error.
-    ///
-    /// # Errors
-    /// When the command failed: with how it ended and what it said.
-    pub fn check(self) -> Result<Self> {
-        if self.exit.truncated {
-            bail!("`{}` printed more than is kept", self.argv);
-        }
-        if self.success() {
-            return Ok(self);
-        }
-        let how = match (self.exit.code, self.exit.signal) {
-            (Some(code), _) => format!("exited with {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}"),
-            (None, None) => "ended in an unknown way".to_owned(),
-        };
-        bail!("`{}` {how} in the guest\n{}", self.argv, self.said());
-    }
-
-    fn said(&self) -> String {
-        let said = format!("{}\n{}", self.text(), self.errors());
-        host::tail(&said, 20)
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Where guests have their directories: `CGPATH_VM_DIR`, or in memory where there is plenty (an image is some hundred
-/// MB, and waiting for a disk is most of a start), else on disk.
-fn guests_dir() -> PathBuf {
-    const PLENTY: u64 = 6 << 30;
-    if let Some(dir) = std::env::var_os("CGPATH_VM_DIR") {
-        return dir.into();
-    }
-    let shared_memory = Path::new("/dev/shm");
-    let room = nix::sys::statvfs::statvfs(shared_memory).map_or(0, |stat| {
-        stat.blocks_available().saturating_mul(stat.fragment_size())
-    });
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = memory
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemAvailable:")?
-                .trim()
-                .strip_suffix("kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
-        .unwrap_or(0);
-    if room >= PLENTY && available.saturating_mul(1024) >= PLENTY {
-        shared_memory.to_path_buf()
-    } else {
-        PathBuf::from("/var/tmp")
-    }
-}
-
-/// A guest's directory. It goes away with this value, or with this process, unless the guest is kept.
-struct VmDir {
-    path: PathBuf,
-    keep: bool,
-    /// Waits for this process' end in order to remove the directory.
-    cleaner: Option<Child>,
-}
-
-const PREFIX: &str = "cgpath-vm-";
-
-impl VmDir {
-    fn new(keep: bool) -> Result<Self> {
-        let guests = guests_dir();
-        for place in [guests.as_path(), Path::new("/dev/shm"), Path::new("/var/tmp")] {
-            sweep(place);
-        }
-        let dir = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempdir_in(&guests)
-            .with_context(|| format!("making a directory in {}", guests.display()))?;
-        let mut dir = Self {
-            path: dir.keep(),
-            keep,
-            cleaner: None,
-        };
-        dir.record(std::process::id())?;
-        if !keep {
-            dir.cleaner = Some(dir.start_cleaner()?);
-        }
-        Ok(dir)
-    }
-
-    /// Starts a shell that reads until this process closes its end of a pipe, by whatever death, and then removes the
-    /// directory: a disk in memory must not outlive Ctrl-C.
-    fn start_cleaner(&self) -> Result<Child> {
-        let mut command = std::process::Command::new("/bin/sh");
-        command
-            .args(["-c", "read -r _; sleep 1; rm -rf -- \"$0\""])
-            .arg(&self.path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Not in the terminal's foreground group, which Ctrl-C ends.
-            .process_group(0);
-        command.spawn().context("starting /bin/sh")
-    }
-
-    /// Whether the process that this directory belongs to ended within this time.
-    fn wait_for_owner(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        let Some(owner) = owner(&self.path) else {
-            return true;
-        };
-        while Path::new("/proc").join(owner.to_string()).exists() {
-            if Instant::now() > deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        true
-    }
-
-    /// Notes the process without which this directory is litter.
-    fn record(&self, pid: u32) -> Result<()> {
-        let pid = if self.keep { pid } else { std::process::id() };
-        let path = self.path.join("owner");
-        std::fs::write(&path, pid.to_string()).with_context(|| format!("writing {}", path.display()))
-    }
-}
-
-impl Drop for VmDir {
-    fn drop(&mut self) {
-        if !self.keep {
-            // What stays is removed by the next `sweep`.
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-        if let Some(mut cleaner) = self.cleaner.take() {
-            // There is nothing left for it to do; it may have ended.
-            let _ = cleaner.kill();
-            let _ = cleaner.wait();
-        }
-    }
-}
-
-/// The process without which a guest's directory is litter.
-fn owner(dir: &Path) -> Option<u32> {
-    std::fs::read_to_string(dir.join("owner")).ok()?.parse().ok()
-}
-
-/// Removes directories of guests whose process died before it could.
-fn sweep(guests: &Path) {
-    let Ok(entries) = std::fs::read_dir(guests) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
-        }
-        let owner = owner(&entry.path());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-            // Another user's directory stays, as it should.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
     }
 }

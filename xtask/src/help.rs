@@ -24,8 +24,9 @@ Each has --help with examples.
 
 Environment:
   CI                 implies --yes; a skipped test is a failure
-  CGPATH_CACHE       kernels, guest root, tools (default ~/.cache/ima-cgpath)
+  CGPATH_CACHE       kernels, guest root, snapshots of guests, tools (default ~/.cache/ima-cgpath)
   CGPATH_ACCEL       kvm or tcg, in place of what was found
+  CGPATH_GUESTS      virtual machines that tests run at once (default: the processors, 4 at most)
   CGPATH_BPF_OBJECT  an eBPF object that is built already
   CGPATH_BPF_LINKER  a bpf-linker that is installed already
 ";
@@ -110,7 +111,7 @@ What is missing is named and installed first, as by `demo`: asked on a terminal,
 
 Usage: cargo xtask test [OPTIONS] [FILTER]
 
-  FILTER         only tests whose name contains this (passed on to cargo test)
+  FILTER         only tests whose name contains this
   --fast         no virtual machines
   --step NAME    only this step, may be repeated:
                  fmt, tidy, ebpf, clippy, deny, build, host, foreign, vm, breaks, kernel

@@ -91,7 +91,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         let mut command = match step {
             "load" => {
-                let mut command = guest_tests(world, &["load::"], filter)?;
+                let mut command = guest_tests(world, &["load"], filter)?;
                 command.env("CGPATH_SOAK", "1");
                 command
             }
@@ -132,10 +132,10 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
     let mut good = true;
     for base in kernel::all(world)? {
         let built = kernel::build_for_guests(world, &base, false)?;
-        let mut tests = vec!["kernel_tier"];
+        let mut tests = vec!["kernel_tier", "kernel_tier_virtme"];
         tests.extend(match base.as_str() {
-            "rfc-per-cgroup" => Some("kernel_per_cgroup::"),
-            "7.3" => Some("kernel_staging::"),
+            "rfc-per-cgroup" => Some("kernel_per_cgroup"),
+            "7.3" => Some("kernel_staging"),
             _ => None,
         });
         let mut command = guest_tests(world, &tests, filter)?;
@@ -150,26 +150,30 @@ fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool
         kernel::reproduce(world, kernel::USUAL_BASE)?;
     }
     let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
-    let mut command = guest_tests(world, &["kernel_debug::"], filter)?;
+    let mut command = guest_tests(world, &["kernel_debug"], filter)?;
     good &= kept(world, "kernel-debug", command.env("CGPATH_KERNEL", debug))?;
     let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
         return Ok(false);
     };
-    let mut command = guest_tests(world, &["kernel_package::"], filter)?;
+    let mut command = guest_tests(world, &["kernel_package"], filter)?;
     good &= kept(world, "kernel-package", command.env("CGPATH_PACKAGES", packages))?;
     Ok(good)
 }
 
-/// Tests that run guests, by the begins of their names; a filter takes the place of these.
-fn guest_tests(world: &World, names: &[&str], filter: Option<&str>) -> Result<Command> {
+/// Tests that run guests, by the names of their modules.
+fn guest_tests(world: &World, modules: &[&str], filter: Option<&str>) -> Result<Command> {
     let built = test::guest_programs(world)?;
     let guests = test::programs::named(&built, test::GUESTS)?;
+    let tests = guests.tests(|module| modules.contains(&module), filter)?;
+    if tests.is_empty() {
+        bail!(
+            "no test of {} has `{}` in its name",
+            modules.join(", "),
+            filter.unwrap_or_default()
+        );
+    }
     let mut command = guests.command(&test::environment(world)?);
-    match filter {
-        Some(filter) => command.arg(filter),
-        None => command.args(names),
-    };
-    command.arg(test::guests_at_once());
+    command.args([test::GUEST_THREADS, "--exact"]).args(tests);
     Ok(command)
 }
 

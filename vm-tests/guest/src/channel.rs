@@ -7,28 +7,34 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vm_protocol::{Body, Bytes, CHUNK, Exit, Hello, MAX_LINE, MAX_STDIN, Op, Reply, Request, Stream};
 
 use crate::init::{self, PATH};
+use crate::restored;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// How long output is waited for after a command ended: a background child may hold its end of the pipe for ever.
+/// How long output is waited for after a command ended and its pipes are empty: a background child may hold its end of a pipe
+/// for ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
+
+/// And how long at most: a background child may go on writing.
+const MOST_LAST_OUTPUT: Duration = Duration::from_secs(30);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -46,6 +52,7 @@ pub(crate) fn serve(mut hello: Hello) -> Error {
     let server = Arc::new(Server {
         port: Mutex::new(writer),
         hello: hello.clone(),
+        was_restored: AtomicBool::new(false),
         children: Mutex::default(),
         terminals: Mutex::default(),
     });
@@ -109,6 +116,7 @@ type Ending = Arc<(Mutex<Option<Exit>>, Condvar)>;
 struct Server {
     port: Mutex<File>,
     hello: Hello,
+    was_restored: AtomicBool,
     children: Mutex<HashMap<i32, Ending>>,
     terminals: Mutex<HashMap<u64, File>>,
 }
@@ -127,9 +135,22 @@ impl Server {
         }
     }
 
+    fn greet(&self, id: u64) {
+        let hello = Hello {
+            restored: self.was_restored.load(Ordering::SeqCst),
+            ..self.hello.clone()
+        };
+        self.send(id, Body::Hello(hello));
+    }
+
     fn carry_out(self: &Arc<Self>, id: u64, op: Op) -> Result<(), Error> {
         match op {
-            Op::Hello => self.send(id, Body::Hello(self.hello.clone())),
+            Op::Hello => self.greet(id),
+            Op::Restored { now_ns, entropy } => {
+                restored::take_up(now_ns, &entropy.0).map_err(|error| format!("{error:#}"))?;
+                self.was_restored.store(true, Ordering::SeqCst);
+                self.greet(id);
+            }
             Op::Run {
                 command,
                 stdin,
@@ -235,16 +256,18 @@ impl Server {
         let ended = Arc::new(AtomicBool::new(false));
         let (finished, streams) = mpsc::channel();
         let mut readers = 0;
-        let outputs: [(Stream, Option<Box<dyn Read + Send>>); 2] = [
-            (Stream::Out, child.stdout.take().map(|pipe| Box::new(pipe) as _)),
-            (Stream::Err, child.stderr.take().map(|pipe| Box::new(pipe) as _)),
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let outputs = [
+            (Stream::Out, child.stdout.take().map(OwnedFd::from)),
+            (Stream::Err, child.stderr.take().map(OwnedFd::from)),
         ];
         for (stream, pipe) in outputs {
             let Some(pipe) = pipe else { continue };
             readers += 1;
             let (server, ended, finished) = (Arc::clone(self), Arc::clone(&ended), finished.clone());
+            let under_way = Arc::clone(&under_way);
             std::thread::spawn(move || {
-                let truncated = server.forward(id, stream, pipe, limit, &ended);
+                let truncated = server.forward(id, stream, File::from(pipe), limit, &ended, &under_way);
                 // Nobody waits any more for a pipe that a background child holds.
                 let _ = finished.send(truncated);
             });
@@ -254,10 +277,15 @@ impl Server {
             timed_out,
             ..exit_of(status)
         };
-        let deadline = Instant::now() + LAST_OUTPUT;
-        for _ in 0..readers {
-            match streams.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(truncated) => exit.truncated |= truncated,
+        let deadline = Instant::now() + MOST_LAST_OUTPUT;
+        while readers > 0 {
+            match streams.recv_timeout(LAST_OUTPUT) {
+                Ok(truncated) => {
+                    exit.truncated |= truncated;
+                    readers -= 1;
+                }
+                // What was written is sent, however slowly.
+                Err(_) if under_way.load(Ordering::SeqCst) > 0 && Instant::now() < deadline => {}
                 Err(_) => break,
             }
         }
@@ -266,32 +294,46 @@ impl Server {
     }
 
     /// Sends what comes out of a pipe; returns whether some was dropped.
-    fn forward(&self, id: u64, stream: Stream, mut pipe: impl Read, limit: u64, ended: &AtomicBool) -> bool {
+    /// `under_way` is above zero while there is something in the pipe, or on its way out of it.
+    fn forward(
+        &self,
+        id: u64,
+        stream: Stream,
+        mut pipe: File,
+        limit: u64,
+        ended: &AtomicBool,
+        under_way: &AtomicUsize,
+    ) -> bool {
         let mut buffer = vec![0; CHUNK];
         let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut truncated = false;
         loop {
-            let count = match pipe.read(&mut buffer) {
-                Ok(0) => return truncated,
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            // What fails here fails below, where it is told apart.
+            let _ = poll(
+                &mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)],
+                PollTimeout::NONE,
+            );
+            under_way.fetch_add(1, Ordering::SeqCst);
+            let read = pipe.read(&mut buffer);
+            let goes_on = match read {
+                Ok(0) => false,
+                Ok(_) if ended.load(Ordering::SeqCst) => false,
+                Ok(count) => {
+                    let kept = count.min(left);
+                    truncated |= kept < count;
+                    left -= kept;
+                    if kept > 0 {
+                        let bytes = Bytes(buffer[..kept].to_vec());
+                        self.send(id, Body::Data { stream, bytes });
+                    }
+                    true
+                }
                 // A terminal whose last user is gone gives EIO.
-                Err(_) => return truncated,
+                Err(error) => error.kind() == std::io::ErrorKind::Interrupted,
             };
-            if ended.load(Ordering::SeqCst) {
+            under_way.fetch_sub(1, Ordering::SeqCst);
+            if !goes_on {
                 return truncated;
-            }
-            let kept = count.min(left);
-            truncated |= kept < count;
-            left -= kept;
-            if kept > 0 {
-                self.send(
-                    id,
-                    Body::Data {
-                        stream,
-                        bytes: Bytes(buffer[..kept].to_vec()),
-                    },
-                );
             }
         }
     }
@@ -355,7 +397,14 @@ impl Server {
         drop(command);
         drop(slave);
         locked(&self.terminals).insert(id, master.try_clone()?);
-        self.forward(id, Stream::Out, master, u64::MAX, &AtomicBool::new(false));
+        self.forward(
+            id,
+            Stream::Out,
+            master,
+            u64::MAX,
+            &AtomicBool::new(false),
+            &AtomicUsize::new(0),
+        );
         locked(&self.terminals).remove(&id);
         Ok(exit_of(child.wait()?))
     }

@@ -18,7 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, fork};
 use vm_protocol::Hello;
 
-use crate::channel;
+use crate::{channel, initrd};
 
 /// `PATH` of everything that is started in a guest.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,6 +36,11 @@ pub(crate) fn uptime() -> f64 {
 
 /// Runs as PID 1; ends only with the machine.
 pub(crate) fn run() -> ! {
+    if Path::new(vm_protocol::INITRD_MODULES).is_dir() {
+        let error = initrd::run();
+        eprintln!("guest: from the initramfs to the root file system: {error:#}");
+        shut_down(RebootMode::RB_POWER_OFF);
+    }
     let mut init = Init {
         hello: Hello {
             version: vm_protocol::VERSION,

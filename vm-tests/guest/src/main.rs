@@ -6,6 +6,8 @@
 mod channel;
 mod cri;
 mod init;
+mod initrd;
+mod restored;
 mod tpm;
 mod workload;
 mod workload_cgroup;

@@ -12,7 +12,7 @@ pub mod spec;
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever a guest and a host of different builds would misunderstand each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The name of the virtio port that carries the channel.
 pub const PORT: &str = "cgpath";
@@ -34,6 +34,16 @@ pub const IMA_POLICY_PARAMETER: &str = "cgpath.ima_policy";
 
 /// Where init looks for an IMA policy unless [`IMA_POLICY_PARAMETER`] says otherwise.
 pub const IMA_POLICY_PATH: &str = "/etc/ima/ima-policy";
+
+/// The directory of an initramfs with the modules that the root file system's disk needs, as plain ELF files: they are loaded
+/// in the order of their names. A root file system has none.
+pub const INITRD_MODULES: &str = "/initrd-modules";
+
+/// The root file system's disk, where an initramfs mounts it.
+pub const ROOT_DEVICE: &str = "/dev/vda";
+
+/// The disk of a guest that can be restored whose content is another one after it: a tar archive, or nothing but zeros.
+pub const ADDITIONS_DEVICE: &str = "/dev/vdb";
 
 /// Bytes as base64 text in JSON.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -78,6 +88,14 @@ pub struct Request {
 pub enum Op {
     /// Who are you: answered by [`Body::Hello`].
     Hello,
+    /// You were restored from a snapshot just now: set the clock, stir the random numbers, unpack what is on
+    /// [`ADDITIONS_DEVICE`]. Answered by [`Body::Hello`].
+    Restored {
+        /// The time, in nanoseconds since 1970.
+        now_ns: u64,
+        /// Added to the kernel's own, which every guest of the snapshot shares; at least 32 bytes.
+        entropy: Bytes,
+    },
     /// Run a command to its end: output as data, then [`Body::Exit`].
     Run {
         /// The command.
@@ -247,6 +265,9 @@ pub struct Hello {
     pub cgroup: String,
     /// The IMA policy file that init loaded, if there was one.
     pub ima_policy: Option<String>,
+    /// The guest was restored from a snapshot after it had booted: other guests have the same boot id, and had the same
+    /// memory and TPM.
+    pub restored: bool,
     /// Steps of init that failed, as text. A host must look at this: nothing is hidden.
     pub failures: Vec<String>,
 }

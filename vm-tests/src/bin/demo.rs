@@ -76,6 +76,8 @@ fn wanted() -> Result<Wanted> {
             out,
             keep,
             quiet: json,
+            // An attack is on evidence; the story begins with a boot.
+            restored: attack.is_some(),
         },
         attack,
         json,

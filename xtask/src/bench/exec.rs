@@ -15,7 +15,7 @@ use crate::world::World;
 /// Executions of each kind in each round.
 const COUNT: u64 = 200;
 
-/// The committed counts, which a test compares with (`vm-tests/tests/records.rs`).
+/// The committed counts, which a test compares with (`vm-tests/tests/guests/records.rs`).
 const COUNTS: &str = "vm-tests/tests/verified-instructions.txt";
 
 /// `cargo xtask bench exec`.

@@ -3,7 +3,7 @@
 //!
 //! Promises: nothing of the distribution's configuration is changed but what `config/package.config` names, and, where a
 //! list of modules is given, the modules that are not on it. Packages are found again by a key of all that went in.
-//! Not here: installing them (`vm-tests/tests/kernel_package.rs` does, in a guest).
+//! Not here: installing them (`vm-tests/tests/guests/kernel_package.rs` does, in a guest).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -26,8 +26,8 @@ const BUSY_FROM: u32 = 4;
 /// No program is begun after this time.
 const LONGEST: Duration = Duration::from_secs(2 * 3600);
 
-/// Tests that want a kernel or packages which are built for them, or hours.
-const LEFT_OUT: &[&str] = &["--skip", "kernel_"];
+/// Left out are tests that want a kernel or packages which are built for them.
+const OF_GUESTS: &[&str] = &[test::GUEST_THREADS, "--skip", "kernel_"];
 
 /// Runs what is still to be run; whether nothing failed so far.
 pub fn repeat(world: &World, filter: Option<&str>) -> Result<bool> {
@@ -47,14 +47,13 @@ pub fn repeat(world: &World, filter: Option<&str>) -> Result<bool> {
             }
             let busy = (round >= BUSY_FROM).then(Busy::start).transpose()?;
             shell::heading(&format!("round {round} of {ROUNDS}: {}", program.name));
-            let at_once = test::guests_at_once();
-            let mut options = Vec::new();
-            if program.name == test::GUESTS {
-                options.extend(LEFT_OUT);
-                options.push(at_once.as_str());
-            }
+            let options: &[&str] = if program.name == test::GUESTS {
+                OF_GUESTS
+            } else {
+                &[]
+            };
             let started = Instant::now();
-            let count = program.run(&environment, filter, &options)?;
+            let count = program.run(&environment, filter, options)?;
             drop(busy);
             log.add(round, program, &count, started.elapsed())?;
         }

@@ -34,6 +34,10 @@ const BREAKS: &[&str] = &["swap-hash", "drop-record", "wrong-key", "hide-loss", 
 /// The test program that runs guests. It is built and run when it is named, never by a plain `cargo test`.
 pub const GUESTS: &str = "vm-tests/guests";
 
+/// More than there are of its tests that could hold a thread: those that wait for a turn to run a guest, or for what
+/// another one gathers, must keep no test from running whose turn it is. How many guests run at once, it decides itself.
+pub const GUEST_THREADS: &str = "--test-threads=64";
+
 /// `cargo xtask test`.
 ///
 /// # Errors
@@ -233,11 +237,10 @@ impl Run<'_> {
                     &environment,
                 )
             }
+            // Those of patched kernels have a step of their own, which builds the kernels.
             "vm" => {
-                let guests = programs::named(self.in_guests()?, GUESTS)?;
-                // The patched kernels are built by a step of their own.
-                let options = [&guests_at_once(), "--skip", "kernel_"];
-                guests.run(&environment(self.world)?, self.filter, &options)
+                let environment = environment(self.world)?;
+                self.guests(&environment, |module| !module.starts_with("kernel_"))
             }
             "breaks" => self.breaks(),
             "kernel" => self.kernels(),
@@ -288,19 +291,29 @@ impl Run<'_> {
             passed: patches,
             ..Count::default()
         };
-        let guests = programs::named(self.in_guests()?, GUESTS)?;
         let mut environment = environment(self.world)?;
         environment.push(("CGPATH_VNG", kernel::virtme::provide(self.world)?));
         for built in kernels {
             let mut environment = environment.clone();
             environment.push(("CGPATH_KERNEL", built));
-            let filter = self.filter.unwrap_or("kernel_tier");
-            count.add(guests.run(&environment, Some(filter), &[&guests_at_once()])?);
+            count.add(self.guests(&environment, |module| module.starts_with("kernel_tier"))?);
         }
         Ok(count)
     }
 
-    /// The demo's attacks, as many at once as there may be guests.
+    /// The tests of these modules; nothing runs where the filter leaves none.
+    fn guests(&self, environment: &[(&str, PathBuf)], is_wanted: impl Fn(&str) -> bool) -> Result<Count> {
+        let guests = programs::named(self.in_guests()?, GUESTS)?;
+        let tests = guests.tests(is_wanted, self.filter)?;
+        if tests.is_empty() {
+            return Ok(Count::default());
+        }
+        let mut options = vec![GUEST_THREADS, "--exact"];
+        options.extend(tests.iter().map(String::as_str));
+        guests.run(environment, None, &options)
+    }
+
+    /// The demo's attacks.
     fn breaks(&self) -> Result<Count> {
         self.in_guests()?;
         let wanted = |attack: &&&str| self.filter.is_none_or(|filter| attack.contains(filter));
@@ -314,7 +327,7 @@ impl Run<'_> {
             Ok(count)
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..most_guests()).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (0..attacks_at_once()).map(|_| scope.spawn(work)).collect();
             let mut count = Count::default();
             for worker in workers {
                 count.add(build::joined(worker)?);
@@ -362,15 +375,7 @@ fn once<T>(cell: &OnceLock<Vec<T>>, make: impl FnOnce() -> Result<Vec<T>>) -> Re
     Ok(cell.get_or_init(|| made))
 }
 
-/// A guest keeps one core busy (without KVM one thread emulates all its processors) and has 1.5 GiB of memory.
-fn most_guests() -> usize {
-    const MOST: usize = 4;
-    std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(MOST)
-}
-
-/// The same as an option of a test program.
-pub fn guests_at_once() -> String {
-    format!("--test-threads={}", most_guests())
+/// Two, where there are the cores: each has a guest that keeps one busy.
+fn attacks_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(2)
 }

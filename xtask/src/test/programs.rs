@@ -76,6 +76,15 @@ impl Program {
         counted(&self.name, command.args(filter).args(options))
     }
 
+    /// The names of its tests whose module and name are wanted.
+    ///
+    /// # Errors
+    /// When it does not list them.
+    pub fn tests(&self, is_wanted: impl Fn(&str) -> bool, filter: Option<&str>) -> Result<Vec<String>> {
+        let listed = shell::output(Command::new(&self.executable).args(["--list", "--format", "terse"]))?;
+        Ok(chosen(&listed, is_wanted, filter))
+    }
+
     /// The program with what every run of it has; filters and options of the harness follow.
     pub fn command(&self, environment: &[(&str, PathBuf)]) -> Command {
         let mut command = Command::new(&self.executable);
@@ -88,6 +97,16 @@ impl Program {
             .args(["-Z", "unstable-options", "--report-time", "--show-output"]);
         command
     }
+}
+
+/// The tests of a list of the form `module::test: test`.
+fn chosen(listed: &str, is_wanted: impl Fn(&str) -> bool, filter: Option<&str>) -> Vec<String> {
+    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    names
+        .filter(|name| is_wanted(name.split("::").next().unwrap_or_default()))
+        .filter(|name| filter.is_none_or(|filter| name.contains(filter)))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Runs a program that prints as the test harness does, and counts its tests under `name`.
@@ -170,5 +189,17 @@ mod tests {
         assert!(program(&message(verifier, "cgpath", false)).is_none());
         assert!(program(r#"{"reason":"build-finished","success":true}"#).is_none());
         assert!(program("not json").is_none());
+    }
+
+    #[test]
+    fn a_test_is_chosen_by_its_module_and_by_the_filter() {
+        let listed =
+            "load::a_kernel_tier: test\nkernel_tier::a: test\nkernel_tier::b: test\nother: benchmark\n";
+        let tier = |module: &str| module == "kernel_tier";
+        assert_eq!(chosen(listed, tier, None), ["kernel_tier::a", "kernel_tier::b"]);
+        assert_eq!(chosen(listed, tier, Some("::b")), ["kernel_tier::b"]);
+        let others = chosen(listed, |module| !tier(module), None);
+        assert_eq!(others, ["load::a_kernel_tier"]);
+        assert!(chosen(listed, tier, Some("nothing")).is_empty());
     }
 }

@@ -1,5 +1,4 @@
 //! A guest that UEFI firmware starts from a disk: PCR 0 to 9 are real, and rule V10 judges them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::Bank;
 use evidence::boot::{EventLog, boot_aggregate};
@@ -7,7 +6,8 @@ use verifier::{BootJudgement, Rule};
 use vm_tests::Stock;
 use vm_tests::scenario::{COLLECTOR, Node, Plan, Round};
 
-fn first_round(plan: Plan) -> (Node, Round, tempfile::TempDir) {
+/// A node after its first round, and its collector's process id.
+fn first_round(plan: Plan) -> (Node, Round, tempfile::TempDir, i32) {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::boot(plan, dir.path()).unwrap();
     println!(
@@ -15,9 +15,10 @@ fn first_round(plan: Plan) -> (Node, Round, tempfile::TempDir) {
         node.vm.hello().kernel,
         node.vm.boot_time().as_secs_f64()
     );
-    let (_, round) = node.start_collector().unwrap();
+    let (collector, round) = node.start_collector().unwrap();
+    let pid = collector.pid();
     println!("{}", round.verdict);
-    (node, round, dir)
+    (node, round, dir, pid)
 }
 
 fn plan(stock: Stock) -> Plan {
@@ -26,8 +27,8 @@ fn plan(stock: Stock) -> Plan {
     plan
 }
 
-fn a_good_boot_is_trusted(stock: Stock) -> (Node, tempfile::TempDir) {
-    let (node, round, dir) = first_round(plan(stock));
+fn a_good_boot_is_trusted(stock: Stock) -> (Node, tempfile::TempDir, i32) {
+    let (node, round, dir, collector) = first_round(plan(stock));
     assert_eq!(round.verdict.node.boot, BootJudgement::Trusted);
     assert!(round.verdict.trusted && round.verdict.dangerous.is_empty());
 
@@ -80,16 +81,14 @@ fn a_good_boot_is_trusted(stock: Stock) -> (Node, tempfile::TempDir) {
         verdict.status.success() && said.contains("boot: trusted"),
         "{said}"
     );
-    (node, dir)
+    (node, dir, collector)
 }
 
-/// `cgpathd once` with an RSA key and a nonce as Trustee asks for it, exported for it. `CGPATH_RECORD` names where the
+/// `cgpathd once`, after the collector of this process id, with an RSA key and a nonce as Trustee asks for it, exported for it. `CGPATH_RECORD` names where the
 /// evidence goes: `foreign-verifiers/evidence/rsa.cbor` came so.
-fn has_the_form_that_trustee_takes(node: &Node) {
-    const STOP: &str = "for p in /proc/[0-9]*; do
-        if [ \"$(cat $p/comm)\" = cgpathd ]; then kill ${p#/proc/}; while [ -e $p/exe ]; do sleep 0.2; done; fi
-    done";
-    node.vm.sh(STOP).unwrap();
+fn has_the_form_that_trustee_takes(node: &Node, collector: i32) {
+    let stop = format!("kill {collector}; while [ -e /proc/{collector} ]; do sleep 0.2; done");
+    node.vm.sh(&stop).unwrap();
     let mut nonce = b"report data of a Trustee request".to_vec();
     nonce.resize(64, 0);
     let nonce = hex::encode(nonce);
@@ -119,8 +118,8 @@ fn has_the_form_that_trustee_takes(node: &Node) {
 
 #[test]
 fn a_boot_from_disk_is_trusted_by_values_that_were_computed_before_it_on_6_12() {
-    let (node, _dir) = a_good_boot_is_trusted(Stock::V6_12);
-    has_the_form_that_trustee_takes(&node);
+    let (node, _dir, collector) = a_good_boot_is_trusted(Stock::V6_12);
+    has_the_form_that_trustee_takes(&node, collector);
     node.vm.power_off().unwrap();
 }
 
@@ -131,7 +130,7 @@ fn another_kernel_command_line_makes_the_node_untrusted_and_is_named() {
         smuggled_args: SMUGGLED.to_owned(),
         ..plan(Stock::V6_12)
     };
-    let (node, round, _dir) = first_round(plan);
+    let (node, round, _dir, _) = first_round(plan);
     assert!(!round.verdict.trusted);
     assert_eq!(round.verdict.node.boot, BootJudgement::Untrusted);
     let failures: Vec<_> = round.verdict.failures().filter(|f| f.rule == Rule::V10).collect();

@@ -1,5 +1,4 @@
 //! Names of pods by the real container runtime: they stand beside the verdict and choose who is sent a bundle.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::TenantBundle;
 use serde_json::Value;
@@ -61,7 +60,7 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
         .program("/bin/busybox", &oci::busybox().unwrap())
         .link("/bin/sh", "busybox")
         .program("/app/idle", &elf::pause("shop"));
-    let mut plan = Plan::new(Stock::V6_12);
+    let mut plan = Plan::restored(Stock::V6_12);
     plan.runtime = Runtime::Containerd;
     plan.images = vec![image.clone()];
     plan.config = SINKS.to_owned();

@@ -1,6 +1,5 @@
 //! What a pod with default capabilities can try, tried: real containers of containerd in one guest, one pod for each
 //! attack, one round of evidence for all; each test reads what became of one of them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use anyhow::{Context as _, Result};
 use evidence::list::ListEntry;
@@ -94,7 +93,7 @@ fn gather() -> Result<Facts> {
         .program(TOOL, &std::fs::read(host::guest_binary()?)?)
         .dir("/tmp", 0o1777)
         .dir("/proc", 0o755);
-    let mut plan = Plan::new(Stock::V6_12);
+    let mut plan = Plan::restored(Stock::V6_12);
     plan.runtime = Runtime::Containerd;
     plan.images = vec![image.clone()];
     plan.files = vec![(SHARED.to_owned(), elf::print("report\n"), 0o755)];

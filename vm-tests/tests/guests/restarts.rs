@@ -1,19 +1,28 @@
 //! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::EventKind;
 use std::time::{Duration, Instant};
 use verifier::State;
 use vm_protocol::spec::{Burst, Workload};
 use vm_tests::Stock;
+use vm_tests::lists::LISTS;
 use vm_tests::scenario::{self, Node, Plan, WORKLOADS};
 
 const SIGKILL: i32 = 9;
 
+/// Entries of IMA's list.
+fn measured(node: &Node) -> u64 {
+    let text = node
+        .vm
+        .get_text(&format!("{LISTS}/runtime_measurements_count"))
+        .unwrap();
+    text.trim().parse().unwrap()
+}
+
 fn killed_collector(stock: Stock) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::boot(Plan::new(stock), dir.path()).unwrap();
+    let node = Node::boot(Plan::restored(stock), dir.path()).unwrap();
     let (collector, before) = node.start_collector().unwrap();
     let work = Workload::Burst {
         dir: "/var/tmp/burst".to_owned(),
@@ -26,15 +35,22 @@ fn killed_collector(stock: Stock) {
         .command(&["guest", "workload", text.as_str()])
         .spawn("/var/log/burst.log")
         .unwrap();
-    // Half of it, about: the programs are written first, then executed.
-    let half = "/var/tmp/burst/program-299";
-    while node.vm.get(half).is_err() {
+    // The programs are written first, then executed.
+    let last = "/var/tmp/burst/program-299";
+    while node.vm.get(last).is_err() {
         assert!(
             begin.elapsed() < Duration::from_secs(300),
             "the burst does not begin"
         );
     }
-    std::thread::sleep(Duration::from_millis(800));
+    // A tenth of it, by the length of IMA's list: each program leaves an entry.
+    let written = measured(&node);
+    while measured(&node) < written + 30 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(300),
+            "the burst does not go on"
+        );
+    }
     collector.signal(SIGKILL).unwrap();
     assert!(
         collector.wait(Duration::from_secs(10)).unwrap().is_some(),

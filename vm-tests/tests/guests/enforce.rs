@@ -1,6 +1,5 @@
 //! Executions that are denied: in a pod that the verifier does not trust, and in pods after a loss. Never on the host, never
 //! in a neighbour, and never for ever.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{EventKind, GuardAction, PodUid};
 use std::time::{Duration, Instant};
@@ -34,7 +33,7 @@ fn image() -> Image {
 }
 
 fn plan(stock: Stock) -> Plan {
-    let mut plan = Plan::new(stock);
+    let mut plan = Plan::restored(stock);
     plan.runtime = Runtime::Bare;
     plan.images = vec![image()];
     plan.pods = [(BAD, "test/bad"), (GOOD, "test/good")]
@@ -69,21 +68,25 @@ fn executes(pods: &Pods<'_>, pod: &Running, program: &str) -> bool {
     }
 }
 
-/// What the kernel said to the pod's last executable mapping: 0, or an error number.
-fn mapping(vm: &Vm) -> i32 {
-    let text = vm
-        .sh("for p in /proc/[0-9]*; do cat $p/root/tmp/mapped 2>&- && break; done")
-        .unwrap();
-    text.trim()
-        .parse()
-        .unwrap_or_else(|_| panic!("no outcome of a mapping: {text:?}"))
+/// What the kernel said to the last executable mapping of a process: 0, or an error number; `None` before there was one.
+fn mapping(vm: &Vm, pid: u32) -> Option<i32> {
+    let text = vm.get_text(&format!("/proc/{pid}/root/tmp/mapped")).ok()?;
+    Some(
+        text.trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("no outcome of a mapping: {text:?}")),
+    )
 }
 
-/// Waits until executable mappings in the pod end like this.
-fn until_mapping(vm: &Vm, errno: i32) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while mapping(vm) != errno {
-        assert!(Instant::now() < deadline, "mappings end with {}", mapping(vm));
+/// Waits until executable mappings of the process end like this.
+fn until_mapping(vm: &Vm, pid: u32, errno: i32) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let last = mapping(vm, pid);
+        if last == Some(errno) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "mappings end with {last:?}");
         std::thread::sleep(Duration::from_millis(300));
     }
 }
@@ -123,6 +126,8 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     let dir = tempfile::tempdir().unwrap();
     let mut plan = plan(stock);
     plan.cgroup = mode;
+    // How they are mounted is a part of its boot.
+    plan.restored = mode == CgroupMode::V2;
     let Node { site, vm, .. } = Node::boot(plan, dir.path()).unwrap();
     site.enrol(&vm).unwrap();
     let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10"]);
@@ -139,7 +144,7 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     // A program that its image does not have.
     let planted = "busybox cp /app/hello /tmp/planted; echo >> /tmp/planted; /tmp/planted";
     pods.must(&bad, "main", &["/bin/sh", "-c", planted]).unwrap();
-    until(&pods, &bad, false, 60);
+    until(&pods, &bad, false, 120);
     assert!(!executes(&pods, &bad, "/app/script"));
     assert!(executes(&pods, &good, "/app/hello") && executes(&pods, &good, "/app/script"));
     host_executes(&vm);
@@ -167,9 +172,9 @@ fn enforced(stock: Stock, mode: CgroupMode) {
 
     // A collector that is away for too long denies nothing any more.
     collector.signal(SIGSTOP).unwrap();
-    until(&pods, &bad, true, 60);
+    until(&pods, &bad, true, 120);
     collector.signal(SIGCONT).unwrap();
-    until(&pods, &bad, false, 60);
+    until(&pods, &bad, false, 120);
 
     // The same pins, another configuration: an exempt pod is left alone, and the mode can be left. Mappings: the
     // programs of these images have none, so that they go through with it, too.
@@ -205,26 +210,22 @@ fn failed_closed(stock: Stock) {
     let Node { site, vm, .. } = Node::boot(plan(stock), dir.path()).unwrap();
     site.enrol(&vm).unwrap();
     let tiny = "bpf.ring_bytes=65536";
-    let collector = start(&vm, &["fail_closed.mode=pods", tiny]);
+    // So long a lapse that only the collector can end it.
+    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=3600", tiny]);
     site.fresh(&vm).unwrap();
     let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
     let (one, two) = (run_pod(&pods, "one", BAD), run_pod(&pods, "two", GOOD));
     for pod in [&one, &two] {
-        until(&pods, pod, true, 30);
+        until(&pods, pod, true, 120);
     }
 
     lose(&vm, &collector);
     assert!(!executes(&pods, &one, "/app/hello") && !executes(&pods, &two, "/app/script"));
     host_executes(&vm);
-    let emptied = Instant::now();
     collector.signal(SIGCONT).unwrap();
     for pod in [&one, &two] {
-        until(&pods, pod, true, 30);
+        until(&pods, pod, true, 120);
     }
-    assert!(
-        emptied.elapsed() < Duration::from_secs(50),
-        "it was the lapse that ended it"
-    );
     let round = site.fresh(&vm).unwrap();
     assert!(round.verdict.node.lost > 0);
     assert!(
@@ -246,12 +247,12 @@ fn failed_closed(stock: Stock) {
     // An exempt pod goes on; the others do after a while, whether somebody knows of the loss or not.
     stop(&collector);
     let exempt = format!("fail_closed.exempt=/kubepods/burstable/pod{BAD}");
-    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=10", &exempt]);
+    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=20", &exempt]);
     site.fresh(&vm).unwrap();
     lose(&vm, &collector);
     assert!(executes(&pods, &one, "/app/hello"));
     assert!(!executes(&pods, &two, "/app/hello"));
-    until(&pods, &two, true, 60);
+    until(&pods, &two, true, 120);
     collector.signal(SIGCONT).unwrap();
     vm.power_off().unwrap();
     println!(
@@ -280,14 +281,14 @@ fn a_pod_that_is_not_trusted_can_map_nothing_executable_if_that_is_wanted_on_6_1
         pods::container("maps", &image(), &["/app/guest", "workload", &again]),
     ];
     let bad = pods.run(&pod).unwrap();
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(mapping(&vm), 0);
+    let maps = pods.pid(&bad, "maps").unwrap();
+    until_mapping(&vm, maps, 0);
     let before = site.fresh(&vm).unwrap();
     assert!(before.verdict.trusted, "{}", before.verdict);
 
     let planted = "busybox cp /app/hello /tmp/planted; echo >> /tmp/planted; /tmp/planted";
     pods.must(&bad, "main", &["/bin/sh", "-c", planted]).unwrap();
-    until_mapping(&vm, EPERM);
+    until_mapping(&vm, maps, EPERM);
     let evidence = site.fresh(&vm).unwrap().evidence().unwrap();
     let records = evidence.partitions.iter().flat_map(|log| &log.records);
     let denied = records
@@ -300,7 +301,7 @@ fn a_pod_that_is_not_trusted_can_map_nothing_executable_if_that_is_wanted_on_6_1
     // Without it a process that runs may map what it likes, denied as its executions are.
     stop(&collector);
     let _collector = start(&vm, &strict[..1]);
-    until_mapping(&vm, 0);
+    until_mapping(&vm, maps, 0);
     assert!(!executes(&pods, &bad, "/app/hello"));
     vm.power_off().unwrap();
 }

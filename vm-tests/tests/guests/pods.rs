@@ -1,13 +1,18 @@
 //! Pods in a guest, with no collector: what the other tests build on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use vm_protocol::elf;
 use vm_protocol::spec::{ChainLink, Pod, Workload};
 use vm_tests::oci::Image;
 use vm_tests::pods::{self, Pods, Runtime};
-use vm_tests::{Stock, Vm};
+use vm_tests::{Stock, Vm, VmBuilder, scenario};
 
 const UID: &str = "12345678-0000-4000-8000-000000000001";
+
+fn restored(stock: Stock) -> VmBuilder {
+    Vm::builder(stock)
+        .restored(true)
+        .ima_policy(scenario::ima_policy())
+}
 
 fn pods_run(stock: Stock, runtime: Runtime) {
     let begin = std::time::Instant::now();
@@ -17,7 +22,7 @@ fn pods_run(stock: Stock, runtime: Runtime) {
         .dir("/proc", 0o755)
         .program("/app/idle", &elf::pause("a"));
     let scratch = tempfile::tempdir().unwrap();
-    let builder = pods::prepare(Vm::builder(stock), runtime, &[&image], scratch.path()).unwrap();
+    let builder = pods::prepare(restored(stock), runtime, &[&image], scratch.path()).unwrap();
     let vm = builder.start().unwrap();
     assert_eq!(vm.hello().failures, Vec::<String>::new());
     let pods = Pods::start(&vm, runtime, &[&image]).unwrap();
@@ -66,7 +71,7 @@ fn a_pod_without_a_runtime_runs_in_the_same_cgroup() {
 
 #[test]
 fn workloads_do_what_they_say() {
-    let vm = Vm::builder(Stock::V6_12).start().unwrap();
+    let vm = restored(Stock::V6_12).start().unwrap();
     let work = |workload: &Workload| {
         let text = serde_json::to_string(workload).unwrap();
         let out = vm.run(&["guest", "workload", &text]).unwrap().check().unwrap();

@@ -1,8 +1,7 @@
 //! What the records of a node say, held against what its processes wrote down themselves and against IMA's own list.
 //!
-//! One boot of each kernel serves all properties here: everything runs first, one round of evidence is taken, and each
+//! One guest of each kernel serves all properties here: everything runs first, one round of evidence is taken, and each
 //! test only reads it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::list::ListEntry;
 use evidence::{Bank, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint};
@@ -40,7 +39,7 @@ fn container(pod: &str) -> String {
 fn gather(stock: Stock) -> anyhow::Result<Facts> {
     let begin = Instant::now();
     let dir = tempfile::tempdir()?;
-    let node = Node::boot(Plan::new(stock), dir.path())?;
+    let node = Node::boot(Plan::restored(stock), dir.path())?;
     let (_collector, _) = node.start_collector()?;
     let in_dir = |name: &str| format!("/var/tmp/{name}");
     let chain = node.work(&Workload::Chain { dir: in_dir("chain") })?;
@@ -347,7 +346,7 @@ fn check_finds_each_precondition_met_on_a_node_that_works(stock: Stock) {
 /// A kernel's limit is a million instructions for a program; long before, loading takes noticeably longer. Whoever changes a
 /// program's count by more than a tenth changes the committed one with it, where a reviewer sees it.
 fn programs_are_verified_in_about_as_many_instructions_as_written_down(stock: Stock) {
-    let committed = include_str!("verified-instructions.txt");
+    let committed = include_str!("../verified-instructions.txt");
     let written: BTreeMap<&str, u64> = committed
         .lines()
         .filter(|line| !line.starts_with('#'))

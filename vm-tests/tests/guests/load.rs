@@ -2,7 +2,6 @@
 //!
 //! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the bursts and the number of kills those that are wanted once; without it they
 //! are as large as a test run has time for.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use anyhow::{Context as _, Result, ensure};
 use evidence::EventKind;
@@ -11,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use verifier::{Rule, Severity, State, Verdict};
 use vm_protocol::spec::{Burst, Workload};
+use vm_tests::lists::LISTS;
 use vm_tests::scenario::{self, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};
 use vm_tests::{Process, Stock};
 
@@ -62,7 +62,17 @@ fn burst(count: u32) -> Workload {
 }
 
 /// A burst that goes on while the test does something else.
-struct Running<'vm>(Process<'vm>);
+struct Running<'vm> {
+    process: Process<'vm>,
+    /// Entries of IMA's list at its begin.
+    entries: u64,
+}
+
+/// Entries of IMA's list.
+fn measured(node: &Node) -> Result<u64> {
+    let text = node.vm.get_text(&format!("{LISTS}/runtime_measurements_count"))?;
+    text.trim().parse().context("the length of the list")
+}
 
 impl<'vm> Running<'vm> {
     /// Begins it and waits until the programs are written: what follows are their executions.
@@ -79,20 +89,29 @@ impl<'vm> Running<'vm> {
             );
             std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(Self(process))
+        Ok(Self {
+            process,
+            entries: measured(node)?,
+        })
+    }
+
+    /// Waits until so many programs were executed since the begin, or it is over. Each leaves an entry in IMA's list.
+    fn until_executed(&self, node: &Node, programs: u64) -> Result<()> {
+        while self.goes_on()? && measured(node)? < self.entries + programs {}
+        Ok(())
     }
 
     fn goes_on(&self) -> Result<bool> {
-        Ok(self.0.wait(Duration::ZERO)?.is_none())
+        Ok(self.process.wait(Duration::ZERO)?.is_none())
     }
 
     fn end(self) -> Result<Burst> {
         let exit = self
-            .0
+            .process
             .wait(Duration::from_secs(900))?
             .context("the burst does not end")?;
-        ensure!(exit.code == Some(0), "{}", self.0.log()?);
-        serde_json::from_str(&self.0.log()?).context("what the burst wrote down")
+        ensure!(exit.code == Some(0), "{}", self.process.log()?);
+        serde_json::from_str(&self.process.log()?).context("what the burst wrote down")
     }
 }
 
@@ -128,7 +147,7 @@ fn nothing_lost_nothing_doubled(round: &Round, burst: &Burst) {
 }
 
 fn node(stock: Stock, dir: &std::path::Path, settings: &[&str]) -> Node {
-    let mut plan = Plan::new(stock);
+    let mut plan = Plan::restored(stock);
     plan.settings = settings.iter().map(|s| (*s).to_owned()).collect();
     Node::boot(plan, dir).unwrap()
 }
@@ -137,6 +156,7 @@ fn whole_burst(stock: Stock, kernel_args: &str, count: u32) {
     let dir = tempfile::tempdir().unwrap();
     let mut plan = Plan::new(stock);
     plan.kernel_args = kernel_args.to_owned();
+    plan.restored = kernel_args.is_empty();
     let node = Node::boot(plan, dir.path()).unwrap();
     let _collector = node.start_collector().unwrap();
     let done: Burst = node.work(&burst(count)).unwrap();
@@ -226,15 +246,19 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(Stock::V6_12, dir.path(), &[]);
     let (mut collector, _) = node.start_collector().unwrap();
-    let running = Running::begin(&node, scaled(6_000, 800)).unwrap();
-    // Instants that do not depend on the clock: a generator with a fixed seed, from 0.05 to 1.5 s.
+    let count = scaled(6_000, 800);
+    let running = Running::begin(&node, count).unwrap();
+    // Instants of the burst, not of the clock: one in each equal share of it, where a generator with a fixed seed says.
+    let share = u64::from(count / (kills + 1));
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut in_burst = 0;
-    for _ in 0..kills {
+    for number in 0..u64::from(kills) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        std::thread::sleep(Duration::from_millis(50 + state % 1_450));
+        running
+            .until_executed(&node, number * share + state % share)
+            .unwrap();
         in_burst += u32::from(running.goes_on().unwrap());
         collector.signal(SIGKILL).unwrap();
         let ended = collector.wait(Duration::from_secs(20)).unwrap();

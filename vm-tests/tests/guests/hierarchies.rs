@@ -1,5 +1,4 @@
 //! Guests whose control groups are version 1, or both: pods are found by their paths there too.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{EventKind, PartitionKey, PodUid, SealedCheckpoint};
 use std::time::Instant;

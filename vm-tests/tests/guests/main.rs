@@ -1,0 +1,31 @@
+//! All tests that run guests, in one program, so that as many guests run at once as there are cores until the last test.
+//!
+//! Modules whose names begin with `kernel_` need a patched kernel (`CGPATH_KERNEL`) and run in a step of their own. Not
+//! here: how guests are made (`vm_tests`).
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod attacks_pod;
+mod attacks_root;
+mod boot;
+mod enforce;
+mod firmware;
+mod guard;
+mod hierarchies;
+mod kernel_debug;
+mod kernel_package;
+mod kernel_per_cgroup;
+mod kernel_staging;
+mod kernel_tier;
+mod kernel_tier_virtme;
+mod keylime_push;
+mod load;
+mod pods;
+mod pods_judged;
+mod records;
+mod restarts;
+mod runtime;
+mod snapshot;
+
+/// As in the crate that it belongs to: what is shared with its tests looks for it there.
+#[path = "../../../verifier/tests/common/python.rs"]
+mod python;
