@@ -23,7 +23,8 @@ Build it:
 Each has --help with examples.
 
 Environment:
-  CI                 implies --yes; a skipped test is a failure
+  CI                 implies --yes; a skipped test is a failure, but for want of published vectors
+  CGPATH_REQUIRE_VECTORS=1   tests of the vectors at ../shared/vectors fail, in place of being skipped, without them
   CGPATH_CACHE       kernels, guest root, tools (default ~/.cache/ima-cgpath)
   CGPATH_ACCEL       kvm or tcg, in place of what was found
   CGPATH_BPF_OBJECT  an eBPF object that is built already
@@ -100,6 +101,8 @@ cargo xtask test: everything that must pass
 
 Formatting, clippy, tidy, cargo deny, tests of all crates, tests in virtual machines, and the demo's attacks.
 The last line is `N passed, N failed, N skipped`. Exit status 1 if anything failed (or, with CI set, was skipped).
+A clone alone is enough: tests of published data at ../shared/vectors are skipped where these are not there, with CI set
+too; CGPATH_REQUIRE_VECTORS=1 makes them fail.
 
 Usage: cargo xtask test [OPTIONS] [FILTER]
 
