@@ -2,6 +2,8 @@
 //! judge what a real kernel measured, by reference values that were made before the guest booted.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../../verifier/tests/common/port.rs"]
+mod port;
 #[path = "../../verifier/tests/common/python.rs"]
 mod python;
 #[path = "../../collector/tests/keylime_push/services.rs"]
