@@ -8,6 +8,8 @@
 mod accept;
 mod boot;
 #[cfg(feature = "service")]
+mod cases;
+#[cfg(feature = "service")]
 mod corim;
 mod ear;
 #[cfg(feature = "service")]
