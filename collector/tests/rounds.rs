@@ -1,13 +1,9 @@
 //! Rounds of the engine on a machine made of software: what a verifier that follows is sent.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "common/machine.rs"]
-mod machine;
-
+use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
 use collector::engine::core::{Core, Outcome};
 use collector::store::{Frozen, Header};
 use evidence::{Boot, Evidence, Part, PartitionKey, Position, Quote, SealedCheckpoint, Tier};
-use machine::{BOOT_ID, PODS, Software, content, take};
 use std::io::Read as _;
 
 /// Every actor uses a file that nobody used before.

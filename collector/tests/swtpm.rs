@@ -1,13 +1,9 @@
 //! The attestation key and quotes against a software TPM of the test's own.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "common/swtpm.rs"]
-mod swtpm;
-
+use crate::common::swtpm::Swtpm;
 use collector::config::KeyKind;
 use collector::tpm::{Tpm, TpmError, fingerprint};
 use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier};
-use swtpm::Swtpm;
 
 /// x and y at the end of an ECC TPMT_PUBLIC: two TPM2Bs of 32 bytes.
 fn ecc_point(public: &[u8]) -> VerifyingKey {

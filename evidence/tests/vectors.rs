@@ -1,27 +1,15 @@
 //! Public data that this project did not write, at `../shared/vectors` beside the repository: it must come out right.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/vectors.rs"]
+mod published;
+
 use evidence::boot::EventLog;
 use evidence::list::{Decoder, Form, Layout, ListBank, ListEntry, Listed, Templates};
 use evidence::replay::{Fill, Replay, covered_prefix};
 use evidence::tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey, composite};
 use evidence::{Bank, Digest, PartitionKey, cgroup};
-use std::path::PathBuf;
-
-/// The folder, or `None` with a message where it is absent.
-fn vectors() -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: no ../shared/vectors beside the repository");
-    None
-}
-
-fn read(name: &str) -> Option<Vec<u8>> {
-    let path = vectors()?.join(name);
-    Some(std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-}
+use published::vector as read;
 
 fn decode(bytes: &[u8]) -> evidence::Result<(Vec<ListEntry>, Option<Form>)> {
     let mut decoder = Decoder::auto();
@@ -85,7 +73,7 @@ fn all_digests_of_the_cima_list_recompute_in_both_forms_and_its_pod_is_found() {
 
 #[test]
 fn keylimes_lists_come_out_right_and_an_unknown_algorithm_is_a_clear_error() {
-    if vectors().is_none() {
+    if published::vectors().is_none() {
         return;
     }
     let sha1 = ListBank::Bank(Bank::Sha1);

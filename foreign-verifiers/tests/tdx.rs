@@ -3,31 +3,17 @@
 //!
 //! There is no TDX hardware here and our collector makes no such quotes. Shown is that the verifier accepts a real quote, where
 //! report data and RTMRs stand in it, and that neither can be changed; not shown is a quote over a checkpoint of ours.
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "a test that cannot go on has failed"
-)]
 
+use crate::published::vector;
 use dcap_qvl::{QuoteCollateralV3, quote::Quote, verify::verify};
 use sha2::{Digest as _, Sha384};
-use std::path::{Path, PathBuf};
 
 /// When the published collateral is valid, in unix seconds.
 const NOW: u64 = 1_750_332_747;
 
-fn vector(name: &str) -> Option<Vec<u8>> {
-    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/tdx");
-    if !folder.is_dir() {
-        eprintln!("SKIPPED: no ../shared/vectors beside the repository");
-        return None;
-    }
-    Some(std::fs::read(folder.join(name)).unwrap())
-}
-
 fn published() -> Option<(Vec<u8>, QuoteCollateralV3)> {
-    let collateral = serde_json::from_slice(&vector("tdx_quote_collateral.json")?).unwrap();
-    Some((vector("tdx_quote")?, collateral))
+    let collateral = serde_json::from_slice(&vector("tdx/tdx_quote_collateral.json")?).unwrap();
+    Some((vector("tdx/tdx_quote")?, collateral))
 }
 
 #[test]

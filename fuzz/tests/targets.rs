@@ -1,12 +1,16 @@
-//! Every target over its corpus, the shared vectors and mutations of both.
+//! Every target over its corpus, published vectors and mutations of both. A program of its own: it counts what is allocated.
 //!
-//! `FUZZ_SECONDS` (default 2) is how long each target is mutated. An input that fails is kept in
+//! Each target takes [`MUTATIONS`], the same ones each time; `FUZZ_SECONDS` mutates it for so long instead. An input that fails is kept in
 //! `fuzz/artifacts/<target>/`; once fixed, move it into the corpus under a name that says what it was.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../../evidence/tests/common/vectors.rs"]
+mod published;
+
 use fuzz::mutate::{Random, mutate};
 use fuzz::{Target, for_each_target};
+use nix::time::{ClockId, clock_gettime};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
@@ -53,8 +57,11 @@ fn memory_bound(len: usize) -> isize {
     (2 * 1024 * 1024 + 256 * len) as isize
 }
 
-/// What one input may take, on a machine that does other things too.
+/// Processor time that one input may take.
 const TIME_BOUND: Duration = Duration::from_secs(20);
+
+/// How many mutations each target takes in a usual run; the soak and libFuzzer take as many as fit into their time.
+const MUTATIONS: u64 = 5000;
 
 /// At how many places each input is cut.
 const MAX_TRUNCATIONS: usize = 256;
@@ -80,7 +87,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 /// Data that others made, for the targets that it fits.
-fn vectors(target: &str) -> Vec<Vec<u8>> {
+fn vectors(target: &str) -> Option<Vec<Vec<u8>>> {
     let names: &[&str] = match target {
         "list_any" | "list_binary" | "list_ascii" => &[
             "cima/binary_ima-cgpath_sha384.bin",
@@ -96,23 +103,21 @@ fn vectors(target: &str) -> Vec<Vec<u8>> {
         "boot_log" => &["eventlog/CCEL_data_ovmf"],
         _ => &[],
     };
-    let folder = root().join("../../shared/vectors");
-    if !names.is_empty() && !folder.is_dir() {
-        eprintln!(
-            "SKIPPED for {target}: no ../shared/vectors beside the repository; the corpus is used alone"
-        );
-        return Vec::new();
-    }
-    names.iter().map(|name| read(&folder.join(name))).collect()
+    names.iter().map(|name| published::vector(name)).collect()
+}
+
+/// Processor time of this thread.
+fn used() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
 fn try_one(target: &Target, data: &[u8], what: &str) {
-    let start = Instant::now();
+    let start = used();
     let before = NOW.get();
     PEAK.set(before);
     let result = catch_unwind(AssertUnwindSafe(|| (target.run)(data)));
     let peak = PEAK.get() - before;
-    let (took, bound) = (start.elapsed(), memory_bound(data.len()));
+    let (took, bound) = (used() - start, memory_bound(data.len()));
     if result.is_ok() && peak <= bound && took <= TIME_BOUND {
         return;
     }
@@ -151,34 +156,64 @@ fn run(name: &str) {
         try_one(&target, &data, "corpus");
         inputs.push(data);
     }
-    for data in vectors(name) {
-        try_one(&target, &data, "vector");
-        // Short pieces are quicker to run through and as good to begin with.
-        inputs.push(data[..data.len().min(4096)].to_vec());
-    }
     // Every byte of short inputs; the decoders' own tests cut whole lists at every byte.
     for data in &inputs {
-        for n in (0..data.len()).step_by(data.len().div_ceil(MAX_TRUNCATIONS).max(1)) {
-            try_one(&target, &data[..n], "truncation");
-        }
+        truncate(&target, data);
     }
-    let seconds: u64 = match std::env::var("FUZZ_SECONDS") {
-        Ok(text) => text.parse().expect("FUZZ_SECONDS is a number of seconds"),
-        Err(_) => 2,
-    };
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
+    let runs = mutations(&target, &inputs);
+    println!("{name}: {} inputs, {runs} mutations", inputs.len());
+}
+
+fn truncate(target: &Target, data: &[u8]) {
+    for n in (0..data.len()).step_by(data.len().div_ceil(MAX_TRUNCATIONS).max(1)) {
+        try_one(target, &data[..n], "truncation");
+    }
+}
+
+/// Mutates `inputs`, always in the same order; gives how often.
+fn mutations(target: &Target, inputs: &[Vec<u8>]) -> u64 {
+    let seconds = std::env::var("FUZZ_SECONDS").ok();
+    let deadline = seconds.map(|text| {
+        let seconds = text.parse().expect("FUZZ_SECONDS is a number of seconds");
+        Instant::now() + Duration::from_secs(seconds)
+    });
+    let more = |runs: u64| deadline.map_or(runs < MUTATIONS, |deadline| Instant::now() < deadline);
+    let seed = target.name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
         (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
     });
     let mut random = Random::new(seed);
     let mut runs = 0u64;
-    while Instant::now() < deadline {
+    while more(runs) {
         let mut data = inputs[random.below(inputs.len())].clone();
         mutate(&mut data, &inputs[random.below(inputs.len())], &mut random);
-        try_one(&target, &data, "mutation");
+        try_one(target, &data, "mutation");
         runs += 1;
     }
-    println!("{name}: {} inputs, {runs} mutations in {seconds} s", inputs.len());
+    runs
+}
+
+#[test]
+fn published_vectors_are_taken_by_the_targets_that_they_fit() {
+    for target in fuzz::all() {
+        (target.run)(b"");
+        let Some(vectors) = vectors(target.name) else {
+            return;
+        };
+        for data in &vectors {
+            try_one(&target, data, "vector");
+        }
+        // Short pieces are quicker to run through and as good to begin with.
+        let pieces: Vec<Vec<u8>> = vectors
+            .iter()
+            .map(|data| data[..data.len().min(4096)].to_vec())
+            .collect();
+        for data in &pieces {
+            truncate(&target, data);
+        }
+        if !pieces.is_empty() {
+            mutations(&target, &pieces);
+        }
+    }
 }
 
 macro_rules! tests {

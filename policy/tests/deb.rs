@@ -1,5 +1,4 @@
 //! Debian packages that the real dpkg-deb made give the SHA-256 of what they hold, at the paths where it comes to lie.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use evidence::{Bank, Digest};
 use policy::generate::{Error, Options, Progress, deb};

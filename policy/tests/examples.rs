@@ -1,5 +1,4 @@
 //! Every policy and reference file that is shipped can be used as it is.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use evidence::Bank;
 use policy::{Policy, Reference, Source, SourceKind};

@@ -1,5 +1,4 @@
 //! The IMA rule files that are shipped, and what is noticed in others.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use policy::ima::{MINIMAL, RECOMMENDED, missing, parse};
 

@@ -1,5 +1,4 @@
 //! Properties of the generators: images, root file systems and lists become reference values.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use evidence::{Bank, Digest};
 use policy::generate::image::{Choice, Mount, Platform, Store, TarStore, from_image};

@@ -1,5 +1,4 @@
 //! Runtime policies go through our reference values and come out as policies that Keylime's own code takes.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use policy::keylime::{Field, read, write};
 use policy::{Excludes, Hidden, Reference, Source, SourceKind};

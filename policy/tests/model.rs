@@ -1,5 +1,4 @@
 //! Properties of the policy file, the reference file and the look-up in them.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use evidence::{Bank, Digest, PodUid, Tier};
 use policy::{Basis, Error, Judgement, NodePolicy, Pattern, Policy, Reference, Source, SourceKind};

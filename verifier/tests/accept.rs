@@ -1,5 +1,4 @@
 //! Accept statements: signed, bounded in time and scope, never for what everything else rests on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use p256::ecdsa::SigningKey;
 use verifier::accept::{AcceptError, Accepted, MAX_TERM, id, sign, verify};

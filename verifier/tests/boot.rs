@@ -1,7 +1,6 @@
 //! Rule V10: the boot log, the registers and IMA's first entry agree, and are what the policy accepts.
 //!
 //! Each test begins with a boot that is trusted and interferes with one thing.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{
     Bank, Evidence,

@@ -1,5 +1,4 @@
 //! `cgpath policy to-corim` and `from-corim`: a node's policy goes through a manifest and judges as before.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use p256::{
     SecretKey,

@@ -1,5 +1,4 @@
 //! The signed form of a verdict: what a relying party of another make sees of it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use p256::ecdsa::{Signature, SigningKey, signature::Verifier};

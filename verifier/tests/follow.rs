@@ -1,6 +1,5 @@
 //! A node that is followed gives the verdicts that it would give if everything were sent each time; and what does not
 //! follow is told apart.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{EventKind, Evidence, FileHash, JoinError, Part, Position, SealedCheckpoint};
 use policy::Policy;

@@ -1,5 +1,4 @@
 //! What an honest node's evidence must give: nothing but trust, in every accepted shape.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use verifier::{
     Verdict, appraise,

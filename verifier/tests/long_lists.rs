@@ -1,5 +1,4 @@
 //! Lists longer than what one thread takes at once: the same verdicts as on short ones.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{Digest, Entry, Evidence};
 use verifier::testing::{Actor, KeyKind, Measurement, Node, pod, sha256};

@@ -1,5 +1,4 @@
 //! What a policy leaves out stays visible: excludes, the two lists of deviations, pods that have not begun.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use policy::Policy;
 use verifier::{

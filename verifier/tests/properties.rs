@@ -1,5 +1,4 @@
 //! No change to evidence makes an untrusted node trusted, and whatever is changed in trusted evidence shows.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{Entry, Evidence, PodInfo};
 use policy::Policy;

@@ -1,5 +1,4 @@
 //! `cgpath prove` and `cgpath verify --tenant` as a person or a script runs them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use p256::{
     SecretKey,
@@ -236,7 +235,7 @@ fn without_times(text: &str) -> String {
     })
 }
 
-/// `UPDATE_DOCS=1 cargo test -p verifier --test prove` writes what is said into the pages.
+/// `UPDATE_DOCS=1 cargo test -p verifier prove::` writes what is said into the pages.
 #[test]
 fn the_pages_for_tenants_show_what_is_really_said() {
     let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());

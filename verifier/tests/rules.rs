@@ -1,7 +1,6 @@
 //! Must-fail tests: one interference for each property, by the number of the rule that must notice it.
 //!
 //! Each starts from a node that is trusted and ends in a verdict that is not, for the reason that is meant.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{
     Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Losses, PartitionKey,

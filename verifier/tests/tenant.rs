@@ -1,5 +1,4 @@
 //! A tenant's bundle: what it shows, what it hides, and what must fail.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use evidence::{
     Bank, Digest, Entry, Evidence, PartitionKey, PodUid, SealedCheckpoint, TenantBundle,

@@ -1,22 +1,11 @@
 //! A quote that a TPM made and nobody here wrote, at `../shared/vectors/tpm` beside the repository.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use crate::published::vector;
 use evidence::Quote;
-use std::path::PathBuf;
 use verifier::{
     Context, ExpectedNonce, PinnedKey, Rule, Verdict, appraise,
     testing::{KeyKind, NODE, NOW, Node},
 };
-
-fn read(name: &str) -> Option<Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/tpm");
-    if !path.is_dir() {
-        eprintln!("SKIPPED: no ../shared/vectors beside the repository");
-        return None;
-    }
-    let path = path.join(name);
-    Some(std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-}
 
 /// What rule V1 says of the quote; everything else of the evidence is another node's.
 fn v1(quote: &Quote, key: &PinnedKey, nonce: &[u8]) -> Vec<String> {
@@ -41,7 +30,9 @@ fn v1(quote: &Quote, key: &PinnedKey, nonce: &[u8]) -> Vec<String> {
 
 #[test]
 fn a_real_quote_verifies_and_is_refused_only_for_the_registers_that_it_selects() {
-    let (Some(attest), Some(signature), Some(ak)) = (read("q.msg"), read("q.sig"), read("ak.pub")) else {
+    let (Some(attest), Some(signature), Some(ak)) =
+        (vector("tpm/q.msg"), vector("tpm/q.sig"), vector("tpm/ak.pub"))
+    else {
         return;
     };
     let nonce = b"abcdefghijklmnopqrst";

@@ -1,5 +1,4 @@
 //! `cgpath verify` as a person or a script runs it: arguments, exit codes, what is written where.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     path::{Path, PathBuf},

@@ -23,7 +23,8 @@ Build it:
 Each has --help with examples.
 
 Environment:
-  CI                 implies --yes; a skipped test is a failure
+  CI                 implies --yes; a skipped test is a failure, but for want of published vectors
+  CGPATH_REQUIRE_VECTORS=1   tests of the vectors at ../shared/vectors fail, in place of being skipped, without them
   CGPATH_CACHE       kernels, guest root, snapshots of guests, tools (default ~/.cache/ima-cgpath)
   CGPATH_ACCEL       kvm or tcg, in place of what was found
   CGPATH_GUESTS      virtual machines that tests run at once (default: the processors, 4 at most)
@@ -108,6 +109,8 @@ Formatting, clippy, tidy, cargo deny, tests of all crates, tests in virtual mach
 The output ends with the slowest tests, the steps with their seconds, and `N passed, N failed, N skipped`. Exit status 1
 if anything failed (or, with CI set, was skipped).
 What is missing is named and installed first, as by `demo`: asked on a terminal, without one not.
+A clone alone is enough: tests of published data at ../shared/vectors are skipped where these are not there, with CI set
+too; CGPATH_REQUIRE_VECTORS=1 makes them fail.
 
 Usage: cargo xtask test [OPTIONS] [FILTER]
 

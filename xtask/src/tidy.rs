@@ -123,6 +123,7 @@ pub fn check(world: &World) -> Result<Vec<String>> {
     }
     licences(&metadata, &texts, &mut breaches)?;
     documents(&files, &texts, &mut breaches);
+    modules(&texts, &mut breaches);
     for file in CLAIMING {
         claims(file, &texts, &mut breaches);
     }
@@ -406,6 +407,47 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
     }
 }
 
+/// Where a crate's tests are one program, each file of them is a module of it: one that is not would never run, and nobody
+/// would see it.
+fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    let declares = |folder: &str, name: &str| {
+        let lines = [format!("mod {name};"), format!("pub mod {name};")];
+        let by_path = format!("/{name}.rs\"]");
+        texts
+            .iter()
+            .filter(|(file, _)| file.ends_with(".rs"))
+            .any(|(file, text)| {
+                let is_beside = file.rsplit_once('/').is_some_and(|(parent, _)| parent == folder);
+                text.lines().map(str::trim).any(|line| {
+                    (is_beside && lines.iter().any(|wanted| line == wanted))
+                        || (line.starts_with("#[path = ") && line.ends_with(&by_path))
+                })
+            })
+    };
+    for (manifest, text) in texts {
+        let Some(home) = manifest.strip_suffix("/Cargo.toml") else {
+            continue;
+        };
+        if !text.lines().any(|line| line == "autotests = false") {
+            continue;
+        }
+        let tests = format!("{home}/tests/");
+        for file in texts.keys().filter(|file| file.starts_with(&tests)) {
+            let Some((folder, name)) = file.strip_suffix(".rs").and_then(|path| path.rsplit_once('/')) else {
+                continue;
+            };
+            let is_program = text.contains(&format!("path = \"{}\"", &file[home.len() + 1..]));
+            let (folder, name) = match (name, folder.rsplit_once('/')) {
+                ("mod", Some((parent, name))) => (parent, name),
+                _ => (folder, name),
+            };
+            if !is_program && !declares(folder, name) {
+                breaches.push(format!("{file}: no test program has it as a module"));
+            }
+        }
+    }
+}
+
 /// Documents that name the tests of what they say.
 const CLAIMING: &[&str] = &["SECURITY.md", "docs/thesis.md"];
 
@@ -459,6 +501,41 @@ mod tests {
         assert!(found("rules::there").is_empty());
         assert!(found("rules::gone")[0].starts_with("SECURITY.md:2: "));
         assert_eq!(found("no test"), ["SECURITY.md: names no test"]);
+    }
+
+    #[test]
+    fn a_file_of_tests_that_no_program_has_is_found() {
+        let of = |files: &[(&str, &str)]| {
+            let texts = files
+                .iter()
+                .map(|(file, text)| ((*file).to_owned(), (*text).to_owned()));
+            let texts: BTreeMap<String, String> = texts.collect();
+            breaches(|breaches| modules(&texts, breaches))
+        };
+        let manifest = (
+            "a/Cargo.toml",
+            "autotests = false\n[[test]]\npath = \"tests/main.rs\"\n",
+        );
+        let main = (
+            "a/tests/main.rs",
+            "mod one;\n#[path = \"common/three.rs\"]\nmod other;\nmod two;\n",
+        );
+        let others = [
+            ("a/tests/one.rs", ""),
+            ("a/tests/two/mod.rs", "mod four;\n"),
+            ("a/tests/two/four.rs", ""),
+            ("a/tests/common/three.rs", ""),
+        ];
+        let mut files = vec![manifest, main];
+        files.extend(others);
+        assert_eq!(of(&files), Vec::<String>::new());
+        files.push(("a/tests/four.rs", "#[test]\nfn never_runs() {}\n"));
+        assert_eq!(
+            of(&files),
+            ["a/tests/four.rs: no test program has it as a module"]
+        );
+        files[0].1 = "";
+        assert!(of(&files).is_empty(), "cargo finds them by itself");
     }
 
     fn breaches(check: impl FnOnce(&mut Vec<String>)) -> Vec<String> {

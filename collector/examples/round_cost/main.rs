@@ -9,6 +9,8 @@
 
 #[path = "../../tests/common/machine.rs"]
 mod machine;
+#[path = "../../../verifier/tests/common/port.rs"]
+mod port;
 #[path = "../../tests/common/swtpm.rs"]
 mod swtpm;
 

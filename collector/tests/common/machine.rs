@@ -132,7 +132,8 @@ impl Software {
             bpf_object: [1; 32],
             ima_policy: None,
             key: collector::key::public(&key),
-            drain_timeout: Duration::from_secs(2),
+            // Nothing is late but by a busy machine.
+            drain_timeout: Duration::from_secs(180),
             seal_records: 0,
             protection: Protection {
                 guard: GuardMode::Record,

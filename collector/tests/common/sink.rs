@@ -1,6 +1,12 @@
-//! A sink as tests want it: no waiting, and nothing but what the kind needs.
+//! A sink as tests want it: nothing but what the kind needs, a round each second, and time enough on a busy machine.
 
 use collector::config::{Sink, SinkFormat, SinkKind};
+use collector::sink::{SinkStatus, Sinks};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How long anything may take before a test says that it does not come.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub fn sink(name: &str, kind: SinkKind, to: &str) -> Sink {
     Sink {
@@ -18,9 +24,31 @@ pub fn sink(name: &str, kind: SinkKind, to: &str) -> Sink {
         namespaces: vec![],
         labels: Default::default(),
         interval: 1,
-        timeout: 3,
+        timeout: PATIENCE.as_secs(),
         spool: 8,
         keep: 16,
         whole_every: 64,
     }
+}
+
+/// Waits until `done`.
+pub async fn until(sinks: &Sinks, done: impl Fn(&[SinkStatus]) -> bool) -> Vec<SinkStatus> {
+    let started = Instant::now();
+    loop {
+        let status = sinks.status();
+        if done(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < PATIENCE, "{status:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Tells the sinks' tasks to stop and waits until none of them is left: each holds a receiver.
+pub async fn stop(stop: watch::Sender<bool>, stopped: watch::Receiver<bool>) {
+    drop(stopped);
+    let _ = stop.send(true);
+    tokio::time::timeout(PATIENCE, stop.closed())
+        .await
+        .expect("the tasks of the sinks do not end");
 }

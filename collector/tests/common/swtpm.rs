@@ -1,5 +1,6 @@
 //! A software TPM of the test's own.
 
+use crate::port::Port;
 use collector::config::KeyKind;
 use collector::tpm::Options;
 use evidence::Bank;
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 /// A software TPM with its own directory and ports; gone with the value.
 pub struct Swtpm {
     child: Child,
-    port: u16,
+    port: Port,
+    control: Port,
     _state: tempfile::TempDir,
 }
 
@@ -17,60 +19,42 @@ impl Swtpm {
     /// One that was just made, with an endorsement seed of its own.
     pub fn start() -> Swtpm {
         let state = tempfile::tempdir().unwrap();
-        for _ in 0..20 {
-            // The TCTI wants the control channel at the port after the command channel's.
-            let port = std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            let Some(control) = port.checked_add(1) else {
-                continue;
-            };
-            if std::net::TcpListener::bind(("127.0.0.1", control)).is_err() {
-                continue;
-            }
-            let child = Command::new("swtpm")
-                .arg("socket")
-                .arg("--tpm2")
-                .arg("--tpmstate")
-                .arg(format!("dir={}", state.path().display()))
-                .arg("--server")
-                .arg(format!("type=tcp,port={port}"))
-                .arg("--ctrl")
-                .arg(format!("type=tcp,port={control}"))
-                .args(["--flags", "not-need-init,startup-clear"])
-                .stderr(Stdio::null())
-                .spawn();
-            let mut child = match child {
-                Ok(child) => child,
-                Err(e) => panic!("swtpm: {e} (Debian package swtpm)"),
-            };
-            let until = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < until {
-                if child.try_wait().unwrap().is_some() {
-                    break;
-                }
-                // Only the control channel: a connection to the other one would count as the client.
-                if std::net::TcpStream::connect(("127.0.0.1", control)).is_ok() {
-                    return Swtpm {
-                        child,
-                        port,
-                        _state: state,
-                    };
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
+        // The TCTI wants the control channel at the port after the command channel's.
+        let [port, control] = Port::pair();
+        let child = Command::new("swtpm")
+            .arg("socket")
+            .arg("--tpm2")
+            .arg("--tpmstate")
+            .arg(format!("dir={}", state.path().display()))
+            .arg("--server")
+            .arg(format!("type=tcp,port={}", port.number()))
+            .arg("--ctrl")
+            .arg(format!("type=tcp,port={}", control.number()))
+            .args(["--flags", "not-need-init,startup-clear"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("swtpm: {e} (Debian package swtpm)"));
+        let mut swtpm = Swtpm {
+            child,
+            port,
+            control,
+            _state: state,
+        };
+        let until = Instant::now() + Duration::from_secs(180);
+        // Only the control channel: a connection to the other one would count as the client.
+        while std::net::TcpStream::connect(swtpm.control.address()).is_err() {
+            let ended = swtpm.child.try_wait().unwrap();
+            assert!(ended.is_none(), "swtpm ended: {ended:?}");
+            assert!(Instant::now() < until, "swtpm does not come up");
+            std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("no swtpm came up in 20 tries");
+        swtpm
     }
 
     /// How to reach it: one connection at a time.
     pub fn options(&self, key: KeyKind) -> Options {
         Options {
-            tcti: format!("swtpm:host=127.0.0.1,port={}", self.port),
+            tcti: format!("swtpm:host=127.0.0.1,port={}", self.port.number()),
             key,
             bank: Bank::Sha256,
             endorsement_auth: Vec::new(),

@@ -1,12 +1,11 @@
 //! What a sink was not sent, proven by what it was sent next.
 
-use super::node::{Engine, config, files, sink, until};
+use super::node::{Engine, config, files, sink, stop, until};
 use collector::config::{Sink, SinkKind};
 use collector::runtime::Names;
 use collector::sink::Sinks;
 use evidence::Evidence;
 use sha2::{Digest as _, Sha256};
-use std::time::Duration;
 use tokio::sync::watch;
 
 /// The nonce that a message's own words give, by SPECIFICATION.md, section 4.
@@ -38,12 +37,12 @@ async fn what_was_dropped_is_signed_with_the_next_message_and_can_not_be_changed
     // One round fits into the spool, two do not.
     engine.pad(300 << 10);
     let sinks = Sinks::open(&config(dir.path(), vec![late]), "n", &names).unwrap();
-    let (_stop, stopped) = watch::channel(false);
+    let (running, stopped) = watch::channel(false);
     sinks.start("n", &engine, &stopped);
     until(&sinks, |all| all[0].dropped >= 2).await;
     std::fs::remove_file(&to).unwrap();
     until(&sinks, |all| all[0].delivered >= 2).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    stop(running, stopped).await;
     let arrived = files(&to);
     let counts: Vec<u64> = arrived
         .iter()

@@ -3,7 +3,7 @@
 use collector::config::{Config, Runtimes, Sink};
 use collector::runtime::Names;
 use collector::service::RequestError;
-use collector::sink::{SinkStatus, Sinks, Source};
+use collector::sink::Source;
 use collector::store::EvidenceFile;
 use evidence::{Evidence, PodUid, Position, SealedCheckpoint};
 use sha2::{Digest as _, Sha256};
@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 use verifier::testing::{Actor, KeyKind, Node, part_after, pod};
 use verifier::{Verdict, appraise};
 
@@ -96,7 +95,7 @@ impl Source for Engine {
     }
 }
 
-pub use crate::sink::sink;
+pub use crate::common::sink::{PATIENCE, sink, stop, until};
 
 pub fn config(dir: &Path, sinks: Vec<Sink>) -> Config {
     Config {
@@ -107,19 +106,6 @@ pub fn config(dir: &Path, sinks: Vec<Sink>) -> Config {
             ..Runtimes::default()
         },
         ..Config::default()
-    }
-}
-
-/// Waits until `done`, at most half a minute.
-pub async fn until(sinks: &Sinks, done: impl Fn(&[SinkStatus]) -> bool) -> Vec<SinkStatus> {
-    let started = Instant::now();
-    loop {
-        let status = sinks.status();
-        if done(&status) {
-            return status;
-        }
-        assert!(started.elapsed() < Duration::from_secs(30), "{status:#?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! `tls` and `verifier` sinks: who is believed, what waits while nobody is, and what arrives then.
 
-use super::node::{Arrived, Engine, config, sink, until};
+use super::node::{Arrived, Engine, config, sink, stop, until};
+use crate::port::Port;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use collector::config::{Sink, SinkKind};
 use collector::runtime::Names;
@@ -116,9 +117,8 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
     let others = Authority::new(dir.path(), "others");
     let (certificate, key) = ours.client("worker-1");
     let (foreign, foreign_key) = others.client("worker-2");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let port = Port::new();
+    let address = port.address();
     let good = Sink {
         ca: ours.pem.clone(),
         client_certificate: certificate,
@@ -162,16 +162,15 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
         let listener = TcpListener::bind(address).await.unwrap();
         let far = receiver(listener, ours.acceptor(name), 1);
         let sinks = Sinks::open(&config(dir.path(), vec![sink]), "n", &names).unwrap();
-        let (stop, stopped) = watch::channel(false);
+        let (running, stopped) = watch::channel(false);
         sinks.start("n", &engine, &stopped);
         let status = until(&sinks, |all| all[0].error.is_some() && all[0].waiting > waited).await;
         assert_eq!(status[0].delivered, 0, "{what}: {status:#?}");
         waited = status[0].waiting;
-        stop.send(true).unwrap();
         far.abort();
         let _ = far.await;
         // Tasks of this turn end before the next one opens the spool.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        stop(running, stopped).await;
         waited = waited.max(sinks.status()[0].waiting);
     }
 
@@ -233,8 +232,9 @@ async fn a_second_verifier_asks_with_nonces_of_its_own_and_status_says_how_it_fa
         client_key: key,
         ..sink("second", SinkKind::Verifier, &format!("https://localhost:{port}"))
     };
+    let silent = Port::new();
     let nobody = Sink {
-        to: "https://localhost:1".to_owned(),
+        to: format!("https://localhost:{}", silent.number()),
         name: "nobody".to_owned(),
         ..good.clone()
     };

@@ -1,8 +1,8 @@
 //! A node made of a software TPM and a list that grows with its registers.
 
-use crate::AGENT;
-use crate::services::Keylime;
-use crate::swtpm::Swtpm;
+use super::AGENT;
+use super::services::Keylime;
+use crate::common::swtpm::Swtpm;
 use collector::config::{KeyKind, Sink, SinkKind};
 use collector::service::{RequestError, TpmAccess};
 use collector::sink::keylime::{Agent, Boot};
@@ -197,6 +197,6 @@ pub fn sink(keylime: &Keylime) -> Sink {
         spool: 1,
         keep: 1,
         whole_every: 1,
-        ..crate::common::sink("keylime", SinkKind::KeylimePush, &keylime.verifier_url())
+        ..crate::common::sink::sink("keylime", SinkKind::KeylimePush, &keylime.verifier_url())
     }
 }

@@ -1,5 +1,6 @@
 //! Keylime's registrar and its verifier in push mode, and what an administrator asks of them.
 
+use crate::port::Port;
 use crate::python::python;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -20,14 +21,9 @@ use tokio_rustls::TlsConnector;
 pub struct Keylime {
     dir: tempfile::TempDir,
     children: Vec<Child>,
-    registrar: u16,
-    registrar_tls: u16,
-    verifier: u16,
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    registrar: Port,
+    registrar_tls: Port,
+    verifier: Port,
 }
 
 /// This machine, as QEMU's user network shows it to a guest.
@@ -66,15 +62,18 @@ impl Keylime {
         let mut keylime = Keylime {
             dir,
             children: Vec::new(),
-            registrar: free_port(),
-            registrar_tls: free_port(),
-            verifier: free_port(),
+            registrar: Port::new(),
+            registrar_tls: Port::new(),
+            verifier: Port::new(),
         };
         for service in ["registrar", "verifier"] {
             let child = keylime.spawn(service, more);
             keylime.children.push(child);
         }
-        for (service, port) in [("registrar", keylime.registrar), ("verifier", keylime.verifier)] {
+        for (service, port) in [
+            ("registrar", keylime.registrar.number()),
+            ("verifier", keylime.verifier.number()),
+        ] {
             keylime.wait(service, port);
         }
         keylime
@@ -101,8 +100,12 @@ impl Keylime {
 
     fn config(&self, service: &str, more: &str) -> String {
         let port = match service {
-            "verifier" => format!("port = {}\nmode = push", self.verifier),
-            _ => format!("port = {}\ntls_port = {}", self.registrar, self.registrar_tls),
+            "verifier" => format!("port = {}\nmode = push", self.verifier.number()),
+            _ => format!(
+                "port = {}\ntls_port = {}",
+                self.registrar.number(),
+                self.registrar_tls.number()
+            ),
         };
         format!(
             "[{service}]
@@ -163,23 +166,23 @@ enabled_revocation_notifications = []
     }
 
     pub fn registrar_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.registrar)
+        format!("http://127.0.0.1:{}", self.registrar.number())
     }
 
     pub fn verifier_url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.verifier)
+        format!("https://127.0.0.1:{}", self.verifier.number())
     }
 
     /// Where a guest finds the registrar.
     #[allow(dead_code, reason = "only tests with guests ask")]
     pub fn registrar_url_for_guests(&self) -> String {
-        format!("http://{HOST_OF_GUESTS}:{}", self.registrar)
+        format!("http://{HOST_OF_GUESTS}:{}", self.registrar.number())
     }
 
     /// Where a guest finds the verifier.
     #[allow(dead_code, reason = "only tests with guests ask")]
     pub fn verifier_url_for_guests(&self) -> String {
-        format!("https://{HOST_OF_GUESTS}:{}", self.verifier)
+        format!("https://{HOST_OF_GUESTS}:{}", self.verifier.number())
     }
 
     /// Asks the verifier as `token` says, or as the administrator.
@@ -190,7 +193,7 @@ enabled_revocation_notifications = []
         token: Option<&str>,
         body: Value,
     ) -> (u16, Value) {
-        self.ask(self.verifier, method, path, token, body).await
+        self.ask(self.verifier.number(), method, path, token, body).await
     }
 
     /// Sends one resource to the verifier as an agent with `token`.
@@ -208,7 +211,8 @@ enabled_revocation_notifications = []
 
     /// Asks the registrar as the administrator.
     pub async fn registrar(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        self.ask(self.registrar_tls, method, path, None, body).await
+        self.ask(self.registrar_tls.number(), method, path, None, body)
+            .await
     }
 
     async fn ask(

@@ -1,6 +1,7 @@
 //! Manifests that must be refused, each with the place of what is wrong.
 
 use super::{Error, key, manifest, unhex, unsigned, written};
+use crate::used;
 use coset::cbor::Value;
 use policy::corim::{Trust, read, sign};
 
@@ -350,7 +351,7 @@ fn bytes_that_are_not_the_one_encoding_of_a_value_are_refused() {
 
 #[test]
 fn absurd_lengths_and_depths_end_at_once() {
-    let begin = std::time::Instant::now();
+    let begin = used();
     let huge = [0xd9, 0x01, 0xf5, 0x9b, 0, 0, 0, 2, 0x80, 0, 0, 0];
     let error = unsigned(&huge).unwrap_err();
     assert!(matches!(error, Error::Incomplete { offset: 12, .. }), "{error}");
@@ -378,7 +379,7 @@ fn absurd_lengths_and_depths_end_at_once() {
         "directory.path-elements.directory.path-elements.directory",
         "the limit is 4096",
     );
-    assert!(begin.elapsed().as_secs() < 10);
+    assert!((used() - begin).as_secs() < 10);
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! `kill -9` in the middle of a stream of submissions: no verdict is lost and none is kept twice.
 
-use crate::site::{Client, Site, busy};
+use super::site::{Client, Site, busy};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use verifier::testing::Node;
 
 const NODES: [&str; 3] = ["worker-a", "worker-b", "worker-c"];
 /// Kills; `cargo xtask soak --step service` has 200.
 const KILLS: u64 = 6;
+
+/// How long answers may take before the test says that none come.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What one node knows of its submissions.
 struct Sender {
@@ -23,7 +26,7 @@ struct Sender {
 
 impl Sender {
     /// One round after the other until the service is gone.
-    fn stream(&mut self, client: &Client, stop: &AtomicBool) {
+    fn stream(&mut self, client: &Client, stop: &AtomicBool, total: &AtomicU64) {
         while !stop.load(Ordering::Relaxed) {
             let Ok(nonce) = client.nonce(self.name) else {
                 return;
@@ -35,6 +38,7 @@ impl Sender {
                     assert_eq!(answer.status, 200, "{}: {}", self.name, answer.text());
                     assert_eq!(answer.json()["trusted"], true, "{}", answer.text());
                     self.answered.insert(nonce);
+                    total.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(_) => {
                     self.open = Some((nonce, evidence));
@@ -85,17 +89,23 @@ fn kill_9_loses_no_answered_verdict_and_doubles_none() {
     let keep = ["--keep-verdicts", "1000000", "--keep-evidence", "100000"];
     let soak = std::env::var_os("CGPATH_SOAK").is_some();
     let kills = if soak { 200 } else { KILLS };
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for kill in 0..kills {
         let (server, client) = site.serve(&keep);
-        let stop = AtomicBool::new(false);
+        let (stop, total) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for sender in &mut senders {
-                let (client, stop) = (&client, &stop);
-                scope.spawn(move || sender.stream(client, stop));
+                let (client, stop, total) = (&client, &stop, &total);
+                scope.spawn(move || sender.stream(client, stop, total));
             }
-            // Another moment each time.
-            std::thread::sleep(Duration::from_millis(300 + 137 * kill % 900));
+            // In the middle of the stream, and at another moment each time.
+            let wanted = 2 * NODES.len() as u64 + kill % 7;
+            let begun = Instant::now();
+            while total.load(Ordering::Relaxed) < wanted {
+                assert!(begun.elapsed() < PATIENCE, "{total:?} of {wanted} answers");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(Duration::from_millis(37 * kill % 100));
             server.kill();
             stop.store(true, Ordering::Relaxed);
         });

@@ -1,7 +1,7 @@
 //! The OpenAPI document is what the service does: each operation answers, and each answer fits its schema.
 
-use super::python::python;
 use super::site::{Answer, Client, Site, busy};
+use crate::python::python;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::path::Path;

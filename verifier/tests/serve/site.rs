@@ -1,5 +1,6 @@
 //! A verifier in a directory of its own, a client that trusts its CA alone, and enrolled nodes made of software.
 
+use crate::port::Port;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
@@ -55,11 +56,6 @@ pub struct Server {
 impl Server {
     pub fn start(dir: &Path, extra: &[&str]) -> Server {
         Server::spawn(Command::new(env!("CARGO_BIN_EXE_cgpath")), dir, extra)
-    }
-
-    /// The same at a port that another one had.
-    pub fn start_at(dir: &Path, port: u16) -> Server {
-        Server::start(dir, &["--listen", &format!("127.0.0.1:{port}")])
     }
 
     /// The same by a command that is, or becomes, `cgpath`.
@@ -194,7 +190,7 @@ impl Client {
         let connection =
             rustls::ClientConnection::new(Arc::clone(&self.tls), name).map_err(io::Error::other)?;
         let socket = TcpStream::connect(self.address)?;
-        socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(300)))?;
         Ok(rustls::StreamOwned::new(connection, socket))
     }
 
@@ -310,6 +306,11 @@ impl Site {
         let server = Server::start(&self.store(), extra);
         let client = Client::new(&self.ca(), server.address);
         (server, client)
+    }
+
+    /// The same at a port that another one may have had.
+    pub fn serve_at(&self, port: &Port) -> (Server, Client) {
+        self.serve(&["--listen", &port.address().to_string()])
     }
 
     /// `cgpath node` on this store.

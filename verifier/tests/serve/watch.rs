@@ -1,6 +1,7 @@
 //! `cgpath watch` beside a running service: verdicts as they come, proofs checked by the tenant's own means.
 
 use super::site::{Client, Server, Site, busy, cgpath, fails};
+use crate::port::Port;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use verifier::testing::{Actor, Node, pod, sha256};
 
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(180);
 
 /// `cgpath watch --json`, line by line.
 struct Watch {
@@ -103,11 +104,10 @@ fn as_args(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-fn again(server: Server, site: &Site, port: u16) -> (Server, Client) {
+/// The service at this port, after another one that is killed.
+fn again(server: Server, site: &Site, port: &Port) -> (Server, Client) {
     server.kill();
-    let server = Server::start_at(&site.store(), port);
-    let client = Client::new(&site.ca(), server.address);
-    (server, client)
+    site.serve_at(port)
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn a_pods_proofs_are_checked_as_they_come_each_from_where_the_last_ended() {
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
-    let (server, client) = site.serve(&[]);
-    let port = client.address.port();
+    let port = Port::new();
+    let (server, client) = site.serve_at(&port);
     let first = round(&client, "worker-1", &mut node);
-    let watch = Watch::start(&site, port, &as_args(&tenant(&site)));
+    let watch = Watch::start(&site, port.number(), &as_args(&tenant(&site)));
     let mut followed = 0;
     let mut ids = vec![first];
     // The third one comes while the service is away and watch is not connected.
@@ -128,7 +128,7 @@ fn a_pods_proofs_are_checked_as_they_come_each_from_where_the_last_ended() {
             node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
         }
         if n == 2 {
-            (server, client) = again(server, &site, port);
+            (server, client) = again(server, &site, &port);
         }
         if n > 0 {
             ids.push(round(&client, "worker-1", &mut node));

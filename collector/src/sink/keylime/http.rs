@@ -191,8 +191,11 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    /// What becomes of a request that is answered so.
-    async fn answered(answer: Vec<u8>) -> Result<Value, KeylimeError> {
+    /// Seconds that are enough on any machine.
+    const PATIENCE: u64 = 180;
+
+    /// What becomes of a request that is answered so and may take so many seconds.
+    async fn answered(answer: Vec<u8>, seconds: u64) -> Result<Value, KeylimeError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/base/", listener.local_addr().unwrap());
         let server = tokio::spawn(async move {
@@ -204,7 +207,7 @@ mod tests {
             let _ = stream.write_all(&answer).await;
             let _ = stream.read(&mut request).await;
         });
-        let service = Service::new("registrar", &url, Path::new(""), Duration::from_secs(2)).unwrap();
+        let service = Service::new("registrar", &url, Path::new(""), Duration::from_secs(seconds)).unwrap();
         let ask = Ask {
             method: Method::POST,
             path: "/path",
@@ -220,27 +223,27 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_read_to_its_limit_and_waited_for_to_its_time() {
         let text = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
-        assert_eq!(answered(text.into()).await.unwrap(), json!({"a": 1}));
+        assert_eq!(answered(text.into(), PATIENCE).await.unwrap(), json!({"a": 1}));
 
         let mut long = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 3 << 20).into_bytes();
         long.resize(long.len() + (3 << 20), b' ');
-        let error = answered(long).await.unwrap_err();
+        let error = answered(long, PATIENCE).await.unwrap_err();
         assert!(matches!(error, KeylimeError::Answer { .. }), "{error}");
         assert!(error.to_string().contains("limit"), "{error}");
 
-        let error = answered("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".into()).await;
+        let error = answered("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".into(), 2).await;
         assert!(
             matches!(error, Err(KeylimeError::Timeout { seconds: 2, .. })),
             "{error:?}"
         );
-        let error = answered("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[}".into()).await;
+        let error = answered("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[}".into(), PATIENCE).await;
         assert!(matches!(error, Err(KeylimeError::Answer { .. })), "{error:?}");
     }
 
     #[tokio::test]
     async fn a_refusal_keeps_its_status_its_words_and_the_pause_that_it_asks_for() {
         let text = "HTTP/1.1 429 Slow\r\nretry-after: 17\r\ncontent-length: 4\r\n\r\nslow";
-        let error = answered(text.into()).await.unwrap_err();
+        let error = answered(text.into(), PATIENCE).await.unwrap_err();
         assert_eq!(error.retry_after(), Some(17));
         assert_eq!(error.to_string(), "the registrar answered 429: slow");
     }

@@ -355,19 +355,13 @@ pub struct Activation {
 }
 
 #[cfg(test)]
+#[path = "../../../../evidence/tests/common/vectors.rs"]
+mod published;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::Value;
-
-    /// The bodies that others published, at `../shared/vectors/keylime` beside the repository.
-    fn vector(name: &str) -> Option<String> {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/keylime");
-        if !dir.is_dir() {
-            eprintln!("SKIPPED: no ../shared/vectors beside the repository");
-            return None;
-        }
-        Some(std::fs::read_to_string(dir.join(name)).unwrap())
-    }
 
     fn same(text: &str, ours: &impl Serialize) {
         assert_eq!(
@@ -378,27 +372,30 @@ mod tests {
 
     #[test]
     fn published_bodies_are_read_and_written_with_nothing_lost_or_added() {
-        let name = "push_evidence_supported_attestation_request.json";
-        if let Some(text) = vector(name) {
-            let ours: Document<Capabilities> = serde_json::from_str(&text).unwrap();
-            assert_eq!(ours.data.attributes.evidence_supported.len(), 3);
-            same(&text, &ours);
+        if published::vectors().is_none() {
+            return;
         }
-        if let Some(text) = vector("push_evidence_handling_request.json") {
-            let ours: Document<Collected> = serde_json::from_str(&text).unwrap();
-            assert_eq!(ours.data.attributes.evidence_collected.len(), 3);
-            same(&text, &ours);
-        }
-        if let Some(text) = vector("push_session_request.json") {
-            let ours: Document<SessionRequest> = serde_json::from_str(&text).unwrap();
-            assert_eq!(ours.data.attributes.authentication_supported, [POP]);
-            same(&text, &ours);
-            let made = SessionRequest {
-                agent_id: "example-agent",
-                authentication_supported: vec![POP],
-            };
-            assert_eq!(ours, Document::new("session", made));
-        }
+        let body = |name: &str| {
+            let bytes = published::vector(&format!("keylime/push_{name}_request.json")).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let text = body("evidence_supported_attestation");
+        let ours: Document<Capabilities> = serde_json::from_str(&text).unwrap();
+        assert_eq!(ours.data.attributes.evidence_supported.len(), 3);
+        same(&text, &ours);
+        let text = body("evidence_handling");
+        let ours: Document<Collected> = serde_json::from_str(&text).unwrap();
+        assert_eq!(ours.data.attributes.evidence_collected.len(), 3);
+        same(&text, &ours);
+        let text = body("session");
+        let ours: Document<SessionRequest> = serde_json::from_str(&text).unwrap();
+        assert_eq!(ours.data.attributes.authentication_supported, [POP]);
+        same(&text, &ours);
+        let made = SessionRequest {
+            agent_id: "example-agent",
+            authentication_supported: vec![POP],
+        };
+        assert_eq!(ours, Document::new("session", made));
     }
 
     #[test]

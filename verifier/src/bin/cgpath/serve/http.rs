@@ -612,7 +612,7 @@ mod tests {
         let settings = Settings {
             readers: Readers::default(),
             max_evidence: 1024,
-            upload: Duration::from_secs(1),
+            upload: Duration::from_secs(180),
             stale_after: 1,
             certificates: false,
             webhooks: Vec::new(),

@@ -30,7 +30,11 @@ const OTHER_FILES: u64 = 512;
 /// Connections at one time from one peer, see [`Peers::group`].
 const PER_PEER: usize = 32;
 /// How long a TLS handshake may take.
+#[cfg(not(test))]
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// So long that only who gives way is closed, however busy the machine is.
+#[cfg(test)]
+const HANDSHAKE: Duration = Duration::from_secs(600);
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a connection may be used.
@@ -485,8 +489,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (go, wait) = tokio::sync::watch::channel(false);
+        let (begin, mut begun) = tokio::sync::watch::channel(false);
         let slow = |axum::Extension(connection): axum::Extension<Arc<Connection>>| async move {
             let _answering = connection.answering();
+            let _ = begin.send(true);
             let mut wait = wait.clone();
             let _ = wait.wait_for(|go| *go).await;
             "slow"
@@ -522,8 +528,8 @@ mod tests {
             }
         };
         let answered = tokio::spawn(ask("/slow"));
+        begun.wait_for(|begun| *begun).await.unwrap();
         let mut others = vec![idle(address).await];
-        tokio::time::sleep(Duration::from_millis(300)).await;
         for _ in 0..4 * LIMIT {
             others.push(idle(address).await);
         }
@@ -532,7 +538,7 @@ mod tests {
             assert!(ask("/").await.ends_with("quick"));
         }
         let mut closed = [0];
-        let first = tokio::time::timeout(Duration::from_secs(5), others[0].read(&mut closed)).await;
+        let first = tokio::time::timeout(Duration::from_secs(180), others[0].read(&mut closed)).await;
         assert!(
             matches!(first, Ok(Ok(0) | Err(_))),
             "who waited longest is still there: {first:?}"

@@ -1,16 +1,9 @@
 //! The node as an agent of Keylime in push mode, against Keylime's own registrar and verifier and a software TPM.
 //!
 //! What is not installed fails: `cargo xtask test` brings Keylime, Debian's package swtpm the TPM.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "../common/sink.rs"]
-mod common;
 mod node;
-#[path = "../../../verifier/tests/common/python.rs"]
-mod python;
 mod services;
-#[path = "../common/swtpm.rs"]
-mod swtpm;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use collector::config::{Config, KeyKind};

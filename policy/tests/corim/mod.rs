@@ -1,5 +1,4 @@
 //! Policies go through a CoRIM and come back; others read what we write; what is not understood is refused by its place.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod refused;
 

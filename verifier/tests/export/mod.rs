@@ -1,17 +1,13 @@
 //! `cgpath export` read by the tools of others: tpm2-tools, evmctl, Keylime, and decoders from PyPI.
 //!
 //! What is not installed fails: `cargo xtask test` brings it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "../common/python.rs"]
-mod python;
-
+use crate::python::python;
 use evidence::{Bank, Evidence, list::ListEntry};
 use p256::{
     SecretKey,
     pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding},
 };
-use python::python;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

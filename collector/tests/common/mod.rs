@@ -1,0 +1,5 @@
+//! What tests of several subjects need.
+
+pub mod machine;
+pub mod sink;
+pub mod swtpm;

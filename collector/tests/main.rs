@@ -1,0 +1,18 @@
+//! Every integration test of the collector in one program, which links the TPM library, tokio and TLS once.
+//!
+//! Promises: a module is one subject, and its tests share nothing with others but the process, which none of them changes
+//! (environment, current directory); files and the software TPM are the test's own. Not here: tests within the crate,
+//! beside what they test.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+mod delivery;
+mod judged;
+mod keylime_push;
+#[path = "../../verifier/tests/common/port.rs"]
+mod port;
+#[path = "../../verifier/tests/common/python.rs"]
+mod python;
+mod rounds;
+mod sinks;
+mod swtpm;

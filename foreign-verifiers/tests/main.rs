@@ -1,0 +1,11 @@
+//! Verifiers of others in one program, which links their dependencies once.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "../../evidence/tests/common/vectors.rs"]
+mod published;
+mod tdx;
+mod trustee;

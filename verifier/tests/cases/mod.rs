@@ -1,0 +1,202 @@
+//! Inputs as other firmware, boot loaders, runtimes and image tools write them, each with the outcome that is right.
+//!
+//! Promises: a folder beside this file is a case, and `expected` in it says what must come out and why. What the code does
+//! not do yet is in [`OPEN`], by what comes in place of it: a case there that comes out right fails until it is taken off
+//! the list, and one that is not there must come out right. Not here: cases that our own formats have.
+
+mod boot;
+mod images;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use verifier::testing::{KeyKind, Node, pod};
+
+/// What does not come out right yet: the case, and words of each thing that is wrong today, in their order.
+const OPEN: &[(&str, &[&str])] = &[
+    (
+        "boot-log-short-unused-rest",
+        &["incomplete at byte 973: 8 more byte(s) needed for an event"],
+    ),
+    (
+        "event-text-is-not-its-digest",
+        &["what the boot log says of an event is not what was measured"],
+    ),
+    (
+        "grub-kernel-cmdline-prefix",
+        &[
+            "from-boot does not list \"/vmlinuz-6.12.0 root=UUID=0a1b2c3d ro quiet\"",
+            "no kernel command line was measured into PCR 8 or 9",
+        ],
+    ),
+    (
+        "grub-proc-cmdline",
+        &["the kernel command line is not one that the policy accepts"],
+    ),
+    (
+        "grub212-loadoptions-without-nul",
+        &[
+            "the kernel command line that was measured is not what /proc/cmdline said",
+            "from-boot does not list \"/vmlinuz-6.12.0",
+            "from-boot does not list \"BOOT_IMAGE=/vmlinuz-6.12.0",
+            "the kernel command line is not one that the policy accepts",
+        ],
+    ),
+    (
+        "ima-policy-functions",
+        &["file-mmap: ", "path-check: ", "reqprot: ", "pcr: ", "FILE_MMAP: "],
+    ),
+    (
+        "image-layer-parents",
+        &[
+            "implicit-parent: [\"/usr/bin/app\", \"/usr/bin/sh\"]",
+            "one of its parents is not a directory",
+        ],
+    ),
+    (
+        "image-platform-variant",
+        &[
+            "2 images fit",
+            "no image for platform linux/amd64/v1",
+            "no image for platform linux/arm64/v8",
+        ],
+    ),
+    (
+        "learned-path-with-a-space",
+        &["no reference value has a file at this path"],
+    ),
+    ("static-pod-uid", &["is not a pod UID in lower case with dashes"]),
+    (
+        "uki-command-line",
+        &[
+            "nl: exit Some(2)",
+            "nlnul: exit Some(2)",
+            "- \"root=LABEL=r ro quiet \"",
+        ],
+    ),
+];
+
+/// Where the inputs and what is expected of them are.
+fn given(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/cases")
+        .join(case)
+}
+
+/// Compares `wrong`, all that is not as it must be, with what is known of the case.
+#[track_caller]
+fn judge(case: &str, wrong: &[String]) {
+    let expected = std::fs::read_to_string(given(case).join("expected")).unwrap();
+    let open = OPEN.iter().find(|(name, _)| *name == case);
+    let Some((_, known)) = open else {
+        assert!(wrong.is_empty(), "{case}: {wrong:#?}\nexpected:\n{expected}");
+        return;
+    };
+    assert!(
+        !wrong.is_empty(),
+        "{case} comes out right now: take it off the list OPEN"
+    );
+    let same = wrong.len() == known.len()
+        && wrong
+            .iter()
+            .zip(*known)
+            .all(|(found, known)| found.contains(known));
+    assert!(
+        same,
+        "{case}: {wrong:#?}\nis not what the list OPEN has: {known:#?}\nexpected:\n{expected}"
+    );
+}
+
+#[test]
+fn every_folder_is_a_case_that_is_tried_and_every_open_one_has_a_folder() {
+    let sources = [
+        include_str!("boot.rs"),
+        include_str!("images.rs"),
+        include_str!("values.rs"),
+    ]
+    .concat();
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(given("")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            cases.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    assert!(cases.len() >= 11, "{cases:?}");
+    for case in &cases {
+        assert!(sources.contains(&format!("\"{case}\"")), "{case} is not tried");
+    }
+    for (case, _) in OPEN {
+        assert!(cases.iter().any(|found| found == case), "{case} has no folder");
+    }
+}
+
+/// What a command did.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    /// Nothing where it succeeded, and what it said where not.
+    fn wrong(&self, what: &str) -> Option<String> {
+        (self.code != Some(0)).then(|| format!("{what}: exit {:?}: {}{}", self.code, self.out, self.err))
+    }
+}
+
+/// A folder with a node's key, policy and reference values, where commands run.
+struct Folder {
+    dir: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new() -> Folder {
+        let node = Node::boot(KeyKind::EcdsaP256);
+        let folder = Folder {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        folder.write("ak.pub", node.ak.public());
+        folder.write("host.json", node.reference("host.json").unwrap());
+        for n in 1..=4 {
+            let name = format!("{}.json", pod(n));
+            folder.write(&name, node.reference(&name).unwrap());
+        }
+        folder
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.dir.path().join(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.dir.path().join(name)).unwrap()
+    }
+
+    /// The node's policy with `more` behind it.
+    fn policy(&self, more: &str) {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        node.extra_policy = more.to_owned();
+        self.write("node.yaml", node.policy_yaml());
+    }
+
+    fn cgpath(&self, args: &[&str]) -> Ran {
+        let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args(args)
+            .current_dir(&self.dir)
+            .output()
+            .unwrap();
+        Ran {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Judges `evidence.cbor` by `node.yaml`.
+    fn verify(&self) -> Ran {
+        let nonce = hex::encode(boot::NONCE);
+        let (policy, key) = (["--policy", "node.yaml"], ["--ak", "ak.pub", "--nonce", &nonce]);
+        self.cgpath(&[&["verify", "evidence.cbor"][..], &policy, &key].concat())
+    }
+}
