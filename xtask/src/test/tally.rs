@@ -15,7 +15,7 @@ pub struct Count {
     pub failed: u64,
     pub skipped: u64,
     /// Of the skipped: those that want data which no clone has.
-    without_vectors: u64,
+    pub without_vectors: u64,
     /// Of each test that ran: `program::test`, and its seconds.
     pub times: Vec<(String, f64)>,
     /// Names of those that failed.
