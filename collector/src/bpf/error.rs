@@ -14,6 +14,14 @@ pub enum Error {
         /// What can be done.
         hint: String,
     },
+    /// The running kernel does not let programs do what they are for.
+    #[error("{what}: {hint}")]
+    Refused {
+        /// What is refused, and why.
+        what: String,
+        /// What can be done.
+        hint: String,
+    },
     /// The kernel's type information is not readable as such.
     #[error("cannot read the kernel's type information {path} (CONFIG_DEBUG_INFO_BTF=y is needed)")]
     Btf {

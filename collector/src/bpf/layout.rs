@@ -1,31 +1,61 @@
-//! Struct offsets, symbol addresses and prototypes of the running kernel, for the programs' read-only configuration.
+//! Struct offsets and prototypes of the running kernel and the number of its digests, for the programs' read-only
+//! configuration.
 //!
 //! Programs written in Rust carry no CO-RE relocations. What they need is looked up here, before load, in the kernel's
-//! own type information (BTF) and symbol table; a struct, member, function or variable that is absent or has another
-//! size is an error that names it.
+//! own type information (BTF); a struct, member or function that is absent or has another size is an error that names
+//! it. No address of a kernel variable is needed, so that kernels without CONFIG_KALLSYMS_ALL serve, too.
 
 use super::{Error, Hierarchy, Result, decode::HASH_ALGOS};
 use btf_rs::{Btf, BtfType, Type};
 use ebpf_common::{Config, NO_SUBSYSTEM};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel's version";
 
 /// Everything the programs must know about this kernel.
 ///
+/// `btf_path` is the kernel's type information, `tpm` the directory of IMA's TPM in /sys/class/tpm.
+///
 /// # Errors
-/// [`Error::Btf`] or [`Error::Missing`].
-pub(super) fn config(btf_path: &Path, kallsyms: &Path, hierarchy: &Hierarchy) -> Result<Config> {
+/// [`Error::Btf`] or [`Error::Missing`]; [`Error::Io`] without a TPM.
+pub(super) fn config(btf_path: &Path, tpm: &Path, hierarchy: &Hierarchy) -> Result<Config> {
     let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
         path: btf_path.to_owned(),
         source,
     })?;
     let types = Types { btf };
-    types.prototypes()?;
-    types.hash_numbers()?;
-    let config = types.offsets(hierarchy)?;
-    addresses(config, kallsyms)
+    Ok(Config {
+        digest_slots: digest_slots(tpm)?,
+        ..types.config(hierarchy)?
+    })
 }
+
+/// Whether this type information has everything that the programs need.
+///
+/// # Errors
+/// [`Error::Btf`] or [`Error::Missing`], which names what is not there.
+pub fn resolve(btf_path: &Path) -> Result<()> {
+    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
+        path: btf_path.to_owned(),
+        source,
+    })?;
+    // Which hierarchy names the pods decides one enumerator of one of the controllers, which every kernel has.
+    let hierarchy = Hierarchy {
+        id: 0,
+        controller: None,
+        mount: PathBuf::new(),
+    };
+    Types { btf }.config(&hierarchy).map(|_| ())
+}
+
+/// Functions that the kernel offers to programs and that ours call, and the kernel that they came with.
+const HELPERS: [(&str, &str); 5] = [
+    ("BPF_FUNC_probe_read_kernel", "5.5"),
+    ("BPF_FUNC_ringbuf_reserve", "5.8"),
+    ("BPF_FUNC_ktime_get_boot_ns", "5.8"),
+    ("BPF_FUNC_d_path", "5.10"),
+    ("BPF_FUNC_ima_file_hash", "5.18"),
+];
 
 /// Hooks of the guard with their parameters, but for `bpf`.
 const GUARD_HOOKS: [(&str, &[&str]); 8] = [
@@ -279,6 +309,19 @@ impl Types {
         Ok(())
     }
 
+    /// All but what depends on the TPM.
+    fn config(&self, hierarchy: &Hierarchy) -> Result<Config> {
+        self.prototypes()?;
+        self.hash_numbers()?;
+        for (helper, since) in HELPERS {
+            self.enumerator("bpf_func_id", helper).map_err(|_| {
+                let hint = format!("it came with {since}, and some distributions have it in older kernels");
+                missing(format!("{helper} in enum bpf_func_id"), hint)
+            })?;
+        }
+        self.offsets(hierarchy)
+    }
+
     fn offsets(&self, hierarchy: &Hierarchy) -> Result<Config> {
         let cgroup_subsys = match hierarchy.controller {
             None => NO_SUBSYSTEM,
@@ -296,14 +339,12 @@ impl Types {
             tpm_digest_size: self.struct_size("tpm_digest")?,
             tpm_digest_alg_id: self.offset("tpm_digest", "alg_id", Exactly(2))?,
             tpm_digest_digest: self.offset("tpm_digest", "digest", Exactly(64))?,
-            tpm_chip_nr_allocated_banks: self.offset("tpm_chip", "nr_allocated_banks", Exactly(4))?,
             binprm_file: self.offset("linux_binprm", "file", Exactly(8))?,
             binprm_buf: self.offset("linux_binprm", "buf", AtLeast(2))?,
             binprm_filename: self.offset("linux_binprm", "filename", Exactly(8))?,
             file_f_path: self.offset("file", "f_path", Exactly(16))?,
             file_f_inode: self.offset("file", "f_inode", Exactly(8))?,
             file_f_mode: self.offset("file", "f_mode", Exactly(4))?,
-            file_f_op: self.offset("file", "f_op", Exactly(8))?,
             file_private_data: self.offset("file", "private_data", Exactly(8))?,
             path_mnt: self.offset("path", "mnt", Exactly(8))?,
             path_dentry: self.offset("path", "dentry", Exactly(8))?,
@@ -367,52 +408,34 @@ impl Types {
     }
 }
 
-/// Fills in the addresses of IMA's variables, from /proc/kallsyms.
-fn addresses(mut config: Config, kallsyms: &Path) -> Result<Config> {
-    use std::io::BufRead;
+/// How many digests of an entry's array carry the number of their algorithm: one for each bank of the TPM that is
+/// allocated, and after them SHA-1 where no bank has it. What may follow (the hash of files in a bank that the TPM has
+/// not) has none. Source: security/integrity/ima/ima_crypto.c, `ima_init_crypto` and `ima_calc_field_array_hash`.
+///
+/// `class` is /sys/class/tpm/tpm0 of the chip that IMA found; the kernel makes a directory `pcr-ALG` there for each such
+/// bank (drivers/char/tpm/tpm-sysfs.c, `tpm_sysfs_add_device`, since 5.12). A bank of an algorithm that the kernel has no
+/// such directory for makes the number too small, never too large: nothing beyond the array is read.
+fn digest_slots(class: &Path) -> Result<u32> {
     let io = |source| Error::Io {
         what: "read",
-        path: kallsyms.to_owned(),
+        path: class.to_owned(),
         source,
     };
-    let mut wanted = [
-        ("ima_tpm_chip", &mut config.addr_ima_tpm_chip),
-        ("ima_extra_slots", &mut config.addr_ima_extra_slots),
-        ("ima_sha1_idx", &mut config.addr_ima_sha1_idx),
-        ("ima_hash_algo_idx", &mut config.addr_ima_hash_algo_idx),
-        ("ima_hash_algo", &mut config.addr_ima_hash_algo),
-        ("bpf_link_fops", &mut config.addr_bpf_link_fops),
-    ];
-    let mut hidden = false;
-    let file = std::fs::File::open(kallsyms).map_err(io)?;
-    for line in std::io::BufReader::with_capacity(1 << 16, file).split(b'\n') {
-        let line = line.map_err(io)?;
-        // `ffffffff81000000 D name`, with a module's name after a tab.
-        let mut fields = line.splitn(3, |&b| b == b' ');
-        let (Some(address), Some(_), Some(name)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let Some((_, slot)) = wanted.iter_mut().find(|(want, _)| want.as_bytes() == name) else {
-            continue;
-        };
-        let address = std::str::from_utf8(address)
-            .ok()
-            .and_then(|a| u64::from_str_radix(a, 16).ok())
-            .unwrap_or(0);
-        hidden |= address == 0;
-        **slot = address;
+    let (mut banks, mut sha1) = (0, false);
+    for entry in std::fs::read_dir(class).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        if let Some(bank) = name.to_str().and_then(|name| name.strip_prefix("pcr-")) {
+            banks += 1;
+            sha1 |= bank == "sha1";
+        }
     }
-    match wanted.iter().find(|(_, address)| **address == 0) {
-        None => Ok(config),
-        Some((name, _)) if hidden => Err(missing(
-            format!("readable address of {name}"),
-            "set kernel.kptr_restrict to 0 or 1 (`sysctl kernel.kptr_restrict=1`) and run with CAP_SYSLOG",
-        )),
-        Some((name, _)) => Err(missing(
-            format!("variable {name}"),
-            "CONFIG_IMA=y, CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y are needed",
-        )),
+    if banks == 0 {
+        return Err(missing(
+            format!("bank of a TPM 2.0 in {}", class.display()),
+            "IMA has to extend a TPM 2.0 with an allocated bank; `cgpathd check` says what is missing",
+        ));
     }
+    Ok(banks + u32::from(!sha1))
 }
 
 #[cfg(test)]
@@ -426,35 +449,30 @@ mod tests {
         file
     }
 
-    const ALL: &str = "ffffffff81000001 T _text\nffffffff82000001 D ima_hash_algo\nffffffff82000002 D ima_hash_algo_idx\n\
-        ffffffff82000003 D ima_sha1_idx\nffffffff82000004 D ima_extra_slots\nffffffff82000005 B ima_tpm_chip\n\
-        ffffffff82000006 d bpf_link_fops\nffffffffc0000000 t ima_tpm_chip\t[other]\n";
-
     #[test]
-    fn addresses_come_from_the_kernel_itself_never_from_a_module() {
-        let config = addresses(Config::default(), symbols(ALL).path()).unwrap();
-        assert_eq!(config.addr_ima_tpm_chip, 0xffff_ffff_8200_0005);
-        assert_eq!(config.addr_ima_hash_algo, 0xffff_ffff_8200_0001);
-    }
-
-    #[test]
-    fn a_hidden_address_and_an_absent_one_are_told_apart() {
-        let hidden = ALL.replace("ffffffff82000003", "0000000000000000");
-        let error = addresses(Config::default(), symbols(&hidden).path())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("ima_sha1_idx") && error.contains("kptr_restrict"),
-            "{error}"
-        );
-        let absent = ALL.replace("ima_sha1_idx", "something");
-        let error = addresses(Config::default(), symbols(&absent).path())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("variable ima_sha1_idx") && error.contains("KALLSYMS_ALL"),
-            "{error}"
-        );
+    fn digests_are_counted_by_the_banks_that_the_kernel_shows() {
+        let class = |names: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            for name in names {
+                std::fs::create_dir(dir.path().join(name)).unwrap();
+            }
+            dir
+        };
+        for (names, slots) in [
+            (&["pcr-sha1", "pcr-sha256", "ppi", "power"][..], 2),
+            // SHA-1 is behind the banks where none of them has it.
+            (&["pcr-sha256"], 2),
+            (&["pcr-sha256", "pcr-sha384", "pcr-sm3"], 4),
+        ] {
+            assert_eq!(digest_slots(class(names).path()).unwrap(), slots, "{names:?}");
+        }
+        // Without a bank nothing is known of the array, and nothing of it may be read.
+        let error = digest_slots(class(&["ppi"]).path()).unwrap_err().to_string();
+        assert!(error.contains("bank of a TPM 2.0"), "{error}");
+        assert!(matches!(
+            digest_slots(Path::new("/does/not/exist")),
+            Err(Error::Io { .. })
+        ));
     }
 
     #[test]

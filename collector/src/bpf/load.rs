@@ -287,8 +287,43 @@ fn check_lsm() -> Result<()> {
     }
     Err(Error::Missing {
         what: format!("active security module bpf (active: {})", list.trim()),
-        hint: format!("boot with lsm={},bpf on the kernel's command line", list.trim()),
+        hint: format!(
+            "boot with {} on the kernel's command line",
+            lsm_parameter(list.trim())
+        ),
     })
+}
+
+/// Lockdown of kind `confidentiality` refuses programs the helpers that read kernel memory, which the kernel's verifier
+/// tells as an unknown helper.
+fn check_lockdown() -> Result<()> {
+    let path = Path::new("/sys/kernel/security/lockdown");
+    match fs::read_to_string(path) {
+        Ok(modes) if modes.contains("[confidentiality]") => Err(Error::Refused {
+            what: "lockdown=confidentiality is in force: eBPF programs may not read kernel memory".to_owned(),
+            hint: "boot with lockdown=integrity on the kernel's command line".to_owned(),
+        }),
+        // A kernel without lockdown has no such file.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("read", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel parameter that makes `bpf` active, for what /sys/kernel/security/lsm shows now.
+///
+/// `integrity` keeps IMA's state of each inode. Before it became part of IMA it registered no hooks, so that the file
+/// never names it, and a kernel of that age panics at the first measured file if `lsm=` leaves it out
+/// (`integrity_inode_get` in security/integrity/iint.c, 6.1). Where IMA is itself a module (`ima` is active) the name is
+/// not needed; a name that a kernel does not know is ignored (`ordered_lsm_parse` in security/security.c).
+pub fn lsm_parameter(active: &str) -> String {
+    let mut modules: Vec<&str> = active.split(',').filter(|module| !module.is_empty()).collect();
+    let needs_integrity = !modules.contains(&"ima");
+    for (module, needed) in [("integrity", needs_integrity), ("bpf", true)] {
+        if needed && !modules.contains(&module) {
+            modules.push(module);
+        }
+    }
+    format!("lsm={}", modules.join(","))
 }
 
 fn load(
@@ -310,9 +345,10 @@ fn load(
         });
     }
     check_lsm()?;
+    check_lockdown()?;
     super::guard::check_tick()?;
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
-    let config = layout::config(&options.kernel_btf, Path::new("/proc/kallsyms"), &hierarchy)?;
+    let config = layout::config(&options.kernel_btf, Path::new("/sys/class/tpm/tpm0"), &hierarchy)?;
     let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
         .map_err(kernel("parse", options.kernel_btf.display().to_string()))?;
     // A copy: the allocator aligns it, which the parser needs and the caller's bytes may not be.
@@ -431,10 +467,29 @@ fn verify(ebpf: &mut Ebpf, name: &'static str, hook: Hook, btf: &Btf) -> Result<
     .map_err(kernel("load", name))
 }
 
+/// Linux' own error ENOTSUPP, which no C library knows (include/linux/errno.h).
+const ENOTSUPP: i32 = 524;
+
+/// What to do about a kernel that has functions and programs and cannot call the ones from the others.
+pub const DIRECT_CALLS_HINT: &str =
+    "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS is needed, which arm64 has from 6.4 on";
+
+fn attach_error<E: std::error::Error + Send + Sync + 'static>(name: &str, source: E) -> Error {
+    if os_error(&source) == Some(ENOTSUPP) {
+        return Error::Refused {
+            what: format!(
+                "cannot attach {name}: this kernel cannot call eBPF programs from its functions (error 524)"
+            ),
+            hint: DIRECT_CALLS_HINT.to_owned(),
+        };
+    }
+    kernel("attach", name)(source)
+}
+
 /// Attaches and pins one program.
 fn attach(ebpf: &mut Ebpf, dir: &Path, name: &'static str) -> Result<Attached> {
     let program = program(ebpf, name)?;
-    let fail = || kernel("attach", name);
+    let fail = || move |source| attach_error(name, source);
     let link = match program {
         Program::FExit(p) => {
             let id = p.attach().map_err(fail())?;
@@ -562,14 +617,19 @@ fn not_ours<E: std::error::Error + 'static>(path: &Path) -> impl FnOnce(E) -> Er
 
 /// Whether EPERM is the cause of an error.
 fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    os_error(error) == Some(nix::libc::EPERM)
+}
+
+/// The kernel's number for the cause of an error.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return io.raw_os_error() == Some(nix::libc::EPERM);
+            return io.raw_os_error();
         }
         next = cause.source();
     }
-    false
+    None
 }
 
 /// An error and its causes in one line.
@@ -589,4 +649,50 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
 
 fn map_at(path: &Path, kind: fn(MapData) -> Map) -> Result<Map> {
     MapData::from_pin(path).map(kind).map_err(not_ours(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{attach_error, lsm_parameter};
+    use std::io;
+
+    /// As aya has it: the kernel's error is the source of another one.
+    #[derive(Debug, thiserror::Error)]
+    #[error("`bpf_raw_tracepoint_open` failed")]
+    struct Call(#[source] io::Error);
+
+    #[test]
+    fn error_524_names_what_the_kernel_lacks_and_since_when_it_has_it() {
+        let said = attach_error("entry_added", Call(io::Error::from_raw_os_error(524))).to_string();
+        for part in ["entry_added", "524", "DIRECT_CALLS", "arm64", "6.4"] {
+            assert!(said.contains(part), "{said}");
+        }
+        let other = attach_error("entry_added", Call(io::Error::from_raw_os_error(12))).to_string();
+        assert_eq!(other, "cannot attach entry_added");
+    }
+
+    #[test]
+    fn integrity_is_kept_for_kernels_that_do_not_list_it_and_panic_without() {
+        for (active, parameter) in [
+            // 6.1: IMA works, and neither it nor `integrity` is listed.
+            (
+                "lockdown,capability,landlock,yama,apparmor",
+                "lsm=lockdown,capability,landlock,yama,apparmor,integrity,bpf",
+            ),
+            ("capability", "lsm=capability,integrity,bpf"),
+            ("", "lsm=integrity,bpf"),
+            // 6.8 and newer: IMA is a module of its own and always active.
+            (
+                "lockdown,capability,apparmor,ima,evm",
+                "lsm=lockdown,capability,apparmor,ima,evm,bpf",
+            ),
+            // Nothing twice, nothing in another order.
+            ("capability,integrity,yama", "lsm=capability,integrity,yama,bpf"),
+            ("capability,bpf,yama", "lsm=capability,bpf,yama,integrity"),
+            ("capability,integrity,bpf", "lsm=capability,integrity,bpf"),
+            ("capability,bpf,ima", "lsm=capability,bpf,ima"),
+        ] {
+            assert_eq!(lsm_parameter(active), parameter);
+        }
+    }
 }

@@ -20,7 +20,9 @@ pub use ring::{Item, Ring};
 use aya::maps::{Array, MapData};
 use ebpf_common::Counters;
 use evidence::Bank;
+pub use layout::resolve;
 use load::{Attached, Controls, Loaded, Plain};
+pub use load::{DIRECT_CALLS_HINT, lsm_parameter};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,

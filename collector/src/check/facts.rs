@@ -37,6 +37,9 @@ pub const HOOKS: [&str; 17] = [
     "btf_trace_cgroup_rmdir",
 ];
 
+/// The kernel's type information.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
 /// Why a fact could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unknown {
@@ -132,18 +135,28 @@ pub struct Facts {
     pub capabilities: Fact<u64>,
     /// Hooks that the kernel's BTF does not have.
     pub hooks_missing: Fact<Vec<&'static str>>,
+    /// What the programs need of the kernel's types and do not find there; `None` where all is there.
+    pub types_missing: Fact<Option<String>>,
+    /// Whether this kernel's functions can call eBPF programs.
+    pub direct_calls: Fact<bool>,
     /// Whether `ima_add_template_entry` is among the functions that can be traced.
     pub traceable: Fact<bool>,
     /// `kernel.ftrace_enabled`.
     pub ftrace: Fact<String>,
-    /// Whether /proc/kallsyms shows addresses.
-    pub symbols: Fact<bool>,
     /// `net.core.bpf_jit_enable`.
     pub jit: Fact<String>,
     /// Active security modules.
     pub lsm: Fact<Vec<String>>,
     /// Lockdown mode.
     pub lockdown: Fact<String>,
+    /// Whether LoadPin, where it is active, refuses files of other file systems than the first one that it saw.
+    pub loadpin: Fact<bool>,
+    /// Where the file system of the configured policy file is mounted.
+    pub policy_mount: Fact<PathBuf>,
+    /// The name of PID 1.
+    pub init: Fact<String>,
+    /// Whether systemd can load an IMA policy.
+    pub systemd_ima: Fact<bool>,
     /// File system at the pins' directory and where it is mounted.
     pub pins: Fact<(String, PathBuf)>,
     /// The measurement list.
@@ -187,18 +200,25 @@ const AGENTS: [(&str, &str); 4] = [
 /// Programs that [`crate::anchor`] starts.
 const TOOLS: [&str; 2] = ["mke2fs", "mount"];
 
-/// Asks the TPM.
-pub type AskTpm<'a> = dyn FnMut(&Config) -> Result<TpmFacts, String> + 'a;
-/// Probes IMA; is given the list as it is before, and how to read it again.
-pub type ProbeIma<'a> = dyn FnMut(&ListFacts, &dyn Fn() -> Fact<ListFacts>) -> Fact<Probes> + 'a;
+/// How to find out what no file says.
+pub struct Ask<'a> {
+    /// Asks the TPM.
+    pub tpm: &'a dyn Fn(&Config) -> Result<TpmFacts, String>,
+    /// Probes IMA; is given the list as it is before, and how to read it again.
+    pub probe: &'a dyn Fn(&ListFacts, &dyn Fn() -> Fact<ListFacts>) -> Fact<Probes>,
+    /// Looks up in the kernel's type information, a file, what the programs need; gives what is not there.
+    pub types: &'a dyn Fn(&Path) -> Fact<Option<String>>,
+    /// What `systemctl --version` prints.
+    pub systemd: &'a dyn Fn() -> Fact<String>,
+}
 
 /// Gathers all facts below `root`, which is `/` but in tests.
-pub fn gather(root: &Path, config: &Config, tpm: &mut AskTpm<'_>, probe: &mut ProbeIma<'_>) -> Facts {
+pub fn gather(root: &Path, config: &Config, ask: &Ask<'_>) -> Facts {
     let tree = Tree { root };
     let release = tree.line("/proc/sys/kernel/osrelease");
     let list = tree.list(config);
     let probes = match &list {
-        Ok(before) => probe(before, &|| tree.list(config)),
+        Ok(before) => (ask.probe)(before, &|| tree.list(config)),
         Err(why) => Err(why.clone()),
     };
     let processes = tree.processes();
@@ -209,14 +229,19 @@ pub fn gather(root: &Path, config: &Config, tpm: &mut AskTpm<'_>, probe: &mut Pr
         command_line: tree.line("/proc/cmdline"),
         capabilities: tree.capabilities(),
         hooks_missing: tree.hooks_missing(),
+        types_missing: (ask.types)(&tree.at(BTF)),
+        direct_calls: tree.direct_calls(),
         traceable: tree.traceable(),
         ftrace: tree.line("/proc/sys/kernel/ftrace_enabled"),
-        symbols: tree.symbols(),
         jit: tree.line("/proc/sys/net/core/bpf_jit_enable"),
         lsm: tree
             .line("/sys/kernel/security/lsm")
             .map(|text| text.split(',').map(str::to_owned).collect()),
         lockdown: tree.lockdown(),
+        loadpin: tree.loadpin(),
+        policy_mount: tree.mount_of(&config.ima.policy).map(|(_, at)| at),
+        init: tree.line("/proc/1/comm"),
+        systemd_ima: (ask.systemd)().and_then(|text| systemd_ima(&text)),
         pins: tree.mount_of(&config.bpf.pin_dir),
         list,
         rules: tree
@@ -231,7 +256,7 @@ pub fn gather(root: &Path, config: &Config, tpm: &mut AskTpm<'_>, probe: &mut Pr
         loop_devices: tree.has_loop(release.as_deref().unwrap_or_default()),
         tpm_version: tree.line("/sys/class/tpm/tpm0/tpm_version_major"),
         kernel_banks: tree.kernel_banks(),
-        tpm: tpm(config),
+        tpm: (ask.tpm)(config),
         cgroup: tree.cgroup(),
         runtimes: tree.runtimes(config, &processes),
         agents: tree.agents(&processes),
@@ -245,6 +270,16 @@ fn unknown(path: &Path, error: &io::Error) -> Unknown {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Unknown::Absent(path.to_owned()),
         io::ErrorKind::PermissionDenied => Unknown::Denied(path.to_owned()),
         _ => Unknown::Failed(format!("{}: {error}", path.display())),
+    }
+}
+
+/// From a line such as `+PAM +AUDIT +SELINUX -APPARMOR +IMA …`.
+fn systemd_ima(text: &str) -> Fact<bool> {
+    let has = |feature: &str| text.split_whitespace().any(|word| word == feature);
+    match (has("+IMA"), has("-IMA")) {
+        (true, _) => Ok(true),
+        (_, true) => Ok(false),
+        _ => Err(Unknown::Failed("systemctl --version says nothing of IMA".into())),
     }
 }
 
@@ -285,7 +320,7 @@ impl Tree<'_> {
     }
 
     fn hooks_missing(&self) -> Fact<Vec<&'static str>> {
-        let path = Path::new("/sys/kernel/btf/vmlinux");
+        let path = Path::new(BTF);
         let bytes = self.bytes(path)?;
         let btf = Btf::from_bytes(&bytes).map_err(|e| Unknown::Failed(format!("{}: {e}", path.display())))?;
         let has = |name: &&str| {
@@ -295,6 +330,33 @@ impl Tree<'_> {
                 .any(|t| matches!(t, Type::Func(_) | Type::Typedef(_)))
         };
         Ok(HOOKS.into_iter().filter(|name| !has(name)).collect())
+    }
+
+    /// The function is there where CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS is. Its name is shown even to those from whom
+    /// its address is hidden.
+    fn direct_calls(&self) -> Fact<bool> {
+        let path = Path::new("/proc/kallsyms");
+        let file = File::open(self.at(path)).map_err(|e| unknown(path, &e))?;
+        for line in BufReader::with_capacity(1 << 16, file).split(b'\n') {
+            let line = line.map_err(|e| unknown(path, &e))?;
+            // `ffffffff81000000 T name`, with a module's name after a tab.
+            if line.rsplit(|b| *b == b' ').next() == Some(b"register_ftrace_direct") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// It refuses unless told otherwise: by a sysctl where that may still be changed, or at boot.
+    fn loadpin(&self) -> Fact<bool> {
+        match self.line("/proc/sys/kernel/loadpin/enforce") {
+            Ok(value) => Ok(value != "0"),
+            Err(Unknown::Absent(_)) => {
+                let line = self.line("/proc/cmdline")?;
+                Ok(!line.split_whitespace().any(|word| word == "loadpin.enforce=0"))
+            }
+            Err(why) => Err(why),
+        }
     }
 
     fn traceable(&self) -> Fact<bool> {
@@ -317,20 +379,6 @@ impl Tree<'_> {
             }
         }
         Err(why)
-    }
-
-    /// Hidden addresses are all zero.
-    fn symbols(&self) -> Fact<bool> {
-        let path = Path::new("/proc/kallsyms");
-        let file = File::open(self.at(path)).map_err(|e| unknown(path, &e))?;
-        for line in BufReader::new(file).split(b'\n') {
-            let line = line.map_err(|e| unknown(path, &e))?;
-            // Symbols of per-CPU areas are at 0 in any case.
-            if line.iter().take_while(|b| **b != b' ').any(|b| *b != b'0') {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// `[none] integrity confidentiality`: the mode in brackets is in force.

@@ -1,7 +1,7 @@
 //! From facts to rows. Pure.
 
 use super::facts::{Fact, Facts, ListFacts, Probed, Unknown};
-use super::{Row, State};
+use super::{Row, State, kernel};
 use crate::bpf::Mode;
 use crate::config::{Config, EnforceMode, FailClosedMode};
 use evidence::{Bank, ima_policy};
@@ -21,17 +21,7 @@ const TEMPLATES: [&str; 6] = [
 
 const SETUP: &str = "cgpathd setup, then add ima_policy=tcb to the kernel's command line";
 
-/// Capabilities that the daemon needs: name and bit. include/uapi/linux/capability.h.
-const CAPABILITIES: [(&str, u32); 6] = [
-    ("CAP_DAC_OVERRIDE", 1),
-    ("CAP_SYS_PTRACE", 19),
-    ("CAP_SYS_ADMIN", 21),
-    ("CAP_SYSLOG", 34),
-    ("CAP_PERFMON", 38),
-    ("CAP_BPF", 39),
-];
-
-fn row(id: &'static str, state: State, found: impl Into<String>) -> Row {
+pub(super) fn row(id: &'static str, state: State, found: impl Into<String>) -> Row {
     Row {
         id,
         state,
@@ -42,19 +32,19 @@ fn row(id: &'static str, state: State, found: impl Into<String>) -> Row {
 }
 
 impl Row {
-    fn remedy(mut self, text: impl Into<String>) -> Row {
+    pub(super) fn remedy(mut self, text: impl Into<String>) -> Row {
         self.remedy = Some(text.into());
         self
     }
 
-    fn reboot(mut self, text: impl Into<String>) -> Row {
+    pub(super) fn reboot(mut self, text: impl Into<String>) -> Row {
         self.needs_reboot = true;
         self.remedy(text)
     }
 }
 
 /// A row for a fact that could not be had: it failed where it is absent, else it could not be found out.
-fn absent(id: &'static str, why: &Unknown) -> Row {
+pub(super) fn absent(id: &'static str, why: &Unknown) -> Row {
     match why {
         Unknown::Absent(_) => row(id, State::Fail, why.to_string()),
         Unknown::Denied(_) => row(id, State::Skip, why.to_string()).remedy("sudo cgpathd check"),
@@ -65,16 +55,17 @@ fn absent(id: &'static str, why: &Unknown) -> Row {
 /// All rows, in the order in which to mend what is not met.
 pub fn judge(facts: &Facts, config: &Config) -> Vec<Row> {
     vec![
-        kernel(facts),
-        architecture(facts),
-        privileges(facts),
-        btf(facts),
-        hook(facts),
-        symbols(facts),
-        jit(facts),
-        bpf_lsm(facts),
-        lockdown(facts),
-        bpffs(facts, config),
+        kernel::kernel(facts),
+        kernel::architecture(facts),
+        kernel::privileges(facts),
+        kernel::btf(facts),
+        kernel::hook(facts),
+        kernel::jit(facts),
+        kernel::bpf_lsm(facts),
+        kernel::lockdown(facts),
+        kernel::loadpin(facts, config),
+        kernel::systemd(facts, config),
+        kernel::bpffs(facts, config),
         ima(facts),
         template(facts),
         ima_policy(facts),
@@ -131,178 +122,6 @@ fn guard(config: &Config) -> Row {
         .remedy("set verifier.url");
     }
     row(ID, State::Ok, found)
-}
-
-fn kernel(facts: &Facts) -> Row {
-    let release = match &facts.release {
-        Ok(release) => release,
-        Err(why) => return absent("kernel", why),
-    };
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|n| n.parse::<u32>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) if (major, minor) >= (6, 1) => row("kernel", State::Ok, release),
-        (Some(_), Some(_)) => row(
-            "kernel",
-            State::Fail,
-            format!("{release}; 6.1 or newer is needed"),
-        )
-        .reboot("install a newer kernel of your distribution"),
-        _ => row("kernel", State::Skip, format!("{release:?} is not understood")),
-    }
-}
-
-fn architecture(facts: &Facts) -> Row {
-    match facts.architecture.as_deref() {
-        Ok("x86_64") => row("architecture", State::Ok, "x86_64"),
-        Ok("aarch64") => row(
-            "architecture",
-            State::Warn,
-            "aarch64: it should work and was not tried",
-        ),
-        Ok(other) => row("architecture", State::Fail, format!("{other}; x86_64 is needed"))
-            .remedy("attest this node by the kernel tier (kernel-patches/README.md)"),
-        Err(why) => absent("architecture", why),
-    }
-}
-
-fn privileges(facts: &Facts) -> Row {
-    let held = match &facts.capabilities {
-        Ok(held) => *held,
-        Err(why) => return absent("privileges", why),
-    };
-    let lacks: Vec<&str> = CAPABILITIES
-        .iter()
-        .filter(|(_, bit)| held & (1 << bit) == 0)
-        .map(|(name, _)| *name)
-        .collect();
-    if lacks.is_empty() {
-        return row("privileges", State::Ok, "all capabilities that are needed");
-    }
-    row("privileges", State::Fail, format!("lacks {}", lacks.join(" "))).remedy("sudo cgpathd check")
-}
-
-fn btf(facts: &Facts) -> Row {
-    match &facts.hooks_missing {
-        Ok(missing) if missing.is_empty() => row("btf", State::Ok, "/sys/kernel/btf/vmlinux"),
-        Ok(missing) => row(
-            "btf",
-            State::Fail,
-            format!("the kernel's BTF lacks {}", missing.join(" ")),
-        )
-        .reboot("use a kernel with CONFIG_IMA, CONFIG_BPF_LSM and CONFIG_CGROUPS"),
-        Err(why @ Unknown::Absent(_)) => absent("btf", why)
-            .reboot("use a kernel with CONFIG_DEBUG_INFO_BTF (stock distribution kernels have it)"),
-        Err(why) => absent("btf", why),
-    }
-}
-
-fn hook(facts: &Facts) -> Row {
-    const ID: &str = "hook";
-    let name = "ima_add_template_entry";
-    if let Ok(value) = facts.ftrace.as_deref()
-        && value != "1"
-    {
-        return row(
-            ID,
-            State::Fail,
-            format!("kernel.ftrace_enabled is {value}: no function can be hooked"),
-        )
-        .remedy("sysctl -w kernel.ftrace_enabled=1");
-    }
-    match &facts.traceable {
-        Ok(true) => row(ID, State::Ok, format!("{name} can be traced")),
-        Ok(false) => row(
-            ID,
-            State::Fail,
-            format!("{name} is not among the functions that can be traced"),
-        )
-        .reboot("use a kernel with CONFIG_IMA, CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE"),
-        // Tracefs is only how to see it; BTF and ftrace_enabled say the most of it.
-        Err(Unknown::Absent(_)) if facts.ftrace.is_ok() => row(
-            ID,
-            State::Warn,
-            format!("tracefs is not mounted, so whether {name} can be traced is not shown"),
-        )
-        .remedy("mount -t tracefs tracefs /sys/kernel/tracing"),
-        Err(why) => absent(ID, why),
-    }
-}
-
-fn symbols(facts: &Facts) -> Row {
-    match &facts.symbols {
-        Ok(true) => row("kernel-symbols", State::Ok, "/proc/kallsyms shows addresses"),
-        Ok(false) => row("kernel-symbols", State::Fail, "/proc/kallsyms hides addresses")
-            .remedy("sudo sysctl -w kernel.kptr_restrict=1"),
-        Err(why) => absent("kernel-symbols", why),
-    }
-}
-
-fn jit(facts: &Facts) -> Row {
-    match facts.jit.as_deref() {
-        Ok("0") => row(
-            "bpf-jit",
-            State::Fail,
-            "net.core.bpf_jit_enable is 0: trampolines need the compiler",
-        )
-        .remedy("sysctl -w net.core.bpf_jit_enable=1"),
-        Ok(value) => row(
-            "bpf-jit",
-            State::Ok,
-            format!("net.core.bpf_jit_enable is {value}"),
-        ),
-        Err(why) => absent("bpf-jit", why),
-    }
-}
-
-fn bpf_lsm(facts: &Facts) -> Row {
-    match &facts.lsm {
-        Ok(active) if active.iter().any(|m| m == "bpf") => row("bpf-lsm", State::Ok, active.join(",")),
-        Ok(active) => {
-            let active = active.join(",");
-            row("bpf-lsm", State::Fail, format!("bpf is not active: {active}"))
-                .reboot(format!("add lsm={active},bpf to the kernel's command line"))
-        }
-        Err(why @ Unknown::Absent(_)) => {
-            absent("bpf-lsm", why).remedy("mount -t securityfs securityfs /sys/kernel/security")
-        }
-        Err(why) => absent("bpf-lsm", why),
-    }
-}
-
-fn lockdown(facts: &Facts) -> Row {
-    match facts.lockdown.as_deref() {
-        Ok("confidentiality") => row(
-            "lockdown",
-            State::Fail,
-            "confidentiality: eBPF programs may not read kernel memory",
-        )
-        .reboot("boot with lockdown=integrity"),
-        Ok(mode) => row("lockdown", State::Ok, mode),
-        Err(Unknown::Absent(_)) => row("lockdown", State::Ok, "none (not built into this kernel)"),
-        Err(why) => absent("lockdown", why),
-    }
-}
-
-fn bpffs(facts: &Facts, config: &Config) -> Row {
-    let dir = config.bpf.pin_dir.display();
-    match &facts.pins {
-        Ok((kind, at)) if kind == "bpf" => row("bpffs", State::Ok, format!("mounted at {}", at.display())),
-        Ok(_) if config.bpf.pin_dir.starts_with("/sys/fs/bpf") => row(
-            "bpffs",
-            State::Warn,
-            "not mounted at /sys/fs/bpf; cgpathd will mount it",
-        )
-        .remedy("mount -t bpf bpf /sys/fs/bpf"),
-        Ok((kind, at)) => row(
-            "bpffs",
-            State::Fail,
-            format!("{dir} is on {kind} ({})", at.display()),
-        )
-        .remedy("set bpf.pin_dir to a directory below /sys/fs/bpf"),
-        Err(why) => absent("bpffs", why),
-    }
 }
 
 fn list<'a>(id: &'static str, facts: &'a Facts) -> Result<&'a ListFacts, Row> {

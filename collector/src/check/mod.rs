@@ -6,16 +6,20 @@
 
 pub mod facts;
 mod judge;
+mod kernel;
 mod probe;
 mod tpm;
 
 pub use judge::judge;
 
+use crate::bpf;
 use crate::config::Config;
+use facts::{Fact, Unknown};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::Command;
 
 /// How a precondition fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -101,7 +105,13 @@ impl Report {
 /// # Errors
 /// When `out` can not be written.
 pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> {
-    let facts = facts::gather(Path::new("/"), config, &mut tpm::ask, &mut probe::probe);
+    let ask = facts::Ask {
+        tpm: &tpm::ask,
+        probe: &probe::probe,
+        types: &types,
+        systemd: &systemd,
+    };
+    let facts = facts::gather(Path::new("/"), config, &ask);
     let report = Report {
         rows: judge(&facts, config),
     };
@@ -113,6 +123,25 @@ pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> 
     }
     out.flush()?;
     Ok(report.exit_code())
+}
+
+/// Looks up what [`crate::bpf`] would.
+fn types(btf: &Path) -> Fact<Option<String>> {
+    match bpf::resolve(btf) {
+        Ok(()) => Ok(None),
+        Err(error @ bpf::Error::Missing { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(Unknown::Failed(error.to_string())),
+    }
+}
+
+/// What `systemctl --version` prints.
+fn systemd() -> Fact<String> {
+    match Command::new("systemctl").arg("--version").output() {
+        Ok(out) if out.status.success() => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
+        Ok(out) => Err(Unknown::Failed(format!("systemctl --version: {}", out.status))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Unknown::Absent("systemctl".into())),
+        Err(e) => Err(Unknown::Failed(format!("systemctl: {e}"))),
+    }
 }
 
 #[cfg(test)]

@@ -25,16 +25,16 @@ impl Node {
             .file("proc/self/status", "Name:\tx\nCapEff:\t000001ffffffffff\n")
             .file("proc/self/cgroup", "0::/init.scope\n")
             .file(
-                "proc/kallsyms",
-                "0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n",
-            )
-            .file(
                 "proc/self/mountinfo",
                 "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n\
                  21 20 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
                  22 20 0:6 / /sys/fs/bpf rw shared:1 - bpf bpf rw\n",
             )
             .file("proc/1/comm", "systemd\n")
+            .file(
+                "proc/kallsyms",
+                "0000000000000000 T _text\n0000000000000000 T register_ftrace_direct\n",
+            )
             .file("proc/77/comm", "containerd-shim\n")
             .file("sys/kernel/btf/vmlinux", btf(&facts::HOOKS))
             .file(
@@ -91,13 +91,18 @@ impl Node {
     }
 
     fn facts(&self) -> Facts {
-        let mut probe = |_: &ListFacts, _: &dyn Fn() -> facts::Fact<ListFacts>| {
-            Ok(Probes {
-                run: Probed::Measured,
-                map: Probed::Measured,
-            })
+        let ask = facts::Ask {
+            tpm: &|_| Ok(tpm()),
+            probe: &|_, _| {
+                Ok(Probes {
+                    run: Probed::Measured,
+                    map: Probed::Measured,
+                })
+            },
+            types: &|_| Ok(None),
+            systemd: &|| Ok("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT +IMA -SMACK\n".into()),
         };
-        gather(self.0.path(), &Config::default(), &mut |_| Ok(tpm()), &mut probe)
+        gather(self.0.path(), &Config::default(), &ask)
     }
 
     fn row(&self, id: &str) -> Row {
@@ -184,15 +189,13 @@ fn a_node_on_which_all_is_well_gives_exit_0_and_no_remedy() {
 #[test]
 fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
     let root = tempfile::tempdir().unwrap();
-    let mut probe = |_: &ListFacts, _: &dyn Fn() -> facts::Fact<ListFacts>| -> facts::Fact<Probes> {
-        panic!("no list to probe")
+    let ask = facts::Ask {
+        tpm: &|_| Err("none".into()),
+        probe: &|_, _| panic!("no list to probe"),
+        types: &types,
+        systemd: &|| Err(Unknown::Absent("systemctl".into())),
     };
-    let facts = gather(
-        root.path(),
-        &Config::default(),
-        &mut |_| Err("none".into()),
-        &mut probe,
-    );
+    let facts = gather(root.path(), &Config::default(), &ask);
     let report = Report {
         rows: judge(&facts, &Config::default()),
     };
@@ -214,8 +217,21 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
 fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_reboot() {
     type Break = fn(&Node);
     let cases: [(&str, bool, Break); 20] = [
-        ("kernel", true, |n| {
-            n.file("proc/sys/kernel/osrelease", "5.10.0-30-amd64\n");
+        ("hook", true, |n| {
+            n.file(
+                "proc/kallsyms",
+                "0000000000000000 T _text\n0000000000000000 t register_ftrace_direct_x\n\
+                 0000000000000000 t register_ftrace_direct\t[m]\n",
+            );
+        }),
+        ("loadpin", true, |n| {
+            n.file("sys/kernel/security/lsm", "capability,loadpin,bpf,ima")
+                .file("proc/sys/kernel/loadpin/enforce", "1\n")
+                .file(
+                    "proc/self/mountinfo",
+                    "20 1 254:0 / / ro - ext2 /dev/dm-0 ro\n21 20 0:7 / /etc rw - overlay overlay rw\n",
+                )
+                .list(&[("boot_aggregate", b"x"), ("/bin/sh", b"sh")]);
         }),
         ("architecture", false, |n| {
             n.file("proc/sys/kernel/arch", "s390x\n");
@@ -237,11 +253,6 @@ fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_re
         }),
         ("hook", false, |n| {
             n.file("proc/sys/kernel/ftrace_enabled", "0\n");
-        }),
-        ("kernel-symbols", false, |n| {
-            {
-                n.file("proc/kallsyms", "0000000000000000 T _text\n");
-            };
         }),
         ("bpf-jit", false, |n| {
             n.file("proc/sys/net/core/bpf_jit_enable", "0\n");
@@ -307,6 +318,70 @@ fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_re
         );
         assert!(row.remedy.is_some(), "{id}: {}", row.found);
     }
+}
+
+#[test]
+fn features_decide_and_an_old_version_is_only_told() {
+    let node = Node::new();
+    // RHEL 9's: old by its number, and with everything that was added since.
+    node.file("proc/sys/kernel/osrelease", "5.14.0-362.el9.x86_64\n");
+    let mut facts = node.facts();
+    assert_eq!(row(&facts, "kernel").state, State::Warn);
+    let report = |facts: &Facts| Report {
+        rows: judge(facts, &Config::default()),
+    };
+    assert_eq!(report(&facts).exit_code(), 0);
+    let lacks = "this kernel has no BPF_FUNC_ima_file_hash in enum bpf_func_id: it came with 5.18";
+    facts.types_missing = Ok(Some(lacks.into()));
+    let btf = row(&facts, "btf");
+    assert_eq!(
+        (btf.state, btf.found.as_str(), btf.needs_reboot),
+        (State::Fail, lacks, true)
+    );
+    assert_eq!(report(&facts).exit_code(), 1);
+}
+
+#[test]
+fn a_systemd_that_does_not_load_the_policy_fails_unless_something_else_did() {
+    let node = Node::new();
+    let mut facts = node.facts();
+    assert_eq!(row(&facts, "systemd-ima").state, State::Ok);
+    facts.systemd_ima = Ok(false);
+    assert_eq!(row(&facts, "systemd-ima").state, State::Ok);
+    node.list(&[("boot_aggregate", b"x"), ("/bin/sh", b"sh")]);
+    facts.list = node.facts().list;
+    let failed = row(&facts, "systemd-ima");
+    assert!(failed.state == State::Fail && failed.needs_reboot, "{failed:?}");
+    assert!(failed.remedy.unwrap().contains("/etc/ima/ima-policy"));
+    // Another PID 1 is not systemd's to judge, and what cannot be asked is not met.
+    facts.init = Ok("init".into());
+    assert_eq!(row(&facts, "systemd-ima").state, State::Ok);
+    facts.init = Ok("systemd".into());
+    facts.systemd_ima = Err(Unknown::Failed("systemctl --version says nothing of IMA".into()));
+    assert_eq!(row(&facts, "systemd-ima").state, State::Skip);
+}
+
+#[test]
+fn loadpin_is_judged_by_where_the_policy_lies_and_whether_it_was_loaded() {
+    let node = Node::new();
+    node.file("sys/kernel/security/lsm", "capability,loadpin,bpf,ima");
+    // Without the sysctl it is enforced; here the policy was loaded all the same.
+    let found = node.row("loadpin");
+    assert!(
+        found.state == State::Ok && found.found.starts_with("enforced"),
+        "{found:?}"
+    );
+    node.list(&[("boot_aggregate", b"x"), ("/bin/sh", b"sh")]);
+    assert_eq!(node.row("loadpin").state, State::Warn);
+    node.file(
+        "proc/self/mountinfo",
+        "20 1 254:0 / / ro - ext2 /dev/dm-0 ro\n21 20 0:7 / /etc rw - overlay overlay rw\n",
+    );
+    assert_eq!(node.row("loadpin").state, State::Fail);
+    node.file("proc/cmdline", "root=/dev/dm-0 loadpin.enforce=0\n");
+    assert_eq!(node.row("loadpin").state, State::Ok);
+    node.file("proc/sys/kernel/loadpin/enforce", "1\n");
+    assert_eq!(node.row("loadpin").state, State::Fail);
 }
 
 #[test]
@@ -485,6 +560,27 @@ fn the_list_tells_template_policy_checkpoint_and_probes() {
     assert_eq!(list.probes, [BTreeSet::from([0]), BTreeSet::from([1])]);
     assert_eq!(list.boot_aggregate, Some(true));
     assert!(Digest::zero(Bank::Sha256).is_zero());
+}
+
+#[test]
+fn the_advice_for_the_security_modules_keeps_ima_working() {
+    let node = Node::new();
+    for (active, advice) in [
+        // What 6.1 shows where IMA measures: it needs `integrity`, which is active there and not listed.
+        (
+            "lockdown,capability,yama,apparmor",
+            "add lsm=lockdown,capability,yama,apparmor,integrity,bpf to the kernel's command line",
+        ),
+        (
+            "lockdown,capability,ima,evm",
+            "add lsm=lockdown,capability,ima,evm,bpf to the kernel's command line",
+        ),
+    ] {
+        node.file("sys/kernel/security/lsm", active);
+        let row = node.row("bpf-lsm");
+        assert_eq!((row.state, row.needs_reboot), (State::Fail, true));
+        assert_eq!(row.remedy.as_deref(), Some(advice));
+    }
 }
 
 #[test]

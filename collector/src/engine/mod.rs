@@ -81,6 +81,12 @@ pub enum EngineError {
     /// The list.
     #[error(transparent)]
     List(#[from] ListError),
+    /// IMA does not extend the TPM.
+    #[error(
+        "boot_aggregate is zero: IMA found no TPM when it started and extends none in this boot; use a kernel with the \
+         TPM's driver built in (`cgpathd check` says more)"
+    )]
+    NoTpmForIma,
     /// The file system of checkpoints.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
@@ -309,13 +315,21 @@ impl Engine {
 
         // Entries from here on can have a record; those before can not.
         let mut early = Vec::new();
-        let mut content = None;
+        let (mut content, mut has_tpm) = (None, true);
         let base = list.poll(|entry| {
-            let length = list::for_pipeline(&entry).content.len();
-            content = Some(length).filter(|n| *n > 0).or(content);
+            let listed = list::for_pipeline(&entry);
+            content = Some(listed.content.len()).filter(|n| *n > 0).or(content);
+            if listed.name == b"boot_aggregate" {
+                // The last one counts: a kexec'd kernel's list begins with that of the kernel before.
+                has_tpm = listed.content.iter().any(|byte| *byte != 0);
+            }
             early.push(entry);
             Ok::<(), EngineError>(())
         })?;
+        // Nothing would be anchored, and the entries' arrays of digests would not be as long as the TPM has banks.
+        if !has_tpm {
+            return Err(EngineError::NoTpmForIma);
+        }
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
             spool.append_event(&Event::Base { list_len: base })?;

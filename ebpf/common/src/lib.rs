@@ -368,18 +368,8 @@ pub const NO_SUBSYSTEM: u32 = u32::MAX;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Config {
-    /// Address of the kernel variable `ima_tpm_chip` (a pointer to `struct tpm_chip`).
-    pub addr_ima_tpm_chip: u64,
-    /// Address of `ima_extra_slots` (int).
-    pub addr_ima_extra_slots: u64,
-    /// Address of `ima_sha1_idx` (int).
-    pub addr_ima_sha1_idx: u64,
-    /// Address of `ima_hash_algo_idx` (int).
-    pub addr_ima_hash_algo_idx: u64,
-    /// Address of `ima_hash_algo` (int, a kernel hash algorithm number).
-    pub addr_ima_hash_algo: u64,
-    /// Address of `bpf_link_fops`.
-    pub addr_bpf_link_fops: u64,
+    /// How many digests of an entry's array carry the number of their algorithm.
+    pub digest_slots: u32,
     /// Index in `css_set.subsys` that gives the cgroup of a task, or [`NO_SUBSYSTEM`] for the v2 hierarchy.
     pub cgroup_subsys: u32,
     /// Number of the hierarchy whose directories are reported; 0 is v2.
@@ -394,8 +384,6 @@ pub struct Config {
     pub tpm_digest_alg_id: u32,
     /// `struct tpm_digest`.
     pub tpm_digest_digest: u32,
-    /// `struct tpm_chip`.
-    pub tpm_chip_nr_allocated_banks: u32,
     /// `struct linux_binprm`.
     pub binprm_file: u32,
     /// `struct linux_binprm`.
@@ -408,8 +396,6 @@ pub struct Config {
     pub file_f_inode: u32,
     /// `struct file`.
     pub file_f_mode: u32,
-    /// `struct file`.
-    pub file_f_op: u32,
     /// `struct file`.
     pub file_private_data: u32,
     /// `struct path`.

@@ -42,6 +42,7 @@ const S_IFREG: u16 = 0o100000;
 /// include/uapi/linux/magic.h.
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
 /// `PTRACE_MODE_ATTACH`, include/linux/ptrace.h: also asked for by /proc/PID/mem, process_vm_writev and pidfd_getfd.
 const PTRACE_MODE_ATTACH: u32 = 2;
 /// `enum bpf_cmd`, include/uapi/linux/bpf.h.
@@ -313,6 +314,9 @@ pub fn call(command: u32, attributes: u64) -> i32 {
 }
 
 /// The id of the link behind a descriptor of the current task; 0 where it is none.
+///
+/// A link's file is the one of anonymous inodes with the name that kernel/bpf/syscall.c, `bpf_link_prime`, gives it: only
+/// the kernel names files there. What a file of another kind points to is never read as a link.
 #[inline(always)]
 fn link_of(reader: &mut Reader, fd: u32) -> u32 {
     // SAFETY: the helper has no preconditions.
@@ -328,8 +332,16 @@ fn link_of(reader: &mut Reader, fd: u32) -> u32 {
     if file == 0 {
         return 0;
     }
-    let operations: u64 = reader.read(file + config!(file_f_op));
-    if operations != config!(addr_bpf_link_fops) {
+    let inode: u64 = reader.read(file + config!(file_f_inode));
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    if magic != ANON_INODE_FS_MAGIC {
+        return 0;
+    }
+    let dentry: u64 = reader.read(file + config!(file_f_path) + config!(path_dentry));
+    let name: u64 = reader.read(dentry + config!(dentry_d_name));
+    let (first, end): (u64, u8) = (reader.read(name), reader.read(name + 8));
+    if first != u64::from_ne_bytes(*b"bpf_link") || end != 0 {
         return 0;
     }
     let link: u64 = reader.read(file + config!(file_private_data));

@@ -53,8 +53,6 @@ pub(crate) use debug;
 const PROT_EXEC: u64 = 4;
 /// `VM_EXEC`, include/linux/mm.h.
 const VM_EXEC: u64 = 4;
-/// TPM_ALG_SHA1, TCG Algorithm Registry.
-const TPM_ALG_SHA1: u16 = 0x0004;
 
 /// What [`EntryHead`] is followed by.
 #[repr(C)]
@@ -194,10 +192,8 @@ fn send_entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outco
     Outcome::Sent
 }
 
-/// Copies the template digests and says how many slots of the kernel's array they come from.
-///
-/// The array has `ima_tpm_chip->nr_allocated_banks + ima_extra_slots` slots. The kernel leaves the algorithm of
-/// extra slots 0; it is known from where they stand. Source: security/integrity/ima/ima_crypto.c.
+/// Copies the template digests and says how many slots of the kernel's array they come from: those that carry the number
+/// of their algorithm, which stand first (see `digest_slots` of the loader).
 ///
 /// # Safety
 /// `out` is writable.
@@ -208,18 +204,8 @@ unsafe fn digests(
     violation: bool,
     out: *mut [RawDigest; MAX_DIGESTS],
 ) -> u32 {
-    let chip: u64 = reader.read(config!(addr_ima_tpm_chip));
-    let banks: u32 = if chip == 0 {
-        0
-    } else {
-        reader.read(chip + config!(tpm_chip_nr_allocated_banks))
-    };
-    let extra: u32 = reader.read(config!(addr_ima_extra_slots));
-    let sha1_slot: u32 = reader.read(config!(addr_ima_sha1_idx));
-    let own_slot: u32 = reader.read(config!(addr_ima_hash_algo_idx));
-    let own_algo: u32 = reader.read(config!(addr_ima_hash_algo));
     let array: u64 = reader.read(entry + config!(template_entry_digests));
-    let slots = banks.wrapping_add(extra);
+    let slots = config!(digest_slots) as u32;
     // SAFETY: as the caller promises; whole words.
     unsafe { kernel::zero(out.cast::<[u64; size_of::<[RawDigest; MAX_DIGESTS]>() / 8]>()) };
     if violation {
@@ -237,29 +223,7 @@ unsafe fn digests(
         }
         n += 1;
     }
-    // SAFETY: in bounds, as checked.
-    unsafe {
-        if own_slot < n && own_slot < MAX_DIGESTS as u32 && (*first.add(own_slot as usize)).alg == 0 {
-            (*first.add(own_slot as usize)).alg = tpm_alg(own_algo);
-        }
-        if sha1_slot < n && sha1_slot < MAX_DIGESTS as u32 {
-            (*first.add(sha1_slot as usize)).alg = TPM_ALG_SHA1;
-        }
-    }
     n
-}
-
-/// TPM_ALG_ID of a number in `enum hash_algo` (include/uapi/linux/hash_info.h); 0 where the TCG has none.
-#[inline(always)]
-fn tpm_alg(algo: u32) -> u16 {
-    match algo {
-        2 => TPM_ALG_SHA1,
-        4 => 0x000b,
-        5 => 0x000c,
-        6 => 0x000d,
-        17 => 0x0012,
-        _ => 0,
-    }
 }
 
 /// The program that runs from now on, after IMA measured it. For a script this is its interpreter.
