@@ -93,6 +93,7 @@ pub struct VmBuilder {
     persistent: bool,
     keep: bool,
     packages: Vec<&'static str>,
+    root: Option<PathBuf>,
     additions: Vec<Addition>,
     firmware: bool,
 }
@@ -173,6 +174,14 @@ impl VmBuilder {
     #[must_use]
     pub fn packages(mut self, names: &[&'static str]) -> Self {
         self.packages.extend(names);
+        self
+    }
+
+    /// This directory is the root file system, as it was [staged](VmBuilder::stage) and changed since. It is not written to;
+    /// all in it is root's in the guest.
+    #[must_use]
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.root = Some(root.into());
         self
     }
 
@@ -296,7 +305,10 @@ impl VmBuilder {
         ];
         additions.extend(self.additions.iter().cloned());
         Ok(OwnedRecipe {
-            root: root::with(&self.packages)?,
+            root: match &self.root {
+                Some(root) => root.clone(),
+                None => root::with(&self.packages)?,
+            },
             kernel: self.wanted_kernel()?,
             additions,
             size_mib: self.disk_mib,
@@ -386,6 +398,7 @@ impl Vm {
             persistent: false,
             keep: false,
             packages: Vec::new(),
+            root: None,
             additions: Vec::new(),
             firmware: false,
         }
