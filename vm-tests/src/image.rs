@@ -74,12 +74,15 @@ pub(crate) fn stage(recipe: &Recipe<'_>) -> Result<Stage> {
     host::output(Command::new(&cp).arg("-al").arg(recipe.root).arg(&stage.0))?;
     let modules = resolve(&stage.0, "/lib/modules")?;
     std::fs::create_dir_all(&modules)?;
-    host::output(
-        Command::new(&cp)
-            .arg("-al")
-            .arg(recipe.kernel.modules())
-            .arg(&modules),
-    )?;
+    // A root that was staged before has them already.
+    if !modules.join(&recipe.kernel.release).exists() {
+        host::output(
+            Command::new(&cp)
+                .arg("-al")
+                .arg(recipe.kernel.modules())
+                .arg(&modules),
+        )?;
+    }
     for addition in recipe.additions {
         add(&stage.0, addition, &cp)?;
     }

@@ -84,6 +84,25 @@ pub(crate) fn run() -> ! {
     }
 }
 
+/// Serves the command channel under another init, which has mounted what it wants; ends only with the channel.
+pub(crate) fn agent() -> ! {
+    let mut init = Init {
+        hello: Hello {
+            version: vm_protocol::VERSION,
+            init_started: uptime(),
+            cgroup: "v2".to_owned(),
+            ..Hello::default()
+        },
+    };
+    init.load_modules();
+    init.start_network();
+    init.hello.kernel = init.line("/proc/sys/kernel/osrelease");
+    init.hello.boot_id = init.line("/proc/sys/kernel/random/boot_id");
+    let error = channel::serve(init.hello);
+    eprintln!("guest: the command channel ended: {error}");
+    std::process::exit(1);
+}
+
 /// Ends all processes, writes everything to disk, and powers off, reboots or starts the kernel that was loaded.
 pub(crate) fn shut_down(mode: RebootMode) -> ! {
     use nix::sys::signal::{Signal, kill};

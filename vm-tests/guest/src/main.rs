@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         _ if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/usr/sbin/guest") => {
             init::run()
         }
+        // Where another init is PID 1 and starts this as a service.
+        Some("agent") => init::agent(),
         Some("cri") => exit(cri::run(&arguments[1..])),
         Some("workload") => exit(workload::run(&arguments[1..])),
         other => {

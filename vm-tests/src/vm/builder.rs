@@ -63,6 +63,7 @@ pub struct VmBuilder {
     pub(super) persistent: bool,
     pub(super) keep: bool,
     pub(super) packages: Vec<&'static str>,
+    root: Option<PathBuf>,
     pub(super) additions: Vec<Addition>,
     pub(super) firmware: bool,
     pub(super) restored: bool,
@@ -83,6 +84,7 @@ impl VmBuilder {
             persistent: false,
             keep: false,
             packages: Vec::new(),
+            root: None,
             additions: Vec::new(),
             firmware: false,
             restored: false,
@@ -173,6 +175,14 @@ impl VmBuilder {
     #[must_use]
     pub fn packages(mut self, names: &[&'static str]) -> Self {
         self.packages.extend(names);
+        self
+    }
+
+    /// This directory is the root file system, as it was [staged](VmBuilder::stage) and changed since. It is not written to;
+    /// all in it is root's in the guest.
+    #[must_use]
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.root = Some(root.into());
         self
     }
 
@@ -334,7 +344,10 @@ impl VmBuilder {
         let mut additions = Self::usual_additions()?;
         additions.extend(self.additions.iter().cloned());
         Ok(OwnedRecipe {
-            root: root::with(&self.packages)?,
+            root: match &self.root {
+                Some(root) => root.clone(),
+                None => root::with(&self.packages)?,
+            },
             kernel: self.wanted_kernel()?,
             additions,
             size_mib: self.disk_mib,

@@ -1,5 +1,4 @@
 //! What `cgpathd check` says about the kernel's command line is followed to the letter, and the node works.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use serde_json::Value;
 use vm_tests::scenario::COLLECTOR;
