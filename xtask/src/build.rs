@@ -417,11 +417,8 @@ fn ebpf_flags(world: &World) -> Vec<String> {
 /// programs is built: cargo chooses the features of everything below by what is selected.
 const PACKAGES: [&str; 6] = ["-p", "verifier", "-p", "collector", "-p", "vm-tests"];
 
-/// Builds some of those programs.
-///
-/// # Errors
-/// When one does not build.
-pub fn programs(world: &World, names: &[&str]) -> Result<()> {
+/// Cargo, to build some of those programs.
+fn host_programs(world: &World, names: &[&str]) -> Command {
     let mut command = cargo(world);
     command
         .env("CGPATH_BPF_OBJECT", world.bpf_object())
@@ -430,7 +427,15 @@ pub fn programs(world: &World, names: &[&str]) -> Result<()> {
     for name in names {
         command.args(["--bin", name]);
     }
-    shell::run(&names.join(", "), &mut command)
+    command
+}
+
+/// Builds some of those programs.
+///
+/// # Errors
+/// When one does not build.
+pub fn programs(world: &World, names: &[&str]) -> Result<()> {
+    shell::run(&names.join(", "), &mut host_programs(world, names))
 }
 
 /// Builds what `demo` runs, and brings what it boots: what does not wait for another is done side by side.
@@ -496,8 +501,12 @@ pub fn guest(world: &World) -> Result<()> {
     shell::run("the guests' init, static", &mut command)
 }
 
-/// Reads `--yes` and `--no-install` for commands that have no other options; `None` after `--help`.
-fn plain(parser: &mut lexopt::Parser, text: &str) -> Result<Option<Consent>> {
+/// Reads `--yes` and `--no-install`, and what `takes` says that it takes; `None` after `--help`.
+fn options(
+    parser: &mut lexopt::Parser,
+    text: &str,
+    takes: &mut dyn FnMut(&str) -> bool,
+) -> Result<Option<Consent>> {
     let mut consent = Consent::default();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -507,6 +516,7 @@ fn plain(parser: &mut lexopt::Parser, text: &str) -> Result<Option<Consent>> {
                 print!("{text}");
                 return Ok(None);
             }
+            Long(name) if takes(name) => {}
             other => return Err(other.unexpected().into()),
         }
     }
@@ -518,13 +528,24 @@ fn plain(parser: &mut lexopt::Parser, text: &str) -> Result<Option<Consent>> {
 /// # Errors
 /// When something is missing or does not build.
 pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
-    let Some(consent) = plain(&mut parser, help::BUILD)? else {
+    let mut release = false;
+    let Some(consent) = options(&mut parser, help::BUILD, &mut |name| {
+        release |= name == "release";
+        name == "release"
+    })?
+    else {
         return Ok(ExitCode::SUCCESS);
     };
     if let Some(code) = needs::provide(world, Purpose::Build, consent)? {
         return Ok(code);
     }
-    binaries(world)?;
+    if release {
+        ebpf(world)?;
+        let mut command = host_programs(world, &["cgpath", "cgpathd"]);
+        shell::run("cgpath, cgpathd, optimised", command.arg("--release"))?;
+    } else {
+        binaries(world)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -533,7 +554,7 @@ pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCo
 /// # Errors
 /// When something is missing or does not build.
 pub fn ebpf_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
-    let Some(consent) = plain(&mut parser, help::EBPF)? else {
+    let Some(consent) = options(&mut parser, help::EBPF, &mut |_| false)? else {
         return Ok(ExitCode::SUCCESS);
     };
     if let Some(code) = needs::provide(world, Purpose::Build, consent)? {

@@ -130,10 +130,12 @@ Examples:
 pub const BUILD: &str = "\
 cargo xtask build: the programs, in target/debug
 
-Builds the eBPF object when it is stale, then cgpath, cgpathd, demo, bench and vm, and the guests' static init. These are
-what `demo` and `test` run. For a machine of your own: CGPATH_BPF_OBJECT=$(cargo xtask ebpf) cargo build --release.
+Builds the eBPF object when it is stale, then cgpath, cgpathd, demo, bench and vm, and the guests' static init: what `demo`
+and `test` run.
 
-Usage: cargo xtask build [--yes | --no-install]
+Usage: cargo xtask build [--release] [--yes | --no-install]
+
+  --release   cgpath and cgpathd alone, optimised, in target/release: for machines of your own
 
 Example:
   cargo xtask build && target/debug/cgpath --help
