@@ -31,6 +31,9 @@ pub const SECRET: &str = "shop/unknown-to-strangers";
 const MAX_ANSWER: u64 = 1 << 20;
 /// A stream of events does not end: after so long without a byte it is taken as it is.
 const SILENCE: Duration = Duration::from_millis(20);
+/// Every other answer ends, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(180);
+const STREAM: &[u8] = b"text/event-stream";
 const LIFETIME: u64 = 1 << 32;
 
 /// A service that keeps what it keeps in a folder.
@@ -94,7 +97,7 @@ impl Service {
         let settings = Settings {
             readers: Readers::new(Some(TOKEN), None).expect("a token"),
             max_evidence: 1 << 16,
-            upload: Duration::from_secs(1),
+            upload: PATIENCE,
             stale_after: 1,
             certificates: false,
             webhooks: Vec::new(),
@@ -134,9 +137,13 @@ impl Service {
             };
             let read = async {
                 let mut reading = (&mut reading).take(MAX_ANSWER);
-                while let Ok(Ok(n)) = tokio::time::timeout(SILENCE, reading.read_buf(&mut answered)).await {
+                let mut patience = PATIENCE;
+                while let Ok(Ok(n)) = tokio::time::timeout(patience, reading.read_buf(&mut answered)).await {
                     if n == 0 {
                         break;
+                    }
+                    if answered.windows(STREAM.len()).any(|window| window == STREAM) {
+                        patience = SILENCE;
                     }
                 }
             };
