@@ -200,12 +200,15 @@ const AGENTS: [(&str, &str); 4] = [
 /// Programs that [`crate::anchor`] starts.
 const TOOLS: [&str; 2] = ["mke2fs", "mount"];
 
+/// A probe of IMA: is given the list as it is before, and how to read it again.
+pub type Probe<'a> = dyn Fn(&ListFacts, &dyn Fn() -> Fact<ListFacts>) -> Fact<Probes> + 'a;
+
 /// How to find out what no file says.
 pub struct Ask<'a> {
     /// Asks the TPM.
     pub tpm: &'a dyn Fn(&Config) -> Result<TpmFacts, String>,
-    /// Probes IMA; is given the list as it is before, and how to read it again.
-    pub probe: &'a dyn Fn(&ListFacts, &dyn Fn() -> Fact<ListFacts>) -> Fact<Probes>,
+    /// Probes IMA.
+    pub probe: &'a Probe<'a>,
     /// Looks up in the kernel's type information, a file, what the programs need; gives what is not there.
     pub types: &'a dyn Fn(&Path) -> Fact<Option<String>>,
     /// What `systemctl --version` prints.

@@ -1,6 +1,6 @@
 //! A made-up node, met and unmet in every way.
 
-use super::facts::{Facts, ListFacts, Probed, Probes, TpmFacts, Unknown, gather};
+use super::facts::{Facts, Probed, Probes, TpmFacts, Unknown, gather};
 use super::*;
 use evidence::{Bank, Digest, checkpoint, probe};
 use std::collections::BTreeSet;
