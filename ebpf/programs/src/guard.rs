@@ -315,8 +315,9 @@ pub fn call(command: u32, attributes: u64) -> i32 {
 
 /// The id of the link behind a descriptor of the current task; 0 where it is none.
 ///
-/// A link's file is the one of anonymous inodes with the name that kernel/bpf/syscall.c, `bpf_link_prime`, gives it: only
-/// the kernel names files there. What a file of another kind points to is never read as a link.
+/// A link's file is the one of anonymous inodes with a name that kernel/bpf/syscall.c gives it, `bpf_link_prime` one and
+/// `bpf_link_new_fd` the other: only the kernel names files there. What a file of another kind points to is never read as
+/// a link.
 #[inline(always)]
 fn link_of(reader: &mut Reader, fd: u32) -> u32 {
     // SAFETY: the helper has no preconditions.
@@ -341,7 +342,8 @@ fn link_of(reader: &mut Reader, fd: u32) -> u32 {
     let dentry: u64 = reader.read(file + config!(file_f_path) + config!(path_dentry));
     let name: u64 = reader.read(dentry + config!(dentry_d_name));
     let (first, end): (u64, u8) = (reader.read(name), reader.read(name + 8));
-    if first != u64::from_ne_bytes(*b"bpf_link") || end != 0 {
+    let is_link = first == u64::from_ne_bytes(*b"bpf_link") || first == u64::from_ne_bytes(*b"bpf-link");
+    if !is_link || end != 0 {
         return 0;
     }
     let link: u64 = reader.read(file + config!(file_private_data));
