@@ -15,6 +15,9 @@ use vm_tests::{Stock, Vm, VmBuilder, host, pods};
 const AGENT: &str = "[Unit]\nDescription=Command channel of the tests\n\n\
     [Service]\nExecStart=/usr/sbin/guest agent\n\n[Install]\nWantedBy=multi-user.target\n";
 
+/// Time for a boot with systemd, or for a verdict, in a guest that gets a tenth of a core.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
@@ -246,9 +249,17 @@ fn boot(site: &Site) -> Vm {
         .unwrap();
     assert_eq!(vm.hello().failures, Vec::<String>::new());
     assert_eq!(vm.get_text("/proc/1/comm").unwrap(), "systemd\n");
-    let state = vm.run(&["systemctl", "is-system-running", "--wait"]).unwrap();
-    let failed = vm.sh("systemctl list-units --failed --no-legend").unwrap();
-    println!("systemd is {}; failed: {failed}", state.text().trim_end());
+    // However it ended: what did not start shows in the commands that follow.
+    let settled = vm
+        .command(&["systemctl", "is-system-running", "--wait"])
+        .timeout(PATIENCE)
+        .run();
+    let show = "systemctl list-jobs --no-pager; systemctl list-units --failed --no-legend --no-pager";
+    println!("{}", vm.sh(show).unwrap());
+    if let Err(error) = settled {
+        let journal = vm.sh("journalctl -b --no-pager | tail -60").unwrap();
+        panic!("systemd does not settle: {error:#}\n{journal}\n{}", vm.console());
+    }
     vm
 }
 
@@ -261,7 +272,7 @@ fn trusted(site: &Site, vm: &Vm, script: &str) {
             assert!(said.starts_with("worker-1  trusted"), "{said}");
             return;
         }
-        if begin.elapsed() > Duration::from_secs(420) {
+        if begin.elapsed() > PATIENCE {
             let journal = vm.sh("journalctl -u cgpathd --no-pager | tail -30").unwrap();
             let served = std::fs::read_to_string(site.path("serve.log")).unwrap();
             panic!("no verdict:\n{said}\n{journal}\n{served}");
