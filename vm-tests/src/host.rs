@@ -49,12 +49,14 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A program of the workspace, such as `cgpathd`.
+/// A program of the workspace, such as `cgpathd`, of the profile that `CGPATH_PROFILE` names by its folder: `debug`, or
+/// `release` where something is measured.
 ///
 /// # Errors
 /// When it was not built; the message says how to build it.
 pub fn built_binary(name: &str) -> Result<PathBuf> {
-    existing(target_dir().join("debug").join(name), "cargo xtask build")
+    let profile = std::env::var_os("CGPATH_PROFILE").unwrap_or_else(|| "debug".into());
+    existing(target_dir().join(profile).join(name), "cargo xtask build")
 }
 
 /// A copy of a program without what debuggers want of it: it is copied into guests, and hashed there without hardware's

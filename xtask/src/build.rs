@@ -438,6 +438,19 @@ pub fn programs(world: &World, names: &[&str]) -> Result<()> {
     shell::run(&names.join(", "), &mut host_programs(world, names))
 }
 
+/// Builds the eBPF object, and some of those programs as they are shipped.
+///
+/// # Errors
+/// When one does not build.
+pub fn optimised(world: &World, names: &[&str]) -> Result<()> {
+    ebpf(world)?;
+    let mut command = host_programs(world, names);
+    shell::run(
+        &format!("{}, optimised", names.join(", ")),
+        command.arg("--release"),
+    )
+}
+
 /// Builds what `demo` runs, and brings what it boots: what does not wait for another is done side by side.
 ///
 /// # Errors
@@ -471,7 +484,7 @@ pub fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Builds what `soak`, `bench` and guests run: the eBPF object, all programs, the guests' init.
+/// Builds what `soak` and guests run: the eBPF object, all programs, the guests' init.
 ///
 /// # Errors
 /// When one does not build.
@@ -540,9 +553,7 @@ pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCo
         return Ok(code);
     }
     if release {
-        ebpf(world)?;
-        let mut command = host_programs(world, &["cgpath", "cgpathd"]);
-        shell::run("cgpath, cgpathd, optimised", command.arg("--release"))?;
+        optimised(world, &["cgpath", "cgpathd"])?;
     } else {
         binaries(world)?;
     }

@@ -23,14 +23,14 @@ pub struct Found {
 /// # Errors
 /// When something does not build or the measurement cannot be made.
 pub fn run(world: &World, arguments: &[String]) -> Result<Found> {
-    build::binaries(world)?;
+    // What is measured is what is shipped: optimised.
+    build::optimised(world, &["cgpath", "cgpathd", "bench"])?;
+    build::guest(world)?;
     let machine = measure::machine();
     let mut command = Command::new(world.target.join("release/bench"));
-    command
-        .args(arguments)
-        .env("CGPATH_WORKSPACE", &world.root)
-        .env("CARGO_TARGET_DIR", &world.target)
-        .env("CGPATH_BPF_OBJECT", world.bpf_object());
+    world
+        .with_environment(command.args(arguments))
+        .env("CGPATH_PROFILE", "release");
     shell::heading(&format!("bench {}, in a guest", arguments.join(" ")));
     let text = shell::spoken(&mut command)?;
     let json: Json = serde_json::from_str(&text).context("what `bench` printed")?;
