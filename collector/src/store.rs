@@ -761,6 +761,8 @@ mod tests {
             pods: header.pods.clone(),
             kernel: "6.12".into(),
             boot: Some(boot),
+            unsealed: Vec::new(),
+            in_flight: Vec::new(),
         };
         assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
         assert_eq!(bytes, expected.to_cbor());
@@ -871,6 +873,8 @@ mod tests {
                     ..header.boot.clone()
                 }),
                 from: from.clone(),
+                unsealed: Vec::new(),
+                in_flight: Vec::new(),
             };
             assert_eq!(
                 write(&from),

@@ -1,6 +1,8 @@
 //! The evidence that answers one request: quote, measurement list, checkpoints, records.
 
-use crate::{Boot, Digest, Error, PartitionKey, PodUid, Record, Result, json, serde_bytes_hex, wire};
+use crate::{
+    Boot, Digest, Error, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
+};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +146,17 @@ pub struct Evidence {
     #[n(10)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
+    /// Records behind the last seal, of entries and violations: numbers above the last checkpoint's `last_seq`, by
+    /// partition. The next checkpoint seals them unchanged.
+    #[n(11)]
+    #[cbor(with = "pending::list", has_nil)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsealed: Vec<PartitionLog>,
+    /// Threads that were adding an entry when this was made.
+    #[n(12)]
+    #[cbor(with = "pending::marks", has_nil)]
+    #[serde(default, with = "pending::marks", skip_serializing_if = "Vec::is_empty")]
+    pub in_flight: Vec<InFlight>,
 }
 
 /// An array of byte strings.

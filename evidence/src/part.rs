@@ -9,8 +9,8 @@ use crate::boot::Registers;
 use crate::bundle::{MAX_EVIDENCE_LEN, files};
 use crate::merkle::Hash;
 use crate::{
-    Boot, Entry, Error, Evidence, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
-    serde_bytes_hex, wire,
+    Boot, Entry, Error, Evidence, InFlight, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
+    pending, serde_bytes_hex, wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,16 @@ pub struct Part {
     /// What all this comes after.
     #[n(11)]
     pub from: Position,
+    /// As in [`Evidence::unsealed`]: of this round, in place of those of the round before, which are sealed now.
+    #[n(12)]
+    #[cbor(with = "pending::list", has_nil)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsealed: Vec<PartitionLog>,
+    /// As in [`Evidence::in_flight`]: of this round, in place of those of the round before.
+    #[n(13)]
+    #[cbor(with = "pending::marks", has_nil)]
+    #[serde(default, with = "pending::marks", skip_serializing_if = "Vec::is_empty")]
+    pub in_flight: Vec<InFlight>,
 }
 
 /// Why a part and what a verifier keeps are not one evidence.
@@ -212,6 +222,8 @@ impl Part {
                 log: new.log.or(log),
                 command_line: new.command_line.or(command_line),
             }),
+            unsealed: self.unsealed,
+            in_flight: self.in_flight,
         })
     }
 }

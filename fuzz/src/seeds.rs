@@ -350,6 +350,8 @@ fn evidence() -> Evidence {
             log: Some(include_bytes!("../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec()),
             command_line: Some(b"quiet".to_vec()),
         }),
+        unsealed: Vec::new(),
+        in_flight: Vec::new(),
     }
 }
 
@@ -384,6 +386,8 @@ pub fn evidence_part() -> Seeds {
         pods,
         kernel,
         boot,
+        unsealed,
+        in_flight,
         ..
     } = evidence();
     let from = Position {
@@ -410,6 +414,8 @@ pub fn evidence_part() -> Seeds {
             ..boot
         }),
         from,
+        unsealed,
+        in_flight,
     };
     let changed = |change: &dyn Fn(&mut Part)| {
         let mut part = part.clone();

@@ -591,6 +591,8 @@ impl Case<'_> {
             pods: Vec::new(),
             kernel: String::new(),
             boot: None,
+            unsealed: Vec::new(),
+            in_flight: Vec::new(),
         };
         let view = view::view(&own);
         let lines = view.lines.as_slice();

@@ -973,6 +973,8 @@ impl Node {
                 log: Some(boot.bytes()),
                 command_line: Some(boot.command_line.clone().into_bytes()),
             }),
+            unsealed: Vec::new(),
+            in_flight: Vec::new(),
         }
     }
 
@@ -1072,6 +1074,8 @@ pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part 
         pods,
         kernel,
         boot,
+        unsealed,
+        in_flight,
         ..
     } = evidence.clone();
     Part {
@@ -1105,5 +1109,7 @@ pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part 
             ..boot
         }),
         from,
+        unsealed,
+        in_flight,
     }
 }

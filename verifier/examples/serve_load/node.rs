@@ -191,6 +191,8 @@ impl Simulated {
             kernel: "6.12.0".to_owned(),
             boot: None,
             from,
+            unsealed: Vec::new(),
+            in_flight: Vec::new(),
         }
     }
 }

@@ -144,6 +144,8 @@ fn evidence_of(partitions: Vec<PartitionLog>, checkpoints: Vec<Vec<u8>>) -> Evid
         }],
         kernel: "6.12.117+deb12-cloud-amd64".to_owned(),
         boot: None,
+        unsealed: Vec::new(),
+        in_flight: Vec::new(),
     }
 }
 
