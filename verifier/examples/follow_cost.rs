@@ -180,8 +180,10 @@ fn round(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
     let policy = node.policy();
     let mut kept = node.attest(&nonce(0));
     let context = node.context(&nonce(0), None);
-    let (verdict, mut state) = judged(&kept, &policy, &context)?;
-    let (follower, making) = timed(|| Follower::new(&kept, &verdict, &policy, &context))?;
+    // Beside the appraisal: keeping the entries.
+    let (begun, making) = timed(|| Follower::begin(&kept, &policy, &context, &[], context.now).ok())?;
+    let (verdict, follower) = begun.ok_or("nothing can be concluded")?;
+    let mut state = trusted(&verdict)?;
     let mut follower = follower.ok_or("the node cannot be followed")?;
     let (mut follow, mut decode, mut json, mut bytes, mut list) = (vec![], vec![], vec![], vec![], vec![]);
     for n in 0..rounds {

@@ -27,10 +27,6 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
