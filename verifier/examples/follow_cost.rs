@@ -96,11 +96,15 @@ fn judged(
     context: &Context,
 ) -> Result<(Verdict, NodeState), Error> {
     let verdict = appraise(evidence, policy, context)?;
+    let state = trusted(&verdict)?;
+    Ok((verdict, state))
+}
+
+fn trusted(verdict: &Verdict) -> Result<NodeState, Error> {
     if !verdict.trusted {
         return Err(format!("the honest node is not trusted: {verdict}").into());
     }
-    let state = verdict.state.clone().ok_or("nothing to follow")?;
-    Ok((verdict, state))
+    Ok(verdict.state.clone().ok_or("nothing to follow")?)
 }
 
 /// Extensions of every bank and nothing else.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use verifier::follow::Follower;
 use verifier::testing::NODE;
-use verifier::{Context, ExpectedNonce, PinnedKey, appraise, quote_findings};
+use verifier::{Context, ExpectedNonce, PinnedKey, quote_findings};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 

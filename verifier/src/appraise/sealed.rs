@@ -135,7 +135,7 @@ impl Sealed {
                 seqs.push((sealed.seq, record));
                 if sealed.seq == 0 || sealed.seq > last_seq {
                     findings.push(
-                        fail("a record's sequence number is none that the last checkpoint knows")
+                        fail("a record's sequence number is not one that the last checkpoint knows")
                             .at_seq(sealed.seq)
                             .found(sealed.seq)
                             .expected(format!("1 to {last_seq}")),
