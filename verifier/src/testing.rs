@@ -851,6 +851,24 @@ impl Node {
         self.measure(&actor, &path, &sha256(&sealed.file));
     }
 
+    /// The longest prefix of the list in which every entry has a record, sealed or waiting: what an honest collector states where
+    /// records are late. [`Node::draft`] takes it that none is.
+    pub fn settled(&self) -> u64 {
+        let waiting = self.waiting.iter().map(|(_, record)| record);
+        let records: Vec<&Record> = self.sealed.values().flatten().chain(waiting).collect();
+        let is_recorded = |entry: &Measurement| {
+            records.iter().any(|record| match (record.kind, record.ret) {
+                (EventKind::Entry, 0) => {
+                    !entry.violation && record.digests.contains(&self.bank_digest(entry, Bank::Sha256))
+                }
+                (EventKind::Violation, 0) => *entry == Measurement::violation(&record.path),
+                _ => false,
+            })
+        };
+        let since_load = self.list.iter().skip(usize::try_from(self.boot_len).unwrap_or(usize::MAX));
+        self.boot_len + since_load.take_while(|entry| is_recorded(entry)).count() as u64
+    }
+
     /// What an honest collector would state now.
     pub fn draft(&self, nonce: Option<&[u8]>) -> Checkpoint {
         let mut partitions: BTreeMap<PartitionKey, Frontier> = BTreeMap::new();
