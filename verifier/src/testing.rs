@@ -544,6 +544,10 @@ pub struct Node {
     pub blind: bool,
     /// What checkpoints state of the programs' settings.
     pub protection: Protection,
+    /// How often the collector was started in this boot.
+    pub starts: u32,
+    /// In the kernel tier: whether checkpoints and records come along.
+    pub recorded: bool,
     /// Length of the list at the load.
     pub boot_len: u64,
     /// Pods older than the load.
@@ -596,6 +600,8 @@ impl Node {
                 enforce: false,
                 fail_closed: false,
             },
+            starts: 1,
+            recorded: false,
             boot_len: 0,
             predating: Vec::new(),
             pods: Vec::new(),
@@ -645,6 +651,7 @@ impl Node {
         self.in_flight.clear();
         self.checkpoints.clear();
         self.seq = 0;
+        self.starts = 1;
         let aggregate = match &self.boot {
             Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
             None => sha256(b"pcrs 0 to 9"),
@@ -690,17 +697,23 @@ impl Node {
         self.execute(actor, path, &digest);
     }
 
-    /// IMA measures a file for `actor`.
-    pub fn measure(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
+    /// The entry that IMA makes of a file that `actor` uses.
+    pub fn entry(&self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) -> Measurement {
         let path = path.as_ref();
-        let entry = match self.tier {
+        match self.tier {
             Tier::Bpf => Measurement::ima_ng(path, content),
             Tier::Kernel => {
                 let dep: Vec<String> = actor.exes.iter().map(|exe| tag(exe)).collect();
                 let cgroup = tag(actor.cgroup.as_deref().unwrap_or_default());
                 Measurement::ima_cgpath(&dep.join(":"), &cgroup, path, content)
             }
-        };
+        }
+    }
+
+    /// IMA measures a file for `actor`.
+    pub fn measure(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
+        let path = path.as_ref();
+        let entry = self.entry(actor, path, content);
         let known = self.list.contains(&entry);
         if !known {
             self.list.push(entry.clone());
@@ -904,7 +917,7 @@ impl Node {
                     .as_bytes()
                     .to_vec()
             }),
-            starts: 1,
+            starts: self.starts,
             predating: if first { self.predating.clone() } else { Vec::new() },
             hierarchy: "v2".into(),
             protection: Some(self.protection),
@@ -975,11 +988,15 @@ impl Node {
 
     /// A whole request: seal with the nonce, read, quote, read the list.
     pub fn attest(&mut self, nonce: &[u8]) -> Evidence {
-        if self.tier == Tier::Bpf {
+        if self.is_recorded() {
             self.seal(Some(nonce));
         }
         let quote = self.quote(nonce);
         self.evidence(quote)
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.tier == Tier::Bpf || self.recorded
     }
 
     /// The evidence as the node stands, with this quote.
@@ -993,7 +1010,7 @@ impl Node {
             })
             .collect();
         partitions.sort_by_key(|p| p.key.to_string());
-        let bpf = self.tier == Tier::Bpf;
+        let recorded = self.is_recorded();
         Evidence {
             version: 1,
             tier: self.tier,
@@ -1001,12 +1018,12 @@ impl Node {
             boot_id: self.boot_id,
             quote,
             list: self.list.iter().map(Measurement::to_entry).collect(),
-            checkpoints: if bpf {
+            checkpoints: if recorded {
                 self.checkpoints.iter().map(|c| c.file.clone()).collect()
             } else {
                 Vec::new()
             },
-            partitions: if bpf { partitions } else { Vec::new() },
+            partitions: if recorded { partitions } else { Vec::new() },
             pods: self.pods.clone(),
             kernel: "6.12.0".into(),
             boot: self.boot.as_ref().map(|boot| Boot {
@@ -1014,8 +1031,8 @@ impl Node {
                 log: Some(boot.bytes()),
                 command_line: Some(boot.command_line.clone().into_bytes()),
             }),
-            unsealed: if bpf { self.unsealed() } else { Vec::new() },
-            in_flight: if bpf { self.in_flight.clone() } else { Vec::new() },
+            unsealed: if recorded { self.unsealed() } else { Vec::new() },
+            in_flight: if recorded { self.in_flight.clone() } else { Vec::new() },
         }
     }
 

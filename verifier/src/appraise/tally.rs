@@ -1,11 +1,13 @@
 //! What one partition used, while it is being judged.
 //!
-//! Promise: a thing is said once for each path and content, however often it was used. Not here: what is accepted.
+//! Promise: a thing is said once for each path and content, however often it was used; what fails and has no content (a
+//! violation, a suspect process) is said each time, for each is a finding of its own. Not here: what is accepted.
 
 use super::{
-    finding::{Finding, Findings, Rule, Subject},
+    finding::{Finding, Findings, Rule, Severity, Subject},
     verdict::{Deviation, SeenFile},
 };
+use crate::accept::names_content;
 use evidence::{Digest, PartitionKey, merkle::Hash};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -45,12 +47,16 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// Says a thing once for each path and content. A hash stands for what was said, so that it costs no more than that
+    /// Says a thing once for each path and content, and what fails without a content each time. A hash stands for what was said, so that it costs no more than that
     /// however long paths are.
     pub(crate) fn say(&mut self, finding: Finding) {
         let mut hash = Sha256::new().chain_update([finding.rule as u8, finding.severity as u8]);
         let path = finding.path.as_deref().unwrap_or_default();
         let found = finding.found.as_deref().unwrap_or_default();
+        if finding.severity == Severity::Fail && !names_content(&finding) {
+            let place = [finding.index, finding.seq].map(|number| number.unwrap_or(u64::MAX).to_be_bytes());
+            hash = hash.chain_update(place.concat());
+        }
         for part in [path, finding.text.as_bytes(), found.as_bytes()] {
             hash = hash
                 .chain_update((part.len() as u64).to_be_bytes())

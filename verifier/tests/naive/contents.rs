@@ -5,7 +5,7 @@ use evidence::{
     Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, checkpoint::number_from_path,
     list::unescaped,
 };
-use policy::{GuardLevel, Hidden, Judgement, PredatingPods, TpmOpened};
+use policy::{GuardLevel, Hidden, Judgement, Policy, PredatingPods, TpmOpened};
 use verifier::{Rule, Subject};
 
 /// The rule that a partition's contents fail by.
@@ -16,24 +16,26 @@ fn rule_of(key: PartitionKey) -> Rule {
     }
 }
 
+/// Whether the policy accepts a content at a path; of a pod that it does not know nothing is expected.
+pub fn accepts(policy: &Policy, predating: &[PodUid], key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
+    let in_pod = |uid: &PodUid| policy.judge_pod(uid, path, digest).map(|judged| judged.is_accepted());
+    if let PartitionKey::Pod(uid) = key {
+        return policy.hides_in_pod(&uid, path) == Hidden::Yes || in_pod(&uid) != Some(false);
+    }
+    // Pods that are older than the load have left entries in the boot's part of the list.
+    policy.hides_on_host(path) == Hidden::Yes
+        || policy.file.accept.ima_policies.contains(digest)
+        || policy.judge_host(path, digest).is_accepted()
+        || (key == PartitionKey::Boot && predating.iter().any(|uid| in_pod(uid) == Some(true)))
+}
+
 impl Case<'_> {
     pub(super) fn predating(&self) -> &[PodUid] {
         self.chain.first().map_or(&[], |first| &first.checkpoint.predating)
     }
 
-    /// Whether the policy accepts a content at a path; no pod that it does not know has an answer.
-    pub(super) fn accepts(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
-        let policy = self.given.policy;
-        let in_pod = |uid: &PodUid| policy.judge_pod(uid, path, digest).is_none_or(|judged| judged.is_accepted());
-        if let PartitionKey::Pod(uid) = key {
-            return policy.hides_in_pod(&uid, path) == Hidden::Yes || in_pod(&uid);
-        }
-        // Pods that are older than the load have left entries in the boot's part of the list.
-        let of_predating = |uid: &PodUid| policy.judge_pod(uid, path, digest).is_some_and(|judged| judged.is_accepted());
-        policy.hides_on_host(path) == Hidden::Yes
-            || policy.file.accept.ima_policies.contains(digest)
-            || policy.judge_host(path, digest).is_accepted()
-            || (key == PartitionKey::Boot && self.predating().iter().any(of_predating))
+    fn accepts(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
+        accepts(self.given.policy, self.predating(), key, path, digest)
     }
 
     fn content(&mut self, key: PartitionKey, path: &[u8], digest: Option<&Digest>) {

@@ -7,6 +7,7 @@
 mod contents;
 mod list;
 
+pub use contents::accepts;
 use evidence::merkle::{Hash, leaf_hash, node_hash};
 use evidence::partition::partition_leaf;
 use evidence::quoted::QuotedRegisters;
