@@ -1,6 +1,6 @@
 //! One round of a node, judged in every way that there is: whole, followed, encoded again, and as each tenant's.
 //!
-//! Promises: the follower is called in one place, [`follow`]; a way remembers of a round what a verifier would. Not here: what
+//! Promises: the follower is called in one place, [`begin`] and [`follow`]; a way remembers of a round what a verifier would. Not here: what
 //! has to come out.
 
 use evidence::{Evidence, Part, PodUid, TenantBundle};
@@ -12,6 +12,11 @@ use verifier::follow::{self, Follower};
 use verifier::tenant::{self, Outcome, TenantContext, TenantVerdict};
 use verifier::testing::part_after;
 use verifier::{Context, ExpectedNonce, NodeState, State, Unusable, Verdict, appraise_accepting};
+
+/// What follows a node from evidence on that gave the verdict `whole`.
+fn begin(evidence: &Evidence, whole: &Verdict, policy: &Policy, context: &Context) -> Option<Follower> {
+    Follower::new(evidence, whole, policy, context)
+}
 
 /// The follower's verdict on a part, if it has one.
 fn follow(
@@ -81,7 +86,7 @@ impl Ways {
         let joined = joined.map(|joined| judge(&joined)).transpose()?;
         self.followed += u64::from(followed.is_some());
         if followed.is_none() {
-            self.follower = Follower::new(evidence, &whole, policy, context);
+            self.follower = begin(evidence, &whole, policy, context);
         }
         if let Some(state) = &whole.state {
             self.state = Some(state.clone());

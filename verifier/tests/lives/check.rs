@@ -9,12 +9,14 @@ use crate::naive::{self, Given, Opinion};
 use crate::ways::{self, Ways, verdict_key};
 use evidence::checkpoint::number_from_path;
 use evidence::list::ListEntry;
-use evidence::{Bank, Entry, Evidence, PartitionKey, PodUid};
+use evidence::{Bank, Entry, Evidence, PartitionKey, PartitionLog, PodUid, SealedCheckpoint};
 use policy::{Policy, Reference, Source, SourceKind};
 use std::collections::BTreeSet;
 use verifier::accept::{self, Accepted};
 use verifier::testing::{IMA_POLICY, NODE, NOW, Node, pod, sha256};
-use verifier::{Context, ExpectedNonce, Finding, PinnedKey, Rule, Severity, State, Subject, Verdict, appraise};
+use verifier::{
+    Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, State, Subject, Verdict, appraise,
+};
 
 /// Rules that the naive appraisal judges.
 const NAIVE: [Rule; 11] = [
@@ -182,14 +184,15 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
             now: NOW + n as u64,
             previous: None,
         });
+        let shown = ways.kept.as_ref().map(|kept| kept.unsealed.clone()).unwrap_or_default();
         let judged = ways.judge(&evidence, policy, &context, &accepted).unwrap();
         if let Some((way, other, same)) = judged.disagreement() {
             return Err(differs(&format!("{way} and whole"), other, same));
         }
         // Nothing is accepted in the naive appraisal, nor by a tenant, nor is it hidden for being accepted.
         let plain = appraise(&evidence, policy, &context).unwrap();
-        naive_says(&evidence, policy, &context, &plain)?;
-        counts.foreign += nothing_is_hidden(&world, &evidence, policy, &plain)?;
+        naive_says(&evidence, policy, &context, &shown, &plain)?;
+        counts.foreign += nothing_is_hidden(&world, &evidence, policy, context.previous.as_ref(), &plain)?;
         let uid = pod(round.tenant);
         let tenant = ways::tenant(&evidence, &plain, uid, &tenant_policy(&world.node, setup, uid), &context);
         counts.tenants += u64::from(tenant.is_some());
@@ -228,7 +231,13 @@ fn differs(what: &str, one: &Verdict, other: &Verdict) -> Trouble {
 }
 
 /// The naive appraisal says the same, as far as it says anything.
-fn naive_says(evidence: &Evidence, policy: &Policy, context: &Context, plain: &Verdict) -> Result<(), Trouble> {
+fn naive_says(
+    evidence: &Evidence,
+    policy: &Policy,
+    context: &Context,
+    shown: &[PartitionLog],
+    plain: &Verdict,
+) -> Result<(), Trouble> {
     let nonce = match &context.nonce {
         ExpectedNonce::Value(nonce) => Some(nonce.as_slice()),
         ExpectedNonce::DangerousNone => None,
@@ -239,6 +248,7 @@ fn naive_says(evidence: &Evidence, policy: &Policy, context: &Context, plain: &V
         policy,
         nonce,
         before: context.previous.as_ref(),
+        shown,
         elsewhere: plain.failures().any(is_elsewhere),
     });
     // What a pod is told of the node's evidence is said by the node.
@@ -272,8 +282,15 @@ fn naive_says(evidence: &Evidence, policy: &Policy, context: &Context, plain: &V
 /// A covered entry whose content the partition that caused it does not accept is named, or that partition or the node is not
 /// trusted. Gives how many such entries there are.
 ///
-/// Excused is what a record says to be another partition's that accepts it: SECURITY.md states that limit.
-fn nothing_is_hidden(world: &World, evidence: &Evidence, policy: &Policy, plain: &Verdict) -> Result<u64, Trouble> {
+/// Excused is what a record, or a mark, says to be another partition's that accepts it: SECURITY.md states that limit; and what
+/// somebody accepts for as long as its record may still come.
+fn nothing_is_hidden(
+    world: &World,
+    evidence: &Evidence,
+    policy: &Policy,
+    before: Option<&NodeState>,
+    plain: &Verdict,
+) -> Result<u64, Trouble> {
     let mut foreign = 0;
     let findings = || plain.node.findings.iter().chain(plain.pods.iter().flat_map(|pod| &pod.findings));
     let records: Vec<_> = evidence
@@ -282,6 +299,10 @@ fn nothing_is_hidden(world: &World, evidence: &Evidence, policy: &Policy, plain:
         .chain(&evidence.unsealed)
         .flat_map(|log| log.records.iter().map(|record| (log.key, record)))
         .collect();
+    let sealed = |file: &Vec<u8>| SealedCheckpoint::from_file(file).ok().map(|sealed| sealed.checkpoint);
+    let last_but_one = evidence.checkpoints.iter().rev().nth(1).and_then(sealed).map_or(0, |c| c.list_len);
+    let believed = before.filter(|before| before.boot_id == evidence.boot_id).map_or(0, |before| before.covered);
+    let waits = last_but_one.max(believed);
     let covered = plain.node.covered as usize;
     for (index, entry) in evidence.list.iter().enumerate().take(covered) {
         let Entry::Full(bytes) = entry else { continue };
@@ -311,11 +332,15 @@ fn nothing_is_hidden(world: &World, evidence: &Evidence, policy: &Policy, plain:
         let names = |finding: &Finding| finding.index == Some(index as u64) || finding.path.as_deref() == Some(path);
         let is_said = findings().any(names);
         let sha1 = entry.template_digest(Bank::Sha1);
-        let is_reattributed = records.iter().any(|(key, record)| {
-            let is_it = record.digests.contains(&sha1) || (entry.is_violation() && record.path == path);
-            is_it && *key != truth && accepts(*key)
+        let mut own = records.iter().filter(|(_, record)| {
+            record.digests.contains(&sha1) || (entry.is_violation() && record.path == path)
         });
-        if !is_said && !is_reattributed {
+        let is_reattributed = own.clone().any(|(key, _)| *key != truth && accepts(*key));
+        let is_marked = evidence.in_flight.iter().any(|mark| accepts(mark.key()));
+        let pods = policy.pods.keys().map(|uid| PartitionKey::Pod(*uid));
+        let is_waiting = index as u64 >= waits && pods.chain([PartitionKey::Host]).any(accepts);
+        let is_excused = is_reattributed || (own.next().is_none() && (is_marked || is_waiting));
+        if !is_said && !is_excused {
             let kind = if entry.is_violation() { "violation" } else { "content" };
             let shown = String::from_utf8_lossy(path);
             return Err(Trouble {

@@ -9,7 +9,7 @@ use policy::{GuardLevel, Hidden, Judgement, Policy, PredatingPods, TpmOpened};
 use verifier::{Rule, Subject};
 
 /// The rule that a partition's contents fail by.
-fn rule_of(key: PartitionKey) -> Rule {
+pub(super) fn rule_of(key: PartitionKey) -> Rule {
     match key {
         PartitionKey::Pod(_) => Rule::V9,
         _ => Rule::V11,
@@ -34,7 +34,7 @@ impl Case<'_> {
         self.chain.first().map_or(&[], |first| &first.checkpoint.predating)
     }
 
-    fn accepts(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
+    pub(super) fn accepts(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
         accepts(self.given.policy, self.predating(), key, path, digest)
     }
 
@@ -71,23 +71,9 @@ impl Case<'_> {
         }
         for place in 0..self.records.len() {
             let (key, record) = self.records[place];
-            if let PartitionKey::Pod(uid) = key {
-                self.seen.insert(uid);
-                let known = record.ancestry.iter().any(|process| self.given.policy.is_runtime(&process.exe));
-                self.fail_if(!known, Rule::V9, Subject::Partition(key));
-            }
-            match record.kind {
-                EventKind::Guard => {}
-                EventKind::Violation => self.violated(key, record),
-                EventKind::Entry => match self.entry_of[place] {
-                    Some(index) => self.entry(key, index),
-                    None => self.fail_if(true, rule_of(key), Subject::Partition(key)),
-                },
-                _ => {
-                    let digest = record.hash.as_ref().and_then(FileHash::digest);
-                    self.content(key, &record.path, digest);
-                    self.fail_if(record.path_cut, rule_of(key), Subject::Partition(key));
-                }
+            self.used(key, record, self.entry_of[place]);
+            if record.kind == EventKind::Violation && record.ret == 0 {
+                self.changed(record);
             }
         }
         for index in self.orphans.clone() {
@@ -98,9 +84,39 @@ impl Case<'_> {
         self.v11_stated();
     }
 
-    /// A violation is its writer's.
-    fn violated(&mut self, key: PartitionKey, record: &Record) {
-        self.violation(key, &record.path);
+    pub(super) fn sees(&mut self, key: PartitionKey) {
+        if let PartitionKey::Pod(uid) = key {
+            self.seen.insert(uid);
+        }
+    }
+
+    /// What one record says that its partition used; `index` is the entry that it is about.
+    pub(super) fn used(&mut self, key: PartitionKey, record: &Record, index: Option<usize>) {
+        self.sees(key);
+        let mut lineage = record.ancestry.iter();
+        let known = lineage.any(|process| self.given.policy.is_runtime(&process.exe));
+        self.fail_if(matches!(key, PartitionKey::Pod(_)) && !known, Rule::V9, Subject::Partition(key));
+        match (record.kind, index) {
+            (EventKind::Guard, _) => {}
+            (EventKind::Violation, _) => self.violation(key, &record.path),
+            (EventKind::Entry, Some(index)) => self.entry(key, index),
+            (EventKind::Entry, None) => self.fail_if(true, rule_of(key), Subject::Partition(key)),
+            _ => {
+                let digest = record.hash.as_ref().and_then(FileHash::digest);
+                self.content(key, &record.path, digest);
+                self.fail_if(record.path_cut, rule_of(key), Subject::Partition(key));
+            }
+        }
+    }
+
+    /// A file that was written while it was in use is another one for everybody who executed or mapped it.
+    fn changed(&mut self, violation: &Record) {
+        for (key, record) in self.records.clone() {
+            let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
+            let permitted = self.given.policy.permits_violation(&record.path)
+                && self.given.policy.permits_violation(&violation.path);
+            self.fail_if(is_it && !permitted, Rule::V12, Subject::Partition(key));
+        }
     }
 
     /// Where no records come along, the entries say whose they are.

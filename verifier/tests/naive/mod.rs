@@ -13,8 +13,8 @@ use evidence::partition::partition_leaf;
 use evidence::quoted::QuotedRegisters;
 use evidence::tpm::Attest;
 use evidence::{
-    Bank, EventKind, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint, Tier, cgroup::partition_of,
-    checkpoint::number_from_path,
+    Bank, EventKind, Evidence, PartitionKey, PartitionLog, PodUid, Record, SealedCheckpoint, Tier,
+    cgroup::partition_of, checkpoint::number_from_path,
 };
 use list::{Fill, Line};
 use policy::{Kexec, PaddedBanks, Policy};
@@ -30,6 +30,8 @@ pub struct Given<'a> {
     pub nonce: Option<&'a [u8]>,
     /// What the last believed evidence left.
     pub before: Option<&'a NodeState>,
+    /// What the last believed evidence showed unsealed.
+    pub shown: &'a [PartitionLog],
     /// Whether a rule that is not judged here fails, on which all others rest.
     pub elsewhere: bool,
 }
@@ -75,12 +77,7 @@ const UNATTRIBUTED: Subject = Subject::Partition(PartitionKey::Unattributed);
 
 pub fn judge(given: &Given<'_>) -> Opinion {
     let evidence = given.evidence;
-    let mut records: Vec<_> = evidence
-        .partitions
-        .iter()
-        .flat_map(|log| log.records.iter().map(|record| (log.key, record)))
-        .collect();
-    records.sort_by_key(|(_, record)| record.seq);
+    let records = of_logs(&evidence.partitions);
     let lines: Vec<Line> = evidence.list.iter().map(Line::read).collect();
     let mut case = Case {
         given,
@@ -104,6 +101,7 @@ pub fn judge(given: &Given<'_>) -> Opinion {
         case.v6();
         case.v5_sealed();
         case.v5_joined();
+        case.v5_unsealed();
         case.v5_complete();
         case.v4_read();
         case.v14();
@@ -271,10 +269,9 @@ impl<'a> Case<'a> {
         };
         let held = self.chain.get(remembered.number as usize);
         let goes_on = held.is_some_and(|held| held.digest() == remembered.digest)
-            && last.is_some_and(|last| last.number > remembered.number);
-        // A checkpoint after a round states at least what that round covered.
-        let mut later = self.chain.iter().map(|sealed| &sealed.checkpoint);
-        let states_less = later.any(|c| c.number > remembered.number && c.list_len < before.covered);
+            && last.as_ref().is_some_and(|last| last.number > remembered.number);
+        // The checkpoint after a round states at least what that round covered.
+        let states_less = last.as_ref().is_some_and(|last| last.list_len < before.covered);
         self.node(!goes_on || states_less, Rule::V4);
     }
 
@@ -356,8 +353,8 @@ impl<'a> Case<'a> {
                 (EventKind::Entry, 0 | -17) => self.join_entry(place, record),
                 (EventKind::Entry, _) => self.fail_if(true, Rule::V5, Subject::Partition(key)),
                 (EventKind::Violation, 0) => {
-                    // The list writes `_` for a space, and binds nothing of a violation but its name.
-                    let name: Vec<u8> = record.path.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect();
+                    // Nothing of a violation is bound but its name.
+                    let name = as_listed(&record.path);
                     let is_it = |index: &usize| {
                         let line = &self.lines[*index];
                         line.violation && line.path == name && self.adder[*index].is_none()
@@ -392,24 +389,81 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Every entry has its record; one that is new may wait for it.
+    /// What stands unsealed can be sealed by the next checkpoint, and what stood so before was sealed as it was.
+    fn v5_unsealed(&mut self) {
+        let last = self.chain.last().map_or(0, |last| last.checkpoint.last_seq);
+        let unsealed = of_logs(&self.given.evidence.unsealed);
+        let numbers: BTreeSet<u64> = unsealed.iter().map(|(_, record)| record.seq).collect();
+        let misplaced = unsealed.iter().any(|(key, record)| partition_of(record.cgroup.as_deref()) != *key);
+        self.node(numbers.len() < unsealed.len() || misplaced, Rule::V5);
+        self.node(numbers.first().is_some_and(|seq| *seq <= last), Rule::V5);
+        if self.since == Since::SameBoot {
+            let shown = of_logs(self.given.shown);
+            self.node(!shown.iter().all(|owned| self.records.contains(owned)), Rule::V5);
+        }
+    }
+
+    /// Every entry has its record; one that is new may wait for it, and its content is judged at once.
     fn v5_complete(&mut self) {
-        let last = self.chain.last().map(|last| &last.checkpoint);
         let before = self.chain.iter().rev().nth(1).map(|before| before.checkpoint.list_len);
-        let (settled, until) = match last {
-            Some(last) => (last.settled, before.unwrap_or(last.boot_len).max(last.settled)),
-            None => (0, u64::MAX),
-        };
-        for index in self.since_load() {
-            if self.adder[index].is_none() && (index as u64) < until {
+        let last = self.chain.last().map(|last| &last.checkpoint);
+        let settled = last.map_or(0, |last| last.settled);
+        let mut old = before.or(last.map(|last| last.boot_len)).unwrap_or_default().max(settled);
+        if let (Since::SameBoot, Some(before)) = (self.since, self.given.before) {
+            old = old.max(before.covered);
+        }
+        let mut unsealed = of_logs(&self.given.evidence.unsealed);
+        let mut marks = self.given.evidence.in_flight.len();
+        for index in self.since_load().filter(|index| self.adder[*index].is_none()).collect::<Vec<_>>() {
+            let line = self.lines[index].clone();
+            let is_its = |(_, record): &(PartitionKey, &Record)| match record.kind {
+                EventKind::Entry => record.ret == 0 && !record.digests.is_empty() && line.is_of(record),
+                EventKind::Violation => record.ret == 0 && line.violation && as_listed(&record.path) == line.path,
+                _ => false,
+            };
+            if let Some(place) = unsealed.iter().position(is_its) {
+                let (key, record) = unsealed.remove(place);
+                self.used(key, record, Some(index));
+                continue;
+            }
+            let is_new = index as u64 >= old;
+            let is_good = !line.violation && self.somebody_accepts(index);
+            if is_new && is_good {
+                continue;
+            }
+            if marks > 0 {
+                // One thread is inside of IMA for one entry; which one, nobody knows. It is one that may have the content,
+                // or it is held against each of them.
+                marks -= 1;
+                let marked: BTreeSet<_> = self.given.evidence.in_flight.iter().map(|mark| mark.key()).collect();
+                let has = |key| line.file.as_ref().is_some_and(|digest| self.accepts(key, &line.path, digest));
+                let is_anchor = self.anchors.contains(&Some(index));
+                let is_good = !line.violation && (is_anchor || marked.iter().any(|key| has(*key)));
+                for key in marked.into_iter().filter(|_| !is_good) {
+                    let rule = if line.violation { Rule::V12 } else { contents::rule_of(key) };
+                    self.fail_if(true, rule, Subject::Partition(key));
+                    self.sees(key);
+                }
+            } else if is_new {
+                self.node(true, if line.violation { Rule::V12 } else { Rule::V5 });
+            } else {
                 self.orphans.push(index);
                 self.node((index as u64) < settled, Rule::V5);
-                self.node(self.lines[index].violation, Rule::V12);
+                self.node(line.violation, Rule::V12);
             }
         }
         let lost = self.records.iter().filter(|(key, _)| *key == PartitionKey::Unattributed).count();
         let many = (self.orphans.len() + lost) as u64 > self.policy().tolerance.unattributed;
         self.fail_if(many, Rule::V5, UNATTRIBUTED);
+    }
+
+    /// Whether it is a checkpoint's entry, or host or some pod may have its content.
+    fn somebody_accepts(&self, index: usize) -> bool {
+        let line = &self.lines[index];
+        let pods = self.given.policy.pods.keys().map(|uid| PartitionKey::Pod(*uid));
+        let mut all = pods.chain([PartitionKey::Host]);
+        let accepts = |digest| all.any(|key| self.accepts(key, &line.path, digest));
+        self.anchors.contains(&Some(index)) || line.file.as_ref().is_some_and(accepts)
     }
 
     /// The collector read each checkpoint but the last, whose record comes later, and no other file of such a name.
@@ -451,6 +505,19 @@ impl<'a> Case<'a> {
             failed: self.failed,
         }
     }
+}
+
+/// Records in order of their numbers.
+fn of_logs(logs: &[PartitionLog]) -> Vec<(PartitionKey, &Record)> {
+    let of_log = |log: &'_ PartitionLog| log.records.iter().map(move |record| (log.key, record));
+    let mut records: Vec<_> = logs.iter().flat_map(of_log).collect();
+    records.sort_by_key(|(_, record)| record.seq);
+    records
+}
+
+/// The list writes `_` for a space.
+fn as_listed(path: &[u8]) -> Vec<u8> {
+    path.iter().map(|byte| if *byte == b' ' { b'_' } else { *byte }).collect()
 }
 
 fn tree(leaves: &[Hash]) -> Hash {
