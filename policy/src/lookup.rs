@@ -369,6 +369,28 @@ impl Policy {
         })
     }
 
+    /// Whether the host's values for this path count in every pod, whatever the path there (`runtime-files`).
+    pub fn is_runtime_file(&self, path: &[u8]) -> bool {
+        let mut files = self.file.runtime_files.iter();
+        files.any(|file| is_listed_as(path, file.as_bytes()))
+    }
+
+    /// The partitions in which a reference file counts, by what people call them.
+    pub fn users_of(&self, reference: &str) -> Vec<&str> {
+        let uses = |names: &[String]| names.iter().any(|name| name == reference);
+        let host = uses(&self.file.host.references).then_some("host");
+        let sandbox = self
+            .file
+            .sandbox
+            .as_ref()
+            .is_some_and(|sandbox| uses(&sandbox.references));
+        let pods = self.file.pods.iter().filter(|pod| uses(&pod.references));
+        host.into_iter()
+            .chain(sandbox.then_some("sandbox (every pod)"))
+            .chain(pods.map(|pod| pod.name.as_str()))
+            .collect()
+    }
+
     /// Reads what [`Policy::judge_host`] will read for these contents, some 30 at most: it changes nothing but how long that
     /// takes where there are many reference values.
     pub fn look_ahead_on_host<'d>(&self, digests: impl Iterator<Item = &'d Digest> + Clone) {

@@ -104,10 +104,25 @@ pub fn redact(notes: &mut [AcceptedNote], pods: &[PodVerdict]) {
     }
 }
 
+/// Whether a finding is about a content: then it is one finding however often that content was used at that path. Any other one
+/// (a violation, a suspect process, a path that was cut) is about what happened once, and is another finding when it happens again.
+pub(crate) fn names_content(finding: &Finding) -> bool {
+    finding
+        .found
+        .as_deref()
+        .is_some_and(|found| Digest::parse(found).is_some())
+}
+
 /// What names a finding from one verdict of a boot to the next: 32 hex digits, the first half of SHA-256 over rule, subject,
-/// path, what was found, and text, each after its length in 8 bytes, big-endian. Where it stands (entry, record) is no part of it.
+/// path, what was found, text, and the numbers of entry and record, each after its length in 8 bytes, big-endian. Numbers are decimal
+/// and, where the finding is about a content, left out: the first use of it stands for all.
 pub fn id(finding: &Finding) -> String {
-    let mut hash = Sha256::new().chain_update(b"cgpath finding 1");
+    let mut hash = Sha256::new().chain_update(b"cgpath finding 2");
+    let place = |number: Option<u64>| {
+        let number = number.filter(|_| !names_content(finding));
+        number.map_or_else(String::new, |number| number.to_string())
+    };
+    let (index, seq) = (place(finding.index), place(finding.seq));
     let (rule, subject) = (finding.rule.to_string(), finding.subject.to_string());
     let path = finding.path.as_deref().unwrap_or_default();
     let found = finding.found.as_deref().unwrap_or_default();
@@ -117,6 +132,8 @@ pub fn id(finding: &Finding) -> String {
         path,
         found.as_bytes(),
         finding.text.as_bytes(),
+        index.as_bytes(),
+        seq.as_bytes(),
     ] {
         hash = hash
             .chain_update((part.len() as u64).to_be_bytes())

@@ -26,8 +26,8 @@ use crate::appraise::{
 };
 use crate::ear::AttestationResult;
 use evidence::{
-    Bank, Checkpoint, Digest, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
-    TenantBundle,
+    Bank, Checkpoint, Digest, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record,
+    SealedCheckpoint, TenantBundle,
     cgroup::partition_of,
     checkpoint::number_from_path,
     merkle::{self, Hash},
@@ -262,9 +262,10 @@ impl Case<'_> {
         coverage::banks(quoted, self.policy, findings);
         let from = self.bundle.from;
         let start = match followed {
-            Some(before) if from > 0 && from == before.node.covered => {
-                Some(coverage::remembered(usize::try_from(from).ok()?, &before.node.pcrs))
-            }
+            Some(before) if from > 0 && from == before.node.covered => Some(coverage::remembered(
+                usize::try_from(from).ok()?,
+                &before.node.pcrs,
+            )),
             _ if from == 0 => None,
             _ => {
                 let followed = followed.map_or(0, TenantState::followed);
@@ -407,9 +408,10 @@ impl Case<'_> {
             .collect();
         let (places, entries): (Vec<usize>, Vec<Entry>) = whole.into_iter().unzip();
         let lines = view::view_of(&entries, &[Bank::Sha1]).lines;
-        let found = lines.iter().zip(&places).find(|(line, _)| {
-            line.path.and_then(number_from_path) == Some(n) && chain::is_of(line, sealed)
-        });
+        let found = lines
+            .iter()
+            .zip(&places)
+            .find(|(line, _)| line.path.and_then(number_from_path) == Some(n) && chain::is_of(line, sealed));
         let Some((line, place)) = found else {
             findings.push(
                 fail(

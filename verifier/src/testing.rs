@@ -11,9 +11,10 @@
 
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
+    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
     SealedCheckpoint, Tier,
     boot::{Boot, EventType, REGISTERS, Registers, boot_aggregate},
+    cgroup::partition_of,
     checkpoint,
     merkle::Frontier,
     partition::partitions_root,
@@ -494,17 +495,9 @@ impl Actor {
         }
     }
 
-    fn key(&self) -> PartitionKey {
-        let Some(cgroup) = &self.cgroup else {
-            return PartitionKey::Unattributed;
-        };
-        let text = String::from_utf8_lossy(cgroup);
-        text.split('/')
-            .find_map(|part| {
-                part.strip_prefix("pod")
-                    .and_then(|uid| PodUid::parse(uid.as_bytes()))
-            })
-            .map_or(PartitionKey::Host, PartitionKey::Pod)
+    /// The partition of what it does.
+    pub fn key(&self) -> PartitionKey {
+        partition_of(self.cgroup.as_deref())
     }
 }
 
@@ -535,8 +528,12 @@ pub struct Node {
     pub never_extended: BTreeSet<usize>,
     /// Sealed records by partition.
     pub sealed: BTreeMap<PartitionKey, Vec<Record>>,
-    /// Records that wait for the next checkpoint.
+    /// Records that wait for the next checkpoint. Those of entries and violations travel unsealed until then.
     pub waiting: Vec<(PartitionKey, Record)>,
+    /// Threads that are adding an entry.
+    pub in_flight: Vec<InFlight>,
+    /// Files that more than one partition has, by path: device and inode. All others are one partition's own.
+    pub shared: BTreeMap<Vec<u8>, (u64, u64)>,
     /// Checkpoints.
     pub checkpoints: Vec<SealedCheckpoint>,
     /// The last sequence number.
@@ -547,6 +544,10 @@ pub struct Node {
     pub blind: bool,
     /// What checkpoints state of the programs' settings.
     pub protection: Protection,
+    /// How often the collector was started in this boot.
+    pub starts: u32,
+    /// In the kernel tier: whether checkpoints and records come along.
+    pub recorded: bool,
     /// Length of the list at the load.
     pub boot_len: u64,
     /// Pods older than the load.
@@ -587,6 +588,8 @@ impl Node {
             never_extended: BTreeSet::new(),
             sealed: BTreeMap::new(),
             waiting: Vec::new(),
+            in_flight: Vec::new(),
+            shared: BTreeMap::new(),
             checkpoints: Vec::new(),
             seq: 0,
             losses: Losses::default(),
@@ -597,6 +600,8 @@ impl Node {
                 enforce: false,
                 fail_closed: false,
             },
+            starts: 1,
+            recorded: false,
             boot_len: 0,
             predating: Vec::new(),
             pods: Vec::new(),
@@ -643,8 +648,10 @@ impl Node {
         self.never_extended.clear();
         self.sealed.clear();
         self.waiting.clear();
+        self.in_flight.clear();
         self.checkpoints.clear();
         self.seq = 0;
+        self.starts = 1;
         let aggregate = match &self.boot {
             Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
             None => sha256(b"pcrs 0 to 9"),
@@ -669,7 +676,8 @@ impl Node {
     }
 
     /// `actor` executes a file: IMA measures it (once for each content and path), our programs record it.
-    pub fn execute(&mut self, actor: &Actor, path: &str, content: &Digest) {
+    pub fn execute(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
+        let path = path.as_ref();
         self.measure(actor, path, content);
         self.record_execution(
             actor,
@@ -680,25 +688,32 @@ impl Node {
     }
 
     /// `actor` executes what its reference values accept at `path`.
-    pub fn execute_good(&mut self, actor: &Actor, path: &str) {
+    pub fn execute_good(&mut self, actor: &Actor, path: impl AsRef<[u8]>) {
         let files = match actor.key() {
             PartitionKey::Pod(uid) => &self.pod_files[&uid],
             _ => &self.host_files,
         };
-        let digest = files[path.as_bytes()].first().unwrap().clone();
+        let digest = files[path.as_ref()].first().unwrap().clone();
         self.execute(actor, path, &digest);
     }
 
-    /// IMA measures a file for `actor`.
-    pub fn measure(&mut self, actor: &Actor, path: &str, content: &Digest) {
-        let entry = match self.tier {
-            Tier::Bpf => Measurement::ima_ng(path.as_bytes(), content),
+    /// The entry that IMA makes of a file that `actor` uses.
+    pub fn entry(&self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) -> Measurement {
+        let path = path.as_ref();
+        match self.tier {
+            Tier::Bpf => Measurement::ima_ng(path, content),
             Tier::Kernel => {
                 let dep: Vec<String> = actor.exes.iter().map(|exe| tag(exe)).collect();
                 let cgroup = tag(actor.cgroup.as_deref().unwrap_or_default());
-                Measurement::ima_cgpath(&dep.join(":"), &cgroup, path.as_bytes(), content)
+                Measurement::ima_cgpath(&dep.join(":"), &cgroup, path, content)
             }
-        };
+        }
+    }
+
+    /// IMA measures a file for `actor`.
+    pub fn measure(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
+        let path = path.as_ref();
+        let entry = self.entry(actor, path, content);
         let known = self.list.contains(&entry);
         if !known {
             self.list.push(entry.clone());
@@ -707,15 +722,15 @@ impl Node {
     }
 
     /// IMA logs a violation for `actor`.
-    pub fn violate(&mut self, actor: &Actor, path: &str) {
-        self.list.push(Measurement::violation(path.as_bytes()));
-        let record = self.record(actor, EventKind::Violation, path);
+    pub fn violate(&mut self, actor: &Actor, path: impl AsRef<[u8]>) {
+        self.list.push(Measurement::violation(path.as_ref()));
+        let record = self.record(actor, EventKind::Violation, path.as_ref());
         self.waiting.push((actor.key(), Record { pcr: 10, ..record }));
     }
 
     /// Our programs record what IMA did with `entry`.
-    pub fn record_entry(&mut self, actor: &Actor, path: &str, entry: &Measurement, ret: i32) {
-        let record = self.record(actor, EventKind::Entry, path);
+    pub fn record_entry(&mut self, actor: &Actor, path: impl AsRef<[u8]>, entry: &Measurement, ret: i32) {
+        let record = self.record(actor, EventKind::Entry, path.as_ref());
         let digests = [Bank::Sha1, Bank::Sha256]
             .map(|bank| self.bank_digest(entry, bank))
             .to_vec();
@@ -731,8 +746,14 @@ impl Node {
     }
 
     /// Our programs record that a guarded thing was touched, or that they denied an execution.
-    pub fn record_guard(&mut self, actor: &Actor, action: GuardAction, name: &str, is_denied: bool) {
-        let record = self.record(actor, EventKind::Guard, name);
+    pub fn record_guard(
+        &mut self,
+        actor: &Actor,
+        action: GuardAction,
+        name: impl AsRef<[u8]>,
+        is_denied: bool,
+    ) {
+        let record = self.record(actor, EventKind::Guard, name.as_ref());
         self.waiting.push((
             actor.key(),
             Record {
@@ -744,8 +765,14 @@ impl Node {
     }
 
     /// Our programs record an execution or a mapping.
-    pub fn record_execution(&mut self, actor: &Actor, kind: EventKind, path: &str, hash: FileHash) {
-        let record = self.record(actor, kind, path);
+    pub fn record_execution(
+        &mut self,
+        actor: &Actor,
+        kind: EventKind,
+        path: impl AsRef<[u8]>,
+        hash: FileHash,
+    ) {
+        let record = self.record(actor, kind, path.as_ref());
         self.waiting.push((
             actor.key(),
             Record {
@@ -765,8 +792,9 @@ impl Node {
         }
     }
 
-    fn record(&mut self, actor: &Actor, kind: EventKind, path: &str) -> Record {
+    fn record(&mut self, actor: &Actor, kind: EventKind, path: &[u8]) -> Record {
         self.seq += 1;
+        let (dev, ino) = self.file(&actor.key(), path);
         let ancestry = actor.exes.iter().enumerate().map(|(i, exe)| Ancestor {
             tgid: if i + 1 == actor.exes.len() {
                 1
@@ -787,9 +815,9 @@ impl Node {
             pcr: 0,
             digests: Vec::new(),
             hash: None,
-            path: path.as_bytes().to_vec(),
-            dev: 1,
-            ino: 7,
+            path: path.to_vec(),
+            dev,
+            ino,
             cgroup_id: 42,
             cgroup: actor.cgroup.clone(),
             pid: 1000,
@@ -801,6 +829,26 @@ impl Node {
             path_cut: false,
             guard: None,
         }
+    }
+
+    /// Device and inode of a file: each partition has a file system of its own, but for what is [`Node::shared`].
+    pub fn file(&self, key: &PartitionKey, path: &[u8]) -> (u64, u64) {
+        let number = |bytes: &[u8]| {
+            let hash = Sha256::digest(bytes);
+            u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], 1]))
+        };
+        let own = || (number(key.to_string().as_bytes()), number(path));
+        self.shared.get(path).copied().unwrap_or_else(own)
+    }
+
+    /// A thread of `actor` begins to add an entry and does not end.
+    pub fn begin_entry(&mut self, actor: &Actor) {
+        let tid = 5000 + u32::try_from(self.in_flight.len()).unwrap();
+        self.in_flight.push(InFlight {
+            tid,
+            since_ns: 1_000_000 * self.seq,
+            cgroup: actor.cgroup.clone(),
+        });
     }
 
     /// Seals all that waits in the next checkpoint, writes its file and reads it, so that IMA measures it.
@@ -826,6 +874,27 @@ impl Node {
         let mut actor = Actor::host(COLLECTOR);
         actor.cgroup = Some(b"/system.slice/cgpathd.service".to_vec());
         self.measure(&actor, &path, &sha256(&sealed.file));
+    }
+
+    /// The longest prefix of the list in which every entry has a record, sealed or waiting: what an honest collector states where
+    /// records are late. [`Node::draft`] takes it that none is.
+    pub fn settled(&self) -> u64 {
+        let waiting = self.waiting.iter().map(|(_, record)| record);
+        let records: Vec<&Record> = self.sealed.values().flatten().chain(waiting).collect();
+        let is_recorded = |entry: &Measurement| {
+            records.iter().any(|record| match (record.kind, record.ret) {
+                (EventKind::Entry, 0) => {
+                    !entry.violation && record.digests.contains(&self.bank_digest(entry, Bank::Sha256))
+                }
+                (EventKind::Violation, 0) => *entry == Measurement::violation(&record.path),
+                _ => false,
+            })
+        };
+        let since_load = self
+            .list
+            .iter()
+            .skip(usize::try_from(self.boot_len).unwrap_or(usize::MAX));
+        self.boot_len + since_load.take_while(|entry| is_recorded(entry)).count() as u64
     }
 
     /// What an honest collector would state now.
@@ -863,7 +932,7 @@ impl Node {
                     .as_bytes()
                     .to_vec()
             }),
-            starts: 1,
+            starts: self.starts,
             predating: if first { self.predating.clone() } else { Vec::new() },
             hierarchy: "v2".into(),
             protection: Some(self.protection),
@@ -934,11 +1003,15 @@ impl Node {
 
     /// A whole request: seal with the nonce, read, quote, read the list.
     pub fn attest(&mut self, nonce: &[u8]) -> Evidence {
-        if self.tier == Tier::Bpf {
+        if self.is_recorded() {
             self.seal(Some(nonce));
         }
         let quote = self.quote(nonce);
         self.evidence(quote)
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.tier == Tier::Bpf || self.recorded
     }
 
     /// The evidence as the node stands, with this quote.
@@ -952,7 +1025,7 @@ impl Node {
             })
             .collect();
         partitions.sort_by_key(|p| p.key.to_string());
-        let bpf = self.tier == Tier::Bpf;
+        let recorded = self.is_recorded();
         Evidence {
             version: 1,
             tier: self.tier,
@@ -960,12 +1033,12 @@ impl Node {
             boot_id: self.boot_id,
             quote,
             list: self.list.iter().map(Measurement::to_entry).collect(),
-            checkpoints: if bpf {
+            checkpoints: if recorded {
                 self.checkpoints.iter().map(|c| c.file.clone()).collect()
             } else {
                 Vec::new()
             },
-            partitions: if bpf { partitions } else { Vec::new() },
+            partitions: if recorded { partitions } else { Vec::new() },
             pods: self.pods.clone(),
             kernel: "6.12.0".into(),
             boot: self.boot.as_ref().map(|boot| Boot {
@@ -973,9 +1046,27 @@ impl Node {
                 log: Some(boot.bytes()),
                 command_line: Some(boot.command_line.clone().into_bytes()),
             }),
-            unsealed: Vec::new(),
-            in_flight: Vec::new(),
+            unsealed: if recorded { self.unsealed() } else { Vec::new() },
+            in_flight: if recorded {
+                self.in_flight.clone()
+            } else {
+                Vec::new()
+            },
         }
+    }
+
+    /// What waits, as far as it is about the list.
+    fn unsealed(&self) -> Vec<PartitionLog> {
+        let mut logs: BTreeMap<String, PartitionLog> = BTreeMap::new();
+        for (key, record) in &self.waiting {
+            if matches!(record.kind, EventKind::Entry | EventKind::Violation) {
+                let records = Vec::new();
+                let log = logs.entry(key.to_string());
+                let log = log.or_insert(PartitionLog { key: *key, records });
+                log.records.push(record.clone());
+            }
+        }
+        logs.into_values().collect()
     }
 
     /// The same node, started anew by a firmware that measures: `change` may interfere with what it measures.

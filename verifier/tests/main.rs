@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod accept;
+mod attacks;
 mod boot;
 #[cfg(feature = "service")]
 mod cases;
@@ -16,9 +17,11 @@ mod ear;
 mod export;
 mod follow;
 mod honest;
+mod lives;
 #[cfg(feature = "service")]
 mod log;
 mod long_lists;
+mod naive;
 mod policies;
 #[cfg(feature = "service")]
 #[path = "common/port.rs"]
@@ -38,3 +41,5 @@ mod tenant;
 mod vectors;
 #[cfg(feature = "service")]
 mod verify;
+#[path = "common/ways.rs"]
+mod ways;

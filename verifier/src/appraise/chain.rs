@@ -103,10 +103,9 @@ fn fail(text: impl Into<String>) -> Finding {
 /// Whether the entry measured this checkpoint's file. SHA-1 vouches for nothing.
 pub(crate) fn is_of(line: &Line, sealed: &SealedCheckpoint) -> bool {
     !line.violation
-        && line
-            .file
-            .as_ref()
-            .is_some_and(|digest| digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest)
+        && line.file.as_ref().is_some_and(|digest| {
+            digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest
+        })
 }
 
 /// Whether the checkpoint was made for a request with this nonce.
@@ -134,7 +133,11 @@ impl Chain {
             findings.push(fail("the evidence holds no checkpoint").expected("checkpoints from number 0"));
             return;
         }
-        if let Some(last) = self.last.as_ref().filter(|last| seen == Some(last.checkpoint.number)) {
+        if let Some(last) = self
+            .last
+            .as_ref()
+            .filter(|last| seen == Some(last.checkpoint.number))
+        {
             self.seen = Some((last.digest(), last.checkpoint.partitions_root));
         }
         let mut new = Vec::new();
@@ -201,7 +204,10 @@ impl Chain {
                     .expected(format!("number {position}")),
             );
         }
-        let key = self.first.as_ref().and_then(|first| first.checkpoint.key.as_deref());
+        let key = self
+            .first
+            .as_ref()
+            .and_then(|first| first.checkpoint.key.as_deref());
         succeeds(sealed, self.last.as_ref(), key, round.boot_id, findings);
         // The collector reads the length of the list after the file of the checkpoint before was measured.
         if let Some(anchor) = self.last_anchor

@@ -201,7 +201,13 @@ fn never_extended(digests: &Digests, len: usize, quoted: &Quoted) -> Option<usiz
 /// Registers to begin at: those that the round before left, or those of a boot, in each way that a kernel may have.
 fn starts(before: Option<&Coverage>, banks: &[Bank]) -> Vec<Vec<Register>> {
     match before {
-        Some(before) if before.registers.iter().map(Register::bank).eq(banks.iter().copied()) => {
+        Some(before)
+            if before
+                .registers
+                .iter()
+                .map(Register::bank)
+                .eq(banks.iter().copied()) =>
+        {
             vec![before.registers.clone()]
         }
         Some(_) => Vec::new(),
@@ -254,8 +260,9 @@ pub(crate) fn step(
         .map(Register::bank)
         .collect();
     for bank in &padded {
-        let text =
-            format!("the kernel extended a padded SHA-1 in the bank {bank}: it had no such hash when it booted");
+        let text = format!(
+            "the kernel extended a padded SHA-1 in the bank {bank}: it had no such hash when it booted"
+        );
         findings.push(match policy.file.padded_banks {
             PaddedBanks::Deny => fail(text),
             PaddedBanks::Report => Finding::tolerated(Rule::V2, Subject::Node, text),

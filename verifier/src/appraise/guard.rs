@@ -58,8 +58,7 @@ impl Watch {
 
     /// Records that are new.
     pub(crate) fn step(&mut self, records: &[Owned<'_>], policy: &Policy) {
-        let concerns =
-            |(_, record): &&Owned<'_>| record.kind == EventKind::Guard || record.guard.is_some();
+        let concerns = |(_, record): &&Owned<'_>| record.kind == EventKind::Guard || record.guard.is_some();
         let all: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(concerns).collect();
         for (key, record) in all {
             let fail = |text: &str| {

@@ -163,7 +163,9 @@ impl Open {
             self.entries.remove(index);
         }
         let without = (0..new).filter(|at| joins.adders.get(*at).is_none());
-        let since = without.map(|at| lines.first() + at).filter(|index| *index >= boot_len);
+        let since = without
+            .map(|at| lines.first() + at)
+            .filter(|index| *index >= boot_len);
         self.entries.extend(since);
         Ok(joins)
     }
@@ -389,9 +391,7 @@ impl Same {
             }
         }
         let mut alike = self.entries.iter().copied().take(MAX_ALIKE);
-        alike
-            .find(|at| is_of(record, view, *at))
-            .ok_or(UNLIKE)
+        alike.find(|at| is_of(record, view, *at)).ok_or(UNLIKE)
     }
 }
 
@@ -518,9 +518,15 @@ fn around(at: usize, reach: usize, covered: usize) -> impl Iterator<Item = usize
 fn agreement(lines: &Lines<'_>, joins: &Joins<'_>, findings: &mut Findings) {
     let is_tagged = |line: &Line| line.cgroup.is_some() && !line.violation;
     let new = lines.places(usize::MAX, is_tagged);
-    let late = joins.late.keys().copied().filter(|index| joins.old(*index).is_some_and(is_tagged));
+    let late = joins
+        .late
+        .keys()
+        .copied()
+        .filter(|index| joins.old(*index).is_some_and(is_tagged));
     for index in late.chain(new) {
-        let Some((key, record)) = joins.adder(index) else { continue };
+        let Some((key, record)) = joins.adder(index) else {
+            continue;
+        };
         let Some(line) = lines.get(index) else { continue };
         let own = partition_of(line.cgroup.as_deref());
         if own != *key {

@@ -131,7 +131,8 @@ impl Judged {
 
     /// Who uses a file that was changed while it was in use runs what nobody measured, whoever wrote it.
     fn changed(&mut self, scene: &Scene<'_>, records: &[Owned<'_>]) {
-        let is_of_file = |(_, record): &Owned<'_>| record.is_execution() || record.kind == EventKind::Violation;
+        let is_of_file =
+            |(_, record): &Owned<'_>| record.is_execution() || record.kind == EventKind::Violation;
         let concerned = records.par_iter().enumerate().with_min_len(BATCH);
         let concerned: Vec<usize> = concerned
             .filter(|(_, owned)| is_of_file(owned))
@@ -289,8 +290,8 @@ impl<'a> Judge<'_, 'a> {
             // checkpoints of the boot before were judged in their time.
             let after_kexec = scene.kexecs.first().is_some_and(|first| index >= *first);
             let aggregate = path == BOOT_AGGREGATE && (index == 0 || after_kexec);
-            let old_checkpoint = scene.kexecs.last().is_some_and(|last| index < *last)
-                && number_from_path(path).is_some();
+            let old_checkpoint =
+                scene.kexecs.last().is_some_and(|last| index < *last) && number_from_path(path).is_some();
             if !aggregate && !old_checkpoint {
                 self.entry(PartitionKey::Boot, index, line, None, Provenance::Attested, None);
             }
@@ -304,7 +305,14 @@ impl<'a> Judge<'_, 'a> {
             && !record.ancestry.iter().any(is_runtime)
         {
             let exe = record.ancestry.first().map_or(&b""[..], |process| &process.exe);
-            self.suspect(key, exe, &record.path, None, Some(record.seq), Provenance::Observed);
+            self.suspect(
+                key,
+                exe,
+                &record.path,
+                None,
+                Some(record.seq),
+                Provenance::Observed,
+            );
         }
     }
 
@@ -697,13 +705,7 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(
-    names: &Names<'_>,
-    uid: PodUid,
-    tally: &Tally,
-    predates: bool,
-    findings: &mut Findings,
-) -> PodVerdict {
+fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
     let known = names.policy.pods.get(&uid);
     let told = names
         .told

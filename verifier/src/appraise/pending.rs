@@ -124,15 +124,9 @@ impl<'q, 'a> Question<'q, 'a> {
         let mut shown = Vec::new();
         for log in self.round.unsealed {
             for record in &log.records {
-                let say = |text: &str| {
-                    fail(Rule::V5, text)
-                        .at_seq(record.seq)
-                        .at_path(&record.path)
-                };
+                let say = |text: &str| fail(Rule::V5, text).at_seq(record.seq).at_path(&record.path);
                 if record.seq <= last_seq || !seqs.insert(record.seq) {
-                    findings.push(say(
-                        "an unsealed record has a number that was given before",
-                    ));
+                    findings.push(say("an unsealed record has a number that was given before"));
                 }
                 let owner = partition_of(record.cgroup.as_deref());
                 if owner != log.key {
@@ -173,7 +167,9 @@ impl<'q, 'a> Question<'q, 'a> {
             return named;
         }
         for index in &self.open.entries {
-            let Some(line) = self.lines().get(*index) else { continue };
+            let Some(line) = self.lines().get(*index) else {
+                continue;
+            };
             let queue = if line.violation {
                 violations.get_mut(line.path.unwrap_or_default())
             } else {
@@ -263,7 +259,10 @@ impl<'q, 'a> Question<'q, 'a> {
                 let finding = Finding::fail(
                     rule_of(key),
                     Subject::Partition(key),
-                    format!("thread {} has held the record of an entry back for too long", mark.tid),
+                    format!(
+                        "thread {} has held the record of an entry back for too long",
+                        mark.tid
+                    ),
                 );
                 let finding = finding
                     .found(format!("{seconds} s"))
@@ -342,11 +341,18 @@ impl Unnamed<'_, '_, '_> {
             self.pending += 1;
             let path = line.path.unwrap_or_default();
             let finding = if line.violation {
-                fail(Rule::V12, "a violation stands in the list that nothing names anybody for")
+                fail(
+                    Rule::V12,
+                    "a violation stands in the list that nothing names anybody for",
+                )
             } else {
                 let digest = line.file.as_ref();
                 let found = digest.map_or_else(|| "no hash".to_owned(), ToString::to_string);
-                fail(Rule::V5, "nobody accepts this content, and nothing names who caused its entry").found(found)
+                fail(
+                    Rule::V5,
+                    "nobody accepts this content, and nothing names who caused its entry",
+                )
+                .found(found)
             };
             findings.push(finding.at_index(index).at_path(path));
         } else {
@@ -358,7 +364,10 @@ impl Unnamed<'_, '_, '_> {
     fn charge(&self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>) {
         for key in self.question.marked() {
             let (rule, text) = if line.violation {
-                (Rule::V12, "a violation stands in the list whose record is held back here")
+                (
+                    Rule::V12,
+                    "a violation stands in the list whose record is held back here",
+                )
             } else {
                 (
                     rule_of(key),
@@ -378,9 +387,12 @@ impl Unnamed<'_, '_, '_> {
         let settled = self.question.chain().last().map_or(0, |last| last.settled);
         if (index as u64) < settled {
             findings.push(
-                fail(Rule::V5, "an entry that the last checkpoint calls settled has no record")
-                    .at_index(index)
-                    .at_path(path),
+                fail(
+                    Rule::V5,
+                    "an entry that the last checkpoint calls settled has no record",
+                )
+                .at_index(index)
+                .at_path(path),
             );
         }
         if line.violation {

@@ -197,9 +197,17 @@ impl Progress {
         let mut lost = 0;
         if is_recorded {
             let seen = before.and_then(|before| Some(before.checkpoint.as_ref()?.number));
-            chain.step(round, &lines, covered, seen, policy, &mut findings, |checkpoint| {
-                watch.sealed(checkpoint, policy);
-            });
+            chain.step(
+                round,
+                &lines,
+                covered,
+                seen,
+                policy,
+                &mut findings,
+                |checkpoint| {
+                    watch.sealed(checkpoint, policy);
+                },
+            );
             sealed.step(round.partitions, &logs, chain, &mut findings)?;
             let is_kernel = round.tier == Tier::Kernel;
             chain.conclude(&context.nonce, before, is_kernel, &mut findings);
@@ -419,8 +427,7 @@ impl Case<'_, '_> {
         if context.nonce == ExpectedNonce::DangerousNone {
             dangerous.push("dangerous-no-nonce".into());
         }
-        let accepted =
-            acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
+        let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
         let state = match (disbelieved, self.quoted, self.coverage) {
             (None, Some(quoted), Some(coverage)) => Some(self.remember(&pending, quoted, coverage)),
             _ => None,
@@ -513,7 +520,11 @@ fn anchor(quoted: Option<&Quoted>, coverage: Option<&Coverage>) -> String {
     };
     let padded = coverage.map_or(&[][..], |c| &c.padded);
     let bank = |bank: &evidence::Bank| {
-        let how = if padded.contains(bank) { ", padded sha1" } else { "" };
+        let how = if padded.contains(bank) {
+            ", padded sha1"
+        } else {
+            ""
+        };
         format!("{bank}{how}")
     };
     let banks: Vec<String> = quoted.banks.iter().map(bank).collect();

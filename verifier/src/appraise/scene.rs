@@ -4,9 +4,7 @@
 //! what follows from it for the partition (see `judge`).
 
 use super::{chain::Chain, join::Joins, kept::Lines, view::Line};
-use evidence::{
-    Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
-};
+use evidence::{Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path};
 use policy::{Hidden, Judgement, Policy};
 
 /// What is known of the covered list when contents are judged.

@@ -1,14 +1,16 @@
 //! What one partition used, while it is being judged.
 //!
-//! Promise: a thing is said once for each path and content, however often it was used. Not here: what is accepted.
+//! Promise: a thing is said once for each path and content, however often it was used; what fails and has no content (a
+//! violation, a suspect process) is said each time, for each is a finding of its own. Not here: what is accepted.
 
 use super::{
-    finding::{Finding, Findings, Rule, Subject},
+    finding::{Finding, Findings, Rule, Severity, Subject},
     verdict::{Deviation, SeenFile},
 };
+use crate::accept::names_content;
 use evidence::{Digest, PartitionKey, merkle::Hash};
-use sha2::{Digest as _, Sha256};
 use hashbrown::{DefaultHashBuilder, HashTable};
+use sha2::{Digest as _, Sha256};
 use std::{collections::HashSet, hash::BuildHasher};
 
 /// What of a partition's files is not as the reference values have it, or was not looked at.
@@ -50,8 +52,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Says a thing once for each path and content. A hash stands for what was said, so that it costs no more than that
-    /// however long paths are.
+    /// Says a thing once for each path and content, and what fails without a content each time.
     pub(crate) fn say(&mut self, finding: Finding) {
         if self.is_new(&finding) {
             self.findings.push(finding);
@@ -65,10 +66,15 @@ impl Tally {
         }
     }
 
+    /// A hash stands for what was said, so that it costs no more than that however long paths are.
     fn is_new(&mut self, finding: &Finding) -> bool {
         let mut hash = Sha256::new().chain_update([finding.rule as u8, finding.severity as u8]);
         let path = finding.path.as_deref().unwrap_or_default();
         let found = finding.found.as_deref().unwrap_or_default();
+        if finding.severity == Severity::Fail && !names_content(finding) {
+            let place = [finding.index, finding.seq].map(|number| number.unwrap_or(u64::MAX).to_be_bytes());
+            hash = hash.chain_update(place.concat());
+        }
         for part in [path, finding.text.as_bytes(), found.as_bytes()] {
             hash = hash
                 .chain_update((part.len() as u64).to_be_bytes())

@@ -7,7 +7,7 @@ mod crash;
 mod events;
 mod openapi;
 mod rounds;
-mod site;
+pub(crate) mod site;
 mod slow;
 mod tenants;
 mod thesis;

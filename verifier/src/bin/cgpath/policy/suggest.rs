@@ -1,6 +1,7 @@
 //! `cgpath policy suggest`: what would have to be added to the reference values for a verdict to come out trusted.
 //!
-//! A patch on standard output, for `patch -p0` after somebody looked at it. Whether a new content is an upgrade or an
+//! A patch on standard output, for `patch -p0` after somebody looked at it. Promise: a line accepts its content in the partition that
+//! used it and at that path, and in the others that the file counts in, which are said; what would accept more (a runtime file's content counts in every pod) is left out and said. Whether a new content is an upgrade or an
 //! attack, nothing here can tell: the command changes no file and no store.
 
 use super::{load, read_bounded};
@@ -26,12 +27,18 @@ pub struct Suggest {
     from: PathBuf,
 }
 
+/// Why a changed runtime file is left out.
+const RUNTIME_FILE: &str = "the policy's runtime-files has this path, so that a value for it would be accepted in every pod \
+    at any path; if it is the runtime's upgrade, add it by hand";
+
 #[derive(Serialize)]
 struct Suggested {
     patch: String,
     /// Contents that the patch adds.
     added: usize,
-    /// Failures that no reference value can clear.
+    /// Patched files that count in more than one partition: what is added is accepted in each of them.
+    shared: Vec<String>,
+    /// Contents that are left out, and failures that no reference value can clear.
     not_suggested: Vec<String>,
 }
 
@@ -51,6 +58,10 @@ impl Suggest {
         }
         let mut files: BTreeMap<&str, Vec<&Deviation>> = BTreeMap::new();
         let mut not_suggested = Vec::new();
+        let mut leave_out = |deviation: &Deviation, why: &str| {
+            let said = format!("{} {}: {why}", escape(&deviation.path), deviation.digest);
+            not_suggested.push(said);
+        };
         let host = (
             &policy.host,
             &policy.file.host.references,
@@ -63,6 +74,18 @@ impl Suggest {
         });
         for (allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
             for deviation in fnf.iter().chain(filehash_err) {
+                if deviation.path.is_empty() {
+                    leave_out(
+                        deviation,
+                        "a content without a path has no place in reference values",
+                    );
+                    continue;
+                }
+                // Of the host: that pods have a content of their own is said by their own values.
+                if core::ptr::eq(allowed, &policy.host) && policy.is_runtime_file(&deviation.path) {
+                    leave_out(deviation, RUNTIME_FILE);
+                    continue;
+                }
                 if let Some(name) = place(allowed, names, &deviation.path) {
                     files.entry(name).or_default().push(deviation);
                 }
@@ -78,7 +101,13 @@ impl Suggest {
         let folder = self.policy.parent().unwrap_or(Path::new(""));
         let mut patch = String::new();
         let mut added = 0;
+        let mut shared = Vec::new();
         for (name, deviations) in files {
+            let users = policy.users_of(name);
+            if users.len() > 1 {
+                let users = escape(users.join(", ").as_bytes());
+                shared.push(format!("{}: counts in {users}", escape(name.as_bytes())));
+            }
             let (text, count) = patched(&folder.join(name), &deviations)?;
             patch.push_str(&text);
             added += count;
@@ -86,6 +115,7 @@ impl Suggest {
         let suggested = Suggested {
             patch,
             added,
+            shared,
             not_suggested,
         };
         if out.json() {
@@ -175,8 +205,13 @@ impl Suggested {
             self.added
         ))?;
         out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
+        for file in &self.shared {
+            out.line(format_args!(
+                "# what is added is accepted in each of these: {file}"
+            ))?;
+        }
         for finding in &self.not_suggested {
-            out.line(format_args!("# not for reference values: {finding}"))?;
+            out.line(format_args!("# not suggested: {finding}"))?;
         }
         out.raw(self.patch.as_bytes())
     }

@@ -1,0 +1,175 @@
+//! What a verifier says that has followed a node is what it says of everything at once, also where the question changes.
+
+use super::{Life, Round, busy, judge};
+use evidence::{EventKind, PodInfo};
+use p256::ecdsa::SigningKey;
+use verifier::testing::{Actor, Measurement, Node, pod, sha256};
+use verifier::{Context, ExpectedNonce, PinnedKey, Rule, appraise};
+
+fn told(node: &mut Node, name: &str) {
+    node.pods = vec![PodInfo {
+        uid: pod(9),
+        namespace: "default".into(),
+        name: name.into(),
+    }];
+}
+
+#[test]
+fn a_pod_that_nobody_knows_is_called_what_the_runtime_calls_it_now() {
+    let mut life = Life::begin(busy());
+    told(&mut life.node, "one");
+    life.node
+        .execute(&Actor::pod(pod(9), "/bin/any"), "/bin/any", &sha256(b"any"));
+    life.round();
+    told(&mut life.node, "two");
+    let round = life.round();
+    let mut wrong = Vec::from_iter(round.differs());
+    for (way, verdict) in round.judged.verdicts() {
+        let mut named = verdict.failures().filter(|finding| finding.rule == Rule::V8);
+        if named.all(|finding| !finding.text.contains("default/two")) {
+            wrong.push(format!("{way} does not name default/two"));
+        }
+    }
+    judge("told-name", &wrong);
+}
+
+/// A round whose question `change` makes another one.
+fn asked(life: &mut Life, change: impl FnOnce(&mut Context)) -> Result<Round, String> {
+    let mut context = life.context();
+    change(&mut context);
+    let nonce = match &context.nonce {
+        ExpectedNonce::Value(nonce) => nonce.clone(),
+        ExpectedNonce::DangerousNone => Vec::new(),
+    };
+    let evidence = life.node.attest(&nonce);
+    let judged = life.ways.judge(&evidence, &life.node.policy(), &context, &[]);
+    life.rounds += 1;
+    judged.map_err(|why| why.to_string()).map(|judged| Round {
+        number: life.rounds,
+        evidence,
+        judged,
+        tenants: Vec::new(),
+    })
+}
+
+#[test]
+fn trust_on_first_use_is_repeated_whenever_it_begins() {
+    let mut life = Life::begin(busy());
+    let round = asked(&mut life, |context| context.key = PinnedKey::DangerousTofu).unwrap();
+    let mut wrong = Vec::from_iter(round.differs());
+    for (way, verdict) in round.judged.verdicts() {
+        if !verdict.dangerous.contains(&"dangerous-tofu".to_owned()) {
+            wrong.push(format!("{way} does not repeat dangerous-tofu"));
+        }
+    }
+    judge("tofu-later", &wrong);
+}
+
+/// What gives no verdict when all is sent gives none when it is followed.
+#[test]
+fn a_question_that_makes_no_sense_has_no_verdict() {
+    let mut wrong = Vec::new();
+    for len in [0, 1, 7, 65] {
+        let mut life = Life::begin(busy());
+        let short = |context: &mut Context| context.nonce = ExpectedNonce::Value(vec![b'x'; len]);
+        wrong.extend(no_verdict(&format!("a nonce of {len} bytes"), &mut life, short));
+    }
+    let mut life = Life::begin(busy());
+    let other = |context: &mut Context| context.node = "worker-2".into();
+    wrong.extend(no_verdict("another node's policy", &mut life, other));
+    judge("senseless-question", &wrong);
+}
+
+fn no_verdict(what: &str, life: &mut Life, change: impl FnOnce(&mut Context)) -> Option<String> {
+    let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| asked(life, change).is_ok()));
+    match asked {
+        Ok(false) => None,
+        Ok(true) => Some(format!("{what}: a verdict")),
+        // `Ways` refuses a followed verdict where the whole has none.
+        Err(_) => Some(format!("{what}: followed")),
+    }
+}
+
+/// A kexec that the policy allows is one boot's step: the rounds after it are as good as it was.
+#[test]
+fn the_rounds_after_an_accepted_kexec_are_trusted() {
+    let mut node = busy();
+    node.extra_policy += "kexec: allow\n";
+    let mut life = Life::begin(node);
+    let mut wrong = Vec::new();
+    for kernel in 1..=2 {
+        kexec(&mut life.node, 64 * kernel);
+        for n in 0..3 {
+            life.node
+                .execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+            let round = life.round();
+            if !round.judged.whole.trusted {
+                wrong.push(format!("round {n} after kexec {kernel} is not trusted"));
+            }
+            wrong.extend(round.differs());
+        }
+    }
+    judge("after-a-kexec", &wrong);
+}
+
+/// The list is carried over, and the new kernel begins with its own boot_aggregate.
+fn kexec(node: &mut Node, boot: u8) {
+    node.boot_id = [boot; 16];
+    node.signing = SigningKey::from_slice(&[boot; 32]).unwrap();
+    node.list
+        .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
+    node.sealed.clear();
+    node.waiting.clear();
+    node.checkpoints.clear();
+    node.seq = 0;
+    node.boot_len = node.list.len() as u64;
+    node.seal(None);
+}
+
+/// A first evidence with one bad item in it is not believed; that its TPM was here before is not forgotten for that.
+#[test]
+fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
+    let mut node = busy();
+    let lost = Actor::lost("/bin/app");
+    node.record_execution(
+        &lost,
+        EventKind::Mapping,
+        "/bin/app",
+        evidence::FileHash::Unhashed(0),
+    );
+    let nonce = b"the nonce of the first round";
+    let evidence = node.attest(nonce);
+    let first = appraise(&evidence, &node.policy(), &node.context(nonce, None)).unwrap();
+    assert!(!first.trusted && first.pods.iter().all(|pod| pod.state != verifier::State::Trusted));
+
+    // Another boot, honest as far as one can see, by a clock that went back.
+    node.reboot();
+    node.reset_count -= 1;
+    node.clock = 5;
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let evidence = node.attest(b"the nonce of the second");
+    let context = node.context(b"the nonce of the second", first.state);
+    let second = appraise(&evidence, &node.policy(), &context).unwrap();
+    let mut wrong = Vec::new();
+    if second.trusted {
+        wrong.push("a clock that went back is trusted".into());
+    }
+    if second.failures().all(|finding| finding.rule != Rule::V7) {
+        wrong.push("no failure of V7".into());
+    }
+    judge("memory-wiped", &wrong);
+}
+
+/// And what is kept of a node is kept as it was believed: nothing of disbelieved evidence but that it was seen.
+#[test]
+fn a_disbelieved_round_moves_neither_coverage_nor_chain() {
+    let mut life = Life::begin(busy());
+    let before = life.ways.state.clone().unwrap();
+    life.node.blind = true;
+    let round = life.round();
+    assert!(!round.judged.whole.trusted);
+    if let Some(state) = &round.judged.whole.state {
+        assert_eq!(state.checkpoint, before.checkpoint);
+        assert_eq!((state.covered, &state.pcrs), (before.covered, &before.pcrs));
+    }
+}

@@ -1,0 +1,326 @@
+//! What was published against other verifiers, as far as a test of this one can show it. The names are those of the advisories.
+
+use super::{Life, busy, tenant_policy};
+use crate::ways;
+use evidence::boot::Registers;
+use evidence::{Bank, Boot, Evidence};
+use policy::Policy;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use verifier::testing::{AttestationKey, KeyKind, Node, pod, sha256};
+use verifier::{Rule, State, Verdict, appraise};
+
+const NONCE: &[u8] = b"the nonce of this request";
+
+fn verdict(node: &Node, evidence: &Evidence, policy: &Policy) -> Verdict {
+    appraise(evidence, policy, &node.context(NONCE, None)).unwrap()
+}
+
+#[track_caller]
+fn refused(what: &str, verdict: &Verdict, rule: Rule) {
+    assert!(!verdict.trusted, "{what}: {verdict}");
+    assert!(
+        verdict.pods.iter().all(|pod| pod.state != State::Trusted),
+        "{what}: {verdict}"
+    );
+    assert!(
+        verdict.failures().any(|finding| finding.rule == rule),
+        "{what}: {verdict}"
+    );
+    assert!(verdict.state.is_none(), "{what}: nothing of it is remembered");
+}
+
+/// CVE-2022-3500 (Keylime): an error in the verifier ended a node's attestation and left it trusted. Whatever cannot be read here is
+/// a verdict that is not trusted, and never an error that leaves none.
+#[test]
+fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
+    let mut node = busy();
+    let good = node.attest(NONCE);
+    let policy = node.policy();
+    assert!(verdict(&node, &good, &policy).trusted);
+    type Damage = fn(&mut Evidence);
+    let damages: [(&str, Damage); 12] = [
+        ("no attestation", |e| e.quote.attest.clear()),
+        ("half an attestation", |e| e.quote.attest.truncate(30)),
+        ("no signature", |e| e.quote.signature.clear()),
+        ("no key", |e| e.quote.ak.clear()),
+        ("no list", |e| e.list.clear()),
+        ("an entry of one byte", |e| {
+            e.list[3] = evidence::Entry::Full(vec![0])
+        }),
+        ("an entry of nothing", |e| {
+            e.list.push(evidence::Entry::Full(Vec::new()))
+        }),
+        ("no checkpoints", |e| e.checkpoints.clear()),
+        ("a checkpoint of nothing", |e| e.checkpoints[1].clear()),
+        ("half a checkpoint", |e| e.checkpoints[0].truncate(20)),
+        ("no records", |e| e.partitions.clear()),
+        ("records without end", |e| {
+            let record = e.partitions[0].records[0].clone();
+            e.partitions[0].records.extend(vec![record; 200]);
+        }),
+    ];
+    for (what, damage) in damages {
+        let mut evidence = good.clone();
+        damage(&mut evidence);
+        let verdict = catch_unwind(AssertUnwindSafe(|| verdict(&node, &evidence, &policy)));
+        let verdict = verdict.unwrap_or_else(|_| panic!("{what}: no verdict"));
+        assert!(!verdict.trusted, "{what}: {verdict}");
+    }
+}
+
+/// The same in the command: what ends in an error has an exit code of its own, and no verdict on standard output.
+#[cfg(feature = "service")]
+#[test]
+fn cve_2022_3500_an_error_of_the_command_is_never_taken_for_trust() {
+    let mut node = busy();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: Vec<u8>| std::fs::write(dir.path().join(name), bytes).unwrap();
+    let nonce = hex::encode(NONCE);
+    let run = || {
+        let ak = ["--ak", "ak.pub", "--nonce", &nonce, "--policy", "node.yaml"];
+        std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args([&["verify", "evidence.cbor"][..], &ak].concat())
+            .current_dir(&dir)
+            .output()
+            .unwrap()
+    };
+    let fill = |node: &mut Node| {
+        write("evidence.cbor", node.attest(NONCE).to_cbor());
+        write("ak.pub", node.ak.public());
+        write("node.yaml", node.policy_yaml().into_bytes());
+        for name in node
+            .pod_files
+            .keys()
+            .map(ToString::to_string)
+            .chain(["host".into()])
+        {
+            write(
+                &format!("{name}.json"),
+                node.reference(&format!("{name}.json")).unwrap(),
+            );
+        }
+    };
+    fill(&mut node);
+    let good = run();
+    assert_eq!(
+        good.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
+    let broken = ["evidence.cbor", "ak.pub", "node.yaml", "host.json"];
+    for name in broken {
+        for cut in [0, 1, 2] {
+            fill(&mut node);
+            let path = dir.path().join(name);
+            match cut {
+                0 => std::fs::remove_file(&path).unwrap(),
+                1 => std::fs::write(&path, b"").unwrap(),
+                _ => {
+                    let bytes = std::fs::read(&path).unwrap();
+                    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+                }
+            }
+            let output = run();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{name}, {cut}: {said}");
+            assert!(said.is_empty(), "{name}, {cut}: {said}");
+            assert!(!output.stderr.is_empty(), "{name}, {cut}");
+        }
+    }
+}
+
+/// CVE-2022-1053 (Keylime): the key that was enrolled was not the key that was judged. The key that comes along is the pinned one by
+/// its bytes, and it is these bytes that the signature is checked with.
+#[test]
+fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_judged() {
+    let mut node = busy();
+    let good = node.attest(NONCE);
+    let policy = node.policy();
+    let mut other = node.clone();
+    other.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
+    let theirs = other.quote(NONCE);
+    let mut mixes = vec![("another TPM's quote", theirs.clone())];
+    let mut mixed = theirs.clone();
+    mixed.ak = good.quote.ak.clone();
+    mixes.push(("another TPM's quote beside the pinned key", mixed));
+    let mut mixed = good.quote.clone();
+    mixed.ak = theirs.ak.clone();
+    mixes.push(("the pinned key's quote beside another key", mixed));
+    let mut mixed = theirs.clone();
+    mixed.ak = [&good.quote.ak[..], &theirs.ak].concat();
+    mixes.push(("both keys, the pinned one first", mixed));
+    let mut mixed = theirs.clone();
+    mixed.ak = [&theirs.ak[..], &good.quote.ak].concat();
+    mixes.push(("both keys, the pinned one last", mixed));
+    for (what, quote) in mixes {
+        let evidence = Evidence {
+            quote,
+            ..good.clone()
+        };
+        refused(what, &verdict(&node, &evidence, &policy), Rule::V1);
+    }
+}
+
+/// The same in a later round, whole and followed: a node that was followed gets no other key for that.
+#[test]
+fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
+    let mut life = Life::begin(busy());
+    let context = life.node.context(&life.nonce(), None);
+    life.node.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
+    let nonce = life.nonce();
+    let evidence = life.node.attest(&nonce);
+    let context = life.ways.next(context);
+    let judged = life
+        .ways
+        .judge(&evidence, &life.node.policy(), &context, &[])
+        .unwrap();
+    for (way, verdict) in judged.verdicts() {
+        refused(way, verdict, Rule::V1);
+    }
+    let policy = tenant_policy(&life.node, pod(1));
+    let tenant = ways::tenant(&evidence, &judged.whole, pod(1), &policy, &context).unwrap();
+    assert!(
+        tenant.findings.iter().any(|finding| finding.rule == Rule::V1),
+        "{tenant}"
+    );
+}
+
+/// CVE-2025-13609 (Keylime): another TPM registered itself under a name that was taken. A name is given once, by who runs the
+/// verifier, and evidence registers nothing.
+#[cfg(feature = "service")]
+#[test]
+fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
+    use crate::serve::site::{Site, fails, ok};
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let mut other = busy();
+    other.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
+    let policy = site.policy(&other, "worker-1");
+    let key = site.path("other.ak");
+    std::fs::write(&key, other.ak.public()).unwrap();
+    let (key, policy) = (key.to_str().unwrap(), policy.to_str().unwrap());
+    let refused = fails(&site.node(&["add", "worker-1", "--ak", key, "--policy", policy]));
+    assert_eq!(refused["kind"], "node-exists", "{refused}");
+    let listed: serde_json::Value = serde_json::from_str(&ok(&site.node(&["list"]))).unwrap();
+    assert_eq!(listed[0]["ak"], hex::encode(node.ak.name()));
+    let (_server, client) = site.serve(&[]);
+    let nonce = client.nonce("worker-1").unwrap();
+    let answer = client
+        .submit("worker-1", &other.attest(&nonce).to_cbor())
+        .unwrap();
+    assert_eq!(answer.kind(), (403, "unknown-key".into()));
+    let answer = client.submit("worker-1", &node.attest(&nonce).to_cbor()).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// CVE-2022-0317 (go-attestation): register values were taken that stood beside a quote which did not cover them, or covered none.
+#[test]
+fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_for_nothing() {
+    let reference = {
+        let mut good = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
+        policy::generate::boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap()).unwrap()
+    };
+    let booted = || {
+        let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
+        node.extra_policy = reference.clone();
+        node
+    };
+    let mut node = booted();
+    let good = node.attest(NONCE);
+    let policy = node.policy();
+    assert!(verdict(&node, &good, &policy).trusted);
+    let stated = good.boot.clone().unwrap();
+
+    // The quote is over PCR 10 alone, and the good boot stands beside it.
+    let mut alone = booted();
+    alone.boot = None;
+    let mut evidence = alone.attest(NONCE);
+    evidence.boot = Some(stated.clone());
+    refused(
+        "beside PCR 10 alone",
+        &verdict(&alone, &evidence, &policy),
+        Rule::V10,
+    );
+
+    // It selects nothing at all, in a bank or in none; its digest is that of nothing.
+    for selection in [vec![], vec![(Bank::Sha256, vec![])]] {
+        let mut node = booted();
+        node.seal(Some(NONCE));
+        let nothing = sha256(b"");
+        let quote = node.quote_with(NONCE, |attest| {
+            attest.selection = selection.clone();
+            attest.pcr_digest = nothing.bytes().to_vec();
+        });
+        let mut evidence = node.evidence(quote);
+        evidence.boot = Some(stated.clone());
+        refused(
+            "a quote of nothing",
+            &verdict(&node, &evidence, &policy),
+            Rule::V1,
+        );
+    }
+
+    // Other registers are quoted than those that are stated, under another number or in another bank.
+    let mut other = booted();
+    other.boot.as_mut().unwrap().add_command_line("init=/bin/sh");
+    other.load();
+    let mut evidence = other.attest(NONCE);
+    evidence.boot = Some(stated.clone());
+    refused("another boot's", &verdict(&other, &evidence, &policy), Rule::V2);
+    let of_sha1 = Registers::new((0..10).map(|n| Bank::Sha1.hash(&[&[n]])).collect()).unwrap();
+    for registers in [vec![], vec![of_sha1]] {
+        let mut evidence = good.clone();
+        evidence.boot = Some(Boot {
+            registers,
+            ..stated.clone()
+        });
+        refused("another bank's", &verdict(&node, &evidence, &policy), Rule::V1);
+    }
+    // A second value for a register changes nothing that the first one said.
+    let mut evidence = good.clone();
+    let wrong = Registers::new((0..10).map(|n| sha256(&[n])).collect()).unwrap();
+    evidence.boot.as_mut().unwrap().registers.insert(0, wrong);
+    refused("two values", &verdict(&node, &evidence, &policy), Rule::V2);
+}
+
+/// An "evidence factory": a node asks a genuine one with the nonce that it was given itself.
+#[test]
+fn evidence_of_another_node_proves_nothing_of_this_one() {
+    let policy = busy().policy();
+    let node = busy();
+    let mut genuine = busy();
+    genuine.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
+    let relayed = genuine.attest(NONCE);
+    refused("relayed", &verdict(&node, &relayed, &policy), Rule::V1);
+    let tenant = tenant_policy(&node, pod(1));
+    let context = node.context(NONCE, None);
+    let whole = verdict(&genuine, &relayed, &policy);
+    assert!(whole.trusted, "it is good evidence of the other node: {whole}");
+    let seen = ways::tenant(&relayed, &whole, pod(1), &tenant, &context).unwrap();
+    assert!(
+        !seen.trusted && seen.findings.iter().any(|finding| finding.rule == Rule::V1),
+        "{seen}"
+    );
+
+    // What its own TPM quotes, beside the genuine one's list, checkpoints and records.
+    let mut own = busy();
+    own.execute(
+        &verifier::testing::Actor::host("/sbin/init"),
+        "/usr/bin/rootkit",
+        &sha256(b"rootkit"),
+    );
+    let mine = own.attest(NONCE);
+    let mixed = Evidence {
+        quote: mine.quote.clone(),
+        ..relayed.clone()
+    };
+    refused("its own quote", &verdict(&own, &mixed, &policy), Rule::V2);
+    let mixed = Evidence {
+        checkpoints: relayed.checkpoints.clone(),
+        partitions: relayed.partitions.clone(),
+        ..mine
+    };
+    refused("its own list", &verdict(&own, &mixed, &policy), Rule::V4);
+}

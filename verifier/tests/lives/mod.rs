@@ -1,0 +1,207 @@
+//! Random lives: nodes, policies and forgeries from a seed, judged in every way that there is and by the naive appraisal.
+//!
+//! Promises: the usual run lives [`USUAL`] lives of one fixed seed, so that it fails for everybody or for nobody.
+//! `CGPATH_LIVES=N` lives so many, `CGPATH_LIVES_SEED=S` from another seed on; what is wrong is shown with its seed and as the
+//! smallest plan that still shows it. Not here: attacks that were found (see `attacks`).
+
+mod check;
+mod forge;
+mod plan;
+mod world;
+
+use check::{Counts, Trouble, live};
+use plan::{Change, Content, Forgery, Fork, Plan, Round, Set, Setup, Step, Who};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const USUAL: u64 = 120;
+
+/// The plan cannot be made smaller in more tries than this.
+const TRIES: usize = 400;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text}: not a number")),
+    )
+}
+
+fn try_live(plan: &Plan) -> Result<Counts, Trouble> {
+    catch_unwind(AssertUnwindSafe(|| live(plan))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let detail = text.unwrap_or_default();
+        let first = detail.lines().next().unwrap_or_default();
+        let what = first
+            .chars()
+            .filter(|c| !c.is_ascii_digit())
+            .take(90)
+            .collect::<String>();
+        Err(Trouble {
+            what: format!("panic: {what}"),
+            detail,
+        })
+    })
+}
+
+/// The smallest plan that is found in which the same is wrong.
+fn smallest(plan: &Plan, trouble: &Trouble) -> (Plan, Trouble) {
+    let (mut best, mut known) = (plan.clone(), trouble.clone());
+    let mut tries = 0;
+    'smaller: loop {
+        for less in best.smaller() {
+            tries += 1;
+            if tries > TRIES {
+                break 'smaller;
+            }
+            if let Err(found) = try_live(&less)
+                && found.what == trouble.what
+            {
+                (best, known) = (less, found);
+                continue 'smaller;
+            }
+        }
+        break;
+    }
+    (best, known)
+}
+
+#[track_caller]
+fn all_is_well(name: &str, plan: &Plan) -> Counts {
+    try_live(plan).unwrap_or_else(|trouble| {
+        let (plan, trouble) = smallest(plan, &trouble);
+        panic!("{name}: {}\n{plan:#?}\n{}", trouble.what, trouble.detail)
+    })
+}
+
+#[test]
+fn random_lives_are_judged_the_same_in_every_way_and_hide_nothing() {
+    let lives = number("CGPATH_LIVES").unwrap_or(USUAL);
+    let seed = number("CGPATH_LIVES_SEED").unwrap_or(1);
+    let mut counts = Counts::default();
+    for n in 0..lives {
+        let seed = seed.wrapping_add(n);
+        counts.add(all_is_well(
+            &format!("CGPATH_LIVES_SEED={seed} CGPATH_LIVES=1"),
+            &Plan::of(seed),
+        ));
+    }
+    println!("{lives} lives from seed {seed}: {counts:?}");
+    // A generator that makes nothing but failures, or nothing but what is usual, would compare nothing.
+    if lives >= USUAL {
+        assert!(counts.rounds > 3 * lives / 2, "{counts:?}");
+        assert!(
+            counts.trusted * 5 > counts.rounds && counts.trusted * 10 < 9 * counts.rounds,
+            "{counts:?}"
+        );
+        assert!(counts.followed * 6 > counts.rounds, "{counts:?}");
+        assert!(
+            counts.tenants_trusted * 8 > counts.tenants && counts.accepted > 0,
+            "{counts:?}"
+        );
+        assert!(counts.foreign > lives, "{counts:?}");
+    }
+}
+
+/// Every field of a checkpoint, each way in which it can be set, beside each thing that could be hidden by it.
+#[test]
+fn whatever_a_forged_checkpoint_states_hides_no_content() {
+    let sets = [
+        Set::AsBefore,
+        Set::More,
+        Set::Less,
+        Set::LessThanBefore,
+        Set::OneMoreThanBefore,
+        Set::Least,
+    ];
+    let fields: [fn(Set) -> Forgery; 10] = [
+        Forgery::ListLen,
+        Forgery::SettledAt,
+        Forgery::Frozen,
+        Forgery::Records,
+        Forgery::Executions,
+        Forgery::LastSeq,
+        Forgery::Partitions,
+        Forgery::Starts,
+        Forgery::BootLen,
+        Forgery::Numbered,
+    ];
+    let numbers = fields.iter().flat_map(|field| sets.map(field));
+    let forgeries: Vec<Forgery> = numbers.chain([Forgery::No, Forgery::Settled]).collect();
+    let hidden = [
+        Step::Hide(Who::Host, 5, Content::Evil),
+        Step::Hide(Who::Pod(3), 1, Content::Evil),
+        Step::Hide(Who::Host, 15, Content::Evil),
+        Step::HideViolation(Who::Host, 2),
+        Step::Read(Who::Collector, 2, Fork::Module),
+    ];
+    let mut foreign = 0;
+    for (n, forgery) in forgeries.iter().enumerate() {
+        // Two of what can be hidden for each, so that all meet all kinds of numbers.
+        for step in [
+            hidden[n % hidden.len()],
+            hidden[(n / sets.len() + 1) % hidden.len()],
+        ] {
+            let quiet = Round::quiet();
+            let forged = Round {
+                seal: *forgery,
+                ..quiet.clone()
+            };
+            let first = Round {
+                steps: vec![step],
+                ..forged.clone()
+            };
+            let rounds = vec![quiet.clone(), quiet.clone(), first, forged.clone(), forged, quiet];
+            let plan = Plan {
+                setup: Setup::usual(),
+                rounds,
+            };
+            foreign += all_is_well(&format!("{forgery:?}, {step:?}"), &plan).foreign;
+        }
+    }
+    assert!(foreign > 2 * forgeries.len() as u64, "nothing was hidden");
+}
+
+/// What a node that nobody forges does all the time is trusted, and followed.
+#[test]
+fn usual_lives_are_trusted_and_followed() {
+    let (mut rounds, mut trusted, mut followed) = (0, 0, 0);
+    for seed in 0..12 {
+        let mut plan = Plan::of(1000 + seed);
+        plan.setup = Setup::usual();
+        for round in &mut plan.rounds {
+            let usual = |step: &Step| {
+                matches!(
+                    step,
+                    Step::Arrive
+                        | Step::Run(Who::Pod(1..=4) | Who::Runtime(1..=4), 0 | 1, Content::Good)
+                        | Step::Run(Who::Host, 2..=4, Content::Good)
+                        | Step::Measure(Who::Host, 24.., Content::Good)
+                        | Step::HeldUp(Who::Pod(1..=4), 0 | 1, Content::Good)
+                        | Step::Seal(Forgery::Settled)
+                )
+            };
+            round.steps.retain(usual);
+            round.behind.retain(usual);
+            *round = Round {
+                steps: std::mem::take(&mut round.steps),
+                behind: std::mem::take(&mut round.behind),
+                change: if round.change == Change::Restart {
+                    Change::Restart
+                } else {
+                    Change::No
+                },
+                tail: round.tail,
+                ..Round::quiet()
+            };
+        }
+        let counts = all_is_well(&format!("usual life {seed}"), &plan);
+        rounds += counts.rounds;
+        trusted += counts.trusted;
+        followed += counts.followed;
+    }
+    assert!(
+        trusted == rounds && followed * 2 > rounds,
+        "{trusted} of {rounds} trusted, {followed} followed"
+    );
+}

@@ -1,0 +1,657 @@
+//! What a life is made of, before it is lived: the node's policy, and round by round who does what.
+//!
+//! Promise: a plan follows from its seed alone, and each part of it can be taken out or made usual, so that a life in which
+//! something is wrong can be made small. Not here: what a step does (see `world`).
+
+use evidence::{EventKind, GuardAction};
+
+/// SplitMix64: <https://prng.di.unimi.it/splitmix64.c>.
+#[derive(Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 to `n`, without `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn percent(&mut self, chance: usize) -> bool {
+        self.below(100) < chance
+    }
+
+    pub fn one_of<T: Clone>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())].clone()
+    }
+
+    fn pod(&mut self) -> u8 {
+        1 + self.below(4) as u8
+    }
+}
+
+/// Who acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Pod(u8),
+    Host,
+    Collector,
+    /// The runtime while it sets a pod up, in the pod's cgroup.
+    Runtime(u8),
+    /// In the pod's cgroup, and no runtime put it there.
+    Intruder(u8),
+    /// Nobody knows what it executed.
+    Nameless(u8),
+    /// Its cgroup is not known.
+    Lost,
+    /// A pod's process with the collector's path.
+    LikeCollector(u8),
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// What the reference values have.
+    Good,
+    Evil,
+    /// The runtime's own file.
+    Runtime,
+    ImaPolicy,
+    /// A good one, hashed by another algorithm.
+    OtherBank,
+}
+
+/// How a record of an execution tells the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hashed {
+    Measured,
+    PreCheck,
+    Evil,
+    Not,
+}
+
+/// What stands under a checkpoint's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The file that is a checkpoint's.
+    Same,
+    /// A checkpoint of another history.
+    Other,
+    /// No checkpoint at all.
+    Module,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Run(Who, u8, Content),
+    Measure(Who, u8, Content),
+    /// A record of an execution alone; whether its path is cut.
+    Use(Who, EventKind, u8, Hashed, bool),
+    /// An entry whose record comes later.
+    Late(Who, u8, Content),
+    /// The same, held up inside of IMA: there is a mark.
+    HeldUp(Who, u8, Content),
+    /// The records that are late arrive, and the marks end.
+    Arrive,
+    Violate(Who, u8),
+    Guard(Who, GuardAction, bool),
+    Loss(u8),
+    Blind(bool),
+    Protect(u8),
+    /// What the runtime tells of pods' names.
+    Told(u8),
+    Fail(Who, u8, i32),
+    /// An entry that IMA lists twice, each with its record.
+    Twice(u8),
+    Template(u8),
+    OtherRegister,
+    NeverExtended,
+    Seal(Forgery),
+
+    // By the holder of the checkpoint key.
+    /// An entry, or a violation, of which no record is made.
+    Hide(Who, u8, Content),
+    HideViolation(Who, u8),
+    Invent(Who, u8),
+    InventViolation(Who, u8),
+    /// A second record says that it added the last entry.
+    Double(Who),
+    /// The last record is said to be another's; its cgroup says so, too.
+    Reattribute(Who),
+    /// It stands in another partition than its cgroup's.
+    Misplace(u8),
+    Withhold,
+    Number(u8),
+    BadRecord(u8),
+    HalfGuard(Who, bool),
+    /// Somebody reads a file under the name of the checkpoint so many before the next one.
+    Read(Who, u8, Fork),
+    Mark(Who),
+    Unmark,
+    /// Of records that were sealed: one is altered, as if it had always been so.
+    Rewrite(u8),
+}
+
+/// What is done to a checkpoint before it is signed, or where it should be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgery {
+    No,
+    /// What an honest collector states where records are late.
+    Settled,
+    ListLen(Set),
+    SettledAt(Set),
+    /// Both.
+    Frozen(Set),
+    Records(Set),
+    Executions(Set),
+    LastSeq(Set),
+    Partitions(Set),
+    Losses(u8, Set),
+    Starts(Set),
+    BootLen(Set),
+    Numbered(Set),
+    Blind,
+    Bpf,
+    Policy(bool),
+    Key,
+    Predating,
+    Hierarchy,
+    Protection(u8),
+    Previous,
+    Boot,
+    Root,
+    Nonce(bool),
+    OtherKey,
+    /// It is not read, read twice, read by somebody else, by nobody; another file is read beside it.
+    Unread,
+    ReadTwice,
+    ReadBy(Who),
+    ReadByNobody,
+    AndAnother(bool),
+}
+
+/// What a number is set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// As in the checkpoint before.
+    AsBefore,
+    More,
+    Less,
+    LessThanBefore,
+    OneMoreThanBefore,
+    /// Up to the entry of the checkpoint before, and no further.
+    Least,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    No,
+    Reboot,
+    Kexec,
+    /// The collector was started anew.
+    Restart,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    pub change: Change,
+    pub steps: Vec<Step>,
+    pub seal: Forgery,
+    /// Between the seal and the quote.
+    pub behind: Vec<Step>,
+    /// Behind the quote.
+    pub tail: u8,
+    pub clock_goes_back: bool,
+    pub old_nonce: bool,
+    /// How the key is pinned: by itself, its name, not at all.
+    pub pinned: u8,
+    /// One failure is accepted afterwards.
+    pub accept: bool,
+    pub other_policy: bool,
+    /// The tenant that is asked.
+    pub tenant: u8,
+}
+
+/// The node's make and its policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Setup {
+    /// 0: bpf; 1: kernel, 2: kernel with records.
+    pub tier: u8,
+    pub banks: u8,
+    pub padded: bool,
+    pub boot: bool,
+    pub templates: u8,
+    pub excludes_host: bool,
+    pub excludes_pods: bool,
+    pub runtime_files: bool,
+    pub runtimes: bool,
+    pub sandbox: bool,
+    pub learned: bool,
+    pub lost: u8,
+    pub unattributed: u8,
+    pub permit: bool,
+    pub least: u8,
+    pub tpm_untrust: bool,
+    pub tolerate: u16,
+    pub predating: u8,
+    pub predating_pods: u8,
+    pub kexec: bool,
+    pub bpf_objects: u8,
+    /// Two pods have one volume.
+    pub volume: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub setup: Setup,
+    pub rounds: Vec<Round>,
+}
+
+/// How many paths there are: see `world::path`.
+pub const PATHS: usize = 34;
+/// Of these, the first that is one of the host's many files.
+pub const HOSTS: usize = 24;
+
+const EXECUTIONS: [EventKind; 4] = [
+    EventKind::Execution,
+    EventKind::Script,
+    EventKind::Mapping,
+    EventKind::LateMapping,
+];
+
+pub const ACTIONS: [GuardAction; 16] = [
+    GuardAction::MapOpened,
+    GuardAction::MapRead,
+    GuardAction::ProgramOpened,
+    GuardAction::LinkOpened,
+    GuardAction::LinkChanged,
+    GuardAction::PinRemoved,
+    GuardAction::PinRenamed,
+    GuardAction::DirectoryRemoved,
+    GuardAction::Unmounted,
+    GuardAction::Traced,
+    GuardAction::TpmOpened,
+    GuardAction::TpmUnbound,
+    GuardAction::FtraceOpened,
+    GuardAction::ExecutionDenied,
+    GuardAction::MappingDenied,
+    GuardAction::ExecutionDeniedOnLoss,
+];
+
+impl Plan {
+    pub fn of(seed: u64) -> Plan {
+        let r = &mut Random(seed);
+        let setup = if r.percent(70) {
+            Setup::random(r)
+        } else {
+            Setup::usual()
+        };
+        let rounds = 2 + r.below(4);
+        let odd = [
+            r.below(rounds),
+            if r.percent(40) { r.below(rounds) } else { rounds },
+        ];
+        Plan {
+            rounds: (0..rounds).map(|n| Round::random(r, odd.contains(&n))).collect(),
+            setup,
+        }
+    }
+}
+
+impl Setup {
+    pub fn usual() -> Setup {
+        Setup {
+            least: 1,
+            ..Setup::default()
+        }
+    }
+
+    fn random(r: &mut Random) -> Setup {
+        let mut number = |chance: usize, below: usize| if r.percent(chance) { r.below(below) } else { 0 };
+        let tier = number(12, 3) as u8;
+        let (lost, unattributed) = (number(20, 4) as u8, number(20, 4) as u8);
+        let (banks, templates) = (number(25, 4) as u8, number(20, 3) as u8);
+        let (predating, predating_pods) = (number(25, 32) as u8, number(60, 3) as u8);
+        let (tolerate, bpf_objects) = (number(20, 1 << 13) as u16, number(15, 3) as u8);
+        let least = if number(15, 2) == 0 {
+            1
+        } else {
+            2 * number(50, 2) as u8
+        };
+        Setup {
+            tier,
+            banks,
+            padded: r.percent(6),
+            boot: r.percent(25),
+            templates,
+            excludes_host: r.percent(20),
+            excludes_pods: r.percent(20),
+            runtime_files: r.percent(40),
+            runtimes: r.percent(8),
+            sandbox: r.percent(20),
+            learned: r.percent(20),
+            lost,
+            unattributed,
+            permit: r.percent(20),
+            least,
+            tpm_untrust: r.percent(20),
+            tolerate,
+            predating,
+            predating_pods,
+            kexec: r.percent(25),
+            bpf_objects,
+            volume: r.percent(40),
+        }
+    }
+}
+
+impl Round {
+    pub fn quiet() -> Round {
+        Round {
+            change: Change::No,
+            steps: Vec::new(),
+            seal: Forgery::Settled,
+            behind: Vec::new(),
+            tail: 0,
+            clock_goes_back: false,
+            old_nonce: false,
+            pinned: 0,
+            accept: false,
+            other_policy: false,
+            tenant: 1,
+        }
+    }
+
+    fn random(r: &mut Random, is_odd: bool) -> Round {
+        let mut steps = vec![Step::Arrive];
+        steps.extend((0..r.below(6)).map(|_| Step::usual(r)));
+        let mut behind: Vec<Step> = (0..r.below(3)).map(|_| Step::usual(r)).collect();
+        if is_odd && r.percent(90) {
+            for _ in 0..1 + r.below(4) / 3 {
+                let steps = if r.percent(25) { &mut behind } else { &mut steps };
+                steps.insert(r.below(steps.len() + 1), Step::odd(r));
+            }
+        }
+        let changes = [Change::Reboot, Change::Kexec, Change::Restart, Change::Restart];
+        Round {
+            change: if r.percent(if is_odd { 12 } else { 3 }) {
+                r.one_of(&changes)
+            } else {
+                Change::No
+            },
+            steps,
+            seal: if is_odd && r.percent(25) {
+                Forgery::random(r)
+            } else {
+                Forgery::Settled
+            },
+            behind,
+            tail: if r.percent(20) { r.below(4) as u8 } else { 0 },
+            clock_goes_back: is_odd && r.percent(3),
+            old_nonce: is_odd && r.percent(3),
+            pinned: if r.percent(5) { r.below(3) as u8 } else { 0 },
+            accept: r.percent(12),
+            other_policy: r.percent(3),
+            tenant: r.pod(),
+        }
+    }
+}
+
+impl Who {
+    fn usual(r: &mut Random) -> Who {
+        match r.below(8) {
+            0..=4 => Who::Pod(r.pod()),
+            5 | 6 => Who::Host,
+            _ => Who::Runtime(r.pod()),
+        }
+    }
+
+    fn any(r: &mut Random) -> Who {
+        if r.percent(60) {
+            return Who::usual(r);
+        }
+        let n = 1 + r.below(5) as u8;
+        let others = [
+            Who::Intruder(n),
+            Who::Nameless(n),
+            Who::Lost,
+            Who::LikeCollector(n),
+        ];
+        r.one_of(&[&others[..], &[Who::Collector, Who::Pod(9)]].concat())
+    }
+}
+
+impl Content {
+    fn any(r: &mut Random) -> Content {
+        let others = [
+            Content::Evil,
+            Content::Evil,
+            Content::Runtime,
+            Content::ImaPolicy,
+            Content::OtherBank,
+        ];
+        if r.percent(30) {
+            Content::Good
+        } else {
+            r.one_of(&others)
+        }
+    }
+}
+
+impl Step {
+    /// What honest nodes do all the time. Paths are those that the reference values have.
+    fn usual(r: &mut Random) -> Step {
+        let host = (HOSTS + r.below(PATHS - HOSTS)) as u8;
+        let (n, own) = (r.pod(), r.below(2) as u8);
+        match r.below(20) {
+            0..=5 => Step::Run(Who::Pod(n), own, Content::Good),
+            6..=8 => Step::Run(Who::Host, r.one_of(&[2, 3, 4]), Content::Good),
+            9..=11 => Step::Measure(Who::Host, host, Content::Good),
+            12 => Step::Use(Who::Pod(n), r.one_of(&EXECUTIONS), own, Hashed::PreCheck, false),
+            13 | 14 => Step::Seal(Forgery::Settled),
+            15 => Step::Late(Who::Host, host, Content::Good),
+            16 => Step::HeldUp(Who::Pod(n), own, Content::Good),
+            17 => Step::Run(Who::Runtime(n), own, Content::Good),
+            18 => Step::Run(Who::Pod(1 + n % 2), 21, Content::Good),
+            _ => Step::Measure(Who::Pod(n), own, Content::Good),
+        }
+    }
+
+    fn odd(r: &mut Random) -> Step {
+        let (who, path, content) = (Who::any(r), r.below(PATHS) as u8, Content::any(r));
+        let small = r.below(8) as u8;
+        match r.below(46) {
+            0..=3 => Step::Run(who, path, content),
+            4 | 5 => Step::Measure(who, path, content),
+            6 | 7 => {
+                let hashes = [Hashed::Measured, Hashed::PreCheck, Hashed::Evil, Hashed::Not];
+                Step::Use(who, r.one_of(&EXECUTIONS), path, r.one_of(&hashes), r.percent(20))
+            }
+            8 => Step::Late(who, path, content),
+            9 | 10 => Step::HeldUp(who, path, content),
+            11 | 12 => Step::Violate(who, r.one_of(&[path, path, 21])),
+            13 | 14 => Step::Guard(who, r.one_of(&ACTIONS), r.percent(40)),
+            15 => Step::Loss(small),
+            16 => Step::Blind(r.percent(70)),
+            17 => Step::Protect(small),
+            18 => Step::Told(small),
+            19 => Step::Fail(who, path, r.one_of(&[-5, -17, 1, -12])),
+            20 => Step::Twice(path),
+            21 => Step::Template(small),
+            22 => Step::OtherRegister,
+            23 => Step::NeverExtended,
+            24..=27 => Step::Seal(Forgery::random(r)),
+            28..=30 => Step::Hide(who, path, content),
+            31 => Step::HideViolation(who, path),
+            32 => Step::Invent(who, path),
+            33 => Step::InventViolation(who, path),
+            34 => Step::Double(who),
+            35 | 36 => Step::Reattribute(Who::any(r)),
+            37 => Step::Misplace(r.pod()),
+            38 => Step::Withhold,
+            39 => Step::Number(small),
+            40 => Step::BadRecord(small),
+            41 => Step::HalfGuard(who, r.percent(50)),
+            42 => Step::Read(who, small, r.one_of(&[Fork::Same, Fork::Other, Fork::Module])),
+            43 => Step::Read(
+                Who::Collector,
+                small,
+                r.one_of(&[Fork::Same, Fork::Other, Fork::Module]),
+            ),
+            44 => r.one_of(&[Step::Mark(who), Step::Unmark]),
+            _ => Step::Rewrite(small),
+        }
+    }
+}
+
+impl Forgery {
+    fn random(r: &mut Random) -> Forgery {
+        let sets = [
+            Set::AsBefore,
+            Set::More,
+            Set::Less,
+            Set::LessThanBefore,
+            Set::OneMoreThanBefore,
+            Set::Least,
+        ];
+        let (set, small, yes) = (r.one_of(&sets), r.below(4) as u8, r.percent(50));
+        let simple = [
+            Forgery::Blind,
+            Forgery::Bpf,
+            Forgery::Policy(yes),
+            Forgery::Key,
+            Forgery::Predating,
+            Forgery::Hierarchy,
+            Forgery::Protection(small),
+            Forgery::Previous,
+            Forgery::Boot,
+            Forgery::Root,
+            Forgery::Nonce(yes),
+            Forgery::OtherKey,
+            Forgery::Unread,
+            Forgery::ReadTwice,
+            Forgery::ReadBy(Who::any(r)),
+            Forgery::ReadByNobody,
+            Forgery::AndAnother(yes),
+        ];
+        match r.below(24) {
+            0..=2 => Forgery::ListLen(set),
+            3 | 4 => Forgery::SettledAt(set),
+            5..=7 => Forgery::Frozen(set),
+            8 => Forgery::Records(set),
+            9 => Forgery::Executions(set),
+            10 => Forgery::LastSeq(set),
+            11 => Forgery::Partitions(set),
+            12 => Forgery::Losses(small, set),
+            13 => Forgery::Starts(set),
+            14 => Forgery::BootLen(set),
+            15 => Forgery::Numbered(set),
+            16 => Forgery::No,
+            _ => r.one_of(&simple),
+        }
+    }
+}
+
+impl Plan {
+    /// Plans that have less in them than this one.
+    pub fn smaller(&self) -> Vec<Plan> {
+        let mut all = Vec::new();
+        for n in (0..self.rounds.len()).rev().filter(|_| self.rounds.len() > 1) {
+            let mut less = self.clone();
+            less.rounds.remove(n);
+            all.push(less);
+        }
+        for setup in self.setup.smaller() {
+            all.push(Plan {
+                setup,
+                ..self.clone()
+            });
+        }
+        for (n, round) in self.rounds.iter().enumerate() {
+            for round in round.smaller() {
+                let mut less = self.clone();
+                less.rounds[n] = round;
+                all.push(less);
+            }
+        }
+        all
+    }
+}
+
+impl Setup {
+    fn smaller(&self) -> Vec<Setup> {
+        let usual = Setup::usual();
+        let parts: [fn(&mut Setup, &Setup); 22] = [
+            |s, u| s.tier = u.tier,
+            |s, u| s.banks = u.banks,
+            |s, u| s.padded = u.padded,
+            |s, u| s.boot = u.boot,
+            |s, u| s.templates = u.templates,
+            |s, u| s.excludes_host = u.excludes_host,
+            |s, u| s.excludes_pods = u.excludes_pods,
+            |s, u| s.runtime_files = u.runtime_files,
+            |s, u| s.runtimes = u.runtimes,
+            |s, u| s.sandbox = u.sandbox,
+            |s, u| s.learned = u.learned,
+            |s, u| s.lost = u.lost,
+            |s, u| s.unattributed = u.unattributed,
+            |s, u| s.permit = u.permit,
+            |s, u| s.least = u.least,
+            |s, u| s.tpm_untrust = u.tpm_untrust,
+            |s, u| s.tolerate = u.tolerate,
+            |s, u| s.predating = u.predating,
+            |s, u| s.predating_pods = u.predating_pods,
+            |s, u| s.kexec = u.kexec,
+            |s, u| s.bpf_objects = u.bpf_objects,
+            |s, u| s.volume = u.volume,
+        ];
+        let reset = parts.into_iter().map(|part| {
+            let mut less = self.clone();
+            part(&mut less, &usual);
+            less
+        });
+        let all = [usual.clone()].into_iter().chain(reset);
+        all.filter(|less| less != self).collect()
+    }
+}
+
+impl Round {
+    fn smaller(&self) -> Vec<Round> {
+        let quiet = Round::quiet();
+        let parts: [fn(&mut Round, &Round); 9] = [
+            |r, q| r.change = q.change,
+            |r, q| r.seal = q.seal,
+            |r, q| r.tail = q.tail,
+            |r, q| r.clock_goes_back = q.clock_goes_back,
+            |r, q| r.old_nonce = q.old_nonce,
+            |r, q| r.pinned = q.pinned,
+            |r, q| r.accept = q.accept,
+            |r, q| r.other_policy = q.other_policy,
+            |r, q| r.tenant = q.tenant,
+        ];
+        let mut all = Vec::new();
+        for part in parts {
+            let mut less = self.clone();
+            part(&mut less, &quiet);
+            all.push(less);
+        }
+        for n in 0..self.steps.len() {
+            let mut less = self.clone();
+            less.steps.remove(n);
+            all.push(less);
+        }
+        for n in 0..self.behind.len() {
+            let mut less = self.clone();
+            less.behind.remove(n);
+            all.push(less);
+        }
+        all.retain(|less| less != self);
+        all
+    }
+}
