@@ -144,7 +144,7 @@ impl Judged {
             };
             let file: File = (record.dev, record.ino);
             if record.kind == EventKind::Violation {
-                if record.ret != 0 || scene.policy.permits_violation(&record.path) {
+                if record.ret != 0 {
                     continue;
                 }
                 let violation = Violation {
@@ -157,6 +157,8 @@ impl Judged {
                     self.tallies.entry(*user).or_default().hit(*user, &violation);
                 }
                 self.files.violated.entry(file).or_default().push(violation);
+            } else if scene.policy.permits_violation(&record.path) {
+                // Whoever uses it by this name takes whatever it holds; by another name somebody else may not.
             } else if self.files.users.entry(file).or_default().insert(*key) {
                 for violation in self.files.violated.get(&file).into_iter().flatten() {
                     self.tallies.entry(*key).or_default().hit(*key, violation);
