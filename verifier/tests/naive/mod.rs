@@ -512,10 +512,13 @@ impl<'a> Case<'a> {
                     .iter()
                     .map(|mark| mark.key())
                     .collect();
+                let is_known = |key| match key {
+                    PartitionKey::Pod(uid) => self.given.policy.pods.contains_key(&uid),
+                    _ => true,
+                };
                 let has = |key| {
-                    line.file
-                        .as_ref()
-                        .is_some_and(|digest| self.accepts(key, &line.path, digest))
+                    let digest = line.file.as_ref();
+                    is_known(key) && digest.is_some_and(|digest| self.accepts(key, &line.path, digest))
                 };
                 let is_anchor = self.anchors.contains(&Some(index));
                 let is_good = !line.violation && (is_anchor || marked.iter().any(|key| has(*key)));
@@ -543,6 +546,20 @@ impl<'a> Case<'a> {
             .count();
         let many = (self.orphans.len() + lost) as u64 > self.policy().tolerance.unattributed;
         self.fail_if(many, Rule::V5, UNATTRIBUTED);
+    }
+
+    /// Entries that were covered when a kernel was started by kexec.
+    fn kexecs(&self) -> Vec<usize> {
+        let Some(before) = self.given.before else {
+            return Vec::new();
+        };
+        let mut all = before.kexecs.clone();
+        match self.since {
+            Since::SameBoot => {}
+            Since::Kexec => all.push(before.covered),
+            _ => all.clear(),
+        }
+        all.into_iter().map(|at| at as usize).collect()
     }
 
     /// Whether it is a checkpoint's entry, or host or some pod may have its content.
