@@ -61,7 +61,7 @@ fn host(node: &mut Node, from: u64, to: u64) {
     for n in from..to {
         let entry = Measurement::ima_ng(path(n).as_bytes(), &content(n));
         node.list.push(entry.clone());
-        node.record_entry(&actor, &path(n), &entry, 0);
+        node.record_entry(&actor, path(n), &entry, 0);
     }
 }
 

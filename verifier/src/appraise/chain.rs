@@ -32,7 +32,9 @@ pub(crate) struct Chain {
     second_anchor: Option<usize>,
     /// Entries that are named like the file of a checkpoint that was not read yet.
     named: BTreeMap<u64, Vec<usize>>,
-    /// The checkpoint that the last accepted evidence ended with: digest and partitions root, as it is here.
+    /// The number of the checkpoint that the last accepted evidence ended with.
+    sought: Option<u64>,
+    /// That one: digest and partitions root, as it is here.
     seen: Option<(Hash, Hash)>,
     /// Entries that checkpoints' files were measured by since the last round, with their numbers.
     pub unread: Vec<(u64, usize)>,
@@ -117,14 +119,24 @@ pub(crate) fn is_fresh(checkpoint: &Checkpoint, nonce: &ExpectedNonce) -> bool {
 }
 
 impl Chain {
-    /// Reads the checkpoints that are new. `seen` is the number of the last one of the last accepted evidence; `each` gets
-    /// every one, in order.
+    /// Which checkpoint to look out for: the last one of the last accepted evidence.
+    pub(crate) fn look_out(&mut self, seen: Option<u64>) {
+        self.sought = seen;
+        if let Some(last) = self
+            .last
+            .as_ref()
+            .filter(|last| seen == Some(last.checkpoint.number))
+        {
+            self.seen = Some((last.digest(), last.checkpoint.partitions_root));
+        }
+    }
+
+    /// Reads the checkpoints that are new; `each` gets every one, in order.
     pub(crate) fn step(
         &mut self,
         round: &Round<'_>,
         lines: &Lines<'_>,
         covered: usize,
-        seen: Option<u64>,
         policy: &Policy,
         findings: &mut Findings,
         mut each: impl FnMut(&Checkpoint),
@@ -132,13 +144,6 @@ impl Chain {
         if self.len == 0 && round.checkpoints.is_empty() {
             findings.push(fail("the evidence holds no checkpoint").expected("checkpoints from number 0"));
             return;
-        }
-        if let Some(last) = self
-            .last
-            .as_ref()
-            .filter(|last| seen == Some(last.checkpoint.number))
-        {
-            self.seen = Some((last.digest(), last.checkpoint.partitions_root));
         }
         let mut new = Vec::new();
         for (place, file) in round.checkpoints.iter().enumerate() {
@@ -171,7 +176,7 @@ impl Chain {
             blind(&sealed.checkpoint, findings);
             self.programs.step(&sealed.checkpoint, policy);
             each(&sealed.checkpoint);
-            if seen == Some(self.len) {
+            if self.sought == Some(self.len) {
                 self.seen = Some((sealed.digest(), sealed.checkpoint.partitions_root));
             }
             self.before_last = self.last.as_ref().map(|last| last.checkpoint.list_len);

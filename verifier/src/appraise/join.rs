@@ -254,10 +254,11 @@ impl Open {
             return findings.push(lost(record, UNLIKE));
         }
         joins.entry_of.put(place, index);
-        if record.ret == 0 {
-            if !self.entries.contains(&index) || joins.late.insert(index, place).is_some() {
-                findings.push(twice(record, index));
-            }
+        let is_taken = |joins: &mut Joins<'a>| {
+            !self.entries.contains(&index) || joins.late.insert(index, place).is_some()
+        };
+        if record.ret == 0 && is_taken(joins) {
+            findings.push(twice(record, index));
         }
         joins.old.insert(index, line);
     }

@@ -196,18 +196,10 @@ impl Progress {
         let mut joins = Joins::default();
         let mut lost = 0;
         if is_recorded {
-            let seen = before.and_then(|before| Some(before.checkpoint.as_ref()?.number));
-            chain.step(
-                round,
-                &lines,
-                covered,
-                seen,
-                policy,
-                &mut findings,
-                |checkpoint| {
-                    watch.sealed(checkpoint, policy);
-                },
-            );
+            chain.look_out(before.and_then(|before| Some(before.checkpoint.as_ref()?.number)));
+            chain.step(round, &lines, covered, policy, &mut findings, |checkpoint| {
+                watch.sealed(checkpoint, policy);
+            });
             sealed.step(round.partitions, &logs, chain, &mut findings)?;
             let is_kernel = round.tier == Tier::Kernel;
             chain.conclude(&context.nonce, before, is_kernel, &mut findings);
