@@ -18,7 +18,7 @@ use evidence::{Checkpoint, Evidence, PodUid};
 use policy::Policy;
 use std::collections::BTreeSet;
 use verifier::accept::Accepted;
-use verifier::testing::{Actor, KeyKind, Node, pod};
+use verifier::testing::{Actor, KeyKind, NOW, Node, pod};
 use verifier::{Context, State};
 
 /// What does not come out right yet: the attack, and words of each thing that is wrong today, in their order.
@@ -78,6 +78,8 @@ struct Life {
     node: Node,
     ways: Ways,
     rounds: usize,
+    /// The verifier's clock.
+    now: u64,
     /// Findings that somebody accepted.
     accepted: Vec<Accepted>,
 }
@@ -99,6 +101,7 @@ impl Life {
             node,
             ways,
             rounds: 0,
+            now: NOW,
             accepted: Vec::new(),
         };
         for _ in 0..2 {
@@ -115,7 +118,8 @@ impl Life {
     }
 
     fn context(&self) -> Context {
-        self.ways.next(self.node.context(&self.nonce(), None))
+        let context = self.node.context(&self.nonce(), None);
+        self.ways.next(Context { now: self.now, ..context })
     }
 
     fn round(&mut self) -> Round {
