@@ -4,7 +4,7 @@
 
 use crate::merkle::{self, Frontier, Hash, Tree};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 /// A pod's UID: 16 bytes, printed with dashes in lower case (RFC 9562 section 4).
 ///
@@ -194,6 +194,20 @@ impl Partitions {
     /// Appends a record's leaf to its partition.
     pub fn push(&mut self, key: PartitionKey, leaf: Hash) {
         self.logs.entry(key).or_default().push(leaf);
+        self.grown.insert(key);
+    }
+
+    /// Appends records: these leaves, of which `tree` is the tree. One that is new takes the tree as it is.
+    pub fn append(&mut self, key: PartitionKey, tree: &Frontier, leaves: impl IntoIterator<Item = Hash>) {
+        if tree.size() == 0 {
+            return;
+        }
+        match self.logs.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(tree.clone());
+            }
+            Entry::Occupied(mut log) => leaves.into_iter().for_each(|leaf| log.get_mut().push(leaf)),
+        }
         self.grown.insert(key);
     }
 

@@ -90,9 +90,21 @@ impl Register {
         }
     }
 
+    /// With this value, each digest hashed: to go on from what was remembered.
+    pub fn resume(value: &Digest) -> Register {
+        let mut register = Register::new(value.bank(), Fill::Hashed);
+        register.value[..value.bytes().len()].copy_from_slice(value.bytes());
+        register
+    }
+
     /// The bank.
     pub fn bank(&self) -> Bank {
         self.bank
+    }
+
+    /// How it is filled.
+    pub fn fill(&self) -> Fill {
+        self.fill
     }
 
     /// The value's bytes, as many as [`Bank::len`].
@@ -184,7 +196,7 @@ impl Replay {
     pub fn resume(pcr: u32, values: &[Digest]) -> Replay {
         let mut replay = Replay::new(values.iter().map(|value| (value.bank(), Fill::Hashed)));
         for (register, value) in replay.registers(pcr).iter_mut().zip(values) {
-            register.value[..value.bytes().len()].copy_from_slice(value.bytes());
+            *register = Register::resume(value);
         }
         replay
     }

@@ -379,7 +379,11 @@ impl Policy {
     pub fn users_of(&self, reference: &str) -> Vec<&str> {
         let uses = |names: &[String]| names.iter().any(|name| name == reference);
         let host = uses(&self.file.host.references).then_some("host");
-        let sandbox = self.file.sandbox.as_ref().is_some_and(|sandbox| uses(&sandbox.references));
+        let sandbox = self
+            .file
+            .sandbox
+            .as_ref()
+            .is_some_and(|sandbox| uses(&sandbox.references));
         let pods = self.file.pods.iter().filter(|pod| uses(&pod.references));
         host.into_iter()
             .chain(sandbox.then_some("sandbox (every pod)"))

@@ -96,11 +96,15 @@ fn judged(
     context: &Context,
 ) -> Result<(Verdict, NodeState), Error> {
     let verdict = appraise(evidence, policy, context)?;
+    let state = trusted(&verdict)?;
+    Ok((verdict, state))
+}
+
+fn trusted(verdict: &Verdict) -> Result<NodeState, Error> {
     if !verdict.trusted {
         return Err(format!("the honest node is not trusted: {verdict}").into());
     }
-    let state = verdict.state.clone().ok_or("nothing to follow")?;
-    Ok((verdict, state))
+    Ok(verdict.state.clone().ok_or("nothing to follow")?)
 }
 
 /// Extensions of every bank and nothing else.
@@ -180,8 +184,10 @@ fn round(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
     let policy = node.policy();
     let mut kept = node.attest(&nonce(0));
     let context = node.context(&nonce(0), None);
-    let (verdict, mut state) = judged(&kept, &policy, &context)?;
-    let (follower, making) = timed(|| Follower::new(&kept, &verdict, &policy, &context))?;
+    // Beside the appraisal: keeping the entries.
+    let (begun, making) = timed(|| Follower::begin(&kept, &policy, &context, &[], context.now).ok())?;
+    let (verdict, follower) = begun.ok_or("nothing can be concluded")?;
+    let mut state = trusted(&verdict)?;
     let mut follower = follower.ok_or("the node cannot be followed")?;
     let (mut follow, mut decode, mut json, mut bytes, mut list) = (vec![], vec![], vec![], vec![], vec![]);
     for n in 0..rounds {

@@ -107,7 +107,10 @@ pub fn redact(notes: &mut [AcceptedNote], pods: &[PodVerdict]) {
 /// Whether a finding is about a content: then it is one finding however often that content was used at that path. Any other one
 /// (a violation, a suspect process, a path that was cut) is about what happened once, and is another finding when it happens again.
 pub(crate) fn names_content(finding: &Finding) -> bool {
-    finding.found.as_deref().is_some_and(|found| Digest::parse(found).is_some())
+    finding
+        .found
+        .as_deref()
+        .is_some_and(|found| Digest::parse(found).is_some())
 }
 
 /// What names a finding from one verdict of a boot to the next: 32 hex digits, the first half of SHA-256 over rule, subject,

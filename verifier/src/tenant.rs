@@ -11,33 +11,33 @@ pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 use crate::accept::Acceptances;
 use crate::appraise::{
     Context, ExpectedNonce, Findings, NodeState, PinnedKey, PodVerdict, Rule, State, Subject, Unusable,
-    chain::Chain,
+    chain::{self, Chain},
     context::CheckpointState,
-    coverage::PCR,
+    coverage::{self, Coverage},
     finding::Finding,
     history::{self, Present, Relation},
     join::{self, Owned},
-    judge,
+    judge::{Judged, Names},
+    kept::{Kept, Lines},
     quote::{self, Quoted},
     scene::Scene,
-    template, view,
+    template,
+    view::{self, View},
 };
 use crate::ear::AttestationResult;
 use evidence::{
-    Bank, Checkpoint, Digest, Entry, Evidence, PartitionKey, PodUid, Provenance, Record, SealedCheckpoint,
-    TenantBundle, Tier,
+    Bank, Checkpoint, Digest, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record,
+    SealedCheckpoint, TenantBundle,
     cgroup::partition_of,
     checkpoint::number_from_path,
     merkle::{self, Hash},
     proof::{SealedPartition, SealedTree},
-    replay::{Fill, Replay},
     serde_bytes_hex,
 };
 use p256::ecdsa::VerifyingKey;
 use policy::Policy;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// What a tenant's judgement needs beside the bundle and the policy.
 #[derive(Debug, Clone)]
@@ -76,12 +76,6 @@ impl TenantState {
     pub fn followed(&self) -> u64 {
         self.node.covered
     }
-}
-
-/// A part of the list as it was replayed.
-struct Replayed {
-    covered: usize,
-    pcrs: Vec<Digest>,
 }
 
 /// The two checkpoints that matter here.
@@ -167,7 +161,9 @@ impl Case<'_> {
         let replayed = quoted
             .as_ref()
             .and_then(|quoted| self.replay(quoted, followed, &mut findings));
-        let covered = replayed.as_ref().map_or(0, |r| r.covered);
+        // Entries of the bundle that are covered.
+        let first = usize::try_from(bundle.from).unwrap_or(usize::MAX);
+        let covered = replayed.as_ref().map_or(0, |r| r.entries.saturating_sub(first));
         let chained = self.checkpoints(followed, covered, &mut findings);
         let partition = chained
             .as_ref()
@@ -262,19 +258,15 @@ impl Case<'_> {
         quoted: &Quoted,
         followed: Option<&TenantState>,
         findings: &mut Findings,
-    ) -> Option<Replayed> {
-        for bank in &self.policy.file.accept.banks {
-            if !quoted.banks.contains(bank) {
-                findings.push(fail(
-                    Rule::V2,
-                    format!("PCR {PCR} was not quoted in the bank {bank}, which the policy wants"),
-                ));
-            }
-        }
+    ) -> Option<Coverage> {
+        coverage::banks(quoted, self.policy, findings);
         let from = self.bundle.from;
-        let mut replay = match followed {
-            Some(before) if from > 0 && from == before.node.covered => Replay::resume(PCR, &before.node.pcrs),
-            _ if from == 0 => Replay::new(quoted.banks.iter().map(|bank| (*bank, Fill::Hashed))),
+        let start = match followed {
+            Some(before) if from > 0 && from == before.node.covered => Some(coverage::remembered(
+                usize::try_from(from).ok()?,
+                &before.node.pcrs,
+            )),
+            _ if from == 0 => None,
             _ => {
                 let followed = followed.map_or(0, TenantState::followed);
                 findings.push(
@@ -285,57 +277,18 @@ impl Case<'_> {
                 return None;
             }
         };
-        let value = |replay: &Replay| -> Option<Vec<Digest>> {
-            let banks = quoted.banks.iter();
-            banks.map(|bank| replay.value(PCR, *bank, Fill::Hashed)).collect()
-        };
-        let mut found: Option<Replayed> = None;
-        let mut seen_before = from > 0 || followed.is_none();
-        let list = &self.bundle.list;
-        for index in 0..=list.len() {
-            if let Some(entry) = index.checked_sub(1).and_then(|i| list.get(i)) {
-                if let Err(error) = replay.push_entry(entry) {
-                    findings.push(fail(Rule::V2, error.to_string()).at_index(index - 1));
-                    break;
-                }
-                let pcr = match entry {
-                    Entry::Opaque { pcr, .. } => Some(*pcr),
-                    Entry::Full(record) => record.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)),
-                };
-                if pcr != Some(PCR) {
-                    findings.push(
-                        fail(Rule::V2, "an entry extends a register that is not quoted").at_index(index - 1),
-                    );
-                }
-            }
-            let pcrs = value(&replay)?;
-            if let Some(before) = followed
-                && from == 0
-                && before.node.covered == index as u64
-            {
-                seen_before = before
-                    .node
-                    .pcrs
-                    .iter()
-                    .all(|pcr| replay.value(PCR, pcr.bank(), Fill::Hashed).as_ref() == Some(pcr));
-            }
-            if quoted.is_of(&pcrs) {
-                found = Some(Replayed { covered: index, pcrs });
-            }
-        }
-        if found.is_none() {
+        let view = view::view_of(&self.bundle.list, &quoted.banks);
+        let Some(covered) = coverage::step(&view, start.as_ref(), quoted, self.policy, findings) else {
             findings.push(fail(
                 Rule::V2,
                 "no prefix of the list leads to the quoted register: digests were altered, removed or reordered",
             ));
+            return None;
+        };
+        if let Some(before) = followed.filter(|_| from == 0) {
+            coverage::continues(&view.digests, covered.entries, &before.node, findings);
         }
-        if !seen_before {
-            findings.push(fail(
-                Rule::V4,
-                "the part of the list that was covered before is another one now, or shorter",
-            ));
-        }
-        found
+        Some(covered)
     }
 
     /// V4 and V6: the last checkpoint stands in the covered list, is signed by this boot's key and fresh, and hides no loss.
@@ -413,13 +366,8 @@ impl Case<'_> {
         if checkpoint.boot_id != self.bundle.boot_id {
             findings.push(fail(Rule::V4, format!("checkpoint {n} is of another boot")));
         }
-        if let ExpectedNonce::Value(nonce) = &self.context.nonce
-            && checkpoint.nonce_hash != Some(Sha256::digest(nonce).into())
-        {
-            findings.push(fail(
-                Rule::V4,
-                format!("checkpoint {n}, the last one, was not made for this request"),
-            ));
+        if !chain::is_fresh(checkpoint, &self.context.nonce) {
+            findings.push(chain::not_fresh(checkpoint, &self.context.nonce));
         }
         if let Some(before) = followed.and_then(|before| before.node.checkpoint.as_ref())
             && n <= before.number
@@ -430,20 +378,20 @@ impl Case<'_> {
                     .expected(format!("more than {}", before.number)),
             );
         }
-        if checkpoint.blind {
-            findings.push(fail(
-                Rule::V6,
-                format!("checkpoint {n} is blind: the collector's own canary was not seen"),
-            ));
-        }
-        let (lost, tolerance) = (checkpoint.losses.total(), self.policy.file.tolerance.lost);
-        if lost > tolerance {
+        if let Some(before) = followed
+            && checkpoint.list_len < before.node.covered
+        {
             findings.push(
-                fail(Rule::V6, format!("{lost} record(s) were lost on the node"))
-                    .found(lost)
-                    .expected(format!("at most {tolerance}")),
+                fail(
+                    Rule::V4,
+                    format!("checkpoint {n} states a list that is shorter than what was covered before it"),
+                )
+                .found(checkpoint.list_len)
+                .expected(format!("at least {}", before.node.covered)),
             );
         }
+        chain::blind(checkpoint, findings);
+        findings.extend(chain::lost_finding(checkpoint, self.policy));
     }
 
     /// A checkpoint's file is measured by a whole entry of the covered list, under its own name.
@@ -460,13 +408,10 @@ impl Case<'_> {
             .collect();
         let (places, entries): (Vec<usize>, Vec<Entry>) = whole.into_iter().unzip();
         let lines = view::view_of(&entries, &[Bank::Sha1]).lines;
-        let found = lines.iter().zip(&places).find(|(line, _)| {
-            !line.violation
-                && line.path.and_then(number_from_path) == Some(n)
-                && line.file.as_ref().is_some_and(|digest| {
-                    digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest
-                })
-        });
+        let found = lines
+            .iter()
+            .zip(&places)
+            .find(|(line, _)| line.path.and_then(number_from_path) == Some(n) && chain::is_of(line, sealed));
         let Some((line, place)) = found else {
             findings.push(
                 fail(
@@ -478,7 +423,9 @@ impl Case<'_> {
             return;
         };
         line.check(*place, findings);
-        template::check(core::slice::from_ref(line), 1, Tier::Bpf, self.policy, findings);
+        let kept = Kept::default();
+        let one = Lines::new(0, core::slice::from_ref(line), &kept);
+        template::check(&one, 1, self.policy, findings);
         let index = self.bundle.from.saturating_add(*place as u64);
         if index < sealed.checkpoint.list_len {
             findings.push(
@@ -576,58 +523,55 @@ impl Case<'_> {
     /// V3, V5, V9 and V12: what the pod ran is what its policy accepts.
     fn contents(&self, banks: &[Bank], covered: usize, findings: &mut Findings) -> Option<PodVerdict> {
         let bundle = self.bundle;
-        let own = Evidence {
-            version: 1,
-            tier: Tier::Bpf,
-            node: String::new(),
-            boot_id: bundle.boot_id,
-            quote: bundle.quote.clone(),
-            list: bundle.entries.iter().cloned().map(Entry::Full).collect(),
-            checkpoints: Vec::new(),
-            partitions: vec![evidence::PartitionLog {
-                key: PartitionKey::Pod(self.pod),
-                records: bundle.records.clone(),
-            }],
-            pods: Vec::new(),
-            kernel: String::new(),
-            boot: None,
-            unsealed: Vec::new(),
-            in_flight: Vec::new(),
+        let list: Vec<Entry> = bundle.entries.iter().cloned().map(Entry::Full).collect();
+        let log = PartitionLog {
+            key: PartitionKey::Pod(self.pod),
+            records: bundle.records.clone(),
         };
-        let view = view::view(&own);
-        let lines = view.lines.as_slice();
-        for (index, line) in lines.iter().enumerate() {
+        let mut all = vec![Bank::Sha1, Bank::Sha256];
+        let of_records = bundle.records.iter().flat_map(|record| &record.digests);
+        all.extend(of_records.map(Digest::bank).chain(banks.iter().copied()));
+        all.sort_unstable();
+        all.dedup();
+        let view = view::view_of(&list, &all);
+        for (index, line) in view.lines.iter().enumerate() {
             line.check(index, findings);
         }
-        template::check(lines, lines.len(), Tier::Bpf, self.policy, findings);
+        let kept = Kept::default();
+        let lines = Lines::new(0, &view.lines, &kept);
+        template::check(&lines, lines.len(), self.policy, findings);
         if bundle.from == 0 {
             self.listed(&view, banks, covered, findings);
         }
-        let records: Vec<Owned<'_>> = join::in_order(&own);
-        let joins = join::entries(&records, &view, lines.len(), findings);
-        let chain = Chain {
-            checkpoints: Vec::new(),
-            anchors: Vec::new(),
-        };
-        let accepted = Acceptances::default();
+        let logs = [log];
+        let records: Vec<Owned<'_>> = join::in_order(&logs);
+        let joins = join::entries(&records, &view, &lines, findings);
+        let chain = Chain::default();
         let scene = Scene {
-            accepted: &accepted,
-            evidence: &own,
             policy: self.policy,
             chain: &chain,
             joins: &joins,
             lines,
             covered: lines.len(),
-            relation: Relation::First,
             provenance: Provenance::Observed,
-            covered_before: 0,
+            kexecs: &[],
         };
-        let judged = judge::judge(&scene, &records, findings);
-        judged.pods.into_iter().find(|pod| pod.uid == self.pod)
+        let mut judged = Judged::default();
+        judged.step(&scene, &records);
+        let accepted = Acceptances::default();
+        let names = Names {
+            told: &[],
+            predating: &[],
+            provenance: Provenance::Observed,
+            policy: self.policy,
+            accepted: &accepted,
+        };
+        let concluded = judged.conclude(&BTreeMap::new(), &names, findings);
+        concluded.pods.into_iter().find(|pod| pod.uid == self.pod)
     }
 
     /// The entries that are shown whole are among the digests of the covered list.
-    fn listed(&self, view: &view::View, banks: &[Bank], covered: usize, findings: &mut Findings) {
+    fn listed(&self, view: &View<'_>, banks: &[Bank], covered: usize, findings: &mut Findings) {
         let Some(bank) = banks.first() else { return };
         let digests: HashSet<Vec<u8>> = self
             .bundle
@@ -685,7 +629,7 @@ impl Case<'_> {
     fn remember(
         &self,
         quoted: &Quoted,
-        replayed: Replayed,
+        covered: Coverage,
         chained: &Chained,
         partition: Option<SealedPartition>,
     ) -> TenantState {
@@ -699,12 +643,15 @@ impl Case<'_> {
                     digest: chained.last.digest(),
                     partitions: Vec::new(),
                 }),
-                covered: self.bundle.from.saturating_add(replayed.covered as u64),
-                pcrs: replayed.pcrs,
+                covered: covered.entries as u64,
+                pcrs: covered.pcrs,
                 reset_count: quoted.reset_count,
                 restart_count: quoted.restart_count,
                 clock_ms: quoted.clock_ms,
                 time: self.context.now,
+                unsealed: Vec::new(),
+                held: Vec::new(),
+                kexecs: Vec::new(),
             },
             checkpoint_key: chained.key.clone(),
             predates: chained.predates,

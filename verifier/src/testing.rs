@@ -746,7 +746,13 @@ impl Node {
     }
 
     /// Our programs record that a guarded thing was touched, or that they denied an execution.
-    pub fn record_guard(&mut self, actor: &Actor, action: GuardAction, name: impl AsRef<[u8]>, is_denied: bool) {
+    pub fn record_guard(
+        &mut self,
+        actor: &Actor,
+        action: GuardAction,
+        name: impl AsRef<[u8]>,
+        is_denied: bool,
+    ) {
         let record = self.record(actor, EventKind::Guard, name.as_ref());
         self.waiting.push((
             actor.key(),
@@ -759,7 +765,13 @@ impl Node {
     }
 
     /// Our programs record an execution or a mapping.
-    pub fn record_execution(&mut self, actor: &Actor, kind: EventKind, path: impl AsRef<[u8]>, hash: FileHash) {
+    pub fn record_execution(
+        &mut self,
+        actor: &Actor,
+        kind: EventKind,
+        path: impl AsRef<[u8]>,
+        hash: FileHash,
+    ) {
         let record = self.record(actor, kind, path.as_ref());
         self.waiting.push((
             actor.key(),
@@ -878,7 +890,10 @@ impl Node {
                 _ => false,
             })
         };
-        let since_load = self.list.iter().skip(usize::try_from(self.boot_len).unwrap_or(usize::MAX));
+        let since_load = self
+            .list
+            .iter()
+            .skip(usize::try_from(self.boot_len).unwrap_or(usize::MAX));
         self.boot_len + since_load.take_while(|entry| is_recorded(entry)).count() as u64
     }
 
@@ -1032,7 +1047,11 @@ impl Node {
                 command_line: Some(boot.command_line.clone().into_bytes()),
             }),
             unsealed: if recorded { self.unsealed() } else { Vec::new() },
-            in_flight: if recorded { self.in_flight.clone() } else { Vec::new() },
+            in_flight: if recorded {
+                self.in_flight.clone()
+            } else {
+                Vec::new()
+            },
         }
     }
 

@@ -111,6 +111,21 @@ struct Round {
     verdict: Verdict,
 }
 
+impl Round {
+    /// What goes on from this round, if something can.
+    fn follower(&self) -> Option<Follower> {
+        let Round {
+            evidence,
+            policy,
+            context,
+            verdict,
+        } = self;
+        let (begun, follower) = Follower::begin(evidence, policy, context, &[], context.now).unwrap();
+        assert_eq!(begun, *verdict);
+        follower
+    }
+}
+
 fn round(node: &mut Node, number: usize, previous: Option<NodeState>) -> Round {
     let evidence = node.attest(&nonce(number));
     let (policy, context) = (node.policy(), node.context(&nonce(number), previous));
@@ -130,7 +145,7 @@ fn live(life: &[Vec<Step>]) -> usize {
     let first = round(&mut node, 0, None);
     let mut kept = first.evidence.clone();
     let mut state = first.verdict.state.clone().unwrap();
-    let mut follower = Follower::new(&first.evidence, &first.verdict, &first.policy, &first.context);
+    let mut follower = first.follower();
     assert!(follower.is_some(), "a usual node can be followed");
     let mut followed = 0;
     for (n, steps) in life.iter().enumerate() {
@@ -148,7 +163,7 @@ fn live(life: &[Vec<Step>]) -> usize {
                 assert_eq!(*verdict, now.verdict, "round {n}: {steps:?}");
                 followed += 1;
             }
-            None => follower = Follower::new(&now.evidence, &now.verdict, &now.policy, &now.context),
+            None => follower = now.follower(),
         }
         let Some(next) = now.verdict.state else { break };
         (kept, state) = (now.evidence, next);
@@ -200,7 +215,7 @@ fn second() -> (Node, Round, Part, Round) {
 fn must_fail(what: &str, change: impl FnOnce(&mut Part)) {
     let (_, first, mut part, now) = second();
     change(&mut part);
-    let mut follower = Follower::new(&first.evidence, &first.verdict, &first.policy, &first.context).unwrap();
+    let mut follower = first.follower().unwrap();
     assert!(
         follower.advance(&part, &now.policy, &now.context, &[]).is_none(),
         "{what}: followed"
@@ -276,7 +291,7 @@ fn a_part_over_another_prefix_fails_though_it_is_whole_in_itself() {
 #[test]
 fn a_repeated_nonce_a_loss_and_another_policy_are_not_followed() {
     let (mut node, first, part, now) = second();
-    let follower = || Follower::new(&first.evidence, &first.verdict, &first.policy, &first.context).unwrap();
+    let follower = || first.follower().unwrap();
     let again = node.context(&nonce(0), first.verdict.state.clone());
     assert!(follower().advance(&part, &now.policy, &again, &[]).is_none());
     assert!(
@@ -391,7 +406,7 @@ fn a_round_on_other_registers_is_for_the_appraisal_which_refuses_it() {
     let first = round(&mut node, 0, None);
     assert!(first.verdict.trusted, "{}", first.verdict);
     let state = first.verdict.state.clone().unwrap();
-    let mut follower = Follower::new(&first.evidence, &first.verdict, &first.policy, &first.context).unwrap();
+    let mut follower = first.follower().unwrap();
     // Somebody extends PCR 9 later; a part says nothing of the log, which is the one that is kept.
     node.boot.as_mut().unwrap().add_command_line("init=/bin/sh");
     let now = round(&mut node, 1, Some(state.clone()));

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use verifier::follow::Follower;
 use verifier::testing::NODE;
-use verifier::{Context, ExpectedNonce, PinnedKey, appraise, quote_findings};
+use verifier::{Context, ExpectedNonce, PinnedKey, quote_findings};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -252,10 +252,9 @@ fn bare(
         site.reference(name).ok_or_else(|| "no such file".to_owned())
     })?;
     let context = context(n, nonce, None);
-    let verdict = appraise(evidence, &policy, &context)?;
-    let state = verdict.state.clone().ok_or("nothing to follow")?;
-    let follower =
-        Follower::new(evidence, &verdict, &policy, &context).ok_or("the node cannot be followed")?;
+    let (verdict, follower) = Follower::begin(evidence, &policy, &context, &[], context.now)?;
+    let state = verdict.state.ok_or("nothing to follow")?;
+    let follower = follower.ok_or("the node cannot be followed")?;
     let first = SealedCheckpoint::from_file(evidence.checkpoints.first().ok_or("no checkpoint")?)?;
     Ok(Bare {
         follower,

@@ -7,12 +7,13 @@ use super::{
     coverage::Coverage,
     finding::{Finding, Findings, Rule, Subject},
     quote::Quoted,
+    round::Round,
     verdict::BootJudgement,
     view::Line,
 };
 use crate::text::escape;
 use evidence::{
-    Bank, Digest, Evidence,
+    Bank, Digest,
     boot::{CommandLine, Event, EventLog, Registers, boot_aggregate},
 };
 use policy::{BootPolicy, Policy};
@@ -40,7 +41,7 @@ fn named(event: &Event) -> String {
 }
 
 pub(crate) fn check(
-    evidence: &Evidence,
+    round: &Round<'_>,
     lines: &[Line],
     quoted: Option<&Quoted>,
     coverage: Option<&Coverage>,
@@ -62,7 +63,7 @@ pub(crate) fn check(
         ));
         return BootJudgement::Absent;
     };
-    let Some(log) = evidence.boot.as_ref().and_then(|boot| boot.log.as_deref()) else {
+    let Some(log) = round.boot.and_then(|boot| boot.log.as_deref()) else {
         findings.push(fail(
             "there is no boot log: the kernel showed no binary_bios_measurements, so its firmware has none or no TPM that it uses",
         ));
@@ -72,7 +73,7 @@ pub(crate) fn check(
     match EventLog::parse(log) {
         Err(why) => own.push(fail(format!("the boot log cannot be read: {why}"))),
         Ok(log) => Boot {
-            evidence,
+            told: round.boot.and_then(|boot| boot.command_line.as_deref()),
             lines,
             quoted,
             log: &log,
@@ -81,7 +82,7 @@ pub(crate) fn check(
         .check(reference, &mut own),
     }
     let failed = own.has_failure();
-    findings.extend(own);
+    findings.absorb(&own);
     if failed {
         BootJudgement::Untrusted
     } else {
@@ -90,7 +91,8 @@ pub(crate) fn check(
 }
 
 struct Boot<'a> {
-    evidence: &'a Evidence,
+    /// The command line that the node tells.
+    told: Option<&'a [u8]>,
     lines: &'a [Line<'a>],
     quoted: &'a Quoted,
     log: &'a EventLog<'a>,
@@ -188,11 +190,7 @@ impl Boot<'_> {
         if reference.command_lines.is_empty() {
             return;
         }
-        let told = self
-            .evidence
-            .boot
-            .as_ref()
-            .and_then(|boot| boot.command_line.as_deref());
+        let told = self.told;
         let mut is_measured = false;
         for line in self.log.command_lines() {
             is_measured = true;

@@ -1,58 +1,98 @@
-//! V4 and V6: the checkpoints stand in the covered prefix, are signed, form one unbroken chain, and the last is fresh.
+//! V4 and V6: the checkpoints stand in the covered prefix, are signed, form one unbroken chain, and the last is fresh; and
+//! of V11 what they name.
 //!
 //! Promise: a [`Chain`] that has a last checkpoint was read from evidence; whether to believe it is what the findings
-//! say. Not here: the records that it sealed (see `sealed`), who read its files (see `join`).
+//! say. Not here: the records that it sealed (see `sealed`), who read its files (see `readers`).
 
 use super::{
-    context::{Context, ExpectedNonce, NodeState},
+    context::{ExpectedNonce, NodeState},
     finding::{Finding, Findings, Rule, Subject},
-    history::Relation,
-    view::{self, Line},
+    kept::Lines,
+    round::Round,
+    view::Line,
 };
-use evidence::{Bank, Checkpoint, Evidence, PodUid, SealedCheckpoint, checkpoint::number_from_path};
+use evidence::{Bank, Checkpoint, PodUid, SealedCheckpoint, checkpoint::number_from_path, merkle::Hash};
 use policy::Policy;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-/// The chain of one boot, as far as it can be read.
+/// The chain of one boot, as far as it was read.
+#[derive(Debug, Default)]
 pub(crate) struct Chain {
-    /// In the evidence's order; number `i` stands at index `i` unless a finding says otherwise.
-    pub checkpoints: Vec<SealedCheckpoint>,
-    /// For each, the index of its file's entry in the list.
-    pub anchors: Vec<Option<usize>>,
+    /// How many checkpoints were read.
+    len: u64,
+    first: Option<SealedCheckpoint>,
+    last: Option<SealedCheckpoint>,
+    /// Length of the list at the last but one.
+    before_last: Option<u64>,
+    /// Entries of checkpoints' files, and the last checkpoint's own; absent where it was not found.
+    anchors: HashSet<usize>,
+    last_anchor: Option<usize>,
+    /// The entry of checkpoint 1's file.
+    second_anchor: Option<usize>,
+    /// Entries that are named like the file of a checkpoint that was not read yet.
+    named: BTreeMap<u64, Vec<usize>>,
+    /// The checkpoint that the last accepted evidence ended with: digest and partitions root, as it is here.
+    seen: Option<(Hash, Hash)>,
+    /// Entries that checkpoints' files were measured by since the last round, with their numbers.
+    pub unread: Vec<(u64, usize)>,
+    programs: Programs,
+}
+
+/// Digests that were named and are not accepted, each spoken of once.
+#[derive(Debug, Default)]
+struct Programs {
+    objects: Vec<Hash>,
+    policies: Vec<Hash>,
+    findings: Findings,
 }
 
 impl Chain {
     pub(crate) fn last(&self) -> Option<&Checkpoint> {
-        self.checkpoints.last().map(|c| &c.checkpoint)
+        self.last.as_ref().map(|sealed| &sealed.checkpoint)
+    }
+
+    /// The last one, as its file.
+    pub(crate) fn last_sealed(&self) -> Option<&SealedCheckpoint> {
+        self.last.as_ref()
     }
 
     /// Entries older than the load; 0 without checkpoints.
     pub(crate) fn boot_len(&self) -> usize {
-        self.checkpoints.first().map_or(0, |c| {
-            usize::try_from(c.checkpoint.boot_len).unwrap_or(usize::MAX)
+        self.first.as_ref().map_or(0, |first| {
+            usize::try_from(first.checkpoint.boot_len).unwrap_or(usize::MAX)
         })
     }
 
     /// Pods that checkpoint 0 says are older than the load.
     pub(crate) fn predating(&self) -> &[PodUid] {
-        self.checkpoints.first().map_or(&[], |c| &c.checkpoint.predating)
+        self.first.as_ref().map_or(&[], |c| &c.checkpoint.predating)
     }
 
-    /// Whether an entry without a record may still get one: it came after the last checkpoint but one had been sealed
-    /// and is not among those that the last one calls settled.
-    pub(crate) fn is_pending(&self, index: usize) -> bool {
-        let Some(last) = self.last() else { return false };
-        let before = match self
-            .checkpoints
-            .len()
-            .checked_sub(2)
-            .and_then(|i| self.checkpoints.get(i))
-        {
-            Some(previous) => previous.checkpoint.list_len,
-            None => last.boot_len,
-        };
-        index as u64 >= last.settled.max(before)
+    /// Whether the file of a checkpoint was measured by this entry.
+    pub(crate) fn is_anchor(&self, index: usize) -> bool {
+        self.anchors.contains(&index)
+    }
+
+    /// The entry of checkpoint 1's file.
+    pub(crate) fn second_anchor(&self) -> Option<usize> {
+        self.second_anchor
+    }
+
+    /// The partitions root of the checkpoint that the last accepted evidence ended with.
+    pub(crate) fn seen_root(&self) -> Option<Hash> {
+        self.seen.map(|(_, root)| root)
+    }
+
+    /// Entries before this one had time enough to get their record: they came before the last checkpoint but one had been
+    /// sealed, or that is what the last one calls settled.
+    pub(crate) fn joined_until(&self) -> u64 {
+        let Some(last) = self.last() else { return 0 };
+        last.settled.max(self.before_last.unwrap_or(last.boot_len))
+    }
+
+    pub(crate) fn findings(&self) -> &Findings {
+        &self.programs.findings
     }
 }
 
@@ -60,67 +100,289 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V4, Subject::Node, text)
 }
 
-/// Reads the chain and checks all that needs only it and the list.
-pub(crate) fn check(
-    evidence: &Evidence,
-    context: &Context,
-    lines: &[Line],
-    covered: usize,
-    findings: &mut Findings,
-) -> Chain {
-    let mut chain = Chain {
-        checkpoints: Vec::new(),
-        anchors: Vec::new(),
-    };
-    if evidence.checkpoints.is_empty() {
-        findings.push(fail("the evidence holds no checkpoint").expected("checkpoints from number 0"));
-        return chain;
+/// Whether the entry measured this checkpoint's file. SHA-1 vouches for nothing.
+pub(crate) fn is_of(line: &Line, sealed: &SealedCheckpoint) -> bool {
+    !line.violation
+        && line.file.as_ref().is_some_and(|digest| {
+            digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest
+        })
+}
+
+/// Whether the checkpoint was made for a request with this nonce.
+pub(crate) fn is_fresh(checkpoint: &Checkpoint, nonce: &ExpectedNonce) -> bool {
+    match nonce {
+        ExpectedNonce::DangerousNone => true,
+        ExpectedNonce::Value(nonce) => checkpoint.nonce_hash == Some(Sha256::digest(nonce).into()),
     }
-    for (position, file) in evidence.checkpoints.iter().enumerate() {
-        match SealedCheckpoint::from_file(file) {
-            Ok(sealed) => chain.checkpoints.push(sealed),
-            Err(error) => {
-                findings.push(fail(format!(
-                    "checkpoint file {position} cannot be read: {error}"
-                )));
-                // What follows a hole can not be a chain; what precedes it is still looked at.
-                break;
+}
+
+impl Chain {
+    /// Reads the checkpoints that are new. `seen` is the number of the last one of the last accepted evidence; `each` gets
+    /// every one, in order.
+    pub(crate) fn step(
+        &mut self,
+        round: &Round<'_>,
+        lines: &Lines<'_>,
+        covered: usize,
+        seen: Option<u64>,
+        policy: &Policy,
+        findings: &mut Findings,
+        mut each: impl FnMut(&Checkpoint),
+    ) {
+        if self.len == 0 && round.checkpoints.is_empty() {
+            findings.push(fail("the evidence holds no checkpoint").expected("checkpoints from number 0"));
+            return;
+        }
+        if let Some(last) = self
+            .last
+            .as_ref()
+            .filter(|last| seen == Some(last.checkpoint.number))
+        {
+            self.seen = Some((last.digest(), last.checkpoint.partitions_root));
+        }
+        let mut new = Vec::new();
+        for (place, file) in round.checkpoints.iter().enumerate() {
+            match SealedCheckpoint::from_file(file) {
+                Ok(sealed) => new.push(sealed),
+                Err(error) => {
+                    let position = self.len + place as u64;
+                    findings.push(fail(format!(
+                        "checkpoint file {position} cannot be read: {error}"
+                    )));
+                    // What follows a hole can not be a chain; what precedes it is still looked at.
+                    break;
+                }
+            }
+        }
+        if self.first.is_none()
+            && let Some(first) = new.first()
+        {
+            if first.checkpoint.key.is_none() {
+                findings.push(fail(
+                    "checkpoint 0 does not name the key that signs this boot's checkpoints",
+                ));
+            }
+            self.first = Some(first.clone());
+        }
+        self.name(lines, covered);
+        for sealed in new {
+            self.link(&sealed, round, findings);
+            self.anchor(&sealed, lines, findings);
+            blind(&sealed.checkpoint, findings);
+            self.programs.step(&sealed.checkpoint, policy);
+            each(&sealed.checkpoint);
+            if seen == Some(self.len) {
+                self.seen = Some((sealed.digest(), sealed.checkpoint.partitions_root));
+            }
+            self.before_last = self.last.as_ref().map(|last| last.checkpoint.list_len);
+            self.last = Some(sealed);
+            self.len += 1;
+        }
+        let last = self.last().map_or(0, |last| last.number);
+        self.named.retain(|number, _| *number > last);
+    }
+
+    /// Notes which new entries are named like a checkpoint's file.
+    fn name(&mut self, lines: &Lines<'_>, covered: usize) {
+        let number = |line: &Line| line.path.and_then(number_from_path);
+        for index in lines.places(covered, |line| number(line).is_some()) {
+            if let Some(number) = lines.get(index).and_then(|line| number(&line))
+                && index >= self.boot_len()
+            {
+                self.named.entry(number).or_default().push(index);
             }
         }
     }
-    let key = chain.checkpoints.first().and_then(|c| c.checkpoint.key.clone());
-    if key.is_none() && !chain.checkpoints.is_empty() {
-        findings.push(fail(
-            "checkpoint 0 does not name the key that signs this boot's checkpoints",
-        ));
+
+    /// One checkpoint, at its place in the chain.
+    fn link(&self, sealed: &SealedCheckpoint, round: &Round<'_>, findings: &mut Findings) {
+        let (n, position) = (sealed.checkpoint.number, self.len);
+        if n != position {
+            findings.push(
+                fail("the checkpoints are not numbered from 0 without a gap or a double")
+                    .found(format!("number {n} at place {position}"))
+                    .expected(format!("number {position}")),
+            );
+        }
+        let key = self
+            .first
+            .as_ref()
+            .and_then(|first| first.checkpoint.key.as_deref());
+        succeeds(sealed, self.last.as_ref(), key, round.boot_id, findings);
+        // The collector reads the length of the list after the file of the checkpoint before was measured.
+        if let Some(anchor) = self.last_anchor
+            && sealed.checkpoint.list_len <= anchor as u64
+        {
+            findings.push(
+                fail(format!(
+                    "checkpoint {n} states a list that is shorter than where its predecessor stands"
+                ))
+                .found(sealed.checkpoint.list_len)
+                .expected(format!("at least {}", anchor + 1)),
+            );
+        }
     }
-    for position in 0..chain.checkpoints.len() {
-        link(&chain.checkpoints, position, key.as_deref(), evidence, findings);
+
+    /// Finds the checkpoint's entry among those that are named like its file.
+    fn anchor(&mut self, sealed: &SealedCheckpoint, lines: &Lines<'_>, findings: &mut Findings) {
+        let n = sealed.checkpoint.number;
+        let candidates = self.named.get(&n).map_or(&[][..], Vec::as_slice);
+        let found = candidates
+            .iter()
+            .copied()
+            .find(|index| lines.get(*index).is_some_and(|line| is_of(&line, sealed)));
+        match found {
+            None => {
+                let mut finding = fail(format!(
+                    "the file of checkpoint {n} does not stand in the covered part of the list"
+                ))
+                .at_path(format!("{}{n}", evidence::checkpoint::DIRECTORY).as_bytes())
+                .expected(format!("sha256:{}", hex::encode(sealed.digest())));
+                let other = candidates.iter().find_map(|i| lines.get(*i)?.file.clone());
+                if let Some(other) = other {
+                    finding = finding.found(other);
+                }
+                findings.push(finding);
+            }
+            Some(index) => {
+                if (index as u64) < sealed.checkpoint.list_len {
+                    findings.push(
+                        fail(format!(
+                            "checkpoint {n} says that the list was longer than where it stands itself"
+                        ))
+                        .at_index(index)
+                        .found(sealed.checkpoint.list_len)
+                        .expected(format!("at most {index}")),
+                    );
+                }
+                if self.last_anchor.is_some_and(|last| index <= last) {
+                    findings.push(
+                        fail(format!(
+                            "checkpoint {n} stands before its predecessor in the list"
+                        ))
+                        .at_index(index),
+                    );
+                }
+                self.last_anchor = Some(index);
+                self.anchors.insert(index);
+                self.unread.push((n, index));
+                if self.len == 1 {
+                    self.second_anchor = Some(index);
+                }
+            }
+        }
     }
-    anchor(&mut chain, lines, covered, findings);
-    freshness(&chain, context, findings);
-    chain
+
+    /// The last checkpoint was made for this request, and the chain goes on from where the last accepted evidence of this
+    /// boot ended.
+    pub(crate) fn conclude(
+        &self,
+        nonce: &ExpectedNonce,
+        before: Option<&NodeState>,
+        kernel_tier: bool,
+        findings: &mut Findings,
+    ) {
+        if let Some(last) = self.last().filter(|last| !is_fresh(last, nonce)) {
+            findings.push(not_fresh(last, nonce));
+        }
+        if let Some(before) = before {
+            self.continues(before, kernel_tier, findings);
+        }
+    }
+
+    fn continues(&self, before: &NodeState, kernel_tier: bool, findings: &mut Findings) {
+        let Some(remembered) = &before.checkpoint else {
+            if !kernel_tier {
+                findings.push(fail(
+                    "the last evidence of this boot had no checkpoints and this one does",
+                ));
+            }
+            return;
+        };
+        let number = remembered.number;
+        match self.seen {
+            None => findings.push(fail(format!("checkpoint {number}, seen before, is gone"))),
+            Some((digest, _)) if digest != remembered.digest => findings.push(
+                fail(format!(
+                    "checkpoint {number} is another one than the one seen before"
+                ))
+                .found(hex::encode(digest))
+                .expected(hex::encode(remembered.digest)),
+            ),
+            Some(_) => {
+                let Some(last) = self.last() else { return };
+                if last.number <= number {
+                    findings.push(fail("no checkpoint was made since the last evidence"));
+                } else if last.list_len < before.covered {
+                    // The collector reads the length after the quote of the round before.
+                    findings.push(
+                        fail(format!(
+                            "checkpoint {} states a list that is shorter than what was covered before it",
+                            last.number
+                        ))
+                        .found(last.list_len)
+                        .expected(format!("at least {}", before.covered)),
+                    );
+                }
+            }
+        }
+    }
+
+    /// V6: how many records were lost.
+    pub(crate) fn losses(&self, policy: &Policy, findings: &mut Findings) -> u64 {
+        let Some(last) = self.last() else { return 0 };
+        let lost = last.losses.total();
+        findings.extend(lost_finding(last, policy));
+        lost
+    }
 }
 
-/// One checkpoint, at its place in the evidence.
-fn link(
-    checkpoints: &[SealedCheckpoint],
-    position: usize,
-    key: Option<&[u8]>,
-    evidence: &Evidence,
-    findings: &mut Findings,
-) {
-    let sealed = &checkpoints[position];
-    let n = sealed.checkpoint.number;
-    if n != position as u64 {
-        findings.push(
-            fail("the checkpoints are not numbered from 0 without a gap or a double")
-                .found(format!("number {n} at place {position}"))
-                .expected(format!("number {position}")),
-        );
+/// What to say of the losses that a checkpoint states.
+pub(crate) fn lost_finding(checkpoint: &Checkpoint, policy: &Policy) -> Option<Finding> {
+    let losses = &checkpoint.losses;
+    let (lost, tolerance) = (losses.total(), policy.file.tolerance.lost);
+    if lost == 0 {
+        return None;
     }
-    let before = position.checked_sub(1).and_then(|i| checkpoints.get(i));
-    succeeds(sealed, before, key, evidence.boot_id, findings);
+    let text = format!(
+        "{lost} record(s) were lost: reserve {}, recursion {}, read {}, spool {}",
+        losses.reserve, losses.recursion, losses.read, losses.spool
+    );
+    let finding = if lost > tolerance {
+        Finding::fail(Rule::V6, Subject::Node, text)
+    } else {
+        Finding::tolerated(Rule::V6, Subject::Node, text)
+    };
+    Some(finding.found(lost).expected(format!("at most {tolerance}")))
+}
+
+/// V6: a checkpoint that was sealed while the programs may have been off.
+pub(crate) fn blind(checkpoint: &Checkpoint, findings: &mut Findings) {
+    if checkpoint.blind {
+        findings.push(Finding::fail(
+            Rule::V6,
+            Subject::Node,
+            format!(
+                "checkpoint {} is blind: the collector's own canary was not seen, the programs may have been off",
+                checkpoint.number
+            ),
+        ));
+    }
+}
+
+/// What to say of a last checkpoint that was not made for this request.
+pub(crate) fn not_fresh(last: &Checkpoint, nonce: &ExpectedNonce) -> Finding {
+    let mut finding = fail(format!(
+        "checkpoint {}, the last one, was not made for this request",
+        last.number
+    ));
+    if let ExpectedNonce::Value(nonce) = nonce {
+        finding = finding.expected(format!("nonce hash {}", hex::encode(Sha256::digest(nonce))));
+    }
+    match last.nonce_hash {
+        Some(hash) => finding.found(format!("nonce hash {}", hex::encode(hash))),
+        None => finding.found("no nonce hash"),
+    }
 }
 
 /// One checkpoint and its predecessor; with none it is checkpoint 0.
@@ -207,208 +469,29 @@ pub(crate) fn succeeds(
     }
 }
 
-/// Finds each checkpoint's entry in the covered prefix.
-fn anchor(chain: &mut Chain, lines: &[Line], covered: usize, findings: &mut Findings) {
-    let mut named: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-    let boot_len = chain.boot_len();
-    let number = |line: &Line| line.path.and_then(number_from_path);
-    for index in view::places(lines, covered, |line| number(line).is_some()) {
-        if let Some(number) = number(&lines[index])
-            && index >= boot_len
-        {
-            named.entry(number).or_default().push(index);
-        }
-    }
-    let mut last: Option<usize> = None;
-    for sealed in &chain.checkpoints {
-        let n = sealed.checkpoint.number;
-        let candidates = named.get(&n).map_or(&[][..], Vec::as_slice);
-        let found = candidates.iter().copied().find(|index| {
-            lines[*index].file.as_ref().is_some_and(|digest| {
-                digest.bank() != Bank::Sha1
-                    && digest.bank().hash(&[&sealed.file]) == *digest
-                    && !lines[*index].violation
-            })
-        });
-        match found {
-            None => {
-                let mut finding = fail(format!(
-                    "the file of checkpoint {n} does not stand in the covered part of the list"
-                ))
-                .at_path(format!("{}{n}", evidence::checkpoint::DIRECTORY).as_bytes())
-                .expected(format!("sha256:{}", hex::encode(sealed.digest())));
-                if let Some(other) = candidates.iter().find_map(|i| lines[*i].file.as_ref()) {
-                    finding = finding.found(other);
-                }
-                findings.push(finding);
-            }
-            Some(index) => {
-                if (index as u64) < sealed.checkpoint.list_len {
-                    findings.push(
-                        fail(format!(
-                            "checkpoint {n} says that the list was longer than where it stands itself"
-                        ))
-                        .at_index(index)
-                        .found(sealed.checkpoint.list_len)
-                        .expected(format!("at most {index}")),
-                    );
-                }
-                if last.is_some_and(|last| index <= last) {
-                    findings.push(
-                        fail(format!(
-                            "checkpoint {n} stands before its predecessor in the list"
-                        ))
-                        .at_index(index),
-                    );
-                }
-                last = Some(index);
-            }
-        }
-        chain.anchors.push(found);
-    }
-}
-
-/// The last checkpoint was made for this request.
-fn freshness(chain: &Chain, context: &Context, findings: &mut Findings) {
-    let Some(last) = chain.last() else { return };
-    match &context.nonce {
-        ExpectedNonce::DangerousNone => {}
-        ExpectedNonce::Value(nonce) => {
-            let expected: [u8; 32] = Sha256::digest(nonce).into();
-            if last.nonce_hash != Some(expected) {
-                let mut finding = fail(format!(
-                    "checkpoint {}, the last one, was not made for this request",
-                    last.number
-                ))
-                .expected(format!("nonce hash {}", hex::encode(expected)));
-                finding = match last.nonce_hash {
-                    Some(hash) => finding.found(format!("nonce hash {}", hex::encode(hash))),
-                    None => finding.found("no nonce hash"),
-                };
-                findings.push(finding);
-            }
-        }
-    }
-}
-
-/// Coverage and chain go on from where the last accepted evidence ended.
-pub(crate) fn continues(
-    chain: &Chain,
-    before: &NodeState,
-    relation: Relation,
-    kernel_tier: bool,
-    findings: &mut Findings,
-) {
-    if relation != Relation::SameBoot {
-        return;
-    }
-    let Some(remembered) = &before.checkpoint else {
-        if !kernel_tier {
-            findings.push(fail(
-                "the last evidence of this boot had no checkpoints and this one does",
-            ));
-        }
-        return;
-    };
-    let held = usize::try_from(remembered.number)
-        .ok()
-        .and_then(|n| chain.checkpoints.get(n));
-    match held {
-        None => findings.push(fail(format!(
-            "checkpoint {}, seen before, is gone",
-            remembered.number
-        ))),
-        Some(sealed) if sealed.digest() != remembered.digest => findings.push(
-            fail(format!(
-                "checkpoint {} is another one than the one seen before",
-                remembered.number
-            ))
-            .found(hex::encode(sealed.digest()))
-            .expected(hex::encode(remembered.digest)),
-        ),
-        Some(_) => {
-            if chain.last().is_some_and(|last| last.number <= remembered.number) {
-                findings.push(fail("no checkpoint was made since the last evidence"));
-            }
-        }
-    }
-}
-
-/// V6: losses and blind checkpoints; and the loaded programs, of which the checkpoints state the digest.
-pub(crate) fn losses(chain: &Chain, policy: &Policy, findings: &mut Findings) -> u64 {
-    let Some(last) = chain.last() else { return 0 };
-    let lost = last.losses.total();
-    let tolerance = policy.file.tolerance.lost;
-    if lost > 0 {
-        let text = format!(
-            "{lost} record(s) were lost: reserve {}, recursion {}, read {}, spool {}",
-            last.losses.reserve, last.losses.recursion, last.losses.read, last.losses.spool
-        );
-        let finding = if lost > tolerance {
-            Finding::fail(Rule::V6, Subject::Node, text)
-        } else {
-            Finding::tolerated(Rule::V6, Subject::Node, text)
-        };
-        findings.push(finding.found(lost).expected(format!("at most {tolerance}")));
-    }
-    for sealed in &chain.checkpoints {
-        let checkpoint = &sealed.checkpoint;
-        if checkpoint.blind {
-            findings.push(Finding::fail(
-                Rule::V6,
-                Subject::Node,
-                format!(
-                    "checkpoint {} is blind: the collector's own canary was not seen, the programs may have been off",
-                    checkpoint.number
-                ),
-            ));
-        }
-    }
-    lost
-}
-
-/// V11, the part about the collector's programs and the IMA policy that the checkpoints name.
-pub(crate) fn programs(chain: &Chain, policy: &Policy, findings: &mut Findings) {
-    let fail = |text: String| Finding::fail(Rule::V11, Subject::Node, text);
-    let mut seen_objects = Vec::new();
-    let mut seen_policies = Vec::new();
-    for sealed in &chain.checkpoints {
-        let checkpoint = &sealed.checkpoint;
-        if let Some(accepted) = &policy.file.accept.bpf_objects
+impl Programs {
+    /// V11, the part about the collector's programs and the IMA policy that a checkpoint names.
+    fn step(&mut self, checkpoint: &Checkpoint, policy: &Policy) {
+        let fail = |text: String| Finding::fail(Rule::V11, Subject::Node, text);
+        let n = checkpoint.number;
+        let accept = &policy.file.accept;
+        if let Some(accepted) = &accept.bpf_objects
             && !accepted.iter().any(|d| d.bytes() == checkpoint.bpf_object)
-            && !seen_objects.contains(&checkpoint.bpf_object)
+            && !self.objects.contains(&checkpoint.bpf_object)
         {
-            seen_objects.push(checkpoint.bpf_object);
-            let mut finding = fail(format!(
-                "checkpoint {}: the BPF object is not an accepted one",
-                checkpoint.number
-            ))
-            .found(format!("sha256:{}", hex::encode(checkpoint.bpf_object)));
-            for digest in accepted {
-                finding = finding.expected(digest);
-            }
-            findings.push(finding);
+            self.objects.push(checkpoint.bpf_object);
+            let finding = fail(format!("checkpoint {n}: the BPF object is not an accepted one"))
+                .found(format!("sha256:{}", hex::encode(checkpoint.bpf_object)));
+            self.findings
+                .push(accepted.iter().fold(finding, Finding::expected));
         }
-        if let Some(hash) = checkpoint.ima_policy {
-            let accepted: Vec<_> = policy
-                .file
-                .accept
-                .ima_policies
-                .iter()
-                .filter(|d| d.bank() == Bank::Sha256)
-                .collect();
-            if !accepted.iter().any(|d| d.bytes() == hash) && !seen_policies.contains(&hash) {
-                seen_policies.push(hash);
-                let mut finding = fail(format!(
-                    "checkpoint {}: the IMA policy is not an accepted one",
-                    checkpoint.number
-                ))
+        let Some(hash) = checkpoint.ima_policy else { return };
+        let accepted = || accept.ima_policies.iter().filter(|d| d.bank() == Bank::Sha256);
+        if !accepted().any(|d| d.bytes() == hash) && !self.policies.contains(&hash) {
+            self.policies.push(hash);
+            let finding = fail(format!("checkpoint {n}: the IMA policy is not an accepted one"))
                 .found(format!("sha256:{}", hex::encode(hash)));
-                for digest in accepted {
-                    finding = finding.expected(digest);
-                }
-                findings.push(finding);
-            }
+            self.findings.push(accepted().fold(finding, Finding::expected));
         }
     }
 }

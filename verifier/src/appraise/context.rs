@@ -64,6 +64,40 @@ pub struct NodeState {
     pub clock_ms: u64,
     /// When the appraisal was made, as [`Context::now`].
     pub time: u64,
+    /// Records that were shown before they were sealed: the next checkpoint must seal them as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsealed: Vec<Shown>,
+    /// Threads that held an entry's record back, and since when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Held>,
+    /// Where kernels that were started by kexec went on with the list: entries that were covered before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kexecs: Vec<u64>,
+}
+
+/// A record that was shown before it was sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shown {
+    /// Its partition.
+    pub key: PartitionKey,
+    /// Its sequence number.
+    pub seq: u64,
+    /// Its leaf hash.
+    #[serde(with = "serde_bytes_hex")]
+    pub leaf: Hash,
+}
+
+/// A thread that was inside of IMA's add of an entry when evidence was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// Thread id.
+    pub tid: u32,
+    /// When it began, ns of CLOCK_BOOTTIME: with the thread id the mark's name.
+    pub since_ns: u64,
+    /// When a verifier saw it first, unix seconds.
+    pub seen: u64,
 }
 
 /// What to remember of a checkpoint.

@@ -1,7 +1,8 @@
 //! V2: the longest prefix of the list whose replay gives the quoted registers.
 //!
 //! Promise: registers are extended with digests computed here, never with those that the list claims. IMA appends to
-//! the list first and extends second, so a list that was read after the quote may be ahead of it, never behind.
+//! the list first and extends second, so a list that was read after the quote may be ahead of it, never behind. A round
+//! that goes on from another begins at the registers that one left.
 //! Source: security/integrity/ima/ima_queue.c, `ima_add_template_entry`.
 
 use super::{
@@ -29,7 +30,7 @@ const TAIL: usize = 4096;
 const DIAGNOSIS_BUDGET: usize = 500_000;
 
 /// What the quote covers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Coverage {
     /// Length of the covered prefix, in entries.
     pub entries: usize,
@@ -37,6 +38,8 @@ pub(crate) struct Coverage {
     pub pcrs: Vec<Digest>,
     /// Quoted banks in which the kernel extended a padded SHA-1.
     pub padded: Vec<Bank>,
+    /// What the next round goes on from.
+    registers: Vec<Register>,
 }
 
 fn fail(text: impl Into<String>) -> Finding {
@@ -86,11 +89,11 @@ fn values(mut register: Register, digests: &Digests, entries: Range<usize>) -> V
     values
 }
 
-/// The registers after the first `len` entries, in each bank; each bank's chain is a thread's work. `None` if one of them
-/// extends what is not known.
-fn registers(digests: &Digests, len: usize, banks: &[Bank], fills: &[Fill]) -> Option<Vec<Register>> {
+/// The registers after `len` entries, in each bank; each bank's chain is a thread's work. `None` if one of them extends
+/// what is not known.
+fn extended(digests: &Digests, len: usize, start: &[Register]) -> Option<Vec<Register>> {
     // The longest first, so that threads end together.
-    let mut lanes: Vec<(usize, Register)> = banks.iter().zip(fills).map(at_boot).enumerate().collect();
+    let mut lanes: Vec<(usize, Register)> = start.iter().cloned().enumerate().collect();
     lanes.sort_by_key(|(_, register)| core::cmp::Reverse(register.bank().len()));
     let replay = |(place, mut register)| {
         digests.extend(0..len, &mut register).ok()?;
@@ -103,26 +106,40 @@ fn registers(digests: &Digests, len: usize, banks: &[Bank], fills: &[Fill]) -> O
     Some(lanes.into_iter().map(|(_, register)| register).collect())
 }
 
-/// The longest prefix of a list of `len` entries that gives the quoted digest, and the registers after it.
-fn longest(digests: &Digests, len: usize, quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
-    if quoted.banks.is_empty() {
+fn digests_of(registers: &[Register]) -> Vec<Digest> {
+    registers.iter().map(Register::value).collect()
+}
+
+/// The longest run of `len` entries that leads from `start` to the quoted digest, and the registers after it.
+fn longest(
+    digests: &Digests,
+    len: usize,
+    quoted: &Quoted,
+    start: &[Register],
+) -> Option<(usize, Vec<Register>)> {
+    if start.is_empty() {
         return None;
     }
     let before = len.saturating_sub(TAIL);
-    let Some(lanes) = registers(digests, before, &quoted.banks, fills) else {
-        return any(digests, len, quoted, fills);
+    let Some(registers) = extended(digests, before, start) else {
+        return any(digests, len, quoted, start);
     };
-    let lanes: Vec<Vec<Digest>> = lanes
-        .into_iter()
-        .map(|register| values(register, digests, before..len))
+    let lanes: Vec<Vec<Digest>> = registers
+        .iter()
+        .map(|register| values(register.clone(), digests, before..len))
         .collect();
     let replayed = lanes.iter().map(Vec::len).min().unwrap_or_default();
     let after = |n: usize| -> Vec<Digest> { lanes.iter().filter_map(|lane| lane.get(n).cloned()).collect() };
-    let found = (0..replayed).rev().find(|n| quoted.is_of(&after(*n)));
-    match found {
-        Some(n) => Some((before + n, after(n))),
+    match (0..replayed).rev().find(|n| quoted.is_of(&after(*n))) {
+        Some(n) => {
+            let mut registers = registers;
+            for register in &mut registers {
+                digests.extend(before..before + n, register).ok()?;
+            }
+            Some((before + n, registers))
+        }
         None if before == 0 => None,
-        None => any(digests, len, quoted, fills),
+        None => any(digests, len, quoted, start),
     }
 }
 
@@ -134,19 +151,16 @@ fn push(digests: &Digests, index: usize, registers: &mut [Register]) -> bool {
 }
 
 /// The same, wherever it ends.
-fn any(digests: &Digests, len: usize, quoted: &Quoted, fills: &[Fill]) -> Option<(usize, Vec<Digest>)> {
-    let mut registers: Vec<Register> = quoted.banks.iter().zip(fills).map(at_boot).collect();
-    let value = |registers: &[Register]| registers.iter().map(Register::value).collect::<Vec<Digest>>();
-    let mut found = Some(value(&registers))
-        .filter(|pcrs| quoted.is_of(pcrs))
-        .map(|pcrs| (0, pcrs));
+fn any(digests: &Digests, len: usize, quoted: &Quoted, start: &[Register]) -> Option<(usize, Vec<Register>)> {
+    let mut registers = start.to_vec();
+    let is_quoted = |registers: &[Register]| quoted.is_of(&digests_of(registers));
+    let mut found = is_quoted(&registers).then(|| (0, registers.clone()));
     for index in 0..len {
         if !push(digests, index, &mut registers) {
             break;
         }
-        let pcrs = value(&registers);
-        if quoted.is_of(&pcrs) {
-            found = Some((index + 1, pcrs));
+        if is_quoted(&registers) {
+            found = Some((index + 1, registers.clone()));
         }
     }
     found
@@ -184,22 +198,36 @@ fn never_extended(digests: &Digests, len: usize, quoted: &Quoted) -> Option<usiz
     None
 }
 
-pub(crate) fn check(
-    list: &[Entry],
-    View { lines, digests }: &View,
-    quoted: &Quoted,
-    policy: &Policy,
-    findings: &mut Findings,
-) -> Option<Coverage> {
-    let banks = &quoted.banks;
+/// Registers to begin at: those that the round before left, or those of a boot, in each way that a kernel may have.
+fn starts(before: Option<&Coverage>, banks: &[Bank]) -> Vec<Vec<Register>> {
+    match before {
+        Some(before)
+            if before
+                .registers
+                .iter()
+                .map(Register::bank)
+                .eq(banks.iter().copied()) =>
+        {
+            vec![before.registers.clone()]
+        }
+        Some(_) => Vec::new(),
+        None => fillings(banks)
+            .iter()
+            .map(|fills| banks.iter().zip(fills).map(at_boot).collect())
+            .collect(),
+    }
+}
+
+/// Which of the policy's banks were quoted, and what others.
+pub(crate) fn banks(quoted: &Quoted, policy: &Policy, findings: &mut Findings) {
     for bank in &policy.file.accept.banks {
-        if !banks.contains(bank) {
+        if !quoted.banks.contains(bank) {
             findings.push(fail(format!(
                 "PCR {PCR} was not quoted in the bank {bank}, which the policy wants"
             )));
         }
     }
-    for bank in banks {
+    for bank in &quoted.banks {
         if !policy.file.accept.banks.contains(bank) {
             findings.push(Finding::note(
                 Rule::V2,
@@ -208,46 +236,61 @@ pub(crate) fn check(
             ));
         }
     }
-    for index in view::places(lines, lines.len(), |line| !line.is_whole()) {
-        lines[index].check(index, findings);
+}
+
+/// What the quote covers of the list, of which `view` are the entries behind those that `before` covered.
+pub(crate) fn step(
+    view: &View,
+    before: Option<&Coverage>,
+    quoted: &Quoted,
+    policy: &Policy,
+    findings: &mut Findings,
+) -> Option<Coverage> {
+    let View { lines, digests } = view;
+    let first = before.map_or(0, |before| before.entries);
+    for at in view::places(lines, lines.len(), |line| !line.is_whole()) {
+        lines[at].check(first + at, findings);
     }
-    for fills in fillings(banks) {
-        let Some((entries, pcrs)) = longest(digests, lines.len(), quoted, &fills) else {
-            continue;
-        };
-        let padded: Vec<Bank> = banks
-            .iter()
-            .zip(&fills)
-            .filter(|(_, fill)| **fill != Fill::Hashed)
-            .map(|(bank, _)| *bank)
-            .collect();
-        for bank in &padded {
-            let text = format!(
-                "the kernel extended a padded SHA-1 in the bank {bank}: it had no such hash when it booted"
-            );
-            findings.push(match policy.file.padded_banks {
-                PaddedBanks::Deny => fail(text),
-                PaddedBanks::Report => Finding::tolerated(Rule::V2, Subject::Node, text),
-            });
-        }
-        for index in view::places(lines, entries, |line| line.pcr.is_some_and(|pcr| pcr != PCR)) {
-            let line = &lines[index];
-            let found = line.pcr.unwrap_or_default();
-            findings.push(
-                fail("an entry extends a register that is not quoted, so nothing vouches for it")
-                    .at_index(index)
-                    .at_path(line.path.unwrap_or_default())
-                    .found(format!("PCR {found}"))
-                    .expected(format!("PCR {PCR}")),
-            );
-        }
-        return Some(Coverage {
-            entries,
-            pcrs,
-            padded,
+    let (covered, registers) = starts(before, &quoted.banks)
+        .iter()
+        .find_map(|start| longest(digests, lines.len(), quoted, start))?;
+    let padded: Vec<Bank> = registers
+        .iter()
+        .filter(|register| register.fill() != Fill::Hashed)
+        .map(Register::bank)
+        .collect();
+    for bank in &padded {
+        let text = format!(
+            "the kernel extended a padded SHA-1 in the bank {bank}: it had no such hash when it booted"
+        );
+        findings.push(match policy.file.padded_banks {
+            PaddedBanks::Deny => fail(text),
+            PaddedBanks::Report => Finding::tolerated(Rule::V2, Subject::Node, text),
         });
     }
-    let finding = match never_extended(digests, lines.len(), quoted) {
+    for at in view::places(lines, covered, |line| line.pcr.is_some_and(|pcr| pcr != PCR)) {
+        let line = &lines[at];
+        let found = line.pcr.unwrap_or_default();
+        findings.push(
+            fail("an entry extends a register that is not quoted, so nothing vouches for it")
+                .at_index(first + at)
+                .at_path(line.path.unwrap_or_default())
+                .found(format!("PCR {found}"))
+                .expected(format!("PCR {PCR}")),
+        );
+    }
+    Some(Coverage {
+        entries: first + covered,
+        pcrs: digests_of(&registers),
+        padded,
+        registers,
+    })
+}
+
+/// Why no prefix of a whole list gives the quoted registers.
+pub(crate) fn why_none(list: &[Entry], view: &View, quoted: &Quoted) -> Finding {
+    let View { lines, digests } = view;
+    match never_extended(digests, lines.len(), quoted) {
         Some(index) => {
             fail("extend-lost: the entry stands in the list and the register was never extended with it")
                 .at_index(index)
@@ -259,34 +302,34 @@ pub(crate) fn check(
         None => fail(
             "no prefix of the list replays to the quoted register: entries were altered, removed or reordered, or the list is behind the quote",
         ),
-    };
-    findings.push(finding);
-    None
+    }
 }
 
-/// V4: within a boot coverage never shrinks, and what was covered is still the same.
-pub(crate) fn continues(digests: &Digests, coverage: &Coverage, before: &NodeState, findings: &mut Findings) {
+/// Registers with these values after `entries` entries, each bank hashed: what somebody remembers who keeps no more.
+pub(crate) fn remembered(entries: usize, pcrs: &[Digest]) -> Coverage {
+    Coverage {
+        entries,
+        pcrs: pcrs.to_vec(),
+        padded: Vec::new(),
+        registers: pcrs.iter().map(Register::resume).collect(),
+    }
+}
+
+/// V4: within a boot coverage never shrinks, and what was covered is still the same. For a list from its beginning.
+pub(crate) fn continues(digests: &Digests, covered: usize, before: &NodeState, findings: &mut Findings) {
     let fail = |text: &str| Finding::fail(Rule::V4, Subject::Node, text);
-    let Some(covered) = usize::try_from(before.covered)
-        .ok()
-        .filter(|n| *n <= coverage.entries)
-    else {
+    let Some(len) = usize::try_from(before.covered).ok().filter(|n| *n <= covered) else {
         findings.push(
             fail("the quote covers less than the one before it")
-                .found(format!("{} entries", coverage.entries))
+                .found(format!("{covered} entries"))
                 .expected(format!("at least {}", before.covered)),
         );
         return;
     };
     let banks: Vec<Bank> = before.pcrs.iter().map(Digest::bank).collect();
     let is_same = !banks.is_empty()
-        && fillings(&banks).iter().any(|fills| {
-            registers(digests, covered, &banks, fills).is_some_and(|registers| {
-                registers
-                    .iter()
-                    .map(Register::value)
-                    .eq(before.pcrs.iter().cloned())
-            })
+        && starts(None, &banks).iter().any(|start| {
+            extended(digests, len, start).is_some_and(|registers| digests_of(&registers) == before.pcrs)
         });
     if !is_same {
         findings.push(fail(

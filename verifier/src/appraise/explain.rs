@@ -6,6 +6,7 @@
 use super::coverage;
 use super::finding::{Finding, Findings};
 use super::quote;
+use super::round::Round;
 use super::view;
 use super::{Context, Subject, Verdict};
 use crate::accept;
@@ -32,7 +33,7 @@ pub fn explain(
     context: &Context,
 ) -> Vec<Step> {
     let mut steps = vec![of_verdict(finding, verdict), of_finding(finding)];
-    let view = view::view(evidence);
+    let view = view::view(&Round::from(evidence));
     let lines = view.lines.as_slice();
     let record = finding.seq.and_then(|seq| find(evidence, seq));
     if finding.seq.is_some() || finding.index.is_none() {
@@ -59,7 +60,7 @@ pub fn explain(
     let quoted = quote::check(&evidence.quote, evidence.registers(), context, &mut ignored);
     let covered = quoted
         .as_ref()
-        .and_then(|q| coverage::check(&evidence.list, &view, q, policy, &mut ignored));
+        .and_then(|q| coverage::step(&view, None, q, policy, &mut ignored));
     steps.push(Step {
         what: "register",
         lines: match &covered {

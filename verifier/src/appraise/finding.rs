@@ -248,9 +248,19 @@ impl Findings {
         }
     }
 
-    pub(crate) fn extend(&mut self, others: Findings) {
-        for finding in others.into_vec() {
+    pub(crate) fn extend(&mut self, others: impl IntoIterator<Item = Finding>) {
+        for finding in others {
             self.push(finding);
+        }
+    }
+
+    /// Takes over what others hold, and how many more there were.
+    pub(crate) fn absorb(&mut self, others: &Findings) {
+        self.extend(others.kept.iter().cloned());
+        for (kind, count) in &others.counts {
+            if let Some(more) = count.checked_sub(MAX_FINDINGS) {
+                *self.counts.entry(*kind).or_default() += more;
+            }
         }
     }
 

@@ -4,62 +4,42 @@
 //! the collector's settings did to a pod is that pod's and no failure. Not here: whether the records are to be believed.
 
 use super::{
-    chain::Chain,
     finding::{Finding, Findings, Rule, Severity, Subject},
     join::Owned,
 };
 use crate::text::escape;
-use evidence::{EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
+use evidence::{Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
 use policy::{GuardLevel, Policy, TpmOpened};
 use rayon::prelude::*;
 
 /// Records that one thread looks at, at a time.
 const BATCH: usize = 4096;
 
-pub(crate) fn check(chain: &Chain, records: &[Owned<'_>], policy: &Policy, findings: &mut Findings) {
-    stated(chain, policy, findings);
-    let concerns = |(_, record): &&Owned<'_>| record.kind == EventKind::Guard || record.guard.is_some();
-    let all: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(concerns).collect();
-    for (key, record) in all {
-        match (record.kind, record.guard) {
-            (EventKind::Guard, Some(guard)) => touched(*key, record, guard, policy, findings),
-            (EventKind::Guard, None) => findings.push(
-                Finding::fail(
-                    Rule::V14,
-                    Subject::Node,
-                    "a record of the guard does not say what was done",
-                )
-                .at_seq(record.seq)
-                .resting_on(Provenance::Observed),
-            ),
-            (_, Some(_)) => findings.push(
-                Finding::fail(
-                    Rule::V14,
-                    Subject::Node,
-                    "a record of another kind speaks for the guard",
-                )
-                .at_seq(record.seq)
-                .resting_on(Provenance::Observed),
-            ),
-            (_, None) => {}
-        }
-    }
+/// What was said of the guard so far.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// The first checkpoint that states less than the policy wants.
+    short: Option<Finding>,
+    findings: Findings,
 }
 
-/// Every checkpoint states at least the protection that the policy wants.
-fn stated(chain: &Chain, policy: &Policy, findings: &mut Findings) {
-    let wanted = policy.file.guard.at_least;
-    let least = match wanted {
-        GuardLevel::Off => return,
-        GuardLevel::Record => GuardMode::Record,
-        GuardLevel::Deny => GuardMode::Deny,
-    };
-    let short = chain
-        .checkpoints
-        .iter()
-        .map(|sealed| &sealed.checkpoint)
-        .find(|c| c.protection.is_none_or(|p| p.guard < least));
-    if let Some(checkpoint) = short {
+impl Watch {
+    pub(crate) fn conclude(&self, findings: &mut Findings) {
+        findings.extend(self.short.clone());
+        findings.absorb(&self.findings);
+    }
+
+    /// Every checkpoint states at least the protection that the policy wants.
+    pub(crate) fn sealed(&mut self, checkpoint: &Checkpoint, policy: &Policy) {
+        let wanted = policy.file.guard.at_least;
+        let least = match wanted {
+            GuardLevel::Off => return,
+            GuardLevel::Record => GuardMode::Record,
+            GuardLevel::Deny => GuardMode::Deny,
+        };
+        if self.short.is_some() || checkpoint.protection.is_some_and(|p| p.guard >= least) {
+            return;
+        }
         let found = match checkpoint.protection.map(|p| p.guard) {
             None => "nothing",
             Some(GuardMode::Off) => "off",
@@ -70,11 +50,33 @@ fn stated(chain: &Chain, policy: &Policy, findings: &mut Findings) {
             "when checkpoint {} was sealed, the collector's parts were guarded less than the policy wants",
             checkpoint.number
         );
-        findings.push(
-            Finding::fail(Rule::V14, Subject::Node, text)
-                .found(format!("guard.mode {found}"))
-                .expected(format!("at least {wanted}")),
-        );
+        let finding = Finding::fail(Rule::V14, Subject::Node, text)
+            .found(format!("guard.mode {found}"))
+            .expected(format!("at least {wanted}"));
+        self.short = Some(finding);
+    }
+
+    /// Records that are new.
+    pub(crate) fn step(&mut self, records: &[Owned<'_>], policy: &Policy) {
+        let concerns = |(_, record): &&Owned<'_>| record.kind == EventKind::Guard || record.guard.is_some();
+        let all: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(concerns).collect();
+        for (key, record) in all {
+            let fail = |text: &str| {
+                Finding::fail(Rule::V14, Subject::Node, text)
+                    .at_seq(record.seq)
+                    .resting_on(Provenance::Observed)
+            };
+            match (record.kind, record.guard) {
+                (EventKind::Guard, Some(guard)) => touched(*key, record, guard, policy, &mut self.findings),
+                (EventKind::Guard, None) => self
+                    .findings
+                    .push(fail("a record of the guard does not say what was done")),
+                (_, Some(_)) => self
+                    .findings
+                    .push(fail("a record of another kind speaks for the guard")),
+                (_, None) => {}
+            }
+        }
     }
 }
 

@@ -4,18 +4,17 @@
 //! zero digest and joins by file name and order.
 
 use super::{
-    chain::Chain,
-    finding::{Finding, Findings, Rule, Severity, Subject},
-    view::{self, Line, View, padded_sha1},
+    finding::{Finding, Findings, Rule, Subject},
+    kept::{Kept, Lines, Place},
+    progress::Rebuild,
+    view::{Digests, Line, View, padded_sha1},
 };
-use crate::text::escape;
 use evidence::{
-    Bank, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of, checkpoint::number_from_path,
+    Bank, EventKind, PartitionKey, PartitionLog, Record, cgroup::partition_of, checkpoint::number_from_path,
 };
 use hashbrown::HashMap;
-use policy::Policy;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `ima_add_template_entry`'s return code for an entry whose template digest is already in the list.
 pub(crate) const EEXIST: i32 = -17;
@@ -23,30 +22,69 @@ pub(crate) const EEXIST: i32 = -17;
 /// A record and its partition.
 pub(crate) type Owned<'a> = (PartitionKey, &'a Record);
 
-/// Which record belongs to which entry.
+/// Entries and records that go on from one round to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// Covered entries since the load that have no record.
+    pub entries: BTreeSet<usize>,
+    /// Violations of the list by name, in its order, and how many of them have their record.
+    violations: HashMap<Vec<u8>, (Vec<usize>, usize)>,
+    /// What was said of pods, and of violations.
+    findings: Findings,
+}
+
+impl Open {
+    pub(crate) fn findings(&self) -> &Findings {
+        &self.findings
+    }
+}
+
+/// Which of the new records belongs to which entry.
 #[derive(Default)]
 pub(crate) struct Joins<'a> {
-    /// All records, in order.
+    /// The new records, in order.
     records: &'a [Owned<'a>],
-    /// By entry: the record of the add that put it there.
+    /// Number of the first new entry.
+    first: usize,
+    /// By new entry, counted from `first`: the record of the add that put it there.
     adders: Table,
+    /// The same for entries of earlier rounds.
+    late: BTreeMap<usize, usize>,
     /// By the record's place among those in order: the entry that a record of an entry or of a violation joins.
     entry_of: Table,
-    /// Entries too new to have their record here.
-    pub pending: u64,
-    /// Covered entries that should have a record and have none.
-    pub unattributed: Vec<usize>,
+    /// Entries of earlier rounds that records join.
+    old: BTreeMap<usize, Line<'a>>,
 }
 
 impl<'a> Joins<'a> {
-    /// The record of the add that put an entry there.
-    fn adder(&self, index: usize) -> Option<&'a Owned<'a>> {
-        self.records.get(self.adders.get(index)?)
+    /// Of these records, when the first new entry is number `first` of as many.
+    fn new(records: &'a [Owned<'a>], first: usize, entries: usize) -> Joins<'a> {
+        Joins {
+            records,
+            first,
+            adders: Table::of(entries),
+            entry_of: Table::of(records.len()),
+            ..Joins::default()
+        }
+    }
+
+    /// The record of the add that put an entry there, among those that are new.
+    pub(crate) fn adder(&self, index: usize) -> Option<&'a Owned<'a>> {
+        let place = match index.checked_sub(self.first) {
+            Some(at) => self.adders.get(at)?,
+            None => *self.late.get(&index)?,
+        };
+        self.records.get(place)
     }
 
     /// The entry that a record of an entry or of a violation joins.
     pub(crate) fn entry_of(&self, place: usize) -> Option<usize> {
         self.entry_of.get(place)
+    }
+
+    /// An entry of an earlier round that a record joins.
+    pub(crate) fn old(&self, index: usize) -> Option<&Line<'a>> {
+        self.old.get(&index)
     }
 }
 
@@ -81,9 +119,8 @@ fn fail(text: impl Into<String>) -> Finding {
 }
 
 /// All records with their partitions, in order of their sequence numbers.
-pub(crate) fn in_order(evidence: &Evidence) -> Vec<Owned<'_>> {
-    let mut all: Vec<Owned<'_>> = evidence
-        .partitions
+pub(crate) fn in_order(partitions: &[PartitionLog]) -> Vec<Owned<'_>> {
+    let mut all: Vec<Owned<'_>> = partitions
         .iter()
         .flat_map(|log| log.records.iter().map(|r| (log.key, r)))
         .collect();
@@ -92,101 +129,232 @@ pub(crate) fn in_order(evidence: &Evidence) -> Vec<Owned<'_>> {
 }
 
 /// A name as the list writes it: spaces become `_`. Source: ima_write_template_field_data.
-fn as_listed(name: &[u8]) -> Vec<u8> {
+pub(crate) fn as_listed(name: &[u8]) -> Vec<u8> {
     name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect()
 }
 
-pub(crate) fn join<'a>(
-    records: &'a [Owned<'a>],
-    chain: &Chain,
-    view: &View,
-    covered: usize,
-    policy: &Policy,
-    findings: &mut Findings,
-) -> Joins<'a> {
-    let lines = view.lines.as_slice();
-    let mut joins = entries(records, view, covered, findings);
-    violations(records, chain, lines, covered, &mut joins, findings);
-    lacking(records, chain, lines, covered, policy, &mut joins, findings);
-    agreement(lines, &joins, findings);
-    joins
-}
-
-/// Joins the records of entries with their entries.
-pub(crate) fn entries<'a>(
-    records: &'a [Owned<'a>],
-    view: &View,
-    covered: usize,
-    findings: &mut Findings,
-) -> Joins<'a> {
-    let mut joins = Joins {
-        records,
-        adders: Table::of(view.lines.len()),
-        entry_of: Table::of(records.len()),
-        ..Joins::default()
-    };
-    let covered = covered.min(view.lines.len());
-    let mut rest = Vec::new();
-    for (place, guess) in guesses(records, view, covered).enumerate() {
-        match guess {
-            // Most records go this way, and are not looked at again.
-            Guess::At(entry) if joins.adders.get(entry as usize).is_none() => {
-                joins.entry_of.put(place, entry as usize);
-                joins.adders.put(entry as usize, place);
-            }
-            Guess::At(_) | Guess::Unknown => rest.push(place),
-            Guess::NoEntry => {}
+impl Open {
+    /// Joins new records with entries, new and old; `boot_len` entries are older than the load.
+    ///
+    /// # Errors
+    /// [`Rebuild`] where an entry stands in the list twice and the two would be in different rounds.
+    pub(crate) fn step<'a>(
+        &mut self,
+        records: &'a [Owned<'a>],
+        view: &View<'_>,
+        lines: &Lines<'a>,
+        covered: usize,
+        boot_len: usize,
+        findings: &mut Findings,
+    ) -> Result<Joins<'a>, Rebuild> {
+        let new = covered.saturating_sub(lines.first());
+        let listed_before = |at: usize| {
+            let digest = view.digests.digest(at, Bank::Sha1);
+            let is_violation = view.lines.get(at).is_none_or(|line| line.violation);
+            !is_violation && digest.is_some_and(|digest| lines.kept().place(digest) != Place::Nowhere)
+        };
+        if !lines.kept().is_empty() && (0..new).any(listed_before) {
+            return Err(Rebuild);
         }
+        let mut joins = self.join(records, view, lines, new, findings)?;
+        self.violations(lines, covered, boot_len, &mut joins);
+        agreement(lines, &joins, findings);
+        for index in joins.late.keys() {
+            self.entries.remove(index);
+        }
+        let without = (0..new).filter(|at| joins.adders.get(*at).is_none());
+        let since = without
+            .map(|at| lines.first() + at)
+            .filter(|index| *index >= boot_len);
+        self.entries.extend(since);
+        Ok(joins)
     }
-    let mut indexes = indexes(rest.iter().map(|place| records[*place].1), view, covered);
-    for place in rest {
-        let (key, record) = &records[place];
-        if record.ret != 0 && record.ret != EEXIST {
-            findings.push(
-                Finding::fail(
+
+    /// Joins the records of entries with their entries.
+    fn join<'a>(
+        &mut self,
+        records: &'a [Owned<'a>],
+        view: &View<'_>,
+        lines: &Lines<'a>,
+        covered: usize,
+        findings: &mut Findings,
+    ) -> Result<Joins<'a>, Rebuild> {
+        let mut joins = Joins::new(records, lines.first(), view.lines.len());
+        let covered = covered.min(view.lines.len());
+        let mut rest = Vec::new();
+        for (place, guess) in guesses(records, view, covered).enumerate() {
+            match guess {
+                // Most records go this way, and are not looked at again.
+                Guess::At(entry) if joins.adders.get(entry as usize).is_none() => {
+                    joins.entry_of.put(place, lines.first() + entry as usize);
+                    joins.adders.put(entry as usize, place);
+                }
+                Guess::At(_) | Guess::Unknown => rest.push(place),
+                Guess::NoEntry => {}
+            }
+        }
+        let mut indexes = indexes(rest.iter().map(|place| records[*place].1), view, covered);
+        for place in rest {
+            let (key, record) = &records[place];
+            if record.ret != 0 && record.ret != EEXIST {
+                let finding = Finding::fail(
                     Rule::V5,
                     Subject::Partition(*key),
                     "IMA could not add an entry: a content was used that is not in the list on this record's account",
-                )
-                .at_seq(record.seq)
-                .at_path(&record.path)
-                .found(format!("return code {}", record.ret)),
-            );
-            continue;
+                );
+                self.findings.push(
+                    finding
+                        .at_seq(record.seq)
+                        .at_path(&record.path)
+                        .found(format!("return code {}", record.ret)),
+                );
+                continue;
+            }
+            let Some((bank, digest)) = wanted(record) else {
+                findings.push(lost(record, "a record of an entry carries no template digest"));
+                continue;
+            };
+            if let Some(index) = earlier(lines.kept(), record)? {
+                self.take_old(index, place, lines.kept(), &mut joins, findings);
+                continue;
+            }
+            let same = indexes.get_mut(&bank).and_then(|index| index.get_mut(digest));
+            let found = same.map_or(Err(NOWHERE), |same| same.take(record, view, &joins.adders));
+            match found {
+                Ok(at) => {
+                    let entry = lines.first() + at;
+                    joins.entry_of.put(place, entry);
+                    if record.ret == 0 && joins.adders.put(at, place).is_some() {
+                        findings.push(twice(record, entry));
+                    }
+                }
+                Err(text) => findings.push(lost(record, text)),
+            }
         }
-        let found = match wanted(record) {
-            None => Err("a record of an entry carries no template digest"),
-            Some((bank, digest)) => match indexes.get_mut(&bank).and_then(|index| index.get_mut(digest)) {
-                None => Err(NOWHERE),
-                Some(same) => same.take(record, view, &joins.adders),
-            },
+        Ok(joins)
+    }
+
+    /// Joins a record with an entry of an earlier round.
+    fn take_old<'a>(
+        &self,
+        index: usize,
+        place: usize,
+        kept: &'a Kept,
+        joins: &mut Joins<'a>,
+        findings: &mut Findings,
+    ) {
+        let Some((_, record)) = joins.records.get(place) else {
+            return;
         };
-        match found {
-            Ok(entry) => {
-                joins.entry_of.put(place, entry);
-                if record.ret == 0 && joins.adders.put(entry, place).is_some() {
-                    findings.push(
-                        fail("two records say that they put the same entry into the list")
-                            .at_index(entry)
-                            .at_seq(record.seq)
-                            .at_path(&record.path),
+        let banks: Vec<Bank> = record.digests.iter().map(evidence::Digest::bank).collect();
+        let Some((line, digests)) = kept.line(index, &[&banks[..], &[Bank::Sha1]].concat()) else {
+            return findings.push(lost(record, NOWHERE));
+        };
+        if !fits(record, &line, &digests, 0) {
+            return findings.push(lost(record, UNLIKE));
+        }
+        joins.entry_of.put(place, index);
+        if record.ret == 0 {
+            if !self.entries.contains(&index) || joins.late.insert(index, place).is_some() {
+                findings.push(twice(record, index));
+            }
+        }
+        joins.old.insert(index, line);
+    }
+
+    /// Violations of the list and their records, by name and order.
+    fn violations(&mut self, lines: &Lines<'_>, covered: usize, boot_len: usize, joins: &mut Joins<'_>) {
+        for index in lines.places(covered, |line| line.violation) {
+            if let Some(line) = lines.get(index)
+                && index >= boot_len
+            {
+                let path = line.path.unwrap_or_default().to_vec();
+                self.violations.entry(path).or_default().0.push(index);
+            }
+        }
+        let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
+        for (place, (_, record)) in joins.records.iter().enumerate() {
+            if !logged(record) {
+                continue;
+            }
+            let next = self.violations.get_mut(&as_listed(&record.path));
+            let next = next.and_then(|(listed, taken)| {
+                let index = *listed.get(*taken)?;
+                *taken += 1;
+                Some(index)
+            });
+            match next {
+                Some(index) => {
+                    joins.entry_of.put(place, index);
+                    match index.checked_sub(joins.first) {
+                        Some(at) => drop(joins.adders.put(at, place)),
+                        None => drop(joins.late.insert(index, place)),
+                    }
+                }
+                None => {
+                    let finding = Finding::fail(
+                        Rule::V12,
+                        Subject::Node,
+                        "a violation was recorded that does not stand in the list",
                     );
+                    self.findings
+                        .push(finding.at_seq(record.seq).at_path(&record.path));
                 }
             }
-            Err(text) => findings.push(
-                fail(text).at_seq(record.seq).at_path(&record.path).found(
-                    record
-                        .digests
-                        .first()
-                        .map_or_else(|| "no digest".to_owned(), ToString::to_string),
-                ),
-            ),
         }
     }
+}
+
+/// Joins the records of entries with these entries, which are all that there are.
+pub(crate) fn entries<'a>(
+    records: &'a [Owned<'a>],
+    view: &View<'_>,
+    lines: &Lines<'a>,
+    findings: &mut Findings,
+) -> Joins<'a> {
+    let mut open = Open::default();
+    let joins = open
+        .join(records, view, lines, view.lines.len(), findings)
+        .unwrap_or_default();
+    findings.absorb(&open.findings);
     joins
 }
 
+/// The SHA-1 template digest that a record is joined by.
+pub(crate) fn sha1(record: &Record) -> Option<&[u8]> {
+    wanted(record).and_then(|(bank, digest)| (bank == Bank::Sha1).then_some(digest))
+}
+
+/// The entry of an earlier round that has the record's digest.
+fn earlier(kept: &Kept, record: &Record) -> Result<Option<usize>, Rebuild> {
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    // Earlier entries are found by their SHA-1 alone.
+    let sha1 = sha1(record).ok_or(Rebuild)?;
+    match kept.place(sha1) {
+        Place::Nowhere => Ok(None),
+        Place::At(index) => Ok(Some(index)),
+        Place::Twice => Err(Rebuild),
+    }
+}
+
+fn lost(record: &Record, text: &str) -> Finding {
+    let digest = record.digests.first();
+    let found = digest.map_or_else(|| "no digest".to_owned(), ToString::to_string);
+    fail(text).at_seq(record.seq).at_path(&record.path).found(found)
+}
+
+fn twice(record: &Record, index: usize) -> Finding {
+    fail("two records say that they put the same entry into the list")
+        .at_index(index)
+        .at_seq(record.seq)
+        .at_path(&record.path)
+}
+
 const NOWHERE: &str = "a record's entry does not stand in the covered part of the list";
+
+const UNLIKE: &str = "a record's template digests are not those of one entry";
 
 /// So far from where the last record's entry was found the next one's is looked for first, in entries.
 const NEAR: usize = 16;
@@ -223,9 +391,7 @@ impl Same {
             }
         }
         let mut alike = self.entries.iter().copied().take(MAX_ALIKE);
-        alike
-            .find(|at| is_of(record, view, *at))
-            .ok_or("a record's template digests are not those of one entry")
+        alike.find(|at| is_of(record, view, *at)).ok_or(UNLIKE)
     }
 }
 
@@ -275,8 +441,13 @@ fn indexes<'a>(
 fn is_of(record: &Record, view: &View, at: usize) -> bool {
     view.lines
         .get(at)
-        .is_some_and(|line| !line.violation && line.pcr == Some(record.pcr))
-        && record.digests.iter().all(|digest| view.digests.has(at, digest))
+        .is_some_and(|line| fits(record, line, &view.digests, at))
+}
+
+fn fits(record: &Record, line: &Line, digests: &Digests, at: usize) -> bool {
+    !line.violation
+        && line.pcr == Some(record.pcr)
+        && record.digests.iter().all(|digest| digests.has(at, digest))
 }
 
 /// Which entry a record may join, by its digests and by what stands around it.
@@ -343,202 +514,46 @@ fn around(at: usize, reach: usize, covered: usize) -> impl Iterator<Item = usize
     after.chain(before)
 }
 
-/// Violations of the list and their records, by name and order.
-fn violations<'a>(
-    records: &'a [Owned<'a>],
-    chain: &Chain,
-    lines: &[Line],
-    covered: usize,
-    joins: &mut Joins<'a>,
-    findings: &mut Findings,
-) {
-    let mut listed: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for index in view::places(lines, covered, |line| line.violation) {
-        if index >= chain.boot_len() {
-            let path = lines[index].path.unwrap_or_default();
-            listed.entry(path).or_default().push(index);
-        }
-    }
-    let mut taken: HashMap<Vec<u8>, usize> = HashMap::new();
-    let logged = |record: &Record| record.kind == EventKind::Violation && record.ret == 0;
-    for (place, (_, record)) in records
-        .iter()
-        .enumerate()
-        .filter(|(_, (_, record))| logged(record))
-    {
-        let name = as_listed(&record.path);
-        let next = taken.entry(name.clone()).or_default();
-        match listed.get(name.as_slice()).and_then(|indexes| indexes.get(*next)) {
-            Some(index) => {
-                *next += 1;
-                joins.entry_of.put(place, *index);
-                joins.adders.put(*index, place);
-            }
-            None => findings.push(
-                Finding::fail(
-                    Rule::V12,
-                    Subject::Node,
-                    "a violation was recorded that does not stand in the list",
-                )
-                .at_seq(record.seq)
-                .at_path(&record.path),
-            ),
-        }
-    }
-}
-
-/// Entries without a record.
-fn lacking(
-    records: &[Owned<'_>],
-    chain: &Chain,
-    lines: &[Line],
-    covered: usize,
-    policy: &Policy,
-    joins: &mut Joins<'_>,
-    findings: &mut Findings,
-) {
-    let settled = chain.last().map_or(0, |last| last.settled);
-    for (index, line) in lines.iter().enumerate().take(covered).skip(chain.boot_len()) {
-        if joins.adders.get(index).is_some() {
-            continue;
-        }
-        if chain.is_pending(index) {
-            joins.pending += 1;
-            continue;
-        }
-        joins.unattributed.push(index);
-        let path = line.path.unwrap_or_default();
-        if (index as u64) < settled {
-            findings.push(
-                fail("an entry that the last checkpoint calls settled has no record")
-                    .at_index(index)
-                    .at_path(path),
-            );
-        }
-        if line.violation {
-            findings.push(
-                Finding::fail(
-                    Rule::V12,
-                    Subject::Node,
-                    "a violation stands in the list that has no record",
-                )
-                .at_index(index)
-                .at_path(path),
-            );
-        }
-    }
-    let without_cgroup: Vec<_> = records
-        .iter()
-        .filter(|(key, _)| *key == PartitionKey::Unattributed)
-        .collect();
-    let tolerance = policy.file.tolerance.unattributed;
-    let too_many = (joins.unattributed.len() + without_cgroup.len()) as u64 > tolerance;
-    let finding = |text: &str| {
-        let subject = Subject::Partition(PartitionKey::Unattributed);
-        let finding =
-            Finding::fail(Rule::V5, subject, text).expected(format!("at most {tolerance} unattributed"));
-        if too_many {
-            finding
-        } else {
-            Finding {
-                severity: Severity::Tolerated,
-                ..finding
-            }
-        }
-    };
-    for index in &joins.unattributed {
-        let path = lines.get(*index).and_then(|line| line.path).unwrap_or_default();
-        findings.push(
-            finding("an entry has no record: nobody knows who caused it")
-                .at_index(*index)
-                .at_path(path),
-        );
-    }
-    for (_, record) in without_cgroup {
-        findings.push(
-            finding("a record's cgroup is not known")
-                .at_seq(record.seq)
-                .at_path(&record.path),
-        );
-    }
-}
-
-/// V4, the part that needs records: the collector itself read each checkpoint but the last, whose record comes with the
-/// next one; and it read no other file under such a name. What somebody else put there is charged to him (see `judge`).
-pub(crate) fn readers(
-    chain: &Chain,
-    joins: &Joins<'_>,
-    lines: &[Line],
-    covered: usize,
-    policy: &Policy,
-    findings: &mut Findings,
-) {
-    let collector = policy.file.accept.collector.as_bytes();
-    let by_collector = |(key, record): &Owned<'_>| {
-        *key == PartitionKey::Host
-            && record
-                .ancestry
-                .first()
-                .is_some_and(|process| process.exe == collector)
-    };
-    let fail = |text: String| Finding::fail(Rule::V4, Subject::Node, text);
-    let without_last = chain.anchors.len().saturating_sub(1);
-    for (n, anchor) in chain.anchors.iter().take(without_last).enumerate() {
-        let Some(index) = anchor else { continue };
-        match joins.adder(*index) {
-            None => findings
-                .push(fail(format!("no record says who read checkpoint {n} into the list")).at_index(*index)),
-            Some(reader) if !by_collector(reader) => findings.push(
-                fail(format!(
-                    "checkpoint {n} was not read into the list by the collector"
-                ))
-                .at_index(*index)
-                .at_seq(reader.1.seq)
-                .found(format!(
-                    "{} in {}",
-                    escape(reader.1.ancestry.first().map_or(b"unknown", |p| p.exe.as_slice())),
-                    reader.0
-                ))
-                .expected(format!("{} in host", policy.file.accept.collector)),
-            ),
-            Some(_) => {}
-        }
-    }
-    let number = |line: &Line| line.path.and_then(number_from_path);
-    for index in view::places(lines, covered, |line| number(line).is_some()) {
-        let line = &lines[index];
-        let Some(number) = number(line).filter(|_| index >= chain.boot_len()) else {
+/// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
+fn agreement(lines: &Lines<'_>, joins: &Joins<'_>, findings: &mut Findings) {
+    let is_tagged = |line: &Line| line.cgroup.is_some() && !line.violation;
+    let new = lines.places(usize::MAX, is_tagged);
+    let late = joins
+        .late
+        .keys()
+        .copied()
+        .filter(|index| joins.old(*index).is_some_and(is_tagged));
+    for index in late.chain(new) {
+        let Some((key, record)) = joins.adder(index) else {
             continue;
         };
-        if !chain.anchors.contains(&Some(index)) && joins.adder(index).is_some_and(by_collector) {
-            findings.push(
-                fail(format!(
-                    "the collector read a second file as checkpoint {number}: the chain is forked"
-                ))
-                .at_index(index)
-                .at_path(line.path.unwrap_or_default()),
-            );
-        }
-    }
-}
-
-/// Where the kernel wrote the cgroup into the entry too, both must say the same of who added it.
-fn agreement(lines: &[Line], joins: &Joins<'_>, findings: &mut Findings) {
-    for index in view::places(lines, lines.len(), |line| {
-        line.cgroup.is_some() && !line.violation
-    }) {
-        if let Some((key, record)) = joins.adder(index)
-            && let Some(cgroup) = &lines[index].cgroup
-            && partition_of(Some(cgroup)) != *key
-        {
+        let Some(line) = lines.get(index) else { continue };
+        let own = partition_of(line.cgroup.as_deref());
+        if own != *key {
             findings.push(
                 fail("the entry's own cgroup path and its record disagree on whose it is")
                     .at_index(index)
                     .at_seq(record.seq)
                     .at_path(&record.path)
                     .found(key)
-                    .expected(partition_of(Some(cgroup))),
+                    .expected(own),
             );
         }
     }
+}
+
+/// The entries that have got their record in this round and are named like a checkpoint's file.
+pub(crate) fn named_like_checkpoints<'a>(
+    joins: &Joins<'a>,
+    lines: &Lines<'a>,
+) -> Vec<(usize, u64, &'a Owned<'a>)> {
+    let number = |line: &Line| line.path.and_then(number_from_path);
+    let new = lines.places(usize::MAX, |line| number(line).is_some());
+    let late = joins.late.keys().copied();
+    late.chain(new)
+        .filter_map(|index| {
+            let number = number(&*lines.get(index)?)?;
+            Some((index, number, joins.adder(index)?))
+        })
+        .collect()
 }

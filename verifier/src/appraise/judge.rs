@@ -7,23 +7,53 @@
 use super::{
     boot::BOOT_AGGREGATE,
     finding::{Finding, Findings, Rule, Severity, Subject},
-    history::Relation,
     join::Owned,
     scene::{Opinion, Scene},
     tally::{Deviations, Seen, Tally, rule_of},
     verdict::{PodVerdict, State},
+    view::Line,
 };
+use crate::accept::Acceptances;
 use crate::text::escape;
 use evidence::{
-    Digest, EventKind, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
+    Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record, cgroup::partition_of,
     checkpoint::number_from_path, list::unescaped,
 };
-use policy::{Judgement, PredatingPods};
+use policy::{Judgement, Policy, PredatingPods};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What all partitions used, as far as it was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    tallies: BTreeMap<PartitionKey, Tally>,
+    files: Files,
+    foundations: Foundations,
+    /// Entries that should name a cgroup themselves and do not.
+    untagged: u64,
+}
+
+/// A file by its device and inode number, as records have them.
+type File = (u64, u64);
+
+/// Which partitions executed or mapped which file, and what files were changed while in use.
+#[derive(Debug, Default)]
+struct Files {
+    users: HashMap<File, BTreeSet<PartitionKey>>,
+    violated: HashMap<File, Vec<Violation>>,
+}
+
+/// A violation that a record names.
+#[derive(Debug, Clone)]
+struct Violation {
+    by: PartitionKey,
+    path: Vec<u8>,
+    index: Option<usize>,
+    seq: u64,
+}
 
 /// What the judgement of all partitions gave.
-pub(crate) struct Judged {
+pub(crate) struct Concluded {
     pub pods: Vec<PodVerdict>,
     pub suspect: u64,
     pub learned: bool,
@@ -43,49 +73,123 @@ struct Use<'a> {
     provenance: Provenance,
 }
 
-struct Judge<'a> {
-    scene: &'a Scene<'a>,
-    tallies: BTreeMap<PartitionKey, Tally<'a>>,
+/// Charges contents to partitions.
+struct Judge<'j, 'a> {
+    scene: &'j Scene<'a>,
+    tallies: &'j mut BTreeMap<PartitionKey, Tally>,
+    /// What a partition begins with that is not among `tallies` yet.
+    base: &'j BTreeMap<PartitionKey, Tally>,
 }
 
 /// Records whose contents one thread judges at a time.
 const BATCH: usize = 1024;
 
-pub(crate) fn judge<'a>(scene: &'a Scene<'a>, records: &[Owned<'a>], findings: &mut Findings) -> Judged {
-    // Looking up what the policy says is most of the work, and needs nothing but the content.
-    let looked: Vec<Looked> = records
-        .par_chunks(BATCH)
-        .enumerate()
-        .map(|(n, batch)| look(scene, n * BATCH, batch))
-        .collect();
-    let mut judge = Judge {
-        scene,
-        tallies: BTreeMap::new(),
-    };
-    judge.boot();
-    for Looked { plain, rest } in looked {
-        if plain.entries + plain.executions > 0 {
-            let tally = judge.tally(PartitionKey::Host);
-            tally.entries += plain.entries;
-            tally.executions += plain.executions;
-            tally.learned |= plain.learned;
+impl Judged {
+    /// Records that are new, and entries that are older than the load.
+    pub(crate) fn step<'a>(&mut self, scene: &Scene<'a>, records: &[Owned<'a>]) {
+        // Looking up what the policy says is most of the work, and needs nothing but the content.
+        let looked: Vec<Looked> = records
+            .par_chunks(BATCH)
+            .enumerate()
+            .map(|(n, batch)| look(scene, n * BATCH, batch))
+            .collect();
+        let none = BTreeMap::new();
+        let mut judge = Judge {
+            scene,
+            tallies: &mut self.tallies,
+            base: &none,
+        };
+        judge.boot();
+        for Looked { plain, rest } in looked {
+            if plain.entries + plain.executions > 0 {
+                let tally = judge.tally(PartitionKey::Host);
+                tally.entries += plain.entries;
+                tally.executions += plain.executions;
+                tally.learned |= plain.learned;
+            }
+            for (place, opinion) in rest {
+                if let Some((key, record)) = records.get(place) {
+                    judge.record(place, *key, record, opinion);
+                }
+            }
         }
-        for (place, opinion) in rest {
-            if let Some((key, record)) = records.get(place) {
-                judge.record(place, *key, record, opinion);
+        self.changed(scene, records);
+        self.foundations.step(scene);
+    }
+
+    /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
+    pub(crate) fn step_attested(&mut self, scene: &Scene<'_>) {
+        let none = BTreeMap::new();
+        let mut judge = Judge {
+            scene,
+            tallies: &mut self.tallies,
+            base: &none,
+        };
+        self.untagged += judge.attested();
+        self.foundations.step(scene);
+    }
+
+    /// Who uses a file that was changed while it was in use runs what nobody measured, whoever wrote it.
+    fn changed(&mut self, scene: &Scene<'_>, records: &[Owned<'_>]) {
+        let is_of_file =
+            |(_, record): &Owned<'_>| record.is_execution() || record.kind == EventKind::Violation;
+        let concerned = records.par_iter().enumerate().with_min_len(BATCH);
+        let concerned: Vec<usize> = concerned
+            .filter(|(_, owned)| is_of_file(owned))
+            .map(|(place, _)| place)
+            .collect();
+        for place in concerned {
+            let Some((key, record)) = records.get(place) else {
+                continue;
+            };
+            let file: File = (record.dev, record.ino);
+            if record.kind == EventKind::Violation {
+                if record.ret != 0 || scene.policy.permits_violation(&record.path) {
+                    continue;
+                }
+                let violation = Violation {
+                    by: *key,
+                    path: record.path.clone(),
+                    index: scene.joins.entry_of(place),
+                    seq: record.seq,
+                };
+                for user in self.files.users.get(&file).into_iter().flatten() {
+                    self.tallies.entry(*user).or_default().hit(*user, &violation);
+                }
+                self.files.violated.entry(file).or_default().push(violation);
+            } else if self.files.users.entry(file).or_default().insert(*key) {
+                for violation in self.files.violated.get(&file).into_iter().flatten() {
+                    self.tallies.entry(*key).or_default().hit(*key, violation);
+                }
             }
         }
     }
-    for index in &scene.joins.unattributed {
-        judge.entry(
-            PartitionKey::Unattributed,
-            *index,
-            None,
-            Provenance::Attested,
-            None,
-        );
+
+    /// About how many bytes of memory this takes.
+    pub(crate) fn weight(&self) -> usize {
+        let tallies: usize = self.tallies.values().map(Tally::weight).sum();
+        tallies + self.files.users.len() * 96
     }
-    judge.finish(findings)
+}
+
+impl Tally {
+    /// A file that this partition uses was changed by somebody.
+    fn hit(&mut self, key: PartitionKey, violation: &Violation) {
+        if violation.by == key {
+            return;
+        }
+        let mut finding = Finding::fail(
+            Rule::V12,
+            Subject::Partition(key),
+            "violation: a file that was executed or mapped here was written by somebody else while it was measured",
+        )
+        .at_path(&violation.path)
+        .at_seq(violation.seq)
+        .found(format!("written in {}", violation.by))
+        .resting_on(Provenance::Observed);
+        finding.index = violation.index.map(|index| index as u64);
+        self.say_changed(finding);
+    }
 }
 
 /// Records of the host of which nothing is to be said but that they are there: their contents are accepted.
@@ -136,77 +240,47 @@ fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
     looked
 }
 
-/// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
-pub(crate) fn judge_attested<'a>(scene: &'a Scene<'a>, findings: &mut Findings) -> (Judged, u64) {
-    let mut judge = Judge {
-        scene,
-        tallies: BTreeMap::new(),
-    };
-    let mut unattributed = 0;
-    for (index, line) in scene.lines.iter().enumerate().take(scene.covered) {
-        if line.violation {
-            // A violation's template data is bound by nothing, so its cgroup names nobody.
-            judge.violation(
-                PartitionKey::Unattributed,
-                line.path.unwrap_or_default(),
-                Some(index),
-                None,
-            );
-            continue;
-        }
-        if index == 0 && line.path == Some(BOOT_AGGREGATE) {
-            continue;
-        }
-        let key = partition_of(line.cgroup.as_deref());
-        unattributed += u64::from(key == PartitionKey::Unattributed);
-        if let PartitionKey::Pod(_) = key {
-            let dep = line.dep.unwrap_or_default();
-            if !dep
-                .split(|b| *b == b':')
-                .any(|exe| scene.policy.is_runtime(&unescaped(exe)))
-            {
-                judge.suspect(
-                    key,
-                    dep,
-                    line.path.unwrap_or_default(),
-                    Some(index),
-                    None,
-                    Provenance::Attested,
-                );
-            }
-        }
-        judge.entry(key, index, None, Provenance::Attested, None);
+impl<'a> Judge<'_, 'a> {
+    fn tally(&mut self, key: PartitionKey) -> &mut Tally {
+        let base = self.base;
+        let begin = || base.get(&key).cloned().unwrap_or_default();
+        self.tallies.entry(key).or_insert_with(begin)
     }
-    let tolerance = scene.policy.file.tolerance.unattributed;
-    if unattributed > 0 {
-        let subject = Subject::Partition(PartitionKey::Unattributed);
-        let finding = Finding::fail(Rule::V5, subject, "entries carry no usable cgroup path")
-            .found(unattributed)
-            .expected(format!("at most {tolerance}"));
-        let severity = if unattributed > tolerance {
-            Severity::Fail
-        } else {
-            Severity::Tolerated
-        };
-        findings.push(Finding { severity, ..finding });
-    }
-    (judge.finish(findings), unattributed)
-}
 
-impl<'a> Judge<'a> {
-    fn tally(&mut self, key: PartitionKey) -> &mut Tally<'a> {
-        self.tallies.entry(key).or_default()
+    /// Entries that carry their cgroup themselves; gives how many carry none.
+    fn attested(&mut self) -> u64 {
+        let scene = self.scene;
+        let mut untagged = 0;
+        for index in scene.lines.first()..scene.covered {
+            let Some(line) = scene.line(index) else { continue };
+            let path = line.path.unwrap_or_default();
+            if line.violation {
+                // A violation's template data is bound by nothing, so its cgroup names nobody.
+                self.violation(PartitionKey::Unattributed, path, Some(index), None);
+                continue;
+            }
+            if index == 0 && line.path == Some(BOOT_AGGREGATE) {
+                continue;
+            }
+            let key = partition_of(line.cgroup.as_deref());
+            untagged += u64::from(key == PartitionKey::Unattributed);
+            if let PartitionKey::Pod(_) = key {
+                let dep = line.dep.unwrap_or_default();
+                let mut exes = dep.split(|b| *b == b':');
+                if !exes.any(|exe| scene.policy.is_runtime(&unescaped(exe))) {
+                    self.suspect(key, dep, path, Some(index), None, Provenance::Attested);
+                }
+            }
+            self.entry(key, index, line, None, Provenance::Attested, None);
+        }
+        untagged
     }
 
     /// Entries older than the load are the host's to answer for.
     fn boot(&mut self) {
         let scene = self.scene;
-        for (index, line) in scene
-            .lines
-            .iter()
-            .enumerate()
-            .take(scene.chain.boot_len().min(scene.covered))
-        {
+        for index in scene.lines.first()..scene.chain.boot_len().min(scene.covered) {
+            let Some(line) = scene.line(index) else { continue };
             let path = line.path.unwrap_or_default();
             if line.violation {
                 self.violation(PartitionKey::Boot, path, Some(index), None);
@@ -214,23 +288,21 @@ impl<'a> Judge<'a> {
             }
             // The first entry is rule V10's. After a kexec that is accepted the new kernel adds another one, and the
             // checkpoints of the boot before were judged in their time.
-            let kexec = scene.relation == Relation::Kexec;
-            let aggregate =
-                path == BOOT_AGGREGATE && (index == 0 || (kexec && index >= scene.covered_before));
-            let old_checkpoint = kexec && index < scene.covered_before && number_from_path(path).is_some();
+            let after_kexec = scene.kexecs.first().is_some_and(|first| index >= *first);
+            let aggregate = path == BOOT_AGGREGATE && (index == 0 || after_kexec);
+            let old_checkpoint =
+                scene.kexecs.last().is_some_and(|last| index < *last) && number_from_path(path).is_some();
             if !aggregate && !old_checkpoint {
-                self.entry(PartitionKey::Boot, index, None, Provenance::Attested, None);
+                self.entry(PartitionKey::Boot, index, line, None, Provenance::Attested, None);
             }
         }
     }
 
-    fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
-        let scene = self.scene;
+    /// A record of a pod without a container runtime among its ancestors.
+    fn lineage(&mut self, key: PartitionKey, record: &Record) {
+        let is_runtime = |process: &evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
         if let PartitionKey::Pod(_) = key
-            && !record
-                .ancestry
-                .iter()
-                .any(|process| scene.policy.is_runtime(&process.exe))
+            && !record.ancestry.iter().any(is_runtime)
         {
             let exe = record.ancestry.first().map_or(&b""[..], |process| &process.exe);
             self.suspect(
@@ -242,6 +314,11 @@ impl<'a> Judge<'a> {
                 Provenance::Observed,
             );
         }
+    }
+
+    fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
+        let scene = self.scene;
+        self.lineage(key, record);
         match record.kind {
             EventKind::Violation => {
                 let index = scene.joins.entry_of(place);
@@ -249,14 +326,9 @@ impl<'a> Judge<'a> {
             }
             EventKind::Entry => match scene.joins.entry_of(place) {
                 Some(index) => {
-                    // An entry that says itself whose it is needs no record for that; both agree, or V5 failed.
-                    let is_tagged = scene.lines.get(index).is_some_and(|line| line.cgroup.is_some());
-                    let provenance = if is_tagged {
-                        Provenance::Attested
-                    } else {
-                        Provenance::Observed
-                    };
-                    self.entry(key, index, Some(record.seq), provenance, opinion);
+                    if let Some(line) = scene.line(index) {
+                        self.recorded(key, index, line, record, opinion);
+                    }
                 }
                 // Reported by the join, for the node; the pod's own account is not complete either.
                 None => {
@@ -366,19 +438,35 @@ impl<'a> Judge<'a> {
         tally.say(finding);
     }
 
+    /// An entry by its record.
+    fn recorded(
+        &mut self,
+        key: PartitionKey,
+        index: usize,
+        line: &Line<'_>,
+        record: &Record,
+        opinion: Option<Opinion>,
+    ) {
+        // An entry that says itself whose it is needs no record for that; both agree, or V5 failed.
+        let provenance = if line.cgroup.is_some() {
+            Provenance::Attested
+        } else {
+            Provenance::Observed
+        };
+        self.entry(key, index, line, Some(record.seq), provenance, opinion);
+    }
+
     /// `opinion` is what the policy says of it, where that was looked up already.
     fn entry(
         &mut self,
         key: PartitionKey,
         index: usize,
+        line: &Line<'_>,
         seq: Option<u64>,
         provenance: Provenance,
         opinion: Option<Opinion>,
     ) {
         self.tally(key).entries += 1;
-        let Some(line) = self.scene.lines.get(index) else {
-            return;
-        };
         let path = line.path.unwrap_or_default();
         if self.scene.is_checkpoint(key, index, line) {
             return;
@@ -396,7 +484,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Charges one content to its partition.
-    fn content(&mut self, used: Use<'a>, opinion: Option<Opinion>) {
+    fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
         let Some(digest) = used.digest else {
             let finding = Finding::fail(
@@ -478,37 +566,134 @@ impl<'a> Judge<'a> {
             self.tally(used.key).say(finding);
         }
     }
+}
 
-    fn finish(mut self, findings: &mut Findings) -> Judged {
-        let scene = self.scene;
-        let predating: BTreeSet<PodUid> = scene.chain.predating().iter().copied().collect();
-        let mut uids: BTreeSet<PodUid> = predating.clone();
-        uids.extend(self.tallies.keys().filter_map(|key| match key {
+/// Charges pending entries: what is charged may be another thing in the next round.
+pub(crate) struct Late<'j, 'a> {
+    scene: &'j Scene<'a>,
+    base: &'j Judged,
+    /// The partitions that have any, with what they used before.
+    pub tallies: BTreeMap<PartitionKey, Tally>,
+}
+
+impl<'j, 'a> Late<'j, 'a> {
+    pub(crate) fn new(scene: &'j Scene<'a>, base: &'j Judged) -> Late<'j, 'a> {
+        Late {
+            scene,
+            base,
+            tallies: BTreeMap::new(),
+        }
+    }
+
+    fn judge(&mut self) -> Judge<'_, 'a> {
+        Judge {
+            scene: self.scene,
+            tallies: &mut self.tallies,
+            base: &self.base.tallies,
+        }
+    }
+
+    /// An entry whose record is not sealed yet.
+    pub(crate) fn unsealed(&mut self, key: PartitionKey, index: usize, line: &Line<'_>, record: &Record) {
+        let mut judge = self.judge();
+        judge.lineage(key, record);
+        if record.kind == EventKind::Violation {
+            judge.violation(key, &record.path, Some(index), Some(record.seq));
+        } else {
+            judge.recorded(key, index, line, record, None);
+        }
+    }
+
+    /// An entry that nobody is known for.
+    pub(crate) fn unattributed(&mut self, index: usize, line: &Line<'_>) {
+        self.judge().entry(
+            PartitionKey::Unattributed,
+            index,
+            line,
+            None,
+            Provenance::Attested,
+            None,
+        );
+    }
+
+    pub(crate) fn say(&mut self, key: PartitionKey, finding: Finding) {
+        self.judge().tally(key).say(finding);
+    }
+}
+
+/// What the verdict on pods needs beside what they used.
+pub(crate) struct Names<'a> {
+    pub told: &'a [PodInfo],
+    pub predating: &'a [PodUid],
+    pub provenance: Provenance,
+    pub policy: &'a Policy,
+    pub accepted: &'a Acceptances<'a>,
+}
+
+impl Judged {
+    /// Entries that carry no cgroup where each has to.
+    pub(crate) fn untagged(&self, policy: &Policy, findings: &mut Findings) -> u64 {
+        let tolerance = policy.file.tolerance.unattributed;
+        if self.untagged > 0 {
+            let subject = Subject::Partition(PartitionKey::Unattributed);
+            let finding = Finding::fail(Rule::V5, subject, "entries carry no usable cgroup path")
+                .found(self.untagged)
+                .expected(format!("at most {tolerance}"));
+            let severity = if self.untagged > tolerance {
+                Severity::Fail
+            } else {
+                Severity::Tolerated
+            };
+            findings.push(Finding { severity, ..finding });
+        }
+        self.untagged
+    }
+
+    pub(crate) fn foundations(&self, policy: &Policy, findings: &mut Findings) {
+        self.foundations.conclude(policy, findings);
+    }
+
+    /// The verdicts on all pods, and what is to be said of the other partitions. `late` stands for those partitions that
+    /// have pending entries.
+    pub(crate) fn conclude(
+        &self,
+        late: &BTreeMap<PartitionKey, Tally>,
+        names: &Names<'_>,
+        findings: &mut Findings,
+    ) -> Concluded {
+        let keys: BTreeSet<PartitionKey> = self.tallies.keys().chain(late.keys()).copied().collect();
+        let tally = |key: PartitionKey| late.get(&key).or_else(|| self.tallies.get(&key));
+        let predating: BTreeSet<PodUid> = names.predating.iter().copied().collect();
+        let mut uids = predating.clone();
+        uids.extend(keys.iter().filter_map(|key| match key {
             PartitionKey::Pod(uid) => Some(*uid),
             _ => None,
         }));
-        let mut judged = Judged {
+        let all = || keys.iter().filter_map(|key| tally(*key));
+        let mut concluded = Concluded {
             pods: Vec::new(),
-            suspect: self.tallies.values().map(|t| t.suspect).sum(),
-            learned: self.tallies.values().any(|t| t.learned),
+            suspect: all().map(|t| t.suspect).sum(),
+            learned: all().any(|t| t.learned),
             node: Deviations::default(),
         };
-        for (key, tally) in &mut self.tallies {
-            tally.say_excluded(*key);
-        }
+        let unseen = Tally::default();
         for uid in uids {
-            let tally = self.tallies.remove(&PartitionKey::Pod(uid)).unwrap_or_default();
-            judged
-                .pods
-                .push(pod(scene, uid, tally, predating.contains(&uid), findings));
+            let tally = tally(PartitionKey::Pod(uid)).unwrap_or(&unseen);
+            let predates = predating.contains(&uid);
+            concluded.pods.push(pod(names, uid, tally, predates, findings));
         }
-        for (_, tally) in self.tallies {
-            findings.extend(tally.findings);
-            judged.node.fnf.extend(tally.deviations.fnf);
-            judged.node.filehash_err.extend(tally.deviations.filehash_err);
-            judged.node.excluded += tally.deviations.excluded;
+        for key in keys.iter().filter(|key| !matches!(key, PartitionKey::Pod(_))) {
+            let Some(tally) = tally(*key) else { continue };
+            findings.absorb(&tally.findings);
+            findings.absorb(&tally.changed);
+            findings.extend(tally.excluded(*key));
+            let node = &mut concluded.node;
+            node.fnf.extend(tally.deviations.fnf.iter().cloned());
+            node.filehash_err
+                .extend(tally.deviations.filehash_err.iter().cloned());
+            node.excluded += tally.deviations.excluded;
         }
-        judged
+        concluded
     }
 }
 
@@ -520,23 +705,19 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(
-    scene: &Scene<'_>,
-    uid: PodUid,
-    tally: Tally<'_>,
-    predates: bool,
-    findings: &mut Findings,
-) -> PodVerdict {
-    let known = scene.policy.pods.get(&uid);
-    let told = scene
-        .evidence
-        .pods
+fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
+    let known = names.policy.pods.get(&uid);
+    let told = names
+        .told
         .iter()
         .find(|p| p.uid == uid)
         .map(|p| format!("{}/{}", p.namespace, p.name));
-    let subject = Subject::Partition(PartitionKey::Pod(uid));
-    let mut own = tally.findings;
-    let provenance = scene.provenance;
+    let key = PartitionKey::Pod(uid);
+    let subject = Subject::Partition(key);
+    let mut own = tally.findings.clone();
+    own.absorb(&tally.changed);
+    own.extend(tally.excluded(key));
+    let provenance = names.provenance;
     if known.is_none() {
         let called = told
             .as_ref()
@@ -554,7 +735,7 @@ fn pod(
     }
     let mut waits = false;
     if predates && known.is_some() {
-        match scene.policy.file.predating_pods {
+        match names.policy.file.predating_pods {
             PredatingPods::Report => waits = true,
             PredatingPods::Trust => own.push(Finding::tolerated(
                 Rule::V8,
@@ -570,7 +751,7 @@ fn pod(
             }
         }
     }
-    own.accept(scene.accepted);
+    own.accept(names.accepted);
     let fails = own.has_failure();
     let state = match (known.is_some(), fails, waits) {
         (false, ..) => State::Unknown,
@@ -588,56 +769,66 @@ fn pod(
         suspect: tally.suspect,
         provenance,
         learned: tally.learned,
-        files: tally.files,
-        fnf: tally.deviations.fnf,
-        filehash_err: tally.deviations.filehash_err,
+        files: tally.files.clone(),
+        fnf: tally.deviations.fnf.clone(),
+        filehash_err: tally.deviations.filehash_err.clone(),
         excluded: tally.deviations.excluded,
         findings: own.into_vec(),
     }
 }
 
 /// V11: the collector and the IMA policy stand in the list with accepted contents before checkpoint 1.
-pub(crate) fn foundations(scene: &Scene<'_>, findings: &mut Findings) {
-    let accept = &scene.policy.file.accept;
-    let until = scene
-        .chain
-        .anchors
-        .get(1)
-        .copied()
-        .flatten()
-        .unwrap_or(scene.covered)
-        .min(scene.covered);
-    let before = || scene.lines.iter().take(until).filter(|line| !line.violation);
-    let collector = before().find_map(|line| {
-        let digest = line.file.as_ref()?;
-        let here = line.path == Some(accept.collector.as_bytes());
-        (here
-            && scene
-                .policy
-                .judge_host(accept.collector.as_bytes(), digest)
-                .is_accepted())
-        .then_some(())
-    });
-    if collector.is_none() {
-        findings.push(
-            Finding::fail(
+#[derive(Debug, Default)]
+struct Foundations {
+    has_collector: bool,
+    has_policy: bool,
+    /// Checkpoint 1 was passed: what comes later is no foundation.
+    is_over: bool,
+}
+
+impl Foundations {
+    fn step(&mut self, scene: &Scene<'_>) {
+        if self.is_over {
+            return;
+        }
+        let accept = &scene.policy.file.accept;
+        let collector = accept.collector.as_bytes();
+        let second = scene.chain.second_anchor();
+        let until = second.unwrap_or(scene.covered).min(scene.covered);
+        for index in scene.lines.first()..until {
+            if self.has_collector && self.has_policy {
+                break;
+            }
+            let Some(line) = scene.line(index).filter(|line| !line.violation) else {
+                continue;
+            };
+            let Some(digest) = &line.file else { continue };
+            self.has_collector |=
+                line.path == Some(collector) && scene.policy.judge_host(collector, digest).is_accepted();
+            self.has_policy |= accept.ima_policies.contains(digest);
+        }
+        self.is_over = second.is_some();
+    }
+
+    fn conclude(&self, policy: &Policy, findings: &mut Findings) {
+        let accept = &policy.file.accept;
+        if !self.has_collector {
+            findings.push(
+                Finding::fail(
+                    Rule::V11,
+                    Subject::Node,
+                    "the collector's executable does not stand in the list with an accepted hash before checkpoint 1",
+                )
+                .at_path(accept.collector.as_bytes()),
+            );
+        }
+        if !self.has_policy {
+            let finding = Finding::fail(
                 Rule::V11,
                 Subject::Node,
-                "the collector's executable does not stand in the list with an accepted hash before checkpoint 1",
-            )
-            .at_path(accept.collector.as_bytes()),
-        );
-    }
-    if !before().any(|line| {
-        line.file
-            .as_ref()
-            .is_some_and(|digest| accept.ima_policies.contains(digest))
-    }) {
-        let finding = Finding::fail(
-            Rule::V11,
-            Subject::Node,
-            "no accepted IMA policy stands in the list before checkpoint 1",
-        );
-        findings.push(accept.ima_policies.iter().fold(finding, Finding::expected));
+                "no accepted IMA policy stands in the list before checkpoint 1",
+            );
+            findings.push(accept.ima_policies.iter().fold(finding, Finding::expected));
+        }
     }
 }

@@ -3,28 +3,21 @@
 //! Promise: an opinion needs nothing but the content and whose it is, so that opinions can be formed side by side. Not here:
 //! what follows from it for the partition (see `judge`).
 
-use super::{chain::Chain, history::Relation, join::Joins, view::Line};
-use crate::accept::Acceptances;
-use evidence::{
-    Digest, EventKind, Evidence, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
-};
+use super::{chain::Chain, join::Joins, kept::Lines, view::Line};
+use evidence::{Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path};
 use policy::{Hidden, Judgement, Policy};
 
 /// What is known of the covered list when contents are judged.
 pub(crate) struct Scene<'a> {
-    pub evidence: &'a Evidence,
     pub policy: &'a Policy,
     pub chain: &'a Chain,
     pub joins: &'a Joins<'a>,
-    pub lines: &'a [Line<'a>],
+    pub lines: Lines<'a>,
     pub covered: usize,
-    pub relation: Relation,
     /// What it rests on whose an entry is.
     pub provenance: Provenance,
-    /// Entries that an accepted evidence of the boot before a kexec covered.
-    pub covered_before: usize,
-    /// Findings that somebody accepted.
-    pub accepted: &'a Acceptances<'a>,
+    /// Entries that accepted evidence covered when a kernel was started by kexec.
+    pub kexecs: &'a [usize],
 }
 
 /// What the policy says of a content, whatever else was seen.
@@ -51,8 +44,7 @@ impl<'a> Scene<'a> {
             EventKind::Entry => {
                 let index = self.joins.entry_of(place)?;
                 let line = self
-                    .lines
-                    .get(index)
+                    .line(index)
                     .filter(|line| !self.is_checkpoint(key, index, line))?;
                 Some((line.path.unwrap_or_default(), line.file.as_ref()?))
             }
@@ -63,11 +55,19 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// An entry that is new or that a new record joins.
+    pub(crate) fn line(&self, index: usize) -> Option<&'a Line<'a>> {
+        match index.checked_sub(self.lines.first()) {
+            Some(at) => self.lines.new_ones().get(at),
+            None => self.joins.old(index),
+        }
+    }
+
     /// Whether this is the entry of a checkpoint that the collector read.
     pub(crate) fn is_checkpoint(&self, key: PartitionKey, index: usize, line: &Line) -> bool {
         key == PartitionKey::Host
             && number_from_path(line.path.unwrap_or_default()).is_some()
-            && self.chain.anchors.contains(&Some(index))
+            && self.chain.is_anchor(index)
     }
 
     pub(crate) fn opinion(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> Opinion {

@@ -9,11 +9,12 @@ use super::{
 };
 use crate::accept::names_content;
 use evidence::{Digest, PartitionKey, merkle::Hash};
+use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashSet, hash::BuildHasher};
 
 /// What of a partition's files is not as the reference values have it, or was not looked at.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Deviations {
     pub fnf: Vec<Deviation>,
     pub filehash_err: Vec<Deviation>,
@@ -32,8 +33,8 @@ pub(crate) enum Seen {
 }
 
 /// One partition while it is being judged.
-#[derive(Default)]
-pub(crate) struct Tally<'a> {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally {
     pub entries: u64,
     pub executions: u64,
     pub suspect: u64,
@@ -41,19 +42,36 @@ pub(crate) struct Tally<'a> {
     pub files: Vec<SeenFile>,
     pub deviations: Deviations,
     excluded_files: u64,
-    seen: HashMap<(&'a [u8], Option<&'a Digest>), usize>,
+    /// Places in `files` by path and content.
+    seen: HashTable<usize>,
+    hasher: DefaultHashBuilder,
     pub findings: Findings,
+    /// Of files that somebody else changed.
+    pub changed: Findings,
     said: HashSet<Hash>,
 }
 
-impl<'a> Tally<'a> {
-    /// Says a thing once for each path and content, and what fails without a content each time. A hash stands for what was said, so that it costs no more than that
-    /// however long paths are.
+impl Tally {
+    /// Says a thing once for each path and content, and what fails without a content each time.
     pub(crate) fn say(&mut self, finding: Finding) {
+        if self.is_new(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// The same of a file that somebody else changed.
+    pub(crate) fn say_changed(&mut self, finding: Finding) {
+        if self.is_new(&finding) {
+            self.changed.push(finding);
+        }
+    }
+
+    /// A hash stands for what was said, so that it costs no more than that however long paths are.
+    fn is_new(&mut self, finding: &Finding) -> bool {
         let mut hash = Sha256::new().chain_update([finding.rule as u8, finding.severity as u8]);
         let path = finding.path.as_deref().unwrap_or_default();
         let found = finding.found.as_deref().unwrap_or_default();
-        if finding.severity == Severity::Fail && !names_content(&finding) {
+        if finding.severity == Severity::Fail && !names_content(finding) {
             let place = [finding.index, finding.seq].map(|number| number.unwrap_or(u64::MAX).to_be_bytes());
             hash = hash.chain_update(place.concat());
         }
@@ -62,37 +80,36 @@ impl<'a> Tally<'a> {
                 .chain_update((part.len() as u64).to_be_bytes())
                 .chain_update(part);
         }
-        if self.said.insert(hash.finalize().into()) {
-            self.findings.push(finding);
-        }
+        self.said.insert(hash.finalize().into())
     }
 
-    pub(crate) fn saw(&mut self, path: &'a [u8], digest: Option<&'a Digest>, is_execution: bool, seen: Seen) {
+    pub(crate) fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, seen: Seen) {
         let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
         let is_excluded = seen == Seen::Excluded;
         self.deviations.excluded += u64::from(is_excluded);
-        let next = self.files.len();
-        let at = *self.seen.entry((path, digest)).or_insert_with(|| {
-            self.files.push(SeenFile {
-                path: path.to_vec(),
-                digest: digest.cloned(),
-                entries: 0,
-                executions: 0,
-                accepted,
-                excluded: is_excluded,
-            });
-            self.excluded_files += u64::from(is_excluded);
-            let deviation = digest.map(|digest| Deviation {
-                path: path.to_vec(),
-                digest: digest.clone(),
-            });
-            match seen {
-                Seen::UnknownPath => self.deviations.fnf.extend(deviation),
-                Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
-                _ => {}
+        let at = match self.place(path, digest) {
+            Some(at) => at,
+            None => {
+                self.excluded_files += u64::from(is_excluded);
+                let deviation = digest.map(|digest| Deviation {
+                    path: path.to_vec(),
+                    digest: digest.clone(),
+                });
+                match seen {
+                    Seen::UnknownPath => self.deviations.fnf.extend(deviation),
+                    Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
+                    _ => {}
+                }
+                self.add(SeenFile {
+                    path: path.to_vec(),
+                    digest: digest.cloned(),
+                    entries: 0,
+                    executions: 0,
+                    accepted,
+                    excluded: is_excluded,
+                })
             }
-            next
-        });
+        };
         if let Some(file) = self.files.get_mut(at) {
             file.accepted &= accepted;
             if is_execution {
@@ -103,19 +120,51 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Says how much the excludes hide: it would be judged without them.
-    pub(crate) fn say_excluded(&mut self, key: PartitionKey) {
+    fn hash(&self, path: &[u8], digest: Option<&Digest>) -> u64 {
+        self.hasher.hash_one((path, digest))
+    }
+
+    /// Where a file with this path and content stands among those that were seen.
+    fn place(&self, path: &[u8], digest: Option<&Digest>) -> Option<usize> {
+        let is_it = |at: &usize| {
+            let file = self.files.get(*at);
+            file.is_some_and(|file| file.path == path && file.digest.as_ref() == digest)
+        };
+        self.seen.find(self.hash(path, digest), is_it).copied()
+    }
+
+    fn add(&mut self, file: SeenFile) -> usize {
+        let at = self.files.len();
+        let hash = self.hash(&file.path, file.digest.as_ref());
+        self.files.push(file);
+        let (files, hasher) = (&self.files, &self.hasher);
+        self.seen.insert_unique(hash, at, |at| {
+            // Every place in the table is one of `files`.
+            let file = files.get(*at);
+            let (path, digest) = file.map_or((&b""[..], None), |file| (&file.path, file.digest.as_ref()));
+            hasher.hash_one((path, digest))
+        });
+        at
+    }
+
+    /// What the excludes hide: it would be judged without them.
+    pub(crate) fn excluded(&self, key: PartitionKey) -> Option<Finding> {
         let (uses, files) = (self.deviations.excluded, self.excluded_files);
-        if uses > 0 {
-            self.findings.push(
-                Finding::tolerated(
-                    rule_of(key),
-                    Subject::Partition(key),
-                    format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
-                )
-                .found(uses),
-            );
-        }
+        let finding = || {
+            Finding::tolerated(
+                rule_of(key),
+                Subject::Partition(key),
+                format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
+            )
+            .found(uses)
+        };
+        (uses > 0).then(finding)
+    }
+
+    /// About how many bytes of memory this takes.
+    pub(crate) fn weight(&self) -> usize {
+        let files: usize = self.files.iter().map(|file| file.path.len() + 200).sum();
+        files + self.said.len() * 48
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::{
     finding::{Finding, Findings, Rule, Subject},
-    view::{self, Line},
+    kept::Lines,
+    view::Line,
 };
 use crate::text::escape;
 use evidence::Tier;
@@ -15,12 +16,52 @@ use std::collections::BTreeSet;
 /// The kernel tier's template. Source: our patch series.
 const TAGGED: &str = "ima-cgpath";
 
-pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy, findings: &mut Findings) {
+/// What was seen of the templates in use.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    is_tagged: bool,
+}
+
+impl Templates {
+    /// Looks at the new entries before `covered`.
+    pub(crate) fn step(
+        &mut self,
+        lines: &Lines<'_>,
+        covered: usize,
+        tier: Tier,
+        policy: &Policy,
+        findings: &mut Findings,
+    ) {
+        check(lines, covered, policy, findings);
+        if tier == Tier::Kernel && !self.is_tagged {
+            let new = lines.new_ones().iter();
+            self.is_tagged = new
+                .take(covered.saturating_sub(lines.first()))
+                .any(|line| line.template == Some(TAGGED.as_bytes()));
+        }
+    }
+
+    pub(crate) fn conclude(&self, tier: Tier, findings: &mut Findings) {
+        if tier == Tier::Kernel && !self.is_tagged {
+            findings.push(
+                Finding::fail(
+                    Rule::V3,
+                    Subject::Node,
+                    "the evidence claims the kernel tier and no entry has its template",
+                )
+                .expected(TAGGED),
+            );
+        }
+    }
+}
+
+/// Names the new entries before `covered` whose template is not pinned, each template once.
+pub(crate) fn check(lines: &Lines<'_>, covered: usize, policy: &Policy, findings: &mut Findings) {
     let accepted = &policy.file.accept.templates;
     let mut said = BTreeSet::new();
     let is_accepted = |line: &Line| accepted.iter().any(|name| line.template == Some(name.as_bytes()));
-    for index in view::places(lines, covered, |line| !is_accepted(line)) {
-        let line = &lines[index];
+    for index in lines.places(covered, |line| !is_accepted(line)) {
+        let Some(line) = lines.get(index) else { continue };
         let path = line.path.unwrap_or_default();
         let fail = |text: &str| {
             Finding::fail(Rule::V3, Subject::Node, text)
@@ -37,21 +78,5 @@ pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy,
             let finding = fail("an entry's template is not one that the policy pins").found(escape(template));
             findings.push(accepted.iter().fold(finding, Finding::expected));
         }
-    }
-    let is_tagged = || {
-        lines
-            .iter()
-            .take(covered)
-            .any(|line| line.template == Some(TAGGED.as_bytes()))
-    };
-    if tier == Tier::Kernel && !is_tagged() {
-        findings.push(
-            Finding::fail(
-                Rule::V3,
-                Subject::Node,
-                "the evidence claims the kernel tier and no entry has its template",
-            )
-            .expected(TAGGED),
-        );
     }
 }

@@ -3,9 +3,12 @@
 //! Promise: an entry that cannot be decoded or was redacted stays in its place, so that indexes are the list's own; what
 //! could not be read of it is absent, and every rule that needs it fails. Nothing is copied that the evidence holds.
 
-use super::finding::{Finding, Findings, Rule, Subject};
+use super::{
+    finding::{Finding, Findings, Rule, Subject},
+    round::Round,
+};
 use evidence::{
-    Bank, Digest, Entry, Error, Evidence,
+    Bank, Digest, Entry, Error,
     list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped},
     replay::{Extensions, Register},
 };
@@ -51,20 +54,21 @@ pub(crate) struct View<'a> {
     pub digests: Digests,
 }
 
-/// Decodes the list, with template digests in all banks of the records and of what may be quoted.
-pub(crate) fn view(evidence: &Evidence) -> View<'_> {
+/// Decodes the entries of a round, with template digests in all banks of the records and of what may be quoted.
+pub(crate) fn view<'a>(round: &Round<'a>) -> View<'a> {
     let mut banks: Vec<Bank> = vec![Bank::Sha1, Bank::Sha256];
-    for record in evidence.partitions.iter().flat_map(|log| &log.records) {
+    let logs = round.partitions.iter().chain(round.unsealed);
+    for record in logs.flat_map(|log| &log.records) {
         for bank in record.digests.iter().map(Digest::bank) {
             if !banks.contains(&bank) {
                 banks.push(bank);
             }
         }
     }
-    banks.extend(super::quote::banks(&evidence.quote.attest));
+    banks.extend(super::quote::banks(&round.quote.attest));
     banks.sort_unstable();
     banks.dedup();
-    view_of(&evidence.list, &banks)
+    view_of(round.list, &banks)
 }
 
 /// The same for entries alone, with template digests in these banks.

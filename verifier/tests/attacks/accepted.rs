@@ -11,15 +11,27 @@ fn app() -> Actor {
 }
 
 fn good(node: &Node) -> FileHash {
-    FileHash::Measured(node.pod_files[&pod(1)][&b"/bin/app".to_vec()].first().unwrap().clone())
+    FileHash::Measured(
+        node.pod_files[&pod(1)][&b"/bin/app".to_vec()]
+            .first()
+            .unwrap()
+            .clone(),
+    )
 }
 
 /// What a pod, or somebody else, does again and again.
 const ACTS: [(&str, fn(&mut Node)); 9] = [
     ("violation", |node| node.violate(&app(), "/data/log")),
-    ("violation of the host", |node| node.violate(&Actor::host("/usr/bin/tool"), "/var/log")),
+    ("violation of the host", |node| {
+        node.violate(&Actor::host("/usr/bin/tool"), "/var/log")
+    }),
     ("late mapping", |node| {
-        node.record_execution(&app(), EventKind::LateMapping, "/lib/libc.so", FileHash::Unhashed(-5));
+        node.record_execution(
+            &app(),
+            EventKind::LateMapping,
+            "/lib/libc.so",
+            FileHash::Unhashed(-5),
+        );
     }),
     ("execution without a hash", |node| {
         node.record_execution(&app(), EventKind::Execution, "/bin/app", FileHash::Unhashed(0));
@@ -31,17 +43,30 @@ const ACTS: [(&str, fn(&mut Node)); 9] = [
     }),
     ("suspect", |node| {
         let hash = good(node);
-        node.record_execution(&Actor::intruder(pod(1), "/bin/app"), EventKind::Execution, "/bin/app", hash);
+        node.record_execution(
+            &Actor::intruder(pod(1), "/bin/app"),
+            EventKind::Execution,
+            "/bin/app",
+            hash,
+        );
     }),
     ("suspect entry", |node| {
-        let digest = node.pod_files[&pod(1)][&b"/bin/app".to_vec()].first().unwrap().clone();
+        let digest = node.pod_files[&pod(1)][&b"/bin/app".to_vec()]
+            .first()
+            .unwrap()
+            .clone();
         node.measure(&Actor::intruder(pod(1), "/bin/app"), "/bin/app", &digest);
     }),
     ("traced", |node| {
         node.record_guard(&Actor::host("/usr/bin/tool"), GuardAction::Traced, "", false);
     }),
     ("denied", |node| {
-        node.record_guard(&Actor::host("/usr/bin/tool"), GuardAction::MapOpened, "tasks", true);
+        node.record_guard(
+            &Actor::host("/usr/bin/tool"),
+            GuardAction::MapOpened,
+            "tasks",
+            true,
+        );
     }),
 ];
 
@@ -50,7 +75,8 @@ fn accept_all(life: &mut Life, findings: &[verifier::Finding]) {
     for finding in findings {
         let (key, boot) = (verdict_key(), life.node.boot_id);
         let text = accept::sign(NODE, boot, finding, "known, harmless", NOW - 10, NOW + 1000, &key).unwrap();
-        life.accepted.push(accept::verify(&text, key.verifying_key()).unwrap());
+        life.accepted
+            .push(accept::verify(&text, key.verifying_key()).unwrap());
     }
 }
 
@@ -66,7 +92,11 @@ fn what_comes_later_is_another_finding_than_the_accepted_one() {
         accept_all(&mut life, &failures);
         for _ in 0..2 {
             let then = life.round();
-            assert!(then.judged.whole.trusted, "{what}, accepted:\n{}", then.judged.whole);
+            assert!(
+                then.judged.whole.trusted,
+                "{what}, accepted:\n{}",
+                then.judged.whole
+            );
         }
         act(&mut life.node);
         for _ in 0..2 {
@@ -95,11 +125,21 @@ fn the_same_content_at_the_same_path_stays_accepted() {
         assert!(verdict.trusted, "{verdict}");
     }
     for (path, content) in [("/bin/app", sha256(b"another")), ("/bin/other", hotfix)] {
-        let mut life = Life { node: life.node.clone(), accepted: life.accepted.clone(), ..Life::begin(busy()) };
+        let mut life = Life {
+            node: life.node.clone(),
+            accepted: life.accepted.clone(),
+            ..Life::begin(busy())
+        };
         life.ways = Default::default();
         life.node.execute(&app(), path, &content);
         let verdict = life.round().judged.whole;
         assert!(!verdict.trusted, "{path}: {verdict}");
-        assert!(verdict.pods[0].findings.iter().any(|f| f.severity == Severity::Accepted), "{verdict}");
+        assert!(
+            verdict.pods[0]
+                .findings
+                .iter()
+                .any(|f| f.severity == Severity::Accepted),
+            "{verdict}"
+        );
     }
 }

@@ -18,7 +18,8 @@ fn told(node: &mut Node, name: &str) {
 fn a_pod_that_nobody_knows_is_called_what_the_runtime_calls_it_now() {
     let mut life = Life::begin(busy());
     told(&mut life.node, "one");
-    life.node.execute(&Actor::pod(pod(9), "/bin/any"), "/bin/any", &sha256(b"any"));
+    life.node
+        .execute(&Actor::pod(pod(9), "/bin/any"), "/bin/any", &sha256(b"any"));
     life.round();
     told(&mut life.node, "two");
     let round = life.round();
@@ -99,7 +100,8 @@ fn the_rounds_after_an_accepted_kexec_are_trusted() {
     for kernel in 1..=2 {
         kexec(&mut life.node, 64 * kernel);
         for n in 0..3 {
-            life.node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+            life.node
+                .execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
             let round = life.round();
             if !round.judged.whole.trusted {
                 wrong.push(format!("round {n} after kexec {kernel} is not trusted"));
@@ -114,7 +116,8 @@ fn the_rounds_after_an_accepted_kexec_are_trusted() {
 fn kexec(node: &mut Node, boot: u8) {
     node.boot_id = [boot; 16];
     node.signing = SigningKey::from_slice(&[boot; 32]).unwrap();
-    node.list.push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
+    node.list
+        .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
     node.sealed.clear();
     node.waiting.clear();
     node.checkpoints.clear();
@@ -128,7 +131,12 @@ fn kexec(node: &mut Node, boot: u8) {
 fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
     let mut node = busy();
     let lost = Actor::lost("/bin/app");
-    node.record_execution(&lost, EventKind::Mapping, "/bin/app", evidence::FileHash::Unhashed(0));
+    node.record_execution(
+        &lost,
+        EventKind::Mapping,
+        "/bin/app",
+        evidence::FileHash::Unhashed(0),
+    );
     let nonce = b"the nonce of the first round";
     let evidence = node.attest(nonce);
     let first = appraise(&evidence, &node.policy(), &node.context(nonce, None)).unwrap();

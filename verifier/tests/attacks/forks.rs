@@ -14,8 +14,15 @@ fn collector() -> Actor {
 /// Once `content` stands in the list under the name of checkpoint `number`, nobody trusts the node any more.
 fn wrong(number: u64, content: &[u8]) -> Vec<String> {
     let mut life = Life::begin(busy());
-    life.node.measure(&collector(), format!("{}{number}", checkpoint::DIRECTORY), &sha256(content));
-    (0..3).flat_map(|_| life.round().trusted()).map(|who| format!("checkpoint {number}: {who}")).collect()
+    life.node.measure(
+        &collector(),
+        format!("{}{number}", checkpoint::DIRECTORY),
+        &sha256(content),
+    );
+    (0..3)
+        .flat_map(|_| life.round().trusted())
+        .map(|who| format!("checkpoint {number}: {who}"))
+        .collect()
 }
 
 #[test]

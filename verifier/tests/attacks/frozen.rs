@@ -10,13 +10,18 @@ use verifier::testing::{Actor, COLLECTOR, IMA_POLICY, Measurement, Node, pod, sh
 
 /// IMA measures a content that nobody accepts, and no record of it is made.
 fn hidden(node: &mut Node, path: &str) {
-    node.list.push(Measurement::ima_ng(path.as_bytes(), &sha256(b"rootkit")));
+    node.list
+        .push(Measurement::ima_ng(path.as_bytes(), &sha256(b"rootkit")));
 }
 
 /// Three rounds after the compromise: `act` before each, its checkpoint as `change` makes it of an honest one and of the last one
 /// before. Nobody may trust the node in any of them.
 #[track_caller]
-fn sign_on(attack: &str, act: impl Fn(&mut Node, usize), change: impl Fn(&mut Checkpoint, &Checkpoint, usize)) {
+fn sign_on(
+    attack: &str,
+    act: impl Fn(&mut Node, usize),
+    change: impl Fn(&mut Checkpoint, &Checkpoint, usize),
+) {
     let mut life = Life::begin(busy());
     let frozen = life.node.checkpoints.last().unwrap().checkpoint.clone();
     let mut wrong = Vec::new();
@@ -42,7 +47,9 @@ fn a_frozen_list_length_hides_no_entry() {
 
 #[test]
 fn a_frozen_settled_hides_no_entry() {
-    sign_on("settled-frozen", one_a_round, |c, frozen, _| c.settled = frozen.settled);
+    sign_on("settled-frozen", one_a_round, |c, frozen, _| {
+        c.settled = frozen.settled
+    });
 }
 
 #[test]
@@ -131,9 +138,15 @@ fn a_pod_that_executes_new_files_in_each_round_is_untrusted_alone() {
         execute(&mut life.node, 1);
         let round = life.round_quoted();
         let is_good = |n: u8| round.trusted_pods(&[n]).len() >= 3;
-        let trusts = round.judged.verdicts().all(|(_, verdict)| verdict.node.state == State::Trusted);
+        let trusts = round
+            .judged
+            .verdicts()
+            .all(|(_, verdict)| verdict.node.state == State::Trusted);
         if !trusts || !is_good(1) || !is_good(3) || !is_good(4) {
-            wrong.push(format!("round {}: the node or a neighbour is not trusted", round.number));
+            wrong.push(format!(
+                "round {}: the node or a neighbour is not trusted",
+                round.number
+            ));
         }
         wrong.extend(round.trusted_pods(&[2]));
     }
@@ -160,7 +173,10 @@ fn an_entry_whose_record_is_late_counts_for_the_pod_that_holds_it_up() {
         let round = life.round_sealed(|c| c.settled = settled);
         let trusts = round.judged.whole.node.state == State::Trusted;
         if !trusts || round.trusted_pods(&[1]).is_empty() {
-            wrong.push(format!("round {}: the node or a neighbour is not trusted", round.number));
+            wrong.push(format!(
+                "round {}: the node or a neighbour is not trusted",
+                round.number
+            ));
         }
         if n > 0 {
             wrong.extend(round.trusted_pods(&[2]));
@@ -243,7 +259,9 @@ fn not_any_number_of_entries_may_be_pending() {
 #[test]
 fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
     let changes: [(&str, fn(&mut Record)); 4] = [
-        ("another pod", |r| r.cgroup = Actor::pod(pod(3), "/bin/app").cgroup),
+        ("another pod", |r| {
+            r.cgroup = Actor::pod(pod(3), "/bin/app").cgroup
+        }),
         ("another process", |r| r.ancestry[0].exe = b"/bin/other".to_vec()),
         ("another number", |r| r.seq += 40),
         ("another file", |r| r.ino += 1),
@@ -252,12 +270,23 @@ fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
     for (what, change) in changes {
         let mut life = Life::begin(busy());
         let actor = Actor::pod(pod(2), "/bin/app");
-        let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()].first().unwrap().clone();
+        let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()]
+            .first()
+            .unwrap()
+            .clone();
         let nonce = life.nonce();
         life.node.seal(Some(&nonce));
         // An entry anew, of a content that pods 1 and 2 and no other accepts.
-        life.node.pod_files.get_mut(&pod(2)).unwrap().insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
-        life.node.pod_files.get_mut(&pod(3)).unwrap().insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+        life.node
+            .pod_files
+            .get_mut(&pod(2))
+            .unwrap()
+            .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+        life.node
+            .pod_files
+            .get_mut(&pod(3))
+            .unwrap()
+            .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
         life.node.measure(&actor, "/lib/m.so", &libc);
         assert!(life.round_quoted().judged.whole.trusted, "{what}: before");
         let (key, record) = life.node.waiting.last_mut().unwrap();
@@ -283,7 +312,9 @@ fn a_record_that_was_shown_unsealed_is_sealed_at_all() {
     let mut wrong = first.trusted_pods(&[2]);
     let is_of_entry = |record: &Record| record.kind == EventKind::Entry && record.path == b"/tmp/evil";
     life.node.waiting.retain(|(_, record)| !is_of_entry(record));
-    life.node.waiting.retain(|(_, record)| record.hash != Some(FileHash::Measured(evil.clone())));
+    life.node
+        .waiting
+        .retain(|(_, record)| record.hash != Some(FileHash::Measured(evil.clone())));
     let settled = life.node.settled();
     let round = life.round_sealed(|c| c.settled = settled);
     wrong.extend(round.trusted());

@@ -56,7 +56,10 @@ fn every_open_attack_is_tried() {
     .concat();
     let mut names = BTreeSet::new();
     for (attack, _) in OPEN {
-        assert!(sources.contains(&format!("\"{attack}\"")), "{attack} is not tried");
+        assert!(
+            sources.contains(&format!("\"{attack}\"")),
+            "{attack} is not tried"
+        );
         assert!(names.insert(attack), "{attack} stands twice in OPEN");
     }
 }
@@ -146,7 +149,13 @@ impl Life {
             let verdict = ways::tenant(&evidence, &judged.whole, *uid, &policy, &context);
             verdict.is_some_and(|verdict| verdict.trusted)
         };
-        let tenants = self.node.pod_files.keys().filter(|uid| trusts(uid)).copied().collect();
+        let tenants = self
+            .node
+            .pod_files
+            .keys()
+            .filter(|uid| trusts(uid))
+            .copied()
+            .collect();
         self.rounds += 1;
         Round {
             number: self.rounds,
@@ -162,16 +171,24 @@ fn tenant_policy(node: &Node, uid: PodUid) -> Policy {
         "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
     );
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
-    Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap().1
+    Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve)
+        .unwrap()
+        .1
 }
 
 impl Round {
     /// Who trusts the node, by name.
     fn trusted(&self) -> Vec<String> {
         let number = self.number;
-        let trusts = self.judged.verdicts().filter(|(_, verdict)| verdict.node.state == State::Trusted);
+        let trusts = self
+            .judged
+            .verdicts()
+            .filter(|(_, verdict)| verdict.node.state == State::Trusted);
         let ways = trusts.map(|(way, _)| format!("round {number}: {way} trusts the node"));
-        let tenants = self.tenants.iter().map(|uid| format!("round {number}: a tenant trusts {uid}"));
+        let tenants = self
+            .tenants
+            .iter()
+            .map(|uid| format!("round {number}: a tenant trusts {uid}"));
         ways.chain(tenants).chain(self.differs()).collect()
     }
 

@@ -18,8 +18,14 @@ fn verdict(node: &Node, evidence: &Evidence, policy: &Policy) -> Verdict {
 #[track_caller]
 fn refused(what: &str, verdict: &Verdict, rule: Rule) {
     assert!(!verdict.trusted, "{what}: {verdict}");
-    assert!(verdict.pods.iter().all(|pod| pod.state != State::Trusted), "{what}: {verdict}");
-    assert!(verdict.failures().any(|finding| finding.rule == rule), "{what}: {verdict}");
+    assert!(
+        verdict.pods.iter().all(|pod| pod.state != State::Trusted),
+        "{what}: {verdict}"
+    );
+    assert!(
+        verdict.failures().any(|finding| finding.rule == rule),
+        "{what}: {verdict}"
+    );
     assert!(verdict.state.is_none(), "{what}: nothing of it is remembered");
 }
 
@@ -38,8 +44,12 @@ fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
         ("no signature", |e| e.quote.signature.clear()),
         ("no key", |e| e.quote.ak.clear()),
         ("no list", |e| e.list.clear()),
-        ("an entry of one byte", |e| e.list[3] = evidence::Entry::Full(vec![0])),
-        ("an entry of nothing", |e| e.list.push(evidence::Entry::Full(Vec::new()))),
+        ("an entry of one byte", |e| {
+            e.list[3] = evidence::Entry::Full(vec![0])
+        }),
+        ("an entry of nothing", |e| {
+            e.list.push(evidence::Entry::Full(Vec::new()))
+        }),
         ("no checkpoints", |e| e.checkpoints.clear()),
         ("a checkpoint of nothing", |e| e.checkpoints[1].clear()),
         ("half a checkpoint", |e| e.checkpoints[0].truncate(20)),
@@ -78,13 +88,26 @@ fn cve_2022_3500_an_error_of_the_command_is_never_taken_for_trust() {
         write("evidence.cbor", node.attest(NONCE).to_cbor());
         write("ak.pub", node.ak.public());
         write("node.yaml", node.policy_yaml().into_bytes());
-        for name in node.pod_files.keys().map(ToString::to_string).chain(["host".into()]) {
-            write(&format!("{name}.json"), node.reference(&format!("{name}.json")).unwrap());
+        for name in node
+            .pod_files
+            .keys()
+            .map(ToString::to_string)
+            .chain(["host".into()])
+        {
+            write(
+                &format!("{name}.json"),
+                node.reference(&format!("{name}.json")).unwrap(),
+            );
         }
     };
     fill(&mut node);
     let good = run();
-    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+    assert_eq!(
+        good.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
     let broken = ["evidence.cbor", "ak.pub", "node.yaml", "host.json"];
     for name in broken {
         for cut in [0, 1, 2] {
@@ -131,7 +154,10 @@ fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_judged() {
     mixed.ak = [&theirs.ak[..], &good.quote.ak].concat();
     mixes.push(("both keys, the pinned one last", mixed));
     for (what, quote) in mixes {
-        let evidence = Evidence { quote, ..good.clone() };
+        let evidence = Evidence {
+            quote,
+            ..good.clone()
+        };
         refused(what, &verdict(&node, &evidence, &policy), Rule::V1);
     }
 }
@@ -145,13 +171,19 @@ fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
     let nonce = life.nonce();
     let evidence = life.node.attest(&nonce);
     let context = life.ways.next(context);
-    let judged = life.ways.judge(&evidence, &life.node.policy(), &context, &[]).unwrap();
+    let judged = life
+        .ways
+        .judge(&evidence, &life.node.policy(), &context, &[])
+        .unwrap();
     for (way, verdict) in judged.verdicts() {
         refused(way, verdict, Rule::V1);
     }
     let policy = tenant_policy(&life.node, pod(1));
     let tenant = ways::tenant(&evidence, &judged.whole, pod(1), &policy, &context).unwrap();
-    assert!(tenant.findings.iter().any(|finding| finding.rule == Rule::V1), "{tenant}");
+    assert!(
+        tenant.findings.iter().any(|finding| finding.rule == Rule::V1),
+        "{tenant}"
+    );
 }
 
 /// CVE-2025-13609 (Keylime): another TPM registered itself under a name that was taken. A name is given once, by who runs the
@@ -175,7 +207,9 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
     assert_eq!(listed[0]["ak"], hex::encode(node.ak.name()));
     let (_server, client) = site.serve(&[]);
     let nonce = client.nonce("worker-1").unwrap();
-    let answer = client.submit("worker-1", &other.attest(&nonce).to_cbor()).unwrap();
+    let answer = client
+        .submit("worker-1", &other.attest(&nonce).to_cbor())
+        .unwrap();
     assert_eq!(answer.kind(), (403, "unknown-key".into()));
     let answer = client.submit("worker-1", &node.attest(&nonce).to_cbor()).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -204,7 +238,11 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
     alone.boot = None;
     let mut evidence = alone.attest(NONCE);
     evidence.boot = Some(stated.clone());
-    refused("beside PCR 10 alone", &verdict(&alone, &evidence, &policy), Rule::V10);
+    refused(
+        "beside PCR 10 alone",
+        &verdict(&alone, &evidence, &policy),
+        Rule::V10,
+    );
 
     // It selects nothing at all, in a bank or in none; its digest is that of nothing.
     for selection in [vec![], vec![(Bank::Sha256, vec![])]] {
@@ -217,7 +255,11 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
         });
         let mut evidence = node.evidence(quote);
         evidence.boot = Some(stated.clone());
-        refused("a quote of nothing", &verdict(&node, &evidence, &policy), Rule::V1);
+        refused(
+            "a quote of nothing",
+            &verdict(&node, &evidence, &policy),
+            Rule::V1,
+        );
     }
 
     // Other registers are quoted than those that are stated, under another number or in another bank.
@@ -230,7 +272,10 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
     let of_sha1 = Registers::new((0..10).map(|n| Bank::Sha1.hash(&[&[n]])).collect()).unwrap();
     for registers in [vec![], vec![of_sha1]] {
         let mut evidence = good.clone();
-        evidence.boot = Some(Boot { registers, ..stated.clone() });
+        evidence.boot = Some(Boot {
+            registers,
+            ..stated.clone()
+        });
         refused("another bank's", &verdict(&node, &evidence, &policy), Rule::V1);
     }
     // A second value for a register changes nothing that the first one said.
@@ -254,13 +299,23 @@ fn evidence_of_another_node_proves_nothing_of_this_one() {
     let whole = verdict(&genuine, &relayed, &policy);
     assert!(whole.trusted, "it is good evidence of the other node: {whole}");
     let seen = ways::tenant(&relayed, &whole, pod(1), &tenant, &context).unwrap();
-    assert!(!seen.trusted && seen.findings.iter().any(|finding| finding.rule == Rule::V1), "{seen}");
+    assert!(
+        !seen.trusted && seen.findings.iter().any(|finding| finding.rule == Rule::V1),
+        "{seen}"
+    );
 
     // What its own TPM quotes, beside the genuine one's list, checkpoints and records.
     let mut own = busy();
-    own.execute(&verifier::testing::Actor::host("/sbin/init"), "/usr/bin/rootkit", &sha256(b"rootkit"));
+    own.execute(
+        &verifier::testing::Actor::host("/sbin/init"),
+        "/usr/bin/rootkit",
+        &sha256(b"rootkit"),
+    );
     let mine = own.attest(NONCE);
-    let mixed = Evidence { quote: mine.quote.clone(), ..relayed.clone() };
+    let mixed = Evidence {
+        quote: mine.quote.clone(),
+        ..relayed.clone()
+    };
     refused("its own quote", &verdict(&own, &mixed, &policy), Rule::V2);
     let mixed = Evidence {
         checkpoints: relayed.checkpoints.clone(),

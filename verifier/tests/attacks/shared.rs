@@ -113,7 +113,10 @@ fn a_permitted_path_of_the_writer_excuses_nobody_elses_file() {
     map(&mut life.node, &app(1), EventKind::Mapping);
     life.node.violate(&app(2), "/mnt/other/name");
     let round = life.round();
-    judge("library-written-under-a-permitted-name", &round.trusted_pods(&[1]));
+    judge(
+        "library-written-under-a-permitted-name",
+        &round.trusted_pods(&[1]),
+    );
 }
 
 /// Neither is another file on the same device, or the same number on another one.

@@ -20,7 +20,12 @@ impl Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
         folder.write("node.yaml", node.policy_yaml());
         folder.write("ak.pub", node.ak.public());
-        for name in node.pod_files.keys().map(ToString::to_string).chain(["host".into()]) {
+        for name in node
+            .pod_files
+            .keys()
+            .map(ToString::to_string)
+            .chain(["host".into()])
+        {
             let name = format!("{name}.json");
             folder.write(&name, node.reference(&name).unwrap());
         }
@@ -34,19 +39,38 @@ impl Folder {
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Output {
-        Command::new(program).args(args).current_dir(&self.0).output().unwrap()
+        Command::new(program)
+            .args(args)
+            .current_dir(&self.0)
+            .output()
+            .unwrap()
     }
 
     fn verdict(&self) -> Verdict {
         let nonce = hex::encode(NONCE);
-        let asked = ["--policy", "node.yaml", "--ak", "ak.pub", "--nonce", &nonce, "--json"];
+        let asked = [
+            "--policy",
+            "node.yaml",
+            "--ak",
+            "ak.pub",
+            "--nonce",
+            &nonce,
+            "--json",
+        ];
         let args = [&["verify", "evidence.cbor"][..], &asked].concat();
         let output = self.run(env!("CARGO_BIN_EXE_cgpath"), &args);
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     fn suggest(&self) -> Result<Value, String> {
-        let args = ["policy", "suggest", "node.yaml", "--from", "verdict.json", "--json"];
+        let args = [
+            "policy",
+            "suggest",
+            "node.yaml",
+            "--from",
+            "verdict.json",
+            "--json",
+        ];
         let output = self.run(env!("CARGO_BIN_EXE_cgpath"), &args);
         match output.status.code() {
             Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
@@ -63,9 +87,14 @@ fn deviations(verdict: &Verdict) -> BTreeSet<(String, String, String)> {
         list.iter().map(one).collect::<Vec<_>>()
     };
     let node = &verdict.node;
-    let mut all: BTreeSet<_> = of("host".into(), &[&node.fnf[..], &node.filehash_err].concat()).into_iter().collect();
+    let mut all: BTreeSet<_> = of("host".into(), &[&node.fnf[..], &node.filehash_err].concat())
+        .into_iter()
+        .collect();
     for pod in &verdict.pods {
-        all.extend(of(pod.uid.to_string(), &[&pod.fnf[..], &pod.filehash_err].concat()));
+        all.extend(of(
+            pod.uid.to_string(),
+            &[&pod.fnf[..], &pod.filehash_err].concat(),
+        ));
     }
     all
 }
@@ -94,11 +123,17 @@ fn clears_more(node: &mut Node) -> Vec<String> {
         let folder = Folder::of(node);
         folder.write("one.patch", &patch);
         let applied = folder.run("patch", &["--batch", "-p0", "-i", "one.patch"]);
-        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stdout));
+        assert!(
+            applied.status.success(),
+            "{}",
+            String::from_utf8_lossy(&applied.stdout)
+        );
         let after = deviations(&folder.verdict());
         let added = |path: &str, digest: &str| {
             let lines = patch.lines().filter(|line| line.starts_with('+'));
-            lines.clone().any(|line| line.contains(&format!("{path:?}")) && line.contains(digest))
+            lines
+                .clone()
+                .any(|line| line.contains(&format!("{path:?}")) && line.contains(digest))
         };
         for (whose, path, digest) in before.difference(&after) {
             if *whose != who || !added(path, digest) {
@@ -116,14 +151,21 @@ fn a_changed_file_of_the_runtime_is_accepted_in_no_pod_by_a_line_of_the_host() {
     node.extra_policy += "runtime-files: [/usr/bin/runc]\n";
     let other = sha256(b"another runc");
     node.execute(&Actor::host("/sbin/init"), "/usr/bin/runc", &other);
-    node.execute(&Actor::host("/sbin/init"), "/usr/bin/tool", &sha256(b"another tool"));
+    node.execute(
+        &Actor::host("/sbin/init"),
+        "/usr/bin/tool",
+        &sha256(b"another tool"),
+    );
     node.execute(&Actor::pod(pod(1), "/bin/app"), "/tmp/miner", &other);
     node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &other);
     judge("suggest-runtime-file", &clears_more(&mut node));
     // It is not passed over in silence.
     let suggested = Folder::of(&mut node).suggest().unwrap();
     let said = suggested["not_suggested"].to_string();
-    assert!(said.contains("/usr/bin/runc") && said.contains("every pod"), "{said}");
+    assert!(
+        said.contains("/usr/bin/runc") && said.contains("every pod"),
+        "{said}"
+    );
     assert_eq!(suggested["added"], 3, "{suggested}");
 }
 

@@ -14,8 +14,16 @@ use verifier::testing::part_after;
 use verifier::{Context, ExpectedNonce, NodeState, State, Unusable, Verdict, appraise_accepting};
 
 /// What follows a node from evidence on that gave the verdict `whole`.
-fn begin(evidence: &Evidence, whole: &Verdict, policy: &Policy, context: &Context) -> Option<Follower> {
-    Follower::new(evidence, whole, policy, context)
+fn begin(
+    evidence: &Evidence,
+    whole: &Verdict,
+    policy: &Policy,
+    context: &Context,
+    accepted: &[Accepted],
+) -> Option<Follower> {
+    let (verdict, follower) = Follower::begin(evidence, policy, context, accepted, context.now).ok()?;
+    assert_eq!(verdict, *whole);
+    follower
 }
 
 /// The follower's verdict on a part, if it has one.
@@ -69,24 +77,31 @@ impl Ways {
         context: &Context,
         accepted: &[Accepted],
     ) -> Result<Judged, Unusable> {
-        let judge = |evidence: &Evidence| appraise_accepting(evidence, policy, context, accepted, context.now);
+        let judge =
+            |evidence: &Evidence| appraise_accepting(evidence, policy, context, accepted, context.now);
         let whole = judge(evidence);
         let cbor = Evidence::from_cbor(&evidence.to_cbor()).unwrap();
         let json = Evidence::from_json(&evidence.to_json().unwrap()).unwrap();
-        assert!(cbor == *evidence && json == *evidence, "an encoding changes the evidence");
+        assert!(
+            cbor == *evidence && json == *evidence,
+            "an encoding changes the evidence"
+        );
         let part = self.part(evidence);
         let followed = part.as_ref().and_then(|part| {
             assert_eq!(Part::from_cbor(&part.to_cbor()).as_ref(), Ok(part));
             follow(self.follower.as_mut()?, part, policy, context, accepted)
         });
-        assert!(whole.is_ok() || followed.is_none(), "followed: {followed:?}\nwhole: {whole:?}");
+        assert!(
+            whole.is_ok() || followed.is_none(),
+            "followed: {followed:?}\nwhole: {whole:?}"
+        );
         let whole = whole?;
         let joined = part.and_then(|part| part.join(self.kept.clone()?).ok());
         let joined = joined.filter(|joined| joined != evidence);
         let joined = joined.map(|joined| judge(&joined)).transpose()?;
         self.followed += u64::from(followed.is_some());
         if followed.is_none() {
-            self.follower = begin(evidence, &whole, policy, context);
+            self.follower = begin(evidence, &whole, policy, context, accepted);
         }
         if let Some(state) = &whole.state {
             self.state = Some(state.clone());
@@ -112,7 +127,9 @@ impl Judged {
     /// All verdicts on the evidence itself, by the way in which they came.
     pub fn verdicts(&self) -> impl Iterator<Item = (&'static str, &Verdict)> {
         let followed = self.followed.iter().map(|verdict| ("followed", verdict));
-        [("whole", &self.whole), ("again", &self.again)].into_iter().chain(followed)
+        [("whole", &self.whole), ("again", &self.again)]
+            .into_iter()
+            .chain(followed)
     }
 
     /// A way that comes to another verdict than the whole, and both.
@@ -156,8 +173,11 @@ pub fn tenant(
     bundle.ear = ear::token_for(whole, Scope::Pod(uid), nonce, &verdict_key()).ok();
     let bundle = TenantBundle::from_cbor(&bundle.to_cbor()).unwrap();
     let verdict = tenant::verify(&bundle, uid, policy, &own).unwrap();
-    let believed = whole.node.state == State::Trusted
-        && whole.pod(uid).is_some_and(|pod| pod.state == State::Trusted);
-    assert!(believed || !verdict.trusted, "trusted as a tenant's alone:\n{verdict}\n{whole}");
+    let believed =
+        whole.node.state == State::Trusted && whole.pod(uid).is_some_and(|pod| pod.state == State::Trusted);
+    assert!(
+        believed || !verdict.trusted,
+        "trusted as a tenant's alone:\n{verdict}\n{whole}"
+    );
     Some(verdict)
 }

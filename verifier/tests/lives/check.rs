@@ -88,25 +88,37 @@ const PERMITTED: &str = "['/var/log/*', '/usr/lib/**']";
 
 fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
     let mut pods = String::new();
-    let excludes = if setup.excludes_pods { ", excludes: ['^/opt/x/.*$']" } else { "" };
+    let excludes = if setup.excludes_pods {
+        ", excludes: ['^/opt/x/.*$']"
+    } else {
+        ""
+    };
     for uid in node.pod_files.keys() {
         let name = format!("name: pod-{}, references: [{uid}.json]{excludes}", uid.0[0]);
         pods += &format!("  - {{uid: {uid}, {name}}}\n");
     }
     let mut more = node.extra_policy.clone();
     if setup.lost + setup.unattributed > 0 {
-        more += &format!("tolerance: {{lost: {}, unattributed: {}}}\n", setup.lost, setup.unattributed);
+        more += &format!(
+            "tolerance: {{lost: {}, unattributed: {}}}\n",
+            setup.lost, setup.unattributed
+        );
     }
     let tolerated = super::plan::ACTIONS.iter().enumerate().take(13);
-    let tolerated = tolerated.filter(|(n, _)| setup.tolerate >> n & 1 == 1).map(|(_, action)| action.name());
+    let tolerated = tolerated
+        .filter(|(n, _)| setup.tolerate >> n & 1 == 1)
+        .map(|(_, action)| action.name());
     more += &format!(
         "guard: {{at-least: {}, tpm-opened: {}, tolerate: [{}]}}\n",
         ["off", "record", "deny"][usize::from(setup.least) % 3],
         if setup.tpm_untrust { "untrust" } else { "report" },
         tolerated.collect::<Vec<_>>().join(", ")
     );
-    more += ["predating-pods: report\n", "predating-pods: trust\n", "predating-pods: untrust\n"]
-        [usize::from(setup.predating_pods) % 3];
+    more += [
+        "predating-pods: report\n",
+        "predating-pods: trust\n",
+        "predating-pods: untrust\n",
+    ][usize::from(setup.predating_pods) % 3];
     let lines = [
         (setup.permit, format!("violations: {{permit: {PERMITTED}}}\n")),
         (setup.kexec, "kexec: allow\n".into()),
@@ -119,13 +131,24 @@ fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
     more.extend(lines.into_iter().filter(|(is, _)| *is).map(|(_, line)| line));
     let objects = match setup.bpf_objects {
         0 => String::new(),
-        n => format!("  bpf-objects: [\"sha256:{}\"]\n", format!("0{}", 10 - n).repeat(32)),
+        n => format!(
+            "  bpf-objects: [\"sha256:{}\"]\n",
+            format!("0{}", 10 - n).repeat(32)
+        ),
     };
-    let excludes = if setup.excludes_host { ", excludes: ['^/opt/x/.*$', '/usr/lib/host-9']" } else { "" };
+    let excludes = if setup.excludes_host {
+        ", excludes: ['^/opt/x/.*$', '/usr/lib/host-9']"
+    } else {
+        ""
+    };
     format!(
         "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
          collector: {}\n{objects}host: {{references: [host.json]{excludes}}}\npods:\n{pods}{more}",
-        if setup.templates == 2 { "bpf, kernel".into() } else { node.tier.to_string() },
+        if setup.templates == 2 {
+            "bpf, kernel".into()
+        } else {
+            node.tier.to_string()
+        },
         node.accept_templates,
         node.accept_banks,
         sha256(IMA_POLICY.as_bytes()),
@@ -151,7 +174,9 @@ fn tenant_policy(node: &Node, setup: &Setup, uid: PodUid) -> Policy {
     ];
     text.extend(lines.into_iter().filter(|(is, _)| *is).map(|(_, line)| line));
     let resolve = |name: &str| reference(node, name).ok_or_else(|| "no such file".to_owned());
-    Policy::load_tenant("pod.yaml", text.as_bytes(), resolve).unwrap().1
+    Policy::load_tenant("pod.yaml", text.as_bytes(), resolve)
+        .unwrap()
+        .1
 }
 
 fn nonce(round: usize) -> Vec<u8> {
@@ -184,7 +209,11 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
             now: NOW + n as u64,
             previous: None,
         });
-        let shown = ways.kept.as_ref().map(|kept| kept.unsealed.clone()).unwrap_or_default();
+        let shown = ways
+            .kept
+            .as_ref()
+            .map(|kept| kept.unsealed.clone())
+            .unwrap_or_default();
         let judged = ways.judge(&evidence, policy, &context, &accepted).unwrap();
         if let Some((way, other, same)) = judged.disagreement() {
             return Err(differs(&format!("{way} and whole"), other, same));
@@ -194,7 +223,13 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
         naive_says(&evidence, policy, &context, &shown, &plain)?;
         counts.foreign += nothing_is_hidden(&world, &evidence, policy, context.previous.as_ref(), &plain)?;
         let uid = pod(round.tenant);
-        let tenant = ways::tenant(&evidence, &plain, uid, &tenant_policy(&world.node, setup, uid), &context);
+        let tenant = ways::tenant(
+            &evidence,
+            &plain,
+            uid,
+            &tenant_policy(&world.node, setup, uid),
+            &context,
+        );
         counts.tenants += u64::from(tenant.is_some());
         counts.tenants_trusted += u64::from(tenant.is_some_and(|tenant| tenant.trusted));
         if round.accept {
@@ -215,7 +250,12 @@ fn failures(verdict: &Verdict) -> BTreeSet<String> {
             Subject::Partition(PartitionKey::Pod(_)) => "pod".to_owned(),
             subject => subject.to_string(),
         };
-        let text: String = finding.text.chars().filter(|c| !c.is_ascii_digit()).take(70).collect();
+        let text: String = finding
+            .text
+            .chars()
+            .filter(|c| !c.is_ascii_digit())
+            .take(70)
+            .collect();
         format!("{} {subject}: {text}", finding.rule)
     };
     verdict.failures().map(kind).collect()
@@ -252,8 +292,14 @@ fn naive_says(
         elsewhere: plain.failures().any(is_elsewhere),
     });
     // What a pod is told of the node's evidence is said by the node.
-    let is_told = |finding: &&Finding| finding.text.starts_with("the node's evidence is not to be believed");
-    let own = plain.failures().filter(|finding| !is_told(finding) && NAIVE.contains(&finding.rule));
+    let is_told = |finding: &&Finding| {
+        finding
+            .text
+            .starts_with("the node's evidence is not to be believed")
+    };
+    let own = plain
+        .failures()
+        .filter(|finding| !is_told(finding) && NAIVE.contains(&finding.rule));
     let whole = Opinion {
         trusted: plain.node.state == State::Trusted,
         failed: own.map(|finding| (finding.rule, finding.subject)).collect(),
@@ -292,32 +338,63 @@ fn nothing_is_hidden(
     plain: &Verdict,
 ) -> Result<u64, Trouble> {
     let mut foreign = 0;
-    let findings = || plain.node.findings.iter().chain(plain.pods.iter().flat_map(|pod| &pod.findings));
+    let findings = || {
+        plain
+            .node
+            .findings
+            .iter()
+            .chain(plain.pods.iter().flat_map(|pod| &pod.findings))
+    };
     let records: Vec<_> = evidence
         .partitions
         .iter()
         .chain(&evidence.unsealed)
         .flat_map(|log| log.records.iter().map(|record| (log.key, record)))
         .collect();
-    let sealed = |file: &Vec<u8>| SealedCheckpoint::from_file(file).ok().map(|sealed| sealed.checkpoint);
-    let last_but_one = evidence.checkpoints.iter().rev().nth(1).and_then(sealed).map_or(0, |c| c.list_len);
-    let believed = before.filter(|before| before.boot_id == evidence.boot_id).map_or(0, |before| before.covered);
+    let sealed = |file: &Vec<u8>| {
+        SealedCheckpoint::from_file(file)
+            .ok()
+            .map(|sealed| sealed.checkpoint)
+    };
+    let last_but_one = evidence
+        .checkpoints
+        .iter()
+        .rev()
+        .nth(1)
+        .and_then(sealed)
+        .map_or(0, |c| c.list_len);
+    let believed = before
+        .filter(|before| before.boot_id == evidence.boot_id)
+        .map_or(0, |before| before.covered);
     let waits = last_but_one.max(believed);
     let covered = plain.node.covered as usize;
     for (index, entry) in evidence.list.iter().enumerate().take(covered) {
         let Entry::Full(bytes) = entry else { continue };
-        let Ok(entry) = ListEntry::from_canonical(0, bytes.as_slice()) else { continue };
-        let (path, content) = (entry.file_name().unwrap_or_default(), entry.file_digest().and_then(|d| d.digest()));
+        let Ok(entry) = ListEntry::from_canonical(0, bytes.as_slice()) else {
+            continue;
+        };
+        let (path, content) = (
+            entry.file_name().unwrap_or_default(),
+            entry.file_digest().and_then(|d| d.digest()),
+        );
         let truth = world.truth[index];
         let is_checkpoint = |file: &Vec<u8>| content == Some(Bank::Sha256.hash(&[file]));
-        if number_from_path(path).is_some() && evidence.checkpoints.iter().any(is_checkpoint) || path == b"boot_aggregate" {
+        if number_from_path(path).is_some() && evidence.checkpoints.iter().any(is_checkpoint)
+            || path == b"boot_aggregate"
+        {
             continue;
         }
         let accepts = |key: PartitionKey| {
             let predating = &world.node.predating;
-            content.as_ref().is_some_and(|content| naive::accepts(policy, predating, key, path, content))
+            content
+                .as_ref()
+                .is_some_and(|content| naive::accepts(policy, predating, key, path, content))
         };
-        let is_accepted = if entry.is_violation() { policy.permits_violation(path) } else { accepts(truth) };
+        let is_accepted = if entry.is_violation() {
+            policy.permits_violation(path)
+        } else {
+            accepts(truth)
+        };
         if is_accepted {
             continue;
         }
@@ -329,7 +406,8 @@ fn nothing_is_hidden(
         if plain.node.state != State::Trusted || !trusts(truth) {
             continue;
         }
-        let names = |finding: &Finding| finding.index == Some(index as u64) || finding.path.as_deref() == Some(path);
+        let names =
+            |finding: &Finding| finding.index == Some(index as u64) || finding.path.as_deref() == Some(path);
         let is_said = findings().any(names);
         let sha1 = entry.template_digest(Bank::Sha1);
         let mut own = records.iter().filter(|(_, record)| {
@@ -341,7 +419,11 @@ fn nothing_is_hidden(
         let is_waiting = index as u64 >= waits && pods.chain([PartitionKey::Host]).any(accepts);
         let is_excused = is_reattributed || (own.next().is_none() && (is_marked || is_waiting));
         if !is_said && !is_excused {
-            let kind = if entry.is_violation() { "violation" } else { "content" };
+            let kind = if entry.is_violation() {
+                "violation"
+            } else {
+                "content"
+            };
             let shown = String::from_utf8_lossy(path);
             return Err(Trouble {
                 what: format!("a {kind} is hidden and the node is trusted"),
@@ -360,7 +442,10 @@ fn accept_one(
     context: &Context,
     plain: &Verdict,
 ) -> Result<Option<Accepted>, Trouble> {
-    let acceptable: Vec<&Finding> = plain.failures().filter(|finding| accept::is_acceptable(finding.rule)).collect();
+    let acceptable: Vec<&Finding> = plain
+        .failures()
+        .filter(|finding| accept::is_acceptable(finding.rule))
+        .collect();
     let told = |finding: &&&Finding| !finding.text.contains("more finding(s) of this kind");
     let acceptable: Vec<&Finding> = acceptable.iter().filter(told).copied().collect();
     if acceptable.is_empty() {
@@ -386,11 +471,28 @@ fn accept_one(
     left.retain(|other| *other != id);
     let cleared = judge(context.now);
     if is_it.len() != 1 || ids(&cleared) != left {
-        return Err(differs(&format!("accepting {} clears more or less than it says: the verdicts", finding.rule), &cleared, plain));
+        return Err(differs(
+            &format!(
+                "accepting {} clears more or less than it says: the verdicts",
+                finding.rule
+            ),
+            &cleared,
+            plain,
+        ));
     }
     let after = judge(until);
-    if ids(&after) != ids(plain) || after.node.findings.iter().any(|f| f.severity == Severity::Accepted) {
-        return Err(differs("a statement holds behind its end: the verdicts", &after, plain));
+    if ids(&after) != ids(plain)
+        || after
+            .node
+            .findings
+            .iter()
+            .any(|f| f.severity == Severity::Accepted)
+    {
+        return Err(differs(
+            "a statement holds behind its end: the verdicts",
+            &after,
+            plain,
+        ));
     }
     Ok(Some(accepted))
 }

@@ -57,7 +57,9 @@ fn change(c: &mut Checkpoint, before: &Checkpoint, least: u64, forgery: Forgery)
         Forgery::Protection(level) => {
             let levels = [GuardMode::Off, GuardMode::Record, GuardMode::Deny];
             let guard = levels[usize::from(level) - 1];
-            c.protection.iter_mut().for_each(|protection| protection.guard = guard);
+            c.protection
+                .iter_mut()
+                .for_each(|protection| protection.guard = guard);
         }
         Forgery::Previous => c.previous = [1; 32],
         Forgery::Boot => c.boot_id = [77; 16],
@@ -89,7 +91,11 @@ impl World {
             change(&mut made, &before.checkpoint.clone(), least, forgery);
         }
         let other = SigningKey::from_slice(&[9; 32]).unwrap();
-        let key = if forgery == Forgery::OtherKey { &other } else { &node.signing };
+        let key = if forgery == Forgery::OtherKey {
+            &other
+        } else {
+            &node.signing
+        };
         let sealed = SealedCheckpoint::seal(made, key);
         let path = format!("{}{}", checkpoint::DIRECTORY, sealed.checkpoint.number);
         let content = sha256(&sealed.file);
@@ -105,7 +111,10 @@ impl World {
             Forgery::AndAnother(true) => node.measure(&collector, &path, &another),
             _ => {}
         }
-        if !matches!(forgery, Forgery::Unread | Forgery::ReadBy(_) | Forgery::ReadByNobody) {
+        if !matches!(
+            forgery,
+            Forgery::Unread | Forgery::ReadBy(_) | Forgery::ReadByNobody
+        ) {
             node.measure(&collector, &path, &content);
         }
         match forgery {

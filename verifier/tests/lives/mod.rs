@@ -24,7 +24,10 @@ const TRIES: usize = 400;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text}: not a number")),
+    )
 }
 
 fn try_live(plan: &Plan) -> Result<Counts, Trouble> {
@@ -33,7 +36,11 @@ fn try_live(plan: &Plan) -> Result<Counts, Trouble> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let detail = text.unwrap_or_default();
         let first = detail.lines().next().unwrap_or_default();
-        let what = first.chars().filter(|c| !c.is_ascii_digit()).take(90).collect::<String>();
+        let what = first
+            .chars()
+            .filter(|c| !c.is_ascii_digit())
+            .take(90)
+            .collect::<String>();
         Err(Trouble {
             what: format!("panic: {what}"),
             detail,
@@ -94,9 +101,15 @@ fn random_lives_are_judged_the_same_in_every_way_and_hide_nothing() {
         let gone: Vec<_> = OPEN.iter().filter(|open| !met.contains(*open)).collect();
         assert!(gone.is_empty(), "not met any more, take it off the list OPEN: {gone:?}");
         assert!(counts.rounds > 3 * lives / 2, "{counts:?}");
-        assert!(counts.trusted * 5 > counts.rounds && counts.trusted * 10 < 9 * counts.rounds, "{counts:?}");
+        assert!(
+            counts.trusted * 5 > counts.rounds && counts.trusted * 10 < 9 * counts.rounds,
+            "{counts:?}"
+        );
         assert!(counts.followed * 6 > counts.rounds, "{counts:?}");
-        assert!(counts.tenants_trusted * 8 > counts.tenants && counts.accepted > 0, "{counts:?}");
+        assert!(
+            counts.tenants_trusted * 8 > counts.tenants && counts.accepted > 0,
+            "{counts:?}"
+        );
         assert!(counts.foreign > lives, "{counts:?}");
     }
 }
@@ -136,7 +149,10 @@ fn whatever_a_forged_checkpoint_states_hides_no_content() {
     let mut foreign = 0;
     for (n, forgery) in forgeries.iter().enumerate() {
         // Two of what can be hidden for each, so that all meet all kinds of numbers.
-        for step in [hidden[n % hidden.len()], hidden[(n / sets.len() + 1) % hidden.len()]] {
+        for step in [
+            hidden[n % hidden.len()],
+            hidden[(n / sets.len() + 1) % hidden.len()],
+        ] {
             let quiet = Round::quiet();
             let forged = Round {
                 seal: *forgery,
@@ -181,7 +197,11 @@ fn usual_lives_are_trusted_and_followed() {
             *round = Round {
                 steps: std::mem::take(&mut round.steps),
                 behind: std::mem::take(&mut round.behind),
-                change: if round.change == Change::Restart { Change::Restart } else { Change::No },
+                change: if round.change == Change::Restart {
+                    Change::Restart
+                } else {
+                    Change::No
+                },
                 tail: round.tail,
                 ..Round::quiet()
             };
@@ -191,5 +211,8 @@ fn usual_lives_are_trusted_and_followed() {
         trusted += counts.trusted;
         followed += counts.followed;
     }
-    assert!(trusted == rounds && followed * 2 > rounds, "{trusted} of {rounds} trusted, {followed} followed");
+    assert!(
+        trusted == rounds && followed * 2 > rounds,
+        "{trusted} of {rounds} trusted, {followed} followed"
+    );
 }

@@ -287,9 +287,16 @@ pub const ACTIONS: [GuardAction; 16] = [
 impl Plan {
     pub fn of(seed: u64) -> Plan {
         let r = &mut Random(seed);
-        let setup = if r.percent(70) { Setup::random(r) } else { Setup::usual() };
+        let setup = if r.percent(70) {
+            Setup::random(r)
+        } else {
+            Setup::usual()
+        };
         let rounds = 2 + r.below(4);
-        let odd = [r.below(rounds), if r.percent(40) { r.below(rounds) } else { rounds }];
+        let odd = [
+            r.below(rounds),
+            if r.percent(40) { r.below(rounds) } else { rounds },
+        ];
         Plan {
             rounds: (0..rounds).map(|n| Round::random(r, odd.contains(&n))).collect(),
             setup,
@@ -299,7 +306,10 @@ impl Plan {
 
 impl Setup {
     pub fn usual() -> Setup {
-        Setup { least: 1, ..Setup::default() }
+        Setup {
+            least: 1,
+            ..Setup::default()
+        }
     }
 
     fn random(r: &mut Random) -> Setup {
@@ -309,7 +319,11 @@ impl Setup {
         let (banks, templates) = (number(25, 4) as u8, number(20, 3) as u8);
         let (predating, predating_pods) = (number(25, 32) as u8, number(60, 3) as u8);
         let (tolerate, bpf_objects) = (number(20, 1 << 13) as u16, number(15, 3) as u8);
-        let least = if number(15, 2) == 0 { 1 } else { 2 * number(50, 2) as u8 };
+        let least = if number(15, 2) == 0 {
+            1
+        } else {
+            2 * number(50, 2) as u8
+        };
         Setup {
             tier,
             banks,
@@ -366,9 +380,17 @@ impl Round {
         }
         let changes = [Change::Reboot, Change::Kexec, Change::Restart, Change::Restart];
         Round {
-            change: if r.percent(if is_odd { 12 } else { 3 }) { r.one_of(&changes) } else { Change::No },
+            change: if r.percent(if is_odd { 12 } else { 3 }) {
+                r.one_of(&changes)
+            } else {
+                Change::No
+            },
             steps,
-            seal: if is_odd && r.percent(25) { Forgery::random(r) } else { Forgery::Settled },
+            seal: if is_odd && r.percent(25) {
+                Forgery::random(r)
+            } else {
+                Forgery::Settled
+            },
             behind,
             tail: if r.percent(20) { r.below(4) as u8 } else { 0 },
             clock_goes_back: is_odd && r.percent(3),
@@ -395,15 +417,30 @@ impl Who {
             return Who::usual(r);
         }
         let n = 1 + r.below(5) as u8;
-        let others = [Who::Intruder(n), Who::Nameless(n), Who::Lost, Who::LikeCollector(n)];
+        let others = [
+            Who::Intruder(n),
+            Who::Nameless(n),
+            Who::Lost,
+            Who::LikeCollector(n),
+        ];
         r.one_of(&[&others[..], &[Who::Collector, Who::Pod(9)]].concat())
     }
 }
 
 impl Content {
     fn any(r: &mut Random) -> Content {
-        let others = [Content::Evil, Content::Evil, Content::Runtime, Content::ImaPolicy, Content::OtherBank];
-        if r.percent(30) { Content::Good } else { r.one_of(&others) }
+        let others = [
+            Content::Evil,
+            Content::Evil,
+            Content::Runtime,
+            Content::ImaPolicy,
+            Content::OtherBank,
+        ];
+        if r.percent(30) {
+            Content::Good
+        } else {
+            r.one_of(&others)
+        }
     }
 }
 
@@ -462,7 +499,11 @@ impl Step {
             40 => Step::BadRecord(small),
             41 => Step::HalfGuard(who, r.percent(50)),
             42 => Step::Read(who, small, r.one_of(&[Fork::Same, Fork::Other, Fork::Module])),
-            43 => Step::Read(Who::Collector, small, r.one_of(&[Fork::Same, Fork::Other, Fork::Module])),
+            43 => Step::Read(
+                Who::Collector,
+                small,
+                r.one_of(&[Fork::Same, Fork::Other, Fork::Module]),
+            ),
             44 => r.one_of(&[Step::Mark(who), Step::Unmark]),
             _ => Step::Rewrite(small),
         }
@@ -527,7 +568,10 @@ impl Plan {
             all.push(less);
         }
         for setup in self.setup.smaller() {
-            all.push(Plan { setup, ..self.clone() });
+            all.push(Plan {
+                setup,
+                ..self.clone()
+            });
         }
         for (n, round) in self.rounds.iter().enumerate() {
             for round in round.smaller() {

@@ -6,8 +6,8 @@ use super::plan::{Change, Content, Fork, HOSTS, Hashed, PATHS, Round, Setup, Ste
 use evidence::boot::boot_aggregate;
 use evidence::record::ExeSource;
 use evidence::{
-    Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, PartitionKey, PodInfo,
-    Tier, cgroup::partition_of, checkpoint,
+    Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, PartitionKey,
+    PodInfo, Tier, cgroup::partition_of, checkpoint,
 };
 use p256::ecdsa::SigningKey;
 use policy::generate::boot::from_boot;
@@ -102,7 +102,14 @@ impl World {
         }
         if setup.boot {
             node = node.with_boot(|_| ());
-            node.extra_policy = from_boot(node.clone().attest(b"a boot to learn from").boot.as_ref().unwrap()).unwrap();
+            node.extra_policy = from_boot(
+                node.clone()
+                    .attest(b"a boot to learn from")
+                    .boot
+                    .as_ref()
+                    .unwrap(),
+            )
+            .unwrap();
         }
         // The test's firmware log knows two banks.
         match (setup.boot, setup.banks) {
@@ -122,7 +129,10 @@ impl World {
         let templates = ["[ima-ng]", "[ima-ng, ima-sig]", "[ima-cgpath, ima-ng]"];
         node.accept_templates = templates[usize::from(setup.templates) % 3].into();
         node.learned = setup.learned;
-        node.predating = (1..=5).filter(|n| setup.predating >> (n - 1) & 1 == 1).map(pod).collect();
+        node.predating = (1..=5)
+            .filter(|n| setup.predating >> (n - 1) & 1 == 1)
+            .map(pod)
+            .collect();
         if setup.tier > 0 {
             node.tier = Tier::Kernel;
             node.recorded = setup.tier == 2;
@@ -151,7 +161,9 @@ impl World {
         }
         self.late.clear();
         self.truth.clear();
-        let boot = usize::try_from(self.node.boot_len).unwrap().min(self.node.list.len());
+        let boot = usize::try_from(self.node.boot_len)
+            .unwrap()
+            .min(self.node.list.len());
         self.truth.resize(boot, PartitionKey::Boot);
         self.caused_by(PartitionKey::Host);
     }
@@ -222,7 +234,12 @@ impl World {
             return None;
         }
         self.node.list.push(entry.clone());
-        Some(Late { actor, path, entry, tid: None })
+        Some(Late {
+            actor,
+            path,
+            entry,
+            tid: None,
+        })
     }
 
     pub fn act(&mut self, step: Step) {
@@ -271,7 +288,13 @@ impl World {
                 }
             }
             Step::Arrive => {
-                for Late { actor, path, entry, tid } in core::mem::take(&mut self.late) {
+                for Late {
+                    actor,
+                    path,
+                    entry,
+                    tid,
+                } in core::mem::take(&mut self.late)
+                {
                     self.node.record_entry(&actor, &path, &entry, 0);
                     self.node.in_flight.retain(|mark| Some(mark.tid) != tid);
                 }
@@ -283,8 +306,16 @@ impl World {
             Step::Guard(who, action, is_denied) => self.node.record_guard(&actor(who), action, "", is_denied),
             Step::Loss(kind) => {
                 let losses = &mut self.node.losses;
-                let all = [&mut losses.reserve, &mut losses.recursion, &mut losses.read, &mut losses.spool];
-                all.into_iter().nth(usize::from(kind) % 4).into_iter().for_each(|loss| *loss += 1);
+                let all = [
+                    &mut losses.reserve,
+                    &mut losses.recursion,
+                    &mut losses.read,
+                    &mut losses.spool,
+                ];
+                all.into_iter()
+                    .nth(usize::from(kind) % 4)
+                    .into_iter()
+                    .for_each(|loss| *loss += 1);
             }
             Step::Blind(is) => self.node.blind = is,
             Step::Protect(level) => {
@@ -306,20 +337,29 @@ impl World {
                 self.node.record_entry(&by, &path, &entry, ret);
             }
             Step::Twice(number) => {
-                let entry = self.node.entry(&host, path(number), &self.good(PartitionKey::Host, &path(number)));
+                let entry =
+                    self.node
+                        .entry(&host, path(number), &self.good(PartitionKey::Host, &path(number)));
                 for _ in 0..2 {
                     self.node.list.push(entry.clone());
                     self.node.record_entry(&host, path(number), &entry, 0);
                 }
             }
             Step::Template(n) => {
-                let mut entry = self.node.entry(&host, path(HOSTS as u8), &self.good(PartitionKey::Host, &path(HOSTS as u8)));
-                entry.template = ["ima-cgpath", "ima-sig", "d-ng|n-ng", "ima-ngv2"][usize::from(n) % 4].into();
+                let mut entry = self.node.entry(
+                    &host,
+                    path(HOSTS as u8),
+                    &self.good(PartitionKey::Host, &path(HOSTS as u8)),
+                );
+                entry.template =
+                    ["ima-cgpath", "ima-sig", "d-ng|n-ng", "ima-ngv2"][usize::from(n) % 4].into();
                 self.node.list.push(entry.clone());
                 self.node.record_entry(&host, path(HOSTS as u8), &entry, 0);
             }
             Step::OtherRegister => {
-                let mut entry = self.node.entry(&host, path(HOSTS as u8), &sha256(b"another register"));
+                let mut entry = self
+                    .node
+                    .entry(&host, path(HOSTS as u8), &sha256(b"another register"));
                 entry.pcr = 11;
                 self.node.list.push(entry.clone());
                 self.node.record_entry(&host, path(HOSTS as u8), &entry, 0);
@@ -390,11 +430,15 @@ impl World {
                 let (by, path) = (actor(who), path(0));
                 let good = FileHash::PreCheck(self.good(by.key(), &path));
                 self.node.record_execution(&by, EventKind::Mapping, &path, good);
-                let guard = Guard { action: GuardAction::MapOpened, object: 1 };
+                let guard = Guard {
+                    action: GuardAction::MapOpened,
+                    object: 1,
+                };
                 self.last(|_, record| record.guard = Some(guard));
             }
             Step::HalfGuard(who, _) => {
-                self.node.record_guard(&actor(who), GuardAction::MapOpened, "", false);
+                self.node
+                    .record_guard(&actor(who), GuardAction::MapOpened, "", false);
                 self.last(|_, record| record.guard = None);
             }
             Step::Read(who, back, fork) => {
@@ -405,14 +449,18 @@ impl World {
                     _ => sha256(b"another history"),
                 };
                 let by = actor(who);
-                self.node.measure(&by, format!("{}{number}", checkpoint::DIRECTORY), &content);
+                self.node
+                    .measure(&by, format!("{}{number}", checkpoint::DIRECTORY), &content);
                 return by;
             }
             Step::Mark(who) => self.node.begin_entry(&actor(who)),
             Step::Unmark => self.node.in_flight.clear(),
             Step::Rewrite(n) => {
                 let mut sealed = self.node.sealed.values_mut().flatten();
-                sealed.nth(usize::from(n)).into_iter().for_each(|record| record.uid += 1);
+                sealed
+                    .nth(usize::from(n))
+                    .into_iter()
+                    .for_each(|record| record.uid += 1);
             }
             _ => unreachable!("{step:?} is an honest step"),
         }

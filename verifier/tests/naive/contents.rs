@@ -17,8 +17,18 @@ pub(super) fn rule_of(key: PartitionKey) -> Rule {
 }
 
 /// Whether the policy accepts a content at a path; of a pod that it does not know nothing is expected.
-pub fn accepts(policy: &Policy, predating: &[PodUid], key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
-    let in_pod = |uid: &PodUid| policy.judge_pod(uid, path, digest).map(|judged| judged.is_accepted());
+pub fn accepts(
+    policy: &Policy,
+    predating: &[PodUid],
+    key: PartitionKey,
+    path: &[u8],
+    digest: &Digest,
+) -> bool {
+    let in_pod = |uid: &PodUid| {
+        policy
+            .judge_pod(uid, path, digest)
+            .map(|judged| judged.is_accepted())
+    };
     if let PartitionKey::Pod(uid) = key {
         return policy.hides_in_pod(&uid, path) == Hidden::Yes || in_pod(&uid) != Some(false);
     }
@@ -31,7 +41,9 @@ pub fn accepts(policy: &Policy, predating: &[PodUid], key: PartitionKey, path: &
 
 impl Case<'_> {
     pub(super) fn predating(&self) -> &[PodUid] {
-        self.chain.first().map_or(&[], |first| &first.checkpoint.predating)
+        self.chain
+            .first()
+            .map_or(&[], |first| &first.checkpoint.predating)
     }
 
     pub(super) fn accepts(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
@@ -95,7 +107,11 @@ impl Case<'_> {
         self.sees(key);
         let mut lineage = record.ancestry.iter();
         let known = lineage.any(|process| self.given.policy.is_runtime(&process.exe));
-        self.fail_if(matches!(key, PartitionKey::Pod(_)) && !known, Rule::V9, Subject::Partition(key));
+        self.fail_if(
+            matches!(key, PartitionKey::Pod(_)) && !known,
+            Rule::V9,
+            Subject::Partition(key),
+        );
         match (record.kind, index) {
             (EventKind::Guard, _) => {}
             (EventKind::Violation, _) => self.violation(key, &record.path),
@@ -141,7 +157,11 @@ impl Case<'_> {
             }
             self.entry(key, index);
         }
-        self.fail_if(nobodys > self.policy().tolerance.unattributed, Rule::V5, UNATTRIBUTED);
+        self.fail_if(
+            nobodys > self.policy().tolerance.unattributed,
+            Rule::V5,
+            UNATTRIBUTED,
+        );
         self.v8();
     }
 
@@ -159,7 +179,13 @@ impl Case<'_> {
     /// Collector and IMA policy stand in the list with accepted contents before checkpoint 1.
     pub(super) fn v11_foundations(&mut self) {
         let accept = &self.policy().accept;
-        let until = self.anchors.get(1).copied().flatten().unwrap_or(self.covered).min(self.covered);
+        let until = self
+            .anchors
+            .get(1)
+            .copied()
+            .flatten()
+            .unwrap_or(self.covered)
+            .min(self.covered);
         let collector = accept.collector.as_bytes();
         let stands = |is_it: &dyn Fn(&[u8], &Digest) -> bool| {
             self.lines[..until].iter().any(|line| {
@@ -167,9 +193,9 @@ impl Case<'_> {
             })
         };
         let judged = |digest: &Digest| self.given.policy.judge_host(collector, digest);
-        let good = stands(&|path, digest| {
-            path == collector && matches!(judged(digest), Judgement::Accepted { .. })
-        }) && stands(&|_, digest| accept.ima_policies.contains(digest));
+        let good =
+            stands(&|path, digest| path == collector && matches!(judged(digest), Judgement::Accepted { .. }))
+                && stands(&|_, digest| accept.ima_policies.contains(digest));
         self.node(!good, Rule::V11);
     }
 
@@ -178,8 +204,12 @@ impl Case<'_> {
         let accept = &self.policy().accept;
         let is_one = |all: &[Digest], hash: &[u8; 32]| all.iter().any(|digest| digest.bytes() == hash);
         let fails = self.chain.iter().map(|sealed| &sealed.checkpoint).any(|c| {
-            accept.bpf_objects.as_ref().is_some_and(|all| !is_one(all, &c.bpf_object))
-                || c.ima_policy.is_some_and(|hash| !is_one(&accept.ima_policies, &hash))
+            accept
+                .bpf_objects
+                .as_ref()
+                .is_some_and(|all| !is_one(all, &c.bpf_object))
+                || c.ima_policy
+                    .is_some_and(|hash| !is_one(&accept.ima_policies, &hash))
         });
         self.node(fails, Rule::V11);
     }

@@ -73,7 +73,8 @@ impl Line {
     /// Whether a record can be about this entry: nothing that it says of it is otherwise.
     pub fn is_of(&self, record: &Record) -> bool {
         let has = |digest: &Digest| {
-            let padded = |sha1: &Digest| digest.bank() != Bank::Sha1 && pad(sha1.bytes(), digest.bank()) == *digest;
+            let padded =
+                |sha1: &Digest| digest.bank() != Bank::Sha1 && pad(sha1.bytes(), digest.bank()) == *digest;
             self.digest(digest.bank()) == Some(digest) || self.digest(Bank::Sha1).is_some_and(padded)
         };
         !self.violation && self.pcr == Some(record.pcr) && record.digests.iter().all(has)
@@ -114,11 +115,26 @@ pub fn fills(banks: &[Bank]) -> Vec<Vec<Fill>> {
     let padded = |bank: &Bank, fill| if *bank == Bank::Sha1 { Fill::Hashed } else { fill };
     let mut all: Vec<Vec<Fill>> = (0..1u32 << banks.len())
         .map(|bits| {
-            let fill = |n: usize| if bits >> n & 1 == 1 { Fill::Padded } else { Fill::Hashed };
-            banks.iter().enumerate().map(|(n, bank)| padded(bank, fill(n))).collect()
+            let fill = |n: usize| {
+                if bits >> n & 1 == 1 {
+                    Fill::Padded
+                } else {
+                    Fill::Hashed
+                }
+            };
+            banks
+                .iter()
+                .enumerate()
+                .map(|(n, bank)| padded(bank, fill(n)))
+                .collect()
         })
         .collect();
-    all.push(banks.iter().map(|bank| padded(bank, Fill::PaddedThroughout)).collect());
+    all.push(
+        banks
+            .iter()
+            .map(|bank| padded(bank, Fill::PaddedThroughout))
+            .collect(),
+    );
     all
 }
 

@@ -129,7 +129,9 @@ impl<'a> Case<'a> {
     }
 
     fn boot_len(&self) -> usize {
-        self.chain.first().map_or(0, |sealed| sealed.checkpoint.boot_len as usize)
+        self.chain
+            .first()
+            .map_or(0, |sealed| sealed.checkpoint.boot_len as usize)
     }
 
     /// Covered entries since the load.
@@ -146,7 +148,14 @@ impl<'a> Case<'a> {
         self.v7(&attest);
         let quoted = QuotedRegisters::of(&attest, evidence.registers(), |_| ());
         let banks: Vec<Bank> = quoted.banks().collect();
-        self.node(self.policy().accept.banks.iter().any(|bank| !banks.contains(bank)), Rule::V2);
+        self.node(
+            self.policy()
+                .accept
+                .banks
+                .iter()
+                .any(|bank| !banks.contains(bank)),
+            Rule::V2,
+        );
         self.node(self.lines.iter().any(|line| !line.whole), Rule::V2);
         let Some((covered, fills)) = list::covered(&self.lines, &quoted) else {
             self.node(true, Rule::V2);
@@ -154,7 +163,10 @@ impl<'a> Case<'a> {
         };
         self.covered = covered;
         let is_padded = fills.iter().any(|fill| *fill != Fill::Hashed);
-        self.node(is_padded && self.policy().padded_banks == PaddedBanks::Deny, Rule::V2);
+        self.node(
+            is_padded && self.policy().padded_banks == PaddedBanks::Deny,
+            Rule::V2,
+        );
         let other = |line: &Line| line.pcr.is_some_and(|pcr| pcr != 10);
         self.node(self.lines[..covered].iter().any(other), Rule::V2);
         // V4: coverage never shrinks within a boot, nor over a kexec, and what was covered is the same.
@@ -176,8 +188,13 @@ impl<'a> Case<'a> {
         };
         let covered = &self.lines[..self.covered];
         let relabelled = !covered.iter().all(pinned);
-        let tagged = covered.iter().any(|line| line.template.as_deref() == Some(b"ima-cgpath"));
-        self.node(relabelled || (self.given.evidence.tier == Tier::Kernel && !tagged), Rule::V3);
+        let tagged = covered
+            .iter()
+            .any(|line| line.template.as_deref() == Some(b"ima-cgpath"));
+        self.node(
+            relabelled || (self.given.evidence.tier == Tier::Kernel && !tagged),
+            Rule::V3,
+        );
     }
 
     fn v7(&mut self, attest: &Attest) {
@@ -204,7 +221,10 @@ impl<'a> Case<'a> {
             (false, true) => Since::Reboot,
             (false, false) => Since::Kexec,
         };
-        self.node(self.since == Since::Kexec && self.policy().kexec == Kexec::Deny, Rule::V7);
+        self.node(
+            self.since == Since::Kexec && self.policy().kexec == Kexec::Deny,
+            Rule::V7,
+        );
     }
 
     fn v4(&mut self) {
@@ -229,8 +249,21 @@ impl<'a> Case<'a> {
                 let was = &self.chain[n - 1].checkpoint;
                 let totals = |c: &evidence::Checkpoint| {
                     let lost = c.losses;
-                    let counts = [c.list_len, c.settled, c.records, c.executions, c.last_seq, c.partitions];
-                    let losses = [lost.reserve, lost.recursion, lost.read, lost.spool, c.starts.into()];
+                    let counts = [
+                        c.list_len,
+                        c.settled,
+                        c.records,
+                        c.executions,
+                        c.last_seq,
+                        c.partitions,
+                    ];
+                    let losses = [
+                        lost.reserve,
+                        lost.recursion,
+                        lost.read,
+                        lost.spool,
+                        c.starts.into(),
+                    ];
                     counts.into_iter().chain(losses)
                 };
                 good &= now.previous == self.chain[n - 1].digest()
@@ -242,11 +275,14 @@ impl<'a> Case<'a> {
             self.node(!good, Rule::V4);
         }
         for n in 0..self.chain.len() {
-            let found = self.since_load().find(|index| self.measures(*index, &self.chain[n]));
+            let found = self
+                .since_load()
+                .find(|index| self.measures(*index, &self.chain[n]));
             let stated = self.chain[n].checkpoint.list_len;
             let after = self.anchors.iter().flatten().next_back().copied();
             self.node(
-                found.is_none_or(|index| (index as u64) < stated || after.is_some_and(|after| index <= after)),
+                found
+                    .is_none_or(|index| (index as u64) < stated || after.is_some_and(|after| index <= after)),
                 Rule::V4,
             );
             // The entry of the checkpoint before was in the list when this one was sealed.
@@ -298,9 +334,15 @@ impl<'a> Case<'a> {
         let keys: BTreeSet<PartitionKey> = logs.iter().map(|log| log.key).collect();
         self.node(keys.len() < logs.len(), Rule::V5);
         self.node(logs.iter().any(|log| log.records.is_empty()), Rule::V5);
-        self.node(self.records.iter().any(|(key, _)| *key == PartitionKey::Boot), Rule::V5);
+        self.node(
+            self.records.iter().any(|(key, _)| *key == PartitionKey::Boot),
+            Rule::V5,
+        );
         let numbers: BTreeSet<u64> = self.records.iter().map(|(_, record)| record.seq).collect();
-        self.node(numbers.len() < self.records.len() || numbers.contains(&0), Rule::V5);
+        self.node(
+            numbers.len() < self.records.len() || numbers.contains(&0),
+            Rule::V5,
+        );
         for (key, record) in self.records.clone() {
             if partition_of(record.cgroup.as_deref()) != key {
                 self.node(true, Rule::V5);
@@ -311,9 +353,16 @@ impl<'a> Case<'a> {
             self.node(true, Rule::V5);
             return;
         };
-        let executions = self.records.iter().filter(|(_, record)| record.is_execution()).count() as u64;
+        let executions = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.is_execution())
+            .count() as u64;
         let counts = (self.records.len() as u64, executions, keys.len() as u64);
-        self.node(counts != (last.records, last.executions, last.partitions), Rule::V5);
+        self.node(
+            counts != (last.records, last.executions, last.partitions),
+            Rule::V5,
+        );
         self.node(numbers.last().is_some_and(|seq| *seq > last.last_seq), Rule::V5);
         self.node(self.root_of(|_| usize::MAX) != last.partitions_root, Rule::V5);
         let remembered = self.given.before.and_then(|before| before.checkpoint.as_ref());
@@ -332,7 +381,9 @@ impl<'a> Case<'a> {
     fn root_of(&self, size: impl Fn(PartitionKey) -> usize) -> Hash {
         let mut partitions: BTreeMap<String, (PartitionKey, Vec<Hash>)> = BTreeMap::new();
         for log in &self.given.evidence.partitions {
-            let (_, leaves) = partitions.entry(log.key.to_string()).or_insert((log.key, Vec::new()));
+            let (_, leaves) = partitions
+                .entry(log.key.to_string())
+                .or_insert((log.key, Vec::new()));
             leaves.extend(log.records.iter().map(|record| leaf_hash(&record.to_cbor())));
         }
         let mut leaves = Vec::new();
@@ -362,7 +413,9 @@ impl<'a> Case<'a> {
                     let found = self.since_load().find(is_it);
                     self.node(found.is_none(), Rule::V12);
                     self.entry_of[place] = found;
-                    found.into_iter().for_each(|index| self.adder[index] = Some(place));
+                    found
+                        .into_iter()
+                        .for_each(|index| self.adder[index] = Some(place));
                 }
                 _ => {}
             }
@@ -370,7 +423,8 @@ impl<'a> Case<'a> {
         for index in 0..self.lines.len() {
             let line = &self.lines[index];
             if let Some(place) = self.adder[index] {
-                let disagrees = line.cgroup.is_some() && !line.violation && line.owner() != self.records[place].0;
+                let disagrees =
+                    line.cgroup.is_some() && !line.violation && line.owner() != self.records[place].0;
                 self.node(disagrees, Rule::V5);
             }
         }
@@ -394,7 +448,9 @@ impl<'a> Case<'a> {
         let last = self.chain.last().map_or(0, |last| last.checkpoint.last_seq);
         let unsealed = of_logs(&self.given.evidence.unsealed);
         let numbers: BTreeSet<u64> = unsealed.iter().map(|(_, record)| record.seq).collect();
-        let misplaced = unsealed.iter().any(|(key, record)| partition_of(record.cgroup.as_deref()) != *key);
+        let misplaced = unsealed
+            .iter()
+            .any(|(key, record)| partition_of(record.cgroup.as_deref()) != *key);
         self.node(numbers.len() < unsealed.len() || misplaced, Rule::V5);
         self.node(numbers.first().is_some_and(|seq| *seq <= last), Rule::V5);
         if self.since == Since::SameBoot {
@@ -405,20 +461,34 @@ impl<'a> Case<'a> {
 
     /// Every entry has its record; one that is new may wait for it, and its content is judged at once.
     fn v5_complete(&mut self) {
-        let before = self.chain.iter().rev().nth(1).map(|before| before.checkpoint.list_len);
+        let before = self
+            .chain
+            .iter()
+            .rev()
+            .nth(1)
+            .map(|before| before.checkpoint.list_len);
         let last = self.chain.last().map(|last| &last.checkpoint);
         let settled = last.map_or(0, |last| last.settled);
-        let mut old = before.or(last.map(|last| last.boot_len)).unwrap_or_default().max(settled);
+        let mut old = before
+            .or(last.map(|last| last.boot_len))
+            .unwrap_or_default()
+            .max(settled);
         if let (Since::SameBoot, Some(before)) = (self.since, self.given.before) {
             old = old.max(before.covered);
         }
         let mut unsealed = of_logs(&self.given.evidence.unsealed);
         let mut marks = self.given.evidence.in_flight.len();
-        for index in self.since_load().filter(|index| self.adder[*index].is_none()).collect::<Vec<_>>() {
+        for index in self
+            .since_load()
+            .filter(|index| self.adder[*index].is_none())
+            .collect::<Vec<_>>()
+        {
             let line = self.lines[index].clone();
             let is_its = |(_, record): &(PartitionKey, &Record)| match record.kind {
                 EventKind::Entry => record.ret == 0 && !record.digests.is_empty() && line.is_of(record),
-                EventKind::Violation => record.ret == 0 && line.violation && as_listed(&record.path) == line.path,
+                EventKind::Violation => {
+                    record.ret == 0 && line.violation && as_listed(&record.path) == line.path
+                }
                 _ => false,
             };
             if let Some(place) = unsealed.iter().position(is_its) {
@@ -435,12 +505,26 @@ impl<'a> Case<'a> {
                 // One thread is inside of IMA for one entry; which one, nobody knows. It is one that may have the content,
                 // or it is held against each of them.
                 marks -= 1;
-                let marked: BTreeSet<_> = self.given.evidence.in_flight.iter().map(|mark| mark.key()).collect();
-                let has = |key| line.file.as_ref().is_some_and(|digest| self.accepts(key, &line.path, digest));
+                let marked: BTreeSet<_> = self
+                    .given
+                    .evidence
+                    .in_flight
+                    .iter()
+                    .map(|mark| mark.key())
+                    .collect();
+                let has = |key| {
+                    line.file
+                        .as_ref()
+                        .is_some_and(|digest| self.accepts(key, &line.path, digest))
+                };
                 let is_anchor = self.anchors.contains(&Some(index));
                 let is_good = !line.violation && (is_anchor || marked.iter().any(|key| has(*key)));
                 for key in marked.into_iter().filter(|_| !is_good) {
-                    let rule = if line.violation { Rule::V12 } else { contents::rule_of(key) };
+                    let rule = if line.violation {
+                        Rule::V12
+                    } else {
+                        contents::rule_of(key)
+                    };
                     self.fail_if(true, rule, Subject::Partition(key));
                     self.sees(key);
                 }
@@ -452,7 +536,11 @@ impl<'a> Case<'a> {
                 self.node(line.violation, Rule::V12);
             }
         }
-        let lost = self.records.iter().filter(|(key, _)| *key == PartitionKey::Unattributed).count();
+        let lost = self
+            .records
+            .iter()
+            .filter(|(key, _)| *key == PartitionKey::Unattributed)
+            .count();
         let many = (self.orphans.len() + lost) as u64 > self.policy().tolerance.unattributed;
         self.fail_if(many, Rule::V5, UNATTRIBUTED);
     }
@@ -473,7 +561,13 @@ impl<'a> Case<'a> {
             let exe = record.ancestry.first().map(|process| process.exe.as_slice());
             Some(key == PartitionKey::Host && exe == Some(self.policy().accept.collector.as_bytes()))
         };
-        let read = self.anchors.iter().rev().skip(1).flatten().all(|index| by_collector(*index) == Some(true));
+        let read = self
+            .anchors
+            .iter()
+            .rev()
+            .skip(1)
+            .flatten()
+            .all(|index| by_collector(*index) == Some(true));
         let forked = self.since_load().any(|index| {
             number_from_path(&self.lines[index].path).is_some()
                 && !self.anchors.contains(&Some(index))
@@ -485,7 +579,12 @@ impl<'a> Case<'a> {
     fn conclude(self) -> Opinion {
         let basis = |rule: Rule| (Rule::V2..=Rule::V7).contains(&rule);
         let of_pod = |subject: Subject| matches!(subject, Subject::Partition(PartitionKey::Pod(_)));
-        let of_node: Vec<Rule> = self.failed.iter().filter(|(_, s)| !of_pod(*s)).map(|(rule, _)| *rule).collect();
+        let of_node: Vec<Rule> = self
+            .failed
+            .iter()
+            .filter(|(_, s)| !of_pod(*s))
+            .map(|(rule, _)| *rule)
+            .collect();
         let disbelieved = self.given.elsewhere || of_node.iter().any(|rule| basis(*rule));
         let state = |uid: PodUid| {
             let own = Subject::Partition(PartitionKey::Pod(uid));
@@ -517,7 +616,9 @@ fn of_logs(logs: &[PartitionLog]) -> Vec<(PartitionKey, &Record)> {
 
 /// The list writes `_` for a space.
 fn as_listed(path: &[u8]) -> Vec<u8> {
-    path.iter().map(|byte| if *byte == b' ' { b'_' } else { *byte }).collect()
+    path.iter()
+        .map(|byte| if *byte == b' ' { b'_' } else { *byte })
+        .collect()
 }
 
 fn tree(leaves: &[Hash]) -> Hash {

@@ -75,7 +75,10 @@ impl Suggest {
         for (allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
             for deviation in fnf.iter().chain(filehash_err) {
                 if deviation.path.is_empty() {
-                    leave_out(deviation, "a content without a path has no place in reference values");
+                    leave_out(
+                        deviation,
+                        "a content without a path has no place in reference values",
+                    );
                     continue;
                 }
                 // Of the host: that pods have a content of their own is said by their own values.
@@ -203,7 +206,9 @@ impl Suggested {
         ))?;
         out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
         for file in &self.shared {
-            out.line(format_args!("# what is added is accepted in each of these: {file}"))?;
+            out.line(format_args!(
+                "# what is added is accepted in each of these: {file}"
+            ))?;
         }
         for finding in &self.not_suggested {
             out.line(format_args!("# not suggested: {finding}"))?;

@@ -82,15 +82,14 @@ impl Followers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use verifier::appraise;
     use verifier::testing::{KeyKind, Node};
 
     fn follower() -> Follower {
         let mut node = Node::boot(KeyKind::EcdsaP256);
         let evidence = node.attest(&[1; 32]);
         let (policy, context) = (node.policy(), node.context(&[1; 32], None));
-        let verdict = appraise(&evidence, &policy, &context).unwrap();
-        Follower::new(&evidence, &verdict, &policy, &context).unwrap()
+        let begun = Follower::begin(&evidence, &policy, &context, &[], context.now).unwrap();
+        begun.1.unwrap()
     }
 
     #[test]

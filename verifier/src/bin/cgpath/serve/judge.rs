@@ -414,11 +414,9 @@ impl Question {
         notes: Vec<String>,
     ) -> Result<(Verdict, Option<Follower>), Refusal> {
         let (policy, context) = (&self.policy, &self.context);
-        let mut verdict =
-            verifier::appraise_accepting(evidence, policy, context, &self.accepted, context.now)
-                .map_err(|e| Refusal::Unusable(e.to_string()))?;
+        let (mut verdict, follower) = Follower::begin(evidence, policy, context, &self.accepted, context.now)
+            .map_err(|e| Refusal::Unusable(e.to_string()))?;
         verdict.node.notes.extend(notes);
-        let follower = Follower::new(evidence, &verdict, policy, context);
         Ok((verdict, follower))
     }
 }

@@ -1,0 +1,407 @@
+//! V5 and V12 for entries that have no sealed record: pending ones, and those that nobody is known for.
+//!
+//! A record is written when `ima_add_template_entry` returns, and sealed by the next checkpoint. Until then its entry is
+//! pending: its record travels unsealed, or a mark names the thread that is still inside. Promise: the attester chooses
+//! neither how long an entry is pending nor whether its content is judged. Not here: how sealed records join entries (see
+//! `join`), what contents are accepted (see `scene`).
+
+use super::{
+    chain::Chain,
+    context::{Held, NodeState, Shown},
+    finding::{Finding, Findings, Rule, Severity, Subject},
+    join::{self, Open},
+    judge::{Judged, Late},
+    kept::Lines,
+    round::Round,
+    scene::{Opinion, Scene},
+    tally::{Tally, rule_of},
+    view::{Line, View},
+};
+use evidence::{Bank, Digest, EventKind, PartitionKey, Record, cgroup::partition_of};
+use policy::Policy;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// A thread that holds an entry's record back for longer than this, in seconds of the verifier's clock, makes its
+/// partition untrusted.
+pub const MAX_HELD_SECONDS: u64 = 300;
+
+/// More pending entries than this without an unsealed record or a mark fail the node.
+pub const MAX_UNNAMED: usize = 4096;
+
+/// What is pending.
+#[derive(Default)]
+pub(crate) struct Pending {
+    /// Entries that may still get a sealed record.
+    pub entries: u64,
+    /// Entries and records that nobody is known for.
+    pub unattributed: u64,
+    /// Partitions with pending entries, these included.
+    pub late: BTreeMap<PartitionKey, Tally>,
+    /// What the next checkpoint must seal.
+    pub shown: Vec<Shown>,
+    /// Threads that hold a record back.
+    pub held: Vec<Held>,
+}
+
+/// What the entries without a sealed record are judged by.
+pub(crate) struct Question<'q, 'a> {
+    pub round: &'q Round<'a>,
+    pub scene: &'q Scene<'a>,
+    pub view: &'q View<'a>,
+    pub open: &'q Open,
+    pub judged: &'q Judged,
+    /// Sealed records whose cgroup is not known: number and path.
+    pub nameless: &'q [(u64, Vec<u8>)],
+    /// The last accepted evidence of this boot.
+    pub before: Option<&'q NodeState>,
+    pub now: u64,
+}
+
+fn fail(rule: Rule, text: impl Into<String>) -> Finding {
+    Finding::fail(rule, Subject::Node, text)
+}
+
+impl<'q, 'a> Question<'q, 'a> {
+    fn chain(&self) -> &'q Chain {
+        self.scene.chain
+    }
+
+    fn lines(&self) -> Lines<'a> {
+        self.scene.lines
+    }
+
+    fn policy(&self) -> &'q Policy {
+        self.scene.policy
+    }
+
+    pub(crate) fn conclude(&self, findings: &mut Findings) -> Pending {
+        let shown = self.shown(findings);
+        let mut late = Late::new(self.scene, self.judged);
+        let named = self.unsealed(&mut late);
+        let mut case = Unnamed {
+            question: self,
+            marks: self.round.in_flight.len(),
+            unnamed: 0,
+            pending: named.len() as u64,
+            unattributed: Vec::new(),
+        };
+        for index in &self.open.entries {
+            if named.contains(index) {
+                continue;
+            }
+            if let Some(line) = self.lines().get(*index) {
+                case.entry(*index, &line, &mut late, findings);
+            }
+        }
+        let Unnamed {
+            unnamed,
+            pending,
+            unattributed,
+            ..
+        } = case;
+        if unnamed > MAX_UNNAMED {
+            findings.push(
+                fail(Rule::V5, "too many entries have neither a record nor a mark yet")
+                    .found(unnamed)
+                    .expected(format!("at most {MAX_UNNAMED}")),
+            );
+        }
+        self.nobodys(&unattributed, findings);
+        let held = self.held(&mut late);
+        Pending {
+            entries: pending,
+            unattributed: (unattributed.len() + self.nameless.len()) as u64,
+            late: late.tallies,
+            shown,
+            held,
+        }
+    }
+
+    /// The unsealed records are records that the next checkpoint can seal.
+    fn shown(&self, findings: &mut Findings) -> Vec<Shown> {
+        let last_seq = self.chain().last().map_or(0, |last| last.last_seq);
+        let mut seqs = BTreeSet::new();
+        let mut shown = Vec::new();
+        for log in self.round.unsealed {
+            for record in &log.records {
+                let say = |text: &str| fail(Rule::V5, text).at_seq(record.seq).at_path(&record.path);
+                if record.seq <= last_seq || !seqs.insert(record.seq) {
+                    findings.push(say("an unsealed record has a number that was given before"));
+                }
+                let owner = partition_of(record.cgroup.as_deref());
+                if owner != log.key {
+                    findings.push(
+                        say("an unsealed record stands in a partition that is not its cgroup's")
+                            .found(log.key)
+                            .expected(owner),
+                    );
+                }
+                shown.push(Shown {
+                    key: log.key,
+                    seq: record.seq,
+                    leaf: record.leaf_hash(),
+                });
+            }
+        }
+        shown
+    }
+
+    /// Judges the open entries that have an unsealed record, and gives them.
+    fn unsealed(&self, late: &mut Late<'_, '_>) -> BTreeSet<usize> {
+        let mut records = join::in_order(self.round.unsealed);
+        records.retain(|(_, record)| record.ret == 0);
+        let mut entries: HashMap<Vec<u8>, VecDeque<(PartitionKey, &Record)>> = HashMap::new();
+        let mut violations: HashMap<Vec<u8>, VecDeque<(PartitionKey, &Record)>> = HashMap::new();
+        for (key, record) in records {
+            let queue = match record.kind {
+                EventKind::Entry => join::sha1(record).map(|sha1| entries.entry(sha1.to_vec())),
+                EventKind::Violation => Some(violations.entry(join::as_listed(&record.path))),
+                _ => None,
+            };
+            if let Some(queue) = queue {
+                queue.or_default().push_back((key, record));
+            }
+        }
+        let mut named = BTreeSet::new();
+        if entries.is_empty() && violations.is_empty() {
+            return named;
+        }
+        for index in &self.open.entries {
+            let Some(line) = self.lines().get(*index) else {
+                continue;
+            };
+            let queue = if line.violation {
+                violations.get_mut(line.path.unwrap_or_default())
+            } else {
+                self.sha1(*index).and_then(|sha1| entries.get_mut(&sha1))
+            };
+            let Some(queue) = queue else { continue };
+            let fits = |(_, record): &&(PartitionKey, &Record)| {
+                line.violation || (line.pcr == Some(record.pcr) && self.has(*index, &record.digests))
+            };
+            if queue.front().filter(fits).is_some()
+                && let Some((key, record)) = queue.pop_front()
+            {
+                late.unsealed(key, *index, &line, record);
+                named.insert(*index);
+            }
+        }
+        named
+    }
+
+    fn sha1(&self, index: usize) -> Option<Vec<u8>> {
+        match index.checked_sub(self.lines().first()) {
+            Some(at) => self.view.digests.digest(at, Bank::Sha1).map(<[u8]>::to_vec),
+            None => {
+                let (_, digests) = self.lines().kept().line(index, &[Bank::Sha1])?;
+                digests.digest(0, Bank::Sha1).map(<[u8]>::to_vec)
+            }
+        }
+    }
+
+    fn has(&self, index: usize, digests: &[Digest]) -> bool {
+        match index.checked_sub(self.lines().first()) {
+            Some(at) => digests.iter().all(|digest| self.view.digests.has(at, digest)),
+            None => {
+                let mut banks: Vec<Bank> = digests.iter().map(Digest::bank).collect();
+                banks.push(Bank::Sha1);
+                let kept = self.lines().kept().line(index, &banks);
+                kept.is_some_and(|(_, own)| digests.iter().all(|digest| own.has(0, digest)))
+            }
+        }
+    }
+
+    /// Whether host or some pod of the policy may have this content.
+    fn is_accepted(&self, index: usize, line: &Line<'_>) -> bool {
+        if self.chain().is_anchor(index) {
+            // Who read it is looked at when its record is there.
+            return true;
+        }
+        let (Some(digest), path) = (&line.file, line.path.unwrap_or_default()) else {
+            return false;
+        };
+        let accepts = |key| match self.scene.opinion(key, path, digest) {
+            Opinion::Excluded => true,
+            Opinion::Nothing => false,
+            Opinion::Judged { judgement, .. } => judgement.is_accepted(),
+        };
+        accepts(PartitionKey::Host)
+            || self
+                .policy()
+                .pods
+                .keys()
+                .any(|uid| accepts(PartitionKey::Pod(*uid)))
+    }
+
+    /// Entries before this one have their record, or a thread that is still inside holds it back.
+    fn joined_until(&self) -> u64 {
+        let accepted = self.before.map_or(0, |before| before.covered);
+        self.chain().joined_until().max(accepted)
+    }
+
+    /// The partitions of the threads that hold a record back.
+    fn marked(&self) -> BTreeSet<PartitionKey> {
+        self.round.in_flight.iter().map(|mark| mark.key()).collect()
+    }
+
+    /// Threads that hold a record back, and for how long already.
+    fn held(&self, late: &mut Late<'_, '_>) -> Vec<Held> {
+        let earlier = self.before.map_or(&[][..], |before| &before.held);
+        let mut held = Vec::new();
+        for mark in self.round.in_flight {
+            let known = earlier
+                .iter()
+                .find(|held| held.tid == mark.tid && held.since_ns == mark.since_ns);
+            let seen = known.map_or(self.now, |known| known.seen);
+            let seconds = self.now.saturating_sub(seen);
+            if seconds > MAX_HELD_SECONDS {
+                let key = mark.key();
+                let finding = Finding::fail(
+                    rule_of(key),
+                    Subject::Partition(key),
+                    format!(
+                        "thread {} has held the record of an entry back for too long",
+                        mark.tid
+                    ),
+                );
+                let finding = finding
+                    .found(format!("{seconds} s"))
+                    .expected(format!("at most {MAX_HELD_SECONDS} s"));
+                late.say(key, finding);
+            }
+            held.push(Held {
+                tid: mark.tid,
+                since_ns: mark.since_ns,
+                seen,
+            });
+        }
+        held
+    }
+
+    /// Entries and records that nobody is known for, as far as the policy tolerates them.
+    fn nobodys(&self, entries: &[usize], findings: &mut Findings) {
+        let tolerance = self.policy().file.tolerance.unattributed;
+        let too_many = (entries.len() + self.nameless.len()) as u64 > tolerance;
+        let finding = |text: &str| {
+            let subject = Subject::Partition(PartitionKey::Unattributed);
+            let finding =
+                Finding::fail(Rule::V5, subject, text).expected(format!("at most {tolerance} unattributed"));
+            let severity = if too_many {
+                Severity::Fail
+            } else {
+                Severity::Tolerated
+            };
+            Finding { severity, ..finding }
+        };
+        for index in entries {
+            let line = self.lines().get(*index);
+            let path = line.as_ref().and_then(|line| line.path).unwrap_or_default();
+            findings.push(
+                finding("an entry has no record: nobody knows who caused it")
+                    .at_index(*index)
+                    .at_path(path),
+            );
+        }
+        for (seq, path) in self.nameless {
+            findings.push(
+                finding("a record's cgroup is not known")
+                    .at_seq(*seq)
+                    .at_path(path),
+            );
+        }
+    }
+}
+
+/// Entries without any record, one by one.
+struct Unnamed<'u, 'q, 'a> {
+    question: &'u Question<'q, 'a>,
+    /// Threads that are inside and hold no entry back that was seen.
+    marks: usize,
+    unnamed: usize,
+    pending: u64,
+    unattributed: Vec<usize>,
+}
+
+impl Unnamed<'_, '_, '_> {
+    fn entry(&mut self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>, findings: &mut Findings) {
+        let is_recent = index as u64 >= self.question.joined_until();
+        let is_accepted = self.unnamed <= MAX_UNNAMED && self.question.is_accepted(index, line);
+        if is_recent && is_accepted && !line.violation {
+            self.unnamed += 1;
+            self.pending += 1;
+        } else if self.marks > 0 {
+            // One thread is inside for one entry.
+            self.marks -= 1;
+            self.pending += 1;
+            if !is_accepted || line.violation {
+                self.charge(index, line, late);
+            }
+        } else if is_recent {
+            self.unnamed += 1;
+            self.pending += 1;
+            let path = line.path.unwrap_or_default();
+            let finding = if line.violation {
+                fail(
+                    Rule::V12,
+                    "a violation stands in the list that nothing names anybody for",
+                )
+            } else {
+                let digest = line.file.as_ref();
+                let found = digest.map_or_else(|| "no hash".to_owned(), ToString::to_string);
+                fail(
+                    Rule::V5,
+                    "nobody accepts this content, and nothing names who caused its entry",
+                )
+                .found(found)
+            };
+            findings.push(finding.at_index(index).at_path(path));
+        } else {
+            self.nobodys(index, line, late, findings);
+        }
+    }
+
+    /// What a thread that is inside may have caused is charged to each of those.
+    fn charge(&self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>) {
+        for key in self.question.marked() {
+            let (rule, text) = if line.violation {
+                (
+                    Rule::V12,
+                    "a violation stands in the list whose record is held back here",
+                )
+            } else {
+                (
+                    rule_of(key),
+                    "nobody accepts the content of an entry whose record is held back here",
+                )
+            };
+            let finding = Finding::fail(rule, Subject::Partition(key), text)
+                .at_index(index)
+                .at_path(line.path.unwrap_or_default());
+            late.say(key, finding);
+        }
+    }
+
+    fn nobodys(&mut self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>, findings: &mut Findings) {
+        self.unattributed.push(index);
+        let path = line.path.unwrap_or_default();
+        let settled = self.question.chain().last().map_or(0, |last| last.settled);
+        if (index as u64) < settled {
+            findings.push(
+                fail(
+                    Rule::V5,
+                    "an entry that the last checkpoint calls settled has no record",
+                )
+                .at_index(index)
+                .at_path(path),
+            );
+        }
+        if line.violation {
+            findings.push(
+                fail(Rule::V12, "a violation stands in the list that has no record")
+                    .at_index(index)
+                    .at_path(path),
+            );
+        }
+        late.unattributed(index, line);
+    }
+}

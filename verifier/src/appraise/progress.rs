@@ -1,0 +1,532 @@
+//! What is known of a node after a round, and how the next one is judged: the order in which the rules take their steps.
+//!
+//! Promise: whole evidence and what follows it are judged by the same steps, so that a followed round has the verdict of the
+//! whole. What cannot be judged in order, or is not to be believed, is given back as [`Rebuild`]: the whole then says what is
+//! wrong. Not here: the rules themselves.
+
+use super::{
+    Finding, NodeVerdict, State, Subject, Verdict,
+    chain::Chain,
+    context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey},
+    coverage::{self, Coverage},
+    disbelief,
+    finding::{Findings, Rule, Severity},
+    guard::Watch,
+    history::{self, Present, Relation},
+    join::{self, Joins, Open},
+    judge::{Concluded, Judged, Names},
+    kept::{Kept, Lines},
+    pending::{Pending, Question},
+    quote::{self, Quoted},
+    readers,
+    round::Round,
+    scene::Scene,
+    sealed::{self, Sealed},
+    template::Templates,
+    to_pods,
+    verdict::{self, AwaitedPod, BootJudgement},
+    view::{self, View},
+};
+use crate::accept::{Acceptances, Accepted};
+use evidence::{PartitionKey, Provenance, SealedCheckpoint, Tier};
+use policy::Policy;
+
+/// The round cannot be judged from what is known: the whole evidence has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rebuild;
+
+/// What is known of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    coverage: Option<Coverage>,
+    templates: Templates,
+    chain: Chain,
+    sealed: Sealed,
+    open: Open,
+    /// Sealed records whose cgroup is not known: number and path.
+    nameless: Vec<(u64, Vec<u8>)>,
+    watch: Watch,
+    judged: Judged,
+    boot: Option<(BootJudgement, Findings)>,
+    /// Entries that accepted evidence covered when a kernel was started by kexec.
+    kexecs: Vec<usize>,
+    kept: Kept,
+}
+
+/// The question, beside the evidence.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    policy: &'a Policy,
+    context: &'a Context,
+    accepted: &'a [Accepted],
+    /// When accepted findings hold, unix seconds.
+    now: u64,
+}
+
+impl Progress {
+    /// Judges whole evidence.
+    pub(crate) fn begin(
+        round: &Round<'_>,
+        policy: &Policy,
+        context: &Context,
+        accepted: &[Accepted],
+        now: u64,
+    ) -> (Verdict, Progress) {
+        let asked = Asked {
+            policy,
+            context,
+            accepted,
+            now,
+        };
+        let mut progress = Progress::default();
+        let verdict = progress
+            .judge(round, asked, false)
+            .unwrap_or_else(|Rebuild| unreachable!("nothing is out of order where nothing came before"));
+        (verdict, progress)
+    }
+
+    /// Judges what comes after what is known, with `context.previous` as what that left.
+    ///
+    /// # Errors
+    /// [`Rebuild`]; what is known is then of no more use.
+    pub(crate) fn go_on(
+        &mut self,
+        round: &Round<'_>,
+        policy: &Policy,
+        context: &Context,
+        accepted: &[Accepted],
+    ) -> Result<Verdict, Rebuild> {
+        let asked = Asked {
+            policy,
+            context,
+            accepted,
+            now: context.now,
+        };
+        let verdict = self.judge(round, asked, true)?;
+        // What is not to be believed is worded and placed by an appraisal of everything.
+        if verdict.state.is_none() {
+            return Err(Rebuild);
+        }
+        Ok(verdict)
+    }
+
+    /// Keeps the entries of a round that was judged, for records that come later. `None` where it cannot be followed.
+    pub(crate) fn keep(&mut self, round: &Round<'_>) -> Option<()> {
+        let covered = self.coverage.as_ref()?.entries.checked_sub(round.first)?;
+        let new = round.list.get(..covered)?;
+        let view = view::view_of(new, &[evidence::Bank::Sha1]);
+        self.kept.extend(new, &view.digests)
+    }
+
+    /// Entries that were covered.
+    pub(crate) fn covered(&self) -> usize {
+        self.coverage.as_ref().map_or(0, |coverage| coverage.entries)
+    }
+
+    /// About how many bytes of memory this takes.
+    pub(crate) fn weight(&self) -> usize {
+        self.kept.weight() + self.judged.weight()
+    }
+
+    fn judge(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
+        let Asked { policy, context, .. } = asked;
+        let mut findings = Findings::default();
+        let mut notes = Vec::new();
+        if !policy.file.accept.tiers.contains(&round.tier) {
+            let finding = Finding::fail(Rule::V13, Subject::Node, "the policy does not accept this tier")
+                .found(round.tier);
+            findings.push(policy.file.accept.tiers.iter().fold(finding, Finding::expected));
+        }
+        let quoted = quote::check(round.quote, round.registers(), context, &mut findings);
+        let view = view::view(round);
+        // Each bank's chain is one thread's work: records are hashed beside them.
+        let before = self.coverage.as_ref();
+        let (coverage, logs) = rayon::join(
+            || self::covered(round, &view, before, quoted.as_ref(), policy, &mut findings),
+            || sealed::logs(round.partitions),
+        );
+        if follows && (quoted.is_none() || coverage.is_none()) {
+            return Err(Rebuild);
+        }
+        // Where the quote covers nothing the node is untrusted; what else is wrong is still worth saying.
+        let covered = coverage
+            .as_ref()
+            .map_or(round.first.saturating_add(view.lines.len()), |c| c.entries);
+        let Progress {
+            templates,
+            chain,
+            sealed,
+            open,
+            nameless,
+            watch,
+            judged,
+            kexecs,
+            kept,
+            boot,
+            coverage: known,
+        } = self;
+        let lines = Lines::new(round.first, &view.lines, kept);
+        templates.step(&lines, covered, round.tier, policy, &mut findings);
+        templates.conclude(round.tier, &mut findings);
+        let relation = compare(round, policy, context, quoted.as_ref(), &mut findings, &mut notes);
+        if follows && relation != Relation::SameBoot {
+            return Err(Rebuild);
+        }
+        if let (Some(before), Relation::SameBoot | Relation::Kexec) = (&context.previous, relation)
+            && !follows
+        {
+            kexecs.extend(before.kexecs.iter().filter_map(|at| usize::try_from(*at).ok()));
+            if relation == Relation::Kexec {
+                kexecs.extend(usize::try_from(before.covered));
+            }
+            if let Some(coverage) = &coverage {
+                coverage::continues(&view.digests, coverage.entries, before, &mut findings);
+            }
+        }
+        let before = context
+            .previous
+            .as_ref()
+            .filter(|_| relation == Relation::SameBoot);
+
+        let is_recorded = round.tier == Tier::Bpf
+            || chain.last().is_some()
+            || !round.checkpoints.is_empty()
+            || !round.partitions.is_empty();
+        let records = join::in_order(round.partitions);
+        let mut joins = Joins::default();
+        let mut lost = 0;
+        if is_recorded {
+            let seen = before.and_then(|before| Some(before.checkpoint.as_ref()?.number));
+            chain.step(
+                round,
+                &lines,
+                covered,
+                seen,
+                policy,
+                &mut findings,
+                |checkpoint| {
+                    watch.sealed(checkpoint, policy);
+                },
+            );
+            sealed.step(round.partitions, &logs, chain, &mut findings)?;
+            let is_kernel = round.tier == Tier::Kernel;
+            chain.conclude(&context.nonce, before, is_kernel, &mut findings);
+            if let Some(before) = before
+                && !follows
+            {
+                sealed::continues(&logs, chain, before, &mut findings);
+            }
+            if let Some(before) = before {
+                sealed::keeps_word(&logs, &before.unsealed, &mut findings);
+            }
+            lost = chain.losses(policy, &mut findings);
+            findings.absorb(chain.findings());
+            joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
+            readers::step(chain, &joins, &lines, policy, &mut findings);
+            watch.step(&records, policy);
+            nameless.extend(
+                records
+                    .iter()
+                    .filter(|(key, _)| *key == PartitionKey::Unattributed)
+                    .map(|(_, record)| (record.seq, record.path.clone())),
+            );
+            findings.absorb(open.findings());
+            watch.conclude(&mut findings);
+        }
+        let scene = Scene {
+            policy,
+            chain,
+            joins: &joins,
+            lines,
+            covered,
+            provenance: provenance(round.tier, is_recorded),
+            kexecs,
+        };
+        let pending = if is_recorded {
+            judged.step(&scene, &records);
+            let question = Question {
+                round,
+                scene: &scene,
+                view: &view,
+                open,
+                judged,
+                nameless,
+                before,
+                now: context.now,
+            };
+            question.conclude(&mut findings)
+        } else {
+            judged.step_attested(&scene);
+            Pending {
+                unattributed: judged.untagged(policy, &mut findings),
+                ..Pending::default()
+            }
+        };
+        judged.foundations(policy, &mut findings);
+        let boot_judgement = match boot {
+            Some((judgement, said)) => {
+                findings.absorb(said);
+                *judgement
+            }
+            None => {
+                let mut said = Findings::default();
+                let judgement = super::boot::check(
+                    round,
+                    &view.lines,
+                    quoted.as_ref(),
+                    coverage.as_ref(),
+                    policy,
+                    &mut said,
+                );
+                findings.absorb(&said);
+                *boot = Some((judgement, said));
+                judgement
+            }
+        };
+        let case = Case {
+            round,
+            asked,
+            scene: &scene,
+            sealed,
+            judged,
+            quoted: quoted.as_ref(),
+            coverage: coverage.as_ref(),
+        };
+        let outcome = Outcome {
+            pending,
+            lost,
+            boot: boot_judgement,
+        };
+        let verdict = case.conclude(outcome, findings, notes);
+        if coverage.is_some() {
+            *known = coverage;
+        }
+        Ok(verdict)
+    }
+}
+
+/// V2.
+fn covered(
+    round: &Round<'_>,
+    view: &View<'_>,
+    before: Option<&Coverage>,
+    quoted: Option<&Quoted>,
+    policy: &Policy,
+    findings: &mut Findings,
+) -> Option<Coverage> {
+    let quoted = quoted?;
+    coverage::banks(quoted, policy, findings);
+    let covered = coverage::step(view, before, quoted, policy, findings);
+    if covered.is_none() && before.is_none() {
+        findings.push(coverage::why_none(round.list, view, quoted));
+    }
+    covered
+}
+
+/// V7.
+fn compare(
+    round: &Round<'_>,
+    policy: &Policy,
+    context: &Context,
+    quoted: Option<&Quoted>,
+    findings: &mut Findings,
+    notes: &mut Vec<String>,
+) -> Relation {
+    let Some(quoted) = quoted else {
+        findings.push(Finding::fail(
+            Rule::V7,
+            Subject::Node,
+            "there are no counters to compare: the quote cannot be read",
+        ));
+        return Relation::First;
+    };
+    let present = Present {
+        ak_name: &quoted.ak_name,
+        boot_id: round.boot_id,
+        reset_count: quoted.reset_count,
+        restart_count: quoted.restart_count,
+        clock_ms: quoted.clock_ms,
+        safe: quoted.safe,
+    };
+    let kexec_allowed = policy.file.kexec == policy::Kexec::Allow;
+    history::check(present, context.previous.as_ref(), kexec_allowed, findings, notes)
+}
+
+/// What it rests on whose an entry is.
+fn provenance(tier: Tier, is_recorded: bool) -> Provenance {
+    match tier {
+        Tier::Bpf if is_recorded => Provenance::Observed,
+        Tier::Bpf | Tier::Kernel => Provenance::Attested,
+    }
+}
+
+/// What the verdict is made of.
+struct Case<'c, 'a> {
+    round: &'c Round<'a>,
+    asked: Asked<'c>,
+    scene: &'c Scene<'a>,
+    sealed: &'c Sealed,
+    judged: &'c Judged,
+    quoted: Option<&'c Quoted>,
+    coverage: Option<&'c Coverage>,
+}
+
+struct Outcome {
+    pending: Pending,
+    lost: u64,
+    boot: BootJudgement,
+}
+
+impl Case<'_, '_> {
+    fn conclude(&self, outcome: Outcome, mut findings: Findings, mut notes: Vec<String>) -> Verdict {
+        let Case { round, scene, .. } = self;
+        let Asked {
+            policy,
+            context,
+            accepted,
+            now,
+        } = self.asked;
+        let Outcome { pending, lost, boot } = outcome;
+        let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
+        let names = Names {
+            told: round.pods,
+            predating: scene.chain.predating(),
+            provenance: scene.provenance,
+            policy,
+            accepted: &acceptances,
+        };
+        let Concluded {
+            mut pods,
+            suspect,
+            learned,
+            node: deviations,
+        } = self.judged.conclude(&pending.late, &names, &mut findings);
+        findings.accept(&acceptances);
+        let findings = to_pods(findings.into_vec(), &mut pods);
+        let disbelieved = disbelief(&findings);
+        if let Some(rule) = disbelieved {
+            for pod in &mut pods {
+                pod.findings.push(Finding::fail(
+                    rule,
+                    Subject::Partition(PartitionKey::Pod(pod.uid)),
+                    format!("the node's evidence is not to be believed ({rule}), so nothing can be said for this pod"),
+                ));
+                if pod.state != State::Unknown {
+                    pod.state = State::Untrusted;
+                }
+            }
+        }
+        if round.node != context.node {
+            notes.push(format!("the node calls itself {:?}", round.node));
+        }
+        let is_trusted = !findings.iter().any(|f| f.severity == Severity::Fail);
+        let mut dangerous: Vec<String> = policy.dangerous_keys().into_iter().map(str::to_owned).collect();
+        if context.key == PinnedKey::DangerousTofu {
+            dangerous.push("dangerous-tofu".into());
+        }
+        if context.nonce == ExpectedNonce::DangerousNone {
+            dangerous.push("dangerous-no-nonce".into());
+        }
+        let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
+        let state = match (disbelieved, self.quoted, self.coverage) {
+            (None, Some(quoted), Some(coverage)) => Some(self.remember(&pending, quoted, coverage)),
+            _ => None,
+        };
+        let start = policy
+            .pods
+            .values()
+            .filter(|known| pods.iter().all(|pod| pod.uid != known.pod.uid))
+            .map(|known| AwaitedPod {
+                uid: known.pod.uid,
+                name: known.pod.name.clone(),
+            })
+            .collect();
+        let entries = round.first.saturating_add(round.list.len());
+        let last = scene.chain.last();
+        let node = NodeVerdict {
+            name: context.node.clone(),
+            state: if is_trusted {
+                State::Trusted
+            } else {
+                State::Untrusted
+            },
+            tier: round.tier,
+            anchor: anchor(self.quoted, self.coverage),
+            key: self.quoted.map(|q| q.ak_name.clone()).unwrap_or_default(),
+            boot_id: round.boot_id,
+            kernel: round.kernel.to_owned(),
+            entries: entries as u64,
+            covered: self.coverage.map_or(0, |c| c.entries as u64),
+            boot_entries: scene.chain.boot_len().min(entries) as u64,
+            pending: pending.entries,
+            checkpoint: last.map(|l| l.number),
+            checkpoint_sha256: scene.chain.last_sealed().map(SealedCheckpoint::digest),
+            records: last.map_or(0, |l| l.records),
+            executions: last.map_or(0, |l| l.executions),
+            unattributed: pending.unattributed,
+            lost,
+            suspect,
+            boot,
+            fnf: deviations.fnf,
+            filehash_err: deviations.filehash_err,
+            excluded: deviations.excluded,
+            notes,
+            findings,
+        };
+        Verdict {
+            version: verdict::VERDICT_VERSION,
+            time: context.now,
+            trusted: is_trusted && pods.iter().all(|pod| pod.state == State::Trusted),
+            dangerous,
+            relaxations: policy.relaxations(),
+            policy: policy.digest().clone(),
+            learned,
+            node,
+            pods,
+            start,
+            accepted,
+            rejudged: None,
+            state,
+        }
+    }
+
+    fn remember(&self, pending: &Pending, quoted: &Quoted, coverage: &Coverage) -> NodeState {
+        let mut partitions: Vec<(PartitionKey, u64)> = self.sealed.sizes().collect();
+        partitions.sort_by_cached_key(|(key, _)| key.to_string());
+        NodeState {
+            ak_name: quoted.ak_name.clone(),
+            boot_id: self.round.boot_id,
+            checkpoint: self.scene.chain.last_sealed().map(|sealed| CheckpointState {
+                number: sealed.checkpoint.number,
+                digest: sealed.digest(),
+                partitions,
+            }),
+            covered: coverage.entries as u64,
+            pcrs: coverage.pcrs.clone(),
+            reset_count: quoted.reset_count,
+            restart_count: quoted.restart_count,
+            clock_ms: quoted.clock_ms,
+            time: self.asked.context.now,
+            unsealed: pending.shown.clone(),
+            held: pending.held.clone(),
+            kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
+        }
+    }
+}
+
+fn anchor(quoted: Option<&Quoted>, coverage: Option<&Coverage>) -> String {
+    let Some(quoted) = quoted else {
+        return "none".into();
+    };
+    let padded = coverage.map_or(&[][..], |c| &c.padded);
+    let bank = |bank: &evidence::Bank| {
+        let how = if padded.contains(bank) {
+            ", padded sha1"
+        } else {
+            ""
+        };
+        format!("{bank}{how}")
+    };
+    let banks: Vec<String> = quoted.banks.iter().map(bank).collect();
+    format!("PCR {} ({})", coverage::PCR, banks.join(" and "))
+}
