@@ -144,7 +144,8 @@ impl Judged {
             };
             let file: File = (record.dev, record.ino);
             if record.kind == EventKind::Violation {
-                if record.ret != 0 || scene.policy.permits_violation(&record.path) {
+                // A path that the policy permits is permitted to who writes there; the others use the file at theirs.
+                if record.ret != 0 {
                     continue;
                 }
                 let violation = Violation {
@@ -157,7 +158,9 @@ impl Judged {
                     self.tallies.entry(*user).or_default().hit(*user, &violation);
                 }
                 self.files.violated.entry(file).or_default().push(violation);
-            } else if self.files.users.entry(file).or_default().insert(*key) {
+            } else if !scene.policy.permits_violation(&record.path)
+                && self.files.users.entry(file).or_default().insert(*key)
+            {
                 for violation in self.files.violated.get(&file).into_iter().flatten() {
                     self.tallies.entry(*key).or_default().hit(*key, violation);
                 }

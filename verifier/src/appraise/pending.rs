@@ -213,6 +213,17 @@ impl<'q, 'a> Question<'q, 'a> {
 
     /// Whether host or some pod of the policy may have this content.
     fn is_accepted(&self, index: usize, line: &Line<'_>) -> bool {
+        let pods = self.policy().pods.keys().map(|uid| PartitionKey::Pod(*uid));
+        self.is_accepted_in([PartitionKey::Host].into_iter().chain(pods), index, line)
+    }
+
+    /// Whether one of these partitions may have this content.
+    fn is_accepted_in(
+        &self,
+        keys: impl IntoIterator<Item = PartitionKey>,
+        index: usize,
+        line: &Line<'_>,
+    ) -> bool {
         if self.chain().is_anchor(index) {
             // Who read it is looked at when its record is there.
             return true;
@@ -222,15 +233,11 @@ impl<'q, 'a> Question<'q, 'a> {
         };
         let accepts = |key| match self.scene.opinion(key, path, digest) {
             Opinion::Excluded => true,
-            Opinion::Nothing => false,
+            // Of a pod that no policy knows nothing is expected; it is reported as such.
+            Opinion::Nothing => true,
             Opinion::Judged { judgement, .. } => judgement.is_accepted(),
         };
-        accepts(PartitionKey::Host)
-            || self
-                .policy()
-                .pods
-                .keys()
-                .any(|uid| accepts(PartitionKey::Pod(*uid)))
+        keys.into_iter().any(accepts)
     }
 
     /// Entries before this one have their record, or a thread that is still inside holds it back.
@@ -330,10 +337,11 @@ impl Unnamed<'_, '_, '_> {
             self.unnamed += 1;
             self.pending += 1;
         } else if self.marks > 0 {
-            // One thread is inside for one entry.
+            // One thread is inside for one entry: one that may have this content, or it is charged to each of them.
             self.marks -= 1;
             self.pending += 1;
-            if !is_accepted || line.violation {
+            let marked = self.question.marked();
+            if line.violation || !self.question.is_accepted_in(marked, index, line) {
                 self.charge(index, line, late);
             }
         } else if is_recent {

@@ -209,8 +209,15 @@ fn a_mark_explains_one_entry_and_no_more() {
 fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
     let mut life = Life::begin(busy());
     let actor = Actor::pod(pod(2), "/bin/app");
-    let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()].first().unwrap().clone();
-    life.node.pod_files.get_mut(&pod(2)).unwrap().insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+    let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()]
+        .first()
+        .unwrap()
+        .clone();
+    life.node
+        .pod_files
+        .get_mut(&pod(2))
+        .unwrap()
+        .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
     let mut wrong = Vec::new();
     let entry = life.node.entry(&actor, "/lib/m.so", &libc);
     life.node.list.push(entry);
@@ -221,7 +228,10 @@ fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
         let settled = life.node.settled();
         let round = life.round_sealed(|c| c.settled = settled);
         if !round.judged.whole.trusted {
-            wrong.push(format!("round {}: held up for seconds, and not trusted", round.number));
+            wrong.push(format!(
+                "round {}: held up for seconds, and not trusted",
+                round.number
+            ));
         }
     }
     life.now += 100_000;
@@ -241,7 +251,9 @@ fn not_any_number_of_entries_may_be_pending() {
     for n in 0..5000 {
         let path = format!("/usr/lib/host-{n}").into_bytes();
         let content = sha256(&path);
-        life.node.host_files.insert(path.clone(), [content.clone()].into());
+        life.node
+            .host_files
+            .insert(path.clone(), [content.clone()].into());
         life.node.list.push(Measurement::ima_ng(&path, &content));
     }
     // Known from the beginning: another policy begins anew.
@@ -251,7 +263,11 @@ fn not_any_number_of_entries_may_be_pending() {
     let (quote, context) = (life.node.quote(&nonce), life.context());
     let evidence = life.node.evidence(quote);
     let verdict = verifier::appraise(&evidence, &life.node.policy(), &context).unwrap();
-    let wrong = Vec::from_iter(verdict.trusted.then(|| "5000 entries without a record are trusted".to_owned()));
+    let wrong = Vec::from_iter(
+        verdict
+            .trusted
+            .then(|| "5000 entries without a record are trusted".to_owned()),
+    );
     judge("pending-without-end", &wrong);
 }
 

@@ -38,7 +38,7 @@ fn map(node: &mut Node, actor: &Actor, kind: EventKind) {
 fn wrong(kind: EventKind, is_late: bool, writer_first: bool) -> Vec<String> {
     let mut life = Life::begin(with_volume());
     let what = format!("{kind:?}, late {is_late}, writer first {writer_first}");
-    let mut act = |life: &mut Life, is_writer: bool| {
+    let act = |life: &mut Life, is_writer: bool| {
         if is_writer {
             life.node.violate(&app(2), LIBRARY);
         } else {

@@ -85,7 +85,7 @@ impl Case<'_> {
             let (key, record) = self.records[place];
             self.used(key, record, self.entry_of[place]);
             if record.kind == EventKind::Violation && record.ret == 0 {
-                self.changed(record);
+                self.changed(key, record);
             }
         }
         for index in self.orphans.clone() {
@@ -125,12 +125,12 @@ impl Case<'_> {
         }
     }
 
-    /// A file that was written while it was in use is another one for everybody who executed or mapped it.
-    fn changed(&mut self, violation: &Record) {
+    /// A file that was written while it was in use is another one for everybody else who executed or mapped it, unless the
+    /// policy permits that where it was used.
+    fn changed(&mut self, writer: PartitionKey, violation: &Record) {
         for (key, record) in self.records.clone() {
             let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
-            let permitted = self.given.policy.permits_violation(&record.path)
-                && self.given.policy.permits_violation(&violation.path);
+            let permitted = key == writer || self.given.policy.permits_violation(&record.path);
             self.fail_if(is_it && !permitted, Rule::V12, Subject::Partition(key));
         }
     }

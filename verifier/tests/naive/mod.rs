@@ -608,8 +608,10 @@ impl<'a> Case<'a> {
 
 /// Records in order of their numbers.
 fn of_logs(logs: &[PartitionLog]) -> Vec<(PartitionKey, &Record)> {
-    let of_log = |log: &'_ PartitionLog| log.records.iter().map(move |record| (log.key, record));
-    let mut records: Vec<_> = logs.iter().flat_map(of_log).collect();
+    let mut records = Vec::new();
+    for log in logs {
+        records.extend(log.records.iter().map(|record| (log.key, record)));
+    }
     records.sort_by_key(|(_, record)| record.seq);
     records
 }
