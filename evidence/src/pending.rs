@@ -40,22 +40,20 @@ impl InFlight {
 
 /// A list that is left out where it is empty.
 pub(crate) mod list {
-    use minicbor::decode::Error as DecodeError;
-    use minicbor::encode::{Error as EncodeError, Write};
     use minicbor::{Decode, Decoder, Encode, Encoder};
 
-    pub(crate) fn encode<C, T: Encode<C>, W: Write>(
+    pub(crate) fn encode<C, T: Encode<C>, W: minicbor::encode::Write>(
         list: &[T],
         e: &mut Encoder<W>,
         ctx: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
         list.encode(e, ctx)
     }
 
     pub(crate) fn decode<'b, C, T: Decode<'b, C>>(
         d: &mut Decoder<'b>,
         ctx: &mut C,
-    ) -> Result<Vec<T>, DecodeError> {
+    ) -> Result<Vec<T>, minicbor::decode::Error> {
         Vec::decode(d, ctx)
     }
 
@@ -71,18 +69,17 @@ pub(crate) mod list {
 /// The same for marks, of which there are at most [`MAX_IN_FLIGHT`].
 pub(crate) mod marks {
     use super::{InFlight, MAX_IN_FLIGHT};
-    use minicbor::Decoder;
-    use minicbor::decode::Error as DecodeError;
+    use minicbor::{Decoder, decode::Error};
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
 
     pub(crate) use super::list::{encode, is_nil, nil};
 
-    pub(crate) fn decode<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<InFlight>, DecodeError> {
+    pub(crate) fn decode<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<InFlight>, Error> {
         let at = d.position();
         let count = d.probe().array()?;
         if count.is_some_and(|count| count > MAX_IN_FLIGHT as u64) {
             let why = format!("more marks than {MAX_IN_FLIGHT}");
-            return Err(DecodeError::message(why).at(at));
+            return Err(Error::message(why).at(at));
         }
         // A list of indefinite length is refused when it is encoded again; it ends with the input before that.
         super::list::decode(d, ctx)

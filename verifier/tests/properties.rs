@@ -35,7 +35,9 @@ struct Case {
 
 impl Case {
     fn new(mut node: Node) -> Case {
-        let evidence = node.attest(NONCE);
+        let mut evidence = node.attest(NONCE);
+        // Nothing binds what waits for the next seal; that one must seal it as it was shown.
+        evidence.unsealed.clear();
         Case {
             evidence,
             policy: node.policy(),

@@ -144,7 +144,6 @@ impl Judged {
             };
             let file: File = (record.dev, record.ino);
             if record.kind == EventKind::Violation {
-                // A path that the policy permits is permitted to who writes there; the others use the file at theirs.
                 if record.ret != 0 {
                     continue;
                 }
@@ -158,9 +157,9 @@ impl Judged {
                     self.tallies.entry(*user).or_default().hit(*user, &violation);
                 }
                 self.files.violated.entry(file).or_default().push(violation);
-            } else if !scene.policy.permits_violation(&record.path)
-                && self.files.users.entry(file).or_default().insert(*key)
-            {
+            } else if scene.policy.permits_violation(&record.path) {
+                // Whoever uses it by this name takes whatever it holds; by another name somebody else may not.
+            } else if self.files.users.entry(file).or_default().insert(*key) {
                 for violation in self.files.violated.get(&file).into_iter().flatten() {
                     self.tallies.entry(*key).or_default().hit(*key, violation);
                 }

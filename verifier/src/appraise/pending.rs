@@ -211,19 +211,8 @@ impl<'q, 'a> Question<'q, 'a> {
         }
     }
 
-    /// Whether host or some pod of the policy may have this content.
-    fn is_accepted(&self, index: usize, line: &Line<'_>) -> bool {
-        let pods = self.policy().pods.keys().map(|uid| PartitionKey::Pod(*uid));
-        self.is_accepted_in([PartitionKey::Host].into_iter().chain(pods), index, line)
-    }
-
-    /// Whether one of these partitions may have this content.
-    fn is_accepted_in(
-        &self,
-        keys: impl IntoIterator<Item = PartitionKey>,
-        index: usize,
-        line: &Line<'_>,
-    ) -> bool {
+    /// Whether one of these partitions may have the content of this entry.
+    fn accepts(&self, index: usize, line: &Line<'_>, mut by: impl Iterator<Item = PartitionKey>) -> bool {
         if self.chain().is_anchor(index) {
             // Who read it is looked at when its record is there.
             return true;
@@ -231,13 +220,18 @@ impl<'q, 'a> Question<'q, 'a> {
         let (Some(digest), path) = (&line.file, line.path.unwrap_or_default()) else {
             return false;
         };
-        let accepts = |key| match self.scene.opinion(key, path, digest) {
-            Opinion::Excluded => true,
-            // Of a pod that no policy knows nothing is expected; it is reported as such.
-            Opinion::Nothing => true,
-            Opinion::Judged { judgement, .. } => judgement.is_accepted(),
-        };
-        keys.into_iter().any(accepts)
+        !line.violation
+            && by.any(|key| match self.scene.opinion(key, path, digest) {
+                Opinion::Excluded => true,
+                Opinion::Nothing => false,
+                Opinion::Judged { judgement, .. } => judgement.is_accepted(),
+            })
+    }
+
+    /// The host and the pods of the policy.
+    fn everybody(&self) -> impl Iterator<Item = PartitionKey> {
+        let pods = self.policy().pods.keys().copied().map(PartitionKey::Pod);
+        core::iter::once(PartitionKey::Host).chain(pods)
     }
 
     /// Entries before this one have their record, or a thread that is still inside holds it back.
@@ -331,17 +325,17 @@ struct Unnamed<'u, 'q, 'a> {
 
 impl Unnamed<'_, '_, '_> {
     fn entry(&mut self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>, findings: &mut Findings) {
-        let is_recent = index as u64 >= self.question.joined_until();
-        let is_accepted = self.unnamed <= MAX_UNNAMED && self.question.is_accepted(index, line);
-        if is_recent && is_accepted && !line.violation {
+        let question = self.question;
+        let is_recent = index as u64 >= question.joined_until();
+        let waits = || self.unnamed <= MAX_UNNAMED && question.accepts(index, line, question.everybody());
+        if is_recent && waits() {
             self.unnamed += 1;
             self.pending += 1;
         } else if self.marks > 0 {
-            // One thread is inside for one entry: one that may have this content, or it is charged to each of them.
+            // One thread is inside for one entry; which one, nobody knows: one that may have the content, or each is charged.
             self.marks -= 1;
             self.pending += 1;
-            let marked = self.question.marked();
-            if line.violation || !self.question.is_accepted_in(marked, index, line) {
+            if !question.accepts(index, line, question.marked().into_iter()) {
                 self.charge(index, line, late);
             }
         } else if is_recent {

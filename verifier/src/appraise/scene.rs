@@ -103,6 +103,25 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// What is said of an entry of the boot before a kexec. Whose it was is known no more: the host may have it, or some pod
+    /// of the policy.
+    pub(crate) fn opinion_of_boot_before(&self, path: &[u8], digest: &Digest) -> Opinion {
+        let of_pod = || {
+            self.policy.pods.keys().find_map(|uid| {
+                let judgement = self.policy.judge_pod(uid, path, digest);
+                judgement.filter(Judgement::is_accepted)
+            })
+        };
+        let opinion = self.opinion(PartitionKey::Boot, path, digest);
+        match opinion {
+            Opinion::Judged { judgement, gave_up } if !judgement.is_accepted() => Opinion::Judged {
+                judgement: of_pod().unwrap_or(judgement),
+                gave_up,
+            },
+            opinion => opinion,
+        }
+    }
+
     /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
     /// accepted there if a pod that was there then, and that the policy knows, may have it.
     fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
