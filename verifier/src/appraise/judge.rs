@@ -292,11 +292,20 @@ impl<'a> Judge<'_, 'a> {
             // checkpoints of the boot before were judged in their time.
             let after_kexec = scene.kexecs.first().is_some_and(|first| index >= *first);
             let aggregate = path == BOOT_AGGREGATE && (index == 0 || after_kexec);
-            let old_checkpoint =
-                scene.kexecs.last().is_some_and(|last| index < *last) && number_from_path(path).is_some();
-            if !aggregate && !old_checkpoint {
-                self.entry(PartitionKey::Boot, index, line, None, Provenance::Attested, None);
+            let before_kexec = scene.kexecs.last().is_some_and(|last| index < *last);
+            if aggregate || (before_kexec && number_from_path(path).is_some()) {
+                continue;
             }
+            let opinion = line.file.as_ref().filter(|_| before_kexec);
+            let opinion = opinion.map(|digest| scene.opinion_of_boot_before(path, digest));
+            self.entry(
+                PartitionKey::Boot,
+                index,
+                line,
+                None,
+                Provenance::Attested,
+                opinion,
+            );
         }
     }
 

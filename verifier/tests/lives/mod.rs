@@ -196,7 +196,10 @@ fn usual_lives_are_trusted_and_followed() {
                 )
             };
             round.steps.retain(usual);
-            round.behind.retain(usual);
+            // A seal behind the one that answers the request would be no answer.
+            round
+                .behind
+                .retain(|step| usual(step) && !matches!(step, Step::Seal(_)));
             *round = Round {
                 steps: std::mem::take(&mut round.steps),
                 behind: std::mem::take(&mut round.behind),

@@ -1,6 +1,6 @@
 //! What each partition used, by the policy: V8, V9, V11, V12 and V14.
 
-use super::{Case, Since, UNATTRIBUTED};
+use super::{Case, UNATTRIBUTED};
 use evidence::{
     Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, checkpoint::number_from_path,
     list::unescaped,
@@ -71,13 +71,16 @@ impl Case<'_> {
     pub(super) fn contents(&mut self) {
         for index in 0..self.boot_len().min(self.covered) {
             let line = self.lines[index].clone();
-            let kexec = self.since == Since::Kexec;
-            let old = self.given.before.map_or(0, |before| before.covered as usize);
-            let aggregate = line.path == b"boot_aggregate" && (index == 0 || (kexec && index >= old));
-            let old_checkpoint = kexec && index < old && number_from_path(&line.path).is_some();
+            let kexecs = self.kexecs();
+            let behind = kexecs.first().is_some_and(|first| index >= *first);
+            let aggregate = line.path == b"boot_aggregate" && (index == 0 || behind);
+            let is_old = kexecs.last().is_some_and(|last| index < *last);
+            let old_checkpoint = is_old && number_from_path(&line.path).is_some();
+            // Whose it was in the boot before is known no more.
+            let somebody = is_old && !line.violation && self.somebody_accepts(index);
             if line.violation {
                 self.violation(PartitionKey::Boot, &line.path);
-            } else if !aggregate && !old_checkpoint {
+            } else if !aggregate && !old_checkpoint && !somebody {
                 self.entry(PartitionKey::Boot, index);
             }
         }

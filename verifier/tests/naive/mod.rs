@@ -545,6 +545,20 @@ impl<'a> Case<'a> {
         self.fail_if(many, Rule::V5, UNATTRIBUTED);
     }
 
+    /// Entries that were covered when a kernel was started by kexec.
+    fn kexecs(&self) -> Vec<usize> {
+        let Some(before) = self.given.before else {
+            return Vec::new();
+        };
+        let mut all = before.kexecs.clone();
+        match self.since {
+            Since::SameBoot => {}
+            Since::Kexec => all.push(before.covered),
+            _ => all.clear(),
+        }
+        all.into_iter().map(|at| at as usize).collect()
+    }
+
     /// Whether it is a checkpoint's entry, or one of these may have its content.
     fn one_accepts(&self, index: usize, keys: impl Iterator<Item = PartitionKey>) -> bool {
         let line = &self.lines[index];
