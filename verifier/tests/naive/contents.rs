@@ -77,7 +77,7 @@ impl Case<'_> {
             let is_old = kexecs.last().is_some_and(|last| index < *last);
             let old_checkpoint = is_old && number_from_path(&line.path).is_some();
             // Whose it was in the boot before is known no more.
-            let somebody = is_old && !line.violation && self.somebody_accepts(index);
+            let somebody = is_old && !line.violation && self.one_accepts(index, self.everybody());
             if line.violation {
                 self.violation(PartitionKey::Boot, &line.path);
             } else if !aggregate && !old_checkpoint && !somebody {
