@@ -204,6 +204,73 @@ fn a_mark_explains_one_entry_and_no_more() {
     judge("mark-for-many", &wrong);
 }
 
+/// A thread that is inside of IMA for hours holds its pod's account open, and no other's.
+#[test]
+fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
+    let mut life = Life::begin(busy());
+    let actor = Actor::pod(pod(2), "/bin/app");
+    let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()]
+        .first()
+        .unwrap()
+        .clone();
+    life.node
+        .pod_files
+        .get_mut(&pod(2))
+        .unwrap()
+        .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+    let mut wrong = Vec::new();
+    let entry = life.node.entry(&actor, "/lib/m.so", &libc);
+    life.node.list.push(entry);
+    life.node.begin_entry(&actor);
+    life.ways = Default::default();
+    for n in 0..4 {
+        life.now += 30 * (n + 1);
+        let settled = life.node.settled();
+        let round = life.round_sealed(|c| c.settled = settled);
+        if !round.judged.whole.trusted {
+            wrong.push(format!(
+                "round {}: held up for seconds, and not trusted",
+                round.number
+            ));
+        }
+    }
+    life.now += 100_000;
+    let settled = life.node.settled();
+    let round = life.round_sealed(|c| c.settled = settled);
+    wrong.extend(round.trusted_pods(&[2]));
+    if round.judged.whole.node.state != State::Trusted || round.trusted_pods(&[1]).is_empty() {
+        wrong.push("the node or a neighbour is not trusted".into());
+    }
+    judge("mark-stays-open", &wrong);
+}
+
+/// Contents that somebody accepts may wait for their records, but not any number of them.
+#[test]
+fn not_any_number_of_entries_may_be_pending() {
+    let mut life = Life::begin(busy());
+    for n in 0..5000 {
+        let path = format!("/usr/lib/host-{n}").into_bytes();
+        let content = sha256(&path);
+        life.node
+            .host_files
+            .insert(path.clone(), [content.clone()].into());
+        life.node.list.push(Measurement::ima_ng(&path, &content));
+    }
+    // Known from the beginning: another policy begins anew.
+    life.ways = Default::default();
+    let (settled, nonce) = (life.node.settled(), life.nonce());
+    life.node.seal_with(Some(&nonce), |c| c.settled = settled);
+    let (quote, context) = (life.node.quote(&nonce), life.context());
+    let evidence = life.node.evidence(quote);
+    let verdict = verifier::appraise(&evidence, &life.node.policy(), &context).unwrap();
+    let wrong = Vec::from_iter(
+        verdict
+            .trusted
+            .then(|| "5000 entries without a record are trusted".to_owned()),
+    );
+    judge("pending-without-end", &wrong);
+}
+
 /// What was shown before it was sealed is sealed as it was shown.
 #[test]
 fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {

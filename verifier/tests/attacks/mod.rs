@@ -14,11 +14,11 @@ mod shared;
 mod suggest;
 
 use crate::ways::{self, Judged, Ways};
-use evidence::{Checkpoint, Evidence, PodUid};
+use evidence::{Checkpoint, PodUid};
 use policy::Policy;
 use std::collections::BTreeSet;
 use verifier::accept::Accepted;
-use verifier::testing::{Actor, KeyKind, Node, pod};
+use verifier::testing::{Actor, KeyKind, NOW, Node, pod};
 use verifier::{Context, State};
 
 /// What does not come out right yet: the attack, and words of each thing that is wrong today, in their order.
@@ -84,6 +84,8 @@ struct Life {
     node: Node,
     ways: Ways,
     rounds: usize,
+    /// The verifier's clock.
+    now: u64,
     /// Findings that somebody accepted.
     accepted: Vec<Accepted>,
 }
@@ -91,7 +93,6 @@ struct Life {
 /// A round and all that was concluded of it.
 struct Round {
     number: usize,
-    evidence: Evidence,
     judged: Judged,
     /// The tenants that trust their pod.
     tenants: Vec<PodUid>,
@@ -105,6 +106,7 @@ impl Life {
             node,
             ways,
             rounds: 0,
+            now: NOW,
             accepted: Vec::new(),
         };
         for _ in 0..2 {
@@ -121,7 +123,11 @@ impl Life {
     }
 
     fn context(&self) -> Context {
-        self.ways.next(self.node.context(&self.nonce(), None))
+        let context = self.node.context(&self.nonce(), None);
+        self.ways.next(Context {
+            now: self.now,
+            ..context
+        })
     }
 
     fn round(&mut self) -> Round {
@@ -158,7 +164,6 @@ impl Life {
         self.rounds += 1;
         Round {
             number: self.rounds,
-            evidence,
             judged,
             tenants,
         }

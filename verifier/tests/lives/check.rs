@@ -328,8 +328,8 @@ fn naive_says(
 /// A covered entry whose content the partition that caused it does not accept is named, or that partition or the node is not
 /// trusted. Gives how many such entries there are.
 ///
-/// Excused is what a record, or a mark, says to be another partition's that accepts it: SECURITY.md states that limit; and what
-/// somebody accepts for as long as its record may still come.
+/// Excused is what a record, or a mark, says to be another partition's that accepts it: SECURITY.md states that limit; what
+/// somebody accepts for as long as its record may still come; and what somebody accepts of the boot before a kexec.
 fn nothing_is_hidden(
     world: &World,
     evidence: &Evidence,
@@ -416,8 +416,11 @@ fn nothing_is_hidden(
         let is_reattributed = own.clone().any(|(key, _)| *key != truth && accepts(*key));
         let is_marked = evidence.in_flight.iter().any(|mark| accepts(mark.key()));
         let pods = policy.pods.keys().map(|uid| PartitionKey::Pod(*uid));
-        let is_waiting = index as u64 >= waits && pods.chain([PartitionKey::Host]).any(accepts);
-        let is_excused = is_reattributed || (own.next().is_none() && (is_marked || is_waiting));
+        let is_somebodys = pods.chain([PartitionKey::Host]).any(accepts);
+        let is_waiting = is_somebodys && index as u64 >= waits;
+        let is_of_boot_before = is_somebodys && index < world.before_kexec;
+        let is_unrecorded = own.next().is_none() && (is_marked || is_waiting || is_of_boot_before);
+        let is_excused = is_reattributed || is_unrecorded;
         if !is_said && !is_excused {
             let kind = if entry.is_violation() {
                 "violation"

@@ -11,9 +11,13 @@ mod world;
 
 use check::{Counts, Trouble, live};
 use plan::{Change, Content, Forgery, Fork, Plan, Round, Set, Setup, Step, Who};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const USUAL: u64 = 120;
+
+/// What does not come out right yet, by the beginning of what is wrong. Each of it must be met, so that the list shrinks.
+const OPEN: &[&str] = &[];
 
 /// The plan cannot be made smaller in more tries than this.
 const TRIES: usize = 400;
@@ -66,9 +70,16 @@ fn smallest(plan: &Plan, trouble: &Trouble) -> (Plan, Trouble) {
     (best, known)
 }
 
+/// What of [`OPEN`] was met.
+type Met = BTreeSet<&'static str>;
+
 #[track_caller]
-fn all_is_well(name: &str, plan: &Plan) -> Counts {
+fn all_is_well(name: &str, plan: &Plan, met: &mut Met) -> Counts {
     try_live(plan).unwrap_or_else(|trouble| {
+        if let Some(open) = OPEN.iter().find(|open| trouble.what.starts_with(**open)) {
+            met.insert(open);
+            return Counts::default();
+        }
         let (plan, trouble) = smallest(plan, &trouble);
         panic!("{name}: {}\n{plan:#?}\n{}", trouble.what, trouble.detail)
     })
@@ -78,17 +89,20 @@ fn all_is_well(name: &str, plan: &Plan) -> Counts {
 fn random_lives_are_judged_the_same_in_every_way_and_hide_nothing() {
     let lives = number("CGPATH_LIVES").unwrap_or(USUAL);
     let seed = number("CGPATH_LIVES_SEED").unwrap_or(1);
-    let mut counts = Counts::default();
+    let (mut counts, mut met) = (Counts::default(), Met::new());
     for n in 0..lives {
         let seed = seed.wrapping_add(n);
-        counts.add(all_is_well(
-            &format!("CGPATH_LIVES_SEED={seed} CGPATH_LIVES=1"),
-            &Plan::of(seed),
-        ));
+        let name = format!("CGPATH_LIVES_SEED={seed} CGPATH_LIVES=1");
+        counts.add(all_is_well(&name, &Plan::of(seed), &mut met));
     }
     println!("{lives} lives from seed {seed}: {counts:?}");
     // A generator that makes nothing but failures, or nothing but what is usual, would compare nothing.
     if lives >= USUAL {
+        let gone: Vec<_> = OPEN.iter().filter(|open| !met.contains(*open)).collect();
+        assert!(
+            gone.is_empty(),
+            "not met any more, take it off the list OPEN: {gone:?}"
+        );
         assert!(counts.rounds > 3 * lives / 2, "{counts:?}");
         assert!(
             counts.trusted * 5 > counts.rounds && counts.trusted * 10 < 9 * counts.rounds,
@@ -151,12 +165,12 @@ fn whatever_a_forged_checkpoint_states_hides_no_content() {
                 steps: vec![step],
                 ..forged.clone()
             };
-            let rounds = vec![quiet.clone(), quiet.clone(), first, forged.clone(), forged, quiet];
+            let rounds = vec![quiet.clone(), quiet.clone(), first, forged];
             let plan = Plan {
                 setup: Setup::usual(),
                 rounds,
             };
-            foreign += all_is_well(&format!("{forgery:?}, {step:?}"), &plan).foreign;
+            foreign += all_is_well(&format!("{forgery:?}, {step:?}"), &plan, &mut Met::new()).foreign;
         }
     }
     assert!(foreign > 2 * forgeries.len() as u64, "nothing was hidden");
@@ -198,7 +212,7 @@ fn usual_lives_are_trusted_and_followed() {
                 ..Round::quiet()
             };
         }
-        let counts = all_is_well(&format!("usual life {seed}"), &plan);
+        let counts = all_is_well(&format!("usual life {seed}"), &plan, &mut Met::new());
         rounds += counts.rounds;
         trusted += counts.trusted;
         followed += counts.followed;

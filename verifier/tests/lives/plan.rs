@@ -371,7 +371,9 @@ impl Round {
     fn random(r: &mut Random, is_odd: bool) -> Round {
         let mut steps = vec![Step::Arrive];
         steps.extend((0..r.below(6)).map(|_| Step::usual(r)));
+        // A checkpoint behind the one for the request would be an odd thing.
         let mut behind: Vec<Step> = (0..r.below(3)).map(|_| Step::usual(r)).collect();
+        behind.retain(|step| !matches!(step, Step::Seal(_)));
         if is_odd && r.percent(90) {
             for _ in 0..1 + r.below(4) / 3 {
                 let steps = if r.percent(25) { &mut behind } else { &mut steps };

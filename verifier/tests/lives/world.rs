@@ -82,6 +82,8 @@ pub struct World {
     pub node: Node,
     /// Of each entry of the list, who caused it.
     pub truth: Vec<PartitionKey>,
+    /// Entries of kernels that were there before one was started by kexec.
+    pub before_kexec: usize,
     late: Vec<Late>,
 }
 
@@ -141,6 +143,7 @@ impl World {
         let mut world = World {
             node,
             truth: Vec::new(),
+            before_kexec: 0,
             late: Vec::new(),
         };
         world.load();
@@ -160,6 +163,7 @@ impl World {
             }
         }
         self.late.clear();
+        self.before_kexec = 0;
         self.truth.clear();
         let boot = usize::try_from(self.node.boot_len)
             .unwrap()
@@ -199,7 +203,8 @@ impl World {
                 (node.seq, node.starts) = (0, 1);
                 node.boot_len = node.list.len() as u64;
                 self.late.clear();
-                self.truth = vec![PartitionKey::Boot; self.node.list.len()];
+                self.before_kexec = self.truth.len();
+                self.caused_by(PartitionKey::Boot);
                 self.node.seal(None);
                 self.caused_by(PartitionKey::Host);
             }

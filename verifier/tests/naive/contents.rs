@@ -77,7 +77,7 @@ impl Case<'_> {
             let is_old = kexecs.last().is_some_and(|last| index < *last);
             let old_checkpoint = is_old && number_from_path(&line.path).is_some();
             // Whose it was in the boot before is known no more.
-            let somebody = is_old && !line.violation && self.somebody_accepts(index);
+            let somebody = is_old && !line.violation && self.one_accepts(index, self.everybody());
             if line.violation {
                 self.violation(PartitionKey::Boot, &line.path);
             } else if !aggregate && !old_checkpoint && !somebody {
@@ -88,7 +88,7 @@ impl Case<'_> {
             let (key, record) = self.records[place];
             self.used(key, record, self.entry_of[place]);
             if record.kind == EventKind::Violation && record.ret == 0 {
-                self.changed(record);
+                self.changed(key, record);
             }
         }
         for index in self.orphans.clone() {
@@ -128,12 +128,12 @@ impl Case<'_> {
         }
     }
 
-    /// A file that was written while it was in use is another one for everybody who executed or mapped it.
-    fn changed(&mut self, violation: &Record) {
+    /// A file that was written while it was in use is another one for everybody else who executed or mapped it, unless the
+    /// policy permits that where it was used.
+    fn changed(&mut self, writer: PartitionKey, violation: &Record) {
         for (key, record) in self.records.clone() {
             let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
-            let permitted = self.given.policy.permits_violation(&record.path)
-                && self.given.policy.permits_violation(&violation.path);
+            let permitted = key == writer || self.given.policy.permits_violation(&record.path);
             self.fail_if(is_it && !permitted, Rule::V12, Subject::Partition(key));
         }
     }

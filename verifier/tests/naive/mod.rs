@@ -124,6 +124,12 @@ impl<'a> Case<'a> {
         self.fail_if(fails, rule, Subject::Node);
     }
 
+    /// The host and the pods that the policy knows.
+    fn everybody(&self) -> impl Iterator<Item = PartitionKey> + use<'a> {
+        let pods = self.given.policy.pods.keys().map(|uid| PartitionKey::Pod(*uid));
+        pods.chain([PartitionKey::Host])
+    }
+
     fn policy(&self) -> &'a policy::NodePolicy {
         &self.given.policy.file
     }
@@ -497,7 +503,7 @@ impl<'a> Case<'a> {
                 continue;
             }
             let is_new = index as u64 >= old;
-            let is_good = !line.violation && self.somebody_accepts(index);
+            let is_good = !line.violation && self.one_accepts(index, self.everybody());
             if is_new && is_good {
                 continue;
             }
@@ -512,16 +518,7 @@ impl<'a> Case<'a> {
                     .iter()
                     .map(|mark| mark.key())
                     .collect();
-                let is_known = |key| match key {
-                    PartitionKey::Pod(uid) => self.given.policy.pods.contains_key(&uid),
-                    _ => true,
-                };
-                let has = |key| {
-                    let digest = line.file.as_ref();
-                    is_known(key) && digest.is_some_and(|digest| self.accepts(key, &line.path, digest))
-                };
-                let is_anchor = self.anchors.contains(&Some(index));
-                let is_good = !line.violation && (is_anchor || marked.iter().any(|key| has(*key)));
+                let is_good = !line.violation && self.one_accepts(index, marked.iter().copied());
                 for key in marked.into_iter().filter(|_| !is_good) {
                     let rule = if line.violation {
                         Rule::V12
@@ -562,12 +559,17 @@ impl<'a> Case<'a> {
         all.into_iter().map(|at| at as usize).collect()
     }
 
-    /// Whether it is a checkpoint's entry, or host or some pod may have its content.
-    fn somebody_accepts(&self, index: usize) -> bool {
+    /// Whether it is a checkpoint's entry, or one of these may have its content.
+    fn one_accepts(&self, index: usize, keys: impl Iterator<Item = PartitionKey>) -> bool {
         let line = &self.lines[index];
-        let pods = self.given.policy.pods.keys().map(|uid| PartitionKey::Pod(*uid));
-        let mut all = pods.chain([PartitionKey::Host]);
-        let accepts = |digest| all.any(|key| self.accepts(key, &line.path, digest));
+        let is_known = |key: &PartitionKey| match key {
+            PartitionKey::Pod(uid) => self.given.policy.pods.contains_key(uid),
+            _ => true,
+        };
+        let accepts = |digest| {
+            let mut known = keys.filter(is_known);
+            known.any(|key| self.accepts(key, &line.path, digest))
+        };
         self.anchors.contains(&Some(index)) || line.file.as_ref().is_some_and(accepts)
     }
 
