@@ -67,7 +67,7 @@ fn use_host_files(node: &mut Node, from: u64, to: u64) {
     for n in from..to {
         let entry = Measurement::ima_ng(path(n).as_bytes(), &content(n));
         node.list.push(entry.clone());
-        node.record_entry(&actor, &path(n), &entry, 0);
+        node.record_entry(&actor, path(n), &entry, 0);
     }
 }
 

@@ -20,7 +20,9 @@ fn good(node: &Node) -> FileHash {
 }
 
 /// What a pod, or somebody else, does again and again.
-const ACTS: [(&str, fn(&mut Node)); 9] = [
+type Act = (&'static str, fn(&mut Node));
+
+const ACTS: [Act; 9] = [
     ("violation", |node| node.violate(&app(), "/data/log")),
     ("violation of the host", |node| {
         node.violate(&Actor::host("/usr/bin/tool"), "/var/log")
