@@ -156,7 +156,7 @@ fn findings_that_are_only_counted_cannot_be_accepted_with_the_others() {
     for n in 0..150 {
         node.execute(
             &Actor::pod(pod(4), "/bin/app"),
-            &format!("/tmp/{n}"),
+            format!("/tmp/{n}"),
             &sha256(b"x"),
         );
     }

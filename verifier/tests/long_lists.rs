@@ -20,7 +20,7 @@ fn use_file(node: &mut Node, n: u64) {
     let actor = Actor::host("/usr/lib/systemd/systemd");
     let entry = Measurement::ima_ng(path(n).as_bytes(), &content(n));
     node.list.push(entry.clone());
-    node.record_entry(&actor, &path(n), &entry, 0);
+    node.record_entry(&actor, path(n), &entry, 0);
 }
 
 fn node() -> Node {
@@ -147,18 +147,18 @@ fn records_find_their_entries_in_whatever_order_they_come() {
         let lacking = all[all.len() / 2];
         for n in &all {
             if *n != lacking {
-                node.record_entry(&actor, &path(*n), &entry(*n), 0);
+                node.record_entry(&actor, path(*n), &entry(*n), 0);
             }
         }
         for n in all.iter().filter(|n| **n % 50 == 0) {
-            node.record_entry(&actor, &path(*n), &entry(*n), -17);
+            node.record_entry(&actor, path(*n), &entry(*n), -17);
         }
         let mut honest = node.clone();
         let evidence = node.attest(NONCE);
         let index = failed(&judge(&node, &evidence), Rule::V5, "has no record");
         assert_eq!(index, Some(first as u64 + lacking), "order {at}");
 
-        honest.record_entry(&actor, &path(lacking), &entry(lacking), 0);
+        honest.record_entry(&actor, path(lacking), &entry(lacking), 0);
         let evidence = honest.attest(NONCE);
         let verdict = judge(&honest, &evidence);
         assert!(verdict.trusted, "order {at}\n{verdict}");

@@ -591,7 +591,7 @@ mod v4_checkpoints {
             let sealed = SealedCheckpoint::seal(node.draft(None), &node.signing);
             node.measure(
                 &actor,
-                &format!("{}1", evidence::checkpoint::DIRECTORY),
+                format!("{}1", evidence::checkpoint::DIRECTORY),
                 &sha256(&sealed.file),
             );
             node.checkpoints.push(sealed);
@@ -2320,10 +2320,10 @@ mod output {
     fn what_others_chose_can_not_command_the_readers_terminal() {
         let mut node = busy();
         let nasty = "\u{1b}[2J\u{202e}";
-        node.execute(&Actor::pod(pod(5), nasty), &format!("/{nasty}"), &sha256(b"x"));
+        node.execute(&Actor::pod(pod(5), nasty), format!("/{nasty}"), &sha256(b"x"));
         node.execute(
             &Actor::intruder(pod(4), nasty),
-            &format!("/{nasty}"),
+            format!("/{nasty}"),
             &sha256(b"x"),
         );
         node.pods = vec![evidence::PodInfo {
@@ -2347,7 +2347,7 @@ mod output {
         for n in 0..600 {
             node.execute(
                 &Actor::pod(pod(4), "/bin/app"),
-                &format!("/tmp/{n}"),
+                format!("/tmp/{n}"),
                 &sha256(b"x"),
             );
         }

@@ -19,8 +19,10 @@ fn good(node: &Node) -> FileHash {
     )
 }
 
+type Act = fn(&mut Node);
+
 /// What a pod, or somebody else, does again and again.
-const ACTS: [(&str, fn(&mut Node)); 9] = [
+const ACTS: [(&str, Act); 9] = [
     ("violation", |node| node.violate(&app(), "/data/log")),
     ("violation of the host", |node| {
         node.violate(&Actor::host("/usr/bin/tool"), "/var/log")
