@@ -5,6 +5,7 @@
 
 mod fresh;
 mod libfuzzer;
+mod lives;
 mod repeat;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -26,6 +27,7 @@ const STEPS: &[&str] = &[
     "kernel",
     "fresh",
     "repeat",
+    "lives",
 ];
 
 /// `cargo xtask soak`.
@@ -76,6 +78,10 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         if step == "repeat" {
             good &= repeat::repeat(world, filter.as_deref())?;
+            continue;
+        }
+        if step == "lives" {
+            good &= lives::lives(world)?;
             continue;
         }
         let filter = filter.as_deref();
@@ -175,6 +181,14 @@ fn guest_tests(world: &World, modules: &[&str], filter: Option<&str>) -> Result<
     let mut command = guests.command(&test::environment(world)?);
     command.args([test::GUEST_THREADS, "--exact"]).args(tests);
     Ok(command)
+}
+
+/// What the tree is at, for logs that go on in the next run.
+fn commit(world: &World) -> Result<String> {
+    let mut git = Command::new("git");
+    let git = git.current_dir(&world.root);
+    let described = shell::output(git.args(["describe", "--always", "--dirty"]))?;
+    Ok(described.trim().to_owned())
 }
 
 /// Runs a step; what it prints is kept.

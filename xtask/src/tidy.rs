@@ -419,6 +419,7 @@ fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
             .any(|(file, text)| {
                 let is_beside = file.rsplit_once('/').is_some_and(|(parent, _)| parent == folder);
                 text.lines().map(str::trim).any(|line| {
+                    let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
                     (is_beside && lines.iter().any(|wanted| line == wanted))
                         || (line.starts_with("#[path = ") && line.ends_with(&by_path))
                 })
@@ -518,7 +519,7 @@ mod tests {
         );
         let main = (
             "a/tests/main.rs",
-            "mod one;\n#[path = \"common/three.rs\"]\nmod other;\nmod two;\n",
+            "pub(crate) mod one;\n#[path = \"common/three.rs\"]\nmod other;\nmod two;\n",
         );
         let others = [
             ("a/tests/one.rs", ""),

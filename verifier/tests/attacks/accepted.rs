@@ -19,10 +19,10 @@ fn good(node: &Node) -> FileHash {
     )
 }
 
-/// What a pod, or somebody else, does again and again.
-type Act = (&'static str, fn(&mut Node));
+type Act = fn(&mut Node);
 
-const ACTS: [Act; 9] = [
+/// What a pod, or somebody else, does again and again.
+const ACTS: [(&str, Act); 9] = [
     ("violation", |node| node.violate(&app(), "/data/log")),
     ("violation of the host", |node| {
         node.violate(&Actor::host("/usr/bin/tool"), "/var/log")

@@ -274,8 +274,8 @@ fn not_any_number_of_entries_may_be_pending() {
 /// What was shown before it was sealed is sealed as it was shown.
 #[test]
 fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
-    type Change = (&'static str, fn(&mut Record));
-    let changes: [Change; 4] = [
+    type Change = fn(&mut Record);
+    let changes: [(&str, Change); 4] = [
         ("another pod", |r| {
             r.cgroup = Actor::pod(pod(3), "/bin/app").cgroup
         }),

@@ -119,6 +119,19 @@ fn a_permitted_path_of_the_writer_excuses_nobody_elses_file() {
     );
 }
 
+/// The write is behind the last seal: its record is there, and not sealed yet.
+#[test]
+fn a_write_that_is_not_sealed_yet_counts_for_who_runs_the_file() {
+    let mut life = Life::begin(with_volume());
+    map(&mut life.node, &app(1), EventKind::Mapping);
+    let nonce = life.nonce();
+    life.node.seal(Some(&nonce));
+    life.node.violate(&app(2), LIBRARY);
+    let mut wrong = life.round_quoted().trusted_pods(&[1, 2]);
+    wrong.extend(life.round().trusted_pods(&[1, 2]));
+    judge("library-written-behind-the-seal", &wrong);
+}
+
 /// Neither is another file on the same device, or the same number on another one.
 #[test]
 fn another_device_or_inode_is_another_file() {

@@ -253,6 +253,15 @@ pub struct Plan {
     pub rounds: Vec<Round>,
 }
 
+const SETS: [Set; 6] = [
+    Set::AsBefore,
+    Set::More,
+    Set::Less,
+    Set::LessThanBefore,
+    Set::OneMoreThanBefore,
+    Set::Least,
+];
+
 /// How many paths there are: see `world::path`.
 pub const PATHS: usize = 34;
 /// Of these, the first that is one of the host's many files.
@@ -512,50 +521,120 @@ impl Step {
     }
 }
 
-impl Forgery {
-    fn random(r: &mut Random) -> Forgery {
-        let sets = [
-            Set::AsBefore,
-            Set::More,
-            Set::Less,
-            Set::LessThanBefore,
-            Set::OneMoreThanBefore,
-            Set::Least,
-        ];
-        let (set, small, yes) = (r.one_of(&sets), r.below(4) as u8, r.percent(50));
+impl Step {
+    /// Each kind of odd step, with what it can be about.
+    pub fn all_odd() -> Vec<Step> {
+        let who = [Who::Host, Who::Pod(3), Who::Pod(9)];
+        let (evil, five) = (Content::Evil, 5);
+        let mut all: Vec<Step> = (0..7)
+            .map(Step::BadRecord)
+            .chain((0..6).map(Step::Number))
+            .collect();
+        for who in who {
+            all.extend([
+                Step::Run(who, 0, Content::Good),
+                Step::Run(who, five, evil),
+                Step::Measure(who, five, evil),
+                Step::Late(who, five, evil),
+                Step::HeldUp(who, five, evil),
+                Step::Hide(who, five, evil),
+                Step::Violate(who, five),
+                Step::HideViolation(who, five),
+                Step::Invent(who, five),
+                Step::InventViolation(who, five),
+                Step::Double(who),
+                Step::Reattribute(who),
+                Step::Mark(who),
+                Step::Fail(who, 0, -12),
+                Step::HalfGuard(who, true),
+                Step::HalfGuard(who, false),
+                Step::Guard(who, GuardAction::Traced, true),
+                Step::Guard(who, GuardAction::ExecutionDenied, true),
+                Step::Read(who, 1, Fork::Same),
+                Step::Read(who, 0, Fork::Other),
+            ]);
+        }
+        for kind in EXECUTIONS {
+            all.push(Step::Use(Who::Pod(2), kind, 0, Hashed::Not, false));
+            all.push(Step::Use(Who::Pod(2), kind, 0, Hashed::Measured, true));
+            all.push(Step::Use(Who::Pod(2), kind, five, Hashed::Evil, false));
+        }
+        for fork in [Fork::Same, Fork::Other, Fork::Module] {
+            all.extend((0..3).map(|back| Step::Read(Who::Collector, back, fork)));
+        }
         let simple = [
+            Step::Loss(0),
+            Step::Blind(true),
+            Step::Protect(0),
+            Step::Told(1),
+            Step::Twice(30),
+            Step::Template(0),
+            Step::OtherRegister,
+            Step::NeverExtended,
+            Step::Misplace(2),
+            Step::Withhold,
+            Step::Rewrite(0),
+        ];
+        all.extend(simple);
+        all
+    }
+}
+
+impl Forgery {
+    /// Each field, and each way in which it can be set.
+    pub fn all() -> Vec<Forgery> {
+        const FIELDS: [fn(Set) -> Forgery; 11] = [
+            Forgery::ListLen,
+            Forgery::SettledAt,
+            Forgery::Frozen,
+            Forgery::Records,
+            Forgery::Executions,
+            Forgery::LastSeq,
+            Forgery::Partitions,
+            Forgery::Starts,
+            Forgery::BootLen,
+            Forgery::Numbered,
+            |set| Forgery::Losses(3, set),
+        ];
+        let numbers = FIELDS.iter().flat_map(|field| SETS.map(field));
+        let losses = (0..3).map(|kind| Forgery::Losses(kind, Set::Less));
+        let protections = (0..4).map(Forgery::Protection);
+        let readers = [Who::Host, Who::Pod(1), Who::LikeCollector(2), Who::Lost].map(Forgery::ReadBy);
+        let either = [true, false];
+        let simple = [
+            Forgery::No,
+            Forgery::Settled,
             Forgery::Blind,
             Forgery::Bpf,
-            Forgery::Policy(yes),
             Forgery::Key,
             Forgery::Predating,
             Forgery::Hierarchy,
-            Forgery::Protection(small),
             Forgery::Previous,
             Forgery::Boot,
             Forgery::Root,
-            Forgery::Nonce(yes),
             Forgery::OtherKey,
             Forgery::Unread,
             Forgery::ReadTwice,
-            Forgery::ReadBy(Who::any(r)),
             Forgery::ReadByNobody,
-            Forgery::AndAnother(yes),
         ];
+        numbers
+            .chain(losses)
+            .chain(protections)
+            .chain(readers)
+            .chain(either.map(Forgery::Policy))
+            .chain(either.map(Forgery::Nonce))
+            .chain(either.map(Forgery::AndAnother))
+            .chain(simple)
+            .collect()
+    }
+
+    fn random(r: &mut Random) -> Forgery {
+        let (set, all) = (r.one_of(&SETS), Forgery::all());
         match r.below(24) {
             0..=2 => Forgery::ListLen(set),
             3 | 4 => Forgery::SettledAt(set),
             5..=7 => Forgery::Frozen(set),
-            8 => Forgery::Records(set),
-            9 => Forgery::Executions(set),
-            10 => Forgery::LastSeq(set),
-            11 => Forgery::Partitions(set),
-            12 => Forgery::Losses(small, set),
-            13 => Forgery::Starts(set),
-            14 => Forgery::BootLen(set),
-            15 => Forgery::Numbered(set),
-            16 => Forgery::No,
-            _ => r.one_of(&simple),
+            _ => r.one_of(&all),
         }
     }
 }

@@ -75,13 +75,8 @@ impl Log {
         let folder = world.target.join("soak");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let path = folder.join("repeat.jsonl");
-        let mut git = Command::new("git");
-        let described = shell::output(
-            git.current_dir(&world.root)
-                .args(["describe", "--always", "--dirty"]),
-        )?;
         // Only some of the tests are not all of them.
-        let commit = format!("{} {}", described.trim(), filter.unwrap_or("all"));
+        let commit = format!("{} {}", super::commit(world)?, filter.unwrap_or("all"));
         let (mut done, mut failures) = (BTreeSet::new(), BTreeSet::new());
         for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
             let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else {
