@@ -8,6 +8,7 @@ mod accepted;
 mod followed;
 mod forks;
 mod frozen;
+mod limits;
 mod peers;
 mod shared;
 #[cfg(feature = "service")]
