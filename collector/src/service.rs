@@ -5,7 +5,7 @@ use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;
 use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
-use crate::store::{Assembly, EvidenceFile, Frozen, Header, StoreError};
+use crate::store::{Assembly, EvidenceFile, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
 use evidence::{Boot, PodUid, Position, Protection};
 use std::collections::{BTreeSet, HashMap};
@@ -61,10 +61,13 @@ enum Command {
         after: Option<Position>,
         reply: Reply,
     },
-    Assemble {
-        frozen: Frozen,
+    Quoted {
+        id: u64,
         after: Option<Position>,
         reply: oneshot::Sender<Result<Assembly, RequestError>>,
+    },
+    Unquoted {
+        id: u64,
     },
     Status {
         reply: oneshot::Sender<Status>,
@@ -172,6 +175,8 @@ pub struct Service {
     names: Names,
     boot: Arc<BootFacts>,
     waiting: HashMap<u64, (Option<Position>, Reply)>,
+    /// Requests with a quote, whose evidence is being put together.
+    assembling: HashMap<u64, oneshot::Sender<Result<Assembly, RequestError>>>,
     next_id: u64,
     list_read: Instant,
 }
@@ -200,6 +205,7 @@ impl Service {
             names: Names::default(),
             boot: Arc::new(BootFacts::read()),
             waiting: HashMap::new(),
+            assembling: HashMap::new(),
             next_id: 1,
             list_read: Instant::now(),
         })
@@ -248,7 +254,7 @@ impl Service {
         let mut taken = 0;
         loop {
             let more = taken == BATCH;
-            let gather = taken > 0 && self.engine.is_idle();
+            let gather = taken > 0 && (self.engine.is_idle() || self.engine.pipeline().is_quoting());
             let pause = if gather {
                 GATHER
             } else if self.engine.pipeline().wants_ticks() {
@@ -297,13 +303,11 @@ impl Service {
                 self.waiting.insert(id, (after, reply));
                 self.engine.request(id, nonce)?;
             }
-            Some(Command::Assemble { frozen, after, reply }) => {
-                let assembly = match self.engine.assembly(&frozen, after.as_ref()) {
-                    Err(EngineError::Store(e)) => Err(e.into()),
-                    other => Ok(other?),
-                };
-                let _ = reply.send(assembly);
+            Some(Command::Quoted { id, after, reply }) => {
+                self.assembling.insert(id, reply);
+                self.engine.quoted(id, after)?;
             }
+            Some(Command::Unquoted { id }) => self.engine.unquoted(id)?,
         }
         let taken = self.engine.drain()?;
         // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each record.
@@ -318,9 +322,13 @@ impl Service {
         }
         for outcome in self.engine.take_outcomes() {
             match outcome {
-                Outcome::Ready { id, nonce, frozen } => {
-                    if let Some((after, reply)) = self.waiting.remove(&id) {
-                        self.finish(nonce, frozen, after, reply);
+                Outcome::Ready { id, nonce } => match self.waiting.remove(&id) {
+                    Some((after, reply)) => self.finish(id, nonce, after, reply),
+                    None => self.engine.unquoted(id)?,
+                },
+                Outcome::Assembled { id, assembly } => {
+                    if let Some(reply) = self.assembling.remove(&id) {
+                        let _ = reply.send(assembly.map_err(RequestError::from));
                     }
                 }
                 Outcome::Failed { id, error } => {
@@ -333,8 +341,8 @@ impl Service {
         Ok(taken)
     }
 
-    /// Quote, then list, then evidence; while the loop goes on consuming records.
-    fn finish(&self, nonce: Vec<u8>, frozen: Frozen, after: Option<Position>, reply: Reply) {
+    /// Quote, then what stands behind it, then evidence; while the loop goes on consuming records.
+    fn finish(&self, id: u64, nonce: Vec<u8>, after: Option<Position>, reply: Reply) {
         let tpm = self.tpm.clone();
         let commands = self.handle.commands.clone();
         let node = self.node.clone();
@@ -344,16 +352,18 @@ impl Service {
         let boot = self.boot.clone();
         tokio::spawn(async move {
             let work = async {
-                let (quote, registers) = tpm.with(move |tpm| tpm.quote(&nonce)).await?;
+                let quoted = tpm.with(move |tpm| tpm.quote(&nonce)).await;
                 let (send, assembly) = oneshot::channel();
-                commands
-                    .send(Command::Assemble {
-                        frozen,
+                let command = match &quoted {
+                    Ok(_) => Command::Quoted {
+                        id,
                         after,
                         reply: send,
-                    })
-                    .await
-                    .map_err(|_| RequestError::Ending)?;
+                    },
+                    Err(_) => Command::Unquoted { id },
+                };
+                commands.send(command).await.map_err(|_| RequestError::Ending)?;
+                let (quote, registers) = quoted?;
                 let assembly = assembly.await.map_err(|_| RequestError::Ending)??;
                 let header = Header {
                     tier,

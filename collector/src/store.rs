@@ -5,7 +5,7 @@
 //! position for each record and each entry and nothing of their content.
 
 use evidence::bundle::MAX_EVIDENCE_LEN;
-use evidence::{Boot, Entry, PartitionKey, PodInfo, Position, Quote, Tier, wire};
+use evidence::{Boot, Entry, InFlight, PartitionKey, PodInfo, Position, Quote, Tier, wire};
 use minicbor::Encoder;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -50,6 +50,8 @@ pub enum StoreError {
 struct Span {
     at: u64,
     len: u32,
+    /// Whether evidence shows it before it is sealed.
+    is_shown: bool,
 }
 
 impl Span {
@@ -102,7 +104,11 @@ impl Log {
         }
         let at = self.written + self.buf.len() as u64;
         self.buf.extend_from_slice(bytes);
-        Ok(Span { at, len })
+        Ok(Span {
+            at,
+            len,
+            is_shown: false,
+        })
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
@@ -263,12 +269,15 @@ impl Store {
         })
     }
 
-    /// Adds a record to its partition.
+    /// Adds a record to its partition; evidence shows it before it is sealed, or it does not.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn record(&mut self, key: PartitionKey, leaf: &[u8]) -> Result<(), StoreError> {
-        let span = self.records.append(leaf)?;
+    pub fn record(&mut self, key: PartitionKey, leaf: &[u8], is_shown: bool) -> Result<(), StoreError> {
+        let span = Span {
+            is_shown,
+            ..self.records.append(leaf)?
+        };
         self.partitions.entry(key).or_default().push(span);
         Ok(())
     }
@@ -353,12 +362,17 @@ impl Store {
         }))
     }
 
-    /// All that evidence needs of what was frozen, and the list as it is now; to be written out by another thread. With a
-    /// position only what came after it; where there is no such position, everything.
+    /// All that evidence needs of what was frozen, what came behind that and is shown, and the list as it is now; to be
+    /// written out by another thread. With a position only what came after it; where there is no such position, everything.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, StoreError> {
+    pub fn assembly(
+        &mut self,
+        frozen: &Frozen,
+        after: Option<&Position>,
+        in_flight: Vec<InFlight>,
+    ) -> Result<Assembly, StoreError> {
         let found = match after {
             Some(position) => self
                 .find(frozen, position)?
@@ -379,13 +393,26 @@ impl Store {
             .filter(|(_, spans)| !spans.is_empty())
             .collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
+        let sealed: BTreeMap<PartitionKey, usize> = frozen.partitions.iter().copied().collect();
+        let mut unsealed: Vec<(PartitionKey, Vec<Span>)> = self
+            .partitions
+            .iter()
+            .map(|(key, spans)| {
+                let behind = spans.get(sealed.get(key).copied().unwrap_or_default()..);
+                let shown = behind.unwrap_or_default().iter().filter(|span| span.is_shown);
+                (*key, shown.copied().collect::<Vec<_>>())
+            })
+            .filter(|(_, spans)| !spans.is_empty())
+            .collect();
+        unsealed.sort_by_cached_key(|(key, _)| key.to_string());
         let checkpoints: Vec<Span> = self
             .checkpoints
             .get(start.checkpoints..frozen.checkpoints)
             .unwrap_or_default()
             .to_vec();
         let sum = |spans: &[Span]| spans.iter().map(|s| u64::from(s.len)).sum::<u64>();
-        let total = list_len + sum(&checkpoints) + partitions.iter().map(|(_, s)| sum(s)).sum::<u64>();
+        let logs = partitions.iter().chain(&unsealed);
+        let total = list_len + sum(&checkpoints) + logs.map(|(_, s)| sum(s)).sum::<u64>();
         if total > MAX_EVIDENCE_LEN as u64 {
             return Err(StoreError::TooLong(total));
         }
@@ -403,6 +430,8 @@ impl Store {
             list_len,
             entries: (self.entries.len() - start.entries) as u64,
             partitions,
+            unsealed,
+            in_flight,
             checkpoints,
             after,
             last,
@@ -430,6 +459,8 @@ pub struct Assembly {
     list_len: u64,
     entries: u64,
     partitions: Vec<(PartitionKey, Vec<Span>)>,
+    unsealed: Vec<(PartitionKey, Vec<Span>)>,
+    in_flight: Vec<InFlight>,
     checkpoints: Vec<Span>,
     /// What all this comes after.
     after: Option<Position>,
@@ -498,8 +529,16 @@ impl Assembly {
             }
         };
         let (quote, tier) = (wire::to_vec(&header.quote), wire::to_vec(&header.tier));
+        // An empty list is left out of a map, and of an array where nothing follows.
+        let (unsealed, in_flight) = (!self.unsealed.is_empty(), !self.in_flight.is_empty());
+        let fields = match (is_part, unsealed, in_flight) {
+            (true, _, true) => 14,
+            (true, true, false) => 13,
+            (true, false, false) => 12,
+            (false, _, _) => 11 + u64::from(unsealed) + u64::from(in_flight),
+        };
         head(&mut out, &|e| {
-            ok(if is_part { e.array(12) } else { e.map(11) });
+            ok(if is_part { e.array(fields) } else { e.map(fields) });
             key(e, 0);
             ok(e.u8(1));
             key(e, 1);
@@ -529,28 +568,8 @@ impl Assembly {
                 .copy(span.at, u64::from(span.len), &mut copy, &mut bytes)?;
             head(&mut out, &|e| ok(e.bytes(&bytes)))?;
         }
-        head(&mut out, &|e| {
-            key(e, 7);
-            ok(e.array(self.partitions.len() as u64));
-        })?;
-        let at_once = self.records.at_once(&self.partitions)?;
-        for (partition, spans) in &self.partitions {
-            head(&mut out, &|e| {
-                let e = e
-                    .map(2)
-                    .and_then(|e| e.u8(0))
-                    .and_then(|e| e.str(&partition.to_string()));
-                ok(e.and_then(|e| e.u8(1)).and_then(|e| e.array(spans.len() as u64)));
-            })?;
-            let Some((from, bytes)) = &at_once else {
-                self.records.copy_all(spans, &mut copy, &mut out)?;
-                continue;
-            };
-            for span in spans {
-                let record = &bytes[(span.at - from) as usize..][..span.len as usize];
-                out.write_all(record).map_err(io("write in"))?;
-            }
-        }
+        head(&mut out, &|e| key(e, 7))?;
+        self.write_logs(&self.partitions, &mut copy, &mut out)?;
         head(&mut out, &|e| {
             key(e, 8);
         })?;
@@ -571,6 +590,15 @@ impl Assembly {
         if let Some(position) = &self.after {
             out.write_all(&wire::to_vec(position)).map_err(io("write in"))?;
         }
+        if unsealed || (is_part && in_flight) {
+            head(&mut out, &|e| key(e, 11))?;
+            self.write_logs(&self.unsealed, &mut copy, &mut out)?;
+        }
+        if in_flight {
+            head(&mut out, &|e| key(e, 12))?;
+            out.write_all(&wire::to_vec(&self.in_flight))
+                .map_err(io("write in"))?;
+        }
         let mut file = out.into_inner().map_err(|e| io("write in")(e.into_error()))?;
         let len = io::Seek::stream_position(&mut file).map_err(io("seek in"))?;
         if len > MAX_EVIDENCE_LEN as u64 {
@@ -590,6 +618,48 @@ impl Assembly {
             is_part,
             reached,
         })
+    }
+}
+
+impl Assembly {
+    /// Writes the logs of partitions, an array.
+    fn write_logs(
+        &self,
+        logs: &[(PartitionKey, Vec<Span>)],
+        copy: &mut Vec<u8>,
+        out: &mut impl Write,
+    ) -> Result<(), StoreError> {
+        let io = |source| StoreError::Io {
+            path: self.dir.clone(),
+            what: "write in",
+            source,
+        };
+        let mut buf = Vec::new();
+        let mut head = |out: &mut dyn Write, f: &dyn Fn(&mut Encoder<&mut Vec<u8>>)| {
+            buf.clear();
+            f(&mut Encoder::new(&mut buf));
+            out.write_all(&buf).map_err(io)
+        };
+        head(out, &|e| ok(e.array(logs.len() as u64)))?;
+        let at_once = self.records.at_once(logs)?;
+        for (partition, spans) in logs {
+            head(out, &|e| {
+                let e = e
+                    .map(2)
+                    .and_then(|e| e.u8(0))
+                    .and_then(|e| e.str(&partition.to_string()));
+                ok(e.and_then(|e| e.u8(1)).and_then(|e| e.array(spans.len() as u64)));
+            })?;
+            let Some((from, bytes)) = &at_once else {
+                self.records.copy_all(spans, copy, out)?;
+                continue;
+            };
+            for span in spans {
+                let record = &bytes[(span.at - from) as usize..][..span.len as usize];
+                out.write_all(record).map_err(io)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -626,312 +696,4 @@ fn anonymous_file(dir: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use evidence::{Evidence, PodInfo, PodUid, Record};
-    use std::io::Read;
-
-    fn record(seq: u64) -> Record {
-        Record {
-            seq,
-            boot_ns: 1,
-            kind: evidence::EventKind::Execution,
-            ret: 0,
-            pcr: 0,
-            digests: vec![],
-            hash: None,
-            path: vec![b'x'; 3000],
-            dev: 0,
-            ino: 0,
-            cgroup_id: 1,
-            cgroup: None,
-            pid: 1,
-            uid: 0,
-            mnt_ns: 0,
-            pid_ns: 0,
-            ancestry: vec![],
-            ancestry_cut: false,
-            path_cut: false,
-            guard: None,
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn spans_are_copied_whole_whatever_stands_between_them(
-            // Lengths, and how much of something else stands before each; the last may be longer than is read at once.
-            pieces in proptest::collection::vec((0usize..2 * GAP as usize, 0usize..9000), 0..40),
-            long in proptest::option::of(BUFFER - 9000..BUFFER + 9000),
-        ) {
-            let dir = tempfile::tempdir().unwrap();
-            let mut log = Log::create(dir.path().join("log")).unwrap();
-            let (mut spans, mut expected) = (Vec::new(), Vec::new());
-            for (n, (gap, len)) in pieces.into_iter().chain(long.map(|len| (1, len))).enumerate() {
-                log.append(&vec![0xff; gap]).unwrap();
-                let piece = vec![n as u8; len];
-                spans.push(log.append(&piece).unwrap());
-                expected.extend(piece);
-            }
-            let (mut buf, mut out) = (Vec::new(), Vec::new());
-            log.reader().unwrap().copy_all(&spans, &mut buf, &mut out).unwrap();
-            proptest::prop_assert_eq!(out, expected);
-            proptest::prop_assert!(buf.len() <= BUFFER);
-        }
-    }
-
-    #[test]
-    fn streamed_evidence_is_byte_for_byte_what_the_type_encodes_to() {
-        streamed_evidence_is_what_the_type_encodes_to(200);
-        // More than is read at once.
-        streamed_evidence_is_what_the_type_encodes_to(AT_ONCE / 3000 + 10);
-    }
-
-    fn streamed_evidence_is_what_the_type_encodes_to(records: u64) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::create(dir.path()).unwrap();
-        let keys = [
-            PartitionKey::Pod(PodUid([0xab; 16])),
-            PartitionKey::Host,
-            PartitionKey::Unattributed,
-        ];
-        let mut logs: BTreeMap<String, (PartitionKey, Vec<Record>)> = BTreeMap::new();
-        for seq in 1..records {
-            let key = keys[seq as usize % 3];
-            store.record(key, &record(seq).to_cbor()).unwrap();
-            logs.entry(key.to_string())
-                .or_insert((key, vec![]))
-                .1
-                .push(record(seq));
-        }
-        store.checkpoint(b"file 0").unwrap();
-        store.checkpoint(&[7; 300]).unwrap();
-        let frozen = store.freeze();
-        // What comes after the seal must not be in it, but for the list.
-        store.record(PartitionKey::Host, &record(999).to_cbor()).unwrap();
-        store
-            .record(PartitionKey::Pod(PodUid([1; 16])), &record(1000).to_cbor())
-            .unwrap();
-        store.checkpoint(b"file 2").unwrap();
-        let list: Vec<Entry> = (0..30u8)
-            .map(|n| Entry::Full(vec![n; usize::from(n) * 20]))
-            .collect();
-        for entry in &list {
-            store.entry(entry).unwrap();
-        }
-        let quote = Quote {
-            attest: vec![1],
-            signature: vec![2],
-            ak: vec![3],
-        };
-        let zeros = vec![evidence::Digest::zero(evidence::Bank::Sha256); evidence::boot::REGISTERS];
-        let boot = Boot {
-            registers: vec![evidence::boot::Registers::new(zeros).unwrap()],
-            log: Some(vec![7; 5000]),
-            command_line: Some(b"quiet".to_vec()),
-        };
-        let header = Header {
-            tier: Tier::Bpf,
-            node: "n".into(),
-            boot_id: [5; 16],
-            kernel: "6.12".into(),
-            pods: vec![PodInfo {
-                uid: PodUid([0xab; 16]),
-                namespace: "shop".into(),
-                name: "till".into(),
-            }],
-            quote: quote.clone(),
-            boot: boot.clone(),
-        };
-        let mut written = store.assembly(&frozen, None).unwrap().write(&header).unwrap();
-        let mut bytes = Vec::new();
-        written.file.read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.len() as u64, written.len);
-        let expected = Evidence {
-            version: 1,
-            tier: Tier::Bpf,
-            node: "n".into(),
-            boot_id: [5; 16],
-            quote,
-            list,
-            checkpoints: vec![b"file 0".to_vec(), vec![7; 300]],
-            partitions: logs
-                .into_values()
-                .map(|(key, records)| evidence::PartitionLog { key, records })
-                .collect(),
-            pods: header.pods.clone(),
-            kernel: "6.12".into(),
-            boot: Some(boot),
-            unsealed: Vec::new(),
-            in_flight: Vec::new(),
-        };
-        assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
-        assert_eq!(bytes, expected.to_cbor());
-        assert_eq!(store.checkpoint_file(1).unwrap(), Some(vec![7; 300]));
-        assert_eq!(store.checkpoint_file(3).unwrap(), None);
-    }
-
-    #[test]
-    fn what_came_after_a_position_is_a_part_and_an_unknown_position_gives_everything() {
-        use evidence::{Part, PartitionLog};
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::create(dir.path()).unwrap();
-        let pod = PartitionKey::Pod(PodUid([0xab; 16]));
-        let file = |n: u64| vec![n as u8; 100 + n as usize];
-        let entry = |n: u64| Entry::Full(vec![n as u8; n as usize * 7]);
-        // Each checkpoint seals ten records of the host and, but for the second, one of the pod; three entries come with it.
-        for n in 0..4u64 {
-            for seq in 1..=10 {
-                store
-                    .record(PartitionKey::Host, &record(100 * n + seq).to_cbor())
-                    .unwrap();
-            }
-            if n != 1 {
-                store.record(pod, &record(100 * n + 11).to_cbor()).unwrap();
-            }
-            store.checkpoint(&file(n)).unwrap();
-            (0..3).for_each(|i| store.entry(&entry(3 * n + i)).unwrap());
-        }
-        let frozen = store.freeze();
-        store.record(pod, &record(999).to_cbor()).unwrap();
-        let quote = Quote {
-            attest: vec![1],
-            signature: vec![2],
-            ak: vec![3],
-        };
-        let header = Header {
-            tier: Tier::Bpf,
-            node: "n".into(),
-            boot_id: [5; 16],
-            kernel: "6.12".into(),
-            pods: vec![PodInfo {
-                uid: PodUid([0xab; 16]),
-                namespace: "shop".into(),
-                name: "till".into(),
-            }],
-            quote: quote.clone(),
-            boot: Boot {
-                registers: vec![],
-                log: Some(vec![7; 500]),
-                command_line: Some(b"quiet".to_vec()),
-            },
-        };
-        let mut write = |position: &Position| {
-            let mut written = store
-                .assembly(&frozen, Some(position))
-                .unwrap()
-                .write(&header)
-                .unwrap();
-            let mut bytes = Vec::new();
-            written.file.read_to_end(&mut bytes).unwrap();
-            assert_eq!(
-                (bytes.len() as u64, Part::is_part(&bytes)),
-                (written.len, written.is_part)
-            );
-            bytes
-        };
-        for (number, entries) in [(0u64, 3u64), (0, 12), (1, 7), (2, 0), (3, 12)] {
-            let from = Position {
-                base: [8; 32],
-                boot_id: [5; 16],
-                entries,
-                checkpoint: number,
-                digest: Sha256::digest(file(number)).into(),
-            };
-            let records = |of: &dyn Fn(u64) -> Vec<u64>| -> Vec<Record> {
-                (number + 1..4).flat_map(of).map(record).collect()
-            };
-            let logs = [
-                (
-                    PartitionKey::Pod(PodUid([0xab; 16])),
-                    records(&|n| if n == 1 { vec![] } else { vec![100 * n + 11] }),
-                ),
-                (
-                    PartitionKey::Host,
-                    records(&|n| (1..=10).map(|seq| 100 * n + seq).collect()),
-                ),
-            ];
-            let mut partitions: Vec<PartitionLog> = logs
-                .into_iter()
-                .filter(|(_, records)| !records.is_empty())
-                .map(|(key, records)| PartitionLog { key, records })
-                .collect();
-            partitions.sort_by_key(|log| log.key.to_string());
-            let expected = Part {
-                version: 1,
-                tier: Tier::Bpf,
-                node: "n".into(),
-                boot_id: [5; 16],
-                quote: quote.clone(),
-                list: (entries..12).map(entry).collect(),
-                checkpoints: (number + 1..4).map(file).collect(),
-                partitions,
-                pods: header.pods.clone(),
-                kernel: "6.12".into(),
-                boot: Some(Boot {
-                    log: None,
-                    command_line: None,
-                    ..header.boot.clone()
-                }),
-                from: from.clone(),
-                unsealed: Vec::new(),
-                in_flight: Vec::new(),
-            };
-            assert_eq!(
-                write(&from),
-                expected.to_cbor(),
-                "after checkpoint {number}, entry {entries}"
-            );
-            for other in [
-                Position {
-                    digest: [0; 32],
-                    ..from.clone()
-                },
-                Position {
-                    entries: 13,
-                    ..from.clone()
-                },
-                Position {
-                    checkpoint: 4,
-                    ..from.clone()
-                },
-                Position {
-                    checkpoint: u64::MAX,
-                    entries: u64::MAX,
-                    ..from
-                },
-            ] {
-                let whole = Evidence::from_cbor(&write(&other)).unwrap();
-                assert_eq!((whole.list.len(), whole.checkpoints.len()), (12, 4));
-            }
-        }
-    }
-
-    #[test]
-    fn an_empty_store_gives_whole_evidence() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::create(dir.path()).unwrap();
-        let frozen = store.freeze();
-        let quote = Quote {
-            attest: vec![],
-            signature: vec![],
-            ak: vec![],
-        };
-        let header = Header {
-            tier: Tier::Bpf,
-            node: String::new(),
-            boot_id: [0; 16],
-            kernel: String::new(),
-            pods: vec![],
-            quote,
-            boot: Boot {
-                registers: vec![],
-                log: None,
-                command_line: None,
-            },
-        };
-        let mut written = store.assembly(&frozen, None).unwrap().write(&header).unwrap();
-        let mut bytes = Vec::new();
-        written.file.read_to_end(&mut bytes).unwrap();
-        assert!(Evidence::from_cbor(&bytes).unwrap().partitions.is_empty());
-    }
-}
+mod tests;

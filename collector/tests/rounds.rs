@@ -2,7 +2,8 @@
 
 use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
 use collector::engine::core::{Core, Outcome};
-use collector::store::{Frozen, Header};
+use collector::pipeline::Mark;
+use collector::store::{Assembly, Header};
 use evidence::{Boot, Evidence, Part, PartitionKey, Position, Quote, SealedCheckpoint, Tier};
 use std::io::Read as _;
 
@@ -15,22 +16,32 @@ fn use_files(core: &mut Core<Software>, round: u64) {
     core.machine.publish();
 }
 
-fn sealed(core: &mut Core<Software>) -> Frozen {
+/// A round: sealed, then `meanwhile` while the quote is made, then put together.
+fn round(
+    core: &mut Core<Software>,
+    after: Option<&Position>,
+    meanwhile: impl FnOnce(&mut Core<Software>),
+) -> Assembly {
     core.request(3, b"the nonce".to_vec()).unwrap();
-    for _ in 0..10 {
+    let mut meanwhile = Some(meanwhile);
+    for _ in 0..20 {
         take(core).unwrap();
         core.tick().unwrap();
         match core.take_outcomes().pop() {
-            Some(Outcome::Ready { id: 3, frozen, .. }) => return frozen,
+            Some(Outcome::Ready { id: 3, .. }) => {
+                meanwhile.take().expect("one quote a request")(core);
+                core.quoted(3, after.cloned()).unwrap();
+            }
+            Some(Outcome::Assembled { id: 3, assembly }) => return assembly.unwrap(),
             None => {}
             other => panic!("{other:?}"),
         }
     }
-    panic!("no checkpoint in ten turns");
+    panic!("no evidence in twenty turns");
 }
 
 /// The bytes, and the position behind them.
-fn written(core: &mut Core<Software>, frozen: &Frozen, after: Option<&Position>) -> (Vec<u8>, Position) {
+fn written(assembly: Assembly, after: Option<&Position>) -> (Vec<u8>, Position) {
     let header = Header {
         tier: Tier::Bpf,
         node: "node".into(),
@@ -48,7 +59,7 @@ fn written(core: &mut Core<Software>, frozen: &Frozen, after: Option<&Position>)
             command_line: None,
         },
     };
-    let mut made = core.assembly(frozen, after).unwrap().write(&header).unwrap();
+    let mut made = assembly.write(&header).unwrap();
     assert_eq!(made.is_part, after.is_some());
     let mut bytes = Vec::new();
     made.file.read_to_end(&mut bytes).unwrap();
@@ -60,15 +71,13 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
     let dir = tempfile::tempdir().unwrap();
     let mut core = Software::boot(dir.path(), PODS).unwrap();
     use_files(&mut core, 0);
-    let frozen = sealed(&mut core);
-    let (first, mut position) = written(&mut core, &frozen, None);
+    let (first, mut position) = written(round(&mut core, None, |_| ()), None);
     let mut all = Evidence::from_cbor(&first).unwrap();
     let records =
         |evidence: &Evidence| -> usize { evidence.partitions.iter().map(|p| p.records.len()).sum() };
     for round in 1..5 {
         use_files(&mut core, round);
-        let frozen = sealed(&mut core);
-        let (bytes, next) = written(&mut core, &frozen, Some(&position));
+        let (bytes, next) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
         let part = Part::from_cbor(&bytes).unwrap();
         assert_eq!(part.from, position);
         // Theirs and the checkpoint's own.
@@ -88,8 +97,9 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
                 .unwrap();
             known.records.extend(log.records);
         }
-        let (whole, _) = written(&mut core, &frozen, None);
+        let (whole, _) = written(core.assembly(None, vec![]).unwrap(), None);
         let whole = Evidence::from_cbor(&whole).unwrap();
+        assert_eq!(whole.unsealed, part.unsealed);
         assert_eq!((&whole.list, &whole.checkpoints), (&all.list, &all.checkpoints));
         assert_eq!(whole.partitions, all.partitions);
         let last = SealedCheckpoint::from_file(whole.checkpoints.last().unwrap())
@@ -106,12 +116,59 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
 }
 
 #[test]
+fn what_was_measured_while_the_quote_was_made_is_shown_and_then_sealed_as_it_was_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Software::boot(dir.path(), PODS).unwrap();
+    let mark = Mark {
+        tid: 4711,
+        since_ns: 99,
+        cgroup_id: 3,
+    };
+    let assembly = round(&mut core, None, |core| {
+        use_files(core, 7);
+        core.machine.inside.push(mark);
+    });
+    let (bytes, position) = written(assembly, None);
+    let first = Evidence::from_cbor(&bytes).unwrap();
+    // The host's file and the checkpoint's own, and a file of each pod.
+    let sizes = |logs: &[evidence::PartitionLog]| -> Vec<usize> {
+        logs.iter().map(|log| log.records.len()).collect()
+    };
+    assert_eq!(sizes(&first.unsealed), [vec![1; PODS as usize], vec![2]].concat());
+    let last_seq = SealedCheckpoint::from_file(first.checkpoints.last().unwrap())
+        .unwrap()
+        .checkpoint
+        .last_seq;
+    let shown = || first.unsealed.iter().flat_map(|log| &log.records);
+    assert!(shown().all(|record| record.seq > last_seq));
+    assert_eq!(first.in_flight.len(), 1);
+    assert_eq!(
+        (first.in_flight[0].tid, first.in_flight[0].since_ns),
+        (mark.tid, mark.since_ns)
+    );
+    assert!(matches!(first.in_flight[0].key(), PartitionKey::Pod(_)));
+    // A part alone with marks, and one alone with records.
+    let (bytes, _) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
+    let part = Part::from_cbor(&bytes).unwrap();
+    assert_eq!(part.in_flight, first.in_flight);
+    let joined = part.join(first.clone()).unwrap();
+    for log in &first.unsealed {
+        for record in &log.records {
+            assert!(joined.records(log.key).contains(record), "{}", record.seq);
+        }
+    }
+    core.machine.inside.clear();
+    let (bytes, _) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
+    let part = Part::from_cbor(&bytes).unwrap();
+    assert_eq!((sizes(&part.unsealed), part.in_flight.len()), (vec![1], 0));
+}
+
+#[test]
 fn a_canary_whose_record_never_comes_makes_the_checkpoint_blind() {
     let dir = tempfile::tempdir().unwrap();
     let mut core = Software::boot(dir.path(), PODS).unwrap();
     core.machine.deaf = true;
-    let frozen = sealed(&mut core);
-    let (whole, _) = written(&mut core, &frozen, None);
+    let (whole, _) = written(round(&mut core, None, |_| ()), None);
     let whole = Evidence::from_cbor(&whole).unwrap();
     let last = SealedCheckpoint::from_file(whole.checkpoints.last().unwrap())
         .unwrap()

@@ -44,7 +44,7 @@ impl Source for Engine {
         let n = store.1;
         let store = &mut store.0;
         store.entry(&Entry::Full(vec![n; self.size])).unwrap();
-        store.record(PartitionKey::Host, &record(n)).unwrap();
+        store.record(PartitionKey::Host, &record(n), false).unwrap();
         store.checkpoint(&[n; 90]).unwrap();
         let frozen = store.freeze();
         let header = Header {
@@ -64,7 +64,7 @@ impl Source for Engine {
                 command_line: None,
             },
         };
-        Ok(store.assembly(&frozen, after.as_ref())?.write(&header)?)
+        Ok(store.assembly(&frozen, after.as_ref(), vec![])?.write(&header)?)
     }
 
     async fn judged(&self, _: std::collections::BTreeSet<evidence::PodUid>) -> Result<(), RequestError> {

@@ -9,7 +9,7 @@ use evidence::tpm::{
 };
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
+    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
     SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
@@ -360,9 +360,24 @@ fn registers() -> Vec<Registers> {
     vec![Registers::new(values).expect("ten digests of one bank")]
 }
 
+/// The same with something behind its seal.
+fn pending() -> Evidence {
+    let mark = |cgroup| InFlight {
+        tid: 4711,
+        since_ns: 1_000_000_007,
+        cgroup,
+    };
+    let evidence = evidence();
+    Evidence {
+        unsealed: evidence.partitions.clone(),
+        in_flight: vec![mark(None), mark(Some(b"/user.slice".to_vec()))],
+        ..evidence
+    }
+}
+
 /// Evidence as CBOR.
 pub fn evidence_cbor() -> Seeds {
-    seeds([("small", evidence().to_cbor())])
+    seeds([("small", evidence().to_cbor()), ("pending", pending().to_cbor())])
 }
 
 /// What [`evidence_part`]'s good part follows.
@@ -424,6 +439,14 @@ pub fn evidence_part() -> Seeds {
     };
     seeds([
         ("follows", part.to_cbor()),
+        (
+            "pending",
+            changed(&|part| (part.unsealed, part.in_flight) = (pending().unsealed, pending().in_flight)),
+        ),
+        (
+            "marks-alone",
+            changed(&|part| part.in_flight = pending().in_flight),
+        ),
         ("bad-entries", changed(&|part| part.from.entries = u64::MAX)),
         ("bad-checkpoint", changed(&|part| part.from.checkpoint = 7)),
         ("bad-boot", changed(&|part| part.from.boot_id = [1; 16])),
@@ -435,7 +458,12 @@ pub fn evidence_json() -> Seeds {
     let json = serde_json::to_vec_pretty(&evidence()).expect("evidence has a JSON form");
     let text = String::from_utf8_lossy(&json);
     let twice = text.replacen("\"version\": 1", "\"version\": 1, \"version\": 1", 1);
-    seeds([("small.json", json), ("bad-twice.json", twice.into_bytes())])
+    let pending = serde_json::to_vec_pretty(&pending()).expect("evidence has a JSON form");
+    seeds([
+        ("small.json", json),
+        ("pending.json", pending),
+        ("bad-twice.json", twice.into_bytes()),
+    ])
 }
 
 fn proofs() -> [(&'static str, PartitionProof); 3] {

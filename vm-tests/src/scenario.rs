@@ -523,15 +523,23 @@ impl Site {
     /// # Errors
     /// When none arrives in time, with the end of the collector's log.
     pub fn fresh(&self, vm: &Vm) -> Result<Round> {
+        self.newest_of(2, vm)
+    }
+
+    /// Waits for so many rounds that end after this call, and gives the last of them.
+    ///
+    /// # Errors
+    /// When they do not arrive in time, with the end of the collector's log.
+    fn newest_of(&self, rounds: u32, vm: &Vm) -> Result<Round> {
         let seen = self.last()?.map_or(0, |round| round.id);
         let begin = Instant::now();
         loop {
             let newer: Vec<Stored> = self
-                .history(2)?
+                .history(rounds)?
                 .into_iter()
                 .filter(|stored| stored.id > seen)
                 .collect();
-            if newer.len() >= 2
+            if newer.len() >= rounds as usize
                 && let Some(newest) = newer.into_iter().next()
             {
                 return self.round(newest);
@@ -753,5 +761,13 @@ impl Node {
     /// As there.
     pub fn fresh(&self) -> Result<Round> {
         self.site.fresh(&self.vm)
+    }
+
+    /// Waits for the next round that ends; it may have begun before this call.
+    ///
+    /// # Errors
+    /// As [`Site::fresh`].
+    pub fn next(&self) -> Result<Round> {
+        self.site.newest_of(1, &self.vm)
     }
 }

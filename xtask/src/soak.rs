@@ -97,7 +97,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         let mut command = match step {
             "load" => {
-                let mut command = guest_tests(world, &["load"], filter)?;
+                let mut command = guest_tests(world, &["load", "pending"], filter)?;
                 command.env("CGPATH_SOAK", "1");
                 command
             }

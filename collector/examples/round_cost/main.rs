@@ -14,11 +14,11 @@ mod port;
 #[path = "../../tests/common/swtpm.rs"]
 mod swtpm;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use collector::config::KeyKind;
 use collector::engine::core::{Core, Outcome};
 use collector::sources::system;
-use collector::store::{EvidenceFile, Frozen, Header};
+use collector::store::{Assembly, EvidenceFile, Header};
 use collector::tpm::Tpm;
 use evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
 use machine::{BOOT_ID, Software, content, take};
@@ -84,14 +84,29 @@ fn use_files(core: &mut Core<Software>, pods: u64, from: u64, to: u64) {
 }
 
 /// A checkpoint with `nonce`, anchored.
-fn sealed(core: &mut Core<Software>, nonce: &[u8]) -> Result<Frozen> {
+fn sealed(core: &mut Core<Software>, nonce: &[u8]) -> Result<()> {
     core.request(1, nonce.to_vec())?;
     loop {
         take(core)?;
         core.tick()?;
         match core.take_outcomes().pop() {
-            Some(Outcome::Ready { frozen, .. }) => return Ok(frozen),
+            Some(Outcome::Ready { .. }) => return Ok(()),
             Some(Outcome::Failed { error, .. }) => return Err(error.into()),
+            Some(other) => bail!("{other:?} before the quote"),
+            None => {}
+        }
+    }
+}
+
+/// What stands behind the quote, put together.
+fn assembled(core: &mut Core<Software>, after: Option<&Position>) -> Result<Assembly> {
+    core.quoted(1, after.cloned())?;
+    loop {
+        take(core)?;
+        core.tick()?;
+        match core.take_outcomes().pop() {
+            Some(Outcome::Assembled { assembly, .. }) => return Ok(assembly?),
+            Some(other) => bail!("{other:?} behind the quote"),
             None => {}
         }
     }
@@ -181,11 +196,11 @@ fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
         let start = Moment::now()?;
         take(&mut core)?;
         let taken = Moment::now()?;
-        let frozen = sealed(&mut core, &nonce)?;
+        sealed(&mut core, &nonce)?;
         let seal = Moment::now()?;
         let header = header(&mut tpm, &nonce)?;
         let quoted = Moment::now()?;
-        let mut evidence = core.assembly(&frozen, position.as_ref())?.write(&header)?;
+        let mut evidence = assembled(&mut core, position.as_ref())?.write(&header)?;
         let end = Moment::now()?;
         let values = [
             start.cpu_to(&end),
@@ -214,7 +229,7 @@ fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
             }
             add("bytes", evidence.len as f64);
             let start = Moment::now()?;
-            let whole = core.assembly(&frozen, None)?;
+            let whole = core.assembly(None, Vec::new())?;
             let assembled = Moment::now()?;
             let whole = whole.write(&header)?;
             let end = Moment::now()?;

@@ -2,16 +2,16 @@
 //!
 //! The map `meta` is pinned last and read first: pins without it are left from a load that never finished.
 
-use super::{Adopted, Error, Hierarchy, Options, Result, layout};
+use super::{Adopted, Error, Hierarchy, Options, Result, layout, marks::Marks};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf},
     programs::{
-        BtfTracePoint, FExit, Lsm, Program, ProgramFd, ProgramInfo,
+        BtfTracePoint, FEntry, FExit, Lsm, Program, ProgramFd, ProgramInfo,
         links::{FdLink, PinnedLink},
     },
 };
-use ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Meta, NO_SUBSYSTEM, Settings};
+use ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::{
@@ -23,6 +23,8 @@ use std::{
 /// Where a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
+    /// Entry of a kernel function.
+    Entry(&'static str),
     /// Exit of a kernel function.
     Exit(&'static str),
     /// Hook of the security framework.
@@ -32,13 +34,16 @@ pub(super) enum Hook {
 }
 
 /// All programs, in the order in which they are attached: names of cgroups first, since all else refers to them.
-pub(super) const PROGRAMS: [(&str, Hook); 20] = [
+pub(super) const PROGRAMS: [(&str, Hook); 22] = [
     ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
     ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
     ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
     // The first of the two: it counts the calls, so none may be there without it.
     (ENTRY, Hook::Exit("ima_add_template_entry")),
     (ENTRY_TWIN, Hook::Exit("ima_add_template_entry")),
+    // Behind those that take the marks away again: a call that begins in between would leave one.
+    (BEGUN, Hook::Entry("ima_add_template_entry")),
+    (BEGUN_TWIN, Hook::Entry("ima_add_template_entry")),
     ("executed", Hook::Lsm("bprm_committed_creds")),
     ("script", Hook::Lsm("bprm_check_security")),
     ("mapped", Hook::Lsm("mmap_file")),
@@ -61,6 +66,11 @@ pub(super) const ENTRY: &str = "entry_added";
 /// See [`ENTRY`].
 pub(super) const ENTRY_TWIN: &str = "entry_added_twin";
 
+/// The two programs that mark a thread inside of `ima_add_template_entry`.
+pub(super) const BEGUN: &str = "entry_begun";
+/// See [`BEGUN`].
+pub(super) const BEGUN_TWIN: &str = "entry_begun_twin";
+
 /// Names of the maps in the object.
 const RECORDS: &str = "RECORDS";
 const COUNTERS: &str = "COUNTERS";
@@ -69,6 +79,7 @@ const LOSS: &str = "LOSS";
 const PODS: &str = "PODS";
 const GUARDED: &str = "GUARDED";
 const IDENTITY: &str = "IDENTITY";
+const IN_FLIGHT: &str = "IN_FLIGHT";
 
 /// Lets aya copy our layouts to and from maps.
 #[derive(Clone, Copy)]
@@ -85,6 +96,8 @@ unsafe impl Pod for Plain<Meta> {}
 unsafe impl Pod for Plain<Settings> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Loss> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Mark> {}
 
 /// One program with its link, both pinned.
 #[derive(Debug)]
@@ -107,6 +120,7 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<Attached>,
     pub(super) ring: RingBuf<MapData>,
     pub(super) counters: Array<MapData, Plain<Counters>>,
+    pub(super) marks: Marks,
     pub(super) controls: Controls,
     pub(super) meta: Meta,
     /// Held as long as the programs are used.
@@ -368,6 +382,8 @@ fn load(
     let ring = RingBuf::try_from(ring).map_err(kernel("map", RECORDS))?;
     let counters = pinned_map(&mut ebpf, dir, COUNTERS)?;
     let counters = Array::try_from(counters).map_err(kernel("open", COUNTERS))?;
+    let marks = pinned_map(&mut ebpf, dir, IN_FLIGHT)?;
+    let marks = Marks::new(marks).map_err(kernel("open", IN_FLIGHT))?;
     let mut controls = Controls::open(|name| pinned_map(&mut ebpf, dir, name))?;
     // Verification takes the time; attaching follows at one go, so that all start to see at the same moment.
     for (name, hook) in PROGRAMS {
@@ -395,6 +411,7 @@ fn load(
             programs,
             ring,
             counters,
+            marks,
             controls,
             meta,
             lock,
@@ -451,6 +468,10 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
 fn verify(ebpf: &mut Ebpf, name: &'static str, hook: Hook, btf: &Btf) -> Result<()> {
     let program = program(ebpf, name)?;
     match hook {
+        Hook::Entry(function) => {
+            let program: &mut FEntry = program.try_into().map_err(kernel("use", name))?;
+            program.load(function, btf)
+        }
         Hook::Exit(function) => {
             let program: &mut FExit = program.try_into().map_err(kernel("use", name))?;
             program.load(function, btf)
@@ -491,6 +512,10 @@ fn attach(ebpf: &mut Ebpf, dir: &Path, name: &'static str) -> Result<Attached> {
     let program = program(ebpf, name)?;
     let fail = || move |source| attach_error(name, source);
     let link = match program {
+        Program::FEntry(p) => {
+            let id = p.attach().map_err(fail())?;
+            p.take_link(id).map(FdLink::from).map_err(fail())?
+        }
         Program::FExit(p) => {
             let id = p.attach().map_err(fail())?;
             p.take_link(id).map(FdLink::from).map_err(fail())?
@@ -503,7 +528,7 @@ fn attach(ebpf: &mut Ebpf, dir: &Path, name: &'static str) -> Result<Attached> {
             let id = p.attach().map_err(fail())?;
             p.take_link(id).map(FdLink::from).map_err(fail())?
         }
-        _ => return Err(not_in_object("fexit, LSM or tracepoint program", name)),
+        _ => return Err(not_in_object("fentry, fexit, LSM or tracepoint program", name)),
     };
     let program_pin = pin_of(dir, "prog", name);
     program.pin(&program_pin).map_err(kernel("pin", name))?;
@@ -574,6 +599,8 @@ fn adopt(
     let ring = RingBuf::try_from(map_at(&at, Map::RingBuf)?).map_err(not_ours(&at))?;
     let at = pin_of(dir, "map", COUNTERS);
     let counters = Array::try_from(map_at(&at, Map::Array)?).map_err(not_ours(&at))?;
+    let at = pin_of(dir, "map", IN_FLIGHT);
+    let marks = Marks::new(map_at(&at, Map::HashMap)?).map_err(not_ours(&at))?;
     let mut controls = Controls::open(|name| {
         let kind = match name {
             SETTINGS | LOSS => Map::Array,
@@ -596,6 +623,7 @@ fn adopt(
             programs,
             ring,
             counters,
+            marks,
             controls,
             meta,
             lock,

@@ -10,11 +10,13 @@ mod error;
 mod guard;
 mod layout;
 mod load;
+mod marks;
 mod ring;
 
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
 pub use guard::{Mode, Orders};
+pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
 use aya::maps::{Array, MapData};
@@ -119,6 +121,8 @@ pub struct CountersSnapshot {
     pub entry_calls: u64,
     /// Calls of `ima_add_template_entry` that one of the two took up.
     pub entry_taken: u64,
+    /// Marks of threads inside of `ima_add_template_entry` that could not be made, since there were too many.
+    pub marks_failed: u64,
     /// One for each program.
     pub programs: Vec<ProgramState>,
     /// `kernel.ftrace_enabled`: if off, fexit and LSM programs silently see nothing. `None` where there is no such
@@ -153,6 +157,8 @@ impl CountersSnapshot {
             let lost = match program.name {
                 load::ENTRY => lost,
                 load::ENTRY_TWIN => 0,
+                // A mark that was not made is no record that is lost: until its record comes nobody knows of the entry.
+                load::BEGUN | load::BEGUN_TWIN => 0,
                 _ => continue,
             };
             program.covered_misses = program.recursion_misses.saturating_sub(lost);
@@ -193,6 +199,7 @@ pub struct Bpf {
     loaded_ns: u64,
     programs: Vec<Attached>,
     counters: Array<MapData, Plain<Counters>>,
+    marks: marks::Marks,
     controls: Controls,
     orders: guard::Standing,
     ring: Option<Ring>,
@@ -217,6 +224,7 @@ impl Bpf {
             programs,
             ring,
             counters,
+            marks,
             controls,
             meta,
             lock,
@@ -227,6 +235,7 @@ impl Bpf {
             loaded_ns: meta.loaded_ns,
             programs,
             counters,
+            marks,
             controls,
             orders: guard::Standing::default(),
             ring: Some(Ring::new(ring)),
@@ -278,6 +287,7 @@ impl Bpf {
             path_failed: c.path_failed,
             entry_calls,
             entry_taken: c.entry_taken,
+            marks_failed: c.marks_failed,
             programs,
             ftrace_enabled: ftrace_enabled()?,
         })
@@ -437,6 +447,7 @@ mod tests {
             path_failed: 0,
             entry_calls: 0,
             entry_taken: 0,
+            marks_failed: 0,
             programs: vec![program(1), program(4)],
             ftrace_enabled: Some(true),
         };
@@ -467,9 +478,11 @@ mod tests {
             path_failed: 0,
             entry_calls: 95,
             entry_taken: 99,
+            marks_failed: 0,
             programs: vec![
                 program(load::ENTRY, 5),
                 program(load::ENTRY_TWIN, 4),
+                program(load::BEGUN, 6),
                 program("executed", 0),
             ],
             ftrace_enabled: None,
@@ -482,7 +495,7 @@ mod tests {
             .iter()
             .map(|p| (p.recursion_misses, p.covered_misses))
             .collect();
-        assert_eq!(shares, [(1, 4), (0, 4), (0, 0)]);
+        assert_eq!(shares, [(1, 4), (0, 4), (0, 6), (0, 0)]);
         // A call that is under way: taken up and not yet counted as seen.
         let early = CountersSnapshot {
             entry_taken: 101,

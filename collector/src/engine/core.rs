@@ -6,14 +6,14 @@
 
 use super::EngineError;
 use crate::anchor::AnchorError;
-use crate::pipeline::{Action, Counters, Event, Pipeline, SealError, Setup};
+use crate::pipeline::{Action, Counters, Event, Mark, Pipeline, SealError, Setup};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
 use crate::spool::{self, Frame, Spool};
-use crate::store::{Assembly, Frozen, Store};
+use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use evidence::list::ListEntry;
-use evidence::{Position, SealedCheckpoint};
+use evidence::{InFlight, Position, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -26,6 +26,12 @@ pub trait Machine {
     /// # Errors
     /// What ends the collector.
     fn counters(&mut self) -> Result<Counters, EngineError>;
+
+    /// The threads that are adding an entry now.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    fn in_flight(&mut self) -> Result<Vec<Mark>, EngineError>;
 
     /// Executes the canary; gives its process, or none if it could not be executed.
     fn canary(&mut self) -> Option<u32>;
@@ -40,14 +46,19 @@ pub trait Machine {
 /// What became of a request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Checkpoint `number` carries its nonce and is anchored: quote, then ask for the assembly.
+    /// A checkpoint carries its nonce and is anchored: quote, then tell [`Core::quoted`] or [`Core::unquoted`].
     Ready {
         /// The request.
         id: u64,
         /// Its nonce.
         nonce: Vec<u8>,
-        /// What was sealed.
-        frozen: Frozen,
+    },
+    /// All parts of the evidence are there.
+    Assembled {
+        /// The request.
+        id: u64,
+        /// The parts, or why there are none.
+        assembly: Result<Assembly, StoreError>,
     },
     /// It can not be answered.
     Failed {
@@ -86,6 +97,8 @@ pub struct Core<M> {
     boot_id: [u8; 16],
     /// What the last seal covers.
     frozen: Frozen,
+    /// What the evidence that is being made comes after.
+    after: Option<Position>,
     outcomes: VecDeque<Outcome>,
     /// The spool took no record: nothing is consumed until it does.
     stalled: bool,
@@ -124,6 +137,7 @@ impl<M: Machine> Core<M> {
             key,
             boot_id,
             frozen,
+            after: None,
             outcomes: VecDeque::new(),
             stalled: false,
         };
@@ -229,15 +243,35 @@ impl<M: Machine> Core<M> {
         self.tell(Event::Tick)
     }
 
-    /// Reads the list to its end, then gives all parts of the evidence about `frozen`, or those that came after a position.
-    /// Call it after the quote.
+    /// The quote of a request that is [ready](Outcome::Ready) was made: what stands behind the seal by now is looked at, and
+    /// the answer is [`Outcome::Assembled`], with what came after a position, or with everything.
     ///
     /// # Errors
-    /// What ends the collector, or [`StoreError::TooLong`](crate::store::StoreError::TooLong).
-    pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, EngineError> {
-        self.poll_list()?;
+    /// What ends the collector.
+    pub fn quoted(&mut self, id: u64, after: Option<Position>) -> Result<(), EngineError> {
+        self.after = after;
+        self.tell(Event::Quoted { id })
+    }
+
+    /// There is no quote for a request that is [ready](Outcome::Ready).
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn unquoted(&mut self, id: u64) -> Result<(), EngineError> {
+        self.tell(Event::Unquoted { id })
+    }
+
+    /// All parts of the evidence about the last seal and what came behind it, or those that came after a position.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn assembly(
+        &mut self,
+        after: Option<&Position>,
+        in_flight: Vec<InFlight>,
+    ) -> Result<Assembly, StoreError> {
         let after = after.filter(|position| position.boot_id == self.boot_id);
-        Ok(self.store.assembly(frozen, after)?)
+        self.store.assembly(&self.frozen, after, in_flight)
     }
 
     /// Tells the pipeline, after the spool if need be. Raw records and seals are in the spool already.
@@ -257,7 +291,7 @@ impl<M: Machine> Core<M> {
 
     fn act(&mut self, action: Action) -> Result<(), EngineError> {
         match action {
-            Action::Append { key, leaf } => self.store.record(key, &leaf)?,
+            Action::Append { key, leaf, is_shown } => self.store.record(key, &leaf, is_shown)?,
             Action::RunCanary => {
                 let tgid = self.machine.canary();
                 self.tell(Event::Canary { tgid })?;
@@ -269,6 +303,10 @@ impl<M: Machine> Core<M> {
             Action::ReadCounters => {
                 let counters = self.machine.counters()?;
                 self.tell(Event::Counters(counters))?;
+            }
+            Action::ReadMarks => {
+                let marks = self.machine.in_flight()?;
+                self.tell(Event::Marks(marks))?;
             }
             Action::GiveUp { through } => {
                 tracing::warn!(through, "records did not arrive: they count as lost");
@@ -313,11 +351,13 @@ impl<M: Machine> Core<M> {
             Action::Anchored { number } => tracing::debug!(number, "anchored"),
             Action::Answer { id, nonce, number } => {
                 tracing::debug!(id, number, "a request's checkpoint is anchored");
-                self.outcomes.push_back(Outcome::Ready {
-                    id,
-                    nonce,
-                    frozen: self.frozen.clone(),
-                });
+                self.outcomes.push_back(Outcome::Ready { id, nonce });
+            }
+            // At once: what is sealed next belongs to the next evidence.
+            Action::Assemble { id, in_flight } => {
+                let after = self.after.take();
+                let assembly = self.assembly(after.as_ref(), in_flight);
+                self.outcomes.push_back(Outcome::Assembled { id, assembly });
             }
             Action::Failed { id, error } => {
                 tracing::error!(%error, "no checkpoint");
@@ -340,8 +380,8 @@ fn replay(
         *frozen = store.freeze();
     }
     for action in pipeline.handle(frame.into_event(), Duration::ZERO)? {
-        if let Action::Append { key, leaf } = action {
-            store.record(key, &leaf)?;
+        if let Action::Append { key, leaf, is_shown } = action {
+            store.record(key, &leaf, is_shown)?;
         }
     }
     Ok(())

@@ -16,11 +16,11 @@ use crate::anchor::{Anchor, AnchorError};
 use crate::bpf::{self, Adopted, Bpf, Mode, Ring};
 use crate::config::Config;
 use crate::key::{self, KeyError};
-use crate::pipeline::{self, Counters, Event, Pipeline, SealError, Setup};
+use crate::pipeline::{self, Counters, Event, Mark, Pipeline, SealError, Setup};
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Spool, SpoolError};
-use crate::store::{Assembly, Frozen, StoreError};
+use crate::store::StoreError;
 use evidence::list::ListEntry;
 use evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
@@ -150,6 +150,8 @@ struct Kernel {
     bpf: Bpf,
     anchor: Anchor,
     canary: Canary,
+    /// Marks that could not be made, as far as that was told.
+    marks_failed: u64,
 }
 
 impl Machine for Kernel {
@@ -165,6 +167,13 @@ impl Machine for Kernel {
                 .collect();
             tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled, "programs do not see events");
         }
+        if snapshot.marks_failed > self.marks_failed {
+            tracing::error!(
+                failed = snapshot.marks_failed,
+                "too many threads add entries at once: not all are known, and evidence that covers such an entry is not trusted"
+            );
+            self.marks_failed = snapshot.marks_failed;
+        }
         Ok(Counters {
             seq: snapshot.seq,
             reserve: snapshot.lost_reserve,
@@ -175,6 +184,18 @@ impl Machine for Kernel {
             read: snapshot.read_failed,
             attached,
         })
+    }
+
+    fn in_flight(&mut self) -> Result<Vec<Mark>, EngineError> {
+        let open = self.bpf.in_flight()?;
+        Ok(open
+            .into_iter()
+            .map(|mark| Mark {
+                tid: mark.tid,
+                since_ns: mark.since_ns,
+                cgroup_id: mark.cgroup_id,
+            })
+            .collect())
     }
 
     fn canary(&mut self) -> Option<u32> {
@@ -385,6 +406,7 @@ impl Engine {
             bpf,
             anchor,
             canary: Canary::find(),
+            marks_failed: 0,
         };
         let opened = Opened {
             dir: &dir,
@@ -586,11 +608,19 @@ impl Engine {
         self.core.tick()
     }
 
-    /// See [`Core::assembly`].
+    /// See [`Core::quoted`].
     ///
     /// # Errors
-    /// What ends the collector, or [`StoreError::TooLong`].
-    pub fn assembly(&mut self, frozen: &Frozen, after: Option<&Position>) -> Result<Assembly, EngineError> {
-        self.core.assembly(frozen, after)
+    /// What ends the collector.
+    pub fn quoted(&mut self, id: u64, after: Option<Position>) -> Result<(), EngineError> {
+        self.core.quoted(id, after)
+    }
+
+    /// See [`Core::unquoted`].
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn unquoted(&mut self, id: u64) -> Result<(), EngineError> {
+        self.core.unquoted(id)
     }
 }

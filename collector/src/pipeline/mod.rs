@@ -9,6 +9,7 @@
 //! measurement list and the kernel's counters are not: they are read anew.
 
 pub mod cgroups;
+mod event;
 pub mod join;
 pub mod order;
 pub mod processes;
@@ -18,11 +19,12 @@ use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
 use evidence::merkle::{self, Hash};
 use evidence::partition::Partitions;
-use evidence::{EventKind, Guard, PartitionKey, PodUid, Protection, Record};
+use evidence::{EventKind, Guard, InFlight, PartitionKey, PodUid, Protection, Record};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+pub use event::{Action, Counters, Error, Event, Mark, Purpose, SealError, Sealed};
 pub use join::ListEntry;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
@@ -55,241 +57,6 @@ pub struct Setup {
     pub protection: Protection,
 }
 
-/// The kernel side's counters at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Last sequence number handed out.
-    pub seq: u64,
-    /// Records for which there was no room.
-    pub reserve: u64,
-    /// Runs of our programs that were refused.
-    pub recursion: u64,
-    /// Reads of kernel memory that failed.
-    pub read: u64,
-    /// Whether every program is attached and can see events.
-    pub attached: bool,
-}
-
-/// What a checkpoint was asked for by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Purpose {
-    /// Checkpoint 0.
-    Load,
-    /// Enough records waited, or the collector wanted one.
-    Unasked,
-    /// A verifier's nonce; `id` names the request in the answer.
-    Request {
-        /// Given back in [`Action::Answer`] and [`Action::Failed`].
-        id: u64,
-        /// The nonce itself.
-        nonce: Vec<u8>,
-    },
-}
-
-/// A checkpoint that was signed and written to the spool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sealed {
-    /// What it states.
-    pub checkpoint: Checkpoint,
-    /// SHA-256 of its file.
-    pub digest: Hash,
-    /// Digests of its file in every algorithm that IMA may use.
-    pub contents: Vec<Vec<u8>>,
-}
-
-/// What the pipeline is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A collector was started, for the first time in this boot or again. Journaled.
-    Started,
-    /// The list's length before the programs were loaded. Journaled, once.
-    Base {
-        /// Entries.
-        list_len: u64,
-    },
-    /// A cgroup directory that the scan found. Journaled.
-    SeedCgroup {
-        /// Inode number.
-        id: u64,
-        /// The parent's; 0 for the root.
-        parent: u64,
-        /// Its own name.
-        name: Vec<u8>,
-    },
-    /// A process that the scan of /proc found. Journaled.
-    SeedProcess {
-        /// Thread group id.
-        tgid: u32,
-        /// Start, rounded down to the clock tick, nanoseconds since the boot.
-        start_ns: u64,
-        /// Length of a clock tick, nanoseconds.
-        tick_ns: u64,
-        /// Its program; an empty path for kernel threads.
-        exe: Vec<u8>,
-        /// The program's device.
-        dev: u64,
-        /// The program's inode number.
-        ino: u64,
-    },
-    /// The programs are attached, the scans are done, and the list has this many entries. Journaled, once.
-    Loaded {
-        /// Entries.
-        list_len: u64,
-    },
-    /// A record of the kernel side. Journaled.
-    Raw(Box<decode::Event>),
-    /// A record that can not be decoded; its number if that much could be read. Journaled (as the bytes it was).
-    Undecodable {
-        /// Sequence number.
-        seq: Option<u64>,
-    },
-    /// As [`Action::GiveUp`] said. Journaled.
-    GaveUp {
-        /// Last number that is not waited for.
-        through: u64,
-    },
-    /// As [`Action::Seal`] said, signed. Journaled.
-    Sealed(Box<Sealed>),
-    /// All that the spool held has been told; from now on actions are taken.
-    Replayed,
-    /// The next entry of the measurement list.
-    List(Box<ListEntry>),
-    /// The list was read to its end.
-    ListPolled,
-    /// Answer to [`Action::ReadCounters`].
-    Counters(Counters),
-    /// Answer to [`Action::RunCanary`]: the process that executed, or none if it could not be started.
-    Canary {
-        /// Thread group id.
-        tgid: Option<u32>,
-    },
-    /// Answer to [`Action::Anchor`]: the file was written and read once.
-    FileRead,
-    /// Answer to [`Action::Anchor`]: it could not be.
-    AnchorFailed {
-        /// Why, for the requester.
-        why: String,
-    },
-    /// A checkpoint is wanted.
-    Request {
-        /// Names the request.
-        id: u64,
-        /// The verifier's nonce.
-        nonce: Vec<u8>,
-    },
-    /// Time has passed.
-    Tick,
-}
-
-impl Event {
-    /// Whether this must be in the spool before it is handled.
-    pub fn is_journaled(&self) -> bool {
-        !matches!(
-            self,
-            Event::Replayed
-                | Event::List(_)
-                | Event::ListPolled
-                | Event::Counters(_)
-                | Event::Canary { .. }
-                | Event::FileRead
-                | Event::AnchorFailed { .. }
-                | Event::Request { .. }
-                | Event::Tick
-        )
-    }
-}
-
-/// What the pipeline wants done, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Keep this leaf of a partition: the record's deterministic CBOR. Also told during a replay.
-    Append {
-        /// Whose.
-        key: PartitionKey,
-        /// The record's bytes.
-        leaf: Vec<u8>,
-    },
-    /// Execute the canary and tell its process id.
-    RunCanary,
-    /// Read the list to its end, then tell [`Event::ListPolled`].
-    PollList,
-    /// Tell the kernel side's counters.
-    ReadCounters,
-    /// Put [`Event::GaveUp`] into the spool and tell it.
-    GiveUp {
-        /// Last number not to wait for.
-        through: u64,
-    },
-    /// Sign this, put [`Event::Sealed`] into the spool and tell it, before anything else is told.
-    Seal(Box<Checkpoint>),
-    /// Write the file of this sealed checkpoint if need be, and read it once.
-    Anchor {
-        /// Its number.
-        number: u64,
-    },
-    /// Checkpoint `number` is anchored and this request can be answered with it.
-    Answer {
-        /// The request.
-        id: u64,
-        /// The verifier's nonce.
-        nonce: Vec<u8>,
-        /// The checkpoint that carries it.
-        number: u64,
-    },
-    /// Checkpoint `number` is anchored; nobody waits for it.
-    Anchored {
-        /// Its number.
-        number: u64,
-    },
-    /// The purpose can not be served.
-    Failed {
-        /// The request, if it was one.
-        id: Option<u64>,
-        /// Why.
-        error: SealError,
-    },
-}
-
-/// Why a checkpoint could not be sealed or anchored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SealError {
-    /// IMA did not measure the file when it was read.
-    #[error(
-        "IMA did not measure checkpoint {number} when it was read: the policy in force lacks the rule \
-         `measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}` (`cgpathd check` tells more)",
-        uuid = evidence::checkpoint::FS_UUID
-    )]
-    NotMeasured {
-        /// Its number.
-        number: u64,
-    },
-    /// The file could not be written or read.
-    #[error("checkpoint {number} could not be anchored: {why}")]
-    File {
-        /// Its number.
-        number: u64,
-        /// Why.
-        why: String,
-    },
-}
-
-/// Why what it is told can not be true.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A checkpoint of the spool does not follow from the records before it.
-    #[error(
-        "checkpoint {number} in the spool does not fit: its {what} is not what the records before it give"
-    )]
-    Diverged {
-        /// Its number.
-        number: u64,
-        /// Which field.
-        what: &'static str,
-    },
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Idle,
@@ -309,6 +76,19 @@ enum Phase {
     Anchoring {
         then: Then,
         read: bool,
+    },
+    /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next checkpoint, whoever
+    /// asks for it, states what this quote covers, and seals what is shown behind it.
+    Quoting {
+        id: u64,
+    },
+    /// What is behind the quote: the list, then the marks, then the records up to the counters' number. In this order, and a
+    /// mark goes only after its record was sent: so each entry that the quote covers has the one or the other.
+    Looking {
+        id: u64,
+        marks: Vec<Mark>,
+        target: Option<u64>,
+        deadline: Duration,
     },
 }
 
@@ -330,6 +110,7 @@ struct Last {
     /// Where its entry stands.
     index: Option<u64>,
     records: u64,
+    last_seq: u64,
 }
 
 /// The state machine.
@@ -412,7 +193,12 @@ impl Pipeline {
 
     /// Whether [`Event::Tick`] is wanted soon: records on their way are waited for.
     pub fn wants_ticks(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. })
+        matches!(self.phase, Phase::Draining { .. } | Phase::Looking { .. })
+    }
+
+    /// Whether a quote is being made, for which no record is wanted.
+    pub fn is_quoting(&self) -> bool {
+        matches!(self.phase, Phase::Quoting { .. })
     }
 
     /// Partitions with at least one record: key and number of records.
@@ -519,6 +305,27 @@ impl Pipeline {
             Event::AnchorFailed { why } => {
                 let number = self.last_checkpoint().unwrap_or_default();
                 self.fail(SealError::File { number, why }, now, &mut out);
+            }
+            Event::Marks(found) => {
+                if let Phase::Looking { marks, .. } = &mut self.phase {
+                    *marks = found;
+                }
+            }
+            Event::Quoted { id } => {
+                if self.phase == (Phase::Quoting { id }) {
+                    self.phase = Phase::Looking {
+                        id,
+                        marks: Vec::new(),
+                        target: None,
+                        deadline: now + self.setup.drain_timeout,
+                    };
+                    out.extend([Action::PollList, Action::ReadMarks, Action::ReadCounters]);
+                }
+            }
+            Event::Unquoted { id } => {
+                if self.phase == (Phase::Quoting { id }) {
+                    self.phase = Phase::Idle;
+                }
             }
             Event::Request { id, nonce } => self.queue.push_back(Purpose::Request { id, nonce }),
             Event::Tick => {
@@ -676,7 +483,10 @@ impl Pipeline {
         self.partitions.push(key, merkle::leaf_hash(&leaf));
         self.records += 1;
         self.executions += u64::from(record.is_execution());
-        out.push(Action::Append { key, leaf });
+        // One that was given up and came after all may be before the last seal's last number: it is as good as lost.
+        let is_shown = matches!(record.kind, EventKind::Entry | EventKind::Violation)
+            && self.last.as_ref().is_some_and(|last| record.seq > last.last_seq);
+        out.push(Action::Append { key, leaf, is_shown });
     }
 
     fn list(&mut self, entry: &ListEntry) {
@@ -722,7 +532,10 @@ impl Pipeline {
     fn anchored(&mut self, number: u64, then: Then, out: &mut Vec<Action>) {
         out.push(Action::Anchored { number });
         match then {
-            Then::Answer(Purpose::Request { id, nonce }) => out.push(Action::Answer { id, nonce, number }),
+            Then::Answer(Purpose::Request { id, nonce }) => {
+                self.phase = Phase::Quoting { id };
+                out.push(Action::Answer { id, nonce, number });
+            }
             Then::Answer(_) | Then::Nothing => {}
             Then::Start(purpose) => self.start(purpose, out),
         }
@@ -735,6 +548,11 @@ impl Pipeline {
             Phase::Idle => return,
             Phase::Canary(p) | Phase::Polling(p) | Phase::Sealing(p) => Some(p),
             Phase::Draining { purpose, .. } => Some(purpose),
+            // Nothing is being sealed: the request goes on.
+            Phase::Quoting { .. } | Phase::Looking { .. } => {
+                self.phase = phase;
+                return;
+            }
             Phase::Anchoring {
                 then: Then::Answer(p) | Then::Start(p),
                 ..
@@ -760,7 +578,7 @@ impl Pipeline {
             attached: counters.attached,
         };
         let seq = self.counters.seq;
-        if let Phase::Draining { target, .. } = &mut self.phase {
+        if let Phase::Draining { target, .. } | Phase::Looking { target, .. } = &mut self.phase {
             target.get_or_insert(seq);
         }
     }
@@ -795,11 +613,49 @@ impl Pipeline {
         }
     }
 
+    /// Shows what stands behind the seal once all records have come that there were when the marks were read.
+    fn look(&mut self, count_missing: bool, now: Duration, out: &mut Vec<Action>) {
+        let Phase::Looking {
+            id,
+            target: Some(target),
+            deadline,
+            ..
+        } = self.phase
+        else {
+            return;
+        };
+        if self.order.through() < target {
+            // Not worth waiting for; counted as lost already.
+            let explained = self.counters.reserve.saturating_sub(self.order.lost());
+            if count_missing && self.order.missing(target) <= explained {
+                out.push(Action::GiveUp { through: target });
+                return;
+            }
+            // Late for another reason: it is not lost yet, and the next seal waits for it, too.
+            if now < deadline {
+                return;
+            }
+        }
+        let Phase::Looking { marks, .. } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        let in_flight = marks
+            .into_iter()
+            .map(|mark| InFlight {
+                tid: mark.tid,
+                since_ns: mark.since_ns,
+                cgroup: self.cgroups.path(mark.cgroup_id).map(|path| path.to_vec()),
+            })
+            .collect();
+        out.push(Action::Assemble { id, in_flight });
+    }
+
     /// Goes on with what waits, as far as it can.
     fn advance(&mut self, count_missing: bool, now: Duration, out: &mut Vec<Action>) {
         if !self.live {
             return;
         }
+        self.look(count_missing, now, out);
         if self.phase == Phase::Idle {
             // Nothing can be sealed before checkpoint 0 is.
             let ready = self.loaded.is_some();
@@ -934,6 +790,7 @@ impl Pipeline {
             contents,
             index: None,
             records: c.records,
+            last_seq: c.last_seq,
         });
         if let Phase::Sealing(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
             self.phase = Phase::Anchoring {

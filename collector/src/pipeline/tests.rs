@@ -1,5 +1,7 @@
 //! The pipeline in a model of a node: any arrival order, and a crash at any point.
 
+mod pending;
+
 use super::*;
 use bytes::Bytes;
 use ebpf_common::TaskKey as RawKey;
@@ -117,6 +119,38 @@ struct World {
     key: SigningKey,
     /// The rule that measures checkpoint files is in force.
     measures: bool,
+    /// Threads whose entry is in the list and whose record is not there yet.
+    inside: Vec<Inside>,
+    /// What happens while a quote is being made.
+    meanwhile: VecDeque<Happening>,
+    /// Entries that a quote covered, at most.
+    covered: u64,
+    /// Records that evidence showed before they were sealed: somebody has seen them.
+    shown: BTreeMap<u64, Vec<u8>>,
+    /// Marks of the last evidence.
+    marks: Vec<InFlight>,
+    /// The TPM makes no quote.
+    mute: bool,
+}
+
+/// A thread inside of `ima_add_template_entry`.
+#[derive(Debug, Clone)]
+struct Inside {
+    mark: Mark,
+    name: String,
+}
+
+/// What may happen on the node.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// A thread of this cgroup adds an entry, and its record is late.
+    Begin(u64),
+    /// One that began ends.
+    End(usize),
+    /// Both at once.
+    Add(u64),
+    /// A record is lost.
+    Lose,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -127,7 +161,11 @@ struct Run {
     pipeline: Pipeline,
     told: usize,
     leaves: BTreeMap<PartitionKey, Vec<Vec<u8>>>,
+    /// Records that are shown, since the last seal.
+    unsealed: BTreeMap<u64, Vec<u8>>,
     answers: Vec<u64>,
+    /// Requests that got their evidence.
+    evidence: Vec<u64>,
     failures: Vec<SealError>,
     now: Duration,
 }
@@ -144,6 +182,91 @@ impl World {
             files: Vec::new(),
             key: SigningKey::from_slice(&[7; 32]).unwrap(),
             measures: true,
+            inside: Vec::new(),
+            meanwhile: VecDeque::new(),
+            covered: 0,
+            shown: BTreeMap::new(),
+            marks: Vec::new(),
+            mute: false,
+        }
+    }
+
+    fn happens(&mut self, what: &Happening) {
+        match *what {
+            Happening::Begin(cgroup_id) => {
+                let n = self.list.len() as u64;
+                let name = format!("/late/{n}");
+                self.list.push(listed(n, &name));
+                let mark = Mark {
+                    tid: 7000 + n as u32,
+                    since_ns: 1_000 + n,
+                    cgroup_id,
+                };
+                self.inside.push(Inside { mark, name });
+            }
+            Happening::End(which) if !self.inside.is_empty() => {
+                let Inside { mark, name } = self.inside.remove(which % self.inside.len());
+                self.seq += 1;
+                self.ring.push_back(raw_entry(self.seq, mark.cgroup_id, &name, 0));
+            }
+            Happening::End(_) => {}
+            Happening::Add(cgroup_id) => {
+                let name = format!("/new/{}", self.list.len());
+                self.happen(|seq| raw_entry(seq, cgroup_id, &name, 0));
+            }
+            Happening::Lose => self.lose(),
+        }
+    }
+
+    /// What a verifier asks of a checkpoint that comes after all that it has seen.
+    fn check_seal(&self, c: &Checkpoint, leaves: &BTreeMap<PartitionKey, Vec<Vec<u8>>>) {
+        assert!(
+            c.list_len >= self.covered,
+            "{} of {} covered",
+            c.list_len,
+            self.covered
+        );
+        let anchor = |file: &SealedCheckpoint| self.list.iter().position(|e| e.content == file.digest());
+        if let Some(before) = self.files.iter().find(|file| file.digest() == c.previous) {
+            let at = anchor(before).expect("the checkpoint before is anchored");
+            assert!(
+                c.list_len > at as u64,
+                "{} entries, its anchor at {at}",
+                c.list_len
+            );
+        }
+        for (seq, leaf) in &self.shown {
+            assert!(
+                leaves.values().flatten().any(|sealed| sealed == leaf),
+                "record {seq} was shown and is sealed otherwise or not at all"
+            );
+        }
+    }
+
+    /// That nothing which the quote covers is without a name.
+    fn check_evidence(&self, run: &Run, in_flight: &[InFlight], base: usize) {
+        let told: BTreeSet<Vec<u8>> = run
+            .leaves
+            .values()
+            .flatten()
+            .map(|leaf| Record::from_cbor(leaf).unwrap())
+            .filter(|record| {
+                let last = run.pipeline.last.as_ref().unwrap();
+                record.seq <= last.last_seq || run.unsealed.contains_key(&record.seq)
+            })
+            .flat_map(|record| record.digests)
+            .map(|digest| digest.bytes().to_vec())
+            .collect();
+        for entry in self.list.iter().take(self.covered as usize).skip(base) {
+            let named = entry.digests.iter().any(|digest| told.contains(digest.bytes()));
+            let name = String::from_utf8_lossy(&entry.name);
+            let marked = self.inside.iter().any(|inside| {
+                inside.name == name
+                    && in_flight
+                        .iter()
+                        .any(|m| (m.tid, m.since_ns) == (inside.mark.tid, inside.mark.since_ns))
+            });
+            assert!(named || marked, "entry {} ({name}) has no name", entry.index);
         }
     }
 
@@ -192,15 +315,20 @@ impl Run {
             pipeline: Pipeline::new(World::setup()),
             told: 0,
             leaves: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
             answers: vec![],
+            evidence: vec![],
             failures: vec![],
             now: Duration::ZERO,
         };
         for event in w.journal.clone() {
+            if matches!(event, Event::Sealed(_)) {
+                run.unsealed.clear();
+            }
             let actions = run.pipeline.handle(event, run.now).unwrap();
             for action in actions {
                 match action {
-                    Action::Append { key, leaf } => run.leaves.entry(key).or_default().push(leaf),
+                    Action::Append { key, leaf, is_shown } => run.append(key, leaf, is_shown),
                     other => panic!("{other:?} asked for during a replay"),
                 }
             }
@@ -234,6 +362,14 @@ impl Run {
         Ok(run)
     }
 
+    fn append(&mut self, key: PartitionKey, leaf: Vec<u8>, is_shown: bool) {
+        if is_shown {
+            let seq = Record::from_cbor(&leaf).unwrap().seq;
+            self.unsealed.insert(seq, leaf.clone());
+        }
+        self.leaves.entry(key).or_default().push(leaf);
+    }
+
     fn burn(fuel: &mut u64) -> Result<(), Crash> {
         *fuel = fuel.checked_sub(1).ok_or(Crash)?;
         Ok(())
@@ -255,7 +391,11 @@ impl Run {
     fn act(&mut self, w: &mut World, action: Action, fuel: &mut u64) -> Result<(), Crash> {
         Run::burn(fuel)?;
         match action {
-            Action::Append { key, leaf } => self.leaves.entry(key).or_default().push(leaf),
+            Action::Append { key, leaf, is_shown } => self.append(key, leaf, is_shown),
+            Action::ReadMarks => {
+                let marks = w.inside.iter().map(|inside| inside.mark).collect();
+                self.tell(w, Event::Marks(marks), fuel)?;
+            }
             Action::RunCanary => {
                 w.next_tgid += 1;
                 let tgid = w.next_tgid;
@@ -281,6 +421,7 @@ impl Run {
             }
             Action::GiveUp { through } => self.tell(w, Event::GaveUp { through }, fuel)?,
             Action::Seal(checkpoint) => {
+                w.check_seal(&checkpoint, &self.leaves);
                 let file = SealedCheckpoint::seal(*checkpoint, &w.key);
                 let contents = vec![sha2::Sha256::digest(&file.file).to_vec()];
                 let sealed = Sealed {
@@ -289,6 +430,7 @@ impl Run {
                     contents,
                 };
                 w.files.push(file);
+                self.unsealed.clear();
                 self.tell(w, Event::Sealed(Box::new(sealed)), fuel)?;
             }
             Action::Anchor { number } => {
@@ -320,7 +462,28 @@ impl Run {
                 Run::burn(fuel)?;
                 self.tell(w, Event::FileRead, fuel)?;
             }
-            Action::Answer { number, .. } => self.answers.push(number),
+            Action::Answer { id, number, .. } => {
+                self.answers.push(number);
+                while let Some(what) = w.meanwhile.pop_front() {
+                    w.happens(&what);
+                    // The quote covers what there is at some moment in between.
+                    w.covered = w.covered.max(w.list.len() as u64);
+                }
+                w.covered = w.covered.max(w.list.len() as u64);
+                let event = if w.mute {
+                    Event::Unquoted { id }
+                } else {
+                    Event::Quoted { id }
+                };
+                self.tell(w, event, fuel)?;
+            }
+            Action::Assemble { id, in_flight } => {
+                w.check_evidence(self, &in_flight, 2);
+                w.shown.extend(self.unsealed.clone());
+                w.marks = in_flight;
+                self.evidence.push(id);
+                Run::burn(fuel)?;
+            }
             Action::Anchored { .. } => {}
             Action::Failed { error, .. } => self.failures.push(error),
         }
@@ -605,7 +768,9 @@ fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
         pipeline: Pipeline::new(World::setup()),
         told: 0,
         leaves: BTreeMap::new(),
+        unsealed: BTreeMap::new(),
         answers: vec![],
+        evidence: vec![],
         failures: vec![],
         now: Duration::ZERO,
     };

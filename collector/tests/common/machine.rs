@@ -7,7 +7,7 @@
 use collector::anchor::{Anchor, AnchorError};
 use collector::engine::core::{Core, Machine, Opened};
 use collector::engine::{Canary, EngineError};
-use collector::pipeline::{Counters, Event, Setup};
+use collector::pipeline::{Counters, Event, Mark, Setup};
 use collector::sources::list::ListReader;
 use collector::spool::Spool;
 use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
@@ -47,6 +47,8 @@ pub struct Software {
     canary: Canary,
     /// The programs see no execution.
     pub deaf: bool,
+    /// Threads that are adding an entry.
+    pub inside: Vec<Mark>,
 }
 
 /// Numbers of a record, host byte order. Layouts: `ebpf_common`.
@@ -108,6 +110,7 @@ impl Software {
             anchor: Anchor::over(checkpoints, 16),
             canary: Canary::find(),
             deaf: false,
+            inside: Vec::new(),
         };
         for n in 0..EARLY {
             machine.list_entry(&format!("/boot/{n}"), &content(n));
@@ -224,6 +227,10 @@ impl Machine for Software {
             attached: true,
             ..Counters::default()
         })
+    }
+
+    fn in_flight(&mut self) -> Result<Vec<Mark>, EngineError> {
+        Ok(self.inside.clone())
     }
 
     fn canary(&mut self) -> Option<u32> {

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 /// Bumped at each change of a layout below; the loader refuses an object with another one.
-pub const LAYOUT_VERSION: u16 = 2;
+pub const LAYOUT_VERSION: u16 = 3;
 
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
@@ -22,6 +22,9 @@ pub const SMALL_PATH: usize = 256;
 
 /// Path bytes of a record of the large class, PATH_MAX.
 pub const LARGE_PATH: usize = 4096;
+
+/// Marks of threads inside of `ima_add_template_entry` at most: as many as evidence may have.
+pub const MAX_IN_FLIGHT: u32 = 65_536;
 
 /// [`FileHead::hash_alg`] where no hash was asked for.
 pub const HASH_NOT_TRIED: i32 = i32::MIN;
@@ -356,6 +359,20 @@ pub struct Counters {
     pub entry_calls: u64,
     /// Calls of `ima_add_template_entry` that one of the two programs took up; the rest is lost.
     pub entry_taken: u64,
+    /// Marks that could not be made, since [`MAX_IN_FLIGHT`] were there: by each program that tried.
+    pub marks_failed: u64,
+}
+
+/// A thread is inside of `ima_add_template_entry`: value of the map `IN_FLIGHT`, by thread id in the initial pid namespace.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// CLOCK_BOOTTIME when it began, nanoseconds.
+    pub since_ns: u64,
+    /// `start_boottime` of the thread, nanoseconds: tells it from one that got its number later.
+    pub start_ns: u64,
+    /// As [`Task::cgroup_id`].
+    pub cgroup_id: u64,
 }
 
 /// [`Config::cgroup_subsys`] of the v2 hierarchy.

@@ -11,6 +11,7 @@
 
 mod config;
 mod files;
+mod flight;
 mod guard;
 mod kernel;
 mod pods;
@@ -24,9 +25,9 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid,
         generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
     },
-    macros::{btf_tracepoint, fexit, lsm, map},
+    macros::{btf_tracepoint, fentry, fexit, lsm, map},
     maps::LruHashMap,
-    programs::{BtfTracePointContext, FExitContext, LsmContext},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext, LsmContext},
 };
 use config::config;
 use ebpf_common::{
@@ -67,11 +68,12 @@ struct EntryRecord<const N: usize> {
 ///
 /// The kernel leaves a program of this kind out, and counts it, while the same program is running on that CPU for a
 /// task that was preempted: seen on 7.3, which preempts by default. So there are two that do the same: the first of
-/// them to see a call leaves a mark for the other. Only what both miss is lost.
+/// them to see a call leaves word for the other. Only what both miss is lost.
 #[fexit(function = "ima_add_template_entry")]
 fn entry_added(ctx: FExitContext) -> i32 {
     entry_once(&ctx, 1);
     ring::entry_call();
+    flight::ended();
     0
 }
 
@@ -79,22 +81,38 @@ fn entry_added(ctx: FExitContext) -> i32 {
 #[fexit(function = "ima_add_template_entry")]
 fn entry_added_twin(ctx: FExitContext) -> i32 {
     entry_once(&ctx, 2);
+    flight::ended();
+    0
+}
+
+/// IMA begins to add an entry. A call that this program and its twin both miss has no mark, and until its record comes nobody
+/// can tell whose entry it is.
+#[fentry(function = "ima_add_template_entry")]
+fn entry_begun(_: FEntryContext) -> i32 {
+    flight::begun();
+    0
+}
+
+/// The other one, for the same reason as [`entry_added_twin`].
+#[fentry(function = "ima_add_template_entry")]
+fn entry_begun_twin(_: FEntryContext) -> i32 {
+    flight::begun_twin();
     0
 }
 
 /// Left by the program that took up a call, for its twin.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Mark {
-    /// Tells this call from the task's other ones, as far as that goes: a mark stays if the twin misses the call.
+struct Taken {
+    /// Tells this call from the task's other ones, as far as that goes: it stays if the twin misses the call.
     call: u64,
     /// Which of the two left it.
     by: u64,
 }
 
-/// By task. The oldest give way: a mark is needed for a moment.
+/// By task. The oldest give way: each is needed for a moment.
 #[map]
-static TAKEN: LruHashMap<u64, Mark> = LruHashMap::with_max_entries(4096, 0);
+static TAKEN: LruHashMap<u64, Taken> = LruHashMap::with_max_entries(4096, 0);
 
 /// Sends the call's record, unless the twin has.
 #[inline(always)]
@@ -107,15 +125,15 @@ fn entry_once(ctx: &FExitContext, me: u64) {
     let call = array ^ digest ^ ctx.arg::<u64>(5);
     reader.finish();
     let task = bpf_get_current_pid_tgid();
-    if let Some(mark) = TAKEN.get_ptr(task) {
+    if let Some(taken) = TAKEN.get_ptr(task) {
         // SAFETY: a map value; only this task's programs write it, and they run one after the other.
-        let Mark { call: marked, by } = unsafe { *mark };
+        let Taken { call: marked, by } = unsafe { *taken };
         if marked == call && by != me {
             let _ = TAKEN.remove(task);
             return;
         }
     }
-    if TAKEN.insert(task, Mark { call, by: me }, 0).is_ok() {
+    if TAKEN.insert(task, Taken { call, by: me }, 0).is_ok() {
         ring::entry_taken();
     }
     // Else the twin will send it, too, and count it: twice told is better than not at all.

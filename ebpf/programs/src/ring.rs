@@ -101,6 +101,13 @@ pub fn path_failed() {
     let _ = add(|c| unsafe { &raw mut (*c).path_failed });
 }
 
+/// A mark could not be made.
+#[inline(always)]
+pub fn mark_failed() {
+    // SAFETY: as in `next_seq`.
+    let _ = add(|c| unsafe { &raw mut (*c).marks_failed });
+}
+
 /// The first program on `ima_add_template_entry` saw a call.
 #[inline(always)]
 pub fn entry_call() {

@@ -38,7 +38,7 @@ pub unsafe fn fill(reader: &mut Reader, task: *mut Task, flags: u32) {
 
 /// Inode number of the task's cgroup in the hierarchy that the loader chose.
 #[inline(always)]
-fn cgroup_id(reader: &mut Reader, task: u64) -> u64 {
+pub fn cgroup_id(reader: &mut Reader, task: u64) -> u64 {
     let subsys = config!(cgroup_subsys);
     if subsys == u64::from(NO_SUBSYSTEM) {
         // SAFETY: the helper has no preconditions.

@@ -79,6 +79,17 @@ pub fn run(arguments: &[String]) -> Result<()> {
         }
         Workload::Execs { dir, count } => print(&timed::execs(Path::new(&dir), count)?),
         Workload::Fill { dir, execs, mappings } => timed::fill(Path::new(&dir), execs, mappings),
+        Workload::Crowd {
+            dir,
+            cgroup,
+            threads,
+            quota_us,
+        } => timed::crowd(Path::new(&dir), &cgroup, threads, quota_us),
+        Workload::Drip {
+            dir,
+            cgroup,
+            pause_ms,
+        } => timed::drip(Path::new(&dir), &cgroup, pause_ms),
         Workload::Attest { socket, count } => print(&timed::attest(Path::new(&socket), count)?),
         Workload::Programs { pins } => print(&timed::programs(Path::new(&pins))?),
         Workload::Memfd => print(&memfd()?),

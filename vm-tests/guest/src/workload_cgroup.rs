@@ -1,6 +1,6 @@
 //! Control groups for workloads: the same path in every mounted hierarchy, v1, v2 or both.
 //!
-//! Promises: [`enter`] moves this process alone; [`remove`] never waits and never kills. Not here: limits, mounting.
+//! Promises: [`enter`] moves this process alone; [`remove`] never waits and never kills. Not here: mounting.
 
 use anyhow::{Context as _, Result, bail};
 use std::fs::{File, OpenOptions};
@@ -67,6 +67,24 @@ pub fn make(path: &str) -> Result<()> {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make cgroup {}", dir.display()))?;
     }
     Ok(())
+}
+
+/// Lets the cgroup use so much of one processor in each 100 ms. Its parents pass the controller on; nothing may run in
+/// these themselves. Documentation/admin-guide/cgroup-v2.rst, `cpu.max`.
+///
+/// # Errors
+/// When the hierarchy is not v2, or the kernel refuses.
+pub fn limit(path: &str, quota_us: u32) -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let write = |file: PathBuf, text: &str| {
+        std::fs::write(&file, text).with_context(|| format!("cannot write {text} to {}", file.display()))
+    };
+    let mut parent = root.to_owned();
+    for name in path.trim_matches('/').split('/') {
+        write(parent.join("cgroup.subtree_control"), "+cpu")?;
+        parent.push(name);
+    }
+    write(parent.join("cpu.max"), &format!("{quota_us} 100000"))
 }
 
 /// A way into a cgroup that works from any mount namespace.

@@ -5,7 +5,7 @@
 
 use crate::tpm::Tpm;
 use crate::workload::{silently, write_program};
-use crate::{workload_guard as guard, workload_memory as memory};
+use crate::{workload_cgroup as cgroup, workload_guard as guard, workload_memory as memory};
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 use vm_protocol::elf;
 use vm_protocol::spec::{Attested, Program, Timed};
 
@@ -69,6 +70,60 @@ pub fn fill(dir: &Path, execs: u32, mappings: u32) -> Result<()> {
         memory::map_executable(&File::open(&path)?)?;
     }
     std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))
+}
+
+/// Threads of a cgroup that has hardly any time, each of which maps new files, until this process is ended.
+///
+/// # Errors
+/// When the cgroup can not be had, or a file cannot be written or mapped.
+pub fn crowd(dir: &Path, cgroup: &str, threads: u32, quota_us: u32) -> Result<()> {
+    cgroup::make(cgroup)?;
+    cgroup::limit(cgroup, quota_us)?;
+    // All of them begin before the quota counts.
+    let start = Barrier::new(threads as usize + 1);
+    std::thread::scope(|scope| {
+        let mut running = Vec::new();
+        for thread in 0..threads {
+            let (path, start) = (dir.join(format!("file-{thread}")), &start);
+            write_program(&path, &new_program(thread))?;
+            let work = move || -> Result<()> {
+                start.wait();
+                loop {
+                    memory::map_executable(&File::open(&path)?)?;
+                    write_program(&path, &new_program(thread))?;
+                }
+            };
+            let builder = std::thread::Builder::new().stack_size(128 << 10);
+            running.push(builder.spawn_scoped(scope, work).context("starting a thread")?);
+        }
+        cgroup::enter(cgroup)?;
+        start.wait();
+        println!("{threads} threads");
+        for thread in running {
+            match thread.join() {
+                Ok(ended) => ended?,
+                Err(_) => bail!("a thread panicked"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Executes new programs in a cgroup until this process is ended.
+///
+/// # Errors
+/// When the cgroup can not be had, or a program cannot be written or executed.
+pub fn drip(dir: &Path, cgroup: &str, pause_ms: u64) -> Result<()> {
+    cgroup::make(cgroup)?;
+    cgroup::enter(cgroup)?;
+    for number in 0.. {
+        let path = dir.join(format!("program-{number}"));
+        write_program(&path, &new_program(number))?;
+        silently(&path)?;
+        std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        std::thread::sleep(Duration::from_millis(pause_ms));
+    }
+    Ok(())
 }
 
 /// Times bare rounds and a collector's, in turn.

@@ -212,6 +212,27 @@ pub enum Workload {
         /// Mapped files.
         mappings: u32,
     },
+    /// In a cgroup under a CPU quota, let threads write and map new files executable, each one after the other. Says so on
+    /// standard output once all run; does not end by itself.
+    Crowd {
+        /// A directory for the files, made when missing; each is removed after its use.
+        dir: String,
+        /// The cgroup, from the hierarchy's root; made when missing, on v2 alone.
+        cgroup: String,
+        /// How many.
+        threads: u32,
+        /// What all of them together may use of a processor in each 100 ms, microseconds; the kernel wants at least 1,000.
+        quota_us: u32,
+    },
+    /// In a cgroup, execute a new program again and again. Does not end by itself.
+    Drip {
+        /// A directory for the programs, made when missing; each is removed after its use.
+        dir: String,
+        /// The cgroup, from the hierarchy's root; made when missing.
+        cgroup: String,
+        /// Pause between two of them, milliseconds.
+        pause_ms: u64,
+    },
     /// Time rounds of attestation: in turn the bare TPM commands, and evidence from a collector by its local socket.
     /// Answer: [`Attested`].
     Attest {

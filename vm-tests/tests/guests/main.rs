@@ -21,6 +21,7 @@ mod kernel_tier_virtme;
 mod keylime_push;
 mod load;
 mod lsm_advice;
+mod pending;
 mod pods;
 mod pods_judged;
 mod records;

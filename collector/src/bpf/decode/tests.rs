@@ -1,6 +1,6 @@
 use super::*;
 use ebpf_common::{
-    CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Meta, Settings, Task,
+    CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Mark, Meta, Settings, Task,
 };
 use proptest::prelude::*;
 
@@ -128,7 +128,8 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert_eq!(size_of::<GuardHead>(), 24 + 544 + 2 * 4 + 3 * 8 + 2 * 4);
     assert_eq!(size_of::<Settings>(), 7 * 8 + 6 * 4);
     assert_eq!(size_of::<Loss>(), 8);
-    assert_eq!(size_of::<Counters>(), 7 * 8);
+    assert_eq!(size_of::<Counters>(), 8 * 8);
+    assert_eq!(size_of::<Mark>(), 3 * 8);
     assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 32);
     // 4 bytes for each field, so nothing is added between them nor at the end.
     assert_eq!(align_of::<Config>(), 4);
