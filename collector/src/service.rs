@@ -328,7 +328,7 @@ impl Service {
                 },
                 Outcome::Assembled { id, assembly } => {
                     if let Some(reply) = self.assembling.remove(&id) {
-                        let _ = reply.send(assembly.map_err(RequestError::from));
+                        let _ = reply.send((*assembly).map_err(RequestError::from));
                     }
                 }
                 Outcome::Failed { id, error } => {

@@ -32,7 +32,7 @@ fn round(
                 meanwhile.take().expect("one quote a request")(core);
                 core.quoted(3, after.cloned()).unwrap();
             }
-            Some(Outcome::Assembled { id: 3, assembly }) => return assembly.unwrap(),
+            Some(Outcome::Assembled { id: 3, assembly }) => return (*assembly).unwrap(),
             None => {}
             other => panic!("{other:?}"),
         }
@@ -75,8 +75,8 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
     let mut all = Evidence::from_cbor(&first).unwrap();
     let records =
         |evidence: &Evidence| -> usize { evidence.partitions.iter().map(|p| p.records.len()).sum() };
-    for round in 1..5 {
-        use_files(&mut core, round);
+    for number in 1..5 {
+        use_files(&mut core, number);
         let (bytes, next) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
         let part = Part::from_cbor(&bytes).unwrap();
         assert_eq!(part.from, position);

@@ -105,7 +105,7 @@ fn assembled(core: &mut Core<Software>, after: Option<&Position>) -> Result<Asse
         take(core)?;
         core.tick()?;
         match core.take_outcomes().pop() {
-            Some(Outcome::Assembled { assembly, .. }) => return Ok(assembly?),
+            Some(Outcome::Assembled { assembly, .. }) => return Ok((*assembly)?),
             Some(other) => bail!("{other:?} behind the quote"),
             None => {}
         }

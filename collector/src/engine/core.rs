@@ -58,7 +58,7 @@ pub enum Outcome {
         /// The request.
         id: u64,
         /// The parts, or why there are none.
-        assembly: Result<Assembly, StoreError>,
+        assembly: Box<Result<Assembly, StoreError>>,
     },
     /// It can not be answered.
     Failed {
@@ -356,7 +356,7 @@ impl<M: Machine> Core<M> {
             // At once: what is sealed next belongs to the next evidence.
             Action::Assemble { id, in_flight } => {
                 let after = self.after.take();
-                let assembly = self.assembly(after.as_ref(), in_flight);
+                let assembly = Box::new(self.assembly(after.as_ref(), in_flight));
                 self.outcomes.push_back(Outcome::Assembled { id, assembly });
             }
             Action::Failed { id, error } => {

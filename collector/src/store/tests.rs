@@ -33,7 +33,7 @@ fn mark(tid: u32) -> InFlight {
     InFlight {
         tid,
         since_ns: 1 << 40,
-        cgroup: (tid % 2 == 0).then(|| b"/user.slice".to_vec()),
+        cgroup: tid.is_multiple_of(2).then(|| b"/user.slice".to_vec()),
     }
 }
 
