@@ -460,6 +460,10 @@ impl World {
             }
             Step::Mark(who) => self.node.begin_entry(&actor(who)),
             Step::Unmark => self.node.in_flight.clear(),
+            Step::Alter => {
+                let oldest = self.node.waiting.first_mut();
+                oldest.into_iter().for_each(|(_, record)| record.uid += 1);
+            }
             Step::Rewrite(n) => {
                 let mut sealed = self.node.sealed.values_mut().flatten();
                 sealed
