@@ -367,6 +367,7 @@ fn nothing_is_hidden(
         .filter(|before| before.boot_id == evidence.boot_id)
         .map_or(0, |before| before.covered);
     let waits = last_but_one.max(believed);
+    let files = evidence.checkpoints.iter().chain(&world.files_before);
     let covered = plain.node.covered as usize;
     for (index, entry) in evidence.list.iter().enumerate().take(covered) {
         let Entry::Full(bytes) = entry else { continue };
@@ -379,9 +380,7 @@ fn nothing_is_hidden(
         );
         let truth = world.truth[index];
         let is_checkpoint = |file: &Vec<u8>| content == Some(Bank::Sha256.hash(&[file]));
-        if number_from_path(path).is_some() && evidence.checkpoints.iter().any(is_checkpoint)
-            || path == b"boot_aggregate"
-        {
+        if number_from_path(path).is_some() && files.clone().any(is_checkpoint) || path == b"boot_aggregate" {
             continue;
         }
         let accepts = |key: PartitionKey| {

@@ -10,7 +10,8 @@ mod plan;
 mod world;
 
 use check::{Counts, Trouble, live};
-use plan::{Change, Content, Forgery, Fork, Plan, Round, Setup, Step, Who};
+use evidence::EventKind;
+use plan::{Change, Content, Forgery, Fork, Hashed, Plan, Round, Setup, Step, Who};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -163,25 +164,40 @@ fn whatever_a_forged_checkpoint_states_hides_no_content() {
 #[test]
 fn each_odd_step_is_judged_the_same_in_every_way() {
     let mut counts = Counts::default();
-    for step in Step::all_odd() {
-        let usual = vec![
+    let usual = Setup::usual;
+    let alone = Step::all_odd().into_iter().map(|step| (usual(), vec![step]));
+    // Where the kernel says whose an entry is, a record may not say otherwise.
+    let kernel = Setup { tier: 2, ..usual() };
+    let tagged = [Who::Host, Who::Pod(3)].map(|who| (kernel.clone(), vec![Step::Reattribute(who)]));
+    // A neighbour writes what a pod has mapped from a volume of both.
+    let volume = Setup {
+        volume: true,
+        ..usual()
+    };
+    let mapped = Step::Use(Who::Pod(1), EventKind::Mapping, 21, Hashed::Measured, false);
+    let written = [(volume, vec![mapped, Step::Violate(Who::Pod(2), 21)])];
+    // One mark is there for one entry, however many have no record for long.
+    let (held, hide) = (
+        Step::HeldUp(Who::Pod(3), 1, Content::Good),
+        Step::Hide(Who::Pod(3), 0, Content::Good),
+    );
+    let seal = Step::Seal(Forgery::Settled);
+    let marks = [vec![held, hide, seal, seal], vec![held, seal, seal]].map(|steps| (usual(), steps));
+    for (setup, steps) in alone.chain(tagged).chain(written).chain(marks) {
+        let name = format!("{setup:?}, {steps:?}");
+        let before = [
             Step::Run(Who::Pod(1), 0, Content::Good),
             Step::Measure(Who::Host, 30, Content::Good),
-            step,
         ];
         let rounds = vec![
             Round::quiet(),
             Round {
-                steps: usual,
+                steps: before.into_iter().chain(steps).collect(),
                 ..Round::quiet()
             },
             Round::quiet(),
         ];
-        let plan = Plan {
-            setup: Setup::usual(),
-            rounds,
-        };
-        counts.add(all_is_well(&format!("{step:?}"), &plan, &mut Met::new()));
+        counts.add(all_is_well(&name, &Plan { setup, rounds }, &mut Met::new()));
     }
     assert!(counts.trusted > 0 && counts.trusted < counts.rounds, "{counts:?}");
 }

@@ -107,7 +107,8 @@ pub enum Step {
     /// What the runtime tells of pods' names.
     Told(u8),
     Fail(Who, u8, i32),
-    /// An entry that IMA lists twice, each with its record.
+    /// An entry that IMA lists twice, each with its record. Of none that is older than the load: which of them an add is about,
+    /// its digest does not tell.
     Twice(u8),
     Template(u8),
     OtherRegister,
@@ -136,6 +137,8 @@ pub enum Step {
     Unmark,
     /// Of records that were sealed: one is altered, as if it had always been so.
     Rewrite(u8),
+    /// The oldest record that waits for its seal, and was shown for that, is sealed as another one.
+    Alter,
 }
 
 /// What is done to a checkpoint before it is signed, or where it should be read.
@@ -493,7 +496,7 @@ impl Step {
             17 => Step::Protect(small),
             18 => Step::Told(small),
             19 => Step::Fail(who, path, r.one_of(&[-5, -17, 1, -12])),
-            20 => Step::Twice(path),
+            20 => Step::Twice((HOSTS + r.below(PATHS - HOSTS)) as u8),
             21 => Step::Template(small),
             22 => Step::OtherRegister,
             23 => Step::NeverExtended,
@@ -515,7 +518,7 @@ impl Step {
                 small,
                 r.one_of(&[Fork::Same, Fork::Other, Fork::Module]),
             ),
-            44 => r.one_of(&[Step::Mark(who), Step::Unmark]),
+            44 => r.one_of(&[Step::Mark(who), Step::Unmark, Step::Alter]),
             _ => Step::Rewrite(small),
         }
     }
@@ -574,6 +577,7 @@ impl Step {
             Step::Misplace(2),
             Step::Withhold,
             Step::Rewrite(0),
+            Step::Alter,
         ];
         all.extend(simple);
         all

@@ -84,6 +84,8 @@ pub struct World {
     pub truth: Vec<PartitionKey>,
     /// Entries of kernels that were there before one was started by kexec.
     pub before_kexec: usize,
+    /// Checkpoint files of these.
+    pub files_before: Vec<Vec<u8>>,
     late: Vec<Late>,
 }
 
@@ -144,6 +146,7 @@ impl World {
             node,
             truth: Vec::new(),
             before_kexec: 0,
+            files_before: Vec::new(),
             late: Vec::new(),
         };
         world.load();
@@ -164,6 +167,7 @@ impl World {
         }
         self.late.clear();
         self.before_kexec = 0;
+        self.files_before.clear();
         self.truth.clear();
         let boot = usize::try_from(self.node.boot_len)
             .unwrap()
@@ -199,7 +203,8 @@ impl World {
                 node.sealed.clear();
                 node.waiting.clear();
                 node.in_flight.clear();
-                node.checkpoints.clear();
+                self.files_before
+                    .extend(node.checkpoints.drain(..).map(|sealed| sealed.file));
                 (node.seq, node.starts) = (0, 1);
                 node.boot_len = node.list.len() as u64;
                 self.late.clear();
@@ -460,6 +465,10 @@ impl World {
             }
             Step::Mark(who) => self.node.begin_entry(&actor(who)),
             Step::Unmark => self.node.in_flight.clear(),
+            Step::Alter => {
+                let oldest = self.node.waiting.first_mut();
+                oldest.into_iter().for_each(|(_, record)| record.uid += 1);
+            }
             Step::Rewrite(n) => {
                 let mut sealed = self.node.sealed.values_mut().flatten();
                 sealed
