@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use verifier::State;
 use vm_protocol::elf;
-use vm_protocol::spec::{Contained, Workload};
+use vm_protocol::spec::Workload;
 use vm_tests::oci::Image;
+use vm_tests::pods::BARE_RUNTIME;
 use vm_tests::scenario::{KnownPod, Node, Plan, Round, WORKLOADS};
 use vm_tests::{Process, Stock};
 
@@ -118,7 +119,7 @@ fn check(round: &Round, before: Option<&Evidence>) -> (Evidence, Behind) {
 
 fn begin<'vm>(node: &'vm Node, workload: &Workload, log: &str) -> Process<'vm> {
     let text = serde_json::to_string(workload).unwrap();
-    let command = node.vm.command(&["guest", "workload", text.as_str()]);
+    let command = node.vm.command(&[BARE_RUNTIME, "workload", text.as_str()]);
     command.cgroup(WORKLOADS).spawn(log).unwrap()
 }
 
@@ -132,7 +133,7 @@ fn state(round: &Round, pod: &str) -> Option<State> {
     round.verdict.pod(uid(pod)).map(|pod| pod.state)
 }
 
-fn late_records(stock: Stock, threads: u32, rounds: usize) {
+fn late_records(stock: Stock, threads: u32, crowded: usize, rounds: usize) {
     let begun = Instant::now();
     let dir = tempfile::tempdir().unwrap();
     let image = Image::new("localhost/test/pending:1").program("/app/idle", &elf::pause("pending"));
@@ -150,14 +151,14 @@ fn late_records(stock: Stock, threads: u32, rounds: usize) {
     let node = Node::boot(plan, dir.path()).unwrap();
     let (_collector, first) = node.start_collector().unwrap();
     assert!(first.verdict.trusted, "{}", first.verdict);
-    let done: Contained = node
-        .work(&Workload::Contain {
-            cgroup: cgroup(QUIET),
-            argv: vec![SHARED.to_owned()],
-            root: None,
-        })
-        .unwrap();
-    assert_eq!(done.code, Some(0));
+    let report = Workload::Contain {
+        cgroup: cgroup(QUIET),
+        argv: vec![SHARED.to_owned()],
+        root: None,
+    };
+    let report = begin(&node, &report, "/var/log/report.log");
+    let ended = report.wait(Duration::from_secs(60)).unwrap().expect("it ends");
+    assert_eq!(ended.code, Some(0), "{}", report.log().unwrap());
 
     let crowd = Workload::Crowd {
         dir: "/var/tmp/crowd".to_owned(),
@@ -179,10 +180,12 @@ fn late_records(stock: Stock, threads: u32, rounds: usize) {
     }
     let mut seen: Vec<Behind> = Vec::new();
     let mut before = None;
-    for _ in 0..rounds {
+    for _ in 0..crowded {
         let round = node.next().unwrap();
         let (evidence, behind) = check(&round, before.as_ref());
         seen.push(behind);
+        assert_eq!(round.verdict.node.state, State::Trusted, "{}", round.verdict);
+        assert_eq!(state(&round, QUIET), Some(State::Trusted), "{}", round.verdict);
         before = Some(evidence);
     }
     end(&crowd);
@@ -234,10 +237,10 @@ fn late_records(stock: Stock, threads: u32, rounds: usize) {
 
 #[test]
 fn a_late_record_is_its_pods_and_a_pod_that_never_stops_is_named_in_each_round_on_6_12() {
-    late_records(Stock::V6_12, scaled(1000, 100), 12);
+    late_records(Stock::V6_12, scaled(1000, 40), 3, scaled(50, 12) as usize);
 }
 
 #[test]
 fn a_late_record_is_its_pods_and_a_pod_that_never_stops_is_named_in_each_round_on_6_1() {
-    late_records(Stock::V6_1, scaled(1000, 100), 12);
+    late_records(Stock::V6_1, scaled(1000, 40), 3, scaled(50, 12) as usize);
 }
