@@ -26,8 +26,8 @@ use crate::appraise::{
 };
 use crate::ear::AttestationResult;
 use evidence::{
-    Bank, Checkpoint, Digest, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record,
-    SealedCheckpoint, TenantBundle,
+    Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
+    TenantBundle,
     cgroup::partition_of,
     checkpoint::number_from_path,
     merkle::{self, Hash},
@@ -528,11 +528,7 @@ impl Case<'_> {
             key: PartitionKey::Pod(self.pod),
             records: bundle.records.clone(),
         };
-        let mut all = vec![Bank::Sha1, Bank::Sha256];
-        let of_records = bundle.records.iter().flat_map(|record| &record.digests);
-        all.extend(of_records.map(Digest::bank).chain(banks.iter().copied()));
-        all.sort_unstable();
-        all.dedup();
+        let all = view::banks(bundle.records.iter(), banks.iter().copied());
         let view = view::view_of(&list, &all);
         for (index, line) in view.lines.iter().enumerate() {
             line.check(index, findings);

@@ -675,6 +675,18 @@ impl Node {
         self.load();
     }
 
+    /// A node on which pods 1 to 4 and the host have run what they may.
+    pub fn busy(kind: KeyKind) -> Node {
+        let mut node = Node::boot(kind);
+        node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+        for n in 1..=4 {
+            let actor = Actor::pod(pod(n), "/bin/app");
+            node.execute_good(&actor, "/bin/app");
+            node.execute_good(&actor, "/lib/libc.so");
+        }
+        node
+    }
+
     /// `actor` executes a file: IMA measures it (once for each content and path), our programs record it.
     pub fn execute(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
         let path = path.as_ref();

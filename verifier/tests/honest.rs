@@ -2,7 +2,7 @@
 
 use verifier::{
     Verdict, appraise,
-    testing::{Actor, KeyKind, Node, pod},
+    testing::{KeyKind, Node},
 };
 
 const NONCE: &[u8] = b"a nonce of this request";
@@ -11,21 +11,10 @@ fn judge(node: &Node, evidence: &evidence::Evidence, previous: Option<verifier::
     appraise(evidence, &node.policy(), &node.context(NONCE, previous)).unwrap()
 }
 
-fn busy(kind: KeyKind) -> Node {
-    let mut node = Node::boot(kind);
-    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
-    for n in 1..=4 {
-        let actor = Actor::pod(pod(n), "/bin/app");
-        node.execute_good(&actor, "/bin/app");
-        node.execute_good(&actor, "/lib/libc.so");
-    }
-    node
-}
-
 #[test]
 fn an_honest_node_and_its_pods_are_trusted() {
     for kind in [KeyKind::EcdsaP256, KeyKind::Rsassa2048, KeyKind::Rsapss2048] {
-        let mut node = busy(kind);
+        let mut node = Node::busy(kind);
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence, None);
         assert!(verdict.trusted, "{kind:?}\n{verdict}");

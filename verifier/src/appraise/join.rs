@@ -246,8 +246,7 @@ impl Open {
         let Some((_, record)) = joins.records.get(place) else {
             return;
         };
-        let banks: Vec<Bank> = record.digests.iter().map(evidence::Digest::bank).collect();
-        let Some((line, digests)) = kept.line(index, &[&banks[..], &[Bank::Sha1]].concat()) else {
+        let Some((line, digests)) = kept.line_for(index, record) else {
             return findings.push(lost(record, NOWHERE));
         };
         if !fits(record, &line, &digests, 0) {
@@ -445,7 +444,7 @@ fn is_of(record: &Record, view: &View, at: usize) -> bool {
         .is_some_and(|line| fits(record, line, &view.digests, at))
 }
 
-fn fits(record: &Record, line: &Line, digests: &Digests, at: usize) -> bool {
+pub(crate) fn fits(record: &Record, line: &Line, digests: &Digests, at: usize) -> bool {
     !line.violation
         && line.pcr == Some(record.pcr)
         && record.digests.iter().all(|digest| digests.has(at, digest))

@@ -157,9 +157,13 @@ impl Judged {
                     self.tallies.entry(*user).or_default().hit(*user, &violation);
                 }
                 self.files.violated.entry(file).or_default().push(violation);
-            } else if scene.policy.permits_violation(&record.path) {
-                // Whoever uses it by this name takes whatever it holds; by another name somebody else may not.
-            } else if self.files.users.entry(file).or_default().insert(*key) {
+                continue;
+            }
+            let users = self.files.users.entry(file).or_default();
+            // Whoever uses it by a permitted name takes whatever it holds; by another name somebody else may not.
+            let is_user =
+                !users.contains(key) && !scene.policy.permits_violation(&record.path) && users.insert(*key);
+            if is_user {
                 for violation in self.files.violated.get(&file).into_iter().flatten() {
                     self.tallies.entry(*key).or_default().hit(*key, violation);
                 }

@@ -3,7 +3,7 @@
 //! Promise: an entry takes its own bytes and about 60 more. Not here: what they mean (see `view`).
 
 use super::view::{self, Digests, Line};
-use evidence::{Bank, Entry};
+use evidence::{Bank, Digest, Entry, Record};
 use std::{borrow::Cow, collections::HashMap};
 
 /// Stands for a digest that the list has twice.
@@ -73,6 +73,13 @@ impl Kept {
     /// An entry, with its digests in these banks: it is number 0 of these.
     pub(crate) fn line(&self, index: usize, banks: &[Bank]) -> Option<(Line<'_>, Digests)> {
         Some(view::line_of(index as u64, self.record(index)?, banks))
+    }
+
+    /// The same, with its digests in all banks that a record has digests in.
+    pub(crate) fn line_for(&self, index: usize, record: &Record) -> Option<(Line<'_>, Digests)> {
+        let mut banks = vec![Bank::Sha1];
+        banks.extend(record.digests.iter().map(Digest::bank));
+        self.line(index, &banks)
     }
 
     /// About how many bytes of memory this takes.

@@ -121,20 +121,21 @@ pub fn appraise_accepting(
     accepted: &[Accepted],
     now: u64,
 ) -> Result<Verdict, Unusable> {
-    Ok(following(evidence, policy, context, accepted, now)?.0)
+    Ok(begin(evidence, policy, context, accepted, now, false)?.0)
 }
 
-/// The same, with what the next round goes on from.
-pub(crate) fn following(
+/// The same, with what is known after it; `keeps` if the next round is to go on from that.
+pub(crate) fn begin(
     evidence: &Evidence,
     policy: &Policy,
     context: &Context,
     accepted: &[Accepted],
     now: u64,
+    keeps: bool,
 ) -> Result<(Verdict, Progress), Unusable> {
     let round = Round::from(evidence);
     usable(&round, policy, context)?;
-    Ok(Progress::begin(&round, policy, context, accepted, now))
+    Ok(Progress::begin(&round, policy, context, accepted, now, keeps))
 }
 
 /// Whether the question is a meaningful one.

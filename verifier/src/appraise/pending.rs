@@ -17,7 +17,7 @@ use super::{
     tally::{Tally, rule_of},
     view::{Line, View},
 };
-use evidence::{Bank, Digest, EventKind, PartitionKey, Record, cgroup::partition_of};
+use evidence::{Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of};
 use policy::Policy;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -81,6 +81,7 @@ impl<'q, 'a> Question<'q, 'a> {
         let mut case = Unnamed {
             question: self,
             marks: self.round.in_flight.len(),
+            marked: self.round.in_flight.iter().map(InFlight::key).collect(),
             unnamed: 0,
             pending: named.len() as u64,
             unattributed: Vec::new(),
@@ -176,9 +177,8 @@ impl<'q, 'a> Question<'q, 'a> {
                 self.sha1(*index).and_then(|sha1| entries.get_mut(&sha1))
             };
             let Some(queue) = queue else { continue };
-            let fits = |(_, record): &&(PartitionKey, &Record)| {
-                line.violation || (line.pcr == Some(record.pcr) && self.has(*index, &record.digests))
-            };
+            let fits =
+                |(_, record): &&(PartitionKey, &Record)| line.violation || self.fits(*index, &line, record);
             if queue.front().filter(fits).is_some()
                 && let Some((key, record)) = queue.pop_front()
             {
@@ -199,14 +199,13 @@ impl<'q, 'a> Question<'q, 'a> {
         }
     }
 
-    fn has(&self, index: usize, digests: &[Digest]) -> bool {
+    /// Whether everything that the record says of the entry's digests is so.
+    fn fits(&self, index: usize, line: &Line<'_>, record: &Record) -> bool {
         match index.checked_sub(self.lines().first()) {
-            Some(at) => digests.iter().all(|digest| self.view.digests.has(at, digest)),
+            Some(at) => join::fits(record, line, &self.view.digests, at),
             None => {
-                let mut banks: Vec<Bank> = digests.iter().map(Digest::bank).collect();
-                banks.push(Bank::Sha1);
-                let kept = self.lines().kept().line(index, &banks);
-                kept.is_some_and(|(_, own)| digests.iter().all(|digest| own.has(0, digest)))
+                let kept = self.lines().kept().line_for(index, record);
+                kept.is_some_and(|(line, digests)| join::fits(record, &line, &digests, 0))
             }
         }
     }
@@ -240,20 +239,18 @@ impl<'q, 'a> Question<'q, 'a> {
         self.chain().joined_until().max(accepted)
     }
 
-    /// The partitions of the threads that hold a record back.
-    fn marked(&self) -> BTreeSet<PartitionKey> {
-        self.round.in_flight.iter().map(|mark| mark.key()).collect()
-    }
-
     /// Threads that hold a record back, and for how long already.
     fn held(&self, late: &mut Late<'_, '_>) -> Vec<Held> {
         let earlier = self.before.map_or(&[][..], |before| &before.held);
+        // By a mark's name: a node may send as many as it likes.
+        let earlier: HashMap<(u32, u64), u64> = earlier
+            .iter()
+            .map(|held| ((held.tid, held.since_ns), held.seen))
+            .collect();
         let mut held = Vec::new();
         for mark in self.round.in_flight {
-            let known = earlier
-                .iter()
-                .find(|held| held.tid == mark.tid && held.since_ns == mark.since_ns);
-            let seen = known.map_or(self.now, |known| known.seen);
+            let known = earlier.get(&(mark.tid, mark.since_ns));
+            let seen = known.copied().unwrap_or(self.now);
             let seconds = self.now.saturating_sub(seen);
             if seconds > MAX_HELD_SECONDS {
                 let key = mark.key();
@@ -318,6 +315,8 @@ struct Unnamed<'u, 'q, 'a> {
     question: &'u Question<'q, 'a>,
     /// Threads that are inside and hold no entry back that was seen.
     marks: usize,
+    /// The partitions of all threads that are inside.
+    marked: BTreeSet<PartitionKey>,
     unnamed: usize,
     pending: u64,
     unattributed: Vec<usize>,
@@ -335,7 +334,7 @@ impl Unnamed<'_, '_, '_> {
             // One thread is inside for one entry; which one, nobody knows: one that may have the content, or each is charged.
             self.marks -= 1;
             self.pending += 1;
-            if !question.accepts(index, line, question.marked().into_iter()) {
+            if !question.accepts(index, line, self.marked.iter().copied()) {
                 self.charge(index, line, late);
             }
         } else if is_recent {
@@ -364,7 +363,7 @@ impl Unnamed<'_, '_, '_> {
 
     /// What a thread that is inside may have caused is charged to each of those.
     fn charge(&self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>) {
-        for key in self.question.marked() {
+        for key in self.marked.iter().copied() {
             let (rule, text) = if line.violation {
                 (
                     Rule::V12,

@@ -51,6 +51,8 @@ pub(crate) struct Progress {
     /// Entries that accepted evidence covered when a kernel was started by kexec.
     kexecs: Vec<usize>,
     kept: Kept,
+    /// Whether every covered entry is kept.
+    is_kept: bool,
 }
 
 /// The question, beside the evidence.
@@ -61,22 +63,26 @@ struct Asked<'a> {
     accepted: &'a [Accepted],
     /// When accepted findings hold, unix seconds.
     now: u64,
+    /// Whether more is to come after this round: then its entries are kept.
+    keeps: bool,
 }
 
 impl Progress {
-    /// Judges whole evidence.
+    /// Judges whole evidence; `keeps` if more is to come after it.
     pub(crate) fn begin(
         round: &Round<'_>,
         policy: &Policy,
         context: &Context,
         accepted: &[Accepted],
         now: u64,
+        keeps: bool,
     ) -> (Verdict, Progress) {
         let asked = Asked {
             policy,
             context,
             accepted,
             now,
+            keeps,
         };
         let mut progress = Progress::default();
         let verdict = progress
@@ -101,21 +107,19 @@ impl Progress {
             context,
             accepted,
             now: context.now,
+            keeps: true,
         };
         let verdict = self.judge(round, asked, true)?;
         // What is not to be believed is worded and placed by an appraisal of everything.
-        if verdict.state.is_none() {
+        if verdict.state.is_none() || !self.is_kept {
             return Err(Rebuild);
         }
         Ok(verdict)
     }
 
-    /// Keeps the entries of a round that was judged, for records that come later. `None` where it cannot be followed.
-    pub(crate) fn keep(&mut self, round: &Round<'_>) -> Option<()> {
-        let covered = self.coverage.as_ref()?.entries.checked_sub(round.first)?;
-        let new = round.list.get(..covered)?;
-        let view = view::view_of(new, &[evidence::Bank::Sha1]);
-        self.kept.extend(new, &view.digests)
+    /// Whether a round can be judged that comes after this: what was covered is kept, none of it redacted.
+    pub(crate) fn can_go_on(&self) -> bool {
+        self.is_kept
     }
 
     /// Entries that were covered.
@@ -162,6 +166,7 @@ impl Progress {
             judged,
             kexecs,
             kept,
+            is_kept,
             boot,
             coverage: known,
         } = self;
@@ -290,6 +295,12 @@ impl Progress {
             boot: boot_judgement,
         };
         let verdict = case.conclude(outcome, findings, notes);
+        // Nothing goes on from what is not to be believed, nor where there is no checkpoint to go on from.
+        let state = verdict.state.as_ref();
+        if asked.keeps && state.is_some_and(|state| state.checkpoint.is_some()) {
+            let new = round.list.get(..covered.saturating_sub(round.first));
+            *is_kept = new.is_some_and(|new| kept.extend(new, &view.digests).is_some());
+        }
         if coverage.is_some() {
             *known = coverage;
         }
@@ -377,6 +388,7 @@ impl Case<'_, '_> {
             context,
             accepted,
             now,
+            ..
         } = self.asked;
         let Outcome { pending, lost, boot } = outcome;
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);

@@ -8,7 +8,7 @@ use super::{
     round::Round,
 };
 use evidence::{
-    Bank, Digest, Entry, Error,
+    Bank, Digest, Entry, Error, Record,
     list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped},
     replay::{Extensions, Register},
 };
@@ -56,19 +56,31 @@ pub(crate) struct View<'a> {
 
 /// Decodes the entries of a round, with template digests in all banks of the records and of what may be quoted.
 pub(crate) fn view<'a>(round: &Round<'a>) -> View<'a> {
-    let mut banks: Vec<Bank> = vec![Bank::Sha1, Bank::Sha256];
     let logs = round.partitions.iter().chain(round.unsealed);
-    for record in logs.flat_map(|log| &log.records) {
-        for bank in record.digests.iter().map(Digest::bank) {
-            if !banks.contains(&bank) {
-                banks.push(bank);
-            }
+    let banks = banks(
+        logs.flat_map(|log| &log.records),
+        super::quote::banks(&round.quote.attest),
+    );
+    view_of(round.list, &banks)
+}
+
+/// The banks that records have digests in, and more.
+pub(crate) fn banks<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    more: impl IntoIterator<Item = Bank>,
+) -> Vec<Bank> {
+    let mut banks: Vec<Bank> = vec![Bank::Sha1, Bank::Sha256];
+    for bank in records
+        .flat_map(|record| &record.digests)
+        .map(Digest::bank)
+        .chain(more)
+    {
+        if !banks.contains(&bank) {
+            banks.push(bank);
         }
     }
-    banks.extend(super::quote::banks(&round.quote.attest));
     banks.sort_unstable();
-    banks.dedup();
-    view_of(round.list, &banks)
+    banks
 }
 
 /// The same for entries alone, with template digests in these banks.

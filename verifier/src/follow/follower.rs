@@ -36,20 +36,14 @@ impl Follower {
         accepted: &[Accepted],
         now: u64,
     ) -> Result<(Verdict, Option<Follower>), Unusable> {
-        let (verdict, progress) = appraise::following(evidence, policy, context, accepted, now)?;
-        let follower = Follower::of(evidence, &verdict, progress);
-        Ok((verdict, follower))
-    }
-
-    fn of(evidence: &Evidence, verdict: &Verdict, mut progress: Progress) -> Option<Follower> {
-        verdict.state.as_ref()?.checkpoint.as_ref()?;
-        progress.keep(&Round::from(evidence))?;
-        Some(Follower {
+        let (verdict, progress) = appraise::begin(evidence, policy, context, accepted, now, true)?;
+        let follower = progress.can_go_on().then(|| Follower {
             progress,
             verdict: verdict.clone(),
             tier: evidence.tier,
             registers: evidence.registers().to_vec(),
-        })
+        });
+        Ok((verdict, follower))
     }
 
     /// The last verdict.
@@ -76,7 +70,6 @@ impl Follower {
         }
         match self.progress.go_on(&round, policy, context, accepted) {
             Ok(verdict) => {
-                self.progress.keep(&round)?;
                 self.verdict = verdict;
                 Some(&self.verdict)
             }

@@ -19,7 +19,7 @@ use evidence::{Checkpoint, PodUid};
 use policy::Policy;
 use std::collections::BTreeSet;
 use verifier::accept::Accepted;
-use verifier::testing::{Actor, KeyKind, NOW, Node, pod};
+use verifier::testing::{KeyKind, NOW, Node, pod};
 use verifier::{Context, State};
 
 /// What does not come out right yet: the attack, and words of each thing that is wrong today, in their order.
@@ -80,14 +80,7 @@ fn every_open_attack_is_tried() {
 
 /// Pods 1 to 4 and the host have run what they may.
 fn busy() -> Node {
-    let mut node = Node::boot(KeyKind::EcdsaP256);
-    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
-    for n in 1..=4 {
-        let actor = Actor::pod(pod(n), "/bin/app");
-        node.execute_good(&actor, "/bin/app");
-        node.execute_good(&actor, "/lib/libc.so");
-    }
-    node
+    Node::busy(KeyKind::EcdsaP256)
 }
 
 /// A node and a verifier that knows it, round by round.
