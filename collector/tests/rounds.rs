@@ -1,8 +1,8 @@
 //! Rounds of the engine on a machine made of software: what a verifier that follows is sent.
 
 use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
+use collector::bpf::OpenMark;
 use collector::engine::core::{Core, Outcome};
-use collector::pipeline::Mark;
 use collector::store::{Assembly, Header};
 use evidence::{Boot, Evidence, Part, PartitionKey, Position, Quote, SealedCheckpoint, Tier};
 use std::io::Read as _;
@@ -119,7 +119,7 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
 fn what_was_measured_while_the_quote_was_made_is_shown_and_then_sealed_as_it_was_shown() {
     let dir = tempfile::tempdir().unwrap();
     let mut core = Software::boot(dir.path(), PODS).unwrap();
-    let mark = Mark {
+    let mark = OpenMark {
         tid: 4711,
         since_ns: 99,
         cgroup_id: 3,

@@ -6,7 +6,8 @@
 
 use super::EngineError;
 use crate::anchor::AnchorError;
-use crate::pipeline::{Action, Counters, Event, Mark, Pipeline, SealError, Setup};
+use crate::bpf::OpenMark;
+use crate::pipeline::{Action, Counters, Event, Pipeline, SealError, Setup};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
 use crate::spool::{self, Frame, Spool};
@@ -31,7 +32,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// What ends the collector.
-    fn in_flight(&mut self) -> Result<Vec<Mark>, EngineError>;
+    fn in_flight(&mut self) -> Result<Vec<OpenMark>, EngineError>;
 
     /// Executes the canary; gives its process, or none if it could not be executed.
     fn canary(&mut self) -> Option<u32>;

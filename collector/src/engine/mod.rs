@@ -13,10 +13,10 @@ pub use self::core::Outcome;
 
 use self::core::{Core, Machine, Opened, record_in};
 use crate::anchor::{Anchor, AnchorError};
-use crate::bpf::{self, Adopted, Bpf, Mode, Ring};
+use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
 use crate::config::Config;
 use crate::key::{self, KeyError};
-use crate::pipeline::{self, Counters, Event, Mark, Pipeline, SealError, Setup};
+use crate::pipeline::{self, Counters, Event, Pipeline, SealError, Setup};
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Spool, SpoolError};
@@ -186,16 +186,8 @@ impl Machine for Kernel {
         })
     }
 
-    fn in_flight(&mut self) -> Result<Vec<Mark>, EngineError> {
-        let open = self.bpf.in_flight()?;
-        Ok(open
-            .into_iter()
-            .map(|mark| Mark {
-                tid: mark.tid,
-                since_ns: mark.since_ns,
-                cgroup_id: mark.cgroup_id,
-            })
-            .collect())
+    fn in_flight(&mut self) -> Result<Vec<OpenMark>, EngineError> {
+        Ok(self.bpf.in_flight()?)
     }
 
     fn canary(&mut self) -> Option<u32> {

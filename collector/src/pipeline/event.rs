@@ -1,7 +1,7 @@
 //! What the pipeline is told and what it wants done.
 
 use super::join::ListEntry;
-use crate::bpf::decode;
+use crate::bpf::{OpenMark, decode};
 use evidence::checkpoint::Checkpoint;
 use evidence::merkle::Hash;
 use evidence::{InFlight, PartitionKey};
@@ -19,17 +19,6 @@ pub struct Counters {
     pub read: u64,
     /// Whether every program is attached and can see events.
     pub attached: bool,
-}
-
-/// A thread that is inside of `ima_add_template_entry`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// Thread id in the initial pid namespace.
-    pub tid: u32,
-    /// CLOCK_BOOTTIME when it began, nanoseconds.
-    pub since_ns: u64,
-    /// Inode number of its cgroup's directory at that moment.
-    pub cgroup_id: u64,
 }
 
 /// What a checkpoint was asked for by.
@@ -133,7 +122,7 @@ pub enum Event {
         why: String,
     },
     /// Answer to [`Action::ReadMarks`].
-    Marks(Vec<Mark>),
+    Marks(Vec<OpenMark>),
     /// The quote of the request that [`Action::Answer`] named was made.
     Quoted {
         /// The request.

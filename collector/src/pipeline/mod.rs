@@ -14,6 +14,7 @@ pub mod join;
 pub mod order;
 pub mod processes;
 
+use crate::bpf::OpenMark;
 use crate::bpf::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, TaskInfo};
 use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
@@ -24,7 +25,7 @@ use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-pub use event::{Action, Counters, Error, Event, Mark, Purpose, SealError, Sealed};
+pub use event::{Action, Counters, Error, Event, Purpose, SealError, Sealed};
 pub use join::ListEntry;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
@@ -86,7 +87,7 @@ enum Phase {
     /// mark goes only after its record was sent: so each entry that the quote covers has the one or the other.
     Looking {
         id: u64,
-        marks: Vec<Mark>,
+        marks: Vec<OpenMark>,
         target: Option<u64>,
         deadline: Duration,
     },
@@ -613,6 +614,12 @@ impl Pipeline {
         }
     }
 
+    /// Whether the kernel side says that it made the holes up to `target`: they are not worth waiting for.
+    fn is_explained(&self, target: u64) -> bool {
+        let explained = self.counters.reserve.saturating_sub(self.order.lost());
+        self.order.missing(target) <= explained
+    }
+
     /// Shows what stands behind the seal once all records have come that there were when the marks were read.
     fn look(&mut self, count_missing: bool, now: Duration, out: &mut Vec<Action>) {
         let Phase::Looking {
@@ -625,9 +632,7 @@ impl Pipeline {
             return;
         };
         if self.order.through() < target {
-            // Not worth waiting for; counted as lost already.
-            let explained = self.counters.reserve.saturating_sub(self.order.lost());
-            if count_missing && self.order.missing(target) <= explained {
+            if count_missing && self.is_explained(target) {
                 out.push(Action::GiveUp { through: target });
                 return;
             }
@@ -690,13 +695,8 @@ impl Pipeline {
                     out.push(Action::Seal(Box::new(self.checkpoint(&purpose))));
                     self.phase = Phase::Sealing(purpose);
                 }
-            } else if count_missing {
-                // Holes that the kernel side says it made are not worth waiting for.
-                let missing = self.order.missing(target);
-                let explained = self.counters.reserve.saturating_sub(self.order.lost());
-                if missing <= explained || now >= deadline {
-                    out.push(Action::GiveUp { through: target });
-                }
+            } else if count_missing && (self.is_explained(target) || now >= deadline) {
+                out.push(Action::GiveUp { through: target });
             }
         }
     }

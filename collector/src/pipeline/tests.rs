@@ -136,7 +136,7 @@ struct World {
 /// A thread inside of `ima_add_template_entry`.
 #[derive(Debug, Clone)]
 struct Inside {
-    mark: Mark,
+    mark: OpenMark,
     name: String,
 }
 
@@ -197,7 +197,7 @@ impl World {
                 let n = self.list.len() as u64;
                 let name = format!("/late/{n}");
                 self.list.push(listed(n, &name));
-                let mark = Mark {
+                let mark = OpenMark {
                     tid: 7000 + n as u32,
                     since_ns: 1_000 + n,
                     cgroup_id,

@@ -5,9 +5,10 @@
 //! eBPF programs write them, and the canary is executed for real. Nothing extends a register.
 
 use collector::anchor::{Anchor, AnchorError};
+use collector::bpf::OpenMark;
 use collector::engine::core::{Core, Machine, Opened};
 use collector::engine::{Canary, EngineError};
-use collector::pipeline::{Counters, Event, Mark, Setup};
+use collector::pipeline::{Counters, Event, Setup};
 use collector::sources::list::ListReader;
 use collector::spool::Spool;
 use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
@@ -48,7 +49,7 @@ pub struct Software {
     /// The programs see no execution.
     pub deaf: bool,
     /// Threads that are adding an entry.
-    pub inside: Vec<Mark>,
+    pub inside: Vec<OpenMark>,
 }
 
 /// Numbers of a record, host byte order. Layouts: `ebpf_common`.
@@ -229,7 +230,7 @@ impl Machine for Software {
         })
     }
 
-    fn in_flight(&mut self) -> Result<Vec<Mark>, EngineError> {
+    fn in_flight(&mut self) -> Result<Vec<OpenMark>, EngineError> {
         Ok(self.inside.clone())
     }
 
