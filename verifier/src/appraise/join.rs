@@ -8,7 +8,7 @@ use super::{
     finding::{Finding, Findings, Rule, Severity, Subject},
     view::{self, Line, View, padded_sha1},
 };
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::{
     Bank, EventKind, Evidence, PartitionKey, Record, cgroup::partition_of, checkpoint::number_from_path,
 };
@@ -496,7 +496,13 @@ pub(crate) fn readers(
                 .at_seq(reader.1.seq)
                 .found(format!(
                     "{} in {}",
-                    escape(reader.1.ancestry.first().map_or(b"unknown", |p| p.exe.as_slice())),
+                    foreign(
+                        reader
+                            .1
+                            .ancestry
+                            .first()
+                            .map_or(&b"unknown"[..], |p| p.exe.as_slice())
+                    ),
                     reader.0
                 ))
                 .expected(format!("{} in host", policy.file.accept.collector)),

@@ -13,7 +13,7 @@ use super::{
     tally::{Deviations, Seen, Tally, rule_of},
     verdict::{PodVerdict, State},
 };
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::{
     Digest, EventKind, FileHash, PartitionKey, PodUid, Provenance, Record, cgroup::partition_of,
     checkpoint::number_from_path, list::unescaped,
@@ -340,7 +340,7 @@ impl<'a> Judge<'a> {
             "suspect: it ran in the pod's cgroup and no container runtime is among its ancestors",
         )
         .at_path(path)
-        .found(format!("process {}", escape(exe)))
+        .found(format!("process {}", foreign(exe)))
         .resting_on(provenance);
         finding.index = index.map(|i| i as u64);
         finding.seq = seq;
@@ -446,7 +446,7 @@ impl<'a> Judge<'a> {
                     "no reference value has a file at this path",
                 );
                 for path in elsewhere.into_iter().flatten().take(3) {
-                    finding = finding.expected(format!("this content at {}", escape(path)));
+                    finding = finding.expected(format!("this content at {}", foreign(path)));
                 }
                 Some(finding)
             }

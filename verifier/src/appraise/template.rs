@@ -7,7 +7,7 @@ use super::{
     finding::{Finding, Findings, Rule, Subject},
     view::{self, Line},
 };
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::Tier;
 use policy::Policy;
 use std::collections::BTreeSet;
@@ -34,7 +34,8 @@ pub(crate) fn check(lines: &[Line], covered: usize, tier: Tier, policy: &Policy,
             continue;
         };
         if said.insert(template) {
-            let finding = fail("an entry's template is not one that the policy pins").found(escape(template));
+            let finding =
+                fail("an entry's template is not one that the policy pins").found(foreign(template));
             findings.push(accepted.iter().fold(finding, Finding::expected));
         }
     }
