@@ -52,6 +52,7 @@ pub enum Entry {
         pcr: u32,
         /// Template digests by bank; all zero for a violation.
         #[n(1)]
+        #[cbor(decode_with = "lists::digests")]
         digests: Vec<Digest>,
     },
 }
@@ -86,6 +87,7 @@ pub struct PartitionLog {
     pub key: PartitionKey,
     /// All records since the load.
     #[n(1)]
+    #[cbor(decode_with = "lists::records")]
     pub records: Vec<Record>,
 }
 
@@ -127,6 +129,7 @@ pub struct Evidence {
     pub quote: Quote,
     /// The measurement list, read after the quote, from its first entry.
     #[n(5)]
+    #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
     /// All checkpoint files of this boot, from number 0.
     #[n(6)]
@@ -159,6 +162,31 @@ pub struct Evidence {
     pub in_flight: Vec<InFlight>,
 }
 
+/// Arrays of what evidence is made of, each with the length of the smallest item.
+pub(crate) mod lists {
+    use crate::{Digest, Entry, Record, wire::list};
+    use minicbor::{Decoder, decode::Error};
+
+    /// Number, length, and 20 bytes of SHA-1.
+    const DIGEST: usize = 23;
+    /// `[1, [h'']]`.
+    const ENTRY: usize = 4;
+    /// A map with its 18 keys, and a value for each.
+    const RECORD: usize = 37;
+
+    pub(crate) fn digests<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Digest>, Error> {
+        list(d, ctx, DIGEST)
+    }
+
+    pub(crate) fn entries<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Entry>, Error> {
+        list(d, ctx, ENTRY)
+    }
+
+    pub(crate) fn records<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Record>, Error> {
+        list(d, ctx, RECORD)
+    }
+}
+
 /// An array of byte strings.
 pub(crate) mod files {
     use minicbor::{Decoder, Encoder, bytes::ByteVec};
@@ -179,7 +207,8 @@ pub(crate) mod files {
         d: &mut Decoder<'b>,
         ctx: &mut C,
     ) -> Result<Vec<Vec<u8>>, minicbor::decode::Error> {
-        let files: Vec<ByteVec> = minicbor::Decode::decode(d, ctx)?;
+        // The same allocation holds them before and after.
+        let files: Vec<ByteVec> = crate::wire::list(d, ctx, 1)?;
         Ok(files.into_iter().map(Vec::from).collect())
     }
 }

@@ -3,7 +3,7 @@
 //! The file is a COSE_Sign1 (RFC 9052 section 4.2), ES256, whose payload is the deterministic CBOR of [`Checkpoint`].
 //! IMA measures the file when the collector reads it once, so its SHA-256 stands in the list and in PCR 10.
 
-use crate::{Error, PodUid, Result, merkle::Hash, serde_bytes_hex, wire};
+use crate::{Error, PodUid, Result, merkle::Hash, serde_bytes_hex, text::told, wire};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
@@ -226,7 +226,7 @@ impl SealedCheckpoint {
                     what: "checkpoint",
                 }
             }
-            other => Error::malformed(0, format!("checkpoint is not a COSE_Sign1: {other}")),
+            other => Error::malformed(0, format!("checkpoint is not a COSE_Sign1: {}", told(&other))),
         })?;
         let again = sign1
             .clone()

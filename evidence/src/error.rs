@@ -34,6 +34,18 @@ pub enum Error {
         /// What is allowed.
         limit: u64,
     },
+    /// What is decoded would hold more memory than input of this length may: its items are too many and too small.
+    #[error(
+        "{what} is refused at byte {offset}: it would take more than {limit} bytes of memory, in too many too small items"
+    )]
+    Expansion {
+        /// Where the budget ends, in bytes from the start of the input.
+        offset: u64,
+        /// What was being read.
+        what: &'static str,
+        /// What it may take.
+        limit: u64,
+    },
     /// CBOR that is valid but not the one deterministic form (RFC 8949 section 4.2).
     #[error("not in deterministic form: {what}")]
     NotDeterministic {

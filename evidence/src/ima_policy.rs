@@ -4,6 +4,8 @@
 //! Promise: a file that is refused here would be refused there, or carries an option that no supported kernel (6.1 and
 //! newer) has. Not here: which policy is in force (see the collector's `check`).
 
+use crate::text::{foreign, quoted};
+
 /// A rule file is never longer than this many bytes.
 pub const MAX_LEN: usize = 1024 * 1024;
 
@@ -99,7 +101,8 @@ impl Rule {
         let action = words.next().unwrap_or_default();
         if !ACTIONS.contains(&action) {
             return Err(refuse(format!(
-                "{action:?} is not an action ({})",
+                "{} is not an action ({})",
+                quoted(action),
                 ACTIONS.join(", ")
             )));
         }
@@ -116,11 +119,11 @@ impl Rule {
             }
             let at = word
                 .find(['=', '<', '>'])
-                .ok_or_else(|| refuse(format!("{word:?} is not an option")))?;
+                .ok_or_else(|| refuse(format!("{} is not an option", quoted(word))))?;
             let (key, value) = (&word[..at], &word[at + 1..]);
             let compares = ["uid", "euid", "gid", "egid", "fowner", "fgroup"].contains(&key);
             if !KEYS.contains(&key) || (!word[at..].starts_with('=') && !compares) {
-                return Err(refuse(format!("{word:?} is not an option")));
+                return Err(refuse(format!("{} is not an option", quoted(word))));
             }
             if value.is_empty() || options.iter().any(|(k, _)| k == key) {
                 return Err(refuse(format!("{key} has no value, or is there twice")));
@@ -155,7 +158,10 @@ fn check_value(key: &str, value: &str) -> Result<(), String> {
     if known {
         Ok(())
     } else {
-        Err(format!("{key}={value}: the kernel does not know this value"))
+        Err(format!(
+            "{key}={}: the kernel does not know this value",
+            foreign(value)
+        ))
     }
 }
 

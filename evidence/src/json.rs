@@ -4,7 +4,10 @@
 //! Two readers of a JSON object with a key twice may each take another of the two values (RFC 8259 section 4), so signed
 //! or hashed claims must not hold one. White space and the order of keys are free.
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    text::{quoted, told},
+};
 use serde::{
     Deserialize, Serialize,
     de::{self, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor},
@@ -62,7 +65,8 @@ impl<'de> Visitor<'de> for AnyValue {
         while let Some(key) = map.next_key::<String>()? {
             if object.contains_key(&key) {
                 return Err(de::Error::custom(format!(
-                    "the key {key:?} stands twice in one object"
+                    "the key {} stands twice in one object",
+                    quoted(&key)
                 )));
             }
             let Strict(value) = map.next_value()?;
@@ -94,7 +98,7 @@ pub fn value(bytes: &[u8], what: &'static str, limit: usize) -> Result<Value> {
         }),
         Err(error) => Err(Error::malformed(
             offset(bytes, &error),
-            format!("{what} as JSON: {error}"),
+            format!("{what} as JSON: {}", told(&error)),
         )),
     }
 }
@@ -126,8 +130,9 @@ pub fn from_slice<T: DeserializeOwned + Serialize>(
 ) -> Result<T> {
     let read = value(bytes, what, limit)?;
     let typed: T = serde_json::from_slice(bytes)
-        .map_err(|e| Error::malformed(offset(bytes, &e), format!("{what} as JSON: {e}")))?;
-    let again = serde_json::to_value(&typed).map_err(|e| Error::malformed(0, format!("{what}: {e}")))?;
+        .map_err(|e| Error::malformed(offset(bytes, &e), format!("{what} as JSON: {}", told(&e))))?;
+    let again =
+        serde_json::to_value(&typed).map_err(|e| Error::malformed(0, format!("{what}: {}", told(&e))))?;
     if again != read {
         return Err(Error::NotDeterministic { what });
     }

@@ -611,7 +611,7 @@ mod tests {
         let huge = (10u64 << 30).to_be_bytes();
         assert!(matches!(
             read(&path(&[&[0x9b], &huge[..]].concat(), 1)),
-            Err(crate::Error::Malformed { .. })
+            Err(crate::Error::Incomplete { offset: 43, .. })
         ));
         assert!(matches!(
             read(&[&[0x81, 0x5b], &huge[..], &[1, 2, 3]].concat()),
@@ -619,7 +619,7 @@ mod tests {
         ));
         assert!(matches!(
             read(&path(&[0x9f], 1)),
-            Err(crate::Error::Malformed { .. })
+            Err(crate::Error::NotDeterministic { .. })
         ));
     }
 

@@ -6,7 +6,7 @@
 //! `verifier::follow`).
 
 use crate::boot::Registers;
-use crate::bundle::{MAX_EVIDENCE_LEN, files};
+use crate::bundle::{MAX_EVIDENCE_LEN, files, lists};
 use crate::merkle::Hash;
 use crate::{
     Boot, Entry, Error, Evidence, InFlight, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
@@ -69,6 +69,7 @@ pub struct Part {
     pub quote: Quote,
     /// Entries of the list from [`Position::entries`] on.
     #[n(5)]
+    #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
     /// Checkpoint files after [`Position::checkpoint`].
     #[n(6)]

@@ -235,10 +235,11 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("more marks than 65536"), "{error}");
-        // The count alone is enough.
+        // The count is enough, whatever the items are.
         let mut bytes = evidence(0, 0).to_cbor();
         bytes[0] = 0xab;
-        bytes.extend([12, 0x9a, 0xff, 0xff, 0xff, 0xff]);
+        bytes.extend([12, 0x9a, 0, 1, 0, 1]);
+        bytes.extend([0; MAX_IN_FLIGHT + 1]);
         let error = Evidence::from_cbor(&bytes).unwrap_err().to_string();
         assert!(error.contains("more marks than 65536"), "{error}");
     }

@@ -8,6 +8,7 @@ use crate::{
     Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
     SealedCheckpoint,
     boot::Registers,
+    bundle::lists,
     checkpoint::number_from_path,
     list::ListEntry,
     merkle::{self, Hash},
@@ -54,6 +55,7 @@ pub struct TenantBundle {
     /// The list from there to the last entry that the quote covers: template digests in the quoted banks, and the entries
     /// of the collector's checkpoints whole.
     #[n(6)]
+    #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
     /// Checkpoint 0, which names the key of this boot's checkpoints; absent for a reader that has followed.
     #[n(7)]
@@ -74,6 +76,7 @@ pub struct TenantBundle {
     pub proof: PartitionProof,
     /// All its records since the load, in the order in which they were sealed.
     #[n(10)]
+    #[cbor(decode_with = "lists::records")]
     pub records: Vec<Record>,
     /// The entries of the list that these records are about, whole, each once: the content hashes stand in them.
     #[n(11)]

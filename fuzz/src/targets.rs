@@ -5,8 +5,8 @@ use evidence::list::{Decoder, Format, ListEntry, Templates};
 use evidence::proof::{PartitionProof, SealedTree};
 use evidence::replay::Replay;
 use evidence::{
-    Bank, Error, Evidence, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup, tpm,
-    wire,
+    Bank, Error, Evidence, Head, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup,
+    tpm, wire,
 };
 use policy::{NodePolicy, Reference};
 use verifier::ear::AttestationResult;
@@ -95,8 +95,11 @@ pub fn list_entry(data: &[u8]) {
 
 /// Evidence as CBOR.
 pub fn evidence_cbor(data: &[u8]) {
+    let head = Head::read(data);
     if let Ok(evidence) = Evidence::from_cbor(data) {
         assert_eq!(evidence.to_cbor(), data, "one value has one encoding");
+        // A head has limits of its own.
+        assert!(head.is_err() || head.is_ok_and(|head| head.quote == evidence.quote));
         let mut replay = Replay::default();
         let _ = evidence
             .list
@@ -107,8 +110,10 @@ pub fn evidence_cbor(data: &[u8]) {
 
 /// A part of evidence as CBOR, alone and after what it may follow.
 pub fn evidence_part(data: &[u8]) {
+    let head = Head::read(data);
     if let Ok(part) = Part::from_cbor(data) {
         assert_eq!(part.to_cbor(), data, "one value has one encoding");
+        assert!(head.is_err() || head.is_ok_and(|head| head.quote == part.quote));
         assert!(Part::is_part(data) && Evidence::from_cbor(data).is_err());
         let (list, from) = (part.list.clone(), part.from.entries as usize);
         let kept = crate::seeds::kept();

@@ -8,49 +8,16 @@
 #[path = "../../evidence/tests/common/vectors.rs"]
 mod published;
 
+#[path = "common/counting.rs"]
+mod counting;
+
 use fuzz::mutate::{Random, mutate};
 use fuzz::{Target, for_each_target};
 use nix::time::{ClockId, clock_gettime};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// Counts what each thread has allocated, so that a decoder that believes a length shows.
-struct Counting;
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(change: isize) {
-    // A thread that ends may free after its counters are gone: that is of no interest here.
-    let _ = NOW.try_with(|now| {
-        now.set(now.get() + change);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
-    });
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// What a decoder may hold at once: its tables, and a multiple of its input for values, copies and checks.
 fn memory_bound(len: usize) -> isize {
@@ -113,10 +80,7 @@ fn used() -> Duration {
 
 fn try_one(target: &Target, data: &[u8], what: &str) {
     let start = used();
-    let before = NOW.get();
-    PEAK.set(before);
-    let result = catch_unwind(AssertUnwindSafe(|| (target.run)(data)));
-    let peak = PEAK.get() - before;
+    let (result, peak) = counting::peak(|| catch_unwind(AssertUnwindSafe(|| (target.run)(data))));
     let (took, bound) = (used() - start, memory_bound(data.len()));
     if result.is_ok() && peak <= bound && took <= TIME_BOUND {
         return;

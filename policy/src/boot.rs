@@ -4,6 +4,7 @@
 //! `evidence::boot`), whether a quote vouches for it (see `verifier`).
 
 use crate::node::{bounded, digests_schema, name, some};
+use evidence::text::quoted;
 use evidence::{
     Digest,
     boot::{EventType, REGISTERS},
@@ -79,7 +80,8 @@ fn kind<'de, D: Deserializer<'de>>(d: D) -> Result<EventType, D::Error> {
         )),
         Some(kind) => Ok(kind),
         None => Err(de::Error::custom(format!(
-            "{name:?} is no event type of the TCG PC Client Platform Firmware Profile"
+            "{} is no event type of the TCG PC Client Platform Firmware Profile",
+            quoted(&name)
         ))),
     }
 }

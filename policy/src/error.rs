@@ -1,5 +1,7 @@
 //! The one error type of the model: why a policy or a reference file cannot be used.
 
+use evidence::text::quoted;
+
 /// Why a policy or a reference file was refused. Lines and columns count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -29,7 +31,7 @@ pub enum Error {
         limit: u64,
     },
     /// A reference file that the policy names cannot be had.
-    #[error("{file}: reference file {reference:?}: {why} (names are relative to the policy's folder)")]
+    #[error("{file}: reference file {}: {why} (names are relative to the policy's folder)", quoted(.reference))]
     Unresolved {
         /// The policy file.
         file: String,

@@ -7,6 +7,7 @@
 //! Source: Keylime 7.14, keylime/ima/ima.py `RUNTIME_POLICY_SCHEMA`.
 
 use crate::{Error, Excludes, Reference, Result, Source, SourceKind};
+use evidence::text::{foreign, quoted, told};
 use evidence::{Bank, Digest};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,15 +117,16 @@ impl<'de> Deserialize<'de> for Digests {
                     for text in &texts {
                         digests.insert(digest(text).ok_or_else(|| {
                             de::Error::custom(format!(
-                                "{name:?}: {text:?} is not a digest in hex (40, 64, 96 or 128 digits)"
+                                "{}: not a digest in hex (40, 64, 96 or 128 digits)",
+                                foreign(format!("{name}: {text}"))
                             ))
                         })?);
                     }
                     if digests.is_empty() {
-                        return Err(de::Error::custom(format!("{name:?} has no digests")));
+                        return Err(de::Error::custom(format!("{} has no digests", quoted(&name))));
                     }
                     if names.contains_key(&name) {
-                        return Err(de::Error::custom(format!("{name:?} stands twice")));
+                        return Err(de::Error::custom(format!("{} stands twice", quoted(&name))));
                     }
                     names.insert(name, digests);
                 }
@@ -162,7 +164,7 @@ pub fn read(file: &str, json: &[u8], leave_out: &[Field]) -> Result<Reference> {
         });
     }
     let read: RuntimePolicy = serde_json::from_slice(json).map_err(|e| {
-        let mut why = e.to_string();
+        let mut why = told(&e);
         if let Some(at) = why.rfind(" at line ") {
             why.truncate(at);
         }
@@ -221,10 +223,16 @@ pub fn read(file: &str, json: &[u8], leave_out: &[Field]) -> Result<Reference> {
         (read.ima_buf, Some(BUFFERS)),
     ] {
         for (name, digests) in names.0 {
-            let place = |why: String| meaning("digests", format!("{name:?}: {why}"), "shorten the policy");
+            let place = |why: String| {
+                meaning(
+                    "digests",
+                    format!("{}: {why}", quoted(&name)),
+                    "shorten the policy",
+                )
+            };
             if let Some(origin) = origin {
                 if reference.files.contains_key(name.as_bytes()) {
-                    let why = format!("{name:?} stands in two of digests, keyrings and ima-buf");
+                    let why = format!("{} stands in two of digests, keyrings and ima-buf", quoted(&name));
                     return Err(meaning(
                         origin,
                         why,

@@ -8,7 +8,7 @@ mod pod;
 
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
 use contents::Contents;
-use evidence::{Digest, PodUid};
+use evidence::{Digest, PodUid, text::foreign};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -291,7 +291,7 @@ impl Policy {
             Error::Meaning {
             file: file.to_owned(),
             key: key.to_owned(),
-            why: format!("{path} stands in no reference file of `host`"),
+            why: format!("{} stands in no reference file of `host`", foreign(path)),
             hint: "make the host's values from the root file system that holds it; name the real path, not a link".into(),
         }
         };

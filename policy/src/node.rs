@@ -4,6 +4,7 @@
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
 use crate::{BootPolicy, Error, Excludes, Result};
+use evidence::text::{quoted, told};
 use evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -272,7 +273,7 @@ impl Pattern {
     /// What is wrong with it, for people.
     pub fn parse(text: &str) -> core::result::Result<Pattern, String> {
         if !text.starts_with(['/', '*']) {
-            return Err(format!("pattern {text:?} must begin with / or *"));
+            return Err(format!("pattern {} must begin with / or *", quoted(text)));
         }
         if text.len() > reference_path_limit() {
             return Err(format!(
@@ -285,7 +286,7 @@ impl Pattern {
             .literal_separator(true)
             .backslash_escape(true)
             .build()
-            .map_err(|e| format!("pattern {text:?}: {}", e.kind()))?;
+            .map_err(|e| format!("pattern {}: {}", quoted(text), e.kind()))?;
         Ok(Pattern {
             text: text.to_owned(),
             matcher: glob.compile_matcher(),
@@ -356,7 +357,7 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
     }
     serde_norway::from_slice(yaml).map_err(|e| {
         let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
-        let mut why = e.to_string();
+        let mut why = told(&e);
         // The parser repeats the place at the end of its message.
         if let Some(at) = why.rfind(" at line ") {
             why.truncate(at);
@@ -403,7 +404,8 @@ fn absolute<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::
 fn check_absolute(text: &str) -> core::result::Result<(), String> {
     if !text.starts_with('/') || text.len() > reference_path_limit() {
         return Err(format!(
-            "{text:?} is not an absolute path of at most {} bytes",
+            "{} is not an absolute path of at most {} bytes",
+            quoted(text),
             reference_path_limit()
         ));
     }
@@ -493,7 +495,8 @@ pub(crate) fn dashed_uid<'de, D: Deserializer<'de>>(d: D) -> core::result::Resul
         .filter(|uid| uid.to_string() == text)
         .ok_or_else(|| {
             de::Error::custom(format!(
-                "{text:?} is not a pod UID in lower case with dashes (8-4-4-4-12 hex digits)"
+                "{} is not a pod UID in lower case with dashes (8-4-4-4-12 hex digits)",
+                quoted(&text)
             ))
         })
 }

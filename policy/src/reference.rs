@@ -5,6 +5,7 @@
 //! `generate`).
 
 use crate::{Error, Excludes, Result};
+use evidence::text::{quoted, told};
 use evidence::{Digest, record::lossy_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -149,8 +150,8 @@ impl Origins {
         let of: BTreeMap<Vec<u8>, u32> = of.into_iter().collect();
         if let Some((path, from)) = of.iter().find(|(_, n)| **n as usize >= names.len()) {
             return Err(format!(
-                "path {:?}: \"from\" is {from}, and there are {} origins",
-                String::from_utf8_lossy(path),
+                "path {}: \"from\" is {from}, and there are {} origins",
+                quoted(path),
                 names.len()
             ));
         }
@@ -256,8 +257,7 @@ fn files<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Files, D::Erro
             let mut read = Files::default();
             let files = &mut read.digests;
             while let Some(line) = seq.next_element::<FileLine>()? {
-                let shown = String::from_utf8_lossy(&line.path).into_owned();
-                let refuse = |why: String| de::Error::custom(format!("path {shown:?}: {why}"));
+                let refuse = |why: String| de::Error::custom(format!("path {}: {why}", quoted(&line.path)));
                 if files.len() == MAX_FILES {
                     return Err(refuse(format!("more than {MAX_FILES} files")));
                 }
@@ -353,7 +353,7 @@ impl Reference {
             why,
         };
         let read: ReferenceFile = serde_json::from_slice(json).map_err(|e| {
-            let mut why = e.to_string();
+            let mut why = told(&e);
             // The parser repeats the place at the end of its message.
             if let Some(at) = why.rfind(" at line ") {
                 why.truncate(at);

@@ -177,7 +177,7 @@ pub fn sign(
     }
     let mut about = format!("{} {}: {}", finding.rule, finding.subject, finding.text);
     if let Some(path) = &finding.path {
-        about.push_str(&format!(" ({})", crate::text::escape(path)));
+        about.push_str(&format!(" ({})", crate::text::foreign(path)));
     }
     if let Some((end, _)) = about.char_indices().find(|(at, c)| at + c.len_utf8() > 4096) {
         about.truncate(end);

@@ -24,7 +24,8 @@ use crate::appraise::{
     template,
     view::{self, View},
 };
-use crate::ear::AttestationResult;
+use crate::ear::{self, AttestationResult};
+use crate::text::{quoted, utc};
 use evidence::{
     Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
     TenantBundle,
@@ -608,6 +609,25 @@ impl Case<'_> {
         let Some(pod) = result.pods.get(&self.pod) else {
             return Err("the full verifier's result does not speak of this pod".to_owned());
         };
+        match result.expires {
+            Some(end) if self.context.now < end => {}
+            Some(end) => {
+                let end = utc(end);
+                return Err(format!("the full verifier's result counted until {end} UTC"));
+            }
+            None => return Err("the full verifier's result has no end (`exp`)".to_owned()),
+        }
+        let owner = ear::owner_of(self.pod);
+        match &result.audience {
+            Some(audience) if *audience == owner || audience == ear::ANYONE => {}
+            Some(other) => {
+                let other = quoted(other);
+                return Err(format!(
+                    "the full verifier's result is for {other}, not for {owner}"
+                ));
+            }
+            None => return Err("the full verifier's result says not whom it is for (`aud`)".to_owned()),
+        }
         for (what, status) in [("the node", result.node), ("this pod", *pod)] {
             if !status.is_good() {
                 findings.push(

@@ -3,6 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use p256::ecdsa::{Signature, SigningKey, signature::Verifier};
 use serde_json::Value;
+use verifier::ear::{AttestationResult, EarStatus, Scope, Standing, Terms};
 use verifier::{
     Verdict, appraise, ear,
     testing::{Actor, KeyKind, NOW, Node, pod, sha256},
@@ -25,8 +26,13 @@ fn judge(node: &mut Node) -> Verdict {
 
 /// The claims of a token whose signature verifies.
 fn claims(verdict: &Verdict) -> Value {
+    issued(verdict, &Terms::new(Scope::All, Some(NONCE)))
+}
+
+/// The same on other terms.
+fn issued(verdict: &Verdict, terms: &Terms<'_>) -> Value {
     let key = SigningKey::from_slice(&[5; 32]).unwrap();
-    let token = ear::token(verdict, Some(NONCE), &key).unwrap();
+    let token = ear::issue(verdict, terms, &key).unwrap();
     let parts: Vec<&str> = token.split('.').collect();
     assert_eq!(parts.len(), 3);
     let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[0]).unwrap()).unwrap();
@@ -43,6 +49,8 @@ fn the_claims_are_those_of_the_draft() {
     let claims = claims(&judge(&mut node()));
     assert_eq!(claims["eat_profile"], "tag:ietf.org,2026:rats/ear#04");
     assert_eq!(claims["iat"], NOW);
+    assert_eq!(claims["exp"], NOW + ear::LIFETIME);
+    assert_eq!(claims["aud"], ear::ANYONE);
     assert_eq!(claims["eat_nonce"], URL_SAFE_NO_PAD.encode(NONCE));
     assert!(
         claims["ear_verifier_id"]["build"]
@@ -117,4 +125,71 @@ fn a_tampered_pod_is_contraindicated_alone_and_an_unbelieved_node_altogether() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn what_is_not_current_says_so_and_affirms_nothing() {
+    let verdict = judge(&mut node());
+    for (standing, said) in [(Standing::Stale, "stale"), (Standing::Stopped, "stopped")] {
+        let terms = Terms {
+            standing: Some(standing),
+            ..Terms::new(Scope::All, Some(NONCE))
+        };
+        let claims = issued(&verdict, &terms);
+        for (name, appraisal) in claims["submods"].as_object().unwrap() {
+            assert_eq!(appraisal["ear_status"], "none", "{name}");
+            assert_eq!(appraisal["ear_verifier_claims"]["standing"], said, "{name}");
+            for value in appraisal["ear_trustworthiness_vector"]
+                .as_object()
+                .unwrap()
+                .values()
+            {
+                assert_eq!(*value, 0, "{name}");
+            }
+        }
+    }
+    assert!(
+        claims(&verdict)["submods"]["node"]["ear_verifier_claims"]
+            .get("standing")
+            .is_none()
+    );
+}
+
+#[test]
+fn who_may_see_pods_alone_is_told_nothing_of_the_nodes_own_rules() {
+    // A rule of the node's fails, and which one is nobody's business who may see a pod.
+    let mut node = node();
+    node.ak.attributes = 0;
+    let verdict = judge(&mut node);
+    assert_eq!(
+        claims(&verdict)["submods"]["node"]["ear_verifier_claims"]["failed-rules"][0],
+        "V1"
+    );
+    for scope in [Scope::Pods, Scope::Pod(pod(1))] {
+        let claims = issued(&verdict, &Terms::new(scope, Some(NONCE)));
+        let node = &claims["submods"]["node"];
+        assert_eq!(node["ear_status"], "contraindicated");
+        assert!(
+            node["ear_verifier_claims"].get("failed-rules").is_none(),
+            "{node}"
+        );
+        assert!(!node.to_string().contains("V1"), "{node}");
+        assert_eq!(node["ear_trustworthiness_vector"]["instance-identity"], 2);
+    }
+}
+
+#[test]
+fn who_reads_a_result_learns_its_end_and_its_audience() {
+    let verdict = judge(&mut node());
+    let key = SigningKey::from_slice(&[5; 32]).unwrap();
+    let terms = Terms {
+        audience: "https://relying.example".into(),
+        lifetime: 60,
+        ..Terms::new(Scope::Pod(pod(1)), Some(NONCE))
+    };
+    let token = ear::issue(&verdict, &terms, &key).unwrap();
+    let read = AttestationResult::read(&token, &[*key.verifying_key()]).unwrap();
+    assert_eq!((read.time, read.expires), (NOW, Some(NOW + 60)));
+    assert_eq!(read.audience.as_deref(), Some("https://relying.example"));
+    assert_eq!(read.node, EarStatus::Warning);
 }

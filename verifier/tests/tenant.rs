@@ -152,6 +152,22 @@ fn a_tenant_reaches_the_full_verifiers_verdict_on_its_own_pod() {
     }
 }
 
+/// A token without one of its claims, signed again by the same key.
+fn without(token: &str, claim: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use p256::ecdsa::{Signature, signature::Signer};
+    let (header, rest) = token.split_once('.').unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(rest.split_once('.').unwrap().0).unwrap();
+    let mut claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&claims).unwrap();
+    claims.remove(claim).unwrap();
+    let message = format!(
+        "{header}.{}",
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap())
+    );
+    let signature: Signature = verdict_key().sign(message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
+}
+
 #[test]
 fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_never_trusted() {
     let mut node = node();
@@ -199,6 +215,26 @@ fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_neve
         &with(Some(ear_of(&node, &evidence, pod(2)))),
         "does not speak of this pod",
     );
+    // Made for somebody else, without an end, and after its end.
+    let issued = |terms: &dyn Fn(&mut ear::Terms<'_>)| {
+        let mut own = ear::Terms::new(Scope::Pod(pod(1)), Some(NONCE));
+        terms(&mut own);
+        with(ear::issue(&full, &own, &verdict_key()).ok())
+    };
+    only(
+        &issued(&|terms| terms.audience = "https://another.example".into()),
+        "is for \"https://another.example\", not for urn:ima-cgpath:pod:",
+    );
+    only(&issued(&|terms| terms.lifetime = 0), "counted until 20");
+    let for_anyone = issued(&|terms| terms.audience = ear::ANYONE.into());
+    assert_eq!(judge(&node, &for_anyone, pod(1), None).outcome, Outcome::Trusted);
+    let mut later = context(&node, None);
+    later.now += ear::LIFETIME;
+    let verdict = verify(&good, pod(1), &policy(&node, pod(1)), &later).unwrap();
+    assert_eq!(verdict.outcome, Outcome::PartitionOnly, "{verdict}");
+    for (left_out, why) in [("exp", "has no end"), ("aud", "whom it is for")] {
+        only(&with(Some(without(good.ear.as_deref().unwrap(), left_out))), why);
+    }
     // Each changed character of a good token.
     let token = good.ear.clone().unwrap();
     for at in (0..token.len()).step_by(7) {

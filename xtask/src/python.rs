@@ -31,6 +31,9 @@ const KEYLIME_NEEDS: &[&str] = &[
     "jsonschema",
 ];
 
+/// What asks the service for everything that its OpenAPI document allows, and for what it does not.
+pub const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
 /// Decoders that read our exports. pycose 1.1 does not know the types of cbor2 6.
 const DECODERS: &[&str] = &["cbor2==5.9.0", "pycose==1.1.0", "jwcrypto==1.6.1"];
 
@@ -39,7 +42,7 @@ const DECODERS: &[&str] = &["cbor2==5.9.0", "pycose==1.1.0", "jwcrypto==1.6.1"];
 /// # Errors
 /// When it cannot be installed.
 pub fn keylime(world: &World) -> Result<PathBuf> {
-    environment(world, &format!("keylime-{KEYLIME_VERSION}"), &[])
+    environment(world, &format!("keylime-{KEYLIME_VERSION}"), &with_keylime(&[]))
 }
 
 /// Python with Keylime and the decoders that read our exports. The name changes with the packages; tests look for it.
@@ -47,10 +50,29 @@ pub fn keylime(world: &World) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be installed.
 pub fn foreign(world: &World) -> Result<PathBuf> {
-    environment(world, "foreign-1", DECODERS)
+    environment(world, "foreign-1", &with_keylime(DECODERS))
 }
 
-fn environment(world: &World, name: &str, more: &[&str]) -> Result<PathBuf> {
+/// Python with schemathesis; tests look for it by this name, too.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn schemathesis(world: &World) -> Result<PathBuf> {
+    let packages = [SCHEMATHESIS, "cbor2==5.9.0"].map(str::to_owned);
+    environment(world, &SCHEMATHESIS.replace("==", "-"), &packages)
+}
+
+fn with_keylime(more: &[&str]) -> Vec<String> {
+    let others = KEYLIME_NEEDS
+        .iter()
+        .chain(more)
+        .map(|package| (*package).to_owned());
+    std::iter::once(format!("keylime=={KEYLIME_VERSION}"))
+        .chain(others)
+        .collect()
+}
+
+fn environment(world: &World, name: &str, packages: &[String]) -> Result<PathBuf> {
     let home = world.cache.join("tools").join(name);
     let python = home.join("bin/python");
     let ready = home.join("ready");
@@ -60,9 +82,7 @@ fn environment(world: &World, name: &str, more: &[&str]) -> Result<PathBuf> {
             .context("no Python environment (package python3-venv)")?;
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        pip.arg(format!("keylime=={KEYLIME_VERSION}"))
-            .args(KEYLIME_NEEDS)
-            .args(more);
+        pip.args(packages);
         shell::output(&mut pip).context("the packages cannot be installed from PyPI")?;
         std::fs::write(&ready, "")?;
     }

@@ -31,7 +31,8 @@ pub use join::ListEntry;
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
 const EEXIST: i32 = -17;
 
-/// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit.
+/// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit. With more of them it is blind:
+/// one that is not named would pass as a pod that was seen from its beginning.
 const MAX_PREDATING: usize = 2048;
 
 /// After a failure, no checkpoint is made unasked for this long.
@@ -711,8 +712,10 @@ impl Pipeline {
             Some(last) => last.index.is_some_and(|i| self.join.is_claimed(i)),
             None => true,
         };
-        let blind = !self.canary_seen || !entry_seen || !self.counters.attached;
-        let predating = if first { self.predating() } else { Vec::new() };
+        let mut predating = if first { self.predating() } else { Vec::new() };
+        let untold = predating.len() > MAX_PREDATING;
+        predating.truncate(MAX_PREDATING);
+        let blind = !self.canary_seen || !entry_seen || !self.counters.attached || untold;
         Checkpoint {
             version: 1,
             boot_id: self.setup.boot_id,
@@ -752,7 +755,7 @@ impl Pipeline {
                 _ => None,
             })
             .collect();
-        pods.into_iter().take(MAX_PREDATING).collect()
+        pods.into_iter().collect()
     }
 
     fn sealed(&mut self, sealed: Sealed, out: &mut Vec<Action>) -> Result<(), Error> {

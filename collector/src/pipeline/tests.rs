@@ -761,6 +761,40 @@ fn switched_off_programs_make_the_checkpoint_blind() {
 }
 
 #[test]
+fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
+    for (pods, is_blind) in [(MAX_PREDATING, false), (MAX_PREDATING + 1, true)] {
+        let mut w = World::new();
+        let mut fuel = u64::MAX;
+        let mut run = Run {
+            pipeline: Pipeline::new(World::setup()),
+            told: 0,
+            leaves: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
+            answers: vec![],
+            evidence: vec![],
+            failures: vec![],
+            now: Duration::ZERO,
+        };
+        run.tell(&mut w, Event::Started, &mut fuel).unwrap();
+        run.tell(&mut w, Event::Base { list_len: 2 }, &mut fuel).unwrap();
+        run.tell(&mut w, Event::Replayed, &mut fuel).unwrap();
+        let mut groups = vec![(1, 0, String::new()), (2, 1, "kubepods".to_owned())];
+        groups.extend((0..pods).map(|n| (10 + n as u64, 2, format!("pod00000000-0000-4000-8000-{n:012x}"))));
+        for (id, parent, name) in groups {
+            let name = name.as_str().into();
+            run.tell(&mut w, Event::SeedCgroup { id, parent, name }, &mut fuel)
+                .unwrap();
+        }
+        run.tell(&mut w, Event::Loaded { list_len: 2 }, &mut fuel)
+            .unwrap();
+        run.settle(&mut w, &mut fuel).unwrap();
+        run.request(&mut w, 1, &mut fuel).unwrap();
+        let first = &w.files[0].checkpoint;
+        assert_eq!((first.predating.len(), first.blind), (MAX_PREDATING, is_blind));
+    }
+}
+
+#[test]
 fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
     let mut w = World::new();
     let mut fuel = u64::MAX;

@@ -3,7 +3,7 @@
 //! Source: crypto/hash_info.c; ima_template_lib.c, `ima_eventdigest_init_common`.
 
 use super::template::{Field, Format};
-use crate::{Bank, Digest};
+use crate::{Bank, Digest, text::foreign};
 
 /// A hash algorithm of the kernel: what IMA may hash files with. Wider than [`Bank`]: it need not be replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,7 +182,7 @@ impl<'a> FileDigest<'a> {
                 let kind = match kind {
                     b"ima" => DigestKind::Ima,
                     b"verity" => DigestKind::Verity,
-                    other => return Err(format!("unknown digest type `{}`", other.escape_ascii())),
+                    other => return Err(format!("unknown digest type `{}`", foreign(other))),
                 };
                 (Some(kind), named(name, digest)?, digest)
             }
@@ -223,7 +223,7 @@ fn named(name: &[u8], digest: &[u8]) -> Result<Algorithm, String> {
     if name.is_empty() {
         return by_len(digest.len());
     }
-    Algorithm::from_name(name).ok_or_else(|| format!("unknown hash algorithm `{}`", name.escape_ascii()))
+    Algorithm::from_name(name).ok_or_else(|| format!("unknown hash algorithm `{}`", foreign(name)))
 }
 
 fn by_len(len: usize) -> Result<Algorithm, String> {

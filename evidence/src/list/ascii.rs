@@ -6,7 +6,7 @@
 use super::decode::{ByteOrder, MAX_PCR};
 use super::template::{Field, Format, IMA, Template, Templates, check_name};
 use super::{FieldValue, IMA_DIGEST_LEN, ListEntry, Listed, Value};
-use crate::{Error, Result};
+use crate::{Error, Result, text::foreign};
 use bytes::Bytes;
 use std::borrow::Cow;
 
@@ -64,7 +64,10 @@ fn parse(line: &[u8], index: u64, offset: u64, templates: &Templates) -> Result<
         .and_then(|t| t.parse::<u32>().ok())
         .filter(|pcr| *pcr <= MAX_PCR);
     let Some(pcr) = pcr else {
-        return bad(at, format!("`{}` is no PCR from 0 to {MAX_PCR}", shown(pcr_text)));
+        return bad(
+            at,
+            format!("`{}` is no PCR from 0 to {MAX_PCR}", foreign(pcr_text)),
+        );
     };
     let Some(at) = next else {
         return bad(at, "ends after the PCR");
@@ -79,7 +82,7 @@ fn parse(line: &[u8], index: u64, offset: u64, templates: &Templates) -> Result<
             at,
             format!(
                 "`{}` is no digest of 20, 32, 48 or 64 bytes in hex",
-                shown(digest_text)
+                foreign(digest_text)
             ),
         );
     };
@@ -210,7 +213,7 @@ fn data(
 /// `empty` is what an empty text other than the file's name stands for: nothing, or a NUL alone.
 fn field_bytes(field: Field, text: &[u8], order: ByteOrder, empty: &[u8]) -> Result<Vec<u8>, String> {
     let unhex = |text: &[u8]| {
-        hex::decode(text).map_err(|e| format!("field `{}`: `{}` is no hex ({e})", field.id(), shown(text)))
+        hex::decode(text).map_err(|e| format!("field `{}`: `{}` is no hex ({e})", field.id(), foreign(text)))
     };
     if text.is_empty() && !matches!(field, Field::N | Field::NNg) {
         return Ok(if field.format() == Format::Text {
@@ -233,7 +236,7 @@ fn field_bytes(field: Field, text: &[u8], order: ByteOrder, empty: &[u8]) -> Res
                 return Err(format!(
                     "field `{}`: unknown hash algorithm `{}`",
                     field.id(),
-                    shown(algorithm)
+                    foreign(algorithm)
                 ));
             }
             let mut bytes = names.to_vec();
@@ -255,7 +258,7 @@ fn field_bytes(field: Field, text: &[u8], order: ByteOrder, empty: &[u8]) -> Res
                 format!(
                     "field `{}`: `{}` is no {len}-byte number",
                     field.id(),
-                    shown(text)
+                    foreign(text)
                 )
             })?;
             let word = order.bytes(number);
@@ -266,16 +269,6 @@ fn field_bytes(field: Field, text: &[u8], order: ByteOrder, empty: &[u8]) -> Res
             })
         }
     }
-}
-
-/// A token in an error message: short and safe.
-fn shown(token: &[u8]) -> String {
-    let cut = token.get(..48).unwrap_or(token);
-    format!(
-        "{}{}",
-        cut.escape_ascii(),
-        if cut.len() < token.len() { "…" } else { "" }
-    )
 }
 
 /// Why an entry cannot be written as an ASCII line.

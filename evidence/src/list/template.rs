@@ -4,7 +4,7 @@
 //! Not here: where an entry begins and ends (see `decode`), whether a template is accepted (the verifier's rule V3).
 
 use super::algorithm::FileDigest;
-use crate::{Error, Result};
+use crate::{Error, Result, text::foreign};
 
 /// A template name or field list is never longer than this many bytes; the kernel's longest is 71.
 pub const MAX_TEMPLATE_NAME_LEN: usize = 255;
@@ -199,8 +199,7 @@ impl Template {
             len: 0,
         };
         for id in list.split(|b| *b == b'|') {
-            let field =
-                Field::from_id(id).ok_or_else(|| format!("field `{}` is not known", id.escape_ascii()))?;
+            let field = Field::from_id(id).ok_or_else(|| format!("field `{}` is not known", foreign(id)))?;
             let Some(slot) = template.fields.get_mut(template.len) else {
                 return Err(format!("more than {MAX_FIELDS} fields"));
             };
@@ -287,7 +286,11 @@ impl Templates {
         Template::from_field_list(name).map_err(|why| {
             Error::malformed(
                 offset,
-                format!("template `{}` is not known ({why})", name.escape_ascii()),
+                // A name is no longer than 255 bytes, and the reason may name all of it.
+                match name.len() {
+                    0..=100 => format!("template `{}` is not known ({why})", foreign(name)),
+                    _ => format!("template `{}` is not known", foreign(name)),
+                },
             )
         })
     }

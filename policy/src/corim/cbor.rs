@@ -4,6 +4,7 @@
 //! error has the offset in the file and the place in the structure. Not here: what the structure means.
 
 use super::{Error, Result};
+use evidence::text::quoted;
 use minicbor::data::Type;
 
 /// Arrays, maps and tags are never nested deeper than this.
@@ -153,7 +154,7 @@ impl core::fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Key::Number(n) => write!(f, "key {n}"),
-            Key::Text(text) => write!(f, "key {text:?}"),
+            Key::Text(text) => write!(f, "key {}", quoted(text)),
         }
     }
 }

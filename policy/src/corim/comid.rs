@@ -7,6 +7,7 @@ use super::{
 };
 use crate::node::MAX_ITEMS;
 use crate::{BootEvent, BootPolicy};
+use evidence::text::{foreign, quoted};
 use evidence::{
     Digest, PodUid,
     boot::{EventType, REGISTERS},
@@ -116,7 +117,7 @@ fn triples<'b>(r: &mut Reader<'b>, comid: &mut Comid<'b>) -> Result<()> {
                             "host" => Owner::Host,
                             "sandbox" => Owner::Sandbox,
                             other => {
-                                let what = format!("a part of a node that is called {other:?}");
+                                let what = format!("a part of a node that is called {}", quoted(other));
                                 return Err(r.unsupported(what, "host and sandbox are"));
                             }
                         }
@@ -156,9 +157,10 @@ fn triples<'b>(r: &mut Reader<'b>, comid: &mut Comid<'b>) -> Result<()> {
 
 fn name_node(r: &Reader<'_>, comid: &mut Comid<'_>, node: String) -> Result<()> {
     match &comid.node {
-        Some(known) if *known != node => {
-            Err(r.malformed(format!("it is about node {node:?}, and about {known:?} before")))
-        }
+        Some(known) if *known != node => Err(r.malformed(format!(
+            "it is about another node than before: {}",
+            foreign(format!("{node}, not {known}"))
+        ))),
         _ => {
             comid.node = Some(node);
             Ok(())
@@ -201,7 +203,10 @@ fn environment<'b>(r: &mut Reader<'b>) -> Result<Environment<'b>> {
     })?;
     if vendor != Some(VENDOR) {
         return Err(r.unsupported(
-            format!("an environment of class.vendor {vendor:?}"),
+            format!(
+                "an environment of class.vendor {}",
+                quoted(vendor.unwrap_or_default())
+            ),
             "it names no part of a node's policy",
         ));
     }
@@ -232,7 +237,7 @@ pub(super) fn digest(r: &mut Reader<'_>) -> Result<Digest> {
     if r.kind() == Some(Type::String) {
         let name = r.text()?;
         return Err(r.unsupported(
-            format!("hash algorithm {name:?}"),
+            format!("hash algorithm {}", quoted(name)),
             "numbers of the IANA registry are: 1, 7 and 8",
         ));
     }
@@ -322,7 +327,8 @@ fn measurement(r: &mut Reader<'_>, boot: &mut BootPolicy) -> Result<()> {
         ) if registers.is_empty() => {
             let (pcr, kind) = event_key(key).ok_or_else(|| {
                 r.malformed(format!(
-                    "mkey {key:?} is no event: `pcr-N/EV_…` with N from 0 to 9 and a type that extends"
+                    "mkey {} is no event: `pcr-N/EV_…` with N from 0 to 9 and a type that extends",
+                    quoted(key)
                 ))
             })?;
             let name = check_name(r, name)?;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::reference::{MAX_DIGESTS, MAX_FILES, MAX_ORIGINS, MAX_PATH_LEN, Origins};
 use crate::{Reference, Source, SourceKind};
-use evidence::{Bank, Digest};
+use evidence::{Bank, Digest, text::quoted};
 
 /// One tag and its files.
 pub(super) struct Coswid<'b> {
@@ -251,7 +251,10 @@ impl<'b> Item<'b> {
             (None, None, Some(rest)) => ("/".to_owned(), rest),
             (None, None, None) => (String::new(), location),
             (None, Some(root), _) => {
-                return Err(r.unsupported(format!("root {root:?}"), "\"/\" is, with a relative location"));
+                return Err(r.unsupported(
+                    format!("root {}", quoted(root)),
+                    "\"/\" is, with a relative location",
+                ));
             }
         };
         let parts = location.split('/').filter(|_| !location.is_empty());

@@ -7,6 +7,7 @@ use super::{
     coswid::{self, Coswid},
     sign, tag,
 };
+use evidence::text::quoted;
 use minicbor::data::Type;
 use p256::ecdsa::VerifyingKey;
 
@@ -60,8 +61,8 @@ pub fn read(bytes: &[u8], trust: Trust<'_>, now: u64) -> Result<Read> {
             let signed = sign::open(bytes.get(begin..).unwrap_or_default(), begin, key, now)?;
             if key.is_none() {
                 notes.push(format!(
-                    "its signature was not checked: nothing shows that it is by {:?}",
-                    signed.signer
+                    "its signature was not checked: nothing shows that it is by {}",
+                    quoted(&signed.signer)
                 ));
             }
             let mut payload = Reader::new(&signed.payload, signed.offset, "corim")?;
@@ -177,7 +178,7 @@ fn profile(r: &mut Reader<'_>) -> Result<()> {
     }
     match r.text()? {
         PROFILE => Ok(()),
-        other => Err(r.unsupported(format!("profile {other:?}"), hint)),
+        other => Err(r.unsupported(format!("profile {}", quoted(other)), hint)),
     }
 }
 

@@ -5,6 +5,7 @@ use coset::{
     CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, RegisteredLabelWithPrivate,
     TaggedCborSerializable, cbor::Value, iana,
 };
+use evidence::text::{foreign, told};
 use minicbor::Encoder;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
 
@@ -30,7 +31,7 @@ pub fn sign(unsigned: &[u8], signer: &str, key: &SigningKey) -> Result<Vec<u8>> 
     Encoder::new(&mut meta)
         .map(1)
         .and_then(|e| e.u8(0)?.map(1)?.u8(0)?.str(signer))
-        .map_err(|e| refuse(e.to_string()))?;
+        .map_err(|e| refuse(told(&e)))?;
     let header = HeaderBuilder::new()
         .algorithm(iana::Algorithm::ES256)
         .content_type(CONTENT_TYPE.to_owned())
@@ -49,7 +50,7 @@ pub fn sign(unsigned: &[u8], signer: &str, key: &SigningKey) -> Result<Vec<u8>> 
         })
         .build()
         .to_tagged_vec()
-        .map_err(|e| refuse(e.to_string()))
+        .map_err(|e| refuse(told(&e)))
 }
 
 /// What is in a COSE_Sign1.
@@ -79,7 +80,7 @@ pub(super) fn open(bytes: &[u8], base: usize, key: Option<&VerifyingKey>, now: u
         _ => Ok(r.bytes()?.len()),
     })?;
     let offset = reader.offset() - length;
-    let sign1 = CoseSign1::from_slice(bytes).map_err(|e| refuse(e.to_string()))?;
+    let sign1 = CoseSign1::from_slice(bytes).map_err(|e| refuse(told(&e)))?;
     let protected = &sign1.protected.header;
     if !protected.crit.is_empty() {
         return Err(refuse(
@@ -88,14 +89,17 @@ pub(super) fn open(bytes: &[u8], base: usize, key: Option<&VerifyingKey>, now: u
     }
     if protected.alg != Some(RegisteredLabelWithPrivate::Assigned(iana::Algorithm::ES256)) {
         return Err(refuse(format!(
-            "its algorithm is {:?}, and ES256 (P-256) alone is taken here",
-            protected.alg
+            "its algorithm is {}, and ES256 (P-256) alone is taken here",
+            foreign(format!("{:?}", protected.alg))
         )));
     }
     match &protected.content_type {
         Some(coset::ContentType::Text(text)) if text == CONTENT_TYPE => {}
         other => {
-            let why = format!("its content type is {other:?}, and must be {CONTENT_TYPE:?}");
+            let why = format!(
+                "its content type is {}, and must be {CONTENT_TYPE:?}",
+                foreign(format!("{other:?}"))
+            );
             return Err(refuse(why));
         }
     }
@@ -154,7 +158,8 @@ fn signer(mut header: Reader<'_>, now: u64) -> Result<String> {
         && name != issuer
     {
         return Err(refuse(format!(
-            "its header names two signers: {name:?} and {issuer:?}"
+            "its header names two signers: {}",
+            foreign(format!("{name} and {issuer}"))
         )));
     }
     name.or(issuer).ok_or_else(|| {

@@ -8,6 +8,7 @@
 
 mod translate;
 
+use evidence::text::{foreign, told};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -25,7 +26,7 @@ const COMPILED_LIMIT: usize = 10 * 1024 * 1024;
 pub struct ExcludeError {
     /// Which pattern of the list, from 0.
     pub item: usize,
-    /// The pattern, shortened to 80 characters.
+    /// The pattern, for people: safe to print and not longer than [`evidence::text::foreign`] makes it.
     pub pattern: String,
     /// Where in it, in characters from 0.
     pub offset: usize,
@@ -75,7 +76,7 @@ impl Excludes {
             .backtrack_limit(STEP_LIMIT)
             .delegate_size_limit(COMPILED_LIMIT)
             .build()
-            .map_err(|e| error(&items, 0, 0, format!("it cannot be compiled: {e}")))?;
+            .map_err(|e| error(&items, 0, 0, format!("it cannot be compiled: {}", told(&e))))?;
         Ok(Excludes {
             items,
             regex: Some(regex),
@@ -116,13 +117,9 @@ impl Eq for Excludes {}
 
 fn error(items: &[String], item: usize, offset: usize, why: String) -> ExcludeError {
     let pattern = items.get(item).map_or("", String::as_str);
-    let mut shown: String = pattern.chars().take(80).collect();
-    if shown.len() < pattern.len() {
-        shown.push('…');
-    }
     ExcludeError {
         item,
-        pattern: shown,
+        pattern: foreign(pattern),
         offset,
         why,
     }

@@ -358,11 +358,11 @@ impl Parser<'_> {
                 if name.is_empty() || !is_name {
                     return Err(Bad::new(
                         begin,
-                        format!("bad character in group name {name:?}; ASCII identifiers are taken"),
+                        "bad character in the name of a group; ASCII identifiers are taken".to_owned(),
                     ));
                 }
                 if self.groups.contains(&name) {
-                    return Err(Bad::new(begin, format!("redefinition of group name {name:?}")));
+                    return Err(Bad::new(begin, "redefinition of a group's name"));
                 }
                 self.groups.push(name);
                 self.close(flags, begin, "(?:").map(Some)

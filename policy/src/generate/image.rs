@@ -10,6 +10,7 @@ use super::tarball::{Kind, TarReader};
 use super::tree::Tree;
 use super::{Error, Options, Progress, Result};
 use crate::reference::{Reference, Source, SourceKind};
+use evidence::text::{quoted, told};
 use evidence::{Bank, Digest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -218,7 +219,7 @@ pub fn from_image(
     for mount in mounts {
         tree.mount(&mount.path, mount.digests.clone())
             .map_err(|why| Error::Unsupported {
-                what: format!("mount at {:?}", String::from_utf8_lossy(&mount.path)),
+                what: format!("mount at {}", quoted(&mount.path)),
                 why,
             })?;
     }
@@ -234,7 +235,7 @@ fn oci(store: &mut dyn Store, index: Document, choice: &Choice) -> Result<(Sourc
         if candidates.is_empty() {
             return Err(Error::Choose {
                 what,
-                why: format!("no image {image:?}"),
+                why: format!("no image {}", quoted(image)),
                 choices: all,
             });
         }
@@ -330,7 +331,7 @@ fn docker(store: &mut dyn Store, mut images: Vec<Saved>, choice: &Choice) -> Res
     }
     if images.len() != 1 {
         let why = match &choice.image {
-            Some(wanted) => format!("{} images fit {wanted:?}", images.len()),
+            Some(wanted) => format!("{} images fit {}", images.len(), quoted(wanted)),
             None => format!("{} images: say which one is meant", images.len()),
         };
         return Err(Error::Choose {
@@ -523,7 +524,7 @@ fn parse<T: for<'de> Deserialize<'de>>(what: &str, path: &str, bytes: &[u8]) -> 
         Error::Malformed {
             what: format!("{what}: {path}"),
             offset,
-            why: e.to_string(),
+            why: told(&e),
         }
     })
 }
@@ -533,7 +534,7 @@ fn sha256(what: &str, text: &str) -> Result<Digest> {
         .filter(|d| d.bank() == Bank::Sha256 && d.to_string() == text)
         .ok_or_else(|| Error::Unsupported {
             what: what.to_owned(),
-            why: format!("digest {text:?}: only sha256 in lower-case hex is read"),
+            why: format!("digest {}: only sha256 in lower-case hex is read", quoted(text)),
         })
 }
 
@@ -547,7 +548,7 @@ fn clean(what: &str, path: &str) -> Result<String> {
     if parts.is_empty() || parts.contains(&"..") {
         return Err(Error::Unsupported {
             what: what.to_owned(),
-            why: format!("{path:?} does not name a part inside of the archive"),
+            why: format!("{} does not name a part inside of the archive", quoted(path)),
         });
     }
     Ok(parts.join("/"))

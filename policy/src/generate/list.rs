@@ -2,7 +2,7 @@
 
 use super::{Error, Result};
 use crate::reference::{Reference, Source, SourceKind};
-use evidence::Digest;
+use evidence::{Digest, text::quoted};
 
 /// What was left out of the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Learner {
                     .insert(path.to_vec(), digest)
                     .map_err(|why| Error::Unsupported {
                         what: self.name.clone(),
-                        why: format!("entry {index}, path {:?}: {why}", String::from_utf8_lossy(path)),
+                        why: format!("entry {index}, path {}: {why}", quoted(path)),
                     })?;
             }
             (None, _) | (_, None) => self.skipped.without_digest += 1,

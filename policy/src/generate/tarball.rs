@@ -8,6 +8,7 @@ use super::stream::Decompress;
 use super::tree::Tree;
 use super::{Error, Options, Progress, Result};
 use crate::reference::{MAX_PATH_LEN, Reference, Source, SourceKind};
+use evidence::text::quoted;
 use std::io::{self, BufRead, Read};
 
 /// A PAX header or a GNU long name is never longer than this many bytes.
@@ -215,7 +216,7 @@ impl<R: Read> TarReader<R> {
             if let Some(entry) = self.header(&block, offset, &mut extensions)? {
                 self.left = if entry.kind == Kind::File { entry.size } else { 0 };
                 self.padding = pad(self.left);
-                self.current = format!("{:?}", String::from_utf8_lossy(&entry.path));
+                self.current = quoted(&entry.path);
                 return Ok(Some(entry));
             }
         }
@@ -223,7 +224,7 @@ impl<R: Read> TarReader<R> {
 
     fn header(&mut self, block: &[u8], offset: u64, extensions: &mut Extensions) -> Result<Option<Entry>> {
         let header = tar::Header::from_byte_slice(block);
-        let shown = format!("entry {:?}", String::from_utf8_lossy(&header.path_bytes()));
+        let shown = format!("entry {}", quoted(header.path_bytes()));
         // The checksum's own eight bytes count as spaces.
         let sum: u32 = block
             .iter()

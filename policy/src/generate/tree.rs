@@ -8,7 +8,7 @@ use super::stream::Digester;
 use super::tarball::{Entry, Kind, TarReader};
 use super::{Error, Progress, Result};
 use crate::reference::{MAX_FILES, MAX_PATH_LEN, Reference};
-use evidence::{Bank, Digest};
+use evidence::{Bank, Digest, text::quoted};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::rc::Rc;
@@ -130,10 +130,7 @@ impl<'a> Tree<'a> {
                 report(*progress);
             }
             self.entry(&entry, digests, whiteouts).map_err(|why| {
-                tar.malformed(
-                    entry.offset,
-                    format!("entry {:?}: {why}", String::from_utf8_lossy(&entry.path)),
-                )
+                tar.malformed(entry.offset, format!("entry {}: {why}", quoted(&entry.path)))
             })?;
         }
         Ok(())
@@ -185,8 +182,9 @@ impl<'a> Tree<'a> {
                     Some(What::Directory(_)) => return Err("a hard link to a directory".into()),
                     Some(what) => what.clone(),
                     None => {
-                        let target = String::from_utf8_lossy(&entry.link);
-                        return Err(format!("a hard link to {target:?}, which is not there"));
+                        // The error's place names the entry: both together are to be short.
+                        let target: Vec<u8> = entry.link.iter().copied().take(80).collect();
+                        return Err(format!("a hard link to {}, which is not there", quoted(&target)));
                     }
                 }
             }
@@ -363,7 +361,7 @@ impl<'a> Tree<'a> {
                             .insert(path.clone(), digest.clone())
                             .map_err(|why| Error::Unsupported {
                                 what: what.to_owned(),
-                                why: format!("{:?}: {why}", String::from_utf8_lossy(&path)),
+                                why: format!("{}: {why}", quoted(&path)),
                             })?;
                     }
                     let name = self.nodes[node]

@@ -273,7 +273,7 @@ fn values_that_cannot_be_are_refused() {
             *inner(instance) = Value::Bytes(b"another".to_vec());
         }),
         "coswid-triples[0]",
-        "about node \"another\"",
+        "another, not worker-1",
     );
     is_refused(
         &triples(|triples| {

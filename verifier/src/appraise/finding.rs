@@ -4,7 +4,7 @@
 //! else does. Not here: how findings are reached (one module for each group of rules).
 
 use crate::accept::Acceptances;
-use crate::text::escape;
+use crate::text::{escape, foreign};
 use evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -309,7 +309,7 @@ impl core::fmt::Display for Finding {
         };
         write!(f, "{} {mark}: {}", self.rule, shown(&self.text))?;
         if let Some(path) = &self.path {
-            write!(f, "\n  path      {}", escape(path))?;
+            write!(f, "\n  path      {}", foreign(path))?;
         }
         if let Some(found) = &self.found {
             write!(f, "\n  found     {}", shown(found))?;

@@ -7,7 +7,7 @@ use super::{
     finding::{Finding, Findings, Rule, Severity, Subject},
     join::Owned,
 };
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::{Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
 use policy::{GuardLevel, Policy, TpmOpened};
 use rayon::prelude::*;
@@ -155,7 +155,7 @@ fn who(record: &Record) -> String {
         if exe.is_empty() {
             "?".to_owned()
         } else {
-            escape(exe)
+            foreign(exe)
         }
     };
     let mut lineage: Vec<String> = record
@@ -170,7 +170,7 @@ fn who(record: &Record) -> String {
     let cgroup = record
         .cgroup
         .as_deref()
-        .map_or_else(|| "unknown".to_owned(), escape);
+        .map_or_else(|| "unknown".to_owned(), foreign);
     format!(
         "pid {}, uid {}, cgroup {cgroup}, {}",
         record.pid,

@@ -14,7 +14,7 @@ use super::{
     view::Line,
 };
 use crate::accept::Acceptances;
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::{
     Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record, cgroup::partition_of,
     checkpoint::number_from_path, list::unescaped,
@@ -427,7 +427,7 @@ impl<'a> Judge<'_, 'a> {
             "suspect: it ran in the pod's cgroup and no container runtime is among its ancestors",
         )
         .at_path(path)
-        .found(format!("process {}", escape(exe)))
+        .found(format!("process {}", foreign(exe)))
         .resting_on(provenance);
         finding.index = index.map(|i| i as u64);
         finding.seq = seq;
@@ -549,7 +549,7 @@ impl<'a> Judge<'_, 'a> {
                     "no reference value has a file at this path",
                 );
                 for path in elsewhere.into_iter().flatten().take(3) {
-                    finding = finding.expected(format!("this content at {}", escape(path)));
+                    finding = finding.expected(format!("this content at {}", foreign(path)));
                 }
                 Some(finding)
             }
@@ -614,8 +614,24 @@ impl<'j, 'a> Late<'j, 'a> {
         judge.lineage(key, record);
         if record.kind == EventKind::Violation {
             judge.violation(key, &record.path, Some(index), Some(record.seq));
+            self.changed(key, index, record);
         } else {
             judge.recorded(key, index, line, record, None);
+        }
+    }
+
+    /// Who used a file before is judged for it as soon as the write is shown, as [`Judged::changed`] does once it is sealed.
+    fn changed(&mut self, by: PartitionKey, index: usize, record: &Record) {
+        let violation = Violation {
+            by,
+            path: record.path.clone(),
+            index: Some(index),
+            seq: record.seq,
+        };
+        let base = self.base;
+        let users = base.files.users.get(&(record.dev, record.ino));
+        for user in users.into_iter().flatten() {
+            self.judge().tally(*user).hit(*user, &violation);
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
     join::{self, Joins, Owned},
     kept::Lines,
 };
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::PartitionKey;
 use policy::Policy;
 
@@ -45,7 +45,13 @@ pub(crate) fn step<'a>(
                 .at_seq(reader.1.seq)
                 .found(format!(
                     "{} in {}",
-                    escape(reader.1.ancestry.first().map_or(b"unknown", |p| p.exe.as_slice())),
+                    foreign(
+                        reader
+                            .1
+                            .ancestry
+                            .first()
+                            .map_or(&b"unknown"[..], |p| p.exe.as_slice())
+                    ),
                     reader.0
                 ))
                 .expected(format!("{} in host", policy.file.accept.collector)),

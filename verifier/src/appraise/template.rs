@@ -8,7 +8,7 @@ use super::{
     kept::Lines,
     view::Line,
 };
-use crate::text::escape;
+use crate::text::foreign;
 use evidence::Tier;
 use policy::Policy;
 use std::collections::BTreeSet;
@@ -75,7 +75,8 @@ pub(crate) fn check(lines: &Lines<'_>, covered: usize, policy: &Policy, findings
             continue;
         };
         if said.insert(template) {
-            let finding = fail("an entry's template is not one that the policy pins").found(escape(template));
+            let finding =
+                fail("an entry's template is not one that the policy pins").found(foreign(template));
             findings.push(accepted.iter().fold(finding, Finding::expected));
         }
     }

@@ -53,6 +53,10 @@ impl EarStatus {
 pub struct AttestationResult {
     /// When, in seconds since 1970.
     pub time: u64,
+    /// Until when it counts, in seconds since 1970; absent in those that were made without an end.
+    pub expires: Option<u64>,
+    /// Whom it is for; absent in those that were made for nobody in particular.
+    pub audience: Option<String>,
     /// SHA-256 of the last checkpoint's file.
     pub checkpoint: Option<Hash>,
     /// The node's status.
@@ -114,18 +118,24 @@ impl AttestationResult {
             );
         }
         let dangerous = own["dangerous"].as_array().ok_or_else(|| bad("no `dangerous`"))?;
-        let text = |value: &Value| {
-            value
-                .as_str()
-                .map(str::to_owned)
-                .ok_or_else(|| bad("`dangerous`"))
-        };
+        let text = |value: &Value, what| value.as_str().map(str::to_owned).ok_or_else(|| bad(what));
         Ok(AttestationResult {
             time: claims["iat"].as_u64().ok_or_else(|| bad("no `iat`"))?,
+            expires: match &claims["exp"] {
+                Value::Null => None,
+                end => Some(end.as_u64().ok_or_else(|| bad("`exp`"))?),
+            },
+            audience: match &claims["aud"] {
+                Value::Null => None,
+                name => Some(text(name, "`aud`")?),
+            },
             checkpoint,
             node: status(node)?,
             pods,
-            dangerous: dangerous.iter().map(text).collect::<Result<_, _>>()?,
+            dangerous: dangerous
+                .iter()
+                .map(|key| text(key, "`dangerous`"))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

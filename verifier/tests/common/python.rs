@@ -2,9 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
+/// Python with schemathesis, as `cargo xtask test` makes it; what is not there fails.
+#[allow(dead_code, reason = "only the service's tests use it")]
+pub fn schemathesis() -> PathBuf {
+    find(
+        "CGPATH_SCHEMATHESIS",
+        "schemathesis-4.32.5",
+        "schemathesis 4.32.5",
+    )
+}
+
 /// Python with Keylime, jsonschema and decoders from PyPI, as `cargo xtask test` makes it; what is not there fails.
 pub fn python() -> PathBuf {
-    if let Some(path) = std::env::var_os("CGPATH_PYTHON") {
+    find(
+        "CGPATH_PYTHON",
+        "foreign-1",
+        "Keylime, jsonschema, cbor2, pycose and jwcrypto",
+    )
+}
+
+fn find(variable: &str, environment: &str, packages: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
     let cache = std::env::var_os("CGPATH_CACHE").map(PathBuf::from).or_else(|| {
@@ -12,10 +30,10 @@ pub fn python() -> PathBuf {
         home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")))
             .map(|home| home.join("ima-cgpath"))
     });
-    let python = cache.unwrap().join("tools/foreign-1/bin/python");
+    let python = cache.unwrap().join("tools").join(environment).join("bin/python");
     assert!(
         python.is_file(),
-        "no {}: `cargo xtask test` makes it; or name a Python with Keylime, jsonschema, cbor2, pycose and jwcrypto in CGPATH_PYTHON",
+        "no {}: `cargo xtask test` makes it; or name a Python with {packages} in {variable}",
         python.display()
     );
     python

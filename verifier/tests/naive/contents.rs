@@ -130,7 +130,7 @@ impl Case<'_> {
 
     /// A file that was written while it was in use is another one for everybody else who executed or mapped it, unless the
     /// policy permits that where it was used.
-    fn changed(&mut self, writer: PartitionKey, violation: &Record) {
+    pub(super) fn changed(&mut self, writer: PartitionKey, violation: &Record) {
         for (key, record) in self.records.clone() {
             let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
             let permitted = key == writer || self.given.policy.permits_violation(&record.path);

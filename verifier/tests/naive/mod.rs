@@ -500,6 +500,9 @@ impl<'a> Case<'a> {
             if let Some(place) = unsealed.iter().position(is_its) {
                 let (key, record) = unsealed.remove(place);
                 self.used(key, record, Some(index));
+                if record.kind == EventKind::Violation {
+                    self.changed(key, record);
+                }
                 continue;
             }
             let is_new = index as u64 >= old;

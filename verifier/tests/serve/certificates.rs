@@ -92,6 +92,60 @@ fn a_node_with_its_own_certificate_is_taken_and_no_other_may_speak_for_it() {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
+/// Published against a peer: some calls asked for the certificate and others, which changed state all the same, did not.
+#[test]
+fn each_call_that_changes_state_is_refused_without_the_certificate_that_was_asked_for() {
+    let (site, authority) = (Site::new(), Authority::new());
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let ca = authority.ca();
+    let token = "the operator's own token";
+    let (_server, client) = site.serve(&["--client-ca", ca.to_str().unwrap(), "--read-token", token]);
+    let own = authority.client(&site, &client, "worker-1", GOOD);
+    let other = authority.client(&site, &client, "worker-2", GOOD);
+    let evidence = node.attest(&own.nonce("worker-1").unwrap()).to_cbor();
+    let header = format!("Authorization: Bearer {token}\r\n");
+    let state = || {
+        let all = client.send("GET", "/v1/nodes", &header, b"").unwrap().json();
+        let histories = client
+            .send("GET", "/v1/nodes/worker-1/history", &header, b"")
+            .unwrap();
+        (all, histories.json())
+    };
+    let before = state();
+    let document = client.get("/v1/openapi.json").json();
+    let mut tried = 0;
+    for (template, item) in document["paths"].as_object().unwrap() {
+        let path = template
+            .replace("{node}", "worker-1")
+            .replace("{uid}", &verifier::testing::pod(1).to_string());
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            let is_there = item.get(method.to_ascii_lowercase()).is_some();
+            for shown in [&client, &other] {
+                // A token lets read, and does not make up for a certificate.
+                for header in ["", &header] {
+                    let answer = shown.send(method, &path, header, &evidence).unwrap();
+                    let wanted = if is_there { &[403][..] } else { &[401, 405] };
+                    assert!(
+                        wanted.contains(&answer.status),
+                        "{method} {path}: {}",
+                        answer.status
+                    );
+                    if is_there {
+                        assert_eq!(answer.kind(), (403, "certificate".to_owned()));
+                        tried += 1;
+                    }
+                }
+            }
+        }
+    }
+    // Both calls that there are, each by two that may not, each with and without a token.
+    assert_eq!(tried, 8);
+    assert_eq!(state(), before);
+    assert_eq!(own.submit("worker-1", &evidence).unwrap().status, 200);
+    assert_ne!(state(), before);
+}
+
 #[test]
 fn a_certificate_of_another_ca_is_refused() {
     let (site, authority) = (Site::new(), Authority::new());

@@ -139,6 +139,9 @@ fn each_operation_of_the_openapi_document_answers_as_it_says() {
         client.send("GET", path, &header, b"").unwrap()
     };
     add("get", "/v1/revocations", asked("/v1/revocations?since=00"));
+    let gone = asked("/v1/revocations?since=00112233445566778899aabbccddeeff");
+    assert_eq!(gone.status, 410);
+    add("get", "/v1/revocations", gone);
     add("get", "/v1/revocations", asked("/v1/revocations?wrong=1"));
     add(
         "get",

@@ -154,6 +154,7 @@ pub fn environment(world: &World) -> Result<Vec<(&'static str, PathBuf)>> {
         ("CGPATH_WORKSPACE", world.root.clone()),
         ("CARGO_TARGET_DIR", world.target.clone()),
         ("CGPATH_PYTHON", python::foreign(world)?),
+        ("CGPATH_SCHEMATHESIS", python::schemathesis(world)?),
     ])
 }
 

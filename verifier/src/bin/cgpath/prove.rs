@@ -162,8 +162,10 @@ impl Prove {
         let verdict: Verdict = serde_json::from_str(last.verdict.get())
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
         let key = setup::verdict_key(store.dir()).map_err(|e| Failure::new("key", e.to_string()))?;
-        let token = ear::token_for(&verdict, Scope::Pod(self.pod), Some(&last.nonce), &key)
-            .map_err(|e| Failure::new("encoding", e.to_string()))?;
+        let mut terms = ear::Terms::new(Scope::Pod(self.pod), Some(&last.nonce));
+        terms.standing = store.node(node)?.stopped.map(|_| ear::Standing::Stopped);
+        let token =
+            ear::issue(&verdict, &terms, &key).map_err(|e| Failure::new("encoding", e.to_string()))?;
         Ok((evidence, Some(token)))
     }
 }

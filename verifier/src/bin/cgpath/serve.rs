@@ -5,6 +5,7 @@
 pub mod again;
 pub mod audit;
 pub mod changes;
+mod counts;
 pub mod detail;
 mod followers;
 #[cfg(feature = "fuzzing")]
@@ -87,6 +88,10 @@ pub struct Serve {
     /// runs here)
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<String>,
+    /// This machine needs a token, too: without --read-token and --readers one is made and kept in DIR/read.token. Behind a
+    /// proxy every stranger is this machine
+    #[arg(long)]
+    read_token_always: bool,
     /// More who may read, each with a token and a scope (YAML); from then on nobody reads without a token
     #[arg(long, value_name = "FILE")]
     readers: Option<PathBuf>,
@@ -114,6 +119,9 @@ pub struct Serve {
     /// Age from which a verdict is shown as stale
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     stale_after: u64,
+    /// How long an attestation result (EAR) counts, from its verdict on [default: as --stale-after]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    ear_lifetime: Option<u64>,
     /// Who is told of each change of a verdict, by a signed CloudEvent: https://HOST/PATH; can be repeated
     #[arg(long = "webhook", value_name = "URL")]
     webhooks: Vec<String>,
@@ -272,11 +280,20 @@ impl Serve {
                     .hint("openssl rand -hex 16 makes one"),
             );
         }
-        let readers =
-            readers::Readers::new(self.read_token.as_deref(), self.readers.as_deref()).map_err(|e| {
-                Failure::new("readers", escape(e.to_string().as_bytes()))
-                    .hint("cgpath serve --help shows one")
-            })?;
+        let nobody = self.read_token.is_none() && self.readers.is_none();
+        let own = if self.read_token_always && nobody {
+            // Into no directory that is none.
+            drop(Store::open(dir)?);
+            let file = dir.join(setup::READ_TOKEN);
+            tracing::info!(file = %file.display(), "reading needs the token in this file");
+            Some(setup::read_token(dir)?)
+        } else {
+            None
+        };
+        let token = self.read_token.as_deref().or(own.as_deref());
+        let readers = readers::Readers::new(token, self.readers.as_deref()).map_err(|e| {
+            Failure::new("readers", escape(e.to_string().as_bytes())).hint("cgpath serve --help shows one")
+        })?;
         let store = Arc::new(Store::open(dir)?);
         let _lock = lock(dir)?;
         let swept = store.sweep()?;
@@ -307,6 +324,7 @@ impl Serve {
             max_evidence: usize::try_from(self.max_evidence * 1024 * 1024).unwrap_or(usize::MAX),
             upload: Duration::from_secs(self.upload_timeout),
             stale_after: self.stale_after,
+            ear_lifetime: self.ear_lifetime.unwrap_or(self.stale_after),
             certificates: self.client_ca.is_some(),
             webhooks: self.webhooks.clone(),
         };

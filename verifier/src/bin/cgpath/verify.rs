@@ -12,7 +12,9 @@ use std::{
     io,
     path::{Path, PathBuf},
 };
-use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, ear::Scope};
+use verifier::{
+    Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, ear::LIFETIME, ear::Scope, ear::Terms,
+};
 
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
@@ -69,6 +71,13 @@ pub struct Verify {
     /// The attestation result speaks of the node and this pod alone, so that it can go into the pod's bundle
     #[arg(long, value_name = "UID", requires = "ear", value_parser = crate::prove::uid)]
     ear_pod: Option<PodUid>,
+    /// Whom the attestation result is for (`aud`): a name by which that party knows itself [default: urn:ima-cgpath:anyone, or
+    /// with --ear-pod urn:ima-cgpath:pod:UID]
+    #[arg(long, value_name = "TEXT", requires = "ear")]
+    ear_audience: Option<String>,
+    /// How long the attestation result counts
+    #[arg(long, value_name = "SECONDS", requires = "ear", default_value_t = LIFETIME, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    ear_lifetime: u64,
     /// Where the attestation result goes
     #[arg(short, long, value_name = "FILE", requires = "ear")]
     output: Option<PathBuf>,
@@ -121,7 +130,12 @@ impl Verify {
         }
         if let (Some(key), Some(path)) = (&ear_key, &self.output) {
             let scope = self.ear_pod.map_or(Scope::All, Scope::Pod);
-            let token = verifier::ear::token_for(&verdict, scope, nonce.as_deref(), key)
+            let mut terms = Terms::new(scope, nonce.as_deref());
+            terms.lifetime = self.ear_lifetime;
+            if let Some(audience) = &self.ear_audience {
+                terms.audience.clone_from(audience);
+            }
+            let token = verifier::ear::issue(&verdict, &terms, key)
                 .map_err(|e| Failure::new("encoding", e.to_string()))?;
             replace(path, token.as_bytes())?;
         }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
-use verifier::text::utc;
+use verifier::text::{foreign, told, utc};
 
 /// The service says something at least each 15 s.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -203,7 +203,7 @@ impl Watcher<'_> {
             .collect()
             .await
             .map(|b| b.to_bytes());
-        let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
+        let said = foreign(said.unwrap_or_default());
         Err(Broken::Status {
             authority: self.service.authority.clone(),
             status,
@@ -220,7 +220,7 @@ impl Watcher<'_> {
         let answer = self.get(connection, "/v1/nodes").await?;
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|e| Broken::Answer(e.to_string()))?.to_bytes();
-        let nodes: Vec<Value> = serde_json::from_slice(&body).map_err(|e| Broken::Answer(e.to_string()))?;
+        let nodes: Vec<Value> = serde_json::from_slice(&body).map_err(|e| Broken::Answer(told(&e)))?;
         let uid = pod.to_string();
         // Whoever sees everything gets `last.verdict.pods`, a reader with a scope `pods`.
         let has = |node: &&Value| {
@@ -296,7 +296,7 @@ impl Watcher<'_> {
     fn event(&mut self, event: Received, out: &mut Output) -> Result<Result<(), Broken>, Failure> {
         let mut verdict: Value = match serde_json::from_str(&event.data) {
             Ok(verdict) => verdict,
-            Err(error) => return Ok(Err(Broken::Answer(error.to_string()))),
+            Err(error) => return Ok(Err(Broken::Answer(told(&error)))),
         };
         let proof = if self.watch.pod.is_some() {
             let object = verdict.as_object_mut();

@@ -99,6 +99,7 @@ impl Service {
             max_evidence: 1 << 16,
             upload: PATIENCE,
             stale_after: 1,
+            ear_lifetime: 1,
             certificates: false,
             webhooks: Vec::new(),
         };

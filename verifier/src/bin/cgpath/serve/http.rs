@@ -5,11 +5,12 @@
 //! `cgpath node`).
 //! Not here: reading (see `read`), TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
 
+use super::counts::Counts;
 use super::judge::{Judge, Refusal};
 use super::nonce::Nonces;
 use super::read;
-use super::readers::Readers;
-use super::store::{Store, StoreError};
+use super::readers::{ReaderId, Readers};
+use super::store::{Store, StoreError, StoredVerdict};
 use super::tls::{Connection, Peer, Peers, Shown};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
@@ -19,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use bytes::BytesMut;
+use evidence::Head;
 use http_body_util::BodyExt;
 use p256::ecdsa::SigningKey;
 use serde::Serialize;
@@ -26,6 +28,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use verifier::ear;
+use verifier::text::{quoted, told};
 
 /// The id under which the verdict in an answer was kept.
 const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
@@ -34,8 +38,10 @@ const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
 const UPLOADS: usize = 16;
 /// The unit in which that is counted.
 const UPLOAD_UNIT: usize = 4096;
-/// Appraisals at one time.
-const JUDGED: usize = 16;
+/// Appraisals at one time, of evidence that proved itself.
+const JUDGED: u32 = 16;
+/// Of these, how many the longest evidence counts for: what is decoded takes a multiple of its length.
+const JUDGED_LONGEST: u32 = 4;
 /// Uploads at one time from one peer: it takes several to keep the others waiting.
 const UPLOADS_PER_PEER: usize = 4;
 /// How long an upload waits for memory.
@@ -54,6 +60,8 @@ pub struct Settings {
     pub upload: Duration,
     /// Age in seconds after which a verdict is shown as stale.
     pub stale_after: u64,
+    /// How long an attestation result counts from its verdict on, in seconds.
+    pub ear_lifetime: u64,
     /// Whether nodes must show a certificate with their name.
     pub certificates: bool,
     /// Who is told of changes: URLs.
@@ -72,12 +80,12 @@ pub struct App {
     pub verdict_key: SigningKey,
     /// See there.
     pub settings: Settings,
-    /// Streams that may still be opened.
-    pub(super) streams: Arc<Semaphore>,
+    /// Streams that readers have.
+    pub(super) streams: Arc<Counts<ReaderId>>,
     /// In [`UPLOAD_UNIT`]s.
     uploads: Arc<Semaphore>,
     judging: Semaphore,
-    uploading: Arc<Peers>,
+    uploading: Peers,
     refusals: Mutex<HashMap<String, Refused>>,
     /// Names of nodes, each time that a verdict about one was kept.
     pub(super) kept: broadcast::Sender<Arc<str>>,
@@ -121,7 +129,7 @@ impl ApiError {
     }
 
     pub(super) fn unknown_node(name: &str) -> ApiError {
-        ApiError::new(StatusCode::NOT_FOUND, "unknown-node", format!("no node named {name:?} is enrolled here"))
+        ApiError::new(StatusCode::NOT_FOUND, "unknown-node", format!("no node named {} is enrolled here", quoted(name)))
             .hint("on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key `node` in cgpathd.toml")
     }
 
@@ -201,11 +209,19 @@ impl From<Refusal> for ApiError {
                 "malformed",
                 "the body must be evidence in deterministic CBOR, as cgpathd makes it",
             ),
-            Refusal::UnknownKey { .. } => (
-                StatusCode::FORBIDDEN,
-                "unknown-key",
-                "if this is the node's own key: cgpath node add NAME --ak FINGERPRINT --policy FILE --replace",
-            ),
+            Refusal::UnknownKey {
+                node,
+                expected,
+                found,
+            } => {
+                // Whoever asks is a stranger: which key is pinned is for the log.
+                tracing::warn!(node, expected, found, "evidence by another key");
+                (
+                    StatusCode::FORBIDDEN,
+                    "unknown-key",
+                    "if this is the node's own key: cgpath node add NAME --ak FINGERPRINT --policy FILE --replace; the pinned one: cgpath node show NAME",
+                )
+            }
             Refusal::Nonce(_) | Refusal::NonceUsed => (
                 StatusCode::FORBIDDEN,
                 "nonce",
@@ -266,11 +282,11 @@ impl App {
             nonces,
             judge,
             verdict_key,
-            streams: Arc::new(Semaphore::new(super::stream::STREAMS)),
+            streams: Counts::new(super::stream::each(settings.readers.len())),
             uploads: Arc::new(Semaphore::new(
                 settings.max_evidence.div_ceil(UPLOAD_UNIT) * UPLOADS,
             )),
-            judging: Semaphore::new(JUDGED),
+            judging: Semaphore::new(JUDGED as usize),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
             kept: broadcast::Sender::new(KEPT),
@@ -286,6 +302,25 @@ impl App {
         refused.time = now();
         refused.kind = error.kind;
         refused.error.clone_from(&error.error);
+    }
+
+    /// The terms of an attestation result about a kept verdict, as of now.
+    pub(super) fn terms<'a>(
+        &self,
+        scope: ear::Scope,
+        kept: &'a StoredVerdict,
+    ) -> Result<ear::Terms<'a>, StoreError> {
+        let stopped = self.store.node(&kept.node)?.stopped.is_some();
+        let stale = now().saturating_sub(kept.time) > self.settings.stale_after;
+        Ok(ear::Terms {
+            lifetime: self.settings.ear_lifetime,
+            standing: match (stopped, stale) {
+                (true, _) => Some(ear::Standing::Stopped),
+                (_, true) => Some(ear::Standing::Stale),
+                _ => None,
+            },
+            ..ear::Terms::new(scope, Some(&kept.nonce))
+        })
     }
 
     /// What was refused in this node's name.
@@ -329,6 +364,7 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "not with this method")
         })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), read::known))
         .layer(middleware::map_response(harden))
         .with_state(app)
 }
@@ -382,7 +418,10 @@ fn may_speak_for(app: &App, node: &str, shown: &Shown) -> Result<(), ApiError> {
     }
     let error = match &shown.0 {
         None => "no certificate was shown".to_owned(),
-        Some(names) => format!("the certificate is for {}, not for {node:?}", names.join(", ")),
+        Some(names) => format!(
+            "the certificate is for others than this node: {}",
+            quoted(format!("{}, not {node}", names.join(", ")))
+        ),
     };
     Err(ApiError::new(StatusCode::FORBIDDEN, "certificate", error).hint(
         "client_certificate and client_key in cgpathd.toml: a certificate whose DNS name is the node's name",
@@ -416,9 +455,36 @@ fn busy(what: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what)
 }
 
-/// Reads a whole body within bounds of size, memory and time. What it gives beside the bytes is the memory's share.
+/// What has arrived of a body, as far as its head says that it is of use.
+enum Gate {
+    /// The head is not all there.
+    Closed,
+    /// It proved itself.
+    Open,
+    /// It did not: the rest is read and thrown away, so that whoever sends it can read the answer.
+    Refused(ApiError),
+}
+
+/// Looks at the head of a body that arrived in the name of `node`.
+async fn at_gate(app: &Arc<App>, node: &str, bytes: &[u8], is_all: bool) -> Gate {
+    let head = match Head::read(bytes) {
+        Err(evidence::Error::Incomplete { .. }) if !is_all => return Gate::Closed,
+        Err(error) => return Gate::Refused(Refusal::Evidence(error).into()),
+        Ok(head) => head,
+    };
+    let (app, node) = (Arc::clone(app), node.to_owned());
+    let admitted = blocking(move || app.judge.admit(&app.nonces, &node, &head, now())).await;
+    match admitted.and_then(|admitted| admitted.map_err(ApiError::from)) {
+        Ok(()) => Gate::Open,
+        Err(error) => Gate::Refused(error),
+    }
+}
+
+/// Reads a whole body within bounds of size, memory and time, and keeps none of it that does not prove itself. What it gives
+/// beside the bytes is the memory's share.
 async fn receive(
-    app: &App,
+    app: &Arc<App>,
+    node: &str,
     headers: &HeaderMap,
     mut body: Body,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
@@ -439,23 +505,27 @@ async fn receive(
         return Err(too_long());
     }
     let whole = async {
-        let mut bytes = BytesMut::new();
+        let (mut bytes, mut arrived) = (BytesMut::new(), 0_usize);
         let mut share: Option<OwnedSemaphorePermit> = None;
+        let mut gate = Gate::Closed;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
                 ApiError::new(
                     StatusCode::BAD_REQUEST,
                     "incomplete",
-                    format!("the body could not be read: {error}"),
+                    format!("the body could not be read: {}", told(&error)),
                 )
             })?;
             let Ok(data) = frame.into_data() else { continue };
-            let length = bytes.len() + data.len();
-            if length > limit {
+            arrived = arrived.saturating_add(data.len());
+            if arrived > limit {
                 return Err(too_long());
             }
+            if matches!(gate, Gate::Refused(_)) {
+                continue;
+            }
             let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            let more = length.div_ceil(UPLOAD_UNIT).saturating_sub(held);
+            let more = arrived.div_ceil(UPLOAD_UNIT).saturating_sub(held);
             if more > 0 {
                 // At most 512 MiB in units: fits.
                 let more = u32::try_from(more).unwrap_or(u32::MAX);
@@ -469,8 +539,20 @@ async fn receive(
                 }
             }
             bytes.extend_from_slice(&data);
+            if matches!(gate, Gate::Closed) {
+                gate = at_gate(app, node, &bytes, false).await;
+            }
+            if matches!(gate, Gate::Refused(_)) {
+                (bytes, share) = (BytesMut::new(), None);
+            }
         }
-        Ok((bytes.freeze(), share))
+        if matches!(gate, Gate::Closed) {
+            gate = at_gate(app, node, &bytes, true).await;
+        }
+        match gate {
+            Gate::Refused(error) => Err(error),
+            Gate::Open | Gate::Closed => Ok((bytes.freeze(), share)),
+        }
     };
     tokio::time::timeout(app.settings.upload, whole)
         .await
@@ -484,6 +566,14 @@ async fn receive(
                 ),
             ))
         })
+}
+
+/// Permits to judge that evidence of this length takes.
+fn permits(len: usize, longest: usize) -> u32 {
+    let share = (len.min(longest) as u64 * u64::from(JUDGED_LONGEST)).div_ceil(longest.max(1) as u64);
+    u32::try_from(share)
+        .unwrap_or(JUDGED_LONGEST)
+        .clamp(1, JUDGED_LONGEST)
 }
 
 async fn evidence(
@@ -504,16 +594,18 @@ async fn evidence(
         let Some(_mine) = app.uploading.count(peer.ip()) else {
             return Err(busy("too many uploads at once from this address; try again"));
         };
-        let (bytes, _share) = receive(&app, &headers, body).await?;
-        // All of it is here: from now on it does not give way to others.
+        let (bytes, _share) = receive(&app, &node, &headers, body).await?;
+        // All of it is here, and it is the node's: from now on it does not give way to others.
         let _answering = connection.answering();
-        let Ok(_turn) = app.judging.acquire().await else {
-            return Err(busy("the service ends"));
-        };
         // Held until the verdict is kept: two answers of one node are judged one after the other.
         let judge = Arc::clone(&app.judge);
         let gate = judge.gate(&node);
         let _gate = gate.lock().await;
+        // Behind both: strangers hold none, nor do answers that wait for their turn.
+        let permits = permits(bytes.len(), app.settings.max_evidence);
+        let Ok(_turn) = app.judging.acquire_many(permits).await else {
+            return Err(busy("the service ends"));
+        };
         let (app, node) = (Arc::clone(&app), node.clone());
         blocking(move || app.judge.submit(&app.nonces, &node, &bytes, now()))
             .await?
@@ -540,123 +632,4 @@ async fn evidence(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{nonce, setup, store};
-    use super::*;
-    use axum::http::Request;
-    use std::net::SocketAddr;
-    use tower::ServiceExt;
-
-    /// The answer's status to a request from `peer`.
-    async fn status(app: &Arc<App>, peer: &str, method: &str, path: &str) -> StatusCode {
-        let peer: SocketAddr = peer.parse().unwrap();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .body(Body::empty())
-            .unwrap();
-        let router = router(Arc::clone(app))
-            .layer(Extension(Peer(peer)))
-            .layer(Extension(Connection::alone()))
-            .layer(Extension(Shown::default()));
-        router.oneshot(request).await.unwrap().status()
-    }
-
-    #[test]
-    fn each_route_is_in_the_openapi_document_and_the_other_way_round() {
-        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
-        let documented: Vec<&str> = document["paths"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        let mut routes: Vec<&str> = open_routes()
-            .iter()
-            .chain(&read::routes())
-            .map(|route| route.0)
-            .collect();
-        routes.sort_unstable();
-        let mut sorted = documented.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, routes);
-    }
-
-    #[tokio::test]
-    async fn without_a_token_only_this_machine_reads_and_everybody_may_answer() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("v");
-        setup::init(&dir, &setup::default_names(), time::OffsetDateTime::now_utc()).unwrap();
-        let store = Arc::new(Store::open(&dir).unwrap());
-        store
-            .add_node(
-                &store::Node {
-                    name: "n1".to_owned(),
-                    ak_name: "000b".to_owned(),
-                    ak_public: None,
-                    policy: "/p".into(),
-                    policy_digest: String::new(),
-                    added: 0,
-                    stopped: None,
-                },
-                false,
-            )
-            .unwrap();
-        let judge = Arc::new(Judge::new(
-            Arc::clone(&store),
-            store::Limits {
-                verdicts: 1,
-                evidence_bytes: 1,
-            },
-        ));
-        let settings = Settings {
-            readers: Readers::default(),
-            max_evidence: 1024,
-            upload: Duration::from_secs(180),
-            stale_after: 1,
-            certificates: false,
-            webhooks: Vec::new(),
-        };
-        let key = setup::verdict_key(&dir).unwrap();
-        let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);
-        let app = Arc::new(App::new(store, nonces, judge, key, settings));
-        let paths = [
-            "/",
-            "/v1/nodes",
-            "/v1/nodes/n1/verdict",
-            "/v1/nodes/n1/history",
-            "/v1/nodes/n1/ear",
-        ];
-        for path in paths {
-            for peer in [
-                "192.0.2.1:5",
-                "[2001:db8::1]:5",
-                "[::ffff:192.0.2.1]:5",
-                "10.0.0.1:5",
-            ] {
-                assert_eq!(
-                    status(&app, peer, "GET", path).await,
-                    StatusCode::FORBIDDEN,
-                    "{path} for {peer}"
-                );
-            }
-            for peer in ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"] {
-                let status = status(&app, peer, "GET", path).await;
-                assert!(
-                    matches!(status, StatusCode::OK | StatusCode::NOT_FOUND),
-                    "{path} for {peer}: {status}"
-                );
-            }
-        }
-        assert_eq!(
-            status(&app, "192.0.2.1:5", "GET", "/healthz").await,
-            StatusCode::OK
-        );
-        assert_eq!(
-            status(&app, "192.0.2.1:5", "POST", "/v1/nodes/n1/nonce").await,
-            StatusCode::OK
-        );
-        let empty = status(&app, "192.0.2.1:5", "POST", "/v1/nodes/n1/evidence").await;
-        assert_eq!(empty, StatusCode::BAD_REQUEST);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Only evidence whose quote holds (rule V1: the pinned key, this service's nonce, used for the first time) gives a
 //! verdict that is kept. Whatever else arrives in a node's name is refused, so that a stranger can neither replace a
-//! node's verdict nor push older ones out of the history.
+//! node's verdict nor push older ones out of the history. It is refused by its head: nothing behind it is decoded.
 //!
 //! A part of evidence is judged after what is kept of the node: by a follower in memory where the round is a usual one,
 //! else by putting the whole evidence together and appraising that. Both give the same verdict.
@@ -14,7 +14,8 @@ use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
 use super::store::{Commit, Limits, Round, Store, StoreError, parts_of};
-use evidence::{Evidence, JoinError, Part, Position, Quote, boot::Registers, tpm::Attest};
+use evidence::{Digest, Evidence, Head, JoinError, Part, Position, Quote};
+use evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
 use policy::Policy;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -35,11 +36,11 @@ pub enum Refusal {
     #[error("evidence: {0}")]
     Evidence(#[from] evidence::Error),
     /// Signed by another key than the pinned one.
-    #[error("the quote was made by the key {found}, and {node} is enrolled with {expected}")]
+    #[error("the quote was made by the key {found}, which is not the one that {node} is enrolled with")]
     UnknownKey {
         /// The node.
         node: String,
-        /// The pinned key's Name, hex.
+        /// The pinned key's Name, hex: not for whoever asks.
         expected: String,
         /// The Name of the key in the evidence, hex.
         found: String,
@@ -132,6 +133,27 @@ impl Received {
     }
 }
 
+/// What a quote says of itself, whether or not it holds.
+struct Claim<'a> {
+    quote: &'a Quote,
+    attest: Attest,
+    /// The Name of the key beside it, hex.
+    key: String,
+}
+
+impl Claim<'_> {
+    fn of(quote: &Quote) -> Result<Claim<'_>, Refusal> {
+        let bad = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
+        Ok(Claim {
+            quote,
+            attest: Attest::parse(&quote.attest).map_err(|e| bad(&e))?,
+            key: verifier::key_name(&quote.ak)
+                .map(hex::encode)
+                .map_err(|e| bad(&e))?,
+        })
+    }
+}
+
 /// The question that one submission puts, as far as it does not depend on what was sent.
 struct Question {
     policy: Arc<Policy>,
@@ -187,41 +209,73 @@ impl Judge {
         Arc::clone(gates.entry(node.to_owned()).or_default())
     }
 
+    /// Whether evidence with this head would be judged: it is by the node's key, over a nonce that was not answered yet.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admit(&self, nonces: &Nonces, node: &str, head: &Head, now: u64) -> Result<(), Refusal> {
+        let claim = Claim::of(&head.quote)?;
+        let round = self.store.round(node)?;
+        self.check(nonces, &round, &claim, now).map(drop)
+    }
+
+    /// Refuses a claim that does not prove itself. Gives the question that it answers, and when its nonce expires.
+    fn check(
+        &self,
+        nonces: &Nonces,
+        round: &Round,
+        claim: &Claim<'_>,
+        now: u64,
+    ) -> Result<(Question, u64), Refusal> {
+        let node = &round.node;
+        if node.stopped.is_some() {
+            return Err(Refusal::Store(StoreError::Stopped(node.name.clone())));
+        }
+        if claim.key != node.ak_name {
+            return Err(Refusal::UnknownKey {
+                node: node.name.clone(),
+                expected: node.ak_name.clone(),
+                found: claim.key.clone(),
+            });
+        }
+        let nonce = &claim.attest.extra_data;
+        let expires = nonces.check(&node.name, nonce, now)?;
+        self.store.check_nonce(nonce, expires)?;
+        let question = self.question(round, nonce, now)?;
+        // The values of the registers come later; here it is asked who signed what.
+        let placeholders = claim.attest.pcr_select.banks.iter().filter_map(|selection| {
+            let zeros = vec![Digest::zero(selection.bank()?); REGISTERS];
+            Registers::new(zeros)
+        });
+        proven(claim.quote, &placeholders.collect::<Vec<_>>(), &question.context)?;
+        Ok((question, expires))
+    }
+
     /// Judges evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a synced write.
     ///
     /// # Errors
     /// [`Refusal`]; nothing is kept then.
     pub fn submit(&self, nonces: &Nonces, node: &str, bytes: &[u8], now: u64) -> Result<Kept, Refusal> {
-        let mut received = Received::from_cbor(bytes)?;
-        let quote = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
-        let attest = Attest::parse(&received.quote().attest).map_err(|e| quote(&e))?;
-        let found = verifier::key_name(&received.quote().ak)
-            .map(hex::encode)
-            .map_err(|e| quote(&e))?;
-        let nonce = &attest.extra_data;
+        let head = Head::read(bytes)?;
+        let claim = Claim::of(&head.quote)?;
+        let nonce = &claim.attest.extra_data;
+        let mut decoded = None;
         for _ in 0..TRIES {
             let round = self.store.round(node)?;
-            if round.node.stopped.is_some() {
-                return Err(Refusal::Store(StoreError::Stopped(node.to_owned())));
-            }
-            if found != round.node.ak_name {
-                return Err(Refusal::UnknownKey {
-                    node: node.to_owned(),
-                    expected: round.node.ak_name,
-                    found,
-                });
-            }
-            let nonce_expires = nonces.check(node, nonce, now)?;
-            self.store.check_nonce(nonce, nonce_expires)?;
+            // First of all that takes time or memory: whoever has no key makes nobody decode, join and replay anything.
+            let (question, nonce_expires) = self.check(nonces, &round, &claim, now)?;
             // After the round was read: what is kept in between makes the commit a conflict.
             let before = self.store.outline(node)?;
-            let question = self.question(&round, nonce, now)?;
-            // First of all that takes time: whoever has no key makes nobody join and replay anything.
+            let received = match &mut decoded {
+                Some(received) => received,
+                none => none.insert(Received::from_cbor(bytes)?),
+            };
             proven(received.quote(), received.registers(), &question.context)?;
-            let outcome = match &mut received {
+            let outcome = match received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
                 Received::Part(part) => {
-                    self.part(part, bytes, &round, &question, attest.clock.reset_count)?
+                    let resets = claim.attest.clock.reset_count;
+                    self.part(part, bytes, &round, &question, resets)?
                 }
             };
             let changes = changes::between(before.as_ref(), &outcome.verdict);

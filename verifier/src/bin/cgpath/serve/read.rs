@@ -5,7 +5,7 @@
 
 use super::detail::{self, Now};
 use super::http::{ApiError, App, Refused, blocking, now};
-use super::readers::{Reader, Scope};
+use super::readers::{Reader, ReaderId, Scope as Readable};
 use super::store::{StoreError, StoredVerdict};
 use super::tls::{Connection, Peer};
 use super::{metrics, page, revocations, stream, webhook};
@@ -19,6 +19,8 @@ use axum::{Extension, Json, Router};
 use evidence::PodUid;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use verifier::ear::{self, Scope};
+use verifier::text::{quoted, told};
 use verifier::{PodVerdict, State as Judged, Verdict};
 
 /// Verdicts in one answer of `history`.
@@ -37,7 +39,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
         ("/v1/stream", get(stream::all)),
         ("/v1/revocations", get(revocations::revocations)),
         ("/v1/nodes/{node}/verdict", get(verdict)),
-        ("/v1/nodes/{node}/ear", get(ear)),
+        ("/v1/nodes/{node}/ear", get(attestation_result)),
         ("/v1/nodes/{node}/history", get(history)),
         ("/v1/nodes/{node}/stream", get(stream::node)),
         ("/v1/nodes/{node}/pods/{uid}", get(pod)),
@@ -71,49 +73,60 @@ fn shown_token(headers: &HeaderMap) -> Option<Vec<u8>> {
     None
 }
 
+/// Whose token a request shows, where it shows one; an extension of each request.
+#[derive(Clone)]
+struct Known(Option<(ReaderId, Reader)>);
+
+fn unauthorized(error: &str) -> Response {
+    let error = ApiError::new(StatusCode::UNAUTHORIZED, "read", error)
+        .hint("Authorization: Bearer TOKEN; in a browser any user name, and the token as password");
+    let mut response = error.into_response();
+    let realm = HeaderValue::from_static("Basic realm=\"cgpath\", charset=\"UTF-8\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+    response
+}
+
+/// Refuses a wrong token, whatever is asked for and from wherever: whoever shows one believes that it counts.
+pub(super) async fn known(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
+    let shows = request.headers().contains_key(header::AUTHORIZATION);
+    let token = shown_token(request.headers());
+    let known = token.and_then(|token| app.settings.readers.by_token(&token));
+    if shows && known.is_none() {
+        return unauthorized("no reader has this token");
+    }
+    request.extensions_mut().insert(Known(known));
+    next.run(request).await
+}
+
 async fn may_read(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
     Extension(connection): Extension<Arc<Connection>>,
+    Extension(Known(known)): Extension<Known>,
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
-    let readers = &app.settings.readers;
-    let reader = if readers.is_empty() {
-        let local = peer.ip().to_canonical().is_loopback();
-        local.then_some(Reader::Everything).ok_or_else(|| {
-            ApiError::new(
+    let local = peer.ip().to_canonical().is_loopback();
+    let (id, reader) = match known {
+        Some(known) => known,
+        None if !app.settings.readers.is_empty() => return unauthorized("reading needs a read token"),
+        None if local => (ReaderId::LOCAL, Reader::Everything),
+        None => {
+            return ApiError::new(
                 StatusCode::FORBIDDEN,
                 "read",
                 "verdicts can be read from the verifier's own machine only",
             )
             .hint("cgpath serve --read-token TOKEN, or --readers FILE, lets others read who show a token")
-        })
-    } else {
-        let reader = shown_token(request.headers()).and_then(|token| readers.by_token(&token));
-        reader.ok_or_else(|| {
-            ApiError::new(StatusCode::UNAUTHORIZED, "read", "reading needs a read token")
-                .hint("Authorization: Bearer TOKEN; in a browser any user name, and the token as password")
-        })
+            .into_response();
+        }
     };
-    match reader {
-        Ok(reader) => {
-            request.extensions_mut().insert(reader);
-            // Who may read does not give way to strangers.
-            let answering = Arc::new(connection.answering());
-            request.extensions_mut().insert(Arc::clone(&answering));
-            next.run(request).await
-        }
-        Err(error) => {
-            let unauthorized = error.status == StatusCode::UNAUTHORIZED;
-            let mut response = error.into_response();
-            if unauthorized {
-                let realm = HeaderValue::from_static("Basic realm=\"cgpath\", charset=\"UTF-8\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
-            }
-            response
-        }
-    }
+    request.extensions_mut().insert(reader);
+    request.extensions_mut().insert(id);
+    // Who may read does not give way to strangers.
+    let answering = Arc::new(connection.answering());
+    request.extensions_mut().insert(Arc::clone(&answering));
+    next.run(request).await
 }
 
 /// A kept verdict with its content understood.
@@ -137,7 +150,7 @@ pub struct Scoped {
 }
 
 /// A kept verdict with the reader's pods alone; `None` if none of them is there.
-pub(super) fn narrowed(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Verdict>, ApiError> {
+pub(super) fn narrowed(kept: &StoredVerdict, scope: &Readable) -> Result<Option<Verdict>, ApiError> {
     let mut verdict = understood(kept)?;
     verdict.pods.retain(|pod| scope.holds(pod));
     verifier::accept::redact(&mut verdict.accepted, &verdict.pods);
@@ -156,7 +169,7 @@ impl Scoped {
     }
 
     /// `None` if no pod there is the reader's.
-    fn of(kept: &StoredVerdict, scope: &Scope) -> Result<Option<Scoped>, ApiError> {
+    fn of(kept: &StoredVerdict, scope: &Readable) -> Result<Option<Scoped>, ApiError> {
         Ok(narrowed(kept, scope)?.map(|verdict| Scoped::new(kept, verdict)))
     }
 }
@@ -165,7 +178,7 @@ impl Scoped {
 pub(super) fn last_narrowed(
     app: &App,
     node: &str,
-    scope: &Scope,
+    scope: &Readable,
 ) -> Result<(StoredVerdict, Verdict), ApiError> {
     let unknown = || ApiError::unknown_node(node);
     app.store.node(node)?;
@@ -200,12 +213,36 @@ async fn verdict(
     .await?
 }
 
-/// The last verdict as a signed attestation result. `iat` is when it was reached: whoever relies on it judges its age.
-async fn ear(
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EarQuery {
+    /// Whom it is for.
+    audience: Option<String>,
+}
+
+/// An audience is not longer, in bytes.
+const MAX_AUDIENCE: usize = 200;
+
+/// The last verdict as a signed attestation result. `iat` is when it was reached, and its end counts from there: asking for
+/// it again makes nothing younger.
+async fn attestation_result(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
     Path(node): Path<String>,
+    query: Result<Query<EarQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| bad_query(&e.body_text(), "?audience=TEXT"))?;
+    if let Some(audience) = &query.audience
+        && (audience.is_empty()
+            || audience.len() > MAX_AUDIENCE
+            || !audience.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        let error = format!("audience: 1 to {MAX_AUDIENCE} visible ASCII characters");
+        return Err(bad_query(
+            &error,
+            "the name by which the party that is to rely on the result knows itself",
+        ));
+    }
     blocking(move || {
         let (last, verdict) = match &reader {
             Reader::Everything => {
@@ -215,8 +252,16 @@ async fn ear(
             }
             Reader::Scoped(scope) => last_narrowed(&app, &node, scope)?,
         };
-        let token = verifier::ear::token(&verdict, Some(&last.nonce), &app.verdict_key)
-            .map_err(|error| ApiError::internal(&error))?;
+        let scope = match reader {
+            Reader::Everything => Scope::All,
+            Reader::Scoped(_) => Scope::Pods,
+        };
+        let mut terms = app.terms(scope, &last)?;
+        if let Some(audience) = query.audience {
+            terms.audience = audience;
+        }
+        let token =
+            ear::issue(&verdict, &terms, &app.verdict_key).map_err(|error| ApiError::internal(&error))?;
         // RFC 9782 section 5: an EAT as a JWT.
         Ok(([(header::CONTENT_TYPE, "application/eat+jwt")], token).into_response())
     })
@@ -230,6 +275,24 @@ struct HistoryQuery {
     before: Option<i64>,
 }
 
+/// A query that is none.
+pub(super) fn bad_query(error: &impl core::fmt::Display, hint: &'static str) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "query", told(error)).hint(hint)
+}
+
+/// How many are wanted; `most` where nothing is said.
+pub(super) fn page_of(limit: Option<u32>, most: u32) -> Result<u32, ApiError> {
+    let limit = limit.unwrap_or(most);
+    if (1..=most).contains(&limit) {
+        return Ok(limit);
+    }
+    let error = format!("limit: {limit} is not from 1 to {most}");
+    Err(bad_query(
+        &error,
+        "ask for what follows with the cursor of the answer",
+    ))
+}
+
 #[derive(Serialize)]
 struct History {
     /// The newest first.
@@ -241,7 +304,7 @@ struct History {
 
 /// What a reader with a scope is told of the past: the last [`HISTORY_PAGE`] verdicts at most, with no numbers, since
 /// these count what others do.
-fn history_scoped(app: &App, node: &str, limit: u32, scope: &Scope) -> Result<Vec<Scoped>, ApiError> {
+fn history_scoped(app: &App, node: &str, limit: u32, scope: &Readable) -> Result<Vec<Scoped>, ApiError> {
     app.store.node(node)?;
     let mut found = Vec::new();
     for kept in app.store.history(node, limit, None)? {
@@ -259,10 +322,11 @@ async fn history(
     Path(node): Path<String>,
     query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|e| {
-        ApiError::new(StatusCode::BAD_REQUEST, "query", e.body_text()).hint("?limit=N&before=ID")
-    })?;
-    let limit = query.limit.unwrap_or(HISTORY_PAGE).clamp(1, HISTORY_PAGE);
+    let Query(query) = query.map_err(|e| bad_query(&e.body_text(), "?limit=N&before=ID"))?;
+    let limit = page_of(query.limit, HISTORY_PAGE)?;
+    if query.before.is_some_and(|id| id < 0) {
+        return Err(bad_query(&"before: an id is not negative", "?limit=N&before=ID"));
+    }
     blocking(move || {
         if let Reader::Scoped(scope) = &reader {
             let verdicts = history_scoped(&app, &node, limit, scope)?;
@@ -335,7 +399,7 @@ pub struct ScopedSummary {
 }
 
 /// The nodes that have a pod of the reader's.
-fn scoped_summaries(app: &App, scope: &Scope) -> Result<Vec<ScopedSummary>, ApiError> {
+fn scoped_summaries(app: &App, scope: &Readable) -> Result<Vec<ScopedSummary>, ApiError> {
     let now = now();
     let mut found = Vec::new();
     for node in app.store.nodes()? {
@@ -472,7 +536,10 @@ pub(super) fn unknown_pod(node: &str, uid: &str) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "unknown-pod",
-        format!("no pod {uid:?} is known on a node {node:?}"),
+        format!(
+            "no such pod is known on such a node: {}",
+            quoted(format!("{node}/pods/{uid}"))
+        ),
     )
     .hint("GET /v1/nodes shows nodes and pods that you may see")
 }

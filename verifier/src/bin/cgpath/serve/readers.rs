@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use verifier::PodVerdict;
+use verifier::text::told;
 
 /// A readers' file is never longer.
 const MAX_FILE: u64 = 1 << 20;
@@ -26,7 +27,7 @@ pub enum ReadersError {
         source: std::io::Error,
     },
     /// It is no list of readers.
-    #[error("readers {path}: {source}")]
+    #[error("readers {path}: {}", told(.source))]
     Syntax {
         /// The file.
         path: String,
@@ -92,6 +93,15 @@ impl Scope {
         let namespace = name.and_then(|name| name.split_once('/'));
         self.pods.contains(&uid) || namespace.is_some_and(|(ns, _)| self.namespaces.contains(ns))
     }
+}
+
+/// Which reader it is, for what each has a share of: the digest of its token, or nothing for this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReaderId([u8; 32]);
+
+impl ReaderId {
+    /// Whoever reads from this machine while nobody has a token.
+    pub const LOCAL: ReaderId = ReaderId([0; 32]);
 }
 
 /// All who may read.
@@ -165,9 +175,15 @@ impl Readers {
         self.tokens.is_empty()
     }
 
+    /// How many have a token.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// Whose token it is. Digests are compared, so the time that takes tells nothing about a token.
-    pub fn by_token(&self, token: &[u8]) -> Option<Reader> {
-        self.tokens.get(&<[u8; 32]>::from(Sha256::digest(token))).cloned()
+    pub fn by_token(&self, token: &[u8]) -> Option<(ReaderId, Reader)> {
+        let digest = Sha256::digest(token).into();
+        Some((ReaderId(digest), self.tokens.get(&digest)?.clone()))
     }
 }
 
@@ -188,10 +204,13 @@ mod tests {
             "readers:\n- name: shop\n  token-sha256: {digest}\n  namespaces: [shop]\n"
         ))
         .unwrap();
-        assert!(matches!(readers.by_token(b"shop token"), Some(Reader::Scoped(_))));
+        assert!(matches!(
+            readers.by_token(b"shop token"),
+            Some((_, Reader::Scoped(_)))
+        ));
         assert!(matches!(
             readers.by_token(b"the operator's own token"),
-            Some(Reader::Everything)
+            Some((_, Reader::Everything))
         ));
         assert!(readers.by_token(b"shop").is_none() && readers.by_token(b"").is_none());
     }

@@ -130,9 +130,15 @@ pub(super) async fn revocations(
     Extension(reader): Extension<Reader>,
     query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(asked) = query.map_err(|e| {
-        ApiError::new(StatusCode::BAD_REQUEST, "query", e.body_text()).hint("?since=ID&limit=N")
-    })?;
-    let limit = asked.limit.unwrap_or(PAGE).clamp(1, PAGE) as usize;
+    let Query(asked) = query.map_err(|e| super::read::bad_query(&e.body_text(), "?since=ID&limit=N"))?;
+    let limit = super::read::page_of(asked.limit, PAGE)? as usize;
+    let is_cursor =
+        |id: &String| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if asked.since.as_ref().is_some_and(|id| !is_cursor(id)) {
+        return Err(super::read::bad_query(
+            &"since: no id of a change",
+            "the `next` of an answer, 32 hex digits",
+        ));
+    }
     blocking(move || Ok(Json(list(&app, &reader, asked.since, limit)?).into_response())).await?
 }

@@ -37,6 +37,8 @@ pub const VERDICT_KEY: &str = "verdict.key";
 pub const VERDICT_PUBLIC: &str = "verdict.pub.pem";
 /// The key that recognises nonces.
 pub const NONCE_KEY: &str = "nonce.key";
+/// The token that `--read-token-always` made.
+pub const READ_TOKEN: &str = "read.token";
 
 const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 365;
@@ -196,14 +198,7 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
     let verdict_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     write(VERDICT_KEY, verdict_key.serialize_pem().as_bytes())?;
     write(VERDICT_PUBLIC, verdict_key.public_key_pem().as_bytes())?;
-    let mut nonce_key = [0; super::nonce::KEY_LEN];
-    {
-        use rand_core::{OsRng, RngCore};
-        OsRng.try_fill_bytes(&mut nonce_key).map_err(|e| SetupError::Io {
-            path: "random numbers".into(),
-            error: io::Error::other(e),
-        })?;
-    }
+    let nonce_key: [u8; super::nonce::KEY_LEN] = random()?;
     write(NONCE_KEY, format!("{}\n", hex::encode(nonce_key)).as_bytes())?;
     let store = Store::create(dir)?;
     store.set_meta("server-names", &names.join("\n"))?;
@@ -278,6 +273,37 @@ pub fn verdict_key(dir: &Path) -> Result<SigningKey, SetupError> {
         path,
         why: format!("not a P-256 key in PEM: {e}"),
     })
+}
+
+fn random<const N: usize>() -> Result<[u8; N], SetupError> {
+    use rand_core::{OsRng, RngCore};
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|e| SetupError::Io {
+        path: "random numbers".into(),
+        error: io::Error::other(e),
+    })?;
+    Ok(bytes)
+}
+
+/// A token for reading that nobody chose: made at the first time, and the same from then on.
+///
+/// # Errors
+/// [`SetupError`]; [`SetupError::Content`] for a file that holds no token.
+pub fn read_token(dir: &Path) -> Result<String, SetupError> {
+    let path = dir.join(READ_TOKEN);
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim().len() >= 16 => return Ok(text.trim().to_owned()),
+        Ok(_) => {
+            let why = "shorter than 16 characters; remove it, and another one is made".to_owned();
+            return Err(SetupError::Content { path, why });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(SetupError::Io { path, error }),
+    }
+    let token = hex::encode(random::<16>()?);
+    write_private(&path, format!("{token}\n").as_bytes())?;
+    sync_dir(dir)?;
+    Ok(token)
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), SetupError> {

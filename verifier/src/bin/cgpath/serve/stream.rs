@@ -4,9 +4,10 @@
 //! tenant's bundle that begins where the one before ended; what a reader may see is what `read` shows it. The id of an event
 //! is the verdict's nonce, which tells nothing about what others do. Not here: what is in an answer (see `read`).
 
+use super::counts::Counted;
 use super::http::{ApiError, App, blocking};
 use super::read::{PodAnswer, Scoped, narrowed, pod_in, understood, unknown_pod};
-use super::readers::Reader;
+use super::readers::{Reader, ReaderId};
 use super::store::StoredVerdict;
 use super::tls::Answering;
 use axum::Extension;
@@ -19,12 +20,16 @@ use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use verifier::{Verdict, ear};
 
-/// Streams at one time.
-pub const STREAMS: usize = 256;
+/// Streams at one time, of all readers.
+const STREAMS: usize = 256;
+
+/// Of these, a reader's own share where there are so many readers: nobody takes what is another's.
+pub fn each(readers: usize) -> usize {
+    (STREAMS / readers.max(1)).max(1)
+}
 
 /// What a stream is about.
 #[derive(Clone)]
@@ -84,7 +89,7 @@ struct Listener {
     about: About,
     kept: Receiver<Arc<str>>,
     place: Place,
-    _slot: OwnedSemaphorePermit,
+    _slot: Counted<ReaderId>,
     /// For as long as it lasts the connection gives way to no other.
     _answering: Arc<Answering>,
 }
@@ -109,8 +114,12 @@ fn bundle(
     let mut bundle = TenantBundle::prove(&evidence, pod, from)
         .or_else(|_| TenantBundle::prove(&evidence, pod, 0))
         .map_err(|e| e.to_string())?;
-    let scope = ear::Scope::Pod(pod);
-    let token = ear::token_for(verdict, scope, Some(&kept.nonce), &app.verdict_key);
+    let mut terms = app.terms(ear::Scope::Pod(pod), kept).map_err(|e| e.to_string())?;
+    // A verdict of the past is sent to whoever follows: that it is one, its end says.
+    terms.standing = terms
+        .standing
+        .filter(|standing| *standing == ear::Standing::Stopped);
+    let token = ear::issue(verdict, &terms, &app.verdict_key);
     bundle.ear = Some(token.map_err(|e| e.to_string())?);
     Ok(STANDARD.encode(bundle.to_cbor()))
 }
@@ -241,17 +250,17 @@ type Events = Sse<
 
 async fn events(
     app: Arc<App>,
-    reader: Reader,
+    (id, reader): (ReaderId, Reader),
     about: About,
     headers: HeaderMap,
     answering: Arc<Answering>,
     from: u64,
 ) -> Result<Events, ApiError> {
-    let slot = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
+    let slot = app.streams.count(id, false).ok_or_else(|| {
         ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "busy",
-            "too many streams at once; try again",
+            "too many streams of this reader at once; try again",
         )
     })?;
     // Before it is looked at: what comes meanwhile is not missed.
@@ -283,16 +292,18 @@ async fn events(
 pub(super) async fn all(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
+    Extension(id): Extension<ReaderId>,
     Extension(answering): Extension<Arc<Answering>>,
     headers: HeaderMap,
 ) -> Result<Events, ApiError> {
-    events(app, reader, About::All, headers, answering, 0).await
+    events(app, (id, reader), About::All, headers, answering, 0).await
 }
 
 /// One node.
 pub(super) async fn node(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
+    Extension(id): Extension<ReaderId>,
     Extension(answering): Extension<Arc<Answering>>,
     Path(node): Path<String>,
     headers: HeaderMap,
@@ -305,20 +316,20 @@ pub(super) async fn node(
         })
         .await??;
     }
-    events(app, reader, About::Node(node), headers, answering, 0).await
+    events(app, (id, reader), About::Node(node), headers, answering, 0).await
 }
 
 /// One pod, with proofs.
 pub(super) async fn pod(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,
+    Extension(id): Extension<ReaderId>,
     Extension(answering): Extension<Arc<Answering>>,
     Path((node, uid)): Path<(String, String)>,
     query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Events, ApiError> {
-    let Query(asked) = query
-        .map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, "query", e.body_text()).hint("?from=ENTRIES"))?;
+    let Query(asked) = query.map_err(|e| super::read::bad_query(&e.body_text(), "?from=ENTRIES"))?;
     let wanted = {
         let (app, reader, node) = (Arc::clone(&app), reader.clone(), node.clone());
         blocking(move || {
@@ -328,5 +339,13 @@ pub(super) async fn pod(
         .await??
     };
     let about = About::Pod(node, wanted);
-    events(app, reader, about, headers, answering, asked.from.unwrap_or(0)).await
+    events(
+        app,
+        (id, reader),
+        about,
+        headers,
+        answering,
+        asked.from.unwrap_or(0),
+    )
+    .await
 }

@@ -3,6 +3,7 @@
 //! TLS is rustls with *ring*. Where a CA for clients is given, whoever shows a certificate must show a good one of it; who has to
 //! show one, and with what name, `http` says. Evidence is authentic by its quote in any case. Not here: what requests mean.
 
+use super::counts::{Counted, Counts};
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -12,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -149,25 +150,12 @@ fn clients(path: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientC
 
 /// What peers have at one time, each up to a limit. This machine has none: a proxy on it speaks for many.
 #[derive(Debug)]
-pub struct Peers {
-    limit: usize,
-    counts: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One thing that a peer has, until this is dropped.
-#[derive(Debug)]
-pub struct Counted {
-    peers: Arc<Peers>,
-    group: IpAddr,
-}
+pub struct Peers(Arc<Counts<IpAddr>>);
 
 impl Peers {
     /// Up to `limit` for each peer.
-    pub fn new(limit: usize) -> Arc<Peers> {
-        Arc::new(Peers {
-            limit,
-            counts: Mutex::default(),
-        })
+    pub fn new(limit: usize) -> Peers {
+        Peers(Counts::new(limit))
     }
 
     /// One customer's network counts as one peer: a /64 in IPv6 (RFC 6177), an address in IPv4.
@@ -187,30 +175,9 @@ impl Peers {
     }
 
     /// Counts one more; `None` if the peer has enough.
-    pub fn count(self: &Arc<Peers>, address: IpAddr) -> Option<Counted> {
+    pub fn count(&self, address: IpAddr) -> Option<Counted<IpAddr>> {
         let group = Peers::group(address);
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = counts.entry(group).or_insert(0);
-        if *n >= self.limit && !group.is_loopback() {
-            return None;
-        }
-        *n += 1;
-        Some(Counted {
-            peers: Arc::clone(self),
-            group,
-        })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.peers.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(n) = counts.get_mut(&self.group) {
-            *n -= 1;
-            if *n == 0 {
-                counts.remove(&self.group);
-            }
-        }
+        self.0.count(group, group.is_loopback())
     }
 }
 
@@ -461,7 +428,7 @@ mod tests {
         assert!(peers.count("192.0.2.2".parse().unwrap()).is_some());
         drop(held);
         assert!(peers.count(one).is_some());
-        assert_eq!(peers.counts.lock().unwrap().len(), 0);
+        assert_eq!(peers.0.len(), 0);
         let local: Vec<_> = (0..2 * PER_PEER)
             .map(|_| peers.count("127.0.0.1".parse().unwrap()).unwrap())
             .collect();
