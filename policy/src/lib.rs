@@ -23,7 +23,7 @@ pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
 pub use node::{
-    Accept, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy, PaddedBanks,
-    Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
+    Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,
+    PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
 };
 pub use reference::{Reference, Source, SourceKind};

@@ -465,6 +465,9 @@ impl Policy {
         if file.kexec == Kexec::Allow {
             found.push("kexec: allow".into());
         }
+        if file.min_reboot < crate::DEFAULT_MIN_REBOOT {
+            found.push(format!("min-reboot: {}", file.min_reboot));
+        }
         if file.guard.at_least == GuardLevel::Off {
             found.push("guard.at-least: off".into());
         }

@@ -15,6 +15,9 @@ pub const MAX_POLICY_LEN: usize = 4 * 1024 * 1024;
 /// A list in a policy file never has more items than this.
 pub const MAX_ITEMS: usize = 4096;
 
+/// Seconds that a reboot takes at least, unless the policy says otherwise.
+pub const DEFAULT_MIN_REBOOT: u32 = 10;
+
 /// Programs that put processes into containers: a record in a pod's cgroup with none of these among its ancestors is
 /// *suspect*. A name matches the last component of an executable's path, an absolute path the whole of it.
 pub const DEFAULT_RUNTIMES: [&str; 9] = [
@@ -56,6 +59,11 @@ pub struct NodePolicy {
     /// A new boot id without a reset of the TPM: a kernel that was started by kexec.
     #[serde(default)]
     pub kexec: Kexec,
+    /// A reboot takes at least this long, in seconds from the last accepted evidence to the first of the new boot, by the
+    /// verifier's clock (V7): a TPM that was reset sooner was reset without its machine.
+    #[serde(default = "default_min_reboot")]
+    #[schemars(range(max = 3600))]
+    pub min_reboot: u32,
     /// Container runtimes: a record in a pod whose ancestry shows none of them is suspect. A name (`crun`) or an
     /// absolute path (`/usr/bin/crun`).
     #[serde(default = "default_runtimes", deserialize_with = "texts")]
@@ -369,6 +377,10 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
             why,
         }
     })
+}
+
+fn default_min_reboot() -> u32 {
+    DEFAULT_MIN_REBOOT
 }
 
 pub(crate) fn default_runtimes() -> Vec<String> {

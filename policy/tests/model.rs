@@ -102,6 +102,7 @@ fn every_laxer_value_is_listed() {
 padded-banks: report
 predating-pods: trust
 kexec: allow
+min-reboot: 9
 violations: { permit: ['/var/log/**'] }
 dangerous-boot-not-judged: true
 ";
@@ -115,6 +116,7 @@ dangerous-boot-not-judged: true
             "padded-banks: report",
             "predating-pods: trust",
             "kexec: allow",
+            "min-reboot: 9",
             "violations.permit: /var/log/**",
         ]
     );

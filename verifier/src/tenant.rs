@@ -250,7 +250,12 @@ impl Case<'_> {
             clock_ms: quoted.clock_ms,
             safe: quoted.safe,
         };
-        history::check(present, previous.map(|p| &p.node), false, findings, notes)
+        let asked = history::Asked {
+            now: self.context.now,
+            min_reboot: self.policy.file.min_reboot,
+            kexec_allowed: false,
+        };
+        history::check(present, previous.map(|p| &p.node), asked, findings, notes)
     }
 
     /// V2: the list, from where this tenant has followed it, leads to the quoted register.

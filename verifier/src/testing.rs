@@ -513,6 +513,8 @@ pub struct Node {
     /// The tier.
     pub tier: Tier,
     /// TPM resets.
+    /// The verifier's clock, seconds since 1970: goes on by a minute with each reboot.
+    pub now: u64,
     pub reset_count: u32,
     /// TPM restarts.
     pub restart_count: u32,
@@ -579,6 +581,7 @@ impl Node {
             signing: SigningKey::from_slice(&Sha256::digest(b"boot 1")).unwrap(),
             boot_id: [1; 16],
             tier: Tier::Bpf,
+            now: NOW,
             reset_count: 3,
             restart_count: 0,
             clock: 1_000_000,
@@ -667,6 +670,7 @@ impl Node {
 
     /// A new boot after a reset of the TPM.
     pub fn reboot(&mut self) {
+        self.now += 60;
         self.reset_count += 1;
         self.restart_count = 0;
         self.clock += 60_000;
@@ -1088,6 +1092,7 @@ impl Node {
         change(&mut log);
         self.boot = Some(log);
         self.reboot();
+        self.now = NOW;
         self
     }
 
@@ -1153,7 +1158,7 @@ impl Node {
             node: NODE.into(),
             key: PinnedKey::Public(self.ak.public()),
             nonce: ExpectedNonce::Value(nonce.to_vec()),
-            now: NOW,
+            now: self.now,
             previous,
         }
     }

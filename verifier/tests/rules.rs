@@ -1159,6 +1159,42 @@ mod v7_history {
     }
 
     #[test]
+    fn a_tpm_that_was_reset_sooner_than_a_machine_reboots_is_refused_unless_the_policy_says_how_fast_it_is() {
+        let mut node = busy();
+        let state = first_round(&mut node);
+        node.reboot();
+        for (seconds, min, is_good) in [
+            (9, "", false),
+            (10, "", true),
+            (0, "min-reboot: 0\n", true),
+            (60, "min-reboot: 61\n", false),
+        ] {
+            let mut node = node.clone();
+            node.now = state.time + seconds;
+            node.extra_policy += min;
+            let evidence = node.attest(NEXT);
+            let verdict = judge_next(&node, &evidence, &state);
+            if is_good {
+                assert!(verdict.trusted, "{verdict}");
+            } else {
+                disbelieved(&verdict, Rule::V7, "sooner than the machine can reboot");
+            }
+        }
+    }
+
+    /// Whoever resets a TPM by itself and waits is not told from a machine that rebooted.
+    #[test]
+    fn limit_a_tpm_that_is_reset_by_itself_and_fed_again_is_a_reboot_once_that_time_has_passed() {
+        let mut node = busy();
+        let state = first_round(&mut node);
+        // The old kernel goes on, and hides what it ran: the new list begins as that of a real boot does.
+        node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/hidden", &sha256(b"hidden"));
+        node.reboot();
+        let evidence = node.attest(NEXT);
+        assert!(judge_next(&node, &evidence, &state).trusted);
+    }
+
+    #[test]
     fn evidence_of_the_boot_before_is_refused_after_a_reboot() {
         let mut node = busy();
         let mut old = node.clone();
@@ -1224,6 +1260,7 @@ mod v7_history {
         node.restart_count = u32::MAX;
         let state = first_round(&mut node);
         node.reset_count = 0;
+        node.now += 60;
         node.boot_id = [2; 16];
         node.load();
         let evidence = node.attest(NEXT);

@@ -60,7 +60,7 @@ fn context(node: &Node, previous: Option<TenantState>) -> TenantContext {
     TenantContext {
         key: PinnedKey::Public(node.ak.public()),
         nonce: ExpectedNonce::Value(NONCE.to_vec()),
-        now: NOW,
+        now: node.now,
         verifiers: vec![*verdict_key().verifying_key()],
         previous,
     }

@@ -80,6 +80,7 @@ fn left_out(policy: &Policy) -> Vec<String> {
         ("padded-banks", file.padded_banks != Default::default()),
         ("predating-pods", file.predating_pods != Default::default()),
         ("kexec", file.kexec != Default::default()),
+        ("min-reboot", file.min_reboot != crate::DEFAULT_MIN_REBOOT),
         ("guard", file.guard != Default::default()),
         ("violations", file.violations != Default::default()),
         ("runtimes", file.runtimes != crate::DEFAULT_RUNTIMES),

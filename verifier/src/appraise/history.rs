@@ -37,6 +37,16 @@ pub(crate) enum Relation {
     Kexec,
 }
 
+/// What the verifier asks of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// Its clock, seconds since 1970.
+    pub now: u64,
+    /// A reboot takes at least this long, seconds.
+    pub min_reboot: u32,
+    pub kexec_allowed: bool,
+}
+
 /// `after - before` on a circle of 2^32; `None` if that is a step back.
 fn advance(before: u32, after: u32) -> Option<u32> {
     let step = after.wrapping_sub(before);
@@ -46,7 +56,7 @@ fn advance(before: u32, after: u32) -> Option<u32> {
 pub(crate) fn check(
     now: Present<'_>,
     before: Option<&NodeState>,
-    kexec_allowed: bool,
+    asked: Asked,
     findings: &mut Findings,
     notes: &mut Vec<String>,
 ) -> Relation {
@@ -101,11 +111,19 @@ pub(crate) fn check(
             Relation::SameBoot
         }
         (false, true) => {
+            let passed = asked.now.saturating_sub(before.time);
+            if passed < asked.min_reboot.into() {
+                findings.push(
+                    fail("the TPM was reset sooner than the machine can reboot".into())
+                        .found(format!("{passed} s after the last evidence"))
+                        .expected(format!("at least {} s", asked.min_reboot)),
+                );
+            }
             notes.push("rebooted since the last evidence: the chain of checkpoints starts anew".into());
             Relation::Rebooted
         }
         (false, false) => {
-            if kexec_allowed {
+            if asked.kexec_allowed {
                 notes.push("a new kernel was started by kexec since the last evidence".into());
             } else {
                 findings.push(

@@ -351,8 +351,12 @@ fn compare(
         clock_ms: quoted.clock_ms,
         safe: quoted.safe,
     };
-    let kexec_allowed = policy.file.kexec == policy::Kexec::Allow;
-    history::check(present, context.previous.as_ref(), kexec_allowed, findings, notes)
+    let asked = history::Asked {
+        now: context.now,
+        min_reboot: policy.file.min_reboot,
+        kexec_allowed: policy.file.kexec == policy::Kexec::Allow,
+    };
+    history::check(present, context.previous.as_ref(), asked, findings, notes)
 }
 
 /// What it rests on whose an entry is.

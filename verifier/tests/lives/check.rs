@@ -206,7 +206,7 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
             node: NODE.into(),
             key,
             nonce: ExpectedNonce::Value(nonce(n)),
-            now: NOW + n as u64,
+            now: world.node.now + n as u64,
             previous: None,
         });
         let shown = ways
@@ -287,6 +287,7 @@ fn naive_says(
         evidence,
         policy,
         nonce,
+        now: context.now,
         before: context.previous.as_ref(),
         shown,
         elsewhere: plain.failures().any(is_elsewhere),

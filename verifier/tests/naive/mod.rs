@@ -28,6 +28,8 @@ pub struct Given<'a> {
     pub policy: &'a Policy,
     /// Absent where freshness is not checked.
     pub nonce: Option<&'a [u8]>,
+    /// The verifier's clock, seconds since 1970.
+    pub now: u64,
     /// What the last believed evidence left.
     pub before: Option<&'a NodeState>,
     /// What the last believed evidence showed unsealed.
@@ -227,6 +229,9 @@ impl<'a> Case<'a> {
             (false, true) => Since::Reboot,
             (false, false) => Since::Kexec,
         };
+        let passed = self.given.now.saturating_sub(before.time);
+        let is_soon = passed < self.policy().min_reboot.into();
+        self.node(self.since == Since::Reboot && is_soon, Rule::V7);
         self.node(
             self.since == Since::Kexec && self.policy().kexec == Kexec::Deny,
             Rule::V7,

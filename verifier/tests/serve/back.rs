@@ -22,6 +22,8 @@ fn state_of(verdict: &Value, uid: &str) -> String {
 /// A node with a replaced file in pod 4, after two rounds: one before and one after.
 fn tampered(site: &Site, client: &Client) -> Node {
     let mut node = busy();
+    // This machine reboots at once.
+    node.extra_policy += "min-reboot: 0\n";
     site.enrol(&node, "worker-1");
     assert_eq!(round(client, &mut node)["trusted"], true);
     node.execute(&Actor::pod(pod(4), "/bin/app"), "/bin/app", &sha256(b"hotfix"));

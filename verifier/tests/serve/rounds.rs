@@ -165,6 +165,8 @@ fn a_round_that_does_not_follow_is_refused_by_name_and_changes_nothing() {
 fn everything_is_sent_again_on_demand_and_after_a_reboot() {
     let site = Site::new();
     let mut node = busy();
+    // This machine reboots at once.
+    node.extra_policy += "min-reboot: 0\n";
     site.enrol(&node, "worker-1");
     let (_server, client) = site.serve(&[]);
     let (_, first) = whole(&client, &mut node);

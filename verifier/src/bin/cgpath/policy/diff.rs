@@ -125,6 +125,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     keys.insert(format!("accept.collector: {}", file.accept.collector));
     keys.insert(format!("guard.at-least: {}", file.guard.at_least));
     keys.insert(format!("guard.tpm-opened: {:?}", file.guard.tpm_opened).to_lowercase());
+    keys.insert(format!("min-reboot: {}", file.min_reboot));
     keys.insert(format!("predating-pods: {:?}", file.predating_pods).to_lowercase());
     keys.extend(file.accept.tiers.iter().map(|v| format!("accept.tiers: {v}")));
     keys.extend(
