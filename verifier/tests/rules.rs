@@ -1863,7 +1863,7 @@ mod v14_guard {
                 node.record_guard(&Actor::host("/usr/bin/rm"), action, "link_executed", is_denied);
                 let evidence = node.attest(NONCE);
                 let verdict = judge(&node, &evidence);
-                let words = if is_denied { "denied" } else { "went through" };
+                let words = if is_denied { ": denied" } else { ": not denied" };
                 let finding = fails(&verdict, Rule::V14, words);
                 assert_eq!(finding.subject, Subject::Node);
                 assert_eq!(finding.path.as_deref(), Some(&b"link_executed"[..]));
@@ -1883,14 +1883,47 @@ mod v14_guard {
     }
 
     #[test]
-    fn a_pod_that_touches_them_is_named_on_the_node() {
-        let mut node = busy();
-        node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Unmounted, "", true);
-        let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
-        let finding = fails(&verdict, Rule::V14, "unmounted");
-        assert_eq!((finding.subject, finding.path), (Subject::Node, None));
-        assert!(finding.found.unwrap().contains(&pod(2).to_string()));
+    fn a_pod_that_touches_them_makes_the_node_untrusted_and_is_named() {
+        for action in AGAINST_US {
+            let mut node = busy();
+            node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "", false);
+            let evidence = node.attest(NONCE);
+            let verdict = judge(&node, &evidence);
+            let finding = fails(&verdict, Rule::V14, ": not denied");
+            assert_eq!((finding.subject, finding.path), (Subject::Node, None));
+            assert!(finding.found.unwrap().contains(&pod(2).to_string()));
+            assert_eq!(verdict.node.state, State::Untrusted);
+        }
+    }
+
+    #[test]
+    fn what_was_denied_to_a_pod_is_the_pods_alone() {
+        for action in AGAINST_US {
+            let mut node = busy();
+            node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "x", true);
+            let evidence = node.attest(NONCE);
+            let verdict = judge(&node, &evidence);
+            let finding = fails(&verdict, Rule::V14, ": denied");
+            assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
+            assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+            for found in &verdict.pods {
+                let is_it = found.uid == pod(2);
+                assert_eq!(found.state == State::Untrusted, is_it, "{verdict}");
+                assert_eq!(found.state == State::Trusted, !is_it, "{verdict}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_outcome_that_the_programs_do_not_write_is_no_denial() {
+        for ret in [1, -13, i32::MIN] {
+            let mut node = busy();
+            node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Traced, "", true);
+            node.waiting.last_mut().unwrap().1.ret = ret;
+            let evidence = node.attest(NONCE);
+            let finding = fails(&judge(&node, &evidence), Rule::V14, "not denied");
+            assert_eq!(finding.subject, Subject::Node);
+        }
     }
 
     #[test]
@@ -1916,7 +1949,7 @@ mod v14_guard {
             let other = AGAINST_US[(AGAINST_US.iter().position(|a| *a == action).unwrap() + 1) % 12];
             node.record_guard(&Actor::host("/usr/bin/tool"), other, "x", false);
             let evidence = node.attest(NONCE);
-            fails(&judge(&node, &evidence), Rule::V14, "went through");
+            fails(&judge(&node, &evidence), Rule::V14, "not denied");
         }
     }
 

@@ -146,7 +146,7 @@ pub struct GuardEvent {
     pub action: GuardAction,
     /// Who.
     pub task: TaskInfo,
-    /// 0 if it went through, else the negative error number with which it was denied.
+    /// The negative error number with which it was denied, or 0: then the kernel's own answer is not known.
     pub ret: i32,
     /// Number of the thing: id of a map, program or link, thread group id, device; 0 where there is none.
     pub object: u64,

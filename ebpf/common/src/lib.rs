@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 /// Bumped at each change of a layout below; the loader refuses an object with another one.
-pub const LAYOUT_VERSION: u16 = 3;
+pub const LAYOUT_VERSION: u16 = 4;
 
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
@@ -98,7 +98,7 @@ pub mod action {
     pub const TPM_OPENED: u32 = 11;
     /// A file was opened for writing by which the TPM's driver lets go of it; `object` is 0.
     pub const TPM_UNBOUND: u32 = 12;
-    /// kernel.ftrace_enabled was opened for writing; `object` is 0.
+    /// The sysctl kernel.ftrace_enabled was opened for writing; `object` is 0.
     pub const FTRACE_OPENED: u32 = 13;
     /// An execution was denied in a pod that the verifier does not trust.
     pub const EXECUTION_DENIED: u32 = 14;
@@ -268,7 +268,7 @@ pub struct GuardHead {
     pub task: Task,
     /// See [`action`].
     pub action: u32,
-    /// 0 if it went through, else the negative error number with which it was denied.
+    /// The negative error number with which it was denied, or 0: then the kernel's own answer comes later and is not known.
     pub ret: i32,
     /// See [`action`].
     pub object: u64,
@@ -445,6 +445,8 @@ pub struct Config {
     pub mount_mnt_parent: u32,
     /// `struct mount`.
     pub mount_mnt_mountpoint: u32,
+    /// `struct mount`.
+    pub mount_mnt_ns: u32,
     /// `struct vfsmount`.
     pub vfsmount_mnt_root: u32,
     /// `struct vfsmount`.
@@ -473,6 +475,18 @@ pub struct Config {
     pub task_files: u32,
     /// `struct task_struct`.
     pub task_ptrace: u32,
+    /// `struct task_struct`.
+    pub task_cred: u32,
+    /// `struct cred`.
+    pub cred_user_ns: u32,
+    /// `struct cred`, capabilities by number from the lowest bit on.
+    pub cred_cap_effective: u32,
+    /// `struct user_namespace`: 0 for the initial one alone.
+    pub user_namespace_level: u32,
+    /// `struct proc_inode`, which holds the inode of a file in proc.
+    pub proc_inode_vfs_inode: u32,
+    /// `struct proc_inode`: NULL for what is no sysctl.
+    pub proc_inode_sysctl: u32,
     /// `struct files_struct`.
     pub files_fdt: u32,
     /// `struct fdtable`.
@@ -485,6 +499,8 @@ pub struct Config {
     pub nsproxy_mnt_ns: u32,
     /// `struct mnt_namespace`, `ns.inum`.
     pub mnt_namespace_inum: u32,
+    /// `struct mnt_namespace`.
+    pub mnt_namespace_user_ns: u32,
     /// `struct pid`.
     pub pid_level: u32,
     /// `struct pid`.

@@ -1,7 +1,9 @@
 //! What is done to the collector's own parts and to the TPM by others, recorded and, if the settings say so, denied.
 //!
 //! Promises: a collector is known by the hash that the kernel has of the program that it executed, never by a name or a
-//! path; nothing but the things that the loader named is ever denied. Not here: executions in pods (see `pods`).
+//! path; nothing but the things that the loader named is ever denied; what the kernel refuses for lack of rights after a
+//! hook is not told, so that nobody without rights can speak here. What cannot be read counts as done by somebody who may.
+//! Not here: executions in pods (see `pods`). Which callers reach each hook is in SECURITY.md, with the tests.
 
 use crate::{config::config, files, files::Hash, kernel::Reader, ring, tasks};
 use aya_ebpf::{
@@ -49,6 +51,8 @@ const PTRACE_MODE_ATTACH: u32 = 2;
 const BPF_LINK_UPDATE: u32 = 29;
 const BPF_LINK_GET_FD_BY_ID: u32 = 30;
 const BPF_LINK_DETACH: u32 = 34;
+/// `CAP_SYS_ADMIN`, include/uapi/linux/capability.h.
+const CAP_SYS_ADMIN: u64 = 21;
 
 /// What [`GuardHead`] is followed by.
 #[repr(C)]
@@ -184,6 +188,19 @@ fn by_collector(settings: *const Settings) -> bool {
     is_collector(&mut reader, settings, leader)
 }
 
+/// Whether the current task has CAP_SYS_ADMIN where `capable` asks for it: in the initial user namespace, the only one at
+/// level 0. What cannot be read counts as yes.
+#[inline(always)]
+fn is_admin(reader: &mut Reader) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let cred: u64 = reader.read(task + config!(task_cred));
+    let namespace: u64 = reader.read(cred + config!(cred_user_ns));
+    let level: u32 = reader.read(namespace + config!(user_namespace_level));
+    let capabilities: u64 = reader.read(cred + config!(cred_cap_effective));
+    reader.has_failed() || (level == 0 && capabilities >> CAP_SYS_ADMIN & 1 == 1)
+}
+
 /// Takes note of processes that run the collector's program: root's, untraced.
 #[inline(always)]
 pub fn executed(hash: &Hash) {
@@ -289,13 +306,15 @@ pub fn call(command: u32, attributes: u64) -> i32 {
     let mut reader = Reader::new();
     // All three begin with a link: its id, or its descriptor.
     let first: u32 = reader.read(attributes);
-    let id = if command == BPF_LINK_GET_FD_BY_ID {
-        first
+    // The hook comes before the kernel's own check of this one: whoever fails that gets EPERM, and is nobody to us. The
+    // others ask for no capability. Whoever holds a descriptor of a link may call them.
+    let (id, may) = if command == BPF_LINK_GET_FD_BY_ID {
+        (first, is_admin(&mut reader))
     } else {
-        link_of(&mut reader, first)
+        (link_of(&mut reader, first), true)
     };
     reader.finish();
-    if id == 0 || !is_guarded(class::LINK | u64::from(id)) || by_collector(settings) {
+    if id == 0 || !may || !is_guarded(class::LINK | u64::from(id)) || by_collector(settings) {
         return 0;
     }
     answer(
@@ -409,8 +428,15 @@ pub fn unmounted(mnt: u64) -> i32 {
     let mut reader = Reader::new();
     let sb: u64 = reader.read(mnt + config!(vfsmount_mnt_sb));
     let dev: u32 = reader.read(sb + config!(super_block_s_dev));
+    // The mount namespace of a user namespace, which everybody can make, has copies that nobody else sees: the kernel lets
+    // no mount go from there to where it was copied from (`copy_tree` with CL_SHARED_TO_SLAVE).
+    let mount = mnt - config!(mount_mnt);
+    let namespace: u64 = reader.read(mount + config!(mount_mnt_ns));
+    let owner: u64 = reader.read(namespace + config!(mnt_namespace_user_ns));
+    let level: u32 = reader.read(owner + config!(user_namespace_level));
+    let is_copy = !reader.has_failed() && level != 0;
     reader.finish();
-    if u64::from(dev) != setting!(settings, pins_dev) || by_collector(settings) {
+    if is_copy || u64::from(dev) != setting!(settings, pins_dev) || by_collector(settings) {
         return 0;
     }
     answer(
@@ -518,7 +544,13 @@ pub fn opened(file: *const u8) -> i32 {
         }
         action::TPM_UNBOUND
     } else if magic == PROC_SUPER_MAGIC {
-        // Inodes of sysctls come and go, and each instance of proc has its own: by name. No other file of proc has it.
+        // Inodes of sysctls come and go, and each instance of proc has its own: by name. The kernel alone names sysctls, and
+        // no other has this one; a pod names other files of proc, by its network interfaces (net/dev_snmp6).
+        let holder = inode - config!(proc_inode_vfs_inode);
+        let sysctl: u64 = reader.read(holder + config!(proc_inode_sysctl));
+        if sysctl == 0 && !reader.has_failed() {
+            return 0;
+        }
         let name = name_of(&mut reader, file as u64);
         let mut words = [0u64; 2];
         // SAFETY: room for what the helper writes at most.

@@ -39,6 +39,12 @@ impl Reader {
             unsafe { bpf_probe_read_kernel(to.cast(), size_of::<T>() as u32, address as *const c_void) };
     }
 
+    /// Whether any read failed so far.
+    #[inline(always)]
+    pub fn has_failed(&self) -> bool {
+        self.failed != 0
+    }
+
     /// Whether any read failed; counts it if so.
     #[inline(always)]
     pub fn finish(self) -> bool {

@@ -1,7 +1,8 @@
 //! V14: nobody touched the collector's own parts, and the programs watched over them as the policy wants.
 //!
-//! Promise: every record of the guard is spoken of; what was done to the collector is the node's, whoever did it, and what
-//! the collector's settings did to a pod is that pod's and no failure. Not here: whether the records are to be believed.
+//! Promise: every record of the guard is spoken of; what was done to the collector is the node's, whoever did it; what was
+//! denied to a pod is that pod's; what the collector's settings did to a pod is that pod's and no failure. Not here: whether
+//! the records are to be believed.
 
 use super::{
     finding::{Finding, Findings, Rule, Severity, Subject},
@@ -11,6 +12,9 @@ use crate::text::foreign;
 use evidence::{Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
 use policy::{GuardLevel, Policy, TpmOpened};
 use rayon::prelude::*;
+
+/// [`Record::ret`] of what the programs denied: `-EPERM`. Any other value is none that they write.
+const DENIED: i32 = -1;
 
 /// Records that one thread looks at, at a time.
 const BATCH: usize = 4096;
@@ -82,7 +86,7 @@ impl Watch {
 
 fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, findings: &mut Findings) {
     let Guard { action, object } = guard;
-    let is_denied = record.ret != 0;
+    let is_denied = record.ret == DENIED;
     let finding = if action.is_enforcement() {
         match key {
             PartitionKey::Pod(_) => {
@@ -97,14 +101,20 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
             .found(who(record)),
         }
     } else {
-        let outcome = if is_denied { "denied" } else { "went through" };
+        // The programs see the call before the kernel has decided everything: they know what they denied, not what succeeded.
+        let outcome = if is_denied { "denied" } else { "not denied" };
         let number = if object == 0 {
             String::new()
         } else {
             format!(" (number {object})")
         };
         let text = format!("{}{number}: {outcome}", what(action));
-        let finding = Finding::fail(Rule::V14, Subject::Node, text).found(who(record));
+        // What failed changed nothing of the node, and whoever may hurt it by failing could do so at will.
+        let subject = match key {
+            PartitionKey::Pod(_) if is_denied => Subject::Partition(key),
+            _ => Subject::Node,
+        };
+        let finding = Finding::fail(Rule::V14, subject, text).found(who(record));
         let severity =
             if action == GuardAction::TpmOpened && policy.file.guard.tpm_opened == TpmOpened::Report {
                 Severity::Note

@@ -226,6 +226,7 @@ impl Case<'_> {
         };
         let mut stated = self.chain.iter().map(|sealed| sealed.checkpoint.protection);
         let mut fails = least.is_some_and(|least| stated.any(|p| p.is_none_or(|p| p.guard < least)));
+        let mut denied = Vec::new();
         for (key, record) in &self.records {
             fails |= match (record.kind == EventKind::Guard, record.guard) {
                 (false, None) => false,
@@ -234,10 +235,18 @@ impl Case<'_> {
                 (true, Some(done)) => {
                     let at_tpm = done.action == evidence::GuardAction::TpmOpened;
                     let reported = at_tpm && guard.tpm_opened == TpmOpened::Report;
-                    !reported && !guard.tolerate.contains(&done.action)
+                    let counts = !reported && !guard.tolerate.contains(&done.action);
+                    let is_pods = matches!(key, PartitionKey::Pod(_)) && record.ret == -1;
+                    if counts && is_pods {
+                        denied.push(*key);
+                    }
+                    counts && !is_pods
                 }
             };
         }
         self.node(fails, Rule::V14);
+        for key in denied {
+            self.fail_if(true, Rule::V14, Subject::Partition(key));
+        }
     }
 }

@@ -6,11 +6,12 @@
 use anyhow::{Context as _, Result, bail};
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ImageSpec,
     ImageStatusRequest, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile, StartContainerRequest, StatusRequest,
     StopPodSandboxRequest,
 };
 use std::process::Command;
@@ -133,8 +134,38 @@ fn host_network() -> NamespaceOption {
     }
 }
 
+/// What kubelets ask for where a pod says nothing (`procMount: Default`). Source: kubernetes, pkg/securitycontext/util.go.
+const MASKED_PATHS: [&str; 10] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+const READ_ONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
 async fn run_pod(pod: &Pod) -> Result<RunningPod> {
     let mut client = RuntimeServiceClient::new(channel().await?);
+    let profile = if pod.confined {
+        ProfileType::RuntimeDefault
+    } else {
+        ProfileType::Unconfined
+    };
+    let seccomp = Some(SecurityProfile {
+        profile_type: profile.into(),
+        ..SecurityProfile::default()
+    });
     let sandbox_config = PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.name.clone(),
@@ -156,6 +187,7 @@ async fn run_pod(pod: &Pod) -> Result<RunningPod> {
             cgroup_parent: pod.cgroup_parent.clone(),
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(host_network()),
+                seccomp: seccomp.clone(),
                 ..LinuxSandboxSecurityContext::default()
             }),
             ..LinuxPodSandboxConfig::default()
@@ -195,6 +227,9 @@ async fn run_pod(pod: &Pod) -> Result<RunningPod> {
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
                     namespace_options: Some(host_network()),
+                    seccomp: seccomp.clone(),
+                    masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
+                    readonly_paths: READ_ONLY_PATHS.map(str::to_owned).to_vec(),
                     ..LinuxContainerSecurityContext::default()
                 }),
                 ..LinuxContainerConfig::default()

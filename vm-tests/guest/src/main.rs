@@ -15,6 +15,7 @@ mod workload_container;
 mod workload_guard;
 mod workload_kexec;
 mod workload_memory;
+mod workload_pod;
 mod workload_timed;
 mod workload_tpm;
 

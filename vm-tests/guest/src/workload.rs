@@ -5,7 +5,8 @@
 
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_guard as guard,
-    workload_kexec as kexec, workload_memory as memory, workload_timed as timed, workload_tpm as tpm,
+    workload_kexec as kexec, workload_memory as memory, workload_pod as pod, workload_timed as timed,
+    workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -54,6 +55,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
             print(&answer)
         }
         Workload::Attack { pins, pid } => print(&guard::attack(Path::new(&pins), pid)?),
+        Workload::Reach { pins, pid, uid } => print(&pod::reach(Path::new(&pins), pid, uid)?),
+        Workload::Passed { pins, cgroup, uid } => print(&pod::passed(Path::new(&pins), &cgroup, uid)?),
+        Workload::Nest { levels, length, argv } => pod::nest(levels, length, &argv),
         Workload::Tpm { commands } => print(&tpm::send(&commands)?),
         Workload::LoadKernel { image, command_line } => kexec::load(Path::new(&image), &command_line),
         Workload::MapAgain { file, outcome } => {

@@ -21,11 +21,12 @@ const MAP_UPDATE_ELEM: u32 = 2;
 const OBJ_GET: u32 = 7;
 const PROG_GET_NEXT_ID: u32 = 11;
 const MAP_GET_NEXT_ID: u32 = 12;
-const PROG_GET_FD_BY_ID: u32 = 13;
-const MAP_GET_FD_BY_ID: u32 = 14;
-const LINK_GET_FD_BY_ID: u32 = 30;
+pub const PROG_GET_FD_BY_ID: u32 = 13;
+pub const MAP_GET_FD_BY_ID: u32 = 14;
+pub const LINK_UPDATE: u32 = 29;
+pub const LINK_GET_FD_BY_ID: u32 = 30;
 const LINK_GET_NEXT_ID: u32 = 31;
-const LINK_DETACH: u32 = 34;
+pub const LINK_DETACH: u32 = 34;
 const F_RDONLY: u32 = 1 << 3;
 
 /// `union bpf_attr`, as far as it is used here: words of 64 bits, zero where nothing is said.
@@ -72,7 +73,11 @@ fn ids(next: u32) -> Vec<u32> {
     }
 }
 
-fn by_id(command: u32, id: u32, flags: u32) -> io::Result<OwnedFd> {
+/// An object by its id.
+///
+/// # Errors
+/// What the kernel says.
+pub fn by_id(command: u32, id: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut attributes = [0; 16];
     // The id, a word for the next one, then the flags.
     attributes[0] = two(id, 0);
@@ -91,11 +96,18 @@ pub fn by_pin(path: &Path) -> io::Result<OwnedFd> {
     descriptor(OBJ_GET, &mut attributes)
 }
 
-struct Attempts(Vec<Attempt>);
+/// What was tried so far.
+#[derive(Default)]
+pub struct Attempts(Vec<Attempt>);
 
 impl Attempts {
+    /// All of it.
+    pub fn finish(self) -> Vec<Attempt> {
+        self.0
+    }
+
     /// Notes the outcome; several of one name are one attempt each.
-    fn note<T>(&mut self, what: &str, outcome: io::Result<T>) -> Option<T> {
+    pub fn note<T>(&mut self, what: &str, outcome: io::Result<T>) -> Option<T> {
         let (errno, value) = match outcome {
             Ok(value) => (0, Some(value)),
             Err(error) => (error.raw_os_error().unwrap_or(-1), None),
@@ -113,7 +125,7 @@ impl Attempts {
 /// # Errors
 /// When an attempt cannot even be made.
 pub fn attack(pins: &Path, pid: u32) -> Result<Vec<Attempt>> {
-    let mut tried = Attempts(Vec::new());
+    let mut tried = Attempts::default();
     for id in ids(MAP_GET_NEXT_ID) {
         tried.note("map by id", by_id(MAP_GET_FD_BY_ID, id, 0));
         tried.note("map by id to read", by_id(MAP_GET_FD_BY_ID, id, F_RDONLY));
@@ -123,7 +135,10 @@ pub fn attack(pins: &Path, pid: u32) -> Result<Vec<Attempt>> {
     }
     for id in ids(LINK_GET_NEXT_ID) {
         if let Some(link) = tried.note("link by id", by_id(LINK_GET_FD_BY_ID, id, 0)) {
-            tried.note("link detached", detach(&link));
+            tried.note(
+                "link detached",
+                on_link(LINK_DETACH, link.as_raw_fd().cast_unsigned()),
+            );
         }
     }
     let pinned = by_pin(&pins.join("map_PODS"));
@@ -132,8 +147,18 @@ pub fn attack(pins: &Path, pid: u32) -> Result<Vec<Attempt>> {
     }
     tried.note("program by pin", by_pin(&pins.join("prog_executed")));
     if let Ok(link) = by_pin(&pins.join("link_executed")) {
-        tried.note("pinned link detached", detach(&link));
+        let fd = link.as_raw_fd().cast_unsigned();
+        tried.note("pinned link detached", on_link(LINK_DETACH, fd));
     }
+    on_process(&mut tried, pid)?;
+    Ok(tried.finish())
+}
+
+/// Tries to reach into process `pid`.
+///
+/// # Errors
+/// When an attempt cannot even be made.
+pub fn on_process(tried: &mut Attempts, pid: u32) -> Result<()> {
     let memory = OpenOptions::new()
         .read(true)
         .write(true)
@@ -148,13 +173,17 @@ pub fn attack(pins: &Path, pid: u32) -> Result<Vec<Attempt>> {
         waitpid(target, Some(WaitPidFlag::__WALL)).context("waiting for the process that was attached to")?;
         ptrace::detach(target, None).context("letting the process go on")?;
     }
-    Ok(tried.0)
+    Ok(())
 }
 
-fn detach(link: &OwnedFd) -> io::Result<i32> {
+/// A command whose first attribute is a link's descriptor.
+///
+/// # Errors
+/// What the kernel says.
+pub fn on_link(command: u32, fd: u32) -> io::Result<i32> {
     let mut attributes = [0; 16];
-    attributes[0] = two(link.as_raw_fd().cast_unsigned(), 0);
-    bpf(LINK_DETACH, &mut attributes)
+    attributes[0] = two(fd, 0);
+    bpf(command, &mut attributes)
 }
 
 /// Writes an element that nothing looks at: no cgroup has the id 1 and is a pod's.

@@ -44,6 +44,8 @@ pub struct Pod {
     pub uid: String,
     /// The directory that holds the pod's cgroups, from the hierarchy's root.
     pub cgroup_parent: String,
+    /// Whether the runtime's own seccomp profile is on (`RuntimeDefault`); without it there is none, as in Kubernetes.
+    pub confined: bool,
     /// Started in this order.
     pub containers: Vec<Container>,
 }
@@ -56,6 +58,7 @@ impl Pod {
             namespace: "demo".to_owned(),
             uid: uid.to_owned(),
             cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
+            confined: false,
             containers: Vec::new(),
         }
     }
@@ -252,6 +255,35 @@ pub enum Workload {
         pins: String,
         /// Its process id.
         pid: u32,
+    },
+    /// Reach for the same and for what a pod can make look the same, as any user can. Answer: a list of [`Attempt`].
+    Reach {
+        /// The directory of the collector's pins.
+        pins: String,
+        /// Its process id; any other where it is out of sight.
+        pid: u32,
+        /// The user to become first, with no capability left.
+        uid: Option<u32>,
+    },
+    /// Take hold of a pinned link as root, then, in a cgroup and as a user without capabilities, try to change and detach it.
+    /// Answer: a list of [`Attempt`].
+    Passed {
+        /// The directory of the collector's pins.
+        pins: String,
+        /// The cgroup, from the hierarchy's root; it is there.
+        cgroup: String,
+        /// The user.
+        uid: u32,
+    },
+    /// As a container's root without privileges: nest directories below the own cgroup (v2) and run a program in the last one.
+    /// Answer: nothing.
+    Nest {
+        /// How many.
+        levels: u32,
+        /// Bytes of each name.
+        length: usize,
+        /// Program and arguments.
+        argv: Vec<String>,
     },
     /// Send commands to the TPM past the kernel's resource manager; what they leave in it stays. Answer: a list of the
     /// TPM's answers, hex.

@@ -1,13 +1,19 @@
 //! What host root does to the collector's own parts: in the mode "deny" it fails and is recorded, in the mode "record" it
-//! goes through and the node is untrusted, or the evidence stops. And there is a way to leave.
+//! goes through and the node is untrusted, or the evidence stops. What a pod with and without privileges can do there. And
+//! there is a way to leave.
 
-use evidence::{Checkpoint, EventKind, GuardAction, GuardMode, Record, SealedCheckpoint};
+use evidence::{
+    Checkpoint, EventKind, GuardAction, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
+};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use verifier::{Rule, Severity, State};
-use vm_protocol::spec::{Attempt, Workload};
-use vm_tests::Stock;
-use vm_tests::scenario::{self, COLLECTOR, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};
+use verifier::{Rule, Severity, State, Subject};
+use vm_protocol::elf;
+use vm_protocol::spec::{Attempt, Mount, Pod, Workload};
+use vm_tests::oci::Image;
+use vm_tests::pods::{self, BARE_RUNTIME, Pods, Running, Runtime};
+use vm_tests::scenario::{self, COLLECTOR, COLLECTOR_LOG, KnownPod, Node, Plan, Round, WORKLOADS};
+use vm_tests::{Stock, host};
 
 const PINS: &str = "/sys/fs/bpf/ima-cgpath";
 const FTRACE: &str = "/proc/sys/kernel/ftrace_enabled";
@@ -28,6 +34,131 @@ const ATTEMPTS: [&str; 8] = [
     "memory",
     "descriptor",
 ];
+
+/// Pods that are given the host's /sys, /dev and processes: what one does in them as root it does with privileges; what it
+/// does as a user, without any.
+const PLAIN: &str = "11111111-0000-4000-8000-000000000001";
+const PRIVILEGED: &str = "22222222-0000-4000-8000-000000000002";
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
+fn image() -> Image {
+    Image::new("localhost/ima-cgpath/guard:1")
+        .program("/app/idle", &elf::pause("guard"))
+        .program(
+            "/app/guest",
+            &std::fs::read(host::guest_binary().unwrap()).unwrap(),
+        )
+        .dir("/tmp", 0o1777)
+}
+
+fn plan(stock: Stock) -> Plan {
+    let mut plan = Plan::restored(stock);
+    plan.runtime = Runtime::Bare;
+    plan.images = vec![image()];
+    plan.pods = [(PLAIN, "test/plain"), (PRIVILEGED, "test/privileged")]
+        .map(|(uid, name)| KnownPod {
+            uid: uid.to_owned(),
+            name: name.to_owned(),
+            images: vec![image().name().to_owned()],
+            host_paths: Vec::new(),
+        })
+        .to_vec();
+    plan
+}
+
+fn run_pod(pods: &Pods<'_>, name: &str, uid: &str) -> Running {
+    let mut main = pods::container("main", &image(), &["/app/idle"]);
+    main.mounts = ["/sys", "/sys/fs/bpf", "/dev"]
+        .map(|path| Mount {
+            host: path.to_owned(),
+            container: path.to_owned(),
+            read_only: false,
+        })
+        .to_vec();
+    let mut pod = Pod::burstable(name, uid);
+    pod.containers = vec![main];
+    pods.run(&pod).unwrap()
+}
+
+fn key(uid: &str) -> PodUid {
+    PodUid::parse(uid.as_bytes()).unwrap()
+}
+
+/// Does a workload in a pod, as root there.
+fn in_pod(pods: &Pods<'_>, pod: &Running, work: &Workload) -> Vec<Attempt> {
+    let text = serde_json::to_string(work).unwrap();
+    let answer = pods
+        .must(pod, "main", &["/app/guest", "workload", &text])
+        .unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+/// Tries in a pod what needs no rights, and what looks as if it were done to us; what succeeds is done to nobody.
+fn reach(pods: &Pods<'_>, pod: &Running, collector: i32) {
+    let tried = in_pod(
+        pods,
+        pod,
+        &Workload::Reach {
+            pins: PINS.to_owned(),
+            pid: collector.cast_unsigned(),
+            uid: Some(NOBODY),
+        },
+    );
+    let what = |succeeded: bool| -> BTreeSet<&str> {
+        let of_this = tried.iter().filter(|t| (t.errno == 0) == succeeded);
+        of_this.map(|t| t.what.as_str()).collect()
+    };
+    let told: BTreeSet<(&str, i32)> = tried.iter().map(|t| (t.what.as_str(), t.errno)).collect();
+    let harmless = [
+        "network namespace",
+        "file of that name",
+        "mount namespace",
+        "copy unmounted",
+    ];
+    assert_eq!(what(true), BTreeSet::from(harmless), "{told:?}");
+    let refused = [
+        "link by id",
+        "map by id",
+        "program by id",
+        "map by pin",
+        "program by pin",
+        "link by pin",
+        "no link detached",
+        "no link changed",
+        "pin removed",
+        "pin renamed",
+        "directory removed",
+        "unmounted",
+        "memory",
+        "descriptor",
+        "traced",
+        "tpm",
+        "unbind",
+        "sysctl",
+    ];
+    assert_eq!(what(false), BTreeSet::from(refused), "{told:?}");
+}
+
+/// What a user without rights, in the cgroup of this pod, does with a descriptor of a link that root passed it.
+fn passed(node: &Node, pod: &Running) -> Vec<Attempt> {
+    let work = Workload::Passed {
+        pins: PINS.to_owned(),
+        cgroup: format!("{}/{}", pod.pod.cgroup_parent, pod.ids.containers[0]),
+        uid: NOBODY,
+    };
+    let text = serde_json::to_string(&work).unwrap();
+    let command = node.vm.command(&[BARE_RUNTIME, "workload", &text]);
+    let output = command.run().unwrap().check().unwrap().stdout;
+    serde_json::from_slice(&output).unwrap()
+}
+
+/// Records of the guard in one partition.
+fn guarded_in(round: &Round, partition: PartitionKey) -> Vec<Record> {
+    let evidence = round.evidence().unwrap();
+    let records = evidence.records(partition).iter();
+    records.filter(|r| r.kind == EventKind::Guard).cloned().collect()
+}
 
 fn attack(node: &Node, pid: i32) -> Vec<Attempt> {
     let work = Workload::Attack {
@@ -89,11 +220,62 @@ fn tpm(node: &Node) -> (String, String) {
 fn denied(stock: Stock) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();
-    let mut plan = Plan::restored(stock);
+    let mut plan = plan(stock);
     plan.settings = vec!["guard.mode=deny".to_owned()];
     let node = Node::boot(plan, dir.path()).unwrap();
     let (collector, first) = node.start_collector().unwrap();
     assert_eq!(first.verdict.node.state, State::Trusted, "{}", first.verdict);
+
+    // From pods: without rights nothing is told, with them nothing is reached, and it is the pod's own affair.
+    let pods = Pods::start(&node.vm, Runtime::Bare, &[]).unwrap();
+    let (plain, privileged) = (
+        run_pod(&pods, "plain", PLAIN),
+        run_pod(&pods, "privileged", PRIVILEGED),
+    );
+    reach(&pods, &plain, collector.pid());
+    let round = node.fresh().unwrap();
+    assert!(round.verdict.trusted, "{}", round.verdict);
+    assert_eq!(guarded(&round), []);
+    let tried = in_pod(
+        &pods,
+        &privileged,
+        &Workload::Attack {
+            pins: PINS.to_owned(),
+            pid: collector.pid().cast_unsigned(),
+        },
+    );
+    assert!(tried.iter().all(|t| t.errno != 0), "{tried:?}");
+    assert!(passed(&node, &privileged).iter().all(|t| t.errno == EPERM));
+    let round = node.fresh().unwrap();
+    let state = |uid: &str| round.verdict.pod(key(uid)).unwrap().state;
+    assert_eq!(round.verdict.node.state, State::Trusted, "{}", round.verdict);
+    assert_eq!(
+        (state(PLAIN), state(PRIVILEGED)),
+        (State::Trusted, State::Untrusted)
+    );
+    assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
+    let records = guarded_in(&round, PartitionKey::Pod(key(PRIVILEGED)));
+    assert_eq!(records.len(), guarded(&round).len(), "of others, too");
+    assert_eq!(actions(&records, false), BTreeSet::new());
+    assert_eq!(
+        actions(&records, true),
+        BTreeSet::from([
+            GuardAction::MapOpened,
+            GuardAction::MapRead,
+            GuardAction::ProgramOpened,
+            GuardAction::LinkOpened,
+            GuardAction::LinkChanged,
+            GuardAction::Traced,
+        ])
+    );
+    let by_nobody = records.iter().filter(|r| r.uid == NOBODY);
+    assert!(
+        by_nobody.clone().count() == 2
+            && by_nobody
+                .clone()
+                .all(|r| r.guard.is_some_and(|g| g.action == GuardAction::LinkChanged)),
+        "{records:?}"
+    );
 
     let tried = attack(&node, collector.pid());
     for what in ATTEMPTS.into_iter().chain(["traced"]) {
@@ -132,7 +314,7 @@ fn denied(stock: Stock) {
     println!("{}", round.verdict);
     assert_eq!(round.verdict.node.state, State::Untrusted);
     assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
-    let records = guarded(&round);
+    let records = guarded_in(&round, PartitionKey::Host);
     let wanted = [
         GuardAction::MapOpened,
         GuardAction::MapRead,
@@ -172,7 +354,11 @@ fn denied(stock: Stock) {
     let collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
     let again = node.fresh().unwrap();
     assert_eq!(failing(&again), BTreeSet::from([Rule::V14]), "{}", again.verdict);
-    assert_eq!(guarded(&again).len(), records.len(), "a restart is no attack");
+    assert_eq!(
+        guarded_in(&again, PartitionKey::Host).len(),
+        records.len(),
+        "a restart is no attack"
+    );
 
     // Another program of the same name and place in the file system may not; this one may take everything down.
     collector.signal(SIGTERM).unwrap();
@@ -203,7 +389,7 @@ fn denied(stock: Stock) {
 fn recorded(stock: Stock) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();
-    let mut plan = Plan::restored(stock);
+    let mut plan = plan(stock);
     plan.settings = vec!["log=info,collector::engine=debug".to_owned()];
     let node = Node::boot(plan, dir.path()).unwrap();
     let (collector, first) = node.start_collector().unwrap();
@@ -219,6 +405,57 @@ fn recorded(stock: Stock) {
             println!("VERIFIED {stock} {program}");
         }
     }
+
+    // From pods: without rights nothing is told. A descriptor that was passed on is enough for some calls, and privileges for
+    // the others: these are the node's affair.
+    let pods = Pods::start(&node.vm, Runtime::Bare, &[]).unwrap();
+    let (plain, privileged) = (
+        run_pod(&pods, "plain", PLAIN),
+        run_pod(&pods, "privileged", PRIVILEGED),
+    );
+    reach(&pods, &plain, collector.pid());
+    let round = node.fresh().unwrap();
+    assert!(round.verdict.trusted, "{}", round.verdict);
+    assert_eq!(guarded(&round), []);
+    // What the kernel itself says to these is no EPERM: it is asked.
+    assert!(
+        passed(&node, &plain)
+            .iter()
+            .all(|t| t.errno != 0 && t.errno != EPERM)
+    );
+    let round = node.fresh().unwrap();
+    let records = guarded(&round);
+    assert_eq!(records, guarded_in(&round, PartitionKey::Pod(key(PLAIN))));
+    assert_eq!(
+        actions(&records, false),
+        BTreeSet::from([GuardAction::LinkChanged])
+    );
+    assert!(records.iter().all(|r| r.uid == NOBODY), "{records:?}");
+    assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
+    let on_node = |round: &Round, uid: &str| {
+        let mut failures = round.verdict.failures();
+        failures.any(|f| f.subject == Subject::Node && f.found.as_deref().is_some_and(|f| f.contains(uid)))
+    };
+    assert!(
+        on_node(&round, PLAIN) && !on_node(&round, PRIVILEGED),
+        "{}",
+        round.verdict
+    );
+    let tried = in_pod(
+        &pods,
+        &privileged,
+        &Workload::Attack {
+            pins: PINS.to_owned(),
+            pid: collector.pid().cast_unsigned(),
+        },
+    );
+    assert!(
+        tried.iter().any(|t| t.what == "map written" && t.errno == 0),
+        "{tried:?}"
+    );
+    let round = node.fresh().unwrap();
+    assert!(on_node(&round, PRIVILEGED), "{}", round.verdict);
+    assert_eq!(round.verdict.node.state, State::Untrusted);
 
     // Through bpf(2) and ptrace(2): all goes through, but for what no kernel can do; the evidence goes on, untrusted.
     let tried = attack(&node, collector.pid());
@@ -246,7 +483,8 @@ fn recorded(stock: Stock) {
         GuardAction::LinkChanged,
         GuardAction::Traced,
     ];
-    assert_eq!(actions(&guarded(&round), false), BTreeSet::from(wanted));
+    let by_host = guarded_in(&round, PartitionKey::Host);
+    assert_eq!(actions(&by_host, false), BTreeSet::from(wanted));
 
     // Switched off: the canary is not seen, and who did it was recorded before.
     assert_eq!(sh(&node, &format!("echo 0 > {FTRACE}")).0, 0);
