@@ -397,6 +397,10 @@ pub struct Bpf {
     pub ring_bytes: u32,
     /// Directory of the pins, on bpffs.
     pub pin_dir: PathBuf,
+    /// Files that are longer, in MiB, are not read for their hash.
+    pub max_hash_mib: u32,
+    /// Whether files are read for their hash where a server answers for them: FUSE, NFS, SMB, 9p, Ceph.
+    pub hash_served: bool,
 }
 
 /// `[cgroup]`.
@@ -585,6 +589,8 @@ impl Default for Bpf {
             object: PathBuf::new(),
             ring_bytes: crate::bpf::DEFAULT_RING_BYTES,
             pin_dir: "/sys/fs/bpf/ima-cgpath".into(),
+            max_hash_mib: crate::bpf::DEFAULT_MAX_HASH_MIB,
+            hash_served: false,
         }
     }
 }
@@ -783,6 +789,9 @@ impl Config {
                 "bpf.ring_bytes",
                 format!("{} is not a power of two of at least 65536", self.bpf.ring_bytes),
             );
+        }
+        if self.bpf.max_hash_mib == 0 {
+            return bad("bpf.max_hash_mib", "0 MiB: nothing could be hashed".into());
         }
         let url = &self.verifier.url;
         if !url.is_empty() && !url.starts_with("https://") {
@@ -1041,6 +1050,7 @@ mod tests {
             "keep_boots=0",
             "state_dir=relative",
             "bpf.ring_bytes=100000",
+            "bpf.max_hash_mib=0",
             "verifier.url=http://plain.example",
             "seal.keep_files=1",
             "cgroup.hierarchy=v1:",

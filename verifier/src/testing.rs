@@ -512,9 +512,9 @@ pub struct Node {
     pub boot_id: [u8; 16],
     /// The tier.
     pub tier: Tier,
-    /// TPM resets.
     /// The verifier's clock, seconds since 1970: goes on by a minute with each reboot.
     pub now: u64,
+    /// TPM resets.
     pub reset_count: u32,
     /// TPM restarts.
     pub restart_count: u32,

@@ -354,6 +354,8 @@ impl Types {
             inode_i_rdev: self.offset("inode", "i_rdev", Exactly(4))?,
             super_block_s_dev: self.offset("super_block", "s_dev", Exactly(4))?,
             super_block_s_magic: self.offset("super_block", "s_magic", Exactly(8))?,
+            super_block_s_user_ns: self.offset("super_block", "s_user_ns", Exactly(8))?,
+            inode_i_size: self.offset("inode", "i_size", Exactly(8))?,
             dentry_d_parent: self.offset("dentry", "d_parent", Exactly(8))?,
             dentry_d_name: self.offset("dentry", "d_name.name", Exactly(8))?,
             dentry_d_inode: self.offset("dentry", "d_inode", Exactly(8))?,

@@ -40,6 +40,9 @@ pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/ima-cgpath";
 /// Size of the ring buffer, in bytes.
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 
+/// The longest file that is read for its hash, in MiB.
+pub const DEFAULT_MAX_HASH_MIB: u32 = 4096;
+
 /// What to load and where.
 #[derive(Debug, Clone)]
 pub struct Options<'a> {
@@ -49,6 +52,10 @@ pub struct Options<'a> {
     pub pin_dir: PathBuf,
     /// Size of the ring buffer in bytes: a power of two and a multiple of the page size. Used for a new load only.
     pub ring_bytes: u32,
+    /// Files that are longer, in MiB, are not read for their hash. Used for a new load only.
+    pub max_hash_mib: u32,
+    /// Whether files are read for their hash where a server answers for them. Used for a new load only.
+    pub hash_served: bool,
     /// The cgroup hierarchy to tell tasks apart by; `None` finds it out with [`Hierarchy::detect`].
     pub hierarchy: Option<Hierarchy>,
     /// The running kernel's type information.
@@ -66,6 +73,8 @@ impl<'a> Options<'a> {
             object,
             pin_dir: DEFAULT_PIN_DIR.into(),
             ring_bytes: DEFAULT_RING_BYTES,
+            max_hash_mib: DEFAULT_MAX_HASH_MIB,
+            hash_served: false,
             hierarchy: None,
             kernel_btf: "/sys/kernel/btf/vmlinux".into(),
             identity: Bank::Sha256,

@@ -351,6 +351,8 @@ impl Engine {
         let options = bpf::Options {
             pin_dir: config.bpf.pin_dir.clone(),
             ring_bytes: config.bpf.ring_bytes,
+            max_hash_mib: config.bpf.max_hash_mib,
+            hash_served: config.bpf.hash_served,
             hierarchy,
             identity: file_hash(content),
             orders: config.orders(),

@@ -151,6 +151,14 @@ pub const TICK_NS: u64 = 10_000_000;
 /// `EPERM`, include/uapi/asm-generic/errno-base.h.
 pub const EPERM: i32 = 1;
 
+/// `EFBIG`, include/uapi/asm-generic/errno-base.h. As [`FileHead::hash_alg`]: the file is longer than any that is read, and
+/// IMA has no hash of it.
+pub const EFBIG: i32 = 27;
+
+/// `EREMOTE`, include/uapi/asm-generic/errno.h. As [`FileHead::hash_alg`]: somebody else answers for the file's content and
+/// may never do so, and IMA has no hash of it.
+pub const EREMOTE: i32 = 66;
+
 /// Begins every record.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -431,6 +439,14 @@ pub struct Config {
     pub super_block_s_dev: u32,
     /// `struct super_block`.
     pub super_block_s_magic: u32,
+    /// `struct super_block`.
+    pub super_block_s_user_ns: u32,
+    /// `struct inode`.
+    pub inode_i_size: u32,
+    /// No file that is longer is read for its hash, in MiB.
+    pub max_hash_mib: u32,
+    /// Not 0: files are hashed, too, where a server answers for them (see [`EREMOTE`]).
+    pub hash_served: u32,
     /// `struct dentry`.
     pub dentry_d_parent: u32,
     /// `struct dentry`, `d_name.name`.

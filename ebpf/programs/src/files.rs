@@ -8,18 +8,33 @@ use crate::{
     ring, tasks,
 };
 use aya_ebpf::{
-    bindings::{file as File, path as Path},
+    bindings::{file as File, inode as Inode, path as Path},
     cty::c_void,
-    helpers::generated::{bpf_d_path, bpf_ima_file_hash, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    helpers::generated::{
+        bpf_d_path, bpf_ima_file_hash, bpf_ima_inode_hash, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str,
+    },
     programs::LsmContext,
 };
-use ebpf_common::{FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH, flag, kind};
+use ebpf_common::{
+    EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH, flag, kind,
+};
 
 /// `ENAMETOOLONG`, include/uapi/asm-generic/errno.h.
 const ENAMETOOLONG: i64 = 36;
 /// `S_IFMT` and `S_IFREG`, include/uapi/linux/stat.h.
 const S_IFMT: u16 = 0o170000;
 const S_IFREG: u16 = 0o100000;
+/// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h, `SMB1_MAGIC_NUMBER` and
+/// `SMB2_MAGIC_NUMBER` of fs/smb/common/smb1pdu.h, `CEPH_SUPER_MAGIC` of fs/ceph/super.h.
+const FUSE: u64 = 0x6573_5546;
+const NFS: u64 = 0x6969;
+const SMB1: u64 = 0xff53_4d42;
+const SMB2: u64 = 0xfe53_4d42;
+const V9FS: u64 = 0x0102_1997;
+const CEPH: u64 = 0x00c3_6400;
+const AFS: u64 = 0x5346_414f;
+/// Its layers are whatever its mounter chose.
+const OVERLAYFS: u64 = 0x794c_7630;
 /// Components that the path walk goes up at most, mount points included.
 const MAX_STEPS: usize = 128;
 /// Room for one component and its NUL, NAME_MAX + 1.
@@ -91,10 +106,9 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
         words: [0; 8],
     };
     if hashing != Hashing::No {
-        // SAFETY: 64 bytes of room, the longest digest there is.
-        let alg = unsafe { bpf_ima_file_hash(file.cast::<File>(), (&raw mut hash.words).cast(), 64) };
-        hash.alg = alg as i32;
-        if alg < 0 {
+        // SAFETY: as the caller promises.
+        hash.alg = unsafe { content(file, &mut hash.words) };
+        if hash.alg < 0 {
             ring::hash_failed();
         }
     }
@@ -116,6 +130,56 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
         }
     }
     hash
+}
+
+/// The hash that IMA has of the file, or makes now by reading all of it. This may take long, and until it ends the kernel lets
+/// no program go (RCU Tasks Trace): where it could take as long as somebody likes, what IMA has is all there is.
+///
+/// # Safety
+/// As [`send`].
+#[inline(always)]
+unsafe fn content(file: *mut c_void, words: &mut [u64; 8]) -> i32 {
+    let refusal = refusal(file as u64);
+    let words: *mut c_void = (&raw mut *words).cast();
+    if refusal == 0 {
+        // SAFETY: 64 bytes of room, the longest digest there is.
+        return unsafe { bpf_ima_file_hash(file.cast::<File>(), words, 64) as i32 };
+    }
+    // SAFETY: the verifier checks this load, at an offset that it knows, and gives the pointer its type.
+    let known = unsafe {
+        let inode = file
+            .cast::<u8>()
+            .add(config!(file_f_inode) as usize)
+            .cast::<*mut Inode>()
+            .read_volatile();
+        bpf_ima_inode_hash(inode, words, 64) as i32
+    };
+    if known < 0 { refusal } else { known }
+}
+
+/// Why this file is not to be read for its hash: a negative error number, or 0.
+#[inline(always)]
+fn refusal(file: u64) -> i32 {
+    let mut reader = Reader::new();
+    let inode: u64 = reader.read(file + config!(file_f_inode));
+    let size: u64 = reader.read(inode + config!(inode_i_size));
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    let mounter: u64 = reader.read(sb + config!(super_block_s_user_ns));
+    let level: u32 = reader.read(mounter + config!(user_namespace_level));
+    reader.finish();
+    if size > config!(max_hash_mib) << 20 {
+        return -EFBIG;
+    }
+    let is_served = match magic {
+        FUSE | NFS | SMB1 | SMB2 | V9FS | CEPH | AFS => true,
+        OVERLAYFS => level != 0,
+        _ => false,
+    };
+    if is_served && config!(hash_served) == 0 {
+        return -EREMOTE;
+    }
+    0
 }
 
 /// # Safety

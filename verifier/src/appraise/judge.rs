@@ -81,6 +81,16 @@ struct Judge<'j, 'a> {
     base: &'j BTreeMap<PartitionKey, Tally>,
 }
 
+/// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).
+fn unhashed(error: i32) -> String {
+    let why = match error {
+        -27 => ": longer than any file that the node hashes (bpf.max_hash_mib)",
+        -66 => ": where a server answers for the file, which the node does not wait for (bpf.hash_served)",
+        _ => "",
+    };
+    format!("no hash, error {error}{why}")
+}
+
 /// Records whose contents one thread judges at a time.
 const BATCH: usize = 1024;
 
@@ -370,7 +380,7 @@ impl<'a> Judge<'_, 'a> {
                 let digest = record.hash.as_ref().and_then(FileHash::digest);
                 if digest.is_none() {
                     let error = match &record.hash {
-                        Some(FileHash::Unhashed(error)) => format!("no hash, error {error}"),
+                        Some(FileHash::Unhashed(error)) => unhashed(*error),
                         _ => "no hash".to_owned(),
                     };
                     let finding = Finding::fail(

@@ -97,6 +97,19 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::Attest { socket, count } => print(&timed::attest(Path::new(&socket), count)?),
         Workload::Programs { pins } => print(&timed::programs(Path::new(&pins))?),
         Workload::Memfd => print(&memfd()?),
+        Workload::MapHollow { mib } => {
+            let file = File::from(memfd_create(c"hollow", MFdFlags::empty()).context("memfd_create")?);
+            file.set_len(mib << 20).context("ftruncate")?;
+            (0..2).try_for_each(|_| memory::map_executable(&file))
+        }
+        Workload::MapLayered { dir } => {
+            let dir = Path::new(&dir);
+            let (below, answer) = fresh(&dir.join("below"), "layered")?;
+            let at = pod::overlay(dir)?.join(below.file_name().context("a file's name")?);
+            memory::map_executable(&File::open(&at)?)?;
+            let path = at.display().to_string();
+            print(&BurstRun { path, ..answer })
+        }
         Workload::TomTou { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "tomtou")?;
             let reader = File::open(&path)?;

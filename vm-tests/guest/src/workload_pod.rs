@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, getgid, getuid, setgroups, setresgid, setresuid};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use vm_protocol::spec::Attempt;
 
@@ -121,6 +121,25 @@ pub fn reach(pins: &Path, pid: u32, uid: Option<u32>) -> Result<Vec<Attempt>> {
 /// As [`namespaces`], for a process that is root in a user namespace already or is not.
 fn namespaces_again(flags: CloneFlags) -> io::Result<()> {
     unshare(flags).or_else(|_| namespaces(flags))
+}
+
+/// In namespaces of its own, mounts an overlay whose lowest layer is `below` in `dir`; gives where.
+///
+/// # Errors
+/// When the kernel refuses, as it does before 5.11.
+pub fn overlay(dir: &Path) -> Result<PathBuf> {
+    let at = dir.join("overlay");
+    for made in [&at, &dir.join("above")] {
+        std::fs::create_dir_all(made)?;
+    }
+    namespaces(CloneFlags::CLONE_NEWNS).context("namespaces of its own")?;
+    let layers = format!(
+        "lowerdir={0}/above:{0}/below,userxattr",
+        dir.to_str().context("a path that is text")?
+    );
+    let kind = Some("overlay");
+    mount(kind, &at, kind, MsFlags::empty(), Some(layers.as_str())).context("an overlay of its own")?;
+    Ok(at)
 }
 
 /// Gives a network interface another name.

@@ -192,6 +192,16 @@ pub enum Workload {
     /// Execute a program that is in anonymous memory only (memfd). Answer: [`BurstRun`] with the path that the kernel
     /// gives it.
     Memfd,
+    /// Map the same anonymous file (memfd) executable twice; it is this long and holds nothing. Answer: nothing.
+    MapHollow {
+        /// Its length, MiB.
+        mib: u64,
+    },
+    /// In namespaces of its own, map a file executable on an overlay that was mounted there. Answer: [`BurstRun`].
+    MapLayered {
+        /// A directory for file and layers.
+        dir: String,
+    },
     /// Open for writing a file that was measured and is still open for reading: IMA logs `ToMToU`. Answer: [`BurstRun`].
     TomTou {
         /// A directory for the file.

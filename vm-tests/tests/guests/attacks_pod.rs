@@ -3,7 +3,9 @@
 
 use anyhow::{Context as _, Result};
 use evidence::list::ListEntry;
-use evidence::{Checkpoint, Entry, EventKind, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint};
+use evidence::{
+    Checkpoint, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint,
+};
 use p256::ecdsa::SigningKey;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -21,8 +23,10 @@ const TOOL: &str = "/app/tool";
 const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
 /// What a pod may run, on the host too: without a runtime its records are suspect.
 const SHARED: &str = "/opt/shared/report";
+/// The longest file that this node's programs read for its hash. IMA has no such limit, and hashes what is longer itself.
+const MAX_HASH_MIB: u64 = 64;
 /// The pods, each for one attack.
-const PODS: [&str; 10] = [
+const PODS: [&str; 12] = [
     "forge",
     "flood",
     "exclude",
@@ -33,6 +37,8 @@ const PODS: [&str; 10] = [
     "library",
     "neighbour",
     "moved",
+    "hollow",
+    "layered",
 ];
 
 fn uid(pod: &str) -> String {
@@ -51,6 +57,7 @@ struct Facts {
     memfd: BurstRun,
     late: BurstRun,
     library: BurstRun,
+    layered: BurstRun,
     flooded: usize,
 }
 
@@ -95,6 +102,7 @@ fn gather() -> Result<Facts> {
         .dir("/proc", 0o755);
     let mut plan = Plan::restored(Stock::V6_12);
     plan.runtime = Runtime::Containerd;
+    plan.settings.push(format!("bpf.max_hash_mib={MAX_HASH_MIB}"));
     plan.images = vec![image.clone()];
     plan.files = vec![(SHARED.to_owned(), elf::print("report\n"), 0o755)];
     plan.pods = PODS
@@ -174,6 +182,16 @@ fn gather() -> Result<Facts> {
     )?;
     let late = serde_json::from_str(&work("late", &Workload::LateMapping { dir: "/tmp".into() })?)?;
     let library = serde_json::from_str(&work("library", &Workload::TomTou { dir: "/tmp".into() })?)?;
+    work(
+        "hollow",
+        &Workload::MapHollow {
+            mib: MAX_HASH_MIB + 1,
+        },
+    )?;
+    let layered = Workload::MapLayered {
+        dir: "/scratch".into(),
+    };
+    let layered = serde_json::from_str(&work("layered", &layered)?)?;
     pods.must(pod("neighbour"), "main", &["/bin/busybox", "true"])?;
     // What a pod cannot do alone, but with a delegated cgroup or the host's help.
     let moved = pod("moved");
@@ -198,6 +216,7 @@ fn gather() -> Result<Facts> {
         memfd,
         late,
         library,
+        layered,
         flooded,
     };
     node.vm.power_off()?;
@@ -233,6 +252,18 @@ impl Facts {
 
     fn state(&self, pod: &str) -> State {
         self.verdict.pod(Facts::key(pod)).unwrap().state
+    }
+
+    /// A pod is untrusted for a file without a hash, and told why there is none.
+    fn unhashed(&self, pod: &str, path: &str, why: &str) {
+        let mut of_file = self.verdict.failures();
+        let found = of_file.find(|f| {
+            f.path.as_deref() == Some(path.as_bytes())
+                && f.found.as_deref().is_some_and(|found| found.contains(why))
+        });
+        let found = found.unwrap_or_else(|| panic!("{path} has a hash:\n{}", self.verdict));
+        assert_eq!(found.subject.to_string(), uid(pod), "{found}");
+        assert_eq!(self.state(pod), State::Untrusted);
     }
 
     /// Exactly this pod is untrusted for exactly this file.
@@ -338,6 +369,43 @@ fn a_mapping_made_executable_by_mprotect_is_charged_to_its_pod() {
         .collect();
     assert_eq!(kinds, [EventKind::LateMapping]);
     facts.charged("late", Rule::V9, &facts.late.path);
+}
+
+/// What the kernel reads for a program of ours keeps all programs of the kernel from being freed: how much that is must not be a
+/// pod's to say. IMA's own hash is taken once there is one.
+#[test]
+fn a_file_that_is_longer_than_any_that_is_read_for_its_hash_is_charged_to_its_pod() {
+    let facts = facts();
+    let records = facts.evidence.records(PartitionKey::Pod(Facts::key("hollow")));
+    let mapped: Vec<_> = records
+        .iter()
+        .filter(|r| r.kind == EventKind::Mapping && r.path.starts_with(b"/memfd:hollow"))
+        .collect();
+    let [first, second] = mapped[..] else {
+        panic!("{mapped:?}")
+    };
+    assert_eq!(first.hash, Some(FileHash::Unhashed(-27)));
+    assert!(
+        second.hash.as_ref().and_then(FileHash::digest).is_some(),
+        "{second:?}"
+    );
+    facts.unhashed(
+        "hollow",
+        &String::from_utf8_lossy(&first.path),
+        "bpf.max_hash_mib",
+    );
+}
+
+/// Below an overlay that a pod mounted can be a file system of its own that never answers.
+#[test]
+fn a_file_whose_layers_a_pod_chose_is_not_read_and_is_charged_to_it() {
+    let facts = facts();
+    let path = &facts.layered.path;
+    let records = facts.records("layered", path);
+    let mapped = records.iter().filter(|r| r.kind == EventKind::Mapping);
+    let hashes: Vec<_> = mapped.map(|r| r.hash.clone()).collect();
+    assert_eq!(hashes, [Some(FileHash::Unhashed(-66))]);
+    facts.unhashed("layered", path, "bpf.hash_served");
 }
 
 #[test]
