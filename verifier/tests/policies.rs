@@ -2,7 +2,7 @@
 
 use policy::Policy;
 use verifier::{
-    Rule, Severity, State, Verdict, appraise,
+    LeftOut, MAX_LISTED, Rule, Severity, State, Verdict, appraise,
     testing::{Actor, COLLECTOR, KeyKind, Node, pod, sha256},
 };
 
@@ -63,6 +63,43 @@ fn the_two_lists_name_what_is_unknown_and_what_differs_once_each() {
         json["pods"][0]["filehash_err"][0]["digest"],
         sha256(b"evil").to_string()
     );
+}
+
+/// A pod chooses how many files it uses, and not how long verdicts are; what is not listed is judged all the same.
+#[test]
+fn a_verdict_lists_a_thousand_files_and_counts_the_others() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let app = Actor::pod(pod(1), "/bin/app");
+    node.execute_good(&app, "/bin/app");
+    for n in 0..MAX_LISTED + 5 {
+        node.execute(&app, &format!("/tmp/{n:04}"), &sha256(n.to_string()));
+        node.execute(
+            &Actor::host("/sbin/init"),
+            &format!("/opt/{n:04}"),
+            &sha256(n.to_string()),
+        );
+    }
+    let policy = node.policy();
+    let verdict = judge(&mut node, &policy);
+    let shown = verdict.pod(pod(1)).unwrap();
+    assert_eq!(shown.state, State::Untrusted);
+    assert_eq!((shown.files.len(), shown.fnf.len()), (MAX_LISTED, MAX_LISTED));
+    let left_out = LeftOut {
+        files: 6,
+        fnf: 5,
+        filehash_err: 0,
+    };
+    assert_eq!(shown.left_out, left_out);
+    assert_eq!(shown.file_count(), MAX_LISTED as u64 + 6);
+    assert_eq!(verdict.node.fnf.len(), MAX_LISTED);
+    assert_eq!(verdict.node.left_out, LeftOut { files: 0, ..left_out });
+    let json = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(
+        json["pods"][0]["left_out"],
+        serde_json::json!({"files": 6, "fnf": 5})
+    );
+    // Neither how much is said of a pod nor a verdict grows with what the pod does.
+    assert!(json.to_string().len() < 1 << 20, "{}", json.to_string().len());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use verifier::{
     ExpectedNonce, PinnedKey, Rule, State, appraise,
     ear::{self, Scope},
     tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify},
-    testing::{Actor, FirmwareLog, KeyKind, NOW, Node, pod, sha256},
+    testing::{Actor, FirmwareLog, KeyKind, Node, pod, sha256},
 };
 
 const NONCE: &[u8] = b"the nonce of this request";

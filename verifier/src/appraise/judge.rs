@@ -9,8 +9,8 @@ use super::{
     finding::{Finding, Findings, Rule, Severity, Subject},
     join::Owned,
     scene::{Opinion, Scene},
-    tally::{Deviations, Seen, Tally, rule_of},
-    verdict::{PodVerdict, State},
+    tally::{Seen, Tally, rule_of},
+    verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State},
     view::Line,
 };
 use crate::accept::Acceptances;
@@ -58,7 +58,7 @@ pub(crate) struct Concluded {
     pub suspect: u64,
     pub learned: bool,
     /// Of `host`, `boot` and `unattributed`.
-    pub node: Deviations,
+    pub node: Listed,
 }
 
 /// A content that a partition used.
@@ -715,7 +715,7 @@ impl Judged {
             pods: Vec::new(),
             suspect: all().map(|t| t.suspect).sum(),
             learned: all().any(|t| t.learned),
-            node: Deviations::default(),
+            node: Listed::default(),
         };
         let unseen = Tally::default();
         for uid in uids {
@@ -728,11 +728,19 @@ impl Judged {
             findings.absorb(&tally.findings);
             findings.absorb(&tally.changed);
             findings.extend(tally.excluded(*key));
-            let node = &mut concluded.node;
-            node.fnf.extend(tally.deviations.fnf.iter().cloned());
-            node.filehash_err
-                .extend(tally.deviations.filehash_err.iter().cloned());
-            node.excluded += tally.deviations.excluded;
+            let Listed {
+                fnf,
+                filehash_err,
+                left_out,
+                excluded,
+            } = &mut concluded.node;
+            list(fnf, &tally.deviations.fnf, &mut left_out.fnf);
+            list(
+                filehash_err,
+                &tally.deviations.filehash_err,
+                &mut left_out.filehash_err,
+            );
+            *excluded += tally.deviations.excluded;
         }
         concluded
     }
@@ -743,6 +751,22 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
     finding.index = used.index.map(|i| i as u64);
     finding.seq = used.seq;
     finding
+}
+
+/// The node's own deviations, as a verdict lists them.
+#[derive(Default)]
+pub(crate) struct Listed {
+    pub fnf: Vec<Deviation>,
+    pub filehash_err: Vec<Deviation>,
+    pub left_out: LeftOut,
+    pub excluded: u64,
+}
+
+/// Adds to a verdict's list as many as it may have, and counts the others.
+fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
+    let (some, others) = all.split_at(all.len().min(MAX_LISTED.saturating_sub(listed.len())));
+    listed.extend_from_slice(some);
+    *left_out += others.len() as u64;
 }
 
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
@@ -800,6 +824,15 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         (true, false, true) => State::PredatesCollector,
         (true, false, false) => State::Trusted,
     };
+    let (mut files, mut fnf, mut filehash_err) = Default::default();
+    let mut left_out = LeftOut::default();
+    list(&mut files, &tally.files, &mut left_out.files);
+    list(&mut fnf, &tally.deviations.fnf, &mut left_out.fnf);
+    list(
+        &mut filehash_err,
+        &tally.deviations.filehash_err,
+        &mut left_out.filehash_err,
+    );
     PodVerdict {
         uid,
         name: known.map(|k| k.pod.name.clone()),
@@ -810,9 +843,10 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         suspect: tally.suspect,
         provenance,
         learned: tally.learned,
-        files: tally.files.clone(),
-        fnf: tally.deviations.fnf.clone(),
-        filehash_err: tally.deviations.filehash_err.clone(),
+        files,
+        fnf,
+        filehash_err,
+        left_out,
         excluded: tally.deviations.excluded,
         findings: own.into_vec(),
     }

@@ -32,7 +32,10 @@ pub(crate) mod view;
 pub use context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
 pub use finding::{Finding, MAX_FINDINGS, Rule, Severity, Subject};
 pub use quote::{KeyError, key_name};
-pub use verdict::{AwaitedPod, BootJudgement, Deviation, NodeVerdict, PodVerdict, SeenFile, State, Verdict};
+pub use verdict::{
+    AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
+    Verdict,
+};
 
 pub use pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
 

@@ -477,6 +477,7 @@ impl Case<'_, '_> {
             boot,
             fnf: deviations.fnf,
             filehash_err: deviations.filehash_err,
+            left_out: deviations.left_out,
             excluded: deviations.excluded,
             notes,
             findings,

@@ -201,6 +201,9 @@ pub struct NodeVerdict {
     /// Files whose path is known with other contents only, in the same way.
     #[serde(default)]
     pub filehash_err: Vec<Deviation>,
+    /// How many more there are of each list.
+    #[serde(default, skip_serializing_if = "LeftOut::is_none")]
+    pub left_out: LeftOut,
     /// Measured entries and executions that were not judged, since an exclude hides their paths.
     #[serde(default)]
     pub excluded: u64,
@@ -208,6 +211,42 @@ pub struct NodeVerdict {
     pub notes: Vec<String>,
     /// Findings about the node, `host`, `boot` and `unattributed`.
     pub findings: Vec<Finding>,
+}
+
+/// Each list of files in a verdict has at most so many: a pod chooses how many files it uses.
+pub const MAX_LISTED: usize = 1000;
+
+/// Files that a verdict does not list, since there are more than [`MAX_LISTED`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeftOut {
+    /// Of `files`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub files: u64,
+    /// Of `fnf`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub fnf: u64,
+    /// Of `filehash_err`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub filehash_err: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl LeftOut {
+    /// Whether all are listed.
+    pub fn is_none(&self) -> bool {
+        *self == LeftOut::default()
+    }
+}
+
+impl PodVerdict {
+    /// How many distinct (path, content) were seen, listed or not.
+    pub fn file_count(&self) -> u64 {
+        self.files.len() as u64 + self.left_out.files
+    }
 }
 
 /// A pod's part of a [`Verdict`].
@@ -242,6 +281,9 @@ pub struct PodVerdict {
     /// Files whose path is known with other contents only, in the same way.
     #[serde(default)]
     pub filehash_err: Vec<Deviation>,
+    /// How many more there are of each list.
+    #[serde(default, skip_serializing_if = "LeftOut::is_none")]
+    pub left_out: LeftOut,
     /// Measured entries and executions that were not judged, since an exclude hides their paths.
     #[serde(default)]
     pub excluded: u64,
@@ -351,7 +393,7 @@ impl core::fmt::Display for Verdict {
                 pod.state,
                 pod.entries,
                 pod.executions,
-                pod.files.len(),
+                pod.file_count(),
                 match pod.provenance {
                     Provenance::Attested => "attested",
                     Provenance::Observed => "observed",

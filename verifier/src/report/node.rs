@@ -61,7 +61,7 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], round: &Round<'_>, 
     } else if node.state == State::Trusted {
         page.raw("<p class=\"soft small\">No findings.</p>\n");
     }
-    pods::deviations(page, &node.fnf, &node.filehash_err, options);
+    pods::deviations(page, (&node.fnf, &node.filehash_err), node.left_out, options);
     match with_evidence(rounds, rounds.len().saturating_sub(1)) {
         Some((_, evidence)) => {
             let contents = pods::Contents::of(evidence);

@@ -4,7 +4,7 @@ use super::{
     Html, Options, Round, chip, findings, left_out, provenance, rounds::pod_name, state_class, tree,
     with_evidence,
 };
-use crate::{Deviation, Finding, PodVerdict, SeenFile, State};
+use crate::{Deviation, Finding, LeftOut, PodVerdict, SeenFile, State};
 use evidence::{Bank, Digest, Entry, EventKind, Evidence, FileHash, PartitionKey, Record, list::ListEntry};
 use std::collections::{BTreeSet, HashMap};
 
@@ -120,7 +120,7 @@ fn one(
         .raw(", ");
     page.counted(pod.executions, "execution or mapping", "executions and mappings")
         .raw(", ");
-    page.counted(pod.files.len() as u64, "file", "files");
+    page.counted(pod.file_count(), "file", "files");
     if pod.suspect > 0 {
         page.raw(", <span class=\"no\">")
             .number(pod.suspect)
@@ -130,8 +130,8 @@ fn one(
         .raw(provenance(pod.provenance))
         .raw("</dd></dl>\n");
     findings(page, &pod.findings, options.findings);
-    deviations(page, &pod.fnf, &pod.filehash_err, options);
-    files(page, &pod.files, options);
+    deviations(page, (&pod.fnf, &pod.filehash_err), pod.left_out, options);
+    files(page, pod, options);
     match known {
         Some((evidence, contents)) => {
             let records = evidence.records(PartitionKey::Pod(pod.uid));
@@ -145,16 +145,27 @@ fn one(
 }
 
 /// The two lists of what is not as the reference values have it: unknown paths, and known ones with another content.
-pub(super) fn deviations(page: &mut Html, fnf: &[Deviation], filehash_err: &[Deviation], options: &Options) {
-    for (list, name, what) in [
-        (fnf, "fnf", "no reference value has a file there"),
-        (filehash_err, "filehash_err", "the content is another one"),
+pub(super) fn deviations(
+    page: &mut Html,
+    (fnf, filehash_err): (&[Deviation], &[Deviation]),
+    more: LeftOut,
+    options: &Options,
+) {
+    for (list, more, name, what) in [
+        (fnf, more.fnf, "fnf", "no reference value has a file there"),
+        (
+            filehash_err,
+            more.filehash_err,
+            "filehash_err",
+            "the content is another one",
+        ),
     ] {
         if list.is_empty() {
             continue;
         }
         page.raw("<details><summary><code>").raw(name).raw("</code>: ");
-        page.counted(list.len() as u64, "file", "files");
+        let all = list.len() as u64 + more;
+        page.counted(all, "file", "files");
         page.raw(", ").raw(what).raw("</summary><ul>\n");
         for deviation in list.iter().take(options.files) {
             page.raw("<li>").path(&deviation.path);
@@ -163,12 +174,14 @@ pub(super) fn deviations(page: &mut Html, fnf: &[Deviation], filehash_err: &[Dev
                 .raw("</code></li>\n");
         }
         page.raw("</ul>\n");
-        left_out(page, list.len(), options.files, "files", None);
+        let shown = list.len().min(options.files);
+        left_out(page, list.len() + more as usize, shown, "files", None);
         page.raw("</details>\n");
     }
 }
 
-fn files(page: &mut Html, files: &[SeenFile], options: &Options) {
+fn files(page: &mut Html, pod: &PodVerdict, options: &Options) {
+    let files = &pod.files;
     if files.is_empty() {
         return;
     }
@@ -178,7 +191,7 @@ fn files(page: &mut Html, files: &[SeenFile], options: &Options) {
     } else {
         "<details><summary>"
     });
-    page.counted(files.len() as u64, "file", "files");
+    page.counted(pod.file_count(), "file", "files");
     if refused > 0 {
         page.raw(", ").number(refused as u64).raw(" not accepted");
     }
@@ -211,7 +224,14 @@ fn files(page: &mut Html, files: &[SeenFile], options: &Options) {
         });
     }
     page.raw("</tbody></table></div>\n");
-    left_out(page, files.len(), options.files, "files", None);
+    let shown = files.len().min(options.files);
+    left_out(
+        page,
+        files.len() + pod.left_out.files as usize,
+        shown,
+        "files",
+        None,
+    );
     page.raw("</details>\n");
 }
 

@@ -1,7 +1,7 @@
 //! The page of a node that lives through the story of the demo, and pages of hostile and of empty evidence.
 
 use super::*;
-use crate::{BootJudgement, Finding, NodeVerdict, PodVerdict, Rule, SeenFile, Subject};
+use crate::{BootJudgement, Finding, LeftOut, NodeVerdict, PodVerdict, Rule, SeenFile, Subject};
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, EventKind, FileHash, Losses, PartitionKey, PartitionLog, PodInfo,
     PodUid, Quote, Record, SealedCheckpoint, Tier, record::ExeSource,
@@ -192,6 +192,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
         files,
         fnf: vec![],
         filehash_err: vec![],
+        left_out: LeftOut::default(),
         excluded: 0,
         findings,
     }
@@ -233,6 +234,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
             boot: BootJudgement::NotJudged,
             fnf: vec![],
             filehash_err: vec![],
+            left_out: LeftOut::default(),
             excluded: 0,
             notes: vec!["first evidence of this node".to_owned()],
             findings,

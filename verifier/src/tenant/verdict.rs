@@ -145,7 +145,7 @@ impl core::fmt::Display for TenantVerdict {
                 pod.state,
                 pod.entries,
                 pod.executions,
-                pod.files.len(),
+                pod.file_count(),
                 if pod.learned {
                     ", LEARNED values in use"
                 } else {

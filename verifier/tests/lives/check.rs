@@ -13,7 +13,7 @@ use evidence::{Bank, Entry, Evidence, PartitionKey, PartitionLog, PodUid, Sealed
 use policy::{Policy, Reference, Source, SourceKind};
 use std::collections::BTreeSet;
 use verifier::accept::{self, Accepted};
-use verifier::testing::{IMA_POLICY, NODE, NOW, Node, pod, sha256};
+use verifier::testing::{IMA_POLICY, NODE, Node, pod, sha256};
 use verifier::{
     Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, State, Subject, Verdict, appraise,
 };

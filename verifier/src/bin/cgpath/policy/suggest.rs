@@ -91,6 +91,16 @@ impl Suggest {
                 }
             }
         }
+        let left_out = verdict.pods.iter().map(|pod| pod.left_out);
+        let left_out: u64 = left_out
+            .chain([verdict.node.left_out])
+            .map(|left_out| left_out.fnf + left_out.filehash_err)
+            .sum();
+        if left_out > 0 {
+            not_suggested.push(format!(
+                "{left_out} more files, which the verdict only counts: apply the patch and suggest again"
+            ));
+        }
         for finding in verdict.failures() {
             let is_content = finding.text.starts_with("no reference value has a file")
                 || finding.text.starts_with("the file's content is not the one");

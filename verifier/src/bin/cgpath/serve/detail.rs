@@ -140,9 +140,10 @@ pub(super) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
             .raw("</td></tr>\n");
     }
     page.raw("</tbody></table></div>");
-    if pod.files.len() > FILES {
+    let shown = pod.files.len().min(FILES) as u64;
+    if pod.file_count() > shown {
         page.raw("<p class=\"soft\">and ")
-            .number((pod.files.len() - FILES) as u64)
+            .number(pod.file_count() - shown)
             .raw(" more</p>");
     }
     page.raw("</section>\n");

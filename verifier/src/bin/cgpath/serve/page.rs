@@ -203,7 +203,7 @@ fn pods(page: &mut Html, node: &str, pods: &[PodVerdict]) {
         page.raw("</td><td class=\"n\">")
             .number(pod.executions)
             .raw("</td><td class=\"n\">")
-            .number(pod.files.len() as u64);
+            .number(pod.file_count());
         page.raw("</td><td><a href=\"/nodes/")
             .text(node)
             .raw("/pods/")
