@@ -2296,6 +2296,7 @@ mod output {
         assert_eq!(keys(&json), top);
         let node = [
             "anchor",
+            "believed",
             "boot",
             "boot_entries",
             "boot_id",
@@ -2322,6 +2323,7 @@ mod output {
         ];
         assert_eq!(keys(&json["node"]), node);
         let pod = [
+            "charged",
             "entries",
             "excluded",
             "executions",
