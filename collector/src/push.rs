@@ -493,8 +493,13 @@ async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Res
     }
     let verdict = client.deliver(evidence.file, len).await?;
     let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
-    if let Some(untrusted) = untrusted_in(&verdict).filter(|_| client.decides) {
-        handle.judged(untrusted).await?;
+    if client.decides {
+        match judgement_in(&verdict) {
+            Some(judgement) => handle.judged(judgement).await?,
+            None => {
+                tracing::warn!("the verifier's answer does not say whom to deny executions: nobody else is")
+            }
+        }
     }
     let text = |at: &str| {
         verdict
@@ -526,17 +531,28 @@ pub fn asked_in(answer: &[u8]) -> Result<(Vec<u8>, Option<Position>), String> {
     }
 }
 
-/// The pods that a verdict calls untrusted; none if it is no verdict that can be understood, so that nothing follows.
-pub fn untrusted_in(verdict: &serde_json::Value) -> Option<BTreeSet<PodUid>> {
+/// What a verdict says of whom to deny.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether the evidence was believed. If not, the verdict clears nobody.
+    pub believed: bool,
+    /// Pods that are untrusted for something of their own.
+    pub charged: BTreeSet<PodUid>,
+}
+
+/// What a verdict says; nothing if it is none that can be understood, so that nothing follows.
+pub fn judgement_in(verdict: &serde_json::Value) -> Option<Judgement> {
+    let believed = verdict.pointer("/node/believed")?.as_bool()?;
     let pods = verdict.get("pods")?.as_array()?;
-    let mut untrusted = BTreeSet::new();
+    let mut charged = BTreeSet::new();
     for pod in pods {
         let uid = PodUid::parse(pod.get("uid")?.as_str()?.as_bytes())?;
-        if pod.get("state")?.as_str()? == "untrusted" {
-            untrusted.insert(uid);
+        let is_charged = pod.get("charged")?.as_bool()?;
+        if pod.get("state")?.as_str()? == "untrusted" && is_charged {
+            charged.insert(uid);
         }
     }
-    Some(untrusted)
+    Some(Judgement { believed, charged })
 }
 
 #[cfg(test)]
@@ -584,22 +600,37 @@ mod tests {
 
     #[test]
     fn only_a_verdict_that_is_understood_whole_says_whom_to_deny() {
-        let pod = |uid: &str, state: &str| serde_json::json!({"uid": uid, "state": state});
+        let pod = |uid: &str, state: &str, charged: bool| serde_json::json!({"uid": uid, "state": state, "charged": charged});
+        let judged = |believed: bool, pods: Vec<serde_json::Value>| serde_json::json!({"node": {"believed": believed}, "pods": pods});
         let (a, b) = (
             "11111111-0000-4000-8000-000000000001",
             "22222222-0000-4000-8000-000000000002",
         );
-        let whole = serde_json::json!({"pods": [pod(a, "untrusted"), pod(b, "trusted")]});
-        let found = untrusted_in(&whole).unwrap();
-        assert_eq!(found.iter().map(PodUid::to_string).collect::<Vec<_>>(), [a]);
-        assert_eq!(untrusted_in(&serde_json::json!({"pods": []})).unwrap().len(), 0);
+        for believed in [true, false] {
+            // The second is untrusted since the node is not believed.
+            let whole = judged(
+                believed,
+                vec![pod(a, "untrusted", true), pod(b, "untrusted", false)],
+            );
+            let found = judgement_in(&whole).unwrap();
+            assert_eq!(found.believed, believed);
+            assert_eq!(
+                found.charged.iter().map(PodUid::to_string).collect::<Vec<_>>(),
+                [a]
+            );
+        }
+        // In no policy: the node's affair.
+        let unknown = judgement_in(&judged(true, vec![pod(a, "unknown", true)])).unwrap();
+        assert!(unknown.charged.is_empty());
         for odd in [
             serde_json::Value::Null,
-            serde_json::json!({"pods": 1}),
-            serde_json::json!({"pods": [pod(a, "untrusted"), pod("x", "trusted")]}),
-            serde_json::json!({"pods": [{"uid": a}]}),
+            serde_json::json!({"node": {"believed": true}, "pods": 1}),
+            serde_json::json!({"pods": [pod(a, "untrusted", true)]}),
+            judged(true, vec![pod(a, "untrusted", true), pod("x", "trusted", false)]),
+            judged(true, vec![serde_json::json!({"uid": a})]),
+            judged(true, vec![serde_json::json!({"uid": a, "state": "untrusted"})]),
         ] {
-            assert_eq!(untrusted_in(&odd), None, "{odd}");
+            assert_eq!(judgement_in(&odd), None, "{odd}");
         }
     }
 

@@ -3,12 +3,13 @@
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;
+use crate::push::Judgement;
 use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::{Boot, PodUid, Position, Protection};
-use std::collections::{BTreeSet, HashMap};
+use evidence::{Boot, Position, Protection};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,7 +74,7 @@ enum Command {
         reply: oneshot::Sender<Status>,
     },
     Judged {
-        untrusted: BTreeSet<PodUid>,
+        judgement: Judgement,
     },
 }
 
@@ -138,12 +139,12 @@ impl Handle {
         answer.await.map_err(|_| RequestError::Ending)?
     }
 
-    /// A verdict arrived: these pods are not trusted.
+    /// A verdict arrived.
     ///
     /// # Errors
     /// [`RequestError::Ending`].
-    pub async fn judged(&self, untrusted: BTreeSet<PodUid>) -> Result<(), RequestError> {
-        let command = Command::Judged { untrusted };
+    pub async fn judged(&self, judgement: Judgement) -> Result<(), RequestError> {
+        let command = Command::Judged { judgement };
         self.commands
             .send(command)
             .await
@@ -290,7 +291,7 @@ impl Service {
             Some(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
-            Some(Command::Judged { untrusted }) => self.engine.judged(untrusted)?,
+            Some(Command::Judged { judgement }) => self.engine.judged(judgement)?,
             Some(Command::Request { reply, .. }) if self.engine.is_stalled() => {
                 let _ = reply.send(Err(RequestError::Stalled));
             }

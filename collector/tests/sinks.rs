@@ -67,7 +67,7 @@ impl Source for Engine {
         Ok(store.assembly(&frozen, after.as_ref(), vec![])?.write(&header)?)
     }
 
-    async fn judged(&self, _: std::collections::BTreeSet<evidence::PodUid>) -> Result<(), RequestError> {
+    async fn judged(&self, _: collector::push::Judgement) -> Result<(), RequestError> {
         Ok(())
     }
 }

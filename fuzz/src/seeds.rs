@@ -1002,12 +1002,15 @@ pub fn answer_nonce() -> Seeds {
 #[cfg(feature = "collector")]
 pub fn answer_verdict() -> Seeds {
     let pod = |n: u8, state: &str| {
+        let charged = state == "untrusted";
         format!(
-            "{{\"uid\":\"{n:08}-0000-4000-8000-000000000000\",\"state\":\"{state}\",\"findings\":[{{\"text\":\"a \\u00e4\"}}]}}"
+            "{{\"uid\":\"{n:08}-0000-4000-8000-000000000000\",\"state\":\"{state}\",\"charged\":{charged},\"findings\":[{{\"text\":\"a \\u00e4\"}}]}}"
         )
     };
     let pods = [pod(1, "trusted"), pod(2, "untrusted")].join(",");
-    let verdict = format!("{{\"trusted\":false,\"node\":{{\"state\":\"trusted\"}},\"pods\":[{pods}]}}");
+    let verdict = format!(
+        "{{\"trusted\":false,\"node\":{{\"state\":\"trusted\",\"believed\":true}},\"pods\":[{pods}]}}"
+    );
     let deep = [b"{\"pods\":".as_slice(), &[b'['; 2000]].concat();
     seeds([("verdict.json", verdict.into_bytes()), ("bad-deep.json", deep)])
 }

@@ -486,8 +486,11 @@ pub fn answer_verdict(data: &[u8]) {
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(data) else {
         return;
     };
-    if let Some(untrusted) = collector::push::untrusted_in(&answer) {
+    if let Some(judgement) = collector::push::judgement_in(&answer) {
         let pods = answer["pods"].as_array().map_or(0, Vec::len);
-        assert!(untrusted.len() <= pods, "nobody is denied who is not named");
+        assert!(
+            judgement.charged.len() <= pods,
+            "nobody is denied who is not named"
+        );
     }
 }

@@ -292,7 +292,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
         check("answer_nonce", |b| push::asked_in(b).is_ok());
         check("answer_verdict", |b| {
             let answer = serde_json::from_slice(b).unwrap();
-            push::untrusted_in(&answer).is_some_and(|pods| pods.len() == 1)
+            push::judgement_in(&answer).is_some_and(|j| j.believed && j.charged.len() == 1)
         });
     }
 }

@@ -1915,6 +1915,28 @@ mod v14_guard {
     }
 
     #[test]
+    fn who_is_charged_with_something_of_its_own_is_told_though_the_node_is_not_believed() {
+        let mut node = busy();
+        let verdict = judge(&node, &node.clone().attest(NONCE));
+        assert!(verdict.node.believed && verdict.pods.iter().all(|p| !p.charged));
+        node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Traced, "", true);
+        let is_charged = |verdict: &Verdict| {
+            for found in &verdict.pods {
+                assert_eq!(found.charged, found.uid == pod(2), "{verdict}");
+            }
+        };
+        let verdict = judge(&node, &node.clone().attest(NONCE));
+        assert!(verdict.node.believed, "{verdict}");
+        is_charged(&verdict);
+        node.losses.reserve = 1;
+        let evidence = node.attest(NONCE);
+        let verdict = judge(&node, &evidence);
+        assert!(!verdict.node.believed, "{verdict}");
+        assert!(verdict.pods.iter().all(|p| p.state == State::Untrusted));
+        is_charged(&verdict);
+    }
+
+    #[test]
     fn an_outcome_that_the_programs_do_not_write_is_no_denial() {
         for ret in [1, -13, i32::MIN] {
             let mut node = busy();
@@ -2311,6 +2333,7 @@ mod output {
         assert_eq!(keys(&json), top);
         let node = [
             "anchor",
+            "believed",
             "boot",
             "boot_entries",
             "boot_id",
@@ -2337,6 +2360,7 @@ mod output {
         ];
         assert_eq!(keys(&json["node"]), node);
         let pod = [
+            "charged",
             "entries",
             "excluded",
             "executions",

@@ -7,16 +7,19 @@
 
 mod canary;
 pub mod core;
+mod denied;
 
 pub use self::canary::{CANARY_ARGUMENT, Canary};
 pub use self::core::Outcome;
 
 use self::core::{Core, Machine, Opened, record_in};
+use self::denied::Denied;
 use crate::anchor::{Anchor, AnchorError};
 use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
 use crate::config::Config;
 use crate::key::{self, KeyError};
 use crate::pipeline::{self, Counters, Event, Pipeline, SealError, Setup};
+use crate::push::Judgement;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Spool, SpoolError};
@@ -25,7 +28,7 @@ use evidence::list::ListEntry;
 use evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -135,8 +138,7 @@ pub struct Engine {
     core: Core<Kernel>,
     ring: Ring,
     tier: Tier,
-    /// Pods of the last verdict that are not trusted; none where there was no verdict yet.
-    untrusted: Option<BTreeSet<PodUid>>,
+    denied: Denied,
     exempt: Exempt,
     orders: bpf::Orders,
     /// When the programs were last told that somebody is there.
@@ -413,7 +415,7 @@ impl Engine {
             core: Core::start(kernel, setup, opened)?,
             ring,
             tier,
-            untrusted: None,
+            denied: Denied::inherited(),
             exempt: Exempt {
                 untrusted: config.enforce.exempt.clone(),
                 loss: config.fail_closed.exempt.clone(),
@@ -429,15 +431,16 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A verdict arrived: these pods are not trusted, all others are or are not known to it.
+    /// A verdict arrived.
     ///
     /// # Errors
     /// If the programs can not be told.
-    pub fn judged(&mut self, untrusted: BTreeSet<PodUid>) -> Result<(), EngineError> {
-        if self.untrusted.as_ref() != Some(&untrusted) && self.orders.untrusted {
-            tracing::warn!(pods = ?untrusted.iter().map(PodUid::to_string).collect::<Vec<_>>(), "denied executions");
+    pub fn judged(&mut self, judgement: Judgement) -> Result<(), EngineError> {
+        let believed = judgement.believed;
+        if self.denied.judged(judgement) && self.orders.untrusted {
+            let pods: Vec<_> = self.denied.pods().iter().map(PodUid::to_string).collect();
+            tracing::warn!(?pods, believed, "denied executions");
         }
-        self.untrusted = Some(untrusted);
         self.tell_pods()
     }
 
@@ -469,21 +472,9 @@ impl Engine {
         }
         let mount = self.core.machine.bpf.hierarchy().mount.clone();
         let mut wanted: BTreeMap<u64, u32> = BTreeMap::new();
-        match &self.untrusted {
-            Some(untrusted) => {
-                let there = cgroups::pods(&mount);
-                for (_, id) in there.iter().filter(|(uid, _)| untrusted.contains(uid)) {
-                    *wanted.entry(*id).or_default() |= ebpf_common::pod::UNTRUSTED;
-                }
-            }
-            // A restart opens nothing: the verdict before it holds until the next one.
-            None => {
-                for (id, bits) in self.core.machine.bpf.pods() {
-                    if bits & ebpf_common::pod::UNTRUSTED != 0 {
-                        wanted.insert(*id, ebpf_common::pod::UNTRUSTED);
-                    }
-                }
-            }
+        let there = cgroups::pods(&mount);
+        for id in self.denied.cgroups(&there, self.core.machine.bpf.pods()) {
+            *wanted.entry(id).or_default() |= ebpf_common::pod::UNTRUSTED;
         }
         for (paths, bit) in [
             (&self.exempt.untrusted, ebpf_common::pod::EXEMPT_UNTRUSTED),

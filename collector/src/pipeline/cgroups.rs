@@ -1,14 +1,32 @@
-//! From a cgroup's id to its whole path, as it was at a moment of the sequence.
+//! From a cgroup's id to its path, as it was at a moment of the sequence.
 //!
-//! Fed in sequence order with directories made, renamed and removed, and with those found by a scan. A path stays
-//! known after the directory is gone: its last events are often read only then.
+//! Fed in sequence order with directories made, renamed and removed, and with those found by a scan. Promises: every
+//! directory has a path, however deep it lies, and the path begins with as many whole names as fit, so that whose it is never
+//! depends on depth; a step costs the same at any depth. A directory that was removed gives its memory back and keeps its
+//! path for those records that are read late: whole at first, then as far as it says whose it is.
+//! Not here: whose a path is (see `evidence::cgroup`).
 
-use std::collections::HashMap;
+use evidence::cgroup::attribute;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-/// Longest path that is joined, in bytes; a longer one counts as unknown. The kernel itself cuts what it shows in
-/// /proc at 4096.
-pub const MAX_PATH: usize = 64 * 1024;
+/// Longest path that is kept whole, in bytes. Of a longer one as many names from the first as fit, then [`CUT`]. The names that
+/// say whose a path is, four at most of 255 bytes, always fit.
+pub const MAX_PATH: usize = 1024;
+
+/// The end of a path that was cut. The kernel has no directory with an empty name, so that no pod can make a path that reads
+/// like this one.
+pub const CUT: &[u8] = b"//...";
+
+/// Directories that were removed of which the path is kept whole. A record is read after the removal of its directory only if
+/// its hole was given up, and a mark only if its thread was moved meanwhile.
+const KEPT_WHOLE: usize = 16_384;
+
+/// Those removed before them of which the first names are kept.
+const KEPT_SHORT: usize = 262_144;
+
+/// Different short paths that are known by content, so that directories of one container share one.
+const SHARED: usize = 4096;
 
 #[derive(Debug, Clone)]
 struct Node {
@@ -16,165 +34,217 @@ struct Node {
     name: Box<[u8]>,
     /// Whether it was found by the scan and was never seen being made.
     seeded: bool,
+    /// Once somebody asked.
+    path: Option<Joined>,
 }
 
-/// All directories ever seen in this boot.
+/// A path that was put together.
+#[derive(Debug, Clone)]
+struct Joined {
+    path: Arc<[u8]>,
+    is_cut: bool,
+}
+
+impl Joined {
+    fn root() -> Joined {
+        Joined {
+            path: Arc::from(&b"/"[..]),
+            is_cut: false,
+        }
+    }
+
+    fn below(&self, name: &[u8]) -> Joined {
+        if self.is_cut {
+            return self.clone();
+        }
+        let above: &[u8] = if &*self.path == b"/" { b"" } else { &self.path };
+        let is_cut = above.len() + 1 + name.len() > MAX_PATH;
+        let path: Vec<u8> = if is_cut {
+            [above, CUT].concat()
+        } else {
+            [above, b"/", name].concat()
+        };
+        Joined {
+            path: path.into(),
+            is_cut,
+        }
+    }
+}
+
+/// The directories of this boot that are there, and the paths of those that went last.
 #[derive(Debug, Default)]
 pub struct Cgroups {
     nodes: HashMap<u64, Node>,
-    paths: HashMap<u64, Arc<[u8]>>,
+    gone: Gone,
+    /// Of directories that the scan found and that are gone.
+    predating_gone: Vec<(u64, Arc<[u8]>)>,
 }
 
 impl Cgroups {
     /// A directory that the scan found. What the kernel side told about it takes precedence.
     pub fn seed(&mut self, id: u64, parent: u64, name: &[u8]) {
+        if self.gone.get(id).is_some() {
+            return;
+        }
         self.nodes.entry(id).or_insert_with(|| Node {
             parent,
             name: name.into(),
             seeded: true,
+            path: None,
         });
     }
 
     /// A directory was made. Ids are not used twice in a boot (kernfs ids carry a generation).
     pub fn made(&mut self, id: u64, parent: u64, name: &[u8]) {
-        let old = self.nodes.insert(
-            id,
-            Node {
-                parent,
-                name: name.into(),
-                seeded: false,
-            },
-        );
-        if old.is_some() {
-            self.paths.clear();
-        }
+        self.put(id, parent, name, false);
     }
 
     /// A directory was renamed within its parent (v1 only).
     pub fn renamed(&mut self, id: u64, parent: u64, name: &[u8]) {
         let seeded = self.nodes.get(&id).is_some_and(|n| n.seeded);
-        self.nodes.insert(
-            id,
-            Node {
-                parent,
-                name: name.into(),
-                seeded,
-            },
-        );
-        self.paths.clear();
+        self.put(id, parent, name, seeded);
     }
 
-    /// The whole path from the hierarchy's root, `/` for the root; `None` if a directory on the way is not known.
-    pub fn path(&mut self, id: u64) -> Option<Arc<[u8]>> {
-        if let Some(path) = self.paths.get(&id) {
-            return Some(path.clone());
+    fn put(&mut self, id: u64, parent: u64, name: &[u8], seeded: bool) {
+        let node = Node {
+            parent,
+            name: name.into(),
+            seeded,
+            path: None,
+        };
+        let old = self.nodes.insert(id, node);
+        if old.is_some_and(|old| old.parent != parent || *old.name != *name) {
+            self.nodes.values_mut().for_each(|node| node.path = None);
         }
-        let mut names: Vec<&[u8]> = Vec::new();
-        let mut length = 0usize;
+    }
+
+    /// A directory was removed. The kernel removes none that has directories in it, so its parent is still there.
+    pub fn removed(&mut self, id: u64) {
+        // One whose path is not known yet waits for the scan to tell of what is above it.
+        let Some(path) = self.path(id) else {
+            return;
+        };
+        let Some(node) = self.nodes.remove(&id) else {
+            return;
+        };
+        if node.seeded {
+            self.predating_gone.push((id, Arc::clone(&path)));
+        }
+        self.gone.add(id, path);
+    }
+
+    /// The path from the hierarchy's root, `/` for the root; `None` if a directory on the way is not known.
+    pub fn path(&mut self, id: u64) -> Option<Arc<[u8]>> {
+        let mut below: Vec<u64> = Vec::new();
         let mut at = id;
-        loop {
-            let node = self.nodes.get(&at)?;
-            if node.parent == 0 {
-                break;
+        let mut joined = loop {
+            let Some(node) = self.nodes.get(&at) else {
+                let path = Arc::clone(self.gone.get(at)?);
+                // What is below a removed directory does not exist.
+                return below.is_empty().then_some(path);
+            };
+            if let Some(joined) = &node.path {
+                break joined.clone();
             }
-            // Every name has a byte and a slash, so this also ends a chain that goes in a circle.
-            length += 1 + node.name.len();
-            if node.name.is_empty() || length > MAX_PATH {
+            if node.parent == 0 {
+                break Joined::root();
+            }
+            // A chain that is longer than there are directories goes in a circle.
+            if node.name.is_empty() || below.len() > self.nodes.len() {
                 return None;
             }
-            names.push(&node.name);
+            below.push(at);
             at = node.parent;
+        };
+        for id in below.into_iter().rev() {
+            let node = self.nodes.get_mut(&id)?;
+            joined = joined.below(&node.name);
+            node.path = Some(joined.clone());
         }
-        let mut path = Vec::with_capacity(length.max(1));
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        if path.is_empty() {
-            path.push(b'/');
-        }
-        let path: Arc<[u8]> = path.into();
-        self.paths.insert(id, path.clone());
-        Some(path)
+        Some(joined.path)
     }
 
     /// Paths of the directories that the scan found and that nobody saw being made: they predate the programs.
     pub fn predating(&mut self) -> Vec<Arc<[u8]>> {
-        let mut ids: Vec<u64> = self
-            .nodes
-            .iter()
-            .filter(|(_, n)| n.seeded)
-            .map(|(id, _)| *id)
-            .collect();
-        ids.sort_unstable();
-        ids.into_iter().filter_map(|id| self.path(id)).collect()
+        let seeded = self.nodes.iter().filter(|(_, n)| n.seeded);
+        let ids: Vec<u64> = seeded.map(|(id, _)| *id).collect();
+        let mut found = self.predating_gone.clone();
+        found.extend(ids.into_iter().filter_map(|id| Some((id, self.path(id)?))));
+        found.sort_unstable();
+        found.into_iter().map(|(_, path)| path).collect()
     }
+}
+
+/// Paths of directories that were removed, the last ones first of all.
+#[derive(Debug, Default)]
+struct Gone {
+    paths: HashMap<u64, Arc<[u8]>>,
+    /// In the order in which they went; the first of them are kept short.
+    whole: VecDeque<u64>,
+    short: VecDeque<u64>,
+    shared: HashSet<Arc<[u8]>>,
+}
+
+impl Gone {
+    fn get(&self, id: u64) -> Option<&Arc<[u8]>> {
+        self.paths.get(&id)
+    }
+
+    fn add(&mut self, id: u64, path: Arc<[u8]>) {
+        if self.paths.insert(id, path).is_some() {
+            return;
+        }
+        self.whole.push_back(id);
+        if self.whole.len() > KEPT_WHOLE
+            && let Some(id) = self.whole.pop_front()
+        {
+            self.shorten(id);
+            self.short.push_back(id);
+        }
+        if self.short.len() > KEPT_SHORT
+            && let Some(id) = self.short.pop_front()
+        {
+            self.paths.remove(&id);
+        }
+    }
+
+    /// Keeps of a path what says whose it is.
+    fn shorten(&mut self, id: u64) {
+        let Some(path) = self.paths.get_mut(&id) else {
+            return;
+        };
+        let Some(end) = end_of_owner(path) else {
+            return;
+        };
+        let short: Arc<[u8]> = [&path[..end], CUT].concat().into();
+        if self.shared.len() >= SHARED {
+            self.shared.clear();
+        }
+        *path = match self.shared.get(&short) {
+            Some(known) => Arc::clone(known),
+            None => {
+                self.shared.insert(Arc::clone(&short));
+                short
+            }
+        };
+    }
+}
+
+/// Where the names end that say whose a path is, if others follow.
+fn end_of_owner(path: &[u8]) -> Option<usize> {
+    let names = path.strip_suffix(CUT).unwrap_or(path);
+    let whole = attribute(names);
+    let slashes = names
+        .iter()
+        .enumerate()
+        .skip(1)
+        .filter(|(_, byte)| **byte == b'/');
+    slashes
+        .map(|(at, _)| at)
+        // A pod's own directory is the fourth at most, its container's the fifth.
+        .take(5)
+        .find(|end| attribute(&names[..*end]) == whole)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(c: &mut Cgroups, id: u64) -> Option<String> {
-        c.path(id).map(|p| String::from_utf8(p.to_vec()).unwrap())
-    }
-
-    #[test]
-    fn a_path_is_the_chain_of_names_and_the_root_is_a_slash() {
-        let mut c = Cgroups::default();
-        c.seed(1, 0, b"");
-        c.seed(2, 1, b"kubepods");
-        c.made(3, 2, b"pod1");
-        assert_eq!(text(&mut c, 1).as_deref(), Some("/"));
-        assert_eq!(text(&mut c, 3).as_deref(), Some("/kubepods/pod1"));
-    }
-
-    #[test]
-    fn a_rename_applies_to_everything_below_and_an_unknown_parent_gives_no_path() {
-        let mut c = Cgroups::default();
-        c.seed(1, 0, b"");
-        c.made(2, 1, b"a");
-        c.made(3, 2, b"b");
-        assert_eq!(text(&mut c, 3).as_deref(), Some("/a/b"));
-        c.renamed(2, 1, b"z");
-        assert_eq!(text(&mut c, 3).as_deref(), Some("/z/b"));
-        c.made(9, 8, b"x");
-        assert_eq!(text(&mut c, 9), None);
-    }
-
-    #[test]
-    fn a_circle_of_parents_ends_and_gives_no_path() {
-        let mut c = Cgroups::default();
-        c.made(5, 6, b"a");
-        c.made(6, 5, b"b");
-        assert_eq!(c.path(5), None);
-    }
-
-    #[test]
-    fn only_what_nobody_saw_being_made_predates() {
-        let mut c = Cgroups::default();
-        c.seed(1, 0, b"");
-        c.seed(2, 1, b"old");
-        c.made(3, 1, b"new");
-        c.seed(3, 1, b"new");
-        c.seed(4, 1, b"late");
-        c.made(4, 1, b"late");
-        let paths: Vec<_> = c
-            .predating()
-            .iter()
-            .map(|p| String::from_utf8(p.to_vec()).unwrap())
-            .collect();
-        assert_eq!(paths, ["/", "/old"]);
-    }
-
-    #[test]
-    fn very_long_paths_are_whole() {
-        let mut c = Cgroups::default();
-        c.seed(1, 0, b"");
-        let name = [b'n'; 255];
-        for id in 2..100 {
-            c.made(id, id - 1, &name);
-        }
-        assert_eq!(c.path(99).unwrap().len(), 98 * 256);
-    }
-}
+mod tests;

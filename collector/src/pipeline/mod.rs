@@ -359,8 +359,7 @@ impl Pipeline {
                 match c.change {
                     CgroupChange::New => self.cgroups.made(c.id, parent, &c.name),
                     CgroupChange::Renamed => self.cgroups.renamed(c.id, parent, &c.name),
-                    // Its path stays known: events from before its end may still be on their way to a reader.
-                    CgroupChange::Gone => {}
+                    CgroupChange::Gone => self.cgroups.removed(c.id),
                 }
             }
             Body::Entry(e) => self.entry(seq, boot_ns, e, out),

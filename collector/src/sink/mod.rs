@@ -10,17 +10,16 @@ mod message;
 mod queue;
 
 use crate::config::{Config, Sink, SinkKind, Verifier};
-use crate::push::{self, Progress, PushError, backoff};
+use crate::push::{self, Judgement, Progress, PushError, backoff};
 use crate::runtime::Names;
 use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
 use deliver::Target;
-use evidence::{Bank, PodUid, Position};
+use evidence::{Bank, Position};
 use keylime::KeylimeError;
 pub use queue::{Bound, Header, Queue, QueueError};
 use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,8 +37,8 @@ pub trait Source: Clone + Send + Sync + 'static {
         after: Option<Position>,
     ) -> impl Future<Output = Result<EvidenceFile, RequestError>> + Send;
 
-    /// A verdict that decides arrived: these pods are not trusted.
-    fn judged(&self, untrusted: BTreeSet<PodUid>) -> impl Future<Output = Result<(), RequestError>> + Send;
+    /// A verdict that decides arrived.
+    fn judged(&self, judgement: Judgement) -> impl Future<Output = Result<(), RequestError>> + Send;
 }
 
 impl Source for Handle {
@@ -51,8 +50,8 @@ impl Source for Handle {
         Handle::evidence_after(self, nonce, after).await
     }
 
-    async fn judged(&self, untrusted: BTreeSet<PodUid>) -> Result<(), RequestError> {
-        Handle::judged(self, untrusted).await
+    async fn judged(&self, judgement: Judgement) -> Result<(), RequestError> {
+        Handle::judged(self, judgement).await
     }
 }
 

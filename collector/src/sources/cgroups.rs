@@ -4,7 +4,10 @@ use crate::bpf::Hierarchy;
 use crate::pipeline::Event;
 use evidence::cgroup::attribute;
 use evidence::{PartitionKey, PodUid};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,38 +15,66 @@ use std::path::{Path, PathBuf};
 /// Every directory of the hierarchy mounted at `mount`, parents first, each as [`Event::SeedCgroup`]. One that goes
 /// meanwhile is left out: its removal has a record.
 ///
+/// However deep they lie: each is opened from the one above it, since a pod can nest them until no path reaches them, and two
+/// are open at a time.
+///
 /// # Errors
 /// If the root can not be read.
 pub fn seeds(mount: &Path) -> io::Result<Vec<Event>> {
-    let root = std::fs::metadata(mount)?.ino();
+    let mut open = File::open(mount)?;
+    let root = open.metadata()?.ino();
     let mut out = vec![Event::SeedCgroup {
         id: root,
         parent: 0,
         name: Vec::new(),
     }];
-    let mut waiting: Vec<(PathBuf, u64)> = vec![(mount.to_owned(), root)];
-    while let Some((path, parent)) = waiting.pop() {
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(e) if path == mount => return Err(e),
-            Err(_) => continue,
-        };
-        for entry in entries.flatten() {
-            if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+    // From the root down to the one that is open: which it is, and what is left to look at in it.
+    let mut above = vec![(root, directories(&open)?)];
+    while let Some((parent, left)) = above.last_mut() {
+        let parent = *parent;
+        if let Some(name) = left.pop() {
+            // Gone meanwhile, or cgroupfs has no memory for it: then its records are unattributed, which is told.
+            let Ok(below) = File::open(inside(&open).join(&name)) else {
                 continue;
-            }
-            let Ok(id) = entry.metadata().map(|m| m.ino()) else {
+            };
+            let Ok(id) = below.metadata().map(|m| m.ino()) else {
                 continue;
             };
             out.push(Event::SeedCgroup {
                 id,
                 parent,
-                name: entry.file_name().as_bytes().to_vec(),
+                name: name.as_bytes().to_vec(),
             });
-            waiting.push((entry.path(), id));
+            let left = directories(&below).unwrap_or_default();
+            above.push((id, left));
+            open = below;
+            continue;
+        }
+        above.pop();
+        let Some((id, _)) = above.last() else {
+            break;
+        };
+        open = File::open(inside(&open).join(".."))?;
+        // Nothing moves a directory of cgroupfs to another one.
+        if open.metadata()?.ino() != *id {
+            return Err(io::Error::other(
+                "a directory of the hierarchy has another one above it than before",
+            ));
         }
     }
     Ok(out)
+}
+
+/// An open directory by a path of any use, whatever its own path is.
+fn inside(open: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()))
+}
+
+/// Names of the directories in an open one.
+fn directories(open: &File) -> io::Result<Vec<OsString>> {
+    let entries = std::fs::read_dir(inside(open))?.flatten();
+    let found = entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    Ok(found.map(|entry| entry.file_name()).collect())
 }
 
 /// The pods' own directories that are there now, in the hierarchy mounted at `mount`: whose, and the inode number.
@@ -183,6 +214,22 @@ mod tests {
             known.insert(id, path);
         }
         assert_eq!(known.len(), 4);
+    }
+
+    #[test]
+    fn directories_are_found_deeper_than_any_path_reaches() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "n".repeat(250);
+        let mut open = File::open(dir.path()).unwrap();
+        for _ in 0..300 {
+            let below = inside(&open).join(&name);
+            std::fs::create_dir(&below).unwrap();
+            open = File::open(&below).unwrap();
+        }
+        let deepest = open.metadata().unwrap().ino();
+        let found = seeds(dir.path()).unwrap();
+        assert_eq!(found.len(), 301);
+        assert!(matches!(found.last(), Some(Event::SeedCgroup { id, .. }) if *id == deepest));
     }
 
     #[test]

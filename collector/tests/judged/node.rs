@@ -5,9 +5,9 @@ use collector::runtime::Names;
 use collector::service::RequestError;
 use collector::sink::Source;
 use collector::store::EvidenceFile;
-use evidence::{Evidence, PodUid, Position, SealedCheckpoint};
+use evidence::{Evidence, Position, SealedCheckpoint};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -90,7 +90,7 @@ impl Source for Engine {
         })
     }
 
-    async fn judged(&self, _: BTreeSet<PodUid>) -> Result<(), RequestError> {
+    async fn judged(&self, _: collector::push::Judgement) -> Result<(), RequestError> {
         Ok(())
     }
 }

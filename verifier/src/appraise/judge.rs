@@ -838,6 +838,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         name: known.map(|k| k.pod.name.clone()),
         told,
         state,
+        charged: fails,
         entries: tally.entries,
         executions: tally.executions,
         suspect: tally.suspect,

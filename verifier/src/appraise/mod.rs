@@ -171,8 +171,11 @@ pub(crate) fn to_pods(findings: Vec<Finding>, pods: &mut [PodVerdict]) -> Vec<Fi
         };
         match own {
             Some(pod) => {
-                if finding.severity == Severity::Fail && pod.state != State::Unknown {
-                    pod.state = State::Untrusted;
+                if finding.severity == Severity::Fail {
+                    pod.charged = true;
+                    if pod.state != State::Unknown {
+                        pod.state = State::Untrusted;
+                    }
                 }
                 pod.findings.push(finding);
             }

@@ -458,6 +458,7 @@ impl Case<'_, '_> {
             } else {
                 State::Untrusted
             },
+            believed: disbelieved.is_none(),
             tier: round.tier,
             anchor: anchor(self.quoted, self.coverage),
             key: self.quoted.map(|q| q.ak_name.clone()).unwrap_or_default(),

@@ -152,6 +152,10 @@ pub struct NodeVerdict {
     pub name: String,
     /// [`State::Trusted`] or [`State::Untrusted`].
     pub state: State,
+    /// Whether the rules on which all others rest hold (V1 to V7, V10, V13). If not, nothing is said for any pod: each is
+    /// untrusted, and those that are charged with something of their own are marked.
+    #[serde(default)]
+    pub believed: bool,
     /// The tier in use.
     pub tier: Tier,
     /// What vouches for the list, for people: `PCR 10 (sha256)`.
@@ -262,6 +266,9 @@ pub struct PodVerdict {
     pub told: Option<String>,
     /// How it was judged.
     pub state: State,
+    /// Whether one of its own findings fails. Where the node's evidence is not believed a pod can be untrusted without.
+    #[serde(default)]
+    pub charged: bool,
     /// Records of entries, also of those that the kernel did not add a second time.
     pub entries: u64,
     /// Records of executions and mappings.

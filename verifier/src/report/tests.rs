@@ -183,6 +183,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
         uid: uid(n),
         name: name.map(str::to_owned),
         told: Some(format!("shop/{}", (b'a' + n) as char)),
+        charged: state == State::Untrusted,
         state,
         entries: 6,
         executions: 8,
@@ -210,6 +211,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
         learned: false,
         node: NodeVerdict {
             name: "worker-3".to_owned(),
+            believed: true,
             state: if untrusted {
                 State::Untrusted
             } else {

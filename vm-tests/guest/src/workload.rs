@@ -57,6 +57,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::Attack { pins, pid } => print(&guard::attack(Path::new(&pins), pid)?),
         Workload::Reach { pins, pid, uid } => print(&pod::reach(Path::new(&pins), pid, uid)?),
         Workload::Passed { pins, cgroup, uid } => print(&pod::passed(Path::new(&pins), &cgroup, uid)?),
+        Workload::Imitate { other, argv, uid } => print(&pod::imitate(Path::new(&other), &argv, uid)?),
         Workload::Nest { levels, length, argv } => pod::nest(levels, length, &argv),
         Workload::Tpm { commands } => print(&tpm::send(&commands)?),
         Workload::LoadKernel { image, command_line } => kexec::load(Path::new(&image), &command_line),

@@ -3,10 +3,14 @@
 //! Not here: files and cgroups (see `workload`).
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 use std::ffi::c_void;
 use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::ptr::NonNull;
 
 const PAGE: usize = 4096;
@@ -96,4 +100,123 @@ pub fn map_then_protect(file: &File) -> Result<()> {
     unsafe { mprotect(at, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }
         .context("cannot make the file's mapping executable")?;
     unmap(at)
+}
+
+/// Puts copies of this process' own pages where its executable is mapped, so that it can be replaced.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn leave_own_file() -> Result<()> {
+    let exe = std::fs::read_link("/proc/self/exe").context("reading /proc/self/exe")?;
+    let maps = std::fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(mode), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else {
+            continue;
+        };
+        if Path::new(path) != exe {
+            continue;
+        }
+        let (start, end) = range.split_once('-').context("a range of addresses")?;
+        let (start, end) = (usize::from_str_radix(start, 16)?, usize::from_str_radix(end, 16)?);
+        let size = end - start;
+        let mut protection = libc::PROT_READ;
+        if mode.contains('w') {
+            protection |= libc::PROT_WRITE;
+        }
+        if mode.contains('x') {
+            protection |= libc::PROT_EXEC;
+        }
+        // SAFETY: the copy has the bytes of what it replaces in one step, so that whoever reads or runs them finds the same.
+        unsafe {
+            let writable = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let copy = libc::mmap(std::ptr::null_mut(), size, writable, flags, -1, 0);
+            ensure!(copy != libc::MAP_FAILED, "no memory for a copy");
+            std::ptr::copy_nonoverlapping(start as *const u8, copy.cast::<u8>(), size);
+            Errno::result(libc::mprotect(copy, size, protection)).context("mprotect of a copy")?;
+            let at = start as *mut c_void;
+            let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            ensure!(
+                libc::mremap(copy, size, size, how, at) != libc::MAP_FAILED,
+                "mremap of a copy"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the executable alone.
+///
+/// # Errors
+/// What the kernel says.
+pub fn name_executable_alone(fd: u32) -> io::Result<()> {
+    // SAFETY: takes numbers alone.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_SET_MM,
+            libc::PR_SET_MM_EXE_FILE,
+            libc::c_ulong::from(fd),
+            0,
+            0,
+        )
+    };
+    Errno::result(done).map(drop).map_err(Into::into)
+}
+
+/// `struct prctl_mm_map`, include/uapi/linux/prctl.h.
+#[repr(C)]
+struct MemoryMap {
+    /// Begin and end of code, of data; begin of the heap, its end; begin of the stack; begin and end of arguments, of the
+    /// environment.
+    bounds: [u64; 11],
+    auxv: u64,
+    auxv_size: u32,
+    exe_fd: u32,
+}
+
+/// Replaces the executable beside what else the kernel knows of this process' memory, which stays as it is.
+///
+/// # Errors
+/// What the kernel says.
+pub fn name_executable(fd: u32) -> io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields: Vec<u64> = rest
+        .split_ascii_whitespace()
+        .map(|field| field.parse().unwrap_or_default())
+        .collect();
+    // By its number in proc(5); the first of `rest` is the third.
+    let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
+    // SAFETY: asks where the heap ends.
+    let end_of_heap = unsafe { libc::sbrk(0) } as u64;
+    let map = MemoryMap {
+        bounds: [
+            field(26),
+            field(27),
+            field(45),
+            field(46),
+            field(47),
+            end_of_heap,
+            field(28),
+            field(48),
+            field(49),
+            field(50),
+            field(51),
+        ],
+        auxv: 0,
+        auxv_size: 0,
+        exe_fd: fd,
+    };
+    // SAFETY: the kernel reads the map, which outlives the call, and keeps numbers of it.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_SET_MM,
+            libc::PR_SET_MM_MAP,
+            &raw const map as libc::c_ulong,
+            size_of::<MemoryMap>(),
+            0,
+        )
+    };
+    Errno::result(done).map(drop).map_err(Into::into)
 }

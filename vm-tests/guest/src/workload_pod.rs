@@ -5,6 +5,7 @@
 
 use crate::workload_cgroup::Door;
 use crate::workload_guard::{self as guard, Attempts};
+use crate::workload_memory as memory;
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -211,4 +212,34 @@ pub fn nest(levels: u32, length: usize, argv: &[String]) -> Result<()> {
         .with_context(|| format!("cannot execute {program}"))?;
     ensure!(status.success(), "{program} ended with {status}");
     Ok(())
+}
+
+/// Lets /proc/self/exe name another program, as any user can in a user namespace of its own (PR_SET_MM_MAP, and not
+/// PR_SET_MM_EXE_FILE, which asks for CAP_SYS_RESOURCE), then runs one.
+///
+/// # Errors
+/// When an attempt cannot even be made.
+pub fn imitate(other: &Path, argv: &[String], uid: u32) -> Result<Vec<Attempt>> {
+    let (program, arguments) = argv.split_first().context("no program is named")?;
+    let mut tried = Attempts::default();
+    become_user(uid)?;
+    namespaces(CloneFlags::empty()).context("a user namespace")?;
+    let file = OpenOptions::new().read(true).open(other)?;
+    memory::leave_own_file()?;
+    let fd = file.as_raw_fd().cast_unsigned();
+    tried.note("by PR_SET_MM_EXE_FILE", memory::name_executable_alone(fd));
+    tried.note("by PR_SET_MM_MAP", memory::name_executable(fd));
+    let exe = std::fs::read_link("/proc/self/exe")?;
+    let is_other = if exe == other {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    };
+    tried.note("another executable", is_other);
+    let status = Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "{program} ended with {status}");
+    Ok(tried.finish())
 }

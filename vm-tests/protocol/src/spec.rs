@@ -295,6 +295,16 @@ pub enum Workload {
         /// Program and arguments.
         argv: Vec<String>,
     },
+    /// As any user, in a user namespace of its own: let /proc/self/exe name another program, then run one. Answer: a list of
+    /// [`Attempt`].
+    Imitate {
+        /// What it is to name.
+        other: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// The user.
+        uid: u32,
+    },
     /// Send commands to the TPM past the kernel's resource manager; what they leave in it stays. Answer: a list of the
     /// TPM's answers, hex.
     Tpm {

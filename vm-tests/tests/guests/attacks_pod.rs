@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 use verifier::{Rule, State, Verdict};
 use vm_protocol::elf;
-use vm_protocol::spec::{BurstRun, Contained, Mount, Pod, Workload};
+use vm_protocol::spec::{Attempt, BurstRun, Contained, Mount, Pod, Workload};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{Pods, Running, Runtime, container};
 use vm_tests::scenario::{KnownPod, Node, Plan};
@@ -26,7 +26,7 @@ const SHARED: &str = "/opt/shared/report";
 /// The longest file that this node's programs read for its hash. IMA has no such limit, and hashes what is longer itself.
 const MAX_HASH_MIB: u64 = 64;
 /// The pods, each for one attack.
-const PODS: [&str; 12] = [
+const PODS: [&str; 16] = [
     "forge",
     "flood",
     "exclude",
@@ -39,7 +39,13 @@ const PODS: [&str; 12] = [
     "moved",
     "hollow",
     "layered",
+    "reach",
+    "confined",
+    "deep",
+    "imitate",
 ];
+/// A process id that no kernel gives out.
+const NO_PROCESS: u32 = 4_194_305;
 
 fn uid(pod: &str) -> String {
     let at = PODS.iter().position(|name| *name == pod).unwrap_or(PODS.len());
@@ -59,6 +65,9 @@ struct Facts {
     library: BurstRun,
     layered: BurstRun,
     flooded: usize,
+    /// Of the pod without and of the one with a seccomp profile, as root in it and as a user.
+    reached: [Vec<Vec<Attempt>>; 2],
+    imitated: Vec<Attempt>,
 }
 
 /// A well-formed next checkpoint: what an attacker can make from a checkpoint that was sent, with a key of their own.
@@ -122,6 +131,7 @@ fn gather() -> Result<Facts> {
     for pod in PODS {
         node.vm.sh(&format!("mkdir -p /run/empty-dir/{pod}"))?;
         let mut spec = Pod::burstable(pod, &uid(pod));
+        spec.confined = pod == "confined";
         let mut main = container("main", &image, &["/app/idle"]);
         // As a kubelet makes an emptyDir in memory; `/dev/shm` is mounted noexec by containerd.
         main.mounts.push(Mount {
@@ -193,6 +203,40 @@ fn gather() -> Result<Facts> {
     };
     let layered = serde_json::from_str(&work("layered", &layered)?)?;
     pods.must(pod("neighbour"), "main", &["/bin/busybox", "true"])?;
+    let reach = |name: &str| -> Result<Vec<Vec<Attempt>>> {
+        [None, Some(65534)]
+            .into_iter()
+            .map(|uid| {
+                let answer = work(
+                    name,
+                    &Workload::Reach {
+                        pins: "/sys/fs/bpf/ima-cgpath".to_owned(),
+                        pid: NO_PROCESS,
+                        uid,
+                    },
+                )?;
+                Ok(serde_json::from_str(&answer)?)
+            })
+            .collect()
+    };
+    let reached = [reach("reach")?, reach("confined")?];
+    work(
+        "deep",
+        &Workload::Nest {
+            levels: 270,
+            length: 250,
+            argv: vec!["/bin/busybox".to_owned(), "true".to_owned()],
+        },
+    )?;
+    let imitated = work(
+        "imitate",
+        &Workload::Imitate {
+            other: "/app/idle".to_owned(),
+            argv: vec!["/bin/busybox".to_owned(), "true".to_owned()],
+            uid: 65534,
+        },
+    )?;
+    let imitated = serde_json::from_str(&imitated)?;
     // What a pod cannot do alone, but with a delegated cgroup or the host's help.
     let moved = pod("moved");
     let inside = format!("{}/{}", moved.pod.cgroup_parent, moved.ids.containers[0]);
@@ -218,6 +262,8 @@ fn gather() -> Result<Facts> {
         library,
         layered,
         flooded,
+        reached,
+        imitated,
     };
     node.vm.power_off()?;
     println!(
@@ -435,4 +481,89 @@ fn a_cgroup_that_a_user_named_like_a_pod_is_the_hosts() {
                 .is_some_and(|c| c.starts_with(b"/user.slice/"))
     });
     assert!(found.is_some_and(|r| r.kind == EventKind::Execution));
+}
+
+/// What was tried in a pod and succeeded, or did not.
+fn what(tried: &[Attempt], succeeded: bool) -> Vec<&str> {
+    let of_this = tried.iter().filter(|t| (t.errno == 0) == succeeded);
+    let mut names: Vec<&str> = Vec::new();
+    for name in of_this.map(|t| t.what.as_str()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+#[test]
+fn what_a_pod_without_rights_tries_on_our_parts_is_no_record_and_no_finding() {
+    let facts = facts();
+    for (pod, tried) in ["reach", "confined"].into_iter().zip(&facts.reached) {
+        // With a profile not even a user namespace; without one, a file and a mount that look like ours and are its own.
+        let wanted: &[&str] = match pod {
+            "confined" => &[],
+            _ => &[
+                "network namespace",
+                "file of that name",
+                "mount namespace",
+                "copy unmounted",
+            ],
+        };
+        for tried in tried {
+            assert_eq!(what(tried, true), wanted, "{pod}: {:?}", what(tried, false));
+            let refused = what(tried, false);
+            for name in ["link by id", "no link detached", "sysctl", "unmounted"] {
+                assert!(refused.contains(&name), "{pod}: {name}: {refused:?}");
+            }
+        }
+        let records = facts.evidence.records(PartitionKey::Pod(Facts::key(pod)));
+        assert!(
+            records
+                .iter()
+                .any(|r| r.kind == EventKind::Execution && r.path == TOOL.as_bytes())
+        );
+        assert!(records.iter().all(|r| r.kind != EventKind::Guard), "{pod}");
+        assert_eq!(facts.state(pod), State::Trusted, "{}", facts.verdict);
+    }
+}
+
+#[test]
+fn a_cgroup_that_lies_deeper_than_any_path_is_its_pods_and_its_path_is_cut() {
+    let facts = facts();
+    let records = facts.evidence.records(PartitionKey::Pod(Facts::key("deep")));
+    let ran = records.iter().find(|r| {
+        let cgroup = r.cgroup.as_deref().unwrap_or_default();
+        r.kind == EventKind::Execution && r.path == b"/bin/busybox" && cgroup.ends_with(b"//...")
+    });
+    let cgroup = ran.and_then(|r| r.cgroup.as_deref()).unwrap();
+    assert!(
+        cgroup.len() < 1100 && cgroup.starts_with(b"/kubepods/burstable/pod"),
+        "{}",
+        cgroup.len()
+    );
+    assert_eq!(facts.evidence.records(PartitionKey::Unattributed).len(), 0);
+    assert_eq!(facts.state("deep"), State::Trusted);
+}
+
+#[test]
+fn a_user_can_let_its_executable_name_another_one_and_the_recorded_ancestry_does_not_follow() {
+    let facts = facts();
+    let told: Vec<_> = facts
+        .imitated
+        .iter()
+        .map(|t| (t.what.as_str(), t.errno))
+        .collect();
+    let wanted = [
+        ("by PR_SET_MM_EXE_FILE", 1),
+        ("by PR_SET_MM_MAP", 0),
+        ("another executable", 0),
+    ];
+    assert_eq!(told, wanted);
+    let records = facts.evidence.records(PartitionKey::Pod(Facts::key("imitate")));
+    let ran = records.iter().find(|r| {
+        r.kind == EventKind::Execution
+            && r.path == b"/bin/busybox"
+            && r.ancestry.iter().any(|p| p.exe == TOOL.as_bytes())
+    });
+    assert_eq!(ran.unwrap().ancestry[1].exe, TOOL.as_bytes());
 }

@@ -130,7 +130,9 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     plan.restored = mode == CgroupMode::V2;
     let Node { site, vm, .. } = Node::boot(plan, dir.path()).unwrap();
     site.enrol(&vm).unwrap();
-    let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10"]);
+    // Room for what is done here, and not for more while nobody empties it.
+    let small = "bpf.ring_bytes=262144";
+    let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10", small]);
     let first = site.fresh(&vm).unwrap();
     assert!(first.verdict.trusted, "{}", first.verdict);
     let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
@@ -176,6 +178,24 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     collector.signal(SIGCONT).unwrap();
     until(&pods, &bad, false, 120);
 
+    // Records are lost: the node's evidence is not believed from now on, nor is anything said for a pod. That denies nobody, and
+    // it frees nobody.
+    lose(&vm, &collector, 400);
+    collector.signal(SIGCONT).unwrap();
+    let round = site.fresh(&vm).unwrap();
+    let pod = |uid: &str| round.verdict.pod(PodUid::parse(uid.as_bytes()).unwrap()).unwrap();
+    assert!(
+        round.verdict.node.lost > 0 && !round.verdict.node.believed,
+        "{}",
+        round.verdict
+    );
+    assert_eq!(
+        [BAD, GOOD].map(|uid| (pod(uid).state, pod(uid).charged)),
+        [(State::Untrusted, true), (State::Untrusted, false)]
+    );
+    until(&pods, &bad, false, 120);
+    assert!(executes(&pods, &good, "/app/hello") && executes(&pods, &good, "/app/script"));
+
     // The same pins, another configuration: an exempt pod is left alone, and the mode can be left. Mappings: the
     // programs of these images have none, so that they go through with it, too.
     stop(&collector);
@@ -197,11 +217,13 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     );
 }
 
-/// Fills the ring while the collector is stopped.
-fn lose(vm: &Vm, collector: &Process<'_>) {
+/// Fills the ring by so many executions while the collector is stopped.
+fn lose(vm: &Vm, collector: &Process<'_>, executions: u32) {
     collector.signal(SIGSTOP).unwrap();
-    vm.sh("n=0; while [ $n -lt 60 ]; do /bin/true; n=$((n+1)); done")
-        .unwrap();
+    vm.sh(&format!(
+        "n=0; while [ $n -lt {executions} ]; do /bin/true; n=$((n+1)); done"
+    ))
+    .unwrap();
 }
 
 fn failed_closed(stock: Stock) {
@@ -219,7 +241,7 @@ fn failed_closed(stock: Stock) {
         until(&pods, pod, true, 120);
     }
 
-    lose(&vm, &collector);
+    lose(&vm, &collector, 60);
     assert!(!executes(&pods, &one, "/app/hello") && !executes(&pods, &two, "/app/script"));
     host_executes(&vm);
     collector.signal(SIGCONT).unwrap();
@@ -249,7 +271,7 @@ fn failed_closed(stock: Stock) {
     let exempt = format!("fail_closed.exempt=/kubepods/burstable/pod{BAD}");
     let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=20", &exempt]);
     site.fresh(&vm).unwrap();
-    lose(&vm, &collector);
+    lose(&vm, &collector, 60);
     assert!(executes(&pods, &one, "/app/hello"));
     assert!(!executes(&pods, &two, "/app/hello"));
     until(&pods, &two, true, 120);
