@@ -72,10 +72,10 @@ fn a_verdict_lists_a_thousand_files_and_counts_the_others() {
     let app = Actor::pod(pod(1), "/bin/app");
     node.execute_good(&app, "/bin/app");
     for n in 0..MAX_LISTED + 5 {
-        node.execute(&app, &format!("/tmp/{n:04}"), &sha256(n.to_string().as_bytes()));
+        node.execute(&app, format!("/tmp/{n:04}"), &sha256(n.to_string().as_bytes()));
         node.execute(
             &Actor::host("/sbin/init"),
-            &format!("/opt/{n:04}"),
+            format!("/opt/{n:04}"),
             &sha256(n.to_string().as_bytes()),
         );
     }
