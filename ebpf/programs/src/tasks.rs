@@ -10,8 +10,8 @@ use aya_ebpf::helpers::{
 };
 use ebpf_common::{MAX_ANCESTORS, NO_SUBSYSTEM, Task, TaskKey, flag};
 
-/// How often the ancestry is walked at most, where a parent changed under the program's eyes.
-const ATTEMPTS: usize = 3;
+/// How often the walk up the ancestry tries again, in all, when a parent changed under its eyes.
+const RETRIES: usize = 4;
 
 /// Writes all of `task` and, as the last reader of this record's memory, its flags.
 ///
@@ -83,92 +83,45 @@ fn namespaces(reader: &mut Reader, task: u64) -> (u32, u32) {
 
 /// Writes the keys of the process and its real parents, and gives their number and flags.
 ///
-/// A sleepable program holds no lock that keeps a parent's memory, and may stand still between two reads for as long as it
-/// takes to free it. So the way up is only noted, as addresses; on the way down again each key is read first and then, that the
-/// process below has the same parent as before. A parent pointer is moved before the parent is freed, and the current
-/// process lives: the last look shows that its parent lived through all that was read before, so that what was read of that one
-/// was true, and so on upwards. What a look does not confirm, and all above it, is left out; the whole is tried again first.
-/// The choices are arithmetic: a branch in each step would give the verifier paths without end.
+/// A sleepable program holds no lock that keeps a parent's memory. But a process' parent pointer is moved before the
+/// parent is freed: if it is still the same after the parent was read, what was read was the parent. If it is not, the
+/// same step is made again. The choice between the two is arithmetic: a branch in each step would give the verifier
+/// paths without end.
 ///
 /// # Safety
 /// `out` is writable.
 #[inline(always)]
 unsafe fn ancestry(reader: &mut Reader, task: u64, out: *mut [TaskKey; MAX_ANCESTORS]) -> (u32, u32) {
-    let own: u64 = reader.read(task + config!(task_group_leader));
-    let slots = out.cast::<TaskKey>();
-    let (mut confirmed, mut flags) = (1, 0);
-    for _ in 0..ATTEMPTS {
-        // SAFETY: as the caller promises; a key is two words.
-        unsafe { kernel::zero(out.cast::<[u64; 2 * MAX_ANCESTORS]>()) };
-        // SAFETY: as the caller promises.
-        let (n, more) = unsafe { way_up(reader, own, slots) };
-        // The verifier need not walk the way down once for each number.
-        let n = kernel::forget(n);
-        confirmed = n;
-        for down in 1..MAX_ANCESTORS as u64 {
-            if down >= n {
-                break;
-            }
-            let at = (n - down) & (MAX_ANCESTORS as u64 - 1);
-            // SAFETY: `at` and the one below it are in bounds of `out`.
-            let moved = unsafe {
-                let slot = slots.add(at as usize);
-                let leader = (&raw const (*slot).start_ns).read_volatile();
-                key(reader, leader, slot);
-                let below = if at == 1 {
-                    own
-                } else {
-                    (&raw const (*slots.add((at as usize).wrapping_sub(1) & (MAX_ANCESTORS - 1))).start_ns)
-                        .read_volatile()
-                };
-                kernel::differ(leader, parent(reader, below))
-            };
-            // `at` if it moved, else as before.
-            confirmed ^= (confirmed ^ at) & moved.wrapping_neg();
-        }
-        flags = more;
-        if confirmed == n {
-            break;
-        }
-        flags = flag::ANCESTRY_CUT | flag::ANCESTRY_UNSTABLE;
-    }
+    // SAFETY: as the caller promises; a key is two words.
+    unsafe { kernel::zero(out.cast::<[u64; 2 * MAX_ANCESTORS]>()) };
+    let mut process: u64 = reader.read(task + config!(task_group_leader));
     // SAFETY: element 0 of `out`.
-    unsafe { key(reader, own, slots) };
-    (confirmed as u32, flags)
-}
-
-/// The leader of a process' real parent.
-#[inline(always)]
-fn parent(reader: &mut Reader, process: u64) -> u64 {
-    let parent: u64 = reader.read(process + config!(task_real_parent));
-    reader.read(parent + config!(task_group_leader))
-}
-
-/// Writes the address of each process above `own` where its start belongs, from element 1 on, and gives the number of elements
-/// and flags.
-///
-/// # Safety
-/// `slots` has room for `MAX_ANCESTORS`.
-#[inline(always)]
-unsafe fn way_up(reader: &mut Reader, own: u64, slots: *mut TaskKey) -> (u64, u32) {
-    let mut process = own;
-    let mut n: u64 = 1;
-    for _ in 0..MAX_ANCESTORS {
-        let leader = parent(reader, process);
+    unsafe { key(reader, process, out.cast()) };
+    let mut n = 1;
+    for _ in 0..MAX_ANCESTORS + RETRIES {
+        let parent: u64 = reader.read(process + config!(task_real_parent));
+        let leader: u64 = reader.read(parent + config!(task_group_leader));
         let tgid: u32 = reader.read(leader + config!(task_tgid));
+        let start_ns: u64 = reader.read(leader + config!(task_start_boottime));
+        let moved = kernel::differ(parent, reader.read(process + config!(task_real_parent)));
         // The idle task is the parent of pid 1 and of kthreadd; nothing is ever moved to it.
         if tgid == 0 {
-            return (n, 0);
+            return (n as u32, 0);
         }
         if n >= MAX_ANCESTORS as u64 {
-            break;
+            return (n as u32, flag::ANCESTRY_CUT);
         }
         // SAFETY: `n` is in bounds, as just checked.
-        unsafe { (&raw mut (*slots.add(n as usize)).start_ns).write_volatile(leader) };
-        process = leader;
-        n += 1;
+        unsafe {
+            let slot = out.cast::<TaskKey>().add(n as usize);
+            (*slot).start_ns = start_ns;
+            (*slot).tgid = tgid;
+        }
+        n += 1 - moved;
+        // `process` if it moved, else `leader`.
+        process = leader ^ ((process ^ leader) & moved.wrapping_neg());
     }
-    (n, flag::ANCESTRY_CUT)
+    (n as u32, flag::ANCESTRY_CUT | flag::ANCESTRY_UNSTABLE)
 }
 
 /// # Safety
