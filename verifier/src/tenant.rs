@@ -673,6 +673,7 @@ impl Case<'_> {
                 unsealed: Vec::new(),
                 held: Vec::new(),
                 kexecs: Vec::new(),
+                believed: true,
             },
             checkpoint_key: chained.key.clone(),
             predates: chained.predates,

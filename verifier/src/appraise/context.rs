@@ -47,6 +47,9 @@ pub struct NodeState {
     /// Name of the key that signed, as in [`PinnedKey::Name`].
     #[serde(with = "serde_bytes_hex")]
     pub ak_name: Vec<u8>,
+    /// Whether the evidence was believed. If not, nothing goes on from it, and only the TPM's counters count (V7).
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub believed: bool,
     /// The boot that was attested.
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
@@ -73,6 +76,14 @@ pub struct NodeState {
     /// Where kernels that were started by kexec went on with the list: entries that were covered before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kexecs: Vec<u64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(believed: &bool) -> bool {
+    *believed
 }
 
 /// A record that was shown before it was sealed.

@@ -177,7 +177,9 @@ impl Progress {
         if follows && relation != Relation::SameBoot {
             return Err(Rebuild);
         }
-        if let (Some(before), Relation::SameBoot | Relation::Kexec) = (&context.previous, relation)
+        // V7 alone looks at what was not believed.
+        let previous = context.previous.as_ref().filter(|before| before.believed);
+        if let (Some(before), Relation::SameBoot | Relation::Kexec) = (previous, relation)
             && !follows
         {
             kexecs.extend(before.kexecs.iter().filter_map(|at| usize::try_from(*at).ok()));
@@ -188,10 +190,7 @@ impl Progress {
                 coverage::continues(&view.digests, coverage.entries, before, &mut findings);
             }
         }
-        let before = context
-            .previous
-            .as_ref()
-            .filter(|_| relation == Relation::SameBoot);
+        let before = previous.filter(|_| relation == Relation::SameBoot);
 
         let is_recorded = round.tier == Tier::Bpf
             || chain.last().is_some()
@@ -440,6 +439,13 @@ impl Case<'_, '_> {
             (None, Some(quoted), Some(coverage)) => Some(self.remember(&pending, quoted, coverage)),
             _ => None,
         };
+        let is_signed = !findings
+            .iter()
+            .any(|finding| finding.rule == Rule::V1 && finding.severity == Severity::Fail);
+        let first_sight = match (&state, self.quoted, &context.previous) {
+            (None, Some(quoted), None) if is_signed => Some(self.seen(quoted)),
+            _ => None,
+        };
         let start = policy
             .pods
             .values()
@@ -497,6 +503,7 @@ impl Case<'_, '_> {
             accepted,
             rejudged: None,
             state,
+            first_sight,
         }
     }
 
@@ -520,6 +527,26 @@ impl Case<'_, '_> {
             unsealed: pending.shown.clone(),
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
+            believed: true,
+        }
+    }
+
+    /// Of evidence that is not believed: that this TPM signed with these counters.
+    fn seen(&self, quoted: &Quoted) -> NodeState {
+        NodeState {
+            ak_name: quoted.ak_name.clone(),
+            believed: false,
+            boot_id: self.round.boot_id,
+            checkpoint: None,
+            covered: 0,
+            pcrs: Vec::new(),
+            reset_count: quoted.reset_count,
+            restart_count: quoted.restart_count,
+            clock_ms: quoted.clock_ms,
+            time: self.asked.context.now,
+            unsealed: Vec::new(),
+            held: Vec::new(),
+            kexecs: Vec::new(),
         }
     }
 }

@@ -70,6 +70,10 @@ pub struct Verdict {
     /// What to store for the next appraisal; `None` where the evidence was not believed: keep the old state then.
     #[serde(skip)]
     pub state: Option<NodeState>,
+    /// What to store where there is no state and never was one: the TPM's counters, from which a node may not go back though
+    /// nothing else of it is believed yet.
+    #[serde(skip)]
+    pub first_sight: Option<NodeState>,
 }
 
 /// A pod that the policy knows and the evidence does not name: it has not begun, or it is over and was never seen.

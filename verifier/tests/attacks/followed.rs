@@ -156,7 +156,8 @@ fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
     node.clock = 5;
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let evidence = node.attest(b"the nonce of the second");
-    let context = node.context(b"the nonce of the second", first.state);
+    assert!(first.state.is_none());
+    let context = node.context(b"the nonce of the second", first.first_sight);
     let second = appraise(&evidence, &node.policy(), &context).unwrap();
     let mut wrong = Vec::new();
     if second.trusted {
@@ -166,6 +167,28 @@ fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
         wrong.push("no failure of V7".into());
     }
     judge("memory-wiped", &wrong);
+}
+
+/// That its counters are remembered is all: what comes next is judged as the first that is believed.
+#[test]
+fn what_follows_a_disbelieved_first_round_in_the_same_boot_is_trusted_on_its_own() {
+    let mut node = busy();
+    let nonce = b"the nonce of the first round";
+    let mut cut = node.attest(nonce);
+    cut.list.pop();
+    let first = appraise(&cut, &node.policy(), &node.context(nonce, None)).unwrap();
+    assert!(first.state.is_none() && first.first_sight.is_some(), "{first}");
+    let evidence = node.attest(b"the nonce of the second");
+    let context = node.context(b"the nonce of the second", first.first_sight);
+    let second = appraise(&evidence, &node.policy(), &context).unwrap();
+    assert!(second.trusted, "{second}");
+    assert!(second.state.is_some_and(|state| state.believed) && second.first_sight.is_none());
+
+    // What nobody's key signed is no sight of a node.
+    let mut forged = node.attest(nonce);
+    forged.quote.signature[20] ^= 1;
+    let forged = appraise(&forged, &node.policy(), &node.context(nonce, None)).unwrap();
+    assert!(forged.state.is_none() && forged.first_sight.is_none());
 }
 
 /// And what is kept of a node is kept as it was believed: nothing of disbelieved evidence but that it was seen.

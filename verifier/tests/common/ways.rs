@@ -106,6 +106,8 @@ impl Ways {
         if let Some(state) = &whole.state {
             self.state = Some(state.clone());
             self.kept = Some(evidence.clone());
+        } else if self.state.is_none() {
+            self.state.clone_from(&whole.first_sight);
         }
         Ok(Judged {
             whole,

@@ -236,6 +236,9 @@ impl<'a> Case<'a> {
             self.since == Since::Kexec && self.policy().kexec == Kexec::Deny,
             Rule::V7,
         );
+        if !before.believed {
+            self.since = Since::Nothing;
+        }
     }
 
     fn v4(&mut self) {

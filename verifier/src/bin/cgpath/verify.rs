@@ -125,7 +125,8 @@ impl Verify {
             Failure::new("unusable", escape(e.to_string().as_bytes())).hint(e.hint())
         })?;
 
-        if let (Some(path), Some(state)) = (&self.state, &verdict.state) {
+        let state = verdict.state.as_ref().or(verdict.first_sight.as_ref());
+        if let (Some(path), Some(state)) = (&self.state, state) {
             write_state(path, state)?;
         }
         if let (Some(key), Some(path)) = (&ear_key, &self.output) {
