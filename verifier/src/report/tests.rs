@@ -245,6 +245,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
         start: vec![],
         accepted: vec![],
         rejudged: None,
+        first_sight: None,
         state: None,
     }
 }
