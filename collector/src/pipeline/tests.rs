@@ -309,9 +309,9 @@ impl World {
 }
 
 impl Run {
-    /// Starts on what the journal holds, as the engine does.
-    fn start(w: &mut World, fuel: &mut u64) -> Result<Run, Crash> {
-        let mut run = Run {
+    /// Knows of nothing yet.
+    fn new() -> Run {
+        Run {
             pipeline: Pipeline::new(World::setup()),
             told: 0,
             leaves: BTreeMap::new(),
@@ -320,7 +320,12 @@ impl Run {
             evidence: vec![],
             failures: vec![],
             now: Duration::ZERO,
-        };
+        }
+    }
+
+    /// Starts on what the journal holds, as the engine does.
+    fn start(w: &mut World, fuel: &mut u64) -> Result<Run, Crash> {
+        let mut run = Run::new();
         for event in w.journal.clone() {
             if matches!(event, Event::Sealed(_)) {
                 run.unsealed.clear();
@@ -765,16 +770,7 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
     for (pods, is_blind) in [(MAX_PREDATING, false), (MAX_PREDATING + 1, true)] {
         let mut w = World::new();
         let mut fuel = u64::MAX;
-        let mut run = Run {
-            pipeline: Pipeline::new(World::setup()),
-            told: 0,
-            leaves: BTreeMap::new(),
-            unsealed: BTreeMap::new(),
-            answers: vec![],
-            evidence: vec![],
-            failures: vec![],
-            now: Duration::ZERO,
-        };
+        let mut run = Run::new();
         run.tell(&mut w, Event::Started, &mut fuel).unwrap();
         run.tell(&mut w, Event::Base { list_len: 2 }, &mut fuel).unwrap();
         run.tell(&mut w, Event::Replayed, &mut fuel).unwrap();
@@ -798,16 +794,7 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
 fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
     let mut w = World::new();
     let mut fuel = u64::MAX;
-    let mut run = Run {
-        pipeline: Pipeline::new(World::setup()),
-        told: 0,
-        leaves: BTreeMap::new(),
-        unsealed: BTreeMap::new(),
-        answers: vec![],
-        evidence: vec![],
-        failures: vec![],
-        now: Duration::ZERO,
-    };
+    let mut run = Run::new();
     run.tell(&mut w, Event::Started, &mut fuel).unwrap();
     run.tell(&mut w, Event::Base { list_len: 2 }, &mut fuel).unwrap();
     run.tell(&mut w, Event::Replayed, &mut fuel).unwrap();

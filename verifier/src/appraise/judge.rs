@@ -9,7 +9,7 @@ use super::{
     finding::{Finding, Findings, Rule, Severity, Subject},
     join::Owned,
     scene::{Opinion, Scene},
-    tally::{Seen, Tally, rule_of},
+    tally::{Deviations, Seen, Tally, rule_of},
     verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State},
     view::Line,
 };
@@ -50,6 +50,17 @@ struct Violation {
     path: Vec<u8>,
     index: Option<usize>,
     seq: u64,
+}
+
+impl Violation {
+    fn of(by: PartitionKey, record: &Record, index: Option<usize>) -> Violation {
+        Violation {
+            by,
+            path: record.path.clone(),
+            index,
+            seq: record.seq,
+        }
+    }
 }
 
 /// What the judgement of all partitions gave.
@@ -157,12 +168,7 @@ impl Judged {
                 if record.ret != 0 {
                     continue;
                 }
-                let violation = Violation {
-                    by: *key,
-                    path: record.path.clone(),
-                    index: scene.joins.entry_of(place),
-                    seq: record.seq,
-                };
+                let violation = Violation::of(*key, record, scene.joins.entry_of(place));
                 for user in self.files.users.get(&file).into_iter().flatten() {
                     self.tallies.entry(*user).or_default().hit(*user, &violation);
                 }
@@ -632,12 +638,7 @@ impl<'j, 'a> Late<'j, 'a> {
 
     /// Who used a file before is judged for it as soon as the write is shown, as [`Judged::changed`] does once it is sealed.
     fn changed(&mut self, by: PartitionKey, index: usize, record: &Record) {
-        let violation = Violation {
-            by,
-            path: record.path.clone(),
-            index: Some(index),
-            seq: record.seq,
-        };
+        let violation = Violation::of(by, record, Some(index));
         let base = self.base;
         let users = base.files.users.get(&(record.dev, record.ino));
         for user in users.into_iter().flatten() {
@@ -728,19 +729,7 @@ impl Judged {
             findings.absorb(&tally.findings);
             findings.absorb(&tally.changed);
             findings.extend(tally.excluded(*key));
-            let Listed {
-                fnf,
-                filehash_err,
-                left_out,
-                excluded,
-            } = &mut concluded.node;
-            list(fnf, &tally.deviations.fnf, &mut left_out.fnf);
-            list(
-                filehash_err,
-                &tally.deviations.filehash_err,
-                &mut left_out.filehash_err,
-            );
-            *excluded += tally.deviations.excluded;
+            concluded.node.add(&tally.deviations);
         }
         concluded
     }
@@ -753,13 +742,26 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
     finding
 }
 
-/// The node's own deviations, as a verdict lists them.
+/// Deviations as a verdict lists them.
 #[derive(Default)]
 pub(crate) struct Listed {
     pub fnf: Vec<Deviation>,
     pub filehash_err: Vec<Deviation>,
     pub left_out: LeftOut,
     pub excluded: u64,
+}
+
+impl Listed {
+    fn add(&mut self, deviations: &Deviations) {
+        let left_out = &mut self.left_out;
+        list(&mut self.fnf, &deviations.fnf, &mut left_out.fnf);
+        list(
+            &mut self.filehash_err,
+            &deviations.filehash_err,
+            &mut left_out.filehash_err,
+        );
+        self.excluded += deviations.excluded;
+    }
 }
 
 /// Adds to a verdict's list as many as it may have, and counts the others.
@@ -824,15 +826,10 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         (true, false, true) => State::PredatesCollector,
         (true, false, false) => State::Trusted,
     };
-    let (mut files, mut fnf, mut filehash_err) = Default::default();
-    let mut left_out = LeftOut::default();
-    list(&mut files, &tally.files, &mut left_out.files);
-    list(&mut fnf, &tally.deviations.fnf, &mut left_out.fnf);
-    list(
-        &mut filehash_err,
-        &tally.deviations.filehash_err,
-        &mut left_out.filehash_err,
-    );
+    let mut listed = Listed::default();
+    listed.add(&tally.deviations);
+    let mut files = Vec::new();
+    list(&mut files, &tally.files, &mut listed.left_out.files);
     PodVerdict {
         uid,
         name: known.map(|k| k.pod.name.clone()),
@@ -845,10 +842,10 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         provenance,
         learned: tally.learned,
         files,
-        fnf,
-        filehash_err,
-        left_out,
-        excluded: tally.deviations.excluded,
+        fnf: listed.fnf,
+        filehash_err: listed.filehash_err,
+        left_out: listed.left_out,
+        excluded: listed.excluded,
         findings: own.into_vec(),
     }
 }

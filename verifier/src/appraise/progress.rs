@@ -511,8 +511,7 @@ impl Case<'_, '_> {
         let mut partitions: Vec<(PartitionKey, u64)> = self.sealed.sizes().collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
         NodeState {
-            ak_name: quoted.ak_name.clone(),
-            boot_id: self.round.boot_id,
+            believed: true,
             checkpoint: self.scene.chain.last_sealed().map(|sealed| CheckpointState {
                 number: sealed.checkpoint.number,
                 digest: sealed.digest(),
@@ -520,14 +519,10 @@ impl Case<'_, '_> {
             }),
             covered: coverage.entries as u64,
             pcrs: coverage.pcrs.clone(),
-            reset_count: quoted.reset_count,
-            restart_count: quoted.restart_count,
-            clock_ms: quoted.clock_ms,
-            time: self.asked.context.now,
             unsealed: pending.shown.clone(),
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
-            believed: true,
+            ..self.seen(quoted)
         }
     }
 

@@ -76,6 +76,13 @@ pub struct Verdict {
     pub first_sight: Option<NodeState>,
 }
 
+impl Verdict {
+    /// What to store for the next appraisal; `None`: keep what there is.
+    pub fn to_store(&self) -> Option<&NodeState> {
+        self.state.as_ref().or(self.first_sight.as_ref())
+    }
+}
+
 /// A pod that the policy knows and the evidence does not name: it has not begun, or it is over and was never seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitedPod {

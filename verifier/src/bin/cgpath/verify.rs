@@ -125,8 +125,7 @@ impl Verify {
             Failure::new("unusable", escape(e.to_string().as_bytes())).hint(e.hint())
         })?;
 
-        let state = verdict.state.as_ref().or(verdict.first_sight.as_ref());
-        if let (Some(path), Some(state)) = (&self.state, state) {
+        if let (Some(path), Some(state)) = (&self.state, verdict.to_store()) {
             write_state(path, state)?;
         }
         if let (Some(key), Some(path)) = (&ear_key, &self.output) {

@@ -422,8 +422,11 @@ impl Judge {
         let verdict = &outcome.verdict;
         let json = |e: serde_json::Error| Refusal::Unusable(format!("the verdict as JSON: {e}"));
         let text = serde_json::to_string(verdict).map_err(json)?;
-        let state = verdict.state.as_ref().or(verdict.first_sight.as_ref());
-        let state = state.map(serde_json::to_vec).transpose().map_err(json)?;
+        let state = verdict
+            .to_store()
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(json)?;
         let evidence = self.store.keep_evidence(&outcome.bytes)?;
         let id = self.store.commit(&Commit {
             node: &round.node.name,
