@@ -235,12 +235,14 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
                        next run goes on, until a commit of its own begins anew)
                        (lives: 100,000 random lives of nodes through every way of judging; at most two hours a run, the
                        next run goes on with the seeds behind it)
+  --whole              fresh: goes on with a second demo and `cargo xtask test` in the same machine
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
 
 Examples:
   cargo xtask soak --step load
   cargo xtask soak --step fresh 12-newer-qemu
+  cargo xtask soak --step fresh --whole 13-stale
   cargo xtask soak --step fuzz --fuzz-seconds 600 list_binary
 ";
 
@@ -259,7 +261,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
-            soak) COMPREPLY=($(compgen -W "--step --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
+            soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
             *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf kernel" -- "$current")) ;;
         esac

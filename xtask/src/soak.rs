@@ -9,6 +9,7 @@ mod lives;
 mod repeat;
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -39,6 +40,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut only: Vec<String> = Vec::new();
     let mut seconds = 3600_u64;
     let mut filter: Option<String> = None;
+    let mut whole = false;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("yes") => consent.yes = true,
@@ -50,6 +52,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                 }
                 only.push(step);
             }
+            Long("whole") => whole = true,
             Long("fuzz-seconds") => seconds = parser.value()?.parse()?,
             Short('h') | Long("help") => {
                 print!("{}", help::SOAK);
@@ -86,7 +89,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         }
         let filter = filter.as_deref();
         if step == "fresh" {
-            good &= fresh::run(world, filter)?;
+            good &= fresh::run(world, filter, whole)?;
             continue;
         }
         if step == "libfuzzer" {
@@ -191,11 +194,17 @@ fn commit(world: &World) -> Result<String> {
     Ok(described.trim().to_owned())
 }
 
+/// Where the output of a step is kept.
+fn kept_in(world: &World, step: &str) -> PathBuf {
+    world.target.join(format!("soak/{step}.log"))
+}
+
 /// Runs a step; what it prints is kept.
 fn kept(world: &World, step: &str, command: &mut Command) -> Result<bool> {
-    let folder = world.target.join("soak");
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let path = folder.join(format!("{step}.log"));
+    let path = kept_in(world, step);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
     let mut log = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
     let line = shell::shown(command);
     shell::heading(&format!("soak {step}: {line}"));

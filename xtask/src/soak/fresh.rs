@@ -1,5 +1,6 @@
 //! The first command of README on machines that have just been set up: root file systems of Debian 12 and 13, each with
-//! package lists, packages and compilers as people have them, from a clone to the first verdict.
+//! package lists, packages and compilers as people have them, from a clone to the first verdict; and, where that is
+//! wanted, the first demo again and the whole test in the same machine.
 //!
 //! Promises: every case starts from nothing of ours (no cache, no target directory) and has no terminal; a case fails when
 //! the command does, when no verdict comes, and when a package that was installed is gone or older afterwards; all runs in
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::kept;
+use super::{kept, kept_in};
 use crate::shell;
 use crate::world::{World, find_program, is_root};
 
@@ -52,11 +53,12 @@ const HALF_A_YEAR: Duration = Duration::from_secs(192 * 24 * 3600);
 /// Source packages whose present versions came in the last half year.
 const LATER: &[&str] = &["rustc-web", "llvm-toolchain-2"];
 
-/// Runs the cases whose names (`12-stale`) contain `filter`.
+/// Runs the cases whose names (`12-stale`) contain `filter`; each `whole` one goes on with a second demo and with
+/// `cargo xtask test`.
 ///
 /// # Errors
 /// When this is not root, a tool is missing, or a root file system cannot be made.
-pub fn run(world: &World, filter: Option<&str>) -> Result<bool> {
+pub fn run(world: &World, filter: Option<&str>, whole: bool) -> Result<bool> {
     if !is_root() {
         bail!("the step fresh makes root file systems and enters them, as root; hint: sudo");
     }
@@ -73,7 +75,7 @@ pub fn run(world: &World, filter: Option<&str>) -> Result<bool> {
             if filter.is_some_and(|filter| !name.contains(filter)) {
                 continue;
             }
-            let passed = Machine::make(world, *suite, &name)?.try_case(world, case, &name)?;
+            let passed = Machine::make(world, *suite, &name)?.try_case(world, case, &name, whole)?;
             summary.push(format!("fresh {name}: {}", if passed { "ok" } else { "FAILED" }));
             good &= passed;
         }
@@ -179,7 +181,7 @@ impl Machine {
         Ok(())
     }
 
-    fn try_case(&self, world: &World, case: Case, name: &str) -> Result<bool> {
+    fn try_case(&self, world: &World, case: Case, name: &str, whole: bool) -> Result<bool> {
         if case == Case::NewerQemu {
             self.newer_qemu()?;
         }
@@ -194,15 +196,18 @@ impl Machine {
             }
         }
         let before = self.installed()?;
-        let mut command = self.inside("cd /srv/ima-cgpath && exec cargo xtask demo 2>&1");
         let mut faults = Vec::new();
-        if !kept(world, &format!("fresh-{name}"), &mut command)? {
-            faults.push("the command failed".to_owned());
+        let mut log = self.demo(world, &format!("fresh-{name}"), &mut faults)?;
+        if whole && faults.is_empty() {
+            log = self.demo(world, &format!("fresh-{name}-again"), &mut faults)?;
         }
-        let log = world.target.join(format!("soak/fresh-{name}.log"));
-        let said = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
-        if !said.contains("every verdict is what it should be") {
-            faults.push("no verdict came".to_owned());
+        if whole && faults.is_empty() {
+            let step = format!("fresh-{name}-test");
+            let mut command = self.inside("cd /srv/ima-cgpath && exec cargo xtask test 2>&1");
+            if !kept(world, &step, &mut command)? {
+                faults.push("the test failed".to_owned());
+            }
+            log = kept_in(world, &step);
         }
         let after = self.installed()?;
         faults.extend(self.harm(&before, &after)?);
@@ -216,6 +221,7 @@ impl Machine {
             let _ = writeln!(report, "FAILED: {fault}");
         }
         print!("{report}");
+        let said = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
         std::fs::write(&log, said + &report).with_context(|| format!("writing {}", log.display()))?;
         if faults.is_empty() {
             forget(&self.root)?;
@@ -223,6 +229,20 @@ impl Machine {
             println!("fresh {name}: what it left is in {}", self.root.display());
         }
         Ok(faults.is_empty())
+    }
+
+    /// Runs the demo; returns its log.
+    fn demo(&self, world: &World, step: &str, faults: &mut Vec<String>) -> Result<PathBuf> {
+        let mut command = self.inside("cd /srv/ima-cgpath && exec cargo xtask demo 2>&1");
+        if !kept(world, step, &mut command)? {
+            faults.push("the command failed".to_owned());
+        }
+        let log = kept_in(world, step);
+        let said = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+        if !said.contains("every verdict is what it should be") {
+            faults.push("no verdict came".to_owned());
+        }
+        Ok(log)
     }
 
     /// What was installed and is gone, or older.
