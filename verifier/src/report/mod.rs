@@ -199,7 +199,11 @@ pub fn accepted_of(page: &mut Html, accepted: &[AcceptedNote]) {
             .text(utc(note.until))
             .raw(" UTC; statement <code>")
             .text(&note.statement);
-        page.raw("</code></li>");
+        page.raw("</code>");
+        if !note.in_use {
+            page.raw("; <b>not in use</b>: the finding is not in this verdict");
+        }
+        page.raw("</li>");
     }
     page.raw("</ul></div>\n");
 }

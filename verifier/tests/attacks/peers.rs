@@ -191,7 +191,7 @@ fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
 #[cfg(feature = "service")]
 #[test]
 fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
-    use crate::serve::site::{Site, fails, ok};
+    use crate::serve::site::{Site, fails, judged};
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
@@ -203,7 +203,7 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
     let (key, policy) = (key.to_str().unwrap(), policy.to_str().unwrap());
     let refused = fails(&site.node(&["add", "worker-1", "--ak", key, "--policy", policy]));
     assert_eq!(refused["kind"], "node-exists", "{refused}");
-    let listed: serde_json::Value = serde_json::from_str(&ok(&site.node(&["list"]))).unwrap();
+    let (_, listed) = judged(&site.node(&["list"]));
     assert_eq!(listed[0]["ak"], hex::encode(node.ak.name()));
     let (_server, client) = site.serve(&[]);
     let nonce = client.nonce("worker-1").unwrap();

@@ -1,6 +1,6 @@
 //! The way back: a new policy and an accepted finding judge what is kept again, and nothing else clears a finding.
 
-use super::site::{Client, Site, busy, cgpath, fails, ok};
+use super::site::{Client, Site, busy, cgpath, fails, judged, ok};
 use serde_json::Value;
 use verifier::testing::{Actor, Node, pod, sha256};
 
@@ -45,7 +45,7 @@ fn explain(site: &Site, rest: &[&str]) -> Value {
         store.to_str().unwrap(),
     ];
     args.extend(rest);
-    serde_json::from_str(&ok(&args)).unwrap()
+    judged(&args).1
 }
 
 fn finding(site: &Site) -> String {
@@ -93,7 +93,8 @@ fn a_new_policy_judges_all_evidence_of_the_boot_again_without_asking_the_node() 
     assert_eq!(rounds[1]["differences"][0]["subject"], pod(4).to_string());
     assert_eq!(last(&client), before);
 
-    let changed: Value = serde_json::from_str(&ok(&site.node(&["policy", "worker-1", new]))).unwrap();
+    let (code, changed) = judged(&site.node(&["policy", "worker-1", new]));
+    assert_eq!(code, 0);
     assert_eq!(
         (&changed["rejudged"], &changed["trusted"]),
         (&2.into(), &true.into())
@@ -114,7 +115,7 @@ fn a_new_policy_judges_all_evidence_of_the_boot_again_without_asking_the_node() 
     // Back to the old policy: untrusted again, and the next round goes on from there.
     std::fs::remove_dir_all(&old).unwrap();
     std::fs::rename(site.path("old"), &old).unwrap();
-    ok(&site.node(&["policy", "worker-1", new]));
+    assert_eq!(judged(&site.node(&["policy", "worker-1", new])).0, 1);
     assert_eq!(
         state_of(&last(&client)["verdict"], &pod(4).to_string()),
         "untrusted"

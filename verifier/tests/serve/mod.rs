@@ -6,6 +6,7 @@ mod certificates;
 mod crash;
 mod events;
 mod openapi;
+mod operate;
 mod rounds;
 mod schemathesis;
 pub(crate) mod site;
@@ -15,7 +16,7 @@ mod tenants;
 mod thesis;
 mod watch;
 
-use site::{Client, Server, Site, busy, cgpath, fails, ok};
+use site::{Client, Server, Site, busy, cgpath, fails, judged, ok};
 use std::os::unix::fs::PermissionsExt;
 use verifier::State;
 use verifier::testing::{Actor, AttestationKey, KeyKind, pod, sha256};
@@ -422,7 +423,7 @@ fn enrolment_says_what_is_wrong_and_shows_what_is_there() {
     ])))
     .unwrap();
     assert_eq!(added["ak"], key);
-    let listed: serde_json::Value = serde_json::from_str(&ok(&site.node(&["list"]))).unwrap();
+    let (_, listed) = judged(&site.node(&["list"]));
     assert_eq!(listed[0]["name"], "worker-1");
     let text = String::from_utf8(
         cgpath(&[

@@ -1,6 +1,6 @@
 //! Rounds that send what is new: taken, refused by name, put together again, judged again.
 
-use super::site::{Answer, Client, Site, busy, cgpath, ok};
+use super::site::{Answer, Client, Site, busy, cgpath, judged, ok};
 use evidence::{Evidence, Part, Position};
 use serde_json::Value;
 use verifier::Verdict;
@@ -23,14 +23,14 @@ fn verdict(answer: &Answer) -> Verdict {
 }
 
 /// A round with all evidence.
-fn whole(client: &Client, node: &mut Node) -> (Verdict, Evidence) {
+pub(super) fn whole(client: &Client, node: &mut Node) -> (Verdict, Evidence) {
     let evidence = node.attest(&asked(client).0);
     let answer = client.submit("worker-1", &evidence.to_cbor()).unwrap();
     (verdict(&answer), evidence)
 }
 
 /// A round with what is new since `kept`; gives it, too.
-fn next(client: &Client, node: &mut Node, kept: &Evidence) -> (Verdict, Evidence, Vec<u8>) {
+pub(super) fn next(client: &Client, node: &mut Node, kept: &Evidence) -> (Verdict, Evidence, Vec<u8>) {
     let (nonce, position) = asked(client);
     let evidence = node.attest(&nonce);
     let part = part_after(&evidence, kept, position.expect("a position")).to_cbor();
@@ -90,7 +90,7 @@ fn rounds_send_what_is_new_and_the_store_has_the_whole_of_each() {
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
     assert_eq!(report["rejudged"], 72, "{report}");
     assert_eq!(report["trusted"], false);
-    let shown: Value = serde_json::from_str(&ok(&site.node(&["show", "worker-1"]))).unwrap();
+    let (_, shown) = judged(&site.node(&["show", "worker-1"]));
     assert_eq!(
         shown["last"]["verdict"]["pods"][3]["state"], "untrusted",
         "{shown}"

@@ -35,6 +35,18 @@ pub fn ok<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The same, which says something of nodes: its exit code, 0 where all is well and 1 where something is not, and its JSON.
+pub fn judged<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (i32, Value) {
+    let output = cgpath(args);
+    let code = output.status.code().unwrap();
+    assert!(
+        matches!(code, 0 | 1),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (code, serde_json::from_slice(&output.stdout).unwrap())
+}
+
 /// The same, which must fail with exit code 2 and a JSON error on standard error.
 pub fn fails<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Value {
     let output = cgpath(args);
@@ -140,11 +152,13 @@ impl Answer {
     }
 }
 
-/// A client that trusts one CA, and speaks to one address by the name `localhost`.
+/// A client that trusts one CA, and speaks to one address, by the name `localhost` where no other is given.
 #[derive(Clone)]
 pub struct Client {
     tls: Arc<rustls::ClientConfig>,
     pub address: SocketAddr,
+    /// What it calls the other end, whose certificate must be for that.
+    name: String,
 }
 
 impl Client {
@@ -160,7 +174,14 @@ impl Client {
         Client {
             tls: Arc::new(tls),
             address,
+            name: "localhost".to_owned(),
         }
+    }
+
+    /// The same by another name.
+    pub fn called(mut self, name: &str) -> Client {
+        self.name = name.to_owned();
+        self
     }
 
     /// The same with a certificate to show.
@@ -181,12 +202,13 @@ impl Client {
         Client {
             tls: Arc::new(tls),
             address: self.address,
+            name: self.name.clone(),
         }
     }
 
     /// A connection to write requests to and read answers from.
     pub fn open(&self) -> io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(self.name.clone()).unwrap();
         let connection =
             rustls::ClientConnection::new(Arc::clone(&self.tls), name).map_err(io::Error::other)?;
         let socket = TcpStream::connect(self.address)?;

@@ -3,7 +3,7 @@
 //! Not here: what the steps are (see `verifier::appraise::explain`).
 
 use crate::input;
-use crate::node::{StoreArgs, back};
+use crate::node::{StoreArgs, back, standing::Standing, standing_lines};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
 use crate::serve::store::Store;
@@ -18,7 +18,9 @@ use verifier::{Context, ExpectedNonce, Finding, PinnedKey, Severity, Verdict};
 #[derive(Args)]
 #[command(after_help = "Examples:
   cgpath explain --node worker-1             lists the findings of its last verdict
-  cgpath explain --node worker-1 3f2a91      walks from one of them to the key, and to the file's image layer or package")]
+  cgpath explain --node worker-1 3f2a91      walks from one of them to the key, and to the file's image layer or package
+
+Exit codes: as of `cgpath node list`: 0 the node is trusted and its verdict young enough, 1 it is not")]
 pub struct Explain {
     /// The finding: its first digits, as many as are clear; without it all are listed
     finding: Option<String>,
@@ -51,8 +53,15 @@ impl Explain {
             past.ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", self.node)))?;
         let verdict: Verdict = serde_json::from_str(&past.verdict)
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", past.id)))?;
+        let last = store.last_verdict(&self.node)?;
+        let standing = Standing::of(&store, &node, last.as_ref())?;
+        let status = Status::clean_if(standing.standing.is_good());
         let Some(digits) = &self.finding else {
-            return list(&verdict, out);
+            if !out.json() {
+                standing_lines(&node, &standing, out)?;
+            }
+            list(&verdict, out)?;
+            return Ok(status);
         };
         let finding = back::find(&verdict, digits)?;
         if !past.evidence_kept {
@@ -91,11 +100,11 @@ impl Explain {
                 }
             }
         }
-        Ok(Status::Clean)
+        Ok(status)
     }
 }
 
-fn list(verdict: &Verdict, out: &mut Output) -> Result<Status, Failure> {
+fn list(verdict: &Verdict, out: &mut Output) -> Result<(), Failure> {
     let listed: Vec<Listed<'_>> = back::findings(verdict)
         .map(|finding| Listed {
             id: accept::id(finding),
@@ -104,8 +113,7 @@ fn list(verdict: &Verdict, out: &mut Output) -> Result<Status, Failure> {
         })
         .collect();
     if out.json() {
-        out.object(&listed)?;
-        return Ok(Status::Clean);
+        return out.object(&listed);
     }
     if listed.is_empty() {
         out.line("no findings")?;
@@ -125,5 +133,5 @@ fn list(verdict: &Verdict, out: &mut Output) -> Result<Status, Failure> {
             item.finding.subject
         ))?;
     }
-    Ok(Status::Clean)
+    Ok(())
 }

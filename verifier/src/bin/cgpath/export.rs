@@ -4,6 +4,7 @@
 //! are bytes alone (see `evidence::cel`, `evidence::eat`, `evidence::tpm`).
 
 use crate::input::{self, bounded, replace};
+use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
@@ -59,11 +60,12 @@ enum Format {
   cgpath export evidence.cbor --format tpm2-tools -o quote/ && sh quote/check.sh
   cgpath export evidence.cbor --format evmctl -o list/ && sh list/check.sh
   cgpath export evidence.cbor --format cel-cbor -o log.cel
+  cgpath export --store /var/lib/cgpath --node worker-1 --format cbor -o evidence.cbor
   cgpath export evidence.cbor --format keylime --runtime-policy policy.json -o request.json
   cgpath export evidence.cbor --format cmw-json --ear verdict.jwt -o evidence.cmw")]
 pub struct Export {
-    /// The evidence, as CBOR or as our JSON; `-` reads standard input
-    evidence: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// The format
     #[arg(long, value_name = "FORMAT")]
     format: Format,
@@ -102,7 +104,7 @@ impl Export {
     /// # Errors
     /// Input that cannot be read, or has no form in the format.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let evidence = input::evidence(&self.evidence)?;
+        let evidence = self.source.evidence()?;
         match self.format {
             Format::Json => self.file(&evidence.to_json().map_err(|e| failure(&e))?)?,
             Format::Cbor => self.file(&evidence.to_cbor())?,

@@ -13,6 +13,7 @@ mod explain;
 mod export;
 mod https;
 mod input;
+mod kept;
 mod log;
 mod node;
 mod output;

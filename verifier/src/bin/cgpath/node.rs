@@ -4,6 +4,7 @@
 //! Not here: the store (see `serve::store`).
 
 pub mod back;
+pub mod standing;
 
 use crate::input::attestation_key;
 use crate::output::{Colour, Failure, Output, Status, escape};
@@ -12,6 +13,7 @@ use crate::serve::again::Again;
 use crate::serve::store::{Node, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use standing::Standing;
 use std::fs;
 use std::path::{Path, PathBuf};
 use verifier::text::utc;
@@ -38,11 +40,13 @@ until the node is added again with --replace.")]
 What verdicts said before is kept: cgpath node history worker-1.")]
     Policy(back::SetPolicy),
     /// Accepts one finding for a time: signed, with a reason, and shown in every verdict while it holds
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   cgpath explain --node worker-1
   cgpath node accept worker-1 3f2a91 --reason 'hotfix of 12 March, change 4711' --until 7d
+  cgpath node accept worker-1 3f2a91 --revoke
 
-It holds for this finding in this boot of the node. A reboot, a new policy or its end clear it. What everything else rests on (rules V1 to V7
+It holds for this finding in this boot of the node, until it ends or is taken back; under a policy by which the finding is none it is shown as
+not in use. What everything else rests on (rules V1 to V7
 and V13) cannot be accepted.")]
     Accept(back::Accept),
     /// Shows what was judged again, why, and what came of it
@@ -62,12 +66,17 @@ and V13) cannot be accepted.")]
     /// Asks a node for everything with its next round, instead of what is new
     #[command(after_help = "Example:\n  cgpath node resync worker-1")]
     Resync(back::Named),
-    /// Lists the nodes with their last verdicts
+    /// Lists the nodes: how each stands now
+    #[command(
+        after_help = "Exit codes: 0 all are trusted (or stopped), 1 something is not: untrusted, stale, refused, without evidence, or its \
+                      policy can not be used; 2 unusable input"
+    )]
     List {
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Shows one node and its last verdict
+    /// Shows one node, how it stands now, and its last verdict
+    #[command(after_help = "Exit codes: as of `cgpath node list`")]
     Show {
         /// The node
         name: String,
@@ -117,12 +126,14 @@ struct Shown<'a> {
     added: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped: Option<u64>,
+    #[serde(flatten)]
+    standing: Option<&'a Standing>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<&'a StoredVerdict>,
 }
 
 impl<'a> Shown<'a> {
-    fn of(node: &'a Node, last: Option<&'a StoredVerdict>) -> Shown<'a> {
+    fn of(node: &'a Node, standing: Option<&'a Standing>, last: Option<&'a StoredVerdict>) -> Shown<'a> {
         Shown {
             name: &node.name,
             ak: &node.ak_name,
@@ -130,6 +141,7 @@ impl<'a> Shown<'a> {
             policy_digest: &node.policy_digest,
             added: node.added,
             stopped: node.stopped,
+            standing,
             last,
         }
     }
@@ -224,7 +236,7 @@ impl Add {
             }
         };
         if out.json() {
-            out.object(&Shown::of(&node, None))?;
+            out.object(&Shown::of(&node, None, None))?;
         } else {
             out.line(format_args!("enrolled {}", node.name))?;
             out.line(format_args!("  key     {}", node.ak_name))?;
@@ -264,61 +276,53 @@ fn pinned(given: &str) -> Result<(String, Option<Vec<u8>>), Failure> {
     Ok((name, public))
 }
 
-/// One word about the last verdict of a node, and its colour.
-fn word(last: Option<&StoredVerdict>) -> (&'static str, Colour) {
-    match last {
-        None => ("no evidence yet", Colour::Yellow),
-        Some(v) if v.trusted => ("trusted", Colour::Green),
-        Some(_) => ("UNTRUSTED", Colour::Red),
-    }
-}
-
 fn list(store: &Store, out: &mut Output) -> Result<Status, Failure> {
     let mut nodes = Vec::new();
     for node in store.nodes()? {
         let last = store.last_verdict(&node.name)?;
-        nodes.push((node, last));
+        let standing = Standing::of(store, &node, last.as_ref())?;
+        nodes.push((node, standing, last));
     }
+    let status = Status::clean_if(nodes.iter().all(|(_, standing, _)| standing.standing.is_good()));
     if out.json() {
         let shown: Vec<Shown<'_>> = nodes
             .iter()
-            .map(|(node, last)| Shown::of(node, last.as_ref()))
+            .map(|(node, standing, last)| Shown::of(node, Some(standing), last.as_ref()))
             .collect();
         out.object(&shown)?;
-        return Ok(Status::Clean);
+        return Ok(status);
     }
     if nodes.is_empty() {
         out.line("no node is enrolled: cgpath node add NAME --ak FILE --policy FILE")?;
-        return Ok(Status::Clean);
+        return Ok(status);
     }
-    let width = nodes.iter().map(|(n, _)| n.name.len()).max().unwrap_or(0).max(4);
+    let width = nodes.iter().map(|(n, ..)| n.name.len()).max().unwrap_or(0).max(4);
     out.line(format_args!(
-        "{:<width$}  {:<16}{:<24}KEY",
-        "NODE", "LAST VERDICT", "AT (UTC)"
+        "{:<width$}  {:<19}{:<24}KEY",
+        "NODE", "STANDING", "LAST VERDICT (UTC)"
     ))?;
-    for (node, last) in &nodes {
-        let (text, colour) = match node.stopped {
-            Some(_) => ("stopped", Colour::Yellow),
-            None => word(last.as_ref()),
-        };
+    for (node, standing, last) in &nodes {
+        let (text, colour) = standing.standing.shown();
         let at = last.as_ref().map_or_else(|| "-".to_owned(), |v| utc(v.time));
-        let text = out.paint(colour, &format!("{text:<16}"));
+        let text = out.paint(colour, &format!("{text:<19}"));
         out.line(format_args!(
             "{:<width$}  {text}{at:<24}{}",
             node.name, node.ak_name
         ))?;
     }
-    Ok(Status::Clean)
+    Ok(status)
 }
 
 fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> {
     let node = store.node(name)?;
     let last = store.last_verdict(name)?;
+    let standing = Standing::of(store, &node, last.as_ref())?;
+    let status = Status::clean_if(standing.standing.is_good());
     if out.json() {
-        out.object(&Shown::of(&node, last.as_ref()))?;
-        return Ok(Status::Clean);
+        out.object(&Shown::of(&node, Some(&standing), last.as_ref()))?;
+        return Ok(status);
     }
-    let (text, colour) = word(last.as_ref());
+    let (text, colour) = standing.standing.shown();
     let text = out.paint(colour, text);
     out.line(format_args!("{}  {text}", node.name))?;
     out.line(format_args!("  key       {}", node.ak_name))?;
@@ -332,13 +336,20 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
         let text = format!("STOPPED since {} UTC: its evidence is not taken", utc(since));
         out.line(format_args!("  {}", out.paint(Colour::Yellow, &text)))?;
     }
+    standing_lines(&node, &standing, out)?;
     if let Some(last) = last {
-        out.line(format_args!("  verdict   {} of {} UTC", last.id, utc(last.time)))?;
+        let age = standing.age.unwrap_or(0);
+        out.line(format_args!(
+            "  verdict   {} of {} UTC, {age} s ago",
+            last.id,
+            utc(last.time)
+        ))?;
         if last.evidence_kept {
-            let path = store.evidence_path(&last.evidence);
+            out.line(format_args!("  evidence  sha256:{}", last.evidence))?;
             out.line(format_args!(
-                "  evidence  {}",
-                escape(path.as_os_str().as_encoded_bytes())
+                "            cgpath export --store {} --node {} --format cbor -o FILE writes it, whole",
+                escape(store.dir().as_os_str().as_encoded_bytes()),
+                node.name
             ))?;
         }
         out.line("")?;
@@ -346,7 +357,34 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
         out.raw(verdict.to_string().as_bytes())?;
     }
-    Ok(Status::Clean)
+    Ok(status)
+}
+
+/// What of the standing needs a line of its own.
+pub fn standing_lines(node: &Node, standing: &Standing, out: &mut Output) -> Result<(), Failure> {
+    if let Some(error) = &standing.policy_error {
+        let text = format!(
+            "POLICY NOT USABLE: {}; hint: cgpath node policy {} FILE",
+            escape(error.as_bytes()),
+            node.name
+        );
+        out.line(format_args!("  {}", out.paint(Colour::Red, &text)))?;
+    }
+    if let Some(age) = standing.age
+        && matches!(standing.standing, standing::Word::Stale | standing::Word::Refused)
+    {
+        let text = format!("STALE: nothing was taken of it for {age} s");
+        out.line(format_args!("  {}", out.paint(Colour::Yellow, &text)))?;
+    }
+    if let Some(refused) = &standing.refused {
+        let text = format!(
+            "REFUSED at {} UTC, in its name: {}",
+            utc(refused.time),
+            escape(refused.error.as_bytes())
+        );
+        out.line(format_args!("  {}", out.paint(Colour::Yellow, &text)))?;
+    }
+    Ok(())
 }
 
 fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> {

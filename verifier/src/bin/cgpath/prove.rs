@@ -3,6 +3,7 @@
 //! Not here: what a bundle holds (see `evidence::tenant`), how it is judged (see `tenant`).
 
 use crate::input::{self, bounded, replace};
+use crate::kept::{self, Last};
 use crate::output::{Failure, Output, Status, escape};
 use crate::serve::{setup, store::Store};
 use evidence::{Evidence, PodUid, TenantBundle, proof::PartitionProof};
@@ -152,18 +153,16 @@ impl Prove {
     }
 
     fn of_store(&self, store: &Store, node: &str) -> Result<(Evidence, Option<String>), Failure> {
-        store.node(node)?;
-        let last = store.last_verdict(node)?.ok_or_else(|| {
-            Failure::new("no-verdict", format!("{node} has sent no evidence yet"))
-                .hint("`cgpath node show` tells what is kept")
-        })?;
-        let bytes = store.evidence(&last.evidence)?;
-        let evidence = Evidence::from_cbor(&bytes).map_err(|e| Failure::decode(&last.evidence, &e))?;
+        let Last {
+            evidence,
+            node,
+            verdict: last,
+        } = kept::last(store, node)?;
         let verdict: Verdict = serde_json::from_str(last.verdict.get())
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
         let key = setup::verdict_key(store.dir()).map_err(|e| Failure::new("key", e.to_string()))?;
         let mut terms = ear::Terms::new(Scope::Pod(self.pod), Some(&last.nonce));
-        terms.standing = store.node(node)?.stopped.map(|_| ear::Standing::Stopped);
+        terms.standing = node.stopped.map(|_| ear::Standing::Stopped);
         let token =
             ear::issue(&verdict, &terms, &key).map_err(|e| Failure::new("encoding", e.to_string()))?;
         Ok((evidence, Some(token)))

@@ -4,6 +4,7 @@
 
 pub mod again;
 pub mod audit;
+mod certificate;
 pub mod changes;
 mod counts;
 pub mod detail;
@@ -25,6 +26,7 @@ pub mod stream;
 pub mod tls;
 pub mod webhook;
 
+use crate::node::standing::STALE_AFTER;
 use crate::output::{Failure, Output, Status, escape};
 use clap::Args;
 use serde::Serialize;
@@ -46,6 +48,7 @@ const LISTEN: &str = "127.0.0.1:8443";
 #[command(after_help = "Examples:
   cgpath serve --init /var/lib/cgpath --name verifier.example --name 192.0.2.7
   cgpath serve /var/lib/cgpath --listen 0.0.0.0:8443
+  cgpath serve /var/lib/cgpath --add-name verifier.new.example
 
 Requests:
   POST /v1/nodes/NAME/nonce       {\"nonce\": hex, \"expires\": unix seconds}
@@ -78,9 +81,13 @@ pub struct Serve {
     /// Makes the directory: a CA, a server certificate, keys, an empty store; prints what nodes need; does not serve
     #[arg(long)]
     init: bool,
-    /// By what names and addresses nodes reach this machine [default: localhost, 127.0.0.1, ::1 and the host name]
+    /// By what names and addresses nodes reach this machine, beside localhost, 127.0.0.1 and ::1 [default: the host name]
     #[arg(long = "name", value_name = "HOST-OR-IP", requires = "init", num_args = 1.., value_delimiter = ',')]
     names: Vec<String>,
+    /// Adds names to the server's certificate, which is made anew by the same CA; a service that runs shows it at once; does
+    /// not serve
+    #[arg(long = "add-name", value_name = "HOST-OR-IP", conflicts_with = "init", num_args = 1.., value_delimiter = ',')]
+    added: Vec<String>,
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: String,
@@ -117,7 +124,7 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", default_value_t = followers::MEMORY as u64 >> 20, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     follow_memory: u64,
     /// Age from which a verdict is shown as stale
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = STALE_AFTER)]
     stale_after: u64,
     /// How long an attestation result (EAR) counts, from its verdict on [default: as --stale-after]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
@@ -188,17 +195,21 @@ impl Serve {
             dir.ok_or_else(|| Failure::new("usage", "no directory is given").hint("cgpath serve DIR"))?;
         if self.init {
             self.init(&dir, out)
+        } else if !self.added.is_empty() {
+            let names = setup::add_names(&Store::open(&dir)?, &self.added, OffsetDateTime::now_utc())?;
+            if out.json() {
+                out.object(&serde_json::json!({ "names": names }))?;
+            } else {
+                out.line(format_args!("The certificate is for {}", names.join(", ")))?;
+            }
+            Ok(Status::Clean)
         } else {
             self.serve(&dir, out)
         }
     }
 
     fn init(self, dir: &Path, out: &mut Output) -> Result<Status, Failure> {
-        let names = if self.names.is_empty() {
-            setup::default_names()
-        } else {
-            self.names
-        };
+        let names = setup::names(&self.names);
         setup::init(dir, &names, OffsetDateTime::now_utc())?;
         let dir = fs::canonicalize(dir).map_err(|e| Failure::file(dir, &e))?;
         let port = self.listen.rsplit(':').next().unwrap_or("8443");
@@ -296,6 +307,7 @@ impl Serve {
         })?;
         let store = Arc::new(Store::open(dir)?);
         let _lock = lock(dir)?;
+        store.set_stale_after(self.stale_after)?;
         let swept = store.sweep()?;
         if swept > 0 {
             tracing::info!(files = swept, "removed what an interruption left");
@@ -310,7 +322,7 @@ impl Serve {
             tracing::info!("the server's certificate was made anew");
         }
         let (certificate, key) = (dir.join(setup::SERVER), dir.join(setup::SERVER_KEY));
-        let tls = tls::config(&certificate, &key, self.client_ca.as_deref()).map_err(|e| {
+        let (tls, shown) = tls::config(&certificate, &key, self.client_ca.as_deref()).map_err(|e| {
             let hint = match e {
                 tls::TlsError::ClientCa { .. } => "--client-ca takes the certificates of CAs in PEM form",
                 _ => "restore server.pem and server.key, or make a new directory with --init",
@@ -353,6 +365,7 @@ impl Serve {
                 .local_addr()
                 .map_err(|e| Failure::new("io", format!("listening: {e}")))?;
             let stop = stop_signal()?;
+            tokio::spawn(shown.keep(Arc::clone(&store)));
             tokio::spawn(audit::run(Arc::clone(&store), app.kept.subscribe()));
             for webhook in webhooks {
                 tokio::spawn(webhook.run(app.kept.subscribe()));

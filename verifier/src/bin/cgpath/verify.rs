@@ -3,6 +3,7 @@
 //! Reads files, asks the library, prints. Not here: any rule (see the `verifier` library).
 
 use crate::input::{self, bounded, replace};
+use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use crate::policy;
 use crate::tenant::Tenant;
@@ -25,37 +26,38 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
     after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \
                   vouches for what was sealed.\n\nExamples:\n  \
                   cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…\n  \
+                  cgpath verify --store /var/lib/cgpath --node worker-1 --policy new.yaml\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
 pub struct Verify {
-    /// The evidence, as cgpathd writes it; `-` reads standard input
-    #[arg(required_unless_present = "tenant", conflicts_with = "tenant")]
-    evidence: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
     /// Judges a tenant's bundle instead, as `cgpath prove` writes it, by the tenant's own policy
-    #[arg(long, value_name = "BUNDLE", conflicts_with = "ear")]
+    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["ear", "evidence", "store"])]
     tenant: Option<PathBuf>,
     /// A full verifier whose signed result is believed: its P-256 public key in PEM; may be given again
     #[arg(long = "verifier", value_name = "FILE", requires = "tenant")]
     verifiers: Vec<PathBuf>,
-    /// The node's policy, or with --tenant the pod's
-    #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
-    /// The node's attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint
+    /// The node's policy, or with --tenant the pod's; with --store the one that is enrolled, unless another is named
+    #[arg(long, value_name = "FILE", required_unless_present = "store")]
+    policy: Option<PathBuf>,
+    /// The node's attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint; with --store the one that is
+    /// enrolled
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",
-        required_unless_present = "dangerous_tofu",
+        required_unless_present_any = ["dangerous_tofu", "store"],
         conflicts_with = "dangerous_tofu"
     )]
     ak: Option<String>,
     /// Accepts whatever key signed, but one that --state remembers stays pinned
     #[arg(long)]
     dangerous_tofu: bool,
-    /// The nonce that the evidence was asked for with
+    /// The nonce that the evidence was asked for with; with --store the one that the service gave
     #[arg(
         long,
         value_name = "HEX",
-        required_unless_present = "dangerous_no_nonce",
+        required_unless_present_any = ["dangerous_no_nonce", "store"],
         conflicts_with = "dangerous_no_nonce"
     )]
     nonce: Option<String>,
@@ -89,18 +91,29 @@ impl Verify {
     /// # Errors
     /// Input that cannot be read, or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let nonce = self.nonce()?;
+        let kept = self.source.kept()?;
+        let nonce = match &kept {
+            Some(kept) if self.nonce.is_none() && !self.dangerous_no_nonce => {
+                Some(kept.verdict.nonce.clone())
+            }
+            _ => self.nonce()?,
+        };
         let expected = nonce
             .clone()
             .map_or(ExpectedNonce::DangerousNone, ExpectedNonce::Value);
-        let key = self
-            .ak
-            .as_deref()
-            .map_or(Ok(PinnedKey::DangerousTofu), input::attestation_key)?;
+        let enrolled = kept.as_ref().map(|kept| kept.node.ak_name.as_str());
+        let key = match self.ak.as_deref().or(enrolled) {
+            Some(key) if !self.dangerous_tofu => input::attestation_key(key)?,
+            _ => PinnedKey::DangerousTofu,
+        };
+        let enrolled = kept.as_ref().map(|kept| kept.node.policy.as_path());
+        let policy = self.policy.as_deref().or(enrolled);
+        let policy =
+            policy.ok_or_else(|| Failure::new("usage", "no policy is named").hint("--policy FILE"))?;
         if let Some(bundle) = &self.tenant {
             let tenant = Tenant {
                 bundle,
-                policy: &self.policy,
+                policy,
                 key,
                 nonce: expected,
                 verifiers: &self.verifiers,
@@ -108,9 +121,8 @@ impl Verify {
             };
             return tenant.run(out);
         }
-        let policy = policy::load(&self.policy)?;
-        let path = self.evidence.as_deref();
-        let evidence = input::evidence(path.ok_or_else(|| Failure::new("usage", "no evidence is named"))?)?;
+        let policy = policy::load(policy)?;
+        let evidence = kept.map_or_else(|| self.source.evidence(), |kept| Ok(kept.evidence))?;
         let previous = self.state.as_deref().map(read_state).transpose()?.flatten();
         // What can fail is read before anything is written.
         let ear_key = self.ear.as_deref().map(input::signing_key).transpose()?;

@@ -15,7 +15,7 @@ use clap::Args;
 use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
-use verifier::accept;
+use verifier::accept::{self, Accepted};
 use verifier::text::utc;
 use verifier::{Finding, State, Verdict};
 
@@ -36,14 +36,18 @@ pub struct SetPolicy {
 pub struct Accept {
     /// The node
     name: String,
-    /// The finding, as `cgpath explain` names it; its first digits, as many as are clear
+    /// The finding, as `cgpath explain` names it; its first digits, as many as are clear. With --revoke also those of the
+    /// statement's digest
     finding: String,
     /// Why it is accepted
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "revoke")]
+    reason: Option<String>,
     /// Until when: `2027-01-31`, `2027-01-31T12:00:00Z`, or from now on `90m`, `12h`, `7d`; at most a year
-    #[arg(long, value_name = "TIME", value_parser = Until::parse)]
-    until: Until,
+    #[arg(long, value_name = "TIME", value_parser = Until::parse, required_unless_present = "revoke")]
+    until: Option<Until>,
+    /// Takes an accept statement back: the finding counts again
+    #[arg(long, conflicts_with_all = ["reason", "until"])]
+    revoke: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -216,6 +220,8 @@ pub fn report(
         }
     }
     let trusted = again.changes.last().map(|(_, new)| new.trusted);
+    // A node without evidence is as it was.
+    let status = Status::clean_if(trusted != Some(false));
     let changed = Changed {
         node,
         rejudged: again.rejudged.len(),
@@ -226,7 +232,7 @@ pub fn report(
     };
     if out.json() {
         out.object(&changed)?;
-        return Ok(Status::Clean);
+        return Ok(status);
     }
     out.line(format_args!(
         "  judged again: {} verdicts since the node's boot",
@@ -260,7 +266,7 @@ pub fn report(
         }
         None => {}
     }
-    Ok(Status::Clean)
+    Ok(status)
 }
 
 /// All findings of a verdict, the node's first.
@@ -296,9 +302,85 @@ pub fn find<'a>(verdict: &'a Verdict, digits: &str) -> Result<&'a Finding, Failu
     }
 }
 
+/// The policy of a node as it was enrolled.
+fn enrolled(node: &Node) -> Result<::policy::Policy, Failure> {
+    let policy = policy::load(&node.policy)?;
+    if policy.digest().to_string() != node.policy_digest {
+        return Err(
+            Failure::new("policy", "the policy changed since it was enrolled").hint(format!(
+                "cgpath node policy {} FILE enrols it as it is now",
+                node.name
+            )),
+        );
+    }
+    Ok(policy)
+}
+
 impl Accept {
     pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let store = Store::open(&self.store.dir)?;
+        match (self.revoke, &self.reason, self.until) {
+            (false, Some(reason), Some(until)) => self.accept(&store, reason, until, out),
+            _ => self.revoke(&store, out),
+        }
+    }
+
+    /// The one statement that holds and whose digest, or whose finding's id, begins with what was given.
+    fn statement<'a>(&self, accepted: &'a [Accepted]) -> Result<&'a Accepted, Failure> {
+        let given = self.finding.trim_start_matches("sha256:");
+        let named: Vec<&Accepted> = accepted
+            .iter()
+            .filter(|a| {
+                a.statement.finding.starts_with(given) || hex::encode(a.digest.bytes()).starts_with(given)
+            })
+            .collect();
+        let shown = escape(self.finding.as_bytes());
+        match named[..] {
+            [one] if !given.is_empty() => Ok(one),
+            [] => Err(Failure::new(
+                "no-statement",
+                format!("nothing that holds was accepted as {shown}"),
+            )
+            .hint(format!("cgpath node show {} lists what is accepted", self.name))),
+            _ => Err(
+                Failure::new("no-statement", format!("{shown} begins several statements"))
+                    .hint("give more digits, or the statement's digest"),
+            ),
+        }
+    }
+
+    fn revoke(&self, store: &Store, out: &mut Output) -> Result<Status, Failure> {
+        for _ in 0..TRIES {
+            let now = input::now()?;
+            let round = store.round(&self.name)?;
+            let mut accepted = again::accepted(store, &self.name, now)?;
+            let digest = self.statement(&accepted)?.digest.to_string();
+            accepted.retain(|a| a.digest.to_string() != digest);
+            let policy = enrolled(&round.node)?;
+            let again = again::since_boot(store, &round.node, &policy, &accepted, now)?;
+            match store.change(
+                &self.name,
+                round.version,
+                &Change::Revoke(&digest),
+                &again.rejudged,
+                &changes::rejudged(&again.changes),
+                again.state(),
+                &format!("revoke {digest}"),
+                now,
+            ) {
+                Err(StoreError::Conflict) => continue,
+                other => other?,
+            }
+            if !out.json() {
+                out.line(format_args!("{}: taken back", self.name))?;
+                out.line(format_args!("  statement  {digest}"))?;
+            }
+            return report(&self.name, &again, Some(digest), out);
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    fn accept(&self, store: &Store, reason: &str, until: Until, out: &mut Output) -> Result<Status, Failure> {
         let key = setup::verdict_key(&self.store.dir)?;
         for _ in 0..TRIES {
             let now = input::now()?;
@@ -309,12 +391,12 @@ impl Accept {
             let verdict: Verdict = serde_json::from_str(last.verdict.get())
                 .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
             let finding = find(&verdict, &self.finding)?;
-            let until = self.until.seconds(now);
+            let until = until.seconds(now);
             let statement = accept::sign(
                 &self.name,
                 verdict.node.boot_id,
                 finding,
-                &self.reason,
+                reason,
                 now,
                 until,
                 &key,
@@ -323,14 +405,10 @@ impl Accept {
             let signed = accept::verify(&statement, key.verifying_key())
                 .map_err(|e| Failure::new("accept", e.to_string()))?;
             let digest = signed.digest.to_string();
-            let mut accepted = again::accepted(&store, &self.name, now)?;
+            let mut accepted = again::accepted(store, &self.name, now)?;
             accepted.push(signed);
-            let policy = policy::load(&round.node.policy)?;
-            if policy.digest().to_string() != round.node.policy_digest {
-                return Err(Failure::new("policy", "the policy changed since it was enrolled")
-                    .hint(format!("cgpath node policy {} enrols it as it is now", self.name)));
-            }
-            let again = again::since_boot(&store, &round.node, &policy, &accepted, now)?;
+            let policy = enrolled(&round.node)?;
+            let again = again::since_boot(store, &round.node, &policy, &accepted, now)?;
             let change = Change::Accept {
                 digest: &digest,
                 until,

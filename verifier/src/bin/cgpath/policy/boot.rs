@@ -3,6 +3,7 @@
 
 use crate::export;
 use crate::input;
+use crate::kept::Source;
 use crate::output::{Failure, Output, Status};
 use clap::Args;
 use evidence::Bank;
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct FromBoot {
-    /// Evidence of a boot that is known to be good, as CBOR or as our JSON; `-` reads standard input
-    evidence: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// Where to write it; standard output by default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -26,7 +27,7 @@ impl FromBoot {
     /// # Errors
     /// Evidence that cannot be read, whose quote does not fit, or without a boot log.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let evidence = input::evidence(&self.evidence)?;
+        let evidence = self.source.evidence()?;
         // Registers that the quote's digest does not vouch for are none.
         export::quoted(&evidence)?;
         let boot = evidence.boot.as_ref().ok_or_else(|| {

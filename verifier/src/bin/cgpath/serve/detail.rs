@@ -66,6 +66,13 @@ pub(super) fn node(now: &Now<'_>, past: &[Scoped], as_of: u64) -> String {
             .text(utc(verdict.time))
             .raw("</td><td class=\"nowrap\">");
         small_chip(&mut page, verdict.state);
+        if let Some(first) = &verdict.first {
+            page.raw("<br>");
+            judged_again(
+                &mut page,
+                Some(first.node.state).filter(|was| *was != verdict.state),
+            );
+        }
         page.raw("</td><td>");
         let mut shown = 0_u64;
         for pod in verdict.pods.iter().filter(|pod| pod.state != State::Trusted) {
@@ -73,6 +80,15 @@ pub(super) fn node(now: &Now<'_>, past: &[Scoped], as_of: u64) -> String {
             small_chip(&mut page, pod.state);
             page.raw(" ");
             shown += 1;
+        }
+        for (pod, was) in verdict
+            .pods
+            .iter()
+            .filter_map(|pod| Some((pod, changed(verdict, pod)?)))
+        {
+            page.text(called(pod)).raw(" ");
+            judged_again(&mut page, Some(was));
+            page.raw(" ");
         }
         page.number(verdict.pods.len() as u64 - shown)
             .raw(" trusted</td></tr>\n");
@@ -161,6 +177,10 @@ pub(super) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
         small_chip(&mut page, verdict.state);
         page.raw("</td><td class=\"nowrap\">");
         small_chip(&mut page, was.state);
+        if let Some(state) = changed(verdict, was) {
+            page.raw("<br>");
+            judged_again(&mut page, Some(state));
+        }
         page.raw("</td><td class=\"n\">")
             .number(was.entries)
             .raw("</td><td class=\"n\">")
@@ -169,6 +189,22 @@ pub(super) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
     }
     page.raw("</tbody></table></div></section>\n");
     page.finish_document()
+}
+
+/// The pod's state when the evidence came, where judging it again made another of it.
+fn changed(verdict: &Scoped, pod: &PodVerdict) -> Option<State> {
+    let first = verdict.first.as_ref()?.pod(pod.uid)?.state;
+    (first != pod.state).then_some(first)
+}
+
+/// Says of a verdict that it was judged again, and what it was when its evidence came if that is another.
+fn judged_again(page: &mut Html, was: Option<State>) {
+    page.raw("<span class=\"small soft\">judged again");
+    if let Some(was) = was {
+        page.raw("; was ");
+        small_chip(page, was);
+    }
+    page.raw("</span>");
 }
 
 fn of(verdict: &Scoped, uid: PodUid) -> Option<&PodVerdict> {

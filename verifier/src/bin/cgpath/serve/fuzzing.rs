@@ -53,7 +53,7 @@ impl Service {
     pub fn new(folder: &Path) -> Service {
         let path = folder.join("verifier");
         let begin = time::OffsetDateTime::now_utc();
-        super::setup::init(&path, &super::setup::default_names(), begin).expect("an empty folder");
+        super::setup::init(&path, &super::setup::names(&[]), begin).expect("an empty folder");
         let mut node = Node::boot(KeyKind::EcdsaP256);
         node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
         let write = |name: &str, bytes: &[u8]| {

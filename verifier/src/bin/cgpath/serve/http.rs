@@ -10,7 +10,7 @@ use super::judge::{Judge, Refusal};
 use super::nonce::Nonces;
 use super::read;
 use super::readers::{ReaderId, Readers};
-use super::store::{Store, StoreError, StoredVerdict};
+use super::store::{self, Store, StoreError, StoredVerdict};
 use super::tls::{Connection, Peer, Peers, Shown};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
@@ -102,7 +102,13 @@ pub struct Refused {
     pub kind: &'static str,
     /// Why last: the answer's `error`.
     pub error: String,
+    /// When it was last written into the store, in unix seconds.
+    #[serde(skip)]
+    written: u64,
 }
+
+/// Refusals are written into the store this often at most, seconds: strangers can make any number of them.
+const WRITE_REFUSALS: u64 = 10;
 
 /// An error answer: `{"error", "kind", "hint"}`, as the command prints its own.
 #[derive(Debug)]
@@ -295,13 +301,23 @@ impl App {
     }
 
     /// Remembers a refusal; only of nodes that are enrolled, so that strangers can not fill the memory.
-    fn refused(&self, node: &str, error: &ApiError) {
+    /// Gives what is to be written into the store, where it is time to.
+    fn refused(&self, node: &str, error: &ApiError) -> Option<store::Refusal> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = refusals.entry(node.to_owned()).or_default();
         refused.count += 1;
         refused.time = now();
         refused.kind = error.kind;
         refused.error.clone_from(&error.error);
+        if refused.time < refused.written.saturating_add(WRITE_REFUSALS) {
+            return None;
+        }
+        refused.written = refused.time;
+        Some(store::Refusal {
+            time: refused.time,
+            kind: refused.kind.to_owned(),
+            error: refused.error.clone(),
+        })
     }
 
     /// The terms of an attestation result about a kept verdict, as of now.
@@ -625,7 +641,12 @@ async fn evidence(
         }
         Err(error) => {
             tracing::warn!(node, peer = %peer, kind = error.kind, error = error.error, "evidence refused");
-            app.refused(&node, &error);
+            if let Some(refusal) = app.refused(&node, &error) {
+                let kept = blocking(move || app.store.keep_refusal(&node, &refusal)).await;
+                if let Ok(Err(error)) | Err(error) = kept.map(|kept| kept.map_err(ApiError::from)) {
+                    tracing::error!(error = error.error, "the refusal can not be kept");
+                }
+            }
             Err(error)
         }
     }

@@ -147,6 +147,12 @@ pub struct Scoped {
     pub dangerous: Vec<String>,
     /// The reader's pods.
     pub pods: Vec<PodVerdict>,
+    /// The verdict's id.
+    #[serde(skip)]
+    pub id: i64,
+    /// What the verdict said when the evidence came, where it was judged again since: whole, to be looked up in.
+    #[serde(skip)]
+    pub first: Option<Box<Verdict>>,
 }
 
 /// A kept verdict with the reader's pods alone; `None` if none of them is there.
@@ -165,6 +171,8 @@ impl Scoped {
             state: narrowed.node.state,
             dangerous: narrowed.dangerous,
             pods: narrowed.pods,
+            id: kept.id,
+            first: None,
         }
     }
 
@@ -445,12 +453,22 @@ async fn index(
 
 /// What was, as far as the reader may see it, the newest first.
 fn past(app: &App, reader: &Reader, node: &str) -> Result<Vec<Scoped>, ApiError> {
-    if let Reader::Scoped(scope) = reader {
-        return history_scoped(app, node, PAGE_HISTORY, scope);
+    let mut past = if let Reader::Scoped(scope) = reader {
+        history_scoped(app, node, PAGE_HISTORY, scope)?
+    } else {
+        let history = app.store.history(node, PAGE_HISTORY, None)?;
+        let scoped = |kept: &StoredVerdict| Ok(Scoped::new(kept, understood(kept)?));
+        history.iter().map(scoped).collect::<Result<_, ApiError>>()?
+    };
+    let oldest = past.last().map_or(0, |verdict: &Scoped| verdict.id);
+    let mut first = app.store.first_words(node, oldest)?;
+    for verdict in &mut past {
+        if let Some(text) = first.remove(&verdict.id) {
+            let said = serde_json::from_str(&text).map_err(|error| ApiError::internal(&error))?;
+            verdict.first = Some(Box::new(said));
+        }
     }
-    let history = app.store.history(node, PAGE_HISTORY, None)?;
-    let scoped = |kept: &StoredVerdict| Ok(Scoped::new(kept, understood(kept)?));
-    history.iter().map(scoped).collect()
+    Ok(past)
 }
 
 async fn node_page(

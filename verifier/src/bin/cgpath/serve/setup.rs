@@ -91,10 +91,18 @@ impl SetupError {
     }
 }
 
-/// The names of a server's certificate where none are given: this machine, as itself and as others call it.
-pub fn default_names() -> Vec<String> {
+/// The names of a server's certificate: this machine as it calls itself, and as others call it, which is its host name where
+/// none are given.
+pub fn names(given: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    if let Ok(host) = fs::read_to_string("/proc/sys/kernel/hostname") {
+    for name in given {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    if given.is_empty()
+        && let Ok(host) = fs::read_to_string("/proc/sys/kernel/hostname")
+    {
         let host = host.trim().to_ascii_lowercase();
         if san(&host).is_ok() && !names.contains(&host) {
             names.push(host);
@@ -212,24 +220,65 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
 /// # Errors
 /// [`SetupError`].
 pub fn renew(store: &Store, now: OffsetDateTime) -> Result<bool, SetupError> {
-    let dir = store.dir();
-    let absent = |what: &str| SetupError::Content {
-        path: dir.to_owned(),
-        why: format!("the store does not say {what}; was `cgpath serve --init` interrupted?"),
-    };
+    let _lock = lock(store.dir())?;
     let not_after: i64 = store
         .meta("server-not-after")?
         .and_then(|t| t.parse().ok())
-        .ok_or_else(|| absent("how long the server's certificate is good"))?;
+        .ok_or_else(|| absent(store, "how long the server's certificate is good"))?;
     if now.unix_timestamp() < not_after - RENEW_DAYS * 86_400 {
         return Ok(false);
     }
-    let names: Vec<String> = store
+    make(store, &server_names(store)?, now)?;
+    Ok(true)
+}
+
+/// Adds names to the server's certificate, which is made anew; gives all of them. A service that runs shows it from then on.
+///
+/// # Errors
+/// [`SetupError`]; [`SetupError::Name`] changes nothing.
+pub fn add_names(store: &Store, added: &[String], now: OffsetDateTime) -> Result<Vec<String>, SetupError> {
+    let _lock = lock(store.dir())?;
+    let mut names = server_names(store)?;
+    for name in added {
+        san(name)?;
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    store.set_meta("server-names", &names.join("\n"))?;
+    make(store, &names, now)?;
+    Ok(names)
+}
+
+fn absent(store: &Store, what: &str) -> SetupError {
+    SetupError::Content {
+        path: store.dir().to_owned(),
+        why: format!("the store does not say {what}; was `cgpath serve --init` interrupted?"),
+    }
+}
+
+fn server_names(store: &Store) -> Result<Vec<String>, SetupError> {
+    let names = store
         .meta("server-names")?
-        .ok_or_else(|| absent("the server's names"))?
-        .lines()
-        .map(str::to_owned)
-        .collect();
+        .ok_or_else(|| absent(store, "the server's names"))?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+/// Whoever makes a certificate holds this: the service and a command may do so at the same time.
+fn lock(dir: &Path) -> Result<fs::File, SetupError> {
+    let path = dir.join("certificate.lock");
+    let file = match private_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::File::open(&path),
+        other => other,
+    };
+    let file = file.map_err(SetupError::io(&path))?;
+    file.lock().map_err(SetupError::io(&path))?;
+    Ok(file)
+}
+
+/// Makes the server's certificate for these names and puts it in place of the one that is there.
+fn make(store: &Store, names: &[String], now: OffsetDateTime) -> Result<(), SetupError> {
+    let dir = store.dir();
     let path = dir.join(CA_KEY);
     let pem = fs::read_to_string(&path).map_err(SetupError::io(&path))?;
     let ca_key = KeyPair::from_pem(&pem).map_err(|e| SetupError::Content {
@@ -237,14 +286,14 @@ pub fn renew(store: &Store, now: OffsetDateTime) -> Result<bool, SetupError> {
         why: format!("not a key in PEM: {e}"),
     })?;
     // The issuer's name and key identifier follow from these parameters and the key; its dates are not used.
-    let (pem, key, not_after) = server_certificate(&Issuer::new(ca_params(now)?, &ca_key), &names, now)?;
+    let (pem, key, not_after) = server_certificate(&Issuer::new(ca_params(now)?, &ca_key), names, now)?;
     // A crash between the two leaves a pair that does not fit; the next start sees that and makes both anew.
     store.set_meta("server-not-after", "0")?;
     replace_private(&dir.join(SERVER_KEY), key.as_bytes())?;
     replace_private(&dir.join(SERVER), pem.as_bytes())?;
     sync_dir(dir)?;
     store.set_meta("server-not-after", &not_after.to_string())?;
-    Ok(true)
+    Ok(())
 }
 
 /// The key that recognises nonces.
@@ -340,7 +389,7 @@ mod tests {
     fn everything_made_is_private_and_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("v");
-        init(&dir, &default_names(), now()).unwrap();
+        init(&dir, &names(&[]), now()).unwrap();
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         for entry in fs::read_dir(&dir).unwrap() {
             let entry = entry.unwrap();
@@ -349,7 +398,7 @@ mod tests {
         }
         let before = fs::read(dir.join(CA_KEY)).unwrap();
         assert!(matches!(
-            init(&dir, &default_names(), now()),
+            init(&dir, &names(&[]), now()),
             Err(SetupError::Exists(_))
         ));
         assert_eq!(fs::read(dir.join(CA_KEY)).unwrap(), before);

@@ -12,16 +12,19 @@ mod back;
 mod changes;
 mod parts;
 mod prune;
+mod refusals;
 
 pub use back::{Change, Past, Rejudged};
 pub use changes::KEEP_CHANGES;
 pub use parts::parts_of;
 pub use prune::Limits;
+pub use refusals::Refusal;
 
 use super::changes::StateChange;
 use changes::CHANGES;
 use parts::{MIGRATION_3, PARTS};
 use prune::KEPT;
+use refusals::REFUSALS;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -39,7 +42,9 @@ const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
+/// The key of [`Store::stale_after`].
+const STALE_AFTER: &str = "stale-after";
 /// Keeps a value by its key.
 const SET_META: &str =
     "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
@@ -301,7 +306,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} {REFUSALS} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -355,6 +360,9 @@ impl Store {
             if version < 4 {
                 connection.execute_batch(KEPT)?;
             }
+            if version < 5 {
+                connection.execute_batch(REFUSALS)?;
+            }
             connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
             return Err(foreign(format!(
@@ -395,6 +403,22 @@ impl Store {
     pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
         self.connection().execute(SET_META, [key, value])?;
         Ok(())
+    }
+
+    /// Age from which the service shows a verdict as stale, seconds; `None` before it first ran.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn stale_after(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.meta(STALE_AFTER)?.and_then(|text| text.parse().ok()))
+    }
+
+    /// Keeps [`Store::stale_after`].
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn set_stale_after(&self, seconds: u64) -> Result<(), StoreError> {
+        self.set_meta(STALE_AFTER, &seconds.to_string())
     }
 
     /// Enrols a node. With `replace`, a node of that name gets the new key and policy; its verdicts stay, and so does
@@ -884,7 +908,7 @@ mod tests {
         };
         store.prune(&limits, 0, None).unwrap();
         assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
-        let later = "PRAGMA user_version = 5";
+        let later = "PRAGMA user_version = 6";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }

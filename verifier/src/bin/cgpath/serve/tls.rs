@@ -3,14 +3,15 @@
 //! TLS is rustls with *ring*. Where a CA for clients is given, whoever shows a certificate must show a good one of it; who has to
 //! show one, and with what name, `http` says. Evidence is authentic by its quote in any case. Not here: what requests mean.
 
+use super::certificate::Current;
 use super::counts::{Counted, Counts};
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use std::collections::BTreeMap;
@@ -98,7 +99,8 @@ pub enum TlsError {
     Certificate(#[from] rustls::Error),
 }
 
-/// TLS 1.2 and 1.3 with the certificate and the key of these PEM files; `client_ca` says whose certificates clients may show.
+/// TLS 1.2 and 1.3 with the certificate and the key of these PEM files, which may be replaced; `client_ca` says whose
+/// certificates clients may show.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -106,29 +108,23 @@ pub fn config(
     certificate: &Path,
     key: &Path,
     client_ca: Option<&Path>,
-) -> Result<rustls::ServerConfig, TlsError> {
-    let pem = |path: &Path| {
-        let path = path.to_owned();
-        move |why| TlsError::Pem { path, why }
-    };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(pem(certificate))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
+) -> Result<(rustls::ServerConfig, Arc<Current>), TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let current = Arc::new(Current::read(certificate, key, Arc::clone(&provider))?);
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(clients(path, provider)?),
     };
-    let mut config = builder.with_single_cert(chain, key)?;
+    let shown: Arc<dyn rustls::server::ResolvesServerCert> = Arc::clone(&current) as _;
+    let mut config = builder.with_cert_resolver(shown);
     if client_ca.is_some() {
         // A session that goes on does not look at the certificate again, which may have expired.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((config, current))
 }
 
 /// Certificates of this CA are good, and so is none.
@@ -452,7 +448,7 @@ mod tests {
         let dir = dir.path().join("v");
         let now = time::OffsetDateTime::now_utc();
         super::super::setup::init(&dir, &["localhost".to_owned()], now).unwrap();
-        let tls = config(&dir.join("server.pem"), &dir.join("server.key"), None).unwrap();
+        let (tls, _) = config(&dir.join("server.pem"), &dir.join("server.key"), None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (go, wait) = tokio::sync::watch::channel(false);

@@ -41,7 +41,7 @@ fn app(dir: &std::path::Path) -> Arc<App> {
 /// The same with readers.
 fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
     let dir = dir.join("v");
-    setup::init(&dir, &setup::default_names(), time::OffsetDateTime::now_utc()).unwrap();
+    setup::init(&dir, &setup::names(&[]), time::OffsetDateTime::now_utc()).unwrap();
     let store = Arc::new(Store::open(&dir).unwrap());
     store
         .add_node(

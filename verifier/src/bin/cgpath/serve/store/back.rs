@@ -8,6 +8,10 @@ use super::{Node, Store, StoreError, changes, raw_json, signed, text, unsigned};
 use crate::serve::changes::StateChange;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
+use std::collections::HashMap;
+
+/// Who works from what the node was before has to begin anew.
+const NEXT_VERSION: &str = "UPDATE nodes SET version = version + 1 WHERE name = ?1";
 
 /// A kept verdict as far as it is needed to judge its evidence again.
 #[derive(Debug, Clone)]
@@ -44,6 +48,8 @@ pub struct Rejudged {
 pub enum Change<'a> {
     /// A node gets a new key or policy.
     Enrolment(&'a Node),
+    /// An accept statement with this digest counts no more.
+    Revoke(&'a str),
     /// A finding is accepted: the statement's digest, when it ends, and its text.
     Accept {
         /// `sha256:` and hex.
@@ -147,6 +153,14 @@ impl Store {
                 )?;
                 node.policy_digest.clone()
             }
+            (Some((_, policy)), Change::Revoke(digest)) => {
+                transaction.execute(
+                    "DELETE FROM accepts WHERE digest = ?1 AND node = ?2",
+                    params![digest, name],
+                )?;
+                transaction.execute(NEXT_VERSION, [name])?;
+                policy
+            }
             (
                 Some((_, policy)),
                 Change::Accept {
@@ -159,7 +173,7 @@ impl Store {
                     "INSERT INTO accepts (digest, node, until, statement) VALUES (?1, ?2, ?3, ?4)",
                     params![digest, name, signed(*until), statement],
                 )?;
-                transaction.execute("UPDATE nodes SET version = version + 1 WHERE name = ?1", [name])?;
+                transaction.execute(NEXT_VERSION, [name])?;
                 policy
             }
         };
@@ -208,6 +222,21 @@ impl Store {
                 old_verdict: raw_json(7, row.get(7)?)?,
             })
         })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What the verdicts of a node from `oldest` on said when their evidence came, by their id, of those that were judged
+    /// again: JSON.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn first_words(&self, node: &str, oldest: i64) -> Result<HashMap<i64, String>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT v.id, r.old_verdict FROM verdicts v JOIN rejudged r ON r.id =
+             (SELECT min(id) FROM rejudged WHERE verdict_id = v.id) WHERE v.node = ?1 AND v.id >= ?2",
+        )?;
+        let rows = statement.query_map(params![node, oldest], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
