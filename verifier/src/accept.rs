@@ -169,9 +169,7 @@ pub fn sign(
     if finding.severity != Severity::Fail {
         return Err(AcceptError::NoFailure);
     }
-    if reason.trim().is_empty() || reason.len() > MAX_REASON_LEN || reason.chars().any(char::is_control) {
-        return Err(AcceptError::Reason(reason.len()));
-    }
+    crate::forget::check_reason(reason)?;
     if until <= now || until - now > MAX_TERM {
         return Err(AcceptError::Term);
     }

@@ -9,6 +9,7 @@ pub mod appraise;
 pub mod ear;
 pub mod event;
 pub mod follow;
+pub mod forget;
 mod jws;
 pub mod report;
 pub mod tenant;

@@ -12,6 +12,8 @@ mod boot;
 mod cases;
 #[cfg(feature = "service")]
 mod corim;
+#[cfg(feature = "service")]
+mod documents;
 mod ear;
 #[cfg(feature = "service")]
 mod export;

@@ -317,7 +317,7 @@ fn with_a_read_token_nobody_reads_without_it_and_nodes_need_none() {
 }
 
 #[test]
-fn a_policy_that_changed_is_refused_until_it_is_enrolled_while_the_service_runs() {
+fn a_policy_counts_as_it_was_enrolled_until_another_one_is_while_the_service_runs() {
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
@@ -334,6 +334,15 @@ fn a_policy_that_changed_is_refused_until_it_is_enrolled_while_the_service_runs(
         site.path("policy-worker-1").join(format!("{}.json", pod(3))),
     );
     std::fs::copy(other, &reference).unwrap();
+    let answer = round(&client).json();
+    assert_eq!(answer["trusted"], true, "the store has what was enrolled");
+    // A copy that somebody changed is not what was enrolled.
+    let (_, shown) = judged(&site.node(&["show", "worker-1"]));
+    let copy = std::path::PathBuf::from(shown["policy"].as_str().unwrap());
+    assert!(copy.starts_with(site.store()), "{}", copy.display());
+    let mut text = std::fs::read(&copy).unwrap();
+    text.push(b'\n');
+    std::fs::write(&copy, text).unwrap();
     let answer = round(&client);
     assert_eq!(answer.kind(), (503, "policy".into()));
     // Paths of the verifier's machine are for its own log.

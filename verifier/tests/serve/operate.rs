@@ -83,16 +83,18 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     let (code, explained) = text(&["explain", "--node", "worker-1"]);
     assert!(code == Some(1) && explained.contains("REFUSED at"), "{explained}");
 
-    // A reference file that changed: nothing of the node is taken, and it is said why.
-    let policy = site.path("policy-worker-1");
-    let file = policy.join("host.json");
-    let before = std::fs::read(&file).unwrap();
-    std::fs::write(&file, String::from_utf8(before.clone()).unwrap() + "\n \n").unwrap();
-    std::fs::remove_file(policy.join(format!("{}.json", pod(4)))).unwrap();
+    // The files that were enrolled are not needed any more, the store's copies of them are: without one of them nothing of the
+    // node is taken, and it is said why.
+    std::fs::remove_dir_all(site.path("policy-worker-1")).unwrap();
+    assert_eq!(standing(&site), (1, "refused".into()));
+    let references = site.store().join("policies/references");
+    let one = std::fs::read_dir(&references).unwrap().next().unwrap().unwrap();
+    std::fs::rename(one.path(), site.path("away")).unwrap();
     assert_eq!(standing(&site), (1, "policy-not-usable".into()));
     let (_, shown) = text(&["node", "show", "worker-1"]);
+    let absent = one.file_name();
     assert!(
-        shown.contains("POLICY NOT USABLE") && shown.contains(&pod(4).to_string()),
+        shown.contains("POLICY NOT USABLE") && shown.contains(absent.to_str().unwrap()),
         "{shown}"
     );
 
@@ -266,4 +268,100 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
         let other = [&of_store[..3], &["worker-9"]].concat();
         assert_eq!(fails(&[command, &other].concat())["kind"], "unknown-node");
     }
+}
+
+#[test]
+fn a_store_that_is_moved_judges_by_the_policies_that_it_took_along() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let (server, client) = site.serve(&[]);
+    round(&client, &mut node);
+    drop(server);
+    std::fs::remove_dir_all(site.path("policy-worker-1")).unwrap();
+    std::fs::rename(site.store(), site.path("moved")).unwrap();
+    std::fs::rename(site.path("moved"), site.path("restored")).unwrap();
+    let moved = site.path("restored");
+    let server = super::site::Server::start(&moved, &[]);
+    let client = Client::new(&moved.join("ca.pem"), server.address);
+    assert_eq!(round(&client, &mut node)["trusted"], true);
+    let shown = [
+        "node",
+        "show",
+        "worker-1",
+        "--json",
+        "--store",
+        moved.to_str().unwrap(),
+    ];
+    let (code, shown) = judged(&shown);
+    assert_eq!((code, &shown["standing"]), (0, &"trusted".into()));
+    // And it can be judged again without any file from elsewhere.
+    let again = [
+        "node",
+        "policy",
+        "worker-1",
+        "--json",
+        "--store",
+        moved.to_str().unwrap(),
+    ];
+    assert_eq!(judged(&again).1["rejudged"], 2);
+}
+
+#[test]
+fn a_clock_that_went_back_is_forgotten_by_a_signed_statement_alone_and_verdicts_stay() {
+    let site = Site::new();
+    let mut node = busy();
+    node.extra_policy += "min-reboot: 0\n";
+    site.enrol(&node, "worker-1");
+    let (_server, client) = site.serve(&[]);
+    let forget = |reason: &str| site.node(&["forget", "worker-1", "--reason", reason]);
+    assert_eq!(fails(&forget("nothing is known yet"))["kind"], "nothing-known");
+    round(&client, &mut node);
+    // The TPM is put back to an earlier state.
+    node.reboot();
+    node.clock = 1_000;
+    let verdict = round(&client, &mut node);
+    let fails_v7 = |verdict: &Value| {
+        let findings = verdict["node"]["findings"].as_array().unwrap();
+        findings
+            .iter()
+            .any(|f| f["rule"] == "V7" && f["severity"] == "fail")
+    };
+    assert!(fails_v7(&verdict), "{verdict}");
+    assert!(
+        fails_v7(&round(&client, &mut node)),
+        "it does not go away by itself"
+    );
+    for reason in ["", " ", "two\nlines", &"x".repeat(1025)] {
+        assert_eq!(fails(&forget(reason))["kind"], "accept", "{reason:?}");
+    }
+    let said: Value = serde_json::from_str(&ok(&forget("mainboard replaced"))).unwrap();
+    let verdict = round(&client, &mut node);
+    assert_eq!(verdict["trusted"], true, "{verdict}");
+    assert_eq!(round(&client, &mut node)["trusted"], true);
+    let history = client.get("/v1/nodes/worker-1/history").json();
+    assert_eq!(history["verdicts"].as_array().unwrap().len(), 5);
+    let (_, notes) = judged(&site.node(&["history", "worker-1"]));
+    assert_eq!(notes[0]["forgotten"], said);
+
+    // The statement is signed by the key whose public half the store shows.
+    use base64::Engine as _;
+    use p256::ecdsa::signature::Verifier as _;
+    use p256::pkcs8::DecodePublicKey as _;
+    let pem = std::fs::read_to_string(site.store().join("verdict.pub.pem")).unwrap();
+    let key = p256::ecdsa::VerifyingKey::from_public_key_pem(&pem).unwrap();
+    let statement = said["statement"].as_str().unwrap();
+    let (message, signature) = statement.rsplit_once('.').unwrap();
+    let decode = |text: &str| {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(text)
+            .unwrap()
+    };
+    let signature = p256::ecdsa::Signature::from_slice(&decode(signature)).unwrap();
+    key.verify(message.as_bytes(), &signature).unwrap();
+    let claims: Value = serde_json::from_slice(&decode(message.split_once('.').unwrap().1)).unwrap();
+    assert_eq!(
+        (&claims["node"], &claims["reason"]),
+        (&"worker-1".into(), &"mainboard replaced".into())
+    );
 }

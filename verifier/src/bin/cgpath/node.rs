@@ -30,8 +30,8 @@ pub enum NodeCommand {
   cgpath node add worker-1 --ak ak.pub --policy worker-1.yaml --store /var/lib/cgpath
   cgpath node add worker-1 --ak 000b3f… --policy worker-1.yaml --replace
 
-The policy's digest, with all its reference files, is enrolled with it: when one of them changes, evidence is refused
-until the node is added again with --replace.")]
+The policy and all its reference files are copied into the store: what becomes of the files counts once `cgpath node policy`
+or --replace says so.")]
     Add(Add),
     /// Gives a node another policy and judges all kept evidence since its boot by it, without asking the node
     #[command(after_help = "Example:
@@ -49,7 +49,14 @@ It holds for this finding in this boot of the node, until it ends or is taken ba
 not in use. What everything else rests on (rules V1 to V7
 and V13) cannot be accepted.")]
     Accept(back::Accept),
-    /// Shows what was judged again, why, and what came of it
+    /// Forgets what a node's evidence is compared with (rule V7): signed, with a reason; its verdicts stay
+    #[command(after_help = "Example:
+  cgpath node forget worker-1 --reason 'mainboard replaced, TPM cleared, ticket 4711'
+
+For a node whose TPM's counters or clock went back for a reason that is known: after a power cut where the TPM says that its clock may be
+wrong nothing has to be done. Whoever puts a TPM back to an earlier state looks the same: ask on the node first.")]
+    Forget(back::Forget),
+    /// Shows what was judged again or forgotten, why, and what came of it
     #[command(after_help = "Example:\n  cgpath node history worker-1")]
     History {
         /// The node
@@ -122,6 +129,8 @@ struct Shown<'a> {
     name: &'a str,
     ak: &'a str,
     policy: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_source: Option<&'a Path>,
     policy_digest: &'a str,
     added: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +147,7 @@ impl<'a> Shown<'a> {
             name: &node.name,
             ak: &node.ak_name,
             policy: &node.policy,
+            policy_source: node.policy_source.as_deref(),
             policy_digest: &node.policy_digest,
             added: node.added,
             stopped: node.stopped,
@@ -157,6 +167,7 @@ impl NodeCommand {
             NodeCommand::Add(add) => add.run(out),
             NodeCommand::Policy(command) => command.run(out),
             NodeCommand::Accept(command) => command.run(out),
+            NodeCommand::Forget(command) => command.run(out),
             NodeCommand::History { name, store } => history(&Store::open(&store.dir)?, &name, out),
             NodeCommand::Stop(command) => command.stop(out),
             NodeCommand::Reactivate(command) => command.reactivate(out),
@@ -206,7 +217,7 @@ impl Add {
                 .hint("`cgpathd check` on the node shows its key's fingerprint"));
             }
         };
-        let policy = policy::load(&self.policy)?;
+        let (policy, kept) = policy::keep(&store, &self.policy)?;
         if policy.file.node != self.name {
             return Err(Failure::new(
                 "policy",
@@ -217,12 +228,13 @@ impl Add {
             )
             .hint("`node:` in the policy must be the name that is enrolled"));
         }
-        let path = fs::canonicalize(&self.policy).map_err(|e| Failure::file(&self.policy, &e))?;
+        let source = fs::canonicalize(&self.policy).map_err(|e| Failure::file(&self.policy, &e))?;
         let node = Node {
             name: self.name,
             ak_name,
             ak_public,
-            policy: path,
+            policy: kept,
+            policy_source: Some(source),
             policy_digest: policy.digest().to_string(),
             added: crate::input::now()?,
             stopped: None,
@@ -241,8 +253,8 @@ impl Add {
             out.line(format_args!("enrolled {}", node.name))?;
             out.line(format_args!("  key     {}", node.ak_name))?;
             out.line(format_args!(
-                "  policy  {}",
-                escape(node.policy.as_os_str().as_encoded_bytes())
+                "  policy  {}, as it is now",
+                escape(self.policy.as_os_str().as_encoded_bytes())
             ))?;
             out.line(format_args!("          {}", node.policy_digest))?;
             for key in policy.dangerous_keys() {
@@ -330,6 +342,10 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
         "  policy    {}",
         escape(node.policy.as_os_str().as_encoded_bytes())
     ))?;
+    if let Some(source) = &node.policy_source {
+        let source = escape(source.as_os_str().as_encoded_bytes());
+        out.line(format_args!("            a copy of {source}"))?;
+    }
     out.line(format_args!("            {}", node.policy_digest))?;
     out.line(format_args!("  enrolled  {} UTC", utc(node.added)))?;
     if let Some(since) = node.stopped {
@@ -390,12 +406,29 @@ pub fn standing_lines(node: &Node, standing: &Standing, out: &mut Output) -> Res
 fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> {
     store.node(name)?;
     let notes = store.rejudged(name, 1000)?;
+    let forgotten = store.forgotten(name)?;
     if out.json() {
-        out.object(&notes)?;
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Either<'a, A, B> {
+            Rejudged(&'a A),
+            Forgotten { forgotten: &'a B },
+        }
+        let all = forgotten.iter().map(|forgotten| Either::Forgotten { forgotten });
+        let all: Vec<_> = all.chain(notes.iter().map(Either::Rejudged)).collect();
+        out.object(&all)?;
         return Ok(Status::Clean);
     }
     if notes.is_empty() {
         out.line("nothing was judged again")?;
+    }
+    for forgotten in &forgotten {
+        out.line(format_args!(
+            "{} UTC  what was known before was forgotten: {}",
+            utc(forgotten.time),
+            escape(forgotten.reason.as_bytes())
+        ))?;
+        out.line(format_args!("    statement {}", forgotten.digest))?;
     }
     let word = |trusted| if trusted { "trusted" } else { "UNTRUSTED" };
     for note in &notes {

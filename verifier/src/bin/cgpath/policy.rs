@@ -14,6 +14,7 @@ mod test;
 pub use test::states;
 
 use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::serve::store::{Store, kept_references};
 use clap::{Args, Subcommand, ValueEnum};
 use evidence::Bank;
 use files::{Bar, Folder, Walk};
@@ -21,6 +22,7 @@ use policy::generate::image::{self, Choice, Mount, Platform, TarStore};
 use policy::generate::{self, Digester, Options, Progress, list::Learner, rootfs_archive};
 use policy::{Policy, Reference, Source, SourceKind};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -510,7 +512,47 @@ fn failure(error: &generate::Error) -> Failure {
 /// # Errors
 /// What cannot be read, or is not a policy; with file, line and column where there are any.
 pub fn load(path: &Path) -> Result<Policy, Failure> {
-    load_as(path, |name, yaml, resolve| Policy::load(name, yaml, resolve))
+    load_watched(path, &mut ())
+}
+
+/// Is told of each file that a policy is read from.
+pub trait Watch {
+    /// It is about to be read.
+    fn begins(&mut self, _path: &Path) {}
+    /// A reference file was read, by what the policy calls it.
+    fn has_read(&mut self, _name: &str, _bytes: &[u8]) {}
+}
+
+impl Watch for () {}
+
+impl Watch for BTreeMap<String, Vec<u8>> {
+    fn has_read(&mut self, name: &str, bytes: &[u8]) {
+        self.insert(name.to_owned(), bytes.to_vec());
+    }
+}
+
+/// As [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_watched(path: &Path, watch: &mut dyn Watch) -> Result<Policy, Failure> {
+    let (_, policy) = load_as(path, watch, |name, yaml, resolve| {
+        Policy::load(name, yaml, resolve)
+    })?;
+    Ok(policy)
+}
+
+/// A policy, and a copy of it with all its reference files in the store; gives the copy's path, too.
+///
+/// # Errors
+/// As [`load`], and a store that cannot be written.
+pub fn keep(store: &Store, path: &Path) -> Result<(Policy, PathBuf), Failure> {
+    let mut references = BTreeMap::new();
+    let (yaml, policy) = load_as(path, &mut references, |name, yaml, resolve| {
+        Policy::load(name, yaml, resolve)
+    })?;
+    let kept = store.keep_policy(policy.digest(), &yaml, &references)?;
+    Ok((policy, kept))
 }
 
 /// A tenant's policy and the pod that it is about.
@@ -518,26 +560,38 @@ pub fn load(path: &Path) -> Result<Policy, Failure> {
 /// # Errors
 /// What cannot be read or is no policy.
 pub fn load_tenant(path: &Path) -> Result<(evidence::PodUid, Policy), Failure> {
-    load_as(path, |name, yaml, resolve| {
+    let (_, tenant) = load_as(path, &mut (), |name, yaml, resolve| {
         Policy::load_tenant(name, yaml, resolve)
-    })
+    })?;
+    Ok(tenant)
 }
 
 type Resolve<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<u8>, String>;
 
+/// Gives the policy file's bytes, too.
 fn load_as<T>(
     path: &Path,
+    watch: &mut dyn Watch,
     read: impl FnOnce(&str, &[u8], Resolve<'_>) -> policy::Result<T>,
-) -> Result<T, Failure> {
+) -> Result<(Vec<u8>, T), Failure> {
     let name = path.display().to_string();
+    watch.begins(path);
     let yaml = read_bounded(path, policy::MAX_POLICY_LEN as u64).map_err(|e| Failure::file(path, &e))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    read(&name, &yaml, &mut |reference| {
-        let path = folder.join(reference);
-        read_bounded(&path, policy::reference::MAX_REFERENCE_LEN as u64)
-            .map_err(|e| format!("{}: {e}", path.display()))
+    let kept = kept_references(folder).map_err(|e| Failure::file(folder, &e))?;
+    let read = read(&name, &yaml, &mut |name| {
+        let path = match &kept {
+            None => folder.join(name),
+            Some(kept) => kept.get(name).cloned().ok_or("it is not in the store")?,
+        };
+        watch.begins(&path);
+        let bytes = read_bounded(&path, policy::reference::MAX_REFERENCE_LEN as u64)
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+        watch.has_read(name, &bytes);
+        Ok(bytes)
     })
-    .map_err(|e| refused(&e))
+    .map_err(|e| refused(&e))?;
+    Ok((yaml, read))
 }
 
 /// A policy or a reference file that cannot be used.

@@ -317,6 +317,7 @@ impl Serve {
             evidence_bytes: self.keep_evidence.saturating_mul(1024 * 1024),
         };
         store.prune(&limits, http::now(), None)?;
+        store.sweep_policies(std::time::SystemTime::now())?;
         let now = OffsetDateTime::now_utc();
         if setup::renew(&store, now)? {
             tracing::info!("the server's certificate was made anew");

@@ -1,4 +1,4 @@
-//! `cgpath node policy`, `accept`, `stop` and `reactivate`: how a node that is untrusted comes back.
+//! `cgpath node policy`, `accept`, `forget`, `stop` and `reactivate`: how a node that is untrusted comes back.
 //!
 //! All kept evidence since the node's boot is judged again, without asking the node; what verdicts said before is kept.
 //! Not here: how evidence is judged again (see `serve::again`).
@@ -10,12 +10,14 @@ use crate::policy;
 use crate::serve::again::{self, Again};
 use crate::serve::changes;
 use crate::serve::setup;
-use crate::serve::store::{Change, Node, Store, StoreError};
+use crate::serve::store::{Change, Forgotten, Node, Store, StoreError};
 use clap::Args;
+use evidence::Bank;
 use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
 use verifier::accept::{self, Accepted};
+use verifier::forget;
 use verifier::text::utc;
 use verifier::{Finding, State, Verdict};
 
@@ -50,6 +52,60 @@ pub struct Accept {
     revoke: bool,
     #[command(flatten)]
     store: StoreArgs,
+}
+
+#[derive(Args)]
+pub struct Forget {
+    /// The node
+    name: String,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl Forget {
+    pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let store = Store::open(&self.store.dir)?;
+        let key = setup::verdict_key(&self.store.dir)?;
+        for _ in 0..TRIES {
+            let now = input::now()?;
+            let round = store.round(&self.name)?;
+            let state = round.state.ok_or_else(|| {
+                Failure::new("nothing-known", format!("nothing is known of {}", self.name))
+                    .hint("its next evidence is compared with nothing before in any case")
+            })?;
+            let statement = forget::Statement {
+                node: self.name.clone(),
+                state: Bank::Sha256.hash(&[&state]),
+                reason: self.reason.clone(),
+                iat: now,
+            };
+            let signed = forget::sign(&statement, &key).map_err(|e| Failure::new("accept", e.to_string()))?;
+            let forgotten = Forgotten {
+                time: now,
+                reason: self.reason.clone(),
+                digest: Bank::Sha256.hash(&[signed.as_bytes()]).to_string(),
+                statement: signed,
+            };
+            match store.forget(&self.name, round.version, &forgotten) {
+                Err(StoreError::Conflict) => continue,
+                other => other?,
+            }
+            if out.json() {
+                out.object(&forgotten)?;
+            } else {
+                out.line(format_args!(
+                    "{}: its next evidence is compared with nothing before",
+                    self.name
+                ))?;
+                out.line(format_args!("  statement  {}", forgotten.digest))?;
+            }
+            return Ok(Status::Clean);
+        }
+        Err(StoreError::Conflict.into())
+    }
 }
 
 #[derive(Args)]
@@ -138,8 +194,18 @@ impl SetPolicy {
     pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let store = Store::open(&self.store.dir)?;
         let old = store.node(&self.name)?;
-        let path = self.policy.as_ref().unwrap_or(&old.policy);
-        let new = policy::load(path)?;
+        let (new, policy, policy_source) = match &self.policy {
+            None => (
+                policy::load(&old.policy)?,
+                old.policy.clone(),
+                old.policy_source.clone(),
+            ),
+            Some(path) => {
+                let (new, kept) = policy::keep(&store, path)?;
+                let source = fs::canonicalize(path).map_err(|e| Failure::file(path, &e))?;
+                (new, kept, Some(source))
+            }
+        };
         if new.file.node != self.name {
             return Err(Failure::new(
                 "policy",
@@ -161,7 +227,8 @@ impl SetPolicy {
             )));
         }
         let node = Node {
-            policy: fs::canonicalize(path).map_err(|e| Failure::file(path, &e))?,
+            policy,
+            policy_source,
             policy_digest: digest,
             ..old.clone()
         };

@@ -6,7 +6,7 @@
 use crate::input;
 use crate::output::{Colour, Failure};
 use crate::policy;
-use crate::serve::store::{Node, Refusal, Store, StoredVerdict};
+use crate::serve::store::{Node, Refusal, Store, StoredVerdict, kept_references};
 use serde::Serialize;
 
 /// Age from which a verdict is stale where no service ever said another one, seconds.
@@ -77,11 +77,7 @@ impl Standing {
         let stale_after = store.stale_after()?.unwrap_or(STALE_AFTER);
         let age = last.map(|last| input::now().map(|now| now.saturating_sub(last.time)));
         let age = age.transpose()?;
-        let policy_error = match policy::load(&node.policy) {
-            Ok(policy) if policy.digest().to_string() == node.policy_digest => None,
-            Ok(_) => Some("it, or one of its reference files, is not what was enrolled".to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
+        let policy_error = policy_error(node);
         let since = last.map_or(0, |last| last.time);
         let refused = store.refusal(&node.name)?.filter(|refusal| refusal.time > since);
         let is_stale = age.is_none_or(|age| age > stale_after);
@@ -100,5 +96,26 @@ impl Standing {
             policy_error,
             refused,
         })
+    }
+}
+
+/// Why the policy of a node cannot be used. Of one that the store has a copy of it is asked whether all of it is there: nobody
+/// changes it in its place, and whoever judges by it reads it again and compares its digest.
+fn policy_error(node: &Node) -> Option<String> {
+    if node.policy_source.is_some() {
+        let folder = node.policy.parent().unwrap_or(&node.policy);
+        let mut files = match kept_references(folder) {
+            Ok(Some(files)) => files.into_values().collect(),
+            Ok(None) => Vec::new(),
+            Err(error) => return Some(format!("{}: {error}", folder.display())),
+        };
+        files.push(node.policy.clone());
+        let absent = files.into_iter().find(|file| !file.is_file())?;
+        return Some(format!("{} is not there", absent.display()));
+    }
+    match policy::load(&node.policy) {
+        Ok(policy) if policy.digest().to_string() == node.policy_digest => None,
+        Ok(_) => Some("it, or one of its reference files, is not what was enrolled".to_owned()),
+        Err(error) => Some(error.to_string()),
     }
 }

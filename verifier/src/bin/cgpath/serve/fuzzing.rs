@@ -77,6 +77,7 @@ impl Service {
             ak_name: hex::encode(verifier::key_name(&node.ak.public()).expect("a key")),
             ak_public: Some(node.ak.public()),
             policy,
+            policy_source: None,
             policy_digest: read.digest().to_string(),
             added: 0,
             stopped: None,

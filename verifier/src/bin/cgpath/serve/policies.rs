@@ -5,10 +5,9 @@
 
 use super::store::Node;
 use crate::policy as command;
-use policy::{NodePolicy, Policy};
+use policy::Policy;
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +21,7 @@ pub enum LoadError {
     /// It is not what was enrolled.
     #[error(
         "{path} or one of its reference files changed: its digest is {found}, {enrolled} was enrolled; \
-         if that is meant: cgpath node add {node} --policy {path} --replace"
+         if that is meant: cgpath node policy {node} FILE"
     )]
     Changed {
         /// The node.
@@ -110,27 +109,20 @@ impl Policies {
     }
 }
 
+/// Stamps of the files, each from before it was read.
+#[derive(Default)]
+struct Stamps(Vec<Stamp>);
+
+impl command::Watch for Stamps {
+    fn begins(&mut self, path: &Path) {
+        self.0.push(Stamp::of(path.to_owned()));
+    }
+}
+
 /// The policy, and stamps of its files that are older than what was read.
 fn read(path: &Path) -> Result<(Policy, Vec<Stamp>), LoadError> {
-    let unreadable = |e: &dyn core::fmt::Display| LoadError::Unreadable(format!("{}: {e}", path.display()));
-    let mut yaml = Vec::new();
-    fs::File::open(path)
-        .and_then(|f| f.take(policy::MAX_POLICY_LEN as u64 + 1).read_to_end(&mut yaml))
-        .map_err(|e| unreadable(&e))?;
-    let file = NodePolicy::from_yaml(&path.display().to_string(), &yaml)
-        .map_err(|e| LoadError::Unreadable(e.to_string()))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let names = file
-        .host
-        .references
-        .iter()
-        .chain(file.sandbox.iter().flat_map(|s| &s.references))
-        .chain(file.pods.iter().flat_map(|p| &p.references));
-    let mut paths: Vec<PathBuf> = names.map(|name| folder.join(name)).collect();
-    paths.push(path.to_owned());
-    paths.sort();
-    paths.dedup();
-    let stamps = paths.into_iter().map(Stamp::of).collect();
-    let policy = command::load(path).map_err(|e| LoadError::Unreadable(e.to_string()))?;
-    Ok((policy, stamps))
+    let mut stamps = Stamps::default();
+    let policy =
+        command::load_watched(path, &mut stamps).map_err(|e| LoadError::Unreadable(e.to_string()))?;
+    Ok((policy, stamps.0))
 }

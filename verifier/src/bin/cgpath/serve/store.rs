@@ -11,12 +11,14 @@
 mod back;
 mod changes;
 mod parts;
+mod policies;
 mod prune;
 mod refusals;
 
-pub use back::{Change, Past, Rejudged};
+pub use back::{Change, Forgotten, Past, Rejudged};
 pub use changes::KEEP_CHANGES;
 pub use parts::parts_of;
+pub use policies::kept_references;
 pub use prune::Limits;
 pub use refusals::Refusal;
 
@@ -57,13 +59,14 @@ CREATE TABLE nodes (
     name          TEXT PRIMARY KEY,
     ak_name       TEXT NOT NULL,           -- TPM Name in hex
     ak_public     BLOB,                    -- TPMT_PUBLIC where a file was given
-    policy        TEXT NOT NULL,           -- absolute path
+    policy        TEXT NOT NULL,           -- path, relative to the store's directory or absolute
     policy_digest TEXT NOT NULL,           -- what was enrolled; another content is refused
     added         INTEGER NOT NULL,        -- unix seconds
     state         BLOB,                    -- what the last round left for the next
     version       INTEGER NOT NULL,        -- changes with every change of this row
     stopped       INTEGER,                 -- since when nothing is taken of it, unix seconds
-    base          TEXT                     -- evidence that the next round may follow; none: it sends everything
+    base          TEXT,                    -- evidence that the next round may follow; none: it sends everything
+    policy_source TEXT                     -- absolute path of what `policy` is a copy of
 ) STRICT;
 CREATE TABLE verdicts (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -113,6 +116,21 @@ CREATE TABLE accepts (
 const MIGRATION: &str = "
 ALTER TABLE nodes ADD COLUMN stopped INTEGER;
 ALTER TABLE verdicts ADD COLUMN state_before BLOB;
+";
+
+/// From version 4, in the same.
+const MIGRATION_5: &str = "ALTER TABLE nodes ADD COLUMN policy_source TEXT;";
+
+/// Tables that version 5 added, beside that of refusals.
+const SINCE_5: &str = "
+-- When somebody said that what was known of a node is to be forgotten: signed statements, see `verifier::forget`.
+CREATE TABLE IF NOT EXISTS forgotten (
+    digest        TEXT PRIMARY KEY,
+    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
+    time          INTEGER NOT NULL,        -- unix seconds
+    reason        TEXT NOT NULL,
+    statement     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Why the store could not do what was asked.
@@ -181,8 +199,10 @@ pub struct Node {
     pub ak_name: String,
     /// TPMT_PUBLIC of the attestation key, where a file was given at enrolment.
     pub ak_public: Option<Vec<u8>>,
-    /// Absolute path of the policy file.
+    /// Absolute path of the policy file: the copy in the store, or in one that an earlier version made, the file itself.
     pub policy: PathBuf,
+    /// What it is a copy of.
+    pub policy_source: Option<PathBuf>,
     /// Digest of the policy as it was enrolled.
     pub policy_digest: String,
     /// When it was enrolled, in unix seconds.
@@ -306,7 +326,7 @@ impl Store {
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} {REFUSALS} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} {REFUSALS} {SINCE_5} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
         sync_dir(dir)?;
         Ok(Store {
@@ -361,7 +381,7 @@ impl Store {
                 connection.execute_batch(KEPT)?;
             }
             if version < 5 {
-                connection.execute_batch(REFUSALS)?;
+                connection.execute_batch(&format!("{MIGRATION_5} {REFUSALS} {SINCE_5}"))?;
             }
             connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
@@ -427,7 +447,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NodeExists`] without `replace`; [`StoreError::Database`].
     pub fn add_node(&self, node: &Node, replace: bool) -> Result<(), StoreError> {
-        let policy = text(&node.policy)?;
+        let policy = text(self.relative(&node.policy))?;
+        let source = node.policy_source.as_deref().map(text).transpose()?;
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let old: Option<String> = transaction
@@ -438,8 +459,8 @@ impl Store {
         match old {
             None => {
                 transaction.execute(
-                    "INSERT INTO nodes (name, ak_name, ak_public, policy, policy_digest, added, version)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    "INSERT INTO nodes (name, ak_name, ak_public, policy, policy_digest, added, version, policy_source)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                     params![
                         node.name,
                         node.ak_name,
@@ -449,6 +470,7 @@ impl Store {
                         signed(node.added),
                         // Random, so that a node that was removed and added again is not taken for the old one.
                         random_version()?,
+                        source,
                     ],
                 )?;
             }
@@ -457,7 +479,7 @@ impl Store {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
                      version = version + 1, state = CASE WHEN ?7 THEN state ELSE NULL END,
-                     base = CASE WHEN ?7 THEN base ELSE NULL END WHERE name = ?1",
+                     base = CASE WHEN ?7 THEN base ELSE NULL END, policy_source = ?8 WHERE name = ?1",
                     params![
                         node.name,
                         node.ak_name,
@@ -466,6 +488,7 @@ impl Store {
                         node.policy_digest,
                         signed(node.added),
                         old == node.ak_name,
+                        source,
                     ],
                 )?;
             }
@@ -501,7 +524,7 @@ impl Store {
     pub fn nodes(&self) -> Result<Vec<Node>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(&format!("SELECT {NODE} FROM nodes ORDER BY name"))?;
-        let rows = statement.query_map([], read_node)?;
+        let rows = statement.query_map([], |row| read_node(row, &self.dir))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -525,7 +548,7 @@ impl Store {
         let round = statement
             .query_row([name], |row| {
                 Ok(Round {
-                    node: read_node(row)?,
+                    node: read_node(row, &self.dir)?,
                     state: row.get("state")?,
                     base: row.get("base")?,
                     version: row.get("version")?,
@@ -725,14 +748,15 @@ fn raw_json(column: usize, text: String) -> rusqlite::Result<Box<serde_json::val
     })
 }
 
-const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped";
+const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped, policy_source";
 
-fn read_node(row: &rusqlite::Row<'_>) -> rusqlite::Result<Node> {
+fn read_node(row: &rusqlite::Row<'_>, dir: &Path) -> rusqlite::Result<Node> {
     Ok(Node {
         name: row.get("name")?,
         ak_name: row.get("ak_name")?,
         ak_public: row.get("ak_public")?,
-        policy: PathBuf::from(row.get::<_, String>("policy")?),
+        policy: dir.join(row.get::<_, String>("policy")?),
+        policy_source: row.get::<_, Option<String>>("policy_source")?.map(PathBuf::from),
         policy_digest: row.get("policy_digest")?,
         added: unsigned(row.get("added")?),
         stopped: row.get::<_, Option<i64>>("stopped")?.map(unsigned),
@@ -831,6 +855,7 @@ mod tests {
             ak_name: "000bff".to_owned(),
             ak_public: None,
             policy: PathBuf::from("/p.yaml"),
+            policy_source: None,
             policy_digest: "sha256:00".to_owned(),
             added: 7,
             stopped: None,
@@ -878,6 +903,7 @@ mod tests {
         new.connection()
             .execute_batch(
                 "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
+                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; \
                  ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
                  ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
@@ -895,7 +921,8 @@ mod tests {
         store
             .connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN base; \
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; \
+                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN base; \
                  DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
             )
             .unwrap();

@@ -50,6 +50,7 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
                 ak_name: "000b".to_owned(),
                 ak_public: None,
                 policy: "/p".into(),
+                policy_source: None,
                 policy_digest: String::new(),
                 added: 0,
                 stopped: None,

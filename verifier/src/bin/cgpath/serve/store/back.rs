@@ -82,7 +82,68 @@ pub struct RejudgedNote {
     pub old_verdict: Box<serde_json::value::RawValue>,
 }
 
+/// A time when what was known of a node was forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// When, in unix seconds.
+    pub time: u64,
+    /// Why.
+    pub reason: String,
+    /// The statement's digest: `sha256:` and hex.
+    pub digest: String,
+    /// The statement.
+    pub statement: String,
+}
+
 impl Store {
+    /// Forgets what is known of a node: its next evidence is compared with nothing before. `version` is what the statement was
+    /// made of.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the node changed since; [`StoreError::Database`].
+    pub fn forget(&self, node: &str, version: i64, forgotten: &Forgotten) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let changed = transaction.execute(
+            "UPDATE nodes SET state = NULL, base = NULL, version = version + 1 WHERE name = ?1 AND version = ?2",
+            params![node, version],
+        )?;
+        if changed == 0 {
+            return Err(StoreError::Conflict);
+        }
+        transaction.execute(
+            "INSERT INTO forgotten (digest, node, time, reason, statement) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                forgotten.digest,
+                node,
+                signed(forgotten.time),
+                forgotten.reason,
+                forgotten.statement
+            ],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// When what was known of a node was forgotten, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn forgotten(&self, node: &str) -> Result<Vec<Forgotten>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT time, reason, digest, statement FROM forgotten WHERE node = ?1 ORDER BY time DESC, digest",
+        )?;
+        let rows = statement.query_map([node], |row| {
+            Ok(Forgotten {
+                time: unsigned(row.get(0)?),
+                reason: row.get(1)?,
+                digest: row.get(2)?,
+                statement: row.get(3)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// All verdicts of a node, the oldest first.
     ///
     /// # Errors
@@ -141,14 +202,15 @@ impl Store {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
                      version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END,
-                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END WHERE name = ?1",
+                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END, policy_source = ?7 WHERE name = ?1",
                     params![
                         name,
                         node.ak_name,
                         node.ak_public,
-                        text(&node.policy)?,
+                        text(self.relative(&node.policy))?,
                         node.policy_digest,
-                        signed(node.added)
+                        signed(node.added),
+                        node.policy_source.as_deref().map(text).transpose()?,
                     ],
                 )?;
                 node.policy_digest.clone()

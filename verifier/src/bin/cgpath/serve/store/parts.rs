@@ -177,6 +177,7 @@ mod tests {
             ak_name: "000b".to_owned(),
             ak_public: None,
             policy: "/p".into(),
+            policy_source: None,
             policy_digest: String::new(),
             added: 0,
             stopped: None,

@@ -1,0 +1,46 @@
+//! What is known of a node is forgotten: somebody who may said that its TPM's counters begin anew (rule V7), and why.
+//!
+//! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key. Promise: it names what was forgotten by its
+//! hash, so that it can be told from every other time. Not here: where states and statements are kept (the caller's store).
+
+use crate::accept::{AcceptError, MAX_REASON_LEN};
+use evidence::Digest;
+use p256::ecdsa::SigningKey;
+use serde::{Deserialize, Serialize};
+
+/// `typ` of a statement.
+const TYPE: &str = "cgpath-forget+jwt";
+
+/// What a statement says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statement {
+    /// The node, by the verifier's name for it.
+    pub node: String,
+    /// SHA-256 of the state that was forgotten, as it was kept.
+    pub state: Digest,
+    /// Why.
+    pub reason: String,
+    /// When it was signed, in unix seconds.
+    pub iat: u64,
+}
+
+/// Whether this can be a reason: some text on one line, of at most [`MAX_REASON_LEN`] bytes.
+///
+/// # Errors
+/// [`AcceptError::Reason`].
+pub(crate) fn check_reason(reason: &str) -> Result<(), AcceptError> {
+    if reason.trim().is_empty() || reason.len() > MAX_REASON_LEN || reason.chars().any(char::is_control) {
+        return Err(AcceptError::Reason(reason.len()));
+    }
+    Ok(())
+}
+
+/// Signs a statement; gives its bytes.
+///
+/// # Errors
+/// [`AcceptError::Reason`].
+pub fn sign(statement: &Statement, key: &SigningKey) -> Result<String, AcceptError> {
+    check_reason(&statement.reason)?;
+    crate::jws::sign(TYPE, statement, key).map_err(|_| AcceptError::Malformed("it cannot be written as JSON"))
+}
