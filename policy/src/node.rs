@@ -370,6 +370,8 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
         if let Some(at) = why.rfind(" at line ") {
             why.truncate(at);
         }
+        // The parser takes whatever is no text for an enumeration's tag.
+        let why = why.replace("expected a YAML tag starting with '!'", "expected one word");
         Error::Syntax {
             file: file.to_owned(),
             line,

@@ -38,7 +38,7 @@ use evidence::{
 use p256::ecdsa::VerifyingKey;
 use policy::Policy;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a tenant's judgement needs beside the bundle and the policy.
 #[derive(Debug, Clone)]
@@ -428,11 +428,13 @@ impl Case<'_> {
             );
             return;
         };
-        line.check(*place, findings);
+        let index = self.bundle.from.saturating_add(*place as u64);
+        let before = findings.kept();
+        line.check(0, findings);
         let kept = Kept::default();
         let one = Lines::new(0, core::slice::from_ref(line), &kept);
         template::check(&one, 1, self.policy, findings);
-        let index = self.bundle.from.saturating_add(*place as u64);
+        findings.renumber(before, |_| Some(index));
         if index < sealed.checkpoint.list_len {
             findings.push(
                 fail(
@@ -536,6 +538,7 @@ impl Case<'_> {
         };
         let all = view::banks(bundle.records.iter(), banks.iter().copied());
         let view = view::view_of(&list, &all);
+        let before = findings.kept();
         for (index, line) in view.lines.iter().enumerate() {
             line.check(index, findings);
         }
@@ -569,7 +572,38 @@ impl Case<'_> {
             accepted: &accepted,
         };
         let concluded = judged.conclude(&BTreeMap::new(), &names, findings);
-        concluded.pods.into_iter().find(|pod| pod.uid == self.pod)
+        let numbers = self.numbers(&view, banks, covered);
+        let number = |shown: u64| {
+            let shown = usize::try_from(shown).ok()?;
+            *numbers.get(shown)?
+        };
+        findings.renumber(before, number);
+        let mut pod = concluded.pods.into_iter().find(|pod| pod.uid == self.pod)?;
+        for finding in &mut pod.findings {
+            finding.index = finding.index.and_then(number);
+        }
+        Some(pod)
+    }
+
+    /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say, or says it twice.
+    fn numbers(&self, view: &View<'_>, banks: &[Bank], covered: usize) -> Vec<Option<u64>> {
+        let Some(bank) = banks.first() else {
+            return Vec::new();
+        };
+        let mut places: HashMap<&[u8], Option<u64>> = HashMap::new();
+        for (at, entry) in self.bundle.list.iter().take(covered).enumerate() {
+            let number = self.bundle.from.saturating_add(at as u64);
+            if let Entry::Opaque { digests, .. } = entry
+                && let Some(digest) = digests.iter().find(|d| d.bank() == *bank)
+            {
+                places
+                    .entry(digest.bytes())
+                    .and_modify(|place| *place = None)
+                    .or_insert(Some(number));
+            }
+        }
+        let place = |at| *places.get(view.digests.digest(at, *bank)?)?;
+        (0..view.lines.len()).map(place).collect()
     }
 
     /// The entries that are shown whole are among the digests of the covered list.

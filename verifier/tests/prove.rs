@@ -34,7 +34,7 @@ impl Folder {
         }
         let uid = pod(1);
         let own = format!(
-            "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+            "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-sig, ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
         );
         folder.write("web.yaml", own.as_bytes());
         folder.write("ak.pub", &folder.node.ak.public());
@@ -206,7 +206,7 @@ fn what_is_no_bundle_no_key_and_no_policy_is_exit_2_with_the_place() {
     assert!(
         folder
             .exits(2, "verify --policy web.yaml --ak ak.pub --nonce NONCE")
-            .contains("EVIDENCE")
+            .contains("no evidence is named")
     );
 }
 

@@ -774,3 +774,40 @@ fn a_bundle_of_a_measured_boot_carries_its_registers_and_believes_no_others() {
         );
     }
 }
+
+#[test]
+fn a_finding_names_the_entry_that_the_node_s_list_has_under_that_number() {
+    let mut node = node();
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    let (evidence, whole) = bundle(&mut node, pod(1));
+    let full = appraise(&evidence, &node.policy(), &node.context(NONCE, None)).unwrap();
+    let number = |findings: &[verifier::Finding]| {
+        let wrong = findings.iter().find(|f| f.rule == Rule::V9 && f.path.is_some());
+        wrong.unwrap().index
+    };
+    let wanted = number(&full.pod(pod(1)).unwrap().findings);
+    // Of a bundle it is the only entry that is shown, or one of few.
+    assert!(wanted > Some(2), "{wanted:?}");
+    let verdict = judge(&node, &whole, pod(1), None);
+    assert_eq!(
+        number(&verdict.pod.as_ref().unwrap().findings),
+        wanted,
+        "{verdict}"
+    );
+
+    // Another template than the tenant's policy pins: each finding names an entry that has it.
+    let yaml = tenant_yaml(pod(1)).replace("templates: [ima-ng]", "templates: [ima-sig]");
+    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
+    let (_, other) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
+    let verdict = verify(&whole, pod(1), &other, &context(&node, None)).unwrap();
+    let templates: Vec<_> = verdict.findings.iter().filter(|f| f.rule == Rule::V3).collect();
+    assert!(!templates.is_empty(), "{verdict}");
+    for finding in templates {
+        let index = usize::try_from(finding.index.unwrap()).unwrap();
+        let Entry::Full(entry) = &evidence.list[index] else {
+            panic!("the node's list is whole")
+        };
+        let path = finding.path.as_deref().unwrap();
+        assert!(entry.windows(path.len()).any(|part| part == path), "{finding:?}");
+    }
+}

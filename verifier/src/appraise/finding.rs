@@ -264,6 +264,18 @@ impl Findings {
         }
     }
 
+    /// How many are kept so far.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Gives the entries that findings from the `first`-th on name the numbers that they have elsewhere; `None`: no number.
+    pub(crate) fn renumber(&mut self, first: usize, number: impl Fn(u64) -> Option<u64>) {
+        for finding in self.kept.iter_mut().skip(first) {
+            finding.index = finding.index.and_then(&number);
+        }
+    }
+
     pub(crate) fn has_failure(&self) -> bool {
         let is_over = |((_, _, severity), count): (&(Subject, Rule, Severity), &usize)| {
             *severity == Severity::Fail && *count > MAX_FINDINGS

@@ -75,8 +75,10 @@ pub(crate) fn check(lines: &Lines<'_>, covered: usize, policy: &Policy, findings
             continue;
         };
         if said.insert(template) {
-            let finding =
-                fail("an entry's template is not one that the policy pins").found(foreign(template));
+            let finding = fail(
+                "an entry's template is not one that the policy pins; `cgpathd check` on the node names it",
+            )
+            .found(foreign(template));
             findings.push(accepted.iter().fold(finding, Finding::expected));
         }
     }

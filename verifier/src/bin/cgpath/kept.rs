@@ -54,9 +54,16 @@ pub fn last(store: &Store, node: &str) -> Result<Last, Failure> {
 }
 
 impl Source {
-    /// The file, where one is named.
-    pub fn file(&self) -> Option<&Path> {
-        self.evidence.as_deref()
+    /// Refuses that nothing is named.
+    ///
+    /// # Errors
+    /// Neither a file nor a store.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.evidence.is_some() || self.store.is_some() {
+            return Ok(());
+        }
+        Err(Failure::new("usage", "no evidence is named")
+            .hint("name its file, or a store and a node of it: --store DIR --node NAME"))
     }
 
     /// What the store has, where one is named.
@@ -75,11 +82,10 @@ impl Source {
     /// # Errors
     /// What cannot be read, or is not evidence.
     pub fn evidence(&self) -> Result<Evidence, Failure> {
-        match (self.kept()?, self.file()) {
-            (Some(last), _) => Ok(last.evidence),
-            (None, Some(path)) => input::evidence(path),
-            (None, None) => Err(Failure::new("usage", "no evidence is named")
-                .hint("name its file, or a store and a node of it: --store DIR --node NAME")),
+        self.check()?;
+        match self.kept()? {
+            Some(last) => Ok(last.evidence),
+            None => input::evidence(self.evidence.as_deref().unwrap_or(Path::new("-"))),
         }
     }
 }

@@ -91,6 +91,9 @@ impl Verify {
     /// # Errors
     /// Input that cannot be read, or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        if self.tenant.is_none() {
+            self.source.check()?;
+        }
         let kept = self.source.kept()?;
         let nonce = match &kept {
             Some(kept) if self.nonce.is_none() && !self.dangerous_no_nonce => {
