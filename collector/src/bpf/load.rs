@@ -190,11 +190,16 @@ fn pin_of(dir: &Path, kind: &str, name: &str) -> PathBuf {
     dir.join(format!("{kind}_{name}"))
 }
 
+/// The pin without which nothing is complete.
+pub(super) fn meta_pin(dir: &Path) -> PathBuf {
+    pin_of(dir, "map", "meta")
+}
+
 pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(Loaded, Adopted, Hierarchy)> {
     let dir = &options.pin_dir;
     make_dir(dir)?;
     let lock = lock(dir)?;
-    let meta_pin = pin_of(dir, "map", "meta");
+    let meta_pin = meta_pin(dir);
     if exists(&meta_pin)? {
         let (loaded, hierarchy) = adopt(options, &meta_pin, object, lock)?;
         return Ok((loaded, Adopted::Existing, hierarchy));
@@ -212,7 +217,7 @@ pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(
 
 /// The pinned ring buffer by itself, with the lock that makes whoever holds it the only one; `None` where there is none.
 pub(super) fn ring_alone(dir: &Path) -> Result<Option<(RingBuf<MapData>, Flock<File>)>> {
-    if !exists(&pin_of(dir, "map", "meta"))? {
+    if !exists(&meta_pin(dir))? {
         return Ok(None);
     }
     let lock = lock(dir)?;
@@ -232,7 +237,7 @@ pub(super) fn clear(dir: &Path) -> Result<bool> {
     Ok(any)
 }
 
-fn exists(path: &Path) -> Result<bool> {
+pub(super) fn exists(path: &Path) -> Result<bool> {
     path.try_exists().map_err(io_error("look at", path))
 }
 

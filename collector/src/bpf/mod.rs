@@ -399,6 +399,14 @@ fn ftrace_enabled() -> Result<Option<bool>> {
     }
 }
 
+/// Whether programs are pinned in `pin_dir`.
+///
+/// # Errors
+/// If that cannot be seen.
+pub fn are_pinned(pin_dir: &Path) -> Result<bool> {
+    load::exists(&load::meta_pin(pin_dir))
+}
+
 /// Removes all pins in `pin_dir`, and so detaches and unloads the programs. Nothing there is not an error.
 ///
 /// # Errors

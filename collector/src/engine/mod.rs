@@ -345,6 +345,10 @@ impl Engine {
         if !has_tpm {
             return Err(EngineError::NoTpmForIma);
         }
+        // Before anything is loaded, so that nothing is left that the next start would take for programs that always ran.
+        if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
+            return Err(EngineError::ProgramsGone);
+        }
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
             spool.append_event(&Event::Base { list_len: base })?;
@@ -363,7 +367,12 @@ impl Engine {
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
         match adopted {
             Adopted::Existing if !has_frames => return Err(EngineError::RecordsGone { dir }),
-            Adopted::Fresh { .. } if has_seal => return Err(EngineError::ProgramsGone),
+            // Somebody removed the pins in this moment.
+            Adopted::Fresh { .. } if has_seal => {
+                drop(bpf);
+                bpf::unload(&config.bpf.pin_dir)?;
+                return Err(EngineError::ProgramsGone);
+            }
             _ => {}
         }
         let ring = bpf

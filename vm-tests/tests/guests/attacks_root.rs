@@ -39,7 +39,7 @@ struct Facts {
     stale: bool,
     stale_before: bool,
     /// How a collector ended that was started after its programs were gone.
-    refusal: String,
+    refusals: Vec<String>,
 }
 
 struct Story<'a> {
@@ -204,15 +204,21 @@ fn gather() -> Result<Facts> {
     let said = node.vm.sh(
         "rm -r /sys/fs/bpf/ima-cgpath && /usr/bin/true && cp /usr/bin/true /var/tmp/unseen && echo >> /var/tmp/unseen && /var/tmp/unseen",
     )?;
-    let again = scenario::start_collector(&node.vm, &node.plan)?;
-    let ended = again.wait(Duration::from_secs(60))?;
-    let log = node.vm.get_text(COLLECTOR_LOG)?;
-    let refusal = format!(
-        "{:?} {said} {}",
-        ended.map(|e| e.code),
-        vm_tests::host::tail(&log, 3)
-    );
-    println!("unloaded: {refusal}");
+    // As its unit does: once more, whatever came of the first time. Nothing is left that the second start could take over.
+    let mut refusals = Vec::new();
+    for _ in 0..2 {
+        let again = scenario::start_collector(&node.vm, &node.plan)?;
+        let ended = again.wait(Duration::from_secs(60))?;
+        let log = node.vm.get_text(COLLECTOR_LOG)?;
+        let pins = node.vm.sh("ls -A /sys/fs/bpf/ima-cgpath 2>/dev/null || :")?;
+        let refusal = format!(
+            "{:?} {said} pins [{pins}] {}",
+            ended.map(|e| e.code),
+            vm_tests::host::tail(&log, 3)
+        );
+        println!("unloaded: {refusal}");
+        refusals.push(refusal);
+    }
     let told = story.told;
     println!(
         "TIME attacks of host root: {:.1} s",
@@ -222,7 +228,7 @@ fn gather() -> Result<Facts> {
         told,
         stale,
         stale_before,
-        refusal,
+        refusals,
     })
 }
 
@@ -317,9 +323,11 @@ fn another_binary_in_the_collectors_place_makes_the_node_untrusted_by_its_path()
 
 #[test]
 fn a_collector_that_was_unloaded_cannot_go_on_in_the_same_boot() {
-    let said = &facts().refusal;
-    assert!(said.starts_with("Some(Some(2))"), "{said}");
-    assert!(said.contains("the eBPF programs were unloaded"), "{said}");
+    for said in &facts().refusals {
+        assert!(said.starts_with("Some(Some(2))"), "{said}");
+        assert!(said.contains("pins []"), "{said}");
+        assert!(said.contains("the eBPF programs were unloaded"), "{said}");
+    }
 }
 
 /// Where the kernel's own image lies in the guest: a file of the reference values.
