@@ -204,3 +204,52 @@ fn a_content_without_a_path_is_left_out_with_a_note_and_the_rest_is_suggested() 
     }
     judge("suggest-without-a-path", &wrong);
 }
+
+#[test]
+fn what_is_suggested_for_one_of_two_pods_with_the_same_values_counts_in_that_one_alone() {
+    let (uid, content) = (pod(1).to_string(), sha256(b"hotfix"));
+    let mut node = busy();
+    for n in [1, 2] {
+        node.execute(&Actor::pod(pod(n), "/bin/app"), "/bin/app", &content);
+    }
+    let folder = Folder::of(&mut node);
+    // Pod 2 has the values of pod 1.
+    let yaml = node.policy_yaml();
+    let shared = yaml.replace(&format!("{}.json", pod(2)), &format!("{uid}.json"));
+    assert_ne!(shared, yaml);
+    folder.write("node.yaml", &shared);
+    folder.write("verdict.json", serde_json::to_vec(&folder.verdict()).unwrap());
+    let wrong = |verdict: &Verdict| -> Vec<bool> {
+        let one = |n| !verdict.pod(pod(n)).unwrap().filehash_err.is_empty();
+        vec![one(1), one(2)]
+    };
+    assert_eq!(wrong(&folder.verdict()), [true, true]);
+
+    let suggested = folder.suggest().unwrap();
+    let file = format!("{uid}.suggested.json");
+    let new = suggested["new_files"].as_array().unwrap();
+    assert_eq!(new.len(), 2, "{suggested}");
+    let one = new.iter().find(|new| new["file"] == file.as_str()).unwrap();
+    assert_eq!(one["references_of"], "pod-1");
+    folder.write("all.patch", suggested["patch"].as_str().unwrap());
+    let applied = folder.run("patch", &["--batch", "-p0", "-i", "all.patch"]);
+    assert!(
+        applied.status.success(),
+        "{}",
+        String::from_utf8_lossy(&applied.stdout)
+    );
+    // The policy names no new file yet.
+    assert_eq!(wrong(&folder.verdict()), [true, true]);
+    let own = format!("references: [{uid}.json]");
+    let (before, after) = shared.split_once(&own).unwrap();
+    folder.write(
+        "node.yaml",
+        format!("{before}references: [{uid}.json, {file}]{after}"),
+    );
+    let verdict = folder.verdict();
+    assert_eq!(wrong(&verdict), [false, true], "{verdict}");
+    assert!(
+        verdict.pod(pod(1)).unwrap().learned,
+        "nobody made it from an image"
+    );
+}

@@ -1,17 +1,18 @@
 //! `cgpath policy suggest`: what would have to be added to the reference values for a verdict to come out trusted.
 //!
-//! A patch on standard output, for `patch -p0` after somebody looked at it. Promise: a line accepts its content in the partition that
-//! used it and at that path, and in the others that the file counts in, which are said; what would accept more (a runtime file's content counts in every pod) is left out and said. Whether a new content is an upgrade or an
-//! attack, nothing here can tell: the command changes no file and no store.
+//! A patch on standard output, for `patch -p0` after somebody looked at it. Promise: a line accepts its content in the partition
+//! that used it, at that path, and nowhere else: where every reference file of that partition counts elsewhere, too, the patch makes
+//! one of its own, which the policy is to name. What would accept more (a runtime file's content counts in every pod) is left out
+//! and said. Whether a new content is an upgrade or an attack, nothing here can tell: the command changes no file and no store.
 
 use super::{load, read_bounded};
 use crate::output::{Failure, Output, Status, escape};
 use crate::serve::store::Store;
 use clap::Args;
-use policy::{Allowed, Policy, Reference, reference::MAX_REFERENCE_LEN};
+use policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
 use serde::Serialize;
 use similar::TextDiff;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use verifier::{Deviation, Severity, Verdict};
 
@@ -36,10 +37,21 @@ struct Suggested {
     patch: String,
     /// Contents that the patch adds.
     added: usize,
-    /// Patched files that count in more than one partition: what is added is accepted in each of them.
-    shared: Vec<String>,
+    /// Files that the patch makes, to be named in the policy by hand.
+    new_files: Vec<NewFile>,
+    /// Images whose values do not accept what their pods ran: an upgraded image has values of its own.
+    images: BTreeSet<String>,
     /// Contents that are left out, and failures that no reference value can clear.
     not_suggested: Vec<String>,
+}
+
+/// A reference file that counts in one partition alone.
+#[derive(Serialize)]
+struct NewFile {
+    /// Its name beside the policy.
+    file: String,
+    /// Whose `references` it belongs into: `host`, or the pod's name.
+    references_of: String,
 }
 
 impl Suggest {
@@ -56,13 +68,16 @@ impl Suggest {
                 ),
             ));
         }
-        let mut files: BTreeMap<&str, Vec<&Deviation>> = BTreeMap::new();
+        let mut files: BTreeMap<String, Vec<&Deviation>> = BTreeMap::new();
+        let mut new_files = BTreeMap::new();
+        let mut images = BTreeSet::new();
         let mut not_suggested = Vec::new();
         let mut leave_out = |deviation: &Deviation, why: &str| {
             let said = format!("{} {}: {why}", escape(&deviation.path), deviation.digest);
             not_suggested.push(said);
         };
         let host = (
+            ("host", "host".to_owned()),
             &policy.host,
             &policy.file.host.references,
             &verdict.node.fnf,
@@ -70,9 +85,11 @@ impl Suggest {
         );
         let pods = verdict.pods.iter().filter_map(|pod| {
             let known = policy.pods.get(&pod.uid)?;
-            Some((&known.allowed, &known.pod.references, &pod.fnf, &pod.filehash_err))
+            let who = (known.pod.name.as_str(), pod.uid.to_string());
+            let (allowed, names) = (&known.allowed, &known.pod.references);
+            Some((who, allowed, names, &pod.fnf, &pod.filehash_err))
         });
-        for (allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
+        for ((who, id), allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
             for deviation in fnf.iter().chain(filehash_err) {
                 if deviation.path.is_empty() {
                     leave_out(
@@ -86,9 +103,19 @@ impl Suggest {
                     leave_out(deviation, RUNTIME_FILE);
                     continue;
                 }
-                if let Some(name) = place(allowed, names, &deviation.path) {
-                    files.entry(name).or_default().push(deviation);
-                }
+                let of_image = allowed
+                    .references()
+                    .filter(|r| r.source.kind == SourceKind::Image);
+                images.extend(of_image.map(|r| r.source.name.clone()));
+                let name = match place(&policy, allowed, names, &deviation.path) {
+                    Some(name) => name.to_owned(),
+                    None => {
+                        let name = format!("{id}.suggested.json");
+                        new_files.insert(name.clone(), who.to_owned());
+                        name
+                    }
+                };
+                files.entry(name).or_default().push(deviation);
             }
         }
         let left_out = verdict.pods.iter().map(|pod| pod.left_out);
@@ -111,21 +138,25 @@ impl Suggest {
         let folder = self.policy.parent().unwrap_or(Path::new(""));
         let mut patch = String::new();
         let mut added = 0;
-        let mut shared = Vec::new();
-        for (name, deviations) in files {
-            let users = policy.users_of(name);
-            if users.len() > 1 {
-                let users = escape(users.join(", ").as_bytes());
-                shared.push(format!("{}: counts in {users}", escape(name.as_bytes())));
-            }
-            let (text, count) = patched(&folder.join(name), &deviations)?;
+        for (name, deviations) in &files {
+            let path = folder.join(name);
+            let old = if new_files.contains_key(name) {
+                None
+            } else {
+                Some(read_bounded(&path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(&path, &e))?)
+            };
+            let (text, count) = patched(&path, old, deviations, &verdict.node.name)?;
             patch.push_str(&text);
             added += count;
         }
         let suggested = Suggested {
             patch,
             added,
-            shared,
+            new_files: new_files
+                .into_iter()
+                .map(|(file, references_of)| NewFile { file, references_of })
+                .collect(),
+            images,
             not_suggested,
         };
         if out.json() {
@@ -160,25 +191,46 @@ impl Suggest {
     }
 }
 
-/// The reference file to patch: the one that has the path, else the first one of the partition.
-fn place<'a>(allowed: &Allowed, names: &'a [String], path: &[u8]) -> Option<&'a str> {
-    let has = allowed
-        .references()
-        .position(|reference| reference.files.contains_key(path));
-    names.get(has.unwrap_or(0)).map(String::as_str)
+/// The reference file to patch, of those that count in this partition alone: the one that has the path, else the first one.
+fn place<'a>(policy: &Policy, allowed: &Allowed, names: &'a [String], path: &[u8]) -> Option<&'a str> {
+    let own = || {
+        let named = names.iter().zip(allowed.references());
+        named.filter(|(name, _)| policy.users_of(name).len() == 1)
+    };
+    let has = own().find(|(_, reference)| reference.files.contains_key(path));
+    has.or_else(|| own().next()).map(|(name, _)| name.as_str())
 }
 
-fn patched(path: &Path, deviations: &[&Deviation]) -> Result<(String, usize), Failure> {
+/// The patch of one file, and how many contents it adds; `old` is what the file holds, `None` makes it.
+fn patched(
+    path: &Path,
+    old: Option<Vec<u8>>,
+    deviations: &[&Deviation],
+    node: &str,
+) -> Result<(String, usize), Failure> {
     let shown = escape(path.as_os_str().as_encoded_bytes());
-    let json = read_bounded(path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(path, &e))?;
-    let mut reference = Reference::from_json(&shown, &json).map_err(|e| super::refused(&e))?;
+    let mut reference = match &old {
+        Some(json) => Reference::from_json(&shown, json).map_err(|e| super::refused(&e))?,
+        // Copied from what a machine ran.
+        None => Reference {
+            learned: true,
+            ..Reference::new(Source {
+                kind: SourceKind::Log,
+                name: format!("suggested by a verdict about {node}"),
+                digest: None,
+            })
+        },
+    };
     let text = |reference: &Reference| -> Result<String, Failure> {
         let mut bytes = Vec::new();
         reference.write_json(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let old = text(&reference)?;
-    if old.as_bytes() != json {
+    let before = match &old {
+        Some(_) => text(&reference)?,
+        None => String::new(),
+    };
+    if old.as_deref().is_some_and(|json| json != before.as_bytes()) {
         return Err(Failure::new(
             "usage",
             format!("{shown}: not in the form in which cgpath writes it"),
@@ -197,11 +249,12 @@ fn patched(path: &Path, deviations: &[&Deviation]) -> Result<(String, usize), Fa
             .map_err(|why| Failure::new("limit", format!("{shown}: {}: {why}", escape(&deviation.path))))?;
     }
     let new = text(&reference)?;
-    let diff = TextDiff::from_lines(&old, &new);
+    let diff = TextDiff::from_lines(&before, &new);
+    let from = if old.is_some() { &shown } else { "/dev/null" };
     Ok((
         diff.unified_diff()
             .context_radius(1)
-            .header(&shown, &shown)
+            .header(from, &shown)
             .to_string(),
         added,
     ))
@@ -215,9 +268,17 @@ impl Suggested {
             self.added
         ))?;
         out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
-        for file in &self.shared {
+        for NewFile { file, references_of } in &self.new_files {
             out.line(format_args!(
-                "# what is added is accepted in each of these: {file}"
+                "# by hand: add {} to `references` of {} in the policy (its other files count elsewhere, too)",
+                escape(file.as_bytes()),
+                escape(references_of.as_bytes())
+            ))?;
+        }
+        for image in &self.images {
+            out.line(format_args!(
+                "# if {} was upgraded, its new values are the better way: cgpath policy from-image NEW -o NEW.json, and NEW.json in `references` of its pods",
+                escape(image.as_bytes())
             ))?;
         }
         for finding in &self.not_suggested {
