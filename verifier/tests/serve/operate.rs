@@ -93,6 +93,17 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     assert_eq!(standing(&site), (1, "policy-not-usable".into()));
     let (_, shown) = text(&["node", "show", "worker-1"]);
     let absent = one.file_name();
+    // The service says so before the next evidence comes.
+    let metrics = client.get("/metrics").text();
+    for sample in [
+        "cgpath_node_policy_usable{node=\"worker-1\"} 0",
+        "cgpath_node_stale{node=\"worker-1\"} 1",
+        "cgpath_build_info{version=\"",
+        "cgpath_certificate_not_after_seconds 1",
+    ] {
+        assert!(metrics.contains(sample), "{sample} is missing in {metrics}");
+    }
+    assert!(client.get("/").text().contains("The policy can not be used"));
     assert!(
         shown.contains("POLICY NOT USABLE") && shown.contains(absent.to_str().unwrap()),
         "{shown}"
@@ -120,6 +131,12 @@ fn an_untrusted_node_is_an_exit_code_wherever_it_is_looked_at() {
         "--store",
         store.to_str().unwrap(),
     ];
+    assert!(
+        client
+            .get("/metrics")
+            .text()
+            .contains("cgpath_node_failures{node=\"worker-1\",rule=\"V9\"} 1")
+    );
     let (code, findings) = judged(&explain);
     assert_eq!(code, 1);
     let id = findings[0]["id"].as_str().unwrap();

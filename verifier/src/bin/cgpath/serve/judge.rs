@@ -13,7 +13,7 @@ use super::changes::{self, StateChange};
 use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
-use super::store::{Commit, Limits, Round, Store, StoreError, parts_of};
+use super::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
 use evidence::{Digest, Evidence, Head, JoinError, Part, Position, Quote};
 use evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
 use policy::Policy;
@@ -182,6 +182,11 @@ impl Judge {
             since_prune: Mutex::default(),
             followers: Followers::default(),
         }
+    }
+
+    /// Whether the policy of a node can be used.
+    pub fn has_policy(&self, node: &Node) -> bool {
+        self.policies.of(node).is_ok()
     }
 
     /// Holds at most so many bytes of memory to follow nodes.

@@ -26,6 +26,17 @@ struct Pod {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rule {
+    node: String,
+    rule: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Hook {
     webhook: String,
 }
@@ -41,6 +52,9 @@ pub struct Metrics {
     node_lost: Family<Node, Gauge>,
     node_unattributed: Family<Node, Gauge>,
     node_refused: Family<Node, Gauge>,
+    node_policy: Family<Node, Gauge>,
+    failures: Family<Rule, Gauge>,
+    certificate: Gauge,
     pod_trusted: Family<Pod, Gauge>,
     pod_executions: Family<Pod, Gauge>,
     webhook_waiting: Family<Hook, Gauge>,
@@ -61,6 +75,9 @@ impl Metrics {
         self.node_refused
             .get_or_create(&label)
             .set(node.refused.as_ref().map_or(0, |refused| count(refused.count)));
+        self.node_policy
+            .get_or_create(&label)
+            .set(i64::from(node.policy_usable));
         if let Some(age) = node.age {
             self.node_age.get_or_create(&label).set(count(age));
         }
@@ -75,7 +92,19 @@ impl Metrics {
         ] {
             family.get_or_create(&label).set(value);
         }
+        for finding in verdict.failures() {
+            let label = Rule {
+                node: node.name.clone(),
+                rule: finding.rule.to_string(),
+            };
+            self.failures.get_or_create(&label).inc();
+        }
         self.pods(&node.name, &verdict.pods);
+    }
+
+    /// Until when the server's certificate is good, in unix seconds, for whoever sees everything.
+    pub fn certificate(&mut self, not_after: Option<i64>) {
+        self.certificate.set(not_after.unwrap_or(0));
     }
 
     /// The same for a reader with a scope.
@@ -159,6 +188,28 @@ impl Metrics {
             "Submissions in the node's name that were refused since the service started",
             self.node_refused,
         );
+        registry.register(
+            "node_policy_usable",
+            "0 if what the node sends is refused since its policy can not be used",
+            self.node_policy,
+        );
+        registry.register(
+            "node_failures",
+            "Findings of the last verdict that fail, by rule, those of its pods with them",
+            self.failures,
+        );
+        registry.register(
+            "certificate_not_after_seconds",
+            "Until when the server's certificate is good, in unix seconds",
+            self.certificate,
+        );
+        let build = Family::<Build, Gauge>::default();
+        build
+            .get_or_create(&Build {
+                version: env!("CARGO_PKG_VERSION"),
+            })
+            .set(1);
+        registry.register("build_info", "1, with the version of cgpath", build);
         registry.register("pod_trusted", "1 if the pod is trusted", self.pod_trusted);
         registry.register(
             "pod_executions",

@@ -123,6 +123,11 @@ pub(super) fn one(page: &mut Html, node: &NodeSummary) {
         page.raw("\">").text(ago(age)).raw("</span>");
     }
     page.raw("</div>\n");
+    if !node.policy_usable {
+        page.raw("<div class=\"notice danger\"><b>The policy can not be used:</b> what the node sends is refused. <code>cgpath node policy ")
+            .text(&node.name)
+            .raw(" FILE</code></div>\n");
+    }
     if let Some(refused) = &node.refused {
         page.raw("<div class=\"notice\"><b>")
             .counted(refused.count, "submission was", "submissions were");

@@ -8,7 +8,7 @@ use super::http::{ApiError, App, Refused, blocking, now};
 use super::readers::{Reader, ReaderId, Scope as Readable};
 use super::store::{StoreError, StoredVerdict};
 use super::tls::{Connection, Peer};
-use super::{metrics, page, revocations, stream, webhook};
+use super::{metrics, page, revocations, setup, stream, webhook};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
@@ -366,6 +366,8 @@ pub struct NodeSummary {
     pub age: Option<u64>,
     /// Whether there is no verdict, or none that is young enough.
     pub stale: bool,
+    /// Whether its policy can be used; where not, what it sends is refused.
+    pub policy_usable: bool,
     /// The last verdict.
     pub last: Option<StoredVerdict>,
     /// What was refused in its name since the service started.
@@ -382,6 +384,7 @@ fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
             let age = last.as_ref().map(|v| now.saturating_sub(v.time));
             Ok(NodeSummary {
                 refused: app.refusals_of(&node.name),
+                policy_usable: app.judge.has_policy(&node),
                 name: node.name,
                 ak: node.ak_name,
                 policy_digest: node.policy_digest,
@@ -512,6 +515,9 @@ async fn measured(
 ) -> Result<Response, ApiError> {
     blocking(move || {
         let mut metrics = metrics::Metrics::default();
+        if let Reader::Everything = reader {
+            metrics.certificate(setup::not_after(&app.store)?);
+        }
         match reader {
             Reader::Everything => {
                 for node in summaries(&app)? {

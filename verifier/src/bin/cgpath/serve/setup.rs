@@ -221,10 +221,8 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
 /// [`SetupError`].
 pub fn renew(store: &Store, now: OffsetDateTime) -> Result<bool, SetupError> {
     let _lock = lock(store.dir())?;
-    let not_after: i64 = store
-        .meta("server-not-after")?
-        .and_then(|t| t.parse().ok())
-        .ok_or_else(|| absent(store, "how long the server's certificate is good"))?;
+    let not_after =
+        not_after(store)?.ok_or_else(|| absent(store, "how long the server's certificate is good"))?;
     if now.unix_timestamp() < not_after - RENEW_DAYS * 86_400 {
         return Ok(false);
     }
@@ -248,6 +246,14 @@ pub fn add_names(store: &Store, added: &[String], now: OffsetDateTime) -> Result
     store.set_meta("server-names", &names.join("\n"))?;
     make(store, &names, now)?;
     Ok(names)
+}
+
+/// Until when the server's certificate is good, in unix seconds.
+///
+/// # Errors
+/// Those of the store.
+pub fn not_after(store: &Store) -> Result<Option<i64>, StoreError> {
+    Ok(store.meta("server-not-after")?.and_then(|text| text.parse().ok()))
 }
 
 fn absent(store: &Store, what: &str) -> SetupError {
