@@ -16,6 +16,23 @@ const IMA_POLICY: &str = include_str!("../../policy/ima/recommended");
 /// The systemd unit.
 const UNIT: &str = include_str!("../../deploy/cgpathd.service");
 
+/// Where the unit lies.
+const UNIT_PATH: &str = "/etc/systemd/system/cgpathd.service";
+
+/// The values of a key of the unit, each word by itself.
+fn unit_words(key: &str) -> impl Iterator<Item = &'static str> {
+    let value = move |line: &'static str| line.strip_prefix(key)?.strip_prefix('=');
+    UNIT.lines().filter_map(value).flat_map(str::split_whitespace)
+}
+
+/// The links by which `systemctl enable` has the unit started.
+fn unit_links(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let units = root.join("etc/systemd/system");
+    unit_words("WantedBy")
+        .map(move |target| units.join(format!("{target}.wants/cgpathd.service")))
+        .filter(|link| link.is_symlink())
+}
+
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,7 +89,7 @@ fn items(root: &Path, config: &Config) -> Vec<Item> {
             needs: Some("/etc/modules-load.d"),
         },
         Item {
-            path: at(Path::new("/etc/systemd/system/cgpathd.service")),
+            path: at(Path::new(UNIT_PATH)),
             content: UNIT,
             why: "the systemd unit; enable it with: systemctl enable cgpathd",
             needs: Some("/etc/systemd/system"),
@@ -125,6 +142,14 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
             }
         }
     }
+    if let Some(program) = unit_words("ExecStart").next()
+        && !root.join(program.trim_start_matches('/')).is_file()
+    {
+        line(
+            &mut out,
+            format_args!("to do     put cgpathd at {program}, which the unit starts: nothing is there"),
+        );
+    }
     let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if !cmdline.split_whitespace().any(|word| word == "ima_policy=tcb") {
         line(
@@ -175,18 +200,27 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
         &mut out,
         format_args!("{verb}  the file system of checkpoint files"),
     );
+    let remove = |path: &Path| match dry_run {
+        true => Ok(()),
+        false => std::fs::remove_file(path).map_err(|source| SetupError::Io {
+            path: path.to_owned(),
+            what: "remove",
+            source,
+        }),
+    };
     for item in items(root, config) {
         let path = item.path.display();
         match std::fs::read(&item.path) {
             Ok(found) if found == item.content.as_bytes() => {
-                if !dry_run {
-                    std::fs::remove_file(&item.path).map_err(|source| SetupError::Io {
-                        path: item.path.clone(),
-                        what: "remove",
-                        source,
-                    })?;
-                }
+                remove(&item.path)?;
                 line(&mut out, format_args!("{verb}  {path}"));
+                if item.content == UNIT {
+                    for link in unit_links(root) {
+                        remove(&link)?;
+                        line(&mut out, format_args!("{verb}  {}", link.display()));
+                    }
+                    line(&mut out, format_args!("then     systemctl daemon-reload"));
+                }
             }
             Ok(_) => line(&mut out, format_args!("kept     {path}: it was changed")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -268,6 +302,41 @@ mod tests {
             std::fs::read_to_string(&policy).unwrap(),
             "measure func=BPRM_CHECK\n"
         );
+    }
+
+    #[test]
+    fn setup_says_that_the_program_is_absent_and_remove_takes_the_units_link_along() {
+        let root = tempfile::tempdir().unwrap();
+        // Nobody's: remove looks at the programs and mounts of this machine, too.
+        let config = Config {
+            run_dir: root.path().join("run"),
+            bpf: crate::config::Bpf {
+                pin_dir: root.path().join("pins"),
+                ..crate::config::Bpf::default()
+            },
+            ..Config::default()
+        };
+        let units = root.path().join("etc/systemd/system");
+        std::fs::create_dir_all(units.join("multi-user.target.wants")).unwrap();
+        let text = install(root.path(), &config, false).unwrap();
+        assert!(
+            text.contains("to do     put cgpathd at /usr/sbin/cgpathd"),
+            "{text}"
+        );
+        std::fs::create_dir_all(root.path().join("usr/sbin")).unwrap();
+        std::fs::write(root.path().join("usr/sbin/cgpathd"), "").unwrap();
+        let text = install(root.path(), &config, false).unwrap();
+        assert!(!text.contains("put cgpathd"), "{text}");
+
+        let link = units.join("multi-user.target.wants/cgpathd.service");
+        std::os::unix::fs::symlink(UNIT_PATH, &link).unwrap();
+        let text = remove(root.path(), &config, true).unwrap();
+        assert!(
+            text.contains("multi-user.target.wants") && link.is_symlink(),
+            "{text}"
+        );
+        remove(root.path(), &config, false).unwrap();
+        assert!(!link.is_symlink() && !units.join("cgpathd.service").exists());
     }
 
     #[test]
