@@ -810,7 +810,9 @@ pub fn policy_corim() -> Seeds {
             kind: evidence::boot::EventType::APPLICATION,
             name: "a.efi".to_owned(),
             digests: vec![digest(4)],
+            optional: false,
         }],
+        firmware_deviations: Vec::new(),
     };
     let whole = Manifest {
         id: "urn:x".to_owned(),

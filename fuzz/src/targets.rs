@@ -223,7 +223,7 @@ pub fn boot_log(data: &[u8]) {
             assert_eq!(registers.values().len(), boot::REGISTERS);
         }
         for line in log.command_lines() {
-            let _ = line.is(b"quiet", bank);
+            let _ = line.is("quiet", bank);
         }
     }
     for event in log.events() {
@@ -231,6 +231,18 @@ pub fn boot_log(data: &[u8]) {
         let _ = event.data_is_measured(Bank::Sha256);
     }
     assert!(log.without_separator().len() <= boot::FIRMWARE_REGISTERS);
+    let registers = Bank::ALL
+        .iter()
+        .filter_map(|bank| log.replay(*bank).ok())
+        .collect();
+    let boot = boot::Boot {
+        registers,
+        log: Some(data.to_vec()),
+        command_line: Some(b"quiet".to_vec()),
+    };
+    if let Ok(learned) = policy::generate::boot::from_boot(&boot) {
+        assert!(learned.yaml().len() <= policy::MAX_POLICY_LEN);
+    }
 }
 
 /// A quote's TPMS_ATTEST.

@@ -1,13 +1,14 @@
 //! Reference values of the boot: registers, kernel command lines, measured events. Rule V10 compares them.
 //!
-//! Promise: at least one value is there, each of a form that can match. Not here: how the log is read (see
-//! `evidence::boot`), whether a quote vouches for it (see `verifier`).
+//! Promises: at least one value is there, each of a form that can match; what a firmware does otherwise than its profile says
+//! is accepted only in a register that is pinned as a whole, and never for an event whose text a rule reads. Not here: how
+//! the log is read (see `evidence::boot`), whether a quote vouches for it (see `verifier`).
 
 use crate::node::{bounded, digests_schema, name, some};
 use evidence::text::quoted;
 use evidence::{
     Digest,
-    boot::{EventType, REGISTERS},
+    boot::{EventType, FIRMWARE_REGISTERS, REGISTERS},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -15,6 +16,8 @@ use std::collections::BTreeMap;
 
 /// A command line is never longer than this many bytes. Linux cuts at 2,048 on x86.
 pub(crate) const MAX_COMMAND_LINE: usize = 4096;
+/// A name is never longer than this many bytes.
+pub(crate) const MAX_NAME: usize = 253;
 
 /// What the firmware, the boot loader and the kernel may be (PCR 0 to 9).
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -24,16 +27,22 @@ pub struct BootPolicy {
     #[serde(deserialize_with = "registers")]
     #[schemars(schema_with = "registers_schema")]
     pub registers: BTreeMap<u8, Vec<Digest>>,
-    /// Kernel command lines that are accepted, as `/proc/cmdline` shows them (GRUB's begin with the kernel's path). Each
-    /// one that was measured must be among them, and one must have been.
+    /// Kernel command lines that are accepted, as `/proc/cmdline` shows them; GRUB's also without the `BOOT_IMAGE=` before
+    /// the kernel's path. Each one that was measured must be among them, and one must have been.
     #[serde(deserialize_with = "command_lines")]
     #[schemars(length(max = 4096))]
     pub command_lines: Vec<String>,
-    /// Measured events. Each one in the log with a register and type that stand here must have one of their digests, and
-    /// each of these registers and types must have one.
+    /// Measured events. In each register that stands here, every event must have a digest that is named for its register and
+    /// type, or hold what the firmware profile fixes (separators, boot attempts), or the register is one of `registers`. Each
+    /// name must have been measured, unless it is `optional`: digests under one name are alternatives.
     #[serde(deserialize_with = "bounded")]
     #[schemars(length(max = 4096))]
     pub events: Vec<BootEvent>,
+    /// What this firmware does otherwise than the TCG's profile says, only in registers that stand in `registers`: an event
+    /// whose data is not what was hashed, or a register with another number of separators than one. Every verdict repeats it.
+    #[serde(deserialize_with = "bounded")]
+    #[schemars(length(max = 4096))]
+    pub firmware_deviations: Vec<FirmwareDeviation>,
 }
 
 /// An event that is accepted.
@@ -56,6 +65,68 @@ pub struct BootEvent {
     #[serde(deserialize_with = "some")]
     #[schemars(schema_with = "digests_schema")]
     pub digests: Vec<Digest>,
+    /// It is accepted and need not have been measured.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// An event of a firmware that is not as the profile says.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FirmwareDeviation {
+    /// The register, 0 to 9; for separators 0 to 7.
+    #[serde(deserialize_with = "register")]
+    #[schemars(range(max = 9))]
+    pub pcr: u8,
+    /// The TCG's name of the type: one whose data is hashed as a whole, for example `EV_S_CRTM_VERSION`, or `EV_SEPARATOR`.
+    #[serde(rename = "type", deserialize_with = "kind")]
+    #[schemars(with = "String", regex(pattern = "^EV_[A-Z0-9_]+$"))]
+    pub kind: EventType,
+    /// What people call it; only for the output.
+    #[serde(deserialize_with = "name")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// For `EV_SEPARATOR`, and only there: how many the register has.
+    #[serde(default)]
+    pub count: Option<u32>,
+    /// The event's digests, in each accepted bank; of separators one of which each must have. Empty for `count: 0` alone.
+    #[serde(default, deserialize_with = "bounded")]
+    #[schemars(schema_with = "deviation_digests_schema")]
+    pub digests: Vec<Digest>,
+}
+
+impl FirmwareDeviation {
+    /// Why it cannot stand in a policy with these registers.
+    fn refused(&self, registers: &BTreeMap<u8, Vec<Digest>>) -> Option<String> {
+        let FirmwareDeviation { pcr, kind, .. } = self;
+        let is_separator = *kind == EventType::SEPARATOR;
+        let why = if !registers.contains_key(pcr) {
+            format!("it counts only where `registers` pins PCR {pcr}, and there is no such value")
+        } else if !kind.is_of_data() {
+            let why = "no rule compares the data of this type with its digest, and those who read its text go by the digest";
+            format!("{why}: name an event of it in `events`")
+        } else if is_separator && usize::from(*pcr) >= FIRMWARE_REGISTERS {
+            "only PCR 0 to 7 must have a separator".to_owned()
+        } else if is_separator != self.count.is_some() {
+            "`count` is for EV_SEPARATOR, and needed there: how many separators the register has".to_owned()
+        } else if self.digests.is_empty() != (self.count == Some(0)) {
+            "`digests` names what was measured, and is empty where `count` is 0".to_owned()
+        } else {
+            return None;
+        };
+        Some(format!("firmware-deviations: {kind} in PCR {pcr}: {why}"))
+    }
+}
+
+impl core::fmt::Display for FirmwareDeviation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "PCR {} {}", self.pcr, self.kind)?;
+        if let Some(count) = self.count {
+            write!(f, " ×{count}")?;
+        }
+        let digests: Vec<String> = self.digests.iter().map(Digest::to_string).collect();
+        write!(f, " [{}] ({})", digests.join(", "), self.name)
+    }
 }
 
 fn is_register(n: u8) -> bool {
@@ -119,6 +190,10 @@ pub(crate) fn not_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPo
             "`boot` names nothing: give registers, command-lines or events (`cgpath policy from-boot` makes them)",
         ));
     }
+    let mut items = boot.firmware_deviations.iter();
+    if let Some(why) = items.find_map(|item| item.refused(&boot.registers)) {
+        return Err(de::Error::custom(why));
+    }
     Ok(Some(boot))
 }
 
@@ -129,4 +204,10 @@ fn registers_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Sche
         "patternProperties": { "^[0-9]$": digests },
         "additionalProperties": false,
     })
+}
+
+fn deviation_digests_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = digests_schema(generator);
+    schema.remove("minItems");
+    schema
 }

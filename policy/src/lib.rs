@@ -17,8 +17,9 @@ mod lookup;
 mod node;
 pub mod reference;
 pub mod schema;
+mod yaml;
 
-pub use boot::{BootEvent, BootPolicy};
+pub use boot::{BootEvent, BootPolicy, FirmwareDeviation};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};

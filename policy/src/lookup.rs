@@ -483,6 +483,8 @@ impl Policy {
                 .iter()
                 .map(|p| format!("violations.permit: {p}")),
         );
+        let deviations = file.boot.iter().flat_map(|boot| &boot.firmware_deviations);
+        found.extend(deviations.map(|item| format!("boot.firmware-deviations: {item}")));
         let parts = [
             ("host".to_owned(), &self.host),
             ("sandbox".to_owned(), &self.sandbox),

@@ -420,27 +420,40 @@ impl FirmwareLog {
     /// PCR 0 to 9.
     pub fn registers(&self, bank: Bank) -> Registers {
         let mut values = vec![Digest::zero(bank); REGISTERS];
-        for (pcr, _, measured, _) in &self.events {
-            let value = &mut values[*pcr as usize];
-            *value = value.extend(&bank.hash(&[measured]));
+        for (pcr, kind, measured, _) in &self.events {
+            if let Some(value) = values
+                .get_mut(*pcr as usize)
+                .filter(|_| *kind != EventType::NO_ACTION)
+            {
+                *value = value.extend(&bank.hash(&[measured]));
+            }
         }
         Registers::new(values).unwrap()
     }
 
     /// `binary_bios_measurements`. Source: TCG PC Client Platform Firmware Profile, section 10.2.
     pub fn bytes(&self) -> Vec<u8> {
+        self.bytes_of(&Self::BANKS)
+    }
+
+    /// The same with digests in these banks.
+    pub fn bytes_of(&self, banks: &[Bank]) -> Vec<u8> {
         let number = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
         let mut id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
-        id.extend(number(Self::BANKS.len()));
-        for bank in Self::BANKS {
+        id.extend(number(banks.len()));
+        for bank in banks {
             id.extend(bank.tpm_alg().to_le_bytes());
             id.extend(u16::try_from(bank.len()).unwrap().to_le_bytes());
         }
         id.push(0);
         let mut out = [&number(0)[..], &number(3), &[0; 20], &number(id.len()), &id].concat();
         for (pcr, kind, measured, data) in &self.events {
-            out.extend([*pcr, kind.0, 2].map(u32::to_le_bytes).concat());
-            for bank in Self::BANKS {
+            out.extend(
+                [*pcr, kind.0, u32::try_from(banks.len()).unwrap()]
+                    .map(u32::to_le_bytes)
+                    .concat(),
+            );
+            for bank in banks {
                 out.extend(bank.tpm_alg().to_le_bytes());
                 out.extend(bank.hash(&[measured]).bytes());
             }

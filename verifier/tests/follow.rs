@@ -61,7 +61,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn boot() -> Node {
     let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
     let good = node.clone().attest(b"a boot to learn from").boot.unwrap();
-    node.extra_policy = from_boot(&good).unwrap();
+    node.extra_policy = from_boot(&good).unwrap().yaml();
     for n in 0..400 {
         let path = format!("/usr/lib/host-{n}").into_bytes();
         node.host_files.insert(path, [sha256(&[n as u8, 9])].into());

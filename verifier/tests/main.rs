@@ -19,10 +19,12 @@ mod ear;
 mod export;
 mod follow;
 mod honest;
+mod learned;
 mod lives;
 #[cfg(feature = "service")]
 mod log;
 mod long_lists;
+mod measured;
 mod naive;
 mod policies;
 #[cfg(feature = "service")]

@@ -240,7 +240,7 @@ fn without_times(text: &str) -> String {
 fn the_pages_for_tenants_show_what_is_really_said() {
     let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
     let boot = node.attest(NONCE).boot.unwrap();
-    node.extra_policy = policy::generate::boot::from_boot(&boot).unwrap();
+    node.extra_policy = policy::generate::boot::from_boot(&boot).unwrap().yaml();
     let mut folder = Folder::with(node);
     folder.attest();
     let pages =

@@ -1,7 +1,8 @@
 //! What an event says of itself, and when that is what was measured.
 //!
-//! Source: TCG PC Client Platform Firmware Profile, section 10.4 (types and their data); the kernel's
-//! drivers/firmware/efi/libstub/efi-stub-helper.c, `efi_measure_tagged_event`; GRUB's grub-core/commands/efi/tpm.c.
+//! Not here: kernel command lines (see `line`), data that is known beforehand (see `known`).
+//!
+//! Source: TCG PC Client Platform Firmware Profile, section 10.4 (types and their data).
 
 use super::{Event, EventLog};
 use crate::Bank;
@@ -59,6 +60,13 @@ impl EventType {
     pub const IPL: EventType = EventType(0xd);
     /// An EFI application that was loaded: a boot loader, a kernel.
     pub const APPLICATION: EventType = EventType(0x8000_0003);
+    /// What the firmware did, as text.
+    pub const EFI_ACTION: EventType = EventType(0x8000_0007);
+
+    /// Every type that has a name, in the order of their numbers.
+    pub fn all() -> impl Iterator<Item = EventType> {
+        NAMES.iter().map(|(id, _)| EventType(*id))
+    }
 
     /// The type with this name of the TCG, as [`EventType::name`] gives it.
     pub fn from_name(name: &str) -> Option<EventType> {
@@ -74,7 +82,7 @@ impl EventType {
     }
 
     /// Whether what is measured is the event's data, all of it.
-    fn is_of_data(self) -> bool {
+    pub fn is_of_data(self) -> bool {
         // Separator, action, CRTM version, EFI driver configuration, GPT, EFI action.
         matches!(self.0, 4 | 5 | 8 | 0x8000_0001 | 0x8000_0006 | 0x8000_0007)
     }
@@ -89,62 +97,11 @@ impl core::fmt::Display for EventType {
     }
 }
 
-/// A tag of the kernel's EFI stub (EFISTUB_EVT_LOAD_OPTIONS).
-const LOAD_OPTIONS_TAG: u32 = 0x8f3b_22ed;
-/// What GRUB writes before the command line that it measures.
-const GRUB_COMMAND_LINE: &[u8] = b"kernel_cmdline: ";
-
-/// A measured kernel command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommandLine<'a> {
-    /// By the kernel's EFI stub, as the boot loader handed it over: the digest is over its UTF-16LE form with a NUL at
-    /// the end, and the event does not hold the text.
-    LoadOptions(&'a Event<'a>),
-    /// By GRUB: the digest is over the text, which begins with the kernel's path.
-    Grub(&'a Event<'a>, &'a [u8]),
-}
-
-impl<'a> CommandLine<'a> {
-    fn of(event: &'a Event<'a>) -> Option<CommandLine<'a>> {
-        match event.kind {
-            EventType::EVENT_TAG => {
-                let tag = event.data.first_chunk().copied().map(u32::from_le_bytes);
-                (tag == Some(LOAD_OPTIONS_TAG)).then_some(CommandLine::LoadOptions(event))
-            }
-            EventType::IPL => {
-                let text = event.data.strip_prefix(GRUB_COMMAND_LINE)?;
-                Some(CommandLine::Grub(event, text.strip_suffix(b"\0").unwrap_or(text)))
-            }
-            _ => None,
-        }
-    }
-
-    /// The event.
-    pub fn event(&self) -> &'a Event<'a> {
-        match self {
-            CommandLine::LoadOptions(event) | CommandLine::Grub(event, _) => event,
-        }
-    }
-
-    /// Whether `text` is what was measured.
-    pub fn is(&self, text: &[u8], bank: Bank) -> bool {
-        let measured = match self {
-            CommandLine::LoadOptions(_) => {
-                let text = String::from_utf8_lossy(text);
-                let units = text.encode_utf16().chain([0]);
-                bank.hash(&[&units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>()])
-            }
-            CommandLine::Grub(..) => bank.hash(&[text]),
-        };
-        self.event().digest(bank) == Some(&measured)
-    }
-}
-
-impl EventLog<'_> {
-    /// The kernel's command lines that were measured into PCR 8 or 9, in their order.
-    pub fn command_lines(&self) -> impl Iterator<Item = CommandLine<'_>> {
-        let events = self.events().iter().filter(|event| matches!(event.pcr, 8 | 9));
-        events.filter_map(CommandLine::of)
+impl<'a> EventLog<'a> {
+    /// The separators of a register.
+    pub fn separators(&self, pcr: u32) -> impl Iterator<Item = &Event<'a>> {
+        let is_one = move |event: &&Event| (event.pcr, event.kind) == (pcr, EventType::SEPARATOR);
+        self.events().iter().filter(is_one)
     }
 
     /// Firmware registers, PCR 0 to 7, without exactly one separator that says that all went well.
@@ -152,11 +109,8 @@ impl EventLog<'_> {
     /// PFP, 3.3.2.2: the data is four bytes of 0 or of 0xff; 1 tells of an error.
     pub fn without_separator(&self) -> Vec<u32> {
         let is_good = |pcr: &u32| {
-            let mut separators = self
-                .events()
-                .iter()
-                .filter(|event| event.pcr == *pcr && event.kind == EventType::SEPARATOR);
-            let is_regular = |event: &Event| matches!(event.data, [0, 0, 0, 0] | [0xff, 0xff, 0xff, 0xff]);
+            let mut separators = self.separators(*pcr);
+            let is_regular = |event: &Event| super::known::SEPARATORS.contains(&event.data);
             separators.next().is_some_and(is_regular) && separators.next().is_none()
         };
         (0..super::FIRMWARE_REGISTERS as u32)
@@ -198,7 +152,7 @@ fn text(bytes: &[u8]) -> String {
     text.trim_end_matches('\0').to_owned()
 }
 
-fn wide(bytes: &[u8]) -> String {
+pub(super) fn wide(bytes: &[u8]) -> String {
     let units = bytes
         .as_chunks::<2>()
         .0

@@ -20,6 +20,8 @@ pub const MAX_ALGORITHMS: usize = 16;
 const MIN_EVENT_LEN: usize = 16;
 /// The highest register that a PC's TPM has.
 const MAX_PCR: u32 = 23;
+/// Errors show at most this many bytes of a locality.
+const MAX_SHOWN: usize = 8;
 /// An event that belongs to no register, and extends none.
 const NO_PCR: u32 = u32::MAX;
 const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
@@ -132,7 +134,8 @@ fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
     if pcr > 1 || kind != EventType::NO_ACTION.0 || signature != SPEC_ID || digest.iter().any(|b| *b != 0) {
         return malformed(
             0,
-            "the log does not begin with a Spec ID event of version 03: a log of TPM 1.2 is not read here",
+            "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 \
+             and the crypto-agile (TCG 2) event log in the firmware's setup",
         );
     }
     // Platform class, version minor and major, errata, size of UINTN.
@@ -225,8 +228,10 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
         _ => malformed(
             event.offset as usize,
             format!(
-                "a startup locality of {} for PCR {}",
-                hex::encode(given),
+                "a startup locality of {} bytes ({}) for PCR {}: it is one byte of 0, 3 or 4 for PCR 0. Firmware that pads it, or \
+                 writes another, leaves no value from which PCR 0 can be replayed; look for an update of it",
+                given.len(),
+                hex::encode(given.get(..MAX_SHOWN.min(given.len())).unwrap_or_default()),
                 event.pcr
             ),
         ),
@@ -234,7 +239,8 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
 }
 
 impl<'a> EventLog<'a> {
-    /// Reads a whole log. A rest of nothing but zeros or 0xff is what firmware leaves of the memory for it, and ends it.
+    /// Reads a whole log. A rest of nothing but 0xff, or of 16 zeros and more, is what firmware leaves of the memory for it,
+    /// and ends it.
     ///
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Limit`] with the offset.
@@ -283,12 +289,13 @@ impl<'a> EventLog<'a> {
             is_started |= event.pcr == 0 && event.kind != EventType::NO_ACTION;
             log.events.push(event);
         }
-        // PCR 0 begins with as many zeros: a log that is cut there is cut.
-        let rest = bytes.len().saturating_sub(r.at);
-        if (1..MIN_EVENT_LEN).contains(&rest) {
+        // An event of PCR 0 begins with zeros: a log that is cut there is cut. With 0xff begins none but one of no register
+        // and type 3, which extends nothing: where that is what was cut, nothing is missing.
+        let rest = bytes.get(r.at..).unwrap_or_default();
+        if (1..MIN_EVENT_LEN).contains(&rest.len()) && rest.iter().any(|b| *b != 0xff) {
             return Err(Error::Incomplete {
                 offset: r.at as u64,
-                need: (MIN_EVENT_LEN - rest) as u64,
+                need: (MIN_EVENT_LEN - rest.len()) as u64,
                 what: "an event",
             });
         }

@@ -5,12 +5,16 @@
 //! the registers and what is allowed in them (see `verifier` and `policy`).
 
 mod event;
+mod known;
+mod line;
 mod log;
 mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use event::{CommandLine, EventType};
+pub use event::EventType;
+pub use known::{KNOWN, Known};
+pub use line::{BOOT_IMAGE, CommandLine, Hashed};
 pub use log::{Event, EventLog, MAX_ALGORITHMS, MAX_EVENTS, MAX_LOG_LEN};
 pub use replay::{ReplayError, boot_aggregate};
 

@@ -8,10 +8,15 @@ use crate::{Bank, Digest};
 #[non_exhaustive]
 pub enum ReplayError {
     /// The Spec ID does not name the bank.
-    #[error("the boot log has no digests in the bank {bank}")]
+    #[error(
+        "the boot log has no digests in the bank {bank}, only in: {has}. Switch the bank on in the firmware's setup (PCR banks), or \
+         quote and accept one that the log has"
+    )]
     Bank {
         /// Which.
         bank: Bank,
+        /// The log's banks, for people.
+        has: String,
     },
     /// One event lacks its digest.
     #[error(
@@ -35,8 +40,17 @@ impl EventLog<'_> {
     /// # Errors
     /// [`ReplayError`] if an event has no digest in this bank.
     pub fn replay(&self, bank: Bank) -> Result<Registers, ReplayError> {
+        let unknown = || {
+            let has: Vec<String> = self.banks().iter().map(Bank::to_string).collect();
+            let has = if has.is_empty() {
+                "none that is computed here".to_owned()
+            } else {
+                has.join(", ")
+            };
+            ReplayError::Bank { bank, has }
+        };
         if !self.banks().contains(&bank) {
-            return Err(ReplayError::Bank { bank });
+            return Err(unknown());
         }
         let mut values = vec![Digest::zero(bank); REGISTERS];
         // TPM2_Startup at locality 3, or a hardware root of trust at 4, leaves its number in PCR 0. Part 3, 9.3.
@@ -63,7 +77,7 @@ impl EventLog<'_> {
             };
             *value = value.extend(event.digest(bank).ok_or_else(|| missing(event))?);
         }
-        Registers::new(values).ok_or(ReplayError::Bank { bank })
+        Registers::new(values).ok_or_else(unknown)
     }
 }
 

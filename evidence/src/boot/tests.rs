@@ -6,8 +6,8 @@ use crate::Error;
 
 /// Debian's OVMF 2022.11, systemd-stub 252, Linux 6.12: booted in QEMU with swtpm, whose SHA-256 bank was on.
 const REAL: &[u8] = include_bytes!("../../tests/boot/ovmf-uki-6.12.log");
-const REAL_COMMAND_LINE: &[u8] =
-    b"console=ttyS0 quiet panic=-1 ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
+const REAL_COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
 /// What the TPM held (/sys/class/tpm/tpm0/pcr-sha256), and IMA's first entry.
 const REAL_REGISTERS: [&str; REGISTERS] = [
     "06782f8beb489680e2377cba5948e1ea4ddccbb6ca5341abbffd3f133f9f3751",
@@ -94,7 +94,7 @@ fn the_kernels_command_line_and_the_loaded_image_are_found_by_name() {
     assert_eq!(lines.len(), 1);
     for bank in Bank::ALL {
         assert!(lines[0].is(REAL_COMMAND_LINE, bank));
-        assert!(!lines[0].is(b"console=ttyS0 quiet", bank));
+        assert!(!lines[0].is("console=ttyS0 quiet", bank));
     }
     let images: Vec<String> = log
         .events()
@@ -114,15 +114,133 @@ fn the_kernels_command_line_and_the_loaded_image_are_found_by_name() {
     }
 }
 
-#[test]
-fn a_command_line_that_grub_measured_is_found_by_name() {
+/// The one command line of a log that ends in this event.
+fn line_of(
+    pcr: usize,
+    kind: EventType,
+    measured: &[u8],
+    data: &[u8],
+    check: impl FnOnce(Option<&CommandLine>),
+) {
     let mut bytes = good();
-    let text = b"/boot/vmlinuz root=/dev/vda1 ro";
-    let data = [b"kernel_cmdline: ", &text[..], b"\0"].concat();
-    add(&mut bytes, 8, EventType::IPL, &BOTH, text, &data);
+    add(&mut bytes, pcr, kind, &BOTH, measured, data);
     let log = EventLog::parse(&bytes).unwrap();
     let lines: Vec<CommandLine> = log.command_lines().collect();
-    assert!(lines[0].is(text, Bank::Sha256) && !lines[0].is(b"/boot/vmlinuz", Bank::Sha256));
+    assert!(lines.len() <= 1);
+    check(lines.first());
+}
+
+fn wide(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+const TEXT: &str = "/boot/vmlinuz root=/dev/vda1 ro";
+
+#[test]
+fn a_command_line_that_any_grub_measured_is_found_by_name_and_with_the_image_before_it() {
+    for prefix in ["kernel_cmdline: ", "grub_kernel_cmdline "] {
+        for end in ["", "\0"] {
+            let data = format!("{prefix}{TEXT}{end}");
+            line_of(8, EventType::IPL, TEXT.as_bytes(), data.as_bytes(), |line| {
+                let line = line.unwrap();
+                assert_eq!((line.text(), line.hashed()), (Some(TEXT), Hashed::Bytes));
+                for bank in BOTH {
+                    assert!(line.is(TEXT, bank) && line.is(&format!("{BOOT_IMAGE}{TEXT}"), bank));
+                    for other in [
+                        "/boot/vmlinuz",
+                        "",
+                        BOOT_IMAGE,
+                        &format!("{BOOT_IMAGE}{BOOT_IMAGE}{TEXT}"),
+                    ] {
+                        assert!(!line.is(other, bank), "{other}");
+                    }
+                }
+            });
+        }
+    }
+    // Other words of GRUB, and none.
+    for data in [
+        "grub_cmd: linux /boot/vmlinuz",
+        "grub_cmd linux",
+        "module_cmdline: /xen",
+        "grub_kernel_cmdline",
+        TEXT,
+    ] {
+        line_of(8, EventType::IPL, TEXT.as_bytes(), data.as_bytes(), |line| {
+            assert_eq!(line, None, "{data}")
+        });
+    }
+}
+
+#[test]
+fn load_options_are_a_line_whatever_the_loader_counted_behind_it() {
+    let mut data = 0x8f3b_22ed_u32.to_le_bytes().to_vec();
+    data.extend([0; 4]);
+    let shown = format!("{BOOT_IMAGE}{TEXT}");
+    for end in ["", "\0", "\n", "\n\0"] {
+        let measured = wide(&format!("{shown}{end}"));
+        line_of(9, EventType::EVENT_TAG, &measured, &data, |line| {
+            let line = line.unwrap();
+            assert_eq!((line.text(), line.hashed()), (None, Hashed::Wide));
+            assert!(line.is(&shown, Bank::Sha256), "{end:?}");
+            for other in [TEXT, "", &shown.replace("ro", "rw"), &format!("{shown} ")] {
+                assert!(!line.is(other, Bank::Sha256), "{other}");
+            }
+        });
+    }
+    // What the kernel would read, or what may be another line, is not taken for this one.
+    for end in [" ", "\0init=/bin/sh", "\ninit=/bin/sh", "\0\0"] {
+        let measured = wide(&format!("{shown}{end}"));
+        line_of(9, EventType::EVENT_TAG, &measured, &data, |line| {
+            assert!(!line.unwrap().is(&shown, Bank::Sha256), "{end:?}");
+        });
+    }
+    let mut other = data.clone();
+    other[0] ^= 1;
+    line_of(9, EventType::EVENT_TAG, &wide(TEXT), &other, |line| {
+        assert_eq!(line, None)
+    });
+}
+
+#[test]
+fn a_line_that_systemd_measured_into_pcr_8_is_found_where_its_text_is_what_was_measured() {
+    let text = wide(&format!("{TEXT}\0"));
+    line_of(8, EventType::IPL, &text, &text, |line| {
+        let line = line.unwrap();
+        assert_eq!((line.text(), line.hashed()), (Some(TEXT), Hashed::Wide));
+        assert!(line.is(TEXT, Bank::Sha256) && !line.is("quiet", Bank::Sha256));
+    });
+    for (pcr, measured, data) in [
+        (9, &text[..], &text[..]),
+        (8, b"another", &text),
+        (8, b"plain\0\0", b"plain\0\0"),
+        (8, &[0, 0], &[0, 0]),
+        (8, &[0xd8, 0xd8, 0, 0], &[0xd8, 0xd8, 0, 0]),
+    ] {
+        line_of(pcr, EventType::IPL, measured, data, |line| {
+            assert_eq!(line, None, "{data:?}")
+        });
+    }
+}
+
+#[test]
+fn what_is_known_of_the_profile_is_bound_to_its_digest_register_and_type() {
+    for known in &KNOWN {
+        let at = *known.registers.start() as usize;
+        let is = |pcr: usize, kind, measured: &[u8], data: &[u8]| {
+            let mut bytes = log(&BOTH);
+            add(&mut bytes, pcr, kind, &BOTH, measured, data);
+            EventLog::parse(&bytes).unwrap().events()[0].is_known(Bank::Sha256)
+        };
+        assert!(is(at, known.kind, known.data, known.data), "{known:?}");
+        assert!(!is(at, known.kind, b"a kernel", known.data), "{known:?}");
+        assert!(!is(at, known.kind, b"a kernel", b"a kernel"), "{known:?}");
+        assert!(!is(8, known.kind, known.data, known.data), "{known:?}");
+        for kind in EventType::all().filter(|kind| *kind != known.kind) {
+            assert!(!is(at, kind, known.data, known.data), "{known:?} as {kind}");
+        }
+        assert!(!known.source.is_empty());
+    }
 }
 
 #[test]
@@ -326,6 +444,65 @@ fn memory_that_the_firmware_left_unused_ends_the_log() {
         bytes.push(7);
         assert!(EventLog::parse(&bytes).is_err());
     }
+    // Fewer than an event has: 0xff begins none that extends anything, zeros may be one of PCR 0 that was cut.
+    for len in 1..16 {
+        let (mut ff, mut zeros) = (good(), good());
+        ff.extend(vec![0xff; len]);
+        zeros.extend(vec![0; len]);
+        assert_eq!(EventLog::parse(&ff), EventLog::parse(&good()));
+        assert!(
+            matches!(EventLog::parse(&zeros), Err(Error::Incomplete { .. })),
+            "{len}"
+        );
+        for at in 0..len {
+            let mut mixed = ff.clone();
+            *mixed.iter_mut().rev().nth(at).unwrap() = 0xfe;
+            assert!(EventLog::parse(&mixed).is_err(), "{len} {at}");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_refused_says_what_to_do() {
+    let why = |bytes: &[u8]| EventLog::parse(bytes).unwrap_err().to_string();
+    // TPM 1.2: a SHA-1 event of PCR 0 is the first.
+    let mut old = Vec::new();
+    put(&mut old, 0);
+    put(&mut old, 8);
+    old.extend([7; 20]);
+    put(&mut old, 16);
+    old.extend([0; 16]);
+    assert!(
+        why(&old).contains("crypto-agile (TCG 2) event log in the firmware's setup"),
+        "{}",
+        why(&old)
+    );
+    for padding in [3, 7, 64] {
+        let mut padded = log(&BOTH);
+        let data = [&b"StartupLocality\0\x03"[..], &vec![0; padding]].concat();
+        add(&mut padded, 0, EventType::NO_ACTION, &BOTH, b"", &data);
+        let why = why(&padded);
+        assert!(why.contains("pads it") && why.contains("update"), "{why}");
+        assert!(why.len() < 400, "{why}");
+    }
+    let mut sha1 = log(&[Bank::Sha1]);
+    add(
+        &mut sha1,
+        0,
+        EventType::SEPARATOR,
+        &[Bank::Sha1],
+        &[0; 4],
+        &[0; 4],
+    );
+    let why = EventLog::parse(&sha1)
+        .unwrap()
+        .replay(Bank::Sha256)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("only in: sha1.") && why.contains("Switch the bank on"),
+        "{why}"
+    );
 }
 
 #[test]

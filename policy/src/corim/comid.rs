@@ -348,6 +348,7 @@ fn measurement(r: &mut Reader<'_>, boot: &mut BootPolicy) -> Result<()> {
                 kind,
                 name,
                 digests,
+                optional: false,
             });
             Ok(())
         }

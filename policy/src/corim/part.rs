@@ -1,7 +1,7 @@
 //! What a manifest says of a node, as a part of a node's policy.
 
 use super::Manifest;
-use evidence::Digest;
+use crate::yaml::text;
 use std::fmt::Write as _;
 
 impl Manifest {
@@ -10,7 +10,7 @@ impl Manifest {
     pub fn policy_part(&self, names: &[String]) -> String {
         let list = |positions: &[usize]| {
             let names = positions.iter().filter_map(|n| names.get(*n));
-            let names: Vec<String> = names.map(|name| quoted(name)).collect();
+            let names: Vec<String> = names.map(|name| text(name)).collect();
             names.join(", ")
         };
         let mut out = String::new();
@@ -29,48 +29,13 @@ impl Manifest {
                 out,
                 "  - uid: {}\n    name: {}\n    references: [{}]",
                 pod.uid,
-                quoted(&pod.name),
+                text(&pod.name),
                 list(&pod.references)
             );
         }
         if let Some(boot) = &self.boot {
-            out.push_str("boot:\n");
-            if !boot.registers.is_empty() {
-                out.push_str("  registers:\n");
-            }
-            for (pcr, values) in &boot.registers {
-                let _ = writeln!(out, "    {pcr}: [{}]", digests(values));
-            }
-            if !boot.command_lines.is_empty() {
-                out.push_str("  command-lines:\n");
-            }
-            for line in &boot.command_lines {
-                let _ = writeln!(out, "    - {}", quoted(line));
-            }
-            if !boot.events.is_empty() {
-                out.push_str("  events:\n");
-            }
-            for event in &boot.events {
-                let _ = writeln!(
-                    out,
-                    "    - {{pcr: {}, type: {}, name: {}, digests: [{}]}}",
-                    event.pcr,
-                    event.kind,
-                    quoted(&event.name),
-                    digests(&event.digests)
-                );
-            }
+            out.push_str(&boot.to_yaml(&[]));
         }
         out
     }
-}
-
-/// YAML strings are JSON strings.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn digests(digests: &[Digest]) -> String {
-    let digests: Vec<String> = digests.iter().map(|digest| format!("\"{digest}\"")).collect();
-    digests.join(", ")
 }

@@ -342,6 +342,18 @@ fn boot_values<'a>(boot: &'a BootPolicy, left_out: &mut Vec<String>) -> Result<V
             "boot: {sha1} SHA-1 digests: SHA-1 is no named information algorithm; do without the sha1 bank"
         ));
     }
+    let optional = boot.events.iter().filter(|event| event.optional).count();
+    if optional > 0 {
+        left_out.push(format!(
+            "boot.events: that {optional} of them need not have been measured"
+        ));
+    }
+    if !boot.firmware_deviations.is_empty() {
+        left_out.push(format!(
+            "boot.firmware-deviations ({}): they say how evidence is judged",
+            boot.firmware_deviations.len()
+        ));
+    }
     if values.is_empty() {
         return Err(Error::Empty("boot: no value of it".into()));
     }

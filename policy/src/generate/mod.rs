@@ -9,6 +9,7 @@ pub mod deb;
 pub mod image;
 pub mod list;
 mod stream;
+mod stub;
 mod tarball;
 mod tree;
 pub mod uki;

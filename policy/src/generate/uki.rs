@@ -1,14 +1,16 @@
 //! Reference values of a boot from a unified kernel image: what the firmware will measure when it loads the image, what
-//! the image's stub will measure when it loads the kernel, and the command line that it hands over.
+//! the image's stub will measure when it loads the kernel, and the command line and the initrd that it hands over.
 //!
 //! Promise: every offset of the image is checked before it is used. The values say nothing of the firmware itself (PCR 0
-//! to 3, 6, 7): those are learned (see [`super::boot`]). Not here: signatures of images, add-ons and drop-ins of the stub.
+//! to 3, 5 to 7): those are learned (see [`super::boot`]). Not here: how the stub makes command line and initrd of its
+//! sections (see [`super::stub`]), signatures of images, add-ons, credentials and drop-ins beside the image.
 //!
 //! Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", "Calculating the PE Image Hash"; UAPI
 //! Group Specification "Unified Kernel Image"; EDK II, DxeTpm2MeasureBootLib, `MeasurePeImageAndExtend`.
 
+use super::stub::Stub;
+use crate::{BootEvent, BootPolicy};
 use evidence::{Bank, Digest, boot::EventType};
-use std::fmt::Write as _;
 
 /// An image is never longer than this many bytes.
 pub const MAX_IMAGE_LEN: usize = 512 * 1024 * 1024;
@@ -39,14 +41,17 @@ pub enum UkiError {
     #[error("the image has no section {0}: it is not a unified kernel image with a command line of its own")]
     NoSection(&'static str),
     /// The command line cannot be written down.
-    #[error("the section .cmdline is not text without control characters")]
-    CommandLine,
+    #[error("the section .cmdline {0}")]
+    CommandLine(&'static str),
+    /// The stub's version is not the one of systemd, or gives what is not computed here.
+    #[error("{0}")]
+    Initrd(&'static str),
 }
 
 type Result<T> = core::result::Result<T, UkiError>;
 
 /// A portable executable, as far as its hash and its sections need it.
-struct Image<'a> {
+pub(super) struct Image<'a> {
     bytes: &'a [u8],
     checksum: usize,
     /// Where the certificate table's entry stands, and the table's length.
@@ -153,7 +158,7 @@ impl<'a> Image<'a> {
         bank.hash(&parts)
     }
 
-    fn section(&self, name: &'static str) -> Result<&'a [u8]> {
+    pub(super) fn section(&self, name: &'static str) -> Result<&'a [u8]> {
         let is_it = |section: &&Section| section.name.split(|b| *b == 0).next() == Some(name.as_bytes());
         let section = self.sections.iter().find(is_it);
         let section = section.ok_or(UkiError::NoSection(name))?;
@@ -164,35 +169,51 @@ impl<'a> Image<'a> {
     }
 }
 
-/// The `boot:` that accepts this image, its kernel and its command line, with digests in `banks`. `name` is what people
-/// call the image.
+/// The `boot:` that accepts this image, its kernel, its initrd and its command line, with digests in `banks`. `name` is what
+/// people call the image.
 ///
 /// # Errors
 /// [`UkiError`] if it is no unified kernel image, or has no command line.
 pub fn from_uki(name: &str, bytes: &[u8], banks: &[Bank]) -> Result<String> {
     let image = Image::parse(bytes)?;
     let kernel = Image::parse(image.section(".linux")?)?;
-    let line = image.section(".cmdline")?;
-    let line = line.split(|b| *b == 0).next().unwrap_or_default();
-    let line = core::str::from_utf8(line).map_err(|_| UkiError::CommandLine)?;
-    if line.is_empty() || line.chars().any(char::is_control) {
-        return Err(UkiError::CommandLine);
+    let stub = Stub::of(&image);
+    let initrd = stub.initrd(&image)?;
+    let mut values = BootPolicy {
+        command_lines: stub.command_lines(image.section(".cmdline")?)?,
+        ..BootPolicy::default()
+    };
+    let mut add = |pcr, kind, name: String, optional, digest: &dyn Fn(Bank) -> Digest| {
+        values.events.push(BootEvent {
+            pcr,
+            kind,
+            name,
+            digests: banks.iter().map(|bank| digest(*bank)).collect(),
+            optional,
+        });
+    };
+    add(4, EventType::APPLICATION, name.to_owned(), false, &|bank| {
+        image.digest(bank)
+    });
+    let is_optional = !stub.measures_the_kernel();
+    add(
+        4,
+        EventType::APPLICATION,
+        format!("kernel of {name}"),
+        is_optional,
+        &|bank| kernel.digest(bank),
+    );
+    if let Some(initrd) = initrd {
+        let name = format!("initrd of {name}");
+        add(9, EventType::EVENT_TAG, name, false, &|bank| {
+            bank.hash(&[&initrd])
+        });
     }
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    let mut out = format!("boot:\n  command-lines:\n    - {}\n  events:\n", text(line));
-    for (name, image) in [(name.to_owned(), &image), (format!("kernel of {name}"), &kernel)] {
-        let digests: Vec<String> = banks
-            .iter()
-            .map(|bank| format!("\"{}\"", image.digest(*bank)))
-            .collect();
-        let _ = writeln!(
-            out,
-            "    - {{pcr: 4, type: {}, name: {}, digests: [{}]}}",
-            EventType::APPLICATION,
-            text(&name),
-            digests.join(", ")
-        );
-    }
+    let mut out = values.to_yaml(&[]);
+    out.push_str(
+        "  # The firmware is not judged by these: `cgpath policy from-boot` learns its registers. Add-ons, credentials and extensions\n  \
+         # beside the image change its command line or its initrd, and are not in these values.\n",
+    );
     Ok(out)
 }
 
@@ -253,6 +274,7 @@ mod tests {
     fn a_unified_kernel_image_gives_its_own_digest_its_kernels_and_its_command_line() {
         let yaml = from_uki("a.efi", &uki(), &[Bank::Sha256]).unwrap();
         assert!(yaml.contains("    - \"quiet\"\n"), "{yaml}");
+        // It has no initrd.
         assert_eq!(yaml.matches("sha256:").count(), 2);
         let kernel = image(&[(".text", b"kernel")], b"", 0);
         let digest = Image::parse(&kernel).unwrap().digest(Bank::Sha256);
@@ -260,6 +282,172 @@ mod tests {
             yaml.contains(&format!("kernel of a.efi\", digests: [\"{digest}\"]")),
             "{yaml}"
         );
+    }
+
+    /// The values that an image with these sections and a kernel gives.
+    fn values(sections: &[(&str, &[u8])]) -> Result<BootPolicy> {
+        let kernel = image(&[(".text", b"kernel")], b"", 0);
+        let all = [sections, &[(".linux", &kernel[..])]].concat();
+        let yaml = from_uki("a", &image(&all, b"", 0), &[Bank::Sha256])?;
+        let value: serde_json::Value = serde_norway::from_str(&yaml).unwrap();
+        Ok(serde_json::from_value(value["boot"].clone()).unwrap())
+    }
+
+    fn magic(version: &str) -> Vec<u8> {
+        format!("#### LoaderInfo: systemd-stub {version} ####\0").into_bytes()
+    }
+
+    #[test]
+    fn the_command_line_is_what_the_stub_of_each_version_hands_over() {
+        let lines = |version: Option<&str>, line: &[u8]| {
+            let magic = version.map(magic).unwrap_or_default();
+            let all = [(".sdmagic", &magic[..]), (".cmdline", line)];
+            values(&all[usize::from(version.is_none())..])
+                .unwrap()
+                .command_lines
+        };
+        const MADE: &str = "root=LABEL=r ro quiet";
+        let new = [
+            None,
+            Some("252.5"),
+            Some("252.39-1~deb12u2"),
+            Some("253"),
+            Some("257.13-1~deb13u1"),
+            Some("258~rc1"),
+        ];
+        for version in new {
+            for line in [
+                &b"root=LABEL=r ro quiet"[..],
+                b"root=LABEL=r ro quiet\n",
+                b"root=LABEL=r ro quiet\n\0",
+                b" \t\x01root=LABEL=r\nro\x7fquiet \0behind",
+                b"root=LABEL=r ro quiet \r\n\0\0",
+            ] {
+                assert_eq!(lines(version, line), [MADE], "{version:?} {line:?}");
+            }
+        }
+        // These hand over the bytes as they are, up to a NUL, unless their distribution has brought the newer way back to them.
+        for version in ["249.11", "251.4", "252", "252.4-1", "252-27.el9"] {
+            assert_eq!(lines(Some(version), b"root=LABEL=r ro quiet\0"), [MADE]);
+            assert_eq!(lines(Some(version), b"root=LABEL=r ro quiet\n"), [MADE]);
+            let raw = lines(Some(version), b" root=LABEL=r\tro quiet \0");
+            assert_eq!(raw, [MADE, " root=LABEL=r\tro quiet "], "{version}");
+        }
+        // No character beyond the first plane is handed over.
+        assert_eq!(lines(None, "a=\u{1f600}b \u{e9}".as_bytes()), ["a=b \u{e9}"]);
+    }
+
+    #[test]
+    fn the_kernel_must_have_been_measured_by_a_stub_that_always_lets_the_firmware_load_it() {
+        for (version, is_optional) in [
+            (Some("252.39-1~deb12u2"), false),
+            (Some("251.4"), true),
+            (Some("253"), true),
+            (Some("258.1"), true),
+            (None, true),
+        ] {
+            let magic = version.map(magic).unwrap_or_default();
+            let all = [(".sdmagic", &magic[..]), (".cmdline", b"quiet")];
+            let events = values(&all[usize::from(version.is_none())..]).unwrap().events;
+            let optional: Vec<(&str, bool)> = events.iter().map(|e| (&*e.name, e.optional)).collect();
+            assert_eq!(
+                optional,
+                [("a", false), ("kernel of a", is_optional)],
+                "{version:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_initrd_is_what_the_stub_of_each_version_puts_together() {
+        let digest = |version: Option<&str>, sections: &[(&str, &[u8])]| {
+            let magic = version.map(magic).unwrap_or_default();
+            let all = [
+                &[(".sdmagic", &magic[..]), (".cmdline", b"quiet")][usize::from(version.is_none())..],
+                sections,
+            ]
+            .concat();
+            let events = values(&all).unwrap().events;
+            let (initrd, others): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.pcr == 9);
+            assert_eq!(others.len(), 2);
+            assert!(
+                initrd
+                    .iter()
+                    .all(|event| event.name == "initrd of a" && event.kind == EventType::EVENT_TAG)
+            );
+            initrd.first().map(|event| event.digests[0].clone())
+        };
+        let hash = |bytes: &[u8]| Some(Bank::Sha256.hash(&[bytes]));
+        let osrel = |name: &str| {
+            let entry = |inode: u32, mode: u32, path: &str, content: &str| {
+                let words = [
+                    inode,
+                    mode,
+                    0,
+                    0,
+                    1,
+                    0,
+                    content.len() as u32,
+                    0,
+                    0,
+                    0,
+                    0,
+                    path.len() as u32 + 1,
+                    0,
+                ];
+                let words: String = words.iter().map(|word| format!("{word:08x}")).collect();
+                let mut out = format!("070701{words}{path}\0").into_bytes();
+                out.resize(out.len().next_multiple_of(4), 0);
+                out.extend(content.as_bytes());
+                out.resize(out.len().next_multiple_of(4), 0);
+                out
+            };
+            let trailer = format!(
+                "070701{}00000001{}0000000B{}TRAILER!!!\0\0\0\0",
+                "0".repeat(32),
+                "0".repeat(48),
+                "0".repeat(8)
+            );
+            [
+                entry(1, 0o40555, ".extra", ""),
+                entry(2, 0o100444, name, "ID=x\n"),
+                trailer.into_bytes(),
+            ]
+            .concat()
+        };
+        let (old, new) = (Some("252.39-1~deb12u2"), Some("257.13-1~deb13u1"));
+        for version in [old, new, None] {
+            assert_eq!(digest(version, &[]), None);
+            assert_eq!(digest(version, &[(".initrd", b"odd")]), hash(b"odd"));
+        }
+        let release: (&str, &[u8]) = (".osrel", b"ID=x\n");
+        assert_eq!(digest(old, &[release, (".initrd", b"odd")]), hash(b"odd"));
+        let extra = osrel(".extra/os-release");
+        for version in [new, None] {
+            assert_eq!(digest(version, &[release]), hash(&extra));
+            assert_eq!(
+                digest(version, &[release, (".initrd", b"odd")]),
+                hash(&[b"odd\0", &extra[..]].concat())
+            );
+            assert_eq!(
+                digest(version, &[(".initrd", b"base"), (".ucode", b"micro")]),
+                hash(b"micro\0\0\0base")
+            );
+        }
+        let key = osrel(".extra/tpm2-pcr-public-key.pem");
+        let signature = osrel(".extra/tpm2-pcr-signature.json");
+        let sections: [(&str, &[u8]); 3] = [
+            (".pcrpkey", b"ID=x\n"),
+            (".pcrsig", b"ID=x\n"),
+            (".initrd", b"base"),
+        ];
+        assert_eq!(
+            digest(old, &sections),
+            hash(&[b"base", &signature[..], &key].concat())
+        );
+        // A profile's initrd depends on which one is chosen.
+        let profile = values(&[(".cmdline", b"quiet"), (".profile", b"ID=a")]).unwrap_err();
+        assert!(matches!(profile, UkiError::Initrd(why) if why.contains("profiles")));
     }
 
     #[test]
@@ -273,8 +461,14 @@ mod tests {
             why(&image(&[(".linux", &kernel)], b"", 0)),
             UkiError::NoSection(".cmdline")
         );
-        let control = image(&[(".cmdline", b"a\nb"), (".linux", &kernel)], b"", 0);
-        assert_eq!(why(&control), UkiError::CommandLine);
+        for (line, word) in [
+            (&b" \n\0"[..], "empty"),
+            (b"a\xffb", "UTF-8"),
+            (&[b'a'; 5000], "longer"),
+        ] {
+            let bad = image(&[(".cmdline", line), (".linux", &kernel)], b"", 0);
+            assert!(why(&bad).to_string().contains(word), "{word}");
+        }
         let good = uki();
         for len in 0..good.len() {
             assert!(

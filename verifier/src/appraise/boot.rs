@@ -1,27 +1,29 @@
 //! V10: the boot log replays to the quoted PCR 0 to 9, they tie to IMA's first entry, and the policy's values hold.
 //!
 //! Promise: only registers that the quote covers are believed, and of the log only what they vouch for: digests, and the
-//! data of events whose digest is that of their data. Not here: how the log is read (see `evidence::boot`).
+//! data of events whose digest is that of their data. Not here: how the log is read (see `evidence::boot`), which events are
+//! accepted (see `measured`).
 
 use super::{
     coverage::Coverage,
     finding::{Finding, Findings, Rule, Subject},
+    measured::Measured,
     quote::Quoted,
     round::Round,
     verdict::BootJudgement,
     view::Line,
 };
-use crate::text::escape;
 use evidence::{
-    Bank, Digest,
-    boot::{CommandLine, Event, EventLog, Registers, boot_aggregate},
+    Bank,
+    boot::{Event, EventLog, EventType, FIRMWARE_REGISTERS, REGISTERS, Registers, boot_aggregate},
 };
-use policy::{BootPolicy, Policy};
+use policy::{BootPolicy, FirmwareDeviation, Policy};
+use std::collections::BTreeSet;
 
 /// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source: security/integrity/ima/ima_init.c.
 pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
-fn fail(text: impl Into<String>) -> Finding {
+pub(super) fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::V10, Subject::Node, text)
 }
 
@@ -29,7 +31,7 @@ fn fail(text: impl Into<String>) -> Finding {
 const MAX_LABEL: usize = 200;
 
 /// An event as findings call it.
-fn named(event: &Event) -> String {
+pub(super) fn named(event: &Event) -> String {
     let label: String = event.label().chars().take(MAX_LABEL).collect();
     let kind = event.kind;
     let place = format!("PCR {}, byte {} of the log", event.pcr, event.offset);
@@ -71,7 +73,9 @@ pub(crate) fn check(
     };
     let mut own = Findings::default();
     match EventLog::parse(log) {
-        Err(why) => own.push(fail(format!("the boot log cannot be read: {why}"))),
+        Err(why) => own.push(fail(format!(
+            "the boot log cannot be read: {why}; a node without one is only passed over by `dangerous-boot-not-judged: true` in place of `boot`"
+        ))),
         Ok(log) => Boot {
             told: round.boot.and_then(|boot| boot.command_line.as_deref()),
             lines,
@@ -101,6 +105,7 @@ struct Boot<'a> {
 
 impl Boot<'_> {
     fn check(&self, reference: &BootPolicy, findings: &mut Findings) {
+        let pinned = self.pinned(reference);
         for bank in self.banks {
             let Some(registers) = self.quoted.registers.boot(*bank) else {
                 findings.push(fail(format!(
@@ -111,10 +116,22 @@ impl Boot<'_> {
             self.replays(registers, findings);
             registers_hold(registers, reference, findings);
         }
-        self.is_regular(findings);
+        self.is_regular(reference, &pinned, findings);
         self.ties(findings);
-        self.command_lines(reference, findings);
-        self.events(reference, findings);
+        Measured::new(self.log, self.banks, reference, self.told, &pinned).check(findings);
+    }
+
+    /// Registers with a value that the policy accepts, in each bank.
+    fn pinned(&self, reference: &BootPolicy) -> BTreeSet<u8> {
+        let holds = |pcr: u8, bank: &Bank| {
+            let quoted = self.quoted.registers.boot(*bank);
+            let value = quoted.and_then(|quoted| quoted.values().get(usize::from(pcr)));
+            let accepted = reference.registers.get(&pcr);
+            value.is_some_and(|value| accepted.is_some_and(|accepted| accepted.contains(value)))
+        };
+        let all = reference.registers.keys().copied();
+        all.filter(|pcr| self.banks.iter().all(|bank| holds(*pcr, bank)))
+            .collect()
     }
 
     /// The log leads to what was quoted.
@@ -134,24 +151,67 @@ impl Boot<'_> {
         }
     }
 
-    /// The firmware came to its end in each register, and texts are those that were measured.
-    fn is_regular(&self, findings: &mut Findings) {
-        for pcr in self.log.without_separator() {
-            findings.push(fail(format!(
-                "the boot log has not exactly one separator without an error for PCR {pcr}: the firmware did not end as it should"
-            )));
-        }
-        for event in self.log.events() {
-            if self
-                .banks
-                .iter()
-                .any(|bank| event.data_is_measured(*bank) == Some(false))
-            {
-                findings.push(
-                    fail("what the boot log says of an event is not what was measured").found(named(event)),
-                );
+    /// The firmware came to its end in each register, and texts are those that were measured. What the policy knows to be
+    /// otherwise with this firmware is said, where it pins the register.
+    fn is_regular(&self, reference: &BootPolicy, pinned: &BTreeSet<u8>, findings: &mut Findings) {
+        let is_measured = |event: &Event| {
+            let is_other = |bank: &Bank| event.data_is_measured(*bank) == Some(false);
+            !self.banks.iter().any(is_other)
+        };
+        let mut deviates =
+            |pcr: u32, text: String, found: Option<String>, accepts: &dyn Fn(&FirmwareDeviation) -> bool| {
+                let is_it = |item: &&FirmwareDeviation| {
+                    u32::from(item.pcr) == pcr && pinned.contains(&item.pcr) && accepts(item)
+                };
+                let finding = match reference.firmware_deviations.iter().find(is_it) {
+                    Some(item) => {
+                        let text = format!(
+                            "{text}; the policy accepts this of the firmware (firmware-deviations: {item})"
+                        );
+                        Finding::tolerated(Rule::V10, Subject::Node, text)
+                    }
+                    None => fail(text),
+                };
+                findings.push(found.into_iter().fold(finding, Finding::found));
+            };
+        let irregular = self.log.without_separator();
+        for pcr in 0..FIRMWARE_REGISTERS as u32 {
+            let separators: Vec<&Event> = self.log.separators(pcr).collect();
+            if !irregular.contains(&pcr) && separators.iter().all(|event| is_measured(event)) {
+                continue;
             }
+            let text = format!(
+                "the boot log has not exactly one separator without an error for PCR {pcr}: the firmware did not end as it should"
+            );
+            let found = format!("{} separator(s)", separators.len());
+            deviates(pcr, text, Some(found), &|item| {
+                let is_separator = item.kind == EventType::SEPARATOR;
+                let counts = item.count.is_some_and(|count| count as usize == separators.len());
+                is_separator && counts && separators.iter().all(|event| self.has_digest_of(event, item))
+            });
         }
+        let events = self
+            .log
+            .events()
+            .iter()
+            .filter(|event| event.kind != EventType::SEPARATOR);
+        // Nothing vouches for the others.
+        for event in events.filter(|event| (event.pcr as usize) < REGISTERS && !is_measured(event)) {
+            let text = "what the boot log says of an event is not what was measured".to_owned();
+            deviates(event.pcr, text, Some(named(event)), &|item| {
+                item.kind == event.kind && item.count.is_none() && self.has_digest_of(event, item)
+            });
+        }
+    }
+
+    /// Whether the event's digest in each bank is one that the item names.
+    fn has_digest_of(&self, event: &Event, item: &FirmwareDeviation) -> bool {
+        let has = |bank: &Bank| {
+            event
+                .digest(*bank)
+                .is_some_and(|digest| item.digests.contains(digest))
+        };
+        self.banks.iter().all(has)
     }
 
     /// IMA began on top of these registers.
@@ -182,94 +242,6 @@ impl Boot<'_> {
                             .expected(expected),
                     );
                 }
-            }
-        }
-    }
-
-    fn command_lines(&self, reference: &BootPolicy, findings: &mut Findings) {
-        if reference.command_lines.is_empty() {
-            return;
-        }
-        let told = self.told;
-        let mut is_measured = false;
-        for line in self.log.command_lines() {
-            is_measured = true;
-            let is = |text: &[u8]| self.banks.iter().all(|bank| line.is(text, *bank));
-            if reference
-                .command_lines
-                .iter()
-                .any(|accepted| is(accepted.as_bytes()))
-            {
-                continue;
-            }
-            // What the node tells is only shown where it is what was measured.
-            let text = match &line {
-                CommandLine::Grub(_, text) if is(text) => Some(*text),
-                _ => told.filter(|told| is(told)),
-            };
-            let found = match (text, self.banks.first()) {
-                (Some(text), _) => escape(text),
-                (None, Some(bank)) => line
-                    .event()
-                    .digest(*bank)
-                    .map_or_else(|| named(line.event()), Digest::to_string),
-                (None, None) => named(line.event()),
-            };
-            let finding = fail("the kernel command line is not one that the policy accepts").found(found);
-            findings.push(reference.command_lines.iter().fold(finding, Finding::expected));
-        }
-        if !is_measured {
-            findings.push(fail(
-                "no kernel command line was measured into PCR 8 or 9, and the policy names what it must be",
-            ));
-        }
-    }
-
-    fn events(&self, reference: &BootPolicy, findings: &mut Findings) {
-        let mut judged = Vec::new();
-        for item in &reference.events {
-            let group = (item.pcr, item.kind);
-            if judged.contains(&group) {
-                continue;
-            }
-            judged.push(group);
-            let accepted: Vec<_> = reference
-                .events
-                .iter()
-                .filter(|other| (other.pcr, other.kind) == group)
-                .collect();
-            let digests = || accepted.iter().flat_map(|item| &item.digests);
-            let mut has_one = false;
-            let of_group = |event: &&Event| (event.pcr, event.kind) == (u32::from(item.pcr), item.kind);
-            for event in self.log.events().iter().filter(of_group) {
-                has_one = true;
-                for bank in self.banks {
-                    let found = event.digest(*bank);
-                    if found.is_some_and(|found| digests().any(|digest| digest == found)) {
-                        continue;
-                    }
-                    let finding = fail(format!(
-                        "{} was measured, which the policy does not accept",
-                        named(event)
-                    ));
-                    let finding = found.into_iter().fold(finding, Finding::found);
-                    let finding = accepted.iter().fold(finding, |finding, item| {
-                        let of_bank = item.digests.iter().filter(|digest| digest.bank() == *bank);
-                        of_bank.fold(finding, |finding, digest| {
-                            finding.expected(format!("{digest} ({})", item.name))
-                        })
-                    });
-                    findings.push(finding);
-                }
-            }
-            if !has_one {
-                findings.push(
-                    fail(format!(
-                        "nothing of type {} was measured into PCR {}",
-                        item.kind, item.pcr
-                    ))
-                    .expected(&item.name),
-                );
             }
         }
     }

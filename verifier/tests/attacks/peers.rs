@@ -220,7 +220,9 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
 fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_for_nothing() {
     let reference = {
         let mut good = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
-        policy::generate::boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap()).unwrap()
+        policy::generate::boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap())
+            .unwrap()
+            .yaml()
     };
     let booted = || {
         let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());

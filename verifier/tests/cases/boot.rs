@@ -1,10 +1,10 @@
 //! Boot logs, as firmware and boot loaders write them.
 
 use super::{Folder, given, judge};
-use evidence::boot::{Boot, EventLog, boot_aggregate};
-use evidence::{Bank, Digest, Evidence};
-use sha2::{Digest as _, Sha256};
-use verifier::testing::{Actor, KeyKind, Measurement, Node, pod, sha256};
+use crate::learned::booted;
+use evidence::boot::{EventLog, EventType};
+use evidence::{Bank, Digest};
+use verifier::testing::{FirmwareLog, sha256};
 
 pub const NONCE: &[u8] = b"nonce-01";
 
@@ -16,36 +16,11 @@ fn log_of(case: &str) -> Vec<u8> {
     std::fs::read(given(case).join("boot.log")).unwrap()
 }
 
-/// Evidence of a node that booted with this log: its quote covers the registers that the log gives.
-fn booted(log: &[u8], command_line: &str) -> Evidence {
-    let registers = EventLog::parse(log).unwrap().replay(Bank::Sha256).unwrap();
-    let mut node = Node::boot(KeyKind::EcdsaP256);
-    node.list[0] = Measurement::ima_ng(b"boot_aggregate", &boot_aggregate(&registers));
-    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
-    node.seal(Some(NONCE));
-    let pcr = node.pcr(Bank::Sha256);
-    let quote = node.quote_with(NONCE, |attest| {
-        let mut composite = Sha256::new();
-        for value in registers.values() {
-            composite.update(value.bytes());
-        }
-        composite.update(pcr.bytes());
-        attest.selection = vec![(Bank::Sha256, (0..=10).collect())];
-        attest.pcr_digest = composite.finalize().to_vec();
-    });
-    let mut evidence = node.evidence(quote);
-    evidence.boot = Some(Boot {
-        registers: vec![registers],
-        log: Some(log.to_vec()),
-        command_line: Some(command_line.into()),
-    });
-    evidence
-}
-
 /// A folder with such evidence.
 fn folder(log: &[u8], command_line: &str) -> Folder {
     let folder = Folder::new();
-    folder.write("evidence.cbor", booted(log, command_line).to_cbor());
+    let (_, evidence) = booted(log, Some(command_line), &[Bank::Sha256], NONCE);
+    folder.write("evidence.cbor", evidence.to_cbor());
     folder
 }
 
@@ -158,4 +133,78 @@ fn load_options_without_a_final_nul_are_taken_as_those_with_one() {
         let verdict = trusted(&with_digest(&log, &measured, &changed));
         assert_eq!(verdict.code, Some(1), "{}{}", verdict.out, verdict.err);
     }
+}
+
+#[test]
+fn from_boot_says_what_it_did_not_understand_and_what_only_a_register_binds() {
+    let mut log = FirmwareLog::good();
+    log.events.push((
+        8,
+        EventType::IPL,
+        b"set root=hd0".to_vec(),
+        b"grub_cmd: set root=hd0\0".to_vec(),
+    ));
+    log.add_command_line("a line that nobody tells");
+    log.events[0].3 = b"another text".to_vec();
+    let folder = folder(&log.bytes(), SHOWN);
+    let boot = folder.cgpath(&["policy", "from-boot", "evidence.cbor"]);
+    assert_eq!(boot.code, Some(0), "{}", boot.err);
+    assert!(boot.out.starts_with("boot:\n"), "{}", boot.out);
+    for words in [
+        "LOADED_IMAGE::LoadOptions\" in PCR 9, byte",
+        "is a kernel command line, and neither the log nor /proc/cmdline has a text that was hashed",
+        "only its value in registers binds these events of PCR 8: 1 EV_IPL",
+        "only its value in registers binds these events of PCR 0: 1 EV_S_CRTM_VERSION",
+        "is not what was hashed: accepted by its digest as firmware-deviations",
+    ] {
+        assert!(boot.err.contains(words), "{words}: {}", boot.err);
+        let is_comment = |line: &str| line.starts_with("  # ") && line.contains(words);
+        assert!(boot.out.lines().any(is_comment), "{words}: {}", boot.out);
+    }
+    folder.policy(&boot.out);
+    let verdict = folder.verify();
+    assert_eq!(verdict.code, Some(0), "{}{}", verdict.out, verdict.err);
+    // Each verdict repeats what the policy takes of the firmware.
+    for words in [
+        "boot.firmware-deviations: PCR 0 EV_S_CRTM_VERSION [sha256:",
+        "V10 tolerated: ",
+    ] {
+        assert!(verdict.out.contains(words), "{words}: {}", verdict.out);
+    }
+    let json = folder.cgpath(&["--json", "policy", "from-boot", "evidence.cbor"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["boot"].as_str().unwrap().trim_end(), boot.out.trim_end());
+    assert!(json["remarks"].as_array().unwrap().len() >= 4);
+}
+
+#[test]
+fn lint_warns_of_a_boot_without_registers_and_of_registers_that_nothing_judges() {
+    let folder = folder(&FirmwareLog::good().bytes(), FirmwareLog::COMMAND_LINE);
+    let lint = |boot: &str| {
+        folder.policy(boot);
+        folder.cgpath(&["policy", "lint", "node.yaml"])
+    };
+    let without = lint(&accepting(&[FirmwareLog::COMMAND_LINE]));
+    assert_eq!(without.code, Some(1), "{}", without.err);
+    for words in [
+        "boot: no registers: firmware that",
+        "boot: nothing judges what was measured into PCR 0, 1, 2, 3, 4, 5, 6, 7",
+    ] {
+        assert!(without.out.contains(words), "{words}: {}", without.out);
+    }
+    let learned = folder.cgpath(&["policy", "from-boot", "evidence.cbor"]).out;
+    let with = lint(&learned);
+    assert!(!with.out.contains("boot:"), "{}", with.out);
+    let some: String = learned
+        .lines()
+        .filter(|line| !line.starts_with("    1:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let some = lint(&some);
+    assert!(
+        some.out.contains("nothing judges what was measured into PCR 1\n"),
+        "{}",
+        some.out
+    );
+    assert!(!some.out.contains("no registers"), "{}", some.out);
 }

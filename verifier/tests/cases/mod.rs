@@ -15,34 +15,6 @@ use verifier::testing::{KeyKind, Node, pod};
 /// What does not come out right yet: the case, and words of each thing that is wrong today, in their order.
 const OPEN: &[(&str, &[&str])] = &[
     (
-        "boot-log-short-unused-rest",
-        &["incomplete at byte 973: 8 more byte(s) needed for an event"],
-    ),
-    (
-        "event-text-is-not-its-digest",
-        &["what the boot log says of an event is not what was measured"],
-    ),
-    (
-        "grub-kernel-cmdline-prefix",
-        &[
-            "from-boot does not list \"/vmlinuz-6.12.0 root=UUID=0a1b2c3d ro quiet\"",
-            "no kernel command line was measured into PCR 8 or 9",
-        ],
-    ),
-    (
-        "grub-proc-cmdline",
-        &["the kernel command line is not one that the policy accepts"],
-    ),
-    (
-        "grub212-loadoptions-without-nul",
-        &[
-            "the kernel command line that was measured is not what /proc/cmdline said",
-            "from-boot does not list \"/vmlinuz-6.12.0",
-            "from-boot does not list \"BOOT_IMAGE=/vmlinuz-6.12.0",
-            "the kernel command line is not one that the policy accepts",
-        ],
-    ),
-    (
         "ima-policy-functions",
         &["file-mmap: ", "path-check: ", "reqprot: ", "pcr: ", "FILE_MMAP: "],
     ),
@@ -66,14 +38,6 @@ const OPEN: &[(&str, &[&str])] = &[
         &["no reference value has a file at this path"],
     ),
     ("static-pod-uid", &["is not a pod UID in lower case with dashes"]),
-    (
-        "uki-command-line",
-        &[
-            "nl: exit Some(2)",
-            "nlnul: exit Some(2)",
-            "- \"root=LABEL=r ro quiet \"",
-        ],
-    ),
 ];
 
 /// Where the inputs and what is expected of them are.

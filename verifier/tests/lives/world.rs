@@ -113,7 +113,8 @@ impl World {
                     .as_ref()
                     .unwrap(),
             )
-            .unwrap();
+            .unwrap()
+            .yaml();
         }
         // The test's firmware log knows two banks.
         match (setup.boot, setup.banks) {

@@ -57,13 +57,15 @@ What maintainer scripts, diversions and alternatives make is not in the packages
     #[command(after_help = "Example:
   cgpath policy from-boot evidence.cbor >> node.yaml
 
-The evidence must be of a boot that is known to be good: what it measured is accepted from then on.")]
+The evidence must be of a boot that is known to be good: what it measured is accepted from then on. Notes on standard
+error, and comments in the values, say what was not understood, what only a register's value binds, and what the
+firmware does otherwise than the TCG's profile says.")]
     FromBoot(boot::FromBoot),
     /// Computes what a unified kernel image will have measured, as the `boot:` of a node's policy (rule V10)
     #[command(after_help = "Example:
   cgpath policy from-uki /boot/efi/EFI/Linux/debian.efi >> node.yaml
 
-It names the image, its kernel and its command line. The firmware's own registers are learned: see from-boot.")]
+It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot.")]
     FromUki(boot::FromUki),
     /// Makes reference values from a Keylime runtime policy
     #[command(after_help = "Example:

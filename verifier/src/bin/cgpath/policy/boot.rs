@@ -4,7 +4,7 @@
 use crate::export;
 use crate::input;
 use crate::kept::Source;
-use crate::output::{Failure, Output, Status};
+use crate::output::{Failure, Output, Status, escape};
 use clap::Args;
 use evidence::Bank;
 use policy::generate::boot::from_boot;
@@ -36,8 +36,13 @@ impl FromBoot {
                 "the quote covers PCR 10 alone: the evidence says nothing of the boot",
             )
         })?;
-        let yaml = from_boot(boot).map_err(|e| Failure::new("boot", e.to_string()))?;
-        write(self.output.as_deref(), &yaml, out)
+        let learned = from_boot(boot).map_err(|e| Failure::new("boot", e.to_string()))?;
+        if !out.json() {
+            for remark in &learned.remarks {
+                eprintln!("note: {}", escape(remark.as_bytes()));
+            }
+        }
+        write(self.output.as_deref(), &learned.yaml(), &learned.remarks, out)
     }
 }
 
@@ -75,14 +80,15 @@ impl FromUki {
         });
         let yaml = from_uki(&name, &bytes, &self.banks)
             .map_err(|e| Failure::new("image", format!("{}: {e}", self.image.display())))?;
-        write(self.output.as_deref(), &yaml, out)
+        write(self.output.as_deref(), &yaml, &[], out)
     }
 }
 
-fn write(output: Option<&Path>, yaml: &str, out: &mut Output) -> Result<Status, Failure> {
+/// Remarks are comments in the values, too.
+fn write(output: Option<&Path>, yaml: &str, remarks: &[String], out: &mut Output) -> Result<Status, Failure> {
     match output {
         Some(path) => input::replace(path, yaml.as_bytes())?,
-        None if out.json() => out.object(&serde_json::json!({ "boot": yaml }))?,
+        None if out.json() => out.object(&serde_json::json!({ "boot": yaml, "remarks": remarks }))?,
         None => out.line(yaml.trim_end())?,
     }
     Ok(Status::Clean)

@@ -6,9 +6,10 @@ use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::serve::again;
 use crate::serve::store::Store;
 use clap::Args;
-use evidence::Bank;
-use policy::{Allowed, Excludes, Hidden, Policy};
+use evidence::{Bank, boot::REGISTERS};
+use policy::{Allowed, BootPolicy, Excludes, Hidden, Policy};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Paths that no sensible exclude hides: one that does hides whatever an intruder brings.
@@ -56,6 +57,9 @@ impl Lint {
                 warn(&mut warnings, &part, text);
             }
         }
+        for text in policy.file.boot.iter().flat_map(of_boot) {
+            warn(&mut warnings, "boot", text);
+        }
         if let Some(dir) = &self.against {
             for (part, text) in of_evidence(&policy, &Store::open(dir)?)? {
                 warn(&mut warnings, &part, text);
@@ -96,6 +100,33 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
             .map(|p| (format!("pod {} {}", p.pod.uid, p.pod.name), &p.allowed)),
     );
     parts
+}
+
+/// Registers that nothing judges: whatever was measured into one of them passes.
+fn of_boot(boot: &BootPolicy) -> Vec<String> {
+    let mut judged: BTreeSet<u8> = boot.registers.keys().copied().collect();
+    judged.extend(boot.events.iter().map(|event| event.pcr));
+    if !boot.command_lines.is_empty() {
+        judged.extend([8, 9]);
+    }
+    let unjudged: Vec<String> = (0..REGISTERS as u8)
+        .filter(|pcr| !judged.contains(pcr))
+        .map(|pcr| pcr.to_string())
+        .collect();
+    let mut found = Vec::new();
+    if boot.registers.is_empty() {
+        found.push(
+            "no registers: firmware that measures honestly and is another one passes (`cgpath policy from-boot` learns its registers)"
+                .to_owned(),
+        );
+    }
+    if !unjudged.is_empty() {
+        found.push(format!(
+            "nothing judges what was measured into PCR {}",
+            unjudged.join(", ")
+        ));
+    }
+    found
 }
 
 fn of_values(allowed: &Allowed) -> Vec<String> {
