@@ -362,3 +362,34 @@ fn a_loader_that_puts_the_images_name_first_gives_the_line_that_the_kernel_shows
             .any(|r| r.contains("nor /proc/cmdline has a text that was hashed"))
     );
 }
+
+#[test]
+fn a_line_in_a_form_that_is_not_known_is_not_left_out_without_a_word() {
+    let mut log = FirmwareLog::good();
+    log.events.pop();
+    let learned = accepts_itself("no line", &log.bytes(), Some("quiet"), &[Bank::Sha256]);
+    assert!(
+        learned.remarks.iter().any(|r| r.ends_with("They hold: nothing")),
+        "{:#?}",
+        learned.remarks
+    );
+    for n in 0..10 {
+        log.events.push((
+            8,
+            EventType::IPL,
+            b"quiet".to_vec(),
+            format!("boot line {n}: quiet").into_bytes(),
+        ));
+    }
+    let learned = accepts_itself("another loader", &log.bytes(), Some("quiet"), &[Bank::Sha256]);
+    assert_eq!(learned.values.command_lines, [] as [&str; 0]);
+    let said = learned
+        .remarks
+        .iter()
+        .find(|r| r.contains("command-lines is left out"))
+        .unwrap();
+    assert!(
+        said.contains("EV_IPL \"boot line 0: quiet\" in PCR 8, byte ") && said.ends_with("; 2 more"),
+        "{said}"
+    );
+}
