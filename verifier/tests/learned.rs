@@ -310,3 +310,86 @@ proptest! {
         accepts_itself("a generated log", &log.bytes(), told.as_deref(), banks);
     }
 }
+
+/// A log whose last events are GRUB's line, where it has one, and the LoadOptions that the kernel measured.
+fn loaded(grub: Option<&str>, options: &str) -> Vec<u8> {
+    let mut log = FirmwareLog::good();
+    log.events.pop();
+    let line = grub.map(|text| {
+        let data = format!("kernel_cmdline: {text}\0").into_bytes();
+        (8, EventType::IPL, text.as_bytes().to_vec(), data)
+    });
+    log.events.extend(line);
+    let data = tagged(0x8f3b_22ed, "LOADED_IMAGE::LoadOptions\0");
+    log.events.push((9, EventType::EVENT_TAG, wide(options), data));
+    log.bytes()
+}
+
+#[test]
+fn a_loader_that_puts_the_images_name_first_gives_the_line_that_the_kernel_shows() {
+    // The UEFI Shell and boot entries: the name is a part of the line, in /proc/cmdline as well.
+    for (options, told) in [
+        (r"vmlinuz.efi root=/dev/vda ro", r"vmlinuz.efi root=/dev/vda ro"),
+        (
+            "fs0:\\vmlinuz.efi initrd=\\initrd ro\0",
+            r"fs0:\vmlinuz.efi initrd=\initrd ro",
+        ),
+        ("root=/dev/vda ro\n", "root=/dev/vda ro"),
+    ] {
+        let learned = accepts_itself(options, &loaded(None, options), Some(told), &[Bank::Sha256]);
+        assert_eq!(learned.values.command_lines, [told]);
+    }
+    // GRUB: what it measured tells what it handed over, though nobody tells /proc/cmdline.
+    let measured = "/vmlinuz root=/dev/vda ro";
+    let shown = format!("BOOT_IMAGE={measured}");
+    for told in [None, Some("quiet"), Some(&*shown)] {
+        let learned = accepts_itself("GRUB", &loaded(Some(measured), &shown), told, &[Bank::Sha256]);
+        assert_eq!(learned.values.command_lines, [measured, &*shown]);
+    }
+    // A kernel that adds words of its own shows another line than it measured.
+    let log = loaded(None, "root=/dev/vda\0");
+    let learned = accepts_itself(
+        "CONFIG_CMDLINE",
+        &log,
+        Some("root=/dev/vda panic=1"),
+        &[Bank::Sha256],
+    );
+    assert_eq!(learned.values.command_lines, [] as [&str; 0]);
+    assert!(
+        learned
+            .remarks
+            .iter()
+            .any(|r| r.contains("nor /proc/cmdline has a text that was hashed"))
+    );
+}
+
+#[test]
+fn a_line_in_a_form_that_is_not_known_is_not_left_out_without_a_word() {
+    let mut log = FirmwareLog::good();
+    log.events.pop();
+    let learned = accepts_itself("no line", &log.bytes(), Some("quiet"), &[Bank::Sha256]);
+    assert!(
+        learned.remarks.iter().any(|r| r.ends_with("They hold: nothing")),
+        "{:#?}",
+        learned.remarks
+    );
+    for n in 0..10 {
+        log.events.push((
+            8,
+            EventType::IPL,
+            b"quiet".to_vec(),
+            format!("boot line {n}: quiet").into_bytes(),
+        ));
+    }
+    let learned = accepts_itself("another loader", &log.bytes(), Some("quiet"), &[Bank::Sha256]);
+    assert_eq!(learned.values.command_lines, [] as [&str; 0]);
+    let said = learned
+        .remarks
+        .iter()
+        .find(|r| r.contains("command-lines is left out"))
+        .unwrap();
+    assert!(
+        said.contains("EV_IPL \"boot line 0: quiet\" in PCR 8, byte ") && said.ends_with("; 2 more"),
+        "{said}"
+    );
+}

@@ -70,6 +70,9 @@ impl Learned {
     }
 }
 
+/// Of events that are not understood, a remark names this many.
+const MAX_SHOWN: usize = 8;
+
 /// An event as remarks call it.
 fn place(event: &Event) -> String {
     let label = event.label();
@@ -264,11 +267,19 @@ pub fn from_boot(boot: &Boot) -> Result<Learned, BootError> {
         }
     }
     if lines.is_empty() {
-        remarks.push(
-            "no event of PCR 8 or 9 is a kernel command line as far as is known here: command-lines is left out, and only these \
-             registers' values can bind one"
-                .into(),
-        );
+        let unknown: Vec<&Event> = this.events().filter(|event| matches!(event.pcr, 8 | 9)).collect();
+        let mut shown: Vec<String> = unknown.iter().take(MAX_SHOWN).map(|event| place(event)).collect();
+        if let Some(more) = unknown.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+            shown.push(format!("{more} more"));
+        }
+        if shown.is_empty() {
+            shown.push("nothing".to_owned());
+        }
+        remarks.push(format!(
+            "no event of PCR 8 or 9 is understood as a kernel command line: command-lines is left out, and only these registers' \
+             values can bind one. They hold: {}",
+            shown.join("; ")
+        ));
     }
     let mut alone: BTreeMap<u32, BTreeMap<String, usize>> = BTreeMap::new();
     let mut applications = 0;
