@@ -432,7 +432,7 @@ fn apply(
     let mut packed = BufReader::with_capacity(128 * 1024, Hashing::new(reader, MAX_LAYER_LEN));
     let mut unpacked = Hashing::new(Decompress::new(&what, &mut packed)?, MAX_LAYER_LEN);
     tree.name_next(format!("layer {}", layer.diff_id));
-    tree.apply_layer(&mut TarReader::new(&what, &mut unpacked), progress, report)?;
+    tree.apply_layer(&mut TarReader::of_layer(&what, &mut unpacked), progress, report)?;
     let (diff_id, _) = unpacked.finish().map_err(io)?;
     let (digest, length) = packed.into_inner().finish().map_err(io)?;
     let wrong = |expected: String, found: String| {
@@ -595,6 +595,11 @@ impl<R: Read + Seek> TarStore<R> {
         while let Some(entry) = tar.next()? {
             let path = normal(&[], &entry.path);
             let part = match entry.kind {
+                Kind::File if entry.is_sparse => {
+                    return Err(
+                        tar.malformed(entry.offset, "a part of an image archive that is a sparse file")
+                    );
+                }
                 Kind::File => Part::File(entry.content, entry.size),
                 Kind::HardLink => Part::Link(normal(&[], &entry.link)),
                 Kind::Symlink => {
@@ -604,7 +609,7 @@ impl<R: Read + Seek> TarStore<R> {
                         .map_or(&[][..], |at| &path[..at]);
                     Part::Link(normal(folder, &entry.link))
                 }
-                Kind::Directory | Kind::Special => continue,
+                Kind::Directory | Kind::Special | Kind::Whiteout | Kind::Global => continue,
             };
             if parts.len() == MAX_PARTS {
                 return Err(Error::Limit {

@@ -7,7 +7,9 @@
 pub mod boot;
 pub mod deb;
 pub mod image;
+mod layer;
 pub mod list;
+mod sparse;
 mod stream;
 mod tarball;
 mod tree;

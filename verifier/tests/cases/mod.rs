@@ -47,13 +47,6 @@ const OPEN: &[(&str, &[&str])] = &[
         &["file-mmap: ", "path-check: ", "reqprot: ", "pcr: ", "FILE_MMAP: "],
     ),
     (
-        "image-layer-parents",
-        &[
-            "implicit-parent: [\"/usr/bin/app\", \"/usr/bin/sh\"]",
-            "one of its parents is not a directory",
-        ],
-    ),
-    (
         "image-platform-variant",
         &[
             "2 images fit",
