@@ -1,7 +1,7 @@
 //! Properties of the generators: images, root file systems and lists become reference values.
 
 use evidence::{Bank, Digest};
-use policy::generate::image::{Choice, Mount, Platform, Store, TarStore, from_image};
+use policy::generate::image::{Choice, Mount, Platform, Store, TarStore, decompress, from_image};
 use policy::generate::{Error, Options, list, rootfs_archive};
 use policy::{Reference, SourceKind};
 use std::io::{Cursor, Read, Write};
@@ -572,6 +572,19 @@ fn a_docker_archive_with_linked_layers_is_read() {
         (found.source.name.as_str(), found.source.digest),
         ("demo:2", Some(sha256(&config)))
     );
+    // As `docker save | gzip` leaves it, of one member or more.
+    let plain = build(&name, &config);
+    let (head, tail) = plain.split_at(700);
+    for packed in [gzip(&plain), zstd(&plain), [gzip(head), gzip(tail)].concat()] {
+        let why = read(&packed).unwrap_err().to_string();
+        assert!(why.contains("compressed archive"), "{why}");
+        let mut unpacked = Vec::new();
+        assert!(decompress("x", &packed[..], &mut unpacked).unwrap());
+        assert_eq!(unpacked, plain);
+        assert!(decompress("x", &packed[..packed.len() - 9], &mut Vec::new()).is_err());
+    }
+    let mut unpacked = Vec::new();
+    assert!(!decompress("x", &plain[..], &mut unpacked).unwrap() && unpacked.is_empty());
     let changed = config.replace("amd64", "arm64");
     assert!(matches!(
         read(&build(&name, &changed)),

@@ -9,6 +9,7 @@ pub mod deb;
 pub mod image;
 mod layer;
 pub mod list;
+mod platform;
 mod sparse;
 mod stream;
 mod tarball;

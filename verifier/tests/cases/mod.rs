@@ -47,14 +47,6 @@ const OPEN: &[(&str, &[&str])] = &[
         &["file-mmap: ", "path-check: ", "reqprot: ", "pcr: ", "FILE_MMAP: "],
     ),
     (
-        "image-platform-variant",
-        &[
-            "2 images fit",
-            "no image for platform linux/amd64/v1",
-            "no image for platform linux/arm64/v8",
-        ],
-    ),
-    (
         "learned-path-with-a-space",
         &["no reference value has a file at this path"],
     ),
