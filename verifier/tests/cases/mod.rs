@@ -43,10 +43,6 @@ const OPEN: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "ima-policy-functions",
-        &["file-mmap: ", "path-check: ", "reqprot: ", "pcr: ", "FILE_MMAP: "],
-    ),
-    (
         "learned-path-with-a-space",
         &["no reference value has a file at this path"],
     ),
