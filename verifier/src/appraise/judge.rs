@@ -16,10 +16,12 @@ use super::{
 use crate::accept::Acceptances;
 use crate::text::foreign;
 use evidence::{
-    Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record, cgroup::partition_of,
-    checkpoint::number_from_path, list::unescaped,
+    Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record,
+    cgroup::partition_of,
+    checkpoint::number_from_path,
+    list::{as_listed, unescaped},
 };
-use policy::{Judgement, Policy, PredatingPods};
+use policy::{Judgement, Name, Policy, PredatingPods};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -76,7 +78,7 @@ pub(crate) struct Concluded {
 #[derive(Clone, Copy)]
 struct Use<'a> {
     key: PartitionKey,
-    path: &'a [u8],
+    name: Name<'a>,
     digest: Option<&'a Digest>,
     index: Option<usize>,
     seq: Option<u64>,
@@ -244,7 +246,7 @@ fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
         let digests = on_host.filter_map(|(.., content)| Some(content.as_ref()?.1));
         scene.policy.look_ahead_on_host(digests);
         for (place, key, record, content) in contents {
-            let opinion = content.map(|(path, digest)| scene.opinion(key, path, digest));
+            let opinion = content.map(|(name, digest)| scene.opinion(key, name, digest));
             match opinion {
                 Some(Opinion::Judged {
                     judgement: Judgement::Accepted { learned, .. },
@@ -317,7 +319,7 @@ impl<'a> Judge<'_, 'a> {
                 continue;
             }
             let opinion = line.file.as_ref().filter(|_| before_kexec);
-            let opinion = opinion.map(|digest| scene.opinion_of_boot_before(path, digest));
+            let opinion = opinion.map(|digest| scene.opinion_of_boot_before(Name::Listed(path), digest));
             self.entry(
                 PartitionKey::Boot,
                 index,
@@ -416,7 +418,7 @@ impl<'a> Judge<'_, 'a> {
                 }
                 let used = Use {
                     key,
-                    path: &record.path,
+                    name: Name::True(&record.path),
                     digest,
                     index: None,
                     seq: Some(record.seq),
@@ -504,7 +506,7 @@ impl<'a> Judge<'_, 'a> {
         }
         let used = Use {
             key,
-            path,
+            name: Name::Listed(path),
             digest: line.file.as_ref(),
             index: Some(index),
             seq,
@@ -527,16 +529,16 @@ impl<'a> Judge<'_, 'a> {
             self.tally(used.key).say(finding);
             return;
         };
-        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.path, digest)) {
+        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.name, digest)) {
             Opinion::Excluded => {
                 self.tally(used.key)
-                    .saw(used.path, Some(digest), used.is_execution, Seen::Excluded);
+                    .saw(used.name.bytes(), Some(digest), used.is_execution, Seen::Excluded);
                 return;
             }
             // It is reported as such (V8): nothing can be expected of its files.
             Opinion::Nothing => {
                 self.tally(used.key)
-                    .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
+                    .saw(used.name.bytes(), Some(digest), used.is_execution, Seen::Refused);
                 return;
             }
             Opinion::Judged { judgement, gave_up } => {
@@ -590,7 +592,7 @@ impl<'a> Judge<'_, 'a> {
         }
         // Only a pod's verdict lists what was as it should be.
         if is_pod || seen != Seen::Accepted {
-            tally.saw(used.path, Some(digest), used.is_execution, seen);
+            tally.saw(used.name.bytes(), Some(digest), used.is_execution, seen);
         }
         if let Some(finding) = finding {
             let finding = place(finding.found(digest), &used);
@@ -736,7 +738,7 @@ impl Judged {
 }
 
 fn place(finding: Finding, used: &Use<'_>) -> Finding {
-    let mut finding = finding.at_path(used.path).resting_on(used.provenance);
+    let mut finding = finding.at_path(used.name.bytes()).resting_on(used.provenance);
     finding.index = used.index.map(|i| i as u64);
     finding.seq = used.seq;
     finding
@@ -865,7 +867,7 @@ impl Foundations {
             return;
         }
         let accept = &scene.policy.file.accept;
-        let collector = accept.collector.as_bytes();
+        let collector = &*as_listed(accept.collector.as_bytes());
         let second = scene.chain.second_anchor();
         let until = second.unwrap_or(scene.covered).min(scene.covered);
         for index in scene.lines.first()..until {
@@ -876,8 +878,11 @@ impl Foundations {
                 continue;
             };
             let Some(digest) = &line.file else { continue };
-            self.has_collector |=
-                line.path == Some(collector) && scene.policy.judge_host(collector, digest).is_accepted();
+            self.has_collector |= line.path == Some(collector)
+                && scene
+                    .policy
+                    .judge_host(Name::Listed(collector), digest)
+                    .is_accepted();
             self.has_policy |= accept.ima_policies.contains(digest);
         }
         self.is_over = second.is_some();

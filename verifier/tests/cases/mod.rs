@@ -42,10 +42,6 @@ const OPEN: &[(&str, &[&str])] = &[
             "the kernel command line is not one that the policy accepts",
         ],
     ),
-    (
-        "learned-path-with-a-space",
-        &["no reference value has a file at this path"],
-    ),
     ("static-pod-uid", &["is not a pod UID in lower case with dashes"]),
     (
         "uki-command-line",

@@ -7,7 +7,7 @@ use crate::serve::again;
 use crate::serve::store::Store;
 use clap::Args;
 use evidence::Bank;
-use policy::{Allowed, Excludes, Hidden, Policy};
+use policy::{Allowed, Excludes, Hidden, Name, Policy};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -136,7 +136,7 @@ fn of_values(allowed: &Allowed) -> Vec<String> {
 /// Each exclude for itself: what it hides of the values, and whether it hides what it was not meant for.
 fn of_excludes(allowed: &Allowed) -> Vec<String> {
     let mut found = Vec::new();
-    let paths = || allowed.references().flat_map(|reference| reference.files.keys());
+    let paths = || allowed.references().flat_map(|reference| reference.names());
     let total = paths().count();
     for item in allowed.excludes().flat_map(Excludes::items) {
         let shown = escape(item.as_bytes());
@@ -147,13 +147,13 @@ fn of_excludes(allowed: &Allowed) -> Vec<String> {
             ));
             continue;
         };
-        let hidden = paths().filter(|path| alone.hides(path) == Hidden::Yes).count();
+        let hidden = paths().filter(|path| alone.hides(*path) == Hidden::Yes).count();
         found.push(format!(
             "exclude {shown} hides {hidden} of {total} paths with a reference value"
         ));
         let caught: Vec<&str> = TELLTALES
             .into_iter()
-            .filter(|path| alone.hides(path.as_bytes()) == Hidden::Yes)
+            .filter(|path| alone.hides(Name::True(path.as_bytes())) == Hidden::Yes)
             .collect();
         if !caught.is_empty() {
             found.push(format!(
