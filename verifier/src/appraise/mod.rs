@@ -17,6 +17,7 @@ pub(crate) mod history;
 pub(crate) mod join;
 pub(crate) mod judge;
 pub(crate) mod kept;
+mod pem;
 mod pending;
 pub(crate) mod progress;
 pub(crate) mod quote;

@@ -92,3 +92,45 @@ fn a_static_pods_uid_is_taken_as_the_kubelet_writes_it_or_refused_with_the_form_
     let wrong = ran.wrong("policy check").filter(|_| !explained);
     judge("static-pod-uid", &Vec::from_iter(wrong));
 }
+
+#[test]
+fn the_attestation_key_is_taken_in_pem() {
+    use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    // As cgpathd makes its keys: collector/src/tpm.rs.
+    node.ak.attributes |= evidence::tpm::Attributes::NO_DA;
+    let actor = Actor::pod(pod(1), "/bin/app");
+    node.execute_good(&actor, "/bin/app");
+    let folder = Folder::new();
+    folder.write("evidence.cbor", node.attest(NONCE).to_cbor());
+    folder.write("node.yaml", node.policy_yaml());
+    let pem = |node: &Node| match evidence::tpm::Public::parse(&node.ak.public())
+        .unwrap()
+        .verifying_key()
+    {
+        Ok(evidence::tpm::VerifyingKey::P256(key)) => p256::PublicKey::from(key)
+            .to_public_key_pem(LineEnding::LF)
+            .unwrap(),
+        other => panic!("{other:?}"),
+    };
+    folder.write("ak.pub", pem(&node));
+    let ran = folder.verify();
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    folder.write("ak.pub", pem(&node).replace("PUBLIC KEY", "CERTIFICATE"));
+    let ran = folder.verify();
+    assert!(
+        ran.code == Some(2) && ran.err.contains("CERTIFICATE"),
+        "{}",
+        ran.err
+    );
+    let mut other = Node::boot(KeyKind::EcdsaP256);
+    other.ak = verifier::testing::AttestationKey::new(KeyKind::EcdsaP256, 77);
+    folder.write("ak.pub", pem(&other));
+    let ran = folder.verify();
+    assert!(
+        ran.code == Some(1) && ran.out.contains("V1"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+}

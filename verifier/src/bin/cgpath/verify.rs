@@ -40,7 +40,7 @@ pub struct Verify {
     /// The node's policy, or with --tenant the pod's
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// The node's attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint
+    /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",
