@@ -323,7 +323,11 @@ impl Policy {
         };
         let mut pods = BTreeMap::new();
         for pod in &node.pods {
-            let allowed = loader.allowed(&format!("pods: {}", pod.uid), &pod.references, &pod.excludes)?;
+            let allowed = loader.allowed(
+                &format!("pods: {}", pod.shown_uid()),
+                &pod.references,
+                &pod.excludes,
+            )?;
             pods.insert(
                 pod.uid,
                 PodPolicy {

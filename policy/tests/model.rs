@@ -447,7 +447,7 @@ fn malformed_values_are_refused() {
         ("collector: /usr", "collector: usr", "absolute path"),
         ("runtime-files: [/usr", "runtime-files: [usr", "absolute path"),
         (UID, "6B0C2E1A-0F3D-4F7E-9A51-2F6F3C9D0A11", "not a pod UID"),
-        (UID, "6b0c2e1a0f3d4f7e9a512f6f3c9d0a11", "not a pod UID"),
+        (UID, "6b0c2e1a_0f3d_4f7e_9a51_2f6f3c9d0a11", "not a pod UID"),
         (
             "ima-policies: ['sha256:",
             "ima-policies: ['sha256:00",

@@ -288,6 +288,7 @@ impl<'a> Judge<'_, 'a> {
             }
             let key = partition_of(line.cgroup.as_deref());
             untagged += u64::from(key == PartitionKey::Unattributed);
+            self.cgroup(key, line.cgroup.as_deref());
             if let PartitionKey::Pod(_) = key {
                 let dep = line.dep.unwrap_or_default();
                 let mut exes = dep.split(|b| *b == b':');
@@ -331,6 +332,15 @@ impl<'a> Judge<'_, 'a> {
         }
     }
 
+    /// How a pod's UID is written in its cgroup's path.
+    fn cgroup(&mut self, key: PartitionKey, path: Option<&[u8]>) {
+        if let (PartitionKey::Pod(uid), Some(path)) = (key, path) {
+            self.tally(key)
+                .undashed
+                .get_or_insert_with(|| uid.is_undashed_in(path));
+        }
+    }
+
     /// A record of a pod without a container runtime among its ancestors.
     fn lineage(&mut self, key: PartitionKey, record: &Record) {
         let is_runtime = |process: &evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
@@ -351,6 +361,7 @@ impl<'a> Judge<'_, 'a> {
 
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
+        self.cgroup(key, record.cgroup.as_deref());
         self.lineage(key, record);
         match record.kind {
             EventKind::Violation => {
@@ -776,6 +787,8 @@ fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
 fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
     let known = names.policy.pods.get(&uid);
+    let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
+    let undashed = tally.undashed.unwrap_or_else(in_policy);
     let told = names
         .told
         .iter()
@@ -795,7 +808,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
             Finding::fail(
                 Rule::V8,
                 Subject::Node,
-                format!("pod {uid}{called} is in no policy"),
+                format!("pod {}{called} is in no policy", uid.shown(undashed)),
             )
             .found(uid)
             .resting_on(provenance),
@@ -834,6 +847,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     list(&mut files, &tally.files, &mut listed.left_out.files);
     PodVerdict {
         uid,
+        undashed,
         name: known.map(|k| k.pod.name.clone()),
         told,
         state,

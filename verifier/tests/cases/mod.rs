@@ -42,7 +42,6 @@ const OPEN: &[(&str, &[&str])] = &[
             "the kernel command line is not one that the policy accepts",
         ],
     ),
-    ("static-pod-uid", &["is not a pod UID in lower case with dashes"]),
     (
         "uki-command-line",
         &[

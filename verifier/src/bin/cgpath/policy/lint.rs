@@ -93,7 +93,7 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
         policy
             .pods
             .values()
-            .map(|p| (format!("pod {} {}", p.pod.uid, p.pod.name), &p.allowed)),
+            .map(|p| (format!("pod {} {}", p.pod.shown_uid(), p.pod.name), &p.allowed)),
     );
     parts
 }
@@ -193,7 +193,11 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
             pod.excluded
         );
         found.push((
-            format!("pod {} {}", pod.uid, pod.name.as_deref().unwrap_or_default()),
+            format!(
+                "pod {} {}",
+                pod.shown_uid(),
+                pod.name.as_deref().unwrap_or_default()
+            ),
             text,
         ));
     }
