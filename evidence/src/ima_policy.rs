@@ -1,69 +1,96 @@
 //! IMA policy rules: reads a rule file as the kernel does, and says what the project needs and does not find.
 //!
-//! The kernel's grammar: security/integrity/ima/ima_policy.c (`ima_parse_rule`) and Documentation/ABI/testing/ima_policy.
-//! Promise: a file that is refused here would be refused there, or carries an option that no supported kernel (6.1 and
-//! newer) has. Not here: which policy is in force (see the collector's `check`).
+//! The kernel's grammar: security/integrity/ima/ima_policy.c (`policy_tokens`, `ima_parse_rule`) and
+//! Documentation/ABI/testing/ima_policy. Promise: what the parser of a supported kernel takes is taken here; which of them
+//! know a word is in the tables below. Not here: which policy is in force (see the collector's `check`).
 
 use crate::text::{foreign, quoted};
 
 /// A rule file is never longer than this many bytes.
 pub const MAX_LEN: usize = 1024 * 1024;
 
-const ACTIONS: [&str; 7] = [
-    "measure",
-    "dont_measure",
-    "appraise",
-    "dont_appraise",
-    "audit",
-    "hash",
-    "dont_hash",
+/// A word of the grammar, and the first supported kernel that knows it: 6.1, 6.12 and 7.3 are.
+type Word = (&'static str, &'static str);
+
+/// `policy_tokens` without a value that say what a rule does.
+const ACTIONS: [Word; 8] = [
+    ("measure", "6.1"),
+    ("dont_measure", "6.1"),
+    ("appraise", "6.1"),
+    ("dont_appraise", "6.1"),
+    ("audit", "6.1"),
+    ("dont_audit", "7.3"),
+    ("hash", "6.1"),
+    ("dont_hash", "6.1"),
 ];
 
-/// `enum ima_hooks`, as far as a policy may name it on 6.1.
-const FUNCTIONS: [&str; 13] = [
-    "FILE_CHECK",
-    "MMAP_CHECK",
-    "BPRM_CHECK",
-    "CREDS_CHECK",
-    "MODULE_CHECK",
-    "FIRMWARE_CHECK",
-    "KEXEC_KERNEL_CHECK",
-    "KEXEC_INITRAMFS_CHECK",
-    "POLICY_CHECK",
-    "KEXEC_CMDLINE",
-    "KEY_CHECK",
-    "CRITICAL_DATA",
-    "SETXATTR_CHECK",
+/// `policy_tokens` without a value that say how it is done.
+const FLAGS: [Word; 2] = [
+    ("permit_directio", "6.1"),
+    // Of the series in kernel-patches/, no released kernel's.
+    ("per_cgroup", "patched"),
 ];
 
-/// Conditions and options with a value. uid, euid, gid, egid, fowner and fgroup also take `>` and `<`.
-const KEYS: [&str; 25] = [
-    "func",
-    "mask",
-    "fsmagic",
-    "fsname",
-    "fsuuid",
-    "uid",
-    "euid",
-    "gid",
-    "egid",
-    "fowner",
-    "fgroup",
-    "subj_user",
-    "subj_role",
-    "subj_type",
-    "obj_user",
-    "obj_role",
-    "obj_type",
-    "appraise_type",
-    "appraise_flag",
-    "appraise_algos",
-    "keyrings",
-    "label",
-    "template",
-    "pcr",
-    "digest_type",
+/// What `func=` may be; [`Rule::function`] tells which are two names of one.
+const FUNCTIONS: [Word; 16] = [
+    ("FILE_CHECK", "6.1"),
+    ("PATH_CHECK", "6.1"),
+    ("MMAP_CHECK", "6.1"),
+    ("FILE_MMAP", "6.1"),
+    // Since 6.3: the protection that was asked for, not the one that was given, so that it is no other name of MMAP_CHECK.
+    ("MMAP_CHECK_REQPROT", "6.12"),
+    ("BPRM_CHECK", "6.1"),
+    ("CREDS_CHECK", "6.1"),
+    ("MODULE_CHECK", "6.1"),
+    ("FIRMWARE_CHECK", "6.1"),
+    ("KEXEC_KERNEL_CHECK", "6.1"),
+    ("KEXEC_INITRAMFS_CHECK", "6.1"),
+    ("POLICY_CHECK", "6.1"),
+    ("KEXEC_CMDLINE", "6.1"),
+    ("KEY_CHECK", "6.1"),
+    ("CRITICAL_DATA", "6.1"),
+    ("SETXATTR_CHECK", "6.1"),
 ];
+
+/// `policy_tokens` with a value. uid, euid, gid, egid, fowner and fgroup also take `>` and `<`.
+const KEYS: [Word; 26] = [
+    ("func", "6.1"),
+    ("mask", "6.1"),
+    ("fsmagic", "6.1"),
+    ("fsname", "6.1"),
+    ("fs_subtype", "7.3"),
+    ("fsuuid", "6.1"),
+    ("uid", "6.1"),
+    ("euid", "6.1"),
+    ("gid", "6.1"),
+    ("egid", "6.1"),
+    ("fowner", "6.1"),
+    ("fgroup", "6.1"),
+    ("subj_user", "6.1"),
+    ("subj_role", "6.1"),
+    ("subj_type", "6.1"),
+    ("obj_user", "6.1"),
+    ("obj_role", "6.1"),
+    ("obj_type", "6.1"),
+    ("appraise_type", "6.1"),
+    ("appraise_flag", "6.1"),
+    ("appraise_algos", "6.1"),
+    ("keyrings", "6.1"),
+    ("label", "6.1"),
+    ("template", "6.1"),
+    ("pcr", "6.1"),
+    ("digest_type", "6.1"),
+];
+
+/// Keys that a rule may have twice: the last one counts, or both say the same.
+const REPEATED: [&str; 5] = ["fsname", "pcr", "appraise_type", "appraise_flag", "digest_type"];
+
+/// Registers that a rule may name: as many as `measured_pcrs` has bits (`INVALID_PCR`).
+const REGISTERS: u32 = 64;
+
+fn is_of(words: &[Word], word: &str) -> bool {
+    words.iter().any(|(known, _)| *known == word)
+}
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,50 +114,70 @@ pub struct RuleError {
 }
 
 impl Rule {
-    /// The value of an option.
+    /// The value of an option; the last one where it is there twice.
     pub fn option(&self, key: &str) -> Option<&str> {
         self.options
             .iter()
+            .rev()
             .find(|(k, _)| k == key)
             .map(|(_, v)| v.as_str())
     }
 
+    /// The value of `func`, by the name that the kernel itself has for it.
+    pub fn function(&self) -> Option<&str> {
+        self.option("func").map(|name| match name {
+            "FILE_MMAP" => "MMAP_CHECK",
+            "PATH_CHECK" => "FILE_CHECK",
+            name => name,
+        })
+    }
+
     fn parse(line: usize, text: &str) -> Result<Rule, RuleError> {
         let refuse = |why: String| RuleError { line, why };
-        let mut words = text.split([' ', '\t']).filter(|w| !w.is_empty());
-        let action = words.next().unwrap_or_default();
-        if !ACTIONS.contains(&action) {
-            return Err(refuse(format!(
-                "{} is not an action ({})",
-                quoted(action),
-                ACTIONS.join(", ")
-            )));
-        }
+        let mut found: Option<&str> = None;
         let mut options: Vec<(String, String)> = Vec::new();
-        for word in words {
+        for word in text.split([' ', '\t']).filter(|w| !w.is_empty()) {
             if word.starts_with('#') {
-                return Err(refuse(
-                    "a comment after a rule: the kernel refuses it; put it on a line of its own".into(),
-                ));
+                // A comment behind a rule: 7.3 skips it, kernels before refuse the file.
+                break;
             }
-            if word == "permit_directio" {
+            if is_of(&ACTIONS, word) {
+                if found.replace(word).is_some() {
+                    return Err(refuse(format!("{} is a second action", quoted(word))));
+                }
+                continue;
+            }
+            if is_of(&FLAGS, word) {
                 options.push((word.to_owned(), String::new()));
                 continue;
             }
-            let at = word
+            let option = word
                 .find(['=', '<', '>'])
-                .ok_or_else(|| refuse(format!("{} is not an option", quoted(word))))?;
-            let (key, value) = (&word[..at], &word[at + 1..]);
+                .map(|at| (&word[..at], &word[at..], &word[at + 1..]));
+            let Some((key, operator, value)) = option else {
+                // The first word is an action in every policy that people write.
+                let what = if found.is_none() && options.is_empty() {
+                    format!("an action ({})", ACTIONS.map(|(name, _)| name).join(", "))
+                } else {
+                    "an option".to_owned()
+                };
+                return Err(refuse(format!("{} is not {what}", quoted(word))));
+            };
             let compares = ["uid", "euid", "gid", "egid", "fowner", "fgroup"].contains(&key);
-            if !KEYS.contains(&key) || (!word[at..].starts_with('=') && !compares) {
+            if !is_of(&KEYS, key) || (!operator.starts_with('=') && !compares) {
                 return Err(refuse(format!("{} is not an option", quoted(word))));
             }
-            if value.is_empty() || options.iter().any(|(k, _)| k == key) {
+            let is_twice = !REPEATED.contains(&key) && options.iter().any(|(k, _)| k == key);
+            if value.is_empty() || is_twice {
                 return Err(refuse(format!("{key} has no value, or is there twice")));
             }
             check_value(key, value).map_err(refuse)?;
             options.push((key.to_owned(), value.to_owned()));
         }
+        let Some(action) = found else {
+            let actions = ACTIONS.map(|(name, _)| name).join(", ");
+            return Err(refuse(format!("there is no action in it ({actions})")));
+        };
         Ok(Rule {
             line,
             action: action.to_owned(),
@@ -139,20 +186,34 @@ impl Rule {
     }
 }
 
+/// A UUID as `uuid_parse` reads it (lib/uuid.c): hex digits of either case, with dashes.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 fn check_value(key: &str, value: &str) -> Result<(), String> {
     let known = match key {
-        "func" => FUNCTIONS.contains(&value),
+        "func" => is_of(&FUNCTIONS, value),
         "mask" => {
             let mask = value.strip_prefix('^').unwrap_or(value);
             ["MAY_EXEC", "MAY_WRITE", "MAY_READ", "MAY_APPEND"].contains(&mask)
         }
         "fsmagic" => {
-            let digits = value.strip_prefix("0x").unwrap_or(value);
+            let digits = value
+                .strip_prefix("0x")
+                .or(value.strip_prefix("0X"))
+                .unwrap_or(value);
             u64::from_str_radix(digits, 16).is_ok()
         }
-        "fsuuid" => crate::PodUid::parse(value.as_bytes()).is_some() && value.contains('-'),
+        "fsuuid" => is_uuid(value),
         "uid" | "euid" | "gid" | "egid" | "fowner" | "fgroup" => value.parse::<u32>().is_ok(),
-        "pcr" => value.parse::<u32>().is_ok_and(|pcr| pcr < 24),
+        "pcr" => value.parse::<u32>().is_ok_and(|pcr| pcr < REGISTERS),
+        "digest_type" => value == "verity",
+        "appraise_type" => ["imasig", "imasig|modsig", "sigv3"].contains(&value),
         _ => true,
     };
     if known {
@@ -210,9 +271,10 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
     for (function, mask) in wanted {
         let found = rules.iter().find(|rule| {
             rule.action == "measure"
-                && rule.option("func") == Some(function)
+                && rule.function() == Some(function)
                 && rule.options.iter().all(|(key, value)| match key.as_str() {
-                    "func" | "template" => true,
+                    // One more entry for each group leaves nothing out.
+                    "func" | "template" | "per_cgroup" => true,
                     // Mappings and executions ask for this mask anyhow.
                     "mask" => value.trim_start_matches('^') == "MAY_EXEC",
                     _ => false,
@@ -234,7 +296,7 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
             && rule
                 .option("fsuuid")
                 .is_some_and(|v| v.eq_ignore_ascii_case(uuid))
-            && rule.option("func") == Some("FILE_CHECK")
+            && rule.function() == Some("FILE_CHECK")
             && rule.options.iter().all(|(key, value)| match key.as_str() {
                 "func" | "fsuuid" => true,
                 "mask" => value.trim_start_matches('^') == "MAY_READ",
@@ -251,7 +313,7 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
 fn excluded_before(rules: &[Rule], rule: &Rule, function: &str) -> Option<String> {
     // TMPFS_MAGIC, RAMFS_MAGIC, OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h).
     const KEPT: [u64; 3] = [0x0102_1994, 0x8584_58f6, 0x794c_7630];
-    let other = |r: &Rule| r.option("func").is_some_and(|f| f != function);
+    let other = |r: &Rule| r.function().is_some_and(|f| f != function);
     rules
         .iter()
         .take_while(|r| r.line < rule.line)
@@ -266,4 +328,171 @@ fn excluded_before(rules: &[Rule], rule: &Rule, function: &str) -> Option<String
                 r.line
             )
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rules that the parser of each supported kernel takes, one for each of its words. Source: ima_policy.c of Debian's
+    /// 6.1.192, 6.12.117 and 7.3.4; 6.1 knows the first part, 6.12 the second one too, 7.3 all but the last.
+    const BY_KERNEL: [(&str, &[&str]); 4] = [
+        (
+            "6.1",
+            &[
+                "measure",
+                "dont_measure",
+                "appraise",
+                "dont_appraise",
+                "audit",
+                "hash",
+                "dont_hash",
+                "measure obj_user=system_u",
+                "measure obj_role=object_r",
+                "measure obj_type=bin_t",
+                "measure subj_user=system_u",
+                "measure subj_role=system_r",
+                "measure subj_type=init_t",
+                "measure func=FILE_CHECK",
+                "measure func=PATH_CHECK",
+                "measure func=MODULE_CHECK",
+                "measure func=FIRMWARE_CHECK",
+                "measure func=FILE_MMAP",
+                "measure func=MMAP_CHECK",
+                "measure func=BPRM_CHECK",
+                "measure func=CREDS_CHECK",
+                "measure func=KEXEC_KERNEL_CHECK",
+                "measure func=KEXEC_INITRAMFS_CHECK",
+                "measure func=POLICY_CHECK",
+                "measure func=KEXEC_CMDLINE",
+                "measure func=KEY_CHECK keyrings=.builtin_trusted_keys|.ima",
+                "measure func=CRITICAL_DATA label=selinux",
+                "appraise func=SETXATTR_CHECK appraise_algos=sha256,sha512",
+                "measure mask=MAY_EXEC",
+                "measure mask=^MAY_WRITE",
+                "measure mask=MAY_READ",
+                "measure mask=MAY_APPEND",
+                "measure fsmagic=0x9fa0",
+                "measure fsmagic=9FA0",
+                "measure fsname=rootfs",
+                "measure fsname=a fsname=b",
+                "measure fsuuid=1CA09A17-30b2-46f6-8f5a-c9a7c9a7c9a7",
+                "measure uid=0",
+                "measure uid>1",
+                "measure uid<2",
+                "measure euid=0",
+                "measure euid>1",
+                "measure euid<2",
+                "measure gid=0",
+                "measure gid>1",
+                "measure gid<2",
+                "measure egid=0",
+                "measure egid>1",
+                "measure egid<2",
+                "measure fowner=0",
+                "measure fowner>1",
+                "measure fowner<2",
+                "measure fgroup=0",
+                "measure fgroup>1",
+                "measure fgroup<2",
+                "measure digest_type=verity template=ima-ngv2",
+                "appraise appraise_type=imasig",
+                "appraise appraise_type=imasig|modsig",
+                "appraise digest_type=verity appraise_type=sigv3",
+                "appraise appraise_type=imasig appraise_flag=check_blacklist",
+                "appraise permit_directio",
+                "measure pcr=0",
+                "measure pcr=10",
+                "measure pcr=24",
+                "measure pcr=63",
+                "measure template=ima-sig",
+                "func=BPRM_CHECK measure",
+                "\t measure  func=BPRM_CHECK\tmask=MAY_EXEC",
+            ],
+        ),
+        ("6.12", &["measure func=MMAP_CHECK_REQPROT"]),
+        (
+            "7.3",
+            &[
+                "dont_audit",
+                "measure fs_subtype=sshfs",
+                "measure func=BPRM_CHECK # why",
+                "appraise appraise_type=sigv3",
+            ],
+        ),
+        (
+            "patched",
+            &["measure func=BPRM_CHECK template=ima-cgpath per_cgroup"],
+        ),
+    ];
+
+    #[test]
+    fn each_word_of_each_supported_kernels_parser_is_taken() {
+        for (kernel, rules) in BY_KERNEL {
+            for rule in rules {
+                let parsed = parse(rule).unwrap_or_else(|e| panic!("{kernel}: {rule}: {e}"));
+                assert_eq!(parsed.len(), 1, "{kernel}: {rule}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_word_of_the_tables_is_in_a_rule_of_the_kernel_that_it_is_from() {
+        let words = ACTIONS.iter().chain(&FLAGS).chain(&FUNCTIONS).chain(&KEYS);
+        for (word, kernel) in words {
+            let (_, rules) = BY_KERNEL.iter().find(|(name, _)| name == kernel).unwrap();
+            let is_there = |rule: &&&str| rule.split(['=', ' ', '<', '>', '\t']).any(|part| part == *word);
+            assert!(rules.iter().any(|rule| is_there(&rule)), "{kernel}: {word}");
+        }
+    }
+
+    #[test]
+    fn what_no_supported_kernel_takes_is_refused() {
+        for rule in [
+            "measure pcr=64",
+            "measure pcr=-1",
+            "measure dont_measure",
+            "func=BPRM_CHECK",
+            "measure func=POST_SETATTR",
+            "measure func=file_check",
+            "measure mask=MAY_EXECUTE",
+            "measure digest_type=sha256",
+            "appraise appraise_type=sig",
+            "measure fsuuid=1ca09a1730b246f68f5ac9a7c9a7c9a7",
+            "measure uid=0 uid>1",
+            "measure fs_subtype<1",
+            "measure permit_directio=1",
+            "# all of it",
+            "measure func=BPRM_CHECK why",
+        ] {
+            assert!(parse(rule).is_err(), "{rule}");
+        }
+    }
+
+    #[test]
+    fn other_names_of_a_function_count_as_it_and_hide_it_alike() {
+        let all: String = missing(&[]).iter().map(|rule| format!("{rule}\n")).collect();
+        let renamed = all
+            .replace("=MMAP_CHECK", "=FILE_MMAP")
+            .replace("=FILE_CHECK", "=PATH_CHECK");
+        assert!(renamed.contains("FILE_MMAP") && renamed.contains("PATH_CHECK"));
+        assert_eq!(missing(&parse(&renamed).unwrap()), Vec::<String>::new());
+        for exclusion in ["FILE_MMAP", "MMAP_CHECK"] {
+            let text = format!("dont_measure func={exclusion} fsmagic=0x01021994\n{all}");
+            let found = missing(&parse(&text).unwrap());
+            assert!(
+                found[0].contains("before the exclusion in line 1"),
+                "{exclusion}: {found:?}"
+            );
+        }
+        // The protection that was asked for is another one, and another register is not the one that is quoted.
+        for (from, to) in [
+            ("=MMAP_CHECK", "=MMAP_CHECK_REQPROT"),
+            ("=BPRM_CHECK", "=BPRM_CHECK pcr=24"),
+        ] {
+            assert_eq!(missing(&parse(&all.replace(from, to)).unwrap()).len(), 1, "{to}");
+        }
+        let grouped = all.replace("=BPRM_CHECK", "=BPRM_CHECK per_cgroup");
+        assert!(missing(&parse(&grouped).unwrap()).is_empty());
+    }
 }

@@ -33,6 +33,28 @@ impl PodUid {
         hex::decode_to_slice(digits, &mut uid).ok()?;
         Some(PodUid(uid))
     }
+
+    /// 32 digits without dashes: how the kubelet writes the UID of a static pod, which it makes itself (an MD5 of the
+    /// manifest), in `kubernetes.io/config.hash` and in the pod's cgroup.
+    /// Source: Kubernetes, pkg/kubelet/config/common.go, `applyDefaults`.
+    pub fn undashed(&self) -> String {
+        hex::encode(self.0)
+    }
+
+    /// Whether a cgroup's path, or any other text, has this UID without dashes.
+    pub fn is_undashed_in(&self, text: &[u8]) -> bool {
+        let digits = self.undashed();
+        text.windows(digits.len()).any(|part| part == digits.as_bytes())
+    }
+
+    /// The UID for people: without dashes where that is how it is written.
+    pub fn shown(&self, is_undashed: bool) -> String {
+        if is_undashed {
+            self.undashed()
+        } else {
+            self.to_string()
+        }
+    }
 }
 
 impl core::fmt::Display for PodUid {

@@ -22,7 +22,7 @@ mod yaml;
 pub use boot::{BootEvent, BootPolicy, FirmwareDeviation};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
-pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
+pub use lookup::{Allowed, Basis, Judgement, Name, PodPolicy, Policy};
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,
     PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,

@@ -8,7 +8,7 @@ mod pod;
 
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
 use contents::Contents;
-use evidence::{Digest, PodUid, text::foreign};
+use evidence::{Digest, PodUid, list::as_listed, text::foreign};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -55,6 +55,33 @@ pub enum Basis {
     Probe,
 }
 
+/// A file's path, by where it was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name<'a> {
+    /// As the kernel knows it: a record's.
+    True(&'a [u8]),
+    /// As a measurement list writes it, with `_` for each space: see [`as_listed`].
+    Listed(&'a [u8]),
+}
+
+impl<'a> Name<'a> {
+    /// The path, as it was seen.
+    pub fn bytes(self) -> &'a [u8] {
+        let (Name::True(path) | Name::Listed(path)) = self;
+        path
+    }
+
+    /// Whether the file of a reference value may have been seen under this name. `is_listed` says that the value's path
+    /// is one that a list wrote.
+    fn is_of(self, known: &[u8], is_listed: bool) -> bool {
+        match self {
+            Name::True(path) if is_listed => is_listed_as(path, known),
+            Name::True(path) => path == known,
+            Name::Listed(path) => is_listed_as(known, path),
+        }
+    }
+}
+
 /// One reference file with its indexes.
 #[derive(Debug)]
 struct Indexed {
@@ -69,8 +96,10 @@ impl Indexed {
         let mut underscored: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
         for path in reference.files.keys() {
             if path.contains(&b' ') {
-                let listed = path.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect();
-                underscored.entry(listed).or_default().push(path.clone());
+                underscored
+                    .entry(as_listed(path).into_owned())
+                    .or_default()
+                    .push(path.clone());
             }
         }
         Indexed {
@@ -82,30 +111,48 @@ impl Indexed {
 
     /// Whether `digest` is one of [`Indexed::expected`]: most contents stand at one path or a few, and finding those is
     /// cheaper than to find the path among all.
-    fn accepts(&self, path: &[u8], digest: &Digest) -> bool {
+    fn accepts(&self, name: Name<'_>, digest: &Digest) -> bool {
         const FEW: usize = 16;
         match self.contents.paths(digest) {
             None => false,
-            Some(mut paths) if paths.len() <= FEW => paths.any(|known| is_listed_as(known, path)),
-            Some(_) => self.expected(path).any(|accepted| accepted == digest),
+            Some(mut paths) if paths.len() <= FEW => {
+                paths.any(|known| name.is_of(known, self.is_listed(known)))
+            }
+            Some(_) => self.expected(name).any(|accepted| accepted == digest),
         }
     }
 
-    /// Digests accepted at `path`. The measurement list writes `_` for every space (`ima_eventname_ng_init` and the
-    /// other string fields), so that `/a_b` there may be `/a b` in truth: both are looked up.
-    fn expected<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a Digest> + 'a {
-        let also = self.underscored.get(path).map_or(&[][..], Vec::as_slice);
-        core::iter::once(path)
-            .chain(also.iter().map(Vec::as_slice))
-            .filter_map(|p| self.reference.files.get(p))
+    /// Whether a path of these values is one that a list wrote: none with a space is.
+    fn is_listed(&self, known: &[u8]) -> bool {
+        self.reference.is_listed() && !known.contains(&b' ')
+    }
+
+    /// Digests accepted at a path. A list writes `_` for every space, so that `/a_b` there may be `/a b` in truth, and so
+    /// may `/a_b` in values that come from a list; a path that both sides have in truth is only itself.
+    fn expected<'a>(&'a self, name: Name<'a>) -> impl Iterator<Item = &'a Digest> + 'a {
+        let path = name.bytes();
+        let (spaced, listed) = match name {
+            Name::Listed(path) => (self.underscored.get(path).map_or(&[][..], Vec::as_slice), None),
+            Name::True(path) if path.contains(&b' ') && self.reference.is_listed() => {
+                (&[][..], Some(as_listed(path)))
+            }
+            Name::True(_) => (&[][..], None),
+        };
+        let also = listed.and_then(|listed| self.reference.files.get(&*listed));
+        // No list has a space in a name.
+        let own = !matches!(name, Name::Listed(path) if path.contains(&b' '));
+        own.then_some(path)
+            .into_iter()
+            .chain(spaced.iter().map(Vec::as_slice))
+            .filter_map(|path| self.reference.files.get(path))
+            .chain(also)
             .flatten()
     }
 }
 
-/// Whether a file may stand in the list under this name: see [`Indexed::expected`].
+/// Whether a file may stand in the list under this name.
 fn is_listed_as(path: &[u8], listed: &[u8]) -> bool {
-    let written = path.iter().map(|byte| if *byte == b' ' { b'_' } else { *byte });
-    path == listed || (path.len() == listed.len() && written.eq(listed.iter().copied()))
+    path.len() == listed.len() && *as_listed(path) == *listed
 }
 
 /// The reference values of one partition: what stands in any of its files is allowed.
@@ -117,10 +164,10 @@ pub struct Allowed {
 
 impl Allowed {
     /// Whether an exclude of the policy or of one of the reference files hides this path. [`Allowed::judge`] does not ask.
-    pub fn hides(&self, path: &[u8]) -> Hidden {
+    pub fn hides(&self, name: Name<'_>) -> Hidden {
         let mut gave_up = false;
         for excludes in self.excludes() {
-            match excludes.hides(path) {
+            match excludes.hides(name) {
                 Hidden::Yes => return Hidden::Yes,
                 Hidden::GaveUp => gave_up = true,
                 Hidden::No => {}
@@ -151,15 +198,15 @@ impl Allowed {
         self.excludes().next().is_some()
             && self
                 .references()
-                .flat_map(|reference| reference.files.keys())
-                .all(|path| self.hides(path) == Hidden::Yes)
+                .flat_map(|reference| reference.names())
+                .all(|name| self.hides(name) == Hidden::Yes)
     }
 
-    /// Judges `digest` found at `path` (raw bytes as the list or a record has them).
-    pub fn judge(&self, path: &[u8], digest: &Digest) -> Judgement {
+    /// Judges `digest` found at a path.
+    pub fn judge(&self, name: Name<'_>, digest: &Digest) -> Judgement {
         let mut learned = None;
         for indexed in &self.references {
-            if indexed.accepts(path, digest) {
+            if indexed.accepts(name, digest) {
                 // One source that was judged is enough.
                 learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
             }
@@ -173,7 +220,7 @@ impl Allowed {
         let expected: BTreeSet<&Digest> = self
             .references
             .iter()
-            .flat_map(|indexed| indexed.expected(path))
+            .flat_map(|indexed| indexed.expected(name))
             .collect();
         if expected.is_empty() {
             return Judgement::UnknownPath;
@@ -197,10 +244,10 @@ impl Allowed {
     }
 
     /// Whether any reference file has this path.
-    pub fn knows(&self, path: &[u8]) -> bool {
+    pub fn knows(&self, name: Name<'_>) -> bool {
         self.references
             .iter()
-            .any(|indexed| indexed.expected(path).next().is_some())
+            .any(|indexed| indexed.expected(name).next().is_some())
     }
 
     /// The reference files, in the policy's order.
@@ -276,7 +323,11 @@ impl Policy {
         };
         let mut pods = BTreeMap::new();
         for pod in &node.pods {
-            let allowed = loader.allowed(&format!("pods: {}", pod.uid), &pod.references, &pod.excludes)?;
+            let allowed = loader.allowed(
+                &format!("pods: {}", pod.shown_uid()),
+                &pod.references,
+                &pod.excludes,
+            )?;
             pods.insert(
                 pod.uid,
                 PodPolicy {
@@ -295,16 +346,16 @@ impl Policy {
             hint: "make the host's values from the root file system that holds it; name the real path, not a link".into(),
         }
         };
-        if !host.knows(node.accept.collector.as_bytes()) {
+        if !host.knows(Name::True(node.accept.collector.as_bytes())) {
             return Err(absent("accept.collector", &node.accept.collector));
         }
         let mut runtime_files = HashMap::new();
         for path in &node.runtime_files {
-            if !host.knows(path.as_bytes()) {
+            if !host.knows(Name::True(path.as_bytes())) {
                 return Err(absent("runtime-files", path));
             }
             for indexed in &host.references {
-                for digest in indexed.expected(path.as_bytes()) {
+                for digest in indexed.expected(Name::True(path.as_bytes())) {
                     let learned = runtime_files.entry(digest.clone()).or_insert(true);
                     *learned &= indexed.reference.learned;
                 }
@@ -322,13 +373,13 @@ impl Policy {
 
     /// Judges a content found on the host: by its own values; where those do not know the path, by the runtime files'
     /// contents, since runc executes a copy of itself (path `/` or a memfd) before it enters a pod's cgroup.
-    pub fn judge_host(&self, path: &[u8], digest: &Digest) -> Judgement {
-        match self.host.judge(path, digest) {
+    pub fn judge_host(&self, name: Name<'_>, digest: &Digest) -> Judgement {
+        match self.host.judge(name, digest) {
             Judgement::UnknownPath if self.runtime_files.contains_key(digest) => Judgement::Accepted {
                 basis: Basis::RuntimeFile,
                 learned: self.runtime_files.get(digest).is_some_and(|learned| *learned),
             },
-            Judgement::UnknownPath if evidence::probe::number(path, digest).is_some() => {
+            Judgement::UnknownPath if evidence::probe::number(name.bytes(), digest).is_some() => {
                 Judgement::Accepted {
                     basis: Basis::Probe,
                     learned: false,
@@ -340,12 +391,12 @@ impl Policy {
 
     /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files by hash.
     /// `None` if the policy does not know the pod.
-    pub fn judge_pod(&self, uid: &PodUid, path: &[u8], digest: &Digest) -> Option<Judgement> {
-        let own = self.pods.get(uid)?.allowed.judge(path, digest);
+    pub fn judge_pod(&self, uid: &PodUid, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
+        let own = self.pods.get(uid)?.allowed.judge(name, digest);
         if own.is_accepted() {
             return Some(own);
         }
-        let sandbox = self.sandbox.judge(path, digest);
+        let sandbox = self.sandbox.judge(name, digest);
         if let Judgement::Accepted { learned, .. } = sandbox {
             return Some(Judgement::Accepted {
                 basis: Basis::Sandbox,
@@ -400,17 +451,17 @@ impl Policy {
     }
 
     /// Whether a path on the host is excluded from judgement; [`Policy::judge_host`] does not ask.
-    pub fn hides_on_host(&self, path: &[u8]) -> Hidden {
-        self.host.hides(path)
+    pub fn hides_on_host(&self, name: Name<'_>) -> Hidden {
+        self.host.hides(name)
     }
 
     /// Whether a path in the pod `uid` is excluded from judgement: by its own excludes or the sandbox's.
     /// [`Policy::judge_pod`] does not ask.
-    pub fn hides_in_pod(&self, uid: &PodUid, path: &[u8]) -> Hidden {
+    pub fn hides_in_pod(&self, uid: &PodUid, name: Name<'_>) -> Hidden {
         let Some(pod) = self.pods.get(uid) else {
             return Hidden::No;
         };
-        match (pod.allowed.hides(path), self.sandbox.hides(path)) {
+        match (pod.allowed.hides(name), self.sandbox.hides(name)) {
             (Hidden::Yes, _) | (_, Hidden::Yes) => Hidden::Yes,
             (Hidden::GaveUp, _) | (_, Hidden::GaveUp) => Hidden::GaveUp,
             _ => Hidden::No,

@@ -247,24 +247,60 @@ pub struct Violations {
 }
 
 /// One pod that may be there.
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Pod {
-    /// The pod's UID, with dashes.
-    #[serde(deserialize_with = "dashed_uid")]
+    /// The pod's UID, with dashes; a static pod's as the kubelet writes it, 32 digits, or with dashes.
     #[schemars(schema_with = "uid_schema")]
     pub uid: PodUid,
+    /// The file has the UID without dashes.
+    #[serde(skip)]
+    pub is_undashed: bool,
     /// What people call it, `namespace/name`; only for the output.
-    #[serde(deserialize_with = "name")]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Reference files of its images, relative to the policy file's folder.
-    #[serde(deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
     /// Paths that are not judged in this pod.
     #[serde(default)]
     pub excludes: Excludes,
+}
+
+impl Pod {
+    /// The UID for people, as the file has it.
+    pub fn shown_uid(&self) -> String {
+        self.uid.shown(self.is_undashed)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pod {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<Pod, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case", rename = "Pod")]
+        struct Written {
+            uid: WrittenUid,
+            #[serde(deserialize_with = "name")]
+            name: String,
+            #[serde(deserialize_with = "texts")]
+            references: Vec<String>,
+            #[serde(default)]
+            excludes: Excludes,
+        }
+        let Written {
+            uid,
+            name,
+            references,
+            excludes,
+        } = Written::deserialize(d)?;
+        Ok(Pod {
+            uid: uid.uid,
+            is_undashed: uid.is_undashed,
+            name,
+            references,
+            excludes,
+        })
+    }
 }
 
 /// A path pattern over bytes: `*` and `?` do not match `/`, `**` does.
@@ -503,16 +539,27 @@ fn touches<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<GuardAct
     }
 }
 
-pub(crate) fn dashed_uid<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<PodUid, D::Error> {
-    let text = String::deserialize(d)?;
-    PodUid::parse(text.as_bytes())
-        .filter(|uid| uid.to_string() == text)
-        .ok_or_else(|| {
+/// A pod's UID, and whether the file has it without dashes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct WrittenUid {
+    pub(crate) uid: PodUid,
+    pub(crate) is_undashed: bool,
+}
+
+impl<'de> Deserialize<'de> for WrittenUid {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<WrittenUid, D::Error> {
+        let text = String::deserialize(d)?;
+        let read = PodUid::parse(text.as_bytes()).and_then(|uid| {
+            let is_undashed = text == uid.undashed();
+            (is_undashed || text == uid.to_string()).then_some(WrittenUid { uid, is_undashed })
+        });
+        read.ok_or_else(|| {
             de::Error::custom(format!(
-                "{} is not a pod UID in lower case with dashes (8-4-4-4-12 hex digits)",
+                "{} is not a pod UID: 8-4-4-4-12 hex digits in lower case, or a static pod's 32 (kubernetes.io/config.hash)",
                 quoted(&text)
             ))
         })
+    }
 }
 
 fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Error> {
@@ -522,7 +569,7 @@ fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Er
         if !seen.insert(pod.uid) {
             return Err(de::Error::custom(format!(
                 "pod {} stands twice in the list",
-                pod.uid
+                pod.shown_uid()
             )));
         }
     }
@@ -566,6 +613,6 @@ pub(crate) fn digests_schema(_: &mut schemars::SchemaGenerator) -> schemars::Sch
 fn uid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "string",
-        "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        "pattern": "^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})$",
     })
 }

@@ -4,7 +4,7 @@
 //! text where they are UTF-8, else `{"hex": "…"}`. Not here: how they are made from images, folders and logs (see
 //! `generate`).
 
-use crate::{Error, Excludes, Result};
+use crate::{Error, Excludes, Name, Result};
 use evidence::text::{quoted, told};
 use evidence::{Digest, record::lossy_path};
 use schemars::JsonSchema;
@@ -305,6 +305,24 @@ fn check_path(path: &[u8]) -> core::result::Result<(), String> {
 }
 
 impl Reference {
+    /// Whether its paths are as a measurement list writes them, with `_` for each space: values that were copied from a
+    /// list, or that another verifier compares with one. See [`crate::Name`].
+    pub fn is_listed(&self) -> bool {
+        self.learned || matches!(self.source.kind, SourceKind::Log | SourceKind::Keylime)
+    }
+
+    /// All paths, by what they are names of.
+    pub fn names(&self) -> impl Iterator<Item = Name<'_>> {
+        let is_listed = self.is_listed();
+        self.files.keys().map(move |path| {
+            if is_listed && !path.contains(&b' ') {
+                Name::Listed(path)
+            } else {
+                Name::True(path)
+            }
+        })
+    }
+
     /// An empty set of values.
     pub fn new(source: Source) -> Reference {
         Reference {

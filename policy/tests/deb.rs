@@ -13,10 +13,28 @@ fn sha256(content: &[u8]) -> Digest {
 
 /// A package with these files, packed with this compression.
 fn package(dir: &Path, version: &str, compression: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    package_of(
+        ["Package", "Version", "Architecture"],
+        dir,
+        version,
+        compression,
+        files,
+    )
+}
+
+/// The same, with fields of these names.
+fn package_of(
+    [package, number, architecture]: [&str; 3],
+    dir: &Path,
+    version: &str,
+    compression: &str,
+    files: &[(&str, &[u8])],
+) -> PathBuf {
     let root = dir.join(format!("root-{version}-{compression}"));
     fs::create_dir_all(root.join("DEBIAN")).unwrap();
     let control = format!(
-        "Package: demo\nVersion: {version}\nArchitecture: amd64\nMaintainer: A <a@example.org>\nDescription: demo\n"
+        "{package}: demo\n{number}: {version}\n{architecture}: amd64\nMaintainer: A <a@example.org>\nDescription: demo\n \
+         Version: none of it\n"
     );
     fs::write(root.join("DEBIAN/control"), control).unwrap();
     for (path, content) in files {
@@ -59,6 +77,31 @@ fn add(reference: &mut Reference, archive: impl std::io::Read, merged: bool) -> 
         &mut options,
     )
     .map(|(_, files)| files)
+}
+
+#[test]
+fn names_of_control_fields_are_read_in_any_case() {
+    let dir = tempfile::tempdir().unwrap();
+    for (nth, names) in [
+        ["package", "VERSION", "aRCHITECTURE"],
+        ["PACKAGE", "version", "architecture"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let archive = package_of(
+            names,
+            dir.path(),
+            &format!("1.{nth}"),
+            "none",
+            &[("usr/bin/a", b"a")],
+        );
+        let mut reference = empty();
+        let files = add(&mut reference, fs::File::open(archive).unwrap(), true).unwrap();
+        assert_eq!(files, 1);
+        let origin = reference.origins.of(b"/usr/bin/a").map(str::to_owned);
+        assert_eq!(origin, Some(format!("deb demo 1.{nth} amd64")), "{names:?}");
+    }
 }
 
 #[test]

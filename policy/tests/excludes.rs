@@ -127,7 +127,7 @@ fn compare(cases: &[(Vec<String>, Vec<String>)]) -> (usize, usize) {
                 both += 1;
                 for (path, theirs) in paths.iter().zip(theirs) {
                     let wanted = if theirs { Hidden::Yes } else { Hidden::No };
-                    assert_eq!(ours.hides(path.as_bytes()), wanted, "{items:?} on {path:?}");
+                    assert_eq!(ours.matches(path.as_bytes()), wanted, "{items:?} on {path:?}");
                 }
             }
             (Ok(_), Err(theirs)) => panic!("{items:?} is taken, and Python refuses it: {theirs}"),
@@ -393,12 +393,12 @@ fn a_path_that_needs_too_many_steps_is_judged() {
     let list = excludes(&["/(?:a(?=.)|a(?=.)a(?=.))+c"]);
     let path = format!("/{}d", "a".repeat(200));
     let start = used();
-    assert_eq!(list.hides(path.as_bytes()), Hidden::GaveUp, "{STEP_LIMIT}");
+    assert_eq!(list.matches(path.as_bytes()), Hidden::GaveUp, "{STEP_LIMIT}");
     assert!((used() - start).as_secs() < 10);
 }
 
 #[test]
 fn a_path_that_is_not_text_is_never_excluded() {
-    assert_eq!(excludes(&[".*"]).hides(b"/\xff"), Hidden::No);
-    assert_eq!(Excludes::default().hides(b"/a"), Hidden::No);
+    assert_eq!(excludes(&[".*"]).matches(b"/\xff"), Hidden::No);
+    assert_eq!(Excludes::default().matches(b"/a"), Hidden::No);
 }

@@ -82,15 +82,16 @@ fn an_exclusion_of_where_containers_live_is_noticed() {
 fn what_the_kernel_refuses_is_refused_with_its_line() {
     for (text, why) in [
         ("measur func=BPRM_CHECK", "not an action"),
-        ("measure func=BPRM_CHECK # why", "comment after a rule"),
         ("measure func=NOT_CHECK", "does not know"),
         ("measure mask=READ", "does not know"),
         ("measure fsmagic=zz", "does not know"),
         ("measure fsuuid=1ca09a17", "does not know"),
         ("measure uid=-1", "does not know"),
-        ("measure pcr=24", "does not know"),
+        ("measure pcr=64", "does not know"),
         ("measure func>BPRM_CHECK", "not an option"),
         ("measure nonsense", "not an option"),
+        ("measure audit", "second action"),
+        ("func=BPRM_CHECK", "no action"),
         ("measure uid=0 uid=1", "twice"),
         ("measure func=", "no value"),
     ] {

@@ -1,7 +1,7 @@
 //! Properties of the generators: images, root file systems and lists become reference values.
 
 use evidence::{Bank, Digest};
-use policy::generate::image::{Choice, Mount, Platform, Store, TarStore, from_image};
+use policy::generate::image::{Choice, Mount, Platform, Store, TarStore, decompress, from_image};
 use policy::generate::{Error, Options, list, rootfs_archive};
 use policy::{Reference, SourceKind};
 use std::io::{Cursor, Read, Write};
@@ -199,8 +199,7 @@ fn later_layers_replace_files_and_links_become_plain_paths() {
             Fifo("./usr/bin/fifo"),
             File("./etc/conf", "conf"),
         ],
-        // Written through the link of the lower layer: the kernel sees /usr/bin.
-        &[File("bin/busybox", "new"), File("bin/more", "more")],
+        &[File("usr/bin/busybox", "new"), File("usr/bin/more", "more")],
     ])
     .unwrap();
     assert_eq!(
@@ -215,6 +214,92 @@ fn later_layers_replace_files_and_links_become_plain_paths() {
     assert_eq!(found.source.kind, SourceKind::Image);
     assert_eq!(found.source.name, "demo:1");
     assert!(!found.learned);
+}
+
+#[test]
+fn a_layer_sees_no_link_and_no_file_of_the_layers_below() {
+    let lower: &[E<'_>] = &[
+        File("usr/bin/sh", "sh"),
+        Link("bin", "usr/bin"),
+        File("x", "x"),
+        Link("kept", "usr"),
+    ];
+    // A parent that the layer does not name is a real directory, and hides what is below; one that it names merges.
+    let upper: &[E<'_>] = &[
+        File("bin/app", "app"),
+        File("x/y", "y"),
+        Dir("usr/"),
+        File("usr/z", "z"),
+    ];
+    let found = layers(&[lower, upper]).unwrap();
+    assert_eq!(
+        shown(&found, &["sh", "x", "app", "y", "z"]),
+        ["/bin/app=app", "/usr/bin/sh=sh", "/usr/z=z", "/x/y=y"]
+    );
+    // Its own links it does follow.
+    let own: &[E<'_>] = &[Link("bin", "usr/bin"), File("bin/app", "app")];
+    let found = layers(&[lower, own]).unwrap();
+    assert_eq!(
+        shown(&found, &["sh", "x", "app"]),
+        ["/usr/bin/app=app", "/usr/bin/sh=sh", "/x=x"]
+    );
+    // A hard link to what only a layer below has.
+    let why = layers(&[lower, &[Hard("again", "usr/bin/sh")]])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("\"usr/bin/sh\", which is not there in this layer"),
+        "{why}"
+    );
+}
+
+#[test]
+fn whiteouts_are_what_the_kernel_makes_of_them() {
+    let lower: &[E<'_>] = &[File("d/one", "1"), File("e/two", "2"), File("three", "3")];
+    // An opaque marker at the root has no effect: overlayfs looks at every layer for the root.
+    let found = layers(&[lower, &[File(".wh..wh..opq", ""), File("four", "4")]]).unwrap();
+    assert_eq!(
+        shown(&found, &["1", "2", "3", "4"]),
+        ["/d/one=1", "/e/two=2", "/four=4", "/three=3"]
+    );
+    // What is hidden comes back neither by a directory above it nor by one in its place.
+    let found = layers(&[
+        lower,
+        &[File(".wh.d", ""), File("e/.wh..wh..opq", "")],
+        &[Dir("d/"), Dir("e/"), File("d/n", "n")],
+    ]);
+    assert_eq!(shown(&found.unwrap(), &["n", "3"]), ["/d/n=n", "/three=3"]);
+    // A name that the layer has is hidden by nobody: containerd and Docker cannot unpack it.
+    let why = layers(&[lower, &[File("n", "n"), File(".wh.n", "")]])
+        .unwrap_err()
+        .to_string();
+    assert!(why.contains("a name that this layer itself has"), "{why}");
+    // In the first layer it only removes what came before it.
+    let found = layers(&[&[
+        File("n", "n"),
+        File(".wh.n", ""),
+        File("m", "m"),
+        File(".wh..wh..opq", ""),
+    ]])
+    .unwrap();
+    assert_eq!(shown(&found, &["m"]), ["/m=m"]);
+    for name in [".wh.", ".wh..", ".wh..."] {
+        let why = layers(&[lower, &[File(name, "")]]).unwrap_err().to_string();
+        assert!(why.contains("whiteout of no name"), "{why}");
+    }
+}
+
+#[test]
+fn names_that_lead_out_of_a_layer_stay_in_it() {
+    let names: &[E<'_>] = &[
+        File("../../up", "1"),
+        File("/abs", "2"),
+        File("a/../b//./c", "3"),
+        Dir("."),
+        Dir("/"),
+    ];
+    let found = layers(&[names]).unwrap();
+    assert_eq!(shown(&found, &["1", "2", "3"]), ["/abs=2", "/b/c=3", "/up=1"]);
 }
 
 #[test]
@@ -487,6 +572,19 @@ fn a_docker_archive_with_linked_layers_is_read() {
         (found.source.name.as_str(), found.source.digest),
         ("demo:2", Some(sha256(&config)))
     );
+    // As `docker save | gzip` leaves it, of one member or more.
+    let plain = build(&name, &config);
+    let (head, tail) = plain.split_at(700);
+    for packed in [gzip(&plain), zstd(&plain), [gzip(head), gzip(tail)].concat()] {
+        let why = read(&packed).unwrap_err().to_string();
+        assert!(why.contains("compressed archive"), "{why}");
+        let mut unpacked = Vec::new();
+        assert!(decompress("x", &packed[..], &mut unpacked).unwrap());
+        assert_eq!(unpacked, plain);
+        assert!(decompress("x", &packed[..packed.len() - 9], &mut Vec::new()).is_err());
+    }
+    let mut unpacked = Vec::new();
+    assert!(!decompress("x", &plain[..], &mut unpacked).unwrap() && unpacked.is_empty());
     let changed = config.replace("amd64", "arm64");
     assert!(matches!(
         read(&build(&name, &changed)),
@@ -633,6 +731,7 @@ fn names_and_headers_longer_than_their_limits_are_refused_before_they_are_read()
     assert!(why(header.as_bytes()).contains("the limit is 1048576"));
     let long = format!("{}x", "d/".repeat(2100));
     assert!(why(&tar(&[File(&long, "")])).contains("the limit is 4096"));
+    // No runtime unpacks the old format; those in PAX headers are read (`layers`).
     let mut sparse = tar::Header::new_gnu();
     sparse.set_entry_type(tar::EntryType::GNUSparse);
     sparse.set_size(0);

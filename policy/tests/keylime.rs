@@ -136,7 +136,7 @@ print(json.dumps(not failure))",
             .iter()
             .all(|(path, found)| {
                 let digest = evidence::Digest::parse(&format!("sha256:{found}")).unwrap();
-                reference.excludes.hides(path.as_bytes()) == Hidden::Yes
+                reference.excludes.matches(path.as_bytes()) == Hidden::Yes
                     || reference
                         .files
                         .get(path.as_bytes())

@@ -12,8 +12,11 @@ mod excludes;
 mod ima;
 mod images;
 mod keylime;
+mod layers;
 mod model;
 mod schema;
+#[path = "common/stacks.rs"]
+mod stacks;
 
 /// Processor time of this thread: what may be bounded on a machine that does other things, too.
 fn used() -> std::time::Duration {

@@ -1,7 +1,7 @@
 //! Properties of the policy file, the reference file and the look-up in them.
 
 use evidence::{Bank, Digest, PodUid, Tier};
-use policy::{Basis, Error, Judgement, NodePolicy, Pattern, Policy, Reference, Source, SourceKind};
+use policy::{Basis, Error, Judgement, Name, NodePolicy, Pattern, Policy, Reference, Source, SourceKind};
 
 const UID: &str = "6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11";
 
@@ -127,7 +127,7 @@ fn a_content_is_judged_by_own_values_then_sandbox_then_runtime_files() {
     let policy = load(&yaml()).unwrap();
     let judge = |path: &str, content: &str| {
         policy
-            .judge_pod(&uid(), path.as_bytes(), &sha256(content))
+            .judge_pod(&uid(), Name::True(path.as_bytes()), &sha256(content))
             .unwrap()
     };
     let accepted = |basis, learned| Judgement::Accepted { basis, learned };
@@ -156,13 +156,13 @@ fn a_copy_of_a_runtime_file_is_accepted_on_the_host_where_no_value_knows_the_pat
         learned: false,
     };
     // A detached mount's root, as runc 1.1 executes itself from.
-    assert_eq!(policy.judge_host(b"/", &sha256("runc")), accepted);
+    assert_eq!(policy.judge_host(Name::True(b"/"), &sha256("runc")), accepted);
     assert_eq!(
-        policy.judge_host(b"/", &sha256("collector")),
+        policy.judge_host(Name::True(b"/"), &sha256("collector")),
         Judgement::UnknownPath
     );
     // In place of another program it is still a replacement.
-    let replaced = policy.judge_host(b"/usr/sbin/cgpathd", &sha256("runc"));
+    let replaced = policy.judge_host(Name::True(b"/usr/sbin/cgpathd"), &sha256("runc"));
     assert!(matches!(replaced, Judgement::WrongHash { .. }));
 }
 
@@ -170,7 +170,7 @@ fn a_copy_of_a_runtime_file_is_accepted_on_the_host_where_no_value_knows_the_pat
 fn a_pod_that_the_policy_does_not_know_has_no_judgement() {
     let policy = load(&yaml()).unwrap();
     assert_eq!(
-        policy.judge_pod(&PodUid([7; 16]), b"/bin/busybox", &sha256("busybox")),
+        policy.judge_pod(&PodUid([7; 16]), Name::True(b"/bin/busybox"), &sha256("busybox")),
         None
     );
 }
@@ -180,30 +180,155 @@ fn a_digest_of_another_bank_is_not_accepted() {
     let policy = load(&yaml()).unwrap();
     let other = Bank::Sha1.hash(&[b"runc"]);
     assert_eq!(
-        policy.judge_host(b"/usr/sbin/runc", &other),
+        policy.judge_host(Name::True(b"/usr/sbin/runc"), &other),
         Judgement::WrongHash {
             expected: vec![sha256("runc")]
         }
     );
 }
 
+/// A policy whose host has one more reference file, of this kind, with these paths.
+fn with_reference(kind: SourceKind, paths: &[&str]) -> Policy {
+    let mut more = Reference::new(Source {
+        kind,
+        name: "more".into(),
+        digest: None,
+    });
+    more.learned = kind == SourceKind::Log;
+    for path in paths {
+        more.insert(path.as_bytes().to_vec(), sha256("more")).unwrap();
+    }
+    let mut json = Vec::new();
+    more.write_json(&mut json).unwrap();
+    let text = yaml().replacen("host: { references: [", "host: { references: [more.json, ", 1);
+    assert!(text.contains("more.json"), "{text}");
+    Policy::load("node.yaml", text.as_bytes(), |name| match name {
+        "more.json" => Ok(json.clone()),
+        name => resolve(name),
+    })
+    .unwrap()
+}
+
 #[test]
-fn a_space_that_the_list_shows_as_underscore_is_found_and_an_underscore_is_not_a_space() {
-    let policy = load(&yaml()).unwrap();
-    assert!(
-        policy
-            .judge_host(b"/usr/bin/a b", &sha256("spaced"))
-            .is_accepted()
-    );
-    assert!(
-        policy
-            .judge_host(b"/usr/bin/a_b", &sha256("spaced"))
-            .is_accepted()
-    );
-    assert_eq!(
-        policy.judge_host(b"/usr/bin/a b_", &sha256("spaced")),
-        Judgement::UnknownPath
-    );
+fn a_name_that_a_list_wrote_is_each_that_the_kernel_writes_so_and_a_true_one_is_itself() {
+    let cases: [(SourceKind, &str, &[Name<'_>], &[Name<'_>]); 6] = [
+        (
+            SourceKind::Rootfs,
+            "/opt/my app",
+            &[Name::True(b"/opt/my app"), Name::Listed(b"/opt/my_app")],
+            // Another file, which only a list would call the same.
+            &[
+                Name::True(b"/opt/my_app"),
+                Name::Listed(b"/opt/my app"),
+                Name::Listed(b"/opt/my-app"),
+                Name::True(b"/opt"),
+            ],
+        ),
+        (
+            SourceKind::Rootfs,
+            "/opt/my_app",
+            &[Name::True(b"/opt/my_app"), Name::Listed(b"/opt/my_app")],
+            &[Name::True(b"/opt/my app")],
+        ),
+        (
+            SourceKind::Log,
+            "/opt/my_app",
+            &[
+                Name::True(b"/opt/my_app"),
+                Name::True(b"/opt/my app"),
+                Name::Listed(b"/opt/my_app"),
+            ],
+            &[
+                Name::True(b"/opt/my-app"),
+                Name::True(b"/opt/my  app"),
+                Name::True(b"/opt/my ap"),
+            ],
+        ),
+        (
+            SourceKind::Keylime,
+            "/a_b_c",
+            &[
+                Name::True(b"/a b_c"),
+                Name::True(b"/a_b c"),
+                Name::True(b"/a b c"),
+                Name::Listed(b"/a_b_c"),
+            ],
+            &[Name::True(b"/a b"), Name::True(b"/a\tb_c")],
+        ),
+        (
+            // No list wrote this one.
+            SourceKind::Keylime,
+            "/a b_c",
+            &[Name::True(b"/a b_c"), Name::Listed(b"/a_b_c")],
+            &[Name::True(b"/a b c"), Name::True(b"/a_b_c")],
+        ),
+        (
+            SourceKind::Deb,
+            "/a b_c",
+            &[Name::True(b"/a b_c")],
+            &[Name::True(b"/a b c")],
+        ),
+    ];
+    // Whether the content stands at one path or at more than are looked at one by one.
+    let many: Vec<String> = (0..40).map(|n| format!("/many/{n}")).collect();
+    for (kind, path, fit, others) in cases {
+        for more in [&[][..], &many] {
+            let paths: Vec<&str> = more.iter().map(String::as_str).chain([path]).collect();
+            let policy = with_reference(kind, &paths);
+            for name in fit {
+                assert!(
+                    policy.judge_host(*name, &sha256("more")).is_accepted(),
+                    "{path}: {name:?}"
+                );
+                let other = policy.judge_host(*name, &sha256("other"));
+                assert!(matches!(other, Judgement::WrongHash { .. }), "{path}: {name:?}");
+            }
+            for name in others {
+                let found = policy.judge_host(*name, &sha256("more"));
+                assert_eq!(found, Judgement::UnknownPath, "{path}: {name:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn excludes_hide_both_names_of_a_file_and_no_other() {
+    let excludes = |item: &str| policy::Excludes::new(vec![item.to_owned()]).unwrap();
+    // As a list has it, as the file is called, and with classes of characters.
+    for (item, hidden, judged) in [
+        (
+            "^/opt/my_app/",
+            &[
+                Name::Listed(b"/opt/my_app/x"),
+                Name::True(b"/opt/my app/x"),
+                Name::True(b"/opt/my_app/x"),
+            ][..],
+            &[Name::True(b"/opt/my-app/x"), Name::True(b"/opt/your app/x")][..],
+        ),
+        (
+            "^/opt/my app/",
+            &[Name::Listed(b"/opt/my_app/x"), Name::True(b"/opt/my app/x")],
+            &[Name::True(b"/opt/my_app/x"), Name::Listed(b"/opt/my-app/x")],
+        ),
+        (
+            r"/a[ \t]b\sc\x20d$",
+            &[
+                Name::True(b"/a b c d"),
+                Name::Listed(b"/a_b_c_d"),
+                Name::True(b"/a\tb\nc d"),
+            ],
+            &[Name::True(b"/a_b c d"), Name::Listed(b"/a_b_c-d")],
+        ),
+        (r"/[^ ]+$", &[Name::Listed(b"/a_b"), Name::True(b"/a b")], &[]),
+    ] {
+        let list = excludes(item);
+        for name in hidden {
+            assert_eq!(list.hides(*name), policy::Hidden::Yes, "{item}: {name:?}");
+        }
+        for name in judged {
+            assert_eq!(list.hides(*name), policy::Hidden::No, "{item}: {name:?}");
+        }
+    }
 }
 
 #[test]
@@ -223,11 +348,17 @@ fn probes_of_the_node_check_are_accepted_on_the_host_alone_and_with_their_conten
         basis: Basis::Probe,
         learned: false,
     };
-    assert_eq!(policy.judge_host(path, &digest), accepted);
-    assert_eq!(policy.judge_host(path, &sha256("other")), Judgement::UnknownPath);
-    assert_eq!(policy.judge_host(b"/tmp/run", &digest), Judgement::UnknownPath);
+    assert_eq!(policy.judge_host(Name::True(path), &digest), accepted);
     assert_eq!(
-        policy.judge_pod(&uid(), path, &digest),
+        policy.judge_host(Name::True(path), &sha256("other")),
+        Judgement::UnknownPath
+    );
+    assert_eq!(
+        policy.judge_host(Name::True(b"/tmp/run"), &digest),
+        Judgement::UnknownPath
+    );
+    assert_eq!(
+        policy.judge_pod(&uid(), Name::True(path), &digest),
         Some(Judgement::UnknownPath)
     );
 }
@@ -316,7 +447,7 @@ fn malformed_values_are_refused() {
         ("collector: /usr", "collector: usr", "absolute path"),
         ("runtime-files: [/usr", "runtime-files: [usr", "absolute path"),
         (UID, "6B0C2E1A-0F3D-4F7E-9A51-2F6F3C9D0A11", "not a pod UID"),
-        (UID, "6b0c2e1a0f3d4f7e9a512f6f3c9d0a11", "not a pod UID"),
+        (UID, "6b0c2e1a_0f3d_4f7e_9a51_2f6f3c9d0a11", "not a pod UID"),
         (
             "ima-policies: ['sha256:",
             "ima-policies: ['sha256:00",

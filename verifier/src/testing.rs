@@ -360,7 +360,7 @@ fn tag(text: &[u8]) -> String {
 }
 
 fn n_ng(name: &[u8]) -> Vec<u8> {
-    let mut out: Vec<u8> = name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect();
+    let mut out = evidence::list::as_listed(name).into_owned();
     out.push(0);
     out
 }

@@ -288,6 +288,27 @@ fn partition_counts_pods_by_path_and_names_the_suspect() {
     assert_eq!((code, out), (0, expected));
     let (_, out, _) = json_of(&["partition", "--runtime", "sshd"], &list);
     assert_eq!(out["suspect"], json!({}));
+    // A static pod: people see its UID as the path has it, programs with dashes.
+    let (plain, dashed) = (
+        "8f6a44fc62e8cb075753c843896568ca",
+        "8f6a44fc-62e8-cb07-5753-c843896568ca",
+    );
+    let slice = "/kubepods.slice/kubepods-burstable.slice";
+    let paths = [
+        format!("/kubepods/burstable/pod{plain}/x"),
+        format!("{slice}/kubepods-burstable-pod{plain}.slice/cri-containerd-x.scope"),
+    ];
+    let list: Vec<u8> = paths
+        .iter()
+        .flat_map(|path| ima_cgpath(shim, path, "/1"))
+        .collect();
+    let (_, out, _) = json_of(&["partition"], &list);
+    assert_eq!(out["pods"], json!({dashed: 2}));
+    let shown = String::from_utf8(cgpath(&["log", "partition", "-"], &list).stdout).unwrap();
+    assert!(
+        shown.contains(&format!("pod {plain} ")) && !shown.contains(dashed),
+        "{shown}"
+    );
 }
 
 #[test]

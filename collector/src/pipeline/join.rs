@@ -4,7 +4,7 @@
 //! entry is there already. A violation has no digest: it is joined by file name, the first with the first. Claims
 //! depend only on what has come, not on the order in which it came.
 
-use evidence::{Bank, Digest};
+use evidence::{Bank, Digest, list::as_listed};
 use std::collections::{HashMap, VecDeque};
 
 /// An entry of the list as far as joining needs it.
@@ -45,12 +45,6 @@ fn entry_keys(digests: &[Digest]) -> impl Iterator<Item = Key> + '_ {
 fn record_key(digests: &[Digest]) -> Option<Key> {
     let of = |bank| digests.iter().find(|d| d.bank() == bank).map(key_of);
     of(Bank::Sha256).or_else(|| of(Bank::Sha1))
-}
-
-/// The name as the template data has it: every space replaced. security/integrity/ima/ima_template_lib.c,
-/// `ima_write_template_field_data`.
-fn listed_name(name: &[u8]) -> Vec<u8> {
-    name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect()
 }
 
 /// Which entries have their record.
@@ -162,15 +156,15 @@ impl Join {
 
     /// A record of a violation; `name` as the kernel function got it.
     pub fn violated(&mut self, name: &[u8]) {
-        let name = listed_name(name);
-        match self.violations.get_mut(&name).and_then(VecDeque::pop_front) {
+        let name = as_listed(name);
+        match self.violations.get_mut(&*name).and_then(VecDeque::pop_front) {
             Some(index) => {
-                if self.violations.get(&name).is_some_and(VecDeque::is_empty) {
-                    self.violations.remove(&name);
+                if self.violations.get(&*name).is_some_and(VecDeque::is_empty) {
+                    self.violations.remove(&*name);
                 }
                 self.claim(index);
             }
-            None => *self.waiting_violations.entry(name).or_default() += 1,
+            None => *self.waiting_violations.entry(name.into_owned()).or_default() += 1,
         }
     }
 

@@ -37,6 +37,18 @@ const IMA_DIGEST_LEN: usize = 20;
 /// The old template's name is hashed padded to this many bytes. Source: ima.h, IMA_EVENT_NAME_LEN_MAX + 1.
 const IMA_HASHED_NAME_LEN: usize = 256;
 
+/// A name as the kernel writes it into a template's string fields: `_` for each space, in the binary and the ASCII list
+/// alike. Source: security/integrity/ima/ima_template_lib.c, `ima_write_template_field_data`.
+pub fn as_listed(name: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    if name.contains(&b' ') {
+        name.iter()
+            .map(|byte| if *byte == b' ' { b'_' } else { *byte })
+            .collect()
+    } else {
+        name.into()
+    }
+}
+
 /// One entry of a measurement list.
 ///
 /// Holds its canonical record (see the module) in `B`: [`Bytes`] when it comes from a [`Decoder`], sharing the

@@ -2,16 +2,19 @@
 //!
 //! Promise: a list matches the paths that Keylime's verifier would pass over: the patterns are joined as `(a)|(b)`, read in
 //! Python's syntax (3.11, `re` for text), and must match from the path's first character on, not up to its last
-//! (`re.match`). What cannot be given the same meaning is an error, never a guess. A match has a step limit; a path that
+//! (`re.match`). A list writes `_` for each space, a record does not: a pattern matches both names of one file. What cannot be given the same meaning is an error, never a guess. A match has a step limit; a path that
 //! needs more is judged. Not here: what is done about an excluded file (see `verifier`).
 //! Source: Keylime 7.14, keylime/common/validators.py `valid_exclude_list`, keylime/ima/ima.py `_validate_ima_ng`.
 
 mod translate;
 
+use crate::Name;
+use evidence::list::as_listed;
 use evidence::text::{foreign, told};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
+use translate::Of;
 
 /// The patterns of one list together are never longer than this many bytes.
 pub const MAX_EXCLUDES_LEN: usize = 64 * 1024;
@@ -50,6 +53,8 @@ pub enum Hidden {
 pub struct Excludes {
     items: Vec<String>,
     regex: Option<fancy_regex::Regex>,
+    /// For names in a list, where the patterns have a space.
+    listed: Option<fancy_regex::Regex>,
 }
 
 impl Excludes {
@@ -71,22 +76,45 @@ impl Excludes {
                 format!("the list is {length} bytes long, the limit is {MAX_EXCLUDES_LEN}"),
             ));
         }
-        let translated = translate::joined(&items)?;
-        let regex = fancy_regex::RegexBuilder::new(&translated)
-            .backtrack_limit(STEP_LIMIT)
-            .delegate_size_limit(COMPILED_LIMIT)
-            .build()
-            .map_err(|e| error(&items, 0, 0, format!("it cannot be compiled: {}", told(&e))))?;
-        Ok(Excludes {
-            items,
-            regex: Some(regex),
-        })
+        let compile = |translated: &str| {
+            fancy_regex::RegexBuilder::new(translated)
+                .backtrack_limit(STEP_LIMIT)
+                .delegate_size_limit(COMPILED_LIMIT)
+                .build()
+                .map_err(|e| error(&items, 0, 0, format!("it cannot be compiled: {}", told(&e))))
+        };
+        let translated = translate::joined(&items, Of::Itself)?;
+        let regex = Some(compile(&translated)?);
+        let of_list = translate::joined(&items, Of::Listed)?;
+        let listed = (of_list != translated).then(|| compile(&of_list)).transpose()?;
+        Ok(Excludes { items, regex, listed })
     }
 
-    /// Whether it excludes `path`, raw bytes as the measurement list has them. A path that is not UTF-8 is never excluded:
+    /// Whether the patterns match this text: all that Python would be asked. A path that is not UTF-8 is never excluded:
     /// Python sees another text there, which depends on how the list was carried.
-    pub fn hides(&self, path: &[u8]) -> Hidden {
-        let (Some(regex), Ok(path)) = (&self.regex, core::str::from_utf8(path)) else {
+    pub fn matches(&self, path: &[u8]) -> Hidden {
+        Excludes::ask(self.regex.as_ref(), path)
+    }
+
+    /// Whether it excludes a path.
+    ///
+    /// The patterns are made for what a list has, or for what a file is called. So a true path is excluded by what the list
+    /// has for it, too, and a path in a list by a pattern that has a space where it has `_`.
+    pub fn hides(&self, name: Name<'_>) -> Hidden {
+        let first = self.matches(name.bytes());
+        if first == Hidden::Yes {
+            return first;
+        }
+        let other = match name {
+            Name::True(path) if path.contains(&b' ') => self.matches(&as_listed(path)),
+            Name::True(_) => Hidden::No,
+            Name::Listed(path) => Excludes::ask(self.listed.as_ref(), path),
+        };
+        if other == Hidden::No { first } else { other }
+    }
+
+    fn ask(regex: Option<&fancy_regex::Regex>, path: &[u8]) -> Hidden {
+        let (Some(regex), Ok(path)) = (regex, core::str::from_utf8(path)) else {
             return Hidden::No;
         };
         match regex.is_match(path) {

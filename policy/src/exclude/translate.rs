@@ -20,11 +20,21 @@ const ASCII_WORD: &str = "a-zA-Z0-9_";
 const ASCII_SPACE: &str = r"\x{09}-\x{0d}\x{20}";
 const ASCII_DIGIT: &str = "0-9";
 
+/// What a pattern is to match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// What it says.
+    Itself,
+    /// What a measurement list makes of it, which writes `_` for each space: whatever matches a space matches that, too.
+    Listed,
+}
+
 /// The list as one pattern that is anchored at the beginning.
-pub(super) fn joined(items: &[String]) -> Result<String, ExcludeError> {
+pub(super) fn joined(items: &[String], of: Of) -> Result<String, ExcludeError> {
     // As Keylime joins them, so that `["(a", "b)"]` is one group as there.
     let text: Vec<char> = format!("({})", items.join(")|(")).chars().collect();
     let mut parser = Parser {
+        of,
         text: &text,
         at: 0,
         depth: 0,
@@ -112,6 +122,7 @@ enum Kind {
 }
 
 struct Parser<'a> {
+    of: Of,
     text: &'a [char],
     at: usize,
     depth: usize,
@@ -119,6 +130,17 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
+    /// One character, or a set of them, as it is written.
+    fn one(&self, out: String) -> Piece {
+        let matches = |text: &str| {
+            let whole = fancy_regex::Regex::new(&format!(r"\A(?:{out})\z"));
+            whole.is_ok_and(|regex| regex.is_match(text).unwrap_or_default())
+        };
+        // Letters and digits, the most by far, are written as they are.
+        let is_spaced = self.of == Of::Listed && out.len() > 1 && matches(" ") && !matches("_");
+        Piece::one(if is_spaced { format!("(?:{out}|_)") } else { out })
+    }
+
     fn peek(&self) -> Option<char> {
         self.text.get(self.at).copied()
     }
@@ -198,10 +220,13 @@ impl Parser<'_> {
                     };
                     pieces.push((Kind::Anchor, Piece::nothing(out)));
                 }
-                '[' => pieces.push((Kind::Item, Piece::one(self.set(flags, begin)?))),
+                '[' => {
+                    let set = self.set(flags, begin)?;
+                    pieces.push((Kind::Item, self.one(set)));
+                }
                 '\\' => pieces.push(self.escape(flags, begin)?),
                 '(' => pieces.extend(self.group(flags, begin)?.map(|piece| (Kind::Item, piece))),
-                c => pieces.push((Kind::Item, Piece::one(literal(c)))),
+                c => pieces.push((Kind::Item, self.one(literal(c)))),
             }
         }
         let mut all = Piece::nothing("");
@@ -436,16 +461,17 @@ impl Parser<'_> {
                 let digits: String = self.text[begin + 1..].iter().take(3).collect();
                 if digits.len() == 3 && digits.chars().all(|c| c.is_digit(8)) {
                     self.at = begin + 4;
-                    return Ok((Kind::Item, Piece::one(octal(&digits, begin)?)));
+                    return Ok((Kind::Item, self.one(octal(&digits, begin)?)));
                 }
                 return Err(Bad::new(begin, "back-references have no equal here"));
             }
             _ => {}
         }
         if let Some(class) = class(c, flags) {
-            return Ok((Kind::Item, Piece::one(format!("[{class}]"))));
+            return Ok((Kind::Item, self.one(format!("[{class}]"))));
         }
-        Ok((Kind::Item, Piece::one(literal(self.character(c, begin)?))))
+        let out = literal(self.character(c, begin)?);
+        Ok((Kind::Item, self.one(out)))
     }
 
     /// A character written as an escape, the same in and out of sets; `c` follows the backslash.

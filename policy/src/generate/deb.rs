@@ -124,7 +124,11 @@ fn control(what: &str, entry: impl Read) -> Result<Package> {
         let field = |key: &str| {
             let value = text
                 .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+                .find_map(|line| {
+                    // deb-control(5): names of fields are not case-sensitive. A line that goes on begins with a blank.
+                    let (name, value) = line.split_once(':')?;
+                    name.eq_ignore_ascii_case(key).then_some(value)
+                })
                 .map(str::trim);
             let is_clean =
                 |v: &&str| !v.is_empty() && v.len() <= 128 && v.chars().all(|c| c.is_ascii_graphic());

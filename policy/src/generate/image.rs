@@ -5,6 +5,7 @@
 //! result. Formats: OCI image specification 1.1 ("Image Layout", "Image Index", "Image Manifest", "Image Configuration"),
 //! and Docker's image specification v1.2 ("Combined Image JSON + Filesystem Changeset Format").
 
+pub use super::platform::Platform;
 use super::stream::{Decompress, Hashing};
 use super::tarball::{Kind, TarReader};
 use super::tree::Tree;
@@ -13,8 +14,8 @@ use crate::reference::{Reference, Source, SourceKind};
 use evidence::text::{quoted, told};
 use evidence::{Bank, Digest};
 use serde::Deserialize;
-use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
 /// An index, manifest or configuration is never longer than this many bytes.
 const MAX_JSON_LEN: u64 = 8 * 1024 * 1024;
@@ -45,62 +46,6 @@ pub struct Choice {
     pub image: Option<String>,
     /// Its platform; may be left out: then it is this machine's, where there are several.
     pub platform: Option<Platform>,
-}
-
-/// An operating system and a processor, in Go's names.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Platform {
-    /// `linux`.
-    pub os: String,
-    /// `amd64`, `arm64`…
-    pub architecture: String,
-    /// `v7`, `v8`…; any where it is left out.
-    #[serde(default)]
-    pub variant: Option<String>,
-}
-
-impl Platform {
-    /// Reads `OS/ARCHITECTURE[/VARIANT]`.
-    pub fn parse(text: &str) -> Option<Platform> {
-        let mut parts = text.split('/');
-        let (os, architecture) = (parts.next()?, parts.next()?);
-        let variant = parts.next().map(str::to_owned);
-        let fits = parts.next().is_none() && !os.is_empty() && !architecture.is_empty();
-        fits.then(|| Platform {
-            os: os.into(),
-            architecture: architecture.into(),
-            variant,
-        })
-    }
-
-    /// The platform that this program runs on.
-    pub fn this() -> Platform {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" => "ppc64le",
-            other => other,
-        };
-        Platform {
-            os: "linux".into(),
-            architecture: architecture.into(),
-            variant: None,
-        }
-    }
-
-    fn accepts(&self, other: &Platform) -> bool {
-        self.os == other.os
-            && self.architecture == other.architecture
-            && (self.variant.is_none() || self.variant == other.variant)
-    }
-}
-
-impl core::fmt::Display for Platform {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |v| write!(f, "/{v}"))
-    }
 }
 
 /// A host's file that the pod sees at another path (a bind mount).
@@ -293,7 +238,9 @@ fn choose(what: &str, mut candidates: Vec<Descriptor>, choice: &Choice) -> Resul
         let platform = choice.platform.clone().unwrap_or_else(Platform::this);
         // Without a platform in the descriptor, the configuration decides.
         if candidates.iter().any(|d| d.platform.is_some()) {
-            candidates.retain(|d| d.platform.as_ref().is_some_and(|p| platform.accepts(p)));
+            let fit = |d: &Descriptor| d.platform.as_ref().and_then(|p| platform.fit(p));
+            let best = candidates.iter().filter_map(fit).min();
+            candidates.retain(|d| best.is_some() && fit(d) == best);
         }
         if candidates.is_empty() {
             let why = format!("no image for platform {platform}");
@@ -304,6 +251,9 @@ fn choose(what: &str, mut candidates: Vec<Descriptor>, choice: &Choice) -> Resul
             });
         }
     }
+    // One image under several names is one.
+    let mut seen = BTreeSet::new();
+    candidates.retain(|d| seen.insert(d.digest.clone()));
     match candidates.len() {
         1 => Ok(candidates.remove(0)),
         0 => Err(Error::Choose {
@@ -389,7 +339,7 @@ fn diff_ids(
             architecture: architecture.clone(),
             variant,
         };
-        if !wanted.accepts(&found) {
+        if wanted.fit(&found).is_none() {
             let why = format!("no image for platform {wanted}");
             return Err(Error::Choose {
                 what: what.to_owned(),
@@ -432,7 +382,7 @@ fn apply(
     let mut packed = BufReader::with_capacity(128 * 1024, Hashing::new(reader, MAX_LAYER_LEN));
     let mut unpacked = Hashing::new(Decompress::new(&what, &mut packed)?, MAX_LAYER_LEN);
     tree.name_next(format!("layer {}", layer.diff_id));
-    tree.apply_layer(&mut TarReader::new(&what, &mut unpacked), progress, report)?;
+    tree.apply_layer(&mut TarReader::of_layer(&what, &mut unpacked), progress, report)?;
     let (diff_id, _) = unpacked.finish().map_err(io)?;
     let (digest, length) = packed.into_inner().finish().map_err(io)?;
     let wrong = |expected: String, found: String| {
@@ -569,6 +519,32 @@ enum Part {
     Link(Vec<u8>),
 }
 
+/// Writes an archive without its compression to `to`, where it has one; false where it has none, and nothing is written.
+/// Parts of a compressed archive cannot be read at any place, as [`TarStore`] must.
+///
+/// # Errors
+/// A compression that is not read, an archive that is longer than any layer may be, and those of reader and writer.
+pub fn decompress(name: &str, archive: impl BufRead, to: &mut impl Write) -> Result<bool> {
+    let source = Decompress::new(name, archive)?;
+    if matches!(source, Decompress::Plain(_)) {
+        return Ok(false);
+    }
+    let mut source = Hashing::new(source, MAX_LAYER_LEN);
+    io::copy(&mut source, to).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Incomplete {
+            what: name.to_owned(),
+            offset: source.count(),
+            item: "the compressed archive".into(),
+        },
+        _ => Error::Io {
+            what: name.to_owned(),
+            offset: source.count(),
+            source: error,
+        },
+    })?;
+    Ok(true)
+}
+
 impl<R: Read + Seek> TarStore<R> {
     /// Reads all headers of the archive. `name` is what errors call it.
     ///
@@ -588,13 +564,18 @@ impl<R: Read + Seek> TarStore<R> {
         if !matches!(Decompress::new(name, &mut buffered)?, Decompress::Plain(_)) {
             return Err(Error::Unsupported {
                 what: name.to_owned(),
-                why: "a compressed image archive: unpack it first (gunzip, zstd -d)".into(),
+                why: "a compressed archive, of which no part can be read by itself: unpack it first (gunzip, zstd -d)".into(),
             });
         }
         let mut tar = TarReader::new(name, buffered);
         while let Some(entry) = tar.next()? {
             let path = normal(&[], &entry.path);
             let part = match entry.kind {
+                Kind::File if entry.is_sparse => {
+                    return Err(
+                        tar.malformed(entry.offset, "a part of an image archive that is a sparse file")
+                    );
+                }
                 Kind::File => Part::File(entry.content, entry.size),
                 Kind::HardLink => Part::Link(normal(&[], &entry.link)),
                 Kind::Symlink => {
@@ -604,7 +585,7 @@ impl<R: Read + Seek> TarStore<R> {
                         .map_or(&[][..], |at| &path[..at]);
                     Part::Link(normal(folder, &entry.link))
                 }
-                Kind::Directory | Kind::Special => continue,
+                Kind::Directory | Kind::Special | Kind::Whiteout | Kind::Global => continue,
             };
             if parts.len() == MAX_PARTS {
                 return Err(Error::Limit {

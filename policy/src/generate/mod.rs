@@ -7,7 +7,10 @@
 pub mod boot;
 pub mod deb;
 pub mod image;
+mod layer;
 pub mod list;
+mod platform;
+mod sparse;
 mod stream;
 mod stub;
 mod tarball;

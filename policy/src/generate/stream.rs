@@ -81,6 +81,11 @@ impl<R: Read> Hashing<R> {
         }
     }
 
+    /// Bytes that went through so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// Reads the rest, and gives the digest of all bytes and their number.
     pub(super) fn finish(mut self) -> io::Result<(Digest, u64)> {
         io::copy(&mut self, &mut io::sink())?;

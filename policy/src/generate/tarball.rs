@@ -4,6 +4,7 @@
 //! An own loop around the `tar` crate's header: its entries read long names and PAX headers into memory unbounded, and
 //! its errors have no offset.
 
+use super::sparse::{self, Map, Piece};
 use super::stream::Decompress;
 use super::tree::Tree;
 use super::{Error, Options, Progress, Result};
@@ -24,6 +25,19 @@ pub(super) enum Kind {
     HardLink,
     /// Devices, FIFOs and sockets: nothing in them is executed or measured by content.
     Special,
+    /// A character device 0/0: where overlayfs finds it in a layer, it hides what is below.
+    Whiteout,
+    /// A header for all entries that follow, which nobody heeds; runtimes unpack it as nothing with a name.
+    Global,
+}
+
+/// Whose reading of an archive is followed where readers differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// GNU tar's, dpkg's.
+    Tar,
+    /// Go's `archive/tar`, which containerd, CRI-O and Docker unpack layers with.
+    Go,
 }
 
 /// One entry's header. Its content is read from the [`TarReader`] right after.
@@ -36,6 +50,8 @@ pub(super) struct Entry {
     pub(super) link: Vec<u8>,
     /// Bytes of content.
     pub(super) size: u64,
+    /// Whether not all of them are stored.
+    pub(super) is_sparse: bool,
     /// Where the header begins.
     pub(super) offset: u64,
     /// Where the content begins.
@@ -46,34 +62,70 @@ pub(super) struct Entry {
 pub(super) struct TarReader<R> {
     what: String,
     inner: R,
+    reading: Reading,
     position: u64,
     /// Bytes of the current entry's content not read yet, and the padding after them.
     left: u64,
     padding: u64,
+    /// Of a sparse file: what is stored of the rest, the last part first; where its reading is, and its length.
+    sparse: Option<Sparse>,
+    /// Zeros that archives did not store, in all.
+    zeros: u64,
     current: String,
     done: bool,
     /// Whether the archive ended in the empty block that marks its end.
     marked: bool,
 }
 
+/// How far the reading of a sparse file is.
+struct Sparse {
+    /// What is stored and not read yet, the last part first.
+    pieces: Vec<Piece>,
+    at: u64,
+    size: u64,
+}
+
 /// Names and sizes from extension headers, for the entry that follows them.
 #[derive(Default)]
 struct Extensions {
+    /// GNU's long names; they count before those of PAX.
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    /// The last PAX header: it takes the place of one before it.
+    pax: Pax,
+    seen: bool,
+}
+
+/// What a PAX header says that counts here.
+#[derive(Default)]
+struct Pax {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
-    seen: bool,
+    sparse: sparse::Records,
 }
 
 impl<R: Read> TarReader<R> {
     pub(super) fn new(what: impl Into<String>, inner: R) -> TarReader<R> {
+        TarReader::with(what.into(), inner, Reading::Tar)
+    }
+
+    /// Reads an image's layer as container runtimes read it.
+    pub(super) fn of_layer(what: impl Into<String>, inner: R) -> TarReader<R> {
+        TarReader::with(what.into(), inner, Reading::Go)
+    }
+
+    fn with(what: String, inner: R, reading: Reading) -> TarReader<R> {
         let current = "the first header".into();
         TarReader {
-            what: what.into(),
+            what,
             inner,
+            reading,
             position: 0,
             left: 0,
             padding: 0,
+            sparse: None,
+            zeros: 0,
             current,
             done: false,
             marked: false,
@@ -139,6 +191,32 @@ impl<R: Read> TarReader<R> {
 
     /// Reads more of the current entry's content; 0 at its end.
     pub(super) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let Some(sparse) = &mut self.sparse else {
+            return self.read_stored(buffer);
+        };
+        let wanted = |bytes: u64| usize::try_from(bytes).map_or(buffer.len(), |b| b.min(buffer.len()));
+        while sparse.pieces.last().is_some_and(|(_, length)| *length == 0) {
+            sparse.pieces.pop();
+        }
+        match sparse.pieces.last_mut() {
+            Some((offset, length)) if *offset == sparse.at => {
+                let n = wanted(*length);
+                *offset += n as u64;
+                *length -= n as u64;
+                sparse.at += n as u64;
+                self.read_stored(&mut buffer[..n])
+            }
+            next => {
+                let end = next.map_or(sparse.size, |(offset, _)| *offset);
+                let n = wanted(end - sparse.at);
+                sparse.at += n as u64;
+                buffer[..n].fill(0);
+                Ok(n)
+            }
+        }
+    }
+
+    fn read_stored(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
         let n = self.fill(&mut buffer[..want])?;
         if n < want {
@@ -146,6 +224,41 @@ impl<R: Read> TarReader<R> {
         }
         self.left -= n as u64;
         Ok(n)
+    }
+
+    /// Makes the current entry a sparse file of `size` bytes.
+    fn begin_sparse(&mut self, offset: u64, size: u64, map: Map) -> Result<()> {
+        let bad = |reader: &Self, why: &str| reader.malformed(offset, why);
+        let pieces = match map {
+            Map::Here(pieces) => pieces,
+            Map::InContent => {
+                let mut bytes = Vec::new();
+                loop {
+                    let mut block = [0; BLOCK as usize];
+                    if self.left < BLOCK || bytes.len() as u64 > MAX_EXTENSION_LEN {
+                        return Err(bad(self, "a sparse file without a whole map"));
+                    }
+                    self.read_stored(&mut block)?;
+                    bytes.extend(block);
+                    if let Some(pieces) = sparse::in_content(&bytes).map_err(|why| bad(self, why))? {
+                        break pieces;
+                    }
+                }
+            }
+        };
+        sparse::check(&pieces, size, self.left).map_err(|why| bad(self, why))?;
+        self.zeros += size - self.left;
+        if self.zeros > super::image::MAX_LAYER_LEN {
+            return Err(Error::Limit {
+                what: self.what.clone(),
+                item: "the length of its sparse files, in bytes,",
+                found: self.zeros,
+                limit: super::image::MAX_LAYER_LEN,
+            });
+        }
+        let pieces = pieces.into_iter().rev().collect();
+        self.sparse = Some(Sparse { pieces, at: 0, size });
+        Ok(())
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>> {
@@ -186,6 +299,7 @@ impl<R: Read> TarReader<R> {
         }
         self.skip(self.left)?;
         self.left = 0;
+        self.sparse = None;
         // Some writers (umoci) end a layer right after the last content, without its padding; Go's reader takes it.
         let mut padding = [0; BLOCK as usize];
         let wanted = usize::try_from(self.padding).unwrap_or_default();
@@ -214,8 +328,6 @@ impl<R: Read> TarReader<R> {
                 return Err(self.incomplete());
             }
             if let Some(entry) = self.header(&block, offset, &mut extensions)? {
-                self.left = if entry.kind == Kind::File { entry.size } else { 0 };
-                self.padding = pad(self.left);
                 self.current = quoted(&entry.path);
                 return Ok(Some(entry));
             }
@@ -247,18 +359,31 @@ impl<R: Read> TarReader<R> {
             what: what.to_owned(),
             why: format!("{shown} at byte {offset}: {why}"),
         };
-        let kind = match header.entry_type().as_byte() {
+        // The byte itself: the crate takes NUL for `0`.
+        let byte = block[156];
+        let kind = match byte {
             b'x' => {
                 extensions.seen = true;
                 let bytes = self.extension(size)?;
-                self.pax(&bytes, offset, extensions)?;
+                extensions.pax = self.pax(&bytes, offset)?;
                 return Ok(None);
             }
             b'g' => {
                 // Comments (git archive) are harmless; names and sizes for all entries are not used by anyone.
-                let mut global = Extensions::default();
                 let bytes = self.extension(size)?;
-                self.pax(&bytes, offset, &mut global)?;
+                let global = self.pax(&bytes, offset)?;
+                if self.reading == Reading::Go {
+                    *extensions = Extensions::default();
+                    return Ok(Some(Entry {
+                        kind: Kind::Global,
+                        path: header.path_bytes().into_owned(),
+                        link: Vec::new(),
+                        size: 0,
+                        is_sparse: false,
+                        offset,
+                        content: self.position,
+                    }));
+                }
                 if global.path.is_some() || global.link.is_some() || global.size.is_some() {
                     return Err(unsupported(
                         &self.what,
@@ -277,15 +402,20 @@ impl<R: Read> TarReader<R> {
                 extensions.link = Some(without_nul(self.extension(size)?));
                 return Ok(None);
             }
+            b'7' if self.reading == Reading::Go => {
+                return Err(unsupported(&self.what, "type '7' is one that no runtime unpacks"));
+            }
             b'0' | b'\0' | b'7' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
+            b'3' if is_whiteout(header) => Kind::Whiteout,
             b'3' | b'4' | b'6' => Kind::Special,
             b'5' => Kind::Directory,
             b'S' => {
                 return Err(unsupported(
                     &self.what,
-                    "a sparse file: make the archive without --sparse",
+                    "a sparse file of the old GNU format, which no runtime unpacks: make the archive with --format=pax \
+                     or without --sparse",
                 ));
             }
             other => {
@@ -295,22 +425,44 @@ impl<R: Read> TarReader<R> {
                 ));
             }
         };
-        let path = extensions
-            .path
-            .take()
+        let named = |name: Option<Vec<u8>>| name.filter(|name| !name.is_empty());
+        let Pax {
+            path,
+            link,
+            size: real_size,
+            sparse,
+        } = core::mem::take(&mut extensions.pax);
+        let path = named(extensions.path.take())
+            .or(named(path))
             .unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = extensions
-            .link
-            .take()
+        let link = named(extensions.link.take())
+            .or(named(link))
             .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
             .unwrap_or_default();
         // Before POSIX a directory was a file whose name ends in a slash.
-        let kind = if kind == Kind::File && path.ends_with(b"/") {
+        let is_old = byte == b'\0' || self.reading == Reading::Tar;
+        let kind = if kind == Kind::File && is_old && path.ends_with(b"/") {
             Kind::Directory
         } else {
             kind
         };
-        let size = extensions.size.take().unwrap_or(size);
+        let mut size = real_size.unwrap_or(size);
+        let content = self.position;
+        self.left = if kind == Kind::File { size } else { 0 };
+        self.padding = pad(self.left);
+        let name = sparse.name.clone();
+        let sparse = sparse
+            .map(size)
+            .map_err(|why| self.malformed(offset, format!("{shown}: {why}")))?;
+        let is_sparse = sparse.is_some();
+        let path = name.filter(|_| is_sparse).unwrap_or(path);
+        if let Some((length, map)) = sparse {
+            if kind != Kind::File {
+                return Err(self.malformed(offset, format!("{shown}: sparse, and not a file")));
+            }
+            self.begin_sparse(offset, length, map)?;
+            size = length;
+        }
         if path.len() > MAX_PATH_LEN || link.len() > MAX_PATH_LEN {
             return Err(Error::Limit {
                 what: self.what.clone(),
@@ -330,13 +482,15 @@ impl<R: Read> TarReader<R> {
             path,
             link,
             size,
+            is_sparse,
             offset,
-            content: self.position,
+            content,
         }))
     }
 
     /// Records of a PAX header: `LENGTH KEY=VALUE\n`, the length counting the whole record.
-    fn pax(&self, bytes: &[u8], offset: u64, extensions: &mut Extensions) -> Result<()> {
+    fn pax(&self, bytes: &[u8], offset: u64) -> Result<Pax> {
+        let mut pax = Pax::default();
         let bad = |why: &str| self.malformed(offset, format!("PAX header: {why}"));
         let mut rest = bytes;
         // Some writers pad the last record with zeros.
@@ -360,24 +514,30 @@ impl<R: Read> TarReader<R> {
                 .ok_or_else(|| bad("a record without ="))?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             match key {
-                b"path" => extensions.path = Some(value.to_vec()),
-                b"linkpath" => extensions.link = Some(value.to_vec()),
+                b"path" => pax.path = Some(value.to_vec()),
+                b"linkpath" => pax.link = Some(value.to_vec()),
                 b"size" => {
                     let size = core::str::from_utf8(value).ok().and_then(|t| t.parse().ok());
-                    extensions.size = Some(size.ok_or_else(|| bad("a size that is not a number"))?);
+                    pax.size = Some(size.ok_or_else(|| bad("a size that is not a number"))?);
                 }
-                _ if key.starts_with(b"GNU.sparse.") => {
-                    return Err(Error::Unsupported {
-                        what: self.what.clone(),
-                        why: format!("at byte {offset}: a sparse file: make the archive without --sparse"),
-                    });
+                _ => {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        pax.sparse.take(key, value).map_err(bad)?;
+                    }
                 }
-                _ => {}
             }
             rest = &rest[length..];
         }
-        Ok(())
+        Ok(pax)
     }
+}
+
+/// Whether a character device's number is 0/0 for the kernel, which has 12 bits for the first part and 20 for the second
+/// (include/linux/kdev_t.h, `new_decode_dev`).
+fn is_whiteout(header: &tar::Header) -> bool {
+    let number = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or_default();
+    let (major, minor) = (number(header.device_major()), number(header.device_minor()));
+    major & 0xfff == 0 && minor & 0xf_ffff == 0
 }
 
 fn pad(size: u64) -> u64 {

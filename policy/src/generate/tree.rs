@@ -1,8 +1,8 @@
-//! The file tree that layers make, and the digests of the regular files in it.
+//! The file tree that archives make, and the digests of the regular files in it.
 //!
-//! Applies layers as a container runtime does (OCI image specification, "Image Layer Filesystem Changeset"): parents are
-//! resolved through links inside of the root, whiteouts remove what lower layers brought. Promise: the path of a file in
-//! the result is the one that the kernel sees, with no link in it.
+//! Archives of root file systems and packages are unpacked here, through links inside of the root. Promise: the path of
+//! a file in the result is the one that the kernel sees, with no link in it. Not here: how a runtime unpacks the layers
+//! of an image and puts them together (`layer`).
 
 use super::stream::Digester;
 use super::tarball::{Entry, Kind, TarReader};
@@ -14,31 +14,36 @@ use std::io::Read;
 use std::rc::Rc;
 
 /// The kernel follows no more links than this in one look-up (MAXSYMLINKS).
-const MAX_LINKS: usize = 40;
-const ROOT: usize = 0;
+pub(super) const MAX_LINKS: usize = 40;
+pub(super) const ROOT: usize = 0;
 /// What files are from that are mounted into a container.
 const MOUNTED: &str = "mount";
 
 #[derive(Debug, Clone)]
-enum What {
+pub(super) enum What {
     Directory(BTreeMap<Name, usize>),
     File(Rc<[Digest]>),
     Link(Vec<u8>),
     Special,
+    /// In a layer: hides what lower layers have at this path.
+    Whiteout,
 }
 
 #[derive(Debug, Clone)]
-struct Node {
+pub(super) struct Node {
     /// The last layer that named it.
-    layer: usize,
-    what: What,
+    pub(super) layer: usize,
+    pub(super) what: What,
+    /// A directory of a layer that hides what lower layers have in it.
+    pub(super) opaque: bool,
 }
 
 /// A file tree under construction.
 pub(super) struct Tree<'a> {
     banks: &'a [Bank],
-    nodes: Vec<Node>,
-    layer: usize,
+    pub(super) nodes: Vec<Node>,
+    /// How many layers or archives were begun.
+    pub(super) layer: usize,
     /// What each layer is called, for people; the first one is number 1.
     names: Vec<String>,
     /// A folder where a link to a folder is leaves the link: as dpkg unpacks.
@@ -46,15 +51,16 @@ pub(super) struct Tree<'a> {
 }
 
 /// Why an entry cannot be applied; the caller adds where.
-type Why = String;
+pub(super) type Why = String;
 /// One component of a path.
-type Name = Vec<u8>;
+pub(super) type Name = Vec<u8>;
 
 impl<'a> Tree<'a> {
     pub(super) fn new(banks: &'a [Bank]) -> Tree<'a> {
         let root = Node {
             layer: 0,
             what: What::Directory(BTreeMap::new()),
+            opaque: false,
         };
         Tree {
             banks,
@@ -91,25 +97,16 @@ impl<'a> Tree<'a> {
         progress: &mut Progress,
         report: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        self.apply(tar, false, progress, report)
+        self.each_entry(tar, progress, report, Tree::entry)
     }
 
-    /// All entries of one layer, on top of what is there.
-    pub(super) fn apply_layer<R: Read>(
+    /// Gives each entry of an archive to `put`, with the digests of its content.
+    pub(super) fn each_entry<R: Read>(
         &mut self,
         tar: &mut TarReader<R>,
         progress: &mut Progress,
         report: &mut dyn FnMut(Progress),
-    ) -> Result<()> {
-        self.apply(tar, true, progress, report)
-    }
-
-    fn apply<R: Read>(
-        &mut self,
-        tar: &mut TarReader<R>,
-        whiteouts: bool,
-        progress: &mut Progress,
-        report: &mut dyn FnMut(Progress),
+        mut put: impl FnMut(&mut Self, &Entry, Rc<[Digest]>) -> Result<(), Why>,
     ) -> Result<()> {
         self.layer += 1;
         let mut buffer = vec![0; 128 * 1024];
@@ -129,14 +126,14 @@ impl<'a> Tree<'a> {
                 progress.files += 1;
                 report(*progress);
             }
-            self.entry(&entry, digests, whiteouts).map_err(|why| {
+            put(self, &entry, digests).map_err(|why| {
                 tar.malformed(entry.offset, format!("entry {}: {why}", quoted(&entry.path)))
             })?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry, digests: Rc<[Digest]>, whiteouts: bool) -> Result<(), Why> {
+    fn entry(&mut self, entry: &Entry, digests: Rc<[Digest]>) -> Result<(), Why> {
         let (parent, name) = split(&entry.path)?;
         let Some(name) = name else {
             // The root itself: it is there already.
@@ -147,9 +144,6 @@ impl<'a> Tree<'a> {
             };
         };
         let directory = self.directory(&parent)?;
-        if whiteouts && let Some(hidden) = name.strip_prefix(b".wh.") {
-            return self.whiteout(directory, hidden);
-        }
         let what = match entry.kind {
             Kind::Directory => {
                 if let Some(old) = self.child(directory, &name)
@@ -171,7 +165,8 @@ impl<'a> Tree<'a> {
             }
             Kind::File => What::File(digests),
             Kind::Symlink => What::Link(entry.link.clone()),
-            Kind::Special => What::Special,
+            Kind::Special | Kind::Whiteout => What::Special,
+            Kind::Global => return Ok(()),
             Kind::HardLink => {
                 let (parent, target) = split(&entry.link)?;
                 let found = target.and_then(|target| {
@@ -193,15 +188,8 @@ impl<'a> Tree<'a> {
     }
 
     /// Puts a node in a directory, in place of what was there.
-    fn put(&mut self, directory: usize, name: Name, what: What) -> Result<(), Why> {
-        if self.nodes.len() >= 2 * MAX_FILES {
-            return Err(format!("more than {} files and folders", 2 * MAX_FILES));
-        }
-        let new = self.nodes.len();
-        self.nodes.push(Node {
-            layer: self.layer,
-            what,
-        });
+    pub(super) fn put(&mut self, directory: usize, name: Name, what: What) -> Result<(), Why> {
+        let new = self.add(what)?;
         match &mut self.nodes[directory].what {
             What::Directory(children) => children.insert(name, new),
             _ => return Err("its parent is not a directory".into()),
@@ -209,7 +197,20 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    fn child(&self, directory: usize, name: &[u8]) -> Option<usize> {
+    /// A node in no directory yet.
+    pub(super) fn add(&mut self, what: What) -> Result<usize, Why> {
+        if self.nodes.len() >= 2 * MAX_FILES {
+            return Err(format!("more than {} files and folders", 2 * MAX_FILES));
+        }
+        self.nodes.push(Node {
+            layer: self.layer,
+            what,
+            opaque: false,
+        });
+        Ok(self.nodes.len() - 1)
+    }
+
+    pub(super) fn child(&self, directory: usize, name: &[u8]) -> Option<usize> {
         match &self.nodes[directory].what {
             What::Directory(children) => children.get(name).copied(),
             _ => None,
@@ -254,7 +255,9 @@ impl<'a> Tree<'a> {
                         pending.push_front(part.to_vec());
                     }
                 }
-                What::File(_) | What::Special => return Err("one of its parents is not a directory".into()),
+                What::File(_) | What::Special | What::Whiteout => {
+                    return Err("one of its parents is not a directory".into());
+                }
             }
             // A component has at least one byte and a slash.
             if 2 * (stack.len() + pending.len()) > MAX_PATH_LEN {
@@ -262,58 +265,6 @@ impl<'a> Tree<'a> {
             }
         }
         Ok(stack.last().copied().unwrap_or(ROOT))
-    }
-
-    /// `.wh.NAME` removes NAME of lower layers, `.wh..wh..opq` all that lower layers have in the directory; never what
-    /// the same layer brings.
-    fn whiteout(&mut self, directory: usize, hidden: &[u8]) -> Result<(), Why> {
-        if hidden == b".wh..opq" {
-            self.prune_children(directory);
-            return Ok(());
-        }
-        if hidden.starts_with(b".wh.") {
-            // Aufs' own bookkeeping (`.wh..wh.plnk`, `.wh..wh.aufs`): runtimes skip it too.
-            return Ok(());
-        }
-        if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return Err("a whiteout of no name".into());
-        }
-        if let Some(child) = self.child(directory, hidden) {
-            self.prune_children(child);
-            if !self.is_left(child)
-                && let What::Directory(children) = &mut self.nodes[directory].what
-            {
-                children.remove(hidden);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what lower layers brought from `top` downwards, but for `top` itself. No recursion: archives choose how
-    /// deep a tree is.
-    fn prune_children(&mut self, top: usize) {
-        let mut order = vec![top];
-        let mut at = 0;
-        while let Some(node) = order.get(at) {
-            if let What::Directory(children) = &self.nodes[*node].what {
-                order.extend(children.values());
-            }
-            at += 1;
-        }
-        // Children come after their parents in `order`, so they are done before them.
-        for node in order.into_iter().rev() {
-            if let What::Directory(children) = &mut self.nodes[node].what {
-                let mut kept = core::mem::take(children);
-                kept.retain(|_, child| self.is_left(*child));
-                self.nodes[node].what = What::Directory(kept);
-            }
-        }
-    }
-
-    /// Whether a pruned node has anything of this layer.
-    fn is_left(&self, node: usize) -> bool {
-        let node = &self.nodes[node];
-        node.layer == self.layer || matches!(&node.what, What::Directory(children) if !children.is_empty())
     }
 
     /// Puts a file from elsewhere (a bind mount) at `path`.
@@ -378,7 +329,7 @@ impl<'a> Tree<'a> {
                             })?;
                     }
                 }
-                What::Link(_) | What::Special => {}
+                What::Link(_) | What::Special | What::Whiteout => {}
             }
         }
         Ok(files)

@@ -22,9 +22,8 @@ struct TenantPolicy {
     /// Format version: 1.
     #[serde(deserialize_with = "node::version_one")]
     version: u32,
-    /// The pod's UID, with dashes.
-    #[serde(deserialize_with = "node::dashed_uid")]
-    pod: PodUid,
+    /// The pod's UID.
+    pod: node::WrittenUid,
     /// What people call it; only for the output.
     #[serde(deserialize_with = "node::name")]
     name: String,
@@ -81,7 +80,8 @@ impl Policy {
         }
         let digest = loader.digest(yaml);
         let pod = node::Pod {
-            uid: tenant.pod,
+            uid: tenant.pod.uid,
+            is_undashed: tenant.pod.is_undashed,
             name: tenant.name,
             references: tenant.references,
             excludes: none,
@@ -97,10 +97,10 @@ impl Policy {
             file: node,
             host: Allowed::default(),
             sandbox: Allowed::default(),
-            pods: BTreeMap::from([(tenant.pod, PodPolicy { pod, allowed })]),
+            pods: BTreeMap::from([(tenant.pod.uid, PodPolicy { pod, allowed })]),
             runtime_files,
             digest,
         };
-        Ok((tenant.pod, policy))
+        Ok((tenant.pod.uid, policy))
     }
 }

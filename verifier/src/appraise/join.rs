@@ -11,6 +11,7 @@ use super::{
 };
 use evidence::{
     Bank, EventKind, PartitionKey, PartitionLog, Record, cgroup::partition_of, checkpoint::number_from_path,
+    list::as_listed,
 };
 use hashbrown::HashMap;
 use rayon::prelude::*;
@@ -126,11 +127,6 @@ pub(crate) fn in_order(partitions: &[PartitionLog]) -> Vec<Owned<'_>> {
         .collect();
     all.sort_by_key(|(_, r)| r.seq);
     all
-}
-
-/// A name as the list writes it: spaces become `_`. Source: ima_write_template_field_data.
-pub(crate) fn as_listed(name: &[u8]) -> Vec<u8> {
-    name.iter().map(|b| if *b == b' ' { b'_' } else { *b }).collect()
 }
 
 impl Open {
@@ -277,7 +273,7 @@ impl Open {
             if !logged(record) {
                 continue;
             }
-            let next = self.violations.get_mut(&as_listed(&record.path));
+            let next = self.violations.get_mut(&*as_listed(&record.path));
             let next = next.and_then(|(listed, taken)| {
                 let index = *listed.get(*taken)?;
                 *taken += 1;

@@ -16,10 +16,12 @@ use super::{
 use crate::accept::Acceptances;
 use crate::text::foreign;
 use evidence::{
-    Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record, cgroup::partition_of,
-    checkpoint::number_from_path, list::unescaped,
+    Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record,
+    cgroup::partition_of,
+    checkpoint::number_from_path,
+    list::{as_listed, unescaped},
 };
-use policy::{Judgement, Policy, PredatingPods};
+use policy::{Judgement, Name, Policy, PredatingPods};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -76,7 +78,7 @@ pub(crate) struct Concluded {
 #[derive(Clone, Copy)]
 struct Use<'a> {
     key: PartitionKey,
-    path: &'a [u8],
+    name: Name<'a>,
     digest: Option<&'a Digest>,
     index: Option<usize>,
     seq: Option<u64>,
@@ -244,7 +246,7 @@ fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
         let digests = on_host.filter_map(|(.., content)| Some(content.as_ref()?.1));
         scene.policy.look_ahead_on_host(digests);
         for (place, key, record, content) in contents {
-            let opinion = content.map(|(path, digest)| scene.opinion(key, path, digest));
+            let opinion = content.map(|(name, digest)| scene.opinion(key, name, digest));
             match opinion {
                 Some(Opinion::Judged {
                     judgement: Judgement::Accepted { learned, .. },
@@ -286,6 +288,7 @@ impl<'a> Judge<'_, 'a> {
             }
             let key = partition_of(line.cgroup.as_deref());
             untagged += u64::from(key == PartitionKey::Unattributed);
+            self.cgroup(key, line.cgroup.as_deref());
             if let PartitionKey::Pod(_) = key {
                 let dep = line.dep.unwrap_or_default();
                 let mut exes = dep.split(|b| *b == b':');
@@ -317,7 +320,7 @@ impl<'a> Judge<'_, 'a> {
                 continue;
             }
             let opinion = line.file.as_ref().filter(|_| before_kexec);
-            let opinion = opinion.map(|digest| scene.opinion_of_boot_before(path, digest));
+            let opinion = opinion.map(|digest| scene.opinion_of_boot_before(Name::Listed(path), digest));
             self.entry(
                 PartitionKey::Boot,
                 index,
@@ -326,6 +329,15 @@ impl<'a> Judge<'_, 'a> {
                 Provenance::Attested,
                 opinion,
             );
+        }
+    }
+
+    /// How a pod's UID is written in its cgroup's path.
+    fn cgroup(&mut self, key: PartitionKey, path: Option<&[u8]>) {
+        if let (PartitionKey::Pod(uid), Some(path)) = (key, path) {
+            self.tally(key)
+                .undashed
+                .get_or_insert_with(|| uid.is_undashed_in(path));
         }
     }
 
@@ -349,6 +361,7 @@ impl<'a> Judge<'_, 'a> {
 
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
+        self.cgroup(key, record.cgroup.as_deref());
         self.lineage(key, record);
         match record.kind {
             EventKind::Violation => {
@@ -416,7 +429,7 @@ impl<'a> Judge<'_, 'a> {
                 }
                 let used = Use {
                     key,
-                    path: &record.path,
+                    name: Name::True(&record.path),
                     digest,
                     index: None,
                     seq: Some(record.seq),
@@ -504,7 +517,7 @@ impl<'a> Judge<'_, 'a> {
         }
         let used = Use {
             key,
-            path,
+            name: Name::Listed(path),
             digest: line.file.as_ref(),
             index: Some(index),
             seq,
@@ -527,16 +540,16 @@ impl<'a> Judge<'_, 'a> {
             self.tally(used.key).say(finding);
             return;
         };
-        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.path, digest)) {
+        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.name, digest)) {
             Opinion::Excluded => {
                 self.tally(used.key)
-                    .saw(used.path, Some(digest), used.is_execution, Seen::Excluded);
+                    .saw(used.name.bytes(), Some(digest), used.is_execution, Seen::Excluded);
                 return;
             }
             // It is reported as such (V8): nothing can be expected of its files.
             Opinion::Nothing => {
                 self.tally(used.key)
-                    .saw(used.path, Some(digest), used.is_execution, Seen::Refused);
+                    .saw(used.name.bytes(), Some(digest), used.is_execution, Seen::Refused);
                 return;
             }
             Opinion::Judged { judgement, gave_up } => {
@@ -590,7 +603,7 @@ impl<'a> Judge<'_, 'a> {
         }
         // Only a pod's verdict lists what was as it should be.
         if is_pod || seen != Seen::Accepted {
-            tally.saw(used.path, Some(digest), used.is_execution, seen);
+            tally.saw(used.name.bytes(), Some(digest), used.is_execution, seen);
         }
         if let Some(finding) = finding {
             let finding = place(finding.found(digest), &used);
@@ -736,7 +749,7 @@ impl Judged {
 }
 
 fn place(finding: Finding, used: &Use<'_>) -> Finding {
-    let mut finding = finding.at_path(used.path).resting_on(used.provenance);
+    let mut finding = finding.at_path(used.name.bytes()).resting_on(used.provenance);
     finding.index = used.index.map(|i| i as u64);
     finding.seq = used.seq;
     finding
@@ -774,6 +787,8 @@ fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
 /// The verdict on one pod. An unknown one is the node's failure too, by name.
 fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
     let known = names.policy.pods.get(&uid);
+    let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
+    let undashed = tally.undashed.unwrap_or_else(in_policy);
     let told = names
         .told
         .iter()
@@ -793,7 +808,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
             Finding::fail(
                 Rule::V8,
                 Subject::Node,
-                format!("pod {uid}{called} is in no policy"),
+                format!("pod {}{called} is in no policy", uid.shown(undashed)),
             )
             .found(uid)
             .resting_on(provenance),
@@ -832,6 +847,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     list(&mut files, &tally.files, &mut listed.left_out.files);
     PodVerdict {
         uid,
+        undashed,
         name: known.map(|k| k.pod.name.clone()),
         told,
         state,
@@ -865,7 +881,7 @@ impl Foundations {
             return;
         }
         let accept = &scene.policy.file.accept;
-        let collector = accept.collector.as_bytes();
+        let collector = &*as_listed(accept.collector.as_bytes());
         let second = scene.chain.second_anchor();
         let until = second.unwrap_or(scene.covered).min(scene.covered);
         for index in scene.lines.first()..until {
@@ -876,8 +892,11 @@ impl Foundations {
                 continue;
             };
             let Some(digest) = &line.file else { continue };
-            self.has_collector |=
-                line.path == Some(collector) && scene.policy.judge_host(collector, digest).is_accepted();
+            self.has_collector |= line.path == Some(collector)
+                && scene
+                    .policy
+                    .judge_host(Name::Listed(collector), digest)
+                    .is_accepted();
             self.has_policy |= accept.ima_policies.contains(digest);
         }
         self.is_over = second.is_some();

@@ -17,8 +17,8 @@ use super::{
     tally::{Tally, rule_of},
     view::{Line, View},
 };
-use evidence::{Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of};
-use policy::Policy;
+use evidence::{Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed};
+use policy::{Name, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// A thread that holds an entry's record back for longer than this, in seconds of the verifier's clock, makes its
@@ -156,7 +156,7 @@ impl<'q, 'a> Question<'q, 'a> {
         for (key, record) in records {
             let queue = match record.kind {
                 EventKind::Entry => join::sha1(record).map(|sha1| entries.entry(sha1.to_vec())),
-                EventKind::Violation => Some(violations.entry(join::as_listed(&record.path))),
+                EventKind::Violation => Some(violations.entry(as_listed(&record.path).into_owned())),
                 _ => None,
             };
             if let Some(queue) = queue {
@@ -216,11 +216,11 @@ impl<'q, 'a> Question<'q, 'a> {
             // Who read it is looked at when its record is there.
             return true;
         }
-        let (Some(digest), path) = (&line.file, line.path.unwrap_or_default()) else {
+        let (Some(digest), name) = (&line.file, Name::Listed(line.path.unwrap_or_default())) else {
             return false;
         };
         !line.violation
-            && by.any(|key| match self.scene.opinion(key, path, digest) {
+            && by.any(|key| match self.scene.opinion(key, name, digest) {
                 Opinion::Excluded => true,
                 Opinion::Nothing => false,
                 Opinion::Judged { judgement, .. } => judgement.is_accepted(),

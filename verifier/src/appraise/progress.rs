@@ -452,6 +452,7 @@ impl Case<'_, '_> {
             .filter(|known| pods.iter().all(|pod| pod.uid != known.pod.uid))
             .map(|known| AwaitedPod {
                 uid: known.pod.uid,
+                undashed: known.pod.is_undashed,
                 name: known.pod.name.clone(),
             })
             .collect();

@@ -7,6 +7,7 @@
 use super::{
     context::{Context, ExpectedNonce, NodeState, PinnedKey},
     finding::{Finding, Findings, Rule, Subject},
+    pem,
 };
 use evidence::{
     Bank, Digest, Quote,
@@ -33,8 +34,13 @@ const REQUIRED: [(u32, &str); 5] = [
 #[non_exhaustive]
 pub enum KeyError {
     /// Neither TPMT_PUBLIC nor TPM2B_PUBLIC.
-    #[error("not a TPMT_PUBLIC or TPM2B_PUBLIC: {0}")]
+    #[error("not a TPMT_PUBLIC, a TPM2B_PUBLIC or a public key in PEM: {0}")]
     Public(#[from] evidence::Error),
+    /// In PEM, and not a public key of a kind that `cgpathd` makes.
+    #[error(
+        "not an attestation key in PEM: {0}; a SubjectPublicKeyInfo (BEGIN PUBLIC KEY) of NIST P-256 or RSA-2048 is taken"
+    )]
+    Pem(String),
     /// Not a Name: the algorithm's number and a digest of its length.
     #[error("not a key's fingerprint: it is the Name, 68 hex digits that begin with 000b")]
     Name,
@@ -120,12 +126,17 @@ fn verify_pss(key: &rsa::RsaPublicKey, message: &[u8], signature: &[u8]) -> Resu
 }
 
 impl PinnedKey {
-    /// Reads a key as a file holds it: TPMT_PUBLIC, or TPM2B_PUBLIC, which has its size before it.
+    /// Reads a key as a file holds it: TPMT_PUBLIC, or TPM2B_PUBLIC, which has its size before it, or a
+    /// SubjectPublicKeyInfo in PEM, which is taken for a key with the attributes of `cgpathd`'s own.
     ///
     /// # Errors
-    /// [`KeyError`] if it is neither.
+    /// [`KeyError`] if it is none of these.
     pub fn from_public(bytes: &[u8]) -> Result<PinnedKey, KeyError> {
-        let public = Public::parse_file(bytes)?.to_bytes();
+        let public = if pem::is_pem(bytes) {
+            pem::public(bytes)?.to_bytes()
+        } else {
+            Public::parse_file(bytes)?.to_bytes()
+        };
         key_name(&public)?;
         Ok(PinnedKey::Public(public))
     }

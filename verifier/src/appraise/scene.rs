@@ -5,7 +5,7 @@
 
 use super::{chain::Chain, join::Joins, kept::Lines, view::Line};
 use evidence::{Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path};
-use policy::{Hidden, Judgement, Policy};
+use policy::{Hidden, Judgement, Name, Policy};
 
 /// What is known of the covered list when contents are judged.
 pub(crate) struct Scene<'a> {
@@ -39,17 +39,18 @@ impl<'a> Scene<'a> {
         place: usize,
         key: PartitionKey,
         record: &'a Record,
-    ) -> Option<(&'a [u8], &'a Digest)> {
+    ) -> Option<(Name<'a>, &'a Digest)> {
         match record.kind {
             EventKind::Entry => {
                 let index = self.joins.entry_of(place)?;
                 let line = self
                     .line(index)
                     .filter(|line| !self.is_checkpoint(key, index, line))?;
-                Some((line.path.unwrap_or_default(), line.file.as_ref()?))
+                Some((Name::Listed(line.path.unwrap_or_default()), line.file.as_ref()?))
             }
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
-                Some((&record.path, record.hash.as_ref().and_then(FileHash::digest)?))
+                let digest = record.hash.as_ref().and_then(FileHash::digest)?;
+                Some((Name::True(&record.path), digest))
             }
             EventKind::Violation | EventKind::Guard => None,
         }
@@ -70,19 +71,19 @@ impl<'a> Scene<'a> {
             && self.chain.is_anchor(index)
     }
 
-    pub(crate) fn opinion(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> Opinion {
+    pub(crate) fn opinion(&self, key: PartitionKey, name: Name<'_>, digest: &Digest) -> Opinion {
         let policy = self.policy;
         let hidden = match key {
-            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, path),
+            PartitionKey::Pod(uid) => policy.hides_in_pod(&uid, name),
             PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => {
-                policy.hides_on_host(path)
+                policy.hides_on_host(name)
             }
         };
         if hidden == Hidden::Yes {
             return Opinion::Excluded;
         }
         let judgement = match key {
-            PartitionKey::Pod(uid) => match policy.judge_pod(&uid, path, digest) {
+            PartitionKey::Pod(uid) => match policy.judge_pod(&uid, name, digest) {
                 Some(judgement) => judgement,
                 None => return Opinion::Nothing,
             },
@@ -90,10 +91,10 @@ impl<'a> Scene<'a> {
                 basis: policy::Basis::Own,
                 learned: false,
             },
-            PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(path, digest),
+            PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(name, digest),
             PartitionKey::Boot => {
-                let on_host = policy.judge_host(path, digest);
-                let of_pod = (!on_host.is_accepted()).then(|| self.of_predating(path, digest));
+                let on_host = policy.judge_host(name, digest);
+                let of_pod = (!on_host.is_accepted()).then(|| self.of_predating(name, digest));
                 of_pod.flatten().unwrap_or(on_host)
             }
         };
@@ -105,14 +106,14 @@ impl<'a> Scene<'a> {
 
     /// What is said of an entry of the boot before a kexec. Whose it was is known no more: the host may have it, or some pod
     /// of the policy.
-    pub(crate) fn opinion_of_boot_before(&self, path: &[u8], digest: &Digest) -> Opinion {
+    pub(crate) fn opinion_of_boot_before(&self, name: Name<'_>, digest: &Digest) -> Opinion {
         let of_pod = || {
             self.policy.pods.keys().find_map(|uid| {
-                let judgement = self.policy.judge_pod(uid, path, digest);
+                let judgement = self.policy.judge_pod(uid, name, digest);
                 judgement.filter(Judgement::is_accepted)
             })
         };
-        let opinion = self.opinion(PartitionKey::Boot, path, digest);
+        let opinion = self.opinion(PartitionKey::Boot, name, digest);
         match opinion {
             Opinion::Judged { judgement, gave_up } if !judgement.is_accepted() => Opinion::Judged {
                 judgement: of_pod().unwrap_or(judgement),
@@ -124,11 +125,11 @@ impl<'a> Scene<'a> {
 
     /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
     /// accepted there if a pod that was there then, and that the policy knows, may have it.
-    fn of_predating(&self, path: &[u8], digest: &Digest) -> Option<Judgement> {
+    fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
         let mut pods = self.chain.predating().iter();
         pods.find_map(|uid| {
             self.policy
-                .judge_pod(uid, path, digest)
+                .judge_pod(uid, name, digest)
                 .filter(Judgement::is_accepted)
         })
     }

@@ -39,6 +39,8 @@ pub(crate) struct Tally {
     pub executions: u64,
     pub suspect: u64,
     pub learned: bool,
+    /// Whether the cgroup's path has the pod's UID without dashes; `None` before a path was seen.
+    pub undashed: Option<bool>,
     pub files: Vec<SeenFile>,
     pub deviations: Deviations,
     excluded_files: u64,

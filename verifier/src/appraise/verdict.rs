@@ -88,6 +88,9 @@ impl Verdict {
 pub struct AwaitedPod {
     /// The pod.
     pub uid: PodUid,
+    /// The policy has the UID without dashes: see [`PodVerdict::undashed`].
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub undashed: bool,
     /// Its name in the policy.
     pub name: String,
 }
@@ -258,6 +261,11 @@ impl LeftOut {
 }
 
 impl PodVerdict {
+    /// The UID for people.
+    pub fn shown_uid(&self) -> String {
+        self.uid.shown(self.undashed)
+    }
+
     /// How many distinct (path, content) were seen, listed or not.
     pub fn file_count(&self) -> u64 {
         self.files.len() as u64 + self.left_out.files
@@ -269,6 +277,9 @@ impl PodVerdict {
 pub struct PodVerdict {
     /// The pod.
     pub uid: PodUid,
+    /// A static pod's UID has no dashes in its cgroup's path, or in the policy where no path was seen; people see it so.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub undashed: bool,
     /// Its name in the policy; absent where no policy knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -406,7 +417,7 @@ impl core::fmt::Display for Verdict {
             writeln!(
                 f,
                 "{:<36}  {:<width$}  {:<18}  {:>7}  {:>10}  {:>5}  {}{}",
-                pod.uid.to_string(),
+                pod.shown_uid(),
                 label(pod),
                 pod.state,
                 pod.entries,
@@ -428,7 +439,7 @@ impl core::fmt::Display for Verdict {
             writeln!(
                 f,
                 "{:<36}  {:<width$}  start",
-                pod.uid.to_string(),
+                pod.uid.shown(pod.undashed),
                 escape(pod.name.as_bytes())
             )?;
         }

@@ -108,7 +108,7 @@ fn one(
         page.raw("<span class=\"tag\">learned reference values</span>");
     }
     page.raw("</div>\n<dl class=\"facts\"><dt>UID</dt><dd><code>")
-        .text(pod.uid)
+        .text(pod.shown_uid())
         .raw("</code></dd>");
     if let Some(told) = &pod.told {
         page.raw("<dt>Called</dt><dd>")

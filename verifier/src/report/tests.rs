@@ -181,6 +181,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
     }
     PodVerdict {
         uid: uid(n),
+        undashed: false,
         name: name.map(str::to_owned),
         told: Some(format!("shop/{}", (b'a' + n) as char)),
         charged: state == State::Untrusted,

@@ -12,14 +12,18 @@ fn from_image(folder: &Folder, image: &str, more: &[&str]) -> (Ran, Vec<(String,
     if ran.code != Some(0) {
         return (ran, Vec::new());
     }
-    let written: Value = serde_json::from_slice(&folder.read("out.json")).unwrap();
-    let files = written["files"].as_array().unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let files = files
-        .iter()
-        .map(|file| (text(&file["path"]), text(&file["digests"][0])))
-        .collect();
+    let files = files(&folder.read("out.json"));
     (ran, files)
+}
+
+/// Paths and digests of a reference file.
+fn files(written: &[u8]) -> Vec<(String, String)> {
+    let written: Value = serde_json::from_slice(written).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let files = written["files"].as_array().unwrap().iter();
+    files
+        .map(|file| (text(&file["path"]), text(&file["digests"][0])))
+        .collect()
 }
 
 #[test]
@@ -38,6 +42,29 @@ fn a_parent_that_an_upper_layer_does_not_name_becomes_a_directory_of_it() {
         }
     }
     judge("image-layer-parents", &wrong);
+}
+
+#[test]
+fn an_archive_that_was_packed_is_the_image_in_it() {
+    let folder = Folder::new();
+    let image = given("image-layer-parents/implicit-parent");
+    let archive = folder.dir.path().join("image.tar.gz");
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-czf").arg(&archive).arg("-C").arg(&image).arg(".");
+    assert!(tar.status().unwrap().success());
+    let line = ["policy", "from-image", "image.tar.gz", "-o", "packed.json"];
+    assert_eq!(folder.cgpath(&line).wrong("packed"), None);
+    let (_, expected) = from_image(&folder, "image-layer-parents/implicit-parent", &[]);
+    assert_eq!(files(&folder.read("packed.json")), expected);
+    // Cut anywhere, it is refused.
+    let bytes = std::fs::read(&archive).unwrap();
+    folder.write("image.tar.gz", &bytes[..bytes.len() - 20]);
+    let ran = folder.cgpath(&line);
+    assert!(
+        ran.code == Some(2) && ran.err.contains("incomplete"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! Inputs as other firmware, boot loaders, runtimes and image tools write them, each with the outcome that is right.
 //!
-//! Promises: a folder beside this file is a case, and `expected` in it says what must come out and why. What the code does
-//! not do yet is in [`OPEN`], by what comes in place of it: a case there that comes out right fails until it is taken off
-//! the list, and one that is not there must come out right. Not here: cases that our own formats have.
+//! Promise: a folder beside this file is a case, is tried, and comes out right: `expected` in it says what that is, and why.
+//! Not here: cases that our own formats have.
 
 mod boot;
 mod images;
@@ -12,34 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use verifier::testing::{KeyKind, Node, pod};
 
-/// What does not come out right yet: the case, and words of each thing that is wrong today, in their order.
-const OPEN: &[(&str, &[&str])] = &[
-    (
-        "ima-policy-functions",
-        &["file-mmap: ", "path-check: ", "reqprot: ", "pcr: ", "FILE_MMAP: "],
-    ),
-    (
-        "image-layer-parents",
-        &[
-            "implicit-parent: [\"/usr/bin/app\", \"/usr/bin/sh\"]",
-            "one of its parents is not a directory",
-        ],
-    ),
-    (
-        "image-platform-variant",
-        &[
-            "2 images fit",
-            "no image for platform linux/amd64/v1",
-            "no image for platform linux/arm64/v8",
-        ],
-    ),
-    (
-        "learned-path-with-a-space",
-        &["no reference value has a file at this path"],
-    ),
-    ("static-pod-uid", &["is not a pod UID in lower case with dashes"]),
-];
-
 /// Where the inputs and what is expected of them are.
 fn given(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -47,32 +18,15 @@ fn given(case: &str) -> PathBuf {
         .join(case)
 }
 
-/// Compares `wrong`, all that is not as it must be, with what is known of the case.
+/// `wrong` is all that is not as it must be.
 #[track_caller]
 fn judge(case: &str, wrong: &[String]) {
     let expected = std::fs::read_to_string(given(case).join("expected")).unwrap();
-    let open = OPEN.iter().find(|(name, _)| *name == case);
-    let Some((_, known)) = open else {
-        assert!(wrong.is_empty(), "{case}: {wrong:#?}\nexpected:\n{expected}");
-        return;
-    };
-    assert!(
-        !wrong.is_empty(),
-        "{case} comes out right now: take it off the list OPEN"
-    );
-    let same = wrong.len() == known.len()
-        && wrong
-            .iter()
-            .zip(*known)
-            .all(|(found, known)| found.contains(known));
-    assert!(
-        same,
-        "{case}: {wrong:#?}\nis not what the list OPEN has: {known:#?}\nexpected:\n{expected}"
-    );
+    assert!(wrong.is_empty(), "{case}: {wrong:#?}\nexpected:\n{expected}");
 }
 
 #[test]
-fn every_folder_is_a_case_that_is_tried_and_every_open_one_has_a_folder() {
+fn every_folder_is_a_case_that_is_tried() {
     let sources = [
         include_str!("boot.rs"),
         include_str!("images.rs"),
@@ -89,9 +43,6 @@ fn every_folder_is_a_case_that_is_tried_and_every_open_one_has_a_folder() {
     assert!(cases.len() >= 11, "{cases:?}");
     for case in &cases {
         assert!(sources.contains(&format!("\"{case}\"")), "{case} is not tried");
-    }
-    for (case, _) in OPEN {
-        assert!(cases.iter().any(|found| found == case), "{case} has no folder");
     }
 }
 

@@ -386,9 +386,9 @@ fn nothing_is_hidden(
         }
         let accepts = |key: PartitionKey| {
             let predating = &world.node.predating;
-            content
-                .as_ref()
-                .is_some_and(|content| naive::accepts(policy, predating, key, path, content))
+            content.as_ref().is_some_and(|content| {
+                naive::accepts(policy, predating, key, policy::Name::Listed(path), content)
+            })
         };
         let is_accepted = if entry.is_violation() {
             policy.permits_violation(path)

@@ -5,7 +5,7 @@ use evidence::{
     Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, checkpoint::number_from_path,
     list::unescaped,
 };
-use policy::{GuardLevel, Hidden, Judgement, Policy, PredatingPods, TpmOpened};
+use policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
 use verifier::{Rule, Subject};
 
 /// The rule that a partition's contents fail by.
@@ -21,21 +21,21 @@ pub fn accepts(
     policy: &Policy,
     predating: &[PodUid],
     key: PartitionKey,
-    path: &[u8],
+    name: Name<'_>,
     digest: &Digest,
 ) -> bool {
     let in_pod = |uid: &PodUid| {
         policy
-            .judge_pod(uid, path, digest)
+            .judge_pod(uid, name, digest)
             .map(|judged| judged.is_accepted())
     };
     if let PartitionKey::Pod(uid) = key {
-        return policy.hides_in_pod(&uid, path) == Hidden::Yes || in_pod(&uid) != Some(false);
+        return policy.hides_in_pod(&uid, name) == Hidden::Yes || in_pod(&uid) != Some(false);
     }
     // Pods that are older than the load have left entries in the boot's part of the list.
-    policy.hides_on_host(path) == Hidden::Yes
+    policy.hides_on_host(name) == Hidden::Yes
         || policy.file.accept.ima_policies.contains(digest)
-        || policy.judge_host(path, digest).is_accepted()
+        || policy.judge_host(name, digest).is_accepted()
         || (key == PartitionKey::Boot && predating.iter().any(|uid| in_pod(uid) == Some(true)))
 }
 
@@ -46,12 +46,12 @@ impl Case<'_> {
             .map_or(&[], |first| &first.checkpoint.predating)
     }
 
-    pub(super) fn accepts(&self, key: PartitionKey, path: &[u8], digest: &Digest) -> bool {
-        accepts(self.given.policy, self.predating(), key, path, digest)
+    pub(super) fn accepts(&self, key: PartitionKey, name: Name<'_>, digest: &Digest) -> bool {
+        accepts(self.given.policy, self.predating(), key, name, digest)
     }
 
-    fn content(&mut self, key: PartitionKey, path: &[u8], digest: Option<&Digest>) {
-        let is_accepted = digest.is_some_and(|digest| self.accepts(key, path, digest));
+    fn content(&mut self, key: PartitionKey, name: Name<'_>, digest: Option<&Digest>) {
+        let is_accepted = digest.is_some_and(|digest| self.accepts(key, name, digest));
         self.fail_if(!is_accepted, rule_of(key), Subject::Partition(key));
     }
 
@@ -59,7 +59,7 @@ impl Case<'_> {
         let line = self.lines[index].clone();
         let is_checkpoint = number_from_path(&line.path).is_some() && self.anchors.contains(&Some(index));
         if key != PartitionKey::Host || !is_checkpoint {
-            self.content(key, &line.path, line.file.as_ref());
+            self.content(key, Name::Listed(&line.path), line.file.as_ref());
         }
     }
 
@@ -122,7 +122,7 @@ impl Case<'_> {
             (EventKind::Entry, None) => self.fail_if(true, rule_of(key), Subject::Partition(key)),
             _ => {
                 let digest = record.hash.as_ref().and_then(FileHash::digest);
-                self.content(key, &record.path, digest);
+                self.content(key, Name::True(&record.path), digest);
                 self.fail_if(record.path_cut, rule_of(key), Subject::Partition(key));
             }
         }
@@ -195,7 +195,7 @@ impl Case<'_> {
                 !line.violation && line.file.as_ref().is_some_and(|digest| is_it(&line.path, digest))
             })
         };
-        let judged = |digest: &Digest| self.given.policy.judge_host(collector, digest);
+        let judged = |digest: &Digest| self.given.policy.judge_host(Name::True(collector), digest);
         let good =
             stands(&|path, digest| path == collector && matches!(judged(digest), Judgement::Accepted { .. }))
                 && stands(&|_, digest| accept.ima_policies.contains(digest));

@@ -579,7 +579,7 @@ impl<'a> Case<'a> {
         };
         let accepts = |digest| {
             let mut known = keys.filter(is_known);
-            known.any(|key| self.accepts(key, &line.path, digest))
+            known.any(|key| self.accepts(key, policy::Name::Listed(&line.path), digest))
         };
         self.anchors.contains(&Some(index)) || line.file.as_ref().is_some_and(accepts)
     }

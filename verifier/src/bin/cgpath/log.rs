@@ -510,6 +510,9 @@ struct Partitioned {
     host: u64,
     unattributed: u64,
     suspect: BTreeMap<PodUid, u64>,
+    /// Pods whose UID has no dashes in the path: static ones. People see it so.
+    #[serde(skip)]
+    undashed: BTreeSet<PodUid>,
     #[serde(skip_serializing_if = "is_false")]
     truncated: bool,
 }
@@ -523,6 +526,7 @@ fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Sta
     let runtimes = Runtimes::new(names);
     let (mut pods, mut suspect) = (BTreeMap::new(), BTreeMap::new());
     let (mut host, mut unattributed) = (0, 0);
+    let mut undashed = BTreeSet::new();
     let cut = input.read(|_, fields| {
         let text = |wanted| {
             fields
@@ -530,8 +534,12 @@ fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Sta
                 .find(|f| f.field == wanted)
                 .map(|f| f.bytes.strip_suffix(&[0]).unwrap_or(f.bytes))
         };
-        match cgroup::partition_of(text(Field::CgPath).map(unescaped).as_deref()) {
+        let path = text(Field::CgPath).map(unescaped);
+        match cgroup::partition_of(path.as_deref()) {
             PartitionKey::Pod(uid) => {
+                if path.is_some_and(|path| uid.is_undashed_in(&path)) {
+                    undashed.insert(uid);
+                }
                 *pods.entry(uid).or_default() += 1;
                 // A template without `dep` tells nothing of the ancestry; an empty `dep` tells of none.
                 if text(Field::Dep).is_some_and(|dep| runtimes.suspect_dep(dep)) {
@@ -548,6 +556,7 @@ fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Sta
         host,
         unattributed,
         suspect,
+        undashed,
         truncated: cut.is_some(),
     };
     if out.json() {
@@ -561,7 +570,8 @@ fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Sta
                 ),
                 None => String::new(),
             };
-            out.line(format_args!("pod {uid}  {count}{mark}"))?;
+            let uid = uid.shown(found.undashed.contains(uid));
+            out.line(format_args!("pod {uid:<36}  {count}{mark}"))?;
         }
         out.line(format_args!("host {:>38}", found.host))?;
         out.line(format_args!("unattributed {:>30}", found.unattributed))?;

@@ -111,7 +111,7 @@ pub struct StoreArgs {
 pub struct Add {
     /// What the node calls itself: `node` in its cgpathd.toml
     name: String,
-    /// Its attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint
+    /// Its attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
     #[arg(long, value_name = "FILE|FINGERPRINT", required_unless_present = "replace")]
     ak: Option<String>,
     /// Its policy

@@ -147,13 +147,14 @@ pub struct Common {
 
 #[derive(Args)]
 pub struct FromImage {
-    /// The image: a tar archive or the folder of an OCI layout
+    /// The image: a tar archive, packed with gzip, xz or zstd or not, or the folder of an OCI layout
     image_path: PathBuf,
     /// Which image, where there are several: name, tag or manifest digest
     #[arg(long, value_name = "NAME")]
     image: Option<String>,
-    /// Which platform, where there are several; this machine's by default
-    #[arg(long, value_name = "OS/ARCH", value_parser = platform)]
+    /// Which platform, where there are several; this machine's by default. As a node takes them: arm64 is arm64/v8, and
+    /// arm/v7 takes arm/v6 where there is no other
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
     platform: Option<Platform>,
     /// A host's file or folder that the container sees at another path; may be given several times
     #[arg(long, value_name = "HOSTFILE=/PATH", value_parser = mount)]
@@ -284,7 +285,11 @@ impl FromImage {
             image::from_image(&mut store, &choice, &mounts, &mut options)
         } else {
             let file = File::open(&self.image_path).map_err(|e| Failure::file(&self.image_path, &e))?;
-            TarStore::new(&name, file)
+            // Unpacked to a file that nobody else sees, since its parts are read more than once.
+            let mut plain = tempfile::tempfile().map_err(|e| Failure::file(&std::env::temp_dir(), &e))?;
+            let is_packed = image::decompress(&name, BufReader::new(&file), &mut plain);
+            is_packed
+                .and_then(|is_packed| TarStore::new(&name, if is_packed { plain } else { file }))
                 .and_then(|mut store| image::from_image(&mut store, &choice, &mounts, &mut options))
         };
         finish(
@@ -498,7 +503,9 @@ fn failure(error: &generate::Error) -> Failure {
         E::Missing { .. } => ("missing", None),
         E::Choose { .. } => (
             "choose",
-            Some("say which one with --image NAME and --platform OS/ARCH"),
+            Some(
+                "say which one with --image NAME or its digest, and --platform OS/ARCH where platforms differ",
+            ),
         ),
         _ => ("input", None),
     };

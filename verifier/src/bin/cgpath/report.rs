@@ -39,7 +39,7 @@ pub struct Report {
     /// The node's policy, to judge the evidence by
     #[arg(long, value_name = "FILE", requires = "ak")]
     policy: Option<PathBuf>,
-    /// The node's attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint
+    /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
     #[arg(long, value_name = "FILE|FINGERPRINT", requires = "policy")]
     ak: Option<String>,
     /// The nonce of each round, in order

@@ -41,8 +41,8 @@ pub struct Verify {
     /// The node's policy, or with --tenant the pod's; with --store the one that is enrolled, unless another is named
     #[arg(long, value_name = "FILE", required_unless_present = "store")]
     policy: Option<PathBuf>,
-    /// The node's attestation key: a TPMT_PUBLIC or TPM2B_PUBLIC file, or the key's fingerprint; with --store the one that is
-    /// enrolled
+    /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint; with --store the one
+    /// that is enrolled
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",

@@ -58,7 +58,7 @@ pub struct Watch {
     /// The pod's policy
     #[arg(long, value_name = "FILE", requires_all = ["pod", "ak", "verifiers"])]
     policy: Option<PathBuf>,
-    /// The node's attestation key: a file, or the key's fingerprint
+    /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
     #[arg(long, value_name = "FILE|FINGERPRINT", requires = "policy")]
     ak: Option<String>,
     /// A full verifier whose signed result is believed: its public key in PEM; may be given again

@@ -10,6 +10,8 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
     #[derive(Serialize)]
     struct Pod<'a> {
         uid: evidence::PodUid,
+        #[serde(skip)]
+        shown: String,
         name: &'a str,
         paths: usize,
         learned: Vec<&'a str>,
@@ -38,6 +40,7 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
             .values()
             .map(|p| Pod {
                 uid: p.pod.uid,
+                shown: p.pod.shown_uid(),
                 name: &p.pod.name,
                 paths: paths(&p.allowed),
                 learned: p.allowed.learned_sources(),
@@ -69,7 +72,7 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         let name = escape(pod.name.as_bytes());
         out.line(format_args!(
             "pod {} {name}: {} paths{}",
-            pod.uid,
+            pod.shown,
             pod.paths,
             learned(&pod.learned)
         ))?;

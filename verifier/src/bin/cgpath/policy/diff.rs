@@ -148,7 +148,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     keys.extend(
         file.pods
             .iter()
-            .map(|pod| format!("pods: {} {}", pod.uid, pod.name)),
+            .map(|pod| format!("pods: {} {}", pod.shown_uid(), pod.name)),
     );
     keys
 }

@@ -7,7 +7,7 @@ use crate::serve::again;
 use crate::serve::store::Store;
 use clap::Args;
 use evidence::{Bank, boot::REGISTERS};
-use policy::{Allowed, BootPolicy, Excludes, Hidden, Policy};
+use policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Policy};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
         policy
             .pods
             .values()
-            .map(|p| (format!("pod {} {}", p.pod.uid, p.pod.name), &p.allowed)),
+            .map(|p| (format!("pod {} {}", p.pod.shown_uid(), p.pod.name), &p.allowed)),
     );
     parts
 }
@@ -167,7 +167,7 @@ fn of_values(allowed: &Allowed) -> Vec<String> {
 /// Each exclude for itself: what it hides of the values, and whether it hides what it was not meant for.
 fn of_excludes(allowed: &Allowed) -> Vec<String> {
     let mut found = Vec::new();
-    let paths = || allowed.references().flat_map(|reference| reference.files.keys());
+    let paths = || allowed.references().flat_map(|reference| reference.names());
     let total = paths().count();
     for item in allowed.excludes().flat_map(Excludes::items) {
         let shown = escape(item.as_bytes());
@@ -178,13 +178,13 @@ fn of_excludes(allowed: &Allowed) -> Vec<String> {
             ));
             continue;
         };
-        let hidden = paths().filter(|path| alone.hides(path) == Hidden::Yes).count();
+        let hidden = paths().filter(|path| alone.hides(*path) == Hidden::Yes).count();
         found.push(format!(
             "exclude {shown} hides {hidden} of {total} paths with a reference value"
         ));
         let caught: Vec<&str> = TELLTALES
             .into_iter()
-            .filter(|path| alone.hides(path.as_bytes()) == Hidden::Yes)
+            .filter(|path| alone.hides(Name::True(path.as_bytes())) == Hidden::Yes)
             .collect();
         if !caught.is_empty() {
             found.push(format!(
@@ -224,7 +224,11 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
             pod.excluded
         );
         found.push((
-            format!("pod {} {}", pod.uid, pod.name.as_deref().unwrap_or_default()),
+            format!(
+                "pod {} {}",
+                pod.shown_uid(),
+                pod.name.as_deref().unwrap_or_default()
+            ),
             text,
         ));
     }

@@ -111,7 +111,7 @@ pub(super) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
     page.raw("<section class=\"card ")
         .raw(state_class(pod.state))
         .raw("\"><div class=\"head\"><h2 style=\"margin:0\"><code>")
-        .text(pod.uid)
+        .text(pod.shown_uid())
         .raw("</code></h2>");
     chip(&mut page, pod.state, false);
     page.raw("<span class=\"soft push\">on node <a href=\"/nodes/")

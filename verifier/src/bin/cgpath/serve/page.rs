@@ -214,7 +214,7 @@ fn pods(page: &mut Html, node: &str, pods: &[PodVerdict]) {
             .raw("/pods/")
             .text(pod.uid)
             .raw("\"><code>")
-            .text(pod.uid)
+            .text(pod.shown_uid())
             .raw("</code></a></td></tr>\n");
     }
     page.raw("</tbody></table></div>\n");
