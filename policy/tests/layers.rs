@@ -1,7 +1,7 @@
 //! Stacks of layers, unpacked into directories as containerd does it and shown by overlayfs, beside `from-image`.
 //!
 //! Promise: what the kernel shows decides; the unpacking is a second one, from the items and on a real file system. Not
-//! here: the real containerd, which `vm-tests` runs on the same stacks.
+//! here: the real containerd.
 
 use super::stacks::{self, Form, Item, Kind};
 use evidence::{Bank, Digest};

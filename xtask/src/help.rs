@@ -225,7 +225,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
   --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel, fresh, repeat,
-                       lives
+                       lives, stacks
                        (service: killed with -9 200 times)
                        (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
@@ -235,6 +235,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
                        next run goes on, until a commit of its own begins anew)
                        (lives: 100,000 random lives of nodes through every way of judging; at most two hours a run, the
                        next run goes on with the seeds behind it)
+                       (stacks: 20,000 random stacks of layers beside overlayfs; needs root; goes on as lives does)
   --whole              fresh: goes on with a second demo and `cargo xtask test` in the same machine
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it

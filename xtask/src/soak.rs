@@ -5,8 +5,8 @@
 
 mod fresh;
 mod libfuzzer;
-mod lives;
 mod repeat;
+mod seeded;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ const STEPS: &[&str] = &[
     "fresh",
     "repeat",
     "lives",
+    "stacks",
 ];
 
 /// `cargo xtask soak`.
@@ -84,7 +85,11 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             continue;
         }
         if step == "lives" {
-            good &= lives::lives(world)?;
+            good &= seeded::lives(world)?;
+            continue;
+        }
+        if step == "stacks" {
+            good &= seeded::stacks(world)?;
             continue;
         }
         let filter = filter.as_deref();
