@@ -308,11 +308,7 @@ fn seen(folder: &Path, stack: &[Vec<Item>]) -> io::Result<Files> {
         lower.insert(1, root);
     }
     let lower: Vec<&OsStr> = lower.iter().map(|path| path.as_os_str()).collect();
-    let options = [
-        &b"lowerdir="[..],
-        &lower.join(OsStr::new(":")).as_bytes().to_vec(),
-    ]
-    .concat();
+    let options = [&b"lowerdir="[..], lower.join(OsStr::new(":")).as_bytes()].concat();
     let merged = folder.join("merged");
     fs::create_dir(&merged)?;
     mount(

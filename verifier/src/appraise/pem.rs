@@ -78,6 +78,7 @@ pub(super) fn public(bytes: &[u8]) -> Result<Public, KeyError> {
 
 #[cfg(all(test, feature = "test-support"))]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
     use super::super::PinnedKey;
     use super::*;
     use crate::testing::{AttestationKey, KeyKind};
