@@ -51,7 +51,7 @@ impl<'a> Scene<'a> {
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
                 Some((&record.path, record.hash.as_ref().and_then(FileHash::digest)?))
             }
-            EventKind::Violation | EventKind::Guard => None,
+            EventKind::Violation | EventKind::Guard | EventKind::PodLoss => None,
         }
     }
 
