@@ -83,6 +83,8 @@ pub struct Config {
     pub ima: Ima,
     /// When and how checkpoints are made.
     pub seal: Seal,
+    /// What a pod may have recorded.
+    pub budget: Budget,
     /// Who touches our own parts.
     pub guard: Guard,
     /// Pods that are not trusted.
@@ -433,6 +435,19 @@ pub struct Seal {
     pub keep_files: u64,
 }
 
+/// `[budget]`: what a pod may have recorded, in records whose path is no longer than 255 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// At once; never more than half of the ring holds.
+    pub burst: u32,
+    /// How many come back each second.
+    pub per_second: u32,
+}
+
+/// Both values of `[budget]`.
+const BUDGET: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+
 /// `[guard]`: what is done about others who touch the collector's parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -517,6 +532,7 @@ impl Default for Config {
             cgroup: Cgroup::default(),
             ima: Ima::default(),
             seal: Seal::default(),
+            budget: Budget::default(),
             guard: Guard::default(),
             enforce: Enforce::default(),
             fail_closed: FailClosed::default(),
@@ -618,6 +634,15 @@ impl Default for Seal {
             records: 50_000,
             drain_timeout: 10,
             keep_files: 32,
+        }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget {
+            burst: 8192,
+            per_second: 100,
         }
     }
 }
@@ -850,6 +875,15 @@ impl Config {
                 );
             }
         }
+        for (key, value) in [
+            ("budget.burst", self.budget.burst),
+            ("budget.per_second", self.budget.per_second),
+        ] {
+            if !BUDGET.contains(&value) {
+                let why = format!("{value} is not from {} to {}", BUDGET.start(), BUDGET.end());
+                return bad(key, why);
+            }
+        }
         for (key, exempt) in [
             ("enforce.exempt", &self.enforce.exempt),
             ("fail_closed.exempt", &self.fail_closed.exempt),
@@ -885,6 +919,11 @@ impl Config {
             untrusted_lapse: Duration::from_secs(self.enforce.lapse),
             loss: self.fail_closed.mode == FailClosedMode::Pods,
             loss_lapse: Duration::from_secs(self.fail_closed.lapse),
+            budget: crate::bpf::Budget {
+                burst: self.budget.burst,
+                per_second: self.budget.per_second,
+            }
+            .within(self.bpf.ring_bytes),
         }
     }
 
@@ -1050,6 +1089,9 @@ mod tests {
             "keep_boots=0",
             "state_dir=relative",
             "bpf.ring_bytes=100000",
+            "budget.burst=0",
+            "budget.per_second=0",
+            "budget.per_second=1000001",
             "bpf.max_hash_mib=0",
             "verifier.url=http://plain.example",
             "seal.keep_files=1",

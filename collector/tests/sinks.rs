@@ -95,6 +95,7 @@ fn record(n: u8) -> Vec<u8> {
         ancestry_cut: false,
         path_cut: false,
         guard: None,
+        pod_loss: None,
     }
     .to_cbor()
 }

@@ -9,6 +9,22 @@
 use crate::list::unescaped;
 use crate::{PartitionKey, PodUid};
 
+/// Directories in which pods have theirs, from the hierarchy's root.
+pub const POD_PARENTS: [&str; 12] = [
+    "/kubepods",
+    "/kubepods/burstable",
+    "/kubepods/besteffort",
+    "/kubepods.slice",
+    "/kubepods.slice/kubepods-burstable.slice",
+    "/kubepods.slice/kubepods-besteffort.slice",
+    "/kubelet/kubepods",
+    "/kubelet/kubepods/burstable",
+    "/kubelet/kubepods/besteffort",
+    "/kubelet.slice/kubelet-kubepods.slice",
+    "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice",
+    "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice",
+];
+
 /// What a cgroup path says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribution {
@@ -226,6 +242,7 @@ impl Runtimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     const UID: &str = "f52130f4-c5be-423e-8070-daaca055a5ad";
     const ID: &str = "5bab9779a4ffb2a5acc4160dedb8571b75806c6ad25bf936387678aefd19cb9e";
@@ -340,6 +357,21 @@ mod tests {
                 "{path}"
             );
         }
+    }
+
+    #[test]
+    fn a_pods_directory_is_right_below_one_of_the_parents_of_pods_and_below_no_other() {
+        let pod = PartitionKey::Pod(PodUid::parse(UID.as_bytes()).unwrap());
+        for parent in POD_PARENTS {
+            assert_eq!(key(parent), PartitionKey::Host, "{parent}");
+            let own = match parent.rsplit('/').next().unwrap().strip_suffix(".slice") {
+                Some(stem) => expand(&format!("{parent}/{stem}-pod<uid_>.slice")),
+                None => expand(&format!("{parent}/pod<uid>")),
+            };
+            assert_eq!(key(&own), pod, "{own}");
+        }
+        let slashes: BTreeSet<usize> = POD_PARENTS.iter().map(|path| path.matches('/').count()).collect();
+        assert_eq!(slashes, BTreeSet::from([1, 2, 3]));
     }
 
     #[test]

@@ -42,5 +42,5 @@ pub use head::Head;
 pub use part::{JoinError, Part, Position};
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
-pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, Provenance, Record};
+pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, PodLoss, Provenance, Record};
 pub use tenant::TenantBundle;

@@ -47,6 +47,9 @@ pub enum EventKind {
     /// A part of the collector or the TPM was touched by somebody else, or an execution was denied; see [`GuardAction`].
     #[n(7)]
     Guard,
+    /// Records of a pod were not kept, since it was beyond its budget; see [`PodLoss`].
+    #[n(8)]
+    PodLoss,
 }
 
 /// What a record of the guard is about.
@@ -148,6 +151,39 @@ pub struct Guard {
     /// The kernel's number of the thing: id of a map, program or link, thread group id, device; 0 where there is none.
     #[n(1)]
     pub object: u64,
+}
+
+/// What was not recorded of a pod that was beyond its budget: all so far, so that of two such records the later one holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct PodLoss {
+    /// Executions, and scripts that were handed to their interpreter.
+    #[n(0)]
+    pub executions: u64,
+    /// Executable mappings, late ones too.
+    #[n(1)]
+    pub mappings: u64,
+    /// Executions and mappings that were denied.
+    #[n(2)]
+    pub denials: u64,
+    /// Entries that IMA tried to add and that its list had already.
+    #[n(3)]
+    pub repeats: u64,
+    /// When the first of them was, in nanoseconds of CLOCK_BOOTTIME.
+    #[n(4)]
+    pub first_ns: u64,
+    /// When the last of them was, in nanoseconds of CLOCK_BOOTTIME.
+    #[n(5)]
+    pub last_ns: u64,
+}
+
+impl PodLoss {
+    /// How many in all.
+    pub fn total(&self) -> u64 {
+        [self.executions, self.mappings, self.denials, self.repeats]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
 }
 
 /// The content hash of the file that an event is about.
@@ -290,6 +326,10 @@ pub struct Record {
     #[n(19)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
+    /// What was not recorded; records of a pod's loss alone have it.
+    #[n(20)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_loss: Option<PodLoss>,
 }
 
 /// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
@@ -322,9 +362,9 @@ impl Record {
 
     /// Whether this event says that a file's content was run, beside IMA's own entries.
     pub fn is_execution(&self) -> bool {
-        !matches!(
+        matches!(
             self.kind,
-            EventKind::Entry | EventKind::Violation | EventKind::Guard
+            EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping
         )
     }
 }
@@ -413,6 +453,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         ancestry_cut: false,
         path_cut: false,
         guard: None,
+        pod_loss: None,
     }
 }
 
@@ -441,6 +482,34 @@ mod tests {
                 "at {n}"
             );
         }
+    }
+
+    #[test]
+    fn a_kind_that_is_not_known_is_refused_as_an_older_reader_refuses_a_pods_loss() {
+        let mut record = sample(3, "/kubepods/x", "/bin/true");
+        record.kind = EventKind::PodLoss;
+        record.pod_loss = Some(PodLoss {
+            executions: 1,
+            mappings: u64::MAX,
+            denials: 2,
+            repeats: 3,
+            first_ns: 5,
+            last_ns: 6,
+        });
+        assert_eq!(record.pod_loss.unwrap().total(), u64::MAX);
+        assert!(!record.is_execution());
+        let bytes = record.to_cbor();
+        assert_eq!(Record::from_cbor(&bytes).unwrap(), record);
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        // Key 2, the last kind that there is, and one more: what this kind is to a reader that does not know it.
+        let at = bytes.windows(3).position(|w| w == [2, 8, 3]).unwrap();
+        let mut other = bytes;
+        other[at + 1] = 9;
+        assert!(matches!(
+            Record::from_cbor(&other),
+            Err(crate::Error::Malformed { .. })
+        ));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use evidence::tpm::{
 };
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
-    SealedCheckpoint, TenantBundle, Tier,
+    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
+    Quote, Record, SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 
@@ -199,7 +199,7 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             vec![]
         },
         hash: match kind {
-            EventKind::Entry | EventKind::Violation | EventKind::Guard => None,
+            EventKind::Entry | EventKind::Violation | EventKind::Guard | EventKind::PodLoss => None,
             EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
             EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
             EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
@@ -228,6 +228,14 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             action: GuardAction::PinRemoved,
             object: 7,
         }),
+        pod_loss: (kind == EventKind::PodLoss).then_some(PodLoss {
+            executions: 1,
+            mappings: 300_000,
+            denials: 0,
+            repeats: 2,
+            first_ns: 5_000_000,
+            last_ns: 7_000_000,
+        }),
     }
 }
 
@@ -251,6 +259,7 @@ fn records() -> Vec<(&'static str, Record)> {
         ("mapping", sample_record(5, EventKind::Mapping)),
         ("late-mapping", sample_record(6, EventKind::LateMapping)),
         ("guard", sample_record(7, EventKind::Guard)),
+        ("pod-loss", sample_record(8, EventKind::PodLoss)),
     ]
 }
 
@@ -1090,6 +1099,10 @@ pub fn collector_record() -> Seeds {
         body.extend(name);
         finish(kind::GUARD, &body)
     };
+    let pod_loss: Vec<u8> = [99u64, 1, 300_000, 0, 2, 5_000_000, 7_000_000]
+        .into_iter()
+        .flat_map(u64::to_ne_bytes)
+        .collect();
     let cgroup = |kind: u16, name: &[u8]| {
         let mut body = Vec::new();
         body.extend(99u64.to_ne_bytes());
@@ -1108,6 +1121,7 @@ pub fn collector_record() -> Seeds {
         ("mapping", file(kind::MAPPING, b"/usr/lib/libc.so.6")),
         ("late-mapping", file(kind::LATE_MAPPING, b"/tmp/\xff")),
         ("guard", guard(ebpf_common::action::PIN_REMOVED, b"link_executed")),
+        ("pod-loss", finish(kind::POD_LOSS, &pod_loss)),
         ("cgroup-new", cgroup(kind::CGROUP_NEW, b"kubepods.slice")),
         ("cgroup-gone", cgroup(kind::CGROUP_GONE, b"")),
     ])

@@ -76,6 +76,7 @@ fn record() -> Record {
         pid_ns: 0,
         ancestry: vec![],
         guard: None,
+        pod_loss: None,
         ..first("record_cbor", Record::from_cbor)
     }
 }

@@ -11,8 +11,8 @@
 
 use evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Position, Protection, Quote, Record,
-    SealedCheckpoint, Tier,
+    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
+    Quote, Record, SealedCheckpoint, Tier,
     boot::{Boot, EventType, REGISTERS, Registers, boot_aggregate},
     cgroup::partition_of,
     checkpoint,
@@ -793,6 +793,22 @@ impl Node {
         ));
     }
 
+    /// Our programs record what they did not record of the pod that `actor` is in.
+    pub fn record_pod_loss(&mut self, actor: &Actor, pod_loss: PodLoss) {
+        let record = self.record(actor, EventKind::PodLoss, b"");
+        self.waiting.push((
+            actor.key(),
+            Record {
+                pod_loss: Some(pod_loss),
+                pid: 0,
+                ancestry: Vec::new(),
+                dev: 0,
+                ino: 0,
+                ..record
+            },
+        ));
+    }
+
     /// Our programs record an execution or a mapping.
     pub fn record_execution(
         &mut self,
@@ -857,6 +873,7 @@ impl Node {
             ancestry_cut: false,
             path_cut: false,
             guard: None,
+            pod_loss: None,
         }
     }
 

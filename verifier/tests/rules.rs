@@ -4,7 +4,7 @@
 
 use evidence::{
     Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Losses, PartitionKey,
-    SealedCheckpoint, Tier,
+    PodLoss, SealedCheckpoint, Tier,
 };
 use policy::Policy;
 use verifier::{
@@ -1112,6 +1112,70 @@ mod v6_losses {
                     .any(|f| f.severity == Severity::Tolerated && f.rule == Rule::V6)
             );
         }
+    }
+
+    fn noise(mappings: u64) -> PodLoss {
+        PodLoss {
+            executions: 3,
+            mappings,
+            denials: 1,
+            repeats: 5,
+            first_ns: 61_005_000_000,
+            last_ns: 62_000_000_000,
+        }
+    }
+
+    #[test]
+    fn what_a_pod_lost_by_its_own_noise_is_the_pods_alone_until_it_ends_whatever_is_tolerated() {
+        let mut node = busy();
+        let noisy = Actor::pod(pod(2), "/bin/app");
+        node.record_pod_loss(&noisy, noise(10));
+        let first = node.attest(NONCE);
+        let before = judge(&node, &first).state.unwrap();
+        // What is told later holds, and is told once.
+        node.record_pod_loss(&noisy, noise(200));
+        node.execute_good(&noisy, "/bin/app");
+        for policy in ["", "tolerance: {lost: 1000000, unattributed: 1000}\n"] {
+            node.extra_policy = format!("dangerous-boot-not-judged: true\n{policy}");
+            let evidence = node.clone().attest(NEXT);
+            let verdict = judge_next(&node, &evidence, &before);
+            let finding = fails(&verdict, Rule::V6, "more than its budget");
+            assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
+            let found = finding.found.unwrap();
+            assert!(
+                found.contains("3 executions, 200 mappings, 1 denials, 5 entries")
+                    && found.contains("61.005 s"),
+                "{found}"
+            );
+            assert_eq!(verdict.failures().count(), 1, "{verdict}");
+            assert_eq!((verdict.node.state, verdict.node.lost), (State::Trusted, 0));
+            for found in &verdict.pods {
+                let is_it = found.uid == pod(2);
+                let wanted = if is_it { State::Untrusted } else { State::Trusted };
+                assert_eq!((found.state, found.charged), (wanted, is_it), "{verdict}");
+            }
+        }
+        assert!(!verifier::accept::is_acceptable(Rule::V6));
+    }
+
+    #[test]
+    fn a_loss_for_a_budget_that_is_no_pods_or_is_half_told_is_the_nodes() {
+        for actor in [Actor::host("/usr/bin/tool"), Actor::lost("/bin/app")] {
+            let mut node = busy();
+            node.record_pod_loss(&actor, noise(1));
+            let evidence = node.attest(NONCE);
+            disbelieved(&judge(&node, &evidence), Rule::V6, "outside of all pods");
+        }
+        let mut node = busy();
+        node.record_pod_loss(&Actor::pod(pod(2), "/bin/app"), noise(1));
+        node.waiting.last_mut().unwrap().1.pod_loss = None;
+        let evidence = node.attest(NONCE);
+        disbelieved(&judge(&node, &evidence), Rule::V6, "does not say what was lost");
+        let mut node = busy();
+        node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
+        node.waiting.last_mut().unwrap().1.pod_loss = Some(noise(1));
+        let evidence = node.attest(NONCE);
+        disbelieved(&judge(&node, &evidence), Rule::V6, "of another kind");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ebpf_common::{
     HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest,
     SMALL_PATH, TaskKey, action, flag, kind,
 };
-use evidence::{Bank, Digest, EventKind, FileHash, GuardAction};
+use evidence::{Bank, Digest, EventKind, FileHash, GuardAction, PodLoss};
 
 /// Bytes of [`Header`].
 pub const HEADER_LEN: usize = size_of::<Header>();
@@ -66,6 +66,8 @@ pub enum Body {
     File(FileEvent),
     /// A guarded thing was touched, or an execution was denied.
     Guard(GuardEvent),
+    /// Records of a pod were not sent.
+    PodLoss(PodLossEvent),
     /// A cgroup directory appeared, was renamed or went away.
     Cgroup(CgroupEvent),
 }
@@ -158,6 +160,15 @@ pub struct GuardEvent {
     pub name: Bytes,
     /// The name did not fit or could not be read.
     pub name_cut: bool,
+}
+
+/// Records of a pod were not sent, since it was beyond its budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodLossEvent {
+    /// Inode number of the pod's own directory.
+    pub pod_id: u64,
+    /// All that were not sent so far.
+    pub loss: PodLoss,
 }
 
 /// What the kernel answered when it was asked for a file's hash.
@@ -264,6 +275,7 @@ pub fn decode(raw: &Bytes) -> Result<Event> {
         kind::MAPPING => Body::File(file(&mut at, raw, EventKind::Mapping)?),
         kind::LATE_MAPPING => Body::File(file(&mut at, raw, EventKind::LateMapping)?),
         kind::GUARD => Body::Guard(guard(&mut at, raw)?),
+        kind::POD_LOSS => Body::PodLoss(pod_loss(&mut at)?),
         kind::CGROUP_NEW => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::New)?),
         kind::CGROUP_RENAMED => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Renamed)?),
         kind::CGROUP_GONE => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Gone)?),
@@ -567,6 +579,20 @@ fn guard(at: &mut Cursor<'_>, raw: &Bytes) -> Result<GuardEvent> {
         ino,
         name,
         name_cut: flags & flag::PATH_CUT != 0,
+    })
+}
+
+fn pod_loss(at: &mut Cursor<'_>) -> Result<PodLossEvent> {
+    Ok(PodLossEvent {
+        pod_id: at.u64("pod_loss.pod_id")?,
+        loss: PodLoss {
+            executions: at.u64("pod_loss.executions")?,
+            mappings: at.u64("pod_loss.mappings")?,
+            denials: at.u64("pod_loss.denials")?,
+            repeats: at.u64("pod_loss.repeats")?,
+            first_ns: at.u64("pod_loss.first_ns")?,
+            last_ns: at.u64("pod_loss.last_ns")?,
+        },
     })
 }
 

@@ -53,6 +53,33 @@ pub struct Orders {
     pub loss: bool,
     /// Nobody is denied for that for longer.
     pub loss_lapse: Duration,
+    /// What a pod may have recorded.
+    pub budget: Budget,
+}
+
+/// What a pod may have recorded; a unit is [`ebpf_common::BUDGET_UNIT`] bytes of the ring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Units at once.
+    pub burst: u32,
+    /// Units that come back each second; 0: there is no budget.
+    pub per_second: u32,
+}
+
+impl Budget {
+    /// The same with no more at once than half of a ring of so many bytes: a pod alone fills no ring.
+    pub fn within(self, ring_bytes: u32) -> Budget {
+        Budget {
+            burst: self.burst.min(ring_bytes / 2 / ebpf_common::BUDGET_UNIT),
+            ..self
+        }
+    }
+
+    /// What a unit costs in time, and how far ahead of its time a pod may be, nanoseconds.
+    fn terms(self) -> (u64, u64) {
+        let unit = 1_000_000_000_u64.checked_div(self.per_second.into()).unwrap_or(0);
+        (unit, unit.saturating_mul(self.burst.into()))
+    }
 }
 
 impl Default for Orders {
@@ -65,6 +92,7 @@ impl Default for Orders {
             untrusted_lapse: Duration::ZERO,
             loss: false,
             loss_lapse: Duration::ZERO,
+            budget: Budget::default(),
         }
     }
 }
@@ -74,6 +102,7 @@ impl Default for Orders {
 pub(super) struct Standing {
     settings: Settings,
     pods: BTreeMap<u64, u32>,
+    parents: BTreeSet<u64>,
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -141,6 +170,7 @@ impl Bpf {
             .get(&0, 0)
             .map_err(load::kernel("read", "SETTINGS"))?;
         let orders = &options.orders;
+        let (budget_unit_ns, budget_ahead_ns) = orders.budget.terms();
         self.orders.settings = Settings {
             collector_start: stat.starttime,
             collector_tgid: std::process::id(),
@@ -155,9 +185,12 @@ impl Bpf {
             loss_lapse_ns: nanos(orders.loss_lapse),
             lost_acknowledged: before.lost_acknowledged,
             heartbeat_ns: 0,
+            budget_unit_ns,
+            budget_ahead_ns,
         };
         // Whom an earlier collector denied stays denied until the next verdict: a restart opens nothing.
         self.orders.pods = self.controls.pods.iter().filter_map(|item| item.ok()).collect();
+        self.orders.parents = self.controls.parents.keys().filter_map(|key| key.ok()).collect();
         self.write_settings()
     }
 
@@ -226,6 +259,22 @@ impl Bpf {
         Ok(())
     }
 
+    /// The directories in which pods have theirs, and no others: what is right below one of them has a budget of its own.
+    ///
+    /// # Errors
+    /// As [`Bpf::beat`]; what was changed before stays.
+    pub fn set_pod_parents(&mut self, wanted: BTreeSet<u64>) -> Result<()> {
+        let kernel = || load::kernel("write", "PARENTS");
+        for id in self.orders.parents.difference(&wanted) {
+            self.controls.parents.remove(id).map_err(kernel())?;
+        }
+        for id in wanted.difference(&self.orders.parents) {
+            self.controls.parents.insert(id, 1, 0).map_err(kernel())?;
+        }
+        self.orders.parents = wanted;
+        Ok(())
+    }
+
     fn write_settings(&mut self) -> Result<()> {
         self.orders.settings.heartbeat_ns = load::boot_ns()?;
         let settings = load::Plain(self.orders.settings);
@@ -284,6 +333,19 @@ pub(super) fn check_tick() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_is_time_and_takes_half_of_a_ring_at_most() {
+        let budget = Budget {
+            burst: 8192,
+            per_second: 100,
+        };
+        assert_eq!(budget.terms(), (10_000_000, 81_920_000_000));
+        assert_eq!(budget.within(16 << 20), budget);
+        assert_eq!(budget.within(4 << 20).burst, 2048);
+        assert_eq!(budget.within(64 << 10).burst, 32);
+        assert_eq!(Budget::default().terms(), (0, 0));
+    }
 
     #[test]
     fn devices_of_the_tpm_are_those_that_sysfs_names() {

@@ -77,6 +77,7 @@ const COUNTERS: &str = "COUNTERS";
 const SETTINGS: &str = "SETTINGS";
 const LOSS: &str = "LOSS";
 const PODS: &str = "PODS";
+const PARENTS: &str = "PARENTS";
 const GUARDED: &str = "GUARDED";
 const IDENTITY: &str = "IDENTITY";
 const IN_FLIGHT: &str = "IN_FLIGHT";
@@ -132,6 +133,7 @@ pub(super) struct Controls {
     pub(super) settings: Array<MapData, Plain<Settings>>,
     pub(super) loss: Array<MapData, Plain<Loss>>,
     pub(super) pods: HashMap<MapData, u64, u32>,
+    pub(super) parents: HashMap<MapData, u64, u32>,
     pub(super) guarded: HashMap<MapData, u64, u32>,
     pub(super) identity: HashMap<MapData, u32, [u64; 8]>,
     /// Ids of all maps.
@@ -144,6 +146,7 @@ impl Controls {
             settings: Array::try_from(map(SETTINGS)?).map_err(kernel("open", SETTINGS))?,
             loss: Array::try_from(map(LOSS)?).map_err(kernel("open", LOSS))?,
             pods: HashMap::try_from(map(PODS)?).map_err(kernel("open", PODS))?,
+            parents: HashMap::try_from(map(PARENTS)?).map_err(kernel("open", PARENTS))?,
             guarded: HashMap::try_from(map(GUARDED)?).map_err(kernel("open", GUARDED))?,
             identity: HashMap::try_from(map(IDENTITY)?).map_err(kernel("open", IDENTITY))?,
             map_ids: Vec::new(),

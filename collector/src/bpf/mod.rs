@@ -15,7 +15,7 @@ mod ring;
 
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
-pub use guard::{Mode, Orders};
+pub use guard::{Budget, Mode, Orders};
 pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
@@ -38,7 +38,7 @@ use std::{
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/ima-cgpath";
 
 /// Size of the ring buffer, in bytes.
-pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
+pub const DEFAULT_RING_BYTES: u32 = 16 << 20;
 
 /// The longest file that is read for its hash, in MiB.
 pub const DEFAULT_MAX_HASH_MIB: u32 = 4096;
@@ -132,6 +132,8 @@ pub struct CountersSnapshot {
     pub entry_taken: u64,
     /// Marks of threads inside of `ima_add_template_entry` that could not be made, since there were too many.
     pub marks_failed: u64,
+    /// Budgets of pods that could not be begun, since there were too many.
+    pub budgets_failed: u64,
     /// One for each program.
     pub programs: Vec<ProgramState>,
     /// `kernel.ftrace_enabled`: if off, fexit and LSM programs silently see nothing. `None` where there is no such
@@ -297,6 +299,7 @@ impl Bpf {
             entry_calls,
             entry_taken: c.entry_taken,
             marks_failed: c.marks_failed,
+            budgets_failed: c.budgets_failed,
             programs,
             ftrace_enabled: ftrace_enabled()?,
         })
@@ -465,6 +468,7 @@ mod tests {
             entry_calls: 0,
             entry_taken: 0,
             marks_failed: 0,
+            budgets_failed: 0,
             programs: vec![program(1), program(4)],
             ftrace_enabled: Some(true),
         };
@@ -496,6 +500,7 @@ mod tests {
             entry_calls: 95,
             entry_taken: 99,
             marks_failed: 0,
+            budgets_failed: 0,
             programs: vec![
                 program(load::ENTRY, 5),
                 program(load::ENTRY_TWIN, 4),

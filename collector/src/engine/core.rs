@@ -7,6 +7,7 @@
 use super::EngineError;
 use crate::anchor::AnchorError;
 use crate::bpf::OpenMark;
+use crate::bpf::decode::{Body, PodLossEvent};
 use crate::pipeline::{Action, Counters, Event, Pipeline, SealError, Setup};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
@@ -207,7 +208,20 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// What ends the collector.
     pub fn record(&mut self, kept: &Bytes) -> Result<(), EngineError> {
-        self.handle(spool::raw_event(kept))
+        let event = spool::raw_event(kept);
+        if let Event::Raw(raw) = &event
+            && let Body::PodLoss(PodLossEvent { pod_id, loss }) = &raw.body
+        {
+            tracing::warn!(
+                cgroup = pod_id,
+                executions = loss.executions,
+                mappings = loss.mappings,
+                denials = loss.denials,
+                repeats = loss.repeats,
+                "a pod is beyond its budget: what is not recorded of it is charged to it until it ends"
+            );
+        }
+        self.handle(event)
     }
 
     /// Reads the list to its end.

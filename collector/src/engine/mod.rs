@@ -154,6 +154,8 @@ struct Kernel {
     canary: Canary,
     /// Marks that could not be made, as far as that was told.
     marks_failed: u64,
+    /// Budgets that could not be begun, as far as that was told.
+    budgets_failed: u64,
 }
 
 impl Machine for Kernel {
@@ -175,6 +177,13 @@ impl Machine for Kernel {
                 "too many threads add entries at once: not all are known, and evidence that covers such an entry is not trusted"
             );
             self.marks_failed = snapshot.marks_failed;
+        }
+        if snapshot.budgets_failed > self.budgets_failed {
+            tracing::error!(
+                failed = snapshot.budgets_failed,
+                "too many pods: some have no budget, and what they flood is lost for the whole node"
+            );
+            self.budgets_failed = snapshot.budgets_failed;
         }
         Ok(Counters {
             seq: snapshot.seq,
@@ -385,6 +394,19 @@ impl Engine {
         }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
+        let budget = options.orders.budget;
+        tracing::info!(
+            burst = budget.burst,
+            per_second = budget.per_second,
+            ring_bytes = options.ring_bytes,
+            "records that each pod may have"
+        );
+        if budget.burst < config.budget.burst {
+            tracing::warn!(
+                wanted = config.budget.burst,
+                "budget.burst is cut to what half of bpf.ring_bytes holds"
+            );
+        }
         for program in bpf.counters()?.programs {
             tracing::debug!(
                 name = program.name,
@@ -412,6 +434,7 @@ impl Engine {
             anchor,
             canary: Canary::find(),
             marks_failed: 0,
+            budgets_failed: 0,
         };
         let opened = Opened {
             dir: &dir,
@@ -474,12 +497,16 @@ impl Engine {
         self.tell_pods()
     }
 
-    /// Writes down whom the programs deny executions and whom never.
+    /// Writes down where pods are, whom the programs deny executions and whom never.
     fn tell_pods(&mut self) -> Result<(), EngineError> {
+        let mount = self.core.machine.bpf.hierarchy().mount.clone();
+        self.core
+            .machine
+            .bpf
+            .set_pod_parents(cgroups::pod_parents(&mount))?;
         if !self.orders.untrusted && !self.orders.loss {
             return Ok(self.core.machine.bpf.set_pods(BTreeMap::new())?);
         }
-        let mount = self.core.machine.bpf.hierarchy().mount.clone();
         let mut wanted: BTreeMap<u64, u32> = BTreeMap::new();
         let there = cgroups::pods(&mount);
         for id in self.denied.cgroups(&there, self.core.machine.bpf.pods()) {

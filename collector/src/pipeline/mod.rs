@@ -15,7 +15,9 @@ pub mod order;
 pub mod processes;
 
 use crate::bpf::OpenMark;
-use crate::bpf::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, TaskInfo};
+use crate::bpf::decode::{
+    self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo,
+};
 use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
 use evidence::merkle::{self, Hash};
@@ -365,6 +367,7 @@ impl Pipeline {
             Body::Entry(e) => self.entry(seq, boot_ns, e, out),
             Body::File(f) => self.file(seq, boot_ns, f, out),
             Body::Guard(g) => self.guard(seq, boot_ns, g, out),
+            Body::PodLoss(l) => self.pod_loss(seq, boot_ns, l, out),
         }
     }
 
@@ -444,6 +447,27 @@ impl Pipeline {
         self.append(&record, out);
     }
 
+    /// Nobody's deed but the pod's: it is charged by its own directory.
+    fn pod_loss(&mut self, seq: u64, boot_ns: u64, l: PodLossEvent, out: &mut Vec<Action>) {
+        let nobody = TaskInfo {
+            cgroup_id: l.pod_id,
+            pid: 0,
+            uid: 0,
+            mnt_ns: 0,
+            pid_ns: 0,
+            ancestors: Vec::new(),
+            ancestry_cut: false,
+            ancestry_unstable: false,
+            read_failed: false,
+        };
+        let record = Record {
+            kind: EventKind::PodLoss,
+            pod_loss: Some(l.loss),
+            ..self.blank(seq, boot_ns, &nobody)
+        };
+        self.append(&record, out);
+    }
+
     /// What every record says of who did it.
     fn blank(&mut self, seq: u64, boot_ns: u64, task: &TaskInfo) -> Record {
         let keys: Vec<TaskKey> = task
@@ -475,6 +499,7 @@ impl Pipeline {
             ancestry_cut: task.ancestry_cut || task.ancestry_unstable,
             path_cut: false,
             guard: None,
+            pod_loss: None,
         }
     }
 

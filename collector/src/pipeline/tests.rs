@@ -1,5 +1,6 @@
 //! The pipeline in a model of a node: any arrival order, and a crash at any point.
 
+mod loss;
 mod pending;
 
 use super::*;
@@ -552,6 +553,7 @@ fn script(w: &mut World, step: u64) {
             w.happen(|s| raw_cgroup(s, 20, 2, POD_B));
             w.happen(|s| raw_cgroup(s, 21, 20, "container"));
             w.happen(|s| raw_entry(s, 21, "/bin/app", EEXIST));
+            w.happen(|s| loss::raw(s, 20, 9));
         }
         2 => w.happen(|s| raw_entry(s, 3, "/usr/bin/host tool", 0)),
         _ => {
@@ -623,7 +625,7 @@ fn two_pods_and_the_host_are_told_apart_and_everything_settles() {
     assert_eq!(c.nonce_hash, Some(sha256(&[1; 16])));
     let by: BTreeMap<String, usize> = run.leaves.iter().map(|(k, l)| (k.to_string(), l.len())).collect();
     assert_eq!(by["11111111-1111-1111-1111-111111111111"], 2);
-    assert_eq!(by["22222222-2222-2222-2222-222222222222"], 11);
+    assert_eq!(by["22222222-2222-2222-2222-222222222222"], 12);
     assert_eq!(by.len(), 3);
     // The record of the checkpoint's own entry comes after it.
     assert_eq!(

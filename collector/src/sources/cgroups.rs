@@ -2,8 +2,9 @@
 
 use crate::bpf::Hierarchy;
 use crate::pipeline::Event;
-use evidence::cgroup::attribute;
+use evidence::cgroup::{POD_PARENTS, attribute};
 use evidence::{PartitionKey, PodUid};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -79,41 +80,40 @@ fn directories(open: &File) -> io::Result<Vec<OsString>> {
 
 /// The pods' own directories that are there now, in the hierarchy mounted at `mount`: whose, and the inode number.
 pub fn pods(mount: &Path) -> Vec<(PodUid, u64)> {
-    const ROOTS: [&str; 4] = [
-        "kubepods",
-        "kubepods.slice",
-        "kubelet/kubepods",
-        "kubelet.slice/kubelet-kubepods.slice",
-    ];
     let mut found = Vec::new();
-    // A pod's directory is below the root, or below that of its class.
-    let mut waiting: Vec<(PathBuf, u32)> = ROOTS.iter().map(|root| (root.into(), 0)).collect();
-    while let Some((path, depth)) = waiting.pop() {
-        let Ok(entries) = std::fs::read_dir(mount.join(&path)) else {
+    for parent in POD_PARENTS {
+        let Ok(entries) = std::fs::read_dir(below(mount, parent)) else {
             continue;
         };
         for entry in entries.flatten() {
-            let below = path.join(entry.file_name());
-            let Ok(metadata) = entry.metadata() else {
+            let whole = Path::new(parent).join(entry.file_name());
+            let PartitionKey::Pod(uid) = attribute(whole.as_os_str().as_bytes()).key else {
                 continue;
             };
-            if !metadata.is_dir() {
-                continue;
-            }
-            let whole = Path::new("/").join(&below);
-            match attribute(whole.as_os_str().as_bytes()).key {
-                PartitionKey::Pod(uid) => found.push((uid, metadata.ino())),
-                _ if depth == 0 => waiting.push((below, 1)),
-                _ => {}
+            if let Ok(metadata) = entry.metadata()
+                && metadata.is_dir()
+            {
+                found.push((uid, metadata.ino()));
             }
         }
     }
     found
 }
 
+/// Inode numbers of the directories that are there in which pods have theirs.
+pub fn pod_parents(mount: &Path) -> BTreeSet<u64> {
+    let found = POD_PARENTS.into_iter();
+    found.filter_map(|parent| inode(mount, parent)).collect()
+}
+
+/// Where a path from the hierarchy's root lies.
+fn below(mount: &Path, cgroup: &str) -> PathBuf {
+    mount.join(cgroup.trim_start_matches('/'))
+}
+
 /// Inode number of the directory `cgroup` (a path from the hierarchy's root), if it is there.
 pub fn inode(mount: &Path, cgroup: &str) -> Option<u64> {
-    let metadata = std::fs::metadata(mount.join(cgroup.trim_start_matches('/'))).ok()?;
+    let metadata = std::fs::metadata(below(mount, cgroup)).ok()?;
     metadata.is_dir().then(|| metadata.ino())
 }
 
@@ -230,6 +230,21 @@ mod tests {
         let found = seeds(dir.path()).unwrap();
         assert_eq!(found.len(), 301);
         assert!(matches!(found.last(), Some(Event::SeedCgroup { id, .. }) if *id == deepest));
+    }
+
+    #[test]
+    fn pods_and_the_directories_above_them_are_found_and_nothing_that_a_pod_made() {
+        const UID: &str = "f52130f4-c5be-423e-8070-daaca055a5ad";
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| below(dir.path(), path);
+        let own = format!("/kubepods/burstable/pod{UID}");
+        std::fs::create_dir_all(at(&format!("{own}/c/kubepods/pod{UID}"))).unwrap();
+        std::fs::create_dir_all(at("/system.slice/kubepods/burstable")).unwrap();
+        let number = |path: &str| inode(dir.path(), path).unwrap();
+        let parents = [number("/kubepods"), number("/kubepods/burstable")];
+        assert_eq!(pod_parents(dir.path()), BTreeSet::from(parents));
+        let uid = PodUid::parse(UID.as_bytes()).unwrap();
+        assert_eq!(pods(dir.path()), [(uid, number(&own))]);
     }
 
     #[test]

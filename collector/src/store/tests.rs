@@ -26,6 +26,7 @@ fn record(seq: u64) -> Record {
         ancestry_cut: false,
         path_cut: false,
         guard: None,
+        pod_loss: None,
     }
 }
 

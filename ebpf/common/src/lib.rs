@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 /// Bumped at each change of a layout below; the loader refuses an object with another one.
-pub const LAYOUT_VERSION: u16 = 4;
+pub const LAYOUT_VERSION: u16 = 5;
 
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
@@ -45,6 +45,8 @@ pub mod kind {
     pub const LATE_MAPPING: u16 = 6;
     /// [`super::GuardHead`] and a name follow: a guarded thing was touched, or an execution was denied.
     pub const GUARD: u16 = 7;
+    /// [`super::PodLossRecord`]: records of a pod were not sent, since it was beyond its budget.
+    pub const POD_LOSS: u16 = 8;
     /// [`super::CgroupRecord`]: a cgroup directory was made.
     pub const CGROUP_NEW: u16 = 16;
     /// [`super::CgroupRecord`]: a cgroup directory was renamed (v1 only).
@@ -145,11 +147,26 @@ pub mod pod {
 /// How many directories, from the hierarchy's root down, are looked up in `PODS`: a pod's own is at most the fourth.
 pub const MAX_POD_LEVEL: usize = 8;
 
+/// A parent of pods is at most the third directory from the hierarchy's root down.
+pub const MAX_PARENT_LEVEL: usize = 3;
+
+/// Parents of pods that the programs know at most.
+pub const MAX_PARENTS: u32 = 64;
+
+/// Pods that have a budget at most.
+pub const MAX_BUDGETS: u32 = 16_384;
+
+/// Bytes of the ring buffer that one unit of a pod's budget stands for. A record of the small class takes one.
+pub const BUDGET_UNIT: u32 = 1024;
+
 /// A clock tick as /proc shows it, nanoseconds (USER_HZ is 100 on every architecture that eBPF runs on).
 pub const TICK_NS: u64 = 10_000_000;
 
 /// `EPERM`, include/uapi/asm-generic/errno-base.h.
 pub const EPERM: i32 = 1;
+
+/// `EEXIST`, include/uapi/asm-generic/errno-base.h.
+pub const EEXIST: i32 = 17;
 
 /// `EFBIG`, include/uapi/asm-generic/errno-base.h. As [`FileHead::hash_alg`]: the file is longer than any that is read, and
 /// IMA has no hash of it.
@@ -290,6 +307,54 @@ pub struct GuardHead {
     pub pad: u32,
 }
 
+/// Records of a pod were not sent, since it was beyond its budget. All that were not so far, not those since the last time.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodLossRecord {
+    /// `kind` is [`kind::POD_LOSS`].
+    pub header: Header,
+    /// Inode number of the pod's own directory.
+    pub pod_id: u64,
+    /// Executions and scripts.
+    pub executions: u64,
+    /// Executable mappings, late ones too.
+    pub mappings: u64,
+    /// Executions and mappings that were denied.
+    pub denials: u64,
+    /// Entries that IMA tried to add and that its list had already.
+    pub repeats: u64,
+    /// CLOCK_BOOTTIME of the first, nanoseconds.
+    pub first_ns: u64,
+    /// CLOCK_BOOTTIME of the last, nanoseconds.
+    pub last_ns: u64,
+}
+
+/// What a pod may still have recorded, and what was not: value of the map `BUDGETS`, by the inode number of the pod's own
+/// directory.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// CLOCK_BOOTTIME at which all that was sent is paid for, nanoseconds: as far as it lies ahead, so much of the burst is
+    /// used up.
+    pub paid_ns: u64,
+    /// As [`PodLossRecord::executions`].
+    pub executions: u64,
+    /// As [`PodLossRecord::mappings`].
+    pub mappings: u64,
+    /// As [`PodLossRecord::denials`].
+    pub denials: u64,
+    /// As [`PodLossRecord::repeats`].
+    pub repeats: u64,
+    /// As [`PodLossRecord::first_ns`]; 0 where nothing was lost.
+    pub first_ns: u64,
+    /// As [`PodLossRecord::last_ns`].
+    pub last_ns: u64,
+    /// How many the last record told of; 0 as long as none was sent.
+    pub told: u64,
+    /// CLOCK_BOOTTIME of that record, nanoseconds.
+    pub told_ns: u64,
+}
+
 /// What the programs are to do, written by the collector: the only element of the map `SETTINGS`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -308,6 +373,10 @@ pub struct Settings {
     pub pins_dev: u64,
     /// `i_ino` of the pins' directory.
     pub pins_ino: u64,
+    /// What a unit of a pod's budget costs in time, nanoseconds; 0: pods have no budget.
+    pub budget_unit_ns: u64,
+    /// How far ahead of its time a pod may be, nanoseconds.
+    pub budget_ahead_ns: u64,
     /// Thread group id of the collector.
     pub collector_tgid: u32,
     /// What is done about our own parts: see [`mode`].
@@ -369,6 +438,8 @@ pub struct Counters {
     pub entry_taken: u64,
     /// Marks that could not be made, since [`MAX_IN_FLIGHT`] were there: by each program that tried.
     pub marks_failed: u64,
+    /// Budgets that could not be begun, since [`MAX_BUDGETS`] were there; the record was sent all the same.
+    pub budgets_failed: u64,
 }
 
 /// A thread is inside of `ima_add_template_entry`: value of the map `IN_FLIGHT`, by thread id in the initial pid namespace.

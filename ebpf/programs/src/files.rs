@@ -2,6 +2,7 @@
 
 use crate::{
     Outcome,
+    budget::{self, Kept},
     config::config,
     debug,
     kernel::{self, Reader},
@@ -16,7 +17,8 @@ use aya_ebpf::{
     programs::LsmContext,
 };
 use ebpf_common::{
-    EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH, flag, kind,
+    BUDGET_UNIT, EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH,
+    flag, kind,
 };
 
 /// `ENAMETOOLONG`, include/uapi/asm-generic/errno.h.
@@ -37,6 +39,9 @@ const AFS: u64 = 0x5346_414f;
 const OVERLAYFS: u64 = 0x794c_7630;
 /// Components that the path walk goes up at most, mount points included.
 const MAX_STEPS: usize = 128;
+/// What a record of the large class costs of a pod's budget.
+const LARGE_UNITS: u64 =
+    (size_of::<FileHead>() + LARGE_PATH + COMPONENT).div_ceil(BUDGET_UNIT as usize) as u64;
 /// Room for one component and its NUL, NAME_MAX + 1.
 const COMPONENT: usize = 256;
 
@@ -105,12 +110,25 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
         alg: HASH_NOT_TRIED,
         words: [0; 8],
     };
+    let kept = if kind == kind::MAPPING {
+        Kept::Mapping
+    } else {
+        Kept::Execution
+    };
+    let is_kept = budget::allows(kept, 1);
+    // A collector is known by what it executed.
+    if !is_kept && kind != kind::EXECUTION {
+        return hash;
+    }
     if hashing != Hashing::No {
         // SAFETY: as the caller promises.
         hash.alg = unsafe { content(file, &mut hash.words) };
         if hash.alg < 0 {
             ring::hash_failed();
         }
+    }
+    if !is_kept {
+        return hash;
     }
     let Some(seq) = ring::next_seq() else {
         return hash;
@@ -123,6 +141,7 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
     // SAFETY: as the caller promises.
     let first = unsafe { record::<SMALL_PATH>(seq, kind, file, &hash, flags, false) };
     if let Outcome::TooLong = first {
+        budget::pay(LARGE_UNITS);
         // The same number again: the small reservation was discarded.
         // SAFETY: as the caller promises.
         if let Outcome::Lost = unsafe { record::<LARGE_PATH>(seq, kind, file, &hash, flags, true) } {
@@ -255,6 +274,9 @@ unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash,
 /// be freed under the walk, but no lock keeps a rename out.
 #[inline(always)]
 pub fn send_walked(ctx: &LsmContext, file: u64) {
+    if !budget::allows(Kept::Mapping, LARGE_UNITS) {
+        return;
+    }
     let Some(seq) = ring::next_seq() else {
         return;
     };

@@ -21,10 +21,7 @@ use aya_ebpf::{
     macros::map,
     maps::HashMap,
 };
-use ebpf_common::{MAX_IN_FLIGHT, Mark};
-
-/// `EEXIST`, include/uapi/asm-generic/errno-base.h.
-const EEXIST: i32 = 17;
+use ebpf_common::{EEXIST, MAX_IN_FLIGHT, Mark};
 
 /// By thread id in the initial pid namespace. Allocated beforehand: making a mark takes no memory that could be short.
 #[map]

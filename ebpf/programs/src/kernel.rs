@@ -67,6 +67,47 @@ pub unsafe fn zero<const N: usize>(to: *mut [u64; N]) {
     }
 }
 
+/// Adds to a number, atomically, and gives its old value.
+///
+/// By an instruction of its own: this target has no `AtomicU64::fetch_add`.
+///
+/// # Safety
+/// `at` is aligned, lives as long as the call, and others touch it atomically.
+#[inline(always)]
+pub unsafe fn fetch_add(at: *mut u64, what: u64) -> u64 {
+    let mut value = what;
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({at} + 0), {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+            options(nostack),
+        );
+    }
+    value
+}
+
+/// Writes `new` where `old` stands, atomically, and gives what stood there.
+///
+/// # Safety
+/// As [`fetch_add`].
+#[inline(always)]
+pub unsafe fn swap_if(at: *mut u64, old: u64, new: u64) -> u64 {
+    let mut found = old;
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({at} + 0, r0, {new})",
+            at = in(reg) at,
+            new = in(reg) new,
+            inout("r0") found,
+            options(nostack),
+        );
+    }
+    found
+}
+
 /// 0 if the two are equal, else 1, without a branch; in assembler, since the compiler would make one.
 #[inline(always)]
 pub fn differ(a: u64, b: u64) -> u64 {

@@ -1,7 +1,8 @@
 //! The eBPF programs: each writes one raw record (layouts: `ebpf_common`) for what it sees.
 //!
 //! Promises: a sequence number is taken before space is reserved, so a record that is lost leaves a hole and a count;
-//! what could not be read, hashed or named is counted and the record is sent all the same; nothing is denied unless the
+//! what could not be read, hashed or named is counted and the record is sent all the same; what a pod does beyond its budget is
+//! counted and told instead, before a number is taken (see `budget`); nothing is denied unless the
 //! collector's settings say so, and never an execution on the host.
 //! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then reserve.
 //! Not here: whole cgroup paths and executables of ancestors (user space joins them), what an event means.
@@ -9,6 +10,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod budget;
 mod config;
 mod files;
 mod flight;
@@ -29,10 +31,11 @@ use aya_ebpf::{
     maps::LruHashMap,
     programs::{BtfTracePointContext, FEntryContext, FExitContext, LsmContext},
 };
+use budget::Kept;
 use config::config;
 use ebpf_common::{
-    CgroupRecord, EPERM, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME, RawDigest,
-    SMALL_PATH, action, flag, kind,
+    CgroupRecord, EEXIST, EPERM, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME,
+    RawDigest, SMALL_PATH, action, flag, kind,
 };
 use files::Hashing;
 use kernel::Reader;
@@ -137,6 +140,11 @@ fn entry_once(ctx: &FExitContext, me: u64) {
         ring::entry_taken();
     }
     // Else the twin will send it, too, and count it: twice told is better than not at all.
+    // What the list had already changes nothing there, and a pod can have it tried as often as it likes.
+    let is_repeat = ctx.arg::<u64>(5) as u32 as i32 == -EEXIST;
+    if is_repeat && !budget::allows(Kept::Repeat, 2) {
+        return;
+    }
     let Some(seq) = ring::next_seq() else {
         return;
     };
@@ -323,6 +331,9 @@ fn deny_execution(ctx: LsmContext) -> i32 {
     let Some(action) = pods::execution_denied() else {
         return 0;
     };
+    if !budget::allows(Kept::Denial, 1) {
+        return -EPERM;
+    }
     let bprm: u64 = ctx.arg(0);
     let mut reader = Reader::new();
     let file: u64 = reader.read(bprm + config!(binprm_file));
@@ -350,6 +361,9 @@ fn deny_mapping(ctx: LsmContext) -> i32 {
     let file: u64 = reader.read(ctx.as_ptr() as u64);
     if file == 0 || !pods::mapping_denied() {
         return 0;
+    }
+    if !budget::allows(Kept::Denial, 1) {
+        return -EPERM;
     }
     let inode: u64 = reader.read(file + config!(file_f_inode));
     let name = guard::name_of(&mut reader, file);
@@ -446,6 +460,10 @@ fn cgroup(ctx: &BtfTracePointContext, kind: u16) -> i32 {
     let hierarchy: u32 = reader.read(root + config!(cgroup_root_hierarchy_id));
     if u64::from(hierarchy) != config!(cgroup_hierarchy) {
         return 0;
+    }
+    if kind == kind::CGROUP_GONE {
+        let node: u64 = reader.read(cgroup + config!(cgroup_kn));
+        budget::end(reader.read(node + config!(kernfs_node_id)));
     }
     let Some(seq) = ring::next_seq() else {
         return 0;

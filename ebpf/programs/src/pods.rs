@@ -1,20 +1,28 @@
-//! Executions in pods that are not to be.
+//! Whose a task is, and executions in pods that are not to be.
 //!
 //! Promises: what is not below the pods' root of its hierarchy is never denied, whatever the maps say; nobody is denied
-//! for longer than the settings allow. Not here: who is to be denied (the collector writes it into the maps).
+//! for longer than the settings allow. Not here: who is to be denied (the collector writes it into the maps), what a pod may
+//! have recorded (see `budget`).
 
 use crate::{config::config, guard, kernel::Reader, ring};
 use aya_ebpf::{
     cty::c_void,
-    helpers::generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns,
+        bpf_probe_read_kernel_str,
+    },
     macros::map,
     maps::HashMap,
 };
-use ebpf_common::{MAX_POD_LEVEL, NO_SUBSYSTEM, action, mode, pod};
+use ebpf_common::{MAX_PARENT_LEVEL, MAX_PARENTS, MAX_POD_LEVEL, NO_SUBSYSTEM, action, mode, pod};
 
 /// By cgroup id: see [`pod`].
 #[map]
 static PODS: HashMap<u64, u32> = HashMap::with_max_entries(16384, 0);
+
+/// Directories in which pods have theirs, by inode number. The collector writes it.
+#[map]
+static PARENTS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PARENTS, 0);
 
 /// In [`standing`]: it is below the pods' root.
 const IN_POD: u32 = 1 << 31;
@@ -54,17 +62,7 @@ const NESTED_SYSTEMD: Name = name(b"kubelet-kubepods.slice");
 /// What the map says of the directories from below the pods' root to the task's own, with [`IN_POD`]; 0 on the host.
 #[inline(always)]
 fn standing(reader: &mut Reader) -> u32 {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let set: u64 = reader.read(task + config!(task_cgroups));
-    let subsys = config!(cgroup_subsys);
-    let cgroup: u64 = if subsys == u64::from(NO_SUBSYSTEM) {
-        reader.read(set + config!(css_set_dfl_cgrp))
-    } else {
-        let css: u64 = reader.read(set + config!(css_set_subsys) + 8 * subsys);
-        reader.read(css + config!(css_cgroup))
-    };
-    let level: u32 = reader.read(cgroup + config!(cgroup_level));
+    let (cgroup, level) = own(reader);
     let first = names(reader, cgroup, level, 1);
     let second = names(reader, cgroup, level, 2);
     let root = if first == CGROUPFS || first == SYSTEMD {
@@ -89,6 +87,52 @@ fn standing(reader: &mut Reader) -> u32 {
         }
     }
     found
+}
+
+/// `struct cgroup` of the current task, and how many directories lie above it.
+#[inline(always)]
+fn own(reader: &mut Reader) -> (u64, u32) {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let set: u64 = reader.read(task + config!(task_cgroups));
+    let subsys = config!(cgroup_subsys);
+    let cgroup: u64 = if subsys == u64::from(NO_SUBSYSTEM) {
+        reader.read(set + config!(css_set_dfl_cgrp))
+    } else {
+        let css: u64 = reader.read(set + config!(css_set_subsys) + 8 * subsys);
+        reader.read(css + config!(css_cgroup))
+    };
+    (cgroup, reader.read(cgroup + config!(cgroup_level)))
+}
+
+/// The current task's pod: the inode number of the directory right below the deepest parent of pods that is above it; 0 on the
+/// host. Directories that a pod makes below its own are never parents, so that they change nothing.
+#[inline(always)]
+pub fn of_task(reader: &mut Reader) -> u64 {
+    let is_v2 = config!(cgroup_subsys) == u64::from(NO_SUBSYSTEM);
+    let (cgroup, level) = if is_v2 { (0, 0) } else { own(reader) };
+    // 0 below the task's own directory.
+    let mut id = |at: usize| -> u64 {
+        if is_v2 {
+            // SAFETY: the helper has no preconditions; what it reads cannot be freed meanwhile.
+            return unsafe { bpf_get_current_ancestor_cgroup_id(at as i32) };
+        }
+        if at as u32 > level {
+            return 0;
+        }
+        let node = ancestor(reader, cgroup, at as u32);
+        reader.read(node + config!(kernfs_node_id))
+    };
+    let mut pod = 0;
+    let mut above = id(1);
+    for at in 1..=MAX_PARENT_LEVEL {
+        let below = id(at + 1);
+        if PARENTS.get_ptr(above).is_some() {
+            pod = below;
+        }
+        above = below;
+    }
+    pod
 }
 
 /// `struct kernfs_node` of the directory at this level above (or at) `cgroup`. The array has `level + 1` elements.

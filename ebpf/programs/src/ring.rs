@@ -1,11 +1,12 @@
 //! The ring buffer, sequence numbers and counters.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use crate::kernel;
 use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    helpers::generated::bpf_ktime_get_boot_ns,
     macros::map,
     maps::{Array, RingBuf, ring_buf::RingBufEntry},
 };
-use core::arch::asm;
 use ebpf_common::{Counters, Loss};
 
 /// Its size is set by the loader.
@@ -26,17 +27,8 @@ static LOSS: Array<Loss> = Array::with_max_entries(1, 0);
 #[inline(always)]
 fn add(field: impl Fn(*mut Counters) -> *mut u64) -> Option<u64> {
     let field = field(COUNTERS.get_ptr_mut(0)?);
-    let mut old = 1;
     // SAFETY: an aligned field of a map value, which lives as long as the program and is only touched like this.
-    unsafe {
-        asm!(
-            "{value} = atomic_fetch_add((u64 *)({field} + 0), {value})",
-            field = in(reg) field,
-            value = inout(reg) old,
-            options(nostack),
-        );
-    }
-    Some(old)
+    Some(unsafe { kernel::fetch_add(field, 1) })
 }
 
 /// The next sequence number, from 1.
@@ -72,6 +64,21 @@ fn since() -> Option<u64> {
     }
 }
 
+/// How much of the ring is free, in parts of [`WHOLE`].
+#[inline(always)]
+pub fn free() -> u64 {
+    let size = RECORDS.query(u64::from(BPF_RB_RING_SIZE));
+    let used = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
+    // A division by 0 gives 0 here.
+    if used >= size {
+        return 0;
+    }
+    (size - used) * WHOLE / size
+}
+
+/// See [`free`].
+pub const WHOLE: u64 = 2048;
+
 /// Whether more was lost than `known`, the first of it after `not_before`.
 #[inline(always)]
 pub fn lost_since(known: u64, not_before: u64) -> bool {
@@ -99,6 +106,13 @@ pub fn hash_failed() {
 pub fn path_failed() {
     // SAFETY: as in `next_seq`.
     let _ = add(|c| unsafe { &raw mut (*c).path_failed });
+}
+
+/// A pod's budget could not be begun.
+#[inline(always)]
+pub fn budget_failed() {
+    // SAFETY: as in `next_seq`.
+    let _ = add(|c| unsafe { &raw mut (*c).budgets_failed });
 }
 
 /// A mark could not be made.

@@ -1,4 +1,4 @@
-//! V8, V9, V11 and V12: what each partition ran is what its policy accepts.
+//! V8, V9, V11 and V12, and of V6 what a pod lost: what each partition ran is what its policy accepts.
 //!
 //! Promise: every record and every covered entry is judged by the partition it belongs to, an entry once for each record
 //! that joined it; an entry that nobody could be found for is judged as the host's. Not here: whether the records and the
@@ -33,6 +33,8 @@ pub(crate) struct Judged {
     foundations: Foundations,
     /// Entries that should name a cgroup themselves and do not.
     untagged: u64,
+    /// Records that our programs never write.
+    malformed: Findings,
 }
 
 /// A file by its device and inode number, as records have them.
@@ -137,7 +139,23 @@ impl Judged {
             }
         }
         self.changed(scene, records);
+        self.malformed(records);
         self.foundations.step(scene);
+    }
+
+    /// What tells of a loss says what was lost, and nothing else does.
+    fn malformed(&mut self, records: &[Owned<'_>]) {
+        let is_odd =
+            |(_, record): &&Owned<'_>| (record.kind == EventKind::PodLoss) != record.pod_loss.is_some();
+        let odd: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(is_odd).collect();
+        for (_, record) in odd {
+            let text = match record.pod_loss {
+                None => "a record of a pod's loss does not say what was lost",
+                Some(_) => "a record of another kind tells of a pod's loss",
+            };
+            let finding = Finding::fail(Rule::V6, Subject::Node, text).at_seq(record.seq);
+            self.malformed.push(finding.resting_on(Provenance::Observed));
+        }
     }
 
     /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
@@ -362,8 +380,17 @@ impl<'a> Judge<'_, 'a> {
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         self.cgroup(key, record.cgroup.as_deref());
-        self.lineage(key, record);
+        // Nobody's deed: there is no process to be suspect.
+        if record.kind != EventKind::PodLoss {
+            self.lineage(key, record);
+        }
         match record.kind {
+            EventKind::PodLoss => {
+                let tally = self.tally(key);
+                if let Some(loss) = record.pod_loss {
+                    tally.lost(loss, record.seq);
+                }
+            }
             EventKind::Violation => {
                 let index = scene.joins.entry_of(place);
                 self.violation(key, &record.path, index, Some(record.seq));
@@ -742,8 +769,10 @@ impl Judged {
             findings.absorb(&tally.findings);
             findings.absorb(&tally.changed);
             findings.extend(tally.excluded(*key));
+            findings.extend(tally.loss(*key));
             concluded.node.add(&tally.deviations);
         }
+        findings.absorb(&self.malformed);
         concluded
     }
 }
@@ -799,6 +828,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     let mut own = tally.findings.clone();
     own.absorb(&tally.changed);
     own.extend(tally.excluded(key));
+    own.extend(tally.loss(key));
     let provenance = names.provenance;
     if known.is_none() {
         let called = told

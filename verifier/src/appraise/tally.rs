@@ -8,7 +8,7 @@ use super::{
     verdict::{Deviation, SeenFile},
 };
 use crate::accept::names_content;
-use evidence::{Digest, PartitionKey, merkle::Hash};
+use evidence::{Digest, PartitionKey, PodLoss, Provenance, merkle::Hash};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
 use std::{collections::HashSet, hash::BuildHasher};
@@ -50,6 +50,8 @@ pub(crate) struct Tally {
     pub findings: Findings,
     /// Of files that somebody else changed.
     pub changed: Findings,
+    /// What was not recorded of it, and the number of the record that says so.
+    lost: Option<(PodLoss, u64)>,
     said: HashSet<Hash>,
 }
 
@@ -161,6 +163,41 @@ impl Tally {
             .found(uses)
         };
         (uses > 0).then(finding)
+    }
+
+    /// A record tells what was not recorded so far: the last one holds.
+    pub(crate) fn lost(&mut self, loss: PodLoss, seq: u64) {
+        if self.lost.is_none_or(|(_, told)| told < seq) {
+            self.lost = Some((loss, seq));
+        }
+    }
+
+    /// What is to be said of what was not recorded. A pod's loss is the pod's alone. Nobody else has a budget: what says so was not
+    /// made by our programs.
+    pub(crate) fn loss(&self, key: PartitionKey) -> Option<Finding> {
+        let (loss, seq) = self.lost?;
+        let (subject, text) = match key {
+            PartitionKey::Pod(_) => (
+                Subject::Partition(key),
+                "the pod did more than its budget lets the node record, so what it ran is not all known: restart the pod, or raise \
+                 [budget] of cgpathd.toml",
+            ),
+            _ => (
+                Subject::Node,
+                "records were dropped for a budget, outside of all pods",
+            ),
+        };
+        let seconds = |ns: u64| format!("{}.{:03} s", ns / 1_000_000_000, ns / 1_000_000 % 1000);
+        let finding = Finding::fail(Rule::V6, subject, text).at_seq(seq).found(format!(
+            "not recorded: {} executions, {} mappings, {} denials, {} entries that the list had, or more; the first {} after the boot, the last {}",
+            loss.executions,
+            loss.mappings,
+            loss.denials,
+            loss.repeats,
+            seconds(loss.first_ns),
+            seconds(loss.last_ns),
+        ));
+        Some(finding.resting_on(Provenance::Observed))
     }
 
     /// About how many bytes of memory this takes.

@@ -284,6 +284,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         EventKind::Mapping => "mapping",
         EventKind::LateMapping => "late mapping",
         EventKind::Guard => "guard",
+        EventKind::PodLoss => "not recorded",
     });
     match record.ret {
         0 => {}

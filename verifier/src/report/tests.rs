@@ -90,6 +90,7 @@ fn record(seq: u64, key: PartitionKey, kind: EventKind, path: &str, content: &st
         ancestry_cut: false,
         path_cut: false,
         guard: None,
+        pod_loss: None,
     }
 }
 

@@ -102,6 +102,8 @@ pub enum Step {
     Violate(Who, u8),
     Guard(Who, GuardAction, bool),
     Loss(u8),
+    /// A pod is beyond its budget.
+    PodLoss(Who, u8),
     Blind(bool),
     Protect(u8),
     /// What the runtime tells of pods' names.
@@ -131,6 +133,7 @@ pub enum Step {
     Number(u8),
     BadRecord(u8),
     HalfGuard(Who, bool),
+    HalfLoss(Who, bool),
     /// Somebody reads a file under the name of the checkpoint so many before the next one.
     Read(Who, u8, Fork),
     Mark(Who),
@@ -491,6 +494,9 @@ impl Step {
             9 | 10 => Step::HeldUp(who, path, content),
             11 | 12 => Step::Violate(who, r.one_of(&[path, path, 21])),
             13 | 14 => Step::Guard(who, r.one_of(&ACTIONS), r.percent(40)),
+            // Of the pod as often as of the node.
+            15 if small >= 4 && small % 4 == 3 => Step::HalfLoss(who, path % 2 == 0),
+            15 if small >= 4 => Step::PodLoss(who, small),
             15 => Step::Loss(small),
             16 => Step::Blind(r.percent(70)),
             17 => Step::Protect(small),
@@ -551,6 +557,9 @@ impl Step {
                 Step::Fail(who, 0, -12),
                 Step::HalfGuard(who, true),
                 Step::HalfGuard(who, false),
+                Step::HalfLoss(who, true),
+                Step::HalfLoss(who, false),
+                Step::PodLoss(who, 1),
                 Step::Guard(who, GuardAction::Traced, true),
                 Step::Guard(who, GuardAction::ExecutionDenied, true),
                 Step::Read(who, 1, Fork::Same),

@@ -7,7 +7,7 @@ use evidence::boot::boot_aggregate;
 use evidence::record::ExeSource;
 use evidence::{
     Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, PartitionKey,
-    PodInfo, Tier, cgroup::partition_of, checkpoint,
+    PodInfo, PodLoss, Tier, cgroup::partition_of, checkpoint,
 };
 use p256::ecdsa::SigningKey;
 use policy::generate::boot::from_boot;
@@ -328,6 +328,7 @@ impl World {
                     .into_iter()
                     .for_each(|loss| *loss += 1);
             }
+            Step::PodLoss(who, n) => self.node.record_pod_loss(&actor(who), pod_loss(n)),
             Step::Blind(is) => self.node.blind = is,
             Step::Protect(level) => {
                 let levels = [GuardMode::Off, GuardMode::Record, GuardMode::Deny];
@@ -452,6 +453,16 @@ impl World {
                     .record_guard(&actor(who), GuardAction::MapOpened, "", false);
                 self.last(|_, record| record.guard = None);
             }
+            Step::HalfLoss(who, is_said) if is_said => {
+                let (by, path) = (actor(who), path(0));
+                let good = FileHash::PreCheck(self.good(by.key(), &path));
+                self.node.record_execution(&by, EventKind::Mapping, &path, good);
+                self.last(|_, record| record.pod_loss = Some(pod_loss(1)));
+            }
+            Step::HalfLoss(who, _) => {
+                self.node.record_pod_loss(&actor(who), pod_loss(1));
+                self.last(|_, record| record.pod_loss = None);
+            }
             Step::Read(who, back, fork) => {
                 let number = self.node.checkpoints.len().saturating_sub(usize::from(back));
                 let content = match (fork, self.node.checkpoints.get(number)) {
@@ -504,6 +515,17 @@ impl World {
             self.act(Step::Measure(Who::Host, HOSTS as u8 + n, Content::Good));
         }
         self.node.evidence(quote)
+    }
+}
+
+fn pod_loss(n: u8) -> PodLoss {
+    PodLoss {
+        executions: n.into(),
+        mappings: 7,
+        denials: 0,
+        repeats: 0,
+        first_ns: 1,
+        last_ns: 2,
     }
 }
 

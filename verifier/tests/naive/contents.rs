@@ -108,6 +108,9 @@ impl Case<'_> {
     /// What one record says that its partition used; `index` is the entry that it is about.
     pub(super) fn used(&mut self, key: PartitionKey, record: &Record, index: Option<usize>) {
         self.sees(key);
+        if record.kind == EventKind::PodLoss {
+            return;
+        }
         let mut lineage = record.ancestry.iter();
         let known = lineage.any(|process| self.given.policy.is_runtime(&process.exe));
         self.fail_if(
@@ -116,7 +119,7 @@ impl Case<'_> {
             Subject::Partition(key),
         );
         match (record.kind, index) {
-            (EventKind::Guard, _) => {}
+            (EventKind::Guard | EventKind::PodLoss, _) => {}
             (EventKind::Violation, _) => self.violation(key, &record.path),
             (EventKind::Entry, Some(index)) => self.entry(key, index),
             (EventKind::Entry, None) => self.fail_if(true, rule_of(key), Subject::Partition(key)),

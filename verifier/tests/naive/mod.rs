@@ -340,6 +340,13 @@ impl<'a> Case<'a> {
         let lost = self.chain.last().map_or(0, |last| last.checkpoint.losses.total());
         self.node(lost > self.policy().tolerance.lost, Rule::V6);
         self.node(self.chain.iter().any(|sealed| sealed.checkpoint.blind), Rule::V6);
+        for (key, record) in self.records.clone() {
+            let is_told = record.kind == EventKind::PodLoss;
+            let is_pods = matches!(key, PartitionKey::Pod(_));
+            let is_odd = is_told != record.pod_loss.is_some();
+            self.node(is_odd || (is_told && !is_pods), Rule::V6);
+            self.fail_if(is_told && !is_odd && is_pods, Rule::V6, Subject::Partition(key));
+        }
     }
 
     /// The records are exactly those that the last checkpoint seals.

@@ -1,6 +1,7 @@
 use super::*;
 use ebpf_common::{
-    CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Mark, Meta, Settings, Task,
+    BUDGET_UNIT, Budget, CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Mark, Meta,
+    PodLossRecord, Settings, Task,
 };
 use proptest::prelude::*;
 
@@ -82,6 +83,10 @@ impl Raw {
         let raw = raw.u64(0x10_0003).u64(77);
         raw.u32(name.len() as u32).u32(0).put(name).done()
     }
+    fn pod_loss() -> Bytes {
+        let raw = Raw::header(kind::POD_LOSS).u64(42);
+        raw.u64(3).u64(4).u64(5).u64(6).u64(700).u64(800).done()
+    }
     fn cgroup(kind: u16, name: &[u8], len: u32) -> Bytes {
         let mut padded = name.to_vec();
         padded.resize(MAX_NAME, 0);
@@ -109,6 +114,7 @@ fn samples() -> Vec<Bytes> {
         ),
         Raw::cgroup(kind::CGROUP_NEW, b"pod1", 4),
         Raw::guard(action::PIN_REMOVED, -1, b"link_executed"),
+        Raw::pod_loss(),
     ]
 }
 
@@ -126,9 +132,15 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert_eq!(size_of::<FileHead>(), 24 + 544 + 2 * 8 + 2 * 4 + 64);
     assert_eq!(size_of::<CgroupRecord>(), 24 + 2 * 8 + 2 * 4 + MAX_NAME);
     assert_eq!(size_of::<GuardHead>(), 24 + 544 + 2 * 4 + 3 * 8 + 2 * 4);
-    assert_eq!(size_of::<Settings>(), 7 * 8 + 6 * 4);
+    assert_eq!(size_of::<Settings>(), 9 * 8 + 6 * 4);
     assert_eq!(size_of::<Loss>(), 8);
-    assert_eq!(size_of::<Counters>(), 8 * 8);
+    assert_eq!(size_of::<Counters>(), 9 * 8);
+    assert_eq!(size_of::<PodLossRecord>(), 24 + 7 * 8);
+    assert_eq!(size_of::<Budget>(), 9 * 8);
+    // What a unit of a pod's budget pays for, with the ring's own header of each record.
+    assert!(size_of::<FileHead>() + SMALL_PATH + 8 <= BUDGET_UNIT as usize);
+    assert!(size_of::<EntryHead>() + SMALL_PATH + 8 <= 2 * BUDGET_UNIT as usize);
+    assert!(size_of::<GuardHead>() + SMALL_PATH + 8 <= BUDGET_UNIT as usize);
     assert_eq!(size_of::<Mark>(), 3 * 8);
     assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 32);
     // 4 bytes for each field, so nothing is added between them nor at the end.

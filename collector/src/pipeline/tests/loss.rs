@@ -1,0 +1,70 @@
+//! What a pod lost by its own noise: sealed in its partition, by its own directory.
+
+use super::*;
+use evidence::PodLoss;
+
+pub(super) fn raw(seq: u64, pod_id: u64, mappings: u64) -> decode::Event {
+    let loss = PodLoss {
+        executions: 1,
+        mappings,
+        denials: 0,
+        repeats: 0,
+        first_ns: 5,
+        last_ns: 6,
+    };
+    decode::Event {
+        seq,
+        boot_ns: seq * 10,
+        body: Body::PodLoss(PodLossEvent { pod_id, loss }),
+    }
+}
+
+fn gone(seq: u64, id: u64) -> decode::Event {
+    let mut event = raw_cgroup(seq, id, 2, POD_A);
+    if let Body::Cgroup(cgroup) = &mut event.body {
+        cgroup.change = CgroupChange::Gone;
+    }
+    event
+}
+
+#[test]
+fn a_pods_loss_is_sealed_in_its_partition_even_behind_its_end_and_is_no_loss_of_the_node() {
+    let mut fuel = u64::MAX;
+    let mut w = World::new();
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    script(&mut w, 0);
+    w.happen(|s| raw(s, 10, 1));
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    w.happen(|s| raw(s, 10, 300));
+    w.happen(|s| gone(s, 11));
+    w.happen(|s| gone(s, 10));
+    w.happen(|s| raw(s, 10, 301));
+    // The directory above all pods, and one that nobody knows.
+    w.happen(|s| raw(s, 2, 1));
+    w.happen(|s| raw(s, 4711, 1));
+    run.request(&mut w, 2, &mut fuel).unwrap();
+    check_chain(&w);
+    let told = |key: &PartitionKey| -> Vec<(u64, Vec<u8>)> {
+        let records = run.leaves.get(key).into_iter().flatten();
+        let records = records.map(|leaf| Record::from_cbor(leaf).unwrap());
+        records
+            .filter(|record| record.kind == EventKind::PodLoss)
+            .map(|record| {
+                assert!(record.ancestry.is_empty() && !record.is_execution());
+                let cgroup = record.cgroup.unwrap_or_default();
+                (record.pod_loss.unwrap().mappings, cgroup)
+            })
+            .collect()
+    };
+    let uid = POD_A.strip_prefix("pod").unwrap();
+    let own = format!("/kubepods/{POD_A}").into_bytes();
+    assert_eq!(
+        told(&PartitionKey::parse(uid).unwrap()),
+        [1, 300, 301].map(|mappings| (mappings, own.clone()))
+    );
+    assert_eq!(told(&PartitionKey::Host), [(1, b"/kubepods".to_vec())]);
+    assert_eq!(told(&PartitionKey::Unattributed), [(1, vec![])]);
+    assert_eq!(run.pipeline.losses().total(), 0);
+    assert_eq!(run.pipeline.executions, 4, "three canaries' and one of the pod");
+}
