@@ -642,7 +642,7 @@ impl Default for Budget {
     fn default() -> Self {
         Budget {
             burst: 8192,
-            per_second: 100,
+            per_second: 500,
         }
     }
 }
