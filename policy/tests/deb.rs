@@ -192,3 +192,45 @@ fn what_is_no_package_or_is_cut_is_an_error_and_never_less_values() {
     ));
     assert!(add(&mut empty(), &b"PK\x03\x04 something else"[..], true).is_err());
 }
+
+#[test]
+fn maintainer_scripts_stand_where_dpkg_runs_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for (multi, stem) in [("no", "demo"), ("same", "demo:amd64")] {
+        let root = dir.path().join(multi);
+        fs::create_dir_all(root.join("DEBIAN")).unwrap();
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::write(root.join("usr/bin/a"), b"a").unwrap();
+        let control = format!(
+            "Package: demo\nVersion: 1\nArchitecture: amd64\nmulti-arch: {multi}\nMaintainer: A <a@example.org>\nDescription: demo\n"
+        );
+        fs::write(root.join("DEBIAN/control"), control).unwrap();
+        for script in ["preinst", "postinst", "prerm", "postrm"] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let path = root.join("DEBIAN").join(script);
+            fs::write(&path, format!("#!/bin/sh\n# {script} {multi}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let out = dir.path().join(format!("{multi}.deb"));
+        let made = Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .args([&root, &out])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut reference = empty();
+        assert_eq!(add(&mut reference, File::open(out).unwrap(), true).unwrap(), 1);
+        assert_eq!(reference.files.len(), 9);
+        for script in ["preinst", "postinst", "prerm", "postrm"] {
+            let wanted = sha256(format!("#!/bin/sh\n# {script} {multi}\n").as_bytes());
+            for path in [
+                format!("/var/lib/dpkg/tmp.ci/{script}"),
+                format!("/var/lib/dpkg/info/{stem}.{script}"),
+            ] {
+                let known = &reference.files[path.as_bytes()];
+                assert!(known.len() == 1 && known.contains(&wanted), "{path}");
+                assert_eq!(reference.origins.of(path.as_bytes()), Some("deb demo 1 amd64"));
+            }
+        }
+    }
+}

@@ -104,3 +104,14 @@ fn an_option_that_is_none_is_seen() {
         [vec!["a", "b c"], vec!["d"]]
     );
 }
+
+#[test]
+fn an_image_that_is_named_and_not_there_is_told_how_to_be_fetched() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(["policy", "from-image", "registry.example/app:1", "-o", "app.json"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("skopeo copy docker://"), "{said}");
+}

@@ -2,15 +2,17 @@
 //!
 //! dpkg's `md5sums` are not used: they are MD5, and made by who made the package. Promise: each path is the one that the
 //! kernel sees on a system whose `/bin`, `/sbin` and `/lib*` are links into `/usr`, unless that is switched off. Not here: what
-//! maintainer scripts, diversions, alternatives and configuration make of a system; signatures of repositories.
-//! Source: deb(5), deb-control(5).
+//! maintainer scripts, diversions, alternatives and configuration make of a system (the scripts themselves stand where dpkg runs
+//! them); signatures of repositories.
+//! Source: deb(5), deb-control(5), and of dpkg lib/dpkg/dpkg.h and src/main/unpack.c.
 
 use super::image::MAX_LAYER_LEN;
 use super::stream::{Decompress, Hashing};
 use super::tarball::{Kind, TarReader};
 use super::tree::Tree;
-use super::{Error, Options, Progress, Result};
+use super::{Digester, Error, Options, Progress, Result};
 use crate::reference::Reference;
+use evidence::{Bank, Digest};
 use std::io::{BufReader, Read};
 
 /// Links that a merged system has. Source: Debian's usrmerge and base-files.
@@ -24,6 +26,12 @@ const MERGED: [(&str, &str); 6] = [
 ];
 /// A control file is never longer than this many bytes.
 const MAX_CONTROL_LEN: u64 = 1024 * 1024;
+
+/// Scripts that dpkg runs. Source: deb-preinst(5), deb-postinst(5), deb-prerm(5), deb-postrm(5).
+const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
+/// Where the scripts of an installed package are, and those of one that is being unpacked.
+const INFO: &str = "/var/lib/dpkg/info/";
+const UNPACKING: &str = "/var/lib/dpkg/tmp.ci/";
 
 /// A package as its control file names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +69,7 @@ pub fn add_package(
         why,
     };
     let mut archive = ar::Archive::new(archive);
-    let mut package: Option<Package> = None;
+    let mut package: Option<(Package, Scripts)> = None;
     let mut is_first = true;
     while let Some(entry) = archive.next_entry() {
         let mut entry = entry.map_err(|source| Error::Io {
@@ -81,9 +89,10 @@ pub fn add_package(
             }
             is_first = false;
         } else if member.starts_with("control.tar") {
-            package = Some(control(&format!("{name}: {member}"), entry)?);
+            package = Some(control(&format!("{name}: {member}"), entry, options.banks)?);
         } else if member.starts_with("data.tar") {
-            let package = package.ok_or_else(|| malformed("`data.tar` comes before `control.tar`".into()))?;
+            let (package, scripts) =
+                package.ok_or_else(|| malformed("`data.tar` comes before `control.tar`".into()))?;
             let links = if is_merged { &MERGED[..] } else { &[] };
             let mut tree = Tree::for_packages(options.banks, links);
             tree.name_next(package.to_string());
@@ -91,16 +100,51 @@ pub fn add_package(
             let length = entry.header().size();
             data(&what, entry, length, &mut tree, progress, options.progress)?;
             let files = tree.add_to(&what, reference)?;
+            for (path, digests) in scripts {
+                let refused = |why| Error::Unsupported {
+                    what: name.to_owned(),
+                    why,
+                };
+                for digest in digests {
+                    reference.insert(path.clone(), digest).map_err(refused)?;
+                }
+                reference
+                    .origins
+                    .set(path, &package.to_string())
+                    .map_err(refused)?;
+            }
             return Ok((package, files));
         }
     }
     Err(malformed("there is no `data.tar` in it".into()))
 }
 
-fn control(what: &str, entry: impl Read) -> Result<Package> {
+/// Maintainer scripts where they are run, with their digests.
+type Scripts = Vec<(Vec<u8>, Vec<Digest>)>;
+
+fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scripts)> {
     let mut tar = TarReader::new(what, Decompress::new(what, BufReader::new(entry))?);
+    let mut package = None;
+    let mut scripts = Vec::new();
     while let Some(entry) = tar.next()? {
-        if entry.kind != Kind::File || !matches!(&entry.path[..], b"./control" | b"control") {
+        if entry.kind != Kind::File {
+            continue;
+        }
+        let member = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
+        if let Some(script) = SCRIPTS.into_iter().find(|script| script.as_bytes() == member) {
+            let mut digester = Digester::new(banks);
+            let mut buffer = [0; 4096];
+            loop {
+                let n = tar.read_content(&mut buffer)?;
+                if n == 0 {
+                    break;
+                }
+                digester.update(&buffer[..n]);
+            }
+            scripts.push((script, digester.finish()));
+            continue;
+        }
+        if member != b"control" {
             continue;
         }
         if entry.size > MAX_CONTROL_LEN {
@@ -139,17 +183,31 @@ fn control(what: &str, entry: impl Read) -> Result<Package> {
                 )
             })
         };
-        return Ok(Package {
+        let found = Package {
             name: field("Package")?,
             version: field("Version")?,
             architecture: field("Architecture")?,
-        });
+        };
+        // dpkg keeps several architectures of such a package apart (pkg_infodb_get_file).
+        let is_same = field("Multi-Arch").is_ok_and(|value| value == "same");
+        let stem = if is_same {
+            format!("{}:{}", found.name, found.architecture)
+        } else {
+            found.name.clone()
+        };
+        package = Some((found, stem));
     }
-    Err(Error::Missing {
+    let (package, stem) = package.ok_or_else(|| Error::Missing {
         what: what.to_owned(),
         missing: "control".into(),
         hint: "build the package with dpkg-deb",
-    })
+    })?;
+    let mut placed = Vec::new();
+    for (script, digests) in scripts {
+        placed.push((format!("{UNPACKING}{script}").into_bytes(), digests.clone()));
+        placed.push((format!("{INFO}{stem}.{script}").into_bytes(), digests));
+    }
+    Ok((package, placed))
 }
 
 fn data(

@@ -62,7 +62,7 @@ pub fn attestation_key(given: &str) -> Result<PinnedKey, Failure> {
         })?;
     PinnedKey::from_public(&bytes).map_err(|e| {
         Failure::new("key", format!("{}: {e}", escape(given.as_bytes())))
-            .hint("`cgpathd once` writes the key beside the evidence; `tpm2_readpublic -o` writes it too, with `-f pem` in PEM")
+            .hint("`cgpathd ak -o FILE` on the node writes its key; `tpm2_readpublic -o` does, too, with `-f pem` in PEM")
     })
 }
 

@@ -47,7 +47,7 @@ pub enum PolicyCommand {
   cgpath policy from-deb bash_5.2.15-2_amd64.deb libc6_*.deb -o host.json
   cgpath policy from-deb /var/cache/apt/archives -o host.json
 
-What maintainer scripts, diversions and alternatives make is not in the packages.")]
+Maintainer scripts stand where dpkg runs them. What they, diversions and alternatives make of a system is not in the packages.")]
     FromDeb(deb::FromDeb),
     /// Copies values from a measurement list; they are marked as learned, and verdicts repeat it
     #[command(after_help = "Example:
@@ -276,7 +276,15 @@ impl FromImage {
             banks: &self.common.algorithms,
             progress: &mut progress,
         };
-        let metadata = fs::metadata(&self.image_path).map_err(|e| Failure::file(&self.image_path, &e))?;
+        let metadata = fs::metadata(&self.image_path).map_err(|e| {
+            let failure = Failure::file(&self.image_path, &e);
+            match e.kind() {
+                io::ErrorKind::NotFound => failure.hint(
+                    "name an archive or an OCI layout's folder; `skopeo copy docker://IMAGE oci-archive:app.tar` fetches one",
+                ),
+                _ => failure,
+            }
+        })?;
         let reference = if metadata.is_dir() {
             let mut store = Folder {
                 name,
