@@ -133,14 +133,7 @@ fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scr
         let member = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
         if let Some(script) = SCRIPTS.into_iter().find(|script| script.as_bytes() == member) {
             let mut digester = Digester::new(banks);
-            let mut buffer = [0; 4096];
-            loop {
-                let n = tar.read_content(&mut buffer)?;
-                if n == 0 {
-                    break;
-                }
-                digester.update(&buffer[..n]);
-            }
+            tar.each_piece(&mut [0; 4096], |piece| digester.update(piece))?;
             scripts.push((script, digester.finish()));
             continue;
         }
@@ -156,14 +149,7 @@ fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scr
             });
         }
         let mut text = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            let n = tar.read_content(&mut buffer)?;
-            if n == 0 {
-                break;
-            }
-            text.extend(&buffer[..n]);
-        }
+        tar.each_piece(&mut [0; 4096], |piece| text.extend(piece))?;
         let text = String::from_utf8_lossy(&text);
         let field = |key: &str| {
             let value = text

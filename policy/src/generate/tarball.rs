@@ -189,8 +189,18 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
+    /// Gives what is left of the current entry's content, piece by piece.
+    pub(super) fn each_piece(&mut self, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> Result<()> {
+        loop {
+            match self.read_content(buffer)? {
+                0 => return Ok(()),
+                n => take(&buffer[..n]),
+            }
+        }
+    }
+
     /// Reads more of the current entry's content; 0 at its end.
-    pub(super) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let Some(sparse) = &mut self.sparse else {
             return self.read_stored(buffer);
         };

@@ -114,14 +114,10 @@ impl<'a> Tree<'a> {
             let mut digests: Rc<[Digest]> = Rc::from([]);
             if entry.kind == Kind::File {
                 let mut digester = Digester::new(self.banks);
-                loop {
-                    let n = tar.read_content(&mut buffer)?;
-                    if n == 0 {
-                        break;
-                    }
-                    digester.update(&buffer[..n]);
-                    progress.bytes += n as u64;
-                }
+                tar.each_piece(&mut buffer, |piece| {
+                    digester.update(piece);
+                    progress.bytes += piece.len() as u64;
+                })?;
                 digests = digester.finish().into();
                 progress.files += 1;
                 report(*progress);
