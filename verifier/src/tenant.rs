@@ -572,17 +572,21 @@ impl Case<'_> {
             accepted: &accepted,
         };
         let concluded = judged.conclude(&BTreeMap::new(), &names, findings);
-        let numbers = self.numbers(&view, banks, covered);
-        let number = |shown: u64| {
-            let shown = usize::try_from(shown).ok()?;
-            *numbers.get(shown)?
-        };
-        findings.renumber(before, number);
-        let mut pod = concluded.pods.into_iter().find(|pod| pod.uid == self.pod)?;
-        for finding in &mut pod.findings {
-            finding.index = finding.index.and_then(number);
+        let mut pod = concluded.pods.into_iter().find(|pod| pod.uid == self.pod);
+        let own = pod.as_mut().map_or(&mut [][..], |pod| &mut pod.findings);
+        // The whole list is looked through for it.
+        if findings.kept() > before || !own.is_empty() {
+            let numbers = self.numbers(&view, banks, covered);
+            let number = |shown: u64| {
+                let shown = usize::try_from(shown).ok()?;
+                *numbers.get(shown)?
+            };
+            findings.renumber(before, number);
+            for finding in own {
+                finding.index = finding.index.and_then(number);
+            }
         }
-        Some(pod)
+        pod
     }
 
     /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say, or says it twice.

@@ -4,13 +4,12 @@ use super::site::{Client, Site, busy, cgpath, fails, judged, ok};
 use serde_json::Value;
 use verifier::testing::{Actor, Node, pod, sha256};
 
-/// One round; gives the answer.
-fn round(client: &Client, node: &mut Node) -> Value {
+/// One round, which is taken; gives the answer.
+pub(super) fn round(client: &Client, node: &mut Node) -> Value {
     let nonce = client.nonce("worker-1").unwrap();
-    client
-        .submit("worker-1", &node.attest(&nonce).to_cbor())
-        .unwrap()
-        .json()
+    let answer = client.submit("worker-1", &node.attest(&nonce).to_cbor()).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
 }
 
 fn state_of(verdict: &Value, uid: &str) -> String {
@@ -34,7 +33,8 @@ fn tampered(site: &Site, client: &Client) -> Node {
     node
 }
 
-fn explain(site: &Site, rest: &[&str]) -> Value {
+/// `cgpath explain`: its exit code and its JSON.
+pub(super) fn explain(site: &Site, rest: &[&str]) -> (i32, Value) {
     let store = site.store();
     let mut args = vec![
         "explain",
@@ -45,11 +45,11 @@ fn explain(site: &Site, rest: &[&str]) -> Value {
         store.to_str().unwrap(),
     ];
     args.extend(rest);
-    judged(&args).1
+    judged(&args)
 }
 
 fn finding(site: &Site) -> String {
-    let listed = explain(site, &[]);
+    let (_, listed) = explain(site, &[]);
     let wrong = listed
         .as_array()
         .unwrap()
@@ -244,7 +244,7 @@ fn explain_walks_from_the_verdict_to_the_key_and_to_the_reference_value() {
     let site = Site::new();
     let (_server, client) = site.serve(&[]);
     let node = tampered(&site, &client);
-    let steps = explain(&site, &[&finding(&site)[..10]]);
+    let (_, steps) = explain(&site, &[&finding(&site)[..10]]);
     let steps = steps.as_array().unwrap();
     let names: Vec<&str> = steps.iter().map(|s| s["what"].as_str().unwrap()).collect();
     assert_eq!(

@@ -1,11 +1,12 @@
 //! What an operator does from day to day: looks how nodes stand, gives the verifier another name, takes an acceptance back,
 //! fetches evidence.
 
+use super::back::{explain, round};
 use super::rounds;
-use super::site::{Client, Site, busy, cgpath, fails, judged, ok};
+use super::site::{Client, Server, Site, busy, cgpath, fails, judged, ok};
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use verifier::testing::{Actor, AttestationKey, KeyKind, Node, pod, sha256};
+use verifier::testing::{Actor, AttestationKey, KeyKind, pod, sha256};
 
 /// Waits until it holds; what never does is a failure.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -14,13 +15,6 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(300), "{what}: never");
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-fn round(client: &Client, node: &mut Node) -> Value {
-    let nonce = client.nonce("worker-1").unwrap();
-    let answer = client.submit("worker-1", &node.attest(&nonce).to_cbor()).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
 }
 
 /// Exit code and standing, which `list`, `show` and `explain` must agree about.
@@ -122,25 +116,16 @@ fn an_untrusted_node_is_an_exit_code_wherever_it_is_looked_at() {
     node.execute(&Actor::pod(pod(4), "/bin/app"), "/bin/app", &sha256(b"replaced"));
     round(&client, &mut node);
     assert_eq!(standing(&site), (1, "untrusted".into()));
-    let store = site.store();
-    let explain = [
-        "explain",
-        "--node",
-        "worker-1",
-        "--json",
-        "--store",
-        store.to_str().unwrap(),
-    ];
     assert!(
         client
             .get("/metrics")
             .text()
             .contains("cgpath_node_failures{node=\"worker-1\",rule=\"V9\"} 1")
     );
-    let (code, findings) = judged(&explain);
+    let (code, findings) = explain(&site, &[]);
     assert_eq!(code, 1);
     let id = findings[0]["id"].as_str().unwrap();
-    assert_eq!(judged(&[&explain[..], &[id]].concat()).0, 1);
+    assert_eq!(explain(&site, &[id]).0, 1);
 }
 
 #[test]
@@ -157,15 +142,7 @@ fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_judged_again() {
     let pod_page = || client.get(&format!("/nodes/worker-1/pods/{}", pod(4))).text();
     assert!(!page().contains("judged again") && !pod_page().contains("judged again"));
 
-    let store = site.store();
-    let (_, findings) = judged(&[
-        "explain",
-        "--node",
-        "worker-1",
-        "--json",
-        "--store",
-        store.to_str().unwrap(),
-    ]);
+    let (_, findings) = explain(&site, &[]);
     let id = findings[0]["id"].as_str().unwrap().to_owned();
     let revoke = |what: &str| site.node(&["accept", "worker-1", what, "--revoke"]);
     assert_eq!(fails(&revoke(&id))["kind"], "no-statement");
@@ -203,7 +180,7 @@ fn a_verifier_is_always_reached_as_localhost_and_gets_names_while_it_runs() {
     let store = dir.path().join("v");
     let path = store.to_str().unwrap();
     ok(&["serve", "--init", path, "--name", "verifier.example"]);
-    let server = super::site::Server::start(&store, &[]);
+    let server = Server::start(&store, &[]);
     let reached = |name: &str| {
         let client = Client::new(&store.join("ca.pem"), server.address).called(name);
         client.send("GET", "/healthz", "", b"").is_ok()
@@ -299,7 +276,7 @@ fn a_store_that_is_moved_judges_by_the_policies_that_it_took_along() {
     std::fs::rename(site.store(), site.path("moved")).unwrap();
     std::fs::rename(site.path("moved"), site.path("restored")).unwrap();
     let moved = site.path("restored");
-    let server = super::site::Server::start(&moved, &[]);
+    let server = Server::start(&moved, &[]);
     let client = Client::new(&moved.join("ca.pem"), server.address);
     assert_eq!(round(&client, &mut node)["trusted"], true);
     let shown = [

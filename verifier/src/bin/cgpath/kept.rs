@@ -8,7 +8,7 @@ use crate::output::Failure;
 use crate::serve::store::{Node, Store, StoredVerdict};
 use clap::Args;
 use evidence::Evidence;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where evidence comes from.
 #[derive(Args, Debug)]
@@ -53,17 +53,21 @@ pub fn last(store: &Store, node: &str) -> Result<Last, Failure> {
     })
 }
 
+fn nothing() -> Failure {
+    Failure::new("usage", "no evidence is named")
+        .hint("name its file, or a store and a node of it: --store DIR --node NAME")
+}
+
 impl Source {
     /// Refuses that nothing is named.
     ///
     /// # Errors
     /// Neither a file nor a store.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.evidence.is_some() || self.store.is_some() {
-            return Ok(());
+        match (&self.evidence, &self.store) {
+            (None, None) => Err(nothing()),
+            _ => Ok(()),
         }
-        Err(Failure::new("usage", "no evidence is named")
-            .hint("name its file, or a store and a node of it: --store DIR --node NAME"))
     }
 
     /// What the store has, where one is named.
@@ -82,10 +86,10 @@ impl Source {
     /// # Errors
     /// What cannot be read, or is not evidence.
     pub fn evidence(&self) -> Result<Evidence, Failure> {
-        self.check()?;
-        match self.kept()? {
-            Some(last) => Ok(last.evidence),
-            None => input::evidence(self.evidence.as_deref().unwrap_or(Path::new("-"))),
+        match (self.kept()?, &self.evidence) {
+            (Some(last), _) => Ok(last.evidence),
+            (None, Some(path)) => input::evidence(path),
+            (None, None) => Err(nothing()),
         }
     }
 }

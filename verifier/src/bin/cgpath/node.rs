@@ -14,7 +14,6 @@ use crate::serve::store::{Node, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use standing::Standing;
-use std::fs;
 use std::path::{Path, PathBuf};
 use verifier::text::utc;
 use verifier::{PinnedKey, Verdict};
@@ -217,7 +216,8 @@ impl Add {
                 .hint("`cgpathd check` on the node shows its key's fingerprint"));
             }
         };
-        let (policy, kept) = policy::keep(&store, &self.policy)?;
+        let whole = policy::Whole::load(&self.policy)?;
+        let policy = &whole.policy;
         if policy.file.node != self.name {
             return Err(Failure::new(
                 "policy",
@@ -228,20 +228,19 @@ impl Add {
             )
             .hint("`node:` in the policy must be the name that is enrolled"));
         }
-        let source = fs::canonicalize(&self.policy).map_err(|e| Failure::file(&self.policy, &e))?;
         let node = Node {
             name: self.name,
             ak_name,
             ak_public,
-            policy: kept,
-            policy_source: Some(source),
+            policy: whole.keep(&store)?,
+            policy_source: Some(whole.source.clone()),
             policy_digest: policy.digest().to_string(),
             added: crate::input::now()?,
             stopped: None,
         };
         let again = match &old {
             // What is known of the node is judged by what it is enrolled with now.
-            Some(_) if self.replace => back::enrol(&store, &node, &policy, "enrolment")?,
+            Some(_) if self.replace => back::enrol(&store, &node, policy, "enrolment")?,
             _ => {
                 store.add_node(&node, false)?;
                 Again::default()

@@ -559,17 +559,41 @@ pub fn load_watched(path: &Path, watch: &mut dyn Watch) -> Result<Policy, Failur
     Ok(policy)
 }
 
-/// A policy, and a copy of it with all its reference files in the store; gives the copy's path, too.
-///
-/// # Errors
-/// As [`load`], and a store that cannot be written.
-pub fn keep(store: &Store, path: &Path) -> Result<(Policy, PathBuf), Failure> {
-    let mut references = BTreeMap::new();
-    let (yaml, policy) = load_as(path, &mut references, |name, yaml, resolve| {
-        Policy::load(name, yaml, resolve)
-    })?;
-    let kept = store.keep_policy(policy.digest(), &yaml, &references)?;
-    Ok((policy, kept))
+/// A policy with all that it was read from.
+pub struct Whole {
+    /// The policy.
+    pub policy: Policy,
+    /// Absolute path of its file.
+    pub source: PathBuf,
+    yaml: Vec<u8>,
+    references: BTreeMap<String, Vec<u8>>,
+}
+
+impl Whole {
+    /// As [`load`].
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(path: &Path) -> Result<Whole, Failure> {
+        let mut references = BTreeMap::new();
+        let (yaml, policy) = load_as(path, &mut references, |name, yaml, resolve| {
+            Policy::load(name, yaml, resolve)
+        })?;
+        Ok(Whole {
+            policy,
+            source: fs::canonicalize(path).map_err(|e| Failure::file(path, &e))?,
+            yaml,
+            references,
+        })
+    }
+
+    /// Copies all of it into the store; gives the path of the policy there.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn keep(&self, store: &Store) -> Result<PathBuf, Failure> {
+        Ok(store.keep_policy(self.policy.digest(), &self.yaml, &self.references)?)
+    }
 }
 
 /// A tenant's policy and the pod that it is about.

@@ -385,11 +385,7 @@ impl Serve {
 /// One service on a directory: two would sweep away each other's evidence. Held until the process ends, however it ends.
 fn lock(dir: &Path) -> Result<fs::File, Failure> {
     let path = dir.join("serve.lock");
-    let file = match store::private_file(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => fs::File::open(&path),
-        other => other,
-    };
-    let file = file.map_err(|e| Failure::file(&path, &e))?;
+    let file = store::lock_file(&path).map_err(|e| Failure::file(&path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Failure::new(

@@ -14,7 +14,6 @@ use crate::serve::store::{Change, Forgotten, Node, Store, StoreError};
 use clap::Args;
 use evidence::Bank;
 use serde::Serialize;
-use std::fs;
 use std::path::PathBuf;
 use verifier::accept::{self, Accepted};
 use verifier::forget;
@@ -69,8 +68,7 @@ impl Forget {
     pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let store = Store::open(&self.store.dir)?;
         let key = setup::verdict_key(&self.store.dir)?;
-        for _ in 0..TRIES {
-            let now = input::now()?;
+        let forgotten = tried(|now| {
             let round = store.round(&self.name)?;
             let state = round.state.ok_or_else(|| {
                 Failure::new("nothing-known", format!("nothing is known of {}", self.name))
@@ -89,22 +87,22 @@ impl Forget {
                 digest: Bank::Sha256.hash(&[signed.as_bytes()]).to_string(),
                 statement: signed,
             };
-            match store.forget(&self.name, round.version, &forgotten) {
-                Err(StoreError::Conflict) => continue,
-                other => other?,
-            }
-            if out.json() {
-                out.object(&forgotten)?;
-            } else {
-                out.line(format_args!(
-                    "{}: its next evidence is compared with nothing before",
-                    self.name
-                ))?;
-                out.line(format_args!("  statement  {}", forgotten.digest))?;
-            }
-            return Ok(Status::Clean);
+            unless_conflict(
+                store
+                    .forget(&self.name, round.version, &forgotten)
+                    .map(|()| forgotten),
+            )
+        })?;
+        if out.json() {
+            out.object(&forgotten)?;
+        } else {
+            out.line(format_args!(
+                "{}: its next evidence is compared with nothing before",
+                self.name
+            ))?;
+            out.line(format_args!("  statement  {}", forgotten.digest))?;
         }
-        Err(StoreError::Conflict.into())
+        Ok(Status::Clean)
     }
 }
 
@@ -167,43 +165,80 @@ impl Until {
 /// # Errors
 /// Evidence that cannot be judged by it; nothing is changed then.
 pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -> Result<Again, Failure> {
-    for _ in 0..TRIES {
-        let now = input::now()?;
-        let version = store.round(&node.name)?.version;
+    tried(|now| {
         let accepted = again::accepted(store, &node.name, now)?;
-        let again = again::since_boot(store, node, new, &accepted, now)?;
-        let change = Change::Enrolment(node);
-        match store.change(
-            &node.name,
-            version,
-            &change,
-            &again.rejudged,
-            &changes::rejudged(&again.changes),
-            again.state(),
+        let decided = Decided {
+            node,
+            version: store.round(&node.name)?.version,
+            policy: new,
+            accepted: &accepted,
+            change: Change::Enrolment(node),
             reason,
             now,
-        ) {
-            Err(StoreError::Conflict) => {}
-            other => return other.map(|()| again).map_err(Failure::from),
+        };
+        decided.apply(store)
+    })
+}
+
+/// Does it again where evidence arrived meanwhile, which `attempt` says by `None`. It is given the time.
+fn tried<T>(mut attempt: impl FnMut(u64) -> Result<Option<T>, Failure>) -> Result<T, Failure> {
+    for _ in 0..TRIES {
+        if let Some(done) = attempt(input::now()?)? {
+            return Ok(done);
         }
     }
     Err(StoreError::Conflict.into())
+}
+
+/// Something that is to count from now on.
+struct Decided<'a> {
+    node: &'a Node,
+    /// What it was decided from.
+    version: i64,
+    policy: &'a ::policy::Policy,
+    accepted: &'a [Accepted],
+    change: Change<'a>,
+    reason: &'a str,
+    now: u64,
+}
+
+impl Decided<'_> {
+    /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed meanwhile.
+    fn apply(&self, store: &Store) -> Result<Option<Again>, Failure> {
+        let again = again::since_boot(store, self.node, self.policy, self.accepted, self.now)?;
+        let kept = store.change(
+            &self.node.name,
+            self.version,
+            &self.change,
+            &again.rejudged,
+            &changes::rejudged(&again.changes),
+            again.state(),
+            self.reason,
+            self.now,
+        );
+        unless_conflict(kept.map(|()| again))
+    }
+}
+
+/// `None` for a change that came too late.
+fn unless_conflict<T>(result: Result<T, StoreError>) -> Result<Option<T>, Failure> {
+    match result {
+        Err(StoreError::Conflict) => Ok(None),
+        other => other.map(Some).map_err(Failure::from),
+    }
 }
 
 impl SetPolicy {
     pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let store = Store::open(&self.store.dir)?;
         let old = store.node(&self.name)?;
-        let (new, policy, policy_source) = match &self.policy {
-            None => (
-                policy::load(&old.policy)?,
-                old.policy.clone(),
-                old.policy_source.clone(),
-            ),
-            Some(path) => {
-                let (new, kept) = policy::keep(&store, path)?;
-                let source = fs::canonicalize(path).map_err(|e| Failure::file(path, &e))?;
-                (new, kept, Some(source))
+        let given = self.policy.as_deref().map(policy::Whole::load).transpose()?;
+        let enrolled;
+        let new = match &given {
+            Some(given) => &given.policy,
+            None => {
+                enrolled = enrolled_policy(&old)?;
+                &enrolled
             }
         };
         if new.file.node != self.name {
@@ -215,24 +250,15 @@ impl SetPolicy {
                 ),
             ));
         }
-        let digest = new.digest().to_string();
-        if self.policy.is_none() && digest != old.policy_digest {
-            return Err(Failure::new(
-                "policy",
-                "the policy or one of its reference files changed since it was enrolled",
-            )
-            .hint(format!(
-                "cgpath node policy {} FILE enrols it as it is now",
-                self.name
-            )));
-        }
-        let node = Node {
-            policy,
-            policy_source,
-            policy_digest: digest,
+        let mut node = Node {
+            policy_digest: new.digest().to_string(),
             ..old.clone()
         };
-        let again = enrol(&store, &node, &new, "policy")?;
+        if let Some(given) = &given {
+            node.policy = given.keep(&store)?;
+            node.policy_source = Some(given.source.clone());
+        }
+        let again = enrol(&store, &node, new, "policy")?;
         if !out.json() {
             out.line(format_args!("{}: policy {}", node.name, node.policy_digest))?;
             if node.policy_digest != old.policy_digest {
@@ -370,15 +396,17 @@ pub fn find<'a>(verdict: &'a Verdict, digits: &str) -> Result<&'a Finding, Failu
 }
 
 /// The policy of a node as it was enrolled.
-fn enrolled(node: &Node) -> Result<::policy::Policy, Failure> {
+fn enrolled_policy(node: &Node) -> Result<::policy::Policy, Failure> {
     let policy = policy::load(&node.policy)?;
     if policy.digest().to_string() != node.policy_digest {
-        return Err(
-            Failure::new("policy", "the policy changed since it was enrolled").hint(format!(
-                "cgpath node policy {} FILE enrols it as it is now",
-                node.name
-            )),
-        );
+        return Err(Failure::new(
+            "policy",
+            "the policy or one of its reference files changed since it was enrolled",
+        )
+        .hint(format!(
+            "cgpath node policy {} FILE enrols it as it is now",
+            node.name
+        )));
     }
     Ok(policy)
 }
@@ -417,40 +445,34 @@ impl Accept {
     }
 
     fn revoke(&self, store: &Store, out: &mut Output) -> Result<Status, Failure> {
-        for _ in 0..TRIES {
-            let now = input::now()?;
+        let (digest, again) = tried(|now| {
             let round = store.round(&self.name)?;
             let mut accepted = again::accepted(store, &self.name, now)?;
             let digest = self.statement(&accepted)?.digest.to_string();
             accepted.retain(|a| a.digest.to_string() != digest);
-            let policy = enrolled(&round.node)?;
-            let again = again::since_boot(store, &round.node, &policy, &accepted, now)?;
-            match store.change(
-                &self.name,
-                round.version,
-                &Change::Revoke(&digest),
-                &again.rejudged,
-                &changes::rejudged(&again.changes),
-                again.state(),
-                &format!("revoke {digest}"),
+            let decided = Decided {
+                node: &round.node,
+                version: round.version,
+                policy: &enrolled_policy(&round.node)?,
+                accepted: &accepted,
+                change: Change::Revoke(&digest),
+                reason: &format!("revoke {digest}"),
                 now,
-            ) {
-                Err(StoreError::Conflict) => continue,
-                other => other?,
-            }
-            if !out.json() {
-                out.line(format_args!("{}: taken back", self.name))?;
-                out.line(format_args!("  statement  {digest}"))?;
-            }
-            return report(&self.name, &again, Some(digest), out);
+            };
+            let again = decided.apply(store)?;
+            Ok(again.map(|again| (digest, again)))
+        })?;
+        if !out.json() {
+            out.line(format_args!("{}: taken back", self.name))?;
+            out.line(format_args!("  statement  {digest}"))?;
         }
-        Err(StoreError::Conflict.into())
+        report(&self.name, &again, Some(digest), out)
     }
 
     fn accept(&self, store: &Store, reason: &str, until: Until, out: &mut Output) -> Result<Status, Failure> {
         let key = setup::verdict_key(&self.store.dir)?;
-        for _ in 0..TRIES {
-            let now = input::now()?;
+        let refused = |e: accept::AcceptError| Failure::new("accept", e.to_string());
+        let (signed, again) = tried(|now| {
             let round = store.round(&self.name)?;
             let last = store
                 .last_verdict(&self.name)?
@@ -458,51 +480,40 @@ impl Accept {
             let verdict: Verdict = serde_json::from_str(last.verdict.get())
                 .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
             let finding = find(&verdict, &self.finding)?;
-            let until = until.seconds(now);
-            let statement = accept::sign(
-                &self.name,
-                verdict.node.boot_id,
-                finding,
-                reason,
-                now,
-                until,
-                &key,
-            )
-            .map_err(|e| Failure::new("accept", e.to_string()))?;
-            let signed = accept::verify(&statement, key.verifying_key())
-                .map_err(|e| Failure::new("accept", e.to_string()))?;
+            let (boot_id, until) = (verdict.node.boot_id, until.seconds(now));
+            let statement =
+                accept::sign(&self.name, boot_id, finding, reason, now, until, &key).map_err(refused)?;
+            let signed = accept::verify(&statement, key.verifying_key()).map_err(refused)?;
             let digest = signed.digest.to_string();
             let mut accepted = again::accepted(store, &self.name, now)?;
-            accepted.push(signed);
-            let policy = enrolled(&round.node)?;
-            let again = again::since_boot(store, &round.node, &policy, &accepted, now)?;
-            let change = Change::Accept {
-                digest: &digest,
-                until,
-                statement: &statement,
-            };
-            let reason = format!("accept {digest}");
-            match store.change(
-                &self.name,
-                round.version,
-                &change,
-                &again.rejudged,
-                &changes::rejudged(&again.changes),
-                again.state(),
-                &reason,
+            accepted.push(signed.clone());
+            let decided = Decided {
+                node: &round.node,
+                version: round.version,
+                policy: &enrolled_policy(&round.node)?,
+                accepted: &accepted,
+                change: Change::Accept {
+                    digest: &digest,
+                    until,
+                    statement: &statement,
+                },
+                reason: &format!("accept {digest}"),
                 now,
-            ) {
-                Err(StoreError::Conflict) => continue,
-                other => other?,
-            }
-            if !out.json() {
-                out.line(format_args!("{}: accepted until {} UTC", self.name, utc(until)))?;
-                out.line(format_args!("  finding    {}", accept::id(finding)))?;
-                out.line(format_args!("  statement  {digest}"))?;
-            }
-            return report(&self.name, &again, Some(digest), out);
+            };
+            let again = decided.apply(store)?;
+            Ok(again.map(|again| (signed, again)))
+        })?;
+        let (digest, said) = (signed.digest.to_string(), &signed.statement);
+        if !out.json() {
+            out.line(format_args!(
+                "{}: accepted until {} UTC",
+                self.name,
+                utc(said.exp)
+            ))?;
+            out.line(format_args!("  finding    {}", said.finding))?;
+            out.line(format_args!("  statement  {digest}"))?;
         }
-        Err(StoreError::Conflict.into())
+        report(&self.name, &again, Some(digest), out)
     }
 }
 

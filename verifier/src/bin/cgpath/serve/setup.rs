@@ -9,7 +9,7 @@
 //! ```
 //! Directories are 0700 and files 0600. Nothing is overwritten. Not here: TLS itself (see `tls`).
 
-use super::store::{Store, StoreError, private_file, sync_dir};
+use super::store::{Store, StoreError, lock_file, private_file, sync_dir};
 use p256::ecdsa::SigningKey;
 use p256::pkcs8::DecodePrivateKey;
 use rcgen::{
@@ -273,11 +273,7 @@ fn server_names(store: &Store) -> Result<Vec<String>, SetupError> {
 /// Whoever makes a certificate holds this: the service and a command may do so at the same time.
 fn lock(dir: &Path) -> Result<fs::File, SetupError> {
     let path = dir.join("certificate.lock");
-    let file = match private_file(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::File::open(&path),
-        other => other,
-    };
-    let file = file.map_err(SetupError::io(&path))?;
+    let file = lock_file(&path).map_err(SetupError::io(&path))?;
     file.lock().map_err(SetupError::io(&path))?;
     Ok(file)
 }

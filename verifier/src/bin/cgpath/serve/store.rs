@@ -573,24 +573,7 @@ impl Store {
     pub fn keep_evidence(&self, bytes: &[u8]) -> Result<KeptEvidence, StoreError> {
         let sha256 = hex::encode(Sha256::digest(bytes));
         let folder = self.dir.join(EVIDENCE);
-        let path = folder.join(format!("{sha256}.cbor"));
-        let partial = folder.join(format!("{sha256}.{}.part", std::process::id()));
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |error| StoreError::Io { path, error }
-        };
-        let write = || {
-            // What an earlier process of this id left is not ours to trust.
-            match fs::remove_file(&partial) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = private_file(&partial)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)
-        };
-        write().map_err(io(&path))?;
+        put(&folder.join(format!("{sha256}.cbor")), bytes)?;
         sync_dir(&folder)?;
         Ok(KeptEvidence {
             sha256,
@@ -793,6 +776,38 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     // Nothing that stands in the file can run code or reach other files.
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
+}
+
+/// Writes a file, complete and synced, in place of one that is there. What it holds follows from its name, so that two who do it
+/// at the same time do the same.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let partial = path.with_extension(format!("{}.part", std::process::id()));
+    let write = || {
+        // What an earlier process of this id left is not ours to trust.
+        match fs::remove_file(&partial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = private_file(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    write().map_err(|error| StoreError::Io {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// A file that is there to be locked.
+///
+/// # Errors
+/// Those of the file system.
+pub fn lock_file(path: &Path) -> io::Result<fs::File> {
+    match private_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::File::open(path),
+        other => other,
+    }
 }
 
 /// A new file of mode 0600; an error where there is one.

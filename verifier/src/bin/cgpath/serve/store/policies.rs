@@ -8,11 +8,11 @@
 //! Promises: a file is complete and synced before the policy's own is there; a policy is never changed in its place; files
 //! that many policies name are kept once. Not here: what a policy means.
 
-use super::{Store, StoreError, private_file, sync_dir};
+use super::{Store, StoreError, put, sync_dir};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -139,23 +139,6 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 fn is_old(path: &Path, now: SystemTime) -> bool {
     let modified = fs::metadata(path).and_then(|m| m.modified());
     modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > UNDER_WAY))
-}
-
-/// Writes a file, complete and synced, in place of one that is there. What it holds follows from its name, so that two who do it
-/// at the same time do the same.
-fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let partial = path.with_extension(format!("{}.part", std::process::id()));
-    let write = || {
-        match fs::remove_file(&partial) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = private_file(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    write().map_err(at(path))
 }
 
 #[cfg(test)]
