@@ -19,6 +19,6 @@ pub mod text;
 
 pub use appraise::{
     AwaitedPod, BootJudgement, CheckpointState, Context, Deviation, ExpectedNonce, Finding, KeyError,
-    LeftOut, MAX_LISTED, NodeState, NodeVerdict, PinnedKey, PodVerdict, Rule, SeenFile, Severity, State,
-    Subject, Unusable, Verdict, appraise, appraise_accepting, key_name, quote_findings,
+    LeftOut, MAX_IMPOSTORS, MAX_LISTED, NodeState, NodeVerdict, PinnedKey, PodVerdict, Rule, SeenFile,
+    Severity, State, Subject, Unusable, Verdict, appraise, appraise_accepting, key_name, quote_findings,
 };

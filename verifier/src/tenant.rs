@@ -560,6 +560,7 @@ impl Case<'_> {
             covered: lines.len(),
             provenance: Provenance::Observed,
             kexecs: &[],
+            impostors: &[],
         };
         let mut judged = Judged::default();
         judged.step(&scene, &records);
@@ -711,6 +712,7 @@ impl Case<'_> {
                 unsealed: Vec::new(),
                 held: Vec::new(),
                 kexecs: Vec::new(),
+                impostors: Vec::new(),
                 believed: true,
             },
             checkpoint_key: chained.key.clone(),

@@ -14,7 +14,7 @@ use super::{
 use evidence::{Bank, Checkpoint, PodUid, SealedCheckpoint, checkpoint::number_from_path, merkle::Hash};
 use policy::Policy;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The chain of one boot, as far as it was read.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub(crate) struct Chain {
     second_anchor: Option<usize>,
     /// Entries that are named like the file of a checkpoint that was not read yet.
     named: BTreeMap<u64, Vec<usize>>,
+    /// Entries that are named like a checkpoint's file and measured none of this chain.
+    impostors: BTreeSet<usize>,
     /// The number of the checkpoint that the last accepted evidence ended with.
     sought: Option<u64>,
     /// That one: digest and partitions root, as it is here.
@@ -74,6 +76,11 @@ impl Chain {
     /// Whether the file of a checkpoint was measured by this entry.
     pub(crate) fn is_anchor(&self, index: usize) -> bool {
         self.anchors.contains(&index)
+    }
+
+    /// Entries that are named like a checkpoint's file and measured none of this chain, in order.
+    pub(crate) fn impostors(&self) -> impl Iterator<Item = usize> {
+        self.impostors.iter().copied()
     }
 
     /// The entry of checkpoint 1's file.
@@ -188,9 +195,10 @@ impl Chain {
     }
 
     /// Notes which new entries are named like a checkpoint's file.
-    fn name(&mut self, lines: &Lines<'_>, covered: usize) {
+    pub(crate) fn name(&mut self, lines: &Lines<'_>, covered: usize) {
         let number = |line: &Line| line.path.and_then(number_from_path);
         for index in lines.places(covered, |line| number(line).is_some()) {
+            self.impostors.insert(index);
             if let Some(number) = lines.get(index).and_then(|line| number(&line))
                 && index >= self.boot_len()
             {
@@ -270,6 +278,7 @@ impl Chain {
                 }
                 self.last_anchor = Some(index);
                 self.anchors.insert(index);
+                self.impostors.remove(&index);
                 self.unread.push((n, index));
                 if self.len == 1 {
                     self.second_anchor = Some(index);

@@ -76,7 +76,14 @@ pub struct NodeState {
     /// Where kernels that were started by kexec went on with the list: entries that were covered before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kexecs: Vec<u64>,
+    /// Entries that are named like a checkpoint's file and measured none, in order, at most [`MAX_IMPOSTORS`]: after a kexec
+    /// they are judged like any other content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub impostors: Vec<u64>,
 }
+
+/// More entries than this that only have a checkpoint's name are not remembered one by one.
+pub const MAX_IMPOSTORS: usize = 4096;
 
 fn yes() -> bool {
     true

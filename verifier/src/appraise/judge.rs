@@ -18,7 +18,6 @@ use crate::text::foreign;
 use evidence::{
     Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record,
     cgroup::partition_of,
-    checkpoint::number_from_path,
     list::{as_listed, unescaped},
 };
 use policy::{Judgement, Name, Policy, PredatingPods};
@@ -334,7 +333,7 @@ impl<'a> Judge<'_, 'a> {
             let after_kexec = scene.kexecs.first().is_some_and(|first| index >= *first);
             let aggregate = path == BOOT_AGGREGATE && (index == 0 || after_kexec);
             let before_kexec = scene.kexecs.last().is_some_and(|last| index < *last);
-            if aggregate || (before_kexec && number_from_path(path).is_some()) {
+            if aggregate || (before_kexec && scene.was_checkpoint(index, path)) {
                 continue;
             }
             let opinion = line.file.as_ref().filter(|_| before_kexec);

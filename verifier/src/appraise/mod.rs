@@ -31,7 +31,7 @@ pub(crate) mod template;
 pub mod verdict;
 pub(crate) mod view;
 
-pub use context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
+pub use context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
 pub use finding::{Finding, MAX_FINDINGS, Rule, Severity, Subject};
 pub use quote::{KeyError, key_name};
 pub use verdict::{

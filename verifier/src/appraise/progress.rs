@@ -7,7 +7,7 @@
 use super::{
     Finding, NodeVerdict, State, Subject, Verdict,
     chain::Chain,
-    context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey},
+    context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey},
     coverage::{self, Coverage},
     disbelief,
     finding::{Findings, Rule, Severity},
@@ -50,6 +50,8 @@ pub(crate) struct Progress {
     boot: Option<(BootJudgement, Findings)>,
     /// Entries that accepted evidence covered when a kernel was started by kexec.
     kexecs: Vec<usize>,
+    /// Of those entries, which were named like a checkpoint's file and measured none.
+    impostors: Vec<usize>,
     kept: Kept,
     /// Whether every covered entry is kept.
     is_kept: bool,
@@ -165,6 +167,7 @@ impl Progress {
             watch,
             judged,
             kexecs,
+            impostors,
             kept,
             is_kept,
             boot,
@@ -186,6 +189,9 @@ impl Progress {
             if relation == Relation::Kexec {
                 kexecs.extend(usize::try_from(before.covered));
             }
+            let carried = kexecs.last().copied().unwrap_or(0);
+            let earlier = before.impostors.iter().filter_map(|at| usize::try_from(*at).ok());
+            impostors.extend(earlier.filter(|at| *at < carried));
             if let Some(coverage) = &coverage {
                 coverage::continues(&view.digests, coverage.entries, before, &mut findings);
             }
@@ -228,6 +234,8 @@ impl Progress {
             );
             findings.absorb(open.findings());
             watch.conclude(&mut findings);
+        } else {
+            chain.name(&lines, covered);
         }
         let scene = Scene {
             policy,
@@ -237,6 +245,7 @@ impl Progress {
             covered,
             provenance: provenance(round.tier, is_recorded),
             kexecs,
+            impostors,
         };
         let pending = if is_recorded {
             judged.step(&scene, &records);
@@ -523,6 +532,7 @@ impl Case<'_, '_> {
             unsealed: pending.shown.clone(),
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
+            impostors: self.impostors(),
             ..self.seen(quoted)
         }
     }
@@ -543,7 +553,16 @@ impl Case<'_, '_> {
             unsealed: Vec::new(),
             held: Vec::new(),
             kexecs: Vec::new(),
+            impostors: Vec::new(),
         }
+    }
+
+    /// Entries that only have a checkpoint's name, of this boot and of those that a kexec carried over.
+    fn impostors(&self) -> Vec<u64> {
+        let carried = self.scene.kexecs.last().copied().unwrap_or(0);
+        let now = self.scene.chain.impostors().filter(|at| *at >= carried);
+        let all = self.scene.impostors.iter().copied().chain(now);
+        all.take(MAX_IMPOSTORS).map(|at| at as u64).collect()
     }
 }
 

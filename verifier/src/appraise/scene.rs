@@ -3,7 +3,7 @@
 //! Promise: an opinion needs nothing but the content and whose it is, so that opinions can be formed side by side. Not here:
 //! what follows from it for the partition (see `judge`).
 
-use super::{chain::Chain, join::Joins, kept::Lines, view::Line};
+use super::{chain::Chain, context::MAX_IMPOSTORS, join::Joins, kept::Lines, view::Line};
 use evidence::{Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path};
 use policy::{Hidden, Judgement, Name, Policy};
 
@@ -18,6 +18,8 @@ pub(crate) struct Scene<'a> {
     pub provenance: Provenance,
     /// Entries that accepted evidence covered when a kernel was started by kexec.
     pub kexecs: &'a [usize],
+    /// Entries from before that kernel that were named like a checkpoint's file and measured none, in order.
+    pub impostors: &'a [usize],
 }
 
 /// What the policy says of a content, whatever else was seen.
@@ -69,6 +71,16 @@ impl<'a> Scene<'a> {
         key == PartitionKey::Host
             && number_from_path(line.path.unwrap_or_default()).is_some()
             && self.chain.is_anchor(index)
+    }
+
+    /// Whether this entry from before a kexec measured a checkpoint's file, as far as what is kept of that boot tells. Where
+    /// more were none than are kept, no later one is taken for one.
+    pub(crate) fn was_checkpoint(&self, index: usize, path: &[u8]) -> bool {
+        let is_kept = match self.impostors {
+            [.., last] if self.impostors.len() >= MAX_IMPOSTORS => index <= *last,
+            _ => true,
+        };
+        is_kept && number_from_path(path).is_some() && self.impostors.binary_search(&index).is_err()
     }
 
     pub(crate) fn opinion(&self, key: PartitionKey, name: Name<'_>, digest: &Digest) -> Opinion {

@@ -120,6 +120,72 @@ fn the_rounds_after_an_accepted_kexec_are_trusted() {
     judge("after-a-kexec", &wrong);
 }
 
+/// The host's, of a content that nobody accepts.
+fn impostor(number: u64) -> Measurement {
+    let path = format!("{}{number}", evidence::checkpoint::DIRECTORY);
+    Measurement::ima_ng(path.as_bytes(), &sha256(b"anything"))
+}
+
+/// Whoever reads a content under a checkpoint's name and then starts a kernel by kexec hides nothing: what measured no
+/// checkpoint in its own boot is judged by its content ever after.
+#[test]
+fn a_checkpoints_name_alone_hides_nothing_behind_a_kexec() {
+    let mut node = busy();
+    node.extra_policy += "kexec: allow\n";
+    for files in node.pod_files.values().cloned().collect::<Vec<_>>() {
+        node.host_files.extend(files);
+    }
+    let mut wrong = Vec::new();
+    for (case, is_older) in [("older than the load", true), ("newer", false)] {
+        let mut life = Life::begin(node.clone());
+        kexec(&mut life.node, 2);
+        if is_older {
+            life.node.list.push(impostor(0));
+            kexec(&mut life.node, 3);
+        } else {
+            life.round();
+            let path = format!("{}70", evidence::checkpoint::DIRECTORY);
+            life.node
+                .execute(&Actor::host("/bin/any"), &path, &sha256(b"anything"));
+        }
+        for kernel in 4..8 {
+            let round = life.round();
+            wrong.extend(round.differs());
+            for (way, verdict) in round.judged.verdicts() {
+                if verdict.node.state == verifier::State::Trusted {
+                    wrong.push(format!("{case}, {way}, before kexec {kernel}: trusted"));
+                }
+            }
+            kexec(&mut life.node, kernel);
+        }
+    }
+    judge("a-name-behind-a-kexec", &wrong);
+}
+
+/// Nor do more of them than are remembered one by one.
+#[test]
+fn more_names_of_checkpoints_than_are_remembered_hide_nothing_behind_a_kexec() {
+    let mut node = busy();
+    node.extra_policy += "kexec: allow\n";
+    let many = verifier::MAX_IMPOSTORS as u64 + 9;
+    let begin = node.list.len();
+    node.list.extend((0..many).map(|number| impostor(number + 100)));
+    kexec(&mut node, 2);
+    let mut state = None;
+    let mut last = 0;
+    for kernel in 3..5 {
+        let nonce = [b'0' + kernel; 16];
+        let evidence = node.attest(&nonce);
+        let verdict = appraise(&evidence, &node.policy(), &node.context(&nonce, state)).unwrap();
+        assert_eq!(verdict.node.state, verifier::State::Untrusted, "{verdict}");
+        state = verdict.state;
+        assert_eq!(state.as_ref().unwrap().impostors.len(), verifier::MAX_IMPOSTORS);
+        last = verdict.node.fnf.len() as u64 + verdict.node.left_out.fnf;
+        kexec(&mut node, kernel);
+    }
+    assert!(begin > 0 && last >= many, "{last} of {many}");
+}
+
 /// The list is carried over, and the new kernel begins with its own boot_aggregate.
 fn kexec(node: &mut Node, boot: u8) {
     node.boot_id = [boot; 16];

@@ -6,7 +6,7 @@ use evidence::{
     list::unescaped,
 };
 use policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
-use verifier::{Rule, Subject};
+use verifier::{MAX_IMPOSTORS, Rule, Subject};
 
 /// The rule that a partition's contents fail by.
 pub(super) fn rule_of(key: PartitionKey) -> Rule {
@@ -75,7 +75,10 @@ impl Case<'_> {
             let behind = kexecs.first().is_some_and(|first| index >= *first);
             let aggregate = line.path == b"boot_aggregate" && (index == 0 || behind);
             let is_old = kexecs.last().is_some_and(|last| index < *last);
-            let old_checkpoint = is_old && number_from_path(&line.path).is_some();
+            let impostors = self.impostors();
+            let is_kept = impostors.len() < MAX_IMPOSTORS || impostors.last() >= Some(&(index as u64));
+            let was_checkpoint = number_from_path(&line.path).is_some() && is_kept;
+            let old_checkpoint = is_old && was_checkpoint && !impostors.contains(&(index as u64));
             // Whose it was in the boot before is known no more.
             let somebody = is_old && !line.violation && self.one_accepts(index, self.everybody());
             if line.violation {

@@ -577,6 +577,13 @@ impl<'a> Case<'a> {
         all.into_iter().map(|at| at as usize).collect()
     }
 
+    /// Of the entries before the last kexec: those that only had a checkpoint's name.
+    fn impostors(&self) -> Vec<u64> {
+        let before = self.given.before.map_or(&[][..], |before| &before.impostors);
+        let carried = self.kexecs().last().copied().unwrap_or(0) as u64;
+        before.iter().copied().filter(|at| *at < carried).collect()
+    }
+
     /// Whether it is a checkpoint's entry, or one of these may have its content.
     fn one_accepts(&self, index: usize, keys: impl Iterator<Item = PartitionKey>) -> bool {
         let line = &self.lines[index];
