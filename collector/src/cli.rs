@@ -1,6 +1,6 @@
 //! The command line of `cgpathd`.
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 /// `cgpathd`.
@@ -44,13 +44,13 @@ pub enum Command {
     Setup(Setup),
     /// Take the eBPF programs down, so that nothing is recorded, guarded or denied any more
     ///
-    /// This boot can not be attested any more; the next one can. Stop the daemon first. Where guard.mode is "deny", only
+    /// This boot cannot be attested any more; the next one can. Stop the daemon first. Where guard.mode is "deny", only
     /// the program that loaded them may do this; a reboot always does.
     Unload,
     /// Write the attestation key (TPMT_PUBLIC) and print its fingerprint, for enrolment
     Ak(Ak),
-    /// Print how the running daemon fares, as JSON
-    Status,
+    /// Print how the running daemon fares
+    Status(Status),
     /// Print the configuration in force, or the commented example
     Config(ConfigArgs),
     /// Print a completion script for a shell
@@ -114,6 +114,29 @@ pub struct Ak {
     /// Where to write the TPMT_PUBLIC (binary); without it, to standard output if that is no terminal
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
+}
+
+/// `cgpathd status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cgpathd status --format text\n  cgpathd status | jq .sinks\n  \
+        cgpathd status --format prometheus > /var/lib/prometheus/node-exporter/cgpathd.prom"
+)]
+pub struct Status {
+    /// In which form
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = StatusFormat::Json)]
+    pub format: StatusFormat,
+}
+
+/// The forms of `cgpathd status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// One object, for programs
+    Json,
+    /// A line for each thing, for people
+    Text,
+    /// Metrics, for the node exporter's textfile collector; where no daemon answers, `cgpathd_up 0`
+    Prometheus,
 }
 
 /// `cgpathd config`.

@@ -19,5 +19,6 @@ pub mod setup;
 pub mod sink;
 pub mod sources;
 pub mod spool;
+pub mod status;
 pub mod store;
 pub mod tpm;

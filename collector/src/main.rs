@@ -2,13 +2,13 @@
 
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
-use collector::cli::{Ak, Cli, Command, Once, Setup};
+use collector::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
 use collector::config::{Config, EXAMPLE};
 use collector::runtime::{self, Names};
 use collector::service::{Service, TpmThread, tpm_options};
 use collector::sink::Sinks;
 use collector::tpm::{self, Tpm};
-use collector::{control, engine, push, setup};
+use collector::{control, engine, push, setup, status};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -79,12 +79,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let text = toml::to_string(&config).context("printing the configuration")?;
             stdout.write_all(text.as_bytes())?;
         }
-        Command::Status => {
-            let status = control::ask_status(&config.run_dir)?;
-            let mut text = serde_json::to_vec_pretty(&status)?;
-            text.push(b'\n');
-            stdout.write_all(&text)?;
-        }
+        Command::Status(args) => return show_status(&config, args.format),
         Command::Completions { .. } => {}
         Command::Run => {
             log_to_stderr(&config);
@@ -112,6 +107,21 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_status(config: &Config, format: StatusFormat) -> anyhow::Result<ExitCode> {
+    let answer = control::ask_status(&config.run_dir);
+    let (text, code) = match (format, answer) {
+        (StatusFormat::Prometheus, Err(error)) => {
+            eprintln!("cgpathd: {error}");
+            (status::metrics(None)?, ExitCode::FAILURE)
+        }
+        (StatusFormat::Prometheus, Ok(status)) => (status::metrics(Some(&status))?, ExitCode::SUCCESS),
+        (StatusFormat::Text, answer) => (status::text(&answer?), ExitCode::SUCCESS),
+        (StatusFormat::Json, answer) => (serde_json::to_string_pretty(&answer?)? + "\n", ExitCode::SUCCESS),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(code)
 }
 
 /// Logs go to stderr; in colour and with the time only where a person reads them, journald has both.

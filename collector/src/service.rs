@@ -83,6 +83,9 @@ enum Command {
 pub struct Status {
     /// Last checkpoint that was sealed.
     pub checkpoint: Option<u64>,
+    /// First checkpoint of this boot that was sealed while the programs may have been off; none is good.
+    #[serde(default)]
+    pub blind: Option<u64>,
     /// Entries of the list read so far.
     pub list_len: u64,
     /// Records kept so far.
@@ -391,6 +394,7 @@ impl Service {
         let (protection, denied) = self.engine.denied();
         Status {
             checkpoint: pipeline.last_checkpoint(),
+            blind: pipeline.first_blind(),
             list_len: pipeline.list_len(),
             records: pipeline.records(),
             unjoined: pipeline.unjoined(),

@@ -103,6 +103,17 @@ pub struct Probes {
     pub map: Probed,
 }
 
+/// What the running daemon says of itself, as far as it is a precondition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DaemonFacts {
+    /// First checkpoint of this boot that was sealed while the programs may have been off.
+    pub blind: Option<u64>,
+    /// Records that were lost in this boot.
+    pub lost: u64,
+    /// Whether the disk takes no more records.
+    pub stalled: bool,
+}
+
 /// What the TPM says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TpmFacts {
@@ -187,6 +198,15 @@ pub struct Facts {
     pub agents: Fact<BTreeSet<String>>,
     /// UEFI Secure Boot; `None` on a machine without UEFI.
     pub secure_boot: Fact<Option<bool>>,
+    /// The daemon; `None` where none runs.
+    pub daemon: Fact<Option<DaemonFacts>>,
+}
+
+impl Facts {
+    /// Whether the kernel has no TPM, which is one cause for several things that are not met.
+    pub(super) fn has_no_tpm(&self) -> bool {
+        self.tpm.is_err() && matches!(self.tpm_version, Err(Unknown::Absent(_)))
+    }
 }
 
 /// Other attestation agents: the beginning of a program's name (the kernel keeps 15 bytes), and what it is.
@@ -213,6 +233,8 @@ pub struct Ask<'a> {
     pub types: &'a dyn Fn(&Path) -> Fact<Option<String>>,
     /// What `systemctl --version` prints.
     pub systemd: &'a dyn Fn() -> Fact<String>,
+    /// Asks the daemon.
+    pub daemon: &'a dyn Fn(&Config) -> Fact<Option<DaemonFacts>>,
 }
 
 /// Gathers all facts below `root`, which is `/` but in tests.
@@ -264,6 +286,7 @@ pub fn gather(root: &Path, config: &Config, ask: &Ask<'_>) -> Facts {
         runtimes: tree.runtimes(config, &processes),
         agents: tree.agents(&processes),
         secure_boot: tree.secure_boot(),
+        daemon: (ask.daemon)(config),
         release,
     }
 }

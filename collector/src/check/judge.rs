@@ -1,9 +1,9 @@
 //! From facts to rows. Pure.
 
-use super::facts::{Fact, Facts, ListFacts, Probed, Unknown};
+use super::facts::{DaemonFacts, Fact, Facts, ListFacts, Probed, Unknown};
 use super::{Row, State, kernel};
 use crate::bpf::Mode;
-use crate::config::{Config, EnforceMode, FailClosedMode};
+use crate::config::{Config, EnforceMode, FailClosedMode, KeyKind, SinkKind};
 use evidence::{Bank, ima_policy};
 
 /// The line that other verifiers must exclude, since checkpoints change at each attestation.
@@ -76,13 +76,42 @@ pub fn judge(facts: &Facts, config: &Config) -> Vec<Row> {
         pcr_banks(facts, config),
         tpm_authorisation(facts, config),
         tpm_handles(facts),
-        attestation_key(facts),
+        attestation_key(facts, config),
         cgroup(facts),
         runtimes(facts),
         agents(facts),
         secure_boot(facts),
         guard(config),
+        daemon(facts),
     ]
+}
+
+/// What the running daemon has met already in this boot.
+fn daemon(facts: &Facts) -> Row {
+    const ID: &str = "daemon";
+    match &facts.daemon {
+        Ok(None) => row(ID, State::Ok, "does not run"),
+        Ok(Some(DaemonFacts { blind: Some(number), .. })) => row(
+            ID,
+            State::Fail,
+            format!("checkpoint {number} was sealed blind, the programs may have been off: verifiers refuse this boot (V6)"),
+        )
+        .reboot("find out who detached the programs (cgpathd unload, another tool), then reboot"),
+        Ok(Some(DaemonFacts { stalled: true, .. })) => row(
+            ID,
+            State::Fail,
+            "the disk takes no more records; they wait in the kernel's ring, which fills up",
+        )
+        .remedy("make room in state_dir"),
+        Ok(Some(DaemonFacts { lost, .. })) if *lost > 0 => row(
+            ID,
+            State::Warn,
+            format!("runs; {lost} records of this boot were lost, which verifiers count (V6)"),
+        )
+        .reboot("raise bpf.ring_bytes if that happens again; a reboot begins anew"),
+        Ok(Some(_)) => row(ID, State::Ok, "runs"),
+        Err(why) => absent(ID, why),
+    }
 }
 
 /// What the configuration makes the programs do about others. That the hooks are there is told by the row `btf`.
@@ -154,10 +183,16 @@ fn ima(facts: &Facts) -> Row {
             ),
         )
         .reboot(format!("{SETUP} (and remove ima=off, if it is there)")),
+        Some(false) if facts.has_no_tpm() => row(
+            ID,
+            State::Fail,
+            "boot_aggregate is zero: there was no TPM when IMA started",
+        )
+        .reboot("see the row tpm"),
         Some(false) => row(
             ID,
             State::Fail,
-            "boot_aggregate is zero: IMA found no TPM when it started",
+            "boot_aggregate is zero: IMA found no TPM when it started, and there is one now: its driver came too late",
         )
         .reboot("use a kernel with the TPM's driver built in (CONFIG_TCG_TIS=y, CONFIG_TCG_CRB=y)"),
         Some(true) if !other.is_empty() => row(
@@ -417,6 +452,7 @@ fn pcr_banks(facts: &Facts, config: &Config) -> Row {
     let found = match (&facts.tpm, &facts.kernel_banks) {
         (Ok(tpm), _) => &tpm.banks,
         (Err(_), Ok(found)) => found,
+        (Err(_), Err(_)) if facts.has_no_tpm() => return row(ID, State::Skip, "there is no TPM"),
         (Err(_), Err(why)) => return absent(ID, why),
     };
     let wanted = config.tpm.bank;
@@ -491,8 +527,22 @@ fn tpm_handles(facts: &Facts) -> Row {
     }
 }
 
-fn attestation_key(facts: &Facts) -> Row {
+fn attestation_key(facts: &Facts, config: &Config) -> Row {
     const ID: &str = "attestation-key";
+    let mut sinks = config.sink.iter();
+    if let Some(sink) = sinks.find(|sink| sink.kind == SinkKind::KeylimePush)
+        && config.tpm.key != KeyKind::Rsa2048
+    {
+        return row(
+            ID,
+            State::Fail,
+            format!("the sink {} is a keylime-push, and Keylime opens sessions for RSA keys alone", sink.name),
+        )
+        .remedy(
+            "set tpm.key = \"rsa-2048\"; that is another key: enrol it again with your verifier (cgpathd ak -o FILE, there \
+             cgpath node add NODE --ak FILE --policy FILE --replace)",
+        );
+    }
     match facts.tpm.as_ref().map(|tpm| &tpm.key) {
         Ok(Ok(fingerprint)) => row(ID, State::Ok, fingerprint),
         Ok(Err(why)) => row(ID, State::Fail, why).remedy("see the key tpm.* that is named"),

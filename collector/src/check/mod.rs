@@ -14,7 +14,8 @@ pub use judge::judge;
 
 use crate::bpf;
 use crate::config::Config;
-use facts::{Fact, Unknown};
+use crate::control::{self, ClientError};
+use facts::{DaemonFacts, Fact, Unknown};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -110,6 +111,7 @@ pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> 
         probe: &probe::probe,
         types: &types,
         systemd: &systemd,
+        daemon: &daemon,
     };
     let facts = facts::gather(Path::new("/"), config, &ask);
     let report = Report {
@@ -130,6 +132,19 @@ fn types(btf: &Path) -> Fact<Option<String>> {
     match bpf::resolve(btf) {
         Ok(()) => Ok(None),
         Err(error @ bpf::Error::Missing { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(Unknown::Failed(error.to_string())),
+    }
+}
+
+/// What the daemon says of itself, if one runs.
+fn daemon(config: &Config) -> Fact<Option<DaemonFacts>> {
+    match control::ask_status(&config.run_dir) {
+        Ok(status) => Ok(Some(DaemonFacts {
+            blind: status.blind,
+            lost: status.lost,
+            stalled: status.stalled,
+        })),
+        Err(ClientError::NotRunning(_)) => Ok(None),
         Err(error) => Err(Unknown::Failed(error.to_string())),
     }
 }

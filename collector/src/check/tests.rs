@@ -1,6 +1,6 @@
 //! A made-up node, met and unmet in every way.
 
-use super::facts::{Facts, Probed, Probes, TpmFacts, Unknown, gather};
+use super::facts::{DaemonFacts, Facts, Probed, Probes, TpmFacts, Unknown, gather};
 use super::*;
 use evidence::{Bank, Digest, checkpoint, probe};
 use std::collections::BTreeSet;
@@ -101,6 +101,7 @@ impl Node {
             },
             types: &|_| Ok(None),
             systemd: &|| Ok("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT +IMA -SMACK\n".into()),
+            daemon: &|_| Ok(None),
         };
         gather(self.0.path(), &Config::default(), &ask)
     }
@@ -194,6 +195,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
         probe: &|_, _| panic!("no list to probe"),
         types: &types,
         systemd: &|| Err(Unknown::Absent("systemctl".into())),
+        daemon: &|_| Ok(None),
     };
     let facts = gather(root.path(), &Config::default(), &ask);
     let report = Report {
@@ -201,7 +203,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
     };
     for row in &report.rows {
         // What the kernel was built without, or what is told by this program itself.
-        let known = ["architecture", "lockdown", "secure-boot", "guard"].contains(&row.id);
+        let known = ["architecture", "lockdown", "secure-boot", "guard", "daemon"].contains(&row.id);
         assert_eq!(
             row.state == State::Fail || row.state == State::Skip,
             !known,
@@ -615,4 +617,88 @@ fn a_guard_that_is_off_and_an_enforcement_without_verdicts_are_told() {
         let row = row(set);
         assert!(row.state == State::Warn && row.remedy.is_some(), "{row:?}");
     }
+}
+
+#[test]
+fn a_machine_without_a_tpm_is_told_of_one_cause_once() {
+    let node = Node::new();
+    node.without("sys/class/tpm").list(&[("boot_aggregate", b"")]);
+    node.file(
+        "sys/kernel/security/ima/binary_runtime_measurements",
+        [entry("boot_aggregate", &[0; 32]), entry("/bin/sh", &[1; 32])].concat(),
+    );
+    let mut facts = node.facts();
+    facts.tpm = Err("no such device".into());
+    let ima = row(&facts, "ima");
+    assert_eq!(ima.state, State::Fail);
+    assert_eq!(ima.remedy.as_deref(), Some("see the row tpm"));
+    assert_eq!(row(&facts, "tpm").state, State::Fail);
+    for id in ["pcr-banks", "tpm-authorisation", "tpm-handles", "attestation-key"] {
+        assert_eq!(row(&facts, id).state, State::Skip, "{id}");
+    }
+    // There is one now: its driver is what came too late.
+    let remedy = row(
+        &Facts {
+            tpm: Ok(tpm()),
+            ..facts
+        },
+        "ima",
+    )
+    .remedy;
+    assert!(remedy.unwrap().contains("driver built in"));
+}
+
+#[test]
+fn what_ended_this_boots_attestation_is_not_met() {
+    let mut facts = Node::new().facts();
+    assert_eq!(row(&facts, "daemon").state, State::Ok);
+    let runs = DaemonFacts::default();
+    let cases = [
+        (runs, State::Ok, "runs"),
+        (DaemonFacts { lost: 3, ..runs }, State::Warn, "3 records"),
+        (
+            DaemonFacts {
+                stalled: true,
+                ..runs
+            },
+            State::Fail,
+            "disk",
+        ),
+        (
+            DaemonFacts {
+                blind: Some(4),
+                ..runs
+            },
+            State::Fail,
+            "checkpoint 4 was sealed blind",
+        ),
+    ];
+    for (daemon, state, found) in cases {
+        facts.daemon = Ok(Some(daemon));
+        let row = row(&facts, "daemon");
+        assert_eq!(row.state, state);
+        assert!(row.found.contains(found), "{}", row.found);
+    }
+    facts.daemon = Err(Unknown::Failed("no answer".into()));
+    assert_eq!(row(&facts, "daemon").state, State::Skip);
+}
+
+#[test]
+fn a_sink_to_keylime_needs_the_key_that_keylime_takes() {
+    let facts = Node::new().facts();
+    let mut config = Config::default();
+    let sink =
+        "[[sink]]\nname = \"k\"\nkind = \"keylime-push\"\nto = \"https://v\"\nregistrar = \"http://r\"\n";
+    config.sink = toml::from_str::<toml::Table>(sink).unwrap()["sink"]
+        .clone()
+        .try_into()
+        .unwrap();
+    let row = |config: &Config| {
+        let rows = judge(&facts, config);
+        rows.into_iter().find(|row| row.id == "attestation-key").unwrap()
+    };
+    assert_eq!(row(&config).state, State::Fail);
+    assert!(row(&config).remedy.unwrap().contains("--replace"));
+    config.tpm.key = crate::config::KeyKind::Rsa2048;
+    assert_eq!(row(&config).state, State::Ok);
 }

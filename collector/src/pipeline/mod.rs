@@ -131,6 +131,8 @@ pub struct Pipeline {
     based: bool,
     loaded: Option<u64>,
     boot_len: Option<u64>,
+    /// The first checkpoint that was sealed blind.
+    blind: Option<u64>,
     records: u64,
     executions: u64,
     counters: Counters,
@@ -161,6 +163,7 @@ impl Pipeline {
             based: false,
             loaded: None,
             boot_len: None,
+            blind: None,
             records: 0,
             executions: 0,
             counters: Counters::default(),
@@ -188,6 +191,11 @@ impl Pipeline {
     /// Number of the last checkpoint that was sealed.
     pub fn last_checkpoint(&self) -> Option<u64> {
         self.last.as_ref().map(|l| l.number)
+    }
+
+    /// Number of the first checkpoint that was sealed blind: this boot cannot be attested any more.
+    pub fn first_blind(&self) -> Option<u64> {
+        self.blind
     }
 
     /// Whether nothing is being sealed and no request waits.
@@ -804,6 +812,9 @@ impl Pipeline {
             return Err(Error::Diverged { number, what });
         }
         self.boot_len.get_or_insert(c.boot_len);
+        if c.blind {
+            self.blind.get_or_insert(number);
+        }
         let worse = |a: u64, b: u64| a.max(b);
         self.losses = Losses {
             reserve: worse(self.losses.reserve, c.losses.reserve),

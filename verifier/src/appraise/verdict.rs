@@ -33,6 +33,7 @@ use crate::accept::AcceptedNote;
 use crate::text::{escape, utc};
 use evidence::{Digest, PodUid, Provenance, Tier, merkle::Hash, record::lossy_path, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The JSON shape's version.
 pub const VERDICT_VERSION: u32 = 1;
@@ -366,6 +367,21 @@ fn findings(f: &mut core::fmt::Formatter<'_>, findings: &[Finding]) -> core::fmt
     Ok(())
 }
 
+/// A provenance as verdicts write it, and what it means.
+fn provenance(provenance: Provenance) -> (&'static str, &'static str) {
+    match provenance {
+        Provenance::Attested => ("attested", "the quoted list itself names the pod"),
+        Provenance::Observed => (
+            "observed",
+            "records of the collector's programs, sealed in checkpoints that the quote covers",
+        ),
+        Provenance::Enriched => (
+            "enriched",
+            "what the container runtime says; no verdict follows from it",
+        ),
+    }
+}
+
 impl core::fmt::Display for Verdict {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let node = &self.node;
@@ -423,11 +439,7 @@ impl core::fmt::Display for Verdict {
                 pod.entries,
                 pod.executions,
                 pod.file_count(),
-                match pod.provenance {
-                    Provenance::Attested => "attested",
-                    Provenance::Observed => "observed",
-                    Provenance::Enriched => "enriched",
-                },
+                provenance(pod.provenance).0,
                 if pod.learned { ", learned" } else { "" },
             )?;
             if pod.state == State::PredatesCollector {
@@ -438,13 +450,17 @@ impl core::fmt::Display for Verdict {
         for pod in &self.start {
             writeln!(
                 f,
-                "{:<36}  {:<width$}  start",
+                "{:<36}  {:<width$}  start (in the policy, nothing seen of it yet)",
                 pod.uid.shown(pod.undashed),
                 escape(pod.name.as_bytes())
             )?;
         }
         if self.pods.is_empty() && self.start.is_empty() {
             writeln!(f, "(no pods)")?;
+        }
+        let used: BTreeSet<Provenance> = self.pods.iter().map(|pod| pod.provenance).collect();
+        for (word, meaning) in used.into_iter().map(provenance) {
+            writeln!(f, "RESTS ON {word}: {meaning}")?;
         }
         if self.learned {
             writeln!(

@@ -15,8 +15,14 @@ pub struct Options {
     /// Writes results and errors as JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// When to use colours; `auto`: on a terminal, and never when NO_COLOR is set
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// When to use colours: always, never, or auto (on a terminal, and never when NO_COLOR is set)
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
     pub color: When,
 }
 

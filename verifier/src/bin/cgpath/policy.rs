@@ -105,7 +105,7 @@ Nothing in the store is changed.")]
     /// Looks for what weakens a policy: excludes and what they hide, learned values, laxer keys; exit 1 if there is anything
     #[command(after_help = "Examples:
   cgpath policy lint node.yaml
-  cgpath policy lint node.yaml --against verdict.json")]
+  cgpath policy lint node.yaml --against /var/lib/cgpath")]
     Lint(lint::Lint),
     /// Writes a patch that would accept what a verdict did not: to be looked at, never applied by itself
     #[command(after_help = "Examples:

@@ -1,0 +1,356 @@
+//! `cgpathd status`, for people and for Prometheus.
+//!
+//! Promise: pure; both forms say everything that the daemon says. Text that others chose (a runtime's error, a sink's) is
+//! escaped. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
+
+use crate::service::Status;
+use evidence::PodUid;
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info};
+use prometheus_client::registry::Registry;
+use std::fmt::{self, Write as _};
+
+/// One line: without what would break it or reach a terminal.
+fn line(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+/// A line for each thing that the daemon says.
+pub fn text(status: &Status) -> String {
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    let checkpoint = match status.checkpoint {
+        Some(number) => format!("{number}, the last one"),
+        None => "none yet".to_owned(),
+    };
+    rows.push(("checkpoint", checkpoint));
+    if let Some(first) = status.blind {
+        let text = format!(
+            "checkpoint {first} was sealed while the programs may have been off: this boot cannot be attested any more; reboot"
+        );
+        rows.push(("BLIND", text));
+    }
+    rows.push(("list", format!("{} entries", status.list_len)));
+    let pods = status
+        .partitions
+        .iter()
+        .filter(|(key, _)| PodUid::parse(key.as_bytes()).is_some());
+    rows.push((
+        "records",
+        format!(
+            "{} in {} partitions, {} of them pods; {} wait for their entry",
+            status.records,
+            status.partitions.len(),
+            pods.count(),
+            status.unjoined
+        ),
+    ));
+    rows.push(("lost", format!("{} records", status.lost)));
+    if status.stalled {
+        rows.push((
+            "STALLED",
+            "the disk takes no more records: make room in state_dir; they wait in the kernel's ring meanwhile".into(),
+        ));
+    }
+    let on = |yes: bool| if yes { "on" } else { "off" };
+    let mode = |mode| match mode {
+        evidence::GuardMode::Off => "off",
+        evidence::GuardMode::Record => "record",
+        evidence::GuardMode::Deny => "deny",
+    };
+    let p = status.protection;
+    rows.push((
+        "programs",
+        format!(
+            "guard {}, TPM {}, enforce {}, fail_closed {}; executions denied in {} cgroups",
+            mode(p.guard),
+            mode(p.tpm),
+            on(p.enforce),
+            on(p.fail_closed),
+            status.denied
+        ),
+    ));
+    for sink in &status.sinks {
+        let mut text = format!(
+            "{} ({}): {} delivered, {} waiting ({} bytes), {} dropped",
+            line(&sink.name),
+            line(&sink.kind),
+            sink.delivered,
+            sink.waiting,
+            sink.waiting_bytes,
+            sink.dropped
+        );
+        if sink.unnamed > 0 {
+            let _ = write!(text, ", {} pods without a name yet", sink.unnamed);
+        }
+        if let Some(error) = &sink.error {
+            let _ = write!(text, "; last error: {}", line(error));
+        }
+        rows.push(("sink", text));
+    }
+    if let Some(runtime) = &status.runtime {
+        let mut text = format!("{}: {} pods", line(&runtime.socket), runtime.pods);
+        match runtime.answered_ago {
+            Some(seconds) => {
+                let _ = write!(text, ", answered {seconds} s ago");
+            }
+            None => text.push_str(", has not answered yet"),
+        }
+        if let Some(error) = &runtime.error {
+            let _ = write!(text, "; last error: {}", line(error));
+        }
+        rows.push(("runtime", text));
+    }
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let mut out = String::new();
+    for (name, text) in rows {
+        let _ = writeln!(out, "{name:width$}  {text}");
+    }
+    out
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sink {
+    sink: String,
+    kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Partition {
+    partition: String,
+}
+
+struct Metrics(Registry);
+
+impl Metrics {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(signed(value));
+        self.0.register(name, help, gauge);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        self.0.register(name, help, counter);
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// In the text format of OpenMetrics, names beginning with `cgpathd_`; without a status the daemon did not answer.
+///
+/// # Errors
+/// When the text cannot be written, which a `String` never refuses.
+pub fn metrics(status: Option<&Status>) -> Result<String, fmt::Error> {
+    let mut all = Metrics(Registry::with_prefix("cgpathd"));
+    all.0.register(
+        "build",
+        "Version of this program",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+    all.gauge("up", "Whether the daemon answers", u64::from(status.is_some()));
+    if let Some(status) = status {
+        known(&mut all, status);
+    }
+    let mut out = String::new();
+    encode(&mut out, &all.0)?;
+    Ok(out)
+}
+
+fn known(all: &mut Metrics, status: &Status) {
+    if let Some(number) = status.checkpoint {
+        all.gauge("checkpoint", "Number of the last checkpoint of this boot", number);
+    }
+    all.gauge(
+        "blind",
+        "Whether a checkpoint of this boot was sealed while the programs may have been off",
+        u64::from(status.blind.is_some()),
+    );
+    all.gauge(
+        "list_entries",
+        "Entries of IMA's list that were read",
+        status.list_len,
+    );
+    all.counter("records", "Records of this boot", status.records);
+    all.gauge(
+        "records_unjoined",
+        "Records whose entry was not seen yet",
+        status.unjoined,
+    );
+    all.counter("records_lost", "Records of this boot that were lost", status.lost);
+    all.gauge(
+        "stalled",
+        "Whether the disk takes no more records",
+        u64::from(status.stalled),
+    );
+    all.gauge(
+        "denied_cgroups",
+        "Cgroups in which executions are denied",
+        u64::try_from(status.denied).unwrap_or(u64::MAX),
+    );
+    let partitions = Family::<Partition, Counter>::default();
+    for (partition, records) in &status.partitions {
+        let label = Partition {
+            partition: partition.clone(),
+        };
+        partitions.get_or_create(&label).inc_by(*records);
+    }
+    let help = "Records of this boot of each partition";
+    all.0.register("partition_records", help, partitions);
+    sinks(all, status);
+    if let Some(runtime) = &status.runtime {
+        all.gauge(
+            "runtime_pods",
+            "Pods that the container runtime named",
+            runtime.pods,
+        );
+        all.gauge(
+            "runtime_failing",
+            "Whether the last question to the container runtime had no answer",
+            u64::from(runtime.error.is_some()),
+        );
+    }
+}
+
+fn sinks(all: &mut Metrics, status: &Status) {
+    type Gauges = Family<Sink, Gauge>;
+    type Counters = Family<Sink, Counter>;
+    let (waiting, bytes, failing, unnamed) = (
+        Gauges::default(),
+        Gauges::default(),
+        Gauges::default(),
+        Gauges::default(),
+    );
+    let (delivered, dropped) = (Counters::default(), Counters::default());
+    for sink in &status.sinks {
+        let label = Sink {
+            sink: sink.name.clone(),
+            kind: sink.kind.clone(),
+        };
+        waiting.get_or_create(&label).set(signed(sink.waiting));
+        bytes.get_or_create(&label).set(signed(sink.waiting_bytes));
+        failing.get_or_create(&label).set(i64::from(sink.error.is_some()));
+        unnamed.get_or_create(&label).set(signed(sink.unnamed));
+        delivered.get_or_create(&label).inc_by(sink.delivered);
+        dropped.get_or_create(&label).inc_by(sink.dropped);
+    }
+    all.0.register("sink_waiting", "Messages that wait", waiting);
+    all.0.register("sink_waiting_bytes", "Bytes that wait", bytes);
+    all.0
+        .register("sink_failing", "Whether the last try failed", failing);
+    all.0.register(
+        "sink_unnamed_pods",
+        "Pods that the last round left out for want of a name",
+        unnamed,
+    );
+    all.0
+        .register("sink_delivered", "Messages that were delivered", delivered);
+    all.0
+        .register("sink_dropped", "Rounds that were dropped", dropped);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{runtime::RuntimeStatus, sink::SinkStatus};
+
+    fn status() -> Status {
+        Status {
+            checkpoint: Some(7),
+            blind: None,
+            list_len: 85,
+            records: 92,
+            unjoined: 1,
+            lost: 3,
+            stalled: false,
+            protection: evidence::Protection {
+                guard: evidence::GuardMode::Deny,
+                tpm: evidence::GuardMode::Record,
+                enforce: true,
+                fail_closed: false,
+            },
+            denied: 2,
+            partitions: vec![
+                ("host".into(), 80),
+                ("11111111-0000-4000-8000-000000000001".into(), 12),
+            ],
+            sinks: vec![SinkStatus {
+                name: "audit".into(),
+                kind: "file".into(),
+                waiting: 4,
+                waiting_bytes: 5,
+                delivered: 6,
+                dropped: 8,
+                error: Some("no\nroute \u{1b}[31m".into()),
+                unnamed: 9,
+            }],
+            runtime: Some(RuntimeStatus {
+                socket: "/run/containerd/containerd.sock".into(),
+                pods: 10,
+                answered_ago: Some(11),
+                error: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn people_read_every_figure_and_no_line_is_broken_by_what_others_sent() {
+        let text = text(&status());
+        for part in [
+            "7, the last one",
+            "85 entries",
+            "92 in 2 partitions, 1 of them pods; 1 wait for their entry",
+            "3 records",
+            "guard deny, TPM record, enforce on, fail_closed off; executions denied in 2 cgroups",
+            "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",
+            "10 pods, answered 11 s ago",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("BLIND") && !text.contains("STALLED") && !text.contains('\u{1b}'));
+        assert_eq!(text.lines().count(), 7, "{text}");
+    }
+
+    #[test]
+    fn what_ends_a_boots_attestation_stands_out() {
+        let text = text(&Status {
+            blind: Some(2),
+            stalled: true,
+            ..status()
+        });
+        assert!(text.contains("BLIND") && text.contains("checkpoint 2") && text.contains("reboot"));
+        assert!(text.contains("STALLED"));
+    }
+
+    #[test]
+    fn prometheus_gets_every_figure_and_a_daemon_that_is_down_is_seen() {
+        let up = metrics(Some(&status())).unwrap();
+        for sample in [
+            "cgpathd_up 1",
+            "cgpathd_checkpoint 7",
+            "cgpathd_blind 0",
+            "cgpathd_list_entries 85",
+            "cgpathd_records_total 92",
+            "cgpathd_records_unjoined 1",
+            "cgpathd_records_lost_total 3",
+            "cgpathd_stalled 0",
+            "cgpathd_denied_cgroups 2",
+            "cgpathd_partition_records_total{partition=\"host\"} 80",
+            "cgpathd_sink_waiting{sink=\"audit\",kind=\"file\"} 4",
+            "cgpathd_sink_waiting_bytes{sink=\"audit\",kind=\"file\"} 5",
+            "cgpathd_sink_delivered_total{sink=\"audit\",kind=\"file\"} 6",
+            "cgpathd_sink_dropped_total{sink=\"audit\",kind=\"file\"} 8",
+            "cgpathd_sink_failing{sink=\"audit\",kind=\"file\"} 1",
+            "cgpathd_sink_unnamed_pods{sink=\"audit\",kind=\"file\"} 9",
+            "cgpathd_runtime_pods 10",
+            "cgpathd_runtime_failing 0",
+        ] {
+            assert!(up.lines().any(|line| line == sample), "{sample}: {up}");
+        }
+        let down = metrics(None).unwrap();
+        assert!(down.lines().any(|line| line == "cgpathd_up 0"));
+        assert!(!down.contains("cgpathd_records"));
+    }
+}
