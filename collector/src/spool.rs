@@ -9,12 +9,9 @@
 //! (`open_writers`) under policies that measure what root reads.
 
 use crate::bpf::decode;
-use crate::pipeline::{Event, Sealed};
+use crate::pipeline::{Fact, KernelRecord, Note};
 use bytes::Bytes;
-use evidence::SealedCheckpoint;
 use evidence::wire;
-use minicbor::{Decode, Encode};
-use sha2::Digest as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -66,94 +63,36 @@ pub enum SpoolError {
     },
 }
 
-/// A journaled event but for raw records, as it is written.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-enum Note {
-    #[n(1)]
-    Started,
-    #[n(2)]
-    Base(#[n(0)] u64),
-    #[n(3)]
-    SeedCgroup(
-        #[n(0)] u64,
-        #[n(1)] u64,
-        #[n(2)]
-        #[cbor(with = "minicbor::bytes")]
-        Vec<u8>,
-    ),
-    #[n(4)]
-    SeedProcess {
-        #[n(0)]
-        tgid: u32,
-        #[n(1)]
-        start_ns: u64,
-        #[n(2)]
-        tick_ns: u64,
-        #[n(3)]
-        #[cbor(with = "minicbor::bytes")]
-        exe: Vec<u8>,
-        #[n(4)]
-        dev: u64,
-        #[n(5)]
-        ino: u64,
-    },
-    #[n(5)]
-    Loaded(#[n(0)] u64),
-    #[n(6)]
-    GaveUp(#[n(0)] u64),
-    #[n(7)]
-    Sealed(
-        #[n(0)]
-        #[cbor(with = "minicbor::bytes")]
-        Vec<u8>,
-    ),
-}
-
 /// What a frame holds.
 #[derive(Debug, Clone)]
 pub enum Frame {
     /// A record as the ring buffer had it.
     Raw(Bytes),
-    /// Another journaled event; with the checkpoint's file if it is a seal.
-    Event(Event, Option<Vec<u8>>),
+    /// What the collector itself noted.
+    Note(Note),
 }
 
 impl Frame {
-    /// The event that the pipeline is told.
-    pub fn into_event(self) -> Event {
+    /// What the pipeline is told.
+    pub fn into_fact(self) -> Fact {
         match self {
-            Frame::Raw(raw) => raw_event(&raw),
-            Frame::Event(event, _) => event,
+            Frame::Raw(raw) => Fact::Record(kernel_record(&raw)),
+            Frame::Note(note) => Fact::Note(note),
         }
     }
 }
 
-/// The event of a raw record: decoded, or noted as undecodable.
-pub fn raw_event(raw: &Bytes) -> Event {
+/// A raw record decoded, or noted as undecodable.
+pub fn kernel_record(raw: &Bytes) -> KernelRecord {
     match decode::decode(raw) {
-        Ok(event) => Event::Raw(Box::new(event)),
+        Ok(event) => KernelRecord::Decoded(Box::new(event)),
         Err(error) => {
-            tracing::error!(%error, "a record of the kernel side can not be read; it counts as lost");
-            Event::Undecodable {
+            tracing::error!(%error, "a record of the kernel side cannot be read; it counts as lost");
+            KernelRecord::Undecodable {
                 seq: decode::record_seq(raw).ok(),
             }
         }
     }
-}
-
-/// What the pipeline is told of a checkpoint that was signed.
-pub fn sealed_event(sealed: &SealedCheckpoint) -> Event {
-    let contents = vec![
-        sha1::Sha1::digest(&sealed.file).to_vec(),
-        sha2::Sha256::digest(&sealed.file).to_vec(),
-        sha2::Sha384::digest(&sealed.file).to_vec(),
-        sha2::Sha512::digest(&sealed.file).to_vec(),
-    ];
-    Event::Sealed(Box::new(Sealed {
-        checkpoint: sealed.checkpoint.clone(),
-        digest: sealed.digest(),
-        contents,
-    }))
 }
 
 /// Reads frames, from a file or from any other bytes.
@@ -210,7 +149,7 @@ impl<R: Read> Frames<R> {
         }
         let frame = match kind {
             KIND_RAW => Frame::Raw(payload.into()),
-            KIND_NOTE => self.note(&payload)?,
+            KIND_NOTE => Frame::Note(self.note(&payload)?),
             other => return Err(self.corrupt(format!("a frame of kind {other}"))),
         };
         self.at += (HEAD + n) as u64;
@@ -256,43 +195,15 @@ impl<R: Read> Frames<R> {
                 if crc(kind, &payload) != crc_expected {
                     return Err(self.corrupt("a checksum does not fit"));
                 }
-                has_seal = matches!(self.note(&payload)?, Frame::Event(Event::Sealed(_), _));
+                has_seal = matches!(self.note(&payload)?, Note::Sealed(_));
             }
             self.at += (HEAD + n) as u64;
         }
         Ok((self.at, has_seal))
     }
 
-    fn note(&self, payload: &[u8]) -> Result<Frame, SpoolError> {
-        let note: Note =
-            wire::from_slice(payload, "spool note", MAX_PAYLOAD).map_err(|e| self.corrupt(e.to_string()))?;
-        let event = match note {
-            Note::Started => Event::Started,
-            Note::Base(list_len) => Event::Base { list_len },
-            Note::SeedCgroup(id, parent, name) => Event::SeedCgroup { id, parent, name },
-            Note::SeedProcess {
-                tgid,
-                start_ns,
-                tick_ns,
-                exe,
-                dev,
-                ino,
-            } => Event::SeedProcess {
-                tgid,
-                start_ns,
-                tick_ns,
-                exe,
-                dev,
-                ino,
-            },
-            Note::Loaded(list_len) => Event::Loaded { list_len },
-            Note::GaveUp(through) => Event::GaveUp { through },
-            Note::Sealed(file) => {
-                let sealed = SealedCheckpoint::from_file(&file).map_err(|e| self.corrupt(e.to_string()))?;
-                return Ok(Frame::Event(sealed_event(&sealed), Some(file)));
-            }
-        };
-        Ok(Frame::Event(event, None))
+    fn note(&self, payload: &[u8]) -> Result<Note, SpoolError> {
+        wire::from_slice(payload, "spool note", MAX_PAYLOAD).map_err(|e| self.corrupt(e.to_string()))
     }
 }
 
@@ -430,43 +341,12 @@ impl Spool {
         self.append(KIND_RAW, raw)
     }
 
-    /// Writes a signed checkpoint.
+    /// Writes a note.
     ///
     /// # Errors
     /// As [`Spool::append_raw`].
-    pub fn append_sealed(&mut self, file: &[u8]) -> Result<(), SpoolError> {
-        self.append(KIND_NOTE, &wire::to_vec(&Note::Sealed(file.to_vec())))
-    }
-
-    /// Writes a journaled event other than raw records and seals; others are not written.
-    ///
-    /// # Errors
-    /// As [`Spool::append_raw`].
-    pub fn append_event(&mut self, event: &Event) -> Result<(), SpoolError> {
-        let note = match event.clone() {
-            Event::Started => Note::Started,
-            Event::Base { list_len } => Note::Base(list_len),
-            Event::SeedCgroup { id, parent, name } => Note::SeedCgroup(id, parent, name),
-            Event::SeedProcess {
-                tgid,
-                start_ns,
-                tick_ns,
-                exe,
-                dev,
-                ino,
-            } => Note::SeedProcess {
-                tgid,
-                start_ns,
-                tick_ns,
-                exe,
-                dev,
-                ino,
-            },
-            Event::Loaded { list_len } => Note::Loaded(list_len),
-            Event::GaveUp { through } => Note::GaveUp(through),
-            _ => return Ok(()),
-        };
-        self.append(KIND_NOTE, &wire::to_vec(&note))
+    pub fn append_note(&mut self, note: &Note) -> Result<(), SpoolError> {
+        self.append(KIND_NOTE, &wire::to_vec(note))
     }
 
     fn append(&mut self, kind: u8, payload: &[u8]) -> Result<(), SpoolError> {
@@ -558,16 +438,16 @@ mod tests {
 
     fn filled(dir: &Path) -> Spool {
         let mut spool = Spool::open(dir, &[1; 16]).unwrap();
-        spool.append_event(&Event::Started).unwrap();
+        spool.append_note(&Note::Started).unwrap();
         spool
-            .append_event(&Event::SeedCgroup {
+            .append_note(&Note::SeedCgroup {
                 id: 1,
                 parent: 0,
                 name: vec![0xff, 0],
             })
             .unwrap();
         spool.append_raw(b"not a record").unwrap();
-        spool.append_event(&Event::GaveUp { through: 9 }).unwrap();
+        spool.append_note(&Note::GaveUp { through: 9 }).unwrap();
         spool
     }
 
@@ -585,7 +465,7 @@ mod tests {
             assert!(got.len() < 4 && got[..] == frames[..got.len()], "cut at {cut}");
             // And it can be written to again, and read back.
             let mut spool = Spool::open(dir.path(), &[1; 16]).unwrap();
-            spool.append_event(&Event::Started).unwrap();
+            spool.append_note(&Note::Started).unwrap();
             assert_eq!(all(dir.path()).unwrap().len(), got.len() + 1, "cut at {cut}");
         }
     }

@@ -930,19 +930,19 @@ appraise func=MODULE_CHECK appraise_type=imasig permit_directio
 /// A spool with a frame of each kind, as the collector writes it.
 #[cfg(feature = "collector")]
 pub fn collector_spool() -> Seeds {
-    use collector::pipeline::Event;
+    use collector::pipeline::Note;
     use collector::spool::Spool;
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
-        Event::Started,
-        Event::Base { list_len: 3 },
-        Event::SeedCgroup {
+        Note::Started,
+        Note::Base { list_len: 3 },
+        Note::SeedCgroup {
             id: 2,
             parent: 1,
             name: b"kubepods.slice".to_vec(),
         },
-        Event::SeedProcess {
+        Note::SeedProcess {
             tgid: 20,
             start_ns: 1000,
             tick_ns: 10_000_000,
@@ -950,17 +950,19 @@ pub fn collector_spool() -> Seeds {
             dev: 0x0080_0001,
             ino: 4711,
         },
-        Event::Loaded { list_len: 5 },
-        Event::GaveUp { through: 9 },
+        Note::Loaded { list_len: 5 },
+        Note::GaveUp { through: 9 },
     ];
     for event in &events {
-        spool.append_event(event).expect("there is room");
+        spool.append_note(event).expect("there is room");
     }
     for (_, raw) in collector_record() {
         spool.append_raw(&raw).expect("there is room");
     }
     for (_, file) in checkpoint_file() {
-        spool.append_sealed(&file).expect("there is room");
+        let sealed = evidence::SealedCheckpoint::from_file(&file).expect("it is one");
+        let note = Note::Sealed(Box::new(sealed));
+        spool.append_note(&note).expect("there is room");
     }
     let whole = std::fs::read(dir.path().join("spool")).expect("it was just written");
     let torn = whole[..whole.len() - 5].to_vec();

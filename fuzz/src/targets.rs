@@ -422,7 +422,7 @@ fn frames(data: &[u8]) -> (Vec<String>, u64) {
     let mut found = Vec::new();
     while let Ok(Some(frame)) = frames.next_frame() {
         // What the pipeline is told of it, be it a record that decodes or not.
-        found.push(format!("{:?}", frame.into_event()));
+        found.push(format!("{:?}", frame.into_fact()));
     }
     (found, frames.at())
 }

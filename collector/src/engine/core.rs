@@ -8,7 +8,7 @@ use super::EngineError;
 use crate::anchor::AnchorError;
 use crate::bpf::OpenMark;
 use crate::bpf::decode::{Body, PodLossEvent};
-use crate::pipeline::{Action, Counters, Event, Pipeline, SealError, Setup};
+use crate::pipeline::{Action, Counters, Event, KernelRecord, Note, Pipeline, SealError, Setup, Signal};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
 use crate::spool::{self, Frame, Spool};
@@ -76,7 +76,7 @@ pub enum Outcome {
 pub struct Opened<'a> {
     /// Where the store is made anew.
     pub dir: &'a Path,
-    /// The spool, with [`Event::Base`] in it.
+    /// The spool, with [`Note::Base`] in it.
     pub spool: Spool,
     /// The list, from which `early` was read.
     pub list: ListReader,
@@ -143,11 +143,11 @@ impl<M: Machine> Core<M> {
             outcomes: VecDeque::new(),
             stalled: false,
         };
-        core.tell(Event::Started)?;
+        core.note(Note::Started)?;
         for entry in early {
             core.entry(&entry)?;
         }
-        core.tell(Event::Replayed)?;
+        core.handle(Signal::Replayed)?;
         Ok(core)
     }
 
@@ -155,14 +155,14 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// What ends the collector.
-    pub fn loaded(&mut self, seeds: impl IntoIterator<Item = Event>) -> Result<(), EngineError> {
-        for event in seeds {
-            self.tell(event)?;
+    pub fn loaded(&mut self, seeds: impl IntoIterator<Item = Note>) -> Result<(), EngineError> {
+        for seed in seeds {
+            self.note(seed)?;
         }
         self.poll_list()?;
         let list_len = self.pipeline.list_len();
         // What is being added at this moment has its record in the ring when checkpoint 0 is sealed.
-        self.tell(Event::Loaded { list_len })
+        self.note(Note::Loaded { list_len })
     }
 
     /// The state machine, to look at.
@@ -208,8 +208,8 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// What ends the collector.
     pub fn record(&mut self, kept: &Bytes) -> Result<(), EngineError> {
-        let event = spool::raw_event(kept);
-        if let Event::Raw(raw) = &event
+        let record = spool::kernel_record(kept);
+        if let KernelRecord::Decoded(raw) = &record
             && let Body::PodLoss(PodLossEvent { pod_id, loss }) = &raw.body
         {
             tracing::warn!(
@@ -221,7 +221,7 @@ impl<M: Machine> Core<M> {
                 "a pod is beyond its budget: what is not recorded of it is charged to it until it ends"
             );
         }
-        self.handle(event)
+        self.handle(record)
     }
 
     /// Reads the list to its end.
@@ -239,7 +239,7 @@ impl<M: Machine> Core<M> {
 
     fn entry(&mut self, entry: &ListEntry) -> Result<(), EngineError> {
         self.store.entry(&entry.to_entry())?;
-        self.tell(Event::List(Box::new(list::for_pipeline(entry))))
+        self.handle(Signal::List(Box::new(list::for_pipeline(entry))))
     }
 
     /// Asks for a checkpoint with `nonce`; the answer is an [`Outcome`].
@@ -247,7 +247,7 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// What ends the collector.
     pub fn request(&mut self, id: u64, nonce: Vec<u8>) -> Result<(), EngineError> {
-        self.tell(Event::Request { id, nonce })
+        self.handle(Signal::Request { id, nonce })
     }
 
     /// Time has passed.
@@ -255,7 +255,7 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// What ends the collector.
     pub fn tick(&mut self) -> Result<(), EngineError> {
-        self.tell(Event::Tick)
+        self.handle(Signal::Tick)
     }
 
     /// The quote of a request that is [ready](Outcome::Ready) was made: what stands behind the seal by now is looked at, and
@@ -265,7 +265,7 @@ impl<M: Machine> Core<M> {
     /// What ends the collector.
     pub fn quoted(&mut self, id: u64, after: Option<Position>) -> Result<(), EngineError> {
         self.after = after;
-        self.tell(Event::Quoted { id })
+        self.handle(Signal::Quoted { id })
     }
 
     /// There is no quote for a request that is [ready](Outcome::Ready).
@@ -273,7 +273,7 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// What ends the collector.
     pub fn unquoted(&mut self, id: u64) -> Result<(), EngineError> {
-        self.tell(Event::Unquoted { id })
+        self.handle(Signal::Unquoted { id })
     }
 
     /// All parts of the evidence about the last seal and what came behind it, or those that came after a position.
@@ -289,15 +289,14 @@ impl<M: Machine> Core<M> {
         self.store.assembly(&self.frozen, after, in_flight)
     }
 
-    /// Tells the pipeline, after the spool if need be. Raw records and seals are in the spool already.
-    fn tell(&mut self, event: Event) -> Result<(), EngineError> {
-        if event.is_journaled() {
-            self.spool.append_event(&event)?;
-        }
-        self.handle(event)
+    /// Tells the spool, then the pipeline.
+    fn note(&mut self, note: Note) -> Result<(), EngineError> {
+        self.spool.append_note(&note)?;
+        self.handle(note)
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), EngineError> {
+    /// Tells the pipeline what is in the spool already, or has no place there.
+    fn handle(&mut self, event: impl Into<Event>) -> Result<(), EngineError> {
         for action in self.pipeline.handle(event, system::now())? {
             self.act(action)?;
         }
@@ -309,27 +308,27 @@ impl<M: Machine> Core<M> {
             Action::Append { key, leaf, is_shown } => self.store.record(key, &leaf, is_shown)?,
             Action::RunCanary => {
                 let tgid = self.machine.canary();
-                self.tell(Event::Canary { tgid })?;
+                self.handle(Signal::Canary { tgid })?;
             }
             Action::PollList => {
                 self.poll_list()?;
-                self.tell(Event::ListPolled)?;
+                self.handle(Signal::ListPolled)?;
             }
             Action::ReadCounters => {
                 let counters = self.machine.counters()?;
-                self.tell(Event::Counters(counters))?;
+                self.handle(Signal::Counters(counters))?;
             }
             Action::ReadMarks => {
                 let marks = self.machine.in_flight()?;
-                self.tell(Event::Marks(marks))?;
+                self.handle(Signal::Marks(marks))?;
             }
             Action::GiveUp { through } => {
                 tracing::warn!(through, "records did not arrive: they count as lost");
-                self.tell(Event::GaveUp { through })?;
+                self.note(Note::GaveUp { through })?;
             }
             Action::Seal(checkpoint) => {
-                let sealed = SealedCheckpoint::seal(*checkpoint, &self.key);
-                self.spool.append_sealed(&sealed.file)?;
+                let sealed = Box::new(SealedCheckpoint::seal(*checkpoint, &self.key));
+                self.spool.append_note(&Note::Sealed(sealed.clone()))?;
                 self.store.checkpoint(&sealed.file)?;
                 self.frozen = self.store.freeze();
                 let c = &sealed.checkpoint;
@@ -350,7 +349,7 @@ impl<M: Machine> Core<M> {
                         "the canary was not seen: the programs may be switched off"
                     );
                 }
-                self.handle(spool::sealed_event(&sealed))?;
+                self.handle(Note::Sealed(sealed))?;
             }
             Action::Anchor { number } => {
                 let done = match self.store.checkpoint_file(number)? {
@@ -358,10 +357,10 @@ impl<M: Machine> Core<M> {
                     None => Err("its file is not in the store".to_owned()),
                 };
                 let event = match done {
-                    Ok(()) => Event::FileRead,
-                    Err(why) => Event::AnchorFailed { why },
+                    Ok(()) => Signal::FileRead,
+                    Err(why) => Signal::AnchorFailed { why },
                 };
-                self.tell(event)?;
+                self.handle(event)?;
             }
             Action::Anchored { number } => tracing::debug!(number, "anchored"),
             Action::Answer { id, nonce, number } => {
@@ -390,11 +389,11 @@ fn replay(
     store: &mut Store,
     frozen: &mut Frozen,
 ) -> Result<(), EngineError> {
-    if let Frame::Event(Event::Sealed(_), Some(file)) = &frame {
-        store.checkpoint(file)?;
+    if let Frame::Note(Note::Sealed(sealed)) = &frame {
+        store.checkpoint(&sealed.file)?;
         *frozen = store.freeze();
     }
-    for action in pipeline.handle(frame.into_event(), Duration::ZERO)? {
+    for action in pipeline.handle(Event::Journaled(frame.into_fact()), Duration::ZERO)? {
         if let Action::Append { key, leaf, is_shown } = action {
             store.record(key, &leaf, is_shown)?;
         }

@@ -18,7 +18,7 @@ use crate::anchor::{Anchor, AnchorError};
 use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
 use crate::config::Config;
 use crate::key::{self, KeyError};
-use crate::pipeline::{self, Counters, Event, Pipeline, SealError, Setup};
+use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
 use crate::push::Judgement;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
@@ -360,7 +360,7 @@ impl Engine {
         }
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
-            spool.append_event(&Event::Base { list_len: base })?;
+            spool.append_note(&Note::Base { list_len: base })?;
         }
         let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
         let options = bpf::Options {
@@ -390,7 +390,7 @@ impl Engine {
         // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
         if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
             spool.clear()?;
-            spool.append_event(&Event::Base { list_len: base })?;
+            spool.append_note(&Note::Base { list_len: base })?;
         }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");

@@ -3,8 +3,8 @@
 use super::join::ListEntry;
 use crate::bpf::{OpenMark, decode};
 use evidence::checkpoint::Checkpoint;
-use evidence::merkle::Hash;
-use evidence::{InFlight, PartitionKey};
+use evidence::{InFlight, PartitionKey, SealedCheckpoint};
+use minicbor::{Decode, Encode};
 
 /// The kernel side's counters at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,70 +37,134 @@ pub enum Purpose {
     },
 }
 
-/// A checkpoint that was signed and written to the spool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sealed {
-    /// What it states.
-    pub checkpoint: Checkpoint,
-    /// SHA-256 of its file.
-    pub digest: Hash,
-    /// Digests of its file in every algorithm that IMA may use.
-    pub contents: Vec<Vec<u8>>,
+/// What the pipeline is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// In the spool before it is handled, so that a replay after a crash ends in the same state.
+    Journaled(Fact),
+    /// Asked for again after a crash, or true of one moment only.
+    Volatile(Signal),
 }
 
-/// What the pipeline is told.
+/// What a replay needs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    /// A record of the kernel side; the spool keeps it as the ring had it.
+    Record(KernelRecord),
+    /// Everything else; the spool keeps it as it is encoded.
+    Note(Note),
+}
+
+/// A record of the kernel side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A collector was started, for the first time in this boot or again. Journaled.
-    Started,
-    /// The list's length before the programs were loaded. Journaled, once.
-    Base {
-        /// Entries.
-        list_len: u64,
-    },
-    /// A cgroup directory that the scan found. Journaled.
-    SeedCgroup {
-        /// Inode number.
-        id: u64,
-        /// The parent's; 0 for the root.
-        parent: u64,
-        /// Its own name.
-        name: Vec<u8>,
-    },
-    /// A process that the scan of /proc found. Journaled.
-    SeedProcess {
-        /// Thread group id.
-        tgid: u32,
-        /// Start, rounded down to the clock tick, nanoseconds since the boot.
-        start_ns: u64,
-        /// Length of a clock tick, nanoseconds.
-        tick_ns: u64,
-        /// Its program; an empty path for kernel threads.
-        exe: Vec<u8>,
-        /// The program's device.
-        dev: u64,
-        /// The program's inode number.
-        ino: u64,
-    },
-    /// The programs are attached, the scans are done, and the list has this many entries. Journaled, once.
-    Loaded {
-        /// Entries.
-        list_len: u64,
-    },
-    /// A record of the kernel side. Journaled.
-    Raw(Box<decode::Event>),
-    /// A record that can not be decoded; its number if that much could be read. Journaled (as the bytes it was).
+pub enum KernelRecord {
+    /// As it was decoded.
+    Decoded(Box<decode::Event>),
+    /// It cannot be decoded.
     Undecodable {
-        /// Sequence number.
+        /// Its sequence number, if that much could be read.
         seq: Option<u64>,
     },
-    /// As [`Action::GiveUp`] said. Journaled.
+}
+
+/// What the collector itself adds to the spool. The numbers are those of the spool's format.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Note {
+    /// A collector was started, for the first time in this boot or again.
+    #[n(1)]
+    Started,
+    /// The list's length before the programs were loaded. Once.
+    #[n(2)]
+    Base {
+        /// Entries.
+        #[n(0)]
+        list_len: u64,
+    },
+    /// A cgroup directory that the scan found.
+    #[n(3)]
+    SeedCgroup {
+        /// Inode number.
+        #[n(0)]
+        id: u64,
+        /// The parent's; 0 for the root.
+        #[n(1)]
+        parent: u64,
+        /// Its own name.
+        #[n(2)]
+        #[cbor(with = "minicbor::bytes")]
+        name: Vec<u8>,
+    },
+    /// A process that the scan of /proc found.
+    #[n(4)]
+    SeedProcess {
+        /// Thread group id.
+        #[n(0)]
+        tgid: u32,
+        /// Start, rounded down to the clock tick, nanoseconds since the boot.
+        #[n(1)]
+        start_ns: u64,
+        /// Length of a clock tick, nanoseconds.
+        #[n(2)]
+        tick_ns: u64,
+        /// Its program; an empty path for kernel threads.
+        #[n(3)]
+        #[cbor(with = "minicbor::bytes")]
+        exe: Vec<u8>,
+        /// The program's device.
+        #[n(4)]
+        dev: u64,
+        /// The program's inode number.
+        #[n(5)]
+        ino: u64,
+    },
+    /// The programs are attached, the scans are done, and the list has this many entries. Once.
+    #[n(5)]
+    Loaded {
+        /// Entries.
+        #[n(0)]
+        list_len: u64,
+    },
+    /// As [`Action::GiveUp`] said.
+    #[n(6)]
     GaveUp {
         /// Last number that is not waited for.
+        #[n(0)]
         through: u64,
     },
-    /// As [`Action::Seal`] said, signed. Journaled.
-    Sealed(Box<Sealed>),
+    /// As [`Action::Seal`] said, signed.
+    #[n(7)]
+    Sealed(
+        #[n(0)]
+        #[cbor(with = "checkpoint_file")]
+        Box<SealedCheckpoint>,
+    ),
+}
+
+/// A signed checkpoint is kept as the bytes of its file.
+mod checkpoint_file {
+    use evidence::SealedCheckpoint;
+    use minicbor::decode::Error as DecodeError;
+    use minicbor::encode::{Error as EncodeError, Write};
+    use minicbor::{Decoder, Encoder};
+
+    pub fn encode<C, W: Write>(
+        sealed: &SealedCheckpoint,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.bytes(&sealed.file)?.ok()
+    }
+
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Box<SealedCheckpoint>, DecodeError> {
+        let at = d.position();
+        let sealed = SealedCheckpoint::from_file(d.bytes()?);
+        sealed.map(Box::new).map_err(|e| DecodeError::custom(e).at(at))
+    }
+}
+
+/// What is true of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
     /// All that the spool held has been told; from now on actions are taken.
     Replayed,
     /// The next entry of the measurement list.
@@ -144,24 +208,21 @@ pub enum Event {
     Tick,
 }
 
-impl Event {
-    /// Whether this must be in the spool before it is handled.
-    pub fn is_journaled(&self) -> bool {
-        !matches!(
-            self,
-            Event::Replayed
-                | Event::List(_)
-                | Event::ListPolled
-                | Event::Counters(_)
-                | Event::Canary { .. }
-                | Event::FileRead
-                | Event::AnchorFailed { .. }
-                | Event::Marks(_)
-                | Event::Quoted { .. }
-                | Event::Unquoted { .. }
-                | Event::Request { .. }
-                | Event::Tick
-        )
+impl From<KernelRecord> for Event {
+    fn from(record: KernelRecord) -> Event {
+        Event::Journaled(Fact::Record(record))
+    }
+}
+
+impl From<Note> for Event {
+    fn from(note: Note) -> Event {
+        Event::Journaled(Fact::Note(note))
+    }
+}
+
+impl From<Signal> for Event {
+    fn from(signal: Signal) -> Event {
+        Event::Volatile(signal)
     }
 }
 
@@ -179,25 +240,25 @@ pub enum Action {
     },
     /// Execute the canary and tell its process id.
     RunCanary,
-    /// Read the list to its end, then tell [`Event::ListPolled`].
+    /// Read the list to its end, then tell [`Signal::ListPolled`].
     PollList,
     /// Tell the kernel side's counters.
     ReadCounters,
-    /// Tell which threads are inside of `ima_add_template_entry`, by [`Event::Marks`].
+    /// Tell which threads are inside of `ima_add_template_entry`, by [`Signal::Marks`].
     ReadMarks,
-    /// Put [`Event::GaveUp`] into the spool and tell it.
+    /// Put [`Note::GaveUp`] into the spool and tell it.
     GiveUp {
         /// Last number not to wait for.
         through: u64,
     },
-    /// Sign this, put [`Event::Sealed`] into the spool and tell it, before anything else is told.
+    /// Sign this, put [`Note::Sealed`] into the spool and tell it, before anything else is told.
     Seal(Box<Checkpoint>),
     /// Write the file of this sealed checkpoint if need be, and read it once.
     Anchor {
         /// Its number.
         number: u64,
     },
-    /// Checkpoint `number` is anchored: make the quote, then tell [`Event::Quoted`] or [`Event::Unquoted`]. Nothing else is
+    /// Checkpoint `number` is anchored: make the quote, then tell [`Signal::Quoted`] or [`Signal::Unquoted`]. Nothing else is
     /// sealed before that.
     Answer {
         /// The request.

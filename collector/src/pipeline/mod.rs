@@ -5,7 +5,7 @@
 //! and continues the same chain of checkpoints, wherever a crash cut it.
 //! Not here: how bytes are read, signed, kept or sent (see [`crate::engine`]).
 //!
-//! What must be replayed after a crash is told to the spool before it is handled: see [`Event::is_journaled`]. The
+//! What must be replayed after a crash is told to the spool before it is handled: see [`Fact`]. The
 //! measurement list and the kernel's counters are not: they are read anew.
 
 pub mod cgroups;
@@ -22,12 +22,14 @@ use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
 use evidence::merkle::{self, Hash};
 use evidence::partition::Partitions;
-use evidence::{EventKind, Guard, InFlight, PartitionKey, PodUid, Protection, Record};
+use evidence::{
+    Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Protection, Record, SealedCheckpoint,
+};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-pub use event::{Action, Counters, Error, Event, Purpose, SealError, Sealed};
+pub use event::{Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, Signal};
 pub use join::ListEntry;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
@@ -36,6 +38,9 @@ const EEXIST: i32 = -17;
 /// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit. With more of them it is blind:
 /// one that is not named would pass as a pod that was seen from its beginning.
 const MAX_PREDATING: usize = 2048;
+
+/// What IMA may hash a checkpoint's file with.
+const FILE_HASHES: [Bank; 4] = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
 
 /// After a failure, no checkpoint is made unasked for this long.
 const QUIET: Duration = Duration::from_secs(60);
@@ -178,12 +183,12 @@ impl Pipeline {
         }
     }
 
-    /// Whether [`Event::Base`] has been told.
+    /// Whether [`Note::Base`] has been told.
     pub fn is_based(&self) -> bool {
         self.based
     }
 
-    /// Whether [`Event::Loaded`] has been told.
+    /// Whether [`Note::Loaded`] has been told.
     pub fn is_loaded(&self) -> bool {
         self.loaded.is_some()
     }
@@ -203,7 +208,7 @@ impl Pipeline {
         self.phase == Phase::Idle && self.queue.is_empty()
     }
 
-    /// Whether [`Event::Tick`] is wanted soon: records on their way are waited for.
+    /// Whether [`Signal::Tick`] is wanted soon: records on their way are waited for.
     pub fn wants_ticks(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. } | Phase::Looking { .. })
     }
@@ -248,20 +253,44 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Error::Diverged`] if the spool was altered.
-    pub fn handle(&mut self, event: Event, now: Duration) -> Result<Vec<Action>, Error> {
+    pub fn handle(&mut self, event: impl Into<Event>, now: Duration) -> Result<Vec<Action>, Error> {
+        let event = event.into();
         let mut out = Vec::new();
         // Counting what is missing costs more than a record: done when time or the counters have moved on.
-        let count_missing = matches!(event, Event::Counters(_));
+        let count_missing = matches!(event, Event::Volatile(Signal::Counters(_)));
         match event {
-            Event::Started => self.starts = self.starts.saturating_add(1),
-            Event::Base { list_len } => {
+            Event::Journaled(Fact::Record(record)) => self.record(record, &mut out),
+            Event::Journaled(Fact::Note(note)) => self.note(note, &mut out)?,
+            Event::Volatile(signal) => self.signal(signal, now, &mut out),
+        }
+        self.advance(count_missing, now, &mut out);
+        Ok(out)
+    }
+
+    fn record(&mut self, record: KernelRecord, out: &mut Vec<Action>) {
+        match record {
+            KernelRecord::Decoded(raw) => self.raw(raw.seq, Some(raw), out),
+            KernelRecord::Undecodable { seq } => {
+                self.undecodable = self.undecodable.saturating_add(1);
+                // Its number came, so it is no hole; it is counted as what it is.
+                if let Some(seq) = seq.filter(|s| *s > 0) {
+                    self.raw(seq, None, out);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, note: Note, out: &mut Vec<Action>) -> Result<(), Error> {
+        match note {
+            Note::Started => self.starts = self.starts.saturating_add(1),
+            Note::Base { list_len } => {
                 if !self.based {
                     self.based = true;
                     self.join.set_base(list_len);
                 }
             }
-            Event::SeedCgroup { id, parent, name } => self.cgroups.seed(id, parent, &name),
-            Event::SeedProcess {
+            Note::SeedCgroup { id, parent, name } => self.cgroups.seed(id, parent, &name),
+            Note::SeedProcess {
                 tgid,
                 start_ns,
                 tick_ns,
@@ -272,7 +301,7 @@ impl Pipeline {
                 self.processes
                     .seed(tgid, start_ns, tick_ns, Exe { path: exe, dev, ino });
             }
-            Event::Loaded { list_len } => {
+            Note::Loaded { list_len } => {
                 if self.loaded.is_none() {
                     self.loaded = Some(list_len);
                     if self.live {
@@ -280,27 +309,23 @@ impl Pipeline {
                     }
                 }
             }
-            Event::Raw(raw) => self.raw(raw.seq, Some(raw), &mut out),
-            Event::Undecodable { seq } => {
-                self.undecodable = self.undecodable.saturating_add(1);
-                // Its number came, so it is no hole; it is counted as what it is.
-                if let Some(seq) = seq.filter(|s| *s > 0) {
-                    self.raw(seq, None, &mut out);
-                }
-            }
-            Event::GaveUp { through } => {
+            Note::GaveUp { through } => {
                 let mut due = Vec::new();
                 self.order.give_up(through, |item| due.push(item));
-                due.into_iter()
-                    .flatten()
-                    .for_each(|raw| self.apply(*raw, &mut out));
+                due.into_iter().flatten().for_each(|raw| self.apply(*raw, out));
             }
-            Event::Sealed(sealed) => self.sealed(*sealed, &mut out)?,
-            Event::Replayed => self.replayed(&mut out),
-            Event::List(entry) => self.list(&entry),
-            Event::ListPolled => self.list_polled(now, &mut out),
-            Event::Counters(counters) => self.counted(counters),
-            Event::Canary { tgid } => {
+            Note::Sealed(sealed) => self.sealed(&sealed, out)?,
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal, now: Duration, out: &mut Vec<Action>) {
+        match signal {
+            Signal::Replayed => self.replayed(out),
+            Signal::List(entry) => self.list(&entry),
+            Signal::ListPolled => self.list_polled(now, out),
+            Signal::Counters(counters) => self.counted(counters),
+            Signal::Canary { tgid } => {
                 self.canary = tgid;
                 self.canary_seen = false;
                 if let Phase::Canary(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
@@ -308,22 +333,22 @@ impl Pipeline {
                     out.push(Action::PollList);
                 }
             }
-            Event::FileRead => {
+            Signal::FileRead => {
                 if let Phase::Anchoring { read, .. } = &mut self.phase {
                     *read = true;
                     out.push(Action::PollList);
                 }
             }
-            Event::AnchorFailed { why } => {
+            Signal::AnchorFailed { why } => {
                 let number = self.last_checkpoint().unwrap_or_default();
-                self.fail(SealError::File { number, why }, now, &mut out);
+                self.fail(SealError::File { number, why }, now, out);
             }
-            Event::Marks(found) => {
+            Signal::Marks(found) => {
                 if let Phase::Looking { marks, .. } = &mut self.phase {
                     *marks = found;
                 }
             }
-            Event::Quoted { id } => {
+            Signal::Quoted { id } => {
                 if self.phase == (Phase::Quoting { id }) {
                     self.phase = Phase::Looking {
                         id,
@@ -334,20 +359,18 @@ impl Pipeline {
                     out.extend([Action::PollList, Action::ReadMarks, Action::ReadCounters]);
                 }
             }
-            Event::Unquoted { id } => {
+            Signal::Unquoted { id } => {
                 if self.phase == (Phase::Quoting { id }) {
                     self.phase = Phase::Idle;
                 }
             }
-            Event::Request { id, nonce } => self.queue.push_back(Purpose::Request { id, nonce }),
-            Event::Tick => {
+            Signal::Request { id, nonce } => self.queue.push_back(Purpose::Request { id, nonce }),
+            Signal::Tick => {
                 if self.wants_ticks() {
                     out.push(Action::ReadCounters);
                 }
             }
         }
-        self.advance(count_missing, now, &mut out);
-        Ok(out)
     }
 
     /// A record, or the place of one that can not be read.
@@ -790,12 +813,9 @@ impl Pipeline {
         pods.into_iter().collect()
     }
 
-    fn sealed(&mut self, sealed: Sealed, out: &mut Vec<Action>) -> Result<(), Error> {
-        let Sealed {
-            checkpoint: c,
-            digest,
-            contents,
-        } = sealed;
+    fn sealed(&mut self, sealed: &SealedCheckpoint, out: &mut Vec<Action>) -> Result<(), Error> {
+        let c = &sealed.checkpoint;
+        let digest = sealed.digest();
         let number = c.number;
         let expected = self
             .last
@@ -825,7 +845,9 @@ impl Pipeline {
         self.last = Some(Last {
             number,
             digest,
-            contents,
+            contents: FILE_HASHES
+                .map(|bank| bank.hash(&[&sealed.file]).bytes().to_vec())
+                .into(),
             index: None,
             records: c.records,
             last_seq: c.last_seq,

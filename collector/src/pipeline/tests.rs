@@ -9,7 +9,6 @@ use ebpf_common::TaskKey as RawKey;
 use evidence::{Bank, Digest, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
-use sha2::Digest as _;
 use std::collections::BTreeMap;
 
 const POD_A: &str = "pod11111111-1111-1111-1111-111111111111";
@@ -115,7 +114,7 @@ struct World {
     seq: u64,
     lost: u64,
     next_tgid: u32,
-    journal: Vec<Event>,
+    journal: Vec<Fact>,
     files: Vec<SealedCheckpoint>,
     key: SigningKey,
     /// The rule that measures checkpoint files is in force.
@@ -327,11 +326,11 @@ impl Run {
     /// Starts on what the journal holds, as the engine does.
     fn start(w: &mut World, fuel: &mut u64) -> Result<Run, Crash> {
         let mut run = Run::new();
-        for event in w.journal.clone() {
-            if matches!(event, Event::Sealed(_)) {
+        for fact in w.journal.clone() {
+            if matches!(fact, Fact::Note(Note::Sealed(_))) {
                 run.unsealed.clear();
             }
-            let actions = run.pipeline.handle(event, run.now).unwrap();
+            let actions = run.pipeline.handle(Event::Journaled(fact), run.now).unwrap();
             for action in actions {
                 match action {
                     Action::Append { key, leaf, is_shown } => run.append(key, leaf, is_shown),
@@ -339,22 +338,22 @@ impl Run {
                 }
             }
         }
-        run.tell(w, Event::Started, fuel)?;
+        run.tell(w, Note::Started, fuel)?;
         if !run.pipeline.is_based() {
             run.tell(
                 w,
-                Event::Base {
+                Note::Base {
                     list_len: w.list.len() as u64,
                 },
                 fuel,
             )?;
         }
-        run.tell(w, Event::Replayed, fuel)?;
+        run.tell(w, Signal::Replayed, fuel)?;
         if !run.pipeline.is_loaded() {
             for (id, parent, name) in [(1, 0, ""), (2, 1, "kubepods"), (3, 1, "system.slice")] {
                 run.tell(
                     w,
-                    Event::SeedCgroup {
+                    Note::SeedCgroup {
                         id,
                         parent,
                         name: name.into(),
@@ -363,7 +362,7 @@ impl Run {
                 )?;
             }
             let list_len = w.list.len() as u64;
-            run.tell(w, Event::Loaded { list_len }, fuel)?;
+            run.tell(w, Note::Loaded { list_len }, fuel)?;
         }
         Ok(run)
     }
@@ -381,10 +380,11 @@ impl Run {
         Ok(())
     }
 
-    fn tell(&mut self, w: &mut World, event: Event, fuel: &mut u64) -> Result<(), Crash> {
+    fn tell(&mut self, w: &mut World, event: impl Into<Event>, fuel: &mut u64) -> Result<(), Crash> {
         Run::burn(fuel)?;
-        if event.is_journaled() {
-            w.journal.push(event.clone());
+        let event = event.into();
+        if let Event::Journaled(fact) = &event {
+            w.journal.push(fact.clone());
             Run::burn(fuel)?;
         }
         let actions = self.pipeline.handle(event, self.now).unwrap();
@@ -400,20 +400,20 @@ impl Run {
             Action::Append { key, leaf, is_shown } => self.append(key, leaf, is_shown),
             Action::ReadMarks => {
                 let marks = w.inside.iter().map(|inside| inside.mark).collect();
-                self.tell(w, Event::Marks(marks), fuel)?;
+                self.tell(w, Signal::Marks(marks), fuel)?;
             }
             Action::RunCanary => {
                 w.next_tgid += 1;
                 let tgid = w.next_tgid;
                 w.happen(|seq| raw_exec(seq, 3, tgid, "/usr/sbin/cgpathd"));
-                self.tell(w, Event::Canary { tgid: Some(tgid) }, fuel)?;
+                self.tell(w, Signal::Canary { tgid: Some(tgid) }, fuel)?;
             }
             Action::PollList => {
                 while let Some(entry) = w.list.get(self.told).cloned() {
                     self.told += 1;
-                    self.tell(w, Event::List(Box::new(entry)), fuel)?;
+                    self.tell(w, Signal::List(Box::new(entry)), fuel)?;
                 }
-                self.tell(w, Event::ListPolled, fuel)?;
+                self.tell(w, Signal::ListPolled, fuel)?;
             }
             Action::ReadCounters => {
                 let c = Counters {
@@ -423,21 +423,15 @@ impl Run {
                     read: 0,
                     attached: true,
                 };
-                self.tell(w, Event::Counters(c), fuel)?;
+                self.tell(w, Signal::Counters(c), fuel)?;
             }
-            Action::GiveUp { through } => self.tell(w, Event::GaveUp { through }, fuel)?,
+            Action::GiveUp { through } => self.tell(w, Note::GaveUp { through }, fuel)?,
             Action::Seal(checkpoint) => {
                 w.check_seal(&checkpoint, &self.leaves);
                 let file = SealedCheckpoint::seal(*checkpoint, &w.key);
-                let contents = vec![sha2::Sha256::digest(&file.file).to_vec()];
-                let sealed = Sealed {
-                    checkpoint: file.checkpoint.clone(),
-                    digest: file.digest(),
-                    contents,
-                };
-                w.files.push(file);
+                w.files.push(file.clone());
                 self.unsealed.clear();
-                self.tell(w, Event::Sealed(Box::new(sealed)), fuel)?;
+                self.tell(w, Note::Sealed(Box::new(file)), fuel)?;
             }
             Action::Anchor { number } => {
                 if w.measures {
@@ -466,7 +460,7 @@ impl Run {
                     }
                 }
                 Run::burn(fuel)?;
-                self.tell(w, Event::FileRead, fuel)?;
+                self.tell(w, Signal::FileRead, fuel)?;
             }
             Action::Answer { id, number, .. } => {
                 self.answers.push(number);
@@ -477,9 +471,9 @@ impl Run {
                 }
                 w.covered = w.covered.max(w.list.len() as u64);
                 let event = if w.mute {
-                    Event::Unquoted { id }
+                    Signal::Unquoted { id }
                 } else {
-                    Event::Quoted { id }
+                    Signal::Quoted { id }
                 };
                 self.tell(w, event, fuel)?;
             }
@@ -502,11 +496,12 @@ impl Run {
             return Ok(false);
         };
         Run::burn(fuel)?;
-        w.journal.push(Event::Raw(Box::new(raw.clone())));
+        let record = KernelRecord::Decoded(Box::new(raw));
+        w.journal.push(Fact::Record(record.clone()));
         Run::burn(fuel)?;
         w.ring.pop_front();
         Run::burn(fuel)?;
-        let actions = self.pipeline.handle(Event::Raw(Box::new(raw)), self.now).unwrap();
+        let actions = self.pipeline.handle(record, self.now).unwrap();
         for action in actions {
             self.act(w, action, fuel)?;
         }
@@ -521,7 +516,7 @@ impl Run {
                 return Ok(());
             }
             self.now += Duration::from_secs(1);
-            self.tell(w, Event::Tick, fuel)?;
+            self.tell(w, Signal::Tick, fuel)?;
         }
         panic!("never became idle: {:?}", self.pipeline.phase);
     }
@@ -529,7 +524,7 @@ impl Run {
     fn request(&mut self, w: &mut World, id: u64, fuel: &mut u64) -> Result<(), Crash> {
         self.tell(
             w,
-            Event::Request {
+            Signal::Request {
                 id,
                 nonce: vec![id as u8; 16],
             },
@@ -573,7 +568,7 @@ fn check_chain(w: &World) {
         .journal
         .iter()
         .filter_map(|e| match e {
-            Event::Sealed(s) => w.files.iter().find(|f| f.digest() == s.digest),
+            Fact::Note(Note::Sealed(s)) => w.files.iter().find(|f| f.digest() == s.digest()),
             _ => None,
         })
         .collect();
@@ -658,7 +653,7 @@ fn a_crash_at_any_point_loses_nothing_doubles_nothing_and_keeps_one_chain() {
             .journal
             .iter()
             .filter_map(|e| match e {
-                Event::Raw(r) if !matches!(r.body, Body::Cgroup(_)) => Some(r.seq),
+                Fact::Record(KernelRecord::Decoded(r)) if !matches!(r.body, Body::Cgroup(_)) => Some(r.seq),
                 _ => None,
             })
             .collect();
@@ -748,7 +743,7 @@ fn switched_off_programs_make_the_checkpoint_blind() {
     let actions = run
         .pipeline
         .handle(
-            Event::Request {
+            Signal::Request {
                 id: 1,
                 nonce: vec![1; 16],
             },
@@ -758,7 +753,7 @@ fn switched_off_programs_make_the_checkpoint_blind() {
     assert_eq!(actions, [Action::RunCanary]);
     let actions = run
         .pipeline
-        .handle(Event::Canary { tgid: Some(4242) }, run.now)
+        .handle(Signal::Canary { tgid: Some(4242) }, run.now)
         .unwrap();
     for action in actions {
         run.act(&mut w, action, &mut fuel).unwrap();
@@ -773,18 +768,17 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
         let mut w = World::new();
         let mut fuel = u64::MAX;
         let mut run = Run::new();
-        run.tell(&mut w, Event::Started, &mut fuel).unwrap();
-        run.tell(&mut w, Event::Base { list_len: 2 }, &mut fuel).unwrap();
-        run.tell(&mut w, Event::Replayed, &mut fuel).unwrap();
+        run.tell(&mut w, Note::Started, &mut fuel).unwrap();
+        run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
+        run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
         let mut groups = vec![(1, 0, String::new()), (2, 1, "kubepods".to_owned())];
         groups.extend((0..pods).map(|n| (10 + n as u64, 2, format!("pod00000000-0000-4000-8000-{n:012x}"))));
         for (id, parent, name) in groups {
             let name = name.as_str().into();
-            run.tell(&mut w, Event::SeedCgroup { id, parent, name }, &mut fuel)
+            run.tell(&mut w, Note::SeedCgroup { id, parent, name }, &mut fuel)
                 .unwrap();
         }
-        run.tell(&mut w, Event::Loaded { list_len: 2 }, &mut fuel)
-            .unwrap();
+        run.tell(&mut w, Note::Loaded { list_len: 2 }, &mut fuel).unwrap();
         run.settle(&mut w, &mut fuel).unwrap();
         run.request(&mut w, 1, &mut fuel).unwrap();
         let first = &w.files[0].checkpoint;
@@ -797,9 +791,9 @@ fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
     let mut w = World::new();
     let mut fuel = u64::MAX;
     let mut run = Run::new();
-    run.tell(&mut w, Event::Started, &mut fuel).unwrap();
-    run.tell(&mut w, Event::Base { list_len: 2 }, &mut fuel).unwrap();
-    run.tell(&mut w, Event::Replayed, &mut fuel).unwrap();
+    run.tell(&mut w, Note::Started, &mut fuel).unwrap();
+    run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
+    run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
     // Pod B is made while the scan runs: the scan finds it, and its record says that it is new.
     w.happen(|s| raw_cgroup(s, 20, 2, POD_B));
     for (id, parent, name) in [
@@ -811,7 +805,7 @@ fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
     ] {
         run.tell(
             &mut w,
-            Event::SeedCgroup {
+            Note::SeedCgroup {
                 id,
                 parent,
                 name: name.into(),
@@ -820,8 +814,7 @@ fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
         )
         .unwrap();
     }
-    run.tell(&mut w, Event::Loaded { list_len: 2 }, &mut fuel)
-        .unwrap();
+    run.tell(&mut w, Note::Loaded { list_len: 2 }, &mut fuel).unwrap();
     run.settle(&mut w, &mut fuel).unwrap();
     run.request(&mut w, 1, &mut fuel).unwrap();
     let uid = PodUid::parse(&POD_A.as_bytes()[3..]).unwrap();
@@ -837,18 +830,19 @@ fn a_spool_that_was_altered_is_refused() {
     let at = w
         .journal
         .iter()
-        .position(|e| matches!(e, Event::Raw(r) if matches!(&r.body, Body::Entry(e) if e.name == "/bin/app".as_bytes())))
+        .position(|e| matches!(e, Fact::Record(KernelRecord::Decoded(r)) if matches!(&r.body, Body::Entry(e) if e.name == "/bin/app".as_bytes())))
         .unwrap();
-    if let Event::Raw(raw) = &mut w.journal[at]
+    if let Fact::Record(KernelRecord::Decoded(raw)) = &mut w.journal[at]
         && let Body::Entry(e) = &mut raw.body
     {
         e.name = Bytes::from_static(b"/bin/other");
     }
     let mut pipeline = Pipeline::new(World::setup());
-    let error = w
-        .journal
-        .iter()
-        .find_map(|e| pipeline.handle(e.clone(), Duration::ZERO).err());
+    let error = w.journal.iter().find_map(|fact| {
+        pipeline
+            .handle(Event::Journaled(fact.clone()), Duration::ZERO)
+            .err()
+    });
     assert!(matches!(
         error,
         Some(Error::Diverged {
@@ -894,15 +888,15 @@ proptest! {
             for (i, poll) in order.iter().zip(polls) {
                 if let Some(raw) = waiting.get(*i) {
                     sent[*i] = true;
-                    run.tell(&mut w, Event::Raw(Box::new(raw.clone())), &mut fuel).unwrap();
+                    run.tell(&mut w, KernelRecord::Decoded(Box::new(raw.clone())), &mut fuel).unwrap();
                 }
                 if *poll && let Some(entry) = w.list.get(run.told).cloned() {
                     run.told += 1;
-                    run.tell(&mut w, Event::List(Box::new(entry)), &mut fuel).unwrap();
+                    run.tell(&mut w, Signal::List(Box::new(entry)), &mut fuel).unwrap();
                 }
             }
             for (raw, _) in waiting.iter().zip(&sent).filter(|(_, s)| !**s) {
-                run.tell(&mut w, Event::Raw(Box::new(raw.clone())), &mut fuel).unwrap();
+                run.tell(&mut w, KernelRecord::Decoded(Box::new(raw.clone())), &mut fuel).unwrap();
             }
             run.request(&mut w, 1, &mut fuel).unwrap();
             check_chain(&w);

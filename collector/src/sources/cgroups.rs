@@ -1,7 +1,7 @@
 //! Cgroup directories that were there before the programs were loaded, from the mounted hierarchy.
 
 use crate::bpf::Hierarchy;
-use crate::pipeline::Event;
+use crate::pipeline::Note;
 use evidence::cgroup::{POD_PARENTS, attribute};
 use evidence::{PartitionKey, PodUid};
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Every directory of the hierarchy mounted at `mount`, parents first, each as [`Event::SeedCgroup`]. One that goes
+/// Every directory of the hierarchy mounted at `mount`, parents first, each as [`Note::SeedCgroup`]. One that goes
 /// meanwhile is left out: its removal has a record.
 ///
 /// However deep they lie: each is opened from the one above it, since a pod can nest them until no path reaches them, and two
@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// If the root can not be read.
-pub fn seeds(mount: &Path) -> io::Result<Vec<Event>> {
+pub fn seeds(mount: &Path) -> io::Result<Vec<Note>> {
     let mut open = File::open(mount)?;
     let root = open.metadata()?.ino();
-    let mut out = vec![Event::SeedCgroup {
+    let mut out = vec![Note::SeedCgroup {
         id: root,
         parent: 0,
         name: Vec::new(),
@@ -41,7 +41,7 @@ pub fn seeds(mount: &Path) -> io::Result<Vec<Event>> {
             let Ok(id) = below.metadata().map(|m| m.ino()) else {
                 continue;
             };
-            out.push(Event::SeedCgroup {
+            out.push(Note::SeedCgroup {
                 id,
                 parent,
                 name: name.as_bytes().to_vec(),
@@ -201,7 +201,7 @@ mod tests {
         std::fs::write(dir.path().join("cgroup.procs"), "").unwrap();
         let mut known = std::collections::HashMap::new();
         for event in seeds(dir.path()).unwrap() {
-            let Event::SeedCgroup { id, parent, name } = event else {
+            let Note::SeedCgroup { id, parent, name } = event else {
                 panic!()
             };
             let path = if parent == 0 {
@@ -229,7 +229,7 @@ mod tests {
         let deepest = open.metadata().unwrap().ino();
         let found = seeds(dir.path()).unwrap();
         assert_eq!(found.len(), 301);
-        assert!(matches!(found.last(), Some(Event::SeedCgroup { id, .. }) if *id == deepest));
+        assert!(matches!(found.last(), Some(Note::SeedCgroup { id, .. }) if *id == deepest));
     }
 
     #[test]

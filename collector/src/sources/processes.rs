@@ -1,21 +1,21 @@
 //! Processes that were there before the programs were loaded, from /proc.
 
-use crate::pipeline::Event;
+use crate::pipeline::Note;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-/// Every process, each as [`Event::SeedProcess`]. One that ends meanwhile is left out.
+/// Every process, each as [`Note::SeedProcess`]. One that ends meanwhile is left out.
 ///
 /// # Errors
 /// If /proc can not be listed.
-pub fn seeds() -> Result<Vec<Event>, procfs::ProcError> {
+pub fn seeds() -> Result<Vec<Note>, procfs::ProcError> {
     let tick_ns = 1_000_000_000 / procfs::ticks_per_second().max(1);
     let mut out = Vec::new();
     for process in procfs::process::all_processes()? {
         let Ok(process) = process else { continue };
         let Ok(stat) = process.stat() else { continue };
         let (exe, dev, ino) = exe_of(process.pid());
-        out.push(Event::SeedProcess {
+        out.push(Note::SeedProcess {
             tgid: u32::try_from(process.pid()).unwrap_or(0),
             start_ns: stat.starttime.saturating_mul(tick_ns),
             tick_ns,
@@ -56,7 +56,7 @@ mod tests {
         let exe = std::env::current_exe().unwrap();
         let stat = procfs::process::Process::myself().unwrap().stat().unwrap();
         let found = seeds().unwrap().into_iter().any(|e| {
-            matches!(e, Event::SeedProcess { tgid, start_ns, tick_ns, exe: path, .. }
+            matches!(e, Note::SeedProcess { tgid, start_ns, tick_ns, exe: path, .. }
                 if tgid == own && path == exe.as_os_str().as_bytes() && start_ns == stat.starttime * tick_ns)
         });
         assert!(found);

@@ -8,7 +8,7 @@ use collector::anchor::{Anchor, AnchorError};
 use collector::bpf::OpenMark;
 use collector::engine::core::{Core, Machine, Opened};
 use collector::engine::{Canary, EngineError};
-use collector::pipeline::{Counters, Event, Setup};
+use collector::pipeline::{Counters, Note, Setup};
 use collector::sources::list::ListReader;
 use collector::spool::Spool;
 use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
@@ -128,7 +128,7 @@ impl Software {
         }
         machine.publish();
         let mut spool = Spool::open(dir, &BOOT_ID)?;
-        spool.append_event(&Event::Base { list_len })?;
+        spool.append_note(&Note::Base { list_len })?;
         let key = SigningKey::random(&mut rand_core::OsRng);
         let setup = Setup {
             boot_id: BOOT_ID,
@@ -274,13 +274,13 @@ fn tgid_of(actor: u64) -> u32 {
 }
 
 /// What was there before the programs: init, pods' directories, and a process of each.
-fn seeds(pods: u64) -> Vec<Event> {
-    let directory = |id, parent, name: String| Event::SeedCgroup {
+fn seeds(pods: u64) -> Vec<Note> {
+    let directory = |id, parent, name: String| Note::SeedCgroup {
         id,
         parent,
         name: name.into_bytes(),
     };
-    let process = |tgid: u32, exe: &str| Event::SeedProcess {
+    let process = |tgid: u32, exe: &str| Note::SeedProcess {
         tgid,
         start_ns: if tgid == 1 { 0 } else { u64::from(tgid) * TICK_NS },
         tick_ns: TICK_NS,

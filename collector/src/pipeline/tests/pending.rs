@@ -73,7 +73,7 @@ fn nothing_is_sealed_while_a_quote_is_made_and_a_request_without_one_holds_nobod
     run.pipeline.phase = Phase::Quoting { id: 2 };
     run.tell(
         &mut w,
-        Event::Request {
+        Signal::Request {
             id: 3,
             nonce: vec![3; 16],
         },
@@ -83,9 +83,9 @@ fn nothing_is_sealed_while_a_quote_is_made_and_a_request_without_one_holds_nobod
     while run.consume(&mut w, &mut fuel).unwrap() {}
     assert_eq!((w.files.len(), run.pipeline.is_quoting()), (2, true));
     // Another's quote is no news.
-    run.tell(&mut w, Event::Unquoted { id: 9 }, &mut fuel).unwrap();
+    run.tell(&mut w, Signal::Unquoted { id: 9 }, &mut fuel).unwrap();
     assert!(run.pipeline.is_quoting());
-    run.tell(&mut w, Event::Unquoted { id: 2 }, &mut fuel).unwrap();
+    run.tell(&mut w, Signal::Unquoted { id: 2 }, &mut fuel).unwrap();
     run.settle(&mut w, &mut fuel).unwrap();
     assert_eq!(run.evidence, [1, 3]);
 }
@@ -110,9 +110,9 @@ fn records_behind_one_that_was_lost_are_shown_and_one_that_is_late_is_waited_for
     let late = raw_entry(w.seq, 11, name, 0);
     w.happens(&Happening::Add(21));
     w.covered = w.list.len() as u64;
-    run.tell(&mut w, Event::Quoted { id: 3 }, &mut fuel).unwrap();
+    run.tell(&mut w, Signal::Quoted { id: 3 }, &mut fuel).unwrap();
     while run.consume(&mut w, &mut fuel).unwrap() {}
-    run.tell(&mut w, Event::Tick, &mut fuel).unwrap();
+    run.tell(&mut w, Signal::Tick, &mut fuel).unwrap();
     assert!(run.pipeline.wants_ticks());
     assert_eq!(run.evidence, [1, 2]);
     w.ring.push_back(late);
@@ -165,7 +165,7 @@ proptest! {
                 for id in 0..askers {
                     run.pipeline.queue.push_back(Purpose::Request { id, nonce: vec![id as u8; 16] });
                 }
-                run.tell(w, Event::Tick, fuel)?;
+                run.tell(w, Signal::Tick, fuel)?;
                 run.settle(w, fuel)
             };
             let answered = run.evidence.len();
