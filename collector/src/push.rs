@@ -10,30 +10,28 @@ use crate::config::Config;
 use crate::service::RequestError;
 use crate::sink::Source;
 use bytes::Bytes;
+use cgpath_net::{Endpoint, NetError, Tls, backoff};
 use evidence::{PodUid, Position};
-use http_body_util::{BodyExt, Empty, Limited, combinators::BoxBody};
+use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, Uri, header};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Method, Request, header};
 use rand_core::{OsRng, RngCore};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
-use tokio_rustls::TlsConnector;
 
 /// Answers of the verifier are read no further.
 const MAX_ANSWER: usize = 16 << 20;
+
+/// The first pause after a failure.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Bytes of evidence sent at once.
 const CHUNK: usize = 64 * 1024;
@@ -42,46 +40,9 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
-    /// `verifier.url` can not be used.
-    #[error("verifier.url {url:?}: {why}")]
-    Url {
-        /// As configured.
-        url: String,
-        /// Why not.
-        why: String,
-    },
-    /// The CA's certificate can not be used.
-    #[error("CA certificate {path}: {why}")]
-    Ca {
-        /// As configured.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// The node's own certificate can not be used.
-    #[error("verifier.client_certificate and client_key: {path}: {why}")]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// No connection.
-    #[error("verifier {authority}: {source}")]
-    Connect {
-        /// Host and port.
-        authority: String,
-        /// Why, with what TLS says.
-        source: std::io::Error,
-    },
-    /// The connection broke.
-    #[error("verifier {authority}: {source}")]
-    Http {
-        /// Host and port.
-        authority: String,
-        /// Why.
-        source: hyper::Error,
-    },
+    /// It cannot be reached, or the connection broke.
+    #[error("verifier {0}")]
+    Net(#[from] NetError),
     /// It took too long.
     #[error("verifier {authority} did not answer within {seconds} s")]
     Timeout {
@@ -132,13 +93,8 @@ struct NonceAnswer {
 
 /// A verifier, as configured.
 pub struct Client {
-    tls: TlsConnector,
-    name: ServerName<'static>,
-    host: String,
-    port: u16,
-    authority: String,
-    /// Path before `/v1`, without a slash at its end.
-    base: String,
+    /// Its path is what stands before `/v1`.
+    endpoint: Endpoint,
     node: String,
     timeout: Duration,
     /// Whether what it says of pods is acted upon.
@@ -169,31 +125,14 @@ impl Client {
     /// Reads URL, CA and the node's own certificate.
     ///
     /// # Errors
-    /// [`PushError::Url`], [`PushError::Ca`], [`PushError::Certificate`].
+    /// [`PushError::Net`].
     pub fn new(config: &Config, node: &str) -> Result<Client, PushError> {
-        let url = &config.verifier.url;
-        let bad = |why: String| PushError::Url {
-            url: url.clone(),
-            why,
+        let tls = Tls {
+            identity: (&config.verifier.client_certificate, &config.verifier.client_key),
+            ..Tls::http1(&config.verifier.ca)
         };
-        let uri: Uri = url.parse().map_err(|e| bad(format!("{e}")))?;
-        let host = uri.host().ok_or_else(|| bad("names no host".into()))?;
-        // An IPv6 address stands in brackets in a URL and nowhere else.
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = uri.port_u16().unwrap_or(443);
-        let name = ServerName::try_from(host.clone()).map_err(|e| bad(e.to_string()))?;
         Ok(Client {
-            tls: connector(
-                &config.verifier.ca,
-                &config.verifier.client_certificate,
-                &config.verifier.client_key,
-                b"http/1.1",
-            )?,
-            name,
-            authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
-            host,
-            port,
-            base: uri.path().trim_end_matches('/').to_owned(),
+            endpoint: Endpoint::https(&config.verifier.url, tls)?,
             node: node.to_owned(),
             timeout: Duration::from_secs(config.verifier.timeout),
             decides: true,
@@ -224,7 +163,7 @@ impl Client {
         *self.open.lock().await = None;
         let answer = self.post("nonce", None).await?;
         asked_in(&answer).map_err(|why| PushError::Answer {
-            authority: self.authority.clone(),
+            authority: self.authority(),
             why,
         })
     }
@@ -243,17 +182,17 @@ impl Client {
             if let Some(sender) = open {
                 match self.exchange(sender, what, file).await {
                     // It was closed meanwhile, perhaps after it took everything: evidence that comes twice counts once.
-                    Err(PushError::Http { .. }) => {}
+                    Err(PushError::Net(NetError::Http { .. })) => {}
                     done => return done,
                 }
             }
-            self.exchange(self.connect().await?, what, file).await
+            self.exchange(self.endpoint.connect().await?, what, file).await
         };
         tokio::time::timeout(self.timeout, work)
             .await
             .unwrap_or_else(|_| {
                 Err(PushError::Timeout {
-                    authority: self.authority.clone(),
+                    authority: self.authority(),
                     seconds: self.timeout.as_secs(),
                 })
             })
@@ -265,18 +204,15 @@ impl Client {
         what: &str,
         file: Option<(&File, u64)>,
     ) -> Result<Vec<u8>, PushError> {
-        let http = |source| PushError::Http {
-            authority: self.authority.clone(),
-            source,
-        };
+        let http = |source| PushError::Net(self.endpoint.broken(source));
         let answer = |why: String| PushError::Answer {
-            authority: self.authority.clone(),
+            authority: self.authority(),
             why,
         };
         let mut request = Request::builder()
             .method(Method::POST)
-            .uri(format!("{}/v1/nodes/{}/{what}", self.base, self.node))
-            .header(header::HOST, &self.authority)
+            .uri(format!("{}/v1/nodes/{}/{what}", self.endpoint.base(), self.node))
+            .header(header::HOST, self.endpoint.authority())
             .header(header::USER_AGENT, concat!("cgpathd/", env!("CARGO_PKG_VERSION")));
         let body = match file {
             Some((file, left)) => {
@@ -295,111 +231,29 @@ impl Client {
         let request = request.body(body).map_err(|e| answer(e.to_string()))?;
         sender.ready().await.map_err(http)?;
         let response = sender.send_request(request).await.map_err(http)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|e| answer(e.to_string()))?.to_bytes().to_vec();
+        let (status, body) = self
+            .endpoint
+            .read(response, MAX_ANSWER)
+            .await
+            .map_err(|e| answer(e.to_string()))?;
         if status.is_success() {
             // Evidence ends a round: until the next one the verifier has better use for a connection.
             if file.is_none() {
                 *self.open.lock().await = Some(sender);
             }
-            return Ok(body);
+            return Ok(body.to_vec());
         }
         let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
         Err(PushError::Refused {
-            authority: self.authority.clone(),
+            authority: self.authority(),
             status: status.as_u16(),
             message,
         })
     }
 
-    async fn connect(&self) -> Result<SendRequest<Sent>, PushError> {
-        let connect = |source| PushError::Connect {
-            authority: self.authority.clone(),
-            source,
-        };
-        let http = |source| PushError::Http {
-            authority: self.authority.clone(),
-            source,
-        };
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(connect)?;
-        let stream = self.tls.connect(self.name.clone(), tcp).await.map_err(connect)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-        // It ends with its sender.
-        tokio::spawn(connection);
-        Ok(sender)
+    fn authority(&self) -> String {
+        self.endpoint.authority().to_owned()
     }
-}
-
-/// The certificate that the node shows, with its key; `None` where none is configured.
-fn own_certificate(
-    certificate: &Path,
-    key: &Path,
-) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, PushError> {
-    let wrong = |path: &Path, why: String| PushError::Certificate {
-        path: path.to_owned(),
-        why,
-    };
-    match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
-        (true, true) => return Ok(None),
-        (false, false) => {}
-        (true, false) => return Err(wrong(key, "a key with no certificate".into())),
-        (false, true) => return Err(wrong(certificate, "a certificate with no key".into())),
-    }
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| wrong(certificate, e.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong(certificate, "holds no certificate in PEM form".into()));
-    }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e.to_string()))?;
-    Ok(Some((chain, private)))
-}
-
-/// TLS to servers of one CA, with one application protocol, none where it is empty, and with a certificate of one's own,
-/// where there is one.
-///
-/// # Errors
-/// [`PushError::Ca`], [`PushError::Certificate`].
-pub fn connector(
-    path: &Path,
-    certificate: &Path,
-    key: &Path,
-    protocol: &[u8],
-) -> Result<TlsConnector, PushError> {
-    let ca = |why: String| PushError::Ca {
-        path: path.to_owned(),
-        why,
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| ca(e.to_string()))? {
-        roots
-            .add(certificate.map_err(|e| ca(e.to_string()))?)
-            .map_err(|e| ca(e.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(ca("holds no certificate in PEM form".into()));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| ca(e.to_string()))?
-        .with_root_certificates(roots);
-    let mut tls = match own_certificate(certificate, key)? {
-        None => tls.with_no_client_auth(),
-        Some((chain, key)) => tls
-            .with_client_auth_cert(chain, key)
-            .map_err(|e| PushError::Certificate {
-                path: certificate.to_owned(),
-                why: e.to_string(),
-            })?,
-    };
-    if !protocol.is_empty() {
-        tls.alpn_protocols = vec![protocol.to_vec()];
-    }
-    Ok(TlsConnector::from(Arc::new(tls)))
 }
 
 /// A file as the body of a request, read as it is sent.
@@ -440,13 +294,6 @@ impl Body for FileBody {
     }
 }
 
-/// The pause before the next try after `failures` of them: doubled each time up to `max`, with up to a quarter more or
-/// less by chance (`random`: 0 to 255).
-pub(crate) fn backoff(failures: u32, max: Duration, random: u8) -> Duration {
-    let base = Duration::from_secs(1 << failures.saturating_sub(1).min(20)).min(max);
-    base * (192 + u32::from(random) / 2) / 256
-}
-
 /// Attests at each interval until `stop` turns true.
 pub async fn run<S: Source>(config: Config, client: Client, handle: S, mut stop: watch::Receiver<bool>) {
     let mut failures = 0u32;
@@ -465,11 +312,8 @@ pub async fn run<S: Source>(config: Config, client: Client, handle: S, mut stop:
                 everything |= error.wants_everything();
                 let mut random = [0];
                 OsRng.fill_bytes(&mut random);
-                let pause = backoff(
-                    failures,
-                    Duration::from_secs(config.verifier.max_backoff),
-                    random[0],
-                );
+                let longest = Duration::from_secs(config.verifier.max_backoff);
+                let pause = backoff(FIRST_PAUSE, longest, failures, random[0]);
                 tracing::warn!(%error, failures, again_in = ?pause, "no attestation");
                 pause
             }
@@ -558,6 +402,7 @@ pub fn judgement_in(verdict: &serde_json::Value) -> Option<Judgement> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn a_refused_part_is_answered_with_everything_and_a_stopped_node_sends_nothing_more_than_before() {
@@ -635,31 +480,25 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_limit_and_vary_by_a_quarter() {
-        let max = Duration::from_secs(60);
-        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1000, 60)] {
-            let base = Duration::from_secs(seconds);
-            for random in [0, 128, 255] {
-                let pause = backoff(failures, max, random);
-                assert!(
-                    pause >= base * 3 / 4 && pause <= base * 5 / 4,
-                    "{failures} {random}: {pause:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
     fn a_ca_that_is_absent_or_empty_is_named() {
         let mut config = Config::default();
         config.verifier.url = "https://verifier.example:8443/base/".into();
         config.verifier.ca = "/nonexistent/ca.pem".into();
-        assert!(matches!(Client::new(&config, "n"), Err(PushError::Ca { .. })));
+        assert!(matches!(
+            Client::new(&config, "n"),
+            Err(PushError::Net(NetError::Ca { .. }))
+        ));
         let empty = tempfile::NamedTempFile::new().unwrap();
         config.verifier.ca = empty.path().to_owned();
-        assert!(matches!(Client::new(&config, "n"), Err(PushError::Ca { .. })));
+        assert!(matches!(
+            Client::new(&config, "n"),
+            Err(PushError::Net(NetError::Ca { .. }))
+        ));
         config.verifier.url = "https://".into();
-        assert!(matches!(Client::new(&config, "n"), Err(PushError::Url { .. })));
+        assert!(matches!(
+            Client::new(&config, "n"),
+            Err(PushError::Net(NetError::Url { .. }))
+        ));
     }
 
     /// A CA, and certificates by it.
@@ -756,7 +595,10 @@ mod tests {
                 assert_eq!(nonce.unwrap().0, [7; 32]);
             } else {
                 assert!(
-                    matches!(nonce, Err(PushError::Connect { .. } | PushError::Http { .. })),
+                    matches!(
+                        nonce,
+                        Err(PushError::Net(NetError::Connect { .. } | NetError::Http { .. }))
+                    ),
                     "{nonce:?}"
                 );
             }
@@ -781,7 +623,10 @@ mod tests {
             config.verifier.client_certificate = certificate;
             config.verifier.client_key = key;
             let error = Client::new(&config, "worker-1").err().unwrap();
-            assert!(matches!(error, PushError::Certificate { .. }), "{error}");
+            assert!(
+                matches!(error, PushError::Net(NetError::Identity { .. })),
+                "{error}"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Delivery over HTTPS to a verifier of the test's own, and the daemon's local socket.
 
 use crate::port::Port;
+use cgpath_net::NetError;
 use collector::config::Config;
 use collector::push::{Client, PushError};
 use std::io::{Read, Seek, Write};
@@ -160,7 +161,10 @@ async fn a_server_of_another_ca_gets_nothing() {
     let (ours, theirs) = (pki(), pki());
     let (address, asked) = serve(&theirs, vec![answer("200 OK", "{}")]).await;
     let client = client(address, &ours.ca_pem, dir.path());
-    assert!(matches!(client.nonce().await, Err(PushError::Connect { .. })));
+    assert!(matches!(
+        client.nonce().await,
+        Err(PushError::Net(NetError::Connect { .. }))
+    ));
     assert!(asked.await.unwrap().is_empty());
 }
 
@@ -194,7 +198,10 @@ async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
         Err(PushError::Timeout { seconds: 1, .. })
     ));
     drop(silent);
-    assert!(matches!(waiting.nonce().await, Err(PushError::Connect { .. })));
+    assert!(matches!(
+        waiting.nonce().await,
+        Err(PushError::Net(NetError::Connect { .. }))
+    ));
 }
 
 #[test]

@@ -20,9 +20,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ebpf-common", &[]),
     ("vm-protocol", &[]),
     ("xtask", &[]),
+    ("cgpath-net", &[]),
     ("policy", &["evidence"]),
-    ("verifier", &["evidence", "policy"]),
-    ("collector", &["evidence", "ebpf-common"]),
+    // The command alone makes requests.
+    ("verifier", &["evidence", "policy", "cgpath-net"]),
+    ("collector", &["evidence", "ebpf-common", "cgpath-net"]),
     ("guest", &["vm-protocol"]),
     // The demo shows verdicts and writes policies; it never appraises.
     ("vm-tests", &["vm-protocol", "evidence", "policy", "verifier"]),
@@ -38,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The command, as a library.
-    ("fuzz-service", &["evidence", "policy", "verifier"]),
+    ("fuzz-service", &["evidence", "policy", "verifier", "cgpath-net"]),
 ];
 
 /// Crates whose libraries are pure, and what they must never reach, however indirectly.

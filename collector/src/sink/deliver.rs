@@ -5,8 +5,8 @@
 
 use super::queue::{Header, Waiting};
 use crate::config::{Sink, SinkKind};
-use crate::push::{PushError, connector};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cgpath_net::{NetError, Tls};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ struct Line<'a> {
 
 impl Target {
     /// Of a sink that is no verifier.
-    pub(super) fn new(sink: &Sink) -> Result<Target, PushError> {
+    pub(super) fn new(sink: &Sink) -> Result<Target, NetError> {
         Ok(match sink.kind {
             SinkKind::File | SinkKind::Verifier | SinkKind::KeylimePush => Target::File {
                 dir: sink.to.clone().into(),
@@ -67,14 +67,14 @@ impl Target {
                     .rsplit_once(':')
                     .map_or(sink.to.as_str(), |(host, _)| host);
                 let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let tls = Tls {
+                    ca: &sink.ca,
+                    identity: (&sink.client_certificate, &sink.client_key),
+                    protocol: b"",
+                };
                 Target::Tls {
-                    tls: Box::new(connector(
-                        &sink.ca,
-                        &sink.client_certificate,
-                        &sink.client_key,
-                        b"",
-                    )?),
-                    name: ServerName::try_from(host).map_err(|e| PushError::Url {
+                    tls: Box::new(tls.connector()?),
+                    name: ServerName::try_from(host).map_err(|e| NetError::Url {
                         url: sink.to.clone(),
                         why: e.to_string(),
                     })?,

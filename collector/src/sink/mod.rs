@@ -10,10 +10,11 @@ mod message;
 mod queue;
 
 use crate::config::{Config, Sink, SinkKind, Verifier};
-use crate::push::{self, Judgement, Progress, PushError, backoff};
+use crate::push::{self, FIRST_PAUSE, Judgement, Progress, PushError};
 use crate::runtime::Names;
 use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
+use cgpath_net::{NetError, backoff};
 use deliver::Target;
 use evidence::{Bank, Position};
 use keylime::KeylimeError;
@@ -364,7 +365,8 @@ async fn consume(sink: Arc<Spooled>, mut stop: watch::Receiver<bool>) {
                         failures = failures.saturating_add(1);
                         let mut random = [0];
                         OsRng.fill_bytes(&mut random);
-                        let pause = backoff(failures, Duration::from_secs(MAX_BACKOFF), random[0]);
+                        let pause =
+                            backoff(FIRST_PAUSE, Duration::from_secs(MAX_BACKOFF), failures, random[0]);
                         tracing::warn!(sink = sink.config.name, error, failures, again_in = ?pause, "not delivered");
                         *lock(&sink.error) = Some(error);
                         Some(pause)

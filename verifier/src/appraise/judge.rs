@@ -222,11 +222,11 @@ impl Tally {
         let mut finding = Finding::fail(
             Rule::V12,
             Subject::Partition(key),
-            "violation: a file that was executed or mapped here was written by somebody else while it was measured",
+            "violation: a file that was executed or mapped here was changed while it was measured, by what another partition did",
         )
         .at_path(&violation.path)
         .at_seq(violation.seq)
-        .found(format!("written in {}", violation.by))
+        .found(format!("recorded in {}", violation.by))
         .resting_on(Provenance::Observed);
         finding.index = violation.index.map(|index| index as u64);
         self.say_changed(finding);

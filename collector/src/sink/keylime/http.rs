@@ -3,20 +3,14 @@
 //! Promise: nothing is read beyond a limit, and nothing takes longer than the time given.
 
 use super::KeylimeError;
-use crate::push::connector;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper::{Method, Request, Uri, header};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use cgpath_net::{Endpoint, NetError, Tls};
+use http_body_util::Full;
+use hyper::{Method, Request, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// Answers are read no further, beyond what they may repeat of the request.
 const MAX_ANSWER: usize = 1 << 20;
@@ -25,12 +19,8 @@ const MAX_ANSWER: usize = 1 << 20;
 pub(super) struct Service {
     /// `registrar` or `verifier`, for errors.
     what: &'static str,
-    tls: Option<(Box<TlsConnector>, ServerName<'static>)>,
-    host: String,
-    port: u16,
-    authority: String,
-    /// Path before the API's, without a slash at its end.
-    base: String,
+    /// Its path is what stands before the API's.
+    endpoint: Endpoint,
     timeout: Duration,
 }
 
@@ -48,38 +38,21 @@ impl Service {
     /// by the TPM alone.
     ///
     /// # Errors
-    /// [`KeylimeError::Url`], [`KeylimeError::Tls`].
+    /// [`KeylimeError::Net`].
     pub(super) fn new(
         what: &'static str,
         url: &str,
         ca: &Path,
         timeout: Duration,
     ) -> Result<Service, KeylimeError> {
-        let bad = |why: String| KeylimeError::Url {
-            what,
-            url: url.to_owned(),
-            why,
-        };
-        let uri: Uri = url.parse().map_err(|e| bad(format!("{e}")))?;
-        let host = uri.host().ok_or_else(|| bad("names no host".into()))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let (tls, port) = match uri.scheme_str() {
-            Some("https") => {
-                let name = ServerName::try_from(host.clone()).map_err(|e| bad(e.to_string()))?;
-                let none = Path::new("");
-                let tls = connector(ca, none, none, b"http/1.1")?;
-                (Some((Box::new(tls), name)), 443)
-            }
-            Some("http") if what == "registrar" => (None, 80),
-            _ => return Err(bad("must begin with https://".into())),
+        let tls = Tls::http1(ca);
+        let endpoint = match what {
+            "registrar" => Endpoint::http_or_https(url, tls),
+            _ => Endpoint::https(url, tls),
         };
         Ok(Service {
             what,
-            tls,
-            port: uri.port_u16().unwrap_or(port),
-            authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
-            host,
-            base: uri.path().trim_end_matches('/').to_owned(),
+            endpoint: endpoint.map_err(|source| KeylimeError::Net { what, source })?,
             timeout,
         })
     }
@@ -97,8 +70,8 @@ impl Service {
         let limit = MAX_ANSWER.saturating_add(body.len().saturating_mul(2));
         let mut request = Request::builder()
             .method(ask.method)
-            .uri(format!("{}{}", self.base, ask.path))
-            .header(header::HOST, &self.authority)
+            .uri(format!("{}{}", self.endpoint.base(), ask.path))
+            .header(header::HOST, self.endpoint.authority())
             .header(header::USER_AGENT, concat!("cgpathd/", env!("CARGO_PKG_VERSION")))
             .header(header::ACCEPT, ask.media)
             .header(header::CONTENT_TYPE, ask.media);
@@ -131,47 +104,22 @@ impl Service {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>, limit: usize) -> Result<Bytes, KeylimeError> {
-        let connect = |source| KeylimeError::Connect {
-            what: self.what,
-            authority: self.authority.clone(),
-            source,
-        };
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(connect)?;
-        match &self.tls {
-            Some((tls, name)) => {
-                let stream = tls.connect(name.clone(), tcp).await.map_err(connect)?;
-                self.over(stream, request, limit).await
-            }
-            None => self.over(tcp, request, limit).await,
-        }
-    }
-
-    async fn over<S>(
-        &self,
-        stream: S,
-        request: Request<Full<Bytes>>,
-        limit: usize,
-    ) -> Result<Bytes, KeylimeError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let http = |source| KeylimeError::Http {
+        let net = |source: NetError| KeylimeError::Net {
             what: self.what,
             source,
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-        // It ends with its sender.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(http)?;
-        let status = response.status();
+        let mut sender = self.endpoint.connect().await.map_err(net)?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|source| net(self.endpoint.broken(source)))?;
         let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = Limited::new(response.into_body(), limit).collect().await;
-        let body = body.map_err(|e| self.answer(e))?.to_bytes();
+        let (status, body) = self
+            .endpoint
+            .read(response, limit)
+            .await
+            .map_err(|e| self.answer(e))?;
         if status.is_success() {
             return Ok(body);
         }

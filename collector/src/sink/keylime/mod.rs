@@ -18,10 +18,10 @@ pub use boot::Boot;
 pub(super) use run::Live;
 
 use crate::config::{KeyKind, Sink};
-use crate::push::PushError;
 use crate::service::{RequestError, TpmAccess};
 use crate::sources::list::ListError;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cgpath_net::NetError;
 use evidence::list::Unsafe;
 use http::{Ask, Service};
 use hyper::Method;
@@ -49,36 +49,13 @@ const LIST: &str = "ima_log";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeylimeError {
-    /// A URL can not be used.
-    #[error("{what} {url:?}: {why}")]
-    Url {
+    /// It cannot be reached, or the connection broke.
+    #[error("{what} {source}")]
+    Net {
         /// `registrar` or `verifier`.
         what: &'static str,
-        /// As configured.
-        url: String,
         /// Why not.
-        why: String,
-    },
-    /// The CA can not be used.
-    #[error(transparent)]
-    Tls(#[from] PushError),
-    /// No connection.
-    #[error("{what} {authority}: {source}")]
-    Connect {
-        /// `registrar` or `verifier`.
-        what: &'static str,
-        /// Host and port.
-        authority: String,
-        /// Why, with what TLS says.
-        source: io::Error,
-    },
-    /// The connection broke.
-    #[error("{what}: {source}")]
-    Http {
-        /// `registrar` or `verifier`.
-        what: &'static str,
-        /// Why.
-        source: hyper::Error,
+        source: NetError,
     },
     /// It took too long.
     #[error("the {what} did not answer within {seconds} s")]
@@ -208,7 +185,7 @@ impl<T: TpmAccess> Agent<T> {
     /// An agent as `sink` says, with the list at `list` (empty: the kernel's).
     ///
     /// # Errors
-    /// [`KeylimeError::Url`], [`KeylimeError::Tls`].
+    /// [`KeylimeError::Net`].
     pub fn new(sink: &Sink, node: &str, list: &Path, boot: Boot, tpm: T) -> Result<Agent<T>, KeylimeError> {
         let (registrar, verifier) = services(sink)?;
         Ok(Agent {
@@ -456,7 +433,7 @@ impl<T: TpmAccess> Agent<T> {
 /// Registrar and verifier of a sink.
 ///
 /// # Errors
-/// [`KeylimeError::Url`], [`KeylimeError::Tls`].
+/// [`KeylimeError::Net`].
 fn services(sink: &Sink) -> Result<(Service, Service), KeylimeError> {
     let timeout = Duration::from_secs(sink.timeout);
     Ok((

@@ -2,9 +2,10 @@
 
 use super::{Agent, Boot, KeylimeError, services};
 use crate::config::Sink;
-use crate::push::backoff;
+use crate::push::FIRST_PAUSE;
 use crate::service::TpmAccess;
 use crate::sink::{MAX_BACKOFF, SinkStatus, lock};
+use cgpath_net::backoff;
 use rand_core::{OsRng, RngCore as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,7 @@ impl Live {
     /// Reads URLs and CA, so that what is wrong is known at the start.
     ///
     /// # Errors
-    /// [`KeylimeError::Url`], [`KeylimeError::Tls`].
+    /// [`KeylimeError::Net`].
     pub(in crate::sink) fn new(config: &Sink, dir: PathBuf) -> Result<Live, KeylimeError> {
         services(config)?;
         Ok(Live {
@@ -65,7 +66,7 @@ impl Live {
                     failures = failures.saturating_add(1);
                     let mut random = [0];
                     OsRng.fill_bytes(&mut random);
-                    let pause = backoff(failures, Duration::from_secs(MAX_BACKOFF), random[0]);
+                    let pause = backoff(FIRST_PAUSE, Duration::from_secs(MAX_BACKOFF), failures, random[0]);
                     let told = Duration::from_secs(error.retry_after().unwrap_or_default());
                     let pause = pause.max(told).min(MAX_PAUSE);
                     tracing::warn!(sink = self.config.name, %error, failures, again_in = ?pause, "not attested");

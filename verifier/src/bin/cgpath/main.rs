@@ -11,7 +11,6 @@
 mod event;
 mod explain;
 mod export;
-mod https;
 mod input;
 mod kept;
 mod log;
@@ -31,6 +30,9 @@ pub use serve::fuzzing::Service;
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use output::{Failure, Output, Status};
 use std::process::ExitCode;
+
+/// Where Debian keeps the CAs that it trusts.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 #[derive(Parser)]
 #[command(

@@ -133,7 +133,7 @@ pub struct Serve {
     #[arg(long = "webhook", value_name = "URL")]
     webhooks: Vec<String>,
     /// The CAs that webhooks' certificates are of (PEM)
-    #[arg(long, value_name = "FILE", default_value = crate::https::SYSTEM_CA)]
+    #[arg(long, value_name = "FILE", default_value = crate::SYSTEM_CA)]
     webhook_ca: PathBuf,
     /// Events that may wait for a webhook; of more the oldest are dropped, and one event says so
     #[arg(long, value_name = "N", default_value_t = 10_000,

@@ -7,9 +7,9 @@
 mod checker;
 mod lines;
 
-use crate::https::{Endpoint, HttpsError};
 use crate::output::{Failure, Output, Status, escape};
 use axum::body::Bytes;
+use cgpath_net::{Endpoint, NetError, Tls};
 use checker::{Checker, Proof};
 use evidence::PodUid;
 use http_body_util::{BodyExt, Full, Limited};
@@ -44,7 +44,7 @@ pub struct Watch {
     #[arg(long, value_name = "URL")]
     url: String,
     /// The CA of its certificate (PEM): ca.pem of its directory
-    #[arg(long, value_name = "FILE", default_value = crate::https::SYSTEM_CA)]
+    #[arg(long, value_name = "FILE", default_value = crate::SYSTEM_CA)]
     ca: PathBuf,
     /// A read token
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
@@ -73,7 +73,7 @@ pub struct Watch {
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
-    Https(#[from] HttpsError),
+    Net(#[from] NetError),
     #[error("{authority} answered {status}: {said}")]
     Status {
         authority: String,
@@ -116,7 +116,7 @@ impl Watch {
     /// # Errors
     /// Input that cannot be used, and a service that refuses.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let service = Endpoint::new(&self.url, &self.ca)
+        let service = Endpoint::https(&self.url, Tls::http1(&self.ca))
             .map_err(|e| Failure::new("service", escape(e.to_string().as_bytes())))?;
         let checker = match (&self.policy, &self.ak, self.pod) {
             (Some(policy), Some(ak), Some(pod)) => Some(Checker::new(policy, ak, pod, &self.verifiers)?),
@@ -173,7 +173,7 @@ impl Watcher<'_> {
     fn request(&self, path: &str) -> Result<Request<Full<Bytes>>, Broken> {
         let mut request = Request::builder()
             .uri(path)
-            .header(header::HOST, &self.service.authority)
+            .header(header::HOST, self.service.authority())
             .header(header::USER_AGENT, concat!("cgpath/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = &self.watch.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -194,7 +194,7 @@ impl Watcher<'_> {
         let answer = connection
             .send_request(self.request(path)?)
             .await
-            .map_err(|e| self.service.http(e))?;
+            .map_err(|e| self.service.broken(e))?;
         let status = answer.status();
         if status == StatusCode::OK {
             return Ok(answer);
@@ -205,7 +205,7 @@ impl Watcher<'_> {
             .map(|b| b.to_bytes());
         let said = foreign(said.unwrap_or_default());
         Err(Broken::Status {
-            authority: self.service.authority.clone(),
+            authority: self.service.authority().to_owned(),
             status,
             said,
         })
@@ -234,7 +234,7 @@ impl Watcher<'_> {
             .min_by_key(|node| node["age"].as_u64().unwrap_or(u64::MAX));
         let name = newest.and_then(|node| node.get("name").or_else(|| node.get("node"))?.as_str());
         name.map(str::to_owned).ok_or_else(|| Broken::Status {
-            authority: self.service.authority.clone(),
+            authority: self.service.authority().to_owned(),
             status: StatusCode::NOT_FOUND,
             said: format!("no node has a pod {uid} that this token may see"),
         })
@@ -242,7 +242,7 @@ impl Watcher<'_> {
 
     async fn open(&self) -> Result<Response<Incoming>, Broken> {
         let mut connection = self.service.connect().await?;
-        let base = self.service.path.trim_end_matches('/');
+        let base = self.service.base();
         let path = match (&self.watch.node, self.watch.pod) {
             (None, None) => format!("{base}/v1/stream"),
             (Some(node), None) => format!("{base}/v1/nodes/{node}/stream"),
@@ -273,7 +273,7 @@ impl Watcher<'_> {
             let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
                 Err(_) => return Ok(Some(Broken::Silent)),
                 Ok(None) => return Ok(Some(Broken::Ended)),
-                Ok(Some(Err(error))) => return Ok(Some(self.service.http(error).into())),
+                Ok(Some(Err(error))) => return Ok(Some(self.service.broken(error).into())),
                 Ok(Some(Ok(frame))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };

@@ -4,7 +4,7 @@ use super::{load, read_bounded, reference};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use clap::Args;
 use evidence::{Digest, record::lossy_path};
-use policy::{Allowed, Policy, Reference};
+use policy::{Allowed, BootPolicy, NodePolicy, Policy, Reference};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -109,7 +109,29 @@ fn part(name: String, old: &Side<'_>, new: &Side<'_>) -> Option<Part> {
 
 /// Lines of the policy's file that are not about single pods and references, to compare them as text.
 fn keys(policy: &Policy) -> BTreeSet<String> {
-    let file = &policy.file;
+    // Every key of the file, so that a new one cannot be forgotten.
+    let NodePolicy {
+        version: _,
+        node,
+        accept,
+        // Said by the relaxations.
+        tolerance: _,
+        padded_banks: _,
+        kexec: _,
+        violations: _,
+        // Said by the switches.
+        dangerous_boot_not_judged: _,
+        predating_pods,
+        min_reboot,
+        runtimes,
+        runtime_files,
+        // Compared as parts.
+        host: _,
+        sandbox: _,
+        guard,
+        pods,
+        boot: of_boot,
+    } = &policy.file;
     let mut keys: BTreeSet<String> = policy
         .relaxations()
         .into_iter()
@@ -121,36 +143,58 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
             .into_iter()
             .map(|key| format!("{key}: true")),
     );
-    keys.insert(format!("node: {}", file.node));
-    keys.insert(format!("accept.collector: {}", file.accept.collector));
-    keys.insert(format!("guard.at-least: {}", file.guard.at_least));
-    keys.insert(format!("guard.tpm-opened: {:?}", file.guard.tpm_opened).to_lowercase());
-    keys.insert(format!("min-reboot: {}", file.min_reboot));
-    keys.insert(format!("predating-pods: {:?}", file.predating_pods).to_lowercase());
-    keys.extend(file.accept.tiers.iter().map(|v| format!("accept.tiers: {v}")));
+    keys.insert(format!("node: {node}"));
+    keys.insert(format!("accept.collector: {}", accept.collector));
+    keys.insert(format!("guard.at-least: {}", guard.at_least));
+    keys.insert(format!("guard.tpm-opened: {:?}", guard.tpm_opened).to_lowercase());
+    keys.insert(format!("min-reboot: {min_reboot}"));
+    keys.insert(format!("predating-pods: {predating_pods:?}").to_lowercase());
+    keys.extend(accept.tiers.iter().map(|v| format!("accept.tiers: {v}")));
+    keys.extend(accept.templates.iter().map(|v| format!("accept.templates: {v}")));
+    keys.extend(accept.banks.iter().map(|v| format!("accept.banks: {v}")));
     keys.extend(
-        file.accept
-            .templates
-            .iter()
-            .map(|v| format!("accept.templates: {v}")),
-    );
-    keys.extend(file.accept.banks.iter().map(|v| format!("accept.banks: {v}")));
-    keys.extend(
-        file.accept
+        accept
             .ima_policies
             .iter()
             .map(|v| format!("accept.ima-policies: {v}")),
     );
-    let objects = file.accept.bpf_objects.iter().flatten();
+    let objects = accept.bpf_objects.iter().flatten();
     keys.extend(objects.map(|v| format!("accept.bpf-objects: {v}")));
-    keys.extend(file.runtimes.iter().map(|v| format!("runtimes: {v}")));
-    keys.extend(file.runtime_files.iter().map(|v| format!("runtime-files: {v}")));
+    keys.extend(runtimes.iter().map(|v| format!("runtimes: {v}")));
+    keys.extend(runtime_files.iter().map(|v| format!("runtime-files: {v}")));
     keys.extend(
-        file.pods
-            .iter()
+        pods.iter()
             .map(|pod| format!("pods: {} {}", pod.shown_uid(), pod.name)),
     );
+    keys.extend(of_boot.iter().flat_map(boot));
     keys
+}
+
+/// What is accepted of firmware, boot loader and kernel, a line each.
+fn boot(policy: &BootPolicy) -> Vec<String> {
+    let BootPolicy {
+        registers,
+        command_lines,
+        events,
+        // Said by the relaxations.
+        firmware_deviations: _,
+    } = policy;
+    let mut lines = Vec::new();
+    for (register, digests) in registers {
+        lines.extend(digests.iter().map(|d| format!("boot.registers: {register}: {d}")));
+    }
+    lines.extend(
+        command_lines
+            .iter()
+            .map(|line| format!("boot.command-lines: {line}")),
+    );
+    for event in events {
+        let optional = if event.optional { ", optional" } else { "" };
+        let (pcr, kind, name) = (event.pcr, &event.kind, &event.name);
+        let digests = event.digests.iter();
+        lines.extend(digests.map(|d| format!("boot.events: PCR {pcr} {kind} ({name}{optional}): {d}")));
+    }
+    lines
 }
 
 fn policies(old: &Policy, new: &Policy) -> Differences {

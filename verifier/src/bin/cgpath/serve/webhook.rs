@@ -5,9 +5,9 @@
 //! like any other. One receiver that is away delays no other. Not here: what an event is (see `verifier::event`).
 
 use super::store::{Store, StoreError};
-use crate::https::{Endpoint, HttpsError};
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use cgpath_net::{Endpoint, NetError, Tls, backoff};
+use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, StatusCode, header};
 use p256::ecdsa::SigningKey;
@@ -32,7 +32,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 enum DeliveryError {
     #[error(transparent)]
-    Https(#[from] HttpsError),
+    Net(#[from] NetError),
     #[error("answered {0}")]
     Status(StatusCode),
     #[error("did not answer within {} s", ATTEMPT.as_secs())]
@@ -98,7 +98,7 @@ impl Webhook {
         key: SigningKey,
         store: Arc<Store>,
     ) -> Result<Webhook, crate::output::Failure> {
-        let endpoint = Endpoint::new(url, ca).map_err(|e| {
+        let endpoint = Endpoint::https(url, Tls::http1(ca)).map_err(|e| {
             crate::output::Failure::new("webhook", crate::output::escape(e.to_string().as_bytes()))
                 .hint("--webhook https://HOST/PATH --webhook-ca FILE")
         })?;
@@ -165,8 +165,8 @@ impl Webhook {
         let request = || {
             Request::builder()
                 .method(Method::POST)
-                .uri(&self.endpoint.path)
-                .header(header::HOST, &self.endpoint.authority)
+                .uri(self.endpoint.path())
+                .header(header::HOST, self.endpoint.authority())
                 .header(header::USER_AGENT, concat!("cgpath/", env!("CARGO_PKG_VERSION")))
                 .header(header::CONTENT_TYPE, event::CONTENT_TYPE)
                 .header(event::SIGNATURE_HEADER, &signature)
@@ -187,16 +187,12 @@ impl Webhook {
             None => {
                 let mut open = self.endpoint.connect().await?;
                 let answer = open.send_request(second).await;
-                (open, answer.map_err(|e| self.endpoint.http(e))?)
+                (open, answer.map_err(|e| self.endpoint.broken(e))?)
             }
         };
         let status = answer.status();
         // A connection whose answer was not read to its end is of no more use.
-        if Limited::new(answer.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .is_ok()
-        {
+        if self.endpoint.read(answer, MAX_ANSWER).await.is_ok() {
             self.open = Some(open);
         }
         if status.is_success() {
@@ -222,7 +218,7 @@ impl Webhook {
                     continue;
                 }
             };
-            let authority = self.endpoint.authority.clone();
+            let authority = self.endpoint.authority().to_owned();
             let answer = tokio::time::timeout(ATTEMPT, self.post(&event)).await;
             let result = match answer.unwrap_or(Err(DeliveryError::Timeout)) {
                 Ok(()) => tokio::task::block_in_place(|| self.delivered(&event)).map_err(|e| e.to_string()),
@@ -238,7 +234,7 @@ impl Webhook {
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    let pause = pause(failures, rand_byte());
+                    let pause = backoff(FIRST_PAUSE, LAST_PAUSE, failures, rand_byte());
                     tracing::warn!(webhook = authority, error, failures, again_in = ?pause, "webhook: not delivered");
                     tokio::time::sleep(pause).await;
                 }
@@ -252,24 +248,4 @@ fn rand_byte() -> u8 {
     let mut byte = [0];
     OsRng.fill_bytes(&mut byte);
     byte[0]
-}
-
-/// The pause after `failures` of them: doubled each time up to [`LAST_PAUSE`], with up to a quarter more or less by chance.
-fn pause(failures: u32, random: u8) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(LAST_PAUSE) * (192 + u32::from(random) / 2) / 256
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_are_never_none() {
-        assert!((375..=625).contains(&pause(1, 128).as_millis()));
-        assert!(pause(3, 0) > pause(1, 255));
-        for failures in [10, 1000, u32::MAX] {
-            assert!((45..=75).contains(&pause(failures, 255).as_secs()));
-        }
-    }
 }
