@@ -450,7 +450,7 @@ fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
 }
 
 /// Documents that name the tests of what they say.
-const CLAIMING: &[&str] = &["SECURITY.md", "docs/thesis.md"];
+const CLAIMING: &[&str] = &["docs/threat-model.md", "docs/thesis.md"];
 
 /// Every test that such a document names, as `file::test`, is there.
 fn claims(file: &str, texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
@@ -491,17 +491,14 @@ mod tests {
     fn a_claim_with_a_test_that_is_not_there_is_found() {
         let texts = |claim: &str| {
             BTreeMap::from([
-                (
-                    "SECURITY.md".to_owned(),
-                    format!("first\n| claim | `{claim}` |\n"),
-                ),
+                ("claims.md".to_owned(), format!("first\n| claim | `{claim}` |\n")),
                 ("tests/rules.rs".to_owned(), "#[test]\nfn there() {}\n".to_owned()),
             ])
         };
-        let found = |claim: &str| breaches(|breaches| claims("SECURITY.md", &texts(claim), breaches));
+        let found = |claim: &str| breaches(|breaches| claims("claims.md", &texts(claim), breaches));
         assert!(found("rules::there").is_empty());
-        assert!(found("rules::gone")[0].starts_with("SECURITY.md:2: "));
-        assert_eq!(found("no test"), ["SECURITY.md: names no test"]);
+        assert!(found("rules::gone")[0].starts_with("claims.md:2: "));
+        assert_eq!(found("no test"), ["claims.md: names no test"]);
     }
 
     #[test]
