@@ -123,6 +123,7 @@ pub fn check(world: &World) -> Result<Vec<String>> {
     }
     licences(&metadata, &texts, &mut breaches)?;
     documents(&files, &texts, &mut breaches);
+    commands(&texts, &mut breaches);
     modules(&texts, &mut breaches);
     for file in CLAIMING {
         claims(file, &texts, &mut breaches);
@@ -407,6 +408,105 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
     }
 }
 
+/// The programs whose commands README.md and the book show, as a line of a block begins with them.
+const SHOWN: &[&str] = &["cargo xtask", "cgpath", "cgpathd"];
+
+/// Each command that a block of README.md or the book shows has a subcommand that exists. Its options are held by
+/// `verifier/tests/documents.rs`, which can ask the program itself.
+fn commands(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    for program in SHOWN {
+        let known = subcommands(program, texts);
+        if known.is_empty() {
+            breaches.push(format!(
+                "xtask/src/tidy.rs: finds no list of the subcommands of `{program}`"
+            ));
+            continue;
+        }
+        for (file, text) in texts {
+            if file == "README.md" || (file.starts_with("docs/") && file.ends_with(".md")) {
+                shown(program, &known, file, text, breaches);
+            }
+        }
+    }
+}
+
+/// The commands of `program` in the fenced blocks `console`, `sh` and `bash` of one document.
+fn shown(program: &str, known: &BTreeSet<String>, file: &str, text: &str, breaches: &mut Vec<String>) {
+    // Inside of a block: whether it is one of commands.
+    let mut block = None;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        if let Some(info) = line.strip_prefix("```") {
+            let language = info.split_whitespace().next();
+            block = match block {
+                Some(_) => None,
+                None => Some(matches!(language, Some("console" | "sh" | "bash"))),
+            };
+            continue;
+        }
+        let line = line.strip_prefix("$ ").unwrap_or(line);
+        let arguments = line
+            .strip_prefix(program)
+            .and_then(|rest| rest.strip_prefix(' '))
+            .filter(|_| block == Some(true));
+        let word = arguments.and_then(|rest| rest.split_whitespace().next());
+        let word = word.unwrap_or_default().trim_end_matches([';', ')']);
+        if !word.is_empty() && !word.starts_with('-') && !known.contains(word) {
+            breaches.push(format!(
+                "{file}:{}: there is no command `{program} {word}`",
+                number + 1
+            ));
+        }
+    }
+}
+
+/// The subcommands of a program as its source lists them: the arms of xtask's `match`, else clap's `enum Command` in the
+/// file that names the program.
+fn subcommands(program: &str, texts: &BTreeMap<String, String>) -> BTreeSet<String> {
+    if program == "cargo xtask" {
+        let text = texts.get("xtask/src/main.rs").map_or("", String::as_str);
+        return text
+            .lines()
+            .filter_map(|line| Some(line.trim_start().strip_prefix('"')?.split_once("\" =>")?.0))
+            .map(str::to_owned)
+            .collect();
+    }
+    let head = format!("name = \"{program}\",");
+    let mut found: BTreeSet<String> = texts
+        .iter()
+        .filter(|(file, text)| file.ends_with(".rs") && text.lines().any(|line| line.trim() == head))
+        .flat_map(|(_, text)| variants(text))
+        .collect();
+    if !found.is_empty() {
+        // clap's own.
+        found.insert("help".to_owned());
+    }
+    found
+}
+
+/// The variants of `enum Command`, written as clap does on the command line.
+fn variants(text: &str) -> Vec<String> {
+    text.lines()
+        .skip_while(|line| !matches!(line.trim(), "enum Command {" | "pub enum Command {"))
+        .skip(1)
+        .take_while(|line| *line != "}")
+        .filter_map(|line| {
+            let line = line.strip_prefix("    ")?;
+            if !line.starts_with(|c: char| c.is_ascii_uppercase()) {
+                return None;
+            }
+            let mut word = String::new();
+            for c in line.chars().take_while(char::is_ascii_alphanumeric) {
+                if c.is_ascii_uppercase() && !word.is_empty() {
+                    word.push('-');
+                }
+                word.push(c.to_ascii_lowercase());
+            }
+            Some(word)
+        })
+        .collect()
+}
+
 /// Where a crate's tests are one program, each file of them is a module of it: one that is not would never run, and nobody
 /// would see it.
 fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
@@ -499,6 +599,49 @@ mod tests {
         assert!(found("rules::there").is_empty());
         assert!(found("rules::gone")[0].starts_with("claims.md:2: "));
         assert_eq!(found("no test"), ["claims.md: names no test"]);
+    }
+
+    #[test]
+    fn a_command_that_a_document_shows_and_that_does_not_exist_is_found() {
+        let sources = [
+            (
+                "xtask/src/main.rs",
+                "    match command.as_str() {\n        \"demo\" => demo(),\n        other => bail!(\"no\"),\n    }\n",
+            ),
+            (
+                "verifier/main.rs",
+                "#[command(\n    name = \"cgpath\",\n)]\nenum Command {\n    /// Shows\n    Log(Log),\n    FromBoot {\n        \
+                 /// Not one\n        shell: Shell,\n    },\n}\n\nenum Other {\n    Verify,\n}\n",
+            ),
+            (
+                "collector/cli.rs",
+                "#[command(\n    name = \"cgpathd\",\n)]\npub enum Command {\n    Run,\n}\n",
+            ),
+        ];
+        let of = |page: &str, sources: &[(&str, &str)]| {
+            let mut texts: BTreeMap<String, String> = sources
+                .iter()
+                .map(|(file, text)| ((*file).to_owned(), (*text).to_owned()))
+                .collect();
+            texts.insert("docs/page.md".to_owned(), page.to_owned());
+            breaches(|breaches| commands(&texts, breaches))
+        };
+        let good = "```console\n$ cargo xtask demo\n$ cgpath log show\n$ cgpath from-boot x\n$ cgpath --help\n```\n\n   \
+                    ```sh node\n   cgpathd run\n   ```\n```text\ncgpath nothing\n```\ncgpath nothing\n";
+        assert_eq!(of(good, &sources), Vec::<String>::new());
+        for (line, named) in [
+            ("$ cargo xtask dmeo", "cargo xtask dmeo"),
+            ("cgpath verify x", "cgpath verify"),
+            ("$ cgpathd log; true", "cgpathd log"),
+        ] {
+            let page = format!("text\n```sh\n{line}\n```\n");
+            assert_eq!(
+                of(&page, &sources),
+                [format!("docs/page.md:3: there is no command `{named}`")]
+            );
+        }
+        let found = of(good, &sources[..2]);
+        assert!(found.len() == 1 && found[0].contains("`cgpathd`"), "{found:?}");
     }
 
     #[test]
