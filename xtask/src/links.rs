@@ -3,39 +3,37 @@
 //! Promise: relative links of every tracked document are looked at, but for those in code fences. Not here: links to other
 //! hosts.
 
+use crate::tidy::prose;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A breach for each link that leads nowhere.
 pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     let documents = || texts.iter().filter(|(file, _)| file.ends_with(".md"));
-    let headings: BTreeMap<&str, BTreeSet<String>> =
-        documents().map(|(file, text)| (file.as_str(), anchors(text))).collect();
+    let headings: BTreeMap<&str, BTreeSet<String>> = documents()
+        .map(|(file, text)| (file.as_str(), anchors(text)))
+        .collect();
     for (file, text) in documents() {
         for (number, line) in prose(text) {
             for link in targets(line).filter(|link| !link.contains(':')) {
                 let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
-                let target = if path.is_empty() { file.clone() } else { beside(file, path) };
+                let target = if path.is_empty() {
+                    file.clone()
+                } else {
+                    beside(file, path)
+                };
                 let is_folder = || files.iter().any(|name| name.starts_with(&format!("{target}/")));
                 if !files.contains(&target) && !is_folder() {
                     breaches.push(format!("{file}:{number}: {link}: there is no {target}"));
                 } else if !anchor.is_empty()
-                    && headings.get(target.as_str()).is_some_and(|all| !all.contains(anchor))
+                    && headings
+                        .get(target.as_str())
+                        .is_some_and(|all| !all.contains(anchor))
                 {
                     breaches.push(format!("{file}:{number}: {link}: there is no such heading"));
                 }
             }
         }
     }
-}
-
-/// Lines outside of code fences, with their numbers.
-fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut fenced = false;
-    text.lines().enumerate().filter_map(move |(index, line)| {
-        let is_fence = line.trim_start().starts_with("```");
-        fenced ^= is_fence;
-        (!is_fence && !fenced).then_some((index + 1, line))
-    })
 }
 
 /// What stands in `](…)`, outside of code spans.
@@ -82,7 +80,11 @@ fn anchors(text: &str) -> BTreeSet<String> {
         let name: String = shown.to_lowercase().chars().filter(is_kept).collect();
         let name = name.replace(' ', "-");
         let count = seen.entry(name.clone()).or_default();
-        all.insert(if *count == 0 { name } else { format!("{name}-{count}") });
+        all.insert(if *count == 0 {
+            name
+        } else {
+            format!("{name}-{count}")
+        });
         *count += 1;
     }
     all

@@ -391,7 +391,7 @@ fn is_plain_markdown(file: &str) -> bool {
 }
 
 /// The lines of a Markdown text outside of code fences, with their numbers.
-fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fenced = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
         let is_fence = line.trim_start().starts_with("```");
