@@ -1,8 +1,8 @@
 //! A tenant's bundle: what shows one pod that its partition is complete under a quoted checkpoint, and nothing of others.
 //!
 //! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests alone.
-//! Promise: of other pods it holds no path, no name, no record and no UID, but for what SECURITY.md states under "What a
-//! tenant's bundle shows". Not here: whether it is to be believed (see `verifier::tenant`).
+//! Promise: of other pods it holds no path, no name, no record and no UID, but for what docs/threat-model.md
+//! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see `verifier::tenant`).
 
 use crate::{
     Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,

@@ -5,11 +5,17 @@ use std::process::Command;
 
 const DOCUMENTS: &[&str] = &[
     "README.md",
+    "docs/demo.md",
+    "docs/first-verdict.md",
     "docs/install.md",
     "docs/keylime.md",
     "docs/operate.md",
-    "docs/tenant.md",
+    "docs/overview.md",
+    "docs/policies.md",
+    "docs/tenants.md",
+    "docs/troubleshooting.md",
     "docs/trustee.md",
+    "docs/verifiers.md",
     "policy/README.md",
 ];
 

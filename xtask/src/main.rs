@@ -11,6 +11,7 @@ mod build;
 mod demo;
 mod help;
 mod kernel;
+mod links;
 mod needs;
 mod python;
 mod shell;

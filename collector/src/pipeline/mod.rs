@@ -12,9 +12,10 @@ pub mod cgroups;
 mod event;
 pub mod join;
 pub mod order;
+mod phase;
 pub mod processes;
+mod setup;
 
-use crate::bpf::OpenMark;
 use crate::bpf::decode::{
     self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo,
 };
@@ -25,12 +26,14 @@ use evidence::partition::Partitions;
 use evidence::{
     Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Protection, Record, SealedCheckpoint,
 };
+use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use event::{Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, Signal};
 pub use join::ListEntry;
+pub use setup::Setup;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
 const EEXIST: i32 = -17;
@@ -44,72 +47,6 @@ const FILE_HASHES: [Bank; 4] = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sh
 
 /// After a failure, no checkpoint is made unasked for this long.
 const QUIET: Duration = Duration::from_secs(60);
-
-/// What the pipeline must know beforehand.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// /proc/sys/kernel/random/boot_id.
-    pub boot_id: [u8; 16],
-    /// `v2`, `v1:pids`, …
-    pub hierarchy: String,
-    /// SHA-256 of the eBPF object.
-    pub bpf_object: Hash,
-    /// SHA-256 of the IMA policy file, if there is one.
-    pub ima_policy: Option<Hash>,
-    /// Checkpoint key, SEC1 compressed, 33 bytes: stated in checkpoint 0.
-    pub key: Vec<u8>,
-    /// How long records that are on their way are waited for when a checkpoint is sealed.
-    pub drain_timeout: Duration,
-    /// Records that wait until a checkpoint is sealed unasked; 0: never.
-    pub seal_records: u64,
-    /// What the programs were told to do about others.
-    pub protection: Protection,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Phase {
-    Idle,
-    /// [`Action::RunCanary`] was asked for.
-    Canary(Purpose),
-    /// The list is being read.
-    Polling(Purpose),
-    /// Records up to the counters' number are waited for.
-    Draining {
-        purpose: Purpose,
-        target: Option<u64>,
-        deadline: Duration,
-    },
-    /// [`Action::Seal`] was asked for.
-    Sealing(Purpose),
-    /// The last checkpoint is being anchored; `then` is what to do with it.
-    Anchoring {
-        then: Then,
-        read: bool,
-    },
-    /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next checkpoint, whoever
-    /// asks for it, states what this quote covers, and seals what is shown behind it.
-    Quoting {
-        id: u64,
-    },
-    /// What is behind the quote: the list, then the marks, then the records up to the counters' number. In this order, and a
-    /// mark goes only after its record was sent: so each entry that the quote covers has the one or the other.
-    Looking {
-        id: u64,
-        marks: Vec<OpenMark>,
-        target: Option<u64>,
-        deadline: Duration,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Then {
-    /// It carries what was asked for.
-    Answer(Purpose),
-    /// It was left over by a crash or a failure: go on with this.
-    Start(Purpose),
-    /// It was left over by a crash.
-    Nothing,
-}
 
 #[derive(Debug, Clone)]
 struct Last {

@@ -3,7 +3,7 @@
 //! Promises: a collector is known by the hash that the kernel has of the program that it executed, never by a name or a
 //! path; nothing but the things that the loader named is ever denied; what the kernel refuses for lack of rights after a
 //! hook is not told, so that nobody without rights can speak here. What cannot be read counts as done by somebody who may.
-//! Not here: executions in pods (see `pods`). Which callers reach each hook is in SECURITY.md, with the tests.
+//! Not here: executions in pods (see `pods`). Which callers reach each hook is in docs/threat-model.md, with the tests.
 
 use crate::{config::config, files, files::Hash, kernel::Reader, ring, tasks};
 use aya_ebpf::{

@@ -1,4 +1,4 @@
-//! What whoever holds the checkpoint key can still hide: SECURITY.md states it as a limit.
+//! What whoever holds the checkpoint key can still hide: docs/threat-model.md states it as a limit.
 //!
 //! These tests hold as long as the limit does: one that fails tells of a limit that is gone, and of a text to change.
 

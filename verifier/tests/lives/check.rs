@@ -329,8 +329,8 @@ fn naive_says(
 /// A covered entry whose content the partition that caused it does not accept is named, or that partition or the node is not
 /// trusted. Gives how many such entries there are.
 ///
-/// Excused is what a record, or a mark, says to be another partition's that accepts it: SECURITY.md states that limit; what
-/// somebody accepts for as long as its record may still come; and what somebody accepts of the boot before a kexec.
+/// Excused is what a record, or a mark, says to be another partition's that accepts it: docs/threat-model.md states that
+/// limit; what somebody accepts for as long as its record may still come; and what somebody accepts of the boot before a kexec.
 fn nothing_is_hidden(
     world: &World,
     evidence: &Evidence,

@@ -1,0 +1,26 @@
+//! What the pipeline is made with.
+
+use evidence::Protection;
+use evidence::merkle::Hash;
+use std::time::Duration;
+
+/// What the pipeline must know beforehand.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: [u8; 16],
+    /// `v2`, `v1:pids`, …
+    pub hierarchy: String,
+    /// SHA-256 of the eBPF object.
+    pub bpf_object: Hash,
+    /// SHA-256 of the IMA policy file, if there is one.
+    pub ima_policy: Option<Hash>,
+    /// Checkpoint key, SEC1 compressed, 33 bytes: stated in checkpoint 0.
+    pub key: Vec<u8>,
+    /// How long records that are on their way are waited for when a checkpoint is sealed.
+    pub drain_timeout: Duration,
+    /// Records that wait until a checkpoint is sealed unasked; 0: never.
+    pub seal_records: u64,
+    /// What the programs were told to do about others.
+    pub protection: Protection,
+}

@@ -1,0 +1,119 @@
+//! Links of Markdown documents: the file is there, and so is the heading.
+//!
+//! Promise: relative links of every tracked document are looked at, but for those in code fences. Not here: links to other
+//! hosts.
+
+use crate::tidy::prose;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A breach for each link that leads nowhere.
+pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    let documents = || texts.iter().filter(|(file, _)| file.ends_with(".md"));
+    let headings: BTreeMap<&str, BTreeSet<String>> = documents()
+        .map(|(file, text)| (file.as_str(), anchors(text)))
+        .collect();
+    for (file, text) in documents() {
+        for (number, line) in prose(text) {
+            for link in targets(line).filter(|link| !link.contains(':')) {
+                let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+                let target = if path.is_empty() {
+                    file.clone()
+                } else {
+                    beside(file, path)
+                };
+                let is_folder = || files.iter().any(|name| name.starts_with(&format!("{target}/")));
+                if !files.contains(&target) && !is_folder() {
+                    breaches.push(format!("{file}:{number}: {link}: there is no {target}"));
+                } else if !anchor.is_empty()
+                    && headings
+                        .get(target.as_str())
+                        .is_some_and(|all| !all.contains(anchor))
+                {
+                    breaches.push(format!("{file}:{number}: {link}: there is no such heading"));
+                }
+            }
+        }
+    }
+}
+
+/// What stands in `](…)`, outside of code spans.
+fn targets(line: &str) -> impl Iterator<Item = &str> {
+    let after = line.split("](").skip(1);
+    after.filter_map(|rest| Some(rest.split_once(')')?.0).filter(|link| !link.contains(' ')))
+}
+
+/// A path relative to a file's folder, without `.` and `..`.
+fn beside(file: &str, path: &str) -> String {
+    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The names by which headings are linked to: small letters, digits, `-` and `_`, blanks as `-`; a second one of the same
+/// name ends in `-1`.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut all = BTreeSet::new();
+    for (_, line) in prose(text) {
+        let heading = line.trim_start_matches('#');
+        if heading.len() == line.len() || !heading.starts_with(' ') {
+            continue;
+        }
+        let mut shown = String::new();
+        let mut rest = heading.trim();
+        // Of a link the text counts.
+        while let Some((before, link)) = rest.split_once("](") {
+            shown.push_str(before);
+            rest = link.split_once(')').map_or("", |(_, rest)| rest);
+        }
+        shown.push_str(rest);
+        let is_kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+        let name: String = shown.to_lowercase().chars().filter(is_kept).collect();
+        let name = name.replace(' ', "-");
+        let count = seen.entry(name.clone()).or_default();
+        all.insert(if *count == 0 {
+            name
+        } else {
+            format!("{name}-{count}")
+        });
+        *count += 1;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_a_breach() {
+        let page = "# A page\n## `code`, and more\n## Twice\n## Twice\n[a](#twice-1) [b](other.md#its-own) [c](../x/)\n\
+                    [d](https://elsewhere/none) [e](#code-and-more)\n```\n[no](link.md)\n```\n";
+        let texts = BTreeMap::from([
+            ("docs/page.md".to_owned(), page.to_owned()),
+            ("docs/other.md".to_owned(), "## Its [own](page.md)\n".to_owned()),
+            ("x/code.rs".to_owned(), "[no](link.md)".to_owned()),
+        ]);
+        let files: Vec<String> = texts.keys().cloned().collect();
+        let mut breaches = Vec::new();
+        check(&files, &texts, &mut breaches);
+        assert_eq!(breaches, Vec::<String>::new());
+        for bad in ["[a](absent.md)", "[a](other.md#none)", "[a](#none)", "[a](../y/)"] {
+            let mut texts = texts.clone();
+            texts.insert("docs/page.md".to_owned(), format!("{page}{bad}\n"));
+            let mut breaches = Vec::new();
+            check(&files, &texts, &mut breaches);
+            assert_eq!(breaches.len(), 1, "{bad}: {breaches:?}");
+            assert!(breaches[0].starts_with("docs/page.md:11: "), "{breaches:?}");
+        }
+    }
+}
