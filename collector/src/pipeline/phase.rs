@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// How far the checkpoint that is being made has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     Idle,
     /// [`Action::RunCanary`] was asked for.
     Canary(Purpose),
@@ -44,7 +44,7 @@ pub enum Phase {
 
 /// What to do with a checkpoint that is anchored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Then {
+pub(super) enum Then {
     /// It carries what was asked for.
     Answer(Purpose),
     /// It was left over by a crash or a failure: go on with this.
