@@ -930,8 +930,7 @@ appraise func=MODULE_CHECK appraise_type=imasig permit_directio
 /// A spool with a frame of each kind, as the collector writes it.
 #[cfg(feature = "collector")]
 pub fn collector_spool() -> Seeds {
-    use collector::pipeline::Note;
-    use collector::spool::Spool;
+    use collector::{pipeline::Note, spool::Spool};
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
@@ -960,9 +959,8 @@ pub fn collector_spool() -> Seeds {
         spool.append_raw(&raw).expect("there is room");
     }
     for (_, file) in checkpoint_file() {
-        let sealed = evidence::SealedCheckpoint::from_file(&file).expect("it is one");
-        let note = Note::Sealed(Box::new(sealed));
-        spool.append_note(&note).expect("there is room");
+        let sealed = Box::new(evidence::SealedCheckpoint::from_file(&file).expect("it is one"));
+        spool.append_note(&Note::Sealed(sealed)).expect("there is room");
     }
     let whole = std::fs::read(dir.path().join("spool")).expect("it was just written");
     let torn = whole[..whole.len() - 5].to_vec();
