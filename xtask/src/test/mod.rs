@@ -3,6 +3,7 @@
 //! Promises: a step that fails does not hide the ones after it; the last line counts tests that really ran; what took
 //! long is named. Not here: the tests; how their programs are built and run (`programs`) and read (`tally`).
 
+mod advisories;
 pub mod programs;
 mod summary;
 pub mod tally;
@@ -252,7 +253,8 @@ impl Run<'_> {
 
     fn deny(&self) -> Result<Count> {
         let tool = build::provide_cargo_deny(self.world, &shell::run)?;
-        for manifest in ["Cargo.toml", "ebpf/programs/Cargo.toml"] {
+        let manifests = ["Cargo.toml", "ebpf/programs/Cargo.toml"];
+        for manifest in manifests {
             let mut command = Command::new(&tool);
             command.current_dir(&self.world.root).args([
                 "--manifest-path",
@@ -263,7 +265,9 @@ impl Run<'_> {
             command.args(["--config", "deny.toml", "check", "bans", "licenses", "sources"]);
             shell::run(&format!("cargo deny, {manifest}"), &mut command)?;
         }
-        Ok(Count::one())
+        let mut count = Count::one();
+        count.add(advisories::check(self.world, &tool, &manifests)?);
+        Ok(count)
     }
 
     fn on_the_host(&self) -> Result<Count> {

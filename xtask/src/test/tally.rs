@@ -31,6 +31,15 @@ impl Count {
         }
     }
 
+    /// One that was skipped, since data are not there that no clone has.
+    pub fn without_data() -> Self {
+        Self {
+            skipped: 1,
+            without_vectors: 1,
+            ..Self::default()
+        }
+    }
+
     /// One that failed.
     pub fn broken(name: &str) -> Self {
         Self {
