@@ -125,8 +125,8 @@ impl Client {
     /// Reads URL, CA and the node's own certificate.
     ///
     /// # Errors
-    /// [`PushError::Net`].
-    pub fn new(config: &Config, node: &str) -> Result<Client, PushError> {
+    /// [`NetError::Url`], [`NetError::Ca`], [`NetError::Identity`].
+    pub fn new(config: &Config, node: &str) -> Result<Client, NetError> {
         let tls = Tls {
             identity: (&config.verifier.client_certificate, &config.verifier.client_key),
             ..Tls::http1(&config.verifier.ca)
@@ -402,6 +402,8 @@ pub fn judgement_in(verdict: &serde_json::Value) -> Option<Judgement> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::RootCertStore;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
     use std::path::PathBuf;
 
     #[test]
@@ -484,21 +486,12 @@ mod tests {
         let mut config = Config::default();
         config.verifier.url = "https://verifier.example:8443/base/".into();
         config.verifier.ca = "/nonexistent/ca.pem".into();
-        assert!(matches!(
-            Client::new(&config, "n"),
-            Err(PushError::Net(NetError::Ca { .. }))
-        ));
+        assert!(matches!(Client::new(&config, "n"), Err(NetError::Ca { .. })));
         let empty = tempfile::NamedTempFile::new().unwrap();
         config.verifier.ca = empty.path().to_owned();
-        assert!(matches!(
-            Client::new(&config, "n"),
-            Err(PushError::Net(NetError::Ca { .. }))
-        ));
+        assert!(matches!(Client::new(&config, "n"), Err(NetError::Ca { .. })));
         config.verifier.url = "https://".into();
-        assert!(matches!(
-            Client::new(&config, "n"),
-            Err(PushError::Net(NetError::Url { .. }))
-        ));
+        assert!(matches!(Client::new(&config, "n"), Err(NetError::Url { .. })));
     }
 
     /// A CA, and certificates by it.
@@ -623,10 +616,7 @@ mod tests {
             config.verifier.client_certificate = certificate;
             config.verifier.client_key = key;
             let error = Client::new(&config, "worker-1").err().unwrap();
-            assert!(
-                matches!(error, PushError::Net(NetError::Identity { .. })),
-                "{error}"
-            );
+            assert!(matches!(error, NetError::Identity { .. }), "{error}");
         }
     }
 }

@@ -23,9 +23,7 @@ use evidence::cgroup::{attribute, partition_of};
 use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
 use evidence::merkle::{self, Hash};
 use evidence::partition::Partitions;
-use evidence::{
-    Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Protection, Record, SealedCheckpoint,
-};
+use evidence::{Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Record, SealedCheckpoint};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};

@@ -4,6 +4,7 @@ mod loss;
 mod pending;
 
 use super::*;
+use crate::bpf::OpenMark;
 use bytes::Bytes;
 use ebpf_common::TaskKey as RawKey;
 use evidence::{Bank, Digest, SealedCheckpoint};

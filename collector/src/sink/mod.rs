@@ -10,7 +10,7 @@ mod message;
 mod queue;
 
 use crate::config::{Config, Sink, SinkKind, Verifier};
-use crate::push::{self, FIRST_PAUSE, Judgement, Progress, PushError};
+use crate::push::{self, FIRST_PAUSE, Judgement, Progress};
 use crate::runtime::Names;
 use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
@@ -74,7 +74,7 @@ pub enum SinkError {
         /// The sink.
         name: String,
         /// Why not.
-        source: PushError,
+        source: NetError,
     },
     /// The same of a Keylime verifier.
     #[error("sink {name}: {source}")]
