@@ -16,7 +16,7 @@ const IMAGE_BYTES: u64 = 2 << 20;
 /// Files that fit in any case: each takes at most 64 blocks of 1 KiB, and they are far smaller.
 pub const MAX_KEPT: u64 = 256;
 
-/// Why a checkpoint can not be anchored.
+/// Why a checkpoint cannot be anchored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnchorError {

@@ -19,11 +19,11 @@ pub const DEFAULT_PATH: &str = "/etc/ima-cgpath/cgpathd.toml";
 /// Prefix of the environment's overrides.
 const ENV_PREFIX: &str = "CGPATHD_";
 
-/// Why a configuration can not be used.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The file can not be read.
+    /// The file cannot be read.
     #[error("configuration {path}: {source}")]
     Read {
         /// Which.
@@ -47,7 +47,7 @@ pub enum ConfigError {
         /// Why.
         message: String,
     },
-    /// A value that has the right type and can not be used.
+    /// A value that has the right type and cannot be used.
     #[error("configuration key {key}: {why}")]
     Value {
         /// The key with its section.
@@ -284,7 +284,7 @@ impl Sink {
         if self.agent.is_empty() { node } else { &self.agent }
     }
 
-    /// What can not work.
+    /// What cannot work.
     fn validate(&self) -> Result<(), String> {
         let name = &self.name;
         let fits = (1..=64).contains(&name.len())
@@ -959,7 +959,7 @@ impl Config {
     /// The bytes of `tpm.endorsement_auth`.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] for hex that is none and [`ConfigError::Read`] for a file that can not be read.
+    /// [`ConfigError::Value`] for hex that is none and [`ConfigError::Read`] for a file that cannot be read.
     pub fn endorsement_auth(&self) -> Result<Vec<u8>, ConfigError> {
         let text = &self.tpm.endorsement_auth;
         if let Some(digits) = text.strip_prefix("hex:") {
@@ -991,7 +991,7 @@ mod tests {
     #[test]
     fn the_shipped_file_states_exactly_the_defaults() {
         assert_eq!(parts(EXAMPLE, &[], &[]).unwrap(), Config::default());
-        // And every key stands in it: what is not there can not be found by reading it.
+        // And every key stands in it: what is not there cannot be found by reading it.
         let all = toml::Table::try_from(Config::default()).unwrap();
         let shipped: toml::Table = EXAMPLE.parse().unwrap();
         assert_eq!(all, shipped);

@@ -50,7 +50,7 @@ enum Answer {
 /// Makes the socket, in place of one that a dead daemon left.
 ///
 /// # Errors
-/// If it can not be made.
+/// If it cannot be made.
 pub fn bind(run_dir: &Path) -> io::Result<UnixListener> {
     let path = socket(run_dir);
     std::fs::create_dir_all(run_dir)?;

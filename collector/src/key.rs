@@ -40,14 +40,14 @@ pub enum KeyError {
         mode: u32,
     },
     /// The file does not hold a key.
-    #[error("{path} holds no key; this boot's chain can not be continued: reboot")]
+    #[error("{path} holds no key; this boot's chain cannot be continued: reboot")]
     Damaged {
         /// The file.
         path: PathBuf,
     },
     /// There were checkpoints in this boot and the key is gone.
     #[error(
-        "{path} is gone, and checkpoints were signed with it in this boot; the chain can not be continued: reboot"
+        "{path} is gone, and checkpoints were signed with it in this boot; the chain cannot be continued: reboot"
     )]
     Gone {
         /// The file.

@@ -1,7 +1,7 @@
 //! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over HTTPS.
 //!
 //! What is sent is what is new since the position that comes with the nonce; everything where this boot never was at it,
-//! and where the verifier answered that it can not use a part.
+//! and where the verifier answered that it cannot use a part.
 //!
 //! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
 //! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
@@ -62,14 +62,14 @@ pub enum PushError {
         message: String,
     },
     /// The verifier's answer is not what it should be.
-    #[error("verifier {authority}: its answer can not be understood: {why}")]
+    #[error("verifier {authority}: its answer cannot be understood: {why}")]
     Answer {
         /// Host and port.
         authority: String,
         /// Why not.
         why: String,
     },
-    /// The evidence that was made can not be read again.
+    /// The evidence that was made cannot be read again.
     #[error("the file of the evidence: {0}")]
     File(std::io::Error),
     /// No evidence could be made.
@@ -78,7 +78,7 @@ pub enum PushError {
 }
 
 impl PushError {
-    /// Whether the verifier can not use a part of evidence and wants the whole.
+    /// Whether the verifier cannot use a part of evidence and wants the whole.
     fn wants_everything(&self) -> bool {
         // 409 is also what a node gets that is stopped: there is nothing to be sent then.
         matches!(self, PushError::Refused { status: 409, message, .. } if !message.contains(r#""kind":"stopped""#))

@@ -50,7 +50,7 @@ pub enum RequestError {
     #[error("{MAX_WAITING} requests wait already: try again later")]
     Busy,
     /// The spool's disk is full.
-    #[error("records can not be kept on disk (is state_dir's file system full?): no evidence can be made")]
+    #[error("records cannot be kept on disk (is state_dir's file system full?): no evidence can be made")]
     Stalled,
 }
 
@@ -320,7 +320,7 @@ impl Service {
             self.list_read = Instant::now();
         }
         self.engine.keep_alive()?;
-        // While the disk is full the time to wait for records does not run: they can not come.
+        // While the disk is full the time to wait for records does not run: they cannot come.
         if !self.engine.is_stalled() {
             self.engine.tick()?;
         }
@@ -477,7 +477,7 @@ fn with_tpm<T>(
 /// TPM options of a configuration.
 ///
 /// # Errors
-/// If the authorisation can not be read.
+/// If the authorisation cannot be read.
 pub fn tpm_options(config: &Config) -> Result<tpm::Options, crate::config::ConfigError> {
     Ok(tpm::Options {
         tcti: config.tpm.tcti.clone(),

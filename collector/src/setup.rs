@@ -167,7 +167,7 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
 /// Takes the programs down. The daemon must not run: it would have nothing to read.
 ///
 /// # Errors
-/// [`SetupError::Running`]; [`SetupError::Bpf`] if a pin can not be removed.
+/// [`SetupError::Running`]; [`SetupError::Bpf`] if a pin cannot be removed.
 pub fn unload(config: &Config) -> Result<(), SetupError> {
     if control::ask_status(&config.run_dir).is_ok() {
         return Err(SetupError::Running);
@@ -242,7 +242,7 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
     );
     line(
         &mut out,
-        format_args!("note     this boot can not be attested any more; the next one can"),
+        format_args!("note     this boot cannot be attested any more; the next one can"),
     );
     Ok(out)
 }

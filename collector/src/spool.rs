@@ -35,7 +35,7 @@ const READ_AHEAD: usize = 1 << 20;
 const KIND_RAW: u8 = 1;
 const KIND_NOTE: u8 = 2;
 
-/// Why the spool can not be used.
+/// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpoolError {
@@ -50,9 +50,7 @@ pub enum SpoolError {
         source: io::Error,
     },
     /// The file holds what was never written there.
-    #[error(
-        "spool {path} is damaged at byte {offset}: {why}; this boot's chain can not be continued: reboot"
-    )]
+    #[error("spool {path} is damaged at byte {offset}: {why}; this boot's chain cannot be continued: reboot")]
     Corrupt {
         /// Which file.
         path: PathBuf,
@@ -384,7 +382,7 @@ fn crc(kind: u8, payload: &[u8]) -> u32 {
 /// Makes `state_dir/<boot id>` and removes the oldest other boots' directories beyond `keep`.
 ///
 /// # Errors
-/// [`SpoolError::Io`] if this boot's directory can not be made; one of another boot that can not be removed is logged.
+/// [`SpoolError::Io`] if this boot's directory cannot be made; one of another boot that cannot be removed is logged.
 pub fn boot_dir(state_dir: &Path, boot_id: &str, keep: usize) -> Result<PathBuf, SpoolError> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = state_dir.join(boot_id);

@@ -24,7 +24,7 @@ const GAP: u64 = 4096;
 /// do, whose pods took turns.
 const AT_ONCE: u64 = 4 * 1024 * 1024;
 
-/// Why the store can not be used.
+/// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -522,7 +522,7 @@ impl Assembly {
             f(&mut Encoder::new(&mut buf));
             out.write_all(&buf).map_err(io("write in"))
         };
-        // The encoder writes into memory, which can not fail.
+        // The encoder writes into memory, which cannot fail.
         let key = |e: &mut Encoder<&mut Vec<u8>>, number: u8| {
             if !is_part {
                 ok(e.u8(number));
@@ -664,7 +664,7 @@ impl Assembly {
 }
 
 fn ok<T>(result: Result<T, minicbor::encode::Error<core::convert::Infallible>>) {
-    debug_assert!(result.is_ok(), "encoding into memory can not fail");
+    debug_assert!(result.is_ok(), "encoding into memory cannot fail");
 }
 
 /// A file in `dir` that has no name and goes away with its last handle.

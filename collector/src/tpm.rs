@@ -64,7 +64,7 @@ pub enum TpmError {
     /// `tpm.tcti` is not a TCTI configuration.
     #[error("tpm.tcti = {0:?} is not understood: use for instance \"device:/dev/tpmrm0\"")]
     Tcti(String),
-    /// The TPM can not be reached.
+    /// The TPM cannot be reached.
     #[error("no TPM at {tcti}: {source} (is the device there, and is libtss2-tcti-device0 installed?)")]
     Open {
         /// As configured.

@@ -131,7 +131,7 @@ pub struct Checkpoint {
     /// Which cgroup hierarchy paths are from: `v2`, `v1:pids`, `hybrid:pids`…
     #[n(20)]
     pub hierarchy: String,
-    /// What the programs do to protect themselves and to stop others; absent where they can not.
+    /// What the programs do to protect themselves and to stop others; absent where they cannot.
     #[n(21)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<Protection>,

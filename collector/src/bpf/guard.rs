@@ -210,7 +210,7 @@ impl Bpf {
     /// Says that a collector is there.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the map can not be written.
+    /// [`Error::Kernel`] if the map cannot be written.
     pub fn beat(&mut self) -> Result<()> {
         self.write_settings()
     }

@@ -24,7 +24,7 @@ pub struct OpenMark {
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`, include/uapi/linux/bpf.h.
 const LOOKUP_BATCH: nix::libc::c_int = 24;
 
-/// Marks asked for at once; a bucket of the hash table that has more can not be read, and none has.
+/// Marks asked for at once; a bucket of the hash table that has more cannot be read, and none has.
 const AT_ONCE: usize = 4096;
 
 /// Member `batch` of `union bpf_attr`, include/uapi/linux/bpf.h.
@@ -48,7 +48,7 @@ impl Bpf {
     /// thread wherever it is.
     ///
     /// # Errors
-    /// [`super::Error::Kernel`] if the map can not be read.
+    /// [`super::Error::Kernel`] if the map cannot be read.
     pub fn in_flight(&mut self) -> Result<Vec<OpenMark>> {
         let own = nix::unistd::gettid().as_raw().cast_unsigned();
         let now = load::boot_ns()?;
@@ -136,7 +136,7 @@ fn read(marks: &Marks) -> io::Result<BTreeMap<u32, Mark>> {
     Err(io::Error::other("the kernel's table has no end"))
 }
 
-/// Whether the thread that started at this moment is no more. What can not be told is taken to be there.
+/// Whether the thread that started at this moment is no more. What cannot be told is taken to be there.
 fn is_gone(tid: u32, start_ns: u64) -> bool {
     let Ok(tid) = i32::try_from(tid) else {
         return false;

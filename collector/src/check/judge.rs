@@ -430,7 +430,7 @@ fn tpm_device(facts: &Facts, config: &Config) -> Row {
         (Err(why), Ok(_)) => row(
             ID,
             State::Fail,
-            format!("there is one and it can not be used: {why}"),
+            format!("there is one and it cannot be used: {why}"),
         )
         .remedy("apt-get install libtss2-tcti-device0; set tpm.tcti; stop what else holds it"),
         (Err(why), Err(_)) => row(ID, State::Fail, why.clone())

@@ -104,7 +104,7 @@ impl Report {
 /// Gathers facts of this machine, judges them and prints the rows; gives the exit code.
 ///
 /// # Errors
-/// When `out` can not be written.
+/// When `out` cannot be written.
 pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> {
     let ask = facts::Ask {
         tpm: &tpm::ask,

@@ -62,7 +62,7 @@ pub enum Outcome {
         /// The parts, or why there are none.
         assembly: Box<Result<Assembly, StoreError>>,
     },
-    /// It can not be answered.
+    /// It cannot be answered.
     Failed {
         /// The request; none for what nobody asked for.
         id: Option<u64>,
@@ -106,7 +106,7 @@ pub struct Core<M> {
     stalled: bool,
 }
 
-/// The record without what is reserved behind it; all of it where that can not be told.
+/// The record without what is reserved behind it; all of it where that cannot be told.
 pub(super) fn record_in(item: &[u8]) -> &[u8] {
     let len = crate::bpf::decode::record_len(item).unwrap_or(item.len());
     &item[..len.min(item.len())]
@@ -191,7 +191,7 @@ impl<M: Machine> Core<M> {
         let raw = Bytes::copy_from_slice(record_in(item));
         if let Err(error) = self.spool.append_raw(&raw) {
             if !self.stalled {
-                tracing::error!(%error, "records can not be kept: nothing is consumed until they can");
+                tracing::error!(%error, "records cannot be kept: nothing is consumed until they can");
             }
             self.stalled = true;
             return None;

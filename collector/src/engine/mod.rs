@@ -42,7 +42,7 @@ pub const BATCH: usize = 4096;
 /// The object that was built in, where there is one (see build.rs).
 pub const BUILT_IN_OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
-/// Why the collector can not go on.
+/// Why the collector cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -58,7 +58,7 @@ pub enum EngineError {
          name it in the configuration, or build with CGPATH_BPF_OBJECT=PATH"
     )]
     NoObject,
-    /// The configured object can not be read.
+    /// The configured object cannot be read.
     #[error("bpf.object {path}: {source}")]
     Object {
         /// As configured.
@@ -66,7 +66,7 @@ pub enum EngineError {
         /// Why not.
         source: io::Error,
     },
-    /// The hierarchy that the configuration asks for can not be had.
+    /// The hierarchy that the configuration asks for cannot be had.
     #[error("{0}")]
     Hierarchy(String),
     /// The programs.
@@ -115,7 +115,7 @@ pub enum EngineError {
     BootId(io::Error),
     /// The programs run since before this boot's spool begins.
     #[error(
-        "the programs of an earlier collector run and its records are gone from {dir}; the chain of this boot can not be \
+        "the programs of an earlier collector run and its records are gone from {dir}; the chain of this boot cannot be \
          continued: reboot"
     )]
     RecordsGone {
@@ -125,7 +125,7 @@ pub enum EngineError {
     /// The programs were loaded again within one boot, so that sequence numbers began anew.
     #[error(
         "the eBPF programs were unloaded since this boot's first checkpoint; what ran meanwhile is unknown and the chain \
-         can not be continued: reboot"
+         cannot be continued: reboot"
     )]
     ProgramsGone,
     /// A pipe to the ring could not be made.
@@ -337,7 +337,7 @@ impl Engine {
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
 
-        // Entries from here on can have a record; those before can not.
+        // Entries from here on can have a record; those before cannot.
         let mut early = Vec::new();
         let (mut content, mut has_tpm) = (None, true);
         let base = list.poll(|entry| {
@@ -466,7 +466,7 @@ impl Engine {
     /// A verdict arrived.
     ///
     /// # Errors
-    /// If the programs can not be told.
+    /// If the programs cannot be told.
     pub fn judged(&mut self, judgement: Judgement) -> Result<(), EngineError> {
         let believed = judgement.believed;
         if self.denied.judged(judgement) && self.orders.untrusted {
@@ -480,7 +480,7 @@ impl Engine {
     /// be called again and again; does something once a [`BEAT`].
     ///
     /// # Errors
-    /// If the programs can not be told; else as [`Engine::drain`].
+    /// If the programs cannot be told; else as [`Engine::drain`].
     pub fn keep_alive(&mut self) -> Result<(), EngineError> {
         if self.beat.elapsed() < BEAT {
             return Ok(());

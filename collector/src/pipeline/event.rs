@@ -280,7 +280,7 @@ pub enum Action {
         /// Its number.
         number: u64,
     },
-    /// The purpose can not be served.
+    /// The purpose cannot be served.
     Failed {
         /// The request, if it was one.
         id: Option<u64>,
@@ -313,7 +313,7 @@ pub enum SealError {
     },
 }
 
-/// Why what it is told can not be true.
+/// Why what it is told cannot be true.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -114,7 +114,7 @@ impl Join {
                     std::collections::hash_map::Entry::Vacant(v) => {
                         v.insert(index);
                     }
-                    // One before the base can not be claimed: let this one be found first.
+                    // One before the base cannot be claimed: let this one be found first.
                     std::collections::hash_map::Entry::Occupied(mut o) if *o.get() < self.base => {
                         o.insert(index);
                     }

@@ -308,7 +308,7 @@ impl Pipeline {
         }
     }
 
-    /// A record, or the place of one that can not be read.
+    /// A record, or the place of one that cannot be read.
     fn raw(&mut self, seq: u64, item: Option<Box<decode::Event>>, out: &mut Vec<Action>) {
         let mut due = Vec::new();
         self.order.push(seq, item, |item| due.push(item));

@@ -14,7 +14,7 @@ pub(super) enum MessageError {
     /// The evidence's file.
     #[error("the file of the evidence: {0}")]
     File(#[from] io::Error),
-    /// It can not be wrapped.
+    /// It cannot be wrapped.
     #[error(transparent)]
     Format(#[from] evidence::Error),
     /// No bundle can be made for a pod.
@@ -48,7 +48,7 @@ fn selected(evidence: &Evidence, sink: &Sink, names: &Names) -> (Vec<PodUid>, u6
     (pods, unnamed)
 }
 
-/// The messages of a round; `None` where they can not fit into the sink's spool, which also bounds the memory that this takes.
+/// The messages of a round; `None` where they cannot fit into the sink's spool, which also bounds the memory that this takes.
 pub(super) fn make(
     mut evidence: EvidenceFile,
     sink: &Sink,

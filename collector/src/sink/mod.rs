@@ -56,7 +56,7 @@ impl Source for Handle {
     }
 }
 
-/// Why a sink can not be used.
+/// Why a sink cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SinkError {

@@ -18,7 +18,7 @@ const STATE: &str = "state.json";
 /// How a message's file is called behind its number.
 const EXTENSION: &str = "message";
 
-/// Why a spool can not be used.
+/// Why a spool cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("spool {path}: {source}")]
 pub struct QueueError {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// are open at a time.
 ///
 /// # Errors
-/// If the root can not be read.
+/// If the root cannot be read.
 pub fn seeds(mount: &Path) -> io::Result<Vec<Note>> {
     let mut open = File::open(mount)?;
     let root = open.metadata()?.ino();
@@ -120,7 +120,7 @@ pub fn inode(mount: &Path, cgroup: &str) -> Option<u64> {
 /// The hierarchy that `cgroup.hierarchy` asks for; `None` leaves the choice to the loader.
 ///
 /// # Errors
-/// A line that says why it can not be had.
+/// A line that says why it cannot be had.
 pub fn chosen(wanted: &str) -> Result<Option<Hierarchy>, String> {
     let found = || Hierarchy::detect().map_err(|e| e.to_string());
     match wanted {

@@ -19,13 +19,13 @@ pub const PATHS: [&str; 2] = [
 /// Bytes asked for at once; the kernel gives less.
 const CHUNK: usize = 64 * 1024;
 
-/// Why the list can not be read.
+/// Why the list cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListError {
     /// No list.
     #[error(
-        "no measurement list: {path} can not be opened: {source} (is securityfs mounted on /sys/kernel/security, and was \
+        "no measurement list: {path} cannot be opened: {source} (is securityfs mounted on /sys/kernel/security, and was \
          the kernel built with CONFIG_IMA?)"
     )]
     Open {
@@ -43,7 +43,7 @@ pub enum ListError {
         source: io::Error,
     },
     /// The kernel gave bytes that are no list.
-    #[error("the measurement list {path} can not be understood: {source}")]
+    #[error("the measurement list {path} cannot be understood: {source}")]
     Decode {
         /// Which file.
         path: PathBuf,

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 /// Every process, each as [`Note::SeedProcess`]. One that ends meanwhile is left out.
 ///
 /// # Errors
-/// If /proc can not be listed.
+/// If /proc cannot be listed.
 pub fn seeds() -> Result<Vec<Note>, procfs::ProcError> {
     let tick_ns = 1_000_000_000 / procfs::ticks_per_second().max(1);
     let mut out = Vec::new();

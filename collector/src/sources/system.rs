@@ -6,7 +6,7 @@ use std::time::Duration;
 /// boot_id as 16 bytes and as the kernel prints it.
 ///
 /// # Errors
-/// If it can not be read or is none.
+/// If it cannot be read or is none.
 pub fn boot_id() -> io::Result<([u8; 16], String)> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim()

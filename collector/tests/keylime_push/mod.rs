@@ -324,7 +324,7 @@ async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_ho
     until(&sinks, &keylime, |now| now.delivered > status.delivered).await;
     stop.send(true).unwrap();
 
-    // What can not work is said at the start.
+    // What cannot work is said at the start.
     let mut other = config.clone();
     other.tpm.bank = Bank::Sha1;
     let error = Sinks::open(&other, AGENT, &Names::default())

@@ -161,7 +161,7 @@ impl Chain {
                     findings.push(fail(format!(
                         "checkpoint file {position} cannot be read: {error}"
                     )));
-                    // What follows a hole can not be a chain; what precedes it is still looked at.
+                    // What follows a hole cannot be a chain; what precedes it is still looked at.
                     break;
                 }
             }

@@ -562,7 +562,7 @@ fn each_change_is_an_entry_of_the_journal_also_after_kill_9() {
     let until = Instant::now() + WAIT;
     loop {
         let text = std::fs::read_to_string(&log).unwrap();
-        if text.contains("the journal can not be written")
+        if text.contains("the journal cannot be written")
             && text.contains("audit: node worker-1: was trusted, is untrusted")
         {
             break;

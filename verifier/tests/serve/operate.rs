@@ -97,7 +97,7 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     ] {
         assert!(metrics.contains(sample), "{sample} is missing in {metrics}");
     }
-    assert!(client.get("/").text().contains("The policy can not be used"));
+    assert!(client.get("/").text().contains("The policy cannot be used"));
     assert!(
         shown.contains("POLICY NOT USABLE") && shown.contains(absent.to_str().unwrap()),
         "{shown}"

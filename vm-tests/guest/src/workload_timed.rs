@@ -75,7 +75,7 @@ pub fn fill(dir: &Path, execs: u32, mappings: u32) -> Result<()> {
 /// Threads of a cgroup that has hardly any time, each of which maps new files, until this process is ended.
 ///
 /// # Errors
-/// When the cgroup can not be had, or a file cannot be written or mapped.
+/// When the cgroup cannot be had, or a file cannot be written or mapped.
 pub fn crowd(dir: &Path, cgroup: &str, threads: u32, quota_us: u32) -> Result<()> {
     cgroup::make(cgroup)?;
     cgroup::limit(cgroup, quota_us)?;
@@ -112,7 +112,7 @@ pub fn crowd(dir: &Path, cgroup: &str, threads: u32, quota_us: u32) -> Result<()
 /// Executes new programs in a cgroup until this process is ended.
 ///
 /// # Errors
-/// When the cgroup can not be had, or a program cannot be written or executed.
+/// When the cgroup cannot be had, or a program cannot be written or executed.
 pub fn drip(dir: &Path, cgroup: &str, pause_ms: u64) -> Result<()> {
     cgroup::make(cgroup)?;
     cgroup::enter(cgroup)?;

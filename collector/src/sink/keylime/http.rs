@@ -95,7 +95,7 @@ impl Service {
             .and_then(|answer| serde_json::from_slice(&answer).map_err(|e| self.answer(e)))
     }
 
-    /// An answer that can not be understood.
+    /// An answer that cannot be understood.
     pub(super) fn answer(&self, why: impl ToString) -> KeylimeError {
         KeylimeError::Answer {
             what: self.what,

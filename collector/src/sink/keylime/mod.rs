@@ -78,7 +78,7 @@ pub enum KeylimeError {
         retry_after: Option<u64>,
     },
     /// Its answer is not what it should be.
-    #[error("the {what}'s answer can not be understood: {why}")]
+    #[error("the {what}'s answer cannot be understood: {why}")]
     Answer {
         /// `registrar` or `verifier`.
         what: &'static str,
@@ -106,10 +106,10 @@ pub enum KeylimeError {
     #[error(transparent)]
     List(#[from] ListError),
     /// An entry has no ASCII form.
-    #[error("{0}; Keylime can not be told of it")]
+    #[error("{0}; Keylime cannot be told of it")]
     Line(#[from] Unsafe),
     /// Lines are no UTF-8.
-    #[error("a name in the list is no UTF-8 ({at} bytes after entry {after}); Keylime can not be told of it")]
+    #[error("a name in the list is no UTF-8 ({at} bytes after entry {after}); Keylime cannot be told of it")]
     Text {
         /// The first entry that is kept.
         after: u64,
@@ -126,7 +126,7 @@ pub enum KeylimeError {
         /// The limit.
         limit: usize,
     },
-    /// The boot's time can not be kept.
+    /// The boot's time cannot be kept.
     #[error("{path}: {source}")]
     BootTime {
         /// Where.

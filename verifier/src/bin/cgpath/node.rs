@@ -75,7 +75,7 @@ wrong nothing has to be done. Whoever puts a TPM back to an earlier state looks 
     /// Lists the nodes: how each stands now
     #[command(
         after_help = "Exit codes: 0 all are trusted (or stopped), 1 something is not: untrusted, stale, refused, without evidence, or its \
-                      policy can not be used; 2 unusable input"
+                      policy cannot be used; 2 unusable input"
     )]
     List {
         #[command(flatten)]
@@ -195,7 +195,7 @@ impl Add {
         if !valid_name(&self.name) {
             return Err(Failure::new(
                 "usage",
-                format!("{:?} can not be a node's name", escape(self.name.as_bytes())),
+                format!("{:?} cannot be a node's name", escape(self.name.as_bytes())),
             )
             .hint("1 to 253 letters, digits, `.`, `_` and `-`, the first one a letter or a digit"));
         }

@@ -188,7 +188,7 @@ impl Serve {
     /// Makes the directory, or serves until SIGTERM or SIGINT.
     ///
     /// # Errors
-    /// A directory, address or certificate that can not be used.
+    /// A directory, address or certificate that cannot be used.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let dir = self.dir.as_ref().or(self.store.as_ref()).cloned();
         let dir =

@@ -82,7 +82,7 @@ enum Broken {
     },
     #[error("the service was silent for too long")]
     Silent,
-    #[error("the service's answer can not be understood: {0}")]
+    #[error("the service's answer cannot be understood: {0}")]
     Answer(String),
     #[error("the stream ended")]
     Ended,

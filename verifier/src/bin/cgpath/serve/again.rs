@@ -69,7 +69,7 @@ pub fn judge(
         .as_deref()
         .map(serde_json::from_slice)
         .transpose()
-        .map_err(|e| unreadable(format!("what was known before it can not be read: {e}")))?;
+        .map_err(|e| unreadable(format!("what was known before it cannot be read: {e}")))?;
     let context = Context {
         node: node.name.clone(),
         key,
@@ -137,7 +137,7 @@ pub fn since_boot(
     let parse = |past: &Past| {
         serde_json::from_str::<Verdict>(&past.verdict).map_err(|e| AgainError::Evidence {
             id: past.id,
-            why: format!("its verdict can not be read: {e}"),
+            why: format!("its verdict cannot be read: {e}"),
         })
     };
     let Some(boot_id) = past.last().map(parse).transpose()?.map(|last| last.node.boot_id) else {

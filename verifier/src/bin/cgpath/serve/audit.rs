@@ -84,7 +84,7 @@ pub async fn run(store: Arc<Store>, mut kept: broadcast::Receiver<Arc<str>>) {
                         if !std::mem::replace(&mut absent, true) {
                             tracing::warn!(
                                 error,
-                                "the journal can not be written: audit events go to this log alone"
+                                "the journal cannot be written: audit events go to this log alone"
                             );
                         }
                         let (id, number) = (&happened.id, happened.change.number);
@@ -108,7 +108,7 @@ pub async fn run(store: Arc<Store>, mut kept: broadcast::Receiver<Arc<str>>) {
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::error!(%error, "audit: the store can not be read");
+                tracing::error!(%error, "audit: the store cannot be read");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -85,7 +85,7 @@ impl Current {
                 if looks == 0
                     && let Err(error) = setup::renew(&store, OffsetDateTime::now_utc())
                 {
-                    tracing::error!(%error, "the server's certificate can not be made anew");
+                    tracing::error!(%error, "the server's certificate cannot be made anew");
                 }
                 let now = stamps(&self);
                 if now == known {

@@ -255,11 +255,11 @@ impl From<Refusal> for ApiError {
             ),
             Refusal::Policy(detail) => {
                 // Paths of this machine are for its log.
-                tracing::error!(error = %detail, "a policy can not be used: evidence is refused until it can");
+                tracing::error!(error = %detail, "a policy cannot be used: evidence is refused until it can");
                 return ApiError::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "policy",
-                    "the verifier's policy for this node can not be used; its log says why",
+                    "the verifier's policy for this node cannot be used; its log says why",
                 );
             }
         };
@@ -300,7 +300,7 @@ impl App {
         }
     }
 
-    /// Remembers a refusal; only of nodes that are enrolled, so that strangers can not fill the memory.
+    /// Remembers a refusal; only of nodes that are enrolled, so that strangers cannot fill the memory.
     /// Gives what is to be written into the store, where it is time to.
     fn refused(&self, node: &str, error: &ApiError) -> Option<store::Refusal> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -644,7 +644,7 @@ async fn evidence(
             if let Some(refusal) = app.refused(&node, &error) {
                 let kept = blocking(move || app.store.keep_refusal(&node, &refusal)).await;
                 if let Ok(Err(error)) | Err(error) = kept.map(|kept| kept.map_err(ApiError::from)) {
-                    tracing::error!(error = error.error, "the refusal can not be kept");
+                    tracing::error!(error = error.error, "the refusal cannot be kept");
                 }
             }
             Err(error)

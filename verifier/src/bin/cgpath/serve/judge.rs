@@ -200,7 +200,7 @@ impl Judge {
     /// What the node's next round may follow, where something is kept.
     ///
     /// # Errors
-    /// [`Refusal`] where the node is not enrolled, or its state can not be read.
+    /// [`Refusal`] where the node is not enrolled, or its state cannot be read.
     pub fn position(&self, node: &str) -> Result<Option<Position>, Refusal> {
         let round = self.store.round(node)?;
         let before = round.state.as_deref().map(state).transpose()?;
@@ -504,7 +504,7 @@ fn state(bytes: &[u8]) -> Result<NodeState, Refusal> {
     serde_json::from_slice(bytes).map_err(|e| {
         // Passing over it would forget what the node must not go back behind.
         Refusal::Unusable(format!(
-            "the node's kept state can not be read ({e}); cgpath node rm and add start anew"
+            "the node's kept state cannot be read ({e}); cgpath node rm and add start anew"
         ))
     })
 }

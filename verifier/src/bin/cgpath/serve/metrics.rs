@@ -190,7 +190,7 @@ impl Metrics {
         );
         registry.register(
             "node_policy_usable",
-            "0 if what the node sends is refused since its policy can not be used",
+            "0 if what the node sends is refused since its policy cannot be used",
             self.node_policy,
         );
         registry.register(

@@ -2,7 +2,7 @@
 //!
 //! A nonce is `expires (8 bytes, big-endian unix seconds) || random (8) || HMAC-SHA256 over the node's name and both,
 //! first 16`: the service knows its own again by the MAC. So asking for nonces, which anybody can do, uses up nothing
-//! and can not push out the nonce that an honest node waits with; and a nonce given out before a crash is good after
+//! and cannot push out the nonce that an honest node waits with; and a nonce given out before a crash is good after
 //! it. What was answered is remembered by the store until it expires, which makes it single use.
 //! 32 bytes are what fits the qualifying data of a TPM that has SHA-256 alone (TPM2B_DATA, TPM 2.0 Part 2, 10.4.3).
 

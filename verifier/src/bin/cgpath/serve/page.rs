@@ -124,7 +124,7 @@ pub(super) fn one(page: &mut Html, node: &NodeSummary) {
     }
     page.raw("</div>\n");
     if !node.policy_usable {
-        page.raw("<div class=\"notice danger\"><b>The policy can not be used:</b> what the node sends is refused. <code>cgpath node policy ")
+        page.raw("<div class=\"notice danger\"><b>The policy cannot be used:</b> what the node sends is refused. <code>cgpath node policy ")
             .text(&node.name)
             .raw(" FILE</code></div>\n");
     }
@@ -140,7 +140,7 @@ pub(super) fn one(page: &mut Html, node: &NodeSummary) {
     match (&verdict, &node.last) {
         (Some(verdict), _) => body(page, verdict),
         (None, Some(_)) => {
-            page.raw("<p class=\"no\">The kept verdict can not be read by this version.</p>\n");
+            page.raw("<p class=\"no\">The kept verdict cannot be read by this version.</p>\n");
         }
         (None, None) => {
             page.raw("<p class=\"small soft\">Key <code class=\"hash\">")

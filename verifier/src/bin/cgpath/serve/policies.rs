@@ -12,10 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Why a node's policy can not be used.
+/// Why a node's policy cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It can not be read.
+    /// It cannot be read.
     #[error("{0}")]
     Unreadable(String),
     /// It is not what was enrolled.

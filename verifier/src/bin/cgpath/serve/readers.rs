@@ -15,10 +15,10 @@ use verifier::text::told;
 /// A readers' file is never longer.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Why a readers' file can not be used.
+/// Why a readers' file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadersError {
-    /// It can not be read.
+    /// It cannot be read.
     #[error("readers {path}: {source}")]
     Io {
         /// The file.

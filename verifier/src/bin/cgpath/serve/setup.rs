@@ -70,7 +70,7 @@ pub enum SetupError {
         /// What is wrong.
         why: String,
     },
-    /// A name can not stand in a certificate.
+    /// A name cannot stand in a certificate.
     #[error("{0:?} is neither a host name nor an IP address")]
     Name(String),
     /// The certificate library refused.

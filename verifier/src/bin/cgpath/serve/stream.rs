@@ -107,8 +107,8 @@ fn bundle(
     }
     // Paths of this machine are for its log.
     let bytes = app.store.evidence(&kept.evidence).map_err(|error| {
-        tracing::error!(%error, "evidence can not be read");
-        "its evidence can not be read".to_owned()
+        tracing::error!(%error, "evidence cannot be read");
+        "its evidence cannot be read".to_owned()
     })?;
     let evidence = Evidence::from_cbor(&bytes).map_err(|e| e.to_string())?;
     let mut bundle = TenantBundle::prove(&evidence, pod, from)

@@ -75,10 +75,10 @@ impl Shown {
     }
 }
 
-/// Why the server's certificate can not be used.
+/// Why the server's certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A PEM file can not be read.
+    /// A PEM file cannot be read.
     #[error("{path}: {why}")]
     Pem {
         /// Which.
@@ -86,7 +86,7 @@ pub enum TlsError {
         /// Why.
         why: rustls::pki_types::pem::Error,
     },
-    /// The CA of clients' certificates can not be used.
+    /// The CA of clients' certificates cannot be used.
     #[error("{path}: {why}")]
     ClientCa {
         /// The file.

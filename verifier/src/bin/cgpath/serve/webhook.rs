@@ -90,7 +90,7 @@ impl Webhook {
     /// A receiver at `url`. One that the store does not know yet gets what happens from now on.
     ///
     /// # Errors
-    /// An URL or a CA that can not be used, and those of the store.
+    /// An URL or a CA that cannot be used, and those of the store.
     pub fn new(
         url: &str,
         ca: &Path,
@@ -213,7 +213,7 @@ impl Webhook {
                     continue;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "webhook: the store can not be read");
+                    tracing::error!(%error, "webhook: the store cannot be read");
                     tokio::time::sleep(LAST_PAUSE).await;
                     continue;
                 }
