@@ -4,6 +4,8 @@
 //! `bpf_selftest OBJECT [v1]`, as root, with IMA measuring executions (`ima_policy=tcb`) and securityfs mounted. Prints one
 //! line a check; exit status 1 if any failed. Needs `/bin/busybox` and a disk file system at the working directory.
 
+#![allow(unsafe_code, reason = "mappings are made, to see whether they are recorded")]
+
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use collector::bpf::{

@@ -1,5 +1,10 @@
 //! The event loop around the engine: records, requests, time, and the order "seal, quote, then read the list".
 
+#![allow(
+    unsafe_code,
+    reason = "tokio asks for this promise about the ring's descriptor"
+)]
+
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::pipeline::SealError;

@@ -4,7 +4,7 @@
 //! caller asks for it by name ([`Endpoint::http_or_https`]); no answer is read beyond a limit ([`read`]). Not here: what is
 //! asked, how often, time limits (an answer is read for as long as the caller waits).
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};

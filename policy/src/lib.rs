@@ -25,6 +25,7 @@ pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, Name, PodPolicy, Policy};
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,
-    PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
+    Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
+    is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};

@@ -478,6 +478,12 @@ impl Policy {
         })
     }
 
+    /// Whether a pod is trusted though something ran in it that runs others out of the kernel's sight.
+    pub fn trusts_opaque(&self, uid: &PodUid) -> bool {
+        let pod = self.pods.get(uid);
+        pod.is_some_and(|pod| pod.pod.opaque == crate::Opaque::Trust)
+    }
+
     /// Whether a violation at this path does not count.
     pub fn permits_violation(&self, path: &[u8]) -> bool {
         self.file
@@ -536,6 +542,11 @@ impl Policy {
         );
         let deviations = file.boot.iter().flat_map(|boot| &boot.firmware_deviations);
         found.extend(deviations.map(|item| format!("boot.firmware-deviations: {item}")));
+        let opaque = self
+            .pods
+            .values()
+            .filter(|pod| pod.pod.opaque == crate::Opaque::Trust);
+        found.extend(opaque.map(|pod| format!("pod {}.opaque: trust", pod.pod.name)));
         let parts = [
             ("host".to_owned(), &self.host),
             ("sandbox".to_owned(), &self.sandbox),

@@ -265,6 +265,39 @@ pub struct Pod {
     /// Paths that are not judged in this pod.
     #[serde(default)]
     pub excludes: Excludes,
+    /// V9: what to do when a program ran in it that runs others out of the kernel's sight.
+    #[serde(default)]
+    pub opaque: Opaque,
+}
+
+/// What to do about a pod in which a program ran that runs others out of the kernel's sight: gVisor, a virtual machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Opaque {
+    /// It is not trusted: nobody knows what runs inside.
+    #[default]
+    Untrust,
+    /// It is said in the verdict, no more.
+    Trust,
+}
+
+/// Programs, by the last component of their paths, that run others so that this kernel sees neither executions nor mappings
+/// of those: application kernels and virtual machine monitors. `qemu-system-*` are known by their beginning.
+const OPAQUE: &[&str] = &[
+    "runsc",
+    "quark",
+    "qemu-kvm",
+    "cloud-hypervisor",
+    "firecracker",
+    "crosvm",
+    "stratovirt",
+    "krun",
+];
+
+/// Whether the program at this path runs others out of this kernel's sight.
+pub fn is_opaque(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    OPAQUE.iter().any(|known| known.as_bytes() == name) || name.starts_with(b"qemu-system-")
 }
 
 impl Pod {
@@ -286,12 +319,15 @@ impl<'de> Deserialize<'de> for Pod {
             references: Vec<String>,
             #[serde(default)]
             excludes: Excludes,
+            #[serde(default)]
+            opaque: Opaque,
         }
         let Written {
             uid,
             name,
             references,
             excludes,
+            opaque,
         } = Written::deserialize(d)?;
         Ok(Pod {
             uid: uid.uid,
@@ -299,6 +335,7 @@ impl<'de> Deserialize<'de> for Pod {
             name,
             references,
             excludes,
+            opaque,
         })
     }
 }

@@ -287,9 +287,87 @@ fn two_policies_that_differ_in_any_key_are_told_apart_by_its_name() {
         ("boot.firmware-deviations", "name: no separator", "name: none"),
         ("pods", "name: demo/pod-a", "name: demo/pod-b"),
         ("pod", "[two-pods/busybox.json]", "[two-pods/pause.json]"),
+        ("opaque", "    opaque: trust\n", ""),
     ] {
         let (code, said) = diff_of(from, to);
         assert_eq!(code, Some(1), "{key}: {said}");
         assert!(said.contains(key), "{key}: {said}");
     }
+}
+
+#[test]
+fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says_so() {
+    let references = format!("references: [{}.json]", pod(1));
+    let trust = format!("{references}, opaque: trust");
+    for (path, is_opaque) in [
+        ("/usr/local/bin/runsc", true),
+        ("/usr/bin/qemu-system-x86_64", true),
+        ("/opt/kata/bin/cloud-hypervisor", true),
+        ("/opt/kata/bin/firecracker", true),
+        ("/usr/libexec/qemu-kvm", true),
+        ("/usr/local/bin/runsc.txt", false),
+        ("/opt/firecracker/readme", false),
+        ("/usr/bin/qemu-img", false),
+    ] {
+        // An accepted content, at a path that the pod may have.
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let digest = sha256(path.as_bytes());
+        for files in node.pod_files.values_mut() {
+            files.entry(path.into()).or_default().insert(digest.clone());
+        }
+        node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
+        node.execute(&Actor::pod(pod(1), "/bin/app"), path, &digest);
+        let plain = policy_with(&node, &references, &references).unwrap();
+        let verdict = judge(&mut node.clone(), &plain);
+        let expected = if is_opaque {
+            State::Untrusted
+        } else {
+            State::Trusted
+        };
+        assert_eq!(verdict.pod(pod(1)).unwrap().state, expected, "{path}: {verdict}");
+        assert_eq!(
+            verdict.pod(pod(2)).unwrap().state,
+            State::Trusted,
+            "{path}: {verdict}"
+        );
+        assert_eq!(verdict.node.state, State::Trusted, "{path}: {verdict}");
+        let said = |verdict: &Verdict, severity: Severity| {
+            let mut findings = verdict.pod(pod(1)).unwrap().findings.iter();
+            findings.any(|finding| {
+                finding.rule == Rule::V9
+                    && finding.severity == severity
+                    && finding.text.starts_with("opaque: ")
+            })
+        };
+        assert_eq!(said(&verdict, Severity::Fail), is_opaque, "{path}: {verdict}");
+        let policy = policy_with(&node, &references, &trust).unwrap();
+        let verdict = judge(&mut node, &policy);
+        assert_eq!(
+            verdict.pod(pod(1)).unwrap().state,
+            State::Trusted,
+            "{path}: {verdict}"
+        );
+        // What is laxer stays in every verdict.
+        assert_eq!(
+            said(&verdict, Severity::Tolerated),
+            is_opaque,
+            "{path}: {verdict}"
+        );
+        assert!(
+            policy
+                .relaxations()
+                .iter()
+                .any(|key| key.ends_with("opaque: trust"))
+        );
+    }
+    // On the host a monitor is a program like any other.
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let digest = sha256(b"monitor");
+    node.host_files
+        .entry("/usr/bin/qemu-system-x86_64".into())
+        .or_default()
+        .insert(digest.clone());
+    node.execute(&Actor::host("/sbin/init"), "/usr/bin/qemu-system-x86_64", &digest);
+    let policy = policy_with(&node, &references, &references).unwrap();
+    assert!(judge(&mut node, &policy).trusted);
 }

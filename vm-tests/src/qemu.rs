@@ -3,6 +3,8 @@
 //! Promises: both die with the process that started them, however it ends (unless they are to be kept); the TPM's state
 //! lies in the guest's own directory. Not here: what is on the disk, what is said to the guest.
 
+#![allow(unsafe_code, reason = "what is done between fork and exec")]
+
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

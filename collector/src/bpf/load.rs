@@ -2,6 +2,11 @@
 //!
 //! The map `meta` is pinned last and read first: pins without it are left from a load that never finished.
 
+#![allow(
+    unsafe_code,
+    reason = "aya asks for this promise about what is read from maps"
+)]
+
 use super::{Adopted, Error, Hierarchy, Options, Result, layout, marks::Marks};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,

@@ -3,6 +3,11 @@
 //! Promises: a thread that is inside from the beginning of the reading to its end is among what is read. Not here: what a
 //! mark means, and whose it is (see [`crate::pipeline`]).
 
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) reads many entries of a map at once, which aya cannot"
+)]
+
 use super::{Bpf, Result, load};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use ebpf_common::{MAX_IN_FLIGHT, Mark, TICK_NS};

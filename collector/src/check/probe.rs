@@ -1,5 +1,10 @@
 //! Executes and maps a fresh file, and looks whether the kernel's list has got an entry for it.
 
+#![allow(
+    unsafe_code,
+    reason = "a mapping is made and removed, to see whether IMA measures it"
+)]
+
 use super::facts::{Fact, ListFacts, Probed, Probes, Unknown};
 use evidence::probe::{CONTENTS, MAP_PATH, RUN_PATH, content};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};

@@ -75,7 +75,9 @@ fn left_out(policy: &Policy) -> Vec<String> {
         let items = excludes.items().iter();
         found.extend(items.map(|item| format!("{part}.excludes: {item}: an exclude is no reference value")));
     }
+    let is_laxer = file.pods.iter().any(|pod| pod.opaque != Default::default());
     let changed = [
+        ("opaque of a pod", is_laxer),
         ("tolerance", file.tolerance != Default::default()),
         ("padded-banks", file.padded_banks != Default::default()),
         ("predating-pods", file.predating_pods != Default::default()),

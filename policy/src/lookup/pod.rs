@@ -42,6 +42,9 @@ struct TenantPolicy {
     /// Container runtimes: see the node policy.
     #[serde(default = "node::default_runtimes", deserialize_with = "node::texts")]
     runtimes: Vec<String>,
+    /// What to do where a program ran in the pod that runs others out of the kernel's sight: see the node policy.
+    #[serde(default)]
+    opaque: node::Opaque,
     /// Records that may be lost on the node; 0 by default.
     #[serde(default)]
     lost: u64,
@@ -85,6 +88,7 @@ impl Policy {
             name: tenant.name,
             references: tenant.references,
             excludes: none,
+            opaque: tenant.opaque,
         };
         let mut node = NodePolicy::from_yaml(file, DEFAULTS)?;
         node.accept.templates = tenant.templates;

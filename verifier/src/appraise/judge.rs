@@ -556,6 +556,18 @@ impl<'a> Judge<'_, 'a> {
     /// Charges one content to its partition.
     fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
+        if let PartitionKey::Pod(uid) = used.key
+            && policy::is_opaque(used.name.bytes())
+        {
+            let text = "opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod";
+            let subject = Subject::Partition(used.key);
+            let finding = if policy.trusts_opaque(&uid) {
+                Finding::tolerated(Rule::V9, subject, text)
+            } else {
+                Finding::fail(Rule::V9, subject, text).expected("opaque: trust, in the policy of this pod")
+            };
+            self.tally(used.key).is_opaque(place(finding, &used));
+        }
         let Some(digest) = used.digest else {
             let finding = Finding::fail(
                 rule_of(used.key),
@@ -828,6 +840,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     own.absorb(&tally.changed);
     own.extend(tally.excluded(key));
     own.extend(tally.loss(key));
+    own.extend(tally.opaque());
     let provenance = names.provenance;
     if known.is_none() {
         let called = told

@@ -52,6 +52,8 @@ pub(crate) struct Tally {
     pub changed: Findings,
     /// What was not recorded of it, and the number of the record that says so.
     lost: Option<(PodLoss, u64)>,
+    /// The first program that ran others out of the kernel's sight.
+    opaque: Option<Finding>,
     said: HashSet<Hash>,
 }
 
@@ -61,6 +63,11 @@ impl Tally {
         if self.is_new(&finding) {
             self.findings.push(finding);
         }
+    }
+
+    /// A program was used that runs others out of the kernel's sight: the first time is said.
+    pub(crate) fn is_opaque(&mut self, finding: Finding) {
+        self.opaque.get_or_insert(finding);
     }
 
     /// The same of a file that somebody else changed.
@@ -163,6 +170,11 @@ impl Tally {
             .found(uses)
         };
         (uses > 0).then(finding)
+    }
+
+    /// What is to be said of programs that ran others out of the kernel's sight.
+    pub(crate) fn opaque(&self) -> Option<Finding> {
+        self.opaque.clone()
     }
 
     /// A record tells what was not recorded so far: the last one holds.

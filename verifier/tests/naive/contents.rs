@@ -51,6 +51,13 @@ impl Case<'_> {
     }
 
     fn content(&mut self, key: PartitionKey, name: Name<'_>, digest: Option<&Digest>) {
+        if let PartitionKey::Pod(uid) = key
+            && policy::is_opaque(name.bytes())
+        {
+            let pod = self.given.policy.pods.get(&uid);
+            let trusted = pod.is_some_and(|pod| pod.pod.opaque == policy::Opaque::Trust);
+            self.fail_if(!trusted, Rule::V9, Subject::Partition(key));
+        }
         let is_accepted = digest.is_some_and(|digest| self.accepts(key, name, digest));
         self.fail_if(!is_accepted, rule_of(key), Subject::Partition(key));
     }

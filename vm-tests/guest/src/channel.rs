@@ -4,6 +4,8 @@
 //! prints is kept within the limit that the request states; no request can end this process. Not here: the messages
 //! (`vm-protocol`), what a guest is before it takes commands (`init`).
 
+#![allow(unsafe_code, reason = "what is done between fork and exec")]
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read, Write as _};

@@ -4,6 +4,8 @@
 //! greeting, never hidden; processes are reaped here only when their parents are gone, since commands are started by a
 //! child process (`channel`) that waits for its own. Not here: the commands.
 
+#![allow(unsafe_code, reason = "PID 1 forks")]
+
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::symlink;

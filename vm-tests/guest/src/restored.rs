@@ -3,6 +3,8 @@
 //! Promise: when this is done, the guest differs from others of its snapshot in its clock, in all random numbers to come,
 //! and in the files that its test wanted. Not here: boot id, TPM and addresses in memory, which they share.
 
+#![allow(unsafe_code, reason = "ioctls of /dev/random")]
+
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd as _;
 

@@ -3,6 +3,8 @@
 //! Promises: nothing is left as it was not before but what the answer names; no attempt stops another one. Not here: what
 //! a shell can do (files, mounts, sysctls), what is expected.
 
+#![allow(unsafe_code, reason = "bpf(2) and others, as an attacker calls them")]
+
 use anyhow::{Context as _, Result};
 use nix::libc;
 use nix::sys::ptrace;

@@ -1,5 +1,7 @@
 //! Loads another kernel, as `kexec -s -l` does. Not here: the jump into it (see `init`).
 
+#![allow(unsafe_code, reason = "kexec_file_load(2)")]
+
 use anyhow::{Context as _, Result, bail};
 use nix::libc;
 use std::ffi::CString;

@@ -2,6 +2,8 @@
 //!
 //! Not here: files and cgroups (see `workload`).
 
+#![allow(unsafe_code, reason = "code is written into memory and run")]
+
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;

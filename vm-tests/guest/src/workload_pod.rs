@@ -3,6 +3,8 @@
 //! Promises: what needs a namespace is tried in one of its own; no attempt stops another one. Not here: what host root can
 //! do (see `workload_guard`), what is expected.
 
+#![allow(unsafe_code, reason = "prctl(2) and ioctls, as an attacker calls them")]
+
 use crate::workload_cgroup::Door;
 use crate::workload_guard::{self as guard, Attempts};
 use crate::workload_memory as memory;
