@@ -3,6 +3,24 @@
 //! Pure: no I/O, no clock, no tokio, no TPM device. Every decoder returns [`Error::Incomplete`] or
 //! [`Error::Malformed`] with an offset, and checks a length before it allocates.
 //! Not here: what is allowed (see `policy`), what follows from it (see `verifier`).
+//!
+//! # Whose a measurement is
+//!
+//! ```
+//! use evidence::{Error, Evidence, PartitionKey, cgroup::partition_of};
+//!
+//! let path = b"/kubepods.slice/kubepods-burstable.slice/\
+//!     kubepods-burstable-pod11111111_1111_4111_8111_111111111111.slice/cri-containerd-0123.scope";
+//! match partition_of(Some(path)) {
+//!     PartitionKey::Pod(uid) => assert_eq!(uid.to_string(), "11111111-1111-4111-8111-111111111111"),
+//!     other => panic!("{other}"),
+//! }
+//! assert_eq!(partition_of(Some(b"/system.slice/ssh.service")), PartitionKey::Host);
+//!
+//! // What is not evidence is an error with an offset.
+//! let error = Evidence::from_cbor(b"\x00").unwrap_err();
+//! assert!(matches!(error, Error::Malformed { offset: 0, .. }), "{error:?}");
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod boot;

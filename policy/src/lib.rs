@@ -4,6 +4,25 @@
 //! that a policy names. Whatever is absent is an error here or a failure in the verifier, never a skipped check; a key
 //! that switches a rule off starts with `dangerous-` and [`Policy::dangerous_keys`] lists it.
 //! Not here: what an entry or a record is (see `evidence`), what follows from a judgement (see `verifier`).
+//!
+//! # What a pod may have at a path
+//!
+//! ```
+//! use evidence::{Digest, PodUid};
+//! use policy::{Judgement, Name, Policy};
+//!
+//! let folder = std::path::Path::new("examples/two-pods");
+//! let policy = Policy::load("node.yaml", &std::fs::read(folder.join("node.yaml"))?, |name| {
+//!     std::fs::read(folder.join(name)).map_err(|error| error.to_string())
+//! })?;
+//! let pod = PodUid::parse(b"11111111-1111-4111-8111-111111111111").ok_or("not a UID")?;
+//! let digest: Digest = format!("sha256:{}", "00".repeat(32)).parse()?;
+//! match policy.judge_pod(&pod, Name::True(b"/bin/busybox"), &digest) {
+//!     Some(Judgement::WrongHash { expected }) => println!("expected one of {expected:?}"),
+//!     other => panic!("{other:?}"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod boot;
