@@ -16,7 +16,7 @@
 //!     std::fs::read(folder.join(name)).map_err(|error| error.to_string())
 //! })?;
 //! let pod = PodUid::parse(b"11111111-1111-4111-8111-111111111111").ok_or("not a UID")?;
-//! let digest: Digest = format!("sha256:{}", "00".repeat(32)).parse()?;
+//! let digest = Digest::parse(&format!("sha256:{}", "00".repeat(32))).ok_or("not a digest")?;
 //! match policy.judge_pod(&pod, Name::True(b"/bin/busybox"), &digest) {
 //!     Some(Judgement::WrongHash { expected }) => println!("expected one of {expected:?}"),
 //!     other => panic!("{other:?}"),
