@@ -1,13 +1,14 @@
-//! What the series are made against: `kernel-patches/bases.toml`, and the patches in the directories beside it.
+//! What the series are made against: `kernel-patches/bases.json`, and the patches in the directories beside it.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use crate::world::World;
 
-/// A kernel that a series is made against: an entry of `kernel-patches/bases.toml`.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A kernel that a series is made against: an entry of `kernel-patches/bases.json`.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Base {
     /// The directory of its patches, and the name by which people ask for it.
     pub series: String,
@@ -18,7 +19,7 @@ pub struct Base {
     pub full: bool,
     /// The series that this one goes on top of, whose source it shares.
     after: Option<String>,
-    /// What checkpatch is not asked about, by its own names; `bases.toml` says why.
+    /// What checkpatch is not asked about, by its own names; the file says why of each.
     pub accepted: Option<String>,
 }
 
@@ -42,63 +43,21 @@ pub fn patches_dir(world: &World) -> PathBuf {
 
 /// What the series are made against.
 pub fn bases(world: &World) -> Result<Vec<Base>> {
-    let path = patches_dir(world).join("bases.toml");
+    let path = patches_dir(world).join("bases.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     parse_bases(&text).with_context(|| format!("in {}", path.display()))
 }
 
-/// Reads the part of TOML that `bases.toml` uses: tables with quoted names, and strings.
+/// Reads the file's array; `kernel-patches/README.md` says what each key means.
 fn parse_bases(text: &str) -> Result<Vec<Base>> {
-    let mut bases: Vec<Base> = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let number = index + 1;
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if let Some(series) = line.strip_prefix("[\"").and_then(|rest| rest.strip_suffix("\"]")) {
-            bases.push(Base {
-                series: series.to_owned(),
-                ..Base::default()
-            });
-            continue;
-        }
-        let pair = line.split_once('=').and_then(|(key, value)| {
-            let value = value.trim().strip_prefix('"')?.strip_suffix('"')?;
-            Some((key.trim(), value.to_owned()))
-        });
-        let Some((key, value)) = pair else {
-            bail!("line {number}: neither [\"series\"] nor key = \"value\"");
-        };
-        let base = bases
-            .last_mut()
-            .with_context(|| format!("line {number}: `{key}` belongs to no [\"series\"]"))?;
-        match key {
-            "package" => base.package = value,
-            "suite" => base.suite = value,
-            "made_for" => base.made_for = value,
-            "upstream" => base.upstream = value,
-            "after" => base.after = Some(value),
-            "accepted" => base.accepted = Some(value),
-            "full" if value == "yes" || value == "no" => base.full = value == "yes",
-            "full" => bail!("line {number}: `full` is \"yes\" or \"no\""),
-            other => bail!("line {number}: no key `{other}`"),
-        }
-    }
-    let all: Vec<String> = bases.iter().map(|base| base.series.clone()).collect();
+    let all: Vec<Value> = serde_json::from_str(text).context("it is no JSON array")?;
+    let bases: Vec<Base> = all.iter().map(base).collect::<Result<_>>()?;
     for base in &bases {
         if let Some(after) = &base.after
-            && (*after == base.series || !all.contains(after))
+            && (*after == base.series || !bases.iter().any(|other| other.series == *after))
         {
             bail!(
-                "[\"{}\"] comes after `{after}`, which is no other base",
-                base.series
-            );
-        }
-        let needed = [&base.package, &base.suite, &base.made_for, &base.upstream];
-        if needed.into_iter().any(String::is_empty) {
-            bail!(
-                "[\"{}\"] lacks one of package, suite, made_for, upstream",
+                "{}: it comes after `{after}`, which is no other base",
                 base.series
             );
         }
@@ -107,6 +66,54 @@ fn parse_bases(text: &str) -> Result<Vec<Base>> {
         bail!("it names no base");
     }
     Ok(bases)
+}
+
+fn base(value: &Value) -> Result<Base> {
+    let keys = value.as_object().context("a base is no JSON object")?;
+    let series = keys.get("series").and_then(Value::as_str).unwrap_or("a base");
+    let text = |key: &str| {
+        let text = keys
+            .get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty());
+        text.map(str::to_owned)
+    };
+    let needed = |key: &str| text(key).with_context(|| format!("{series}: it lacks the text `{key}`"));
+    let base = Base {
+        series: needed("series")?,
+        package: needed("package")?,
+        suite: needed("suite")?,
+        made_for: needed("made_for")?,
+        upstream: needed("upstream")?,
+        full: keys
+            .get("full")
+            .and_then(Value::as_bool)
+            .with_context(|| format!("{series}: `full` is true or false"))?,
+        after: text("after"),
+        accepted: keys
+            .get("accepted")
+            .map(|accepted| names(accepted).with_context(|| format!("{series}: `accepted`")))
+            .transpose()?,
+    };
+    const KNOWN: [&str; 8] = [
+        "series", "package", "suite", "made_for", "upstream", "full", "after", "accepted",
+    ];
+    if let Some(other) = keys.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        bail!("{series}: there is no key `{other}`");
+    }
+    Ok(base)
+}
+
+/// The keys of an object whose values are reasons, with commas between them.
+fn names(accepted: &Value) -> Result<String> {
+    let reasons = accepted.as_object().context("each name has its reason")?;
+    if reasons
+        .values()
+        .any(|reason| reason.as_str().is_none_or(str::is_empty))
+    {
+        bail!("each name has its reason");
+    }
+    Ok(reasons.keys().cloned().collect::<Vec<_>>().join(","))
 }
 
 /// The patches of a base in their order, those of the series that it comes after first.
@@ -143,22 +150,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bases_are_read_and_what_is_not_understood_is_an_error_with_its_line() {
-        let text = "# x\n[\"6.12\"]\npackage = \"p\"\nsuite = \"s\"\nmade_for = \"1\"\nupstream = \"v\"\nfull = \"yes\"\n";
-        let bases = parse_bases(text).unwrap();
+    fn bases_are_read_and_what_is_not_understood_is_an_error_that_names_it() {
+        let good = serde_json::json!({
+            "series": "6.12", "package": "p", "suite": "s", "made_for": "1", "upstream": "v", "full": true,
+        });
+        let with = |key: &str, value: Value| {
+            let mut changed = good.clone();
+            changed[key] = value;
+            Value::Array(vec![changed]).to_string()
+        };
+        let bases = parse_bases(&with("accepted", serde_json::json!({"A": "why", "B": "why"}))).unwrap();
         assert_eq!(bases.len(), 1);
         assert!(bases[0].full && bases[0].series == "6.12" && bases[0].package == "p");
+        assert_eq!(bases[0].accepted.as_deref(), Some("A,B"));
         for (broken, said) in [
-            ("package = \"p\"\n", "line 1"),
-            ("[\"6.12\"]\npackage = p\n", "line 2"),
-            ("[\"6.12\"]\ncolour = \"red\"\n", "line 2"),
-            ("[\"6.12\"]\nfull = \"perhaps\"\n", "line 2"),
-            ("[\"6.12\"]\npackage = \"p\"\n", "lacks"),
-            ("[\"6.12\"]\nafter = \"6.13\"\n", "no other base"),
-            ("[\"6.12\"]\nafter = \"6.12\"\n", "no other base"),
-            ("", "no base"),
+            ("[{]".to_owned(), "no JSON array"),
+            ("{}".to_owned(), "no JSON array"),
+            ("[1]".to_owned(), "no JSON object"),
+            (with("colour", "red".into()), "no key `colour`"),
+            (with("full", "perhaps".into()), "`full` is true or false"),
+            (with("suite", Value::Null), "lacks the text `suite`"),
+            (with("after", "6.13".into()), "no other base"),
+            (with("after", "6.12".into()), "no other base"),
+            (
+                with("accepted", serde_json::json!({"A": ""})),
+                "each name has its reason",
+            ),
+            ("[]".to_owned(), "no base"),
         ] {
-            let error = parse_bases(broken).unwrap_err().to_string();
+            let error = format!("{:#}", parse_bases(&broken).unwrap_err());
             assert!(error.contains(said), "{broken}: {error}");
         }
     }
