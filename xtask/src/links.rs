@@ -113,7 +113,7 @@ mod tests {
             let mut breaches = Vec::new();
             check(&files, &texts, &mut breaches);
             assert_eq!(breaches.len(), 1, "{bad}: {breaches:?}");
-            assert!(breaches[0].starts_with("docs/page.md:11: "), "{breaches:?}");
+            assert!(breaches[0].starts_with("docs/page.md:10: "), "{breaches:?}");
         }
     }
 }
