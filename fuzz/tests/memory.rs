@@ -1,4 +1,4 @@
-//! How many bytes each decoder holds at most for each byte of hostile input: what SPECIFICATION.md section 5 states.
+//! How many bytes each decoder holds at most for each byte of hostile input: what docs/spec/wire.md, Limits, states.
 //!
 //! A program of its own: it counts what is allocated. Inputs are what costs most for its length: as many items as fit, as
 //! small as they can be, refused or not.
@@ -306,7 +306,7 @@ fn a_tenants_bundle_a_record_a_proof_and_a_checkpoint_hold_no_more() {
     });
 
     let proof = |hashes: usize| {
-        // [1, [{0: "host", 1: 1, 2: root}, 0, [hash…]]], see SPECIFICATION.md section 8.
+        // [1, [{0: "host", 1: 1, 2: root}, 0, [hash…]]], see docs/spec/cgpath.cddl, `proof`.
         let mut bytes = vec![0x82, 1, 0x81, 0xa3, 0, 0xa3, 0, 0x64];
         bytes.extend(b"host\x01\x01\x02\x58\x20");
         bytes.extend([0; 32]);

@@ -84,7 +84,7 @@ const BANNED: &[(&str, &str)] = &[
 const MARKDOWN_WIDTH: usize = 100;
 
 /// Documents whose wording and lines are not looked at yet. The list only shrinks.
-const MARKDOWN_EXEMPT: &[&str] = &["SPECIFICATION.md", "policy/README.md"];
+const MARKDOWN_EXEMPT: &[&str] = &["policy/README.md"];
 
 /// Lines of a source file, its tests left out.
 const LARGEST: usize = 800;

@@ -8,7 +8,7 @@ use evidence::Evidence;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-/// The nonce that a message's own words give, by SPECIFICATION.md, section 4.
+/// The nonce that a message's own words give, by docs/spec/api.md, Sinks.
 fn nonce_of(header: &serde_json::Value) -> Vec<u8> {
     let bound = &header["bound"];
     let number = |name: &str| bound[name].as_u64().unwrap().to_be_bytes();

@@ -354,7 +354,7 @@ fn measurement(r: &mut Reader<'_>, boot: &mut BootPolicy) -> Result<()> {
         }
         _ => Err(r.unsupported(
             "a measurement that is no register, command line or event of the boot",
-            "SPECIFICATION.md section 13 has their forms",
+            "docs/spec/cgpath.cddl has their forms",
         )),
     }
 }

@@ -3,7 +3,7 @@
 //! Promise: what is written is read back the same; what a manifest cannot say is named by [`Manifest::of_policy`] and
 //! [`write()`], and what is not understood in one that is read is refused by its place. Nothing is passed over that could
 //! change what is accepted. Time is an argument. Not here: files and keys on disk (the command's).
-//! Source: draft-ietf-rats-corim-11 (CoRIM, CoMID), RFC 9393 (CoSWID), RFC 9052 (COSE); SPECIFICATION.md section 13.
+//! Source: draft-ietf-rats-corim-11 (CoRIM, CoMID), RFC 9393 (CoSWID), RFC 9052 (COSE); docs/spec/policy.md.
 
 mod cbor;
 mod comid;
@@ -21,7 +21,7 @@ pub use write::write;
 use crate::{BootPolicy, Reference};
 use evidence::{Bank, Digest, PodUid};
 
-/// The profile that manifests of ours name: environments and attributes are those of SPECIFICATION.md section 13.
+/// The profile that manifests of ours name: environments and attributes are those of docs/spec/cgpath.cddl.
 pub const PROFILE: &str = "urn:ima-cgpath:corim:1";
 /// A manifest is never longer than this many bytes.
 pub const MAX_CORIM_LEN: usize = 512 * 1024 * 1024;

@@ -9,7 +9,7 @@ use evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The rules of a verifier. SPECIFICATION.md section 3 has the text of each.
+/// The rules of a verifier. docs/spec/rules.md has the text of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Rule {
     /// The quote: format, key, signature, nonce.

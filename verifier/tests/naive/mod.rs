@@ -1,4 +1,4 @@
-//! A second appraisal, written from SPECIFICATION.md section 3 alone: rules V2 to V9, V11, V12 and V14.
+//! A second appraisal, written from docs/spec/rules.md alone: rules V2 to V9, V11, V12 and V14.
 //!
 //! Promises: it shares no rule with `verifier::appraise`. It decodes with `evidence` and looks contents up with `policy`; whole
 //! lists are walked again for each question, so that nothing has to be remembered or ordered. Not here: the quote's
