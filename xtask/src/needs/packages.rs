@@ -139,6 +139,12 @@ pub const PACKAGES: &[Package] = &[
         &[Purpose::Test],
     ),
     Package(
+        "patch",
+        "patch",
+        "applies what `cgpath policy suggest` writes, in tests",
+        &[Purpose::Test],
+    ),
+    Package(
         "chromium",
         "chromium",
         "the browser in which the verifier's pages are tried",

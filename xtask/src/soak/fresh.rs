@@ -404,7 +404,9 @@ impl Machine {
     /// A script of `/bin/sh` in there, as root, with no terminal, no environment of ours but proxies, and its own
     /// processes, which all end with it.
     fn inside(&self, script: &str) -> Command {
-        let mut mounts = String::from("set -e; root=$1\nmount -t proc proc \"$root/proc\"\n");
+        // A machine's root is a mount point: without that, nobody in there could make a mount namespace.
+        let mut mounts = String::from("set -e; root=$1\nmount --bind \"$root\" \"$root\"\n");
+        mounts.push_str("mount -t proc proc \"$root/proc\"\n");
         mounts.push_str("mount -t sysfs -o ro sysfs \"$root/sys\"\nmount --rbind /dev \"$root/dev\"\n");
         let mut shared = Vec::new();
         for (at, (from, to, writable)) in self.shared.iter().enumerate() {
