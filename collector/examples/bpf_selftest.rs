@@ -14,19 +14,13 @@ use collector::bpf::{
     unload,
 };
 use evidence::{Bank, Digest, EventKind, FileHash};
+use std::os::fd::AsRawFd;
+use std::os::unix::{ffi::OsStrExt, fs::MetadataExt, fs::PermissionsExt, process::CommandExt};
 use std::{
     ffi::CString,
     fs,
     io::Write,
     num::NonZeroUsize,
-    os::{
-        fd::AsRawFd,
-        unix::{
-            ffi::OsStrExt,
-            fs::{MetadataExt, PermissionsExt},
-            process::CommandExt,
-        },
-    },
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::{Duration, Instant},

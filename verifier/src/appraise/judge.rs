@@ -8,8 +8,9 @@ use super::{
     boot::BOOT_AGGREGATE,
     finding::{Finding, Findings, Rule, Severity, Subject},
     join::Owned,
+    opaque,
     scene::{Opinion, Scene},
-    tally::{Deviations, Seen, Tally, rule_of},
+    tally::{Deviations, Seen, Tally, rule_of, unhashed},
     verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State},
     view::Line,
 };
@@ -93,16 +94,6 @@ struct Judge<'j, 'a> {
     tallies: &'j mut BTreeMap<PartitionKey, Tally>,
     /// What a partition begins with that is not among `tallies` yet.
     base: &'j BTreeMap<PartitionKey, Tally>,
-}
-
-/// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).
-fn unhashed(error: i32) -> String {
-    let why = match error {
-        -27 => ": longer than any file that the node hashes (bpf.max_hash_mib)",
-        -66 => ": where a server answers for the file, which the node does not wait for (bpf.hash_served)",
-        _ => "",
-    };
-    format!("no hash, error {error}{why}")
 }
 
 /// Records whose contents one thread judges at a time.
@@ -556,16 +547,7 @@ impl<'a> Judge<'_, 'a> {
     /// Charges one content to its partition.
     fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
-        if let PartitionKey::Pod(uid) = used.key
-            && policy::is_opaque(used.name.bytes())
-        {
-            let text = "opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod";
-            let subject = Subject::Partition(used.key);
-            let finding = if policy.trusts_opaque(&uid) {
-                Finding::tolerated(Rule::V9, subject, text)
-            } else {
-                Finding::fail(Rule::V9, subject, text).expected("opaque: trust, in the policy of this pod")
-            };
+        if let Some(finding) = opaque::finding(policy, used.key, used.name.bytes()) {
             self.tally(used.key).is_opaque(place(finding, &used));
         }
         let Some(digest) = used.digest else {

@@ -18,6 +18,7 @@ pub(crate) mod join;
 pub(crate) mod judge;
 pub(crate) mod kept;
 mod measured;
+mod opaque;
 mod pem;
 mod pending;
 pub(crate) mod progress;

@@ -219,6 +219,16 @@ impl Tally {
     }
 }
 
+/// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).
+pub(crate) fn unhashed(error: i32) -> String {
+    let why = match error {
+        -27 => ": longer than any file that the node hashes (bpf.max_hash_mib)",
+        -66 => ": where a server answers for the file, which the node does not wait for (bpf.hash_served)",
+        _ => "",
+    };
+    format!("no hash, error {error}{why}")
+}
+
 /// The rule that what a partition uses is judged by.
 pub(crate) fn rule_of(key: PartitionKey) -> Rule {
     match key {

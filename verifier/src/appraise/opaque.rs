@@ -1,0 +1,23 @@
+//! V9 for pods in which a program ran that runs others out of the kernel's sight.
+//!
+//! Not here: which programs these are (see `policy::is_opaque`).
+
+use super::finding::{Finding, Rule, Subject};
+use evidence::PartitionKey;
+use policy::Policy;
+
+/// What is to be said of the use of the program at this path, if it is such a one and a pod used it.
+pub(crate) fn finding(policy: &Policy, key: PartitionKey, path: &[u8]) -> Option<Finding> {
+    let PartitionKey::Pod(uid) = key else { return None };
+    if !policy::is_opaque(path) {
+        return None;
+    }
+    let text =
+        "opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod";
+    let subject = Subject::Partition(key);
+    Some(if policy.trusts_opaque(&uid) {
+        Finding::tolerated(Rule::V9, subject, text)
+    } else {
+        Finding::fail(Rule::V9, subject, text).expected("opaque: trust, in the policy of this pod")
+    })
+}
