@@ -2,11 +2,6 @@
 //!
 //! Promises: what was done is counted by who did it. Not here: what becomes of it.
 
-#![allow(
-    unsafe_code,
-    reason = "execve(2) in a process with threads, as an attacker calls it"
-)]
-
 use crate::workload::silently;
 use crate::workload_memory as memory;
 use anyhow::{Context as _, Result, ensure};
