@@ -18,7 +18,7 @@ const THREADS: u32 = 8;
 const BURST: u64 = 1024;
 const PER_SECOND: u64 = 1;
 const MAPPINGS: u32 = 4_000;
-const DENIALS: u32 = 600;
+const DENIALS: u32 = 2_000;
 /// Without a seccomp profile, with the runtime's own, and one that does nothing wrong.
 const PODS: [(&str, &str); 3] = [
     ("noisy", "11111111-0000-4000-8000-0000000000f1"),
