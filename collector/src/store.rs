@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 /// Bytes that wait in memory before they are written.
 const BUFFER: usize = 64 * 1024;
 
+/// So many wait where the disk is full. The spool takes no records then, so that it does not come to more.
+const MOST_BUFFERED: usize = 64 * BUFFER;
+
 /// Bytes between two records of a partition that are read along with them: a read of its own costs more.
 const GAP: u64 = 4096;
 
@@ -100,7 +103,12 @@ impl Log {
         };
         let len = u32::try_from(bytes.len()).map_err(|_| io(io::ErrorKind::InvalidInput.into()))?;
         if self.buf.len() + bytes.len() > BUFFER {
-            self.flush()?;
+            match self.flush() {
+                // It is written when there is room. What must read it fails until then.
+                Err(StoreError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::StorageFull && self.buf.len() < MOST_BUFFERED => {}
+                done => done?,
+            }
         }
         let at = self.written + self.buf.len() as u64;
         self.buf.extend_from_slice(bytes);

@@ -352,9 +352,11 @@ impl<M: Machine> Core<M> {
                 self.handle(Note::Sealed(sealed))?;
             }
             Action::Anchor { number } => {
-                let done = match self.store.checkpoint_file(number)? {
-                    Some(file) => self.machine.anchor(number, &file).map_err(|e| e.to_string()),
-                    None => Err("its file is not in the store".to_owned()),
+                // What cannot be written out now, on a full disk, is anchored before the next answer.
+                let done = match self.store.checkpoint_file(number) {
+                    Ok(Some(file)) => self.machine.anchor(number, &file).map_err(|e| e.to_string()),
+                    Ok(None) => Err("its file is not in the store".to_owned()),
+                    Err(error) => Err(error.to_string()),
                 };
                 let event = match done {
                     Ok(()) => Signal::FileRead,

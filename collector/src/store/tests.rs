@@ -345,3 +345,33 @@ fn an_empty_store_gives_whole_evidence() {
     written.file.read_to_end(&mut bytes).unwrap();
     assert!(Evidence::from_cbor(&bytes).unwrap().partitions.is_empty());
 }
+
+/// /dev/full takes nothing; the log's own file is swapped for it.
+#[test]
+fn what_a_full_disk_does_not_take_is_written_when_there_is_room_and_cannot_be_read_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::create(dir.path().join("log")).unwrap();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let good = std::mem::replace(&mut log.file, full);
+    let pieces: Vec<Vec<u8>> = (0..100).map(|n| vec![n; 3000]).collect();
+    let spans: Vec<Span> = pieces.iter().map(|piece| log.append(piece).unwrap()).collect();
+    assert!(
+        log.reader()
+            .is_err_and(|error| error.to_string().contains("No space left"))
+    );
+    // Without end it is not kept.
+    let error = loop {
+        if let Err(error) = log.append(&[0; BUFFER]) {
+            break error;
+        }
+        assert!(log.buf.len() <= MOST_BUFFERED + BUFFER);
+    };
+    assert!(error.to_string().contains("No space left"), "{error}");
+    log.file = good;
+    let (mut buf, mut out) = (Vec::new(), Vec::new());
+    log.reader()
+        .unwrap()
+        .copy_all(&spans, &mut buf, &mut out)
+        .unwrap();
+    assert_eq!(out, pieces.concat());
+}
