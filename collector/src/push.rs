@@ -10,13 +10,12 @@ use crate::config::Config;
 use crate::service::RequestError;
 use crate::sink::Source;
 use bytes::Bytes;
-use cgpath_net::{Endpoint, NetError, Tls, backoff};
+use cgpath_net::{Endpoint, NetError, Tls};
 use evidence::{PodUid, Position};
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, header};
-use rand_core::{OsRng, RngCore};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -310,10 +309,8 @@ pub async fn run<S: Source>(config: Config, client: Client, handle: S, mut stop:
                 failures = failures.saturating_add(1);
                 client.progress.lock().1 = Some(error.to_string());
                 everything |= error.wants_everything();
-                let mut random = [0];
-                OsRng.fill_bytes(&mut random);
                 let longest = Duration::from_secs(config.verifier.max_backoff);
-                let pause = backoff(FIRST_PAUSE, longest, failures, random[0]);
+                let pause = cgpath_net::pause(FIRST_PAUSE, longest, failures);
                 tracing::warn!(%error, failures, again_in = ?pause, "no attestation");
                 pause
             }

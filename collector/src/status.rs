@@ -1,19 +1,15 @@
 //! `cgpathd status`, for people and for Prometheus.
 //!
 //! Promise: pure; both forms say everything that the daemon says. Text that others chose (a runtime's error, a sink's) is
-//! escaped. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
+//! escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
 
 use crate::service::Status;
 use evidence::PodUid;
+use evidence::text::foreign;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info};
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write as _};
-
-/// One line: without what would break it or reach a terminal.
-fn line(text: &str) -> String {
-    text.escape_debug().to_string()
-}
 
 /// A line for each thing that the daemon says.
 pub fn text(status: &Status) -> String {
@@ -72,8 +68,8 @@ pub fn text(status: &Status) -> String {
     for sink in &status.sinks {
         let mut text = format!(
             "{} ({}): {} delivered, {} waiting ({} bytes), {} dropped",
-            line(&sink.name),
-            line(&sink.kind),
+            foreign(&sink.name),
+            foreign(&sink.kind),
             sink.delivered,
             sink.waiting,
             sink.waiting_bytes,
@@ -83,12 +79,12 @@ pub fn text(status: &Status) -> String {
             let _ = write!(text, ", {} pods without a name yet", sink.unnamed);
         }
         if let Some(error) = &sink.error {
-            let _ = write!(text, "; last error: {}", line(error));
+            let _ = write!(text, "; last error: {}", foreign(error));
         }
         rows.push(("sink", text));
     }
     if let Some(runtime) = &status.runtime {
-        let mut text = format!("{}: {} pods", line(&runtime.socket), runtime.pods);
+        let mut text = format!("{}: {} pods", foreign(&runtime.socket), runtime.pods);
         match runtime.answered_ago {
             Some(seconds) => {
                 let _ = write!(text, ", answered {seconds} s ago");
@@ -96,7 +92,7 @@ pub fn text(status: &Status) -> String {
             None => text.push_str(", has not answered yet"),
         }
         if let Some(error) = &runtime.error {
-            let _ = write!(text, "; last error: {}", line(error));
+            let _ = write!(text, "; last error: {}", foreign(error));
         }
         rows.push(("runtime", text));
     }

@@ -1,7 +1,7 @@
 //! HTTPS requests to other services: whom to trust, where to, one connection at a time.
 //!
 //! Promises: a server's certificate is checked against the CAs of one PEM file and no others; plain HTTP only where the
-//! caller asks for it by name ([`Endpoint::http_or_https`]); no answer is read beyond a limit ([`read`]). Not here: what is
+//! caller asks for it by name ([`Endpoint::http_or_https`]); no answer is read beyond a limit ([`Endpoint::read`]). Not here: what is
 //! asked, how often, time limits (an answer is read for as long as the caller waits).
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rand_core::{OsRng, RngCore as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -309,8 +310,15 @@ impl Endpoint {
 }
 
 /// The pause before the next try after `failures` of them: `first`, doubled each time up to `longest`, with up to a quarter
-/// more or less by chance (`random`: 0 to 255), so that a fleet does not come back all at once.
-pub fn backoff(first: Duration, longest: Duration, failures: u32, random: u8) -> Duration {
+/// more or less by chance, so that a fleet does not come back all at once.
+pub fn pause(first: Duration, longest: Duration, failures: u32) -> Duration {
+    let mut random = [0];
+    OsRng.fill_bytes(&mut random);
+    backoff(first, longest, failures, random[0])
+}
+
+/// The same with a chance of 0 to 255.
+fn backoff(first: Duration, longest: Duration, failures: u32, random: u8) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(20));
     doubled.min(longest) * (192 + u32::from(random) / 2) / 256
 }
@@ -334,6 +342,21 @@ mod tests {
         assert!(pause(3, 0) > pause(1, 255));
         for failures in [10, 1000, u32::MAX] {
             assert!((45..=75).contains(&pause(failures, 255).as_secs()));
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_vary_by_a_quarter() {
+        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(60));
+        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1000, 60)] {
+            let base = Duration::from_secs(seconds);
+            for random in [0, 128, 255] {
+                let pause = backoff(first, longest, failures, random);
+                assert!(
+                    pause >= base * 3 / 4 && pause <= base * 5 / 4,
+                    "{failures} {random}: {pause:?}"
+                );
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::push::{self, FIRST_PAUSE, Judgement, Progress};
 use crate::runtime::Names;
 use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
-use cgpath_net::{NetError, backoff};
+use cgpath_net::NetError;
 use deliver::Target;
 use evidence::{Bank, Position};
 use keylime::KeylimeError;
@@ -363,10 +363,8 @@ async fn consume(sink: Arc<Spooled>, mut stop: watch::Receiver<bool>) {
                     Err(error) => {
                         open = None;
                         failures = failures.saturating_add(1);
-                        let mut random = [0];
-                        OsRng.fill_bytes(&mut random);
-                        let pause =
-                            backoff(FIRST_PAUSE, Duration::from_secs(MAX_BACKOFF), failures, random[0]);
+                        let longest = Duration::from_secs(MAX_BACKOFF);
+                        let pause = cgpath_net::pause(FIRST_PAUSE, longest, failures);
                         tracing::warn!(sink = sink.config.name, error, failures, again_in = ?pause, "not delivered");
                         *lock(&sink.error) = Some(error);
                         Some(pause)

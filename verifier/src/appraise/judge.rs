@@ -548,7 +548,7 @@ impl<'a> Judge<'_, 'a> {
     fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
         if let Some(finding) = opaque::finding(policy, used.key, used.name.bytes()) {
-            self.tally(used.key).is_opaque(place(finding, &used));
+            self.tally(used.key).say_opaque(place(finding, &used));
         }
         let Some(digest) = used.digest else {
             let finding = Finding::fail(

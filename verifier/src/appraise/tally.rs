@@ -66,7 +66,7 @@ impl Tally {
     }
 
     /// A program was used that runs others out of the kernel's sight: the first time is said.
-    pub(crate) fn is_opaque(&mut self, finding: Finding) {
+    pub(crate) fn say_opaque(&mut self, finding: Finding) {
         self.opaque.get_or_insert(finding);
     }
 

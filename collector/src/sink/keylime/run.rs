@@ -5,8 +5,6 @@ use crate::config::Sink;
 use crate::push::FIRST_PAUSE;
 use crate::service::TpmAccess;
 use crate::sink::{MAX_BACKOFF, SinkStatus, lock};
-use cgpath_net::backoff;
-use rand_core::{OsRng, RngCore as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,9 +62,7 @@ impl Live {
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    let mut random = [0];
-                    OsRng.fill_bytes(&mut random);
-                    let pause = backoff(FIRST_PAUSE, Duration::from_secs(MAX_BACKOFF), failures, random[0]);
+                    let pause = cgpath_net::pause(FIRST_PAUSE, Duration::from_secs(MAX_BACKOFF), failures);
                     let told = Duration::from_secs(error.retry_after().unwrap_or_default());
                     let pause = pause.max(told).min(MAX_PAUSE);
                     tracing::warn!(sink = self.config.name, %error, failures, again_in = ?pause, "not attested");

@@ -6,7 +6,7 @@
 
 use super::store::{Store, StoreError};
 use axum::body::Bytes;
-use cgpath_net::{Endpoint, NetError, Tls, backoff};
+use cgpath_net::{Endpoint, NetError, Tls};
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, StatusCode, header};
@@ -234,18 +234,11 @@ impl Webhook {
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    let pause = backoff(FIRST_PAUSE, LAST_PAUSE, failures, rand_byte());
+                    let pause = cgpath_net::pause(FIRST_PAUSE, LAST_PAUSE, failures);
                     tracing::warn!(webhook = authority, error, failures, again_in = ?pause, "webhook: not delivered");
                     tokio::time::sleep(pause).await;
                 }
             }
         }
     }
-}
-
-fn rand_byte() -> u8 {
-    use rand_core::{OsRng, RngCore};
-    let mut byte = [0];
-    OsRng.fill_bytes(&mut byte);
-    byte[0]
 }
