@@ -24,6 +24,8 @@ const QUIET: &str = "00000000-0000-4000-8000-0000000000e1";
 const SHARED: &str = "/opt/shared/report";
 
 const SIGKILL: i32 = 9;
+/// Rounds that are looked at before it is said that nobody was held up.
+const MOST_CROWDED: usize = 60;
 
 fn scaled(soak: u32, usual: u32) -> u32 {
     if std::env::var_os("CGPATH_SOAK").is_some() {
@@ -180,7 +182,9 @@ fn late_records(stock: Stock, threads: u32, crowded: usize, rounds: usize) {
     }
     let mut seen: Vec<Behind> = Vec::new();
     let mut before = None;
-    for _ in 0..crowded {
+    // On a quick guest a round may meet nobody inside of IMA; so rounds go on until one has shown what it is about.
+    let held_up = |seen: &[Behind]| seen.iter().any(|behind| behind.marks > 1);
+    while seen.len() < crowded || (!held_up(&seen) && seen.len() < MOST_CROWDED) {
         let round = node.next().unwrap();
         let (evidence, behind) = check(&round, before.as_ref());
         seen.push(behind);
@@ -197,10 +201,7 @@ fn late_records(stock: Stock, threads: u32, crowded: usize, rounds: usize) {
         seen.iter().map(|b| b.marked).sum::<usize>(),
         started.elapsed().as_secs_f64()
     );
-    assert!(
-        seen.iter().any(|behind| behind.marks > 1),
-        "no thread was held up: the test shows nothing"
-    );
+    assert!(held_up(&seen), "no thread was held up: the test shows nothing");
 
     let drip = Workload::Drip {
         dir: "/var/tmp/drip".to_owned(),
