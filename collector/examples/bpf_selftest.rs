@@ -8,12 +8,12 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use collector::bpf::{
+use cgpath_evidence::{Bank, Digest, EventKind, FileHash};
+use cgpathd::bpf::{
     Adopted, Bpf, Error, Options, Ring,
     decode::{Body, CgroupChange, EntryEvent, Event, FileEvent, TaskInfo, decode, record_len},
     unload,
 };
-use evidence::{Bank, Digest, EventKind, FileHash};
 use std::os::fd::AsRawFd;
 use std::os::unix::{ffi::OsStrExt, fs::MetadataExt, fs::PermissionsExt, process::CommandExt};
 use std::{

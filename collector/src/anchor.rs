@@ -3,7 +3,7 @@
 //! An image in tmpfs with a UUID of ours, loop-mounted: the rule `measure func=FILE_CHECK mask=^MAY_READ fsuuid=…` then
 //! holds for these files alone, and no pod can meet it.
 
-use evidence::checkpoint::{DIRECTORY, FS_UUID};
+use cgpath_evidence::checkpoint::{DIRECTORY, FS_UUID};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

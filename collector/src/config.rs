@@ -4,7 +4,7 @@
 //! Not here: whether what a key names exists (see [`crate::check`] and the parts that use it).
 
 use crate::bpf::{Mode, Orders};
-use evidence::Bank;
+use cgpath_evidence::Bank;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -357,7 +357,7 @@ impl Sink {
             _ => match self
                 .pods
                 .iter()
-                .find(|uid| evidence::PodUid::parse(uid.as_bytes()).is_none())
+                .find(|uid| cgpath_evidence::PodUid::parse(uid.as_bytes()).is_none())
             {
                 Some(uid) => return Err(format!("sink {name}: {uid:?} is not a pod's UID")),
                 None => return Ok(()),
@@ -570,7 +570,7 @@ const LAPSE: std::ops::RangeInclusive<u64> = 10..=86_400;
 fn is_cgroup_path(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     path.starts_with('/')
-        && (2..=ebpf_common::MAX_POD_LEVEL).contains(&parts.len())
+        && (2..=cgpath_ebpf_common::MAX_POD_LEVEL).contains(&parts.len())
         && parts.iter().all(|part| !matches!(*part, "" | "." | ".."))
 }
 
@@ -889,7 +889,7 @@ impl Config {
             ("fail_closed.exempt", &self.fail_closed.exempt),
         ] {
             if let Some(path) = exempt.iter().find(|path| !is_cgroup_path(path)) {
-                let most = ebpf_common::MAX_POD_LEVEL;
+                let most = cgpath_ebpf_common::MAX_POD_LEVEL;
                 return bad(
                     key,
                     format!("{path:?} is not a cgroup's path: absolute, no \"..\", 2 to {most} components"),

@@ -28,7 +28,7 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 enum Question {
     /// Evidence for a nonce.
     Evidence {
-        #[serde(with = "evidence::serde_bytes_hex")]
+        #[serde(with = "cgpath_evidence::serde_bytes_hex")]
         nonce: Vec<u8>,
     },
     /// How the daemon fares.

@@ -1,14 +1,14 @@
 //! `cgpathd`: a thin command over the `collector` library.
 
 use anyhow::{Context, bail};
+use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
+use cgpathd::config::{Config, EXAMPLE};
+use cgpathd::runtime::{self, Names};
+use cgpathd::service::{Service, TpmThread, tpm_options};
+use cgpathd::sink::Sinks;
+use cgpathd::tpm::{self, Tpm};
+use cgpathd::{control, engine, push, setup, status};
 use clap::{CommandFactory, Parser};
-use collector::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
-use collector::config::{Config, EXAMPLE};
-use collector::runtime::{self, Names};
-use collector::service::{Service, TpmThread, tpm_options};
-use collector::sink::Sinks;
-use collector::tpm::{self, Tpm};
-use collector::{control, engine, push, setup, status};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -102,7 +102,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             );
         }
         Command::Check(args) => {
-            let code = collector::check::run(&config, args.json, &mut std::io::stdout().lock())?;
+            let code = cgpathd::check::run(&config, args.json, &mut std::io::stdout().lock())?;
             return Ok(ExitCode::from(code));
         }
     }

@@ -13,7 +13,7 @@ use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use evidence::{Boot, Position, Protection};
+use cgpath_evidence::{Boot, Position, Protection};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

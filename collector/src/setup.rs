@@ -121,7 +121,7 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
                     format_args!("kept      {path}: it is there and differs from ours"),
                 );
                 if item.path.ends_with("ima-policy") && !has_checkpoint_rule(&found) {
-                    let uuid = evidence::checkpoint::FS_UUID;
+                    let uuid = cgpath_evidence::checkpoint::FS_UUID;
                     let rule = format_args!("measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}");
                     line(&mut out, format_args!("          it needs this line: {rule}"));
                 }
@@ -268,7 +268,7 @@ fn write(path: &Path, content: &str) -> Result<(), SetupError> {
 
 /// Whether a policy file has the rule that measures checkpoint files.
 fn has_checkpoint_rule(policy: &[u8]) -> bool {
-    let fsuuid = format!("fsuuid={}", evidence::checkpoint::FS_UUID);
+    let fsuuid = format!("fsuuid={}", cgpath_evidence::checkpoint::FS_UUID);
     String::from_utf8_lossy(policy).lines().any(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         words.first() == Some(&"measure")

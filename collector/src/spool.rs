@@ -11,7 +11,7 @@
 use crate::bpf::decode;
 use crate::pipeline::{Fact, KernelRecord, Note};
 use bytes::Bytes;
-use evidence::wire;
+use cgpath_evidence::wire;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -4,8 +4,8 @@
 //! escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
 
 use crate::service::Status;
-use evidence::PodUid;
-use evidence::text::foreign;
+use cgpath_evidence::PodUid;
+use cgpath_evidence::text::foreign;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info};
 use prometheus_client::registry::Registry;
@@ -49,9 +49,9 @@ pub fn text(status: &Status) -> String {
     }
     let on = |yes: bool| if yes { "on" } else { "off" };
     let mode = |mode| match mode {
-        evidence::GuardMode::Off => "off",
-        evidence::GuardMode::Record => "record",
-        evidence::GuardMode::Deny => "deny",
+        cgpath_evidence::GuardMode::Off => "off",
+        cgpath_evidence::GuardMode::Record => "record",
+        cgpath_evidence::GuardMode::Deny => "deny",
     };
     let p = status.protection;
     rows.push((
@@ -261,9 +261,9 @@ mod tests {
             unjoined: 1,
             lost: 3,
             stalled: false,
-            protection: evidence::Protection {
-                guard: evidence::GuardMode::Deny,
-                tpm: evidence::GuardMode::Record,
+            protection: cgpath_evidence::Protection {
+                guard: cgpath_evidence::GuardMode::Deny,
+                tpm: cgpath_evidence::GuardMode::Record,
                 enforce: true,
                 fail_closed: false,
             },

@@ -4,8 +4,8 @@
 //! Derived: everything here is made anew from the spool and the kernel when a collector starts. Memory holds one
 //! position for each record and each entry and nothing of their content.
 
-use evidence::bundle::MAX_EVIDENCE_LEN;
-use evidence::{Boot, Entry, InFlight, PartitionKey, PodInfo, Position, Quote, Tier, wire};
+use cgpath_evidence::bundle::MAX_EVIDENCE_LEN;
+use cgpath_evidence::{Boot, Entry, InFlight, PartitionKey, PodInfo, Position, Quote, Tier, wire};
 use minicbor::Encoder;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -504,14 +504,14 @@ pub struct EvidenceFile {
     pub file: File,
     /// Bytes in it.
     pub len: u64,
-    /// Whether it is what came after a position, see [`evidence::Part`].
+    /// Whether it is what came after a position, see [`cgpath_evidence::Part`].
     pub is_part: bool,
     /// The position at its end, for whoever keeps it; `base` is left to him. `None` without a checkpoint.
     pub reached: Option<Position>,
 }
 
 impl Assembly {
-    /// Writes deterministic CBOR as [`evidence::Evidence`] has it, or [`evidence::Part`], whose fields stand in the same
+    /// Writes deterministic CBOR as [`cgpath_evidence::Evidence`] has it, or [`cgpath_evidence::Part`], whose fields stand in the same
     /// order and without their numbers.
     ///
     /// # Errors

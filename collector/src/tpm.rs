@@ -9,9 +9,9 @@
 mod endorsement;
 
 use crate::config::KeyKind;
+use cgpath_evidence::boot::Registers;
+use cgpath_evidence::{Bank, Quote};
 pub use endorsement::{Certified, Endorsement};
-use evidence::boot::Registers;
-use evidence::{Bank, Quote};
 use sha2::{Digest as _, Sha256};
 use std::str::FromStr;
 use std::time::Duration;
@@ -329,7 +329,7 @@ impl Tpm {
         let mut values = Vec::new();
         for slots in BOOT_PCRS {
             let digests = self.registers(slots)?.into_iter();
-            values.extend(digests.filter_map(|digest| evidence::Digest::new(bank, &digest)));
+            values.extend(digests.filter_map(|digest| cgpath_evidence::Digest::new(bank, &digest)));
         }
         Registers::new(values).ok_or(TpmError::Registers { bank })
     }

@@ -2,8 +2,8 @@
 
 use crate::port::Port;
 use cgpath_net::NetError;
-use collector::config::Config;
-use collector::push::{Client, PushError};
+use cgpathd::config::Config;
+use cgpathd::push::{Client, PushError};
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -206,7 +206,7 @@ async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
 
 #[test]
 fn with_no_daemon_the_socket_says_so_and_a_broken_one_is_an_error() {
-    use collector::control::{ClientError, ask_evidence, ask_status, socket};
+    use cgpathd::control::{ClientError, ask_evidence, ask_status, socket};
     let dir = tempfile::tempdir().unwrap();
     let mut out = Vec::new();
     assert!(matches!(

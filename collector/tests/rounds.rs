@@ -1,10 +1,10 @@
 //! Rounds of the engine on a machine made of software: what a verifier that follows is sent.
 
 use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
-use collector::bpf::OpenMark;
-use collector::engine::core::{Core, Outcome};
-use collector::store::{Assembly, Header};
-use evidence::{Boot, Evidence, Part, PartitionKey, Position, Quote, SealedCheckpoint, Tier};
+use cgpath_evidence::{Boot, Evidence, Part, PartitionKey, Position, Quote, SealedCheckpoint, Tier};
+use cgpathd::bpf::OpenMark;
+use cgpathd::engine::core::{Core, Outcome};
+use cgpathd::store::{Assembly, Header};
 use std::io::Read as _;
 
 /// Every actor uses a file that nobody used before.
@@ -131,7 +131,7 @@ fn what_was_measured_while_the_quote_was_made_is_shown_and_then_sealed_as_it_was
     let (bytes, position) = written(assembly, None);
     let first = Evidence::from_cbor(&bytes).unwrap();
     // The host's file and the checkpoint's own, and a file of each pod.
-    let sizes = |logs: &[evidence::PartitionLog]| -> Vec<usize> {
+    let sizes = |logs: &[cgpath_evidence::PartitionLog]| -> Vec<usize> {
         logs.iter().map(|log| log.records.len()).collect()
     };
     assert_eq!(sizes(&first.unsealed), [vec![1; PODS as usize], vec![2]].concat());

@@ -1,13 +1,13 @@
 //! Sinks: each gets its rounds whatever becomes of the others; what waits is on disk, what does not fit is said.
 
 use crate::common::{self, sink::PATIENCE, sink::stop, sink::until};
-use collector::config::{Config, Sink, SinkKind};
-use collector::runtime::Names;
-use collector::service::RequestError;
-use collector::sink::{Sinks, Source};
-use collector::store::{EvidenceFile, Header, Store};
-use evidence::boot::{Boot, REGISTERS, Registers};
-use evidence::{Bank, Digest, Entry, Evidence, Part, PartitionKey, Position, Quote, Tier};
+use cgpath_evidence::boot::{Boot, REGISTERS, Registers};
+use cgpath_evidence::{Bank, Digest, Entry, Evidence, Part, PartitionKey, Position, Quote, Tier};
+use cgpathd::config::{Config, Sink, SinkKind};
+use cgpathd::runtime::Names;
+use cgpathd::service::RequestError;
+use cgpathd::sink::{Sinks, Source};
+use cgpathd::store::{EvidenceFile, Header, Store};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -67,17 +67,17 @@ impl Source for Engine {
         Ok(store.assembly(&frozen, after.as_ref(), vec![])?.write(&header)?)
     }
 
-    async fn judged(&self, _: collector::push::Judgement) -> Result<(), RequestError> {
+    async fn judged(&self, _: cgpathd::push::Judgement) -> Result<(), RequestError> {
         Ok(())
     }
 }
 
 /// A record in its encoded form.
 fn record(n: u8) -> Vec<u8> {
-    evidence::Record {
+    cgpath_evidence::Record {
         seq: n.into(),
         boot_ns: 1,
-        kind: evidence::EventKind::Execution,
+        kind: cgpath_evidence::EventKind::Execution,
         ret: 0,
         pcr: 0,
         digests: vec![],

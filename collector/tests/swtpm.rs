@@ -1,8 +1,8 @@
 //! The attestation key and quotes against a software TPM of the test's own.
 
 use crate::common::swtpm::Swtpm;
-use collector::config::KeyKind;
-use collector::tpm::{Tpm, TpmError, fingerprint};
+use cgpathd::config::KeyKind;
+use cgpathd::tpm::{Tpm, TpmError, fingerprint};
 use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier};
 
 /// x and y at the end of an ECC TPMT_PUBLIC: two TPM2Bs of 32 bytes.
@@ -49,12 +49,12 @@ fn the_key_is_the_same_each_time_and_its_quote_verifies_over_the_nonce() {
     // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign; TPMA_OBJECT at offset 4.
     assert_eq!(quote.ak[4..8], 0x0005_0472u32.to_be_bytes());
     // PCR 0 to 10, none of which was ever extended.
-    let attest = evidence::tpm::Attest::parse(&quote.attest).unwrap();
-    let quoted = evidence::quoted::QuotedRegisters::strict(&attest, &[registers]).unwrap();
-    let zero = evidence::Digest::zero(evidence::Bank::Sha256);
+    let attest = cgpath_evidence::tpm::Attest::parse(&quote.attest).unwrap();
+    let quoted = cgpath_evidence::quoted::QuotedRegisters::strict(&attest, &[registers]).unwrap();
+    let zero = cgpath_evidence::Digest::zero(cgpath_evidence::Bank::Sha256);
     assert!(
         quoted
-            .boot(evidence::Bank::Sha256)
+            .boot(cgpath_evidence::Bank::Sha256)
             .unwrap()
             .values()
             .iter()

@@ -3,7 +3,7 @@
 //! Each bank's register is extended that many times; the banks named run one after the other on one thread, the others on
 //! a second one. Without names the program measures each chain shortly and prints the split that ends first.
 
-use evidence::Bank;
+use cgpath_evidence::Bank;
 use std::time::{Duration, Instant};
 
 fn main() -> Result<(), String> {

@@ -4,7 +4,7 @@
 //! digests, as in `binary_runtime_measurements` on a little-endian machine; paths have 12 to 75 bytes, as those of
 //! libraries and programs have.
 
-use evidence::Bank;
+use cgpath_evidence::Bank;
 use std::io::{self, BufWriter, Write};
 
 fn main() -> io::Result<()> {

@@ -36,7 +36,7 @@ impl core::fmt::Display for Tier {
 pub enum Entry {
     /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length, data; as the
     /// binary list of the kernel has them (the old `ima` template has no data length). The data, its inner lengths
-    /// included, is as the kernel hashed it. `evidence::list` decodes them.
+    /// included, is as the kernel hashed it. `cgpath_evidence::list` decodes them.
     #[n(1)]
     Full(
         #[n(0)]

@@ -7,7 +7,7 @@
 //! # Whose a measurement is
 //!
 //! ```
-//! use evidence::{Error, Evidence, PartitionKey, cgroup::partition_of};
+//! use cgpath_evidence::{Error, Evidence, PartitionKey, cgroup::partition_of};
 //!
 //! let path = b"/kubepods.slice/kubepods-burstable.slice/\
 //!     kubepods-burstable-pod11111111_1111_4111_8111_111111111111.slice/cri-containerd-0123.scope";

@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use cddl_cat::{cbor::validate_cbor, context::BasicContext, flatten::flatten_from_str};
-use ciborium::Value;
-use evidence::{
+use cgpath_evidence::{
     Checkpoint, Evidence, Part, Record, SealedCheckpoint, TenantBundle, proof::PartitionProof, wire,
 };
+use ciborium::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

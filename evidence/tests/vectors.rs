@@ -4,14 +4,14 @@
 #[path = "common/vectors.rs"]
 mod published;
 
-use evidence::boot::EventLog;
-use evidence::list::{Decoder, Form, Layout, ListBank, ListEntry, Listed, Templates};
-use evidence::replay::{Fill, Replay, covered_prefix};
-use evidence::tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey, composite};
-use evidence::{Bank, Digest, PartitionKey, cgroup};
+use cgpath_evidence::boot::EventLog;
+use cgpath_evidence::list::{Decoder, Form, Layout, ListBank, ListEntry, Listed, Templates};
+use cgpath_evidence::replay::{Fill, Replay, covered_prefix};
+use cgpath_evidence::tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey, composite};
+use cgpath_evidence::{Bank, Digest, PartitionKey, cgroup};
 use published::vector as read;
 
-fn decode(bytes: &[u8]) -> evidence::Result<(Vec<ListEntry>, Option<Form>)> {
+fn decode(bytes: &[u8]) -> cgpath_evidence::Result<(Vec<ListEntry>, Option<Form>)> {
     let mut decoder = Decoder::auto();
     decoder.feed(bytes);
     decoder.end();
@@ -151,11 +151,11 @@ fn the_quote_of_the_software_tpm_holds_together() {
     assert!(!ek.attributes.is_attestation_key());
 
     let (entries, _) = decode(&read("tpm/log").unwrap()).unwrap();
-    let list: Vec<evidence::Entry> = entries.iter().map(ListEntry::to_entry).collect();
+    let list: Vec<cgpath_evidence::Entry> = entries.iter().map(ListEntry::to_entry).collect();
     let quoted = Digest::new(Bank::Sha256, &pcrs.values[10]).unwrap();
     assert_eq!(covered_prefix(&list, 10, Fill::Hashed, &quoted), Ok(3));
     // Where only the composite is known, each prefix is tried beside the other registers.
-    let found = evidence::replay::covered_prefix_by(&list, 10, Bank::Sha256, Fill::Hashed, |value| {
+    let found = cgpath_evidence::replay::covered_prefix_by(&list, 10, Bank::Sha256, Fill::Hashed, |value| {
         let others = pcrs.values[..10].iter().map(Vec::as_slice);
         composite(Bank::Sha256, others.chain([value])).bytes() == attest.pcr_digest
     });

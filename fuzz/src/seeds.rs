@@ -1,13 +1,13 @@
 //! Inputs to begin with, made by the project's own writers: the committed corpus is exactly this, so that a format
 //! that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must be refused.
 
-use evidence::boot::{Boot, Registers};
-use evidence::list::ListEntry;
-use evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
-use evidence::tpm::{
+use cgpath_evidence::boot::{Boot, Registers};
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
+use cgpath_evidence::tpm::{
     self, Attest, Attributes, ClockInfo, KeyKind, PcrBlob, PcrSelection, Public, Scheme, Signature,
 };
-use evidence::{
+use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
     InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
     Quote, Record, SealedCheckpoint, TenantBundle, Tier,
@@ -160,7 +160,7 @@ pub fn list_binary() -> Seeds {
 
 /// ASCII lists.
 pub fn list_ascii() -> Seeds {
-    let templates = evidence::list::Templates::builtin();
+    let templates = cgpath_evidence::list::Templates::builtin();
     let ascii = |bank: Bank| {
         let entries = entries(false, bank);
         let lines = entries.iter().filter_map(|(_, record)| {
@@ -214,13 +214,13 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
         mnt_ns: 4026531840,
         pid_ns: 4026531836,
         ancestry: vec![
-            ancestor(1234, b"/bin/sh", evidence::record::ExeSource::Recorded),
+            ancestor(1234, b"/bin/sh", cgpath_evidence::record::ExeSource::Recorded),
             ancestor(
                 1000,
                 b"/usr/bin/containerd-shim-runc-v2",
-                evidence::record::ExeSource::Seeded,
+                cgpath_evidence::record::ExeSource::Seeded,
             ),
-            ancestor(1, b"", evidence::record::ExeSource::Unknown),
+            ancestor(1, b"", cgpath_evidence::record::ExeSource::Unknown),
         ],
         ancestry_cut: false,
         path_cut: seq == 4,
@@ -239,7 +239,7 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
     }
 }
 
-fn ancestor(tgid: u32, exe: &[u8], source: evidence::record::ExeSource) -> Ancestor {
+fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -> Ancestor {
     Ancestor {
         tgid,
         start_ns: u64::from(tgid) * 7,
@@ -491,7 +491,7 @@ fn proofs() -> [(&'static str, PartitionProof); 3] {
 
 /// Proofs that a partition is there and that it is not.
 pub fn partition_proof() -> Seeds {
-    seeds(proofs().map(|(name, proof)| (name, evidence::wire::to_vec(&proof))))
+    seeds(proofs().map(|(name, proof)| (name, cgpath_evidence::wire::to_vec(&proof))))
 }
 
 /// Tenants' bundles: whole, for a follower, and of a pod that is absent.
@@ -768,12 +768,12 @@ pods:
 
 /// Reference values.
 pub fn policy_reference() -> Seeds {
-    let source = policy::Source {
-        kind: policy::SourceKind::Image,
+    let source = cgpath_policy::Source {
+        kind: cgpath_policy::SourceKind::Image,
         name: "docker.io/x:1".to_owned(),
         digest: None,
     };
-    let mut reference = policy::Reference::new(source);
+    let mut reference = cgpath_policy::Reference::new(source);
     for path in [&b"/bin/sh"[..], b"/bin/true", b"/bin/\xff"] {
         reference
             .insert(path.to_vec(), Bank::Sha256.hash(&[path]))
@@ -789,8 +789,8 @@ pub fn policy_reference() -> Seeds {
 
 /// Manifests: a node's with everything, values alone, a signed one.
 pub fn policy_corim() -> Seeds {
-    use policy::corim::{Manifest, ManifestPod, sign, write};
-    use policy::{BootEvent, BootPolicy, Reference, Source, SourceKind};
+    use cgpath_policy::corim::{Manifest, ManifestPod, sign, write};
+    use cgpath_policy::{BootEvent, BootPolicy, Reference, Source, SourceKind};
     let values = |kind, name: &str, paths: &[&str]| {
         let mut reference = Reference::new(Source {
             kind,
@@ -816,7 +816,7 @@ pub fn policy_corim() -> Seeds {
         command_lines: vec!["root=/dev/vda ro".to_owned()],
         events: vec![BootEvent {
             pcr: 4,
-            kind: evidence::boot::EventType::APPLICATION,
+            kind: cgpath_evidence::boot::EventType::APPLICATION,
             name: "a.efi".to_owned(),
             digests: vec![digest(4)],
             optional: false,
@@ -930,7 +930,7 @@ appraise func=MODULE_CHECK appraise_type=imasig permit_directio
 /// A spool with a frame of each kind, as the collector writes it.
 #[cfg(feature = "collector")]
 pub fn collector_spool() -> Seeds {
-    use collector::{pipeline::Note, spool::Spool};
+    use cgpathd::{pipeline::Note, spool::Spool};
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
@@ -959,7 +959,7 @@ pub fn collector_spool() -> Seeds {
         spool.append_raw(&raw).expect("there is room");
     }
     for (_, file) in checkpoint_file() {
-        let sealed = Box::new(evidence::SealedCheckpoint::from_file(&file).expect("it is one"));
+        let sealed = Box::new(cgpath_evidence::SealedCheckpoint::from_file(&file).expect("it is one"));
         spool.append_note(&Note::Sealed(sealed)).expect("there is room");
     }
     let whole = std::fs::read(dir.path().join("spool")).expect("it was just written");
@@ -1029,7 +1029,7 @@ pub fn answer_verdict() -> Seeds {
 /// Raw records of each kind, as the kernel side writes them.
 #[cfg(feature = "collector")]
 pub fn collector_record() -> Seeds {
-    use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, kind};
+    use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, kind};
     let task = |raw: &mut Vec<u8>| {
         raw.extend(99u64.to_ne_bytes());
         for n in [1234u32, 1000, 4026531840, 4026531836, 2, 0] {
@@ -1120,7 +1120,10 @@ pub fn collector_record() -> Seeds {
         ("script", file(kind::SCRIPT, b"/usr/bin/script")),
         ("mapping", file(kind::MAPPING, b"/usr/lib/libc.so.6")),
         ("late-mapping", file(kind::LATE_MAPPING, b"/tmp/\xff")),
-        ("guard", guard(ebpf_common::action::PIN_REMOVED, b"link_executed")),
+        (
+            "guard",
+            guard(cgpath_ebpf_common::action::PIN_REMOVED, b"link_executed"),
+        ),
         ("pod-loss", finish(kind::POD_LOSS, &pod_loss)),
         ("cgroup-new", cgroup(kind::CGROUP_NEW, b"kubepods.slice")),
         ("cgroup-gone", cgroup(kind::CGROUP_GONE, b"")),

@@ -1,14 +1,14 @@
 //! The targets: each takes any bytes.
 
-use evidence::boot::{self, EventLog};
-use evidence::list::{Decoder, Format, ListEntry, Templates};
-use evidence::proof::{PartitionProof, SealedTree};
-use evidence::replay::Replay;
-use evidence::{
+use cgpath_evidence::boot::{self, EventLog};
+use cgpath_evidence::list::{Decoder, Format, ListEntry, Templates};
+use cgpath_evidence::proof::{PartitionProof, SealedTree};
+use cgpath_evidence::replay::Replay;
+use cgpath_evidence::{
     Bank, Error, Evidence, Head, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup,
     tpm, wire,
 };
-use policy::{NodePolicy, Reference};
+use cgpath_policy::{NodePolicy, Reference};
 use verifier::ear::AttestationResult;
 
 fn decode(format: Format, data: &[u8], chunk: usize) -> (Vec<ListEntry>, Option<Error>) {
@@ -200,7 +200,7 @@ pub fn checkpoint_file(data: &[u8]) {
 
 /// Text that names a partition, and the name of a checkpoint file.
 pub fn partition_key(data: &[u8]) {
-    let _ = evidence::checkpoint::number_from_path(data);
+    let _ = cgpath_evidence::checkpoint::number_from_path(data);
     if let Some(uid) = PodUid::parse(data) {
         assert_eq!(PodUid::parse(uid.to_string().as_bytes()), Some(uid));
     }
@@ -240,8 +240,8 @@ pub fn boot_log(data: &[u8]) {
         log: Some(data.to_vec()),
         command_line: Some(b"quiet".to_vec()),
     };
-    if let Ok(learned) = policy::generate::boot::from_boot(&boot) {
-        assert!(learned.yaml().len() <= policy::MAX_POLICY_LEN);
+    if let Ok(learned) = cgpath_policy::generate::boot::from_boot(&boot) {
+        assert!(learned.yaml().len() <= cgpath_policy::MAX_POLICY_LEN);
     }
 }
 
@@ -308,7 +308,7 @@ pub fn policy_reference(data: &[u8]) {
 
 /// A CoRIM, signed or not. What is read is written and read again as the same.
 pub fn policy_corim(data: &[u8]) {
-    use policy::corim::{Trust, read, write};
+    use cgpath_policy::corim::{Trust, read, write};
     const NOW: u64 = 1_800_000_000;
     let Ok(first) = read(data, Trust::DangerousNone, NOW) else {
         return;
@@ -347,7 +347,7 @@ pub fn policy_corim(data: &[u8]) {
 
 /// A file of IMA's rules.
 pub fn ima_policy(data: &[u8]) {
-    use evidence::ima_policy;
+    use cgpath_evidence::ima_policy;
     let Ok(text) = core::str::from_utf8(data) else {
         return;
     };
@@ -404,7 +404,7 @@ pub fn serve_request(data: &[u8]) {
 /// A raw record from the ring buffer.
 #[cfg(feature = "collector")]
 pub fn collector_record(data: &[u8]) {
-    use collector::bpf::decode;
+    use cgpathd::bpf::decode;
     let len = decode::record_len(data);
     if decode::decode(&bytes::Bytes::copy_from_slice(data)).is_ok() {
         let len = len.expect("a record that decodes has a length");
@@ -416,7 +416,7 @@ pub fn collector_record(data: &[u8]) {
 /// The frames of a spool, and where the last whole one ends.
 #[cfg(feature = "collector")]
 fn frames(data: &[u8]) -> (Vec<String>, u64) {
-    use collector::spool::{Frames, START};
+    use cgpathd::spool::{Frames, START};
     let rest = data.get(START as usize..).unwrap_or_default();
     let mut frames = Frames::new(rest, std::path::Path::new("fuzz"), data.len() as u64);
     let mut found = Vec::new();
@@ -435,7 +435,7 @@ pub fn collector_spool(data: &[u8]) {
     for again in [true, false] {
         let (whole, end) = frames(&data);
         if whole.is_empty() {
-            assert_eq!(end, collector::spool::START);
+            assert_eq!(end, cgpathd::spool::START);
         } else {
             let end = usize::try_from(end).expect("within the data");
             assert_eq!(
@@ -454,9 +454,7 @@ pub fn collector_spool(data: &[u8]) {
 #[cfg(feature = "collector")]
 fn make_checksums_fit(data: &mut [u8]) {
     // Length and checksum, then kind and payload, which the checksum is of.
-    let mut rest = data
-        .get_mut(collector::spool::START as usize..)
-        .unwrap_or_default();
+    let mut rest = data.get_mut(cgpathd::spool::START as usize..).unwrap_or_default();
     while let Some((head, behind)) = rest.split_at_mut_checked(8) {
         let n = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let Some((sealed, next)) = behind.split_at_mut_checked(n.saturating_add(1)) else {
@@ -470,7 +468,7 @@ fn make_checksums_fit(data: &mut [u8]) {
 /// The collector's configuration file.
 #[cfg(feature = "collector")]
 pub fn collector_config(data: &[u8]) {
-    use collector::config::Config;
+    use cgpathd::config::Config;
     let Ok(text) = core::str::from_utf8(data) else {
         return;
     };
@@ -487,7 +485,7 @@ pub fn collector_config(data: &[u8]) {
 /// The verifier's answer to a collector that asks for a nonce.
 #[cfg(feature = "collector")]
 pub fn answer_nonce(data: &[u8]) {
-    if let Ok((nonce, _)) = collector::push::asked_in(data) {
+    if let Ok((nonce, _)) = cgpathd::push::asked_in(data) {
         assert!((8..=64).contains(&nonce.len()));
     }
 }
@@ -498,7 +496,7 @@ pub fn answer_verdict(data: &[u8]) {
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(data) else {
         return;
     };
-    if let Some(judgement) = collector::push::judgement_in(&answer) {
+    if let Some(judgement) = cgpathd::push::judgement_in(&answer) {
         let pods = answer["pods"].as_array().map_or(0, Vec::len);
         assert!(
             judgement.charged.len() <= pods,

@@ -8,14 +8,14 @@
 #[path = "common/counting.rs"]
 mod counting;
 
-use evidence::list::{Decoder, Format};
-use evidence::proof::PartitionProof;
-use evidence::tpm::{Attest, PcrSelection, Public, Signature};
-use evidence::{
+use cgpath_evidence::list::{Decoder, Format};
+use cgpath_evidence::proof::PartitionProof;
+use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
+use cgpath_evidence::{
     Boot, Digest, Entry, Evidence, Head, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Record,
     SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
-use policy::{NodePolicy, Reference, corim};
+use cgpath_policy::{NodePolicy, Reference, corim};
 use verifier::ear::AttestationResult;
 
 /// Bytes of each input, where the format has no lower limit of its own.
@@ -32,7 +32,7 @@ fn seeds(target: &str) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// The first seed that decodes.
-fn first<T>(target: &str, decode: impl Fn(&[u8]) -> evidence::Result<T>) -> T {
+fn first<T>(target: &str, decode: impl Fn(&[u8]) -> cgpath_evidence::Result<T>) -> T {
     seeds(target).find_map(|bytes| decode(&bytes).ok()).unwrap()
 }
 
@@ -89,7 +89,7 @@ fn many<T: Clone>(item: T, size: usize) -> Vec<T> {
 /// What a list of evidence may be full of, each with a name.
 fn lists() -> Vec<(&'static str, Vec<Entry>)> {
     let opaque = |digests: Vec<Digest>| Entry::Opaque { pcr: 0, digests };
-    let digest = Digest::zero(evidence::Bank::Sha1);
+    let digest = Digest::zero(cgpath_evidence::Bank::Sha1);
     vec![
         ("empty entries", many(Entry::Full(vec![]), 4)),
         ("entries of a byte", many(Entry::Full(vec![0]), 5)),
@@ -107,13 +107,13 @@ fn logs() -> Vec<(&'static str, Vec<PartitionLog>)> {
         key: PartitionKey::Host,
         records,
     };
-    let ancestor = evidence::Ancestor {
+    let ancestor = cgpath_evidence::Ancestor {
         tgid: 0,
         start_ns: 0,
         exe: vec![],
         dev: 0,
         ino: 0,
-        source: evidence::record::ExeSource::Recorded,
+        source: cgpath_evidence::record::ExeSource::Recorded,
     };
     let of = |change: &dyn Fn(&mut Record)| {
         let mut changed = record();
@@ -496,7 +496,7 @@ fn what_an_operator_writes_holds_no_more() {
     let json = String::from_utf8(seed_of("policy_reference")).unwrap();
     let mut reference = Reference::from_json("seed", json.as_bytes()).unwrap();
     for n in 0..LEN / 80 {
-        let digest = evidence::Bank::Sha256.hash(&[&n.to_be_bytes()]);
+        let digest = cgpath_evidence::Bank::Sha256.hash(&[&n.to_be_bytes()]);
         reference.insert(format!("/{n}").into_bytes(), digest).unwrap();
     }
     let inputs = [

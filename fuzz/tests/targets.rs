@@ -218,7 +218,7 @@ fn corpus_is_what_the_seeds_make() {
 #[test]
 fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     // A target that refuses all of its seeds at the first byte would test nothing.
-    use evidence::{Evidence, Record, SealedCheckpoint, boot::EventLog, list::ListEntry, tpm};
+    use cgpath_evidence::{Evidence, Record, SealedCheckpoint, boot::EventLog, list::ListEntry, tpm};
     let of = |name: &str| {
         fuzz::all()
             .into_iter()
@@ -235,11 +235,14 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     };
     check("list_entry", |b| ListEntry::from_canonical(0, b).is_ok());
     check("evidence_cbor", |b| Evidence::from_cbor(b).is_ok());
-    check("evidence_part", |b| evidence::Part::from_cbor(b).is_ok());
+    check("evidence_part", |b| cgpath_evidence::Part::from_cbor(b).is_ok());
     check("evidence_json", |b| Evidence::from_json(b).is_ok());
-    check("tenant_cbor", |b| evidence::TenantBundle::from_cbor(b).is_ok());
+    check("tenant_cbor", |b| {
+        cgpath_evidence::TenantBundle::from_cbor(b).is_ok()
+    });
     check("partition_proof", |b| {
-        evidence::wire::from_slice::<evidence::proof::PartitionProof>(b, "proof", 1 << 20).is_ok()
+        cgpath_evidence::wire::from_slice::<cgpath_evidence::proof::PartitionProof>(b, "proof", 1 << 20)
+            .is_ok()
     });
     check("ear_token", |b| {
         let token = core::str::from_utf8(b).unwrap();
@@ -254,13 +257,13 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     check("tpm_pcr_blob", |b| tpm::PcrBlob::parse(b).is_ok());
     check("boot_log", |b| EventLog::parse(b).is_ok());
     check("policy_node", |b| {
-        policy::NodePolicy::from_yaml("seed", b).is_ok()
+        cgpath_policy::NodePolicy::from_yaml("seed", b).is_ok()
     });
     check("policy_reference", |b| {
-        policy::Reference::from_json("seed", b).is_ok()
+        cgpath_policy::Reference::from_json("seed", b).is_ok()
     });
     check("policy_corim", |b| {
-        policy::corim::read(b, policy::corim::Trust::DangerousNone, 0).is_ok()
+        cgpath_policy::corim::read(b, cgpath_policy::corim::Trust::DangerousNone, 0).is_ok()
     });
     #[cfg(feature = "service")]
     check("serve_request", |b| {
@@ -268,13 +271,13 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
         answer.starts_with("HTTP/1.1 2") && !answer.contains("HTTP/1.1 4")
     });
     check("ima_policy", |b| {
-        core::str::from_utf8(b).is_ok_and(|text| evidence::ima_policy::parse(text).is_ok())
+        core::str::from_utf8(b).is_ok_and(|text| cgpath_evidence::ima_policy::parse(text).is_ok())
     });
     #[cfg(feature = "collector")]
     {
-        use collector::{config::Config, push, spool};
+        use cgpathd::{config::Config, push, spool};
         check("collector_record", |b| {
-            collector::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
+            cgpathd::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
         });
         check("collector_spool", |b| {
             let rest = &b[spool::START as usize..];

@@ -1,17 +1,17 @@
-//! No error repeats more of what others chose than `evidence::text::MAX_FOREIGN` bytes, whatever the decoder.
+//! No error repeats more of what others chose than `cgpath_evidence::text::MAX_FOREIGN` bytes, whatever the decoder.
 //!
 //! A run of one letter is put into each decoder's seeds at every few bytes, and into places that only whole structures have;
 //! then the letters in the error are counted.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use evidence::list::{Decoder, Format, Templates};
-use evidence::proof::PartitionProof;
-use evidence::text::MAX_FOREIGN;
-use evidence::{
+use cgpath_evidence::list::{Decoder, Format, Templates};
+use cgpath_evidence::proof::PartitionProof;
+use cgpath_evidence::text::MAX_FOREIGN;
+use cgpath_evidence::{
     Evidence, Head, Part, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, tpm, wire,
 };
-use policy::{NodePolicy, Reference, corim};
+use cgpath_policy::{NodePolicy, Reference, corim};
 use verifier::ear::AttestationResult;
 
 /// What is put in: a letter that our own texts hardly have.
@@ -68,7 +68,7 @@ const DECODERS: &[(&str, Decode)] = &[
     ("list_ascii", |b| list(Format::Ascii, b)),
     (
         "list_entry",
-        |b| match evidence::list::ListEntry::from_canonical(0, b) {
+        |b| match cgpath_evidence::list::ListEntry::from_canonical(0, b) {
             Ok(entry) => error(entry.fields(Templates::builtin())),
             Err(e) => vec![e.to_string()],
         },
@@ -105,13 +105,13 @@ const DECODERS: &[(&str, Decode)] = &[
     ("tpm_pcr_blob", |b| error(tpm::PcrBlob::parse(b))),
     ("boot_log", |b| error(EventLog::parse(b))),
     ("policy_node", |b| {
-        let loaded = policy::Policy::load("file", b, |_| Err("it is not there".to_owned()));
+        let loaded = cgpath_policy::Policy::load("file", b, |_| Err("it is not there".to_owned()));
         [error(NodePolicy::from_yaml("file", b)), error(loaded)].concat()
     }),
     ("policy_reference", |b| {
         [
             error(Reference::from_json("file", b)),
-            error(policy::keylime::read("file", b, &[])),
+            error(cgpath_policy::keylime::read("file", b, &[])),
         ]
         .concat()
     }),
@@ -164,7 +164,7 @@ fn lists_with(prefix: &[u8]) -> Vec<(Format, Vec<u8>)> {
         data.extend(field);
     }
     let mut binary = 10u32.to_le_bytes().to_vec();
-    binary.extend(evidence::Bank::Sha1.hash(&[&data]).bytes());
+    binary.extend(cgpath_evidence::Bank::Sha1.hash(&[&data]).bytes());
     binary.extend(6u32.to_le_bytes());
     binary.extend(b"ima-ng");
     binary.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
@@ -229,7 +229,7 @@ fn texts_of_whole_structures_are_not_repeated() {
         let said = [
             error(Evidence::from_json(bytes)),
             error(Reference::from_json("file", bytes)),
-            error(policy::keylime::read("file", bytes, &[])),
+            error(cgpath_policy::keylime::read("file", bytes, &[])),
             error(NodePolicy::from_yaml("file", bytes)),
         ]
         .concat();

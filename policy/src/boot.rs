@@ -2,11 +2,11 @@
 //!
 //! Promises: at least one value is there, each of a form that can match; what a firmware does otherwise than its profile says
 //! is accepted only in a register that is pinned as a whole, and never for an event whose text a rule reads. Not here: how
-//! the log is read (see `evidence::boot`), whether a quote vouches for it (see `verifier`).
+//! the log is read (see `cgpath_evidence::boot`), whether a quote vouches for it (see `verifier`).
 
 use crate::node::{bounded, digests_schema, name, some};
-use evidence::text::quoted;
-use evidence::{
+use cgpath_evidence::text::quoted;
+use cgpath_evidence::{
     Digest,
     boot::{EventType, FIRMWARE_REGISTERS, REGISTERS},
 };

@@ -1,6 +1,6 @@
 //! The one error type of the model: why a policy or a reference file cannot be used.
 
-use evidence::text::quoted;
+use cgpath_evidence::text::quoted;
 
 /// Why a policy or a reference file was refused. Lines and columns count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

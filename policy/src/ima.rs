@@ -1,6 +1,6 @@
-//! The IMA rule files that are shipped in `policy/ima/`. How rules are read: [`evidence::ima_policy`].
+//! The IMA rule files that are shipped in `policy/ima/`. How rules are read: [`cgpath_evidence::ima_policy`].
 
-pub use evidence::ima_policy::{Rule, RuleError, missing, parse};
+pub use cgpath_evidence::ima_policy::{Rule, RuleError, missing, parse};
 
 /// The rule file with only what is needed.
 pub const MINIMAL: &str = include_str!("../ima/minimal");

@@ -7,8 +7,8 @@
 //! Source: Keylime 7.14, keylime/ima/ima.py `RUNTIME_POLICY_SCHEMA`.
 
 use crate::{Error, Excludes, Reference, Result, Source, SourceKind};
-use evidence::text::{foreign, quoted, told};
-use evidence::{Bank, Digest};
+use cgpath_evidence::text::{foreign, quoted, told};
+use cgpath_evidence::{Bank, Digest};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::{BTreeMap, BTreeSet};
 

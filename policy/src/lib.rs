@@ -8,8 +8,8 @@
 //! # What a pod may have at a path
 //!
 //! ```
-//! use evidence::{Digest, PodUid};
-//! use policy::{Judgement, Name, Policy};
+//! use cgpath_evidence::{Digest, PodUid};
+//! use cgpath_policy::{Judgement, Name, Policy};
 //!
 //! let folder = std::path::Path::new("examples/two-pods");
 //! let policy = Policy::load("node.yaml", &std::fs::read(folder.join("node.yaml"))?, |name| {

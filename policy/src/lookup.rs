@@ -7,8 +7,8 @@ mod contents;
 mod pod;
 
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
+use cgpath_evidence::{Digest, PodUid, list::as_listed, text::foreign};
 use contents::Contents;
-use evidence::{Digest, PodUid, list::as_listed, text::foreign};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -379,7 +379,7 @@ impl Policy {
                 basis: Basis::RuntimeFile,
                 learned: self.runtime_files.get(digest).is_some_and(|learned| *learned),
             },
-            Judgement::UnknownPath if evidence::probe::number(name.bytes(), digest).is_some() => {
+            Judgement::UnknownPath if cgpath_evidence::probe::number(name.bytes(), digest).is_some() => {
                 Judgement::Accepted {
                     basis: Basis::Probe,
                     learned: false,
@@ -628,6 +628,6 @@ impl Loader<'_> {
             all.extend(Sha256::digest(name.as_bytes()));
             all.extend(digest);
         }
-        evidence::Bank::Sha256.hash(&[&all])
+        cgpath_evidence::Bank::Sha256.hash(&[&all])
     }
 }

@@ -4,8 +4,8 @@
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
 use crate::{BootPolicy, Error, Excludes, Result};
-use evidence::text::{quoted, told};
-use evidence::{Bank, Digest, GuardAction, PodUid, Tier};
+use cgpath_evidence::text::{quoted, told};
+use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use std::borrow::Cow;

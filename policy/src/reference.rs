@@ -5,8 +5,8 @@
 //! `generate`).
 
 use crate::{Error, Excludes, Name, Result};
-use evidence::text::{quoted, told};
-use evidence::{Digest, record::lossy_path};
+use cgpath_evidence::text::{quoted, told};
+use cgpath_evidence::{Digest, record::lossy_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::{BTreeMap, BTreeSet};

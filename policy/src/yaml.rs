@@ -4,7 +4,7 @@
 //! which people write.
 
 use crate::BootPolicy;
-use evidence::Digest;
+use cgpath_evidence::Digest;
 use std::fmt::Write as _;
 
 /// A text in double quotes. Whatever is neither a letter nor printable ASCII is escaped: a line break of YAML is one of
@@ -37,7 +37,7 @@ impl BootPolicy {
     pub fn to_yaml(&self, remarks: &[String]) -> String {
         let mut out = String::from("boot:\n");
         for remark in remarks {
-            let _ = writeln!(out, "  # {}", evidence::text::escape(remark.as_bytes()));
+            let _ = writeln!(out, "  # {}", cgpath_evidence::text::escape(remark.as_bytes()));
         }
         if !self.registers.is_empty() {
             out.push_str("  registers:\n");

@@ -1,8 +1,8 @@
 //! Debian packages that the real dpkg-deb made give the SHA-256 of what they hold, at the paths where it comes to lie.
 
-use evidence::{Bank, Digest};
-use policy::generate::{Error, Options, Progress, deb};
-use policy::{Reference, Source, SourceKind};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::generate::{Error, Options, Progress, deb};
+use cgpath_policy::{Reference, Source, SourceKind};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;

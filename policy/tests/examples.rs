@@ -1,7 +1,7 @@
 //! Every policy and reference file that is shipped can be used as it is.
 
-use evidence::Bank;
-use policy::{Policy, Reference, Source, SourceKind};
+use cgpath_evidence::Bank;
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use std::path::{Path, PathBuf};
 
 fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
@@ -79,8 +79,8 @@ fn each_node_policy_loads_with_reference_files_of_its_own() {
 
 /// An edit of a shipped rule file must be followed by an edit of the digests that stand in policies.
 fn only_shipped_ima_policies(policy: &Policy) {
-    let shipped =
-        [policy::ima::MINIMAL, policy::ima::RECOMMENDED].map(|t| Bank::Sha256.hash(&[t.as_bytes()]));
+    let shipped = [cgpath_policy::ima::MINIMAL, cgpath_policy::ima::RECOMMENDED]
+        .map(|t| Bank::Sha256.hash(&[t.as_bytes()]));
     for digest in &policy.file.accept.ima_policies {
         assert!(
             shipped.contains(digest),
@@ -94,7 +94,7 @@ fn only_shipped_ima_policies(policy: &Policy) {
 fn the_example_with_everything_has_every_key_of_the_schema() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/everything.yaml");
     let text = std::fs::read_to_string(path).unwrap();
-    let schema = policy::schema::node_policy();
+    let schema = cgpath_policy::schema::node_policy();
     let mut keys: Vec<String> = Vec::new();
     let mut stack = vec![&schema];
     while let Some(value) = stack.pop() {

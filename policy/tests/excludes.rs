@@ -1,7 +1,7 @@
 //! Excludes match as Python's `re.match` does over the joined list: compared with the real one.
 
 use crate::used;
-use policy::exclude::{Excludes, Hidden, STEP_LIMIT};
+use cgpath_policy::exclude::{Excludes, Hidden, STEP_LIMIT};
 use std::io::Write;
 use std::process::{Command, Stdio};
 

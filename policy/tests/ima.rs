@@ -1,6 +1,6 @@
 //! The IMA rule files that are shipped, and what is noticed in others.
 
-use policy::ima::{MINIMAL, RECOMMENDED, missing, parse};
+use cgpath_policy::ima::{MINIMAL, RECOMMENDED, missing, parse};
 
 #[test]
 fn the_shipped_rule_files_carry_every_rule_that_is_needed() {

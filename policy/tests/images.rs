@@ -1,9 +1,9 @@
 //! Properties of the generators: images, root file systems and lists become reference values.
 
-use evidence::{Bank, Digest};
-use policy::generate::image::{Choice, Mount, Platform, Store, TarStore, decompress, from_image};
-use policy::generate::{Error, Options, list, rootfs_archive};
-use policy::{Reference, SourceKind};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::generate::image::{Choice, Mount, Platform, Store, TarStore, decompress, from_image};
+use cgpath_policy::generate::{Error, Options, list, rootfs_archive};
+use cgpath_policy::{Reference, SourceKind};
 use std::io::{Cursor, Read, Write};
 
 /// One entry of a test's archive.

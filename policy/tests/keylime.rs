@@ -1,7 +1,7 @@
 //! Runtime policies go through our reference values and come out as policies that Keylime's own code takes.
 
-use policy::keylime::{Field, read, write};
-use policy::{Excludes, Hidden, Reference, Source, SourceKind};
+use cgpath_policy::keylime::{Field, read, write};
+use cgpath_policy::{Excludes, Hidden, Reference, Source, SourceKind};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
@@ -135,7 +135,7 @@ print(json.dumps(not failure))",
         let ours = [("boot_aggregate", boot), ("/data", data)]
             .iter()
             .all(|(path, found)| {
-                let digest = evidence::Digest::parse(&format!("sha256:{found}")).unwrap();
+                let digest = cgpath_evidence::Digest::parse(&format!("sha256:{found}")).unwrap();
                 reference.excludes.matches(path.as_bytes()) == Hidden::Yes
                     || reference
                         .files
@@ -154,9 +154,9 @@ fn what_is_written_from_images_is_taken_by_keylime_and_names_paths_as_the_list_h
         digest: None,
     });
     reference
-        .insert(b"/opt/a b".to_vec(), evidence::Bank::Sha256.hash(&[b"x"]))
+        .insert(b"/opt/a b".to_vec(), cgpath_evidence::Bank::Sha256.hash(&[b"x"]))
         .unwrap();
-    let excludes = Excludes::new(vec![policy::keylime::CHECKPOINTS.to_owned()]).unwrap();
+    let excludes = Excludes::new(vec![cgpath_policy::keylime::CHECKPOINTS.to_owned()]).unwrap();
     let written = write(&[reference.clone()], &excludes, "2026-01-01 00:00:00").unwrap();
     let written: Value = serde_json::from_slice(&written).unwrap();
     assert!(written["digests"]["/opt/a_b"].is_array());
@@ -165,7 +165,7 @@ fn what_is_written_from_images_is_taken_by_keylime_and_names_paths_as_the_list_h
         &written,
     );
     reference
-        .insert(b"/\xff".to_vec(), evidence::Bank::Sha256.hash(&[b"x"]))
+        .insert(b"/\xff".to_vec(), cgpath_evidence::Bank::Sha256.hash(&[b"x"]))
         .unwrap();
     let error = write(&[reference], &excludes, "").unwrap_err().to_string();
     assert!(error.contains("not UTF-8"), "{error}");

@@ -4,12 +4,12 @@
 //! here: the real containerd.
 
 use super::stacks::{self, Form, Item, Kind};
-use evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::generate::image::{Choice, Store, from_image};
+use cgpath_policy::generate::{Error, Options, Result};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use policy::generate::image::{Choice, Store, from_image};
-use policy::generate::{Error, Options, Result};
 use rustix::fs::XattrFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

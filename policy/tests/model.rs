@@ -1,7 +1,9 @@
 //! Properties of the policy file, the reference file and the look-up in them.
 
-use evidence::{Bank, Digest, PodUid, Tier};
-use policy::{Basis, Error, Judgement, Name, NodePolicy, Pattern, Policy, Reference, Source, SourceKind};
+use cgpath_evidence::{Bank, Digest, PodUid, Tier};
+use cgpath_policy::{
+    Basis, Error, Judgement, Name, NodePolicy, Pattern, Policy, Reference, Source, SourceKind,
+};
 
 const UID: &str = "6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11";
 
@@ -70,7 +72,7 @@ fn resolve(name: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-fn load(yaml: &str) -> policy::Result<Policy> {
+fn load(yaml: &str) -> cgpath_policy::Result<Policy> {
     Policy::load("node.yaml", yaml.as_bytes(), resolve)
 }
 
@@ -86,9 +88,9 @@ fn defaults_are_the_strict_ones() {
         (policy.file.tolerance.unattributed, policy.file.tolerance.lost),
         (0, 0)
     );
-    assert_eq!(policy.file.padded_banks, policy::PaddedBanks::Deny);
-    assert_eq!(policy.file.predating_pods, policy::PredatingPods::Report);
-    assert_eq!(policy.file.kexec, policy::Kexec::Deny);
+    assert_eq!(policy.file.padded_banks, cgpath_policy::PaddedBanks::Deny);
+    assert_eq!(policy.file.predating_pods, cgpath_policy::PredatingPods::Report);
+    assert_eq!(policy.file.kexec, cgpath_policy::Kexec::Deny);
     assert!(policy.dangerous_keys().is_empty());
     assert!(policy.relaxations().is_empty());
     assert!(policy.is_runtime(b"/usr/bin/containerd-shim-runc-v2"));
@@ -293,7 +295,7 @@ fn a_name_that_a_list_wrote_is_each_that_the_kernel_writes_so_and_a_true_one_is_
 
 #[test]
 fn excludes_hide_both_names_of_a_file_and_no_other() {
-    let excludes = |item: &str| policy::Excludes::new(vec![item.to_owned()]).unwrap();
+    let excludes = |item: &str| cgpath_policy::Excludes::new(vec![item.to_owned()]).unwrap();
     // As a list has it, as the file is called, and with classes of characters.
     for (item, hidden, judged) in [
         (
@@ -323,10 +325,10 @@ fn excludes_hide_both_names_of_a_file_and_no_other() {
     ] {
         let list = excludes(item);
         for name in hidden {
-            assert_eq!(list.hides(*name), policy::Hidden::Yes, "{item}: {name:?}");
+            assert_eq!(list.hides(*name), cgpath_policy::Hidden::Yes, "{item}: {name:?}");
         }
         for name in judged {
-            assert_eq!(list.hides(*name), policy::Hidden::No, "{item}: {name:?}");
+            assert_eq!(list.hides(*name), cgpath_policy::Hidden::No, "{item}: {name:?}");
         }
     }
 }
@@ -342,7 +344,10 @@ fn contents_are_found_by_hash() {
 #[test]
 fn probes_of_the_node_check_are_accepted_on_the_host_alone_and_with_their_content_alone() {
     let policy = load(&yaml()).unwrap();
-    let (path, probe) = (evidence::probe::RUN_PATH.as_bytes(), evidence::probe::content(3));
+    let (path, probe) = (
+        cgpath_evidence::probe::RUN_PATH.as_bytes(),
+        cgpath_evidence::probe::content(3),
+    );
     let digest = Bank::Sha256.hash(&[&probe]);
     let accepted = Judgement::Accepted {
         basis: Basis::Probe,
@@ -473,7 +478,7 @@ fn malformed_values_are_refused() {
 
 #[test]
 fn lists_and_files_have_limits() {
-    let long = "a".repeat(policy::MAX_POLICY_LEN + 1);
+    let long = "a".repeat(cgpath_policy::MAX_POLICY_LEN + 1);
     assert!(matches!(
         NodePolicy::from_yaml("x", long.as_bytes()),
         Err(Error::Limit { .. })

@@ -18,10 +18,10 @@ fn is_up_to_date(name: &str, schema: &serde_json::Value) {
 
 #[test]
 fn the_committed_schema_of_a_node_policy_is_up_to_date() {
-    is_up_to_date("node-policy.schema.json", &policy::schema::node_policy());
+    is_up_to_date("node-policy.schema.json", &cgpath_policy::schema::node_policy());
 }
 
 #[test]
 fn the_committed_schema_of_a_reference_file_is_up_to_date() {
-    is_up_to_date("reference.schema.json", &policy::schema::reference());
+    is_up_to_date("reference.schema.json", &cgpath_policy::schema::reference());
 }

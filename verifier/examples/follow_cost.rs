@@ -4,9 +4,9 @@
 //! The node is made of software and honest (see `verifier::testing`): its list has ENTRIES different files of the host,
 //! which its policy names, each with a record, and four pods have 100 records each. PCR 10 is quoted in all four banks.
 
-use evidence::list::ListEntry;
-use evidence::replay::{Fill, replay_batches};
-use evidence::{Bank, Entry, EventKind, Evidence, FileHash, Part, TenantBundle};
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::replay::{Fill, replay_batches};
+use cgpath_evidence::{Bank, Entry, EventKind, Evidence, FileHash, Part, TenantBundle};
 use std::time::Instant;
 use verifier::follow::{Follower, position};
 use verifier::testing::{Actor, KeyKind, Measurement, Node, part_after, pod, sha256};
@@ -47,7 +47,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> Result<(T, f64), Error> {
     Ok((done, cpu()? - before))
 }
 
-fn content(n: u64) -> evidence::Digest {
+fn content(n: u64) -> cgpath_evidence::Digest {
     sha256(&n.to_le_bytes())
 }
 
@@ -92,7 +92,7 @@ fn nonce(n: u64) -> Vec<u8> {
 
 fn judged(
     evidence: &Evidence,
-    policy: &policy::Policy,
+    policy: &cgpath_policy::Policy,
     context: &Context,
 ) -> Result<(Verdict, NodeState), Error> {
     let verdict = appraise(evidence, policy, context)?;
@@ -127,7 +127,7 @@ fn replay(list: &[Entry]) -> Result<(), Error> {
     let threads = std::thread::available_parallelism()?;
     let lanes = Bank::ALL.map(|bank| (bank, Fill::Hashed));
     let mut batches = list.chunks(512);
-    let source = || -> Result<_, evidence::Error> {
+    let source = || -> Result<_, cgpath_evidence::Error> {
         let Some(batch) = batches.next() else {
             return Ok(None);
         };
@@ -227,7 +227,7 @@ fn tenant(entries: u64) -> Result<serde_json::Value, Error> {
     drop(first);
     host(&mut node, entries, entries + NEW);
     let evidence = node.attest(&nonce(1));
-    let records = evidence.records(evidence::PartitionKey::Pod(pod(3))).len();
+    let records = evidence.records(cgpath_evidence::PartitionKey::Pod(pod(3))).len();
     let whole = TenantBundle::prove(&evidence, pod(3), 0)?.to_cbor().len();
     let followed = TenantBundle::prove(&evidence, pod(3), state.covered)?
         .to_cbor()

@@ -7,7 +7,7 @@
 
 use crate::appraise::{Finding, PodVerdict, Rule, Severity};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use evidence::{Bank, Digest, serde_bytes_hex};
+use cgpath_evidence::{Bank, Digest, serde_bytes_hex};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

@@ -12,7 +12,7 @@ pub use read::{AttestationResult, EarError, EarStatus};
 use crate::accept::{self, AcceptedNote};
 use crate::appraise::{PodVerdict, Rule, Severity, State, Verdict};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use evidence::{PodUid, serde_bytes_hex};
+use cgpath_evidence::{PodUid, serde_bytes_hex};
 use p256::ecdsa::SigningKey;
 use serde::Serialize;
 use std::collections::BTreeMap;

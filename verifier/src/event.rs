@@ -7,7 +7,7 @@
 use crate::appraise::State;
 use crate::jws;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

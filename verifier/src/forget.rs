@@ -4,7 +4,7 @@
 //! hash, so that it can be told from every other time. Not here: where states and statements are kept (the caller's store).
 
 use crate::accept::{AcceptError, MAX_REASON_LEN};
-use evidence::Digest;
+use cgpath_evidence::Digest;
 use p256::ecdsa::SigningKey;
 use serde::{Deserialize, Serialize};
 

@@ -9,8 +9,8 @@
 //! # From bytes to a verdict
 //!
 //! ```
-//! use evidence::Evidence;
-//! use policy::Policy;
+//! use cgpath_evidence::Evidence;
+//! use cgpath_policy::Policy;
 //! use verifier::{Context, ExpectedNonce, PinnedKey, State, appraise};
 //! # use verifier::testing::{Actor, KeyKind, Node, pod, sha256};
 //! # let nonce = b"0123456789abcdef";

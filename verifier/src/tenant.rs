@@ -2,7 +2,7 @@
 //!
 //! Pure, as [`crate::appraise`]. Promises: a bundle is never trusted without a full verifier's signed result for the same
 //! checkpoint, since completeness is relative to what was sealed; the pod's files are judged by the code that judges them
-//! in whole evidence. Not here: how a bundle is made (see `evidence::tenant`), files and output.
+//! in whole evidence. Not here: how a bundle is made (see `cgpath_evidence::tenant`), files and output.
 
 mod verdict;
 
@@ -26,7 +26,7 @@ use crate::appraise::{
 };
 use crate::ear::{self, AttestationResult};
 use crate::text::{quoted, utc};
-use evidence::{
+use cgpath_evidence::{
     Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
     TenantBundle,
     cgroup::partition_of,
@@ -35,8 +35,8 @@ use evidence::{
     proof::{SealedPartition, SealedTree},
     serde_bytes_hex,
 };
+use cgpath_policy::Policy;
 use p256::ecdsa::VerifyingKey;
-use policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 

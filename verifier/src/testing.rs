@@ -9,7 +9,7 @@
     reason = "a test node that cannot be built is a failed test"
 )]
 
-use evidence::{
+use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
     InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
     Quote, Record, SealedCheckpoint, Tier,
@@ -20,8 +20,8 @@ use evidence::{
     partition::partitions_root,
     record::ExeSource,
 };
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use p256::ecdsa::{SigningKey, signature::Signer};
-use policy::{Policy, Reference, Source, SourceKind};
 use rsa::signature::SignatureEncoding;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -360,7 +360,7 @@ fn tag(text: &[u8]) -> String {
 }
 
 fn n_ng(name: &[u8]) -> Vec<u8> {
-    let mut out = evidence::list::as_listed(name).into_owned();
+    let mut out = cgpath_evidence::list::as_listed(name).into_owned();
     out.push(0);
     out
 }

@@ -2,11 +2,11 @@
 //!
 //! Each test begins with a boot that is trusted and interferes with one thing.
 
-use evidence::{
+use cgpath_evidence::{
     Bank, Evidence,
     boot::{Boot, EventType},
 };
-use policy::generate::boot::from_boot;
+use cgpath_policy::generate::boot::from_boot;
 use verifier::{
     BootJudgement, Finding, Rule, State, Verdict, appraise,
     testing::{Actor, FirmwareLog, KeyKind, Node, pod, sha256},
@@ -241,7 +241,7 @@ fn a_policy_that_says_both_or_nothing_is_refused() {
         let mut node = node.clone();
         node.extra_policy = extra.to_owned();
         let yaml = node.policy_yaml();
-        policy::Policy::load("policy.yaml", yaml.as_bytes(), |name| {
+        cgpath_policy::Policy::load("policy.yaml", yaml.as_bytes(), |name| {
             node.reference(name).ok_or_else(|| "no such file".to_owned())
         })
         .map(|_| ())

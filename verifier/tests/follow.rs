@@ -1,9 +1,9 @@
 //! A node that is followed gives the verdicts that it would give if everything were sent each time; and what does not
 //! follow is told apart.
 
-use evidence::{EventKind, Evidence, FileHash, JoinError, Part, Position, SealedCheckpoint};
-use policy::Policy;
-use policy::generate::boot::from_boot;
+use cgpath_evidence::{EventKind, Evidence, FileHash, JoinError, Part, Position, SealedCheckpoint};
+use cgpath_policy::Policy;
+use cgpath_policy::generate::boot::from_boot;
 use proptest::prelude::*;
 use verifier::follow::{self, Follower, Mismatch};
 use verifier::testing::{Actor, KeyKind, Measurement, Node, part_after, pod, sha256};

@@ -7,7 +7,11 @@ use verifier::{
 
 const NONCE: &[u8] = b"a nonce of this request";
 
-fn judge(node: &Node, evidence: &evidence::Evidence, previous: Option<verifier::NodeState>) -> Verdict {
+fn judge(
+    node: &Node,
+    evidence: &cgpath_evidence::Evidence,
+    previous: Option<verifier::NodeState>,
+) -> Verdict {
     appraise(evidence, &node.policy(), &node.context(NONCE, previous)).unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! What `cgpath policy from-boot` writes of a boot accepts that boot (V10), whatever its log holds.
 
-use evidence::boot::{Boot, EventLog, EventType, REGISTERS, boot_aggregate};
-use evidence::{Bank, Evidence};
-use policy::generate::boot::{BootError, Learned, from_boot};
+use cgpath_evidence::boot::{Boot, EventLog, EventType, REGISTERS, boot_aggregate};
+use cgpath_evidence::{Bank, Evidence};
+use cgpath_policy::generate::boot::{BootError, Learned, from_boot};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 use verifier::testing::{Actor, FirmwareLog, KeyKind, Measurement, Node, pod};

@@ -1,7 +1,7 @@
 //! `cgpath log` as people and scripts call it: output shapes, exit codes, errors.
 
 use crate::published::{vector, vectors};
-use evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -1,6 +1,6 @@
 //! Lists longer than what one thread takes at once: the same verdicts as on short ones.
 
-use evidence::{Digest, Entry, Evidence};
+use cgpath_evidence::{Digest, Entry, Evidence};
 use verifier::testing::{Actor, KeyKind, Measurement, Node, pod, sha256};
 use verifier::{Rule, Verdict, appraise};
 

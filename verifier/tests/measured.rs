@@ -1,10 +1,10 @@
 //! V10 judges what was measured by its digest: what the log says of an event hides nothing, and what a firmware does otherwise
 //! than its profile says is accepted only where its register is pinned.
 
-use evidence::boot::{EventType, KNOWN, REGISTERS};
-use evidence::{Bank, Evidence};
-use policy::Policy;
-use policy::generate::boot::from_boot;
+use cgpath_evidence::boot::{EventType, KNOWN, REGISTERS};
+use cgpath_evidence::{Bank, Evidence};
+use cgpath_policy::Policy;
+use cgpath_policy::generate::boot::from_boot;
 use verifier::testing::{Actor, FirmwareLog, KeyKind, Node, pod, sha256};
 use verifier::{Rule, Severity, Verdict, appraise};
 

@@ -1,6 +1,6 @@
 //! What a policy leaves out stays visible: excludes, the two lists of deviations, pods that have not begun.
 
-use policy::Policy;
+use cgpath_policy::Policy;
 use verifier::{
     LeftOut, MAX_LISTED, Rule, Severity, State, Verdict, appraise,
     testing::{Actor, COLLECTOR, KeyKind, Node, pod, sha256},

@@ -1,7 +1,7 @@
 //! No change to evidence makes an untrusted node trusted, and whatever is changed in trusted evidence shows.
 
-use evidence::{Entry, Evidence, PodInfo};
-use policy::Policy;
+use cgpath_evidence::{Entry, Evidence, PodInfo};
+use cgpath_policy::Policy;
 use proptest::prelude::*;
 use std::sync::OnceLock;
 use verifier::{

@@ -2,11 +2,11 @@
 //!
 //! Each starts from a node that is trusted and ends in a verdict that is not, for the reason that is meant.
 
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Losses, PartitionKey,
     PodLoss, SealedCheckpoint, Tier,
 };
-use policy::Policy;
+use cgpath_policy::Policy;
 use verifier::{
     Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, State, Subject, Unusable, Verdict,
     appraise,
@@ -584,7 +584,7 @@ mod v4_checkpoints {
             let sealed = SealedCheckpoint::seal(node.draft(None), &node.signing);
             node.measure(
                 &actor,
-                format!("{}1", evidence::checkpoint::DIRECTORY),
+                format!("{}1", cgpath_evidence::checkpoint::DIRECTORY),
                 &sha256(&sealed.file),
             );
             node.checkpoints.push(sealed);
@@ -600,7 +600,7 @@ mod v4_checkpoints {
     #[test]
     fn a_checkpoint_shaped_entry_of_a_pod_is_charged_to_that_pod_alone() {
         let mut node = busy();
-        let path = format!("{}1", evidence::checkpoint::DIRECTORY);
+        let path = format!("{}1", cgpath_evidence::checkpoint::DIRECTORY);
         node.measure(
             &Actor::pod(pod(2), "/bin/app"),
             &path,
@@ -617,7 +617,7 @@ mod v4_checkpoints {
 
     #[test]
     fn totals_that_go_back_are_refused() {
-        type Change = fn(&mut evidence::Checkpoint);
+        type Change = fn(&mut cgpath_evidence::Checkpoint);
         let changes: [(Change, &str); 7] = [
             (|c| c.list_len = 1, "length of the list"),
             (|c| c.settled = 0, "settled"),
@@ -662,7 +662,7 @@ mod v4_checkpoints {
 
     #[test]
     fn what_checkpoint_0_fixed_stays_fixed() {
-        type Change = fn(&mut evidence::Checkpoint);
+        type Change = fn(&mut cgpath_evidence::Checkpoint);
         let changes: [(Change, &str); 5] = [
             (|c| c.boot_len += 1, "changes what checkpoint 0 fixed"),
             (
@@ -763,7 +763,7 @@ mod v5_records {
         let mut node = busy();
         let good = node.attest(NONCE);
         let at = good.partitions.iter().position(|p| p.records.len() >= 3).unwrap();
-        type Change = fn(&mut Vec<evidence::Record>);
+        type Change = fn(&mut Vec<cgpath_evidence::Record>);
         let changes: [Change; 5] = [
             |r| {
                 r.remove(1);
@@ -772,7 +772,7 @@ mod v5_records {
             |r| r.insert(1, r[1].clone()),
             |r| r.swap(0, 1),
             |r| {
-                r.push(evidence::Record {
+                r.push(cgpath_evidence::Record {
                     seq: 1,
                     ..r[0].clone()
                 })
@@ -825,7 +825,7 @@ mod v5_records {
         doubled.partitions.insert(1, good.partitions[1].clone());
         disbelieved(&judge(&node, &doubled), Rule::V5, "twice");
         let mut empty = good;
-        empty.partitions.push(evidence::PartitionLog {
+        empty.partitions.push(cgpath_evidence::PartitionLog {
             key: PartitionKey::Unattributed,
             records: vec![],
         });
@@ -848,7 +848,7 @@ mod v5_records {
 
     #[test]
     fn counts_that_are_not_those_of_the_records_are_refused() {
-        type Change = fn(&mut evidence::Checkpoint);
+        type Change = fn(&mut cgpath_evidence::Checkpoint);
         let changes: [(Change, &str); 3] = [
             (|c| c.records += 1, "the records"),
             (|c| c.executions += 1, "the executions"),
@@ -1425,7 +1425,7 @@ mod v8_pods {
     fn an_unknown_pod_makes_the_node_untrusted_by_name_and_leaves_the_others() {
         let mut node = busy();
         node.execute(&Actor::pod(pod(5), "/bin/app"), "/bin/app", &sha256(b"1/bin/app"));
-        node.pods = vec![evidence::PodInfo {
+        node.pods = vec![cgpath_evidence::PodInfo {
             uid: pod(5),
             namespace: "default".into(),
             name: "stranger".into(),
@@ -2089,8 +2089,10 @@ mod v14_guard {
     #[test]
     fn a_checkpoint_that_states_less_than_the_policy_wants_is_refused() {
         let states = |mode| {
-            move |c: &mut evidence::Checkpoint| {
-                c.protection = c.protection.map(|p| evidence::Protection { guard: mode, ..p })
+            move |c: &mut cgpath_evidence::Checkpoint| {
+                c.protection = c
+                    .protection
+                    .map(|p| cgpath_evidence::Protection { guard: mode, ..p })
             }
         };
         for (wanted, stated, good) in [
@@ -2136,7 +2138,7 @@ mod v14_guard {
 
         let mut node = busy();
         node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
-        let guard = evidence::Guard {
+        let guard = cgpath_evidence::Guard {
             action: GuardAction::TpmOpened,
             object: 0,
         };
@@ -2257,7 +2259,7 @@ mod kernel_tier {
             verdict
                 .pods
                 .iter()
-                .all(|p| p.provenance == evidence::Provenance::Attested)
+                .all(|p| p.provenance == cgpath_evidence::Provenance::Attested)
         );
     }
 
@@ -2356,7 +2358,7 @@ mod kernel_tier {
             verdict
                 .pods
                 .iter()
-                .all(|p| p.provenance == evidence::Provenance::Attested)
+                .all(|p| p.provenance == cgpath_evidence::Provenance::Attested)
         );
 
         for (key, record) in &mut swapped.waiting {
@@ -2477,7 +2479,7 @@ mod output {
             format!("/{nasty}"),
             &sha256(b"x"),
         );
-        node.pods = vec![evidence::PodInfo {
+        node.pods = vec![cgpath_evidence::PodInfo {
             uid: pod(5),
             namespace: nasty.into(),
             name: nasty.into(),
@@ -2519,7 +2521,7 @@ mod output {
 
     #[test]
     fn files_of_pods_older_than_the_collector_may_stand_in_the_boots_part_of_the_list() {
-        let boot = |predating: Vec<evidence::PodUid>| {
+        let boot = |predating: Vec<cgpath_evidence::PodUid>| {
             let mut node = Node::boot(KeyKind::EcdsaP256);
             node.predating = predating;
             node.checkpoints.clear();

@@ -1,11 +1,11 @@
 //! A tenant's bundle: what it shows, what it hides, and what must fail.
 
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest, Entry, Evidence, PartitionKey, PodUid, SealedCheckpoint, TenantBundle,
     proof::PartitionProof, tenant::ProveError,
 };
+use cgpath_policy::Policy;
 use p256::ecdsa::SigningKey;
-use policy::Policy;
 use verifier::{
     ExpectedNonce, PinnedKey, Rule, State, appraise,
     ear::{self, Scope},
@@ -263,7 +263,7 @@ fn a_full_verifier_that_does_not_trust_the_node_or_the_pod_makes_it_untrusted() 
 fn nothing_of_other_pods_is_in_a_bundle() {
     let mut node = node();
     node.pods = (1..=4)
-        .map(|n| evidence::PodInfo {
+        .map(|n| cgpath_evidence::PodInfo {
             uid: pod(n),
             namespace: format!("namespace-{n}"),
             name: format!("name-{n}"),
@@ -307,7 +307,7 @@ fn nothing_of_other_pods_is_in_a_bundle() {
                             String::from_utf8_lossy(&record.path)
                         );
                     }
-                    let digest = record.hash.as_ref().and_then(evidence::FileHash::digest);
+                    let digest = record.hash.as_ref().and_then(cgpath_evidence::FileHash::digest);
                     if let Some(digest) = digest.filter(|_| !shared(&record.path)) {
                         assert!(!holds(&cbor, digest.bytes()));
                     }
@@ -396,7 +396,7 @@ fn a_record_removed_from_the_partition_is_refused_though_the_proof_is_adjusted()
             };
             placed.partition.size -= 1;
             placed.partition.root =
-                evidence::merkle::root(bundle.records.iter().map(evidence::Record::leaf_hash));
+                cgpath_evidence::merkle::root(bundle.records.iter().map(cgpath_evidence::Record::leaf_hash));
         });
         must_fail(Rule::V5, |bundle, _| {
             bundle.records.remove(gone);
@@ -487,7 +487,7 @@ fn a_checkpoint_that_is_not_in_the_quoted_list_not_signed_or_not_fresh_is_refuse
     // Another file in its place: signed by the same key, and never extended.
     must_fail(Rule::V4, |bundle, node| {
         let mut forged = SealedCheckpoint::from_file(&bundle.last).unwrap().checkpoint;
-        forged.losses = evidence::Losses::default();
+        forged.losses = cgpath_evidence::Losses::default();
         forged.records += 1;
         bundle.last = SealedCheckpoint::seal(forged, &node.signing).file;
     });
@@ -712,7 +712,7 @@ fn a_bundle_in_another_form_or_with_absurd_lengths_is_refused() {
         assert!(
             matches!(
                 TenantBundle::from_cbor(&bytes[..n]),
-                Err(evidence::Error::Incomplete { .. })
+                Err(cgpath_evidence::Error::Incomplete { .. })
             ),
             "{n}"
         );
@@ -721,7 +721,7 @@ fn a_bundle_in_another_form_or_with_absurd_lengths_is_refused() {
     let longer = [&bytes[..2], &[0x18, 1], &bytes[3..]].concat();
     assert_eq!(
         TenantBundle::from_cbor(&longer),
-        Err(evidence::Error::NotDeterministic {
+        Err(cgpath_evidence::Error::NotDeterministic {
             what: "tenant's bundle"
         })
     );
@@ -735,11 +735,12 @@ fn a_bundle_in_another_form_or_with_absurd_lengths_is_refused() {
     .concat();
     assert!(matches!(
         TenantBundle::from_cbor(&huge),
-        Err(evidence::Error::Incomplete { .. })
+        Err(cgpath_evidence::Error::Incomplete { .. })
     ));
     let json = serde_json::to_string(&good).unwrap();
     let twice = json.replacen("\"version\":1", "\"version\":1,\"version\":1", 1);
-    let read = |text: &str| evidence::json::from_slice::<TenantBundle>(text.as_bytes(), "bundle", 1 << 24);
+    let read =
+        |text: &str| cgpath_evidence::json::from_slice::<TenantBundle>(text.as_bytes(), "bundle", 1 << 24);
     assert_eq!(read(&json).unwrap(), good);
     assert!(read(&twice).unwrap_err().to_string().contains("stands twice"));
 }

@@ -1,7 +1,7 @@
 //! A quote that a TPM made and nobody here wrote, at `../shared/vectors/tpm` beside the repository.
 
 use crate::published::vector;
-use evidence::Quote;
+use cgpath_evidence::Quote;
 use verifier::{
     Context, ExpectedNonce, PinnedKey, Rule, Verdict, appraise,
     testing::{KeyKind, NODE, NOW, Node},

@@ -12,7 +12,7 @@ use crate::scenario::{BPF_OBJECT, COLLECTOR, COLLECTOR_LOG, CONFIG, Node, Plan, 
 use crate::vm::{Process, Vm};
 use crate::{host, scenario};
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::list::Decoder;
+use cgpath_evidence::list::Decoder;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use crate::oci::{self, Image};
 use crate::pods::{Pods, Running, Runtime, container, host_path};
 use crate::scenario::{COLLECTOR_LOG, KnownPod, Node, Plan, Round};
 use anyhow::{Context as _, Result, bail};
-use evidence::{EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, Tier};
+use cgpath_evidence::{EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, Tier};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

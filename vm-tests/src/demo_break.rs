@@ -9,8 +9,10 @@ use crate::oci::Image;
 use crate::pods::{Pods, container};
 use crate::scenario::{COLLECTOR_LOG, NODE, Node, Round, Site};
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::tpm::{Attest, KeyKind, Public, Signature};
-use evidence::{Checkpoint, Digest, Evidence, FileHash, Losses, PartitionKey, Record, SealedCheckpoint};
+use cgpath_evidence::tpm::{Attest, KeyKind, Public, Signature};
+use cgpath_evidence::{
+    Checkpoint, Digest, Evidence, FileHash, Losses, PartitionKey, Record, SealedCheckpoint,
+};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 use std::collections::BTreeSet;
@@ -199,7 +201,7 @@ fn tell(node: &Node, images: &demo::Images, attack: Break, options: &Options) ->
 
 fn good_hash(image: &Image) -> Result<Digest> {
     let content = image.content(demo::PAYROLL).context("the image has no payroll")?;
-    Ok(evidence::Bank::Sha256.hash(&[content]))
+    Ok(cgpath_evidence::Bank::Sha256.hash(&[content]))
 }
 
 /// Stops the collector, executes more than its ring holds (files that the host may execute), lets it go on.
@@ -282,7 +284,7 @@ fn verify(site: &Site, file: &std::path::Path, nonce: &[u8]) -> Result<Judged> {
 }
 
 fn records_of_d(evidence: &mut Evidence) -> Result<&mut Vec<Record>> {
-    let d = evidence::PodUid::parse(demo::uid("D").as_bytes()).map(PartitionKey::Pod);
+    let d = cgpath_evidence::PodUid::parse(demo::uid("D").as_bytes()).map(PartitionKey::Pod);
     let log = evidence.partitions.iter_mut().find(|log| Some(log.key) == d);
     log.map(|log| &mut log.records)
         .context("pod D has no records in the evidence")
@@ -340,7 +342,7 @@ fn wrong_key(evidence: &mut Evidence) -> Result<String> {
     }
     let signed: p256::ecdsa::Signature = key.sign(&evidence.quote.attest);
     let (r, s) = signed.split_bytes();
-    let hash = evidence::Bank::Sha256.tpm_alg();
+    let hash = cgpath_evidence::Bank::Sha256.tpm_alg();
     evidence.quote.signature = Signature::Ecdsa {
         hash,
         r: r.to_vec(),

@@ -13,7 +13,7 @@ use crate::scenario_https::Client;
 use crate::turn;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::{Checkpoint, Evidence, Part, SealedCheckpoint, Tier};
+use cgpath_evidence::{Checkpoint, Evidence, Part, SealedCheckpoint, Tier};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -15,12 +15,12 @@ mod port;
 mod swtpm;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use collector::config::KeyKind;
-use collector::engine::core::{Core, Outcome};
-use collector::sources::system;
-use collector::store::{Assembly, EvidenceFile, Header};
-use collector::tpm::Tpm;
-use evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
+use cgpath_evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
+use cgpathd::config::KeyKind;
+use cgpathd::engine::core::{Core, Outcome};
+use cgpathd::sources::system;
+use cgpathd::store::{Assembly, EvidenceFile, Header};
+use cgpathd::tpm::Tpm;
 use machine::{BOOT_ID, Software, content, take};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;

@@ -6,11 +6,11 @@
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
-use ebpf_common::{
+use cgpath_ebpf_common::{
     HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest,
     SMALL_PATH, TaskKey, action, flag, kind,
 };
-use evidence::{Bank, Digest, EventKind, FileHash, GuardAction, PodLoss};
+use cgpath_evidence::{Bank, Digest, EventKind, FileHash, GuardAction, PodLoss};
 
 /// Bytes of [`Header`].
 pub const HEADER_LEN: usize = size_of::<Header>();

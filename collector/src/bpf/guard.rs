@@ -4,7 +4,7 @@
 //! an earlier collector end in the moment in which new ones begin. Not here: what the orders follow from (configuration and verdicts).
 
 use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
-use ebpf_common::{Loss, Settings, TICK_NS, class, mode};
+use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -57,7 +57,7 @@ pub struct Orders {
     pub budget: Budget,
 }
 
-/// What a pod may have recorded; a unit is [`ebpf_common::BUDGET_UNIT`] bytes of the ring.
+/// What a pod may have recorded; a unit is [`cgpath_ebpf_common::BUDGET_UNIT`] bytes of the ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Units at once.
@@ -70,7 +70,7 @@ impl Budget {
     /// The same with no more at once than half of a ring of so many bytes: a pod alone fills no ring.
     pub fn within(self, ring_bytes: u32) -> Budget {
         Budget {
-            burst: self.burst.min(ring_bytes / 2 / ebpf_common::BUDGET_UNIT),
+            burst: self.burst.min(ring_bytes / 2 / cgpath_ebpf_common::BUDGET_UNIT),
             ..self
         }
     }
@@ -233,7 +233,7 @@ impl Bpf {
         self.write_settings()
     }
 
-    /// What `ebpf_common::pod` says of these cgroups, and of no others.
+    /// What `cgpath_ebpf_common::pod` says of these cgroups, and of no others.
     ///
     /// # Errors
     /// As [`Bpf::beat`]; what was changed before stays.

@@ -7,7 +7,7 @@
 
 use super::{Error, Hierarchy, Result, decode::HASH_ALGOS};
 use btf_rs::{Btf, BtfType, Type};
-use ebpf_common::{Config, NO_SUBSYSTEM};
+use cgpath_ebpf_common::{Config, NO_SUBSYSTEM};
 use std::path::{Path, PathBuf};
 
 const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel's version";

@@ -16,7 +16,7 @@ use aya::{
         links::{FdLink, PinnedLink},
     },
 };
-use ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings};
+use cgpath_ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings};
 use nix::fcntl::{Flock, FlockArg};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::{

@@ -10,7 +10,7 @@
 
 use super::{Bpf, Result, load};
 use aya::maps::{HashMap, Map, MapData, MapError};
-use ebpf_common::{MAX_IN_FLIGHT, Mark, TICK_NS};
+use cgpath_ebpf_common::{MAX_IN_FLIGHT, Mark, TICK_NS};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};

@@ -20,8 +20,8 @@ pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
 use aya::maps::{Array, MapData};
-use ebpf_common::Counters;
-use evidence::Bank;
+use cgpath_ebpf_common::Counters;
+use cgpath_evidence::Bank;
 pub use layout::resolve;
 use load::{Attached, Controls, Loaded, Plain};
 pub use load::{DIRECT_CALLS_HINT, lsm_parameter};

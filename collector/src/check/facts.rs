@@ -6,7 +6,7 @@ use crate::bpf::Hierarchy;
 use crate::config::Config;
 use crate::sources::list::{ListError, ListReader, PATHS};
 use btf_rs::{Btf, Type};
-use evidence::{Bank, Digest, checkpoint, probe};
+use cgpath_evidence::{Bank, Digest, checkpoint, probe};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};

@@ -4,7 +4,7 @@ use super::facts::{DaemonFacts, Fact, Facts, ListFacts, Probed, Unknown};
 use super::{Row, State, kernel};
 use crate::bpf::Mode;
 use crate::config::{Config, EnforceMode, FailClosedMode, KeyKind, SinkKind};
-use evidence::{Bank, ima_policy};
+use cgpath_evidence::{Bank, ima_policy};
 
 /// The line that other verifiers must exclude, since checkpoints change at each attestation.
 pub const EXCLUDE: &str = "^/run/ima-cgpath/checkpoint/[0-9]+$";
@@ -365,7 +365,7 @@ fn checkpoint_rule(facts: &Facts) -> Row {
     };
     let rule = format!(
         "measure func=FILE_CHECK mask=^MAY_READ fsuuid={}",
-        evidence::checkpoint::FS_UUID
+        cgpath_evidence::checkpoint::FS_UUID
     );
     let add = format!("add to the IMA policy: {rule}");
     if let Some(number) = list.checkpoint {

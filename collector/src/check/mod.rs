@@ -2,7 +2,7 @@
 //!
 //! Facts are gathered first (files below a root, the TPM, a probe of IMA), judged by a pure function, then printed. What
 //! could not be found out is never taken for met. Not here: changing anything (see [`crate::setup`]); the one trace that is
-//! left is that of the probes ([`evidence::probe`]), which verifiers accept.
+//! left is that of the probes ([`cgpath_evidence::probe`]), which verifiers accept.
 
 pub mod facts;
 mod judge;

@@ -6,7 +6,7 @@
 )]
 
 use super::facts::{Fact, ListFacts, Probed, Probes, Unknown};
-use evidence::probe::{CONTENTS, MAP_PATH, RUN_PATH, content};
+use cgpath_evidence::probe::{CONTENTS, MAP_PATH, RUN_PATH, content};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::collections::BTreeSet;
 use std::fs::{self, File};

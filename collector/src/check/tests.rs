@@ -2,7 +2,7 @@
 
 use super::facts::{DaemonFacts, Facts, Probed, Probes, TpmFacts, Unknown, gather};
 use super::*;
-use evidence::{Bank, Digest, checkpoint, probe};
+use cgpath_evidence::{Bank, Digest, checkpoint, probe};
 use std::collections::BTreeSet;
 use std::fs;
 

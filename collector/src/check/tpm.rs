@@ -4,7 +4,7 @@ use super::facts::TpmFacts;
 use crate::config::Config;
 use crate::service::tpm_options;
 use crate::tpm::{Tpm, fingerprint};
-use evidence::Bank;
+use cgpath_evidence::Bank;
 use std::str::FromStr;
 use tss_esapi::constants::{CapabilityType, PropertyTag};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;

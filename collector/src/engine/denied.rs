@@ -5,7 +5,7 @@
 //! are not believed, none at all, a restart). Not here: how the programs are told, when that lapses (they see to it).
 
 use crate::push::Judgement;
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Pods that are denied executions.
@@ -47,7 +47,7 @@ impl Denied {
         let named = there.iter().filter(|(uid, _)| self.pods.contains(uid));
         let held = now
             .iter()
-            .filter(|(_, bits)| self.inherits && **bits & ebpf_common::pod::UNTRUSTED != 0);
+            .filter(|(_, bits)| self.inherits && **bits & cgpath_ebpf_common::pod::UNTRUSTED != 0);
         named.map(|(_, id)| *id).chain(held.map(|(id, _)| *id)).collect()
     }
 }
@@ -55,7 +55,7 @@ impl Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebpf_common::pod::{EXEMPT_UNTRUSTED, UNTRUSTED};
+    use cgpath_ebpf_common::pod::{EXEMPT_UNTRUSTED, UNTRUSTED};
     use proptest::prelude::*;
 
     fn uid(n: u8) -> PodUid {

@@ -24,8 +24,8 @@ use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Spool, SpoolError};
 use crate::store::StoreError;
-use evidence::list::ListEntry;
-use evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -510,11 +510,11 @@ impl Engine {
         let mut wanted: BTreeMap<u64, u32> = BTreeMap::new();
         let there = cgroups::pods(&mount);
         for id in self.denied.cgroups(&there, self.core.machine.bpf.pods()) {
-            *wanted.entry(id).or_default() |= ebpf_common::pod::UNTRUSTED;
+            *wanted.entry(id).or_default() |= cgpath_ebpf_common::pod::UNTRUSTED;
         }
         for (paths, bit) in [
-            (&self.exempt.untrusted, ebpf_common::pod::EXEMPT_UNTRUSTED),
-            (&self.exempt.loss, ebpf_common::pod::EXEMPT_LOSS),
+            (&self.exempt.untrusted, cgpath_ebpf_common::pod::EXEMPT_UNTRUSTED),
+            (&self.exempt.loss, cgpath_ebpf_common::pod::EXEMPT_LOSS),
         ] {
             for id in paths.iter().filter_map(|path| cgroups::inode(&mount, path)) {
                 *wanted.entry(id).or_default() |= bit;
@@ -529,7 +529,7 @@ impl Engine {
         (
             protection(&self.orders),
             denied
-                .filter(|bits| **bits & ebpf_common::pod::UNTRUSTED != 0)
+                .filter(|bits| **bits & cgpath_ebpf_common::pod::UNTRUSTED != 0)
                 .count(),
         )
     }

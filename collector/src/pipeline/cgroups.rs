@@ -4,9 +4,9 @@
 //! directory has a path, however deep it lies, and the path begins with as many whole names as fit, so that whose it is never
 //! depends on depth; a step costs the same at any depth. A directory that was removed gives its memory back and keeps its
 //! path for those records that are read late: whole at first, then as far as it says whose it is.
-//! Not here: whose a path is (see `evidence::cgroup`).
+//! Not here: whose a path is (see `cgpath_evidence::cgroup`).
 
-use evidence::cgroup::attribute;
+use cgpath_evidence::cgroup::attribute;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 
 use super::join::ListEntry;
 use crate::bpf::{OpenMark, decode};
-use evidence::checkpoint::Checkpoint;
-use evidence::{InFlight, PartitionKey, SealedCheckpoint};
+use cgpath_evidence::checkpoint::Checkpoint;
+use cgpath_evidence::{InFlight, PartitionKey, SealedCheckpoint};
 use minicbor::{Decode, Encode};
 
 /// The kernel side's counters at one moment.
@@ -142,7 +142,7 @@ pub enum Note {
 
 /// A signed checkpoint is kept as the bytes of its file.
 mod checkpoint_file {
-    use evidence::SealedCheckpoint;
+    use cgpath_evidence::SealedCheckpoint;
     use minicbor::decode::Error as DecodeError;
     use minicbor::encode::{Error as EncodeError, Write};
     use minicbor::{Decoder, Encoder};
@@ -297,7 +297,7 @@ pub enum SealError {
     #[error(
         "IMA did not measure checkpoint {number} when it was read: the policy in force lacks the rule \
          `measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}` (`cgpathd check` tells more)",
-        uuid = evidence::checkpoint::FS_UUID
+        uuid = cgpath_evidence::checkpoint::FS_UUID
     )]
     NotMeasured {
         /// Its number.

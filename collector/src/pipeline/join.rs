@@ -4,7 +4,7 @@
 //! entry is there already. A violation has no digest: it is joined by file name, the first with the first. Claims
 //! depend only on what has come, not on the order in which it came.
 
-use evidence::{Bank, Digest, list::as_listed};
+use cgpath_evidence::{Bank, Digest, list::as_listed};
 use std::collections::{HashMap, VecDeque};
 
 /// An entry of the list as far as joining needs it.

@@ -19,11 +19,11 @@ mod setup;
 use crate::bpf::decode::{
     self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo,
 };
-use evidence::cgroup::{attribute, partition_of};
-use evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
-use evidence::merkle::{self, Hash};
-use evidence::partition::Partitions;
-use evidence::{Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Record, SealedCheckpoint};
+use cgpath_evidence::cgroup::{attribute, partition_of};
+use cgpath_evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
+use cgpath_evidence::merkle::{self, Hash};
+use cgpath_evidence::partition::Partitions;
+use cgpath_evidence::{Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Record, SealedCheckpoint};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};

@@ -3,7 +3,7 @@
 //! Fed in sequence order with executions, and with the processes that a scan of /proc found. A thread group id that
 //! is seen with a later start time ends the older process, so the table is bounded by the number of pids.
 
-use evidence::record::{Ancestor, ExeSource};
+use cgpath_evidence::record::{Ancestor, ExeSource};
 use std::collections::HashMap;
 use std::sync::Arc;
 

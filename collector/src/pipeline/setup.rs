@@ -1,7 +1,7 @@
 //! What the pipeline is made with.
 
-use evidence::Protection;
-use evidence::merkle::Hash;
+use cgpath_evidence::Protection;
+use cgpath_evidence::merkle::Hash;
 use std::time::Duration;
 
 /// What the pipeline must know beforehand.

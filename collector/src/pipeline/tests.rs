@@ -6,8 +6,8 @@ mod pending;
 use super::*;
 use crate::bpf::OpenMark;
 use bytes::Bytes;
-use ebpf_common::TaskKey as RawKey;
-use evidence::{Bank, Digest, SealedCheckpoint};
+use cgpath_ebpf_common::TaskKey as RawKey;
+use cgpath_evidence::{Bank, Digest, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -280,9 +280,9 @@ impl World {
             key: vec![2; 33],
             drain_timeout: Duration::from_secs(5),
             seal_records: 0,
-            protection: evidence::Protection {
-                guard: evidence::GuardMode::Record,
-                tpm: evidence::GuardMode::Record,
+            protection: cgpath_evidence::Protection {
+                guard: cgpath_evidence::GuardMode::Record,
+                tpm: cgpath_evidence::GuardMode::Record,
                 enforce: false,
                 fail_closed: false,
             },

@@ -7,7 +7,7 @@
 
 mod cri;
 
-use evidence::{PodInfo, PodUid};
+use cgpath_evidence::{PodInfo, PodUid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

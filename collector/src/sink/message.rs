@@ -4,7 +4,7 @@ use super::queue::{Bound, Header, Message, Round};
 use crate::config::{Sink, SinkFormat};
 use crate::runtime::Names;
 use crate::store::EvidenceFile;
-use evidence::{Evidence, PartitionKey, PodUid, Position, TenantBundle, eat, tenant::ProveError};
+use cgpath_evidence::{Evidence, PartitionKey, PodUid, Position, TenantBundle, eat, tenant::ProveError};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
 
@@ -16,7 +16,7 @@ pub(super) enum MessageError {
     File(#[from] io::Error),
     /// It cannot be wrapped.
     #[error(transparent)]
-    Format(#[from] evidence::Error),
+    Format(#[from] cgpath_evidence::Error),
     /// No bundle can be made for a pod.
     #[error("a bundle of pod {pod}: {source}")]
     Bundle {

@@ -4,7 +4,7 @@
 //! and a message is delivered once more rather than never. Never more than the limit.
 
 use crate::config::Sink;
-use evidence::Position;
+use cgpath_evidence::Position;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
@@ -41,13 +41,13 @@ pub struct Header {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     /// The quote's nonce: [`Bound::nonce`] of this message's round.
-    #[serde(with = "evidence::serde_bytes_hex")]
+    #[serde(with = "cgpath_evidence::serde_bytes_hex")]
     pub nonce: Vec<u8>,
     /// What else the nonce is made of. A message that an earlier version left in the spool has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<Bound>,
     /// SHA-256 of the payload; the `base` of the part that follows it.
-    #[serde(with = "evidence::serde_bytes_hex")]
+    #[serde(with = "cgpath_evidence::serde_bytes_hex")]
     pub sha256: [u8; 32],
     /// Bytes of the payload.
     pub length: u64,
@@ -60,7 +60,7 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bound {
     /// Random: makes the nonce one that was never used.
-    #[serde(with = "evidence::serde_bytes_hex")]
+    #[serde(with = "cgpath_evidence::serde_bytes_hex")]
     pub salt: [u8; 32],
     /// The sink's name.
     pub sink: String,

@@ -2,8 +2,8 @@
 
 use crate::bpf::Hierarchy;
 use crate::pipeline::Note;
-use evidence::cgroup::{POD_PARENTS, attribute};
-use evidence::{PartitionKey, PodUid};
+use cgpath_evidence::cgroup::{POD_PARENTS, attribute};
+use cgpath_evidence::{PartitionKey, PodUid};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;

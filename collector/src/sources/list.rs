@@ -3,8 +3,8 @@
 //! Each `read` makes the kernel walk the list from its head to where the file stands, so the file is never read twice.
 
 use crate::pipeline;
-use evidence::Bank;
-use evidence::list::{ByteOrder, Decoder, Format, Layout, ListEntry};
+use cgpath_evidence::Bank;
+use cgpath_evidence::list::{ByteOrder, Decoder, Format, Layout, ListEntry};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub enum ListError {
         /// Which file.
         path: PathBuf,
         /// Where and why.
-        source: evidence::Error,
+        source: cgpath_evidence::Error,
     },
 }
 

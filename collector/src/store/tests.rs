@@ -1,14 +1,14 @@
 //! What is streamed out of the store is what the types encode to.
 
 use super::*;
-use evidence::{Evidence, Part, PartitionLog, PodInfo, PodUid, Record};
+use cgpath_evidence::{Evidence, Part, PartitionLog, PodInfo, PodUid, Record};
 use std::io::Read;
 
 fn record(seq: u64) -> Record {
     Record {
         seq,
         boot_ns: 1,
-        kind: evidence::EventKind::Execution,
+        kind: cgpath_evidence::EventKind::Execution,
         ret: 0,
         pcr: 0,
         digests: vec![],
@@ -120,9 +120,10 @@ fn streamed_evidence_is_what_the_type_encodes_to(records: u64, is_shown: bool, m
         signature: vec![2],
         ak: vec![3],
     };
-    let zeros = vec![evidence::Digest::zero(evidence::Bank::Sha256); evidence::boot::REGISTERS];
+    let zeros =
+        vec![cgpath_evidence::Digest::zero(cgpath_evidence::Bank::Sha256); cgpath_evidence::boot::REGISTERS];
     let boot = Boot {
-        registers: vec![evidence::boot::Registers::new(zeros).unwrap()],
+        registers: vec![cgpath_evidence::boot::Registers::new(zeros).unwrap()],
         log: Some(vec![7; 5000]),
         command_line: Some(b"quiet".to_vec()),
     };

@@ -7,8 +7,8 @@
 
 use super::{Tpm, TpmError, bank_algorithm, retried};
 use crate::config::KeyKind;
-use evidence::Quote;
-use evidence::tpm::{Attest, PcrBlob, PcrSelection};
+use cgpath_evidence::Quote;
+use cgpath_evidence::tpm::{Attest, PcrBlob, PcrSelection};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::WrapperErrorKind;
 use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, ek};

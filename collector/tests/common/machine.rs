@@ -4,15 +4,15 @@
 //! Promises: the list grows by whole `ima-ng` entries as `binary_runtime_measurements` has them, records are bytes as the
 //! eBPF programs write them, and the canary is executed for real. Nothing extends a register.
 
-use collector::anchor::{Anchor, AnchorError};
-use collector::bpf::OpenMark;
-use collector::engine::core::{Core, Machine, Opened};
-use collector::engine::{Canary, EngineError};
-use collector::pipeline::{Counters, Note, Setup};
-use collector::sources::list::ListReader;
-use collector::spool::Spool;
-use ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
-use evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
+use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
+use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
+use cgpathd::anchor::{Anchor, AnchorError};
+use cgpathd::bpf::OpenMark;
+use cgpathd::engine::core::{Core, Machine, Opened};
+use cgpathd::engine::{Canary, EngineError};
+use cgpathd::pipeline::{Counters, Note, Setup};
+use cgpathd::sources::list::ListReader;
+use cgpathd::spool::Spool;
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -89,7 +89,7 @@ impl Raw {
     }
 
     fn done(mut self) -> Vec<u8> {
-        let at = std::mem::offset_of!(ebpf_common::Header, len);
+        let at = std::mem::offset_of!(cgpath_ebpf_common::Header, len);
         let len = self.0.len() as u32;
         self.0[at..at + 4].copy_from_slice(&len.to_ne_bytes());
         self.0
@@ -135,7 +135,7 @@ impl Software {
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
             ima_policy: None,
-            key: collector::key::public(&key),
+            key: cgpathd::key::public(&key),
             // Nothing is late but by a busy machine.
             drain_timeout: Duration::from_secs(180),
             seal_records: 0,

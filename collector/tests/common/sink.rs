@@ -1,7 +1,7 @@
 //! A sink as tests want it: nothing but what the kind needs, a round each second, and time enough on a busy machine.
 
-use collector::config::{Sink, SinkFormat, SinkKind};
-use collector::sink::{SinkStatus, Sinks};
+use cgpathd::config::{Sink, SinkFormat, SinkKind};
+use cgpathd::sink::{SinkStatus, Sinks};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 

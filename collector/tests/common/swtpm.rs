@@ -1,9 +1,9 @@
 //! A software TPM of the test's own.
 
 use crate::port::Port;
-use collector::config::KeyKind;
-use collector::tpm::Options;
-use evidence::Bank;
+use cgpath_evidence::Bank;
+use cgpathd::config::KeyKind;
+use cgpathd::tpm::Options;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 

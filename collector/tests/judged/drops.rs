@@ -1,10 +1,10 @@
 //! What a sink was not sent, proven by what it was sent next.
 
 use super::node::{Engine, config, files, sink, stop, until};
-use collector::config::{Sink, SinkKind};
-use collector::runtime::Names;
-use collector::sink::Sinks;
-use evidence::Evidence;
+use cgpath_evidence::Evidence;
+use cgpathd::config::{Sink, SinkKind};
+use cgpathd::runtime::Names;
+use cgpathd::sink::Sinks;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 

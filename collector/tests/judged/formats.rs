@@ -1,12 +1,12 @@
 //! Each form that a sink can ask for, decoded and judged at the far side.
 
 use super::node::{Arrived, Engine, config, files, sink, until};
-use collector::config::{Sink, SinkFormat, SinkKind};
-use collector::runtime::Names;
-use collector::sink::Sinks;
-use evidence::{Evidence, Part, TenantBundle, eat};
+use cgpath_evidence::{Evidence, Part, TenantBundle, eat};
+use cgpath_policy::Policy;
+use cgpathd::config::{Sink, SinkFormat, SinkKind};
+use cgpathd::runtime::Names;
+use cgpathd::sink::Sinks;
 use minicbor::Decoder;
-use policy::Policy;
 use tokio::sync::watch;
 use verifier::tenant::{Outcome, TenantContext, verify};
 use verifier::testing::{NOW, pod};

@@ -2,10 +2,10 @@
 
 use super::node::{Engine, PATIENCE, config, files, sink, until};
 use bytes::Bytes;
-use collector::config::{Sink, SinkKind};
-use collector::runtime::{Names, ask};
-use collector::sink::Sinks;
-use evidence::{Evidence, PodUid, TenantBundle};
+use cgpath_evidence::{Evidence, PodUid, TenantBundle};
+use cgpathd::config::{Sink, SinkKind};
+use cgpathd::runtime::{Names, ask};
+use cgpathd::sink::Sinks;
 use hyper::http::{HeaderMap, Response};
 use prost::Message;
 use std::collections::HashMap;
@@ -311,7 +311,7 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
 #[test]
 fn a_selector_by_names_without_a_runtime_or_for_a_verifier_is_refused_with_the_key() {
     let parse = |text: &str| {
-        collector::config::Config::from_parts(Path::new("c.toml"), text, [], &[]).map_err(|e| e.to_string())
+        cgpathd::config::Config::from_parts(Path::new("c.toml"), text, [], &[]).map_err(|e| e.to_string())
     };
     let sink = "[[sink]]\nname = \"a\"\nkind = \"file\"\nto = \"/a\"\nnamespaces = [\"shop\"]\nlabels = { app = \"till\" }\n";
     let asked = format!("[runtimes]\ncri = \"unix:///run/containerd/containerd.sock\"\n{sink}");

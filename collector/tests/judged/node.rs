@@ -1,11 +1,11 @@
 //! A node made of software as the source of sinks, and what a far side does with what it gets.
 
-use collector::config::{Config, Runtimes, Sink};
-use collector::runtime::Names;
-use collector::service::RequestError;
-use collector::sink::Source;
-use collector::store::EvidenceFile;
-use evidence::{Evidence, Position, SealedCheckpoint};
+use cgpath_evidence::{Evidence, Position, SealedCheckpoint};
+use cgpathd::config::{Config, Runtimes, Sink};
+use cgpathd::runtime::Names;
+use cgpathd::service::RequestError;
+use cgpathd::sink::Source;
+use cgpathd::store::EvidenceFile;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
@@ -90,7 +90,7 @@ impl Source for Engine {
         })
     }
 
-    async fn judged(&self, _: collector::push::Judgement) -> Result<(), RequestError> {
+    async fn judged(&self, _: cgpathd::push::Judgement) -> Result<(), RequestError> {
         Ok(())
     }
 }

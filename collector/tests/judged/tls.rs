@@ -3,10 +3,10 @@
 use super::node::{Arrived, Engine, config, sink, stop, until};
 use crate::port::Port;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use collector::config::{Sink, SinkKind};
-use collector::runtime::Names;
-use collector::sink::Sinks;
-use evidence::Evidence;
+use cgpath_evidence::Evidence;
+use cgpathd::config::{Sink, SinkKind};
+use cgpathd::runtime::Names;
+use cgpathd::sink::Sinks;
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
 use std::path::{Path, PathBuf};
@@ -192,7 +192,7 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
     let mut kept = Evidence::from_cbor(&arrived[0].payload).unwrap();
     for (n, arrived) in arrived.iter().enumerate() {
         if n > 0 {
-            kept = evidence::Part::from_cbor(&arrived.payload)
+            kept = cgpath_evidence::Part::from_cbor(&arrived.payload)
                 .unwrap()
                 .join(kept)
                 .unwrap();

@@ -6,13 +6,13 @@ mod node;
 mod services;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use collector::config::{Config, KeyKind};
-use collector::runtime::Names;
-use collector::service::{RequestError, TpmAccess as _, TpmThread};
-use collector::sink::keylime::{Agent, KeylimeError, Sent};
-use collector::sink::{SinkStatus, Sinks};
-use collector::tpm::{Tpm, TpmError};
-use evidence::Bank;
+use cgpath_evidence::Bank;
+use cgpathd::config::{Config, KeyKind};
+use cgpathd::runtime::Names;
+use cgpathd::service::{RequestError, TpmAccess as _, TpmThread};
+use cgpathd::sink::keylime::{Agent, KeylimeError, Sent};
+use cgpathd::sink::{SinkStatus, Sinks};
+use cgpathd::tpm::{Tpm, TpmError};
 use hyper::Method;
 use node::{Node, Reopened, sink};
 use serde_json::{Value, json};
@@ -410,12 +410,15 @@ async fn keylime_ties_the_boot_log_to_the_quote_and_to_the_list_and_refuses_anot
         node.extend(handles[register as usize], data);
     }
     let log = boot_log(&FIRMWARE);
-    let replayed = evidence::boot::EventLog::parse(&log)
+    let replayed = cgpath_evidence::boot::EventLog::parse(&log)
         .unwrap()
         .replay(Bank::Sha256)
         .unwrap();
     // No file of the policy: Keylime computes it from the log.
-    node.list_entry("boot_aggregate", &evidence::boot::boot_aggregate(&replayed));
+    node.list_entry(
+        "boot_aggregate",
+        &cgpath_evidence::boot::boot_aggregate(&replayed),
+    );
     node.measure("/usr/bin/a");
     let mut agent = node.agent_with(&keylime, node.tpm(), Some(log));
     is_a_stranger(&mut agent, &keylime).await;

@@ -3,12 +3,12 @@
 use super::AGENT;
 use super::services::Keylime;
 use crate::common::swtpm::Swtpm;
-use collector::config::{KeyKind, Sink, SinkKind};
-use collector::service::{RequestError, TpmAccess};
-use collector::sink::keylime::{Agent, Boot};
-use collector::sources::boot::BootFacts;
-use collector::tpm::{Options, Tpm, TpmError};
-use evidence::Bank;
+use cgpath_evidence::Bank;
+use cgpathd::config::{KeyKind, Sink, SinkKind};
+use cgpathd::service::{RequestError, TpmAccess};
+use cgpathd::sink::keylime::{Agent, Boot};
+use cgpathd::sources::boot::BootFacts;
+use cgpathd::tpm::{Options, Tpm, TpmError};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::str::FromStr as _;
@@ -73,7 +73,7 @@ impl Node {
     }
 
     /// An `ima-ng` entry, in the list and in the register.
-    pub fn list_entry(&mut self, name: &str, content: &evidence::Digest) {
+    pub fn list_entry(&mut self, name: &str, content: &cgpath_evidence::Digest) {
         let digest = [b"sha256:\0", content.bytes()].concat();
         let path = [name.as_bytes(), &[0]].concat();
         let mut data = Vec::new();

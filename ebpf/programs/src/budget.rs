@@ -12,7 +12,7 @@ use crate::{guard, kernel, kernel::Reader, pods, ring};
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::HashMap,
 };
-use ebpf_common::{Budget, Header, LAYOUT_VERSION, MAX_BUDGETS, PodLossRecord, kind};
+use cgpath_ebpf_common::{Budget, Header, LAYOUT_VERSION, MAX_BUDGETS, PodLossRecord, kind};
 
 /// By the inode number of the pod's own directory. No entry gives way to another one: with it went what was lost.
 #[map]

@@ -1,6 +1,6 @@
 //! What the loader found out about the running kernel, as constants that the verifier knows.
 
-use ebpf_common::Config;
+use cgpath_ebpf_common::Config;
 
 /// Set by the loader before load; the map behind it is frozen.
 // SAFETY: all zeroes is a valid Config.

@@ -16,7 +16,7 @@ use aya_ebpf::{
     },
     programs::LsmContext,
 };
-use ebpf_common::{
+use cgpath_ebpf_common::{
     BUDGET_UNIT, EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH,
     flag, kind,
 };

@@ -21,7 +21,7 @@ use aya_ebpf::{
     macros::map,
     maps::HashMap,
 };
-use ebpf_common::{EEXIST, MAX_IN_FLIGHT, Mark};
+use cgpath_ebpf_common::{EEXIST, MAX_IN_FLIGHT, Mark};
 
 /// By thread id in the initial pid namespace. Allocated beforehand: making a mark takes no memory that could be short.
 #[map]

@@ -15,7 +15,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap},
 };
-use ebpf_common::{
+use cgpath_ebpf_common::{
     EPERM, GuardHead, Header, LAYOUT_VERSION, SMALL_PATH, Settings, TICK_NS, action, class, flag, kind, mode,
 };
 

@@ -33,7 +33,7 @@ use aya_ebpf::{
 };
 use budget::Kept;
 use config::config;
-use ebpf_common::{
+use cgpath_ebpf_common::{
     CgroupRecord, EEXIST, EPERM, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME,
     RawDigest, SMALL_PATH, action, flag, kind,
 };

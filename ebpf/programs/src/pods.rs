@@ -14,7 +14,7 @@ use aya_ebpf::{
     macros::map,
     maps::HashMap,
 };
-use ebpf_common::{MAX_PARENT_LEVEL, MAX_PARENTS, MAX_POD_LEVEL, NO_SUBSYSTEM, action, mode, pod};
+use cgpath_ebpf_common::{MAX_PARENT_LEVEL, MAX_PARENTS, MAX_POD_LEVEL, NO_SUBSYSTEM, action, mode, pod};
 
 /// By cgroup id: see [`pod`].
 #[map]
@@ -209,7 +209,7 @@ pub fn mapping_denied() -> bool {
 
 /// Whether a pod of this standing is to be denied executions, and the collector was there lately.
 #[inline(always)]
-fn not_trusted(settings: *const ebpf_common::Settings, standing: u32) -> bool {
+fn not_trusted(settings: *const cgpath_ebpf_common::Settings, standing: u32) -> bool {
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let away = now.saturating_sub(guard::setting!(settings, heartbeat_ns));

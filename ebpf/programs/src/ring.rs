@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, RingBuf, ring_buf::RingBufEntry},
 };
-use ebpf_common::{Counters, Loss};
+use cgpath_ebpf_common::{Counters, Loss};
 
 /// Its size is set by the loader.
 #[map]

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
 };
-use ebpf_common::{MAX_ANCESTORS, NO_SUBSYSTEM, Task, TaskKey, flag};
+use cgpath_ebpf_common::{MAX_ANCESTORS, NO_SUBSYSTEM, Task, TaskKey, flag};
 
 /// How often the walk up the ancestry tries again, in all, when a parent changed under its eyes.
 const RETRIES: usize = 4;

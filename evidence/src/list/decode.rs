@@ -111,8 +111,8 @@ impl Limits {
 /// Reads a measurement list as it arrives.
 ///
 /// ```
-/// # fn run(chunks: &[&[u8]]) -> evidence::Result<()> {
-/// let mut decoder = evidence::list::Decoder::auto();
+/// # fn run(chunks: &[&[u8]]) -> cgpath_evidence::Result<()> {
+/// let mut decoder = cgpath_evidence::list::Decoder::auto();
 /// for chunk in chunks {
 ///     decoder.feed(chunk);
 ///     while let Some(entry) = decoder.next_entry()? {

@@ -4,7 +4,7 @@
 //! error has the offset in the file and the place in the structure. Not here: what the structure means.
 
 use super::{Error, Result};
-use evidence::text::quoted;
+use cgpath_evidence::text::quoted;
 use minicbor::data::Type;
 
 /// Arrays, maps and tags are never nested deeper than this.

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::node::MAX_ITEMS;
 use crate::{BootEvent, BootPolicy};
-use evidence::text::{foreign, quoted};
-use evidence::{
+use cgpath_evidence::text::{foreign, quoted};
+use cgpath_evidence::{
     Digest, PodUid,
     boot::{EventType, REGISTERS},
 };

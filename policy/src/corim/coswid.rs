@@ -11,7 +11,7 @@ use super::{
 };
 use crate::reference::{MAX_DIGESTS, MAX_FILES, MAX_ORIGINS, MAX_PATH_LEN, Origins};
 use crate::{Reference, Source, SourceKind};
-use evidence::{Bank, Digest, text::quoted};
+use cgpath_evidence::{Bank, Digest, text::quoted};
 
 /// One tag and its files.
 pub(super) struct Coswid<'b> {

@@ -19,7 +19,7 @@ pub use sign::sign;
 pub use write::write;
 
 use crate::{BootPolicy, Reference};
-use evidence::{Bank, Digest, PodUid};
+use cgpath_evidence::{Bank, Digest, PodUid};
 
 /// The profile that manifests of ours name: environments and attributes are those of docs/spec/cgpath.cddl.
 pub const PROFILE: &str = "urn:ima-cgpath:corim:1";

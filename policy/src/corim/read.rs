@@ -7,7 +7,7 @@ use super::{
     coswid::{self, Coswid},
     sign, tag,
 };
-use evidence::text::quoted;
+use cgpath_evidence::text::quoted;
 use minicbor::data::Type;
 use p256::ecdsa::VerifyingKey;
 

@@ -1,11 +1,11 @@
 //! Signed manifests: COSE_Sign1 with ES256, the signer's name in the protected header. Draft section 4.2.
 
 use super::{Error, Result, cbor::Reader};
+use cgpath_evidence::text::{foreign, told};
 use coset::{
     CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, RegisteredLabelWithPrivate,
     TaggedCborSerializable, cbor::Value, iana,
 };
-use evidence::text::{foreign, told};
 use minicbor::Encoder;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
 

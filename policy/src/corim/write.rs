@@ -2,7 +2,7 @@
 
 use super::{COMMAND_LINE, Error, Manifest, PROFILE, Result, VENDOR, algorithm, attribute, sets, tag};
 use crate::{BootPolicy, Reference};
-use evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest};
 use minicbor::{Encoder, data::Tag};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;

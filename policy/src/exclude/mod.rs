@@ -9,8 +9,8 @@
 mod translate;
 
 use crate::Name;
-use evidence::list::as_listed;
-use evidence::text::{foreign, told};
+use cgpath_evidence::list::as_listed;
+use cgpath_evidence::text::{foreign, told};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -29,7 +29,7 @@ const COMPILED_LIMIT: usize = 10 * 1024 * 1024;
 pub struct ExcludeError {
     /// Which pattern of the list, from 0.
     pub item: usize,
-    /// The pattern, for people: safe to print and not longer than [`evidence::text::foreign`] makes it.
+    /// The pattern, for people: safe to print and not longer than [`cgpath_evidence::text::foreign`] makes it.
     pub pattern: String,
     /// Where in it, in characters from 0.
     pub offset: usize,

@@ -7,8 +7,8 @@
 use crate::boot::{MAX_COMMAND_LINE, MAX_NAME};
 use crate::node::{MAX_ITEMS, MAX_POLICY_LEN};
 use crate::{BootEvent, BootPolicy, FirmwareDeviation};
-use evidence::text::{escape, foreign};
-use evidence::{
+use cgpath_evidence::text::{escape, foreign};
+use cgpath_evidence::{
     Bank, Digest, Error,
     boot::{
         BOOT_IMAGE, Boot, CommandLine, Event, EventLog, EventType, FIRMWARE_REGISTERS, Hashed, REGISTERS,

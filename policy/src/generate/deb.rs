@@ -12,7 +12,7 @@ use super::tarball::{Kind, TarReader};
 use super::tree::Tree;
 use super::{Digester, Error, Options, Progress, Result};
 use crate::reference::Reference;
-use evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest};
 use std::io::{BufReader, Read};
 
 /// Links that a merged system has. Source: Debian's usrmerge and base-files.

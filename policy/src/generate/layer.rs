@@ -10,7 +10,7 @@
 use super::tarball::{Entry, Kind, TarReader};
 use super::tree::{MAX_LINKS, Name, ROOT, Tree, What, Why};
 use super::{Progress, Result};
-use evidence::{Digest, text::quoted};
+use cgpath_evidence::{Digest, text::quoted};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io::Read;
 use std::rc::Rc;

@@ -2,7 +2,7 @@
 
 use super::{Error, Result};
 use crate::reference::{Reference, Source, SourceKind};
-use evidence::{Digest, text::quoted};
+use cgpath_evidence::{Digest, text::quoted};
 
 /// What was left out of the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +50,8 @@ impl Learner {
         match (path, digest) {
             _ if violation => self.skipped.violations += 1,
             (Some(path), _)
-                if path == b"boot_aggregate" || evidence::checkpoint::number_from_path(path).is_some() =>
+                if path == b"boot_aggregate"
+                    || cgpath_evidence::checkpoint::number_from_path(path).is_some() =>
             {
                 self.skipped.per_boot += 1;
             }

@@ -122,7 +122,7 @@ pub struct Progress {
 /// How reference values are made: which digests, and who is told how far it is.
 pub struct Options<'a> {
     /// Digest algorithms; IMA's `ima_hash=` on the node decides which is needed.
-    pub banks: &'a [evidence::Bank],
+    pub banks: &'a [cgpath_evidence::Bank],
     /// Called after each file.
     pub progress: &'a mut dyn FnMut(Progress),
 }

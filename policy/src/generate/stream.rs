@@ -1,7 +1,7 @@
 //! Hashing and decompressing readers.
 
 use super::{Error, Result};
-use evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest};
 use sha2::digest::DynDigest;
 use std::io::{self, BufRead, Read};
 

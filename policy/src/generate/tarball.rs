@@ -9,7 +9,7 @@ use super::stream::Decompress;
 use super::tree::Tree;
 use super::{Error, Options, Progress, Result};
 use crate::reference::{MAX_PATH_LEN, Reference, Source, SourceKind};
-use evidence::text::quoted;
+use cgpath_evidence::text::quoted;
 use std::io::{self, BufRead, Read};
 
 /// A PAX header or a GNU long name is never longer than this many bytes.

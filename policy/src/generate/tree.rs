@@ -8,7 +8,7 @@ use super::stream::Digester;
 use super::tarball::{Entry, Kind, TarReader};
 use super::{Error, Progress, Result};
 use crate::reference::{MAX_FILES, MAX_PATH_LEN, Reference};
-use evidence::{Bank, Digest, text::quoted};
+use cgpath_evidence::{Bank, Digest, text::quoted};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::rc::Rc;

@@ -10,7 +10,7 @@
 
 use super::stub::Stub;
 use crate::{BootEvent, BootPolicy};
-use evidence::{Bank, Digest, boot::EventType};
+use cgpath_evidence::{Bank, Digest, boot::EventType};
 
 /// An image is never longer than this many bytes.
 pub const MAX_IMAGE_LEN: usize = 512 * 1024 * 1024;

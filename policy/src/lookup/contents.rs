@@ -3,7 +3,7 @@
 //! Promise: a digest and its paths stand together, so that a look-up reads one place in memory: a verifier makes one for
 //! every content that a node used. Not here: what is expected at a path (see `lookup`).
 
-use evidence::Digest;
+use cgpath_evidence::Digest;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
@@ -132,7 +132,7 @@ impl ExactSizeIterator for Paths<'_> {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evidence::Bank;
+    use cgpath_evidence::Bank;
     use proptest::prelude::*;
 
     fn digest() -> impl Strategy<Value = Digest> {

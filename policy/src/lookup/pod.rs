@@ -6,7 +6,7 @@
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
 use crate::Excludes;
 use crate::node::{self, NodePolicy, Pattern};
-use evidence::{Bank, PodUid};
+use cgpath_evidence::{Bank, PodUid};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 

@@ -2,10 +2,10 @@
 
 mod refused;
 
-use evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::corim::{Error, Manifest, Read, Trust, read, sign, write};
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use p256::ecdsa::{SigningKey, VerifyingKey};
-use policy::corim::{Error, Manifest, Read, Trust, read, sign, write};
-use policy::{Policy, Reference, Source, SourceKind};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;
@@ -188,7 +188,7 @@ fn what_has_no_form_is_named_and_the_rest_is_written() {
         .1
         .insert(b"/init".to_vec(), Bank::Sha1.hash(&[b"init"]))
         .unwrap();
-    references[1].1.excludes = policy::Excludes::new(vec!["^/tmp/.*".into()]).unwrap();
+    references[1].1.excludes = cgpath_policy::Excludes::new(vec!["^/tmp/.*".into()]).unwrap();
     let zeros = "00".repeat(20);
     let yaml = format!("{HEAD}{PARTS}")
         .replace(
@@ -333,7 +333,7 @@ fn python_decoders_read_what_we_write_signed_and_unsigned() {
     let read = python_reads(&signed, Some(key().verifying_key()));
     assert_eq!(read["signer"], "Example Ltd.");
     assert_eq!(read["files"], python_reads(&written(), None)["files"]);
-    assert_eq!(read["profile"], policy::corim::PROFILE);
+    assert_eq!(read["profile"], cgpath_policy::corim::PROFILE);
     // Every file of ours, by its path, and no other.
     let mut found: Vec<(String, String)> = Vec::new();
     for files in read["files"].as_object().unwrap().values() {

@@ -2,8 +2,8 @@
 
 use super::{Error, key, manifest, unhex, unsigned, written};
 use crate::used;
+use cgpath_policy::corim::{Trust, read, sign};
 use coset::cbor::Value;
-use policy::corim::{Trust, read, sign};
 
 fn decode(bytes: &[u8]) -> Value {
     coset::cbor::from_reader(bytes).unwrap()

@@ -2,7 +2,7 @@
 //! evidence on it.
 
 use bytes::Bytes;
-use evidence::Position;
+use cgpath_evidence::Position;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};

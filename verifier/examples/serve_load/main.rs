@@ -11,11 +11,11 @@ mod node;
 mod service;
 
 use bytes::Bytes;
+use cgpath_evidence::replay::Replay;
+use cgpath_evidence::{Bank, Digest, Part, SealedCheckpoint};
+use cgpath_policy::Policy;
 use client::Client;
-use evidence::replay::Replay;
-use evidence::{Bank, Digest, Part, SealedCheckpoint};
 use node::Simulated;
-use policy::Policy;
 use service::{Service, Usage};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
@@ -242,7 +242,7 @@ fn context(n: u32, nonce: Vec<u8>, previous: Option<verifier::NodeState>) -> Con
 fn bare(
     n: u32,
     site: &verifier::testing::Node,
-    evidence: &evidence::Evidence,
+    evidence: &cgpath_evidence::Evidence,
     nonce: Vec<u8>,
 ) -> Result<Bare, Error> {
     let yaml = site
@@ -293,7 +293,7 @@ fn judge(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
                 replay.push_entry(entry)?;
             }
             let quoted = replay
-                .value(10, Bank::Sha256, evidence::replay::Fill::Hashed)
+                .value(10, Bank::Sha256, cgpath_evidence::replay::Fill::Hashed)
                 .ok_or("no register")?;
             node.pcrs = vec![quoted];
             for file in &part.checkpoints {

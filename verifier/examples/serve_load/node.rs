@@ -1,9 +1,9 @@
 //! A node made of software that goes on for a small price: a round costs what is new and two signatures, so that a thousand
 //! of them leave a processor to the service.
 
-use evidence::merkle::Frontier;
-use evidence::partition::partitions_root;
-use evidence::{
+use cgpath_evidence::merkle::Frontier;
+use cgpath_evidence::partition::partitions_root;
+use cgpath_evidence::{
     Digest, EventKind, Evidence, FileHash, Part, PartitionKey, PartitionLog, PodUid, Position, Record,
     SealedCheckpoint, merkle::Hash,
 };
@@ -101,7 +101,7 @@ impl Simulated {
         }
         let last = node.checkpoints.pop().expect("it was sealed");
         let simulated = Simulated {
-            pcr: node.pcr(evidence::Bank::Sha256),
+            pcr: node.pcr(cgpath_evidence::Bank::Sha256),
             entries: node.list.len() as u64,
             records: last.checkpoint.records,
             executions: last.checkpoint.executions,
@@ -163,7 +163,7 @@ impl Simulated {
         let sealed = SealedCheckpoint::seal(checkpoint, &node.signing);
         node.anchor(&sealed);
         for entry in &node.list {
-            self.pcr = self.pcr.extend(&entry.extended(evidence::Bank::Sha256));
+            self.pcr = self.pcr.extend(&entry.extended(cgpath_evidence::Bank::Sha256));
         }
         let pcr = &self.pcr;
         let quote = node.quote_with(nonce, |attest| {

@@ -1,7 +1,7 @@
 //! V10: the boot log replays to the quoted PCR 0 to 9, they tie to IMA's first entry, and the policy's values hold.
 //!
 //! Promise: only registers that the quote covers are believed, and of the log only what they vouch for: digests, and the
-//! data of events whose digest is that of their data. Not here: how the log is read (see `evidence::boot`), which events are
+//! data of events whose digest is that of their data. Not here: how the log is read (see `cgpath_evidence::boot`), which events are
 //! accepted (see `measured`).
 
 use super::{
@@ -13,11 +13,11 @@ use super::{
     verdict::BootJudgement,
     view::Line,
 };
-use evidence::{
+use cgpath_evidence::{
     Bank,
     boot::{Event, EventLog, EventType, FIRMWARE_REGISTERS, REGISTERS, Registers, boot_aggregate},
 };
-use policy::{BootPolicy, FirmwareDeviation, Policy};
+use cgpath_policy::{BootPolicy, FirmwareDeviation, Policy};
 use std::collections::BTreeSet;
 
 /// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source: security/integrity/ima/ima_init.c.

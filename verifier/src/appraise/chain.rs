@@ -11,8 +11,10 @@ use super::{
     round::Round,
     view::Line,
 };
-use evidence::{Bank, Checkpoint, PodUid, SealedCheckpoint, checkpoint::number_from_path, merkle::Hash};
-use policy::Policy;
+use cgpath_evidence::{
+    Bank, Checkpoint, PodUid, SealedCheckpoint, checkpoint::number_from_path, merkle::Hash,
+};
+use cgpath_policy::Policy;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -249,7 +251,7 @@ impl Chain {
                 let mut finding = fail(format!(
                     "the file of checkpoint {n} does not stand in the covered part of the list"
                 ))
-                .at_path(format!("{}{n}", evidence::checkpoint::DIRECTORY).as_bytes())
+                .at_path(format!("{}{n}", cgpath_evidence::checkpoint::DIRECTORY).as_bytes())
                 .expected(format!("sha256:{}", hex::encode(sealed.digest())));
                 let other = candidates.iter().find_map(|i| lines.get(*i)?.file.clone());
                 if let Some(other) = other {

@@ -2,7 +2,7 @@
 //!
 //! Pure data. Not here: where they are kept (the caller's store).
 
-use evidence::{Digest, PartitionKey, merkle::Hash, serde_bytes_hex};
+use cgpath_evidence::{Digest, PartitionKey, merkle::Hash, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
 
 /// The attestation key that a verifier expects of a node.

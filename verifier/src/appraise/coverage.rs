@@ -11,16 +11,16 @@ use super::{
     quote::Quoted,
     view::{self, Digests, View},
 };
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest, Entry,
     replay::{Fill, Register},
 };
-use policy::{PaddedBanks, Policy};
+use cgpath_policy::{PaddedBanks, Policy};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
-pub(crate) const PCR: u32 = evidence::quoted::IMA_PCR;
+pub(crate) const PCR: u32 = cgpath_evidence::quoted::IMA_PCR;
 
 /// So far behind the list's end the quote is looked for first: a list is read right after the quote, so that few entries
 /// come between them.

@@ -11,8 +11,10 @@ use super::view;
 use super::{Context, Subject, Verdict};
 use crate::accept;
 use crate::text::{escape, utc};
-use evidence::{Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest};
-use policy::Policy;
+use cgpath_evidence::{
+    Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest,
+};
+use cgpath_policy::Policy;
 use serde::Serialize;
 
 /// One step of the way.
@@ -290,7 +292,7 @@ fn of_reference(finding: &Finding, policy: &Policy) -> Step {
             lines.extend(digests.iter().take(8).map(|digest| format!("  accepts {digest}")));
         }
     }
-    let found = finding.found.as_deref().and_then(evidence::Digest::parse);
+    let found = finding.found.as_deref().and_then(cgpath_evidence::Digest::parse);
     if let (Some(found), Some(allowed)) = (found, own) {
         for other in allowed.paths_of(&found).into_iter().filter(|p| p != path).take(3) {
             let origin = allowed.origin(other).and_then(|(_, origin)| origin);

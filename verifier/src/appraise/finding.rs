@@ -5,7 +5,7 @@
 
 use crate::accept::Acceptances;
 use crate::text::{escape, foreign};
-use evidence::{PartitionKey, Provenance, record::lossy_path};
+use cgpath_evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -9,8 +9,10 @@ use super::{
     join::Owned,
 };
 use crate::text::foreign;
-use evidence::{Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record};
-use policy::{GuardLevel, Policy, TpmOpened};
+use cgpath_evidence::{
+    Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record,
+};
+use cgpath_policy::{GuardLevel, Policy, TpmOpened};
 use rayon::prelude::*;
 
 /// [`Record::ret`] of what the programs denied: `-EPERM`. Any other value is none that they write.

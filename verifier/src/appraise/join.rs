@@ -9,7 +9,7 @@ use super::{
     progress::Rebuild,
     view::{Digests, Line, View, padded_sha1},
 };
-use evidence::{
+use cgpath_evidence::{
     Bank, EventKind, PartitionKey, PartitionLog, Record, cgroup::partition_of, checkpoint::number_from_path,
     list::as_listed,
 };

@@ -16,12 +16,12 @@ use super::{
 };
 use crate::accept::Acceptances;
 use crate::text::foreign;
-use evidence::{
+use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record,
     cgroup::partition_of,
     list::{as_listed, unescaped},
 };
-use policy::{Judgement, Name, Policy, PredatingPods};
+use cgpath_policy::{Judgement, Name, Policy, PredatingPods};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -351,7 +351,7 @@ impl<'a> Judge<'_, 'a> {
 
     /// A record of a pod without a container runtime among its ancestors.
     fn lineage(&mut self, key: PartitionKey, record: &Record) {
-        let is_runtime = |process: &evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
+        let is_runtime = |process: &cgpath_evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
         if let PartitionKey::Pod(_) = key
             && !record.ancestry.iter().any(is_runtime)
         {

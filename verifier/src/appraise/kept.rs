@@ -3,7 +3,7 @@
 //! Promise: an entry takes its own bytes and about 60 more. Not here: what they mean (see `view`).
 
 use super::view::{self, Digests, Line};
-use evidence::{Bank, Digest, Entry, Record};
+use cgpath_evidence::{Bank, Digest, Entry, Record};
 use std::{borrow::Cow, collections::HashMap};
 
 /// Stands for a digest that the list has twice.

@@ -10,11 +10,11 @@ use super::{
     finding::{Finding, Findings},
 };
 use crate::text::escape;
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest,
     boot::{CommandLine, Event, EventLog, EventType, Hashed},
 };
-use policy::BootPolicy;
+use cgpath_policy::BootPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where kernels' command lines are measured.

@@ -43,9 +43,9 @@ pub use verdict::{
 pub use pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
 
 use crate::accept::Accepted;
-use evidence::{Evidence, PartitionKey};
+use cgpath_evidence::{Evidence, PartitionKey};
+use cgpath_policy::Policy;
 pub(crate) use finding::Findings;
-use policy::Policy;
 use progress::Progress;
 use round::Round;
 
@@ -98,8 +98,8 @@ impl Unusable {
 /// Rule V1 alone: what is wrong with a quote, whose PCR 0 to 9 are stated to be these. For whoever wants to know that before
 /// anything else is looked at.
 pub fn quote_findings(
-    quote: &evidence::Quote,
-    registers: &[evidence::boot::Registers],
+    quote: &cgpath_evidence::Quote,
+    registers: &[cgpath_evidence::boot::Registers],
     context: &Context,
 ) -> Vec<Finding> {
     let mut findings = Findings::default();

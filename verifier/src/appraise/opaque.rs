@@ -1,15 +1,15 @@
 //! V9 for pods in which a program ran that runs others out of the kernel's sight.
 //!
-//! Not here: which programs these are (see `policy::is_opaque`).
+//! Not here: which programs these are (see `cgpath_policy::is_opaque`).
 
 use super::finding::{Finding, Rule, Subject};
-use evidence::PartitionKey;
-use policy::Policy;
+use cgpath_evidence::PartitionKey;
+use cgpath_policy::Policy;
 
 /// What is to be said of the use of the program at this path, if it is such a one and a pod used it.
 pub(crate) fn finding(policy: &Policy, key: PartitionKey, path: &[u8]) -> Option<Finding> {
     let PartitionKey::Pod(uid) = key else { return None };
-    if !policy::is_opaque(path) {
+    if !cgpath_policy::is_opaque(path) {
         return None;
     }
     let text =

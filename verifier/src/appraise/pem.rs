@@ -5,8 +5,8 @@
 //! how a quote is checked (see `quote`).
 
 use super::quote::KeyError;
-use evidence::tpm::{Attributes, ECC_NIST_P256, KeyKind, Public, Scheme, alg};
-use evidence::{Bank, text::quoted};
+use cgpath_evidence::tpm::{Attributes, ECC_NIST_P256, KeyKind, Public, Scheme, alg};
+use cgpath_evidence::{Bank, text::quoted};
 use p256::elliptic_curve::sec1::ToEncodedPoint as _;
 use p256::pkcs8::{DecodePublicKey as _, Document};
 use rsa::traits::PublicKeyParts as _;
@@ -82,7 +82,7 @@ mod tests {
     use super::super::PinnedKey;
     use super::*;
     use crate::testing::{AttestationKey, KeyKind};
-    use evidence::tpm::VerifyingKey;
+    use cgpath_evidence::tpm::VerifyingKey;
     use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 
     fn pem(key: &AttestationKey) -> String {

@@ -17,8 +17,10 @@ use super::{
     tally::{Tally, rule_of},
     view::{Line, View},
 };
-use evidence::{Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed};
-use policy::{Name, Policy};
+use cgpath_evidence::{
+    Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed,
+};
+use cgpath_policy::{Name, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// A thread that holds an entry's record back for longer than this, in seconds of the verifier's clock, makes its

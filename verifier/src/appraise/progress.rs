@@ -28,8 +28,8 @@ use super::{
     view::{self, View},
 };
 use crate::accept::{Acceptances, Accepted};
-use evidence::{PartitionKey, Provenance, SealedCheckpoint, Tier};
-use policy::Policy;
+use cgpath_evidence::{PartitionKey, Provenance, SealedCheckpoint, Tier};
+use cgpath_policy::Policy;
 
 /// The round cannot be judged from what is known: the whole evidence has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -362,7 +362,7 @@ fn compare(
     let asked = history::Asked {
         now: context.now,
         min_reboot: policy.file.min_reboot,
-        kexec_allowed: policy.file.kexec == policy::Kexec::Allow,
+        kexec_allowed: policy.file.kexec == cgpath_policy::Kexec::Allow,
     };
     history::check(present, context.previous.as_ref(), asked, findings, notes)
 }
@@ -571,7 +571,7 @@ fn anchor(quoted: Option<&Quoted>, coverage: Option<&Coverage>) -> String {
         return "none".into();
     };
     let padded = coverage.map_or(&[][..], |c| &c.padded);
-    let bank = |bank: &evidence::Bank| {
+    let bank = |bank: &cgpath_evidence::Bank| {
         let how = if padded.contains(bank) {
             ", padded sha1"
         } else {

@@ -2,14 +2,14 @@
 //! of use.
 //!
 //! Promise: a [`Quoted`] is what the attestation says, whether or not to believe it: that is what the findings tell.
-//! Signatures are checked in pure Rust. Not here: how the structures are read (see `evidence::tpm`).
+//! Signatures are checked in pure Rust. Not here: how the structures are read (see `cgpath_evidence::tpm`).
 
 use super::{
     context::{Context, ExpectedNonce, NodeState, PinnedKey},
     finding::{Finding, Findings, Rule, Subject},
     pem,
 };
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest, Quote,
     boot::Registers,
     quoted::QuotedRegisters,
@@ -35,7 +35,7 @@ const REQUIRED: [(u32, &str); 5] = [
 pub enum KeyError {
     /// Neither TPMT_PUBLIC nor TPM2B_PUBLIC.
     #[error("not a TPMT_PUBLIC, a TPM2B_PUBLIC or a public key in PEM: {0}")]
-    Public(#[from] evidence::Error),
+    Public(#[from] cgpath_evidence::Error),
     /// In PEM, and not a public key of a kind that `cgpathd` makes.
     #[error(
         "not an attestation key in PEM: {0}; a SubjectPublicKeyInfo (BEGIN PUBLIC KEY) of NIST P-256 or RSA-2048 is taken"

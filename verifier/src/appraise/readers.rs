@@ -8,8 +8,8 @@ use super::{
     kept::Lines,
 };
 use crate::text::foreign;
-use evidence::PartitionKey;
-use policy::Policy;
+use cgpath_evidence::PartitionKey;
+use cgpath_policy::Policy;
 
 fn fail(text: String) -> Finding {
     Finding::fail(Rule::V4, Subject::Node, text)

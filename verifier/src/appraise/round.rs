@@ -2,7 +2,9 @@
 //!
 //! Promise: rules see a round and never which of the two it was. Not here: whether a part follows (see `follow`).
 
-use evidence::{Boot, Entry, Evidence, InFlight, Part, PartitionLog, PodInfo, Quote, Tier, boot::Registers};
+use cgpath_evidence::{
+    Boot, Entry, Evidence, InFlight, Part, PartitionLog, PodInfo, Quote, Tier, boot::Registers,
+};
 
 /// One round, borrowed.
 #[derive(Clone, Copy)]

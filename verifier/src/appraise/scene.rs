@@ -4,8 +4,10 @@
 //! what follows from it for the partition (see `judge`).
 
 use super::{chain::Chain, context::MAX_IMPOSTORS, join::Joins, kept::Lines, view::Line};
-use evidence::{Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path};
-use policy::{Hidden, Judgement, Name, Policy};
+use cgpath_evidence::{
+    Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
+};
+use cgpath_policy::{Hidden, Judgement, Name, Policy};
 
 /// What is known of the covered list when contents are judged.
 pub(crate) struct Scene<'a> {
@@ -100,7 +102,7 @@ impl<'a> Scene<'a> {
                 None => return Opinion::Nothing,
             },
             _ if policy.file.accept.ima_policies.contains(digest) => Judgement::Accepted {
-                basis: policy::Basis::Own,
+                basis: cgpath_policy::Basis::Own,
                 learned: false,
             },
             PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(name, digest),

@@ -9,7 +9,7 @@ use super::{
     finding::{Finding, Findings, Rule, Subject},
     progress::Rebuild,
 };
-use evidence::{
+use cgpath_evidence::{
     PartitionKey, PartitionLog, Record,
     cgroup::partition_of,
     merkle::{self, Frontier, Hash},

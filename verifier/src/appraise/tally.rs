@@ -8,7 +8,7 @@ use super::{
     verdict::{Deviation, SeenFile},
 };
 use crate::accept::names_content;
-use evidence::{Digest, PartitionKey, PodLoss, Provenance, merkle::Hash};
+use cgpath_evidence::{Digest, PartitionKey, PodLoss, Provenance, merkle::Hash};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
 use std::{collections::HashSet, hash::BuildHasher};

@@ -9,8 +9,8 @@ use super::{
     view::Line,
 };
 use crate::text::foreign;
-use evidence::Tier;
-use policy::Policy;
+use cgpath_evidence::Tier;
+use cgpath_policy::Policy;
 use std::collections::BTreeSet;
 
 /// The kernel tier's template. Source: our patch series.

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::accept::AcceptedNote;
 use crate::text::{escape, utc};
-use evidence::{Digest, PodUid, Provenance, Tier, merkle::Hash, record::lossy_path, serde_bytes_hex};
+use cgpath_evidence::{Digest, PodUid, Provenance, Tier, merkle::Hash, record::lossy_path, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ pub struct Verdict {
     pub dangerous: Vec<String>,
     /// Values of the policy that are laxer than their defaults, as `key: value`.
     pub relaxations: Vec<String>,
-    /// What the evidence was judged by: see `policy::Policy::digest`.
+    /// What the evidence was judged by: see `cgpath_policy::Policy::digest`.
     pub policy: Digest,
     /// Whether a reference value in use was learned from a log instead of computed from an image.
     pub learned: bool,

@@ -7,7 +7,7 @@ use super::{
     finding::{Finding, Findings, Rule, Subject},
     round::Round,
 };
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest, Entry, Error, Record,
     list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped},
     replay::{Extensions, Register},
@@ -231,7 +231,7 @@ impl<'a> Line<'a> {
         line
     }
 
-    fn take(&mut self, field: Field, value: evidence::Result<Value<'a>>) {
+    fn take(&mut self, field: Field, value: cgpath_evidence::Result<Value<'a>>) {
         match (field, value) {
             (_, Err(error)) => self.problem = Some(error.to_string().into()),
             (Field::N | Field::NNg, Ok(Value::Text(text))) => self.path = Some(text),

@@ -5,7 +5,7 @@
 
 use super::{NODE, PROFILE};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use evidence::{PodUid, json, merkle::Hash};
+use cgpath_evidence::{PodUid, json, merkle::Hash};
 use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -10,8 +10,8 @@ use crate::appraise::{
     progress::{Progress, Rebuild},
     round::Round,
 };
-use evidence::{Evidence, Part, Tier, boot::Registers};
-use policy::Policy;
+use cgpath_evidence::{Evidence, Part, Tier, boot::Registers};
+use cgpath_policy::Policy;
 
 /// See the module.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Following a node: where a verifier is, and whether a part of evidence comes after that.
 //!
 //! Pure. A part that follows is judged as the whole evidence would be: by [`Follower`] where nothing is unusual, else by
-//! joining it with what is kept ([`evidence::Part::join`]) and appraising that. What does not follow is told apart by
+//! joining it with what is kept ([`cgpath_evidence::Part::join`]) and appraising that. What does not follow is told apart by
 //! [`Mismatch`]; a list that was cut by [`uncut`]. Not here: where evidence is kept, and the rules (see `appraise`).
 
 mod follower;
@@ -9,7 +9,7 @@ mod follower;
 pub use follower::Follower;
 
 use crate::appraise::NodeState;
-use evidence::{Entry, Evidence, Part, Position, merkle::Hash};
+use cgpath_evidence::{Entry, Evidence, Part, Position, merkle::Hash};
 
 /// Why a part does not follow what is kept. In each case the whole evidence is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +145,7 @@ pub fn uncut(evidence: &mut Evidence, kept: &Evidence) -> Option<usize> {
 /// Whether the list begins as a boot's list does, as far as that can be read.
 pub fn is_whole(list: &[Entry]) -> bool {
     match list.first() {
-        Some(Entry::Full(record)) => evidence::list::ListEntry::from_canonical(0, record.as_slice())
+        Some(Entry::Full(record)) => cgpath_evidence::list::ListEntry::from_canonical(0, record.as_slice())
             .is_ok_and(|entry| entry.file_name() == Some(BOOT_AGGREGATE)),
         Some(Entry::Opaque { .. }) => true,
         None => false,

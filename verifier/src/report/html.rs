@@ -117,7 +117,7 @@ impl Html {
     }
 
     /// A digest, shortened on the page and whole when pointed at.
-    pub fn short_digest(&mut self, digest: &evidence::Digest) -> &mut Html {
+    pub fn short_digest(&mut self, digest: &cgpath_evidence::Digest) -> &mut Html {
         let hex = hex::encode(digest.bytes());
         self.raw("<code title=\"")
             .text(digest)

@@ -2,7 +2,7 @@
 
 use super::{Html, Options, Round, left_out, node::uuid};
 use crate::text::utc;
-use evidence::SealedCheckpoint;
+use cgpath_evidence::SealedCheckpoint;
 
 /// Distance of two checkpoints on the line.
 const STEP: f64 = 46.0;
@@ -12,7 +12,7 @@ const BAR: f64 = 56.0;
 /// One boot's checkpoints, from the round that has most of them.
 struct Boot {
     id: [u8; 16],
-    checkpoints: Vec<Result<SealedCheckpoint, evidence::Error>>,
+    checkpoints: Vec<Result<SealedCheckpoint, cgpath_evidence::Error>>,
     /// Number of a checkpoint, and of the round that it was made for, and when.
     asked: Vec<(u64, usize, u64)>,
 }
@@ -192,7 +192,7 @@ fn one(page: &mut Html, boot: &Boot, options: &Options) {
     table(page, shown, boot);
 }
 
-fn table(page: &mut Html, shown: &[Result<SealedCheckpoint, evidence::Error>], boot: &Boot) {
+fn table(page: &mut Html, shown: &[Result<SealedCheckpoint, cgpath_evidence::Error>], boot: &Boot) {
     page.raw("<details><summary>")
         .counted(shown.len() as u64, "checkpoint", "checkpoints")
         .raw(" in figures</summary>");

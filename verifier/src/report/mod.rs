@@ -12,7 +12,7 @@ mod tree;
 
 use crate::accept::AcceptedNote;
 use crate::{Finding, Severity, State, Verdict, text::utc};
-use evidence::{Evidence, Provenance};
+use cgpath_evidence::{Evidence, Provenance};
 use html::Html;
 
 /// One request, its answer and what was concluded.

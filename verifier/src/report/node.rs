@@ -2,7 +2,7 @@
 
 use super::{Html, Options, Round, chip, findings, pods, with_evidence};
 use crate::State;
-use evidence::PartitionKey;
+use cgpath_evidence::PartitionKey;
 
 pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], round: &Round<'_>, options: &Options) {
     let node = &round.verdict.node;

@@ -5,7 +5,9 @@ use super::{
     with_evidence,
 };
 use crate::{Deviation, Finding, LeftOut, PodVerdict, SeenFile, State};
-use evidence::{Bank, Digest, Entry, EventKind, Evidence, FileHash, PartitionKey, Record, list::ListEntry};
+use cgpath_evidence::{
+    Bank, Digest, Entry, EventKind, Evidence, FileHash, PartitionKey, Record, list::ListEntry,
+};
 use std::collections::{BTreeSet, HashMap};
 
 /// -EEXIST: the list has this entry already.

@@ -2,7 +2,7 @@
 
 use super::{Html, Options, Round, left_out, state_class, state_sign};
 use crate::{Finding, PodVerdict, Severity, State, text::utc};
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a round says of one row: its state and the first reason for it; nothing where the row is not in it.

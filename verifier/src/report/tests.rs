@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{BootJudgement, Finding, LeftOut, NodeVerdict, PodVerdict, Rule, SeenFile, Subject};
-use evidence::{
+use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, EventKind, FileHash, Losses, PartitionKey, PartitionLog, PodInfo,
     PodUid, Quote, Record, SealedCheckpoint, Tier, record::ExeSource,
 };

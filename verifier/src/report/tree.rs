@@ -4,7 +4,7 @@
 //! say, each process gets one parent that was there before it, so that the tree has no cycle.
 
 use super::{Html, Options, left_out};
-use evidence::{EventKind, Record, record::ExeSource};
+use cgpath_evidence::{EventKind, Record, record::ExeSource};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 

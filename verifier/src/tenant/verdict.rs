@@ -3,7 +3,7 @@
 use super::TenantState;
 use crate::appraise::{PodVerdict, finding::Finding};
 use crate::text::escape;
-use evidence::{Digest, merkle::Hash, serde_bytes_hex};
+use cgpath_evidence::{Digest, merkle::Hash, serde_bytes_hex};
 use serde::{Deserialize, Serialize};
 
 /// The JSON shape's version.

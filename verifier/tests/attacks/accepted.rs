@@ -2,7 +2,7 @@
 
 use super::{Life, busy, judge};
 use crate::ways::verdict_key;
-use evidence::{EventKind, FileHash, GuardAction};
+use cgpath_evidence::{EventKind, FileHash, GuardAction};
 use verifier::testing::{Actor, NODE, NOW, Node, pod, sha256};
 use verifier::{Severity, accept};
 

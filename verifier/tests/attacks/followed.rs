@@ -1,7 +1,7 @@
 //! What a verifier says that has followed a node is what it says of everything at once, also where the question changes.
 
 use super::{Life, Round, busy, judge};
-use evidence::{EventKind, PodInfo};
+use cgpath_evidence::{EventKind, PodInfo};
 use p256::ecdsa::SigningKey;
 use verifier::testing::{Actor, Measurement, Node, pod, sha256};
 use verifier::{Context, ExpectedNonce, PinnedKey, Rule, appraise};
@@ -122,7 +122,7 @@ fn the_rounds_after_an_accepted_kexec_are_trusted() {
 
 /// The host's, of a content that nobody accepts.
 fn impostor(number: u64) -> Measurement {
-    let path = format!("{}{number}", evidence::checkpoint::DIRECTORY);
+    let path = format!("{}{number}", cgpath_evidence::checkpoint::DIRECTORY);
     Measurement::ima_ng(path.as_bytes(), &sha256(b"anything"))
 }
 
@@ -144,7 +144,7 @@ fn a_checkpoints_name_alone_hides_nothing_behind_a_kexec() {
             kexec(&mut life.node, 3);
         } else {
             life.round();
-            let path = format!("{}70", evidence::checkpoint::DIRECTORY);
+            let path = format!("{}70", cgpath_evidence::checkpoint::DIRECTORY);
             life.node
                 .execute(&Actor::host("/bin/any"), &path, &sha256(b"anything"));
         }
@@ -209,7 +209,7 @@ fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
         &lost,
         EventKind::Mapping,
         "/bin/app",
-        evidence::FileHash::Unhashed(0),
+        cgpath_evidence::FileHash::Unhashed(0),
     );
     let nonce = b"the nonce of the first round";
     let evidence = node.attest(nonce);

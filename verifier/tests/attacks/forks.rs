@@ -1,7 +1,7 @@
 //! A second file under the name of a checkpoint that stands in the list already.
 
 use super::{Life, busy, judge};
-use evidence::{SealedCheckpoint, checkpoint};
+use cgpath_evidence::{SealedCheckpoint, checkpoint};
 use verifier::testing::{Actor, COLLECTOR, sha256};
 
 fn collector() -> Actor {

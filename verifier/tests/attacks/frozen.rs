@@ -4,7 +4,7 @@
 //! which entries it judges.
 
 use super::{Life, busy, judge};
-use evidence::{Checkpoint, EventKind, FileHash, Record};
+use cgpath_evidence::{Checkpoint, EventKind, FileHash, Record};
 use verifier::State;
 use verifier::testing::{Actor, COLLECTOR, IMA_POLICY, Measurement, Node, pod, sha256};
 
@@ -308,7 +308,7 @@ fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
         assert!(life.round_quoted().judged.whole.trusted, "{what}: before");
         let (key, record) = life.node.waiting.last_mut().unwrap();
         change(record);
-        *key = evidence::cgroup::partition_of(record.cgroup.as_deref());
+        *key = cgpath_evidence::cgroup::partition_of(record.cgroup.as_deref());
         life.node.seq += 40;
         let round = life.round();
         wrong.extend(round.trusted().into_iter().map(|who| format!("{what}: {who}")));

@@ -3,7 +3,7 @@
 //! These tests hold as long as the limit does: one that fails tells of a limit that is gone, and of a text to change.
 
 use super::{Life, busy};
-use evidence::{Digest, EventKind, Record};
+use cgpath_evidence::{Digest, EventKind, Record};
 use verifier::State;
 use verifier::testing::{Actor, pod, sha256};
 

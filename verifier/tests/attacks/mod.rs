@@ -15,8 +15,8 @@ mod shared;
 mod suggest;
 
 use crate::ways::{self, Judged, Ways};
-use evidence::{Checkpoint, PodUid};
-use policy::Policy;
+use cgpath_evidence::{Checkpoint, PodUid};
+use cgpath_policy::Policy;
 use std::collections::BTreeSet;
 use verifier::accept::Accepted;
 use verifier::testing::{KeyKind, NOW, Node, pod};

@@ -2,9 +2,9 @@
 
 use super::{Life, busy, tenant_policy};
 use crate::ways;
-use evidence::boot::Registers;
-use evidence::{Bank, Boot, Evidence};
-use policy::Policy;
+use cgpath_evidence::boot::Registers;
+use cgpath_evidence::{Bank, Boot, Evidence};
+use cgpath_policy::Policy;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use verifier::testing::{AttestationKey, KeyKind, Node, pod, sha256};
 use verifier::{Rule, State, Verdict, appraise};
@@ -45,10 +45,10 @@ fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
         ("no key", |e| e.quote.ak.clear()),
         ("no list", |e| e.list.clear()),
         ("an entry of one byte", |e| {
-            e.list[3] = evidence::Entry::Full(vec![0])
+            e.list[3] = cgpath_evidence::Entry::Full(vec![0])
         }),
         ("an entry of nothing", |e| {
-            e.list.push(evidence::Entry::Full(Vec::new()))
+            e.list.push(cgpath_evidence::Entry::Full(Vec::new()))
         }),
         ("no checkpoints", |e| e.checkpoints.clear()),
         ("a checkpoint of nothing", |e| e.checkpoints[1].clear()),
@@ -220,7 +220,7 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
 fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_for_nothing() {
     let reference = {
         let mut good = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
-        policy::generate::boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap())
+        cgpath_policy::generate::boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap())
             .unwrap()
             .yaml()
     };

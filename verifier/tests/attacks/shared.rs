@@ -1,7 +1,7 @@
 //! A file that more than one partition has: who writes it changes what the others run.
 
 use super::{Life, busy, judge};
-use evidence::{Digest, EventKind, FileHash};
+use cgpath_evidence::{Digest, EventKind, FileHash};
 use verifier::State;
 use verifier::testing::{Actor, Node, pod, sha256};
 

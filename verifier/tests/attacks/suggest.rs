@@ -1,7 +1,7 @@
 //! `cgpath policy suggest` proposes to accept what it names, where it names it, and nothing beside it.
 
 use super::{busy, judge};
-use evidence::{EventKind, FileHash};
+use cgpath_evidence::{EventKind, FileHash};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;

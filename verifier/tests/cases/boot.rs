@@ -2,8 +2,8 @@
 
 use super::{Folder, given, judge};
 use crate::learned::booted;
-use evidence::boot::{EventLog, EventType};
-use evidence::{Bank, Digest};
+use cgpath_evidence::boot::{EventLog, EventType};
+use cgpath_evidence::{Bank, Digest};
 use verifier::testing::{FirmwareLog, sha256};
 
 pub const NONCE: &[u8] = b"nonce-01";

@@ -2,7 +2,7 @@
 
 use super::boot::NONCE;
 use super::{Folder, given, judge};
-use evidence::{Digest, Entry, EventKind, FileHash, ima_policy};
+use cgpath_evidence::{Digest, Entry, EventKind, FileHash, ima_policy};
 use verifier::testing::{Actor, KeyKind, Measurement, Node, pod, sha256};
 
 #[test]
@@ -15,7 +15,7 @@ fn every_name_that_the_kernel_has_for_a_rules_function_is_understood() {
             Err(error) => wrong.push(format!("{name}: {error}")),
         }
     }
-    let renamed = policy::ima::RECOMMENDED.replace("func=MMAP_CHECK", "func=FILE_MMAP");
+    let renamed = cgpath_policy::ima::RECOMMENDED.replace("func=MMAP_CHECK", "func=FILE_MMAP");
     match ima_policy::parse(&renamed).map(|rules| ima_policy::missing(&rules)) {
         Ok(missing) if missing.is_empty() => {}
         Ok(missing) => wrong.push(format!("FILE_MMAP: {missing:?}")),
@@ -161,17 +161,17 @@ fn the_attestation_key_is_taken_in_pem() {
     use p256::pkcs8::{EncodePublicKey as _, LineEnding};
     let mut node = Node::boot(KeyKind::EcdsaP256);
     // As cgpathd makes its keys: collector/src/tpm.rs.
-    node.ak.attributes |= evidence::tpm::Attributes::NO_DA;
+    node.ak.attributes |= cgpath_evidence::tpm::Attributes::NO_DA;
     let actor = Actor::pod(pod(1), "/bin/app");
     node.execute_good(&actor, "/bin/app");
     let folder = Folder::new();
     folder.write("evidence.cbor", node.attest(NONCE).to_cbor());
     folder.write("node.yaml", node.policy_yaml());
-    let pem = |node: &Node| match evidence::tpm::Public::parse(&node.ak.public())
+    let pem = |node: &Node| match cgpath_evidence::tpm::Public::parse(&node.ak.public())
         .unwrap()
         .verifying_key()
     {
-        Ok(evidence::tpm::VerifyingKey::P256(key)) => p256::PublicKey::from(key)
+        Ok(cgpath_evidence::tpm::VerifyingKey::P256(key)) => p256::PublicKey::from(key)
             .to_public_key_pem(LineEnding::LF)
             .unwrap(),
         other => panic!("{other:?}"),

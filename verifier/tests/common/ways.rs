@@ -3,9 +3,9 @@
 //! Promises: the follower is called in one place, [`begin`] and [`follow`]; a way remembers of a round what a verifier would. Not here: what
 //! has to come out.
 
-use evidence::{Evidence, Part, PodUid, TenantBundle};
+use cgpath_evidence::{Evidence, Part, PodUid, TenantBundle};
+use cgpath_policy::Policy;
 use p256::ecdsa::SigningKey;
-use policy::Policy;
 use verifier::accept::Accepted;
 use verifier::ear::{self, Scope};
 use verifier::follow::{self, Follower};

@@ -3,7 +3,7 @@
 //! What is not installed fails: `cargo xtask test` brings it.
 
 use crate::python::python;
-use evidence::{Bank, Evidence, list::ListEntry};
+use cgpath_evidence::{Bank, Evidence, list::ListEntry};
 use p256::{
     SecretKey,
     pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding},
@@ -213,7 +213,7 @@ fn decoders_of_others_read_event_log_token_wrapper_and_result() {
 fn runtime_policy(node: &Node, evidence: &Evidence) -> Vec<u8> {
     let mut digests: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in &evidence.list {
-        let evidence::Entry::Full(record) = entry else {
+        let cgpath_evidence::Entry::Full(record) = entry else {
             panic!()
         };
         let entry = ListEntry::from_canonical(0, record.as_slice()).unwrap();
@@ -317,7 +317,7 @@ fn what_has_no_form_in_a_format_is_an_error_that_names_the_entry() {
     refused("evidence.cbor --format keylime", "entry ");
     folder.export("evidence.cbor --format cel-json -o log.json");
     let mut redacted = folder.evidence.clone();
-    redacted.list[2] = evidence::Entry::Opaque {
+    redacted.list[2] = cgpath_evidence::Entry::Opaque {
         pcr: 10,
         digests: vec![folder.node.list[2].digest(Bank::Sha256)],
     };

@@ -7,10 +7,10 @@ use super::plan::{Plan, Random, Setup};
 use super::world::World;
 use crate::naive::{self, Given, Opinion};
 use crate::ways::{self, Ways, verdict_key};
-use evidence::checkpoint::number_from_path;
-use evidence::list::ListEntry;
-use evidence::{Bank, Entry, Evidence, PartitionKey, PartitionLog, PodUid, SealedCheckpoint};
-use policy::{Policy, Reference, Source, SourceKind};
+use cgpath_evidence::checkpoint::number_from_path;
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::{Bank, Entry, Evidence, PartitionKey, PartitionLog, PodUid, SealedCheckpoint};
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use std::collections::BTreeSet;
 use verifier::accept::{self, Accepted};
 use verifier::testing::{IMA_POLICY, NODE, Node, pod, sha256};
@@ -387,7 +387,7 @@ fn nothing_is_hidden(
         let accepts = |key: PartitionKey| {
             let predating = &world.node.predating;
             content.as_ref().is_some_and(|content| {
-                naive::accepts(policy, predating, key, policy::Name::Listed(path), content)
+                naive::accepts(policy, predating, key, cgpath_policy::Name::Listed(path), content)
             })
         };
         let is_accepted = if entry.is_violation() {

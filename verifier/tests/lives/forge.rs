@@ -2,7 +2,7 @@
 
 use super::plan::{Forgery, Set, Who};
 use super::world::{World, actor};
-use evidence::{Checkpoint, GuardMode, SealedCheckpoint, checkpoint};
+use cgpath_evidence::{Checkpoint, GuardMode, SealedCheckpoint, checkpoint};
 use p256::ecdsa::SigningKey;
 use verifier::testing::{pod, sha256};
 

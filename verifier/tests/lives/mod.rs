@@ -9,8 +9,8 @@ mod forge;
 mod plan;
 mod world;
 
+use cgpath_evidence::EventKind;
 use check::{Counts, Trouble, live};
-use evidence::EventKind;
 use plan::{Change, Content, Forgery, Fork, Hashed, Plan, Round, Setup, Step, Who};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,7 +3,7 @@
 //! Promise: a plan follows from its seed alone, and each part of it can be taken out or made usual, so that a life in which
 //! something is wrong can be made small. Not here: what a step does (see `world`).
 
-use evidence::{EventKind, GuardAction};
+use cgpath_evidence::{EventKind, GuardAction};
 
 /// SplitMix64: <https://prng.di.unimi.it/splitmix64.c>.
 #[derive(Clone)]

@@ -3,14 +3,14 @@
 //! Promise: of each entry it is known who truly caused it, whatever the records say. Not here: what must come out.
 
 use super::plan::{Change, Content, Fork, HOSTS, Hashed, PATHS, Round, Setup, Step, Who};
-use evidence::boot::boot_aggregate;
-use evidence::record::ExeSource;
-use evidence::{
+use cgpath_evidence::boot::boot_aggregate;
+use cgpath_evidence::record::ExeSource;
+use cgpath_evidence::{
     Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, PartitionKey,
     PodInfo, PodLoss, Tier, cgroup::partition_of, checkpoint,
 };
+use cgpath_policy::generate::boot::from_boot;
 use p256::ecdsa::SigningKey;
-use policy::generate::boot::from_boot;
 use verifier::testing::{Actor, COLLECTOR, IMA_POLICY, KeyKind, Measurement, Node, SHIM, pod, sha256};
 
 pub const LIBRARY: &str = "/data/lib.so";
@@ -37,7 +37,7 @@ pub fn path(number: u8) -> Vec<u8> {
         COLLECTOR.as_bytes(),
         IMA_POLICY.as_bytes(),
         b"boot_aggregate",
-        evidence::probe::RUN_PATH.as_bytes(),
+        cgpath_evidence::probe::RUN_PATH.as_bytes(),
         b"/opt/a_b",
         b"/var/log/some",
         LIBRARY.as_bytes(),
@@ -493,7 +493,7 @@ impl World {
         host
     }
 
-    fn last(&mut self, change: impl FnOnce(&mut PartitionKey, &mut evidence::Record)) {
+    fn last(&mut self, change: impl FnOnce(&mut PartitionKey, &mut cgpath_evidence::Record)) {
         if let Some((key, record)) = self.node.waiting.last_mut() {
             change(key, record);
         }

@@ -1,11 +1,11 @@
 //! What each partition used, by the policy: V8, V9, V11, V12 and V14.
 
 use super::{Case, UNATTRIBUTED};
-use evidence::{
+use cgpath_evidence::{
     Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, checkpoint::number_from_path,
     list::unescaped,
 };
-use policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
+use cgpath_policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
 use verifier::{MAX_IMPOSTORS, Rule, Subject};
 
 /// The rule that a partition's contents fail by.
@@ -52,10 +52,10 @@ impl Case<'_> {
 
     fn content(&mut self, key: PartitionKey, name: Name<'_>, digest: Option<&Digest>) {
         if let PartitionKey::Pod(uid) = key
-            && policy::is_opaque(name.bytes())
+            && cgpath_policy::is_opaque(name.bytes())
         {
             let pod = self.given.policy.pods.get(&uid);
-            let trusted = pod.is_some_and(|pod| pod.pod.opaque == policy::Opaque::Trust);
+            let trusted = pod.is_some_and(|pod| pod.pod.opaque == cgpath_policy::Opaque::Trust);
             self.fail_if(!trusted, Rule::V9, Subject::Partition(key));
         }
         let is_accepted = digest.is_some_and(|digest| self.accepts(key, name, digest));
@@ -246,7 +246,7 @@ impl Case<'_> {
                 (false, Some(_)) | (true, None) => true,
                 (true, Some(done)) if done.action.is_enforcement() => !matches!(key, PartitionKey::Pod(_)),
                 (true, Some(done)) => {
-                    let at_tpm = done.action == evidence::GuardAction::TpmOpened;
+                    let at_tpm = done.action == cgpath_evidence::GuardAction::TpmOpened;
                     let reported = at_tpm && guard.tpm_opened == TpmOpened::Report;
                     let counts = !reported && !guard.tolerate.contains(&done.action);
                     let is_pods = matches!(key, PartitionKey::Pod(_)) && record.ret == -1;

@@ -1,8 +1,8 @@
 //! The list as the naive appraisal looks at it, and its replay: one entry after the other, every digest in every bank.
 
-use evidence::list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped};
-use evidence::quoted::QuotedRegisters;
-use evidence::{Bank, Digest, Entry, PartitionKey, Record, cgroup::partition_of};
+use cgpath_evidence::list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped};
+use cgpath_evidence::quoted::QuotedRegisters;
+use cgpath_evidence::{Bank, Digest, Entry, PartitionKey, Record, cgroup::partition_of};
 
 /// One entry; what cannot be read of it is absent.
 #[derive(Debug, Clone, Default)]

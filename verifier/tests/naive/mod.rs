@@ -7,17 +7,17 @@
 mod contents;
 mod list;
 
-pub use contents::accepts;
-use evidence::merkle::{Hash, leaf_hash, node_hash};
-use evidence::partition::partition_leaf;
-use evidence::quoted::QuotedRegisters;
-use evidence::tpm::Attest;
-use evidence::{
+use cgpath_evidence::merkle::{Hash, leaf_hash, node_hash};
+use cgpath_evidence::partition::partition_leaf;
+use cgpath_evidence::quoted::QuotedRegisters;
+use cgpath_evidence::tpm::Attest;
+use cgpath_evidence::{
     Bank, EventKind, Evidence, PartitionKey, PartitionLog, PodUid, Record, SealedCheckpoint, Tier,
     cgroup::partition_of, checkpoint::number_from_path,
 };
+use cgpath_policy::{Kexec, PaddedBanks, Policy};
+pub use contents::accepts;
 use list::{Fill, Line};
-use policy::{Kexec, PaddedBanks, Policy};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use verifier::{NodeState, Rule, State, Subject};
@@ -132,7 +132,7 @@ impl<'a> Case<'a> {
         pods.chain([PartitionKey::Host])
     }
 
-    fn policy(&self) -> &'a policy::NodePolicy {
+    fn policy(&self) -> &'a cgpath_policy::NodePolicy {
         &self.given.policy.file
     }
 
@@ -261,7 +261,7 @@ impl<'a> Case<'a> {
                 good &= now.previous == [0; 32] && now.boot_len <= now.list_len;
             } else {
                 let was = &self.chain[n - 1].checkpoint;
-                let totals = |c: &evidence::Checkpoint| {
+                let totals = |c: &cgpath_evidence::Checkpoint| {
                     let lost = c.losses;
                     let counts = [
                         c.list_len,
@@ -328,7 +328,7 @@ impl<'a> Case<'a> {
     /// Whether an entry measures this checkpoint's file under its name.
     fn measures(&self, index: usize, sealed: &SealedCheckpoint) -> bool {
         let line = &self.lines[index];
-        let is_file = |digest: &evidence::Digest| {
+        let is_file = |digest: &cgpath_evidence::Digest| {
             digest.bank() != Bank::Sha1 && digest.bank().hash(&[&sealed.file]) == *digest
         };
         number_from_path(&line.path) == Some(sealed.checkpoint.number)
@@ -593,7 +593,7 @@ impl<'a> Case<'a> {
         };
         let accepts = |digest| {
             let mut known = keys.filter(is_known);
-            known.any(|key| self.accepts(key, policy::Name::Listed(&line.path), digest))
+            known.any(|key| self.accepts(key, cgpath_policy::Name::Listed(&line.path), digest))
         };
         self.anchors.contains(&Some(index)) || line.file.as_ref().is_some_and(accepts)
     }
@@ -634,7 +634,7 @@ impl<'a> Case<'a> {
             let own = Subject::Partition(PartitionKey::Pod(uid));
             let fails = disbelieved || self.failed.iter().any(|(_, subject)| *subject == own);
             let predates = self.predating().contains(&uid)
-                && self.policy().predating_pods == policy::PredatingPods::Report;
+                && self.policy().predating_pods == cgpath_policy::PredatingPods::Report;
             match (self.given.policy.pods.contains_key(&uid), fails, predates) {
                 (false, ..) => State::Unknown,
                 (true, true, _) => State::Untrusted,

@@ -1,7 +1,7 @@
 //! Rounds that send what is new: taken, refused by name, put together again, judged again.
 
 use super::site::{Answer, Client, Site, busy, cgpath, judged, ok};
-use evidence::{Evidence, Part, Position};
+use cgpath_evidence::{Evidence, Part, Position};
 use serde_json::Value;
 use verifier::Verdict;
 use verifier::testing::{Actor, Node, part_after, pod, sha256};

@@ -1,7 +1,7 @@
 //! What those cost the service who are nobody to it: memory, and what they are told.
 
 use super::site::{Server, Site, busy};
-use evidence::Evidence;
+use cgpath_evidence::Evidence;
 use verifier::testing::{AttestationKey, KeyKind};
 
 /// Bytes of each hostile body.

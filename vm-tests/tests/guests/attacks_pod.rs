@@ -2,8 +2,8 @@
 //! attack, one round of evidence for all; each test reads what became of one of them.
 
 use anyhow::{Context as _, Result};
-use evidence::list::ListEntry;
-use evidence::{
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::{
     Checkpoint, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint,
 };
 use p256::ecdsa::SigningKey;
@@ -356,7 +356,7 @@ fn the_checkpoint_rule_cannot_be_used_to_flood_the_list() {
         let Entry::Full(bytes) = entry else { return true };
         let entry = ListEntry::from_canonical(*index as u64, bytes.as_slice()).unwrap();
         let name = entry.file_name().unwrap_or_default().to_vec();
-        let number = evidence::checkpoint::number_from_path(&name);
+        let number = cgpath_evidence::checkpoint::number_from_path(&name);
         number.is_some_and(|n| {
             n >= facts.evidence.checkpoints.len() as u64 && n < facts.flooded as u64 && n != 99
         })

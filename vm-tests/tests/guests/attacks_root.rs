@@ -3,7 +3,7 @@
 //! are in `guard.rs`.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use evidence::{Checkpoint, SealedCheckpoint};
+use cgpath_evidence::{Checkpoint, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;

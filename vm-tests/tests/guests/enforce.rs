@@ -1,7 +1,7 @@
 //! Executions that are denied: in a pod that the verifier does not trust, and in pods after a loss. Never on the host, never
 //! in a neighbour, and never for ever.
 
-use evidence::{EventKind, GuardAction, PodUid};
+use cgpath_evidence::{EventKind, GuardAction, PodUid};
 use std::time::{Duration, Instant};
 use verifier::{Rule, Severity, State};
 use vm_protocol::{elf, spec};

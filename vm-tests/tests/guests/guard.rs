@@ -2,7 +2,7 @@
 //! goes through and the node is untrusted, or the evidence stops. What a pod with and without privileges can do there. And
 //! there is a way to leave.
 
-use evidence::{
+use cgpath_evidence::{
     Checkpoint, EventKind, GuardAction, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
 };
 use std::collections::BTreeSet;
@@ -390,7 +390,7 @@ fn recorded(stock: Stock) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();
     let mut plan = plan(stock);
-    plan.settings = vec!["log=info,collector::engine=debug".to_owned()];
+    plan.settings = vec!["log=info,cgpathd::engine=debug".to_owned()];
     let node = Node::boot(plan, dir.path()).unwrap();
     let (collector, first) = node.start_collector().unwrap();
     assert_eq!(first.verdict.node.state, State::Trusted, "{}", first.verdict);

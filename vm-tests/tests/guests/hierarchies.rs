@@ -1,6 +1,6 @@
 //! Guests whose control groups are version 1, or both: pods are found by their paths there too.
 
-use evidence::{EventKind, PartitionKey, PodUid, SealedCheckpoint};
+use cgpath_evidence::{EventKind, PartitionKey, PodUid, SealedCheckpoint};
 use std::time::Instant;
 use verifier::State;
 use vm_protocol::elf;

@@ -10,8 +10,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use evidence::list::{Decoder, ListEntry};
-use evidence::{Ancestor, Bank, Entry, EventKind, Evidence, Provenance, Record, SealedCheckpoint, Tier};
+use cgpath_evidence::list::{Decoder, ListEntry};
+use cgpath_evidence::{
+    Ancestor, Bank, Entry, EventKind, Evidence, Provenance, Record, SealedCheckpoint, Tier,
+};
 use vm_protocol::spec::{Burst, ChainLink, Workload};
 use vm_tests::demo;
 use vm_tests::kernel::{self, Kernel};

@@ -5,8 +5,8 @@
 #[allow(dead_code, reason = "the collector's own tests ask for more")]
 mod services;
 
-use evidence::Bank;
-use evidence::boot::boot_aggregate;
+use cgpath_evidence::Bank;
+use cgpath_evidence::boot::boot_aggregate;
 use hyper::Method;
 use serde_json::{Value, json};
 use services::Keylime;

@@ -4,7 +4,7 @@
 //! are as large as a test run has time for.
 
 use anyhow::{Context as _, Result, ensure};
-use evidence::EventKind;
+use cgpath_evidence::EventKind;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

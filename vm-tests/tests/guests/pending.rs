@@ -5,8 +5,8 @@
 //!
 //! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the crowd as large as is wanted once.
 
-use evidence::list::ListEntry;
-use evidence::{Entry, EventKind, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint};
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::{Entry, EventKind, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use verifier::State;

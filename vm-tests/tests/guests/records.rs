@@ -3,8 +3,10 @@
 //! One guest of each kernel serves all properties here: everything runs first, one round of evidence is taken, and each
 //! test only reads it.
 
-use evidence::list::ListEntry;
-use evidence::{Bank, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint};
+use cgpath_evidence::list::ListEntry;
+use cgpath_evidence::{
+    Bank, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint,
+};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -120,7 +122,7 @@ impl Facts {
         self.records().filter(|r| r.path == path.as_bytes()).collect()
     }
 
-    fn last_checkpoint(&self) -> evidence::Checkpoint {
+    fn last_checkpoint(&self) -> cgpath_evidence::Checkpoint {
         let file = self.evidence.checkpoints.last().unwrap();
         SealedCheckpoint::from_file(file).unwrap().checkpoint
     }

@@ -1,6 +1,6 @@
 //! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
 
-use evidence::EventKind;
+use cgpath_evidence::EventKind;
 use std::time::{Duration, Instant};
 use verifier::State;
 use vm_protocol::spec::{Burst, Workload};

@@ -1,6 +1,6 @@
 //! Names of pods by the real container runtime: they stand beside the verdict and choose who is sent a bundle.
 
-use evidence::TenantBundle;
+use cgpath_evidence::TenantBundle;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use vm_protocol::elf;

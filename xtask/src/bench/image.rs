@@ -28,7 +28,15 @@ const KINDS: [(&str, &str); 3] = [("gzip", "gzip -dc"), ("zstd", "zstd -dc"), ("
 /// When something does not build, or the image gives other values than before.
 pub fn run(world: &World, options: &Options) -> Result<Report> {
     let mut cargo = build::cargo(world);
-    cargo.args(["build", "--release", "--locked", "-p", "verifier", "-p", "policy"]);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "verifier",
+        "-p",
+        "cgpath-policy",
+    ]);
     cargo.args(["--bin", "cgpath", "--example", "make_image"]);
     shell::run("cgpath and the images' generator", &mut cargo)?;
     let release = world.target.join("release");

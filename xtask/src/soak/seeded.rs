@@ -62,7 +62,7 @@ pub fn stacks(world: &World) -> Result<bool> {
     seeded.go_on(world, || {
         let mut command = build::cargo(world);
         command
-            .args(["test", "-p", "policy", "--test", "integration", "--locked"])
+            .args(["test", "-p", "cgpath-policy", "--test", "integration", "--locked"])
             .args(["layers::random_stacks", "--", "--show-output"]);
         Ok(command)
     })

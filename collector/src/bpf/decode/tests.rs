@@ -1,5 +1,5 @@
 use super::*;
-use ebpf_common::{
+use cgpath_ebpf_common::{
     BUDGET_UNIT, Budget, CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Mark, Meta,
     PodLossRecord, Settings, Task,
 };

@@ -1,5 +1,5 @@
 use super::*;
-use evidence::PartitionKey;
+use cgpath_evidence::PartitionKey;
 use proptest::prelude::*;
 
 const POD: &str = "podf52130f4-c5be-423e-8070-daaca055a5ad";

@@ -1,7 +1,7 @@
 //! What a pod lost by its own noise: sealed in its partition, by its own directory.
 
 use super::*;
-use evidence::PodLoss;
+use cgpath_evidence::PodLoss;
 
 pub(super) fn raw(seq: u64, pod_id: u64, mappings: u64) -> decode::Event {
     let loss = PodLoss {

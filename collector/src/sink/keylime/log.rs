@@ -5,7 +5,7 @@
 
 use super::KeylimeError;
 use crate::sources::list::ListReader;
-use evidence::list::Templates;
+use cgpath_evidence::list::Templates;
 use std::path::PathBuf;
 
 /// Bytes of lines that are sent at most: Keylime takes requests of 100 MiB, and escapes and base64 need room.
@@ -122,7 +122,7 @@ impl AsciiList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evidence::Bank;
+    use cgpath_evidence::Bank;
     use std::io::Write as _;
 
     /// A binary `ima-ng` entry. ima_fs.c, `ima_measurements_show`.

@@ -287,7 +287,7 @@ pub enum Evidence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuoteData {
-    /// The registers as tpm2-tools' `tpm2_quote -o` writes them (see [`evidence::tpm::PcrBlob`]), base64.
+    /// The registers as tpm2-tools' `tpm2_quote -o` writes them (see [`cgpath_evidence::tpm::PcrBlob`]), base64.
     pub subject_data: String,
     /// TPMS_ATTEST, base64.
     pub message: String,

@@ -1,14 +1,13 @@
 //! `cgpath export`: a node's evidence in the formats of other tools. Reads a file, writes a file or a folder.
 //!
 //! Promise: what cannot be said in a format is an error that names the entry, never left out. Not here: the formats that
-//! are bytes alone (see `evidence::cel`, `evidence::eat`, `evidence::tpm`).
+//! are bytes alone (see `cgpath_evidence::cel`, `cgpath_evidence::eat`, `cgpath_evidence::tpm`).
 
 use crate::input::{self, bounded, replace};
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use clap::ValueEnum;
-use evidence::{
+use cgpath_evidence::{
     Bank, Digest, Entry, Evidence,
     boot::Registers,
     cel, eat,
@@ -17,6 +16,7 @@ use evidence::{
     replay::{Fill, Replay},
     tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey},
 };
+use clap::ValueEnum;
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -86,7 +86,7 @@ pub struct Export {
     ear: Option<PathBuf>,
 }
 
-fn failure(error: &evidence::Error) -> Failure {
+fn failure(error: &cgpath_evidence::Error) -> Failure {
     Failure::decode("export", error)
 }
 

@@ -3,7 +3,7 @@
 //! Not here: policies (see `policy`), measurement lists (see `log`).
 
 use crate::output::{Failure, escape};
-use evidence::{Evidence, bundle::MAX_JSON_LEN};
+use cgpath_evidence::{Evidence, bundle::MAX_JSON_LEN};
 use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::fs::File;
 use std::io::{self, Read, Write};

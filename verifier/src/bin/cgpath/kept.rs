@@ -6,8 +6,8 @@
 use crate::input;
 use crate::output::Failure;
 use crate::serve::store::{Node, Store, StoredVerdict};
+use cgpath_evidence::Evidence;
 use clap::Args;
-use evidence::Evidence;
 use std::path::PathBuf;
 
 /// Where evidence comes from.

@@ -1,15 +1,15 @@
 //! `cgpath log`: what stands in a measurement list, without judging it.
 //!
 //! Promises: lists are read as a stream, in bounded memory but for the numbers of entries whose digests differ; what
-//! is printed is escaped. Not here: reading of lists (`evidence::list`), registers (`evidence::replay`).
+//! is printed is escaped. Not here: reading of lists (`cgpath_evidence::list`), registers (`cgpath_evidence::replay`).
 
 use crate::output::{Colour, Failure, Output, Status, escape};
-use evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
-use evidence::list::{
+use cgpath_evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
+use cgpath_evidence::list::{
     Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value, unescaped,
 };
-use evidence::replay::{Fill, replay_batches};
-use evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
+use cgpath_evidence::replay::{Fill, replay_batches};
+use cgpath_evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -297,7 +297,7 @@ impl Serialize for ShownFields<'_> {
     }
 }
 
-fn shown_value<'a>(field: &FieldValue<'a>) -> evidence::Result<ShownValue<'a>> {
+fn shown_value<'a>(field: &FieldValue<'a>) -> cgpath_evidence::Result<ShownValue<'a>> {
     Ok(match field.value()? {
         Value::Empty => ShownValue::Empty(()),
         Value::Text(text) => ShownValue::Text(text),
@@ -313,7 +313,7 @@ fn show(input: &Input, out: &mut Output) -> Result<Status, Failure> {
     let cut = input.read(|entry, fields| {
         let listed = entry.listed();
         if out.json() {
-            let values: evidence::Result<Vec<_>> =
+            let values: cgpath_evidence::Result<Vec<_>> =
                 fields.iter().map(|f| Ok((f.field, shown_value(f)?))).collect();
             let shown = Shown {
                 index: entry.index(),
@@ -438,7 +438,7 @@ fn replay(input: &Input, out: &mut Output) -> Result<Status, Failure> {
     for (name, count) in &tally.templates {
         *templates.entry(escape(name)).or_default() += count;
     }
-    let value = |r: &evidence::replay::Register| (r.bank(), hex::encode(r.bytes()));
+    let value = |r: &cgpath_evidence::replay::Register| (r.bank(), hex::encode(r.bytes()));
     let replayed = Replayed {
         entries: replay.entries(),
         violations: replay.violations(),

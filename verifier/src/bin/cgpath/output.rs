@@ -115,11 +115,11 @@ impl Failure {
     }
 
     /// An error of one of `evidence`'s decoders in the input `source`.
-    pub fn decode(source: &str, error: &evidence::Error) -> Failure {
+    pub fn decode(source: &str, error: &cgpath_evidence::Error) -> Failure {
         let kind = match error {
-            evidence::Error::Incomplete { .. } => "incomplete",
-            evidence::Error::Limit { .. } => "limit",
-            evidence::Error::BadSignature { .. } => "signature",
+            cgpath_evidence::Error::Incomplete { .. } => "incomplete",
+            cgpath_evidence::Error::Limit { .. } => "limit",
+            cgpath_evidence::Error::BadSignature { .. } => "signature",
             _ => "malformed",
         };
         Failure::new(

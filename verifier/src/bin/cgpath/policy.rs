@@ -15,12 +15,12 @@ pub use test::states;
 
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::serve::store::{Store, kept_references};
+use cgpath_evidence::Bank;
+use cgpath_policy::generate::image::{self, Choice, Mount, Platform, TarStore};
+use cgpath_policy::generate::{self, Digester, Options, Progress, list::Learner, rootfs_archive};
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use clap::{Args, Subcommand, ValueEnum};
-use evidence::Bank;
 use files::{Bar, Folder, Walk};
-use policy::generate::image::{self, Choice, Mount, Platform, TarStore};
-use policy::generate::{self, Digester, Options, Progress, list::Learner, rootfs_archive};
-use policy::{Policy, Reference, Source, SourceKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -236,8 +236,8 @@ impl PolicyCommand {
             PolicyCommand::Check { policy } => check::check(&policy, out),
             PolicyCommand::Schema { format } => {
                 let schema = match format {
-                    Format::Node => policy::schema::node_policy(),
-                    Format::Reference => policy::schema::reference(),
+                    Format::Node => cgpath_policy::schema::node_policy(),
+                    Format::Reference => cgpath_policy::schema::reference(),
                 };
                 out.line(format_args!("{schema:#}"))?;
                 Ok(Status::Clean)
@@ -369,8 +369,8 @@ impl FromLog {
         } else {
             Box::new(File::open(&self.list).map_err(|e| Failure::file(&self.list, &e))?)
         };
-        let decode = |e: evidence::Error| Failure::decode(&name, &e);
-        let mut decoder = evidence::list::Decoder::auto();
+        let decode = |e: cgpath_evidence::Error| Failure::decode(&name, &e);
+        let mut decoder = cgpath_evidence::list::Decoder::auto();
         let mut digester = Digester::new(&[Bank::Sha256]);
         let mut learner = Learner::new(&name);
         let mut buffer = vec![0; 256 * 1024];
@@ -600,7 +600,7 @@ impl Whole {
 ///
 /// # Errors
 /// What cannot be read or is no policy.
-pub fn load_tenant(path: &Path) -> Result<(evidence::PodUid, Policy), Failure> {
+pub fn load_tenant(path: &Path) -> Result<(cgpath_evidence::PodUid, Policy), Failure> {
     let (_, tenant) = load_as(path, &mut (), |name, yaml, resolve| {
         Policy::load_tenant(name, yaml, resolve)
     })?;
@@ -613,11 +613,12 @@ type Resolve<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<u8>, String>;
 fn load_as<T>(
     path: &Path,
     watch: &mut dyn Watch,
-    read: impl FnOnce(&str, &[u8], Resolve<'_>) -> policy::Result<T>,
+    read: impl FnOnce(&str, &[u8], Resolve<'_>) -> cgpath_policy::Result<T>,
 ) -> Result<(Vec<u8>, T), Failure> {
     let name = path.display().to_string();
     watch.begins(path);
-    let yaml = read_bounded(path, policy::MAX_POLICY_LEN as u64).map_err(|e| Failure::file(path, &e))?;
+    let yaml =
+        read_bounded(path, cgpath_policy::MAX_POLICY_LEN as u64).map_err(|e| Failure::file(path, &e))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let kept = kept_references(folder).map_err(|e| Failure::file(folder, &e))?;
     let read = read(&name, &yaml, &mut |name| {
@@ -626,7 +627,7 @@ fn load_as<T>(
             Some(kept) => kept.get(name).cloned().ok_or("it is not in the store")?,
         };
         watch.begins(&path);
-        let bytes = read_bounded(&path, policy::reference::MAX_REFERENCE_LEN as u64)
+        let bytes = read_bounded(&path, cgpath_policy::reference::MAX_REFERENCE_LEN as u64)
             .map_err(|e| format!("{}: {e}", path.display()))?;
         watch.has_read(name, &bytes);
         Ok(bytes)
@@ -636,13 +637,13 @@ fn load_as<T>(
 }
 
 /// A policy or a reference file that cannot be used.
-fn refused(error: &policy::Error) -> Failure {
+fn refused(error: &cgpath_policy::Error) -> Failure {
     let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
     match error {
-        policy::Error::Syntax { .. } => {
+        cgpath_policy::Error::Syntax { .. } => {
             failure.hint("the format: policy/README.md, `cgpath policy schema node`")
         }
-        policy::Error::Unresolved { .. } => {
+        cgpath_policy::Error::Unresolved { .. } => {
             failure.hint("make it with `cgpath policy from-image|from-rootfs`")
         }
         _ => failure,
@@ -651,7 +652,7 @@ fn refused(error: &policy::Error) -> Failure {
 
 /// Reads a file of reference values.
 fn reference(path: &Path) -> Result<Reference, Failure> {
-    let json = read_bounded(path, policy::reference::MAX_REFERENCE_LEN as u64)
+    let json = read_bounded(path, cgpath_policy::reference::MAX_REFERENCE_LEN as u64)
         .map_err(|e| Failure::file(path, &e))?;
     Reference::from_json(&path.display().to_string(), &json).map_err(|e| refused(&e))
 }

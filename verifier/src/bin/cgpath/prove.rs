@@ -1,12 +1,12 @@
 //! `cgpath prove`: makes a tenant's bundle of a node's evidence. Reads files or a store, asks the library, writes a file.
 //!
-//! Not here: what a bundle holds (see `evidence::tenant`), how it is judged (see `tenant`).
+//! Not here: what a bundle holds (see `cgpath_evidence::tenant`), how it is judged (see `tenant`).
 
 use crate::input::{self, bounded, replace};
 use crate::kept::{self, Last};
 use crate::output::{Failure, Output, Status, escape};
 use crate::serve::{setup, store::Store};
-use evidence::{Evidence, PodUid, TenantBundle, proof::PartitionProof};
+use cgpath_evidence::{Evidence, PodUid, TenantBundle, proof::PartitionProof};
 use serde::Serialize;
 use std::{fs::File, path::PathBuf};
 use verifier::{

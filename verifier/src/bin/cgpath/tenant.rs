@@ -5,7 +5,7 @@
 use crate::input::{self, bounded, replace};
 use crate::output::{Failure, Output, Status, escape};
 use crate::policy;
-use evidence::{TenantBundle, tenant::MAX_BUNDLE_LEN};
+use cgpath_evidence::{TenantBundle, tenant::MAX_BUNDLE_LEN};
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey};
 use std::{
     fs::File,

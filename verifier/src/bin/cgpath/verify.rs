@@ -7,7 +7,7 @@ use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use crate::policy;
 use crate::tenant::Tenant;
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use std::{
     fs::File,
     io,

@@ -9,9 +9,9 @@ mod lines;
 
 use crate::output::{Failure, Output, Status, escape};
 use axum::body::Bytes;
+use cgpath_evidence::PodUid;
 use cgpath_net::{Endpoint, NetError, Tls};
 use checker::{Checker, Proof};
-use evidence::PodUid;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, Response, StatusCode, body::Incoming, header};

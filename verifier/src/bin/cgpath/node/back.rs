@@ -11,8 +11,8 @@ use crate::serve::again::{self, Again};
 use crate::serve::changes;
 use crate::serve::setup;
 use crate::serve::store::{Change, Forgotten, Node, Store, StoreError};
+use cgpath_evidence::Bank;
 use clap::Args;
-use evidence::Bank;
 use serde::Serialize;
 use std::path::PathBuf;
 use verifier::accept::{self, Accepted};
@@ -164,7 +164,12 @@ impl Until {
 ///
 /// # Errors
 /// Evidence that cannot be judged by it; nothing is changed then.
-pub fn enrol(store: &Store, node: &Node, new: &::policy::Policy, reason: &str) -> Result<Again, Failure> {
+pub fn enrol(
+    store: &Store,
+    node: &Node,
+    new: &cgpath_policy::Policy,
+    reason: &str,
+) -> Result<Again, Failure> {
     tried(|now| {
         let accepted = again::accepted(store, &node.name, now)?;
         let decided = Decided {
@@ -195,7 +200,7 @@ struct Decided<'a> {
     node: &'a Node,
     /// What it was decided from.
     version: i64,
-    policy: &'a ::policy::Policy,
+    policy: &'a cgpath_policy::Policy,
     accepted: &'a [Accepted],
     change: Change<'a>,
     reason: &'a str,
@@ -396,7 +401,7 @@ pub fn find<'a>(verdict: &'a Verdict, digits: &str) -> Result<&'a Finding, Failu
 }
 
 /// The policy of a node as it was enrolled.
-fn enrolled_policy(node: &Node) -> Result<::policy::Policy, Failure> {
+fn enrolled_policy(node: &Node) -> Result<cgpath_policy::Policy, Failure> {
     let policy = policy::load(&node.policy)?;
     if policy.digest().to_string() != node.policy_digest {
         return Err(Failure::new(

@@ -5,10 +5,10 @@ use crate::export;
 use crate::input;
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
+use cgpath_evidence::Bank;
+use cgpath_policy::generate::boot::from_boot;
+use cgpath_policy::generate::uki::{MAX_IMAGE_LEN, from_uki};
 use clap::Args;
-use evidence::Bank;
-use policy::generate::boot::from_boot;
-use policy::generate::uki::{MAX_IMAGE_LEN, from_uki};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

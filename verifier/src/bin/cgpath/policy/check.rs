@@ -2,14 +2,14 @@
 
 use super::load;
 use crate::output::{Colour, Failure, Output, Status, escape};
-use evidence::Digest;
+use cgpath_evidence::Digest;
 use serde::Serialize;
 use std::path::Path;
 
 pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
     #[derive(Serialize)]
     struct Pod<'a> {
-        uid: evidence::PodUid,
+        uid: cgpath_evidence::PodUid,
         #[serde(skip)]
         shown: String,
         name: &'a str,
@@ -27,7 +27,7 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         dangerous: Vec<&'static str>,
         relaxed: Vec<String>,
     }
-    let paths = |allowed: &policy::Allowed| allowed.references().map(|r| r.files.len()).sum();
+    let paths = |allowed: &cgpath_policy::Allowed| allowed.references().map(|r| r.files.len()).sum();
     let policy = load(path)?;
     let checked = Checked {
         node: &policy.file.node,

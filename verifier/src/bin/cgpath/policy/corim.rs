@@ -3,10 +3,10 @@
 use super::{load, read_bounded, refused};
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
+use cgpath_policy::corim::{self, MAX_CORIM_LEN, Manifest, Trust};
+use cgpath_policy::{Reference, reference::MAX_REFERENCE_LEN};
 use clap::Args;
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey};
-use policy::corim::{self, MAX_CORIM_LEN, Manifest, Trust};
-use policy::{Reference, reference::MAX_REFERENCE_LEN};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;

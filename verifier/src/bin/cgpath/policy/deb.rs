@@ -2,9 +2,9 @@
 
 use super::{Bar, Common, failure, finish};
 use crate::output::{Failure, Output, Status, escape};
+use cgpath_policy::generate::{Options, Progress, deb};
+use cgpath_policy::{Reference, Source, SourceKind};
 use clap::Args;
-use policy::generate::{Options, Progress, deb};
-use policy::{Reference, Source, SourceKind};
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::os::unix::ffi::OsStrExt;

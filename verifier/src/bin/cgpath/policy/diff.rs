@@ -2,9 +2,9 @@
 
 use super::{load, read_bounded, reference};
 use crate::output::{Colour, Failure, Output, Status, escape};
+use cgpath_evidence::{Digest, record::lossy_path};
+use cgpath_policy::{Allowed, BootPolicy, NodePolicy, Policy, Reference};
 use clap::Args;
-use evidence::{Digest, record::lossy_path};
-use policy::{Allowed, BootPolicy, NodePolicy, Policy, Reference};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -213,7 +213,7 @@ fn policies(old: &Policy, new: &Policy) -> Differences {
     for uid in uids {
         let of = |policy: &Policy| policy.pods.get(uid).map(|p| p.pod.name.clone());
         let name = of(new).or_else(|| of(old)).unwrap_or_default();
-        let values = |pod: &policy::PodPolicy| pod.allowed.clone();
+        let values = |pod: &cgpath_policy::PodPolicy| pod.allowed.clone();
         let (before, after) = (
             old.pods.get(uid).map(values).unwrap_or_default(),
             new.pods.get(uid).map(values).unwrap_or_default(),

@@ -1,11 +1,11 @@
 //! The files and folders behind reference values: walking, hashing, an OCI layout's folder, the line of progress.
 //!
-//! Not here: what is made of them (see `policy::generate`).
+//! Not here: what is made of them (see `cgpath_policy::generate`).
 
 use crate::output::{Failure, escape};
-use evidence::{Bank, Digest};
-use policy::generate::image::Store;
-use policy::generate::{self, Digester, Progress};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::generate::image::Store;
+use cgpath_policy::generate::{self, Digester, Progress};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};

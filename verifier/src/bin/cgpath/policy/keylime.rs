@@ -3,9 +3,9 @@
 use super::{Bar, finish, read_bounded, reference, refused};
 use crate::input;
 use crate::output::{Failure, Output, Status, escape};
+use cgpath_policy::keylime::{self, Field};
+use cgpath_policy::{Excludes, reference::MAX_REFERENCE_LEN};
 use clap::{Args, ValueEnum};
-use policy::keylime::{self, Field};
-use policy::{Excludes, reference::MAX_REFERENCE_LEN};
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

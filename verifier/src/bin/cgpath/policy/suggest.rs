@@ -8,8 +8,8 @@
 use super::{load, read_bounded};
 use crate::output::{Failure, Output, Status, escape};
 use crate::serve::store::Store;
+use cgpath_policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
 use clap::Args;
-use policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
 use serde::Serialize;
 use similar::TextDiff;
 use std::collections::{BTreeMap, BTreeSet};

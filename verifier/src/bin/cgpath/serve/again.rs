@@ -7,8 +7,8 @@
 use super::setup::{self, SetupError};
 use super::store::{Node, Past, Rejudged, Store, StoreError};
 use crate::output::Failure;
-use evidence::Evidence;
-use policy::Policy;
+use cgpath_evidence::Evidence;
+use cgpath_policy::Policy;
 use verifier::accept::{self, Accepted};
 use verifier::{Context, ExpectedNonce, NodeState, PinnedKey, Verdict};
 

@@ -1,7 +1,7 @@
 //! What a change of a verdict is: a node or a pod whose state is another one than in the node's verdict before.
 //! Not here: what is kept of it (see `store`), who is told (see `webhook`, `audit`, `revocations`).
 
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use verifier::event::Change;

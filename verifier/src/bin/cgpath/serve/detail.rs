@@ -4,7 +4,7 @@
 
 use super::page::{self, REFRESH};
 use super::read::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use verifier::report::html::Html;
 use verifier::report::{chip, findings, notices_of, state_class, state_sign};
 use verifier::text::utc;

@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use bytes::BytesMut;
-use evidence::Head;
+use cgpath_evidence::Head;
 use http_body_util::BodyExt;
 use p256::ecdsa::SigningKey;
 use serde::Serialize;
@@ -200,12 +200,12 @@ impl From<Refusal> for ApiError {
                 };
                 return error.into();
             }
-            Refusal::Evidence(evidence::Error::Incomplete { .. }) => (
+            Refusal::Evidence(cgpath_evidence::Error::Incomplete { .. }) => (
                 StatusCode::BAD_REQUEST,
                 "incomplete",
                 "the body ends too early: was the upload cut off?",
             ),
-            Refusal::Evidence(evidence::Error::Limit { .. }) => (
+            Refusal::Evidence(cgpath_evidence::Error::Limit { .. }) => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "limit",
                 "cgpath serve --max-evidence MIB allows more, up to the format's own limits",
@@ -423,7 +423,7 @@ struct NonceAnswer {
     expires: u64,
     /// What the answer may follow; without it, it must be whole.
     #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<evidence::Position>,
+    position: Option<cgpath_evidence::Position>,
 }
 
 /// Refuses whoever does not show the node's certificate, where one is wanted. Before anything is looked at, so that
@@ -484,7 +484,7 @@ enum Gate {
 /// Looks at the head of a body that arrived in the name of `node`.
 async fn at_gate(app: &Arc<App>, node: &str, bytes: &[u8], is_all: bool) -> Gate {
     let head = match Head::read(bytes) {
-        Err(evidence::Error::Incomplete { .. }) if !is_all => return Gate::Closed,
+        Err(cgpath_evidence::Error::Incomplete { .. }) if !is_all => return Gate::Closed,
         Err(error) => return Gate::Refused(Refusal::Evidence(error).into()),
         Ok(head) => head,
     };

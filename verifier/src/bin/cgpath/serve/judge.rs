@@ -14,9 +14,9 @@ use super::followers::Followers;
 use super::nonce::{BadNonce, Nonces};
 use super::policies::{LoadError, Policies};
 use super::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
-use evidence::{Digest, Evidence, Head, JoinError, Part, Position, Quote};
-use evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
-use policy::Policy;
+use cgpath_evidence::{Digest, Evidence, Head, JoinError, Part, Position, Quote};
+use cgpath_evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
+use cgpath_policy::Policy;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +34,7 @@ const TRIES: u32 = 3;
 pub enum Refusal {
     /// The bytes are not evidence.
     #[error("evidence: {0}")]
-    Evidence(#[from] evidence::Error),
+    Evidence(#[from] cgpath_evidence::Error),
     /// Signed by another key than the pinned one.
     #[error("the quote was made by the key {found}, which is not the one that {node} is enrolled with")]
     UnknownKey {
@@ -110,7 +110,7 @@ enum Received {
 }
 
 impl Received {
-    fn from_cbor(bytes: &[u8]) -> Result<Received, evidence::Error> {
+    fn from_cbor(bytes: &[u8]) -> Result<Received, cgpath_evidence::Error> {
         if Part::is_part(bytes) {
             Part::from_cbor(bytes).map(Received::Part)
         } else {
@@ -409,7 +409,7 @@ impl Judge {
     }
 
     fn kept(&self, base: &str) -> Result<Evidence, Refusal> {
-        let broken = |e: evidence::Error| StoreError::Broken {
+        let broken = |e: cgpath_evidence::Error| StoreError::Broken {
             evidence: base.to_owned(),
             why: e.to_string(),
         };

@@ -5,7 +5,7 @@
 
 use super::store::Node;
 use crate::policy as command;
-use policy::Policy;
+use cgpath_policy::Policy;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -16,7 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::{Extension, Json, Router};
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use verifier::ear::{self, Scope};

@@ -3,7 +3,7 @@
 //! Promises: a token is kept as its SHA-256 alone; what a scope does not hold answers as what is not there; a pod is in a
 //! namespace by its name in the verifier's policy, never by what a node tells. Not here: requests (see `read`).
 
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

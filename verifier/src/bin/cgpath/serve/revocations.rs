@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -274,7 +274,7 @@ pub struct StoredVerdict {
     /// Whether the node and all its pods are trusted.
     pub trusted: bool,
     /// The nonce that was answered.
-    #[serde(with = "evidence::serde_bytes_hex")]
+    #[serde(with = "cgpath_evidence::serde_bytes_hex")]
     pub nonce: Vec<u8>,
     /// Digest of the policy that was applied.
     pub policy_digest: String,

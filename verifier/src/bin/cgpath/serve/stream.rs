@@ -15,7 +15,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use evidence::{Evidence, PodUid, TenantBundle};
+use cgpath_evidence::{Evidence, PodUid, TenantBundle};
 use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;

@@ -5,7 +5,7 @@ use crate::output::{Failure, escape};
 use crate::policy;
 use crate::tenant::public_key;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use evidence::{PodUid, TenantBundle};
+use cgpath_evidence::{PodUid, TenantBundle};
 use p256::ecdsa::VerifyingKey;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ impl core::fmt::Display for Proof {
 /// The tenant's own means, and how far it has followed.
 pub struct Checker {
     pod: PodUid,
-    policy: ::policy::Policy,
+    policy: cgpath_policy::Policy,
     key: PinnedKey,
     verifiers: Vec<VerifyingKey>,
     state: Option<TenantState>,

@@ -85,12 +85,12 @@ async fn who_does_not_prove_himself_is_refused_without_a_permit_to_be_judged() {
     let app = app(dir.path());
     // Others are judged, and do not end: whoever needed a permit would wait for ever.
     let _all = app.judging.acquire_many(JUDGED).await.unwrap();
-    let mut evidence = evidence::Evidence {
+    let mut evidence = cgpath_evidence::Evidence {
         version: 1,
-        tier: evidence::Tier::Bpf,
+        tier: cgpath_evidence::Tier::Bpf,
         node: "n1".to_owned(),
         boot_id: [0; 16],
-        quote: evidence::Quote {
+        quote: cgpath_evidence::Quote {
             attest: vec![1],
             signature: vec![1],
             ak: vec![1],

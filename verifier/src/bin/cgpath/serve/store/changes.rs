@@ -6,7 +6,7 @@
 
 use super::{SET_META, Store, StoreError, signed, unsigned};
 use crate::serve::changes::{Happened, Outline, PodName, StateChange};
-use evidence::PodUid;
+use cgpath_evidence::PodUid;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use std::io;
 use std::path::PathBuf;

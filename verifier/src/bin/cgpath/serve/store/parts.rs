@@ -5,7 +5,7 @@
 //! follow (see `verifier::follow`).
 
 use super::{Store, StoreError};
-use evidence::{Evidence, Part};
+use cgpath_evidence::{Evidence, Part};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// So many files are read for one evidence at most.

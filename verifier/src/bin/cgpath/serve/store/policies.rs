@@ -62,7 +62,7 @@ impl Store {
     /// [`StoreError::Io`].
     pub fn keep_policy(
         &self,
-        digest: &evidence::Digest,
+        digest: &cgpath_evidence::Digest,
         yaml: &[u8],
         references: &BTreeMap<String, Vec<u8>>,
     ) -> Result<PathBuf, StoreError> {
@@ -154,7 +154,7 @@ mod tests {
             let files = files
                 .iter()
                 .map(|(n, b)| ((*n).to_owned(), b.as_bytes().to_vec()));
-            let digest = evidence::Bank::Sha256.hash(&[yaml.as_bytes()]);
+            let digest = cgpath_evidence::Bank::Sha256.hash(&[yaml.as_bytes()]);
             store
                 .keep_policy(&digest, yaml.as_bytes(), &files.collect())
                 .unwrap()
