@@ -1,7 +1,7 @@
 //! Delivery over HTTPS to a verifier of the test's own, and the daemon's local socket.
 
-use crate::port::Port;
 use cgpath_net::NetError;
+use cgpath_testkit::port::Port;
 use cgpathd::config::Config;
 use cgpathd::push::{Client, PushError};
 use std::io::{Read, Seek, Write};

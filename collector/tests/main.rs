@@ -9,10 +9,6 @@ mod common;
 mod delivery;
 mod judged;
 mod keylime_push;
-#[path = "../../verifier/tests/common/port.rs"]
-mod port;
-#[path = "../../verifier/tests/common/python.rs"]
-mod python;
 mod rounds;
 mod sinks;
 mod swtpm;

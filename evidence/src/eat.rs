@@ -2,7 +2,7 @@
 //!
 //! EAT: RFC 9711; its media types: RFC 9782; unsigned claims (UCCS): RFC 9781; CMW: RFC 9999. A token's own signature, where
 //! it has one, is that of whoever exported it: what the claims are worth is in the evidence that they carry, which the TPM
-//! signed. Not here: attestation results (see `verifier::ear`).
+//! signed. Not here: attestation results (see `cgpath_appraisal::ear`).
 
 use crate::{Bank, Error, Evidence, Result, tpm::Attest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -127,7 +127,7 @@ pub fn signed(claims: &[u8], key: &SigningKey) -> Result<Message> {
     })
 }
 
-/// An attestation result as `verifier::ear` writes it.
+/// An attestation result as `cgpath_appraisal::ear` writes it.
 pub fn attestation_result(token: &str) -> Message {
     Message {
         label: "result",

@@ -3,7 +3,7 @@
 //! A verifier that follows a node hands its position out with the nonce, and the node answers with what came after it.
 //! Position and part together are the evidence: [`Part::join`] gives it back whole, so that everything which is said of
 //! evidence holds of a round, too. Not here: which position a verifier is at, and whether the part follows (see
-//! `verifier::follow`).
+//! `cgpath_appraisal::follow`).
 
 use crate::boot::Registers;
 use crate::bundle::{MAX_EVIDENCE_LEN, files, lists};

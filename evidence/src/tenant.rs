@@ -2,7 +2,7 @@
 //!
 //! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests alone.
 //! Promise: of other pods it holds no path, no name, no record and no UID, but for what docs/threat-model.md
-//! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see `verifier::tenant`).
+//! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see `cgpath_appraisal::tenant`).
 
 use crate::{
     Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,

@@ -863,7 +863,7 @@ pub fn policy_corim() -> Seeds {
 /// Requests: each route, with and without a token, alone and one after the other.
 #[cfg(feature = "service")]
 pub fn serve_request() -> Seeds {
-    let (token, node, _) = fuzz_service::Service::GIVEN;
+    let (token, node, _) = cgpath_service::fuzzing::Service::GIVEN;
     let with = |authorization: &str, target: &str| {
         format!("GET {target} HTTP/1.1\r\nHost: v\r\nAuthorization: {authorization}\r\n\r\n").into_bytes()
     };

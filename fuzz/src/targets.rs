@@ -1,5 +1,6 @@
 //! The targets: each takes any bytes.
 
+use cgpath_appraisal::ear::AttestationResult;
 use cgpath_evidence::boot::{self, EventLog};
 use cgpath_evidence::list::{Decoder, Format, ListEntry, Templates};
 use cgpath_evidence::proof::{PartitionProof, SealedTree};
@@ -9,7 +10,6 @@ use cgpath_evidence::{
     tpm, wire,
 };
 use cgpath_policy::{NodePolicy, Reference};
-use verifier::ear::AttestationResult;
 
 fn decode(format: Format, data: &[u8], chunk: usize) -> (Vec<ListEntry>, Option<Error>) {
     let mut decoder = Decoder::new(format);
@@ -240,7 +240,7 @@ pub fn boot_log(data: &[u8]) {
         log: Some(data.to_vec()),
         command_line: Some(b"quiet".to_vec()),
     };
-    if let Ok(learned) = cgpath_policy::generate::boot::from_boot(&boot) {
+    if let Ok(learned) = cgpath_refvals::boot::from_boot(&boot) {
         assert!(learned.yaml().len() <= cgpath_policy::MAX_POLICY_LEN);
     }
 }
@@ -370,10 +370,10 @@ pub fn ima_policy(data: &[u8]) {
 #[cfg(feature = "service")]
 pub fn answered(data: &[u8]) -> Vec<u8> {
     use std::sync::{Mutex, OnceLock, PoisonError};
-    static SERVICE: OnceLock<(tempfile::TempDir, Mutex<fuzz_service::Service>)> = OnceLock::new();
+    static SERVICE: OnceLock<(tempfile::TempDir, Mutex<cgpath_service::fuzzing::Service>)> = OnceLock::new();
     let (_, service) = SERVICE.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder for the service");
-        let service = fuzz_service::Service::new(folder.path());
+        let service = cgpath_service::fuzzing::Service::new(folder.path());
         (folder, Mutex::new(service))
     });
     // One at a time; what panicked once is looked at all the same.
@@ -384,7 +384,7 @@ pub fn answered(data: &[u8]) -> Vec<u8> {
 /// Requests to the verifier's service, as they come out of TLS: heads, paths, queries, tokens, bodies.
 #[cfg(feature = "service")]
 pub fn serve_request(data: &[u8]) {
-    let (token, _, secret) = fuzz_service::Service::GIVEN;
+    let (token, _, secret) = cgpath_service::fuzzing::Service::GIVEN;
     let answer = answered(data);
     let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(

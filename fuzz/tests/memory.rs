@@ -8,6 +8,7 @@
 #[path = "common/counting.rs"]
 mod counting;
 
+use cgpath_appraisal::ear::AttestationResult;
 use cgpath_evidence::list::{Decoder, Format};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
@@ -16,7 +17,6 @@ use cgpath_evidence::{
     SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
-use verifier::ear::AttestationResult;
 
 /// Bytes of each input, where the format has no lower limit of its own.
 const LEN: usize = 1 << 20;

@@ -246,7 +246,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     });
     check("ear_token", |b| {
         let token = core::str::from_utf8(b).unwrap();
-        verifier::ear::AttestationResult::pods_named(token).is_ok()
+        cgpath_appraisal::ear::AttestationResult::pods_named(token).is_ok()
     });
     check("record_cbor", |b| Record::from_cbor(b).is_ok());
     check("checkpoint_file", |b| SealedCheckpoint::from_file(b).is_ok());

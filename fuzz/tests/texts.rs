@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use cgpath_appraisal::ear::AttestationResult;
 use cgpath_evidence::list::{Decoder, Format, Templates};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::text::MAX_FOREIGN;
@@ -12,7 +13,6 @@ use cgpath_evidence::{
     Evidence, Head, Part, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, tpm, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
-use verifier::ear::AttestationResult;
 
 /// What is put in: a letter that our own texts hardly have.
 const LETTER: u8 = b'Z';
@@ -269,7 +269,7 @@ fn texts_of_whole_structures_are_not_repeated() {
 #[cfg(feature = "service")]
 #[test]
 fn the_service_repeats_no_more_of_a_request() {
-    let (token, node, _) = fuzz_service::Service::GIVEN;
+    let (token, node, _) = cgpath_service::fuzzing::Service::GIVEN;
     let token = text(token.as_bytes());
     let long = text(&[LETTER; 6_000]);
     let get = |path: &str| {

@@ -15,9 +15,9 @@ use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
 
 /// A command line is never longer than this many bytes. Linux cuts at 2,048 on x86.
-pub(crate) const MAX_COMMAND_LINE: usize = 4096;
+pub const MAX_COMMAND_LINE: usize = 4096;
 /// A name is never longer than this many bytes.
-pub(crate) const MAX_NAME: usize = 253;
+pub const MAX_NAME: usize = 253;
 
 /// What the firmware, the boot loader and the kernel may be (PCR 0 to 9).
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]

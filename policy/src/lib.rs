@@ -29,7 +29,6 @@ mod boot;
 pub mod corim;
 mod error;
 pub mod exclude;
-pub mod generate;
 pub mod ima;
 pub mod keylime;
 mod lookup;
@@ -38,13 +37,13 @@ pub mod reference;
 pub mod schema;
 mod yaml;
 
-pub use boot::{BootEvent, BootPolicy, FirmwareDeviation};
+pub use boot::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, Name, PodPolicy, Policy};
 pub use node::{
-    Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,
-    Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
-    is_opaque,
+    Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_ITEMS, MAX_POLICY_LEN,
+    NodePolicy, Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened,
+    Violations, is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};

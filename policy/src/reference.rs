@@ -2,7 +2,7 @@
 //!
 //! Promise: paths stand in rising byte order and none twice, so that one set of values has one file. Paths are bytes:
 //! text where they are UTF-8, else `{"hex": "…"}`. Not here: how they are made from images, folders and logs (see
-//! `generate`).
+//! `cgpath-refvals`).
 
 use crate::{Error, Excludes, Name, Result};
 use cgpath_evidence::text::{quoted, told};

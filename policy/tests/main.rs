@@ -6,17 +6,12 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod corim;
-mod deb;
 mod examples;
 mod excludes;
 mod ima;
-mod images;
 mod keylime;
-mod layers;
 mod model;
 mod schema;
-#[path = "common/stacks.rs"]
-mod stacks;
 
 /// Processor time of this thread: what may be bounded on a machine that does other things, too.
 fn used() -> std::time::Duration {

@@ -9,13 +9,13 @@ use crate::oci::{self, Image};
 use crate::pods::{Pods, Running, Runtime, container, host_path};
 use crate::scenario::{COLLECTOR_LOG, KnownPod, Node, Plan, Round};
 use anyhow::{Context as _, Result, bail};
+use cgpath_appraisal::{BootJudgement, Rule, Severity, State};
 use cgpath_evidence::{EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, Tier};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use verifier::{BootJudgement, Rule, Severity, State};
 use vm_protocol::elf;
 use vm_protocol::spec::Pod;
 

@@ -9,6 +9,7 @@ use crate::oci::Image;
 use crate::pods::{Pods, container};
 use crate::scenario::{COLLECTOR_LOG, NODE, Node, Round, Site};
 use anyhow::{Context as _, Result, bail, ensure};
+use cgpath_appraisal::{Rule, State, Verdict};
 use cgpath_evidence::tpm::{Attest, KeyKind, Public, Signature};
 use cgpath_evidence::{
     Checkpoint, Digest, Evidence, FileHash, Losses, PartitionKey, Record, SealedCheckpoint,
@@ -16,7 +17,6 @@ use cgpath_evidence::{
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
 use std::collections::BTreeSet;
-use verifier::{Rule, State, Verdict};
 use vm_protocol::spec::Pod;
 
 /// The attacks.

@@ -13,13 +13,13 @@ use crate::scenario_https::Client;
 use crate::turn;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
+use cgpath_appraisal::{Rule, Verdict};
 use cgpath_evidence::{Checkpoint, Evidence, Part, SealedCheckpoint, Tier};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use verifier::{Rule, Verdict};
 use vm_protocol::spec::Workload;
 
 /// The node's name, at the verifier and in its own configuration.

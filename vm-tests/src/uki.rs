@@ -1,7 +1,7 @@
 //! Unified kernel images and the EFI system partitions that hold them: what UEFI firmware starts a guest from.
 //!
 //! Promises: the same kernel, command line and stub give the same image; firmware can load it, wherever the stub was linked
-//! to. Not here: what the firmware measures of it (see `cgpath_policy::generate::uki`).
+//! to. Not here: what the firmware measures of it (see `cgpath_refvals::uki`).
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;

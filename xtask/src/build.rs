@@ -415,7 +415,7 @@ fn ebpf_flags(world: &World) -> Vec<String> {
 
 /// The packages whose programs run on this machine and in guests. They are always selected together, whichever of their
 /// programs is built: cargo chooses the features of everything below by what is selected.
-const PACKAGES: [&str; 6] = ["-p", "verifier", "-p", "cgpathd", "-p", "vm-tests"];
+const PACKAGES: [&str; 6] = ["-p", "cgpath", "-p", "cgpathd", "-p", "vm-tests"];
 
 /// Cargo, to build some of those programs.
 fn host_programs(world: &World, names: &[&str]) -> Command {

@@ -113,7 +113,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                 // The service is killed 200 times.
                 let mut command = build::cargo(world);
                 command
-                    .args(["test", "-p", "verifier", "--test", "integration", "--locked"])
+                    .args(["test", "-p", "cgpath", "--test", "integration", "--locked"])
                     .env("CGPATH_SOAK", "1")
                     .arg(filter.unwrap_or("serve::crash::"))
                     .args(["--", "--show-output"]);

@@ -9,8 +9,6 @@
 
 #[path = "../../tests/common/machine.rs"]
 mod machine;
-#[path = "../../../verifier/tests/common/port.rs"]
-mod port;
 #[path = "../../tests/common/swtpm.rs"]
 mod swtpm;
 

@@ -1,7 +1,7 @@
 //! A software TPM of the test's own.
 
-use crate::port::Port;
 use cgpath_evidence::Bank;
+use cgpath_testkit::port::Port;
 use cgpathd::config::KeyKind;
 use cgpathd::tpm::Options;
 use std::process::{Child, Command, Stdio};

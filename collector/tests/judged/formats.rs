@@ -1,16 +1,16 @@
 //! Each form that a sink can ask for, decoded and judged at the far side.
 
 use super::node::{Arrived, Engine, config, files, sink, until};
+use cgpath_appraisal::tenant::{Outcome, TenantContext, verify};
+use cgpath_appraisal::{ExpectedNonce, PinnedKey};
 use cgpath_evidence::{Evidence, Part, TenantBundle, eat};
 use cgpath_policy::Policy;
+use cgpath_testkit::{NOW, pod};
 use cgpathd::config::{Sink, SinkFormat, SinkKind};
 use cgpathd::runtime::Names;
 use cgpathd::sink::Sinks;
 use minicbor::Decoder;
 use tokio::sync::watch;
-use verifier::tenant::{Outcome, TenantContext, verify};
-use verifier::testing::{NOW, pod};
-use verifier::{ExpectedNonce, PinnedKey};
 
 /// Evidence in an unsigned EAT, by RFC 9781 and RFC 9711 alone; its nonce must be `nonce`.
 fn evidence_in_eat(bytes: &[u8], nonce: &[u8]) -> Evidence {

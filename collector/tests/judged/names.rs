@@ -3,6 +3,7 @@
 use super::node::{Engine, PATIENCE, config, files, sink, until};
 use bytes::Bytes;
 use cgpath_evidence::{Evidence, PodUid, TenantBundle};
+use cgpath_testkit::pod;
 use cgpathd::config::{Sink, SinkKind};
 use cgpathd::runtime::{Names, ask};
 use cgpathd::sink::Sinks;
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use verifier::testing::pod;
 
 /// More fields than the collector reads. Source: k8s.io/cri-api/pkg/apis/runtime/v1/api.proto.
 #[derive(Clone, PartialEq, Message)]

@@ -1,6 +1,8 @@
 //! A node made of software as the source of sinks, and what a far side does with what it gets.
 
+use cgpath_appraisal::{Verdict, appraise};
 use cgpath_evidence::{Evidence, Position, SealedCheckpoint};
+use cgpath_testkit::{Actor, KeyKind, Node, part_after, pod};
 use cgpathd::config::{Config, Runtimes, Sink};
 use cgpathd::runtime::Names;
 use cgpathd::service::RequestError;
@@ -11,8 +13,6 @@ use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use verifier::testing::{Actor, KeyKind, Node, part_after, pod};
-use verifier::{Verdict, appraise};
 
 /// All four pods of its policy run; at each request pod 1 runs its program once more.
 #[derive(Clone)]

@@ -1,9 +1,9 @@
 //! `tls` and `verifier` sinks: who is believed, what waits while nobody is, and what arrives then.
 
 use super::node::{Arrived, Engine, config, sink, stop, until};
-use crate::port::Port;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_evidence::Evidence;
+use cgpath_testkit::port::Port;
 use cgpathd::config::{Sink, SinkKind};
 use cgpathd::runtime::Names;
 use cgpathd::sink::Sinks;

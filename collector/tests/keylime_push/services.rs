@@ -1,9 +1,9 @@
 //! Keylime's registrar and its verifier in push mode, and what an administrator asks of them.
 
-use crate::port::Port;
-use crate::python::python;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use cgpath_testkit::port::Port;
+use cgpath_testkit::python::python;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;

@@ -2,6 +2,7 @@
 //! attack, one round of evidence for all; each test reads what became of one of them.
 
 use anyhow::{Context as _, Result};
+use cgpath_appraisal::{Rule, State, Verdict};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{
     Checkpoint, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint,
@@ -9,7 +10,6 @@ use cgpath_evidence::{
 use p256::ecdsa::SigningKey;
 use std::sync::OnceLock;
 use std::time::Instant;
-use verifier::{Rule, State, Verdict};
 use vm_protocol::elf;
 use vm_protocol::spec::{Attempt, BurstRun, Contained, Mount, Pod, Workload};
 use vm_tests::oci::{self, Image};

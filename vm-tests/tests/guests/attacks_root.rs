@@ -3,12 +3,12 @@
 //! are in `guard.rs`.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use cgpath_appraisal::{Finding, Rule, State};
 use cgpath_evidence::{Checkpoint, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use verifier::{Finding, Rule, State};
 use vm_protocol::spec::Workload;
 use vm_tests::scenario::{self, COLLECTOR, COLLECTOR_LOG, NODE, Node, Plan, Round};
 use vm_tests::{Stock, kernel};

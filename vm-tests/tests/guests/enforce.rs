@@ -1,9 +1,9 @@
 //! Executions that are denied: in a pod that the verifier does not trust, and in pods after a loss. Never on the host, never
 //! in a neighbour, and never for ever.
 
+use cgpath_appraisal::{Rule, Severity, State};
 use cgpath_evidence::{EventKind, GuardAction, PodUid};
 use std::time::{Duration, Instant};
-use verifier::{Rule, Severity, State};
 use vm_protocol::{elf, spec};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{self, Pods, Running, Runtime};

@@ -1,8 +1,8 @@
 //! A guest that UEFI firmware starts from a disk: PCR 0 to 9 are real, and rule V10 judges them.
 
+use cgpath_appraisal::{BootJudgement, Rule};
 use cgpath_evidence::Bank;
 use cgpath_evidence::boot::{EventLog, boot_aggregate};
-use verifier::{BootJudgement, Rule};
 use vm_tests::Stock;
 use vm_tests::scenario::{COLLECTOR, Node, Plan, Round};
 

@@ -2,12 +2,12 @@
 //! goes through and the node is untrusted, or the evidence stops. What a pod with and without privileges can do there. And
 //! there is a way to leave.
 
+use cgpath_appraisal::{Rule, Severity, State, Subject};
 use cgpath_evidence::{
     Checkpoint, EventKind, GuardAction, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
 };
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use verifier::{Rule, Severity, State, Subject};
 use vm_protocol::elf;
 use vm_protocol::spec::{Attempt, Mount, Pod, Workload};
 use vm_tests::oci::Image;

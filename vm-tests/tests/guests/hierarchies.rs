@@ -1,8 +1,8 @@
 //! Guests whose control groups are version 1, or both: pods are found by their paths there too.
 
+use cgpath_appraisal::State;
 use cgpath_evidence::{EventKind, PartitionKey, PodUid, SealedCheckpoint};
 use std::time::Instant;
-use verifier::State;
 use vm_protocol::elf;
 use vm_protocol::spec::Pod;
 use vm_tests::oci::Image;

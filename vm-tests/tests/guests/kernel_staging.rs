@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use verifier::{Rule, State};
+use cgpath_appraisal::{Rule, State};
 use vm_tests::lists::LISTS;
 use vm_tests::scenario::{self, Node, Plan};
 use vm_tests::{Stock, kernel};

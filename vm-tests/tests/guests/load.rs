@@ -4,11 +4,11 @@
 //! are as large as a test run has time for.
 
 use anyhow::{Context as _, Result, ensure};
+use cgpath_appraisal::{Rule, Severity, State, Verdict};
 use cgpath_evidence::EventKind;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use verifier::{Rule, Severity, State, Verdict};
 use vm_protocol::spec::{Burst, Workload};
 use vm_tests::lists::LISTS;
 use vm_tests::scenario::{self, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};

@@ -28,9 +28,3 @@ mod records;
 mod restarts;
 mod runtime;
 mod snapshot;
-
-#[path = "../../../verifier/tests/common/port.rs"]
-mod port;
-/// As in the crate that it belongs to: what is shared with its tests looks for it there.
-#[path = "../../../verifier/tests/common/python.rs"]
-mod python;

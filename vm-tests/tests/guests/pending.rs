@@ -5,11 +5,11 @@
 //!
 //! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the crowd as large as is wanted once.
 
+use cgpath_appraisal::State;
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{Entry, EventKind, Evidence, PartitionKey, PodUid, Record, SealedCheckpoint};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use verifier::State;
 use vm_protocol::elf;
 use vm_protocol::spec::Workload;
 use vm_tests::oci::Image;

@@ -1,8 +1,8 @@
 //! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
 
+use cgpath_appraisal::State;
 use cgpath_evidence::EventKind;
 use std::time::{Duration, Instant};
-use verifier::State;
 use vm_protocol::spec::{Burst, Workload};
 use vm_tests::Stock;
 use vm_tests::lists::LISTS;

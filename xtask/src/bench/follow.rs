@@ -30,7 +30,12 @@ pub(super) fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Res
 
 /// Builds the example.
 pub(super) fn build(world: &World) -> Result<()> {
-    example(world, "a node made of software", "verifier", "follow_cost")
+    example(
+        world,
+        "a node made of software",
+        "cgpath-appraisal",
+        "follow_cost",
+    )
 }
 
 /// Builds an example of a package as it is measured; `what` it is, for people.

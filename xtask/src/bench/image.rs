@@ -33,9 +33,9 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         "--release",
         "--locked",
         "-p",
-        "verifier",
+        "cgpath",
         "-p",
-        "cgpath-policy",
+        "cgpath-refvals",
     ]);
     cargo.args(["--bin", "cgpath", "--example", "make_image"]);
     shell::run("cgpath and the images' generator", &mut cargo)?;

@@ -47,9 +47,9 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         "--release",
         "--locked",
         "-p",
-        "verifier",
+        "cgpath",
         "-p",
-        "evidence",
+        "cgpath-evidence",
     ]);
     cargo.args([
         "--bin",

@@ -179,7 +179,7 @@ fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
 
 fn build_collector(world: &World) -> Result<()> {
     let what = "a collector on a machine made of software";
-    follow::example(world, what, "collector", "round_cost")
+    follow::example(world, what, "cgpathd", "round_cost")
 }
 
 fn row_of(found: &Json, entries: u64, (what, unit, key, scale): &(&str, &'static str, &str, f64)) -> Figure {

@@ -28,7 +28,15 @@ const NEW: u64 = 20;
 /// When something does not build, or a round of an honest node is refused or not trusted.
 pub fn run(world: &World, options: &Options) -> Result<Report> {
     let mut cargo = build::cargo(world);
-    cargo.args(["build", "--release", "--locked", "-p", "verifier"]);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "cgpath",
+        "-p",
+        "cgpath-service",
+    ]);
     cargo.args(["--bin", "cgpath", "--example", "serve_load"]);
     shell::run("the service and nodes made of software", &mut cargo)?;
     let rounds = options.rounds.unwrap_or(ROUNDS);

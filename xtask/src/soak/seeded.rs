@@ -44,7 +44,14 @@ pub fn lives(world: &World) -> Result<bool> {
     seeded.go_on(world, || {
         let mut command = build::cargo(world);
         command
-            .args(["test", "-p", "verifier", "--test", "integration", "--locked"])
+            .args([
+                "test",
+                "-p",
+                "cgpath-appraisal",
+                "--test",
+                "integration",
+                "--locked",
+            ])
             .args(["lives::random_lives", "--", "--show-output"]);
         Ok(command)
     })
@@ -62,7 +69,14 @@ pub fn stacks(world: &World) -> Result<bool> {
     seeded.go_on(world, || {
         let mut command = build::cargo(world);
         command
-            .args(["test", "-p", "cgpath-policy", "--test", "integration", "--locked"])
+            .args([
+                "test",
+                "-p",
+                "cgpath-refvals",
+                "--test",
+                "integration",
+                "--locked",
+            ])
             .args(["layers::random_stacks", "--", "--show-output"]);
         Ok(command)
     })

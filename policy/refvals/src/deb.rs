@@ -1,0 +1,236 @@
+//! Reference values from Debian packages: what their own archives hold, file by file.
+//!
+//! dpkg's `md5sums` are not used: they are MD5, and made by who made the package. Promise: each path is the one that the
+//! kernel sees on a system whose `/bin`, `/sbin` and `/lib*` are links into `/usr`, unless that is switched off. Not here: what
+//! maintainer scripts, diversions, alternatives and configuration make of a system (the scripts themselves stand where dpkg runs
+//! them); signatures of repositories.
+//! Source: deb(5), deb-control(5), and of dpkg lib/dpkg/dpkg.h and src/main/unpack.c.
+
+use crate::image::MAX_LAYER_LEN;
+use crate::stream::{Decompress, Hashing};
+use crate::tarball::{Kind, TarReader};
+use crate::tree::Tree;
+use crate::{Digester, Error, Options, Progress, Result};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::reference::Reference;
+use std::io::{BufReader, Read};
+
+/// Links that a merged system has. Source: Debian's usrmerge and base-files.
+const MERGED: [(&str, &str); 6] = [
+    ("bin", "usr/bin"),
+    ("sbin", "usr/sbin"),
+    ("lib", "usr/lib"),
+    ("lib32", "usr/lib32"),
+    ("lib64", "usr/lib64"),
+    ("libx32", "usr/libx32"),
+];
+/// A control file is never longer than this many bytes.
+const MAX_CONTROL_LEN: u64 = 1024 * 1024;
+
+/// Scripts that dpkg runs. Source: deb-preinst(5), deb-postinst(5), deb-prerm(5), deb-postrm(5).
+const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
+/// Where the scripts of an installed package are, and those of one that is being unpacked.
+const INFO: &str = "/var/lib/dpkg/info/";
+const UNPACKING: &str = "/var/lib/dpkg/tmp.ci/";
+
+/// A package as its control file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// `Package`.
+    pub name: String,
+    /// `Version`.
+    pub version: String,
+    /// `Architecture`.
+    pub architecture: String,
+}
+
+impl core::fmt::Display for Package {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "deb {} {} {}", self.name, self.version, self.architecture)
+    }
+}
+
+/// Adds the files of one package to `reference`; what stands there already stays accepted. `name` is what errors call
+/// the archive. Gives the package and how many files it has.
+///
+/// # Errors
+/// What is not a binary package of format 2.0, and those of the reader.
+pub fn add_package(
+    name: &str,
+    archive: impl Read,
+    is_merged: bool,
+    reference: &mut Reference,
+    progress: &mut Progress,
+    options: &mut Options<'_>,
+) -> Result<(Package, usize)> {
+    let malformed = |why: String| Error::Malformed {
+        what: name.to_owned(),
+        offset: 0,
+        why,
+    };
+    let mut archive = ar::Archive::new(archive);
+    let mut package: Option<(Package, Scripts)> = None;
+    let mut is_first = true;
+    while let Some(entry) = archive.next_entry() {
+        let mut entry = entry.map_err(|source| Error::Io {
+            what: format!("{name}: the ar archive"),
+            offset: 0,
+            source,
+        })?;
+        let member = String::from_utf8_lossy(entry.header().identifier()).into_owned();
+        let member = member.trim_end_matches('/');
+        if is_first {
+            let mut version = Vec::new();
+            let read = entry.by_ref().take(16).read_to_end(&mut version);
+            if member != "debian-binary" || read.is_err() || !version.starts_with(b"2.") {
+                return Err(malformed(
+                    "not a Debian package: it does not begin with `debian-binary` 2.x".into(),
+                ));
+            }
+            is_first = false;
+        } else if member.starts_with("control.tar") {
+            package = Some(control(&format!("{name}: {member}"), entry, options.banks)?);
+        } else if member.starts_with("data.tar") {
+            let (package, scripts) =
+                package.ok_or_else(|| malformed("`data.tar` comes before `control.tar`".into()))?;
+            let links = if is_merged { &MERGED[..] } else { &[] };
+            let mut tree = Tree::for_packages(options.banks, links);
+            tree.name_next(package.to_string());
+            let what = format!("{name}: {member}");
+            let length = entry.header().size();
+            data(&what, entry, length, &mut tree, progress, options.progress)?;
+            let files = tree.add_to(&what, reference)?;
+            for (path, digests) in scripts {
+                let refused = |why| Error::Unsupported {
+                    what: name.to_owned(),
+                    why,
+                };
+                for digest in digests {
+                    reference.insert(path.clone(), digest).map_err(refused)?;
+                }
+                reference
+                    .origins
+                    .set(path, &package.to_string())
+                    .map_err(refused)?;
+            }
+            return Ok((package, files));
+        }
+    }
+    Err(malformed("there is no `data.tar` in it".into()))
+}
+
+/// Maintainer scripts where they are run, with their digests.
+type Scripts = Vec<(Vec<u8>, Vec<Digest>)>;
+
+fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scripts)> {
+    let mut tar = TarReader::new(what, Decompress::new(what, BufReader::new(entry))?);
+    let mut package = None;
+    let mut scripts = Vec::new();
+    while let Some(entry) = tar.next()? {
+        if entry.kind != Kind::File {
+            continue;
+        }
+        let member = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
+        if let Some(script) = SCRIPTS.into_iter().find(|script| script.as_bytes() == member) {
+            let mut digester = Digester::new(banks);
+            tar.each_piece(&mut [0; 4096], |piece| digester.update(piece))?;
+            scripts.push((script, digester.finish()));
+            continue;
+        }
+        if member != b"control" {
+            continue;
+        }
+        if entry.size > MAX_CONTROL_LEN {
+            return Err(Error::Limit {
+                what: what.to_owned(),
+                item: "control file, in bytes,",
+                found: entry.size,
+                limit: MAX_CONTROL_LEN,
+            });
+        }
+        let mut text = Vec::new();
+        tar.each_piece(&mut [0; 4096], |piece| text.extend(piece))?;
+        let text = String::from_utf8_lossy(&text);
+        let field = |key: &str| {
+            let value = text
+                .lines()
+                .find_map(|line| {
+                    // deb-control(5): names of fields are not case-sensitive. A line that goes on begins with a blank.
+                    let (name, value) = line.split_once(':')?;
+                    name.eq_ignore_ascii_case(key).then_some(value)
+                })
+                .map(str::trim);
+            let is_clean =
+                |v: &&str| !v.is_empty() && v.len() <= 128 && v.chars().all(|c| c.is_ascii_graphic());
+            value.filter(is_clean).map(str::to_owned).ok_or_else(|| {
+                tar.malformed(
+                    entry.offset,
+                    format!("the control file has no usable field {key}"),
+                )
+            })
+        };
+        let found = Package {
+            name: field("Package")?,
+            version: field("Version")?,
+            architecture: field("Architecture")?,
+        };
+        // dpkg keeps several architectures of such a package apart (pkg_infodb_get_file).
+        let is_same = field("Multi-Arch").is_ok_and(|value| value == "same");
+        let stem = if is_same {
+            format!("{}:{}", found.name, found.architecture)
+        } else {
+            found.name.clone()
+        };
+        package = Some((found, stem));
+    }
+    let (package, stem) = package.ok_or_else(|| Error::Missing {
+        what: what.to_owned(),
+        missing: "control".into(),
+        hint: "build the package with dpkg-deb",
+    })?;
+    let mut placed = Vec::new();
+    for (script, digests) in scripts {
+        placed.push((format!("{UNPACKING}{script}").into_bytes(), digests.clone()));
+        placed.push((format!("{INFO}{stem}.{script}").into_bytes(), digests));
+    }
+    Ok((package, placed))
+}
+
+fn data(
+    what: &str,
+    entry: impl Read,
+    length: u64,
+    tree: &mut Tree<'_>,
+    progress: &mut Progress,
+    report: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let mut packed = BufReader::with_capacity(128 * 1024, Hashing::new(entry, MAX_LAYER_LEN));
+    let mut unpacked = Decompress::new(what, &mut packed)?;
+    let mut tar = TarReader::new(what, &mut unpacked);
+    tree.apply_archive(&mut tar, progress, report)?;
+    tar.expect_end_marker()?;
+    // What comes after the archive's end marker is padding and the checksums of the compression.
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::UnexpectedEof => cut(what),
+        _ => Error::Io {
+            what: what.to_owned(),
+            offset: 0,
+            source,
+        },
+    };
+    std::io::copy(&mut unpacked, &mut std::io::sink()).map_err(io)?;
+    drop(unpacked);
+    let (_, found) = packed.into_inner().finish().map_err(io)?;
+    if found < length {
+        return Err(cut(what));
+    }
+    Ok(())
+}
+
+fn cut(what: &str) -> Error {
+    Error::Incomplete {
+        what: what.to_owned(),
+        offset: 0,
+        item: "the archive".into(),
+    }
+}

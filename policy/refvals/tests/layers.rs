@@ -1,0 +1,456 @@
+//! Stacks of layers, unpacked into directories as containerd does it and shown by overlayfs, beside `from-image`.
+//!
+//! Promise: what the kernel shows decides; the unpacking is a second one, from the items and on a real file system. Not
+//! here: the real containerd.
+
+use super::stacks::{self, Form, Item, Kind};
+use cgpath_evidence::{Bank, Digest};
+use cgpath_refvals::image::{Choice, Store, from_image};
+use cgpath_refvals::{Error, Options, Result};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rustix::fs::XattrFlags;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Cursor, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// So many stacks in the usual test run; `CGPATH_STACKS` says another number, `CGPATH_STACKS_SEED` the first seed.
+const STACKS: u64 = 200;
+
+type Files = BTreeMap<Vec<u8>, Digest>;
+
+/// An OCI layout in memory.
+struct Layout(BTreeMap<String, Vec<u8>>);
+
+impl Store for Layout {
+    fn name(&self) -> &str {
+        "stack"
+    }
+
+    fn open(&mut self, path: &str) -> Result<Option<Box<dyn Read + '_>>> {
+        let part = self.0.get(path).cloned();
+        Ok(part.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read>))
+    }
+}
+
+fn layout(stack: &[Vec<Item>]) -> Layout {
+    let mut parts = BTreeMap::new();
+    let mut put = |bytes: Vec<u8>| {
+        let digest = Bank::Sha256.hash(&[&bytes]);
+        let said = format!("{{\"digest\":\"{digest}\",\"size\":{}}}", bytes.len());
+        parts.insert(format!("blobs/sha256/{}", hex::encode(digest.bytes())), bytes);
+        (said, format!("\"{digest}\""))
+    };
+    let (layers, ids): (Vec<_>, Vec<_>) = stack.iter().map(|items| put(stacks::layer(items))).unzip();
+    let config = format!("{{\"rootfs\":{{\"diff_ids\":[{}]}}}}", ids.join(","));
+    let (config, _) = put(config.into_bytes());
+    let manifest = format!("{{\"config\":{config},\"layers\":[{}]}}", layers.join(","));
+    let (manifest, _) = put(manifest.into_bytes());
+    let index = format!("{{\"manifests\":[{manifest}]}}");
+    parts.insert("index.json".into(), index.into_bytes());
+    Layout(parts)
+}
+
+/// What `from-image` says: all files, none where there are none.
+fn ours(stack: &[Vec<Item>]) -> Result<Files, String> {
+    let mut ignore = |_| {};
+    let mut options = Options {
+        banks: &[Bank::Sha256],
+        progress: &mut ignore,
+    };
+    match from_image(&mut layout(stack), &Choice::default(), &[], &mut options) {
+        Ok(reference) => Ok(reference
+            .files
+            .into_iter()
+            .map(|(path, digests)| {
+                assert_eq!(digests.len(), 1);
+                (path.to_vec(), digests.iter().next().unwrap().clone())
+            })
+            .collect()),
+        Err(Error::Unsupported { why, .. }) if why.contains("no regular file") => Ok(Files::new()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Go's `filepath.Clean` of a path, with `..` at the root dropped.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(clean(path).trim_start_matches('/'))
+}
+
+/// containerd/continuity, fs/path.go.
+fn walk_link(root: &Path, path: &str, walked: &mut usize) -> io::Result<(String, bool)> {
+    if *walked > 255 {
+        return Err(io::Error::other("too many links"));
+    }
+    let path = clean(path);
+    if path == "/" {
+        return Ok((path, false));
+    }
+    let real = below(root, &path);
+    match fs::symlink_metadata(&real) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path, false)),
+        Err(error) => Err(error),
+        Ok(meta) if meta.is_symlink() => {
+            *walked += 1;
+            let target = fs::read_link(&real)?;
+            Ok((target.to_str().unwrap().to_owned(), true))
+        }
+        Ok(_) => Ok((path, false)),
+    }
+}
+
+fn join(folder: &str, path: &str) -> String {
+    let text = format!("{folder}/{path}");
+    let cleaned = clean(&text);
+    if folder.starts_with('/') {
+        return cleaned;
+    }
+    // A relative path keeps what leads out of it.
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn walk_links(root: &Path, path: &str, walked: &mut usize) -> io::Result<String> {
+    let (folder, file) = path
+        .rfind('/')
+        .map_or(("", path), |at| (&path[..=at], &path[at + 1..]));
+    if folder.is_empty() {
+        return Ok(walk_link(root, file, walked)?.0);
+    }
+    if file.is_empty() {
+        if folder == "/" {
+            return Ok(folder.to_owned());
+        }
+        return walk_links(root, &folder[..folder.len() - 1], walked);
+    }
+    let folder = walk_links(root, folder, walked)?;
+    let (found, is_link) = walk_link(root, &join(&folder, file), walked)?;
+    if !is_link || found.starts_with('/') {
+        return Ok(found);
+    }
+    Ok(join(&folder, &found))
+}
+
+fn root_path(root: &Path, path: &str) -> io::Result<String> {
+    let mut path = path.to_owned();
+    if path.is_empty() {
+        return Ok("/".to_owned());
+    }
+    let mut walked = 0;
+    loop {
+        let before = walked;
+        path = walk_links(root, &path, &mut walked)?;
+        if before == walked {
+            return Ok(clean(&path));
+        }
+    }
+}
+
+fn make_parents(root: &Path, path: &str) -> io::Result<()> {
+    let mut at = root.to_path_buf();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        at.push(part);
+        match fs::symlink_metadata(&at) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&at)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// filepath.Walk in the first layer's handling of an opaque marker.
+fn remove_unnamed(folder: &Path, named: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !named.contains(&entry.path()) {
+            remove(&entry.path())?;
+        } else if entry.file_type()?.is_dir() {
+            remove_unnamed(&entry.path(), named)?;
+        }
+    }
+    Ok(())
+}
+
+/// containerd, archive/tar.go, `applyNaive`; in layers that are not the first one with `OverlayConvertWhiteout`.
+fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<()> {
+    let mut named = BTreeSet::new();
+    for item in items {
+        let name = join("", &item.name);
+        let name = if item.name.starts_with('/') {
+            clean(&item.name)
+        } else {
+            name
+        };
+        let (folder, base) = name
+            .rfind('/')
+            .map_or(("", name.as_str()), |at| (&name[..=at], &name[at + 1..]));
+        let is_whiteout = base.starts_with(".wh.") && base != ".wh..wh..opq";
+        let parent = root_path(root, folder).and_then(|parent| {
+            make_parents(root, &parent)?;
+            Ok(parent)
+        });
+        let parent = match parent {
+            // containers/storage: nothing is hidden below what is no directory.
+            Err(error) if is_whiteout && error.kind() == io::ErrorKind::NotADirectory => continue,
+            parent => below(root, &parent?),
+        };
+        if matches!(base, "" | "." | "..") {
+            continue;
+        }
+        let path = parent.join(base);
+        if base == ".wh..wh..opq" {
+            if is_first {
+                remove_unnamed(&parent, &named)?;
+            } else {
+                let flags = XattrFlags::empty();
+                rustix::fs::setxattr(&parent, "trusted.overlay.opaque", b"y", flags)?;
+            }
+            continue;
+        }
+        if let Some(hidden) = base.strip_prefix(".wh.") {
+            if matches!(hidden, "" | "." | "..") {
+                return Err(io::Error::other("invalid whiteout name"));
+            }
+            if is_first {
+                remove(&parent.join(hidden))?;
+            } else {
+                mknod(&parent.join(hidden), SFlag::S_IFCHR, Mode::empty(), 0)?;
+            }
+            continue;
+        }
+        let old = fs::symlink_metadata(&path);
+        let is_kept = item.kind == Kind::Dir && old.as_ref().is_ok_and(fs::Metadata::is_dir);
+        if !is_kept {
+            remove(&path)?;
+        }
+        match &item.kind {
+            Kind::File(bytes) => fs::write(&path, bytes)?,
+            Kind::Dir if is_kept => {}
+            Kind::Dir => fs::DirBuilder::new().mode(0o755).create(&path)?,
+            Kind::Symlink(target) => symlink(target, &path)?,
+            Kind::HardLink(target) => {
+                let (folder, base) = target
+                    .rfind('/')
+                    .map_or(("", target.as_str()), |at| (&target[..=at], &target[at + 1..]));
+                let folder = root_path(root, folder)?;
+                fs::hard_link(below(root, &join(&folder, base)), &path)?;
+            }
+            Kind::Fifo => mknod(&path, SFlag::S_IFIFO, Mode::S_IRUSR, 0)?,
+            Kind::Char(major, minor) => mknod(&path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(*major, *minor))?,
+            Kind::Global => {}
+        }
+        named.insert(path);
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, prefix: &[u8], files: &mut Files) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = [prefix, b"/", entry.file_name().as_bytes()].concat();
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            collect(&entry.path(), &path, files)?;
+        } else if kind.is_file() {
+            files.insert(path, Bank::Sha256.hash(&[&fs::read(entry.path())?]));
+        }
+    }
+    Ok(())
+}
+
+/// Mounts these directories, the upmost first.
+fn overlay(lower: &[PathBuf], merged: &Path) -> io::Result<()> {
+    let lower: Vec<&OsStr> = lower.iter().map(|path| path.as_os_str()).collect();
+    let options = [&b"lowerdir="[..], lower.join(OsStr::new(":")).as_bytes()].concat();
+    let (kind, flags) = (Some("overlay"), MsFlags::MS_RDONLY);
+    Ok(mount(kind, merged, kind, flags, Some(&options[..]))?)
+}
+
+/// Leaves the machine's mounts, and tries what every stack needs: a container's root may be let do none of it.
+fn prepare(folder: &Path) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    let [upper, lower, merged] = ["upper", "lower", "merged"].map(|name| folder.join(name));
+    for path in [&upper, &lower, &merged] {
+        fs::create_dir(path)?;
+    }
+    mknod(&upper.join("gone"), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?;
+    overlay(&[upper, lower], &merged)?;
+    Ok(umount(&merged)?)
+}
+
+/// What a container would see of a stack, by the kernel.
+fn seen(folder: &Path, stack: &[Vec<Item>]) -> io::Result<Files> {
+    let mut lower = vec![folder.join("top")];
+    fs::create_dir_all(&lower[0])?;
+    for (nth, items) in stack.iter().enumerate() {
+        let root = folder.join(nth.to_string());
+        fs::create_dir(&root)?;
+        unpack(&root, items, nth == 0)?;
+        lower.insert(1, root);
+    }
+    let merged = folder.join("merged");
+    fs::create_dir(&merged)?;
+    overlay(&lower, &merged)?;
+    let mut files = Files::new();
+    let result = collect(&merged, b"", &mut files);
+    umount(&merged)?;
+    result.map(|()| files)
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+#[test]
+fn random_stacks_give_the_files_that_overlayfs_shows_of_them() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: not root, who alone may mount overlayfs");
+        return;
+    }
+    // Mounts of a thread of its own: they go with it, whatever happens.
+    std::thread::spawn(compare).join().unwrap();
+}
+
+fn compare() {
+    let probe = tempfile::tempdir().unwrap();
+    if let Err(error) = prepare(probe.path()) {
+        eprintln!("SKIPPED: root may not mount overlayfs here: {error}");
+        return;
+    }
+    let (first, count) = (number("CGPATH_STACKS_SEED", 0), number("CGPATH_STACKS", STACKS));
+    let dir = tempfile::tempdir().unwrap();
+    let (mut refused, mut files, mut wrong) = (0, 0, Vec::new());
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+    let mut met: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in first..first + count {
+        let stack = stacks::stack(seed);
+        let folder = dir.path().join(seed.to_string());
+        let expected = seen(&folder, &stack).map_err(|error| error.to_string());
+        fs::remove_dir_all(&folder).unwrap();
+        let found = ours(&stack);
+        match (&expected, &found) {
+            (Ok(expected), Ok(found)) if expected == found => files += found.len(),
+            (Err(why), Err(_)) => {
+                refused += 1;
+                *reasons.entry(why.clone()).or_default() += 1;
+            }
+            _ => wrong.push(told(seed, &stack, &expected, &found)),
+        }
+        if expected.is_ok() {
+            stack
+                .iter()
+                .flatten()
+                .flat_map(features)
+                .for_each(|name| *met.entry(name).or_default() += 1);
+        }
+    }
+    println!(
+        "{count} stacks from seed {first}: {} differ, {refused} refused by both, {files} files in the others; {met:?}; refused: {reasons:?}",
+        wrong.len()
+    );
+    assert!(
+        wrong.is_empty(),
+        "{}",
+        wrong.iter().take(3).cloned().collect::<String>()
+    );
+    // A generator that only makes what is refused, or never an opaque marker, would show nothing.
+    assert!(refused * 2 < count, "{refused} of {count} stacks are refused");
+    if count >= STACKS {
+        assert_eq!(met.len(), 14, "{met:?}");
+    }
+}
+
+/// A stack and what came of it, for people.
+fn told(
+    seed: u64,
+    stack: &[Vec<Item>],
+    expected: &Result<Files, String>,
+    found: &Result<Files, String>,
+) -> String {
+    let mut text = format!("\nseed {seed}\n");
+    for (nth, items) in stack.iter().enumerate() {
+        for item in items {
+            let kind = match &item.kind {
+                Kind::File(bytes) => format!("file, {}", Bank::Sha256.hash(&[bytes])),
+                kind => format!("{kind:?}"),
+            };
+            text += &format!("  layer {nth}: {:?} {kind} {:?}\n", item.name, item.form);
+        }
+    }
+    for (who, files) in [("seen", expected), ("found", found)] {
+        match files {
+            Ok(files) => {
+                for (path, digest) in files {
+                    text += &format!("  {who} {} {digest}\n", String::from_utf8_lossy(path));
+                }
+            }
+            Err(why) => text += &format!("  {who} refused: {why}\n"),
+        }
+    }
+    text
+}
+
+fn features(item: &Item) -> Vec<&'static str> {
+    let base = item.name.rsplit('/').next().unwrap();
+    let kind = match &item.kind {
+        Kind::File(_) if base == ".wh..wh..opq" => "opaque",
+        Kind::File(_) if base.starts_with(".wh.") => "whiteout",
+        Kind::File(_) => "file",
+        Kind::Dir => "dir",
+        Kind::Symlink(_) => "symlink",
+        Kind::HardLink(_) => "hard link",
+        Kind::Fifo | Kind::Char(1, _) => "device",
+        Kind::Char(..) => "device 0/0",
+        Kind::Global => "global header",
+    };
+    let form = match item.form {
+        Form::Plain => None,
+        Form::Pax => Some("PAX name"),
+        Form::GnuLong => Some("GNU name"),
+        Form::Old => Some("old type"),
+        Form::Sparse(_) => Some("sparse"),
+    };
+    let name = item.name.contains("..").then_some("..");
+    [Some(kind), form, name].into_iter().flatten().collect()
+}

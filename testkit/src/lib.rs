@@ -1,0 +1,45 @@
+//! For tests: a node made of software, which measures, records, seals and quotes as an honest one does, and lets a test
+//! interfere at each step; and what tests need of the machine.
+//!
+//! Promises: what [`Node::attest`] gives is valid under [`Node::policy`] as long as nobody interfered; all of it is
+//! deterministic. Not here: what must follow from an interference.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test node that cannot be built is a failed test"
+)]
+
+mod firmware;
+mod key;
+mod measurement;
+mod node;
+pub mod port;
+pub mod python;
+
+pub use firmware::FirmwareLog;
+pub use key::{Attest, AttestationKey, GOOD_ATTRIBUTES, KeyKind};
+pub use measurement::Measurement;
+pub use node::{Actor, Node, booted, part_after};
+
+use cgpath_evidence::{Bank, Digest, PodUid};
+
+/// The collector's executable.
+pub const COLLECTOR: &str = "/usr/sbin/cgpathd";
+/// The IMA policy's file.
+pub const IMA_POLICY: &str = "/etc/ima/ima-policy";
+/// The container runtime's shim.
+pub const SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
+/// The node's name.
+pub const NODE: &str = "worker-1";
+/// Now, seconds since 1970.
+pub const NOW: u64 = 1_800_000_000;
+
+/// The UID of test pod `n`.
+pub fn pod(n: u8) -> PodUid {
+    PodUid([n; 16])
+}
+
+/// The content of a file, as this node's file system has it: its hash is all that matters.
+pub fn sha256(content: &[u8]) -> Digest {
+    Bank::Sha256.hash(&[content])
+}

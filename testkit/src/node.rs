@@ -1,0 +1,841 @@
+//! The node: it measures, records, seals and quotes, each step open to interference.
+
+use crate::measurement::tag;
+use crate::{Attest, AttestationKey, FirmwareLog, KeyKind, Measurement};
+use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
+use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey};
+use cgpath_evidence::{
+    Ancestor, Bank, Checkpoint, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
+    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
+    Quote, Record, SealedCheckpoint, Tier,
+    boot::{Boot, EventLog, boot_aggregate},
+    cgroup::partition_of,
+    checkpoint,
+    merkle::Frontier,
+    partition::partitions_root,
+    record::ExeSource,
+};
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
+use p256::ecdsa::SigningKey;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Who acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The cgroup's path.
+    pub cgroup: Option<Vec<u8>>,
+    /// Executables of the ancestry, the process itself first.
+    pub exes: Vec<Vec<u8>>,
+}
+
+impl Actor {
+    /// A process of a pod, below a shim, in a cgroup of the cgroupfs driver.
+    pub fn pod(uid: PodUid, exe: &str) -> Actor {
+        Actor {
+            cgroup: Some(format!("/kubepods/burstable/pod{uid}/{}", "c".repeat(64)).into_bytes()),
+            exes: [exe, SHIM, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
+        }
+    }
+
+    /// A service of the host.
+    pub fn host(exe: &str) -> Actor {
+        Actor {
+            cgroup: Some(b"/system.slice/some.service".to_vec()),
+            exes: [exe, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
+        }
+    }
+
+    /// A process in the pod's cgroup that no container runtime put there.
+    pub fn intruder(uid: PodUid, exe: &str) -> Actor {
+        Actor {
+            cgroup: Actor::pod(uid, exe).cgroup,
+            exes: [exe, "/bin/bash", "/sbin/init"]
+                .map(|e| e.as_bytes().to_vec())
+                .into(),
+        }
+    }
+
+    /// A process whose cgroup is not known.
+    pub fn lost(exe: &str) -> Actor {
+        Actor {
+            cgroup: None,
+            ..Actor::host(exe)
+        }
+    }
+
+    /// The partition of what it does.
+    pub fn key(&self) -> PartitionKey {
+        partition_of(self.cgroup.as_deref())
+    }
+}
+
+/// A node made of software. Every field may be changed by a test before the next step.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The attestation key.
+    pub ak: AttestationKey,
+    /// The checkpoint key of this boot.
+    pub signing: SigningKey,
+    /// The boot.
+    pub boot_id: [u8; 16],
+    /// The tier.
+    pub tier: Tier,
+    /// The verifier's clock, seconds since 1970: goes on by a minute with each reboot.
+    pub now: u64,
+    /// TPM resets.
+    pub reset_count: u32,
+    /// TPM restarts.
+    pub restart_count: u32,
+    /// The TPM's clock, milliseconds; runs on by a second at each quote.
+    pub clock: u64,
+    /// The quoted banks.
+    pub banks: Vec<Bank>,
+    /// Banks in which the kernel extends a padded SHA-1.
+    pub padded: BTreeSet<Bank>,
+    /// The measurement list.
+    pub list: Vec<Measurement>,
+    /// Indexes of entries that IMA listed and never extended.
+    pub never_extended: BTreeSet<usize>,
+    /// Sealed records by partition.
+    pub sealed: BTreeMap<PartitionKey, Vec<Record>>,
+    /// Records that wait for the next checkpoint. Those of entries and violations travel unsealed until then.
+    pub waiting: Vec<(PartitionKey, Record)>,
+    /// Threads that are adding an entry.
+    pub in_flight: Vec<InFlight>,
+    /// Files that more than one partition has, by path: device and inode. All others are one partition's own.
+    pub shared: BTreeMap<Vec<u8>, (u64, u64)>,
+    /// Checkpoints.
+    pub checkpoints: Vec<SealedCheckpoint>,
+    /// The last sequence number.
+    pub seq: u64,
+    /// Losses so far.
+    pub losses: Losses,
+    /// Whether canaries arrive.
+    pub blind: bool,
+    /// What checkpoints state of the programs' settings.
+    pub protection: Protection,
+    /// How often the collector was started in this boot.
+    pub starts: u32,
+    /// In the kernel tier: whether checkpoints and records come along.
+    pub recorded: bool,
+    /// Length of the list at the load.
+    pub boot_len: u64,
+    /// Pods older than the load.
+    pub predating: Vec<PodUid>,
+    /// What the container runtime tells.
+    pub pods: Vec<PodInfo>,
+    /// Files that the host's reference values accept.
+    pub host_files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
+    /// Files that each pod's reference values accept.
+    pub pod_files: BTreeMap<PodUid, BTreeMap<Vec<u8>, BTreeSet<Digest>>>,
+    /// YAML lines that are added to the policy.
+    pub extra_policy: String,
+    /// `accept.banks`, as YAML.
+    pub accept_banks: String,
+    /// `accept.templates`, as YAML.
+    pub accept_templates: String,
+    /// Whether the pods' reference values are marked as learned.
+    pub learned: bool,
+    /// What was measured before IMA began: PCR 0 to 9 are quoted, too. See [`Node::with_boot`].
+    pub boot: Option<FirmwareLog>,
+}
+
+impl Node {
+    /// A node that has booted, loaded the programs and sealed checkpoint 0. Pods 1 to 4 are in its policy, each with
+    /// `/bin/app` and `/lib/libc.so`; 1 and 2 run the same image.
+    pub fn boot(kind: KeyKind) -> Node {
+        let mut node = Node {
+            ak: AttestationKey::new(kind, 1),
+            signing: SigningKey::from_slice(&Sha256::digest(b"boot 1")).unwrap(),
+            boot_id: [1; 16],
+            tier: Tier::Bpf,
+            now: NOW,
+            reset_count: 3,
+            restart_count: 0,
+            clock: 1_000_000,
+            banks: vec![Bank::Sha256],
+            padded: BTreeSet::new(),
+            list: Vec::new(),
+            never_extended: BTreeSet::new(),
+            sealed: BTreeMap::new(),
+            waiting: Vec::new(),
+            in_flight: Vec::new(),
+            shared: BTreeMap::new(),
+            checkpoints: Vec::new(),
+            seq: 0,
+            losses: Losses::default(),
+            blind: false,
+            protection: Protection {
+                guard: GuardMode::Record,
+                tpm: GuardMode::Record,
+                enforce: false,
+                fail_closed: false,
+            },
+            starts: 1,
+            recorded: false,
+            boot_len: 0,
+            predating: Vec::new(),
+            pods: Vec::new(),
+            host_files: BTreeMap::new(),
+            pod_files: BTreeMap::new(),
+            extra_policy: "dangerous-boot-not-judged: true\n".into(),
+            accept_banks: "[sha256]".into(),
+            accept_templates: "[ima-ng]".into(),
+            learned: false,
+            boot: None,
+        };
+        for path in [
+            "/sbin/init",
+            COLLECTOR,
+            "/usr/bin/containerd",
+            SHIM,
+            "/usr/bin/runc",
+            "/usr/bin/tool",
+        ] {
+            node.host_files
+                .entry(path.into())
+                .or_default()
+                .insert(sha256(path.as_bytes()));
+        }
+        for n in 1..=4 {
+            let image = if n <= 2 { 1 } else { n };
+            for path in ["/bin/app", "/lib/libc.so"] {
+                let digest = sha256(format!("{image}{path}").as_bytes());
+                node.pod_files
+                    .entry(pod(n))
+                    .or_default()
+                    .entry(path.into())
+                    .or_default()
+                    .insert(digest);
+            }
+        }
+        node.load();
+        node
+    }
+
+    /// What happens from a boot to checkpoint 0.
+    pub fn load(&mut self) {
+        self.list.clear();
+        self.never_extended.clear();
+        self.sealed.clear();
+        self.waiting.clear();
+        self.in_flight.clear();
+        self.checkpoints.clear();
+        self.seq = 0;
+        self.starts = 1;
+        let aggregate = match &self.boot {
+            Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
+            None => sha256(b"pcrs 0 to 9"),
+        };
+        self.list.push(Measurement::ima_ng(b"boot_aggregate", &aggregate));
+        for path in ["/sbin/init", IMA_POLICY, COLLECTOR] {
+            self.list
+                .push(Measurement::ima_ng(path.as_bytes(), &sha256(path.as_bytes())));
+        }
+        self.boot_len = self.list.len() as u64;
+        self.seal(None);
+    }
+
+    /// A new boot after a reset of the TPM.
+    pub fn reboot(&mut self) {
+        self.now += 60;
+        self.reset_count += 1;
+        self.restart_count = 0;
+        self.clock += 60_000;
+        self.boot_id = [self.boot_id[0] + 1; 16];
+        self.signing = SigningKey::from_slice(&Sha256::digest([b'b', self.boot_id[0]])).unwrap();
+        self.load();
+    }
+
+    /// A node on which pods 1 to 4 and the host have run what they may.
+    pub fn busy(kind: KeyKind) -> Node {
+        let mut node = Node::boot(kind);
+        node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+        for n in 1..=4 {
+            let actor = Actor::pod(pod(n), "/bin/app");
+            node.execute_good(&actor, "/bin/app");
+            node.execute_good(&actor, "/lib/libc.so");
+        }
+        node
+    }
+
+    /// `actor` executes a file: IMA measures it (once for each content and path), our programs record it.
+    pub fn execute(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
+        let path = path.as_ref();
+        self.measure(actor, path, content);
+        self.record_execution(
+            actor,
+            EventKind::Execution,
+            path,
+            FileHash::Measured(content.clone()),
+        );
+    }
+
+    /// `actor` executes what its reference values accept at `path`.
+    pub fn execute_good(&mut self, actor: &Actor, path: impl AsRef<[u8]>) {
+        let files = match actor.key() {
+            PartitionKey::Pod(uid) => &self.pod_files[&uid],
+            _ => &self.host_files,
+        };
+        let digest = files[path.as_ref()].first().unwrap().clone();
+        self.execute(actor, path, &digest);
+    }
+
+    /// The entry that IMA makes of a file that `actor` uses.
+    pub fn entry(&self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) -> Measurement {
+        let path = path.as_ref();
+        match self.tier {
+            Tier::Bpf => Measurement::ima_ng(path, content),
+            Tier::Kernel => {
+                let dep: Vec<String> = actor.exes.iter().map(|exe| tag(exe)).collect();
+                let cgroup = tag(actor.cgroup.as_deref().unwrap_or_default());
+                Measurement::ima_cgpath(&dep.join(":"), &cgroup, path, content)
+            }
+        }
+    }
+
+    /// IMA measures a file for `actor`.
+    pub fn measure(&mut self, actor: &Actor, path: impl AsRef<[u8]>, content: &Digest) {
+        let path = path.as_ref();
+        let entry = self.entry(actor, path, content);
+        let known = self.list.contains(&entry);
+        if !known {
+            self.list.push(entry.clone());
+        }
+        self.record_entry(actor, path, &entry, if known { -17 } else { 0 });
+    }
+
+    /// IMA logs a violation for `actor`.
+    pub fn violate(&mut self, actor: &Actor, path: impl AsRef<[u8]>) {
+        self.list.push(Measurement::violation(path.as_ref()));
+        let record = self.record(actor, EventKind::Violation, path.as_ref());
+        self.waiting.push((actor.key(), Record { pcr: 10, ..record }));
+    }
+
+    /// Our programs record what IMA did with `entry`.
+    pub fn record_entry(&mut self, actor: &Actor, path: impl AsRef<[u8]>, entry: &Measurement, ret: i32) {
+        let record = self.record(actor, EventKind::Entry, path.as_ref());
+        let digests = [Bank::Sha1, Bank::Sha256]
+            .map(|bank| self.bank_digest(entry, bank))
+            .to_vec();
+        self.waiting.push((
+            actor.key(),
+            Record {
+                ret,
+                pcr: entry.pcr,
+                digests,
+                ..record
+            },
+        ));
+    }
+
+    /// Our programs record that a guarded thing was touched, or that they denied an execution.
+    pub fn record_guard(
+        &mut self,
+        actor: &Actor,
+        action: GuardAction,
+        name: impl AsRef<[u8]>,
+        is_denied: bool,
+    ) {
+        let record = self.record(actor, EventKind::Guard, name.as_ref());
+        self.waiting.push((
+            actor.key(),
+            Record {
+                ret: if is_denied { -1 } else { 0 },
+                guard: Some(Guard { action, object: 7 }),
+                ..record
+            },
+        ));
+    }
+
+    /// Our programs record what they did not record of the pod that `actor` is in.
+    pub fn record_pod_loss(&mut self, actor: &Actor, pod_loss: PodLoss) {
+        let record = self.record(actor, EventKind::PodLoss, b"");
+        self.waiting.push((
+            actor.key(),
+            Record {
+                pod_loss: Some(pod_loss),
+                pid: 0,
+                ancestry: Vec::new(),
+                dev: 0,
+                ino: 0,
+                ..record
+            },
+        ));
+    }
+
+    /// Our programs record an execution or a mapping.
+    pub fn record_execution(
+        &mut self,
+        actor: &Actor,
+        kind: EventKind,
+        path: impl AsRef<[u8]>,
+        hash: FileHash,
+    ) {
+        let record = self.record(actor, kind, path.as_ref());
+        self.waiting.push((
+            actor.key(),
+            Record {
+                hash: Some(hash),
+                ..record
+            },
+        ));
+    }
+
+    fn bank_digest(&self, entry: &Measurement, bank: Bank) -> Digest {
+        if self.padded.contains(&bank) && !entry.violation {
+            let mut bytes = entry.digest(Bank::Sha1).bytes().to_vec();
+            bytes.resize(bank.len(), 0);
+            Digest::new(bank, &bytes).unwrap()
+        } else {
+            entry.digest(bank)
+        }
+    }
+
+    fn record(&mut self, actor: &Actor, kind: EventKind, path: &[u8]) -> Record {
+        self.seq += 1;
+        let (dev, ino) = self.file(&actor.key(), path);
+        let ancestry = actor.exes.iter().enumerate().map(|(i, exe)| Ancestor {
+            tgid: if i + 1 == actor.exes.len() {
+                1
+            } else {
+                1000 - i as u32
+            },
+            start_ns: 1_000 - i as u64,
+            exe: exe.clone(),
+            dev: 1,
+            ino: 100 + i as u64,
+            source: ExeSource::Recorded,
+        });
+        Record {
+            seq: self.seq,
+            boot_ns: 1_000_000 * self.seq,
+            kind,
+            ret: 0,
+            pcr: 0,
+            digests: Vec::new(),
+            hash: None,
+            path: path.to_vec(),
+            dev,
+            ino,
+            cgroup_id: 42,
+            cgroup: actor.cgroup.clone(),
+            pid: 1000,
+            uid: 0,
+            mnt_ns: 1,
+            pid_ns: 1,
+            ancestry: ancestry.collect(),
+            ancestry_cut: false,
+            path_cut: false,
+            guard: None,
+            pod_loss: None,
+        }
+    }
+
+    /// Device and inode of a file: each partition has a file system of its own, but for what is [`Node::shared`].
+    pub fn file(&self, key: &PartitionKey, path: &[u8]) -> (u64, u64) {
+        let number = |bytes: &[u8]| {
+            let hash = Sha256::digest(bytes);
+            u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], 1]))
+        };
+        let own = || (number(key.to_string().as_bytes()), number(path));
+        self.shared.get(path).copied().unwrap_or_else(own)
+    }
+
+    /// A thread of `actor` begins to add an entry and does not end.
+    pub fn begin_entry(&mut self, actor: &Actor) {
+        let tid = 5000 + u32::try_from(self.in_flight.len()).unwrap();
+        self.in_flight.push(InFlight {
+            tid,
+            since_ns: 1_000_000 * self.seq,
+            cgroup: actor.cgroup.clone(),
+        });
+    }
+
+    /// Seals all that waits in the next checkpoint, writes its file and reads it, so that IMA measures it.
+    pub fn seal(&mut self, nonce: Option<&[u8]>) {
+        self.seal_with(nonce, |_| ());
+    }
+
+    /// The same, with the checkpoint changed by `change` before it is signed.
+    pub fn seal_with(&mut self, nonce: Option<&[u8]>, change: impl FnOnce(&mut Checkpoint)) {
+        for (key, record) in self.waiting.drain(..) {
+            self.sealed.entry(key).or_default().push(record);
+        }
+        let mut checkpoint = self.draft(nonce);
+        change(&mut checkpoint);
+        let sealed = SealedCheckpoint::seal(checkpoint, &self.signing);
+        self.anchor(&sealed);
+        self.checkpoints.push(sealed);
+    }
+
+    /// The collector reads a checkpoint's file.
+    pub fn anchor(&mut self, sealed: &SealedCheckpoint) {
+        let path = format!("{}{}", checkpoint::DIRECTORY, sealed.checkpoint.number);
+        let mut actor = Actor::host(COLLECTOR);
+        actor.cgroup = Some(b"/system.slice/cgpathd.service".to_vec());
+        self.measure(&actor, &path, &sha256(&sealed.file));
+    }
+
+    /// The longest prefix of the list in which every entry has a record, sealed or waiting: what an honest collector states where
+    /// records are late. [`Node::draft`] takes it that none is.
+    pub fn settled(&self) -> u64 {
+        let waiting = self.waiting.iter().map(|(_, record)| record);
+        let records: Vec<&Record> = self.sealed.values().flatten().chain(waiting).collect();
+        let is_recorded = |entry: &Measurement| {
+            records.iter().any(|record| match (record.kind, record.ret) {
+                (EventKind::Entry, 0) => {
+                    !entry.violation && record.digests.contains(&self.bank_digest(entry, Bank::Sha256))
+                }
+                (EventKind::Violation, 0) => *entry == Measurement::violation(&record.path),
+                _ => false,
+            })
+        };
+        let since_load = self
+            .list
+            .iter()
+            .skip(usize::try_from(self.boot_len).unwrap_or(usize::MAX));
+        self.boot_len + since_load.take_while(|entry| is_recorded(entry)).count() as u64
+    }
+
+    /// What an honest collector would state now.
+    pub fn draft(&self, nonce: Option<&[u8]>) -> Checkpoint {
+        let mut partitions: BTreeMap<PartitionKey, Frontier> = BTreeMap::new();
+        for (key, records) in &self.sealed {
+            for record in records {
+                partitions.entry(*key).or_default().push(record.leaf_hash());
+            }
+        }
+        let records: Vec<&Record> = self.sealed.values().flatten().collect();
+        let first = self.checkpoints.is_empty();
+        Checkpoint {
+            version: 1,
+            boot_id: self.boot_id,
+            number: self.checkpoints.len() as u64,
+            previous: self.checkpoints.last().map_or([0; 32], SealedCheckpoint::digest),
+            list_len: self.list.len() as u64,
+            settled: self.list.len() as u64,
+            boot_len: self.boot_len,
+            records: records.len() as u64,
+            executions: records.iter().filter(|r| r.is_execution()).count() as u64,
+            last_seq: self.seq,
+            losses: self.losses,
+            blind: self.blind,
+            partitions: partitions.len() as u64,
+            partitions_root: partitions_root(&partitions),
+            bpf_object: [9; 32],
+            ima_policy: sha256(IMA_POLICY.as_bytes()).bytes().try_into().ok(),
+            nonce_hash: nonce.map(|n| Sha256::digest(n).into()),
+            key: first.then(|| {
+                self.signing
+                    .verifying_key()
+                    .to_encoded_point(true)
+                    .as_bytes()
+                    .to_vec()
+            }),
+            starts: self.starts,
+            predating: if first { self.predating.clone() } else { Vec::new() },
+            hierarchy: "v2".into(),
+            protection: Some(self.protection),
+        }
+    }
+
+    /// PCR 10 in `bank` as the TPM has it.
+    pub fn pcr(&self, bank: Bank) -> Digest {
+        self.list
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !self.never_extended.contains(i))
+            .fold(Digest::zero(bank), |pcr, (_, entry)| {
+                pcr.extend(&if entry.violation {
+                    Digest::ones(bank)
+                } else {
+                    self.bank_digest(entry, bank)
+                })
+            })
+    }
+
+    /// What the TPM would attest now.
+    pub fn attestation(&self, nonce: &[u8]) -> Attest {
+        let mut composite = Sha256::new();
+        let mut selected = Vec::new();
+        for bank in &self.banks {
+            if let Some(boot) = &self.boot {
+                for value in boot.registers(*bank).values() {
+                    composite.update(value.bytes());
+                }
+                selected.extend(0..=9);
+            }
+            composite.update(self.pcr(*bank).bytes());
+            selected.push(10);
+        }
+        selected.sort_unstable();
+        selected.dedup();
+        Attest {
+            magic: 0xff54_4347,
+            kind: 0x8018,
+            extra: nonce.to_vec(),
+            clock: self.clock,
+            reset_count: self.reset_count,
+            restart_count: self.restart_count,
+            safe: true,
+            selection: self.banks.iter().map(|bank| (*bank, selected.clone())).collect(),
+            pcr_digest: composite.finalize().to_vec(),
+        }
+    }
+
+    /// The TPM quotes.
+    pub fn quote(&mut self, nonce: &[u8]) -> Quote {
+        self.quote_with(nonce, |_| ())
+    }
+
+    /// The TPM quotes what `change` made of its attestation.
+    pub fn quote_with(&mut self, nonce: &[u8], change: impl FnOnce(&mut Attest)) -> Quote {
+        self.clock += 1_000;
+        let mut attest = self.attestation(nonce);
+        change(&mut attest);
+        let attest = attest.to_bytes();
+        Quote {
+            signature: self.ak.sign(&attest),
+            attest,
+            ak: self.ak.public(),
+        }
+    }
+
+    /// A whole request: seal with the nonce, read, quote, read the list.
+    pub fn attest(&mut self, nonce: &[u8]) -> Evidence {
+        if self.is_recorded() {
+            self.seal(Some(nonce));
+        }
+        let quote = self.quote(nonce);
+        self.evidence(quote)
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.tier == Tier::Bpf || self.recorded
+    }
+
+    /// The evidence as the node stands, with this quote.
+    pub fn evidence(&self, quote: Quote) -> Evidence {
+        let mut partitions: Vec<PartitionLog> = self
+            .sealed
+            .iter()
+            .map(|(key, records)| PartitionLog {
+                key: *key,
+                records: records.clone(),
+            })
+            .collect();
+        partitions.sort_by_key(|p| p.key.to_string());
+        let recorded = self.is_recorded();
+        Evidence {
+            version: 1,
+            tier: self.tier,
+            node: NODE.into(),
+            boot_id: self.boot_id,
+            quote,
+            list: self.list.iter().map(Measurement::to_entry).collect(),
+            checkpoints: if recorded {
+                self.checkpoints.iter().map(|c| c.file.clone()).collect()
+            } else {
+                Vec::new()
+            },
+            partitions: if recorded { partitions } else { Vec::new() },
+            pods: self.pods.clone(),
+            kernel: "6.12.0".into(),
+            boot: self.boot.as_ref().map(|boot| Boot {
+                registers: self.banks.iter().map(|bank| boot.registers(*bank)).collect(),
+                log: Some(boot.bytes()),
+                command_line: Some(boot.command_line.clone().into_bytes()),
+            }),
+            unsealed: if recorded { self.unsealed() } else { Vec::new() },
+            in_flight: if recorded {
+                self.in_flight.clone()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// What waits, as far as it is about the list.
+    fn unsealed(&self) -> Vec<PartitionLog> {
+        let mut logs: BTreeMap<String, PartitionLog> = BTreeMap::new();
+        for (key, record) in &self.waiting {
+            if matches!(record.kind, EventKind::Entry | EventKind::Violation) {
+                let records = Vec::new();
+                let log = logs.entry(key.to_string());
+                let log = log.or_insert(PartitionLog { key: *key, records });
+                log.records.push(record.clone());
+            }
+        }
+        logs.into_values().collect()
+    }
+
+    /// The same node, started anew by a firmware that measures: `change` may interfere with what it measures.
+    #[must_use]
+    pub fn with_boot(mut self, change: impl FnOnce(&mut FirmwareLog)) -> Node {
+        let mut log = FirmwareLog::good();
+        change(&mut log);
+        self.boot = Some(log);
+        self.reboot();
+        self.now = NOW;
+        self
+    }
+
+    /// The policy's YAML.
+    pub fn policy_yaml(&self) -> String {
+        let mut pods = String::new();
+        for uid in self.pod_files.keys() {
+            pods += &format!(
+                "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
+                uid.0[0]
+            );
+        }
+        format!(
+            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}",
+            self.tier,
+            self.accept_templates,
+            self.accept_banks,
+            sha256(IMA_POLICY.as_bytes()),
+            self.extra_policy,
+        )
+    }
+
+    /// The reference file that the policy calls `name`.
+    pub fn reference(&self, name: &str) -> Option<Vec<u8>> {
+        let uid = name.strip_suffix(".json")?;
+        let (files, learned) = if uid == "host" {
+            (&self.host_files, false)
+        } else {
+            (self.pod_files.get(&PodUid::parse(uid.as_bytes())?)?, self.learned)
+        };
+        let kind = if learned {
+            SourceKind::Log
+        } else {
+            SourceKind::Rootfs
+        };
+        let mut reference = Reference::new(Source {
+            kind,
+            name: name.into(),
+            digest: None,
+        });
+        for (path, digests) in files {
+            for digest in digests {
+                reference.insert(path.clone(), digest.clone()).unwrap();
+            }
+        }
+        let mut out = Vec::new();
+        reference.write_json(&mut out).unwrap();
+        Some(out)
+    }
+
+    /// The policy under which an honest run of this node is trusted.
+    pub fn policy(&self) -> Policy {
+        Policy::load("policy.yaml", self.policy_yaml().as_bytes(), |name| {
+            self.reference(name).ok_or_else(|| "no such file".to_owned())
+        })
+        .unwrap()
+    }
+
+    /// A context that pins this node's key.
+    pub fn context(&self, nonce: &[u8], previous: Option<NodeState>) -> Context {
+        Context {
+            node: NODE.into(),
+            key: PinnedKey::Public(self.ak.public()),
+            nonce: ExpectedNonce::Value(nonce.to_vec()),
+            now: self.now,
+            previous,
+        }
+    }
+}
+
+/// What of `evidence` comes after `from`, where `kept` ends.
+pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part {
+    let sealed: BTreeMap<PartitionKey, usize> = kept
+        .partitions
+        .iter()
+        .map(|log| (log.key, log.records.len()))
+        .collect();
+    let Evidence {
+        tier,
+        node,
+        boot_id,
+        quote,
+        list,
+        checkpoints,
+        partitions,
+        pods,
+        kernel,
+        boot,
+        unsealed,
+        in_flight,
+        ..
+    } = evidence.clone();
+    Part {
+        version: 1,
+        tier,
+        node,
+        boot_id,
+        quote,
+        list: list.into_iter().skip(from.entries as usize).collect(),
+        checkpoints: checkpoints
+            .into_iter()
+            .skip(from.checkpoint as usize + 1)
+            .collect(),
+        partitions: partitions
+            .into_iter()
+            .map(|log| PartitionLog {
+                key: log.key,
+                records: log
+                    .records
+                    .into_iter()
+                    .skip(sealed.get(&log.key).copied().unwrap_or_default())
+                    .collect(),
+            })
+            .filter(|log| !log.records.is_empty())
+            .collect(),
+        pods,
+        kernel,
+        boot: boot.map(|boot| Boot {
+            log: None,
+            command_line: None,
+            ..boot
+        }),
+        from,
+        unsealed,
+        in_flight,
+    }
+}
+
+/// A node that booted with this log, and its evidence: the quote covers the registers that the log gives in these banks.
+pub fn booted(log: &[u8], told: Option<&str>, banks: &[Bank], nonce: &[u8]) -> (Node, Evidence) {
+    let parsed = EventLog::parse(log).unwrap();
+    let registers: Vec<_> = banks.iter().map(|bank| parsed.replay(*bank).unwrap()).collect();
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.banks = banks.to_vec();
+    let names: Vec<String> = banks.iter().map(Bank::to_string).collect();
+    node.accept_banks = format!("[{}]", names.join(", "));
+    node.list[0] = Measurement::ima_ng(b"boot_aggregate", &boot_aggregate(registers.last().unwrap()));
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    node.seal(Some(nonce));
+    let lists: Vec<_> = banks.iter().map(|bank| node.pcr(*bank)).collect();
+    let quote = node.quote_with(nonce, |attest| {
+        let mut composite = Sha256::new();
+        for (registers, list) in registers.iter().zip(&lists) {
+            for value in registers.values() {
+                composite.update(value.bytes());
+            }
+            composite.update(list.bytes());
+        }
+        attest.selection = banks.iter().map(|bank| (*bank, (0..=10).collect())).collect();
+        attest.pcr_digest = composite.finalize().to_vec();
+    });
+    let mut evidence = node.evidence(quote);
+    evidence.boot = Some(Boot {
+        registers,
+        log: Some(log.to_vec()),
+        command_line: told.map(|told| told.as_bytes().to_vec()),
+    });
+    (node, evidence)
+}

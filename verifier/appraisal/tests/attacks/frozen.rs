@@ -1,0 +1,339 @@
+//! A root that comes late has the key that signs checkpoints, and chooses what they state and which records they seal.
+//!
+//! What IMA measured stays in the list, so that each of these hides a content only if a verifier lets the attester choose
+//! which entries it judges.
+
+use super::{Life, busy, judge};
+use cgpath_appraisal::State;
+use cgpath_evidence::{Checkpoint, EventKind, FileHash, Record};
+use cgpath_testkit::{Actor, COLLECTOR, IMA_POLICY, Measurement, Node, pod, sha256};
+
+/// IMA measures a content that nobody accepts, and no record of it is made.
+fn hidden(node: &mut Node, path: &str) {
+    node.list
+        .push(Measurement::ima_ng(path.as_bytes(), &sha256(b"rootkit")));
+}
+
+/// Three rounds after the compromise: `act` before each, its checkpoint as `change` makes it of an honest one and of the last one
+/// before. Nobody may trust the node in any of them.
+#[track_caller]
+fn sign_on(
+    attack: &str,
+    act: impl Fn(&mut Node, usize),
+    change: impl Fn(&mut Checkpoint, &Checkpoint, usize),
+) {
+    let mut life = Life::begin(busy());
+    let frozen = life.node.checkpoints.last().unwrap().checkpoint.clone();
+    let mut wrong = Vec::new();
+    for n in 0..3 {
+        act(&mut life.node, n);
+        let round = life.round_sealed(|checkpoint| change(checkpoint, &frozen, n));
+        wrong.extend(round.trusted());
+    }
+    judge(attack, &wrong);
+}
+
+fn one_a_round(node: &mut Node, n: usize) {
+    hidden(node, &format!("/usr/bin/rootkit-{n}"));
+}
+
+#[test]
+fn a_frozen_list_length_hides_no_entry() {
+    sign_on("list-length-frozen", one_a_round, |c, frozen, _| {
+        c.list_len = frozen.list_len;
+        c.settled = frozen.settled;
+    });
+}
+
+#[test]
+fn a_frozen_settled_hides_no_entry() {
+    sign_on("settled-frozen", one_a_round, |c, frozen, _| {
+        c.settled = frozen.settled
+    });
+}
+
+#[test]
+fn a_frozen_list_length_hides_no_other_collector_module_or_policy() {
+    let act = |node: &mut Node, n: usize| {
+        if n == 0 {
+            for path in [COLLECTOR, "/lib/modules/evil.ko", IMA_POLICY, "/tmp/rootkit"] {
+                hidden(node, path);
+            }
+            node.list.push(Measurement::violation(b"/usr/lib/libc.so"));
+        }
+    };
+    sign_on("foundations-swapped", act, |c, frozen, _| {
+        c.list_len = frozen.list_len;
+        c.settled = frozen.settled;
+    });
+}
+
+#[test]
+fn a_list_length_that_creeps_hides_no_entry() {
+    sign_on("list-length-creeps", one_a_round, |c, frozen, n| {
+        c.list_len = frozen.list_len + 1 + n as u64;
+        c.settled = frozen.settled;
+    });
+}
+
+/// Each checkpoint states the least that it may: up to the entry of the one before.
+#[test]
+fn a_list_length_that_just_covers_the_checkpoint_before_hides_no_entry() {
+    let mut life = Life::begin(busy());
+    let mut wrong = Vec::new();
+    for n in 0..3 {
+        let anchored = life.node.list.len() as u64;
+        one_a_round(&mut life.node, n);
+        let round = life.round_sealed(|c| {
+            c.list_len = anchored;
+            c.settled = anchored - 1;
+        });
+        wrong.extend(round.trusted());
+    }
+    judge("list-length-least", &wrong);
+}
+
+#[test]
+fn an_honest_checkpoint_without_the_record_hides_no_entry() {
+    sign_on("record-withheld", one_a_round, |c, _, _| c.settled -= 1);
+}
+
+#[test]
+fn an_honest_checkpoint_without_the_record_hides_no_violation() {
+    let act = |node: &mut Node, n: usize| {
+        let path = format!("/usr/lib/lib-{n}.so");
+        node.list.push(Measurement::violation(path.as_bytes()));
+    };
+    sign_on("violation-withheld", act, |c, _, _| c.settled -= 1);
+}
+
+/// What stands behind the last checkpoint when the quote is made is not older than any checkpoint.
+#[test]
+fn what_was_measured_behind_the_last_checkpoint_is_not_hidden() {
+    let mut life = Life::begin(busy());
+    let mut wrong = Vec::new();
+    for n in 0..2 {
+        let nonce = life.nonce();
+        life.node.seal(Some(&nonce));
+        one_a_round(&mut life.node, n);
+        wrong.extend(life.round_quoted().trusted());
+    }
+    judge("behind-the-last-checkpoint", &wrong);
+}
+
+/// A pod executes new files all the time, before, during and after the seal: it alone is untrusted.
+#[test]
+fn a_pod_that_executes_new_files_in_each_round_is_untrusted_alone() {
+    let mut life = Life::begin(busy());
+    let actor = Actor::pod(pod(2), "/bin/app");
+    let mut wrong = Vec::new();
+    for round in 0..50 {
+        let execute = |node: &mut Node, n: usize| {
+            let path = format!("/tmp/{round}-{n}");
+            node.execute(&actor, &path, &sha256(path.as_bytes()));
+        };
+        execute(&mut life.node, 0);
+        let nonce = life.nonce();
+        life.node.seal(Some(&nonce));
+        execute(&mut life.node, 1);
+        let round = life.round_quoted();
+        let is_good = |n: u8| round.trusted_pods(&[n]).len() >= 3;
+        let trusts = round
+            .judged
+            .verdicts()
+            .all(|(_, verdict)| verdict.node.state == State::Trusted);
+        if !trusts || !is_good(1) || !is_good(3) || !is_good(4) {
+            wrong.push(format!(
+                "round {}: the node or a neighbour is not trusted",
+                round.number
+            ));
+        }
+        wrong.extend(round.trusted_pods(&[2]));
+    }
+    judge("new-files-all-the-time", &wrong);
+}
+
+/// The same, with one thread held up inside of IMA for as long as it takes: its mark says whose it is.
+#[test]
+fn an_entry_whose_record_is_late_counts_for_the_pod_that_holds_it_up() {
+    let mut life = Life::begin(busy());
+    let actor = Actor::pod(pod(2), "/bin/app");
+    let mut wrong = Vec::new();
+    for n in 0..5 {
+        if n == 1 {
+            hidden(&mut life.node, "/tmp/held-up");
+            life.node.begin_entry(&actor);
+        }
+        if n == 4 {
+            let entry = Measurement::ima_ng(b"/tmp/held-up", &sha256(b"rootkit"));
+            life.node.in_flight.clear();
+            life.node.record_entry(&actor, "/tmp/held-up", &entry, 0);
+        }
+        let settled = life.node.settled();
+        let round = life.round_sealed(|c| c.settled = settled);
+        let trusts = round.judged.whole.node.state == State::Trusted;
+        if !trusts || round.trusted_pods(&[1]).is_empty() {
+            wrong.push(format!(
+                "round {}: the node or a neighbour is not trusted",
+                round.number
+            ));
+        }
+        if n > 0 {
+            wrong.extend(round.trusted_pods(&[2]));
+        }
+    }
+    judge("late-record-with-a-mark", &wrong);
+}
+
+/// A mark explains one entry, and not all that its holder likes.
+#[test]
+fn a_mark_explains_one_entry_and_no_more() {
+    let mut life = Life::begin(busy());
+    life.node.begin_entry(&Actor::pod(pod(2), "/bin/app"));
+    let mut wrong = Vec::new();
+    for n in 0..3 {
+        one_a_round(&mut life.node, n);
+        let settled = life.node.settled();
+        let round = life.round_sealed(|c| c.settled = settled);
+        // One entry is the mark's; from the second on the rest is nobody's.
+        if n > 0 {
+            wrong.extend(round.trusted());
+        }
+        wrong.extend(round.trusted_pods(&[2]));
+    }
+    judge("mark-for-many", &wrong);
+}
+
+/// A thread that is inside of IMA for hours holds its pod's account open, and no other's.
+#[test]
+fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
+    let mut life = Life::begin(busy());
+    let actor = Actor::pod(pod(2), "/bin/app");
+    let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()]
+        .first()
+        .unwrap()
+        .clone();
+    life.node
+        .pod_files
+        .get_mut(&pod(2))
+        .unwrap()
+        .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+    let mut wrong = Vec::new();
+    let entry = life.node.entry(&actor, "/lib/m.so", &libc);
+    life.node.list.push(entry);
+    life.node.begin_entry(&actor);
+    life.ways = Default::default();
+    for n in 0..4 {
+        life.now += 30 * (n + 1);
+        let settled = life.node.settled();
+        let round = life.round_sealed(|c| c.settled = settled);
+        if !round.judged.whole.trusted {
+            wrong.push(format!(
+                "round {}: held up for seconds, and not trusted",
+                round.number
+            ));
+        }
+    }
+    life.now += 100_000;
+    let settled = life.node.settled();
+    let round = life.round_sealed(|c| c.settled = settled);
+    wrong.extend(round.trusted_pods(&[2]));
+    if round.judged.whole.node.state != State::Trusted || round.trusted_pods(&[1]).is_empty() {
+        wrong.push("the node or a neighbour is not trusted".into());
+    }
+    judge("mark-stays-open", &wrong);
+}
+
+/// Contents that somebody accepts may wait for their records, but not any number of them.
+#[test]
+fn not_any_number_of_entries_may_be_pending() {
+    let mut life = Life::begin(busy());
+    for n in 0..5000 {
+        let path = format!("/usr/lib/host-{n}").into_bytes();
+        let content = sha256(&path);
+        life.node
+            .host_files
+            .insert(path.clone(), [content.clone()].into());
+        life.node.list.push(Measurement::ima_ng(&path, &content));
+    }
+    // Known from the beginning: another policy begins anew.
+    life.ways = Default::default();
+    let (settled, nonce) = (life.node.settled(), life.nonce());
+    life.node.seal_with(Some(&nonce), |c| c.settled = settled);
+    let (quote, context) = (life.node.quote(&nonce), life.context());
+    let evidence = life.node.evidence(quote);
+    let verdict = cgpath_appraisal::appraise(&evidence, &life.node.policy(), &context).unwrap();
+    let wrong = Vec::from_iter(
+        verdict
+            .trusted
+            .then(|| "5000 entries without a record are trusted".to_owned()),
+    );
+    judge("pending-without-end", &wrong);
+}
+
+/// What was shown before it was sealed is sealed as it was shown.
+#[test]
+fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
+    type Change = fn(&mut Record);
+    let changes: [(&str, Change); 4] = [
+        ("another pod", |r| {
+            r.cgroup = Actor::pod(pod(3), "/bin/app").cgroup
+        }),
+        ("another process", |r| r.ancestry[0].exe = b"/bin/other".to_vec()),
+        ("another number", |r| r.seq += 40),
+        ("another file", |r| r.ino += 1),
+    ];
+    let mut wrong = Vec::new();
+    for (what, change) in changes {
+        let mut life = Life::begin(busy());
+        let actor = Actor::pod(pod(2), "/bin/app");
+        let libc = life.node.pod_files[&pod(2)][&b"/lib/libc.so".to_vec()]
+            .first()
+            .unwrap()
+            .clone();
+        let nonce = life.nonce();
+        life.node.seal(Some(&nonce));
+        // An entry anew, of a content that pods 1 and 2 and no other accepts.
+        life.node
+            .pod_files
+            .get_mut(&pod(2))
+            .unwrap()
+            .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+        life.node
+            .pod_files
+            .get_mut(&pod(3))
+            .unwrap()
+            .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
+        life.node.measure(&actor, "/lib/m.so", &libc);
+        assert!(life.round_quoted().judged.whole.trusted, "{what}: before");
+        let (key, record) = life.node.waiting.last_mut().unwrap();
+        change(record);
+        *key = cgpath_evidence::cgroup::partition_of(record.cgroup.as_deref());
+        life.node.seq += 40;
+        let round = life.round();
+        wrong.extend(round.trusted().into_iter().map(|who| format!("{what}: {who}")));
+    }
+    judge("sealed-otherwise", &wrong);
+}
+
+/// And it may not be left out.
+#[test]
+fn a_record_that_was_shown_unsealed_is_sealed_at_all() {
+    let mut life = Life::begin(busy());
+    let actor = Actor::pod(pod(2), "/bin/app");
+    let nonce = life.nonce();
+    life.node.seal(Some(&nonce));
+    let evil = sha256(b"rootkit");
+    life.node.execute(&actor, "/tmp/evil", &evil);
+    let first = life.round_quoted();
+    let mut wrong = first.trusted_pods(&[2]);
+    let is_of_entry = |record: &Record| record.kind == EventKind::Entry && record.path == b"/tmp/evil";
+    life.node.waiting.retain(|(_, record)| !is_of_entry(record));
+    life.node
+        .waiting
+        .retain(|(_, record)| record.hash != Some(FileHash::Measured(evil.clone())));
+    let settled = life.node.settled();
+    let round = life.round_sealed(|c| c.settled = settled);
+    wrong.extend(round.trusted());
+    judge("shown-and-not-sealed", &wrong);
+}

@@ -1,0 +1,265 @@
+//! What each partition used, by the policy: V8, V9, V11, V12 and V14.
+
+use super::{Case, UNATTRIBUTED};
+use cgpath_appraisal::{MAX_IMPOSTORS, Rule, Subject};
+use cgpath_evidence::{
+    Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, checkpoint::number_from_path,
+    list::unescaped,
+};
+use cgpath_policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
+
+/// The rule that a partition's contents fail by.
+pub(super) fn rule_of(key: PartitionKey) -> Rule {
+    match key {
+        PartitionKey::Pod(_) => Rule::V9,
+        _ => Rule::V11,
+    }
+}
+
+/// Whether the policy accepts a content at a path; of a pod that it does not know nothing is expected.
+pub fn accepts(
+    policy: &Policy,
+    predating: &[PodUid],
+    key: PartitionKey,
+    name: Name<'_>,
+    digest: &Digest,
+) -> bool {
+    let in_pod = |uid: &PodUid| {
+        policy
+            .judge_pod(uid, name, digest)
+            .map(|judged| judged.is_accepted())
+    };
+    if let PartitionKey::Pod(uid) = key {
+        return policy.hides_in_pod(&uid, name) == Hidden::Yes || in_pod(&uid) != Some(false);
+    }
+    // Pods that are older than the load have left entries in the boot's part of the list.
+    policy.hides_on_host(name) == Hidden::Yes
+        || policy.file.accept.ima_policies.contains(digest)
+        || policy.judge_host(name, digest).is_accepted()
+        || (key == PartitionKey::Boot && predating.iter().any(|uid| in_pod(uid) == Some(true)))
+}
+
+impl Case<'_> {
+    pub(super) fn predating(&self) -> &[PodUid] {
+        self.chain
+            .first()
+            .map_or(&[], |first| &first.checkpoint.predating)
+    }
+
+    pub(super) fn accepts(&self, key: PartitionKey, name: Name<'_>, digest: &Digest) -> bool {
+        accepts(self.given.policy, self.predating(), key, name, digest)
+    }
+
+    fn content(&mut self, key: PartitionKey, name: Name<'_>, digest: Option<&Digest>) {
+        if let PartitionKey::Pod(uid) = key
+            && cgpath_policy::is_opaque(name.bytes())
+        {
+            let pod = self.given.policy.pods.get(&uid);
+            let trusted = pod.is_some_and(|pod| pod.pod.opaque == cgpath_policy::Opaque::Trust);
+            self.fail_if(!trusted, Rule::V9, Subject::Partition(key));
+        }
+        let is_accepted = digest.is_some_and(|digest| self.accepts(key, name, digest));
+        self.fail_if(!is_accepted, rule_of(key), Subject::Partition(key));
+    }
+
+    fn entry(&mut self, key: PartitionKey, index: usize) {
+        let line = self.lines[index].clone();
+        let is_checkpoint = number_from_path(&line.path).is_some() && self.anchors.contains(&Some(index));
+        if key != PartitionKey::Host || !is_checkpoint {
+            self.content(key, Name::Listed(&line.path), line.file.as_ref());
+        }
+    }
+
+    fn violation(&mut self, key: PartitionKey, path: &[u8]) {
+        let permitted = self.given.policy.permits_violation(path);
+        self.fail_if(!permitted, Rule::V12, Subject::Partition(key));
+    }
+
+    pub(super) fn contents(&mut self) {
+        for index in 0..self.boot_len().min(self.covered) {
+            let line = self.lines[index].clone();
+            let kexecs = self.kexecs();
+            let behind = kexecs.first().is_some_and(|first| index >= *first);
+            let aggregate = line.path == b"boot_aggregate" && (index == 0 || behind);
+            let is_old = kexecs.last().is_some_and(|last| index < *last);
+            let impostors = self.impostors();
+            let is_kept = impostors.len() < MAX_IMPOSTORS || impostors.last() >= Some(&(index as u64));
+            let was_checkpoint = number_from_path(&line.path).is_some() && is_kept;
+            let old_checkpoint = is_old && was_checkpoint && !impostors.contains(&(index as u64));
+            // Whose it was in the boot before is known no more.
+            let somebody = is_old && !line.violation && self.one_accepts(index, self.everybody());
+            if line.violation {
+                self.violation(PartitionKey::Boot, &line.path);
+            } else if !aggregate && !old_checkpoint && !somebody {
+                self.entry(PartitionKey::Boot, index);
+            }
+        }
+        for place in 0..self.records.len() {
+            let (key, record) = self.records[place];
+            self.used(key, record, self.entry_of[place]);
+            if record.kind == EventKind::Violation && record.ret == 0 {
+                self.changed(key, record);
+            }
+        }
+        for index in self.orphans.clone() {
+            self.entry(PartitionKey::Unattributed, index);
+        }
+        self.seen.extend(self.predating().to_vec());
+        self.v8();
+        self.v11_stated();
+    }
+
+    pub(super) fn sees(&mut self, key: PartitionKey) {
+        if let PartitionKey::Pod(uid) = key {
+            self.seen.insert(uid);
+        }
+    }
+
+    /// What one record says that its partition used; `index` is the entry that it is about.
+    pub(super) fn used(&mut self, key: PartitionKey, record: &Record, index: Option<usize>) {
+        self.sees(key);
+        if record.kind == EventKind::PodLoss {
+            return;
+        }
+        let mut lineage = record.ancestry.iter();
+        let known = lineage.any(|process| self.given.policy.is_runtime(&process.exe));
+        self.fail_if(
+            matches!(key, PartitionKey::Pod(_)) && !known,
+            Rule::V9,
+            Subject::Partition(key),
+        );
+        match (record.kind, index) {
+            (EventKind::Guard | EventKind::PodLoss, _) => {}
+            (EventKind::Violation, _) => self.violation(key, &record.path),
+            (EventKind::Entry, Some(index)) => self.entry(key, index),
+            (EventKind::Entry, None) => self.fail_if(true, rule_of(key), Subject::Partition(key)),
+            _ => {
+                let digest = record.hash.as_ref().and_then(FileHash::digest);
+                self.content(key, Name::True(&record.path), digest);
+                self.fail_if(record.path_cut, rule_of(key), Subject::Partition(key));
+            }
+        }
+    }
+
+    /// A file that was written while it was in use is another one for everybody else who executed or mapped it, unless the
+    /// policy permits that where it was used.
+    pub(super) fn changed(&mut self, writer: PartitionKey, violation: &Record) {
+        for (key, record) in self.records.clone() {
+            let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
+            let permitted = key == writer || self.given.policy.permits_violation(&record.path);
+            self.fail_if(is_it && !permitted, Rule::V12, Subject::Partition(key));
+        }
+    }
+
+    /// Where no records come along, the entries say whose they are.
+    pub(super) fn contents_of_tags(&mut self) {
+        let mut nobodys = 0;
+        for index in 0..self.covered {
+            let line = self.lines[index].clone();
+            if line.violation {
+                self.violation(PartitionKey::Unattributed, &line.path);
+                continue;
+            }
+            if index == 0 && line.path == b"boot_aggregate" {
+                continue;
+            }
+            let key = line.owner();
+            nobodys += u64::from(key == PartitionKey::Unattributed);
+            if let PartitionKey::Pod(uid) = key {
+                self.seen.insert(uid);
+                let mut processes = line.dep.split(|byte| *byte == b':');
+                let known = processes.any(|exe| self.given.policy.is_runtime(&unescaped(exe)));
+                self.fail_if(!known, Rule::V9, Subject::Partition(key));
+            }
+            self.entry(key, index);
+        }
+        self.fail_if(
+            nobodys > self.policy().tolerance.unattributed,
+            Rule::V5,
+            UNATTRIBUTED,
+        );
+        self.v8();
+    }
+
+    fn v8(&mut self) {
+        for uid in self.seen.clone() {
+            let own = Subject::Partition(PartitionKey::Pod(uid));
+            let known = self.given.policy.pods.contains_key(&uid);
+            let too_old =
+                self.predating().contains(&uid) && self.policy().predating_pods == PredatingPods::Untrust;
+            self.node(!known, Rule::V8);
+            self.fail_if(!known || too_old, Rule::V8, own);
+        }
+    }
+
+    /// Collector and IMA policy stand in the list with accepted contents before checkpoint 1.
+    pub(super) fn v11_foundations(&mut self) {
+        let accept = &self.policy().accept;
+        let until = self
+            .anchors
+            .get(1)
+            .copied()
+            .flatten()
+            .unwrap_or(self.covered)
+            .min(self.covered);
+        let collector = accept.collector.as_bytes();
+        let stands = |is_it: &dyn Fn(&[u8], &Digest) -> bool| {
+            self.lines[..until].iter().any(|line| {
+                !line.violation && line.file.as_ref().is_some_and(|digest| is_it(&line.path, digest))
+            })
+        };
+        let judged = |digest: &Digest| self.given.policy.judge_host(Name::True(collector), digest);
+        let good =
+            stands(&|path, digest| path == collector && matches!(judged(digest), Judgement::Accepted { .. }))
+                && stands(&|_, digest| accept.ima_policies.contains(digest));
+        self.node(!good, Rule::V11);
+    }
+
+    /// Programs and IMA policy that the checkpoints name are accepted ones.
+    fn v11_stated(&mut self) {
+        let accept = &self.policy().accept;
+        let is_one = |all: &[Digest], hash: &[u8; 32]| all.iter().any(|digest| digest.bytes() == hash);
+        let fails = self.chain.iter().map(|sealed| &sealed.checkpoint).any(|c| {
+            accept
+                .bpf_objects
+                .as_ref()
+                .is_some_and(|all| !is_one(all, &c.bpf_object))
+                || c.ima_policy
+                    .is_some_and(|hash| !is_one(&accept.ima_policies, &hash))
+        });
+        self.node(fails, Rule::V11);
+    }
+
+    pub(super) fn v14(&mut self) {
+        let guard = &self.policy().guard;
+        let least = match guard.at_least {
+            GuardLevel::Off => None,
+            GuardLevel::Record => Some(GuardMode::Record),
+            GuardLevel::Deny => Some(GuardMode::Deny),
+        };
+        let mut stated = self.chain.iter().map(|sealed| sealed.checkpoint.protection);
+        let mut fails = least.is_some_and(|least| stated.any(|p| p.is_none_or(|p| p.guard < least)));
+        let mut denied = Vec::new();
+        for (key, record) in &self.records {
+            fails |= match (record.kind == EventKind::Guard, record.guard) {
+                (false, None) => false,
+                (false, Some(_)) | (true, None) => true,
+                (true, Some(done)) if done.action.is_enforcement() => !matches!(key, PartitionKey::Pod(_)),
+                (true, Some(done)) => {
+                    let at_tpm = done.action == cgpath_evidence::GuardAction::TpmOpened;
+                    let reported = at_tpm && guard.tpm_opened == TpmOpened::Report;
+                    let counts = !reported && !guard.tolerate.contains(&done.action);
+                    let is_pods = matches!(key, PartitionKey::Pod(_)) && record.ret == -1;
+                    if counts && is_pods {
+                        denied.push(*key);
+                    }
+                    counts && !is_pods
+                }
+            };
+        }
+        self.node(fails, Rule::V14);
+        for key in denied {
+            self.fail_if(true, Rule::V14, Subject::Partition(key));
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What a policy leaves out stays visible: excludes, the two lists of deviations, pods that have not begun.
+
+use cgpath_appraisal::{LeftOut, MAX_LISTED, Rule, Severity, State, Verdict, appraise};
+use cgpath_policy::Policy;
+use cgpath_testkit::{Actor, COLLECTOR, KeyKind, Node, pod, sha256};
+
+const NONCE: &[u8] = b"the nonce of this request";
+
+/// A node on which pod 1 runs a replaced file and one that nobody knows, and the host a replaced file.
+fn tampered() -> Node {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/lib/libc.so");
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/tmp/unknown", &sha256(b"new"));
+    node
+}
+
+/// The node's policy with `from` replaced in its text.
+fn policy_with(node: &Node, from: &str, to: &str) -> Result<Policy, String> {
+    let yaml = node.policy_yaml();
+    assert!(yaml.contains(from), "{yaml}");
+    Policy::load("policy.yaml", yaml.replace(from, to).as_bytes(), |name| {
+        node.reference(name).ok_or_else(|| "no such file".to_owned())
+    })
+    .map_err(|e| e.to_string())
+}
+
+fn judge(node: &mut Node, policy: &Policy) -> Verdict {
+    let evidence = node.attest(NONCE);
+    appraise(&evidence, policy, &node.context(NONCE, None)).unwrap()
+}
+
+fn exclude_in_pod(node: &Node, exclude: &str) -> Result<Policy, String> {
+    let references = format!("references: [{}.json]", pod(1));
+    policy_with(
+        node,
+        &references,
+        &format!("{references}, excludes: ['{exclude}']"),
+    )
+}
+
+#[test]
+fn the_two_lists_name_what_is_unknown_and_what_differs_once_each() {
+    let mut node = tampered();
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    let policy = node.policy();
+    let verdict = judge(&mut node, &policy);
+    let shown = verdict.pod(pod(1)).unwrap();
+    let list = |list: &[cgpath_appraisal::Deviation]| -> Vec<_> {
+        list.iter().map(|d| (d.path.clone(), d.digest.clone())).collect()
+    };
+    assert_eq!(list(&shown.fnf), [(b"/tmp/unknown".to_vec(), sha256(b"new"))]);
+    assert_eq!(
+        list(&shown.filehash_err),
+        [(b"/bin/app".to_vec(), sha256(b"evil"))]
+    );
+    let json: serde_json::Value = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(json["pods"][0]["fnf"][0]["path"], "/tmp/unknown");
+    assert_eq!(
+        json["pods"][0]["filehash_err"][0]["digest"],
+        sha256(b"evil").to_string()
+    );
+}
+
+/// A pod chooses how many files it uses, and not how long verdicts are; what is not listed is judged all the same.
+#[test]
+fn a_verdict_lists_a_thousand_files_and_counts_the_others() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let app = Actor::pod(pod(1), "/bin/app");
+    node.execute_good(&app, "/bin/app");
+    for n in 0..MAX_LISTED + 5 {
+        node.execute(&app, format!("/tmp/{n:04}"), &sha256(n.to_string().as_bytes()));
+        node.execute(
+            &Actor::host("/sbin/init"),
+            format!("/opt/{n:04}"),
+            &sha256(n.to_string().as_bytes()),
+        );
+    }
+    let policy = node.policy();
+    let verdict = judge(&mut node, &policy);
+    let shown = verdict.pod(pod(1)).unwrap();
+    assert_eq!(shown.state, State::Untrusted);
+    assert_eq!((shown.files.len(), shown.fnf.len()), (MAX_LISTED, MAX_LISTED));
+    let left_out = LeftOut {
+        files: 6,
+        fnf: 5,
+        filehash_err: 0,
+    };
+    assert_eq!(shown.left_out, left_out);
+    assert_eq!(shown.file_count(), MAX_LISTED as u64 + 6);
+    assert_eq!(verdict.node.fnf.len(), MAX_LISTED);
+    assert_eq!(verdict.node.left_out, LeftOut { files: 0, ..left_out });
+    let json = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(
+        json["pods"][0]["left_out"],
+        serde_json::json!({"files": 6, "fnf": 5})
+    );
+    // Neither how much is said of a pod nor a verdict grows with what the pod does.
+    assert!(json.to_string().len() < 1 << 20, "{}", json.to_string().len());
+}
+
+#[test]
+fn a_pod_of_the_policy_that_was_not_seen_yet_is_in_state_start_and_fails_nothing() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let policy = node.policy();
+    let verdict = judge(&mut node, &policy);
+    assert!(verdict.trusted, "{verdict}");
+    let start: Vec<_> = verdict.start.iter().map(|p| p.uid).collect();
+    assert_eq!(start.len() + verdict.pods.len(), policy.pods.len());
+    assert!(start.contains(&pod(2)) && !start.contains(&pod(1)));
+    assert!(
+        verdict.to_string().contains(&format!("{}  pod-2  start", pod(2))),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn an_exclude_hides_a_file_and_the_verdict_says_how_much_it_hid() {
+    let mut node = tampered();
+    let policy = exclude_in_pod(&node, "^/(bin/app|tmp/.*)$").unwrap();
+    let verdict = judge(&mut node, &policy);
+    let shown = verdict.pod(pod(1)).unwrap();
+    assert_eq!(shown.state, State::Trusted, "{verdict}");
+    assert!(shown.fnf.is_empty() && shown.filehash_err.is_empty());
+    let hidden: Vec<_> = shown
+        .files
+        .iter()
+        .filter(|f| f.excluded)
+        .map(|f| &f.path[..])
+        .collect();
+    assert_eq!(hidden, [&b"/bin/app"[..], b"/tmp/unknown"]);
+    let uses: u64 = shown
+        .files
+        .iter()
+        .filter(|f| f.excluded)
+        .map(|f| f.entries + f.executions)
+        .sum();
+    assert_eq!(shown.excluded, uses);
+    assert!(uses >= 2);
+    let finding = shown
+        .findings
+        .iter()
+        .find(|f| f.text.contains("excludes hide"))
+        .unwrap();
+    assert_eq!((finding.rule, finding.severity), (Rule::V9, Severity::Tolerated));
+    assert_eq!(finding.found, Some(uses.to_string()));
+    assert!(finding.text.contains("of 2 files"), "{}", finding.text);
+    let relaxed = verdict
+        .relaxations
+        .iter()
+        .any(|r| r == "pod pod-1.excludes: ^/(bin/app|tmp/.*)$");
+    assert!(relaxed, "{:?}", verdict.relaxations);
+}
+
+#[test]
+fn an_exclude_of_one_pod_hides_nothing_elsewhere() {
+    let mut node = tampered();
+    node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    let policy = exclude_in_pod(&node, "^/bin/app$").unwrap();
+    let verdict = judge(&mut node, &policy);
+    assert_eq!(verdict.pod(pod(2)).unwrap().state, State::Untrusted, "{verdict}");
+    // Matched from the beginning on and, without `$`, not to the end: as `re.match` does.
+    let policy = exclude_in_pod(&node, "bin/app").unwrap();
+    assert_eq!(
+        judge(&mut node, &policy).pod(pod(1)).unwrap().state,
+        State::Untrusted
+    );
+    let policy = exclude_in_pod(&node, "/bin/a|/t").unwrap();
+    assert_eq!(
+        judge(&mut node, &policy).pod(pod(1)).unwrap().state,
+        State::Trusted
+    );
+}
+
+#[test]
+fn no_exclude_vouches_for_the_collector() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let other = sha256(b"another collector");
+    node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap().clear();
+    node.host_files
+        .get_mut(COLLECTOR.as_bytes())
+        .unwrap()
+        .insert(other);
+    let from = "host: {references: [host.json]}";
+    let policy = policy_with(
+        &node,
+        from,
+        "host: {references: [host.json], excludes: ['/usr/sbin/']}",
+    )
+    .unwrap();
+    let verdict = judge(&mut node, &policy);
+    assert!(
+        verdict
+            .failures()
+            .any(|f| f.rule == Rule::V11 && f.text.contains("collector")),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn excludes_that_hide_every_reference_value_are_an_error_and_so_are_bad_ones() {
+    let node = Node::boot(KeyKind::EcdsaP256);
+    let error = exclude_in_pod(&node, ".*").unwrap_err();
+    assert!(error.contains("nothing would be judged"), "{error}");
+    let error = exclude_in_pod(&node, "/a[").unwrap_err();
+    assert!(
+        error.contains("character 2: unterminated character set"),
+        "{error}"
+    );
+    assert!(error.starts_with("policy.yaml:"), "{error}");
+}
+
+#[test]
+fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says_so() {
+    let references = format!("references: [{}.json]", pod(1));
+    let trust = format!("{references}, opaque: trust");
+    for (path, is_opaque) in [
+        ("/usr/local/bin/runsc", true),
+        ("/usr/bin/qemu-system-x86_64", true),
+        ("/opt/kata/bin/cloud-hypervisor", true),
+        ("/opt/kata/bin/firecracker", true),
+        ("/usr/libexec/qemu-kvm", true),
+        ("/usr/local/bin/runsc.txt", false),
+        ("/opt/firecracker/readme", false),
+        ("/usr/bin/qemu-img", false),
+    ] {
+        // An accepted content, at a path that the pod may have.
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let digest = sha256(path.as_bytes());
+        for files in node.pod_files.values_mut() {
+            files.entry(path.into()).or_default().insert(digest.clone());
+        }
+        node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
+        node.execute(&Actor::pod(pod(1), "/bin/app"), path, &digest);
+        let plain = policy_with(&node, &references, &references).unwrap();
+        let verdict = judge(&mut node.clone(), &plain);
+        let expected = if is_opaque {
+            State::Untrusted
+        } else {
+            State::Trusted
+        };
+        assert_eq!(verdict.pod(pod(1)).unwrap().state, expected, "{path}: {verdict}");
+        assert_eq!(
+            verdict.pod(pod(2)).unwrap().state,
+            State::Trusted,
+            "{path}: {verdict}"
+        );
+        assert_eq!(verdict.node.state, State::Trusted, "{path}: {verdict}");
+        let said = |verdict: &Verdict, severity: Severity| {
+            let mut findings = verdict.pod(pod(1)).unwrap().findings.iter();
+            findings.any(|finding| {
+                finding.rule == Rule::V9
+                    && finding.severity == severity
+                    && finding.text.starts_with("opaque: ")
+            })
+        };
+        assert_eq!(said(&verdict, Severity::Fail), is_opaque, "{path}: {verdict}");
+        let policy = policy_with(&node, &references, &trust).unwrap();
+        let verdict = judge(&mut node, &policy);
+        assert_eq!(
+            verdict.pod(pod(1)).unwrap().state,
+            State::Trusted,
+            "{path}: {verdict}"
+        );
+        // What is laxer stays in every verdict.
+        assert_eq!(
+            said(&verdict, Severity::Tolerated),
+            is_opaque,
+            "{path}: {verdict}"
+        );
+        assert!(
+            policy
+                .relaxations()
+                .iter()
+                .any(|key| key.ends_with("opaque: trust"))
+        );
+    }
+    // On the host a monitor is a program like any other.
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let digest = sha256(b"monitor");
+    node.host_files
+        .entry("/usr/bin/qemu-system-x86_64".into())
+        .or_default()
+        .insert(digest.clone());
+    node.execute(&Actor::host("/sbin/init"), "/usr/bin/qemu-system-x86_64", &digest);
+    let policy = policy_with(&node, &references, &references).unwrap();
+    assert!(judge(&mut node, &policy).trusted);
+}

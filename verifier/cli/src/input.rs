@@ -1,0 +1,116 @@
+//! What several subcommands read: evidence, attestation keys, and files within bounds; and how files are replaced.
+//!
+//! Not here: policies (see `policy`), measurement lists (see `log`).
+
+use crate::output::{Failure, escape};
+use cgpath_appraisal::PinnedKey;
+use cgpath_evidence::{Evidence, bundle::MAX_JSON_LEN};
+use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A key's file is never longer than this many bytes.
+const MAX_KEY_FILE: u64 = 64 * 1024;
+
+/// At most one byte more than `limit`, so that the reader of the bytes refuses them.
+pub fn bounded(input: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Evidence from a file, as CBOR or as JSON; `-` reads standard input.
+///
+/// # Errors
+/// What cannot be read, or is not evidence.
+pub fn evidence(path: &Path) -> Result<Evidence, Failure> {
+    let limit = MAX_JSON_LEN as u64;
+    let bytes = if path == Path::new("-") {
+        bounded(io::stdin().lock(), limit)
+    } else {
+        File::open(path).and_then(|file| bounded(file, limit))
+    };
+    let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
+    let read = if bytes.first() == Some(&b'{') {
+        Evidence::from_json(&bytes)
+    } else {
+        Evidence::from_cbor(&bytes)
+    };
+    read.map_err(|e| {
+        Failure::decode(&escape(path.as_os_str().as_encoded_bytes()), &e)
+            .hint("give the file as `cgpathd once -o FILE` or `cgpath serve` wrote it")
+    })
+}
+
+/// An attestation key as `--ak` takes it: a file, or the key's fingerprint.
+///
+/// # Errors
+/// What is neither.
+pub fn attestation_key(given: &str) -> Result<PinnedKey, Failure> {
+    if given.len() == 68 && given.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return PinnedKey::from_fingerprint(given).map_err(|e| Failure::new("key", format!("--ak: {e}")));
+    }
+    let path = Path::new(given);
+    let bytes = File::open(path)
+        .and_then(|file| bounded(file, MAX_KEY_FILE))
+        .map_err(|e| {
+            Failure::file(path, &e).hint(
+                "--ak takes a public key's file, or its fingerprint: 68 hex digits that begin with 000b",
+            )
+        })?;
+    PinnedKey::from_public(&bytes).map_err(|e| {
+        Failure::new("key", format!("{}: {e}", escape(given.as_bytes())))
+            .hint("`cgpathd ak -o FILE` on the node writes its key; `tpm2_readpublic -o` does, too, with `-f pem` in PEM")
+    })
+}
+
+/// Now, in unix seconds.
+///
+/// # Errors
+/// When the clock is before 1970.
+pub fn now() -> Result<u64, Failure> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since
+        .map(|d| d.as_secs())
+        .map_err(|_| Failure::new("clock", "this machine's clock is before 1970").hint("set the clock"))
+}
+
+/// Writes a whole file or nothing.
+///
+/// # Errors
+/// What cannot be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let written = File::create(&beside)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|e| Failure::file(path, &e))
+}
+
+/// A P-256 private key in PEM.
+///
+/// # Errors
+/// What cannot be read, or is none.
+pub fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
+    let bytes = File::open(path)
+        .and_then(|file| bounded(file, MAX_KEY_FILE))
+        .map_err(|e| Failure::file(path, &e))?;
+    let text = core::str::from_utf8(&bytes).unwrap_or_default();
+    let key = SecretKey::from_pkcs8_pem(text)
+        .ok()
+        .or_else(|| SecretKey::from_sec1_pem(text).ok());
+    key.map(SigningKey::from).ok_or_else(|| {
+        Failure::new(
+            "key",
+            format!(
+                "{}: not a P-256 private key in PEM",
+                escape(path.as_os_str().as_encoded_bytes())
+            ),
+        )
+        .hint("make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")
+    })
+}

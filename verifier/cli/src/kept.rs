@@ -1,0 +1,95 @@
+//! Evidence that a subcommand works on: a file, or the last that a store keeps of a node.
+//!
+//! Promise: of a store it is whole, though the service keeps most rounds as parts. Not here: how it is kept (see
+//! `serve::store`).
+
+use crate::input;
+use crate::output::Failure;
+use cgpath_evidence::Evidence;
+use cgpath_service::store::{Node, Store, StoredVerdict};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Where evidence comes from.
+#[derive(Args, Debug)]
+pub struct Source {
+    /// The evidence, as CBOR or as our JSON; `-` reads standard input
+    #[arg(conflicts_with = "store")]
+    evidence: Option<PathBuf>,
+    /// The directory of `cgpath serve`, in place of a file: its last evidence of --node, whole
+    #[arg(long, value_name = "DIR", requires = "node")]
+    store: Option<PathBuf>,
+    /// Which node of the store
+    #[arg(long, value_name = "NAME", requires = "store")]
+    node: Option<String>,
+}
+
+/// The last evidence of a node, with what the store knows of it.
+pub struct Last {
+    /// The evidence.
+    pub evidence: Evidence,
+    /// The node as it is enrolled.
+    pub node: Node,
+    /// The verdict about the evidence.
+    pub verdict: StoredVerdict,
+}
+
+/// The last evidence of a node.
+///
+/// # Errors
+/// A node that is unknown or has sent nothing yet; evidence that is not kept any more.
+pub fn last(store: &Store, node: &str) -> Result<Last, Failure> {
+    let node = store.node(node)?;
+    let verdict = store.last_verdict(&node.name)?.ok_or_else(|| {
+        Failure::new("no-verdict", format!("{} has sent no evidence yet", node.name))
+            .hint("`cgpath node show` tells what is kept")
+    })?;
+    let bytes = store.evidence(&verdict.evidence)?;
+    let evidence = Evidence::from_cbor(&bytes).map_err(|e| Failure::decode(&verdict.evidence, &e))?;
+    Ok(Last {
+        evidence,
+        node,
+        verdict,
+    })
+}
+
+fn nothing() -> Failure {
+    Failure::new("usage", "no evidence is named")
+        .hint("name its file, or a store and a node of it: --store DIR --node NAME")
+}
+
+impl Source {
+    /// Refuses that nothing is named.
+    ///
+    /// # Errors
+    /// Neither a file nor a store.
+    pub fn check(&self) -> Result<(), Failure> {
+        match (&self.evidence, &self.store) {
+            (None, None) => Err(nothing()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the store has, where one is named.
+    ///
+    /// # Errors
+    /// As [`last`].
+    pub fn kept(&self) -> Result<Option<Last>, Failure> {
+        match (&self.store, &self.node) {
+            (Some(dir), Some(node)) => last(&Store::open(dir)?, node).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The evidence, from wherever it is.
+    ///
+    /// # Errors
+    /// What cannot be read, or is not evidence.
+    pub fn evidence(&self) -> Result<Evidence, Failure> {
+        match (self.kept()?, &self.evidence) {
+            (Some(last), _) => Ok(last.evidence),
+            (None, Some(path)) => input::evidence(path),
+            (None, None) => Err(nothing()),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `cgpath`: reads, checks and explains what an attester says.
+//!
+//! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
+//! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
+
+mod event;
+mod explain;
+mod export;
+mod input;
+mod kept;
+mod log;
+mod node;
+mod output;
+mod policy;
+mod prove;
+mod report;
+mod serve;
+mod tenant;
+mod verify;
+mod watch;
+
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use output::{Failure, Output, Status};
+use std::process::ExitCode;
+
+/// Where Debian keeps the CAs that it trusts.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+#[derive(Parser)]
+#[command(
+    name = "cgpath",
+    version,
+    about = "Reads, replays and appraises container-granular IMA evidence",
+    after_help = "Exit codes: 0 clean or trusted, 1 something is not, 2 unusable input or wrong usage; of `verify --tenant` also 3: nobody vouches \
+                  for what was sealed.",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    output: output::Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows, replays and partitions measurement lists
+    #[command(subcommand)]
+    Log(log::Log),
+    /// Makes reference values and checks policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Judges evidence in a file by a policy
+    Verify(Box<verify::Verify>),
+    /// Makes a tenant's bundle: one pod's records, proven complete, and nothing of other pods
+    Prove(Box<prove::Prove>),
+    /// Writes a node's evidence in the format of another tool
+    Export(Box<export::Export>),
+    /// Enrols nodes: their names, keys and policies
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    Explain(explain::Explain),
+    /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
+    Report(Box<report::Report>),
+    Event(Box<event::Event>),
+    Watch(Box<watch::Watch>),
+    /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
+    Serve(Box<serve::Serve>),
+    /// Prints completions for a shell, to be sourced by it
+    #[command(after_help = "Example:\n  cgpath completions bash > /etc/bash_completion.d/cgpath")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
+    match command {
+        Command::Log(log) => log.run(out),
+        Command::Policy(policy) => policy.run(out),
+        Command::Verify(verify) => verify.run(out),
+        Command::Prove(prove) => prove.run(out),
+        Command::Export(export) => export.run(out),
+        Command::Node(node) => node.run(out),
+        Command::Explain(explain) => explain.run(out),
+        Command::Report(report) => report.run(out),
+        Command::Watch(watch) => watch.run(out),
+        Command::Event(event) => event.run(out),
+        Command::Serve(serve) => serve.run(out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cgpath", &mut script);
+            out.raw(&script)?;
+            Ok(Status::Clean)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let mut out = Output::new(cli.output);
+    let result = start_threads().and_then(|()| run(cli.command, &mut out));
+    out.finish(result)
+}
+
+/// Starts the threads that share out an appraisal: one that could not be had later would be a panic there.
+fn start_threads() -> Result<(), Failure> {
+    rayon::ThreadPoolBuilder::new().build_global().map_err(|error| {
+        Failure::new("io", format!("starting a thread for each processor: {error}"))
+            .hint("allow more tasks or memory (ulimit -u, ulimit -v, TasksMax=), or set RAYON_NUM_THREADS=1")
+    })
+}
+
+/// Help and version go out as clap writes them; a wrong command line is an error in the form that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|a| a == "--json");
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if json && !is_help {
+        // clap's text is several lines; the first one says what is wrong.
+        let text = error.render().to_string();
+        let line = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        let failure = Failure::new("usage", line).hint("run `cgpath --help`");
+        failure.print(true, false);
+        return ExitCode::from(Failure::CODE);
+    }
+    // Nothing useful can be done if standard error itself is closed.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Failure::CODE))
+}

@@ -1,0 +1,92 @@
+//! `cgpath policy check`: what stands in a policy.
+
+use crate::output::{Colour, Failure, Output, Status, escape};
+use cgpath_evidence::Digest;
+use cgpath_service::policy_files::load;
+use serde::Serialize;
+use std::path::Path;
+
+pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
+    #[derive(Serialize)]
+    struct Pod<'a> {
+        uid: cgpath_evidence::PodUid,
+        #[serde(skip)]
+        shown: String,
+        name: &'a str,
+        paths: usize,
+        learned: Vec<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        node: &'a str,
+        digest: &'a Digest,
+        host_paths: usize,
+        host_learned: Vec<&'a str>,
+        sandbox_paths: usize,
+        pods: Vec<Pod<'a>>,
+        dangerous: Vec<&'static str>,
+        relaxed: Vec<String>,
+    }
+    let paths = |allowed: &cgpath_policy::Allowed| allowed.references().map(|r| r.files.len()).sum();
+    let policy = load(path)?;
+    let checked = Checked {
+        node: &policy.file.node,
+        digest: policy.digest(),
+        host_paths: paths(&policy.host),
+        host_learned: policy.host.learned_sources(),
+        sandbox_paths: paths(&policy.sandbox),
+        pods: policy
+            .pods
+            .values()
+            .map(|p| Pod {
+                uid: p.pod.uid,
+                shown: p.pod.shown_uid(),
+                name: &p.pod.name,
+                paths: paths(&p.allowed),
+                learned: p.allowed.learned_sources(),
+            })
+            .collect(),
+        dangerous: policy.dangerous_keys(),
+        relaxed: policy.relaxations(),
+    };
+    if out.json() {
+        out.object(&checked)?;
+        return Ok(Status::Clean);
+    }
+    let learned = |sources: &[&str]| match sources {
+        [] => String::new(),
+        sources => format!(", learned: {}", escape(sources.join(", ").as_bytes())),
+    };
+    out.line(format_args!(
+        "policy of node {} ({})",
+        escape(checked.node.as_bytes()),
+        checked.digest
+    ))?;
+    out.line(format_args!(
+        "host: {} paths{}",
+        checked.host_paths,
+        learned(&checked.host_learned)
+    ))?;
+    out.line(format_args!("sandbox: {} paths", checked.sandbox_paths))?;
+    for pod in &checked.pods {
+        let name = escape(pod.name.as_bytes());
+        out.line(format_args!(
+            "pod {} {name}: {} paths{}",
+            pod.shown,
+            pod.paths,
+            learned(&pod.learned)
+        ))?;
+    }
+    for key in &checked.dangerous {
+        let text = out.paint(Colour::Red, &format!("{key}: a rule is switched off"));
+        out.line(text)?;
+    }
+    for value in &checked.relaxed {
+        let text = out.paint(
+            Colour::Yellow,
+            &format!("laxer than the default: {}", escape(value.as_bytes())),
+        );
+        out.line(text)?;
+    }
+    Ok(Status::Clean)
+}

@@ -1,0 +1,289 @@
+//! `cgpath policy suggest`: what would have to be added to the reference values for a verdict to come out trusted.
+//!
+//! A patch on standard output, for `patch -p0` after somebody looked at it. Promise: a line accepts its content in the partition
+//! that used it, at that path, and nowhere else: where every reference file of that partition counts elsewhere, too, the patch makes
+//! one of its own, which the policy is to name. What would accept more (a runtime file's content counts in every pod) is left out
+//! and said. Whether a new content is an upgrade or an attack, nothing here can tell: the command changes no file and no store.
+
+use crate::output::{Failure, Output, Status, escape};
+use cgpath_appraisal::{Deviation, Severity, Verdict};
+use cgpath_policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
+use cgpath_service::policy_files::{load, read_bounded};
+use cgpath_service::store::Store;
+use clap::Args;
+use serde::Serialize;
+use similar::TextDiff;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A verdict in JSON is never longer than this many bytes.
+const MAX_VERDICT: u64 = 256 * 1024 * 1024;
+
+#[derive(Args)]
+pub struct Suggest {
+    /// The policy whose reference files are to be patched
+    policy: PathBuf,
+    /// A verdict (`cgpath verify --json`), or the verifier's directory for the node's last one
+    #[arg(long, value_name = "VERDICT|STORE")]
+    from: PathBuf,
+}
+
+/// Why a changed runtime file is left out.
+const RUNTIME_FILE: &str = "the policy's runtime-files has this path, so that a value for it would be accepted in every pod \
+    at any path; if it is the runtime's upgrade, add it by hand";
+
+#[derive(Serialize)]
+struct Suggested {
+    patch: String,
+    /// Contents that the patch adds.
+    added: usize,
+    /// Files that the patch makes, to be named in the policy by hand.
+    new_files: Vec<NewFile>,
+    /// Images whose values do not accept what their pods ran: an upgraded image has values of its own.
+    images: BTreeSet<String>,
+    /// Contents that are left out, and failures that no reference value can clear.
+    not_suggested: Vec<String>,
+}
+
+/// A reference file that counts in one partition alone.
+#[derive(Serialize)]
+struct NewFile {
+    /// Its name beside the policy.
+    file: String,
+    /// Whose `references` it belongs into: `host`, or the pod's name.
+    references_of: String,
+}
+
+impl Suggest {
+    pub(super) fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        let policy = load(&self.policy)?;
+        let verdict = self.verdict(&policy)?;
+        if verdict.node.name != policy.file.node {
+            return Err(Failure::new(
+                "usage",
+                format!(
+                    "the verdict is about {}, the policy for {}",
+                    escape(verdict.node.name.as_bytes()),
+                    escape(policy.file.node.as_bytes())
+                ),
+            ));
+        }
+        let mut files: BTreeMap<String, Vec<&Deviation>> = BTreeMap::new();
+        let mut new_files = BTreeMap::new();
+        let mut images = BTreeSet::new();
+        let mut not_suggested = Vec::new();
+        let mut leave_out = |deviation: &Deviation, why: &str| {
+            let said = format!("{} {}: {why}", escape(&deviation.path), deviation.digest);
+            not_suggested.push(said);
+        };
+        let host = (
+            ("host", "host".to_owned()),
+            &policy.host,
+            &policy.file.host.references,
+            &verdict.node.fnf,
+            &verdict.node.filehash_err,
+        );
+        let pods = verdict.pods.iter().filter_map(|pod| {
+            let known = policy.pods.get(&pod.uid)?;
+            let who = (known.pod.name.as_str(), pod.uid.to_string());
+            let (allowed, names) = (&known.allowed, &known.pod.references);
+            Some((who, allowed, names, &pod.fnf, &pod.filehash_err))
+        });
+        for ((who, id), allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
+            for deviation in fnf.iter().chain(filehash_err) {
+                if deviation.path.is_empty() {
+                    leave_out(
+                        deviation,
+                        "a content without a path has no place in reference values",
+                    );
+                    continue;
+                }
+                // Of the host: that pods have a content of their own is said by their own values.
+                if core::ptr::eq(allowed, &policy.host) && policy.is_runtime_file(&deviation.path) {
+                    leave_out(deviation, RUNTIME_FILE);
+                    continue;
+                }
+                let of_image = allowed
+                    .references()
+                    .filter(|r| r.source.kind == SourceKind::Image);
+                images.extend(of_image.map(|r| r.source.name.clone()));
+                let name = match place(&policy, allowed, names, &deviation.path) {
+                    Some(name) => name.to_owned(),
+                    None => {
+                        let name = format!("{id}.suggested.json");
+                        new_files.insert(name.clone(), who.to_owned());
+                        name
+                    }
+                };
+                files.entry(name).or_default().push(deviation);
+            }
+        }
+        let left_out = verdict.pods.iter().map(|pod| pod.left_out);
+        let left_out: u64 = left_out
+            .chain([verdict.node.left_out])
+            .map(|left_out| left_out.fnf + left_out.filehash_err)
+            .sum();
+        if left_out > 0 {
+            not_suggested.push(format!(
+                "{left_out} more files, which the verdict only counts: apply the patch and suggest again"
+            ));
+        }
+        for finding in verdict.failures() {
+            let is_content = finding.text.starts_with("no reference value has a file")
+                || finding.text.starts_with("the file's content is not the one");
+            if finding.severity == Severity::Fail && !is_content {
+                not_suggested.push(format!("{}: {}", finding.rule, escape(finding.text.as_bytes())));
+            }
+        }
+        let folder = self.policy.parent().unwrap_or(Path::new(""));
+        let mut patch = String::new();
+        let mut added = 0;
+        for (name, deviations) in &files {
+            let path = folder.join(name);
+            let old = if new_files.contains_key(name) {
+                None
+            } else {
+                Some(read_bounded(&path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(&path, &e))?)
+            };
+            let (text, count) = patched(&path, old, deviations, &verdict.node.name)?;
+            patch.push_str(&text);
+            added += count;
+        }
+        let suggested = Suggested {
+            patch,
+            added,
+            new_files: new_files
+                .into_iter()
+                .map(|(file, references_of)| NewFile { file, references_of })
+                .collect(),
+            images,
+            not_suggested,
+        };
+        if out.json() {
+            out.object(&suggested)?;
+        } else {
+            suggested.print(&self.policy, out)?;
+        }
+        Ok(Status::Clean)
+    }
+
+    fn verdict(&self, policy: &Policy) -> Result<Verdict, Failure> {
+        let is_dir = std::fs::metadata(&self.from)
+            .map_err(|e| Failure::file(&self.from, &e))?
+            .is_dir();
+        let json = if is_dir {
+            let store = Store::open(&self.from)?;
+            let node = store.node(&policy.file.node)?;
+            let last = store.last_verdict(&node.name)?;
+            let last =
+                last.ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", node.name)))?;
+            last.verdict.get().as_bytes().to_vec()
+        } else {
+            read_bounded(&self.from, MAX_VERDICT).map_err(|e| Failure::file(&self.from, &e))?
+        };
+        serde_json::from_slice(&json).map_err(|e| {
+            Failure::new(
+                "malformed",
+                format!("{}: {e}", escape(self.from.as_os_str().as_encoded_bytes())),
+            )
+            .hint("give what `cgpath verify --json` wrote")
+        })
+    }
+}
+
+/// The reference file to patch, of those that count in this partition alone: the one that has the path, else the first one.
+fn place<'a>(policy: &Policy, allowed: &Allowed, names: &'a [String], path: &[u8]) -> Option<&'a str> {
+    let own = || {
+        let named = names.iter().zip(allowed.references());
+        named.filter(|(name, _)| policy.users_of(name).len() == 1)
+    };
+    let has = own().find(|(_, reference)| reference.files.contains_key(path));
+    has.or_else(|| own().next()).map(|(name, _)| name.as_str())
+}
+
+/// The patch of one file, and how many contents it adds; `old` is what the file holds, `None` makes it.
+fn patched(
+    path: &Path,
+    old: Option<Vec<u8>>,
+    deviations: &[&Deviation],
+    node: &str,
+) -> Result<(String, usize), Failure> {
+    let shown = escape(path.as_os_str().as_encoded_bytes());
+    let mut reference = match &old {
+        Some(json) => Reference::from_json(&shown, json).map_err(|e| super::refused(&e))?,
+        // Copied from what a machine ran.
+        None => Reference {
+            learned: true,
+            ..Reference::new(Source {
+                kind: SourceKind::Log,
+                name: format!("suggested by a verdict about {node}"),
+                digest: None,
+            })
+        },
+    };
+    let text = |reference: &Reference| -> Result<String, Failure> {
+        let mut bytes = Vec::new();
+        reference.write_json(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let before = match &old {
+        Some(_) => text(&reference)?,
+        None => String::new(),
+    };
+    if old.as_deref().is_some_and(|json| json != before.as_bytes()) {
+        return Err(Failure::new(
+            "usage",
+            format!("{shown}: not in the form in which cgpath writes it"),
+        )
+        .hint("a patch needs one path a line: make the file anew with `cgpath policy from-…`"));
+    }
+    let mut added = 0;
+    for deviation in deviations {
+        let is_new = !reference
+            .files
+            .get(&deviation.path)
+            .is_some_and(|known| known.contains(&deviation.digest));
+        added += usize::from(is_new);
+        reference
+            .insert(deviation.path.clone(), deviation.digest.clone())
+            .map_err(|why| Failure::new("limit", format!("{shown}: {}: {why}", escape(&deviation.path))))?;
+    }
+    let new = text(&reference)?;
+    let diff = TextDiff::from_lines(&before, &new);
+    let from = if old.is_some() { &shown } else { "/dev/null" };
+    Ok((
+        diff.unified_diff()
+            .context_radius(1)
+            .header(from, &shown)
+            .to_string(),
+        added,
+    ))
+}
+
+impl Suggested {
+    fn print(&self, policy: &Path, out: &mut Output) -> Result<(), Failure> {
+        let shown = escape(policy.as_os_str().as_encoded_bytes());
+        out.line(format_args!(
+            "# {} contents that were found and not accepted, for {shown}.",
+            self.added
+        ))?;
+        out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
+        for NewFile { file, references_of } in &self.new_files {
+            out.line(format_args!(
+                "# by hand: add {} to `references` of {} in the policy (its other files count elsewhere, too)",
+                escape(file.as_bytes()),
+                escape(references_of.as_bytes())
+            ))?;
+        }
+        for image in &self.images {
+            out.line(format_args!(
+                "# if {} was upgraded, its new values are the better way: cgpath policy from-image NEW -o NEW.json, and NEW.json in `references` of its pods",
+                escape(image.as_bytes())
+            ))?;
+        }
+        for finding in &self.not_suggested {
+            out.line(format_args!("# not suggested: {finding}"))?;
+        }
+        out.raw(self.patch.as_bytes())
+    }
+}

@@ -1,0 +1,162 @@
+//! A pod's proofs as they come, judged by the tenant's own policy; each begins where the one before ended.
+
+use crate::input;
+use crate::output::{Failure, escape};
+use crate::tenant::public_key;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cgpath_appraisal::tenant::{TenantContext, TenantState, TenantVerdict};
+use cgpath_appraisal::{ExpectedNonce, PinnedKey};
+use cgpath_evidence::{PodUid, TenantBundle};
+use cgpath_service::policy_files;
+use p256::ecdsa::VerifyingKey;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// What was found about an event's proof.
+#[derive(Serialize)]
+pub struct Proof {
+    /// Whether it was checked at all.
+    checked: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// What the check said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Box<TenantVerdict>>,
+}
+
+impl Proof {
+    /// Nobody looked at it.
+    pub fn unchecked(why: &str) -> Proof {
+        Proof {
+            checked: false,
+            why: Some(why.to_owned()),
+            verdict: None,
+        }
+    }
+
+    fn wrong(why: &str) -> Proof {
+        Proof {
+            checked: true,
+            why: Some(escape(why.as_bytes())),
+            verdict: None,
+        }
+    }
+
+    /// Whether nothing speaks against it; what nobody looked at does not.
+    pub fn holds(&self) -> bool {
+        !self.checked || self.verdict.as_ref().is_some_and(|verdict| verdict.trusted)
+    }
+}
+
+impl core::fmt::Display for Proof {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match (&self.verdict, &self.why, self.checked) {
+            (Some(verdict), ..) => {
+                write!(
+                    f,
+                    "{}, {} records, list from entry {} to {}",
+                    verdict.outcome, verdict.records, verdict.from, verdict.covered
+                )?;
+                for finding in &verdict.findings {
+                    write!(f, " [{} {}]", finding.rule, escape(finding.text.as_bytes()))?;
+                }
+                Ok(())
+            }
+            (None, Some(why), true) => write!(f, "WRONG ({why})"),
+            (None, why, _) => write!(f, "not checked ({})", why.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// The tenant's own means, and how far it has followed.
+pub struct Checker {
+    pod: PodUid,
+    policy: cgpath_policy::Policy,
+    key: PinnedKey,
+    verifiers: Vec<VerifyingKey>,
+    state: Option<TenantState>,
+    followed: u64,
+}
+
+impl Checker {
+    /// Reads policy and keys.
+    ///
+    /// # Errors
+    /// Those that cannot be used.
+    pub fn new(path: &Path, ak: &str, pod: PodUid, verifiers: &[PathBuf]) -> Result<Checker, Failure> {
+        let (of, policy) = policy_files::load_tenant(path)?;
+        if of != pod {
+            return Err(Failure::new(
+                "policy",
+                format!("the policy is for pod {of}, not for {pod}"),
+            ));
+        }
+        Ok(Checker {
+            pod,
+            policy,
+            key: input::attestation_key(ak)?,
+            verifiers: verifiers
+                .iter()
+                .map(|path| public_key(path))
+                .collect::<Result<_, _>>()?,
+            state: None,
+            followed: 0,
+        })
+    }
+
+    /// Entries of the node's list that were followed.
+    pub fn followed(&self) -> u64 {
+        self.followed
+    }
+
+    /// Judges the proof of an event whose nonce is `nonce`, in hex. `None`: it begins where we are not, and one that begins
+    /// elsewhere is to be asked for.
+    ///
+    /// # Errors
+    /// A clock that cannot be read.
+    pub fn check(
+        &mut self,
+        bundle: Option<&str>,
+        unproven: Option<&str>,
+        nonce: &str,
+    ) -> Result<Option<Proof>, Failure> {
+        let Some(bundle) = bundle else {
+            let why = unproven.unwrap_or("the event has none");
+            return Ok(Some(Proof::wrong(why)));
+        };
+        let decoded = STANDARD.decode(bundle).map_err(|e| e.to_string());
+        let decoded = decoded.and_then(|bytes| TenantBundle::from_cbor(&bytes).map_err(|e| e.to_string()));
+        let bundle = match decoded {
+            Ok(bundle) => bundle,
+            Err(why) => return Ok(Some(Proof::wrong(&why))),
+        };
+        let Ok(nonce) = hex::decode(nonce) else {
+            return Ok(Some(Proof::wrong("the event's id is no nonce")));
+        };
+        if bundle.from != 0 && bundle.from != self.followed {
+            return Ok(None);
+        }
+        let context = TenantContext {
+            key: self.key.clone(),
+            nonce: ExpectedNonce::Value(nonce),
+            now: input::now()?,
+            verifiers: self.verifiers.clone(),
+            previous: self.state.clone(),
+        };
+        let verdict = match cgpath_appraisal::tenant::verify(&bundle, self.pod, &self.policy, &context) {
+            Ok(verdict) => verdict,
+            Err(error) => return Ok(Some(Proof::wrong(&error.to_string()))),
+        };
+        // Where something fails we stay where we were, and the next one must begin there.
+        if let Some(state) = &verdict.state {
+            self.state = Some(state.clone());
+            self.followed = verdict.covered;
+        }
+        Ok(Some(Proof {
+            checked: true,
+            why: None,
+            verdict: Some(Box::new(verdict)),
+        }))
+    }
+}

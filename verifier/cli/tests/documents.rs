@@ -1,0 +1,123 @@
+//! Commands that the documents show: each exists, with every option that is shown.
+
+use std::path::Path;
+use std::process::Command;
+
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "docs/demo.md",
+    "docs/first-verdict.md",
+    "docs/install.md",
+    "docs/keylime.md",
+    "docs/operate.md",
+    "docs/overview.md",
+    "docs/policies.md",
+    "docs/tenants.md",
+    "docs/troubleshooting.md",
+    "docs/trustee.md",
+    "docs/verifiers.md",
+    "policy/README.md",
+];
+
+/// The words of a command line as a shell has them, as far as the documents go: quotes, and nothing else that is special.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (Some(open), c) if c == open => quote = None,
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The commands `cgpath` on a line of a block: up to where the shell does something else.
+fn commands(line: &str) -> Vec<Vec<String>> {
+    let line = line.trim().trim_start_matches("$ ");
+    // What follows after a gap says what the command is for.
+    let line = line.split("  ").next().unwrap_or_default();
+    let mut found = Vec::new();
+    let mut command: Option<Vec<String>> = None;
+    for word in words(line) {
+        if matches!(
+            word.as_str(),
+            "&&" | "|" | ">" | ">>" | "#" | "&" | ";" | "\\" | "…"
+        ) {
+            found.extend(command.take());
+        } else if let Some(command) = &mut command {
+            command.push(word);
+        } else if word == "cgpath" {
+            command = Some(Vec::new());
+        }
+    }
+    found.extend(command);
+    found
+}
+
+#[test]
+fn every_command_that_a_document_shows_exists_with_its_options() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let mut shown = 0;
+    for document in DOCUMENTS {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        let mut inside = false;
+        for (n, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                inside = !inside;
+                continue;
+            }
+            let begins = line.trim_start();
+            if !inside || !(begins.starts_with("$ ") || begins.starts_with("cgpath ")) {
+                continue;
+            }
+            for command in commands(line) {
+                shown += 1;
+                let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+                    .args(&command)
+                    .arg("--help")
+                    .output()
+                    .unwrap();
+                assert!(
+                    output.status.success(),
+                    "{document}:{}: cgpath {}\n{}",
+                    n + 1,
+                    command.join(" "),
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+        }
+    }
+    assert!(shown > 40, "only {shown} commands were found");
+}
+
+#[test]
+fn an_option_that_is_none_is_seen() {
+    let line = "$ cgpath node list --no-such-option   # a comment";
+    let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(&commands(line)[0])
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        commands("$ cgpath a 'b c' > x && cgpath d"),
+        [vec!["a", "b c"], vec!["d"]]
+    );
+}
+
+#[test]
+fn an_image_that_is_named_and_not_there_is_told_how_to_be_fetched() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(["policy", "from-image", "registry.example/app:1", "-o", "app.json"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("skopeo copy docker://"), "{said}");
+}

@@ -1,0 +1,86 @@
+//! `cgpath policy diff` names each key in which two policies differ.
+
+/// `policy diff` of the example that has every key and of the same with one thing changed.
+fn diff_of(from: &str, to: &str) -> (Option<i32>, String) {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
+    let old = examples.join("everything.yaml");
+    let text = std::fs::read_to_string(&old).unwrap();
+    assert!(text.contains(from), "{from}");
+    // Beside the original's reference files, which it names by relative paths.
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(
+        examples.canonicalize().unwrap().join("two-pods"),
+        dir.path().join("two-pods"),
+    )
+    .unwrap();
+    let new = dir.path().join("new.yaml");
+    std::fs::write(&new, text.replacen(from, to, 1)).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(["policy", "diff"])
+        .args([&old, &new])
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn two_policies_that_differ_in_any_key_are_told_apart_by_its_name() {
+    assert_eq!(
+        diff_of("version: 1", "version: 1"),
+        (Some(0), "no difference\n".to_owned())
+    );
+    let (eights, nines) = ("8".repeat(64), "9".repeat(64));
+    let fours = "4".repeat(64);
+    let register = format!("7: [sha256:{}]", "7".repeat(64));
+    let other = format!("7: [sha256:{eights}]");
+    let object = format!("    - sha256:{}\n  ima", "0".repeat(64));
+    let other_object = format!("    - sha256:{nines}\n  ima");
+    for (key, from, to) in [
+        ("node", "node: everything", "node: other"),
+        ("accept.tiers", "tiers: [kernel, bpf]", "tiers: [bpf]"),
+        ("accept.templates", "ima-ng, ", ""),
+        ("accept.banks", "sha256, sha384", "sha256"),
+        ("accept.bpf-objects", &object, &other_object),
+        (
+            "accept.ima-policies",
+            "    - sha256:0ee51d5f2246792ff6f8cd1bace21620883085a113153c75ed55ab3aafef35a8\n",
+            "",
+        ),
+        (
+            "accept.collector",
+            "collector: /usr/sbin/cgpathd",
+            "collector: /usr/sbin/runc",
+        ),
+        ("tolerance.unattributed", "unattributed: 1", "unattributed: 2"),
+        ("tolerance.lost", "lost: 1", "lost: 0"),
+        ("padded-banks", "padded-banks: report\n", ""),
+        ("predating-pods", "predating-pods: trust\n", ""),
+        ("kexec", "kexec: allow\n", ""),
+        ("min-reboot", "min-reboot: 0", "min-reboot: 3600"),
+        ("runtimes", "containerd-shim-runc-v2, ", ""),
+        ("host", "'^/var/tmp/.*', ", ""),
+        ("runtime-files", "[/usr/sbin/runc]", "[/usr/sbin/cgpathd]"),
+        ("sandbox", "sandbox: { references: [two-pods/pause.json] }\n", ""),
+        ("guard.at-least", "at-least: off", "at-least: deny"),
+        ("guard.tpm-opened", "tpm-opened: untrust", "tpm-opened: report"),
+        ("guard.tolerate", "[map-read, program-opened]", "[map-read]"),
+        ("violations.permit", "/var/log/**, ", ""),
+        ("boot.registers", &register, &other),
+        (
+            "boot.command-lines",
+            "root=/dev/vda2 ro quiet",
+            "root=/dev/vda2 ro",
+        ),
+        ("boot.events", &fours, &eights),
+        ("boot.events", "      optional: true\n", ""),
+        ("boot.firmware-deviations", "name: no separator", "name: none"),
+        ("pods", "name: demo/pod-a", "name: demo/pod-b"),
+        ("pod", "[two-pods/busybox.json]", "[two-pods/pause.json]"),
+        ("opaque", "    opaque: trust\n", ""),
+    ] {
+        let (code, said) = diff_of(from, to);
+        assert_eq!(code, Some(1), "{key}: {said}");
+        assert!(said.contains(key), "{key}: {said}");
+    }
+}

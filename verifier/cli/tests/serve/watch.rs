@@ -1,0 +1,265 @@
+//! `cgpath watch` beside a running service: verdicts as they come, proofs checked by the tenant's own means.
+
+use super::site::{Client, Server, Site, busy, cgpath, fails};
+use cgpath_testkit::port::Port;
+use cgpath_testkit::{Actor, Node, pod, sha256};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+const WAIT: Duration = Duration::from_secs(180);
+
+/// `cgpath watch --json`, line by line.
+struct Watch {
+    child: Child,
+    lines: Receiver<Value>,
+}
+
+impl Watch {
+    fn start(site: &Site, port: u16, args: &[&str]) -> Watch {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args([
+                "watch",
+                "--json",
+                "--url",
+                &format!("https://localhost:{port}"),
+                "--ca",
+            ])
+            .arg(site.ca())
+            .args(args)
+            .env_remove("CGPATH_READ_TOKEN")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in output.lines() {
+                let line = serde_json::from_str(&line.unwrap()).expect("a line is one JSON object");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Watch { child, lines }
+    }
+
+    fn next(&self) -> Value {
+        self.lines.recv_timeout(WAIT).expect("watch shows nothing")
+    }
+
+    fn none(&self) {
+        let more = self.lines.recv_timeout(Duration::from_secs(1));
+        assert!(more.is_err(), "{more:?}");
+    }
+
+    fn end(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One round; gives the nonce in hex, which is the event's id.
+fn round(client: &Client, name: &str, node: &mut Node) -> String {
+    let nonce = client.nonce(name).unwrap();
+    let answer = client.submit(name, &node.attest(&nonce).to_cbor()).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    hex::encode(nonce)
+}
+
+/// The policy of pod 1's tenant, and the arguments with which its proofs are checked.
+fn tenant(site: &Site) -> Vec<String> {
+    let uid = pod(1).to_string();
+    let policy = site.path("policy-worker-1").join("web.yaml");
+    let text = format!(
+        "version: 1\npod: {uid}\nname: red/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+    );
+    std::fs::write(&policy, text).unwrap();
+    let (key, verifier) = (site.path("worker-1.ak"), site.store().join("verdict.pub.pem"));
+    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    [
+        "--pod",
+        &uid,
+        "--policy",
+        &path(&policy),
+        "--ak",
+        &path(&key),
+        "--verifier",
+        &path(&verifier),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+fn as_args(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+/// The service at this port, after another one that is killed.
+fn again(server: Server, site: &Site, port: &Port) -> (Server, Client) {
+    server.kill();
+    site.serve_at(port)
+}
+
+#[test]
+fn a_pods_proofs_are_checked_as_they_come_each_from_where_the_last_ended() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let port = Port::new();
+    let (server, client) = site.serve_at(&port);
+    let first = round(&client, "worker-1", &mut node);
+    let watch = Watch::start(&site, port.number(), &as_args(&tenant(&site)));
+    let mut followed = 0;
+    let mut ids = vec![first];
+    // The third one comes while the service is away and watch is not connected.
+    let (mut server, mut client) = (server, client);
+    for n in 0..4 {
+        if n > 0 {
+            node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+        }
+        if n == 2 {
+            (server, client) = again(server, &site, &port);
+        }
+        if n > 0 {
+            ids.push(round(&client, "worker-1", &mut node));
+        }
+        let line = watch.next();
+        assert_eq!(line["id"], *ids.last().unwrap());
+        assert_eq!(line["verdict"]["pod"]["uid"], pod(1).to_string());
+        assert!(line["verdict"].get("bundle").is_none());
+        let proof = &line["proof"];
+        assert_eq!(proof["checked"], true, "{line}");
+        assert_eq!(proof["verdict"]["outcome"], "trusted", "{line}");
+        assert_eq!(proof["verdict"]["from"], followed, "{line}");
+        followed = proof["verdict"]["covered"].as_u64().unwrap();
+    }
+    assert!(followed > 0);
+    watch.none();
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn a_pod_that_turns_is_shown_and_its_proof_says_so_and_a_wrong_key_proves_nothing() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let (_server, client) = site.serve(&[]);
+    let port = client.address.port();
+    round(&client, "worker-1", &mut node);
+    let args = tenant(&site);
+    let watch = Watch::start(&site, port, &[&as_args(&args)[..], &["--count", "3"]].concat());
+    assert_eq!(watch.next()["proof"]["verdict"]["outcome"], "trusted");
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"replaced"));
+    for _ in 0..2 {
+        round(&client, "worker-1", &mut node);
+        let line = watch.next();
+        assert_eq!(line["verdict"]["pod"]["state"], "untrusted");
+        assert_eq!(line["proof"]["verdict"]["outcome"], "untrusted", "{line}");
+        assert_eq!(
+            line["proof"]["verdict"]["pod"]["findings"][0]["rule"], "V9",
+            "{line}"
+        );
+    }
+    assert_eq!(watch.end(), Some(1));
+
+    // Somebody else's key: nobody vouches, so nothing is trusted. Another node's: the quote is not its.
+    let other = Site::new();
+    for (at, wrong, outcome) in [
+        (
+            7,
+            other.store().join("verdict.pub.pem").to_str().unwrap().to_owned(),
+            "partition-only",
+        ),
+        (5, format!("000b{}", "11".repeat(32)), "untrusted"),
+    ] {
+        let site = Site::new();
+        let mut node = busy();
+        site.enrol(&node, "worker-1");
+        let (_server, client) = site.serve(&[]);
+        round(&client, "worker-1", &mut node);
+        let mut args = tenant(&site);
+        args[at] = wrong;
+        let args = [&as_args(&args)[..], &["--count", "1"]].concat();
+        let watch = Watch::start(&site, client.address.port(), &args);
+        let line = watch.next();
+        assert_eq!(line["proof"]["verdict"]["outcome"], outcome, "{line}");
+        assert_eq!(line["verdict"]["pod"]["state"], "trusted");
+        assert_eq!(watch.end(), Some(1));
+    }
+}
+
+#[test]
+fn all_nodes_or_one_are_shown_live_and_a_tenant_sees_its_own_alone() {
+    let site = Site::new();
+    let mut nodes = [busy(), busy()];
+    for (node, name) in nodes.iter().zip(["worker-1", "worker-2"]) {
+        site.enrol(node, name);
+    }
+    let token = "the red tenant's token";
+    let readers = site.path("readers.yaml");
+    let text = format!(
+        "readers:\n- name: red\n  token-sha256: {}\n  pods: [{}]\n",
+        hex::encode(sha256(token.as_bytes()).bytes()),
+        pod(1)
+    );
+    std::fs::write(&readers, text).unwrap();
+    let operator = "the operator's own token";
+    let (_server, client) = site.serve(&["--read-token", operator, "--readers", readers.to_str().unwrap()]);
+    let port = client.address.port();
+    for n in [0, 1] {
+        round(&client, &format!("worker-{}", n + 1), &mut nodes[n]);
+    }
+    let all = Watch::start(&site, port, &["--token", operator]);
+    let one = Watch::start(&site, port, &["--token", operator, "--node", "worker-2"]);
+    let red = Watch::start(&site, port, &["--token", token]);
+    let own = pod(1).to_string();
+    // With no --node it is found; with no policy nothing is called checked.
+    let by_uid = Watch::start(&site, port, &["--token", token, "--pod", &own]);
+    assert_eq!(
+        [all.next(), all.next()].map(|line| line["verdict"]["node"].clone()),
+        ["worker-1", "worker-2"]
+    );
+    assert_eq!(one.next()["verdict"]["node"], "worker-2");
+    for name in ["worker-1", "worker-2"] {
+        let line = red.next();
+        assert_eq!(line["verdict"]["node"], name);
+        assert_eq!(line["verdict"]["pods"].as_array().unwrap().len(), 1);
+        assert!(!line.to_string().contains(&pod(2).to_string()), "{line}");
+    }
+    let line = by_uid.next();
+    assert_eq!(line["proof"]["checked"], false, "{line}");
+    assert_eq!(line["verdict"]["pod"]["uid"], own);
+    for n in [1, 0] {
+        round(&client, &format!("worker-{}", n + 1), &mut nodes[n]);
+    }
+    assert_eq!(
+        [all.next(), all.next()].map(|line| line["verdict"]["node"].clone()),
+        ["worker-2", "worker-1"]
+    );
+    assert_eq!(one.next()["verdict"]["node"], "worker-2");
+    one.none();
+
+    let url = format!("https://localhost:{port}");
+    let ca = site.ca();
+    let refused = |args: &[&str]| {
+        let base = ["watch", "--json", "--url", &url, "--ca", ca.to_str().unwrap()];
+        fails(&[&base[..], args].concat())["kind"].clone()
+    };
+    assert_eq!(refused(&["--token", "nobody's"]), "refused");
+    assert_eq!(
+        refused(&["--token", token, "--pod", &pod(2).to_string()]),
+        "refused"
+    );
+    assert_eq!(refused(&["--token", token, "--node", "worker-9"]), "refused");
+    assert_eq!(cgpath(&["watch", "--help"]).status.code(), Some(0));
+}

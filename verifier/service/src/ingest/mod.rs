@@ -1,0 +1,513 @@
+//! One submission: from bytes to a verdict that is kept, or to a refusal that changes nothing.
+//!
+//! Only evidence whose quote holds (rule V1: the pinned key, this service's nonce, used for the first time) gives a
+//! verdict that is kept. Whatever else arrives in a node's name is refused, so that a stranger can neither replace a
+//! node's verdict nor push older ones out of the history. It is refused by its head: nothing behind it is decoded.
+//!
+//! A part of evidence is judged after what is kept of the node: by a follower in memory where the round is a usual one,
+//! else by putting the whole evidence together and appraising that. Both give the same verdict.
+//! Not here: HTTP, and the rules themselves (see the `verifier` library).
+
+pub mod followers;
+mod policies;
+
+use crate::changes::{self, StateChange};
+use crate::ingest::followers::Followers;
+use crate::ingest::policies::{LoadError, Policies};
+use crate::nonce::{BadNonce, Nonces};
+use crate::reappraisal::{self, AgainError};
+use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
+use cgpath_appraisal::accept::Accepted;
+use cgpath_appraisal::follow::{self, Follower, Mismatch};
+use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Severity, Verdict};
+use cgpath_evidence::{Digest, Evidence, Head, JoinError, Part, Position, Quote};
+use cgpath_evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
+use cgpath_policy::Policy;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Verdicts between two looks at the limits.
+const PRUNE_EVERY: usize = 64;
+/// How often an appraisal is done again because the enrolment changed under it.
+const TRIES: u32 = 3;
+
+/// Why a submission was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The bytes are not evidence.
+    #[error("evidence: {0}")]
+    Evidence(#[from] cgpath_evidence::Error),
+    /// Signed by another key than the pinned one.
+    #[error("the quote was made by the key {found}, which is not the one that {node} is enrolled with")]
+    UnknownKey {
+        /// The node.
+        node: String,
+        /// The pinned key's Name, hex: not for whoever asks.
+        expected: String,
+        /// The Name of the key in the evidence, hex.
+        found: String,
+    },
+    /// Not a nonce of this service, or not any more.
+    #[error("{0}")]
+    Nonce(#[from] BadNonce),
+    /// Answered before.
+    #[error("this nonce was answered already")]
+    NonceUsed,
+    /// Rule V1 failed.
+    #[error("{}", .0.join("; "))]
+    Quote(Vec<String>),
+    /// A part that does not follow what is kept.
+    #[error("{0}")]
+    Mismatch(#[from] Mismatch),
+    /// A part that does not fit to what is kept.
+    #[error("{0}")]
+    Join(#[from] JoinError),
+    /// Cannot be appraised at all.
+    #[error("{0}")]
+    Unusable(String),
+    /// The policy is not the one that was enrolled, or cannot be read.
+    #[error("policy: {0}")]
+    Policy(#[from] LoadError),
+    /// The store.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        match error {
+            StoreError::NonceUsed => Refusal::NonceUsed,
+            StoreError::NonceExpired => Refusal::Nonce(BadNonce::Expired { ago: 0 }),
+            other => Refusal::Store(other),
+        }
+    }
+}
+
+/// A verdict that is kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// Its id in the store.
+    pub id: i64,
+    /// Whether the node and all pods are trusted.
+    pub trusted: bool,
+    /// The verdict as JSON.
+    pub verdict: String,
+}
+
+/// Appraises and keeps.
+pub struct Judge {
+    store: Arc<Store>,
+    policies: Policies,
+    limits: Limits,
+    gates: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Nodes of the verdicts since the last look, and the number of these.
+    since_prune: Mutex<(BTreeSet<String>, usize)>,
+    followers: Followers,
+}
+
+/// What arrived.
+enum Received {
+    Whole(Evidence),
+    Part(Part),
+}
+
+impl Received {
+    fn from_cbor(bytes: &[u8]) -> Result<Received, cgpath_evidence::Error> {
+        if Part::is_part(bytes) {
+            Part::from_cbor(bytes).map(Received::Part)
+        } else {
+            Evidence::from_cbor(bytes).map(Received::Whole)
+        }
+    }
+
+    fn quote(&self) -> &Quote {
+        match self {
+            Received::Whole(evidence) => &evidence.quote,
+            Received::Part(part) => &part.quote,
+        }
+    }
+
+    fn registers(&self) -> &[Registers] {
+        match self {
+            Received::Whole(evidence) => evidence.registers(),
+            Received::Part(part) => part.registers(),
+        }
+    }
+}
+
+/// What a quote says of itself, whether or not it holds.
+struct Claim<'a> {
+    quote: &'a Quote,
+    attest: Attest,
+    /// The Name of the key beside it, hex.
+    key: String,
+}
+
+impl Claim<'_> {
+    fn of(quote: &Quote) -> Result<Claim<'_>, Refusal> {
+        let bad = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
+        Ok(Claim {
+            quote,
+            attest: Attest::parse(&quote.attest).map_err(|e| bad(&e))?,
+            key: cgpath_appraisal::key_name(&quote.ak)
+                .map(hex::encode)
+                .map_err(|e| bad(&e))?,
+        })
+    }
+}
+
+/// The question that one submission puts, as far as it does not depend on what was sent.
+struct Question {
+    policy: Arc<Policy>,
+    context: Context,
+    accepted: Vec<Accepted>,
+}
+
+/// What a submission came to.
+struct Outcome<'a> {
+    verdict: Verdict,
+    /// To be kept: what was sent, or the whole of it.
+    bytes: Cow<'a, [u8]>,
+    /// Where that is a part: what it follows, SHA-256 in hex.
+    follows: Option<&'a str>,
+    follower: Option<Follower>,
+}
+
+impl Judge {
+    /// Judges by what `store` says of nodes, and keeps within `limits`.
+    pub fn new(store: Arc<Store>, limits: Limits) -> Judge {
+        Judge {
+            store,
+            policies: Policies::default(),
+            limits,
+            gates: Mutex::default(),
+            since_prune: Mutex::default(),
+            followers: Followers::default(),
+        }
+    }
+
+    /// Whether the policy of a node can be used.
+    pub fn has_policy(&self, node: &Node) -> bool {
+        self.policies.of(node).is_ok()
+    }
+
+    /// Holds at most so many bytes of memory to follow nodes.
+    pub fn with_memory(self, bytes: usize) -> Judge {
+        Judge {
+            followers: Followers::new(bytes),
+            ..self
+        }
+    }
+
+    /// What the node's next round may follow, where something is kept.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the node is not enrolled, or its state cannot be read.
+    pub fn position(&self, node: &str) -> Result<Option<Position>, Refusal> {
+        let round = self.store.round(node)?;
+        let before = round.state.as_deref().map(state).transpose()?;
+        Ok(position(&round, before.as_ref()))
+    }
+
+    /// To be held while a submission of this node is judged: the next one starts from what it leaves. `node` must be
+    /// enrolled, so that the number of gates is bounded by that of nodes.
+    pub fn gate(&self, node: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(gates.entry(node.to_owned()).or_default())
+    }
+
+    /// Whether evidence with this head would be judged: it is by the node's key, over a nonce that was not answered yet.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admit(&self, nonces: &Nonces, node: &str, head: &Head, now: u64) -> Result<(), Refusal> {
+        let claim = Claim::of(&head.quote)?;
+        let round = self.store.round(node)?;
+        self.check(nonces, &round, &claim, now).map(drop)
+    }
+
+    /// Refuses a claim that does not prove itself. Gives the question that it answers, and when its nonce expires.
+    fn check(
+        &self,
+        nonces: &Nonces,
+        round: &Round,
+        claim: &Claim<'_>,
+        now: u64,
+    ) -> Result<(Question, u64), Refusal> {
+        let node = &round.node;
+        if node.stopped.is_some() {
+            return Err(Refusal::Store(StoreError::Stopped(node.name.clone())));
+        }
+        if claim.key != node.ak_name {
+            return Err(Refusal::UnknownKey {
+                node: node.name.clone(),
+                expected: node.ak_name.clone(),
+                found: claim.key.clone(),
+            });
+        }
+        let nonce = &claim.attest.extra_data;
+        let expires = nonces.check(&node.name, nonce, now)?;
+        self.store.check_nonce(nonce, expires)?;
+        let question = self.question(round, nonce, now)?;
+        // The values of the registers come later; here it is asked who signed what.
+        let placeholders = claim.attest.pcr_select.banks.iter().filter_map(|selection| {
+            let zeros = vec![Digest::zero(selection.bank()?); REGISTERS];
+            Registers::new(zeros)
+        });
+        proven(claim.quote, &placeholders.collect::<Vec<_>>(), &question.context)?;
+        Ok((question, expires))
+    }
+
+    /// Judges evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a synced write.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing is kept then.
+    pub fn submit(&self, nonces: &Nonces, node: &str, bytes: &[u8], now: u64) -> Result<Kept, Refusal> {
+        let head = Head::read(bytes)?;
+        let claim = Claim::of(&head.quote)?;
+        let nonce = &claim.attest.extra_data;
+        let mut decoded = None;
+        for _ in 0..TRIES {
+            let round = self.store.round(node)?;
+            // First of all that takes time or memory: whoever has no key makes nobody decode, join and replay anything.
+            let (question, nonce_expires) = self.check(nonces, &round, &claim, now)?;
+            // After the round was read: what is kept in between makes the commit a conflict.
+            let before = self.store.outline(node)?;
+            let received = match &mut decoded {
+                Some(received) => received,
+                none => none.insert(Received::from_cbor(bytes)?),
+            };
+            proven(received.quote(), received.registers(), &question.context)?;
+            let outcome = match received {
+                Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
+                Received::Part(part) => {
+                    let resets = claim.attest.clock.reset_count;
+                    self.part(part, bytes, &round, &question, resets)?
+                }
+            };
+            let changes = changes::between(before.as_ref(), &outcome.verdict);
+            match self.keep(outcome, &round, &changes, nonce, nonce_expires) {
+                Err(Refusal::Store(StoreError::Conflict)) => {}
+                other => return other,
+            }
+        }
+        Err(Refusal::Store(StoreError::Conflict))
+    }
+
+    /// Counts a verdict of this node. Gives the nodes that have more of them since the last look, when it is time for one.
+    fn grown(&self, node: &str) -> Option<BTreeSet<String>> {
+        let mut since = self.since_prune.lock().unwrap_or_else(PoisonError::into_inner);
+        since.0.insert(node.to_owned());
+        since.1 += 1;
+        (since.1 >= PRUNE_EVERY).then(|| std::mem::take(&mut *since).0)
+    }
+
+    fn question(&self, round: &Round, nonce: &[u8], now: u64) -> Result<Question, Refusal> {
+        let node = &round.node;
+        let policy = self.policies.of(node)?;
+        let key = match &node.ak_public {
+            Some(public) => PinnedKey::from_public(public),
+            None => PinnedKey::from_fingerprint(&node.ak_name),
+        };
+        let key = key.map_err(|e| Refusal::Unusable(format!("the key of {}: {e}", node.name)))?;
+        let context = Context {
+            node: node.name.clone(),
+            key,
+            nonce: ExpectedNonce::Value(nonce.to_vec()),
+            now,
+            previous: round.state.as_deref().map(state).transpose()?,
+        };
+        let accepted = reappraisal::accepted(&self.store, &node.name, now).map_err(|e| match e {
+            AgainError::Store(error) => Refusal::Store(error),
+            other => Refusal::Unusable(other.to_string()),
+        })?;
+        Ok(Question {
+            policy,
+            context,
+            accepted,
+        })
+    }
+
+    /// Evidence from the first entry on.
+    fn whole<'a>(
+        &self,
+        evidence: &mut Evidence,
+        bytes: &'a [u8],
+        round: &Round,
+        question: &Question,
+    ) -> Result<Outcome<'a>, Refusal> {
+        let mut bytes = Cow::Borrowed(bytes);
+        let mut notes = Vec::new();
+        let same_boot = |state: &NodeState| state.boot_id == evidence.boot_id;
+        if let Some(base) = &round.base
+            && question.context.previous.as_ref().is_some_and(same_boot)
+            && !follow::is_whole(&evidence.list)
+            && let Some(cut) = follow::uncut(evidence, &self.kept(base)?)
+        {
+            notes.push(format!(
+                "the list was cut: its first {cut} entries are gone from the node (CONFIG_IMA_STAGING) and were put back from what is kept"
+            ));
+            bytes = Cow::Owned(evidence.to_cbor());
+        }
+        let (verdict, follower) = question.appraise(evidence, notes)?;
+        Ok(Outcome {
+            verdict,
+            bytes,
+            follows: None,
+            follower,
+        })
+    }
+
+    /// What is new since what is kept.
+    fn part<'a>(
+        &self,
+        part: &Part,
+        bytes: &'a [u8],
+        round: &'a Round,
+        question: &Question,
+        resets: u32,
+    ) -> Result<Outcome<'a>, Refusal> {
+        let previous = question.context.previous.as_ref();
+        let kept = position(round, previous);
+        let resets = (previous.map_or(resets, |before| before.reset_count), resets);
+        follow::follows(part, kept.as_ref(), resets)?;
+        let Some(base) = round.base.as_deref() else {
+            return Err(Mismatch::NothingKept.into());
+        };
+        // Now and then the whole is kept, so that no evidence is in too many pieces.
+        let is_piece = self.store.depth(base)? + 1 < parts_of(&round.node.ak_name);
+        if is_piece && let Some(mut follower) = self.followers.take(&round.node.name) {
+            let (policy, context) = (&question.policy, &question.context);
+            let verdict = follower
+                .advance(part, policy, context, &question.accepted)
+                .cloned();
+            if let Some(verdict) = verdict {
+                return Ok(Outcome {
+                    verdict,
+                    bytes: Cow::Borrowed(bytes),
+                    follows: Some(base),
+                    follower: Some(follower),
+                });
+            }
+        }
+        let whole = part.clone().join(self.kept(base)?)?;
+        let (mut verdict, follower) = question.appraise(&whole, Vec::new())?;
+        if verdict.state.is_none() {
+            verdict.node.notes.push(format!(
+                "entries before {} were believed in an earlier round; what does not hold came with this one",
+                part.from.entries
+            ));
+        }
+        Ok(Outcome {
+            verdict,
+            bytes: if is_piece {
+                Cow::Borrowed(bytes)
+            } else {
+                Cow::Owned(whole.to_cbor())
+            },
+            follows: is_piece.then_some(base),
+            follower,
+        })
+    }
+
+    fn kept(&self, base: &str) -> Result<Evidence, Refusal> {
+        let broken = |e: cgpath_evidence::Error| StoreError::Broken {
+            evidence: base.to_owned(),
+            why: e.to_string(),
+        };
+        Ok(Evidence::from_cbor(&self.store.evidence(base)?).map_err(broken)?)
+    }
+
+    fn keep(
+        &self,
+        outcome: Outcome<'_>,
+        round: &Round,
+        changes: &[StateChange],
+        nonce: &[u8],
+        nonce_expires: u64,
+    ) -> Result<Kept, Refusal> {
+        let verdict = &outcome.verdict;
+        let json = |e: serde_json::Error| Refusal::Unusable(format!("the verdict as JSON: {e}"));
+        let text = serde_json::to_string(verdict).map_err(json)?;
+        let state = verdict
+            .to_store()
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(json)?;
+        let evidence = self.store.keep_evidence(&outcome.bytes)?;
+        let id = self.store.commit(&Commit {
+            node: &round.node.name,
+            version: round.version,
+            time: verdict.time,
+            trusted: verdict.trusted,
+            nonce,
+            nonce_expires,
+            policy_digest: &round.node.policy_digest,
+            evidence: &evidence,
+            follows: outcome.follows,
+            verdict: &text,
+            state: state.as_deref(),
+            changes,
+        })?;
+        if let Some(follower) = outcome.follower {
+            self.followers.put(&round.node.name, follower);
+        }
+        if let Some(nodes) = self.grown(&round.node.name) {
+            // The verdict is kept; that older ones could not be forgotten is not the node's matter.
+            if let Err(error) = self.store.prune(&self.limits, verdict.time, Some(&nodes)) {
+                tracing::error!(%error, "older verdicts could not be forgotten");
+            }
+        }
+        Ok(Kept {
+            id,
+            trusted: verdict.trusted,
+            verdict: text,
+        })
+    }
+}
+
+impl Question {
+    /// The verdict, with `notes`, and what goes on from it.
+    fn appraise(
+        &self,
+        evidence: &Evidence,
+        notes: Vec<String>,
+    ) -> Result<(Verdict, Option<Follower>), Refusal> {
+        let (policy, context) = (&self.policy, &self.context);
+        let (mut verdict, follower) = Follower::begin(evidence, policy, context, &self.accepted, context.now)
+            .map_err(|e| Refusal::Unusable(e.to_string()))?;
+        verdict.node.notes.extend(notes);
+        Ok((verdict, follower))
+    }
+}
+
+/// Rule V1: the quote is by the node's key, over this nonce.
+fn proven(quote: &Quote, registers: &[Registers], context: &Context) -> Result<(), Refusal> {
+    let failed = |f: &Finding| f.severity == Severity::Fail;
+    let findings: Vec<String> = cgpath_appraisal::quote_findings(quote, registers, context)
+        .iter()
+        .filter(|f| failed(f))
+        .map(|f| format!("{}: {}", f.rule, f.text))
+        .collect();
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::Quote(findings))
+    }
+}
+
+/// Where the store is with a node.
+fn position(round: &Round, state: Option<&NodeState>) -> Option<Position> {
+    let base = hex::decode(round.base.as_deref()?).ok()?;
+    follow::position(state?, base.try_into().ok()?)
+}
+
+fn state(bytes: &[u8]) -> Result<NodeState, Refusal> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        // Passing over it would forget what the node must not go back behind.
+        Refusal::Unusable(format!(
+            "the node's kept state cannot be read ({e}); cgpath node rm and add start anew"
+        ))
+    })
+}

@@ -1,0 +1,1161 @@
+//! What the service remembers: nodes, their states, verdicts, nonces that were used; and the evidence behind verdicts.
+//!
+//! SQLite in write-ahead mode with a sync at each commit. The reasons: `cgpath node` and `cgpath report` work on the
+//! same store while the service runs, with no second protocol for it (redb locks its file for one process); a commit
+//! survives `kill -9` and a power cut; and the file can be read with stock tools in ten years.
+//!
+//! One transaction takes a verdict, the state after it and the nonce together: there is no instant at which one is
+//! kept without the others. Evidence is on disk, synced and named by its SHA-256, before that transaction.
+//! Not here: what evidence means, and HTTP.
+
+mod changes;
+mod deltas;
+mod policies;
+mod refusals;
+mod retention;
+mod waivers;
+
+pub use changes::KEEP_CHANGES;
+pub use deltas::parts_of;
+pub use policies::kept_references;
+pub use refusals::Refusal;
+pub use retention::Limits;
+pub use waivers::{Change, Forgotten, Past, Rejudged};
+
+use crate::changes::StateChange;
+use changes::CHANGES;
+use deltas::{MIGRATION_3, PARTS};
+use refusals::REFUSALS;
+use retention::KEPT;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The database's file in the store's directory.
+const DATABASE: &str = "store.db";
+/// The folder of evidence files in the store's directory.
+const EVIDENCE: &str = "evidence";
+/// "cgpt": marks the database as ours (`PRAGMA application_id`).
+const APPLICATION_ID: i32 = 0x6367_7074;
+/// The schema below (`PRAGMA user_version`).
+const SCHEMA_VERSION: i32 = 5;
+/// The key of [`Store::stale_after`].
+const STALE_AFTER: &str = "stale-after";
+/// Keeps a value by its key.
+const SET_META: &str =
+    "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+/// How long a writer waits for another process' transaction.
+const BUSY: Duration = Duration::from_secs(10);
+
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE nodes (
+    name          TEXT PRIMARY KEY,
+    ak_name       TEXT NOT NULL,           -- TPM Name in hex
+    ak_public     BLOB,                    -- TPMT_PUBLIC where a file was given
+    policy        TEXT NOT NULL,           -- path, relative to the store's directory or absolute
+    policy_digest TEXT NOT NULL,           -- what was enrolled; another content is refused
+    added         INTEGER NOT NULL,        -- unix seconds
+    state         BLOB,                    -- what the last round left for the next
+    version       INTEGER NOT NULL,        -- changes with every change of this row
+    stopped       INTEGER,                 -- since when nothing is taken of it, unix seconds
+    base          TEXT,                    -- evidence that the next round may follow; none: it sends everything
+    policy_source TEXT                     -- absolute path of what `policy` is a copy of
+) STRICT;
+CREATE TABLE verdicts (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
+    time          INTEGER NOT NULL,        -- unix seconds
+    trusted       INTEGER NOT NULL,
+    nonce         BLOB NOT NULL UNIQUE,
+    policy_digest TEXT NOT NULL,
+    evidence      TEXT NOT NULL,           -- SHA-256 of the evidence, hex
+    evidence_len  INTEGER NOT NULL,
+    evidence_kept INTEGER NOT NULL,
+    verdict       TEXT NOT NULL,           -- JSON; of a verdict that was judged again, the last word
+    state_before  BLOB                     -- what was known of the node before
+) STRICT;
+CREATE INDEX verdicts_of_node ON verdicts (node, id);
+CREATE INDEX verdicts_by_evidence ON verdicts (evidence);
+-- Outlives nodes and verdicts: a nonce is never good twice.
+CREATE TABLE used_nonces (nonce BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX used_nonces_by_age ON used_nonces (expires);
+";
+
+/// Tables that version 2 added.
+const SINCE_2: &str = "
+-- What verdicts said before their evidence was judged again.
+CREATE TABLE rejudged (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    verdict_id    INTEGER NOT NULL REFERENCES verdicts(id) ON DELETE CASCADE,
+    time          INTEGER NOT NULL,        -- when it was judged again, unix seconds
+    reason        TEXT NOT NULL,
+    old_policy    TEXT NOT NULL,
+    old_trusted   INTEGER NOT NULL,
+    old_verdict   TEXT NOT NULL,           -- JSON
+    new_policy    TEXT NOT NULL,
+    new_trusted   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX rejudged_of_verdict ON rejudged (verdict_id);
+-- Findings that somebody accepted: signed statements, see `cgpath_appraisal::accept`.
+CREATE TABLE accepts (
+    digest        TEXT PRIMARY KEY,
+    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
+    until         INTEGER NOT NULL,        -- unix seconds
+    statement     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// From version 1, in one transaction.
+const MIGRATION: &str = "
+ALTER TABLE nodes ADD COLUMN stopped INTEGER;
+ALTER TABLE verdicts ADD COLUMN state_before BLOB;
+";
+
+/// From version 4, in the same.
+const MIGRATION_5: &str = "ALTER TABLE nodes ADD COLUMN policy_source TEXT;";
+
+/// Tables that version 5 added, beside that of refusals.
+const SINCE_5: &str = "
+-- When somebody said that what was known of a node is to be forgotten: signed statements, see `cgpath_appraisal::forget`.
+CREATE TABLE IF NOT EXISTS forgotten (
+    digest        TEXT PRIMARY KEY,
+    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
+    time          INTEGER NOT NULL,        -- unix seconds
+    reason        TEXT NOT NULL,
+    statement     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no store in this directory.
+    #[error("{0} holds no store")]
+    NoStore(PathBuf),
+    /// There is something already.
+    #[error("{0} is there already")]
+    Exists(PathBuf),
+    /// The database is not ours, or of another version.
+    #[error("{path}: {what}")]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The database refused.
+    #[error("store: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// No node of this name.
+    #[error("no node named {0} is enrolled")]
+    UnknownNode(String),
+    /// A node of this name is there.
+    #[error("a node named {0} is enrolled already")]
+    NodeExists(String),
+    /// The nonce was used before.
+    #[error("this nonce was answered already")]
+    NonceUsed,
+    /// The nonce's lifetime is over.
+    #[error("this nonce has expired")]
+    NonceExpired,
+    /// Nothing is taken of this node until it is reactivated.
+    #[error("node {0} is stopped")]
+    Stopped(String),
+    /// Evidence that came in parts cannot be put together.
+    #[error("evidence {evidence}: {why}")]
+    Broken {
+        /// SHA-256, hex.
+        evidence: String,
+        /// Why not.
+        why: String,
+    },
+    /// The node's enrolment or state changed between reading it and committing.
+    #[error("the node's enrolment or state changed in the meantime")]
+    Conflict,
+}
+
+/// A node as it was enrolled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; see [`valid_name`].
+    pub name: String,
+    /// TPM Name of the attestation key, lower-case hex.
+    pub ak_name: String,
+    /// TPMT_PUBLIC of the attestation key, where a file was given at enrolment.
+    pub ak_public: Option<Vec<u8>>,
+    /// Absolute path of the policy file: the copy in the store, or in one that an earlier version made, the file itself.
+    pub policy: PathBuf,
+    /// What it is a copy of.
+    pub policy_source: Option<PathBuf>,
+    /// Digest of the policy as it was enrolled.
+    pub policy_digest: String,
+    /// When it was enrolled, in unix seconds.
+    pub added: u64,
+    /// Since when nothing is taken of it, in unix seconds.
+    pub stopped: Option<u64>,
+}
+
+/// What the next round of a node starts from.
+#[derive(Debug, Clone)]
+pub struct Round {
+    /// The enrolment.
+    pub node: Node,
+    /// What the last round left; `None` before the first.
+    pub state: Option<Vec<u8>>,
+    /// The evidence that left it, SHA-256 in hex; `None`: the next round must send everything.
+    pub base: Option<String>,
+    /// To be given back in [`Commit::version`].
+    pub version: i64,
+}
+
+/// One round to be kept.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// [`Round::version`] that the appraisal started from.
+    pub version: i64,
+    /// When, in unix seconds.
+    pub time: u64,
+    /// Whether the node and all its pods are trusted.
+    pub trusted: bool,
+    /// The nonce that was answered.
+    pub nonce: &'a [u8],
+    /// When it expires, in unix seconds.
+    pub nonce_expires: u64,
+    /// Digest of the policy that was applied.
+    pub policy_digest: &'a str,
+    /// The evidence; see [`Store::keep_evidence`].
+    pub evidence: &'a KeptEvidence,
+    /// Where it is a part: the evidence that it follows, SHA-256 in hex.
+    pub follows: Option<&'a str>,
+    /// The verdict as JSON.
+    pub verdict: &'a str,
+    /// What the next round starts from; `None` leaves what the last one left.
+    pub state: Option<&'a [u8]>,
+    /// What is another state than in the node's last verdict.
+    pub changes: &'a [StateChange],
+}
+
+/// Evidence that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptEvidence {
+    /// SHA-256, hex; also the file's name.
+    pub sha256: String,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// A verdict as it was kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoredVerdict {
+    /// Rises with every verdict of the store.
+    pub id: i64,
+    /// The node.
+    pub node: String,
+    /// When, in unix seconds.
+    pub time: u64,
+    /// Whether the node and all its pods are trusted.
+    pub trusted: bool,
+    /// The nonce that was answered.
+    #[serde(with = "cgpath_evidence::serde_bytes_hex")]
+    pub nonce: Vec<u8>,
+    /// Digest of the policy that was applied.
+    pub policy_digest: String,
+    /// SHA-256 of the evidence, hex.
+    pub evidence: String,
+    /// Whether the evidence is still on disk.
+    pub evidence_kept: bool,
+    /// The verdict.
+    pub verdict: Box<serde_json::value::RawValue>,
+}
+
+/// The store in one directory.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// Whether `name` can name a node: 1 to 253 of `A-Z a-z 0-9 . _ -`, the first one a letter or a digit.
+pub fn valid_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    (1..=253).contains(&bytes.len())
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+}
+
+impl Store {
+    /// Makes an empty store. `dir` must exist and hold none.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::Io`], [`StoreError::Database`].
+    pub fn create(dir: &Path) -> Result<Store, StoreError> {
+        let path = dir.join(DATABASE);
+        // Made here and not by SQLite, so that it is private from the start.
+        private_file(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Exists(path.clone()),
+            _ => StoreError::Io {
+                path: path.clone(),
+                error,
+            },
+        })?;
+        let folder = dir.join(EVIDENCE);
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| StoreError::Io { path: folder, error })?;
+        let connection = connect(&path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.execute_batch(&format!(
+            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} {REFUSALS} {SINCE_5} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        ))?;
+        sync_dir(dir)?;
+        Ok(Store {
+            dir: dir.to_owned(),
+            connection: Mutex::new(connection),
+        })
+    }
+
+    /// Opens the store in `dir`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStore`], [`StoreError::Foreign`], [`StoreError::Database`].
+    pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        let path = dir.join(DATABASE);
+        if !path.try_exists().map_err(|error| StoreError::Io {
+            path: path.clone(),
+            error,
+        })? {
+            return Err(StoreError::NoStore(dir.to_owned()));
+        }
+        let foreign = |what: String| StoreError::Foreign {
+            path: path.clone(),
+            what,
+        };
+        let connection = connect(&path).map_err(|e| match e {
+            StoreError::Database(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
+                foreign("not a database".to_owned())
+            }
+            other => other,
+        })?;
+        let id: i32 = connection
+            .pragma_query_value(None, "application_id", |row| row.get(0))
+            .map_err(|e| match e.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::NotADatabase) => foreign("not a database".to_owned()),
+                _ => e.into(),
+            })?;
+        if id != APPLICATION_ID {
+            return Err(foreign("not a store of cgpath".to_owned()));
+        }
+        let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if (1..SCHEMA_VERSION).contains(&version) {
+            // Another process may be here at the same time: the second one finds the work done.
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if version < 2 {
+                connection.execute_batch(&format!("{MIGRATION} {SINCE_2}"))?;
+            }
+            if version < 3 {
+                connection.execute_batch(&format!("{MIGRATION_3} {PARTS} {CHANGES}"))?;
+            }
+            if version < 4 {
+                connection.execute_batch(KEPT)?;
+            }
+            if version < 5 {
+                connection.execute_batch(&format!("{MIGRATION_5} {REFUSALS} {SINCE_5}"))?;
+            }
+            connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
+        } else if version != SCHEMA_VERSION {
+            return Err(foreign(format!(
+                "store version {version}, this cgpath knows {SCHEMA_VERSION}"
+            )));
+        }
+        Ok(Store {
+            dir: dir.to_owned(),
+            connection: Mutex::new(connection),
+        })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic in between leaves the connection usable: an open transaction was rolled back by its drop.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A value that the service keeps for itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let connection = self.connection();
+        Ok(connection
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0))
+            .optional()?)
+    }
+
+    /// Keeps such a value.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.connection().execute(SET_META, [key, value])?;
+        Ok(())
+    }
+
+    /// Age from which the service shows a verdict as stale, seconds; `None` before it first ran.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn stale_after(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.meta(STALE_AFTER)?.and_then(|text| text.parse().ok()))
+    }
+
+    /// Keeps [`Store::stale_after`].
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn set_stale_after(&self, seconds: u64) -> Result<(), StoreError> {
+        self.set_meta(STALE_AFTER, &seconds.to_string())
+    }
+
+    /// Enrols a node. With `replace`, a node of that name gets the new key and policy; its verdicts stay, and so does
+    /// its state while the key is the same (another key is another machine, its counters do not compare).
+    ///
+    /// # Errors
+    /// [`StoreError::NodeExists`] without `replace`; [`StoreError::Database`].
+    pub fn add_node(&self, node: &Node, replace: bool) -> Result<(), StoreError> {
+        let policy = text(self.relative(&node.policy))?;
+        let source = node.policy_source.as_deref().map(text).transpose()?;
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let old: Option<String> = transaction
+            .query_row("SELECT ak_name FROM nodes WHERE name = ?1", [&node.name], |r| {
+                r.get(0)
+            })
+            .optional()?;
+        match old {
+            None => {
+                transaction.execute(
+                    "INSERT INTO nodes (name, ak_name, ak_public, policy, policy_digest, added, version, policy_source)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    params![
+                        node.name,
+                        node.ak_name,
+                        node.ak_public,
+                        policy,
+                        node.policy_digest,
+                        signed(node.added),
+                        // Random, so that a node that was removed and added again is not taken for the old one.
+                        random_version()?,
+                        source,
+                    ],
+                )?;
+            }
+            Some(_) if !replace => return Err(StoreError::NodeExists(node.name.clone())),
+            Some(old) => {
+                transaction.execute(
+                    "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
+                     version = version + 1, state = CASE WHEN ?7 THEN state ELSE NULL END,
+                     base = CASE WHEN ?7 THEN base ELSE NULL END, policy_source = ?8 WHERE name = ?1",
+                    params![
+                        node.name,
+                        node.ak_name,
+                        node.ak_public,
+                        policy,
+                        node.policy_digest,
+                        signed(node.added),
+                        old == node.ak_name,
+                        source,
+                    ],
+                )?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Removes a node, its state, its verdicts and their evidence.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownNode`], [`StoreError::Database`], [`StoreError::Io`].
+    pub fn remove_node(&self, name: &str) -> Result<(), StoreError> {
+        let files = {
+            let mut connection = self.connection();
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let files: Vec<String> = transaction
+                .prepare("SELECT evidence FROM verdicts WHERE node = ?1 AND evidence_kept = 1")?
+                .query_map([name], |r| r.get(0))?
+                .collect::<Result<_, _>>()?;
+            if transaction.execute("DELETE FROM nodes WHERE name = ?1", [name])? == 0 {
+                return Err(StoreError::UnknownNode(name.to_owned()));
+            }
+            transaction.commit()?;
+            files
+        };
+        self.delete_evidence(files)
+    }
+
+    /// All nodes by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn nodes(&self) -> Result<Vec<Node>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(&format!("SELECT {NODE} FROM nodes ORDER BY name"))?;
+        let rows = statement.query_map([], |row| read_node(row, &self.dir))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownNode`], [`StoreError::Database`].
+    pub fn node(&self, name: &str) -> Result<Node, StoreError> {
+        self.round(name).map(|round| round.node)
+    }
+
+    /// One node and what its next round starts from.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownNode`], [`StoreError::Database`].
+    pub fn round(&self, name: &str) -> Result<Round, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {NODE}, state, base, version FROM nodes WHERE name = ?1"
+        ))?;
+        let round = statement
+            .query_row([name], |row| {
+                Ok(Round {
+                    node: read_node(row, &self.dir)?,
+                    state: row.get("state")?,
+                    base: row.get("base")?,
+                    version: row.get("version")?,
+                })
+            })
+            .optional()?;
+        round.ok_or_else(|| StoreError::UnknownNode(name.to_owned()))
+    }
+
+    /// Whether `nonce` was answered, or is older than what this store remembers of such.
+    ///
+    /// # Errors
+    /// [`StoreError::NonceUsed`], [`StoreError::NonceExpired`], [`StoreError::Database`].
+    pub fn check_nonce(&self, nonce: &[u8], expires: u64) -> Result<(), StoreError> {
+        nonce_is_fresh(&self.connection(), nonce, expires)
+    }
+
+    /// Puts evidence on disk: complete, synced, under its own hash. Before [`Store::commit`], which makes it count.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn keep_evidence(&self, bytes: &[u8]) -> Result<KeptEvidence, StoreError> {
+        let sha256 = hex::encode(Sha256::digest(bytes));
+        let folder = self.dir.join(EVIDENCE);
+        put(&folder.join(format!("{sha256}.cbor")), bytes)?;
+        sync_dir(&folder)?;
+        Ok(KeptEvidence {
+            sha256,
+            len: bytes.len() as u64,
+        })
+    }
+
+    /// The file of evidence, whole or a part.
+    fn evidence_file(&self, sha256: &str) -> Result<Vec<u8>, StoreError> {
+        let path = self.evidence_path(sha256);
+        fs::read(&path).map_err(|error| StoreError::Io { path, error })
+    }
+
+    /// Where the evidence of a verdict lies.
+    pub fn evidence_path(&self, sha256: &str) -> PathBuf {
+        self.dir.join(EVIDENCE).join(format!("{sha256}.cbor"))
+    }
+
+    /// Keeps a round: verdict, state and nonce, all or nothing. Gives the verdict's id.
+    ///
+    /// # Errors
+    /// [`StoreError::NonceUsed`], [`StoreError::NonceExpired`], [`StoreError::UnknownNode`]; [`StoreError::Conflict`]
+    /// if the node changed since [`Store::round`]; [`StoreError::Database`].
+    pub fn commit(&self, commit: &Commit<'_>) -> Result<i64, StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        nonce_is_fresh(&transaction, commit.nonce, commit.nonce_expires)?;
+        let before: Option<Option<Vec<u8>>> = transaction
+            .query_row("SELECT state FROM nodes WHERE name = ?1", [commit.node], |r| {
+                r.get(0)
+            })
+            .optional()?;
+        let before = before.flatten();
+        let changed = transaction.execute(
+            "UPDATE nodes SET state = coalesce(?3, state), base = iif(?3 IS NULL, base, ?4), version = version + 1
+             WHERE name = ?1 AND version = ?2 AND stopped IS NULL",
+            params![commit.node, commit.version, commit.state, commit.evidence.sha256],
+        )?;
+        if changed == 0 {
+            let there = transaction
+                .query_row("SELECT 1 FROM nodes WHERE name = ?1", [commit.node], |_| Ok(()))
+                .optional()?;
+            return Err(match there {
+                Some(()) => StoreError::Conflict,
+                None => StoreError::UnknownNode(commit.node.to_owned()),
+            });
+        }
+        transaction.execute(
+            "INSERT INTO verdicts
+             (node, time, trusted, nonce, policy_digest, evidence, evidence_len, evidence_kept, verdict, state_before)
+             VALUES (:node, :time, :trusted, :nonce, :policy, :evidence, :len, 1, :verdict, :before)",
+            named_params! {
+                ":node": commit.node,
+                ":time": signed(commit.time),
+                ":trusted": commit.trusted,
+                ":nonce": commit.nonce,
+                ":policy": commit.policy_digest,
+                ":evidence": commit.evidence.sha256,
+                ":len": signed(commit.evidence.len),
+                ":verdict": commit.verdict,
+                ":before": before,
+            },
+        )?;
+        let id = transaction.last_insert_rowid();
+        if let Some(base) = commit.follows {
+            deltas::insert(&transaction, &commit.evidence.sha256, base)?;
+        }
+        transaction.execute(
+            "INSERT INTO used_nonces (nonce, expires) VALUES (?1, ?2)",
+            params![commit.nonce, signed(commit.nonce_expires)],
+        )?;
+        changes::keep(&transaction, commit.node, commit.time, "evidence", commit.changes)?;
+        transaction.commit()?;
+        Ok(id)
+    }
+
+    /// The last verdict of a node.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn last_verdict(&self, node: &str) -> Result<Option<StoredVerdict>, StoreError> {
+        Ok(self.history(node, 1, None)?.pop())
+    }
+
+    /// At most `limit` verdicts of a node, the newest first; with `before`, only those with a smaller id.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn history(
+        &self,
+        node: &str,
+        limit: u32,
+        before: Option<i64>,
+    ) -> Result<Vec<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        ))?;
+        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], read_verdict)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The first verdict with an id above `after`, of `node` where one is named.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn next_verdict(&self, after: i64, node: Option<&str>) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let only = if node.is_some() {
+            "node = ?2 AND"
+        } else {
+            "?2 IS NULL AND"
+        };
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT {VERDICT} FROM verdicts WHERE {only} id > ?1 ORDER BY id LIMIT 1"
+        ))?;
+        Ok(statement
+            .query_row(params![after, node], read_verdict)
+            .optional()?)
+    }
+
+    /// The verdict about the answer to this nonce.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn verdict_by_nonce(&self, nonce: &[u8]) -> Result<Option<StoredVerdict>, StoreError> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {VERDICT} FROM verdicts WHERE nonce = ?1"))?;
+        Ok(statement.query_row([nonce], read_verdict).optional()?)
+    }
+}
+
+const VERDICT: &str = "id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict";
+
+fn read_verdict(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredVerdict> {
+    let verdict: String = row.get("verdict")?;
+    Ok(StoredVerdict {
+        id: row.get("id")?,
+        node: row.get("node")?,
+        time: unsigned(row.get("time")?),
+        trusted: row.get("trusted")?,
+        nonce: row.get("nonce")?,
+        policy_digest: row.get("policy_digest")?,
+        evidence: row.get("evidence")?,
+        evidence_kept: row.get("evidence_kept")?,
+        verdict: raw_json(8, verdict)?,
+    })
+}
+
+/// A column that holds JSON.
+fn raw_json(column: usize, text: String) -> rusqlite::Result<Box<serde_json::value::RawValue>> {
+    serde_json::value::RawValue::from_string(text).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+    })
+}
+
+const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped, policy_source";
+
+fn read_node(row: &rusqlite::Row<'_>, dir: &Path) -> rusqlite::Result<Node> {
+    Ok(Node {
+        name: row.get("name")?,
+        ak_name: row.get("ak_name")?,
+        ak_public: row.get("ak_public")?,
+        policy: dir.join(row.get::<_, String>("policy")?),
+        policy_source: row.get::<_, Option<String>>("policy_source")?.map(PathBuf::from),
+        policy_digest: row.get("policy_digest")?,
+        added: unsigned(row.get("added")?),
+        stopped: row.get::<_, Option<i64>>("stopped")?.map(unsigned),
+    })
+}
+
+fn nonce_is_fresh(connection: &Connection, nonce: &[u8], expires: u64) -> Result<(), StoreError> {
+    let used = connection
+        .query_row("SELECT 1 FROM used_nonces WHERE nonce = ?1", [nonce], |_| Ok(()))
+        .optional()?;
+    if used.is_some() {
+        return Err(StoreError::NonceUsed);
+    }
+    let forgotten: Option<i64> = connection
+        .query_row(
+            "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'nonces-forgotten'",
+            [],
+            |r| r.get(0),
+        )
+        .optional()?;
+    match forgotten {
+        Some(mark) if expires <= unsigned(mark) => Err(StoreError::NonceExpired),
+        _ => Ok(()),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    use rusqlite::OpenFlags;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Nothing that stands in the file can run code or reach other files.
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+/// Writes a file, complete and synced, in place of one that is there. What it holds follows from its name, so that two who do it
+/// at the same time do the same.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let partial = path.with_extension(format!("{}.part", std::process::id()));
+    let write = || {
+        // What an earlier process of this id left is not ours to trust.
+        match fs::remove_file(&partial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = private_file(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    write().map_err(|error| StoreError::Io {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// A file that is there to be locked.
+///
+/// # Errors
+/// Those of the file system.
+pub fn lock_file(path: &Path) -> io::Result<fs::File> {
+    match private_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::File::open(path),
+        other => other,
+    }
+}
+
+/// A new file of mode 0600; an error where there is one.
+pub fn private_file(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Makes new names in `dir` survive a power cut.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    fs::File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|error| StoreError::Io {
+            path: dir.to_owned(),
+            error,
+        })
+}
+
+fn random_version() -> Result<i64, StoreError> {
+    use rand_core::{OsRng, RngCore};
+    let mut bytes = [0; 8];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|e| StoreError::Io {
+        path: PathBuf::from("the system's random numbers"),
+        error: io::Error::other(e),
+    })?;
+    // Far from the end, so that it can be counted up.
+    Ok(i64::from_le_bytes(bytes) & 0x3fff_ffff_ffff_ffff)
+}
+
+fn text(path: &Path) -> Result<&str, StoreError> {
+    path.to_str().ok_or_else(|| StoreError::Io {
+        path: path.to_owned(),
+        error: io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"),
+    })
+}
+
+/// SQLite's integers are signed; times and lengths stay below 2^63.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn node(name: &str) -> Node {
+        Node {
+            name: name.to_owned(),
+            ak_name: "000bff".to_owned(),
+            ak_public: None,
+            policy: PathBuf::from("/p.yaml"),
+            policy_source: None,
+            policy_digest: "sha256:00".to_owned(),
+            added: 7,
+            stopped: None,
+        }
+    }
+
+    fn round(store: &Store, name: &str, nonce: u8, evidence: &[u8]) -> Result<i64, StoreError> {
+        let version = store.round(name)?.version;
+        let evidence = store.keep_evidence(evidence)?;
+        store.commit(&Commit {
+            node: name,
+            version,
+            time: 100 + u64::from(nonce),
+            trusted: true,
+            nonce: &[nonce; 32],
+            nonce_expires: 1000 + u64::from(nonce),
+            policy_digest: "sha256:00",
+            evidence: &evidence,
+            follows: None,
+            verdict: "{}",
+            state: Some(&[nonce]),
+            changes: &[],
+        })
+    }
+
+    fn files(store: &Store) -> usize {
+        fs::read_dir(store.dir().join(EVIDENCE)).unwrap().count()
+    }
+
+    #[test]
+    fn a_store_of_an_earlier_version_keeps_what_it_has_and_becomes_one_of_today() {
+        let dir = tempfile::tempdir().unwrap();
+        let columns = |store: &Store| -> Vec<String> {
+            let connection = store.connection();
+            let text = "SELECT m.name || '.' || c.name FROM sqlite_master m, pragma_table_info(m.name) c \
+                        WHERE m.type = 'table' ORDER BY m.name, c.cid";
+            let mut query = connection.prepare(text).unwrap();
+            let rows = query.query_map([], |row| row.get(0)).unwrap();
+            rows.collect::<Result<_, _>>().unwrap()
+        };
+        let new = Store::create(dir.path()).unwrap();
+        new.add_node(&node("n1"), false).unwrap();
+        round(&new, "n1", 1, b"evidence").unwrap();
+        let wanted = columns(&new);
+        new.connection()
+            .execute_batch(
+                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
+                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; \
+                 ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
+                 ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        assert_ne!(columns(&new), wanted);
+        drop(new);
+
+        for _ in 0..2 {
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(columns(&store), wanted);
+            assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
+        }
+        let store = Store::open(dir.path()).unwrap();
+        round(&store, "n1", 2, b"more").unwrap();
+        store
+            .connection()
+            .execute_batch(
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; \
+                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN base; \
+                 DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(columns(&store), wanted);
+        let limits = Limits {
+            verdicts: 1,
+            evidence_bytes: 0,
+        };
+        store.prune(&limits, 0, None).unwrap();
+        assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
+        let later = "PRAGMA user_version = 6";
+        store.connection().execute_batch(later).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_store_is_private_and_is_not_made_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        Store::create(dir.path()).unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(DATABASE), 0o600);
+        assert_eq!(mode(EVIDENCE), 0o700);
+        assert!(matches!(Store::create(dir.path()), Err(StoreError::Exists(_))));
+        assert!(matches!(
+            Store::open(&dir.path().join("nowhere")),
+            Err(StoreError::NoStore(_))
+        ));
+    }
+
+    #[test]
+    fn a_file_that_is_not_our_database_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(
+            dir.path().join(DATABASE),
+            b"not a database, but long enough to be read as one",
+        )
+        .unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
+        let other = tempfile::tempdir().unwrap();
+        Connection::open(other.path().join(DATABASE))
+            .unwrap()
+            .execute_batch("CREATE TABLE t (x)")
+            .unwrap();
+        let error = Store::open(other.path()).unwrap_err();
+        assert!(error.to_string().contains("not a store of cgpath"), "{error}");
+    }
+
+    #[test]
+    fn a_nonce_counts_once_even_after_its_node_was_removed_and_after_it_was_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        round(&store, "n1", 1, b"a").unwrap();
+        assert!(matches!(round(&store, "n1", 1, b"b"), Err(StoreError::NonceUsed)));
+        store.remove_node("n1").unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        assert!(matches!(round(&store, "n1", 1, b"b"), Err(StoreError::NonceUsed)));
+        store
+            .prune(
+                &Limits {
+                    verdicts: 10,
+                    evidence_bytes: 1000,
+                },
+                5000,
+                None,
+            )
+            .unwrap();
+        // Forgotten by now; a clock that was set back does not make it good again.
+        assert!(matches!(
+            round(&store, "n1", 1, b"b"),
+            Err(StoreError::NonceExpired)
+        ));
+        round(&store, "n1", 2, b"b").unwrap();
+    }
+
+    #[test]
+    fn a_commit_from_an_older_state_is_refused_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        let old = store.round("n1").unwrap();
+        round(&store, "n1", 1, b"a").unwrap();
+        let evidence = store.keep_evidence(b"b").unwrap();
+        let commit = |version| Commit {
+            node: "n1",
+            version,
+            time: 1,
+            trusted: false,
+            nonce: &[2; 32],
+            nonce_expires: 2000,
+            policy_digest: "",
+            evidence: &evidence,
+            follows: None,
+            verdict: "{}",
+            state: None,
+            changes: &[],
+        };
+        assert!(matches!(
+            store.commit(&commit(old.version)),
+            Err(StoreError::Conflict)
+        ));
+        assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
+        assert_eq!(store.round("n1").unwrap().state, Some(vec![1]));
+        // The nonce was not consumed by the refusal.
+        store.commit(&commit(store.round("n1").unwrap().version)).unwrap();
+        // A node that was removed and added anew is another one, though its name is the same.
+        let before = store.round("n1").unwrap();
+        store.remove_node("n1").unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        assert_ne!(store.round("n1").unwrap().version, before.version);
+    }
+
+    #[test]
+    fn another_key_forgets_the_state_and_another_policy_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        round(&store, "n1", 1, b"a").unwrap();
+        assert!(matches!(
+            store.add_node(&node("n1"), false),
+            Err(StoreError::NodeExists(_))
+        ));
+        let policy = Node {
+            policy_digest: "sha256:11".to_owned(),
+            ..node("n1")
+        };
+        store.add_node(&policy, true).unwrap();
+        assert_eq!(store.round("n1").unwrap().state, Some(vec![1]));
+        store
+            .add_node(
+                &Node {
+                    ak_name: "000b00".to_owned(),
+                    ..policy
+                },
+                true,
+            )
+            .unwrap();
+        assert_eq!(store.round("n1").unwrap().state, None);
+        assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_limits_hold_and_the_last_evidence_of_each_node_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        store.add_node(&node("n2"), false).unwrap();
+        round(&store, "n2", 100, &[200; 50]).unwrap();
+        for n in 0..10 {
+            round(&store, "n1", n, &[n; 50]).unwrap();
+        }
+        store
+            .prune(
+                &Limits {
+                    verdicts: 6,
+                    evidence_bytes: 120,
+                },
+                0,
+                None,
+            )
+            .unwrap();
+        let history = store.history("n1", 100, None).unwrap();
+        assert_eq!(history.len(), 6);
+        assert_eq!(history.iter().filter(|v| v.evidence_kept).count(), 2);
+        assert!(history[0].evidence_kept && history[0].id > history[1].id);
+        assert_eq!(store.evidence(&history[0].evidence).unwrap(), [9; 50]);
+        assert!(store.last_verdict("n2").unwrap().unwrap().evidence_kept);
+        assert_eq!(files(&store), 3);
+        let older = store.history("n1", 2, Some(history[1].id)).unwrap();
+        assert_eq!(older[0].id, history[2].id);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        round(&store, "n1", 1, b"kept").unwrap();
+        store.keep_evidence(b"never committed").unwrap();
+        let folder = dir.path().join(EVIDENCE);
+        fs::write(folder.join("ab.1.part"), b"x").unwrap();
+        fs::write(folder.join("README"), b"x").unwrap();
+        assert_eq!(store.sweep().unwrap(), 2);
+        assert_eq!(files(&store), 2);
+    }
+
+    #[test]
+    fn two_processes_see_one_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = Store::create(dir.path()).unwrap();
+        let b = Store::open(dir.path()).unwrap();
+        b.add_node(&node("n1"), false).unwrap();
+        round(&a, "n1", 1, b"a").unwrap();
+        assert!(b.last_verdict("n1").unwrap().is_some());
+        b.remove_node("n1").unwrap();
+        assert!(matches!(a.round("n1"), Err(StoreError::UnknownNode(_))));
+    }
+
+    #[test]
+    fn names_that_could_be_a_path_or_a_flag_are_refused() {
+        for good in ["n1", "node-1.example_x", &"a".repeat(253)] {
+            assert!(valid_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "-n",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "ä",
+            "a\n",
+            "<x>",
+            &"a".repeat(254),
+        ] {
+            assert!(!valid_name(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The way back: what a store keeps so that verdicts can be judged again, findings accepted, nodes stopped.
+//!
+//! One transaction takes everything that is judged again together with what made it so: there is no instant at which the
+//! policy is the new one and a verdict the old one's. What a verdict said before stays, in `rejudged`.
+//! Not here: how evidence is judged (see `again`).
+
+use super::{Node, Store, StoreError, changes, raw_json, signed, text, unsigned};
+use crate::changes::StateChange;
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// Who works from what the node was before has to begin anew.
+const NEXT_VERSION: &str = "UPDATE nodes SET version = version + 1 WHERE name = ?1";
+
+/// A kept verdict as far as it is needed to judge its evidence again.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// Its id.
+    pub id: i64,
+    /// When the evidence came, in unix seconds.
+    pub time: u64,
+    /// The nonce that was answered.
+    pub nonce: Vec<u8>,
+    /// SHA-256 of the evidence, hex.
+    pub evidence: String,
+    /// Whether the evidence is still on disk.
+    pub evidence_kept: bool,
+    /// The verdict as JSON.
+    pub verdict: String,
+    /// What was known of the node before it.
+    pub state_before: Option<Vec<u8>>,
+}
+
+/// A verdict that was judged again.
+#[derive(Debug)]
+pub struct Rejudged {
+    /// Its id.
+    pub id: i64,
+    /// Whether the node and all pods are trusted now.
+    pub trusted: bool,
+    /// The new verdict as JSON.
+    pub verdict: String,
+}
+
+/// What changes with it.
+#[derive(Debug)]
+pub enum Change<'a> {
+    /// A node gets a new key or policy.
+    Enrolment(&'a Node),
+    /// An accept statement with this digest counts no more.
+    Revoke(&'a str),
+    /// A finding is accepted: the statement's digest, when it ends, and its text.
+    Accept {
+        /// `sha256:` and hex.
+        digest: &'a str,
+        /// In unix seconds.
+        until: u64,
+        /// The statement.
+        statement: &'a str,
+    },
+}
+
+/// One line of the record of what was judged again.
+#[derive(Debug, Clone, Serialize)]
+pub struct RejudgedNote {
+    /// The verdict.
+    pub verdict: i64,
+    /// When, in unix seconds.
+    pub time: u64,
+    /// What for.
+    pub reason: String,
+    /// Digest of the policy before.
+    pub old_policy: String,
+    /// Whether all was trusted before.
+    pub old_trusted: bool,
+    /// Digest of the policy after.
+    pub new_policy: String,
+    /// Whether all is trusted after.
+    pub new_trusted: bool,
+    /// What the verdict said before.
+    pub old_verdict: Box<serde_json::value::RawValue>,
+}
+
+/// A time when what was known of a node was forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    /// When, in unix seconds.
+    pub time: u64,
+    /// Why.
+    pub reason: String,
+    /// The statement's digest: `sha256:` and hex.
+    pub digest: String,
+    /// The statement.
+    pub statement: String,
+}
+
+impl Store {
+    /// Forgets what is known of a node: its next evidence is compared with nothing before. `version` is what the statement was
+    /// made of.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the node changed since; [`StoreError::Database`].
+    pub fn forget(&self, node: &str, version: i64, forgotten: &Forgotten) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let changed = transaction.execute(
+            "UPDATE nodes SET state = NULL, base = NULL, version = version + 1 WHERE name = ?1 AND version = ?2",
+            params![node, version],
+        )?;
+        if changed == 0 {
+            return Err(StoreError::Conflict);
+        }
+        transaction.execute(
+            "INSERT INTO forgotten (digest, node, time, reason, statement) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                forgotten.digest,
+                node,
+                signed(forgotten.time),
+                forgotten.reason,
+                forgotten.statement
+            ],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// When what was known of a node was forgotten, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn forgotten(&self, node: &str) -> Result<Vec<Forgotten>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT time, reason, digest, statement FROM forgotten WHERE node = ?1 ORDER BY time DESC, digest",
+        )?;
+        let rows = statement.query_map([node], |row| {
+            Ok(Forgotten {
+                time: unsigned(row.get(0)?),
+                reason: row.get(1)?,
+                digest: row.get(2)?,
+                statement: row.get(3)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// All verdicts of a node, the oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn past(&self, node: &str) -> Result<Vec<Past>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT id, time, nonce, evidence, evidence_kept, verdict, state_before FROM verdicts
+             WHERE node = ?1 ORDER BY id",
+        )?;
+        let rows = statement.query_map([node], |row| {
+            Ok(Past {
+                id: row.get("id")?,
+                time: unsigned(row.get("time")?),
+                nonce: row.get("nonce")?,
+                evidence: row.get("evidence")?,
+                evidence_kept: row.get("evidence_kept")?,
+                verdict: row.get("verdict")?,
+                state_before: row.get("state_before")?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Makes a change and keeps what was judged again because of it, all or nothing. `version` is what the judging
+    /// started from; `changes` are those of the last verdict; `state` is what the next round starts from and the evidence
+    /// that left it, `None` leaves both.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`], [`StoreError::Database`].
+    #[allow(clippy::too_many_arguments, reason = "one transaction")]
+    pub fn change(
+        &self,
+        name: &str,
+        version: i64,
+        change: &Change<'_>,
+        rejudged: &[Rejudged],
+        changes: &[StateChange],
+        state: Option<(&[u8], &str)>,
+        reason: &str,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: Option<(i64, String)> = transaction
+            .query_row(
+                "SELECT version, policy_digest FROM nodes WHERE name = ?1",
+                [name],
+                |r| Ok((r.get(0)?, r.get(1)?)),
+            )
+            .optional()?;
+        let new_policy = match (found, change) {
+            (None, _) => return Err(StoreError::UnknownNode(name.to_owned())),
+            (Some((found, _)), _) if found != version => return Err(StoreError::Conflict),
+            (Some(_), Change::Enrolment(node)) => {
+                transaction.execute(
+                    "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
+                     version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END,
+                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END, policy_source = ?7 WHERE name = ?1",
+                    params![
+                        name,
+                        node.ak_name,
+                        node.ak_public,
+                        text(self.relative(&node.policy))?,
+                        node.policy_digest,
+                        signed(node.added),
+                        node.policy_source.as_deref().map(text).transpose()?,
+                    ],
+                )?;
+                node.policy_digest.clone()
+            }
+            (Some((_, policy)), Change::Revoke(digest)) => {
+                transaction.execute(
+                    "DELETE FROM accepts WHERE digest = ?1 AND node = ?2",
+                    params![digest, name],
+                )?;
+                transaction.execute(NEXT_VERSION, [name])?;
+                policy
+            }
+            (
+                Some((_, policy)),
+                Change::Accept {
+                    digest,
+                    until,
+                    statement,
+                },
+            ) => {
+                transaction.execute(
+                    "INSERT INTO accepts (digest, node, until, statement) VALUES (?1, ?2, ?3, ?4)",
+                    params![digest, name, signed(*until), statement],
+                )?;
+                transaction.execute(NEXT_VERSION, [name])?;
+                policy
+            }
+        };
+        if let Some((state, base)) = state {
+            // Where everything is to be sent again, that stays so.
+            transaction.execute(
+                "UPDATE nodes SET state = ?2, base = iif(base IS NULL, NULL, ?3) WHERE name = ?1",
+                params![name, state, base],
+            )?;
+        }
+        for again in rejudged {
+            transaction.execute(
+                "INSERT INTO rejudged
+                 (verdict_id, time, reason, old_policy, old_trusted, old_verdict, new_policy, new_trusted)
+                 SELECT id, ?2, ?3, policy_digest, trusted, verdict, ?4, ?5 FROM verdicts WHERE id = ?1",
+                params![again.id, signed(now), reason, new_policy, again.trusted],
+            )?;
+            transaction.execute(
+                "UPDATE verdicts SET trusted = ?2, policy_digest = ?3, verdict = ?4 WHERE id = ?1",
+                params![again.id, again.trusted, new_policy, again.verdict],
+            )?;
+        }
+        changes::keep(&transaction, name, now, reason, changes)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// What was judged again of a node, the newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn rejudged(&self, node: &str, limit: u32) -> Result<Vec<RejudgedNote>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted, old_verdict FROM rejudged r
+             JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1 ORDER BY r.id DESC LIMIT ?2",
+        )?;
+        let rows = statement.query_map(params![node, limit], |row| {
+            Ok(RejudgedNote {
+                verdict: row.get(0)?,
+                time: unsigned(row.get(1)?),
+                reason: row.get(2)?,
+                old_policy: row.get(3)?,
+                old_trusted: row.get(4)?,
+                new_policy: row.get(5)?,
+                new_trusted: row.get(6)?,
+                old_verdict: raw_json(7, row.get(7)?)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What the verdicts of a node from `oldest` on said when their evidence came, by their id, of those that were judged
+    /// again: JSON.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn first_words(&self, node: &str, oldest: i64) -> Result<HashMap<i64, String>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT v.id, r.old_verdict FROM verdicts v JOIN rejudged r ON r.id =
+             (SELECT min(id) FROM rejudged WHERE verdict_id = v.id) WHERE v.node = ?1 AND v.id >= ?2",
+        )?;
+        let rows = statement.query_map(params![node, oldest], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Accept statements of a node that have not ended at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn accepts(&self, node: &str, now: u64) -> Result<Vec<String>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT statement FROM accepts WHERE node = ?1 AND until > ?2 ORDER BY until, digest",
+        )?;
+        let rows = statement.query_map(params![node, signed(now)], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Takes nothing of a node any more from `since` on, in unix seconds; `None` takes it again.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownNode`], [`StoreError::Database`].
+    pub fn set_stopped(&self, node: &str, since: Option<u64>) -> Result<(), StoreError> {
+        let changed = self.connection().execute(
+            "UPDATE nodes SET stopped = ?2, version = version + 1 WHERE name = ?1",
+            params![node, since.map(signed)],
+        )?;
+        match changed {
+            0 => Err(StoreError::UnknownNode(node.to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
