@@ -1,4 +1,4 @@
-//! `cgpathd`: a thin command over the `collector` library.
+//! `cgpathd`: a thin command over the library `cgpathd`.
 
 use anyhow::{Context, bail};
 use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};

@@ -1,7 +1,7 @@
 //! The first fields of evidence, or of a part of it: what says who sent it and what it answers.
 //!
 //! Promise: nothing behind them is looked at, and what they hold is bounded, so that a verifier can refuse a stranger's
-//! bytes as soon as the first few of them are there. Not here: whether the quote holds (see `verifier`).
+//! bytes as soon as the first few of them are there. Not here: whether the quote holds (see `cgpath-appraisal`).
 
 use crate::{Error, Part, Quote, Result, wire};
 

@@ -1,6 +1,6 @@
 //! Whose a record is: partition keys, and the root over all partitions.
 //!
-//! Not here: whether what a partition holds is allowed (see `policy` and `verifier`).
+//! Not here: whether what a partition holds is allowed (see `cgpath-policy` and `cgpath-appraisal`).
 
 use crate::merkle::{self, Frontier, Hash, Tree};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};

@@ -2,7 +2,7 @@
 //! the records that the next checkpoint is to seal.
 //!
 //! An entry whose record is not sealed yet is *pending*. Its record travels unsealed, or the thread that made it is named
-//! by a mark. Not here: what follows from either (see `verifier`).
+//! by a mark. Not here: what follows from either (see `cgpath-appraisal`).
 
 use crate::record::lossy_path_option;
 use crate::{PartitionKey, cgroup::partition_of};

@@ -4,7 +4,7 @@
 //! Pure and total. The leaves of that tree are `[key, size, root]`, sorted by the bytes of the printed key (see
 //! `partition`), so a key that is absent has two neighbours that stand side by side. Promise: a proof says nothing beyond
 //! hashes, but for an absence, which names those neighbours. Not here: whether the checkpoint is to be believed, nor that
-//! the tree was sorted when it was sealed: both are what a full verifier recomputes (see `verifier`).
+//! the tree was sorted when it was sealed: both are what a full verifier recomputes (see `cgpath-appraisal`).
 
 use crate::{
     PartitionKey,

@@ -1,7 +1,7 @@
 //! The registers that a quote of ours selects: PCR 10 alone, or PCR 0 to 10.
 //!
 //! Promise: the digest over them is computed for each value of PCR 10 in turn without hashing the others anew; PCR 0 to 9
-//! are what the evidence states, and a false statement fits no value of PCR 10. Not here: who signed (see `verifier`).
+//! are what the evidence states, and a false statement fits no value of PCR 10. Not here: who signed (see `cgpath-appraisal`).
 
 use crate::{
     Bank, Digest,

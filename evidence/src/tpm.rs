@@ -1,7 +1,7 @@
 //! TPM 2.0 structures that a quote consists of: read and written, big-endian, exactly.
 //!
 //! Promises: a parser takes all of its input or fails with the offset; writing what was read gives the same bytes;
-//! nothing is allocated beyond the input's length. Not here: whether a signature or a key is good (see `verifier`).
+//! nothing is allocated beyond the input's length. Not here: whether a signature or a key is good (see `cgpath-appraisal`).
 //!
 //! Source: TCG "Trusted Platform Module Library", Part 2: Structures, revision 1.59; section numbers below are its.
 

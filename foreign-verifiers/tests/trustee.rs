@@ -44,7 +44,7 @@ fn export(evidence: &Path) -> Result<Value, String> {
 }
 
 /// What Trustee makes of the JSON before it asks the crate: the raw RSASSA signature out of TPMT_SIGNATURE, registers of
-/// 32 bytes. Source: confidential-containers/trustee, deps/verifier/src/tpm/mod.rs.
+/// 32 bytes. Source: confidential-containers/trustee, deps/verifier/appraisal/src/tpm/mod.rs.
 fn read(json: &Value) -> (Quote, PKey<Public>) {
     let base64 = |value: &Value| STANDARD.decode(value.as_str().unwrap()).unwrap();
     let quote = &json["tpm_quote"];

@@ -2,7 +2,7 @@
 //!
 //! Promises: at least one value is there, each of a form that can match; what a firmware does otherwise than its profile says
 //! is accepted only in a register that is pinned as a whole, and never for an event whose text a rule reads. Not here: how
-//! the log is read (see `cgpath_evidence::boot`), whether a quote vouches for it (see `verifier`).
+//! the log is read (see `cgpath_evidence::boot`), whether a quote vouches for it (see `cgpath-appraisal`).
 
 use crate::node::{bounded, digests_schema, name, some};
 use cgpath_evidence::text::quoted;

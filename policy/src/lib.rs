@@ -3,7 +3,7 @@
 //! Pure: no I/O, no clock. Files are handed in as bytes; a resolver closure gives the bytes of the reference files
 //! that a policy names. Whatever is absent is an error here or a failure in the verifier, never a skipped check; a key
 //! that switches a rule off starts with `dangerous-` and [`Policy::dangerous_keys`] lists it.
-//! Not here: what an entry or a record is (see `evidence`), what follows from a judgement (see `verifier`).
+//! Not here: what an entry or a record is (see `cgpath-evidence`), what follows from a judgement (see `cgpath-appraisal`).
 //!
 //! # What a pod may have at a path
 //!

@@ -1,7 +1,7 @@
 //! A policy with its reference files read, and the look-up in them.
 //!
 //! Promise: every reference file that the policy names was read; the collector's path and every runtime file stand in
-//! the host's reference values, so that no rule is vacuous. Not here: what follows from a judgement (see `verifier`).
+//! the host's reference values, so that no rule is vacuous. Not here: what follows from a judgement (see `cgpath-appraisal`).
 
 mod contents;
 mod pod;

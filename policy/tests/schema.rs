@@ -1,4 +1,4 @@
-//! The committed JSON Schemas are the ones that the types give. `UPDATE_SCHEMA=1 cargo test -p policy schema`
+//! The committed JSON Schemas are the ones that the types give. `UPDATE_SCHEMA=1 cargo test -p cgpath-policy schema`
 //! writes them anew.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ fn is_up_to_date(name: &str, schema: &serde_json::Value) {
     let found = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     assert!(
         found == wanted,
-        "{name} is out of date: run UPDATE_SCHEMA=1 cargo test -p policy schema"
+        "{name} is out of date: run UPDATE_SCHEMA=1 cargo test -p cgpath-policy schema"
     );
 }
 

@@ -9,17 +9,21 @@
     reason = "a test node that cannot be built is a failed test"
 )]
 
+mod actor;
 mod firmware;
 mod key;
 mod measurement;
 mod node;
 pub mod port;
 pub mod python;
+mod rounds;
 
+pub use actor::Actor;
 pub use firmware::FirmwareLog;
 pub use key::{Attest, AttestationKey, GOOD_ATTRIBUTES, KeyKind};
 pub use measurement::Measurement;
-pub use node::{Actor, Node, booted, part_after};
+pub use node::Node;
+pub use rounds::{booted, part_after};
 
 use cgpath_evidence::{Bank, Digest, PodUid};
 

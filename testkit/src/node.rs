@@ -1,15 +1,14 @@
 //! The node: it measures, records, seals and quotes, each step open to interference.
 
 use crate::measurement::tag;
-use crate::{Attest, AttestationKey, FirmwareLog, KeyKind, Measurement};
+use crate::{Actor, Attest, AttestationKey, FirmwareLog, KeyKind, Measurement};
 use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
-    Quote, Record, SealedCheckpoint, Tier,
-    boot::{Boot, EventLog, boot_aggregate},
-    cgroup::partition_of,
+    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote, Record,
+    SealedCheckpoint, Tier,
+    boot::{Boot, boot_aggregate},
     checkpoint,
     merkle::Frontier,
     partition::partitions_root,
@@ -19,56 +18,6 @@ use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Who acts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Actor {
-    /// The cgroup's path.
-    pub cgroup: Option<Vec<u8>>,
-    /// Executables of the ancestry, the process itself first.
-    pub exes: Vec<Vec<u8>>,
-}
-
-impl Actor {
-    /// A process of a pod, below a shim, in a cgroup of the cgroupfs driver.
-    pub fn pod(uid: PodUid, exe: &str) -> Actor {
-        Actor {
-            cgroup: Some(format!("/kubepods/burstable/pod{uid}/{}", "c".repeat(64)).into_bytes()),
-            exes: [exe, SHIM, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
-        }
-    }
-
-    /// A service of the host.
-    pub fn host(exe: &str) -> Actor {
-        Actor {
-            cgroup: Some(b"/system.slice/some.service".to_vec()),
-            exes: [exe, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
-        }
-    }
-
-    /// A process in the pod's cgroup that no container runtime put there.
-    pub fn intruder(uid: PodUid, exe: &str) -> Actor {
-        Actor {
-            cgroup: Actor::pod(uid, exe).cgroup,
-            exes: [exe, "/bin/bash", "/sbin/init"]
-                .map(|e| e.as_bytes().to_vec())
-                .into(),
-        }
-    }
-
-    /// A process whose cgroup is not known.
-    pub fn lost(exe: &str) -> Actor {
-        Actor {
-            cgroup: None,
-            ..Actor::host(exe)
-        }
-    }
-
-    /// The partition of what it does.
-    pub fn key(&self) -> PartitionKey {
-        partition_of(self.cgroup.as_deref())
-    }
-}
 
 /// A node made of software. Every field may be changed by a test before the next step.
 #[derive(Debug, Clone)]
@@ -748,94 +697,4 @@ impl Node {
             previous,
         }
     }
-}
-
-/// What of `evidence` comes after `from`, where `kept` ends.
-pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part {
-    let sealed: BTreeMap<PartitionKey, usize> = kept
-        .partitions
-        .iter()
-        .map(|log| (log.key, log.records.len()))
-        .collect();
-    let Evidence {
-        tier,
-        node,
-        boot_id,
-        quote,
-        list,
-        checkpoints,
-        partitions,
-        pods,
-        kernel,
-        boot,
-        unsealed,
-        in_flight,
-        ..
-    } = evidence.clone();
-    Part {
-        version: 1,
-        tier,
-        node,
-        boot_id,
-        quote,
-        list: list.into_iter().skip(from.entries as usize).collect(),
-        checkpoints: checkpoints
-            .into_iter()
-            .skip(from.checkpoint as usize + 1)
-            .collect(),
-        partitions: partitions
-            .into_iter()
-            .map(|log| PartitionLog {
-                key: log.key,
-                records: log
-                    .records
-                    .into_iter()
-                    .skip(sealed.get(&log.key).copied().unwrap_or_default())
-                    .collect(),
-            })
-            .filter(|log| !log.records.is_empty())
-            .collect(),
-        pods,
-        kernel,
-        boot: boot.map(|boot| Boot {
-            log: None,
-            command_line: None,
-            ..boot
-        }),
-        from,
-        unsealed,
-        in_flight,
-    }
-}
-
-/// A node that booted with this log, and its evidence: the quote covers the registers that the log gives in these banks.
-pub fn booted(log: &[u8], told: Option<&str>, banks: &[Bank], nonce: &[u8]) -> (Node, Evidence) {
-    let parsed = EventLog::parse(log).unwrap();
-    let registers: Vec<_> = banks.iter().map(|bank| parsed.replay(*bank).unwrap()).collect();
-    let mut node = Node::boot(KeyKind::EcdsaP256);
-    node.banks = banks.to_vec();
-    let names: Vec<String> = banks.iter().map(Bank::to_string).collect();
-    node.accept_banks = format!("[{}]", names.join(", "));
-    node.list[0] = Measurement::ima_ng(b"boot_aggregate", &boot_aggregate(registers.last().unwrap()));
-    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
-    node.seal(Some(nonce));
-    let lists: Vec<_> = banks.iter().map(|bank| node.pcr(*bank)).collect();
-    let quote = node.quote_with(nonce, |attest| {
-        let mut composite = Sha256::new();
-        for (registers, list) in registers.iter().zip(&lists) {
-            for value in registers.values() {
-                composite.update(value.bytes());
-            }
-            composite.update(list.bytes());
-        }
-        attest.selection = banks.iter().map(|bank| (*bank, (0..=10).collect())).collect();
-        attest.pcr_digest = composite.finalize().to_vec();
-    });
-    let mut evidence = node.evidence(quote);
-    evidence.boot = Some(Boot {
-        registers,
-        log: Some(log.to_vec()),
-        command_line: told.map(|told| told.as_bytes().to_vec()),
-    });
-    (node, evidence)
 }

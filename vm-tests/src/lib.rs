@@ -2,7 +2,7 @@
 //!
 //! [`Vm`] is the driver; [`kernel`], [`root`] and the disk images below it come from the distribution's own packages and
 //! are cached. Promises: no state is shared between guests, nothing is left behind. Not here: what the product does
-//! (`collector`, `verifier`), what a person types (`xtask`).
+//! (`cgpathd`, `cgpath`), what a person types (`xtask`).
 
 #![warn(unreachable_pub)]
 

@@ -2,7 +2,7 @@
 //!
 //! Promises: reference values come from files outside of the guest, before it boots; evidence travels over the guest's
 //! network to a real `cgpath serve`; every round that is looked at began after what it is to show had happened. Not here:
-//! what a scenario expects (see `demo` and the tests), how a verdict is reached (see `verifier`).
+//! what a scenario expects (see `demo` and the tests), how a verdict is reached (see `cgpath-appraisal`).
 
 use crate::host;
 use crate::image;

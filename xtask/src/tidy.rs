@@ -16,35 +16,80 @@ use crate::{build, help, links, shell};
 
 /// Which crates of the workspace a crate may use. Dependencies point downwards only.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("evidence", &[]),
-    ("ebpf-common", &[]),
+    ("cgpath-evidence", &[]),
+    ("cgpath-ebpf-common", &[]),
+    ("cgpath-net", &[]),
     ("vm-protocol", &[]),
     ("xtask", &[]),
-    ("cgpath-net", &[]),
-    ("policy", &["evidence"]),
-    // The command alone makes requests.
-    ("verifier", &["evidence", "policy", "cgpath-net"]),
-    ("collector", &["evidence", "ebpf-common", "cgpath-net"]),
+    ("cgpath-policy", &["cgpath-evidence"]),
+    ("cgpath-refvals", &["cgpath-evidence", "cgpath-policy"]),
+    ("cgpath-appraisal", &["cgpath-evidence", "cgpath-policy"]),
+    ("cgpath-report", &["cgpath-evidence", "cgpath-appraisal"]),
+    (
+        "cgpath-testkit",
+        &["cgpath-evidence", "cgpath-policy", "cgpath-appraisal"],
+    ),
+    (
+        "cgpath-service",
+        &[
+            "cgpath-evidence",
+            "cgpath-policy",
+            "cgpath-appraisal",
+            "cgpath-report",
+            "cgpath-net",
+            // The feature `fuzzing` alone.
+            "cgpath-testkit",
+        ],
+    ),
+    (
+        "cgpath",
+        &[
+            "cgpath-evidence",
+            "cgpath-policy",
+            "cgpath-refvals",
+            "cgpath-appraisal",
+            "cgpath-report",
+            "cgpath-service",
+            "cgpath-net",
+        ],
+    ),
+    (
+        "cgpathd",
+        &["cgpath-evidence", "cgpath-ebpf-common", "cgpath-net"],
+    ),
     ("guest", &["vm-protocol"]),
     // The demo shows verdicts and writes policies; it never appraises.
-    ("vm-tests", &["vm-protocol", "evidence", "policy", "verifier"]),
+    (
+        "vm-tests",
+        &[
+            "vm-protocol",
+            "cgpath-evidence",
+            "cgpath-refvals",
+            "cgpath-appraisal",
+        ],
+    ),
     (
         "fuzz",
         &[
-            "evidence",
-            "policy",
-            "verifier",
-            "ebpf-common",
-            "collector",
-            "fuzz-service",
+            "cgpath-evidence",
+            "cgpath-policy",
+            "cgpath-refvals",
+            "cgpath-appraisal",
+            "cgpath-service",
+            "cgpath-ebpf-common",
+            "cgpathd",
         ],
     ),
-    // The command, as a library.
-    ("fuzz-service", &["evidence", "policy", "verifier", "cgpath-net"]),
 ];
 
-/// Crates whose libraries are pure, and what they must never reach, however indirectly.
-const PURE: &[&str] = &["evidence", "policy", "verifier"];
+/// Crates that are pure, and what none of them may reach, however indirectly.
+const PURE: &[&str] = &[
+    "cgpath-evidence",
+    "cgpath-policy",
+    "cgpath-refvals",
+    "cgpath-appraisal",
+    "cgpath-report",
+];
 const IMPURE: &[&str] = &[
     "tokio",
     "aya",
@@ -54,7 +99,15 @@ const IMPURE: &[&str] = &[
     "hyper",
     "rusqlite",
     "nix",
+    // C that is compiled along.
+    "libsqlite3-sys",
+    "ring",
+    "zstd-sys",
 ];
+
+/// Crates whose code decides about trust: archives are read elsewhere.
+const WITHOUT_ARCHIVES: &[&str] = &["cgpath-evidence", "cgpath-policy", "cgpath-appraisal"];
+const ARCHIVES: &[&str] = &["ar", "flate2", "lzma-rust2", "ruzstd", "tar"];
 
 /// Every package that was agreed on has a user.
 const AGREED: &[&str] = &[
@@ -100,14 +153,10 @@ const LARGER: &[(&str, usize)] = &[
     ("collector/src/pipeline/mod.rs", 816),
     // All TPM structures of a quote, not yet apart.
     ("evidence/src/tpm.rs", 911),
-    // The seeds of all fuzz targets.
-    ("fuzz/src/seeds.rs", 1128),
     // The rules about contents, not yet apart.
-    ("verifier/src/appraise/judge.rs", 950),
+    ("verifier/appraisal/src/appraise/judge.rs", 950),
     // Schema, nodes, verdicts and nonces of the store, not yet apart.
-    ("verifier/src/bin/cgpath/serve/store.rs", 861),
-    // The node made of software that all tests of the verifier share.
-    ("verifier/src/testing.rs", 1253),
+    ("verifier/service/src/store/mod.rs", 861),
 ];
 
 /// Files with licence texts, and a phrase that each must contain.
@@ -260,31 +309,24 @@ fn directions(metadata: &Value, breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The whole trees of the pure libraries, without the features of their binaries.
+/// The whole trees of the pure crates.
 fn purity(world: &World, breaches: &mut Vec<String>) -> Result<()> {
     for name in PURE {
         let mut command = build::cargo(world);
-        command.args([
-            "tree",
-            "-p",
-            name,
-            "--no-default-features",
-            "--edges",
-            "normal",
-            "--prefix",
-            "none",
-        ]);
+        command.args(["tree", "-p", name, "--edges", "normal", "--prefix", "none"]);
         command.args(["--format", "{p}"]);
         let tree = shell::output(&mut command)?;
         let reached: BTreeSet<&str> = tree
             .lines()
             .filter_map(|line| line.split_whitespace().next())
             .collect();
-        for impure in IMPURE.iter().filter(|package| reached.contains(*package)) {
-            breaches.push(format!(
-                "{name}/Cargo.toml: the library `{name}` reaches `{impure}`; see: cargo tree -p {name} \
-                 --no-default-features -i {impure}"
-            ));
+        let archives = ARCHIVES.iter().filter(|_| WITHOUT_ARCHIVES.contains(name));
+        for impure in IMPURE.iter().chain(archives) {
+            if reached.contains(impure) {
+                breaches.push(format!(
+                    "the crate `{name}` reaches `{impure}`; see: cargo tree -p {name} -i {impure}"
+                ));
+            }
         }
     }
     Ok(())
@@ -547,7 +589,7 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
 const SHOWN: &[&str] = &["cargo xtask", "cgpath", "cgpathd"];
 
 /// Each command that a block of README.md or the book shows has a subcommand that exists. Its options are held by
-/// `verifier/tests/documents.rs`, which can ask the program itself.
+/// `verifier/cli/tests/documents.rs`, which can ask the program itself.
 fn commands(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     for program in SHOWN {
         let known = subcommands(program, texts);

@@ -1,7 +1,7 @@
 //! Records that the eBPF programs write into the ring buffer and user space reads: one layout for both sides.
 //!
 //! Promises: `#[repr(C)]`, host byte order, no implicit padding (checked by tests), every field valid for any bytes.
-//! Not here: what a record means (see `cgpath_evidence::Record`), how paths are joined (see `collector`).
+//! Not here: what a record means (see `cgpath_evidence::Record`), how paths are joined (see `cgpathd`).
 #![no_std]
 #![forbid(unsafe_code)]
 

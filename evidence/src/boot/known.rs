@@ -3,7 +3,7 @@
 //! Promise: a row says nothing of what was loaded or with which words, so that whoever replaces the one or the other gains
 //! nothing by it. All else is known by its digest alone: no digest covers an event's type, and whatever has been hashed can
 //! be handed over as data of any type. So variables, versions and actions that tell of a setting (`UEFI Debug Mode`,
-//! `DMA Protection Disabled`) are not here. Not here: in which registers this counts (see `verifier`).
+//! `DMA Protection Disabled`) are not here. Not here: in which registers this counts (see `cgpath-appraisal`).
 
 use super::{Event, EventType};
 use crate::Bank;

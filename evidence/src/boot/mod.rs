@@ -2,7 +2,7 @@
 //!
 //! Promises: a log is read only as a whole, lengths are checked before anything is allocated, every error names its
 //! offset; registers are computed from the log's digests, never taken from it. Not here: whether a quote vouches for
-//! the registers and what is allowed in them (see `verifier` and `policy`).
+//! the registers and what is allowed in them (see `cgpath-appraisal` and `cgpath-policy`).
 
 mod event;
 mod known;

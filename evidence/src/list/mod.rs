@@ -2,7 +2,7 @@
 //!
 //! Promises: every input gives entries or an error with its offset, never a panic; memory is bounded by [`Limits`];
 //! an entry's data bytes are kept as the kernel hashed them, so that digests can be computed from them.
-//! Not here: registers (see `replay`), whose an entry is (see `cgroup`), whether it is allowed (see `verifier`).
+//! Not here: registers (see `replay`), whose an entry is (see `cgroup`), whether it is allowed (see `cgpath-appraisal`).
 //!
 //! # Forms
 //! A binary list is a sequence of records: PCR (u32), template digest, length of the template's name (u32), the name,

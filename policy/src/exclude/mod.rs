@@ -3,7 +3,7 @@
 //! Promise: a list matches the paths that Keylime's verifier would pass over: the patterns are joined as `(a)|(b)`, read in
 //! Python's syntax (3.11, `re` for text), and must match from the path's first character on, not up to its last
 //! (`re.match`). A list writes `_` for each space, a record does not: a pattern matches both names of one file. What cannot be given the same meaning is an error, never a guess. A match has a step limit; a path that
-//! needs more is judged. Not here: what is done about an excluded file (see `verifier`).
+//! needs more is judged. Not here: what is done about an excluded file (see `cgpath-appraisal`).
 //! Source: Keylime 7.14, keylime/common/validators.py `valid_exclude_list`, keylime/ima/ima.py `_validate_ima_ng`.
 
 mod translate;

@@ -316,7 +316,7 @@ pub(crate) fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
 
 /// What Trustee's TPM verifier takes: `tpm_quote` of TPMS_ATTEST and TPMT_SIGNATURE in base64 and the SHA-256 registers
 /// in hex, `ak_public` as SubjectPublicKeyInfo in base64. Source: confidential-containers/trustee,
-/// deps/verifier/src/tpm/mod.rs.
+/// deps/verifier/appraisal/src/tpm/mod.rs.
 fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
     use rsa::pkcs8::EncodePublicKey as _;
     let (quoted, _) = quoted(evidence)?;

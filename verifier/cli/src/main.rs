@@ -1,7 +1,7 @@
 //! `cgpath`: reads, checks and explains what an attester says.
 //!
-//! A thin shell over `evidence`, `policy` and `verifier`: arguments, files, output. One module per subcommand; what
-//! two of them need stands in `output`. Not here: any decision about trust (see the `verifier` library).
+//! A thin shell over the libraries: arguments, files, output. One module per subcommand; what
+//! two of them need stands in `output`. Not here: any decision about trust (see `cgpath-appraisal`).
 
 mod event;
 mod explain;

@@ -1,4 +1,4 @@
-//! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them, `policy` decides.
+//! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them, `cgpath-refvals` decides.
 
 mod boot;
 mod check;

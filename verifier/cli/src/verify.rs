@@ -1,6 +1,6 @@
 //! `cgpath verify`: judges evidence in a file by a policy.
 //!
-//! Reads files, asks the library, prints. Not here: any rule (see the `verifier` library).
+//! Reads files, asks the library, prints. Not here: any rule (see `cgpath-appraisal`).
 
 use crate::input::{self, bounded, replace};
 use crate::kept::Source;

@@ -235,7 +235,7 @@ fn without_times(text: &str) -> String {
     })
 }
 
-/// `UPDATE_DOCS=1 cargo test -p verifier prove::` writes what is said into the page.
+/// `UPDATE_DOCS=1 cargo test -p cgpath prove::` writes what is said into the page.
 #[test]
 fn the_pages_for_tenants_show_what_is_really_said() {
     let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());

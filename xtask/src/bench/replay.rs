@@ -2,7 +2,7 @@
 //! Keylime.
 //!
 //! Promises: everybody reads the same entries, and a result that is not ours ends the benchmark. Not here: the list's
-//! generator and the bare chains (examples of `evidence`).
+//! generator and the bare chains (examples of `cgpath-evidence`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Many nodes attesting to one `cgpath serve`: whether a round is late, and what the service costs beside judging alone.
 //!
-//! Not here: the nodes, which are made of software (the example `serve_load` of `verifier`).
+//! Not here: the nodes, which are made of software (the example `serve_load` of `cgpath-service`).
 
 use std::process::Command;
 

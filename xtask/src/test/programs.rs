@@ -40,7 +40,7 @@ fn program(message: &str) -> Option<Program> {
         return None;
     }
     let home = Path::new(message["manifest_path"].as_str()?).parent()?;
-    // `path+file:///…/verifier#0.1.0`, or with the name where the folder has another: `…/guest#vm-guest@0.1.0`.
+    // `path+file:///…/net#0.1.0`, or with the name where the folder has another: `…/guest#vm-guest@0.1.0`.
     let id = message["package_id"].as_str()?;
     let (place, version) = id.rsplit_once('#')?;
     let package = match version.split_once('@') {
@@ -175,18 +175,18 @@ mod tests {
     fn test_programs_are_told_from_other_messages_and_named_after_package_and_target() {
         let message = |package: &str, target: &str, test: bool| {
             serde_json::json!({
-                "reason": "compiler-artifact", "package_id": package, "manifest_path": "/here/verifier/Cargo.toml",
+                "reason": "compiler-artifact", "package_id": package, "manifest_path": "/here/cgpath/Cargo.toml",
                 "target": { "name": target }, "profile": { "test": test }, "executable": "/here/target/debug/deps/x-1",
             })
             .to_string()
         };
         let name = |package, target| program(&message(package, target, true)).map(|program| program.name);
-        let verifier = "path+file:///here/verifier#0.1.0";
-        assert_eq!(name(verifier, "verifier").as_deref(), Some("verifier"));
-        assert_eq!(name(verifier, "cgpath").as_deref(), Some("verifier/cgpath"));
+        let command = "path+file:///here/cgpath#0.1.0";
+        assert_eq!(name(command, "cgpath").as_deref(), Some("cgpath"));
+        assert_eq!(name(command, "integration").as_deref(), Some("cgpath/integration"));
         let named = "path+file:///here/vm-tests/protocol#vm-protocol@0.1.0";
         assert_eq!(name(named, "vm_protocol").as_deref(), Some("vm-protocol"));
-        assert!(program(&message(verifier, "cgpath", false)).is_none());
+        assert!(program(&message(command, "cgpath", false)).is_none());
         assert!(program(r#"{"reason":"build-finished","success":true}"#).is_none());
         assert!(program("not json").is_none());
     }

@@ -16,15 +16,18 @@ const SHARES: &[(&str, f64, &[&str])] = &[
     (
         "verdicts",
         1.0,
-        &["verifier/all::verdict_", "vm-tests/guests::verdict_"],
+        &[
+            "cgpath-appraisal/integration::verdict_",
+            "vm-tests/guests::verdict_",
+        ],
     ),
     ("pods", 2.0, &["vm-tests/guests::pod_"]),
     (
         "real inputs",
         1.5,
         &[
-            "verifier/all::cases",
-            "policy/all::cases",
+            "cgpath/integration::cases",
+            "cgpath-refvals/integration::cases",
             "vm-tests/guests::unpacked",
         ],
     ),

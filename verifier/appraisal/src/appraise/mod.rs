@@ -4,7 +4,7 @@
 //! and what a round adds, and a conclusion. Whole evidence is one round from nothing; who follows a node takes the same
 //! steps (see `progress`). No check is passed over because its input is missing: what is absent fails, and a bypass is a
 //! key that starts with `dangerous-` and is repeated in the verdict. Not here: what is allowed (see `policy`), how evidence
-//! is encoded (see `evidence`).
+//! is encoded (see `cgpath-evidence`).
 
 mod boot;
 pub(crate) mod chain;

@@ -6,7 +6,7 @@
 //!
 //! A part of evidence is judged after what is kept of the node: by a follower in memory where the round is a usual one,
 //! else by putting the whole evidence together and appraising that. Both give the same verdict.
-//! Not here: HTTP, and the rules themselves (see the `verifier` library).
+//! Not here: HTTP, and the rules themselves (see `cgpath-appraisal`).
 
 pub mod followers;
 mod policies;

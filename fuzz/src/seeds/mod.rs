@@ -1,18 +1,26 @@
 //! Inputs to begin with, made by the project's own writers: the committed corpus is exactly this, so that a format
 //! that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must be refused.
 
+#[cfg(feature = "collector")]
+mod collector;
+mod policy;
+mod tpm;
+
+#[cfg(feature = "collector")]
+pub use collector::{answer_nonce, answer_verdict, collector_config, collector_record, collector_spool};
+pub use policy::{policy_corim, policy_node, policy_reference};
+pub use tpm::{tpm_attest, tpm_pcr_blob, tpm_pcr_selection, tpm_public, tpm_signature};
+
 use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
-use cgpath_evidence::tpm::{
-    self, Attest, Attributes, ClockInfo, KeyKind, PcrBlob, PcrSelection, Public, Scheme, Signature,
-};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
     InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
     Quote, Record, SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
+use tpm::{attest, ecc, ecdsa};
 
 type Seeds = Vec<(String, Vec<u8>)>;
 
@@ -356,7 +364,7 @@ fn evidence() -> Evidence {
         kernel: "6.12.0".to_owned(),
         boot: Some(Boot {
             registers: registers(),
-            log: Some(include_bytes!("../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec()),
+            log: Some(include_bytes!("../../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec()),
             command_line: Some(b"quiet".to_vec()),
         }),
         unsealed: Vec::new(),
@@ -566,137 +574,9 @@ pub fn partition_key() -> Seeds {
     ])
 }
 
-fn attest() -> Attest {
-    Attest {
-        qualified_signer: [&[0, 0x0b][..], &[7; 32]].concat(),
-        extra_data: b"0123456789abcdef".to_vec(),
-        clock: ClockInfo {
-            clock: 123_456,
-            reset_count: 3,
-            restart_count: 1,
-            safe: true,
-        },
-        firmware_version: 0x2023_0119_0016_3636,
-        pcr_select: PcrSelection::of(Bank::Sha256, &[10]),
-        pcr_digest: vec![8; 32],
-    }
-}
-
-/// Quotes.
-pub fn tpm_attest() -> Seeds {
-    let mut two = attest();
-    two.pcr_select
-        .banks
-        .extend(PcrSelection::of(Bank::Sha1, &[0, 1, 2, 3, 10]).banks);
-    let mut certify = attest().to_bytes();
-    certify[5] = 0x17;
-    seeds([
-        ("sha256", attest().to_bytes()),
-        ("two-banks", two.to_bytes()),
-        ("bad-certify", certify),
-    ])
-}
-
-fn ecdsa() -> Signature {
-    Signature::Ecdsa {
-        hash: Bank::Sha256.tpm_alg(),
-        r: vec![0x11; 32],
-        s: vec![0x22; 31],
-    }
-}
-
-/// Signatures of each scheme.
-pub fn tpm_signature() -> Seeds {
-    let hash = Bank::Sha256.tpm_alg();
-    seeds([
-        ("ecdsa", ecdsa().to_bytes()),
-        (
-            "rsassa",
-            Signature::Rsassa {
-                hash,
-                signature: vec![0x33; 256],
-            }
-            .to_bytes(),
-        ),
-        (
-            "rsapss",
-            Signature::Rsapss {
-                hash,
-                signature: vec![0x33; 256],
-            }
-            .to_bytes(),
-        ),
-        ("bad-hmac", vec![0, 5, 0, 0x0b, 0, 0]),
-    ])
-}
-
-fn ecc() -> Public {
-    let point = key().verifying_key().to_encoded_point(false);
-    let hash = Bank::Sha256.tpm_alg();
-    Public {
-        name_alg: hash,
-        attributes: Attributes(0x0005_0472),
-        auth_policy: vec![],
-        symmetric: None,
-        key: KeyKind::Ecc {
-            scheme: Scheme::new(tpm::alg::ECDSA, hash),
-            curve: tpm::ECC_NIST_P256,
-            kdf: Scheme::NULL,
-            x: point.x().map(|x| x.to_vec()).unwrap_or_default(),
-            y: point.y().map(|y| y.to_vec()).unwrap_or_default(),
-        },
-    }
-}
-
-/// Public areas, bare and sized.
-pub fn tpm_public() -> Seeds {
-    let rsa = Public {
-        name_alg: Bank::Sha384.tpm_alg(),
-        attributes: Attributes(0x0003_00b2),
-        auth_policy: vec![6; 48],
-        symmetric: Some(tpm::Symmetric {
-            alg: 6,
-            key_bits: 128,
-            mode: 0x43,
-        }),
-        key: KeyKind::Rsa {
-            scheme: Scheme::NULL,
-            bits: 2048,
-            exponent: 0,
-            modulus: vec![0xc3; 256],
-        },
-    };
-    seeds([
-        ("ecc", ecc().to_bytes()),
-        ("ecc-sized", ecc().to_tpm2b()),
-        ("rsa", rsa.to_bytes()),
-    ])
-}
-
-/// Selections.
-pub fn tpm_pcr_selection() -> Seeds {
-    let mut two = PcrSelection::of(Bank::Sha256, &[10]);
-    two.banks.extend(PcrSelection::of(Bank::Sha1, &[0, 23]).banks);
-    seeds([
-        ("one", PcrSelection::of(Bank::Sha384, &[0, 7, 10]).to_bytes()),
-        ("two", two.to_bytes()),
-    ])
-}
-
-/// Register values as tpm2-tools writes them.
-pub fn tpm_pcr_blob() -> Seeds {
-    let pcrs: Vec<u32> = (0..=10).collect();
-    let select = PcrSelection::of(Bank::Sha256, &pcrs);
-    let values = pcrs
-        .iter()
-        .map(|n| Bank::Sha256.hash(&[&n.to_be_bytes()]).bytes().to_vec())
-        .collect();
-    seeds([("eleven", PcrBlob { select, values }.to_bytes())])
-}
-
 /// The log of a real boot, the same in memory that was larger, and one without a Spec ID.
 pub fn boot_log() -> Seeds {
-    let real = include_bytes!("../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec();
+    let real = include_bytes!("../../../evidence/tests/boot/ovmf-uki-6.12.log").to_vec();
     let unused = [&real[..], &[0xff; 64]].concat();
     let mut old = real.clone();
     old[32] ^= 1;
@@ -735,128 +615,6 @@ pub fn cgroup_path() -> Seeds {
             "dep",
             b"/bin/sh:/usr/bin/containerd-shim-runc-v2:/usr/lib/systemd/systemd".to_vec(),
         ),
-    ])
-}
-
-/// Node policies.
-pub fn policy_node() -> Seeds {
-    const POLICY: &str = "\
-version: 1
-node: seed
-accept:
-  tiers: [kernel, bpf]
-  templates: [ima-cgpath, ima-ng]
-  banks: [sha256]
-  bpf-objects: ['sha256:0000000000000000000000000000000000000000000000000000000000000000']
-  ima-policies: ['sha256:0ee51d5f2246792ff6f8cd1bace21620883085a113153c75ed55ab3aafef35a8']
-  collector: /usr/sbin/cgpathd
-host: { references: [host.json] }
-violations: { permit: [/var/log/**, '/tmp/*.so'] }
-pods:
-  - uid: 11111111-2222-3333-4444-555555555555
-    name: default/pod-a
-    references: [pod-a.json]
-";
-    let bomb = "a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e]\n";
-    let deep = "[".repeat(2000);
-    seeds([
-        ("small.yaml", POLICY.as_bytes().to_vec()),
-        ("bad-alias-bomb.yaml", bomb.as_bytes().to_vec()),
-        ("bad-deep.yaml", deep.into_bytes()),
-    ])
-}
-
-/// Reference values.
-pub fn policy_reference() -> Seeds {
-    let source = cgpath_policy::Source {
-        kind: cgpath_policy::SourceKind::Image,
-        name: "docker.io/x:1".to_owned(),
-        digest: None,
-    };
-    let mut reference = cgpath_policy::Reference::new(source);
-    for path in [&b"/bin/sh"[..], b"/bin/true", b"/bin/\xff"] {
-        reference
-            .insert(path.to_vec(), Bank::Sha256.hash(&[path]))
-            .expect("a path that may stand there");
-    }
-    let mut json = Vec::new();
-    reference.write_json(&mut json).expect("memory can be written");
-    seeds([
-        ("three.json", json),
-        ("bad-deep.json", "[".repeat(2000).into_bytes()),
-    ])
-}
-
-/// Manifests: a node's with everything, values alone, a signed one.
-pub fn policy_corim() -> Seeds {
-    use cgpath_policy::corim::{Manifest, ManifestPod, sign, write};
-    use cgpath_policy::{BootEvent, BootPolicy, Reference, Source, SourceKind};
-    let values = |kind, name: &str, paths: &[&str]| {
-        let mut reference = Reference::new(Source {
-            kind,
-            name: name.to_owned(),
-            digest: Some(Bank::Sha256.hash(&[name.as_bytes()])),
-        });
-        for path in paths {
-            let path = path.as_bytes();
-            reference
-                .insert(path.to_vec(), Bank::Sha256.hash(&[path]))
-                .expect("a path that may stand there");
-        }
-        reference
-    };
-    let mut image = values(SourceKind::Image, "x:1", &["/bin/sh", "/init"]);
-    image
-        .origins
-        .set(b"/init".to_vec(), "sha256:layer")
-        .expect("a name that may stand there");
-    let digest = |n| Bank::Sha256.hash(&[&[n]]);
-    let boot = BootPolicy {
-        registers: [(0, vec![digest(0), digest(1)]), (7, vec![digest(7)])].into(),
-        command_lines: vec!["root=/dev/vda ro".to_owned()],
-        events: vec![BootEvent {
-            pcr: 4,
-            kind: cgpath_evidence::boot::EventType::APPLICATION,
-            name: "a.efi".to_owned(),
-            digests: vec![digest(4)],
-            optional: false,
-        }],
-        firmware_deviations: Vec::new(),
-    };
-    let whole = Manifest {
-        id: "urn:x".to_owned(),
-        node: Some("n".to_owned()),
-        references: vec![
-            values(SourceKind::Rootfs, "root", &["/sbin/a", "boot_aggregate"]),
-            image,
-        ],
-        host: vec![0],
-        sandbox: vec![1],
-        pods: vec![ManifestPod {
-            uid: PodUid([0x11; 16]),
-            name: "a/b".to_owned(),
-            references: vec![1, 0],
-        }],
-        boot: Some(boot),
-    };
-    let alone = Manifest {
-        references: vec![values(SourceKind::Log, "list", &["/a/b/c"])],
-        id: "urn:y".to_owned(),
-        ..Manifest::default()
-    };
-    let bytes = |manifest| write(manifest).expect("it has a form").0;
-    let key = SigningKey::from_slice(&[5; 32]).expect("a scalar");
-    let mut bad = bytes(&alone);
-    bad.push(0);
-    seeds([
-        ("whole", bytes(&whole)),
-        ("alone", bytes(&alone)),
-        (
-            "signed",
-            sign(&bytes(&alone), "who", &key).expect("it can be signed"),
-        ),
-        ("bad-longer", bad),
-        ("bad-deep", vec![0x81; 2000]),
     ])
 }
 
@@ -925,207 +683,4 @@ appraise func=MODULE_CHECK appraise_type=imasig permit_directio
         [("whole", WHOLE), ("tmpfs-excluded", TMPFS), ("bad-comment", bad)]
             .map(|(name, text)| (name, text.as_bytes().to_vec())),
     )
-}
-
-/// A spool with a frame of each kind, as the collector writes it.
-#[cfg(feature = "collector")]
-pub fn collector_spool() -> Seeds {
-    use cgpathd::{pipeline::Note, spool::Spool};
-    let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
-    let events = [
-        Note::Started,
-        Note::Base { list_len: 3 },
-        Note::SeedCgroup {
-            id: 2,
-            parent: 1,
-            name: b"kubepods.slice".to_vec(),
-        },
-        Note::SeedProcess {
-            tgid: 20,
-            start_ns: 1000,
-            tick_ns: 10_000_000,
-            exe: b"/usr/bin/containerd-shim-runc-v2".to_vec(),
-            dev: 0x0080_0001,
-            ino: 4711,
-        },
-        Note::Loaded { list_len: 5 },
-        Note::GaveUp { through: 9 },
-    ];
-    for event in &events {
-        spool.append_note(event).expect("there is room");
-    }
-    for (_, raw) in collector_record() {
-        spool.append_raw(&raw).expect("there is room");
-    }
-    for (_, file) in checkpoint_file() {
-        let sealed = Box::new(cgpath_evidence::SealedCheckpoint::from_file(&file).expect("it is one"));
-        spool.append_note(&Note::Sealed(sealed)).expect("there is room");
-    }
-    let whole = std::fs::read(dir.path().join("spool")).expect("it was just written");
-    let torn = whole[..whole.len() - 5].to_vec();
-    seeds([("whole", whole), ("torn", torn)])
-}
-
-/// Configurations, and a setting of the command line.
-#[cfg(feature = "collector")]
-pub fn collector_config() -> Seeds {
-    const SMALL: &str = "\
-node = \"seed\"
-keep_boots = 3
-[verifier]
-url = \"https://verifier.example:8443\"
-ca = \"/etc/ima-cgpath/verifier-ca.pem\"
-interval = 10
-[tpm]
-bank = \"sha256\"
-endorsement_auth = \"hex:00ff\"
-[bpf]
-ring_bytes = 65536
-[cgroup]
-hierarchy = \"v1:pids\"
-[guard]
-mode = \"deny\"
-[enforce]
-exempt = [\"/kubepods/burstable\"]
-";
-    seeds([
-        ("small.toml", SMALL.as_bytes().to_vec()),
-        ("bad-setting", b"verifier.interval=10".to_vec()),
-        ("bad-deep", [b"a=".as_slice(), &[b'['; 2000]].concat()),
-    ])
-}
-
-/// Answers with a nonce.
-#[cfg(feature = "collector")]
-pub fn answer_nonce() -> Seeds {
-    let nonce = "5a".repeat(32);
-    seeds([
-        (
-            "nonce.json",
-            format!("{{\"nonce\":\"{nonce}\",\"expires\":1790000000}}").into_bytes(),
-        ),
-        ("bad-short.json", b"{\"nonce\":\"5a\"}".to_vec()),
-    ])
-}
-
-/// Answers with a verdict.
-#[cfg(feature = "collector")]
-pub fn answer_verdict() -> Seeds {
-    let pod = |n: u8, state: &str| {
-        let charged = state == "untrusted";
-        format!(
-            "{{\"uid\":\"{n:08}-0000-4000-8000-000000000000\",\"state\":\"{state}\",\"charged\":{charged},\"findings\":[{{\"text\":\"a \\u00e4\"}}]}}"
-        )
-    };
-    let pods = [pod(1, "trusted"), pod(2, "untrusted")].join(",");
-    let verdict = format!(
-        "{{\"trusted\":false,\"node\":{{\"state\":\"trusted\",\"believed\":true}},\"pods\":[{pods}]}}"
-    );
-    let deep = [b"{\"pods\":".as_slice(), &[b'['; 2000]].concat();
-    seeds([("verdict.json", verdict.into_bytes()), ("bad-deep.json", deep)])
-}
-
-/// Raw records of each kind, as the kernel side writes them.
-#[cfg(feature = "collector")]
-pub fn collector_record() -> Seeds {
-    use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, kind};
-    let task = |raw: &mut Vec<u8>| {
-        raw.extend(99u64.to_ne_bytes());
-        for n in [1234u32, 1000, 4026531840, 4026531836, 2, 0] {
-            raw.extend(n.to_ne_bytes());
-        }
-        for n in 0..MAX_ANCESTORS as u64 {
-            let (start, tgid) = if n < 2 { (1000 - n, 20 - n as u32) } else { (0, 0) };
-            raw.extend(start.to_ne_bytes());
-            raw.extend(tgid.to_ne_bytes());
-            raw.extend(0u32.to_ne_bytes());
-        }
-    };
-    let finish = |kind: u16, body: &[u8]| {
-        let mut raw = Vec::new();
-        raw.extend(7u64.to_ne_bytes());
-        raw.extend(123_456_789u64.to_ne_bytes());
-        raw.extend(kind.to_ne_bytes());
-        raw.extend(LAYOUT_VERSION.to_ne_bytes());
-        raw.extend((24 + body.len() as u32).to_ne_bytes());
-        raw.extend(body);
-        raw
-    };
-    let entry = |kind: u16, name: &[u8]| {
-        let mut body = Vec::new();
-        task(&mut body);
-        for n in [0u32, 10, 2, name.len() as u32] {
-            body.extend(n.to_ne_bytes());
-        }
-        body.extend(0x0080_0001u64.to_ne_bytes());
-        body.extend(4711u64.to_ne_bytes());
-        for slot in 0..MAX_DIGESTS {
-            let bank = [Bank::Sha1, Bank::Sha256]
-                .get(slot)
-                .filter(|_| kind == kind::ENTRY);
-            body.extend(bank.map_or(0, |b| b.tpm_alg()).to_ne_bytes());
-            body.extend([0; 6]);
-            let mut bytes = bank.map(|b| b.hash(&[b"x"]).bytes().to_vec()).unwrap_or_default();
-            bytes.resize(64, 0);
-            body.extend(bytes);
-        }
-        body.extend(name);
-        finish(kind, &body)
-    };
-    let file = |kind: u16, path: &[u8]| {
-        let mut body = Vec::new();
-        task(&mut body);
-        body.extend(0x0080_0001u64.to_ne_bytes());
-        body.extend(4711u64.to_ne_bytes());
-        body.extend(4i32.to_ne_bytes());
-        body.extend((path.len() as u32).to_ne_bytes());
-        let mut hash = Bank::Sha256.hash(&[b"x"]).bytes().to_vec();
-        hash.resize(64, 0);
-        body.extend(hash);
-        body.extend(path);
-        finish(kind, &body)
-    };
-    let guard = |action: u32, name: &[u8]| {
-        let mut body = Vec::new();
-        task(&mut body);
-        body.extend(action.to_ne_bytes());
-        body.extend((-1i32).to_ne_bytes());
-        for n in [17u64, 0x0080_0001, 4711] {
-            body.extend(n.to_ne_bytes());
-        }
-        body.extend((name.len() as u32).to_ne_bytes());
-        body.extend(0u32.to_ne_bytes());
-        body.extend(name);
-        finish(kind::GUARD, &body)
-    };
-    let pod_loss: Vec<u8> = [99u64, 1, 300_000, 0, 2, 5_000_000, 7_000_000]
-        .into_iter()
-        .flat_map(u64::to_ne_bytes)
-        .collect();
-    let cgroup = |kind: u16, name: &[u8]| {
-        let mut body = Vec::new();
-        body.extend(99u64.to_ne_bytes());
-        body.extend(98u64.to_ne_bytes());
-        body.extend(0u32.to_ne_bytes());
-        body.extend((name.len() as u32).to_ne_bytes());
-        body.extend(name);
-        body.resize(24 + MAX_NAME, 0);
-        finish(kind, &body)
-    };
-    seeds([
-        ("entry", entry(kind::ENTRY, b"/usr/bin/true")),
-        ("violation", entry(kind::VIOLATION, b"/var/log/wtmp")),
-        ("execution", file(kind::EXECUTION, b"/usr/bin/true")),
-        ("script", file(kind::SCRIPT, b"/usr/bin/script")),
-        ("mapping", file(kind::MAPPING, b"/usr/lib/libc.so.6")),
-        ("late-mapping", file(kind::LATE_MAPPING, b"/tmp/\xff")),
-        (
-            "guard",
-            guard(cgpath_ebpf_common::action::PIN_REMOVED, b"link_executed"),
-        ),
-        ("pod-loss", finish(kind::POD_LOSS, &pod_loss)),
-        ("cgroup-new", cgroup(kind::CGROUP_NEW, b"kubepods.slice")),
-        ("cgroup-gone", cgroup(kind::CGROUP_GONE, b"")),
-    ])
 }
