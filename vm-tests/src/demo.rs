@@ -736,7 +736,7 @@ fn replaced(round: &Round, evil: &str, good: &str, stage: &mut Stage) {
 fn stranger(round: &Round, stage: &mut Stage) {
     let uid = uid("E");
     let finding = round.verdict.node.findings.iter().find(|f| {
-        f.rule == Rule::V8
+        f.rule == Rule::KnownPods
             && f.severity == Severity::Fail
             && (f.text.contains(&uid) || f.found.as_deref().is_some_and(|found| found.contains(&uid)))
     });

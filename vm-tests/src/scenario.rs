@@ -196,8 +196,8 @@ impl Round {
     /// Findings that fail by a rule of quotes, lists, chains, records, losses and counters: those that programs which no
     /// policy knows cannot set off.
     pub fn broken(&self) -> Vec<String> {
-        use Rule::{V1, V2, V3, V4, V5, V6, V7, V13};
-        let of_interest = [V1, V2, V3, V4, V5, V6, V7, V13];
+        use Rule::{Absent, Chain, Coverage, History, Losses, Quote, Records, Template};
+        let of_interest = [Quote, Coverage, Template, Chain, Records, Losses, History, Absent];
         self.verdict
             .failures()
             .filter(|f| of_interest.contains(&f.rule))

@@ -5,7 +5,9 @@
 //! the verdict as *accepted*, with reason and end. What an appraisal rests on (V1 to V7, V13) cannot be accepted.
 //! Not here: where statements are kept (the caller's store), and the key.
 
-use crate::appraise::{Finding, PodVerdict, Rule, Severity};
+use crate::results::finding::{Finding, Findings, Severity};
+use crate::results::verdict::PodVerdict;
+use crate::rules::Rule;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use cgpath_evidence::{Bank, Digest, serde_bytes_hex};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};
@@ -146,7 +148,7 @@ pub fn id(finding: &Finding) -> String {
 pub fn is_acceptable(rule: Rule) -> bool {
     matches!(
         rule,
-        Rule::V8 | Rule::V9 | Rule::V10 | Rule::V11 | Rule::V12 | Rule::V14
+        Rule::KnownPods | Rule::PodContents | Rule::Boot | Rule::Host | Rule::Violations | Rule::Guard
     )
 }
 
@@ -257,6 +259,11 @@ impl<'a> Acceptances<'a> {
         Acceptances {
             in_force: all.iter().filter(|a| holds(&a.statement)).collect(),
         }
+    }
+
+    /// What somebody accepted fails no more. What could not be kept still does: nobody can have accepted it.
+    pub(crate) fn apply_to(&self, findings: &mut Findings) {
+        findings.map(|finding| self.apply(finding));
     }
 
     /// The finding, no failure any more if it is accepted.

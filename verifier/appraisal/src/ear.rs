@@ -10,7 +10,9 @@ mod read;
 pub use read::{AttestationResult, EarError, EarStatus};
 
 use crate::accept::{self, AcceptedNote};
-use crate::appraise::{PodVerdict, Rule, Severity, State, Verdict};
+use crate::results::finding::Severity;
+use crate::results::verdict::{PodVerdict, State, Verdict};
+use crate::rules::Rule;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use cgpath_evidence::{PodUid, serde_bytes_hex};
 use p256::ecdsa::SigningKey;
@@ -218,7 +220,7 @@ fn claims<'a>(verdict: &'a Verdict, terms: &Terms<'_>) -> Claims<'a> {
     }
     // 2: recognised; 99: its signature, or what it signed, does not verify. Which rule failed is told to who may see all.
     let instance_identity = match scope {
-        Scope::All if node_rules.contains(&Rule::V1) => 99,
+        Scope::All if node_rules.contains(&Rule::Quote) => 99,
         _ => 2,
     };
     // 2: as approved; 36: elements of it were not looked at.

@@ -4,8 +4,8 @@
 //! with ES256 over the body's bytes, by the key that signs EARs; its header says when it was sent (`iat`). `sequence` counts
 //! from 1 without gaps, so a receiver needs to remember one number and nothing else. Not here: delivery, and clocks.
 
-use crate::appraise::State;
 use crate::jws;
+use crate::results::verdict::State;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use cgpath_evidence::PodUid;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};

@@ -46,17 +46,27 @@
 #![forbid(unsafe_code)]
 
 pub mod accept;
-pub mod appraise;
+mod appraise;
 pub mod ear;
 pub mod event;
 pub mod follow;
 pub mod forget;
+mod inputs;
 mod jws;
+mod results;
+mod rules;
+mod steps;
 pub mod tenant;
 pub mod text;
 
-pub use appraise::{
-    AwaitedPod, BootJudgement, CheckpointState, Context, Deviation, ExpectedNonce, Finding, KeyError,
-    LeftOut, MAX_IMPOSTORS, MAX_LISTED, NodeState, NodeVerdict, PinnedKey, PodVerdict, Rule, SeenFile,
-    Severity, State, Subject, Unusable, Verdict, appraise, appraise_accepting, key_name, quote_findings,
+pub use appraise::{MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings};
+pub use inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
+pub use results::explain;
+pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
+pub use results::verdict::{
+    AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
+    Verdict,
 };
+pub use rules::Rule;
+pub use rules::v01_quote::{KeyError, key_name};
+pub use rules::v05_pending::{MAX_HELD_SECONDS, MAX_UNNAMED};

@@ -9,22 +9,25 @@ mod verdict;
 pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 
 use crate::accept::Acceptances;
-use crate::appraise::{
-    Context, ExpectedNonce, Findings, NodeState, PinnedKey, PodVerdict, Rule, State, Subject, Unusable,
-    chain::{self, Chain},
-    context::CheckpointState,
-    coverage::{self, Coverage},
-    finding::Finding,
-    history::{self, Present, Relation},
-    join::{self, Owned},
-    judge::{Judged, Names},
-    kept::{Kept, Lines},
-    quote::{self, Quoted},
-    scene::Scene,
-    template,
-    view::{self, View},
-};
+use crate::appraise::Unusable;
 use crate::ear::{self, AttestationResult};
+use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
+use crate::inputs::decoded;
+use crate::inputs::decoded::View;
+use crate::inputs::kept::{Kept, Lines};
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::results::verdict::{PodVerdict, State};
+use crate::rules::opinion::Scene;
+use crate::rules::v01_quote::Quoted;
+use crate::rules::v02_coverage::Coverage;
+use crate::rules::v04_chain::Chain;
+use crate::rules::v05_join::Owned;
+use crate::rules::v07_history::{Present, Relation};
+use crate::rules::v08_pods::Names;
+use crate::rules::v09_contents::Judged;
+use crate::rules::{
+    Rule, v01_quote, v02_coverage, v03_template, v04_chain, v05_join, v06_losses, v07_history,
+};
 use crate::text::{quoted, utc};
 use cgpath_evidence::{
     Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
@@ -133,7 +136,7 @@ impl Case<'_> {
         let mut notes = Vec::new();
         if bundle.pod != self.pod {
             findings.push(
-                fail(Rule::V13, "the bundle is about another pod than the policy")
+                fail(Rule::Absent, "the bundle is about another pod than the policy")
                     .found(bundle.pod)
                     .expected(self.pod),
             );
@@ -143,9 +146,9 @@ impl Case<'_> {
             .as_ref()
             .filter(|previous| previous.pod == self.pod);
         if context.previous.is_some() && previous.is_none() {
-            findings.push(fail(Rule::V7, "the remembered state is about another pod"));
+            findings.push(fail(Rule::History, "the remembered state is about another pod"));
         }
-        let quoted = quote::check(
+        let quoted = v01_quote::check(
             &bundle.quote,
             bundle.registers.as_deref().unwrap_or_default(),
             &Context {
@@ -250,12 +253,12 @@ impl Case<'_> {
             clock_ms: quoted.clock_ms,
             safe: quoted.safe,
         };
-        let asked = history::Asked {
+        let asked = v07_history::Asked {
             now: self.context.now,
             min_reboot: self.policy.file.min_reboot,
             kexec_allowed: false,
         };
-        history::check(present, previous.map(|p| &p.node), asked, findings, notes)
+        v07_history::check(present, previous.map(|p| &p.node), asked, findings, notes)
     }
 
     /// V2: the list, from where this tenant has followed it, leads to the quoted register.
@@ -265,10 +268,10 @@ impl Case<'_> {
         followed: Option<&TenantState>,
         findings: &mut Findings,
     ) -> Option<Coverage> {
-        coverage::banks(quoted, self.policy, findings);
+        v02_coverage::banks(quoted, self.policy, findings);
         let from = self.bundle.from;
         let start = match followed {
-            Some(before) if from > 0 && from == before.node.covered => Some(coverage::remembered(
+            Some(before) if from > 0 && from == before.node.covered => Some(v02_coverage::remembered(
                 usize::try_from(from).ok()?,
                 &before.node.pcrs,
             )),
@@ -276,23 +279,23 @@ impl Case<'_> {
             _ => {
                 let followed = followed.map_or(0, TenantState::followed);
                 findings.push(
-                    fail(Rule::V4, "the list begins behind what was followed: ask for a bundle that begins there, or at 0")
+                    fail(Rule::Chain, "the list begins behind what was followed: ask for a bundle that begins there, or at 0")
                         .found(from)
                         .expected(followed),
                 );
                 return None;
             }
         };
-        let view = view::view_of(&self.bundle.list, &quoted.banks);
-        let Some(covered) = coverage::step(&view, start.as_ref(), quoted, self.policy, findings) else {
+        let view = decoded::view_of(&self.bundle.list, &quoted.banks);
+        let Some(covered) = v02_coverage::step(&view, start.as_ref(), quoted, self.policy, findings) else {
             findings.push(fail(
-                Rule::V2,
+                Rule::Coverage,
                 "no prefix of the list leads to the quoted register: digests were altered, removed or reordered",
             ));
             return None;
         };
         if let Some(before) = followed.filter(|_| from == 0) {
-            coverage::continues(&view.digests, covered.entries, &before.node, findings);
+            v02_coverage::continues(&view.digests, covered.entries, &before.node, findings);
         }
         Some(covered)
     }
@@ -309,7 +312,7 @@ impl Case<'_> {
             Ok(sealed) => Some(sealed),
             Err(error) => {
                 findings.push(fail(
-                    Rule::V4,
+                    Rule::Chain,
                     format!("{what} checkpoint cannot be read: {error}"),
                 ));
                 None
@@ -325,7 +328,7 @@ impl Case<'_> {
             self.anchored(first, covered, findings);
             if first.checkpoint.number != 0 || first.checkpoint.boot_id != bundle.boot_id {
                 findings.push(fail(
-                    Rule::V4,
+                    Rule::Chain,
                     "the first checkpoint is not number 0 of this boot",
                 ));
             }
@@ -336,13 +339,13 @@ impl Case<'_> {
             && stated != remembered
         {
             findings.push(fail(
-                Rule::V4,
+                Rule::Chain,
                 "the key of this boot's checkpoints is another one than before",
             ));
         }
         let Some(key) = remembered.or(stated) else {
             findings.push(fail(
-                Rule::V4,
+                Rule::Chain,
                 "nothing names the key of this boot's checkpoints: the bundle is for a reader that has followed the node",
             ));
             return None;
@@ -351,7 +354,7 @@ impl Case<'_> {
             if sealed.verify(&key).is_err() {
                 let n = sealed.checkpoint.number;
                 findings.push(fail(
-                    Rule::V4,
+                    Rule::Chain,
                     format!("checkpoint {n} is not signed by the key of checkpoint 0"),
                 ));
             }
@@ -370,16 +373,16 @@ impl Case<'_> {
         let checkpoint = &last.checkpoint;
         let n = checkpoint.number;
         if checkpoint.boot_id != self.bundle.boot_id {
-            findings.push(fail(Rule::V4, format!("checkpoint {n} is of another boot")));
+            findings.push(fail(Rule::Chain, format!("checkpoint {n} is of another boot")));
         }
-        if !chain::is_fresh(checkpoint, &self.context.nonce) {
-            findings.push(chain::not_fresh(checkpoint, &self.context.nonce));
+        if !v04_chain::is_fresh(checkpoint, &self.context.nonce) {
+            findings.push(v04_chain::not_fresh(checkpoint, &self.context.nonce));
         }
         if let Some(before) = followed.and_then(|before| before.node.checkpoint.as_ref())
             && n <= before.number
         {
             findings.push(
-                fail(Rule::V4, "no checkpoint was made since the last bundle")
+                fail(Rule::Chain, "no checkpoint was made since the last bundle")
                     .found(n)
                     .expected(format!("more than {}", before.number)),
             );
@@ -389,15 +392,15 @@ impl Case<'_> {
         {
             findings.push(
                 fail(
-                    Rule::V4,
+                    Rule::Chain,
                     format!("checkpoint {n} states a list that is shorter than what was covered before it"),
                 )
                 .found(checkpoint.list_len)
                 .expected(format!("at least {}", before.node.covered)),
             );
         }
-        chain::blind(checkpoint, findings);
-        findings.extend(chain::lost_finding(checkpoint, self.policy));
+        v06_losses::blind(checkpoint, findings);
+        findings.extend(v06_losses::lost_finding(checkpoint, self.policy));
     }
 
     /// A checkpoint's file is measured by a whole entry of the covered list, under its own name.
@@ -413,15 +416,14 @@ impl Case<'_> {
             .map(|(index, entry)| (index, entry.clone()))
             .collect();
         let (places, entries): (Vec<usize>, Vec<Entry>) = whole.into_iter().unzip();
-        let lines = view::view_of(&entries, &[Bank::Sha1]).lines;
-        let found = lines
-            .iter()
-            .zip(&places)
-            .find(|(line, _)| line.path.and_then(number_from_path) == Some(n) && chain::is_of(line, sealed));
+        let lines = decoded::view_of(&entries, &[Bank::Sha1]).lines;
+        let found = lines.iter().zip(&places).find(|(line, _)| {
+            line.path.and_then(number_from_path) == Some(n) && v04_chain::is_of(line, sealed)
+        });
         let Some((line, place)) = found else {
             findings.push(
                 fail(
-                    Rule::V4,
+                    Rule::Chain,
                     format!("the file of checkpoint {n} does not stand in the covered part of the list"),
                 )
                 .expected(format!("sha256:{}", hex::encode(sealed.digest()))),
@@ -433,12 +435,12 @@ impl Case<'_> {
         line.check(0, findings);
         let kept = Kept::default();
         let one = Lines::new(0, core::slice::from_ref(line), &kept);
-        template::check(&one, 1, self.policy, findings);
+        v03_template::check(&one, 1, self.policy, findings);
         findings.renumber(before, |_| Some(index));
         if index < sealed.checkpoint.list_len {
             findings.push(
                 fail(
-                    Rule::V4,
+                    Rule::Chain,
                     format!("checkpoint {n} says that the list was longer than where it stands itself"),
                 )
                 .found(sealed.checkpoint.list_len)
@@ -460,19 +462,19 @@ impl Case<'_> {
         let sealed = match self.bundle.proof.check(key, &SealedTree::from(last)) {
             Ok(sealed) => sealed,
             Err(error) => {
-                findings.push(fail(Rule::V5, error.to_string()));
+                findings.push(fail(Rule::Records, error.to_string()));
                 return None;
             }
         };
         match &sealed {
             Some(sealed) => {
                 if let Err(error) = sealed.check_complete(leaves.iter().copied()) {
-                    findings.push(fail(Rule::V5, error.to_string()));
+                    findings.push(fail(Rule::Records, error.to_string()));
                 }
             }
             None if !records.is_empty() => {
                 findings.push(fail(
-                    Rule::V5,
+                    Rule::Records,
                     "the bundle holds records of a pod that is shown to have none",
                 ));
             }
@@ -484,7 +486,7 @@ impl Case<'_> {
                 .and_then(|size| leaves.get(..size));
             if prefix.map(|prefix| merkle::root(prefix.iter().copied())) != Some(before.root) {
                 findings.push(fail(
-                    Rule::V5,
+                    Rule::Records,
                     "records that were sealed before were altered, dropped or reordered since",
                 ));
             }
@@ -498,7 +500,7 @@ impl Case<'_> {
         let executions = records.iter().filter(|r| r.is_execution()).count() as u64;
         if records.len() as u64 > last.records || executions > last.executions {
             findings.push(fail(
-                Rule::V5,
+                Rule::Records,
                 "this pod alone has more records than the checkpoint counts in all",
             ));
         }
@@ -507,7 +509,7 @@ impl Case<'_> {
             if !seqs.insert(record.seq) || record.seq == 0 || record.seq > last.last_seq {
                 findings.push(
                     fail(
-                        Rule::V5,
+                        Rule::Records,
                         "a record's sequence number was given twice, or is none that the checkpoint knows",
                     )
                     .at_seq(record.seq),
@@ -517,7 +519,7 @@ impl Case<'_> {
             if of_path != PartitionKey::Pod(self.pod) {
                 findings.push(
                     fail(
-                        Rule::V5,
+                        Rule::Records,
                         "a record stands in a partition that is not its cgroup's",
                     )
                     .at_seq(record.seq)
@@ -536,21 +538,21 @@ impl Case<'_> {
             key: PartitionKey::Pod(self.pod),
             records: bundle.records.clone(),
         };
-        let all = view::banks(bundle.records.iter(), banks.iter().copied());
-        let view = view::view_of(&list, &all);
+        let all = decoded::banks(bundle.records.iter(), banks.iter().copied());
+        let view = decoded::view_of(&list, &all);
         let before = findings.kept();
         for (index, line) in view.lines.iter().enumerate() {
             line.check(index, findings);
         }
         let kept = Kept::default();
         let lines = Lines::new(0, &view.lines, &kept);
-        template::check(&lines, lines.len(), self.policy, findings);
+        v03_template::check(&lines, lines.len(), self.policy, findings);
         if bundle.from == 0 {
             self.listed(&view, banks, covered, findings);
         }
         let logs = [log];
-        let records: Vec<Owned<'_>> = join::in_order(&logs);
-        let joins = join::entries(&records, &view, &lines, findings);
+        let records: Vec<Owned<'_>> = v05_join::in_order(&logs);
+        let joins = v05_join::entries(&records, &view, &lines, findings);
         let chain = Chain::default();
         let scene = Scene {
             policy: self.policy,
@@ -630,7 +632,7 @@ impl Case<'_> {
             if !digest.is_some_and(|digest| digests.contains(digest)) {
                 findings.push(
                     fail(
-                        Rule::V5,
+                        Rule::Records,
                         "an entry that the pod's records are about is not in the covered list",
                     )
                     .at_path(line.path.unwrap_or_default())
@@ -675,7 +677,7 @@ impl Case<'_> {
         for (what, status) in [("the node", result.node), ("this pod", *pod)] {
             if !status.is_good() {
                 findings.push(
-                    fail(Rule::V13, format!("the full verifier does not trust {what}"))
+                    fail(Rule::Absent, format!("the full verifier does not trust {what}"))
                         .found(format!("{status:?}")),
                 );
             }

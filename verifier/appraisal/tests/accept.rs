@@ -110,12 +110,12 @@ fn what_everything_else_rests_on_cannot_be_accepted_and_nothing_without_reason_o
         let result = by(&fail(rule), "why", NOW + 1);
         let may = matches!(
             rule,
-            Rule::V8 | Rule::V9 | Rule::V10 | Rule::V11 | Rule::V12 | Rule::V14
+            Rule::KnownPods | Rule::PodContents | Rule::Boot | Rule::Host | Rule::Violations | Rule::Guard
         );
         assert_eq!(result.is_ok(), may, "{rule}");
     }
-    let good = fail(Rule::V9);
-    let note = Finding::note(Rule::V9, Subject::Node, "text");
+    let good = fail(Rule::PodContents);
+    let note = Finding::note(Rule::PodContents, Subject::Node, "text");
     assert_eq!(by(&note, "why", NOW + 1), Err(AcceptError::NoFailure));
     assert_eq!(by(&good, " ", NOW + 1), Err(AcceptError::Reason(1)));
     assert_eq!(by(&good, "a\nb", NOW + 1), Err(AcceptError::Reason(3)));
@@ -129,7 +129,7 @@ fn what_everything_else_rests_on_cannot_be_accepted_and_nothing_without_reason_o
 
 #[test]
 fn a_statement_that_was_changed_or_that_another_key_signed_is_refused() {
-    let finding = Finding::fail(Rule::V9, Subject::Node, "text");
+    let finding = Finding::fail(Rule::PodContents, Subject::Node, "text");
     let text = sign(NODE, [1; 16], &finding, "why", NOW, NOW + 1, &key(1)).unwrap();
     assert!(verify(&text, key(1).verifying_key()).is_ok());
     assert_eq!(verify(&text, key(2).verifying_key()), Err(AcceptError::Signature));

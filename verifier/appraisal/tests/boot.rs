@@ -36,7 +36,7 @@ fn fails(verdict: &Verdict, words: &str) -> Finding {
     assert!(!verdict.trusted, "trusted:\n{verdict}");
     assert_ne!(verdict.node.boot, BootJudgement::Trusted);
     assert!(verdict.pods.iter().all(|pod| pod.state != State::Trusted));
-    let mut found = verdict.failures().filter(|f| f.rule == Rule::V10);
+    let mut found = verdict.failures().filter(|f| f.rule == Rule::Boot);
     let finding = found.find(|f| f.text.contains(words)).cloned();
     finding.unwrap_or_else(|| panic!("no failure of V10 that says {words:?}:\n{verdict}"))
 }
@@ -157,7 +157,7 @@ fn registers_that_are_not_the_quoted_ones_fit_no_list() {
     });
     let verdict = judge(&node, &evidence);
     fails(&verdict, "nothing vouches for PCR 0 to 9");
-    assert!(verdict.failures().any(|f| f.rule == Rule::V2));
+    assert!(verdict.failures().any(|f| f.rule == Rule::Coverage));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn what_is_absent_fails_by_name() {
     assert!(
         verdict
             .failures()
-            .any(|f| f.rule == Rule::V1 && f.text.contains("does not state"))
+            .any(|f| f.rule == Rule::Quote && f.text.contains("does not state"))
     );
 
     // A quote over PCR 10 alone.

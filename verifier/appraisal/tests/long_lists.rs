@@ -74,7 +74,7 @@ fn one_altered_entry_among_many_is_found_wherever_it_stands() {
     for place in [1, 512, 1900, good.list.len() - 1] {
         let mut evidence = good.clone();
         evidence.list[place] = later(0);
-        failed(&judge(&node, &evidence), Rule::V2, "no prefix");
+        failed(&judge(&node, &evidence), Rule::Coverage, "no prefix");
         let mut evidence = good.clone();
         let Entry::Full(record) = &mut evidence.list[place] else {
             panic!("every entry is whole")
@@ -87,7 +87,7 @@ fn one_altered_entry_among_many_is_found_wherever_it_stands() {
             .node
             .findings
             .iter()
-            .any(|f| f.rule == Rule::V2 && f.index == Some(place as u64));
+            .any(|f| f.rule == Rule::Coverage && f.index == Some(place as u64));
         assert!(named, "{place}\n{unreadable}");
     }
 }
@@ -98,7 +98,7 @@ fn a_violation_and_an_entry_that_was_never_extended_are_told_apart_among_many() 
     node.never_extended.insert(4900);
     let evidence = node.attest(NONCE);
     assert_eq!(
-        failed(&judge(&node, &evidence), Rule::V2, "extend-lost"),
+        failed(&judge(&node, &evidence), Rule::Coverage, "extend-lost"),
         Some(4900)
     );
 
@@ -108,7 +108,7 @@ fn a_violation_and_an_entry_that_was_never_extended_are_told_apart_among_many() 
     let evidence = node.attest(NONCE);
     let verdict = judge(&node, &evidence);
     assert_eq!(verdict.node.covered, evidence.list.len() as u64);
-    failed(&verdict, Rule::V12, "violation");
+    failed(&verdict, Rule::Violations, "violation");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn records_of_equal_entries_take_them_in_turn() {
     (0..MANY).for_each(|_| use_file(&mut node, 0));
     node.list.pop();
     let evidence = node.attest(NONCE);
-    failed(&judge(&node, &evidence), Rule::V5, "two records say");
+    failed(&judge(&node, &evidence), Rule::Records, "two records say");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn records_find_their_entries_in_whatever_order_they_come() {
         }
         let mut honest = node.clone();
         let evidence = node.attest(NONCE);
-        let index = failed(&judge(&node, &evidence), Rule::V5, "has no record");
+        let index = failed(&judge(&node, &evidence), Rule::Records, "has no record");
         assert_eq!(index, Some(first as u64 + lacking), "order {at}");
 
         honest.record_entry(&actor, path(lacking), &entry(lacking), 0);
@@ -174,5 +174,5 @@ fn a_sequence_number_given_twice_is_named_among_many() {
     let (first, other) = (records[10].seq, records.len() - 5);
     records[other].seq = first;
     let verdict = judge(&node, &evidence);
-    failed(&verdict, Rule::V5, "sequence number was given twice");
+    failed(&verdict, Rule::Records, "sequence number was given twice");
 }

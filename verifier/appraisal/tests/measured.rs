@@ -80,13 +80,13 @@ fn kinds() -> impl Iterator<Item = EventType> {
 
 #[track_caller]
 fn fails(verdict: &Verdict, what: &str) {
-    let failures: Vec<_> = verdict.failures().filter(|f| f.rule == Rule::V10).collect();
+    let failures: Vec<_> = verdict.failures().filter(|f| f.rule == Rule::Boot).collect();
     assert!(!verdict.trusted && !failures.is_empty(), "{what}: {verdict}");
 }
 
 #[track_caller]
 fn says(verdict: &Verdict, words: &str) {
-    let is_it = |f: &&cgpath_appraisal::Finding| f.rule == Rule::V10 && f.text.contains(words);
+    let is_it = |f: &&cgpath_appraisal::Finding| f.rule == Rule::Boot && f.text.contains(words);
     assert!(verdict.failures().any(|f| is_it(&f)), "{words}: {verdict}");
 }
 
@@ -351,7 +351,7 @@ fn what_a_firmware_does_otherwise_is_accepted_by_its_own_key_and_said_in_each_ve
         .node
         .findings
         .iter()
-        .filter(|f| (f.rule, f.severity) == (Rule::V10, Severity::Tolerated))
+        .filter(|f| (f.rule, f.severity) == (Rule::Boot, Severity::Tolerated))
         .collect();
     assert_eq!(tolerated.len(), 4, "{verdict}");
     for words in ["for PCR 3", "for PCR 5", "for PCR 6", "is not what was measured"] {

@@ -144,7 +144,10 @@ fn an_exclude_hides_a_file_and_the_verdict_says_how_much_it_hid() {
         .iter()
         .find(|f| f.text.contains("excludes hide"))
         .unwrap();
-    assert_eq!((finding.rule, finding.severity), (Rule::V9, Severity::Tolerated));
+    assert_eq!(
+        (finding.rule, finding.severity),
+        (Rule::PodContents, Severity::Tolerated)
+    );
     assert_eq!(finding.found, Some(uses.to_string()));
     assert!(finding.text.contains("of 2 files"), "{}", finding.text);
     let relaxed = verdict
@@ -194,7 +197,7 @@ fn no_exclude_vouches_for_the_collector() {
     assert!(
         verdict
             .failures()
-            .any(|f| f.rule == Rule::V11 && f.text.contains("collector")),
+            .any(|f| f.rule == Rule::Host && f.text.contains("collector")),
         "{verdict}"
     );
 }
@@ -251,7 +254,7 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
         let said = |verdict: &Verdict, severity: Severity| {
             let mut findings = verdict.pod(pod(1)).unwrap().findings.iter();
             findings.any(|finding| {
-                finding.rule == Rule::V9
+                finding.rule == Rule::PodContents
                     && finding.severity == severity
                     && finding.text.starts_with("opaque: ")
             })

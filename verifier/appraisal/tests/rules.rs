@@ -82,8 +82,8 @@ mod v1_quote {
     fn a_nonce_of_another_request_is_refused() {
         let mut node = busy();
         let evidence = node.attest(b"the nonce of another one");
-        disbelieved(&judge(&node, &evidence), Rule::V1, "not made for this request");
-        fails(&judge(&node, &evidence), Rule::V4, "not made for this request");
+        disbelieved(&judge(&node, &evidence), Rule::Quote, "not made for this request");
+        fails(&judge(&node, &evidence), Rule::Chain, "not made for this request");
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod v1_quote {
         let state = judge(&node, &evidence).state.unwrap();
         disbelieved(
             &judge_next(&node, &evidence, &state),
-            Rule::V1,
+            Rule::Quote,
             "not made for this request",
         );
     }
@@ -106,7 +106,7 @@ mod v1_quote {
         node.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
         let evidence = node.attest(NONCE);
         let verdict = appraise(&evidence, &node.policy(), &context).unwrap();
-        let finding = disbelieved(&verdict, Rule::V1, "another key");
+        let finding = disbelieved(&verdict, Rule::Quote, "another key");
         assert_eq!(finding.found, Some(hex::encode(node.ak.name())));
         assert_eq!(finding.expected, [expected]);
     }
@@ -121,7 +121,7 @@ mod v1_quote {
         context.key = PinnedKey::Name(AttestationKey::new(KeyKind::EcdsaP256, 2).name());
         disbelieved(
             &appraise(&evidence, &node.policy(), &context).unwrap(),
-            Rule::V1,
+            Rule::Quote,
             "another key",
         );
     }
@@ -139,7 +139,7 @@ mod v1_quote {
             let mut node = busy();
             node.ak.attributes = GOOD_ATTRIBUTES & !(1 << bit);
             let evidence = node.attest(NONCE);
-            disbelieved(&judge(&node, &evidence), Rule::V1, name);
+            disbelieved(&judge(&node, &evidence), Rule::Quote, name);
         }
     }
 
@@ -148,7 +148,7 @@ mod v1_quote {
         let mut node = busy();
         node.ak.attributes |= 1 << 17;
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V1, "decrypt");
+        disbelieved(&judge(&node, &evidence), Rule::Quote, "decrypt");
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod v1_quote {
             let mut node = Node::boot(kind);
             let mut evidence = node.attest(NONCE);
             evidence.quote.signature = node.ak.sign(b"something else");
-            disbelieved(&judge(&node, &evidence), Rule::V1, "signature");
+            disbelieved(&judge(&node, &evidence), Rule::Quote, "signature");
         }
     }
 
@@ -166,7 +166,7 @@ mod v1_quote {
         let mut node = Node::boot(KeyKind::Rsassa2048);
         let mut evidence = node.attest(NONCE);
         evidence.quote.signature = AttestationKey::new(KeyKind::Rsapss2048, 1).sign(&evidence.quote.attest);
-        disbelieved(&judge(&node, &evidence), Rule::V1, "scheme");
+        disbelieved(&judge(&node, &evidence), Rule::Quote, "scheme");
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod v1_quote {
             node.seal(Some(NONCE));
             let quote = node.quote_with(NONCE, change);
             let evidence = node.evidence(quote);
-            disbelieved(&judge(&node, &evidence), Rule::V1, "not a TPM's quote");
+            disbelieved(&judge(&node, &evidence), Rule::Quote, "not a TPM's quote");
         }
     }
 
@@ -190,7 +190,7 @@ mod v1_quote {
             node.seal(Some(NONCE));
             let quote = node.quote_with(NONCE, |a| a.selection = vec![(Bank::Sha256, registers.clone())]);
             let evidence = node.evidence(quote);
-            disbelieved(&judge(&node, &evidence), Rule::V1, "PCR 10");
+            disbelieved(&judge(&node, &evidence), Rule::Quote, "PCR 10");
         }
     }
 
@@ -213,7 +213,7 @@ mod v1_quote {
         };
         disbelieved(
             &appraise(&evidence, &node.policy(), &context).unwrap(),
-            Rule::V1,
+            Rule::Quote,
             "another key",
         );
     }
@@ -274,10 +274,10 @@ mod v2_list {
         };
         *record.last_mut().unwrap() = b'x';
         record.push(0);
-        disbelieved(&judge(&node, &evidence), Rule::V2, "");
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "");
         let mut evidence = node.evidence(evidence.quote);
         evidence.list[5] = Measurement::ima_ng(b"/usr/bin/tool", &sha256(b"other")).to_entry();
-        disbelieved(&judge(&node, &evidence), Rule::V2, "no prefix");
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod v2_list {
         record[4] ^= 1;
         let finding = disbelieved(
             &judge(&node, &evidence),
-            Rule::V2,
+            Rule::Coverage,
             "not that of the entry's own bytes",
         );
         assert_eq!(finding.index, Some(5));
@@ -307,9 +307,9 @@ mod v2_list {
         let mut doubled = good.clone();
         doubled.list.insert(6, good.list[6].clone());
         for evidence in [dropped, reordered] {
-            disbelieved(&judge(&node, &evidence), Rule::V2, "no prefix");
+            disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
         }
-        disbelieved(&judge(&node, &doubled), Rule::V2, "extend-lost");
+        disbelieved(&judge(&node, &doubled), Rule::Coverage, "extend-lost");
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod v2_list {
         let mut node = busy();
         node.never_extended.insert(6);
         let evidence = node.attest(NONCE);
-        let finding = disbelieved(&judge(&node, &evidence), Rule::V2, "extend-lost");
+        let finding = disbelieved(&judge(&node, &evidence), Rule::Coverage, "extend-lost");
         assert_eq!(finding.index, Some(6));
     }
 
@@ -331,7 +331,7 @@ mod v2_list {
         let quote = node.quote(NONCE);
         node.list = list;
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::V2, "no prefix");
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod v2_list {
         let mut node = busy();
         node.accept_banks = "[sha256, sha384]".into();
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V2, "sha384");
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "sha384");
         let mut node = busy();
         node.accept_banks = "[sha256, sha384]".into();
         node.banks = vec![Bank::Sha384, Bank::Sha1, Bank::Sha256];
@@ -367,7 +367,7 @@ mod v2_list {
         node.padded.insert(Bank::Sha512);
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        disbelieved(&verdict, Rule::V2, "padded SHA-1 in the bank sha512");
+        disbelieved(&verdict, Rule::Coverage, "padded SHA-1 in the bank sha512");
         assert!(
             verdict.node.anchor.contains("sha512, padded sha1"),
             "{}",
@@ -397,7 +397,7 @@ mod v2_list {
             let quote = node.quote(NONCE);
             node.evidence(quote)
         };
-        disbelieved(&judge(&node, &evidence), Rule::V2, "not quoted");
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "not quoted");
     }
 
     #[test]
@@ -408,7 +408,7 @@ mod v2_list {
             panic!()
         };
         record[4..24].fill(0);
-        disbelieved(&judge(&node, &evidence), Rule::V2, "");
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "");
     }
 }
 
@@ -431,7 +431,7 @@ mod v3_template {
         *record = relabelled;
         let verdict = judge(&node, &evidence);
         assert_eq!(verdict.node.covered, verdict.node.entries, "it replays");
-        let finding = disbelieved(&verdict, Rule::V3, "not one that the policy pins");
+        let finding = disbelieved(&verdict, Rule::Template, "not one that the policy pins");
         assert_eq!(finding.index, Some(6));
     }
 
@@ -445,7 +445,7 @@ mod v3_template {
         };
         let verdict = judge(&node, &evidence);
         assert_eq!(verdict.node.covered, verdict.node.entries, "it replays");
-        disbelieved(&verdict, Rule::V3, "redacted");
+        disbelieved(&verdict, Rule::Template, "redacted");
     }
 
     #[test]
@@ -455,7 +455,7 @@ mod v3_template {
         let mut evidence = node.attest(NONCE);
         evidence.tier = Tier::Kernel;
         node.tier = Tier::Kernel;
-        disbelieved(&judge(&node, &evidence), Rule::V3, "claims the kernel tier");
+        disbelieved(&judge(&node, &evidence), Rule::Template, "claims the kernel tier");
     }
 }
 
@@ -483,18 +483,18 @@ mod v4_checkpoints {
         let mut reordered = good.clone();
         reordered.checkpoints.swap(1, 2);
         for evidence in [dropped, doubled, reordered] {
-            disbelieved(&judge(&node, &evidence), Rule::V4, "numbered");
+            disbelieved(&judge(&node, &evidence), Rule::Chain, "numbered");
         }
         let mut without_last = good.clone();
         without_last.checkpoints.pop();
         disbelieved(
             &judge(&node, &without_last),
-            Rule::V4,
+            Rule::Chain,
             "not made for this request",
         );
         let mut without_first = good;
         without_first.checkpoints.remove(0);
-        disbelieved(&judge(&node, &without_first), Rule::V4, "key");
+        disbelieved(&judge(&node, &without_first), Rule::Chain, "key");
     }
 
     #[test]
@@ -504,7 +504,7 @@ mod v4_checkpoints {
         node.seal(None);
         node.anchor(&fork);
         let evidence = node.attest(NONCE);
-        let finding = disbelieved(&judge(&node, &evidence), Rule::V4, "forked");
+        let finding = disbelieved(&judge(&node, &evidence), Rule::Chain, "forked");
         assert!(finding.path.unwrap().ends_with(b"/checkpoint/1"));
     }
 
@@ -516,8 +516,8 @@ mod v4_checkpoints {
         other.starts = 9;
         evidence.checkpoints[1] = SealedCheckpoint::seal(other, &node.signing).file;
         let verdict = judge(&node, &evidence);
-        disbelieved(&verdict, Rule::V4, "does not stand in the covered part");
-        fails(&verdict, Rule::V4, "as its predecessor");
+        disbelieved(&verdict, Rule::Chain, "does not stand in the covered part");
+        fails(&verdict, Rule::Chain, "as its predecessor");
     }
 
     #[test]
@@ -527,7 +527,7 @@ mod v4_checkpoints {
         let evidence = node.attest(NONCE);
         disbelieved(
             &judge(&node, &evidence),
-            Rule::V4,
+            Rule::Chain,
             "not signed by the key of checkpoint 0",
         );
     }
@@ -539,7 +539,7 @@ mod v4_checkpoints {
             node.seal(nonce);
             let quote = node.quote(NONCE);
             let evidence = node.evidence(quote);
-            disbelieved(&judge(&node, &evidence), Rule::V4, "not made for this request");
+            disbelieved(&judge(&node, &evidence), Rule::Chain, "not made for this request");
         }
     }
 
@@ -551,7 +551,7 @@ mod v4_checkpoints {
         let evidence = node.evidence(quote);
         disbelieved(
             &judge(&node, &evidence),
-            Rule::V4,
+            Rule::Chain,
             "does not stand in the covered part",
         );
     }
@@ -568,7 +568,7 @@ mod v4_checkpoints {
         let evidence = node.evidence(quote);
         disbelieved(
             &judge_next(&node, &evidence, &state),
-            Rule::V4,
+            Rule::Chain,
             "does not stand in the covered part",
         );
     }
@@ -590,7 +590,7 @@ mod v4_checkpoints {
             let evidence = node.attest(NONCE);
             disbelieved(
                 &judge(&node, &evidence),
-                Rule::V4,
+                Rule::Chain,
                 "not read into the list by the collector",
             );
         }
@@ -631,7 +631,11 @@ mod v4_checkpoints {
             node.seal_with(Some(NONCE), change);
             let quote = node.quote(NONCE);
             let evidence = node.evidence(quote);
-            disbelieved(&judge(&node, &evidence), Rule::V4, &format!("{words} went back"));
+            disbelieved(
+                &judge(&node, &evidence),
+                Rule::Chain,
+                &format!("{words} went back"),
+            );
         }
     }
 
@@ -653,7 +657,7 @@ mod v4_checkpoints {
             let evidence = node.attest(NONCE);
             disbelieved(
                 &judge(&node, &evidence),
-                Rule::V4,
+                Rule::Chain,
                 &format!("losses ({words}) went back"),
             );
         }
@@ -677,7 +681,7 @@ mod v4_checkpoints {
             node.seal_with(Some(NONCE), change);
             let quote = node.quote(NONCE);
             let evidence = node.evidence(quote);
-            disbelieved(&judge(&node, &evidence), Rule::V4, words);
+            disbelieved(&judge(&node, &evidence), Rule::Chain, words);
         }
     }
 
@@ -691,7 +695,7 @@ mod v4_checkpoints {
         let evidence = node.evidence(quote);
         disbelieved(
             &judge(&node, &evidence),
-            Rule::V4,
+            Rule::Chain,
             "older than the load than the list had",
         );
     }
@@ -702,7 +706,11 @@ mod v4_checkpoints {
         node.seal_with(Some(NONCE), |c| c.list_len += 1_000);
         let quote = node.quote(NONCE);
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::V4, "longer than where it stands");
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Chain,
+            "longer than where it stands",
+        );
     }
 
     #[test]
@@ -718,20 +726,24 @@ mod v4_checkpoints {
         other.checkpoint.as_mut().unwrap().digest = [3; 32];
         disbelieved(
             &judge_next(&node, &evidence, &other),
-            Rule::V4,
+            Rule::Chain,
             "another one than the one seen before",
         );
         let mut ahead = state.clone();
         ahead.checkpoint.as_mut().unwrap().number = 100;
-        disbelieved(&judge_next(&node, &evidence, &ahead), Rule::V4, "is gone");
+        disbelieved(&judge_next(&node, &evidence, &ahead), Rule::Chain, "is gone");
         let mut further = state.clone();
         further.covered = 1_000;
-        disbelieved(&judge_next(&node, &evidence, &further), Rule::V4, "covers less");
+        disbelieved(
+            &judge_next(&node, &evidence, &further),
+            Rule::Chain,
+            "covers less",
+        );
         let mut rewritten = state;
         rewritten.pcrs = vec![sha256(b"another history")];
         disbelieved(
             &judge_next(&node, &evidence, &rewritten),
-            Rule::V4,
+            Rule::Chain,
             "is another one now",
         );
     }
@@ -748,7 +760,7 @@ mod v4_checkpoints {
         };
         disbelieved(
             &appraise(&evidence, &node.policy(), &context).unwrap(),
-            Rule::V4,
+            Rule::Chain,
             "no checkpoint was made since",
         );
     }
@@ -780,7 +792,7 @@ mod v5_records {
         for change in changes {
             let mut evidence = good.clone();
             change(&mut evidence.partitions[at].records);
-            disbelieved(&judge(&node, &evidence), Rule::V5, "partitions root");
+            disbelieved(&judge(&node, &evidence), Rule::Records, "partitions root");
         }
     }
 
@@ -801,7 +813,7 @@ mod v5_records {
             .unwrap();
         let record = moved.partitions[from].records.remove(0);
         moved.partitions[to].records.push(record);
-        disbelieved(&judge(&node, &moved), Rule::V5, "partitions root");
+        disbelieved(&judge(&node, &moved), Rule::Records, "partitions root");
 
         let mut node = busy();
         for (key, _) in &mut node.waiting {
@@ -810,7 +822,7 @@ mod v5_records {
             }
         }
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "its cgroup is that of");
+        disbelieved(&judge(&node, &evidence), Rule::Records, "its cgroup is that of");
     }
 
     #[test]
@@ -819,16 +831,16 @@ mod v5_records {
         let good = node.attest(NONCE);
         let mut dropped = good.clone();
         dropped.partitions.remove(1);
-        disbelieved(&judge(&node, &dropped), Rule::V5, "partitions root");
+        disbelieved(&judge(&node, &dropped), Rule::Records, "partitions root");
         let mut doubled = good.clone();
         doubled.partitions.insert(1, good.partitions[1].clone());
-        disbelieved(&judge(&node, &doubled), Rule::V5, "twice");
+        disbelieved(&judge(&node, &doubled), Rule::Records, "twice");
         let mut empty = good;
         empty.partitions.push(cgpath_evidence::PartitionLog {
             key: PartitionKey::Unattributed,
             records: vec![],
         });
-        disbelieved(&judge(&node, &empty), Rule::V5, "without a record");
+        disbelieved(&judge(&node, &empty), Rule::Records, "without a record");
     }
 
     #[test]
@@ -842,7 +854,11 @@ mod v5_records {
             *key = PartitionKey::Boot;
         }
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "boot partition holds records");
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Records,
+            "boot partition holds records",
+        );
     }
 
     #[test]
@@ -858,7 +874,7 @@ mod v5_records {
             node.seal_with(Some(NONCE), change);
             let quote = node.quote(NONCE);
             let evidence = node.evidence(quote);
-            disbelieved(&judge(&node, &evidence), Rule::V5, words);
+            disbelieved(&judge(&node, &evidence), Rule::Records, words);
         }
     }
 
@@ -868,14 +884,14 @@ mod v5_records {
         let first = node.waiting[1].1.seq;
         node.waiting[2].1.seq = first;
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "given twice");
+        disbelieved(&judge(&node, &evidence), Rule::Records, "given twice");
         for seq in [0, 1_000_000] {
             let mut node = busy();
             node.waiting[2].1.seq = seq;
             let evidence = node.attest(NONCE);
             disbelieved(
                 &judge(&node, &evidence),
-                Rule::V5,
+                Rule::Records,
                 "not one that the last checkpoint knows",
             );
         }
@@ -893,9 +909,9 @@ mod v5_records {
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
         assert_eq!(verdict.node.unattributed, 1);
-        let finding = disbelieved(&verdict, Rule::V5, "nobody knows who caused it");
+        let finding = disbelieved(&verdict, Rule::Records, "nobody knows who caused it");
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Unattributed));
-        fails(&verdict, Rule::V5, "settled has no record");
+        fails(&verdict, Rule::Records, "settled has no record");
     }
 
     /// A node with one entry that has no record and of which the collector does not claim otherwise.
@@ -912,7 +928,11 @@ mod v5_records {
     fn unattributed_entries_are_tolerated_as_far_as_the_policy_says_and_judged_as_the_hosts() {
         let mut node = busy();
         let evidence = with_one_unattributed(&mut node, "/usr/bin/runc", &sha256(b"/usr/bin/runc"));
-        disbelieved(&judge(&node, &evidence), Rule::V5, "nobody knows who caused it");
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Records,
+            "nobody knows who caused it",
+        );
         node.extra_policy += "tolerance: {unattributed: 1}\n";
         let verdict = judge(&node, &evidence);
         assert!(verdict.trusted, "{verdict}");
@@ -923,7 +943,7 @@ mod v5_records {
         let evidence = with_one_unattributed(&mut node, "/usr/bin/runc", &sha256(b"another runc"));
         fails(
             &judge(&node, &evidence),
-            Rule::V11,
+            Rule::Host,
             "not the one that the policy accepts",
         );
     }
@@ -946,7 +966,7 @@ mod v5_records {
         let evidence = node.evidence(quote);
         disbelieved(
             &judge_next(&node, &evidence, &verdict.state.unwrap()),
-            Rule::V5,
+            Rule::Records,
             "nobody knows who caused it",
         );
     }
@@ -959,7 +979,7 @@ mod v5_records {
         let evidence = node.attest(NONCE);
         disbelieved(
             &judge(&node, &evidence),
-            Rule::V5,
+            Rule::Records,
             "does not stand in the covered part",
         );
     }
@@ -975,7 +995,7 @@ mod v5_records {
             record.digests.clear();
         }
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "no template digest");
+        disbelieved(&judge(&node, &evidence), Rule::Records, "no template digest");
 
         let mut node = busy();
         let other = node.list[1].digest(Bank::Sha256);
@@ -989,7 +1009,7 @@ mod v5_records {
             }
         }
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "not those of one entry");
+        disbelieved(&judge(&node, &evidence), Rule::Records, "not those of one entry");
     }
 
     #[test]
@@ -1005,7 +1025,7 @@ mod v5_records {
         let evidence = node.attest(NONCE);
         disbelieved(
             &judge(&node, &evidence),
-            Rule::V5,
+            Rule::Records,
             "put the same entry into the list",
         );
     }
@@ -1021,7 +1041,11 @@ mod v5_records {
             record.ret = -17;
         }
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "nobody knows who caused it");
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Records,
+            "nobody knows who caused it",
+        );
     }
 
     #[test]
@@ -1031,7 +1055,7 @@ mod v5_records {
         node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, -12);
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        fails(&verdict, Rule::V5, "could not add");
+        fails(&verdict, Rule::Records, "could not add");
         assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
         assert_eq!(
             states(&verdict),
@@ -1045,7 +1069,7 @@ mod v5_records {
         node.execute_good(&Actor::lost("/sbin/init"), "/usr/bin/runc");
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        disbelieved(&verdict, Rule::V5, "cgroup is not known");
+        disbelieved(&verdict, Rule::Records, "cgroup is not known");
         assert_eq!(
             verdict.node.unattributed, 2,
             "the entry's record and the execution's"
@@ -1062,7 +1086,7 @@ mod v5_records {
         let evidence = node.attest(NEXT);
         disbelieved(
             &judge_next(&node, &evidence, &state),
-            Rule::V5,
+            Rule::Records,
             "sealed were altered",
         );
 
@@ -1075,7 +1099,7 @@ mod v5_records {
         });
         let quote = node.quote(NEXT);
         let evidence = node.evidence(quote);
-        disbelieved(&judge_next(&node, &evidence, &state), Rule::V5, "shrank");
+        disbelieved(&judge_next(&node, &evidence, &state), Rule::Records, "shrank");
     }
 }
 
@@ -1096,10 +1120,10 @@ mod v6_losses {
             lose(&mut node.losses);
             let evidence = node.attest(NONCE);
             let verdict = judge(&node, &evidence);
-            disbelieved(&verdict, Rule::V6, "2 record(s) were lost");
+            disbelieved(&verdict, Rule::Losses, "2 record(s) were lost");
             assert_eq!(verdict.node.lost, 2);
             node.extra_policy = "dangerous-boot-not-judged: true\ntolerance: {lost: 1}\n".into();
-            disbelieved(&judge(&node, &evidence), Rule::V6, "were lost");
+            disbelieved(&judge(&node, &evidence), Rule::Losses, "were lost");
             node.extra_policy = "dangerous-boot-not-judged: true\ntolerance: {lost: 2}\n".into();
             let verdict = judge(&node, &evidence);
             assert!(verdict.trusted, "{verdict}");
@@ -1108,7 +1132,7 @@ mod v6_losses {
                     .node
                     .findings
                     .iter()
-                    .any(|f| f.severity == Severity::Tolerated && f.rule == Rule::V6)
+                    .any(|f| f.severity == Severity::Tolerated && f.rule == Rule::Losses)
             );
         }
     }
@@ -1138,7 +1162,7 @@ mod v6_losses {
             node.extra_policy = format!("dangerous-boot-not-judged: true\n{policy}");
             let evidence = node.clone().attest(NEXT);
             let verdict = judge_next(&node, &evidence, &before);
-            let finding = fails(&verdict, Rule::V6, "more than its budget");
+            let finding = fails(&verdict, Rule::Losses, "more than its budget");
             assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
             let found = finding.found.unwrap();
             assert!(
@@ -1154,7 +1178,7 @@ mod v6_losses {
                 assert_eq!((found.state, found.charged), (wanted, is_it), "{verdict}");
             }
         }
-        assert!(!cgpath_appraisal::accept::is_acceptable(Rule::V6));
+        assert!(!cgpath_appraisal::accept::is_acceptable(Rule::Losses));
     }
 
     #[test]
@@ -1163,18 +1187,22 @@ mod v6_losses {
             let mut node = busy();
             node.record_pod_loss(&actor, noise(1));
             let evidence = node.attest(NONCE);
-            disbelieved(&judge(&node, &evidence), Rule::V6, "outside of all pods");
+            disbelieved(&judge(&node, &evidence), Rule::Losses, "outside of all pods");
         }
         let mut node = busy();
         node.record_pod_loss(&Actor::pod(pod(2), "/bin/app"), noise(1));
         node.waiting.last_mut().unwrap().1.pod_loss = None;
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V6, "does not say what was lost");
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Losses,
+            "does not say what was lost",
+        );
         let mut node = busy();
         node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
         node.waiting.last_mut().unwrap().1.pod_loss = Some(noise(1));
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V6, "of another kind");
+        disbelieved(&judge(&node, &evidence), Rule::Losses, "of another kind");
     }
 
     #[test]
@@ -1190,8 +1218,8 @@ mod v6_losses {
             .unwrap();
         last[at + 3] = 0;
         let verdict = judge(&node, &evidence);
-        disbelieved(&verdict, Rule::V4, "not signed");
-        fails(&verdict, Rule::V4, "does not stand in the covered part");
+        disbelieved(&verdict, Rule::Chain, "not signed");
+        fails(&verdict, Rule::Chain, "does not stand in the covered part");
     }
 
     #[test]
@@ -1199,11 +1227,11 @@ mod v6_losses {
         let mut node = busy();
         node.blind = true;
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V6, "checkpoint 1 is blind");
+        disbelieved(&judge(&node, &evidence), Rule::Losses, "checkpoint 1 is blind");
         node.blind = false;
         let evidence = node.attest(NEXT);
         let verdict = appraise(&evidence, &node.policy(), &node.context(NEXT, None)).unwrap();
-        disbelieved(&verdict, Rule::V6, "checkpoint 1 is blind");
+        disbelieved(&verdict, Rule::Losses, "checkpoint 1 is blind");
     }
 }
 
@@ -1240,7 +1268,7 @@ mod v7_history {
             if is_good {
                 assert!(verdict.trusted, "{verdict}");
             } else {
-                disbelieved(&verdict, Rule::V7, "sooner than the machine can reboot");
+                disbelieved(&verdict, Rule::History, "sooner than the machine can reboot");
             }
         }
     }
@@ -1269,7 +1297,7 @@ mod v7_history {
         let evidence = old.attest(NEXT);
         disbelieved(
             &judge_next(&old, &evidence, &state),
-            Rule::V7,
+            Rule::History,
             "reset counter went back",
         );
     }
@@ -1283,7 +1311,7 @@ mod v7_history {
         let evidence = node.attest(NEXT);
         disbelieved(
             &judge_next(&node, &evidence, &state),
-            Rule::V7,
+            Rule::History,
             "restart counter went back",
         );
 
@@ -1291,7 +1319,11 @@ mod v7_history {
         let state = first_round(&mut node);
         node.clock -= 10_000;
         let evidence = node.attest(NEXT);
-        disbelieved(&judge_next(&node, &evidence, &state), Rule::V7, "clock went back");
+        disbelieved(
+            &judge_next(&node, &evidence, &state),
+            Rule::History,
+            "clock went back",
+        );
     }
 
     #[test]
@@ -1312,8 +1344,8 @@ mod v7_history {
         };
         let verdict = go_back(1 << 22, false);
         assert!(verdict.trusted, "{verdict}");
-        disbelieved(&go_back((1 << 22) + 1, false), Rule::V7, "clock went back");
-        disbelieved(&go_back(1, true), Rule::V7, "clock went back");
+        disbelieved(&go_back((1 << 22) + 1, false), Rule::History, "clock went back");
+        disbelieved(&go_back(1, true), Rule::History, "clock went back");
     }
 
     #[test]
@@ -1339,7 +1371,7 @@ mod v7_history {
         let evidence = node.attest(NEXT);
         disbelieved(
             &judge_next(&node, &evidence, &state),
-            Rule::V7,
+            Rule::History,
             "boot id is still the same",
         );
     }
@@ -1385,7 +1417,7 @@ mod v7_history {
         let state = first_round(&mut node);
         kexec(&mut node, true);
         let evidence = node.attest(NEXT);
-        disbelieved(&judge_next(&node, &evidence, &state), Rule::V7, "kexec");
+        disbelieved(&judge_next(&node, &evidence, &state), Rule::History, "kexec");
         node.extra_policy += "kexec: allow\n";
         let verdict = judge_next(&node, &evidence, &state);
         assert!(verdict.trusted, "{verdict}");
@@ -1400,7 +1432,7 @@ mod v7_history {
         kexec(&mut node, false);
         let evidence = node.attest(NEXT);
         let verdict = judge_next(&node, &evidence, &state);
-        disbelieved(&verdict, Rule::V4, "");
+        disbelieved(&verdict, Rule::Chain, "");
     }
 
     #[test]
@@ -1411,7 +1443,7 @@ mod v7_history {
         let evidence = node.attest(NEXT);
         disbelieved(
             &judge_next(&node, &evidence, &state),
-            Rule::V7,
+            Rule::History,
             "another attestation key",
         );
     }
@@ -1432,7 +1464,7 @@ mod v8_pods {
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
         assert_eq!(verdict.node.state, State::Untrusted);
-        let finding = fails(&verdict, Rule::V8, &pod(5).to_string());
+        let finding = fails(&verdict, Rule::KnownPods, &pod(5).to_string());
         assert_eq!(finding.subject, Subject::Node);
         assert!(finding.text.contains("default/stranger"));
         assert_eq!(verdict.pod(pod(5)).unwrap().state, State::Unknown);
@@ -1483,7 +1515,7 @@ mod v8_pods {
         node.predating = vec![pod(9)];
         node.load();
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V8, &pod(9).to_string());
+        fails(&judge(&node, &evidence), Rule::KnownPods, &pod(9).to_string());
     }
 
     #[test]
@@ -1513,7 +1545,7 @@ mod v9_pods_files {
             states(&verdict),
             [State::Trusted, State::Trusted, State::Trusted, State::Untrusted]
         );
-        let finding = fails(&verdict, Rule::V9, "not the one that the policy accepts");
+        let finding = fails(&verdict, Rule::PodContents, "not the one that the policy accepts");
         assert_eq!(finding.path.as_deref(), Some(&b"/bin/app"[..]));
         assert_eq!(finding.found, Some(found.to_string()));
         assert_eq!(finding.expected, [sha256(b"4/bin/app").to_string()]);
@@ -1598,7 +1630,7 @@ mod v9_pods_files {
         );
         let evidence = node.attest(NONCE);
         assert_eq!(
-            fails(&judge(&node, &evidence), Rule::V9, "no hash")
+            fails(&judge(&node, &evidence), Rule::PodContents, "no hash")
                 .found
                 .unwrap(),
             "no hash, error -95"
@@ -1608,7 +1640,11 @@ mod v9_pods_files {
         node.execute_good(&Actor::pod(pod(3), "/bin/app"), "/bin/app");
         node.waiting.last_mut().unwrap().1.path_cut = true;
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V9, "could not be read whole");
+        fails(
+            &judge(&node, &evidence),
+            Rule::PodContents,
+            "could not be read whole",
+        );
     }
 
     #[test]
@@ -1618,7 +1654,7 @@ mod v9_pods_files {
         let evidence = node.attest(NONCE);
         let finding = fails(
             &judge(&node, &evidence),
-            Rule::V9,
+            Rule::PodContents,
             "no reference value has a file at this path",
         );
         assert_eq!(finding.expected, ["this content at /bin/app"]);
@@ -1630,7 +1666,7 @@ mod v9_pods_files {
         node.execute_good(&Actor::intruder(pod(3), "/bin/app"), "/bin/app");
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        let finding = fails(&verdict, Rule::V9, "suspect");
+        let finding = fails(&verdict, Rule::PodContents, "suspect");
         assert_eq!(finding.found.as_deref(), Some("process /bin/app"));
         assert_eq!(verdict.node.suspect, 2);
         assert_eq!(verdict.node.state, State::Trusted);
@@ -1646,7 +1682,7 @@ mod v9_pods_files {
         node.execute_good(&Actor::pod(pod(3), "/bin/app"), "/bin/app");
         node.waiting.last_mut().unwrap().1.ancestry.clear();
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V9, "suspect");
+        fails(&judge(&node, &evidence), Rule::PodContents, "suspect");
     }
 
     #[test]
@@ -1681,7 +1717,7 @@ mod v10_boot {
         for without in ["", "dangerous-boot-not-judged: false\n"] {
             node.extra_policy = without.into();
             let verdict = judge(&node, &evidence);
-            disbelieved(&verdict, Rule::V10, "boot log is not judged");
+            disbelieved(&verdict, Rule::Boot, "boot log is not judged");
             assert_eq!(verdict.node.state, State::Untrusted);
             assert!(verdict.dangerous.is_empty());
         }
@@ -1721,7 +1757,7 @@ mod v11_host {
         for content in [None, Some(&b"another collector"[..])] {
             let mut node = boot_with(COLLECTOR, content);
             let evidence = node.attest(NONCE);
-            fails(&judge(&node, &evidence), Rule::V11, "collector's executable");
+            fails(&judge(&node, &evidence), Rule::Host, "collector's executable");
         }
     }
 
@@ -1730,7 +1766,7 @@ mod v11_host {
         for content in [None, Some(&b"another policy"[..])] {
             let mut node = boot_with(IMA_POLICY, content);
             let evidence = node.attest(NONCE);
-            fails(&judge(&node, &evidence), Rule::V11, "no accepted IMA policy");
+            fails(&judge(&node, &evidence), Rule::Host, "no accepted IMA policy");
         }
     }
 
@@ -1741,7 +1777,7 @@ mod v11_host {
             node.seal(None);
             node.measure(&Actor::host("/sbin/init"), path, &sha256(path.as_bytes()));
             let evidence = node.attest(NONCE);
-            fails(&judge(&node, &evidence), Rule::V11, "before checkpoint 1");
+            fails(&judge(&node, &evidence), Rule::Host, "before checkpoint 1");
         }
     }
 
@@ -1751,7 +1787,7 @@ mod v11_host {
         let evidence = node.attest(NONCE);
         let finding = fails(
             &judge(&node, &evidence),
-            Rule::V11,
+            Rule::Host,
             "not the one that the policy accepts",
         );
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
@@ -1764,7 +1800,7 @@ mod v11_host {
         );
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        let finding = fails(&verdict, Rule::V11, "not the one that the policy accepts");
+        let finding = fails(&verdict, Rule::Host, "not the one that the policy accepts");
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Host));
         assert_eq!(verdict.node.state, State::Untrusted);
     }
@@ -1774,7 +1810,7 @@ mod v11_host {
         let mut node = busy();
         node.measure(&Actor::host("/sbin/init"), "boot_aggregate", &sha256(b"anything"));
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V11, "no reference value");
+        fails(&judge(&node, &evidence), Rule::Host, "no reference value");
     }
 
     #[test]
@@ -1801,7 +1837,7 @@ mod v11_host {
         let other = policy(&format!("bpf-objects: [\"{}\"]", sha256(b"other")));
         fails(
             &appraise(&evidence, &other, &node.context(NONCE, None)).unwrap(),
-            Rule::V11,
+            Rule::Host,
             "BPF object",
         );
 
@@ -1810,7 +1846,7 @@ mod v11_host {
         let evidence = node.evidence(quote);
         fails(
             &judge(&node, &evidence),
-            Rule::V11,
+            Rule::Host,
             "IMA policy is not an accepted one",
         );
     }
@@ -1825,7 +1861,7 @@ mod v12_violations {
         node.violate(&Actor::pod(pod(2), "/bin/app"), "/var/log/a file with spaces");
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        let finding = fails(&verdict, Rule::V12, "written while it was measured");
+        let finding = fails(&verdict, Rule::Violations, "written while it was measured");
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
         assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
         assert_eq!(
@@ -1840,7 +1876,7 @@ mod v12_violations {
         node.violate(&Actor::host("/sbin/init"), "/var/log/journal/x");
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        fails(&verdict, Rule::V12, "written while it was measured");
+        fails(&verdict, Rule::Violations, "written while it was measured");
         assert_eq!(verdict.node.state, State::Untrusted);
         node.extra_policy += "violations: {permit: ['/var/log/**']}\n";
         let verdict = judge(&node, &evidence);
@@ -1855,7 +1891,7 @@ mod v12_violations {
         node.seal(None);
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        fails(&verdict, Rule::V12, "has no record");
+        fails(&verdict, Rule::Violations, "has no record");
         assert_eq!(verdict.node.state, State::Untrusted);
     }
 
@@ -1865,7 +1901,11 @@ mod v12_violations {
         node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
         node.list.pop();
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V12, "does not stand in the list");
+        fails(
+            &judge(&node, &evidence),
+            Rule::Violations,
+            "does not stand in the list",
+        );
     }
 
     #[test]
@@ -1875,7 +1915,7 @@ mod v12_violations {
         node.list.push(Measurement::violation(b"/data"));
         node.seal(None);
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V12, "has no record");
+        fails(&judge(&node, &evidence), Rule::Violations, "has no record");
     }
 
     #[test]
@@ -1891,7 +1931,7 @@ mod v12_violations {
         let evidence = node.attest(NONCE);
         let finding = fails(
             &judge(&node, &evidence),
-            Rule::V12,
+            Rule::Violations,
             "written while it was measured",
         );
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
@@ -1927,7 +1967,7 @@ mod v14_guard {
                 let evidence = node.attest(NONCE);
                 let verdict = judge(&node, &evidence);
                 let words = if is_denied { ": denied" } else { ": not denied" };
-                let finding = fails(&verdict, Rule::V14, words);
+                let finding = fails(&verdict, Rule::Guard, words);
                 assert_eq!(finding.subject, Subject::Node);
                 assert_eq!(finding.path.as_deref(), Some(&b"link_executed"[..]));
                 let found = finding.found.unwrap();
@@ -1952,7 +1992,7 @@ mod v14_guard {
             node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "", false);
             let evidence = node.attest(NONCE);
             let verdict = judge(&node, &evidence);
-            let finding = fails(&verdict, Rule::V14, ": not denied");
+            let finding = fails(&verdict, Rule::Guard, ": not denied");
             assert_eq!((finding.subject, finding.path), (Subject::Node, None));
             assert!(finding.found.unwrap().contains(&pod(2).to_string()));
             assert_eq!(verdict.node.state, State::Untrusted);
@@ -1966,7 +2006,7 @@ mod v14_guard {
             node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "x", true);
             let evidence = node.attest(NONCE);
             let verdict = judge(&node, &evidence);
-            let finding = fails(&verdict, Rule::V14, ": denied");
+            let finding = fails(&verdict, Rule::Guard, ": denied");
             assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
             assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
             for found in &verdict.pods {
@@ -2006,7 +2046,7 @@ mod v14_guard {
             node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Traced, "", true);
             node.waiting.last_mut().unwrap().1.ret = ret;
             let evidence = node.attest(NONCE);
-            let finding = fails(&judge(&node, &evidence), Rule::V14, "not denied");
+            let finding = fails(&judge(&node, &evidence), Rule::Guard, "not denied");
             assert_eq!(finding.subject, Subject::Node);
         }
     }
@@ -2023,7 +2063,7 @@ mod v14_guard {
                 .node
                 .findings
                 .iter()
-                .find(|f| f.rule == Rule::V14)
+                .find(|f| f.rule == Rule::Guard)
                 .unwrap();
             assert_eq!(shown.severity, Severity::Tolerated);
             assert!(
@@ -2034,7 +2074,7 @@ mod v14_guard {
             let other = AGAINST_US[(AGAINST_US.iter().position(|a| *a == action).unwrap() + 1) % 12];
             node.record_guard(&Actor::host("/usr/bin/tool"), other, "x", false);
             let evidence = node.attest(NONCE);
-            fails(&judge(&node, &evidence), Rule::V14, "not denied");
+            fails(&judge(&node, &evidence), Rule::Guard, "not denied");
         }
     }
 
@@ -2053,12 +2093,12 @@ mod v14_guard {
             .node
             .findings
             .iter()
-            .find(|f| f.rule == Rule::V14)
+            .find(|f| f.rule == Rule::Guard)
             .unwrap();
         assert_eq!(shown.severity, Severity::Note);
         node.extra_policy += "guard: {tpm-opened: untrust}\n";
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V14, "opened the TPM");
+        fails(&judge(&node, &evidence), Rule::Guard, "opened the TPM");
     }
 
     #[test]
@@ -2075,13 +2115,13 @@ mod v14_guard {
             let told = &verdict.pod(pod(2)).unwrap().findings;
             assert!(
                 told.iter()
-                    .any(|f| f.rule == Rule::V14 && f.severity == Severity::Note),
+                    .any(|f| f.rule == Rule::Guard && f.severity == Severity::Note),
                 "{told:?}"
             );
             // The programs never do this to the host: what says so was not made by them.
             node.record_guard(&Actor::host("/usr/bin/tool"), action, "/bin/tool", true);
             let evidence = node.attest(NONCE);
-            fails(&judge(&node, &evidence), Rule::V14, "outside of all pods");
+            fails(&judge(&node, &evidence), Rule::Guard, "outside of all pods");
         }
     }
 
@@ -2111,14 +2151,14 @@ mod v14_guard {
             if good {
                 assert!(verdict.trusted, "{wanted}, {stated:?}\n{verdict}");
             } else {
-                let finding = fails(&verdict, Rule::V14, "guarded less than the policy wants");
+                let finding = fails(&verdict, Rule::Guard, "guarded less than the policy wants");
                 assert_eq!(finding.expected, [format!("at least {wanted}")]);
             }
         }
         let mut node = busy();
         node.seal_with(None, |c| c.protection = None);
         let evidence = node.attest(NONCE);
-        let finding = fails(&judge(&node, &evidence), Rule::V14, "guarded less");
+        let finding = fails(&judge(&node, &evidence), Rule::Guard, "guarded less");
         assert_eq!(finding.found.as_deref(), Some("guard.mode nothing"));
     }
 
@@ -2133,7 +2173,11 @@ mod v14_guard {
         );
         node.waiting.last_mut().unwrap().1.guard = None;
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V14, "does not say what was done");
+        fails(
+            &judge(&node, &evidence),
+            Rule::Guard,
+            "does not say what was done",
+        );
 
         let mut node = busy();
         node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
@@ -2143,7 +2187,7 @@ mod v14_guard {
         };
         node.waiting.last_mut().unwrap().1.guard = Some(guard);
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V14, "another kind");
+        fails(&judge(&node, &evidence), Rule::Guard, "another kind");
     }
 }
 
@@ -2155,7 +2199,11 @@ mod v13_absence {
         let mut node = busy();
         let evidence = node.attest(NONCE);
         node.tier = Tier::Kernel;
-        disbelieved(&judge(&node, &evidence), Rule::V13, "does not accept this tier");
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Absent,
+            "does not accept this tier",
+        );
     }
 
     #[test]
@@ -2276,7 +2324,7 @@ mod kernel_tier {
         );
         node.execute(&Actor::pod(pod(7), "/bin/app"), "/bin/app", &sha256(b"1/bin/app"));
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::V8, &pod(7).to_string());
+        fails(&judge(&node, &evidence), Rule::KnownPods, &pod(7).to_string());
     }
 
     #[test]
@@ -2308,7 +2356,7 @@ mod kernel_tier {
             &sha256(b"/usr/bin/tool"),
         );
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::V5, "no usable cgroup path");
+        disbelieved(&judge(&node, &evidence), Rule::Records, "no usable cgroup path");
     }
 
     #[test]
@@ -2319,7 +2367,7 @@ mod kernel_tier {
         node.list.push(violation);
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
-        fails(&verdict, Rule::V12, "written while it was measured");
+        fails(&verdict, Rule::Violations, "written while it was measured");
         assert_eq!(verdict.node.state, State::Untrusted);
     }
 
@@ -2367,7 +2415,11 @@ mod kernel_tier {
             }
         }
         let evidence = with_records(&mut swapped);
-        disbelieved(&judge(&swapped, &evidence), Rule::V5, "disagree on whose it is");
+        disbelieved(
+            &judge(&swapped, &evidence),
+            Rule::Records,
+            "disagree on whose it is",
+        );
     }
 }
 
@@ -2506,7 +2558,7 @@ mod output {
         let evidence = node.attest(NONCE);
         let verdict = judge(&node, &evidence);
         let found = &verdict.pod(pod(4)).unwrap().findings;
-        assert_eq!(found.len(), cgpath_appraisal::appraise::MAX_FINDINGS + 1);
+        assert_eq!(found.len(), cgpath_appraisal::MAX_FINDINGS + 1);
         assert!(
             found.last().unwrap().text.contains("500 more"),
             "{:?}",
@@ -2535,7 +2587,7 @@ mod output {
             judge(&node, &evidence)
         };
         assert_eq!(boot(vec![pod(3)]).node.state, State::Trusted);
-        fails(&boot(vec![pod(4)]), Rule::V11, "no reference value");
-        fails(&boot(vec![]), Rule::V11, "no reference value");
+        fails(&boot(vec![pod(4)]), Rule::Host, "no reference value");
+        fails(&boot(vec![]), Rule::Host, "no reference value");
     }
 }

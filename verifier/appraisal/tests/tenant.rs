@@ -108,7 +108,7 @@ fn must_fail(rule: Rule, change: impl FnOnce(&mut TenantBundle, &mut Node)) -> T
             .any(|finding| finding.rule == rule),
         "no finding of {rule} in\n{verdict}"
     );
-    assert!(verdict.state.is_none() || rule == Rule::V9, "{verdict}");
+    assert!(verdict.state.is_none() || rule == Rule::PodContents, "{verdict}");
     verdict
 }
 
@@ -252,7 +252,7 @@ fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_neve
 
 #[test]
 fn a_full_verifier_that_does_not_trust_the_node_or_the_pod_makes_it_untrusted() {
-    must_fail(Rule::V13, |bundle, node| {
+    must_fail(Rule::Absent, |bundle, node| {
         node.execute(&Actor::host("/usr/bin/tool"), "/usr/bin/evil", &sha256(b"evil"));
         let evidence = node.attest(NONCE);
         *bundle = bundle_from(node, &evidence, pod(1), 0);
@@ -389,7 +389,7 @@ fn a_bundle_shows_exactly_what_is_stated_and_an_absence_names_two_neighbours() {
 #[test]
 fn a_record_removed_from_the_partition_is_refused_though_the_proof_is_adjusted() {
     for gone in 0..4 {
-        must_fail(Rule::V5, |bundle, _| {
+        must_fail(Rule::Records, |bundle, _| {
             bundle.records.remove(gone);
             let PartitionProof::Present(placed) = &mut bundle.proof else {
                 panic!()
@@ -398,19 +398,19 @@ fn a_record_removed_from_the_partition_is_refused_though_the_proof_is_adjusted()
             placed.partition.root =
                 cgpath_evidence::merkle::root(bundle.records.iter().map(cgpath_evidence::Record::leaf_hash));
         });
-        must_fail(Rule::V5, |bundle, _| {
+        must_fail(Rule::Records, |bundle, _| {
             bundle.records.remove(gone);
         });
     }
-    must_fail(Rule::V5, |bundle, _| bundle.records.swap(0, 1));
-    must_fail(Rule::V5, |bundle, _| {
+    must_fail(Rule::Records, |bundle, _| bundle.records.swap(0, 1));
+    must_fail(Rule::Records, |bundle, _| {
         bundle.records[0].path = b"/bin/other".to_vec()
     });
 }
 
 #[test]
 fn the_partition_of_another_pod_under_this_uid_is_refused() {
-    must_fail(Rule::V5, |bundle, node| {
+    must_fail(Rule::Records, |bundle, node| {
         let evidence = node.evidence(bundle.quote.clone());
         let theirs = TenantBundle::prove(&evidence, pod(2), 0).unwrap();
         *bundle = TenantBundle {
@@ -419,7 +419,7 @@ fn the_partition_of_another_pod_under_this_uid_is_refused() {
             ..theirs
         };
     });
-    must_fail(Rule::V5, |bundle, node| {
+    must_fail(Rule::Records, |bundle, node| {
         let evidence = node.evidence(bundle.quote.clone());
         let mut theirs = TenantBundle::prove(&evidence, pod(2), 0).unwrap();
         if let PartitionProof::Present(placed) = &mut theirs.proof {
@@ -441,42 +441,42 @@ fn the_partition_of_another_pod_under_this_uid_is_refused() {
 #[test]
 fn a_proof_for_a_tree_of_another_size_or_with_counts_that_overflow_is_refused() {
     for (size, index) in [(u64::MAX, 0), (0, 0), (4, u64::MAX), (4, 3), (3, 0)] {
-        must_fail(Rule::V5, |bundle, _| {
+        must_fail(Rule::Records, |bundle, _| {
             let PartitionProof::Present(placed) = &mut bundle.proof else {
                 panic!()
             };
             (placed.partition.size, placed.index) = (size, index);
         });
     }
-    must_fail(Rule::V4, |bundle, _| bundle.from = u64::MAX);
+    must_fail(Rule::Chain, |bundle, _| bundle.from = u64::MAX);
 }
 
 #[test]
 fn digests_of_the_list_that_were_altered_dropped_or_reordered_are_refused() {
-    must_fail(Rule::V2, |bundle, _| {
+    must_fail(Rule::Coverage, |bundle, _| {
         let other = vec![Digest::ones(Bank::Sha256)];
         bundle.list[2] = Entry::Opaque {
             pcr: 10,
             digests: other,
         };
     });
-    must_fail(Rule::V2, |bundle, _| {
+    must_fail(Rule::Coverage, |bundle, _| {
         bundle.list.remove(1);
     });
-    must_fail(Rule::V2, |bundle, _| bundle.list.swap(1, 2));
-    must_fail(Rule::V2, |bundle, _| {
+    must_fail(Rule::Coverage, |bundle, _| bundle.list.swap(1, 2));
+    must_fail(Rule::Coverage, |bundle, _| {
         bundle.list[2] = Entry::Opaque {
             pcr: 10,
             digests: vec![],
         };
     });
-    must_fail(Rule::V2, |bundle, _| bundle.list.clear());
+    must_fail(Rule::Coverage, |bundle, _| bundle.list.clear());
 }
 
 #[test]
 fn a_checkpoint_that_is_not_in_the_quoted_list_not_signed_or_not_fresh_is_refused() {
     // Redacted: nothing says any more what file it was.
-    must_fail(Rule::V4, |bundle, node| {
+    must_fail(Rule::Chain, |bundle, node| {
         let full = bundle.list.len() - 1;
         let digest = node.list[full].digest(Bank::Sha256);
         bundle.list[full] = Entry::Opaque {
@@ -485,22 +485,24 @@ fn a_checkpoint_that_is_not_in_the_quoted_list_not_signed_or_not_fresh_is_refuse
         };
     });
     // Another file in its place: signed by the same key, and never extended.
-    must_fail(Rule::V4, |bundle, node| {
+    must_fail(Rule::Chain, |bundle, node| {
         let mut forged = SealedCheckpoint::from_file(&bundle.last).unwrap().checkpoint;
         forged.losses = cgpath_evidence::Losses::default();
         forged.records += 1;
         bundle.last = SealedCheckpoint::seal(forged, &node.signing).file;
     });
-    must_fail(Rule::V4, |bundle, _| bundle.last = bundle.first.clone().unwrap());
-    must_fail(Rule::V4, |bundle, _| bundle.first = None);
-    must_fail(Rule::V4, |bundle, _| bundle.first = Some(bundle.last.clone()));
-    must_fail(Rule::V1, |bundle, node| {
+    must_fail(Rule::Chain, |bundle, _| {
+        bundle.last = bundle.first.clone().unwrap()
+    });
+    must_fail(Rule::Chain, |bundle, _| bundle.first = None);
+    must_fail(Rule::Chain, |bundle, _| bundle.first = Some(bundle.last.clone()));
+    must_fail(Rule::Quote, |bundle, node| {
         let evidence = node.attest(b"another nonce than this");
         let fresh = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
         *bundle = fresh;
     });
     // The right nonce in the quote, another one in the checkpoint.
-    must_fail(Rule::V4, |bundle, node| {
+    must_fail(Rule::Chain, |bundle, node| {
         node.seal(Some(b"another nonce than this"));
         let quote = node.quote(NONCE);
         *bundle = TenantBundle::prove(&node.evidence(quote), pod(1), 0).unwrap();
@@ -509,22 +511,22 @@ fn a_checkpoint_that_is_not_in_the_quoted_list_not_signed_or_not_fresh_is_refuse
 
 #[test]
 fn another_key_losses_a_blind_checkpoint_and_another_template_are_refused() {
-    must_fail(Rule::V1, |_, node| {
+    must_fail(Rule::Quote, |_, node| {
         node.ak = cgpath_testkit::AttestationKey::new(KeyKind::EcdsaP256, 9)
     });
-    must_fail(Rule::V6, |bundle, node| {
+    must_fail(Rule::Losses, |bundle, node| {
         node.losses.reserve = 1;
         let evidence = node.attest(NONCE);
         *bundle = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
     });
-    must_fail(Rule::V6, |bundle, node| {
+    must_fail(Rule::Losses, |bundle, node| {
         node.blind = true;
         let evidence = node.attest(NONCE);
         *bundle = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
     });
     // A relabelled entry of the pod's own, and one of the checkpoint's.
-    must_fail(Rule::V3, |bundle, _| relabel(&mut bundle.entries[0]));
-    must_fail(Rule::V3, |bundle, _| {
+    must_fail(Rule::Template, |bundle, _| relabel(&mut bundle.entries[0]));
+    must_fail(Rule::Template, |bundle, _| {
         let Some(Entry::Full(record)) = bundle.list.last_mut() else {
             panic!()
         };
@@ -540,10 +542,10 @@ fn relabel(record: &mut Vec<u8>) {
 
 #[test]
 fn an_entry_of_the_pod_that_is_hidden_or_another_one_is_refused() {
-    must_fail(Rule::V5, |bundle, _| {
+    must_fail(Rule::Records, |bundle, _| {
         bundle.entries.remove(0);
     });
-    must_fail(Rule::V2, |bundle, _| {
+    must_fail(Rule::Coverage, |bundle, _| {
         let last = bundle.entries[0].len() - 2;
         bundle.entries[0][last] ^= 1;
     });
@@ -579,26 +581,26 @@ fn a_follower_is_sent_only_what_is_new_and_the_next_bundle_must_go_on_from_there
         assert!(verdict.findings.iter().any(|f| f.rule == rule), "{verdict}");
     };
     // To one that has not followed, or is somewhere else; again; an older one.
-    refused(&next, None, Rule::V4);
+    refused(&next, None, Rule::Chain);
     refused(
         &TenantBundle {
             from: next.from - 1,
             ..next.clone()
         },
         Some(state.clone()),
-        Rule::V4,
+        Rule::Chain,
     );
-    refused(&next, Some(later.clone()), Rule::V4);
-    refused(&first, Some(later), Rule::V4);
+    refused(&next, Some(later.clone()), Rule::Chain);
+    refused(&first, Some(later), Rule::Chain);
     // A list that was another one before.
     let mut elsewhere = state.clone();
     elsewhere.node.pcrs = vec![Digest::ones(Bank::Sha256)];
-    refused(&next, Some(elsewhere.clone()), Rule::V2);
-    refused(&whole, Some(elsewhere), Rule::V4);
+    refused(&next, Some(elsewhere.clone()), Rule::Coverage);
+    refused(&whole, Some(elsewhere), Rule::Chain);
     // A record of before that is another one now.
     let mut altered = state.clone();
     altered.partition.as_mut().unwrap().root = [1; 32];
-    refused(&next, Some(altered), Rule::V5);
+    refused(&next, Some(altered), Rule::Records);
     // Another pod's memory, another checkpoint key.
     refused(
         &next,
@@ -606,7 +608,7 @@ fn a_follower_is_sent_only_what_is_new_and_the_next_bundle_must_go_on_from_there
             pod: pod(2),
             ..state.clone()
         }),
-        Rule::V7,
+        Rule::History,
     );
     let key = vec![2; 33];
     refused(
@@ -615,7 +617,7 @@ fn a_follower_is_sent_only_what_is_new_and_the_next_bundle_must_go_on_from_there
             checkpoint_key: key,
             ..state.clone()
         }),
-        Rule::V4,
+        Rule::Chain,
     );
     // After a reboot the old position is worth nothing, and a bundle from the start is.
     node.reboot();
@@ -783,7 +785,9 @@ fn a_finding_names_the_entry_that_the_node_s_list_has_under_that_number() {
     let (evidence, whole) = bundle(&mut node, pod(1));
     let full = appraise(&evidence, &node.policy(), &node.context(NONCE, None)).unwrap();
     let number = |findings: &[cgpath_appraisal::Finding]| {
-        let wrong = findings.iter().find(|f| f.rule == Rule::V9 && f.path.is_some());
+        let wrong = findings
+            .iter()
+            .find(|f| f.rule == Rule::PodContents && f.path.is_some());
         wrong.unwrap().index
     };
     let wanted = number(&full.pod(pod(1)).unwrap().findings);
@@ -801,7 +805,11 @@ fn a_finding_names_the_entry_that_the_node_s_list_has_under_that_number() {
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
     let (_, other) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
     let verdict = verify(&whole, pod(1), &other, &context(&node, None)).unwrap();
-    let templates: Vec<_> = verdict.findings.iter().filter(|f| f.rule == Rule::V3).collect();
+    let templates: Vec<_> = verdict
+        .findings
+        .iter()
+        .filter(|f| f.rule == Rule::Template)
+        .collect();
     assert!(!templates.is_empty(), "{verdict}");
     for finding in templates {
         let index = usize::try_from(finding.index.unwrap()).unwrap();

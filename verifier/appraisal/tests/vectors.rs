@@ -21,7 +21,7 @@ fn v1(quote: &Quote, key: &PinnedKey, nonce: &[u8]) -> Vec<String> {
     assert!(!verdict.trusted);
     verdict
         .failures()
-        .filter(|f| f.rule == Rule::V1)
+        .filter(|f| f.rule == Rule::Quote)
         .map(|f| f.text.clone())
         .collect()
 }

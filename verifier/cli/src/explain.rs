@@ -1,12 +1,12 @@
 //! `cgpath explain`: what a finding of a node's last verdict rests on, step by step.
 //!
-//! Not here: what the steps are (see `cgpath_appraisal::appraise::explain`).
+//! Not here: what the steps are (see `cgpath_appraisal::explain`).
 
 use crate::input;
 use crate::node::{StoreArgs, back, standing::Standing, standing_lines};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::accept;
-use cgpath_appraisal::appraise::explain::{Step, explain};
+use cgpath_appraisal::explain::{Step, explain};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, PinnedKey, Severity, Verdict};
 use cgpath_evidence::Evidence;
 use cgpath_service::policy_files;

@@ -256,7 +256,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
 fn story() -> Vec<(Evidence, Verdict)> {
     let tampered = || {
         Finding::fail(
-            Rule::V9,
+            Rule::PodContents,
             Subject::Partition(PartitionKey::Pod(uid(4))),
             "a file of this pod has a content that its policy does not accept",
         )
@@ -268,7 +268,7 @@ fn story() -> Vec<(Evidence, Verdict)> {
     };
     let unknown = || {
         Finding::fail(
-            Rule::V8,
+            Rule::KnownPods,
             Subject::Node,
             format!("pod {} is not in the policy", uid(5)),
         )
@@ -439,7 +439,7 @@ fn whatever_the_evidence_and_the_verdict_say_stays_text() {
     }
     let mut raw = record(2, PartitionKey::Host, EventKind::Entry, "", "");
     raw.path = (0..=255).collect();
-    let finding = Finding::fail(Rule::V9, Subject::Node, attack)
+    let finding = Finding::fail(Rule::PodContents, Subject::Node, attack)
         .at_path(attack.as_bytes())
         .found(attack)
         .expected(attack)
@@ -498,7 +498,7 @@ fn what_is_left_out_is_counted_and_what_a_finding_names_is_not_left_out() {
     let records = (0..20_000)
         .map(|i| record(i, key, EventKind::Execution, &format!("/bin/x{i}"), "x"))
         .collect();
-    let finding = Finding::fail(Rule::V9, Subject::Partition(key), "bad").at_seq(19_999);
+    let finding = Finding::fail(Rule::PodContents, Subject::Partition(key), "bad").at_seq(19_999);
     let story = vec![(
         evidence_of(vec![PartitionLog { key, records }], vec![]),
         verdict(

@@ -343,7 +343,7 @@ fn no_attack_of_a_pod_touches_the_node_or_a_neighbour() {
 #[test]
 fn a_well_formed_next_checkpoint_of_a_pod_is_charged_to_it_and_never_part_of_the_chain() {
     let facts = facts();
-    facts.charged("forge", Rule::V9, &facts.forged);
+    facts.charged("forge", Rule::PodContents, &facts.forged);
     assert!(!facts.records("forge", &facts.forged).is_empty());
     // The real one of that number is there, signed by the chain's key, or the node would not be trusted.
     assert!(facts.evidence.checkpoints.len() as u64 > facts.next_number);
@@ -372,7 +372,7 @@ fn the_checkpoint_rule_cannot_be_used_to_flood_the_list() {
 
 #[test]
 fn a_program_at_the_path_that_others_exclude_is_charged_to_its_pod() {
-    facts().charged("exclude", Rule::V9, &format!("{CHECKPOINTS}/99"));
+    facts().charged("exclude", Rule::PodContents, &format!("{CHECKPOINTS}/99"));
 }
 
 #[test]
@@ -390,12 +390,12 @@ fn a_program_in_anonymous_memory_is_charged_to_its_pod() {
     let record = found.unwrap_or_else(|| panic!("no execution with {}", facts.memfd.sha256));
     let path = String::from_utf8_lossy(&record.path).into_owned();
     assert!(path.contains("memfd:payload"), "{path}");
-    facts.charged("memfd", Rule::V9, &path);
+    facts.charged("memfd", Rule::PodContents, &path);
 }
 
 #[test]
 fn a_program_on_a_tmpfs_is_charged_to_its_pod() {
-    facts().charged("tmpfs", Rule::V9, "/scratch/payload");
+    facts().charged("tmpfs", Rule::PodContents, "/scratch/payload");
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn a_mapping_made_executable_by_mprotect_is_charged_to_its_pod() {
         .map(|r| r.kind)
         .collect();
     assert_eq!(kinds, [EventKind::LateMapping]);
-    facts.charged("late", Rule::V9, &facts.late.path);
+    facts.charged("late", Rule::PodContents, &facts.late.path);
 }
 
 /// What the kernel reads for a program of ours keeps all programs of the kernel from being freed: how much that is must not be a
@@ -456,7 +456,7 @@ fn a_file_whose_layers_a_pod_chose_is_not_read_and_is_charged_to_it() {
 
 #[test]
 fn a_library_that_is_modified_while_it_is_mapped_is_a_violation_of_its_pod() {
-    facts().charged("library", Rule::V12, &facts().library.path);
+    facts().charged("library", Rule::Violations, &facts().library.path);
 }
 
 #[test]

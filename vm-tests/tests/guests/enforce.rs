@@ -169,7 +169,11 @@ fn enforced(stock: Stock, mode: CgroupMode) {
         "{denials:?}"
     );
     assert!(denials.iter().any(|r| r.path == b"/app/script"), "{denials:?}");
-    let told = state(BAD).findings.iter().find(|f| f.rule == Rule::V14).unwrap();
+    let told = state(BAD)
+        .findings
+        .iter()
+        .find(|f| f.rule == Rule::Guard)
+        .unwrap();
     assert_eq!(told.severity, Severity::Note);
 
     // A collector that is away for too long denies nothing any more.
@@ -251,7 +255,7 @@ fn failed_closed(stock: Stock) {
     let round = site.fresh(&vm).unwrap();
     assert!(round.verdict.node.lost > 0);
     assert!(
-        round.verdict.failures().any(|f| f.rule == Rule::V6),
+        round.verdict.failures().any(|f| f.rule == Rule::Losses),
         "{}",
         round.verdict
     );

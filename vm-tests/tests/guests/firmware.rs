@@ -133,7 +133,11 @@ fn another_kernel_command_line_makes_the_node_untrusted_and_is_named() {
     let (node, round, _dir, _) = first_round(plan);
     assert!(!round.verdict.trusted);
     assert_eq!(round.verdict.node.boot, BootJudgement::Untrusted);
-    let failures: Vec<_> = round.verdict.failures().filter(|f| f.rule == Rule::V10).collect();
+    let failures: Vec<_> = round
+        .verdict
+        .failures()
+        .filter(|f| f.rule == Rule::Boot)
+        .collect();
     let line = failures
         .iter()
         .find(|f| f.text.contains("kernel command line"))

@@ -253,7 +253,12 @@ fn denied(stock: Stock) {
         (state(PLAIN), state(PRIVILEGED)),
         (State::Trusted, State::Untrusted)
     );
-    assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
+    assert_eq!(
+        failing(&round),
+        BTreeSet::from([Rule::Guard]),
+        "{}",
+        round.verdict
+    );
     let records = guarded_in(&round, PartitionKey::Pod(key(PRIVILEGED)));
     assert_eq!(records.len(), guarded(&round).len(), "of others, too");
     assert_eq!(actions(&records, false), BTreeSet::new());
@@ -313,7 +318,12 @@ fn denied(stock: Stock) {
     let round = node.fresh().unwrap();
     println!("{}", round.verdict);
     assert_eq!(round.verdict.node.state, State::Untrusted);
-    assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
+    assert_eq!(
+        failing(&round),
+        BTreeSet::from([Rule::Guard]),
+        "{}",
+        round.verdict
+    );
     let records = guarded_in(&round, PartitionKey::Host);
     let wanted = [
         GuardAction::MapOpened,
@@ -353,7 +363,12 @@ fn denied(stock: Stock) {
     assert!(collector.wait(Duration::from_secs(10)).unwrap().is_some());
     let collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
     let again = node.fresh().unwrap();
-    assert_eq!(failing(&again), BTreeSet::from([Rule::V14]), "{}", again.verdict);
+    assert_eq!(
+        failing(&again),
+        BTreeSet::from([Rule::Guard]),
+        "{}",
+        again.verdict
+    );
     assert_eq!(
         guarded_in(&again, PartitionKey::Host).len(),
         records.len(),
@@ -431,7 +446,12 @@ fn recorded(stock: Stock) {
         BTreeSet::from([GuardAction::LinkChanged])
     );
     assert!(records.iter().all(|r| r.uid == NOBODY), "{records:?}");
-    assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
+    assert_eq!(
+        failing(&round),
+        BTreeSet::from([Rule::Guard]),
+        "{}",
+        round.verdict
+    );
     let on_node = |round: &Round, uid: &str| {
         let mut failures = round.verdict.failures();
         failures.any(|f| f.subject == Subject::Node && f.found.as_deref().is_some_and(|f| f.contains(uid)))
@@ -474,7 +494,12 @@ fn recorded(stock: Stock) {
         );
     }
     let round = node.fresh().unwrap();
-    assert_eq!(failing(&round), BTreeSet::from([Rule::V14]), "{}", round.verdict);
+    assert_eq!(
+        failing(&round),
+        BTreeSet::from([Rule::Guard]),
+        "{}",
+        round.verdict
+    );
     let wanted = [
         GuardAction::MapOpened,
         GuardAction::MapRead,
@@ -490,7 +515,7 @@ fn recorded(stock: Stock) {
     assert_eq!(sh(&node, &format!("echo 0 > {FTRACE}")).0, 0);
     let blind = node.fresh().unwrap();
     assert!(
-        failing(&blind).is_superset(&BTreeSet::from([Rule::V6, Rule::V14])),
+        failing(&blind).is_superset(&BTreeSet::from([Rule::Losses, Rule::Guard])),
         "{}",
         blind.verdict
     );

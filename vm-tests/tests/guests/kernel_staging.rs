@@ -78,7 +78,7 @@ fn entries_taken_out_while_the_collector_is_down_are_missed_by_name() {
     let findings = &round.verdict.node.findings;
     let back = findings
         .iter()
-        .find(|f| f.rule == Rule::V4 && f.text.contains("length of the list went back"));
+        .find(|f| f.rule == Rule::Chain && f.text.contains("length of the list went back"));
     assert!(back.is_some(), "{}", round.verdict);
     node.vm.power_off().unwrap();
 }

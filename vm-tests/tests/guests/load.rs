@@ -239,7 +239,7 @@ fn with_a_tiny_ring_the_signed_loss_is_exactly_what_is_missing() {
     assert_eq!(round.verdict.node.lost, missing_runs);
     assert_eq!(round.verdict.node.state, State::Untrusted);
     assert!(
-        round.verdict.failures().any(|f| f.rule == Rule::V6),
+        round.verdict.failures().any(|f| f.rule == Rule::Losses),
         "{}",
         round.verdict
     );

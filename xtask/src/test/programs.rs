@@ -183,7 +183,10 @@ mod tests {
         let name = |package, target| program(&message(package, target, true)).map(|program| program.name);
         let command = "path+file:///here/cgpath#0.1.0";
         assert_eq!(name(command, "cgpath").as_deref(), Some("cgpath"));
-        assert_eq!(name(command, "integration").as_deref(), Some("cgpath/integration"));
+        assert_eq!(
+            name(command, "integration").as_deref(),
+            Some("cgpath/integration")
+        );
         let named = "path+file:///here/vm-tests/protocol#vm-protocol@0.1.0";
         assert_eq!(name(named, "vm_protocol").as_deref(), Some("vm-protocol"));
         assert!(program(&message(command, "cgpath", false)).is_none());

@@ -5,11 +5,13 @@
 //! appraised, which says what is wrong and makes a new follower. Not here: the rules (see `appraise`).
 
 use crate::accept::Accepted;
-use crate::appraise::{
-    self, Context, Unusable, Verdict,
-    progress::{Progress, Rebuild},
-    round::Round,
-};
+use crate::appraise;
+use crate::appraise::Unusable;
+use crate::inputs::context::Context;
+use crate::inputs::round::Rebuild;
+use crate::inputs::round::Round;
+use crate::results::verdict::Verdict;
+use crate::steps::Progress;
 use cgpath_evidence::{Evidence, Part, Tier, boot::Registers};
 use cgpath_policy::Policy;
 

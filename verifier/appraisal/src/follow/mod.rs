@@ -8,7 +8,7 @@ mod follower;
 
 pub use follower::Follower;
 
-use crate::appraise::NodeState;
+use crate::inputs::context::NodeState;
 use cgpath_evidence::{Entry, Evidence, Part, Position, merkle::Hash};
 
 /// Why a part does not follow what is kept. In each case the whole evidence is needed.

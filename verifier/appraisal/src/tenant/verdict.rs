@@ -1,7 +1,8 @@
 //! The result of a tenant's judgement, its JSON shape and its text.
 
 use super::TenantState;
-use crate::appraise::{PodVerdict, finding::Finding};
+use crate::results::finding::Finding;
+use crate::results::verdict::PodVerdict;
 use crate::text::escape;
 use cgpath_evidence::{Digest, merkle::Hash, serde_bytes_hex};
 use serde::{Deserialize, Serialize};

@@ -25,7 +25,9 @@ fn a_pod_that_nobody_knows_is_called_what_the_runtime_calls_it_now() {
     let round = life.round();
     let mut wrong = Vec::from_iter(round.differs());
     for (way, verdict) in round.judged.verdicts() {
-        let mut named = verdict.failures().filter(|finding| finding.rule == Rule::V8);
+        let mut named = verdict
+            .failures()
+            .filter(|finding| finding.rule == Rule::KnownPods);
         if named.all(|finding| !finding.text.contains("default/two")) {
             wrong.push(format!("{way} does not name default/two"));
         }
@@ -242,7 +244,7 @@ fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
     if second.trusted {
         wrong.push("a clock that went back is trusted".into());
     }
-    if second.failures().all(|finding| finding.rule != Rule::V7) {
+    if second.failures().all(|finding| finding.rule != Rule::History) {
         wrong.push("no failure of V7".into());
     }
     judge("memory-wiped", &wrong);

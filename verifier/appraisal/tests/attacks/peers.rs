@@ -96,7 +96,7 @@ fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_judged() {
             quote,
             ..good.clone()
         };
-        refused(what, &verdict(&node, &evidence, &policy), Rule::V1);
+        refused(what, &verdict(&node, &evidence, &policy), Rule::Quote);
     }
 }
 
@@ -114,12 +114,12 @@ fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
         .judge(&evidence, &life.node.policy(), &context, &[])
         .unwrap();
     for (way, verdict) in judged.verdicts() {
-        refused(way, verdict, Rule::V1);
+        refused(way, verdict, Rule::Quote);
     }
     let policy = tenant_policy(&life.node, pod(1));
     let tenant = ways::tenant(&evidence, &judged.whole, pod(1), &policy, &context).unwrap();
     assert!(
-        tenant.findings.iter().any(|finding| finding.rule == Rule::V1),
+        tenant.findings.iter().any(|finding| finding.rule == Rule::Quote),
         "{tenant}"
     );
 }
@@ -152,7 +152,7 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
     refused(
         "beside PCR 10 alone",
         &verdict(&alone, &evidence, &policy),
-        Rule::V10,
+        Rule::Boot,
     );
 
     // It selects nothing at all, in a bank or in none; its digest is that of nothing.
@@ -169,7 +169,7 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
         refused(
             "a quote of nothing",
             &verdict(&node, &evidence, &policy),
-            Rule::V1,
+            Rule::Quote,
         );
     }
 
@@ -179,7 +179,11 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
     other.load();
     let mut evidence = other.attest(NONCE);
     evidence.boot = Some(stated.clone());
-    refused("another boot's", &verdict(&other, &evidence, &policy), Rule::V2);
+    refused(
+        "another boot's",
+        &verdict(&other, &evidence, &policy),
+        Rule::Coverage,
+    );
     let of_sha1 = Registers::new((0..10).map(|n| Bank::Sha1.hash(&[&[n]])).collect()).unwrap();
     for registers in [vec![], vec![of_sha1]] {
         let mut evidence = good.clone();
@@ -187,13 +191,13 @@ fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_f
             registers,
             ..stated.clone()
         });
-        refused("another bank's", &verdict(&node, &evidence, &policy), Rule::V1);
+        refused("another bank's", &verdict(&node, &evidence, &policy), Rule::Quote);
     }
     // A second value for a register changes nothing that the first one said.
     let mut evidence = good.clone();
     let wrong = Registers::new((0..10).map(|n| sha256(&[n])).collect()).unwrap();
     evidence.boot.as_mut().unwrap().registers.insert(0, wrong);
-    refused("two values", &verdict(&node, &evidence, &policy), Rule::V2);
+    refused("two values", &verdict(&node, &evidence, &policy), Rule::Coverage);
 }
 
 /// An "evidence factory": a node asks a genuine one with the nonce that it was given itself.
@@ -204,14 +208,14 @@ fn evidence_of_another_node_proves_nothing_of_this_one() {
     let mut genuine = busy();
     genuine.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
     let relayed = genuine.attest(NONCE);
-    refused("relayed", &verdict(&node, &relayed, &policy), Rule::V1);
+    refused("relayed", &verdict(&node, &relayed, &policy), Rule::Quote);
     let tenant = tenant_policy(&node, pod(1));
     let context = node.context(NONCE, None);
     let whole = verdict(&genuine, &relayed, &policy);
     assert!(whole.trusted, "it is good evidence of the other node: {whole}");
     let seen = ways::tenant(&relayed, &whole, pod(1), &tenant, &context).unwrap();
     assert!(
-        !seen.trusted && seen.findings.iter().any(|finding| finding.rule == Rule::V1),
+        !seen.trusted && seen.findings.iter().any(|finding| finding.rule == Rule::Quote),
         "{seen}"
     );
 
@@ -227,11 +231,11 @@ fn evidence_of_another_node_proves_nothing_of_this_one() {
         quote: mine.quote.clone(),
         ..relayed.clone()
     };
-    refused("its own quote", &verdict(&own, &mixed, &policy), Rule::V2);
+    refused("its own quote", &verdict(&own, &mixed, &policy), Rule::Coverage);
     let mixed = Evidence {
         checkpoints: relayed.checkpoints.clone(),
         partitions: relayed.partitions.clone(),
         ..mine
     };
-    refused("its own list", &verdict(&own, &mixed, &policy), Rule::V4);
+    refused("its own list", &verdict(&own, &mixed, &policy), Rule::Chain);
 }

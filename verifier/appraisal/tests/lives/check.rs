@@ -20,17 +20,17 @@ use std::collections::BTreeSet;
 
 /// Rules that the naive appraisal judges.
 const NAIVE: [Rule; 11] = [
-    Rule::V2,
-    Rule::V3,
-    Rule::V4,
-    Rule::V5,
-    Rule::V6,
-    Rule::V7,
-    Rule::V8,
-    Rule::V9,
-    Rule::V11,
-    Rule::V12,
-    Rule::V14,
+    Rule::Coverage,
+    Rule::Template,
+    Rule::Chain,
+    Rule::Records,
+    Rule::Losses,
+    Rule::History,
+    Rule::KnownPods,
+    Rule::PodContents,
+    Rule::Host,
+    Rule::Violations,
+    Rule::Guard,
 ];
 
 /// What came out wrong, in a round.
@@ -282,7 +282,7 @@ fn naive_says(
         ExpectedNonce::Value(nonce) => Some(nonce.as_slice()),
         ExpectedNonce::DangerousNone => None,
     };
-    let is_elsewhere = |finding: &Finding| matches!(finding.rule, Rule::V1 | Rule::V10 | Rule::V13);
+    let is_elsewhere = |finding: &Finding| matches!(finding.rule, Rule::Quote | Rule::Boot | Rule::Absent);
     let opinion = naive::judge(&Given {
         evidence,
         policy,

@@ -11,8 +11,8 @@ use cgpath_policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, 
 /// The rule that a partition's contents fail by.
 pub(super) fn rule_of(key: PartitionKey) -> Rule {
     match key {
-        PartitionKey::Pod(_) => Rule::V9,
-        _ => Rule::V11,
+        PartitionKey::Pod(_) => Rule::PodContents,
+        _ => Rule::Host,
     }
 }
 
@@ -56,7 +56,7 @@ impl Case<'_> {
         {
             let pod = self.given.policy.pods.get(&uid);
             let trusted = pod.is_some_and(|pod| pod.pod.opaque == cgpath_policy::Opaque::Trust);
-            self.fail_if(!trusted, Rule::V9, Subject::Partition(key));
+            self.fail_if(!trusted, Rule::PodContents, Subject::Partition(key));
         }
         let is_accepted = digest.is_some_and(|digest| self.accepts(key, name, digest));
         self.fail_if(!is_accepted, rule_of(key), Subject::Partition(key));
@@ -72,7 +72,7 @@ impl Case<'_> {
 
     fn violation(&mut self, key: PartitionKey, path: &[u8]) {
         let permitted = self.given.policy.permits_violation(path);
-        self.fail_if(!permitted, Rule::V12, Subject::Partition(key));
+        self.fail_if(!permitted, Rule::Violations, Subject::Partition(key));
     }
 
     pub(super) fn contents(&mut self) {
@@ -125,7 +125,7 @@ impl Case<'_> {
         let known = lineage.any(|process| self.given.policy.is_runtime(&process.exe));
         self.fail_if(
             matches!(key, PartitionKey::Pod(_)) && !known,
-            Rule::V9,
+            Rule::PodContents,
             Subject::Partition(key),
         );
         match (record.kind, index) {
@@ -147,7 +147,7 @@ impl Case<'_> {
         for (key, record) in self.records.clone() {
             let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
             let permitted = key == writer || self.given.policy.permits_violation(&record.path);
-            self.fail_if(is_it && !permitted, Rule::V12, Subject::Partition(key));
+            self.fail_if(is_it && !permitted, Rule::Violations, Subject::Partition(key));
         }
     }
 
@@ -169,13 +169,13 @@ impl Case<'_> {
                 self.seen.insert(uid);
                 let mut processes = line.dep.split(|byte| *byte == b':');
                 let known = processes.any(|exe| self.given.policy.is_runtime(&unescaped(exe)));
-                self.fail_if(!known, Rule::V9, Subject::Partition(key));
+                self.fail_if(!known, Rule::PodContents, Subject::Partition(key));
             }
             self.entry(key, index);
         }
         self.fail_if(
             nobodys > self.policy().tolerance.unattributed,
-            Rule::V5,
+            Rule::Records,
             UNATTRIBUTED,
         );
         self.v8();
@@ -187,8 +187,8 @@ impl Case<'_> {
             let known = self.given.policy.pods.contains_key(&uid);
             let too_old =
                 self.predating().contains(&uid) && self.policy().predating_pods == PredatingPods::Untrust;
-            self.node(!known, Rule::V8);
-            self.fail_if(!known || too_old, Rule::V8, own);
+            self.node(!known, Rule::KnownPods);
+            self.fail_if(!known || too_old, Rule::KnownPods, own);
         }
     }
 
@@ -212,7 +212,7 @@ impl Case<'_> {
         let good =
             stands(&|path, digest| path == collector && matches!(judged(digest), Judgement::Accepted { .. }))
                 && stands(&|_, digest| accept.ima_policies.contains(digest));
-        self.node(!good, Rule::V11);
+        self.node(!good, Rule::Host);
     }
 
     /// Programs and IMA policy that the checkpoints name are accepted ones.
@@ -227,7 +227,7 @@ impl Case<'_> {
                 || c.ima_policy
                     .is_some_and(|hash| !is_one(&accept.ima_policies, &hash))
         });
-        self.node(fails, Rule::V11);
+        self.node(fails, Rule::Host);
     }
 
     pub(super) fn v14(&mut self) {
@@ -257,9 +257,9 @@ impl Case<'_> {
                 }
             };
         }
-        self.node(fails, Rule::V14);
+        self.node(fails, Rule::Guard);
         for key in denied {
-            self.fail_if(true, Rule::V14, Subject::Partition(key));
+            self.fail_if(true, Rule::Guard, Subject::Partition(key));
         }
     }
 }

@@ -150,7 +150,7 @@ impl<'a> Case<'a> {
     fn v2_and_v7(&mut self) {
         let evidence = self.given.evidence;
         let Ok(attest) = Attest::parse(&evidence.quote.attest) else {
-            self.node(true, Rule::V7);
+            self.node(true, Rule::History);
             return;
         };
         self.v7(&attest);
@@ -162,21 +162,21 @@ impl<'a> Case<'a> {
                 .banks
                 .iter()
                 .any(|bank| !banks.contains(bank)),
-            Rule::V2,
+            Rule::Coverage,
         );
-        self.node(self.lines.iter().any(|line| !line.whole), Rule::V2);
+        self.node(self.lines.iter().any(|line| !line.whole), Rule::Coverage);
         let Some((covered, fills)) = list::covered(&self.lines, &quoted) else {
-            self.node(true, Rule::V2);
+            self.node(true, Rule::Coverage);
             return;
         };
         self.covered = covered;
         let is_padded = fills.iter().any(|fill| *fill != Fill::Hashed);
         self.node(
             is_padded && self.policy().padded_banks == PaddedBanks::Deny,
-            Rule::V2,
+            Rule::Coverage,
         );
         let other = |line: &Line| line.pcr.is_some_and(|pcr| pcr != 10);
-        self.node(self.lines[..covered].iter().any(other), Rule::V2);
+        self.node(self.lines[..covered].iter().any(other), Rule::Coverage);
         // V4: coverage never shrinks within a boot, nor over a kexec, and what was covered is the same.
         if let (Some(before), Since::SameBoot | Since::Kexec) = (self.given.before, self.since) {
             let banks: Vec<Bank> = before.pcrs.iter().map(|value| value.bank()).collect();
@@ -185,7 +185,7 @@ impl<'a> Case<'a> {
                 && list::fills(&banks).iter().any(|fills| {
                     list::registers(&self.lines, len, &banks, fills).as_ref() == Some(&before.pcrs)
                 });
-            self.node(len > covered || !is_same, Rule::V4);
+            self.node(len > covered || !is_same, Rule::Chain);
         }
     }
 
@@ -201,7 +201,7 @@ impl<'a> Case<'a> {
             .any(|line| line.template.as_deref() == Some(b"ima-cgpath"));
         self.node(
             relabelled || (self.given.evidence.tier == Tier::Kernel && !tagged),
-            Rule::V3,
+            Rule::Template,
         );
     }
 
@@ -213,17 +213,20 @@ impl<'a> Case<'a> {
         let was_reset = resets.is_some_and(|resets| resets > 0);
         let mut name = vec![0x00, 0x0b];
         name.extend(Sha256::digest(&evidence.quote.ak));
-        self.node(name != before.ak_name, Rule::V7);
-        self.node(resets.is_none(), Rule::V7);
+        self.node(name != before.ak_name, Rule::History);
+        self.node(resets.is_none(), Rule::History);
         self.node(
             resets == Some(0) && steps(before.restart_count, now.restart_count).is_none(),
-            Rule::V7,
+            Rule::History,
         );
         // TPM 2.0 Part 1, "Clock": up to 2^22 ms may be lost where the TPM was not shut down in order.
         let lost = before.clock_ms.saturating_sub(now.clock);
-        self.node(lost > 0 && (!was_reset || now.safe || lost > 1 << 22), Rule::V7);
+        self.node(
+            lost > 0 && (!was_reset || now.safe || lost > 1 << 22),
+            Rule::History,
+        );
         let same = before.boot_id == evidence.boot_id;
-        self.node(same && was_reset, Rule::V7);
+        self.node(same && was_reset, Rule::History);
         self.since = match (same, was_reset) {
             (true, _) => Since::SameBoot,
             (false, true) => Since::Reboot,
@@ -231,10 +234,10 @@ impl<'a> Case<'a> {
         };
         let passed = self.given.now.saturating_sub(before.time);
         let is_soon = passed < self.policy().min_reboot.into();
-        self.node(self.since == Since::Reboot && is_soon, Rule::V7);
+        self.node(self.since == Since::Reboot && is_soon, Rule::History);
         self.node(
             self.since == Since::Kexec && self.policy().kexec == Kexec::Deny,
-            Rule::V7,
+            Rule::History,
         );
         if !before.believed {
             self.since = Since::Nothing;
@@ -249,7 +252,7 @@ impl<'a> Case<'a> {
                 Err(_) => break,
             }
         }
-        self.node(self.chain.len() < evidence.checkpoints.len().max(1), Rule::V4);
+        self.node(self.chain.len() < evidence.checkpoints.len().max(1), Rule::Chain);
         let Some(key) = self.chain.first().map(|first| first.checkpoint.key.clone()) else {
             return;
         };
@@ -286,7 +289,7 @@ impl<'a> Case<'a> {
                     && (now.boot_len, &now.hierarchy) == (was.boot_len, &was.hierarchy)
                     && totals(was).zip(totals(now)).all(|(was, is)| was <= is);
             }
-            self.node(!good, Rule::V4);
+            self.node(!good, Rule::Chain);
         }
         for n in 0..self.chain.len() {
             let found = self
@@ -297,24 +300,24 @@ impl<'a> Case<'a> {
             self.node(
                 found
                     .is_none_or(|index| (index as u64) < stated || after.is_some_and(|after| index <= after)),
-                Rule::V4,
+                Rule::Chain,
             );
             // The entry of the checkpoint before was in the list when this one was sealed.
             let before = n.checked_sub(1).and_then(|n| self.anchors[n]);
-            self.node(before.is_some_and(|before| stated <= before as u64), Rule::V4);
+            self.node(before.is_some_and(|before| stated <= before as u64), Rule::Chain);
             self.anchors.push(found);
         }
         let fresh: Option<Hash> = self.given.nonce.map(|nonce| Sha256::digest(nonce).into());
         let last = self.chain.last().map(|sealed| sealed.checkpoint.clone());
         self.node(
             fresh.is_some() && last.as_ref().and_then(|last| last.nonce_hash) != fresh,
-            Rule::V4,
+            Rule::Chain,
         );
         let (Some(before), Since::SameBoot) = (self.given.before, self.since) else {
             return;
         };
         let Some(remembered) = &before.checkpoint else {
-            self.node(evidence.tier == Tier::Bpf, Rule::V4);
+            self.node(evidence.tier == Tier::Bpf, Rule::Chain);
             return;
         };
         let held = self.chain.get(remembered.number as usize);
@@ -322,7 +325,7 @@ impl<'a> Case<'a> {
             && last.as_ref().is_some_and(|last| last.number > remembered.number);
         // The checkpoint after a round states at least what that round covered.
         let states_less = last.as_ref().is_some_and(|last| last.list_len < before.covered);
-        self.node(!goes_on || states_less, Rule::V4);
+        self.node(!goes_on || states_less, Rule::Chain);
     }
 
     /// Whether an entry measures this checkpoint's file under its name.
@@ -338,14 +341,21 @@ impl<'a> Case<'a> {
 
     fn v6(&mut self) {
         let lost = self.chain.last().map_or(0, |last| last.checkpoint.losses.total());
-        self.node(lost > self.policy().tolerance.lost, Rule::V6);
-        self.node(self.chain.iter().any(|sealed| sealed.checkpoint.blind), Rule::V6);
+        self.node(lost > self.policy().tolerance.lost, Rule::Losses);
+        self.node(
+            self.chain.iter().any(|sealed| sealed.checkpoint.blind),
+            Rule::Losses,
+        );
         for (key, record) in self.records.clone() {
             let is_told = record.kind == EventKind::PodLoss;
             let is_pods = matches!(key, PartitionKey::Pod(_));
             let is_odd = is_told != record.pod_loss.is_some();
-            self.node(is_odd || (is_told && !is_pods), Rule::V6);
-            self.fail_if(is_told && !is_odd && is_pods, Rule::V6, Subject::Partition(key));
+            self.node(is_odd || (is_told && !is_pods), Rule::Losses);
+            self.fail_if(
+                is_told && !is_odd && is_pods,
+                Rule::Losses,
+                Subject::Partition(key),
+            );
         }
     }
 
@@ -353,25 +363,25 @@ impl<'a> Case<'a> {
     fn v5_sealed(&mut self) {
         let logs = &self.given.evidence.partitions;
         let keys: BTreeSet<PartitionKey> = logs.iter().map(|log| log.key).collect();
-        self.node(keys.len() < logs.len(), Rule::V5);
-        self.node(logs.iter().any(|log| log.records.is_empty()), Rule::V5);
+        self.node(keys.len() < logs.len(), Rule::Records);
+        self.node(logs.iter().any(|log| log.records.is_empty()), Rule::Records);
         self.node(
             self.records.iter().any(|(key, _)| *key == PartitionKey::Boot),
-            Rule::V5,
+            Rule::Records,
         );
         let numbers: BTreeSet<u64> = self.records.iter().map(|(_, record)| record.seq).collect();
         self.node(
             numbers.len() < self.records.len() || numbers.contains(&0),
-            Rule::V5,
+            Rule::Records,
         );
         for (key, record) in self.records.clone() {
             if partition_of(record.cgroup.as_deref()) != key {
-                self.node(true, Rule::V5);
-                self.fail_if(true, Rule::V5, Subject::Partition(key));
+                self.node(true, Rule::Records);
+                self.fail_if(true, Rule::Records, Subject::Partition(key));
             }
         }
         let Some(last) = self.chain.last().map(|last| last.checkpoint.clone()) else {
-            self.node(true, Rule::V5);
+            self.node(true, Rule::Records);
             return;
         };
         let executions = self
@@ -382,10 +392,16 @@ impl<'a> Case<'a> {
         let counts = (self.records.len() as u64, executions, keys.len() as u64);
         self.node(
             counts != (last.records, last.executions, last.partitions),
-            Rule::V5,
+            Rule::Records,
         );
-        self.node(numbers.last().is_some_and(|seq| *seq > last.last_seq), Rule::V5);
-        self.node(self.root_of(|_| usize::MAX) != last.partitions_root, Rule::V5);
+        self.node(
+            numbers.last().is_some_and(|seq| *seq > last.last_seq),
+            Rule::Records,
+        );
+        self.node(
+            self.root_of(|_| usize::MAX) != last.partitions_root,
+            Rule::Records,
+        );
         let remembered = self.given.before.and_then(|before| before.checkpoint.as_ref());
         if let (Some(remembered), Since::SameBoot) = (remembered, self.since)
             && let Some(held) = self.chain.get(remembered.number as usize)
@@ -394,7 +410,7 @@ impl<'a> Case<'a> {
             let root = self.root_of(|key| sizes.get(&key).copied().unwrap_or_default() as usize);
             let here = |key: PartitionKey| self.records.iter().filter(|(own, _)| *own == key).count() as u64;
             let shrank = sizes.iter().any(|(key, size)| here(*key) < *size);
-            self.node(shrank || root != held.checkpoint.partitions_root, Rule::V5);
+            self.node(shrank || root != held.checkpoint.partitions_root, Rule::Records);
         }
     }
 
@@ -423,7 +439,7 @@ impl<'a> Case<'a> {
             let (key, record) = self.records[place];
             match (record.kind, record.ret) {
                 (EventKind::Entry, 0 | -17) => self.join_entry(place, record),
-                (EventKind::Entry, _) => self.fail_if(true, Rule::V5, Subject::Partition(key)),
+                (EventKind::Entry, _) => self.fail_if(true, Rule::Records, Subject::Partition(key)),
                 (EventKind::Violation, 0) => {
                     // Nothing of a violation is bound but its name.
                     let name = as_listed(&record.path);
@@ -432,7 +448,7 @@ impl<'a> Case<'a> {
                         line.violation && line.path == name && self.adder[*index].is_none()
                     };
                     let found = self.since_load().find(is_it);
-                    self.node(found.is_none(), Rule::V12);
+                    self.node(found.is_none(), Rule::Violations);
                     self.entry_of[place] = found;
                     found
                         .into_iter()
@@ -446,7 +462,7 @@ impl<'a> Case<'a> {
             if let Some(place) = self.adder[index] {
                 let disagrees =
                     line.cgroup.is_some() && !line.violation && line.owner() != self.records[place].0;
-                self.node(disagrees, Rule::V5);
+                self.node(disagrees, Rule::Records);
             }
         }
     }
@@ -457,9 +473,9 @@ impl<'a> Case<'a> {
         let free = alike.iter().find(|index| self.adder[**index].is_none());
         let found = free.filter(|_| record.ret == 0).or(alike.first()).copied();
         self.entry_of[place] = found;
-        self.node(found.is_none(), Rule::V5);
+        self.node(found.is_none(), Rule::Records);
         if let (Some(index), 0) = (found, record.ret) {
-            self.node(self.adder[index].is_some(), Rule::V5);
+            self.node(self.adder[index].is_some(), Rule::Records);
             self.adder[index] = Some(place);
         }
     }
@@ -472,11 +488,14 @@ impl<'a> Case<'a> {
         let misplaced = unsealed
             .iter()
             .any(|(key, record)| partition_of(record.cgroup.as_deref()) != *key);
-        self.node(numbers.len() < unsealed.len() || misplaced, Rule::V5);
-        self.node(numbers.first().is_some_and(|seq| *seq <= last), Rule::V5);
+        self.node(numbers.len() < unsealed.len() || misplaced, Rule::Records);
+        self.node(numbers.first().is_some_and(|seq| *seq <= last), Rule::Records);
         if self.since == Since::SameBoot {
             let shown = of_logs(self.given.shown);
-            self.node(!shown.iter().all(|owned| self.records.contains(owned)), Rule::V5);
+            self.node(
+                !shown.iter().all(|owned| self.records.contains(owned)),
+                Rule::Records,
+            );
         }
     }
 
@@ -539,7 +558,7 @@ impl<'a> Case<'a> {
                 let is_good = !line.violation && self.one_accepts(index, marked.iter().copied());
                 for key in marked.into_iter().filter(|_| !is_good) {
                     let rule = if line.violation {
-                        Rule::V12
+                        Rule::Violations
                     } else {
                         contents::rule_of(key)
                     };
@@ -547,11 +566,18 @@ impl<'a> Case<'a> {
                     self.sees(key);
                 }
             } else if is_new {
-                self.node(true, if line.violation { Rule::V12 } else { Rule::V5 });
+                self.node(
+                    true,
+                    if line.violation {
+                        Rule::Violations
+                    } else {
+                        Rule::Records
+                    },
+                );
             } else {
                 self.orphans.push(index);
-                self.node((index as u64) < settled, Rule::V5);
-                self.node(line.violation, Rule::V12);
+                self.node((index as u64) < settled, Rule::Records);
+                self.node(line.violation, Rule::Violations);
             }
         }
         let lost = self
@@ -560,7 +586,7 @@ impl<'a> Case<'a> {
             .filter(|(key, _)| *key == PartitionKey::Unattributed)
             .count();
         let many = (self.orphans.len() + lost) as u64 > self.policy().tolerance.unattributed;
-        self.fail_if(many, Rule::V5, UNATTRIBUTED);
+        self.fail_if(many, Rule::Records, UNATTRIBUTED);
     }
 
     /// Entries that were covered when a kernel was started by kexec.
@@ -617,11 +643,11 @@ impl<'a> Case<'a> {
                 && !self.anchors.contains(&Some(index))
                 && by_collector(index) == Some(true)
         });
-        self.node(!read || forked, Rule::V4);
+        self.node(!read || forked, Rule::Chain);
     }
 
     fn conclude(self) -> Opinion {
-        let basis = |rule: Rule| (Rule::V2..=Rule::V7).contains(&rule);
+        let basis = |rule: Rule| (Rule::Coverage..=Rule::History).contains(&rule);
         let of_pod = |subject: Subject| matches!(subject, Subject::Partition(PartitionKey::Pod(_)));
         let of_node: Vec<Rule> = self
             .failed

@@ -4,10 +4,9 @@
 //! denied to a pod is that pod's; what the collector's settings did to a pod is that pod's and no failure. Not here: whether
 //! the records are to be believed.
 
-use super::{
-    finding::{Finding, Findings, Rule, Severity, Subject},
-    join::Owned,
-};
+use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::rules::Rule;
+use crate::rules::v05_join::Owned;
 use crate::text::foreign;
 use cgpath_evidence::{
     Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record,
@@ -56,7 +55,7 @@ impl Watch {
             "when checkpoint {} was sealed, the collector's parts were guarded less than the policy wants",
             checkpoint.number
         );
-        let finding = Finding::fail(Rule::V14, Subject::Node, text)
+        let finding = Finding::fail(Rule::Guard, Subject::Node, text)
             .found(format!("guard.mode {found}"))
             .expected(format!("at least {wanted}"));
         self.short = Some(finding);
@@ -68,7 +67,7 @@ impl Watch {
         let all: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(concerns).collect();
         for (key, record) in all {
             let fail = |text: &str| {
-                Finding::fail(Rule::V14, Subject::Node, text)
+                Finding::fail(Rule::Guard, Subject::Node, text)
                     .at_seq(record.seq)
                     .resting_on(Provenance::Observed)
             };
@@ -92,11 +91,11 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
     let finding = if action.is_enforcement() {
         match key {
             PartitionKey::Pod(_) => {
-                Finding::note(Rule::V14, Subject::Partition(key), what(action)).found(who(record))
+                Finding::note(Rule::Guard, Subject::Partition(key), what(action)).found(who(record))
             }
             // The programs never do this: what says so was not made by them.
             _ => Finding::fail(
-                Rule::V14,
+                Rule::Guard,
                 Subject::Node,
                 format!("{}, outside of all pods", what(action)),
             )
@@ -116,7 +115,7 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
             PartitionKey::Pod(_) if is_denied => Subject::Partition(key),
             _ => Subject::Node,
         };
-        let finding = Finding::fail(Rule::V14, subject, text).found(who(record));
+        let finding = Finding::fail(Rule::Guard, subject, text).found(who(record));
         let severity =
             if action == GuardAction::TpmOpened && policy.file.guard.tpm_opened == TpmOpened::Report {
                 Severity::Note

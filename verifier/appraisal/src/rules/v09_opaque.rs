@@ -2,7 +2,8 @@
 //!
 //! Not here: which programs these are (see `cgpath_policy::is_opaque`).
 
-use super::finding::{Finding, Rule, Subject};
+use crate::results::finding::{Finding, Subject};
+use crate::rules::Rule;
 use cgpath_evidence::PartitionKey;
 use cgpath_policy::Policy;
 
@@ -16,8 +17,8 @@ pub(crate) fn finding(policy: &Policy, key: PartitionKey, path: &[u8]) -> Option
         "opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod";
     let subject = Subject::Partition(key);
     Some(if policy.trusts_opaque(&uid) {
-        Finding::tolerated(Rule::V9, subject, text)
+        Finding::tolerated(Rule::PodContents, subject, text)
     } else {
-        Finding::fail(Rule::V9, subject, text).expected("opaque: trust, in the policy of this pod")
+        Finding::fail(Rule::PodContents, subject, text).expected("opaque: trust, in the policy of this pod")
     })
 }

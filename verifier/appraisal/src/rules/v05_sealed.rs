@@ -1,14 +1,13 @@
 //! V5, first half: the records of the evidence are exactly those that the last checkpoint sealed.
 //!
 //! Promise: nothing is taken from a record before every leaf, size, root and count was recomputed here. Not here: how
-//! records join entries (see `join`).
+//! records join entries (see `v05_join`).
 
-use super::{
-    chain::Chain,
-    context::{NodeState, Shown},
-    finding::{Finding, Findings, Rule, Subject},
-    progress::Rebuild,
-};
+use crate::inputs::context::{NodeState, Shown};
+use crate::inputs::round::Rebuild;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
+use crate::rules::v04_chain::Chain;
 use cgpath_evidence::{
     PartitionKey, PartitionLog, Record,
     cgroup::partition_of,
@@ -38,7 +37,7 @@ pub(crate) struct Log {
 }
 
 fn fail(text: impl Into<String>) -> Finding {
-    Finding::fail(Rule::V5, Subject::Node, text)
+    Finding::fail(Rule::Records, Subject::Node, text)
 }
 
 /// Hashes all records. Nothing is judged yet, so that this can be done beside other work.

@@ -3,11 +3,10 @@
 //! The template digest does not cover the template's name: an entry that was relabelled to a template of the same shape
 //! replays, and must be refused here.
 
-use super::{
-    finding::{Finding, Findings, Rule, Subject},
-    kept::Lines,
-    view::Line,
-};
+use crate::inputs::decoded::Line;
+use crate::inputs::kept::Lines;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
 use crate::text::foreign;
 use cgpath_evidence::Tier;
 use cgpath_policy::Policy;
@@ -45,7 +44,7 @@ impl Templates {
         if tier == Tier::Kernel && !self.is_tagged {
             findings.push(
                 Finding::fail(
-                    Rule::V3,
+                    Rule::Template,
                     Subject::Node,
                     "the evidence claims the kernel tier and no entry has its template",
                 )
@@ -64,7 +63,7 @@ pub(crate) fn check(lines: &Lines<'_>, covered: usize, policy: &Policy, findings
         let Some(line) = lines.get(index) else { continue };
         let path = line.path.unwrap_or_default();
         let fail = |text: &str| {
-            Finding::fail(Rule::V3, Subject::Node, text)
+            Finding::fail(Rule::Template, Subject::Node, text)
                 .at_index(index)
                 .at_path(path)
         };

@@ -5,12 +5,12 @@
 //! that goes on from another begins at the registers that one left.
 //! Source: security/integrity/ima/ima_queue.c, `ima_add_template_entry`.
 
-use super::{
-    context::NodeState,
-    finding::{Finding, Findings, Rule, Subject},
-    quote::Quoted,
-    view::{self, Digests, View},
-};
+use crate::inputs::context::NodeState;
+use crate::inputs::decoded;
+use crate::inputs::decoded::{Digests, View};
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
+use crate::rules::v01_quote::Quoted;
 use cgpath_evidence::{
     Bank, Digest, Entry,
     replay::{Fill, Register},
@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// The register that IMA extends by default, the only one that evidence is anchored in.
-pub(crate) const PCR: u32 = cgpath_evidence::quoted::IMA_PCR;
+const PCR: u32 = cgpath_evidence::quoted::IMA_PCR;
 
 /// So far behind the list's end the quote is looked for first: a list is read right after the quote, so that few entries
 /// come between them.
@@ -43,7 +43,7 @@ pub(crate) struct Coverage {
 }
 
 fn fail(text: impl Into<String>) -> Finding {
-    Finding::fail(Rule::V2, Subject::Node, text)
+    Finding::fail(Rule::Coverage, Subject::Node, text)
 }
 
 /// The ways in which a kernel can have made what it extended into these banks, the usual one first. Since 5.8 each bank
@@ -230,7 +230,7 @@ pub(crate) fn banks(quoted: &Quoted, policy: &Policy, findings: &mut Findings) {
     for bank in &quoted.banks {
         if !policy.file.accept.banks.contains(bank) {
             findings.push(Finding::note(
-                Rule::V2,
+                Rule::Coverage,
                 Subject::Node,
                 format!("PCR {PCR} was also quoted in the bank {bank}, which the policy does not ask for"),
             ));
@@ -248,7 +248,7 @@ pub(crate) fn step(
 ) -> Option<Coverage> {
     let View { lines, digests } = view;
     let first = before.map_or(0, |before| before.entries);
-    for at in view::places(lines, lines.len(), |line| !line.is_whole()) {
+    for at in decoded::places(lines, lines.len(), |line| !line.is_whole()) {
         lines[at].check(first + at, findings);
     }
     let (covered, registers) = starts(before, &quoted.banks)
@@ -265,10 +265,10 @@ pub(crate) fn step(
         );
         findings.push(match policy.file.padded_banks {
             PaddedBanks::Deny => fail(text),
-            PaddedBanks::Report => Finding::tolerated(Rule::V2, Subject::Node, text),
+            PaddedBanks::Report => Finding::tolerated(Rule::Coverage, Subject::Node, text),
         });
     }
-    for at in view::places(lines, covered, |line| line.pcr.is_some_and(|pcr| pcr != PCR)) {
+    for at in decoded::places(lines, covered, |line| line.pcr.is_some_and(|pcr| pcr != PCR)) {
         let line = &lines[at];
         let found = line.pcr.unwrap_or_default();
         findings.push(
@@ -317,7 +317,7 @@ pub(crate) fn remembered(entries: usize, pcrs: &[Digest]) -> Coverage {
 
 /// V4: within a boot coverage never shrinks, and what was covered is still the same. For a list from its beginning.
 pub(crate) fn continues(digests: &Digests, covered: usize, before: &NodeState, findings: &mut Findings) {
-    let fail = |text: &str| Finding::fail(Rule::V4, Subject::Node, text);
+    let fail = |text: &str| Finding::fail(Rule::Chain, Subject::Node, text);
     let Some(len) = usize::try_from(before.covered).ok().filter(|n| *n <= covered) else {
         findings.push(
             fail("the quote covers less than the one before it")

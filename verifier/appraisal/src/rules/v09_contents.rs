@@ -1,79 +1,36 @@
-//! V8, V9, V11 and V12, and of V6 what a pod lost: what each partition ran is what its policy accepts.
+//! V9, and of V11 what the host ran: the contents that each partition used are those that its policy accepts.
 //!
 //! Promise: every record and every covered entry is judged by the partition it belongs to, an entry once for each record
 //! that joined it; an entry that nobody could be found for is judged as the host's. Not here: whether the records and the
 //! list are to be believed at all (the rules V1 to V7).
 
-use super::{
-    boot::BOOT_AGGREGATE,
-    finding::{Finding, Findings, Rule, Severity, Subject},
-    join::Owned,
-    opaque,
-    scene::{Opinion, Scene},
-    tally::{Deviations, Seen, Tally, rule_of, unhashed},
-    verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State},
-    view::Line,
-};
-use crate::accept::Acceptances;
+use crate::inputs::decoded::Line;
+use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::rules::opinion::{Opinion, Scene};
+use crate::rules::partition::{Seen, Tally};
+use crate::rules::v05_join::Owned;
+use crate::rules::v10_boot::BOOT_AGGREGATE;
+use crate::rules::v11_foundations::Foundations;
+use crate::rules::v12_violations::{Files, Violation};
+use crate::rules::{Rule, v06_losses, v09_opaque};
 use crate::text::foreign;
 use cgpath_evidence::{
-    Digest, EventKind, FileHash, PartitionKey, PodInfo, PodUid, Provenance, Record,
-    cgroup::partition_of,
-    list::{as_listed, unescaped},
+    Digest, EventKind, FileHash, PartitionKey, Provenance, Record, cgroup::partition_of, list::unescaped,
 };
-use cgpath_policy::{Judgement, Name, Policy, PredatingPods};
+use cgpath_policy::{Judgement, Name, Policy};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 /// What all partitions used, as far as it was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
-    tallies: BTreeMap<PartitionKey, Tally>,
+    pub(super) tallies: BTreeMap<PartitionKey, Tally>,
     files: Files,
     foundations: Foundations,
     /// Entries that should name a cgroup themselves and do not.
     untagged: u64,
     /// Records that our programs never write.
-    malformed: Findings,
-}
-
-/// A file by its device and inode number, as records have them.
-type File = (u64, u64);
-
-/// Which partitions executed or mapped which file, and what files were changed while in use.
-#[derive(Debug, Default)]
-struct Files {
-    users: HashMap<File, BTreeSet<PartitionKey>>,
-    violated: HashMap<File, Vec<Violation>>,
-}
-
-/// A violation that a record names.
-#[derive(Debug, Clone)]
-struct Violation {
-    by: PartitionKey,
-    path: Vec<u8>,
-    index: Option<usize>,
-    seq: u64,
-}
-
-impl Violation {
-    fn of(by: PartitionKey, record: &Record, index: Option<usize>) -> Violation {
-        Violation {
-            by,
-            path: record.path.clone(),
-            index,
-            seq: record.seq,
-        }
-    }
-}
-
-/// What the judgement of all partitions gave.
-pub(crate) struct Concluded {
-    pub pods: Vec<PodVerdict>,
-    pub suspect: u64,
-    pub learned: bool,
-    /// Of `host`, `boot` and `unattributed`.
-    pub node: Listed,
+    pub(super) malformed: Findings,
 }
 
 /// A content that a partition used.
@@ -128,24 +85,9 @@ impl Judged {
                 }
             }
         }
-        self.changed(scene, records);
-        self.malformed(records);
+        self.files.step(scene, records, &mut self.tallies);
+        v06_losses::malformed(records, &mut self.malformed);
         self.foundations.step(scene);
-    }
-
-    /// What tells of a loss says what was lost, and nothing else does.
-    fn malformed(&mut self, records: &[Owned<'_>]) {
-        let is_odd =
-            |(_, record): &&Owned<'_>| (record.kind == EventKind::PodLoss) != record.pod_loss.is_some();
-        let odd: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(is_odd).collect();
-        for (_, record) in odd {
-            let text = match record.pod_loss {
-                None => "a record of a pod's loss does not say what was lost",
-                Some(_) => "a record of another kind tells of a pod's loss",
-            };
-            let finding = Finding::fail(Rule::V6, Subject::Node, text).at_seq(record.seq);
-            self.malformed.push(finding.resting_on(Provenance::Observed));
-        }
     }
 
     /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
@@ -160,67 +102,10 @@ impl Judged {
         self.foundations.step(scene);
     }
 
-    /// Who uses a file that was changed while it was in use runs what nobody measured, whoever wrote it.
-    fn changed(&mut self, scene: &Scene<'_>, records: &[Owned<'_>]) {
-        let is_of_file =
-            |(_, record): &Owned<'_>| record.is_execution() || record.kind == EventKind::Violation;
-        let concerned = records.par_iter().enumerate().with_min_len(BATCH);
-        let concerned: Vec<usize> = concerned
-            .filter(|(_, owned)| is_of_file(owned))
-            .map(|(place, _)| place)
-            .collect();
-        for place in concerned {
-            let Some((key, record)) = records.get(place) else {
-                continue;
-            };
-            let file: File = (record.dev, record.ino);
-            if record.kind == EventKind::Violation {
-                if record.ret != 0 {
-                    continue;
-                }
-                let violation = Violation::of(*key, record, scene.joins.entry_of(place));
-                for user in self.files.users.get(&file).into_iter().flatten() {
-                    self.tallies.entry(*user).or_default().hit(*user, &violation);
-                }
-                self.files.violated.entry(file).or_default().push(violation);
-                continue;
-            }
-            let users = self.files.users.entry(file).or_default();
-            // Whoever uses it by a permitted name takes whatever it holds; by another name somebody else may not.
-            let is_user =
-                !users.contains(key) && !scene.policy.permits_violation(&record.path) && users.insert(*key);
-            if is_user {
-                for violation in self.files.violated.get(&file).into_iter().flatten() {
-                    self.tallies.entry(*key).or_default().hit(*key, violation);
-                }
-            }
-        }
-    }
-
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
         let tallies: usize = self.tallies.values().map(Tally::weight).sum();
-        tallies + self.files.users.len() * 96
-    }
-}
-
-impl Tally {
-    /// A file that this partition uses was changed by somebody.
-    fn hit(&mut self, key: PartitionKey, violation: &Violation) {
-        if violation.by == key {
-            return;
-        }
-        let mut finding = Finding::fail(
-            Rule::V12,
-            Subject::Partition(key),
-            "violation: a file that was executed or mapped here was changed while it was measured, by what another partition did",
-        )
-        .at_path(&violation.path)
-        .at_seq(violation.seq)
-        .found(format!("recorded in {}", violation.by))
-        .resting_on(Provenance::Observed);
-        finding.index = violation.index.map(|index| index as u64);
-        self.say_changed(finding);
+        tallies + self.files.weight()
     }
 }
 
@@ -395,7 +280,7 @@ impl<'a> Judge<'_, 'a> {
                 None => {
                     self.tally(key).entries += 1;
                     let finding = Finding::fail(
-                        rule_of(key),
+                        Rule::of_contents(key),
                         Subject::Partition(key),
                         "what was measured here is not in the list",
                     );
@@ -420,7 +305,7 @@ impl<'a> Judge<'_, 'a> {
                         _ => "no hash".to_owned(),
                     };
                     let finding = Finding::fail(
-                        rule_of(key),
+                        Rule::of_contents(key),
                         Subject::Partition(key),
                         "what was executed has no hash to judge it by",
                     )
@@ -435,7 +320,7 @@ impl<'a> Judge<'_, 'a> {
                 }
                 if record.path_cut {
                     let finding = Finding::fail(
-                        rule_of(key),
+                        Rule::of_contents(key),
                         Subject::Partition(key),
                         "what was executed has a path that could not be read whole",
                     )
@@ -468,7 +353,7 @@ impl<'a> Judge<'_, 'a> {
         provenance: Provenance,
     ) {
         let mut finding = Finding::fail(
-            Rule::V9,
+            Rule::PodContents,
             Subject::Partition(key),
             "suspect: it ran in the pod's cgroup and no container runtime is among its ancestors",
         )
@@ -487,9 +372,9 @@ impl<'a> Judge<'_, 'a> {
         let subject = Subject::Partition(key);
         let text = "violation: the file was written while it was measured, so its hash says nothing";
         let mut finding = if permitted {
-            Finding::tolerated(Rule::V12, subject, text)
+            Finding::tolerated(Rule::Violations, subject, text)
         } else {
-            Finding::fail(Rule::V12, subject, text)
+            Finding::fail(Rule::Violations, subject, text)
         };
         finding.index = index.map(|i| i as u64);
         finding.seq = seq;
@@ -547,12 +432,12 @@ impl<'a> Judge<'_, 'a> {
     /// Charges one content to its partition.
     fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
-        if let Some(finding) = opaque::finding(policy, used.key, used.name.bytes()) {
+        if let Some(finding) = v09_opaque::finding(policy, used.key, used.name.bytes()) {
             self.tally(used.key).say_opaque(place(finding, &used));
         }
         let Some(digest) = used.digest else {
             let finding = Finding::fail(
-                rule_of(used.key),
+                Rule::of_contents(used.key),
                 Subject::Partition(used.key),
                 "the entry carries no file hash to judge it by",
             );
@@ -575,7 +460,7 @@ impl<'a> Judge<'_, 'a> {
             Opinion::Judged { judgement, gave_up } => {
                 if gave_up {
                     let finding = Finding::note(
-                        rule_of(used.key),
+                        Rule::of_contents(used.key),
                         Subject::Partition(used.key),
                         "whether an exclude hides this path takes too many steps to find out: it is judged",
                     );
@@ -593,7 +478,7 @@ impl<'a> Judge<'_, 'a> {
                     _ => Some(policy.host.paths_of(digest)),
                 };
                 let mut finding = Finding::fail(
-                    rule_of(used.key),
+                    Rule::of_contents(used.key),
                     subject,
                     "no reference value has a file at this path",
                 );
@@ -604,7 +489,7 @@ impl<'a> Judge<'_, 'a> {
             }
             Judgement::WrongHash { expected } => {
                 let finding = Finding::fail(
-                    rule_of(used.key),
+                    Rule::of_contents(used.key),
                     subject,
                     "the file's content is not the one that the policy accepts",
                 );
@@ -673,9 +558,8 @@ impl<'j, 'a> Late<'j, 'a> {
     fn changed(&mut self, by: PartitionKey, index: usize, record: &Record) {
         let violation = Violation::of(by, record, Some(index));
         let base = self.base;
-        let users = base.files.users.get(&(record.dev, record.ino));
-        for user in users.into_iter().flatten() {
-            self.judge().tally(*user).hit(*user, &violation);
+        for user in base.files.users(record) {
+            self.judge().tally(user).hit(user, &violation);
         }
     }
 
@@ -696,22 +580,13 @@ impl<'j, 'a> Late<'j, 'a> {
     }
 }
 
-/// What the verdict on pods needs beside what they used.
-pub(crate) struct Names<'a> {
-    pub told: &'a [PodInfo],
-    pub predating: &'a [PodUid],
-    pub provenance: Provenance,
-    pub policy: &'a Policy,
-    pub accepted: &'a Acceptances<'a>,
-}
-
 impl Judged {
     /// Entries that carry no cgroup where each has to.
     pub(crate) fn untagged(&self, policy: &Policy, findings: &mut Findings) -> u64 {
         let tolerance = policy.file.tolerance.unattributed;
         if self.untagged > 0 {
             let subject = Subject::Partition(PartitionKey::Unattributed);
-            let finding = Finding::fail(Rule::V5, subject, "entries carry no usable cgroup path")
+            let finding = Finding::fail(Rule::Records, subject, "entries carry no usable cgroup path")
                 .found(self.untagged)
                 .expected(format!("at most {tolerance}"));
             let severity = if self.untagged > tolerance {
@@ -727,47 +602,6 @@ impl Judged {
     pub(crate) fn foundations(&self, policy: &Policy, findings: &mut Findings) {
         self.foundations.conclude(policy, findings);
     }
-
-    /// The verdicts on all pods, and what is to be said of the other partitions. `late` stands for those partitions that
-    /// have pending entries.
-    pub(crate) fn conclude(
-        &self,
-        late: &BTreeMap<PartitionKey, Tally>,
-        names: &Names<'_>,
-        findings: &mut Findings,
-    ) -> Concluded {
-        let keys: BTreeSet<PartitionKey> = self.tallies.keys().chain(late.keys()).copied().collect();
-        let tally = |key: PartitionKey| late.get(&key).or_else(|| self.tallies.get(&key));
-        let predating: BTreeSet<PodUid> = names.predating.iter().copied().collect();
-        let mut uids = predating.clone();
-        uids.extend(keys.iter().filter_map(|key| match key {
-            PartitionKey::Pod(uid) => Some(*uid),
-            _ => None,
-        }));
-        let all = || keys.iter().filter_map(|key| tally(*key));
-        let mut concluded = Concluded {
-            pods: Vec::new(),
-            suspect: all().map(|t| t.suspect).sum(),
-            learned: all().any(|t| t.learned),
-            node: Listed::default(),
-        };
-        let unseen = Tally::default();
-        for uid in uids {
-            let tally = tally(PartitionKey::Pod(uid)).unwrap_or(&unseen);
-            let predates = predating.contains(&uid);
-            concluded.pods.push(pod(names, uid, tally, predates, findings));
-        }
-        for key in keys.iter().filter(|key| !matches!(key, PartitionKey::Pod(_))) {
-            let Some(tally) = tally(*key) else { continue };
-            findings.absorb(&tally.findings);
-            findings.absorb(&tally.changed);
-            findings.extend(tally.excluded(*key));
-            findings.extend(tally.loss(*key));
-            concluded.node.add(&tally.deviations);
-        }
-        findings.absorb(&self.malformed);
-        concluded
-    }
 }
 
 fn place(finding: Finding, used: &Use<'_>) -> Finding {
@@ -777,174 +611,12 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
     finding
 }
 
-/// Deviations as a verdict lists them.
-#[derive(Default)]
-pub(crate) struct Listed {
-    pub fnf: Vec<Deviation>,
-    pub filehash_err: Vec<Deviation>,
-    pub left_out: LeftOut,
-    pub excluded: u64,
-}
-
-impl Listed {
-    fn add(&mut self, deviations: &Deviations) {
-        let left_out = &mut self.left_out;
-        list(&mut self.fnf, &deviations.fnf, &mut left_out.fnf);
-        list(
-            &mut self.filehash_err,
-            &deviations.filehash_err,
-            &mut left_out.filehash_err,
-        );
-        self.excluded += deviations.excluded;
-    }
-}
-
-/// Adds to a verdict's list as many as it may have, and counts the others.
-fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
-    let (some, others) = all.split_at(all.len().min(MAX_LISTED.saturating_sub(listed.len())));
-    listed.extend_from_slice(some);
-    *left_out += others.len() as u64;
-}
-
-/// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
-    let known = names.policy.pods.get(&uid);
-    let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
-    let undashed = tally.undashed.unwrap_or_else(in_policy);
-    let told = names
-        .told
-        .iter()
-        .find(|p| p.uid == uid)
-        .map(|p| format!("{}/{}", p.namespace, p.name));
-    let key = PartitionKey::Pod(uid);
-    let subject = Subject::Partition(key);
-    let mut own = tally.findings.clone();
-    own.absorb(&tally.changed);
-    own.extend(tally.excluded(key));
-    own.extend(tally.loss(key));
-    own.extend(tally.opaque());
-    let provenance = names.provenance;
-    if known.is_none() {
-        let called = told
-            .as_ref()
-            .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
-        findings.push(
-            Finding::fail(
-                Rule::V8,
-                Subject::Node,
-                format!("pod {}{called} is in no policy", uid.shown(undashed)),
-            )
-            .found(uid)
-            .resting_on(provenance),
-        );
-        own.push(Finding::fail(Rule::V8, subject, "no policy knows this pod").resting_on(provenance));
-    }
-    let mut waits = false;
-    if predates && known.is_some() {
-        match names.policy.file.predating_pods {
-            PredatingPods::Report => waits = true,
-            PredatingPods::Trust => own.push(Finding::tolerated(
-                Rule::V8,
-                subject,
-                "the pod is older than the collector; judged by what was seen since, as the policy says",
-            )),
-            PredatingPods::Untrust => {
-                own.push(Finding::fail(
-                    Rule::V8,
-                    subject,
-                    "the pod is older than the collector, which the policy does not accept",
-                ));
-            }
-        }
-    }
-    own.accept(names.accepted);
-    let fails = own.has_failure();
-    let state = match (known.is_some(), fails, waits) {
-        (false, ..) => State::Unknown,
-        (true, true, _) => State::Untrusted,
-        (true, false, true) => State::PredatesCollector,
-        (true, false, false) => State::Trusted,
+/// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).
+fn unhashed(error: i32) -> String {
+    let why = match error {
+        -27 => ": longer than any file that the node hashes (bpf.max_hash_mib)",
+        -66 => ": where a server answers for the file, which the node does not wait for (bpf.hash_served)",
+        _ => "",
     };
-    let mut listed = Listed::default();
-    listed.add(&tally.deviations);
-    let mut files = Vec::new();
-    list(&mut files, &tally.files, &mut listed.left_out.files);
-    PodVerdict {
-        uid,
-        undashed,
-        name: known.map(|k| k.pod.name.clone()),
-        told,
-        state,
-        charged: fails,
-        entries: tally.entries,
-        executions: tally.executions,
-        suspect: tally.suspect,
-        provenance,
-        learned: tally.learned,
-        files,
-        fnf: listed.fnf,
-        filehash_err: listed.filehash_err,
-        left_out: listed.left_out,
-        excluded: listed.excluded,
-        findings: own.into_vec(),
-    }
-}
-
-/// V11: the collector and the IMA policy stand in the list with accepted contents before checkpoint 1.
-#[derive(Debug, Default)]
-struct Foundations {
-    has_collector: bool,
-    has_policy: bool,
-    /// Checkpoint 1 was passed: what comes later is no foundation.
-    is_over: bool,
-}
-
-impl Foundations {
-    fn step(&mut self, scene: &Scene<'_>) {
-        if self.is_over {
-            return;
-        }
-        let accept = &scene.policy.file.accept;
-        let collector = &*as_listed(accept.collector.as_bytes());
-        let second = scene.chain.second_anchor();
-        let until = second.unwrap_or(scene.covered).min(scene.covered);
-        for index in scene.lines.first()..until {
-            if self.has_collector && self.has_policy {
-                break;
-            }
-            let Some(line) = scene.line(index).filter(|line| !line.violation) else {
-                continue;
-            };
-            let Some(digest) = &line.file else { continue };
-            self.has_collector |= line.path == Some(collector)
-                && scene
-                    .policy
-                    .judge_host(Name::Listed(collector), digest)
-                    .is_accepted();
-            self.has_policy |= accept.ima_policies.contains(digest);
-        }
-        self.is_over = second.is_some();
-    }
-
-    fn conclude(&self, policy: &Policy, findings: &mut Findings) {
-        let accept = &policy.file.accept;
-        if !self.has_collector {
-            findings.push(
-                Finding::fail(
-                    Rule::V11,
-                    Subject::Node,
-                    "the collector's executable does not stand in the list with an accepted hash before checkpoint 1",
-                )
-                .at_path(accept.collector.as_bytes()),
-            );
-        }
-        if !self.has_policy {
-            let finding = Finding::fail(
-                Rule::V11,
-                Subject::Node,
-                "no accepted IMA policy stands in the list before checkpoint 1",
-            );
-            findings.push(accept.ima_policies.iter().fold(finding, Finding::expected));
-        }
-    }
+    format!("no hash, error {error}{why}")
 }

@@ -2,17 +2,16 @@
 //!
 //! Promise: only registers that the quote covers are believed, and of the log only what they vouch for: digests, and the
 //! data of events whose digest is that of their data. Not here: how the log is read (see `cgpath_evidence::boot`), which events are
-//! accepted (see `measured`).
+//! accepted (see `v10_measured`).
 
-use super::{
-    coverage::Coverage,
-    finding::{Finding, Findings, Rule, Subject},
-    measured::Measured,
-    quote::Quoted,
-    round::Round,
-    verdict::BootJudgement,
-    view::Line,
-};
+use crate::inputs::decoded::Line;
+use crate::inputs::round::Round;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::results::verdict::BootJudgement;
+use crate::rules::Rule;
+use crate::rules::v01_quote::Quoted;
+use crate::rules::v02_coverage::Coverage;
+use crate::rules::v10_measured::Measured;
 use cgpath_evidence::{
     Bank,
     boot::{Event, EventLog, EventType, FIRMWARE_REGISTERS, REGISTERS, Registers, boot_aggregate},
@@ -24,7 +23,7 @@ use std::collections::BTreeSet;
 pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
 pub(super) fn fail(text: impl Into<String>) -> Finding {
-    Finding::fail(Rule::V10, Subject::Node, text)
+    Finding::fail(Rule::Boot, Subject::Node, text)
 }
 
 /// A longer label of an event is cut: it is whatever the log says.
@@ -168,7 +167,7 @@ impl Boot<'_> {
                         let text = format!(
                             "{text}; the policy accepts this of the firmware (firmware-deviations: {item})"
                         );
-                        Finding::tolerated(Rule::V10, Subject::Node, text)
+                        Finding::tolerated(Rule::Boot, Subject::Node, text)
                     }
                     None => fail(text),
                 };

@@ -2,52 +2,19 @@
 //!
 //! Pure: no I/O, no clock. Every rule of docs/spec/rules.md has one place here: a step over what is known of a node
 //! and what a round adds, and a conclusion. Whole evidence is one round from nothing; who follows a node takes the same
-//! steps (see `progress`). No check is passed over because its input is missing: what is absent fails, and a bypass is a
+//! steps (see `steps`). No check is passed over because its input is missing: what is absent fails, and a bypass is a
 //! key that starts with `dangerous-` and is repeated in the verdict. Not here: what is allowed (see `policy`), how evidence
 //! is encoded (see `cgpath-evidence`).
 
-mod boot;
-pub(crate) mod chain;
-pub mod context;
-pub(crate) mod coverage;
-pub mod explain;
-pub mod finding;
-mod guard;
-pub(crate) mod history;
-pub(crate) mod join;
-pub(crate) mod judge;
-pub(crate) mod kept;
-mod measured;
-mod opaque;
-mod pem;
-mod pending;
-pub(crate) mod progress;
-pub(crate) mod quote;
-mod readers;
-pub(crate) mod round;
-pub(crate) mod scene;
-mod sealed;
-mod tally;
-pub(crate) mod template;
-pub mod verdict;
-pub(crate) mod view;
-
-pub use context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
-pub use finding::{Finding, MAX_FINDINGS, Rule, Severity, Subject};
-pub use quote::{KeyError, key_name};
-pub use verdict::{
-    AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
-    Verdict,
-};
-
-pub use pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
-
 use crate::accept::Accepted;
-use cgpath_evidence::{Evidence, PartitionKey};
+use crate::inputs::context::{Context, ExpectedNonce};
+use crate::inputs::round::Round;
+use crate::results::finding::{Finding, Findings};
+use crate::results::verdict::Verdict;
+use crate::rules::v01_quote::{self, KeyError};
+use crate::steps::Progress;
+use cgpath_evidence::Evidence;
 use cgpath_policy::Policy;
-pub(crate) use finding::Findings;
-use progress::Progress;
-use round::Round;
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
 pub const MIN_NONCE_LEN: usize = 8;
@@ -103,7 +70,7 @@ pub fn quote_findings(
     context: &Context,
 ) -> Vec<Finding> {
     let mut findings = Findings::default();
-    quote::check(quote, registers, context, &mut findings);
+    v01_quote::check(quote, registers, context, &mut findings);
     findings.into_vec()
 }
 
@@ -162,49 +129,4 @@ pub(crate) fn usable(round: &Round<'_>, policy: &Policy, context: &Context) -> R
         return Err(Unusable::Version(round.version));
     }
     Ok(())
-}
-
-/// Gives each pod the findings that are its own; what remains is the node's.
-pub(crate) fn to_pods(findings: Vec<Finding>, pods: &mut [PodVerdict]) -> Vec<Finding> {
-    let mut rest = Vec::new();
-    for finding in findings {
-        let own = match finding.subject {
-            Subject::Partition(PartitionKey::Pod(uid)) => pods.iter_mut().find(|pod| pod.uid == uid),
-            _ => None,
-        };
-        match own {
-            Some(pod) => {
-                if finding.severity == Severity::Fail {
-                    pod.charged = true;
-                    if pod.state != State::Unknown {
-                        pod.state = State::Untrusted;
-                    }
-                }
-                pod.findings.push(finding);
-            }
-            None => rest.push(finding),
-        }
-    }
-    rest
-}
-
-/// The first rule that failed among those on which every other conclusion rests: then neither the node's nor any pod's
-/// evidence is to be believed. Failures of the other rules are the node's own and leave the pods as they are.
-pub(crate) fn disbelief(findings: &[Finding]) -> Option<Rule> {
-    const BASIS: [Rule; 9] = [
-        Rule::V1,
-        Rule::V2,
-        Rule::V3,
-        Rule::V4,
-        Rule::V5,
-        Rule::V6,
-        Rule::V7,
-        // What another kernel says of pods is worth nothing.
-        Rule::V10,
-        Rule::V13,
-    ];
-    findings
-        .iter()
-        .find(|f| f.severity == Severity::Fail && BASIS.contains(&f.rule))
-        .map(|f| f.rule)
 }

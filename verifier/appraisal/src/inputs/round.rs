@@ -6,6 +6,10 @@ use cgpath_evidence::{
     Boot, Entry, Evidence, InFlight, Part, PartitionLog, PodInfo, Quote, Tier, boot::Registers,
 };
 
+/// The round cannot be judged from what is known: the whole evidence has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rebuild;
+
 /// One round, borrowed.
 #[derive(Clone, Copy)]
 pub(crate) struct Round<'a> {

@@ -3,12 +3,10 @@
 //! Promise: no event of such a register is passed over for what the log says of it. A digest covers neither type nor tag nor
 //! text, so whoever hands the log over chooses them: each event has a digest that the policy names for its register and type,
 //! or that of an accepted command line, or holds data that the firmware profile fixes and that is what was hashed, or its
-//! register as a whole has a value that the policy pins. Not here: whether the log leads to the quoted registers (see `boot`).
+//! register as a whole has a value that the policy pins. Not here: whether the log leads to the quoted registers (see `v10_boot`).
 
-use super::{
-    boot::{fail, named},
-    finding::{Finding, Findings},
-};
+use crate::results::finding::{Finding, Findings};
+use crate::rules::v10_boot::{fail, named};
 use crate::text::escape;
 use cgpath_evidence::{
     Bank, Digest,

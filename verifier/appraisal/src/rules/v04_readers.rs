@@ -1,18 +1,17 @@
 //! V4, the part that needs records: the collector itself read each checkpoint but the last, whose record comes with the
-//! next one; and it read no other file under such a name. What somebody else put there is charged to him (see `judge`).
+//! next one; and it read no other file under such a name. What somebody else put there is charged to him (see `v09_contents`).
 
-use super::{
-    chain::Chain,
-    finding::{Finding, Findings, Rule, Subject},
-    join::{self, Joins, Owned},
-    kept::Lines,
-};
+use crate::inputs::kept::Lines;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::v04_chain::Chain;
+use crate::rules::v05_join::{Joins, Owned};
+use crate::rules::{Rule, v05_join};
 use crate::text::foreign;
 use cgpath_evidence::PartitionKey;
 use cgpath_policy::Policy;
 
 fn fail(text: String) -> Finding {
-    Finding::fail(Rule::V4, Subject::Node, text)
+    Finding::fail(Rule::Chain, Subject::Node, text)
 }
 
 /// Looks at who read the files of checkpoints, as far as that is new.
@@ -59,7 +58,7 @@ pub(crate) fn step<'a>(
             Some(_) => {}
         }
     }
-    for (index, number, adder) in join::named_like_checkpoints(joins, lines) {
+    for (index, number, adder) in v05_join::named_like_checkpoints(joins, lines) {
         if index >= chain.boot_len() && !chain.is_anchor(index) && by_collector(adder) {
             let path = lines.get(index).and_then(|line| line.path.map(<[u8]>::to_vec));
             findings.push(

@@ -4,36 +4,32 @@
 //! whole. What cannot be judged in order, or is not to be believed, is given back as [`Rebuild`]: the whole then says what is
 //! wrong. Not here: the rules themselves.
 
-use super::{
-    Finding, NodeVerdict, State, Subject, Verdict,
-    chain::Chain,
-    context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey},
-    coverage::{self, Coverage},
-    disbelief,
-    finding::{Findings, Rule, Severity},
-    guard::Watch,
-    history::{self, Present, Relation},
-    join::{self, Joins, Open},
-    judge::{Concluded, Judged, Names},
-    kept::{Kept, Lines},
-    pending::{Pending, Question},
-    quote::{self, Quoted},
-    readers,
-    round::Round,
-    scene::Scene,
-    sealed::{self, Sealed},
-    template::Templates,
-    to_pods,
-    verdict::{self, AwaitedPod, BootJudgement},
-    view::{self, View},
-};
 use crate::accept::{Acceptances, Accepted};
+use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
+use crate::inputs::decoded;
+use crate::inputs::decoded::View;
+use crate::inputs::kept::{Kept, Lines};
+use crate::inputs::round::{Rebuild, Round};
+use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::results::verdict;
+use crate::results::verdict::{AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, Verdict};
+use crate::rules::opinion::Scene;
+use crate::rules::v01_quote::Quoted;
+use crate::rules::v02_coverage::Coverage;
+use crate::rules::v03_template::Templates;
+use crate::rules::v04_chain::Chain;
+use crate::rules::v05_join::{Joins, Open};
+use crate::rules::v05_pending::{Pending, Question};
+use crate::rules::v05_sealed::Sealed;
+use crate::rules::v07_history::{Present, Relation};
+use crate::rules::v08_pods::{Concluded, Names};
+use crate::rules::v09_contents::Judged;
+use crate::rules::v14_guard::Watch;
+use crate::rules::{
+    Rule, v01_quote, v02_coverage, v04_readers, v05_join, v05_sealed, v06_losses, v07_history, v10_boot,
+};
 use cgpath_evidence::{PartitionKey, Provenance, SealedCheckpoint, Tier};
 use cgpath_policy::Policy;
-
-/// The round cannot be judged from what is known: the whole evidence has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rebuild;
 
 /// What is known of a node.
 #[derive(Debug, Default)]
@@ -139,17 +135,21 @@ impl Progress {
         let mut findings = Findings::default();
         let mut notes = Vec::new();
         if !policy.file.accept.tiers.contains(&round.tier) {
-            let finding = Finding::fail(Rule::V13, Subject::Node, "the policy does not accept this tier")
-                .found(round.tier);
+            let finding = Finding::fail(
+                Rule::Absent,
+                Subject::Node,
+                "the policy does not accept this tier",
+            )
+            .found(round.tier);
             findings.push(policy.file.accept.tiers.iter().fold(finding, Finding::expected));
         }
-        let quoted = quote::check(round.quote, round.registers(), context, &mut findings);
-        let view = view::view(round);
+        let quoted = v01_quote::check(round.quote, round.registers(), context, &mut findings);
+        let view = decoded::view(round);
         // Each bank's chain is one thread's work: records are hashed beside them.
         let before = self.coverage.as_ref();
         let (coverage, logs) = rayon::join(
             || self::covered(round, &view, before, quoted.as_ref(), policy, &mut findings),
-            || sealed::logs(round.partitions),
+            || v05_sealed::logs(round.partitions),
         );
         if follows && (quoted.is_none() || coverage.is_none()) {
             return Err(Rebuild);
@@ -193,7 +193,7 @@ impl Progress {
             let earlier = before.impostors.iter().filter_map(|at| usize::try_from(*at).ok());
             impostors.extend(earlier.filter(|at| *at < carried));
             if let Some(coverage) = &coverage {
-                coverage::continues(&view.digests, coverage.entries, before, &mut findings);
+                v02_coverage::continues(&view.digests, coverage.entries, before, &mut findings);
             }
         }
         let before = previous.filter(|_| relation == Relation::SameBoot);
@@ -202,7 +202,7 @@ impl Progress {
             || chain.last().is_some()
             || !round.checkpoints.is_empty()
             || !round.partitions.is_empty();
-        let records = join::in_order(round.partitions);
+        let records = v05_join::in_order(round.partitions);
         let mut joins = Joins::default();
         let mut lost = 0;
         if is_recorded {
@@ -216,15 +216,15 @@ impl Progress {
             if let Some(before) = before
                 && !follows
             {
-                sealed::continues(&logs, chain, before, &mut findings);
+                v05_sealed::continues(&logs, chain, before, &mut findings);
             }
             if let Some(before) = before {
-                sealed::keeps_word(&logs, &before.unsealed, &mut findings);
+                v05_sealed::keeps_word(&logs, &before.unsealed, &mut findings);
             }
-            lost = chain.losses(policy, &mut findings);
+            lost = v06_losses::of_node(chain.last(), policy, &mut findings);
             findings.absorb(chain.findings());
             joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
-            readers::step(chain, &joins, &lines, policy, &mut findings);
+            v04_readers::step(chain, &joins, &lines, policy, &mut findings);
             watch.step(&records, policy);
             nameless.extend(
                 records
@@ -275,7 +275,7 @@ impl Progress {
             }
             None => {
                 let mut said = Findings::default();
-                let judgement = super::boot::check(
+                let judgement = v10_boot::check(
                     round,
                     &view.lines,
                     quoted.as_ref(),
@@ -326,10 +326,10 @@ fn covered(
     findings: &mut Findings,
 ) -> Option<Coverage> {
     let quoted = quoted?;
-    coverage::banks(quoted, policy, findings);
-    let covered = coverage::step(view, before, quoted, policy, findings);
+    v02_coverage::banks(quoted, policy, findings);
+    let covered = v02_coverage::step(view, before, quoted, policy, findings);
     if covered.is_none() && before.is_none() {
-        findings.push(coverage::why_none(round.list, view, quoted));
+        findings.push(v02_coverage::why_none(round.list, view, quoted));
     }
     covered
 }
@@ -345,7 +345,7 @@ fn compare(
 ) -> Relation {
     let Some(quoted) = quoted else {
         findings.push(Finding::fail(
-            Rule::V7,
+            Rule::History,
             Subject::Node,
             "there are no counters to compare: the quote cannot be read",
         ));
@@ -359,12 +359,12 @@ fn compare(
         clock_ms: quoted.clock_ms,
         safe: quoted.safe,
     };
-    let asked = history::Asked {
+    let asked = v07_history::Asked {
         now: context.now,
         min_reboot: policy.file.min_reboot,
         kexec_allowed: policy.file.kexec == cgpath_policy::Kexec::Allow,
     };
-    history::check(present, context.previous.as_ref(), asked, findings, notes)
+    v07_history::check(present, context.previous.as_ref(), asked, findings, notes)
 }
 
 /// What it rests on whose an entry is.
@@ -417,9 +417,12 @@ impl Case<'_, '_> {
             learned,
             node: deviations,
         } = self.judged.conclude(&pending.late, &names, &mut findings);
-        findings.accept(&acceptances);
+        acceptances.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);
-        let disbelieved = disbelief(&findings);
+        let disbelieved = findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Fail && finding.rule.is_basis())
+            .map(|finding| finding.rule);
         if let Some(rule) = disbelieved {
             for pod in &mut pods {
                 pod.findings.push(Finding::fail(
@@ -450,7 +453,7 @@ impl Case<'_, '_> {
         };
         let is_signed = !findings
             .iter()
-            .any(|finding| finding.rule == Rule::V1 && finding.severity == Severity::Fail);
+            .any(|finding| finding.rule == Rule::Quote && finding.severity == Severity::Fail);
         let first_sight = match (&state, self.quoted, &context.previous) {
             (None, Some(quoted), None) if is_signed => Some(self.seen(quoted)),
             _ => None,
@@ -580,5 +583,33 @@ fn anchor(quoted: Option<&Quoted>, coverage: Option<&Coverage>) -> String {
         format!("{bank}{how}")
     };
     let banks: Vec<String> = quoted.banks.iter().map(bank).collect();
-    format!("PCR {} ({})", coverage::PCR, banks.join(" and "))
+    format!(
+        "PCR {} ({})",
+        cgpath_evidence::quoted::IMA_PCR,
+        banks.join(" and ")
+    )
+}
+
+/// Gives each pod the findings that are its own; what remains is the node's.
+fn to_pods(findings: Vec<Finding>, pods: &mut [PodVerdict]) -> Vec<Finding> {
+    let mut rest = Vec::new();
+    for finding in findings {
+        let own = match finding.subject {
+            Subject::Partition(PartitionKey::Pod(uid)) => pods.iter_mut().find(|pod| pod.uid == uid),
+            _ => None,
+        };
+        match own {
+            Some(pod) => {
+                if finding.severity == Severity::Fail {
+                    pod.charged = true;
+                    if pod.state != State::Unknown {
+                        pod.state = State::Untrusted;
+                    }
+                }
+                pod.findings.push(finding);
+            }
+            None => rest.push(finding),
+        }
+    }
+    rest
 }

@@ -2,9 +2,9 @@
 //!
 //! It names the key alone, not what the TPM lets it sign. Promise: what it becomes is a key with exactly the attributes
 //! and the scheme that `cgpathd` gives its own, so that any other key with these numbers is not the pinned one. Not here:
-//! how a quote is checked (see `quote`).
+//! how a quote is checked (see `v01_quote`).
 
-use super::quote::KeyError;
+use crate::rules::v01_quote::KeyError;
 use cgpath_evidence::tpm::{Attributes, ECC_NIST_P256, KeyKind, Public, Scheme, alg};
 use cgpath_evidence::{Bank, text::quoted};
 use p256::elliptic_curve::sec1::ToEncodedPoint as _;
@@ -24,7 +24,7 @@ const ATTRIBUTES: u32 = Attributes::FIXED_TPM
 const RSA_BITS: usize = 2048;
 
 /// Whether these bytes are PEM, whatever is in it.
-pub(super) fn is_pem(bytes: &[u8]) -> bool {
+pub(crate) fn is_pem(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(BEGIN)
 }
 
@@ -32,7 +32,7 @@ pub(super) fn is_pem(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// [`KeyError::Pem`] for what is in PEM and no public key of a kind that `cgpathd` makes.
-pub(super) fn public(bytes: &[u8]) -> Result<Public, KeyError> {
+pub(crate) fn public(bytes: &[u8]) -> Result<Public, KeyError> {
     let bad = |why: String| KeyError::Pem(why);
     let text = core::str::from_utf8(bytes).map_err(|_| bad("it is not text".into()))?;
     let (label, document) =

@@ -4,11 +4,10 @@
 //! Promise: a [`Quoted`] is what the attestation says, whether or not to believe it: that is what the findings tell.
 //! Signatures are checked in pure Rust. Not here: how the structures are read (see `cgpath_evidence::tpm`).
 
-use super::{
-    context::{Context, ExpectedNonce, NodeState, PinnedKey},
-    finding::{Finding, Findings, Rule, Subject},
-    pem,
-};
+use crate::inputs::context::{Context, ExpectedNonce, NodeState, PinnedKey};
+use crate::inputs::key_pem;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
 use cgpath_evidence::{
     Bank, Digest, Quote,
     boot::Registers,
@@ -132,8 +131,8 @@ impl PinnedKey {
     /// # Errors
     /// [`KeyError`] if it is none of these.
     pub fn from_public(bytes: &[u8]) -> Result<PinnedKey, KeyError> {
-        let public = if pem::is_pem(bytes) {
-            pem::public(bytes)?.to_bytes()
+        let public = if key_pem::is_pem(bytes) {
+            key_pem::public(bytes)?.to_bytes()
         } else {
             Public::parse_file(bytes)?.to_bytes()
         };
@@ -174,14 +173,6 @@ impl PinnedKey {
     }
 }
 
-/// Banks that an attestation selects; none if it cannot be read.
-pub(crate) fn banks(attest: &[u8]) -> Vec<Bank> {
-    Attest::parse(attest).map_or_else(
-        |_| Vec::new(),
-        |a| a.pcr_select.banks.iter().filter_map(|b| b.bank()).collect(),
-    )
-}
-
 /// What a quote says.
 #[derive(Debug, Clone)]
 pub(crate) struct Quoted {
@@ -205,7 +196,7 @@ impl Quoted {
 }
 
 fn fail(text: impl Into<String>) -> Finding {
-    Finding::fail(Rule::V1, Subject::Node, text)
+    Finding::fail(Rule::Quote, Subject::Node, text)
 }
 
 /// `stated` are the values of PCR 0 to 9 as the evidence has them: the quote's digest vouches for them together with

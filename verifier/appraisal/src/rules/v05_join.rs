@@ -3,12 +3,11 @@
 //! Joins go by template digest, never by position: records arrive in another order than the list. A violation has a
 //! zero digest and joins by file name and order.
 
-use super::{
-    finding::{Finding, Findings, Rule, Subject},
-    kept::{Kept, Lines, Place},
-    progress::Rebuild,
-    view::{Digests, Line, View, padded_sha1},
-};
+use crate::inputs::decoded::{Digests, Line, View, padded_sha1};
+use crate::inputs::kept::{Kept, Lines, Place};
+use crate::inputs::round::Rebuild;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
 use cgpath_evidence::{
     Bank, EventKind, PartitionKey, PartitionLog, Record, cgroup::partition_of, checkpoint::number_from_path,
     list::as_listed,
@@ -116,7 +115,7 @@ impl Table {
 }
 
 fn fail(text: impl Into<String>) -> Finding {
-    Finding::fail(Rule::V5, Subject::Node, text)
+    Finding::fail(Rule::Records, Subject::Node, text)
 }
 
 /// All records with their partitions, in order of their sequence numbers.
@@ -194,7 +193,7 @@ impl Open {
             let (key, record) = &records[place];
             if record.ret != 0 && record.ret != EEXIST {
                 let finding = Finding::fail(
-                    Rule::V5,
+                    Rule::Records,
                     Subject::Partition(*key),
                     "IMA could not add an entry: a content was used that is not in the list on this record's account",
                 );
@@ -289,7 +288,7 @@ impl Open {
                 }
                 None => {
                     let finding = Finding::fail(
-                        Rule::V12,
+                        Rule::Violations,
                         Subject::Node,
                         "a violation was recorded that does not stand in the list",
                     );

@@ -1,9 +1,13 @@
 //! What contents are judged by: the covered list with its joins, and what the policy says of each content.
 //!
 //! Promise: an opinion needs nothing but the content and whose it is, so that opinions can be formed side by side. Not here:
-//! what follows from it for the partition (see `judge`).
+//! what follows from it for the partition (see `v09_contents`).
 
-use super::{chain::Chain, context::MAX_IMPOSTORS, join::Joins, kept::Lines, view::Line};
+use crate::inputs::context::MAX_IMPOSTORS;
+use crate::inputs::decoded::Line;
+use crate::inputs::kept::Lines;
+use crate::rules::v04_chain::Chain;
+use crate::rules::v05_join::Joins;
 use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
 };

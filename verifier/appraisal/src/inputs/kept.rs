@@ -1,8 +1,9 @@
 //! The covered entries of earlier rounds, for records that come later.
 //!
-//! Promise: an entry takes its own bytes and about 60 more. Not here: what they mean (see `view`).
+//! Promise: an entry takes its own bytes and about 60 more. Not here: what they mean (see `decoded`).
 
-use super::view::{self, Digests, Line};
+use crate::inputs::decoded;
+use crate::inputs::decoded::{Digests, Line};
 use cgpath_evidence::{Bank, Digest, Entry, Record};
 use std::{borrow::Cow, collections::HashMap};
 
@@ -72,7 +73,7 @@ impl Kept {
 
     /// An entry, with its digests in these banks: it is number 0 of these.
     pub(crate) fn line(&self, index: usize, banks: &[Bank]) -> Option<(Line<'_>, Digests)> {
-        Some(view::line_of(index as u64, self.record(index)?, banks))
+        Some(decoded::line_of(index as u64, self.record(index)?, banks))
     }
 
     /// The same, with its digests in all banks that a record has digests in.
@@ -134,7 +135,7 @@ impl<'a> Lines<'a> {
     /// Indexes of those of the new ones before `covered` for which something holds, in order.
     pub(crate) fn places(&self, covered: usize, holds: impl Fn(&Line) -> bool + Sync) -> Vec<usize> {
         let len = covered.saturating_sub(self.first);
-        let mut places = view::places(self.new, len, holds);
+        let mut places = decoded::places(self.new, len, holds);
         for place in &mut places {
             *place += self.first;
         }

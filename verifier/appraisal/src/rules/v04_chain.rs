@@ -1,16 +1,15 @@
-//! V4 and V6: the checkpoints stand in the covered prefix, are signed, form one unbroken chain, and the last is fresh; and
-//! of V11 what they name.
+//! V4: the checkpoints stand in the covered prefix, are signed, form one unbroken chain, and the last is fresh.
 //!
 //! Promise: a [`Chain`] that has a last checkpoint was read from evidence; whether to believe it is what the findings
-//! say. Not here: the records that it sealed (see `sealed`), who read its files (see `readers`).
+//! say. Not here: the records that it sealed (see `v05_sealed`), who read its files (see `v04_readers`).
 
-use super::{
-    context::{ExpectedNonce, NodeState},
-    finding::{Finding, Findings, Rule, Subject},
-    kept::Lines,
-    round::Round,
-    view::Line,
-};
+use crate::inputs::context::{ExpectedNonce, NodeState};
+use crate::inputs::decoded::Line;
+use crate::inputs::kept::Lines;
+use crate::inputs::round::Round;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::v11_foundations::Programs;
+use crate::rules::{Rule, v06_losses};
 use cgpath_evidence::{
     Bank, Checkpoint, PodUid, SealedCheckpoint, checkpoint::number_from_path, merkle::Hash,
 };
@@ -43,14 +42,6 @@ pub(crate) struct Chain {
     /// Entries that checkpoints' files were measured by since the last round, with their numbers.
     pub unread: Vec<(u64, usize)>,
     programs: Programs,
-}
-
-/// Digests that were named and are not accepted, each spoken of once.
-#[derive(Debug, Default)]
-struct Programs {
-    objects: Vec<Hash>,
-    policies: Vec<Hash>,
-    findings: Findings,
 }
 
 impl Chain {
@@ -108,7 +99,7 @@ impl Chain {
 }
 
 fn fail(text: impl Into<String>) -> Finding {
-    Finding::fail(Rule::V4, Subject::Node, text)
+    Finding::fail(Rule::Chain, Subject::Node, text)
 }
 
 /// Whether the entry measured this checkpoint's file. SHA-1 vouches for nothing.
@@ -182,7 +173,7 @@ impl Chain {
         for sealed in new {
             self.link(&sealed, round, findings);
             self.anchor(&sealed, lines, findings);
-            blind(&sealed.checkpoint, findings);
+            v06_losses::blind(&sealed.checkpoint, findings);
             self.programs.step(&sealed.checkpoint, policy);
             each(&sealed.checkpoint);
             if self.sought == Some(self.len) {
@@ -343,47 +334,6 @@ impl Chain {
             }
         }
     }
-
-    /// V6: how many records were lost.
-    pub(crate) fn losses(&self, policy: &Policy, findings: &mut Findings) -> u64 {
-        let Some(last) = self.last() else { return 0 };
-        let lost = last.losses.total();
-        findings.extend(lost_finding(last, policy));
-        lost
-    }
-}
-
-/// What to say of the losses that a checkpoint states.
-pub(crate) fn lost_finding(checkpoint: &Checkpoint, policy: &Policy) -> Option<Finding> {
-    let losses = &checkpoint.losses;
-    let (lost, tolerance) = (losses.total(), policy.file.tolerance.lost);
-    if lost == 0 {
-        return None;
-    }
-    let text = format!(
-        "{lost} record(s) were lost: reserve {}, recursion {}, read {}, spool {}",
-        losses.reserve, losses.recursion, losses.read, losses.spool
-    );
-    let finding = if lost > tolerance {
-        Finding::fail(Rule::V6, Subject::Node, text)
-    } else {
-        Finding::tolerated(Rule::V6, Subject::Node, text)
-    };
-    Some(finding.found(lost).expected(format!("at most {tolerance}")))
-}
-
-/// V6: a checkpoint that was sealed while the programs may have been off.
-pub(crate) fn blind(checkpoint: &Checkpoint, findings: &mut Findings) {
-    if checkpoint.blind {
-        findings.push(Finding::fail(
-            Rule::V6,
-            Subject::Node,
-            format!(
-                "checkpoint {} is blind: the collector's own canary was not seen, the programs may have been off",
-                checkpoint.number
-            ),
-        ));
-    }
 }
 
 /// What to say of a last checkpoint that was not made for this request.
@@ -481,33 +431,6 @@ pub(crate) fn succeeds(
                     .found(is)
                     .expected(format!("at least {was}")),
             );
-        }
-    }
-}
-
-impl Programs {
-    /// V11, the part about the collector's programs and the IMA policy that a checkpoint names.
-    fn step(&mut self, checkpoint: &Checkpoint, policy: &Policy) {
-        let fail = |text: String| Finding::fail(Rule::V11, Subject::Node, text);
-        let n = checkpoint.number;
-        let accept = &policy.file.accept;
-        if let Some(accepted) = &accept.bpf_objects
-            && !accepted.iter().any(|d| d.bytes() == checkpoint.bpf_object)
-            && !self.objects.contains(&checkpoint.bpf_object)
-        {
-            self.objects.push(checkpoint.bpf_object);
-            let finding = fail(format!("checkpoint {n}: the BPF object is not an accepted one"))
-                .found(format!("sha256:{}", hex::encode(checkpoint.bpf_object)));
-            self.findings
-                .push(accepted.iter().fold(finding, Finding::expected));
-        }
-        let Some(hash) = checkpoint.ima_policy else { return };
-        let accepted = || accept.ima_policies.iter().filter(|d| d.bank() == Bank::Sha256);
-        if !accepted().any(|d| d.bytes() == hash) && !self.policies.contains(&hash) {
-            self.policies.push(hash);
-            let finding = fail(format!("checkpoint {n}: the IMA policy is not an accepted one"))
-                .found(format!("sha256:{}", hex::encode(hash)));
-            self.findings.push(accepted().fold(finding, Finding::expected));
         }
     }
 }

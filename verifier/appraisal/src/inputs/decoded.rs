@@ -3,14 +3,15 @@
 //! Promise: an entry that cannot be decoded or was redacted stays in its place, so that indexes are the list's own; what
 //! could not be read of it is absent, and every rule that needs it fails. Nothing is copied that the evidence holds.
 
-use super::{
-    finding::{Finding, Findings, Rule, Subject},
-    round::Round,
-};
+use crate::inputs::round::Round;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
 use cgpath_evidence::{
     Bank, Digest, Entry, Error, Record,
     list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped},
+    quoted::IMA_PCR,
     replay::{Extensions, Register},
+    tpm::Attest,
 };
 use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
@@ -57,11 +58,16 @@ pub(crate) struct View<'a> {
 /// Decodes the entries of a round, with template digests in all banks of the records and of what may be quoted.
 pub(crate) fn view<'a>(round: &Round<'a>) -> View<'a> {
     let logs = round.partitions.iter().chain(round.unsealed);
-    let banks = banks(
-        logs.flat_map(|log| &log.records),
-        super::quote::banks(&round.quote.attest),
-    );
+    let banks = banks(logs.flat_map(|log| &log.records), selected(&round.quote.attest));
     view_of(round.list, &banks)
+}
+
+/// Banks that an attestation selects; none if it cannot be read.
+fn selected(attest: &[u8]) -> Vec<Bank> {
+    Attest::parse(attest).map_or_else(
+        |_| Vec::new(),
+        |a| a.pcr_select.banks.iter().filter_map(|b| b.bank()).collect(),
+    )
 }
 
 /// The banks that records have digests in, and more.
@@ -179,7 +185,7 @@ impl Digests {
         for index in entries {
             let (batch, at) = self.batch(index).ok_or(index)?;
             let pcr = batch.pcr(at).ok_or(index)?;
-            if pcr == super::coverage::PCR {
+            if pcr == IMA_PCR {
                 batch.extend(at, register).ok_or(index)?;
             }
         }
@@ -260,7 +266,7 @@ impl<'a> Line<'a> {
     pub(crate) fn check(&self, index: usize, findings: &mut Findings) {
         if let Some(problem) = &self.problem {
             findings.push(
-                Finding::fail(Rule::V2, Subject::Node, problem.to_string())
+                Finding::fail(Rule::Coverage, Subject::Node, problem.to_string())
                     .at_index(index)
                     .at_path(self.path.unwrap_or_default()),
             );

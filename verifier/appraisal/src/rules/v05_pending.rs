@@ -3,20 +3,19 @@
 //! A record is written when `ima_add_template_entry` returns, and sealed by the next checkpoint. Until then its entry is
 //! pending: its record travels unsealed, or a mark names the thread that is still inside. Promise: the attester chooses
 //! neither how long an entry is pending nor whether its content is judged. Not here: how sealed records join entries (see
-//! `join`), what contents are accepted (see `scene`).
+//! `join`), what contents are accepted (see `opinion`).
 
-use super::{
-    chain::Chain,
-    context::{Held, NodeState, Shown},
-    finding::{Finding, Findings, Rule, Severity, Subject},
-    join::{self, Open},
-    judge::{Judged, Late},
-    kept::Lines,
-    round::Round,
-    scene::{Opinion, Scene},
-    tally::{Tally, rule_of},
-    view::{Line, View},
-};
+use crate::inputs::context::{Held, NodeState, Shown};
+use crate::inputs::decoded::{Line, View};
+use crate::inputs::kept::Lines;
+use crate::inputs::round::Round;
+use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::rules::opinion::{Opinion, Scene};
+use crate::rules::partition::Tally;
+use crate::rules::v04_chain::Chain;
+use crate::rules::v05_join::Open;
+use crate::rules::v09_contents::{Judged, Late};
+use crate::rules::{Rule, v05_join};
 use cgpath_evidence::{
     Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed,
 };
@@ -104,9 +103,12 @@ impl<'q, 'a> Question<'q, 'a> {
         } = case;
         if unnamed > MAX_UNNAMED {
             findings.push(
-                fail(Rule::V5, "too many entries have neither a record nor a mark yet")
-                    .found(unnamed)
-                    .expected(format!("at most {MAX_UNNAMED}")),
+                fail(
+                    Rule::Records,
+                    "too many entries have neither a record nor a mark yet",
+                )
+                .found(unnamed)
+                .expected(format!("at most {MAX_UNNAMED}")),
             );
         }
         self.nobodys(&unattributed, findings);
@@ -127,7 +129,7 @@ impl<'q, 'a> Question<'q, 'a> {
         let mut shown = Vec::new();
         for log in self.round.unsealed {
             for record in &log.records {
-                let say = |text: &str| fail(Rule::V5, text).at_seq(record.seq).at_path(&record.path);
+                let say = |text: &str| fail(Rule::Records, text).at_seq(record.seq).at_path(&record.path);
                 if record.seq <= last_seq || !seqs.insert(record.seq) {
                     findings.push(say("an unsealed record has a number that was given before"));
                 }
@@ -151,13 +153,13 @@ impl<'q, 'a> Question<'q, 'a> {
 
     /// Judges the open entries that have an unsealed record, and gives them.
     fn unsealed(&self, late: &mut Late<'_, '_>) -> BTreeSet<usize> {
-        let mut records = join::in_order(self.round.unsealed);
+        let mut records = v05_join::in_order(self.round.unsealed);
         records.retain(|(_, record)| record.ret == 0);
         let mut entries: HashMap<Vec<u8>, VecDeque<(PartitionKey, &Record)>> = HashMap::new();
         let mut violations: HashMap<Vec<u8>, VecDeque<(PartitionKey, &Record)>> = HashMap::new();
         for (key, record) in records {
             let queue = match record.kind {
-                EventKind::Entry => join::sha1(record).map(|sha1| entries.entry(sha1.to_vec())),
+                EventKind::Entry => v05_join::sha1(record).map(|sha1| entries.entry(sha1.to_vec())),
                 EventKind::Violation => Some(violations.entry(as_listed(&record.path).into_owned())),
                 _ => None,
             };
@@ -204,10 +206,10 @@ impl<'q, 'a> Question<'q, 'a> {
     /// Whether everything that the record says of the entry's digests is so.
     fn fits(&self, index: usize, line: &Line<'_>, record: &Record) -> bool {
         match index.checked_sub(self.lines().first()) {
-            Some(at) => join::fits(record, line, &self.view.digests, at),
+            Some(at) => v05_join::fits(record, line, &self.view.digests, at),
             None => {
                 let kept = self.lines().kept().line_for(index, record);
-                kept.is_some_and(|(line, digests)| join::fits(record, &line, &digests, 0))
+                kept.is_some_and(|(line, digests)| v05_join::fits(record, &line, &digests, 0))
             }
         }
     }
@@ -257,7 +259,7 @@ impl<'q, 'a> Question<'q, 'a> {
             if seconds > MAX_HELD_SECONDS {
                 let key = mark.key();
                 let finding = Finding::fail(
-                    rule_of(key),
+                    Rule::of_contents(key),
                     Subject::Partition(key),
                     format!(
                         "thread {} has held the record of an entry back for too long",
@@ -284,8 +286,8 @@ impl<'q, 'a> Question<'q, 'a> {
         let too_many = (entries.len() + self.nameless.len()) as u64 > tolerance;
         let finding = |text: &str| {
             let subject = Subject::Partition(PartitionKey::Unattributed);
-            let finding =
-                Finding::fail(Rule::V5, subject, text).expected(format!("at most {tolerance} unattributed"));
+            let finding = Finding::fail(Rule::Records, subject, text)
+                .expected(format!("at most {tolerance} unattributed"));
             let severity = if too_many {
                 Severity::Fail
             } else {
@@ -345,14 +347,14 @@ impl Unnamed<'_, '_, '_> {
             let path = line.path.unwrap_or_default();
             let finding = if line.violation {
                 fail(
-                    Rule::V12,
+                    Rule::Violations,
                     "a violation stands in the list that nothing names anybody for",
                 )
             } else {
                 let digest = line.file.as_ref();
                 let found = digest.map_or_else(|| "no hash".to_owned(), ToString::to_string);
                 fail(
-                    Rule::V5,
+                    Rule::Records,
                     "nobody accepts this content, and nothing names who caused its entry",
                 )
                 .found(found)
@@ -368,12 +370,12 @@ impl Unnamed<'_, '_, '_> {
         for key in self.marked.iter().copied() {
             let (rule, text) = if line.violation {
                 (
-                    Rule::V12,
+                    Rule::Violations,
                     "a violation stands in the list whose record is held back here",
                 )
             } else {
                 (
-                    rule_of(key),
+                    Rule::of_contents(key),
                     "nobody accepts the content of an entry whose record is held back here",
                 )
             };
@@ -391,7 +393,7 @@ impl Unnamed<'_, '_, '_> {
         if (index as u64) < settled {
             findings.push(
                 fail(
-                    Rule::V5,
+                    Rule::Records,
                     "an entry that the last checkpoint calls settled has no record",
                 )
                 .at_index(index)
@@ -400,9 +402,12 @@ impl Unnamed<'_, '_, '_> {
         }
         if line.violation {
             findings.push(
-                fail(Rule::V12, "a violation stands in the list that has no record")
-                    .at_index(index)
-                    .at_path(path),
+                fail(
+                    Rule::Violations,
+                    "a violation stands in the list that has no record",
+                )
+                .at_index(index)
+                .at_path(path),
             );
         }
         late.unattributed(index, line);

@@ -3,10 +3,9 @@
 //! Counters are compared by their difference: for a key outside of the endorsement hierarchy the TPM adds a constant
 //! to them (TPM 2.0 Part 1, "Attestation"), which cancels as long as the key is the same one.
 
-use super::{
-    context::NodeState,
-    finding::{Finding, Findings, Rule, Subject},
-};
+use crate::inputs::context::NodeState;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::rules::Rule;
 
 /// The longest time by which a TPM's clock may go back at an unorderly shutdown, milliseconds: TPM 2.0 Part 1, "Clock":
 /// it is written to non-volatile memory at least every 2^22 ms.
@@ -60,7 +59,7 @@ pub(crate) fn check(
     findings: &mut Findings,
     notes: &mut Vec<String>,
 ) -> Relation {
-    let fail = |text: String| Finding::fail(Rule::V7, Subject::Node, text);
+    let fail = |text: String| Finding::fail(Rule::History, Subject::Node, text);
     let Some(before) = before else {
         notes.push("first evidence of this node: nothing to compare its counters with".into());
         return Relation::First;

@@ -3,12 +3,11 @@
 //! Promise: a thing is said once for each path and content, however often it was used; what fails and has no content (a
 //! violation, a suspect process) is said each time, for each is a finding of its own. Not here: what is accepted.
 
-use super::{
-    finding::{Finding, Findings, Rule, Severity, Subject},
-    verdict::{Deviation, SeenFile},
-};
 use crate::accept::names_content;
-use cgpath_evidence::{Digest, PartitionKey, PodLoss, Provenance, merkle::Hash};
+use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::results::verdict::{Deviation, SeenFile};
+use crate::rules::Rule;
+use cgpath_evidence::{Digest, PartitionKey, PodLoss, merkle::Hash};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
 use std::{collections::HashSet, hash::BuildHasher};
@@ -163,7 +162,7 @@ impl Tally {
         let (uses, files) = (self.deviations.excluded, self.excluded_files);
         let finding = || {
             Finding::tolerated(
-                rule_of(key),
+                Rule::of_contents(key),
                 Subject::Partition(key),
                 format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
             )
@@ -184,55 +183,14 @@ impl Tally {
         }
     }
 
-    /// What is to be said of what was not recorded. A pod's loss is the pod's alone. Nobody else has a budget: what says so was not
-    /// made by our programs.
-    pub(crate) fn loss(&self, key: PartitionKey) -> Option<Finding> {
-        let (loss, seq) = self.lost?;
-        let (subject, text) = match key {
-            PartitionKey::Pod(_) => (
-                Subject::Partition(key),
-                "the pod did more than its budget lets the node record, so what it ran is not all known: restart the pod, or raise \
-                 [budget] of cgpathd.toml",
-            ),
-            _ => (
-                Subject::Node,
-                "records were dropped for a budget, outside of all pods",
-            ),
-        };
-        let seconds = |ns: u64| format!("{}.{:03} s", ns / 1_000_000_000, ns / 1_000_000 % 1000);
-        let finding = Finding::fail(Rule::V6, subject, text).at_seq(seq).found(format!(
-            "not recorded: {} executions, {} mappings, {} denials, {} entries that the list had, or more; the first {} after the boot, the last {}",
-            loss.executions,
-            loss.mappings,
-            loss.denials,
-            loss.repeats,
-            seconds(loss.first_ns),
-            seconds(loss.last_ns),
-        ));
-        Some(finding.resting_on(Provenance::Observed))
+    /// What was not recorded of it, with the number of the record that says so.
+    pub(crate) fn unrecorded(&self) -> Option<(PodLoss, u64)> {
+        self.lost
     }
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
         let files: usize = self.files.iter().map(|file| file.path.len() + 200).sum();
         files + self.said.len() * 48
-    }
-}
-
-/// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).
-pub(crate) fn unhashed(error: i32) -> String {
-    let why = match error {
-        -27 => ": longer than any file that the node hashes (bpf.max_hash_mib)",
-        -66 => ": where a server answers for the file, which the node does not wait for (bpf.hash_served)",
-        _ => "",
-    };
-    format!("no hash, error {error}{why}")
-}
-
-/// The rule that what a partition uses is judged by.
-pub(crate) fn rule_of(key: PartitionKey) -> Rule {
-    match key {
-        PartitionKey::Pod(_) => Rule::V9,
-        PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => Rule::V11,
     }
 }

@@ -25,11 +25,9 @@
 //! `accepted`, `fail`; `subject`:
 //! `node`, `host`, `boot`, `unattributed` or a pod's UID; `provenance`: `attested`, `observed`, `enriched`.
 
-use super::{
-    context::NodeState,
-    finding::{Finding, Severity},
-};
 use crate::accept::AcceptedNote;
+use crate::inputs::context::NodeState;
+use crate::results::finding::{Finding, Severity};
 use crate::text::{escape, utc};
 use cgpath_evidence::{Digest, PodUid, Provenance, Tier, merkle::Hash, record::lossy_path, serde_bytes_hex};
 use serde::{Deserialize, Serialize};

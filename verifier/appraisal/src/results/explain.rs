@@ -3,13 +3,13 @@
 //! Pure, and no judge: it looks up what the verdict rests on, and says what it cannot find. Not here: whether that is to be
 //! believed (the rules).
 
-use super::coverage;
-use super::finding::{Finding, Findings};
-use super::quote;
-use super::round::Round;
-use super::view;
-use super::{Context, Subject, Verdict};
 use crate::accept;
+use crate::inputs::context::Context;
+use crate::inputs::decoded;
+use crate::inputs::round::Round;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::results::verdict::Verdict;
+use crate::rules::{v01_quote, v02_coverage};
 use crate::text::{escape, utc};
 use cgpath_evidence::{
     Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest,
@@ -35,7 +35,7 @@ pub fn explain(
     context: &Context,
 ) -> Vec<Step> {
     let mut steps = vec![of_verdict(finding, verdict), of_finding(finding)];
-    let view = view::view(&Round::from(evidence));
+    let view = decoded::view(&Round::from(evidence));
     let lines = view.lines.as_slice();
     let record = finding.seq.and_then(|seq| find(evidence, seq));
     if finding.seq.is_some() || finding.index.is_none() {
@@ -59,10 +59,10 @@ pub fn explain(
         .collect();
     steps.push(of_checkpoint(index, finding.seq, &checkpoints, lines));
     let mut ignored = Findings::default();
-    let quoted = quote::check(&evidence.quote, evidence.registers(), context, &mut ignored);
+    let quoted = v01_quote::check(&evidence.quote, evidence.registers(), context, &mut ignored);
     let covered = quoted
         .as_ref()
-        .and_then(|q| coverage::step(&view, None, q, policy, &mut ignored));
+        .and_then(|q| v02_coverage::step(&view, None, q, policy, &mut ignored));
     steps.push(Step {
         what: "register",
         lines: match &covered {
@@ -89,7 +89,7 @@ pub fn explain(
     steps.push(of_quote(evidence));
     steps.push(Step {
         what: "key",
-        lines: vec![match quote::key_name(&evidence.quote.ak) {
+        lines: vec![match v01_quote::key_name(&evidence.quote.ak) {
             Ok(name) => format!("{} signed it", hex::encode(name)),
             Err(error) => format!("the key that came with the quote cannot be read: {error}"),
         }],
@@ -184,7 +184,7 @@ fn of_record(finding: &Finding, found: Option<(PartitionKey, usize, &Record)>) -
     }
 }
 
-fn of_entry(index: Option<usize>, lines: &[view::Line]) -> Step {
+fn of_entry(index: Option<usize>, lines: &[decoded::Line]) -> Step {
     let text = match index.map(|index| (index, lines.get(index))) {
         None => vec!["none: IMA added no entry for this, or the finding is about no file".into()],
         Some((index, None)) => vec![format!("{index} is not in this list")],
@@ -211,7 +211,7 @@ fn of_checkpoint(
     index: Option<usize>,
     seq: Option<u64>,
     checkpoints: &[SealedCheckpoint],
-    lines: &[view::Line],
+    lines: &[decoded::Line],
 ) -> Step {
     let sealed = seq.and_then(|seq| checkpoints.iter().find(|c| c.checkpoint.last_seq >= seq));
     let settled = index.and_then(|i| checkpoints.iter().find(|c| c.checkpoint.settled > i as u64));

@@ -3,70 +3,11 @@
 //! Promises: every finding names its rule and its subject; a [`Severity::Fail`] makes that subject untrusted, nothing
 //! else does. Not here: how findings are reached (one module for each group of rules).
 
-use crate::accept::Acceptances;
+use crate::rules::Rule;
 use crate::text::{escape, foreign};
 use cgpath_evidence::{PartitionKey, Provenance, record::lossy_path};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// The rules of a verifier. docs/spec/rules.md has the text of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Rule {
-    /// The quote: format, key, signature, nonce.
-    V1,
-    /// The list replays to the quoted register.
-    V2,
-    /// The template is the pinned one.
-    V3,
-    /// Checkpoints: anchored, signed, one unbroken chain, fresh, and coverage never shrinks.
-    V4,
-    /// Records join entries, entries have records, sealed records are all there.
-    V5,
-    /// Losses and blind checkpoints.
-    V6,
-    /// Resets, restarts, clock and boot id never go back.
-    V7,
-    /// Every pod is known.
-    V8,
-    /// A pod's own files are those its policy accepts; an untrusted pod leaves the rest as it is.
-    V9,
-    /// The boot log.
-    V10,
-    /// The collector, the IMA policy, `host` and `boot`.
-    V11,
-    /// Violations.
-    V12,
-    /// Whatever is absent fails.
-    V13,
-    /// Nobody touches the collector's own parts.
-    V14,
-}
-
-impl Rule {
-    /// All rules in order.
-    pub const ALL: [Rule; 14] = [
-        Rule::V1,
-        Rule::V2,
-        Rule::V3,
-        Rule::V4,
-        Rule::V5,
-        Rule::V6,
-        Rule::V7,
-        Rule::V8,
-        Rule::V9,
-        Rule::V10,
-        Rule::V11,
-        Rule::V12,
-        Rule::V13,
-        Rule::V14,
-    ];
-}
-
-impl core::fmt::Display for Rule {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        core::fmt::Debug::fmt(self, f)
-    }
-}
 
 /// What follows from a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,7 +17,7 @@ pub enum Severity {
     Note,
     /// Would fail, but the policy tolerates it by a key of its own.
     Tolerated,
-    /// Would fail, but somebody accepted it for a time: see [`crate::accept`].
+    /// Would fail, but somebody accepted it for a time: see `accept`.
     Accepted,
     /// The subject is untrusted.
     Fail,
@@ -283,10 +224,9 @@ impl Findings {
         self.kept.iter().any(|f| f.severity == Severity::Fail) || self.counts.iter().any(is_over)
     }
 
-    /// What somebody accepted fails no more. What could not be kept still does: nobody can have accepted it.
-    pub(crate) fn accept(&mut self, accepted: &Acceptances<'_>) {
-        let kept = core::mem::take(&mut self.kept);
-        self.kept = kept.into_iter().map(|finding| accepted.apply(finding)).collect();
+    /// Each finding becomes what `change` makes of it. What could not be kept stays as it was.
+    pub(crate) fn map(&mut self, change: impl FnMut(Finding) -> Finding) {
+        self.kept = core::mem::take(&mut self.kept).into_iter().map(change).collect();
     }
 
     /// The findings in the order in which they were made, and what could not be kept.

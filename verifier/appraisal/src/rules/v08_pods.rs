@@ -1,0 +1,193 @@
+//! V8: every pod is known to the policy, and pods that are older than the collector are reported as such; and the verdict on
+//! each pod from all that was found of it.
+//!
+//! Promise: a pod that no policy knows is the node's failure too, by name. Not here: what was found (see `v09_contents`,
+//! `v06_losses`, `v12_violations`).
+
+use crate::accept::Acceptances;
+use crate::results::finding::{Finding, Findings, Subject};
+use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State};
+use crate::rules::partition::{Deviations, Tally};
+use crate::rules::v09_contents::Judged;
+use crate::rules::{Rule, v06_losses};
+use cgpath_evidence::{PartitionKey, PodInfo, PodUid, Provenance};
+use cgpath_policy::{Policy, PredatingPods};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the verdict on pods needs beside what they used.
+pub(crate) struct Names<'a> {
+    pub told: &'a [PodInfo],
+    pub predating: &'a [PodUid],
+    pub provenance: Provenance,
+    pub policy: &'a Policy,
+    pub accepted: &'a Acceptances<'a>,
+}
+
+/// What the judgement of all partitions gave.
+pub(crate) struct Concluded {
+    pub pods: Vec<PodVerdict>,
+    pub suspect: u64,
+    pub learned: bool,
+    /// Of `host`, `boot` and `unattributed`.
+    pub node: Listed,
+}
+
+impl Judged {
+    /// The verdicts on all pods, and what is to be said of the other partitions. `late` stands for those partitions that
+    /// have pending entries.
+    pub(crate) fn conclude(
+        &self,
+        late: &BTreeMap<PartitionKey, Tally>,
+        names: &Names<'_>,
+        findings: &mut Findings,
+    ) -> Concluded {
+        let keys: BTreeSet<PartitionKey> = self.tallies.keys().chain(late.keys()).copied().collect();
+        let tally = |key: PartitionKey| late.get(&key).or_else(|| self.tallies.get(&key));
+        let predating: BTreeSet<PodUid> = names.predating.iter().copied().collect();
+        let mut uids = predating.clone();
+        uids.extend(keys.iter().filter_map(|key| match key {
+            PartitionKey::Pod(uid) => Some(*uid),
+            _ => None,
+        }));
+        let all = || keys.iter().filter_map(|key| tally(*key));
+        let mut concluded = Concluded {
+            pods: Vec::new(),
+            suspect: all().map(|t| t.suspect).sum(),
+            learned: all().any(|t| t.learned),
+            node: Listed::default(),
+        };
+        let unseen = Tally::default();
+        for uid in uids {
+            let tally = tally(PartitionKey::Pod(uid)).unwrap_or(&unseen);
+            let predates = predating.contains(&uid);
+            concluded.pods.push(pod(names, uid, tally, predates, findings));
+        }
+        for key in keys.iter().filter(|key| !matches!(key, PartitionKey::Pod(_))) {
+            let Some(tally) = tally(*key) else { continue };
+            findings.absorb(&tally.findings);
+            findings.absorb(&tally.changed);
+            findings.extend(tally.excluded(*key));
+            findings.extend(
+                tally
+                    .unrecorded()
+                    .map(|lost| v06_losses::of_partition(*key, lost)),
+            );
+            concluded.node.add(&tally.deviations);
+        }
+        findings.absorb(&self.malformed);
+        concluded
+    }
+}
+
+/// Deviations as a verdict lists them.
+#[derive(Default)]
+pub(crate) struct Listed {
+    pub fnf: Vec<Deviation>,
+    pub filehash_err: Vec<Deviation>,
+    pub left_out: LeftOut,
+    pub excluded: u64,
+}
+
+impl Listed {
+    fn add(&mut self, deviations: &Deviations) {
+        let left_out = &mut self.left_out;
+        list(&mut self.fnf, &deviations.fnf, &mut left_out.fnf);
+        list(
+            &mut self.filehash_err,
+            &deviations.filehash_err,
+            &mut left_out.filehash_err,
+        );
+        self.excluded += deviations.excluded;
+    }
+}
+
+/// Adds to a verdict's list as many as it may have, and counts the others.
+fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
+    let (some, others) = all.split_at(all.len().min(MAX_LISTED.saturating_sub(listed.len())));
+    listed.extend_from_slice(some);
+    *left_out += others.len() as u64;
+}
+
+/// The verdict on one pod. An unknown one is the node's failure too, by name.
+fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
+    let known = names.policy.pods.get(&uid);
+    let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
+    let undashed = tally.undashed.unwrap_or_else(in_policy);
+    let told = names
+        .told
+        .iter()
+        .find(|p| p.uid == uid)
+        .map(|p| format!("{}/{}", p.namespace, p.name));
+    let key = PartitionKey::Pod(uid);
+    let subject = Subject::Partition(key);
+    let mut own = tally.findings.clone();
+    own.absorb(&tally.changed);
+    own.extend(tally.excluded(key));
+    own.extend(tally.unrecorded().map(|lost| v06_losses::of_partition(key, lost)));
+    own.extend(tally.opaque());
+    let provenance = names.provenance;
+    if known.is_none() {
+        let called = told
+            .as_ref()
+            .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
+        findings.push(
+            Finding::fail(
+                Rule::KnownPods,
+                Subject::Node,
+                format!("pod {}{called} is in no policy", uid.shown(undashed)),
+            )
+            .found(uid)
+            .resting_on(provenance),
+        );
+        own.push(Finding::fail(Rule::KnownPods, subject, "no policy knows this pod").resting_on(provenance));
+    }
+    let mut waits = false;
+    if predates && known.is_some() {
+        match names.policy.file.predating_pods {
+            PredatingPods::Report => waits = true,
+            PredatingPods::Trust => own.push(Finding::tolerated(
+                Rule::KnownPods,
+                subject,
+                "the pod is older than the collector; judged by what was seen since, as the policy says",
+            )),
+            PredatingPods::Untrust => {
+                own.push(Finding::fail(
+                    Rule::KnownPods,
+                    subject,
+                    "the pod is older than the collector, which the policy does not accept",
+                ));
+            }
+        }
+    }
+    names.accepted.apply_to(&mut own);
+    let fails = own.has_failure();
+    let state = match (known.is_some(), fails, waits) {
+        (false, ..) => State::Unknown,
+        (true, true, _) => State::Untrusted,
+        (true, false, true) => State::PredatesCollector,
+        (true, false, false) => State::Trusted,
+    };
+    let mut listed = Listed::default();
+    listed.add(&tally.deviations);
+    let mut files = Vec::new();
+    list(&mut files, &tally.files, &mut listed.left_out.files);
+    PodVerdict {
+        uid,
+        undashed,
+        name: known.map(|k| k.pod.name.clone()),
+        told,
+        state,
+        charged: fails,
+        entries: tally.entries,
+        executions: tally.executions,
+        suspect: tally.suspect,
+        provenance,
+        learned: tally.learned,
+        files,
+        fnf: listed.fnf,
+        filehash_err: listed.filehash_err,
+        left_out: listed.left_out,
+        excluded: listed.excluded,
+        findings: own.into_vec(),
+    }
+}
