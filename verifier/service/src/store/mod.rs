@@ -10,37 +10,39 @@
 
 mod changes;
 mod deltas;
+mod files;
+mod nodes;
 mod policies;
 mod refusals;
 mod retention;
+mod verdicts;
 mod waivers;
 
 pub use changes::KEEP_CHANGES;
 pub use deltas::parts_of;
+pub use files::{KeptEvidence, lock_file, private_file, sync_dir};
+pub use nodes::{Node, Round, valid_name};
 pub use policies::kept_references;
 pub use refusals::Refusal;
 pub use retention::Limits;
+pub use verdicts::{Commit, StoredVerdict};
 pub use waivers::{Change, Forgotten, Past, Rejudged};
 
-use crate::changes::StateChange;
 use changes::CHANGES;
 use deltas::{MIGRATION_3, PARTS};
+use files::EVIDENCE;
 use refusals::REFUSALS;
 use retention::KEPT;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use rusqlite::{Connection, OptionalExtension};
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The database's file in the store's directory.
 const DATABASE: &str = "store.db";
-/// The folder of evidence files in the store's directory.
-const EVIDENCE: &str = "evidence";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
@@ -190,117 +192,11 @@ pub enum StoreError {
     Conflict,
 }
 
-/// A node as it was enrolled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// Its name; see [`valid_name`].
-    pub name: String,
-    /// TPM Name of the attestation key, lower-case hex.
-    pub ak_name: String,
-    /// TPMT_PUBLIC of the attestation key, where a file was given at enrolment.
-    pub ak_public: Option<Vec<u8>>,
-    /// Absolute path of the policy file: the copy in the store, or in one that an earlier version made, the file itself.
-    pub policy: PathBuf,
-    /// What it is a copy of.
-    pub policy_source: Option<PathBuf>,
-    /// Digest of the policy as it was enrolled.
-    pub policy_digest: String,
-    /// When it was enrolled, in unix seconds.
-    pub added: u64,
-    /// Since when nothing is taken of it, in unix seconds.
-    pub stopped: Option<u64>,
-}
-
-/// What the next round of a node starts from.
-#[derive(Debug, Clone)]
-pub struct Round {
-    /// The enrolment.
-    pub node: Node,
-    /// What the last round left; `None` before the first.
-    pub state: Option<Vec<u8>>,
-    /// The evidence that left it, SHA-256 in hex; `None`: the next round must send everything.
-    pub base: Option<String>,
-    /// To be given back in [`Commit::version`].
-    pub version: i64,
-}
-
-/// One round to be kept.
-#[derive(Debug)]
-pub struct Commit<'a> {
-    /// The node.
-    pub node: &'a str,
-    /// [`Round::version`] that the appraisal started from.
-    pub version: i64,
-    /// When, in unix seconds.
-    pub time: u64,
-    /// Whether the node and all its pods are trusted.
-    pub trusted: bool,
-    /// The nonce that was answered.
-    pub nonce: &'a [u8],
-    /// When it expires, in unix seconds.
-    pub nonce_expires: u64,
-    /// Digest of the policy that was applied.
-    pub policy_digest: &'a str,
-    /// The evidence; see [`Store::keep_evidence`].
-    pub evidence: &'a KeptEvidence,
-    /// Where it is a part: the evidence that it follows, SHA-256 in hex.
-    pub follows: Option<&'a str>,
-    /// The verdict as JSON.
-    pub verdict: &'a str,
-    /// What the next round starts from; `None` leaves what the last one left.
-    pub state: Option<&'a [u8]>,
-    /// What is another state than in the node's last verdict.
-    pub changes: &'a [StateChange],
-}
-
-/// Evidence that is on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptEvidence {
-    /// SHA-256, hex; also the file's name.
-    pub sha256: String,
-    /// Bytes.
-    pub len: u64,
-}
-
-/// A verdict as it was kept.
-#[derive(Debug, Clone, Serialize)]
-pub struct StoredVerdict {
-    /// Rises with every verdict of the store.
-    pub id: i64,
-    /// The node.
-    pub node: String,
-    /// When, in unix seconds.
-    pub time: u64,
-    /// Whether the node and all its pods are trusted.
-    pub trusted: bool,
-    /// The nonce that was answered.
-    #[serde(with = "cgpath_evidence::serde_bytes_hex")]
-    pub nonce: Vec<u8>,
-    /// Digest of the policy that was applied.
-    pub policy_digest: String,
-    /// SHA-256 of the evidence, hex.
-    pub evidence: String,
-    /// Whether the evidence is still on disk.
-    pub evidence_kept: bool,
-    /// The verdict.
-    pub verdict: Box<serde_json::value::RawValue>,
-}
-
 /// The store in one directory.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     connection: Mutex<Connection>,
-}
-
-/// Whether `name` can name a node: 1 to 253 of `A-Z a-z 0-9 . _ -`, the first one a letter or a digit.
-pub fn valid_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    (1..=253).contains(&bytes.len())
-        && bytes[0].is_ascii_alphanumeric()
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
 impl Store {
@@ -440,330 +336,6 @@ impl Store {
     pub fn set_stale_after(&self, seconds: u64) -> Result<(), StoreError> {
         self.set_meta(STALE_AFTER, &seconds.to_string())
     }
-
-    /// Enrols a node. With `replace`, a node of that name gets the new key and policy; its verdicts stay, and so does
-    /// its state while the key is the same (another key is another machine, its counters do not compare).
-    ///
-    /// # Errors
-    /// [`StoreError::NodeExists`] without `replace`; [`StoreError::Database`].
-    pub fn add_node(&self, node: &Node, replace: bool) -> Result<(), StoreError> {
-        let policy = text(self.relative(&node.policy))?;
-        let source = node.policy_source.as_deref().map(text).transpose()?;
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let old: Option<String> = transaction
-            .query_row("SELECT ak_name FROM nodes WHERE name = ?1", [&node.name], |r| {
-                r.get(0)
-            })
-            .optional()?;
-        match old {
-            None => {
-                transaction.execute(
-                    "INSERT INTO nodes (name, ak_name, ak_public, policy, policy_digest, added, version, policy_source)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    params![
-                        node.name,
-                        node.ak_name,
-                        node.ak_public,
-                        policy,
-                        node.policy_digest,
-                        signed(node.added),
-                        // Random, so that a node that was removed and added again is not taken for the old one.
-                        random_version()?,
-                        source,
-                    ],
-                )?;
-            }
-            Some(_) if !replace => return Err(StoreError::NodeExists(node.name.clone())),
-            Some(old) => {
-                transaction.execute(
-                    "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
-                     version = version + 1, state = CASE WHEN ?7 THEN state ELSE NULL END,
-                     base = CASE WHEN ?7 THEN base ELSE NULL END, policy_source = ?8 WHERE name = ?1",
-                    params![
-                        node.name,
-                        node.ak_name,
-                        node.ak_public,
-                        policy,
-                        node.policy_digest,
-                        signed(node.added),
-                        old == node.ak_name,
-                        source,
-                    ],
-                )?;
-            }
-        }
-        Ok(transaction.commit()?)
-    }
-
-    /// Removes a node, its state, its verdicts and their evidence.
-    ///
-    /// # Errors
-    /// [`StoreError::UnknownNode`], [`StoreError::Database`], [`StoreError::Io`].
-    pub fn remove_node(&self, name: &str) -> Result<(), StoreError> {
-        let files = {
-            let mut connection = self.connection();
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let files: Vec<String> = transaction
-                .prepare("SELECT evidence FROM verdicts WHERE node = ?1 AND evidence_kept = 1")?
-                .query_map([name], |r| r.get(0))?
-                .collect::<Result<_, _>>()?;
-            if transaction.execute("DELETE FROM nodes WHERE name = ?1", [name])? == 0 {
-                return Err(StoreError::UnknownNode(name.to_owned()));
-            }
-            transaction.commit()?;
-            files
-        };
-        self.delete_evidence(files)
-    }
-
-    /// All nodes by name.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn nodes(&self) -> Result<Vec<Node>, StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(&format!("SELECT {NODE} FROM nodes ORDER BY name"))?;
-        let rows = statement.query_map([], |row| read_node(row, &self.dir))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// One node.
-    ///
-    /// # Errors
-    /// [`StoreError::UnknownNode`], [`StoreError::Database`].
-    pub fn node(&self, name: &str) -> Result<Node, StoreError> {
-        self.round(name).map(|round| round.node)
-    }
-
-    /// One node and what its next round starts from.
-    ///
-    /// # Errors
-    /// [`StoreError::UnknownNode`], [`StoreError::Database`].
-    pub fn round(&self, name: &str) -> Result<Round, StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(&format!(
-            "SELECT {NODE}, state, base, version FROM nodes WHERE name = ?1"
-        ))?;
-        let round = statement
-            .query_row([name], |row| {
-                Ok(Round {
-                    node: read_node(row, &self.dir)?,
-                    state: row.get("state")?,
-                    base: row.get("base")?,
-                    version: row.get("version")?,
-                })
-            })
-            .optional()?;
-        round.ok_or_else(|| StoreError::UnknownNode(name.to_owned()))
-    }
-
-    /// Whether `nonce` was answered, or is older than what this store remembers of such.
-    ///
-    /// # Errors
-    /// [`StoreError::NonceUsed`], [`StoreError::NonceExpired`], [`StoreError::Database`].
-    pub fn check_nonce(&self, nonce: &[u8], expires: u64) -> Result<(), StoreError> {
-        nonce_is_fresh(&self.connection(), nonce, expires)
-    }
-
-    /// Puts evidence on disk: complete, synced, under its own hash. Before [`Store::commit`], which makes it count.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn keep_evidence(&self, bytes: &[u8]) -> Result<KeptEvidence, StoreError> {
-        let sha256 = hex::encode(Sha256::digest(bytes));
-        let folder = self.dir.join(EVIDENCE);
-        put(&folder.join(format!("{sha256}.cbor")), bytes)?;
-        sync_dir(&folder)?;
-        Ok(KeptEvidence {
-            sha256,
-            len: bytes.len() as u64,
-        })
-    }
-
-    /// The file of evidence, whole or a part.
-    fn evidence_file(&self, sha256: &str) -> Result<Vec<u8>, StoreError> {
-        let path = self.evidence_path(sha256);
-        fs::read(&path).map_err(|error| StoreError::Io { path, error })
-    }
-
-    /// Where the evidence of a verdict lies.
-    pub fn evidence_path(&self, sha256: &str) -> PathBuf {
-        self.dir.join(EVIDENCE).join(format!("{sha256}.cbor"))
-    }
-
-    /// Keeps a round: verdict, state and nonce, all or nothing. Gives the verdict's id.
-    ///
-    /// # Errors
-    /// [`StoreError::NonceUsed`], [`StoreError::NonceExpired`], [`StoreError::UnknownNode`]; [`StoreError::Conflict`]
-    /// if the node changed since [`Store::round`]; [`StoreError::Database`].
-    pub fn commit(&self, commit: &Commit<'_>) -> Result<i64, StoreError> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        nonce_is_fresh(&transaction, commit.nonce, commit.nonce_expires)?;
-        let before: Option<Option<Vec<u8>>> = transaction
-            .query_row("SELECT state FROM nodes WHERE name = ?1", [commit.node], |r| {
-                r.get(0)
-            })
-            .optional()?;
-        let before = before.flatten();
-        let changed = transaction.execute(
-            "UPDATE nodes SET state = coalesce(?3, state), base = iif(?3 IS NULL, base, ?4), version = version + 1
-             WHERE name = ?1 AND version = ?2 AND stopped IS NULL",
-            params![commit.node, commit.version, commit.state, commit.evidence.sha256],
-        )?;
-        if changed == 0 {
-            let there = transaction
-                .query_row("SELECT 1 FROM nodes WHERE name = ?1", [commit.node], |_| Ok(()))
-                .optional()?;
-            return Err(match there {
-                Some(()) => StoreError::Conflict,
-                None => StoreError::UnknownNode(commit.node.to_owned()),
-            });
-        }
-        transaction.execute(
-            "INSERT INTO verdicts
-             (node, time, trusted, nonce, policy_digest, evidence, evidence_len, evidence_kept, verdict, state_before)
-             VALUES (:node, :time, :trusted, :nonce, :policy, :evidence, :len, 1, :verdict, :before)",
-            named_params! {
-                ":node": commit.node,
-                ":time": signed(commit.time),
-                ":trusted": commit.trusted,
-                ":nonce": commit.nonce,
-                ":policy": commit.policy_digest,
-                ":evidence": commit.evidence.sha256,
-                ":len": signed(commit.evidence.len),
-                ":verdict": commit.verdict,
-                ":before": before,
-            },
-        )?;
-        let id = transaction.last_insert_rowid();
-        if let Some(base) = commit.follows {
-            deltas::insert(&transaction, &commit.evidence.sha256, base)?;
-        }
-        transaction.execute(
-            "INSERT INTO used_nonces (nonce, expires) VALUES (?1, ?2)",
-            params![commit.nonce, signed(commit.nonce_expires)],
-        )?;
-        changes::keep(&transaction, commit.node, commit.time, "evidence", commit.changes)?;
-        transaction.commit()?;
-        Ok(id)
-    }
-
-    /// The last verdict of a node.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn last_verdict(&self, node: &str) -> Result<Option<StoredVerdict>, StoreError> {
-        Ok(self.history(node, 1, None)?.pop())
-    }
-
-    /// At most `limit` verdicts of a node, the newest first; with `before`, only those with a smaller id.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn history(
-        &self,
-        node: &str,
-        limit: u32,
-        before: Option<i64>,
-    ) -> Result<Vec<StoredVerdict>, StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(&format!(
-            "SELECT {VERDICT} FROM verdicts WHERE node = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
-        ))?;
-        let rows = statement.query_map(params![node, before.unwrap_or(i64::MAX), limit], read_verdict)?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// The first verdict with an id above `after`, of `node` where one is named.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn next_verdict(&self, after: i64, node: Option<&str>) -> Result<Option<StoredVerdict>, StoreError> {
-        let connection = self.connection();
-        let only = if node.is_some() {
-            "node = ?2 AND"
-        } else {
-            "?2 IS NULL AND"
-        };
-        let mut statement = connection.prepare_cached(&format!(
-            "SELECT {VERDICT} FROM verdicts WHERE {only} id > ?1 ORDER BY id LIMIT 1"
-        ))?;
-        Ok(statement
-            .query_row(params![after, node], read_verdict)
-            .optional()?)
-    }
-
-    /// The verdict about the answer to this nonce.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn verdict_by_nonce(&self, nonce: &[u8]) -> Result<Option<StoredVerdict>, StoreError> {
-        let connection = self.connection();
-        let mut statement =
-            connection.prepare_cached(&format!("SELECT {VERDICT} FROM verdicts WHERE nonce = ?1"))?;
-        Ok(statement.query_row([nonce], read_verdict).optional()?)
-    }
-}
-
-const VERDICT: &str = "id, node, time, trusted, nonce, policy_digest, evidence, evidence_kept, verdict";
-
-fn read_verdict(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredVerdict> {
-    let verdict: String = row.get("verdict")?;
-    Ok(StoredVerdict {
-        id: row.get("id")?,
-        node: row.get("node")?,
-        time: unsigned(row.get("time")?),
-        trusted: row.get("trusted")?,
-        nonce: row.get("nonce")?,
-        policy_digest: row.get("policy_digest")?,
-        evidence: row.get("evidence")?,
-        evidence_kept: row.get("evidence_kept")?,
-        verdict: raw_json(8, verdict)?,
-    })
-}
-
-/// A column that holds JSON.
-fn raw_json(column: usize, text: String) -> rusqlite::Result<Box<serde_json::value::RawValue>> {
-    serde_json::value::RawValue::from_string(text).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
-    })
-}
-
-const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped, policy_source";
-
-fn read_node(row: &rusqlite::Row<'_>, dir: &Path) -> rusqlite::Result<Node> {
-    Ok(Node {
-        name: row.get("name")?,
-        ak_name: row.get("ak_name")?,
-        ak_public: row.get("ak_public")?,
-        policy: dir.join(row.get::<_, String>("policy")?),
-        policy_source: row.get::<_, Option<String>>("policy_source")?.map(PathBuf::from),
-        policy_digest: row.get("policy_digest")?,
-        added: unsigned(row.get("added")?),
-        stopped: row.get::<_, Option<i64>>("stopped")?.map(unsigned),
-    })
-}
-
-fn nonce_is_fresh(connection: &Connection, nonce: &[u8], expires: u64) -> Result<(), StoreError> {
-    let used = connection
-        .query_row("SELECT 1 FROM used_nonces WHERE nonce = ?1", [nonce], |_| Ok(()))
-        .optional()?;
-    if used.is_some() {
-        return Err(StoreError::NonceUsed);
-    }
-    let forgotten: Option<i64> = connection
-        .query_row(
-            "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'nonces-forgotten'",
-            [],
-            |r| r.get(0),
-        )
-        .optional()?;
-    match forgotten {
-        Some(mark) if expires <= unsigned(mark) => Err(StoreError::NonceExpired),
-        _ => Ok(()),
-    }
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -776,71 +348,6 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     // Nothing that stands in the file can run code or reach other files.
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
-}
-
-/// Writes a file, complete and synced, in place of one that is there. What it holds follows from its name, so that two who do it
-/// at the same time do the same.
-fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let partial = path.with_extension(format!("{}.part", std::process::id()));
-    let write = || {
-        // What an earlier process of this id left is not ours to trust.
-        match fs::remove_file(&partial) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = private_file(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    write().map_err(|error| StoreError::Io {
-        path: path.to_owned(),
-        error,
-    })
-}
-
-/// A file that is there to be locked.
-///
-/// # Errors
-/// Those of the file system.
-pub fn lock_file(path: &Path) -> io::Result<fs::File> {
-    match private_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::File::open(path),
-        other => other,
-    }
-}
-
-/// A new file of mode 0600; an error where there is one.
-pub fn private_file(path: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Makes new names in `dir` survive a power cut.
-///
-/// # Errors
-/// [`StoreError::Io`].
-pub fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    fs::File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(|error| StoreError::Io {
-            path: dir.to_owned(),
-            error,
-        })
-}
-
-fn random_version() -> Result<i64, StoreError> {
-    use rand_core::{OsRng, RngCore};
-    let mut bytes = [0; 8];
-    OsRng.try_fill_bytes(&mut bytes).map_err(|e| StoreError::Io {
-        path: PathBuf::from("the system's random numbers"),
-        error: io::Error::other(e),
-    })?;
-    // Far from the end, so that it can be counted up.
-    Ok(i64::from_le_bytes(bytes) & 0x3fff_ffff_ffff_ffff)
 }
 
 fn text(path: &Path) -> Result<&str, StoreError> {

@@ -8,7 +8,8 @@
 //! Promises: a file is complete and synced before the policy's own is there; a policy is never changed in its place; files
 //! that many policies name are kept once. Not here: what a policy means.
 
-use super::{Store, StoreError, put, sync_dir};
+use super::files::{put, sync_dir};
+use super::{Store, StoreError};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

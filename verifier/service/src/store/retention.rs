@@ -3,7 +3,8 @@
 //! Promise: what a look costs grows with what came since the last one and with the evidence that is kept, not with the
 //! verdicts that are: a store may hold millions of them. Not here: how evidence hangs together (see `parts`).
 
-use super::{EVIDENCE, Store, StoreError, changes, deltas, signed, unsigned};
+use super::files::EVIDENCE;
+use super::{Store, StoreError, changes, deltas, signed, unsigned};
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::BTreeSet;
 use std::{fs, io};

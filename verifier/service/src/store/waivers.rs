@@ -4,7 +4,8 @@
 //! policy is the new one and a verdict the old one's. What a verdict said before stays, in `rejudged`.
 //! Not here: how evidence is judged (see `again`).
 
-use super::{Node, Store, StoreError, changes, raw_json, signed, text, unsigned};
+use super::verdicts::raw_json;
+use super::{Node, Store, StoreError, changes, signed, text, unsigned};
 use crate::changes::StateChange;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
