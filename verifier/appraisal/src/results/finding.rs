@@ -259,7 +259,7 @@ impl core::fmt::Display for Finding {
             Severity::Accepted => "accepted",
             Severity::Fail => "FAIL",
         };
-        write!(f, "{} {mark}: {}", self.rule, shown(&self.text))?;
+        write!(f, "{mark}: {} ({})", shown(&self.text), self.rule)?;
         if let Some(path) = &self.path {
             write!(f, "\n  path      {}", foreign(path))?;
         }
