@@ -13,7 +13,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::stages::Stages;
-use crate::world::{World, find_program};
+use crate::workspace::{Workspace, find_program};
 use crate::{help, shell};
 
 /// bpf-linker's version, which works with every LLVM that we can meet.
@@ -117,30 +117,32 @@ impl Toolchain {
     }
 
     /// Where its bpf-linker goes in the cache.
-    fn linker_root(&self, world: &World) -> PathBuf {
+    fn linker_root(&self, workspace: &Workspace) -> PathBuf {
         let llvm = match self {
             Self::Rustup { .. } => "rustup".to_owned(),
             Self::Debian { llvm, .. } => format!("llvm{llvm}"),
         };
-        world.cache.join(format!("tools/bpf-linker-{BPF_LINKER}-{llvm}"))
+        workspace
+            .cache
+            .join(format!("tools/bpf-linker-{BPF_LINKER}-{llvm}"))
     }
 
     /// Its bpf-linker, if it is there.
-    pub fn linker(&self, world: &World) -> Option<PathBuf> {
+    pub fn linker(&self, workspace: &Workspace) -> Option<PathBuf> {
         if let Some(path) = std::env::var_os("CGPATH_BPF_LINKER") {
             return Some(PathBuf::from(path)).filter(|path| path.is_file());
         }
-        Some(self.linker_root(world).join("bin/bpf-linker")).filter(|path| path.is_file())
+        Some(self.linker_root(workspace).join("bin/bpf-linker")).filter(|path| path.is_file())
     }
 
     /// Its bpf-linker, built when it is missing.
-    fn provide_linker(&self, world: &World, run: Runner) -> Result<PathBuf> {
-        if let Some(path) = self.linker(world) {
+    fn provide_linker(&self, workspace: &Workspace, run: Runner) -> Result<PathBuf> {
+        if let Some(path) = self.linker(workspace) {
             return Ok(path);
         }
-        let root = self.linker_root(world);
+        let root = self.linker_root(workspace);
         install(
-            world,
+            workspace,
             "bpf-linker",
             BPF_LINKER,
             &root,
@@ -160,7 +162,7 @@ impl Toolchain {
                 }
             },
         )?;
-        self.linker(world)
+        self.linker(workspace)
             .context("bpf-linker was installed and is not there")
     }
 }
@@ -239,9 +241,9 @@ fn installed(package: &str) -> bool {
 }
 
 /// Cargo as it runs this program, in the repository, with the environment that every build here shares.
-pub fn cargo(world: &World) -> Command {
+pub fn cargo(workspace: &Workspace) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(&world.root);
+    command.current_dir(&workspace.root);
     for name in inherited() {
         command.env_remove(name);
     }
@@ -258,15 +260,15 @@ fn inherited() -> impl Iterator<Item = std::ffi::OsString> {
 
 /// `cargo install` into the cache, compiled to be built fast: these tools run for seconds.
 fn install(
-    world: &World,
+    workspace: &Workspace,
     name: &str,
     version: &str,
     root: &Path,
     run: Runner,
     adapt: impl FnOnce(&mut Command),
 ) -> Result<()> {
-    let build = world.cache.join("tools/build").join(name);
-    let mut command = cargo(world);
+    let build = workspace.cache.join("tools/build").join(name);
+    let mut command = cargo(workspace);
     command
         .args(["install", name, "--version", version, "--locked", "--root"])
         .arg(root);
@@ -284,8 +286,8 @@ fn install(
 }
 
 /// cargo-deny, in the cache or in `PATH`, if it is there.
-pub fn cargo_deny(world: &World) -> Option<PathBuf> {
-    let cached = world
+pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
+    let cached = workspace
         .cache
         .join(format!("tools/cargo-deny-{CARGO_DENY}/bin/cargo-deny"));
     if cached.is_file() {
@@ -299,29 +301,29 @@ pub fn cargo_deny(world: &World) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn provide_cargo_deny(world: &World, run: Runner) -> Result<PathBuf> {
-    if let Some(path) = cargo_deny(world) {
+pub fn provide_cargo_deny(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
+    if let Some(path) = cargo_deny(workspace) {
         return Ok(path);
     }
-    let root = world.cache.join(format!("tools/cargo-deny-{CARGO_DENY}"));
-    install(world, "cargo-deny", CARGO_DENY, &root, run, |_| {})?;
-    cargo_deny(world).context("cargo-deny was installed and is not there")
+    let root = workspace.cache.join(format!("tools/cargo-deny-{CARGO_DENY}"));
+    install(workspace, "cargo-deny", CARGO_DENY, &root, run, |_| {})?;
+    cargo_deny(workspace).context("cargo-deny was installed and is not there")
 }
 
 /// Builds the eBPF object when it is stale, and gives its place.
 ///
 /// # Errors
 /// When the toolchain is missing or the build fails.
-pub fn ebpf(world: &World) -> Result<PathBuf> {
-    ebpf_by(world, &shell::run)
+pub fn ebpf(workspace: &Workspace) -> Result<PathBuf> {
+    ebpf_by(workspace, &shell::run)
 }
 
 /// The same, with the programs that it takes run by `run`.
 ///
 /// # Errors
 /// When the toolchain is missing or the build fails.
-pub fn ebpf_by(world: &World, run: Runner) -> Result<PathBuf> {
-    let object = world.bpf_object();
+pub fn ebpf_by(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
+    let object = workspace.bpf_object();
     if std::env::var_os("CGPATH_BPF_OBJECT").is_some() {
         if !object.is_file() {
             bail!("CGPATH_BPF_OBJECT: {} is not there", object.display());
@@ -329,10 +331,10 @@ pub fn ebpf_by(world: &World, run: Runner) -> Result<PathBuf> {
         return Ok(object);
     }
     let toolchain = Toolchain::choose()?;
-    let linker = toolchain.provide_linker(world, run)?;
+    let linker = toolchain.provide_linker(workspace, run)?;
     let linker_dir = linker.parent().context("bpf-linker has no directory")?;
-    let programs = world.root.join("ebpf/programs");
-    let target = world.target.join("ebpf");
+    let programs = workspace.root.join("ebpf/programs");
+    let target = workspace.target.join("ebpf");
     let mut command = match &toolchain {
         Toolchain::Rustup { name } => {
             let mut command = Command::new("rustup");
@@ -358,7 +360,7 @@ pub fn ebpf_by(world: &World, run: Runner) -> Result<PathBuf> {
         .current_dir(&programs)
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTFLAGS")
-        .env("CARGO_ENCODED_RUSTFLAGS", ebpf_flags(world).join("\u{1f}"))
+        .env("CARGO_ENCODED_RUSTFLAGS", ebpf_flags(workspace).join("\u{1f}"))
         .env("CARGO_TARGET_DIR", &target)
         .args([
             "build",
@@ -372,7 +374,7 @@ pub fn ebpf_by(world: &World, run: Runner) -> Result<PathBuf> {
     run("eBPF programs", &mut command)?;
     let built = target.join("bpfel-unknown-none/release/cgpath-bpf");
     let content = std::fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    let here = world.root.as_os_str().as_encoded_bytes();
+    let here = workspace.root.as_os_str().as_encoded_bytes();
     if content.windows(here.len()).any(|bytes| bytes == here) {
         bail!(
             "{} names the directory that it was built in: policies pin its digest, which must not depend on that",
@@ -390,7 +392,7 @@ pub fn ebpf_by(world: &World, run: Runner) -> Result<PathBuf> {
 
 /// rustc's flags for the eBPF programs: with BTF, and with no path of this machine in it, so that its digest, which
 /// policies pin, is the same wherever it is built.
-fn ebpf_flags(world: &World) -> Vec<String> {
+fn ebpf_flags(workspace: &Workspace) -> Vec<String> {
     let mut flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"]
         .map(str::to_owned)
         .to_vec();
@@ -402,8 +404,8 @@ fn ebpf_flags(world: &World) -> Vec<String> {
     let hidden = [
         (home("RUSTUP_HOME", ".rustup"), "rustup"),
         (home("CARGO_HOME", ".cargo"), "cargo"),
-        (Some(world.root.clone()), "ima-cgpath"),
-        (Some(world.target.clone()), "target"),
+        (Some(workspace.root.clone()), "ima-cgpath"),
+        (Some(workspace.target.clone()), "target"),
     ];
     for (path, shown) in hidden {
         if let Some(path) = path {
@@ -418,10 +420,10 @@ fn ebpf_flags(world: &World) -> Vec<String> {
 const PACKAGES: [&str; 6] = ["-p", "cgpath", "-p", "cgpathd", "-p", "vm-tests"];
 
 /// Cargo, to build some of those programs.
-fn host_programs(world: &World, names: &[&str]) -> Command {
-    let mut command = cargo(world);
+fn host_programs(workspace: &Workspace, names: &[&str]) -> Command {
+    let mut command = cargo(workspace);
     command
-        .env("CGPATH_BPF_OBJECT", world.bpf_object())
+        .env("CGPATH_BPF_OBJECT", workspace.bpf_object())
         .args(["build", "--locked"])
         .args(PACKAGES);
     for name in names {
@@ -434,17 +436,17 @@ fn host_programs(world: &World, names: &[&str]) -> Command {
 ///
 /// # Errors
 /// When one does not build.
-pub fn programs(world: &World, names: &[&str]) -> Result<()> {
-    shell::run(&names.join(", "), &mut host_programs(world, names))
+pub fn programs(workspace: &Workspace, names: &[&str]) -> Result<()> {
+    shell::run(&names.join(", "), &mut host_programs(workspace, names))
 }
 
 /// Builds the eBPF object, and some of those programs as they are shipped.
 ///
 /// # Errors
 /// When one does not build.
-pub fn optimised(world: &World, names: &[&str]) -> Result<()> {
-    ebpf(world)?;
-    let mut command = host_programs(world, names);
+pub fn optimised(workspace: &Workspace, names: &[&str]) -> Result<()> {
+    ebpf(workspace)?;
+    let mut command = host_programs(workspace, names);
     shell::run(
         &format!("{}, optimised", names.join(", ")),
         command.arg("--release"),
@@ -455,24 +457,24 @@ pub fn optimised(world: &World, names: &[&str]) -> Result<()> {
 ///
 /// # Errors
 /// When one does not build, or the guest's kernel or root cannot be had.
-pub fn demo(world: &World, stages: &Stages, prepare: &[OsString]) -> Result<()> {
+pub fn demo(workspace: &Workspace, stages: &Stages, prepare: &[OsString]) -> Result<()> {
     std::thread::scope(|scope| {
         let object = scope.spawn(|| {
             stages.run("eBPF object", || {
-                ebpf_by(world, &|name, command| stages.aside(name, command))
+                ebpf_by(workspace, &|name, command| stages.aside(name, command))
             })
         });
-        stages.run("cgpath and the demo", || programs(world, &["cgpath", "demo"]))?;
+        stages.run("cgpath and the demo", || programs(workspace, &["cgpath", "demo"]))?;
         let machine = scope.spawn(|| {
-            let mut command = Command::new(world.program("demo"));
+            let mut command = Command::new(workspace.program("demo"));
             command.arg("--prepare").args(prepare);
             stages.run("guest's kernel and root", || {
-                stages.aside("kernel and root", world.with_environment(&mut command))
+                stages.aside("kernel and root", workspace.with_environment(&mut command))
             })
         });
-        stages.run("guest's init", || guest(world))?;
+        stages.run("guest's init", || guest(workspace))?;
         joined(object)?;
-        stages.run("cgpathd", || programs(world, &["cgpathd"]))?;
+        stages.run("cgpathd", || programs(workspace, &["cgpathd"]))?;
         joined(machine)
     })
 }
@@ -488,27 +490,27 @@ pub fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 ///
 /// # Errors
 /// When one does not build.
-pub fn binaries(world: &World) -> Result<()> {
-    ebpf(world)?;
-    programs(world, &["cgpath", "cgpathd", "demo", "bench", "vm"])?;
-    guest(world)
+pub fn binaries(workspace: &Workspace) -> Result<()> {
+    ebpf(workspace)?;
+    programs(workspace, &["cgpath", "cgpathd", "demo", "bench", "vm"])?;
+    guest(workspace)
 }
 
 /// Builds what starts virtual machines, and nothing of the product.
 ///
 /// # Errors
 /// When it does not build.
-pub fn machine_driver(world: &World) -> Result<()> {
-    programs(world, &["vm"])?;
-    guest(world)
+pub fn machine_driver(workspace: &Workspace) -> Result<()> {
+    programs(workspace, &["vm"])?;
+    guest(workspace)
 }
 
 /// Builds the guests' init. It alone is linked statically: what it is made of is compiled once for it and for all others.
 ///
 /// # Errors
 /// When it does not build.
-pub fn guest(world: &World) -> Result<()> {
-    let mut command = cargo(world);
+pub fn guest(workspace: &Workspace) -> Result<()> {
+    let mut command = cargo(workspace);
     command.args(["rustc", "--locked", "-p", "guest", "--bin", "guest"]);
     command.args(["--", "-C", "target-feature=+crt-static"]);
     shell::run("the guests' init, static", &mut command)
@@ -540,7 +542,7 @@ fn options(
 ///
 /// # Errors
 /// When something is missing or does not build.
-pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn build_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut release = false;
     let Some(consent) = options(&mut parser, help::BUILD, &mut |name| {
         release |= name == "release";
@@ -549,13 +551,13 @@ pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCo
     else {
         return Ok(ExitCode::SUCCESS);
     };
-    if let Some(code) = needs::provide(world, Purpose::Build, consent)? {
+    if let Some(code) = needs::provide(workspace, Purpose::Build, consent)? {
         return Ok(code);
     }
     if release {
-        optimised(world, &["cgpath", "cgpathd"])?;
+        optimised(workspace, &["cgpath", "cgpathd"])?;
     } else {
-        binaries(world)?;
+        binaries(workspace)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -564,14 +566,14 @@ pub fn build_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCo
 ///
 /// # Errors
 /// When something is missing or does not build.
-pub fn ebpf_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn ebpf_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let Some(consent) = options(&mut parser, help::EBPF, &mut |_| false)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    if let Some(code) = needs::provide(world, Purpose::Build, consent)? {
+    if let Some(code) = needs::provide(workspace, Purpose::Build, consent)? {
         return Ok(code);
     }
-    println!("{}", ebpf(world)?.display());
+    println!("{}", ebpf(workspace)?.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,14 +9,14 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::stages::Stages;
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, help, kernel, shell};
 
 /// `cargo xtask demo`.
 ///
 /// # Errors
 /// When something is missing, does not build, or the demo cannot be started.
-pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn demo(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut passed: Vec<OsString> = Vec::new();
     let mut patched = false;
@@ -47,22 +47,22 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let stages = Stages::new(&world.target.join("demo-logs"));
-    if let Some(code) = stages.run("packages", || needs::provide(world, Purpose::Demo, consent))? {
+    let stages = Stages::new(&workspace.target.join("demo-logs"));
+    if let Some(code) = stages.run("packages", || needs::provide(workspace, Purpose::Demo, consent))? {
         return Ok(code);
     }
     if patched {
         match stages.run("patched kernel", || {
-            kernel::for_guests(world, kernel::USUAL_BASE, consent)
+            kernel::for_guests(workspace, kernel::USUAL_BASE, consent)
         })? {
             Ok(dir) => passed.extend(["--kernel".into(), dir.into()]),
             Err(code) => return Ok(code),
         }
     }
-    build::demo(world, &stages, &passed)?;
-    let mut command = Command::new(world.program("demo"));
+    build::demo(workspace, &stages, &passed)?;
+    let mut command = Command::new(workspace.program("demo"));
     let status = stages.run("boot and six steps", || {
-        world
+        workspace
             .with_environment(command.args(&passed))
             .status()
             .context("starting the demo")
@@ -75,7 +75,7 @@ pub fn demo(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
 ///
 /// # Errors
 /// When something is missing, does not build, or the program cannot be started.
-pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn vm(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut passed: Vec<OsString> = Vec::new();
     let mut command: Vec<OsString> = Vec::new();
@@ -104,30 +104,30 @@ pub fn vm(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(code) = needs::provide(world, Purpose::Machines, consent)? {
+    if let Some(code) = needs::provide(workspace, Purpose::Machines, consent)? {
         return Ok(code);
     }
     if virtme {
         base.get_or_insert_with(|| kernel::USUAL_BASE.to_owned());
-        passed.extend(["--virtme".into(), kernel::virtme::provide(world)?.into()]);
+        passed.extend(["--virtme".into(), kernel::virtme::provide(workspace)?.into()]);
     }
     if let Some(base) = base {
-        match kernel::for_guests(world, &base, consent)? {
+        match kernel::for_guests(workspace, &base, consent)? {
             Ok(dir) => passed.extend(["--kernel".into(), dir.into()]),
             Err(code) => return Ok(code),
         }
     }
     passed.extend(command);
-    build::machine_driver(world)?;
-    become_program(world, "vm", &passed)
+    build::machine_driver(workspace)?;
+    become_program(workspace, "vm", &passed)
 }
 
-fn become_program(world: &World, name: &str, arguments: &[OsString]) -> Result<ExitCode> {
-    let program = world.program(name);
+fn become_program(workspace: &Workspace, name: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    let program = workspace.program(name);
     if !program.is_file() {
         bail!("{} was not built", program.display());
     }
     let mut command = Command::new(&program);
-    let error = world.with_environment(command.args(arguments)).exec();
+    let error = workspace.with_environment(command.args(arguments)).exec();
     Err(error).with_context(|| format!("starting {}", program.display()))
 }

@@ -19,14 +19,14 @@ mod soak;
 mod stages;
 mod test;
 mod tidy;
-mod world;
+mod workspace;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
-use crate::world::World;
+use crate::workspace::Workspace;
 
 fn main() -> ExitCode {
     match run() {
@@ -48,18 +48,18 @@ fn run() -> Result<ExitCode> {
         Some(Value(command)) => command.string()?,
         Some(other) => return Err(other.unexpected().into()),
     };
-    let world = World::find()?;
+    let workspace = Workspace::find()?;
     match command.as_str() {
-        "doctor" => needs::doctor(&world, parser),
-        "demo" => demo::demo(&world, parser),
-        "vm" => demo::vm(&world, parser),
-        "test" => test::test(&world, parser),
-        "bench" => bench::bench(&world, parser),
-        "soak" => soak::soak(&world, parser),
-        "kernel" => kernel::kernel_command(&world, parser),
-        "build" => build::build_command(&world, parser),
-        "ebpf" => build::ebpf_command(&world, parser),
-        "tidy" => tidy::tidy_command(&world, parser),
+        "doctor" => needs::doctor(&workspace, parser),
+        "demo" => demo::demo(&workspace, parser),
+        "vm" => demo::vm(&workspace, parser),
+        "test" => test::test(&workspace, parser),
+        "bench" => bench::bench(&workspace, parser),
+        "soak" => soak::soak(&workspace, parser),
+        "kernel" => kernel::kernel_command(&workspace, parser),
+        "build" => build::build_command(&workspace, parser),
+        "ebpf" => build::ebpf_command(&workspace, parser),
+        "tidy" => tidy::tidy_command(&workspace, parser),
         "help" => {
             print!("{}", help::OVERVIEW);
             Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::shell;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Keylime's version.
 pub const KEYLIME_VERSION: &str = "7.14.3";
@@ -41,25 +41,29 @@ const DECODERS: &[&str] = &["cbor2==5.9.0", "pycose==1.1.0", "jwcrypto==1.6.1"];
 ///
 /// # Errors
 /// When it cannot be installed.
-pub fn keylime(world: &World) -> Result<PathBuf> {
-    environment(world, &format!("keylime-{KEYLIME_VERSION}"), &with_keylime(&[]))
+pub fn keylime(workspace: &Workspace) -> Result<PathBuf> {
+    environment(
+        workspace,
+        &format!("keylime-{KEYLIME_VERSION}"),
+        &with_keylime(&[]),
+    )
 }
 
 /// Python with Keylime and the decoders that read our exports. The name changes with the packages; tests look for it.
 ///
 /// # Errors
 /// When it cannot be installed.
-pub fn foreign(world: &World) -> Result<PathBuf> {
-    environment(world, "foreign-1", &with_keylime(DECODERS))
+pub fn foreign(workspace: &Workspace) -> Result<PathBuf> {
+    environment(workspace, "foreign-1", &with_keylime(DECODERS))
 }
 
 /// Python with schemathesis; tests look for it by this name, too.
 ///
 /// # Errors
 /// When it cannot be installed.
-pub fn schemathesis(world: &World) -> Result<PathBuf> {
+pub fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
     let packages = [SCHEMATHESIS, "cbor2==5.9.0"].map(str::to_owned);
-    environment(world, &SCHEMATHESIS.replace("==", "-"), &packages)
+    environment(workspace, &SCHEMATHESIS.replace("==", "-"), &packages)
 }
 
 fn with_keylime(more: &[&str]) -> Vec<String> {
@@ -72,8 +76,8 @@ fn with_keylime(more: &[&str]) -> Vec<String> {
         .collect()
 }
 
-fn environment(world: &World, name: &str, packages: &[String]) -> Result<PathBuf> {
-    let home = world.cache.join("tools").join(name);
+fn environment(workspace: &Workspace, name: &str, packages: &[String]) -> Result<PathBuf> {
+    let home = workspace.cache.join("tools").join(name);
     let python = home.join("bin/python");
     let ready = home.join("ready");
     if !ready.is_file() {

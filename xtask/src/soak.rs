@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, help, kernel, shell, test};
 
 const STEPS: &[&str] = &[
@@ -36,7 +36,7 @@ const STEPS: &[&str] = &[
 ///
 /// # Errors
 /// For unknown options, and when something that is needed cannot be installed.
-pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut only: Vec<String> = Vec::new();
     let mut seconds = 3600_u64;
@@ -66,10 +66,10 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     // libFuzzer's step builds its own, and fresh machines do.
     let builds_its_own = |step: &String| matches!(step.as_str(), "libfuzzer" | "fresh");
     if only.is_empty() || !only.iter().all(builds_its_own) {
-        if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
+        if let Some(code) = needs::provide(workspace, Purpose::Test, consent)? {
             return Ok(code);
         }
-        build::binaries(world)?;
+        build::binaries(workspace)?;
     }
     let mut good = true;
     for &step in STEPS {
@@ -77,41 +77,41 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             continue;
         }
         if step == "kernel" {
-            good &= kernels(world, filter.as_deref(), consent)?;
+            good &= kernels(workspace, filter.as_deref(), consent)?;
             continue;
         }
         if step == "repeat" {
-            good &= repeat::repeat(world, filter.as_deref())?;
+            good &= repeat::repeat(workspace, filter.as_deref())?;
             continue;
         }
         if step == "lives" {
-            good &= seeded::lives(world)?;
+            good &= seeded::lives(workspace)?;
             continue;
         }
         if step == "stacks" {
-            good &= seeded::stacks(world)?;
+            good &= seeded::stacks(workspace)?;
             continue;
         }
         let filter = filter.as_deref();
         if step == "fresh" {
-            good &= fresh::run(world, filter, whole)?;
+            good &= fresh::run(workspace, filter, whole)?;
             continue;
         }
         if step == "libfuzzer" {
-            for (name, mut command) in libfuzzer::programs(world, filter, seconds)? {
-                good &= kept(world, &format!("libfuzzer-{name}"), &mut command)?;
+            for (name, mut command) in libfuzzer::programs(workspace, filter, seconds)? {
+                good &= kept(workspace, &format!("libfuzzer-{name}"), &mut command)?;
             }
             continue;
         }
         let mut command = match step {
             "load" => {
-                let mut command = guest_tests(world, &["load", "pending"], filter)?;
+                let mut command = guest_tests(workspace, &["load", "pending"], filter)?;
                 command.env("CGPATH_SOAK", "1");
                 command
             }
             "service" => {
                 // The service is killed 200 times.
-                let mut command = build::cargo(world);
+                let mut command = build::cargo(workspace);
                 command
                     .args(["test", "-p", "cgpath", "--test", "integration", "--locked"])
                     .env("CGPATH_SOAK", "1")
@@ -121,7 +121,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             }
             _ => {
                 // Release: more inputs in the same time; overflows are checked there as well.
-                let mut command = build::cargo(world);
+                let mut command = build::cargo(workspace);
                 command
                     .args(["test", "--release", "-p", "fuzz", "--test", "targets", "--locked"])
                     .env("FUZZ_SECONDS", seconds.to_string())
@@ -130,7 +130,7 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
                 command
             }
         };
-        good &= kept(world, step, &mut command)?;
+        good &= kept(workspace, step, &mut command)?;
     }
     Ok(if good {
         ExitCode::SUCCESS
@@ -141,42 +141,46 @@ pub fn soak(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
 
 /// Every base in full with its tests, 10,000 executions for the oracle; a second build, byte by byte; the debug kernel;
 /// packages that a guest installs and boots.
-fn kernels(world: &World, filter: Option<&str>, consent: Consent) -> Result<bool> {
-    let vng = kernel::virtme::provide(world)?;
+fn kernels(workspace: &Workspace, filter: Option<&str>, consent: Consent) -> Result<bool> {
+    let vng = kernel::virtme::provide(workspace)?;
     let mut good = true;
-    for base in kernel::all(world)? {
-        let built = kernel::build_for_guests(world, &base, false)?;
+    for base in kernel::all(workspace)? {
+        let built = kernel::build_for_guests(workspace, &base, false)?;
         let mut tests = vec!["kernel_tier", "kernel_tier_virtme"];
         tests.extend(match base.as_str() {
             "rfc-per-cgroup" => Some("kernel_per_cgroup"),
             "7.3" => Some("kernel_staging"),
             _ => None,
         });
-        let mut command = guest_tests(world, &tests, filter)?;
+        let mut command = guest_tests(workspace, &tests, filter)?;
         command
             .env("CGPATH_EXECUTIONS", "10000")
             .env("CGPATH_KERNEL", built)
             .env("CGPATH_VNG", &vng);
-        good &= kept(world, &format!("kernel-{base}"), &mut command)?;
+        good &= kept(workspace, &format!("kernel-{base}"), &mut command)?;
     }
     if filter.is_none() {
         shell::heading("soak kernel: the same build again");
-        kernel::reproduce(world, kernel::USUAL_BASE)?;
+        kernel::reproduce(workspace, kernel::USUAL_BASE)?;
     }
-    let debug = kernel::build_for_guests(world, kernel::USUAL_BASE, true)?;
-    let mut command = guest_tests(world, &["kernel_debug"], filter)?;
-    good &= kept(world, "kernel-debug", command.env("CGPATH_KERNEL", debug))?;
-    let Ok(packages) = kernel::package_for_guests(world, kernel::USUAL_BASE, consent)? else {
+    let debug = kernel::build_for_guests(workspace, kernel::USUAL_BASE, true)?;
+    let mut command = guest_tests(workspace, &["kernel_debug"], filter)?;
+    good &= kept(workspace, "kernel-debug", command.env("CGPATH_KERNEL", debug))?;
+    let Ok(packages) = kernel::package_for_guests(workspace, kernel::USUAL_BASE, consent)? else {
         return Ok(false);
     };
-    let mut command = guest_tests(world, &["kernel_package"], filter)?;
-    good &= kept(world, "kernel-package", command.env("CGPATH_PACKAGES", packages))?;
+    let mut command = guest_tests(workspace, &["kernel_package"], filter)?;
+    good &= kept(
+        workspace,
+        "kernel-package",
+        command.env("CGPATH_PACKAGES", packages),
+    )?;
     Ok(good)
 }
 
 /// Tests that run guests, by the names of their modules.
-fn guest_tests(world: &World, modules: &[&str], filter: Option<&str>) -> Result<Command> {
-    let built = test::guest_programs(world)?;
+fn guest_tests(workspace: &Workspace, modules: &[&str], filter: Option<&str>) -> Result<Command> {
+    let built = test::guest_programs(workspace)?;
     let guests = test::programs::named(&built, test::GUESTS)?;
     let tests = guests.tests(|module| modules.contains(&module), filter)?;
     if tests.is_empty() {
@@ -186,27 +190,27 @@ fn guest_tests(world: &World, modules: &[&str], filter: Option<&str>) -> Result<
             filter.unwrap_or_default()
         );
     }
-    let mut command = guests.command(&test::environment(world)?);
+    let mut command = guests.command(&test::environment(workspace)?);
     command.args([test::GUEST_THREADS, "--exact"]).args(tests);
     Ok(command)
 }
 
 /// What the tree is at, for logs that go on in the next run.
-fn commit(world: &World) -> Result<String> {
+fn commit(workspace: &Workspace) -> Result<String> {
     let mut git = Command::new("git");
-    let git = git.current_dir(&world.root);
+    let git = git.current_dir(&workspace.root);
     let described = shell::output(git.args(["describe", "--always", "--dirty"]))?;
     Ok(described.trim().to_owned())
 }
 
 /// Where the output of a step is kept.
-fn kept_in(world: &World, step: &str) -> PathBuf {
-    world.target.join(format!("soak/{step}.log"))
+fn kept_in(workspace: &Workspace, step: &str) -> PathBuf {
+    workspace.target.join(format!("soak/{step}.log"))
 }
 
 /// Runs a step; what it prints is kept.
-fn kept(world: &World, step: &str, command: &mut Command) -> Result<bool> {
-    let path = kept_in(world, step);
+fn kept(workspace: &Workspace, step: &str, command: &mut Command) -> Result<bool> {
+    let path = kept_in(workspace, step);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, help, links, shell};
 
 /// Which crates of the workspace a crate may use. Dependencies point downwards only.
@@ -167,7 +167,7 @@ const LICENCES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// When the rules cannot be checked at all.
-pub fn tidy_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn tidy_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     if let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => {
@@ -177,7 +177,7 @@ pub fn tidy_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCod
             other => return Err(other.unexpected().into()),
         }
     }
-    let breaches = check(world)?;
+    let breaches = check(workspace)?;
     for breach in &breaches {
         println!("{breach}");
     }
@@ -193,13 +193,13 @@ pub fn tidy_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCod
 ///
 /// # Errors
 /// When git or cargo cannot be asked.
-pub fn check(world: &World) -> Result<Vec<String>> {
-    let files = tracked(world)?;
-    let texts = read(world, &files);
-    let metadata = build_metadata(world)?;
+pub fn check(workspace: &Workspace) -> Result<Vec<String>> {
+    let files = tracked(workspace)?;
+    let texts = read(workspace, &files);
+    let metadata = build_metadata(workspace)?;
     let mut breaches = Vec::new();
     directions(&metadata, &mut breaches)?;
-    purity(world, &mut breaches)?;
+    purity(workspace, &mut breaches)?;
     agreed(&metadata, &texts, &mut breaches)?;
     for (file, text) in &texts {
         words(file, text, &mut breaches);
@@ -223,10 +223,10 @@ pub fn check(world: &World) -> Result<Vec<String>> {
     Ok(breaches)
 }
 
-fn tracked(world: &World) -> Result<Vec<String>> {
+fn tracked(workspace: &Workspace) -> Result<Vec<String>> {
     let listed = shell::output(
         Command::new("git")
-            .current_dir(&world.root)
+            .current_dir(&workspace.root)
             .args(["ls-files", "-z"]),
     )?;
     let files: Vec<String> = listed
@@ -241,16 +241,16 @@ fn tracked(world: &World) -> Result<Vec<String>> {
 }
 
 /// The tracked files that are text. A file that was removed and not yet committed is no breach.
-fn read(world: &World, files: &[String]) -> BTreeMap<String, String> {
+fn read(workspace: &Workspace, files: &[String]) -> BTreeMap<String, String> {
     let text = |file: &String| {
-        let bytes = std::fs::read(world.root.join(file)).ok()?;
+        let bytes = std::fs::read(workspace.root.join(file)).ok()?;
         Some((file.clone(), String::from_utf8(bytes).ok()?))
     };
     files.iter().filter_map(text).collect()
 }
 
-fn build_metadata(world: &World) -> Result<Value> {
-    let mut command = build::cargo(world);
+fn build_metadata(workspace: &Workspace) -> Result<Value> {
+    let mut command = build::cargo(workspace);
     command.args(["metadata", "--format-version", "1", "--no-deps"]);
     serde_json::from_str(&shell::output(&mut command)?).context("reading `cargo metadata`")
 }
@@ -306,9 +306,9 @@ fn directions(metadata: &Value, breaches: &mut Vec<String>) -> Result<()> {
 }
 
 /// The whole trees of the pure crates.
-fn purity(world: &World, breaches: &mut Vec<String>) -> Result<()> {
+fn purity(workspace: &Workspace, breaches: &mut Vec<String>) -> Result<()> {
     for name in PURE {
-        let mut command = build::cargo(world);
+        let mut command = build::cargo(workspace);
         command.args(["tree", "-p", name, "--edges", "normal", "--prefix", "none"]);
         command.args(["--format", "{p}"]);
         let tree = shell::output(&mut command)?;

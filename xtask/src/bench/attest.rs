@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::guest::{self, numbers, spread};
 use super::{Figure, Options, Ratio, Report};
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Rounds.
 const CYCLES: u64 = 200;
@@ -20,12 +20,12 @@ const CYCLES_OF_PASS: u64 = 20;
 ///
 /// # Errors
 /// When something does not build, or the guest, the collector or the verifier does not work.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
     if let Some(pods) = &options.pods {
-        return over_pods(world, options, pods);
+        return over_pods(workspace, options, pods);
     }
     let cycles = options.entries.unwrap_or(CYCLES);
-    let found = guest::run(world, &["attest".to_owned(), cycles.to_string()])?;
+    let found = guest::run(workspace, &["attest".to_owned(), cycles.to_string()])?;
     let times = |name: &str| -> Vec<f64> {
         numbers(&found.json["times"][name])
             .iter()
@@ -81,10 +81,10 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
 }
 
 /// The same for each number of pods, with as many records and entries whatever it is.
-fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
+fn over_pods(workspace: &Workspace, options: &Options, pods: &str) -> Result<Report> {
     let cycles = options.entries.unwrap_or(CYCLES_OF_PASS);
     let arguments = ["attest", &cycles.to_string(), pods, &options.rounds().to_string()];
-    let found = guest::run(world, &arguments.map(str::to_owned))?;
+    let found = guest::run(workspace, &arguments.map(str::to_owned))?;
     let (figures, ratios) = by_pods(&found.json);
     let mut method = found.method;
     method.extend([

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::guest::{self, numbers, spread};
 use super::{Figure, Options, Report};
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Records before memory is looked at.
 const RECORDS: u64 = 100_000;
@@ -15,10 +15,10 @@ const RECORDS: u64 = 100_000;
 ///
 /// # Errors
 /// When something does not build, or the guest, the collector or the verifier does not work.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
     let records = options.entries.unwrap_or(RECORDS);
     let found = guest::run(
-        world,
+        workspace,
         &[
             "collector".to_owned(),
             options.rounds().to_string(),

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::guest::{self, spread};
 use super::{Figure, Options, Ratio, Report};
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Executions of each kind in each round.
 const COUNT: u64 = 200;
@@ -22,10 +22,10 @@ const COUNTS: &str = "vm-tests/tests/verified-instructions.txt";
 ///
 /// # Errors
 /// When something does not build, or the guest or the collector does not work.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
     let count = options.entries.unwrap_or(COUNT);
     let found = guest::run(
-        world,
+        workspace,
         &["exec".to_owned(), options.rounds().to_string(), count.to_string()],
     )?;
     let rounds = found.json["rounds"].as_array().context("no rounds")?;
@@ -79,7 +79,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
             })),
         });
     }
-    let written = std::fs::read_to_string(world.root.join(Path::new(COUNTS))).unwrap_or_default();
+    let written = std::fs::read_to_string(workspace.root.join(Path::new(COUNTS))).unwrap_or_default();
     figures.extend(instructions(&found.json, &written));
 
     let mut method = found.method;

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::measure::{self, Spread};
 use super::{Figure, Options, Ratio, Report};
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, shell};
 
 /// Entries where the benchmark has one length.
@@ -20,8 +20,8 @@ const ENTRIES: u64 = 1_000_000;
 const LENGTHS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
 /// Runs the example.
-pub(super) fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Result<Json> {
-    let program = world.target.join("release/examples/follow_cost");
+pub(super) fn run(workspace: &Workspace, what: &str, entries: u64, rounds: usize) -> Result<Json> {
+    let program = workspace.target.join("release/examples/follow_cost");
     let mut command = Command::new(program);
     command.args([what, &entries.to_string(), &rounds.to_string()]);
     eprintln!("   {what}: {entries} entries");
@@ -29,9 +29,9 @@ pub(super) fn run(world: &World, what: &str, entries: u64, rounds: usize) -> Res
 }
 
 /// Builds the example.
-pub(super) fn build(world: &World) -> Result<()> {
+pub(super) fn build(workspace: &Workspace) -> Result<()> {
     example(
-        world,
+        workspace,
         "a node made of software",
         "cgpath-appraisal",
         "follow_cost",
@@ -39,8 +39,8 @@ pub(super) fn build(world: &World) -> Result<()> {
 }
 
 /// Builds an example of a package as it is measured; `what` it is, for people.
-pub(super) fn example(world: &World, what: &str, package: &str, name: &str) -> Result<()> {
-    let mut cargo = build::cargo(world);
+pub(super) fn example(workspace: &Workspace, what: &str, package: &str, name: &str) -> Result<()> {
+    let mut cargo = build::cargo(workspace);
     cargo.args(["build", "--release", "--locked", "-p", package, "--example", name]);
     shell::run(what, &mut cargo)
 }
@@ -72,10 +72,10 @@ pub(super) fn lengths(options: &Options) -> Vec<u64> {
 ///
 /// # Errors
 /// When something does not build, or the honest node is not trusted.
-pub fn verify(world: &World, options: &Options) -> Result<Report> {
-    build(world)?;
+pub fn verify(workspace: &Workspace, options: &Options) -> Result<Report> {
+    build(workspace)?;
     let entries = options.entries.unwrap_or(ENTRIES);
-    let found = run(world, "verify", entries, options.rounds())?;
+    let found = run(workspace, "verify", entries, options.rounds())?;
     let pairs = |a: &str, b: &str| -> Vec<f64> {
         let (a, b) = (numbers(&found, a), numbers(&found, b));
         a.iter().zip(&b).map(|(a, b)| a / b).collect()
@@ -115,11 +115,11 @@ pub fn verify(world: &World, options: &Options) -> Result<Report> {
 ///
 /// # Errors
 /// When something does not build, or no bundle can be made.
-pub fn tenant(world: &World, options: &Options) -> Result<Report> {
-    build(world)?;
+pub fn tenant(workspace: &Workspace, options: &Options) -> Result<Report> {
+    build(workspace)?;
     let mut figures = Vec::new();
     for entries in lengths(options) {
-        let found = run(world, "tenant", entries, 1)?;
+        let found = run(workspace, "tenant", entries, 1)?;
         let mut add = |what: String, name: &str| {
             figures.push(figure(
                 format!("{entries} entries: {what}"),

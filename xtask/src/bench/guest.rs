@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value as Json;
 
 use super::measure::{self, Spread};
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, shell};
 
 /// What a measurement found, and the machine it was found on.
@@ -22,13 +22,13 @@ pub struct Found {
 ///
 /// # Errors
 /// When something does not build or the measurement cannot be made.
-pub fn run(world: &World, arguments: &[String]) -> Result<Found> {
+pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<Found> {
     // What is measured is what is shipped: optimised.
-    build::optimised(world, &["cgpath", "cgpathd", "bench"])?;
-    build::guest(world)?;
+    build::optimised(workspace, &["cgpath", "cgpathd", "bench"])?;
+    build::guest(workspace)?;
     let machine = measure::machine();
-    let mut command = Command::new(world.target.join("release/bench"));
-    world
+    let mut command = Command::new(workspace.target.join("release/bench"));
+    workspace
         .with_environment(command.args(arguments))
         .env("CGPATH_PROFILE", "release");
     shell::heading(&format!("bench {}, in a guest", arguments.join(" ")));

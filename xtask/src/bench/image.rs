@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::measure::{self, Contender, Spread, Taken};
 use super::{Figure, Options, Ratio, Report};
-use crate::world::{World, find_program};
+use crate::workspace::{Workspace, find_program};
 use crate::{build, shell};
 
 /// Images that were made by another generator have other names.
@@ -26,8 +26,8 @@ const KINDS: [(&str, &str); 3] = [("gzip", "gzip -dc"), ("zstd", "zstd -dc"), ("
 ///
 /// # Errors
 /// When something does not build, or the image gives other values than before.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
-    let mut cargo = build::cargo(world);
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+    let mut cargo = build::cargo(workspace);
     cargo.args([
         "build",
         "--release",
@@ -39,17 +39,17 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
     ]);
     cargo.args(["--bin", "cgpath", "--example", "make_image"]);
     shell::run("cgpath and the images' generator", &mut cargo)?;
-    let release = world.target.join("release");
+    let release = workspace.target.join("release");
     let megabytes = options.entries.unwrap_or(MEGABYTES);
     let machine = measure::machine();
     let (mut figures, mut ratios) = (Vec::new(), Vec::new());
     for (kind, unpack) in KINDS {
-        let image = world
+        let image = workspace
             .cache
             .join("bench")
             .join(format!("image-{GENERATOR}-{kind}-{megabytes}"));
         provide(&release.join("examples/make_image"), &image, kind, megabytes)?;
-        let values = world.target.join("bench-image.json");
+        let values = workspace.target.join("bench-image.json");
         let cgpath = || from_image(&release.join("cgpath"), &image, &values);
         shell::output(&mut cgpath())?;
         let first = std::fs::read(&values)?;

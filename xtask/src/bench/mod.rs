@@ -24,14 +24,14 @@ use serde_json::{Value as Json, json};
 
 use crate::help;
 use crate::needs::{self, Consent, Purpose};
-use crate::world::World;
+use crate::workspace::Workspace;
 use measure::Spread;
 
 /// A benchmark: its name, what it needs, and itself.
 struct Benchmark {
     name: &'static str,
     purpose: Purpose,
-    run: fn(&World, &Options) -> Result<Report>,
+    run: fn(&Workspace, &Options) -> Result<Report>,
 }
 
 /// All there are, in the order in which they run.
@@ -136,7 +136,7 @@ struct Ratio {
 ///
 /// # Errors
 /// When something is missing, does not build, or gives wrong results; never for being slow.
-pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn bench(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut options = Options {
         consent: Consent::default(),
         rounds: None,
@@ -173,10 +173,10 @@ pub fn bench(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
         if !names.is_empty() && names.iter().all(|name| name != benchmark.name) {
             continue;
         }
-        if let Some(code) = needs::provide(world, benchmark.purpose, options.consent)? {
+        if let Some(code) = needs::provide(workspace, benchmark.purpose, options.consent)? {
             return Ok(code);
         }
-        let report = (benchmark.run)(world, &options)?;
+        let report = (benchmark.run)(workspace, &options)?;
         if !json {
             print!("{}", report.table());
         }

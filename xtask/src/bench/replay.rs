@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use super::measure::{self, Contender, Spread, Taken};
 use super::{Figure, Options, Ratio, Report};
 use crate::python::{self, KEYLIME_VERSION};
-use crate::world::{World, find_program};
+use crate::workspace::{Workspace, find_program};
 use crate::{build, shell};
 
 /// Lists that were made by another generator have other names.
@@ -40,8 +40,8 @@ sys.exit('not replayed' if failure or value != sys.argv[2] else 0)
 ///
 /// # Errors
 /// When something does not build, fails, or replays to another value.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
-    let mut cargo = build::cargo(world);
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+    let mut cargo = build::cargo(workspace);
     cargo.args([
         "build",
         "--release",
@@ -60,11 +60,11 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
         "bare_chains",
     ]);
     shell::run("cgpath, the list's generator and the bare chains", &mut cargo)?;
-    let release = world.target.join("release");
+    let release = workspace.target.join("release");
     let cgpath = release.join("cgpath");
     let lists = Lists {
         program: release.join("examples/make_list"),
-        directory: world.cache.join("bench"),
+        directory: workspace.cache.join("bench"),
     };
     let entries = options.entries.unwrap_or(ENTRIES);
     let list = lists.provide(entries, false)?;
@@ -85,7 +85,7 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
     ];
     contenders[1].command.arg(entries.to_string()).args(&split);
     let evmctl = evmctl(&lists, &list, &values);
-    let keylime = keylime(world, &lists, &cgpath, entries / KEYLIME_SHARE);
+    let keylime = keylime(workspace, &lists, &cgpath, entries / KEYLIME_SHARE);
     let mut reasons = BTreeMap::new();
     for (name, command) in [("evmctl", evmctl), ("keylime", keylime)] {
         match command {
@@ -244,11 +244,11 @@ fn evmctl(lists: &Lists, list: &Path, values: &BTreeMap<String, String>) -> Resu
 }
 
 /// Keylime's replay in a virtual environment of its own, which is made at first use.
-fn keylime(world: &World, lists: &Lists, cgpath: &Path, entries: u64) -> Result<Command> {
+fn keylime(workspace: &Workspace, lists: &Lists, cgpath: &Path, entries: u64) -> Result<Command> {
     if entries == 0 {
         bail!("too few entries");
     }
-    let python = python::keylime(world)?;
+    let python = python::keylime(workspace)?;
     let home = python.parent().context("a program lies in a folder")?.to_owned();
     let list = lists.provide(entries, true)?;
     let values = replayed(cgpath, &lists.provide(entries, false)?, entries)?;

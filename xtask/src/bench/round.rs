@@ -13,7 +13,7 @@ use super::follow::{self, figure, lengths, numbers as numbers_of};
 use super::measure::{self, Spread};
 use super::{Figure, Options, Ratio, Report};
 use crate::shell;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Pods where nothing else is said.
 const PODS: u64 = 4;
@@ -56,12 +56,12 @@ const COLLECTOR: &[(&str, &str, &str, f64)] = &[
 ];
 
 /// Runs the collector's example; its files, some 3 GB for a list of 1,000,000, are below `target`.
-fn collector(world: &World, entries: u64, rounds: usize, pods: u64) -> Result<Json> {
+fn collector(workspace: &Workspace, entries: u64, rounds: usize, pods: u64) -> Result<Json> {
     eprintln!("   round of the collector: {entries} entries, {pods} pods");
-    let mut command = Command::new(world.target.join("release/examples/round_cost"));
+    let mut command = Command::new(workspace.target.join("release/examples/round_cost"));
     command
         .args([entries.to_string(), rounds.to_string(), pods.to_string()])
-        .env("TMPDIR", &world.target);
+        .env("TMPDIR", &workspace.target);
     serde_json::from_str(&shell::output(&mut command)?).context("what round_cost prints")
 }
 
@@ -69,16 +69,16 @@ fn collector(world: &World, entries: u64, rounds: usize, pods: u64) -> Result<Js
 ///
 /// # Errors
 /// When something does not build, or a round of the honest node is not followed.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
     if let Some(pods) = &options.pods {
-        return over_pods(world, options, pods);
+        return over_pods(workspace, options, pods);
     }
-    follow::build(world)?;
-    build_collector(world)?;
+    follow::build(workspace)?;
+    build_collector(workspace)?;
     let mut figures = Vec::new();
     for entries in lengths(options) {
-        let verifier = follow::run(world, "round", entries, options.rounds())?;
-        let collector = collector(world, entries, options.rounds(), PODS)?;
+        let verifier = follow::run(workspace, "round", entries, options.rounds())?;
+        let collector = collector(workspace, entries, options.rounds(), PODS)?;
         for (found, rows) in [(verifier, VERIFIER), (collector, COLLECTOR)] {
             figures.extend(rows.iter().map(|row| row_of(&found, entries, row)));
         }
@@ -113,7 +113,7 @@ fn what_is_in() -> [&'static str; 4] {
 }
 
 /// What a round costs the collector, in turn for each number of pods, behind a list of one length.
-fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
+fn over_pods(workspace: &Workspace, options: &Options, pods: &str) -> Result<Report> {
     let numbers = pods
         .split(',')
         .map(|n| n.parse().ok().filter(|n| (1..=MAX_PODS).contains(n)))
@@ -121,13 +121,13 @@ fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
         .with_context(|| {
             format!("--pods {pods}: not numbers from 1 to {MAX_PODS}, with commas between them")
         })?;
-    build_collector(world)?;
+    build_collector(workspace)?;
     let entries = options.entries.unwrap_or(ENTRIES_OVER_PODS);
     let mut passes: BTreeMap<u64, Vec<[f64; 2]>> = BTreeMap::new();
     for pass in 0..options.rounds() {
         let (last, first) = numbers.split_at(pass % numbers.len());
         for &pods in first.iter().chain(last) {
-            let found = collector(world, entries, ROUNDS_OF_PASS, pods)?;
+            let found = collector(workspace, entries, ROUNDS_OF_PASS, pods)?;
             let median = |name| Spread::of(&numbers_of(&found, name)).map(|spread| spread.median);
             let (Some(round), Some(whole)) = (median("cpu"), median("whole-cpu")) else {
                 bail!("round_cost did not say what a round costs: {found}");
@@ -177,9 +177,9 @@ fn over_pods(world: &World, options: &Options, pods: &str) -> Result<Report> {
     Ok(report)
 }
 
-fn build_collector(world: &World) -> Result<()> {
+fn build_collector(workspace: &Workspace) -> Result<()> {
     let what = "a collector on a machine made of software";
-    follow::example(world, what, "cgpathd", "round_cost")
+    follow::example(workspace, what, "cgpathd", "round_cost")
 }
 
 fn row_of(found: &Json, entries: u64, (what, unit, key, scale): &(&str, &'static str, &str, f64)) -> Figure {

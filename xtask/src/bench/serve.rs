@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::measure::{self, Spread};
 use super::{Figure, Options, Ratio, Report};
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, shell};
 
 const NODES: u64 = 1_000;
@@ -26,8 +26,8 @@ const NEW: u64 = 20;
 ///
 /// # Errors
 /// When something does not build, or a round of an honest node is refused or not trusted.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
-    let mut cargo = build::cargo(world);
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+    let mut cargo = build::cargo(workspace);
     cargo.args([
         "build",
         "--release",
@@ -42,12 +42,12 @@ pub fn run(world: &World, options: &Options) -> Result<Report> {
     let rounds = options.rounds.unwrap_or(ROUNDS);
     let entries = options.entries.unwrap_or(ENTRIES);
     let machine = measure::machine();
-    let dir = world.target.join("bench/serve");
+    let dir = workspace.target.join("bench/serve");
     // What an interrupted run left.
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let mut command = Command::new(world.target.join("release/examples/serve_load"));
-    command.arg(world.target.join("release/cgpath")).arg(&dir);
+    let mut command = Command::new(workspace.target.join("release/examples/serve_load"));
+    command.arg(workspace.target.join("release/cgpath")).arg(&dir);
     command.args([NODES, PERIOD, rounds as u64, entries, NEW].map(|n| n.to_string()));
     let said = shell::spoken(&mut command);
     let _ = std::fs::remove_dir_all(&dir);

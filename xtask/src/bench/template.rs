@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::guest::{self, spread};
 use super::{Figure, Options, Ratio, Report};
 use crate::kernel;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Executions of each kind in each round.
 const COUNT: u64 = 100;
@@ -20,13 +20,13 @@ const TEMPLATES: [&str; 2] = ["ima-ng", "ima-cgpath"];
 ///
 /// # Errors
 /// When something does not build, or the guest does not work.
-pub fn run(world: &World, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
     let count = options.entries.unwrap_or(COUNT);
-    let Ok(built) = kernel::for_guests(world, kernel::USUAL_BASE, options.consent)? else {
+    let Ok(built) = kernel::for_guests(workspace, kernel::USUAL_BASE, options.consent)? else {
         bail!("the kernel with the series cannot be built: what that needs is missing");
     };
     let found = guest::run(
-        world,
+        workspace,
         &[
             "template".to_owned(),
             built.display().to_string(),

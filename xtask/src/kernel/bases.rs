@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// A kernel that a series is made against: an entry of `kernel-patches/bases.json`.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,13 +37,13 @@ pub fn named<'a>(all: &'a [Base], name: &str) -> Result<&'a Base> {
     })
 }
 
-pub fn patches_dir(world: &World) -> PathBuf {
-    world.root.join("kernel-patches")
+pub fn patches_dir(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("kernel-patches")
 }
 
 /// What the series are made against.
-pub fn bases(world: &World) -> Result<Vec<Base>> {
-    let path = patches_dir(world).join("bases.json");
+pub fn bases(workspace: &Workspace) -> Result<Vec<Base>> {
+    let path = patches_dir(workspace).join("bases.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     parse_bases(&text).with_context(|| format!("in {}", path.display()))
 }
@@ -117,21 +117,21 @@ fn names(accepted: &Value) -> Result<String> {
 }
 
 /// The patches of a base in their order, those of the series that it comes after first.
-pub fn series(world: &World, base: &Base) -> Result<Vec<PathBuf>> {
+pub fn series(workspace: &Workspace, base: &Base) -> Result<Vec<PathBuf>> {
     let mut patches = Vec::new();
     for name in base.after.iter().chain([&base.series]) {
-        patches.extend(patches_of(world, name)?);
+        patches.extend(patches_of(workspace, name)?);
     }
     Ok(patches)
 }
 
 /// The patches of a base's own directory.
-pub fn own_patches(world: &World, base: &Base) -> Result<Vec<PathBuf>> {
-    patches_of(world, &base.series)
+pub fn own_patches(workspace: &Workspace, base: &Base) -> Result<Vec<PathBuf>> {
+    patches_of(workspace, &base.series)
 }
 
-fn patches_of(world: &World, name: &str) -> Result<Vec<PathBuf>> {
-    let dir = patches_dir(world).join(name);
+fn patches_of(workspace: &Workspace, name: &str) -> Result<Vec<PathBuf>> {
+    let dir = patches_dir(workspace).join(name);
     let mut patches: Vec<PathBuf> = std::fs::read_dir(&dir)
         .with_context(|| format!("reading {}", dir.display()))?
         .filter_map(Result::ok)

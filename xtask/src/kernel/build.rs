@@ -10,7 +10,7 @@ use serde_json::json;
 use super::bases::{Base, patches_dir};
 use super::source::{Source, apply, fetch, series_digest, sha256, source_name, version};
 use crate::shell;
-use crate::world::{World, find_program};
+use crate::workspace::{Workspace, find_program};
 
 /// Raised when what is made from a source, or kept of a build, changes.
 const RECIPE: u32 = 1;
@@ -26,8 +26,8 @@ pub struct Variant {
 }
 
 /// The fragments of a variant, one after the other; a base may have one of its own.
-pub fn fragments(world: &World, base: &Base, variant: &Variant) -> Result<String> {
-    let dir = patches_dir(world).join("config");
+pub fn fragments(workspace: &Workspace, base: &Base, variant: &Variant) -> Result<String> {
+    let dir = patches_dir(workspace).join("config");
     // Without type information for eBPF a kernel compiles in half the time; what looks for errors needs none.
     let others: &[&str] = if variant.debug {
         &["debug"]
@@ -142,18 +142,18 @@ pub fn not_held(fragments: &str, config: &str) -> Vec<String> {
         .collect()
 }
 
-pub fn builds(world: &World) -> PathBuf {
-    world.cache.join("kernel-build")
+pub fn builds(workspace: &Workspace) -> PathBuf {
+    workspace.cache.join("kernel-build")
 }
 
 /// Builds a kernel, or finds it built; gives the directory with the image.
-pub fn build(world: &World, base: &Base, variant: &Variant) -> Result<PathBuf> {
-    let (_, version) = version(world, base)?;
-    let fragments = fragments(world, base, variant)?;
+pub fn build(workspace: &Workspace, base: &Base, variant: &Variant) -> Result<PathBuf> {
+    let (_, version) = version(workspace, base)?;
+    let fragments = fragments(workspace, base, variant)?;
     let compiler = compiler()?;
-    let series_digest = series_digest(world, base)?;
+    let series_digest = series_digest(workspace, base)?;
     let key = sha256(format!("{RECIPE}\n{version}\n{series_digest}\n{compiler}\n{fragments}").as_bytes())?;
-    let home = world
+    let home = workspace
         .cache
         .join("kernels")
         .join(format!("ima-cgpath-{}", base.series))
@@ -161,9 +161,9 @@ pub fn build(world: &World, base: &Base, variant: &Variant) -> Result<PathBuf> {
     if home.join("ready.json").is_file() {
         return Ok(home);
     }
-    let source = fetch(world, base)?;
-    apply(world, base, &source)?;
-    let tree = tree(world, base, &source, variant);
+    let source = fetch(workspace, base)?;
+    apply(workspace, base, &source)?;
+    let tree = tree(workspace, base, &source, variant);
     tree.configure(&fragments)?;
     shell::run(
         &format!("Kernel {} with the series", source.version),
@@ -217,13 +217,13 @@ pub fn build(world: &World, base: &Base, variant: &Variant) -> Result<PathBuf> {
 }
 
 /// Builds the kernel for guests in another place, from nothing, and compares the image with the one that is kept.
-pub fn again(world: &World, base: &Base) -> Result<()> {
+pub fn again(workspace: &Workspace, base: &Base) -> Result<()> {
     let variant = Variant::default();
-    let kept = build(world, base, &variant)?;
+    let kept = build(workspace, base, &variant)?;
     let ready: serde_json::Value = serde_json::from_slice(&std::fs::read(kept.join("ready.json"))?)?;
-    let source = fetch(world, base)?;
-    apply(world, base, &source)?;
-    let first = tree(world, base, &source, &variant);
+    let source = fetch(workspace, base)?;
+    apply(workspace, base, &source)?;
+    let first = tree(workspace, base, &source, &variant);
     let tree = Tree {
         source: &source,
         out: PathBuf::from(format!("{}-again", first.out.display())),
@@ -231,7 +231,7 @@ pub fn again(world: &World, base: &Base) -> Result<()> {
     if tree.out.exists() {
         std::fs::remove_dir_all(&tree.out).with_context(|| format!("removing {}", tree.out.display()))?;
     }
-    tree.configure(&fragments(world, base, &variant)?)?;
+    tree.configure(&fragments(workspace, base, &variant)?)?;
     shell::run(
         &format!("Kernel {} once more", source.version),
         tree.make().arg("bzImage"),
@@ -264,7 +264,7 @@ pub fn selftest(source: &Source, to: &Path) -> Result<()> {
 }
 
 /// The place for a variant: another series, and other fragments, are compiled on top of what is there.
-pub fn tree<'a>(world: &World, base: &Base, source: &'a Source, variant: &Variant) -> Tree<'a> {
+pub fn tree<'a>(workspace: &Workspace, base: &Base, source: &'a Source, variant: &Variant) -> Tree<'a> {
     let mut name = source_name(base, &source.version);
     if variant.debug {
         name.push_str("-debug");
@@ -274,7 +274,7 @@ pub fn tree<'a>(world: &World, base: &Base, source: &'a Source, variant: &Varian
     }
     Tree {
         source,
-        out: builds(world).join(name),
+        out: builds(workspace).join(name),
     }
 }
 

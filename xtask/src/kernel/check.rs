@@ -11,7 +11,7 @@ use super::bases::{Base, own_patches, series};
 use super::build::{Tree, Variant, compiler, fragments, selftest, tree};
 use super::source::{Source, am, applied_mark, fetch, reset, series_digest, sha256, version};
 use crate::shell;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// The directory that is compiled after each patch.
 const IMA: &str = "security/integrity/ima/";
@@ -21,34 +21,34 @@ const RECIPE: u32 = 1;
 
 /// Where it is written down that a series passed: named by a key of the source, the series, what checkpatch is not asked,
 /// the configuration and the tools.
-pub fn passed_mark(world: &World, base: &Base) -> Result<PathBuf> {
-    let (_, version) = version(world, base)?;
-    let fragments = fragments(world, base, &Variant::default())?;
+pub fn passed_mark(workspace: &Workspace, base: &Base) -> Result<PathBuf> {
+    let (_, version) = version(workspace, base)?;
+    let fragments = fragments(workspace, base, &Variant::default())?;
     let sparse = shell::output(Command::new("sparse").arg("--version"))?;
     let inputs = format!(
         "{RECIPE}\n{version}\n{}\n{}\n{:?}\n{}\n{fragments}",
-        series_digest(world, base)?,
+        series_digest(workspace, base)?,
         compiler()?,
         base.accepted,
         sparse.trim(),
     );
     let key = sha256(inputs.as_bytes())?;
     let name = format!("{}-{}", base.series, key.get(..16).unwrap_or(&key));
-    Ok(world.cache.join("kernel-checks").join(name))
+    Ok(workspace.cache.join("kernel-checks").join(name))
 }
 
 /// Applies a series patch by patch; each must be clean and must compile without a warning that was not there before.
-pub fn check(world: &World, base: &Base) -> Result<()> {
-    let source = fetch(world, base)?;
-    let digest = series_digest(world, base)?;
+pub fn check(workspace: &Workspace, base: &Base) -> Result<()> {
+    let source = fetch(workspace, base)?;
+    let digest = series_digest(workspace, base)?;
     shell::heading(&format!("Series for {} on {}", base.series, source.version));
-    reset(world, base, &source)?;
+    reset(workspace, base, &source)?;
     let variant = Variant::default();
-    let tree = tree(world, base, &source, &variant);
-    tree.configure(&fragments(world, base, &variant)?)?;
+    let tree = tree(workspace, base, &source, &variant);
+    tree.configure(&fragments(workspace, base, &variant)?)?;
     shell::run("What compiling needs", tree.make().arg("prepare"))?;
-    let patches = own_patches(world, base)?;
-    for earlier in series(world, base)?
+    let patches = own_patches(workspace, base)?;
+    for earlier in series(workspace, base)?
         .iter()
         .filter(|patch| !patches.contains(patch))
     {

@@ -20,7 +20,7 @@ use lexopt::prelude::*;
 
 use crate::help;
 use crate::needs::{self, Consent, Purpose};
-use crate::world::World;
+use crate::workspace::Workspace;
 use bases::{Base, bases, named, own_patches};
 use build::{Variant, again, build};
 use check::{check, passed_mark};
@@ -31,7 +31,7 @@ use source::{apply, fetch};
 ///
 /// # Errors
 /// For unknown options, and when a step fails.
-pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn kernel_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut variant = Variant::default();
     let mut flavour = USUAL_FLAVOUR.to_owned();
@@ -59,7 +59,7 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
         print!("{}", help::KERNEL);
         return Ok(ExitCode::FAILURE);
     };
-    let all = bases(world)?;
+    let all = bases(workspace)?;
     let mut chosen: Vec<&Base> = Vec::new();
     for name in &wanted {
         if name == "all" {
@@ -81,22 +81,22 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
         modules,
         config: variant.config.clone(),
     };
-    if let Some(code) = needs::provide(world, purpose, consent)? {
+    if let Some(code) = needs::provide(workspace, purpose, consent)? {
         return Ok(code);
     }
     for base in chosen {
-        let _lock = lock(world, base)?;
+        let _lock = lock(workspace, base)?;
         match verb.as_str() {
-            "fetch" => println!("{}", fetch(world, base)?.dir.display()),
+            "fetch" => println!("{}", fetch(workspace, base)?.dir.display()),
             "apply" => {
-                let source = fetch(world, base)?;
-                apply(world, base, &source)?;
+                let source = fetch(workspace, base)?;
+                apply(workspace, base, &source)?;
                 println!("{}", source.dir.display());
             }
-            "build" => println!("{}", build(world, base, &variant)?.display()),
-            "reproduce" => again(world, base)?,
-            "package" => println!("{}", package(world, base, &wanted_packages)?.display()),
-            _ => check(world, base)?,
+            "build" => println!("{}", build(workspace, base, &variant)?.display()),
+            "reproduce" => again(workspace, base)?,
+            "package" => println!("{}", package(workspace, base, &wanted_packages)?.display()),
+            _ => check(workspace, base)?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -109,18 +109,18 @@ pub fn kernel_command(world: &World, mut parser: lexopt::Parser) -> Result<ExitC
 ///
 /// # Errors
 /// When a patch does not apply, is not clean or does not compile, or a build fails.
-pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
+pub fn check_and_build(workspace: &Workspace) -> Result<(u64, Vec<PathBuf>)> {
     let mut patches = 0;
     let mut kernels = Vec::new();
-    for base in bases(world)? {
-        let _lock = lock(world, &base)?;
-        let mark = passed_mark(world, &base)?;
+    for base in bases(workspace)? {
+        let _lock = lock(workspace, &base)?;
+        let mark = passed_mark(workspace, &base)?;
         if mark.is_file() {
             println!("kernel check {}: nothing changed since it passed", base.series);
         } else {
             let begin = Instant::now();
-            check(world, &base)?;
-            patches += own_patches(world, &base)?.len() as u64;
+            check(workspace, &base)?;
+            patches += own_patches(workspace, &base)?.len() as u64;
             println!(
                 "TIME kernel check {}: {:.0} s",
                 base.series,
@@ -130,7 +130,7 @@ pub fn check_and_build(world: &World) -> Result<(u64, Vec<PathBuf>)> {
         }
         if base.full {
             let begin = Instant::now();
-            kernels.push(build(world, &base, &Variant::default())?);
+            kernels.push(build(workspace, &base, &Variant::default())?);
             println!(
                 "TIME kernel build {}: {:.0} s",
                 base.series,
@@ -153,37 +153,37 @@ fn passed(mark: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When there is no such base, something that is needed cannot be installed, or the build fails.
-pub fn for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
-    let all = bases(world)?;
+pub fn for_guests(workspace: &Workspace, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
+    let all = bases(workspace)?;
     let base = named(&all, name)?;
-    if let Some(code) = needs::provide(world, Purpose::Kernel, consent)? {
+    if let Some(code) = needs::provide(workspace, Purpose::Kernel, consent)? {
         return Ok(Err(code));
     }
-    let _lock = lock(world, base)?;
-    build(world, base, &Variant::default()).map(Ok)
+    let _lock = lock(workspace, base)?;
+    build(workspace, base, &Variant::default()).map(Ok)
 }
 
 /// The names of all bases.
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn all(world: &World) -> Result<Vec<String>> {
-    Ok(bases(world)?.into_iter().map(|base| base.series).collect())
+pub fn all(workspace: &Workspace) -> Result<Vec<String>> {
+    Ok(bases(workspace)?.into_iter().map(|base| base.series).collect())
 }
 
 /// Builds a base in full, as the debug kernel if so wanted; gives its directory.
 ///
 /// # Errors
 /// When there is no such base, or the build fails.
-pub fn build_for_guests(world: &World, name: &str, debug: bool) -> Result<PathBuf> {
-    let all = bases(world)?;
+pub fn build_for_guests(workspace: &Workspace, name: &str, debug: bool) -> Result<PathBuf> {
+    let all = bases(workspace)?;
     let base = named(&all, name)?;
-    let _lock = lock(world, base)?;
+    let _lock = lock(workspace, base)?;
     let variant = Variant {
         debug,
         ..Variant::default()
     };
-    build(world, base, &variant)
+    build(workspace, base, &variant)
 }
 
 /// Packages a base with the modules that our guests load; gives the directory, or the exit status of one who wants
@@ -191,15 +191,19 @@ pub fn build_for_guests(world: &World, name: &str, debug: bool) -> Result<PathBu
 ///
 /// # Errors
 /// When there is no such base, something that is needed cannot be installed, or the build fails.
-pub fn package_for_guests(world: &World, name: &str, consent: Consent) -> Result<Result<PathBuf, ExitCode>> {
-    if let Some(code) = needs::provide(world, Purpose::KernelPackages, consent)? {
+pub fn package_for_guests(
+    workspace: &Workspace,
+    name: &str,
+    consent: Consent,
+) -> Result<Result<PathBuf, ExitCode>> {
+    if let Some(code) = needs::provide(workspace, Purpose::KernelPackages, consent)? {
         return Ok(Err(code));
     }
-    let all = bases(world)?;
+    let all = bases(workspace)?;
     let base = named(&all, name)?;
-    let _lock = lock(world, base)?;
-    let modules = world.target.join("soak").join("lsmod");
-    std::fs::create_dir_all(world.target.join("soak"))?;
+    let _lock = lock(workspace, base)?;
+    let modules = workspace.target.join("soak").join("lsmod");
+    std::fs::create_dir_all(workspace.target.join("soak"))?;
     std::fs::write(
         &modules,
         GUEST_MODULES.map(|module| format!("{module} 1 0\n")).concat(),
@@ -209,7 +213,7 @@ pub fn package_for_guests(world: &World, name: &str, consent: Consent) -> Result
         modules: Some(modules),
         config: None,
     };
-    package(world, base, &wanted).map(Ok)
+    package(workspace, base, &wanted).map(Ok)
 }
 
 /// What `lsmod` shows in a guest on the distribution's kernel.
@@ -219,20 +223,21 @@ const GUEST_MODULES: [&str; 5] = ["failover", "loop", "net_failover", "overlay",
 ///
 /// # Errors
 /// When there is no such base, a build fails, or the images differ.
-pub fn reproduce(world: &World, name: &str) -> Result<()> {
-    let all = bases(world)?;
+pub fn reproduce(workspace: &Workspace, name: &str) -> Result<()> {
+    let all = bases(workspace)?;
     let base = named(&all, name)?;
-    let _lock = lock(world, base)?;
-    again(world, base)
+    let _lock = lock(workspace, base)?;
+    again(workspace, base)
 }
 
 /// The series whose kernel is meant where nobody says which.
 pub const USUAL_BASE: &str = "6.12";
 
 /// One at a time for each base: sources and half-made builds are shared. Held until the file is closed.
-fn lock(world: &World, base: &Base) -> Result<std::fs::File> {
-    std::fs::create_dir_all(&world.cache).with_context(|| format!("making {}", world.cache.display()))?;
-    let path = world.cache.join(format!("kernel-{}.lock", base.kernel()));
+fn lock(workspace: &Workspace, base: &Base) -> Result<std::fs::File> {
+    std::fs::create_dir_all(&workspace.cache)
+        .with_context(|| format!("making {}", workspace.cache.display()))?;
+    let path = workspace.cache.join(format!("kernel-{}.lock", base.kernel()));
     let file = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
     if file.try_lock().is_err() {
         eprintln!(

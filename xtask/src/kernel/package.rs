@@ -14,7 +14,7 @@ use super::bases::{Base, patches_dir};
 use super::build::{Tree, builds, compiler, not_held, settings};
 use super::source::{apply, config_package, fetch, series_digest, sha256, source_name, version};
 use crate::shell;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Raised when what is made from a source, or kept of a build, changes.
 const RECIPE: u32 = 1;
@@ -33,9 +33,9 @@ pub struct Wanted {
 }
 
 /// Makes the packages, or finds them made; gives the directory with them.
-pub fn package(world: &World, base: &Base, wanted: &Wanted) -> Result<PathBuf> {
-    let (_, version) = version(world, base)?;
-    let mut changes = settings(&patches_dir(world).join("config/package.config"))?;
+pub fn package(workspace: &Workspace, base: &Base, wanted: &Wanted) -> Result<PathBuf> {
+    let (_, version) = version(workspace, base)?;
+    let mut changes = settings(&patches_dir(workspace).join("config/package.config"))?;
     if let Some(file) = &wanted.config {
         changes.push_str(&settings(file)?);
     }
@@ -44,14 +44,14 @@ pub fn package(world: &World, base: &Base, wanted: &Wanted) -> Result<PathBuf> {
         None => String::new(),
     };
     let compiler = compiler()?;
-    let series_digest = series_digest(world, base)?;
+    let series_digest = series_digest(workspace, base)?;
     let flavour = &wanted.flavour;
     let inputs = format!(
         "{RECIPE}\n{version}\n{flavour}\n{series_digest}\n{compiler}\n{changes}\n{}\n{modules}",
         wanted.modules.is_some()
     );
     let key = sha256(inputs.as_bytes())?;
-    let home = world.cache.join("kernel-packages").join(format!(
+    let home = workspace.cache.join("kernel-packages").join(format!(
         "{}-{flavour}-{}",
         base.series,
         key.get(..16).unwrap_or(&key)
@@ -59,9 +59,9 @@ pub fn package(world: &World, base: &Base, wanted: &Wanted) -> Result<PathBuf> {
     if home.is_dir() {
         return Ok(home);
     }
-    let source = fetch(world, base)?;
-    apply(world, base, &source)?;
-    let work = builds(world).join(format!(
+    let source = fetch(workspace, base)?;
+    apply(workspace, base, &source)?;
+    let work = builds(workspace).join(format!(
         "{}-{flavour}-package",
         source_name(base, &source.version)
     ));
@@ -69,7 +69,7 @@ pub fn package(world: &World, base: &Base, wanted: &Wanted) -> Result<PathBuf> {
         source: &source,
         out: work.join("build"),
     };
-    configure(&tree, &distribution(world, base, flavour)?, &changes, flavour)?;
+    configure(&tree, &distribution(workspace, base, flavour)?, &changes, flavour)?;
     if wanted.modules.is_some() {
         let list = work.join("lsmod");
         std::fs::write(&list, &modules)?;
@@ -136,8 +136,8 @@ fn names_of(lsmod: &str) -> Vec<&str> {
 }
 
 /// The distribution's configuration of a flavour, from the package that has them all.
-fn distribution(world: &World, base: &Base, flavour: &str) -> Result<String> {
-    let dir = config_package(world, base)?;
+fn distribution(workspace: &Workspace, base: &Base, flavour: &str) -> Result<String> {
+    let dir = config_package(workspace, base)?;
     let mut flavours = Vec::new();
     for entry in std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
         let path = entry?.path();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::bases::{Base, series};
 use crate::shell;
-use crate::world::{World, is_root};
+use crate::workspace::{Workspace, is_root};
 
 /// The commit of the source as it was fetched.
 const PRISTINE: &str = "pristine";
@@ -70,8 +70,8 @@ impl Apt {
     }
 
     /// Lists of our own, in the cache: needs no root and changes nothing of the machine.
-    fn of_suite(world: &World, suite: &str) -> Result<Self> {
-        let dir = world.cache.join("apt-kernel").join(suite);
+    fn of_suite(workspace: &Workspace, suite: &str) -> Result<Self> {
+        let dir = workspace.cache.join("apt-kernel").join(suite);
         for part in ["state/lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(dir.join(part)).with_context(|| format!("making {}", dir.display()))?;
         }
@@ -119,12 +119,12 @@ impl Apt {
 }
 
 /// The newest version of a base's source, and where apt has it; neither when only the cache can help.
-fn newest(world: &World, base: &Base) -> Result<(Apt, String)> {
+fn newest(workspace: &Workspace, base: &Base) -> Result<(Apt, String)> {
     let machine = Apt { options: Vec::new() };
     if let Some(version) = machine.candidate(&base.package) {
         return Ok((machine, version));
     }
-    let own = Apt::of_suite(world, &base.suite)?;
+    let own = Apt::of_suite(workspace, &base.suite)?;
     let version = own.candidate(&base.package).with_context(|| {
         format!(
             "{} is neither known to this machine nor in {}",
@@ -134,8 +134,8 @@ fn newest(world: &World, base: &Base) -> Result<(Apt, String)> {
     Ok((own, version))
 }
 
-fn sources(world: &World) -> PathBuf {
-    world.cache.join("kernel-src")
+fn sources(workspace: &Workspace) -> PathBuf {
+    workspace.cache.join("kernel-src")
 }
 
 /// The directory name of a version: `6.12_6.12.117-1~deb12u1`.
@@ -144,9 +144,9 @@ pub fn source_name(base: &Base, version: &str) -> String {
 }
 
 /// A version of this base that is in the cache: the one that the series was made for, if it is there.
-fn cached_version(world: &World, base: &Base) -> Option<String> {
+fn cached_version(workspace: &Workspace, base: &Base) -> Option<String> {
     let prefix = format!("{}_", base.kernel());
-    let mut versions: Vec<String> = std::fs::read_dir(sources(world))
+    let mut versions: Vec<String> = std::fs::read_dir(sources(workspace))
         .ok()?
         .filter_map(Result::ok)
         .filter(|entry| entry.path().join("linux/.git/ready").is_file())
@@ -160,10 +160,10 @@ fn cached_version(world: &World, base: &Base) -> Option<String> {
 }
 
 /// The version to use: the newest one, or without any package lists the one that lies in the cache.
-pub fn version(world: &World, base: &Base) -> Result<(Option<Apt>, String)> {
-    match newest(world, base) {
+pub fn version(workspace: &Workspace, base: &Base) -> Result<(Option<Apt>, String)> {
+    match newest(workspace, base) {
         Ok((apt, version)) => Ok((Some(apt), version)),
-        Err(error) => match cached_version(world, base) {
+        Err(error) => match cached_version(workspace, base) {
             Some(version) => {
                 eprintln!("{error:#}; taking {version} from the cache");
                 Ok((None, version))
@@ -174,9 +174,9 @@ pub fn version(world: &World, base: &Base) -> Result<(Option<Apt>, String)> {
 }
 
 /// Puts a base's source into the cache.
-pub fn fetch(world: &World, base: &Base) -> Result<Source> {
-    let (apt, version) = version(world, base)?;
-    let home = sources(world).join(source_name(base, &version));
+pub fn fetch(workspace: &Workspace, base: &Base) -> Result<Source> {
+    let (apt, version) = version(workspace, base)?;
+    let home = sources(workspace).join(source_name(base, &version));
     let source = Source {
         version: version.clone(),
         dir: home.join("linux"),
@@ -229,9 +229,9 @@ pub fn fetch(world: &World, base: &Base) -> Result<Source> {
 }
 
 /// The directory with the distribution's configurations (`config.amd64_none_cloud-amd64.xz`), of the source's version.
-pub fn config_package(world: &World, base: &Base) -> Result<PathBuf> {
-    let (apt, version) = version(world, base)?;
-    let dir = sources(world).join(format!("{}-config", source_name(base, &version)));
+pub fn config_package(workspace: &Workspace, base: &Base) -> Result<PathBuf> {
+    let (apt, version) = version(workspace, base)?;
+    let dir = sources(workspace).join(format!("{}-config", source_name(base, &version)));
     let configs = |dir: &Path| find(&dir.join("usr/src"), |name| name.starts_with("linux-config-"));
     if dir.is_dir() {
         return configs(&dir);
@@ -274,9 +274,9 @@ fn touched(patch: &str) -> Vec<&str> {
 }
 
 /// SHA-256 of the patches of a series, in order.
-pub fn series_digest(world: &World, base: &Base) -> Result<String> {
+pub fn series_digest(workspace: &Workspace, base: &Base) -> Result<String> {
     let mut bytes = Vec::new();
-    for patch in series(world, base)? {
+    for patch in series(workspace, base)? {
         bytes.extend(std::fs::read(&patch).with_context(|| format!("reading {}", patch.display()))?);
     }
     sha256(&bytes)
@@ -307,7 +307,7 @@ pub fn applied_mark(source: &Source) -> PathBuf {
 }
 
 /// Brings the source back to what was fetched, with all files that the series changes under git's eyes.
-pub fn reset(world: &World, base: &Base, source: &Source) -> Result<()> {
+pub fn reset(workspace: &Workspace, base: &Base, source: &Source) -> Result<()> {
     let mark = applied_mark(source);
     if mark.exists() {
         std::fs::remove_file(&mark)?;
@@ -324,7 +324,7 @@ pub fn reset(world: &World, base: &Base, source: &Source) -> Result<()> {
             .args(["checkout", "-q", "--force", "--detach", PRISTINE]),
     )?;
     let mut files = BTreeSet::new();
-    for patch in series(world, base)? {
+    for patch in series(workspace, base)? {
         let text = std::fs::read_to_string(&patch).with_context(|| format!("reading {}", patch.display()))?;
         files.extend(touched(&text).into_iter().map(str::to_owned));
     }
@@ -354,13 +354,13 @@ pub fn am(source: &Source, patch: &Path) -> Result<()> {
 }
 
 /// Makes the source the patched one, unless it is already.
-pub fn apply(world: &World, base: &Base, source: &Source) -> Result<()> {
-    let digest = series_digest(world, base)?;
+pub fn apply(workspace: &Workspace, base: &Base, source: &Source) -> Result<()> {
+    let digest = series_digest(workspace, base)?;
     if std::fs::read_to_string(applied_mark(source)).is_ok_and(|text| text == digest) {
         return Ok(());
     }
-    reset(world, base, source)?;
-    for patch in series(world, base)? {
+    reset(workspace, base, source)?;
+    for patch in series(workspace, base)? {
         am(source, &patch)?;
     }
     std::fs::write(applied_mark(source), digest)?;

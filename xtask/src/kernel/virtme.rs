@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::shell;
-use crate::world::{World, find_program};
+use crate::workspace::{Workspace, find_program};
 
 /// Its version; older ones want a kernel with loadable modules.
 const VERSION: &str = "1.42";
@@ -15,11 +15,11 @@ const VERSION: &str = "1.42";
 ///
 /// # Errors
 /// When there is no Python to install it with, or no package index.
-pub fn provide(world: &World) -> Result<PathBuf> {
+pub fn provide(workspace: &Workspace) -> Result<PathBuf> {
     if let Some(path) = find_program("vng") {
         return Ok(path);
     }
-    let home = world.cache.join(format!("tools/virtme-ng-{VERSION}"));
+    let home = workspace.cache.join(format!("tools/virtme-ng-{VERSION}"));
     let ready = home.join("ready");
     if !ready.is_file() {
         shell::heading("virtme-ng, into the cache (once)");

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::plan::{self, Decision, Installed, Offers, Plan, Release, Request, Simulation, Suite};
 use crate::shell;
-use crate::world::{World, find_program, is_root, megabytes, os_release};
+use crate::workspace::{Workspace, find_program, is_root, megabytes, os_release};
 
 /// Package lists that are older are refreshed before anything is installed.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
@@ -194,7 +194,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// When apt or dpkg cannot be asked.
-pub fn plan(world: &World, packages: &[String]) -> Result<Outcome> {
+pub fn plan(workspace: &Workspace, packages: &[String]) -> Result<Outcome> {
     let release = Release {
         codename: os_release("VERSION_CODENAME").unwrap_or_default(),
         number: os_release("VERSION_ID").unwrap_or_default(),
@@ -202,7 +202,7 @@ pub fn plan(world: &World, packages: &[String]) -> Result<Outcome> {
     let format = format!("-f={}", plan::INSTALLED_FORMAT);
     let installed = Installed::read(&shell::output(Command::new("dpkg-query").args(["-W", &format]))?);
     let mut asker = Asker {
-        world,
+        workspace,
         added: Vec::new(),
         release: &release,
         installed: &installed,
@@ -272,7 +272,7 @@ fn asked(program: &str, options: &[String]) -> Command {
 }
 
 struct Asker<'a> {
-    world: &'a World,
+    workspace: &'a Workspace,
     /// The suites that the private sources have beside the machine's.
     added: Vec<Suite>,
     release: &'a Release,
@@ -317,7 +317,7 @@ impl Asker<'_> {
         if request.prefer.0.is_empty() {
             return Ok(Vec::new());
         }
-        let home = self.world.cache.join("apt-install");
+        let home = self.workspace.cache.join("apt-install");
         let machine = Machine::ask()?;
         let preferences = home.join("preferences.d");
         copied(&machine.preferences, &preferences)?;

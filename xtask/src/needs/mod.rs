@@ -17,7 +17,7 @@ use lexopt::prelude::*;
 
 use self::apt::{Lists, Outcome, Planned, Root};
 use self::survey::survey;
-use crate::world::{World, find_program, megabytes, os_release};
+use crate::workspace::{Workspace, find_program, megabytes, os_release};
 use crate::{help, shell};
 
 /// Exit status of `--no-install` when something is missing.
@@ -119,7 +119,7 @@ with at least 6 GB of disk does).";
 ///
 /// # Errors
 /// For unknown options.
-pub fn doctor(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn doctor(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut json = false;
     while let Some(argument) = parser.next()? {
         match argument {
@@ -131,7 +131,7 @@ pub fn doctor(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let needs = survey(world, Purpose::Test);
+    let needs = survey(workspace, Purpose::Test);
     let missing = needs.iter().filter(|need| need.missing()).count();
     if json {
         println!("{}", as_json(&needs));
@@ -168,8 +168,8 @@ pub struct Consent {
 ///
 /// # Errors
 /// When something cannot be brought.
-pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Option<ExitCode>> {
-    let mut needs = survey(world, purpose);
+pub fn provide(workspace: &Workspace, purpose: Purpose, consent: Consent) -> Result<Option<ExitCode>> {
+    let mut needs = survey(workspace, purpose);
     if !needs.iter().any(Need::missing) {
         return Ok(None);
     }
@@ -188,14 +188,14 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
     if !needs.iter().any(Need::wants_apt) {
         refuse_blocked(&needs)?;
         let agreed = consent.yes
-            || world.ci
+            || workspace.ci
             || shell::confirm("Build the listed tools into the cache?")?.unwrap_or(true);
         return Ok((!agreed).then(|| ExitCode::from(MISSING)));
     }
     let mut installer = Installer {
-        world,
+        workspace,
         root: Root::find(),
-        unasked: consent.yes || world.ci,
+        unasked: consent.yes || workspace.ci,
         refreshed: false,
     };
     installer.must_become_root(&needs)?;
@@ -209,7 +209,7 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
         if !installer.refresh(&why)? {
             return Ok(Some(ExitCode::from(MISSING)));
         }
-        needs = survey(world, purpose);
+        needs = survey(workspace, purpose);
         eprintln!("By these lists, this machine lacks:\n{}", table(&needs, false));
     }
     refuse_blocked(&needs)?;
@@ -217,7 +217,7 @@ pub fn provide(world: &World, purpose: Purpose, consent: Consent) -> Result<Opti
     if !packages.is_empty() && !installer.install(&packages)? {
         return Ok(Some(ExitCode::from(MISSING)));
     }
-    let still: Vec<String> = survey(world, purpose)
+    let still: Vec<String> = survey(workspace, purpose)
         .into_iter()
         .filter(|need| need.missing() && matches!(need.how, How::Apt | How::Nothing))
         .map(|need| need.name)
@@ -255,7 +255,7 @@ fn refuse_blocked(needs: &[Need]) -> Result<()> {
 
 /// Uses apt-get as far as a person agrees.
 struct Installer<'a> {
-    world: &'a World,
+    workspace: &'a Workspace,
     root: Root,
     /// Consent was given beforehand.
     unasked: bool,
@@ -302,13 +302,13 @@ impl Installer<'_> {
     }
 
     fn install(&mut self, packages: &[String]) -> Result<bool> {
-        let planned = match apt::plan(self.world, packages)? {
+        let planned = match apt::plan(self.workspace, packages)? {
             Outcome::Stopped(faults) if !self.refreshed => {
                 eprintln!("apt finds no way by these lists:\n  {}", faults.join("\n  "));
                 if !self.refresh("newer ones may have versions that fit")? {
                     return Ok(false);
                 }
-                apt::plan(self.world, packages)?
+                apt::plan(self.workspace, packages)?
             }
             outcome => outcome,
         };
@@ -326,7 +326,7 @@ impl Installer<'_> {
         if !self.refresh("a package could not be installed by them")? {
             return Ok(false);
         }
-        let planned = apt::plan(self.world, packages)?;
+        let planned = apt::plan(self.workspace, packages)?;
         let Some(planned) = self.consented(planned, packages)? else {
             return Ok(false);
         };

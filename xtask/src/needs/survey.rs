@@ -10,13 +10,13 @@ use super::packages::PACKAGES;
 use super::{How, Need, Purpose, State, is_debian};
 use crate::build::{self, Toolchain, Unavailable};
 use crate::shell;
-use crate::world::{World, find_program, is_root, megabytes};
+use crate::workspace::{Workspace, find_program, is_root, megabytes};
 
 /// Looks for everything that `purpose` needs.
-pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
+pub fn survey(workspace: &Workspace, purpose: Purpose) -> Vec<Need> {
     let mut needs = Vec::new();
     let (toolchain, toolchain_needs) = if purpose.includes(Purpose::Build) {
-        ebpf_needs(world)
+        ebpf_needs(workspace)
     } else {
         (Vec::new(), Vec::new())
     };
@@ -37,7 +37,7 @@ pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
     if purpose.includes(Purpose::Test) {
         needs.push(rust_component("rustfmt", "cargo-fmt"));
         needs.push(rust_component("clippy", "cargo-clippy"));
-        let deny = build::cargo_deny(world);
+        let deny = build::cargo_deny(workspace);
         needs.push(Need {
             name: "cargo-deny".to_owned(),
             reason: "checks licences and sources of what we depend on".to_owned(),
@@ -50,14 +50,14 @@ pub fn survey(world: &World, purpose: Purpose) -> Vec<Need> {
         });
     }
     if purpose.includes(Purpose::Machines) {
-        needs.push(kernel_need(world, "6.12"));
+        needs.push(kernel_need(workspace, "6.12"));
         if purpose.includes(Purpose::Test) {
-            needs.push(kernel_need(world, "6.1"));
+            needs.push(kernel_need(workspace, "6.1"));
         }
-        needs.push(root_need(world));
+        needs.push(root_need(workspace));
         needs.push(accelerator_need());
     }
-    needs.push(disk_need(world));
+    needs.push(disk_need(workspace));
     needs
 }
 
@@ -155,9 +155,9 @@ fn package_facts(names: &[&str]) -> BTreeMap<String, (u64, u64)> {
 }
 
 /// What the eBPF object's build lacks, and the Debian packages that it needs.
-fn ebpf_needs(world: &World) -> (Vec<Need>, Vec<(String, String)>) {
+fn ebpf_needs(workspace: &Workspace) -> (Vec<Need>, Vec<(String, String)>) {
     if std::env::var_os("CGPATH_BPF_OBJECT").is_some() {
-        let path = world.bpf_object();
+        let path = workspace.bpf_object();
         let state = if path.is_file() {
             State::Present(path.display().to_string())
         } else {
@@ -198,7 +198,7 @@ fn ebpf_needs(world: &World) -> (Vec<Need>, Vec<(String, String)>) {
     needs.push(Need {
         name: "bpf-linker".to_owned(),
         reason: "links the eBPF programs".to_owned(),
-        state: toolchain.linker(world).map_or_else(
+        state: toolchain.linker(workspace).map_or_else(
             || State::Missing("built into the cache, about 3 minutes, once".to_owned()),
             |path| State::Present(path.display().to_string()),
         ),
@@ -225,9 +225,9 @@ fn rust_component(name: &str, program: &str) -> Need {
     }
 }
 
-fn kernel_need(world: &World, series: &str) -> Need {
+fn kernel_need(workspace: &Workspace, series: &str) -> Need {
     // Written last by vm-tests (`kernel`) when it fetched one.
-    let cached = subdirectories(&world.cache.join("kernels").join(series))
+    let cached = subdirectories(&workspace.cache.join("kernels").join(series))
         .into_iter()
         .filter(|dir| dir.join("ready.json").is_file())
         .filter_map(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()))
@@ -270,9 +270,9 @@ fn kernel_need(world: &World, series: &str) -> Need {
     }
 }
 
-fn root_need(world: &World) -> Need {
+fn root_need(workspace: &Workspace) -> Need {
     // Written last by vm-tests (`root`) when it made one.
-    let cached = subdirectories(&world.cache.join("roots"))
+    let cached = subdirectories(&workspace.cache.join("roots"))
         .into_iter()
         .find(|dir| dir.join("ready").is_file());
     let (state, size) = match cached {
@@ -329,14 +329,14 @@ fn accelerator_need() -> Need {
     }
 }
 
-fn disk_need(world: &World) -> Need {
+fn disk_need(workspace: &Workspace) -> Need {
     /// A full build, the cache and the disks of a few guests.
     const NEEDED_MIB: u64 = 12_000;
-    let place = world
+    let place = workspace
         .target
         .ancestors()
         .find(|dir| dir.is_dir())
-        .unwrap_or(&world.root);
+        .unwrap_or(&workspace.root);
     let free = shell::output(Command::new("df").arg("-Pm").arg(place))
         .ok()
         .and_then(|text| {
@@ -348,7 +348,7 @@ fn disk_need(world: &World) -> Need {
                 .ok()
         });
     // What is built already needs no room any more.
-    let built = world.target.join("debug/demo").is_file();
+    let built = workspace.target.join("debug/demo").is_file();
     let needed = if built { NEEDED_MIB / 4 } else { NEEDED_MIB };
     let state = match free {
         Some(mib) if mib >= needed => State::Present(format!("{} GB free", mib / 1000)),

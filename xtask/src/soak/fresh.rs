@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{kept, kept_in};
 use crate::shell;
-use crate::world::{World, find_program, is_root};
+use crate::workspace::{Workspace, find_program, is_root};
 
 /// A release of Debian: its number and its codename.
 type Suite = (&'static str, &'static str);
@@ -58,7 +58,7 @@ const LATER: &[&str] = &["rustc-web", "llvm-toolchain-2"];
 ///
 /// # Errors
 /// When this is not root, a tool is missing, or a root file system cannot be made.
-pub fn run(world: &World, filter: Option<&str>, whole: bool) -> Result<bool> {
+pub fn run(workspace: &Workspace, filter: Option<&str>, whole: bool) -> Result<bool> {
     if !is_root() {
         bail!("the step fresh makes root file systems and enters them, as root; hint: sudo");
     }
@@ -75,7 +75,7 @@ pub fn run(world: &World, filter: Option<&str>, whole: bool) -> Result<bool> {
             if filter.is_some_and(|filter| !name.contains(filter)) {
                 continue;
             }
-            let passed = Machine::make(world, *suite, &name)?.try_case(world, case, &name, whole)?;
+            let passed = Machine::make(workspace, *suite, &name)?.try_case(workspace, case, &name, whole)?;
             summary.push(format!("fresh {name}: {}", if passed { "ok" } else { "FAILED" }));
             good &= passed;
         }
@@ -96,8 +96,8 @@ struct Machine {
 }
 
 impl Machine {
-    fn make(world: &World, suite: Suite, name: &str) -> Result<Self> {
-        let folder = world.target.join("soak/fresh");
+    fn make(workspace: &Workspace, suite: Suite, name: &str) -> Result<Self> {
+        let folder = workspace.target.join("soak/fresh");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let archive = folder.join(format!("{}.tar", suite.1));
         if !archive.is_file() {
@@ -129,12 +129,12 @@ impl Machine {
             suite,
             shared: shared()?,
         };
-        machine.furnish(world)?;
+        machine.furnish(workspace)?;
         Ok(machine)
     }
 
     /// What makes it usable: the network as this machine has it, compilers, and a clone.
-    fn furnish(&self, world: &World) -> Result<()> {
+    fn furnish(&self, workspace: &Workspace) -> Result<()> {
         for file in ["etc/resolv.conf", "etc/hosts"] {
             std::fs::copy(Path::new("/").join(file), self.root.join(file))
                 .with_context(|| format!("copying /{file}"))?;
@@ -175,13 +175,13 @@ impl Machine {
         let mut clone = Command::new("git");
         clone
             .args(["clone", "--quiet", "--no-hardlinks"])
-            .arg(&world.root)
+            .arg(&workspace.root)
             .arg(self.root.join("srv/ima-cgpath"));
         shell::output(&mut clone)?;
         Ok(())
     }
 
-    fn try_case(&self, world: &World, case: Case, name: &str, whole: bool) -> Result<bool> {
+    fn try_case(&self, workspace: &Workspace, case: Case, name: &str, whole: bool) -> Result<bool> {
         if case == Case::NewerQemu {
             self.newer_qemu()?;
         }
@@ -197,17 +197,17 @@ impl Machine {
         }
         let before = self.installed()?;
         let mut faults = Vec::new();
-        let mut log = self.demo(world, &format!("fresh-{name}"), &mut faults)?;
+        let mut log = self.demo(workspace, &format!("fresh-{name}"), &mut faults)?;
         if whole && faults.is_empty() {
-            log = self.demo(world, &format!("fresh-{name}-again"), &mut faults)?;
+            log = self.demo(workspace, &format!("fresh-{name}-again"), &mut faults)?;
         }
         if whole && faults.is_empty() {
             let step = format!("fresh-{name}-test");
             let mut command = self.inside("cd /srv/ima-cgpath && exec cargo xtask test 2>&1");
-            if !kept(world, &step, &mut command)? {
+            if !kept(workspace, &step, &mut command)? {
                 faults.push("the test failed".to_owned());
             }
-            log = kept_in(world, &step);
+            log = kept_in(workspace, &step);
         }
         let after = self.installed()?;
         faults.extend(self.harm(&before, &after)?);
@@ -232,12 +232,12 @@ impl Machine {
     }
 
     /// Runs the demo; returns its log.
-    fn demo(&self, world: &World, step: &str, faults: &mut Vec<String>) -> Result<PathBuf> {
+    fn demo(&self, workspace: &Workspace, step: &str, faults: &mut Vec<String>) -> Result<PathBuf> {
         let mut command = self.inside("cd /srv/ima-cgpath && exec cargo xtask demo 2>&1");
-        if !kept(world, step, &mut command)? {
+        if !kept(workspace, step, &mut command)? {
             faults.push("the command failed".to_owned());
         }
-        let log = kept_in(world, step);
+        let log = kept_in(workspace, step);
         let said = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
         if !said.contains("every verdict is what it should be") {
             faults.push("no verdict came".to_owned());

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// Coverage by counters and comparisons, as cargo-fuzz asks for; overflows and assertions are checked.
 const FLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks -Cpasses=sancov-module \
@@ -26,13 +26,13 @@ const MEMORY: u64 = 1024;
 ///
 /// # Errors
 /// Without a nightly compiler, and when a target does not build.
-pub fn programs(world: &World, filter: Option<&str>, seconds: u64) -> Result<Vec<(String, Command)>> {
+pub fn programs(workspace: &Workspace, filter: Option<&str>, seconds: u64) -> Result<Vec<(String, Command)>> {
     let toolchains = shell::output(Command::new("rustup").args(["toolchain", "list"])).context("rustup")?;
     if !toolchains.lines().any(|line| line.starts_with("nightly")) {
         bail!("libFuzzer needs a nightly compiler; hint: rustup toolchain install nightly --profile minimal");
     }
-    let fuzz = world.root.join("fuzz");
-    let home = world.target.join("libfuzzer");
+    let fuzz = workspace.root.join("fuzz");
+    let home = workspace.target.join("libfuzzer");
     let mut cargo = Command::new("rustup");
     cargo
         .args([

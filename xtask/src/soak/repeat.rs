@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::test::programs::Program;
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{shell, test};
 
 /// How often every test runs.
@@ -30,12 +30,12 @@ const LONGEST: Duration = Duration::from_secs(2 * 3600);
 const OF_GUESTS: &[&str] = &[test::GUEST_THREADS, "--skip", "kernel_"];
 
 /// Runs what is still to be run; whether nothing failed so far.
-pub fn repeat(world: &World, filter: Option<&str>) -> Result<bool> {
+pub fn repeat(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
     let begin = Instant::now();
-    let mut programs = test::host_programs(world)?;
-    programs.extend(test::guest_programs(world)?);
-    let environment = test::environment(world)?;
-    let mut log = Log::open(world, filter)?;
+    let mut programs = test::host_programs(workspace)?;
+    programs.extend(test::guest_programs(workspace)?);
+    let environment = test::environment(workspace)?;
+    let mut log = Log::open(workspace, filter)?;
     for round in 1..=ROUNDS {
         for program in &programs {
             if log.has(round, program) {
@@ -71,12 +71,12 @@ struct Log {
 }
 
 impl Log {
-    fn open(world: &World, filter: Option<&str>) -> Result<Self> {
-        let folder = world.target.join("soak");
+    fn open(workspace: &Workspace, filter: Option<&str>) -> Result<Self> {
+        let folder = workspace.target.join("soak");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let path = folder.join("repeat.jsonl");
         // Only some of the tests are not all of them.
-        let commit = format!("{} {}", super::commit(world)?, filter.unwrap_or("all"));
+        let commit = format!("{} {}", super::commit(workspace)?, filter.unwrap_or("all"));
         let (mut done, mut failures) = (BTreeSet::new(), BTreeSet::new());
         for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
             let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, shell};
 
 /// No batch is begun after this time.
@@ -33,7 +33,7 @@ struct Seeded {
 }
 
 /// Lives what is still to be lived; whether nothing was wrong so far.
-pub fn lives(world: &World) -> Result<bool> {
+pub fn lives(workspace: &Workspace) -> Result<bool> {
     let seeded = Seeded {
         name: "lives",
         all: 100_000,
@@ -41,8 +41,8 @@ pub fn lives(world: &World) -> Result<bool> {
         variable: "CGPATH_LIVES",
         telling: "lives from seed",
     };
-    seeded.go_on(world, || {
-        let mut command = build::cargo(world);
+    seeded.go_on(workspace, || {
+        let mut command = build::cargo(workspace);
         command
             .args([
                 "test",
@@ -58,7 +58,7 @@ pub fn lives(world: &World) -> Result<bool> {
 }
 
 /// Compares the stacks that are still to be compared.
-pub fn stacks(world: &World) -> Result<bool> {
+pub fn stacks(workspace: &Workspace) -> Result<bool> {
     let seeded = Seeded {
         name: "stacks",
         all: 20_000,
@@ -66,8 +66,8 @@ pub fn stacks(world: &World) -> Result<bool> {
         variable: "CGPATH_STACKS",
         telling: "stacks from seed",
     };
-    seeded.go_on(world, || {
-        let mut command = build::cargo(world);
+    seeded.go_on(workspace, || {
+        let mut command = build::cargo(workspace);
         command
             .args([
                 "test",
@@ -83,9 +83,9 @@ pub fn stacks(world: &World) -> Result<bool> {
 }
 
 impl Seeded {
-    fn go_on(&self, world: &World, command: impl Fn() -> Result<Command>) -> Result<bool> {
+    fn go_on(&self, workspace: &Workspace, command: impl Fn() -> Result<Command>) -> Result<bool> {
         let begin = Instant::now();
-        let folder = world.target.join("soak");
+        let folder = workspace.target.join("soak");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let open = |end: &str| {
             let path = folder.join(format!("{}.{end}", self.name));
@@ -93,7 +93,7 @@ impl Seeded {
             file.with_context(|| format!("opening {}", path.display()))
         };
         let (mut batches, mut text) = (open("jsonl")?, open("log")?);
-        let commit = super::commit(world)?;
+        let commit = super::commit(workspace)?;
         let known = std::fs::read_to_string(folder.join(format!("{}.jsonl", self.name)))?;
         let known = known
             .lines()

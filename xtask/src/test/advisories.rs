@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::tally::Count;
 use crate::shell;
-use crate::world::World;
+use crate::workspace::Workspace;
 
 /// The snapshot, beside the repository.
 const SNAPSHOT: &str = "../shared/advisory-db.tar.gz";
@@ -22,13 +22,13 @@ const DATABASE: &str = "advisory-db-3157b0e258782691";
 ///
 /// # Errors
 /// When there is an advisory, or the snapshot cannot be read.
-pub fn check(world: &World, tool: &Path, manifests: &[&str]) -> Result<Count> {
-    let snapshot = world.root.join(SNAPSHOT);
+pub fn check(workspace: &Workspace, tool: &Path, manifests: &[&str]) -> Result<Count> {
+    let snapshot = workspace.root.join(SNAPSHOT);
     if !snapshot.is_file() {
         println!("SKIPPED: no {SNAPSHOT} beside the repository");
         return Ok(Count::without_data());
     }
-    let folder = world.target.join("advisories");
+    let folder = workspace.target.join("advisories");
     let database = folder.join(DATABASE);
     if database.exists() {
         std::fs::remove_dir_all(&database).with_context(|| format!("removing {}", database.display()))?;
@@ -58,12 +58,12 @@ pub fn check(world: &World, tool: &Path, manifests: &[&str]) -> Result<Count> {
         shell::output(Command::new("git").arg("-C").arg(&database).args(arguments))?;
     }
     let config = folder.join("deny.toml");
-    let text = std::fs::read_to_string(world.root.join("deny.toml")).context("reading deny.toml")?;
+    let text = std::fs::read_to_string(workspace.root.join("deny.toml")).context("reading deny.toml")?;
     std::fs::write(&config, with_database(&text, &folder)?)
         .with_context(|| format!("writing {}", config.display()))?;
     for manifest in manifests {
         let mut command = Command::new(tool);
-        command.current_dir(&world.root).args([
+        command.current_dir(&workspace.root).args([
             "--manifest-path",
             manifest,
             "--all-features",

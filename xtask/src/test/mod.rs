@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
-use crate::world::World;
+use crate::workspace::Workspace;
 use crate::{build, help, kernel, python, shell, tidy};
 use programs::Program;
 use summary::Summary;
@@ -43,7 +43,7 @@ pub const GUEST_THREADS: &str = "--test-threads=64";
 ///
 /// # Errors
 /// For unknown options, and when something that is needed cannot be installed.
-pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
+pub fn test(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut fast = false;
     let mut only: Vec<String> = Vec::new();
@@ -68,11 +68,11 @@ pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(code) = needs::provide(world, Purpose::Test, consent)? {
+    if let Some(code) = needs::provide(workspace, Purpose::Test, consent)? {
         return Ok(code);
     }
     let run = Run {
-        world,
+        workspace,
         filter: filter.as_deref(),
         guests: !fast,
         host: OnceLock::new(),
@@ -98,7 +98,7 @@ pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
     }
     print!("\n{}", summary.text());
     let total = summary.total();
-    let wrongly_skipped = world.ci && total.wrongly_skipped() > 0;
+    let wrongly_skipped = workspace.ci && total.wrongly_skipped() > 0;
     if wrongly_skipped {
         println!("CI is set: what was skipped, but for want of ../shared/vectors, counts as failed");
     }
@@ -118,10 +118,10 @@ pub fn test(world: &World, mut parser: lexopt::Parser) -> Result<ExitCode> {
 ///
 /// # Errors
 /// When one does not compile.
-pub fn host_programs(world: &World) -> Result<Vec<Program>> {
-    let mut command = build::cargo(world);
+pub fn host_programs(workspace: &Workspace) -> Result<Vec<Program>> {
+    let mut command = build::cargo(workspace);
     command
-        .env("CGPATH_BPF_OBJECT", world.bpf_object())
+        .env("CGPATH_BPF_OBJECT", workspace.bpf_object())
         .args(["test", "--workspace", "--locked"]);
     programs::build("the tests of this machine", &mut command)
 }
@@ -130,9 +130,9 @@ pub fn host_programs(world: &World) -> Result<Vec<Program>> {
 ///
 /// # Errors
 /// When one does not compile.
-pub fn guest_programs(world: &World) -> Result<Vec<Program>> {
-    let mut command = build::cargo(world);
-    command.env("CGPATH_BPF_OBJECT", world.bpf_object()).args([
+pub fn guest_programs(workspace: &Workspace) -> Result<Vec<Program>> {
+    let mut command = build::cargo(workspace);
+    command.env("CGPATH_BPF_OBJECT", workspace.bpf_object()).args([
         "test",
         "--workspace",
         "--test",
@@ -140,8 +140,8 @@ pub fn guest_programs(world: &World) -> Result<Vec<Program>> {
         "--locked",
     ]);
     let built = programs::build("the tests of guests", &mut command)?;
-    build::programs(world, &["cgpath", "cgpathd", "demo"])?;
-    build::guest(world)?;
+    build::programs(workspace, &["cgpath", "cgpathd", "demo"])?;
+    build::guest(workspace)?;
     Ok(built)
 }
 
@@ -149,19 +149,19 @@ pub fn guest_programs(world: &World) -> Result<Vec<Program>> {
 ///
 /// # Errors
 /// When the Python environment of verifiers of others cannot be made.
-pub fn environment(world: &World) -> Result<Vec<(&'static str, PathBuf)>> {
+pub fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(vec![
-        ("CGPATH_BPF_OBJECT", world.bpf_object()),
-        ("CGPATH_WORKSPACE", world.root.clone()),
-        ("CARGO_TARGET_DIR", world.target.clone()),
-        ("CGPATH_PYTHON", python::foreign(world)?),
-        ("CGPATH_SCHEMATHESIS", python::schemathesis(world)?),
+        ("CGPATH_BPF_OBJECT", workspace.bpf_object()),
+        ("CGPATH_WORKSPACE", workspace.root.clone()),
+        ("CARGO_TARGET_DIR", workspace.target.clone()),
+        ("CGPATH_PYTHON", python::foreign(workspace)?),
+        ("CGPATH_SCHEMATHESIS", python::schemathesis(workspace)?),
     ])
 }
 
 /// One run of the steps: what is built is built once.
 struct Run<'a> {
-    world: &'a World,
+    workspace: &'a Workspace,
     filter: Option<&'a str>,
     /// Guests are run, too.
     guests: bool,
@@ -171,18 +171,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn host(&self) -> Result<&[Program]> {
-        once(&self.host, || host_programs(self.world))
+        once(&self.host, || host_programs(self.workspace))
     }
 
     fn in_guests(&self) -> Result<&[Program]> {
-        once(&self.in_guests, || guest_programs(self.world))
+        once(&self.in_guests, || guest_programs(self.workspace))
     }
 
     fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = build::cargo(self.world);
+        let mut command = build::cargo(self.workspace);
         command
             .args(arguments)
-            .env("CGPATH_BPF_OBJECT", self.world.bpf_object());
+            .env("CGPATH_BPF_OBJECT", self.workspace.bpf_object());
         command
     }
 
@@ -197,7 +197,7 @@ impl Run<'_> {
                 Ok(Count::one())
             }
             "tidy" => {
-                let breaches = tidy::check(self.world)?;
+                let breaches = tidy::check(self.workspace)?;
                 for breach in &breaches {
                     eprintln!("{breach}");
                 }
@@ -206,7 +206,7 @@ impl Run<'_> {
                 }
                 Ok(Count::one())
             }
-            "ebpf" => build::ebpf(self.world).map(|_| Count::one()),
+            "ebpf" => build::ebpf(self.workspace).map(|_| Count::one()),
             "clippy" => {
                 // Tests that a plain `cargo test` leaves out are named.
                 let arguments = [
@@ -230,11 +230,14 @@ impl Run<'_> {
             }
             "host" => self.on_the_host(),
             "foreign" => {
-                build::programs(self.world, &["cgpath"])?;
+                build::programs(self.workspace, &["cgpath"])?;
                 let manifest = "foreign-verifiers/Cargo.toml";
                 let mut command = self.cargo(&["test", "--manifest-path", manifest, "--locked"]);
-                command.env("CARGO_TARGET_DIR", self.world.target.join("foreign-verifiers"));
-                let environment = [("CGPATH", self.world.program("cgpath"))];
+                command.env(
+                    "CARGO_TARGET_DIR",
+                    self.workspace.target.join("foreign-verifiers"),
+                );
+                let environment = [("CGPATH", self.workspace.program("cgpath"))];
                 self.run_all(
                     &programs::build("verifiers of others", &mut command)?,
                     &environment,
@@ -242,7 +245,7 @@ impl Run<'_> {
             }
             // Those of patched kernels have a step of their own, which builds the kernels.
             "vm" => {
-                let environment = environment(self.world)?;
+                let environment = environment(self.workspace)?;
                 self.guests(&environment, |module| !module.starts_with("kernel_"))
             }
             "breaks" => self.breaks(),
@@ -252,11 +255,11 @@ impl Run<'_> {
     }
 
     fn deny(&self) -> Result<Count> {
-        let tool = build::provide_cargo_deny(self.world, &shell::run)?;
+        let tool = build::provide_cargo_deny(self.workspace, &shell::run)?;
         let manifests = ["Cargo.toml", "ebpf/programs/Cargo.toml"];
         for manifest in manifests {
             let mut command = Command::new(&tool);
-            command.current_dir(&self.world.root).args([
+            command.current_dir(&self.workspace.root).args([
                 "--manifest-path",
                 manifest,
                 "--all-features",
@@ -266,12 +269,12 @@ impl Run<'_> {
             shell::run(&format!("cargo deny, {manifest}"), &mut command)?;
         }
         let mut count = Count::one();
-        count.add(advisories::check(self.world, &tool, &manifests)?);
+        count.add(advisories::check(self.workspace, &tool, &manifests)?);
         Ok(count)
     }
 
     fn on_the_host(&self) -> Result<Count> {
-        let environment = environment(self.world)?;
+        let environment = environment(self.workspace)?;
         let mut count = self.run_all(self.host()?, &environment)?;
         let mut examples = self.cargo(&["test", "--workspace", "--doc", "--locked"]);
         examples.args(self.filter);
@@ -289,13 +292,13 @@ impl Run<'_> {
 
     /// Each patch of every series counts as a test, then come those of the kernels that were built.
     fn kernels(&self) -> Result<Count> {
-        let (patches, kernels) = kernel::check_and_build(self.world)?;
+        let (patches, kernels) = kernel::check_and_build(self.workspace)?;
         let mut count = Count {
             passed: patches,
             ..Count::default()
         };
-        let mut environment = environment(self.world)?;
-        environment.push(("CGPATH_VNG", kernel::virtme::provide(self.world)?));
+        let mut environment = environment(self.workspace)?;
+        environment.push(("CGPATH_VNG", kernel::virtme::provide(self.workspace)?));
         for built in kernels {
             let mut environment = environment.clone();
             environment.push(("CGPATH_KERNEL", built));
@@ -341,8 +344,8 @@ impl Run<'_> {
 
     fn attack(&self, attack: &str) -> Result<Count> {
         let started = Instant::now();
-        let mut command = Command::new(self.world.program("demo"));
-        self.world
+        let mut command = Command::new(self.workspace.program("demo"));
+        self.workspace
             .with_environment(command.args(["--bare", "--break", attack]))
             .stdin(Stdio::null());
         let line = shell::shown(&command);

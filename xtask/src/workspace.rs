@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 /// Directories, and the questions that are asked of the machine everywhere.
-pub struct World {
+pub struct Workspace {
     /// The repository.
     pub root: PathBuf,
     /// Cargo's target directory.
@@ -17,7 +17,7 @@ pub struct World {
     pub ci: bool,
 }
 
-impl World {
+impl Workspace {
     /// Looks around.
     ///
     /// # Errors
