@@ -17,6 +17,12 @@ pub struct Port {
     _held: OwnedFd,
 }
 
+impl Default for Port {
+    fn default() -> Port {
+        Port::new()
+    }
+}
+
 impl Port {
     /// One that nobody has.
     pub fn new() -> Port {
