@@ -404,7 +404,8 @@ impl Machine {
     /// A script of `/bin/sh` in there, as root, with no terminal, no environment of ours but proxies, and its own
     /// processes, which all end with it.
     fn inside(&self, script: &str) -> Command {
-        // A machine's root is a mount point: without that, nobody in there could make a mount namespace.
+        // A machine's root is a mount point and the root of its mount namespace: without that, nobody in there could make
+        // a mount or a user namespace (unshare(2), EPERM).
         let mut mounts = String::from("set -e; root=$1\nmount --bind \"$root\" \"$root\"\n");
         mounts.push_str("mount -t proc proc \"$root/proc\"\n");
         mounts.push_str("mount -t sysfs -o ro sysfs \"$root/sys\"\nmount --rbind /dev \"$root/dev\"\n");
@@ -417,7 +418,8 @@ impl Machine {
             }
             shared.push(from.clone());
         }
-        mounts.push_str("exec chroot \"$root\" /bin/sh -c \"$2\"\n");
+        mounts.push_str("cd \"$root\"; mkdir -p .before; pivot_root . .before\n");
+        mounts.push_str("exec chroot . /bin/sh -c 'umount -l /.before; rmdir /.before; exec /bin/sh -c \"$1\"' sh \"$2\"\n");
         let mut command = Command::new("unshare");
         command.args([
             "--mount",

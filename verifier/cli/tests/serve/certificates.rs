@@ -1,8 +1,10 @@
 //! Nodes that show a certificate: the one with their name by the right CA, and no other.
 
 use super::site::{Client, Site, busy, fails};
+use cgpath_testkit::python::python;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::path::PathBuf;
+use std::process::Command;
 use tempfile::TempDir;
 
 /// A CA of nodes.
@@ -201,4 +203,34 @@ fn a_client_ca_that_is_none_is_named() {
             "{error}"
         );
     }
+}
+
+/// Since 3.13 Python asks of certificates what RFC 5280 asks (VERIFY_X509_STRICT), and OpenSSL does so with `-x509_strict`.
+#[test]
+fn clients_that_are_strict_about_certificates_believe_the_service() {
+    const SCRIPT: &str = "\
+import socket, ssl, sys
+host, port = sys.argv[2].rsplit(':', 1)
+context = ssl.create_default_context(cafile=sys.argv[1])
+context.verify_flags |= ssl.VERIFY_X509_STRICT
+with socket.create_connection((host, int(port))) as plain:
+    with context.wrap_socket(plain, server_hostname='localhost') as tls:
+        tls.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n')
+        print(tls.recv(12).decode())
+";
+    let site = Site::new();
+    let (server, _) = site.serve(&[]);
+    let output = Command::new(python())
+        .args(["-c", SCRIPT])
+        .arg(site.ca())
+        .arg(server.address.to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(
+        said.trim(),
+        "HTTP/1.1 200",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
