@@ -4,7 +4,7 @@
 //! Derived: everything here is made anew from the spool and the kernel when a collector starts. Memory holds one
 //! position for each record and each entry and nothing of their content.
 
-use cgpath_evidence::bundle::MAX_EVIDENCE_LEN;
+use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
 use cgpath_evidence::{Boot, Entry, InFlight, PartitionKey, PodInfo, Position, Quote, Tier, wire};
 use minicbor::Encoder;
 use sha2::{Digest as _, Sha256};

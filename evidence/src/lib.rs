@@ -24,20 +24,19 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
-pub mod bundle;
 pub mod cel;
 pub mod cgroup;
 pub mod checkpoint;
+pub mod delta;
 pub mod digest;
 pub mod eat;
 pub mod error;
+pub mod evidence;
 pub mod head;
 pub mod ima_policy;
 pub mod json;
 pub mod list;
-mod many;
 pub mod merkle;
-pub mod part;
 pub mod partition;
 pub mod pending;
 pub mod probe;
@@ -46,18 +45,19 @@ pub mod quoted;
 pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
+mod sha512_lanes;
 pub mod tenant;
 pub mod text;
 pub mod tpm;
 pub mod wire;
 
 pub use boot::Boot;
-pub use bundle::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
 pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint};
+pub use delta::{JoinError, Part, Position};
 pub use digest::{Bank, Digest};
 pub use error::{Error, Result};
+pub use evidence::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
 pub use head::Head;
-pub use part::{JoinError, Part, Position};
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
 pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, PodLoss, Provenance, Record};

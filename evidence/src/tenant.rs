@@ -8,8 +8,8 @@ use crate::{
     Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
     SealedCheckpoint,
     boot::Registers,
-    bundle::lists,
     checkpoint::number_from_path,
+    evidence::lists,
     list::ListEntry,
     merkle::{self, Hash},
     proof::{PartitionProof, PartitionTree, SealedPartition, SealedTree},
@@ -80,7 +80,7 @@ pub struct TenantBundle {
     pub records: Vec<Record>,
     /// The entries of the list that these records are about, whole, each once: the content hashes stand in them.
     #[n(11)]
-    #[cbor(with = "crate::bundle::files")]
+    #[cbor(with = "crate::evidence::files")]
     #[serde(with = "serde_bytes_hex::list")]
     pub entries: Vec<Vec<u8>>,
     /// A full verifier's signed attestation result for the last checkpoint, about the node and this pod alone (a JWT).

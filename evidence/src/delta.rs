@@ -6,7 +6,7 @@
 //! `cgpath_appraisal::follow`).
 
 use crate::boot::Registers;
-use crate::bundle::{MAX_EVIDENCE_LEN, files, lists};
+use crate::evidence::{MAX_EVIDENCE_LEN, files, lists};
 use crate::merkle::Hash;
 use crate::{
     Boot, Entry, Error, Evidence, InFlight, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
