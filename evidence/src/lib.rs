@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod bundle;
 pub mod cel;
 pub mod cgroup;
 pub mod checkpoint;
@@ -46,12 +47,12 @@ pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
 mod sha512_lanes;
-pub mod tenant;
 pub mod text;
 pub mod tpm;
 pub mod wire;
 
 pub use boot::Boot;
+pub use bundle::TenantBundle;
 pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint};
 pub use delta::{JoinError, Part, Position};
 pub use digest::{Bank, Digest};
@@ -61,4 +62,3 @@ pub use head::Head;
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
 pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, PodLoss, Provenance, Record};
-pub use tenant::TenantBundle;
