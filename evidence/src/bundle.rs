@@ -238,7 +238,7 @@ impl TenantBundle {
         }
         let records = evidence.records(key).to_vec();
         Ok(TenantBundle {
-            version: 1,
+            version: wire::VERSION,
             pod,
             node: evidence.node.clone(),
             boot_id: evidence.boot_id,
@@ -264,10 +264,8 @@ impl TenantBundle {
     /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
     pub fn from_cbor(bytes: &[u8]) -> Result<TenantBundle> {
         let bundle: TenantBundle = wire::from_slice(bytes, "tenant's bundle", MAX_BUNDLE_LEN)?;
-        if bundle.version != 1 {
-            let why = format!("tenant's bundle version {}, not 1", bundle.version);
-            return Err(Error::malformed(0, why));
-        }
+        let named = format_args!("tenant's bundle version {}", bundle.version);
+        wire::check_version(bundle.version, 0, named)?;
         Ok(bundle)
     }
 

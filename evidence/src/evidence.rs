@@ -1,7 +1,7 @@
 //! The evidence that answers one request: quote, measurement list, checkpoints, records.
 
 use crate::{
-    Boot, Digest, Error, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
+    Boot, Digest, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -225,22 +225,16 @@ impl Evidence {
     }
 
     /// # Errors
-    /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
+    /// As [`wire::from_slice`]; [`Error::Malformed`](crate::Error::Malformed) for another version than 1.
     pub fn from_cbor(bytes: &[u8]) -> Result<Evidence> {
         let evidence: Evidence = wire::from_slice(bytes, "evidence", MAX_EVIDENCE_LEN)?;
-        if evidence.version != 1 {
-            return Err(Error::malformed(
-                0,
-                format!("evidence version {}, not 1", evidence.version),
-            ));
-        }
-        Ok(evidence)
+        evidence.of_this_version()
     }
 
     /// The lossless JSON form: what CBOR holds and nothing else.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the encoder refuses it.
+    /// [`Error::Malformed`](crate::Error::Malformed) if the encoder refuses it.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         json::to_vec(self)
     }
@@ -248,14 +242,16 @@ impl Evidence {
     /// Reads what [`Evidence::to_json`] wrote, whatever its white space and the order of its keys.
     ///
     /// # Errors
-    /// As [`json::from_slice`]; [`Error::Malformed`] for another version than 1.
+    /// As [`json::from_slice`]; [`Error::Malformed`](crate::Error::Malformed) for another version than 1.
     pub fn from_json(bytes: &[u8]) -> Result<Evidence> {
         let evidence: Evidence = json::from_slice(bytes, "evidence", MAX_JSON_LEN)?;
-        if evidence.version != 1 {
-            let why = format!("evidence version {}, not 1", evidence.version);
-            return Err(Error::malformed(0, why));
-        }
-        Ok(evidence)
+        evidence.of_this_version()
+    }
+
+    fn of_this_version(self) -> Result<Evidence> {
+        let named = format_args!("evidence version {}", self.version);
+        wire::check_version(self.version, 0, named)?;
+        Ok(self)
     }
 
     /// The values of PCR 0 to 9 that it states.
