@@ -47,7 +47,7 @@ pub struct Position {
 }
 
 /// What came after a position, with a quote over all of it. In CBOR an array, so that its first byte tells it from evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Decode)]
 #[cbor(array)]
 pub struct Part {
     /// Format version: 1.

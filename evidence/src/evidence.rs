@@ -79,7 +79,7 @@ pub struct Quote {
 }
 
 /// The records of one partition, in the order in which they were sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Decode)]
 #[cbor(map)]
 pub struct PartitionLog {
     /// Whose.
@@ -107,7 +107,7 @@ pub struct PodInfo {
 }
 
 /// Evidence for one request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Decode)]
 #[cbor(map)]
 pub struct Evidence {
     /// Format version: 1.

@@ -50,6 +50,7 @@ mod sha512_lanes;
 pub mod text;
 pub mod tpm;
 pub mod wire;
+pub mod writer;
 
 pub use boot::Boot;
 pub use bundle::TenantBundle;
