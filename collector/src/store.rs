@@ -4,9 +4,10 @@
 //! Derived: everything here is made anew from the spool and the kernel when a collector starts. Memory holds one
 //! position for each record and each entry and nothing of their content.
 
-use cgpath_evidence::bundle::MAX_EVIDENCE_LEN;
+use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
+use cgpath_evidence::writer::{self, Envelope, EvidenceWriter};
 use cgpath_evidence::{Boot, Entry, InFlight, PartitionKey, PodInfo, Position, Quote, Tier, wire};
-use minicbor::Encoder;
+use minicbor::{Encoder, encode};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -511,8 +512,7 @@ pub struct EvidenceFile {
 }
 
 impl Assembly {
-    /// Writes deterministic CBOR as [`cgpath_evidence::Evidence`] has it, or [`cgpath_evidence::Part`], whose fields stand in the same
-    /// order and without their numbers.
+    /// Writes deterministic CBOR: [`cgpath_evidence::Evidence`], or [`cgpath_evidence::Part`].
     ///
     /// # Errors
     /// [`StoreError`].
@@ -523,91 +523,48 @@ impl Assembly {
         };
         let is_part = self.after.is_some();
         let file = anonymous_file(&self.dir).map_err(io("make a temporary file in"))?;
-        let mut out = io::BufWriter::with_capacity(BUFFER, file);
-        let mut buf = Vec::new();
-        let mut head = |out: &mut io::BufWriter<File>, f: &dyn Fn(&mut Encoder<&mut Vec<u8>>)| {
-            buf.clear();
-            f(&mut Encoder::new(&mut buf));
-            out.write_all(&buf).map_err(io("write in"))
-        };
-        // The encoder writes into memory, which cannot fail.
-        let key = |e: &mut Encoder<&mut Vec<u8>>, number: u8| {
-            if !is_part {
-                ok(e.u8(number));
-            }
-        };
-        let (quote, tier) = (wire::to_vec(&header.quote), wire::to_vec(&header.tier));
-        // An empty list is left out of a map, and of an array where nothing follows.
-        let (unsealed, in_flight) = (!self.unsealed.is_empty(), !self.in_flight.is_empty());
-        let fields = match (is_part, unsealed, in_flight) {
-            (true, _, true) => 14,
-            (true, true, false) => 13,
-            (true, false, false) => 12,
-            (false, _, _) => 11 + u64::from(unsealed) + u64::from(in_flight),
-        };
-        head(&mut out, &|e| {
-            ok(if is_part { e.array(fields) } else { e.map(fields) });
-            key(e, 0);
-            ok(e.u8(1));
-            key(e, 1);
-        })?;
-        out.write_all(&tier).map_err(io("write in"))?;
-        head(&mut out, &|e| {
-            key(e, 2);
-            ok(e.str(&header.node));
-            key(e, 3);
-            ok(e.bytes(&header.boot_id));
-            key(e, 4);
-        })?;
-        out.write_all(&quote).map_err(io("write in"))?;
-        head(&mut out, &|e| {
-            key(e, 5);
-            ok(e.array(self.entries));
-        })?;
-        let mut copy = Vec::new();
-        self.list.copy(self.list_at, self.list_len, &mut copy, &mut out)?;
-        head(&mut out, &|e| {
-            key(e, 6);
-            ok(e.array(self.checkpoints.len() as u64));
-        })?;
-        for span in &self.checkpoints {
-            let mut bytes = Vec::with_capacity(span.len as usize);
-            self.records
-                .copy(span.at, u64::from(span.len), &mut copy, &mut bytes)?;
-            head(&mut out, &|e| ok(e.bytes(&bytes)))?;
-        }
-        head(&mut out, &|e| key(e, 7))?;
-        self.write_logs(&self.partitions, &mut copy, &mut out)?;
-        head(&mut out, &|e| {
-            key(e, 8);
-        })?;
-        out.write_all(&wire::to_vec(&header.pods))
-            .map_err(io("write in"))?;
-        head(&mut out, &|e| {
-            key(e, 9);
-            ok(e.str(&header.kernel));
-        })?;
         // What is in the log does not change within a boot: a part leaves it out.
         let boot = Boot {
             log: header.boot.log.clone().filter(|_| !is_part),
             command_line: header.boot.command_line.clone().filter(|_| !is_part),
             registers: header.boot.registers.clone(),
         };
-        head(&mut out, &|e| key(e, 10))?;
-        out.write_all(&wire::to_vec(&boot)).map_err(io("write in"))?;
-        if let Some(position) = &self.after {
-            out.write_all(&wire::to_vec(position)).map_err(io("write in"))?;
+        let envelope = Envelope {
+            version: wire::VERSION,
+            tier: header.tier,
+            node: &header.node,
+            boot_id: &header.boot_id,
+            quote: &header.quote,
+            pods: &header.pods,
+            kernel: &header.kernel,
+            boot: Some(&boot),
+            from: self.after.as_ref(),
+            unsealed: self.unsealed.len() as u64,
+            in_flight: &self.in_flight,
+        };
+        let refused = |error| io("write in")(io_error(error));
+        let mut encoder = Encoder::new(Sink::new(io::BufWriter::with_capacity(BUFFER, file)));
+        let mut out = EvidenceWriter::new(&mut encoder, envelope);
+        let mut copy = Vec::new();
+        let e = out.list(self.entries).map_err(refused)?;
+        self.list
+            .copy(self.list_at, self.list_len, &mut copy, e.writer_mut().get_mut())?;
+        let e = out.checkpoints(self.checkpoints.len() as u64).map_err(refused)?;
+        for span in &self.checkpoints {
+            let mut bytes = Vec::with_capacity(span.len as usize);
+            self.records
+                .copy(span.at, u64::from(span.len), &mut copy, &mut bytes)?;
+            e.bytes(&bytes).map_err(refused)?;
         }
-        if unsealed || (is_part && in_flight) {
-            head(&mut out, &|e| key(e, 11))?;
-            self.write_logs(&self.unsealed, &mut copy, &mut out)?;
-        }
-        if in_flight {
-            head(&mut out, &|e| key(e, 12))?;
-            out.write_all(&wire::to_vec(&self.in_flight))
-                .map_err(io("write in"))?;
-        }
-        let mut file = out.into_inner().map_err(|e| io("write in")(e.into_error()))?;
+        let e = out.partitions(self.partitions.len() as u64).map_err(refused)?;
+        self.write_logs(&self.partitions, &mut copy, e)?;
+        let e = out.unsealed().map_err(refused)?;
+        self.write_logs(&self.unsealed, &mut copy, e)?;
+        out.end().map_err(refused)?;
+        let buffered = encoder.into_writer().into_inner();
+        let mut file = buffered
+            .into_inner()
+            .map_err(|e| io("write in")(e.into_error()))?;
         let len = io::Seek::stream_position(&mut file).map_err(io("seek in"))?;
         if len > MAX_EVIDENCE_LEN as u64 {
             return Err(StoreError::TooLong(len));
@@ -630,34 +587,22 @@ impl Assembly {
 }
 
 impl Assembly {
-    /// Writes the logs of partitions, an array.
+    /// Writes the logs of partitions, one after the other.
     fn write_logs(
         &self,
         logs: &[(PartitionKey, Vec<Span>)],
         copy: &mut Vec<u8>,
-        out: &mut impl Write,
+        e: &mut Encoder<Sink>,
     ) -> Result<(), StoreError> {
         let io = |source| StoreError::Io {
             path: self.dir.clone(),
             what: "write in",
             source,
         };
-        let mut buf = Vec::new();
-        let mut head = |out: &mut dyn Write, f: &dyn Fn(&mut Encoder<&mut Vec<u8>>)| {
-            buf.clear();
-            f(&mut Encoder::new(&mut buf));
-            out.write_all(&buf).map_err(io)
-        };
-        head(out, &|e| ok(e.array(logs.len() as u64)))?;
         let at_once = self.records.at_once(logs)?;
         for (partition, spans) in logs {
-            head(out, &|e| {
-                let e = e
-                    .map(2)
-                    .and_then(|e| e.u8(0))
-                    .and_then(|e| e.str(&partition.to_string()));
-                ok(e.and_then(|e| e.u8(1)).and_then(|e| e.array(spans.len() as u64)));
-            })?;
+            writer::log(e, partition, spans.len() as u64).map_err(|error| io(io_error(error)))?;
+            let out = e.writer_mut().get_mut();
             let Some((from, bytes)) = &at_once else {
                 self.records.copy_all(spans, copy, out)?;
                 continue;
@@ -671,8 +616,14 @@ impl Assembly {
     }
 }
 
-fn ok<T>(result: Result<T, minicbor::encode::Error<core::convert::Infallible>>) {
-    debug_assert!(result.is_ok(), "encoding into memory cannot fail");
+/// Where evidence is written.
+type Sink = encode::write::Writer<io::BufWriter<File>>;
+
+/// Why the file did not take what was encoded. No encoder here refuses its value.
+fn io_error(error: encode::Error<io::Error>) -> io::Error {
+    error
+        .into_write()
+        .unwrap_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// A file in `dir` that has no name and goes away with its last handle.

@@ -1,121 +1,42 @@
-//! The evidence that answers one request: quote, measurement list, checkpoints, records.
+//! A tenant's bundle: what shows one pod that its partition is complete under a quoted checkpoint, and nothing of others.
+//!
+//! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests alone.
+//! Promise: of other pods it holds no path, no name, no record and no UID, but for what docs/threat-model.md
+//! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see `cgpath_appraisal::tenant`).
 
 use crate::{
-    Boot, Digest, Error, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
+    Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
+    SealedCheckpoint,
+    boot::Registers,
+    checkpoint::number_from_path,
+    evidence::lists,
+    list::ListEntry,
+    merkle::{self, Hash},
+    proof::{PartitionProof, PartitionTree, SealedPartition, SealedTree},
+    quoted::{IMA_PCR as PCR, QuotedRegisters, SelectionError},
+    replay::{Fill, Replay, ReplayError},
+    serde_bytes_hex,
+    tpm::Attest,
+    wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
 
-/// Where the tags live.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
-)]
-#[serde(rename_all = "lowercase")]
-#[cbor(index_only)]
-pub enum Tier {
-    /// In the template data itself: a kernel with our series.
-    #[n(1)]
-    Kernel,
-    /// Beside the list, by our eBPF programs: a stock kernel.
-    #[n(2)]
-    Bpf,
-}
+/// A bundle is never longer than this many bytes.
+pub const MAX_BUNDLE_LEN: usize = 512 * 1024 * 1024;
 
-impl core::fmt::Display for Tier {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Tier::Kernel => "kernel",
-            Tier::Bpf => "bpf",
-        })
-    }
-}
-
-/// One entry of the measurement list.
+/// What one pod is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
-#[serde(rename_all = "lowercase")]
-pub enum Entry {
-    /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length, data; as the
-    /// binary list of the kernel has them (the old `ima` template has no data length). The data, its inner lengths
-    /// included, is as the kernel hashed it. `cgpath_evidence::list` decodes them.
-    #[n(1)]
-    Full(
-        #[n(0)]
-        #[cbor(with = "minicbor::bytes")]
-        #[serde(with = "serde_bytes_hex")]
-        Vec<u8>,
-    ),
-    /// The redacted form: what is needed to replay, and nothing else.
-    #[n(2)]
-    Opaque {
-        /// The PCR that the entry extends.
-        #[n(0)]
-        pcr: u32,
-        /// Template digests by bank; all zero for a violation.
-        #[n(1)]
-        #[cbor(decode_with = "lists::digests")]
-        digests: Vec<Digest>,
-    },
-}
-
-/// A TPM quote and the key that signed it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
 #[cbor(map)]
-pub struct Quote {
-    /// TPMS_ATTEST, big-endian as the TPM gave it, without a TPM2B size. TPM 2.0 Part 2, 10.12.12.
-    #[n(0)]
-    #[cbor(with = "minicbor::bytes")]
-    #[serde(with = "serde_bytes_hex")]
-    pub attest: Vec<u8>,
-    /// TPMT_SIGNATURE. TPM 2.0 Part 2, 11.3.4.
-    #[n(1)]
-    #[cbor(with = "minicbor::bytes")]
-    #[serde(with = "serde_bytes_hex")]
-    pub signature: Vec<u8>,
-    /// TPMT_PUBLIC of the attestation key, without a TPM2B size. TPM 2.0 Part 2, 12.2.4.
-    #[n(2)]
-    #[cbor(with = "minicbor::bytes")]
-    #[serde(with = "serde_bytes_hex")]
-    pub ak: Vec<u8>,
-}
-
-/// The records of one partition, in the order in which they were sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
-#[cbor(map)]
-pub struct PartitionLog {
-    /// Whose.
-    #[n(0)]
-    pub key: PartitionKey,
-    /// All records since the load.
-    #[n(1)]
-    #[cbor(decode_with = "lists::records")]
-    pub records: Vec<Record>,
-}
-
-/// What the container runtime says of a pod: *Enriched*, never the ground of a verdict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
-#[cbor(map)]
-pub struct PodInfo {
-    /// The pod.
-    #[n(0)]
-    pub uid: PodUid,
-    /// Kubernetes namespace.
-    #[n(1)]
-    pub namespace: String,
-    /// Pod name.
-    #[n(2)]
-    pub name: String,
-}
-
-/// Evidence for one request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
-#[cbor(map)]
-pub struct Evidence {
+pub struct TenantBundle {
     /// Format version: 1.
     #[n(0)]
     pub version: u32,
-    /// The tier in use.
+    /// The pod.
     #[n(1)]
-    pub tier: Tier,
+    pub pod: PodUid,
     /// What the node calls itself; only a hint, the key decides.
     #[n(2)]
     pub node: String,
@@ -124,101 +45,216 @@ pub struct Evidence {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
+    /// The quote over PCR 0 to 10.
     #[n(4)]
     pub quote: Quote,
-    /// The measurement list, read after the quote, from its first entry.
+    /// How many entries of the measurement list stand before [`TenantBundle::list`]: those that the reader has followed
+    /// already; 0 for one that has not.
     #[n(5)]
+    pub from: u64,
+    /// The list from there to the last entry that the quote covers: template digests in the quoted banks, and the entries
+    /// of the collector's checkpoints whole.
+    #[n(6)]
     #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
-    /// All checkpoint files of this boot, from number 0.
-    #[n(6)]
-    #[cbor(with = "files")]
-    #[serde(with = "serde_bytes_hex::list")]
-    pub checkpoints: Vec<Vec<u8>>,
-    /// All partitions with at least one record, sorted by printed key.
+    /// Checkpoint 0, which names the key of this boot's checkpoints; absent for a reader that has followed.
     #[n(7)]
-    pub partitions: Vec<PartitionLog>,
-    /// Names of pods, as the runtime told them.
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(
+        with = "serde_bytes_hex::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub first: Option<Vec<u8>>,
+    /// The last checkpoint.
     #[n(8)]
-    pub pods: Vec<PodInfo>,
-    /// Kernel release, for people.
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(with = "serde_bytes_hex")]
+    pub last: Vec<u8>,
+    /// The pod's partition under the last checkpoint's partitions root, or that there is none.
     #[n(9)]
-    pub kernel: String,
-    /// What was measured before IMA began; absent where the quote is over PCR 10 alone.
+    pub proof: PartitionProof,
+    /// All its records since the load, in the order in which they were sealed.
     #[n(10)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<Boot>,
-    /// Records behind the last seal, of entries and violations: numbers above the last checkpoint's `last_seq`, by
-    /// partition. The next checkpoint seals them unchanged.
+    #[cbor(decode_with = "lists::records")]
+    pub records: Vec<Record>,
+    /// The entries of the list that these records are about, whole, each once: the content hashes stand in them.
     #[n(11)]
-    #[cbor(with = "pending::list", has_nil)]
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unsealed: Vec<PartitionLog>,
-    /// Threads that were adding an entry when this was made.
+    #[cbor(with = "crate::evidence::files")]
+    #[serde(with = "serde_bytes_hex::list")]
+    pub entries: Vec<Vec<u8>>,
+    /// A full verifier's signed attestation result for the last checkpoint, about the node and this pod alone (a JWT).
     #[n(12)]
-    #[cbor(with = "pending::marks", has_nil)]
-    #[serde(default, with = "pending::marks", skip_serializing_if = "Vec::is_empty")]
-    pub in_flight: Vec<InFlight>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ear: Option<String>,
+    /// PCR 0 to 9 in the quoted banks, without which the quote's digest cannot be computed; absent where it is over PCR 10
+    /// alone.
+    #[n(13)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registers: Option<Vec<Registers>>,
 }
 
-/// Arrays of what evidence is made of, each with the length of the smallest item.
-pub(crate) mod lists {
-    use crate::{Digest, Entry, Record, wire::list};
-    use minicbor::{Decoder, decode::Error};
-
-    /// Number, length, and 20 bytes of SHA-1.
-    const DIGEST: usize = 23;
-    /// `[1, [h'']]`.
-    const ENTRY: usize = 4;
-    /// A map with its 18 keys, and a value for each.
-    const RECORD: usize = 37;
-
-    pub(crate) fn digests<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Digest>, Error> {
-        list(d, ctx, DIGEST)
-    }
-
-    pub(crate) fn entries<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Entry>, Error> {
-        list(d, ctx, ENTRY)
-    }
-
-    pub(crate) fn records<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Record>, Error> {
-        list(d, ctx, RECORD)
-    }
+/// Why no bundle can be made of evidence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProveError {
+    /// The evidence seals nothing.
+    #[error("the evidence holds no checkpoint, so no partition is sealed in it")]
+    NoCheckpoint,
+    /// A part of it cannot be read.
+    #[error("{what}: {source}")]
+    Unreadable {
+        /// Which part.
+        what: &'static str,
+        /// Why.
+        source: Error,
+    },
+    /// The quote selects what is of no use here.
+    #[error("{0}")]
+    Quote(#[from] SelectionError),
+    /// The list does not lead to the quote.
+    #[error("the measurement list cannot be replayed: {0}")]
+    Replay(#[from] ReplayError),
+    /// No prefix of the list gives the quoted digest.
+    #[error(
+        "no prefix of the list's {entries} entries replays to the quoted PCR 10 (a padded bank is not supported here)"
+    )]
+    NotCovered {
+        /// Length of the list.
+        entries: usize,
+    },
+    /// The reader would have followed more than there is.
+    #[error("the list is to begin at entry {from}, and the quote covers {covered}")]
+    From {
+        /// Where to begin.
+        from: u64,
+        /// How many entries are covered.
+        covered: u64,
+    },
+    /// The last checkpoint's file is not among the entries that would be shown.
+    #[error("the last checkpoint, number {0}, does not stand in the covered list from where it is to begin")]
+    NotAnchored(u64),
+    /// The records are not those that were sealed.
+    #[error("the records are not those that the last checkpoint seals: judge the evidence first")]
+    NotSealed,
+    /// An entry that a record is about is not in the list.
+    #[error("record {seq} is about an entry that is not in the list: judge the evidence first")]
+    NoEntry {
+        /// Its sequence number.
+        seq: u64,
+    },
 }
 
-/// An array of byte strings.
-pub(crate) mod files {
-    use minicbor::{Decoder, Encoder, bytes::ByteVec};
+/// Whether a record says that IMA held an entry for what was measured: added now, or there before (-17, EEXIST).
+pub fn is_of_entry(record: &Record) -> bool {
+    record.kind == EventKind::Entry && matches!(record.ret, 0 | -17)
+}
 
-    pub(crate) fn encode<C, W: minicbor::encode::Write>(
-        files: &[Vec<u8>],
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        e.array(files.len() as u64)?;
-        for file in files {
-            e.bytes(file)?;
+/// The digest by which an entry is looked up for a record: SHA-1, which every kernel has, or the first there is.
+pub fn join_digest(record: &Record) -> Option<&Digest> {
+    let sha1 = record.digests.iter().find(|d| d.bank() == Bank::Sha1);
+    sha1.or_else(|| record.digests.first())
+}
+
+/// How many entries the quote covers.
+fn covered(list: &[Entry], quoted: &QuotedRegisters, banks: &[Bank]) -> Result<usize, ProveError> {
+    let mut replay = Replay::new(banks.iter().map(|bank| (*bank, Fill::Hashed)));
+    let is_quoted = |replay: &Replay| {
+        let values: Option<Vec<Digest>> = banks
+            .iter()
+            .map(|bank| replay.value(PCR, *bank, Fill::Hashed))
+            .collect();
+        values.is_some_and(|values| quoted.is_with(&values))
+    };
+    let mut found = is_quoted(&replay).then_some(0);
+    for (index, entry) in list.iter().enumerate() {
+        replay.push_entry(entry)?;
+        if is_quoted(&replay) {
+            found = Some(index + 1);
         }
-        Ok(())
     }
-
-    pub(crate) fn decode<'b, C>(
-        d: &mut Decoder<'b>,
-        ctx: &mut C,
-    ) -> Result<Vec<Vec<u8>>, minicbor::decode::Error> {
-        // The same allocation holds them before and after.
-        let files: Vec<ByteVec> = crate::wire::list(d, ctx, 1)?;
-        Ok(files.into_iter().map(Vec::from).collect())
-    }
+    found.ok_or(ProveError::NotCovered { entries: list.len() })
 }
 
-/// Evidence is never longer than this many bytes.
-pub const MAX_EVIDENCE_LEN: usize = 512 * 1024 * 1024;
-/// Nor is its JSON form longer than this: bytes are two digits each there.
-pub const MAX_JSON_LEN: usize = 2 * MAX_EVIDENCE_LEN;
+/// The number of the checkpoint whose file this entry measures; `None` for any other entry, whatever its name.
+fn anchored(entry: &ListEntry<&[u8]>, files: &[Vec<u8>]) -> Option<u64> {
+    let number = number_from_path(entry.file_name()?)?;
+    let file = files.get(usize::try_from(number).ok()?)?;
+    let digest = entry.file_digest()?.digest()?;
+    let is_it = digest.bank() != Bank::Sha1 && digest.bank().hash(&[file]) == digest && !entry.is_violation();
+    is_it.then_some(number)
+}
 
-impl Evidence {
+impl TenantBundle {
+    /// Makes the bundle of `pod`, for a reader that has followed the first `from` entries of the list (0: none).
+    ///
+    /// The evidence is taken as judged: what is checked here is only that the bundle will hold together.
+    ///
+    /// # Errors
+    /// [`ProveError`].
+    pub fn prove(evidence: &Evidence, pod: PodUid, from: u64) -> Result<TenantBundle, ProveError> {
+        let unreadable = |what| move |source| ProveError::Unreadable { what, source };
+        let last_file = evidence.checkpoints.last().ok_or(ProveError::NoCheckpoint)?;
+        let last = SealedCheckpoint::from_file(last_file).map_err(unreadable("the last checkpoint"))?;
+        let attest = Attest::parse(&evidence.quote.attest).map_err(unreadable("the quote"))?;
+        let quoted = QuotedRegisters::strict(&attest, evidence.registers())?;
+        let banks: Vec<Bank> = quoted.banks().collect();
+        let covered = covered(&evidence.list, &quoted, &banks)?;
+        let begin = usize::try_from(from).ok().filter(|from| *from <= covered);
+        let begin = begin.ok_or(ProveError::From {
+            from,
+            covered: covered as u64,
+        })?;
+
+        let mut list = Vec::with_capacity(covered - begin);
+        let mut is_anchored = false;
+        for (index, entry) in evidence.list.iter().enumerate().take(covered).skip(begin) {
+            let Entry::Full(record) = entry else {
+                list.push(entry.clone());
+                continue;
+            };
+            let whole = ListEntry::from_canonical(index as u64, record.as_slice())
+                .map_err(unreadable("the measurement list"))?;
+            match anchored(&whole, &evidence.checkpoints) {
+                Some(number) => {
+                    is_anchored |= number == last.checkpoint.number;
+                    list.push(entry.clone());
+                }
+                None => list.push(whole.to_opaque(&banks)),
+            }
+        }
+        if !is_anchored {
+            return Err(ProveError::NotAnchored(last.checkpoint.number));
+        }
+
+        let key = PartitionKey::Pod(pod);
+        let tree = PartitionTree::new(evidence.partitions.iter().map(|log| SealedPartition {
+            key: log.key,
+            size: log.records.len() as u64,
+            root: merkle::root(log.records.iter().map(Record::leaf_hash)),
+        }));
+        if tree.sealed() != SealedTree::from(&last.checkpoint) {
+            return Err(ProveError::NotSealed);
+        }
+        let records = evidence.records(key).to_vec();
+        Ok(TenantBundle {
+            version: wire::VERSION,
+            pod,
+            node: evidence.node.clone(),
+            boot_id: evidence.boot_id,
+            quote: evidence.quote.clone(),
+            from,
+            list,
+            first: evidence.checkpoints.first().filter(|_| from == 0).cloned(),
+            last: last_file.clone(),
+            proof: tree.prove(key),
+            entries: own_entries(&evidence.list, &records)?,
+            records,
+            ear: None,
+            registers: evidence.boot.as_ref().map(|boot| boot.registers.clone()),
+        })
+    }
+
     /// Deterministic CBOR.
     pub fn to_cbor(&self) -> Vec<u8> {
         wire::to_vec(self)
@@ -226,48 +262,56 @@ impl Evidence {
 
     /// # Errors
     /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
-    pub fn from_cbor(bytes: &[u8]) -> Result<Evidence> {
-        let evidence: Evidence = wire::from_slice(bytes, "evidence", MAX_EVIDENCE_LEN)?;
-        if evidence.version != 1 {
-            return Err(Error::malformed(
-                0,
-                format!("evidence version {}, not 1", evidence.version),
-            ));
+    pub fn from_cbor(bytes: &[u8]) -> Result<TenantBundle> {
+        let bundle: TenantBundle = wire::from_slice(bytes, "tenant's bundle", MAX_BUNDLE_LEN)?;
+        let named = format_args!("tenant's bundle version {}", bundle.version);
+        wire::check_version(bundle.version, 0, named)?;
+        Ok(bundle)
+    }
+
+    /// SHA-256 of the last checkpoint's file: what an attestation result must name to speak of this bundle.
+    pub fn checkpoint_digest(&self) -> Hash {
+        let digest = Bank::Sha256.hash(&[&self.last]);
+        Hash::try_from(digest.bytes()).expect("SHA-256 has 32 bytes")
+    }
+}
+
+/// The entries that `records` are about, each once, in the order of first use.
+fn own_entries(list: &[Entry], records: &[Record]) -> Result<Vec<Vec<u8>>, ProveError> {
+    let about: Vec<(u64, &Digest)> = records
+        .iter()
+        .filter(|record| is_of_entry(record))
+        .map(|record| {
+            let digest = join_digest(record);
+            digest
+                .map(|d| (record.seq, d))
+                .ok_or(ProveError::NoEntry { seq: record.seq })
+        })
+        .collect::<Result<_, _>>()?;
+    let wanted: HashSet<&Digest> = about.iter().map(|(_, digest)| *digest).collect();
+    let mut banks: Vec<Bank> = wanted.iter().map(|digest| digest.bank()).collect();
+    banks.sort_unstable();
+    banks.dedup();
+    let mut found: HashMap<Digest, &[u8]> = HashMap::new();
+    for (index, entry) in list.iter().enumerate() {
+        let Entry::Full(record) = entry else { continue };
+        let Ok(whole) = ListEntry::from_canonical(index as u64, record.as_slice()) else {
+            continue;
+        };
+        for bank in &banks {
+            let digest = whole.template_digest(*bank);
+            if !whole.is_violation() && wanted.contains(&digest) {
+                found.entry(digest).or_insert(record);
+            }
         }
-        Ok(evidence)
     }
-
-    /// The lossless JSON form: what CBOR holds and nothing else.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] if the encoder refuses it.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        json::to_vec(self)
-    }
-
-    /// Reads what [`Evidence::to_json`] wrote, whatever its white space and the order of its keys.
-    ///
-    /// # Errors
-    /// As [`json::from_slice`]; [`Error::Malformed`] for another version than 1.
-    pub fn from_json(bytes: &[u8]) -> Result<Evidence> {
-        let evidence: Evidence = json::from_slice(bytes, "evidence", MAX_JSON_LEN)?;
-        if evidence.version != 1 {
-            let why = format!("evidence version {}, not 1", evidence.version);
-            return Err(Error::malformed(0, why));
+    let mut given = HashSet::new();
+    let mut entries = Vec::new();
+    for (seq, digest) in about {
+        let record = found.get(digest).ok_or(ProveError::NoEntry { seq })?;
+        if given.insert(*record) {
+            entries.push(record.to_vec());
         }
-        Ok(evidence)
     }
-
-    /// The values of PCR 0 to 9 that it states.
-    pub fn registers(&self) -> &[crate::boot::Registers] {
-        self.boot.as_ref().map_or(&[], |boot| &boot.registers)
-    }
-
-    /// The records of one partition; empty where it has none.
-    pub fn records(&self, key: PartitionKey) -> &[Record] {
-        self.partitions
-            .iter()
-            .find(|p| p.key == key)
-            .map_or(&[], |p| &p.records)
-    }
+    Ok(entries)
 }

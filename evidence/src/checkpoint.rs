@@ -240,12 +240,8 @@ impl SealedCheckpoint {
             .as_deref()
             .ok_or_else(|| Error::malformed(0, "checkpoint without a payload"))?;
         let checkpoint: Checkpoint = wire::from_slice(payload, "checkpoint payload", MAX_FILE_LEN)?;
-        if checkpoint.version != 1 {
-            return Err(Error::malformed(
-                0,
-                format!("checkpoint version {}, not 1", checkpoint.version),
-            ));
-        }
+        let named = format_args!("checkpoint version {}", checkpoint.version);
+        wire::check_version(checkpoint.version, 0, named)?;
         Ok(SealedCheckpoint {
             checkpoint,
             file: file.to_vec(),

@@ -42,10 +42,7 @@ impl Head {
         key(&mut reader, 0)?;
         let at = reader.at;
         let version = reader.count(UNSIGNED)?;
-        if version != 1 {
-            let why = format!("version {version} of {what}, not 1");
-            return Err(Error::malformed(at as u64, why));
-        }
+        wire::check_version(version, at, format_args!("version {version} of {what}"))?;
         key(&mut reader, 1)?;
         reader.count(UNSIGNED)?;
         key(&mut reader, 2)?;

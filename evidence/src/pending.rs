@@ -40,15 +40,7 @@ impl InFlight {
 
 /// A list that is left out where it is empty.
 pub(crate) mod list {
-    use minicbor::{Decode, Decoder, Encode, Encoder};
-
-    pub(crate) fn encode<C, T: Encode<C>, W: minicbor::encode::Write>(
-        list: &[T],
-        e: &mut Encoder<W>,
-        ctx: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        list.encode(e, ctx)
-    }
+    use minicbor::{Decode, Decoder};
 
     pub(crate) fn decode<'b, C, T: Decode<'b, C>>(
         d: &mut Decoder<'b>,
@@ -60,10 +52,6 @@ pub(crate) mod list {
     pub(crate) fn nil<T>() -> Option<Vec<T>> {
         Some(Vec::new())
     }
-
-    pub(crate) fn is_nil<T>(list: &[T]) -> bool {
-        list.is_empty()
-    }
 }
 
 /// The same for marks, of which there are at most [`MAX_IN_FLIGHT`].
@@ -72,7 +60,7 @@ pub(crate) mod marks {
     use minicbor::{Decoder, decode::Error};
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
 
-    pub(crate) use super::list::{encode, is_nil, nil};
+    pub(crate) use super::list::nil;
 
     pub(crate) fn decode<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<InFlight>, Error> {
         let at = d.position();

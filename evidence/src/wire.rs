@@ -7,6 +7,21 @@
 use crate::{Error, Result, text::told};
 use minicbor::{Decode, Encode};
 
+/// The version of every format here that states one.
+pub const VERSION: u32 = 1;
+
+/// Refuses another version than [`VERSION`], which stands at `offset`; `named` says in words which version of what was found.
+pub(crate) fn check_version(
+    found: impl Into<u64>,
+    offset: usize,
+    named: impl core::fmt::Display,
+) -> Result<()> {
+    if found.into() == u64::from(VERSION) {
+        return Ok(());
+    }
+    Err(Error::malformed(offset as u64, format!("{named}, not {VERSION}")))
+}
+
 /// Encodes a value.
 pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut out = Vec::new();

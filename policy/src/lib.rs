@@ -25,7 +25,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod boot;
+mod boot_policy;
 pub mod corim;
 mod error;
 pub mod exclude;
@@ -37,7 +37,7 @@ pub mod reference;
 pub mod schema;
 mod yaml;
 
-pub use boot::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
+pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use lookup::{Allowed, Basis, Judgement, Name, PodPolicy, Policy};

@@ -1,6 +1,6 @@
 //! What the pipeline is told and what it wants done.
 
-use super::join::ListEntry;
+use super::join::JoinableEntry;
 use crate::bpf::{OpenMark, decode};
 use cgpath_evidence::checkpoint::Checkpoint;
 use cgpath_evidence::{InFlight, PartitionKey, SealedCheckpoint};
@@ -168,7 +168,7 @@ pub enum Signal {
     /// All that the spool held has been told; from now on actions are taken.
     Replayed,
     /// The next entry of the measurement list.
-    List(Box<ListEntry>),
+    List(Box<JoinableEntry>),
     /// The list was read to its end.
     ListPolled,
     /// Answer to [`Action::ReadCounters`].

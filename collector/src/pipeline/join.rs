@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 /// An entry of the list as far as joining needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListEntry {
+pub struct JoinableEntry {
     /// Position in the list, from 0.
     pub index: u64,
     /// Template digests by bank, computed from the entry's data.
@@ -84,7 +84,7 @@ impl Join {
     }
 
     /// The next entry of the list; entries must come in order, one that came before is ignored.
-    pub fn entry(&mut self, entry: &ListEntry) {
+    pub fn entry(&mut self, entry: &JoinableEntry) {
         if entry.index != self.len {
             return;
         }
@@ -237,8 +237,8 @@ mod tests {
         ]
     }
 
-    fn entry(index: u64, text: &str) -> ListEntry {
-        ListEntry {
+    fn entry(index: u64, text: &str) -> JoinableEntry {
+        JoinableEntry {
             index,
             digests: digests(text),
             name: text.into(),
@@ -247,8 +247,8 @@ mod tests {
         }
     }
 
-    fn violation(index: u64, name: &str) -> ListEntry {
-        ListEntry {
+    fn violation(index: u64, name: &str) -> JoinableEntry {
+        JoinableEntry {
             index,
             digests: vec![],
             name: name.into(),
@@ -323,11 +323,11 @@ mod tests {
             schedule in Just((0usize..60).collect::<Vec<_>>()).prop_shuffle(),
         ) {
             let base = base.min(list.len());
-            let entries: Vec<ListEntry> = list.iter().enumerate().map(|(i, (t, v))| {
+            let entries: Vec<JoinableEntry> = list.iter().enumerate().map(|(i, (t, v))| {
                 let text = format!("f{t}");
                 if *v { violation(i as u64, &text) } else { entry(i as u64, &text) }
             }).collect();
-            let records: Vec<&ListEntry> = entries.iter().skip(base).zip(&keep).filter(|(_, k)| **k).map(|(e, _)| e).collect();
+            let records: Vec<&JoinableEntry> = entries.iter().skip(base).zip(&keep).filter(|(_, k)| **k).map(|(e, _)| e).collect();
             let run = |schedule: &[usize]| {
                 let mut j = Join::default();
                 j.set_base(base as u64);

@@ -30,7 +30,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use event::{Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, Signal};
-pub use join::ListEntry;
+pub use join::JoinableEntry;
 pub use setup::Setup;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
@@ -481,7 +481,7 @@ impl Pipeline {
         out.push(Action::Append { key, leaf, is_shown });
     }
 
-    fn list(&mut self, entry: &ListEntry) {
+    fn list(&mut self, entry: &JoinableEntry) {
         self.join.entry(entry);
         if let Some(last) = &mut self.last
             && last.index.is_none()
@@ -799,7 +799,7 @@ impl Pipeline {
 }
 
 /// Whether an entry is the measurement of checkpoint `number`'s file.
-fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &ListEntry) -> bool {
+fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &JoinableEntry) -> bool {
     !entry.violation
         && entry.name.strip_prefix(DIRECTORY.as_bytes()) == Some(number.to_string().as_bytes())
         && contents.contains(&entry.content)

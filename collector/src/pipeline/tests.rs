@@ -97,8 +97,8 @@ fn raw_cgroup(seq: u64, id: u64, parent: u64, name: &str) -> decode::Event {
     }
 }
 
-fn listed(index: u64, name: &str) -> ListEntry {
-    ListEntry {
+fn listed(index: u64, name: &str) -> JoinableEntry {
+    JoinableEntry {
         index,
         digests: digests(name),
         name: name.into(),
@@ -111,7 +111,7 @@ fn listed(index: u64, name: &str) -> ListEntry {
 struct World {
     /// Records not consumed yet.
     ring: VecDeque<decode::Event>,
-    list: Vec<ListEntry>,
+    list: Vec<JoinableEntry>,
     seq: u64,
     lost: u64,
     next_tgid: u32,
@@ -450,7 +450,7 @@ impl Run {
                     w.ring.push_back(raw);
                     if !again {
                         let index = w.list.len() as u64;
-                        let entry = ListEntry {
+                        let entry = JoinableEntry {
                             index,
                             digests: digests(&text),
                             name: name.into(),

@@ -4,7 +4,7 @@ use super::queue::{Bound, Header, Message, Round};
 use crate::config::{Sink, SinkFormat};
 use crate::runtime::Names;
 use crate::store::EvidenceFile;
-use cgpath_evidence::{Evidence, PartitionKey, PodUid, Position, TenantBundle, eat, tenant::ProveError};
+use cgpath_evidence::{Evidence, PartitionKey, PodUid, Position, TenantBundle, bundle::ProveError, eat};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
 

@@ -149,8 +149,8 @@ fn digest_len(path: &Path) -> usize {
 }
 
 /// An entry as the pipeline wants it.
-pub fn for_pipeline(entry: &ListEntry) -> pipeline::ListEntry {
-    pipeline::ListEntry {
+pub fn for_pipeline(entry: &ListEntry) -> pipeline::JoinableEntry {
+    pipeline::JoinableEntry {
         index: entry.index(),
         digests: vec![
             entry.template_digest(Bank::Sha1),

@@ -6,7 +6,7 @@
 
 use super::Register;
 use crate::list::{ListBank, ListEntry, Listed};
-use crate::{Bank, Digest, many};
+use crate::{Bank, Digest, sha512_lanes};
 
 /// What some entries extend, and into which registers.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +89,7 @@ impl Extensions {
                 .clone()
                 .filter_map(|(at, entry)| Some((at, entry.hashed_piece()?)))
                 .collect();
-            many::sha384_and_sha512(&messages, |at, sha384, sha512| {
+            sha512_lanes::sha384_and_sha512(&messages, |at, sha384, sha512| {
                 self.set(at, Bank::Sha384, &sha384);
                 self.set(at, Bank::Sha512, &sha512);
             });

@@ -308,7 +308,7 @@ fn measurement(r: &mut Reader<'_>, boot: &mut BootPolicy) -> Result<()> {
         ) if registers.is_empty() => {
             let line = core::str::from_utf8(raw)
                 .ok()
-                .filter(|line| !line.is_empty() && line.len() <= crate::boot::MAX_COMMAND_LINE);
+                .filter(|line| !line.is_empty() && line.len() <= crate::boot_policy::MAX_COMMAND_LINE);
             let line = line.ok_or_else(|| r.malformed("a command line is 1 to 4096 bytes of UTF-8"))?;
             if boot.command_lines.len() >= MAX_ITEMS {
                 return Err(r.limit("command lines", boot.command_lines.len() as u64 + 1, MAX_ITEMS));

@@ -161,7 +161,7 @@ impl Serialize for Excludes {
 
 impl<'de> Deserialize<'de> for Excludes {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let items: Vec<String> = crate::node::bounded(d)?;
+        let items: Vec<String> = crate::node::form::bounded(d)?;
         Excludes::new(items).map_err(de::Error::custom)
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
 use crate::Excludes;
-use crate::node::{self, NodePolicy, Pattern};
+use crate::node::{self, NodePolicy, Opaque, Pattern, defaults, form};
 use cgpath_evidence::{Bank, PodUid};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -20,36 +20,36 @@ const DEFAULTS: &[u8] = b"{version: 1, node: tenant, accept: {tiers: [bpf], temp
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TenantPolicy {
     /// Format version: 1.
-    #[serde(deserialize_with = "node::version_one")]
+    #[serde(deserialize_with = "form::version_one")]
     version: u32,
     /// The pod's UID.
-    pod: node::WrittenUid,
+    pod: form::WrittenUid,
     /// What people call it; only for the output.
-    #[serde(deserialize_with = "node::name")]
+    #[serde(deserialize_with = "form::name")]
     name: String,
     /// Templates that the entries shown to this tenant may use.
-    #[serde(deserialize_with = "node::texts")]
+    #[serde(deserialize_with = "form::texts")]
     templates: Vec<String>,
     /// PCR banks that must be quoted.
-    #[serde(deserialize_with = "node::some")]
+    #[serde(deserialize_with = "form::some")]
     banks: Vec<Bank>,
     /// Reference files of the pod's images, and of what the platform runs in every pod: the sandbox image.
-    #[serde(deserialize_with = "node::texts")]
+    #[serde(deserialize_with = "form::texts")]
     references: Vec<String>,
     /// Reference files whose contents may appear at any path: the runtime's copy of itself while it sets containers up.
-    #[serde(default, deserialize_with = "node::bounded")]
+    #[serde(default, deserialize_with = "form::bounded")]
     runtime_files: Vec<String>,
     /// Container runtimes: see the node policy.
-    #[serde(default = "node::default_runtimes", deserialize_with = "node::texts")]
+    #[serde(default = "defaults::default_runtimes", deserialize_with = "form::texts")]
     runtimes: Vec<String>,
     /// What to do where a program ran in the pod that runs others out of the kernel's sight: see the node policy.
     #[serde(default)]
-    opaque: node::Opaque,
+    opaque: Opaque,
     /// Records that may be lost on the node; 0 by default.
     #[serde(default)]
     lost: u64,
     /// Paths at which a violation does not count.
-    #[serde(default, deserialize_with = "node::bounded")]
+    #[serde(default, deserialize_with = "form::bounded")]
     permit_violations: Vec<Pattern>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure, as [`crate::appraise`]. Promises: a bundle is never trusted without a full verifier's signed result for the same
 //! checkpoint, since completeness is relative to what was sealed; the pod's files are judged by the code that judges them
-//! in whole evidence. Not here: how a bundle is made (see `cgpath_evidence::tenant`), files and output.
+//! in whole evidence. Not here: how a bundle is made (see `cgpath_evidence::bundle`), files and output.
 
 mod verdict;
 

@@ -6,8 +6,8 @@ use cgpath_appraisal::{
     tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify},
 };
 use cgpath_evidence::{
-    Bank, Digest, Entry, Evidence, PartitionKey, PodUid, SealedCheckpoint, TenantBundle,
-    proof::PartitionProof, tenant::ProveError,
+    Bank, Digest, Entry, Evidence, PartitionKey, PodUid, SealedCheckpoint, TenantBundle, bundle::ProveError,
+    proof::PartitionProof,
 };
 use cgpath_policy::Policy;
 use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256};

@@ -4,7 +4,7 @@
 
 use crate::output::{Failure, escape};
 use cgpath_appraisal::PinnedKey;
-use cgpath_evidence::{Evidence, bundle::MAX_JSON_LEN};
+use cgpath_evidence::{Evidence, evidence::MAX_JSON_LEN};
 use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,6 +1,6 @@
 //! `cgpath prove`: makes a tenant's bundle of a node's evidence. Reads files or a store, asks the library, writes a file.
 //!
-//! Not here: what a bundle holds (see `cgpath_evidence::tenant`), how it is judged (see `tenant`).
+//! Not here: what a bundle holds (see `cgpath_evidence::bundle`), how it is judged (see `tenant`).
 
 use crate::input::{self, bounded, replace};
 use crate::kept::{self, Last};

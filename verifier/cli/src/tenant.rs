@@ -8,7 +8,7 @@ use cgpath_appraisal::{
     ExpectedNonce, PinnedKey, Unusable,
     tenant::{Outcome, TenantContext, TenantState},
 };
-use cgpath_evidence::{TenantBundle, tenant::MAX_BUNDLE_LEN};
+use cgpath_evidence::{TenantBundle, bundle::MAX_BUNDLE_LEN};
 use cgpath_service::policy_files;
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey};
 use std::{

@@ -1,6 +1,6 @@
 //! The text of server-sent events, as bytes arrive (WHATWG HTML, section 9.2.6), within a bound.
 
-use cgpath_evidence::tenant::MAX_BUNDLE_LEN;
+use cgpath_evidence::bundle::MAX_BUNDLE_LEN;
 
 /// No event is longer: a bundle in base64, and a verdict beside it.
 const MAX_EVENT: usize = MAX_BUNDLE_LEN / 3 * 4 + (16 << 20);

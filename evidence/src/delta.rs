@@ -6,11 +6,11 @@
 //! `cgpath_appraisal::follow`).
 
 use crate::boot::Registers;
-use crate::bundle::{MAX_EVIDENCE_LEN, files, lists};
+use crate::evidence::{MAX_EVIDENCE_LEN, files, lists};
 use crate::merkle::Hash;
 use crate::{
-    Boot, Entry, Error, Evidence, InFlight, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier,
-    pending, serde_bytes_hex, wire,
+    Boot, Entry, Evidence, InFlight, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier, pending,
+    serde_bytes_hex, wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub struct Position {
 }
 
 /// What came after a position, with a quote over all of it. In CBOR an array, so that its first byte tells it from evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Decode)]
 #[cbor(array)]
 pub struct Part {
     /// Format version: 1.
@@ -149,13 +149,11 @@ impl Part {
     }
 
     /// # Errors
-    /// As [`wire::from_slice`]; [`Error::Malformed`] for another version than 1.
+    /// As [`wire::from_slice`]; [`Error::Malformed`](crate::Error::Malformed) for another version than 1.
     pub fn from_cbor(bytes: &[u8]) -> Result<Part> {
         let part: Part = wire::from_slice(bytes, "part of evidence", MAX_EVIDENCE_LEN)?;
-        if part.version != 1 {
-            let why = format!("version {} of a part of evidence, not 1", part.version);
-            return Err(Error::malformed(0, why));
-        }
+        let named = format_args!("version {} of a part of evidence", part.version);
+        wire::check_version(part.version, 0, named)?;
         Ok(part)
     }
 
@@ -208,7 +206,7 @@ impl Part {
         }
         partitions.sort_by_cached_key(|log| log.key.to_string());
         Ok(Evidence {
-            version: 1,
+            version: wire::VERSION,
             tier: self.tier,
             node: self.node,
             boot_id: self.boot_id,

@@ -3,34 +3,30 @@
 //! Promise: a value of [`NodePolicy`] that came out of [`NodePolicy::from_yaml`] has no unknown key, no empty allow
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
+pub(crate) mod defaults;
+pub(crate) mod form;
+mod opaque;
+mod pattern;
+
+pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
+pub use opaque::{Opaque, is_opaque};
+pub use pattern::Pattern;
+
 use crate::{BootPolicy, Error, Excludes, Result};
-use cgpath_evidence::text::{quoted, told};
+use cgpath_evidence::text::told;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
+use defaults::{default_min_reboot, default_runtimes};
+use form::{
+    WrittenUid, absolute, actions_schema, banks_schema, bounded, digests_schema, host_paths, name, pods,
+    some, some_sha256, texts, tiers_schema, touches, uid_schema, version_one,
+};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de};
-use std::borrow::Cow;
+use serde::{Deserialize, Deserializer};
 
 /// A policy file is never longer than this many bytes.
 pub const MAX_POLICY_LEN: usize = 4 * 1024 * 1024;
 /// A list in a policy file never has more items than this.
 pub const MAX_ITEMS: usize = 4096;
-
-/// Seconds that a reboot takes at least, unless the policy says otherwise.
-pub const DEFAULT_MIN_REBOOT: u32 = 10;
-
-/// Programs that put processes into containers: a record in a pod's cgroup with none of these among its ancestors is
-/// *suspect*. A name matches the last component of an executable's path, an absolute path the whole of it.
-pub const DEFAULT_RUNTIMES: [&str; 9] = [
-    "containerd-shim",
-    "containerd-shim-runc-v1",
-    "containerd-shim-runc-v2",
-    "conmon",
-    "conmonrs",
-    "crio",
-    "runc",
-    "crun",
-    "k3s",
-];
 
 /// What is allowed on one node and in its pods.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -91,7 +87,7 @@ pub struct NodePolicy {
     #[schemars(length(max = 4096))]
     pub pods: Vec<Pod>,
     /// V10: what the firmware, the boot loader and the kernel may be (PCR 0 to 9). `cgpath policy from-boot` makes it.
-    #[serde(default, deserialize_with = "crate::boot::not_empty")]
+    #[serde(default, deserialize_with = "crate::boot_policy::not_empty")]
     #[schemars(with = "Option<BootPolicy>")]
     pub boot: Option<BootPolicy>,
     /// V10 is switched off: firmware and kernel (PCR 0-9) are not judged. It does not go with `boot`.
@@ -270,36 +266,6 @@ pub struct Pod {
     pub opaque: Opaque,
 }
 
-/// What to do about a pod in which a program ran that runs others out of the kernel's sight: gVisor, a virtual machine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Opaque {
-    /// It is not trusted: nobody knows what runs inside.
-    #[default]
-    Untrust,
-    /// It is said in the verdict, no more.
-    Trust,
-}
-
-/// Programs, by the last component of their paths, that run others so that this kernel sees neither executions nor mappings
-/// of those: application kernels and virtual machine monitors. `qemu-system-*` are known by their beginning.
-const OPAQUE: &[&str] = &[
-    "runsc",
-    "quark",
-    "qemu-kvm",
-    "cloud-hypervisor",
-    "firecracker",
-    "crosvm",
-    "stratovirt",
-    "krun",
-];
-
-/// Whether the program at this path runs others out of this kernel's sight.
-pub fn is_opaque(path: &[u8]) -> bool {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-    OPAQUE.iter().any(|known| known.as_bytes() == name) || name.starts_with(b"qemu-system-")
-}
-
 impl Pod {
     /// The UID for people, as the file has it.
     pub fn shown_uid(&self) -> String {
@@ -340,82 +306,6 @@ impl<'de> Deserialize<'de> for Pod {
     }
 }
 
-/// A path pattern over bytes: `*` and `?` do not match `/`, `**` does.
-#[derive(Debug, Clone)]
-pub struct Pattern {
-    text: String,
-    matcher: globset::GlobMatcher,
-}
-
-impl Pattern {
-    /// Reads a pattern; it must begin with `/` or `*`.
-    ///
-    /// # Errors
-    /// What is wrong with it, for people.
-    pub fn parse(text: &str) -> core::result::Result<Pattern, String> {
-        if !text.starts_with(['/', '*']) {
-            return Err(format!("pattern {} must begin with / or *", quoted(text)));
-        }
-        if text.len() > reference_path_limit() {
-            return Err(format!(
-                "pattern is {} bytes long, the limit is {}",
-                text.len(),
-                reference_path_limit()
-            ));
-        }
-        let glob = globset::GlobBuilder::new(text)
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build()
-            .map_err(|e| format!("pattern {}: {}", quoted(text), e.kind()))?;
-        Ok(Pattern {
-            text: text.to_owned(),
-            matcher: glob.compile_matcher(),
-        })
-    }
-
-    /// Whether `path` matches, from its first to its last byte.
-    pub fn matches(&self, path: &[u8]) -> bool {
-        use std::os::unix::ffi::OsStrExt;
-        self.matcher.is_match(std::ffi::OsStr::from_bytes(path))
-    }
-}
-
-fn reference_path_limit() -> usize {
-    crate::reference::MAX_PATH_LEN
-}
-
-impl core::fmt::Display for Pattern {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Pattern) -> bool {
-        self.text == other.text
-    }
-}
-
-impl<'de> Deserialize<'de> for Pattern {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<Self, D::Error> {
-        Pattern::parse(&String::deserialize(d)?).map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for Pattern {
-    fn schema_name() -> Cow<'static, str> {
-        "Pattern".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "description": "A path pattern: * and ? do not match /, ** does.",
-            "pattern": "^[/*]",
-        })
-    }
-}
-
 impl NodePolicy {
     /// Reads a policy file. `file` is what errors call it.
     ///
@@ -451,205 +341,5 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
             column,
             why,
         }
-    })
-}
-
-fn default_min_reboot() -> u32 {
-    DEFAULT_MIN_REBOOT
-}
-
-pub(crate) fn default_runtimes() -> Vec<String> {
-    DEFAULT_RUNTIMES.map(str::to_owned).to_vec()
-}
-
-pub(crate) fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
-    match u32::deserialize(d)? {
-        1 => Ok(1),
-        other => Err(de::Error::custom(format!(
-            "version {other} is not known here, 1 is"
-        ))),
-    }
-}
-
-pub(crate) fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
-    let text = String::deserialize(d)?;
-    if text.is_empty() || text.len() > 253 {
-        return Err(de::Error::custom("a name has 1 to 253 bytes"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(de::Error::custom("a name has no control characters"));
-    }
-    Ok(text)
-}
-
-fn absolute<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
-    let text = String::deserialize(d)?;
-    check_absolute(&text).map_err(de::Error::custom)?;
-    Ok(text)
-}
-
-fn check_absolute(text: &str) -> core::result::Result<(), String> {
-    if !text.starts_with('/') || text.len() > reference_path_limit() {
-        return Err(format!(
-            "{} is not an absolute path of at most {} bytes",
-            quoted(text),
-            reference_path_limit()
-        ));
-    }
-    Ok(())
-}
-
-/// A list within its limit.
-pub(crate) fn bounded<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct List<T>(core::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for List<T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-            f.write_str("a list")
-        }
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = seq.next_element()? {
-                if list.len() == MAX_ITEMS {
-                    return Err(de::Error::custom(format!("a list has at most {MAX_ITEMS} items")));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-    d.deserialize_seq(List(core::marker::PhantomData))
-}
-
-/// An allow list: within its limit, not empty.
-pub(crate) fn some<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    let list = bounded(d)?;
-    if list.is_empty() {
-        return Err(de::Error::custom(
-            "an empty allow list would accept nothing: name what is allowed",
-        ));
-    }
-    Ok(list)
-}
-
-pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
-    let list: Vec<String> = some(d)?;
-    if list.iter().any(String::is_empty) {
-        return Err(de::Error::custom("an empty name in a list"));
-    }
-    Ok(list)
-}
-
-fn host_paths<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
-    let list: Vec<String> = bounded(d)?;
-    list.iter()
-        .try_for_each(|p| check_absolute(p))
-        .map_err(de::Error::custom)?;
-    Ok(list)
-}
-
-fn some_sha256<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<Vec<Digest>>, D::Error> {
-    let list: Vec<Digest> = some(d)?;
-    if list.iter().any(|digest| digest.bank() != Bank::Sha256) {
-        return Err(de::Error::custom("a BPF object is named by its sha256"));
-    }
-    Ok(Some(list))
-}
-
-/// What can be done to the collector; what it does to pods is nothing to tolerate.
-fn touches<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<GuardAction>, D::Error> {
-    let list: Vec<GuardAction> = bounded(d)?;
-    match list.iter().find(|action| action.is_enforcement()) {
-        Some(action) => Err(de::Error::custom(format!(
-            "{} is never held against a node",
-            action.name()
-        ))),
-        None => Ok(list),
-    }
-}
-
-/// A pod's UID, and whether the file has it without dashes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct WrittenUid {
-    pub(crate) uid: PodUid,
-    pub(crate) is_undashed: bool,
-}
-
-impl<'de> Deserialize<'de> for WrittenUid {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<WrittenUid, D::Error> {
-        let text = String::deserialize(d)?;
-        let read = PodUid::parse(text.as_bytes()).and_then(|uid| {
-            let is_undashed = text == uid.undashed();
-            (is_undashed || text == uid.to_string()).then_some(WrittenUid { uid, is_undashed })
-        });
-        read.ok_or_else(|| {
-            de::Error::custom(format!(
-                "{} is not a pod UID: 8-4-4-4-12 hex digits in lower case, or a static pod's 32 (kubernetes.io/config.hash)",
-                quoted(&text)
-            ))
-        })
-    }
-}
-
-fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Error> {
-    let list: Vec<Pod> = bounded(d)?;
-    let mut seen = std::collections::BTreeSet::new();
-    for pod in &list {
-        if !seen.insert(pod.uid) {
-            return Err(de::Error::custom(format!(
-                "pod {} stands twice in the list",
-                pod.shown_uid()
-            )));
-        }
-    }
-    Ok(list)
-}
-
-fn tiers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": ["kernel", "bpf"] } })
-}
-
-fn actions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "maxItems": MAX_ITEMS,
-        "items": {
-            "enum": [
-                "map-opened", "map-read", "program-opened", "link-opened", "link-changed", "pin-removed", "pin-renamed",
-                "directory-removed", "unmounted", "traced", "tpm-opened", "tpm-unbound", "ftrace-opened",
-            ],
-        },
-    })
-}
-
-fn banks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let names = Bank::ALL.map(Bank::name);
-    schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": names } })
-}
-
-pub(crate) fn digests_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "minItems": 1,
-        "items": {
-            "type": "string",
-            "description": "ALGORITHM:HEX, for example sha256: and 64 hex digits.",
-            "pattern": "^(sha1:[0-9a-fA-F]{40}|sha256:[0-9a-fA-F]{64}|sha384:[0-9a-fA-F]{96}|sha512:[0-9a-fA-F]{128})$",
-        },
-    })
-}
-
-fn uid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "string",
-        "pattern": "^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})$",
     })
 }
