@@ -1,7 +1,7 @@
 //! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over HTTPS.
 //!
-//! What is sent is what is new since the position that comes with the nonce; everything where this boot never was at it,
-//! and where the verifier answered that it cannot use a part.
+//! What is sent is what is new since the cursor that comes with the nonce; everything where this boot never was at it,
+//! and where the verifier answered that it cannot use a delta.
 //!
 //! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
 //! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::service::RequestError;
 use crate::sink::Source;
 use bytes::Bytes;
-use cgpath_evidence::{PodUid, Position};
+use cgpath_evidence::{Cursor, PodUid};
 use cgpath_net::{Endpoint, NetError, Tls};
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use hyper::body::{Body, Frame, SizeHint};
@@ -77,7 +77,7 @@ pub enum PushError {
 }
 
 impl PushError {
-    /// Whether the verifier cannot use a part of evidence and wants the whole.
+    /// Whether the verifier cannot use a delta and wants the whole.
     fn wants_everything(&self) -> bool {
         // 409 is also what a node gets that is stopped: there is nothing to be sent then.
         matches!(self, PushError::Refused { status: 409, message, .. } if !message.contains(r#""kind":"stopped""#))
@@ -87,7 +87,7 @@ impl PushError {
 #[derive(Deserialize)]
 struct NonceAnswer {
     nonce: String,
-    position: Option<Position>,
+    position: Option<Cursor>,
 }
 
 /// A verifier, as configured.
@@ -158,7 +158,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`PushError`].
-    pub async fn nonce(&self) -> Result<(Vec<u8>, Option<Position>), PushError> {
+    pub async fn nonce(&self) -> Result<(Vec<u8>, Option<Cursor>), PushError> {
         *self.open.lock().await = None;
         let answer = self.post("nonce", None).await?;
         asked_in(&answer).map_err(|why| PushError::Answer {
@@ -328,8 +328,8 @@ async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Res
     let position = position.filter(|_| !everything);
     let is_followed = position.is_some();
     let evidence = handle.evidence_after(nonce, position).await?;
-    let (len, is_part) = (evidence.len, evidence.is_part);
-    if is_followed && !is_part {
+    let (len, is_delta) = (evidence.len, evidence.is_delta);
+    if is_followed && !is_delta {
         tracing::info!("the verifier follows another boot or another chain: everything is sent");
     }
     let verdict = client.deliver(evidence.file, len).await?;
@@ -349,7 +349,7 @@ async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Res
     };
     tracing::info!(
         bytes = len,
-        is_part,
+        is_delta,
         took = ?started.elapsed(),
         all_trusted = %text("/trusted"),
         node = %text("/node/state"),
@@ -358,11 +358,11 @@ async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Res
     Ok(())
 }
 
-/// The nonce in the verifier's answer, 8 to 64 bytes, and its position where it follows this node.
+/// The nonce in the verifier's answer, 8 to 64 bytes, and its cursor where it follows this node.
 ///
 /// # Errors
 /// Why there is none.
-pub fn asked_in(answer: &[u8]) -> Result<(Vec<u8>, Option<Position>), String> {
+pub fn asked_in(answer: &[u8]) -> Result<(Vec<u8>, Option<Cursor>), String> {
     let parsed: NonceAnswer = serde_json::from_slice(answer).map_err(|e| e.to_string())?;
     let nonce = hex::decode(&parsed.nonce).map_err(|e| e.to_string())?;
     if (8..=64).contains(&nonce.len()) {

@@ -13,7 +13,7 @@ use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Header, StoreError};
 use crate::tpm::{self, Tpm, TpmError};
-use cgpath_evidence::{Boot, Position, Protection};
+use cgpath_evidence::{Boot, Cursor, Protection};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -64,12 +64,12 @@ type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
 enum Command {
     Request {
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
         reply: Reply,
     },
     Quoted {
         id: u64,
-        after: Option<Position>,
+        after: Option<Cursor>,
         reply: oneshot::Sender<Result<Assembly, RequestError>>,
     },
     Unquoted {
@@ -130,14 +130,14 @@ impl Handle {
         self.evidence_after(nonce, None).await
     }
 
-    /// What came after a position, or all evidence where this boot never was at it.
+    /// What came after a cursor, or all evidence where this boot never was at it.
     ///
     /// # Errors
     /// See [`RequestError`].
     pub async fn evidence_after(
         &self,
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
     ) -> Result<EvidenceFile, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.commands
@@ -183,7 +183,7 @@ pub struct Service {
     node: Arc<str>,
     names: Names,
     boot: Arc<BootFacts>,
-    waiting: HashMap<u64, (Option<Position>, Reply)>,
+    waiting: HashMap<u64, (Option<Cursor>, Reply)>,
     /// Requests with a quote, whose evidence is being put together.
     assembling: HashMap<u64, oneshot::Sender<Result<Assembly, RequestError>>>,
     next_id: u64,
@@ -351,7 +351,7 @@ impl Service {
     }
 
     /// Quote, then what stands behind it, then evidence; while the loop goes on consuming records.
-    fn finish(&self, id: u64, nonce: Vec<u8>, after: Option<Position>, reply: Reply) {
+    fn finish(&self, id: u64, nonce: Vec<u8>, after: Option<Cursor>, reply: Reply) {
         let tpm = self.tpm.clone();
         let commands = self.handle.commands.clone();
         let node = self.node.clone();

@@ -6,7 +6,7 @@
 
 use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
 use cgpath_evidence::writer::{self, Envelope, EvidenceWriter};
-use cgpath_evidence::{Boot, Entry, InFlight, PartitionKey, PodInfo, Position, Quote, Tier, wire};
+use cgpath_evidence::{Boot, Cursor, Entry, InFlight, PartitionKey, PodInfo, Quote, Tier, wire};
 use minicbor::{Encoder, encode};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -342,17 +342,17 @@ impl Store {
         }
     }
 
-    /// What stands behind a position: where the list goes on, and where records do. `None` if this boot's evidence never
-    /// was at that position.
-    fn find(&mut self, frozen: &Frozen, position: &Position) -> Result<Option<Found>, StoreError> {
-        let entries = usize::try_from(position.entries).unwrap_or(usize::MAX);
+    /// What stands behind a cursor: where the list goes on, and where records do. `None` if this boot's evidence never
+    /// was at that cursor.
+    fn find(&mut self, frozen: &Frozen, cursor: &Cursor) -> Result<Option<Found>, StoreError> {
+        let entries = usize::try_from(cursor.entries).unwrap_or(usize::MAX);
         let list_len = self.list.written + self.list.buf.len() as u64;
         let at = match self.entries.get(entries) {
             Some(at) => *at,
             None if entries == self.entries.len() => list_len,
             None => return Ok(None),
         };
-        let number = usize::try_from(position.checkpoint).unwrap_or(usize::MAX);
+        let number = usize::try_from(cursor.checkpoint).unwrap_or(usize::MAX);
         let Some(span) = self
             .checkpoints
             .get(number)
@@ -361,8 +361,8 @@ impl Store {
         else {
             return Ok(None);
         };
-        let file = self.checkpoint_file(position.checkpoint)?.unwrap_or_default();
-        let is_same = Sha256::digest(&file)[..] == position.digest;
+        let file = self.checkpoint_file(cursor.checkpoint)?.unwrap_or_default();
+        let is_same = Sha256::digest(&file)[..] == cursor.digest;
         Ok(is_same.then_some(Found {
             entries,
             list_at: at,
@@ -372,20 +372,18 @@ impl Store {
     }
 
     /// All that evidence needs of what was frozen, what came behind that and is shown, and the list as it is now; to be
-    /// written out by another thread. With a position only what came after it; where there is no such position, everything.
+    /// written out by another thread. With a cursor only what came after it; where there is no such cursor, everything.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn assembly(
         &mut self,
         frozen: &Frozen,
-        after: Option<&Position>,
+        after: Option<&Cursor>,
         in_flight: Vec<InFlight>,
     ) -> Result<Assembly, StoreError> {
         let found = match after {
-            Some(position) => self
-                .find(frozen, position)?
-                .map(|found| (found, position.clone())),
+            Some(cursor) => self.find(frozen, cursor)?.map(|found| (found, cursor.clone())),
             None => None,
         };
         let (start, after) = found.unzip();
@@ -472,7 +470,7 @@ pub struct Assembly {
     in_flight: Vec<InFlight>,
     checkpoints: Vec<Span>,
     /// What all this comes after.
-    after: Option<Position>,
+    after: Option<Cursor>,
     /// Where this ends: the last checkpoint's number and its file's SHA-256.
     last: Option<(u64, [u8; 32])>,
     /// Entries of the whole list.
@@ -505,14 +503,14 @@ pub struct EvidenceFile {
     pub file: File,
     /// Bytes in it.
     pub len: u64,
-    /// Whether it is what came after a position, see [`cgpath_evidence::Part`].
-    pub is_part: bool,
-    /// The position at its end, for whoever keeps it; `base` is left to him. `None` without a checkpoint.
-    pub reached: Option<Position>,
+    /// Whether it is what came after a cursor, see [`cgpath_evidence::EvidenceDelta`].
+    pub is_delta: bool,
+    /// The cursor at its end, for whoever keeps it; `base` is left to him. `None` without a checkpoint.
+    pub reached: Option<Cursor>,
 }
 
 impl Assembly {
-    /// Writes deterministic CBOR: [`cgpath_evidence::Evidence`], or [`cgpath_evidence::Part`].
+    /// Writes deterministic CBOR: [`cgpath_evidence::Evidence`], or [`cgpath_evidence::EvidenceDelta`].
     ///
     /// # Errors
     /// [`StoreError`].
@@ -521,12 +519,12 @@ impl Assembly {
             let path = self.dir.clone();
             move |source| StoreError::Io { path, what, source }
         };
-        let is_part = self.after.is_some();
+        let is_delta = self.after.is_some();
         let file = anonymous_file(&self.dir).map_err(io("make a temporary file in"))?;
-        // What is in the log does not change within a boot: a part leaves it out.
+        // What is in the log does not change within a boot: a delta leaves it out.
         let boot = Boot {
-            log: header.boot.log.clone().filter(|_| !is_part),
-            command_line: header.boot.command_line.clone().filter(|_| !is_part),
+            log: header.boot.log.clone().filter(|_| !is_delta),
+            command_line: header.boot.command_line.clone().filter(|_| !is_delta),
             registers: header.boot.registers.clone(),
         };
         let envelope = Envelope {
@@ -570,7 +568,7 @@ impl Assembly {
             return Err(StoreError::TooLong(len));
         }
         io::Seek::rewind(&mut file).map_err(io("seek in"))?;
-        let reached = self.last.map(|(checkpoint, digest)| Position {
+        let reached = self.last.map(|(checkpoint, digest)| Cursor {
             base: [0; 32],
             boot_id: header.boot_id,
             entries: self.total,
@@ -580,7 +578,7 @@ impl Assembly {
         Ok(EvidenceFile {
             file,
             len,
-            is_part,
+            is_delta,
             reached,
         })
     }

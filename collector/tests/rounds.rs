@@ -1,7 +1,7 @@
 //! Rounds of the engine on a machine made of software: what a verifier that follows is sent.
 
 use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
-use cgpath_evidence::{Boot, Evidence, Part, PartitionKey, Position, Quote, SealedCheckpoint, Tier};
+use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, PartitionKey, Quote, SealedCheckpoint, Tier};
 use cgpathd::bpf::OpenMark;
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::store::{Assembly, Header};
@@ -19,7 +19,7 @@ fn use_files(core: &mut Core<Software>, round: u64) {
 /// A round: sealed, then `meanwhile` while the quote is made, then put together.
 fn round(
     core: &mut Core<Software>,
-    after: Option<&Position>,
+    after: Option<&Cursor>,
     meanwhile: impl FnOnce(&mut Core<Software>),
 ) -> Assembly {
     core.request(3, b"the nonce".to_vec()).unwrap();
@@ -40,8 +40,8 @@ fn round(
     panic!("no evidence in twenty turns");
 }
 
-/// The bytes, and the position behind them.
-fn written(assembly: Assembly, after: Option<&Position>) -> (Vec<u8>, Position) {
+/// The bytes, and the cursor behind them.
+fn written(assembly: Assembly, after: Option<&Cursor>) -> (Vec<u8>, Cursor) {
     let header = Header {
         tier: Tier::Bpf,
         node: "node".into(),
@@ -60,7 +60,7 @@ fn written(assembly: Assembly, after: Option<&Position>) -> (Vec<u8>, Position) 
         },
     };
     let mut made = assembly.write(&header).unwrap();
-    assert_eq!(made.is_part, after.is_some());
+    assert_eq!(made.is_delta, after.is_some());
     let mut bytes = Vec::new();
     made.file.read_to_end(&mut bytes).unwrap();
     (bytes, made.reached.unwrap())
@@ -71,25 +71,25 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
     let dir = tempfile::tempdir().unwrap();
     let mut core = Software::boot(dir.path(), PODS).unwrap();
     use_files(&mut core, 0);
-    let (first, mut position) = written(round(&mut core, None, |_| ()), None);
+    let (first, mut cursor) = written(round(&mut core, None, |_| ()), None);
     let mut all = Evidence::from_cbor(&first).unwrap();
     let records =
         |evidence: &Evidence| -> usize { evidence.partitions.iter().map(|p| p.records.len()).sum() };
     for number in 1..5 {
         use_files(&mut core, number);
-        let (bytes, next) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
-        let part = Part::from_cbor(&bytes).unwrap();
-        assert_eq!(part.from, position);
+        let (bytes, next) = written(round(&mut core, Some(&cursor), |_| ()), Some(&cursor));
+        let delta = EvidenceDelta::from_cbor(&bytes).unwrap();
+        assert_eq!(delta.from, cursor);
         // Theirs and the checkpoint's own.
-        assert_eq!(part.list.len() as u64, PODS + 2);
-        let pods = part
+        assert_eq!(delta.list.len() as u64, PODS + 2);
+        let pods = delta
             .partitions
             .iter()
             .filter(|p| matches!(p.key, PartitionKey::Pod(_)));
         assert_eq!(pods.count() as u64, PODS);
-        all.list.extend(part.list);
-        all.checkpoints.extend(part.checkpoints);
-        for log in part.partitions {
+        all.list.extend(delta.list);
+        all.checkpoints.extend(delta.checkpoints);
+        for log in delta.partitions {
             let known = all
                 .partitions
                 .iter_mut()
@@ -99,7 +99,7 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
         }
         let (whole, _) = written(core.assembly(None, vec![]).unwrap(), None);
         let whole = Evidence::from_cbor(&whole).unwrap();
-        assert_eq!(whole.unsealed, part.unsealed);
+        assert_eq!(whole.unsealed, delta.unsealed);
         assert_eq!((&whole.list, &whole.checkpoints), (&all.list, &all.checkpoints));
         assert_eq!(whole.partitions, all.partitions);
         let last = SealedCheckpoint::from_file(whole.checkpoints.last().unwrap())
@@ -111,7 +111,7 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
             (last.list_len, 0, false)
         );
         assert_eq!(last.list_len + 1, whole.list.len() as u64);
-        position = next;
+        cursor = next;
     }
 }
 
@@ -128,7 +128,7 @@ fn what_was_measured_while_the_quote_was_made_is_shown_and_then_sealed_as_it_was
         use_files(core, 7);
         core.machine.inside.push(mark);
     });
-    let (bytes, position) = written(assembly, None);
+    let (bytes, cursor) = written(assembly, None);
     let first = Evidence::from_cbor(&bytes).unwrap();
     // The host's file and the checkpoint's own, and a file of each pod.
     let sizes = |logs: &[cgpath_evidence::PartitionLog]| -> Vec<usize> {
@@ -147,20 +147,20 @@ fn what_was_measured_while_the_quote_was_made_is_shown_and_then_sealed_as_it_was
         (mark.tid, mark.since_ns)
     );
     assert!(matches!(first.in_flight[0].key(), PartitionKey::Pod(_)));
-    // A part alone with marks, and one alone with records.
-    let (bytes, _) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
-    let part = Part::from_cbor(&bytes).unwrap();
-    assert_eq!(part.in_flight, first.in_flight);
-    let joined = part.join(first.clone()).unwrap();
+    // A delta alone with marks, and one alone with records.
+    let (bytes, _) = written(round(&mut core, Some(&cursor), |_| ()), Some(&cursor));
+    let delta = EvidenceDelta::from_cbor(&bytes).unwrap();
+    assert_eq!(delta.in_flight, first.in_flight);
+    let joined = delta.join(first.clone()).unwrap();
     for log in &first.unsealed {
         for record in &log.records {
             assert!(joined.records(log.key).contains(record), "{}", record.seq);
         }
     }
     core.machine.inside.clear();
-    let (bytes, _) = written(round(&mut core, Some(&position), |_| ()), Some(&position));
-    let part = Part::from_cbor(&bytes).unwrap();
-    assert_eq!((sizes(&part.unsealed), part.in_flight.len()), (vec![1], 0));
+    let (bytes, _) = written(round(&mut core, Some(&cursor), |_| ()), Some(&cursor));
+    let delta = EvidenceDelta::from_cbor(&bytes).unwrap();
+    assert_eq!((sizes(&delta.unsealed), delta.in_flight.len()), (vec![1], 0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::common::{self, sink::PATIENCE, sink::stop, sink::until};
 use cgpath_evidence::boot::{Boot, REGISTERS, Registers};
-use cgpath_evidence::{Bank, Digest, Entry, Evidence, Part, PartitionKey, Position, Quote, Tier};
+use cgpath_evidence::{Bank, Cursor, Digest, Entry, Evidence, EvidenceDelta, PartitionKey, Quote, Tier};
 use cgpathd::config::{Config, Sink, SinkKind};
 use cgpathd::runtime::Names;
 use cgpathd::service::RequestError;
@@ -37,7 +37,7 @@ impl Source for Engine {
     async fn evidence_after(
         &self,
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
     ) -> Result<EvidenceFile, RequestError> {
         let mut store = self.store.lock().unwrap();
         store.1 += 1;
@@ -198,16 +198,16 @@ async fn a_dead_and_a_slow_sink_delay_no_other_and_each_has_nonces_and_positions
         assert_eq!(header["sequence"], n);
         assert!(nonces.insert(header["nonce"].to_string()));
         if n > 0 {
-            let part = Part::from_cbor(payload).unwrap();
+            let delta = EvidenceDelta::from_cbor(payload).unwrap();
             assert_eq!(header["format"], "part");
-            assert_eq!(part.from.entries as usize, whole.list.len());
-            assert_eq!(part.from.checkpoint as usize + 1, whole.checkpoints.len());
+            assert_eq!(delta.from.entries as usize, whole.list.len());
+            assert_eq!(delta.from.checkpoint as usize + 1, whole.checkpoints.len());
             assert_eq!(
-                hex::encode(part.from.base),
+                hex::encode(delta.from.base),
                 all[n - 1].0["sha256"].as_str().unwrap()
             );
-            whole.list.extend(part.list);
-            whole.checkpoints.extend(part.checkpoints);
+            whole.list.extend(delta.list);
+            whole.checkpoints.extend(delta.checkpoints);
         }
     }
     let line = &slow.await.unwrap()[0];

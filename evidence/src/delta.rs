@@ -1,8 +1,8 @@
-//! What is new since a round that a verifier keeps: the part of evidence after a position.
+//! What is new since a round that a verifier keeps: the delta after a cursor.
 //!
-//! A verifier that follows a node hands its position out with the nonce, and the node answers with what came after it.
-//! Position and part together are the evidence: [`Part::join`] gives it back whole, so that everything which is said of
-//! evidence holds of a round, too. Not here: which position a verifier is at, and whether the part follows (see
+//! A verifier that follows a node hands its cursor out with the nonce, and the node answers with what came after it.
+//! Cursor and delta together are the evidence: [`EvidenceDelta::join`] gives it back whole, so that everything which is said of
+//! evidence holds of a round, too. Not here: which cursor a verifier is at, and whether the delta follows (see
 //! `cgpath_appraisal::follow`).
 
 use crate::boot::Registers;
@@ -22,7 +22,7 @@ const ARRAY: u8 = 4;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(deny_unknown_fields)]
 #[cbor(map)]
-pub struct Position {
+pub struct Cursor {
     /// SHA-256 that names what the verifier keeps, its own affair; a node gives it back as it is.
     #[n(0)]
     #[cbor(with = "minicbor::bytes")]
@@ -46,10 +46,10 @@ pub struct Position {
     pub digest: Hash,
 }
 
-/// What came after a position, with a quote over all of it. In CBOR an array, so that its first byte tells it from evidence.
+/// What came after a cursor, with a quote over all of it. In CBOR an array, so that its first byte tells it from evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Decode)]
 #[cbor(array)]
-pub struct Part {
+pub struct EvidenceDelta {
     /// Format version: 1.
     #[n(0)]
     pub version: u32,
@@ -67,11 +67,11 @@ pub struct Part {
     /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
     #[n(4)]
     pub quote: Quote,
-    /// Entries of the list from [`Position::entries`] on.
+    /// Entries of the list from [`Cursor::entries`] on.
     #[n(5)]
     #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
-    /// Checkpoint files after [`Position::checkpoint`].
+    /// Checkpoint files after [`Cursor::checkpoint`].
     #[n(6)]
     #[cbor(with = "files")]
     #[serde(with = "serde_bytes_hex::list")]
@@ -91,7 +91,7 @@ pub struct Part {
     pub boot: Option<Boot>,
     /// What all this comes after.
     #[n(11)]
-    pub from: Position,
+    pub from: Cursor,
     /// As in [`Evidence::unsealed`]: of this round, in place of those of the round before, which are sealed now.
     #[n(12)]
     #[cbor(with = "pending::list", has_nil)]
@@ -104,7 +104,7 @@ pub struct Part {
     pub in_flight: Vec<InFlight>,
 }
 
-/// Why a part and what a verifier keeps are not one evidence.
+/// Why a delta and what a verifier keeps are not one evidence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -112,29 +112,29 @@ pub enum JoinError {
     #[error("the part is of another boot than what is kept")]
     Boot,
     /// The tier changed within a boot.
-    #[error("the part is of the {part} tier, and what is kept of the {kept} tier")]
+    #[error("the part is of the {delta} tier, and what is kept of the {kept} tier")]
     Tier {
-        /// Of the part.
-        part: Tier,
+        /// Of the delta.
+        delta: Tier,
         /// Of what is kept.
         kept: Tier,
     },
-    /// Fewer entries are kept than the part comes after.
+    /// Fewer entries are kept than the delta comes after.
     #[error("the part comes after {from} entries, and {kept} are kept")]
     Entries {
-        /// As the part says.
+        /// As the delta says.
         from: u64,
         /// Kept.
         kept: u64,
     },
-    /// The part does not come after the last checkpoint that is kept.
+    /// The delta does not come after the last checkpoint that is kept.
     #[error("the part comes after another checkpoint than the last one that is kept")]
     Checkpoint,
 }
 
-impl Part {
-    /// Whether `bytes` are to be read as a part and not as evidence.
-    pub fn is_part(bytes: &[u8]) -> bool {
+impl EvidenceDelta {
+    /// Whether `bytes` are to be read as a delta and not as evidence.
+    pub fn is_delta(bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|first| first >> 5 == ARRAY)
     }
 
@@ -150,14 +150,14 @@ impl Part {
 
     /// # Errors
     /// As [`wire::from_slice`]; [`Error::Malformed`](crate::Error::Malformed) for another version than 1.
-    pub fn from_cbor(bytes: &[u8]) -> Result<Part> {
-        let part: Part = wire::from_slice(bytes, "part of evidence", MAX_EVIDENCE_LEN)?;
-        let named = format_args!("version {} of a part of evidence", part.version);
-        wire::check_version(part.version, 0, named)?;
-        Ok(part)
+    pub fn from_cbor(bytes: &[u8]) -> Result<EvidenceDelta> {
+        let delta: EvidenceDelta = wire::from_slice(bytes, "part of evidence", MAX_EVIDENCE_LEN)?;
+        let named = format_args!("version {} of a part of evidence", delta.version);
+        wire::check_version(delta.version, 0, named)?;
+        Ok(delta)
     }
 
-    /// The evidence: `kept`, as far as the position reaches, and this after it.
+    /// The evidence: `kept`, as far as the cursor reaches, and this after it.
     ///
     /// # Errors
     /// [`JoinError`].
@@ -167,7 +167,7 @@ impl Part {
         }
         if kept.tier != self.tier {
             return Err(JoinError::Tier {
-                part: self.tier,
+                delta: self.tier,
                 kept: kept.tier,
             });
         }

@@ -1,9 +1,9 @@
-//! The first fields of evidence, or of a part of it: what says who sent it and what it answers.
+//! The first fields of evidence, or of a delta: what says who sent it and what it answers.
 //!
 //! Promise: nothing behind them is looked at, and what they hold is bounded, so that a verifier can refuse a stranger's
 //! bytes as soon as the first few of them are there. Not here: whether the quote holds (see `cgpath-appraisal`).
 
-use crate::{Error, Part, Quote, Result, wire};
+use crate::{Error, EvidenceDelta, Quote, Result, wire};
 
 /// What the node calls itself is not longer, in bytes.
 const MAX_NODE: u64 = 1024;
@@ -25,20 +25,20 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads what evidence or a part begins with; the rest may be missing.
+    /// Reads what evidence or a delta begins with; the rest may be missing.
     ///
     /// # Errors
     /// [`Error::Incomplete`] where more bytes could make a head, which is at most [`MAX_HEAD_LEN`] bytes long; else
     /// [`Error::Malformed`], [`Error::Limit`] or [`Error::NotDeterministic`]. Another version than 1 is malformed.
     pub fn read(bytes: &[u8]) -> Result<Head> {
-        let is_part = Part::is_part(bytes);
-        let what = if is_part { "part of evidence" } else { "evidence" };
+        let is_delta = EvidenceDelta::is_delta(bytes);
+        let what = if is_delta { "part of evidence" } else { "evidence" };
         let mut reader = Reader { bytes, at: 0, what };
-        let fields = reader.count(if is_part { ARRAY } else { MAP })?;
+        let fields = reader.count(if is_delta { ARRAY } else { MAP })?;
         if fields < FIELDS {
             return Err(Error::malformed(0, format!("{what} with {fields} fields")));
         }
-        let key = |reader: &mut Reader, n| if is_part { Ok(()) } else { reader.key(n) };
+        let key = |reader: &mut Reader, n| if is_delta { Ok(()) } else { reader.key(n) };
         key(&mut reader, 0)?;
         let at = reader.at;
         let version = reader.count(UNSIGNED)?;
@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Evidence, Position, Tier};
+    use crate::{Cursor, Evidence, Tier};
 
     fn evidence() -> Evidence {
         Evidence {
@@ -171,9 +171,9 @@ mod tests {
         }
     }
 
-    fn part() -> Part {
+    fn delta() -> EvidenceDelta {
         let e = evidence();
-        Part {
+        EvidenceDelta {
             version: 1,
             tier: e.tier,
             node: e.node,
@@ -187,7 +187,7 @@ mod tests {
             boot: None,
             unsealed: vec![],
             in_flight: vec![],
-            from: Position {
+            from: Cursor {
                 base: [0; 32],
                 boot_id: [3; 16],
                 entries: 0,
@@ -205,7 +205,7 @@ mod tests {
             boot_id: of.boot_id,
             quote: of.quote.clone(),
         };
-        for bytes in [of.to_cbor(), part().to_cbor()] {
+        for bytes in [of.to_cbor(), delta().to_cbor()] {
             let read = |len: usize| Head::read(&bytes[..len]);
             let len = (0..bytes.len())
                 .find(|len| !matches!(read(*len), Err(Error::Incomplete { .. })))

@@ -55,7 +55,7 @@ pub mod writer;
 pub use boot::Boot;
 pub use bundle::TenantBundle;
 pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint};
-pub use delta::{JoinError, Part, Position};
+pub use delta::{Cursor, EvidenceDelta, JoinError};
 pub use digest::{Bank, Digest};
 pub use error::{Error, Result};
 pub use evidence::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};

@@ -89,7 +89,7 @@ pub(crate) mod marks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Evidence, Part, PartitionLog, Position, Quote, Tier, record::sample};
+    use crate::{Cursor, Evidence, EvidenceDelta, PartitionLog, Quote, Tier, record::sample};
 
     fn mark(tid: u32) -> InFlight {
         InFlight {
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    fn part(evidence: &Evidence) -> Part {
+    fn delta(evidence: &Evidence) -> EvidenceDelta {
         let Evidence {
             tier,
             node,
@@ -144,7 +144,7 @@ mod tests {
             in_flight,
             ..
         } = evidence.clone();
-        Part {
+        EvidenceDelta {
             version: 1,
             tier,
             node,
@@ -156,7 +156,7 @@ mod tests {
             pods,
             kernel,
             boot,
-            from: Position {
+            from: Cursor {
                 base: [0; 32],
                 boot_id,
                 entries: 0,
@@ -178,16 +178,16 @@ mod tests {
                 Evidence::from_json(&evidence.to_json().unwrap()).unwrap(),
                 evidence
             );
-            let part = part(&evidence);
-            assert_eq!(Part::from_cbor(&part.to_cbor()).unwrap(), part);
+            let delta = delta(&evidence);
+            assert_eq!(EvidenceDelta::from_cbor(&delta.to_cbor()).unwrap(), delta);
         }
     }
 
     #[test]
     fn evidence_without_anything_pending_has_the_bytes_that_it_had_before_there_were_marks() {
-        // Ten fields and no boot; a part has twelve.
+        // Ten fields and no boot; a delta has twelve.
         assert_eq!(evidence(0, 0).to_cbor()[0], 0xaa);
-        assert_eq!(part(&evidence(0, 0)).to_cbor()[0], 0x8c);
+        assert_eq!(delta(&evidence(0, 0)).to_cbor()[0], 0x8c);
     }
 
     #[test]
@@ -201,11 +201,11 @@ mod tests {
                 Err(crate::Error::NotDeterministic { what: "evidence" })
             );
         }
-        let mut bytes = part(&evidence(0, 0)).to_cbor();
+        let mut bytes = delta(&evidence(0, 0)).to_cbor();
         bytes[0] = 0x8d;
         bytes.push(0x80);
         assert_eq!(
-            Part::from_cbor(&bytes),
+            EvidenceDelta::from_cbor(&bytes),
             Err(crate::Error::NotDeterministic {
                 what: "part of evidence"
             })

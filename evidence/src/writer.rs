@@ -1,11 +1,11 @@
 //! The one writer of evidence and of what is new in it: field by field, while lists and records come from elsewhere.
 //!
 //! Promises: the numbers of the fields, their order and what is left out where it is empty are written here and nowhere else.
-//! Nothing that a caller streams is held. Not here: how the fields are read (the decoders of [`Evidence`] and [`Part`],
+//! Nothing that a caller streams is held. Not here: how the fields are read (the decoders of [`Evidence`] and [`EvidenceDelta`],
 //! which take no other bytes than these), where streamed items come from (see `store` of `cgpathd`).
 
 use crate::{
-    Boot, Entry, Evidence, InFlight, Part, PartitionKey, PartitionLog, PodInfo, Position, Quote, Tier,
+    Boot, Cursor, Entry, Evidence, EvidenceDelta, InFlight, PartitionKey, PartitionLog, PodInfo, Quote, Tier,
 };
 use minicbor::encode::{Encode, Encoder, Error, Write};
 
@@ -28,15 +28,15 @@ pub struct Envelope<'a> {
     pub kernel: &'a str,
     /// As in [`Evidence::boot`].
     pub boot: Option<&'a Boot>,
-    /// What a part comes after; with `None` whole evidence is written.
-    pub from: Option<&'a Position>,
+    /// What a delta comes after; with `None` whole evidence is written.
+    pub from: Option<&'a Cursor>,
     /// How many partitions have unsealed records.
     pub unsealed: u64,
     /// As in [`Evidence::in_flight`].
     pub in_flight: &'a [InFlight],
 }
 
-/// Writes [`Evidence`] or a [`Part`].
+/// Writes [`Evidence`] or an [`EvidenceDelta`].
 ///
 /// [`EvidenceWriter::list`], [`EvidenceWriter::checkpoints`], [`EvidenceWriter::partitions`], [`EvidenceWriter::unsealed`] and
 /// [`EvidenceWriter::end`] are called in this order, each once. Each but the last gives the encoder, for as many items as were
@@ -135,7 +135,7 @@ impl<'e, 'a, W: Write> EvidenceWriter<'e, 'a, W> {
         Ok(())
     }
 
-    /// The encoder where a field's value is to be written: in evidence behind its number, in a part behind the field before.
+    /// The encoder where a field's value is to be written: in evidence behind its number, in a delta behind the field before.
     fn field(&mut self, number: u8) -> Result<&mut Encoder<W>, Error<W::Error>> {
         debug_assert_eq!(self.next, number, "fields are written in their order");
         self.next = number + 1;
@@ -186,7 +186,7 @@ impl<C> Encode<C> for Evidence {
     }
 }
 
-impl<C> Encode<C> for Part {
+impl<C> Encode<C> for EvidenceDelta {
     fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), Error<W::Error>> {
         let envelope = Envelope {
             version: self.version,
@@ -286,7 +286,7 @@ mod tests {
                 boot: Option<Boot>,
                 $(
                     #[n($from)]
-                    from: Position,
+                    from: Cursor,
                 )?
                 #[n($unsealed)]
                 unsealed: Option<Vec<DerivedLog>>,
@@ -297,7 +297,7 @@ mod tests {
     }
 
     derived!(DerivedEvidence, map; 11, 12);
-    derived!(DerivedPart, array, 11; 12, 13);
+    derived!(DerivedDelta, array, 11; 12, 13);
 
     #[derive(Encode)]
     #[cbor(map)]
@@ -333,7 +333,7 @@ mod tests {
             log: Some(vec![7; 300]),
             command_line: None,
         };
-        let from = Position {
+        let from = Cursor {
             base: [1; 32],
             boot_id: [5; 16],
             entries: 70_000,
@@ -394,7 +394,7 @@ mod tests {
             };
             assert_eq!(evidence.to_cbor(), wire::to_vec(&expected));
             let e = expected;
-            let expected = DerivedPart {
+            let expected = DerivedDelta {
                 version: e.version,
                 tier: e.tier,
                 node: e.node,
@@ -412,7 +412,7 @@ mod tests {
                 in_flight: e.in_flight,
             };
             let e = evidence;
-            let part = Part {
+            let delta = EvidenceDelta {
                 version: e.version,
                 tier: e.tier,
                 node: e.node,
@@ -428,7 +428,7 @@ mod tests {
                 unsealed: e.unsealed,
                 in_flight: e.in_flight,
             };
-            assert_eq!(part.to_cbor(), wire::to_vec(&expected));
+            assert_eq!(delta.to_cbor(), wire::to_vec(&expected));
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use cddl_cat::{cbor::validate_cbor, context::BasicContext, flatten::flatten_from_str};
 use cgpath_evidence::{
-    Checkpoint, Evidence, Part, Record, SealedCheckpoint, TenantBundle, proof::PartitionProof, wire,
+    Checkpoint, Evidence, EvidenceDelta, Record, SealedCheckpoint, TenantBundle, proof::PartitionProof, wire,
 };
 use ciborium::Value;
 use std::collections::BTreeSet;
@@ -21,7 +21,12 @@ type Takes = fn(&[u8]) -> bool;
 /// Folders of the corpus, what is in each, and how many items at least.
 const CORPUS: &[(&str, &str, Takes, usize)] = &[
     ("evidence_cbor", "evidence", takes_evidence, 2),
-    ("evidence_part", "part", |bytes| Part::from_cbor(bytes).is_ok(), 3),
+    (
+        "evidence_part",
+        "part",
+        |bytes| EvidenceDelta::from_cbor(bytes).is_ok(),
+        3,
+    ),
     (
         "record_cbor",
         "record",

@@ -6,8 +6,8 @@ use cgpath_evidence::list::{Decoder, Format, ListEntry, Templates};
 use cgpath_evidence::proof::{PartitionProof, SealedTree};
 use cgpath_evidence::replay::Replay;
 use cgpath_evidence::{
-    Bank, Error, Evidence, Head, Part, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle, cgroup,
-    tpm, wire,
+    Bank, Error, Evidence, EvidenceDelta, Head, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle,
+    cgroup, tpm, wire,
 };
 use cgpath_policy::{NodePolicy, Reference};
 
@@ -108,16 +108,16 @@ pub fn evidence_cbor(data: &[u8]) {
     }
 }
 
-/// A part of evidence as CBOR, alone and after what it may follow.
+/// A delta as CBOR, alone and after what it may follow.
 pub fn evidence_part(data: &[u8]) {
     let head = Head::read(data);
-    if let Ok(part) = Part::from_cbor(data) {
-        assert_eq!(part.to_cbor(), data, "one value has one encoding");
-        assert!(head.is_err() || head.is_ok_and(|head| head.quote == part.quote));
-        assert!(Part::is_part(data) && Evidence::from_cbor(data).is_err());
-        let (list, from) = (part.list.clone(), part.from.entries as usize);
+    if let Ok(delta) = EvidenceDelta::from_cbor(data) {
+        assert_eq!(delta.to_cbor(), data, "one value has one encoding");
+        assert!(head.is_err() || head.is_ok_and(|head| head.quote == delta.quote));
+        assert!(EvidenceDelta::is_delta(data) && Evidence::from_cbor(data).is_err());
+        let (list, from) = (delta.list.clone(), delta.from.entries as usize);
         let kept = crate::seeds::kept();
-        if let Ok(whole) = part.join(kept.clone()) {
+        if let Ok(whole) = delta.join(kept.clone()) {
             assert!(whole.list.ends_with(&list) && whole.list.len() == from + list.len());
             assert!(whole.checkpoints.starts_with(&kept.checkpoints));
             assert!(Evidence::from_cbor(&whole.to_cbor()).is_ok());

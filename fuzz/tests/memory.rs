@@ -13,7 +13,7 @@ use cgpath_evidence::list::{Decoder, Format};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
 use cgpath_evidence::{
-    Boot, Digest, Entry, Evidence, Head, Part, PartitionKey, PartitionLog, PodInfo, PodUid, Record,
+    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, PartitionKey, PartitionLog, PodInfo, PodUid, Record,
     SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
@@ -47,14 +47,14 @@ fn evidence() -> Evidence {
     }
 }
 
-fn part() -> Part {
-    Part {
+fn delta() -> EvidenceDelta {
+    EvidenceDelta {
         list: vec![],
         checkpoints: vec![],
         partitions: vec![],
         pods: vec![],
         boot: None,
-        ..first("evidence_part", Part::from_cbor)
+        ..first("evidence_part", EvidenceDelta::from_cbor)
     }
 }
 
@@ -245,25 +245,25 @@ fn evidence_and_parts_hold_no_more_than_the_budget_of_their_length() {
     hold("evidence", 8, &inputs, |bytes| {
         let _ = Evidence::from_cbor(bytes);
     });
-    let parts: Vec<_> = evidences()
+    let deltas: Vec<_> = evidences()
         .into_iter()
         .map(|(name, e)| {
-            let part = Part {
+            let delta = EvidenceDelta {
                 list: e.list,
                 checkpoints: e.checkpoints,
                 partitions: e.partitions,
                 pods: e.pods,
                 boot: e.boot,
-                ..part()
+                ..delta()
             };
-            (name, part.to_cbor())
+            (name, delta.to_cbor())
         })
         .collect();
-    hold("part of evidence", 8, &parts, |bytes| {
-        let _ = Part::from_cbor(bytes);
+    hold("part of evidence", 8, &deltas, |bytes| {
+        let _ = EvidenceDelta::from_cbor(bytes);
     });
     // Whoever has no key gets no further than this.
-    hold("head of evidence", 0, &[inputs, parts].concat(), |bytes| {
+    hold("head of evidence", 0, &[inputs, deltas].concat(), |bytes| {
         let _ = Head::read(bytes);
     });
 }

@@ -235,7 +235,9 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     };
     check("list_entry", |b| ListEntry::from_canonical(0, b).is_ok());
     check("evidence_cbor", |b| Evidence::from_cbor(b).is_ok());
-    check("evidence_part", |b| cgpath_evidence::Part::from_cbor(b).is_ok());
+    check("evidence_part", |b| {
+        cgpath_evidence::EvidenceDelta::from_cbor(b).is_ok()
+    });
     check("evidence_json", |b| Evidence::from_json(b).is_ok());
     check("tenant_cbor", |b| {
         cgpath_evidence::TenantBundle::from_cbor(b).is_ok()

@@ -10,7 +10,8 @@ use cgpath_evidence::list::{Decoder, Format, Templates};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::text::MAX_FOREIGN;
 use cgpath_evidence::{
-    Evidence, Head, Part, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, tpm, wire,
+    Evidence, EvidenceDelta, Head, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, tpm,
+    wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
 
@@ -78,7 +79,7 @@ const DECODERS: &[(&str, Decode)] = &[
     }),
     ("evidence_json", |b| error(Evidence::from_json(b))),
     ("evidence_part", |b| {
-        [error(Part::from_cbor(b)), error(Head::read(b))].concat()
+        [error(EvidenceDelta::from_cbor(b)), error(Head::read(b))].concat()
     }),
     ("record_cbor", |b| error(Record::from_cbor(b))),
     ("checkpoint_file", |b| error(SealedCheckpoint::from_file(b))),

@@ -23,7 +23,7 @@ pub use firmware::FirmwareLog;
 pub use key::{Attest, AttestationKey, GOOD_ATTRIBUTES, KeyKind};
 pub use measurement::Measurement;
 pub use node::Node;
-pub use rounds::{booted, part_after};
+pub use rounds::{booted, delta_after};
 
 use cgpath_evidence::{Bank, Digest, PodUid};
 

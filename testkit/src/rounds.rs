@@ -2,12 +2,12 @@
 
 use crate::{Actor, KeyKind, Measurement, Node, pod};
 use cgpath_evidence::boot::{Boot, EventLog, boot_aggregate};
-use cgpath_evidence::{Bank, Evidence, Part, PartitionKey, PartitionLog, Position};
+use cgpath_evidence::{Bank, Cursor, Evidence, EvidenceDelta, PartitionKey, PartitionLog};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 
 /// What of `evidence` comes after `from`, where `kept` ends.
-pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part {
+pub fn delta_after(evidence: &Evidence, kept: &Evidence, from: Cursor) -> EvidenceDelta {
     let sealed: BTreeMap<PartitionKey, usize> = kept
         .partitions
         .iter()
@@ -28,7 +28,7 @@ pub fn part_after(evidence: &Evidence, kept: &Evidence, from: Position) -> Part 
         in_flight,
         ..
     } = evidence.clone();
-    Part {
+    EvidenceDelta {
         version: 1,
         tier,
         node,

@@ -14,7 +14,7 @@ use crate::turn;
 use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
 use cgpath_appraisal::{Rule, Verdict};
-use cgpath_evidence::{Checkpoint, Evidence, Part, SealedCheckpoint, Tier};
+use cgpath_evidence::{Checkpoint, Evidence, EvidenceDelta, SealedCheckpoint, Tier};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -385,30 +385,30 @@ impl Site {
         })
     }
 
-    /// The file with all evidence of a round. The store keeps a round that was sent as a part as it came, behind another file
-    /// that the part names; put together it lies beside the store.
+    /// The file with all evidence of a round. The store keeps a round that was sent as a delta as it came, behind another file
+    /// that the delta names; put together it lies beside the store.
     fn whole(&self, name: &str) -> Result<PathBuf> {
-        /// The store keeps no longer chain of parts.
-        const MAX_PARTS: usize = 64;
+        /// The store keeps no longer chain of deltas.
+        const MAX_DELTAS: usize = 64;
         let stored = |name: &str| self.store().join("evidence").join(format!("{name}.cbor"));
         let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
         let mut bytes = read(&stored(name))?;
-        let mut parts = Vec::new();
-        while Part::is_part(&bytes) {
+        let mut deltas = Vec::new();
+        while EvidenceDelta::is_delta(&bytes) {
             ensure!(
-                parts.len() <= MAX_PARTS,
-                "{name} stands behind more than {MAX_PARTS} parts"
+                deltas.len() <= MAX_DELTAS,
+                "{name} stands behind more than {MAX_DELTAS} parts"
             );
-            let part = Part::from_cbor(&bytes).with_context(|| format!("a part of {name}"))?;
-            bytes = read(&stored(&hex::encode(part.from.base)))?;
-            parts.push(part);
+            let delta = EvidenceDelta::from_cbor(&bytes).with_context(|| format!("a part of {name}"))?;
+            bytes = read(&stored(&hex::encode(delta.from.base)))?;
+            deltas.push(delta);
         }
-        if parts.is_empty() {
+        if deltas.is_empty() {
             return Ok(stored(name));
         }
         let mut evidence = Evidence::from_cbor(&bytes).with_context(|| format!("what {name} follows"))?;
-        for part in parts.into_iter().rev() {
-            evidence = part.join(evidence)?;
+        for delta in deltas.into_iter().rev() {
+            evidence = delta.join(evidence)?;
         }
         let dir = self.dir.join("whole");
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;

@@ -13,7 +13,7 @@ mod machine;
 mod swtpm;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cgpath_evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
+use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, SealedCheckpoint, Tier};
 use cgpathd::config::KeyKind;
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::sources::system;
@@ -97,7 +97,7 @@ fn sealed(core: &mut Core<Software>, nonce: &[u8]) -> Result<()> {
 }
 
 /// What stands behind the quote, put together.
-fn assembled(core: &mut Core<Software>, after: Option<&Position>) -> Result<Assembly> {
+fn assembled(core: &mut Core<Software>, after: Option<&Cursor>) -> Result<Assembly> {
     core.quoted(1, after.cloned())?;
     loop {
         take(core)?;
@@ -167,7 +167,7 @@ fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
         take(&mut core)?;
         core.poll_list()?;
     }
-    let mut position: Option<Position> = None;
+    let mut cursor: Option<Cursor> = None;
     let mut last = None;
     let names = [
         "cpu",
@@ -198,7 +198,7 @@ fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
         let seal = Moment::now()?;
         let header = header(&mut tpm, &nonce)?;
         let quoted = Moment::now()?;
-        let mut evidence = assembled(&mut core, position.as_ref())?.write(&header)?;
+        let mut evidence = assembled(&mut core, cursor.as_ref())?.write(&header)?;
         let end = Moment::now()?;
         let values = [
             start.cpu_to(&end),
@@ -211,15 +211,15 @@ fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
             end.children - start.children,
         ];
         let list_len = core.pipeline().list_len();
-        if let Some(position) = &position {
-            ensure!(evidence.is_part, "the round is not what came after a position");
-            let part = Part::from_cbor(&read(&mut evidence)?)?;
+        if let Some(cursor) = &cursor {
+            ensure!(evidence.is_delta, "the round is not what came after a position");
+            let delta = EvidenceDelta::from_cbor(&read(&mut evidence)?)?;
             ensure!(
-                part.list.len() as u64 == NEW + 1 && part.from == *position,
+                delta.list.len() as u64 == NEW + 1 && delta.from == *cursor,
                 "{} entries in a round",
-                part.list.len()
+                delta.list.len()
             );
-            check(&part.checkpoints, &nonce, list_len)?;
+            check(&delta.checkpoints, &nonce, list_len)?;
         }
         if n > 1 {
             for (name, value) in names.iter().zip(values) {
@@ -237,7 +237,7 @@ fn cost(entries: u64, rounds: usize, pods: u64) -> Result<serde_json::Value> {
             add("whole-bytes", whole.len as f64);
             last = Some((whole, nonce, list_len));
         }
-        position = evidence.reached;
+        cursor = evidence.reached;
     }
     let (mut whole, nonce, list_len) = last.context("no round")?;
     let whole = Evidence::from_cbor(&read(&mut whole)?)?;

@@ -15,7 +15,7 @@ use crate::spool::{self, Frame, Spool};
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{InFlight, Position, SealedCheckpoint};
+use cgpath_evidence::{Cursor, InFlight, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -100,7 +100,7 @@ pub struct Core<M> {
     /// What the last seal covers.
     frozen: Frozen,
     /// What the evidence that is being made comes after.
-    after: Option<Position>,
+    after: Option<Cursor>,
     outcomes: VecDeque<Outcome>,
     /// The spool took no record: nothing is consumed until it does.
     stalled: bool,
@@ -259,11 +259,11 @@ impl<M: Machine> Core<M> {
     }
 
     /// The quote of a request that is [ready](Outcome::Ready) was made: what stands behind the seal by now is looked at, and
-    /// the answer is [`Outcome::Assembled`], with what came after a position, or with everything.
+    /// the answer is [`Outcome::Assembled`], with what came after a cursor, or with everything.
     ///
     /// # Errors
     /// What ends the collector.
-    pub fn quoted(&mut self, id: u64, after: Option<Position>) -> Result<(), EngineError> {
+    pub fn quoted(&mut self, id: u64, after: Option<Cursor>) -> Result<(), EngineError> {
         self.after = after;
         self.handle(Signal::Quoted { id })
     }
@@ -276,16 +276,16 @@ impl<M: Machine> Core<M> {
         self.handle(Signal::Unquoted { id })
     }
 
-    /// All parts of the evidence about the last seal and what came behind it, or those that came after a position.
+    /// All parts of the evidence about the last seal and what came behind it, or those that came after a cursor.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn assembly(
         &mut self,
-        after: Option<&Position>,
+        after: Option<&Cursor>,
         in_flight: Vec<InFlight>,
     ) -> Result<Assembly, StoreError> {
-        let after = after.filter(|position| position.boot_id == self.boot_id);
+        let after = after.filter(|cursor| cursor.boot_id == self.boot_id);
         self.store.assembly(&self.frozen, after, in_flight)
     }
 

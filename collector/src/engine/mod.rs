@@ -25,7 +25,7 @@ use crate::sources::{cgroups, processes, system};
 use crate::spool::{self, Spool, SpoolError};
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
+use cgpath_evidence::{Bank, Cursor, GuardMode, PodUid, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -633,7 +633,7 @@ impl Engine {
     ///
     /// # Errors
     /// What ends the collector.
-    pub fn quoted(&mut self, id: u64, after: Option<Position>) -> Result<(), EngineError> {
+    pub fn quoted(&mut self, id: u64, after: Option<Cursor>) -> Result<(), EngineError> {
         self.core.quoted(id, after)
     }
 

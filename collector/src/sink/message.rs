@@ -4,7 +4,7 @@ use super::queue::{Bound, Header, Message, Round};
 use crate::config::{Sink, SinkFormat};
 use crate::runtime::Names;
 use crate::store::EvidenceFile;
-use cgpath_evidence::{Evidence, PartitionKey, PodUid, Position, TenantBundle, bundle::ProveError, eat};
+use cgpath_evidence::{Cursor, Evidence, PartitionKey, PodUid, TenantBundle, bundle::ProveError, eat};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
 
@@ -82,13 +82,13 @@ pub(super) fn make(
         Ok(eat::unsigned(&eat::claims(&Evidence::from_cbor(bytes)?)?))
     };
     let (format, payload) = match sink.format {
-        SinkFormat::Evidence if evidence.is_part => ("part", bytes),
+        SinkFormat::Evidence if evidence.is_delta => ("part", bytes),
         SinkFormat::Evidence => ("evidence", bytes),
         SinkFormat::Eat => ("eat", wrapped(&bytes)?.bytes),
         SinkFormat::Cmw => ("cmw", eat::cmw_cbor(&[wrapped(&bytes)?])),
     };
     let message = message(node, bound, format, None, payload);
-    let position = evidence.reached.map(|reached| Position {
+    let position = evidence.reached.map(|reached| Cursor {
         base: message.header.sha256,
         ..reached
     });

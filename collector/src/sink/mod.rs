@@ -2,7 +2,7 @@
 //!
 //! Promises: a sink that is slow, dead or full delays nothing but itself. What waits for it is on disk, up to its limit, and
 //! goes on after a restart; a round that does not fit is dropped, counted and said, and what it would have told comes with
-//! the next one, since a position moves only with what was kept. Not here: how evidence is made (see [`crate::service`]).
+//! the next one, since a cursor moves only with what was kept. Not here: how evidence is made (see [`crate::service`]).
 
 mod deliver;
 pub mod keylime;
@@ -14,7 +14,7 @@ use crate::push::{self, FIRST_PAUSE, Judgement, Progress};
 use crate::runtime::Names;
 use crate::service::{Handle, RequestError, TpmAccess};
 use crate::store::EvidenceFile;
-use cgpath_evidence::{Bank, Position};
+use cgpath_evidence::{Bank, Cursor};
 use cgpath_net::NetError;
 use deliver::Target;
 use keylime::KeylimeError;
@@ -31,11 +31,11 @@ const MAX_BACKOFF: u64 = 300;
 
 /// Whoever makes evidence: the engine, or a test.
 pub trait Source: Clone + Send + Sync + 'static {
-    /// What came after a position, or all evidence; see [`Handle::evidence_after`].
+    /// What came after a cursor, or all evidence; see [`Handle::evidence_after`].
     fn evidence_after(
         &self,
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
     ) -> impl Future<Output = Result<EvidenceFile, RequestError>> + Send;
 
     /// A verdict that decides arrived.
@@ -46,7 +46,7 @@ impl Source for Handle {
     async fn evidence_after(
         &self,
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
     ) -> Result<EvidenceFile, RequestError> {
         Handle::evidence_after(self, nonce, after).await
     }

@@ -4,7 +4,7 @@
 //! and a message is delivered once more rather than never. Never more than the limit.
 
 use crate::config::Sink;
-use cgpath_evidence::Position;
+use cgpath_evidence::Cursor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
@@ -46,7 +46,7 @@ pub struct Header {
     /// What else the nonce is made of. A message that an earlier version left in the spool has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<Bound>,
-    /// SHA-256 of the payload; the `base` of the part that follows it.
+    /// SHA-256 of the payload; the `base` of the delta that follows it.
     #[serde(with = "cgpath_evidence::serde_bytes_hex")]
     pub sha256: [u8; 32],
     /// Bytes of the payload.
@@ -99,8 +99,8 @@ pub struct Message {
 pub struct Round {
     /// The messages.
     pub messages: Vec<Message>,
-    /// The position after them.
-    pub position: Option<Position>,
+    /// The cursor after them.
+    pub position: Option<Cursor>,
     /// Pods that it has nothing of since their names are not known yet.
     pub unnamed: u64,
 }
@@ -122,7 +122,7 @@ struct State {
     rounds: u64,
     delivered: u64,
     dropped: u64,
-    position: Option<Position>,
+    position: Option<Cursor>,
 }
 
 /// The spool of one sink.
@@ -231,7 +231,7 @@ impl Queue {
     }
 
     /// What the next round follows: nothing where everything is to be sent.
-    pub fn after(&self, sink: &Sink) -> Option<Position> {
+    pub fn after(&self, sink: &Sink) -> Option<Cursor> {
         let is_whole = self.state.rounds.is_multiple_of(sink.whole_every)
             || sink.format != crate::config::SinkFormat::Evidence
             || sink.is_of_pods();
@@ -352,7 +352,7 @@ impl Queue {
             fs::rename(&partial, &path)
         };
         match write() {
-            // A full disk must not stop the counting; what is on disk is older, and a position that is older loses nothing.
+            // A full disk must not stop the counting; what is on disk is older, and a cursor that is older loses nothing.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
             other => other.map_err(|source| QueueError { path, source }),
         }

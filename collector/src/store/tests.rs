@@ -1,7 +1,7 @@
 //! What is streamed out of the store is what the types encode to.
 
 use super::*;
-use cgpath_evidence::{Evidence, Part, PartitionLog, PodInfo, PodUid, Record};
+use cgpath_evidence::{Evidence, EvidenceDelta, PartitionLog, PodInfo, PodUid, Record};
 use std::io::Read;
 
 fn record(seq: u64) -> Record {
@@ -225,22 +225,22 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
             command_line: Some(b"quiet".to_vec()),
         },
     };
-    let mut write = |position: &Position| {
+    let mut write = |cursor: &Cursor| {
         let mut written = store
-            .assembly(&frozen, Some(position), in_flight.clone())
+            .assembly(&frozen, Some(cursor), in_flight.clone())
             .unwrap()
             .write(&header)
             .unwrap();
         let mut bytes = Vec::new();
         written.file.read_to_end(&mut bytes).unwrap();
         assert_eq!(
-            (bytes.len() as u64, Part::is_part(&bytes)),
-            (written.len, written.is_part)
+            (bytes.len() as u64, EvidenceDelta::is_delta(&bytes)),
+            (written.len, written.is_delta)
         );
         bytes
     };
     for (number, entries) in [(0u64, 3u64), (0, 12), (1, 7), (2, 0), (3, 12)] {
-        let from = Position {
+        let from = Cursor {
             base: [8; 32],
             boot_id: [5; 16],
             entries,
@@ -266,7 +266,7 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
             .map(|(key, records)| PartitionLog { key, records })
             .collect();
         partitions.sort_by_key(|log| log.key.to_string());
-        let expected = Part {
+        let expected = EvidenceDelta {
             version: 1,
             tier: Tier::Bpf,
             node: "n".into(),
@@ -292,19 +292,19 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
             "after checkpoint {number}, entry {entries}"
         );
         for other in [
-            Position {
+            Cursor {
                 digest: [0; 32],
                 ..from.clone()
             },
-            Position {
+            Cursor {
                 entries: 13,
                 ..from.clone()
             },
-            Position {
+            Cursor {
                 checkpoint: 4,
                 ..from.clone()
             },
-            Position {
+            Cursor {
                 checkpoint: u64::MAX,
                 entries: u64::MAX,
                 ..from

@@ -3,7 +3,7 @@
 use super::node::{Arrived, Engine, config, files, sink, until};
 use cgpath_appraisal::tenant::{Outcome, TenantContext, verify};
 use cgpath_appraisal::{ExpectedNonce, PinnedKey};
-use cgpath_evidence::{Evidence, Part, TenantBundle, eat};
+use cgpath_evidence::{Evidence, EvidenceDelta, TenantBundle, eat};
 use cgpath_policy::Policy;
 use cgpath_testkit::{NOW, pod};
 use cgpathd::config::{Sink, SinkFormat, SinkKind};
@@ -93,7 +93,10 @@ async fn what_arrives_in_each_form_is_evidence_that_a_verifier_trusts_and_refuse
     for arrived in files(&at("plain")) {
         let whole = match kept.take() {
             None => Evidence::from_cbor(&arrived.payload).unwrap(),
-            Some(kept) => Part::from_cbor(&arrived.payload).unwrap().join(kept).unwrap(),
+            Some(kept) => EvidenceDelta::from_cbor(&arrived.payload)
+                .unwrap()
+                .join(kept)
+                .unwrap(),
         };
         assert!(engine.verdict(&whole, &arrived.nonce()).trusted);
         kept = Some(whole);

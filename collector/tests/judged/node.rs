@@ -1,8 +1,8 @@
 //! A node made of software as the source of sinks, and what a far side does with what it gets.
 
 use cgpath_appraisal::{Verdict, appraise};
-use cgpath_evidence::{Evidence, Position, SealedCheckpoint};
-use cgpath_testkit::{Actor, KeyKind, Node, part_after, pod};
+use cgpath_evidence::{Cursor, Evidence, SealedCheckpoint};
+use cgpath_testkit::{Actor, KeyKind, Node, delta_after, pod};
 use cgpathd::config::{Config, Runtimes, Sink};
 use cgpathd::runtime::Names;
 use cgpathd::service::RequestError;
@@ -56,7 +56,7 @@ impl Source for Engine {
     async fn evidence_after(
         &self,
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
     ) -> Result<EvidenceFile, RequestError> {
         let mut state = self.0.lock().unwrap();
         let (node, sent) = &mut *state;
@@ -65,13 +65,13 @@ impl Source for Engine {
         let evidence = node.attest(&nonce);
         let kept = after.and_then(|from| Some((sent.get(&from.checkpoint)?, from)));
         let bytes = match &kept {
-            Some((kept, from)) => part_after(&evidence, kept, from.clone()).to_cbor(),
+            Some((kept, from)) => delta_after(&evidence, kept, from.clone()).to_cbor(),
             None => evidence.to_cbor(),
         };
-        let is_part = kept.is_some();
+        let is_delta = kept.is_some();
         let last = SealedCheckpoint::from_file(evidence.checkpoints.last().unwrap()).unwrap();
         let number = last.checkpoint.number;
-        let reached = Position {
+        let reached = Cursor {
             base: [0; 32],
             boot_id: evidence.boot_id,
             entries: evidence.list.len() as u64,
@@ -85,7 +85,7 @@ impl Source for Engine {
         Ok(EvidenceFile {
             file,
             len: bytes.len() as u64,
-            is_part,
+            is_delta,
             reached: Some(reached),
         })
     }

@@ -192,7 +192,7 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
     let mut kept = Evidence::from_cbor(&arrived[0].payload).unwrap();
     for (n, arrived) in arrived.iter().enumerate() {
         if n > 0 {
-            kept = cgpath_evidence::Part::from_cbor(&arrived.payload)
+            kept = cgpath_evidence::EvidenceDelta::from_cbor(&arrived.payload)
                 .unwrap()
                 .join(kept)
                 .unwrap();

@@ -15,9 +15,9 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Digest, Entry, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    InFlight, Losses, Part, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Position, Protection,
-    Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    Ancestor, Bank, Checkpoint, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta, FileHash, Guard,
+    GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid,
+    Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -397,7 +397,7 @@ pub fn evidence_cbor() -> Seeds {
     seeds([("small", evidence().to_cbor()), ("pending", pending().to_cbor())])
 }
 
-/// What [`evidence_part`]'s good part follows.
+/// What [`evidence_part`]'s good delta follows.
 pub(crate) fn kept() -> Evidence {
     Evidence {
         checkpoints: vec![sealed(0, [0; 32]).file],
@@ -405,7 +405,7 @@ pub(crate) fn kept() -> Evidence {
     }
 }
 
-/// Parts of evidence.
+/// Deltas of evidence.
 pub fn evidence_part() -> Seeds {
     let Evidence {
         tier,
@@ -422,14 +422,14 @@ pub fn evidence_part() -> Seeds {
         in_flight,
         ..
     } = evidence();
-    let from = Position {
+    let from = Cursor {
         base: [5; 32],
         boot_id,
         entries: 2,
         checkpoint: 0,
         digest: sealed(0, [0; 32]).digest(),
     };
-    let part = Part {
+    let delta = EvidenceDelta {
         version: 1,
         tier,
         node,
@@ -449,24 +449,24 @@ pub fn evidence_part() -> Seeds {
         unsealed,
         in_flight,
     };
-    let changed = |change: &dyn Fn(&mut Part)| {
-        let mut part = part.clone();
-        change(&mut part);
-        part.to_cbor()
+    let changed = |change: &dyn Fn(&mut EvidenceDelta)| {
+        let mut delta = delta.clone();
+        change(&mut delta);
+        delta.to_cbor()
     };
     seeds([
-        ("follows", part.to_cbor()),
+        ("follows", delta.to_cbor()),
         (
             "pending",
-            changed(&|part| (part.unsealed, part.in_flight) = (pending().unsealed, pending().in_flight)),
+            changed(&|delta| (delta.unsealed, delta.in_flight) = (pending().unsealed, pending().in_flight)),
         ),
         (
             "marks-alone",
-            changed(&|part| part.in_flight = pending().in_flight),
+            changed(&|delta| delta.in_flight = pending().in_flight),
         ),
-        ("bad-entries", changed(&|part| part.from.entries = u64::MAX)),
-        ("bad-checkpoint", changed(&|part| part.from.checkpoint = 7)),
-        ("bad-boot", changed(&|part| part.from.boot_id = [1; 16])),
+        ("bad-entries", changed(&|delta| delta.from.entries = u64::MAX)),
+        ("bad-checkpoint", changed(&|delta| delta.from.checkpoint = 7)),
+        ("bad-boot", changed(&|delta| delta.from.boot_id = [1; 16])),
     ])
 }
 

@@ -4,12 +4,12 @@
 //! The node is made of software and honest (see `cgpath_testkit`): its list has ENTRIES different files of the host,
 //! which its policy names, each with a record, and four pods have 100 records each. PCR 10 is quoted in all four banks.
 
-use cgpath_appraisal::follow::{Follower, position};
+use cgpath_appraisal::follow::{Follower, cursor};
 use cgpath_appraisal::{Context, NodeState, Verdict, appraise};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::replay::{Fill, replay_batches};
-use cgpath_evidence::{Bank, Entry, EventKind, Evidence, FileHash, Part, TenantBundle};
-use cgpath_testkit::{Actor, KeyKind, Measurement, Node, part_after, pod, sha256};
+use cgpath_evidence::{Bank, Entry, EventKind, Evidence, EvidenceDelta, FileHash, TenantBundle};
+use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256};
 use std::time::Instant;
 
 /// Records of each pod.
@@ -193,15 +193,15 @@ fn round(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
     for n in 0..rounds {
         host(&mut node, entries + n * NEW, entries + (n + 1) * NEW);
         let evidence = node.attest(&nonce(n + 1));
-        let from = position(&state, [0; 32]).ok_or("no checkpoint")?;
-        let sent = part_after(&evidence, &kept, from).to_cbor();
+        let from = cursor(&state, [0; 32]).ok_or("no checkpoint")?;
+        let sent = delta_after(&evidence, &kept, from).to_cbor();
         let context = node.context(&nonce(n + 1), Some(state));
         // What was freed since the last round, millions of pieces, is tidied up by whoever allocates next: not by what is timed.
-        drop(Part::from_cbor(&sent)?);
-        let (part, decoding) = timed(|| Part::from_cbor(&sent))?;
-        let part = part?;
+        drop(EvidenceDelta::from_cbor(&sent)?);
+        let (delta, decoding) = timed(|| EvidenceDelta::from_cbor(&sent))?;
+        let delta = delta?;
         let (next, took) = timed(|| {
-            let verdict = follower.advance(&part, &policy, &context, &[])?;
+            let verdict = follower.advance(&delta, &policy, &context, &[])?;
             verdict.state.clone().filter(|_| verdict.trusted)
         })?;
         state = next.ok_or("the round was not followed")?;
@@ -211,7 +211,7 @@ fn round(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
         decode.push(decoding * 1e3);
         json.push(writing * 1e3);
         bytes.push(sent.len());
-        list.push(part.list.len());
+        list.push(delta.list.len());
         kept = evidence;
     }
     Ok(serde_json::json!({

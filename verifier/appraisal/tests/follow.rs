@@ -3,10 +3,10 @@
 
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, NodeState, Rule, Severity, Verdict, appraise};
-use cgpath_evidence::{EventKind, Evidence, FileHash, JoinError, Part, Position, SealedCheckpoint};
+use cgpath_evidence::{Cursor, EventKind, Evidence, EvidenceDelta, FileHash, JoinError, SealedCheckpoint};
 use cgpath_policy::Policy;
 use cgpath_refvals::boot::from_boot;
-use cgpath_testkit::{Actor, KeyKind, Measurement, Node, part_after, pod, sha256};
+use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256};
 use proptest::prelude::*;
 
 const BASE: [u8; 32] = [7; 32];
@@ -96,8 +96,8 @@ fn act(node: &mut Node, step: &Step) {
     }
 }
 
-fn at(state: &NodeState, base: [u8; 32]) -> Position {
-    follow::position(state, base).unwrap()
+fn at(state: &NodeState, base: [u8; 32]) -> Cursor {
+    follow::cursor(state, base).unwrap()
 }
 
 fn nonce(round: usize) -> Vec<u8> {
@@ -151,13 +151,13 @@ fn live(life: &[Vec<Step>]) -> usize {
     for (n, steps) in life.iter().enumerate() {
         steps.iter().for_each(|step| act(&mut node, step));
         let now = round(&mut node, n + 1, Some(state.clone()));
-        let part = part_after(&now.evidence, &kept, at(&state, BASE));
-        assert_eq!(Part::from_cbor(&part.to_cbor()), Ok(part.clone()));
-        let whole = part.clone().join(kept).unwrap();
+        let delta = delta_after(&now.evidence, &kept, at(&state, BASE));
+        assert_eq!(EvidenceDelta::from_cbor(&delta.to_cbor()), Ok(delta.clone()));
+        let whole = delta.clone().join(kept).unwrap();
         assert_eq!(whole, now.evidence, "the parts are the whole");
         let judged = follower
             .as_mut()
-            .and_then(|follower| follower.advance(&part, &now.policy, &now.context, &[]));
+            .and_then(|follower| follower.advance(&delta, &now.policy, &now.context, &[]));
         match judged {
             Some(verdict) => {
                 assert_eq!(*verdict, now.verdict, "round {n}: {steps:?}");
@@ -192,8 +192,8 @@ fn usual_rounds_are_followed_and_cost_no_appraisal() {
     assert_eq!(live(&life), life.len());
 }
 
-/// A node after two rounds: what is kept of the first, and the part that the second is.
-fn second() -> (Node, Round, Part, Round) {
+/// A node after two rounds: what is kept of the first, and the delta that the second is.
+fn second() -> (Node, Round, EvidenceDelta, Round) {
     let mut node = boot();
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let first = round(&mut node, 0, None);
@@ -207,20 +207,20 @@ fn second() -> (Node, Round, Part, Round) {
     }
     let state = first.verdict.state.clone().unwrap();
     let now = round(&mut node, 1, Some(state.clone()));
-    let part = part_after(&now.evidence, &first.evidence, at(&state, BASE));
-    (node, first, part, now)
+    let delta = delta_after(&now.evidence, &first.evidence, at(&state, BASE));
+    (node, first, delta, now)
 }
 
-/// What both ways of judging say of a part that somebody changed: an untrusted verdict, or no evidence at all.
-fn must_fail(what: &str, change: impl FnOnce(&mut Part)) {
-    let (_, first, mut part, now) = second();
-    change(&mut part);
+/// What both ways of judging say of a delta that somebody changed: an untrusted verdict, or no evidence at all.
+fn must_fail(what: &str, change: impl FnOnce(&mut EvidenceDelta)) {
+    let (_, first, mut delta, now) = second();
+    change(&mut delta);
     let mut follower = first.follower().unwrap();
     assert!(
-        follower.advance(&part, &now.policy, &now.context, &[]).is_none(),
+        follower.advance(&delta, &now.policy, &now.context, &[]).is_none(),
         "{what}: followed"
     );
-    if let Ok(whole) = part.join(first.evidence) {
+    if let Ok(whole) = delta.join(first.evidence) {
         let verdict = appraise(&whole, &now.policy, &now.context).unwrap();
         assert!(!verdict.trusted, "{what}");
         assert_eq!(verdict.state, None, "{what}: nothing is taken from it");
@@ -229,54 +229,58 @@ fn must_fail(what: &str, change: impl FnOnce(&mut Part)) {
 
 #[test]
 fn a_part_that_skips_alters_or_reorders_anything_fails() {
-    must_fail("a skipped entry", |part| drop(part.list.remove(0)));
-    must_fail("a skipped last entry", |part| drop(part.list.pop()));
-    must_fail("entries in another order", |part| part.list.swap(0, 1));
-    must_fail("an entry twice", |part| part.list.insert(0, part.list[0].clone()));
-    must_fail("a shorter list", |part| part.list.clear());
-    must_fail("no checkpoint", |part| part.checkpoints.clear());
-    must_fail("a checkpoint twice", |part| {
-        part.checkpoints.push(part.checkpoints[0].clone())
+    must_fail("a skipped entry", |delta| drop(delta.list.remove(0)));
+    must_fail("a skipped last entry", |delta| drop(delta.list.pop()));
+    must_fail("entries in another order", |delta| delta.list.swap(0, 1));
+    must_fail("an entry twice", |delta| {
+        delta.list.insert(0, delta.list[0].clone())
     });
-    must_fail("a skipped record", |part| drop(part.partitions[0].records.pop()));
-    must_fail("a record twice", |part| {
-        let again = part.partitions[0].records[0].clone();
-        part.partitions[0].records.push(again);
+    must_fail("a shorter list", |delta| delta.list.clear());
+    must_fail("no checkpoint", |delta| delta.checkpoints.clear());
+    must_fail("a checkpoint twice", |delta| {
+        delta.checkpoints.push(delta.checkpoints[0].clone())
     });
-    must_fail("a partition left out", |part| drop(part.partitions.pop()));
-    must_fail("a partition twice", |part| {
-        part.partitions.push(part.partitions[0].clone())
+    must_fail("a skipped record", |delta| {
+        drop(delta.partitions[0].records.pop())
     });
-    must_fail("a record in another pod's partition", |part| {
-        let record = part.partitions[0].records.pop().unwrap();
-        part.partitions[1].records.push(record);
+    must_fail("a record twice", |delta| {
+        let again = delta.partitions[0].records[0].clone();
+        delta.partitions[0].records.push(again);
     });
-    must_fail("another signature", |part| {
-        *part.quote.signature.last_mut().unwrap() ^= 1
+    must_fail("a partition left out", |delta| drop(delta.partitions.pop()));
+    must_fail("a partition twice", |delta| {
+        delta.partitions.push(delta.partitions[0].clone())
     });
-    must_fail("a position that claims fewer entries", |part| {
-        part.from.entries -= 1
+    must_fail("a record in another pod's partition", |delta| {
+        let record = delta.partitions[0].records.pop().unwrap();
+        delta.partitions[1].records.push(record);
     });
-    must_fail("a position that claims more entries", |part| {
-        part.from.entries += 1
+    must_fail("another signature", |delta| {
+        *delta.quote.signature.last_mut().unwrap() ^= 1
     });
-    must_fail("a position that claims more entries than there are", |part| {
-        part.from.entries = u64::MAX
+    must_fail("a position that claims fewer entries", |delta| {
+        delta.from.entries -= 1
     });
-    must_fail("a position at an earlier checkpoint", |part| {
-        part.from.checkpoint -= 1
+    must_fail("a position that claims more entries", |delta| {
+        delta.from.entries += 1
     });
-    must_fail("another boot", |part| part.boot_id = [9; 16]);
+    must_fail("a position that claims more entries than there are", |delta| {
+        delta.from.entries = u64::MAX
+    });
+    must_fail("a position at an earlier checkpoint", |delta| {
+        delta.from.checkpoint -= 1
+    });
+    must_fail("another boot", |delta| delta.boot_id = [9; 16]);
 }
 
 #[test]
 fn a_part_over_another_prefix_fails_though_it_is_whole_in_itself() {
-    let (_, first, part, now) = second();
+    let (_, first, delta, now) = second();
     // The verifier keeps another node's beginning of the same length: the same files, in another order.
     let mut other = first.evidence.clone();
     let last = other.list.len() - 1;
     other.list.swap(last - 1, last - 2);
-    let whole = part.join(other).unwrap();
+    let whole = delta.join(other).unwrap();
     let verdict = appraise(&whole, &now.policy, &now.context).unwrap();
     assert!(!verdict.trusted && verdict.state.is_none());
     assert!(
@@ -290,59 +294,60 @@ fn a_part_over_another_prefix_fails_though_it_is_whole_in_itself() {
 
 #[test]
 fn a_repeated_nonce_a_loss_and_another_policy_are_not_followed() {
-    let (mut node, first, part, now) = second();
+    let (mut node, first, delta, now) = second();
     let follower = || first.follower().unwrap();
     let again = node.context(&nonce(0), first.verdict.state.clone());
-    assert!(follower().advance(&part, &now.policy, &again, &[]).is_none());
+    assert!(follower().advance(&delta, &now.policy, &again, &[]).is_none());
     assert!(
         follower()
-            .advance(&part, &node.policy(), &now.context, &[])
+            .advance(&delta, &node.policy(), &now.context, &[])
             .is_some()
     );
     node.extra_policy += "tolerance: {lost: 1}\n";
     assert!(
         follower()
-            .advance(&part, &node.policy(), &now.context, &[])
+            .advance(&delta, &node.policy(), &now.context, &[])
             .is_none()
     );
     node.losses.reserve = 1;
     let state = now.verdict.state.clone().unwrap();
     let lossy = round(&mut node, 2, Some(state.clone()));
     let mut follower = follower();
-    follower.advance(&part, &now.policy, &now.context, &[]).unwrap();
-    let part = part_after(&lossy.evidence, &now.evidence, at(&state, BASE));
+    follower.advance(&delta, &now.policy, &now.context, &[]).unwrap();
+    let delta = delta_after(&lossy.evidence, &now.evidence, at(&state, BASE));
     assert!(
         follower
-            .advance(&part, &now.policy, &lossy.context, &[])
+            .advance(&delta, &now.policy, &lossy.context, &[])
             .is_none()
     );
 }
 
 #[test]
 fn what_does_not_follow_is_told_apart_by_name() {
-    let (mut node, first, part, now) = second();
+    let (mut node, first, delta, now) = second();
     let state = first.verdict.state.clone().unwrap();
-    let kept = follow::position(&state, BASE).unwrap();
+    let kept = follow::cursor(&state, BASE).unwrap();
     let resets = (state.reset_count, state.reset_count);
-    let kind =
-        |part: &Part, kept: Option<&_>, resets| follow::follows(part, kept, resets).map_err(|e| e.kind());
-    assert_eq!(kind(&part, Some(&kept), resets), Ok(()));
-    assert_eq!(kind(&part, None, resets), Err("nothing-kept"));
-    let later = follow::position(now.verdict.state.as_ref().unwrap(), [8; 32]).unwrap();
-    assert_eq!(kind(&part, Some(&later), resets), Err("round-repeated"));
+    let kind = |delta: &EvidenceDelta, kept: Option<&_>, resets| {
+        follow::follows(delta, kept, resets).map_err(|e| e.kind())
+    };
+    assert_eq!(kind(&delta, Some(&kept), resets), Ok(()));
+    assert_eq!(kind(&delta, None, resets), Err("nothing-kept"));
+    let later = follow::cursor(now.verdict.state.as_ref().unwrap(), [8; 32]).unwrap();
+    assert_eq!(kind(&delta, Some(&later), resets), Err("round-repeated"));
     let next = round(&mut node, 2, now.verdict.state.clone());
-    let after = part_after(&next.evidence, &now.evidence, later.clone());
+    let after = delta_after(&next.evidence, &now.evidence, later.clone());
     assert_eq!(kind(&after, Some(&kept), resets), Err("round-lost"));
     for change in [
-        (|part: &mut Part| part.from.base = [1; 32]) as fn(&mut Part),
-        |part| part.from.digest = [1; 32],
-        |part| part.from.entries -= 1,
+        (|delta: &mut EvidenceDelta| delta.from.base = [1; 32]) as fn(&mut EvidenceDelta),
+        |delta| delta.from.digest = [1; 32],
+        |delta| delta.from.entries -= 1,
     ] {
-        let mut other = part.clone();
+        let mut other = delta.clone();
         change(&mut other);
         assert_eq!(kind(&other, Some(&kept), resets), Err("other-position"));
     }
-    let mut other = part.clone();
+    let mut other = delta.clone();
     other.boot_id = [9; 16];
     assert_eq!(
         kind(&other, Some(&kept), (resets.0, resets.0 + 1)),
@@ -352,7 +357,7 @@ fn what_does_not_follow_is_told_apart_by_name() {
     let mismatch = follow::follows(&other, Some(&kept), resets).unwrap_err();
     assert!(matches!(mismatch, Mismatch::Kexec { .. }));
     assert_eq!(other.join(first.evidence.clone()), Err(JoinError::Boot));
-    let mut ahead = part.clone();
+    let mut ahead = delta.clone();
     ahead.from.checkpoint += 1;
     assert_eq!(ahead.join(first.evidence), Err(JoinError::Checkpoint));
 }
@@ -392,8 +397,8 @@ fn a_list_that_was_cut_is_named_and_is_judged_whole_where_its_beginning_is_kept(
 
 #[test]
 fn a_part_that_joins_keeps_what_the_first_round_sealed_in_its_place() {
-    let (_, first, part, now) = second();
-    let whole = part.join(first.evidence.clone()).unwrap();
+    let (_, first, delta, now) = second();
+    let whole = delta.join(first.evidence.clone()).unwrap();
     assert_eq!(whole.to_cbor(), now.evidence.to_cbor());
     let last = SealedCheckpoint::from_file(whole.checkpoints.last().unwrap()).unwrap();
     assert_eq!(last.checkpoint.number as usize + 1, whole.checkpoints.len());
@@ -407,12 +412,12 @@ fn a_round_on_other_registers_is_for_the_appraisal_which_refuses_it() {
     assert!(first.verdict.trusted, "{}", first.verdict);
     let state = first.verdict.state.clone().unwrap();
     let mut follower = first.follower().unwrap();
-    // Somebody extends PCR 9 later; a part says nothing of the log, which is the one that is kept.
+    // Somebody extends PCR 9 later; a delta says nothing of the log, which is the one that is kept.
     node.boot.as_mut().unwrap().add_command_line("init=/bin/sh");
     let now = round(&mut node, 1, Some(state.clone()));
-    let part = part_after(&now.evidence, &first.evidence, at(&state, BASE));
-    assert!(follower.advance(&part, &now.policy, &now.context, &[]).is_none());
-    let whole = part.join(first.evidence).unwrap();
+    let delta = delta_after(&now.evidence, &first.evidence, at(&state, BASE));
+    assert!(follower.advance(&delta, &now.policy, &now.context, &[]).is_none());
+    let whole = delta.join(first.evidence).unwrap();
     let verdict = appraise(&whole, &now.policy, &now.context).unwrap();
     assert!(
         verdict

@@ -12,7 +12,7 @@ use crate::inputs::round::Rebuild;
 use crate::inputs::round::Round;
 use crate::results::verdict::Verdict;
 use crate::steps::Progress;
-use cgpath_evidence::{Evidence, Part, Tier, boot::Registers};
+use cgpath_evidence::{Evidence, EvidenceDelta, Tier, boot::Registers};
 use cgpath_policy::Policy;
 
 /// See the module.
@@ -61,13 +61,13 @@ impl Follower {
     /// Judges what is new. `None`: the whole evidence must be appraised, and this follower is of no more use.
     pub fn advance(
         &mut self,
-        part: &Part,
+        delta: &EvidenceDelta,
         policy: &Policy,
         context: &Context,
         accepted: &[Accepted],
     ) -> Option<&Verdict> {
-        let round = Round::of_part(part, self.progress.covered());
-        if !self.is_next(part, policy, context) || appraise::usable(&round, policy, context).is_err() {
+        let round = Round::of_delta(delta, self.progress.covered());
+        if !self.is_next(delta, policy, context) || appraise::usable(&round, policy, context).is_err() {
             return None;
         }
         match self.progress.go_on(&round, policy, context, accepted) {
@@ -79,8 +79,8 @@ impl Follower {
         }
     }
 
-    /// Whether the part goes on from the last verdict, under the same policy and after the same boot.
-    fn is_next(&self, part: &Part, policy: &Policy, context: &Context) -> bool {
+    /// Whether the delta goes on from the last verdict, under the same policy and after the same boot.
+    fn is_next(&self, delta: &EvidenceDelta, policy: &Policy, context: &Context) -> bool {
         let Some(before) = &self.verdict.state else {
             return false;
         };
@@ -89,14 +89,14 @@ impl Follower {
         };
         context.previous.as_ref() == Some(before)
             && self.verdict.policy == *policy.digest()
-            && part.tier == self.tier
-            && part.boot_id == before.boot_id
-            && part.from.boot_id == before.boot_id
-            && part.from.entries == before.covered
-            && part.from.checkpoint == at.number
-            && part.from.digest == at.digest
-            && part.registers() == self.registers
-            && part
+            && delta.tier == self.tier
+            && delta.boot_id == before.boot_id
+            && delta.from.boot_id == before.boot_id
+            && delta.from.entries == before.covered
+            && delta.from.checkpoint == at.number
+            && delta.from.digest == at.digest
+            && delta.registers() == self.registers
+            && delta
                 .boot
                 .as_ref()
                 .is_none_or(|boot| boot.log.is_none() && boot.command_line.is_none())

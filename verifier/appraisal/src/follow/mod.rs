@@ -1,7 +1,7 @@
-//! Following a node: where a verifier is, and whether a part of evidence comes after that.
+//! Following a node: where a verifier is, and whether a delta comes after that.
 //!
-//! Pure. A part that follows is judged as the whole evidence would be: by [`Follower`] where nothing is unusual, else by
-//! joining it with what is kept ([`cgpath_evidence::Part::join`]) and appraising that. What does not follow is told apart by
+//! Pure. A delta that follows is judged as the whole evidence would be: by [`Follower`] where nothing is unusual, else by
+//! joining it with what is kept ([`cgpath_evidence::EvidenceDelta::join`]) and appraising that. What does not follow is told apart by
 //! [`Mismatch`]; a list that was cut by [`uncut`]. Not here: where evidence is kept, and the rules (see `appraise`).
 
 mod follower;
@@ -9,9 +9,9 @@ mod follower;
 pub use follower::Follower;
 
 use crate::inputs::context::NodeState;
-use cgpath_evidence::{Entry, Evidence, Part, Position, merkle::Hash};
+use cgpath_evidence::{Cursor, Entry, Evidence, EvidenceDelta, merkle::Hash};
 
-/// Why a part does not follow what is kept. In each case the whole evidence is needed.
+/// Why a delta does not follow what is kept. In each case the whole evidence is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
@@ -21,7 +21,7 @@ pub enum Mismatch {
     /// Another boot, and the TPM was reset.
     #[error("the node was booted again: the part is of boot {found}, what is kept of boot {kept}")]
     Rebooted {
-        /// Boot id of the part, hex.
+        /// Boot id of the delta, hex.
         found: String,
         /// Boot id that is kept, hex.
         kept: String,
@@ -31,30 +31,30 @@ pub enum Mismatch {
         "a kernel was started by kexec: the part is of boot {found}, what is kept of boot {kept}, and the TPM was not reset"
     )]
     Kexec {
-        /// Boot id of the part, hex.
+        /// Boot id of the delta, hex.
         found: String,
         /// Boot id that is kept, hex.
         kept: String,
     },
-    /// The part comes after an earlier round than the last one.
+    /// The delta comes after an earlier round than the last one.
     #[error("a round is repeated: the part comes after checkpoint {from}, and checkpoint {kept} is kept")]
     Repeated {
-        /// As the part says.
+        /// As the delta says.
         from: u64,
         /// Kept.
         kept: u64,
     },
-    /// The part comes after a round that is not kept here.
+    /// The delta comes after a round that is not kept here.
     #[error(
         "a round was lost: the part comes after checkpoint {from}, and checkpoint {kept} is the last one that is kept"
     )]
     Lost {
-        /// As the part says.
+        /// As the delta says.
         from: u64,
         /// Kept.
         kept: u64,
     },
-    /// The same checkpoint's number, and not the same position.
+    /// The same checkpoint's number, and not the same cursor.
     #[error(
         "the part comes after another position than the one that is kept: that of another node, or another prefix"
     )]
@@ -76,9 +76,9 @@ impl Mismatch {
 }
 
 /// Where a verifier is that keeps `base` and was left with `state` by it. `None` without checkpoints.
-pub fn position(state: &NodeState, base: Hash) -> Option<Position> {
+pub fn cursor(state: &NodeState, base: Hash) -> Option<Cursor> {
     let checkpoint = state.checkpoint.as_ref()?;
-    Some(Position {
+    Some(Cursor {
         base,
         boot_id: state.boot_id,
         entries: state.covered,
@@ -87,25 +87,25 @@ pub fn position(state: &NodeState, base: Hash) -> Option<Position> {
     })
 }
 
-/// Whether `part` comes after the position `kept`; `resets` are the TPM's reset counters as kept and in the part's quote.
+/// Whether `delta` comes after the cursor `kept`; `resets` are the TPM's reset counters as kept and in the delta's quote.
 ///
 /// # Errors
 /// [`Mismatch`].
-pub fn follows(part: &Part, kept: Option<&Position>, resets: (u32, u32)) -> Result<(), Mismatch> {
+pub fn follows(delta: &EvidenceDelta, kept: Option<&Cursor>, resets: (u32, u32)) -> Result<(), Mismatch> {
     let kept = kept.ok_or(Mismatch::NothingKept)?;
-    if part.boot_id != kept.boot_id || part.from.boot_id != kept.boot_id {
-        let (found, kept) = (hex::encode(part.boot_id), hex::encode(kept.boot_id));
+    if delta.boot_id != kept.boot_id || delta.from.boot_id != kept.boot_id {
+        let (found, kept) = (hex::encode(delta.boot_id), hex::encode(kept.boot_id));
         return Err(if resets.0 == resets.1 {
             Mismatch::Kexec { found, kept }
         } else {
             Mismatch::Rebooted { found, kept }
         });
     }
-    let (from, at) = (part.from.checkpoint, kept.checkpoint);
+    let (from, at) = (delta.from.checkpoint, kept.checkpoint);
     match from.cmp(&at) {
         core::cmp::Ordering::Less => Err(Mismatch::Repeated { from, kept: at }),
         core::cmp::Ordering::Greater => Err(Mismatch::Lost { from, kept: at }),
-        core::cmp::Ordering::Equal if part.from != *kept => Err(Mismatch::Other),
+        core::cmp::Ordering::Equal if delta.from != *kept => Err(Mismatch::Other),
         core::cmp::Ordering::Equal => Ok(()),
     }
 }

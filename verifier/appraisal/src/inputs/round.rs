@@ -3,7 +3,7 @@
 //! Promise: rules see a round and never which of the two it was. Not here: whether a part follows (see `follow`).
 
 use cgpath_evidence::{
-    Boot, Entry, Evidence, InFlight, Part, PartitionLog, PodInfo, Quote, Tier, boot::Registers,
+    Boot, Entry, Evidence, EvidenceDelta, InFlight, PartitionLog, PodInfo, Quote, Tier, boot::Registers,
 };
 
 /// The round cannot be judged from what is known: the whole evidence has to be.
@@ -61,7 +61,7 @@ impl<'a> From<&'a Evidence> for Round<'a> {
 
 impl<'a> Round<'a> {
     /// A part, which begins behind the first `first` entries.
-    pub(crate) fn of_part(part: &'a Part, first: usize) -> Round<'a> {
+    pub(crate) fn of_delta(part: &'a EvidenceDelta, first: usize) -> Round<'a> {
         Round {
             first,
             version: part.version,

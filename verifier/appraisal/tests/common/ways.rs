@@ -8,9 +8,9 @@ use cgpath_appraisal::ear::{self, Scope};
 use cgpath_appraisal::follow::{self, Follower};
 use cgpath_appraisal::tenant::{self, Outcome, TenantContext, TenantVerdict};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, State, Unusable, Verdict, appraise_accepting};
-use cgpath_evidence::{Evidence, Part, PodUid, TenantBundle};
+use cgpath_evidence::{Evidence, EvidenceDelta, PodUid, TenantBundle};
 use cgpath_policy::Policy;
-use cgpath_testkit::part_after;
+use cgpath_testkit::delta_after;
 use p256::ecdsa::SigningKey;
 
 /// What follows a node from evidence on that gave the verdict `whole`.
@@ -26,15 +26,15 @@ fn begin(
     follower
 }
 
-/// The follower's verdict on a part, if it has one.
+/// The follower's verdict on a delta, if it has one.
 fn follow(
     follower: &mut Follower,
-    part: &Part,
+    delta: &EvidenceDelta,
     policy: &Policy,
     context: &Context,
     accepted: &[Accepted],
 ) -> Option<Verdict> {
-    follower.advance(part, policy, context, accepted).cloned()
+    follower.advance(delta, policy, context, accepted).cloned()
 }
 
 /// What a verifier keeps of a node from round to round.
@@ -56,7 +56,7 @@ pub struct Judged {
     pub again: Verdict,
     /// Absent where the follower hands over to the appraisal, or nothing can be followed.
     pub followed: Option<Verdict>,
-    /// Of what is kept and the part after it, where that is another evidence than the one that was given.
+    /// Of what is kept and the delta after it, where that is another evidence than the one that was given.
     pub joined: Option<Verdict>,
 }
 
@@ -86,17 +86,17 @@ impl Ways {
             cbor == *evidence && json == *evidence,
             "an encoding changes the evidence"
         );
-        let part = self.part(evidence);
-        let followed = part.as_ref().and_then(|part| {
-            assert_eq!(Part::from_cbor(&part.to_cbor()).as_ref(), Ok(part));
-            follow(self.follower.as_mut()?, part, policy, context, accepted)
+        let delta = self.delta(evidence);
+        let followed = delta.as_ref().and_then(|delta| {
+            assert_eq!(EvidenceDelta::from_cbor(&delta.to_cbor()).as_ref(), Ok(delta));
+            follow(self.follower.as_mut()?, delta, policy, context, accepted)
         });
         assert!(
             whole.is_ok() || followed.is_none(),
             "followed: {followed:?}\nwhole: {whole:?}"
         );
         let whole = whole?;
-        let joined = part.and_then(|part| part.join(self.kept.clone()?).ok());
+        let joined = delta.and_then(|delta| delta.join(self.kept.clone()?).ok());
         let joined = joined.filter(|joined| joined != evidence);
         let joined = joined.map(|joined| judge(&joined)).transpose()?;
         self.followed += u64::from(followed.is_some());
@@ -118,10 +118,10 @@ impl Ways {
     }
 
     /// What of the evidence is new, if it goes on from what is kept.
-    fn part(&self, evidence: &Evidence) -> Option<Part> {
+    fn delta(&self, evidence: &Evidence) -> Option<EvidenceDelta> {
         let (state, kept) = (self.state.as_ref()?, self.kept.as_ref()?);
-        let from = follow::position(state, [7; 32])?;
-        (evidence.boot_id == kept.boot_id).then(|| part_after(evidence, kept, from))
+        let from = follow::cursor(state, [7; 32])?;
+        (evidence.boot_id == kept.boot_id).then(|| delta_after(evidence, kept, from))
     }
 }
 

@@ -2,19 +2,19 @@
 
 use super::site::{Answer, Client, Site, busy, cgpath, judged, ok};
 use cgpath_appraisal::Verdict;
-use cgpath_evidence::{Evidence, Part, Position};
-use cgpath_testkit::{Actor, Node, part_after, pod, sha256};
+use cgpath_evidence::{Cursor, Evidence, EvidenceDelta};
+use cgpath_testkit::{Actor, Node, delta_after, pod, sha256};
 use serde_json::Value;
 
-/// A nonce and the position that came with it.
-fn asked(client: &Client) -> (Vec<u8>, Option<Position>) {
+/// A nonce and the cursor that came with it.
+fn asked(client: &Client) -> (Vec<u8>, Option<Cursor>) {
     let answer = client
         .send("POST", "/v1/nodes/worker-1/nonce", "", b"")
         .unwrap()
         .json();
-    let position = answer.get("position").cloned();
-    let position = position.map(|position| serde_json::from_value(position).unwrap());
-    (hex::decode(answer["nonce"].as_str().unwrap()).unwrap(), position)
+    let cursor = answer.get("position").cloned();
+    let cursor = cursor.map(|cursor| serde_json::from_value(cursor).unwrap());
+    (hex::decode(answer["nonce"].as_str().unwrap()).unwrap(), cursor)
 }
 
 fn verdict(answer: &Answer) -> Verdict {
@@ -31,11 +31,11 @@ pub(super) fn whole(client: &Client, node: &mut Node) -> (Verdict, Evidence) {
 
 /// A round with what is new since `kept`; gives it, too.
 pub(super) fn next(client: &Client, node: &mut Node, kept: &Evidence) -> (Verdict, Evidence, Vec<u8>) {
-    let (nonce, position) = asked(client);
+    let (nonce, cursor) = asked(client);
     let evidence = node.attest(&nonce);
-    let part = part_after(&evidence, kept, position.expect("a position")).to_cbor();
-    let answer = client.submit("worker-1", &part).unwrap();
-    (verdict(&answer), evidence, part)
+    let delta = delta_after(&evidence, kept, cursor.expect("a position")).to_cbor();
+    let answer = client.submit("worker-1", &delta).unwrap();
+    (verdict(&answer), evidence, delta)
 }
 
 fn run(node: &mut Node, n: u8) {
@@ -51,18 +51,18 @@ fn rounds_send_what_is_new_and_the_store_has_the_whole_of_each() {
     assert_eq!(asked(&client).1, None, "nothing is kept yet");
     let (_, mut last) = whole(&client, &mut node);
     let (mut in_parts, mut wholes) = (0, 0);
-    // More rounds than one chain of parts holds.
+    // More rounds than one chain of deltas holds.
     for n in 0..70u8 {
         run(&mut node, 1 + n % 4);
-        let (verdict, evidence, part) = next(&client, &mut node, &last);
+        let (verdict, evidence, delta) = next(&client, &mut node, &last);
         assert!(verdict.trusted, "{verdict}");
         let size = evidence.to_cbor().len();
-        assert!(part.len() < size / 2 || n < 8, "{} of {size}", part.len());
+        assert!(delta.len() < size / 2 || n < 8, "{} of {size}", delta.len());
         let kept = client.get("/v1/nodes/worker-1/verdict").json();
         let sha256 = kept["evidence"].as_str().unwrap();
         let file = std::fs::read(site.store().join(format!("evidence/{sha256}.cbor"))).unwrap();
         // Now and then the whole of it is kept.
-        if file == part {
+        if file == delta {
             in_parts += 1;
         } else {
             assert_eq!(file, evidence.to_cbor(), "round {n}");
@@ -106,40 +106,40 @@ fn a_round_that_does_not_follow_is_refused_by_name_and_changes_nothing() {
     let (_, first) = whole(&client, &mut node);
     let before = asked(&client).1.unwrap();
     run(&mut node, 1);
-    let (verdict_of_second, second, part) = next(&client, &mut node, &first);
+    let (verdict_of_second, second, delta) = next(&client, &mut node, &first);
     let after = asked(&client).1.unwrap();
 
-    // The same once more, and the same position with a new nonce.
+    // The same once more, and the same cursor with a new nonce.
     assert_eq!(
-        client.submit("worker-1", &part).unwrap().kind(),
+        client.submit("worker-1", &delta).unwrap().kind(),
         (403, "nonce".into())
     );
-    let mut send = |kept: &Evidence, from: &Position, change: &dyn Fn(&mut Part)| {
+    let mut send = |kept: &Evidence, from: &Cursor, change: &dyn Fn(&mut EvidenceDelta)| {
         let (nonce, _) = asked(&client);
-        let mut part = part_after(&node.attest(&nonce), kept, from.clone());
-        change(&mut part);
-        client.submit("worker-1", &part.to_cbor()).unwrap().kind()
+        let mut delta = delta_after(&node.attest(&nonce), kept, from.clone());
+        change(&mut delta);
+        client.submit("worker-1", &delta.to_cbor()).unwrap().kind()
     };
     assert_eq!(send(&first, &before, &|_| {}), (409, "round-repeated".into()));
     let refused = |kind: &str| (409, kind.to_owned());
     assert_eq!(
-        send(&second, &after, &|part| part.from.base = [3; 32]),
+        send(&second, &after, &|delta| delta.from.base = [3; 32]),
         refused("other-position")
     );
     assert_eq!(
-        send(&second, &after, &|part| part.from.checkpoint += 1),
+        send(&second, &after, &|delta| delta.from.checkpoint += 1),
         refused("round-lost")
     );
     assert_eq!(
-        send(&second, &after, &|part| part.boot_id = [9; 16]),
+        send(&second, &after, &|delta| delta.boot_id = [9; 16]),
         refused("kexec")
     );
     assert_eq!(
-        send(&second, &after, &|part| part.from.entries += 1),
+        send(&second, &after, &|delta| delta.from.entries += 1),
         refused("other-position")
     );
     assert_eq!(
-        send(&second, &after, &|part| part.quote.signature[20] ^= 1),
+        send(&second, &after, &|delta| delta.quote.signature[20] ^= 1),
         (403, "quote".into())
     );
     let last = client.get("/v1/nodes/worker-1/verdict").json();
@@ -149,11 +149,11 @@ fn a_round_that_does_not_follow_is_refused_by_name_and_changes_nothing() {
     );
 
     // Entries left out: it follows, and does not hold. Nothing is built on it.
-    let (nonce, position) = asked(&client);
-    assert_eq!(position, Some(after.clone()));
-    let mut part = part_after(&node.attest(&nonce), &second, after.clone());
-    part.list.remove(0);
-    let skipped = verdict(&client.submit("worker-1", &part.to_cbor()).unwrap());
+    let (nonce, cursor) = asked(&client);
+    assert_eq!(cursor, Some(after.clone()));
+    let mut delta = delta_after(&node.attest(&nonce), &second, after.clone());
+    delta.list.remove(0);
+    let skipped = verdict(&client.submit("worker-1", &delta.to_cbor()).unwrap());
     assert!(!skipped.trusted);
     assert!(skipped.to_string().contains("came with this one"), "{skipped}");
     assert_eq!(asked(&client).1, Some(after));
@@ -170,24 +170,24 @@ fn everything_is_sent_again_on_demand_and_after_a_reboot() {
     site.enrol(&node, "worker-1");
     let (_server, client) = site.serve(&[]);
     let (_, first) = whole(&client, &mut node);
-    let position = asked(&client).1.unwrap();
+    let cursor = asked(&client).1.unwrap();
     ok(&site.node(&["resync", "worker-1"]));
     let (nonce, none) = asked(&client);
     assert_eq!(none, None);
-    let part = part_after(&node.attest(&nonce), &first, position).to_cbor();
+    let delta = delta_after(&node.attest(&nonce), &first, cursor).to_cbor();
     assert_eq!(
-        client.submit("worker-1", &part).unwrap().kind(),
+        client.submit("worker-1", &delta).unwrap().kind(),
         (409, "nothing-kept".into())
     );
     let (again, kept) = whole(&client, &mut node);
     assert!(again.trusted, "{again}");
 
     node.reboot();
-    let (nonce, position) = asked(&client);
+    let (nonce, cursor) = asked(&client);
     let evidence = node.attest(&nonce);
-    let part = part_after(&evidence, &kept, position.unwrap()).to_cbor();
+    let delta = delta_after(&evidence, &kept, cursor.unwrap()).to_cbor();
     assert_eq!(
-        client.submit("worker-1", &part).unwrap().kind(),
+        client.submit("worker-1", &delta).unwrap().kind(),
         (409, "rebooted".into())
     );
     let (rebooted, _) = whole(&client, &mut node);

@@ -2,7 +2,7 @@
 //! evidence on it.
 
 use bytes::Bytes;
-use cgpath_evidence::Position;
+use cgpath_evidence::Cursor;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
@@ -32,7 +32,7 @@ pub type Connection = SendRequest<Full<Bytes>>;
 #[derive(Deserialize)]
 pub struct Nonce {
     pub nonce: String,
-    pub position: Option<Position>,
+    pub position: Option<Cursor>,
 }
 
 /// What counts of a verdict.

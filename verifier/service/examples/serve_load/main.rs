@@ -3,7 +3,7 @@
 //!
 //! NODES nodes made of software (see `cgpath_testkit`), each with its own key, its own policy, four pods and ENTRIES
 //! entries, send whole evidence once and then ROUNDS rounds with NEW new entries, one every PERIOD seconds, spread evenly over
-//! the period. A round is what a collector does: a TLS connection, a nonce, what is new since the position. Nonces are asked
+//! the period. A round is what a collector does: a TLS connection, a nonce, what is new since the cursor. Nonces are asked
 //! for before, so that every round is signed when the clock starts: while it runs, this program only sends.
 
 mod client;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cgpath_appraisal::follow::Follower;
 use cgpath_appraisal::{Context, ExpectedNonce, PinnedKey, quote_findings};
 use cgpath_evidence::replay::Replay;
-use cgpath_evidence::{Bank, Digest, Part, SealedCheckpoint};
+use cgpath_evidence::{Bank, Digest, EvidenceDelta, SealedCheckpoint};
 use cgpath_policy::Policy;
 use cgpath_testkit::NODE;
 use client::Client;
@@ -182,16 +182,16 @@ async fn prepare(n: u32, site: &cgpath_testkit::Node, load: Load, client: &Clien
     let mut rounds = Vec::new();
     for round in 0..load.rounds {
         let answer = client::nonce(&mut connection, &name).await?;
-        if round == 0 && answer.position != Some(simulated.position(base)) {
+        if round == 0 && answer.position != Some(simulated.cursor(base)) {
             return Err(format!("{name}: the service is at {:?}", answer.position).into());
         }
         let nonce = hex::decode(answer.nonce)?;
-        let part = simulated.round(n, load.new, &nonce, base).to_cbor();
-        let after = std::mem::replace(&mut base, Sha256::digest(&part).into());
+        let delta = simulated.round(n, load.new, &nonce, base).to_cbor();
+        let after = std::mem::replace(&mut base, Sha256::digest(&delta).into());
         rounds.push(Ahead {
             nonce,
             base: after,
-            evidence: part.into(),
+            evidence: delta.into(),
         });
     }
     Ok(Plan { name, rounds, bare })
@@ -222,11 +222,11 @@ async fn attest(plan: Plan, client: Client, first: Instant, period: f64) -> Vec<
 }
 
 /// The same after another file of the same evidence: now and then the service keeps the whole of what it has, under a name
-/// that was not known when this was signed. The position is not signed.
+/// that was not known when this was signed. The cursor is not signed.
 fn rebased(evidence: &[u8], base: [u8; 32]) -> Result<Bytes, Error> {
-    let mut part = Part::from_cbor(evidence)?;
-    part.from.base = base;
-    Ok(part.to_cbor().into())
+    let mut delta = EvidenceDelta::from_cbor(evidence)?;
+    delta.from.base = base;
+    Ok(delta.to_cbor().into())
 }
 
 fn context(n: u32, nonce: Vec<u8>, previous: Option<cgpath_appraisal::NodeState>) -> Context {
@@ -282,28 +282,28 @@ fn judge(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
         for (nonce, bytes) in rounds {
             let context = context(n, nonce, Some(node.state));
             let started = cpu()?;
-            let part = Part::from_cbor(&bytes)?;
-            let verdict = node.follower.advance(&part, &node.policy, &context, &[]);
+            let delta = EvidenceDelta::from_cbor(&bytes)?;
+            let verdict = node.follower.advance(&delta, &node.policy, &context, &[]);
             let next = verdict.and_then(|verdict| verdict.state.clone().filter(|_| verdict.trusted));
             appraisal += cpu()? - started;
             node.state = next.ok_or_else(|| format!("a round of {name} was not followed"))?;
             let started = cpu()?;
             let mut replay = Replay::resume(10, &node.pcrs);
-            for entry in &part.list {
+            for entry in &delta.list {
                 replay.push_entry(entry)?;
             }
             let quoted = replay
                 .value(10, Bank::Sha256, cgpath_evidence::replay::Fill::Hashed)
                 .ok_or("no register")?;
             node.pcrs = vec![quoted];
-            for file in &part.checkpoints {
+            for file in &delta.checkpoints {
                 SealedCheckpoint::from_file(file)?.verify(&node.checkpoints)?;
             }
             let context = Context {
                 key: PinnedKey::Public(node.key.clone()),
                 ..context
             };
-            let findings = quote_findings(&part.quote, &[], &context);
+            let findings = quote_findings(&delta.quote, &[], &context);
             bound += cpu()? - started;
             if let Some(finding) = findings.first() {
                 return Err(format!("a quote of {name}: {}", finding.text).into());

@@ -4,7 +4,7 @@
 use cgpath_evidence::merkle::Frontier;
 use cgpath_evidence::partition::partitions_root;
 use cgpath_evidence::{
-    Digest, EventKind, Evidence, FileHash, Part, PartitionKey, PartitionLog, PodUid, Position, Record,
+    Cursor, Digest, EventKind, Evidence, EvidenceDelta, FileHash, PartitionKey, PartitionLog, PodUid, Record,
     SealedCheckpoint, merkle::Hash,
 };
 use cgpath_testkit::{Actor, AttestationKey, KeyKind, Measurement, Node, pod, sha256};
@@ -122,8 +122,8 @@ impl Simulated {
     }
 
     /// Where a verifier is that keeps `base` as the last round's evidence.
-    pub fn position(&self, base: Hash) -> Position {
-        Position {
+    pub fn cursor(&self, base: Hash) -> Cursor {
+        Cursor {
             base,
             boot_id: self.node.boot_id,
             entries: self.entries,
@@ -133,8 +133,8 @@ impl Simulated {
     }
 
     /// The next round: `new` files of the host are used for the first time and each pod runs its program again.
-    pub fn round(&mut self, n: u32, new: u64, nonce: &[u8], base: Hash) -> Part {
-        let from = self.position(base);
+    pub fn round(&mut self, n: u32, new: u64, nonce: &[u8], base: Hash) -> EvidenceDelta {
+        let from = self.cursor(base);
         let node = &mut self.node;
         use_host_files(node, self.host_files, self.host_files + new);
         self.host_files += new;
@@ -178,7 +178,7 @@ impl Simulated {
         partitions.sort_by_cached_key(|log| log.key.to_string());
         let file = sealed.file.clone();
         self.last = sealed;
-        Part {
+        EvidenceDelta {
             version: 1,
             tier: node.tier,
             node: name(n),

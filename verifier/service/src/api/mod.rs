@@ -428,7 +428,7 @@ struct NonceAnswer {
     expires: u64,
     /// What the answer may follow; without it, it must be whole.
     #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<cgpath_evidence::Position>,
+    position: Option<cgpath_evidence::Cursor>,
 }
 
 /// Refuses whoever does not show the node's certificate, where one is wanted. Before anything is looked at, so that
@@ -466,7 +466,7 @@ async fn nonce(
         Ok(Json(NonceAnswer {
             nonce: hex::encode(nonce),
             expires,
-            position: app.judge.position(&node)?,
+            position: app.judge.cursor(&node)?,
         }))
     })
     .await?

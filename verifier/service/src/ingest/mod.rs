@@ -4,7 +4,7 @@
 //! verdict that is kept. Whatever else arrives in a node's name is refused, so that a stranger can neither replace a
 //! node's verdict nor push older ones out of the history. It is refused by its head: nothing behind it is decoded.
 //!
-//! A part of evidence is judged after what is kept of the node: by a follower in memory where the round is a usual one,
+//! A delta is judged after what is kept of the node: by a follower in memory where the round is a usual one,
 //! else by putting the whole evidence together and appraising that. Both give the same verdict.
 //! Not here: HTTP, and the rules themselves (see `cgpath-appraisal`).
 
@@ -20,7 +20,7 @@ use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Severity, Verdict};
-use cgpath_evidence::{Digest, Evidence, Head, JoinError, Part, Position, Quote};
+use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quote};
 use cgpath_evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
 use cgpath_policy::Policy;
 use std::borrow::Cow;
@@ -57,10 +57,10 @@ pub enum Refusal {
     /// Rule V1 failed.
     #[error("{}", .0.join("; "))]
     Quote(Vec<String>),
-    /// A part that does not follow what is kept.
+    /// A delta that does not follow what is kept.
     #[error("{0}")]
     Mismatch(#[from] Mismatch),
-    /// A part that does not fit to what is kept.
+    /// A delta that does not fit to what is kept.
     #[error("{0}")]
     Join(#[from] JoinError),
     /// Cannot be appraised at all.
@@ -109,13 +109,13 @@ pub struct Judge {
 /// What arrived.
 enum Received {
     Whole(Evidence),
-    Part(Part),
+    Delta(EvidenceDelta),
 }
 
 impl Received {
     fn from_cbor(bytes: &[u8]) -> Result<Received, cgpath_evidence::Error> {
-        if Part::is_part(bytes) {
-            Part::from_cbor(bytes).map(Received::Part)
+        if EvidenceDelta::is_delta(bytes) {
+            EvidenceDelta::from_cbor(bytes).map(Received::Delta)
         } else {
             Evidence::from_cbor(bytes).map(Received::Whole)
         }
@@ -124,14 +124,14 @@ impl Received {
     fn quote(&self) -> &Quote {
         match self {
             Received::Whole(evidence) => &evidence.quote,
-            Received::Part(part) => &part.quote,
+            Received::Delta(delta) => &delta.quote,
         }
     }
 
     fn registers(&self) -> &[Registers] {
         match self {
             Received::Whole(evidence) => evidence.registers(),
-            Received::Part(part) => part.registers(),
+            Received::Delta(delta) => delta.registers(),
         }
     }
 }
@@ -169,7 +169,7 @@ struct Outcome<'a> {
     verdict: Verdict,
     /// To be kept: what was sent, or the whole of it.
     bytes: Cow<'a, [u8]>,
-    /// Where that is a part: what it follows, SHA-256 in hex.
+    /// Where that is a delta: what it follows, SHA-256 in hex.
     follows: Option<&'a str>,
     follower: Option<Follower>,
 }
@@ -204,10 +204,10 @@ impl Judge {
     ///
     /// # Errors
     /// [`Refusal`] where the node is not enrolled, or its state cannot be read.
-    pub fn position(&self, node: &str) -> Result<Option<Position>, Refusal> {
+    pub fn cursor(&self, node: &str) -> Result<Option<Cursor>, Refusal> {
         let round = self.store.round(node)?;
         let before = round.state.as_deref().map(state).transpose()?;
-        Ok(position(&round, before.as_ref()))
+        Ok(cursor(&round, before.as_ref()))
     }
 
     /// To be held while a submission of this node is judged: the next one starts from what it leaves. `node` must be
@@ -281,9 +281,9 @@ impl Judge {
             proven(received.quote(), received.registers(), &question.context)?;
             let outcome = match received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
-                Received::Part(part) => {
+                Received::Delta(delta) => {
                     let resets = claim.attest.clock.reset_count;
-                    self.part(part, bytes, &round, &question, resets)?
+                    self.delta(delta, bytes, &round, &question, resets)?
                 }
             };
             let changes = changes::between(before.as_ref(), &outcome.verdict);
@@ -360,18 +360,18 @@ impl Judge {
     }
 
     /// What is new since what is kept.
-    fn part<'a>(
+    fn delta<'a>(
         &self,
-        part: &Part,
+        delta: &EvidenceDelta,
         bytes: &'a [u8],
         round: &'a Round,
         question: &Question,
         resets: u32,
     ) -> Result<Outcome<'a>, Refusal> {
         let previous = question.context.previous.as_ref();
-        let kept = position(round, previous);
+        let kept = cursor(round, previous);
         let resets = (previous.map_or(resets, |before| before.reset_count), resets);
-        follow::follows(part, kept.as_ref(), resets)?;
+        follow::follows(delta, kept.as_ref(), resets)?;
         let Some(base) = round.base.as_deref() else {
             return Err(Mismatch::NothingKept.into());
         };
@@ -380,7 +380,7 @@ impl Judge {
         if is_piece && let Some(mut follower) = self.followers.take(&round.node.name) {
             let (policy, context) = (&question.policy, &question.context);
             let verdict = follower
-                .advance(part, policy, context, &question.accepted)
+                .advance(delta, policy, context, &question.accepted)
                 .cloned();
             if let Some(verdict) = verdict {
                 return Ok(Outcome {
@@ -391,12 +391,12 @@ impl Judge {
                 });
             }
         }
-        let whole = part.clone().join(self.kept(base)?)?;
+        let whole = delta.clone().join(self.kept(base)?)?;
         let (mut verdict, follower) = question.appraise(&whole, Vec::new())?;
         if verdict.state.is_none() {
             verdict.node.notes.push(format!(
                 "entries before {} were believed in an earlier round; what does not hold came with this one",
-                part.from.entries
+                delta.from.entries
             ));
         }
         Ok(Outcome {
@@ -498,9 +498,9 @@ fn proven(quote: &Quote, registers: &[Registers], context: &Context) -> Result<(
 }
 
 /// Where the store is with a node.
-fn position(round: &Round, state: Option<&NodeState>) -> Option<Position> {
+fn cursor(round: &Round, state: Option<&NodeState>) -> Option<Cursor> {
     let base = hex::decode(round.base.as_deref()?).ok()?;
-    follow::position(state?, base.try_into().ok()?)
+    follow::cursor(state?, base.try_into().ok()?)
 }
 
 fn state(bytes: &[u8]) -> Result<NodeState, Refusal> {

@@ -1,20 +1,20 @@
-//! Evidence that came in parts: what each part follows, and the whole of it.
+//! Evidence that came in deltas: what each delta follows, and the whole of it.
 //!
-//! A part names the evidence before it by its SHA-256, and that is the name of its file, so parts form chains that end at
-//! whole evidence. A file stays for as long as a verdict, a node or a later part needs it. Not here: whether a part may
+//! A delta names the evidence before it by its SHA-256, and that is the name of its file, so deltas form chains that end at
+//! whole evidence. A file stays for as long as a verdict, a node or a later delta needs it. Not here: whether a delta may
 //! follow (see `cgpath_appraisal::follow`).
 
 use super::{Store, StoreError};
-use cgpath_evidence::{Evidence, Part};
+use cgpath_evidence::{Evidence, EvidenceDelta};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// So many files are read for one evidence at most.
-const MAX_PARTS: u32 = 64;
+const MAX_DELTAS: u32 = 64;
 
-/// Parts of this node after which the whole evidence is kept once: from half of [`MAX_PARTS`] on, as its key's name falls,
+/// Deltas of this node after which the whole evidence is kept once: from half of [`MAX_DELTAS`] on, as its key's name falls,
 /// so that nodes which were enrolled together do not all come to it in one round.
 pub fn parts_of(ak_name: &str) -> u32 {
-    let half = MAX_PARTS / 2;
+    let half = MAX_DELTAS / 2;
     let last = ak_name.len().checked_sub(2).and_then(|at| ak_name.get(at..));
     half + last
         .and_then(|byte| u32::from_str_radix(byte, 16).ok())
@@ -40,34 +40,34 @@ impl Store {
     /// The evidence of a verdict, whole, while it is kept.
     ///
     /// # Errors
-    /// [`StoreError::Io`]; [`StoreError::Broken`] where the parts do not form evidence.
+    /// [`StoreError::Io`]; [`StoreError::Broken`] where the deltas do not form evidence.
     pub fn evidence(&self, sha256: &str) -> Result<Vec<u8>, StoreError> {
         let bytes = self.evidence_file(sha256)?;
-        if !Part::is_part(&bytes) {
+        if !EvidenceDelta::is_delta(&bytes) {
             return Ok(bytes);
         }
         let broken = |why: String| StoreError::Broken {
             evidence: sha256.to_owned(),
             why,
         };
-        let mut parts = Vec::new();
+        let mut deltas = Vec::new();
         let mut bytes = bytes;
-        while Part::is_part(&bytes) {
-            if parts.len() == MAX_PARTS as usize {
-                return Err(broken(format!("more than {MAX_PARTS} parts")));
+        while EvidenceDelta::is_delta(&bytes) {
+            if deltas.len() == MAX_DELTAS as usize {
+                return Err(broken(format!("more than {MAX_DELTAS} parts")));
             }
-            let part = Part::from_cbor(&bytes).map_err(|e| broken(e.to_string()))?;
-            bytes = self.evidence_file(&hex::encode(part.from.base))?;
-            parts.push(part);
+            let delta = EvidenceDelta::from_cbor(&bytes).map_err(|e| broken(e.to_string()))?;
+            bytes = self.evidence_file(&hex::encode(delta.from.base))?;
+            deltas.push(delta);
         }
         let mut whole = Evidence::from_cbor(&bytes).map_err(|e| broken(e.to_string()))?;
-        for part in parts.into_iter().rev() {
-            whole = part.join(whole).map_err(|e| broken(e.to_string()))?;
+        for delta in deltas.into_iter().rev() {
+            whole = delta.join(whole).map_err(|e| broken(e.to_string()))?;
         }
         Ok(whole.to_cbor())
     }
 
-    /// Parts up to whole evidence; 0 for whole evidence.
+    /// Deltas up to whole evidence; 0 for whole evidence.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -91,7 +91,7 @@ impl Store {
     }
 }
 
-/// Forgets that this evidence is a part; gives what it followed.
+/// Forgets that this evidence is a delta; gives what it followed.
 pub(super) fn forget(connection: &Connection, sha256: &str) -> Result<Option<String>, StoreError> {
     Ok(connection
         .prepare_cached("DELETE FROM parts WHERE evidence = ?1 RETURNING base")?
@@ -107,7 +107,7 @@ pub(super) fn depth(connection: &Connection, sha256: &str) -> Result<u32, StoreE
     Ok(found.unwrap_or(0))
 }
 
-/// Keeps what a part follows; within the transaction of its verdict.
+/// Keeps what a delta follows; within the transaction of its verdict.
 pub(super) fn insert(connection: &Connection, sha256: &str, base: &str) -> Result<(), StoreError> {
     let depth = depth(connection, base)?.saturating_add(1);
     connection.execute(
@@ -117,7 +117,7 @@ pub(super) fn insert(connection: &Connection, sha256: &str, base: &str) -> Resul
     Ok(())
 }
 
-/// Whether a verdict or a node rests on this evidence, itself or through parts that follow it.
+/// Whether a verdict or a node rests on this evidence, itself or through deltas that follow it.
 pub(super) fn is_needed(connection: &Connection, sha256: &str) -> Result<bool, StoreError> {
     let found = connection
         .prepare_cached(
@@ -144,9 +144,9 @@ mod tests {
     use super::super::{Commit, Limits, Node, Round, Store};
     use super::*;
     use crate::store::KeptEvidence;
-    use cgpath_appraisal::follow::position;
+    use cgpath_appraisal::follow::cursor;
     use cgpath_appraisal::{NodeState, appraise};
-    use cgpath_testkit::{KeyKind, Node as TestNode, part_after};
+    use cgpath_testkit::{KeyKind, Node as TestNode, delta_after};
     use sha2::Digest as _;
 
     fn commit(store: &Store, round: &Round, n: u8, evidence: &KeptEvidence, base: Option<&str>) -> i64 {
@@ -192,7 +192,7 @@ mod tests {
             let bytes = match (&round.base, &state) {
                 (Some(base), Some((state, kept))) if n != 3 => {
                     let base = hex::decode(base).unwrap().try_into().unwrap();
-                    part_after(&whole, kept, position(state, base).unwrap()).to_cbor()
+                    delta_after(&whole, kept, cursor(state, base).unwrap()).to_cbor()
                 }
                 _ => whole.to_cbor(),
             };
@@ -248,13 +248,13 @@ mod tests {
             .unwrap();
         let second = machine.attest(&[2; 32]);
         let gone = store
-            .keep_evidence(&part_after(&second, &first, position(&state, [3; 32]).unwrap()).to_cbor())
+            .keep_evidence(&delta_after(&second, &first, cursor(&state, [3; 32]).unwrap()).to_cbor())
             .unwrap();
         assert!(matches!(store.evidence(&gone.sha256), Err(StoreError::Io { .. })));
         let other = store.keep_evidence(&second.to_cbor()).unwrap();
         let base = hex::decode(&other.sha256).unwrap().try_into().unwrap();
         let wrong = store
-            .keep_evidence(&part_after(&second, &first, position(&state, base).unwrap()).to_cbor())
+            .keep_evidence(&delta_after(&second, &first, cursor(&state, base).unwrap()).to_cbor())
             .unwrap();
         let error = store.evidence(&wrong.sha256).unwrap_err();
         assert!(error.to_string().contains(&wrong.sha256), "{error}");

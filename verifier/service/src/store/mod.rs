@@ -179,7 +179,7 @@ pub enum StoreError {
     /// Nothing is taken of this node until it is reactivated.
     #[error("node {0} is stopped")]
     Stopped(String),
-    /// Evidence that came in parts cannot be put together.
+    /// Evidence that came in deltas cannot be put together.
     #[error("evidence {evidence}: {why}")]
     Broken {
         /// SHA-256, hex.

@@ -1,7 +1,7 @@
 //! Forgetting: verdicts and evidence over the limits, nonces that expired, files that nothing names.
 //!
 //! Promise: what a look costs grows with what came since the last one and with the evidence that is kept, not with the
-//! verdicts that are: a store may hold millions of them. Not here: how evidence hangs together (see `parts`).
+//! verdicts that are: a store may hold millions of them. Not here: how evidence hangs together (see `deltas`).
 
 use super::files::EVIDENCE;
 use super::{Store, StoreError, changes, deltas, signed, unsigned};
@@ -103,7 +103,7 @@ impl Store {
             let mut connection = self.connection();
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             while let Some(sha256) = files.pop() {
-                // Another verdict may rest on the very same bytes, or on a part that follows them.
+                // Another verdict may rest on the very same bytes, or on a delta that follows them.
                 if deltas::is_needed(&transaction, &sha256)? {
                     continue;
                 }
