@@ -54,7 +54,7 @@ pub enum RequestError {
     /// Too many requests wait.
     #[error("{MAX_WAITING} requests wait already: try again later")]
     Busy,
-    /// The spool's disk is full.
+    /// The journal's disk is full.
     #[error("records cannot be kept on disk (is state_dir's file system full?): no evidence can be made")]
     Stalled,
 }

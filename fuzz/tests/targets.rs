@@ -275,13 +275,13 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     });
     #[cfg(feature = "collector")]
     {
-        use cgpathd::{config::Config, push, spool};
+        use cgpathd::{config::Config, journal, push};
         check("collector_record", |b| {
             cgpathd::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
         });
         check("collector_spool", |b| {
-            let rest = &b[spool::START as usize..];
-            let mut frames = spool::Frames::new(rest, Path::new("seed"), b.len() as u64);
+            let rest = &b[journal::START as usize..];
+            let mut frames = journal::Frames::new(rest, Path::new("seed"), b.len() as u64);
             let mut count = 0;
             while frames.next_frame().unwrap().is_some() {
                 count += 1;
