@@ -11,7 +11,6 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod journal;
-pub mod key;
 pub mod pipeline;
 pub mod push;
 pub mod runtime;

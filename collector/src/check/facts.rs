@@ -217,7 +217,7 @@ const AGENTS: [(&str, &str); 4] = [
     ("trustagent", "trust agent"),
 ];
 
-/// Programs that [`crate::anchor`] starts.
+/// Programs that [`crate::anchor::ima`] starts.
 const TOOLS: [&str; 2] = ["mke2fs", "mount"];
 
 /// A probe of IMA: is given the list as it is before, and how to read it again.

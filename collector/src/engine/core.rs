@@ -5,7 +5,7 @@
 //! runs our programs.
 
 use super::EngineError;
-use crate::anchor::AnchorError;
+use crate::anchor::ima::AnchorError;
 use crate::bpf::OpenMark;
 use crate::bpf::decode::{Body, PodLossEvent};
 use crate::journal::{self, Frame, Journal};

@@ -14,11 +14,11 @@ pub use self::core::Outcome;
 
 use self::core::{Core, Machine, Opened, record_in};
 use self::denied::Denied;
-use crate::anchor::{Anchor, AnchorError};
+use crate::anchor::ima::{Anchor, AnchorError};
+use crate::anchor::key::{self, KeyError};
 use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
 use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
-use crate::key::{self, KeyError};
 use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
 use crate::push::Judgement;
 use crate::sources::list::{self, ListError, ListReader};

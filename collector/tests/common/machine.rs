@@ -6,7 +6,7 @@
 
 use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
 use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
-use cgpathd::anchor::{Anchor, AnchorError};
+use cgpathd::anchor::ima::{Anchor, AnchorError};
 use cgpathd::bpf::OpenMark;
 use cgpathd::engine::core::{Core, Machine, Opened};
 use cgpathd::engine::{Canary, EngineError};
@@ -135,7 +135,7 @@ impl Software {
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
             ima_policy: None,
-            key: cgpathd::key::public(&key),
+            key: cgpathd::anchor::key::public(&key),
             // Nothing is late but by a busy machine.
             drain_timeout: Duration::from_secs(180),
             seal_records: 0,
