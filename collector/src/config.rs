@@ -4,6 +4,7 @@
 //! Not here: whether what a key names exists (see [`crate::check`] and the parts that use it).
 
 use crate::bpf::{Mode, Orders};
+use crate::tpm::KeyKind;
 use cgpath_evidence::Bank;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,17 +117,6 @@ pub struct Verifier {
     pub timeout: u64,
     /// Longest pause between tries, seconds.
     pub max_backoff: u64,
-}
-
-/// The kind of attestation key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeyKind {
-    /// ECDSA over NIST P-256 with SHA-256.
-    #[serde(rename = "ecc-p256")]
-    EccP256,
-    /// RSASSA-PKCS1-v1_5 with 2048 bits and SHA-256.
-    #[serde(rename = "rsa-2048")]
-    Rsa2048,
 }
 
 /// Sinks at most: each asks the TPM for quotes of its own.

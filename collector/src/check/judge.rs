@@ -3,7 +3,8 @@
 use super::facts::{DaemonFacts, Fact, Facts, ListFacts, Probed, Unknown};
 use super::{Row, State, kernel};
 use crate::bpf::Mode;
-use crate::config::{Config, EnforceMode, FailClosedMode, KeyKind, SinkKind};
+use crate::config::{Config, EnforceMode, FailClosedMode, SinkKind};
+use crate::tpm::KeyKind;
 use cgpath_evidence::{Bank, ima_policy};
 
 /// The line that other verifiers must exclude, since checkpoints change at each attestation.

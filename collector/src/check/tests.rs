@@ -699,6 +699,6 @@ fn a_sink_to_keylime_needs_the_key_that_keylime_takes() {
     };
     assert_eq!(row(&config).state, State::Fail);
     assert!(row(&config).remedy.unwrap().contains("--replace"));
-    config.tpm.key = crate::config::KeyKind::Rsa2048;
+    config.tpm.key = crate::tpm::KeyKind::Rsa2048;
     assert_eq!(row(&config).state, State::Ok);
 }

@@ -3,8 +3,8 @@
 use super::{Agent, Boot, KeylimeError, services};
 use crate::config::Sink;
 use crate::push::FIRST_PAUSE;
-use crate::service::TpmAccess;
 use crate::sink::{MAX_BACKOFF, SinkStatus, lock};
+use crate::tpm::TpmAccess;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
