@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
 use cgpathd::config::{Config, EXAMPLE};
 use cgpathd::runtime::{self, Names};
-use cgpathd::service::{Service, tpm_options};
+use cgpathd::service::Service;
 use cgpathd::sink::Sinks;
 use cgpathd::tpm::{self, Tpm, TpmThread};
 use cgpathd::{control, engine, push, setup, status};
@@ -162,7 +162,7 @@ fn network() -> anyhow::Result<Runtime> {
 }
 
 fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
-    let options = tpm_options(config)?;
+    let options = config.tpm_options()?;
     let tpm = Tpm::open(&options)?;
     tracing::info!(ak = %tpm::fingerprint(tpm.ak()), "attestation key");
     Ok(TpmThread::start(options, tpm))
@@ -292,7 +292,7 @@ async fn alone(config: &Config, nonce: Vec<u8>, out: &mut impl Write) -> anyhow:
 }
 
 fn ak(config: &Config, args: &Ak) -> anyhow::Result<()> {
-    let tpm = Tpm::open(&tpm_options(config)?)?;
+    let tpm = Tpm::open(&config.tpm_options()?)?;
     let to_file = args.output.is_some();
     if to_file || !std::io::stdout().is_terminal() {
         let mut out = output(args.output.as_deref(), "key")?;

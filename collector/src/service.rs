@@ -12,7 +12,7 @@ use crate::push::Judgement;
 use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::store::{Assembly, EvidenceFile, Header, StoreError};
-use crate::tpm::{self, TpmAccess as _, TpmError, TpmThread};
+use crate::tpm::{TpmAccess as _, TpmError, TpmThread};
 use cgpath_evidence::{Boot, Position, Protection};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -412,17 +412,4 @@ impl Service {
             runtime: self.names.status(),
         }
     }
-}
-
-/// TPM options of a configuration.
-///
-/// # Errors
-/// If the authorisation cannot be read.
-pub fn tpm_options(config: &Config) -> Result<tpm::Options, crate::config::ConfigError> {
-    Ok(tpm::Options {
-        tcti: config.tpm.tcti.clone(),
-        key: config.tpm.key,
-        bank: config.tpm.bank,
-        endorsement_auth: config.endorsement_auth()?,
-    })
 }
