@@ -487,7 +487,7 @@ pub fn collector_config(data: &[u8]) {
 /// The verifier's answer to a collector that asks for a nonce.
 #[cfg(feature = "collector")]
 pub fn answer_nonce(data: &[u8]) {
-    if let Ok((nonce, _)) = cgpathd::push::asked_in(data) {
+    if let Ok((nonce, _)) = cgpathd::deliver::push::parse_nonce(data) {
         assert!((8..=64).contains(&nonce.len()));
     }
 }
@@ -498,11 +498,8 @@ pub fn answer_verdict(data: &[u8]) {
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(data) else {
         return;
     };
-    if let Some(judgement) = cgpathd::push::judgement_in(&answer) {
+    if let Some(verdict) = cgpathd::deliver::push::parse_verdict(&answer) {
         let pods = answer["pods"].as_array().map_or(0, Vec::len);
-        assert!(
-            judgement.charged.len() <= pods,
-            "nobody is denied who is not named"
-        );
+        assert!(verdict.charged.len() <= pods, "nobody is denied who is not named");
     }
 }

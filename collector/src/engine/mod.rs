@@ -20,7 +20,7 @@ use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
 use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
 use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
-use crate::push::Judgement;
+use crate::request::PodVerdicts;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::store::StoreError;
@@ -467,9 +467,9 @@ impl Engine {
     ///
     /// # Errors
     /// If the programs cannot be told.
-    pub fn judged(&mut self, judgement: Judgement) -> Result<(), EngineError> {
-        let believed = judgement.believed;
-        if self.denied.judged(judgement) && self.orders.untrusted {
+    pub fn apply_verdict(&mut self, verdicts: PodVerdicts) -> Result<(), EngineError> {
+        let believed = verdicts.believed;
+        if self.denied.apply(verdicts) && self.orders.untrusted {
             let pods: Vec<_> = self.denied.pods().iter().map(PodUid::to_string).collect();
             tracing::warn!(?pods, believed, "denied executions");
         }

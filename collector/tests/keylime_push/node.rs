@@ -5,7 +5,7 @@ use super::services::Keylime;
 use crate::common::swtpm::Swtpm;
 use cgpath_evidence::Bank;
 use cgpathd::config::{Sink, SinkKind};
-use cgpathd::sink::keylime::{Agent, Boot};
+use cgpathd::deliver::sink::keylime::{Agent, Boot};
 use cgpathd::sources::boot::BootFacts;
 use cgpathd::tpm::{KeyKind, Options, Tpm, TpmAccess, TpmError};
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
-//! `cgpathd status`, for people and for Prometheus.
+//! The status as lines for people, and as metrics for Prometheus.
 //!
 //! Promise: pure; both forms say everything that the daemon says. Text that others chose (a runtime's error, a sink's) is
 //! escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
 
-use crate::service::Status;
+use super::Status;
 use cgpath_evidence::PodUid;
 use cgpath_evidence::text::foreign;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -250,7 +250,8 @@ fn sinks(all: &mut Metrics, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{runtime::RuntimeStatus, sink::SinkStatus};
+    use crate::runtime::RuntimeStatus;
+    use crate::status::SinkStatus;
 
     fn status() -> Status {
         Status {
