@@ -1,6 +1,6 @@
 //! What is so on this machine: read from files below a root, so that tests can make one up.
 //!
-//! Nothing is judged here. A fact that could not be had says why.
+//! Nothing is assessed here. A fact that could not be had says why.
 
 use crate::bpf::Hierarchy;
 use crate::config::Config;

@@ -4,9 +4,8 @@
 //! [`super::validate`]).
 
 use super::Sink;
-use crate::bpf::Mode;
 use crate::tpm::KeyKind;
-use cgpath_evidence::Bank;
+use cgpath_evidence::{Bank, GuardMode};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -142,13 +141,13 @@ pub struct Budget {
 }
 
 /// `[guard]`: what is done about others who touch the collector's parts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guard {
     /// Programs, maps, pins, the collector's process, the TPM's driver, `kernel.ftrace_enabled`.
-    pub mode: Mode,
+    pub mode: GuardMode,
     /// Others who open the TPM.
-    pub tpm: Mode,
+    pub tpm: GuardMode,
 }
 
 /// `[enforce]`: executions in pods that the verifier does not trust.
@@ -231,6 +230,15 @@ impl Default for Config {
             fail_closed: FailClosed::default(),
             runtimes: Runtimes::default(),
             sink: Vec::new(),
+        }
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Guard {
+            mode: GuardMode::Record,
+            tpm: GuardMode::Record,
         }
     }
 }

@@ -16,7 +16,7 @@ use self::core::{Core, Machine, Opened, record_in};
 use self::denied::Denied;
 use crate::anchor::ima::{Anchor, AnchorError};
 use crate::anchor::key::{self, KeyError};
-use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
+use crate::bpf::{self, Adopted, Bpf, OpenMark, Ring};
 use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
 use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
@@ -25,7 +25,7 @@ use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, GuardMode, PodUid, Position, Protection, Tier};
+use cgpath_evidence::{Bank, PodUid, Position, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -230,14 +230,9 @@ fn tier(early: &[ListEntry]) -> Tier {
 }
 
 fn protection(orders: &bpf::Orders) -> Protection {
-    let mode = |mode| match mode {
-        Mode::Off => GuardMode::Off,
-        Mode::Record => GuardMode::Record,
-        Mode::Deny => GuardMode::Deny,
-    };
     Protection {
-        guard: mode(orders.guard),
-        tpm: mode(orders.tpm),
+        guard: orders.guard,
+        tpm: orders.tpm,
         enforce: orders.untrusted,
         fail_closed: orders.loss,
     }

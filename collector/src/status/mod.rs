@@ -5,6 +5,7 @@
 
 mod forms;
 
+pub(crate) use forms::guard_mode;
 pub use forms::{metrics, text};
 
 use crate::runtime::RuntimeStatus;
