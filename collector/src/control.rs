@@ -2,8 +2,9 @@
 //!
 //! Root only: it lies with mode 0600 in `run_dir`.
 
-use crate::service::{Handle, Status};
-use crate::sink::Sinks;
+use crate::deliver::sink::Sinks;
+use crate::service::Handle;
+use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;

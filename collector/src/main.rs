@@ -3,11 +3,12 @@
 use anyhow::{Context, bail};
 use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
 use cgpathd::config::{Config, EXAMPLE};
+use cgpathd::deliver::push;
+use cgpathd::deliver::sink::Sinks;
 use cgpathd::runtime::{self, Names};
-use cgpathd::service::{Service, TpmThread, tpm_options};
-use cgpathd::sink::Sinks;
-use cgpathd::tpm::{self, Tpm};
-use cgpathd::{control, engine, push, setup, status};
+use cgpathd::service::Service;
+use cgpathd::tpm::{self, Tpm, TpmThread};
+use cgpathd::{control, engine, setup, status};
 use clap::{CommandFactory, Parser};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -162,7 +163,7 @@ fn network() -> anyhow::Result<Runtime> {
 }
 
 fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
-    let options = tpm_options(config)?;
+    let options = config.tpm_options()?;
     let tpm = Tpm::open(&options)?;
     tracing::info!(ak = %tpm::fingerprint(tpm.ak()), "attestation key");
     Ok(TpmThread::start(options, tpm))
@@ -193,7 +194,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     let node = config.node_name()?;
     let client = match config.verifier.url.as_str() {
         "" => None,
-        _ => Some(push::Client::new(config, &node)?),
+        _ => Some(push::Client::new(&config.verifier, &node)?),
     };
     let names = Names::default();
     let sinks = Sinks::open(config, &node, &names)?;
@@ -226,7 +227,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     }
     if let Some(client) = client {
         network.spawn(push::run(
-            config.clone(),
+            config.verifier.clone(),
             client,
             service.handle(),
             stopped.clone(),
@@ -292,7 +293,7 @@ async fn alone(config: &Config, nonce: Vec<u8>, out: &mut impl Write) -> anyhow:
 }
 
 fn ak(config: &Config, args: &Ak) -> anyhow::Result<()> {
-    let tpm = Tpm::open(&tpm_options(config)?)?;
+    let tpm = Tpm::open(&config.tpm_options()?)?;
     let to_file = args.output.is_some();
     if to_file || !std::io::stdout().is_terminal() {
         let mut out = output(args.output.as_deref(), "key")?;

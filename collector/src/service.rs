@@ -7,13 +7,13 @@
 
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
-use crate::pipeline::SealError;
-use crate::push::Judgement;
+use crate::request::{MAX_WAITING, PodVerdicts, RequestError, Source};
 use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
-use crate::store::{Assembly, EvidenceFile, Header, StoreError};
-use crate::tpm::{self, Tpm, TpmError};
-use cgpath_evidence::{Boot, Cursor, Protection};
+use crate::status::Status;
+use crate::store::{Assembly, EvidenceFile, Header};
+use crate::tpm::{TpmAccess as _, TpmThread};
+use cgpath_evidence::{Boot, Position};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -31,33 +31,6 @@ const SLOW_TICK: Duration = Duration::from_secs(1);
 /// While nobody waits for a checkpoint, records gather for so long before they are taken: being woken for each one by
 /// itself costs a busy node more than all that is done with it. They are safe meanwhile, the ring is the kernel's.
 const GATHER: Duration = Duration::from_millis(5);
-
-/// Requests that wait at most; more are refused.
-const MAX_WAITING: usize = 16;
-
-/// Why a request was not answered.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// No checkpoint could be made.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// No quote could be made.
-    #[error(transparent)]
-    Tpm(#[from] TpmError),
-    /// The evidence could not be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The engine ended.
-    #[error("the collector is ending")]
-    Ending,
-    /// Too many requests wait.
-    #[error("{MAX_WAITING} requests wait already: try again later")]
-    Busy,
-    /// The spool's disk is full.
-    #[error("records cannot be kept on disk (is state_dir's file system full?): no evidence can be made")]
-    Stalled,
-}
 
 type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
 
@@ -78,41 +51,9 @@ enum Command {
     Status {
         reply: oneshot::Sender<Status>,
     },
-    Judged {
-        judgement: Judgement,
+    Verdict {
+        verdicts: PodVerdicts,
     },
-}
-
-/// What the daemon says of itself.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Status {
-    /// Last checkpoint that was sealed.
-    pub checkpoint: Option<u64>,
-    /// First checkpoint of this boot that was sealed while the programs may have been off; none is good.
-    #[serde(default)]
-    pub blind: Option<u64>,
-    /// Entries of the list read so far.
-    pub list_len: u64,
-    /// Records kept so far.
-    pub records: u64,
-    /// Records whose entry has not been seen.
-    pub unjoined: u64,
-    /// What was lost so far, in total.
-    pub lost: u64,
-    /// Whether the disk takes no more records.
-    pub stalled: bool,
-    /// What the programs do about others.
-    pub protection: Protection,
-    /// Cgroups of pods in which executions are denied, since the verifier does not trust them.
-    pub denied: usize,
-    /// Partitions by key and number of records.
-    pub partitions: Vec<(String, u64)>,
-    /// Where else evidence goes.
-    #[serde(default)]
-    pub sinks: Vec<crate::sink::SinkStatus>,
-    /// The container runtime that is asked for names; none where none is.
-    #[serde(default)]
-    pub runtime: Option<crate::runtime::RuntimeStatus>,
 }
 
 /// A handle to the running engine.
@@ -130,11 +71,22 @@ impl Handle {
         self.evidence_after(nonce, None).await
     }
 
-    /// What came after a cursor, or all evidence where this boot never was at it.
+    /// How the daemon fares.
     ///
     /// # Errors
-    /// See [`RequestError`].
-    pub async fn evidence_after(
+    /// [`RequestError::Ending`].
+    pub async fn status(&self) -> Result<Status, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Status { reply })
+            .await
+            .map_err(|_| RequestError::Ending)?;
+        answer.await.map_err(|_| RequestError::Ending)
+    }
+}
+
+impl Source for Handle {
+    async fn evidence_after(
         &self,
         nonce: Vec<u8>,
         after: Option<Cursor>,
@@ -147,29 +99,12 @@ impl Handle {
         answer.await.map_err(|_| RequestError::Ending)?
     }
 
-    /// A verdict arrived.
-    ///
-    /// # Errors
-    /// [`RequestError::Ending`].
-    pub async fn judged(&self, judgement: Judgement) -> Result<(), RequestError> {
-        let command = Command::Judged { judgement };
+    async fn apply_verdict(&self, verdicts: PodVerdicts) -> Result<(), RequestError> {
+        let command = Command::Verdict { verdicts };
         self.commands
             .send(command)
             .await
             .map_err(|_| RequestError::Ending)
-    }
-
-    /// How the daemon fares.
-    ///
-    /// # Errors
-    /// [`RequestError::Ending`].
-    pub async fn status(&self) -> Result<Status, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Status { reply })
-            .await
-            .map_err(|_| RequestError::Ending)?;
-        answer.await.map_err(|_| RequestError::Ending)
     }
 }
 
@@ -225,7 +160,7 @@ impl Service {
         self.names = names;
     }
 
-    /// A handle for whoever makes requests.
+    /// A handle by which requests are made.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -299,7 +234,7 @@ impl Service {
             Some(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
-            Some(Command::Judged { judgement }) => self.engine.judged(judgement)?,
+            Some(Command::Verdict { verdicts }) => self.engine.apply_verdict(verdicts)?,
             Some(Command::Request { reply, .. }) if self.engine.is_stalled() => {
                 let _ = reply.send(Err(RequestError::Stalled));
             }
@@ -412,82 +347,4 @@ impl Service {
             runtime: self.names.status(),
         }
     }
-}
-
-/// What is done with the TPM on its thread.
-type Job = Box<dyn FnOnce(&mut Option<Tpm>, &tpm::Options) + Send>;
-
-/// Whoever has a TPM at hand: the thread, or a test.
-pub trait TpmAccess: Clone + Send + Sync + 'static {
-    /// Does `work` with the TPM; once more where a command failed, with the TPM opened anew.
-    fn with<T, F>(&self, work: F) -> impl Future<Output = Result<T, RequestError>> + Send
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static;
-}
-
-/// The TPM on a thread of its own: its commands block for as long as it likes.
-#[derive(Clone)]
-pub struct TpmThread {
-    jobs: std::sync::mpsc::Sender<Job>,
-}
-
-impl TpmThread {
-    /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the start.
-    pub fn start(options: tpm::Options, opened: Tpm) -> TpmThread {
-        let (jobs, queue) = std::sync::mpsc::channel::<Job>();
-        std::thread::spawn(move || {
-            let mut tpm = Some(opened);
-            for job in queue {
-                job(&mut tpm, &options);
-            }
-        });
-        TpmThread { jobs }
-    }
-}
-
-impl TpmAccess for TpmThread {
-    async fn with<T, F>(&self, mut work: F) -> Result<T, RequestError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
-    {
-        let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |tpm, options| {
-            let _ = reply.send(with_tpm(tpm, options, &mut work));
-        });
-        self.jobs.send(job).map_err(|_| RequestError::Ending)?;
-        Ok(answer.await.map_err(|_| RequestError::Ending)??)
-    }
-}
-
-/// Does `work`; a TPM that fails is opened anew once, as after a reset of the resource manager.
-fn with_tpm<T>(
-    tpm: &mut Option<Tpm>,
-    options: &tpm::Options,
-    work: &mut impl FnMut(&mut Tpm) -> Result<T, TpmError>,
-) -> Result<T, TpmError> {
-    if let Some(open) = tpm {
-        match work(open) {
-            Err(error @ TpmError::Command { .. }) => {
-                tracing::warn!(%error, "opening the TPM anew");
-                *tpm = None;
-            }
-            done => return done,
-        }
-    }
-    work(tpm.insert(Tpm::open(options)?))
-}
-
-/// TPM options of a configuration.
-///
-/// # Errors
-/// If the authorisation cannot be read.
-pub fn tpm_options(config: &Config) -> Result<tpm::Options, crate::config::ConfigError> {
-    Ok(tpm::Options {
-        tcti: config.tpm.tcti.clone(),
-        key: config.tpm.key,
-        bank: config.tpm.bank,
-        endorsement_auth: config.endorsement_auth()?,
-    })
 }

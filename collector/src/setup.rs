@@ -2,7 +2,7 @@
 //!
 //! Nothing that is there already is overwritten, and only what is still as it was made here is removed.
 
-use crate::anchor::{self, AnchorError};
+use crate::anchor::ima::{self, AnchorError};
 use crate::bpf;
 use crate::config::{Config, DEFAULT_PATH, EXAMPLE};
 use crate::control;
@@ -187,7 +187,7 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
     let verb = if dry_run { "would remove" } else { "removed" };
     if !dry_run {
         bpf::unload(&config.bpf.pin_dir)?;
-        anchor::unmount(&config.run_dir)?;
+        ima::unmount(&config.run_dir)?;
     }
     line(
         &mut out,

@@ -1,7 +1,7 @@
 //! What evidence is made from, on disk: sealed records by partition, checkpoint files, and the measurement list, each
 //! encoded as evidence carries it.
 //!
-//! Derived: everything here is made anew from the spool and the kernel when a collector starts. Memory holds one
+//! Derived: everything here is made anew from the journal and the kernel when a collector starts. Memory holds one
 //! position for each record and each entry and nothing of their content.
 
 use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// Bytes that wait in memory before they are written.
 const BUFFER: usize = 64 * 1024;
 
-/// So many wait where the disk is full. The spool takes no records then, so that it does not come to more.
+/// So many wait where the disk is full. The journal takes no records then, so that it does not come to more.
 const MOST_BUFFERED: usize = 64 * BUFFER;
 
 /// Bytes between two records of a partition that are read along with them: a read of its own costs more.

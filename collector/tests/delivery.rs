@@ -2,8 +2,8 @@
 
 use cgpath_net::NetError;
 use cgpath_testkit::port::Port;
-use cgpathd::config::Config;
-use cgpathd::push::{Client, PushError};
+use cgpathd::config::Verifier;
+use cgpathd::deliver::push::{Client, PushError};
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -101,10 +101,10 @@ fn answer(status: &str, body: &str) -> String {
 fn client(address: SocketAddr, ca_pem: &str, dir: &Path) -> Client {
     let ca = dir.join("ca.pem");
     std::fs::write(&ca, ca_pem).unwrap();
-    let mut config = Config::default();
-    config.verifier.url = format!("https://{address}");
-    config.verifier.ca = ca;
-    config.verifier.timeout = 180;
+    let mut config = Verifier::default();
+    config.url = format!("https://{address}");
+    config.ca = ca;
+    config.timeout = 180;
     Client::new(&config, "node-1").unwrap()
 }
 
@@ -188,10 +188,10 @@ async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
 
     let port = Port::new();
     let silent = TcpListener::bind(port.address()).await.unwrap();
-    let mut config = Config::default();
-    config.verifier.url = format!("https://{}", silent.local_addr().unwrap());
-    config.verifier.ca = dir.path().join("ca.pem");
-    config.verifier.timeout = 1;
+    let mut config = Verifier::default();
+    config.url = format!("https://{}", silent.local_addr().unwrap());
+    config.ca = dir.path().join("ca.pem");
+    config.timeout = 1;
     let waiting = Client::new(&config, "n").unwrap();
     assert!(matches!(
         waiting.nonce().await,

@@ -4,9 +4,9 @@ use crate::common::{self, sink::PATIENCE, sink::stop, sink::until};
 use cgpath_evidence::boot::{Boot, REGISTERS, Registers};
 use cgpath_evidence::{Bank, Cursor, Digest, Entry, Evidence, EvidenceDelta, PartitionKey, Quote, Tier};
 use cgpathd::config::{Config, Sink, SinkKind};
+use cgpathd::deliver::sink::Sinks;
+use cgpathd::request::{PodVerdicts, RequestError, Source};
 use cgpathd::runtime::Names;
-use cgpathd::service::RequestError;
-use cgpathd::sink::{Sinks, Source};
 use cgpathd::store::{EvidenceFile, Header, Store};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
@@ -67,7 +67,7 @@ impl Source for Engine {
         Ok(store.assembly(&frozen, after.as_ref(), vec![])?.write(&header)?)
     }
 
-    async fn judged(&self, _: cgpathd::push::Judgement) -> Result<(), RequestError> {
+    async fn apply_verdict(&self, _: PodVerdicts) -> Result<(), RequestError> {
         Ok(())
     }
 }

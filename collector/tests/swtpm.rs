@@ -1,8 +1,7 @@
 //! The attestation key and quotes against a software TPM of the test's own.
 
 use crate::common::swtpm::Swtpm;
-use cgpathd::config::KeyKind;
-use cgpathd::tpm::{Tpm, TpmError, fingerprint};
+use cgpathd::tpm::{KeyKind, Tpm, TpmError, fingerprint};
 use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier};
 
 /// x and y at the end of an ECC TPMT_PUBLIC: two TPM2Bs of 32 bytes.

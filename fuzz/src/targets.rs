@@ -416,7 +416,7 @@ pub fn collector_record(data: &[u8]) {
 /// The frames of a spool, and where the last whole one ends.
 #[cfg(feature = "collector")]
 fn frames(data: &[u8]) -> (Vec<String>, u64) {
-    use cgpathd::spool::{Frames, START};
+    use cgpathd::journal::{Frames, START};
     let rest = data.get(START as usize..).unwrap_or_default();
     let mut frames = Frames::new(rest, std::path::Path::new("fuzz"), data.len() as u64);
     let mut found = Vec::new();
@@ -435,7 +435,7 @@ pub fn collector_spool(data: &[u8]) {
     for again in [true, false] {
         let (whole, end) = frames(&data);
         if whole.is_empty() {
-            assert_eq!(end, cgpathd::spool::START);
+            assert_eq!(end, cgpathd::journal::START);
         } else {
             let end = usize::try_from(end).expect("within the data");
             assert_eq!(
@@ -454,7 +454,9 @@ pub fn collector_spool(data: &[u8]) {
 #[cfg(feature = "collector")]
 fn make_checksums_fit(data: &mut [u8]) {
     // Length and checksum, then kind and payload, which the checksum is of.
-    let mut rest = data.get_mut(cgpathd::spool::START as usize..).unwrap_or_default();
+    let mut rest = data
+        .get_mut(cgpathd::journal::START as usize..)
+        .unwrap_or_default();
     while let Some((head, behind)) = rest.split_at_mut_checked(8) {
         let n = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let Some((sealed, next)) = behind.split_at_mut_checked(n.saturating_add(1)) else {
@@ -485,7 +487,7 @@ pub fn collector_config(data: &[u8]) {
 /// The verifier's answer to a collector that asks for a nonce.
 #[cfg(feature = "collector")]
 pub fn answer_nonce(data: &[u8]) {
-    if let Ok((nonce, _)) = cgpathd::push::asked_in(data) {
+    if let Ok((nonce, _)) = cgpathd::deliver::push::parse_nonce(data) {
         assert!((8..=64).contains(&nonce.len()));
     }
 }
@@ -496,11 +498,8 @@ pub fn answer_verdict(data: &[u8]) {
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(data) else {
         return;
     };
-    if let Some(judgement) = cgpathd::push::judgement_in(&answer) {
+    if let Some(verdict) = cgpathd::deliver::push::parse_verdict(&answer) {
         let pods = answer["pods"].as_array().map_or(0, Vec::len);
-        assert!(
-            judgement.charged.len() <= pods,
-            "nobody is denied who is not named"
-        );
+        assert!(verdict.charged.len() <= pods, "nobody is denied who is not named");
     }
 }

@@ -277,13 +277,13 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     });
     #[cfg(feature = "collector")]
     {
-        use cgpathd::{config::Config, push, spool};
+        use cgpathd::{config::Config, deliver::push, journal};
         check("collector_record", |b| {
             cgpathd::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
         });
         check("collector_spool", |b| {
-            let rest = &b[spool::START as usize..];
-            let mut frames = spool::Frames::new(rest, Path::new("seed"), b.len() as u64);
+            let rest = &b[journal::START as usize..];
+            let mut frames = journal::Frames::new(rest, Path::new("seed"), b.len() as u64);
             let mut count = 0;
             while frames.next_frame().unwrap().is_some() {
                 count += 1;
@@ -294,10 +294,10 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
             let text = core::str::from_utf8(b).unwrap();
             Config::from_parts(Path::new("seed"), text, [], &[]).is_ok()
         });
-        check("answer_nonce", |b| push::asked_in(b).is_ok());
+        check("answer_nonce", |b| push::parse_nonce(b).is_ok());
         check("answer_verdict", |b| {
             let answer = serde_json::from_slice(b).unwrap();
-            push::judgement_in(&answer).is_some_and(|j| j.believed && j.charged.len() == 1)
+            push::parse_verdict(&answer).is_some_and(|v| v.believed && v.charged.len() == 1)
         });
     }
 }

@@ -147,8 +147,6 @@ const LARGEST: usize = 800;
 const LARGER: &[(&str, usize)] = &[
     // One session of a guest from load to unload.
     ("collector/examples/bpf_selftest.rs", 1072),
-    // Types, layers and validation of the configuration, not yet apart.
-    ("collector/src/config.rs", 980),
     // One state machine.
     ("collector/src/pipeline/mod.rs", 816),
 ];

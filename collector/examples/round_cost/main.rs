@@ -13,12 +13,11 @@ mod machine;
 mod swtpm;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, SealedCheckpoint, Tier};
-use cgpathd::config::KeyKind;
+use cgpath_evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::sources::system;
 use cgpathd::store::{Assembly, EvidenceFile, Header};
-use cgpathd::tpm::Tpm;
+use cgpathd::tpm::{KeyKind, Tpm};
 use machine::{BOOT_ID, Software, content, take};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;

@@ -5,6 +5,7 @@
 
 use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
+use cgpath_evidence::GuardMode;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -13,26 +14,12 @@ use std::{
     time::Duration,
 };
 
-/// What is done about something.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Nothing.
-    Off,
-    /// It is recorded and goes through.
-    #[default]
-    Record,
-    /// It is recorded and fails.
-    Deny,
-}
-
-impl Mode {
-    fn number(self) -> u32 {
-        match self {
-            Mode::Off => mode::OFF,
-            Mode::Record => mode::RECORD,
-            Mode::Deny => mode::DENY,
-        }
+/// The number by which the programs know a mode.
+fn number(of: GuardMode) -> u32 {
+    match of {
+        GuardMode::Off => mode::OFF,
+        GuardMode::Record => mode::RECORD,
+        GuardMode::Deny => mode::DENY,
     }
 }
 
@@ -40,9 +27,9 @@ impl Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Orders {
     /// About our own parts.
-    pub guard: Mode,
+    pub guard: GuardMode,
     /// About others who open the TPM.
-    pub tpm: Mode,
+    pub tpm: GuardMode,
     /// Whether executions are denied in the pods of [`Bpf::set_pods`].
     pub untrusted: bool,
     /// Whether executable mappings are, too.
@@ -85,8 +72,8 @@ impl Budget {
 impl Default for Orders {
     fn default() -> Orders {
         Orders {
-            guard: Mode::Off,
-            tpm: Mode::Off,
+            guard: GuardMode::Off,
+            tpm: GuardMode::Off,
             untrusted: false,
             untrusted_mappings: false,
             untrusted_lapse: Duration::ZERO,
@@ -176,8 +163,8 @@ impl Bpf {
             collector_tgid: std::process::id(),
             pins_dev: (nix::sys::stat::major(pins.dev()) << 20) | nix::sys::stat::minor(pins.dev()),
             pins_ino: pins.ino(),
-            guard: orders.guard.number(),
-            tpm: orders.tpm.number(),
+            guard: number(orders.guard),
+            tpm: number(orders.tpm),
             untrusted: denied(orders.untrusted),
             untrusted_mappings: denied(orders.untrusted_mappings),
             untrusted_lapse_ns: nanos(orders.untrusted_lapse),

@@ -15,7 +15,7 @@ mod ring;
 
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
-pub use guard::{Budget, Mode, Orders};
+pub use guard::{Budget, Orders};
 pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 

@@ -1,6 +1,6 @@
 //! What is so on this machine: read from files below a root, so that tests can make one up.
 //!
-//! Nothing is judged here. A fact that could not be had says why.
+//! Nothing is assessed here. A fact that could not be had says why.
 
 use crate::bpf::Hierarchy;
 use crate::config::Config;
@@ -217,7 +217,7 @@ const AGENTS: [(&str, &str); 4] = [
     ("trustagent", "trust agent"),
 ];
 
-/// Programs that [`crate::anchor`] starts.
+/// Programs that [`crate::anchor::ima`] starts.
 const TOOLS: [&str; 2] = ["mke2fs", "mount"];
 
 /// A probe of IMA: is given the list as it is before, and how to read it again.

@@ -1,8 +1,8 @@
 //! Rows about the kernel, its security modules and PID 1: whether the programs can be loaded and attached, and the policy
 //! loaded. Pure.
 
+use super::assess::{absent, row};
 use super::facts::{Facts, Unknown};
-use super::judge::{absent, row};
 use super::{Row, State};
 use crate::bpf::{DIRECT_CALLS_HINT, lsm_parameter};
 use crate::config::Config;

@@ -1,16 +1,16 @@
 //! `cgpathd check`: what this node lacks, with a remedy for each.
 //!
-//! Facts are gathered first (files below a root, the TPM, a probe of IMA), judged by a pure function, then printed. What
+//! Facts are gathered first (files below a root, the TPM, a probe of IMA), assessed by a pure function, then printed. What
 //! could not be found out is never taken for met. Not here: changing anything (see [`crate::setup`]); the one trace that is
 //! left is that of the probes ([`cgpath_evidence::probe`]), which verifiers accept.
 
+mod assess;
 pub mod facts;
-mod judge;
 mod kernel;
 mod probe;
 mod tpm;
 
-pub use judge::judge;
+pub use assess::assess;
 
 use crate::bpf;
 use crate::config::Config;
@@ -101,7 +101,7 @@ impl Report {
     }
 }
 
-/// Gathers facts of this machine, judges them and prints the rows; gives the exit code.
+/// Gathers facts of this machine, assesses them and prints the rows; gives the exit code.
 ///
 /// # Errors
 /// When `out` cannot be written.
@@ -115,7 +115,7 @@ pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> 
     };
     let facts = facts::gather(Path::new("/"), config, &ask);
     let report = Report {
-        rows: judge(&facts, config),
+        rows: assess(&facts, config),
     };
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;

@@ -112,7 +112,7 @@ impl Node {
 }
 
 fn row(facts: &Facts, id: &str) -> Row {
-    let rows = judge(facts, &Config::default());
+    let rows = assess(facts, &Config::default());
     rows.into_iter()
         .find(|row| row.id == id)
         .unwrap_or_else(|| panic!("no row {id}"))
@@ -173,7 +173,7 @@ fn btf(names: &[&str]) -> Vec<u8> {
 #[test]
 fn a_node_on_which_all_is_well_gives_exit_0_and_no_remedy() {
     let report = Report {
-        rows: judge(&Node::new().facts(), &Config::default()),
+        rows: assess(&Node::new().facts(), &Config::default()),
     };
     for row in &report.rows {
         assert_eq!(
@@ -199,7 +199,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
     };
     let facts = gather(root.path(), &Config::default(), &ask);
     let report = Report {
-        rows: judge(&facts, &Config::default()),
+        rows: assess(&facts, &Config::default()),
     };
     for row in &report.rows {
         // What the kernel was built without, or what is told by this program itself.
@@ -330,7 +330,7 @@ fn features_decide_and_an_old_version_is_only_told() {
     let mut facts = node.facts();
     assert_eq!(row(&facts, "kernel").state, State::Warn);
     let report = |facts: &Facts| Report {
-        rows: judge(facts, &Config::default()),
+        rows: assess(facts, &Config::default()),
     };
     assert_eq!(report(&facts).exit_code(), 0);
     let lacks = "this kernel has no BPF_FUNC_ima_file_hash in enum bpf_func_id: it came with 5.18";
@@ -534,7 +534,7 @@ fn what_may_not_be_read_is_skipped_and_never_ok() {
     }
     assert_eq!(
         Report {
-            rows: judge(&facts, &Config::default())
+            rows: assess(&facts, &Config::default())
         }
         .exit_code(),
         2
@@ -590,7 +590,7 @@ fn ids_are_unique_and_the_table_and_the_json_show_every_row() {
     let node = Node::new();
     node.file("sys/kernel/security/lsm", "ima");
     let report = Report {
-        rows: judge(&node.facts(), &Config::default()),
+        rows: assess(&node.facts(), &Config::default()),
     };
     let ids: BTreeSet<&str> = report.rows.iter().map(|row| row.id).collect();
     assert_eq!(ids.len(), report.rows.len());
@@ -609,7 +609,7 @@ fn ids_are_unique_and_the_table_and_the_json_show_every_row() {
 fn a_guard_that_is_off_and_an_enforcement_without_verdicts_are_told() {
     let row = |set: &str| {
         let config = Config::from_parts(Path::new("x"), "", [], &[set.to_owned()]).unwrap();
-        let rows = judge(&Node::new().facts(), &config);
+        let rows = assess(&Node::new().facts(), &config);
         rows.into_iter().find(|row| row.id == "guard").unwrap()
     };
     assert_eq!(row("guard.mode=deny").state, State::Ok);
@@ -694,11 +694,11 @@ fn a_sink_to_keylime_needs_the_key_that_keylime_takes() {
         .try_into()
         .unwrap();
     let row = |config: &Config| {
-        let rows = judge(&facts, config);
+        let rows = assess(&facts, config);
         rows.into_iter().find(|row| row.id == "attestation-key").unwrap()
     };
     assert_eq!(row(&config).state, State::Fail);
     assert!(row(&config).remedy.unwrap().contains("--replace"));
-    config.tpm.key = crate::config::KeyKind::Rsa2048;
+    config.tpm.key = crate::tpm::KeyKind::Rsa2048;
     assert_eq!(row(&config).state, State::Ok);
 }

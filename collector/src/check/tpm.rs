@@ -2,7 +2,6 @@
 
 use super::facts::TpmFacts;
 use crate::config::Config;
-use crate::service::tpm_options;
 use crate::tpm::{Tpm, fingerprint};
 use cgpath_evidence::Bank;
 use std::str::FromStr;
@@ -43,7 +42,8 @@ pub(super) fn ask(config: &Config) -> Result<TpmFacts, String> {
     let (handles, _) = capability(&mut context, CapabilityType::Handles, PERSISTENT_FIRST, 254)?;
     // The daemon's own way to the key is what counts; a TPM without a resource manager has room for one user only.
     drop(context);
-    let key = tpm_options(config)
+    let key = config
+        .tpm_options()
         .map_err(|e| e.to_string())
         .and_then(|options| Tpm::open(&options).map_err(|e| e.to_string()))
         .map(|tpm| fingerprint(tpm.ak()));

@@ -1,17 +1,17 @@
-//! The engine without its machine: pipeline, spool, store and measurement list, and the order in which they are told.
+//! The engine without its machine: pipeline, journal, store and measurement list, and the order in which they are told.
 //!
-//! Promises: what the pipeline must be able to replay is in the spool before it is handled. Not here: eBPF, the ring buffer,
+//! Promises: what the pipeline must be able to replay is in the journal before it is handled. Not here: eBPF, the ring buffer,
 //! the file system of checkpoints: a [`Machine`] has them, so that rounds can be had, and measured, without a kernel that
 //! runs our programs.
 
 use super::EngineError;
-use crate::anchor::AnchorError;
+use crate::anchor::ima::AnchorError;
 use crate::bpf::OpenMark;
 use crate::bpf::decode::{Body, PodLossEvent};
+use crate::journal::{self, Frame, Journal};
 use crate::pipeline::{Action, Counters, Event, KernelRecord, Note, Pipeline, SealError, Setup, Signal};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
-use crate::spool::{self, Frame, Spool};
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use cgpath_evidence::list::ListEntry;
@@ -76,8 +76,8 @@ pub enum Outcome {
 pub struct Opened<'a> {
     /// Where the store is made anew.
     pub dir: &'a Path,
-    /// The spool, with [`Note::Base`] in it.
-    pub spool: Spool,
+    /// The journal, with [`Note::Base`] in it.
+    pub journal: Journal,
     /// The list, from which `early` was read.
     pub list: ListReader,
     /// All entries so far.
@@ -86,13 +86,13 @@ pub struct Opened<'a> {
     pub key: SigningKey,
 }
 
-/// Pipeline, spool, store and list.
+/// Pipeline, journal, store and list.
 #[derive(Debug)]
 pub struct Core<M> {
     /// Where it runs.
     pub machine: M,
     pipeline: Pipeline,
-    spool: Spool,
+    journal: Journal,
     store: Store,
     list: ListReader,
     key: SigningKey,
@@ -102,7 +102,7 @@ pub struct Core<M> {
     /// What the evidence that is being made comes after.
     after: Option<Cursor>,
     outcomes: VecDeque<Outcome>,
-    /// The spool took no record: nothing is consumed until it does.
+    /// The journal took no record: nothing is consumed until it does.
     stalled: bool,
 }
 
@@ -113,14 +113,14 @@ pub(super) fn record_in(item: &[u8]) -> &[u8] {
 }
 
 impl<M: Machine> Core<M> {
-    /// Replays the spool, tells what the list has so far, and that a collector was started.
+    /// Replays the journal, tells what the list has so far, and that a collector was started.
     ///
     /// # Errors
     /// What ends the collector.
     pub fn start(machine: M, setup: Setup, opened: Opened<'_>) -> Result<Core<M>, EngineError> {
         let Opened {
             dir,
-            spool,
+            journal,
             list,
             early,
             key,
@@ -129,11 +129,11 @@ impl<M: Machine> Core<M> {
         let mut pipeline = Pipeline::new(setup);
         let mut store = Store::create(dir)?;
         let mut frozen = store.freeze();
-        spool.replay(|frame| replay(frame, &mut pipeline, &mut store, &mut frozen))?;
+        journal.replay(|frame| replay(frame, &mut pipeline, &mut store, &mut frozen))?;
         let mut core = Core {
             machine,
             pipeline,
-            spool,
+            journal,
             store,
             list,
             key,
@@ -185,11 +185,11 @@ impl<M: Machine> Core<M> {
         self.outcomes.drain(..).collect()
     }
 
-    /// Writes an item of the ring buffer to the spool: from then on it may leave the ring, and is to be
+    /// Writes an item of the ring buffer to the journal: from then on it may leave the ring, and is to be
     /// [handled](Core::record). `None` where the disk is full, see [`Core::is_stalled`].
     pub fn keep(&mut self, item: &[u8]) -> Option<Bytes> {
         let raw = Bytes::copy_from_slice(record_in(item));
-        if let Err(error) = self.spool.append_raw(&raw) {
+        if let Err(error) = self.journal.append_raw(&raw) {
             if !self.stalled {
                 tracing::error!(%error, "records cannot be kept: nothing is consumed until they can");
             }
@@ -208,7 +208,7 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// What ends the collector.
     pub fn record(&mut self, kept: &Bytes) -> Result<(), EngineError> {
-        let record = spool::kernel_record(kept);
+        let record = journal::kernel_record(kept);
         if let KernelRecord::Decoded(raw) = &record
             && let Body::PodLoss(PodLossEvent { pod_id, loss }) = &raw.body
         {
@@ -289,13 +289,13 @@ impl<M: Machine> Core<M> {
         self.store.assembly(&self.frozen, after, in_flight)
     }
 
-    /// Tells the spool, then the pipeline.
+    /// Tells the journal, then the pipeline.
     fn note(&mut self, note: Note) -> Result<(), EngineError> {
-        self.spool.append_note(&note)?;
+        self.journal.append_note(&note)?;
         self.handle(note)
     }
 
-    /// Tells the pipeline what is in the spool already, or has no place there.
+    /// Tells the pipeline what is in the journal already, or has no place there.
     fn handle(&mut self, event: impl Into<Event>) -> Result<(), EngineError> {
         for action in self.pipeline.handle(event, system::now())? {
             self.act(action)?;
@@ -328,7 +328,7 @@ impl<M: Machine> Core<M> {
             }
             Action::Seal(checkpoint) => {
                 let sealed = Box::new(SealedCheckpoint::seal(*checkpoint, &self.key));
-                self.spool.append_note(&Note::Sealed(sealed.clone()))?;
+                self.journal.append_note(&Note::Sealed(sealed.clone()))?;
                 self.store.checkpoint(&sealed.file)?;
                 self.frozen = self.store.freeze();
                 let c = &sealed.checkpoint;
@@ -384,7 +384,7 @@ impl<M: Machine> Core<M> {
     }
 }
 
-/// Tells the pipeline and the store what the spool holds.
+/// Tells the pipeline and the store what the journal holds.
 fn replay(
     frame: Frame,
     pipeline: &mut Pipeline,

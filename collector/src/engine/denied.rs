@@ -4,7 +4,7 @@
 //! denied it stays so until a verdict that was believed does not charge it any more, whatever comes in between (verdicts that
 //! are not believed, none at all, a restart). Not here: how the programs are told, when that lapses (they see to it).
 
-use crate::push::Judgement;
+use crate::request::PodVerdicts;
 use cgpath_evidence::PodUid;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,13 +26,13 @@ impl Denied {
     }
 
     /// A verdict arrived. Gives whether that changed anything.
-    pub fn judged(&mut self, judgement: Judgement) -> bool {
+    pub fn apply(&mut self, verdicts: PodVerdicts) -> bool {
         let before = self.clone();
-        if judgement.believed {
-            self.pods = judgement.charged;
+        if verdicts.believed {
+            self.pods = verdicts.charged;
             self.inherits = false;
         } else {
-            self.pods.extend(judgement.charged);
+            self.pods.extend(verdicts.charged);
         }
         *self != before
     }
@@ -62,27 +62,27 @@ mod tests {
         PodUid::parse(format!("{n:08x}-0000-4000-8000-000000000000").as_bytes()).unwrap()
     }
 
-    fn verdict(believed: bool, pods: &[u8]) -> Judgement {
+    fn verdict(believed: bool, pods: &[u8]) -> PodVerdicts {
         let charged = pods.iter().map(|n| uid(*n)).collect();
-        Judgement { believed, charged }
+        PodVerdicts { believed, charged }
     }
 
     #[test]
     fn a_pod_that_spoils_a_round_stays_denied_and_its_neighbours_are_not() {
         let mut denied = Denied::inherited();
-        assert!(denied.judged(verdict(true, &[1])));
+        assert!(denied.apply(verdict(true, &[1])));
         // It floods the ring: the node is not believed any more. Then no pod can be judged at all.
-        assert!(!denied.judged(verdict(false, &[1])));
-        assert!(!denied.judged(verdict(false, &[])));
+        assert!(!denied.apply(verdict(false, &[1])));
+        assert!(!denied.apply(verdict(false, &[])));
         assert_eq!(
             denied.cgroups(&[(uid(1), 11), (uid(2), 22)], &BTreeMap::new()),
             [11].into()
         );
         // Another one is found out in such a round.
-        assert!(denied.judged(verdict(false, &[3])));
+        assert!(denied.apply(verdict(false, &[3])));
         assert_eq!(*denied.pods(), [uid(1), uid(3)].into());
         // A believed verdict alone clears.
-        assert!(denied.judged(verdict(true, &[3])));
+        assert!(denied.apply(verdict(true, &[3])));
         assert_eq!(*denied.pods(), [uid(3)].into());
     }
 
@@ -95,9 +95,9 @@ mod tests {
         ]);
         let mut denied = Denied::inherited();
         assert_eq!(denied.cgroups(&[], &now), [11, 33].into());
-        denied.judged(verdict(false, &[2]));
+        denied.apply(verdict(false, &[2]));
         assert_eq!(denied.cgroups(&[(uid(2), 22)], &now), [11, 22, 33].into());
-        denied.judged(verdict(true, &[2]));
+        denied.apply(verdict(true, &[2]));
         assert_eq!(denied.cgroups(&[(uid(2), 22)], &now), [22].into());
     }
 
@@ -108,7 +108,7 @@ mod tests {
         ) {
             let mut denied = Denied::inherited();
             for (believed, pods) in &verdicts {
-                denied.judged(verdict(*believed, &pods.iter().copied().collect::<Vec<_>>()));
+                denied.apply(verdict(*believed, &pods.iter().copied().collect::<Vec<_>>()));
             }
             let last = verdicts.iter().rposition(|(believed, _)| *believed).unwrap_or(0);
             let charged: BTreeSet<PodUid> = verdicts[last..].iter().flat_map(|(_, pods)| pods).map(|n| uid(*n)).collect();

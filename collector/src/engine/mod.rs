@@ -1,7 +1,7 @@
 //! Moves bytes between the kernel, the disk and the [`pipeline`](crate::pipeline): everything that blocks and decides
 //! nothing.
 //!
-//! Promises: what the pipeline must be able to replay is in the spool before it is handled (see [`core`]); a record leaves
+//! Promises: what the pipeline must be able to replay is in the journal before it is handled (see [`core`]); a record leaves
 //! the ring only after that; when the disk is full, nothing is consumed and nothing is lost until the ring is full, too.
 //! Not here: the TPM, the network, waiting (see [`crate::service`]).
 
@@ -14,18 +14,18 @@ pub use self::core::Outcome;
 
 use self::core::{Core, Machine, Opened, record_in};
 use self::denied::Denied;
-use crate::anchor::{Anchor, AnchorError};
-use crate::bpf::{self, Adopted, Bpf, Mode, OpenMark, Ring};
+use crate::anchor::ima::{Anchor, AnchorError};
+use crate::anchor::key::{self, KeyError};
+use crate::bpf::{self, Adopted, Bpf, OpenMark, Ring};
 use crate::config::Config;
-use crate::key::{self, KeyError};
+use crate::journal::{self, Journal, JournalError};
 use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
-use crate::push::Judgement;
+use crate::request::PodVerdicts;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
-use crate::spool::{self, Spool, SpoolError};
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, Cursor, GuardMode, PodUid, Protection, Tier};
+use cgpath_evidence::{Bank, PodUid, Position, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -72,9 +72,9 @@ pub enum EngineError {
     /// The programs.
     #[error(transparent)]
     Bpf(#[from] bpf::Error),
-    /// The spool.
+    /// The journal.
     #[error(transparent)]
-    Spool(#[from] SpoolError),
+    Journal(#[from] JournalError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -113,7 +113,7 @@ pub enum EngineError {
     /// The boot id or the kernel's release could not be read.
     #[error("reading the boot id: {0}")]
     BootId(io::Error),
-    /// The programs run since before this boot's spool begins.
+    /// The programs run since before this boot's journal begins.
     #[error(
         "the programs of an earlier collector run and its records are gone from {dir}; the chain of this boot cannot be \
          continued: reboot"
@@ -230,14 +230,9 @@ fn tier(early: &[ListEntry]) -> Tier {
 }
 
 fn protection(orders: &bpf::Orders) -> Protection {
-    let mode = |mode| match mode {
-        Mode::Off => GuardMode::Off,
-        Mode::Record => GuardMode::Record,
-        Mode::Deny => GuardMode::Deny,
-    };
     Protection {
-        guard: mode(orders.guard),
-        tpm: mode(orders.tpm),
+        guard: orders.guard,
+        tpm: orders.tpm,
         enforce: orders.untrusted,
         fail_closed: orders.loss,
     }
@@ -252,7 +247,7 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
-/// Moves what waits in the ring of a collector that died to its spool; gives the number of records. To be called before
+/// Moves what waits in the ring of a collector that died to its journal; gives the number of records. To be called before
 /// anything that takes time: a collector that is killed again and again while it starts must not leave the ring to fill up.
 ///
 /// # Errors
@@ -264,9 +259,9 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
         return Ok(0);
     }
     let _lock = lock(&dir)?;
-    let mut spool = Spool::open(&dir, &boot_id)?;
+    let mut journal = Journal::open(&dir, &boot_id)?;
     // Before the first seal there may be records of cgroups that are still to be scanned: these wait for that.
-    if !spool.has_seal() {
+    if !journal.has_seal() {
         return Ok(0);
     }
     let Some(mut waiting) = bpf::waiting(&config.bpf.pin_dir)? else {
@@ -274,7 +269,7 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
     };
     let mut rescued = 0;
     while let Some(item) = waiting.ring.next() {
-        if let Err(error) = spool.append_raw(record_in(&item)) {
+        if let Err(error) = journal.append_raw(record_in(&item)) {
             // It stays where it is.
             std::mem::forget(item);
             return Err(error.into());
@@ -287,7 +282,7 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
 /// Makes sure that one collector alone writes to `dir`.
 fn lock(dir: &Path) -> Result<Flock<File>, EngineError> {
     let path = dir.join("lock");
-    let io = |source| SpoolError::Io {
+    let io = |source| JournalError::Io {
         path: path.clone(),
         what: "lock",
         source,
@@ -320,7 +315,7 @@ pub fn object(config: &Config) -> Result<Vec<u8>, EngineError> {
 }
 
 impl Engine {
-    /// Loads or takes over the programs, replays the spool and scans what is older. Checkpoint 0 is on its way when
+    /// Loads or takes over the programs, replays the journal and scans what is older. Checkpoint 0 is on its way when
     /// this returns: see [`Engine::is_idle`].
     ///
     /// # Errors
@@ -328,11 +323,11 @@ impl Engine {
     pub fn start(config: &Config) -> Result<Engine, EngineError> {
         let object = object(config)?;
         let (boot_id, boot_id_text) = system::boot_id().map_err(EngineError::BootId)?;
-        let dir = spool::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
+        let dir = journal::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
         // Before anything there is touched: whoever runs already writes to it.
         let lock = lock(&dir)?;
-        let mut spool = Spool::open(&dir, &boot_id)?;
-        let (has_frames, has_seal) = (!spool.is_empty(), spool.has_seal());
+        let mut journal = Journal::open(&dir, &boot_id)?;
+        let (has_frames, has_seal) = (!journal.is_empty(), journal.has_seal());
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
@@ -360,7 +355,7 @@ impl Engine {
         }
         // Before the programs are loaded: whoever finds them running must find this, too.
         if !has_frames {
-            spool.append_note(&Note::Base { list_len: base })?;
+            journal.append_note(&Note::Base { list_len: base })?;
         }
         let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
         let options = bpf::Options {
@@ -389,8 +384,8 @@ impl Engine {
             .ok_or_else(|| EngineError::Ring(io::ErrorKind::NotConnected.into()))?;
         // Records of an attempt that ended before the programs ran are of no use: their numbers began anew.
         if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
-            spool.clear()?;
-            spool.append_note(&Note::Base { list_len: base })?;
+            journal.clear()?;
+            journal.append_note(&Note::Base { list_len: base })?;
         }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
@@ -438,7 +433,7 @@ impl Engine {
         };
         let opened = Opened {
             dir: &dir,
-            spool,
+            journal,
             list,
             early,
             key,
@@ -467,9 +462,9 @@ impl Engine {
     ///
     /// # Errors
     /// If the programs cannot be told.
-    pub fn judged(&mut self, judgement: Judgement) -> Result<(), EngineError> {
-        let believed = judgement.believed;
-        if self.denied.judged(judgement) && self.orders.untrusted {
+    pub fn apply_verdict(&mut self, verdicts: PodVerdicts) -> Result<(), EngineError> {
+        let believed = verdicts.believed;
+        if self.denied.apply(verdicts) && self.orders.untrusted {
             let pods: Vec<_> = self.denied.pods().iter().map(PodUid::to_string).collect();
             tracing::warn!(?pods, believed, "denied executions");
         }

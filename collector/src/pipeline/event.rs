@@ -40,7 +40,7 @@ pub enum Purpose {
 /// What the pipeline is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// In the spool before it is handled, so that a replay after a crash ends in the same state.
+    /// In the journal before it is handled, so that a replay after a crash ends in the same state.
     Journaled(Fact),
     /// Asked for again after a crash, or true of one moment only.
     Volatile(Signal),
@@ -49,9 +49,9 @@ pub enum Event {
 /// What a replay needs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact {
-    /// A record of the kernel side; the spool keeps it as the ring had it.
+    /// A record of the kernel side; the journal keeps it as the ring had it.
     Record(KernelRecord),
-    /// Everything else; the spool keeps it as it is encoded.
+    /// Everything else; the journal keeps it as it is encoded.
     Note(Note),
 }
 
@@ -67,7 +67,7 @@ pub enum KernelRecord {
     },
 }
 
-/// What the collector itself adds to the spool. The numbers are those of the spool's format.
+/// What the collector itself adds to the journal. The numbers are those of the journal's format.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Note {
     /// A collector was started, for the first time in this boot or again.
@@ -165,7 +165,7 @@ mod checkpoint_file {
 /// What is true of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// All that the spool held has been told; from now on actions are taken.
+    /// All that the journal held has been told; from now on actions are taken.
     Replayed,
     /// The next entry of the measurement list.
     List(Box<JoinableEntry>),
@@ -246,12 +246,12 @@ pub enum Action {
     ReadCounters,
     /// Tell which threads are inside of `ima_add_template_entry`, by [`Signal::Marks`].
     ReadMarks,
-    /// Put [`Note::GaveUp`] into the spool and tell it.
+    /// Put [`Note::GaveUp`] into the journal and tell it.
     GiveUp {
         /// Last number not to wait for.
         through: u64,
     },
-    /// Sign this, put [`Note::Sealed`] into the spool and tell it, before anything else is told.
+    /// Sign this, put [`Note::Sealed`] into the journal and tell it, before anything else is told.
     Seal(Box<Checkpoint>),
     /// Write the file of this sealed checkpoint if need be, and read it once.
     Anchor {
@@ -317,7 +317,7 @@ pub enum SealError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A checkpoint of the spool does not follow from the records before it.
+    /// A checkpoint of the journal does not follow from the records before it.
     #[error(
         "checkpoint {number} in the spool does not fit: its {what} is not what the records before it give"
     )]

@@ -1,11 +1,11 @@
 //! Every decision of the collector, as a state machine: `handle(event, now) -> actions`.
 //!
 //! Pure: no I/O, no clock, no threads. Promises: records are appended to their partitions in sequence order, whatever
-//! the order in which they and the list's entries arrive; feeding it what the spool holds gives the same partitions
+//! the order in which they and the list's entries arrive; feeding it what the journal holds gives the same partitions
 //! and continues the same chain of checkpoints, wherever a crash cut it.
 //! Not here: how bytes are read, signed, kept or sent (see [`crate::engine`]).
 //!
-//! What must be replayed after a crash is told to the spool before it is handled: see [`Fact`]. The
+//! What must be replayed after a crash is told to the journal before it is handled: see [`Fact`]. The
 //! measurement list and the kernel's counters are not: they are read anew.
 
 pub mod cgroups;
@@ -187,7 +187,7 @@ impl Pipeline {
     /// Takes in what happened at `now` (any clock that only goes forward) and says what to do.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the spool was altered.
+    /// [`Error::Diverged`] if the journal was altered.
     pub fn handle(&mut self, event: impl Into<Event>, now: Duration) -> Result<Vec<Action>, Error> {
         let event = event.into();
         let mut out = Vec::new();

@@ -7,11 +7,12 @@
 
 mod cri;
 
+use crate::sync::lock;
 use cgpath_evidence::{PodInfo, PodUid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -67,7 +68,7 @@ pub struct Names(Arc<Mutex<Told>>);
 
 impl Names {
     fn told(&self) -> MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A pod's name, if it was told.

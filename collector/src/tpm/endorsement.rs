@@ -1,15 +1,12 @@
-//! What a service asks of the TPM that was not told the attestation key by hand: which TPM it is, that the key is in it, and
-//! quotes of registers that the service chooses.
+//! What a service needs that does not have the attestation key from its operator: which TPM it is, and that the key is in it.
 //!
 //! The endorsement key is made from the TCG's template each time, and flushed again; its certificate is read and never
 //! written. Source: TCG EK Credential Profile 2.5, B.3.3 (template L-1) and 2.2.1.4 (certificate); TPM 2.0 Library, Part 3:
 //! TPM2_ActivateCredential (12.5), TPM2_Certify (18.2), TPM2_PolicySecret (23.4).
 
-use super::{Tpm, TpmError, bank_algorithm, retried};
-use crate::config::KeyKind;
-use cgpath_evidence::Quote;
-use cgpath_evidence::tpm::{Attest, PcrBlob, PcrSelection};
-use sha2::{Digest as _, Sha256};
+use super::quote::qualifying_data;
+use super::retry::retried;
+use super::{Tpm, TpmError, command};
 use tss_esapi::WrapperErrorKind;
 use tss_esapi::abstraction::{AsymmetricAlgorithmSelection, ek};
 use tss_esapi::constants::{CapabilityType, SessionType};
@@ -19,16 +16,9 @@ use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    CapabilityData, Data, Digest, EncryptedSecret, IdObject, Nonce, PcrSelectionListBuilder, PcrSlot,
-    SignatureScheme, SymmetricDefinition,
+    CapabilityData, Digest, EncryptedSecret, IdObject, Nonce, SignatureScheme, SymmetricDefinition,
 };
 use tss_esapi::traits::Marshall as _;
-
-/// How often registers are read and quoted before they are said to move.
-const TRIES: usize = 8;
-
-/// Registers in one TPM2_PCR_Read: a TPML_DIGEST holds eight.
-const AT_ONCE: usize = 8;
 
 /// The NV index of the certificate.
 const EK_CERTIFICATE: u32 = 0x01c0_0002;
@@ -53,10 +43,6 @@ pub struct Certified {
     pub signature: Vec<u8>,
 }
 
-fn command(what: &'static str) -> impl Fn(tss_esapi::Error) -> TpmError + Copy {
-    move |source| TpmError::Command { what, source }
-}
-
 /// A TPM2B of some bytes.
 fn sized(bytes: &[u8]) -> Vec<u8> {
     let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
@@ -73,19 +59,7 @@ fn der(index: &[u8]) -> &[u8] {
     index.get(..len).unwrap_or(index)
 }
 
-fn nonce(bytes: &[u8]) -> Result<Data, TpmError> {
-    if bytes.is_empty() || bytes.len() > 64 {
-        return Err(TpmError::Nonce(bytes.len()));
-    }
-    Data::try_from(bytes.to_vec()).map_err(command("qualifying data"))
-}
-
 impl Tpm {
-    /// The kind of the attestation key.
-    pub fn key_kind(&self) -> KeyKind {
-        self.kind
-    }
-
     /// TPM2B_PUBLIC of the attestation key.
     pub fn ak_sized(&self) -> Vec<u8> {
         sized(self.ak())
@@ -152,7 +126,7 @@ impl Tpm {
     /// # Errors
     /// [`TpmError::Nonce`] beyond 64 bytes, or what the TPM said.
     pub fn certify_key(&mut self, challenge: &[u8]) -> Result<Certified, TpmError> {
-        let data = nonce(challenge)?;
+        let data = qualifying_data(challenge)?;
         let command = command("TPM2_Certify");
         let (context, key) = (&mut self.context, self.key);
         let sessions = (Some(AuthSession::Password), Some(AuthSession::Password), None);
@@ -166,44 +140,6 @@ impl Tpm {
             attest: attest.marshall().map_err(command)?,
             signature: signature.marshall().map_err(command)?,
         })
-    }
-
-    /// Quotes these registers (0 to 23, rising) of the configured bank over `challenge`, and gives their values: those that
-    /// the quote is of.
-    ///
-    /// # Errors
-    /// [`TpmError::Nonce`] beyond 64 bytes; [`TpmError::Moving`]; or what the TPM said.
-    pub fn quote_registers(
-        &mut self,
-        challenge: &[u8],
-        registers: &[u8],
-    ) -> Result<(Quote, PcrBlob), TpmError> {
-        let data = nonce(challenge)?;
-        let slots: Result<Vec<PcrSlot>, _> = registers
-            .iter()
-            .map(|n| PcrSlot::try_from(1u32.checked_shl(u32::from(*n)).unwrap_or_default()))
-            .collect();
-        let slots = slots.map_err(command("PCR selection"))?;
-        let selection = PcrSelectionListBuilder::new()
-            .with_selection(bank_algorithm(self.bank), &slots)
-            .build()
-            .map_err(command("PCR selection"))?;
-        for _ in 0..TRIES {
-            let mut values = Vec::with_capacity(slots.len());
-            for some in slots.chunks(AT_ONCE) {
-                values.extend(self.registers(some)?);
-            }
-            let quote = self.quote_selection(data.clone(), selection.clone())?;
-            // The key's own hash algorithm is SHA-256, whatever the bank.
-            let digest = Sha256::digest(values.concat());
-            let attest = Attest::parse(&quote.attest);
-            if attest.is_ok_and(|attest| attest.pcr_digest == digest[..]) {
-                let numbers: Vec<u32> = registers.iter().map(|n| u32::from(*n)).collect();
-                let select = PcrSelection::of(self.bank, &numbers);
-                return Ok((quote, PcrBlob { select, values }));
-            }
-        }
-        Err(TpmError::Moving)
     }
 
     /// Makes the endorsement key; gives its handle, to be flushed, and its TPMT_PUBLIC.

@@ -6,13 +6,13 @@
 
 use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
 use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
-use cgpathd::anchor::{Anchor, AnchorError};
+use cgpathd::anchor::ima::{Anchor, AnchorError};
 use cgpathd::bpf::OpenMark;
 use cgpathd::engine::core::{Core, Machine, Opened};
 use cgpathd::engine::{Canary, EngineError};
+use cgpathd::journal::Journal;
 use cgpathd::pipeline::{Counters, Note, Setup};
 use cgpathd::sources::list::ListReader;
-use cgpathd::spool::Spool;
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -127,15 +127,15 @@ impl Software {
             machine.list_entry(&format!("/boot/{n}"), &content(n));
         }
         machine.publish();
-        let mut spool = Spool::open(dir, &BOOT_ID)?;
-        spool.append_note(&Note::Base { list_len })?;
+        let mut journal = Journal::open(dir, &BOOT_ID)?;
+        journal.append_note(&Note::Base { list_len })?;
         let key = SigningKey::random(&mut rand_core::OsRng);
         let setup = Setup {
             boot_id: BOOT_ID,
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
             ima_policy: None,
-            key: cgpathd::key::public(&key),
+            key: cgpathd::anchor::key::public(&key),
             // Nothing is late but by a busy machine.
             drain_timeout: Duration::from_secs(180),
             seal_records: 0,
@@ -148,7 +148,7 @@ impl Software {
         };
         let opened = Opened {
             dir,
-            spool,
+            journal,
             list,
             early,
             key,

@@ -1,7 +1,8 @@
 //! A sink as tests want it: nothing but what the kind needs, a round each second, and time enough on a busy machine.
 
 use cgpathd::config::{Sink, SinkFormat, SinkKind};
-use cgpathd::sink::{SinkStatus, Sinks};
+use cgpathd::deliver::sink::Sinks;
+use cgpathd::status::SinkStatus;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 

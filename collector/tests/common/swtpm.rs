@@ -2,8 +2,7 @@
 
 use cgpath_evidence::Bank;
 use cgpath_testkit::port::Port;
-use cgpathd::config::KeyKind;
-use cgpathd::tpm::Options;
+use cgpathd::tpm::{KeyKind, Options};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 

@@ -3,8 +3,8 @@
 use super::node::{Engine, config, files, sink, stop, until};
 use cgpath_evidence::Evidence;
 use cgpathd::config::{Sink, SinkKind};
+use cgpathd::deliver::sink::Sinks;
 use cgpathd::runtime::Names;
-use cgpathd::sink::Sinks;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 

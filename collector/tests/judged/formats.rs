@@ -7,8 +7,8 @@ use cgpath_evidence::{Evidence, EvidenceDelta, TenantBundle, eat};
 use cgpath_policy::Policy;
 use cgpath_testkit::{NOW, pod};
 use cgpathd::config::{Sink, SinkFormat, SinkKind};
+use cgpathd::deliver::sink::Sinks;
 use cgpathd::runtime::Names;
-use cgpathd::sink::Sinks;
 use minicbor::Decoder;
 use tokio::sync::watch;
 

@@ -4,9 +4,8 @@ use cgpath_appraisal::{Verdict, appraise};
 use cgpath_evidence::{Cursor, Evidence, SealedCheckpoint};
 use cgpath_testkit::{Actor, KeyKind, Node, delta_after, pod};
 use cgpathd::config::{Config, Runtimes, Sink};
+use cgpathd::request::{PodVerdicts, RequestError, Source};
 use cgpathd::runtime::Names;
-use cgpathd::service::RequestError;
-use cgpathd::sink::Source;
 use cgpathd::store::EvidenceFile;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -90,7 +89,7 @@ impl Source for Engine {
         })
     }
 
-    async fn judged(&self, _: cgpathd::push::Judgement) -> Result<(), RequestError> {
+    async fn apply_verdict(&self, _: PodVerdicts) -> Result<(), RequestError> {
         Ok(())
     }
 }

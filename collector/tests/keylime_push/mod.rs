@@ -7,12 +7,12 @@ mod services;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_evidence::Bank;
-use cgpathd::config::{Config, KeyKind};
+use cgpathd::config::Config;
+use cgpathd::deliver::sink::Sinks;
+use cgpathd::deliver::sink::keylime::{Agent, KeylimeError, Sent};
 use cgpathd::runtime::Names;
-use cgpathd::service::{RequestError, TpmAccess as _, TpmThread};
-use cgpathd::sink::keylime::{Agent, KeylimeError, Sent};
-use cgpathd::sink::{SinkStatus, Sinks};
-use cgpathd::tpm::{Tpm, TpmError};
+use cgpathd::status::SinkStatus;
+use cgpathd::tpm::{KeyKind, Tpm, TpmAccess as _, TpmError, TpmThread};
 use hyper::Method;
 use node::{Node, Reopened, sink};
 use serde_json::{Value, json};
@@ -248,10 +248,7 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     let len = usize::from(u16::from_be_bytes([blob[8], blob[9]]));
     let (credential, secret) = (blob[10..10 + len].to_vec(), blob[12 + len..].to_vec());
     let opened = tpm.with(move |tpm| tpm.activate(&credential, &secret)).await;
-    assert!(
-        matches!(opened, Err(RequestError::Tpm(TpmError::Command { .. }))),
-        "{opened:?}"
-    );
+    assert!(matches!(opened, Err(TpmError::Command { .. })), "{opened:?}");
     let guess = json!({"auth_tag": "00".repeat(48)});
     let (status, _) = keylime
         .registrar(Method::PUT, &format!("{path}/activate"), guess)

@@ -4,11 +4,10 @@ use super::AGENT;
 use super::services::Keylime;
 use crate::common::swtpm::Swtpm;
 use cgpath_evidence::Bank;
-use cgpathd::config::{KeyKind, Sink, SinkKind};
-use cgpathd::service::{RequestError, TpmAccess};
-use cgpathd::sink::keylime::{Agent, Boot};
+use cgpathd::config::{Sink, SinkKind};
+use cgpathd::deliver::sink::keylime::{Agent, Boot};
 use cgpathd::sources::boot::BootFacts;
-use cgpathd::tpm::{Options, Tpm, TpmError};
+use cgpathd::tpm::{KeyKind, Options, Tpm, TpmAccess, TpmError};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::str::FromStr as _;
@@ -25,14 +24,14 @@ use tss_esapi::{Context, TctiNameConf};
 pub struct Reopened(pub Options);
 
 impl TpmAccess for Reopened {
-    async fn with<T, F>(&self, mut work: F) -> Result<T, RequestError>
+    async fn with<T, F>(&self, mut work: F) -> Result<T, TpmError>
     where
         T: Send + 'static,
         F: FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
     {
         let options = self.0.clone();
         let done = tokio::task::spawn_blocking(move || work(&mut Tpm::open(&options)?));
-        Ok(done.await.unwrap()?)
+        done.await.unwrap()
     }
 }
 

@@ -5,9 +5,9 @@ use cgpath_evidence::Bank;
 
 /// A spool with a frame of each kind, as the collector writes it.
 pub fn collector_spool() -> Seeds {
-    use cgpathd::{pipeline::Note, spool::Spool};
+    use cgpathd::{journal::Journal, pipeline::Note};
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let mut spool = Spool::open(dir.path(), &[7; 16]).expect("a new spool can be made");
+    let mut spool = Journal::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
         Note::Started,
         Note::Base { list_len: 3 },

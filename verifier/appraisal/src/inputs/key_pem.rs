@@ -13,7 +13,7 @@ use rsa::traits::PublicKeyParts as _;
 
 /// What a PEM file begins with.
 const BEGIN: &[u8] = b"-----BEGIN ";
-/// As `cgpathd` makes it: collector/src/tpm.rs, `template`.
+/// As `cgpathd` makes it: collector/src/tpm/key.rs, `template`.
 const ATTRIBUTES: u32 = Attributes::FIXED_TPM
     | Attributes::FIXED_PARENT
     | Attributes::SENSITIVE_DATA_ORIGIN

@@ -160,7 +160,7 @@ fn people_see_a_static_pods_uid_as_its_cgroup_has_it() {
 fn the_attestation_key_is_taken_in_pem() {
     use p256::pkcs8::{EncodePublicKey as _, LineEnding};
     let mut node = Node::boot(KeyKind::EcdsaP256);
-    // As cgpathd makes its keys: collector/src/tpm.rs.
+    // As cgpathd makes its keys: collector/src/tpm/key.rs.
     node.ak.attributes |= cgpath_evidence::tpm::Attributes::NO_DA;
     let actor = Actor::pod(pod(1), "/bin/app");
     node.execute_good(&actor, "/bin/app");

@@ -1,7 +1,7 @@
 //! What must survive a crash of the collector: raw records, seeds and seals, in the order in which they were handled.
 //!
-//! One append-only file for each boot. A frame is: length of the payload (u32), CRC-32 of kind and payload (u32), kind
-//! (u8), payload; little-endian. Promises: a frame that [`Spool::append`] said was written is there after `kill -9`; a
+//! One append-only file for each boot, named `spool`. A frame is: length of the payload (u32), CRC-32 of kind and payload (u32), kind
+//! (u8), payload; little-endian. Promises: a frame that [`Journal::append`] said was written is there after `kill -9`; a
 //! frame that was cut short is recognised and removed; anything else that does not fit is an error, never skipped.
 //! It need not survive a power cut: the next boot starts a new chain.
 //!
@@ -35,10 +35,10 @@ const READ_AHEAD: usize = 1 << 20;
 const KIND_RAW: u8 = 1;
 const KIND_NOTE: u8 = 2;
 
-/// Why the spool cannot be used.
+/// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SpoolError {
+pub enum JournalError {
     /// A file operation failed; with `ENOSPC` the disk is full.
     #[error("spool {path}: cannot {what}: {source}")]
     Io {
@@ -118,8 +118,8 @@ impl<R: Read> Frames<R> {
         self.at
     }
 
-    fn corrupt(&self, why: impl Into<String>) -> SpoolError {
-        SpoolError::Corrupt {
+    fn corrupt(&self, why: impl Into<String>) -> JournalError {
+        JournalError::Corrupt {
             path: self.path.clone(),
             offset: self.at,
             why: why.into(),
@@ -129,15 +129,15 @@ impl<R: Read> Frames<R> {
     /// The next frame; `None` at the end, or if the file ends inside of it.
     ///
     /// # Errors
-    /// [`SpoolError::Corrupt`], with the frame's place, or [`SpoolError::Io`].
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, SpoolError> {
+    /// [`JournalError::Corrupt`], with the frame's place, or [`JournalError::Io`].
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, JournalError> {
         let Some((n, crc_expected, kind)) = self.head()? else {
             return Ok(None);
         };
         let mut payload = vec![0; n];
         self.reader
             .read_exact(&mut payload)
-            .map_err(|source| SpoolError::Io {
+            .map_err(|source| JournalError::Io {
                 path: self.path.clone(),
                 what: "read",
                 source,
@@ -155,14 +155,14 @@ impl<R: Read> Frames<R> {
     }
 
     /// The next frame's bytes of payload, checksum and kind; `None` if it is not there whole.
-    fn head(&mut self) -> Result<Option<(usize, u32, u8)>, SpoolError> {
+    fn head(&mut self) -> Result<Option<(usize, u32, u8)>, JournalError> {
         if self.len.saturating_sub(self.at) < HEAD as u64 {
             return Ok(None);
         }
         let mut head = [0; HEAD];
         self.reader
             .read_exact(&mut head)
-            .map_err(|source| SpoolError::Io {
+            .map_err(|source| JournalError::Io {
                 path: self.path.clone(),
                 what: "read",
                 source,
@@ -177,9 +177,9 @@ impl<R: Read> Frames<R> {
     }
 
     /// Goes to where the whole frames end; says where that is and whether one of them is a seal.
-    fn end(mut self) -> Result<(u64, bool), SpoolError> {
+    fn end(mut self) -> Result<(u64, bool), JournalError> {
         let path = self.path.clone();
-        let io = |source| SpoolError::Io {
+        let io = |source| JournalError::Io {
             path: path.clone(),
             what: "read",
             source,
@@ -200,14 +200,14 @@ impl<R: Read> Frames<R> {
         Ok((self.at, has_seal))
     }
 
-    fn note(&self, payload: &[u8]) -> Result<Note, SpoolError> {
+    fn note(&self, payload: &[u8]) -> Result<Note, JournalError> {
         wire::from_slice(payload, "spool note", MAX_PAYLOAD).map_err(|e| self.corrupt(e.to_string()))
     }
 }
 
 /// The open file.
 #[derive(Debug)]
-pub struct Spool {
+pub struct Journal {
     file: File,
     path: PathBuf,
     len: u64,
@@ -215,18 +215,18 @@ pub struct Spool {
     buf: Vec<u8>,
 }
 
-impl Spool {
-    /// Opens the spool of `boot_id` in `dir`, or makes it. A frame that was cut short at the end is removed.
+impl Journal {
+    /// Opens the journal of `boot_id` in `dir`, or makes it. A frame that was cut short at the end is removed.
     ///
-    /// Frames are looked at only as far as is needed to find the end: [`Spool::replay`] checks them.
+    /// Frames are looked at only as far as is needed to find the end: [`Journal::replay`] checks them.
     ///
     /// # Errors
-    /// [`SpoolError`].
-    pub fn open(dir: &Path, boot_id: &[u8; 16]) -> Result<Spool, SpoolError> {
+    /// [`JournalError`].
+    pub fn open(dir: &Path, boot_id: &[u8; 16]) -> Result<Journal, JournalError> {
         let path = dir.join("spool");
         let io = |what| {
             let path = path.clone();
-            move |source| SpoolError::Io { path, what, source }
+            move |source| JournalError::Io { path, what, source }
         };
         let file = OpenOptions::new()
             .read(true)
@@ -237,7 +237,7 @@ impl Spool {
             .open(&path)
             .map_err(io("open"))?;
         let len = file.metadata().map_err(io("stat"))?.len();
-        let mut spool = Spool {
+        let mut journal = Journal {
             file,
             path: path.clone(),
             len: START,
@@ -248,37 +248,37 @@ impl Spool {
             // New, or cut short while it was made: nothing was handled yet.
             let mut start = MAGIC.to_vec();
             start.extend(boot_id);
-            spool.file.set_len(0).map_err(io("truncate"))?;
-            spool.file.write_all_at(&start, 0).map_err(io("write"))?;
-            return Ok(spool);
+            journal.file.set_len(0).map_err(io("truncate"))?;
+            journal.file.write_all_at(&start, 0).map_err(io("write"))?;
+            return Ok(journal);
         }
         let mut start = [0; START as usize];
-        spool.file.read_exact_at(&mut start, 0).map_err(io("read"))?;
+        journal.file.read_exact_at(&mut start, 0).map_err(io("read"))?;
         if &start[..16] != MAGIC || &start[16..] != boot_id {
-            return Err(SpoolError::Corrupt {
+            return Err(JournalError::Corrupt {
                 path,
                 offset: 0,
                 why: "not a spool of this version and boot".into(),
             });
         }
-        (spool.len, spool.has_seal) = spool.frames(len)?.end()?;
-        if spool.len < len {
+        (journal.len, journal.has_seal) = journal.frames(len)?.end()?;
+        if journal.len < len {
             // Rather an error than to remove what stands behind damage.
-            let mut frames = spool.frames(len)?;
+            let mut frames = journal.frames(len)?;
             while frames.next_frame()?.is_some() {}
-            spool.len = frames.at();
+            journal.len = frames.at();
             tracing::warn!(
-                offset = spool.len,
-                torn = len - spool.len,
+                offset = journal.len,
+                torn = len - journal.len,
                 "the spool's last frame was cut short"
             );
-            spool.file.set_len(spool.len).map_err(io("truncate"))?;
+            journal.file.set_len(journal.len).map_err(io("truncate"))?;
         }
-        Ok(spool)
+        Ok(journal)
     }
 
-    fn frames(&self, len: u64) -> Result<Frames<BufReader<File>>, SpoolError> {
-        let io = |source| SpoolError::Io {
+    fn frames(&self, len: u64) -> Result<Frames<BufReader<File>>, JournalError> {
+        let io = |source| JournalError::Io {
             path: self.path.clone(),
             what: "read",
             source,
@@ -292,8 +292,11 @@ impl Spool {
     /// Hands all frames to `sink` in order.
     ///
     /// # Errors
-    /// [`SpoolError`], or what `sink` returns.
-    pub fn replay<E: From<SpoolError>>(&self, mut sink: impl FnMut(Frame) -> Result<(), E>) -> Result<(), E> {
+    /// [`JournalError`], or what `sink` returns.
+    pub fn replay<E: From<JournalError>>(
+        &self,
+        mut sink: impl FnMut(Frame) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut frames = self.frames(self.len)?;
         while let Some(frame) = frames.next_frame()? {
             sink(frame)?;
@@ -304,9 +307,9 @@ impl Spool {
     /// Removes all frames.
     ///
     /// # Errors
-    /// [`SpoolError::Io`].
-    pub fn clear(&mut self) -> Result<(), SpoolError> {
-        self.file.set_len(START).map_err(|source| SpoolError::Io {
+    /// [`JournalError::Io`].
+    pub fn clear(&mut self) -> Result<(), JournalError> {
+        self.file.set_len(START).map_err(|source| JournalError::Io {
             path: self.path.clone(),
             what: "truncate",
             source,
@@ -334,24 +337,24 @@ impl Spool {
     /// Writes a record as the ring buffer had it.
     ///
     /// # Errors
-    /// [`SpoolError::Io`]; then the file is as it was.
-    pub fn append_raw(&mut self, raw: &[u8]) -> Result<(), SpoolError> {
+    /// [`JournalError::Io`]; then the file is as it was.
+    pub fn append_raw(&mut self, raw: &[u8]) -> Result<(), JournalError> {
         self.append(KIND_RAW, raw)
     }
 
     /// Writes a note.
     ///
     /// # Errors
-    /// As [`Spool::append_raw`].
-    pub fn append_note(&mut self, note: &Note) -> Result<(), SpoolError> {
+    /// As [`Journal::append_raw`].
+    pub fn append_note(&mut self, note: &Note) -> Result<(), JournalError> {
         self.append(KIND_NOTE, &wire::to_vec(note))
     }
 
-    fn append(&mut self, kind: u8, payload: &[u8]) -> Result<(), SpoolError> {
+    fn append(&mut self, kind: u8, payload: &[u8]) -> Result<(), JournalError> {
         let n = u32::try_from(payload.len())
             .ok()
             .filter(|n| *n as usize <= MAX_PAYLOAD);
-        let io = |source| SpoolError::Io {
+        let io = |source| JournalError::Io {
             path: self.path.clone(),
             what: "append",
             source,
@@ -382,13 +385,13 @@ fn crc(kind: u8, payload: &[u8]) -> u32 {
 /// Makes `state_dir/<boot id>` and removes the oldest other boots' directories beyond `keep`.
 ///
 /// # Errors
-/// [`SpoolError::Io`] if this boot's directory cannot be made; one of another boot that cannot be removed is logged.
-pub fn boot_dir(state_dir: &Path, boot_id: &str, keep: usize) -> Result<PathBuf, SpoolError> {
+/// [`JournalError::Io`] if this boot's directory cannot be made; one of another boot that cannot be removed is logged.
+pub fn boot_dir(state_dir: &Path, boot_id: &str, keep: usize) -> Result<PathBuf, JournalError> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = state_dir.join(boot_id);
     let io = |what| {
         let path = dir.clone();
-        move |source| SpoolError::Io { path, what, source }
+        move |source| JournalError::Io { path, what, source }
     };
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -425,28 +428,28 @@ fn is_boot_id(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn all(dir: &Path) -> Result<Vec<String>, SpoolError> {
+    fn all(dir: &Path) -> Result<Vec<String>, JournalError> {
         let mut out = Vec::new();
-        Spool::open(dir, &[1; 16])?.replay(|frame| {
+        Journal::open(dir, &[1; 16])?.replay(|frame| {
             out.push(format!("{frame:?}"));
-            Ok::<(), SpoolError>(())
+            Ok::<(), JournalError>(())
         })?;
         Ok(out)
     }
 
-    fn filled(dir: &Path) -> Spool {
-        let mut spool = Spool::open(dir, &[1; 16]).unwrap();
-        spool.append_note(&Note::Started).unwrap();
-        spool
+    fn filled(dir: &Path) -> Journal {
+        let mut journal = Journal::open(dir, &[1; 16]).unwrap();
+        journal.append_note(&Note::Started).unwrap();
+        journal
             .append_note(&Note::SeedCgroup {
                 id: 1,
                 parent: 0,
                 name: vec![0xff, 0],
             })
             .unwrap();
-        spool.append_raw(b"not a record").unwrap();
-        spool.append_note(&Note::GaveUp { through: 9 }).unwrap();
-        spool
+        journal.append_raw(b"not a record").unwrap();
+        journal.append_note(&Note::GaveUp { through: 9 }).unwrap();
+        journal
     }
 
     #[test]
@@ -462,8 +465,8 @@ mod tests {
             let got = all(dir.path()).unwrap();
             assert!(got.len() < 4 && got[..] == frames[..got.len()], "cut at {cut}");
             // And it can be written to again, and read back.
-            let mut spool = Spool::open(dir.path(), &[1; 16]).unwrap();
-            spool.append_note(&Note::Started).unwrap();
+            let mut journal = Journal::open(dir.path(), &[1; 16]).unwrap();
+            journal.append_note(&Note::Started).unwrap();
             assert_eq!(all(dir.path()).unwrap().len(), got.len() + 1, "cut at {cut}");
         }
     }
@@ -479,7 +482,7 @@ mod tests {
             std::fs::write(dir.path().join("spool"), &bad).unwrap();
             // A length made larger reads like a frame that was cut short; nothing else passes.
             match all(dir.path()) {
-                Err(SpoolError::Corrupt { .. }) => {}
+                Err(JournalError::Corrupt { .. }) => {}
                 Ok(frames) => assert!(frames.len() < 4, "byte {at}"),
                 Err(e) => panic!("byte {at}: {e}"),
             }
@@ -490,25 +493,25 @@ mod tests {
     fn another_boots_spool_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         filled(dir.path());
-        let e = Spool::open(dir.path(), &[2; 16]);
-        assert!(matches!(e, Err(SpoolError::Corrupt { offset: 0, .. })));
+        let e = Journal::open(dir.path(), &[2; 16]);
+        assert!(matches!(e, Err(JournalError::Corrupt { offset: 0, .. })));
     }
 
     #[test]
     fn a_full_disk_is_an_error_and_leaves_the_file_as_it_was() {
-        // /dev/full takes nothing; the spool's own file is swapped for it.
+        // /dev/full takes nothing; the journal's own file is swapped for it.
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = filled(dir.path());
-        let len = spool.len();
+        let mut journal = filled(dir.path());
+        let len = journal.len();
         let good = std::mem::replace(
-            &mut spool.file,
+            &mut journal.file,
             OpenOptions::new().write(true).open("/dev/full").unwrap(),
         );
-        let e = spool.append_raw(b"x").unwrap_err();
+        let e = journal.append_raw(b"x").unwrap_err();
         assert!(e.to_string().contains("append"), "{e}");
-        spool.file = good;
-        assert_eq!(spool.len(), len);
-        spool.append_raw(b"x").unwrap();
+        journal.file = good;
+        assert_eq!(journal.len(), len);
+        journal.append_raw(b"x").unwrap();
         assert_eq!(all(dir.path()).unwrap().len(), 5);
     }
 

@@ -17,9 +17,9 @@ pub mod wire;
 pub use boot::Boot;
 pub(super) use run::Live;
 
-use crate::config::{KeyKind, Sink};
-use crate::service::{RequestError, TpmAccess};
+use crate::config::Sink;
 use crate::sources::list::ListError;
+use crate::tpm::{KeyKind, TpmAccess, TpmError};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_evidence::list::Unsafe;
 use cgpath_net::NetError;
@@ -101,7 +101,10 @@ pub enum KeylimeError {
     },
     /// The TPM.
     #[error(transparent)]
-    Tpm(#[from] RequestError),
+    Tpm(#[from] TpmError),
+    /// The collector is ending.
+    #[error("the collector is ending")]
+    Ending,
     /// The measurement list.
     #[error(transparent)]
     List(#[from] ListError),
@@ -419,12 +422,12 @@ impl<T: TpmAccess> Agent<T> {
         &mut self,
         work: impl FnOnce(&mut AsciiList) -> Result<R, KeylimeError> + Send + 'static,
     ) -> Result<R, KeylimeError> {
-        let mut list = self.list.take().ok_or(RequestError::Ending)?;
+        let mut list = self.list.take().ok_or(KeylimeError::Ending)?;
         let done = tokio::task::spawn_blocking(move || {
             let result = work(&mut list);
             (list, result)
         });
-        let (list, result) = done.await.map_err(|_| RequestError::Ending)?;
+        let (list, result) = done.await.map_err(|_| KeylimeError::Ending)?;
         self.list = Some(list);
         result
     }

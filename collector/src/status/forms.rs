@@ -1,15 +1,24 @@
-//! `cgpathd status`, for people and for Prometheus.
+//! The status as lines for people, and as metrics for Prometheus.
 //!
 //! Promise: pure; both forms say everything that the daemon says. Text that others chose (a runtime's error, a sink's) is
 //! escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
 
-use crate::service::Status;
-use cgpath_evidence::PodUid;
+use super::Status;
 use cgpath_evidence::text::foreign;
+use cgpath_evidence::{GuardMode, PodUid};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info};
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write as _};
+
+/// A mode of the guard in the configuration's word.
+pub(crate) fn guard_mode(mode: GuardMode) -> &'static str {
+    match mode {
+        GuardMode::Off => "off",
+        GuardMode::Record => "record",
+        GuardMode::Deny => "deny",
+    }
+}
 
 /// A line for each thing that the daemon says.
 pub fn text(status: &Status) -> String {
@@ -48,18 +57,13 @@ pub fn text(status: &Status) -> String {
         ));
     }
     let on = |yes: bool| if yes { "on" } else { "off" };
-    let mode = |mode| match mode {
-        cgpath_evidence::GuardMode::Off => "off",
-        cgpath_evidence::GuardMode::Record => "record",
-        cgpath_evidence::GuardMode::Deny => "deny",
-    };
     let p = status.protection;
     rows.push((
         "programs",
         format!(
             "guard {}, TPM {}, enforce {}, fail_closed {}; executions denied in {} cgroups",
-            mode(p.guard),
-            mode(p.tpm),
+            guard_mode(p.guard),
+            guard_mode(p.tpm),
             on(p.enforce),
             on(p.fail_closed),
             status.denied
@@ -250,7 +254,8 @@ fn sinks(all: &mut Metrics, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{runtime::RuntimeStatus, sink::SinkStatus};
+    use crate::runtime::RuntimeStatus;
+    use crate::status::SinkStatus;
 
     fn status() -> Status {
         Status {
@@ -262,8 +267,8 @@ mod tests {
             lost: 3,
             stalled: false,
             protection: cgpath_evidence::Protection {
-                guard: cgpath_evidence::GuardMode::Deny,
-                tpm: cgpath_evidence::GuardMode::Record,
+                guard: GuardMode::Deny,
+                tpm: GuardMode::Record,
                 enforce: true,
                 fail_closed: false,
             },

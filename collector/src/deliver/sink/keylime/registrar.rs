@@ -5,7 +5,7 @@
 use super::http::{Ask, Service};
 use super::wire::{Activation, Registered, Registration};
 use super::{KeylimeError, encode};
-use crate::service::TpmAccess;
+use crate::tpm::TpmAccess;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::digest::InvalidLength;
 use hmac::{Hmac, Mac as _};

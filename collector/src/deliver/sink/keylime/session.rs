@@ -9,7 +9,7 @@ use super::wire::{
     Signed,
 };
 use super::{KeylimeError, decode, encode};
-use crate::service::TpmAccess;
+use crate::tpm::TpmAccess;
 use hyper::Method;
 
 /// Opens a session and gives its token.

@@ -2,9 +2,10 @@
 
 use super::{Agent, Boot, KeylimeError, services};
 use crate::config::Sink;
-use crate::push::FIRST_PAUSE;
-use crate::service::TpmAccess;
-use crate::sink::{MAX_BACKOFF, SinkStatus, lock};
+use crate::deliver::backoff::{Backoff, LONGEST_OF_SINK};
+use crate::status::SinkStatus;
+use crate::sync::lock;
+use crate::tpm::TpmAccess;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 const MAX_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// A sink that is a Keylime verifier.
-pub(in crate::sink) struct Live {
+pub(in crate::deliver::sink) struct Live {
     config: Sink,
     /// Where the boot's time is kept.
     dir: PathBuf,
@@ -26,7 +27,7 @@ impl Live {
     ///
     /// # Errors
     /// [`KeylimeError::Net`].
-    pub(in crate::sink) fn new(config: &Sink, dir: PathBuf) -> Result<Live, KeylimeError> {
+    pub(in crate::deliver::sink) fn new(config: &Sink, dir: PathBuf) -> Result<Live, KeylimeError> {
         services(config)?;
         Ok(Live {
             config: config.clone(),
@@ -40,12 +41,12 @@ impl Live {
     }
 
     /// `delivered` counts the attestations that the verifier took: it judges them later, and says it to its own users.
-    pub(in crate::sink) fn status(&self) -> SinkStatus {
+    pub(in crate::deliver::sink) fn status(&self) -> SinkStatus {
         lock(&self.status).clone()
     }
 
     /// Attests until `stop` turns true.
-    pub(in crate::sink) async fn run<T: TpmAccess>(
+    pub(in crate::deliver::sink) async fn run<T: TpmAccess>(
         self: Arc<Live>,
         node: String,
         list: PathBuf,
@@ -53,19 +54,17 @@ impl Live {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut agent = None;
-        let mut failures = 0u32;
+        let mut backoff = Backoff::new(LONGEST_OF_SINK);
         loop {
             let pause = match self.round(&mut agent, &node, &list, &tpm).await {
                 Ok(pause) => {
-                    failures = 0;
+                    backoff.succeeded();
                     pause
                 }
                 Err(error) => {
-                    failures = failures.saturating_add(1);
-                    let pause = cgpath_net::pause(FIRST_PAUSE, Duration::from_secs(MAX_BACKOFF), failures);
-                    let told = Duration::from_secs(error.retry_after().unwrap_or_default());
-                    let pause = pause.max(told).min(MAX_PAUSE);
-                    tracing::warn!(sink = self.config.name, %error, failures, again_in = ?pause, "not attested");
+                    let asked = Duration::from_secs(error.retry_after().unwrap_or_default());
+                    let pause = backoff.failed().max(asked).min(MAX_PAUSE);
+                    tracing::warn!(sink = self.config.name, %error, failures = backoff.failures(), again_in = ?pause, "not attested");
                     lock(&self.status).error = Some(error.to_string());
                     pause
                 }

@@ -1,39 +1,38 @@
-//! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over HTTPS.
+//! One exchange with the verifier: a nonce, or evidence for a verdict, over HTTPS.
 //!
+<<<<<<< HEAD:collector/src/push.rs
 //! What is sent is what is new since the cursor that comes with the nonce; everything where this boot never was at it,
 //! and where the verifier answered that it cannot use a delta.
 //!
 //! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
 //! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
+=======
+//! Promises: the server is authenticated by one CA; evidence goes the way by which its nonce came while that is open. Not
+//! here: what the answers mean (see [`super::answer`]), when to try again (see [`super::run`]).
+>>>>>>> i16-collector:collector/src/deliver/push/client.rs
 
-use crate::config::Config;
-use crate::service::RequestError;
-use crate::sink::Source;
+use super::answer::parse_nonce;
+use super::body::FileBody;
+use crate::config::Verifier;
+use crate::request::RequestError;
+use crate::sync::lock;
 use bytes::Bytes;
+<<<<<<< HEAD:collector/src/push.rs
 use cgpath_evidence::{Cursor, PodUid};
+=======
+use cgpath_evidence::Position;
+>>>>>>> i16-collector:collector/src/deliver/push/client.rs
 use cgpath_net::{Endpoint, NetError, Tls};
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
-use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, header};
-use serde::Deserialize;
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 /// Answers of the verifier are read no further.
 const MAX_ANSWER: usize = 16 << 20;
-
-/// The first pause after a failure.
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Bytes of evidence sent at once.
-const CHUNK: usize = 64 * 1024;
 
 /// Why nothing was delivered.
 #[derive(Debug, thiserror::Error)]
@@ -77,19 +76,27 @@ pub enum PushError {
 }
 
 impl PushError {
+<<<<<<< HEAD:collector/src/push.rs
     /// Whether the verifier cannot use a delta and wants the whole.
     fn wants_everything(&self) -> bool {
+=======
+    /// Whether the verifier cannot use a part of evidence and wants the whole.
+    pub(super) fn wants_everything(&self) -> bool {
+>>>>>>> i16-collector:collector/src/deliver/push/client.rs
         // 409 is also what a node gets that is stopped: there is nothing to be sent then.
         matches!(self, PushError::Refused { status: 409, message, .. } if !message.contains(r#""kind":"stopped""#))
     }
 }
 
+<<<<<<< HEAD:collector/src/push.rs
 #[derive(Deserialize)]
 struct NonceAnswer {
     nonce: String,
     position: Option<Cursor>,
 }
 
+=======
+>>>>>>> i16-collector:collector/src/deliver/push/client.rs
 /// A verifier, as configured.
 pub struct Client {
     /// Its path is what stands before `/v1`.
@@ -110,11 +117,16 @@ pub struct Progress(std::sync::Mutex<(u64, Option<String>)>);
 impl Progress {
     /// Rounds that were delivered since the start, and why the last one was not.
     pub fn get(&self) -> (u64, Option<String>) {
-        self.lock().clone()
+        lock(&self.0).clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, Option<String>)> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(super) fn delivered(&self) {
+        let mut rounds = lock(&self.0);
+        *rounds = (rounds.0.saturating_add(1), None);
+    }
+
+    pub(super) fn failed(&self, error: &PushError) {
+        lock(&self.0).1 = Some(error.to_string());
     }
 }
 
@@ -125,19 +137,24 @@ impl Client {
     ///
     /// # Errors
     /// [`NetError::Url`], [`NetError::Ca`], [`NetError::Identity`].
-    pub fn new(config: &Config, node: &str) -> Result<Client, NetError> {
+    pub fn new(config: &Verifier, node: &str) -> Result<Client, NetError> {
         let tls = Tls {
-            identity: (&config.verifier.client_certificate, &config.verifier.client_key),
-            ..Tls::http1(&config.verifier.ca)
+            identity: (&config.client_certificate, &config.client_key),
+            ..Tls::http1(&config.ca)
         };
         Ok(Client {
-            endpoint: Endpoint::https(&config.verifier.url, tls)?,
+            endpoint: Endpoint::https(&config.url, tls)?,
             node: node.to_owned(),
-            timeout: Duration::from_secs(config.verifier.timeout),
+            timeout: Duration::from_secs(config.timeout),
             decides: true,
             progress: Arc::default(),
             open: Mutex::new(None),
         })
+    }
+
+    /// Whether its verdicts deny anything on this node.
+    pub(super) fn decides(&self) -> bool {
+        self.decides
     }
 
     /// How rounds with it fare.
@@ -161,7 +178,7 @@ impl Client {
     pub async fn nonce(&self) -> Result<(Vec<u8>, Option<Cursor>), PushError> {
         *self.open.lock().await = None;
         let answer = self.post("nonce", None).await?;
-        asked_in(&answer).map_err(|why| PushError::Answer {
+        parse_nonce(&answer).map_err(|why| PushError::Answer {
             authority: self.authority(),
             why,
         })
@@ -218,9 +235,7 @@ impl Client {
                 request = request
                     .header(header::CONTENT_TYPE, "application/cbor")
                     .header(header::CONTENT_LENGTH, left);
-                let mut file = file.try_clone().map_err(PushError::File)?;
-                file.rewind().map_err(PushError::File)?;
-                FileBody { file, left }.boxed()
+                FileBody::new(file, left).map_err(PushError::File)?.boxed()
             }
             None => {
                 request = request.header(header::CONTENT_LENGTH, 0);
@@ -255,6 +270,7 @@ impl Client {
     }
 }
 
+<<<<<<< HEAD:collector/src/push.rs
 /// A file as the body of a request, read as it is sent.
 struct FileBody {
     file: File,
@@ -396,6 +412,8 @@ pub fn judgement_in(verdict: &serde_json::Value) -> Option<Judgement> {
     Some(Judgement { believed, charged })
 }
 
+=======
+>>>>>>> i16-collector:collector/src/deliver/push/client.rs
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,69 +443,15 @@ mod tests {
     }
 
     #[test]
-    fn a_position_comes_with_a_nonce_or_does_not_and_one_that_cannot_be_read_is_an_error() {
-        let position = format!(
-            r#"{{"base":"{0}","boot_id":"{1}","entries":7,"checkpoint":2,"digest":"{0}"}}"#,
-            "ab".repeat(32),
-            "cd".repeat(16)
-        );
-        let asked =
-            |position: &str| asked_in(format!(r#"{{"nonce":"{}"{position}}}"#, "00".repeat(32)).as_bytes());
-        assert_eq!(asked("").unwrap().1, None);
-        let found = asked(&format!(r#","position":{position}"#)).unwrap().1.unwrap();
-        assert_eq!(
-            (found.entries, found.checkpoint, found.boot_id),
-            (7, 2, [0xcd; 16])
-        );
-        assert!(asked(r#","position":{"entries":7}"#).is_err());
-    }
-
-    #[test]
-    fn only_a_verdict_that_is_understood_whole_says_whom_to_deny() {
-        let pod = |uid: &str, state: &str, charged: bool| serde_json::json!({"uid": uid, "state": state, "charged": charged});
-        let judged = |believed: bool, pods: Vec<serde_json::Value>| serde_json::json!({"node": {"believed": believed}, "pods": pods});
-        let (a, b) = (
-            "11111111-0000-4000-8000-000000000001",
-            "22222222-0000-4000-8000-000000000002",
-        );
-        for believed in [true, false] {
-            // The second is untrusted since the node is not believed.
-            let whole = judged(
-                believed,
-                vec![pod(a, "untrusted", true), pod(b, "untrusted", false)],
-            );
-            let found = judgement_in(&whole).unwrap();
-            assert_eq!(found.believed, believed);
-            assert_eq!(
-                found.charged.iter().map(PodUid::to_string).collect::<Vec<_>>(),
-                [a]
-            );
-        }
-        // In no policy: the node's affair.
-        let unknown = judgement_in(&judged(true, vec![pod(a, "unknown", true)])).unwrap();
-        assert!(unknown.charged.is_empty());
-        for odd in [
-            serde_json::Value::Null,
-            serde_json::json!({"node": {"believed": true}, "pods": 1}),
-            serde_json::json!({"pods": [pod(a, "untrusted", true)]}),
-            judged(true, vec![pod(a, "untrusted", true), pod("x", "trusted", false)]),
-            judged(true, vec![serde_json::json!({"uid": a})]),
-            judged(true, vec![serde_json::json!({"uid": a, "state": "untrusted"})]),
-        ] {
-            assert_eq!(judgement_in(&odd), None, "{odd}");
-        }
-    }
-
-    #[test]
     fn a_ca_that_is_absent_or_empty_is_named() {
-        let mut config = Config::default();
-        config.verifier.url = "https://verifier.example:8443/base/".into();
-        config.verifier.ca = "/nonexistent/ca.pem".into();
+        let mut config = Verifier::default();
+        config.url = "https://verifier.example:8443/base/".into();
+        config.ca = "/nonexistent/ca.pem".into();
         assert!(matches!(Client::new(&config, "n"), Err(NetError::Ca { .. })));
         let empty = tempfile::NamedTempFile::new().unwrap();
-        config.verifier.ca = empty.path().to_owned();
+        config.ca = empty.path().to_owned();
         assert!(matches!(Client::new(&config, "n"), Err(NetError::Ca { .. })));
-        config.verifier.url = "https://".into();
+        config.url = "https://".into();
         assert!(matches!(Client::new(&config, "n"), Err(NetError::Url { .. })));
     }
 
@@ -573,12 +537,12 @@ mod tests {
         let (pem, key) = authority.issue("worker-1");
         for shown in [true, false] {
             let address = authority.serve().await;
-            let mut config = Config::default();
-            config.verifier.url = format!("https://localhost:{}", address.port());
-            config.verifier.ca = authority.path("ca.pem");
+            let mut config = Verifier::default();
+            config.url = format!("https://localhost:{}", address.port());
+            config.ca = authority.path("ca.pem");
             if shown {
-                config.verifier.client_certificate.clone_from(&pem);
-                config.verifier.client_key.clone_from(&key);
+                config.client_certificate.clone_from(&pem);
+                config.client_key.clone_from(&key);
             }
             let nonce = Client::new(&config, "worker-1").unwrap().nonce().await;
             if shown {
@@ -607,11 +571,11 @@ mod tests {
             (authority.path("absent"), other.clone()),
             (other, pem),
         ] {
-            let mut config = Config::default();
-            config.verifier.url = "https://localhost".into();
-            config.verifier.ca = authority.path("ca.pem");
-            config.verifier.client_certificate = certificate;
-            config.verifier.client_key = key;
+            let mut config = Verifier::default();
+            config.url = "https://localhost".into();
+            config.ca = authority.path("ca.pem");
+            config.client_certificate = certificate;
+            config.client_key = key;
             let error = Client::new(&config, "worker-1").err().unwrap();
             assert!(matches!(error, NetError::Identity { .. }), "{error}");
         }

@@ -1,10 +1,13 @@
-//! From facts to rows. Pure.
+//! From facts to rows, each with a state and what to do.
+//!
+//! Promise: pure. Not here: how facts are had (see [`super::facts`]), the rows of the kernel itself (see [`super::kernel`]).
 
 use super::facts::{DaemonFacts, Fact, Facts, ListFacts, Probed, Unknown};
 use super::{Row, State, kernel};
-use crate::bpf::Mode;
-use crate::config::{Config, EnforceMode, FailClosedMode, KeyKind, SinkKind};
-use cgpath_evidence::{Bank, ima_policy};
+use crate::config::{Config, EnforceMode, FailClosedMode, SinkKind};
+use crate::status::guard_mode;
+use crate::tpm::KeyKind;
+use cgpath_evidence::{Bank, GuardMode, ima_policy};
 
 /// The line that other verifiers must exclude, since checkpoints change at each attestation.
 pub const EXCLUDE: &str = "^/run/ima-cgpath/checkpoint/[0-9]+$";
@@ -53,7 +56,7 @@ pub(super) fn absent(id: &'static str, why: &Unknown) -> Row {
 }
 
 /// All rows, in the order in which to mend what is not met.
-pub fn judge(facts: &Facts, config: &Config) -> Vec<Row> {
+pub fn assess(facts: &Facts, config: &Config) -> Vec<Row> {
     vec![
         kernel::kernel(facts),
         kernel::architecture(facts),
@@ -117,16 +120,11 @@ fn daemon(facts: &Facts) -> Row {
 /// What the configuration makes the programs do about others. That the hooks are there is told by the row `btf`.
 fn guard(config: &Config) -> Row {
     const ID: &str = "guard";
-    let word = |mode| match mode {
-        Mode::Off => "off",
-        Mode::Record => "record",
-        Mode::Deny => "deny",
-    };
     let enforces = config.enforce.mode != EnforceMode::Off;
     let found = format!(
         "guard.mode {}, guard.tpm {}, enforce {}, fail_closed {}",
-        word(config.guard.mode),
-        word(config.guard.tpm),
+        guard_mode(config.guard.mode),
+        guard_mode(config.guard.tpm),
         if enforces { "on" } else { "off" },
         if config.fail_closed.mode == FailClosedMode::Off {
             "off"
@@ -134,7 +132,7 @@ fn guard(config: &Config) -> Row {
             "on"
         },
     );
-    if config.guard.mode == Mode::Off {
+    if config.guard.mode == GuardMode::Off {
         return row(
             ID,
             State::Warn,

@@ -355,7 +355,7 @@ pub struct Activation {
 }
 
 #[cfg(test)]
-#[path = "../../../../evidence/tests/common/vectors.rs"]
+#[path = "../../../../../evidence/tests/common/vectors.rs"]
 mod published;
 
 #[cfg(test)]

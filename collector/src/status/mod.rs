@@ -1,0 +1,67 @@
+//! What the daemon says of itself: to `cgpathd status`, as JSON, and to Prometheus.
+//!
+//! Promise: the types here are the JSON form. Not here: who collects it (see [`crate::service`], [`crate::deliver::sink`]),
+//! how it is asked for (see [`crate::control`]).
+
+mod forms;
+
+pub(crate) use forms::guard_mode;
+pub use forms::{metrics, text};
+
+use crate::runtime::RuntimeStatus;
+use cgpath_evidence::Protection;
+use serde::{Deserialize, Serialize};
+
+/// What the daemon says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Last checkpoint that was sealed.
+    pub checkpoint: Option<u64>,
+    /// First checkpoint of this boot that was sealed while the programs may have been off; none is good.
+    #[serde(default)]
+    pub blind: Option<u64>,
+    /// Entries of the list read so far.
+    pub list_len: u64,
+    /// Records kept so far.
+    pub records: u64,
+    /// Records whose entry has not been seen.
+    pub unjoined: u64,
+    /// What was lost so far, in total.
+    pub lost: u64,
+    /// Whether the disk takes no more records.
+    pub stalled: bool,
+    /// What the programs do about others.
+    pub protection: Protection,
+    /// Cgroups of pods in which executions are denied, since the verifier does not trust them.
+    pub denied: usize,
+    /// Partitions by key and number of records.
+    pub partitions: Vec<(String, u64)>,
+    /// Where else evidence goes.
+    #[serde(default)]
+    pub sinks: Vec<SinkStatus>,
+    /// The container runtime that is asked for names; none where none is.
+    #[serde(default)]
+    pub runtime: Option<RuntimeStatus>,
+}
+
+/// How a sink fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: String,
+    /// Messages that wait.
+    pub waiting: u64,
+    /// Bytes that wait.
+    pub waiting_bytes: u64,
+    /// Messages that were delivered, since the sink was made; rounds with a verifier, since the start.
+    pub delivered: u64,
+    /// Rounds that were dropped since then.
+    pub dropped: u64,
+    /// Why the last try failed; none after one that did not.
+    pub error: Option<String>,
+    /// Pods that the last round has nothing of, since the runtime has not told their names yet.
+    #[serde(default)]
+    pub unnamed: u64,
+}
