@@ -6,7 +6,7 @@
 use crate::pipeline::SealError;
 use crate::store::{EvidenceFile, StoreError};
 use crate::tpm::TpmError;
-use cgpath_evidence::{PodUid, Position};
+use cgpath_evidence::{Cursor, PodUid};
 use std::collections::BTreeSet;
 
 /// Requests that wait at most; more are refused.
@@ -21,7 +21,7 @@ pub trait Source: Clone + Send + Sync + 'static {
     fn evidence_after(
         &self,
         nonce: Vec<u8>,
-        after: Option<Position>,
+        after: Option<Cursor>,
     ) -> impl Future<Output = Result<EvidenceFile, RequestError>> + Send;
 
     /// A verdict that decides arrived.

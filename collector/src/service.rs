@@ -13,7 +13,7 @@ use crate::sources::{boot::BootFacts, system};
 use crate::status::Status;
 use crate::store::{Assembly, EvidenceFile, Header};
 use crate::tpm::{TpmAccess as _, TpmThread};
-use cgpath_evidence::{Boot, Position};
+use cgpath_evidence::{Boot, Cursor};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ mod machine;
 mod swtpm;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cgpath_evidence::{Boot, Evidence, Part, Position, SealedCheckpoint, Tier};
+use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, SealedCheckpoint, Tier};
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::sources::system;
 use cgpathd::store::{Assembly, EvidenceFile, Header};

@@ -25,7 +25,7 @@ use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, PodUid, Position, Protection, Tier};
+use cgpath_evidence::{Bank, Cursor, PodUid, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;

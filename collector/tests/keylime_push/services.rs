@@ -29,11 +29,15 @@ pub struct Keylime {
 /// This machine, as QEMU's user network shows it to a guest.
 const HOST_OF_GUESTS: &str = "10.0.2.2";
 
-/// A CA, a server's certificate for this machine and an administrator's.
+/// A CA, a server's certificate for this machine and an administrator's, with what Python asks of them since 3.13.
 fn certificates(dir: &Path) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![
+        rcgen::KeyUsagePurpose::KeyCertSign,
+        rcgen::KeyUsagePurpose::CrlSign,
+    ];
     let ca = params.self_signed(&ca_key).unwrap();
     std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
     let issuer = rcgen::Issuer::new(params, ca_key);
@@ -41,6 +45,7 @@ fn certificates(dir: &Path) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params =
             rcgen::CertificateParams::new(vec!["127.0.0.1".into(), HOST_OF_GUESTS.into()]).unwrap();
+        params.use_authority_key_identifier_extension = true;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let leaf = params.signed_by(&key, &issuer).unwrap();

@@ -3,21 +3,21 @@
 //! Promise: pure; an answer that is not understood whole gives nothing.
 
 use crate::request::PodVerdicts;
-use cgpath_evidence::{PodUid, Position};
+use cgpath_evidence::{Cursor, PodUid};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
 #[derive(Deserialize)]
 struct NonceAnswer {
     nonce: String,
-    position: Option<Position>,
+    position: Option<Cursor>,
 }
 
 /// The nonce in the verifier's answer, 8 to 64 bytes, and its position where it follows this node.
 ///
 /// # Errors
 /// Why there is none.
-pub fn parse_nonce(answer: &[u8]) -> Result<(Vec<u8>, Option<Position>), String> {
+pub fn parse_nonce(answer: &[u8]) -> Result<(Vec<u8>, Option<Cursor>), String> {
     let parsed: NonceAnswer = serde_json::from_slice(answer).map_err(|e| e.to_string())?;
     let nonce = hex::decode(&parsed.nonce).map_err(|e| e.to_string())?;
     if (8..=64).contains(&nonce.len()) {

@@ -1,15 +1,7 @@
 //! One exchange with the verifier: a nonce, or evidence for a verdict, over HTTPS.
 //!
-<<<<<<< HEAD:collector/src/push.rs
-//! What is sent is what is new since the cursor that comes with the nonce; everything where this boot never was at it,
-//! and where the verifier answered that it cannot use a delta.
-//!
-//! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
-//! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
-=======
 //! Promises: the server is authenticated by one CA; evidence goes the way by which its nonce came while that is open. Not
 //! here: what the answers mean (see [`super::answer`]), when to try again (see [`super::run`]).
->>>>>>> i16-collector:collector/src/deliver/push/client.rs
 
 use super::answer::parse_nonce;
 use super::body::FileBody;
@@ -17,11 +9,7 @@ use crate::config::Verifier;
 use crate::request::RequestError;
 use crate::sync::lock;
 use bytes::Bytes;
-<<<<<<< HEAD:collector/src/push.rs
-use cgpath_evidence::{Cursor, PodUid};
-=======
-use cgpath_evidence::Position;
->>>>>>> i16-collector:collector/src/deliver/push/client.rs
+use cgpath_evidence::Cursor;
 use cgpath_net::{Endpoint, NetError, Tls};
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use hyper::client::conn::http1::SendRequest;
@@ -76,27 +64,13 @@ pub enum PushError {
 }
 
 impl PushError {
-<<<<<<< HEAD:collector/src/push.rs
-    /// Whether the verifier cannot use a delta and wants the whole.
-    fn wants_everything(&self) -> bool {
-=======
     /// Whether the verifier cannot use a part of evidence and wants the whole.
     pub(super) fn wants_everything(&self) -> bool {
->>>>>>> i16-collector:collector/src/deliver/push/client.rs
         // 409 is also what a node gets that is stopped: there is nothing to be sent then.
         matches!(self, PushError::Refused { status: 409, message, .. } if !message.contains(r#""kind":"stopped""#))
     }
 }
 
-<<<<<<< HEAD:collector/src/push.rs
-#[derive(Deserialize)]
-struct NonceAnswer {
-    nonce: String,
-    position: Option<Cursor>,
-}
-
-=======
->>>>>>> i16-collector:collector/src/deliver/push/client.rs
 /// A verifier, as configured.
 pub struct Client {
     /// Its path is what stands before `/v1`.
@@ -270,150 +244,6 @@ impl Client {
     }
 }
 
-<<<<<<< HEAD:collector/src/push.rs
-/// A file as the body of a request, read as it is sent.
-struct FileBody {
-    file: File,
-    left: u64,
-}
-
-impl Body for FileBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        let n = self.left.min(CHUNK as u64) as usize;
-        let mut chunk = vec![0; n];
-        // A file that was just written: it is in memory, so this does not wait for a disk.
-        match self.file.read_exact(&mut chunk) {
-            Ok(()) => {
-                self.left -= n as u64;
-                Poll::Ready(Some(Ok(Frame::data(chunk.into()))))
-            }
-            Err(e) => Poll::Ready(Some(Err(e))),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-}
-
-/// Attests at each interval until `stop` turns true.
-pub async fn run<S: Source>(config: Config, client: Client, handle: S, mut stop: watch::Receiver<bool>) {
-    let mut failures = 0u32;
-    let mut everything = false;
-    loop {
-        let pause = match attest(&client, &handle, everything).await {
-            Ok(()) => {
-                (failures, everything) = (0, false);
-                let mut progress = client.progress.lock();
-                (progress.0, progress.1) = (progress.0.saturating_add(1), None);
-                Duration::from_secs(config.verifier.interval)
-            }
-            Err(error) => {
-                failures = failures.saturating_add(1);
-                client.progress.lock().1 = Some(error.to_string());
-                everything |= error.wants_everything();
-                let longest = Duration::from_secs(config.verifier.max_backoff);
-                let pause = cgpath_net::pause(FIRST_PAUSE, longest, failures);
-                tracing::warn!(%error, failures, again_in = ?pause, "no attestation");
-                pause
-            }
-        };
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-}
-
-async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Result<(), PushError> {
-    let started = std::time::Instant::now();
-    let (nonce, position) = client.nonce().await?;
-    let position = position.filter(|_| !everything);
-    let is_followed = position.is_some();
-    let evidence = handle.evidence_after(nonce, position).await?;
-    let (len, is_delta) = (evidence.len, evidence.is_delta);
-    if is_followed && !is_delta {
-        tracing::info!("the verifier follows another boot or another chain: everything is sent");
-    }
-    let verdict = client.deliver(evidence.file, len).await?;
-    let verdict: serde_json::Value = serde_json::from_slice(&verdict).unwrap_or_default();
-    if client.decides {
-        match judgement_in(&verdict) {
-            Some(judgement) => handle.judged(judgement).await?,
-            None => {
-                tracing::warn!("the verifier's answer does not say whom to deny executions: nobody else is")
-            }
-        }
-    }
-    let text = |at: &str| {
-        verdict
-            .pointer(at)
-            .map_or_else(|| "unknown".to_owned(), |v| v.to_string())
-    };
-    tracing::info!(
-        bytes = len,
-        is_delta,
-        took = ?started.elapsed(),
-        all_trusted = %text("/trusted"),
-        node = %text("/node/state"),
-        "evidence delivered"
-    );
-    Ok(())
-}
-
-/// The nonce in the verifier's answer, 8 to 64 bytes, and its cursor where it follows this node.
-///
-/// # Errors
-/// Why there is none.
-pub fn asked_in(answer: &[u8]) -> Result<(Vec<u8>, Option<Cursor>), String> {
-    let parsed: NonceAnswer = serde_json::from_slice(answer).map_err(|e| e.to_string())?;
-    let nonce = hex::decode(&parsed.nonce).map_err(|e| e.to_string())?;
-    if (8..=64).contains(&nonce.len()) {
-        Ok((nonce, parsed.position))
-    } else {
-        Err(format!("a nonce of {} bytes", nonce.len()))
-    }
-}
-
-/// What a verdict says of whom to deny.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// Whether the evidence was believed. If not, the verdict clears nobody.
-    pub believed: bool,
-    /// Pods that are untrusted for something of their own.
-    pub charged: BTreeSet<PodUid>,
-}
-
-/// What a verdict says; nothing if it is none that can be understood, so that nothing follows.
-pub fn judgement_in(verdict: &serde_json::Value) -> Option<Judgement> {
-    let believed = verdict.pointer("/node/believed")?.as_bool()?;
-    let pods = verdict.get("pods")?.as_array()?;
-    let mut charged = BTreeSet::new();
-    for pod in pods {
-        let uid = PodUid::parse(pod.get("uid")?.as_str()?.as_bytes())?;
-        let is_charged = pod.get("charged")?.as_bool()?;
-        if pod.get("state")?.as_str()? == "untrusted" && is_charged {
-            charged.insert(uid);
-        }
-    }
-    Some(Judgement { believed, charged })
-}
-
-=======
->>>>>>> i16-collector:collector/src/deliver/push/client.rs
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,8 +52,8 @@ async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Res
     let position = position.filter(|_| !everything);
     let is_followed = position.is_some();
     let evidence = handle.evidence_after(nonce, position).await?;
-    let (len, is_part) = (evidence.len, evidence.is_part);
-    if is_followed && !is_part {
+    let (len, is_delta) = (evidence.len, evidence.is_delta);
+    if is_followed && !is_delta {
         tracing::info!("the verifier follows another boot or another chain: everything is sent");
     }
     let verdict = client.deliver(evidence.file, len).await?;
@@ -73,7 +73,7 @@ async fn attest<S: Source>(client: &Client, handle: &S, everything: bool) -> Res
     };
     tracing::info!(
         bytes = len,
-        is_part,
+        is_delta,
         took = ?started.elapsed(),
         all_trusted = %text("/trusted"),
         node = %text("/node/state"),
