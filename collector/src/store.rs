@@ -489,7 +489,7 @@ pub struct Header {
     pub boot_id: [u8; 16],
     /// Kernel release.
     pub kernel: String,
-    /// Names of pods, as the runtime told them.
+    /// Names of pods, as the runtime states them.
     pub pods: Vec<PodInfo>,
     /// The quote.
     pub quote: Quote,
@@ -506,7 +506,7 @@ pub struct EvidenceFile {
     pub len: u64,
     /// Whether it is what came after a position, see [`cgpath_evidence::Part`].
     pub is_part: bool,
-    /// The position at its end, for whoever keeps it; `base` is left to him. `None` without a checkpoint.
+    /// The position at its end, for a sink that keeps it; `base` is left to the sink. `None` without a checkpoint.
     pub reached: Option<Position>,
 }
 

@@ -320,7 +320,7 @@ mod tests {
             (pem, private)
         }
 
-        /// Takes one request of whoever has a certificate of ours; gives the address.
+        /// Takes one request of a client that has a certificate of ours; gives the address.
         async fn serve(&self) -> std::net::SocketAddr {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let (pem, key) = self.issue("localhost");
