@@ -71,7 +71,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// What the pipeline is told.
+    /// The fact that the pipeline handles.
     pub fn into_fact(self) -> Fact {
         match self {
             Frame::Raw(raw) => Fact::Record(kernel_record(&raw)),

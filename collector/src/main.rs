@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
     match dispatch(Cli::parse()) {
         Ok(code) => code,
-        // Whoever read standard output has had enough.
+        // The reader of standard output has had enough.
         Err(e)
             if e.downcast_ref()
                 .is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) =>

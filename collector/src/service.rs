@@ -22,7 +22,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How often the pipeline is told that time passes while it waits for records.
+/// How often the pipeline handles that time passes while it waits for records.
 const FAST_TICK: Duration = Duration::from_millis(50);
 
 /// The same while nothing is waited for; also how soon a full disk is tried again.

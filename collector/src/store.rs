@@ -488,7 +488,7 @@ pub struct Header {
     pub boot_id: [u8; 16],
     /// Kernel release.
     pub kernel: String,
-    /// Names of pods, as the runtime told them.
+    /// Names of pods, as the runtime states them.
     pub pods: Vec<PodInfo>,
     /// The quote.
     pub quote: Quote,
@@ -505,7 +505,7 @@ pub struct EvidenceFile {
     pub len: u64,
     /// Whether it is what came after a cursor, see [`cgpath_evidence::EvidenceDelta`].
     pub is_delta: bool,
-    /// The cursor at its end, for whoever keeps it; `base` is left to him. `None` without a checkpoint.
+    /// The cursor at its end, for a sink that keeps it; `base` is left to the sink. `None` without a checkpoint.
     pub reached: Option<Cursor>,
 }
 

@@ -101,10 +101,12 @@ fn answer(status: &str, body: &str) -> String {
 fn client(address: SocketAddr, ca_pem: &str, dir: &Path) -> Client {
     let ca = dir.join("ca.pem");
     std::fs::write(&ca, ca_pem).unwrap();
-    let mut config = Verifier::default();
-    config.url = format!("https://{address}");
-    config.ca = ca;
-    config.timeout = 180;
+    let config = Verifier {
+        url: format!("https://{address}"),
+        ca,
+        timeout: 180,
+        ..Verifier::default()
+    };
     Client::new(&config, "node-1").unwrap()
 }
 
@@ -188,10 +190,12 @@ async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
 
     let port = Port::new();
     let silent = TcpListener::bind(port.address()).await.unwrap();
-    let mut config = Verifier::default();
-    config.url = format!("https://{}", silent.local_addr().unwrap());
-    config.ca = dir.path().join("ca.pem");
-    config.timeout = 1;
+    let config = Verifier {
+        url: format!("https://{}", silent.local_addr().unwrap()),
+        ca: dir.path().join("ca.pem"),
+        timeout: 1,
+        ..Verifier::default()
+    };
     let waiting = Client::new(&config, "n").unwrap();
     assert!(matches!(
         waiting.nonce().await,

@@ -140,7 +140,7 @@ impl Anchor {
         Ok(anchor)
     }
 
-    /// The same over a directory that is there already, on any file system; for whoever has no IMA beneath.
+    /// The same over a directory that is there already, on any file system; for tests without IMA beneath.
     pub fn over(dir: PathBuf, keep: u64) -> Anchor {
         Anchor {
             dir,

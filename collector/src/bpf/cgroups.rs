@@ -1,4 +1,4 @@
-//! Which cgroup hierarchy tells tasks apart on this machine.
+//! Which cgroup hierarchy separates tasks on this machine.
 //!
 //! On v2 a task has one cgroup. On v1 and on hybrid machines containers live in the hierarchies of the controllers;
 //! every container runtime uses `pids` or `memory`, so the first of these that has a v1 hierarchy is taken.

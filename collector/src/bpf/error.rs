@@ -66,7 +66,7 @@ pub enum Error {
         /// The directory of the pins.
         dir: PathBuf,
     },
-    /// No cgroup hierarchy serves to tell tasks apart.
+    /// No cgroup hierarchy separates tasks.
     #[error("no usable cgroup hierarchy: {why}")]
     Cgroups {
         /// What was found.

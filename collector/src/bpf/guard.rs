@@ -1,4 +1,4 @@
-//! Tells the programs what they are to guard, whom to deny executions, and that a collector is there.
+//! Writes into the eBPF maps what the programs guard, whom they deny executions, and that a collector is there.
 //!
 //! Promises: what is guarded is named by numbers that the kernel gave (ids, inodes, devices), never by paths; orders of
 //! an earlier collector end in the moment in which new ones begin. Not here: what the orders follow from (configuration and verdicts).
@@ -181,7 +181,7 @@ impl Bpf {
         self.write_settings()
     }
 
-    /// What [`Bpf::set_pods`] was told last, by this collector or the one before.
+    /// What [`Bpf::set_pods`] was given last, by this collector or the one before.
     pub fn pods(&self) -> &BTreeMap<u64, u32> {
         &self.orders.pods
     }
@@ -189,7 +189,7 @@ impl Bpf {
     /// Records for which there was no room, so far.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the kernel refuses to tell.
+    /// [`Error::Kernel`] if the kernel refuses to answer.
     pub fn lost_reserve(&self) -> Result<u64> {
         Ok(self.read_counters()?.lost_reserve)
     }

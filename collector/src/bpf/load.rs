@@ -109,10 +109,10 @@ unsafe impl Pod for Plain<Mark> {}
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) name: &'static str,
-    /// Held, so that the text of `told` stays this program's.
+    /// Held, so that the text of `fdinfo` stays this program's.
     _fd: ProgramFd,
     /// What the kernel says of it: /proc/self/fdinfo of its descriptor, read anew from the start each time.
-    pub(super) told: File,
+    pub(super) fdinfo: File,
     pub(super) id: u32,
     /// Held, so that removing the pin detaches nothing.
     _link: FdLink,
@@ -133,7 +133,7 @@ pub(super) struct Loaded {
     pub(super) lock: Flock<File>,
 }
 
-/// The maps by which the programs are told what to do.
+/// The maps that hold what the programs do.
 pub(super) struct Controls {
     pub(super) settings: Array<MapData, Plain<Settings>>,
     pub(super) loss: Array<MapData, Plain<Loss>>,
@@ -223,7 +223,7 @@ pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(
     }
 }
 
-/// The pinned ring buffer by itself, with the lock that makes whoever holds it the only one; `None` where there is none.
+/// The pinned ring buffer by itself, with the lock that makes its holder the only one; `None` where there is none.
 pub(super) fn ring_alone(dir: &Path) -> Result<Option<(RingBuf<MapData>, Flock<File>)>> {
     if !exists(&meta_pin(dir))? {
         return Ok(None);
@@ -567,16 +567,16 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
         );
         return Err(Error::Pin { path: link_pin, why });
     }
-    let told = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-    let told = File::open(&told).map_err(|source| Error::Io {
+    let fdinfo = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    let fdinfo = File::open(&fdinfo).map_err(|source| Error::Io {
         what: "open",
-        path: told,
+        path: fdinfo,
         source,
     })?;
     Ok(Attached {
         name,
         _fd: fd,
-        told,
+        fdinfo,
         id: info.id(),
         _link: link,
         link_id: link_info.id(),

@@ -65,7 +65,7 @@ impl Bpf {
             }
             if old && is_gone(tid, mark.start_ns) {
                 tracing::warn!(tid, "a thread ended inside of ima_add_template_entry");
-                // Whoever has this number now made a mark of its own, or will.
+                // The thread that has this number now made a mark of its own, or will.
                 continue;
             }
             open.push(OpenMark {
@@ -141,7 +141,7 @@ fn read(marks: &Marks) -> io::Result<BTreeMap<u32, Mark>> {
     Err(io::Error::other("the kernel's table has no end"))
 }
 
-/// Whether the thread that started at this moment is no more. What cannot be told is taken to be there.
+/// Whether the thread that started at this moment is no more. One that cannot be looked up is taken to be there.
 fn is_gone(tid: u32, start_ns: u64) -> bool {
     let Ok(tid) = i32::try_from(tid) else {
         return false;

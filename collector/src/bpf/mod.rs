@@ -56,7 +56,7 @@ pub struct Options<'a> {
     pub max_hash_mib: u32,
     /// Whether files are read for their hash where a server answers for them. Used for a new load only.
     pub hash_served: bool,
-    /// The cgroup hierarchy to tell tasks apart by; `None` finds it out with [`Hierarchy::detect`].
+    /// The cgroup hierarchy that separates tasks; `None` finds it out with [`Hierarchy::detect`].
     pub hierarchy: Option<Hierarchy>,
     /// The running kernel's type information.
     pub kernel_btf: PathBuf,
@@ -184,7 +184,7 @@ impl CountersSnapshot {
     }
 }
 
-/// The ring of programs that run, for whoever wants no more of them.
+/// The ring of programs that run, for a caller that wants no more of them.
 pub struct Waiting {
     /// What waits.
     pub ring: Ring,
@@ -257,7 +257,7 @@ impl Bpf {
         Ok((bpf, adopted))
     }
 
-    /// The ring buffer, once: it moves to whoever consumes it. `None` the second time.
+    /// The ring buffer, once: it moves to its consumer. `None` the second time.
     pub fn take_ring(&mut self) -> Option<Ring> {
         self.ring.take()
     }
@@ -265,7 +265,7 @@ impl Bpf {
     /// Counters and the state of each program now.
     ///
     /// # Errors
-    /// [`Error::Kernel`] or [`Error::Io`] if the kernel refuses to tell.
+    /// [`Error::Kernel`] or [`Error::Io`] if the kernel refuses to answer.
     pub fn counters(&self) -> Result<CountersSnapshot> {
         let mut snapshot = self.sample()?;
         let known = self.entries_lost.load(Ordering::Relaxed);
@@ -336,9 +336,9 @@ impl Bpf {
 /// is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
     let mut text = String::new();
-    (&program.told)
+    (&program.fdinfo)
         .rewind()
-        .and_then(|()| (&program.told).read_to_string(&mut text))
+        .and_then(|()| (&program.fdinfo).read_to_string(&mut text))
         .map_err(|source| Error::Io {
             what: "read",
             path: format!("fdinfo of the program {}", program.name).into(),
@@ -370,7 +370,7 @@ fn fdinfo_field(text: &str, name: &str) -> Option<u64> {
 
 /// Why a program does not see events any more, or will not once this process ends.
 fn detached(program: &Attached) -> Option<String> {
-    // What is pinned tells of the link that this process holds, too: it is the same one or the pin was replaced.
+    // What is pinned shows the link that this process holds, too: it is the same one or the pin was replaced.
     let pinned = aya::programs::links::PinnedLink::from_pin(&program.link_pin);
     let pinned = pinned.and_then(|link| aya::programs::links::FdLink::from(link).info());
     match pinned {

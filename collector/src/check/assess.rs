@@ -117,7 +117,7 @@ fn daemon(facts: &Facts) -> Row {
     }
 }
 
-/// What the configuration makes the programs do about others. That the hooks are there is told by the row `btf`.
+/// What the configuration makes the programs do about others. That the hooks are there is in the row `btf`.
 fn guard(config: &Config) -> Row {
     const ID: &str = "guard";
     let enforces = config.enforce.mode != EnforceMode::Off;

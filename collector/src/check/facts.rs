@@ -373,7 +373,7 @@ impl Tree<'_> {
         Ok(false)
     }
 
-    /// It refuses unless told otherwise: by a sysctl where that may still be changed, or at boot.
+    /// It refuses unless set otherwise: by a sysctl where that may still be changed, or at boot.
     fn loadpin(&self) -> Fact<bool> {
         match self.line("/proc/sys/kernel/loadpin/enforce") {
             Ok(value) => Ok(value != "0"),

@@ -202,7 +202,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
         rows: assess(&facts, &Config::default()),
     };
     for row in &report.rows {
-        // What the kernel was built without, or what is told by this program itself.
+        // What the kernel was built without, or what this program itself states.
         let known = ["architecture", "lockdown", "secure-boot", "guard", "daemon"].contains(&row.id);
         assert_eq!(
             row.state == State::Fail || row.state == State::Skip,

@@ -41,10 +41,10 @@ pub struct Sink {
     /// Only these pods, each as a tenant's bundle; with `namespaces` and `labels` empty, too: the whole node.
     #[serde(default)]
     pub pods: Vec<String>,
-    /// And those in these namespaces, as the runtime tells.
+    /// And those in these namespaces, as the runtime states them.
     #[serde(default)]
     pub namespaces: Vec<String>,
-    /// And those with all these labels, as the runtime tells; where namespaces are named, only of these.
+    /// And those with all these labels, as the runtime states them; where namespaces are named, only of these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Seconds between two rounds.
@@ -132,12 +132,12 @@ impl Sink {
         !self.pods.is_empty() || self.is_by_name()
     }
 
-    /// Whether pods are selected by what the runtime tells of them.
+    /// Whether pods are selected by what the runtime states of them.
     pub fn is_by_name(&self) -> bool {
         !self.namespaces.is_empty() || !self.labels.is_empty()
     }
 
-    /// Whether a pod is selected by what the runtime told of it.
+    /// Whether a pod is selected by what the runtime stated of it.
     pub fn selects(&self, pod: &crate::runtime::Pod) -> bool {
         let has = |(key, value): (&String, &String)| pod.labels.get(key) == Some(value);
         self.is_by_name()

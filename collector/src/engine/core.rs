@@ -1,4 +1,4 @@
-//! The engine without its machine: pipeline, journal, store and measurement list, and the order in which they are told.
+//! The engine without its machine: pipeline, journal, store and measurement list, and the order in which they take an event.
 //!
 //! Promises: what the pipeline must be able to replay is in the journal before it is handled. Not here: eBPF, the ring buffer,
 //! the file system of checkpoints: a [`Machine`] has them, so that rounds can be had, and measured, without a kernel that
@@ -48,7 +48,7 @@ pub trait Machine {
 /// What became of a request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// A checkpoint carries its nonce and is anchored: quote, then tell [`Core::quoted`] or [`Core::unquoted`].
+    /// A checkpoint carries its nonce and is anchored: quote, then call [`Core::quoted`] or [`Core::unquoted`].
     Ready {
         /// The request.
         id: u64,
@@ -106,14 +106,14 @@ pub struct Core<M> {
     stalled: bool,
 }
 
-/// The record without what is reserved behind it; all of it where that cannot be told.
+/// The record without what is reserved behind it; all of it where that cannot be seen.
 pub(super) fn record_in(item: &[u8]) -> &[u8] {
     let len = crate::bpf::decode::record_len(item).unwrap_or(item.len());
     &item[..len.min(item.len())]
 }
 
 impl<M: Machine> Core<M> {
-    /// Replays the journal, tells what the list has so far, and that a collector was started.
+    /// Replays the journal, then handles what the list has so far and that a collector was started.
     ///
     /// # Errors
     /// What ends the collector.
@@ -289,13 +289,13 @@ impl<M: Machine> Core<M> {
         self.store.assembly(&self.frozen, after, in_flight)
     }
 
-    /// Tells the journal, then the pipeline.
+    /// Writes a note to the journal, then has the pipeline handle it.
     fn note(&mut self, note: Note) -> Result<(), EngineError> {
         self.journal.append_note(&note)?;
         self.handle(note)
     }
 
-    /// Tells the pipeline what is in the journal already, or has no place there.
+    /// Has the pipeline handle what is in the journal already, or has no place there.
     fn handle(&mut self, event: impl Into<Event>) -> Result<(), EngineError> {
         for action in self.pipeline.handle(event, system::now())? {
             self.act(action)?;
@@ -384,7 +384,7 @@ impl<M: Machine> Core<M> {
     }
 }
 
-/// Tells the pipeline and the store what the journal holds.
+/// Has the pipeline and the store handle what the journal holds.
 fn replay(
     frame: Frame,
     pipeline: &mut Pipeline,

@@ -2,7 +2,7 @@
 //!
 //! Pure. Promises: a pod is denied for something that a verdict says of this pod, never for what it says of the node; once
 //! denied it stays so until a verdict that was believed does not charge it any more, whatever comes in between (verdicts that
-//! are not believed, none at all, a restart). Not here: how the programs are told, when that lapses (they see to it).
+//! are not believed, none at all, a restart). Not here: the update of the eBPF maps, and when a denial lapses (the programs see to it).
 
 use crate::request::PodVerdicts;
 use cgpath_evidence::PodUid;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pods: BTreeSet<PodUid>,
-    /// Whether what an earlier collector denied still holds: it told the programs cgroups, whose pods are not known here.
+    /// Whether what an earlier collector denied still holds: it left cgroups in the eBPF map, whose pods are not known here.
     inherits: bool,
 }
 

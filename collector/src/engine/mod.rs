@@ -93,7 +93,7 @@ pub enum EngineError {
     /// The file system of checkpoints.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
-    /// The pipeline refused what it was told.
+    /// The pipeline refused an event.
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
     /// Checkpoint 0 could not be made.
@@ -141,7 +141,7 @@ pub struct Engine {
     denied: Denied,
     exempt: Exempt,
     orders: bpf::Orders,
-    /// When the programs were last told that somebody is there.
+    /// When the programs last heard that a collector is there.
     beat: Instant,
     /// Held for as long as the engine lives.
     _lock: Flock<File>,
@@ -152,9 +152,9 @@ struct Kernel {
     bpf: Bpf,
     anchor: Anchor,
     canary: Canary,
-    /// Marks that could not be made, as far as that was told.
+    /// Marks that could not be made, as far as that was logged.
     marks_failed: u64,
-    /// Budgets that could not be begun, as far as that was told.
+    /// Budgets that could not be begun, as far as that was logged.
     budgets_failed: u64,
 }
 
@@ -217,7 +217,7 @@ struct Exempt {
     loss: Vec<String>,
 }
 
-/// How often the programs are told that somebody is there.
+/// How often the programs are shown that a collector is there.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The kernel's own tags are there when the first entry of the boot has one: it is made with the template that the boot
@@ -324,7 +324,7 @@ impl Engine {
         let object = object(config)?;
         let (boot_id, boot_id_text) = system::boot_id().map_err(EngineError::BootId)?;
         let dir = journal::boot_dir(&config.state_dir, &boot_id_text, config.keep_boots)?;
-        // Before anything there is touched: whoever runs already writes to it.
+        // Before anything there is touched: a collector that runs already writes to it.
         let lock = lock(&dir)?;
         let mut journal = Journal::open(&dir, &boot_id)?;
         let (has_frames, has_seal) = (!journal.is_empty(), journal.has_seal());
@@ -353,7 +353,7 @@ impl Engine {
         if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
             return Err(EngineError::ProgramsGone);
         }
-        // Before the programs are loaded: whoever finds them running must find this, too.
+        // Before the programs are loaded: a collector that finds them running must find this, too.
         if !has_frames {
             journal.append_note(&Note::Base { list_len: base })?;
         }
@@ -454,28 +454,28 @@ impl Engine {
         if !engine.core.pipeline().is_loaded() {
             engine.seed()?;
         }
-        engine.tell_pods()?;
+        engine.sync_pod_denylist()?;
         Ok(engine)
     }
 
     /// A verdict arrived.
     ///
     /// # Errors
-    /// If the programs cannot be told.
+    /// If the eBPF map update fails.
     pub fn apply_verdict(&mut self, verdicts: PodVerdicts) -> Result<(), EngineError> {
         let believed = verdicts.believed;
         if self.denied.apply(verdicts) && self.orders.untrusted {
             let pods: Vec<_> = self.denied.pods().iter().map(PodUid::to_string).collect();
             tracing::warn!(?pods, believed, "denied executions");
         }
-        self.tell_pods()
+        self.sync_pod_denylist()
     }
 
-    /// Tells the programs that somebody is there, of losses that are known by now, and of directories that are new. To
+    /// Shows the programs that a collector is there, which losses are known by now, and which directories are new. To
     /// be called again and again; does something once a [`BEAT`].
     ///
     /// # Errors
-    /// If the programs cannot be told; else as [`Engine::drain`].
+    /// If the eBPF map update fails; else as [`Engine::drain`].
     pub fn keep_alive(&mut self) -> Result<(), EngineError> {
         if self.beat.elapsed() < BEAT {
             return Ok(());
@@ -489,11 +489,11 @@ impl Engine {
                 self.core.machine.bpf.acknowledge(lost)?;
             }
         }
-        self.tell_pods()
+        self.sync_pod_denylist()
     }
 
-    /// Writes down where pods are, whom the programs deny executions and whom never.
-    fn tell_pods(&mut self) -> Result<(), EngineError> {
+    /// Brings the eBPF maps up to date: where pods are, in which cgroups executions are denied and in which never.
+    fn sync_pod_denylist(&mut self) -> Result<(), EngineError> {
         let mount = self.core.machine.bpf.hierarchy().mount.clone();
         self.core
             .machine
@@ -529,7 +529,7 @@ impl Engine {
         )
     }
 
-    /// Scans what is older than the programs, then tells that they are loaded.
+    /// Scans what is older than the programs, then notes that they are loaded.
     fn seed(&mut self) -> Result<(), EngineError> {
         let mount = self.core.machine.bpf.hierarchy().mount.clone();
         let seeds = cgroups::seeds(&mount).map_err(|source| EngineError::Cgroups { path: mount, source })?;

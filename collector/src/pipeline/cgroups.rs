@@ -81,7 +81,7 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// A directory that the scan found. What the kernel side told about it takes precedence.
+    /// A directory that the scan found. The kernel side's record of it takes precedence.
     pub fn seed(&mut self, id: u64, parent: u64, name: &[u8]) {
         if self.gone.get(id).is_some() {
             return;
@@ -120,7 +120,7 @@ impl Cgroups {
 
     /// A directory was removed. The kernel removes none that has directories in it, so its parent is still there.
     pub fn removed(&mut self, id: u64) {
-        // One whose path is not known yet waits for the scan to tell of what is above it.
+        // One whose path is not known yet waits for the scan to find what is above it.
         let Some(path) = self.path(id) else {
             return;
         };

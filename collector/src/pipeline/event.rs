@@ -1,4 +1,4 @@
-//! What the pipeline is told and what it wants done.
+//! What the pipeline handles and what it wants done.
 
 use super::join::JoinableEntry;
 use crate::bpf::{OpenMark, decode};
@@ -37,7 +37,7 @@ pub enum Purpose {
     },
 }
 
-/// What the pipeline is told.
+/// What the pipeline handles.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// In the journal before it is handled, so that a replay after a crash ends in the same state.
@@ -165,7 +165,7 @@ mod checkpoint_file {
 /// What is true of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// All that the journal held has been told; from now on actions are taken.
+    /// All that the journal held has been handled; from now on actions are taken.
     Replayed,
     /// The next entry of the measurement list.
     List(Box<JoinableEntry>),
@@ -229,7 +229,7 @@ impl From<Signal> for Event {
 /// What the pipeline wants done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Keep this leaf of a partition: the record's deterministic CBOR. Also told during a replay.
+    /// Keep this leaf of a partition: the record's deterministic CBOR. Also given during a replay.
     Append {
         /// Whose.
         key: PartitionKey,
@@ -238,28 +238,28 @@ pub enum Action {
         /// Whether evidence shows it before it is sealed: an entry or a violation behind the last seal.
         is_shown: bool,
     },
-    /// Execute the canary and tell its process id.
+    /// Execute the canary and answer with its process id, by [`Signal::Canary`].
     RunCanary,
-    /// Read the list to its end, then tell [`Signal::ListPolled`].
+    /// Read the list to its end, then answer with [`Signal::ListPolled`].
     PollList,
-    /// Tell the kernel side's counters.
+    /// Answer with the kernel side's counters.
     ReadCounters,
-    /// Tell which threads are inside of `ima_add_template_entry`, by [`Signal::Marks`].
+    /// Answer which threads are inside of `ima_add_template_entry`, by [`Signal::Marks`].
     ReadMarks,
-    /// Put [`Note::GaveUp`] into the journal and tell it.
+    /// Put [`Note::GaveUp`] into the journal and handle it.
     GiveUp {
         /// Last number not to wait for.
         through: u64,
     },
-    /// Sign this, put [`Note::Sealed`] into the journal and tell it, before anything else is told.
+    /// Sign this, put [`Note::Sealed`] into the journal and handle it, before anything else is handled.
     Seal(Box<Checkpoint>),
     /// Write the file of this sealed checkpoint if need be, and read it once.
     Anchor {
         /// Its number.
         number: u64,
     },
-    /// Checkpoint `number` is anchored: make the quote, then tell [`Signal::Quoted`] or [`Signal::Unquoted`]. Nothing else is
-    /// sealed before that.
+    /// Checkpoint `number` is anchored: make the quote, then answer with [`Signal::Quoted`] or
+    /// [`Signal::Unquoted`]. Nothing else is sealed before that.
     Answer {
         /// The request.
         id: u64,
@@ -313,7 +313,7 @@ pub enum SealError {
     },
 }
 
-/// Why what it is told cannot be true.
+/// An event contradicts the pipeline's state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -5,7 +5,7 @@
 //! and continues the same chain of checkpoints, wherever a crash cut it.
 //! Not here: how bytes are read, signed, kept or sent (see [`crate::engine`]).
 //!
-//! What must be replayed after a crash is told to the journal before it is handled: see [`Fact`]. The
+//! What must be replayed after a crash is in the journal before it is handled: see [`Fact`]. The
 //! measurement list and the kernel's counters are not: they are read anew.
 
 pub mod cgroups;
@@ -118,12 +118,12 @@ impl Pipeline {
         }
     }
 
-    /// Whether [`Note::Base`] has been told.
+    /// Whether [`Note::Base`] has been handled.
     pub fn is_based(&self) -> bool {
         self.based
     }
 
-    /// Whether [`Note::Loaded`] has been told.
+    /// Whether [`Note::Loaded`] has been handled.
     pub fn is_loaded(&self) -> bool {
         self.loaded.is_some()
     }

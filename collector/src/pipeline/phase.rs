@@ -27,8 +27,8 @@ pub(super) enum Phase {
         then: Then,
         read: bool,
     },
-    /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next checkpoint, whoever
-    /// asks for it, states what this quote covers, and seals what is shown behind it.
+    /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next checkpoint,
+    /// of any request, states what this quote covers, and seals what is shown behind it.
     Quoting {
         id: u64,
     },

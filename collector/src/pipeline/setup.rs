@@ -21,6 +21,6 @@ pub struct Setup {
     pub drain_timeout: Duration,
     /// Records that wait until a checkpoint is sealed unasked; 0: never.
     pub seal_records: u64,
-    /// What the programs were told to do about others.
+    /// What the programs do about others, by their settings.
     pub protection: Protection,
 }

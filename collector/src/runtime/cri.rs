@@ -17,7 +17,7 @@ const METHOD: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
 const MAX_ANSWER: usize = 4 << 20;
 const MAX_POD: usize = 64 << 10;
 
-/// Why the runtime told nothing.
+/// Why the runtime stated nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CriError {
     /// No connection.

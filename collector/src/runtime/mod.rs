@@ -1,7 +1,7 @@
-//! What the container runtime tells of pods: namespace, name and labels of a UID. Off unless `runtimes.cri` names a socket.
+//! What the container runtime states of pods: namespace, name and labels of a UID. Off unless `runtimes.cri` names a socket.
 //!
 //! Promises: nothing waits for the runtime. It is asked by a task of its own, each answer has limits of time and size, and what
-//! it told last stands until it tells something else; a runtime that is dead, slow or lies changes which sink is sent a pod's
+//! it stated last stands until it states something else; a runtime that is dead, slow or lies changes which sink is sent a pod's
 //! bundle and what is written beside a UID, and no verdict. Not here: whose a record is (the kernel says, see
 //! [`crate::pipeline`]).
 
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 pub const EVERY: Duration = Duration::from_secs(10);
 /// Until when it must have answered.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pods that are remembered at most; those that were not told of for longest go first.
+/// Pods that are remembered at most; those that were not named for longest go first.
 const MAX_PODS: usize = 4096;
 /// Longest name, as Kubernetes has it (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
@@ -28,7 +28,7 @@ const MAX_NAME: usize = 253;
 const MAX_LABELS: usize = 256;
 const MAX_LABEL: usize = 317;
 
-/// A pod by name, as the runtime told.
+/// A pod by name, as the runtime states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// Kubernetes namespace.
@@ -53,7 +53,7 @@ pub struct RuntimeStatus {
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Known {
     socket: PathBuf,
     /// With the number of the answer that named it last.
     pods: BTreeMap<PodUid, (Pod, u64)>,
@@ -62,58 +62,59 @@ struct Told {
     error: Option<String>,
 }
 
-/// What was told so far; all clones are the same.
+/// What the runtime stated so far; all clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<Told>>);
+pub struct Names(Arc<Mutex<Known>>);
 
 impl Names {
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         lock(&self.0)
     }
 
-    /// A pod's name, if it was told.
+    /// A pod's name, if the runtime stated it.
     pub fn of(&self, uid: PodUid) -> Option<Pod> {
-        self.told().pods.get(&uid).map(|(pod, _)| pod.clone())
+        self.known().pods.get(&uid).map(|(pod, _)| pod.clone())
     }
 
     /// All names, as evidence carries them.
     pub fn infos(&self) -> Vec<PodInfo> {
-        let told = self.told();
+        let known = self.known();
         let info = |(uid, (pod, _)): (&PodUid, &(Pod, u64))| PodInfo {
             uid: *uid,
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
         };
-        told.pods.iter().map(info).collect()
+        known.pods.iter().map(info).collect()
     }
 
     /// How the runtime fares; `None` where none is asked.
     pub fn status(&self) -> Option<RuntimeStatus> {
-        let told = self.told();
-        (!told.socket.as_os_str().is_empty()).then(|| RuntimeStatus {
-            socket: told.socket.display().to_string(),
-            pods: told.pods.len() as u64,
-            answered_ago: told.answered.map(|at| at.elapsed().as_secs()),
-            error: told.error.clone(),
+        let known = self.known();
+        (!known.socket.as_os_str().is_empty()).then(|| RuntimeStatus {
+            socket: known.socket.display().to_string(),
+            pods: known.pods.len() as u64,
+            answered_ago: known.answered.map(|at| at.elapsed().as_secs()),
+            error: known.error.clone(),
         })
     }
 
     fn learn(&self, pods: Vec<(PodUid, Pod)>) {
-        let mut told = self.told();
-        told.answers += 1;
-        told.answered = Some(Instant::now());
-        told.error = None;
-        let answer = told.answers;
+        let mut known = self.known();
+        known.answers += 1;
+        known.answered = Some(Instant::now());
+        known.error = None;
+        let answer = known.answers;
         for (uid, pod) in pods {
-            told.pods.insert(uid, (pod, answer));
+            known.pods.insert(uid, (pod, answer));
         }
         // A pod that is gone keeps its name: its records stay in the evidence until the boot ends.
-        let over = told.pods.len().saturating_sub(MAX_PODS);
+        let over = known.pods.len().saturating_sub(MAX_PODS);
         if over > 0 {
-            let mut by_age: Vec<(u64, PodUid)> = told.pods.iter().map(|(uid, (_, at))| (*at, *uid)).collect();
+            let mut by_age: Vec<(u64, PodUid)> =
+                known.pods.iter().map(|(uid, (_, at))| (*at, *uid)).collect();
             by_age.sort_unstable();
             for (_, uid) in by_age.into_iter().take(over) {
-                told.pods.remove(&uid);
+                known.pods.remove(&uid);
             }
         }
     }
@@ -121,12 +122,12 @@ impl Names {
 
 /// Asks the runtime at `socket` at once and then `every` so often, until `stop` turns true.
 pub async fn ask(socket: PathBuf, every: Duration, names: Names, mut stop: watch::Receiver<bool>) {
-    names.told().socket.clone_from(&socket);
+    names.known().socket.clone_from(&socket);
     loop {
         match question(&socket).await {
             Ok(pods) => names.learn(pods),
             Err(error) => {
-                if names.told().error.replace(error.clone()).is_none() {
+                if names.known().error.replace(error.clone()).is_none() {
                     tracing::warn!(socket = %socket.display(), error, "the container runtime tells no names");
                 }
             }
@@ -230,7 +231,7 @@ mod tests {
         names.learn(vec![(uid(1), pod(7))]);
         assert_eq!((names.of(uid(0)), names.of(uid(1))), (Some(pod(0)), Some(pod(7))));
         names.learn((2..=MAX_PODS).map(|n| (uid(n), pod(n))).collect());
-        assert_eq!(names.of(uid(0)), None, "it was not told of for longest");
+        assert_eq!(names.of(uid(0)), None, "it was not named for longest");
         assert_eq!(names.of(uid(1)), Some(pod(7)));
         assert_eq!(names.infos().len(), MAX_PODS);
     }

@@ -31,12 +31,12 @@ impl BootFacts {
     }
 
     fn read_from(log: &Path, command_line: &Path) -> BootFacts {
-        let log = told(
+        let log = or_warn(
             log,
             bounded(log, MAX_LOG_LEN),
             "the evidence states that there is no boot log",
         );
-        let line = told(
+        let line = or_warn(
             command_line,
             bounded(command_line, MAX_COMMAND_LINE),
             "the evidence does not tell the command line",
@@ -55,7 +55,7 @@ impl BootFacts {
     }
 }
 
-fn told(path: &Path, read: io::Result<Vec<u8>>, consequence: &str) -> Option<Vec<u8>> {
+fn or_warn(path: &Path, read: io::Result<Vec<u8>>, consequence: &str) -> Option<Vec<u8>> {
     read.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "{consequence}"))
         .ok()
 }

@@ -34,7 +34,7 @@ pub fn seeds(mount: &Path) -> io::Result<Vec<Note>> {
     while let Some((parent, left)) = above.last_mut() {
         let parent = *parent;
         if let Some(name) = left.pop() {
-            // Gone meanwhile, or cgroupfs has no memory for it: then its records are unattributed, which is told.
+            // Gone meanwhile, or cgroupfs has no memory for it: then its records are unattributed, which evidence states.
             let Ok(below) = File::open(inside(&open).join(&name)) else {
                 continue;
             };

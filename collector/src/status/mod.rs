@@ -61,7 +61,7 @@ pub struct SinkStatus {
     pub dropped: u64,
     /// Why the last try failed; none after one that did not.
     pub error: Option<String>,
-    /// Pods that the last round has nothing of, since the runtime has not told their names yet.
+    /// Pods that the last round has nothing of, since the runtime has not stated their names yet.
     #[serde(default)]
     pub unnamed: u64,
 }

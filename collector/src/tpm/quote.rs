@@ -94,7 +94,7 @@ impl Tpm {
         })
     }
 
-    /// PCR 0 to 9. They are read anew for each quote: whoever extends one of them later is seen by the log that does not
+    /// PCR 0 to 9. They are read anew for each quote: an extension that comes later is seen by the log that does not
     /// replay, not by a quote that fits nothing.
     fn boot_registers(&mut self) -> Result<Registers, TpmError> {
         let bank = self.bank;

@@ -274,9 +274,11 @@ mod tests {
 
     #[test]
     fn a_ca_that_is_absent_or_empty_is_named() {
-        let mut config = Verifier::default();
-        config.url = "https://verifier.example:8443/base/".into();
-        config.ca = "/nonexistent/ca.pem".into();
+        let mut config = Verifier {
+            url: "https://verifier.example:8443/base/".into(),
+            ca: "/nonexistent/ca.pem".into(),
+            ..Verifier::default()
+        };
         assert!(matches!(Client::new(&config, "n"), Err(NetError::Ca { .. })));
         let empty = tempfile::NamedTempFile::new().unwrap();
         config.ca = empty.path().to_owned();
@@ -320,7 +322,7 @@ mod tests {
             (pem, private)
         }
 
-        /// Takes one request of whoever has a certificate of ours; gives the address.
+        /// Takes one request of a client that has a certificate of ours; gives the address.
         async fn serve(&self) -> std::net::SocketAddr {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let (pem, key) = self.issue("localhost");
@@ -367,9 +369,11 @@ mod tests {
         let (pem, key) = authority.issue("worker-1");
         for shown in [true, false] {
             let address = authority.serve().await;
-            let mut config = Verifier::default();
-            config.url = format!("https://localhost:{}", address.port());
-            config.ca = authority.path("ca.pem");
+            let mut config = Verifier {
+                url: format!("https://localhost:{}", address.port()),
+                ca: authority.path("ca.pem"),
+                ..Verifier::default()
+            };
             if shown {
                 config.client_certificate.clone_from(&pem);
                 config.client_key.clone_from(&key);
@@ -401,11 +405,13 @@ mod tests {
             (authority.path("absent"), other.clone()),
             (other, pem),
         ] {
-            let mut config = Verifier::default();
-            config.url = "https://localhost".into();
-            config.ca = authority.path("ca.pem");
-            config.client_certificate = certificate;
-            config.client_key = key;
+            let config = Verifier {
+                url: "https://localhost".into(),
+                ca: authority.path("ca.pem"),
+                client_certificate: certificate,
+                client_key: key,
+                ..Verifier::default()
+            };
             let error = Client::new(&config, "worker-1").err().unwrap();
             assert!(matches!(error, NetError::Identity { .. }), "{error}");
         }

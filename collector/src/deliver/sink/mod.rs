@@ -1,7 +1,7 @@
 //! Where evidence goes beside the verifier: any number of sinks, each with rounds of its own.
 //!
 //! Promises: a sink that is slow, dead or full delays nothing but itself. What waits for it is on disk, up to its limit, and
-//! goes on after a restart; a round that does not fit is dropped, counted and said, and what it would have told comes with
+//! goes on after a restart; a round that does not fit is dropped, counted and said, and what it would have stated comes with
 //! the next one, since a position moves only with what was kept. Not here: how evidence is made (see [`crate::request::Source`]).
 
 pub mod keylime;

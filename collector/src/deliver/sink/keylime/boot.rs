@@ -1,7 +1,7 @@
-//! When this boot began, told the same way as long as it lasts.
+//! When this boot began, stated the same way as long as it lasts.
 //!
 //! Promise: the clock may be set meanwhile, and the collector may end and come again: Keylime tells boots apart by this
-//! time and takes none that lies before the last, so what was told first is kept.
+//! time and takes none that lies before the last, so what was stated first is kept.
 
 use super::KeylimeError;
 use crate::sources::boot::BootFacts;
@@ -25,13 +25,13 @@ pub struct Boot {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct Stated {
     boot_id: String,
     boot_time: String,
 }
 
 impl Boot {
-    /// Of the running kernel; what is told is kept in `dir`.
+    /// Of the running kernel; what is stated is kept in `dir`.
     ///
     /// # Errors
     /// [`KeylimeError::BootTime`].
@@ -39,7 +39,7 @@ impl Boot {
         let path = dir.join("boot.json");
         let time = system::boot_id().and_then(|(_, id)| {
             let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            told(&path, &id, began.saturating_sub(system::now()))
+            stated(&path, &id, began.saturating_sub(system::now()))
         });
         Ok(Boot {
             time: time.map_err(|source| KeylimeError::BootTime { path, source })?,
@@ -48,30 +48,30 @@ impl Boot {
     }
 }
 
-/// What was told of boot `id`, or `began` (since 1970) if nothing was.
-fn told(path: &Path, id: &str, began: Duration) -> io::Result<String> {
+/// What was stated of boot `id`, or `began` (since 1970) if nothing was.
+fn stated(path: &Path, id: &str, began: Duration) -> io::Result<String> {
     match fs::read(path) {
         Ok(bytes) => {
-            let told: Told = serde_json::from_slice(&bytes)?;
-            if told.boot_id == id {
-                return Ok(told.boot_time);
+            let stated: Stated = serde_json::from_slice(&bytes)?;
+            if stated.boot_id == id {
+                return Ok(stated.boot_time);
             }
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
     let boot_time = text(began);
-    let told = Told {
+    let stated = Stated {
         boot_id: id.to_owned(),
         boot_time,
     };
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let partial = path.with_extension("part");
-    fs::write(&partial, serde_json::to_vec(&told)?)?;
+    fs::write(&partial, serde_json::to_vec(&stated)?)?;
     fs::File::open(&partial)?.sync_all()?;
     fs::rename(&partial, path)?;
-    Ok(told.boot_time)
+    Ok(stated.boot_time)
 }
 
 /// RFC 3339 in UTC, whole seconds.
@@ -95,11 +95,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sink/boot.json");
         let first = Duration::from_secs(1_743_595_971);
-        assert_eq!(told(&path, "a", first).unwrap(), "2025-04-02T12:12:51Z");
+        assert_eq!(stated(&path, "a", first).unwrap(), "2025-04-02T12:12:51Z");
         let later = first + Duration::from_secs(3600);
-        assert_eq!(told(&path, "a", later).unwrap(), "2025-04-02T12:12:51Z");
-        assert_eq!(told(&path, "b", later).unwrap(), "2025-04-02T13:12:51Z");
+        assert_eq!(stated(&path, "a", later).unwrap(), "2025-04-02T12:12:51Z");
+        assert_eq!(stated(&path, "b", later).unwrap(), "2025-04-02T13:12:51Z");
         fs::write(&path, "{").unwrap();
-        assert!(told(&path, "b", later).is_err());
+        assert!(stated(&path, "b", later).is_err());
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Ask<'a, B> {
 }
 
 impl Service {
-    /// Reads URL and CA. Plain HTTP is for the registrar alone: what it is told is public, and what it answers can be read
+    /// Reads URL and CA. Plain HTTP is for the registrar alone: what it is sent is public, and what it answers can be read
     /// by the TPM alone.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ impl AsciiList {
             }
             let line = entry.to_ascii(Templates::builtin())?;
             if lines.len() + line.len() + 1 > limit {
-                // They are too many to be sent; whoever asks for later ones gets these.
+                // They are too many to be sent; a later question gets these.
                 *lines = Vec::new();
                 *first = *count;
                 return Ok(());

@@ -1,8 +1,8 @@
 //! The node as an agent of Keylime in push mode: registered at its registrar, attesting to its verifier.
 //!
 //! Promises: the TPM is asked through the collector's own thread; only what was offered is given, whatever is asked for;
-//! nothing waits on disk, since each quote is for a challenge. Keylime judges the node as a whole: what belongs to which pod
-//! is not told. Not here: how long to wait and what is shown of it all (see [`run`]).
+//! nothing waits on disk, since each quote is for a challenge. Keylime appraises the node as a whole: what belongs to which pod
+//! is not stated. Not here: how long to wait and what is shown of it all (see [`run`]).
 //!
 //! Source: Keylime 7.14.3, keylime/web/verifier/attestation_controller.py, which draws the exchange.
 

@@ -40,7 +40,7 @@ impl Live {
         })
     }
 
-    /// `delivered` counts the attestations that the verifier took: it judges them later, and says it to its own users.
+    /// `delivered` counts the attestations that the verifier took: it appraises them later, and says so to its own users.
     pub(in crate::deliver::sink) fn status(&self) -> SinkStatus {
         lock(&self.status).clone()
     }

@@ -142,7 +142,7 @@ pub struct Capabilities {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SystemInfo {
-    /// `YYYY-MM-DDThh:mm:ssZ`; the same all through a boot, and rising: by it the verifier tells boots apart.
+    /// `YYYY-MM-DDThh:mm:ssZ`; the same all through a boot, and rising: by it the verifier distinguishes boots.
     pub boot_time: String,
 }
 

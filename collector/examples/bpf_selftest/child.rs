@@ -1,0 +1,67 @@
+//! What the child processes do that the checks start: mappings, and an execution of memory.
+//!
+//! Not here: what is expected of their records.
+
+#![allow(unsafe_code, reason = "mappings are made, to see whether they are recorded")]
+
+use anyhow::{Context, Result, bail};
+use std::ffi::CString;
+use std::fs;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+fn map(len: usize, file: Option<&fs::File>) -> Result<*mut u8> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+    let len = NonZeroUsize::new(len).context("an empty mapping")?;
+    // SAFETY: new mappings at addresses of the kernel's choice.
+    let at = unsafe {
+        match file {
+            Some(file) => mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, file, 0),
+            None => mmap_anonymous(
+                None,
+                len,
+                ProtFlags::PROT_READ | ProtFlags::PROT_EXEC,
+                MapFlags::MAP_PRIVATE,
+            ),
+        }
+    }?;
+    Ok(at.as_ptr().cast())
+}
+
+pub fn anonymous() -> Result<()> {
+    for _ in 0..100 {
+        map(4096, None)?;
+    }
+    Ok(())
+}
+
+pub fn page_zero(program: &str) -> Result<()> {
+    use nix::sys::personality::{Persona, get, set};
+    set(get()? | Persona::MMAP_PAGE_ZERO)?;
+    bail!(Command::new(program).arg("true").exec())
+}
+
+pub fn late(file: &Path) -> Result<()> {
+    use nix::sys::mman::{ProtFlags, mprotect};
+    let at = map(4096, Some(&fs::File::open(file)?))?;
+    let at = std::ptr::NonNull::new(at.cast()).context("mapped at 0")?;
+    // SAFETY: our own mapping, which nobody else uses.
+    unsafe { mprotect(at, 4096, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }?;
+    Ok(())
+}
+
+pub fn memfd(file: &Path) -> Result<()> {
+    let fd = nix::sys::memfd::memfd_create(c"secret", nix::sys::memfd::MFdFlags::empty())?;
+    let mut memory = fs::File::from(fd);
+    memory.write_all(&fs::read(file)?)?;
+    let args = [CString::new("true")?];
+    nix::unistd::execv(
+        &CString::new(format!("/proc/self/fd/{}", memory.as_raw_fd()))?,
+        &args,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Collectors that come and go: taking over, refusals, leftovers, and a ring that is too small.
+
+use crate::Check;
+use crate::make::run;
+use crate::truth::{drain, one};
+use anyhow::{Context, Result, bail, ensure};
+use cgpath_evidence::EventKind;
+use cgpathd::bpf::{Adopted, Bpf, Error, Options, Ring, unload};
+use std::fs;
+use std::path::Path;
+
+/// All of it; consumes what was loaded.
+pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Result<()> {
+    let seq = bpf.counters()?.seq;
+    check.run(
+        "a second collector is refused while the first one runs",
+        || match Bpf::load_or_adopt(options) {
+            Err(Error::Busy { .. }) => Ok(()),
+            other => bail!("{other:?}", other = other.map(|(_, a)| a)),
+        },
+    );
+    drop((bpf, ring));
+    run(Path::new("/bin/busybox"), &["true"])?;
+    check.run("another object is refused while the first one runs", || {
+        let mut other = options.object.to_vec();
+        other.push(0);
+        match Bpf::load_or_adopt(&Options {
+            object: &other,
+            ..options.clone()
+        }) {
+            Err(Error::OtherObject { .. }) => Ok(()),
+            other => bail!("{other:?}", other = other.map(|(_, a)| a)),
+        }
+    });
+    let (mut bpf, adopted) = Bpf::load_or_adopt(options)?;
+    let mut ring = bpf.take_ring().context("no ring")?;
+    check.run(
+        "a restarted collector takes over and reads what happened meanwhile",
+        || {
+            ensure!(adopted == Adopted::Existing);
+            let events = drain(&mut ring)?;
+            one(&events, EventKind::Execution, Path::new("/bin/busybox"))?;
+            ensure!(
+                events.first().map(|e| e.seq) == Some(seq + 1),
+                "{:?}",
+                events.first()
+            );
+            ensure!(bpf.counters()?.all_attached());
+            Ok(())
+        },
+    );
+    run(Path::new("/bin/busybox"), &["true"])?;
+    check.run(
+        "a record that was seen and not dropped is there again after a restart",
+        || {
+            let first = ring.next().context("no record")?;
+            let seen = first.to_vec();
+            std::mem::forget(first);
+            drop((bpf, ring));
+            let (mut bpf, _) = Bpf::load_or_adopt(options)?;
+            let mut ring = bpf.take_ring().context("no ring")?;
+            let again = ring.next().context("no record")?.to_vec();
+            ensure!(seen == again);
+            fs::remove_file(options.pin_dir.join("link_executed"))?;
+            let state = bpf.counters()?;
+            ensure!(!state.all_attached(), "{state:?}");
+            println!("  {:?}", state.programs.iter().find_map(|p| p.detached.clone()));
+            Ok(())
+        },
+    );
+    check.run(
+        "a pin that was removed is an error that names it",
+        || match Bpf::load_or_adopt(options) {
+            Err(Error::Pin { path, why }) if path.ends_with("link_executed") => {
+                println!("  {why}");
+                Ok(())
+            }
+            other => bail!("{other:?}", other = other.map(|(_, a)| a)),
+        },
+    );
+    unload(&options.pin_dir)?;
+    check.run(
+        "a ring that is too small loses records, counts each, and leaves a hole for each",
+        || {
+            let options = Options {
+                ring_bytes: 4096,
+                ..options.clone()
+            };
+            let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
+            ensure!(
+                adopted
+                    == Adopted::Fresh {
+                        removed_leftovers: false
+                    }
+            );
+            for _ in 0..20 {
+                run(Path::new("/bin/busybox"), &["true"])?;
+            }
+            let mut ring = bpf.take_ring().context("no ring")?;
+            let events = drain(&mut ring)?;
+            let counters = bpf.counters()?;
+            ensure!(counters.lost_reserve > 0, "{counters:?}");
+            ensure!(
+                counters.seq == events.len() as u64 + counters.lost_reserve,
+                "{} {counters:?}",
+                events.len()
+            );
+            Ok(())
+        },
+    );
+    unload(&options.pin_dir)?;
+    check.run(
+        "pins of a load that never finished are removed and the load is fresh",
+        || {
+            let (bpf, _) = Bpf::load_or_adopt(options)?;
+            drop(bpf);
+            fs::remove_file(options.pin_dir.join("map_meta"))?;
+            let (_, adopted) = Bpf::load_or_adopt(options)?;
+            ensure!(
+                adopted
+                    == Adopted::Fresh {
+                        removed_leftovers: true
+                    },
+                "{adopted:?}"
+            );
+            Ok(())
+        },
+    );
+    unload(&options.pin_dir)?;
+    Ok(())
+}
