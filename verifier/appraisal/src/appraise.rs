@@ -125,7 +125,7 @@ pub(crate) fn usable(round: &Round<'_>, policy: &Policy, context: &Context) -> R
         return Err(Unusable::Nonce { len: nonce.len() });
     }
     context.key.check()?;
-    if round.version != 1 {
+    if round.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(round.version));
     }
     Ok(())

@@ -104,6 +104,13 @@ impl Site {
     }
 }
 
+/// The release of Debian that a root file system holds: os-release(5), VERSION_ID.
+fn release(root: &Path) -> String {
+    let text = std::fs::read_to_string(root.join("etc/os-release")).unwrap();
+    let version = text.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
+    version.expect("a release").trim_matches('"').to_owned()
+}
+
 /// Ended with this value.
 struct Service(Child);
 
@@ -180,6 +187,7 @@ fn the_page_on_installing_leads_to_a_trusted_node() {
     let mut vm: Option<Vm> = None;
     let mut service: Option<Service> = None;
     let mut verdicts = 0;
+    let (mut releases, mut of_this_release) = (0, 0);
     for block in &blocks {
         match block.kind.as_str() {
             // Whoever runs this test has built the same, without optimisation.
@@ -197,6 +205,14 @@ fn the_page_on_installing_leads_to_a_trusted_node() {
             "bootloader" => assert!(block.script.contains("update-grub")),
             "image" | "verifier" => {
                 site.run(&block.script);
+            }
+            // The packages of one release: the node's is this machine's.
+            kind if kind.starts_with("image-") => {
+                releases += 1;
+                if kind == format!("image-{}", release(&site.path("image"))) {
+                    site.run(&block.script);
+                    of_this_release += 1;
+                }
             }
             "verifier-service" => {
                 let log = std::fs::File::create(site.path("serve.log")).unwrap();
@@ -231,6 +247,11 @@ fn the_page_on_installing_leads_to_a_trusted_node() {
         }
     }
     assert_eq!(verdicts, 1);
+    assert_eq!(
+        (releases, of_this_release),
+        (2, 1),
+        "releases that the page names, and this one"
+    );
     vm.unwrap().power_off().unwrap();
 }
 
