@@ -950,10 +950,14 @@ mod tests {
         };
         let metadata = serde_json::json!({
             "workspace_root": "/r",
-            "packages": [package("evidence", &["policy"]), package("policy", &["evidence"]), package("stranger", &[])],
+            "packages": [
+                package("cgpath-evidence", &["cgpath-policy"]),
+                package("cgpath-policy", &["cgpath-evidence"]),
+                package("stranger", &[]),
+            ],
         });
         let found = breaches(|breaches| directions(&metadata, breaches).unwrap());
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].starts_with("evidence/Cargo.toml:") && found[1].contains("stranger"));
+        assert!(found[0].starts_with("cgpath-evidence/Cargo.toml:") && found[1].contains("stranger"));
     }
 }
