@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn setup_says_that_the_program_is_absent_and_remove_takes_the_units_link_along() {
         let root = tempfile::tempdir().unwrap();
-        // Nobody's: remove looks at the programs and mounts of this machine, too.
+        // Paths that nothing else uses: remove looks at the programs and mounts of this machine, too.
         let config = Config {
             run_dir: root.path().join("run"),
             bpf: crate::config::Bpf {

@@ -266,7 +266,7 @@ async fn what_was_kept_is_delivered_after_a_kill_and_a_round_that_was_being_writ
         first.start("n", &engine, &stopped);
     }
     until(&first, |status| status[0].waiting >= 3).await;
-    // Nothing is told to stop: the tasks go where they stand. What is at the disk that moment ends.
+    // Nothing is asked to stop: the tasks end where they stand. What is at the disk that moment ends.
     let ended = tokio::task::spawn_blocking(|| runtime.shutdown_timeout(PATIENCE));
     ended.await.unwrap();
     let spool = config.state_dir.join("sinks/late");

@@ -23,7 +23,7 @@ const ARRAY: u8 = 4;
 #[serde(deny_unknown_fields)]
 #[cbor(map)]
 pub struct Cursor {
-    /// SHA-256 that names what the verifier keeps, its own affair; a node gives it back as it is.
+    /// SHA-256 that names what the verifier keeps. It is opaque to a node, which gives it back as it is.
     #[n(0)]
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]

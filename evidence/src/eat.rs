@@ -1,8 +1,8 @@
 //! Evidence as an Entity Attestation Token, and any message in a conceptual message wrapper, for consumers of other makes.
 //!
-//! EAT: RFC 9711; its media types: RFC 9782; unsigned claims (UCCS): RFC 9781; CMW: RFC 9999. A token's own signature, where
-//! it has one, is that of whoever exported it: what the claims are worth is in the evidence that they carry, which the TPM
-//! signed. Not here: attestation results (see `cgpath_appraisal::ear`).
+//! EAT: RFC 9711; its media types: RFC 9782; unsigned claims (UCCS): RFC 9781; CMW: RFC 9999. A token's own
+//! signature, where it has one, is its exporter's: what the claims are worth is in the evidence that they
+//! carry, which the TPM signed. Not here: attestation results (see `cgpath_appraisal::ear`).
 
 use crate::{Bank, Error, Evidence, Result, tpm::Attest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

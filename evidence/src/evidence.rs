@@ -139,7 +139,7 @@ pub struct Evidence {
     /// All partitions with at least one record, sorted by printed key.
     #[n(7)]
     pub partitions: Vec<PartitionLog>,
-    /// Names of pods, as the runtime told them.
+    /// Names of pods, as the runtime reported them.
     #[n(8)]
     pub pods: Vec<PodInfo>,
     /// Kernel release, for people.

@@ -15,7 +15,7 @@ pub enum Provenance {
     Attested,
     /// Seen by our eBPF program at the moment it happened, sealed in a checkpoint.
     Observed,
-    /// Told by the container runtime or the Kubernetes API.
+    /// Reported by the container runtime or the Kubernetes API.
     Enriched,
 }
 

@@ -1,4 +1,4 @@
-//! Bytes that others chose, in a text for people: errors, log lines, findings, pages.
+//! Untrusted bytes in a text for people: errors, log lines, findings, pages.
 //!
 //! Promises: what comes out has no character that a terminal acts upon or that hides another; [`foreign`] repeats at most
 //! [`MAX_FOREIGN`] bytes, and names what was cut by its length and hash. Not here: fields for programs (a finding's `path`,
@@ -6,7 +6,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-/// A text for people repeats at most this many bytes of what others chose.
+/// A text for people repeats at most this many bytes of untrusted input.
 pub const MAX_FOREIGN: usize = 200;
 /// Of these, how many come from its end: that of a path says most.
 const FOREIGN_TAIL: usize = 60;
@@ -165,7 +165,7 @@ mod tests {
         let text = told(&error);
         assert!(text.matches('A').count() <= MAX_FOREIGN, "{text}");
         assert!(text.contains("expected `first` or `second` at line 1"), "{text}");
-        // Its own words in what others chose change nothing.
+        // The parser's own words within untrusted input change nothing.
         let hostile = format!("{{\"x, expected {}\": 1}}", "A".repeat(5000));
         let text = told(&serde_json::from_str::<Known>(&hostile).unwrap_err());
         assert!(text.matches('A').count() <= MAX_FOREIGN, "{text}");

@@ -172,7 +172,7 @@ pub fn partition_proof(data: &[u8]) {
     }
 }
 
-/// An attestation result, signed by whoever.
+/// An attestation result, signed by anybody.
 pub fn ear_token(data: &[u8]) {
     let Ok(token) = core::str::from_utf8(data) else {
         return;
@@ -421,7 +421,7 @@ fn frames(data: &[u8]) -> (Vec<String>, u64) {
     let mut frames = Frames::new(rest, std::path::Path::new("fuzz"), data.len() as u64);
     let mut found = Vec::new();
     while let Ok(Some(frame)) = frames.next_frame() {
-        // What the pipeline is told of it, be it a record that decodes or not.
+        // What the pipeline is given of it, be it a record that decodes or not.
         found.push(format!("{:?}", frame.into_fact()));
     }
     (found, frames.at())

@@ -262,7 +262,7 @@ fn evidence_and_parts_hold_no_more_than_the_budget_of_their_length() {
     hold("part of evidence", 8, &deltas, |bytes| {
         let _ = EvidenceDelta::from_cbor(bytes);
     });
-    // Whoever has no key gets no further than this.
+    // A sender without the key gets no further than this.
     hold("head of evidence", 0, &[inputs, deltas].concat(), |bytes| {
         let _ = Head::read(bytes);
     });

@@ -1,4 +1,5 @@
-//! No error repeats more of what others chose than `cgpath_evidence::text::MAX_FOREIGN` bytes, whatever the decoder.
+//! No error repeats more of untrusted input than `cgpath_evidence::text::MAX_FOREIGN` bytes, whatever the
+//! decoder.
 //!
 //! A run of one letter is put into each decoder's seeds at every few bytes, and into places that only whole structures have;
 //! then the letters in the error are counted.

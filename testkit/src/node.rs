@@ -72,7 +72,7 @@ pub struct Node {
     pub boot_len: u64,
     /// Pods older than the load.
     pub predating: Vec<PodUid>,
-    /// What the container runtime tells.
+    /// What the container runtime reports.
     pub pods: Vec<PodInfo>,
     /// Files that the host's reference values accept.
     pub host_files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,

@@ -1,9 +1,10 @@
 //! Ports that are the test's own for as long as the value lives.
 //!
-//! Promises: the kernel gives the port to nobody else, neither to a listener nor to a connection that goes out; whoever is
-//! told its number can listen there, again and again; a connection to it is refused while nobody does. So nothing hangs on
-//! who is quicker. By socket(7) and ip(7): a socket may listen where another is only bound if both set SO_REUSEADDR, as
-//! Rust's, Python's and swtpm's listeners do, and numbers that are bound are not given out.
+//! Promises: the kernel gives the port to nobody else, neither to a listener nor to a connection that goes
+//! out; every process that is given its number can listen there, again and again; a connection to it is
+//! refused while nobody does. So nothing hangs on who is quicker. By socket(7) and ip(7): a socket may listen
+//! where another is only bound if both set SO_REUSEADDR, as Rust's, Python's and swtpm's listeners do, and
+//! numbers that are bound are not given out.
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,

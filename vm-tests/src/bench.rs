@@ -81,7 +81,7 @@ pub struct Execs {
 pub fn exec(rounds: usize, count: u32) -> Result<Execs> {
     let mut missing = BTreeMap::new();
     let tools = &["auditd", "bpftrace"];
-    // The root is made first, so that packages which cannot be had are told from all else.
+    // The root is made first, so that packages which cannot be had are distinguished from all else.
     let tools: &[&'static str] = match crate::root::with(tools) {
         Ok(_) => tools,
         Err(error) => {

@@ -128,7 +128,7 @@ fn locked(waiting: &Waiting) -> std::sync::MutexGuard<'_, HashMap<u64, mpsc::Sen
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Hands each answer to whoever waits for it, until the connection ends.
+/// Hands each answer to the caller that waits for it, until the connection ends.
 fn read(stream: UnixStream, waiting: &Waiting) {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
@@ -146,7 +146,7 @@ fn read(stream: UnixStream, waiting: &Waiting) {
             continue;
         };
         if let Some(sender) = locked(waiting).get(&reply.id) {
-            // Whoever asked has stopped waiting: nobody misses the answer.
+            // This fails if the caller has stopped waiting: nobody misses the answer.
             let _ = sender.send(reply.body);
         }
     }

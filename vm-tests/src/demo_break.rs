@@ -22,7 +22,7 @@ use vm_protocol::spec::Pod;
 /// The attacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Break {
-    /// The record of a tampered file is told with the hash of the good one.
+    /// The record of a tampered file states the hash of the good one.
     SwapHash,
     /// The records of a tampered file are left out.
     DropRecord,

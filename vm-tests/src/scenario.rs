@@ -80,7 +80,7 @@ pub struct Plan {
     pub pods: Vec<KnownPod>,
     /// More files of the guest: path, content, mode.
     pub files: Vec<(String, Vec<u8>, u32)>,
-    /// What the collector is told on its command line, `section.key=value` each.
+    /// The collector's settings on its command line, `section.key=value` each.
     pub settings: Vec<String>,
     /// Tables for the end of the collector's configuration, TOML.
     pub config: String,

@@ -225,7 +225,7 @@ impl Vm {
                 }
             }
         };
-        // Once it answers it runs, and the time that it is told then is right.
+        // Once it answers it runs, and the time that it is sent then is right.
         greeting(Op::Hello)?;
         let mut entropy = [0; 64];
         rand_core::OsRng.fill_bytes(&mut entropy);

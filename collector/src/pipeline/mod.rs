@@ -413,7 +413,7 @@ impl Pipeline {
         self.append(&record, out);
     }
 
-    /// Nobody's deed but the pod's: it is charged by its own directory.
+    /// The loss of a pod, not of one process: it is charged by the pod's own directory.
     fn pod_loss(&mut self, seq: u64, boot_ns: u64, l: PodLossEvent, out: &mut Vec<Action>) {
         let nobody = TaskInfo {
             cgroup_id: l.pod_id,

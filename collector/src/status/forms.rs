@@ -1,7 +1,8 @@
 //! The status as lines for people, and as metrics for Prometheus.
 //!
-//! Promise: pure; both forms say everything that the daemon says. Text that others chose (a runtime's error, a sink's) is
-//! escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is [`Status`] itself.
+//! Promise: pure; both forms say everything that the daemon says. Untrusted text (a runtime's error, a
+//! sink's) is escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is
+//! [`Status`] itself.
 
 use super::Status;
 use cgpath_evidence::text::foreign;

@@ -1,4 +1,4 @@
-//! Selectors by names, with a container runtime that tells what the test wants.
+//! Selectors by names, with a container runtime that reports what the test wants.
 
 use super::node::{Engine, PATIENCE, config, files, sink, until};
 use bytes::Bytes;
@@ -192,7 +192,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
         status.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
         ["tills", "books", "shop", "both", "whole"]
     );
-    // Nobody told of pod 4: who selects by names is not sent it, and it is said.
+    // Nobody named pod 4: sinks that select by names are not sent it, and their status says so.
     assert_eq!(
         status.iter().map(|s| s.unnamed).collect::<Vec<_>>(),
         [1, 1, 1, 1, 0]
@@ -220,7 +220,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
     assert!(sinks.status()[3].delivered <= old[3] + 1);
     assert!(!at("elsewhere").exists());
 
-    // What is told stands beside the verdict and is no part of it.
+    // The reported names stand beside the verdict and are no part of it.
     let all = files(&at("whole"));
     let spaces: std::collections::BTreeSet<String> = all
         .iter()

@@ -57,7 +57,7 @@ impl Authority {
         (at("pem"), at("key"))
     }
 
-    /// Takes whoever shows a certificate of ours, with one for `name`.
+    /// Accepts clients that show a certificate of ours. Its own certificate is for `name`.
     fn acceptor(&self, name: &str) -> TlsAcceptor {
         let (certificate, key) = self.issue(name);
         let mut roots = RootCertStore::empty();

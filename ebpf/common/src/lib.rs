@@ -349,7 +349,7 @@ pub struct Budget {
     pub first_ns: u64,
     /// As [`PodLossRecord::last_ns`].
     pub last_ns: u64,
-    /// How many the last record told of; 0 as long as none was sent.
+    /// How many the last record stated; 0 as long as none was sent.
     pub told: u64,
     /// CLOCK_BOOTTIME of that record, nanoseconds.
     pub told_ns: u64,

@@ -1,9 +1,9 @@
 //! What a pod may have recorded.
 //!
-//! A pod is its directory right below a parent of pods: what it nests below shares one budget, and the host has none. A budget
-//! is a bucket of units that fills up at a steady rate (GCRA, the generic cell rate algorithm: ITU-T I.371); a unit is so many bytes
-//! of the ring. While less than half of the ring is free, so much less of a burst is allowed: whoever sent most is the first who
-//! has to wait.
+//! A pod is its directory right below a parent of pods: what it nests below shares one budget, and the host
+//! has none. A budget is a bucket of units that fills up at a steady rate (GCRA, the generic cell rate
+//! algorithm: ITU-T I.371); a unit is so many bytes of the ring. While less than half of the ring is free, so
+//! much less of a burst is allowed: the pod that sent most is the first that has to wait.
 //! Promises: what is beyond the budget is counted, and no sequence number is taken for it; before the first of a pod that is not
 //! sent goes on, a record that says so is in the ring, or is counted as lost; where a budget cannot be had, records are sent.
 //! Entries that were added, violations and what the guard sees are never asked for here. Not here: what a loss means for the pod.
@@ -18,7 +18,7 @@ use cgpath_ebpf_common::{Budget, Header, LAYOUT_VERSION, MAX_BUDGETS, PodLossRec
 #[map]
 static BUDGETS: HashMap<u64, Budget> = HashMap::with_max_entries(MAX_BUDGETS, 0);
 
-/// A loss that goes on is told again after this, or when there is twice as much of it, nanoseconds.
+/// A loss that goes on is reported again after this, or when there is twice as much of it, nanoseconds.
 const TELL_NS: u64 = 60_000_000_000;
 
 /// What is to be recorded.
@@ -71,7 +71,7 @@ pub fn pay(units: u64) {
     }
 }
 
-/// A directory was removed: if it was a pod's, what is left to tell is told, and its budget ends.
+/// A directory was removed: if it was a pod's, the rest of its loss is reported, and its budget ends.
 #[inline(always)]
 pub fn end(pod: u64) {
     let Some(budget) = BUDGETS.get_ptr_mut(pod) else {
@@ -125,7 +125,7 @@ unsafe fn take(budget: *mut Budget, now: u64, cost: u64) -> u64 {
     unsafe {
         let paid = &raw mut (*budget).paid_ns;
         let before = paid.read_volatile();
-        // Whoever else has moved it meanwhile moved it to the same moment, or beyond.
+        // A concurrent call that has moved it meanwhile moved it to the same moment, or beyond.
         if before < now {
             kernel::swap_if(paid, before, now);
         }
@@ -156,13 +156,13 @@ unsafe fn lost(pod: u64, budget: *mut Budget, what: Kept, now: u64) {
         let told = (&raw const (*budget).told).read_volatile();
         let total = total(budget);
         if told == 0 {
-            // Nobody has told of any: this one does not go on before somebody has.
+            // No loss has been reported yet: this task does not go on before one has.
             tell(pod, budget);
             return;
         }
         let told_ns = (&raw const (*budget).told_ns).read_volatile();
         let is_due = total >= 2 * told || now > told_ns + TELL_NS;
-        // One of those who find it due tells it.
+        // One of the calls that find it due reports it.
         if is_due && kernel::swap_if(&raw mut (*budget).told, told, total) == told {
             tell(pod, budget);
         }
@@ -220,7 +220,7 @@ unsafe fn tell(pod: u64, budget: *mut Budget) {
         };
         record.submit(0);
         (&raw mut (*budget).told_ns).write_volatile(now);
-        // Never back to 0, and back to less only until somebody tells again.
+        // Never back to 0, and back to less only until the next report.
         (&raw mut (*budget).told).write_volatile(executions + mappings + denials + repeats);
     }
 }

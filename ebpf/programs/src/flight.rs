@@ -1,9 +1,9 @@
 //! Marks: which threads are inside of `ima_add_template_entry`, from its beginning.
 //!
-//! The entry is in the list, and its register extended, before the function returns, and only then is there a record. A
-//! thread that is kept from running in between holds its record up, for as long as somebody likes: by the mark it is known
-//! whose entry that is. Promises: a mark goes only after the record was sent, so that whoever reads first the marks and
-//! then the ring buffer finds the one or the other.
+//! The entry is in the list, and its register extended, before the function returns, and only then is there a
+//! record. A thread that is kept from running in between holds its record up, for as long as somebody likes:
+//! by the mark it is known whose entry that is. Promises: a mark goes only after the record was sent, so that
+//! a reader of first the marks and then the ring buffer finds the one or the other.
 //!
 //! A thread that is killed inside leaves no mark: signals, fatal ones too, end a thread on its way back to user space
 //! (kernel/entry/common.c, `exit_to_user_mode_loop` calls `arch_do_signal_or_restart`, and `get_signal` in kernel/signal.c

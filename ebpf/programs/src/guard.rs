@@ -1,8 +1,9 @@
 //! What is done to the collector's own parts and to the TPM by others, recorded and, if the settings say so, denied.
 //!
-//! Promises: a collector is known by the hash that the kernel has of the program that it executed, never by a name or a
-//! path; nothing but the things that the loader named is ever denied; what the kernel refuses for lack of rights after a
-//! hook is not told, so that nobody without rights can speak here. What cannot be read counts as done by somebody who may.
+//! Promises: a collector is known by the hash that the kernel has of the program that it executed, never by a
+//! name or a path; nothing but the things that the loader named is ever denied; what the kernel refuses for
+//! lack of rights after a hook is not recorded, so that an unprivileged process cannot cause records. What
+//! cannot be read counts as done by somebody who may.
 //! Not here: executions in pods (see `pods`). Which callers reach each hook is in docs/threat-model.md, with the tests.
 
 use crate::{config::config, files, files::Hash, kernel::Reader, ring, tasks};
@@ -306,8 +307,8 @@ pub fn call(command: u32, attributes: u64) -> i32 {
     let mut reader = Reader::new();
     // All three begin with a link: its id, or its descriptor.
     let first: u32 = reader.read(attributes);
-    // The hook comes before the kernel's own check of this one: whoever fails that gets EPERM, and is nobody to us. The
-    // others ask for no capability. Whoever holds a descriptor of a link may call them.
+    // The hook comes before the kernel's own check of this one: a caller that fails the check gets EPERM and
+    // is ignored here. The others ask for no capability. Every holder of a link's descriptor may call them.
     let (id, may) = if command == BPF_LINK_GET_FD_BY_ID {
         (first, is_admin(&mut reader))
     } else {

@@ -1,9 +1,9 @@
 //! The eBPF programs: each writes one raw record (layouts: `ebpf_common`) for what it sees.
 //!
-//! Promises: a sequence number is taken before space is reserved, so a record that is lost leaves a hole and a count;
-//! what could not be read, hashed or named is counted and the record is sent all the same; what a pod does beyond its budget is
-//! counted and told instead, before a number is taken (see `budget`); nothing is denied unless the
-//! collector's settings say so, and never an execution on the host.
+//! Promises: a sequence number is taken before space is reserved, so a record that is lost leaves a hole and
+//! a count; what could not be read, hashed or named is counted and the record is sent all the same; what a
+//! pod does beyond its budget is counted and reported instead, before a number is taken (see `budget`);
+//! nothing is denied unless the collector's settings say so, and never an execution on the host.
 //! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then reserve.
 //! Not here: whole cgroup paths and executables of ancestors (user space joins them), what an event means.
 #![no_std]
@@ -139,7 +139,7 @@ fn entry_once(ctx: &FExitContext, me: u64) {
     if TAKEN.insert(task, Taken { call, by: me }, 0).is_ok() {
         ring::entry_taken();
     }
-    // Else the twin will send it, too, and count it: twice told is better than not at all.
+    // Else the twin will send it, too, and count it: a record too many is better than none.
     // What the list had already changes nothing there, and a pod can have it tried as often as it likes.
     let is_repeat = ctx.arg::<u64>(5) as u32 as i32 == -EEXIST;
     if is_repeat && !budget::allows(Kept::Repeat, 2) {

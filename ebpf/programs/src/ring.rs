@@ -54,7 +54,7 @@ pub fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
 #[inline(always)]
 fn since() -> Option<u64> {
     let loss = LOSS.get_ptr_mut(0)?;
-    // SAFETY: a map value; whoever else writes it at this moment notes the same moment, or takes all back.
+    // SAFETY: a map value; a concurrent writer notes the same moment, or takes all back.
     unsafe {
         let at = &raw mut (*loss).since_ns;
         if at.read_volatile() == 0 {

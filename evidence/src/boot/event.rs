@@ -106,7 +106,7 @@ impl<'a> EventLog<'a> {
 
     /// Firmware registers, PCR 0 to 7, without exactly one separator that says that all went well.
     ///
-    /// PFP, 3.3.2.2: the data is four bytes of 0 or of 0xff; 1 tells of an error.
+    /// PFP, 3.3.2.2: the data is four bytes of 0 or of 0xff; 1 indicates an error.
     pub fn without_separator(&self) -> Vec<u32> {
         let is_good = |pcr: &u32| {
             let mut separators = self.separators(*pcr);

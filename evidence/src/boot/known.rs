@@ -1,15 +1,16 @@
 //! Data that the firmware measures whatever it starts: who knows the profile knows the digest beforehand.
 //!
-//! Promise: a row says nothing of what was loaded or with which words, so that whoever replaces the one or the other gains
-//! nothing by it. All else is known by its digest alone: no digest covers an event's type, and whatever has been hashed can
-//! be handed over as data of any type. So variables, versions and actions that tell of a setting (`UEFI Debug Mode`,
-//! `DMA Protection Disabled`) are not here. Not here: in which registers this counts (see `cgpath-appraisal`).
+//! Promise: a row says nothing of what was loaded or with which words, so that replacing the one or the other
+//! gains nothing. All else is known by its digest alone: no digest covers an event's type, and whatever has
+//! been hashed can be handed over as data of any type. So variables, versions and actions that state a
+//! setting (`UEFI Debug Mode`, `DMA Protection Disabled`) are not here. Not here: in which registers this
+//! counts (see `cgpath-appraisal`).
 
 use super::{Event, EventType};
 use crate::Bank;
 use core::ops::RangeInclusive;
 
-/// What a separator holds that does not tell of an error.
+/// What a separator holds that does not indicate an error.
 pub(super) const SEPARATORS: [&[u8]; 2] = [&[0; 4], &[0xff; 4]];
 
 /// One row.

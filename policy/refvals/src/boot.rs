@@ -1,8 +1,9 @@
 //! Reference values of the boot from evidence of a good one, as the `boot:` of a node's policy.
 //!
-//! Promises: what is written is read back by [`cgpath_policy::NodePolicy`], and accepts this boot, whatever its log holds; what is not
-//! named on its own is said in [`Learned::remarks`]. Values are learned: whoever writes them down trusts the boot that they
-//! come from. Not here: whether a quote vouches for them (the caller's).
+//! Promises: what is written is read back by [`cgpath_policy::NodePolicy`], and accepts this boot, whatever
+//! its log holds; what is not named on its own is said in [`Learned::remarks`]. Values are learned: an
+//! operator who writes them down trusts the boot that they come from. Not here: whether a quote vouches for
+//! them (the caller's).
 
 use cgpath_evidence::text::{escape, foreign};
 use cgpath_evidence::{

@@ -90,7 +90,7 @@ impl Descriptor {
     }
 }
 
-/// An image index or an image manifest: told apart by what is in it, since media types are often left out.
+/// An image index or an image manifest: distinguished by what is in it, since media types are often left out.
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]

@@ -1,8 +1,8 @@
 //! Makes reference values from images, root file systems and measurement lists.
 //!
-//! Pure over readers: whoever calls opens the files. Promise: memory is bounded by the number of files and by stated
-//! limits, never by what an archive claims; errors name the entry and its offset. Not here: which sources are to be
-//! believed, and the files' format (`cgpath-policy`).
+//! Pure over readers: the caller opens the files. Promise: memory is bounded by the number of files and by
+//! stated limits, never by what an archive claims; errors name the entry and its offset. Not here: which
+//! sources are to be believed, and the files' format (`cgpath-policy`).
 #![forbid(unsafe_code)]
 
 pub mod boot;
@@ -120,7 +120,7 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// How reference values are made: which digests, and who is told how far it is.
+/// How reference values are made: which digests, and where progress is reported.
 pub struct Options<'a> {
     /// Digest algorithms; IMA's `ima_hash=` on the node decides which is needed.
     pub banks: &'a [cgpath_evidence::Bank],

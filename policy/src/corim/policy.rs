@@ -62,7 +62,7 @@ fn left_out(policy: &Policy) -> Vec<String> {
             .iter()
             .map(|key| format!("{key}: it switches a rule off")),
     );
-    // The reference files' own excludes are told with their values.
+    // The reference files' own excludes are reported with their values.
     let own = [("host", Some(&file.host)), ("sandbox", file.sandbox.as_ref())];
     let own = own
         .into_iter()

@@ -16,7 +16,8 @@ use p256::ecdsa::VerifyingKey;
 pub enum Trust<'a> {
     /// It must be signed by this key.
     Key(&'a VerifyingKey),
-    /// Nothing: it may be unsigned, and a signature is not checked. Whoever can change the file changes the policy.
+    /// Nothing: it may be unsigned, and a signature is not checked. Everybody who can change the file can
+    /// change the policy.
     DangerousNone,
 }
 
@@ -121,7 +122,7 @@ fn corim(reader: &mut Reader<'_>, file: &[u8], now: u64, notes: &mut Vec<String>
         Number(4) => r.field("rim-validity", |r| validity(r, now)),
         // Who made it: for people.
         Number(5) => r.skip(),
-        // Advisory by the draft: whoever reads need not follow them.
+        // Advisory by the draft: a reader need not follow them.
         Number(2) => {
             notes.push("manifests that it depends on (dependent-rims) were not fetched".to_owned());
             r.skip()

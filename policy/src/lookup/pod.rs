@@ -1,4 +1,4 @@
-//! A tenant's own policy: what is allowed in one pod, by whoever runs it. One YAML file and its reference files.
+//! A tenant's own policy: what the operator of one pod allows in it. One YAML file and its reference files.
 //!
 //! Promise: what it gives judges the pod's partition exactly as a node's policy would; it knows nothing of the host, which
 //! a tenant leaves to a full verifier. Not here: which verifiers' results are believed (an argument of the command).

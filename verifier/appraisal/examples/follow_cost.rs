@@ -122,7 +122,8 @@ fn chains(count: u64) -> u8 {
     all
 }
 
-/// What whoever replays the list computes: digests of its entries in every bank, and their chains, on all processors.
+/// What a replay of the list computes: digests of its entries in every bank, and their chains, on all
+/// processors.
 fn replay(list: &[Entry]) -> Result<(), Error> {
     let threads = std::thread::available_parallelism()?;
     let lanes = Bank::ALL.map(|bank| (bank, Fill::Hashed));
@@ -196,7 +197,8 @@ fn round(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
         let from = cursor(&state, [0; 32]).ok_or("no checkpoint")?;
         let sent = delta_after(&evidence, &kept, from).to_cbor();
         let context = node.context(&nonce(n + 1), Some(state));
-        // What was freed since the last round, millions of pieces, is tidied up by whoever allocates next: not by what is timed.
+        // What was freed since the last round, millions of pieces, is tidied up by the next allocation: that
+        // is not to be within what is timed.
         drop(EvidenceDelta::from_cbor(&sent)?);
         let (delta, decoding) = timed(|| EvidenceDelta::from_cbor(&sent))?;
         let delta = delta?;

@@ -62,8 +62,8 @@ impl Unusable {
     }
 }
 
-/// Rule V1 alone: what is wrong with a quote, whose PCR 0 to 9 are stated to be these. For whoever wants to know that before
-/// anything else is looked at.
+/// Rule V1 alone: what is wrong with a quote, whose PCR 0 to 9 are stated to be these. For callers that need
+/// this before anything else is looked at.
 pub fn quote_findings(
     quote: &cgpath_evidence::Quote,
     registers: &[cgpath_evidence::boot::Registers],

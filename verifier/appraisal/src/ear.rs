@@ -109,7 +109,7 @@ pub struct Terms<'a> {
 /// How long a result counts unless something else is said: as long as a verdict is not called stale.
 pub const LIFETIME: u64 = 300;
 
-/// The audience of a result that whoever gets it may rely on.
+/// The audience of a result that every recipient may rely on.
 pub const ANYONE: &str = "urn:ima-cgpath:anyone";
 
 /// The audience of a result for the owner of one pod.
@@ -218,7 +218,8 @@ fn claims<'a>(verdict: &'a Verdict, terms: &Terms<'_>) -> Claims<'a> {
             .collect();
         accept::redact(&mut accepted, &own);
     }
-    // 2: recognised; 99: its signature, or what it signed, does not verify. Which rule failed is told to who may see all.
+    // 2: recognised; 99: its signature, or what it signed, does not verify. Which rule failed is stated only
+    // to readers who may see all.
     let instance_identity = match scope {
         Scope::All if node_rules.contains(&Rule::Quote) => 99,
         _ => 2,

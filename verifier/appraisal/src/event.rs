@@ -49,7 +49,7 @@ pub struct Change {
     pub new: Option<State>,
     /// Rules that fail now, each once.
     pub rules: Vec<String>,
-    /// What changed it: `evidence`, or what it was judged again for.
+    /// What changed it: `evidence`, or what it was re-appraised for.
     pub cause: String,
 }
 
@@ -217,8 +217,9 @@ pub struct Accepted {
     pub missing: Option<(u64, u64)>,
 }
 
-/// Checks a delivery as of `now` (unix seconds) and remembers it: signed by `key`, sent at most `max_age` seconds ago, and
-/// not taken before. Whoever gets [`Refused::Replayed`] answers as if it were new, so that it is not sent again.
+/// Checks a delivery as of `now` (unix seconds) and remembers it: signed by `key`, sent at most `max_age`
+/// seconds ago, and not taken before. A receiver that gets [`Refused::Replayed`] answers as if it were new,
+/// so that it is not sent again.
 ///
 /// # Errors
 /// [`Refused`]; nothing is remembered then.

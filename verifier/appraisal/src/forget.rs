@@ -1,7 +1,8 @@
 //! What is known of a node is forgotten: somebody who may said that its TPM's counters begin anew (rule V7), and why.
 //!
-//! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key. Promise: it names what was forgotten by its
-//! hash, so that it can be told from every other time. Not here: where states and statements are kept (the caller's store).
+//! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key. Promise: it names what
+//! was forgotten by its hash, so that it can be distinguished from every other time. Not here: where states
+//! and statements are kept (the caller's store).
 
 use crate::accept::{AcceptError, MAX_REASON_LEN};
 use cgpath_evidence::Digest;

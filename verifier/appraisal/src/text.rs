@@ -1,4 +1,4 @@
-//! Bytes that others chose, and times, as text that is safe to print.
+//! Untrusted bytes, and times, as text that is safe to print.
 //!
 //! Not here: what a page needs beyond it (see `report::html`).
 

@@ -155,7 +155,7 @@ fn what_is_not_current_says_so_and_affirms_nothing() {
 
 #[test]
 fn who_may_see_pods_alone_is_told_nothing_of_the_nodes_own_rules() {
-    // A rule of the node's fails, and which one is nobody's business who may see a pod.
+    // A rule of the node's fails. A reader who may see a pod alone does not learn which one.
     let mut node = node();
     node.ak.attributes = 0;
     let verdict = judge(&mut node);

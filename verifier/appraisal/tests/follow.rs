@@ -1,5 +1,5 @@
-//! A node that is followed gives the verdicts that it would give if everything were sent each time; and what does not
-//! follow is told apart.
+//! A node that is followed gives the verdicts that it would give if everything were sent each time; and what
+//! does not follow is distinguished.
 
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, NodeState, Rule, Severity, Verdict, appraise};

@@ -82,7 +82,7 @@ fn published_logs_are_accepted_by_what_they_teach() {
         let learned = accepts_itself("OVMF", real, Some(told), banks);
         assert_eq!(learned.values.command_lines, [told]);
         assert_eq!(learned.values.firmware_deviations, []);
-        // Another one told, and none: it is bound by its digest.
+        // Another command line is given, or none: it is bound by its digest.
         for told in [Some("quiet"), None] {
             let learned = accepts_itself("OVMF", real, told, banks);
             assert_eq!(learned.values.command_lines, [] as [&str; 0]);
@@ -309,7 +309,7 @@ fn a_loader_that_puts_the_images_name_first_gives_the_line_that_the_kernel_shows
         let learned = accepts_itself(options, &loaded(None, options), Some(told), &[Bank::Sha256]);
         assert_eq!(learned.values.command_lines, [told]);
     }
-    // GRUB: what it measured tells what it handed over, though nobody tells /proc/cmdline.
+    // GRUB: what it measured shows what it handed over, though nobody states /proc/cmdline.
     let measured = "/vmlinuz root=/dev/vda ro";
     let shown = format!("BOOT_IMAGE={measured}");
     for told in [None, Some("quiet"), Some(&*shown)] {

@@ -284,7 +284,7 @@ fn a_pinned_register_accepts_what_is_not_named_and_nothing_else_does() {
     let verdict = Case::new(&log, &pinned).judge();
     says(&verdict, "PCR 8 is not one that the policy accepts");
     says(&verdict, "grub_cmd: set x=1");
-    // A line that the log tells is judged though its register is pinned.
+    // A line that the log states is judged though its register is pinned.
     let mut line = uki();
     line.events.push((
         8,

@@ -1155,7 +1155,7 @@ mod v6_losses {
         node.record_pod_loss(&noisy, noise(10));
         let first = node.attest(NONCE);
         let before = judge(&node, &first).state.unwrap();
-        // What is told later holds, and is told once.
+        // The later record holds, and is reported once.
         node.record_pod_loss(&noisy, noise(200));
         node.execute_good(&noisy, "/bin/app");
         for policy in ["", "tolerance: {lost: 1000000, unattributed: 1000}\n"] {
@@ -1273,7 +1273,7 @@ mod v7_history {
         }
     }
 
-    /// Whoever resets a TPM by itself and waits is not told from a machine that rebooted.
+    /// A TPM that was reset by itself cannot be distinguished, after a wait, from a machine that rebooted.
     #[test]
     fn limit_a_tpm_that_is_reset_by_itself_and_fed_again_is_a_reboot_once_that_time_has_passed() {
         let mut node = busy();

@@ -431,7 +431,7 @@ fn the_partition_of_another_pod_under_this_uid_is_refused() {
             ..theirs
         };
     });
-    // The bundle as it is, for whoever asks about another pod.
+    // The bundle as it is, for a reader who asks about another pod.
     let mut node = node();
     let (_, theirs) = bundle(&mut node, pod(2));
     let verdict = judge(&node, &theirs, pod(1), None);
@@ -637,7 +637,8 @@ fn a_pod_that_is_older_than_the_collector_is_never_trusted_and_a_follower_rememb
     let verdict = judge(&node, &first, pod(1), None);
     assert_eq!(verdict.pod.as_ref().unwrap().state, State::PredatesCollector);
     assert_ne!(verdict.outcome, Outcome::Trusted);
-    // The full verifier says so as well, so there is nothing to remember here; a follower would have been told before.
+    // The full verifier says so as well, so there is nothing to remember here; a follower would have learned
+    // it before.
     let only = TenantBundle { ear: None, ..first };
     let state = judge(&node, &only, pod(1), None).state.unwrap();
     assert!(state.predates);

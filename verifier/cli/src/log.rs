@@ -541,7 +541,8 @@ fn partition(input: &Input, runtimes: &[String], out: &mut Output) -> Result<Sta
                     undashed.insert(uid);
                 }
                 *pods.entry(uid).or_default() += 1;
-                // A template without `dep` tells nothing of the ancestry; an empty `dep` tells of none.
+                // A template without `dep` says nothing of the ancestry; an empty `dep` says that there is
+                // none.
                 if text(Field::Dep).is_some_and(|dep| runtimes.suspect_dep(dep)) {
                     *suspect.entry(uid).or_default() += 1;
                 }

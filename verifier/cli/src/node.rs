@@ -18,7 +18,7 @@ use serde::Serialize;
 use standing::Standing;
 use std::path::{Path, PathBuf};
 
-/// Where the store is unless told otherwise.
+/// Where the store is by default.
 const STORE: &str = "/var/lib/cgpath";
 
 /// Enrols nodes: their names, keys and policies

@@ -1,6 +1,7 @@
 //! `cgpath serve`: hands out nonces, takes evidence, keeps verdicts, shows them.
 //!
-//! One HTTPS listener, one directory. Nodes push: the service connects to nobody but the webhooks that it was told. Not here: enrolment (see `node`).
+//! One HTTPS listener, one directory. Nodes push: the service connects to nobody but the webhooks that it was
+//! given. Not here: enrolment (see `node`).
 
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_service::listener::TlsError;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Where the service listens unless told otherwise.
+/// Where the service listens by default.
 const LISTEN: &str = "127.0.0.1:8443";
 
 /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts

@@ -222,7 +222,7 @@ impl Watcher<'_> {
         let body = body.map_err(|e| Broken::Answer(e.to_string()))?.to_bytes();
         let nodes: Vec<Value> = serde_json::from_slice(&body).map_err(|e| Broken::Answer(told(&e)))?;
         let uid = pod.to_string();
-        // Whoever sees everything gets `last.verdict.pods`, a reader with a scope `pods`.
+        // A reader who sees everything gets `last.verdict.pods`, a reader with a scope `pods`.
         let has = |node: &&Value| {
             let pods = node.pointer("/last/verdict/pods").or_else(|| node.get("pods"));
             let mut pods = pods.and_then(Value::as_array).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! A page under construction: text that others chose gets in escaped, and in no other way.
+//! A page under construction: untrusted text gets in escaped, and in no other way.
 //!
 //! Promise: [`Html::raw`] takes only what stands in the program's own text, everything else is escaped for terminals'
 //! tricks first ([`cgpath_appraisal::text::escape`]) and for HTML second. Not here: what stands on a page.

@@ -1,7 +1,8 @@
 //! One self-contained HTML page about a node: what was concluded over time, and everything it rests on.
 //!
-//! Pure: evidence and verdicts in, text out. Promises: the page loads nothing and runs nothing; text that others chose
-//! is escaped; what is left out for length is counted on the page. Not here: appraisal, and where files come from.
+//! Pure: evidence and verdicts in, text out. Promises: the page loads nothing and runs nothing; untrusted
+//! text is escaped; what is left out for length is counted on the page. Not here: appraisal, and where files
+//! come from.
 
 pub mod html;
 mod line;

@@ -1,5 +1,5 @@
 //! What a change of a verdict is: a node or a pod whose state is another one than in the node's verdict before.
-//! Not here: what is kept of it (see `store`), who is told (see `webhook`, `audit`, `revocations`).
+//! Not here: what is kept of it (see `store`), who is notified (see `webhook`, `audit`, `revocations`).
 
 use cgpath_appraisal::event::Change;
 use cgpath_appraisal::{Finding, Severity, State, Verdict};
@@ -37,11 +37,12 @@ pub struct StateChange {
 /// One change that was kept.
 #[derive(Debug, Clone)]
 pub struct Happened {
-    /// Random, and the same whoever is told.
+    /// Random, and the same for all recipients.
     pub id: String,
     /// When, in unix seconds.
     pub time: u64,
-    /// Whom it is about: the pod, or for a node all pods that it had. Whoever may see one of them may see the change.
+    /// Whom it is about: the pod, or for a node all pods that it had. A reader who may see one of them may
+    /// see the change.
     pub pods: Vec<PodName>,
     /// What changed.
     pub change: Change,
@@ -143,7 +144,7 @@ pub fn between(old: Option<&Outline>, new: &Verdict) -> Vec<StateChange> {
     changes
 }
 
-/// The changes between the last verdict as it was and as it is after it was judged again.
+/// The changes between the last verdict as it was and as it is after its re-appraisal.
 pub fn rejudged(changes: &[(Verdict, Verdict)]) -> Vec<StateChange> {
     let last = changes.last();
     last.map(|(old, new)| between(Some(&old.into()), new))

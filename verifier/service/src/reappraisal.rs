@@ -11,7 +11,7 @@ use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey, Verdict};
 use cgpath_evidence::Evidence;
 use cgpath_policy::Policy;
 
-/// Why kept evidence cannot be judged again.
+/// Why kept evidence cannot be re-appraised.
 #[derive(Debug, thiserror::Error)]
 pub enum AgainError {
     /// It is not evidence any more, or its file is gone.

@@ -270,7 +270,7 @@ fn server_names(store: &Store) -> Result<Vec<String>, SetupError> {
     Ok(names.lines().map(str::to_owned).collect())
 }
 
-/// Whoever makes a certificate holds this: the service and a command may do so at the same time.
+/// Held while a certificate is made: the service and a command may make one at the same time.
 fn lock(dir: &Path) -> Result<fs::File, SetupError> {
     let path = dir.join("certificate.lock");
     let file = lock_file(&path).map_err(SetupError::io(&path))?;

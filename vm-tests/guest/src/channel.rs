@@ -310,7 +310,7 @@ impl Server {
         let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut truncated = false;
         loop {
-            // What fails here fails below, where it is told apart.
+            // What fails here fails below, where it is distinguished.
             let _ = poll(
                 &mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)],
                 PollTimeout::NONE,
@@ -431,7 +431,7 @@ fn prepare(wanted: &vm_protocol::Command) -> Result<Command, Error> {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
             for group in &groups {
-                // "0" is whoever writes.
+                // "0" is the process that writes.
                 nix::unistd::write(group, b"0")?;
             }
             Ok(())

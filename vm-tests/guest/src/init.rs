@@ -1,8 +1,8 @@
 //! What a guest does as PID 1: mounts, the IMA policy, control groups, modules, network, and reaping.
 //!
-//! Promises: the IMA policy is loaded before anything else is executed; a step that fails is told to the host in the
-//! greeting, never hidden; processes are reaped here only when their parents are gone, since commands are started by a
-//! child process (`channel`) that waits for its own. Not here: the commands.
+//! Promises: the IMA policy is loaded before anything else is executed; a step that fails is reported to the
+//! host in the greeting, never hidden; processes are reaped here only when their parents are gone, since
+//! commands are started by a child process (`channel`) that waits for its own. Not here: the commands.
 
 #![allow(unsafe_code, reason = "PID 1 forks")]
 

@@ -24,7 +24,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
-        // The kernel passes parameters that it does not know as arguments, so init is told by its place alone.
+        // The kernel passes parameters that it does not know as arguments, so init is recognised by its place
+        // alone.
         _ if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/usr/sbin/guest") => {
             init::run()
         }

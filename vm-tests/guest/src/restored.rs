@@ -53,7 +53,7 @@ fn stir(entropy: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Files become root's, whoever made the archive; what was there before is replaced, not written to.
+/// Files become root's, no matter who made the archive; what was there before is replaced, not written to.
 fn unpack() -> Result<()> {
     let device = std::fs::File::open(vm_protocol::ADDITIONS_DEVICE)?;
     let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, device));

@@ -35,7 +35,8 @@ const F_RDONLY: u32 = 1 << 3;
 type Attributes = [u64; 16];
 
 fn bpf(command: u32, attributes: &mut Attributes) -> io::Result<i32> {
-    // SAFETY: the attributes are writable and as long as told; addresses in them are of memory that outlives the call.
+    // SAFETY: the attributes are writable and as long as stated; addresses in them are of memory that
+    // outlives the call.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_bpf,

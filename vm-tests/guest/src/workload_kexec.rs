@@ -20,7 +20,8 @@ const NO_INITRAMFS: libc::c_ulong = 4;
 pub fn load(image: &Path, command_line: &str) -> Result<()> {
     let kernel = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     let line = CString::new(command_line).context("a command line with a zero byte")?;
-    // SAFETY: the command line is as long as told, with its zero byte, and outlives the call; the rest are numbers.
+    // SAFETY: the command line is as long as stated, with its zero byte, and outlives the call; the rest are
+    // numbers.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,

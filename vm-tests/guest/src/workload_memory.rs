@@ -129,7 +129,8 @@ pub fn leave_own_file() -> Result<()> {
         if mode.contains('x') {
             protection |= libc::PROT_EXEC;
         }
-        // SAFETY: the copy has the bytes of what it replaces in one step, so that whoever reads or runs them finds the same.
+        // SAFETY: the copy has the bytes of what it replaces in one step, so that code that reads or runs
+        // them finds the same.
         unsafe {
             let writable = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;

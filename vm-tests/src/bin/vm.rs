@@ -133,7 +133,7 @@ fn one(vm: &Vm, argv: &[String]) -> Result<ExitCode> {
         .timeout(TIME)
         .stdin(piped_input()?)
         .stream(|stream, bytes| {
-            // Whoever closed our output wants no more of it.
+            // A reader that closed our output wants no more of it.
             let _ = match stream {
                 Stream::Out => std::io::stdout().write_all(bytes),
                 Stream::Err => std::io::stderr().write_all(bytes),

@@ -1,6 +1,7 @@
 //! Commands in a guest: to their end, or in the background.
 //!
-//! Promises: every wait has a limit; output beyond what is kept is an error for whoever checks. Not here: the connection.
+//! Promises: every wait has a limit; output beyond what is kept is an error for callers that check. Not here:
+//! the connection.
 
 use std::time::{Duration, Instant};
 

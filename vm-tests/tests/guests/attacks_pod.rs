@@ -274,7 +274,7 @@ fn gather() -> Result<Facts> {
     Ok(facts)
 }
 
-/// Gathered once; what went wrong then is told to every test.
+/// Gathered once; what went wrong then is reported to every test.
 fn facts() -> &'static Facts {
     static FACTS: OnceLock<Result<Facts>> = OnceLock::new();
     FACTS
@@ -300,7 +300,7 @@ impl Facts {
         self.verdict.pod(Facts::key(pod)).unwrap().state
     }
 
-    /// A pod is untrusted for a file without a hash, and told why there is none.
+    /// A pod is untrusted for a file without a hash, and the finding says why there is none.
     fn unhashed(&self, pod: &str, path: &str, why: &str) {
         let mut of_file = self.verdict.failures();
         let found = of_file.find(|f| {

@@ -232,7 +232,7 @@ fn gather() -> Result<Facts> {
     })
 }
 
-/// Gathered once; what went wrong then is told to every test.
+/// Gathered once; what went wrong then is reported to every test.
 fn facts() -> &'static Facts {
     static FACTS: OnceLock<Result<Facts>> = OnceLock::new();
     FACTS

@@ -1,4 +1,5 @@
-//! A guest is a node: a stock kernel with IMA, a TPM, BTF and control groups, that does what it is told.
+//! A guest is a node: a stock kernel with IMA, a TPM, BTF and control groups, that executes the commands it
+//! is sent.
 
 use std::time::{Duration, Instant};
 

@@ -157,7 +157,7 @@ fn enforced(stock: Stock, mode: CgroupMode) {
         (state(BAD).state, state(GOOD).state),
         (State::Untrusted, State::Trusted)
     );
-    // Each denial is a record, which is told and held against nobody.
+    // Each denial is a record, which is reported and is no failure.
     let evidence = round.evidence().unwrap();
     let records = evidence.partitions.iter().flat_map(|log| &log.records);
     let denials: Vec<_> = records.filter(|r| r.kind == EventKind::Guard).collect();

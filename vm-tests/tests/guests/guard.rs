@@ -226,7 +226,8 @@ fn denied(stock: Stock) {
     let (collector, first) = node.start_collector().unwrap();
     assert_eq!(first.verdict.node.state, State::Trusted, "{}", first.verdict);
 
-    // From pods: without rights nothing is told, with them nothing is reached, and it is the pod's own affair.
+    // From pods: without rights nothing is recorded, with them nothing is reached, and it concerns the pod
+    // alone.
     let pods = Pods::start(&node.vm, Runtime::Bare, &[]).unwrap();
     let (plain, privileged) = (
         run_pod(&pods, "plain", PLAIN),
@@ -421,8 +422,8 @@ fn recorded(stock: Stock) {
         }
     }
 
-    // From pods: without rights nothing is told. A descriptor that was passed on is enough for some calls, and privileges for
-    // the others: these are the node's affair.
+    // From pods: without rights nothing is recorded. A descriptor that was passed on is enough for some
+    // calls, and privileges for the others: these concern the node.
     let pods = Pods::start(&node.vm, Runtime::Bare, &[]).unwrap();
     let (plain, privileged) = (
         run_pod(&pods, "plain", PLAIN),
@@ -524,7 +525,7 @@ fn recorded(stock: Stock) {
     assert_eq!(sh(&node, &format!("echo 1 > {FTRACE}")).0, 0);
     assert!(!last_checkpoint(&node.fresh().unwrap()).blind);
 
-    // A pin of another name is not found by whoever comes next: as good as gone, until it is back.
+    // A pin of another name is not found by a process that comes next: as good as gone, until it is back.
     assert_eq!(sh(&node, &format!("mv {PINS}/link_executed {PINS}/other")).0, 0);
     let round = node.fresh().unwrap();
     assert!(last_checkpoint(&round).blind);
@@ -605,7 +606,7 @@ fn the_tpm_is_the_collectors_alone_if_that_is_wanted_on_6_12() {
             "{device}: {code} {said}"
         );
     }
-    // Its own quotes go on, and who was refused is told.
+    // Its own quotes go on, and who was refused is reported.
     let round = node.fresh().unwrap();
     assert!(round.verdict.trusted, "{}", round.verdict);
     let records = guarded(&round);

@@ -190,7 +190,7 @@ fn the_page_on_installing_leads_to_a_trusted_node() {
     let (mut releases, mut of_this_release) = (0, 0);
     for block in &blocks {
         match block.kind.as_str() {
-            // Whoever runs this test has built the same, without optimisation.
+            // Everybody who runs this test has built the same, without optimisation.
             "build" => assert_eq!(block.script, "cargo xtask build --release\n"),
             "chosen" => {
                 let chosen: BTreeSet<&str> = block

@@ -10,7 +10,7 @@ use vm_tests::lists::{self, LISTS};
 use vm_tests::scenario::TAGGED_IMA;
 use vm_tests::{Stock, Vm, kernel};
 
-/// Files of user 1000 are measured for each group, those of user 1001 once, whoever uses them.
+/// Files of user 1000 are measured for each group, those of user 1001 once, no matter who uses them.
 const POLICY: &str = "\
 measure func=BPRM_CHECK mask=MAY_EXEC fowner=1000 template=ima-cgpath per_cgroup
 measure func=BPRM_CHECK mask=MAY_EXEC fowner=1001 template=ima-cgpath

@@ -462,7 +462,7 @@ fn a_tpm_that_answers_with_errors_loses_nothing_and_is_named() {
             .any(|line| line.contains("no attestation") && line.contains(REASON)),
         "the log does not say why:\n{log}"
     );
-    // The collector's default is to let others use the TPM and to tell of it.
+    // The collector's default is to let others use the TPM and to report it.
     let mut findings = verdict.node.findings.iter();
     let shown = findings.find(|f| f.text.contains("opened the TPM")).unwrap();
     assert_eq!(shown.severity, Severity::Note);

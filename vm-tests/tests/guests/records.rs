@@ -1,4 +1,5 @@
-//! What the records of a node say, held against what its processes wrote down themselves and against IMA's own list.
+//! What the records of a node say, compared with what its processes wrote down themselves and with IMA's own
+//! list.
 //!
 //! One guest of each kernel serves all properties here: everything runs first, one round of evidence is taken, and each
 //! test only reads it.
@@ -70,7 +71,7 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         .cgroup("/system.slice/check.service")
         .run()?;
     let round = node.fresh()?;
-    // After the last round: whoever opens the collector's programs is reported.
+    // After the last round: a process that opens the collector's programs is reported.
     let programs = node.work(&Workload::Programs {
         pins: "/sys/fs/bpf/ima-cgpath".to_owned(),
     })?;
@@ -100,7 +101,7 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     Ok(facts)
 }
 
-/// The facts of one kernel, gathered once; what went wrong then is told to every test.
+/// The facts of one kernel, gathered once; what went wrong then is reported to every test.
 fn facts(stock: Stock) -> &'static Facts {
     static OF_6_12: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
     static OF_6_1: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
@@ -345,8 +346,9 @@ fn check_finds_each_precondition_met_on_a_node_that_works(stock: Stock) {
     assert_eq!(*code, Some(0));
 }
 
-/// A kernel's limit is a million instructions for a program; long before, loading takes noticeably longer. Whoever changes a
-/// program's count by more than a tenth changes the committed one with it, where a reviewer sees it.
+/// A kernel's limit is a million instructions for a program; long before, loading takes noticeably longer. A
+/// change of a program's count by more than a tenth changes the committed one with it, where a reviewer sees
+/// it.
 fn programs_are_verified_in_about_as_many_instructions_as_written_down(stock: Stock) {
     let committed = include_str!("../verified-instructions.txt");
     let written: BTreeMap<&str, u64> = committed

@@ -95,7 +95,7 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
         let bundle = TenantBundle::from_cbor(&bytes).unwrap();
         assert_eq!(bundle.pod.to_string(), PODS[0].1);
     }
-    // Told of names and trusted by UIDs: the policy calls them otherwise.
+    // The names are the runtime's, and trust is by UID: the policy has other names for them.
     let told = |round: &vm_tests::scenario::Round| -> Vec<String> {
         assert!(round.verdict.trusted, "{}", round.verdict);
         let pods = round
@@ -107,7 +107,7 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     };
     assert_eq!(told(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
 
-    // Without the runtime everything goes on by what it told before.
+    // Without the runtime everything goes on by what it reported before.
     node.vm.sh("kill $(pidof containerd)").unwrap();
     let dead = until(&node.vm, |status| status["runtime"]["error"] != Value::Null);
     let delivered = dead["sinks"][0]["delivered"].as_u64();

@@ -45,7 +45,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Whether whoever does this also does `part`.
+    /// Whether this purpose includes `part`.
     fn includes(self, part: Self) -> bool {
         match self {
             Self::Build | Self::Machines | Self::Kernel | Self::BenchReplay => self == part,

@@ -141,7 +141,7 @@ impl Installed {
     }
 }
 
-/// Which suites offer which versions, as `apt-cache policy` tells.
+/// Which suites offer which versions, as `apt-cache policy` states.
 #[derive(Clone, Debug, Default)]
 pub struct Offers {
     suites: BTreeMap<String, Suite>,
@@ -149,7 +149,7 @@ pub struct Offers {
 }
 
 impl Offers {
-    /// Reads `apt-cache policy`, which tells of suites, and `apt-cache policy PACKAGE…`, which tells of versions.
+    /// Reads `apt-cache policy`, which states suites, and `apt-cache policy PACKAGE…`, which states versions.
     pub fn read(general: &str, packages: &str) -> Self {
         let mut offers = Self::default();
         let mut place = None;
@@ -325,7 +325,7 @@ impl Simulation {
     /// ` qemu-utils : Breaks: qemu-system-common (< 8) but 7.2 is to be installed`; lines that go on have no name.
     fn unmet_line(&mut self, line: &str, last: &mut Option<String>) {
         let line = line.trim();
-        // Apt 3 puts its error on the same line when nothing is to be said of the version.
+        // Apt 3 puts its error on the same line when it has nothing to say of the version.
         let line = line.split("E: ").next().unwrap_or(line);
         let (package, said) = match (line.split_once(" : "), last.clone()) {
             (Some((package, said)), _) => (package.to_owned(), said),

@@ -32,7 +32,7 @@ pub fn build(what: &str, command: &mut Command) -> Result<Vec<Program>> {
     Ok(messages.lines().filter_map(program).collect())
 }
 
-/// The test program that a message of cargo's tells of.
+/// The test program that a message of cargo's names.
 fn program(message: &str) -> Option<Program> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
     let executable = message["executable"].as_str()?;

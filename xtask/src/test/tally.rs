@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// (`evidence/tests/common/vectors.rs`). Where they must be there, `CGPATH_REQUIRE_VECTORS=1` makes the test itself fail.
 const NO_VECTORS: &str = "SKIPPED: no ../shared/vectors";
 
-/// How many tests ended in which way, and what is to be told of them.
+/// How many tests ended in which way, and what is to be reported of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Count {
     pub passed: u64,

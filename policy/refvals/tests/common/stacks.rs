@@ -1,7 +1,8 @@
 //! Random stacks of layers, the same for each seed: what image builders write, and what they had better not.
 //!
-//! Promises: an item says what a runtime's reader makes of an entry, and [`layer`] writes the entry in one of the forms
-//! that tar has for it, so that whoever unpacks items needs no tar reader. Not here: what a stack becomes.
+//! Promises: an item says what a runtime's reader makes of an entry, and [`layer`] writes the entry in one of
+//! the forms that tar has for it, so that code that unpacks items needs no tar reader. Not here: what a stack
+//! becomes.
 
 /// One entry of a layer, as Go's `archive/tar` reads it.
 #[derive(Debug, Clone)]

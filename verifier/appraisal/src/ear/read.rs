@@ -81,7 +81,7 @@ impl AttestationResult {
         AttestationResult::of_claims(&claims(message)?)
     }
 
-    /// The pods that a token names, whoever signed it: who passes one on must know what it would show.
+    /// The pods that a token names, no matter who signed it: who passes one on must know what it would show.
     ///
     /// # Errors
     /// [`EarError`].

@@ -1,8 +1,9 @@
 //! Following a node: where a verifier is, and whether a delta comes after that.
 //!
-//! Pure. A delta that follows is judged as the whole evidence would be: by [`Follower`] where nothing is unusual, else by
-//! joining it with what is kept ([`cgpath_evidence::EvidenceDelta::join`]) and appraising that. What does not follow is told apart by
-//! [`Mismatch`]; a list that was cut by [`uncut`]. Not here: where evidence is kept, and the rules (see `appraise`).
+//! Pure. A delta that follows is judged as the whole evidence would be: by [`Follower`] where nothing is
+//! unusual, else by joining it with what is kept ([`cgpath_evidence::EvidenceDelta::join`]) and appraising
+//! that. What does not follow is distinguished by [`Mismatch`]; a list that was cut by [`uncut`]. Not here:
+//! where evidence is kept, and the rules (see `appraise`).
 
 mod follower;
 

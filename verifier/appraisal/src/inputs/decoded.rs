@@ -41,7 +41,7 @@ pub(crate) struct Line<'a> {
     problem: Option<Box<str>>,
 }
 
-/// What the entries extend. Apart from the lines, so that whoever follows a chain reads nothing else.
+/// What the entries extend. Apart from the lines, so that code that follows a chain reads nothing else.
 #[derive(Debug, Default)]
 pub(crate) struct Digests {
     /// Of [`BATCH`] entries each, but the last.

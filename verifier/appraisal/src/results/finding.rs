@@ -245,8 +245,8 @@ impl Findings {
     }
 }
 
-/// Text that holds what others chose, as it may go to a terminal. A backslash stays one: bytes were escaped when the
-/// text was made.
+/// Text that holds untrusted bytes, as it may go to a terminal. A backslash stays one: bytes were escaped
+/// when the text was made.
 fn shown(text: &str) -> String {
     escape(text.as_bytes()).replace("\\\\", "\\")
 }

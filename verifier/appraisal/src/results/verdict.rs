@@ -63,7 +63,7 @@ pub struct Verdict {
     /// Findings that somebody accepted: every statement that holds for this node's boot.
     #[serde(default)]
     pub accepted: Vec<AcceptedNote>,
-    /// When the evidence was judged again, in unix seconds; `time` stays that of the evidence.
+    /// When the evidence was re-appraised, in unix seconds; `time` stays that of the evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejudged: Option<u64>,
     /// What to store for the next appraisal; `None` where the evidence was not believed: keep the old state then.
@@ -179,7 +179,7 @@ pub struct NodeVerdict {
     /// The boot.
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// Kernel release, as the node told.
+    /// Kernel release, as the node stated.
     pub kernel: String,
     /// Entries of the list.
     pub entries: u64,
@@ -282,7 +282,7 @@ pub struct PodVerdict {
     /// Its name in the policy; absent where no policy knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// `namespace/name` as the container runtime told: enriched, for people.
+    /// `namespace/name` as the container runtime reported: enriched, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<String>,
     /// How it was judged.

@@ -171,12 +171,12 @@ impl Tally {
         (uses > 0).then(finding)
     }
 
-    /// What is to be said of programs that ran others out of the kernel's sight.
+    /// The finding on programs that ran others out of the kernel's sight.
     pub(crate) fn opaque(&self) -> Option<Finding> {
         self.opaque.clone()
     }
 
-    /// A record tells what was not recorded so far: the last one holds.
+    /// A record states what was not recorded so far: the last one holds.
     pub(crate) fn lost(&mut self, loss: PodLoss, seq: u64) {
         if self.lost.is_none_or(|(_, told)| told < seq) {
             self.lost = Some((loss, seq));

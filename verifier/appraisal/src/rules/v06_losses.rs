@@ -54,8 +54,8 @@ pub(crate) fn blind(checkpoint: &Checkpoint, findings: &mut Findings) {
     }
 }
 
-/// What is to be said of what was not recorded for a budget. Only pods have one: what says otherwise was not made by our
-/// programs.
+/// The finding on what was not recorded for a budget. Only pods have one: a record that says otherwise was
+/// not made by our programs.
 pub(crate) fn of_partition(key: PartitionKey, (loss, seq): (PodLoss, u64)) -> Finding {
     let (subject, text) = match key {
         PartitionKey::Pod(_) => (

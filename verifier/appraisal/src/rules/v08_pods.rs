@@ -33,8 +33,8 @@ pub(crate) struct Concluded {
 }
 
 impl Judged {
-    /// The verdicts on all pods, and what is to be said of the other partitions. `late` stands for those partitions that
-    /// have pending entries.
+    /// The verdicts on all pods, and what is listed of the other partitions. `late` stands for those
+    /// partitions that have pending entries.
     pub(crate) fn conclude(
         &self,
         late: &BTreeMap<PartitionKey, Tally>,

@@ -109,7 +109,7 @@ impl Judged {
     }
 }
 
-/// Records of the host of which nothing is to be said but that they are there: their contents are accepted.
+/// Records of the host that are only counted: their contents are accepted.
 #[derive(Default)]
 struct Plain {
     entries: u64,
@@ -255,7 +255,7 @@ impl<'a> Judge<'_, 'a> {
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         self.cgroup(key, record.cgroup.as_deref());
-        // Nobody's deed: there is no process to be suspect.
+        // A loss is not of one process: there is none to be suspect.
         if record.kind != EventKind::PodLoss {
             self.lineage(key, record);
         }

@@ -7,7 +7,7 @@ use crate::rules::Rule;
 use cgpath_evidence::PartitionKey;
 use cgpath_policy::Policy;
 
-/// What is to be said of the use of the program at this path, if it is such a one and a pod used it.
+/// The finding on the use of the program at this path, if it is opaque and a pod used it.
 pub(crate) fn finding(policy: &Policy, key: PartitionKey, path: &[u8]) -> Option<Finding> {
     let PartitionKey::Pod(uid) = key else { return None };
     if !cgpath_policy::is_opaque(path) {

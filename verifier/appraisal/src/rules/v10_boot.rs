@@ -94,7 +94,7 @@ pub(crate) fn check(
 }
 
 struct Boot<'a> {
-    /// The command line that the node tells.
+    /// The command line that the node states.
     told: Option<&'a [u8]>,
     lines: &'a [Line<'a>],
     quoted: &'a Quoted,

@@ -1,9 +1,10 @@
 //! V10: what was measured into the registers that a policy's `events` and `command-lines` speak of, judged by digest.
 //!
-//! Promise: no event of such a register is passed over for what the log says of it. A digest covers neither type nor tag nor
-//! text, so whoever hands the log over chooses them: each event has a digest that the policy names for its register and type,
-//! or that of an accepted command line, or holds data that the firmware profile fixes and that is what was hashed, or its
-//! register as a whole has a value that the policy pins. Not here: whether the log leads to the quoted registers (see `v10_boot`).
+//! Promise: no event of such a register is passed over for what the log says of it. A digest covers neither
+//! type nor tag nor text, so the sender of the log chooses them: each event has a digest that the policy
+//! names for its register and type, or that of an accepted command line, or holds data that the firmware
+//! profile fixes and that is what was hashed, or its register as a whole has a value that the policy pins.
+//! Not here: whether the log leads to the quoted registers (see `v10_boot`).
 
 use crate::results::finding::{Finding, Findings};
 use crate::rules::v10_boot::{fail, named};
@@ -24,7 +25,7 @@ pub(super) struct Measured<'a> {
     log: &'a EventLog<'a>,
     banks: &'a [Bank],
     reference: &'a BootPolicy,
-    /// The command line that the node tells.
+    /// The command line that the node states.
     told: Option<&'a str>,
     /// Registers whose whole value the policy accepts, in each bank.
     pinned: &'a BTreeSet<u8>,
@@ -144,7 +145,7 @@ impl<'a> Measured<'a> {
         u8::try_from(event.pcr).is_ok_and(|pcr| self.pinned.contains(&pcr))
     }
 
-    /// What the event or the node tells is only shown where it is what was measured.
+    /// What the event or the node states is only shown where it is what was measured.
     fn wrong_line(&self, line: &CommandLine) -> Finding {
         let is = |text: &&str| self.banks.iter().all(|bank| line.is(text, *bank));
         let text = line.text().filter(is).or(self.told.filter(is));

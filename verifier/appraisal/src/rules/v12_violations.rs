@@ -78,7 +78,8 @@ impl Files {
                 continue;
             }
             let users = self.users.entry(file).or_default();
-            // Whoever uses it by a permitted name takes whatever it holds; by another name somebody else may not.
+            // A use by a permitted name accepts whatever the file holds. A use by somebody else by another
+            // name does not.
             let is_user =
                 !users.contains(key) && !scene.policy.permits_violation(&record.path) && users.insert(*key);
             if is_user {

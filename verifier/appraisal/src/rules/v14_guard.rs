@@ -1,8 +1,8 @@
 //! V14: nobody touched the collector's own parts, and the programs watched over them as the policy wants.
 //!
-//! Promise: every record of the guard is spoken of; what was done to the collector is the node's, whoever did it; what was
-//! denied to a pod is that pod's; what the collector's settings did to a pod is that pod's and no failure. Not here: whether
-//! the records are to be believed.
+//! Promise: every record of the guard is spoken of; what was done to the collector is the node's, no matter
+//! who did it; what was denied to a pod is that pod's; what the collector's settings did to a pod is that
+//! pod's and no failure. Not here: whether the records are to be believed.
 
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::rules::Rule;
@@ -110,7 +110,8 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
             format!(" (number {object})")
         };
         let text = format!("{}{number}: {outcome}", what(action));
-        // What failed changed nothing of the node, and whoever may hurt it by failing could do so at will.
+        // A denied call changed nothing of the node. If it counted against the node, a pod could make the
+        // node fail at will.
         let subject = match key {
             PartitionKey::Pod(_) if is_denied => Subject::Partition(key),
             _ => Subject::Node,

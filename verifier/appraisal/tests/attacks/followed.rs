@@ -128,8 +128,8 @@ fn impostor(number: u64) -> Measurement {
     Measurement::ima_ng(path.as_bytes(), &sha256(b"anything"))
 }
 
-/// Whoever reads a content under a checkpoint's name and then starts a kernel by kexec hides nothing: what measured no
-/// checkpoint in its own boot is judged by its content ever after.
+/// Reading a content under a checkpoint's name and then starting a kernel by kexec hides nothing: what
+/// measured no checkpoint in its own boot is judged by its content ever after.
 #[test]
 fn a_checkpoints_name_alone_hides_nothing_behind_a_kexec() {
     let mut node = busy();
@@ -265,7 +265,7 @@ fn what_follows_a_disbelieved_first_round_in_the_same_boot_is_trusted_on_its_own
     assert!(second.trusted, "{second}");
     assert!(second.state.is_some_and(|state| state.believed) && second.first_sight.is_none());
 
-    // What nobody's key signed is no sight of a node.
+    // What no node's key signed is no observation of a node.
     let mut forged = node.attest(nonce);
     forged.quote.signature[20] ^= 1;
     let forged = appraise(&forged, &node.policy(), &node.context(nonce, None)).unwrap();

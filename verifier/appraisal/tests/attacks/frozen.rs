@@ -195,7 +195,7 @@ fn a_mark_explains_one_entry_and_no_more() {
         one_a_round(&mut life.node, n);
         let settled = life.node.settled();
         let round = life.round_sealed(|c| c.settled = settled);
-        // One entry is the mark's; from the second on the rest is nobody's.
+        // The mark explains one entry. Nothing explains the second and those after it.
         if n > 0 {
             wrong.extend(round.trusted());
         }

@@ -1,6 +1,7 @@
-//! What whoever holds the checkpoint key can still hide: docs/threat-model.md states it as a limit.
+//! What a holder of the checkpoint key can still hide: docs/threat-model.md states it as a limit.
 //!
-//! These tests hold as long as the limit does: one that fails tells of a limit that is gone, and of a text to change.
+//! These tests hold as long as the limit does: one that fails shows that a limit is gone and that a text has
+//! to be changed.
 
 use super::{Life, busy};
 use cgpath_appraisal::State;
@@ -28,7 +29,7 @@ fn limit_a_content_is_hidden_by_saying_that_it_was_used_where_it_is_accepted() {
         for _ in 0..3 {
             let round = life.round();
             assert_eq!(round.judged.whole.trusted, is_hidden, "{}", round.judged.whole);
-            // Whoever is said to have used it answers for it.
+            // The pod that is said to have used it answers for it.
             let state = round.judged.whole.pod(pod(said)).unwrap().state;
             assert_eq!(state == State::Trusted, is_hidden);
         }

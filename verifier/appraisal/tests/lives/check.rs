@@ -292,7 +292,7 @@ fn naive_says(
         shown,
         elsewhere: plain.failures().any(is_elsewhere),
     });
-    // What a pod is told of the node's evidence is said by the node.
+    // A pod's finding about the node's evidence repeats what the node's findings say.
     let is_told = |finding: &&Finding| {
         finding
             .text

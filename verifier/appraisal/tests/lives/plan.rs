@@ -67,7 +67,7 @@ pub enum Content {
     OtherBank,
 }
 
-/// How a record of an execution tells the content.
+/// How a record of an execution states the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hashed {
     Measured,
@@ -106,7 +106,7 @@ pub enum Step {
     PodLoss(Who, u8),
     Blind(bool),
     Protect(u8),
-    /// What the runtime tells of pods' names.
+    /// What the runtime reports of pods' names.
     Told(u8),
     Fail(Who, u8, i32),
     /// An entry that IMA lists twice, each with its record. Of none that is older than the load: which of them an add is about,

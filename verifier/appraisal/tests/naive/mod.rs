@@ -545,8 +545,8 @@ impl<'a> Case<'a> {
                 continue;
             }
             if marks > 0 {
-                // One thread is inside of IMA for one entry; which one, nobody knows. It is one that may have the content,
-                // or it is held against each of them.
+                // One thread is inside of IMA for one entry; which one, nobody knows. It is one that may have
+                // the content, or each of them fails for it.
                 marks -= 1;
                 let marked: BTreeSet<_> = self
                     .given

@@ -1,7 +1,8 @@
 //! `cgpath node policy`, `accept`, `forget`, `stop` and `reactivate`: how a node that is untrusted comes back.
 //!
-//! All kept evidence since the node's boot is judged again, without asking the node; what verdicts said before is kept.
-//! Not here: how evidence is judged again (see `serve::again`).
+//! All kept evidence since the node's boot is re-appraised, without asking the node; what verdicts said
+//! before is kept.
+//! Not here: how evidence is re-appraised (see `serve::again`).
 
 use super::StoreArgs;
 use crate::input;
@@ -289,7 +290,7 @@ struct Before {
 #[derive(Serialize)]
 struct Changed<'a> {
     node: &'a str,
-    /// Verdicts whose evidence was judged again.
+    /// Verdicts whose evidence was re-appraised.
     rejudged: usize,
     without_evidence: usize,
     /// Subjects of the last verdict whose state is another one now.

@@ -97,8 +97,8 @@ impl Standing {
     }
 }
 
-/// Why the policy of a node cannot be used. Of one that the store has a copy of it is asked whether all of it is there: nobody
-/// changes it in its place, and whoever judges by it reads it again and compares its digest.
+/// Why the policy of a node cannot be used. Of one that the store has a copy of it is asked whether all of it
+/// is there: nobody changes it in its place, and each appraisal by it reads it again and compares its digest.
 fn policy_error(node: &Node) -> Option<String> {
     if node.policy_source.is_some() {
         let folder = node.policy.parent().unwrap_or(&node.policy);

@@ -55,7 +55,7 @@ impl<'a> Walk<'a> {
                 self.root.join(&relative)
             };
             let error = |e: io::Error| Failure::file(&path, &e);
-            // The root may be a link, whoever gave it meant what it leads to; links below it are not followed.
+            // The root may be a link: the user who gave it meant its target. Links below it are not followed.
             let metadata = if relative.as_os_str().is_empty() {
                 fs::metadata(&path)
             } else {

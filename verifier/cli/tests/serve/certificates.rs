@@ -81,7 +81,7 @@ fn a_node_with_its_own_certificate_is_taken_and_no_other_may_speak_for_it() {
         assert_eq!(ask(&other, "worker-1"), refused, "{name}");
     }
     assert_eq!(ask(&own, "worker-2"), refused);
-    // Which nodes there are is nobody's business.
+    // Which nodes there are is not disclosed.
     assert_eq!(ask(&own, "nobody"), refused);
 
     // Who shows none reads with a token, and who has one is no reader.

@@ -121,7 +121,7 @@ fn kill_9_loses_no_answered_verdict_and_doubles_none() {
                     sender.name
                 );
             }
-            // Whoever got no answer sends the same again: it counts once, now or before.
+            // A sender that got no answer sends the same again: it counts once, now or before.
             if let Some((nonce, bytes)) = sender.open.take() {
                 let counted = kept.contains_key(&nonce);
                 let again = client.submit(sender.name, &bytes).unwrap();

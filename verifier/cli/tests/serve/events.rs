@@ -1,4 +1,5 @@
-//! Changes of verdicts: told to webhooks and to the journal at least once, and listed for whoever may see them.
+//! Changes of verdicts: sent to webhooks and to the journal at least once, and listed for readers who may see
+//! them.
 
 use super::site::{Answer, Client, Server, Site, busy, cgpath, ok};
 use cgpath_testkit::port::Port;
@@ -34,8 +35,8 @@ impl Delivery {
     }
 }
 
-/// Takes deliveries over HTTPS and answers what it was told to answer; 204 once it was told nothing more, and for
-/// status 0 not at all.
+/// Takes deliveries over HTTPS and gives the answers that were set; 204 once none is left, and for status 0
+/// no answer at all.
 struct Hook {
     deliveries: Receiver<Delivery>,
     answers: Arc<Mutex<Vec<u16>>>,
@@ -186,7 +187,7 @@ fn each_change_is_delivered_once_in_order_and_a_replay_of_it_is_refused() {
         assert!(event["data"].get("old").is_none(), "{event}");
         assert_eq!(check(&site, delivery).0, Some(0));
     }
-    // Nothing changes, nothing is told.
+    // Nothing changes, nothing is sent.
     round(&client, &mut node);
     hook.none();
     tamper(&mut node);
@@ -303,7 +304,7 @@ fn a_service_killed_between_verdict_and_delivery_delivers_after_its_restart() {
         [2, 3, 4, 5]
     );
     assert_eq!(before[1].json()["id"], after[0].json()["id"]);
-    // Whoever took it does not take it again.
+    // A receiver that took it does not take it again.
     for (delivery, code) in [(&before[0], 0), (&before[1], 0), (&after[0], 1), (&after[1], 0)] {
         assert_eq!(check(&site, delivery).0, Some(code));
     }
@@ -459,7 +460,7 @@ fn revocations_are_listed_from_a_cursor_on_and_a_tenant_sees_none_of_another() {
         serde_json::json!({"revocations": [], "more": false})
     );
 
-    // The node itself turns untrusted: whoever has a pod there learns that, and not why.
+    // The node itself turns untrusted: a reader who has a pod there learns that, and not why.
     node.execute(
         &Actor::host("/sbin/init"),
         "/usr/bin/rootkit",

@@ -289,7 +289,7 @@ fn a_store_that_is_moved_judges_by_the_policies_that_it_took_along() {
     ];
     let (code, shown) = judged(&shown);
     assert_eq!((code, &shown["standing"]), (0, &"trusted".into()));
-    // And it can be judged again without any file from elsewhere.
+    // And it can be re-appraised without any file from elsewhere.
     let again = [
         "node",
         "policy",

@@ -1,4 +1,4 @@
-//! Rounds that send what is new: taken, refused by name, put together again, judged again.
+//! Rounds that send what is new: taken, refused by name, put together again, re-appraised.
 
 use super::site::{Answer, Client, Site, busy, cgpath, judged, ok};
 use cgpath_appraisal::Verdict;
@@ -79,7 +79,7 @@ fn rounds_send_what_is_new_and_the_store_has_the_whole_of_each() {
     let (verdict, ..) = next(&client, &mut node, &last);
     assert!(verdict.trusted, "{verdict}");
 
-    // Judged again, without asking the node: by a policy that wants what pod 4 does not run.
+    // Re-appraised, without asking the node: by a policy that wants what pod 4 does not run.
     let mut stricter = node.clone();
     stricter
         .pod_files

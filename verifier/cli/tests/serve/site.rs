@@ -310,7 +310,8 @@ impl Site {
         self.store().join("ca.pem")
     }
 
-    /// TLS as the service itself has it, for others that are to be trusted by whoever trusts the CA.
+    /// TLS as the service itself has it, for other servers that are to be trusted by clients that trust the
+    /// CA.
     pub fn server_config(&self) -> rustls::ServerConfig {
         let chain = CertificateDer::pem_file_iter(self.store().join("server.pem")).unwrap();
         let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();

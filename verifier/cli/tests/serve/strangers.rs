@@ -1,4 +1,4 @@
-//! What those cost the service who are nobody to it: memory, and what they are told.
+//! What unauthenticated clients cost the service in memory, and what they learn.
 
 use super::site::{Server, Site, busy};
 use cgpath_evidence::Evidence;
@@ -77,7 +77,7 @@ fn a_body_of_tiny_items_costs_no_more_than_its_bytes_whoever_sends_it() {
     println!("bodies of {LEN} bytes cost: strangers' {strangers}, the node's own {own}");
 }
 
-/// Published against a peer: a challenge that whoever answers could leave out.
+/// Published against a peer: a challenge that the answering side could leave out.
 #[test]
 fn evidence_without_a_nonce_that_was_given_for_it_is_refused() {
     let site = Site::new();

@@ -66,7 +66,7 @@ fn count(n: u64) -> i64 {
 }
 
 impl Metrics {
-    /// A node, for whoever sees everything.
+    /// A node, for readers who see everything.
     pub fn node(&mut self, node: &NodeSummary, verdict: Option<&Verdict>) {
         let label = Node {
             node: node.name.clone(),
@@ -102,7 +102,7 @@ impl Metrics {
         self.pods(&node.name, &verdict.pods);
     }
 
-    /// Until when the server's certificate is good, in unix seconds, for whoever sees everything.
+    /// Until when the server's certificate is good, in unix seconds, for readers who see everything.
     pub fn certificate(&mut self, not_after: Option<i64>) {
         self.certificate.set(not_after.unwrap_or(0));
     }
@@ -122,7 +122,7 @@ impl Metrics {
         self.pods(&node.last.node, &node.last.pods);
     }
 
-    /// A webhook, for whoever sees everything.
+    /// A webhook, for readers who see everything.
     pub fn webhook(&mut self, waiting: &Waiting) {
         let label = Hook {
             webhook: waiting.webhook.clone(),

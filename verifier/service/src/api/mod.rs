@@ -1,8 +1,8 @@
 //! The service's requests and answers.
 //!
-//! Who may do what: anybody, or with `--client-ca` whoever shows the node's certificate, may ask for a nonce and hand in evidence:
-//! evidence proves itself by its quote, and what does not prove itself changes nothing that is kept. There is no request that changes an enrolment (see
-//! `cgpath node`).
+//! Who may do what: anybody, or with `--client-ca` a client that shows the node's certificate, may ask for a
+//! nonce and hand in evidence: evidence proves itself by its quote, and what does not prove itself changes
+//! nothing that is kept. There is no request that changes an enrolment (see `cgpath node`).
 //! Not here: reading (see `read`), TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
 
 pub mod metrics;
@@ -38,8 +38,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 /// The id under which the verdict in an answer was kept.
 const VERDICT_ID: HeaderName = HeaderName::from_static("cgpath-verdict-id");
-/// Evidence in memory at one time, as a multiple of [`Settings::max_evidence`]. What counts is what has arrived: whoever
-/// dribbles holds little.
+/// Evidence in memory at one time, as a multiple of [`Settings::max_evidence`]. What counts is what has
+/// arrived: a client that sends slowly holds little.
 const UPLOADS: usize = 16;
 /// The unit in which that is counted.
 const UPLOAD_UNIT: usize = 4096;
@@ -57,7 +57,7 @@ const KEPT: usize = 64;
 /// What the command line says.
 #[derive(Clone)]
 pub struct Settings {
-    /// Who may read; with nobody in it, whoever connects from this machine.
+    /// Who may read; with nobody in it, every client that connects from this machine.
     pub readers: Readers,
     /// Bytes of evidence.
     pub max_evidence: usize,
@@ -69,7 +69,7 @@ pub struct Settings {
     pub ear_lifetime: u64,
     /// Whether nodes must show a certificate with their name.
     pub certificates: bool,
-    /// Who is told of changes: URLs.
+    /// Who is notified of changes: URLs.
     pub webhooks: Vec<String>,
 }
 
@@ -225,7 +225,7 @@ impl From<Refusal> for ApiError {
                 expected,
                 found,
             } => {
-                // Whoever asks is a stranger: which key is pinned is for the log.
+                // The client is not authenticated: which key is pinned is for the log.
                 tracing::warn!(node, expected, found, "evidence by another key");
                 (
                     StatusCode::FORBIDDEN,
@@ -431,8 +431,8 @@ struct NonceAnswer {
     position: Option<cgpath_evidence::Cursor>,
 }
 
-/// Refuses whoever does not show the node's certificate, where one is wanted. Before anything is looked at, so that
-/// strangers do not learn which nodes there are.
+/// Refuses a client that does not show the node's certificate, where one is wanted. Before anything is looked
+/// at, so that strangers do not learn which nodes there are.
 fn may_speak_for(app: &App, node: &str, shown: &Shown) -> Result<(), ApiError> {
     if !app.settings.certificates || shown.is(node) {
         return Ok(());
@@ -482,7 +482,7 @@ enum Gate {
     Closed,
     /// It proved itself.
     Open,
-    /// It did not: the rest is read and thrown away, so that whoever sends it can read the answer.
+    /// It did not: the rest is read and thrown away, so that the sender can read the answer.
     Refused(ApiError),
 }
 

@@ -1,4 +1,4 @@
-//! Reading: verdicts of nodes and pods, for whoever may see them.
+//! Reading: verdicts of nodes and pods, for readers who may see them.
 //!
 //! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether they are trusted;
 //! a node or pod outside answers, to the byte, as one that does not exist. Not here: who has what scope (see `readers`).
@@ -87,7 +87,8 @@ fn unauthorized(error: &str) -> Response {
     response
 }
 
-/// Refuses a wrong token, whatever is asked for and from wherever: whoever shows one believes that it counts.
+/// Refuses a wrong token, whatever is asked for and from wherever: a client that shows one believes that it
+/// counts.
 pub(crate) async fn known(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let shows = request.headers().contains_key(header::AUTHORIZATION);
     let token = shown_token(request.headers());
@@ -135,7 +136,7 @@ pub(crate) fn understood(kept: &StoredVerdict) -> Result<Verdict, ApiError> {
     serde_json::from_str(kept.verdict.get()).map_err(|error| ApiError::internal(&error))
 }
 
-/// What a reader with a scope is told of a node.
+/// What a reader with a scope is shown of a node.
 #[derive(Serialize)]
 pub struct Scoped {
     /// The node.
@@ -151,7 +152,8 @@ pub struct Scoped {
     /// The verdict's id.
     #[serde(skip)]
     pub id: i64,
-    /// What the verdict said when the evidence came, where it was judged again since: whole, to be looked up in.
+    /// What the verdict said when the evidence came, where it was re-appraised since: whole, to be looked up
+    /// in.
     #[serde(skip)]
     pub first: Option<Box<Verdict>>,
 }
@@ -311,8 +313,8 @@ struct History {
     next: Option<i64>,
 }
 
-/// What a reader with a scope is told of the past: the last [`HISTORY_PAGE`] verdicts at most, with no numbers, since
-/// these count what others do.
+/// What a reader with a scope is shown of the past: the last [`HISTORY_PAGE`] verdicts at most, with no
+/// numbers, since these count what others do.
 fn history_scoped(app: &App, node: &str, limit: u32, scope: &Readable) -> Result<Vec<Scoped>, ApiError> {
     app.store.node(node)?;
     let mut found = Vec::new();

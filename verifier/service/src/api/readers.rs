@@ -1,7 +1,8 @@
 //! Who may read what: tokens, and the pods that each may see.
 //!
-//! Promises: a token is kept as its SHA-256 alone; what a scope does not hold answers as what is not there; a pod is in a
-//! namespace by its name in the verifier's policy, never by what a node tells. Not here: requests (see `read`).
+//! Promises: a token is kept as its SHA-256 alone; what a scope does not hold answers as what is not there; a
+//! pod is in a namespace by its name in the verifier's policy, never by what a node states. Not here:
+//! requests (see `read`).
 
 use cgpath_appraisal::PodVerdict;
 use cgpath_appraisal::text::told;
@@ -100,7 +101,7 @@ impl Scope {
 pub struct ReaderId([u8; 32]);
 
 impl ReaderId {
-    /// Whoever reads from this machine while nobody has a token.
+    /// Every client that reads from this machine while nobody has a token.
     pub const LOCAL: ReaderId = ReaderId([0; 32]);
 }
 
@@ -111,7 +112,7 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Reads `path`, where there is one, and lets whoever shows `token` see everything.
+    /// Reads `path`, where there is one, and lets clients that show `token` see everything.
     ///
     /// # Errors
     /// [`ReadersError`].

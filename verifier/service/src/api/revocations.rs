@@ -42,10 +42,10 @@ struct Revocation {
     old: Option<cgpath_appraisal::State>,
     #[serde(skip_serializing_if = "Option::is_none")]
     new: Option<cgpath_appraisal::State>,
-    /// For whoever sees everything.
+    /// For readers who see everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<u64>,
-    /// Rules that fail; of a node for whoever sees everything.
+    /// Rules that fail; of a node for readers who see everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     rules: Option<Vec<String>>,
 }

@@ -115,7 +115,7 @@ fn bundle(
         .or_else(|_| TenantBundle::prove(&evidence, pod, 0))
         .map_err(|e| e.to_string())?;
     let mut terms = app.terms(ear::Scope::Pod(pod), kept).map_err(|e| e.to_string())?;
-    // A verdict of the past is sent to whoever follows: that it is one, its end says.
+    // A verdict of the past is sent to followers. Its end says that it is one.
     terms.standing = terms
         .standing
         .filter(|standing| *standing == ear::Standing::Stopped);

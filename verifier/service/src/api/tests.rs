@@ -83,7 +83,7 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
 async fn who_does_not_prove_himself_is_refused_without_a_permit_to_be_judged() {
     let dir = tempfile::tempdir().unwrap();
     let app = app(dir.path());
-    // Others are judged, and do not end: whoever needed a permit would wait for ever.
+    // Others are judged, and do not end: a request that needed a permit would wait for ever.
     let _all = app.judging.acquire_many(JUDGED).await.unwrap();
     let mut evidence = cgpath_evidence::Evidence {
         version: 1,
@@ -318,7 +318,7 @@ fn keep(app: &App, time: u64, nonce: u8) {
         .unwrap();
 }
 
-/// The claims of the attestation result about `n1`, for whoever shows this token.
+/// The claims of the attestation result about `n1`, for the client that shows this token.
 async fn result(app: &Arc<App>, token: &str, query: &str) -> serde_json::Value {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     let path = format!("/v1/nodes/n1/ear{query}");

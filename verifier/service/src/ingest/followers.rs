@@ -7,7 +7,7 @@ use cgpath_appraisal::follow::Follower;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes that followers take at most unless told otherwise.
+/// Bytes that followers take at most by default.
 pub const MEMORY: usize = 1 << 30;
 
 #[derive(Debug, Default)]

@@ -43,7 +43,7 @@ pub enum Refusal {
     UnknownKey {
         /// The node.
         node: String,
-        /// The pinned key's Name, hex: not for whoever asks.
+        /// The pinned key's Name, hex: not for the client.
         expected: String,
         /// The Name of the key in the evidence, hex.
         found: String,
@@ -270,7 +270,8 @@ impl Judge {
         let mut decoded = None;
         for _ in 0..TRIES {
             let round = self.store.round(node)?;
-            // First of all that takes time or memory: whoever has no key makes nobody decode, join and replay anything.
+            // First of all that takes time or memory: a sender without the key cannot make the service
+            // decode, join or replay anything.
             let (question, nonce_expires) = self.check(nonces, &round, &claim, now)?;
             // After the round was read: what is kept in between makes the commit a conflict.
             let before = self.store.outline(node)?;

@@ -28,7 +28,7 @@ impl<K: Ord + Clone> Counts<K> {
         })
     }
 
-    /// Counts one more; `None` if `who` has enough. Whoever is `free` is counted, too, and may have more.
+    /// Counts one more; `None` if `who` has enough. With `free` it is counted, too, and may have more.
     pub fn count(self: &Arc<Counts<K>>, who: K, free: bool) -> Option<Counted<K>> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let n = counts.entry(who.clone()).or_insert(0);

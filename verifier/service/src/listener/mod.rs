@@ -1,7 +1,8 @@
 //! The listener: TLS connections with bounds on their number, their age and their silence.
 //!
-//! TLS is rustls with *ring*. Where a CA for clients is given, whoever shows a certificate must show a good one of it; who has to
-//! show one, and with what name, `http` says. Evidence is authentic by its quote in any case. Not here: what requests mean.
+//! TLS is rustls with *ring*. Where a CA for clients is given, a client that shows a certificate must show a
+//! good one of it; who has to show one, and with what name, `http` says. Evidence is authentic by its quote
+//! in any case. Not here: what requests mean.
 
 pub mod certificate;
 pub(crate) mod counts;
@@ -44,7 +45,7 @@ const HANDSHAKE: Duration = Duration::from_secs(600);
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a connection may be used.
 const AGE: Duration = Duration::from_secs(900);
-/// How long requests in progress may take once the service is told to end.
+/// How long requests in progress may take once the service is asked to end.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Who is at the other end; an extension of each request.
@@ -71,7 +72,7 @@ impl Shown {
         Shown(Some(names.unwrap_or_default()))
     }
 
-    /// Whether a certificate for exactly this name was shown. A pattern is nobody's name.
+    /// Whether a certificate for exactly this name was shown. A wildcard pattern does not count as a name.
     pub fn is(&self, name: &str) -> bool {
         let names = self.0.as_deref().unwrap_or_default();
         names.iter().any(|n| *n == name.to_ascii_lowercase())
@@ -180,9 +181,9 @@ impl Peers {
     }
 }
 
-/// Connections, each until its task ends. One that waits for its other end (a handshake, a request's head or its body) gives
-/// way to a new one when there are too many, the one that has waited longest first: whoever dribbles bytes waits long, and a
-/// node that sends its round does not.
+/// Connections, each until its task ends. One that waits for its other end (a handshake, a request's head or
+/// its body) gives way to a new one when there are too many, the one that has waited longest first: a client
+/// that dribbles bytes waits long, and a node that sends its round does not.
 #[derive(Debug)]
 pub struct Connections {
     limit: usize,

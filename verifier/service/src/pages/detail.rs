@@ -197,7 +197,7 @@ fn changed(verdict: &Scoped, pod: &PodVerdict) -> Option<State> {
     (first != pod.state).then_some(first)
 }
 
-/// Says of a verdict that it was judged again, and what it was when its evidence came if that is another.
+/// Says of a verdict that it was re-appraised, and what it was when its evidence came if that is another.
 fn judged_again(page: &mut Html, was: Option<State>) {
     page.raw("<span class=\"small soft\">judged again");
     if let Some(was) = was {

@@ -1,4 +1,4 @@
-//! What was refused last in a node's name, so that it can be told without asking the service.
+//! What was refused last in a node's name, so that it can be shown without asking the service.
 //!
 //! Not here: who says how often it is written (see `http`), what it means (see `node::standing`).
 

@@ -1,7 +1,8 @@
-//! The way back: what a store keeps so that verdicts can be judged again, findings accepted, nodes stopped.
+//! The way back: what a store keeps so that evidence can be re-appraised, findings accepted, nodes stopped.
 //!
-//! One transaction takes everything that is judged again together with what made it so: there is no instant at which the
-//! policy is the new one and a verdict the old one's. What a verdict said before stays, in `rejudged`.
+//! One transaction takes everything that is re-appraised together with what made it so: there is no instant
+//! at which the policy is the new one and a verdict the old one's. What a verdict said before stays, in
+//! `rejudged`.
 //! Not here: how evidence is judged (see `again`).
 
 use super::verdicts::raw_json;
@@ -33,7 +34,7 @@ pub struct Past {
     pub state_before: Option<Vec<u8>>,
 }
 
-/// A verdict that was judged again.
+/// A verdict that was made again by a re-appraisal.
 #[derive(Debug)]
 pub struct Rejudged {
     /// Its id.
@@ -62,7 +63,7 @@ pub enum Change<'a> {
     },
 }
 
-/// One line of the record of what was judged again.
+/// One line of the record of re-appraisals.
 #[derive(Debug, Clone, Serialize)]
 pub struct RejudgedNote {
     /// The verdict.
@@ -169,9 +170,9 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Makes a change and keeps what was judged again because of it, all or nothing. `version` is what the judging
-    /// started from; `changes` are those of the last verdict; `state` is what the next round starts from and the evidence
-    /// that left it, `None` leaves both.
+    /// Makes a change and keeps what was re-appraised because of it, all or nothing. `version` is what the
+    /// judging started from; `changes` are those of the last verdict; `state` is what the next round starts
+    /// from and the evidence that left it, `None` leaves both.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`], [`StoreError::Database`].
@@ -263,7 +264,7 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
-    /// What was judged again of a node, the newest first, at most `limit`.
+    /// What was re-appraised of a node, the newest first, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -288,8 +289,8 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// What the verdicts of a node from `oldest` on said when their evidence came, by their id, of those that were judged
-    /// again: JSON.
+    /// What the verdicts of a node from `oldest` on said when their evidence came, by their id, of those that
+    /// were re-appraised: JSON.
     ///
     /// # Errors
     /// [`StoreError::Database`].

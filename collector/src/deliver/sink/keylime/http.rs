@@ -151,7 +151,7 @@ mod tests {
             let mut request = vec![0; 4096];
             let n = stream.read(&mut request).await.unwrap();
             assert!(request[..n].starts_with(b"POST /base/path HTTP/1.1\r\n"));
-            // The client may have heard enough before all is said.
+            // The client may have read enough before all is sent.
             let _ = stream.write_all(&answer).await;
             let _ = stream.read(&mut request).await;
         });
