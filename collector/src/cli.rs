@@ -34,7 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the daemon: load the programs, collect, seal, attest at each interval
     ///
-    /// Stops cleanly on SIGTERM; the programs stay in the kernel and nothing is lost until it is started again.
+    /// Stops cleanly on SIGTERM; the programs stay in the kernel and nothing is lost until it is started
+    /// again.
     Run,
     /// Make evidence for one nonce, by the running daemon or, where none runs, by itself
     Once(Once),
@@ -44,8 +45,8 @@ pub enum Command {
     Setup(Setup),
     /// Take the eBPF programs down, so that nothing is recorded, guarded or denied any more
     ///
-    /// This boot cannot be attested any more; the next one can. Stop the daemon first. Where guard.mode is "deny", only
-    /// the program that loaded them may do this; a reboot always does.
+    /// This boot cannot be attested any more; the next one can. Stop the daemon first. Where guard.mode is
+    /// "deny", only the program that loaded them may do this; a reboot always does.
     Unload,
     /// Write the attestation key (TPMT_PUBLIC) and print its fingerprint, for enrolment
     Ak(Ak),

@@ -1,12 +1,14 @@
-//! What must survive a crash of the collector: raw records, seeds and seals, in the order in which they were handled.
+//! What must survive a crash of the collector: raw records, seeds and seals, in the order in which they were
+//! handled.
 //!
-//! One append-only file for each boot, named `spool`. A frame is: length of the payload (u32), CRC-32 of kind and payload (u32), kind
-//! (u8), payload; little-endian. Promises: a frame that [`Journal::append`] said was written is there after `kill -9`; a
-//! frame that was cut short is recognised and removed; anything else that does not fit is an error, never skipped.
-//! It need not survive a power cut: the next boot starts a new chain.
+//! One append-only file for each boot, named `spool`. A frame is: length of the payload (u32), CRC-32 of kind
+//! and payload (u32), kind (u8), payload; little-endian. Promises: a frame that [`Journal::append`] said was
+//! written is there after `kill -9`; a frame that was cut short is recognised and removed; anything else that
+//! does not fit is an error, never skipped. It need not survive a power cut: the next boot starts a new
+//! chain.
 //!
-//! The file is opened once, for reading and writing: a second opening for reading would make IMA log a violation
-//! (`open_writers`) under policies that measure what root reads.
+//! The file is opened once, for reading and writing: a second opening for reading would make IMA log a
+//! violation (`open_writers`) under policies that measure what root reads.
 
 use crate::bpf::decode;
 use crate::pipeline::{Fact, KernelRecord, Note};
@@ -216,7 +218,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of `boot_id` in `dir`, or makes it. A frame that was cut short at the end is removed.
+    /// Opens the journal of `boot_id` in `dir`, or makes it. A frame that was cut short at the end is
+    /// removed.
     ///
     /// Frames are looked at only as far as is needed to find the end: [`Journal::replay`] checks them.
     ///
@@ -366,7 +369,8 @@ impl Journal {
         self.buf.push(kind);
         self.buf.extend_from_slice(payload);
         if let Err(source) = self.file.write_all_at(&self.buf, self.len) {
-            // A full disk takes a part of a frame: it must not stay, or the next one would be taken for its rest.
+            // A full disk takes a part of a frame: it must not stay, or the next one would be taken for its
+            // rest.
             self.file.set_len(self.len).map_err(io)?;
             return Err(io(source));
         }
@@ -385,7 +389,8 @@ fn crc(kind: u8, payload: &[u8]) -> u32 {
 /// Makes `state_dir/<boot id>` and removes the oldest other boots' directories beyond `keep`.
 ///
 /// # Errors
-/// [`JournalError::Io`] if this boot's directory cannot be made; one of another boot that cannot be removed is logged.
+/// [`JournalError::Io`] if this boot's directory cannot be made; one of another boot that cannot be removed
+/// is logged.
 pub fn boot_dir(state_dir: &Path, boot_id: &str, keep: usize) -> Result<PathBuf, JournalError> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = state_dir.join(boot_id);

@@ -1,5 +1,5 @@
-//! The collector: reads the kernel's measurement list and the eBPF records, attributes them, seals checkpoints,
-//! anchors them in the TPM and sends evidence.
+//! The collector: reads the kernel's measurement list and the eBPF records, attributes them, seals
+//! checkpoints, anchors them in the TPM and sends evidence.
 //!
 //! [`pipeline`] is pure and holds every decision; everything else here moves bytes to and from it.
 

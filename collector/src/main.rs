@@ -127,7 +127,8 @@ fn show_status(config: &Config, format: StatusFormat) -> anyhow::Result<ExitCode
 
 /// Logs go to stderr; in colour and with the time only where a person reads them, journald has both.
 fn log_to_stderr(config: &Config) {
-    // What these say at "info" is of use to nobody who did not ask for it; the configuration can name them again.
+    // What these say at "info" is of use to nobody who did not ask for it; the configuration can name them
+    // again.
     let quiet = "tss_esapi=warn,aya=warn,aya_obj=warn";
     let filter =
         tracing_subscriber::EnvFilter::try_new(format!("{quiet},{}", config.log)).unwrap_or_else(|error| {

@@ -1,7 +1,7 @@
 //! What is asked of the engine from outside: evidence for a nonce, and to act on a verdict.
 //!
-//! Below both sides: [`crate::service`] answers, [`crate::deliver`] asks, and neither uses the other. Not here: how evidence
-//! is made, how a verdict is read.
+//! Below both sides: [`crate::service`] answers, [`crate::deliver`] asks, and neither uses the other. Not
+//! here: how evidence is made, how a verdict is read.
 
 use crate::pipeline::SealError;
 use crate::store::{EvidenceFile, StoreError};

@@ -1,4 +1,5 @@
-//! The event loop around the engine: records, requests, time, and the order "seal, quote, then read the list".
+//! The event loop around the engine: records, requests, time, and the order "seal, quote, then read the
+//! list".
 
 #![allow(
     unsafe_code,
@@ -28,8 +29,9 @@ const FAST_TICK: Duration = Duration::from_millis(50);
 /// The same while nothing is waited for; also how soon a full disk is tried again.
 const SLOW_TICK: Duration = Duration::from_secs(1);
 
-/// While nobody waits for a checkpoint, records gather for so long before they are taken: being woken for each one by
-/// itself costs a busy node more than all that is done with it. They are safe meanwhile, the ring is the kernel's.
+/// While nobody waits for a checkpoint, records gather for so long before they are taken: being woken for
+/// each one by itself costs a busy node more than all that is done with it. They are safe meanwhile, the ring
+/// is the kernel's.
 const GATHER: Duration = Duration::from_millis(5);
 
 type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
@@ -126,8 +128,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the engine; blocks while the programs are loaded. Must be called within a tokio runtime that has this thread
-    /// for nothing else: each step blocks it.
+    /// Starts the engine; blocks while the programs are loaded. Must be called within a tokio runtime that
+    /// has this thread for nothing else: each step blocks it.
     ///
     /// # Errors
     /// What kept it from starting.
@@ -254,7 +256,8 @@ impl Service {
             Some(Command::Unquoted { id }) => self.engine.unquoted(id)?,
         }
         let taken = self.engine.drain()?;
-        // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each record.
+        // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each
+        // record.
         if taken < BATCH && self.engine.pipeline().unjoined() > 0 && self.list_read.elapsed() >= SLOW_TICK {
             self.engine.poll_list()?;
             self.list_read = Instant::now();

@@ -1,8 +1,8 @@
-//! What evidence is made from, on disk: sealed records by partition, checkpoint files, and the measurement list, each
-//! encoded as evidence carries it.
+//! What evidence is made from, on disk: sealed records by partition, checkpoint files, and the measurement
+//! list, each encoded as evidence carries it.
 //!
-//! Derived: everything here is made anew from the journal and the kernel when a collector starts. Memory holds one
-//! position for each record and each entry and nothing of their content.
+//! Derived: everything here is made anew from the journal and the kernel when a collector starts. Memory
+//! holds one position for each record and each entry and nothing of their content.
 
 use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
 use cgpath_evidence::writer::{self, Envelope, EvidenceWriter};
@@ -24,8 +24,8 @@ const MOST_BUFFERED: usize = 64 * BUFFER;
 /// Bytes between two records of a partition that are read along with them: a read of its own costs more.
 const GAP: u64 = 4096;
 
-/// Records that lie within so many bytes are read at once and then put into the order of evidence: those of a round most often
-/// do, whose pods took turns.
+/// Records that lie within so many bytes are read at once and then put into the order of evidence: those of a
+/// round most often do, whose pods took turns.
 const AT_ONCE: u64 = 4 * 1024 * 1024;
 
 /// Why the store cannot be used.
@@ -174,8 +174,8 @@ impl Reader {
         Ok(())
     }
 
-    /// All that these partitions' spans name, each of which stands in the order of the file, with where it begins; `None` where
-    /// it is more than [`AT_ONCE`].
+    /// All that these partitions' spans name, each of which stands in the order of the file, with where it
+    /// begins; `None` where it is more than [`AT_ONCE`].
     fn at_once(
         &self,
         partitions: &[(PartitionKey, Vec<Span>)],
@@ -342,8 +342,8 @@ impl Store {
         }
     }
 
-    /// What stands behind a cursor: where the list goes on, and where records do. `None` if this boot's evidence never
-    /// was at that cursor.
+    /// What stands behind a cursor: where the list goes on, and where records do. `None` if this boot's
+    /// evidence never was at that cursor.
     fn find(&mut self, frozen: &Frozen, cursor: &Cursor) -> Result<Option<Found>, StoreError> {
         let entries = usize::try_from(cursor.entries).unwrap_or(usize::MAX);
         let list_len = self.list.written + self.list.buf.len() as u64;
@@ -371,8 +371,9 @@ impl Store {
         }))
     }
 
-    /// All that evidence needs of what was frozen, what came behind that and is shown, and the list as it is now; to be
-    /// written out by another thread. With a cursor only what came after it; where there is no such cursor, everything.
+    /// All that evidence needs of what was frozen, what came behind that and is shown, and the list as it is
+    /// now; to be written out by another thread. With a cursor only what came after it; where there is no
+    /// such cursor, everything.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -505,7 +506,8 @@ pub struct EvidenceFile {
     pub len: u64,
     /// Whether it is what came after a cursor, see [`cgpath_evidence::EvidenceDelta`].
     pub is_delta: bool,
-    /// The cursor at its end, for a sink that keeps it; `base` is left to the sink. `None` without a checkpoint.
+    /// The cursor at its end, for a sink that keeps it; `base` is left to the sink. `None` without a
+    /// checkpoint.
     pub reached: Option<Cursor>,
 }
 

@@ -1,4 +1,5 @@
-//! Sinks: each gets its rounds whatever becomes of the others; what waits is on disk, what does not fit is said.
+//! Sinks: each gets its rounds whatever becomes of the others; what waits is on disk, what does not fit is
+//! said.
 
 use crate::common::{self, sink::PATIENCE, sink::stop, sink::until};
 use cgpath_evidence::boot::{Boot, REGISTERS, Registers};

@@ -45,7 +45,8 @@ fn the_key_is_the_same_each_time_and_its_quote_verifies_over_the_nonce() {
     ecc_point(&quote.ak)
         .verify(&quote.attest, &ecdsa(&quote.signature))
         .unwrap();
-    // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign; TPMA_OBJECT at offset 4.
+    // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign; TPMA_OBJECT at
+    // offset 4.
     assert_eq!(quote.ak[4..8], 0x0005_0472u32.to_be_bytes());
     // PCR 0 to 10, none of which was ever extended.
     let attest = cgpath_evidence::tpm::Attest::parse(&quote.attest).unwrap();

@@ -1,7 +1,8 @@
 //! Nothing but the hash extensions of a replay, the lower bound of any: `bare_chains EXTENSIONS [BANK…]`.
 //!
-//! Each bank's register is extended that many times; the banks named run one after the other on one thread, the others on
-//! a second one. Without names the program measures each chain shortly and prints the split that ends first.
+//! Each bank's register is extended that many times; the banks named run one after the other on one thread,
+//! the others on a second one. Without names the program measures each chain shortly and prints the split
+//! that ends first.
 
 use cgpath_evidence::Bank;
 use std::time::{Duration, Instant};

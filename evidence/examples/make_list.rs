@@ -1,8 +1,8 @@
 //! Writes a measurement list of any length to standard output: `make_list ENTRIES [ascii]`.
 //!
-//! Promises: the same bytes for the same arguments, on every machine. Entries are of the template ima-ng with right SHA-1
-//! digests, as in `binary_runtime_measurements` on a little-endian machine; paths have 12 to 75 bytes, as those of
-//! libraries and programs have.
+//! Promises: the same bytes for the same arguments, on every machine. Entries are of the template ima-ng with
+//! right SHA-1 digests, as in `binary_runtime_measurements` on a little-endian machine; paths have 12 to 75
+//! bytes, as those of libraries and programs have.
 
 use cgpath_evidence::Bank;
 use std::io::{self, BufWriter, Write};

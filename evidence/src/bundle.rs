@@ -1,8 +1,11 @@
-//! A tenant's bundle: what shows one pod that its partition is complete under a quoted checkpoint, and nothing of others.
+//! A tenant's bundle: what shows one pod that its partition is complete under a quoted checkpoint, and
+//! nothing of others.
 //!
-//! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests alone.
+//! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests
+//! alone.
 //! Promise: of other pods it holds no path, no name, no record and no UID, but for what docs/threat-model.md
-//! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see `cgpath_appraisal::tenant`).
+//! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see
+//! `cgpath_appraisal::tenant`).
 
 use crate::{
     Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
@@ -48,12 +51,12 @@ pub struct TenantBundle {
     /// The quote over PCR 0 to 10.
     #[n(4)]
     pub quote: Quote,
-    /// How many entries of the measurement list stand before [`TenantBundle::list`]: those that the reader has followed
-    /// already; 0 for one that has not.
+    /// How many entries of the measurement list stand before [`TenantBundle::list`]: those that the reader
+    /// has followed already; 0 for one that has not.
     #[n(5)]
     pub from: u64,
-    /// The list from there to the last entry that the quote covers: template digests in the quoted banks, and the entries
-    /// of the collector's checkpoints whole.
+    /// The list from there to the last entry that the quote covers: template digests in the quoted banks, and
+    /// the entries of the collector's checkpoints whole.
     #[n(6)]
     #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
@@ -78,17 +81,19 @@ pub struct TenantBundle {
     #[n(10)]
     #[cbor(decode_with = "lists::records")]
     pub records: Vec<Record>,
-    /// The entries of the list that these records are about, whole, each once: the content hashes stand in them.
+    /// The entries of the list that these records are about, whole, each once: the content hashes stand in
+    /// them.
     #[n(11)]
     #[cbor(with = "crate::evidence::files")]
     #[serde(with = "serde_bytes_hex::list")]
     pub entries: Vec<Vec<u8>>,
-    /// A full verifier's signed attestation result for the last checkpoint, about the node and this pod alone (a JWT).
+    /// A full verifier's signed attestation result for the last checkpoint, about the node and this pod alone
+    /// (a JWT).
     #[n(12)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ear: Option<String>,
-    /// PCR 0 to 9 in the quoted banks, without which the quote's digest cannot be computed; absent where it is over PCR 10
-    /// alone.
+    /// PCR 0 to 9 in the quoted banks, without which the quote's digest cannot be computed; absent where it
+    /// is over PCR 10 alone.
     #[n(13)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registers: Option<Vec<Registers>>,
@@ -145,12 +150,14 @@ pub enum ProveError {
     },
 }
 
-/// Whether a record says that IMA held an entry for what was measured: added now, or there before (-17, EEXIST).
+/// Whether a record says that IMA held an entry for what was measured: added now, or there before (-17,
+/// EEXIST).
 pub fn is_of_entry(record: &Record) -> bool {
     record.kind == EventKind::Entry && matches!(record.ret, 0 | -17)
 }
 
-/// The digest by which an entry is looked up for a record: SHA-1, which every kernel has, or the first there is.
+/// The digest by which an entry is looked up for a record: SHA-1, which every kernel has, or the first there
+/// is.
 pub fn join_digest(record: &Record) -> Option<&Digest> {
     let sha1 = record.digests.iter().find(|d| d.bank() == Bank::Sha1);
     sha1.or_else(|| record.digests.first())
@@ -176,7 +183,8 @@ fn covered(list: &[Entry], quoted: &QuotedRegisters, banks: &[Bank]) -> Result<u
     found.ok_or(ProveError::NotCovered { entries: list.len() })
 }
 
-/// The number of the checkpoint whose file this entry measures; `None` for any other entry, whatever its name.
+/// The number of the checkpoint whose file this entry measures; `None` for any other entry, whatever its
+/// name.
 fn anchored(entry: &ListEntry<&[u8]>, files: &[Vec<u8>]) -> Option<u64> {
     let number = number_from_path(entry.file_name()?)?;
     let file = files.get(usize::try_from(number).ok()?)?;
@@ -186,7 +194,8 @@ fn anchored(entry: &ListEntry<&[u8]>, files: &[Vec<u8>]) -> Option<u64> {
 }
 
 impl TenantBundle {
-    /// Makes the bundle of `pod`, for a reader that has followed the first `from` entries of the list (0: none).
+    /// Makes the bundle of `pod`, for a reader that has followed the first `from` entries of the list (0:
+    /// none).
     ///
     /// The evidence is taken as judged: what is checked here is only that the bundle will hold together.
     ///

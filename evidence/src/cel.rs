@@ -1,8 +1,9 @@
 //! The measurement list as a TCG Canonical Event Log, in CBOR and in JSON.
 //!
-//! Source: TCG, *Canonical Event Log Format*, version 1.1: information model in section 4, encodings in section 5. Records
-//! are of the content type `ima_template` and numbered from 0 for each PCR; `digests` are what the register was extended
-//! with, so a violation has 0xff in every byte. Not here: reading such logs, the boot log.
+//! Source: TCG, *Canonical Event Log Format*, version 1.1: information model in section 4, encodings in
+//! section 5. Records are of the content type `ima_template` and numbered from 0 for each PCR; `digests` are
+//! what the register was extended with, so a violation has 0xff in every byte. Not here: reading such logs,
+//! the boot log.
 
 use crate::{Bank, Digest, Entry, Error, Result, list::ListEntry};
 use minicbor::Encoder;
@@ -50,8 +51,8 @@ pub struct ImaTemplate {
 /// The list's records, with digests in these banks.
 ///
 /// # Errors
-/// [`Error::Malformed`] with the entry's index in the text: for a redacted entry, whose content nobody knows, and for one
-/// that cannot be read.
+/// [`Error::Malformed`] with the entry's index in the text: for a redacted entry, whose content nobody knows,
+/// and for one that cannot be read.
 pub fn records(list: &[Entry], banks: &[Bank]) -> Result<Vec<CelRecord>> {
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
     let mut records = Vec::with_capacity(list.len());

@@ -1,10 +1,13 @@
-//! Whose a cgroup path is: the partition it belongs to, the container at its leaf, and whether an ancestry fits it.
+//! Whose a cgroup path is: the partition it belongs to, the container at its leaf, and whether an ancestry
+//! fits it.
 //!
-//! Promises: a path is a pod's only if its first component is the kubelet's pods root and every component down to the
-//! pod has the shape that the kubelet writes; the outermost pod counts; whatever is no absolute path is never the host.
+//! Promises: a path is a pod's only if its first component is the kubelet's pods root and every component
+//! down to the pod has the shape that the kubelet writes; the outermost pod counts; whatever is no absolute
+//! path is never the host.
 //! Not here: what a pod may run (see `policy`).
 //!
-//! Source of the shapes: kubernetes, pkg/kubelet/cm (`cgroup_manager_linux.go`, `pod_container_manager_linux.go`).
+//! Source of the shapes: kubernetes, pkg/kubelet/cm (`cgroup_manager_linux.go`,
+//! `pod_container_manager_linux.go`).
 
 use crate::list::unescaped;
 use crate::{PartitionKey, PodUid};
@@ -30,8 +33,8 @@ pub const POD_PARENTS: [&str; 12] = [
 pub struct Attribution {
     /// The partition: a pod, the host, or unattributed where the path is unusable.
     pub key: PartitionKey,
-    /// The container, where the component below the pod has a form that a runtime writes. A pod's own directory and
-    /// forms that are not known have none.
+    /// The container, where the component below the pod has a form that a runtime writes. A pod's own
+    /// directory and forms that are not known have none.
     pub container: Option<Container>,
 }
 
@@ -72,7 +75,8 @@ pub fn partition_of(cgroup: Option<&[u8]>) -> PartitionKey {
 ///
 /// Known forms, in cgroup v1 and v2 alike:
 /// - cgroupfs driver: `/kubepods/[burstable/|besteffort/]pod<uid>/<container>`;
-/// - systemd driver: `/kubepods.slice/[kubepods-burstable.slice/]kubepods-burstable-pod<uid_>.slice/<container>`;
+/// - systemd driver:
+///   `/kubepods.slice/[kubepods-burstable.slice/]kubepods-burstable-pod<uid_>.slice/<container>`;
 /// - both below kubelet's own root, as kind and `--cgroup-root=/kubelet` have it: `/kubelet/kubepods/…`,
 ///   `/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod<uid_>.slice/…`.
 pub fn attribute(path: &[u8]) -> Attribution {
@@ -168,7 +172,8 @@ fn container(leaf: &[u8]) -> Option<Container> {
     Some(Container { id, runtime, monitor })
 }
 
-/// Executables that start containers: an ancestry inside of a pod's cgroup that shows none of them is suspect.
+/// Executables that start containers: an ancestry inside of a pod's cgroup that shows none of them is
+/// suspect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtimes(Vec<Vec<u8>>);
 
@@ -197,8 +202,8 @@ impl Default for Runtimes {
 }
 
 impl Runtimes {
-    /// Each name is an executable's last path component, or with a `/` in it its whole path; a `*` at its end stands
-    /// for anything but `/`.
+    /// Each name is an executable's last path component, or with a `/` in it its whole path; a `*` at its end
+    /// stands for anything but `/`.
     pub fn new<T: AsRef<[u8]>>(names: impl IntoIterator<Item = T>) -> Runtimes {
         Runtimes(
             names
@@ -224,16 +229,17 @@ impl Runtimes {
         })
     }
 
-    /// Whether what runs in a pod's cgroup cannot have been started there by a container runtime: no process of the
-    /// ancestry (the process itself first) runs one. An empty ancestry is suspect.
+    /// Whether what runs in a pod's cgroup cannot have been started there by a container runtime: no process
+    /// of the ancestry (the process itself first) runs one. An empty ancestry is suspect.
     ///
-    /// Descriptive: a process can change its executable's name and be reparented. Verdicts rest on the cgroup path;
-    /// suspicion can only take trust away.
+    /// Descriptive: a process can change its executable's name and be reparented. Verdicts rest on the cgroup
+    /// path; suspicion can only take trust away.
     pub fn suspect(&self, ancestry: impl IntoIterator<Item: AsRef<[u8]>>) -> bool {
         !ancestry.into_iter().any(|exe| self.contains(exe.as_ref()))
     }
 
-    /// [`Runtimes::suspect`] for the `dep` field of a measurement list: executables joined by colons, escaped.
+    /// [`Runtimes::suspect`] for the `dep` field of a measurement list: executables joined by colons,
+    /// escaped.
     pub fn suspect_dep(&self, dep: &[u8]) -> bool {
         self.suspect(dep.split(|b| *b == b':').map(unescaped))
     }

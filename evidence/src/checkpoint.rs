@@ -1,7 +1,8 @@
 //! A checkpoint: the collector's signed statement about everything it has recorded so far.
 //!
-//! The file is a COSE_Sign1 (RFC 9052 section 4.2), ES256, whose payload is the deterministic CBOR of [`Checkpoint`].
-//! IMA measures the file when the collector reads it once, so its SHA-256 stands in the list and in PCR 10.
+//! The file is a COSE_Sign1 (RFC 9052 section 4.2), ES256, whose payload is the deterministic CBOR of
+//! [`Checkpoint`]. IMA measures the file when the collector reads it once, so its SHA-256 stands in the list
+//! and in PCR 10.
 
 use crate::{Error, PodUid, Result, merkle::Hash, serde_bytes_hex, text::told, wire};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
@@ -10,7 +11,8 @@ use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signat
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Where checkpoint files lie; the decimal number follows. Also the prefix of their names in the measurement list.
+/// Where checkpoint files lie; the decimal number follows. Also the prefix of their names in the measurement
+/// list.
 pub const DIRECTORY: &str = "/run/ima-cgpath/checkpoint/";
 
 /// UUID of the small file system that holds checkpoint files; the IMA rule names it.
@@ -73,10 +75,12 @@ pub struct Checkpoint {
     /// Entries of the measurement list when this was sealed.
     #[n(4)]
     pub list_len: u64,
-    /// The longest prefix of the list in which every entry has its record (entries of the boot count as settled).
+    /// The longest prefix of the list in which every entry has its record (entries of the boot count as
+    /// settled).
     #[n(5)]
     pub settled: u64,
-    /// Entries older than the load of our programs: the `boot` partition is the list's first `boot_len` entries.
+    /// Entries older than the load of our programs: the `boot` partition is the list's first `boot_len`
+    /// entries.
     #[n(6)]
     pub boot_len: u64,
     /// Records sealed so far, of all kinds.
@@ -117,7 +121,8 @@ pub struct Checkpoint {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex::option", default)]
     pub nonce_hash: Option<Hash>,
-    /// The key that signs this boot's checkpoints: SEC1 compressed P-256 point, 33 bytes. In checkpoint 0 only.
+    /// The key that signs this boot's checkpoints: SEC1 compressed P-256 point, 33 bytes. In checkpoint 0
+    /// only.
     #[n(17)]
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex::option", default)]
@@ -276,7 +281,8 @@ fn is_eof<T: core::fmt::Debug>(error: &T) -> bool {
     format!("{error:?}").contains("EndOfFile")
 }
 
-/// The number in a checkpoint file's name as the measurement list has it; `None` if `name` is not of that form.
+/// The number in a checkpoint file's name as the measurement list has it; `None` if `name` is not of that
+/// form.
 pub fn number_from_path(name: &[u8]) -> Option<u64> {
     let digits = name.strip_prefix(DIRECTORY.as_bytes())?;
     let text = core::str::from_utf8(digits).ok()?;

@@ -1,9 +1,9 @@
 //! What is new since a round that a verifier keeps: the delta after a cursor.
 //!
-//! A verifier that follows a node hands its cursor out with the nonce, and the node answers with what came after it.
-//! Cursor and delta together are the evidence: [`EvidenceDelta::join`] gives it back whole, so that everything which is said of
-//! evidence holds of a round, too. Not here: which cursor a verifier is at, and whether the delta follows (see
-//! `cgpath_appraisal::follow`).
+//! A verifier that follows a node hands its cursor out with the nonce, and the node answers with what came
+//! after it. Cursor and delta together are the evidence: [`EvidenceDelta::join`] gives it back whole, so that
+//! everything which is said of evidence holds of a round, too. Not here: which cursor a verifier is at, and
+//! whether the delta follows (see `cgpath_appraisal::follow`).
 
 use crate::boot::Registers;
 use crate::evidence::{MAX_EVIDENCE_LEN, files, lists};
@@ -46,7 +46,8 @@ pub struct Cursor {
     pub digest: Hash,
 }
 
-/// What came after a cursor, with a quote over all of it. In CBOR an array, so that its first byte tells it from evidence.
+/// What came after a cursor, with a quote over all of it. In CBOR an array, so that its first byte tells it
+/// from evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Decode)]
 #[cbor(array)]
 pub struct EvidenceDelta {
@@ -85,14 +86,15 @@ pub struct EvidenceDelta {
     /// As in [`Evidence::kernel`].
     #[n(9)]
     pub kernel: String,
-    /// The registers as in [`Evidence::boot`]; log and command line are left out where they are those that are kept: within
-    /// a boot they do not change.
+    /// The registers as in [`Evidence::boot`]; log and command line are left out where they are those that
+    /// are kept: within a boot they do not change.
     #[n(10)]
     pub boot: Option<Boot>,
     /// What all this comes after.
     #[n(11)]
     pub from: Cursor,
-    /// As in [`Evidence::unsealed`]: of this round, in place of those of the round before, which are sealed now.
+    /// As in [`Evidence::unsealed`]: of this round, in place of those of the round before, which are sealed
+    /// now.
     #[n(12)]
     #[cbor(with = "pending::list", has_nil)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -78,7 +78,8 @@ impl Bank {
         digest
     }
 
-    /// Hashes the concatenation of `parts` into the first [`Bank::len`] bytes of `out`; the rest stays as it is.
+    /// Hashes the concatenation of `parts` into the first [`Bank::len`] bytes of `out`; the rest stays as it
+    /// is.
     pub fn hash_into(self, parts: &[&[u8]], out: &mut [u8; Bank::MAX_LEN]) {
         fn run<D: sha2::Digest>(parts: &[&[u8]], out: &mut [u8]) {
             let mut h = D::new();
@@ -97,11 +98,11 @@ impl Bank {
     }
 }
 
-/// Extends registers: the compression functions are called with whole blocks, because half of a hash of so few bytes goes
-/// into buffering.
+/// Extends registers: the compression functions are called with whole blocks, because half of a hash of so
+/// few bytes goes into buffering.
 impl Bank {
-    /// The register's next value, H(register || digest), in place. Both have [`Bank::len`] bytes; what stands behind them
-    /// is not read, and stays as it is in `register`.
+    /// The register's next value, H(register || digest), in place. Both have [`Bank::len`] bytes; what stands
+    /// behind them is not read, and stays as it is in `register`.
     ///
     /// # Panics
     /// If `digest` is shorter.
@@ -139,8 +140,8 @@ impl Bank {
     }
 }
 
-/// SHA-1 and SHA-256 of a short message, whose padding they share: digests in the first bytes, zeros behind them. `None`
-/// for a longer message.
+/// SHA-1 and SHA-256 of a short message, whose padding they share: digests in the first bytes, zeros behind
+/// them. `None` for a longer message.
 pub(crate) fn sha1_and_sha256(message: &[u8]) -> Option<[[u8; Bank::MAX_LEN]; 2]> {
     const BLOCKS: usize = 4;
     const BLOCK_LEN: usize = 64;

@@ -1,4 +1,5 @@
-//! Evidence as an Entity Attestation Token, and any message in a conceptual message wrapper, for consumers of other makes.
+//! Evidence as an Entity Attestation Token, and any message in a conceptual message wrapper, for consumers of
+//! other makes.
 //!
 //! EAT: RFC 9711; its media types: RFC 9782; unsigned claims (UCCS): RFC 9781; CMW: RFC 9999. A token's own
 //! signature, where it has one, is its exporter's: what the claims are worth is in the evidence that they
@@ -16,7 +17,8 @@ pub const PROFILE: &str = "urn:ima-cgpath:eat:1";
 /// The collection's type in a wrapper of evidence and result.
 pub const COLLECTION: &str = "urn:ima-cgpath:cmw:1";
 
-/// The CoAP content format of our evidence within `measurements`: of the range for experiments (RFC 7252 section 12.3).
+/// The CoAP content format of our evidence within `measurements`: of the range for experiments (RFC 7252
+/// section 12.3).
 pub const CONTENT_FORMAT: u16 = 65_000;
 
 /// Labels of claims. RFC 9711 section 10.2.
@@ -64,8 +66,8 @@ fn encode(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Encoded<core::conver
     out
 }
 
-/// The claims: `eat_nonce` is the quote's qualifying data, `ueid` the hash of the attestation key's public area (type RAND),
-/// `measurements` the evidence whole.
+/// The claims: `eat_nonce` is the quote's qualifying data, `ueid` the hash of the attestation key's public
+/// area (type RAND), `measurements` the evidence whole.
 ///
 /// # Errors
 /// [`Error::Malformed`] if the quote cannot be read, or its nonce is not one of 8 to 64 bytes.

@@ -34,7 +34,8 @@ pub enum Error {
         /// What is allowed.
         limit: u64,
     },
-    /// What is decoded would hold more memory than input of this length may: its items are too many and too small.
+    /// What is decoded would hold more memory than input of this length may: its items are too many and too
+    /// small.
     #[error(
         "{what} is refused at byte {offset}: it would take more than {limit} bytes of memory, in too many too small items"
     )]

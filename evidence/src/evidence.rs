@@ -34,9 +34,9 @@ impl core::fmt::Display for Tier {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "lowercase")]
 pub enum Entry {
-    /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length, data; as the
-    /// binary list of the kernel has them (the old `ima` template has no data length). The data, its inner lengths
-    /// included, is as the kernel hashed it. `cgpath_evidence::list` decodes them.
+    /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length,
+    /// data; as the binary list of the kernel has them (the old `ima` template has no data length). The data,
+    /// its inner lengths included, is as the kernel hashed it. `cgpath_evidence::list` decodes them.
     #[n(1)]
     Full(
         #[n(0)]
@@ -149,8 +149,8 @@ pub struct Evidence {
     #[n(10)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
-    /// Records behind the last seal, of entries and violations: numbers above the last checkpoint's `last_seq`, by
-    /// partition. The next checkpoint seals them unchanged.
+    /// Records behind the last seal, of entries and violations: numbers above the last checkpoint's
+    /// `last_seq`, by partition. The next checkpoint seals them unchanged.
     #[n(11)]
     #[cbor(with = "pending::list", has_nil)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

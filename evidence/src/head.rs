@@ -1,14 +1,15 @@
 //! The first fields of evidence, or of a delta: what says who sent it and what it answers.
 //!
-//! Promise: nothing behind them is looked at, and what they hold is bounded, so that a verifier can refuse a stranger's
-//! bytes as soon as the first few of them are there. Not here: whether the quote holds (see `cgpath-appraisal`).
+//! Promise: nothing behind them is looked at, and what they hold is bounded, so that a verifier can refuse a
+//! stranger's bytes as soon as the first few of them are there. Not here: whether the quote holds (see
+//! `cgpath-appraisal`).
 
 use crate::{Error, EvidenceDelta, Quote, Result, wire};
 
 /// What the node calls itself is not longer, in bytes.
 const MAX_NODE: u64 = 1024;
-/// Nor is any structure of its quote. A TPM2B has a size of 16 bits; of an attestation with all PCR banks, an RSA-4096
-/// signature and key each takes less than 2 KiB.
+/// Nor is any structure of its quote. A TPM2B has a size of 16 bits; of an attestation with all PCR banks, an
+/// RSA-4096 signature and key each takes less than 2 KiB.
 const MAX_STRUCTURE: u64 = 8 * 1024;
 /// A head is never longer: its strings, and the headers between them.
 pub const MAX_HEAD_LEN: usize = (MAX_NODE + 3 * MAX_STRUCTURE) as usize + 128;
@@ -28,8 +29,9 @@ impl Head {
     /// Reads what evidence or a delta begins with; the rest may be missing.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] where more bytes could make a head, which is at most [`MAX_HEAD_LEN`] bytes long; else
-    /// [`Error::Malformed`], [`Error::Limit`] or [`Error::NotDeterministic`]. Another version than 1 is malformed.
+    /// [`Error::Incomplete`] where more bytes could make a head, which is at most [`MAX_HEAD_LEN`] bytes
+    /// long; else [`Error::Malformed`], [`Error::Limit`] or [`Error::NotDeterministic`]. Another version than
+    /// 1 is malformed.
     pub fn read(bytes: &[u8]) -> Result<Head> {
         let is_delta = EvidenceDelta::is_delta(bytes);
         let what = if is_delta { "part of evidence" } else { "evidence" };
@@ -227,7 +229,8 @@ mod tests {
             bytes[at] = byte;
             Head::read(&bytes).unwrap_err()
         };
-        // Version 2; the second key not the next one; the third field no text; a count of no length; four fields.
+        // Version 2; the second key not the next one; the third field no text; a count of no length; four
+        // fields.
         for (at, byte) in [(2, 2), (3, 2), (6, 0x48), (0, 0xbf), (0, 0xa4)] {
             let error = with(at, byte);
             assert!(

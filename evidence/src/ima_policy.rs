@@ -1,8 +1,9 @@
 //! IMA policy rules: reads a rule file as the kernel does, and says what the project needs and does not find.
 //!
 //! The kernel's grammar: security/integrity/ima/ima_policy.c (`policy_tokens`, `ima_parse_rule`) and
-//! Documentation/ABI/testing/ima_policy. Promise: what the parser of a supported kernel takes is taken here; which of them
-//! know a word is in the tables below. Not here: which policy is in force (see the collector's `check`).
+//! Documentation/ABI/testing/ima_policy. Promise: what the parser of a supported kernel takes is taken here;
+//! which of them know a word is in the tables below. Not here: which policy is in force (see the collector's
+//! `check`).
 
 use crate::text::{foreign, quoted};
 
@@ -37,7 +38,8 @@ const FUNCTIONS: [Word; 16] = [
     ("PATH_CHECK", "6.1"),
     ("MMAP_CHECK", "6.1"),
     ("FILE_MMAP", "6.1"),
-    // Since 6.3: the protection that was asked for, not the one that was given, so that it is no other name of MMAP_CHECK.
+    // Since 6.3: the protection that was asked for, not the one that was given, so that it is no other name
+    // of MMAP_CHECK.
     ("MMAP_CHECK_REQPROT", "6.12"),
     ("BPRM_CHECK", "6.1"),
     ("CREDS_CHECK", "6.1"),
@@ -255,8 +257,8 @@ pub fn parse(text: &str) -> Result<Vec<Rule>, RuleError> {
 
 /// Rules that the project needs and `rules` lacks, as the lines to add. Empty if all are there.
 ///
-/// A rule counts only if it has no further condition, since each condition leaves something out; and only if no
-/// exclusion of tmpfs or overlayfs stands before it, where containers' files live.
+/// A rule counts only if it has no further condition, since each condition leaves something out; and only if
+/// no exclusion of tmpfs or overlayfs stands before it, where containers' files live.
 pub fn missing(rules: &[Rule]) -> Vec<String> {
     let wanted: [(&str, &str); 7] = [
         ("BPRM_CHECK", ""),
@@ -334,8 +336,9 @@ fn excluded_before(rules: &[Rule], rule: &Rule, function: &str) -> Option<String
 mod tests {
     use super::*;
 
-    /// Rules that the parser of each supported kernel takes, one for each of its words. Source: ima_policy.c of Debian's
-    /// 6.1.192, 6.12.117 and 7.3.4; 6.1 knows the first part, 6.12 the second one too, 7.3 all but the last.
+    /// Rules that the parser of each supported kernel takes, one for each of its words. Source: ima_policy.c
+    /// of Debian's 6.1.192, 6.12.117 and 7.3.4; 6.1 knows the first part, 6.12 the second one too, 7.3 all
+    /// but the last.
     const BY_KERNEL: [(&str, &[&str]); 4] = [
         (
             "6.1",
@@ -485,7 +488,8 @@ mod tests {
                 "{exclusion}: {found:?}"
             );
         }
-        // The protection that was asked for is another one, and another register is not the one that is quoted.
+        // The protection that was asked for is another one, and another register is not the one that is
+        // quoted.
         for (from, to) in [
             ("=MMAP_CHECK", "=MMAP_CHECK_REQPROT"),
             ("=BPRM_CHECK", "=BPRM_CHECK pcr=24"),

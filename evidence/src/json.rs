@@ -1,8 +1,8 @@
-//! JSON that says one thing only: a key that stands twice, one that is not known, and any other writing of the same value
-//! (digits in capitals, a number as a float) is refused.
+//! JSON that says one thing only: a key that stands twice, one that is not known, and any other writing of
+//! the same value (digits in capitals, a number as a float) is refused.
 //!
-//! Two readers of a JSON object with a key twice may each take another of the two values (RFC 8259 section 4), so signed
-//! or hashed claims must not hold one. White space and the order of keys are free.
+//! Two readers of a JSON object with a key twice may each take another of the two values (RFC 8259 section
+//! 4), so signed or hashed claims must not hold one. White space and the order of keys are free.
 
 use crate::{
     Error, Result,

@@ -1,7 +1,8 @@
 //! Merkle trees as in RFC 9162 section 2.1, over SHA-256: leaf hash 0x00, node hash 0x01.
 //!
-//! [`Frontier`] keeps a growing log's root in O(log n) memory. A [`Path`] proves that a leaf stands in a tree, or that one
-//! tree begins with all of another. Promise: a check ends after at most [`MAX_PATH_LEN`] hashes, whatever the numbers.
+//! [`Frontier`] keeps a growing log's root in O(log n) memory. A [`Path`] proves that a leaf stands in a
+//! tree, or that one tree begins with all of another. Promise: a check ends after at most [`MAX_PATH_LEN`]
+//! hashes, whatever the numbers.
 //! Not here: what the leaves are (see `proof`).
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
@@ -56,8 +57,8 @@ impl Frontier {
         debug_assert!(is_pushed, "one leaf has its place behind any number of them");
     }
 
-    /// Appends all leaves of a complete tree of 2^`height` leaves with this root. Whether it is done: a tree that is higher
-    /// than one that stands there and is not complete has no place behind it.
+    /// Appends all leaves of a complete tree of 2^`height` leaves with this root. Whether it is done: a tree
+    /// that is higher than one that stands there and is not complete has no place behind it.
     #[must_use]
     pub fn push_tree(&mut self, height: u32, root: Hash) -> bool {
         let Some(leaves) = 1u64.checked_shl(height).filter(|n| self.size.is_multiple_of(*n)) else {
@@ -95,12 +96,13 @@ pub fn root(leaves: impl IntoIterator<Item = Hash>) -> Hash {
     frontier.root()
 }
 
-/// A tree whose leaves change: a leaf that is replaced costs O(log n) hashes, one that comes between others all of them.
+/// A tree whose leaves change: a leaf that is replaced costs O(log n) hashes, one that comes between others
+/// all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     leaves: Vec<Hash>,
-    /// The levels above the leaves, up to the root; a node without a neighbour stands above itself. Empty where they are to be
-    /// made.
+    /// The levels above the leaves, up to the root; a node without a neighbour stands above itself. Empty
+    /// where they are to be made.
     above: Vec<Vec<Hash>>,
 }
 
@@ -146,8 +148,8 @@ fn above(pair: &[Hash]) -> Hash {
     }
 }
 
-/// A path never has more hashes than this: a tree has at most 2^64 leaves, and a consistency path one hash more than its
-/// tree is deep.
+/// A path never has more hashes than this: a tree has at most 2^64 leaves, and a consistency path one hash
+/// more than its tree is deep.
 pub const MAX_PATH_LEN: usize = 65;
 
 /// Why a proof proves nothing.
@@ -203,14 +205,15 @@ impl PathError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Path(Vec<Hash>);
 
-/// The size of the left subtree: the largest power of two below `n`, which is at least 2. RFC 9162 section 2.1.1.
+/// The size of the left subtree: the largest power of two below `n`, which is at least 2. RFC 9162 section
+/// 2.1.1.
 fn split(n: usize) -> usize {
     1 << (n - 1).ilog2()
 }
 
 impl Path {
-    /// The proof that leaf `index` stands in the tree over `leaves`; `None` if there is no such leaf. RFC 9162 section
-    /// 2.1.3.1.
+    /// The proof that leaf `index` stands in the tree over `leaves`; `None` if there is no such leaf. RFC
+    /// 9162 section 2.1.3.1.
     pub fn inclusion(leaves: &[Hash], index: usize) -> Option<Path> {
         leaves.get(index)?;
         let (mut rest, mut at, mut path) = (leaves, index, Vec::new());
@@ -229,8 +232,8 @@ impl Path {
         Some(Path(path))
     }
 
-    /// The proof that the tree over `leaves` begins with the tree over the first `first` of them; `None` if there are not
-    /// so many. Empty where `first` is none or all of them. RFC 9162 section 2.1.4.1.
+    /// The proof that the tree over `leaves` begins with the tree over the first `first` of them; `None` if
+    /// there are not so many. Empty where `first` is none or all of them. RFC 9162 section 2.1.4.1.
     pub fn consistency(leaves: &[Hash], first: usize) -> Option<Path> {
         if first > leaves.len() {
             return None;
@@ -266,8 +269,8 @@ impl Path {
         self.0.is_empty()
     }
 
-    /// Checks that `leaf` (see [`leaf_hash`]) is number `index` of the `size` leaves below `root`. RFC 9162 section
-    /// 2.1.3.2.
+    /// Checks that `leaf` (see [`leaf_hash`]) is number `index` of the `size` leaves below `root`. RFC 9162
+    /// section 2.1.3.2.
     ///
     /// # Errors
     /// [`PathError`].
@@ -303,8 +306,9 @@ impl Path {
         }
     }
 
-    /// Checks that the tree of `second` leaves below `second_root` begins with all `first` leaves below `first_root`.
-    /// RFC 9162 section 2.1.4.2; that an empty tree begins every other needs no hash, nor that a tree begins itself.
+    /// Checks that the tree of `second` leaves below `second_root` begins with all `first` leaves below
+    /// `first_root`. RFC 9162 section 2.1.4.2; that an empty tree begins every other needs no hash, nor that
+    /// a tree begins itself.
     ///
     /// # Errors
     /// [`PathError`].
@@ -538,8 +542,9 @@ mod tests {
                 let path = Path::inclusion(tree, m).unwrap();
                 for size in 0..=20u64 {
                     for index in 0..=20u64 {
-                        // In a tree of another size the same path can lead to the same root: a proof binds leaf and place
-                        // only together with a size that somebody signed. The place alone it does bind.
+                        // In a tree of another size the same path can lead to the same root: a proof binds
+                        // leaf and place only together with a size that somebody signed. The place alone it
+                        // does bind.
                         if size == n as u64 && index != m as u64 {
                             let checked = path.check_inclusion(&tree[m], index, size, &whole);
                             assert!(checked.is_err(), "{m} of {n} as {index} of {size}");

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 pub struct PodUid(pub [u8; 16]);
 
 impl PodUid {
-    /// Reads 32 hex digits, with dashes, underscores (systemd's form) or nothing between the groups 8-4-4-4-12.
+    /// Reads 32 hex digits, with dashes, underscores (systemd's form) or nothing between the groups
+    /// 8-4-4-4-12.
     pub fn parse(text: &[u8]) -> Option<PodUid> {
         let digits: Vec<u8> = match text.len() {
             32 => text.to_vec(),
@@ -34,8 +35,8 @@ impl PodUid {
         Some(PodUid(uid))
     }
 
-    /// 32 digits without dashes: how the kubelet writes the UID of a static pod, which it makes itself (an MD5 of the
-    /// manifest), in `kubernetes.io/config.hash` and in the pod's cgroup.
+    /// 32 digits without dashes: how the kubelet writes the UID of a static pod, which it makes itself (an
+    /// MD5 of the manifest), in `kubernetes.io/config.hash` and in the pod's cgroup.
     /// Source: Kubernetes, pkg/kubelet/config/common.go, `applyDefaults`.
     pub fn undashed(&self) -> String {
         hex::encode(self.0)
@@ -200,8 +201,8 @@ pub fn partitions_root(partitions: &BTreeMap<PartitionKey, Frontier>) -> Hash {
     )
 }
 
-/// All partitions of a node as they grow, and the root over them: the same as [`partitions_root`], for O(log n) hashes a
-/// partition that grew, where n is the number of partitions.
+/// All partitions of a node as they grow, and the root over them: the same as [`partitions_root`], for O(log
+/// n) hashes a partition that grew, where n is the number of partitions.
 #[derive(Debug, Clone, Default)]
 pub struct Partitions {
     logs: BTreeMap<PartitionKey, Frontier>,

@@ -1,8 +1,8 @@
-//! What stands behind the last seal: threads that were inside IMA when evidence was made, and how evidence carries them and
-//! the records that the next checkpoint is to seal.
+//! What stands behind the last seal: threads that were inside IMA when evidence was made, and how evidence
+//! carries them and the records that the next checkpoint is to seal.
 //!
-//! An entry whose record is not sealed yet is *pending*. Its record travels unsealed, or the thread that made it is named
-//! by a mark. Not here: what follows from either (see `cgpath-appraisal`).
+//! An entry whose record is not sealed yet is *pending*. Its record travels unsealed, or the thread that made
+//! it is named by a mark. Not here: what follows from either (see `cgpath-appraisal`).
 
 use crate::record::lossy_path_option;
 use crate::{PartitionKey, cgroup::partition_of};
@@ -69,7 +69,8 @@ pub(crate) mod marks {
             let why = format!("more marks than {MAX_IN_FLIGHT}");
             return Err(Error::message(why).at(at));
         }
-        // A list of indefinite length is refused when it is encoded again; it ends with the input before that.
+        // A list of indefinite length is refused when it is encoded again; it ends with the input before
+        // that.
         super::list::decode(d, ctx)
     }
 

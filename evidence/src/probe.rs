@@ -1,7 +1,7 @@
 //! The files that `cgpathd check` executes and maps to find out whether IMA measures them.
 //!
-//! What a probe leaves in the measurement list stays until the next boot. So that it costs no node its trust, the contents
-//! are fixed and harmless and the verifier accepts exactly them, at exactly these paths.
+//! What a probe leaves in the measurement list stays until the next boot. So that it costs no node its trust,
+//! the contents are fixed and harmless and the verifier accepts exactly them, at exactly these paths.
 
 use crate::Digest;
 
@@ -10,7 +10,8 @@ pub const RUN_PATH: &str = "/var/lib/ima-cgpath/probe/run";
 /// The file that is mapped executable.
 pub const MAP_PATH: &str = "/var/lib/ima-cgpath/probe/map";
 
-/// A content seen before in a boot leaves no second entry, so there are several; never more than this in one boot.
+/// A content seen before in a boot leaves no second entry, so there are several; never more than this in one
+/// boot.
 pub const CONTENTS: u32 = 64;
 
 /// The content of the probe with this number, from 0; a script that does nothing.

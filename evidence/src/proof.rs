@@ -1,10 +1,11 @@
-//! What a checkpoint's partitions root proves of one partition: that it holds exactly these records, that it grew from
-//! what was sealed before, or that it is not there.
+//! What a checkpoint's partitions root proves of one partition: that it holds exactly these records, that it
+//! grew from what was sealed before, or that it is not there.
 //!
-//! Pure and total. The leaves of that tree are `[key, size, root]`, sorted by the bytes of the printed key (see
-//! `partition`), so a key that is absent has two neighbours that stand side by side. Promise: a proof says nothing beyond
-//! hashes, but for an absence, which names those neighbours. Not here: whether the checkpoint is to be believed, nor that
-//! the tree was sorted when it was sealed: both are what a full verifier recomputes (see `cgpath-appraisal`).
+//! Pure and total. The leaves of that tree are `[key, size, root]`, sorted by the bytes of the printed key
+//! (see `partition`), so a key that is absent has two neighbours that stand side by side. Promise: a proof
+//! says nothing beyond hashes, but for an absence, which names those neighbours. Not here: whether the
+//! checkpoint is to be believed, nor that the tree was sorted when it was sealed: both are what a full
+//! verifier recomputes (see `cgpath-appraisal`).
 
 use crate::{
     PartitionKey,

@@ -1,7 +1,8 @@
 //! The registers that a quote of ours selects: PCR 10 alone, or PCR 0 to 10.
 //!
-//! Promise: the digest over them is computed for each value of PCR 10 in turn without hashing the others anew; PCR 0 to 9
-//! are what the evidence states, and a false statement fits no value of PCR 10. Not here: who signed (see `cgpath-appraisal`).
+//! Promise: the digest over them is computed for each value of PCR 10 in turn without hashing the others
+//! anew; PCR 0 to 9 are what the evidence states, and a false statement fits no value of PCR 10. Not here:
+//! who signed (see `cgpath-appraisal`).
 
 use crate::{
     Bank, Digest,
@@ -85,8 +86,8 @@ fn joined(registers: Option<&Registers>) -> Vec<u8> {
 }
 
 impl QuotedRegisters {
-    /// The registers that `attest` selects, with the values of PCR 0 to 9 that are `stated`. Each selection that is of
-    /// no use here is given to `refuse` and left out.
+    /// The registers that `attest` selects, with the values of PCR 0 to 9 that are `stated`. Each selection
+    /// that is of no use here is given to `refuse` and left out.
     pub fn of(
         attest: &Attest,
         stated: &[Registers],
@@ -149,8 +150,8 @@ impl QuotedRegisters {
         registers.as_ref()
     }
 
-    /// Whether the quoted digest is that of these values of PCR 10, one for each of [`QuotedRegisters::banks`]. The digest
-    /// is SHA-256, as the only signing schemes that are accepted.
+    /// Whether the quoted digest is that of these values of PCR 10, one for each of
+    /// [`QuotedRegisters::banks`]. The digest is SHA-256, as the only signing schemes that are accepted.
     pub fn is_with(&self, ima: &[Digest]) -> bool {
         let mut hash = self.first.clone();
         for (n, value) in ima.iter().enumerate() {

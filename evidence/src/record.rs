@@ -44,7 +44,8 @@ pub enum EventKind {
     /// A mapping of a file was made executable later; IMA does not see it without an appraise policy.
     #[n(6)]
     LateMapping,
-    /// A part of the collector or the TPM was touched by somebody else, or an execution was denied; see [`GuardAction`].
+    /// A part of the collector or the TPM was touched by somebody else, or an execution was denied; see
+    /// [`GuardAction`].
     #[n(7)]
     Guard,
     /// Records of a pod were not kept, since it was beyond its budget; see [`PodLoss`].
@@ -132,7 +133,8 @@ impl GuardAction {
         }
     }
 
-    /// Whether this is something that the collector's own settings did to a pod, not something done to the collector.
+    /// Whether this is something that the collector's own settings did to a pod, not something done to the
+    /// collector.
     pub fn is_enforcement(self) -> bool {
         matches!(
             self,
@@ -148,12 +150,14 @@ pub struct Guard {
     /// What was done, or tried.
     #[n(0)]
     pub action: GuardAction,
-    /// The kernel's number of the thing: id of a map, program or link, thread group id, device; 0 where there is none.
+    /// The kernel's number of the thing: id of a map, program or link, thread group id, device; 0 where there
+    /// is none.
     #[n(1)]
     pub object: u64,
 }
 
-/// What was not recorded of a pod that was beyond its budget: all so far, so that of two such records the later one holds.
+/// What was not recorded of a pod that was beyond its budget: all so far, so that of two such records the
+/// later one holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[cbor(map)]
 pub struct PodLoss {
@@ -225,8 +229,8 @@ pub enum ExeSource {
     /// A kernel thread, the idle task or a process that never executed anything we know.
     #[n(2)]
     Unknown,
-    /// Never executed since its fork: what its parent ran at that moment. Descriptive only, since a process can have
-    /// been given another parent in between.
+    /// Never executed since its fork: what its parent ran at that moment. Descriptive only, since a process
+    /// can have been given another parent in between.
     #[n(3)]
     Inherited,
 }
@@ -296,7 +300,8 @@ pub struct Record {
     /// Inode number of the cgroup's directory.
     #[n(10)]
     pub cgroup_id: u64,
-    /// The cgroup's path as it was at that moment, from the hierarchy's root, raw bytes; absent where unknown.
+    /// The cgroup's path as it was at that moment, from the hierarchy's root, raw bytes; absent where
+    /// unknown.
     #[n(11)]
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "lossy_path_option")]
@@ -502,7 +507,8 @@ mod tests {
         assert_eq!(Record::from_cbor(&bytes).unwrap(), record);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
-        // Key 2, the last kind that there is, and one more: what this kind is to a reader that does not know it.
+        // Key 2, the last kind that there is, and one more: what this kind is to a reader that does not know
+        // it.
         let at = bytes.windows(3).position(|w| w == [2, 8, 3]).unwrap();
         let mut other = bytes;
         other[at + 1] = 9;

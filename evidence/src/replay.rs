@@ -1,7 +1,8 @@
 //! Replays a measurement list into register values.
 //!
-//! Pure: no I/O, no clock. Invariant: a register is extended with a digest computed here from the entry's bytes, never
-//! with the digest that the list claims; only of a redacted entry nothing but its digests is there.
+//! Pure: no I/O, no clock. Invariant: a register is extended with a digest computed here from the entry's
+//! bytes, never with the digest that the list claims; only of a redacted entry nothing but its digests is
+//! there.
 //! Not here: what an entry means (see `list` and `cgroup`), whether it is allowed.
 //!
 //! Source: security/integrity/ima/ima_queue.c (`ima_add_template_entry`, `ima_init_digests`) and ima_crypto.c
@@ -23,11 +24,11 @@ use std::collections::BTreeMap;
 pub enum Fill {
     /// The bank's own hash of the template data; 0xff in every byte for a violation. Linux 5.8 and later.
     Hashed,
-    /// The SHA-1 digest followed by zeros, because the bank's hash was not available when IMA started (built as a
-    /// module); 0xff in every byte for a violation. Linux 5.8 and later.
+    /// The SHA-1 digest followed by zeros, because the bank's hash was not available when IMA started (built
+    /// as a module); 0xff in every byte for a violation. Linux 5.8 and later.
     PaddedSha1,
-    /// The SHA-1 digest followed by zeros; 20 bytes of 0xff followed by zeros for a violation. Before Linux 5.8, and
-    /// later for a bank whose algorithm the kernel does not know.
+    /// The SHA-1 digest followed by zeros; 20 bytes of 0xff followed by zeros for a violation. Before Linux
+    /// 5.8, and later for a bank whose algorithm the kernel does not know.
     PaddedSha1Throughout,
 }
 
@@ -285,8 +286,8 @@ impl Replay {
 
 /// The value of one register before the first entry and after each one.
 ///
-/// A quote's composite digest covers all selected registers at once: where PCR 10 is one of several, the verifier
-/// tries each value beside those of the others.
+/// A quote's composite digest covers all selected registers at once: where PCR 10 is one of several, the
+/// verifier tries each value beside those of the others.
 #[derive(Debug, Clone)]
 pub struct Values<'a> {
     list: &'a [Entry],
@@ -296,7 +297,8 @@ pub struct Values<'a> {
     done: Option<usize>,
 }
 
-/// See [`Values`]: gives `list.len() + 1` values, the one after `n` entries at position `n`, or an error and no more.
+/// See [`Values`]: gives `list.len() + 1` values, the one after `n` entries at position `n`, or an error and
+/// no more.
 pub fn values(list: &[Entry], pcr: u32, bank: Bank, fill: Fill) -> Values<'_> {
     Values {
         list,
@@ -350,13 +352,15 @@ impl Iterator for Values<'_> {
 
 /// The longest prefix of `list`, in entries, after which the register's bytes satisfy `matches`.
 ///
-/// IMA appends to the list first and extends the register second, so a list that was read after the quote may be
-/// ahead of it, never behind. Entries past the prefix are not covered by this quote. Entries of other PCRs are counted
-/// with the prefix and not covered by this register either: a verifier that replays one PCR refuses them elsewhere.
+/// IMA appends to the list first and extends the register second, so a list that was read after the quote may
+/// be ahead of it, never behind. Entries past the prefix are not covered by this quote. Entries of other PCRs
+/// are counted with the prefix and not covered by this register either: a verifier that replays one PCR
+/// refuses them elsewhere.
 ///
 /// # Errors
-/// [`ReplayError::NoPrefix`] if no prefix matches. An entry that cannot be read ends the search: what comes after it
-/// cannot be covered, so the prefixes before it count; its error is given only when none of them matches.
+/// [`ReplayError::NoPrefix`] if no prefix matches. An entry that cannot be read ends the search: what comes
+/// after it cannot be covered, so the prefixes before it count; its error is given only when none of them
+/// matches.
 pub fn covered_prefix_by(
     list: &[Entry],
     pcr: u32,
@@ -387,7 +391,8 @@ pub fn covered_prefix_by(
     found.ok_or_else(|| failure.unwrap_or(ReplayError::NoPrefix { entries: list.len() }))
 }
 
-/// The longest prefix of `list`, in entries, whose replay into PCR `pcr` gives `quoted`: see [`covered_prefix_by`].
+/// The longest prefix of `list`, in entries, whose replay into PCR `pcr` gives `quoted`: see
+/// [`covered_prefix_by`].
 ///
 /// # Errors
 /// As [`covered_prefix_by`].

@@ -1,10 +1,11 @@
 //! SHA-384 and SHA-512 of many messages at once.
 //!
-//! Promises: the same digests as [`Bank::hash`], whatever the processor. Messages of equally many blocks are hashed side
-//! by side, one in each lane of the vector registers, and SHA-384 and SHA-512 of one message share its schedule. Safe
-//! code over arrays, which the compiler turns into vector instructions for the processor that is found at run time.
-//! Not here: hashes of one message (see [`Bank::hash_into`]); SHA-1 and SHA-256, for which processors have instructions
-//! that are faster than lanes.
+//! Promises: the same digests as [`Bank::hash`], whatever the processor. Messages of equally many blocks are
+//! hashed side by side, one in each lane of the vector registers, and SHA-384 and SHA-512 of one message
+//! share its schedule. Safe code over arrays, which the compiler turns into vector instructions for the
+//! processor that is found at run time.
+//! Not here: hashes of one message (see [`Bank::hash_into`]); SHA-1 and SHA-256, for which processors have
+//! instructions that are faster than lanes.
 //!
 //! Source: FIPS 180-4, sections 4.1.3, 4.2.3, 5.1.2, 5.3.4, 5.3.5 and 6.4.
 
@@ -143,8 +144,9 @@ fn rounds(state: &mut [Words; 8], schedule: &[Words; ROUNDS]) {
     }
 }
 
-/// Computes SHA-384 and SHA-512 of each message and gives them to `each` with what the message came with, in any order:
-/// digests in the first bytes, zeros behind them. Messages that are better hashed alone are left out.
+/// Computes SHA-384 and SHA-512 of each message and gives them to `each` with what the message came with, in
+/// any order: digests in the first bytes, zeros behind them. Messages that are better hashed alone are left
+/// out.
 pub(crate) fn sha384_and_sha512(
     messages: &[(usize, &[u8])],
     mut each: impl FnMut(usize, [u8; Bank::MAX_LEN], [u8; Bank::MAX_LEN]),
@@ -166,8 +168,8 @@ pub(crate) fn sha384_and_sha512(
                 (names[filled], group[filled]) = (*name, message);
                 filled += 1;
             }
-            // Where fewer than half of the lanes would be filled, one by one is as fast; what else is left over in the
-            // lanes of the last group is hashed again, for nothing.
+            // Where fewer than half of the lanes would be filled, one by one is as fast; what else is left
+            // over in the lanes of the last group is hashed again, for nothing.
             if filled == LANES || (next.is_none() && filled >= LANES / 2) {
                 let first = group[0];
                 group[filled..].fill(first);

@@ -1,8 +1,8 @@
 //! Untrusted bytes in a text for people: errors, log lines, findings, pages.
 //!
-//! Promises: what comes out has no character that a terminal acts upon or that hides another; [`foreign`] repeats at most
-//! [`MAX_FOREIGN`] bytes, and names what was cut by its length and hash. Not here: fields for programs (a finding's `path`,
-//! `fnf`), which keep the whole.
+//! Promises: what comes out has no character that a terminal acts upon or that hides another; [`foreign`]
+//! repeats at most [`MAX_FOREIGN`] bytes, and names what was cut by its length and hash. Not here: fields for
+//! programs (a finding's `path`, `fnf`), which keep the whole.
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,8 +15,9 @@ const NAME_LEN: usize = 8;
 
 /// Bytes from a list, a path or a policy as text that is safe on a terminal and stays on one line.
 ///
-/// Control characters, characters that change the direction of text or cannot be seen, bytes that are not UTF-8 and
-/// the backslash itself are written as `\n`, `\t`, `\r`, `\\`, `\xHH` or `\u{HHHH}`: what is printed can be read back.
+/// Control characters, characters that change the direction of text or cannot be seen, bytes that are not
+/// UTF-8 and the backslash itself are written as `\n`, `\t`, `\r`, `\\`, `\xHH` or `\u{HHHH}`: what is
+/// printed can be read back.
 pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -41,8 +42,8 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// The same for a text that only quotes these bytes: of more than [`MAX_FOREIGN`], the beginning and the end are shown,
-/// then the whole's length and the first 8 bytes of its SHA-256 in hex.
+/// The same for a text that only quotes these bytes: of more than [`MAX_FOREIGN`], the beginning and the end
+/// are shown, then the whole's length and the first 8 bytes of its SHA-256 in hex.
 pub fn foreign(bytes: impl AsRef<[u8]>) -> String {
     let bytes = bytes.as_ref();
     if bytes.len() <= MAX_FOREIGN {
@@ -64,7 +65,8 @@ pub fn quoted(bytes: impl AsRef<[u8]>) -> String {
     format!("\"{}\"", foreign(bytes))
 }
 
-/// What a library says of input that it refuses, which may repeat all of it. What it expected is ours, and stays.
+/// What a library says of input that it refuses, which may repeat all of it. What it expected is ours, and
+/// stays.
 ///
 /// Texts of `serde` end with `, expected ` and names that the program chose.
 pub fn told(error: &impl core::fmt::Display) -> String {

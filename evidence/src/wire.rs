@@ -1,8 +1,9 @@
 //! Deterministic CBOR (RFC 8949 section 4.2.1): one value has one encoding, anything else is refused.
 //!
-//! Structures are maps with small unsigned keys in rising order, absent options are left out, lengths are definite
-//! and shortest. A decoder here accepts bytes only if encoding the result gives the same bytes again, and begins only where
-//! what it will hold in memory is within a budget: input of many tiny items is refused before anything is allocated for it.
+//! Structures are maps with small unsigned keys in rising order, absent options are left out, lengths are
+//! definite and shortest. A decoder here accepts bytes only if encoding the result gives the same bytes
+//! again, and begins only where what it will hold in memory is within a budget: input of many tiny items is
+//! refused before anything is allocated for it.
 
 use crate::{Error, Result, text::told};
 use minicbor::{Decode, Encode};
@@ -10,7 +11,8 @@ use minicbor::{Decode, Encode};
 /// The version of every format here that states one.
 pub const VERSION: u32 = 1;
 
-/// Refuses another version than [`VERSION`], which stands at `offset`; `named` says in words which version of what was found.
+/// Refuses another version than [`VERSION`], which stands at `offset`; `named` says in words which version of
+/// what was found.
 pub(crate) fn check_version(
     found: impl Into<u64>,
     offset: usize,
@@ -54,7 +56,8 @@ impl minicbor::encode::Write for Inline<'_> {
 /// Decodes `bytes`, all of them, and refuses any but the deterministic form.
 ///
 /// # Errors
-/// [`Error::Incomplete`], [`Error::Malformed`], [`Error::NotDeterministic`], [`Error::Limit`] if longer than `limit`.
+/// [`Error::Incomplete`], [`Error::Malformed`], [`Error::NotDeterministic`], [`Error::Limit`] if longer than
+/// `limit`.
 pub fn from_slice<'b, T: Decode<'b, ()> + Encode<()>>(
     bytes: &'b [u8],
     what: &'static str,
@@ -119,7 +122,8 @@ impl core::fmt::Display for Other {
 
 impl core::error::Error for Other {}
 
-/// What is decoded may hold at most this many bytes of memory for each byte of input, by the weights of [`weigh`].
+/// What is decoded may hold at most this many bytes of memory for each byte of input, by the weights of
+/// [`weigh`].
 pub const MAX_EXPANSION: usize = 8;
 /// What it may hold beyond that, so that no small value is refused.
 const FREE: usize = 64 * 1024;
@@ -160,8 +164,8 @@ pub(crate) fn header(bytes: &[u8], at: usize, what: &'static str) -> Result<(u8,
     Ok((major, argument, 1 + len))
 }
 
-/// Decodes an array into a `Vec` of its length, where each item takes at least `min` bytes: no more is allocated than is
-/// needed, and none for a count that the bytes cannot hold.
+/// Decodes an array into a `Vec` of its length, where each item takes at least `min` bytes: no more is
+/// allocated than is needed, and none for a count that the bytes cannot hold.
 pub(crate) fn list<'b, C, T: Decode<'b, C>>(
     d: &mut minicbor::Decoder<'b>,
     ctx: &mut C,
@@ -187,12 +191,13 @@ struct Open {
 
 /// About how many bytes of memory the value will hold that these bytes begin with. Nothing is allocated.
 ///
-/// A count is believed only as far as each item has a byte left. Weights follow what our types hold: a field of a structure,
-/// a `Vec` for a byte string within an array; `fuzz/tests/memory.rs` measures what decoders really take.
+/// A count is believed only as far as each item has a byte left. Weights follow what our types hold: a field
+/// of a structure, a `Vec` for a byte string within an array; `fuzz/tests/memory.rs` measures what decoders
+/// really take.
 ///
 /// # Errors
-/// [`Error::Incomplete`], [`Error::NotDeterministic`]; [`Error::Malformed`] for deeper nesting than any format here has;
-/// [`Error::Expansion`] beyond the budget.
+/// [`Error::Incomplete`], [`Error::NotDeterministic`]; [`Error::Malformed`] for deeper nesting than any
+/// format here has; [`Error::Expansion`] beyond the budget.
 fn weigh(bytes: &[u8], what: &'static str) -> Result<usize> {
     let budget = bytes.len().saturating_mul(MAX_EXPANSION).saturating_add(FREE);
     let (mut at, mut weight) = (0, 0_usize);

@@ -1,8 +1,10 @@
-//! The one writer of evidence and of what is new in it: field by field, while lists and records come from elsewhere.
+//! The one writer of evidence and of what is new in it: field by field, while lists and records come from
+//! elsewhere.
 //!
-//! Promises: the numbers of the fields, their order and what is left out where it is empty are written here and nowhere else.
-//! Nothing that a caller streams is held. Not here: how the fields are read (the decoders of [`Evidence`] and [`EvidenceDelta`],
-//! which take no other bytes than these), where streamed items come from (see `store` of `cgpathd`).
+//! Promises: the numbers of the fields, their order and what is left out where it is empty are written here
+//! and nowhere else. Nothing that a caller streams is held. Not here: how the fields are read (the decoders
+//! of [`Evidence`] and [`EvidenceDelta`], which take no other bytes than these), where streamed items come
+//! from (see `store` of `cgpathd`).
 
 use crate::{
     Boot, Cursor, Entry, Evidence, EvidenceDelta, InFlight, PartitionKey, PartitionLog, PodInfo, Quote, Tier,
@@ -38,9 +40,9 @@ pub struct Envelope<'a> {
 
 /// Writes [`Evidence`] or an [`EvidenceDelta`].
 ///
-/// [`EvidenceWriter::list`], [`EvidenceWriter::checkpoints`], [`EvidenceWriter::partitions`], [`EvidenceWriter::unsealed`] and
-/// [`EvidenceWriter::end`] are called in this order, each once. Each but the last gives the encoder, for as many items as were
-/// announced.
+/// [`EvidenceWriter::list`], [`EvidenceWriter::checkpoints`], [`EvidenceWriter::partitions`],
+/// [`EvidenceWriter::unsealed`] and [`EvidenceWriter::end`] are called in this order, each once. Each but the
+/// last gives the encoder, for as many items as were announced.
 #[derive(Debug)]
 pub struct EvidenceWriter<'e, 'a, W> {
     e: &'e mut Encoder<W>,
@@ -135,7 +137,8 @@ impl<'e, 'a, W: Write> EvidenceWriter<'e, 'a, W> {
         Ok(())
     }
 
-    /// The encoder where a field's value is to be written: in evidence behind its number, in a delta behind the field before.
+    /// The encoder where a field's value is to be written: in evidence behind its number, in a delta behind
+    /// the field before.
     fn field(&mut self, number: u8) -> Result<&mut Encoder<W>, Error<W::Error>> {
         debug_assert_eq!(self.next, number, "fields are written in their order");
         self.next = number + 1;

@@ -1,8 +1,10 @@
-//! `docs/spec/cgpath.cddl` against real bytes: it accepts what this project writes, and refuses what the decoders refuse.
+//! `docs/spec/cgpath.cddl` against real bytes: it accepts what this project writes, and refuses what the
+//! decoders refuse.
 //!
-//! The bytes are the committed corpus of the fuzz targets, which the project's own writers made, and evidence of a guest.
-//! Promise: a reader that is not ours (`cddl-cat`) reads the file. It knows neither tags nor anchored expressions, so the
-//! rules are handed to it with both written out (see [`schema`]).
+//! The bytes are the committed corpus of the fuzz targets, which the project's own writers made, and evidence
+//! of a guest.
+//! Promise: a reader that is not ours (`cddl-cat`) reads the file. It knows neither tags nor anchored
+//! expressions, so the rules are handed to it with both written out (see [`schema`]).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use cddl_cat::{cbor::validate_cbor, context::BasicContext, flatten::flatten_from_str};
@@ -86,8 +88,8 @@ fn encode(value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// The rules as the other reader takes them: `#6.N(T)` is `[N, T]`, as [`untagged`] has it in the value; an expression is
-/// of the whole text, as RFC 8610 section 3.8.3 says.
+/// The rules as the other reader takes them: `#6.N(T)` is `[N, T]`, as [`untagged`] has it in the value; an
+/// expression is of the whole text, as RFC 8610 section 3.8.3 says.
 fn schema(cddl: &str) -> BasicContext {
     let mut parts = cddl.split(".regexp \"");
     let mut text = parts.next().unwrap().to_owned();
@@ -160,11 +162,11 @@ fn shape(value: &Value) -> String {
     }
 }
 
-/// Each value that differs from `value` in one place: a key less, an unknown key, an item more or less, another type,
-/// null, a number one higher, below zero or beyond 32 bits, a string one byte longer.
+/// Each value that differs from `value` in one place: a key less, an unknown key, an item more or less,
+/// another type, null, a number one higher, below zero or beyond 32 bits, a string one byte longer.
 ///
-/// `at` is where the value stands. Mutants of a second value of one shape at one place show nothing new: `seen` has those
-/// that there were.
+/// `at` is where the value stands. Mutants of a second value of one shape at one place show nothing new:
+/// `seen` has those that there were.
 fn mutants(value: &Value, at: &str, seen: &mut BTreeSet<String>) -> Vec<Value> {
     if !seen.insert(format!("{at} {}", shape(value))) {
         return Vec::new();
@@ -227,7 +229,8 @@ fn mutants(value: &Value, at: &str, seen: &mut BTreeSet<String>) -> Vec<Value> {
     all
 }
 
-/// Holds rules and decoder against each other, over all mutants; how many both took and how many both refused.
+/// Holds rules and decoder against each other, over all mutants; how many both took and how many both
+/// refused.
 fn compare(
     rules: &BasicContext,
     rule: &str,
@@ -301,7 +304,8 @@ fn every_real_item_is_accepted() {
 #[test]
 fn what_differs_in_one_place_is_refused_where_the_decoder_refuses_it() {
     let rules = schema(CDDL);
-    // A decoder of evidence takes any bytes for a checkpoint's file: the appraisal says what is wrong with it.
+    // A decoder of evidence takes any bytes for a checkpoint's file: the appraisal says what is wrong with
+    // it.
     let lax = CDDL.replace(
         "checkpoint-bytes = bstr .cbor checkpoint-file",
         "checkpoint-bytes = bstr",
@@ -333,8 +337,8 @@ fn what_differs_in_one_place_is_refused_where_the_decoder_refuses_it() {
         let (t, r) = compare(&lax, "checkpoint", takes_checkpoint, (&name, payload), &mut seen);
         taken += t;
         refused += r;
-        // The wrapper: what the decoder refuses is refused here. It takes other header parameters, and leaves the
-        // length of a signature to the check of it.
+        // The wrapper: what the decoder refuses is refused here. It takes other header parameters, and leaves
+        // the length of a signature to the check of it.
         let wrapped = mutants(&Value::Array(sign1.clone()), "", &mut BTreeSet::new());
         let is_read = |mutant: &&Value| SealedCheckpoint::from_file(&encode(mutant)).is_err();
         for mutant in wrapped.iter().filter(is_read) {

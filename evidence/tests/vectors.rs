@@ -1,4 +1,5 @@
-//! Public data that this project did not write, at `../shared/vectors` beside the repository: it must come out right.
+//! Public data that this project did not write, at `../shared/vectors` beside the repository: it must come
+//! out right.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "common/vectors.rs"]

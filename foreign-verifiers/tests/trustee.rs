@@ -1,8 +1,8 @@
-//! Trustee's TPM verifier checks a quote with `az_cvm_vtpm::vtpm::Quote`: what `cgpath export --format trustee` writes is
-//! accepted by it, and nothing else is.
+//! Trustee's TPM verifier checks a quote with `az_cvm_vtpm::vtpm::Quote`: what
+//! `cgpath export --format trustee` writes is accepted by it, and nothing else is.
 //!
-//! The evidence is real: a guest that UEFI firmware started, with a software TPM (`evidence/rsa.cbor`, written by
-//! `vm-tests/tests/guests/firmware.rs` with `CGPATH_RECORD`).
+//! The evidence is real: a guest that UEFI firmware started, with a software TPM (`evidence/rsa.cbor`,
+//! written by `vm-tests/tests/guests/firmware.rs` with `CGPATH_RECORD`).
 
 use crate::published::vector;
 use az_cvm_vtpm::vtpm::{Quote, VerifyError};
@@ -43,8 +43,8 @@ fn export(evidence: &Path) -> Result<Value, String> {
     Ok(serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap())
 }
 
-/// What Trustee makes of the JSON before it asks the crate: the raw RSASSA signature out of TPMT_SIGNATURE, registers of
-/// 32 bytes. Source: confidential-containers/trustee, deps/verifier/appraisal/src/tpm/mod.rs.
+/// What Trustee makes of the JSON before it asks the crate: the raw RSASSA signature out of TPMT_SIGNATURE,
+/// registers of 32 bytes. Source: confidential-containers/trustee, deps/verifier/appraisal/src/tpm/mod.rs.
 fn read(json: &Value) -> (Quote, PKey<Public>) {
     let base64 = |value: &Value| STANDARD.decode(value.as_str().unwrap()).unwrap();
     let quote = &json["tpm_quote"];

@@ -1,8 +1,9 @@
 //! Every decoder as a function of bytes that must not panic, hang or take memory beyond what it was given.
 //!
-//! The same targets run in three ways: over the committed corpus, under a deterministic mutator in plain tests
-//! (`tests/targets.rs`), and under libFuzzer (`libfuzzer/`, with `cargo xtask soak --step libfuzzer` or `cargo fuzz`). A target also checks what must hold of
-//! anything that decodes: that it encodes to the same bytes, or that chunks do not matter.
+//! The same targets run in three ways: over the committed corpus, under a deterministic mutator in plain
+//! tests (`tests/targets.rs`), and under libFuzzer (`libfuzzer/`, with `cargo xtask soak --step libfuzzer` or
+//! `cargo fuzz`). A target also checks what must hold of anything that decodes: that it encodes to the same
+//! bytes, or that chunks do not matter.
 
 pub mod mutate;
 pub mod seeds;

@@ -1,7 +1,8 @@
-//! How many bytes each decoder holds at most for each byte of hostile input: what docs/spec/wire.md, Limits, states.
+//! How many bytes each decoder holds at most for each byte of hostile input: what docs/spec/wire.md, Limits,
+//! states.
 //!
-//! A program of its own: it counts what is allocated. Inputs are what costs most for its length: as many items as fit, as
-//! small as they can be, refused or not.
+//! A program of its own: it counts what is allocated. Inputs are what costs most for its length: as many
+//! items as fit, as small as they can be, refused or not.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -456,7 +457,8 @@ fn an_attestation_result_holds_its_claims() {
         ),
         ("no token", vec![b'.'; LEN]),
     ];
-    // By a stranger: nothing but the signature is looked at. For `cgpath prove`, whose file it is: the claims, too.
+    // By a stranger: nothing but the signature is looked at. For `cgpath prove`, whose file it is: the
+    // claims, too.
     hold("attestation result of a stranger", 1, &inputs, |bytes| {
         let key = *key().verifying_key();
         let _ = AttestationResult::read(core::str::from_utf8(bytes).unwrap(), &[key]);

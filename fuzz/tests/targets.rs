@@ -1,7 +1,9 @@
-//! Every target over its corpus, published vectors and mutations of both. A program of its own: it counts what is allocated.
+//! Every target over its corpus, published vectors and mutations of both. A program of its own: it counts
+//! what is allocated.
 //!
-//! Each target takes [`MUTATIONS`], the same ones each time; `FUZZ_SECONDS` mutates it for so long instead. An input that fails is kept in
-//! `fuzz/artifacts/<target>/`; once fixed, move it into the corpus under a name that says what it was.
+//! Each target takes [`MUTATIONS`], the same ones each time; `FUZZ_SECONDS` mutates it for so long instead.
+//! An input that fails is kept in `fuzz/artifacts/<target>/`; once fixed, move it into the corpus under a
+//! name that says what it was.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -27,7 +29,8 @@ fn memory_bound(len: usize) -> isize {
 /// Processor time that one input may take.
 const TIME_BOUND: Duration = Duration::from_secs(20);
 
-/// How many mutations each target takes in a usual run; the soak and libFuzzer take as many as fit into their time.
+/// How many mutations each target takes in a usual run; the soak and libFuzzer take as many as fit into their
+/// time.
 const MUTATIONS: u64 = 5000;
 
 /// At how many places each input is cut.

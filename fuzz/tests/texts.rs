@@ -1,8 +1,8 @@
 //! No error repeats more of untrusted input than `cgpath_evidence::text::MAX_FOREIGN` bytes, whatever the
 //! decoder.
 //!
-//! A run of one letter is put into each decoder's seeds at every few bytes, and into places that only whole structures have;
-//! then the letters in the error are counted.
+//! A run of one letter is put into each decoder's seeds at every few bytes, and into places that only whole
+//! structures have; then the letters in the error are counted.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

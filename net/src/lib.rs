@@ -1,8 +1,9 @@
 //! HTTPS requests to other services: whom to trust, where to, one connection at a time.
 //!
-//! Promises: a server's certificate is checked against the CAs of one PEM file and no others; plain HTTP only where the
-//! caller asks for it by name ([`Endpoint::http_or_https`]); no answer is read beyond a limit ([`Endpoint::read`]). Not here: what is
-//! asked, how often, time limits (an answer is read for as long as the caller waits).
+//! Promises: a server's certificate is checked against the CAs of one PEM file and no others; plain HTTP only
+//! where the caller asks for it by name ([`Endpoint::http_or_https`]); no answer is read beyond a limit
+//! ([`Endpoint::read`]). Not here: what is asked, how often, time limits (an answer is read for as long as
+//! the caller waits).
 
 #![forbid(unsafe_code)]
 
@@ -184,7 +185,8 @@ impl Endpoint {
     /// What an `https://` URL names.
     ///
     /// # Errors
-    /// [`NetError::Url`], also for any other scheme, a user or a password in it; [`NetError::Ca`], [`NetError::Identity`].
+    /// [`NetError::Url`], also for any other scheme, a user or a password in it; [`NetError::Ca`],
+    /// [`NetError::Identity`].
     pub fn https(url: &str, tls: Tls<'_>) -> Result<Endpoint, NetError> {
         Endpoint::new(url, tls, false)
     }
@@ -309,8 +311,8 @@ impl Endpoint {
     }
 }
 
-/// The pause before the next try after `failures` of them: `first`, doubled each time up to `longest`, with up to a quarter
-/// more or less by chance, so that a fleet does not come back all at once.
+/// The pause before the next try after `failures` of them: `first`, doubled each time up to `longest`, with
+/// up to a quarter more or less by chance, so that a fleet does not come back all at once.
 pub fn pause(first: Duration, longest: Duration, failures: u32) -> Duration {
     let mut random = [0];
     OsRng.fill_bytes(&mut random);

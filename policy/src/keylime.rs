@@ -1,9 +1,9 @@
 //! Keylime's runtime policies, version 1: read as reference values, and written from them.
 //!
-//! Promise: every field is kept or refused by its name; nothing is passed over. `digests` are files; `keyrings` (keys that
-//! were measured when they were put into a keyring) and `ima-buf` (other buffers) are names without a file, which the list
-//! has in the place of the path, so they are kept under these names; `excludes` are kept. Not here: signatures of files
-//! and of policies (DSSE).
+//! Promise: every field is kept or refused by its name; nothing is passed over. `digests` are files;
+//! `keyrings` (keys that were measured when they were put into a keyring) and `ima-buf` (other buffers) are
+//! names without a file, which the list has in the place of the path, so they are kept under these names;
+//! `excludes` are kept. Not here: signatures of files and of policies (DSSE).
 //! Source: Keylime 7.14, keylime/ima/ima.py `RUNTIME_POLICY_SCHEMA`.
 
 use crate::{Error, Excludes, Reference, Result, Source, SourceKind};
@@ -19,7 +19,8 @@ pub const BUFFERS: &str = "keylime ima-buf";
 /// The exclude that keeps our checkpoint files out of Keylime's judgement, and nothing else.
 pub const CHECKPOINTS: &str = "^/run/ima-cgpath/checkpoint/[0-9]+$";
 
-/// Fields that accept what is not judged here. Without them a policy is stricter, so they may be left out on demand.
+/// Fields that accept what is not judged here. Without them a policy is stricter, so they may be left out on
+/// demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// `verification-keys`: files that carry a signature by one of these keys are accepted.
@@ -66,8 +67,9 @@ struct RuntimePolicy {
     verification_keys: String,
 }
 
-/// `RUNTIME_POLICY_GENERATOR.LegacyAllowList`, as Keylime's own tool writes. For 0 or 1 the verifier's push mode takes the
-/// policy for none, and asks for no evidence. keylime/ima/ima.py and keylime/verification/tpm_engine.py of 7.14.3.
+/// `RUNTIME_POLICY_GENERATOR.LegacyAllowList`, as Keylime's own tool writes. For 0 or 1 the verifier's push
+/// mode takes the policy for none, and asks for no evidence. keylime/ima/ima.py and
+/// keylime/verification/tpm_engine.py of 7.14.3.
 const LEGACY_ALLOW_LIST: u64 = 3;
 
 #[derive(Deserialize)]
@@ -137,8 +139,8 @@ impl<'de> Deserialize<'de> for Digests {
     }
 }
 
-/// Digests have no algorithm there: the length tells. SM3 has the length of SHA-256; nothing else than its content will
-/// ever have this value, so that a wrong guess accepts nothing.
+/// Digests have no algorithm there: the length tells. SM3 has the length of SHA-256; nothing else than its
+/// content will ever have this value, so that a wrong guess accepts nothing.
 fn digest(text: &str) -> Option<Digest> {
     if text.contains(':') {
         return Digest::parse(text);
@@ -150,9 +152,9 @@ fn digest(text: &str) -> Option<Digest> {
 /// Reads a runtime policy. `file` is what errors call it; what stands in `leave_out` is passed over.
 ///
 /// # Errors
-/// [`Error::Syntax`] with line and column for what is not a runtime policy of version 1, and for a signed one;
-/// [`Error::Meaning`] for a field that accepts what cannot be judged here, and for a policy with nothing in `digests`;
-/// [`Error::Limit`].
+/// [`Error::Syntax`] with line and column for what is not a runtime policy of version 1, and for a signed
+/// one; [`Error::Meaning`] for a field that accepts what cannot be judged here, and for a policy with nothing
+/// in `digests`; [`Error::Limit`].
 pub fn read(file: &str, json: &[u8], leave_out: &[Field]) -> Result<Reference> {
     let limit = crate::reference::MAX_REFERENCE_LEN;
     if json.len() > limit {
@@ -284,11 +286,11 @@ struct WrittenIma {
     dm_policy: Option<()>,
 }
 
-/// Writes reference values as one runtime policy: their files, keyrings, buffers and excludes, and `excludes` beside them.
-/// `timestamp` is written as it is.
+/// Writes reference values as one runtime policy: their files, keyrings, buffers and excludes, and `excludes`
+/// beside them. `timestamp` is written as it is.
 ///
-/// Paths are written as the measurement list has them, with `_` for each space. Keylime compares the list's text, so that
-/// it can have no path that is not UTF-8.
+/// Paths are written as the measurement list has them, with `_` for each space. Keylime compares the list's
+/// text, so that it can have no path that is not UTF-8.
 ///
 /// # Errors
 /// [`Error::Meaning`] for a path that is not UTF-8.

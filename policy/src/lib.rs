@@ -1,9 +1,11 @@
 //! What is allowed on a node and in its pods: the policy file, the reference values, and the look-up in both.
 //!
-//! Pure: no I/O, no clock. Files are handed in as bytes; a resolver closure gives the bytes of the reference files
-//! that a policy names. Whatever is absent is an error here or a failure in the verifier, never a skipped check; a key
-//! that switches a rule off starts with `dangerous-` and [`Policy::dangerous_keys`] lists it.
-//! Not here: what an entry or a record is (see `cgpath-evidence`), what follows from a judgement (see `cgpath-appraisal`).
+//! Pure: no I/O, no clock. Files are handed in as bytes; a resolver closure gives the bytes of the reference
+//! files that a policy names. Whatever is absent is an error here or a failure in the verifier, never a
+//! skipped check; a key that switches a rule off starts with `dangerous-` and [`Policy::dangerous_keys`]
+//! lists it.
+//! Not here: what an entry or a record is (see `cgpath-evidence`), what follows from a judgement (see
+//! `cgpath-appraisal`).
 //!
 //! # What a pod may have at a path
 //!

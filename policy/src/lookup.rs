@@ -1,7 +1,8 @@
 //! A policy with its reference files read, and the look-up in them.
 //!
-//! Promise: every reference file that the policy names was read; the collector's path and every runtime file stand in
-//! the host's reference values, so that no rule is vacuous. Not here: what follows from a judgement (see `cgpath-appraisal`).
+//! Promise: every reference file that the policy names was read; the collector's path and every runtime file
+//! stand in the host's reference values, so that no rule is vacuous. Not here: what follows from a judgement
+//! (see `cgpath-appraisal`).
 
 mod contents;
 mod pod;
@@ -71,8 +72,8 @@ impl<'a> Name<'a> {
         path
     }
 
-    /// Whether the file of a reference value may have been seen under this name. `is_listed` says that the value's path
-    /// is one that a list wrote.
+    /// Whether the file of a reference value may have been seen under this name. `is_listed` says that the
+    /// value's path is one that a list wrote.
     fn is_of(self, known: &[u8], is_listed: bool) -> bool {
         match self {
             Name::True(path) if is_listed => is_listed_as(path, known),
@@ -109,8 +110,8 @@ impl Indexed {
         }
     }
 
-    /// Whether `digest` is one of [`Indexed::expected`]: most contents stand at one path or a few, and finding those is
-    /// cheaper than to find the path among all.
+    /// Whether `digest` is one of [`Indexed::expected`]: most contents stand at one path or a few, and
+    /// finding those is cheaper than to find the path among all.
     fn accepts(&self, name: Name<'_>, digest: &Digest) -> bool {
         const FEW: usize = 16;
         match self.contents.paths(digest) {
@@ -127,8 +128,9 @@ impl Indexed {
         self.reference.is_listed() && !known.contains(&b' ')
     }
 
-    /// Digests accepted at a path. A list writes `_` for every space, so that `/a_b` there may be `/a b` in truth, and so
-    /// may `/a_b` in values that come from a list; a path that both sides have in truth is only itself.
+    /// Digests accepted at a path. A list writes `_` for every space, so that `/a_b` there may be `/a b` in
+    /// truth, and so may `/a_b` in values that come from a list; a path that both sides have in truth is only
+    /// itself.
     fn expected<'a>(&'a self, name: Name<'a>) -> impl Iterator<Item = &'a Digest> + 'a {
         let path = name.bytes();
         let (spaced, listed) = match name {
@@ -163,7 +165,8 @@ pub struct Allowed {
 }
 
 impl Allowed {
-    /// Whether an exclude of the policy or of one of the reference files hides this path. [`Allowed::judge`] does not ask.
+    /// Whether an exclude of the policy or of one of the reference files hides this path. [`Allowed::judge`]
+    /// does not ask.
     pub fn hides(&self, name: Name<'_>) -> Hidden {
         let mut gave_up = false;
         for excludes in self.excludes() {
@@ -183,7 +186,8 @@ impl Allowed {
             .filter(|excludes| !excludes.is_empty())
     }
 
-    /// Where the file at this path is from, as far as a reference file knows: the source and its layer or package.
+    /// Where the file at this path is from, as far as a reference file knows: the source and its layer or
+    /// package.
     pub fn origin(&self, path: &[u8]) -> Option<(&Reference, Option<&str>)> {
         self.references().find_map(|reference| {
             reference
@@ -290,12 +294,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Reads a policy from the bytes of its file; `resolve` gives the bytes of each reference file by the name that the
-    /// policy uses (once a name) or says why it cannot. `file` is what errors call the policy file.
+    /// Reads a policy from the bytes of its file; `resolve` gives the bytes of each reference file by the
+    /// name that the policy uses (once a name) or says why it cannot. `file` is what errors call the policy
+    /// file.
     ///
     /// # Errors
-    /// [`Error::Syntax`], [`Error::Limit`] for the policy or a reference file, [`Error::Unresolved`] as `resolve` says,
-    /// [`Error::Meaning`] if the collector or a runtime file has no reference value.
+    /// [`Error::Syntax`], [`Error::Limit`] for the policy or a reference file, [`Error::Unresolved`] as
+    /// `resolve` says, [`Error::Meaning`] if the collector or a runtime file has no reference value.
     pub fn load(
         file: &str,
         yaml: &[u8],
@@ -371,8 +376,9 @@ impl Policy {
         })
     }
 
-    /// Judges a content found on the host: by its own values; where those do not know the path, by the runtime files'
-    /// contents, since runc executes a copy of itself (path `/` or a memfd) before it enters a pod's cgroup.
+    /// Judges a content found on the host: by its own values; where those do not know the path, by the
+    /// runtime files' contents, since runc executes a copy of itself (path `/` or a memfd) before it enters a
+    /// pod's cgroup.
     pub fn judge_host(&self, name: Name<'_>, digest: &Digest) -> Judgement {
         match self.host.judge(name, digest) {
             Judgement::UnknownPath if self.runtime_files.contains_key(digest) => Judgement::Accepted {
@@ -389,8 +395,8 @@ impl Policy {
         }
     }
 
-    /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files by hash.
-    /// `None` if the policy does not know the pod.
+    /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files
+    /// by hash. `None` if the policy does not know the pod.
     pub fn judge_pod(&self, uid: &PodUid, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
         let own = self.pods.get(uid)?.allowed.judge(name, digest);
         if own.is_accepted() {
@@ -442,8 +448,8 @@ impl Policy {
             .collect()
     }
 
-    /// Reads what [`Policy::judge_host`] will read for these contents, some 30 at most: it changes nothing but how long that
-    /// takes where there are many reference values.
+    /// Reads what [`Policy::judge_host`] will read for these contents, some 30 at most: it changes nothing
+    /// but how long that takes where there are many reference values.
     pub fn look_ahead_on_host<'d>(&self, digests: impl Iterator<Item = &'d Digest> + Clone) {
         for indexed in &self.host.references {
             indexed.contents.look_ahead(digests.clone());
@@ -468,8 +474,8 @@ impl Policy {
         }
     }
 
-    /// Whether an ancestor with this executable is a container runtime (`runtimes`): a name there matches the last
-    /// component of the path, an absolute path the whole of it.
+    /// Whether an ancestor with this executable is a container runtime (`runtimes`): a name there matches the
+    /// last component of the path, an absolute path the whole of it.
     pub fn is_runtime(&self, exe: &[u8]) -> bool {
         let name = exe.rsplit(|b| *b == b'/').next().unwrap_or(exe);
         self.file.runtimes.iter().any(|r| {
@@ -562,8 +568,8 @@ impl Policy {
         found
     }
 
-    /// SHA-256 over the policy file and every reference file, so that a verdict can say what it was judged by:
-    /// H(H(policy) || H(name) || H(bytes) || …), reference files sorted by name.
+    /// SHA-256 over the policy file and every reference file, so that a verdict can say what it was judged
+    /// by: H(H(policy) || H(name) || H(bytes) || …), reference files sorted by name.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }

@@ -1,4 +1,5 @@
-//! JSON Schemas (draft 2020-12) of the policy file and of the reference file, generated from the types that read them.
+//! JSON Schemas (draft 2020-12) of the policy file and of the reference file, generated from the types that
+//! read them.
 //!
 //! They are committed under `policy/reference/`; a test compares.
 

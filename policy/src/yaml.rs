@@ -1,14 +1,14 @@
 //! What this crate writes of a node's policy as YAML.
 //!
-//! Promise: it is read back as what it was made of ([`crate::NodePolicy`]), whatever the texts hold. Not here: whole policies,
-//! which people write.
+//! Promise: it is read back as what it was made of ([`crate::NodePolicy`]), whatever the texts hold. Not
+//! here: whole policies, which people write.
 
 use crate::BootPolicy;
 use cgpath_evidence::Digest;
 use std::fmt::Write as _;
 
-/// A text in double quotes. Whatever is neither a letter nor printable ASCII is escaped: a line break of YAML is one of
-/// Unicode, too.
+/// A text in double quotes. Whatever is neither a letter nor printable ASCII is escaped: a line break of YAML
+/// is one of Unicode, too.
 pub(crate) fn text(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

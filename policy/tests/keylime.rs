@@ -17,8 +17,8 @@ fn python() -> PathBuf {
     python.expect("no Python with Keylime: `cargo xtask test` makes one; or name yours in CGPATH_PYTHON")
 }
 
-/// Runs `script` on Keylime's modules with `input` on standard input; gives what it printed as JSON. `gpg` is imported by
-/// Keylime for signed policies and not used here.
+/// Runs `script` on Keylime's modules with `input` on standard input; gives what it printed as JSON. `gpg` is
+/// imported by Keylime for signed policies and not used here.
 fn keylime(script: &str, input: &Value) -> Value {
     let python = python();
     let script = format!(
@@ -102,7 +102,8 @@ print(json.dumps('taken'))",
 
 #[test]
 fn keylime_judges_its_own_lists_by_our_policies_as_by_its_own() {
-    // Measurement lists of Keylime's tests with the policies that accept them, and what it makes of a policy that does not.
+    // Measurement lists of Keylime's tests with the policies that accept them, and what it makes of a policy
+    // that does not.
     let list = "10 6309e2c83b7814367bb3912a55e5473454623535 ima-ng sha256:f4845392eca429a4c941a6a07fc32faf843a88c5c3dfa3b9329ab8f4171d9ce3 boot_aggregate
 10 80255d9c7dad91ef5f21b18560a47642d6f4d653 ima-ng sha256:96d7fae8adb7286a419a88f78c13d35fb782d63df654b7db56f154765698b754 /data
 ";

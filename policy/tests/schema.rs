@@ -1,5 +1,5 @@
-//! The committed JSON Schemas are the ones that the types give. `UPDATE_SCHEMA=1 cargo test -p cgpath-policy schema`
-//! writes them anew.
+//! The committed JSON Schemas are the ones that the types give.
+//! `UPDATE_SCHEMA=1 cargo test -p cgpath-policy schema` writes them anew.
 
 use std::path::Path;
 

@@ -6,8 +6,8 @@ use rsa::signature::SignatureEncoding;
 use sha2::{Digest as _, Sha256};
 use std::sync::OnceLock;
 
-/// TPMA_OBJECT bits of a good attestation key: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
-/// TPM 2.0 Part 2, 8.3.
+/// TPMA_OBJECT bits of a good attestation key: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth,
+/// restricted, sign. TPM 2.0 Part 2, 8.3.
 pub const GOOD_ATTRIBUTES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 16 | 1 << 18;
 
 /// The kind of attestation key.

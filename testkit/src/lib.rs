@@ -1,8 +1,8 @@
-//! For tests: a node made of software, which measures, records, seals and quotes as an honest one does, and lets a test
-//! interfere at each step; and what tests need of the machine.
+//! For tests: a node made of software, which measures, records, seals and quotes as an honest one does, and
+//! lets a test interfere at each step; and what tests need of the machine.
 //!
-//! Promises: what [`Node::attest`] gives is valid under [`Node::policy`] as long as nobody interfered; all of it is
-//! deterministic. Not here: what must follow from an interference.
+//! Promises: what [`Node::attest`] gives is valid under [`Node::policy`] as long as nobody interfered; all of
+//! it is deterministic. Not here: what must follow from an interference.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

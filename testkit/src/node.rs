@@ -91,8 +91,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has booted, loaded the programs and sealed checkpoint 0. Pods 1 to 4 are in its policy, each with
-    /// `/bin/app` and `/lib/libc.so`; 1 and 2 run the same image.
+    /// A node that has booted, loaded the programs and sealed checkpoint 0. Pods 1 to 4 are in its policy,
+    /// each with `/bin/app` and `/lib/libc.so`; 1 and 2 run the same image.
     pub fn boot(kind: KeyKind) -> Node {
         let mut node = Node {
             ak: AttestationKey::new(kind, 1),
@@ -382,7 +382,8 @@ impl Node {
         }
     }
 
-    /// Device and inode of a file: each partition has a file system of its own, but for what is [`Node::shared`].
+    /// Device and inode of a file: each partition has a file system of its own, but for what is
+    /// [`Node::shared`].
     pub fn file(&self, key: &PartitionKey, path: &[u8]) -> (u64, u64) {
         let number = |bytes: &[u8]| {
             let hash = Sha256::digest(bytes);
@@ -427,8 +428,8 @@ impl Node {
         self.measure(&actor, &path, &sha256(&sealed.file));
     }
 
-    /// The longest prefix of the list in which every entry has a record, sealed or waiting: what an honest collector states where
-    /// records are late. [`Node::draft`] takes it that none is.
+    /// The longest prefix of the list in which every entry has a record, sealed or waiting: what an honest
+    /// collector states where records are late. [`Node::draft`] takes it that none is.
     pub fn settled(&self) -> u64 {
         let waiting = self.waiting.iter().map(|(_, record)| record);
         let records: Vec<&Record> = self.sealed.values().flatten().chain(waiting).collect();

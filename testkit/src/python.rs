@@ -11,7 +11,8 @@ pub fn schemathesis() -> PathBuf {
     )
 }
 
-/// Python with Keylime, jsonschema and decoders from PyPI, as `cargo xtask test` makes it; what is not there fails.
+/// Python with Keylime, jsonschema and decoders from PyPI, as `cargo xtask test` makes it; what is not there
+/// fails.
 pub fn python() -> PathBuf {
     find(
         "CGPATH_PYTHON",

@@ -64,7 +64,8 @@ pub fn delta_after(evidence: &Evidence, kept: &Evidence, from: Cursor) -> Eviden
     }
 }
 
-/// A node that booted with this log, and its evidence: the quote covers the registers that the log gives in these banks.
+/// A node that booted with this log, and its evidence: the quote covers the registers that the log gives in
+/// these banks.
 pub fn booted(log: &[u8], told: Option<&str>, banks: &[Bank], nonce: &[u8]) -> (Node, Evidence) {
     let parsed = EventLog::parse(log).unwrap();
     let registers: Vec<_> = banks.iter().map(|bank| parsed.replay(*bank).unwrap()).collect();

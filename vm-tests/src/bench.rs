@@ -1,7 +1,9 @@
-//! What the collector costs a node, measured in guests: executions, memory and processor, rounds of attestation.
+//! What the collector costs a node, measured in guests: executions, memory and processor, rounds of
+//! attestation.
 //!
-//! Promises: who is compared runs in turn in one boot; a contender that did not see what it should have seen is not
-//! measured; no time makes anything fail. Not here: what is shown and what is wanted (`xtask`), the workloads (`guest`).
+//! Promises: who is compared runs in turn in one boot; a contender that did not see what it should have seen
+//! is not measured; no time makes anything fail. Not here: what is shown and what is wanted (`xtask`), the
+//! workloads (`guest`).
 
 mod pods;
 
@@ -73,8 +75,8 @@ pub struct Execs {
     pub programs: Vec<Program>,
 }
 
-/// Times executions without anybody, with the collector, with auditd's rule and with a bpftrace one-liner: one round that
-/// is not counted, then `rounds`, with `count` executions of each kind.
+/// Times executions without anybody, with the collector, with auditd's rule and with a bpftrace one-liner:
+/// one round that is not counted, then `rounds`, with `count` executions of each kind.
 ///
 /// # Errors
 /// When the guest or the collector does not work; not for the others.
@@ -281,7 +283,8 @@ fn with_collector(vm: &Vm, count: u32, programs: &mut Vec<Program>) -> Result<Pa
     Ok(part)
 }
 
-/// No rules but one that keeps system calls of new processes as fast as they were before audit was first enabled.
+/// No rules but one that keeps system calls of new processes as fast as they were before audit was first
+/// enabled.
 fn silence_audit(vm: &Vm) -> Result<()> {
     vm.sh("auditctl -D; auditctl -e 0; auditctl -a never,task")
         .map(drop)
@@ -367,8 +370,8 @@ pub struct Collector {
 /// How often a round is to be, in seconds.
 const PERIOD: u64 = 2;
 
-/// Measures processor time while idle and while attesting every 2 seconds, `windows` times each, then memory after
-/// `records` records.
+/// Measures processor time while idle and while attesting every 2 seconds, `windows` times each, then memory
+/// after `records` records.
 ///
 /// # Errors
 /// When the guest, the collector or the verifier does not work.
@@ -394,7 +397,8 @@ pub fn collector(windows: usize, records: u64) -> Result<Collector> {
         eprintln!("   window {window} of {windows}: attesting");
         let busy = busy(&node, &process)?;
         ensure!(busy.rounds > 0, "no round within {} s", WINDOW.as_secs());
-        // The interval is the pause between two rounds: this is as if it were from one's start to the next one's.
+        // The interval is the pause between two rounds: this is as if it were from one's start to the next
+        // one's.
         attested.push(busy.percent * busy.seconds / (busy.rounds * PERIOD) as f64);
     }
     end(&process, SIGTERM)?;
@@ -416,7 +420,8 @@ pub fn collector(windows: usize, records: u64) -> Result<Collector> {
     ensure!(kept.lost == 0, "{} records were lost", kept.lost);
     let resident = memory(vm, &process, "VmRSS:")?;
     let anonymous = memory(vm, &process, "RssAnon:")?;
-    // The high-water mark starts anew: loading programs takes more than running. Source: proc(5), /proc/pid/clear_refs.
+    // The high-water mark starts anew: loading programs takes more than running. Source: proc(5),
+    // /proc/pid/clear_refs.
     vm.sh(&format!("echo 5 >/proc/{}/clear_refs", process.pid()))?;
     work::<Attested>(vm, &rounds(1))?;
     let peak = memory(vm, &process, "VmHWM:")?;
@@ -566,8 +571,8 @@ const POD: &str = "/kubepods/burstable/podf52130f4-c5be-423e-8070-daaca055a5ad/\
 
 const LIST: &str = "/sys/kernel/security/ima/binary_runtime_measurements_sha256";
 
-/// Times executions that the kernel measures with one template and with the other, in turn in one boot of a kernel that
-/// has both: one round that is not counted, then `rounds`, with `count` executions of each kind.
+/// Times executions that the kernel measures with one template and with the other, in turn in one boot of a
+/// kernel that has both: one round that is not counted, then `rounds`, with `count` executions of each kind.
 ///
 /// # Errors
 /// When the guest does not work, or an entry is missing.

@@ -1,7 +1,7 @@
 //! The host's end of a guest's command channel.
 //!
-//! Promises: any number of threads may have requests under way; when the guest goes away, every one of them learns it at
-//! once. Not here: what requests mean (`vm`), the messages themselves (`vm-protocol`).
+//! Promises: any number of threads may have requests under way; when the guest goes away, every one of them
+//! learns it at once. Not here: what requests mean (`vm`), the messages themselves (`vm-protocol`).
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -72,7 +72,8 @@ impl Channel {
             bodies,
             waiting: Arc::clone(&waiting),
         };
-        // Two processes may talk to a guest that is kept, one after the other: old answers must find no new request.
+        // Two processes may talk to a guest that is kept, one after the other: old answers must find no new
+        // request.
         let first = u64::from(std::process::id()) << 24;
         std::thread::spawn({
             let waiting = Arc::clone(&waiting);

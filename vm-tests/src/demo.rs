@@ -1,7 +1,9 @@
-//! The demo: five pods on a stock node, judged by name, stage by stage, and what follows for a person to read.
+//! The demo: five pods on a stock node, judged by name, stage by stage, and what follows for a person to
+//! read.
 //!
-//! Promises: every stage is judged by a round of attestation that began after the stage was done; what must come out is
-//! written here and nowhere taken from what did; one thing that is not as it should be makes the whole demo fail.
+//! Promises: every stage is judged by a round of attestation that began after the stage was done; what must
+//! come out is written here and nowhere taken from what did; one thing that is not as it should be makes the
+//! whole demo fail.
 //! Not here: how guests and verifiers are started (see `scenario`), attacks on evidence (see `demo_break`).
 
 use crate::kernel::{Kernel, Stock};
@@ -47,8 +49,8 @@ pub struct Options {
     pub keep: bool,
     /// Say nothing on standard output while it runs.
     pub quiet: bool,
-    /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards. No firmware starts it
-    /// then, so that its boot is not judged.
+    /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards. No
+    /// firmware starts it then, so that its boot is not judged.
     pub restored: bool,
 }
 
@@ -386,7 +388,8 @@ fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
 /// Runs the demo.
 ///
 /// # Errors
-/// When something is missing or does not come up. A verdict that is not as it must be is no error: see [`Outcome::ok`].
+/// When something is missing or does not come up. A verdict that is not as it must be is no error: see
+/// [`Outcome::ok`].
 pub fn run(options: &Options) -> Result<Outcome> {
     let begin = Instant::now();
     prepare_output(&options.out)?;
@@ -621,8 +624,8 @@ pub(crate) fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
     Ok(hash.to_owned())
 }
 
-/// A and B: both partitions show every file. A stock kernel keeps one entry for each, which both have; with our template
-/// the tag is part of what is compared, so each pod has an entry of its own.
+/// A and B: both partitions show every file. A stock kernel keeps one entry for each, which both have; with
+/// our template the tag is part of what is compared, so each pod has an entry of its own.
 fn same_image(evidence: &Evidence, stage: &mut Stage) {
     let (a, b) = (evidence.records(key("A")), evidence.records(key("B")));
     let paths =

@@ -1,7 +1,9 @@
-//! Attacks on evidence: what a man in the middle, or a root who comes late, would do with the real evidence of a run.
+//! Attacks on evidence: what a man in the middle, or a root who comes late, would do with the real evidence
+//! of a run.
 //!
-//! Promises: each attack changes well-formed evidence into well-formed evidence, with what an attacker has and nothing
-//! more; the evidence as it was is judged first, so that only what the attack itself set off counts as caught.
+//! Promises: each attack changes well-formed evidence into well-formed evidence, with what an attacker has
+//! and nothing more; the evidence as it was is judged first, so that only what the attack itself set off
+//! counts as caught.
 //! Not here: how evidence is judged (the real `cgpath` does it, as a program).
 
 use crate::demo::{self, Options};
@@ -94,8 +96,8 @@ struct Judged {
 /// Runs a node up to a tampered pod and attacks its evidence.
 ///
 /// # Errors
-/// When something does not come up, or the evidence is not what the attack needs. An attack that is not caught is no
-/// error: see [`Caught::rules`].
+/// When something does not come up, or the evidence is not what the attack needs. An attack that is not
+/// caught is no error: see [`Caught::rules`].
 pub fn run(options: &Options, attack: Break) -> Result<Caught> {
     demo::prepare_output(&options.out)?;
     let images = demo::Images::make()?;

@@ -1,7 +1,8 @@
 //! The machine that the guests run on: where things lie, how tools are started, how progress is shown.
 //!
 //! Promises: nothing is written outside of the workspace's target directory, the cache and the guests' own
-//! directories; a tool that is missing is named together with the command that brings it. Not here: what the tools do.
+//! directories; a tool that is missing is named together with the command that brings it. Not here: what the
+//! tools do.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -31,7 +32,8 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// The cache: `CGPATH_CACHE`, else `$XDG_CACHE_HOME/ima-cgpath`, else `~/.cache/ima-cgpath`. Made when missing.
+/// The cache: `CGPATH_CACHE`, else `$XDG_CACHE_HOME/ima-cgpath`, else `~/.cache/ima-cgpath`. Made when
+/// missing.
 ///
 /// # Errors
 /// When there is no home directory, or the directory cannot be made.
@@ -49,8 +51,8 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A program of the workspace, such as `cgpathd`, of the profile that `CGPATH_PROFILE` names by its folder: `debug`, or
-/// `release` where something is measured.
+/// A program of the workspace, such as `cgpathd`, of the profile that `CGPATH_PROFILE` names by its folder:
+/// `debug`, or `release` where something is measured.
 ///
 /// # Errors
 /// When it was not built; the message says how to build it.
@@ -59,8 +61,8 @@ pub fn built_binary(name: &str) -> Result<PathBuf> {
     existing(target_dir().join(profile).join(name), "cargo xtask build")
 }
 
-/// A copy of a program without what debuggers want of it: it is copied into guests, and hashed there without hardware's
-/// help, many times.
+/// A copy of a program without what debuggers want of it: it is copied into guests, and hashed there without
+/// hardware's help, many times.
 ///
 /// # Errors
 /// When it cannot be read, or there is no `strip`.
@@ -155,7 +157,8 @@ pub fn accelerator() -> String {
     }
 }
 
-/// Holds a lock of the cache until it is dropped, so that two test processes do not make the same thing twice.
+/// Holds a lock of the cache until it is dropped, so that two test processes do not make the same thing
+/// twice.
 pub struct CacheLock {
     _held: nix::fcntl::Flock<File>,
 }
@@ -178,9 +181,9 @@ pub fn lock_cache(name: &str) -> Result<CacheLock> {
     Ok(CacheLock { _held: held })
 }
 
-/// A TCP port of this machine's loopback that is nobody else's as long as this value lives: a server that is started with its
-/// number may listen there, again and again. The socket is bound and does not listen; both say `SO_REUSEADDR`, as servers do,
-/// and the kernel gives the port out to no other.
+/// A TCP port of this machine's loopback that is nobody else's as long as this value lives: a server that is
+/// started with its number may listen there, again and again. The socket is bound and does not listen; both
+/// say `SO_REUSEADDR`, as servers do, and the kernel gives the port out to no other.
 pub struct Port {
     _bound: std::os::fd::OwnedFd,
     number: u16,
@@ -301,8 +304,8 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::rename(&part, path).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Runs `work` and shows that it runs: on a terminal one line with the seconds so far, else a line at its start, one
-/// every 15 seconds, and one at its end. What takes less than a second is not shown.
+/// Runs `work` and shows that it runs: on a terminal one line with the seconds so far, else a line at its
+/// start, one every 15 seconds, and one at its end. What takes less than a second is not shown.
 ///
 /// # Errors
 /// What `work` returns.

@@ -1,8 +1,9 @@
 //! Disk images of guests: the cached root file system, a kernel's modules, and what a test adds.
 //!
-//! Promises: the cached root is never written to (it is linked into a staging directory, and files are replaced, not
-//! changed); no path of an overlay can leave the staging directory, whatever links the root has; all is owned by root
-//! in the guest even when an ordinary user made the image. Not here: what a test adds and why.
+//! Promises: the cached root is never written to (it is linked into a staging directory, and files are
+//! replaced, not changed); no path of an overlay can leave the staging directory, whatever links the root
+//! has; all is owned by root in the guest even when an ordinary user made the image. Not here: what a test
+//! adds and why.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -124,7 +125,8 @@ pub(crate) fn make(recipe: &Recipe<'_>, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the additions as a tar archive: at the beginning of a sparse file of `size` bytes, whose end marker the zeros are.
+/// Writes the additions as a tar archive: at the beginning of a sparse file of `size` bytes, whose end marker
+/// the zeros are.
 pub(crate) fn archive(additions: &[Addition], output: &Path, size: u64) -> Result<()> {
     let file = std::fs::File::create(output).with_context(|| format!("making {}", output.display()))?;
     let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
@@ -255,7 +257,8 @@ fn add(stage: &Path, addition: &Addition, cp: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The place of a file to make: its directory exists, and nothing is there (what was, may be a link into the cache).
+/// The place of a file to make: its directory exists, and nothing is there (what was, may be a link into the
+/// cache).
 fn fresh(stage: &Path, guest: &str) -> Result<PathBuf> {
     let Some((parent, name)) = guest.rsplit_once('/').filter(|(_, name)| !name.is_empty()) else {
         bail!("`{guest}` does not name a file by its absolute path");

@@ -1,7 +1,7 @@
 //! The initramfs of guests whose disk needs modules: the guest's own init, and those modules.
 //!
-//! Promise: the same kernel and init give the same bytes. Not here: what init does there (`guest/src/initrd.rs`), guests
-//! that need none.
+//! Promise: the same kernel and init give the same bytes. Not here: what init does there
+//! (`guest/src/initrd.rs`), guests that need none.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::host;
 use crate::kernel::Kernel;
 
-/// The modules that the root file system's disk needs beside their dependencies. Debian's kernels have ext4 built in.
+/// The modules that the root file system's disk needs beside their dependencies. Debian's kernels have ext4
+/// built in.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 
 /// Modes of an archive's members, with their types. Source: cpio(5).
@@ -48,8 +49,8 @@ pub(crate) fn make(kernel: &Kernel) -> Result<Vec<u8>> {
     Ok(archive.end())
 }
 
-/// The files of modules and of what they depend on, as they are to be loaded. What a kernel has built in is in no list.
-/// `modules.dep` names the dependencies of a module from the last to be loaded to the first.
+/// The files of modules and of what they depend on, as they are to be loaded. What a kernel has built in is
+/// in no list. `modules.dep` names the dependencies of a module from the last to be loaded to the first.
 fn in_order<'a>(list: &'a str, wanted: &[&str]) -> Vec<&'a str> {
     let mut found: Vec<&str> = Vec::new();
     for name in wanted {
@@ -90,7 +91,8 @@ fn plain(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// A cpio archive in the "newc" format, which kernels read. Source: Documentation/driver-api/early-userspace/buffer-format.rst.
+/// A cpio archive in the "newc" format, which kernels read. Source:
+/// Documentation/driver-api/early-userspace/buffer-format.rst.
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,

@@ -1,8 +1,8 @@
 //! Stock distribution kernels, fetched without installing them.
 //!
-//! Promises: the newest build of a series that the package index knows is used, never a name written here; apt checks
-//! the download's signature chain, and the archive's SHA-256 is recorded beside it. Not here: which modules a guest
-//! loads, disk images.
+//! Promises: the newest build of a series that the package index knows is used, never a name written here;
+//! apt checks the download's signature chain, and the archive's SHA-256 is recorded beside it. Not here:
+//! which modules a guest loads, disk images.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -168,7 +168,8 @@ pub fn stock(stock: Stock) -> Result<Kernel> {
     std::fs::create_dir_all(&kernels).with_context(|| format!("making {}", kernels.display()))?;
     let first = newest_cached_or_fetched(stock, &kernels, &Index::of_this_machine());
     let Err(error) = first else { return first };
-    // The machine's own index may be of a suite without this series, or older than what the mirrors still have.
+    // The machine's own index may be of a suite without this series, or older than what the mirrors still
+    // have.
     let second = host::step("package lists of our own", Index::of_our_own)
         .and_then(|index| newest_cached_or_fetched(stock, &kernels, &index));
     let Err(second_error) = second else { return second };
@@ -209,7 +210,8 @@ impl Index {
         Self { options: Vec::new() }
     }
 
-    /// One in the cache, with its own sources, brought up to date. Needs no root and changes nothing of the machine.
+    /// One in the cache, with its own sources, brought up to date. Needs no root and changes nothing of the
+    /// machine.
     fn of_our_own() -> Result<Self> {
         let dir = host::cache_dir()?.join("apt");
         for part in ["state/lists/partial", "cache/archives/partial"] {
@@ -376,8 +378,8 @@ fn fetch(index: &Index, dir: &Path, package: &str, version: &str) -> Result<Kern
     Ok(kernel)
 }
 
-/// The kernel image of an unpacked package, relative to it, and its release: `boot/vmlinuz-RELEASE`, or from 7.3 on
-/// `usr/lib/modules/RELEASE/vmlinuz`.
+/// The kernel image of an unpacked package, relative to it, and its release: `boot/vmlinuz-RELEASE`, or from
+/// 7.3 on `usr/lib/modules/RELEASE/vmlinuz`.
 fn image_in(part: &Path) -> Option<(PathBuf, String)> {
     let names = |dir: &str| -> Vec<String> {
         let entries = std::fs::read_dir(part.join(dir)).into_iter().flatten();

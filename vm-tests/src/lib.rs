@@ -1,8 +1,8 @@
 //! Guests for tests and for the demo: stock kernels with IMA and a software TPM each, run by QEMU.
 //!
-//! [`Vm`] is the driver; [`kernel`], [`root`] and the disk images below it come from the distribution's own packages and
-//! are cached. Promises: no state is shared between guests, nothing is left behind. Not here: what the product does
-//! (`cgpathd`, `cgpath`), what a person types (`xtask`).
+//! [`Vm`] is the driver; [`kernel`], [`root`] and the disk images below it come from the distribution's own
+//! packages and are cached. Promises: no state is shared between guests, nothing is left behind. Not here:
+//! what the product does (`cgpathd`, `cgpath`), what a person types (`xtask`).
 
 #![warn(unreachable_pub)]
 

@@ -11,8 +11,8 @@ use crate::{Vm, host};
 /// Where the kernel shows its lists.
 pub const LISTS: &str = "/sys/kernel/security/ima";
 
-/// PCR 10 of a bank as lower-case hex, and the binary list that belongs to it: nothing was added between two looks at
-/// the register.
+/// PCR 10 of a bank as lower-case hex, and the binary list that belongs to it: nothing was added between two
+/// looks at the register.
 ///
 /// # Errors
 /// When the list grows for a minute without a pause, or cannot be read.

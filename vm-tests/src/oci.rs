@@ -1,7 +1,7 @@
 //! Container images made offline: OCI image layouts in a tar, as `ctr -n k8s.io images import` takes them.
 //!
-//! Promises: the same description gives the same bytes (no time stamps, sorted files), so that reference values made
-//! from a tar hold for what runs in the guest. Not here: registries, compression, whiteouts.
+//! Promises: the same description gives the same bytes (no time stamps, sorted files), so that reference
+//! values made from a tar hold for what runs in the guest. Not here: registries, compression, whiteouts.
 //! Source: OCI image specification 1.0, image-layout.md, config.md, layer.md.
 
 use anyhow::{Context as _, Result, bail};

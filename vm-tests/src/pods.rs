@@ -1,8 +1,8 @@
-//! Real pods in a guest: containerd with runc, images made here, CRI as a kubelet speaks it; or the same cgroups,
-//! overlays and processes without a runtime.
+//! Real pods in a guest: containerd with runc, images made here, CRI as a kubelet speaks it; or the same
+//! cgroups, overlays and processes without a runtime.
 //!
-//! Promises: pods have Kubernetes-shaped cgroups; containerd runs in a cgroup of the host's part of the tree; whatever
-//! the runtime refuses is an error with the end of its log. Not here: which pods a scenario has.
+//! Promises: pods have Kubernetes-shaped cgroups; containerd runs in a cgroup of the host's part of the tree;
+//! whatever the runtime refuses is an error with the end of its log. Not here: which pods a scenario has.
 
 use crate::host;
 use crate::oci::{self, Image};
@@ -28,7 +28,8 @@ const IMAGES: &str = "/var/lib/images.tar";
 /// Under TCG, on a machine with other work to do, a sandbox has taken 20 s.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// containerd's configuration: a Debian node's, less the plugins that need devices of their own and delay the start.
+/// containerd's configuration: a Debian node's, less the plugins that need devices of their own and delay the
+/// start.
 pub fn containerd_config() -> String {
     format!(
         r#"version = 2
@@ -125,7 +126,8 @@ const BARE_IMAGES: &str = "/var/lib/bare/images";
 /// Where its pods write.
 const BARE_PODS: &str = "/var/lib/bare/pods";
 
-/// The program that stands in for a container runtime where there is none; a policy must name it among its runtimes.
+/// The program that stands in for a container runtime where there is none; a policy must name it among its
+/// runtimes.
 pub const BARE_RUNTIME: &str = "/usr/libexec/bare-runtime";
 
 fn directory_name(image: &str) -> String {
@@ -133,7 +135,8 @@ fn directory_name(image: &str) -> String {
 }
 
 impl<'vm> Pods<'vm> {
-    /// Starts what runs the pods, in a guest that [`prepare`] had a hand in, and waits until `images` can be used.
+    /// Starts what runs the pods, in a guest that [`prepare`] had a hand in, and waits until `images` can be
+    /// used.
     ///
     /// # Errors
     /// When it does not come up or refuses an image.
@@ -256,8 +259,8 @@ impl<'vm> Pods<'vm> {
         }
         for id in &running.ids.containers {
             let cgroup = format!("{}/{id}", running.pod.cgroup_parent);
-            // A process may end by itself before it is killed. The cgroup can be removed when its last process was waited
-            // for; until then the kernel says EBUSY.
+            // A process may end by itself before it is killed. The cgroup can be removed when its last
+            // process was waited for; until then the kernel says EBUSY.
             self.vm.sh(&format!(
                 "for p in $(cat /sys/fs/cgroup{cgroup}/cgroup.procs); do kill -9 $p 2>/dev/null || true; done
                  n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done"

@@ -1,7 +1,7 @@
 //! The processes behind a guest: one software TPM and one QEMU, started and ended by their process ids.
 //!
-//! Promises: both die with the process that started them, however it ends (unless they are to be kept); the TPM's state
-//! lies in the guest's own directory. Not here: what is on the disk, what is said to the guest.
+//! Promises: both die with the process that started them, however it ends (unless they are to be kept); the
+//! TPM's state lies in the guest's own directory. Not here: what is on the disk, what is said to the guest.
 
 #![allow(unsafe_code, reason = "what is done between fork and exec")]
 
@@ -78,8 +78,9 @@ impl Machine {
         let mut command = Command::new(host::tool("qemu-system-x86_64", "qemu-system-x86")?);
         let mut accelerator = host::accelerator();
         if accelerator == "tcg" {
-            // Of QEMU 7.2's threads, one executes what it translated before the kernel patched itself in another:
-            // `Oops: int3` at boot, seen with 6.12 and 7.3. One thread emulates two processors no slower.
+            // Of QEMU 7.2's threads, one executes what it translated before the kernel patched itself in
+            // another: `Oops: int3` at boot, seen with 6.12 and 7.3. One thread emulates two processors no
+            // slower.
             accelerator.push_str(",thread=single");
         }
         let snapshot = if hardware.persistent { "off" } else { "on" };
@@ -338,7 +339,8 @@ type Launch = (Command, bool, mpsc::Sender<std::io::Result<Child>>);
 
 /// Starts a child in a process group of its own, from one thread that lives as long as this process.
 ///
-/// The kernel kills the child when the *thread* that made it ends: a test's own thread would be the wrong one.
+/// The kernel kills the child when the *thread* that made it ends: a test's own thread would be the wrong
+/// one.
 pub(crate) fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Child> {
     static LAUNCHER: OnceLock<mpsc::Sender<Launch>> = OnceLock::new();
     let output = std::fs::File::options()
@@ -357,8 +359,8 @@ pub(crate) fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Chi
             for (mut command, keep, answer) in requests {
                 if !keep {
                     let parent = std::process::id();
-                    // SAFETY: between fork and exec only two system calls are made, both async-signal-safe, and no
-                    // memory is allocated.
+                    // SAFETY: between fork and exec only two system calls are made, both async-signal-safe,
+                    // and no memory is allocated.
                     unsafe {
                         command.pre_exec(move || {
                             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -370,7 +372,8 @@ pub(crate) fn launch(mut command: Command, log: &Path, keep: bool) -> Result<Chi
                         });
                     }
                 }
-                // Nobody waits for the answer only if the asking thread is gone, and then the child is of no use.
+                // Nobody waits for the answer only if the asking thread is gone, and then the child is of no
+                // use.
                 if let Err(mpsc::SendError(Ok(mut child))) = answer.send(command.spawn()) {
                     let _ = child.kill();
                     let _ = child.wait();

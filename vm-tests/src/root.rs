@@ -1,8 +1,8 @@
 //! The guests' root file system: the host's own suite, made once by mmdebstrap and cached.
 //!
-//! Promises: the cache is keyed by all that goes in (suite, packages, recipe), so that nothing is made twice and nothing
-//! stale is used; file modes are kept, and all is owned by root in the guest. Not here: kernels and their modules, our
-//! own binaries (`image`).
+//! Promises: the cache is keyed by all that goes in (suite, packages, recipe), so that nothing is made twice
+//! and nothing stale is used; file modes are kept, and all is owned by root in the guest. Not here: kernels
+//! and their modules, our own binaries (`image`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -150,8 +150,8 @@ fn make(dir: &Path, suite: &str, packages: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The suite of this machine: our dynamically linked binaries run in the guest with the libraries that they were
-/// linked with.
+/// The suite of this machine: our dynamically linked binaries run in the guest with the libraries that they
+/// were linked with.
 fn suite() -> Result<String> {
     let text = std::fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     let value = |key: &str| {

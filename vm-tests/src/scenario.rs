@@ -1,8 +1,10 @@
-//! A node under attestation, whole: reference values, policy and verifier on this machine, collector and pods in a guest.
+//! A node under attestation, whole: reference values, policy and verifier on this machine, collector and pods
+//! in a guest.
 //!
-//! Promises: reference values come from files outside of the guest, before it boots; evidence travels over the guest's
-//! network to a real `cgpath serve`; every round that is looked at began after what it is to show had happened. Not here:
-//! what a scenario expects (see `demo` and the tests), how a verdict is reached (see `cgpath-appraisal`).
+//! Promises: reference values come from files outside of the guest, before it boots; evidence travels over
+//! the guest's network to a real `cgpath serve`; every round that is looked at began after what it is to show
+//! had happened. Not here: what a scenario expects (see `demo` and the tests), how a verdict is reached (see
+//! `cgpath-appraisal`).
 
 use crate::host;
 use crate::image;
@@ -45,7 +47,8 @@ const HOST: &str = "10.0.2.2";
 /// How long a workload may take: thousands of executions on a machine that does something else as well.
 const WORK: Duration = Duration::from_secs(1200);
 
-/// Time for one round under TCG on a machine with other work to do: a guest that got a tenth of a core had no first verdict after 180 s.
+/// Time for one round under TCG on a machine with other work to do: a guest that got a tenth of a core had no
+/// first verdict after 180 s.
 const ROUND: Duration = Duration::from_secs(600);
 
 /// A pod that the policy knows.
@@ -57,8 +60,8 @@ pub struct KnownPod {
     pub name: String,
     /// Names of the images whose files it may run.
     pub images: Vec<String>,
-    /// Files and directories of the guest's root (as they are before it boots) that are mounted into it, at the same
-    /// path, and may be run there.
+    /// Files and directories of the guest's root (as they are before it boots) that are mounted into it, at
+    /// the same path, and may be run there.
     pub host_paths: Vec<String>,
 }
 
@@ -90,7 +93,8 @@ pub struct Plan {
     pub keep: bool,
     /// What is written to its disk survives a reboot.
     pub persistent: bool,
-    /// UEFI firmware starts it from a disk, and the policy says what it must have measured: see [`Plan::is_measured`].
+    /// UEFI firmware starts it from a disk, and the policy says what it must have measured: see
+    /// [`Plan::is_measured`].
     pub firmware: bool,
     /// Kernel parameters that the policy does not know of.
     pub smuggled_args: String,
@@ -129,8 +133,8 @@ impl Plan {
         }
     }
 
-    /// Whether firmware could start this node and its kernel measure its command line: a kernel with an EFI stub of 6.12
-    /// or newer. Patched ones are built without EFI.
+    /// Whether firmware could start this node and its kernel measure its command line: a kernel with an EFI
+    /// stub of 6.12 or newer. Patched ones are built without EFI.
     pub fn is_measured(&self) -> bool {
         self.firmware && self.patched.is_none() && self.stock != Stock::V6_1
     }
@@ -193,8 +197,8 @@ impl Round {
         evidence.checkpoints.iter().map(read).collect()
     }
 
-    /// Findings that fail by a rule of quotes, lists, chains, records, losses and counters: those that programs which no
-    /// policy knows cannot set off.
+    /// Findings that fail by a rule of quotes, lists, chains, records, losses and counters: those that
+    /// programs which no policy knows cannot set off.
     pub fn broken(&self) -> Vec<String> {
         use Rule::{Absent, Chain, Coverage, History, Losses, Quote, Records, Template};
         let of_interest = [Quote, Coverage, Template, Chain, Records, Losses, History, Absent];
@@ -214,8 +218,8 @@ struct Stored {
 }
 
 impl Site {
-    /// Makes CA, store and an empty directory for policies in `dir`, and starts `cgpath serve` on a free port of this
-    /// machine.
+    /// Makes CA, store and an empty directory for policies in `dir`, and starts `cgpath serve` on a free port
+    /// of this machine.
     ///
     /// # Errors
     /// When `cgpath` was not built or does not come up.
@@ -385,8 +389,8 @@ impl Site {
         })
     }
 
-    /// The file with all evidence of a round. The store keeps a round that was sent as a delta as it came, behind another file
-    /// that the delta names; put together it lies beside the store.
+    /// The file with all evidence of a round. The store keeps a round that was sent as a delta as it came,
+    /// behind another file that the delta names; put together it lies beside the store.
     fn whole(&self, name: &str) -> Result<PathBuf> {
         /// The store keeps no longer chain of deltas.
         const MAX_DELTAS: usize = 64;
@@ -417,8 +421,8 @@ impl Site {
         Ok(path)
     }
 
-    /// Makes the reference values and the policy of `plan`, all from files on this machine: `root` is the guest's root
-    /// file system as it will be, `image` the unified kernel image that firmware will start.
+    /// Makes the reference values and the policy of `plan`, all from files on this machine: `root` is the
+    /// guest's root file system as it will be, `image` the unified kernel image that firmware will start.
     ///
     /// # Errors
     /// When `cgpath policy` refuses something.
@@ -518,7 +522,8 @@ impl Site {
         host::output(&mut command).map(drop)
     }
 
-    /// Waits for a round that began after this call: the second one from now, since the first may be under way.
+    /// Waits for a round that began after this call: the second one from now, since the first may be under
+    /// way.
     ///
     /// # Errors
     /// When none arrives in time, with the end of the collector's log.
@@ -606,8 +611,8 @@ sandbox:
     Ok(yaml)
 }
 
-/// What runc runs and maps while it sets a container up: itself and what it is linked with, by their real paths in the
-/// guest's root file system.
+/// What runc runs and maps while it sets a container up: itself and what it is linked with, by their real
+/// paths in the guest's root file system.
 fn runc_files(root: &Path) -> Result<Vec<String>> {
     const RUNC: &str = "/usr/sbin/runc";
     const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";

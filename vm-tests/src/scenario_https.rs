@@ -1,7 +1,7 @@
 //! The little HTTPS that scenarios need to talk to `cgpath serve` on this machine: one request, one answer.
 //!
-//! Promises: only the given CA is trusted; an answer has a bounded length and time. Not here: reuse of connections,
-//! redirects, chunks (HTTP/1.0 has none of them).
+//! Promises: only the given CA is trusted; an answer has a bounded length and time. Not here: reuse of
+//! connections, redirects, chunks (HTTP/1.0 has none of them).
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::pki_types::pem::PemObject as _;
@@ -72,7 +72,8 @@ impl Client {
     /// Asks for `path`.
     ///
     /// # Errors
-    /// When the server cannot be reached or its answer is not HTTP. A status that is an error is not one here.
+    /// When the server cannot be reached or its answer is not HTTP. A status that is an error is not one
+    /// here.
     pub fn get(&self, path: &str) -> Result<Answer> {
         self.ask("GET", path, &[])
     }

@@ -1,8 +1,9 @@
 //! Snapshots of guests that have booted, kept in the cache: a guest that is restored from one saves its boot.
 //!
-//! Promises: a snapshot is found again by all that went into it (kernel, root file system, files, command line, hardware,
-//! QEMU, processor); what several processes want is made once; one that is not used any more is removed. Not here: which
-//! guests may be restored (`vm`), what a guest does when it was (`guest/src/restored.rs`).
+//! Promises: a snapshot is found again by all that went into it (kernel, root file system, files, command
+//! line, hardware, QEMU, processor); what several processes want is made once; one that is not used any more
+//! is removed. Not here: which guests may be restored (`vm`), what a guest does when it was
+//! (`guest/src/restored.rs`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -113,8 +114,8 @@ fn processor() -> String {
 }
 
 impl Snapshot {
-    /// The cached snapshot; where there is none, `boot` starts a machine of its parts in a directory for its sockets, waits
-    /// until it is up, and it is saved.
+    /// The cached snapshot; where there is none, `boot` starts a machine of its parts in a directory for its
+    /// sockets, waits until it is up, and it is saved.
     ///
     /// # Errors
     /// When it can neither be found nor made.
@@ -192,7 +193,8 @@ fn make(wanted: &Wanted<'_>, part: &Path, boot: impl FnOnce(&Parts<'_>) -> Resul
         additions: &additions,
     })?;
     let mut monitor = Monitor::connect(&vm.dir().join(qemu::MONITOR))?;
-    // The guest runs on meanwhile and stands still at the end of it: then its memory was saved and its disk is at rest.
+    // The guest runs on meanwhile and stands still at the end of it: then its memory was saved and its disk
+    // is at rest.
     let state = part.join("state.part");
     monitor.ask(
         "migrate",

@@ -1,15 +1,15 @@
 //! Whose turn it is to run a guest: no more run at once than the machine has cores for.
 //!
-//! Promises: a thread that has a turn gets no second one but shares its own, so that a test with two guests cannot wait for
-//! itself; tests that wait for what another test gathers hold no turn. Not here: other processes, which have turns of
-//! their own.
+//! Promises: a thread that has a turn gets no second one but shares its own, so that a test with two guests
+//! cannot wait for itself; tests that wait for what another test gathers hold no turn. Not here: other
+//! processes, which have turns of their own.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-/// How many guests run at once: `CGPATH_GUESTS`, or the cores up to this many. A guest keeps one core busy (without KVM one
-/// thread emulates all its processors) and has 1.5 GiB of memory.
+/// How many guests run at once: `CGPATH_GUESTS`, or the cores up to this many. A guest keeps one core busy
+/// (without KVM one thread emulates all its processors) and has 1.5 GiB of memory.
 const MOST_GUESTS: usize = 4;
 
 static TAKEN: Mutex<usize> = Mutex::new(0);
@@ -65,7 +65,8 @@ fn most() -> usize {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // `cargo xtask test` lists the slowest tests by these lines. The name has the module in it in a test only.
+        // `cargo xtask test` lists the slowest tests by these lines. The name has the module in it in a test
+        // only.
         if let Some(test) = self.thread.as_ref().filter(|name| name.contains("::")) {
             println!("TEST-SECONDS {test} {:.1}", self.begun.elapsed().as_secs_f64());
         }

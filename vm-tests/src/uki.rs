@@ -1,7 +1,8 @@
-//! Unified kernel images and the EFI system partitions that hold them: what UEFI firmware starts a guest from.
+//! Unified kernel images and the EFI system partitions that hold them: what UEFI firmware starts a guest
+//! from.
 //!
-//! Promises: the same kernel, command line and stub give the same image; firmware can load it, wherever the stub was linked
-//! to. Not here: what the firmware measures of it (see `cgpath_refvals::uki`).
+//! Promises: the same kernel, command line and stub give the same image; firmware can load it, wherever the
+//! stub was linked to. Not here: what the firmware measures of it (see `cgpath_refvals::uki`).
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -16,15 +17,16 @@ use crate::host;
 
 /// systemd's EFI stub, of Debian's package systemd-boot-efi.
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-/// Sections that are added begin at a multiple of this many bytes in memory, or of the stub's own alignment if it is larger.
+/// Sections that are added begin at a multiple of this many bytes in memory, or of the stub's own alignment
+/// if it is larger.
 const PAGE: u64 = 4096;
 /// Where firmware looks on a disk that no boot entry names.
 const DEFAULT_LOADER: &str = "::/EFI/BOOT/BOOTX64.EFI";
 /// Room beside the image on its partition.
 const ROOM_MIB: u64 = 16;
 
-/// Puts kernel and command line into an image that the firmware can start. Source: UAPI Group Specification "Unified
-/// Kernel Image"; systemd-stub(7).
+/// Puts kernel and command line into an image that the firmware can start. Source: UAPI Group Specification
+/// "Unified Kernel Image"; systemd-stub(7).
 pub(crate) fn image(kernel: &Path, command_line: &str, output: &Path) -> Result<()> {
     let stub = host::existing(STUB.into(), "apt-get install systemd-boot-efi")?;
     image_with(&stub, kernel, command_line, output)
@@ -67,8 +69,8 @@ fn image_with(stub: &Path, kernel: &Path, command_line: &str, output: &Path) -> 
 /// Source: Microsoft, "PE Format", section table; EDK II, BasePeCoffLib, `PeCoffLoaderLoadImage`.
 #[derive(Debug)]
 struct Layout {
-    /// The address that the image was linked to. Stubs of systemd 252 are linked to 0, later ones to an address above 4 GiB
-    /// that differs from build to build.
+    /// The address that the image was linked to. Stubs of systemd 252 are linked to 0, later ones to an
+    /// address above 4 GiB that differs from build to build.
     base: u64,
     alignment: u64,
     /// Bytes of memory that the image takes.
@@ -122,15 +124,16 @@ impl Layout {
     }
 }
 
-/// Clears the time at which the image was made, which objcopy writes into the COFF header: it would be another image each
-/// time.
+/// Clears the time at which the image was made, which objcopy writes into the COFF header: it would be
+/// another image each time.
 fn without_time(image: &Path) -> Result<()> {
     let file = std::fs::File::options()
         .read(true)
         .write(true)
         .open(image)
         .with_context(|| format!("opening {}", image.display()))?;
-    // The PE signature's place stands at 0x3c of the DOS header; behind it come machine and number of sections.
+    // The PE signature's place stands at 0x3c of the DOS header; behind it come machine and number of
+    // sections.
     let mut at = [0; 4];
     file.read_exact_at(&mut at, 0x3c)?;
     file.write_all_at(&[0; 4], u64::from(u32::from_le_bytes(at)) + 8)?;

@@ -1,7 +1,8 @@
 //! A guest of virtme-ng: a kernel of ours on this machine's own root file system, with a software TPM.
 //!
-//! Promises: what the guest writes outside of the shared directory is forgotten; nothing is left running when a run
-//! ends or its time is over. Not here: kernels that cannot be booted so (stock ones have 9p as a module), tests.
+//! Promises: what the guest writes outside of the shared directory is forgotten; nothing is left running when
+//! a run ends or its time is over. Not here: kernels that cannot be booted so (stock ones have 9p as a
+//! module), tests.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,12 @@ pub struct Ran {
     pub output: String,
 }
 
-/// Boots a kernel under the program `vng` and runs a script of `/bin/sh` in it as root; `shared` is the same directory inside.
+/// Boots a kernel under the program `vng` and runs a script of `/bin/sh` in it as root; `shared` is the same
+/// directory inside.
 ///
 /// # Errors
-/// When virtme-ng is not there, or the guest does not come to the script's end in this time: with what it said.
+/// When virtme-ng is not there, or the guest does not come to the script's end in this time: with what it
+/// said.
 pub fn run(
     vng: &Path,
     kernel: &Kernel,

@@ -1,14 +1,16 @@
-//! A guest: a stock kernel with IMA, a software TPM of its own, a disk of its own, and a way to run commands in it.
+//! A guest: a stock kernel with IMA, a software TPM of its own, a disk of its own, and a way to run commands
+//! in it.
 //!
-//! Promises: nothing is left running or lying about when a [`Vm`] is dropped or its process dies (unless it is to be
-//! kept); guests share no state; every wait has a limit, and what fails shows the end of the guest's console. Not here:
-//! what tests do in a guest.
+//! Promises: nothing is left running or lying about when a [`Vm`] is dropped or its process dies (unless it
+//! is to be kept); guests share no state; every wait has a limit, and what fails shows the end of the guest's
+//! console. Not here: what tests do in a guest.
 //!
-//! **Booted or restored.** A guest boots unless [`VmBuilder::restored`] is said. Restored guests of one kernel have the same
-//! boot id, TPM (seeds, keys, reset counter), measured boot, addresses in memory and list up to that instant, and differ in
-//! clock, random numbers and files. So a test boots its guest if it is about any of: boot, its time and its reference values,
-//! firmware, kernel parameters, how control groups are mounted, resets and kexec (rule V7), boot ids, keys, nonces, the
-//! TPM's identity, or files that must be on the disk before init runs. A restored guest cannot be restarted.
+//! **Booted or restored.** A guest boots unless [`VmBuilder::restored`] is said. Restored guests of one
+//! kernel have the same boot id, TPM (seeds, keys, reset counter), measured boot, addresses in memory and
+//! list up to that instant, and differ in clock, random numbers and files. So a test boots its guest if it is
+//! about any of: boot, its time and its reference values, firmware, kernel parameters, how control groups are
+//! mounted, resets and kexec (rule V7), boot ids, keys, nonces, the TPM's identity, or files that must be on
+//! the disk before init runs. A restored guest cannot be restarted.
 
 mod builder;
 mod command;
@@ -137,7 +139,8 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Restores a guest from its snapshot, which is made where there is none. One that is broken is made once more.
+    /// Restores a guest from its snapshot, which is made where there is none. One that is broken is made once
+    /// more.
     fn restore(builder: &VmBuilder, turn: &Turn) -> Result<Self> {
         let recipe = builder.recipe_for_boot()?;
         let command_line = builder.command_line();
@@ -408,7 +411,8 @@ impl Vm {
         })
     }
 
-    /// Reboots: the TPM keeps its state and sees a reset; the disk is as it was at first unless it is persistent.
+    /// Reboots: the TPM keeps its state and sees a reset; the disk is as it was at first unless it is
+    /// persistent.
     ///
     /// # Errors
     /// When the guest does not come up again in time.

@@ -1,7 +1,7 @@
 //! Builds everything in the repository, and the two tools that cargo can install.
 //!
-//! Promises: what is up to date is left alone; every build of one command uses the same environment, so that nothing is
-//! built twice. Not here: which packages are installed (`needs`).
+//! Promises: what is up to date is left alone; every build of one command uses the same environment, so that
+//! nothing is built twice. Not here: which packages are installed (`needs`).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -170,7 +170,8 @@ impl Toolchain {
 /// The oldest compiler that builds this repository.
 const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// A nightly toolchain of rustup that has the standard library's source and is new enough; and those that are too old.
+/// A nightly toolchain of rustup that has the standard library's source and is new enough; and those that are
+/// too old.
 fn rustup_with_source() -> (Option<String>, Vec<String>) {
     let listed = shell::output(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
     let mut old = Vec::new();
@@ -390,8 +391,8 @@ pub fn ebpf_by(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// rustc's flags for the eBPF programs: with BTF, and with no path of this machine in it, so that its digest, which
-/// policies pin, is the same wherever it is built.
+/// rustc's flags for the eBPF programs: with BTF, and with no path of this machine in it, so that its digest,
+/// which policies pin, is the same wherever it is built.
 fn ebpf_flags(workspace: &Workspace) -> Vec<String> {
     let mut flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"]
         .map(str::to_owned)
@@ -415,8 +416,8 @@ fn ebpf_flags(workspace: &Workspace) -> Vec<String> {
     flags
 }
 
-/// The packages whose programs run on this machine and in guests. They are always selected together, whichever of their
-/// programs is built: cargo chooses the features of everything below by what is selected.
+/// The packages whose programs run on this machine and in guests. They are always selected together,
+/// whichever of their programs is built: cargo chooses the features of everything below by what is selected.
 const PACKAGES: [&str; 6] = ["-p", "cgpath", "-p", "cgpathd", "-p", "vm-tests"];
 
 /// Cargo, to build some of those programs.
@@ -505,7 +506,8 @@ pub fn machine_driver(workspace: &Workspace) -> Result<()> {
     guest(workspace)
 }
 
-/// Builds the guests' init. It alone is linked statically: what it is made of is compiled once for it and for all others.
+/// Builds the guests' init. It alone is linked statically: what it is made of is compiled once for it and for
+/// all others.
 ///
 /// # Errors
 /// When it does not build.

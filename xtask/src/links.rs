@@ -1,7 +1,7 @@
 //! Links of Markdown documents: the file is there, and so is the heading.
 //!
-//! Promise: relative links of every tracked document are looked at, but for those in code fences. Not here: links to other
-//! hosts.
+//! Promise: relative links of every tracked document are looked at, but for those in code fences. Not here:
+//! links to other hosts.
 
 use crate::tidy::prose;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,8 +58,8 @@ fn beside(file: &str, path: &str) -> String {
     parts.join("/")
 }
 
-/// The names by which headings are linked to: small letters, digits, `-` and `_`, blanks as `-`; a second one of the same
-/// name ends in `-1`.
+/// The names by which headings are linked to: small letters, digits, `-` and `_`, blanks as `-`; a second one
+/// of the same name ends in `-1`.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut all = BTreeSet::new();

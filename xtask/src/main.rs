@@ -1,8 +1,8 @@
 //! `cargo xtask`: all that a person types.
 //!
-//! Promises: builds in seconds on any Linux with a stable Rust, names what a machine lacks and what it costs before it
-//! installs anything, does nothing twice. It knows the other crates only as programs to build and run. Not here: guests
-//! (`vm-tests`), anything that the product does.
+//! Promises: builds in seconds on any Linux with a stable Rust, names what a machine lacks and what it costs
+//! before it installs anything, does nothing twice. It knows the other crates only as programs to build and
+//! run. Not here: guests (`vm-tests`), anything that the product does.
 
 #![forbid(unsafe_code)]
 

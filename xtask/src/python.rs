@@ -1,6 +1,7 @@
 //! Python environments with programs of others, made in the cache at first use.
 //!
-//! Promise: versions are pinned, so that a test says with which ones it passed. Not here: what is done with them.
+//! Promise: versions are pinned, so that a test says with which ones it passed. Not here: what is done with
+//! them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -49,7 +50,8 @@ pub fn keylime(workspace: &Workspace) -> Result<PathBuf> {
     )
 }
 
-/// Python with Keylime and the decoders that read our exports. The name changes with the packages; tests look for it.
+/// Python with Keylime and the decoders that read our exports. The name changes with the packages; tests look
+/// for it.
 ///
 /// # Errors
 /// When it cannot be installed.

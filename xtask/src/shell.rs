@@ -91,8 +91,8 @@ pub fn terminal() -> bool {
     std::io::stdin().is_terminal()
 }
 
-/// Asks once for a yes; anything else is a no. `None` where there is no terminal to ask on: the question is shown all the
-/// same, so that a log tells what was done.
+/// Asks once for a yes; anything else is a no. `None` where there is no terminal to ask on: the question is
+/// shown all the same, so that a log tells what was done.
 ///
 /// # Errors
 /// When the terminal cannot be read.

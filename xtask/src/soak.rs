@@ -1,7 +1,7 @@
 //! `cargo xtask soak`: what takes hours, run once and now and then, with its raw log kept.
 //!
-//! Promises: the same tests as `cargo xtask test`, at the sizes that are wanted once; what they print goes to a file,
-//! whole, and to the terminal. Not here: the tests.
+//! Promises: the same tests as `cargo xtask test`, at the sizes that are wanted once; what they print goes to
+//! a file, whole, and to the terminal. Not here: the tests.
 
 mod fresh;
 mod libfuzzer;
@@ -139,8 +139,8 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
     })
 }
 
-/// Every base in full with its tests, 10,000 executions for the oracle; a second build, byte by byte; the debug kernel;
-/// packages that a guest installs and boots.
+/// Every base in full with its tests, 10,000 executions for the oracle; a second build, byte by byte; the
+/// debug kernel; packages that a guest installs and boots.
 fn kernels(workspace: &Workspace, filter: Option<&str>, consent: Consent) -> Result<bool> {
     let vng = kernel::virtme::provide(workspace)?;
     let mut good = true;

@@ -1,7 +1,8 @@
 //! The stages of a long command, some of them side by side, and how long each took.
 //!
-//! Promises: what runs beside the foreground prints nothing but its begin, its end and, when it fails, the end of what it
-//! said, so that two programs never write into each other's lines; all of it is kept in a log. Not here: what a stage does.
+//! Promises: what runs beside the foreground prints nothing but its begin, its end and, when it fails, the
+//! end of what it said, so that two programs never write into each other's lines; all of it is kept in a log.
+//! Not here: what a stage does.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! `cargo xtask tidy`: the repository's own rules.
 //!
-//! Promises: each breach names a file, and the line where there is one; what is not tracked by git is not looked at. The
-//! rules for crates are ARCHITECTURE.md's (direction of dependencies), those for texts are CONTRIBUTING.md's.
+//! Promises: each breach names a file, and the line where there is one; what is not tracked by git is not
+//! looked at. The rules for crates are ARCHITECTURE.md's (direction of dependencies), those for texts are
+//! CONTRIBUTING.md's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -142,8 +143,8 @@ const MARKDOWN_EXEMPT: &[&str] = &["policy/README.md"];
 /// Lines of a source file, its tests left out.
 const LARGEST: usize = 800;
 
-/// Source files that are larger, each with the lines that it may have. The list only shrinks: a file that came below
-/// [`LARGEST`] is taken off.
+/// Source files that are larger, each with the lines that it may have. The list only shrinks: a file that
+/// came below [`LARGEST`] is taken off.
 const LARGER: &[(&str, usize)] = &[
     // One state machine.
     ("collector/src/pipeline/mod.rs", 816),
@@ -464,7 +465,8 @@ fn has_two_sentences(line: &str) -> bool {
         .any(|(at, stop)| line[at + stop.len()..].starts_with(char::is_uppercase))
 }
 
-/// No source file is larger than [`LARGEST`] without its tests, but for those that are named with their own limits.
+/// No source file is larger than [`LARGEST`] without its tests, but for those that are named with their own
+/// limits.
 fn sizes(texts: &BTreeMap<String, String>, larger: &[(&str, usize)], breaches: &mut Vec<String>) {
     for (file, text) in texts {
         if !file.ends_with(".rs") || file.ends_with("/tests.rs") || file.contains("/tests/") {
@@ -578,8 +580,8 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
 /// The programs whose commands README.md and the book show, as a line of a block begins with them.
 const SHOWN: &[&str] = &["cargo xtask", "cgpath", "cgpathd"];
 
-/// Each command that a block of README.md or the book shows has a subcommand that exists. Its options are held by
-/// `verifier/cli/tests/documents.rs`, which can ask the program itself.
+/// Each command that a block of README.md or the book shows has a subcommand that exists. Its options are
+/// held by `verifier/cli/tests/documents.rs`, which can ask the program itself.
 fn commands(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     for program in SHOWN {
         let known = subcommands(program, texts);
@@ -627,8 +629,8 @@ fn shown(program: &str, known: &BTreeSet<String>, file: &str, text: &str, breach
     }
 }
 
-/// The subcommands of a program as its source lists them: the arms of xtask's `match`, else clap's `enum Command` in the
-/// file that names the program.
+/// The subcommands of a program as its source lists them: the arms of xtask's `match`, else clap's
+/// `enum Command` in the file that names the program.
 fn subcommands(program: &str, texts: &BTreeMap<String, String>) -> BTreeSet<String> {
     if program == "cargo xtask" {
         let text = texts.get("xtask/src/main.rs").map_or("", String::as_str);
@@ -674,8 +676,8 @@ fn variants(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where a crate's tests are one program, each file of them is a module of it: one that is not would never run, and nobody
-/// would see it.
+/// Where a crate's tests are one program, each file of them is a module of it: one that is not would never
+/// run, and nobody would see it.
 fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     let declares = |folder: &str, name: &str| {
         let lines = [format!("mod {name};"), format!("pub mod {name};")];

@@ -152,7 +152,8 @@ pub fn burst(bed: &mut Bed, bpf: &Bpf, check: &mut Check) -> Result<()> {
         "a burst of new scripts from four directions loses nothing and leaves no hole",
         || {
             let before = bpf.counters()?;
-            // Made beforehand: a file that another thread's child still has open for writing cannot be executed.
+            // Made beforehand: a file that another thread's child still has open for writing cannot be
+            // executed.
             let many: Vec<PathBuf> = (0..BURST).map(|i| bed.dir.join(format!("many-{i}"))).collect();
             for (i, path) in many.iter().enumerate() {
                 script(path, &format!("#!/bin/busybox true\n{i}\n"))?;

@@ -1,8 +1,9 @@
-//! Proves the eBPF programs and their loader on a running kernel, in a throw-away guest: it loads them, makes things
-//! happen, and compares what the records say with what it knows to be true.
+//! Proves the eBPF programs and their loader on a running kernel, in a throw-away guest: it loads them, makes
+//! things happen, and compares what the records say with what it knows to be true.
 //!
-//! `bpf_selftest OBJECT [v1]`, as root, with IMA measuring executions (`ima_policy=tcb`) and securityfs mounted. Prints one
-//! line a check; exit status 1 if any failed. Needs `/bin/busybox` and a disk file system at the working directory.
+//! `bpf_selftest OBJECT [v1]`, as root, with IMA measuring executions (`ima_policy=tcb`) and securityfs
+//! mounted. Prints one line a check; exit status 1 if any failed. Needs `/bin/busybox` and a disk file system
+//! at the working directory.
 
 mod cgroups;
 mod child;

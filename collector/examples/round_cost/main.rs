@@ -1,9 +1,10 @@
-//! What a round of attestation costs the collector itself, by the length of the list and by the number of pods: `round_cost
-//! ENTRIES [ROUNDS] [PODS]`, one line of JSON. For `cargo xtask bench round`.
+//! What a round of attestation costs the collector itself, by the length of the list and by the number of
+//! pods: `round_cost ENTRIES [ROUNDS] [PODS]`, one line of JSON. For `cargo xtask bench round`.
 //!
-//! The engine, the spool, the store, the list's reader and the TPM's client are the collector's own; list, ring buffer and
-//! counters are those of a machine made of software (`tests/common/machine.rs`), and the TPM is a swtpm. Before the rounds
-//! the list has ENTRIES entries, each with a record, of the host and the pods (four) in turn.
+//! The engine, the spool, the store, the list's reader and the TPM's client are the collector's own; list,
+//! ring buffer and counters are those of a machine made of software (`tests/common/machine.rs`), and the TPM
+//! is a swtpm. Before the rounds the list has ENTRIES entries, each with a record, of the host and the pods
+//! (four) in turn.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on has failed")]
 

@@ -1,7 +1,8 @@
 //! The small file system of checkpoint files, and reading each of them once so that IMA measures it.
 //!
-//! An image in tmpfs with a UUID of ours, loop-mounted: the rule `measure func=FILE_CHECK mask=^MAY_READ fsuuid=…` then
-//! holds for these files alone, and no pod can meet it.
+//! An image in tmpfs with a UUID of ours, loop-mounted: the rule
+//! `measure func=FILE_CHECK mask=^MAY_READ fsuuid=…` then holds for these files alone, and no pod can meet
+//! it.
 
 use cgpath_evidence::checkpoint::{DIRECTORY, FS_UUID};
 use std::fs::{DirBuilder, File, OpenOptions};

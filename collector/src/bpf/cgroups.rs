@@ -1,7 +1,8 @@
 //! Which cgroup hierarchy separates tasks on this machine.
 //!
-//! On v2 a task has one cgroup. On v1 and on hybrid machines containers live in the hierarchies of the controllers;
-//! every container runtime uses `pids` or `memory`, so the first of these that has a v1 hierarchy is taken.
+//! On v2 a task has one cgroup. On v1 and on hybrid machines containers live in the hierarchies of the
+//! controllers; every container runtime uses `pids` or `memory`, so the first of these that has a v1
+//! hierarchy is taken.
 
 use super::{Error, Result};
 use std::path::{Path, PathBuf};

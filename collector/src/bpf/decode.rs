@@ -1,7 +1,7 @@
 //! Raw records of the ring buffer, decoded.
 //!
-//! Pure: bytes in, types out; no unsafe code. Layouts: `ebpf_common`, host byte order. Every length is checked
-//! before it is used, whatever the bytes say.
+//! Pure: bytes in, types out; no unsafe code. Layouts: `ebpf_common`, host byte order. Every length is
+//! checked before it is used, whatever the bytes say.
 //! Not here: joining of paths and processes, what a record means.
 #![forbid(unsafe_code)]
 
@@ -188,7 +188,8 @@ pub enum KernelHash {
 const EPROTONOSUPPORT: i32 = 93;
 
 impl FileEvent {
-    /// The hash as evidence carries it. A hash by an algorithm that evidence does not know is `Unhashed(-93)`.
+    /// The hash as evidence carries it. A hash by an algorithm that evidence does not know is
+    /// `Unhashed(-93)`.
     pub fn file_hash(&self) -> FileHash {
         match &self.hash {
             KernelHash::Digest(digest) if self.pre_check => FileHash::PreCheck(digest.clone()),
@@ -260,7 +261,8 @@ pub fn record_seq(raw: &[u8]) -> Result<u64> {
     Ok(header(&mut at)?.0.seq)
 }
 
-/// Decodes the record at the start of `raw`; what follows it is ignored. Names and paths share `raw`'s memory.
+/// Decodes the record at the start of `raw`; what follows it is ignored. Names and paths share `raw`'s
+/// memory.
 ///
 /// # Errors
 /// [`DecodeError`], with the offset in `raw`.

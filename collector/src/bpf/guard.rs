@@ -1,7 +1,9 @@
-//! Writes into the eBPF maps what the programs guard, whom they deny executions, and that a collector is there.
+//! Writes into the eBPF maps what the programs guard, whom they deny executions, and that a collector is
+//! there.
 //!
-//! Promises: what is guarded is named by numbers that the kernel gave (ids, inodes, devices), never by paths; orders of
-//! an earlier collector end in the moment in which new ones begin. Not here: what the orders follow from (configuration and verdicts).
+//! Promises: what is guarded is named by numbers that the kernel gave (ids, inodes, devices), never by paths;
+//! orders of an earlier collector end in the moment in which new ones begin. Not here: what the orders follow
+//! from (configuration and verdicts).
 
 use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
@@ -202,7 +204,8 @@ impl Bpf {
         self.write_settings()
     }
 
-    /// Says that losses up to this count of [`super::CountersSnapshot::lost_reserve`] are known and stand on disk.
+    /// Says that losses up to this count of [`super::CountersSnapshot::lost_reserve`] are known and stand on
+    /// disk.
     ///
     /// # Errors
     /// As [`Bpf::beat`].
@@ -246,7 +249,8 @@ impl Bpf {
         Ok(())
     }
 
-    /// The directories in which pods have theirs, and no others: what is right below one of them has a budget of its own.
+    /// The directories in which pods have theirs, and no others: what is right below one of them has a budget
+    /// of its own.
     ///
     /// # Errors
     /// As [`Bpf::beat`]; what was changed before stays.

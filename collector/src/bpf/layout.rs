@@ -1,9 +1,10 @@
-//! Struct offsets and prototypes of the running kernel and the number of its digests, for the programs' read-only
-//! configuration.
+//! Struct offsets and prototypes of the running kernel and the number of its digests, for the programs'
+//! read-only configuration.
 //!
-//! Programs written in Rust carry no CO-RE relocations. What they need is looked up here, before load, in the kernel's
-//! own type information (BTF); a struct, member or function that is absent or has another size is an error that names
-//! it. No address of a kernel variable is needed, so that kernels without CONFIG_KALLSYMS_ALL serve, too.
+//! Programs written in Rust carry no CO-RE relocations. What they need is looked up here, before load, in the
+//! kernel's own type information (BTF); a struct, member or function that is absent or has another size is an
+//! error that names it. No address of a kernel variable is needed, so that kernels without
+//! CONFIG_KALLSYMS_ALL serve, too.
 
 use super::{Error, Hierarchy, Result, decode::HASH_ALGOS};
 use btf_rs::{Btf, BtfType, Type};
@@ -39,7 +40,8 @@ pub fn resolve(btf_path: &Path) -> Result<()> {
         path: btf_path.to_owned(),
         source,
     })?;
-    // Which hierarchy names the pods decides one enumerator of one of the controllers, which every kernel has.
+    // Which hierarchy names the pods decides one enumerator of one of the controllers, which every kernel
+    // has.
     let hierarchy = Hierarchy {
         id: 0,
         controller: None,
@@ -293,8 +295,8 @@ impl Types {
         Ok(())
     }
 
-    /// The numbers by which the kernel names hash algorithms are part of its user-space interface; still, they are
-    /// what turns bytes into evidence.
+    /// The numbers by which the kernel names hash algorithms are part of its user-space interface; still,
+    /// they are what turns bytes into evidence.
     fn hash_numbers(&self) -> Result<()> {
         for (bank, number) in HASH_ALGOS {
             let name = format!("HASH_ALGO_{}", bank.name().to_uppercase());
@@ -380,8 +382,8 @@ impl Types {
             task_ptrace: self.offset("task_struct", "ptrace", Exactly(4))?,
             task_cred: self.offset("task_struct", "cred", Exactly(8))?,
             cred_user_ns: self.offset("cred", "user_ns", Exactly(8))?,
-            // An array of words until 6.3, one number since: the same bytes on a little-endian machine, and the programs are
-            // built for no other.
+            // An array of words until 6.3, one number since: the same bytes on a little-endian machine, and
+            // the programs are built for no other.
             cred_cap_effective: self.offset("cred", "cap_effective", Exactly(8))?,
             user_namespace_level: self.offset("user_namespace", "level", Exactly(4))?,
             proc_inode_vfs_inode: self.offset("proc_inode", "vfs_inode", Any)?,
@@ -420,13 +422,15 @@ impl Types {
     }
 }
 
-/// How many digests of an entry's array carry the number of their algorithm: one for each bank of the TPM that is
-/// allocated, and after them SHA-1 where no bank has it. What may follow (the hash of files in a bank that the TPM has
-/// not) has none. Source: security/integrity/ima/ima_crypto.c, `ima_init_crypto` and `ima_calc_field_array_hash`.
+/// How many digests of an entry's array carry the number of their algorithm: one for each bank of the TPM
+/// that is allocated, and after them SHA-1 where no bank has it. What may follow (the hash of files in a bank
+/// that the TPM has not) has none. Source: security/integrity/ima/ima_crypto.c, `ima_init_crypto` and
+/// `ima_calc_field_array_hash`.
 ///
-/// `class` is /sys/class/tpm/tpm0 of the chip that IMA found; the kernel makes a directory `pcr-ALG` there for each such
-/// bank (drivers/char/tpm/tpm-sysfs.c, `tpm_sysfs_add_device`, since 5.12). A bank of an algorithm that the kernel has no
-/// such directory for makes the number too small, never too large: nothing beyond the array is read.
+/// `class` is /sys/class/tpm/tpm0 of the chip that IMA found; the kernel makes a directory `pcr-ALG` there
+/// for each such bank (drivers/char/tpm/tpm-sysfs.c, `tpm_sysfs_add_device`, since 5.12). A bank of an
+/// algorithm that the kernel has no such directory for makes the number too small, never too large: nothing
+/// beyond the array is read.
 fn digest_slots(class: &Path) -> Result<u32> {
     let io = |source| Error::Io {
         what: "read",

@@ -38,7 +38,8 @@ pub(super) enum Hook {
     Tracepoint(&'static str),
 }
 
-/// All programs, in the order in which they are attached: names of cgroups first, since all else refers to them.
+/// All programs, in the order in which they are attached: names of cgroups first, since all else refers to
+/// them.
 pub(super) const PROGRAMS: [(&str, Hook); 22] = [
     ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
     ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
@@ -223,7 +224,8 @@ pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(
     }
 }
 
-/// The pinned ring buffer by itself, with the lock that makes its holder the only one; `None` where there is none.
+/// The pinned ring buffer by itself, with the lock that makes its holder the only one; `None` where there is
+/// none.
 pub(super) fn ring_alone(dir: &Path) -> Result<Option<(RingBuf<MapData>, Flock<File>)>> {
     if !exists(&meta_pin(dir))? {
         return Ok(None);
@@ -321,8 +323,8 @@ fn check_lsm() -> Result<()> {
     })
 }
 
-/// Lockdown of kind `confidentiality` refuses programs the helpers that read kernel memory, which the kernel's verifier
-/// tells as an unknown helper.
+/// Lockdown of kind `confidentiality` refuses programs the helpers that read kernel memory, which the
+/// kernel's verifier tells as an unknown helper.
 fn check_lockdown() -> Result<()> {
     let path = Path::new("/sys/kernel/security/lockdown");
     match fs::read_to_string(path) {
@@ -338,10 +340,11 @@ fn check_lockdown() -> Result<()> {
 
 /// The kernel parameter that makes `bpf` active, for what /sys/kernel/security/lsm shows now.
 ///
-/// `integrity` keeps IMA's state of each inode. Before it became part of IMA it registered no hooks, so that the file
-/// never names it, and a kernel of that age panics at the first measured file if `lsm=` leaves it out
-/// (`integrity_inode_get` in security/integrity/iint.c, 6.1). Where IMA is itself a module (`ima` is active) the name is
-/// not needed; a name that a kernel does not know is ignored (`ordered_lsm_parse` in security/security.c).
+/// `integrity` keeps IMA's state of each inode. Before it became part of IMA it registered no hooks, so that
+/// the file never names it, and a kernel of that age panics at the first measured file if `lsm=` leaves it
+/// out (`integrity_inode_get` in security/integrity/iint.c, 6.1). Where IMA is itself a module (`ima` is
+/// active) the name is not needed; a name that a kernel does not know is ignored (`ordered_lsm_parse` in
+/// security/security.c).
 pub fn lsm_parameter(active: &str) -> String {
     let mut modules: Vec<&str> = active.split(',').filter(|module| !module.is_empty()).collect();
     let needs_integrity = !modules.contains(&"ima");

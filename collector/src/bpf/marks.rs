@@ -1,7 +1,7 @@
 //! Reads which threads are inside of `ima_add_template_entry`.
 //!
-//! Promises: a thread that is inside from the beginning of the reading to its end is among what is read. Not here: what a
-//! mark means, and whose it is (see [`crate::pipeline`]).
+//! Promises: a thread that is inside from the beginning of the reading to its end is among what is read. Not
+//! here: what a mark means, and whose it is (see [`crate::pipeline`]).
 
 #![allow(
     unsafe_code,
@@ -49,8 +49,8 @@ struct Batch {
 const YOUNG_NS: u64 = 1_000_000_000;
 
 impl Bpf {
-    /// The marks that are open now, but for that of the calling thread, and those of threads that are gone: an oops ends a
-    /// thread wherever it is.
+    /// The marks that are open now, but for that of the calling thread, and those of threads that are gone:
+    /// an oops ends a thread wherever it is.
     ///
     /// # Errors
     /// [`super::Error::Kernel`] if the map cannot be read.
@@ -94,8 +94,9 @@ impl Marks {
     }
 }
 
-/// All elements, a bucket of the hash table after the other, each under its lock: going from key to key would begin anew
-/// whenever the key was removed meanwhile. Source: kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`.
+/// All elements, a bucket of the hash table after the other, each under its lock: going from key to key would
+/// begin anew whenever the key was removed meanwhile. Source: kernel/bpf/hashtab.c,
+/// `__htab_map_lookup_and_delete_batch`.
 fn read(marks: &Marks) -> io::Result<BTreeMap<u32, Mark>> {
     let mut found = BTreeMap::new();
     let mut keys = vec![0u32; AT_ONCE];
@@ -115,8 +116,8 @@ fn read(marks: &Marks) -> io::Result<BTreeMap<u32, Mark>> {
             element_flags: 0,
             flags: 0,
         };
-        // SAFETY: the kernel reads `batch`, and writes to it, to `next`, and at most AT_ONCE keys and values of the map's
-        // sizes, which are those of the vectors' elements; all of them outlive the call.
+        // SAFETY: the kernel reads `batch`, and writes to it, to `next`, and at most AT_ONCE keys and values
+        // of the map's sizes, which are those of the vectors' elements; all of them outlive the call.
         let result = unsafe {
             nix::libc::syscall(
                 nix::libc::SYS_bpf,
@@ -141,7 +142,8 @@ fn read(marks: &Marks) -> io::Result<BTreeMap<u32, Mark>> {
     Err(io::Error::other("the kernel's table has no end"))
 }
 
-/// Whether the thread that started at this moment is no more. One that cannot be looked up is taken to be there.
+/// Whether the thread that started at this moment is no more. One that cannot be looked up is taken to be
+/// there.
 fn is_gone(tid: u32, start_ns: u64) -> bool {
     let Ok(tid) = i32::try_from(tid) else {
         return false;

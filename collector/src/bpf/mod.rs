@@ -1,8 +1,11 @@
-//! Loads the eBPF programs, or takes over those that an earlier collector left running, and reads their records.
+//! Loads the eBPF programs, or takes over those that an earlier collector left running, and reads their
+//! records.
 //!
-//! Promises: programs, links and maps are pinned in one bpffs directory and outlive the process; a record leaves
-//! the ring buffer only when its [`Item`] is dropped; what is missing on this kernel is an error that names it.
-//! Not here: what records mean and how they are joined (see the rest of the crate), checks for people (`check`).
+//! Promises: programs, links and maps are pinned in one bpffs directory and outlive the process; a record
+//! leaves the ring buffer only when its [`Item`] is dropped; what is missing on this kernel is an error that
+//! names it.
+//! Not here: what records mean and how they are joined (see the rest of the crate), checks for people
+//! (`check`).
 
 pub mod cgroups;
 pub mod decode;
@@ -50,7 +53,8 @@ pub struct Options<'a> {
     pub object: &'a [u8],
     /// Directory of the pins, on bpffs; made, and bpffs mounted on `/sys/fs/bpf`, if needed.
     pub pin_dir: PathBuf,
-    /// Size of the ring buffer in bytes: a power of two and a multiple of the page size. Used for a new load only.
+    /// Size of the ring buffer in bytes: a power of two and a multiple of the page size. Used for a new load
+    /// only.
     pub ring_bytes: u32,
     /// Files that are longer, in MiB, are not read for their hash. Used for a new load only.
     pub max_hash_mib: u32,
@@ -60,7 +64,8 @@ pub struct Options<'a> {
     pub hierarchy: Option<Hierarchy>,
     /// The running kernel's type information.
     pub kernel_btf: PathBuf,
-    /// The algorithm by which IMA hashes files: by this hash of its program a collector is known to the guard.
+    /// The algorithm by which IMA hashes files: by this hash of its program a collector is known to the
+    /// guard.
     pub identity: Bank,
     /// What the programs are to do about others.
     pub orders: Orders,
@@ -102,14 +107,15 @@ pub struct ProgramState {
     pub name: &'static str,
     /// The kernel's id of the program.
     pub id: u32,
-    /// Events that it missed because it was running already on that CPU, and that no other program recorded: lost
-    /// records.
+    /// Events that it missed because it was running already on that CPU, and that no other program recorded:
+    /// lost records.
     pub recursion_misses: u64,
     /// Events that it missed for the same reason and that its twin recorded.
     pub covered_misses: u64,
     /// Instructions that the kernel's verifier walked through at load.
     pub verified_instructions: u32,
-    /// Why it no longer sees events (its link or pin is gone or belongs to another program); `None` if it does.
+    /// Why it no longer sees events (its link or pin is gone or belongs to another program); `None` if it
+    /// does.
     pub detached: Option<String>,
 }
 
@@ -136,8 +142,8 @@ pub struct CountersSnapshot {
     pub budgets_failed: u64,
     /// One for each program.
     pub programs: Vec<ProgramState>,
-    /// `kernel.ftrace_enabled`: if off, fexit and LSM programs silently see nothing. `None` where there is no such
-    /// setting.
+    /// `kernel.ftrace_enabled`: if off, fexit and LSM programs silently see nothing. `None` where there is no
+    /// such setting.
     pub ftrace_enabled: Option<bool>,
 }
 
@@ -149,8 +155,8 @@ impl CountersSnapshot {
             .fold(self.lost_reserve, |sum, p| sum.saturating_add(p.recursion_misses))
     }
 
-    /// Calls of `ima_add_template_entry` that both programs on it missed: all that the first saw or missed, less those
-    /// taken up.
+    /// Calls of `ima_add_template_entry` that both programs on it missed: all that the first saw or missed,
+    /// less those taken up.
     fn entries_lost(&self) -> u64 {
         let missed = self
             .programs
@@ -168,7 +174,8 @@ impl CountersSnapshot {
             let lost = match program.name {
                 load::ENTRY => lost,
                 load::ENTRY_TWIN => 0,
-                // A mark that was not made is no record that is lost: until its record comes nobody knows of the entry.
+                // A mark that was not made is no record that is lost: until its record comes nobody knows of
+                // the entry.
                 load::BEGUN | load::BEGUN_TWIN => 0,
                 _ => continue,
             };
@@ -220,14 +227,15 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Takes over the programs pinned in `options.pin_dir`, or loads, attaches and pins them if there are none.
+    /// Takes over the programs pinned in `options.pin_dir`, or loads, attaches and pins them if there are
+    /// none.
     ///
     /// Takes a second or two for a new load. A load that fails leaves nothing behind.
     ///
     /// # Errors
-    /// [`Error::Missing`] if the kernel lacks a type, member, function or variable; [`Error::OtherObject`] if what is
-    /// pinned was made from another object; [`Error::Pin`] if pins were removed or replaced; [`Error::Busy`] if another
-    /// collector holds them; else what the kernel said.
+    /// [`Error::Missing`] if the kernel lacks a type, member, function or variable; [`Error::OtherObject`] if
+    /// what is pinned was made from another object; [`Error::Pin`] if pins were removed or replaced;
+    /// [`Error::Busy`] if another collector holds them; else what the kernel said.
     pub fn load_or_adopt(options: &Options<'_>) -> Result<(Bpf, Adopted)> {
         let object_sha256 = Sha256::digest(options.object).into();
         let (loaded, adopted, hierarchy) = load::load_or_adopt(options, object_sha256)?;
@@ -269,7 +277,8 @@ impl Bpf {
     pub fn counters(&self) -> Result<CountersSnapshot> {
         let mut snapshot = self.sample()?;
         let known = self.entries_lost.load(Ordering::Relaxed);
-        // Numbers that change while they are read one after the other may show a loss that is none: not for long.
+        // Numbers that change while they are read one after the other may show a loss that is none: not for
+        // long.
         let mut lost = snapshot.entries_lost();
         for pause in [1, 10, 40] {
             if lost <= known {
@@ -284,8 +293,8 @@ impl Bpf {
         Ok(snapshot.settle(lost))
     }
 
-    /// Misses first, then calls, then calls taken up: what happens meanwhile can hide a loss, until next time, rather
-    /// than invent one.
+    /// Misses first, then calls, then calls taken up: what happens meanwhile can hide a loss, until next
+    /// time, rather than invent one.
     fn sample(&self) -> Result<CountersSnapshot> {
         let programs = self.programs.iter().map(state).collect::<Result<_>>()?;
         let entry_calls = self.read_counters()?.entry_calls;
@@ -332,8 +341,8 @@ impl Bpf {
     }
 }
 
-/// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what is pinned
-/// is still what was attached.
+/// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what
+/// is pinned is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
     let mut text = String::new();
     (&program.fdinfo)

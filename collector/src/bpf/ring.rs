@@ -3,8 +3,8 @@
 use aya::maps::{MapData, RingBuf, ring_buf::RingBufItem};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-/// The ring buffer's consumer. The position that the kernel sees moves only when an [`Item`] is dropped, and is
-/// kept by the kernel: a restarted collector goes on with the first record that was not dropped.
+/// The ring buffer's consumer. The position that the kernel sees moves only when an [`Item`] is dropped, and
+/// is kept by the kernel: a restarted collector goes on with the first record that was not dropped.
 ///
 /// Readable (level triggered, epoll) when a record waits; fits `tokio::io::unix::AsyncFd`.
 pub struct Ring(RingBuf<MapData>);

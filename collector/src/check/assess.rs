@@ -1,6 +1,7 @@
 //! From facts to rows, each with a state and what to do.
 //!
-//! Promise: pure. Not here: how facts are had (see [`super::facts`]), the rows of the kernel itself (see [`super::kernel`]).
+//! Promise: pure. Not here: how facts are had (see [`super::facts`]), the rows of the kernel itself (see
+//! [`super::kernel`]).
 
 use super::facts::{DaemonFacts, Fact, Facts, ListFacts, Probed, Unknown};
 use super::{Row, State, kernel};
@@ -249,8 +250,8 @@ fn template(facts: &Facts) -> Row {
     }
 }
 
-/// The text of the rules in force: as the kernel shows them, or of the file that was loaded by path, if it is still the
-/// one whose hash the kernel measured.
+/// The text of the rules in force: as the kernel shows them, or of the file that was loaded by path, if it is
+/// still the one whose hash the kernel measured.
 fn rules(facts: &Facts) -> Option<Result<Vec<ima_policy::Rule>, String>> {
     let parse = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();

@@ -73,7 +73,8 @@ pub struct ListFacts {
     pub pcrs: BTreeSet<u32>,
     /// The template and the file hash algorithm of the last entry that describes a file.
     pub last_file: Option<(String, String)>,
-    /// The first entry is `boot_aggregate`; false if its digest is zero: IMA did not find the TPM when it started.
+    /// The first entry is `boot_aggregate`; false if its digest is zero: IMA did not find the TPM when it
+    /// started.
     pub boot_aggregate: Option<bool>,
     /// File hashes of entries for the configured policy file, in order.
     pub policies: Vec<Digest>,
@@ -160,7 +161,8 @@ pub struct Facts {
     pub lsm: Fact<Vec<String>>,
     /// Lockdown mode.
     pub lockdown: Fact<String>,
-    /// Whether LoadPin, where it is active, refuses files of other file systems than the first one that it saw.
+    /// Whether LoadPin, where it is active, refuses files of other file systems than the first one that it
+    /// saw.
     pub loadpin: Fact<bool>,
     /// Where the file system of the configured policy file is mounted.
     pub policy_mount: Fact<PathBuf>,
@@ -358,8 +360,8 @@ impl Tree<'_> {
         Ok(HOOKS.into_iter().filter(|name| !has(name)).collect())
     }
 
-    /// The function is there where CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS is. Its name is shown even to those from whom
-    /// its address is hidden.
+    /// The function is there where CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS is. Its name is shown even to
+    /// those from whom its address is hidden.
     fn direct_calls(&self) -> Fact<bool> {
         let path = Path::new("/proc/kallsyms");
         let file = File::open(self.at(path)).map_err(|e| unknown(path, &e))?;
@@ -418,7 +420,8 @@ impl Tree<'_> {
             .ok_or_else(|| Unknown::Failed(format!("lockdown: {text:?} is not understood")))
     }
 
-    /// Type and mount point of the file system that holds `path`. Documentation/filesystems/proc.rst, section 3.5.
+    /// Type and mount point of the file system that holds `path`. Documentation/filesystems/proc.rst, section
+    /// 3.5.
     fn mount_of(&self, path: &Path) -> Fact<(String, PathBuf)> {
         let file = Path::new("/proc/self/mountinfo");
         let bytes = self.bytes(file)?;
@@ -539,7 +542,8 @@ impl Tree<'_> {
         Ok(format!("{described}, mounted at {}", hierarchy.mount.display()))
     }
 
-    /// Names of all running programs: the executable's where it can be read, else the 15 bytes that the kernel keeps.
+    /// Names of all running programs: the executable's where it can be read, else the 15 bytes that the
+    /// kernel keeps.
     fn processes(&self) -> Fact<BTreeSet<String>> {
         let folder = Path::new("/proc");
         let mut names = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Rows about the kernel, its security modules and PID 1: whether the programs can be loaded and attached, and the policy
-//! loaded. Pure.
+//! Rows about the kernel, its security modules and PID 1: whether the programs can be loaded and attached,
+//! and the policy loaded. Pure.
 
 use super::assess::{absent, row};
 use super::facts::{Facts, Unknown};
@@ -186,8 +186,8 @@ fn policy_was_loaded(facts: &Facts) -> bool {
     facts.list.as_ref().is_ok_and(|list| !list.policies.is_empty())
 }
 
-/// LoadPin lets the kernel read files of one file system only, the first that it read a file of. An IMA policy that is
-/// loaded by its path is such a file. security/loadpin/loadpin.c, `loadpin_read_file`.
+/// LoadPin lets the kernel read files of one file system only, the first that it read a file of. An IMA
+/// policy that is loaded by its path is such a file. security/loadpin/loadpin.c, `loadpin_read_file`.
 pub(super) fn loadpin(facts: &Facts, config: &Config) -> Row {
     const ID: &str = "loadpin";
     let policy = config.ima.policy.display();

@@ -1,8 +1,9 @@
 //! `cgpathd check`: what this node lacks, with a remedy for each.
 //!
-//! Facts are gathered first (files below a root, the TPM, a probe of IMA), assessed by a pure function, then printed. What
-//! could not be found out is never taken for met. Not here: changing anything (see [`crate::setup`]); the one trace that is
-//! left is that of the probes ([`cgpath_evidence::probe`]), which verifiers accept.
+//! Facts are gathered first (files below a root, the TPM, a probe of IMA), assessed by a pure function, then
+//! printed. What could not be found out is never taken for met. Not here: changing anything (see
+//! [`crate::setup`]); the one trace that is left is that of the probes ([`cgpath_evidence::probe`]), which
+//! verifiers accept.
 
 mod assess;
 pub mod facts;

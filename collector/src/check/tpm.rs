@@ -40,7 +40,8 @@ pub(super) fn ask(config: &Config) -> Result<TpmFacts, String> {
     };
     let (pcrs, _) = capability(&mut context, CapabilityType::AssignedPcr, 0, 16)?;
     let (handles, _) = capability(&mut context, CapabilityType::Handles, PERSISTENT_FIRST, 254)?;
-    // The daemon's own way to the key is what counts; a TPM without a resource manager has room for one user only.
+    // The daemon's own way to the key is what counts; a TPM without a resource manager has room for one user
+    // only.
     drop(context);
     let key = config
         .tpm_options()

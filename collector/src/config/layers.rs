@@ -9,8 +9,9 @@ use std::path::Path;
 const ENV_PREFIX: &str = "CGPATHD_";
 
 impl Config {
-    /// Reads `path`, or [`DEFAULT_PATH`] where none is given (defaults hold if that one is absent), then applies the
-    /// variables of `env` that begin with `CGPATHD_`, then `sets` (`key=value`, sections by dots).
+    /// Reads `path`, or [`DEFAULT_PATH`] where none is given (defaults hold if that one is absent), then
+    /// applies the variables of `env` that begin with `CGPATHD_`, then `sets` (`key=value`, sections by
+    /// dots).
     ///
     /// # Errors
     /// See [`ConfigError`]. A path that was given must exist.

@@ -1,4 +1,5 @@
-//! What the configuration means to the parts of the daemon: orders of the eBPF programs, options of the TPM, the node's name.
+//! What the configuration means to the parts of the daemon: orders of the eBPF programs, options of the TPM,
+//! the node's name.
 //!
 //! Not here: what the parts do with it.
 

@@ -1,6 +1,7 @@
 //! `[[sink]]`: where evidence goes beside the verifier, in which form, and of which nodes and pods.
 //!
-//! Not here: what of it cannot work (see [`super::validate`]), the sinks themselves (see [`crate::deliver::sink`]).
+//! Not here: what of it cannot work (see [`super::validate`]), the sinks themselves (see
+//! [`crate::deliver::sink`]).
 
 use super::Verifier;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,8 @@ pub struct Sink {
     /// And those in these namespaces, as the runtime states them.
     #[serde(default)]
     pub namespaces: Vec<String>,
-    /// And those with all these labels, as the runtime states them; where namespaces are named, only of these.
+    /// And those with all these labels, as the runtime states them; where namespaces are named, only of
+    /// these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Seconds between two rounds.

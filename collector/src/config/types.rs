@@ -58,7 +58,8 @@ pub struct Verifier {
     pub url: String,
     /// The only CA that is trusted, PEM.
     pub ca: PathBuf,
-    /// The node's own certificate, PEM, where the verifier wants one; its DNS name is the node's name. Empty: none.
+    /// The node's own certificate, PEM, where the verifier wants one; its DNS name is the node's name. Empty:
+    /// none.
     pub client_certificate: PathBuf,
     /// Its key, PEM.
     pub client_key: PathBuf,

@@ -1,6 +1,7 @@
 //! How long to wait after a failure.
 //!
-//! Promise: pauses grow, have some chance in them, and begin anew after a success. Not here: how long to wait after one.
+//! Promise: pauses grow, have some chance in them, and begin anew after a success. Not here: how long to wait
+//! after one.
 
 use std::time::Duration;
 

@@ -8,9 +8,9 @@ pub const CANARY_ARGUMENT: &str = "__canary";
 
 /// A program that ends at once.
 ///
-/// The dynamic linker by itself, asked for its version, maps nothing else: one record instead of a dozen at each request.
-/// Where there is none, or an update replaced it, it is this very program. Both are files that IMA knows and every policy
-/// accepts.
+/// The dynamic linker by itself, asked for its version, maps nothing else: one record instead of a dozen at
+/// each request. Where there is none, or an update replaced it, it is this very program. Both are files that
+/// IMA knows and every policy accepts.
 #[derive(Debug)]
 pub struct Canary {
     linker: Option<PathBuf>,

@@ -1,8 +1,9 @@
-//! The engine without its machine: pipeline, journal, store and measurement list, and the order in which they take an event.
+//! The engine without its machine: pipeline, journal, store and measurement list, and the order in which they
+//! take an event.
 //!
-//! Promises: what the pipeline must be able to replay is in the journal before it is handled. Not here: eBPF, the ring buffer,
-//! the file system of checkpoints: a [`Machine`] has them, so that rounds can be had, and measured, without a kernel that
-//! runs our programs.
+//! Promises: what the pipeline must be able to replay is in the journal before it is handled. Not here: eBPF,
+//! the ring buffer, the file system of checkpoints: a [`Machine`] has them, so that rounds can be had, and
+//! measured, without a kernel that runs our programs.
 
 use super::EngineError;
 use crate::anchor::ima::AnchorError;
@@ -48,7 +49,8 @@ pub trait Machine {
 /// What became of a request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// A checkpoint carries its nonce and is anchored: quote, then call [`Core::quoted`] or [`Core::unquoted`].
+    /// A checkpoint carries its nonce and is anchored: quote, then call [`Core::quoted`] or
+    /// [`Core::unquoted`].
     Ready {
         /// The request.
         id: u64,
@@ -258,8 +260,9 @@ impl<M: Machine> Core<M> {
         self.handle(Signal::Tick)
     }
 
-    /// The quote of a request that is [ready](Outcome::Ready) was made: what stands behind the seal by now is looked at, and
-    /// the answer is [`Outcome::Assembled`], with what came after a cursor, or with everything.
+    /// The quote of a request that is [ready](Outcome::Ready) was made: what stands behind the seal by now is
+    /// looked at, and the answer is [`Outcome::Assembled`], with what came after a cursor, or with
+    /// everything.
     ///
     /// # Errors
     /// What ends the collector.
@@ -276,7 +279,8 @@ impl<M: Machine> Core<M> {
         self.handle(Signal::Unquoted { id })
     }
 
-    /// All parts of the evidence about the last seal and what came behind it, or those that came after a cursor.
+    /// All parts of the evidence about the last seal and what came behind it, or those that came after a
+    /// cursor.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,8 +1,9 @@
 //! Whom verdicts deny executions.
 //!
-//! Pure. Promises: a pod is denied for something that a verdict says of this pod, never for what it says of the node; once
-//! denied it stays so until a verdict that was believed does not charge it any more, whatever comes in between (verdicts that
-//! are not believed, none at all, a restart). Not here: the update of the eBPF maps, and when a denial lapses (the programs see to it).
+//! Pure. Promises: a pod is denied for something that a verdict says of this pod, never for what it says of
+//! the node; once denied it stays so until a verdict that was believed does not charge it any more, whatever
+//! comes in between (verdicts that are not believed, none at all, a restart). Not here: the update of the
+//! eBPF maps, and when a denial lapses (the programs see to it).
 
 use crate::request::PodVerdicts;
 use cgpath_evidence::PodUid;
@@ -12,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pods: BTreeSet<PodUid>,
-    /// Whether what an earlier collector denied still holds: it left cgroups in the eBPF map, whose pods are not known here.
+    /// Whether what an earlier collector denied still holds: it left cgroups in the eBPF map, whose pods are
+    /// not known here.
     inherits: bool,
 }
 
@@ -42,7 +44,8 @@ impl Denied {
         &self.pods
     }
 
-    /// Cgroups to deny: those of the named pods among `there`, and of `now`, what the programs hold, those that are inherited.
+    /// Cgroups to deny: those of the named pods among `there`, and of `now`, what the programs hold, those
+    /// that are inherited.
     pub fn cgroups(&self, there: &[(PodUid, u64)], now: &BTreeMap<u64, u32>) -> BTreeSet<u64> {
         let named = there.iter().filter(|(uid, _)| self.pods.contains(uid));
         let held = now

@@ -1,8 +1,9 @@
-//! Moves bytes between the kernel, the disk and the [`pipeline`](crate::pipeline): everything that blocks and decides
-//! nothing.
+//! Moves bytes between the kernel, the disk and the [`pipeline`](crate::pipeline): everything that blocks and
+//! decides nothing.
 //!
-//! Promises: what the pipeline must be able to replay is in the journal before it is handled (see [`core`]); a record leaves
-//! the ring only after that; when the disk is full, nothing is consumed and nothing is lost until the ring is full, too.
+//! Promises: what the pipeline must be able to replay is in the journal before it is handled (see [`core`]);
+//! a record leaves the ring only after that; when the disk is full, nothing is consumed and nothing is lost
+//! until the ring is full, too.
 //! Not here: the TPM, the network, waiting (see [`crate::service`]).
 
 mod canary;
@@ -220,8 +221,8 @@ struct Exempt {
 /// How often the programs are shown that a collector is there.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// The kernel's own tags are there when the first entry of the boot has one: it is made with the template that the boot
-/// chose, before anybody could load a rule that asks for another.
+/// The kernel's own tags are there when the first entry of the boot has one: it is made with the template
+/// that the boot chose, before anybody could load a rule that asks for another.
 fn tier(early: &[ListEntry]) -> Tier {
     match early.first() {
         Some(first) if first.cgroup_path().is_some() => Tier::Kernel,
@@ -247,8 +248,9 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
-/// Moves what waits in the ring of a collector that died to its journal; gives the number of records. To be called before
-/// anything that takes time: a collector that is killed again and again while it starts must not leave the ring to fill up.
+/// Moves what waits in the ring of a collector that died to its journal; gives the number of records. To be
+/// called before anything that takes time: a collector that is killed again and again while it starts must
+/// not leave the ring to fill up.
 ///
 /// # Errors
 /// What kept it from that; [`Engine::start`] will say the same, and better.
@@ -260,7 +262,8 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
     }
     let _lock = lock(&dir)?;
     let mut journal = Journal::open(&dir, &boot_id)?;
-    // Before the first seal there may be records of cgroups that are still to be scanned: these wait for that.
+    // Before the first seal there may be records of cgroups that are still to be scanned: these wait for
+    // that.
     if !journal.has_seal() {
         return Ok(0);
     }
@@ -315,8 +318,8 @@ pub fn object(config: &Config) -> Result<Vec<u8>, EngineError> {
 }
 
 impl Engine {
-    /// Loads or takes over the programs, replays the journal and scans what is older. Checkpoint 0 is on its way when
-    /// this returns: see [`Engine::is_idle`].
+    /// Loads or takes over the programs, replays the journal and scans what is older. Checkpoint 0 is on its
+    /// way when this returns: see [`Engine::is_idle`].
     ///
     /// # Errors
     /// See [`EngineError`].
@@ -345,11 +348,13 @@ impl Engine {
             early.push(entry);
             Ok::<(), EngineError>(())
         })?;
-        // Nothing would be anchored, and the entries' arrays of digests would not be as long as the TPM has banks.
+        // Nothing would be anchored, and the entries' arrays of digests would not be as long as the TPM has
+        // banks.
         if !has_tpm {
             return Err(EngineError::NoTpmForIma);
         }
-        // Before anything is loaded, so that nothing is left that the next start would take for programs that always ran.
+        // Before anything is loaded, so that nothing is left that the next start would take for programs that
+        // always ran.
         if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
             return Err(EngineError::ProgramsGone);
         }
@@ -471,8 +476,8 @@ impl Engine {
         self.sync_pod_denylist()
     }
 
-    /// Shows the programs that a collector is there, which losses are known by now, and which directories are new. To
-    /// be called again and again; does something once a [`BEAT`].
+    /// Shows the programs that a collector is there, which losses are known by now, and which directories are
+    /// new. To be called again and again; does something once a [`BEAT`].
     ///
     /// # Errors
     /// If the eBPF map update fails; else as [`Engine::drain`].
@@ -492,7 +497,8 @@ impl Engine {
         self.sync_pod_denylist()
     }
 
-    /// Brings the eBPF maps up to date: where pods are, in which cgroups executions are denied and in which never.
+    /// Brings the eBPF maps up to date: where pods are, in which cgroups executions are denied and in which
+    /// never.
     fn sync_pod_denylist(&mut self) -> Result<(), EngineError> {
         let mount = self.core.machine.bpf.hierarchy().mount.clone();
         self.core

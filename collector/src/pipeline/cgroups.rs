@@ -1,25 +1,26 @@
 //! From a cgroup's id to its path, as it was at a moment of the sequence.
 //!
-//! Fed in sequence order with directories made, renamed and removed, and with those found by a scan. Promises: every
-//! directory has a path, however deep it lies, and the path begins with as many whole names as fit, so that whose it is never
-//! depends on depth; a step costs the same at any depth. A directory that was removed gives its memory back and keeps its
-//! path for those records that are read late: whole at first, then as far as it says whose it is.
+//! Fed in sequence order with directories made, renamed and removed, and with those found by a scan.
+//! Promises: every directory has a path, however deep it lies, and the path begins with as many whole names
+//! as fit, so that whose it is never depends on depth; a step costs the same at any depth. A directory that
+//! was removed gives its memory back and keeps its path for those records that are read late: whole at first,
+//! then as far as it says whose it is.
 //! Not here: whose a path is (see `cgpath_evidence::cgroup`).
 
 use cgpath_evidence::cgroup::attribute;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-/// Longest path that is kept whole, in bytes. Of a longer one as many names from the first as fit, then [`CUT`]. The names that
-/// say whose a path is, four at most of 255 bytes, always fit.
+/// Longest path that is kept whole, in bytes. Of a longer one as many names from the first as fit, then
+/// [`CUT`]. The names that say whose a path is, four at most of 255 bytes, always fit.
 pub const MAX_PATH: usize = 1024;
 
-/// The end of a path that was cut. The kernel has no directory with an empty name, so that no pod can make a path that reads
-/// like this one.
+/// The end of a path that was cut. The kernel has no directory with an empty name, so that no pod can make a
+/// path that reads like this one.
 pub const CUT: &[u8] = b"//...";
 
-/// Directories that were removed of which the path is kept whole. A record is read after the removal of its directory only if
-/// its hole was given up, and a mark only if its thread was moved meanwhile.
+/// Directories that were removed of which the path is kept whole. A record is read after the removal of its
+/// directory only if its hole was given up, and a mark only if its thread was moved meanwhile.
 const KEPT_WHOLE: usize = 16_384;
 
 /// Those removed before them of which the first names are kept.
@@ -118,7 +119,8 @@ impl Cgroups {
         }
     }
 
-    /// A directory was removed. The kernel removes none that has directories in it, so its parent is still there.
+    /// A directory was removed. The kernel removes none that has directories in it, so its parent is still
+    /// there.
     pub fn removed(&mut self, id: u64) {
         // One whose path is not known yet waits for the scan to find what is above it.
         let Some(path) = self.path(id) else {
@@ -164,7 +166,8 @@ impl Cgroups {
         Some(joined.path)
     }
 
-    /// Paths of the directories that the scan found and that nobody saw being made: they predate the programs.
+    /// Paths of the directories that the scan found and that nobody saw being made: they predate the
+    /// programs.
     pub fn predating(&mut self) -> Vec<Arc<[u8]>> {
         let seeded = self.nodes.iter().filter(|(_, n)| n.seeded);
         let ids: Vec<u64> = seeded.map(|(id, _)| *id).collect();

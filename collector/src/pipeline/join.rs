@@ -1,8 +1,8 @@
 //! Joins records of entries to entries of the measurement list: by template digest, never by position.
 //!
-//! A record that says the entry was added claims one entry of its digest; one that says `EEXIST` claims none, the
-//! entry is there already. A violation has no digest: it is joined by file name, the first with the first. Claims
-//! depend only on what has come, not on the order in which it came.
+//! A record that says the entry was added claims one entry of its digest; one that says `EEXIST` claims none,
+//! the entry is there already. A violation has no digest: it is joined by file name, the first with the
+//! first. Claims depend only on what has come, not on the order in which it came.
 
 use cgpath_evidence::{Bank, Digest, list::as_listed};
 use std::collections::{HashMap, VecDeque};
@@ -22,8 +22,8 @@ pub struct JoinableEntry {
     pub violation: bool,
 }
 
-/// A template digest as a key: SHA-256, or SHA-1 filled up with zeros. That is also how the kernel fills a larger
-/// bank whose hash was not available, so such a record finds its entry, too.
+/// A template digest as a key: SHA-256, or SHA-1 filled up with zeros. That is also how the kernel fills a
+/// larger bank whose hash was not available, so such a record finds its entry, too.
 type Key = [u8; 32];
 
 fn key_of(digest: &Digest) -> Key {
@@ -68,7 +68,8 @@ pub struct Join {
 }
 
 impl Join {
-    /// Entries before `base` were in the list before the programs were loaded. Must be called before any entry.
+    /// Entries before `base` were in the list before the programs were loaded. Must be called before any
+    /// entry.
     pub fn set_base(&mut self, base: u64) {
         self.base = base;
     }
@@ -183,8 +184,8 @@ impl Join {
             .is_some_and(|w| w >> (index % 64) & 1 == 1)
     }
 
-    /// One past the last entry before `end` that has no record: what was there before the load, if `end` is the
-    /// list's length right after it.
+    /// One past the last entry before `end` that has no record: what was there before the load, if `end` is
+    /// the list's length right after it.
     pub fn last_open_before(&self, end: u64) -> u64 {
         (0..end.min(self.len))
             .rev()
@@ -192,8 +193,8 @@ impl Join {
             .map_or(0, |i| i + 1)
     }
 
-    /// The longest prefix in which every entry from `boot_len` on has its record. A claim stays, so each entry is looked at
-    /// once for as long as `boot_len` is the same, which it is for a boot.
+    /// The longest prefix in which every entry from `boot_len` on has its record. A claim stays, so each
+    /// entry is looked at once for as long as `boot_len` is the same, which it is for a boot.
     pub fn settled(&mut self, boot_len: u64) -> u64 {
         let (of, settled) = self.settled;
         let mut end = if of == boot_len { settled } else { boot_len };

@@ -1,8 +1,8 @@
 //! Every decision of the collector, as a state machine: `handle(event, now) -> actions`.
 //!
-//! Pure: no I/O, no clock, no threads. Promises: records are appended to their partitions in sequence order, whatever
-//! the order in which they and the list's entries arrive; feeding it what the journal holds gives the same partitions
-//! and continues the same chain of checkpoints, wherever a crash cut it.
+//! Pure: no I/O, no clock, no threads. Promises: records are appended to their partitions in sequence order,
+//! whatever the order in which they and the list's entries arrive; feeding it what the journal holds gives
+//! the same partitions and continues the same chain of checkpoints, wherever a crash cut it.
 //! Not here: how bytes are read, signed, kept or sent (see [`crate::engine`]).
 //!
 //! What must be replayed after a crash is in the journal before it is handled: see [`Fact`]. The
@@ -36,8 +36,8 @@ pub use setup::Setup;
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
 const EEXIST: i32 = -17;
 
-/// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit. With more of them it is blind:
-/// one that is not named would pass as a pod that was seen from its beginning.
+/// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit. With more of
+/// them it is blind: one that is not named would pass as a pod that was seen from its beginning.
 const MAX_PREDATING: usize = 2048;
 
 /// What IMA may hash a checkpoint's file with.
@@ -475,7 +475,8 @@ impl Pipeline {
         self.partitions.push(key, merkle::leaf_hash(&leaf));
         self.records += 1;
         self.executions += u64::from(record.is_execution());
-        // One that was given up and came after all may be before the last seal's last number: it is as good as lost.
+        // One that was given up and came after all may be before the last seal's last number: it is as good
+        // as lost.
         let is_shown = matches!(record.kind, EventKind::Entry | EventKind::Violation)
             && self.last.as_ref().is_some_and(|last| record.seq > last.last_seq);
         out.push(Action::Append { key, leaf, is_shown });
@@ -592,7 +593,8 @@ impl Pipeline {
     }
 
     fn start(&mut self, purpose: Purpose, out: &mut Vec<Action>) {
-        // A request that failed leaves a checkpoint that is not in the list yet: without it the chain has a gap.
+        // A request that failed leaves a checkpoint that is not in the list yet: without it the chain has a
+        // gap.
         if self.last.as_ref().is_some_and(|l| l.index.is_none()) {
             self.phase = Phase::Anchoring {
                 then: Then::Start(purpose),

@@ -1,7 +1,8 @@
 //! Puts records back into sequence order, drops those seen before, and knows which never came.
 //!
-//! The kernel takes a number before it reserves room, so records can arrive slightly out of order, and one for which
-//! there was no room leaves a hole. Nothing behind a hole is handed out until it is filled or given up.
+//! The kernel takes a number before it reserves room, so records can arrive slightly out of order, and one
+//! for which there was no room leaves a hole. Nothing behind a hole is handed out until it is filled or given
+//! up.
 
 use std::collections::BTreeMap;
 

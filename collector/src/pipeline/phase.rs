@@ -27,13 +27,14 @@ pub(super) enum Phase {
         then: Then,
         read: bool,
     },
-    /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next checkpoint,
-    /// of any request, states what this quote covers, and seals what is shown behind it.
+    /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next
+    /// checkpoint, of any request, states what this quote covers, and seals what is shown behind it.
     Quoting {
         id: u64,
     },
-    /// What is behind the quote: the list, then the marks, then the records up to the counters' number. In this order, and a
-    /// mark goes only after its record was sent: so each entry that the quote covers has the one or the other.
+    /// What is behind the quote: the list, then the marks, then the records up to the counters' number. In
+    /// this order, and a mark goes only after its record was sent: so each entry that the quote covers has
+    /// the one or the other.
     Looking {
         id: u64,
         marks: Vec<OpenMark>,

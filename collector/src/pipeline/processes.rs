@@ -1,13 +1,15 @@
 //! From a process (thread group id and start time) to the program that it ran at a moment of the sequence.
 //!
-//! Fed in sequence order with executions, and with the processes that a scan of /proc found. A thread group id that
-//! is seen with a later start time ends the older process, so the table is bounded by the number of pids.
+//! Fed in sequence order with executions, and with the processes that a scan of /proc found. A thread group
+//! id that is seen with a later start time ends the older process, so the table is bounded by the number of
+//! pids.
 
 use cgpath_evidence::record::{Ancestor, ExeSource};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// How many programs of one process are remembered: children forked before an execution inherit the one before.
+/// How many programs of one process are remembered: children forked before an execution inherit the one
+/// before.
 const HISTORY: usize = 4;
 
 /// A process beyond reuse of its pid.

@@ -1,7 +1,8 @@
-//! The one call of the container runtime interface that is made: `ListPodSandbox` of CRI v1, over a local socket.
+//! The one call of the container runtime interface that is made: `ListPodSandbox` of CRI v1, over a local
+//! socket.
 //!
-//! The messages hold the fields that are read and no others, so that nothing is generated and no protoc is needed; what else
-//! an answer has is passed over. Source: k8s.io/cri-api/pkg/apis/runtime/v1/api.proto.
+//! The messages hold the fields that are read and no others, so that nothing is generated and no protoc is
+//! needed; what else an answer has is passed over. Source: k8s.io/cri-api/pkg/apis/runtime/v1/api.proto.
 
 use hyper::http::uri::PathAndQuery;
 use prost::Message;

@@ -1,9 +1,10 @@
-//! What the container runtime states of pods: namespace, name and labels of a UID. Off unless `runtimes.cri` names a socket.
+//! What the container runtime states of pods: namespace, name and labels of a UID. Off unless `runtimes.cri`
+//! names a socket.
 //!
-//! Promises: nothing waits for the runtime. It is asked by a task of its own, each answer has limits of time and size, and what
-//! it stated last stands until it states something else; a runtime that is dead, slow or lies changes which sink is sent a pod's
-//! bundle and what is written beside a UID, and no verdict. Not here: whose a record is (the kernel says, see
-//! [`crate::pipeline`]).
+//! Promises: nothing waits for the runtime. It is asked by a task of its own, each answer has limits of time
+//! and size, and what it stated last stands until it states something else; a runtime that is dead, slow or
+//! lies changes which sink is sent a pod's bundle and what is written beside a UID, and no verdict. Not here:
+//! whose a record is (the kernel says, see [`crate::pipeline`]).
 
 mod cri;
 

@@ -1,7 +1,7 @@
 //! What the kernel shows of the time before IMA began: the firmware's event log and the command line.
 //!
-//! Promise: what is not there is absent, never empty, and the log says why; nothing longer than its limit is held. Not
-//! here: what is in the log (see `cgpath_evidence::boot`).
+//! Promise: what is not there is absent, never empty, and the log says why; nothing longer than its limit is
+//! held. Not here: what is in the log (see `cgpath_evidence::boot`).
 
 use cgpath_evidence::boot::MAX_LOG_LEN;
 use std::fs::File;

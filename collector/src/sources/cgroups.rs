@@ -13,11 +13,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Every directory of the hierarchy mounted at `mount`, parents first, each as [`Note::SeedCgroup`]. One that goes
-/// meanwhile is left out: its removal has a record.
+/// Every directory of the hierarchy mounted at `mount`, parents first, each as [`Note::SeedCgroup`]. One that
+/// goes meanwhile is left out: its removal has a record.
 ///
-/// However deep they lie: each is opened from the one above it, since a pod can nest them until no path reaches them, and two
-/// are open at a time.
+/// However deep they lie: each is opened from the one above it, since a pod can nest them until no path
+/// reaches them, and two are open at a time.
 ///
 /// # Errors
 /// If the root cannot be read.
@@ -34,7 +34,8 @@ pub fn seeds(mount: &Path) -> io::Result<Vec<Note>> {
     while let Some((parent, left)) = above.last_mut() {
         let parent = *parent;
         if let Some(name) = left.pop() {
-            // Gone meanwhile, or cgroupfs has no memory for it: then its records are unattributed, which evidence states.
+            // Gone meanwhile, or cgroupfs has no memory for it: then its records are unattributed, which
+            // evidence states.
             let Ok(below) = File::open(inside(&open).join(&name)) else {
                 continue;
             };
@@ -78,7 +79,8 @@ fn directories(open: &File) -> io::Result<Vec<OsString>> {
     Ok(found.map(|entry| entry.file_name()).collect())
 }
 
-/// The pods' own directories that are there now, in the hierarchy mounted at `mount`: whose, and the inode number.
+/// The pods' own directories that are there now, in the hierarchy mounted at `mount`: whose, and the inode
+/// number.
 pub fn pods(mount: &Path) -> Vec<(PodUid, u64)> {
     let mut found = Vec::new();
     for parent in POD_PARENTS {

@@ -1,6 +1,7 @@
 //! The kernel's binary measurement list, read incrementally from a file that stays open.
 //!
-//! Each `read` makes the kernel walk the list from its head to where the file stands, so the file is never read twice.
+//! Each `read` makes the kernel walk the list from its head to where the file stands, so the file is never
+//! read twice.
 
 use crate::pipeline;
 use cgpath_evidence::Bank;
@@ -9,8 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Where the list is looked for. The first is the kernel's own directory, the others are links to it that older
-/// kernels have or lack.
+/// Where the list is looked for. The first is the kernel's own directory, the others are links to it that
+/// older kernels have or lack.
 pub const PATHS: [&str; 2] = [
     "/sys/kernel/security/integrity/ima/binary_runtime_measurements",
     "/sys/kernel/security/ima/binary_runtime_measurements",

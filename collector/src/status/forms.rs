@@ -140,7 +140,8 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// In the text format of OpenMetrics, names beginning with `cgpathd_`; without a status the daemon did not answer.
+/// In the text format of OpenMetrics, names beginning with `cgpathd_`; without a status the daemon did not
+/// answer.
 ///
 /// # Errors
 /// When the text cannot be written, which a `String` never refuses.

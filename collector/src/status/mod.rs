@@ -1,7 +1,7 @@
 //! What the daemon says of itself: to `cgpathd status`, as JSON, and to Prometheus.
 //!
-//! Promise: the types here are the JSON form. Not here: who collects it (see [`crate::service`], [`crate::deliver::sink`]),
-//! how it is asked for (see [`crate::control`]).
+//! Promise: the types here are the JSON form. Not here: who collects it (see [`crate::service`],
+//! [`crate::deliver::sink`]), how it is asked for (see [`crate::control`]).
 
 mod forms;
 

@@ -41,7 +41,8 @@ fn mark(tid: u32) -> InFlight {
 proptest::proptest! {
     #[test]
     fn spans_are_copied_whole_whatever_stands_between_them(
-        // Lengths, and how much of something else stands before each; the last may be longer than is read at once.
+        // Lengths, and how much of something else stands before each; the last may be longer than is read at
+        // once.
         pieces in proptest::collection::vec((0usize..2 * GAP as usize, 0usize..9000), 0..40),
         long in proptest::option::of(BUFFER - 9000..BUFFER + 9000),
     ) {
@@ -182,7 +183,8 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
     let pod = PartitionKey::Pod(PodUid([0xab; 16]));
     let file = |n: u64| vec![n as u8; 100 + n as usize];
     let entry = |n: u64| Entry::Full(vec![n as u8; n as usize * 7]);
-    // Each checkpoint seals ten records of the host and, but for the second, one of the pod; three entries come with it.
+    // Each checkpoint seals ten records of the host and, but for the second, one of the pod; three entries
+    // come with it.
     for n in 0..4u64 {
         for seq in 1..=10 {
             store

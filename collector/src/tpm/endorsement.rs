@@ -1,8 +1,9 @@
-//! What a service needs that does not have the attestation key from its operator: which TPM it is, and that the key is in it.
+//! What a service needs that does not have the attestation key from its operator: which TPM it is, and that
+//! the key is in it.
 //!
-//! The endorsement key is made from the TCG's template each time, and flushed again; its certificate is read and never
-//! written. Source: TCG EK Credential Profile 2.5, B.3.3 (template L-1) and 2.2.1.4 (certificate); TPM 2.0 Library, Part 3:
-//! TPM2_ActivateCredential (12.5), TPM2_Certify (18.2), TPM2_PolicySecret (23.4).
+//! The endorsement key is made from the TCG's template each time, and flushed again; its certificate is read
+//! and never written. Source: TCG EK Credential Profile 2.5, B.3.3 (template L-1) and 2.2.1.4 (certificate);
+//! TPM 2.0 Library, Part 3: TPM2_ActivateCredential (12.5), TPM2_Certify (18.2), TPM2_PolicySecret (23.4).
 
 use super::quote::qualifying_data;
 use super::retry::retried;
@@ -49,8 +50,8 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes(), bytes].concat()
 }
 
-/// A certificate without what fills up its index: a DER SEQUENCE, long form with two bytes of length. All of it where that
-/// is not what it is: others have their ways to say so.
+/// A certificate without what fills up its index: a DER SEQUENCE, long form with two bytes of length. All of
+/// it where that is not what it is: others have their ways to say so.
 fn der(index: &[u8]) -> &[u8] {
     let [0x30, 0x82, high, low, ..] = index else {
         return index;
@@ -96,7 +97,8 @@ impl Tpm {
         Ok(Some(der(&read).to_vec()))
     }
 
-    /// Opens a credential that was made for the endorsement key and the attestation key's name: TPM2_ActivateCredential.
+    /// Opens a credential that was made for the endorsement key and the attestation key's name:
+    /// TPM2_ActivateCredential.
     ///
     /// # Errors
     /// What the TPM said: it opens none that was made for another key.

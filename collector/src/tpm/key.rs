@@ -27,7 +27,8 @@ pub enum KeyKind {
     Rsa2048,
 }
 
-/// A TPM Name as printed for enrolment: `000b` and the SHA-256 of the TPMT_PUBLIC. TPM 2.0 Part 1, section 16.
+/// A TPM Name as printed for enrolment: `000b` and the SHA-256 of the TPMT_PUBLIC. TPM 2.0 Part 1,
+/// section 16.
 pub fn fingerprint(tpmt_public: &[u8]) -> String {
     format!("000b{}", hex::encode(Sha256::digest(tpmt_public)))
 }

@@ -1,8 +1,8 @@
 //! The TPM, by tpm2-tss: its attestation key, quotes, and the endorsement key.
 //!
-//! The key is a primary key of the endorsement hierarchy, made from a fixed template each time it is needed: the same
-//! key every time, with nothing stored in the TPM. No ownership is taken or cleared and no handle that somebody else
-//! made is touched. Everything blocks: [`TpmThread`] is the thread that may.
+//! The key is a primary key of the endorsement hierarchy, made from a fixed template each time it is needed:
+//! the same key every time, with nothing stored in the TPM. No ownership is taken or cleared and no handle
+//! that somebody else made is touched. Everything blocks: [`TpmThread`] is the thread that may.
 //!
 //! Source: TPM 2.0 Library, Part 3: TPM2_CreatePrimary (24.1).
 

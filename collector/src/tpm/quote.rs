@@ -1,7 +1,7 @@
 //! Quotes, and the values of the registers that they are of.
 //!
-//! Promise: registers are read before they are quoted, so that a change in between shows as a quote that the values do not
-//! fit. Not here: what a quote proves (`cgpath-appraisal`).
+//! Promise: registers are read before they are quoted, so that a change in between shows as a quote that the
+//! values do not fit. Not here: what a quote proves (`cgpath-appraisal`).
 //!
 //! Source: TPM 2.0 Library, Part 3: TPM2_Quote (18.4), TPM2_PCR_Read (22.4).
 
@@ -29,8 +29,8 @@ const AT_ONCE: usize = 8;
 /// The register that IMA extends.
 const IMA_PCR: PcrSlot = PcrSlot::Slot10;
 
-/// The registers that are extended before IMA begins, PCR 0 to 9, in the numbers that one TPM2_PCR_Read gives (a
-/// TPML_DIGEST holds eight).
+/// The registers that are extended before IMA begins, PCR 0 to 9, in the numbers that one TPM2_PCR_Read gives
+/// (a TPML_DIGEST holds eight).
 const BOOT_PCRS: [&[PcrSlot]; 2] = [
     &[
         PcrSlot::Slot0,
@@ -63,7 +63,8 @@ pub(super) fn qualifying_data(bytes: &[u8]) -> Result<Data, TpmError> {
 }
 
 impl Tpm {
-    /// Quotes PCR 0 to 10 with `nonce` as qualifying data, and gives the values of PCR 0 to 9, which were read before.
+    /// Quotes PCR 0 to 10 with `nonce` as qualifying data, and gives the values of PCR 0 to 9, which were
+    /// read before.
     ///
     /// # Errors
     /// [`TpmError::Nonce`] beyond 64 bytes, or what the TPM said.
@@ -94,8 +95,8 @@ impl Tpm {
         })
     }
 
-    /// PCR 0 to 9. They are read anew for each quote: an extension that comes later is seen by the log that does not
-    /// replay, not by a quote that fits nothing.
+    /// PCR 0 to 9. They are read anew for each quote: an extension that comes later is seen by the log that
+    /// does not replay, not by a quote that fits nothing.
     fn boot_registers(&mut self) -> Result<Registers, TpmError> {
         let bank = self.bank;
         let mut values = Vec::new();
@@ -123,8 +124,8 @@ impl Tpm {
             .collect())
     }
 
-    /// Quotes these registers (0 to 23, rising) of the configured bank over `challenge`, and gives their values: those that
-    /// the quote is of.
+    /// Quotes these registers (0 to 23, rising) of the configured bank over `challenge`, and gives their
+    /// values: those that the quote is of.
     ///
     /// # Errors
     /// [`TpmError::Nonce`] beyond 64 bytes; [`TpmError::Moving`]; or what the TPM said.

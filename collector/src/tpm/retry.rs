@@ -1,6 +1,7 @@
 //! Commands that the TPM is too busy for are tried again.
 //!
-//! Promise: about half a minute in all, then the TPM's own answer. Not here: opening the TPM anew (see [`super::thread`]).
+//! Promise: about half a minute in all, then the TPM's own answer. Not here: opening the TPM anew (see
+//! [`super::thread`]).
 
 use std::time::Duration;
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;

@@ -24,7 +24,8 @@ pub struct TpmThread {
 }
 
 impl TpmThread {
-    /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the start.
+    /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the
+    /// start.
     pub fn start(options: Options, opened: Tpm) -> TpmThread {
         let (jobs, queue) = std::sync::mpsc::channel::<Job>();
         std::thread::spawn(move || {

@@ -1,8 +1,8 @@
-//! A machine made of software under the real engine: a file in place of the kernel's list, a queue in place of the ring
-//! buffer, a plain directory in place of the file system of checkpoints.
+//! A machine made of software under the real engine: a file in place of the kernel's list, a queue in place
+//! of the ring buffer, a plain directory in place of the file system of checkpoints.
 //!
-//! Promises: the list grows by whole `ima-ng` entries as `binary_runtime_measurements` has them, records are bytes as the
-//! eBPF programs write them, and the canary is executed for real. Nothing extends a register.
+//! Promises: the list grows by whole `ima-ng` entries as `binary_runtime_measurements` has them, records are
+//! bytes as the eBPF programs write them, and the canary is executed for real. Nothing extends a register.
 
 use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
 use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
@@ -193,8 +193,8 @@ impl Software {
         self.ring.push_back(raw.done());
     }
 
-    /// An `ima-ng` entry: PCR, SHA-1 of the data, template name, data; ima_fs.c, `ima_measurements_show`. Gives its template
-    /// digests.
+    /// An `ima-ng` entry: PCR, SHA-1 of the data, template name, data; ima_fs.c, `ima_measurements_show`.
+    /// Gives its template digests.
     fn list_entry(&mut self, path: &str, content: &Digest) -> [Digest; 2] {
         let mut data = Vec::with_capacity(64 + path.len());
         for field in [

@@ -1,4 +1,5 @@
-//! A sink as tests want it: nothing but what the kind needs, a round each second, and time enough on a busy machine.
+//! A sink as tests want it: nothing but what the kind needs, a round each second, and time enough on a busy
+//! machine.
 
 use cgpathd::config::{Sink, SinkFormat, SinkKind};
 use cgpathd::deliver::sink::Sinks;

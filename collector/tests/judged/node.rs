@@ -29,7 +29,8 @@ impl Engine {
         Engine(Arc::new(Mutex::new((node, BTreeMap::new()))), names.clone())
     }
 
-    /// Makes evidence longer by about twice so many bytes: pod 2 runs its program with long lines of ancestors.
+    /// Makes evidence longer by about twice so many bytes: pod 2 runs its program with long lines of
+    /// ancestors.
     pub fn pad(&self, bytes: usize) {
         let node = &mut self.0.lock().unwrap().0;
         let mut actor = Actor::pod(pod(2), "/bin/app");

@@ -1,4 +1,5 @@
-//! The node as an agent of Keylime in push mode, against Keylime's own registrar and verifier and a software TPM.
+//! The node as an agent of Keylime in push mode, against Keylime's own registrar and verifier and a software
+//! TPM.
 //!
 //! What is not installed fails: `cargo xtask test` brings Keylime, Debian's package swtpm the TPM.
 
@@ -94,7 +95,8 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
     assert_eq!(keylime.count("verifier", "POST /v3.0/sessions"), 3);
 }
 
-/// What a session's client sends when it makes everything by hand; gives the token, or the status that refused it.
+/// What a session's client sends when it makes everything by hand; gives the token, or the status that
+/// refused it.
 async fn open_by_hand(
     keylime: &Keylime,
     tpm: &Reopened,
@@ -236,7 +238,8 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     let mut other_key = node.agent_with(&keylime, other_key, None);
     assert!(refused(other_key.round().await.unwrap_err()));
 
-    // Another TPM's key under this one's endorsement key: the TPM does not open the credential, and a guess is refused.
+    // Another TPM's key under this one's endorsement key: the TPM does not open the credential, and a guess
+    // is refused.
     let other_ak = stranger.tpm().with(|tpm| Ok(tpm.ak_sized())).await.unwrap();
     let path = "/v2.1/agents/node-3";
     let body = json!({"ek_tpm": STANDARD.encode(endorsement.public), "aik_tpm": STANDARD.encode(other_ak)});

@@ -124,7 +124,8 @@ impl Node {
         Agent::new(&sink(keylime), AGENT, self.list.path(), boot, tpm).unwrap()
     }
 
-    /// Puts a certificate of the endorsement key where a TPM's maker does, with some bytes behind it; gives it.
+    /// Puts a certificate of the endorsement key where a TPM's maker does, with some bytes behind it; gives
+    /// it.
     pub async fn certify_endorsement(&self) -> Vec<u8> {
         let endorsement = self.tpm().with(|tpm| tpm.endorsement()).await.unwrap();
         assert_eq!(endorsement.certificate, None);

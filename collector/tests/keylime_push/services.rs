@@ -29,7 +29,8 @@ pub struct Keylime {
 /// This machine, as QEMU's user network shows it to a guest.
 const HOST_OF_GUESTS: &str = "10.0.2.2";
 
-/// A CA, a server's certificate for this machine and an administrator's, with what Python asks of them since 3.13.
+/// A CA, a server's certificate for this machine and an administrator's, with what Python asks of them since
+/// 3.13.
 fn certificates(dir: &Path) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
@@ -299,8 +300,8 @@ enabled_revocation_notifications = []
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    /// Adds an agent to the verifier as `keylime_tenant -c add` does: with the key that the registrar has, and a runtime
-    /// policy with these files.
+    /// Adds an agent to the verifier as `keylime_tenant -c add` does: with the key that the registrar has,
+    /// and a runtime policy with these files.
     pub async fn add(&self, agent: &str, digests: &BTreeMap<String, Vec<String>>) {
         self.add_with(agent, digests, Value::Null).await;
     }

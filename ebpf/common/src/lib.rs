@@ -1,6 +1,7 @@
 //! Records that the eBPF programs write into the ring buffer and user space reads: one layout for both sides.
 //!
-//! Promises: `#[repr(C)]`, host byte order, no implicit padding (checked by tests), every field valid for any bytes.
+//! Promises: `#[repr(C)]`, host byte order, no implicit padding (checked by tests), every field valid for any
+//! bytes.
 //! Not here: what a record means (see `cgpath_evidence::Record`), how paths are joined (see `cgpathd`).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,7 +12,8 @@ pub const LAYOUT_VERSION: u16 = 5;
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
 
-/// Template digests by bank that a record holds at most. Source: security/integrity/ima/ima.h, allocated banks + 2.
+/// Template digests by bank that a record holds at most. Source: security/integrity/ima/ima.h, allocated
+/// banks + 2.
 pub const MAX_DIGESTS: usize = 8;
 
 /// Longest cgroup directory name, NAME_MAX.
@@ -63,10 +65,11 @@ pub mod flag {
     pub const PATH_CUT: u32 = 1 << 1;
     /// A read of kernel memory failed while this record was made (also counted in [`super::Counters`]).
     pub const READ_FAILED: u32 = 1 << 2;
-    /// The hash was taken before IMA's own turn: for a file that was changed beneath overlayfs it can be stale.
+    /// The hash was taken before IMA's own turn: for a file that was changed beneath overlayfs it can be
+    /// stale.
     pub const HASH_PRE_CHECK: u32 = 1 << 3;
-    /// The path is stored as its components from the last to the first, each ended by a NUL (`sh\0bin\0usr\0`):
-    /// the only form that a program which may not sleep can write.
+    /// The path is stored as its components from the last to the first, each ended by a NUL
+    /// (`sh\0bin\0usr\0`): the only form that a program which may not sleep can write.
     pub const PATH_REVERSED: u32 = 1 << 4;
     /// The ancestry changed while it was walked, more often than the walk was ready to try again.
     pub const ANCESTRY_UNSTABLE: u32 = 1 << 5;
@@ -134,7 +137,8 @@ pub mod mode {
     pub const DENY: u32 = 2;
 }
 
-/// Values of the map `PODS`, by cgroup id. Of the directories above a task, the pods' root left out, all bits count.
+/// Values of the map `PODS`, by cgroup id. Of the directories above a task, the pods' root left out, all bits
+/// count.
 pub mod pod {
     /// The verifier does not trust the pod.
     pub const UNTRUSTED: u32 = 1 << 0;
@@ -144,7 +148,8 @@ pub mod pod {
     pub const EXEMPT_LOSS: u32 = 1 << 2;
 }
 
-/// How many directories, from the hierarchy's root down, are looked up in `PODS`: a pod's own is at most the fourth.
+/// How many directories, from the hierarchy's root down, are looked up in `PODS`: a pod's own is at most the
+/// fourth.
 pub const MAX_POD_LEVEL: usize = 8;
 
 /// A parent of pods is at most the third directory from the hierarchy's root down.
@@ -156,7 +161,8 @@ pub const MAX_PARENTS: u32 = 64;
 /// Pods that have a budget at most.
 pub const MAX_BUDGETS: u32 = 16_384;
 
-/// Bytes of the ring buffer that one unit of a pod's budget stands for. A record of the small class takes one.
+/// Bytes of the ring buffer that one unit of a pod's budget stands for. A record of the small class takes
+/// one.
 pub const BUDGET_UNIT: u32 = 1024;
 
 /// A clock tick as /proc shows it, nanoseconds (USER_HZ is 100 on every architecture that eBPF runs on).
@@ -168,12 +174,12 @@ pub const EPERM: i32 = 1;
 /// `EEXIST`, include/uapi/asm-generic/errno-base.h.
 pub const EEXIST: i32 = 17;
 
-/// `EFBIG`, include/uapi/asm-generic/errno-base.h. As [`FileHead::hash_alg`]: the file is longer than any that is read, and
-/// IMA has no hash of it.
+/// `EFBIG`, include/uapi/asm-generic/errno-base.h. As [`FileHead::hash_alg`]: the file is longer than any
+/// that is read, and IMA has no hash of it.
 pub const EFBIG: i32 = 27;
 
-/// `EREMOTE`, include/uapi/asm-generic/errno.h. As [`FileHead::hash_alg`]: somebody else answers for the file's content and
-/// may never do so, and IMA has no hash of it.
+/// `EREMOTE`, include/uapi/asm-generic/errno.h. As [`FileHead::hash_alg`]: somebody else answers for the
+/// file's content and may never do so, and IMA has no hash of it.
 pub const EREMOTE: i32 = 66;
 
 /// Begins every record.
@@ -293,7 +299,8 @@ pub struct GuardHead {
     pub task: Task,
     /// See [`action`].
     pub action: u32,
-    /// The negative error number with which it was denied, or 0: then the kernel's own answer comes later and is not known.
+    /// The negative error number with which it was denied, or 0: then the kernel's own answer comes later and
+    /// is not known.
     pub ret: i32,
     /// See [`action`].
     pub object: u64,
@@ -307,7 +314,8 @@ pub struct GuardHead {
     pub pad: u32,
 }
 
-/// Records of a pod were not sent, since it was beyond its budget. All that were not so far, not those since the last time.
+/// Records of a pod were not sent, since it was beyond its budget. All that were not so far, not those since
+/// the last time.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodLossRecord {
@@ -329,13 +337,13 @@ pub struct PodLossRecord {
     pub last_ns: u64,
 }
 
-/// What a pod may still have recorded, and what was not: value of the map `BUDGETS`, by the inode number of the pod's own
-/// directory.
+/// What a pod may still have recorded, and what was not: value of the map `BUDGETS`, by the inode number of
+/// the pod's own directory.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Budget {
-    /// CLOCK_BOOTTIME at which all that was sent is paid for, nanoseconds: as far as it lies ahead, so much of the burst is
-    /// used up.
+    /// CLOCK_BOOTTIME at which all that was sent is paid for, nanoseconds: as far as it lies ahead, so much
+    /// of the burst is used up.
     pub paid_ns: u64,
     /// As [`PodLossRecord::executions`].
     pub executions: u64,
@@ -361,7 +369,8 @@ pub struct Budget {
 pub struct Settings {
     /// CLOCK_BOOTTIME when a collector was last there, nanoseconds.
     pub heartbeat_ns: u64,
-    /// Nobody is denied an execution for lack of trust once the collector is away for longer than this, nanoseconds.
+    /// Nobody is denied an execution for lack of trust once the collector is away for longer than this,
+    /// nanoseconds.
     pub untrusted_lapse_ns: u64,
     /// Nobody is denied an execution for a loss for longer than this, nanoseconds.
     pub loss_lapse_ns: u64,
@@ -431,8 +440,8 @@ pub struct Counters {
     pub hash_failed: u64,
     /// Paths that the kernel refused or that did not fit; the record was still sent, with [`flag::PATH_CUT`].
     pub path_failed: u64,
-    /// Calls of `ima_add_template_entry` that the first of the two programs on it saw. With those that it missed,
-    /// which the kernel counts, all there were.
+    /// Calls of `ima_add_template_entry` that the first of the two programs on it saw. With those that it
+    /// missed, which the kernel counts, all there were.
     pub entry_calls: u64,
     /// Calls of `ima_add_template_entry` that one of the two programs took up; the rest is lost.
     pub entry_taken: u64,
@@ -442,7 +451,8 @@ pub struct Counters {
     pub budgets_failed: u64,
 }
 
-/// A thread is inside of `ima_add_template_entry`: value of the map `IN_FLIGHT`, by thread id in the initial pid namespace.
+/// A thread is inside of `ima_add_template_entry`: value of the map `IN_FLIGHT`, by thread id in the initial
+/// pid namespace.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mark {

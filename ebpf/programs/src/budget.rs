@@ -4,9 +4,10 @@
 //! has none. A budget is a bucket of units that fills up at a steady rate (GCRA, the generic cell rate
 //! algorithm: ITU-T I.371); a unit is so many bytes of the ring. While less than half of the ring is free, so
 //! much less of a burst is allowed: the pod that sent most is the first that has to wait.
-//! Promises: what is beyond the budget is counted, and no sequence number is taken for it; before the first of a pod that is not
-//! sent goes on, a record that says so is in the ring, or is counted as lost; where a budget cannot be had, records are sent.
-//! Entries that were added, violations and what the guard sees are never asked for here. Not here: what a loss means for the pod.
+//! Promises: what is beyond the budget is counted, and no sequence number is taken for it; before the first
+//! of a pod that is not sent goes on, a record that says so is in the ring, or is counted as lost; where a
+//! budget cannot be had, records are sent. Entries that were added, violations and what the guard sees are
+//! never asked for here. Not here: what a loss means for the pod.
 
 use crate::{guard, kernel, kernel::Reader, pods, ring};
 use aya_ebpf::{
@@ -14,7 +15,8 @@ use aya_ebpf::{
 };
 use cgpath_ebpf_common::{Budget, Header, LAYOUT_VERSION, MAX_BUDGETS, PodLossRecord, kind};
 
-/// By the inode number of the pod's own directory. No entry gives way to another one: with it went what was lost.
+/// By the inode number of the pod's own directory. No entry gives way to another one: with it went what was
+/// lost.
 #[map]
 static BUDGETS: HashMap<u64, Budget> = HashMap::with_max_entries(MAX_BUDGETS, 0);
 
@@ -30,7 +32,8 @@ pub enum Kept {
     Repeat,
 }
 
-/// Whether the current task's pod may have a record of so many units sent, which is then paid for. If not, that is counted.
+/// Whether the current task's pod may have a record of so many units sent, which is then paid for. If not,
+/// that is counted.
 #[inline(always)]
 pub fn allows(what: Kept, units: u64) -> bool {
     let Some((unit_ns, ahead_ns)) = terms() else {
@@ -94,7 +97,8 @@ fn terms() -> Option<(u64, u64)> {
     (unit_ns != 0).then(|| (unit_ns, guard::setting!(settings, budget_ahead_ns)))
 }
 
-/// The current task's pod and its budget, begun if need be; none on the host, and where there is no room for it, which is counted.
+/// The current task's pod and its budget, begun if need be; none on the host, and where there is no room for
+/// it, which is counted.
 #[inline(always)]
 fn of_task() -> (u64, Option<*mut Budget>) {
     let mut reader = Reader::new();

@@ -26,8 +26,9 @@ const ENAMETOOLONG: i64 = 36;
 /// `S_IFMT` and `S_IFREG`, include/uapi/linux/stat.h.
 const S_IFMT: u16 = 0o170000;
 const S_IFREG: u16 = 0o100000;
-/// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h, `SMB1_MAGIC_NUMBER` and
-/// `SMB2_MAGIC_NUMBER` of fs/smb/common/smb1pdu.h, `CEPH_SUPER_MAGIC` of fs/ceph/super.h.
+/// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h,
+/// `SMB1_MAGIC_NUMBER` and `SMB2_MAGIC_NUMBER` of fs/smb/common/smb1pdu.h, `CEPH_SUPER_MAGIC` of
+/// fs/ceph/super.h.
 const FUSE: u64 = 0x6573_5546;
 const NFS: u64 = 0x6969;
 const SMB1: u64 = 0xff53_4d42;
@@ -71,8 +72,8 @@ pub struct Hash {
     pub words: [u64; 8],
 }
 
-/// `bprm->file`, with the type that the verifier gives it. A plain load, at an offset that it knows as a constant:
-/// `bpf_probe_read_kernel` would lose the type.
+/// `bprm->file`, with the type that the verifier gives it. A plain load, at an offset that it knows as a
+/// constant: `bpf_probe_read_kernel` would lose the type.
 #[inline(always)]
 pub fn binprm_file(bprm: *const u8) -> *mut c_void {
     // SAFETY: the verifier checks this load.
@@ -99,8 +100,8 @@ pub fn is_regular(reader: &mut Reader, file: u64) -> bool {
     mode & S_IFMT == S_IFREG
 }
 
-/// Hashes, then sends a record of this kind; a path that does not fit the small class goes into the large one. Gives
-/// the hash.
+/// Hashes, then sends a record of this kind; a path that does not fit the small class goes into the large
+/// one. Gives the hash.
 ///
 /// # Safety
 /// `file` is a live `struct file` with the verifier's type.
@@ -151,8 +152,9 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
     hash
 }
 
-/// The hash that IMA has of the file, or makes now by reading all of it. This may take long, and until it ends the kernel lets
-/// no program go (RCU Tasks Trace): where it could take as long as somebody likes, what IMA has is all there is.
+/// The hash that IMA has of the file, or makes now by reading all of it. This may take long, and until it
+/// ends the kernel lets no program go (RCU Tasks Trace): where it could take as long as somebody likes, what
+/// IMA has is all there is.
 ///
 /// # Safety
 /// As [`send`].
@@ -216,7 +218,8 @@ unsafe fn record<const N: usize>(
         return Outcome::Lost;
     };
     let r = record.as_mut_ptr();
-    // SAFETY: the path is a member of the live file; the helper writes at most N bytes into the record's path.
+    // SAFETY: the path is a member of the live file; the helper writes at most N bytes into the record's
+    // path.
     let n = unsafe {
         let path = file.cast::<u8>().add(config!(file_f_path) as usize);
         bpf_d_path(path.cast::<Path>(), (&raw mut (*r).path).cast(), N as u32)
@@ -267,11 +270,11 @@ unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash,
     }
 }
 
-/// Sends a LATE_MAPPING record for the file at this address, without a hash and with a path made by walking up the
-/// dentries, from the last component to the first (see `flag::PATH_REVERSED`).
+/// Sends a LATE_MAPPING record for the file at this address, without a hash and with a path made by walking
+/// up the dentries, from the last component to the first (see `flag::PATH_REVERSED`).
 ///
-/// For programs that may not sleep, where `bpf_d_path` is refused. They run under the RCU read lock, so names cannot
-/// be freed under the walk, but no lock keeps a rename out.
+/// For programs that may not sleep, where `bpf_d_path` is refused. They run under the RCU read lock, so names
+/// cannot be freed under the walk, but no lock keeps a rename out.
 #[inline(always)]
 pub fn send_walked(ctx: &LsmContext, file: u64) {
     if !budget::allows(Kept::Mapping, LARGE_UNITS) {

@@ -5,11 +5,12 @@
 //! by the mark it is known whose entry that is. Promises: a mark goes only after the record was sent, so that
 //! a reader of first the marks and then the ring buffer finds the one or the other.
 //!
-//! A thread that is killed inside leaves no mark: signals, fatal ones too, end a thread on its way back to user space
-//! (kernel/entry/common.c, `exit_to_user_mode_loop` calls `arch_do_signal_or_restart`, and `get_signal` in kernel/signal.c
-//! calls `do_group_exit`), and the function takes its mutex by `mutex_lock`, which no signal ends
-//! (security/integrity/ima/ima_queue.c). What is left is a thread that an oops ends (`make_task_dead` in kernel/exit.c),
-//! which never returns: the collector tells by `start_ns` that it is gone. Not here: what an open mark means.
+//! A thread that is killed inside leaves no mark: signals, fatal ones too, end a thread on its way back to
+//! user space (kernel/entry/common.c, `exit_to_user_mode_loop` calls `arch_do_signal_or_restart`, and
+//! `get_signal` in kernel/signal.c calls `do_group_exit`), and the function takes its mutex by `mutex_lock`,
+//! which no signal ends (security/integrity/ima/ima_queue.c). What is left is a thread that an oops ends
+//! (`make_task_dead` in kernel/exit.c), which never returns: the collector tells by `start_ns` that it is
+//! gone. Not here: what an open mark means.
 
 use crate::{config::config, kernel::Reader, ring, tasks};
 use aya_ebpf::{
@@ -23,7 +24,8 @@ use aya_ebpf::{
 };
 use cgpath_ebpf_common::{EEXIST, MAX_IN_FLIGHT, Mark};
 
-/// By thread id in the initial pid namespace. Allocated beforehand: making a mark takes no memory that could be short.
+/// By thread id in the initial pid namespace. Allocated beforehand: making a mark takes no memory that could
+/// be short.
 #[map]
 static IN_FLIGHT: HashMap<u32, Mark> = HashMap::with_max_entries(MAX_IN_FLIGHT, 0);
 

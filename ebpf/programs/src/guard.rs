@@ -1,10 +1,12 @@
-//! What is done to the collector's own parts and to the TPM by others, recorded and, if the settings say so, denied.
+//! What is done to the collector's own parts and to the TPM by others, recorded and, if the settings say so,
+//! denied.
 //!
 //! Promises: a collector is known by the hash that the kernel has of the program that it executed, never by a
 //! name or a path; nothing but the things that the loader named is ever denied; what the kernel refuses for
 //! lack of rights after a hook is not recorded, so that an unprivileged process cannot cause records. What
 //! cannot be read counts as done by somebody who may.
-//! Not here: executions in pods (see `pods`). Which callers reach each hook is in docs/threat-model.md, with the tests.
+//! Not here: executions in pods (see `pods`). Which callers reach each hook is in docs/threat-model.md, with
+//! the tests.
 
 use crate::{config::config, files, files::Hash, kernel::Reader, ring, tasks};
 use aya_ebpf::{
@@ -46,7 +48,8 @@ const S_IFREG: u16 = 0o100000;
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
-/// `PTRACE_MODE_ATTACH`, include/linux/ptrace.h: also asked for by /proc/PID/mem, process_vm_writev and pidfd_getfd.
+/// `PTRACE_MODE_ATTACH`, include/linux/ptrace.h: also asked for by /proc/PID/mem, process_vm_writev and
+/// pidfd_getfd.
 const PTRACE_MODE_ATTACH: u32 = 2;
 /// `enum bpf_cmd`, include/uapi/linux/bpf.h.
 const BPF_LINK_UPDATE: u32 = 29;
@@ -189,8 +192,8 @@ fn by_collector(settings: *const Settings) -> bool {
     is_collector(&mut reader, settings, leader)
 }
 
-/// Whether the current task has CAP_SYS_ADMIN where `capable` asks for it: in the initial user namespace, the only one at
-/// level 0. What cannot be read counts as yes.
+/// Whether the current task has CAP_SYS_ADMIN where `capable` asks for it: in the initial user namespace, the
+/// only one at level 0. What cannot be read counts as yes.
 #[inline(always)]
 fn is_admin(reader: &mut Reader) -> bool {
     // SAFETY: the helper has no preconditions.
@@ -335,9 +338,9 @@ pub fn call(command: u32, attributes: u64) -> i32 {
 
 /// The id of the link behind a descriptor of the current task; 0 where it is none.
 ///
-/// A link's file is the one of anonymous inodes with a name that kernel/bpf/syscall.c gives it, `bpf_link_prime` one and
-/// `bpf_link_new_fd` the other: only the kernel names files there. What a file of another kind points to is never read as
-/// a link.
+/// A link's file is the one of anonymous inodes with a name that kernel/bpf/syscall.c gives it,
+/// `bpf_link_prime` one and `bpf_link_new_fd` the other: only the kernel names files there. What a file of
+/// another kind points to is never read as a link.
 #[inline(always)]
 fn link_of(reader: &mut Reader, fd: u32) -> u32 {
     // SAFETY: the helper has no preconditions.
@@ -429,8 +432,9 @@ pub fn unmounted(mnt: u64) -> i32 {
     let mut reader = Reader::new();
     let sb: u64 = reader.read(mnt + config!(vfsmount_mnt_sb));
     let dev: u32 = reader.read(sb + config!(super_block_s_dev));
-    // The mount namespace of a user namespace, which everybody can make, has copies that nobody else sees: the kernel lets
-    // no mount go from there to where it was copied from (`copy_tree` with CL_SHARED_TO_SLAVE).
+    // The mount namespace of a user namespace, which everybody can make, has copies that nobody else sees:
+    // the kernel lets no mount go from there to where it was copied from (`copy_tree` with
+    // CL_SHARED_TO_SLAVE).
     let mount = mnt - config!(mount_mnt);
     let namespace: u64 = reader.read(mount + config!(mount_mnt_ns));
     let owner: u64 = reader.read(namespace + config!(mnt_namespace_user_ns));
@@ -545,8 +549,9 @@ pub fn opened(file: *const u8) -> i32 {
         }
         action::TPM_UNBOUND
     } else if magic == PROC_SUPER_MAGIC {
-        // Inodes of sysctls come and go, and each instance of proc has its own: by name. The kernel alone names sysctls, and
-        // no other has this one; a pod names other files of proc, by its network interfaces (net/dev_snmp6).
+        // Inodes of sysctls come and go, and each instance of proc has its own: by name. The kernel alone
+        // names sysctls, and no other has this one; a pod names other files of proc, by its network
+        // interfaces (net/dev_snmp6).
         let holder = inode - config!(proc_inode_vfs_inode);
         let sysctl: u64 = reader.read(holder + config!(proc_inode_sysctl));
         if sysctl == 0 && !reader.has_failed() {

@@ -127,8 +127,8 @@ pub fn differ(a: u64, b: u64) -> u64 {
     x
 }
 
-/// The same number, below 8192, of which the verifier knows no more than that: paths through a loop that differ in it
-/// only are one to it. In assembler, since the compiler would see that nothing is done.
+/// The same number, below 8192, of which the verifier knows no more than that: paths through a loop that
+/// differ in it only are one to it. In assembler, since the compiler would see that nothing is done.
 #[inline(always)]
 pub fn forget(mut x: u64) -> u64 {
     // SAFETY: register arithmetic only.

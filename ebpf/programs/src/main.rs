@@ -4,7 +4,8 @@
 //! a count; what could not be read, hashed or named is counted and the record is sent all the same; what a
 //! pod does beyond its budget is counted and reported instead, before a number is taken (see `budget`);
 //! nothing is denied unless the collector's settings say so, and never an execution on the host.
-//! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then reserve.
+//! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then
+//! reserve.
 //! Not here: whole cgroup paths and executables of ancestors (user space joins them), what an event means.
 #![no_std]
 #![no_main]
@@ -65,13 +66,13 @@ struct EntryRecord<const N: usize> {
     name: [u8; N],
 }
 
-/// IMA tried to add an entry: `int ima_add_template_entry(struct ima_template_entry *entry, int violation, const char
-/// *op, struct inode *inode, const unsigned char *filename)`, same in 6.1 to 7.3; the loader checks it.
-/// `entry` is alive on each return path: its callers free it.
+/// IMA tried to add an entry: `int ima_add_template_entry(struct ima_template_entry *entry, int violation,
+/// const char *op, struct inode *inode, const unsigned char *filename)`, same in 6.1 to 7.3; the loader
+/// checks it. `entry` is alive on each return path: its callers free it.
 ///
-/// The kernel leaves a program of this kind out, and counts it, while the same program is running on that CPU for a
-/// task that was preempted: seen on 7.3, which preempts by default. So there are two that do the same: the first of
-/// them to see a call leaves word for the other. Only what both miss is lost.
+/// The kernel leaves a program of this kind out, and counts it, while the same program is running on that CPU
+/// for a task that was preempted: seen on 7.3, which preempts by default. So there are two that do the same:
+/// the first of them to see a call leaves word for the other. Only what both miss is lost.
 #[fexit(function = "ima_add_template_entry")]
 fn entry_added(ctx: FExitContext) -> i32 {
     entry_once(&ctx, 1);
@@ -88,8 +89,8 @@ fn entry_added_twin(ctx: FExitContext) -> i32 {
     0
 }
 
-/// IMA begins to add an entry. A call that this program and its twin both miss has no mark, and until its record comes nobody
-/// can tell whose entry it is.
+/// IMA begins to add an entry. A call that this program and its twin both miss has no mark, and until its
+/// record comes nobody can tell whose entry it is.
 #[fentry(function = "ima_add_template_entry")]
 fn entry_begun(_: FEntryContext) -> i32 {
     flight::begun();
@@ -218,8 +219,8 @@ fn send_entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outco
     Outcome::Sent
 }
 
-/// Copies the template digests and says how many slots of the kernel's array they come from: those that carry the number
-/// of their algorithm, which stand first (see `digest_slots` of the loader).
+/// Copies the template digests and says how many slots of the kernel's array they come from: those that carry
+/// the number of their algorithm, which stand first (see `digest_slots` of the loader).
 ///
 /// # Safety
 /// `out` is writable.
@@ -262,8 +263,8 @@ fn executed(ctx: LsmContext) -> i32 {
     0
 }
 
-/// A file was handed to the kernel for execution; if it is a `#!` script, the kernel goes on with its interpreter, and
-/// [`executed`] sees only that.
+/// A file was handed to the kernel for execution; if it is a `#!` script, the kernel goes on with its
+/// interpreter, and [`executed`] sees only that.
 #[lsm(hook = "bprm_check_security", sleepable)]
 fn script(ctx: LsmContext) -> i32 {
     let bprm: u64 = ctx.arg(0);
@@ -284,8 +285,8 @@ fn mapped(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
         return 0;
     }
-    // The file of an anonymous mapping is NULL, and some verifiers (6.12's) believe that it never is and throw the
-    // check away. The same value read as memory is a plain number to all of them.
+    // The file of an anonymous mapping is NULL, and some verifiers (6.12's) believe that it never is and
+    // throw the check away. The same value read as memory is a plain number to all of them.
     let mut reader = Reader::new();
     let raw: u64 = reader.read(ctx.as_ptr() as u64);
     if raw == 0 {
@@ -324,8 +325,8 @@ fn made_executable(ctx: LsmContext) -> i32 {
     0
 }
 
-/// A program is about to be executed, first of all a script, then its interpreter: `(struct linux_binprm *bprm)`. Before
-/// IMA's turn, so what is denied is not measured.
+/// A program is about to be executed, first of all a script, then its interpreter:
+/// `(struct linux_binprm *bprm)`. Before IMA's turn, so what is denied is not measured.
 #[lsm(hook = "bprm_check_security")]
 fn deny_execution(ctx: LsmContext) -> i32 {
     let Some(action) = pods::execution_denied() else {
@@ -408,8 +409,8 @@ fn guard_rmdir(ctx: LsmContext) -> i32 {
     guard::name_changed(action::DIRECTORY_REMOVED, ctx.arg(0), ctx.arg(1), 0)
 }
 
-/// A name becomes another one: `(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry
-/// *new_dentry)`.
+/// A name becomes another one: `(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir,
+/// struct dentry *new_dentry)`.
 #[lsm(hook = "inode_rename")]
 fn guard_rename(ctx: LsmContext) -> i32 {
     guard::name_changed(action::PIN_RENAMED, ctx.arg(0), ctx.arg(1), ctx.arg(2))
@@ -433,8 +434,8 @@ fn guard_open(ctx: LsmContext) -> i32 {
     guard::opened(ctx.arg(0))
 }
 
-/// A cgroup directory was made: `(struct cgroup *cgrp, const char *path)`, with `cgroup_mutex` held, so before
-/// any task can be in it.
+/// A cgroup directory was made: `(struct cgroup *cgrp, const char *path)`, with `cgroup_mutex` held, so
+/// before any task can be in it.
 #[btf_tracepoint(function = "cgroup_mkdir")]
 fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
     cgroup(&ctx, kind::CGROUP_NEW)

@@ -1,8 +1,8 @@
 //! Whose a task is, and executions in pods that are not to be.
 //!
-//! Promises: what is not below the pods' root of its hierarchy is never denied, whatever the maps say; nobody is denied
-//! for longer than the settings allow. Not here: who is to be denied (the collector writes it into the maps), what a pod may
-//! have recorded (see `budget`).
+//! Promises: what is not below the pods' root of its hierarchy is never denied, whatever the maps say; nobody
+//! is denied for longer than the settings allow. Not here: who is to be denied (the collector writes it into
+//! the maps), what a pod may have recorded (see `budget`).
 
 use crate::{config::config, guard, kernel::Reader, ring};
 use aya_ebpf::{
@@ -59,7 +59,8 @@ const KUBELET: Name = name(b"kubelet");
 const KUBELET_SYSTEMD: Name = name(b"kubelet.slice");
 const NESTED_SYSTEMD: Name = name(b"kubelet-kubepods.slice");
 
-/// What the map says of the directories from below the pods' root to the task's own, with [`IN_POD`]; 0 on the host.
+/// What the map says of the directories from below the pods' root to the task's own, with [`IN_POD`]; 0 on
+/// the host.
 #[inline(always)]
 fn standing(reader: &mut Reader) -> u32 {
     let (cgroup, level) = own(reader);
@@ -105,8 +106,9 @@ fn own(reader: &mut Reader) -> (u64, u32) {
     (cgroup, reader.read(cgroup + config!(cgroup_level)))
 }
 
-/// The current task's pod: the inode number of the directory right below the deepest parent of pods that is above it; 0 on the
-/// host. Directories that a pod makes below its own are never parents, so that they change nothing.
+/// The current task's pod: the inode number of the directory right below the deepest parent of pods that is
+/// above it; 0 on the host. Directories that a pod makes below its own are never parents, so that they change
+/// nothing.
 #[inline(always)]
 pub fn of_task(reader: &mut Reader) -> u64 {
     let is_v2 = config!(cgroup_subsys) == u64::from(NO_SUBSYSTEM);
@@ -135,7 +137,8 @@ pub fn of_task(reader: &mut Reader) -> u64 {
     pod
 }
 
-/// `struct kernfs_node` of the directory at this level above (or at) `cgroup`. The array has `level + 1` elements.
+/// `struct kernfs_node` of the directory at this level above (or at) `cgroup`. The array has `level + 1`
+/// elements.
 #[inline(always)]
 fn ancestor(reader: &mut Reader, cgroup: u64, at: u32) -> u64 {
     let above: u64 = reader.read(cgroup + config!(cgroup_ancestors) + 8 * u64::from(at));

@@ -21,13 +21,15 @@ static COUNTERS: Array<Counters> = Array::with_max_entries(1, 0);
 #[map]
 static LOSS: Array<Loss> = Array::with_max_entries(1, 0);
 
-/// Adds 1 to a counter, atomically, and gives its old value; `None` never happens: the array has an element 0.
+/// Adds 1 to a counter, atomically, and gives its old value; `None` never happens: the array has an
+/// element 0.
 ///
 /// By an instruction of its own: this target has no `AtomicU64::fetch_add`.
 #[inline(always)]
 fn add(field: impl Fn(*mut Counters) -> *mut u64) -> Option<u64> {
     let field = field(COUNTERS.get_ptr_mut(0)?);
-    // SAFETY: an aligned field of a map value, which lives as long as the program and is only touched like this.
+    // SAFETY: an aligned field of a map value, which lives as long as the program and is only touched like
+    // this.
     Some(unsafe { kernel::fetch_add(field, 1) })
 }
 

@@ -83,10 +83,10 @@ fn namespaces(reader: &mut Reader, task: u64) -> (u32, u32) {
 
 /// Writes the keys of the process and its real parents, and gives their number and flags.
 ///
-/// A sleepable program holds no lock that keeps a parent's memory. But a process' parent pointer is moved before the
-/// parent is freed: if it is still the same after the parent was read, what was read was the parent. If it is not, the
-/// same step is made again. The choice between the two is arithmetic: a branch in each step would give the verifier
-/// paths without end.
+/// A sleepable program holds no lock that keeps a parent's memory. But a process' parent pointer is moved
+/// before the parent is freed: if it is still the same after the parent was read, what was read was the
+/// parent. If it is not, the same step is made again. The choice between the two is arithmetic: a branch in
+/// each step would give the verifier paths without end.
 ///
 /// # Safety
 /// `out` is writable.

@@ -120,15 +120,15 @@ impl<'a> EventLog<'a> {
 }
 
 impl Event<'_> {
-    /// Whether the digest in `bank` is that of the data, for types where it must be; `None` for others and without a
-    /// digest.
+    /// Whether the digest in `bank` is that of the data, for types where it must be; `None` for others and
+    /// without a digest.
     pub fn data_is_measured(&self, bank: Bank) -> Option<bool> {
         let digest = self.digest(bank).filter(|_| self.kind.is_of_data())?;
         Some(bank.hash(&[self.data]) == *digest)
     }
 
-    /// What the event is about, for people: an EFI file's path, a variable's name, text. Empty where it has none; nothing
-    /// but the digest vouches for it.
+    /// What the event is about, for people: an EFI file's path, a variable's name, text. Empty where it has
+    /// none; nothing but the digest vouches for it.
     pub fn label(&self) -> String {
         match self.kind.0 {
             0x8000_0003..=0x8000_0005 => image_path(self.data),
@@ -176,8 +176,9 @@ fn variable_name(data: &[u8]) -> String {
     name().map(wide).unwrap_or_default()
 }
 
-/// UEFI_IMAGE_LOAD_EVENT: address, length, link address, length of the device path, device path. PFP, 10.2.3. The path's
-/// nodes are type, subtype and length; media (4) file paths (4) hold UTF-16LE. UEFI 2.10, section 10.3.
+/// UEFI_IMAGE_LOAD_EVENT: address, length, link address, length of the device path, device path. PFP, 10.2.3.
+/// The path's nodes are type, subtype and length; media (4) file paths (4) hold UTF-16LE. UEFI 2.10, section
+/// 10.3.
 fn image_path(data: &[u8]) -> String {
     let mut nodes = data.get(32..).unwrap_or_default();
     let mut path = String::new();

@@ -1,19 +1,20 @@
 //! Kernel command lines: who measures one, and over which bytes its digest is.
 //!
-//! Promise: a line is the measured one only if the digest says so; what the event says of itself is a hint. Not here: which
-//! lines are accepted (see `policy`).
+//! Promise: a line is the measured one only if the digest says so; what the event says of itself is a hint.
+//! Not here: which lines are accepted (see `policy`).
 //!
 //! Source: the kernel's drivers/firmware/efi/libstub/efi-stub-helper.c, `efi_convert_cmdline` and
-//! `efi_measure_tagged_event`; GRUB's grub-core/commands/tpm.c, `grub_tpm_verify_string`, grub-core/loader/efi/linux.c, and
-//! patch 0224 "Rework TPM measurements" of Fedora's and RHEL 8's GRUB 2.02; systemd's src/boot/efi/measure.c,
-//! `tpm_log_load_options`, up to version 250.
+//! `efi_measure_tagged_event`; GRUB's grub-core/commands/tpm.c, `grub_tpm_verify_string`,
+//! grub-core/loader/efi/linux.c, and patch 0224 "Rework TPM measurements" of Fedora's and RHEL 8's GRUB 2.02;
+//! systemd's src/boot/efi/measure.c, `tpm_log_load_options`, up to version 250.
 
 use super::{Event, EventLog, EventType, event};
 use crate::{Bank, Digest};
 
 /// A tag of the kernel's EFI stub (LOAD_OPTIONS_EVENT_TAG_ID).
 const LOAD_OPTIONS_TAG: u32 = 0x8f3b_22ed;
-/// What GRUB writes before the command line that it measures: today's, and that of GRUB 2.02 with Fedora's patches.
+/// What GRUB writes before the command line that it measures: today's, and that of GRUB 2.02 with Fedora's
+/// patches.
 const GRUB_PREFIXES: [&[u8]; 2] = [b"kernel_cmdline: ", b"grub_kernel_cmdline "];
 /// What GRUB puts before the kernel's path where it hands the line over, and does not measure with it.
 pub const BOOT_IMAGE: &str = "BOOT_IMAGE=";
@@ -21,8 +22,9 @@ pub const BOOT_IMAGE: &str = "BOOT_IMAGE=";
 /// Over which form of a line the digest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hashed {
-    /// UTF-16LE, with or without a NUL at its end: what a loader hands to the kernel's EFI stub (GRUB 2.12 counts no NUL,
-    /// systemd-stub does). The kernel reads up to the first NUL or newline, whatever the loader counted.
+    /// UTF-16LE, with or without a NUL at its end: what a loader hands to the kernel's EFI stub (GRUB 2.12
+    /// counts no NUL, systemd-stub does). The kernel reads up to the first NUL or newline, whatever the
+    /// loader counted.
     Wide,
     /// The bytes themselves, without the `BOOT_IMAGE=` before them.
     Bytes,
@@ -70,7 +72,8 @@ impl<'a> CommandLine<'a> {
                     let text = text.strip_suffix(b"\0").unwrap_or(text);
                     return line(Hashed::Bytes, String::from_utf8(text.to_vec()).ok());
                 }
-                // systemd-boot and systemd-stub up to 250 have no prefix: all that they measured into PCR 8 is the line.
+                // systemd-boot and systemd-stub up to 250 have no prefix: all that they measured into PCR 8
+                // is the line.
                 let text = event.data.strip_suffix(&[0, 0]).filter(|_| event.pcr == 8)?;
                 let is_wide = |text: &&[u8]| !text.is_empty() && text.len().is_multiple_of(2);
                 let text = event::wide(Some(text).filter(is_wide)?);

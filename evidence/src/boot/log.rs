@@ -1,10 +1,11 @@
-//! The event log in the crypto-agile format, as `binary_bios_measurements` and the CCEL table have it, little-endian.
+//! The event log in the crypto-agile format, as `binary_bios_measurements` and the CCEL table have it,
+//! little-endian.
 //!
-//! A first event in the old SHA-1 form holds the Spec ID: which hash algorithms follow, each with the length of its
-//! digests. All other events carry one digest for each of some of these.
+//! A first event in the old SHA-1 form holds the Spec ID: which hash algorithms follow, each with the length
+//! of its digests. All other events carry one digest for each of some of these.
 //!
-//! Source: TCG PC Client Platform Firmware Profile, sections 10.2.1 (TCG_PCClientPCREvent), 10.2.2 (TCG_PCR_EVENT2) and
-//! 10.4.5.1 (TCG_EfiSpecIdEvent); the kernel's drivers/char/tpm/eventlog/tpm2.c.
+//! Source: TCG PC Client Platform Firmware Profile, sections 10.2.1 (TCG_PCClientPCREvent), 10.2.2
+//! (TCG_PCR_EVENT2) and 10.4.5.1 (TCG_EfiSpecIdEvent); the kernel's drivers/char/tpm/eventlog/tpm2.c.
 
 use super::event::EventType;
 use crate::{Bank, Digest, Error, Result};
@@ -38,7 +39,8 @@ pub struct Event<'a> {
     pub kind: EventType,
     /// Digests in the banks that this crate computes, in the log's order, each bank once.
     pub digests: Vec<Digest>,
-    /// What the event says of itself. What vouches for it depends on the type: see [`Event::data_is_measured`].
+    /// What the event says of itself. What vouches for it depends on the type: see
+    /// [`Event::data_is_measured`].
     pub data: &'a [u8],
 }
 
@@ -130,7 +132,8 @@ fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
         at: begin,
     };
     let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
-    // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs from 1.
+    // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
+    // from 1.
     if pcr > 1 || kind != EventType::NO_ACTION.0 || signature != SPEC_ID || digest.iter().any(|b| *b != 0) {
         return malformed(
             0,
@@ -239,8 +242,8 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
 }
 
 impl<'a> EventLog<'a> {
-    /// Reads a whole log. A rest of nothing but 0xff, or of 16 zeros and more, is what firmware leaves of the memory for it,
-    /// and ends it.
+    /// Reads a whole log. A rest of nothing but 0xff, or of 16 zeros and more, is what firmware leaves of the
+    /// memory for it, and ends it.
     ///
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Limit`] with the offset.
@@ -255,7 +258,8 @@ impl<'a> EventLog<'a> {
         }
         let mut r = Reader { bytes, at: 0 };
         let algorithms = spec_id(&mut r)?;
-        // Where the unused rest begins, at the earliest. An event may well end in such bytes: they are its own then.
+        // Where the unused rest begins, at the earliest. An event may well end in such bytes: they are its
+        // own then.
         let used = |fill: u8| bytes.iter().rposition(|b| *b != fill).map_or(0, |last| last + 1);
         let end = used(0).min(used(0xff));
         let mut log = EventLog {
@@ -289,8 +293,8 @@ impl<'a> EventLog<'a> {
             is_started |= event.pcr == 0 && event.kind != EventType::NO_ACTION;
             log.events.push(event);
         }
-        // An event of PCR 0 begins with zeros: a log that is cut there is cut. With 0xff begins none but one of no register
-        // and type 3, which extends nothing: where that is what was cut, nothing is missing.
+        // An event of PCR 0 begins with zeros: a log that is cut there is cut. With 0xff begins none but one
+        // of no register and type 3, which extends nothing: where that is what was cut, nothing is missing.
         let rest = bytes.get(r.at..).unwrap_or_default();
         if (1..MIN_EVENT_LEN).contains(&rest.len()) && rest.iter().any(|b| *b != 0xff) {
             return Err(Error::Incomplete {

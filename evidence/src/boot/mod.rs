@@ -1,8 +1,8 @@
 //! What the firmware, the boot loader and the kernel's EFI stub measured before IMA began: PCR 0 to 9.
 //!
-//! Promises: a log is read only as a whole, lengths are checked before anything is allocated, every error names its
-//! offset; registers are computed from the log's digests, never taken from it. Not here: whether a quote vouches for
-//! the registers and what is allowed in them (see `cgpath-appraisal` and `cgpath-policy`).
+//! Promises: a log is read only as a whole, lengths are checked before anything is allocated, every error
+//! names its offset; registers are computed from the log's digests, never taken from it. Not here: whether a
+//! quote vouches for the registers and what is allowed in them (see `cgpath-appraisal` and `cgpath-policy`).
 
 mod event;
 mod known;
@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 /// Registers that are extended before the kernel starts: PCR 0 to 9.
 pub const REGISTERS: usize = 10;
 
-/// Of these, the ones that the firmware closes with a separator: PCR 0 to 7. Source: TCG PC Client Platform Firmware
-/// Profile, section 3.3.2.
+/// Of these, the ones that the firmware closes with a separator: PCR 0 to 7. Source: TCG PC Client Platform
+/// Firmware Profile, section 3.3.2.
 pub const FIRMWARE_REGISTERS: usize = 8;
 
 /// What evidence says of the boot.
@@ -46,8 +46,8 @@ pub struct Boot {
         skip_serializing_if = "Option::is_none"
     )]
     pub log: Option<Vec<u8>>,
-    /// The kernel's command line as `/proc/cmdline` has it, without the newline at its end: only a hint, a digest in the
-    /// log decides.
+    /// The kernel's command line as `/proc/cmdline` has it, without the newline at its end: only a hint, a
+    /// digest in the log decides.
     #[n(2)]
     #[cbor(with = "minicbor::bytes")]
     #[serde(

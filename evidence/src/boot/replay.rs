@@ -53,7 +53,8 @@ impl EventLog<'_> {
             return Err(unknown());
         }
         let mut values = vec![Digest::zero(bank); REGISTERS];
-        // TPM2_Startup at locality 3, or a hardware root of trust at 4, leaves its number in PCR 0. Part 3, 9.3.
+        // TPM2_Startup at locality 3, or a hardware root of trust at 4, leaves its number in PCR 0. Part 3,
+        // 9.3.
         let mut first = vec![0; bank.len()];
         if let Some(last) = first.last_mut() {
             *last = self.startup_locality();

@@ -444,7 +444,8 @@ fn memory_that_the_firmware_left_unused_ends_the_log() {
         bytes.push(7);
         assert!(EventLog::parse(&bytes).is_err());
     }
-    // Fewer than an event has: 0xff begins none that extends anything, zeros may be one of PCR 0 that was cut.
+    // Fewer than an event has: 0xff begins none that extends anything, zeros may be one of PCR 0 that was
+    // cut.
     for len in 1..16 {
         let (mut ff, mut zeros) = (good(), good());
         ff.extend(vec![0xff; len]);

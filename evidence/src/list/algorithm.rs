@@ -5,7 +5,8 @@
 use super::template::{Field, Format};
 use crate::{Bank, Digest, text::foreign};
 
-/// A hash algorithm of the kernel: what IMA may hash files with. Wider than [`Bank`]: it need not be replayed.
+/// A hash algorithm of the kernel: what IMA may hash files with. Wider than [`Bank`]: it need not be
+/// replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Algorithm {
     name: &'static str,

@@ -1,7 +1,7 @@
 //! The ASCII form: reading lines, and writing them where that is safe.
 //!
-//! The kernel escapes nothing: a file name with a newline or a blank breaks its line or forges another. Reading can
-//! only find that out by the digest; writing refuses such names.
+//! The kernel escapes nothing: a file name with a newline or a blank breaks its line or forges another.
+//! Reading can only find that out by the digest; writing refuses such names.
 
 use super::decode::{ByteOrder, MAX_PCR};
 use super::template::{Field, Format, IMA, Template, Templates, check_name};
@@ -10,7 +10,8 @@ use crate::{Error, Result, text::foreign};
 use bytes::Bytes;
 use std::borrow::Cow;
 
-/// Reads one line without its newline. `terminated` says whether a newline followed: if not, the line may be cut.
+/// Reads one line without its newline. `terminated` says whether a newline followed: if not, the line may be
+/// cut.
 pub(super) fn parse_line(
     line: &[u8],
     index: u64,
@@ -45,7 +46,8 @@ fn bad<T>(at: usize, why: impl Into<String>) -> Result<T, Malformed> {
     Err(Malformed { at, why: why.into() })
 }
 
-/// Cuts `line` at the next blank from `at`: the token and where the rest begins; `None` where no blank follows.
+/// Cuts `line` at the next blank from `at`: the token and where the rest begins; `None` where no blank
+/// follows.
 fn token(line: &[u8], at: usize) -> (&[u8], Option<usize>) {
     let rest = line.get(at..).unwrap_or_default();
     match rest.iter().position(|b| *b == b' ') {
@@ -158,7 +160,8 @@ fn split_fields<'a>(
         };
         let last = n + 1 == fields.len();
         let (text, rest) = match field.format() {
-            // Blanks in a name are `_` on every kernel since 3.13; on older ones the name is all that is left.
+            // Blanks in a name are `_` on every kernel since 3.13; on older ones the name is all that is
+            // left.
             Format::Text if last => (line.get(at..).unwrap_or_default(), None),
             _ => token(line, at),
         };
@@ -296,8 +299,8 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     /// The entry as the kernel's ASCII list has it, without the newline.
     ///
     /// # Errors
-    /// [`Unsafe::Byte`] for names that would break or forge a line: blanks, control characters, DEL. The kernel
-    /// itself writes them as they are.
+    /// [`Unsafe::Byte`] for names that would break or forge a line: blanks, control characters, DEL. The
+    /// kernel itself writes them as they are.
     pub fn to_ascii(&self, templates: &Templates) -> Result<Vec<u8>, Unsafe> {
         let mut line = self.ascii_start().into_bytes();
         for field in self.fields(templates)? {
@@ -317,8 +320,8 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
         Ok(line)
     }
 
-    /// The PCR, the listed digest and the template's name as an ASCII list has them, up to the blank before the first
-    /// field.
+    /// The PCR, the listed digest and the template's name as an ASCII list has them, up to the blank before
+    /// the first field.
     pub fn ascii_start(&self) -> String {
         let name = self.template_name().escape_ascii();
         format!("{:2} {} {name}", self.pcr(), hex::encode(self.listed_digest()))

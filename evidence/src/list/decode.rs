@@ -86,7 +86,8 @@ pub enum Form {
     Ascii,
 }
 
-/// Bounds on what one entry may hold: a decoder never holds more than one entry of this size and what it was fed.
+/// Bounds on what one entry may hold: a decoder never holds more than one entry of this size and what it was
+/// fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Template data, in bytes. An ASCII line may have twice as many and 4096.
@@ -94,7 +95,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 16 MiB of data: far more than a kernel command line, a signature or the extended attributes of a file have.
+    /// 16 MiB of data: far more than a kernel command line, a signature or the extended attributes of a file
+    /// have.
     fn default() -> Limits {
         Limits {
             data: 16 * 1024 * 1024,
@@ -176,14 +178,15 @@ impl Decoder {
         self
     }
 
-    /// The same with templates of one's own. ASCII entries of others are malformed; binary ones are framed and
-    /// [`ListEntry::fields`] tells.
+    /// The same with templates of one's own. ASCII entries of others are malformed; binary ones are framed
+    /// and [`ListEntry::fields`] tells.
     pub fn with_templates(mut self, templates: Templates) -> Decoder {
         self.templates = templates;
         self
     }
 
-    /// Continues behind entries that were read before: `index` of the next entry and its `offset` in the input.
+    /// Continues behind entries that were read before: `index` of the next entry and its `offset` in the
+    /// input.
     pub fn resume(mut self, index: u64, offset: u64) -> Decoder {
         (self.index, self.offset) = (index, offset);
         self
@@ -231,7 +234,8 @@ impl Decoder {
     /// The next entry; `None` if it is not whole yet, or after [`Decoder::end`] if there is none.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] only after [`Decoder::end`]; [`Error::Malformed`], [`Error::Limit`]. An error stays.
+    /// [`Error::Incomplete`] only after [`Decoder::end`]; [`Error::Malformed`], [`Error::Limit`]. An error
+    /// stays.
     pub fn next_entry(&mut self) -> Result<Option<ListEntry>> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -283,8 +287,8 @@ impl Decoder {
         Ok(form)
     }
 
-    /// An ASCII list begins with a PCR in one or two columns and a blank. A binary one has three zero bytes among
-    /// its first four.
+    /// An ASCII list begins with a PCR in one or two columns and a blank. A binary one has three zero bytes
+    /// among its first four.
     fn looks_ascii(&self) -> Result<bool> {
         let is_column = |b: &u8| *b == b' ' || b.is_ascii_digit();
         match (self.buf.first(), self.buf.get(1)) {
@@ -297,8 +301,9 @@ impl Decoder {
         }
     }
 
-    /// Finds byte order and digest length: those with which the first entry's header makes sense. What it finds does
-    /// not depend on how the input was cut: as long as a layout with precedence lacks bytes, nothing is decided.
+    /// Finds byte order and digest length: those with which the first entry's header makes sense. What it
+    /// finds does not depend on how the input was cut: as long as a layout with precedence lacks bytes,
+    /// nothing is decided.
     fn find_layout(&self) -> Result<Layout> {
         let enough = self.ended || self.buf.len() >= MAX_HEADER_LEN;
         let mut plausible = None;
@@ -409,8 +414,8 @@ struct Frame {
 }
 
 impl Frame {
-    /// Turns the header's integers into little-endian ones, and the length of the old template's name, which is not
-    /// hashed.
+    /// Turns the header's integers into little-endian ones, and the length of the old template's name, which
+    /// is not hashed.
     fn make_canonical(&self, record: &mut [u8], layout: Layout) {
         if layout.order == ByteOrder::Little {
             return;

@@ -1,19 +1,23 @@
 //! Measurement lists: the kernel's binary form, its ASCII form, and one entry with what it says.
 //!
-//! Promises: every input gives entries or an error with its offset, never a panic; memory is bounded by [`Limits`];
-//! an entry's data bytes are kept as the kernel hashed them, so that digests can be computed from them.
-//! Not here: registers (see `replay`), whose an entry is (see `cgroup`), whether it is allowed (see `cgpath-appraisal`).
+//! Promises: every input gives entries or an error with its offset, never a panic; memory is bounded by
+//! [`Limits`]; an entry's data bytes are kept as the kernel hashed them, so that digests can be computed from
+//! them.
+//! Not here: registers (see `replay`), whose an entry is (see `cgroup`), whether it is allowed (see
+//! `cgpath-appraisal`).
 //!
 //! # Forms
-//! A binary list is a sequence of records: PCR (u32), template digest, length of the template's name (u32), the name,
-//! length of the data (u32), the data; the data is a sequence of fields, each a length (u32) and its bytes. Integers
-//! are in the host's byte order, or little-endian with `ima_canonical_fmt`. The digest has the length of the list's
-//! bank: SHA-1 in `binary_runtime_measurements`, any other in `binary_runtime_measurements_<alg>`.
+//! A binary list is a sequence of records: PCR (u32), template digest, length of the template's name (u32),
+//! the name, length of the data (u32), the data; the data is a sequence of fields, each a length (u32) and
+//! its bytes. Integers are in the host's byte order, or little-endian with `ima_canonical_fmt`. The digest
+//! has the length of the list's bank: SHA-1 in `binary_runtime_measurements`, any other in
+//! `binary_runtime_measurements_<alg>`.
 //!
-//! The old `ima` template has no data length and no length before its 20-byte digest, and its name has no NUL.
+//! The old `ima` template has no data length and no length before its 20-byte digest, and its name has no
+//! NUL.
 //!
-//! *Canonical* here is the record with a little-endian header, whatever the list's byte order was. The data stays as
-//! it was read, because its lengths are part of what the kernel hashed.
+//! *Canonical* here is the record with a little-endian header, whatever the list's byte order was. The data
+//! stays as it was read, because its lengths are part of what the kernel hashed.
 //!
 //! Source: security/integrity/ima/ima_fs.c, `ima_measurements_show` and `ima_ascii_measurements_show`.
 
@@ -37,8 +41,8 @@ const IMA_DIGEST_LEN: usize = 20;
 /// The old template's name is hashed padded to this many bytes. Source: ima.h, IMA_EVENT_NAME_LEN_MAX + 1.
 const IMA_HASHED_NAME_LEN: usize = 256;
 
-/// A name as the kernel writes it into a template's string fields: `_` for each space, in the binary and the ASCII list
-/// alike. Source: security/integrity/ima/ima_template_lib.c, `ima_write_template_field_data`.
+/// A name as the kernel writes it into a template's string fields: `_` for each space, in the binary and the
+/// ASCII list alike. Source: security/integrity/ima/ima_template_lib.c, `ima_write_template_field_data`.
 pub fn as_listed(name: &[u8]) -> std::borrow::Cow<'_, [u8]> {
     if name.contains(&b' ') {
         name.iter()
@@ -51,8 +55,8 @@ pub fn as_listed(name: &[u8]) -> std::borrow::Cow<'_, [u8]> {
 
 /// One entry of a measurement list.
 ///
-/// Holds its canonical record (see the module) in `B`: [`Bytes`] when it comes from a [`Decoder`], sharing the
-/// decoder's buffer, or `&[u8]` where a record is only looked at.
+/// Holds its canonical record (see the module) in `B`: [`Bytes`] when it comes from a [`Decoder`], sharing
+/// the decoder's buffer, or `&[u8]` where a record is only looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListEntry<B = Bytes> {
     index: u64,
@@ -157,8 +161,9 @@ impl<'a> FieldValue<'a> {
 }
 
 impl<B: AsRef<[u8]>> ListEntry<B> {
-    /// Reads one canonical record, all of `record`, as [`Entry::Full`] holds it. The digest's length follows from the
-    /// record: the first of 20, 32, 48 and 64 bytes with which it is one whole record of a known template.
+    /// Reads one canonical record, all of `record`, as [`Entry::Full`] holds it. The digest's length follows
+    /// from the record: the first of 20, 32, 48 and 64 bytes with which it is one whole record of a known
+    /// template.
     ///
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Malformed`], [`Error::Limit`].
@@ -220,14 +225,14 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
         self.offset + (self.record().len() - self.data().len()) as u64
     }
 
-    /// Whether the listed digest is all zero. Zeroing any entry's digest makes it look like one: only the register
-    /// tells.
+    /// Whether the listed digest is all zero. Zeroing any entry's digest makes it look like one: only the
+    /// register tells.
     pub fn is_violation(&self) -> bool {
         self.listed_digest().iter().all(|b| *b == 0)
     }
 
-    /// The digest of the data in `bank`, as a kernel extends it that has this hash: over the data bytes, or for the
-    /// old `ima` template over the digest and the name padded with zeros to 256 bytes.
+    /// The digest of the data in `bank`, as a kernel extends it that has this hash: over the data bytes, or
+    /// for the old `ima` template over the digest and the name padded with zeros to 256 bytes.
     ///
     /// What a violation extends is another thing: see [`crate::replay`].
     pub fn template_digest(&self, bank: Bank) -> Digest {
@@ -265,8 +270,8 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
     /// The fields, in the template's order, each checked for its shape.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for a template that `templates` does not know, and for data that is not exactly its
-    /// fields: so an entry that was relabelled to a template of another shape does not pass.
+    /// [`Error::Malformed`] for a template that `templates` does not know, and for data that is not exactly
+    /// its fields: so an entry that was relabelled to a template of another shape does not pass.
     pub fn fields(&self, templates: &Templates) -> Result<Vec<FieldValue<'_>>> {
         let mut fields = Vec::new();
         self.each_field(templates, |field| fields.push(field))?;
@@ -350,8 +355,8 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
         }
     }
 
-    /// The first of `wanted` that the entry has, with its bytes; `None` if its template has none of them, is not
-    /// known, or if the data is not its fields.
+    /// The first of `wanted` that the entry has, with its bytes; `None` if its template has none of them, is
+    /// not known, or if the data is not its fields.
     fn first(&self, wanted: &[Field]) -> Option<FieldValue<'_>> {
         let fields = self.fields(Templates::builtin()).ok()?;
         fields.into_iter().find(|f| wanted.contains(&f.field))

@@ -7,8 +7,9 @@ const ESCAPED_LEN: usize = 4;
 
 /// Takes back the escapes of a `dep` or `cg-path` field: `\ooo` becomes the byte of that octal number.
 ///
-/// Whatever is no such escape stays as it is: the lists that were published before the escapes have bare backslashes,
-/// and the kernel's mark of a field that was cut is `\...`. A `dep` is to be split at its colons first.
+/// Whatever is no such escape stays as it is: the lists that were published before the escapes have bare
+/// backslashes, and the kernel's mark of a field that was cut is `\...`. A `dep` is to be split at its colons
+/// first.
 ///
 /// Source: kernel-patches, `ima_task_field_escape` in security/integrity/ima/ima_template_lib.c.
 pub fn unescaped(text: &[u8]) -> Cow<'_, [u8]> {

@@ -1,7 +1,10 @@
-//! Templates: which fields an entry's template data has, in which order, and what each field's bytes must look like.
+//! Templates: which fields an entry's template data has, in which order, and what each field's bytes must
+//! look like.
 //!
-//! Source: security/integrity/ima/ima_template.c (`builtin_templates`, `supported_fields`) and ima_template_lib.c.
-//! Not here: where an entry begins and ends (see `decode`), whether a template is accepted (the verifier's rule V3).
+//! Source: security/integrity/ima/ima_template.c (`builtin_templates`, `supported_fields`) and
+//! ima_template_lib.c.
+//! Not here: where an entry begins and ends (see `decode`), whether a template is accepted (the verifier's
+//! rule V3).
 
 use super::algorithm::FileDigest;
 use crate::{Error, Result, text::foreign};
@@ -274,8 +277,8 @@ impl Templates {
             .map(|(_, template)| template)
     }
 
-    /// The template of an entry: a known name, or a field list in the name's place, as the kernel writes it for a
-    /// template that was given by its fields alone.
+    /// The template of an entry: a known name, or a field list in the name's place, as the kernel writes it
+    /// for a template that was given by its fields alone.
     ///
     /// # Errors
     /// [`Error::Malformed`] at `offset`.

@@ -57,7 +57,8 @@ fn list(order: ByteOrder, bank: Bank) -> Vec<u8> {
     list
 }
 
-/// All entries with their checked fields' number, and the error that ended it, when fed in chunks of `chunk` bytes.
+/// All entries with their checked fields' number, and the error that ended it, when fed in chunks of `chunk`
+/// bytes.
 fn run(mut decoder: Decoder, bytes: &[u8], chunk: usize) -> (Vec<ListEntry>, Option<Error>) {
     let mut entries = Vec::new();
     for (n, part) in bytes.chunks(chunk).map(Some).chain([None]).enumerate() {

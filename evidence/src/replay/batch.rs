@@ -1,8 +1,9 @@
 //! Replays a measurement list batch by batch, on several threads.
 //!
-//! Promises: the same results as [`Replay`], whatever the batches and the number of threads; memory for a few batches and
-//! no more; nothing is allocated for an entry. Each bank's chain is serial, digests of entries are independent: a thread
-//! that is free takes the next batch of a chain whose digests are there, else computes digests. Nobody waits for all.
+//! Promises: the same results as [`Replay`], whatever the batches and the number of threads; memory for a few
+//! batches and no more; nothing is allocated for an entry. Each bank's chain is serial, digests of entries
+//! are independent: a thread that is free takes the next batch of a chain whose digests are there, else
+//! computes digests. Nobody waits for all.
 //! Not here: reading of lists, which the caller's thread does when there is room.
 
 use super::{Extensions, Fill, Register, Replay};
@@ -19,11 +20,12 @@ const BATCHES: usize = 6;
 /// No further batch is asked for while those in work hold more than this.
 const BYTES: usize = 8 * 1024 * 1024;
 
-/// Replays the batches that `source` gives, until it gives none, into every PCR that their entries name, with at most
-/// `threads` threads, the caller's among them. See [`Replay`] for one entry after the other.
+/// Replays the batches that `source` gives, until it gives none, into every PCR that their entries name, with
+/// at most `threads` threads, the caller's among them. See [`Replay`] for one entry after the other.
 ///
-/// `each` is given every entry, in order, with what its listed digest is worth. Both are called on the caller's thread.
-/// Batches of some hundred entries are best: their digests stay in a cache until all chains took them in.
+/// `each` is given every entry, in order, with what its listed digest is worth. Both are called on the
+/// caller's thread. Batches of some hundred entries are best: their digests stay in a cache until all chains
+/// took them in.
 ///
 /// # Errors
 /// Those of `source`, at once.

@@ -1,8 +1,9 @@
 //! What entries extend, computed for many at once.
 //!
-//! Promise: the same digests as [`ListEntry::template_digest`] and the same opinion as [`ListEntry::listed`]. Entries side by
-//! side share vector registers and schedules, so a caller that needs all digests of a list asks for some hundred at a time.
-//! The digests of one bank stand beside each other: a chain reads nothing else.
+//! Promise: the same digests as [`ListEntry::template_digest`] and the same opinion as [`ListEntry::listed`].
+//! Entries side by side share vector registers and schedules, so a caller that needs all digests of a list
+//! asks for some hundred at a time. The digests of one bank stand beside each other: a chain reads nothing
+//! else.
 
 use super::Register;
 use crate::list::{ListBank, ListEntry, Listed};
@@ -62,7 +63,8 @@ impl Extensions {
         all
     }
 
-    /// Computes those of entries at their places, with the digests in `banks`. A place that is not there is passed over.
+    /// Computes those of entries at their places, with the digests in `banks`. A place that is not there is
+    /// passed over.
     pub fn compute<'a, B: AsRef<[u8]> + 'a>(
         &mut self,
         banks: &[Bank],
@@ -119,7 +121,8 @@ impl Extensions {
         }
     }
 
-    /// That of a redacted entry: what it states, digest by digest. The kernel extended a zero digest as a violation.
+    /// That of a redacted entry: what it states, digest by digest. The kernel extended a zero digest as a
+    /// violation.
     pub fn redacted(&mut self, at: usize, pcr: u32, stated: &[Digest]) {
         let len = self.steps.len();
         let Some(step) = self.steps.get_mut(at) else {
@@ -164,7 +167,8 @@ impl Extensions {
         self.steps.get(at)?.listed
     }
 
-    /// The template digest of entry `at` in this bank; `None` where it was not computed or stated, and of a violation.
+    /// The template digest of entry `at` in this bank; `None` where it was not computed or stated, and of a
+    /// violation.
     pub fn digest(&self, at: usize, bank: Bank) -> Option<&[u8]> {
         let is_known = self.steps.get(at)?.known & bit(bank) != 0;
         let from = at * bank.len();
@@ -173,8 +177,8 @@ impl Extensions {
             .filter(|_| is_known)
     }
 
-    /// Extends a register with what entry `at` extends into this bank; `None` if that is not known, and nothing is extended.
-    /// Which register the entry names is not looked at.
+    /// Extends a register with what entry `at` extends into this bank; `None` if that is not known, and
+    /// nothing is extended. Which register the entry names is not looked at.
     pub fn extend(&self, at: usize, register: &mut Register) -> Option<()> {
         let step = self.steps.get(at)?;
         if step.kind == Kind::Violation {

@@ -1,9 +1,11 @@
 //! TPM 2.0 structures that a quote consists of: read and written, big-endian, exactly.
 //!
-//! Promises: a parser takes all of its input or fails with the offset; writing what was read gives the same bytes;
-//! nothing is allocated beyond the input's length. Not here: whether a signature or a key is good (see `cgpath-appraisal`).
+//! Promises: a parser takes all of its input or fails with the offset; writing what was read gives the same
+//! bytes; nothing is allocated beyond the input's length. Not here: whether a signature or a key is good (see
+//! `cgpath-appraisal`).
 //!
-//! Source: TCG "Trusted Platform Module Library", Part 2: Structures, revision 1.59; section numbers are its in all files here.
+//! Source: TCG "Trusted Platform Module Library", Part 2: Structures, revision 1.59; section numbers are its
+//! in all files here.
 
 mod attest;
 mod pcr;

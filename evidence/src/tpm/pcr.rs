@@ -1,5 +1,5 @@
-//! Which registers a quote covers, and their values: TPML_PCR_SELECTION, the digest over the values, and the file in
-//! which tpm2-tools keep them.
+//! Which registers a quote covers, and their values: TPML_PCR_SELECTION, the digest over the values, and the
+//! file in which tpm2-tools keep them.
 //!
 //! Not here: what the values are to be (see [`crate::quoted`]).
 
@@ -130,8 +130,8 @@ pub fn composite<'a>(hash: Bank, values: impl IntoIterator<Item = &'a [u8]>) -> 
     hash.hash(&values.into_iter().collect::<Vec<_>>())
 }
 
-/// The registers beside a quote, as `tpm2_quote -o` of tpm2-tools writes them and Keylime takes them: the C structures
-/// of tpm2-tss in memory, little-endian.
+/// The registers beside a quote, as `tpm2_quote -o` of tpm2-tools writes them and Keylime takes them: the C
+/// structures of tpm2-tss in memory, little-endian.
 ///
 /// Source: tpm2-tools, lib/pcr.c, `pcr_fwrite_serialized` (format `serialized`); tpm2-tss, tss2_tpm2_types.h.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,8 +150,8 @@ impl PcrBlob {
     const LIST_LEN: usize = 4 + PcrBlob::DIGESTS * PcrBlob::DIGEST_LEN;
 
     /// # Errors
-    /// [`Error::Incomplete`]; [`Error::Limit`]; [`Error::Malformed`], also if the number of values is not that of the
-    /// selected registers.
+    /// [`Error::Incomplete`]; [`Error::Limit`]; [`Error::Malformed`], also if the number of values is not
+    /// that of the selected registers.
     pub fn parse(bytes: &[u8]) -> Result<PcrBlob> {
         let mut r = Reader::new(bytes, "PCR blob");
         let u16_le = |r: &mut Reader| r.array().map(u16::from_le_bytes);
@@ -216,7 +216,8 @@ impl PcrBlob {
         Ok(PcrBlob { select, values })
     }
 
-    /// The blob's bytes. At most 16 banks, bitmaps of four bytes and values of 64 bytes find place; more is cut.
+    /// The blob's bytes. At most 16 banks, bitmaps of four bytes and values of 64 bytes find place; more is
+    /// cut.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let banks = self.select.banks.get(..MAX_BANKS).unwrap_or(&self.select.banks);

@@ -1,7 +1,8 @@
-//! The public area of a key: TPMT_PUBLIC, its attributes, its name, and the key that signatures are checked with.
+//! The public area of a key: TPMT_PUBLIC, its attributes, its name, and the key that signatures are checked
+//! with.
 //!
-//! Promise: [`Public::verifying_key`] gives nothing but a point on P-256 or an RSA key of 2048 to 4096 bits. Not here:
-//! whether a verifier pins the key (see `cgpath-appraisal`).
+//! Promise: [`Public::verifying_key`] gives nothing but a point on P-256 or an RSA key of 2048 to 4096 bits.
+//! Not here: whether a verifier pins the key (see `cgpath-appraisal`).
 
 use super::{MAX_DIGEST_LEN, MAX_KEY_LEN, Reader, alg, field_element, put_sized};
 use crate::{Bank, Error, Result};
@@ -224,8 +225,8 @@ impl Public {
         })
     }
 
-    /// Reads a TPMT_PUBLIC, or a TPM2B_PUBLIC, which is the same behind its size: what `tpm2_readpublic -o` and
-    /// Keylime write.
+    /// Reads a TPMT_PUBLIC, or a TPM2B_PUBLIC, which is the same behind its size: what `tpm2_readpublic -o`
+    /// and Keylime write.
     ///
     /// # Errors
     /// As [`Public::parse`].
@@ -291,8 +292,8 @@ impl Public {
         out
     }
 
-    /// The name (Part 1, 16): the name algorithm's id and the digest of the TPMT_PUBLIC. Its hex is the fingerprint
-    /// by which a verifier pins the key. `None` if the algorithm is none of the banks'.
+    /// The name (Part 1, 16): the name algorithm's id and the digest of the TPMT_PUBLIC. Its hex is the
+    /// fingerprint by which a verifier pins the key. `None` if the algorithm is none of the banks'.
     pub fn name(&self) -> Option<Vec<u8>> {
         let hash = Bank::from_tpm_alg(self.name_alg)?;
         Some(
@@ -314,8 +315,8 @@ impl Public {
     /// The key itself.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for other curves than P-256, a point that is not on it, and RSA keys that are not 2048
-    /// to 4096 bits long or whose modulus or exponent cannot be a key's.
+    /// [`Error::Malformed`] for other curves than P-256, a point that is not on it, and RSA keys that are not
+    /// 2048 to 4096 bits long or whose modulus or exponent cannot be a key's.
     pub fn verifying_key(&self) -> Result<VerifyingKey> {
         let bad = |why: String| Error::malformed(0, format!("TPMT_PUBLIC: {why}"));
         match &self.key {

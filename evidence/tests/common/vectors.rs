@@ -1,6 +1,8 @@
-//! Public data that nobody here wrote, at `../shared/vectors` beside the repository, for the tests of every crate.
+//! Public data that nobody here wrote, at `../shared/vectors` beside the repository, for the tests of every
+//! crate.
 //!
-//! Promise: a clone alone is enough, and says what it skips; where `CGPATH_REQUIRE_VECTORS=1`, nothing is skipped.
+//! Promise: a clone alone is enough, and says what it skips; where `CGPATH_REQUIRE_VECTORS=1`, nothing is
+//! skipped.
 
 use std::path::{Path, PathBuf};
 

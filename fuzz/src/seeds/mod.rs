@@ -1,5 +1,6 @@
-//! Inputs to begin with, made by the project's own writers: the committed corpus is exactly this, so that a format
-//! that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must be refused.
+//! Inputs to begin with, made by the project's own writers: the committed corpus is exactly this, so that a
+//! format that changes by accident shows as a changed file. Names that begin with `bad-` are inputs that must
+//! be refused.
 
 #[cfg(feature = "collector")]
 mod collector;

@@ -1,5 +1,5 @@
-//! An allocator that counts what each thread has allocated, so that a decoder that believes a length shows. Bytes that were
-//! asked for, not pages: the same in each run.
+//! An allocator that counts what each thread has allocated, so that a decoder that believes a length shows.
+//! Bytes that were asked for, not pages: the same in each run.
 
 #![allow(unsafe_code, reason = "an allocator that counts")]
 

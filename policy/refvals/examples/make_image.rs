@@ -1,8 +1,9 @@
-//! Makes an image of a stated size, for `cargo xtask bench image`: an OCI layout in a folder, the same each time.
+//! Makes an image of a stated size, for `cargo xtask bench image`: an OCI layout in a folder, the same each
+//! time.
 //!
-//! Usage: make_image FOLDER gzip|zstd|plain MEGABYTES — of packed layers, five of them. Files are of mixed sizes, their
-//! content is words and random bytes, so that it packs to about a half; upper layers remove, replace and hide files of
-//! lower ones. Not here: what is measured.
+//! Usage: make_image FOLDER gzip|zstd|plain MEGABYTES — of packed layers, five of them. Files are of mixed
+//! sizes, their content is words and random bytes, so that it packs to about a half; upper layers remove,
+//! replace and hide files of lower ones. Not here: what is measured.
 
 #![allow(clippy::unwrap_used, reason = "a tool that cannot go on ends")]
 

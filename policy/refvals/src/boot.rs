@@ -59,8 +59,8 @@ pub enum BootError {
 pub struct Learned {
     /// The values.
     pub values: BootPolicy,
-    /// What was not understood, what a register's value alone binds, and what the firmware does otherwise than its profile
-    /// says: a sentence each, for people.
+    /// What was not understood, what a register's value alone binds, and what the firmware does otherwise
+    /// than its profile says: a sentence each, for people.
     pub remarks: Vec<String>,
 }
 
@@ -215,11 +215,12 @@ impl<'a> Log<'a> {
     }
 }
 
-/// The `boot:` that accepts exactly this boot: its registers, command lines, the EFI applications that were loaded, and what
-/// its firmware does otherwise than others.
+/// The `boot:` that accepts exactly this boot: its registers, command lines, the EFI applications that were
+/// loaded, and what its firmware does otherwise than others.
 ///
 /// # Errors
-/// [`BootError`] if the log is missing, cannot be read, is not that of the stated registers, or is longer than a policy.
+/// [`BootError`] if the log is missing, cannot be read, is not that of the stated registers, or is longer
+/// than a policy.
 pub fn from_boot(boot: &Boot) -> Result<Learned, BootError> {
     let log = EventLog::parse(boot.log.as_deref().ok_or(BootError::NoLog)?)?;
     for registers in &boot.registers {

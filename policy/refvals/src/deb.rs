@@ -1,9 +1,9 @@
 //! Reference values from Debian packages: what their own archives hold, file by file.
 //!
-//! dpkg's `md5sums` are not used: they are MD5, and made by who made the package. Promise: each path is the one that the
-//! kernel sees on a system whose `/bin`, `/sbin` and `/lib*` are links into `/usr`, unless that is switched off. Not here: what
-//! maintainer scripts, diversions, alternatives and configuration make of a system (the scripts themselves stand where dpkg runs
-//! them); signatures of repositories.
+//! dpkg's `md5sums` are not used: they are MD5, and made by who made the package. Promise: each path is the
+//! one that the kernel sees on a system whose `/bin`, `/sbin` and `/lib*` are links into `/usr`, unless that
+//! is switched off. Not here: what maintainer scripts, diversions, alternatives and configuration make of a
+//! system (the scripts themselves stand where dpkg runs them); signatures of repositories.
 //! Source: deb(5), deb-control(5), and of dpkg lib/dpkg/dpkg.h and src/main/unpack.c.
 
 use crate::image::MAX_LAYER_LEN;
@@ -50,8 +50,8 @@ impl core::fmt::Display for Package {
     }
 }
 
-/// Adds the files of one package to `reference`; what stands there already stays accepted. `name` is what errors call
-/// the archive. Gives the package and how many files it has.
+/// Adds the files of one package to `reference`; what stands there already stays accepted. `name` is what
+/// errors call the archive. Gives the package and how many files it has.
 ///
 /// # Errors
 /// What is not a binary package of format 2.0, and those of the reader.
@@ -155,7 +155,8 @@ fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scr
             let value = text
                 .lines()
                 .find_map(|line| {
-                    // deb-control(5): names of fields are not case-sensitive. A line that goes on begins with a blank.
+                    // deb-control(5): names of fields are not case-sensitive. A line that goes on begins with
+                    // a blank.
                     let (name, value) = line.split_once(':')?;
                     name.eq_ignore_ascii_case(key).then_some(value)
                 })

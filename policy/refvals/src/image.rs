@@ -1,9 +1,10 @@
 //! Reference values of a container image: OCI layouts (archive or folder) and `docker save` archives.
 //!
-//! Promise: every byte that counts was checked against the digest that names it, from the manifest down to each layer's
-//! uncompressed content (`diff_ids`). Not here: whether the manifest itself is to be believed; its digest stands in the
-//! result. Formats: OCI image specification 1.1 ("Image Layout", "Image Index", "Image Manifest", "Image Configuration"),
-//! and Docker's image specification v1.2 ("Combined Image JSON + Filesystem Changeset Format").
+//! Promise: every byte that counts was checked against the digest that names it, from the manifest down to
+//! each layer's uncompressed content (`diff_ids`). Not here: whether the manifest itself is to be believed;
+//! its digest stands in the result. Formats: OCI image specification 1.1 ("Image Layout", "Image Index",
+//! "Image Manifest", "Image Configuration"), and Docker's image specification v1.2 ("Combined Image JSON +
+//! Filesystem Changeset Format").
 
 pub use crate::platform::Platform;
 use crate::stream::{Decompress, Hashing};
@@ -31,8 +32,8 @@ pub trait Store {
     /// What errors call the image: its file or folder.
     fn name(&self) -> &str;
 
-    /// Opens a part by its path inside of the archive or folder (`index.json`, `blobs/sha256/…`); `None` if there is
-    /// none. `path` has no `..` and no empty component.
+    /// Opens a part by its path inside of the archive or folder (`index.json`, `blobs/sha256/…`); `None` if
+    /// there is none. `path` has no `..` and no empty component.
     ///
     /// # Errors
     /// When it is there and cannot be opened.
@@ -137,7 +138,8 @@ struct Layer {
 /// Reference values of one image: every regular file of all layers together, and of `mounts`.
 ///
 /// # Errors
-/// What cannot be read as an image, bytes that are not what their digest says, no image or several that fit `choice`.
+/// What cannot be read as an image, bytes that are not what their digest says, no image or several that fit
+/// `choice`.
 pub fn from_image(
     store: &mut dyn Store,
     choice: &Choice,
@@ -323,7 +325,8 @@ fn docker(store: &mut dyn Store, mut images: Vec<Saved>, choice: &Choice) -> Res
     Ok((source, layers.collect::<Result<_>>()?))
 }
 
-/// The digests of the unpacked layers, one for each of `layers`; also checks the platform where one was asked for.
+/// The digests of the unpacked layers, one for each of `layers`; also checks the platform where one was asked
+/// for.
 fn diff_ids(
     what: &str,
     configuration: &Configuration,
@@ -519,11 +522,12 @@ enum Part {
     Link(Vec<u8>),
 }
 
-/// Writes an archive without its compression to `to`, where it has one; false where it has none, and nothing is written.
-/// Parts of a compressed archive cannot be read at any place, as [`TarStore`] must.
+/// Writes an archive without its compression to `to`, where it has one; false where it has none, and nothing
+/// is written. Parts of a compressed archive cannot be read at any place, as [`TarStore`] must.
 ///
 /// # Errors
-/// A compression that is not read, an archive that is longer than any layer may be, and those of reader and writer.
+/// A compression that is not read, an archive that is longer than any layer may be, and those of reader and
+/// writer.
 pub fn decompress(name: &str, archive: impl BufRead, to: &mut impl Write) -> Result<bool> {
     let source = Decompress::new(name, archive)?;
     if matches!(source, Decompress::Plain(_)) {

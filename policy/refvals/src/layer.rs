@@ -1,11 +1,12 @@
 //! Layers of an image, as container runtimes unpack them and put them together.
 //!
-//! containerd, CRI-O and Docker unpack each layer into a directory of its own, where links of lower layers are not seen,
-//! and overlayfs makes one tree of these directories. Promise: the regular files are those that a container sees.
-//! Where runtimes differ, the first layer is containerd's; what containerd refuses and another runtime unpacks is
-//! unpacked. Sources: containerd, archive/tar.go (`applyNaive`, `mkparent`) and archive/tar_opts_linux.go
-//! (`OverlayConvertWhiteout`); containerd/continuity, fs/path.go (`RootPath`); containers/storage,
-//! pkg/archive/archive_linux.go; fs/overlayfs/namei.c (`ovl_lookup_single`). Not here: reading archives (`tarball`).
+//! containerd, CRI-O and Docker unpack each layer into a directory of its own, where links of lower layers
+//! are not seen, and overlayfs makes one tree of these directories. Promise: the regular files are those that
+//! a container sees. Where runtimes differ, the first layer is containerd's; what containerd refuses and
+//! another runtime unpacks is unpacked. Sources: containerd, archive/tar.go (`applyNaive`, `mkparent`) and
+//! archive/tar_opts_linux.go (`OverlayConvertWhiteout`); containerd/continuity, fs/path.go (`RootPath`);
+//! containers/storage, pkg/archive/archive_linux.go; fs/overlayfs/namei.c (`ovl_lookup_single`). Not here:
+//! reading archives (`tarball`).
 
 use crate::tarball::{Entry, Kind, TarReader};
 use crate::tree::{MAX_LINKS, Name, ROOT, Tree, What, Why};
@@ -91,7 +92,8 @@ impl Tree<'_> {
             .and_then(|parent| Ok((self.parents(layer.root, &parent)?, parent)));
         let (directory, mut path) = match parent {
             Ok(parent) => parent,
-            // `.wh.a` and `a/.wh.b` in one layer: there is nothing to hide below what is hidden. CRI-O unpacks it.
+            // `.wh.a` and `a/.wh.b` in one layer: there is nothing to hide below what is hidden. CRI-O
+            // unpacks it.
             Err(Blocked::NotDirectory) if hidden.is_some() && name != OPAQUE => return Ok(()),
             Err(blocked) => return Err(blocked.into()),
         };
@@ -236,9 +238,9 @@ impl Tree<'_> {
         path.iter().try_fold(root, |here, part| self.child(here, part))
     }
 
-    /// `RootPath`: the parts of `path` below `root`, links resolved. It goes through the text of the whole path part by
-    /// part, and begins again as long as it met a link; `..` in a link's target is taken from the text. The kernel would
-    /// resolve some paths otherwise, but this is how layers are unpacked.
+    /// `RootPath`: the parts of `path` below `root`, links resolved. It goes through the text of the whole
+    /// path part by part, and begins again as long as it met a link; `..` in a link's target is taken from
+    /// the text. The kernel would resolve some paths otherwise, but this is how layers are unpacked.
     fn root_path(&self, root: usize, path: &[u8]) -> Result<Vec<Name>, Blocked> {
         let mut path = path.to_vec();
         let mut walked = 0;
@@ -281,8 +283,8 @@ impl Tree<'_> {
         Ok(here)
     }
 
-    /// `lstat(2)` in a layer's directory. Links in the middle are followed as the kernel does; one that leads out of the
-    /// directory, to what the machine has there that unpacks, leads to nothing.
+    /// `lstat(2)` in a layer's directory. Links in the middle are followed as the kernel does; one that leads
+    /// out of the directory, to what the machine has there that unpacks, leads to nothing.
     fn lstat(&self, root: usize, path: &[u8]) -> Result<Found, Blocked> {
         let mut stack = vec![root];
         let mut pending: VecDeque<Name> = parts(path).map(<[u8]>::to_vec).collect();
@@ -327,8 +329,9 @@ impl Tree<'_> {
         Ok(Found::Other)
     }
 
-    /// Puts a layer on top of those before it, as overlayfs shows them. No recursion: archives choose how deep a tree
-    /// is. An opaque marker at the root of a layer has no effect: overlayfs looks at all layers for it.
+    /// Puts a layer on top of those before it, as overlayfs shows them. No recursion: archives choose how
+    /// deep a tree is. An opaque marker at the root of a layer has no effect: overlayfs looks at all layers
+    /// for it.
     fn merge(&mut self, layer: usize) {
         let mut stack = vec![(ROOT, layer)];
         while let Some((lower, upper)) = stack.pop() {
@@ -370,7 +373,8 @@ fn too_long() -> Why {
     format!("a name longer than {MAX_NAME_LEN} bytes")
 }
 
-/// Go's `filepath.Split`: what is before a path's last part, and that part; no part behind a slash at the end.
+/// Go's `filepath.Split`: what is before a path's last part, and that part; no part behind a slash at the
+/// end.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     path.split_at(path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1))
 }
@@ -380,7 +384,8 @@ fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
 }
 
-/// Go's `filepath.Join`: by the text, without `.`, and without `..` but for those that lead out of a relative path.
+/// Go's `filepath.Join`: by the text, without `.`, and without `..` but for those that lead out of a relative
+/// path.
 fn join(folder: &[u8], path: &[u8]) -> Vec<u8> {
     let is_absolute = folder.starts_with(b"/") || (folder.is_empty() && path.starts_with(b"/"));
     let mut clean: Vec<&[u8]> = Vec::new();

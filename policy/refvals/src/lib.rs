@@ -21,8 +21,8 @@ pub mod uki;
 pub use stream::Digester;
 pub use tarball::rootfs_archive;
 
-/// Why a source could not be read as what it should be. Offsets count bytes from the start of the (decompressed)
-/// archive that `what` names.
+/// Why a source could not be read as what it should be. Offsets count bytes from the start of the
+/// (decompressed) archive that `what` names.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

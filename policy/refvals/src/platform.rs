@@ -1,7 +1,8 @@
 //! Platforms of images, compared as containerd does.
 //!
-//! Promise: two names of one platform are one, and where an image has several, the one is meant that a node of the
-//! platform would take. Source: containerd/platforms, database.go (`normalizeArch`), compare.go (`platformVector`).
+//! Promise: two names of one platform are one, and where an image has several, the one is meant that a node
+//! of the platform would take. Source: containerd/platforms, database.go (`normalizeArch`), compare.go
+//! (`platformVector`).
 
 use serde::Deserialize;
 
@@ -90,7 +91,8 @@ impl Platform {
         }
     }
 
-    /// The platforms whose images a node of this one runs, the best first: an arm/v7 takes those of v6 and v5.
+    /// The platforms whose images a node of this one runs, the best first: an arm/v7 takes those of v6 and
+    /// v5.
     fn accepted(&self) -> Vec<Platform> {
         let this = self.normalized();
         let mut all = vec![this.clone()];

@@ -1,8 +1,8 @@
-//! Files of which an archive stores only the parts that are not zero: PAX sparse formats 0.0, 0.1 and 1.0 (GNU tar
-//! manual, "Storing Sparse Files").
+//! Files of which an archive stores only the parts that are not zero: PAX sparse formats 0.0, 0.1 and 1.0
+//! (GNU tar manual, "Storing Sparse Files").
 //!
-//! Promise: a map is in order, without overlaps, within the file's length, and names all bytes that are stored. Not
-//! here: the old GNU format (type `S`), which no runtime unpacks.
+//! Promise: a map is in order, without overlaps, within the file's length, and names all bytes that are
+//! stored. Not here: the old GNU format (type `S`), which no runtime unpacks.
 
 /// What PAX records say of a sparse file.
 #[derive(Debug, Default)]
@@ -64,8 +64,8 @@ impl Records {
     /// The file's length and its map; `None` where the records describe no sparse file.
     ///
     /// # Errors
-    /// What is not a number, and a version that is not known: a reader that does not know it takes the stored bytes for
-    /// the content.
+    /// What is not a number, and a version that is not known: a reader that does not know it takes the stored
+    /// bytes for the content.
     pub(super) fn map(self, stored: u64) -> Result<Option<(u64, Map)>, Why> {
         let map = if self.numbers.is_empty() {
             self.map.clone()
@@ -106,8 +106,8 @@ impl Records {
     }
 }
 
-/// Reads the map in front of a content (format 1.0): decimal numbers, a line each, of which the first says how many
-/// pairs come. `None` where more bytes are needed.
+/// Reads the map in front of a content (format 1.0): decimal numbers, a line each, of which the first says
+/// how many pairs come. `None` where more bytes are needed.
 ///
 /// # Errors
 /// What is not a number.

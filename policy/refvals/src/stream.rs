@@ -192,7 +192,8 @@ impl<R: BufRead> Read for Decompress<R> {
     }
 }
 
-/// Zstandard frames one after the other (RFC 8878 section 3.1). The decoder's own bound on a window is 100 MiB.
+/// Zstandard frames one after the other (RFC 8878 section 3.1). The decoder's own bound on a window is 100
+/// MiB.
 pub(super) struct Zstd<R> {
     source: R,
     decoder: ruzstd::decoding::FrameDecoder,

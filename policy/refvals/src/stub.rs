@@ -1,11 +1,13 @@
-//! What systemd-stub hands to the kernel of the sections of its image: the command line and the initrd, by its version.
+//! What systemd-stub hands to the kernel of the sections of its image: the command line and the initrd, by
+//! its version.
 //!
-//! Promise: nothing of what lies beside the image on the disk is guessed; an image that leaves the outcome open is an error.
+//! Promise: nothing of what lies beside the image on the disk is guessed; an image that leaves the outcome
+//! open is an error.
 //! Not here: how sections are found (see [`crate::uki`]).
 //!
-//! Source: systemd's src/boot (before 257: src/boot/efi): stub.c, util.c `mangle_stub_cmdline`, efi-string.c `xstrn8_to_16`,
-//! cpio.c `pack_cpio_literal`, `pack_cpio_trailer`; systemd-stub(7). The kernel's EFI stub measures the one as
-//! LoadOptions and the other as "Linux initrd".
+//! Source: systemd's src/boot (before 257: src/boot/efi): stub.c, util.c `mangle_stub_cmdline`, efi-string.c
+//! `xstrn8_to_16`, cpio.c `pack_cpio_literal`, `pack_cpio_trailer`; systemd-stub(7). The kernel's EFI stub
+//! measures the one as LoadOptions and the other as "Linux initrd".
 
 use crate::uki::{Image, UkiError};
 use cgpath_policy::MAX_COMMAND_LINE;
@@ -47,9 +49,9 @@ impl Stub {
         self.version.is_none_or(|version| version >= (major, minor))
     }
 
-    /// The command lines of which it hands over one. Each is as `/proc/cmdline` shows it, and one where the version is known
-    /// to take off white space at both ends and to make control characters spaces. An older one hands the bytes over as
-    /// they are, unless its distribution has changed that (RHEL 9's 252 did).
+    /// The command lines of which it hands over one. Each is as `/proc/cmdline` shows it, and one where the
+    /// version is known to take off white space at both ends and to make control characters spaces. An older
+    /// one hands the bytes over as they are, unless its distribution has changed that (RHEL 9's 252 did).
     pub(super) fn command_lines(&self, section: &[u8]) -> Result<Vec<String>, UkiError> {
         let text = section.split(|b| *b == 0).next().unwrap_or_default();
         let text = core::str::from_utf8(text).map_err(|_| UkiError::CommandLine("is not UTF-8"))?;
@@ -78,9 +80,10 @@ impl Stub {
         Ok(lines)
     }
 
-    /// Whether the firmware always measures the kernel as an image of its own. Up to 251 the kernel is entered without being
-    /// loaded; from 253 on the firmware is kept from judging it, which keeps most from measuring it; from 258 on the stub
-    /// loads it by itself (systemd pull request 37372). The image that holds it has been measured in any case.
+    /// Whether the firmware always measures the kernel as an image of its own. Up to 251 the kernel is
+    /// entered without being loaded; from 253 on the firmware is kept from judging it, which keeps most from
+    /// measuring it; from 258 on the stub loads it by itself (systemd pull request 37372). The image that
+    /// holds it has been measured in any case.
     pub(super) fn measures_the_kernel(&self) -> bool {
         self.version.is_some_and(|(major, _)| major == 252)
     }

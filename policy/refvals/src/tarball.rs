@@ -1,8 +1,8 @@
-//! Reads tar archives entry by entry: ustar, GNU and PAX (POSIX.1-2017 pax, "ustar Interchange Format" and "pax
-//! Header Block"; GNU tar manual, "Basic Tar Format").
+//! Reads tar archives entry by entry: ustar, GNU and PAX (POSIX.1-2017 pax, "ustar Interchange Format" and
+//! "pax Header Block"; GNU tar manual, "Basic Tar Format").
 //!
-//! An own loop around the `tar` crate's header: its entries read long names and PAX headers into memory unbounded, and
-//! its errors have no offset.
+//! An own loop around the `tar` crate's header: its entries read long names and PAX headers into memory
+//! unbounded, and its errors have no offset.
 
 use crate::sparse::{self, Map, Piece};
 use crate::stream::Decompress;
@@ -67,7 +67,8 @@ pub(super) struct TarReader<R> {
     /// Bytes of the current entry's content not read yet, and the padding after them.
     left: u64,
     padding: u64,
-    /// Of a sparse file: what is stored of the rest, the last part first; where its reading is, and its length.
+    /// Of a sparse file: what is stored of the rest, the last part first; where its reading is, and its
+    /// length.
     sparse: Option<Sparse>,
     /// Zeros that archives did not store, in all.
     zeros: u64,
@@ -288,8 +289,8 @@ impl<R: Read> TarReader<R> {
         Ok(bytes)
     }
 
-    /// Refuses an archive that ended without the block that marks its end: where no digest of the whole is known, nothing
-    /// else shows that it was cut between two entries.
+    /// Refuses an archive that ended without the block that marks its end: where no digest of the whole is
+    /// known, nothing else shows that it was cut between two entries.
     pub(super) fn expect_end_marker(&self) -> Result<()> {
         if self.marked {
             return Ok(());
@@ -310,7 +311,8 @@ impl<R: Read> TarReader<R> {
         self.skip(self.left)?;
         self.left = 0;
         self.sparse = None;
-        // Some writers (umoci) end a layer right after the last content, without its padding; Go's reader takes it.
+        // Some writers (umoci) end a layer right after the last content, without its padding; Go's reader
+        // takes it.
         let mut padding = [0; BLOCK as usize];
         let wanted = usize::try_from(self.padding).unwrap_or_default();
         self.padding = 0;
@@ -324,7 +326,8 @@ impl<R: Read> TarReader<R> {
             self.current = format!("the header at byte {offset}");
             let mut block = [0; BLOCK as usize];
             let n = self.fill(&mut block)?;
-            // Two zero blocks end an archive; like other readers, one is enough, and so is the end of the stream.
+            // Two zero blocks end an archive; like other readers, one is enough, and so is the end of the
+            // stream.
             let end = n == 0 || (n == block.len() && block.iter().all(|b| *b == 0));
             if end {
                 if extensions.seen {
@@ -379,7 +382,8 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             }
             b'g' => {
-                // Comments (git archive) are harmless; names and sizes for all entries are not used by anyone.
+                // Comments (git archive) are harmless; names and sizes for all entries are not used by
+                // anyone.
                 let bytes = self.extension(size)?;
                 let global = self.pax(&bytes, offset)?;
                 if self.reading == Reading::Go {
@@ -542,8 +546,8 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-/// Whether a character device's number is 0/0 for the kernel, which has 12 bits for the first part and 20 for the second
-/// (include/linux/kdev_t.h, `new_decode_dev`).
+/// Whether a character device's number is 0/0 for the kernel, which has 12 bits for the first part and 20 for
+/// the second (include/linux/kdev_t.h, `new_decode_dev`).
 fn is_whiteout(header: &tar::Header) -> bool {
     let number = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or_default();
     let (major, minor) = (number(header.device_major()), number(header.device_minor()));
@@ -561,8 +565,8 @@ fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
     name
 }
 
-/// Reference values of a root file system in a tar archive, plain or compressed with gzip or zstd. `name` is what errors
-/// and the reference file call it.
+/// Reference values of a root file system in a tar archive, plain or compressed with gzip or zstd. `name` is
+/// what errors and the reference file call it.
 ///
 /// # Errors
 /// Input that is not such an archive, and those of the reader.

@@ -1,8 +1,8 @@
 //! The file tree that archives make, and the digests of the regular files in it.
 //!
-//! Archives of root file systems and packages are unpacked here, through links inside of the root. Promise: the path of
-//! a file in the result is the one that the kernel sees, with no link in it. Not here: how a runtime unpacks the layers
-//! of an image and puts them together (`layer`).
+//! Archives of root file systems and packages are unpacked here, through links inside of the root. Promise:
+//! the path of a file in the result is the one that the kernel sees, with no link in it. Not here: how a
+//! runtime unpacks the layers of an image and puts them together (`layer`).
 
 use crate::stream::Digester;
 use crate::tarball::{Entry, Kind, TarReader};
@@ -71,8 +71,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// A tree into which packages are unpacked: links to folders stay where an archive has a folder, and `links` (name in
-    /// the root, target) are there already.
+    /// A tree into which packages are unpacked: links to folders stay where an archive has a folder, and
+    /// `links` (name in the root, target) are there already.
     pub(super) fn for_packages(banks: &'a [Bank], links: &[(&str, &str)]) -> Tree<'a> {
         let mut tree = Tree::new(banks);
         tree.keeps_links = true;

@@ -1,12 +1,15 @@
-//! Reference values of a boot from a unified kernel image: what the firmware will measure when it loads the image, what
-//! the image's stub will measure when it loads the kernel, and the command line and the initrd that it hands over.
+//! Reference values of a boot from a unified kernel image: what the firmware will measure when it loads the
+//! image, what the image's stub will measure when it loads the kernel, and the command line and the initrd
+//! that it hands over.
 //!
-//! Promise: every offset of the image is checked before it is used. The values say nothing of the firmware itself (PCR 0
-//! to 3, 5 to 7): those are learned (see [`crate::boot`]). Not here: how the stub makes command line and initrd of its
-//! sections (see [`crate::stub`]), signatures of images, add-ons, credentials and drop-ins beside the image.
+//! Promise: every offset of the image is checked before it is used. The values say nothing of the firmware
+//! itself (PCR 0 to 3, 5 to 7): those are learned (see [`crate::boot`]). Not here: how the stub makes command
+//! line and initrd of its sections (see [`crate::stub`]), signatures of images, add-ons, credentials and
+//! drop-ins beside the image.
 //!
-//! Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", "Calculating the PE Image Hash"; UAPI
-//! Group Specification "Unified Kernel Image"; EDK II, DxeTpm2MeasureBootLib, `MeasurePeImageAndExtend`.
+//! Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", "Calculating the PE Image
+//! Hash"; UAPI Group Specification "Unified Kernel Image"; EDK II, DxeTpm2MeasureBootLib,
+//! `MeasurePeImageAndExtend`.
 
 use crate::stub::Stub;
 use cgpath_evidence::{Bank, Digest, boot::EventType};
@@ -169,8 +172,8 @@ impl<'a> Image<'a> {
     }
 }
 
-/// The `boot:` that accepts this image, its kernel, its initrd and its command line, with digests in `banks`. `name` is what
-/// people call the image.
+/// The `boot:` that accepts this image, its kernel, its initrd and its command line, with digests in `banks`.
+/// `name` is what people call the image.
 ///
 /// # Errors
 /// [`UkiError`] if it is no unified kernel image, or has no command line.
@@ -326,7 +329,8 @@ mod tests {
                 assert_eq!(lines(version, line), [MADE], "{version:?} {line:?}");
             }
         }
-        // These hand over the bytes as they are, up to a NUL, unless their distribution has brought the newer way back to them.
+        // These hand over the bytes as they are, up to a NUL, unless their distribution has brought the newer
+        // way back to them.
         for version in ["249.11", "251.4", "252", "252.4-1", "252-27.el9"] {
             assert_eq!(lines(Some(version), b"root=LABEL=r ro quiet\0"), [MADE]);
             assert_eq!(lines(Some(version), b"root=LABEL=r ro quiet\n"), [MADE]);

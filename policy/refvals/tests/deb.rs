@@ -1,4 +1,5 @@
-//! Debian packages that the real dpkg-deb made give the SHA-256 of what they hold, at the paths where it comes to lie.
+//! Debian packages that the real dpkg-deb made give the SHA-256 of what they hold, at the paths where it
+//! comes to lie.
 
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::{Reference, Source, SourceKind};

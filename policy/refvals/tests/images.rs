@@ -224,7 +224,8 @@ fn a_layer_sees_no_link_and_no_file_of_the_layers_below() {
         File("x", "x"),
         Link("kept", "usr"),
     ];
-    // A parent that the layer does not name is a real directory, and hides what is below; one that it names merges.
+    // A parent that the layer does not name is a real directory, and hides what is below; one that it names
+    // merges.
     let upper: &[E<'_>] = &[
         File("bin/app", "app"),
         File("x/y", "y"),

@@ -1,7 +1,8 @@
-//! Stacks of layers, unpacked into directories as containerd does it and shown by overlayfs, beside `from-image`.
+//! Stacks of layers, unpacked into directories as containerd does it and shown by overlayfs, beside
+//! `from-image`.
 //!
-//! Promise: what the kernel shows decides; the unpacking is a second one, from the items and on a real file system. Not
-//! here: the real containerd.
+//! Promise: what the kernel shows decides; the unpacking is a second one, from the items and on a real file
+//! system. Not here: the real containerd.
 
 use super::stacks::{self, Form, Item, Kind};
 use cgpath_evidence::{Bank, Digest};
@@ -19,7 +20,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// So many stacks in the usual test run; `CGPATH_STACKS` says another number, `CGPATH_STACKS_SEED` the first seed.
+/// So many stacks in the usual test run; `CGPATH_STACKS` says another number, `CGPATH_STACKS_SEED` the first
+/// seed.
 const STACKS: u64 = 200;
 
 type Files = BTreeMap<Vec<u8>, Digest>;
@@ -210,7 +212,8 @@ fn remove_unnamed(folder: &Path, named: &BTreeSet<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// containerd, archive/tar.go, `applyNaive`; in layers that are not the first one with `OverlayConvertWhiteout`.
+/// containerd, archive/tar.go, `applyNaive`; in layers that are not the first one with
+/// `OverlayConvertWhiteout`.
 fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<()> {
     let mut named = BTreeSet::new();
     for item in items {
@@ -305,7 +308,8 @@ fn overlay(lower: &[PathBuf], merged: &Path) -> io::Result<()> {
     Ok(mount(kind, merged, kind, flags, Some(&options[..]))?)
 }
 
-/// Leaves the machine's mounts, and tries what every stack needs: a container's root may be let do none of it.
+/// Leaves the machine's mounts, and tries what every stack needs: a container's root may be let do none of
+/// it.
 fn prepare(folder: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

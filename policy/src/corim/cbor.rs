@@ -1,7 +1,9 @@
-//! CBOR that is checked whole before it is read: deterministic (RFC 8949 section 4.2.1), bounded in depth, no key twice.
+//! CBOR that is checked whole before it is read: deterministic (RFC 8949 section 4.2.1), bounded in depth, no
+//! key twice.
 //!
-//! Promise: after [`check`], what a [`Reader`] passes over is well-formed, so nothing depends on who reads it. Each
-//! error has the offset in the file and the place in the structure. Not here: what the structure means.
+//! Promise: after [`check`], what a [`Reader`] passes over is well-formed, so nothing depends on who reads
+//! it. Each error has the offset in the file and the place in the structure. Not here: what the structure
+//! means.
 
 use super::{Error, Result};
 use cgpath_evidence::text::quoted;
@@ -10,9 +12,11 @@ use minicbor::data::Type;
 /// Arrays, maps and tags are never nested deeper than this.
 const MAX_DEPTH: usize = 100;
 
-/// Checks that `bytes` are exactly one item in deterministic form. `base` is the offset of `bytes` in the file.
+/// Checks that `bytes` are exactly one item in deterministic form. `base` is the offset of `bytes` in the
+/// file.
 ///
-/// Floating-point numbers and simple values but for false, true and null have no place in a manifest, and are refused.
+/// Floating-point numbers and simple values but for false, true and null have no place in a manifest, and are
+/// refused.
 ///
 /// # Errors
 /// [`Error::Incomplete`], [`Error::Malformed`], [`Error::Limit`] for the depth.

@@ -1,4 +1,5 @@
-//! CoMID: whose values there are (coswid-triples), and what the boot may be (reference-triples). Draft section 5.
+//! CoMID: whose values there are (coswid-triples), and what the boot may be (reference-triples). Draft
+//! section 5.
 
 use super::{
     COMMAND_LINE, Result, VENDOR, bank,

@@ -1,8 +1,9 @@
 //! Concise reference integrity manifests (CoRIM): a node's reference values in and out.
 //!
-//! Promise: what is written is read back the same; what a manifest cannot say is named by [`Manifest::of_policy`] and
-//! [`write()`], and what is not understood in one that is read is refused by its place. Nothing is passed over that could
-//! change what is accepted. Time is an argument. Not here: files and keys on disk (the command's).
+//! Promise: what is written is read back the same; what a manifest cannot say is named by
+//! [`Manifest::of_policy`] and [`write()`], and what is not understood in one that is read is refused by its
+//! place. Nothing is passed over that could change what is accepted. Time is an argument. Not here: files and
+//! keys on disk (the command's).
 //! Source: draft-ietf-rats-corim-11 (CoRIM, CoMID), RFC 9393 (CoSWID), RFC 9052 (COSE); docs/spec/policy.md.
 
 mod cbor;
@@ -27,7 +28,8 @@ pub const PROFILE: &str = "urn:ima-cgpath:corim:1";
 pub const MAX_CORIM_LEN: usize = 512 * 1024 * 1024;
 /// A manifest never holds more tags than this.
 pub const MAX_TAGS: usize = 8192;
-/// All paths of a manifest together are never longer than this many bytes: folders repeat in each path that is below.
+/// All paths of a manifest together are never longer than this many bytes: folders repeat in each path that
+/// is below.
 pub const MAX_PATHS_LEN: usize = 512 * 1024 * 1024;
 
 /// Who makes environments of ours: `class.vendor`.
@@ -50,7 +52,8 @@ mod tag {
     pub(super) const BYTES: u64 = 560;
 }
 
-/// Attributes of ours in a CoSWID: `any-attribute` (RFC 9393 section 2.3) has text labels, and text or integers as values.
+/// Attributes of ours in a CoSWID: `any-attribute` (RFC 9393 section 2.3) has text labels, and text or
+/// integers as values.
 mod attribute {
     pub(super) const KIND: &str = "ima-cgpath.kind";
     pub(super) const DIGEST: &str = "ima-cgpath.digest";

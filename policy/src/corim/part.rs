@@ -5,8 +5,8 @@ use crate::yaml::text;
 use std::fmt::Write as _;
 
 impl Manifest {
-    /// `host`, `sandbox`, `pods` and `boot` of a node's policy; `names` are the files of [`Manifest::references`]. Empty
-    /// where the manifest names no owner of its values.
+    /// `host`, `sandbox`, `pods` and `boot` of a node's policy; `names` are the files of
+    /// [`Manifest::references`]. Empty where the manifest names no owner of its values.
     pub fn policy_part(&self, names: &[String]) -> String {
         let list = |positions: &[usize]| {
             let names = positions.iter().filter_map(|n| names.get(*n));

@@ -4,8 +4,8 @@ use super::{Manifest, ManifestPod};
 use crate::{Allowed, Policy, Reference};
 
 impl Manifest {
-    /// The manifest of a policy: its reference values, whose they are, and what the boot may be. And what of the policy
-    /// it does not say: one line a key.
+    /// The manifest of a policy: its reference values, whose they are, and what the boot may be. And what of
+    /// the policy it does not say: one line a key.
     pub fn of_policy(id: String, policy: &Policy) -> (Manifest, Vec<String>) {
         let mut manifest = Manifest {
             id,
@@ -33,8 +33,8 @@ impl Manifest {
         (manifest, left_out(policy))
     }
 
-    /// Positions of these values, which are added where they are new. `known` are those that were added: a policy reads
-    /// each file once, so that the same values are at the same address.
+    /// Positions of these values, which are added where they are new. `known` are those that were added: a
+    /// policy reads each file once, so that the same values are at the same address.
     fn add<'p>(&mut self, allowed: &'p Allowed, known: &mut Vec<&'p Reference>) -> Vec<usize> {
         let mut positions = Vec::new();
         for reference in allowed.references() {

@@ -21,8 +21,8 @@ pub enum Trust<'a> {
     DangerousNone,
 }
 
-/// Reads a manifest, unsigned (tag 501) or signed (18), also within the tags 500 and 502 of earlier drafts. `now` is in
-/// unix seconds.
+/// Reads a manifest, unsigned (tag 501) or signed (18), also within the tags 500 and 502 of earlier drafts.
+/// `now` is in unix seconds.
 ///
 /// # Errors
 /// [`Error`]: whatever is not understood is refused, with its place.
@@ -225,7 +225,8 @@ fn within(holds: bool, when: &'static str, limit: i64, now: u64, r: &Reader<'_>)
     })
 }
 
-/// A label that is a text is an attribute for people (RFC 9393 `any-attribute`); a number that is not known is an extension.
+/// A label that is a text is an attribute for people (RFC 9393 `any-attribute`); a number that is not known
+/// is an extension.
 pub(super) fn other(r: &mut Reader<'_>, key: Key<'_>) -> Result<()> {
     match (key, r.kind()) {
         (Key::Text(_), Some(Type::String | Type::Array)) => r.skip(),

@@ -13,7 +13,8 @@ use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signat
 const CONTENT_TYPE: &str = "application/rim+cbor";
 /// Header label of `corim-meta-map`.
 const META: i64 = 8;
-/// Header label of the CWT claims. RFC 9597. The draft takes either; readers of earlier ones know `corim-meta` alone.
+/// Header label of the CWT claims. RFC 9597. The draft takes either; readers of earlier ones know
+/// `corim-meta` alone.
 const CLAIMS: i64 = 15;
 /// The claim that says who signed.
 const ISSUER: i64 = 1;
@@ -63,7 +64,8 @@ pub(super) struct Signed {
     pub(super) signer: String,
 }
 
-/// Opens a COSE_Sign1 without its tag, which begins at `base` of the file; with `key`, its signature must fit.
+/// Opens a COSE_Sign1 without its tag, which begins at `base` of the file; with `key`, its signature must
+/// fit.
 ///
 /// # Errors
 /// [`Error::Signature`] for all that is not ES256 over an attached payload of our content type by this key;

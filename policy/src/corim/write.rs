@@ -18,8 +18,8 @@ fn encode(write: impl FnOnce(&mut Out<'_>) -> Written) -> Vec<u8> {
 
 /// Writes `manifest` as an unsigned CoRIM (tag 501), and names what has no form in one.
 ///
-/// What has none: excludes, SHA-1 (no named information algorithm), paths that are not UTF-8 or not folder and name.
-/// Left out they make what is written stricter, never laxer.
+/// What has none: excludes, SHA-1 (no named information algorithm), paths that are not UTF-8 or not folder
+/// and name. Left out they make what is written stricter, never laxer.
 ///
 /// # Errors
 /// [`Error::Empty`] if a reference has no file that could be written, or there is nothing at all.
@@ -117,7 +117,8 @@ impl NoForm {
     }
 }
 
-/// A CoSWID (RFC 9393): each accepted content of each path is a file of its payload, since a file has one hash.
+/// A CoSWID (RFC 9393): each accepted content of each path is a file of its payload, since a file has one
+/// hash.
 fn coswid(reference: &Reference, id: &str, left_out: &mut Vec<String>) -> Result<Vec<u8>> {
     let mut no_form = NoForm::default();
     let mut files = Vec::new();

@@ -1,10 +1,13 @@
 //! Excludes: paths that are not judged, given as Keylime's runtime policies give them.
 //!
-//! Promise: a list matches the paths that Keylime's verifier would pass over: the patterns are joined as `(a)|(b)`, read in
-//! Python's syntax (3.11, `re` for text), and must match from the path's first character on, not up to its last
-//! (`re.match`). A list writes `_` for each space, a record does not: a pattern matches both names of one file. What cannot be given the same meaning is an error, never a guess. A match has a step limit; a path that
-//! needs more is judged. Not here: what is done about an excluded file (see `cgpath-appraisal`).
-//! Source: Keylime 7.14, keylime/common/validators.py `valid_exclude_list`, keylime/ima/ima.py `_validate_ima_ng`.
+//! Promise: a list matches the paths that Keylime's verifier would pass over: the patterns are joined as
+//! `(a)|(b)`, read in Python's syntax (3.11, `re` for text), and must match from the path's first character
+//! on, not up to its last (`re.match`). A list writes `_` for each space, a record does not: a pattern
+//! matches both names of one file. What cannot be given the same meaning is an error, never a guess. A match
+//! has a step limit; a path that needs more is judged. Not here: what is done about an excluded file (see
+//! `cgpath-appraisal`).
+//! Source: Keylime 7.14, keylime/common/validators.py `valid_exclude_list`, keylime/ima/ima.py
+//! `_validate_ima_ng`.
 
 mod translate;
 
@@ -29,7 +32,8 @@ const COMPILED_LIMIT: usize = 10 * 1024 * 1024;
 pub struct ExcludeError {
     /// Which pattern of the list, from 0.
     pub item: usize,
-    /// The pattern, for people: safe to print and not longer than [`cgpath_evidence::text::foreign`] makes it.
+    /// The pattern, for people: safe to print and not longer than [`cgpath_evidence::text::foreign`] makes
+    /// it.
     pub pattern: String,
     /// Where in it, in characters from 0.
     pub offset: usize,
@@ -61,8 +65,9 @@ impl Excludes {
     /// Reads a list of patterns.
     ///
     /// # Errors
-    /// [`ExcludeError`] where Python's `re.compile` refuses the joined list, where a pattern uses what has no equal
-    /// here (back-references, conditions, ignoring case, verbose patterns, `\N{…}`), or where a limit is met.
+    /// [`ExcludeError`] where Python's `re.compile` refuses the joined list, where a pattern uses what has no
+    /// equal here (back-references, conditions, ignoring case, verbose patterns, `\N{…}`), or where a limit
+    /// is met.
     pub fn new(items: Vec<String>) -> Result<Excludes, ExcludeError> {
         if items.is_empty() {
             return Ok(Excludes::default());
@@ -90,16 +95,16 @@ impl Excludes {
         Ok(Excludes { items, regex, listed })
     }
 
-    /// Whether the patterns match this text: all that Python would be asked. A path that is not UTF-8 is never excluded:
-    /// Python sees another text there, which depends on how the list was carried.
+    /// Whether the patterns match this text: all that Python would be asked. A path that is not UTF-8 is
+    /// never excluded: Python sees another text there, which depends on how the list was carried.
     pub fn matches(&self, path: &[u8]) -> Hidden {
         Excludes::ask(self.regex.as_ref(), path)
     }
 
     /// Whether it excludes a path.
     ///
-    /// The patterns are made for what a list has, or for what a file is called. So a true path is excluded by what the list
-    /// has for it, too, and a path in a list by a pattern that has a space where it has `_`.
+    /// The patterns are made for what a list has, or for what a file is called. So a true path is excluded by
+    /// what the list has for it, too, and a path in a list by a pattern that has a space where it has `_`.
     pub fn hides(&self, name: Name<'_>) -> Hidden {
         let first = self.matches(name.bytes());
         if first == Hidden::Yes {

@@ -1,8 +1,10 @@
-//! Python's regular expressions, read and written again in the syntax of `fancy_regex`, with the same meaning.
+//! Python's regular expressions, read and written again in the syntax of `fancy_regex`, with the same
+//! meaning.
 //!
-//! A recursive descent over the grammar of CPython 3.11's `Lib/re/_parser.py`, which alone defines it. Every character is
-//! written as an escape or a plain letter, every class as the set of characters that Python has in mind, every anchor as
-//! the look-around that it stands for, so that nothing depends on what the other engine understands by the same sign.
+//! A recursive descent over the grammar of CPython 3.11's `Lib/re/_parser.py`, which alone defines it. Every
+//! character is written as an escape or a plain letter, every class as the set of characters that Python has
+//! in mind, every anchor as the look-around that it stands for, so that nothing depends on what the other
+//! engine understands by the same sign.
 
 use super::{ExcludeError, error};
 
@@ -25,7 +27,8 @@ const ASCII_DIGIT: &str = "0-9";
 pub(super) enum Of {
     /// What it says.
     Itself,
-    /// What a measurement list makes of it, which writes `_` for each space: whatever matches a space matches that, too.
+    /// What a measurement list makes of it, which writes `_` for each space: whatever matches a space matches
+    /// that, too.
     Listed,
 }
 
@@ -89,7 +92,8 @@ struct Flags {
     ascii: bool,
 }
 
-/// What was read, in the other syntax, and how many characters it can match: Python asks that of a look-behind.
+/// What was read, in the other syntax, and how many characters it can match: Python asks that of a
+/// look-behind.
 struct Piece {
     out: String,
     min: u64,
@@ -241,7 +245,8 @@ impl Parser<'_> {
         Ok(all)
     }
 
-    /// How often, after `*`, `+`, `?` or `{`; `None` if the brace stands for itself. No upper bound is `u64::MAX`.
+    /// How often, after `*`, `+`, `?` or `{`; `None` if the brace stands for itself. No upper bound is
+    /// `u64::MAX`.
     fn bounds(&mut self, c: char, begin: usize) -> Parsed<Option<(u64, u64)>> {
         Ok(Some(match c {
             '*' => (0, u64::MAX),
@@ -303,7 +308,8 @@ impl Parser<'_> {
         let is_lazy = self.takes('?');
         let is_possessive = !is_lazy && self.takes('+');
         if piece.max == 0 {
-            // What is no character long matches as often as one likes, or not at all. The other engine wants to know it.
+            // What is no character long matches as often as one likes, or not at all. The other engine wants
+            // to know it.
             return Piece::nothing(if min == 0 { "(?:)" } else { inner });
         }
         let out = if is_lazy {

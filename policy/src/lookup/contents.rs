@@ -1,7 +1,7 @@
 //! Where contents may stand, by their digest.
 //!
-//! Promise: a digest and its paths stand together, so that a look-up reads one place in memory: a verifier makes one for
-//! every content that a node used. Not here: what is expected at a path (see `lookup`).
+//! Promise: a digest and its paths stand together, so that a look-up reads one place in memory: a verifier
+//! makes one for every content that a node used. Not here: what is expected at a path (see `lookup`).
 
 use cgpath_evidence::Digest;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -14,7 +14,8 @@ pub(super) struct Contents {
     hasher: DefaultHashBuilder,
     /// Where each digest's group begins.
     groups: HashTable<usize>,
-    /// Groups: the digest's bytes with their number before them, the number of paths, and each path with its length before it.
+    /// Groups: the digest's bytes with their number before them, the number of paths, and each path with its
+    /// length before it.
     bytes: Vec<u8>,
 }
 
@@ -50,8 +51,8 @@ impl Contents {
         contents
     }
 
-    /// Reads what [`Contents::paths`] will read for these. Each look-up waits for memory more than once; of many at once the
-    /// processor waits for all together.
+    /// Reads what [`Contents::paths`] will read for these. Each look-up waits for memory more than once; of
+    /// many at once the processor waits for all together.
     pub(super) fn look_ahead<'d>(&self, digests: impl Iterator<Item = &'d Digest>) {
         const AT_ONCE: usize = 32;
         let mut places = [0; AT_ONCE];
@@ -70,7 +71,8 @@ impl Contents {
         core::hint::black_box(read);
     }
 
-    /// The paths at which this content may stand, sorted, none twice; `None` for a content that nothing names.
+    /// The paths at which this content may stand, sorted, none twice; `None` for a content that nothing
+    /// names.
     pub(super) fn paths(&self, digest: &Digest) -> Option<Paths<'_>> {
         let wanted = digest.bytes();
         // The algorithm follows from the number of bytes.

@@ -1,7 +1,8 @@
 //! A tenant's own policy: what the operator of one pod allows in it. One YAML file and its reference files.
 //!
-//! Promise: what it gives judges the pod's partition exactly as a node's policy would; it knows nothing of the host, which
-//! a tenant leaves to a full verifier. Not here: which verifiers' results are believed (an argument of the command).
+//! Promise: what it gives judges the pod's partition exactly as a node's policy would; it knows nothing of
+//! the host, which a tenant leaves to a full verifier. Not here: which verifiers' results are believed (an
+//! argument of the command).
 
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
 use crate::Excludes;
@@ -10,7 +11,8 @@ use cgpath_evidence::{Bank, PodUid};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 
-/// A node policy with nothing but defaults. What it says of the host accepts nothing: the host has no reference values.
+/// A node policy with nothing but defaults. What it says of the host accepts nothing: the host has no
+/// reference values.
 const DEFAULTS: &[u8] = b"{version: 1, node: tenant, accept: {tiers: [bpf], templates: [none], banks: [sha256], \
     ima-policies: ['sha256:0000000000000000000000000000000000000000000000000000000000000000'], collector: /none}, \
     host: {references: [none]}, pods: []}";
@@ -36,13 +38,15 @@ struct TenantPolicy {
     /// Reference files of the pod's images, and of what the platform runs in every pod: the sandbox image.
     #[serde(deserialize_with = "form::texts")]
     references: Vec<String>,
-    /// Reference files whose contents may appear at any path: the runtime's copy of itself while it sets containers up.
+    /// Reference files whose contents may appear at any path: the runtime's copy of itself while it sets
+    /// containers up.
     #[serde(default, deserialize_with = "form::bounded")]
     runtime_files: Vec<String>,
     /// Container runtimes: see the node policy.
     #[serde(default = "defaults::default_runtimes", deserialize_with = "form::texts")]
     runtimes: Vec<String>,
-    /// What to do where a program ran in the pod that runs others out of the kernel's sight: see the node policy.
+    /// What to do where a program ran in the pod that runs others out of the kernel's sight: see the node
+    /// policy.
     #[serde(default)]
     opaque: Opaque,
     /// Records that may be lost on the node; 0 by default.
@@ -54,8 +58,8 @@ struct TenantPolicy {
 }
 
 impl Policy {
-    /// Reads a tenant's policy, which is about one pod and nothing else: the pod's UID, and the policy. `resolve` and
-    /// `file` as for [`Policy::load`].
+    /// Reads a tenant's policy, which is about one pod and nothing else: the pod's UID, and the policy.
+    /// `resolve` and `file` as for [`Policy::load`].
     ///
     /// # Errors
     /// As [`Policy::load`].

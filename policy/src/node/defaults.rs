@@ -5,8 +5,9 @@
 /// Seconds that a reboot takes at least, unless the policy says otherwise.
 pub const DEFAULT_MIN_REBOOT: u32 = 10;
 
-/// Programs that put processes into containers: a record in a pod's cgroup with none of these among its ancestors is
-/// *suspect*. A name matches the last component of an executable's path, an absolute path the whole of it.
+/// Programs that put processes into containers: a record in a pod's cgroup with none of these among its
+/// ancestors is *suspect*. A name matches the last component of an executable's path, an absolute path the
+/// whole of it.
 pub const DEFAULT_RUNTIMES: [&str; 9] = [
     "containerd-shim",
     "containerd-shim-runc-v1",

@@ -1,7 +1,8 @@
-//! The form of values in policy files: how each is read, and what its JSON Schema says where the type does not say it.
+//! The form of values in policy files: how each is read, and what its JSON Schema says where the type does
+//! not say it.
 //!
-//! Promises: lists end at [`MAX_ITEMS`]; an allow list is not empty. Not here: which keys there are (see `node`), what stands in
-//! reference files (see `reference`).
+//! Promises: lists end at [`MAX_ITEMS`]; an allow list is not empty. Not here: which keys there are (see
+//! `node`), what stands in reference files (see `reference`).
 
 use super::{MAX_ITEMS, Pod};
 use crate::reference::MAX_PATH_LEN;

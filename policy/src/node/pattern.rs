@@ -1,7 +1,7 @@
 //! Path patterns.
 //!
-//! Promise: a pattern begins with `/` or `*` and matches a path from its first to its last byte. Not here: Keylime's excludes,
-//! which are regular expressions (see `exclude`).
+//! Promise: a pattern begins with `/` or `*` and matches a path from its first to its last byte. Not here:
+//! Keylime's excludes, which are regular expressions (see `exclude`).
 
 use crate::reference::MAX_PATH_LEN;
 use cgpath_evidence::text::quoted;

@@ -1,4 +1,5 @@
-//! Policies go through a CoRIM and come back; others read what we write; what is not understood is refused by its place.
+//! Policies go through a CoRIM and come back; others read what we write; what is not understood is refused by
+//! its place.
 
 mod refused;
 

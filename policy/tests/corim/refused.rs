@@ -450,8 +450,8 @@ fn a_signature_that_says_anything_else_is_refused() {
     refused(&nothing, "corim: no id");
 }
 
-/// What Veraison's `corim` prints in its example of a profile (corim/example_profile_test.go, Apache-2.0): a CoMID with a
-/// reference value of a profile of its own.
+/// What Veraison's `corim` prints in its example of a profile (corim/example_profile_test.go, Apache-2.0): a
+/// CoMID with a reference value of a profile of its own.
 const VERAISON: &str = "d901f5a30063666f6f0181d901fa58a5a40065656e2d474201a100676578616d706c650281a4006941434d45204c74642e01d8207468747470733a2f2f61636d652e6578616d706c65028101206f3132332046616b652053747265657404a1008182a100a300d8255031fb5abf023e4992aa4e95f9c1503bfa016941434d45204c74642e026e526f616452756e6e657220322e3081a200d8255031fb5abf023e4992aa4e95f9c1503bfa01a10281820644abcdef00037822687474703a2f2f6578616d706c652e636f6d2f6578616d706c652d70726f66696c65";
 
 #[test]

@@ -1,8 +1,10 @@
-//! What verification costs beside the bare hash chains, what a round costs a verifier that follows, and how long a tenant's
-//! bundle is: `follow_cost verify|round|tenant ENTRIES [ROUNDS]`, one line of JSON. For `cargo xtask bench`.
+//! What verification costs beside the bare hash chains, what a round costs a verifier that follows, and how
+//! long a tenant's bundle is: `follow_cost verify|round|tenant ENTRIES [ROUNDS]`, one line of JSON. For
+//! `cargo xtask bench`.
 //!
-//! The node is made of software and honest (see `cgpath_testkit`): its list has ENTRIES different files of the host,
-//! which its policy names, each with a record, and four pods have 100 records each. PCR 10 is quoted in all four banks.
+//! The node is made of software and honest (see `cgpath_testkit`): its list has ENTRIES different files of
+//! the host, which its policy names, each with a record, and four pods have 100 records each. PCR 10 is
+//! quoted in all four banks.
 
 use cgpath_appraisal::follow::{Follower, cursor};
 use cgpath_appraisal::{Context, NodeState, Verdict, appraise};

@@ -1,8 +1,9 @@
 //! Accepted findings: somebody who may said of a finding that they know of it, why, and until when.
 //!
-//! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key; its digest is the SHA-256 of these
-//! bytes. Promise: a statement holds for one finding of one boot of one node, never after its end, and what it clears stays in
-//! the verdict as *accepted*, with reason and end. What an appraisal rests on (V1 to V7, V13) cannot be accepted.
+//! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key; its digest is the
+//! SHA-256 of these bytes. Promise: a statement holds for one finding of one boot of one node, never after
+//! its end, and what it clears stays in the verdict as *accepted*, with reason and end. What an appraisal
+//! rests on (V1 to V7, V13) cannot be accepted.
 //! Not here: where statements are kept (the caller's store), and the key.
 
 use crate::results::finding::{Finding, Findings, Severity};
@@ -96,7 +97,8 @@ pub struct AcceptedNote {
     pub in_use: bool,
 }
 
-/// Takes out of a verdict's statements what they say of others than `pods`: that one holds, and until when, stays.
+/// Takes out of a verdict's statements what they say of others than `pods`: that one holds, and until when,
+/// stays.
 pub fn redact(notes: &mut [AcceptedNote], pods: &[PodVerdict]) {
     let own: Vec<String> = pods.iter().flat_map(|pod| &pod.findings).map(id).collect();
     for note in notes.iter_mut().filter(|note| !own.contains(&note.finding)) {
@@ -106,8 +108,9 @@ pub fn redact(notes: &mut [AcceptedNote], pods: &[PodVerdict]) {
     }
 }
 
-/// Whether a finding is about a content: then it is one finding however often that content was used at that path. Any other one
-/// (a violation, a suspect process, a path that was cut) is about what happened once, and is another finding when it happens again.
+/// Whether a finding is about a content: then it is one finding however often that content was used at that
+/// path. Any other one (a violation, a suspect process, a path that was cut) is about what happened once, and
+/// is another finding when it happens again.
 pub(crate) fn names_content(finding: &Finding) -> bool {
     finding
         .found
@@ -115,9 +118,10 @@ pub(crate) fn names_content(finding: &Finding) -> bool {
         .is_some_and(|found| Digest::parse(found).is_some())
 }
 
-/// What names a finding from one verdict of a boot to the next: 32 hex digits, the first half of SHA-256 over rule, subject,
-/// path, what was found, text, and the numbers of entry and record, each after its length in 8 bytes, big-endian. Numbers are decimal
-/// and, where the finding is about a content, left out: the first use of it stands for all.
+/// What names a finding from one verdict of a boot to the next: 32 hex digits, the first half of SHA-256 over
+/// rule, subject, path, what was found, text, and the numbers of entry and record, each after its length in 8
+/// bytes, big-endian. Numbers are decimal and, where the finding is about a content, left out: the first use
+/// of it stands for all.
 pub fn id(finding: &Finding) -> String {
     let mut hash = Sha256::new().chain_update(b"cgpath finding 2");
     let place = |number: Option<u64>| {

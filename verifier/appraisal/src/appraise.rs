@@ -1,10 +1,10 @@
 //! Appraisal: evidence and policy in, verdict out.
 //!
-//! Pure: no I/O, no clock. Every rule of docs/spec/rules.md has one place here: a step over what is known of a node
-//! and what a round adds, and a conclusion. Whole evidence is one round from nothing; who follows a node takes the same
-//! steps (see `steps`). No check is passed over because its input is missing: what is absent fails, and a bypass is a
-//! key that starts with `dangerous-` and is repeated in the verdict. Not here: what is allowed (see `policy`), how evidence
-//! is encoded (see `cgpath-evidence`).
+//! Pure: no I/O, no clock. Every rule of docs/spec/rules.md has one place here: a step over what is known of
+//! a node and what a round adds, and a conclusion. Whole evidence is one round from nothing; who follows a
+//! node takes the same steps (see `steps`). No check is passed over because its input is missing: what is
+//! absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in the verdict. Not
+//! here: what is allowed (see `policy`), how evidence is encoded (see `cgpath-evidence`).
 
 use crate::accept::Accepted;
 use crate::inputs::context::{Context, ExpectedNonce};
@@ -21,8 +21,8 @@ pub const MIN_NONCE_LEN: usize = 8;
 /// A nonce is never longer than this many bytes: TPM2B_DATA of a quote holds no more. TPM 2.0 Part 2, 10.4.3.
 pub const MAX_NONCE_LEN: usize = 64;
 
-/// Why nothing can be concluded: the question was not a meaningful one. What is wrong with the evidence itself is never
-/// an error but a finding.
+/// Why nothing can be concluded: the question was not a meaningful one. What is wrong with the evidence
+/// itself is never an error but a finding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
@@ -77,8 +77,8 @@ pub fn quote_findings(
 /// Judges evidence by a policy.
 ///
 /// # Errors
-/// [`Unusable`] if the policy, the nonce or the pinned key do not fit the question. Whatever is wrong with the evidence
-/// gives a [`Verdict`] that is not trusted.
+/// [`Unusable`] if the policy, the nonce or the pinned key do not fit the question. Whatever is wrong with
+/// the evidence gives a [`Verdict`] that is not trusted.
 pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Result<Verdict, Unusable> {
     appraise_accepting(evidence, policy, context, &[], context.now)
 }

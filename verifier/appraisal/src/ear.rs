@@ -1,8 +1,9 @@
 //! A verdict as a signed EAT attestation result: a JWT that relying parties of other makes understand.
 //!
-//! Pure. Claims: draft-ietf-rats-ear-04; values of the trustworthiness vector: draft-ietf-rats-ar4si; JWT: RFC 7519 with
-//! ES256 (RFC 7518 section 3.4). Promises: nothing is affirmed that a bypass or a learned value made possible, nor of a node
-//! whose verdict is not a current one; each result has an end and names whom it is for.
+//! Pure. Claims: draft-ietf-rats-ear-04; values of the trustworthiness vector: draft-ietf-rats-ar4si; JWT:
+//! RFC 7519 with ES256 (RFC 7518 section 3.4). Promises: nothing is affirmed that a bypass or a learned value
+//! made possible, nor of a node whose verdict is not a current one; each result has an end and names whom it
+//! is for.
 //! Not here: where the key comes from, how a token is read (see `read`).
 
 mod read;
@@ -61,7 +62,8 @@ enum Tier {
     Contraindicated,
 }
 
-/// AR4SI's claims, each in its tier: 0 none, 2 to 31 affirming, 32 to 95 warning, 96 and more contraindicated.
+/// AR4SI's claims, each in its tier: 0 none, 2 to 31 affirming, 32 to 95 warning, 96 and more
+/// contraindicated.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Vector {
@@ -75,7 +77,8 @@ struct Vector {
 pub enum Scope {
     /// The node and all its pods.
     All,
-    /// The pods that the verdict has, for somebody who may see them and not the node: of that, only whether it is trusted.
+    /// The pods that the verdict has, for somebody who may see them and not the node: of that, only whether
+    /// it is trusted.
     Pods,
     /// The same with this pod alone: no other is named.
     Pod(PodUid),

@@ -1,8 +1,10 @@
-//! Events: a change of a verdict as a CloudEvent, signed so that its receiver can refuse what is forged or replayed.
+//! Events: a change of a verdict as a CloudEvent, signed so that its receiver can refuse what is forged or
+//! replayed.
 //!
-//! Body: CloudEvents 1.0, structured JSON (section 3.2 of its JSON format). Signature: a detached JWS (RFC 7515 appendix F)
-//! with ES256 over the body's bytes, by the key that signs EARs; its header says when it was sent (`iat`). `sequence` counts
-//! from 1 without gaps, so a receiver needs to remember one number and nothing else. Not here: delivery, and clocks.
+//! Body: CloudEvents 1.0, structured JSON (section 3.2 of its JSON format). Signature: a detached JWS (RFC
+//! 7515 appendix F) with ES256 over the body's bytes, by the key that signs EARs; its header says when it was
+//! sent (`iat`). `sequence` counts from 1 without gaps, so a receiver needs to remember one number and
+//! nothing else. Not here: delivery, and clocks.
 
 use crate::jws;
 use crate::results::verdict::State;
@@ -107,8 +109,8 @@ pub struct CloudEvent {
     pub data: Data,
 }
 
-/// The name of a verifier as a source: `urn:ima-cgpath:verifier:` and the first half of SHA-256 over its public key (SEC1,
-/// compressed), in hex.
+/// The name of a verifier as a source: `urn:ima-cgpath:verifier:` and the first half of SHA-256 over its
+/// public key (SEC1, compressed), in hex.
 pub fn source(key: &VerifyingKey) -> String {
     let digest = Sha256::digest(key.to_encoded_point(true).as_bytes());
     format!("urn:ima-cgpath:verifier:{}", hex::encode(&digest[..16]))

@@ -1,4 +1,5 @@
-//! What is known of a node is forgotten: somebody who may said that its TPM's counters begin anew (rule V7), and why.
+//! What is known of a node is forgotten: somebody who may said that its TPM's counters begin anew (rule V7),
+//! and why.
 //!
 //! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key. Promise: it names what
 //! was forgotten by its hash, so that it can be distinguished from every other time. Not here: where states

@@ -1,10 +1,11 @@
 //! Appraisal of ima-cgpath evidence: who is trusted, and if not, because of what.
 //!
-//! Pure: no I/O, no clock, no TPM. `appraise(&Evidence, &Policy, &Context) -> Result<Verdict, Unusable>` is the whole of
-//! it. Not here: files, sockets, stores and the command line (see the binary `cgpath`).
+//! Pure: no I/O, no clock, no TPM. `appraise(&Evidence, &Policy, &Context) -> Result<Verdict, Unusable>` is
+//! the whole of it. Not here: files, sockets, stores and the command line (see the binary `cgpath`).
 //!
-//! The most important types are [`Context`] (the pinned key, the nonce, what is remembered of the node), [`Verdict`] with
-//! its [`Finding`]s, [`follow`] for nodes that send what is new, and [`tenant`] for a bundle about one pod.
+//! The most important types are [`Context`] (the pinned key, the nonce, what is remembered of the node),
+//! [`Verdict`] with its [`Finding`]s, [`follow`] for nodes that send what is new, and [`tenant`] for a bundle
+//! about one pod.
 //!
 //! # From bytes to a verdict
 //!

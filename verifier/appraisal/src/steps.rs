@@ -1,8 +1,9 @@
-//! What is known of a node after a round, and how the next one is judged: the order in which the rules take their steps.
+//! What is known of a node after a round, and how the next one is judged: the order in which the rules take
+//! their steps.
 //!
-//! Promise: whole evidence and what follows it are judged by the same steps, so that a followed round has the verdict of the
-//! whole. What cannot be judged in order, or is not to be believed, is given back as [`Rebuild`]: the whole then says what is
-//! wrong. Not here: the rules themselves.
+//! Promise: whole evidence and what follows it are judged by the same steps, so that a followed round has the
+//! verdict of the whole. What cannot be judged in order, or is not to be believed, is given back as
+//! [`Rebuild`]: the whole then says what is wrong. Not here: the rules themselves.
 
 use crate::accept::{Acceptances, Accepted};
 use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};

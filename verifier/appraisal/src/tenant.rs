@@ -1,8 +1,9 @@
 //! A tenant's view: is what one pod ran accepted, and is this all that it ran, by its own policy.
 //!
-//! Pure, as [`crate::appraise`]. Promises: a bundle is never trusted without a full verifier's signed result for the same
-//! checkpoint, since completeness is relative to what was sealed; the pod's files are judged by the code that judges them
-//! in whole evidence. Not here: how a bundle is made (see `cgpath_evidence::bundle`), files and output.
+//! Pure, as [`crate::appraise`]. Promises: a bundle is never trusted without a full verifier's signed result
+//! for the same checkpoint, since completeness is relative to what was sealed; the pod's files are judged by
+//! the code that judges them in whole evidence. Not here: how a bundle is made (see
+//! `cgpath_evidence::bundle`), files and output.
 
 mod verdict;
 
@@ -300,7 +301,8 @@ impl Case<'_> {
         Some(covered)
     }
 
-    /// V4 and V6: the last checkpoint stands in the covered list, is signed by this boot's key and fresh, and hides no loss.
+    /// V4 and V6: the last checkpoint stands in the covered list, is signed by this boot's key and fresh, and
+    /// hides no loss.
     fn checkpoints(
         &self,
         followed: Option<&TenantState>,
@@ -592,7 +594,8 @@ impl Case<'_> {
         pod
     }
 
-    /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say, or says it twice.
+    /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say,
+    /// or says it twice.
     fn numbers(&self, view: &View<'_>, banks: &[Bank], covered: usize) -> Vec<Option<u64>> {
         let Some(bank) = banks.first() else {
             return Vec::new();

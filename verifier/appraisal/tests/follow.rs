@@ -211,7 +211,8 @@ fn second() -> (Node, Round, EvidenceDelta, Round) {
     (node, first, delta, now)
 }
 
-/// What both ways of judging say of a delta that somebody changed: an untrusted verdict, or no evidence at all.
+/// What both ways of judging say of a delta that somebody changed: an untrusted verdict, or no evidence at
+/// all.
 fn must_fail(what: &str, change: impl FnOnce(&mut EvidenceDelta)) {
     let (_, first, mut delta, now) = second();
     change(&mut delta);

@@ -113,7 +113,8 @@ fn a_violation_and_an_entry_that_was_never_extended_are_told_apart_among_many() 
 
 #[test]
 fn records_of_equal_entries_take_them_in_turn() {
-    // A kernel without IMA's hash table lists a content again each time: here one content five thousand times.
+    // A kernel without IMA's hash table lists a content again each time: here one content five thousand
+    // times.
     let mut node = Node::boot(KeyKind::EcdsaP256);
     node.host_files.insert(path(0).into_bytes(), [content(0)].into());
     (0..MANY).for_each(|_| use_file(&mut node, 0));
@@ -132,7 +133,8 @@ fn records_of_equal_entries_take_them_in_turn() {
 
 #[test]
 fn records_find_their_entries_in_whatever_order_they_come() {
-    // Blocks in turn, all backwards, and with long strides; every fiftieth content is used again, long after it was listed.
+    // Blocks in turn, all backwards, and with long strides; every fiftieth content is used again, long after
+    // it was listed.
     let orders: [fn(u64) -> u64; 3] = [|n| n ^ 63, |n| MANY - 1 - n, |n| n * 1117 % MANY];
     for (at, order) in orders.into_iter().enumerate() {
         let mut node = Node::boot(KeyKind::EcdsaP256);

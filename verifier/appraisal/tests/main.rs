@@ -1,8 +1,8 @@
 //! Every integration test of the appraisal in one program.
 //!
-//! Promises: a module is one subject, and its tests share nothing with others but the process, which none of them changes
-//! (environment, current directory); files are in a directory of the test's own. Not here: the service and the command
-//! (see `verifier/cli/tests`).
+//! Promises: a module is one subject, and its tests share nothing with others but the process, which none of
+//! them changes (environment, current directory); files are in a directory of the test's own. Not here: the
+//! service and the command (see `verifier/cli/tests`).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod accept;

@@ -1,5 +1,5 @@
-//! V10 judges what was measured by its digest: what the log says of an event hides nothing, and what a firmware does otherwise
-//! than its profile says is accepted only where its register is pinned.
+//! V10 judges what was measured by its digest: what the log says of an event hides nothing, and what a
+//! firmware does otherwise than its profile says is accepted only where its register is pinned.
 
 use cgpath_appraisal::{Rule, Severity, Verdict, appraise};
 use cgpath_evidence::boot::{EventType, KNOWN, REGISTERS};
@@ -325,7 +325,8 @@ fn hundreds_of_unknown_events_hide_no_other_finding() {
     says(&verdict, "292 more event(s) of PCR 8 were measured");
 }
 
-/// A firmware that does all of it: another text than was hashed, no separator in PCR 5, two in PCR 6, an error in PCR 3.
+/// A firmware that does all of it: another text than was hashed, no separator in PCR 5, two in PCR 6, an
+/// error in PCR 3.
 fn odd() -> FirmwareLog {
     let mut log = uki();
     log.events[0].3 = b"another text".to_vec();

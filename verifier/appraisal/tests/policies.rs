@@ -63,7 +63,8 @@ fn the_two_lists_name_what_is_unknown_and_what_differs_once_each() {
     );
 }
 
-/// A pod chooses how many files it uses, and not how long verdicts are; what is not listed is judged all the same.
+/// A pod chooses how many files it uses, and not how long verdicts are; what is not listed is judged all the
+/// same.
 #[test]
 fn a_verdict_lists_a_thousand_files_and_counts_the_others() {
     let mut node = Node::boot(KeyKind::EcdsaP256);

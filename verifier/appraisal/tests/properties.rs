@@ -77,7 +77,8 @@ fn untrusted() -> &'static Case {
     })
 }
 
-/// The same but for what only people read: what the node calls itself, its kernel's name, what the runtime calls pods.
+/// The same but for what only people read: what the node calls itself, its kernel's name, what the runtime
+/// calls pods.
 fn without_hints(evidence: &Evidence) -> Evidence {
     Evidence {
         node: String::new(),

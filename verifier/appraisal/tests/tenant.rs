@@ -367,7 +367,8 @@ fn a_bundle_shows_exactly_what_is_stated_and_an_absence_names_two_neighbours() {
     }
     let evidence = node.attest(NONCE);
     let text = |bundle: &TenantBundle| serde_json::to_string(bundle).unwrap();
-    // Checkpoint 0 names pods older than the collector, in whatever bundle holds it: to a reader that has not followed.
+    // Checkpoint 0 names pods older than the collector, in whatever bundle holds it: to a reader that has not
+    // followed.
     let holds = |bundle: &TenantBundle, uid: PodUid| bundle.to_cbor().windows(16).any(|w| w == uid.0);
     let whole = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
     assert!(holds(&whole, pod(4)));

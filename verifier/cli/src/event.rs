@@ -1,4 +1,5 @@
-//! `cgpath event`: what a receiver of webhooks does with a delivery, as a command. Reads files, asks the library, prints.
+//! `cgpath event`: what a receiver of webhooks does with a delivery, as a command. Reads files, asks the
+//! library, prints.
 //!
 //! Not here: any rule (see `cgpath_appraisal::event`).
 

@@ -14,7 +14,8 @@ use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;
 
-/// Says what a finding rests on: verdict, record, list entry, checkpoint, register, quote, key, reference value
+/// Says what a finding rests on: verdict, record, list entry, checkpoint, register, quote, key, reference
+/// value
 #[derive(Args)]
 #[command(after_help = "Examples:
   cgpath explain --node worker-1             lists the findings of its last verdict

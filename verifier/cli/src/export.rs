@@ -1,7 +1,7 @@
 //! `cgpath export`: a node's evidence in the formats of other tools. Reads a file, writes a file or a folder.
 //!
-//! Promise: what cannot be said in a format is an error that names the entry, never left out. Not here: the formats that
-//! are bytes alone (see `cgpath_evidence::cel`, `cgpath_evidence::eat`, `cgpath_evidence::tpm`).
+//! Promise: what cannot be said in a format is an error that names the entry, never left out. Not here: the
+//! formats that are bytes alone (see `cgpath_evidence::cel`, `cgpath_evidence::eat`, `cgpath_evidence::tpm`).
 
 use crate::input::{self, bounded, replace};
 use crate::kept::Source;
@@ -314,8 +314,8 @@ pub(crate) fn quoted(evidence: &Evidence) -> Result<(Quoted, usize), Failure> {
     ))
 }
 
-/// What Trustee's TPM verifier takes: `tpm_quote` of TPMS_ATTEST and TPMT_SIGNATURE in base64 and the SHA-256 registers
-/// in hex, `ak_public` as SubjectPublicKeyInfo in base64. Source: confidential-containers/trustee,
+/// What Trustee's TPM verifier takes: `tpm_quote` of TPMS_ATTEST and TPMT_SIGNATURE in base64 and the SHA-256
+/// registers in hex, `ak_public` as SubjectPublicKeyInfo in base64. Source: confidential-containers/trustee,
 /// deps/verifier/appraisal/src/tpm/mod.rs.
 fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
     use rsa::pkcs8::EncodePublicKey as _;
@@ -364,7 +364,8 @@ fn blob(quoted: &Quoted) -> PcrBlob {
     }
 }
 
-/// The list's entries with SHA-1 digests, as `binary_runtime_measurements` has them, whatever bank evidence was made of.
+/// The list's entries with SHA-1 digests, as `binary_runtime_measurements` has them, whatever bank evidence
+/// was made of.
 fn sha1_entries(list: &[Entry]) -> Result<Vec<Vec<u8>>, Failure> {
     let mut records = Vec::with_capacity(list.len());
     for (index, entry) in list.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! What several subcommands read: evidence, attestation keys, and files within bounds; and how files are replaced.
+//! What several subcommands read: evidence, attestation keys, and files within bounds; and how files are
+//! replaced.
 //!
 //! Not here: policies (see `policy`), measurement lists (see `log`).
 

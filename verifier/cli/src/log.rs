@@ -1,7 +1,8 @@
 //! `cgpath log`: what stands in a measurement list, without judging it.
 //!
-//! Promises: lists are read as a stream, in bounded memory but for the numbers of entries whose digests differ; what
-//! is printed is escaped. Not here: reading of lists (`cgpath_evidence::list`), registers (`cgpath_evidence::replay`).
+//! Promises: lists are read as a stream, in bounded memory but for the numbers of entries whose digests
+//! differ; what is printed is escaped. Not here: reading of lists (`cgpath_evidence::list`), registers
+//! (`cgpath_evidence::replay`).
 
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::cgroup::{self, DEFAULT_RUNTIMES, Runtimes};
@@ -23,7 +24,8 @@ use std::thread;
 pub enum Log {
     /// Prints one line for each entry
     ///
-    /// The line is the kernel's ASCII form with unsafe bytes of names escaped: blanks and control characters as \xHH.
+    /// The line is the kernel's ASCII form with unsafe bytes of names escaped: blanks and control characters
+    /// as \xHH.
     #[command(after_help = "\
 Examples:
   cgpath log show /sys/kernel/security/ima/binary_runtime_measurements
@@ -45,13 +47,14 @@ Exit codes: 0 all digests are right, 1 one is not, 2 not readable as a measureme
     },
     /// Counts the entries of each pod, by the cgroup paths in the list
     ///
-    /// Only templates with a cg-path field have paths; entries of others are unattributed. Pods whose entries show no
-    /// container runtime among their ancestors are named as suspect too.
+    /// Only templates with a cg-path field have paths; entries of others are unattributed. Pods whose entries
+    /// show no container runtime among their ancestors are named as suspect too.
     #[command(after_help = "Example:\n  cgpath log partition binary_runtime_measurements_sha256 --json")]
     Partition {
         #[command(flatten)]
         input: Input,
-        /// A further executable that starts containers: its name or its whole path, `*` at its end for anything
+        /// A further executable that starts containers: its name or its whole path, `*` at its end for
+        /// anything
         #[arg(long = "runtime", value_name = "NAME")]
         runtimes: Vec<String>,
     },
@@ -104,7 +107,8 @@ impl Log {
 /// How much is read at once.
 const CHUNK_LEN: usize = 256 * 1024;
 
-/// A batch of a replay has no more entries than this, and ends with the entry that makes it longer than [`BATCH_BYTES`].
+/// A batch of a replay has no more entries than this, and ends with the entry that makes it longer than
+/// [`BATCH_BYTES`].
 const BATCH_ENTRIES: usize = 256;
 const BATCH_BYTES: usize = 1024 * 1024;
 
@@ -194,7 +198,8 @@ impl Input {
         })
     }
 
-    /// Calls `each` for every entry with its fields. If the list ends inside of an entry, that error is given back.
+    /// Calls `each` for every entry with its fields. If the list ends inside of an entry, that error is given
+    /// back.
     fn read(
         &self,
         mut each: impl FnMut(&ListEntry, &[FieldValue]) -> Result<(), Failure>,

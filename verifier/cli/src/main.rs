@@ -114,7 +114,8 @@ fn start_threads() -> Result<(), Failure> {
     })
 }
 
-/// Help and version go out as clap writes them; a wrong command line is an error in the form that was asked for.
+/// Help and version go out as clap writes them; a wrong command line is an error in the form that was asked
+/// for.
 fn usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|a| a == "--json");
     let is_help = matches!(

@@ -1,6 +1,7 @@
 //! `cgpath node`: which nodes the verifier knows, by which key and which policy.
 //!
-//! Works on the store itself, whether `cgpath serve` runs or not; the service sees each change with the next request.
+//! Works on the store itself, whether `cgpath serve` runs or not; the service sees each change with the next
+//! request.
 //! Not here: the store (see `serve::store`).
 
 pub mod back;

@@ -1,7 +1,7 @@
 //! What all subcommands share: how results, errors, hints and colours are written, and exit codes.
 //!
-//! Standard output carries results only; errors go to standard error as one line with a hint, or as one JSON object
-//! with `--json`. No byte that a terminal could act upon is written: see [`escape`].
+//! Standard output carries results only; errors go to standard error as one line with a hint, or as one JSON
+//! object with `--json`. No byte that a terminal could act upon is written: see [`escape`].
 
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};

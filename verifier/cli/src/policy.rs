@@ -1,4 +1,5 @@
-//! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them, `cgpath-refvals` decides.
+//! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them,
+//! `cgpath-refvals` decides.
 
 mod boot;
 mod check;
@@ -90,7 +91,8 @@ What a CoRIM cannot say (excludes, tolerances, keys that switch a rule off, SHA-
 
 What is not understood is refused with its place: it could change what is accepted.")]
     FromCorim(corim::FromCorim),
-    /// Says what a policy would have said of all stored evidence of its node; exit 1 if not all is trusted under it
+    /// Says what a policy would have said of all stored evidence of its node; exit 1 if not all is trusted
+    /// under it
     #[command(after_help = "Example:
   cgpath policy test new.yaml --against /var/lib/cgpath
 
@@ -101,7 +103,8 @@ Nothing in the store is changed.")]
   cgpath policy diff old.yaml new.yaml
   cgpath policy diff app-1.1.json app-1.2.json")]
     Diff(diff::Diff),
-    /// Looks for what weakens a policy: excludes and what they hide, learned values, laxer keys; exit 1 if there is anything
+    /// Looks for what weakens a policy: excludes and what they hide, learned values, laxer keys; exit 1 if
+    /// there is anything
     #[command(after_help = "Examples:
   cgpath policy lint node.yaml
   cgpath policy lint node.yaml --against /var/lib/cgpath")]
@@ -151,8 +154,8 @@ pub struct FromImage {
     /// Which image, where there are several: name, tag or manifest digest
     #[arg(long, value_name = "NAME")]
     image: Option<String>,
-    /// Which platform, where there are several; this machine's by default. As a node takes them: arm64 is arm64/v8, and
-    /// arm/v7 takes arm/v6 where there is no other
+    /// Which platform, where there are several; this machine's by default. As a node takes them: arm64 is
+    /// arm64/v8, and arm/v7 takes arm/v6 where there is no other
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
     platform: Option<Platform>,
     /// A host's file or folder that the container sees at another path; may be given several times

@@ -1,4 +1,5 @@
-//! `cgpath prove`: makes a tenant's bundle of a node's evidence. Reads files or a store, asks the library, writes a file.
+//! `cgpath prove`: makes a tenant's bundle of a node's evidence. Reads files or a store, asks the library,
+//! writes a file.
 //!
 //! Not here: what a bundle holds (see `cgpath_evidence::bundle`), how it is judged (see `tenant`).
 
@@ -17,7 +18,8 @@ use std::{fs::File, path::PathBuf};
 /// An attestation result's file is never longer than this many bytes.
 const MAX_EAR_FILE: u64 = 4 * 1024 * 1024;
 
-/// Makes a tenant's bundle: one pod's records, proven complete under the node's quote, and nothing of other pods.
+/// Makes a tenant's bundle: one pod's records, proven complete under the node's quote, and nothing of other
+/// pods.
 #[derive(clap::Args)]
 #[command(
     after_help = "With --store the bundle carries the store's own signed result for the same checkpoint, about the node and this pod \
@@ -44,10 +46,12 @@ pub struct Prove {
     /// Which node of the store
     #[arg(long, value_name = "NAME", requires = "store")]
     node: Option<String>,
-    /// A full verifier's signed result about the node and this pod: `cgpath verify --ear KEY --ear-pod UID -o FILE`
+    /// A full verifier's signed result about the node and this pod:
+    /// `cgpath verify --ear KEY --ear-pod UID -o FILE`
     #[arg(long, value_name = "FILE", conflicts_with = "store")]
     ear: Option<PathBuf>,
-    /// Entries of the list that the reader has followed already; the last `cgpath verify --tenant` printed the number
+    /// Entries of the list that the reader has followed already; the last `cgpath verify --tenant` printed
+    /// the number
     #[arg(long, value_name = "N", default_value_t = 0)]
     from: u64,
     /// Where the bundle goes

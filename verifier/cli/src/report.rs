@@ -1,7 +1,7 @@
 //! `cgpath report`: one HTML page about a node from its evidence and verdicts.
 //!
-//! Three ways: evidence files are judged here; or verdicts that were made before come with them; or both come from the
-//! verifier's store. Not here: what stands on the page (see `cgpath_report`).
+//! Three ways: evidence files are judged here; or verdicts that were made before come with them; or both come
+//! from the verifier's store. Not here: what stands on the page (see `cgpath_report`).
 
 use crate::input;
 use crate::output::{Failure, Output, Status, escape};

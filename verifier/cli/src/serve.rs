@@ -57,25 +57,27 @@ pub struct Serve {
     /// The same as DIR, as `cgpath node` and `cgpath report` take it
     #[arg(long, value_name = "DIR", env = "CGPATH_STORE")]
     store: Option<PathBuf>,
-    /// Makes the directory: a CA, a server certificate, keys, an empty store; prints what nodes need; does not serve
+    /// Makes the directory: a CA, a server certificate, keys, an empty store; prints what nodes need; does
+    /// not serve
     #[arg(long)]
     init: bool,
-    /// By what names and addresses nodes reach this machine, beside localhost, 127.0.0.1 and ::1 [default: the host name]
+    /// By what names and addresses nodes reach this machine, beside localhost, 127.0.0.1 and ::1 [default:
+    /// the host name]
     #[arg(long = "name", value_name = "HOST-OR-IP", requires = "init", num_args = 1.., value_delimiter = ',')]
     names: Vec<String>,
-    /// Adds names to the server's certificate, which is made anew by the same CA; a service that runs shows it at once; does
-    /// not serve
+    /// Adds names to the server's certificate, which is made anew by the same CA; a service that runs shows
+    /// it at once; does not serve
     #[arg(long = "add-name", value_name = "HOST-OR-IP", conflicts_with = "init", num_args = 1.., value_delimiter = ',')]
     added: Vec<String>,
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: String,
-    /// Who may read verdicts: with a token whoever shows it, without one this machine alone (and with it whatever proxy
-    /// runs here)
+    /// Who may read verdicts: with a token whoever shows it, without one this machine alone (and with it
+    /// whatever proxy runs here)
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<String>,
-    /// This machine needs a token, too: without --read-token and --readers one is made and kept in DIR/read.token. Behind a
-    /// proxy every stranger is this machine
+    /// This machine needs a token, too: without --read-token and --readers one is made and kept in
+    /// DIR/read.token. Behind a proxy every stranger is this machine
     #[arg(long)]
     read_token_always: bool,
     /// More who may read, each with a token and a scope (YAML); from then on nobody reads without a token
@@ -99,7 +101,8 @@ pub struct Serve {
     /// Evidence kept in total; the last of each node is kept in any case
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     keep_evidence: u64,
-    /// Memory that keeps what is known of nodes, so that a round costs what is new; nodes beyond it are judged whole
+    /// Memory that keeps what is known of nodes, so that a round costs what is new; nodes beyond it are
+    /// judged whole
     #[arg(long, value_name = "MIB", default_value_t = ingest::followers::MEMORY as u64 >> 20, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     follow_memory: u64,
     /// Age from which a verdict is shown as stale

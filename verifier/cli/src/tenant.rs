@@ -1,4 +1,5 @@
-//! `cgpath verify --tenant`: judges a tenant's bundle by the tenant's own policy. Reads files, asks the library, prints.
+//! `cgpath verify --tenant`: judges a tenant's bundle by the tenant's own policy. Reads files, asks the
+//! library, prints.
 //!
 //! Not here: any rule (see `cgpath_appraisal::tenant`).
 

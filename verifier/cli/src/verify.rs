@@ -38,11 +38,12 @@ pub struct Verify {
     /// A full verifier whose signed result is believed: its P-256 public key in PEM; may be given again
     #[arg(long = "verifier", value_name = "FILE", requires = "tenant")]
     verifiers: Vec<PathBuf>,
-    /// The node's policy, or with --tenant the pod's; with --store the one that is enrolled, unless another is named
+    /// The node's policy, or with --tenant the pod's; with --store the one that is enrolled, unless another
+    /// is named
     #[arg(long, value_name = "FILE", required_unless_present = "store")]
     policy: Option<PathBuf>,
-    /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint; with --store the one
-    /// that is enrolled
+    /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint; with
+    /// --store the one that is enrolled
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",
@@ -73,8 +74,8 @@ pub struct Verify {
     /// The attestation result speaks of the node and this pod alone, so that it can go into the pod's bundle
     #[arg(long, value_name = "UID", requires = "ear", value_parser = crate::prove::uid)]
     ear_pod: Option<PodUid>,
-    /// Whom the attestation result is for (`aud`): a name by which that party knows itself [default: urn:ima-cgpath:anyone, or
-    /// with --ear-pod urn:ima-cgpath:pod:UID]
+    /// Whom the attestation result is for (`aud`): a name by which that party knows itself [default:
+    /// urn:ima-cgpath:anyone, or with --ear-pod urn:ima-cgpath:pod:UID]
     #[arg(long, value_name = "TEXT", requires = "ear")]
     ear_audience: Option<String>,
     /// How long the attestation result counts

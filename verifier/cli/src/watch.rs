@@ -1,8 +1,8 @@
 //! `cgpath watch`: verdicts live from a service's streams, and for a pod its proofs, checked here.
 //!
-//! Promises: a connection that breaks is made again and begins after the last event, so that nothing kept is left out; a
-//! proof is called checked only if the tenant's own policy, key and verifier say so. Not here: the rules (see
-//! `cgpath_appraisal::tenant`), and what a line means (see `watch::lines`).
+//! Promises: a connection that breaks is made again and begins after the last event, so that nothing kept is
+//! left out; a proof is called checked only if the tenant's own policy, key and verifier say so. Not here:
+//! the rules (see `cgpath_appraisal::tenant`), and what a line means (see `watch::lines`).
 
 mod checker;
 mod lines;

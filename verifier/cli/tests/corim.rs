@@ -101,7 +101,8 @@ fn a_policy_that_went_through_a_signed_manifest_judges_as_before() {
     assert!(said.contains("left out: accept: "), "{said}");
     let said = folder.good("policy from-corim node.corim --key signer.pub.pem -o values");
     assert!(said.contains("signed as \"Example\""), "{said}");
-    // What a manifest does not say comes from the policy's own text: all before `host`, and what follows the pods.
+    // What a manifest does not say comes from the policy's own text: all before `host`, and what follows the
+    // pods.
     let before = folder.node.policy_yaml();
     let kept: String = before
         .lines()

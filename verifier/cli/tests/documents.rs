@@ -19,7 +19,8 @@ const DOCUMENTS: &[&str] = &[
     "policy/README.md",
 ];
 
-/// The words of a command line as a shell has them, as far as the documents go: quotes, and nothing else that is special.
+/// The words of a command line as a shell has them, as far as the documents go: quotes, and nothing else that
+/// is special.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {

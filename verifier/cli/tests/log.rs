@@ -16,8 +16,8 @@ fn cgpath(args: &[&str], input: &[u8]) -> Output {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // From a thread of its own: the output may fill its pipe before the input is read. A command that stops early
-    // closes its input: that is no error here.
+    // From a thread of its own: the output may fill its pipe before the input is read. A command that stops
+    // early closes its input: that is no error here.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();

@@ -1,8 +1,9 @@
-//! Every integration test of the command in one program, the service's among them: it is tried as users start it.
+//! Every integration test of the command in one program, the service's among them: it is tried as users start
+//! it.
 //!
-//! Promises: a module is one subject, and its tests share nothing with others but the process, which none of them changes
-//! (environment, current directory); files are in a directory of the test's own. Not here: what a verdict says (see
-//! `verifier/appraisal/tests`), and tests within a crate, beside what they test.
+//! Promises: a module is one subject, and its tests share nothing with others but the process, which none of
+//! them changes (environment, current directory); files are in a directory of the test's own. Not here: what
+//! a verdict says (see `verifier/appraisal/tests`), and tests within a crate, beside what they test.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attacks;

@@ -1,7 +1,8 @@
 //! A page under construction: untrusted text gets in escaped, and in no other way.
 //!
-//! Promise: [`Html::raw`] takes only what stands in the program's own text, everything else is escaped for terminals'
-//! tricks first ([`cgpath_appraisal::text::escape`]) and for HTML second. Not here: what stands on a page.
+//! Promise: [`Html::raw`] takes only what stands in the program's own text, everything else is escaped for
+//! terminals' tricks first ([`cgpath_appraisal::text::escape`]) and for HTML second. Not here: what stands on
+//! a page.
 
 use cgpath_appraisal::text::escape;
 use core::fmt::Display;
@@ -21,12 +22,14 @@ impl Html {
         Html::default()
     }
 
-    /// A document's beginning up to the content of `<main>`. `refresh`: seconds until a browser loads it again.
+    /// A document's beginning up to the content of `<main>`. `refresh`: seconds until a browser loads it
+    /// again.
     pub fn document(title: &str, refresh: Option<u32>) -> Html {
         let mut html = Html::new();
         html.raw("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")
             .raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")
-            // Should an escape ever fail, there is still no script that a browser would run and nothing it would load.
+            // Should an escape ever fail, there is still no script that a browser would run and nothing it
+            // would load.
             .raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n")
             .raw("<meta name=\"referrer\" content=\"no-referrer\">\n");
         if let Some(seconds) = refresh {

@@ -19,8 +19,8 @@ use html::Html;
 /// One request, its answer and what was concluded.
 #[derive(Debug, Clone, Copy)]
 pub struct Round<'a> {
-    /// What the node sent. It may be absent where a later round of the same boot has it: evidence holds all records of
-    /// its boot, so that the last one of each boot is enough.
+    /// What the node sent. It may be absent where a later round of the same boot has it: evidence holds all
+    /// records of its boot, so that the last one of each boot is enough.
     pub evidence: Option<&'a Evidence>,
     /// What was concluded.
     pub verdict: &'a Verdict,

@@ -146,7 +146,8 @@ fn one(
     page.raw("</article>\n");
 }
 
-/// The two lists of what is not as the reference values have it: unknown paths, and known ones with another content.
+/// The two lists of what is not as the reference values have it: unknown paths, and known ones with another
+/// content.
 pub(super) fn deviations(
     page: &mut Html,
     (fnf, filehash_err): (&[Deviation], &[Deviation]),

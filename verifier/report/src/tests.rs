@@ -528,7 +528,8 @@ fn what_is_left_out_is_counted_and_what_a_finding_names_is_not_left_out() {
 #[test]
 fn a_hostile_ancestry_neither_loops_nor_nests_without_end() {
     let key = PartitionKey::Pod(uid(1));
-    // Each record hangs a new process below the last one's, and claims that the first is the last one's child.
+    // Each record hangs a new process below the last one's, and claims that the first is the last one's
+    // child.
     let records = (1..5000u64)
         .map(|i| {
             let mut r = record(i, key, EventKind::Execution, "/x", "x");

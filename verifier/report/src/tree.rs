@@ -1,7 +1,7 @@
 //! The processes behind a partition's records, as a tree.
 //!
-//! A process stands where it was first seen: its parent may end later and leave it to another. Whatever the records
-//! say, each process gets one parent that was there before it, so that the tree has no cycle.
+//! A process stands where it was first seen: its parent may end later and leave it to another. Whatever the
+//! records say, each process gets one parent that was there before it, so that the tree has no cycle.
 
 use super::{Html, Options, left_out};
 use cgpath_evidence::{EventKind, Record, record::ExeSource};

@@ -1,7 +1,7 @@
 //! The audit trail: each change of a verdict as one entry of systemd's journal, by its native protocol.
 //!
-//! Promises: at least once, also across `kill -9`: the store says up to which number was written, after it was. Where there
-//! is no journal, the service's own log has the entries and says that there is none.
+//! Promises: at least once, also across `kill -9`: the store says up to which number was written, after it
+//! was. Where there is no journal, the service's own log has the entries and says that there is none.
 
 use crate::changes::Happened;
 use crate::store::{Store, StoreError};

@@ -1,4 +1,5 @@
-//! What a change of a verdict is: a node or a pod whose state is another one than in the node's verdict before.
+//! What a change of a verdict is: a node or a pod whose state is another one than in the node's verdict
+//! before.
 //! Not here: what is kept of it (see `store`), who is notified (see `webhook`, `audit`, `revocations`).
 
 use cgpath_appraisal::event::Change;

@@ -1,7 +1,9 @@
-//! The service without its listener, for the fuzz targets: the bytes of a connection in, the bytes of the answers out.
+//! The service without its listener, for the fuzz targets: the bytes of a connection in, the bytes of the
+//! answers out.
 //!
-//! Promise: requests are read by the same HTTP code, routes and limits as those of a connection, after its TLS. One node is
-//! enrolled and was judged; readers have tokens. Not here: what must hold of the answers (see `fuzz`).
+//! Promise: requests are read by the same HTTP code, routes and limits as those of a connection, after its
+//! TLS. One node is enrolled and was judged; readers have tokens. Not here: what must hold of the answers
+//! (see `fuzz`).
 
 use crate::api::readers::Readers;
 use crate::api::{self, App, Settings};

@@ -1,7 +1,8 @@
 //! The verifier's service: nonces out, evidence in, verdicts kept and shown.
 //!
-//! One HTTPS listener and one directory. Nodes push; the service connects to webhooks alone. [`run::serve`] is all of it;
-//! commands that work on a store without the service take [`store`], [`reappraisal`], [`setup`] and [`policy_files`].
+//! One HTTPS listener and one directory. Nodes push; the service connects to webhooks alone. [`run::serve`]
+//! is all of it; commands that work on a store without the service take [`store`], [`reappraisal`], [`setup`]
+//! and [`policy_files`].
 //! Not here: what a verdict is (`cgpath-appraisal`), and arguments and output of the command (`cgpath`).
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,12 @@
 //! Nonces that need no memory until they are answered.
 //!
-//! A nonce is `expires (8 bytes, big-endian unix seconds) || random (8) || HMAC-SHA256 over the node's name and both,
-//! first 16`: the service knows its own again by the MAC. So asking for nonces, which anybody can do, uses up nothing
-//! and cannot push out the nonce that an honest node waits with; and a nonce given out before a crash is good after
-//! it. What was answered is remembered by the store until it expires, which makes it single use.
-//! 32 bytes are what fits the qualifying data of a TPM that has SHA-256 alone (TPM2B_DATA, TPM 2.0 Part 2, 10.4.3).
+//! A nonce is `expires (8 bytes, big-endian unix seconds) || random (8) || HMAC-SHA256 over the node's name
+//! and both, first 16`: the service knows its own again by the MAC. So asking for nonces, which anybody can
+//! do, uses up nothing and cannot push out the nonce that an honest node waits with; and a nonce given out
+//! before a crash is good after it. What was answered is remembered by the store until it expires, which
+//! makes it single use.
+//! 32 bytes are what fits the qualifying data of a TPM that has SHA-256 alone (TPM2B_DATA, TPM 2.0 Part 2,
+//! 10.4.3).
 
 use hmac::{Hmac, Mac};
 use rand_core::{OsRng, RngCore};
@@ -74,8 +76,8 @@ impl Nonces {
         Ok((nonce, expires))
     }
 
-    /// Whether `nonce` was made for `node` and is good at `now`; gives its expiry. Whether it was answered before is
-    /// the store's knowledge.
+    /// Whether `nonce` was made for `node` and is good at `now`; gives its expiry. Whether it was answered
+    /// before is the store's knowledge.
     ///
     /// # Errors
     /// [`BadNonce`].

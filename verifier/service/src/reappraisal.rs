@@ -1,7 +1,8 @@
 //! Judging kept evidence again: under another policy, with findings that somebody accepted.
 //!
-//! Nobody is asked for anything: a verdict is a function of the evidence, the policy, and what was known of the node
-//! before, and all of them are kept. The time stays that of the evidence, so that nothing old looks fresh.
+//! Nobody is asked for anything: a verdict is a function of the evidence, the policy, and what was known of
+//! the node before, and all of them are kept. The time stays that of the evidence, so that nothing old looks
+//! fresh.
 //! Not here: what is kept (see `store`), and who may ask for it (see the command's `node`).
 
 use crate::setup::{self, SetupError};
@@ -95,7 +96,8 @@ pub struct Again {
     pub rejudged: Vec<Rejudged>,
     /// Before and after, in the same order.
     pub changes: Vec<(Verdict, Verdict)>,
-    /// What the next round starts from, where a new verdict believes its evidence, and that evidence's SHA-256 in hex.
+    /// What the next round starts from, where a new verdict believes its evidence, and that evidence's
+    /// SHA-256 in hex.
     pub state: Option<(Vec<u8>, String)>,
     /// Verdicts of the boot whose evidence is not kept any more: they stay as they are.
     pub without_evidence: usize,

@@ -1,7 +1,7 @@
 //! One run of the service: a directory and an address, until SIGTERM or SIGINT.
 //!
-//! Promise: two services never work on one directory. Not here: how a directory is made (see `setup`), and which requests
-//! there are (see `api`).
+//! Promise: two services never work on one directory. Not here: how a directory is made (see `setup`), and
+//! which requests there are (see `api`).
 
 use crate::api::readers::{Readers, ReadersError};
 use crate::listener::{self, TlsError};
@@ -29,7 +29,8 @@ pub struct Options {
     pub listen: String,
     /// Shown by a reader of everything.
     pub read_token: Option<String>,
-    /// Readers on this machine need a token, too: without one here and without [`Options::readers`] it is made.
+    /// Readers on this machine need a token, too: without one here and without [`Options::readers`] it is
+    /// made.
     pub read_token_always: bool,
     /// File of further readers.
     pub readers: Option<PathBuf>,

@@ -91,8 +91,8 @@ impl SetupError {
     }
 }
 
-/// The names of a server's certificate: this machine as it calls itself, and as others call it, which is its host name where
-/// none are given.
+/// The names of a server's certificate: this machine as it calls itself, and as others call it, which is its
+/// host name where none are given.
 pub fn names(given: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     for name in given {
@@ -230,7 +230,8 @@ pub fn renew(store: &Store, now: OffsetDateTime) -> Result<bool, SetupError> {
     Ok(true)
 }
 
-/// Adds names to the server's certificate, which is made anew; gives all of them. A service that runs shows it from then on.
+/// Adds names to the server's certificate, which is made anew; gives all of them. A service that runs shows
+/// it from then on.
 ///
 /// # Errors
 /// [`SetupError`]; [`SetupError::Name`] changes nothing.

@@ -1,8 +1,9 @@
 //! Webhooks: each change of a verdict, posted as a signed CloudEvent, in order, until the receiver says 2xx.
 //!
-//! Promises: at least once, also across `kill -9`: the store says up to which number was delivered, and says so after the
-//! receiver did. Where more wait than the queue may hold, one event stands for those that were dropped, and it is delivered
-//! like any other. One receiver that is away delays no other. Not here: what an event is (see `cgpath_appraisal::event`).
+//! Promises: at least once, also across `kill -9`: the store says up to which number was delivered, and says
+//! so after the receiver did. Where more wait than the queue may hold, one event stands for those that were
+//! dropped, and it is delivered like any other. One receiver that is away delays no other. Not here: what an
+//! event is (see `cgpath_appraisal::event`).
 
 use crate::store::{Store, StoreError};
 use axum::body::Bytes;
@@ -23,7 +24,8 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(60);
-/// How long until the store is looked at though nobody said that there is something: `cgpath node` works beside us.
+/// How long until the store is looked at though nobody said that there is something: `cgpath node` works
+/// beside us.
 const LOOK: Duration = Duration::from_secs(1);
 /// Answers are read no further.
 const MAX_ANSWER: usize = 64 * 1024;

@@ -1,8 +1,8 @@
 //! The guest's end of the command channel: reads requests from a virtio port and carries them out.
 //!
-//! Promises: each request is answered by a thread of its own, so that a long one holds up no other; what a command
-//! prints is kept within the limit that the request states; no request can end this process. Not here: the messages
-//! (`vm-protocol`), what a guest is before it takes commands (`init`).
+//! Promises: each request is answered by a thread of its own, so that a long one holds up no other; what a
+//! command prints is kept within the limit that the request states; no request can end this process. Not
+//! here: the messages (`vm-protocol`), what a guest is before it takes commands (`init`).
 
 #![allow(unsafe_code, reason = "what is done between fork and exec")]
 
@@ -31,8 +31,8 @@ const PORTS: &str = "/sys/class/virtio-ports";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// How long output is waited for after a command ended and its pipes are empty: a background child may hold its end of a pipe
-/// for ever.
+/// How long output is waited for after a command ended and its pipes are empty: a background child may hold
+/// its end of a pipe for ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// And how long at most: a background child may go on writing.
@@ -386,7 +386,8 @@ impl Server {
             .stdin(slave.try_clone()?)
             .stdout(slave.try_clone()?)
             .stderr(slave.try_clone()?);
-        // The command leads a session of its own (see `prepare`): its standard input becomes that session's terminal.
+        // The command leads a session of its own (see `prepare`): its standard input becomes that session's
+        // terminal.
         let terminal = slave.as_raw_fd();
         // SAFETY: runs between fork and exec: one system call on a descriptor that is open, no allocation.
         unsafe {

@@ -1,7 +1,8 @@
 //! Real pods: speaks CRI (v1) with containerd, as a kubelet does.
 //!
-//! Promises: every answer is one JSON object on standard output; what fails names the call and what the runtime said.
-//! No CNI: pods use the node's network. Not here: starting containerd and which pods there are (the host says).
+//! Promises: every answer is one JSON object on standard output; what fails names the call and what the
+//! runtime said. No CNI: pods use the node's network. Not here: starting containerd and which pods there are
+//! (the host says).
 
 use anyhow::{Context as _, Result, bail};
 use k8s_cri::v1::image_service_client::ImageServiceClient;
@@ -134,7 +135,8 @@ fn host_network() -> NamespaceOption {
     }
 }
 
-/// What kubelets ask for where a pod says nothing (`procMount: Default`). Source: kubernetes, pkg/securitycontext/util.go.
+/// What kubelets ask for where a pod says nothing (`procMount: Default`). Source: kubernetes,
+/// pkg/securitycontext/util.go.
 const MASKED_PATHS: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",

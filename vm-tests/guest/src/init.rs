@@ -27,8 +27,8 @@ pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Modules that guests need: overlay for containers, loop for the checkpoints' file system, network card, and the port
-/// of the command channel.
+/// Modules that guests need: overlay for containers, loop for the checkpoints' file system, network card, and
+/// the port of the command channel.
 const MODULES: &[&str] = &["overlay", "loop", "virtio_pci", "virtio_net", "virtio_console"];
 
 /// Seconds since the kernel's start.
@@ -86,7 +86,8 @@ pub(crate) fn run() -> ! {
     }
 }
 
-/// Serves the command channel under another init, which has mounted what it wants; ends only with the channel.
+/// Serves the command channel under another init, which has mounted what it wants; ends only with the
+/// channel.
 pub(crate) fn agent() -> ! {
     let mut init = Init {
         hello: Hello {
@@ -105,7 +106,8 @@ pub(crate) fn agent() -> ! {
     std::process::exit(1);
 }
 
-/// Ends all processes, writes everything to disk, and powers off, reboots or starts the kernel that was loaded.
+/// Ends all processes, writes everything to disk, and powers off, reboots or starts the kernel that was
+/// loaded.
 pub(crate) fn shut_down(mode: RebootMode) -> ! {
     use nix::sys::signal::{Signal, kill};
     let everyone = nix::unistd::Pid::from_raw(-1);

@@ -1,8 +1,9 @@
-//! What a guest does as PID 1 of an initramfs: loads the disk's modules, mounts the root file system, goes over to it.
+//! What a guest does as PID 1 of an initramfs: loads the disk's modules, mounts the root file system, goes
+//! over to it.
 //!
-//! Promises: the file that is executed there is this same program by the same path, so that IMA's list has one entry for
-//! both; nothing else is executed before, and no file is measured (modules are handed over as bytes). Not here: why there
-//! is an initramfs (`vm_tests::snapshot`), what happens after it (`init`).
+//! Promises: the file that is executed there is this same program by the same path, so that IMA's list has
+//! one entry for both; nothing else is executed before, and no file is measured (modules are handed over as
+//! bytes). Not here: why there is an initramfs (`vm_tests::snapshot`), what happens after it (`init`).
 
 use std::ffi::CString;
 use std::fs;

@@ -1,7 +1,8 @@
-//! What runs inside a test guest: init and command channel as PID 1, and by name the pods' and tests' workloads.
+//! What runs inside a test guest: init and command channel as PID 1, and by name the pods' and tests'
+//! workloads.
 //!
-//! Promises: one static file, usable in any root file system and as any container's program. Not here: what tests expect
-//! (`vm-tests`).
+//! Promises: one static file, usable in any root file system and as any container's program. Not here: what
+//! tests expect (`vm-tests`).
 
 mod channel;
 mod cri;

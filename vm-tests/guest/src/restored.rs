@@ -1,7 +1,8 @@
 //! What a guest does after it was restored from a snapshot: the time, random numbers and files of its own.
 //!
-//! Promise: when this is done, the guest differs from others of its snapshot in its clock, in all random numbers to come,
-//! and in the files that its test wanted. Not here: boot id, TPM and addresses in memory, which they share.
+//! Promise: when this is done, the guest differs from others of its snapshot in its clock, in all random
+//! numbers to come, and in the files that its test wanted. Not here: boot id, TPM and addresses in memory,
+//! which they share.
 
 #![allow(unsafe_code, reason = "ioctls of /dev/random")]
 

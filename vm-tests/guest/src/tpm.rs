@@ -1,7 +1,8 @@
 //! The TPM by its bare commands, as a benchmark's lower bound: no library, no session, nothing retried.
 //!
-//! Promises: the same kind of key and the same quote as the collector makes. Not here: checking what a TPM says.
-//! Source: TPM 2.0 Library, Part 3: TPM2_CreatePrimary (24.1), TPM2_PCR_Extend (22.2), TPM2_Quote (18.4); all big-endian.
+//! Promises: the same kind of key and the same quote as the collector makes. Not here: checking what a TPM
+//! says. Source: TPM 2.0 Library, Part 3: TPM2_CreatePrimary (24.1), TPM2_PCR_Extend (22.2), TPM2_Quote
+//! (18.4); all big-endian.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs::{File, OpenOptions};
@@ -57,7 +58,8 @@ impl Tpm {
         Ok(response.split_off(10))
     }
 
-    /// Makes a restricted signing key, ECDSA over P-256, as a primary of the endorsement hierarchy; gives its handle.
+    /// Makes a restricted signing key, ECDSA over P-256, as a primary of the endorsement hierarchy; gives its
+    /// handle.
     ///
     /// # Errors
     /// What the TPM says.
@@ -65,11 +67,13 @@ impl Tpm {
         const ENDORSEMENT: u32 = 0x4000_000b;
         // fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign.
         const ATTRIBUTES: [u8; 4] = 0x0005_0472_u32.to_be_bytes();
-        // ECC, SHA-256, attributes, no policy, no symmetric cipher, ECDSA with SHA-256, P-256, no KDF, no point.
+        // ECC, SHA-256, attributes, no policy, no symmetric cipher, ECDSA with SHA-256, P-256, no KDF, no
+        // point.
         let mut public = vec![0x00, 0x23, 0x00, 0x0b];
         public.extend(ATTRIBUTES);
         public.extend([0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 0, 0, 0]);
-        // No authorisation and no data of the key, then the template, no outside information, no creation PCRs.
+        // No authorisation and no data of the key, then the template, no outside information, no creation
+        // PCRs.
         let mut parameters = vec![0, 4, 0, 0, 0, 0];
         parameters.extend((public.len() as u16).to_be_bytes());
         parameters.extend(public);

@@ -1,7 +1,9 @@
-//! Processes for scenarios: each does one thing that the kernel records, and writes down what it did as it saw it.
+//! Processes for scenarios: each does one thing that the kernel records, and writes down what it did as it
+//! saw it.
 //!
-//! Promises: the answer is one line of JSON on standard output, made from /proc and from the files themselves, never
-//! from what a collector says, so that a test can hold the two against each other. Not here: what is expected.
+//! Promises: the answer is one line of JSON on standard output, made from /proc and from the files
+//! themselves, never from what a collector says, so that a test can hold the two against each other. Not
+//! here: what is expected.
 
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_guard as guard,

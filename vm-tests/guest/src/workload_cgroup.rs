@@ -69,8 +69,8 @@ pub fn make(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets the cgroup use so much of one processor in each 100 ms. Its parents pass the controller on; nothing may run in
-/// these themselves. Documentation/admin-guide/cgroup-v2.rst, `cpu.max`.
+/// Lets the cgroup use so much of one processor in each 100 ms. Its parents pass the controller on; nothing
+/// may run in these themselves. Documentation/admin-guide/cgroup-v2.rst, `cpu.max`.
 ///
 /// # Errors
 /// When the hierarchy is not v2, or the kernel refuses.

@@ -1,7 +1,9 @@
-//! Containers without a runtime: a cgroup, and where asked for an overlay as root in a mount namespace of its own.
+//! Containers without a runtime: a cgroup, and where asked for an overlay as root in a mount namespace of its
+//! own.
 //!
-//! Promises: paths, inodes and cgroups look to the kernel as those of a container made by runc; the parent of the
-//! program is this process, which stays outside of the cgroup. Not here: images, limits, any isolation but of mounts.
+//! Promises: paths, inodes and cgroups look to the kernel as those of a container made by runc; the parent of
+//! the program is this process, which stays outside of the cgroup. Not here: images, limits, any isolation
+//! but of mounts.
 
 use crate::workload_cgroup::{self as cgroup, Door};
 use anyhow::{Context as _, Result, ensure};

@@ -1,7 +1,8 @@
-//! What an attacker with host root tries on a collector's parts through bpf(2) and ptrace(2): each attempt with its outcome.
+//! What an attacker with host root tries on a collector's parts through bpf(2) and ptrace(2): each attempt
+//! with its outcome.
 //!
-//! Promises: nothing is left as it was not before but what the answer names; no attempt stops another one. Not here: what
-//! a shell can do (files, mounts, sysctls), what is expected.
+//! Promises: nothing is left as it was not before but what the answer names; no attempt stops another one.
+//! Not here: what a shell can do (files, mounts, sysctls), what is expected.
 
 #![allow(unsafe_code, reason = "bpf(2) and others, as an attacker calls them")]
 

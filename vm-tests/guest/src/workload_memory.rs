@@ -31,8 +31,8 @@ fn write_code(at: NonNull<c_void>, answer: u8) {
 
 /// Calls what [`write_code`] wrote.
 fn call(at: NonNull<c_void>) -> i32 {
-    // SAFETY: the page at `at` is executable and begins with a complete function of this signature that touches
-    // nothing but its return register.
+    // SAFETY: the page at `at` is executable and begins with a complete function of this signature that
+    // touches nothing but its return register.
     let function = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> i32>(at.as_ptr()) };
     function()
 }
@@ -170,8 +170,8 @@ pub fn name_executable_alone(fd: u32) -> io::Result<()> {
 /// `struct prctl_mm_map`, include/uapi/linux/prctl.h.
 #[repr(C)]
 struct MemoryMap {
-    /// Begin and end of code, of data; begin of the heap, its end; begin of the stack; begin and end of arguments, of the
-    /// environment.
+    /// Begin and end of code, of data; begin of the heap, its end; begin of the stack; begin and end of
+    /// arguments, of the environment.
     bounds: [u64; 11],
     auxv: u64,
     auxv_size: u32,

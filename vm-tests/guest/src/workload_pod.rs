@@ -1,7 +1,7 @@
 //! What a process of a pod tries on its node, without rights there: each attempt with its outcome.
 //!
-//! Promises: what needs a namespace is tried in one of its own; no attempt stops another one. Not here: what host root can
-//! do (see `workload_guard`), what is expected.
+//! Promises: what needs a namespace is tried in one of its own; no attempt stops another one. Not here: what
+//! host root can do (see `workload_guard`), what is expected.
 
 #![allow(unsafe_code, reason = "prctl(2) and ioctls, as an attacker calls them")]
 
@@ -48,11 +48,13 @@ fn namespaces(flags: CloneFlags) -> io::Result<()> {
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    // Not at once: files of a network namespace in proc are its root's only where that had a number when it was made.
+    // Not at once: files of a network namespace in proc are its root's only where that had a number when it
+    // was made.
     unshare(flags).map_err(Into::into)
 }
 
-/// As any user can: tries everything on the programs pinned in `pins` and on process `pid`, as `uid` where it is given.
+/// As any user can: tries everything on the programs pinned in `pins` and on process `pid`, as `uid` where it
+/// is given.
 ///
 /// # Errors
 /// When an attempt cannot even be made.
@@ -166,8 +168,8 @@ fn rename_interface(from: &str, to: &str) -> io::Result<()> {
     nix::errno::Errno::result(done).map(drop).map_err(Into::into)
 }
 
-/// Takes hold of a pinned link as root, goes into a cgroup, gives up root and tries to change and to detach the link: what a
-/// process can do that was passed the descriptor.
+/// Takes hold of a pinned link as root, goes into a cgroup, gives up root and tries to change and to detach
+/// the link: what a process can do that was passed the descriptor.
 ///
 /// # Errors
 /// When an attempt cannot even be made.
@@ -183,8 +185,8 @@ pub fn passed(pins: &Path, cgroup: &str, uid: u32) -> Result<Vec<Attempt>> {
     Ok(tried.finish())
 }
 
-/// In user, mount and cgroup namespaces of its own, makes `levels` directories below its cgroup, each in the one before with
-/// a name of `length` bytes, and runs a program in the last one.
+/// In user, mount and cgroup namespaces of its own, makes `levels` directories below its cgroup, each in the
+/// one before with a name of `length` bytes, and runs a program in the last one.
 ///
 /// # Errors
 /// When it cannot be done.
@@ -216,8 +218,8 @@ pub fn nest(levels: u32, length: usize, argv: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Lets /proc/self/exe name another program, as any user can in a user namespace of its own (PR_SET_MM_MAP, and not
-/// PR_SET_MM_EXE_FILE, which asks for CAP_SYS_RESOURCE), then runs one.
+/// Lets /proc/self/exe name another program, as any user can in a user namespace of its own (PR_SET_MM_MAP,
+/// and not PR_SET_MM_EXE_FILE, which asks for CAP_SYS_RESOURCE), then runs one.
 ///
 /// # Errors
 /// When an attempt cannot even be made.

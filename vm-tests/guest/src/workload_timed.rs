@@ -1,7 +1,7 @@
 //! Workloads of benchmarks: the clock stands in the guest, so that the command channel's way is in no figure.
 //!
-//! Promises: what is made ready for a measurement is made before its clock starts; nothing is judged here. Not here: what
-//! runs beside a measurement, and what follows from it (`vm-tests`).
+//! Promises: what is made ready for a measurement is made before its clock starts; nothing is judged here.
+//! Not here: what runs beside a measurement, and what follows from it (`vm-tests`).
 
 use crate::tpm::Tpm;
 use crate::workload::{silently, write_program};
@@ -131,8 +131,8 @@ pub fn drip(dir: &Path, cgroup: &str, pause_ms: u64) -> Result<()> {
 /// # Errors
 /// When the TPM or the collector refuses.
 pub fn attest(socket: &Path, count: u32) -> Result<Attested> {
-    // Two openings: the resource manager swaps the key for each command of the one that has it, and the kernel's own
-    // extension, which this stands for, has none.
+    // Two openings: the resource manager swaps the key for each command of the one that has it, and the
+    // kernel's own extension, which this stands for, has none.
     let (mut extending, mut quoting) = (Tpm::open()?, Tpm::open()?);
     let digests = extending.banks()?;
     let key = quoting.signing_key()?;

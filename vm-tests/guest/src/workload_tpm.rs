@@ -1,7 +1,8 @@
 //! Commands to the TPM as any other process of host root can send them, past the kernel's resource manager.
 //!
-//! Promises: commands go to the device as they are given and answers come back as they were read. Nothing is cleaned up:
-//! what a command left in the TPM stays there until another one removes it. Not here: what the commands mean.
+//! Promises: commands go to the device as they are given and answers come back as they were read. Nothing is
+//! cleaned up: what a command left in the TPM stays there until another one removes it. Not here: what the
+//! commands mean.
 
 use anyhow::{Context as _, Result};
 use std::fs::OpenOptions;

@@ -1,8 +1,8 @@
 //! Programs of a few dozen bytes: real ELF files that the kernel loads, each with a hash of its own.
 //!
-//! Promises: static, no libraries, one page to map, so that a burst of them costs little even without KVM; files
-//! made with different tags differ in content and in nothing else. Not here: where they are put and who runs them.
-//! Pure, and used by both sides: the guest (bursts) and the host (images).
+//! Promises: static, no libraries, one page to map, so that a burst of them costs little even without KVM;
+//! files made with different tags differ in content and in nothing else. Not here: where they are put and who
+//! runs them. Pure, and used by both sides: the guest (bursts) and the host (images).
 
 /// Where the single segment is mapped.
 const BASE: u64 = 0x40_0000;
@@ -74,8 +74,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::sync::{Mutex, PoisonError};
 
-    /// A thread that forks while another one writes a program keeps the file open in its child for a moment, and it cannot
-    /// be executed then: one after the other.
+    /// A thread that forks while another one writes a program keeps the file open in its child for a moment,
+    /// and it cannot be executed then: one after the other.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
     fn start(dir: &Path, program: &[u8]) -> Child {

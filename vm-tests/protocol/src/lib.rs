@@ -1,8 +1,9 @@
 //! The command channel between a test's host side (`vm-tests`) and its guest (`guest`).
 //!
-//! One JSON object a line, both ways, over a virtio port of the guest. The host sends [`Request`]s and tells them
-//! apart by `id`; the guest answers each with any number of [`Body::Data`] and then exactly one of the other bodies.
-//! Replies to different requests may interleave. Not here: what the operations do (`guest`), the port.
+//! One JSON object a line, both ways, over a virtio port of the guest. The host sends [`Request`]s and tells
+//! them apart by `id`; the guest answers each with any number of [`Body::Data`] and then exactly one of the
+//! other bodies. Replies to different requests may interleave. Not here: what the operations do (`guest`),
+//! the port.
 
 #![forbid(unsafe_code)]
 
@@ -35,14 +36,15 @@ pub const IMA_POLICY_PARAMETER: &str = "cgpath.ima_policy";
 /// Where init looks for an IMA policy unless [`IMA_POLICY_PARAMETER`] says otherwise.
 pub const IMA_POLICY_PATH: &str = "/etc/ima/ima-policy";
 
-/// The directory of an initramfs with the modules that the root file system's disk needs, as plain ELF files: they are loaded
-/// in the order of their names. A root file system has none.
+/// The directory of an initramfs with the modules that the root file system's disk needs, as plain ELF files:
+/// they are loaded in the order of their names. A root file system has none.
 pub const INITRD_MODULES: &str = "/initrd-modules";
 
 /// The root file system's disk, where an initramfs mounts it.
 pub const ROOT_DEVICE: &str = "/dev/vda";
 
-/// The disk of a guest that can be restored whose content is another one after it: a tar archive, or nothing but zeros.
+/// The disk of a guest that can be restored whose content is another one after it: a tar archive, or nothing
+/// but zeros.
 pub const ADDITIONS_DEVICE: &str = "/dev/vdb";
 
 /// Bytes as base64 text in JSON.
@@ -143,7 +145,8 @@ pub enum Op {
         /// This was the last part.
         last: bool,
     },
-    /// Read a file from its start, in one go (lists of IMA are consistent only so): data, then [`Body::Done`].
+    /// Read a file from its start, in one go (lists of IMA are consistent only so): data, then
+    /// [`Body::Done`].
     Get {
         /// The file.
         path: String,
@@ -265,8 +268,8 @@ pub struct Hello {
     pub cgroup: String,
     /// The IMA policy file that init loaded, if there was one.
     pub ima_policy: Option<String>,
-    /// The guest was restored from a snapshot after it had booted: other guests have the same boot id, and had the same
-    /// memory and TPM.
+    /// The guest was restored from a snapshot after it had booted: other guests have the same boot id, and
+    /// had the same memory and TPM.
     pub restored: bool,
     /// Steps of init that failed, as text. A host must look at this: nothing is hidden.
     pub failures: Vec<String>,

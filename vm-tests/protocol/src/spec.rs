@@ -1,7 +1,9 @@
-//! What scenarios ask of the programs in a guest and what these answer, as JSON: pods, workloads, facts written down.
+//! What scenarios ask of the programs in a guest and what these answer, as JSON: pods, workloads, facts
+//! written down.
 //!
-//! `guest cri JSON` takes a [`Cri`], `guest workload JSON` a [`Workload`]; the answer is one line on standard output.
-//! Pure types. Not here: how a pod is run (`guest/src/cri.rs`), what a workload does (`guest/src/workload.rs`).
+//! `guest cri JSON` takes a [`Cri`], `guest workload JSON` a [`Workload`]; the answer is one line on standard
+//! output. Pure types. Not here: how a pod is run (`guest/src/cri.rs`), what a workload does
+//! (`guest/src/workload.rs`).
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +46,8 @@ pub struct Pod {
     pub uid: String,
     /// The directory that holds the pod's cgroups, from the hierarchy's root.
     pub cgroup_parent: String,
-    /// Whether the runtime's own seccomp profile is on (`RuntimeDefault`); without it there is none, as in Kubernetes.
+    /// Whether the runtime's own seccomp profile is on (`RuntimeDefault`); without it there is none, as in
+    /// Kubernetes.
     pub confined: bool,
     /// Started in this order.
     pub containers: Vec<Container>,
@@ -114,8 +117,8 @@ pub struct Executed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Workload {
-    /// Run a program in a cgroup and wait for it, as a container's shim does: this process is its parent and stays
-    /// outside of the cgroup. Answer: [`Contained`], where the program ended by itself.
+    /// Run a program in a cgroup and wait for it, as a container's shim does: this process is its parent and
+    /// stays outside of the cgroup. Answer: [`Contained`], where the program ended by itself.
     Contain {
         /// The cgroup, from the hierarchy's root; made when missing.
         cgroup: String,
@@ -124,7 +127,8 @@ pub enum Workload {
         /// A root file system of its own, in a mount namespace of its own.
         root: Option<Root>,
     },
-    /// Run a program in the mount namespace of another process and in a cgroup, and wait for it. Answer: [`Executed`].
+    /// Run a program in the mount namespace of another process and in a cgroup, and wait for it. Answer:
+    /// [`Executed`].
     Enter {
         /// The other process.
         pid: u32,
@@ -133,8 +137,9 @@ pub enum Workload {
         /// Program and arguments.
         argv: Vec<String>,
     },
-    /// Start a chain of five processes, the third through a `#!` line, each by its own file in `dir`. Each writes down
-    /// what it sees of itself and its parents. Answer: a list of [`ChainLink`], the first level first.
+    /// Start a chain of five processes, the third through a `#!` line, each by its own file in `dir`. Each
+    /// writes down what it sees of itself and its parents. Answer: a list of [`ChainLink`], the first level
+    /// first.
     Chain {
         /// A directory of its own, made when missing.
         dir: String,
@@ -148,14 +153,14 @@ pub enum Workload {
     },
     /// Map anonymous memory executable, at once and by a later mprotect, and run code there. Answer: nothing.
     AnonymousExec,
-    /// Execute a program under `personality(MMAP_PAGE_ZERO)`: the kernel maps page zero executable with no file.
-    /// Answer: nothing.
+    /// Execute a program under `personality(MMAP_PAGE_ZERO)`: the kernel maps page zero executable with no
+    /// file. Answer: nothing.
     PageZero {
         /// A directory for the program.
         dir: String,
     },
-    /// Write `count` distinct executables into `dir`, then execute each once: equal shares in the given cgroups, one
-    /// cgroup after the other. Answer: [`Burst`].
+    /// Write `count` distinct executables into `dir`, then execute each once: equal shares in the given
+    /// cgroups, one cgroup after the other. Answer: [`Burst`].
     Burst {
         /// A directory of its own, made when missing.
         dir: String,
@@ -171,13 +176,14 @@ pub enum Workload {
         /// The cgroup, from the hierarchy's root: made and removed, its parents as far as they are empty.
         cgroup: String,
     },
-    /// Map a file without execution, then make the mapping executable. Answer: [`BurstRun`] with this process' cgroup.
+    /// Map a file without execution, then make the mapping executable. Answer: [`BurstRun`] with this
+    /// process' cgroup.
     LateMapping {
         /// A directory for the file.
         dir: String,
     },
-    /// Map `file` executable again and again, and write the outcome of the last time to `outcome`: 0, or the kernel's error
-    /// number. Does not end by itself.
+    /// Map `file` executable again and again, and write the outcome of the last time to `outcome`: 0, or the
+    /// kernel's error number. Does not end by itself.
     MapAgain {
         /// A file that is there.
         file: String,
@@ -189,34 +195,37 @@ pub enum Workload {
         /// A directory for the file.
         dir: String,
     },
-    /// Execute a program that is in anonymous memory only (memfd). Answer: [`BurstRun`] with the path that the kernel
-    /// gives it.
+    /// Execute a program that is in anonymous memory only (memfd). Answer: [`BurstRun`] with the path that
+    /// the kernel gives it.
     Memfd,
-    /// Map the same anonymous file (memfd) executable twice; it is this long and holds nothing. Answer: nothing.
+    /// Map the same anonymous file (memfd) executable twice; it is this long and holds nothing. Answer:
+    /// nothing.
     MapHollow {
         /// Its length, MiB.
         mib: u64,
     },
-    /// In namespaces of its own, map a file executable on an overlay that was mounted there. Answer: [`BurstRun`].
+    /// In namespaces of its own, map a file executable on an overlay that was mounted there. Answer:
+    /// [`BurstRun`].
     MapLayered {
         /// A directory for file and layers.
         dir: String,
     },
-    /// Open for writing a file that was measured and is still open for reading: IMA logs `ToMToU`. Answer: [`BurstRun`].
+    /// Open for writing a file that was measured and is still open for reading: IMA logs `ToMToU`. Answer:
+    /// [`BurstRun`].
     TomTou {
         /// A directory for the file.
         dir: String,
     },
-    /// Time executions, one after the other, by this process' clock: of one file that was executed before, then of files
-    /// that were not. Answer: [`Timed`].
+    /// Time executions, one after the other, by this process' clock: of one file that was executed before,
+    /// then of files that were not. Answer: [`Timed`].
     Execs {
         /// A directory for the files, made when missing; they are removed at the end.
         dir: String,
         /// Executions of each kind.
         count: u32,
     },
-    /// Give IMA and a collector something to record: new programs that are executed, new files that are mapped executable.
-    /// Answer: nothing.
+    /// Give IMA and a collector something to record: new programs that are executed, new files that are
+    /// mapped executable. Answer: nothing.
     Fill {
         /// A directory for the files, made when missing; each is removed after its use.
         dir: String,
@@ -225,8 +234,8 @@ pub enum Workload {
         /// Mapped files.
         mappings: u32,
     },
-    /// In a cgroup under a CPU quota, let threads write and map new files executable, each one after the other. Says so on
-    /// standard output once all run; does not end by itself.
+    /// In a cgroup under a CPU quota, let threads write and map new files executable, each one after the
+    /// other. Says so on standard output once all run; does not end by itself.
     Crowd {
         /// A directory for the files, made when missing; each is removed after its use.
         dir: String,
@@ -234,7 +243,8 @@ pub enum Workload {
         cgroup: String,
         /// How many.
         threads: u32,
-        /// What all of them together may use of a processor in each 100 ms, microseconds; the kernel wants at least 1,000.
+        /// What all of them together may use of a processor in each 100 ms, microseconds; the kernel wants at
+        /// least 1,000.
         quota_us: u32,
     },
     /// In a cgroup, execute a new program again and again. Does not end by itself.
@@ -246,8 +256,8 @@ pub enum Workload {
         /// Pause between two of them, milliseconds.
         pause_ms: u64,
     },
-    /// Time rounds of attestation: in turn the bare TPM commands, and evidence from a collector by its local socket.
-    /// Answer: [`Attested`].
+    /// Time rounds of attestation: in turn the bare TPM commands, and evidence from a collector by its local
+    /// socket. Answer: [`Attested`].
     Attest {
         /// The collector's socket.
         socket: String,
@@ -259,14 +269,16 @@ pub enum Workload {
         /// The directory.
         pins: String,
     },
-    /// Reach for a collector's maps, programs, links and process, as host root can. Answer: a list of [`Attempt`].
+    /// Reach for a collector's maps, programs, links and process, as host root can. Answer: a list of
+    /// [`Attempt`].
     Attack {
         /// The directory of its pins.
         pins: String,
         /// Its process id.
         pid: u32,
     },
-    /// Reach for the same and for what a pod can make look the same, as any user can. Answer: a list of [`Attempt`].
+    /// Reach for the same and for what a pod can make look the same, as any user can. Answer: a list of
+    /// [`Attempt`].
     Reach {
         /// The directory of the collector's pins.
         pins: String,
@@ -275,8 +287,8 @@ pub enum Workload {
         /// The user to become first, with no capability left.
         uid: Option<u32>,
     },
-    /// Take hold of a pinned link as root, then, in a cgroup and as a user without capabilities, try to change and detach it.
-    /// Answer: a list of [`Attempt`].
+    /// Take hold of a pinned link as root, then, in a cgroup and as a user without capabilities, try to
+    /// change and detach it. Answer: a list of [`Attempt`].
     Passed {
         /// The directory of the collector's pins.
         pins: String,
@@ -285,8 +297,8 @@ pub enum Workload {
         /// The user.
         uid: u32,
     },
-    /// As a container's root without privileges: nest directories below the own cgroup (v2) and run a program in the last one.
-    /// Answer: nothing.
+    /// As a container's root without privileges: nest directories below the own cgroup (v2) and run a program
+    /// in the last one. Answer: nothing.
     Nest {
         /// How many.
         levels: u32,
@@ -295,8 +307,8 @@ pub enum Workload {
         /// Program and arguments.
         argv: Vec<String>,
     },
-    /// As any user, in a user namespace of its own: let /proc/self/exe name another program, then run one. Answer: a list of
-    /// [`Attempt`].
+    /// As any user, in a user namespace of its own: let /proc/self/exe name another program, then run one.
+    /// Answer: a list of [`Attempt`].
     Imitate {
         /// What it is to name.
         other: String,
@@ -305,8 +317,8 @@ pub enum Workload {
         /// The user.
         uid: u32,
     },
-    /// Send commands to the TPM past the kernel's resource manager; what they leave in it stays. Answer: a list of the
-    /// TPM's answers, hex.
+    /// Send commands to the TPM past the kernel's resource manager; what they leave in it stays. Answer: a
+    /// list of the TPM's answers, hex.
     Tpm {
         /// The commands, hex.
         commands: Vec<String>,
@@ -366,8 +378,8 @@ pub struct Attempt {
 pub struct Root {
     /// The image's files; not written to.
     pub lower: String,
-    /// A directory of its own for what is written, made when missing. Its file `pid` holds the program's process id and
-    /// a newline once it runs.
+    /// A directory of its own for what is written, made when missing. Its file `pid` holds the program's
+    /// process id and a newline once it runs.
     pub state: String,
     /// Directories of the host in it.
     pub mounts: Vec<Mount>,

@@ -1,6 +1,7 @@
 //! Whether what a round of attestation adds grows with the number of pods.
 //!
-//! Promises: records and entries are as many whatever the number of pods is. Not here: a round's own parts (see `bench`).
+//! Promises: records and entries are as many whatever the number of pods is. Not here: a round's own parts
+//! (see `bench`).
 
 use super::{FILES, SIGTERM, end, rounds, status, wait_for, work};
 use crate::kernel::Stock;
@@ -11,7 +12,8 @@ use serde::Serialize;
 use std::time::Duration;
 use vm_protocol::spec::{Attested, Burst, Workload};
 
-/// Executions before the rounds over pods: the same programs, records and entries however many pods they are in.
+/// Executions before the rounds over pods: the same programs, records and entries however many pods they are
+/// in.
 const EXECUTIONS: u32 = 1000;
 
 /// What [`pods`] found for one number of pods at one time.
@@ -40,10 +42,11 @@ pub struct Pods {
     pub each: Vec<OverPods>,
 }
 
-/// Times `count` rounds, each beside bare commands to the same TPM, for each number of pods in turn, so many passes: a
-/// collector starts anew, sees [`EXECUTIONS`] executions of the same programs spread over so many pods, and is then asked.
-/// Each pass begins with another number, so that what changes slowly is not taken for what they do. One more, of one pod,
-/// comes before them and is not counted: it makes the list as long as it then stays.
+/// Times `count` rounds, each beside bare commands to the same TPM, for each number of pods in turn, so many
+/// passes: a collector starts anew, sees [`EXECUTIONS`] executions of the same programs spread over so many
+/// pods, and is then asked. Each pass begins with another number, so that what changes slowly is not taken
+/// for what they do. One more, of one pod, comes before them and is not counted: it makes the list as long as
+/// it then stays.
 ///
 /// # Errors
 /// When the guest or the collector does not work, or a pod is missing among the partitions.

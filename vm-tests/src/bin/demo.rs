@@ -1,7 +1,8 @@
 //! `cargo xtask demo`: the product's story, shown by a real guest and a real verifier.
 //!
-//! Options are described by `cargo xtask demo --help`. Exit codes: 0 every verdict is what it should be; 1 one is not,
-//! or an attack was caught; 2 the demo could not be run; 3 an attack was *not* caught. Not here: the story (`vm_tests::demo`).
+//! Options are described by `cargo xtask demo --help`. Exit codes: 0 every verdict is what it should be; 1
+//! one is not, or an attack was caught; 2 the demo could not be run; 3 an attack was *not* caught. Not here:
+//! the story (`vm_tests::demo`).
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -91,9 +91,9 @@ impl VmBuilder {
         }
     }
 
-    /// The guest is restored from a snapshot of one that has booted, in place of being booted: for tests of which booting is
-    /// no part (see the module `vm` for the rule). What is added to its disk comes to be there after its boot, but for an IMA
-    /// policy.
+    /// The guest is restored from a snapshot of one that has booted, in place of being booted: for tests of
+    /// which booting is no part (see the module `vm` for the rule). What is added to its disk comes to be
+    /// there after its boot, but for an IMA policy.
     #[must_use]
     pub fn restored(mut self, yes: bool) -> Self {
         self.restored = yes;
@@ -163,8 +163,8 @@ impl VmBuilder {
         self
     }
 
-    /// UEFI firmware loads the kernel from a disk, as a unified kernel image, and measures what it does. Default: QEMU puts
-    /// the kernel into memory.
+    /// UEFI firmware loads the kernel from a disk, as a unified kernel image, and measures what it does.
+    /// Default: QEMU puts the kernel into memory.
     #[must_use]
     pub fn firmware(mut self, yes: bool) -> Self {
         self.firmware = yes;
@@ -178,8 +178,8 @@ impl VmBuilder {
         self
     }
 
-    /// This directory is the root file system, as it was [staged](VmBuilder::stage) and changed since. It is not written to;
-    /// all in it is root's in the guest.
+    /// This directory is the root file system, as it was [staged](VmBuilder::stage) and changed since. It is
+    /// not written to; all in it is root's in the guest.
     #[must_use]
     pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = Some(root.into());
@@ -244,8 +244,8 @@ impl VmBuilder {
         self.file(vm_protocol::IMA_POLICY_PATH, host, 0o644)
     }
 
-    /// Puts the guest's root file system together as a directory, just as it will be when the guest boots: for
-    /// reference values that are computed before.
+    /// Puts the guest's root file system together as a directory, just as it will be when the guest boots:
+    /// for reference values that are computed before.
     ///
     /// # Errors
     /// When something is missing on this machine.
@@ -253,7 +253,8 @@ impl VmBuilder {
         image::stage(&self.recipe()?.borrow())
     }
 
-    /// Makes the unified kernel image that the firmware will load: for reference values that are computed before.
+    /// Makes the unified kernel image that the firmware will load: for reference values that are computed
+    /// before.
     ///
     /// # Errors
     /// When something is missing on this machine.
@@ -269,8 +270,8 @@ impl VmBuilder {
     }
 
     pub(super) fn command_line(&self) -> String {
-        // With no root named the kernel takes a tmpfs for the initramfs: IMA's built-in policy measures what root reads of a
-        // ramfs (the modules), and nothing of a tmpfs but what is executed.
+        // With no root named the kernel takes a tmpfs for the initramfs: IMA's built-in policy measures what
+        // root reads of a ramfs (the modules), and nothing of a tmpfs but what is executed.
         let start = if self.restored {
             "rdinit=/usr/sbin/guest"
         } else {
@@ -355,10 +356,12 @@ impl VmBuilder {
         })
     }
 
-    /// Makes the disk, starts TPM and machine, and waits until the guest takes commands: in its turn, where others run.
+    /// Makes the disk, starts TPM and machine, and waits until the guest takes commands: in its turn, where
+    /// others run.
     ///
     /// # Errors
-    /// When something is missing on this machine, or the guest does not come up in time: with its console's end.
+    /// When something is missing on this machine, or the guest does not come up in time: with its console's
+    /// end.
     pub fn start(mut self) -> Result<Vm> {
         let turn = turn::take();
         if self.restored {

@@ -79,7 +79,8 @@ impl<'vm> Command<'vm> {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// When it cannot be started, its time is up, or the guest does not answer. Its own failure is in the [`Output`].
+    /// When it cannot be started, its time is up, or the guest does not answer. Its own failure is in the
+    /// [`Output`].
     pub fn run(self) -> Result<Output> {
         let argv = self.command.argv.join(" ");
         let timeout = self.timeout;
@@ -106,7 +107,8 @@ impl<'vm> Command<'vm> {
     /// Runs it to its end and passes on what it prints as it comes.
     ///
     /// # Errors
-    /// When it cannot be started, or the guest does not answer. Whether it failed or its time was up is in the [`Exit`].
+    /// When it cannot be started, or the guest does not answer. Whether it failed or its time was up is in
+    /// the [`Exit`].
     pub fn stream(self, mut take: impl FnMut(Stream, &[u8])) -> Result<Exit> {
         if self.stdin.len() > vm_protocol::MAX_STDIN {
             bail!(

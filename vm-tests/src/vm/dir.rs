@@ -1,7 +1,7 @@
 //! A guest's directory: disk, TPM state, sockets, logs.
 //!
-//! Promise: it goes away with the guest or with the process that made it, by whatever death, unless it is kept. Not here:
-//! what lies in it.
+//! Promise: it goes away with the guest or with the process that made it, by whatever death, unless it is
+//! kept. Not here: what lies in it.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-/// Where guests have their directories: `CGPATH_VM_DIR`, or in memory where there is plenty (an image is some hundred
-/// MB, and waiting for a disk is most of a start), else on disk.
+/// Where guests have their directories: `CGPATH_VM_DIR`, or in memory where there is plenty (an image is some
+/// hundred MB, and waiting for a disk is most of a start), else on disk.
 fn guests_dir() -> PathBuf {
     const PLENTY: u64 = 6 << 30;
     if let Some(dir) = std::env::var_os("CGPATH_VM_DIR") {
@@ -81,8 +81,8 @@ impl VmDir {
         Ok(dir)
     }
 
-    /// Starts a shell that reads until this process closes its end of a pipe, by whatever death, and then removes the
-    /// directory: a disk in memory must not outlive Ctrl-C.
+    /// Starts a shell that reads until this process closes its end of a pipe, by whatever death, and then
+    /// removes the directory: a disk in memory must not outlive Ctrl-C.
     fn start_cleaner(&self) -> Result<Child> {
         let mut command = std::process::Command::new("/bin/sh");
         command

@@ -1,5 +1,5 @@
-//! What a pod with default capabilities can try, tried: real containers of containerd in one guest, one pod for each
-//! attack, one round of evidence for all; each test reads what became of one of them.
+//! What a pod with default capabilities can try, tried: real containers of containerd in one guest, one pod
+//! for each attack, one round of evidence for all; each test reads what became of one of them.
 
 use anyhow::{Context as _, Result};
 use cgpath_appraisal::{Rule, State, Verdict};
@@ -23,7 +23,8 @@ const TOOL: &str = "/app/tool";
 const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
 /// What a pod may run, on the host too: without a runtime its records are suspect.
 const SHARED: &str = "/opt/shared/report";
-/// The longest file that this node's programs read for its hash. IMA has no such limit, and hashes what is longer itself.
+/// The longest file that this node's programs read for its hash. IMA has no such limit, and hashes what is
+/// longer itself.
 const MAX_HASH_MIB: u64 = 64;
 /// The pods, each for one attack.
 const PODS: [&str; 16] = [
@@ -70,7 +71,8 @@ struct Facts {
     imitated: Vec<Attempt>,
 }
 
-/// A well-formed next checkpoint: what an attacker can make from a checkpoint that was sent, with a key of their own.
+/// A well-formed next checkpoint: what an attacker can make from a checkpoint that was sent, with a key of
+/// their own.
 fn next_checkpoint(evidence: &Evidence) -> Result<(u64, Vec<u8>)> {
     let file = evidence.checkpoints.last().context("no checkpoint")?;
     let last = SealedCheckpoint::from_file(file)?;
@@ -155,7 +157,8 @@ fn gather() -> Result<Facts> {
         before.verdict
     );
 
-    // At our path, with our uid (a container's root is uid 0), named as the one after next: ours comes in between.
+    // At our path, with our uid (a container's root is uid 0), named as the one after next: ours comes in
+    // between.
     let (number, file) = next_checkpoint(&before.evidence()?)?;
     let forged = format!("{CHECKPOINTS}/{number}");
     write_file(&pods, pod("forge"), &forged, &file)?;
@@ -417,8 +420,8 @@ fn a_mapping_made_executable_by_mprotect_is_charged_to_its_pod() {
     facts.charged("late", Rule::PodContents, &facts.late.path);
 }
 
-/// What the kernel reads for a program of ours keeps all programs of the kernel from being freed: how much that is must not be a
-/// pod's to say. IMA's own hash is taken once there is one.
+/// What the kernel reads for a program of ours keeps all programs of the kernel from being freed: how much
+/// that is must not be a pod's to say. IMA's own hash is taken once there is one.
 #[test]
 fn a_file_that_is_longer_than_any_that_is_read_for_its_hash_is_charged_to_its_pod() {
     let facts = facts();
@@ -499,7 +502,8 @@ fn what(tried: &[Attempt], succeeded: bool) -> Vec<&str> {
 fn what_a_pod_without_rights_tries_on_our_parts_is_no_record_and_no_finding() {
     let facts = facts();
     for (pod, tried) in ["reach", "confined"].into_iter().zip(&facts.reached) {
-        // With a profile not even a user namespace; without one, a file and a mount that look like ours and are its own.
+        // With a profile not even a user namespace; without one, a file and a mount that look like ours and
+        // are its own.
         let wanted: &[&str] = match pod {
             "confined" => &[],
             _ => &[

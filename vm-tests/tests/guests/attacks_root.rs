@@ -1,6 +1,6 @@
-//! What host root can try, tried in one guest, one thing after the other; what each set off in the verdict is kept, and
-//! each test reads what became of one of them. A kexec has a guest of its own. Attacks on the eBPF programs themselves
-//! are in `guard.rs`.
+//! What host root can try, tried in one guest, one thing after the other; what each set off in the verdict is
+//! kept, and each test reads what became of one of them. A kexec has a guest of its own. Attacks on the eBPF
+//! programs themselves are in `guard.rs`.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cgpath_appraisal::{Finding, Rule, State};
@@ -204,7 +204,8 @@ fn gather() -> Result<Facts> {
     let said = node.vm.sh(
         "rm -r /sys/fs/bpf/ima-cgpath && /usr/bin/true && cp /usr/bin/true /var/tmp/unseen && echo >> /var/tmp/unseen && /var/tmp/unseen",
     )?;
-    // As its unit does: once more, whatever came of the first time. Nothing is left that the second start could take over.
+    // As its unit does: once more, whatever came of the first time. Nothing is left that the second start
+    // could take over.
     let mut refusals = Vec::new();
     for _ in 0..2 {
         let again = scenario::start_collector(&node.vm, &node.plan)?;
@@ -333,7 +334,8 @@ fn a_collector_that_was_unloaded_cannot_go_on_in_the_same_boot() {
 /// Where the kernel's own image lies in the guest: a file of the reference values.
 const KERNEL: &str = "/boot/vmlinuz";
 
-/// The same kernel with the same command line, all of it known to the verifier: only that no reset came first is wrong.
+/// The same kernel with the same command line, all of it known to the verifier: only that no reset came first
+/// is wrong.
 fn started_by_kexec(stock: Stock) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Executions that are denied: in a pod that the verifier does not trust, and in pods after a loss. Never on the host, never
-//! in a neighbour, and never for ever.
+//! Executions that are denied: in a pod that the verifier does not trust, and in pods after a loss. Never on
+//! the host, never in a neighbour, and never for ever.
 
 use cgpath_appraisal::{Rule, Severity, State};
 use cgpath_evidence::{EventKind, GuardAction, PodUid};
@@ -68,7 +68,8 @@ fn executes(pods: &Pods<'_>, pod: &Running, program: &str) -> bool {
     }
 }
 
-/// What the kernel said to the last executable mapping of a process: 0, or an error number; `None` before there was one.
+/// What the kernel said to the last executable mapping of a process: 0, or an error number; `None` before
+/// there was one.
 fn mapping(vm: &Vm, pid: u32) -> Option<i32> {
     let text = vm.get_text(&format!("/proc/{pid}/root/tmp/mapped")).ok()?;
     Some(
@@ -182,8 +183,8 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     collector.signal(SIGCONT).unwrap();
     until(&pods, &bad, false, 120);
 
-    // Records are lost: the node's evidence is not believed from now on, nor is anything said for a pod. That denies nobody, and
-    // it frees nobody.
+    // Records are lost: the node's evidence is not believed from now on, nor is anything said for a pod. That
+    // denies nobody, and it frees nobody.
     lose(&vm, &collector, 400);
     collector.signal(SIGCONT).unwrap();
     let round = site.fresh(&vm).unwrap();
@@ -200,8 +201,8 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     until(&pods, &bad, false, 120);
     assert!(executes(&pods, &good, "/app/hello") && executes(&pods, &good, "/app/script"));
 
-    // The same pins, another configuration: an exempt pod is left alone, and the mode can be left. Mappings: the
-    // programs of these images have none, so that they go through with it, too.
+    // The same pins, another configuration: an exempt pod is left alone, and the mode can be left. Mappings:
+    // the programs of these images have none, so that they go through with it, too.
     stop(&collector);
     assert!(!executes(&pods, &bad, "/app/hello"), "a stop opens nothing");
     let exempt = format!("enforce.exempt=/kubepods/burstable/pod{BAD}");

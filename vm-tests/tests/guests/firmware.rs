@@ -84,8 +84,9 @@ fn a_good_boot_is_trusted(stock: Stock) -> (Node, tempfile::TempDir, i32) {
     (node, dir, collector)
 }
 
-/// `cgpathd once`, after the collector of this process id, with an RSA key and a nonce as Trustee asks for it, exported for it. `CGPATH_RECORD` names where the
-/// evidence goes: `foreign-verifiers/evidence/rsa.cbor` came so.
+/// `cgpathd once`, after the collector of this process id, with an RSA key and a nonce as Trustee asks for
+/// it, exported for it. `CGPATH_RECORD` names where the evidence goes: `foreign-verifiers/evidence/rsa.cbor`
+/// came so.
 fn has_the_form_that_trustee_takes(node: &Node, collector: i32) {
     let stop = format!("kill {collector}; while [ -e /proc/{collector} ]; do sleep 0.2; done");
     node.vm.sh(&stop).unwrap();

@@ -1,6 +1,6 @@
-//! What host root does to the collector's own parts: in the mode "deny" it fails and is recorded, in the mode "record" it
-//! goes through and the node is untrusted, or the evidence stops. What a pod with and without privileges can do there. And
-//! there is a way to leave.
+//! What host root does to the collector's own parts: in the mode "deny" it fails and is recorded, in the mode
+//! "record" it goes through and the node is untrusted, or the evidence stops. What a pod with and without
+//! privileges can do there. And there is a way to leave.
 
 use cgpath_appraisal::{Rule, Severity, State, Subject};
 use cgpath_evidence::{
@@ -35,8 +35,8 @@ const ATTEMPTS: [&str; 8] = [
     "descriptor",
 ];
 
-/// Pods that are given the host's /sys, /dev and processes: what one does in them as root it does with privileges; what it
-/// does as a user, without any.
+/// Pods that are given the host's /sys, /dev and processes: what one does in them as root it does with
+/// privileges; what it does as a user, without any.
 const PLAIN: &str = "11111111-0000-4000-8000-000000000001";
 const PRIVILEGED: &str = "22222222-0000-4000-8000-000000000002";
 /// A user without rights.
@@ -94,7 +94,8 @@ fn in_pod(pods: &Pods<'_>, pod: &Running, work: &Workload) -> Vec<Attempt> {
     serde_json::from_str(&answer).unwrap()
 }
 
-/// Tries in a pod what needs no rights, and what looks as if it were done to us; what succeeds is done to nobody.
+/// Tries in a pod what needs no rights, and what looks as if it were done to us; what succeeds is done to
+/// nobody.
 fn reach(pods: &Pods<'_>, pod: &Running, collector: i32) {
     let tried = in_pod(
         pods,
@@ -140,7 +141,8 @@ fn reach(pods: &Pods<'_>, pod: &Running, collector: i32) {
     assert_eq!(what(false), BTreeSet::from(refused), "{told:?}");
 }
 
-/// What a user without rights, in the cgroup of this pod, does with a descriptor of a link that root passed it.
+/// What a user without rights, in the cgroup of this pod, does with a descriptor of a link that root passed
+/// it.
 fn passed(node: &Node, pod: &Running) -> Vec<Attempt> {
     let work = Workload::Passed {
         pins: PINS.to_owned(),
@@ -376,7 +378,8 @@ fn denied(stock: Stock) {
         "a restart is no attack"
     );
 
-    // Another program of the same name and place in the file system may not; this one may take everything down.
+    // Another program of the same name and place in the file system may not; this one may take everything
+    // down.
     collector.signal(SIGTERM).unwrap();
     assert!(collector.wait(Duration::from_secs(30)).unwrap().is_some());
     let other =
@@ -478,7 +481,8 @@ fn recorded(stock: Stock) {
     assert!(on_node(&round, PRIVILEGED), "{}", round.verdict);
     assert_eq!(round.verdict.node.state, State::Untrusted);
 
-    // Through bpf(2) and ptrace(2): all goes through, but for what no kernel can do; the evidence goes on, untrusted.
+    // Through bpf(2) and ptrace(2): all goes through, but for what no kernel can do; the evidence goes on,
+    // untrusted.
     let tried = attack(&node, collector.pid());
     for what in ATTEMPTS.into_iter().chain(["map written", "traced"]) {
         let of_this: Vec<i32> = tried.iter().filter(|t| t.what == what).map(|t| t.errno).collect();
@@ -533,7 +537,8 @@ fn recorded(stock: Stock) {
     assert_eq!(sh(&node, &format!("mv {PINS}/other {PINS}/link_executed")).0, 0);
     assert!(!last_checkpoint(&node.fresh().unwrap()).blind);
 
-    // Pins gone: the programs run on as long as the collector does, and it says that they will not outlive it.
+    // Pins gone: the programs run on as long as the collector does, and it says that they will not outlive
+    // it.
     assert_eq!(
         sh(
             &node,

@@ -1,6 +1,8 @@
-//! docs/install.md, followed to the letter: its commands, in their order, on a node with systemd and a verifier beside it.
+//! docs/install.md, followed to the letter: its commands, in their order, on a node with systemd and a
+//! verifier beside it.
 //!
-//! The word after `sh` in a block's first line says where it runs; a block that says nothing of the kind fails the test.
+//! The word after `sh` in a block's first line says where it runs; a block that says nothing of the kind
+//! fails the test.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -122,7 +124,8 @@ impl Drop for Service {
     }
 }
 
-/// A Debian node as its installer leaves it, but for the boot loader and udev, which no virtual machine here needs.
+/// A Debian node as its installer leaves it, but for the boot loader and udev, which no virtual machine here
+/// needs.
 fn node(stage: bool) -> VmBuilder {
     let unit = "/etc/systemd/system/guest-agent.service";
     let builder = Vm::builder(Stock::V6_12).ima("");

@@ -1,8 +1,8 @@
-//! The debug kernel (KASAN, lockdep, RCU and sleep checks, kmemleak, failing allocations) while control groups, parents
-//! and namespaces go away under the tasks that are measured.
+//! The debug kernel (KASAN, lockdep, RCU and sleep checks, kmemleak, failing allocations) while control
+//! groups, parents and namespaces go away under the tasks that are measured.
 //!
-//! Run by `cargo xtask soak --step kernel`, which builds the kernel and names its directory in `CGPATH_KERNEL`; fails
-//! where that is absent. `CGPATH_STORM_SECONDS` is the storm's length.
+//! Run by `cargo xtask soak --step kernel`, which builds the kernel and names its directory in
+//! `CGPATH_KERNEL`; fails where that is absent. `CGPATH_STORM_SECONDS` is the storm's length.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,9 +28,9 @@ const SPLATS: &[&str] = &[
     "kernel panic",
 ];
 
-/// Every worker runs until the time is over and counts its rounds. Each execution is of a content that nobody measured
-/// before: the workers append to programs of their own. Whatever the shell can do by itself is done by it, since a
-/// process of this kernel takes long to start.
+/// Every worker runs until the time is over and counts its rounds. Each execution is of a content that nobody
+/// measured before: the workers append to programs of their own. Whatever the shell can do by itself is done
+/// by it, since a process of this kernel takes long to start.
 const STORM: &str = r#"
 top=/sys/fs/cgroup/storm
 mkdir -p $top /var/tmp/storm

@@ -1,4 +1,5 @@
-//! The packages that `cargo xtask kernel package` makes: a Debian guest installs them, and boots what it installed.
+//! The packages that `cargo xtask kernel package` makes: a Debian guest installs them, and boots what it
+//! installed.
 //!
 //! Run by `cargo xtask soak --step kernel` with their directory in `CGPATH_PACKAGES`; fails without it.
 
@@ -34,7 +35,8 @@ fn a_debian_guest_installs_the_packages_and_boots_the_kernel() {
             .put(&format!("/var/tmp/{kind}.deb"), &content, 0o644)
             .unwrap();
     }
-    // The guest's root has no lists of the files that its packages brought; dpkg only wants a place for new ones.
+    // The guest's root has no lists of the files that its packages brought; dpkg only wants a place for new
+    // ones.
     stock
         .sh("mkdir -p /var/lib/dpkg/info; dpkg --install /var/tmp/linux-image-.deb 2>&1")
         .unwrap();

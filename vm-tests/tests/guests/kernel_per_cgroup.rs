@@ -1,6 +1,8 @@
-//! The rule option `per_cgroup` of the RFC series: a file leaves an entry for each control group that uses it.
+//! The rule option `per_cgroup` of the RFC series: a file leaves an entry for each control group that uses
+//! it.
 //!
-//! Run by `cargo xtask soak --step kernel` with the kernel of `rfc-per-cgroup` in `CGPATH_KERNEL`; fails without it.
+//! Run by `cargo xtask soak --step kernel` with the kernel of `rfc-per-cgroup` in `CGPATH_KERNEL`; fails
+//! without it.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -125,7 +127,8 @@ fn gather() -> Facts {
     let many = lines(&vm, "/var/tmp/many");
     sh(&all);
     let many_again = lines(&vm, "/var/tmp/many");
-    // Compared in turn: what else the machine does hits all of them. All move to a group, none leaves an entry.
+    // Compared in turn: what else the machine does hits all of them. All move to a group, none leaves an
+    // entry.
     let times = sh(&format!(
         "turn() {{ begin=$(date +%s%N); n=0; while [ $n -lt {EXECUTIONS} ]; do n=$((n + 1))
              (echo 0 >/sys/fs/cgroup/g$2/cgroup.procs; exec /var/tmp/$1); done; echo $(($(date +%s%N) - begin)); }}

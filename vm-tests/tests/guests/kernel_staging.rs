@@ -66,7 +66,8 @@ fn entries_taken_out_while_the_collector_is_down_are_missed_by_name() {
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
     let round = node.fresh().unwrap();
     assert_eq!(round.verdict.node.state, State::Untrusted, "{}", round.verdict);
-    // The verifier has what is gone and says so; the restarted collector counts what is left, which is a step back.
+    // The verifier has what is gone and says so; the restarted collector counts what is left, which is a step
+    // back.
     let notes = &round.verdict.node.notes;
     assert!(
         notes

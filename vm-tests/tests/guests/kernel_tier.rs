@@ -1,7 +1,8 @@
 //! The patched kernel in a guest: what its entries say, and that everything downstream reads them.
 //!
-//! Run by `cargo xtask test --step kernel`, which builds the kernel and names its directory in `CGPATH_KERNEL`. Where
-//! that is absent the tests fail: there is nothing to say about a kernel that is not there.
+//! Run by `cargo xtask test --step kernel`, which builds the kernel and names its directory in
+//! `CGPATH_KERNEL`. Where that is absent the tests fail: there is nothing to say about a kernel that is not
+//! there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! The patched kernel under virtme-ng, with IMA and a software TPM: as kernel developers boot it.
 //!
-//! Run by `cargo xtask test --step kernel`; fails where `CGPATH_KERNEL` names no kernel, or virtme-ng is not there.
+//! Run by `cargo xtask test --step kernel`; fails where `CGPATH_KERNEL` names no kernel, or virtme-ng is not
+//! there.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use vm_tests::scenario::TAGGED_IMA;
 use vm_tests::{kernel, lists, virtme};
 
-/// Runs a program from a disk file system of its own in a group with a telling name; then takes the list and the
-/// registers, until nothing was added between two looks at them.
+/// Runs a program from a disk file system of its own in a group with a telling name; then takes the list and
+/// the registers, until nothing was added between two looks at them.
 const SCRIPT: &str = r#"
 set -e
 mountpoint -q /sys/kernel/security || mount -t securityfs securityfs /sys/kernel/security

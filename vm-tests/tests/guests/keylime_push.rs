@@ -1,5 +1,6 @@
-//! A node with a kernel of its own as an agent of Keylime in push mode: Keylime's registrar and verifier on this machine
-//! judge what a real kernel measured, by reference values that were made before the guest booted.
+//! A node with a kernel of its own as an agent of Keylime in push mode: Keylime's registrar and verifier on
+//! this machine judge what a real kernel measured, by reference values that were made before the guest
+//! booted.
 
 #[path = "../../../collector/tests/keylime_push/services.rs"]
 #[allow(dead_code, reason = "the collector's own tests ask for more")]
@@ -16,7 +17,8 @@ use vm_tests::scenario::{COLLECTOR_LOG, NODE, Node, Plan, Round};
 use vm_tests::{Stock, host};
 
 const CA: &str = "/etc/ima-cgpath/keylime-ca.pem";
-/// In the guest's root before it boots, so that the policy knows it; executed once Keylime has judged a round.
+/// In the guest's root before it boots, so that the policy knows it; executed once Keylime has judged a
+/// round.
 const KNOWN: &str = "/opt/known";
 /// Comes into the guest while it runs.
 const UNKNOWN: &str = "/opt/unknown";
@@ -24,8 +26,8 @@ const UNKNOWN: &str = "/opt/unknown";
 /// Keylime judges on a machine that emulates the guest's processor at the same time.
 const JUDGED: Duration = Duration::from_secs(180);
 
-/// A runtime policy of the files that the guest's root had before it booted, with the boot aggregate that follows from its
-/// registers.
+/// A runtime policy of the files that the guest's root had before it booted, with the boot aggregate that
+/// follows from its registers.
 fn runtime_policy(node: &Node, round: &Round) -> Value {
     let references = node.site.policy_file().with_file_name("host.json");
     let output = node.site.dir().join("runtime-policy.json");

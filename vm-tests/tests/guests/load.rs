@@ -1,7 +1,7 @@
 //! Nothing is lost under load and through failures, or it is lost by number.
 //!
-//! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the bursts and the number of kills those that are wanted once; without it they
-//! are as large as a test run has time for.
+//! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the bursts and the number of kills those that are wanted once;
+//! without it they are as large as a test run has time for.
 
 use anyhow::{Context as _, Result, ensure};
 use cgpath_appraisal::{Rule, Severity, State, Verdict};
@@ -18,7 +18,8 @@ const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
 const SIGSTOP: i32 = 19;
 
-/// What the execution of a new static program leaves: IMA's entry, the execution, and the mapping of its code.
+/// What the execution of a new static program leaves: IMA's entry, the execution, and the mapping of its
+/// code.
 const KINDS: [EventKind; 3] = [EventKind::Entry, EventKind::Execution, EventKind::Mapping];
 
 /// What is wanted once, or what a test run has time for.
@@ -95,7 +96,8 @@ impl<'vm> Running<'vm> {
         })
     }
 
-    /// Waits until so many programs were executed since the begin, or it is over. Each leaves an entry in IMA's list.
+    /// Waits until so many programs were executed since the begin, or it is over. Each leaves an entry in
+    /// IMA's list.
     fn until_executed(&self, node: &Node, programs: u64) -> Result<()> {
         while self.goes_on()? && measured(node)? < self.entries + programs {}
         Ok(())
@@ -118,7 +120,8 @@ impl<'vm> Running<'vm> {
 /// A record of a file: its kind and its cgroup.
 type Seen<'a> = (EventKind, Option<&'a [u8]>);
 
-/// Every run of the burst has exactly one record of each kind, in the cgroup it ran in, and the chain is unbroken.
+/// Every run of the burst has exactly one record of each kind, in the cgroup it ran in, and the chain is
+/// unbroken.
 fn nothing_lost_nothing_doubled(round: &Round, burst: &Burst) {
     assert_eq!(round.broken(), Vec::<String>::new());
     assert_eq!((round.verdict.node.lost, round.verdict.node.unattributed), (0, 0));
@@ -254,7 +257,8 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
     let (mut collector, _) = node.start_collector().unwrap();
     let count = scaled(6_000, 800);
     let running = Running::begin(&node, count).unwrap();
-    // Instants of the burst, not of the clock: one in each equal share of it, where a generator with a fixed seed says.
+    // Instants of the burst, not of the clock: one in each equal share of it, where a generator with a fixed
+    // seed says.
     let share = u64::from(count / (kills + 1));
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut in_burst = 0;
@@ -287,8 +291,8 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
     node.vm.power_off().unwrap();
 }
 
-/// Runs a burst while something is wrong, makes it right again, and wants all records; gives the collector's log and the
-/// verdict.
+/// Runs a burst while something is wrong, makes it right again, and wants all records; gives the collector's
+/// log and the verdict.
 fn through(
     settings: &[&str],
     prepare: impl FnOnce(&Node),
@@ -389,8 +393,8 @@ fn a_tpm_that_is_busy_loses_nothing() {
     assert!(begin.elapsed() > Duration::from_secs(8));
 }
 
-/// TPM2_CreatePrimary in the null hierarchy, of a key for HMAC: nothing of it outlives the TPM's next reset. TPM 2.0
-/// Library, Part 3, 24.1.
+/// TPM2_CreatePrimary in the null hierarchy, of a key for HMAC: nothing of it outlives the TPM's next reset.
+/// TPM 2.0 Library, Part 3, 24.1.
 const CREATE_PRIMARY: [&str; 6] = [
     // TPM_ST_SESSIONS, size, command, TPM_RH_NULL.
     "8002 00000039 00000131 40000007",
@@ -431,7 +435,8 @@ fn a_tpm_that_answers_with_errors_loses_nothing_and_is_named() {
         &["verifier.max_backoff=3"],
         |_| {},
         |node| {
-            // Another process of host root takes every slot: loading the attestation key is an error from now on.
+            // Another process of host root takes every slot: loading the attestation key is an error from now
+            // on.
             *made.borrow_mut() = fill_tpm(node);
         },
         |node| {

@@ -23,7 +23,8 @@ fn row(vm: &Vm, id: &str) -> Value {
     rows.iter().find(|row| row["id"] == id).unwrap().clone()
 }
 
-/// 6.1's IMA needs `integrity` and panics at the first measured file without it, though nothing lists it as active.
+/// 6.1's IMA needs `integrity` and panics at the first measured file without it, though nothing lists it as
+/// active.
 #[test]
 fn a_6_1_kernel_boots_with_the_security_modules_that_check_advises() {
     let vm = node(WITHOUT_BPF).start().unwrap();

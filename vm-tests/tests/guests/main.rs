@@ -1,7 +1,8 @@
-//! All tests that run guests, in one program, so that as many guests run at once as there are cores until the last test.
+//! All tests that run guests, in one program, so that as many guests run at once as there are cores until the
+//! last test.
 //!
-//! Modules whose names begin with `kernel_` need a patched kernel (`CGPATH_KERNEL`) and run in a step of their own. Not
-//! here: how guests are made (`vm_tests`).
+//! Modules whose names begin with `kernel_` need a patched kernel (`CGPATH_KERNEL`) and run in a step of
+//! their own. Not here: how guests are made (`vm_tests`).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attacks_pod;

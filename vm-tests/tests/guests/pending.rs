@@ -1,7 +1,9 @@
-//! What is covered by a quote before its record can be sealed has a name all the same: that of the pod it belongs to.
+//! What is covered by a quote before its record can be sealed has a name all the same: that of the pod it
+//! belongs to.
 //!
-//! One guest of each kernel: first a crowd of threads in a pod that has hardly any processor time, so that their records are
-//! late, then a pod that never stops executing what nobody accepts. A quiet pod stands beside them.
+//! One guest of each kernel: first a crowd of threads in a pod that has hardly any processor time, so that
+//! their records are late, then a pod that never stops executing what nobody accepts. A quiet pod stands
+//! beside them.
 //!
 //! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the crowd as large as is wanted once.
 
@@ -54,8 +56,8 @@ struct Behind {
     marks: usize,
 }
 
-/// Each covered entry since the load has a record, sealed or shown, or there is an open mark for it; what is shown is
-/// behind the last seal, and what was shown before is sealed as it was.
+/// Each covered entry since the load has a record, sealed or shown, or there is an open mark for it; what is
+/// shown is behind the last seal, and what was shown before is sealed as it was.
 fn check(round: &Round, before: Option<&Evidence>) -> (Evidence, Behind) {
     let evidence = round.evidence().unwrap();
     let node = &round.verdict.node;
@@ -182,7 +184,8 @@ fn late_records(stock: Stock, threads: u32, crowded: usize, rounds: usize) {
     }
     let mut seen: Vec<Behind> = Vec::new();
     let mut before = None;
-    // On a quick guest a round may meet nobody inside of IMA; so rounds go on until one has shown what it is about.
+    // On a quick guest a round may meet nobody inside of IMA; so rounds go on until one has shown what it is
+    // about.
     let held_up = |seen: &[Behind]| seen.iter().any(|behind| behind.marks > 1);
     while seen.len() < crowded || (!held_up(&seen) && seen.len() < MOST_CROWDED) {
         let round = node.next().unwrap();

@@ -1,4 +1,5 @@
-//! The demo's five pods, as a test: real pods of containerd on the oldest supported kernel and on the demo's own.
+//! The demo's five pods, as a test: real pods of containerd on the oldest supported kernel and on the demo's
+//! own.
 
 use vm_tests::Stock;
 use vm_tests::demo::{self, Options};

@@ -1,8 +1,8 @@
 //! What the records of a node say, compared with what its processes wrote down themselves and with IMA's own
 //! list.
 //!
-//! One guest of each kernel serves all properties here: everything runs first, one round of evidence is taken, and each
-//! test only reads it.
+//! One guest of each kernel serves all properties here: everything runs first, one round of evidence is
+//! taken, and each test only reads it.
 
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{

@@ -1,4 +1,5 @@
-//! Names of pods by the real container runtime: they stand beside the verdict and choose who is sent a bundle.
+//! Names of pods by the real container runtime: they stand beside the verdict and choose who is sent a
+//! bundle.
 
 use cgpath_evidence::TenantBundle;
 use serde_json::Value;

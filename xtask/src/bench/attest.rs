@@ -1,4 +1,5 @@
-//! What a round of attestation adds to the commands that it cannot do without: one extension of the TPM and one quote.
+//! What a round of attestation adds to the commands that it cannot do without: one extension of the TPM and
+//! one quote.
 //!
 //! Not here: the guest.
 

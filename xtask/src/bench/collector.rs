@@ -1,4 +1,5 @@
-//! What the collector takes of a node: memory after many records, processor time while idle and while attesting.
+//! What the collector takes of a node: memory after many records, processor time while idle and while
+//! attesting.
 //!
 //! Not here: the guest.
 

@@ -1,5 +1,5 @@
-//! What a collector adds to executions, beside what auditd's rule and a bpftrace one-liner add; and how long the kernel
-//! looks at our programs before it takes them.
+//! What a collector adds to executions, beside what auditd's rule and a bpftrace one-liner add; and how long
+//! the kernel looks at our programs before it takes them.
 //!
 //! Promises: what somebody adds is the difference to the same round without anybody. Not here: the guest.
 

@@ -1,5 +1,5 @@
-//! What verification costs beside the bare hash chains of the same banks, and how long a tenant's bundle is, by the length of
-//! the list.
+//! What verification costs beside the bare hash chains of the same banks, and how long a tenant's bundle is,
+//! by the length of the list.
 //!
 //! Not here: the node, which is made of software (the example `follow_cost` of `cgpath-appraisal`).
 

@@ -1,6 +1,8 @@
-//! Runs a measurement in a guest and reads what was found: the part that the benchmarks of the collector share.
+//! Runs a measurement in a guest and reads what was found: the part that the benchmarks of the collector
+//! share.
 //!
-//! Not here: the measurements (`vm-tests`, which this crate must not depend on: its program `bench` is run), what they mean.
+//! Not here: the measurements (`vm-tests`, which this crate must not depend on: its program `bench` is run),
+//! what they mean.
 
 use std::process::Command;
 

@@ -1,7 +1,8 @@
-//! `cgpath policy from-image` on images of 500 MB of packed layers, beside unpacking and hashing the same bytes once.
+//! `cgpath policy from-image` on images of 500 MB of packed layers, beside unpacking and hashing the same
+//! bytes once.
 //!
-//! Promises: the images are the same each time, and reference values that are not those of the round before end the
-//! benchmark. Not here: the images' generator (an example of `cgpath-refvals`).
+//! Promises: the images are the same each time, and reference values that are not those of the round before
+//! end the benchmark. Not here: the images' generator (an example of `cgpath-refvals`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -102,7 +102,8 @@ fn timed(command: &mut Command) -> Result<Taken> {
     })
 }
 
-/// Seconds of processors that the children took which ended. Source: proc(5), /proc/pid/stat, cutime and cstime.
+/// Seconds of processors that the children took which ended. Source: proc(5), /proc/pid/stat, cutime and
+/// cstime.
 fn children_cpu() -> Result<f64> {
     /// In /proc it is always 100, whatever the kernel was built with.
     const TICKS: f64 = 100.0;
@@ -132,7 +133,8 @@ pub fn machine() -> String {
     format!("{processors} processors, load average {load} before the first round")
 }
 
-/// A program's peak of resident memory in MiB: the kernel's high-water mark, asked for every millisecond until it ends.
+/// A program's peak of resident memory in MiB: the kernel's high-water mark, asked for every millisecond
+/// until it ends.
 ///
 /// # Errors
 /// When it cannot be started or fails, or ends before it was asked once.

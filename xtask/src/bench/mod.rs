@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: what things cost, beside what others cost at the same moment.
 //!
-//! Promises: contenders run in turn, so that what else the machine does hits all of them; medians with a spread, and
-//! ratios within one round; what could not be measured is named with the reason. Nothing here fails because something is
-//! slow. One file a benchmark; not here: what is measured.
+//! Promises: contenders run in turn, so that what else the machine does hits all of them; medians with a
+//! spread, and ratios within one round; what could not be measured is named with the reason. Nothing here
+//! fails because something is slow. One file a benchmark; not here: what is measured.
 
 mod attest;
 mod collector;
@@ -91,7 +91,8 @@ const BENCHMARKS: &[Benchmark] = &[
 /// What a person asked for.
 struct Options {
     consent: Consent,
-    /// Counted rounds; one more comes before them and is not counted. `None`: each benchmark's own, see [`Options::rounds`].
+    /// Counted rounds; one more comes before them and is not counted. `None`: each benchmark's own, see
+    /// [`Options::rounds`].
     rounds: Option<usize>,
     /// Size of what is processed; `None`: each benchmark's own.
     entries: Option<u64>,

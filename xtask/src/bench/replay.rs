@@ -1,8 +1,8 @@
-//! Replay of a long measurement list in all four banks: `cgpath log replay` beside the bare hash extensions, evmctl and
-//! Keylime.
+//! Replay of a long measurement list in all four banks: `cgpath log replay` beside the bare hash extensions,
+//! evmctl and Keylime.
 //!
-//! Promises: everybody reads the same entries, and a result that is not ours ends the benchmark. Not here: the list's
-//! generator and the bare chains (examples of `cgpath-evidence`).
+//! Promises: everybody reads the same entries, and a result that is not ours ends the benchmark. Not here:
+//! the list's generator and the bare chains (examples of `cgpath-evidence`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ const ENTRIES: u64 = 1_000_000;
 /// Keylime replays this share of the entries, since it is slow; compared are entries a second.
 const KEYLIME_SHARE: u64 = 10;
 
-/// Calls what Keylime's verifier calls, with no policy. `gpg` is imported for signed policies and not used here.
+/// Calls what Keylime's verifier calls, with no policy. `gpg` is imported for signed policies and not used
+/// here.
 const KEYLIME_REPLAY: &str = "\
 import sys, types
 sys.modules['gpg'] = types.ModuleType('gpg')

@@ -1,7 +1,8 @@
-//! What a round costs a verifier that follows the node, and what it costs the collector, by the length of the list.
+//! What a round costs a verifier that follows the node, and what it costs the collector, by the length of the
+//! list.
 //!
-//! Not here: the nodes, which are made of software: the example `follow_cost` of `cgpath-appraisal`, and `round_cost` of `cgpathd`,
-//! which runs the collector's own engine.
+//! Not here: the nodes, which are made of software: the example `follow_cost` of `cgpath-appraisal`, and
+//! `round_cost` of `cgpathd`, which runs the collector's own engine.
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! Many nodes attesting to one `cgpath serve`: whether a round is late, and what the service costs beside judging alone.
+//! Many nodes attesting to one `cgpath serve`: whether a round is late, and what the service costs beside
+//! judging alone.
 //!
 //! Not here: the nodes, which are made of software (the example `serve_load` of `cgpath-service`).
 

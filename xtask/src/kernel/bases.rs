@@ -1,4 +1,5 @@
-//! What the series are made against: `kernel-patches/bases.json`, and the patches in the directories beside it.
+//! What the series are made against: `kernel-patches/bases.json`, and the patches in the directories beside
+//! it.
 
 use std::path::PathBuf;
 

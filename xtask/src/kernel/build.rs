@@ -1,4 +1,5 @@
-//! Building: a configuration from the fragments, an image from the source, and the key by which it is found again.
+//! Building: a configuration from the fragments, an image from the source, and the key by which it is found
+//! again.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -216,7 +217,8 @@ pub fn build(workspace: &Workspace, base: &Base, variant: &Variant) -> Result<Pa
     Ok(home)
 }
 
-/// Builds the kernel for guests in another place, from nothing, and compares the image with the one that is kept.
+/// Builds the kernel for guests in another place, from nothing, and compares the image with the one that is
+/// kept.
 pub fn again(workspace: &Workspace, base: &Base) -> Result<()> {
     let variant = Variant::default();
     let kept = build(workspace, base, &variant)?;

@@ -1,4 +1,5 @@
-//! Looking at a series patch by patch: whether it applies, how it is written, what compilers and sparse say of it.
+//! Looking at a series patch by patch: whether it applies, how it is written, what compilers and sparse say
+//! of it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,8 +20,8 @@ const IMA: &str = "security/integrity/ima/";
 /// Raised when the check looks at more, or otherwise.
 const RECIPE: u32 = 1;
 
-/// Where it is written down that a series passed: named by a key of the source, the series, what checkpatch is not asked,
-/// the configuration and the tools.
+/// Where it is written down that a series passed: named by a key of the source, the series, what checkpatch
+/// is not asked, the configuration and the tools.
 pub fn passed_mark(workspace: &Workspace, base: &Base) -> Result<PathBuf> {
     let (_, version) = version(workspace, base)?;
     let fragments = fragments(workspace, base, &Variant::default())?;
@@ -37,7 +38,8 @@ pub fn passed_mark(workspace: &Workspace, base: &Base) -> Result<PathBuf> {
     Ok(workspace.cache.join("kernel-checks").join(name))
 }
 
-/// Applies a series patch by patch; each must be clean and must compile without a warning that was not there before.
+/// Applies a series patch by patch; each must be clean and must compile without a warning that was not there
+/// before.
 pub fn check(workspace: &Workspace, base: &Base) -> Result<()> {
     let source = fetch(workspace, base)?;
     let digest = series_digest(workspace, base)?;
@@ -54,7 +56,8 @@ pub fn check(workspace: &Workspace, base: &Base) -> Result<()> {
     {
         am(&source, earlier)?;
     }
-    // What was compiled before is not warned about again: everything is to be compiled once without these patches.
+    // What was compiled before is not warned about again: everything is to be compiled once without these
+    // patches.
     let objects = tree.out.join(IMA);
     if objects.exists() {
         std::fs::remove_dir_all(&objects).with_context(|| format!("removing {}", objects.display()))?;
@@ -106,7 +109,8 @@ fn checkpatch(base: &Base, source: &Source, patch: &Path) -> Result<String> {
         .args(["--strict", "--no-color"])
         .args(base.accepted.iter().flat_map(|names| ["--ignore", names]))
         .arg(patch)
-        // Debian's source has no LICENSES directory, without which the check of licence names in git's tree breaks.
+        // Debian's source has no LICENSES directory, without which the check of licence names in git's tree
+        // breaks.
         .env("GIT_DIR", "/nonexistent")
         .stdin(Stdio::null())
         .output()
@@ -123,8 +127,8 @@ fn checkpatch(base: &Base, source: &Source, patch: &Path) -> Result<String> {
     Ok(counts.to_owned())
 }
 
-/// Compiles IMA with more warnings than usual and lets sparse read it, unchanged files too; line numbers are left out,
-/// since patches move lines.
+/// Compiles IMA with more warnings than usual and lets sparse read it, unchanged files too; line numbers are
+/// left out, since patches move lines.
 fn warnings(tree: &Tree<'_>) -> Result<BTreeSet<String>> {
     let output = tree
         .make()

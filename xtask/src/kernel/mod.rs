@@ -1,8 +1,10 @@
-//! `cargo xtask kernel`: the patched kernels, from the distribution's source package to an image that a guest boots.
+//! `cargo xtask kernel`: the patched kernels, from the distribution's source package to an image that a guest
+//! boots.
 //!
-//! Promises: the source is the newest of its series that a package index knows, checked by apt; a build lies outside of
-//! the source and of the repository, and is found again by a key of everything that went into it; two builds of one key
-//! are the same bytes. Not here: guests (`vm-tests`), what the patches do (`kernel-patches/`).
+//! Promises: the source is the newest of its series that a package index knows, checked by apt; a build lies
+//! outside of the source and of the repository, and is found again by a key of everything that went into it;
+//! two builds of one key are the same bytes. Not here: guests (`vm-tests`), what the patches do
+//! (`kernel-patches/`).
 
 mod bases;
 mod build;
@@ -102,8 +104,8 @@ pub fn kernel_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks every series that did not pass as it is, and builds the kernels that are built in full: the step `kernel` of
-/// `cargo xtask test`.
+/// Checks every series that did not pass as it is, and builds the kernels that are built in full: the step
+/// `kernel` of `cargo xtask test`.
 ///
 /// Gives the number of patches that were checked now, and the directories of the kernels.
 ///
@@ -148,8 +150,8 @@ fn passed(mark: &Path) -> Result<()> {
     std::fs::write(mark, "").with_context(|| format!("writing {}", mark.display()))
 }
 
-/// The directory of the built kernel of a series, for a guest to run; or the exit status of one who wants nothing to be
-/// installed.
+/// The directory of the built kernel of a series, for a guest to run; or the exit status of one who wants
+/// nothing to be installed.
 ///
 /// # Errors
 /// When there is no such base, something that is needed cannot be installed, or the build fails.
@@ -186,8 +188,8 @@ pub fn build_for_guests(workspace: &Workspace, name: &str, debug: bool) -> Resul
     build(workspace, base, &variant)
 }
 
-/// Packages a base with the modules that our guests load; gives the directory, or the exit status of one who wants
-/// nothing to be installed.
+/// Packages a base with the modules that our guests load; gives the directory, or the exit status of one who
+/// wants nothing to be installed.
 ///
 /// # Errors
 /// When there is no such base, something that is needed cannot be installed, or the build fails.

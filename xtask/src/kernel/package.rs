@@ -1,8 +1,9 @@
-//! Installable packages: the patched source with the distribution's own configuration, as Debian packages of an image
-//! and its headers.
+//! Installable packages: the patched source with the distribution's own configuration, as Debian packages of
+//! an image and its headers.
 //!
-//! Promises: nothing of the distribution's configuration is changed but what `config/package.config` names, and, where a
-//! list of modules is given, the modules that are not on it. Packages are found again by a key of all that went in.
+//! Promises: nothing of the distribution's configuration is changed but what `config/package.config` names,
+//! and, where a list of modules is given, the modules that are not on it. Packages are found again by a key
+//! of all that went in.
 //! Not here: installing them (`vm-tests/tests/guests/kernel_package.rs` does, in a guest).
 
 use std::path::{Path, PathBuf};
@@ -111,7 +112,8 @@ pub fn package(workspace: &Workspace, base: &Base, wanted: &Wanted) -> Result<Pa
     Ok(home)
 }
 
-/// The modules that a list in `lsmod`'s form names, in that form again, without what differs from moment to moment.
+/// The modules that a list in `lsmod`'s form names, in that form again, without what differs from moment to
+/// moment.
 fn loaded(file: &Path) -> Result<String> {
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let names = names_of(&text);

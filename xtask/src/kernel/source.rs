@@ -1,4 +1,5 @@
-//! Kernel sources: fetched by apt, kept in the cache, with a git repository of the files that a series changes.
+//! Kernel sources: fetched by apt, kept in the cache, with a git repository of the files that a series
+//! changes.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -228,7 +229,8 @@ pub fn fetch(workspace: &Workspace, base: &Base) -> Result<Source> {
     Ok(source)
 }
 
-/// The directory with the distribution's configurations (`config.amd64_none_cloud-amd64.xz`), of the source's version.
+/// The directory with the distribution's configurations (`config.amd64_none_cloud-amd64.xz`), of the source's
+/// version.
 pub fn config_package(workspace: &Workspace, base: &Base) -> Result<PathBuf> {
     let (apt, version) = version(workspace, base)?;
     let dir = sources(workspace).join(format!("{}-config", source_name(base, &version)));

@@ -1,4 +1,5 @@
-//! virtme-ng: boots a kernel on this machine's own root file system. From `PATH`, or from the package index into the cache.
+//! virtme-ng: boots a kernel on this machine's own root file system. From `PATH`, or from the package index
+//! into the cache.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! Packages by apt-get: lists that are fresh enough, a plan that does no harm, and its execution.
 //!
-//! Promises: lists are refreshed at most once a command; nothing in /etc/apt changes; what is planned is simulated with the
-//! very options that it is done with; root is used for apt-get alone. Not here: what may be done (`plan`), what is needed
-//! (`survey`).
+//! Promises: lists are refreshed at most once a command; nothing in /etc/apt changes; what is planned is
+//! simulated with the very options that it is done with; root is used for apt-get alone. Not here: what may
+//! be done (`plan`), what is needed (`survey`).
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -19,7 +19,8 @@ use crate::workspace::{Workspace, find_program, is_root, megabytes, os_release};
 /// Package lists that are older are refreshed before anything is installed.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
-/// Answers of apt that are refused before it is given up: each one adds at least one package to what is asked for.
+/// Answers of apt that are refused before it is given up: each one adds at least one package to what is asked
+/// for.
 const ROUNDS: usize = 30;
 
 /// The machine's package lists.
@@ -31,8 +32,8 @@ pub enum Lists {
 }
 
 impl Lists {
-    /// Looks at the newest of the lists, and at the directory that every `apt-get update` writes through: files keep the
-    /// time at which the mirror changed them, which may be long ago for a release that is old.
+    /// Looks at the newest of the lists, and at the directory that every `apt-get update` writes through:
+    /// files keep the time at which the mirror changed them, which may be long ago for a release that is old.
     pub fn look() -> Self {
         let place = PathBuf::from("/var/lib/apt/lists");
         let files = std::fs::read_dir(&place).into_iter().flatten().flatten();
@@ -135,7 +136,8 @@ impl Root {
 /// # Errors
 /// When the program cannot be run or fails.
 pub fn refresh(root: Root) -> Result<()> {
-    // Without this option a list that could not be fetched is a warning, and the exit status says that all is well.
+    // Without this option a list that could not be fetched is a warning, and the exit status says that all is
+    // well.
     let mut command = root.apt_get();
     command.args(["update", "-q", "--error-on=any"]);
     shell::run("Package lists (apt-get update)", &mut command)
@@ -217,7 +219,8 @@ pub fn plan(workspace: &Workspace, packages: &[String]) -> Result<Outcome> {
             Decision::Again(better) => request = better,
             Decision::Stop(faults) => return Ok(Outcome::Stopped(faults)),
             Decision::Do(plan) => {
-                // What was named to keep it would count as asked for by a person from then on: not where it stays anyway.
+                // What was named to keep it would count as asked for by a person from then on: not where it
+                // stays anyway.
                 let bare = Request {
                     keep: Default::default(),
                     ..request.clone()
@@ -312,7 +315,8 @@ impl Asker<'_> {
         ))
     }
 
-    /// None for the machine's own sources alone; else sources and preferences of our own, which start from the machine's.
+    /// None for the machine's own sources alone; else sources and preferences of our own, which start from
+    /// the machine's.
     fn options(&mut self, request: &Request) -> Result<Vec<String>> {
         if request.prefer.0.is_empty() {
             return Ok(Vec::new());

@@ -1,8 +1,8 @@
 //! What `demo` and `test` need of a machine: looking for it, showing it, and bringing what is missing.
 //!
-//! Promises: looking changes nothing and needs neither root nor network; root is used for apt-get alone; what is installed
-//! stays as it is, but for upgrades that are named before; what cannot be installed from here is named with the way to get
-//! it. Not here: what is built from the repository (`build`).
+//! Promises: looking changes nothing and needs neither root nor network; root is used for apt-get alone; what
+//! is installed stays as it is, but for upgrades that are named before; what cannot be installed from here is
+//! named with the way to get it. Not here: what is built from the repository (`build`).
 
 mod apt;
 mod packages;

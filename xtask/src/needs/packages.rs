@@ -1,11 +1,12 @@
 //! The Debian packages that are needed, each with its reason and with what it is needed for.
 //!
-//! Promises: a name stands here only when something fails without it. Not here: the packages of the eBPF toolchain, which
-//! depend on the machine (`build::Toolchain`).
+//! Promises: a name stands here only when something fails without it. Not here: the packages of the eBPF
+//! toolchain, which depend on the machine (`build::Toolchain`).
 
 use super::Purpose;
 
-/// Debian packages with what each is for. The ones of the eBPF toolchain depend on the machine: see [`Toolchain`].
+/// Debian packages with what each is for. The ones of the eBPF toolchain depend on the machine: see
+/// [`Toolchain`].
 pub const PACKAGES: &[Package] = &[
     Package(
         "gcc",
@@ -208,7 +209,8 @@ pub const PACKAGES: &[Package] = &[
     ),
 ];
 
-/// A Debian package, a program by which it is known elsewhere (where it has one), its reason, and what needs it.
+/// A Debian package, a program by which it is known elsewhere (where it has one), its reason, and what needs
+/// it.
 pub struct Package(
     pub &'static str,
     pub &'static str,

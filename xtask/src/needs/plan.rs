@@ -1,9 +1,11 @@
-//! What apt would do to this machine, and whether that may be done: read from what apt and dpkg say, decided here.
+//! What apt would do to this machine, and whether that may be done: read from what apt and dpkg say, decided
+//! here.
 //!
-//! Pure: text goes in, a decision comes out. Promises: a plan removes nothing, downgrades nothing, touches nothing that is
-//! held, and upgrades only what a new package demands, within the suite that it came from. Where apt's first answer breaks
-//! that, the suites are preferred from which the machine's own packages came; where that does not help either, the
-//! packages that stand against each other are named. Not here: running apt (`apt`).
+//! Pure: text goes in, a decision comes out. Promises: a plan removes nothing, downgrades nothing, touches
+//! nothing that is held, and upgrades only what a new package demands, within the suite that it came from.
+//! Where apt's first answer breaks that, the suites are preferred from which the machine's own packages came;
+//! where that does not help either, the packages that stand against each other are named. Not here: running
+//! apt (`apt`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -197,7 +199,8 @@ impl Offers {
         offers
     }
 
-    /// ` 500 http://archive/debian bookworm/main amd64 Packages` without the priority; `None` for dpkg's own file.
+    /// ` 500 http://archive/debian bookworm/main amd64 Packages` without the priority; `None` for dpkg's own
+    /// file.
     fn place(line: &str) -> Option<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [priority, address, dist, ..] = words[..] else {
@@ -303,7 +306,8 @@ impl Simulation {
         }
     }
 
-    /// `systemd [252.38-1~deb12u1] (252.39-1~deb12u2 Debian:12.15/oldstable [amd64]) []`; new ones have no first bracket.
+    /// `systemd [252.38-1~deb12u1] (252.39-1~deb12u2 Debian:12.15/oldstable [amd64]) []`; new ones have no
+    /// first bracket.
     fn change(&mut self, rest: &str) {
         let mut words = rest.split_whitespace();
         let (Some(name), Some(mut word)) = (words.next(), words.next()) else {
@@ -322,7 +326,8 @@ impl Simulation {
         }
     }
 
-    /// ` qemu-utils : Breaks: qemu-system-common (< 8) but 7.2 is to be installed`; lines that go on have no name.
+    /// ` qemu-utils : Breaks: qemu-system-common (< 8) but 7.2 is to be installed`; lines that go on have no
+    /// name.
     fn unmet_line(&mut self, line: &str, last: &mut Option<String>) {
         let line = line.trim();
         // Apt 3 puts its error on the same line when it has nothing to say of the version.
@@ -358,7 +363,8 @@ impl Simulation {
         }
     }
 
-    /// `Installing udev:amd64 as Depends of tpm-udev:amd64`, `Upgrading systemd:amd64 < a | b @ii > due to udev:amd64`.
+    /// `Installing udev:amd64 as Depends of tpm-udev:amd64`,
+    /// `Upgrading systemd:amd64 < a | b @ii > due to udev:amd64`.
     fn cause_line(&mut self, line: &str) {
         let found = if let Some(rest) = line.strip_prefix("Installing ") {
             rest.split_once(" as ")
@@ -626,8 +632,8 @@ impl Judge<'_> {
         plan
     }
 
-    /// Adds what may help: packages that stand against an installed one come from the suite of that one, and so does what
-    /// these lack then.
+    /// Adds what may help: packages that stand against an installed one come from the suite of that one, and
+    /// so does what these lack then.
     fn prefer(&self, prefer: &mut Preferences) {
         let before = prefer.clone();
         for unmet in &self.said.unmet {

@@ -1,10 +1,11 @@
-//! The first command of README on machines that have just been set up: root file systems of Debian 12 and 13, each with
-//! package lists, packages and compilers as people have them, from a clone to the first verdict; and, where that is
-//! wanted, the first demo again and the whole test in the same machine.
+//! The first command of README on machines that have just been set up: root file systems of Debian 12 and 13,
+//! each with package lists, packages and compilers as people have them, from a clone to the first verdict;
+//! and, where that is wanted, the first demo again and the whole test in the same machine.
 //!
-//! Promises: every case starts from nothing of ours (no cache, no target directory) and has no terminal; a case fails when
-//! the command does, when no verdict comes, and when a package that was installed is gone or older afterwards; all runs in
-//! namespaces of its own, so that nothing stays mounted or running. Not here: what the command does (`demo`, `needs`).
+//! Promises: every case starts from nothing of ours (no cache, no target directory) and has no terminal; a
+//! case fails when the command does, when no verdict comes, and when a package that was installed is gone or
+//! older afterwards; all runs in namespaces of its own, so that nothing stays mounted or running. Not here:
+//! what the command does (`demo`, `needs`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -53,8 +54,8 @@ const HALF_A_YEAR: Duration = Duration::from_secs(192 * 24 * 3600);
 /// Source packages whose present versions came in the last half year.
 const LATER: &[&str] = &["rustc-web", "llvm-toolchain-2"];
 
-/// Runs the cases whose names (`12-stale`) contain `filter`; each `whole` one goes on with a second demo and with
-/// `cargo xtask test`.
+/// Runs the cases whose names (`12-stale`) contain `filter`; each `whole` one goes on with a second demo and
+/// with `cargo xtask test`.
 ///
 /// # Errors
 /// When this is not root, a tool is missing, or a root file system cannot be made.
@@ -305,8 +306,8 @@ impl Machine {
         shell::output(&mut self.inside(&script)).map(drop)
     }
 
-    /// Lists as they were half a year ago: what came since is not in them, and the files that they name are gone from the
-    /// mirrors.
+    /// Lists as they were half a year ago: what came since is not in them, and the files that they name are
+    /// gone from the mirrors.
     fn stale_lists(&self) -> Result<()> {
         shell::output(&mut self.inside("apt-get -q -o Acquire::GzipIndexes=false update"))?;
         let lists = self.root.join("var/lib/apt/lists");
@@ -344,8 +345,8 @@ impl Machine {
         Ok(())
     }
 
-    /// A nightly compiler with the library's source, and a stable one named `old`, of versions that are too old. No old
-    /// ones can be had everywhere: these are the machine's stable one, and say another version.
+    /// A nightly compiler with the library's source, and a stable one named `old`, of versions that are too
+    /// old. No old ones can be had everywhere: these are the machine's stable one, and say another version.
     fn old_compilers(&self) -> Result<()> {
         let toolchains = self.root.join("srv/.rustup/toolchains");
         for (name, version) in [
@@ -378,8 +379,8 @@ impl Machine {
         Ok(())
     }
 
-    /// With a stable compiler that is too old the command must end at once, say which version is needed, compile nothing
-    /// and install nothing.
+    /// With a stable compiler that is too old the command must end at once, say which version is needed,
+    /// compile nothing and install nothing.
     fn old_stable_is_not_refused(&self) -> Result<Option<String>> {
         let before = self.installed()?;
         let mut command =
@@ -401,11 +402,11 @@ impl Machine {
         })
     }
 
-    /// A script of `/bin/sh` in there, as root, with no terminal, no environment of ours but proxies, and its own
-    /// processes, which all end with it.
+    /// A script of `/bin/sh` in there, as root, with no terminal, no environment of ours but proxies, and its
+    /// own processes, which all end with it.
     fn inside(&self, script: &str) -> Command {
-        // A machine's root is a mount point and the root of its mount namespace: without that, nobody in there could make
-        // a mount or a user namespace (unshare(2), EPERM).
+        // A machine's root is a mount point and the root of its mount namespace: without that, nobody in
+        // there could make a mount or a user namespace (unshare(2), EPERM).
         let mut mounts = String::from("set -e; root=$1\nmount --bind \"$root\" \"$root\"\n");
         mounts.push_str("mount -t proc proc \"$root/proc\"\n");
         mounts.push_str("mount -t sysfs -o ro sysfs \"$root/sys\"\nmount --rbind /dev \"$root/dev\"\n");

@@ -1,7 +1,9 @@
-//! The fuzz targets under libFuzzer, which looks for new code to reach, where `--step fuzz` mutates without looking.
+//! The fuzz targets under libFuzzer, which looks for new code to reach, where `--step fuzz` mutates without
+//! looking.
 //!
-//! Promises: built by a nightly compiler with coverage and without cargo-fuzz; what is found beside the committed corpus
-//! stays in the target folder; what fails is kept in `fuzz/artifacts`. Not here: the targets.
+//! Promises: built by a nightly compiler with coverage and without cargo-fuzz; what is found beside the
+//! committed corpus stays in the target folder; what fails is kept in `fuzz/artifacts`. Not here: the
+//! targets.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

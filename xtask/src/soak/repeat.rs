@@ -1,7 +1,7 @@
 //! Every test five times over, two of the times beside busy loops: what fails once fails by chance.
 //!
-//! Promises: a run ends after about two hours and the next one goes on where it ended; a commit of its own begins anew;
-//! what each program's tests did is kept, a line each. Not here: how a test is mended.
+//! Promises: a run ends after about two hours and the next one goes on where it ended; a commit of its own
+//! begins anew; what each program's tests did is kept, a line each. Not here: how a test is mended.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,8 +1,9 @@
 //! Tests of random inputs from numbered seeds, many times as many as in the usual tests: lives of nodes
 //! (`verifier/appraisal/tests/lives`), stacks of layers (`policy/refvals/tests/layers.rs`).
 //!
-//! Promises: a run ends after about two hours and the next one goes on with the seeds behind it; a commit of its own begins
-//! anew; what each batch printed is kept, a line for each batch and the whole text. Not here: how they are judged.
+//! Promises: a run ends after about two hours and the next one goes on with the seeds behind it; a commit of
+//! its own begins anew; what each batch printed is kept, a line for each batch and the whole text. Not here:
+//! how they are judged.
 
 use std::fs::File;
 use std::io::Write as _;

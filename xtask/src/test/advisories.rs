@@ -1,7 +1,9 @@
-//! Advisories about the packages that are used, from a snapshot of the RustSec database beside the repository.
+//! Advisories about the packages that are used, from a snapshot of the RustSec database beside the
+//! repository.
 //!
-//! Promises: nothing is fetched; an advisory that `deny.toml` does not name with its reason fails; without the snapshot the
-//! check is skipped and says so. Not here: licences, bans and sources, which need no database.
+//! Promises: nothing is fetched; an advisory that `deny.toml` does not name with its reason fails; without
+//! the snapshot the check is skipped and says so. Not here: licences, bans and sources, which need no
+//! database.
 
 use std::path::Path;
 use std::process::Command;

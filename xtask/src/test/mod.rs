@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that must pass, and how much of it ran.
 //!
-//! Promises: a step that fails does not hide the ones after it; the last line counts tests that really ran; what took
-//! long is named. Not here: the tests; how their programs are built and run (`programs`) and read (`tally`).
+//! Promises: a step that fails does not hide the ones after it; the last line counts tests that really ran;
+//! what took long is named. Not here: the tests; how their programs are built and run (`programs`) and read
+//! (`tally`).
 
 mod advisories;
 pub mod programs;
@@ -35,8 +36,9 @@ const BREAKS: &[&str] = &["swap-hash", "drop-record", "wrong-key", "hide-loss", 
 /// The test program that runs guests. It is built and run when it is named, never by a plain `cargo test`.
 pub const GUESTS: &str = "vm-tests/guests";
 
-/// More than there are of its tests that could hold a thread: those that wait for a turn to run a guest, or for what
-/// another one gathers, must keep no test from running whose turn it is. How many guests run at once, it decides itself.
+/// More than there are of its tests that could hold a thread: those that wait for a turn to run a guest, or
+/// for what another one gathers, must keep no test from running whose turn it is. How many guests run at
+/// once, it decides itself.
 pub const GUEST_THREADS: &str = "--test-threads=64";
 
 /// `cargo xtask test`.

@@ -1,7 +1,7 @@
 //! The test programs of the workspace: built all at once, then run one after the other.
 //!
-//! Promises: whichever of them are wanted, cargo is asked for the whole workspace, so that everything below is compiled
-//! once; each test's seconds are known. Not here: what their output means (`tally`).
+//! Promises: whichever of them are wanted, cargo is asked for the whole workspace, so that everything below
+//! is compiled once; each test's seconds are known. Not here: what their output means (`tally`).
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -136,7 +136,8 @@ pub fn counted(name: &str, command: &mut Command) -> Result<Count> {
             shown = 0;
             pending.drain(..=end);
         }
-        // The name of a test that runs stands there without the end of its line: in a guest that takes a minute.
+        // The name of a test that runs stands there without the end of its line: in a guest that takes a
+        // minute.
         let partial = String::from_utf8_lossy(&pending);
         if !tally.quiet() && partial.starts_with("test ") && partial.ends_with("... ") && shown == 0 {
             print!("{partial}");

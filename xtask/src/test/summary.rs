@@ -1,5 +1,5 @@
-//! The end of a test run: steps with their counts and seconds, the slowest tests, and what each area of work took of its
-//! share.
+//! The end of a test run: steps with their counts and seconds, the slowest tests, and what each area of work
+//! took of its share.
 //!
 //! Not here: how anything is counted (`tally`).
 
@@ -11,7 +11,8 @@ use super::tally::Count;
 /// How many of the slowest tests are named.
 const SLOWEST: usize = 10;
 
-/// The minutes of a warm run that areas of later work may take, and their tests: names begin with one of these.
+/// The minutes of a warm run that areas of later work may take, and their tests: names begin with one of
+/// these.
 const SHARES: &[(&str, f64, &[&str])] = &[
     (
         "verdicts",

@@ -1,11 +1,13 @@
 //! What the test harness prints: how many tests ended in which way, and how long each took.
 //!
-//! Promise: a test that says `SKIPPED` is counted as skipped, not as passed. Not here: how the programs are run.
+//! Promise: a test that says `SKIPPED` is counted as skipped, not as passed. Not here: how the programs are
+//! run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a test begins its reason for being skipped where published data are not beside the clone
-/// (`evidence/tests/common/vectors.rs`). Where they must be there, `CGPATH_REQUIRE_VECTORS=1` makes the test itself fail.
+/// (`evidence/tests/common/vectors.rs`). Where they must be there, `CGPATH_REQUIRE_VECTORS=1` makes the test
+/// itself fail.
 const NO_VECTORS: &str = "SKIPPED: no ../shared/vectors";
 
 /// How many tests ended in which way, and what is to be reported of them.
@@ -16,7 +18,8 @@ pub struct Count {
     pub skipped: u64,
     /// Of the skipped: those that want data which no clone has.
     pub without_vectors: u64,
-    /// Of each test that ran: `program::test`, and its seconds. In a program whose tests say their own time, of those alone.
+    /// Of each test that ran: `program::test`, and its seconds. In a program whose tests say their own time,
+    /// of those alone.
     pub times: Vec<(String, f64)>,
     /// Names of those that failed.
     pub failures: BTreeSet<String>,
@@ -64,7 +67,8 @@ impl Count {
     }
 }
 
-/// Reads the output of a test program that was started with `--show-output` (and `--report-time`) line by line.
+/// Reads the output of a test program that was started with `--show-output` (and `--report-time`) line by
+/// line.
 #[derive(Default)]
 pub struct Tally {
     count: Count,
@@ -88,7 +92,8 @@ impl Tally {
     pub fn count(self, program: &str) -> Count {
         let mut count = self.count;
         if !self.own.is_empty() {
-            // Tests of guests wait for their turn, and for what another test gathers: the harness counts that, too.
+            // Tests of guests wait for their turn, and for what another test gathers: the harness counts
+            // that, too.
             count.times = self.own.into_iter().collect();
         }
         for (name, _) in &mut count.times {

@@ -1,7 +1,7 @@
 //! One exchange with the verifier: a nonce, or evidence for a verdict, over HTTPS.
 //!
-//! Promises: the server is authenticated by one CA; evidence goes the way by which its nonce came while that is open. Not
-//! here: what the answers mean (see [`super::answer`]), when to try again (see [`super::run`]).
+//! Promises: the server is authenticated by one CA; evidence goes the way by which its nonce came while that
+//! is open. Not here: what the answers mean (see [`super::answer`]), when to try again (see [`super::run`]).
 
 use super::answer::parse_nonce;
 use super::body::FileBody;
@@ -158,7 +158,8 @@ impl Client {
         })
     }
 
-    /// Delivers evidence, by the nonce's connection if that is still open; gives the verdict as the verifier sent it.
+    /// Delivers evidence, by the nonce's connection if that is still open; gives the verdict as the verifier
+    /// sent it.
     ///
     /// # Errors
     /// See [`PushError`].
@@ -171,7 +172,8 @@ impl Client {
             let open = self.open.lock().await.take();
             if let Some(sender) = open {
                 match self.exchange(sender, what, file).await {
-                    // It was closed meanwhile, perhaps after it took everything: evidence that comes twice counts once.
+                    // It was closed meanwhile, perhaps after it took everything: evidence that comes twice
+                    // counts once.
                     Err(PushError::Net(NetError::Http { .. })) => {}
                     done => return done,
                 }

@@ -1,10 +1,12 @@
-//! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over HTTPS.
+//! Sends evidence to the verifier: asks it for a nonce at each interval and answers with evidence, over
+//! HTTPS.
 //!
-//! What is sent is what is new since the position that comes with the nonce; everything where this boot never was at it,
-//! and where the verifier answered that it cannot use a part.
+//! What is sent is what is new since the position that comes with the nonce; everything where this boot never
+//! was at it, and where the verifier answered that it cannot use a part.
 //!
-//! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else: tries
-//! are repeated with growing pauses and some chance in them, so that a fleet does not come back all at once.
+//! The server is authenticated by one CA, evidence by its quote. A verifier that is away delays nothing else:
+//! tries are repeated with growing pauses and some chance in them, so that a fleet does not come back all at
+//! once.
 
 mod answer;
 mod body;

@@ -48,7 +48,8 @@ fn selected(evidence: &Evidence, sink: &Sink, names: &Names) -> (Vec<PodUid>, u6
     (pods, unnamed)
 }
 
-/// The messages of a round; `None` where they cannot fit into the sink's spool, which also bounds the memory that this takes.
+/// The messages of a round; `None` where they cannot fit into the sink's spool, which also bounds the memory
+/// that this takes.
 pub(super) fn make(
     mut evidence: EvidenceFile,
     sink: &Sink,

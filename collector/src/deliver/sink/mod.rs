@@ -1,8 +1,9 @@
 //! Where evidence goes beside the verifier: any number of sinks, each with rounds of its own.
 //!
-//! Promises: a sink that is slow, dead or full delays nothing but itself. What waits for it is on disk, up to its limit, and
-//! goes on after a restart; a round that does not fit is dropped, counted and said, and what it would have stated comes with
-//! the next one, since a position moves only with what was kept. Not here: how evidence is made (see [`crate::request::Source`]).
+//! Promises: a sink that is slow, dead or full delays nothing but itself. What waits for it is on disk, up to
+//! its limit, and goes on after a restart; a round that does not fit is dropped, counted and said, and what
+//! it would have stated comes with the next one, since a position moves only with what was kept. Not here:
+//! how evidence is made (see [`crate::request::Source`]).
 
 pub mod keylime;
 mod message;
@@ -140,7 +141,8 @@ impl Sinks {
         Ok(sinks)
     }
 
-    /// Starts the tasks of every sink that has a spool; within a tokio runtime. They end when `stop` turns true.
+    /// Starts the tasks of every sink that has a spool; within a tokio runtime. They end when `stop` turns
+    /// true.
     pub fn start<S: Source>(&self, node: &str, source: &S, stop: &watch::Receiver<bool>) {
         for sink in &self.spooled {
             let (node, source) = (node.to_owned(), source.clone());

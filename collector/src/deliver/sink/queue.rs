@@ -1,7 +1,8 @@
-//! What waits for a sink, on disk: one file a message, named by its number, and a small file with what is to be remembered.
+//! What waits for a sink, on disk: one file a message, named by its number, and a small file with what is to
+//! be remembered.
 //!
-//! Promises: a message is complete and synced before it counts; after a crash at any instant nothing that counted is gone,
-//! and a message is delivered once more rather than never. Never more than the limit.
+//! Promises: a message is complete and synced before it counts; after a crash at any instant nothing that
+//! counted is gone, and a message is delivered once more rather than never. Never more than the limit.
 
 use crate::config::Sink;
 use cgpath_evidence::Cursor;
@@ -55,8 +56,8 @@ pub struct Header {
     pub dropped: u64,
 }
 
-/// What a round says under the quote's signature: its nonce is the hash of this, and there is no other way to that nonce. So
-/// what a sink was not sent can be proven by what it was sent next.
+/// What a round says under the quote's signature: its nonce is the hash of this, and there is no other way to
+/// that nonce. So what a sink was not sent can be proven by what it was sent next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bound {
     /// Random: makes the nonce one that was never used.
@@ -71,8 +72,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// SHA-256 over `ima-cgpath sink round v1` (24 bytes of ASCII), salt (32), first (8, big-endian), dropped (8, big-endian) and
-    /// the sink's name.
+    /// SHA-256 over `ima-cgpath sink round v1` (24 bytes of ASCII), salt (32), first (8, big-endian), dropped
+    /// (8, big-endian) and the sink's name.
     pub fn nonce(&self) -> [u8; 32] {
         Sha256::new()
             .chain_update(b"ima-cgpath sink round v1")
@@ -352,7 +353,8 @@ impl Queue {
             fs::rename(&partial, &path)
         };
         match write() {
-            // A full disk must not stop the counting; what is on disk is older, and a cursor that is older loses nothing.
+            // A full disk must not stop the counting; what is on disk is older, and a cursor that is older
+            // loses nothing.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
             other => other.map_err(|source| QueueError { path, source }),
         }

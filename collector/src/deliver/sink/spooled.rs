@@ -1,7 +1,7 @@
 //! A sink whose messages wait on disk: one task makes them, the other delivers them.
 //!
-//! Promise: the two wait for each other nowhere but at the queue. Not here: what a message is (see [`super::message`]), how
-//! it is handed over (see [`super::target`]).
+//! Promise: the two wait for each other nowhere but at the queue. Not here: what a message is (see
+//! [`super::message`]), how it is handed over (see [`super::target`]).
 
 use super::message;
 use super::queue::Queue;

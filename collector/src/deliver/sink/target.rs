@@ -1,7 +1,7 @@
 //! Hands one message to a sink: a pair of files, or a line that must be acknowledged.
 //!
-//! A line is the header's JSON with `payload` (base64) and ends with a newline; the sink answers with the number and a
-//! newline once the message is safe. What was not acknowledged is sent again.
+//! A line is the header's JSON with `payload` (base64) and ends with a newline; the sink answers with the
+//! number and a newline once the message is safe. What was not acknowledged is sent again.
 
 use super::queue::{Header, Waiting};
 use crate::config::{Sink, SinkKind};

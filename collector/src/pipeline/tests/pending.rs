@@ -24,7 +24,8 @@ fn an_entry_whose_record_is_late_is_named_by_a_mark_and_then_by_its_record() {
         cgroup: Some(format!("/kubepods/{POD_A}/container").into_bytes()),
     };
     assert_eq!((&w.marks[..], w.shown.len()), (&[mark.clone()][..], 1));
-    // The same thread is known by the same mark in each round; one that ends while the quote is made shows its record.
+    // The same thread is known by the same mark in each round; one that ends while the quote is made shows
+    // its record.
     w.meanwhile.extend([Happening::Begin(21), Happening::Add(21)]);
     run.request(&mut w, 2, &mut fuel).unwrap();
     assert_eq!(w.marks[0], mark);
@@ -100,8 +101,8 @@ fn records_behind_one_that_was_lost_are_shown_and_one_that_is_late_is_waited_for
     run.request(&mut w, 1, &mut fuel).unwrap();
     assert_eq!(w.shown.len(), 3, "the anchor and both files");
     assert!(run.now - before < Duration::from_secs(5));
-    // A number is taken while the quote is made, and what came under the next one waits behind it: shown as soon as the
-    // record is there.
+    // A number is taken while the quote is made, and what came under the next one waits behind it: shown as
+    // soon as the record is there.
     run.request(&mut w, 2, &mut fuel).unwrap();
     run.pipeline.phase = Phase::Quoting { id: 3 };
     let name = "/held/up";
@@ -135,8 +136,8 @@ proptest! {
 
     #[test]
     fn whoever_asks_and_whatever_happens_the_next_checkpoint_states_and_seals_what_was_shown(
-        // What happens before each round and while its quotes are made, who asks, whether the TPM answers, and after how
-        // many steps the collector dies.
+        // What happens before each round and while its quotes are made, who asks, whether the TPM answers,
+        // and after how many steps the collector dies.
         rounds in prop::collection::vec(
             (
                 prop::collection::vec(happening(), 0..6),

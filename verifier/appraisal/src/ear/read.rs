@@ -1,7 +1,7 @@
 //! Reads an attestation result of a verifier whose key is known.
 //!
-//! Promise: nothing is taken from a token whose signature does not verify, and no claim stands in it twice. Not here: what
-//! follows from it (see `tenant`).
+//! Promise: nothing is taken from a token whose signature does not verify, and no claim stands in it twice.
+//! Not here: what follows from it (see `tenant`).
 
 use super::{NODE, PROFILE};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -1,8 +1,10 @@
-//! What a verifier keeps in memory of a node that it follows, so that a round costs what is new and not what there is.
+//! What a verifier keeps in memory of a node that it follows, so that a round costs what is new and not what
+//! there is.
 //!
-//! Promise: [`Follower::advance`] gives the verdict that an appraisal of the whole evidence would give, or none: both take
-//! the same steps. None is given where the round is not to be believed, or goes on from something else: then the whole is
-//! appraised, which says what is wrong and makes a new follower. Not here: the rules (see `appraise`).
+//! Promise: [`Follower::advance`] gives the verdict that an appraisal of the whole evidence would give, or
+//! none: both take the same steps. None is given where the round is not to be believed, or goes on from
+//! something else: then the whole is appraised, which says what is wrong and makes a new follower. Not here:
+//! the rules (see `appraise`).
 
 use crate::accept::Accepted;
 use crate::appraise;
@@ -26,8 +28,8 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Appraises whole evidence as [`crate::appraise_accepting`] does, and gives what follows it. There is no follower of
-    /// evidence that is not to be believed, nor of entries that are redacted.
+    /// Appraises whole evidence as [`crate::appraise_accepting`] does, and gives what follows it. There is no
+    /// follower of evidence that is not to be believed, nor of entries that are redacted.
     ///
     /// # Errors
     /// Those of [`crate::appraise`].

@@ -88,7 +88,8 @@ pub fn cursor(state: &NodeState, base: Hash) -> Option<Cursor> {
     })
 }
 
-/// Whether `delta` comes after the cursor `kept`; `resets` are the TPM's reset counters as kept and in the delta's quote.
+/// Whether `delta` comes after the cursor `kept`; `resets` are the TPM's reset counters as kept and in the
+/// delta's quote.
 ///
 /// # Errors
 /// [`Mismatch`].
@@ -114,8 +115,9 @@ pub fn follows(delta: &EvidenceDelta, kept: Option<&Cursor>, resets: (u32, u32))
 /// The name of a boot's first entry. Source: security/integrity/ima/ima_init.c.
 pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
-/// Puts the beginning of a list back that was cut: a kernel with `CONFIG_IMA_STAGING` lets its first entries be taken away.
-/// Gives their number; `None` where the list begins as it should, or `kept` does not have what is missing.
+/// Puts the beginning of a list back that was cut: a kernel with `CONFIG_IMA_STAGING` lets its first entries
+/// be taken away. Gives their number; `None` where the list begins as it should, or `kept` does not have what
+/// is missing.
 ///
 /// What is put back proves nothing by itself: the whole list must replay to the quoted register, as always.
 pub fn uncut(evidence: &mut Evidence, kept: &Evidence) -> Option<usize> {

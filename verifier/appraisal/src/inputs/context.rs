@@ -1,4 +1,5 @@
-//! What an appraisal needs beside the evidence and the policy: the pinned key, the nonce, the time, the node's past.
+//! What an appraisal needs beside the evidence and the policy: the pinned key, the nonce, the time, the
+//! node's past.
 //!
 //! Pure data. Not here: where they are kept (the caller's store).
 
@@ -12,7 +13,8 @@ pub enum PinnedKey {
     Public(Vec<u8>),
     /// The key's Name: TPM_ALG_ID of the name algorithm, big-endian, and its hash of TPMT_PUBLIC.
     Name(Vec<u8>),
-    /// None: whatever key signed is taken, but one that the node used before (see [`NodeState::ak_name`]) stays pinned.
+    /// None: whatever key signed is taken, but one that the node used before (see [`NodeState::ak_name`])
+    /// stays pinned.
     DangerousTofu,
 }
 
@@ -40,14 +42,16 @@ pub struct Context {
     pub previous: Option<NodeState>,
 }
 
-/// What to remember of a node from one appraisal to the next. An opaque value to the caller: store it, give it back.
+/// What to remember of a node from one appraisal to the next. An opaque value to the caller: store it, give
+/// it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeState {
     /// Name of the key that signed, as in [`PinnedKey::Name`].
     #[serde(with = "serde_bytes_hex")]
     pub ak_name: Vec<u8>,
-    /// Whether the evidence was believed. If not, nothing goes on from it, and only the TPM's counters count (V7).
+    /// Whether the evidence was believed. If not, nothing goes on from it, and only the TPM's counters count
+    /// (V7).
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub believed: bool,
     /// The boot that was attested.
@@ -76,8 +80,8 @@ pub struct NodeState {
     /// Where kernels that were started by kexec went on with the list: entries that were covered before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kexecs: Vec<u64>,
-    /// Entries that are named like a checkpoint's file and measured none, in order, at most [`MAX_IMPOSTORS`]: after a kexec
-    /// they are judged like any other content.
+    /// Entries that are named like a checkpoint's file and measured none, in order, at most
+    /// [`MAX_IMPOSTORS`]: after a kexec they are judged like any other content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub impostors: Vec<u64>,
 }
@@ -127,6 +131,7 @@ pub struct CheckpointState {
     /// SHA-256 of its file.
     #[serde(with = "serde_bytes_hex")]
     pub digest: Hash,
-    /// Sizes of the partitions that it sealed: what was sealed before must still be there, first and unaltered.
+    /// Sizes of the partitions that it sealed: what was sealed before must still be there, first and
+    /// unaltered.
     pub partitions: Vec<(PartitionKey, u64)>,
 }

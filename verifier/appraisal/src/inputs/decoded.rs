@@ -1,7 +1,8 @@
 //! The measurement list as the rules look at it: decoded once, with the digests that joins and replays need.
 //!
-//! Promise: an entry that cannot be decoded or was redacted stays in its place, so that indexes are the list's own; what
-//! could not be read of it is absent, and every rule that needs it fails. Nothing is copied that the evidence holds.
+//! Promise: an entry that cannot be decoded or was redacted stays in its place, so that indexes are the
+//! list's own; what could not be read of it is absent, and every rule that needs it fails. Nothing is copied
+//! that the evidence holds.
 
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
@@ -24,8 +25,8 @@ const BATCH: usize = 512;
 pub(crate) struct Line<'a> {
     /// The register that it extends; absent where the entry cannot be read.
     pub pcr: Option<u32>,
-    /// Its digest is all zero. That this is a violation and not another entry made to look like one, only the register
-    /// tells.
+    /// Its digest is all zero. That this is a violation and not another entry made to look like one, only the
+    /// register tells.
     pub violation: bool,
     /// The template's name; absent in a redacted entry.
     pub template: Option<&'a [u8]>,
@@ -55,7 +56,8 @@ pub(crate) struct View<'a> {
     pub digests: Digests,
 }
 
-/// Decodes the entries of a round, with template digests in all banks of the records and of what may be quoted.
+/// Decodes the entries of a round, with template digests in all banks of the records and of what may be
+/// quoted.
 pub(crate) fn view<'a>(round: &Round<'a>) -> View<'a> {
     let logs = round.partitions.iter().chain(round.unsealed);
     let banks = banks(logs.flat_map(|log| &log.records), selected(&round.quote.attest));
@@ -180,7 +182,8 @@ impl Digests {
         self.digest(index, digest.bank()) == Some(digest.bytes()) || is_padded()
     }
 
-    /// Extends a register of its own with these entries, until one of them extends what is not known: that one's index.
+    /// Extends a register of its own with these entries, until one of them extends what is not known: that
+    /// one's index.
     pub(crate) fn extend(&self, entries: Range<usize>, register: &mut Register) -> Result<(), usize> {
         for index in entries {
             let (batch, at) = self.batch(index).ok_or(index)?;

@@ -32,8 +32,8 @@ impl Kept {
         self.ends.is_empty()
     }
 
-    /// Appends entries with their digests. `None` for a redacted entry, and for one behind 2^32: then there is nothing to
-    /// follow.
+    /// Appends entries with their digests. `None` for a redacted entry, and for one behind 2^32: then there
+    /// is nothing to follow.
     pub(crate) fn extend(&mut self, entries: &[Entry], digests: &Digests) -> Option<()> {
         self.ends.reserve(entries.len());
         for (at, entry) in entries.iter().enumerate() {

@@ -1,8 +1,9 @@
-//! An attestation key in PEM: a SubjectPublicKeyInfo (RFC 5280, RFC 7468), as `openssl` and `tpm2_readpublic -f pem` write it.
+//! An attestation key in PEM: a SubjectPublicKeyInfo (RFC 5280, RFC 7468), as `openssl` and
+//! `tpm2_readpublic -f pem` write it.
 //!
-//! It names the key alone, not what the TPM lets it sign. Promise: what it becomes is a key with exactly the attributes
-//! and the scheme that `cgpathd` gives its own, so that any other key with these numbers is not the pinned one. Not here:
-//! how a quote is checked (see `v01_quote`).
+//! It names the key alone, not what the TPM lets it sign. Promise: what it becomes is a key with exactly the
+//! attributes and the scheme that `cgpathd` gives its own, so that any other key with these numbers is not
+//! the pinned one. Not here: how a quote is checked (see `v01_quote`).
 
 use crate::rules::v01_quote::KeyError;
 use cgpath_evidence::tpm::{Attributes, ECC_NIST_P256, KeyKind, Public, Scheme, alg};

@@ -1,4 +1,5 @@
-//! What rules look at beside the policy: the question, the round, the list as it is decoded, what earlier rounds left.
+//! What rules look at beside the policy: the question, the round, the list as it is decoded, what earlier
+//! rounds left.
 
 pub(crate) mod context;
 pub(crate) mod decoded;

@@ -1,6 +1,7 @@
 //! What a round of evidence adds to what is known of a node: everything, or what came after a position.
 //!
-//! Promise: rules see a round and never which of the two it was. Not here: whether a part follows (see `follow`).
+//! Promise: rules see a round and never which of the two it was. Not here: whether a part follows (see
+//! `follow`).
 
 use cgpath_evidence::{
     Boot, Entry, Evidence, EvidenceDelta, InFlight, PartitionLog, PodInfo, Quote, Tier, boot::Registers,

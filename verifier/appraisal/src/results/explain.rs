@@ -1,7 +1,8 @@
-//! Why a finding stands: from the verdict down to the key that signed, and from the file up to where its value is from.
+//! Why a finding stands: from the verdict down to the key that signed, and from the file up to where its
+//! value is from.
 //!
-//! Pure, and no judge: it looks up what the verdict rests on, and says what it cannot find. Not here: whether that is to be
-//! believed (the rules).
+//! Pure, and no judge: it looks up what the verdict rests on, and says what it cannot find. Not here: whether
+//! that is to be believed (the rules).
 
 use crate::accept;
 use crate::inputs::context::Context;
@@ -26,7 +27,8 @@ pub struct Step {
     pub lines: Vec<String>,
 }
 
-/// Walks from the verdict over record, list entry, checkpoint, register and quote to the key, then to the reference values.
+/// Walks from the verdict over record, list entry, checkpoint, register and quote to the key, then to the
+/// reference values.
 pub fn explain(
     finding: &Finding,
     verdict: &Verdict,

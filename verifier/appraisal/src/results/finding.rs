@@ -1,7 +1,7 @@
 //! What a rule has to say about a part of the evidence.
 //!
-//! Promises: every finding names its rule and its subject; a [`Severity::Fail`] makes that subject untrusted, nothing
-//! else does. Not here: how findings are reached (one module for each group of rules).
+//! Promises: every finding names its rule and its subject; a [`Severity::Fail`] makes that subject untrusted,
+//! nothing else does. Not here: how findings are reached (one module for each group of rules).
 
 use crate::rules::Rule;
 use crate::text::{escape, foreign};
@@ -166,8 +166,8 @@ impl Finding {
     }
 }
 
-/// A subject never has more findings of one rule and severity than this in a verdict, and one that says how many more
-/// there were: who fills a list with rubbish does not fill the verifier's memory.
+/// A subject never has more findings of one rule and severity than this in a verdict, and one that says how
+/// many more there were: who fills a list with rubbish does not fill the verifier's memory.
 pub const MAX_FINDINGS: usize = 100;
 
 /// Findings as they are made.
@@ -210,7 +210,8 @@ impl Findings {
         self.kept.len()
     }
 
-    /// Gives the entries that findings from the `first`-th on name the numbers that they have elsewhere; `None`: no number.
+    /// Gives the entries that findings from the `first`-th on name the numbers that they have elsewhere;
+    /// `None`: no number.
     pub(crate) fn renumber(&mut self, first: usize, number: impl Fn(u64) -> Option<u64>) {
         for finding in self.kept.iter_mut().skip(first) {
             finding.index = finding.index.and_then(&number);

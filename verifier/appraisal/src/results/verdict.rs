@@ -1,7 +1,8 @@
 //! The result of an appraisal, its JSON shape and its table.
 //!
-//! Promises: the JSON names below are stable within `version`; every dangerous key that was used is in `dangerous`.
-//! A byte string is hex, a path is text or `{"hex": …}`, an absent option is left out. The shape, shortened:
+//! Promises: the JSON names below are stable within `version`; every dangerous key that was used is in
+//! `dangerous`. A byte string is hex, a path is text or `{"hex": …}`, an absent option is left out. The
+//! shape, shortened:
 //!
 //! ```json
 //! {"version":1, "time":1800000000, "trusted":false, "dangerous":["dangerous-boot-not-judged"], "relaxations":[],
@@ -66,11 +67,12 @@ pub struct Verdict {
     /// When the evidence was re-appraised, in unix seconds; `time` stays that of the evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejudged: Option<u64>,
-    /// What to store for the next appraisal; `None` where the evidence was not believed: keep the old state then.
+    /// What to store for the next appraisal; `None` where the evidence was not believed: keep the old state
+    /// then.
     #[serde(skip)]
     pub state: Option<NodeState>,
-    /// What to store where there is no state and never was one: the TPM's counters, from which a node may not go back though
-    /// nothing else of it is believed yet.
+    /// What to store where there is no state and never was one: the TPM's counters, from which a node may not
+    /// go back though nothing else of it is believed yet.
     #[serde(skip)]
     pub first_sight: Option<NodeState>,
 }
@@ -82,7 +84,8 @@ impl Verdict {
     }
 }
 
-/// A pod that the policy knows and the evidence does not name: it has not begun, or it is over and was never seen.
+/// A pod that the policy knows and the evidence does not name: it has not begun, or it is over and was never
+/// seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitedPod {
     /// The pod.
@@ -135,8 +138,8 @@ pub enum BootJudgement {
     /// Passed over, by the policy's `dangerous-boot-not-judged`.
     #[serde(rename = "not judged")]
     NotJudged,
-    /// Neither judged nor passed over, since a log, its registers or the policy's values are missing: the node is
-    /// untrusted.
+    /// Neither judged nor passed over, since a log, its registers or the policy's values are missing: the
+    /// node is untrusted.
     #[serde(rename = "absent")]
     Absent,
     /// Log, registers and IMA's first entry agree, and are what the policy accepts.
@@ -165,8 +168,8 @@ pub struct NodeVerdict {
     pub name: String,
     /// [`State::Trusted`] or [`State::Untrusted`].
     pub state: State,
-    /// Whether the rules on which all others rest hold (V1 to V7, V10, V13). If not, nothing is said for any pod: each is
-    /// untrusted, and those that are charged with something of their own are marked.
+    /// Whether the rules on which all others rest hold (V1 to V7, V10, V13). If not, nothing is said for any
+    /// pod: each is untrusted, and those that are charged with something of their own are marked.
     #[serde(default)]
     pub believed: bool,
     /// The tier in use.
@@ -211,8 +214,8 @@ pub struct NodeVerdict {
     pub suspect: u64,
     /// Rule V10.
     pub boot: BootJudgement,
-    /// Of `host`, `boot` and `unattributed`: files whose path no reference value has (*file not found*), each with each content once, in the order of first
-    /// sight.
+    /// Of `host`, `boot` and `unattributed`: files whose path no reference value has (*file not found*), each
+    /// with each content once, in the order of first sight.
     #[serde(default)]
     pub fnf: Vec<Deviation>,
     /// Files whose path is known with other contents only, in the same way.
@@ -276,7 +279,8 @@ impl PodVerdict {
 pub struct PodVerdict {
     /// The pod.
     pub uid: PodUid,
-    /// A static pod's UID has no dashes in its cgroup's path, or in the policy where no path was seen; people see it so.
+    /// A static pod's UID has no dashes in its cgroup's path, or in the policy where no path was seen; people
+    /// see it so.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub undashed: bool,
     /// Its name in the policy; absent where no policy knows it.
@@ -287,7 +291,8 @@ pub struct PodVerdict {
     pub told: Option<String>,
     /// How it was judged.
     pub state: State,
-    /// Whether one of its own findings fails. Where the node's evidence is not believed a pod can be untrusted without.
+    /// Whether one of its own findings fails. Where the node's evidence is not believed a pod can be
+    /// untrusted without.
     #[serde(default)]
     pub charged: bool,
     /// Records of entries, also of those that the kernel did not add a second time.
@@ -302,8 +307,8 @@ pub struct PodVerdict {
     pub learned: bool,
     /// Every distinct (path, content) that was seen, in the order of first sight.
     pub files: Vec<SeenFile>,
-    /// Files whose path no reference value has (*file not found*), each with each content once, in the order of first
-    /// sight.
+    /// Files whose path no reference value has (*file not found*), each with each content once, in the order
+    /// of first sight.
     #[serde(default)]
     pub fnf: Vec<Deviation>,
     /// Files whose path is known with other contents only, in the same way.

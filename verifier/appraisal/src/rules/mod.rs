@@ -1,8 +1,9 @@
 //! The rules of a verifier, a file for each, by its number in docs/spec/rules.md.
 //!
-//! A rule is a step over what is known of a node and what a round adds, and a conclusion. [`crate::steps`] takes the steps in
-//! their order. What several rules need is in `opinion` (what the policy says of a content) and `partition` (what one
-//! partition used). V13 has no file: each rule fails where its own input is absent.
+//! A rule is a step over what is known of a node and what a round adds, and a conclusion. [`crate::steps`]
+//! takes the steps in their order. What several rules need is in `opinion` (what the policy says of a
+//! content) and `partition` (what one partition used). V13 has no file: each rule fails where its own input
+//! is absent.
 //! Not here: whom a finding is about and what follows from it (see `results`).
 
 pub(crate) mod opinion;
@@ -109,8 +110,8 @@ impl Rule {
         }
     }
 
-    /// Whether every other conclusion rests on it: where it fails, neither the node's nor any pod's evidence is to be believed.
-    /// Failures of the other rules are the node's own and leave the pods as they are.
+    /// Whether every other conclusion rests on it: where it fails, neither the node's nor any pod's evidence
+    /// is to be believed. Failures of the other rules are the node's own and leave the pods as they are.
     pub(crate) fn is_basis(self) -> bool {
         match self {
             Rule::Quote

@@ -1,7 +1,7 @@
 //! What contents are judged by: the covered list with its joins, and what the policy says of each content.
 //!
-//! Promise: an opinion needs nothing but the content and whose it is, so that opinions can be formed side by side. Not here:
-//! what follows from it for the partition (see `v09_contents`).
+//! Promise: an opinion needs nothing but the content and whose it is, so that opinions can be formed side by
+//! side. Not here: what follows from it for the partition (see `v09_contents`).
 
 use crate::inputs::context::MAX_IMPOSTORS;
 use crate::inputs::decoded::Line;
@@ -79,8 +79,8 @@ impl<'a> Scene<'a> {
             && self.chain.is_anchor(index)
     }
 
-    /// Whether this entry from before a kexec measured a checkpoint's file, as far as what is kept of that boot tells. Where
-    /// more were none than are kept, no later one is taken for one.
+    /// Whether this entry from before a kexec measured a checkpoint's file, as far as what is kept of that
+    /// boot tells. Where more were none than are kept, no later one is taken for one.
     pub(crate) fn was_checkpoint(&self, index: usize, path: &[u8]) -> bool {
         let is_kept = match self.impostors {
             [.., last] if self.impostors.len() >= MAX_IMPOSTORS => index <= *last,
@@ -122,8 +122,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What is said of an entry of the boot before a kexec. Whose it was is known no more: the host may have it, or some pod
-    /// of the policy.
+    /// What is said of an entry of the boot before a kexec. Whose it was is known no more: the host may have
+    /// it, or some pod of the policy.
     pub(crate) fn opinion_of_boot_before(&self, name: Name<'_>, digest: &Digest) -> Opinion {
         let of_pod = || {
             self.policy.pods.keys().find_map(|uid| {
@@ -141,8 +141,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for whom: it is
-    /// accepted there if a pod that was there then, and that the policy knows, may have it.
+    /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for
+    /// whom: it is accepted there if a pod that was there then, and that the policy knows, may have it.
     fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
         let mut pods = self.chain.predating().iter();
         pods.find_map(|uid| {

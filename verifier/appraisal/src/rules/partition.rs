@@ -1,7 +1,8 @@
 //! What one partition used, while it is being judged.
 //!
-//! Promise: a thing is said once for each path and content, however often it was used; what fails and has no content (a
-//! violation, a suspect process) is said each time, for each is a finding of its own. Not here: what is accepted.
+//! Promise: a thing is said once for each path and content, however often it was used; what fails and has no
+//! content (a violation, a suspect process) is said each time, for each is a finding of its own. Not here:
+//! what is accepted.
 
 use crate::accept::names_content;
 use crate::results::finding::{Finding, Findings, Severity, Subject};

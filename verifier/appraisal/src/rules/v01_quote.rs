@@ -1,8 +1,9 @@
-//! V1: a TPM's quote, by the pinned, restricted, fixedTPM signing key, over this request's nonce and registers that are
-//! of use.
+//! V1: a TPM's quote, by the pinned, restricted, fixedTPM signing key, over this request's nonce and
+//! registers that are of use.
 //!
-//! Promise: a [`Quoted`] is what the attestation says, whether or not to believe it: that is what the findings tell.
-//! Signatures are checked in pure Rust. Not here: how the structures are read (see `cgpath_evidence::tpm`).
+//! Promise: a [`Quoted`] is what the attestation says, whether or not to believe it: that is what the
+//! findings tell. Signatures are checked in pure Rust. Not here: how the structures are read (see
+//! `cgpath_evidence::tpm`).
 
 use crate::inputs::context::{Context, ExpectedNonce, NodeState, PinnedKey};
 use crate::inputs::key_pem;
@@ -108,8 +109,8 @@ fn verify(public: &Public, message: &[u8], signature: &[u8]) -> Result<(), Strin
     }
 }
 
-/// RSASSA-PSS. The TPM takes the longest salt that fits, or the hash's length where it must follow FIPS 186 (Part 1,
-/// B.7).
+/// RSASSA-PSS. The TPM takes the longest salt that fits, or the hash's length where it must follow FIPS 186
+/// (Part 1, B.7).
 fn verify_pss(key: &rsa::RsaPublicKey, message: &[u8], signature: &[u8]) -> Result<(), ()> {
     use rsa::traits::PublicKeyParts as _;
     let hashed = Sha256::digest(message);
@@ -199,8 +200,8 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::Quote, Subject::Node, text)
 }
 
-/// `stated` are the values of PCR 0 to 9 as the evidence has them: the quote's digest vouches for them together with
-/// PCR 10 (rule V2), or for nothing.
+/// `stated` are the values of PCR 0 to 9 as the evidence has them: the quote's digest vouches for them
+/// together with PCR 10 (rule V2), or for nothing.
 pub(crate) fn check(
     quote: &Quote,
     stated: &[Registers],

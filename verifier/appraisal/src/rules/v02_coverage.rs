@@ -1,8 +1,8 @@
 //! V2: the longest prefix of the list whose replay gives the quoted registers.
 //!
-//! Promise: registers are extended with digests computed here, never with those that the list claims. IMA appends to
-//! the list first and extends second, so a list that was read after the quote may be ahead of it, never behind. A round
-//! that goes on from another begins at the registers that one left.
+//! Promise: registers are extended with digests computed here, never with those that the list claims. IMA
+//! appends to the list first and extends second, so a list that was read after the quote may be ahead of it,
+//! never behind. A round that goes on from another begins at the registers that one left.
 //! Source: security/integrity/ima/ima_queue.c, `ima_add_template_entry`.
 
 use crate::inputs::context::NodeState;
@@ -22,8 +22,8 @@ use std::ops::Range;
 /// The register that IMA extends by default, the only one that evidence is anchored in.
 const PCR: u32 = cgpath_evidence::quoted::IMA_PCR;
 
-/// So far behind the list's end the quote is looked for first: a list is read right after the quote, so that few entries
-/// come between them.
+/// So far behind the list's end the quote is looked for first: a list is read right after the quote, so that
+/// few entries come between them.
 const TAIL: usize = 4096;
 
 /// How many extends a failed replay may spend to name an entry that was listed and never extended.
@@ -46,8 +46,8 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::Coverage, Subject::Node, text)
 }
 
-/// The ways in which a kernel can have made what it extended into these banks, the usual one first. Since 5.8 each bank
-/// is hashed or padded for itself; before, all but SHA-1 were padded throughout.
+/// The ways in which a kernel can have made what it extended into these banks, the usual one first. Since 5.8
+/// each bank is hashed or padded for itself; before, all but SHA-1 were padded throughout.
 fn fillings(banks: &[Bank]) -> Vec<Vec<Fill>> {
     let mut all = vec![Vec::new()];
     for bank in banks {
@@ -89,8 +89,8 @@ fn values(mut register: Register, digests: &Digests, entries: Range<usize>) -> V
     values
 }
 
-/// The registers after `len` entries, in each bank; each bank's chain is a thread's work. `None` if one of them extends
-/// what is not known.
+/// The registers after `len` entries, in each bank; each bank's chain is a thread's work. `None` if one of
+/// them extends what is not known.
 fn extended(digests: &Digests, len: usize, start: &[Register]) -> Option<Vec<Register>> {
     // The longest first, so that threads end together.
     let mut lanes: Vec<(usize, Register)> = start.iter().cloned().enumerate().collect();
@@ -198,7 +198,8 @@ fn never_extended(digests: &Digests, len: usize, quoted: &Quoted) -> Option<usiz
     None
 }
 
-/// Registers to begin at: those that the round before left, or those of a boot, in each way that a kernel may have.
+/// Registers to begin at: those that the round before left, or those of a boot, in each way that a kernel may
+/// have.
 fn starts(before: Option<&Coverage>, banks: &[Bank]) -> Vec<Vec<Register>> {
     match before {
         Some(before)
@@ -305,7 +306,8 @@ pub(crate) fn why_none(list: &[Entry], view: &View, quoted: &Quoted) -> Finding 
     }
 }
 
-/// Registers with these values after `entries` entries, each bank hashed: what somebody remembers who keeps no more.
+/// Registers with these values after `entries` entries, each bank hashed: what somebody remembers who keeps
+/// no more.
 pub(crate) fn remembered(entries: usize, pcrs: &[Digest]) -> Coverage {
     Coverage {
         entries,
@@ -315,7 +317,8 @@ pub(crate) fn remembered(entries: usize, pcrs: &[Digest]) -> Coverage {
     }
 }
 
-/// V4: within a boot coverage never shrinks, and what was covered is still the same. For a list from its beginning.
+/// V4: within a boot coverage never shrinks, and what was covered is still the same. For a list from its
+/// beginning.
 pub(crate) fn continues(digests: &Digests, covered: usize, before: &NodeState, findings: &mut Findings) {
     let fail = |text: &str| Finding::fail(Rule::Chain, Subject::Node, text);
     let Some(len) = usize::try_from(before.covered).ok().filter(|n| *n <= covered) else {

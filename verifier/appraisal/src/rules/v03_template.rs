@@ -1,7 +1,7 @@
 //! V3: every covered entry uses a template that the policy pins.
 //!
-//! The template digest does not cover the template's name: an entry that was relabelled to a template of the same shape
-//! replays, and must be refused here.
+//! The template digest does not cover the template's name: an entry that was relabelled to a template of the
+//! same shape replays, and must be refused here.
 
 use crate::inputs::decoded::Line;
 use crate::inputs::kept::Lines;

@@ -1,7 +1,9 @@
-//! V4: the checkpoints stand in the covered prefix, are signed, form one unbroken chain, and the last is fresh.
+//! V4: the checkpoints stand in the covered prefix, are signed, form one unbroken chain, and the last is
+//! fresh.
 //!
-//! Promise: a [`Chain`] that has a last checkpoint was read from evidence; whether to believe it is what the findings
-//! say. Not here: the records that it sealed (see `v05_sealed`), who read its files (see `v04_readers`).
+//! Promise: a [`Chain`] that has a last checkpoint was read from evidence; whether to believe it is what the
+//! findings say. Not here: the records that it sealed (see `v05_sealed`), who read its files (see
+//! `v04_readers`).
 
 use crate::inputs::context::{ExpectedNonce, NodeState};
 use crate::inputs::decoded::Line;
@@ -86,8 +88,8 @@ impl Chain {
         self.seen.map(|(_, root)| root)
     }
 
-    /// Entries before this one had time enough to get their record: they came before the last checkpoint but one had been
-    /// sealed, or that is what the last one calls settled.
+    /// Entries before this one had time enough to get their record: they came before the last checkpoint but
+    /// one had been sealed, or that is what the last one calls settled.
     pub(crate) fn joined_until(&self) -> u64 {
         let Some(last) = self.last() else { return 0 };
         last.settled.max(self.before_last.unwrap_or(last.boot_len))
@@ -280,8 +282,8 @@ impl Chain {
         }
     }
 
-    /// The last checkpoint was made for this request, and the chain goes on from where the last accepted evidence of this
-    /// boot ended.
+    /// The last checkpoint was made for this request, and the chain goes on from where the last accepted
+    /// evidence of this boot ended.
     pub(crate) fn conclude(
         &self,
         nonce: &ExpectedNonce,

@@ -1,5 +1,6 @@
-//! V4, the part that needs records: the collector itself read each checkpoint but the last, whose record comes with the
-//! next one; and it read no other file under such a name. What somebody else put there is charged to him (see `v09_contents`).
+//! V4, the part that needs records: the collector itself read each checkpoint but the last, whose record
+//! comes with the next one; and it read no other file under such a name. What somebody else put there is
+//! charged to him (see `v09_contents`).
 
 use crate::inputs::kept::Lines;
 use crate::results::finding::{Finding, Findings, Subject};

@@ -1,7 +1,7 @@
 //! V5, second half, and the joins of V12: every record of an entry joins one, every entry has its record.
 //!
-//! Joins go by template digest, never by position: records arrive in another order than the list. A violation has a
-//! zero digest and joins by file name and order.
+//! Joins go by template digest, never by position: records arrive in another order than the list. A violation
+//! has a zero digest and joins by file name and order.
 
 use crate::inputs::decoded::{Digests, Line, View, padded_sha1};
 use crate::inputs::kept::{Kept, Lines, Place};
@@ -50,7 +50,8 @@ pub(crate) struct Joins<'a> {
     adders: Table,
     /// The same for entries of earlier rounds.
     late: BTreeMap<usize, usize>,
-    /// By the record's place among those in order: the entry that a record of an entry or of a violation joins.
+    /// By the record's place among those in order: the entry that a record of an entry or of a violation
+    /// joins.
     entry_of: Table,
     /// Entries of earlier rounds that records join.
     old: BTreeMap<usize, Line<'a>>,
@@ -354,8 +355,8 @@ const UNLIKE: &str = "a record's template digests are not those of one entry";
 /// So far from where the last record's entry was found the next one's is looked for first, in entries.
 const NEAR: usize = 16;
 
-/// A record looks at no more entries of its digest: they differ in another bank's or in the register, which no honest list's
-/// do, and a node must not make its verifier compare all with all.
+/// A record looks at no more entries of its digest: they differ in another bank's or in the register, which
+/// no honest list's do, and a node must not make its verifier compare all with all.
 const MAX_ALIKE: usize = 4096;
 
 /// Entries of one template digest.
@@ -390,8 +391,8 @@ impl Same {
     }
 }
 
-/// The digest that a record is looked up by. SHA-1 is there on every kernel (`ima_sha1_idx`), and another bank is only needed
-/// by a record that lacks it.
+/// The digest that a record is looked up by. SHA-1 is there on every kernel (`ima_sha1_idx`), and another
+/// bank is only needed by a record that lacks it.
 fn wanted(record: &Record) -> Option<(Bank, &[u8])> {
     let first = record
         .digests
@@ -405,7 +406,8 @@ fn wanted(record: &Record) -> Option<(Bank, &[u8])> {
     })
 }
 
-/// The covered entries of each digest that these records are looked up by; of no other, for most records need none.
+/// The covered entries of each digest that these records are looked up by; of no other, for most records need
+/// none.
 fn indexes<'a>(
     records: impl Iterator<Item = &'a Record>,
     view: &View,
@@ -459,11 +461,12 @@ enum Guess {
 /// Records that one thread looks at, at a time.
 const BATCH: usize = 1024;
 
-/// So far around a batch's first entry it is looked for, in entries: some records are late, some entries are older than they.
+/// So far around a batch's first entry it is looked for, in entries: some records are late, some entries are
+/// older than they.
 const FAR: usize = 1024;
 
-/// Guesses side by side, for that is most of the work: a batch begins where the number of adds before it lets expect, counted
-/// from the end, since entries without a record are the oldest.
+/// Guesses side by side, for that is most of the work: a batch begins where the number of adds before it lets
+/// expect, counted from the end, since entries without a record are the oldest.
 fn guesses(records: &[Owned<'_>], view: &View, covered: usize) -> impl Iterator<Item = Guess> {
     let is_add = |record: &Record| record.kind == EventKind::Entry && record.ret == 0;
     let count = |batch: &[Owned<'_>]| batch.iter().filter(|(_, record)| is_add(record)).count();

@@ -1,9 +1,9 @@
 //! V5 and V12 for entries that have no sealed record: pending ones, and those that nobody is known for.
 //!
-//! A record is written when `ima_add_template_entry` returns, and sealed by the next checkpoint. Until then its entry is
-//! pending: its record travels unsealed, or a mark names the thread that is still inside. Promise: the attester chooses
-//! neither how long an entry is pending nor whether its content is judged. Not here: how sealed records join entries (see
-//! `join`), what contents are accepted (see `opinion`).
+//! A record is written when `ima_add_template_entry` returns, and sealed by the next checkpoint. Until then
+//! its entry is pending: its record travels unsealed, or a mark names the thread that is still inside.
+//! Promise: the attester chooses neither how long an entry is pending nor whether its content is judged. Not
+//! here: how sealed records join entries (see `join`), what contents are accepted (see `opinion`).
 
 use crate::inputs::context::{Held, NodeState, Shown};
 use crate::inputs::decoded::{Line, View};
@@ -22,8 +22,8 @@ use cgpath_evidence::{
 use cgpath_policy::{Name, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// A thread that holds an entry's record back for longer than this, in seconds of the verifier's clock, makes its
-/// partition untrusted.
+/// A thread that holds an entry's record back for longer than this, in seconds of the verifier's clock, makes
+/// its partition untrusted.
 pub const MAX_HELD_SECONDS: u64 = 300;
 
 /// More pending entries than this without an unsealed record or a mark fail the node.
@@ -335,7 +335,8 @@ impl Unnamed<'_, '_, '_> {
             self.unnamed += 1;
             self.pending += 1;
         } else if self.marks > 0 {
-            // One thread is inside for one entry; which one, nobody knows: one that may have the content, or each is charged.
+            // One thread is inside for one entry; which one, nobody knows: one that may have the content, or
+            // each is charged.
             self.marks -= 1;
             self.pending += 1;
             if !question.accepts(index, line, self.marked.iter().copied()) {

@@ -1,7 +1,7 @@
 //! V5, first half: the records of the evidence are exactly those that the last checkpoint sealed.
 //!
-//! Promise: nothing is taken from a record before every leaf, size, root and count was recomputed here. Not here: how
-//! records join entries (see `v05_join`).
+//! Promise: nothing is taken from a record before every leaf, size, root and count was recomputed here. Not
+//! here: how records join entries (see `v05_join`).
 
 use crate::inputs::context::{NodeState, Shown};
 use crate::inputs::round::Rebuild;
@@ -94,7 +94,8 @@ impl Sealed {
     /// Takes the records that are new, which the new checkpoints sealed.
     ///
     /// # Errors
-    /// [`Rebuild`] for a record that comes out of order: only the whole shows whether its number was given before.
+    /// [`Rebuild`] for a record that comes out of order: only the whole shows whether its number was given
+    /// before.
     pub(crate) fn step(
         &mut self,
         round: &[PartitionLog],
@@ -141,7 +142,8 @@ impl Sealed {
                     );
                 }
                 if sealed.owner != log.key {
-                    // Whose it is must not depend on who listed it: it counts for neither until that is settled.
+                    // Whose it is must not depend on who listed it: it counts for neither until that is
+                    // settled.
                     findings.push(
                         Finding {
                             subject,
@@ -215,7 +217,8 @@ impl Sealed {
     }
 }
 
-/// What was sealed at the last accepted evidence still stands first, unaltered, in each partition. For all records.
+/// What was sealed at the last accepted evidence still stands first, unaltered, in each partition. For all
+/// records.
 pub(crate) fn continues(logs: &[Log], chain: &Chain, before: &NodeState, findings: &mut Findings) {
     let (Some(remembered), Some(root)) = (&before.checkpoint, chain.seen_root()) else {
         // Reported by the chain.

@@ -1,8 +1,8 @@
-//! V6: what was lost, of the node and of a pod beyond its budget; and checkpoints that were sealed while the programs may
-//! have been off.
+//! V6: what was lost, of the node and of a pod beyond its budget; and checkpoints that were sealed while the
+//! programs may have been off.
 //!
-//! Promise: a pod's loss is the pod's alone, and no tolerance covers it; every other loss is the node's. Not here: what a
-//! partition used (see `v09_contents`).
+//! Promise: a pod's loss is the pod's alone, and no tolerance covers it; every other loss is the node's. Not
+//! here: what a partition used (see `v09_contents`).
 
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;

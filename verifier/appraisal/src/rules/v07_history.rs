@@ -1,14 +1,14 @@
 //! V7: a node never goes back: its TPM's resets, restarts and clock, its boot, its coverage.
 //!
-//! Counters are compared by their difference: for a key outside of the endorsement hierarchy the TPM adds a constant
-//! to them (TPM 2.0 Part 1, "Attestation"), which cancels as long as the key is the same one.
+//! Counters are compared by their difference: for a key outside of the endorsement hierarchy the TPM adds a
+//! constant to them (TPM 2.0 Part 1, "Attestation"), which cancels as long as the key is the same one.
 
 use crate::inputs::context::NodeState;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
 
-/// The longest time by which a TPM's clock may go back at an unorderly shutdown, milliseconds: TPM 2.0 Part 1, "Clock":
-/// it is written to non-volatile memory at least every 2^22 ms.
+/// The longest time by which a TPM's clock may go back at an unorderly shutdown, milliseconds: TPM 2.0 Part
+/// 1, "Clock": it is written to non-volatile memory at least every 2^22 ms.
 pub const MAX_CLOCK_LOSS_MS: u64 = 1 << 22;
 
 /// What of this evidence is compared with the node's past.

@@ -1,8 +1,8 @@
-//! V8: every pod is known to the policy, and pods that are older than the collector are reported as such; and the verdict on
-//! each pod from all that was found of it.
+//! V8: every pod is known to the policy, and pods that are older than the collector are reported as such; and
+//! the verdict on each pod from all that was found of it.
 //!
-//! Promise: a pod that no policy knows is the node's failure too, by name. Not here: what was found (see `v09_contents`,
-//! `v06_losses`, `v12_violations`).
+//! Promise: a pod that no policy knows is the node's failure too, by name. Not here: what was found (see
+//! `v09_contents`, `v06_losses`, `v12_violations`).
 
 use crate::accept::Acceptances;
 use crate::results::finding::{Finding, Findings, Subject};

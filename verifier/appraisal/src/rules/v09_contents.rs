@@ -1,8 +1,8 @@
 //! V9, and of V11 what the host ran: the contents that each partition used are those that its policy accepts.
 //!
-//! Promise: every record and every covered entry is judged by the partition it belongs to, an entry once for each record
-//! that joined it; an entry that nobody could be found for is judged as the host's. Not here: whether the records and the
-//! list are to be believed at all (the rules V1 to V7).
+//! Promise: every record and every covered entry is judged by the partition it belongs to, an entry once for
+//! each record that joined it; an entry that nobody could be found for is judged as the host's. Not here:
+//! whether the records and the list are to be believed at all (the rules V1 to V7).
 
 use crate::inputs::decoded::Line;
 use crate::results::finding::{Finding, Findings, Severity, Subject};
@@ -204,8 +204,8 @@ impl<'a> Judge<'_, 'a> {
                 self.violation(PartitionKey::Boot, path, Some(index), None);
                 continue;
             }
-            // The first entry is rule V10's. After a kexec that is accepted the new kernel adds another one, and the
-            // checkpoints of the boot before were judged in their time.
+            // The first entry is rule V10's. After a kexec that is accepted the new kernel adds another one,
+            // and the checkpoints of the boot before were judged in their time.
             let after_kexec = scene.kexecs.first().is_some_and(|first| index >= *first);
             let aggregate = path == BOOT_AGGREGATE && (index == 0 || after_kexec);
             let before_kexec = scene.kexecs.last().is_some_and(|last| index < *last);
@@ -554,7 +554,8 @@ impl<'j, 'a> Late<'j, 'a> {
         }
     }
 
-    /// Who used a file before is judged for it as soon as the write is shown, as [`Judged::changed`] does once it is sealed.
+    /// Who used a file before is judged for it as soon as the write is shown, as [`Judged::changed`] does
+    /// once it is sealed.
     fn changed(&mut self, by: PartitionKey, index: usize, record: &Record) {
         let violation = Violation::of(by, record, Some(index));
         let base = self.base;

@@ -1,8 +1,9 @@
-//! V10: the boot log replays to the quoted PCR 0 to 9, they tie to IMA's first entry, and the policy's values hold.
+//! V10: the boot log replays to the quoted PCR 0 to 9, they tie to IMA's first entry, and the policy's values
+//! hold.
 //!
-//! Promise: only registers that the quote covers are believed, and of the log only what they vouch for: digests, and the
-//! data of events whose digest is that of their data. Not here: how the log is read (see `cgpath_evidence::boot`), which events are
-//! accepted (see `v10_measured`).
+//! Promise: only registers that the quote covers are believed, and of the log only what they vouch for:
+//! digests, and the data of events whose digest is that of their data. Not here: how the log is read (see
+//! `cgpath_evidence::boot`), which events are accepted (see `v10_measured`).
 
 use crate::inputs::decoded::Line;
 use crate::inputs::round::Round;
@@ -19,7 +20,8 @@ use cgpath_evidence::{
 use cgpath_policy::{BootPolicy, FirmwareDeviation, Policy};
 use std::collections::BTreeSet;
 
-/// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source: security/integrity/ima/ima_init.c.
+/// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source:
+/// security/integrity/ima/ima_init.c.
 pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
 pub(super) fn fail(text: impl Into<String>) -> Finding {
@@ -150,8 +152,8 @@ impl Boot<'_> {
         }
     }
 
-    /// The firmware came to its end in each register, and texts are those that were measured. What the policy knows to be
-    /// otherwise with this firmware is said, where it pins the register.
+    /// The firmware came to its end in each register, and texts are those that were measured. What the policy
+    /// knows to be otherwise with this firmware is said, where it pins the register.
     fn is_regular(&self, reference: &BootPolicy, pinned: &BTreeSet<u8>, findings: &mut Findings) {
         let is_measured = |event: &Event| {
             let is_other = |bank: &Bank| event.data_is_measured(*bank) == Some(false);

@@ -1,4 +1,5 @@
-//! V10: what was measured into the registers that a policy's `events` and `command-lines` speak of, judged by digest.
+//! V10: what was measured into the registers that a policy's `events` and `command-lines` speak of, judged by
+//! digest.
 //!
 //! Promise: no event of such a register is passed over for what the log says of it. A digest covers neither
 //! type nor tag nor text, so the sender of the log chooses them: each event has a digest that the policy
@@ -80,7 +81,8 @@ impl<'a> Measured<'a> {
         // By register: a boot loader measures hundreds.
         let mut unknown: BTreeMap<u32, usize> = BTreeMap::new();
         let mut measured: BTreeSet<(u32, EventType, &Digest)> = BTreeSet::new();
-        // What is said of one that is not accepted names what is: it is not said again that this one is missing.
+        // What is said of one that is not accepted names what is: it is not said again that this one is
+        // missing.
         let mut refused: BTreeSet<(u32, EventType)> = BTreeSet::new();
         for event in self.log.events() {
             if event.kind == EventType::NO_ACTION || !spoken_of.contains(&event.pcr) {

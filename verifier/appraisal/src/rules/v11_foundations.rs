@@ -1,5 +1,5 @@
-//! V11, what all records rest on: the collector and the IMA policy stand in the list with accepted contents before checkpoint
-//! 1, and the programs and the policy that checkpoints name are accepted ones.
+//! V11, what all records rest on: the collector and the IMA policy stand in the list with accepted contents
+//! before checkpoint 1, and the programs and the policy that checkpoints name are accepted ones.
 //!
 //! Not here: what else the host ran (see `v09_contents`).
 

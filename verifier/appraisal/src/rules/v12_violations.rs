@@ -1,8 +1,8 @@
-//! V12: a file that was written while it was measured makes untrusted who caused that and every partition that executed or
-//! mapped it in this boot.
+//! V12: a file that was written while it was measured makes untrusted who caused that and every partition
+//! that executed or mapped it in this boot.
 //!
-//! Promise: a file is known by its device and inode number, whatever its names are. Not here: which violations of the list
-//! have a record (see `v05_join`).
+//! Promise: a file is known by its device and inode number, whatever its names are. Not here: which
+//! violations of the list have a record (see `v05_join`).
 
 use crate::results::finding::{Finding, Subject};
 use crate::rules::Rule;

@@ -102,7 +102,8 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
             .found(who(record)),
         }
     } else {
-        // The programs see the call before the kernel has decided everything: they know what they denied, not what succeeded.
+        // The programs see the call before the kernel has decided everything: they know what they denied, not
+        // what succeeded.
         let outcome = if is_denied { "denied" } else { "not denied" };
         let number = if object == 0 {
             String::new()

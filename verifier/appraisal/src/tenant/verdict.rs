@@ -18,7 +18,8 @@ pub enum Outcome {
     Trusted,
     /// Something is wrong.
     Untrusted,
-    /// All that was sealed of the pod is accepted; whether that is all that happened nobody vouches for. Never trusted.
+    /// All that was sealed of the pod is accepted; whether that is all that happened nobody vouches for.
+    /// Never trusted.
     PartitionOnly,
     /// The node has sealed nothing of this pod.
     Absent,

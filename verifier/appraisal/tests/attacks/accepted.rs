@@ -1,4 +1,5 @@
-//! A finding that was accepted accepts one thing: what comes later is another finding, though it looks the same.
+//! A finding that was accepted accepts one thing: what comes later is another finding, though it looks the
+//! same.
 
 use super::{Life, busy, judge};
 use crate::ways::verdict_key;

@@ -1,4 +1,5 @@
-//! What a verifier says that has followed a node is what it says of everything at once, also where the question changes.
+//! What a verifier says that has followed a node is what it says of everything at once, also where the
+//! question changes.
 
 use super::{Life, Round, busy, judge};
 use cgpath_appraisal::{Context, ExpectedNonce, PinnedKey, Rule, appraise};
@@ -96,7 +97,8 @@ fn no_verdict(what: &str, life: &mut Life, change: impl FnOnce(&mut Context)) ->
 fn the_rounds_after_an_accepted_kexec_are_trusted() {
     let mut node = busy();
     node.extra_policy += "kexec: allow\n";
-    // To the kernel that was started the pods' entries are older than its collector, and the host's to answer for.
+    // To the kernel that was started the pods' entries are older than its collector, and the host's to answer
+    // for.
     for files in node.pod_files.values() {
         for (path, digests) in files {
             node.host_files
@@ -209,7 +211,8 @@ fn kexec(node: &mut Node, boot: u8) {
     node.seal(None);
 }
 
-/// A first evidence with one bad item in it is not believed; that its TPM was here before is not forgotten for that.
+/// A first evidence with one bad item in it is not believed; that its TPM was here before is not forgotten
+/// for that.
 #[test]
 fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
     let mut node = busy();
@@ -272,7 +275,8 @@ fn what_follows_a_disbelieved_first_round_in_the_same_boot_is_trusted_on_its_own
     assert!(forged.state.is_none() && forged.first_sight.is_none());
 }
 
-/// And what is kept of a node is kept as it was believed: nothing of disbelieved evidence but that it was seen.
+/// And what is kept of a node is kept as it was believed: nothing of disbelieved evidence but that it was
+/// seen.
 #[test]
 fn a_disbelieved_round_moves_neither_coverage_nor_chain() {
     let mut life = Life::begin(busy());

@@ -44,7 +44,8 @@ fn a_module_under_an_old_checkpoints_name_is_not_trusted() {
     judge("module-as-checkpoint", &all);
 }
 
-/// The same content read a second time is an entry that IMA does not list again, unless its own table was emptied.
+/// The same content read a second time is an entry that IMA does not list again, unless its own table was
+/// emptied.
 #[test]
 fn a_checkpoint_that_stands_in_the_list_twice_is_a_fork() {
     let mut all = Vec::new();

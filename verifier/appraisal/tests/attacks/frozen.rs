@@ -1,7 +1,8 @@
-//! A root that comes late has the key that signs checkpoints, and chooses what they state and which records they seal.
+//! A root that comes late has the key that signs checkpoints, and chooses what they state and which records
+//! they seal.
 //!
-//! What IMA measured stays in the list, so that each of these hides a content only if a verifier lets the attester choose
-//! which entries it judges.
+//! What IMA measured stays in the list, so that each of these hides a content only if a verifier lets the
+//! attester choose which entries it judges.
 
 use super::{Life, busy, judge};
 use cgpath_appraisal::State;
@@ -14,8 +15,8 @@ fn hidden(node: &mut Node, path: &str) {
         .push(Measurement::ima_ng(path.as_bytes(), &sha256(b"rootkit")));
 }
 
-/// Three rounds after the compromise: `act` before each, its checkpoint as `change` makes it of an honest one and of the last one
-/// before. Nobody may trust the node in any of them.
+/// Three rounds after the compromise: `act` before each, its checkpoint as `change` makes it of an honest one
+/// and of the last one before. Nobody may trust the node in any of them.
 #[track_caller]
 fn sign_on(
     attack: &str,

@@ -1,8 +1,10 @@
-//! Attacks that were tried, each as a test that the attacker must fail: whole, followed, encoded again and as each tenant's.
+//! Attacks that were tried, each as a test that the attacker must fail: whole, followed, encoded again and as
+//! each tenant's.
 //!
-//! Promises: what does not hold yet stands in [`OPEN`] by what comes in place of it: a test there that comes out right fails
-//! until it is taken off the list, and one that is not there must come out right. Not here: attacks on the service and the
-//! command (see `verifier/cli/tests`) and on a running node (see `vm-tests`), and what one rule alone must refuse (see `rules`).
+//! Promises: what does not hold yet stands in [`OPEN`] by what comes in place of it: a test there that comes
+//! out right fails until it is taken off the list, and one that is not there must come out right. Not here:
+//! attacks on the service and the command (see `verifier/cli/tests`) and on a running node (see `vm-tests`),
+//! and what one rule alone must refuse (see `rules`).
 
 mod accepted;
 mod followed;

@@ -1,4 +1,5 @@
-//! What was published against other verifiers, as far as a test of this one can show it. The names are those of the advisories.
+//! What was published against other verifiers, as far as a test of this one can show it. The names are those
+//! of the advisories.
 
 use super::{Life, busy, tenant_policy};
 use crate::ways;
@@ -29,8 +30,8 @@ fn refused(what: &str, verdict: &Verdict, rule: Rule) {
     assert!(verdict.state.is_none(), "{what}: nothing of it is remembered");
 }
 
-/// CVE-2022-3500 (Keylime): an error in the verifier ended a node's attestation and left it trusted. Whatever cannot be read here is
-/// a verdict that is not trusted, and never an error that leaves none.
+/// CVE-2022-3500 (Keylime): an error in the verifier ended a node's attestation and left it trusted. Whatever
+/// cannot be read here is a verdict that is not trusted, and never an error that leaves none.
 #[test]
 fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
     let mut node = busy();
@@ -68,8 +69,8 @@ fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
     }
 }
 
-/// CVE-2022-1053 (Keylime): the key that was enrolled was not the key that was judged. The key that comes along is the pinned one by
-/// its bytes, and it is these bytes that the signature is checked with.
+/// CVE-2022-1053 (Keylime): the key that was enrolled was not the key that was judged. The key that comes
+/// along is the pinned one by its bytes, and it is these bytes that the signature is checked with.
 #[test]
 fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_judged() {
     let mut node = busy();
@@ -124,7 +125,8 @@ fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
     );
 }
 
-/// CVE-2022-0317 (go-attestation): register values were taken that stood beside a quote which did not cover them, or covered none.
+/// CVE-2022-0317 (go-attestation): register values were taken that stood beside a quote which did not cover
+/// them, or covered none.
 #[test]
 fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_for_nothing() {
     let reference = {

@@ -16,7 +16,8 @@ fn library() -> Digest {
     sha256(b"a library")
 }
 
-/// A node of which pods 1 to 3 may have the library on a volume of their own, and all that they map of it is one file.
+/// A node of which pods 1 to 3 may have the library on a volume of their own, and all that they map of it is
+/// one file.
 fn with_volume() -> Node {
     let mut node = busy();
     for n in 1..=3 {
@@ -33,8 +34,8 @@ fn map(node: &mut Node, actor: &Actor, kind: EventKind) {
     node.record_execution(actor, kind, LIBRARY, FileHash::PreCheck(library()));
 }
 
-/// Pod 1 maps it by `kind`, pod 2 writes it, in the same round or in another one, before or after; nobody may trust pod 1 or 2,
-/// and everybody the others.
+/// Pod 1 maps it by `kind`, pod 2 writes it, in the same round or in another one, before or after; nobody may
+/// trust pod 1 or 2, and everybody the others.
 fn wrong(kind: EventKind, is_late: bool, writer_first: bool) -> Vec<String> {
     let mut life = Life::begin(with_volume());
     let what = format!("{kind:?}, late {is_late}, writer first {writer_first}");
@@ -103,7 +104,8 @@ fn a_file_is_one_whatever_its_path() {
     judge("library-written-under-another-name", &round.trusted_pods(&[1, 2]));
 }
 
-/// A path that the policy permits is permitted to its writer; who runs the file at another path was promised nothing.
+/// A path that the policy permits is permitted to its writer; who runs the file at another path was promised
+/// nothing.
 #[test]
 fn a_permitted_path_of_the_writer_excuses_nobody_elses_file() {
     let mut node = with_volume();

@@ -1,7 +1,8 @@
-//! One round of a node, judged in every way that there is: whole, followed, encoded again, and as each tenant's.
+//! One round of a node, judged in every way that there is: whole, followed, encoded again, and as each
+//! tenant's.
 //!
-//! Promises: the follower is called in one place, [`begin`] and [`follow`]; a way remembers of a round what a verifier would. Not here: what
-//! has to come out.
+//! Promises: the follower is called in one place, [`begin`] and [`follow`]; a way remembers of a round what a
+//! verifier would. Not here: what has to come out.
 
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::ear::{self, Scope};
@@ -150,7 +151,8 @@ pub fn verdict_key() -> SigningKey {
     SigningKey::from_slice(&[5; 32]).unwrap()
 }
 
-/// A tenant's own verdict on its pod, with the result of the full verifier. `None` where no bundle can be made.
+/// A tenant's own verdict on its pod, with the result of the full verifier. `None` where no bundle can be
+/// made.
 pub fn tenant(
     evidence: &Evidence,
     whole: &Verdict,

@@ -1,7 +1,7 @@
 //! Lives a plan, and compares what each way of judging says of each round.
 //!
-//! Promises: the first thing that is wrong is named by a text that is the same for the same cause, so that a plan can be made
-//! smaller while it stays. Not here: how a round is judged in each way (see `ways`).
+//! Promises: the first thing that is wrong is named by a text that is the same for the same cause, so that a
+//! plan can be made smaller while it stays. Not here: how a round is judged in each way (see `ways`).
 
 use super::plan::{Plan, Random, Setup};
 use super::world::World;
@@ -326,11 +326,12 @@ fn naive_says(
     Err(Trouble { what, detail })
 }
 
-/// A covered entry whose content the partition that caused it does not accept is named, or that partition or the node is not
-/// trusted. Gives how many such entries there are.
+/// A covered entry whose content the partition that caused it does not accept is named, or that partition or
+/// the node is not trusted. Gives how many such entries there are.
 ///
-/// Excused is what a record, or a mark, says to be another partition's that accepts it: docs/threat-model.md states that
-/// limit; what somebody accepts for as long as its record may still come; and what somebody accepts of the boot before a kexec.
+/// Excused is what a record, or a mark, says to be another partition's that accepts it: docs/threat-model.md
+/// states that limit; what somebody accepts for as long as its record may still come; and what somebody
+/// accepts of the boot before a kexec.
 fn nothing_is_hidden(
     world: &World,
     evidence: &Evidence,

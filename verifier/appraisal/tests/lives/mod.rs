@@ -1,8 +1,10 @@
-//! Random lives: nodes, policies and forgeries from a seed, judged in every way that there is and by the naive appraisal.
+//! Random lives: nodes, policies and forgeries from a seed, judged in every way that there is and by the
+//! naive appraisal.
 //!
-//! Promises: the usual run lives [`USUAL`] lives of one fixed seed, so that it fails for everybody or for nobody.
-//! `CGPATH_LIVES=N` lives so many, `CGPATH_LIVES_SEED=S` from another seed on; what is wrong is shown with its seed and as the
-//! smallest plan that still shows it. Not here: attacks that were found (see `attacks`).
+//! Promises: the usual run lives [`USUAL`] lives of one fixed seed, so that it fails for everybody or for
+//! nobody. `CGPATH_LIVES=N` lives so many, `CGPATH_LIVES_SEED=S` from another seed on; what is wrong is shown
+//! with its seed and as the smallest plan that still shows it. Not here: attacks that were found (see
+//! `attacks`).
 
 mod check;
 mod forge;
@@ -17,7 +19,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const USUAL: u64 = 110;
 
-/// What does not come out right yet, by the beginning of what is wrong. Each of it must be met, so that the list shrinks.
+/// What does not come out right yet, by the beginning of what is wrong. Each of it must be met, so that the
+/// list shrinks.
 const OPEN: &[&str] = &[];
 
 /// The plan cannot be made smaller in more tries than this.

@@ -1,7 +1,7 @@
 //! What a life is made of, before it is lived: the node's policy, and round by round who does what.
 //!
-//! Promise: a plan follows from its seed alone, and each part of it can be taken out or made usual, so that a life in which
-//! something is wrong can be made small. Not here: what a step does (see `world`).
+//! Promise: a plan follows from its seed alone, and each part of it can be taken out or made usual, so that a
+//! life in which something is wrong can be made small. Not here: what a step does (see `world`).
 
 use cgpath_evidence::{EventKind, GuardAction};
 
@@ -109,8 +109,8 @@ pub enum Step {
     /// What the runtime reports of pods' names.
     Told(u8),
     Fail(Who, u8, i32),
-    /// An entry that IMA lists twice, each with its record. Of none that is older than the load: which of them an add is about,
-    /// its digest does not tell.
+    /// An entry that IMA lists twice, each with its record. Of none that is older than the load: which of
+    /// them an add is about, its digest does not tell.
     Twice(u8),
     Template(u8),
     OtherRegister,

@@ -1,6 +1,7 @@
 //! A node that lives a plan, and the policy that it is judged by.
 //!
-//! Promise: of each entry it is known who truly caused it, whatever the records say. Not here: what must come out.
+//! Promise: of each entry it is known who truly caused it, whatever the records say. Not here: what must come
+//! out.
 
 use super::plan::{Change, Content, Fork, HOSTS, Hashed, PATHS, Round, Setup, Step, Who};
 use cgpath_evidence::boot::boot_aggregate;

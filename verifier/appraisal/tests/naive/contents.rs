@@ -141,8 +141,8 @@ impl Case<'_> {
         }
     }
 
-    /// A file that was written while it was in use is another one for everybody else who executed or mapped it, unless the
-    /// policy permits that where it was used.
+    /// A file that was written while it was in use is another one for everybody else who executed or mapped
+    /// it, unless the policy permits that where it was used.
     pub(super) fn changed(&mut self, writer: PartitionKey, violation: &Record) {
         for (key, record) in self.records.clone() {
             let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);

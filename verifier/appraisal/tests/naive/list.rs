@@ -1,4 +1,5 @@
-//! The list as the naive appraisal looks at it, and its replay: one entry after the other, every digest in every bank.
+//! The list as the naive appraisal looks at it, and its replay: one entry after the other, every digest in
+//! every bank.
 
 use cgpath_evidence::list::{DigestKind, Field, ListEntry, Listed, Templates, Value, unescaped};
 use cgpath_evidence::quoted::QuotedRegisters;
@@ -102,7 +103,8 @@ fn pad(bytes: &[u8], bank: Bank) -> Digest {
     Digest::new(bank, &bytes).unwrap()
 }
 
-/// What a kernel extends into a bank: its own hash, or a SHA-1 and zeros (before Linux 5.8 for violations, too).
+/// What a kernel extends into a bank: its own hash, or a SHA-1 and zeros (before Linux 5.8 for violations,
+/// too).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     Hashed,

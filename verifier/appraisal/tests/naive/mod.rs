@@ -1,8 +1,9 @@
 //! A second appraisal, written from docs/spec/rules.md alone: rules V2 to V9, V11, V12 and V14.
 //!
-//! Promises: it shares no rule with `cgpath_appraisal::appraise`. It decodes with `evidence` and looks contents up with `policy`; whole
-//! lists are walked again for each question, so that nothing has to be remembered or ordered. Not here: the quote's
-//! signature and nonce (V1), the boot (V10), what is absent altogether (V13), accepted findings, and any word for people.
+//! Promises: it shares no rule with `cgpath_appraisal::appraise`. It decodes with `evidence` and looks
+//! contents up with `policy`; whole lists are walked again for each question, so that nothing has to be
+//! remembered or ordered. Not here: the quote's signature and nonce (V1), the boot (V10), what is absent
+//! altogether (V13), accepted findings, and any word for people.
 
 mod contents;
 mod list;
@@ -480,7 +481,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// What stands unsealed can be sealed by the next checkpoint, and what stood so before was sealed as it was.
+    /// What stands unsealed can be sealed by the next checkpoint, and what stood so before was sealed as it
+    /// was.
     fn v5_unsealed(&mut self) {
         let last = self.chain.last().map_or(0, |last| last.checkpoint.last_seq);
         let unsealed = of_logs(&self.given.evidence.unsealed);
@@ -624,7 +626,8 @@ impl<'a> Case<'a> {
         self.anchors.contains(&Some(index)) || line.file.as_ref().is_some_and(accepts)
     }
 
-    /// The collector read each checkpoint but the last, whose record comes later, and no other file of such a name.
+    /// The collector read each checkpoint but the last, whose record comes later, and no other file of such a
+    /// name.
     fn v4_read(&mut self) {
         let by_collector = |index: usize| {
             let (key, record) = self.records[self.adder[index]?];

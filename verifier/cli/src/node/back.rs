@@ -1,4 +1,5 @@
-//! `cgpath node policy`, `accept`, `forget`, `stop` and `reactivate`: how a node that is untrusted comes back.
+//! `cgpath node policy`, `accept`, `forget`, `stop` and `reactivate`: how a node that is untrusted comes
+//! back.
 //!
 //! All kept evidence since the node's boot is re-appraised, without asking the node; what verdicts said
 //! before is kept.
@@ -39,8 +40,8 @@ pub struct SetPolicy {
 pub struct Accept {
     /// The node
     name: String,
-    /// The finding, as `cgpath explain` names it; its first digits, as many as are clear. With --revoke also those of the
-    /// statement's digest
+    /// The finding, as `cgpath explain` names it; its first digits, as many as are clear. With --revoke also
+    /// those of the statement's digest
     finding: String,
     /// Why it is accepted
     #[arg(long, value_name = "TEXT", required_unless_present = "revoke")]
@@ -210,7 +211,8 @@ struct Decided<'a> {
 }
 
 impl Decided<'_> {
-    /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed meanwhile.
+    /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed
+    /// meanwhile.
     fn apply(&self, store: &Store) -> Result<Option<Again>, Failure> {
         let again = reappraisal::since_boot(store, self.node, self.policy, self.accepted, self.now)?;
         let kept = store.change(

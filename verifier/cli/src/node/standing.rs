@@ -1,7 +1,7 @@
 //! How a node stands now: its last verdict says what was, and this whether that still counts.
 //!
-//! A refusal alone changes no standing, since any stranger can send something in a node's name: it is the reason that is
-//! given once the node's own evidence stays away. Not here: what a verdict says.
+//! A refusal alone changes no standing, since any stranger can send something in a node's name: it is the
+//! reason that is given once the node's own evidence stays away. Not here: what a verdict says.
 
 use crate::input;
 use crate::output::{Colour, Failure};

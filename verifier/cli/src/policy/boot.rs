@@ -1,5 +1,5 @@
-//! `cgpath policy from-boot` and `from-uki`: what a good boot measured, or what an image will have measured, as a part of
-//! a node's policy.
+//! `cgpath policy from-boot` and `from-uki`: what a good boot measured, or what an image will have measured,
+//! as a part of a node's policy.
 
 use crate::export;
 use crate::input;

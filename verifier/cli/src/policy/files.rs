@@ -1,4 +1,5 @@
-//! The files and folders behind reference values: walking, hashing, an OCI layout's folder, the line of progress.
+//! The files and folders behind reference values: walking, hashing, an OCI layout's folder, the line of
+//! progress.
 //!
 //! Not here: what is made of them (see `cgpath_refvals`).
 
@@ -41,7 +42,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Gives each file's path relative to the root, and its digests. A root that is a file itself has an empty path.
+    /// Gives each file's path relative to the root, and its digests. A root that is a file itself has an
+    /// empty path.
     pub(super) fn run(&mut self, each: &mut Each<'_>) -> Result<(), Failure> {
         let mut bar = Bar::new();
         let device = fs::metadata(self.root)
@@ -134,7 +136,8 @@ impl Store for Folder {
     }
 }
 
-/// How far a long run is, on standard error: from the first second on, in place on a terminal, else every ten seconds.
+/// How far a long run is, on standard error: from the first second on, in place on a terminal, else every ten
+/// seconds.
 pub(super) struct Bar {
     pub(super) progress: Progress,
     start: Instant,

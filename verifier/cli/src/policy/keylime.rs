@@ -72,7 +72,8 @@ pub struct ToKeylime {
     /// A pattern of paths that are not judged; may be given several times
     #[arg(long, value_name = "REGEX")]
     exclude: Vec<String>,
-    /// Excludes the checkpoints of ima-cgpath, and nothing else: their names and hashes are different in each boot
+    /// Excludes the checkpoints of ima-cgpath, and nothing else: their names and hashes are different in each
+    /// boot
     #[arg(long)]
     exclude_checkpoints: bool,
     /// Where to write the runtime policy; `-` for standard output

@@ -1,9 +1,11 @@
-//! `cgpath policy suggest`: what would have to be added to the reference values for a verdict to come out trusted.
+//! `cgpath policy suggest`: what would have to be added to the reference values for a verdict to come out
+//! trusted.
 //!
-//! A patch on standard output, for `patch -p0` after somebody looked at it. Promise: a line accepts its content in the partition
-//! that used it, at that path, and nowhere else: where every reference file of that partition counts elsewhere, too, the patch makes
-//! one of its own, which the policy is to name. What would accept more (a runtime file's content counts in every pod) is left out
-//! and said. Whether a new content is an upgrade or an attack, nothing here can tell: the command changes no file and no store.
+//! A patch on standard output, for `patch -p0` after somebody looked at it. Promise: a line accepts its
+//! content in the partition that used it, at that path, and nowhere else: where every reference file of that
+//! partition counts elsewhere, too, the patch makes one of its own, which the policy is to name. What would
+//! accept more (a runtime file's content counts in every pod) is left out and said. Whether a new content is
+//! an upgrade or an attack, nothing here can tell: the command changes no file and no store.
 
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Deviation, Severity, Verdict};
@@ -191,7 +193,8 @@ impl Suggest {
     }
 }
 
-/// The reference file to patch, of those that count in this partition alone: the one that has the path, else the first one.
+/// The reference file to patch, of those that count in this partition alone: the one that has the path, else
+/// the first one.
 fn place<'a>(policy: &Policy, allowed: &Allowed, names: &'a [String], path: &[u8]) -> Option<&'a str> {
     let own = || {
         let named = names.iter().zip(allowed.references());

@@ -110,8 +110,8 @@ impl Checker {
         self.followed
     }
 
-    /// Judges the proof of an event whose nonce is `nonce`, in hex. `None`: it begins where we are not, and one that begins
-    /// elsewhere is to be asked for.
+    /// Judges the proof of an event whose nonce is `nonce`, in hex. `None`: it begins where we are not, and
+    /// one that begins elsewhere is to be asked for.
     ///
     /// # Errors
     /// A clock that cannot be read.

@@ -1,4 +1,5 @@
-//! What was published against other verifiers, as far as the command can show it. The names are those of the advisories.
+//! What was published against other verifiers, as far as the command can show it. The names are those of the
+//! advisories.
 
 use super::busy;
 use crate::serve::site::{Site, fails, judged};
@@ -6,7 +7,8 @@ use cgpath_testkit::{AttestationKey, KeyKind, Node};
 
 const NONCE: &[u8] = b"the nonce of this request";
 
-/// CVE-2022-3500 (Keylime): what ends in an error has an exit code of its own, and no verdict on standard output.
+/// CVE-2022-3500 (Keylime): what ends in an error has an exit code of its own, and no verdict on standard
+/// output.
 #[test]
 fn cve_2022_3500_an_error_of_the_command_is_never_taken_for_trust() {
     let mut node = busy();
@@ -67,8 +69,8 @@ fn cve_2022_3500_an_error_of_the_command_is_never_taken_for_trust() {
     }
 }
 
-/// CVE-2025-13609 (Keylime): another TPM registered itself under a name that was taken. A name is given once, by who runs the
-/// verifier, and evidence registers nothing.
+/// CVE-2025-13609 (Keylime): another TPM registered itself under a name that was taken. A name is given once,
+/// by who runs the verifier, and evidence registers nothing.
 #[test]
 fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
     let site = Site::new();

@@ -1,6 +1,8 @@
-//! Inputs as other firmware, boot loaders, runtimes and image tools write them, each with the outcome that is right.
+//! Inputs as other firmware, boot loaders, runtimes and image tools write them, each with the outcome that is
+//! right.
 //!
-//! Promise: a folder beside this file is a case, is tried, and comes out right: `expected` in it says what that is, and why.
+//! Promise: a folder beside this file is a case, is tried, and comes out right: `expected` in it says what
+//! that is, and why.
 //! Not here: cases that our own formats have.
 
 mod boot;

@@ -1,4 +1,5 @@
-//! The way back: a new policy and an accepted finding judge what is kept again, and nothing else clears a finding.
+//! The way back: a new policy and an accepted finding judge what is kept again, and nothing else clears a
+//! finding.
 
 use super::site::{Client, Site, busy, cgpath, fails, judged, ok};
 use cgpath_testkit::{Actor, Node, pod, sha256};

@@ -22,7 +22,8 @@ struct Browser<'a> {
 }
 
 impl Browser<'_> {
-    /// What the browser makes of a page, or does with it. It takes any certificate: that is not what is tried here.
+    /// What the browser makes of a page, or does with it. It takes any certificate: that is not what is tried
+    /// here.
     fn run(&self, token: &str, path: &str, what: &str) -> String {
         let profile = format!("--user-data-dir={}", self.site.path("profile").display());
         let url = format!("https://me:{token}@localhost:{}{path}", self.port);

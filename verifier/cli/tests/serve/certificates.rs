@@ -94,7 +94,8 @@ fn a_node_with_its_own_certificate_is_taken_and_no_other_may_speak_for_it() {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
-/// Published against a peer: some calls asked for the certificate and others, which changed state all the same, did not.
+/// Published against a peer: some calls asked for the certificate and others, which changed state all the
+/// same, did not.
 #[test]
 fn each_call_that_changes_state_is_refused_without_the_certificate_that_was_asked_for() {
     let (site, authority) = (Site::new(), Authority::new());
@@ -205,7 +206,8 @@ fn a_client_ca_that_is_none_is_named() {
     }
 }
 
-/// Since 3.13 Python asks of certificates what RFC 5280 asks (VERIFY_X509_STRICT), and OpenSSL does so with `-x509_strict`.
+/// Since 3.13 Python asks of certificates what RFC 5280 asks (VERIFY_X509_STRICT), and OpenSSL does so with
+/// `-x509_strict`.
 #[test]
 fn clients_that_are_strict_about_certificates_believe_the_service() {
     const SCRIPT: &str = "\

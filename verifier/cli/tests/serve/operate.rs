@@ -1,5 +1,5 @@
-//! What an operator does from day to day: looks how nodes stand, gives the verifier another name, takes an acceptance back,
-//! fetches evidence.
+//! What an operator does from day to day: looks how nodes stand, gives the verifier another name, takes an
+//! acceptance back, fetches evidence.
 
 use super::back::{explain, round};
 use super::rounds;
@@ -77,8 +77,8 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     let (code, explained) = text(&["explain", "--node", "worker-1"]);
     assert!(code == Some(1) && explained.contains("REFUSED at"), "{explained}");
 
-    // The files that were enrolled are not needed any more, the store's copies of them are: without one of them nothing of the
-    // node is taken, and it is said why.
+    // The files that were enrolled are not needed any more, the store's copies of them are: without one of
+    // them nothing of the node is taken, and it is said why.
     std::fs::remove_dir_all(site.path("policy-worker-1")).unwrap();
     assert_eq!(standing(&site), (1, "refused".into()));
     let references = site.store().join("policies/references");

@@ -1,5 +1,5 @@
-//! The service under schemathesis, which nobody here wrote: it asks for what the OpenAPI document allows and for what it does
-//! not, follows the document's links, and compares what comes back with all of its checks.
+//! The service under schemathesis, which nobody here wrote: it asks for what the OpenAPI document allows and
+//! for what it does not, follows the document's links, and compares what comes back with all of its checks.
 //!
 //! Streams do not end, so they are left out here (see `openapi` and `events`).
 

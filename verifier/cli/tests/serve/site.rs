@@ -1,4 +1,5 @@
-//! A verifier in a directory of its own, a client that trusts its CA alone, and enrolled nodes made of software.
+//! A verifier in a directory of its own, a client that trusts its CA alone, and enrolled nodes made of
+//! software.
 
 use cgpath_testkit::port::Port;
 use cgpath_testkit::{Actor, KeyKind, NODE, Node, pod};
@@ -35,7 +36,8 @@ pub fn ok<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The same, which says something of nodes: its exit code, 0 where all is well and 1 where something is not, and its JSON.
+/// The same, which says something of nodes: its exit code, 0 where all is well and 1 where something is not,
+/// and its JSON.
 pub fn judged<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (i32, Value) {
     let output = cgpath(args);
     let code = output.status.code().unwrap();
@@ -216,7 +218,8 @@ impl Client {
         Ok(rustls::StreamOwned::new(connection, socket))
     }
 
-    /// Sends these bytes and reads until the other side closes. The server may answer and close before it has read all.
+    /// Sends these bytes and reads until the other side closes. The server may answer and close before it has
+    /// read all.
     pub fn raw(&self, request: &[&[u8]]) -> io::Result<Answer> {
         let mut stream = self.open()?;
         for part in request {

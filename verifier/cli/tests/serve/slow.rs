@@ -1,4 +1,5 @@
-//! Ten thousand connections that dribble bytes: an honest node's rounds go on, and memory stays within bounds.
+//! Ten thousand connections that dribble bytes: an honest node's rounds go on, and memory stays within
+//! bounds.
 
 use super::site::{Client, Site, busy};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -68,7 +68,8 @@ fn a_body_of_tiny_items_costs_no_more_than_its_bytes_whoever_sends_it() {
         "strangers' bodies of {LEN} bytes cost {strangers}"
     );
 
-    // Who has the key pays for what is kept while it arrives, and no more: it is refused before it is decoded.
+    // Who has the key pays for what is kept while it arrives, and no more: it is refused before it is
+    // decoded.
     let answer = client.submit("worker-1", &stuffed(good)).unwrap();
     assert_eq!(answer.kind(), (400, "malformed".to_owned()));
     assert!(answer.text().contains("too small items"), "{}", answer.text());

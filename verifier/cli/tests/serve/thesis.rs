@@ -1,5 +1,5 @@
-//! The operations that the thesis' command line and REST interface have: our counterpart of each, one test for each row of
-//! `docs/thesis.md`.
+//! The operations that the thesis' command line and REST interface have: our counterpart of each, one test
+//! for each row of `docs/thesis.md`.
 
 use super::site::{Client, Server, Site, busy, fails, judged, ok};
 use cgpath_testkit::{Actor, Node, pod, sha256};

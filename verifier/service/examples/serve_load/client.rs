@@ -1,5 +1,5 @@
-//! Speaks to the service as a collector does: a new TLS connection for each round, with no session to resume, a nonce and
-//! evidence on it.
+//! Speaks to the service as a collector does: a new TLS connection for each round, with no session to resume,
+//! a nonce and evidence on it.
 
 use bytes::Bytes;
 use cgpath_evidence::Cursor;

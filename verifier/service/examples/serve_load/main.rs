@@ -1,10 +1,11 @@
 //! Many nodes attesting to one `cgpath serve` on this machine:
 //! `serve_load CGPATH DIR NODES PERIOD ROUNDS ENTRIES NEW`, one line of JSON. For `cargo xtask bench`.
 //!
-//! NODES nodes made of software (see `cgpath_testkit`), each with its own key, its own policy, four pods and ENTRIES
-//! entries, send whole evidence once and then ROUNDS rounds with NEW new entries, one every PERIOD seconds, spread evenly over
-//! the period. A round is what a collector does: a TLS connection, a nonce, what is new since the cursor. Nonces are asked
-//! for before, so that every round is signed when the clock starts: while it runs, this program only sends.
+//! NODES nodes made of software (see `cgpath_testkit`), each with its own key, its own policy, four pods and
+//! ENTRIES entries, send whole evidence once and then ROUNDS rounds with NEW new entries, one every PERIOD
+//! seconds, spread evenly over the period. A round is what a collector does: a TLS connection, a nonce, what
+//! is new since the cursor. Nonces are asked for before, so that every round is signed when the clock starts:
+//! while it runs, this program only sends.
 
 mod client;
 mod node;
@@ -221,8 +222,8 @@ async fn attest(plan: Plan, client: Client, first: Instant, period: f64) -> Vec<
     all
 }
 
-/// The same after another file of the same evidence: now and then the service keeps the whole of what it has, under a name
-/// that was not known when this was signed. The cursor is not signed.
+/// The same after another file of the same evidence: now and then the service keeps the whole of what it has,
+/// under a name that was not known when this was signed. The cursor is not signed.
 fn rebased(evidence: &[u8], base: [u8; 32]) -> Result<Bytes, Error> {
     let mut delta = EvidenceDelta::from_cbor(evidence)?;
     delta.from.base = base;
@@ -274,8 +275,8 @@ fn cpu() -> Result<f64, Error> {
 
 type Sampled = (String, Bare, Vec<(Vec<u8>, Bytes)>);
 
-/// Processor seconds of all rounds, as of the sample's: decoded and judged with no store and no network; and no more than
-/// the two signatures and the hash chains of each.
+/// Processor seconds of all rounds, as of the sample's: decoded and judged with no store and no network; and
+/// no more than the two signatures and the hash chains of each.
 fn judge(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
     let (mut appraisal, mut bound, mut count) = (0.0, 0.0, 0u64);
     for (n, (name, mut node, rounds)) in (0..load.nodes).step_by(SAMPLE as usize).zip(sample) {

@@ -1,5 +1,5 @@
-//! A node made of software that goes on for a small price: a round costs what is new and two signatures, so that a thousand
-//! of them leave a processor to the service.
+//! A node made of software that goes on for a small price: a round costs what is new and two signatures, so
+//! that a thousand of them leave a processor to the service.
 
 use cgpath_evidence::merkle::Frontier;
 use cgpath_evidence::partition::partitions_root;
@@ -48,7 +48,8 @@ pub fn name(n: u32) -> String {
     format!("node-{n:04}")
 }
 
-/// A node whose policy accepts `files` files of the host. One for all: keys and names do not matter to a policy's files.
+/// A node whose policy accepts `files` files of the host. One for all: keys and names do not matter to a
+/// policy's files.
 pub fn site(files: u64) -> Node {
     let mut node = Node::boot(KeyKind::EcdsaP256);
     for n in 0..files {
@@ -72,8 +73,8 @@ fn use_host_files(node: &mut Node, from: u64, to: u64) {
 }
 
 impl Simulated {
-    /// Node `n` after a boot, with `entries` files of the host measured and four pods running; its first evidence answers
-    /// `nonce`.
+    /// Node `n` after a boot, with `entries` files of the host measured and four pods running; its first
+    /// evidence answers `nonce`.
     pub fn boot(n: u32, site: &Node, entries: u64, nonce: &[u8]) -> (Simulated, Evidence) {
         let mut node = site.clone();
         node.ak = key(n);
@@ -132,7 +133,8 @@ impl Simulated {
         }
     }
 
-    /// The next round: `new` files of the host are used for the first time and each pod runs its program again.
+    /// The next round: `new` files of the host are used for the first time and each pod runs its program
+    /// again.
     pub fn round(&mut self, n: u32, new: u64, nonce: &[u8], base: Hash) -> EvidenceDelta {
         let from = self.cursor(base);
         let node = &mut self.node;

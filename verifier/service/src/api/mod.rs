@@ -3,7 +3,8 @@
 //! Who may do what: anybody, or with `--client-ca` a client that shows the node's certificate, may ask for a
 //! nonce and hand in evidence: evidence proves itself by its quote, and what does not prove itself changes
 //! nothing that is kept. There is no request that changes an enrolment (see `cgpath node`).
-//! Not here: reading (see `read`), TLS (see `tls`), what evidence means (see `judge`), what is kept (see `store`).
+//! Not here: reading (see `read`), TLS (see `tls`), what evidence means (see `judge`), what is kept (see
+//! `store`).
 
 pub mod metrics;
 pub mod read;
@@ -501,8 +502,8 @@ async fn at_gate(app: &Arc<App>, node: &str, bytes: &[u8], is_all: bool) -> Gate
     }
 }
 
-/// Reads a whole body within bounds of size, memory and time, and keeps none of it that does not prove itself. What it gives
-/// beside the bytes is the memory's share.
+/// Reads a whole body within bounds of size, memory and time, and keeps none of it that does not prove
+/// itself. What it gives beside the bytes is the memory's share.
 async fn receive(
     app: &Arc<App>,
     node: &str,

@@ -1,7 +1,8 @@
 //! Reading: verdicts of nodes and pods, for readers who may see them.
 //!
-//! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether they are trusted;
-//! a node or pod outside answers, to the byte, as one that does not exist. Not here: who has what scope (see `readers`).
+//! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether
+//! they are trusted; a node or pod outside answers, to the byte, as one that does not exist. Not here: who
+//! has what scope (see `readers`).
 
 use crate::api::readers::{Reader, ReaderId, Scope as Readable};
 use crate::api::{ApiError, App, Refused, blocking, now};
@@ -234,8 +235,8 @@ struct EarQuery {
 /// An audience is not longer, in bytes.
 const MAX_AUDIENCE: usize = 200;
 
-/// The last verdict as a signed attestation result. `iat` is when it was reached, and its end counts from there: asking for
-/// it again makes nothing younger.
+/// The last verdict as a signed attestation result. `iat` is when it was reached, and its end counts from
+/// there: asking for it again makes nothing younger.
 async fn attestation_result(
     State(app): State<Arc<App>>,
     Extension(reader): Extension<Reader>,

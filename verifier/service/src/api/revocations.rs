@@ -1,7 +1,8 @@
 //! `GET /v1/revocations`: what turned untrusted, in order, from a cursor on.
 //!
-//! Promise: a reader with a scope gets changes of its own pods and of nodes that had one of them, and no numbers, since
-//! these count what others do; a cursor of somebody else's change answers as one that never was.
+//! Promise: a reader with a scope gets changes of its own pods and of nodes that had one of them, and no
+//! numbers, since these count what others do; a cursor of somebody else's change answers as one that never
+//! was.
 
 use crate::api::readers::Reader;
 use crate::api::{ApiError, App, blocking};

@@ -1,8 +1,9 @@
 //! Server-sent events: each verdict as it is kept, for all nodes, one node, or one pod with its proof.
 //!
-//! Promises: verdicts come in order and none is left out while it is kept, also across `Last-Event-ID`; a pod's come with a
-//! tenant's bundle that begins where the one before ended; what a reader may see is what `read` shows it. The id of an event
-//! is the verdict's nonce, which tells nothing about what others do. Not here: what is in an answer (see `read`).
+//! Promises: verdicts come in order and none is left out while it is kept, also across `Last-Event-ID`; a
+//! pod's come with a tenant's bundle that begins where the one before ended; what a reader may see is what
+//! `read` shows it. The id of an event is the verdict's nonce, which tells nothing about what others do. Not
+//! here: what is in an answer (see `read`).
 
 use crate::api::read::{PodAnswer, Scoped, narrowed, pod_in, understood, unknown_pod};
 use crate::api::readers::{Reader, ReaderId};
@@ -62,7 +63,8 @@ struct PodEvent {
     answer: PodAnswer,
     /// The nonce that the node answered.
     nonce: String,
-    /// A tenant's bundle (CBOR in base64): the pod's records, proven complete, with our signed result about node and pod.
+    /// A tenant's bundle (CBOR in base64): the pod's records, proven complete, with our signed result about
+    /// node and pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<String>,
     /// Why there is none.

@@ -1,7 +1,7 @@
 //! Followers of nodes in memory: as many as fit, those that were of use last.
 //!
-//! Nothing is lost with one that does not fit: the node's next round is then appraised whole. Not here: what a follower
-//! does (see `cgpath_appraisal::follow`).
+//! Nothing is lost with one that does not fit: the node's next round is then appraised whole. Not here: what
+//! a follower does (see `cgpath_appraisal::follow`).
 
 use cgpath_appraisal::follow::Follower;
 use std::collections::HashMap;

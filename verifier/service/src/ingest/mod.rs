@@ -1,8 +1,9 @@
 //! One submission: from bytes to a verdict that is kept, or to a refusal that changes nothing.
 //!
-//! Only evidence whose quote holds (rule V1: the pinned key, this service's nonce, used for the first time) gives a
-//! verdict that is kept. Whatever else arrives in a node's name is refused, so that a stranger can neither replace a
-//! node's verdict nor push older ones out of the history. It is refused by its head: nothing behind it is decoded.
+//! Only evidence whose quote holds (rule V1: the pinned key, this service's nonce, used for the first time)
+//! gives a verdict that is kept. Whatever else arrives in a node's name is refused, so that a stranger can
+//! neither replace a node's verdict nor push older ones out of the history. It is refused by its head:
+//! nothing behind it is decoded.
 //!
 //! A delta is judged after what is kept of the node: by a follower in memory where the round is a usual one,
 //! else by putting the whole evidence together and appraising that. Both give the same verdict.
@@ -210,14 +211,15 @@ impl Judge {
         Ok(cursor(&round, before.as_ref()))
     }
 
-    /// To be held while a submission of this node is judged: the next one starts from what it leaves. `node` must be
-    /// enrolled, so that the number of gates is bounded by that of nodes.
+    /// To be held while a submission of this node is judged: the next one starts from what it leaves. `node`
+    /// must be enrolled, so that the number of gates is bounded by that of nodes.
     pub fn gate(&self, node: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(gates.entry(node.to_owned()).or_default())
     }
 
-    /// Whether evidence with this head would be judged: it is by the node's key, over a nonce that was not answered yet.
+    /// Whether evidence with this head would be judged: it is by the node's key, over a nonce that was not
+    /// answered yet.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -227,7 +229,8 @@ impl Judge {
         self.check(nonces, &round, &claim, now).map(drop)
     }
 
-    /// Refuses a claim that does not prove itself. Gives the question that it answers, and when its nonce expires.
+    /// Refuses a claim that does not prove itself. Gives the question that it answers, and when its nonce
+    /// expires.
     fn check(
         &self,
         nonces: &Nonces,
@@ -259,7 +262,8 @@ impl Judge {
         Ok((question, expires))
     }
 
-    /// Judges evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a synced write.
+    /// Judges evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a
+    /// synced write.
     ///
     /// # Errors
     /// [`Refusal`]; nothing is kept then.
@@ -296,7 +300,8 @@ impl Judge {
         Err(Refusal::Store(StoreError::Conflict))
     }
 
-    /// Counts a verdict of this node. Gives the nodes that have more of them since the last look, when it is time for one.
+    /// Counts a verdict of this node. Gives the nodes that have more of them since the last look, when it is
+    /// time for one.
     fn grown(&self, node: &str) -> Option<BTreeSet<String>> {
         let mut since = self.since_prune.lock().unwrap_or_else(PoisonError::into_inner);
         since.0.insert(node.to_owned());

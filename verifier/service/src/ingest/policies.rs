@@ -1,7 +1,8 @@
 //! Policies as they were enrolled, read again only when a file changed.
 //!
-//! Promise: what is given out has the digest that was enrolled; a policy that changed since is refused until somebody
-//! enrols it, so that nobody changes a verdict by changing a file. Not here: how a policy is read (see `policy_files`).
+//! Promise: what is given out has the digest that was enrolled; a policy that changed since is refused until
+//! somebody enrols it, so that nobody changes a verdict by changing a file. Not here: how a policy is read
+//! (see `policy_files`).
 
 use crate::policy_files::{self, PolicyFileError, Watch};
 use crate::store::Node;

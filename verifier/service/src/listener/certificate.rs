@@ -1,7 +1,9 @@
-//! The certificate that the service shows: read from its files at the start, and again whenever another one is there.
+//! The certificate that the service shows: read from its files at the start, and again whenever another one
+//! is there.
 //!
-//! Promises: a certificate that runs out, or a name that is added, needs no restart; a pair of files that do not go together,
-//! as it is for a moment while both are replaced, changes nothing. Not here: how certificates are made (see `setup`).
+//! Promises: a certificate that runs out, or a name that is added, needs no restart; a pair of files that do
+//! not go together, as it is for a moment while both are replaced, changes nothing. Not here: how
+//! certificates are made (see `setup`).
 
 use crate::listener::TlsError;
 use crate::setup;

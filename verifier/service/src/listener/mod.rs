@@ -52,8 +52,8 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// The DNS names of the certificate that was shown at the other end, in lower case; an extension of each request. `None`:
-/// none was shown.
+/// The DNS names of the certificate that was shown at the other end, in lower case; an extension of each
+/// request. `None`: none was shown.
 #[derive(Debug, Clone, Default)]
 pub struct Shown(pub Option<Arc<[String]>>);
 
@@ -103,8 +103,8 @@ pub enum TlsError {
     Certificate(#[from] rustls::Error),
 }
 
-/// TLS 1.2 and 1.3 with the certificate and the key of these PEM files, which may be replaced; `client_ca` says whose
-/// certificates clients may show.
+/// TLS 1.2 and 1.3 with the certificate and the key of these PEM files, which may be replaced; `client_ca`
+/// says whose certificates clients may show.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -306,7 +306,8 @@ impl Drop for Answering {
     }
 }
 
-/// How many connections there may be: as many as the system gives us files for. Asks it for all that it would give.
+/// How many connections there may be: as many as the system gives us files for. Asks it for all that it would
+/// give.
 ///
 /// # Errors
 /// Those of the system, and too few files for anything.

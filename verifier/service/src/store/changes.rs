@@ -1,8 +1,9 @@
-//! Changes of verdicts as rows: one for each node or pod whose state became another one, numbered from 1 without gaps.
+//! Changes of verdicts as rows: one for each node or pod whose state became another one, numbered from 1
+//! without gaps.
 //!
-//! A change is kept in the transaction of the verdict that made it: there is no verdict without its changes and no change
-//! without its verdict, whenever the process dies. Outlets (webhooks, the journal) each keep the number up to which they
-//! delivered. Not here: what a change is (see `changes`), delivery.
+//! A change is kept in the transaction of the verdict that made it: there is no verdict without its changes
+//! and no change without its verdict, whenever the process dies. Outlets (webhooks, the journal) each keep
+//! the number up to which they delivered. Not here: what a change is (see `changes`), delivery.
 
 use super::{SET_META, Store, StoreError, signed, unsigned};
 use crate::changes::{Happened, Outline, PodName, StateChange};

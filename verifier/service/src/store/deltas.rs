@@ -1,8 +1,8 @@
 //! Evidence that came in deltas: what each delta follows, and the whole of it.
 //!
-//! A delta names the evidence before it by its SHA-256, and that is the name of its file, so deltas form chains that end at
-//! whole evidence. A file stays for as long as a verdict, a node or a later delta needs it. Not here: whether a delta may
-//! follow (see `cgpath_appraisal::follow`).
+//! A delta names the evidence before it by its SHA-256, and that is the name of its file, so deltas form
+//! chains that end at whole evidence. A file stays for as long as a verdict, a node or a later delta needs
+//! it. Not here: whether a delta may follow (see `cgpath_appraisal::follow`).
 
 use super::{Store, StoreError};
 use cgpath_evidence::{Evidence, EvidenceDelta};
@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 /// So many files are read for one evidence at most.
 const MAX_DELTAS: u32 = 64;
 
-/// Deltas of this node after which the whole evidence is kept once: from half of [`MAX_DELTAS`] on, as its key's name falls,
-/// so that nodes which were enrolled together do not all come to it in one round.
+/// Deltas of this node after which the whole evidence is kept once: from half of [`MAX_DELTAS`] on, as its
+/// key's name falls, so that nodes which were enrolled together do not all come to it in one round.
 pub fn parts_of(ak_name: &str) -> u32 {
     let half = MAX_DELTAS / 2;
     let last = ak_name.len().checked_sub(2).and_then(|at| ak_name.get(at..));

@@ -1,4 +1,5 @@
-//! Files of the store: evidence by its hash, private files, locks; whatever is written is complete and synced.
+//! Files of the store: evidence by its hash, private files, locks; whatever is written is complete and
+//! synced.
 
 use super::{Store, StoreError};
 use sha2::{Digest as _, Sha256};
@@ -20,7 +21,8 @@ pub struct KeptEvidence {
 }
 
 impl Store {
-    /// Puts evidence on disk: complete, synced, under its own hash. Before [`Store::commit`], which makes it count.
+    /// Puts evidence on disk: complete, synced, under its own hash. Before [`Store::commit`], which makes it
+    /// count.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -47,8 +49,8 @@ impl Store {
     }
 }
 
-/// Writes a file, complete and synced, in place of one that is there. What it holds follows from its name, so that two who do it
-/// at the same time do the same.
+/// Writes a file, complete and synced, in place of one that is there. What it holds follows from its name, so
+/// that two who do it at the same time do the same.
 pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let partial = path.with_extension(format!("{}.part", std::process::id()));
     let write = || {

@@ -1,11 +1,14 @@
-//! What the service remembers: nodes, their states, verdicts, nonces that were used; and the evidence behind verdicts.
+//! What the service remembers: nodes, their states, verdicts, nonces that were used; and the evidence behind
+//! verdicts.
 //!
-//! SQLite in write-ahead mode with a sync at each commit. The reasons: `cgpath node` and `cgpath report` work on the
-//! same store while the service runs, with no second protocol for it (redb locks its file for one process); a commit
-//! survives `kill -9` and a power cut; and the file can be read with stock tools in ten years.
+//! SQLite in write-ahead mode with a sync at each commit. The reasons: `cgpath node` and `cgpath report` work
+//! on the same store while the service runs, with no second protocol for it (redb locks its file for one
+//! process); a commit survives `kill -9` and a power cut; and the file can be read with stock tools in ten
+//! years.
 //!
-//! One transaction takes a verdict, the state after it and the nonce together: there is no instant at which one is
-//! kept without the others. Evidence is on disk, synced and named by its SHA-256, before that transaction.
+//! One transaction takes a verdict, the state after it and the nonce together: there is no instant at which
+//! one is kept without the others. Evidence is on disk, synced and named by its SHA-256, before that
+//! transaction.
 //! Not here: what evidence means, and HTTP.
 
 mod changes;

@@ -1,7 +1,7 @@
 //! Nodes: their enrolment, and what their next round starts from.
 //!
-//! Promise: another key is another machine: it begins without the state of the one before. Not here: how a node is stopped
-//! and re-appraised (see `waivers`).
+//! Promise: another key is another machine: it begins without the state of the one before. Not here: how a
+//! node is stopped and re-appraised (see `waivers`).
 
 use super::{Store, StoreError, signed, text, unsigned};
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
@@ -17,7 +17,8 @@ pub struct Node {
     pub ak_name: String,
     /// TPMT_PUBLIC of the attestation key, where a file was given at enrolment.
     pub ak_public: Option<Vec<u8>>,
-    /// Absolute path of the policy file: the copy in the store, or in one that an earlier version made, the file itself.
+    /// Absolute path of the policy file: the copy in the store, or in one that an earlier version made, the
+    /// file itself.
     pub policy: PathBuf,
     /// What it is a copy of.
     pub policy_source: Option<PathBuf>,
@@ -53,8 +54,9 @@ pub fn valid_name(name: &str) -> bool {
 }
 
 impl Store {
-    /// Enrols a node. With `replace`, a node of that name gets the new key and policy; its verdicts stay, and so does
-    /// its state while the key is the same (another key is another machine, its counters do not compare).
+    /// Enrols a node. With `replace`, a node of that name gets the new key and policy; its verdicts stay, and
+    /// so does its state while the key is the same (another key is another machine, its counters do not
+    /// compare).
     ///
     /// # Errors
     /// [`StoreError::NodeExists`] without `replace`; [`StoreError::Database`].
@@ -80,7 +82,8 @@ impl Store {
                         policy,
                         node.policy_digest,
                         signed(node.added),
-                        // Random, so that a node that was removed and added again is not taken for the old one.
+                        // Random, so that a node that was removed and added again is not taken for the old
+                        // one.
                         random_version()?,
                         source,
                     ],

@@ -1,12 +1,13 @@
-//! Policies as they were enrolled: copies of the file and of all its reference files, so that the store alone judges.
+//! Policies as they were enrolled: copies of the file and of all its reference files, so that the store alone
+//! judges.
 //!
 //! ```text
 //! DIR/policies/DIGEST/policy.yaml      DIGEST: the policy's digest in hex, which covers all of them
 //! DIR/policies/DIGEST/kept.json        what the policy calls each reference file: {name: SHA-256 in hex}
 //! DIR/policies/references/SHA-256.json
 //! ```
-//! Promises: a file is complete and synced before the policy's own is there; a policy is never changed in its place; files
-//! that many policies name are kept once. Not here: what a policy means.
+//! Promises: a file is complete and synced before the policy's own is there; a policy is never changed in its
+//! place; files that many policies name are kept once. Not here: what a policy means.
 
 use super::files::{put, sync_dir};
 use super::{Store, StoreError};
@@ -40,7 +41,8 @@ fn folder(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Where the reference files of the policy in `folder` are, by what it calls them; `None`: the folder is no kept policy's.
+/// Where the reference files of the policy in `folder` are, by what it calls them; `None`: the folder is no
+/// kept policy's.
 ///
 /// # Errors
 /// A list that cannot be read.

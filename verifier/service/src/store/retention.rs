@@ -1,7 +1,8 @@
 //! Forgetting: verdicts and evidence over the limits, nonces that expired, files that nothing names.
 //!
-//! Promise: what a look costs grows with what came since the last one and with the evidence that is kept, not with the
-//! verdicts that are: a store may hold millions of them. Not here: how evidence hangs together (see `deltas`).
+//! Promise: what a look costs grows with what came since the last one and with the evidence that is kept, not
+//! with the verdicts that are: a store may hold millions of them. Not here: how evidence hangs together (see
+//! `deltas`).
 
 use super::files::EVIDENCE;
 use super::{Store, StoreError, changes, deltas, signed, unsigned};
@@ -28,8 +29,8 @@ pub struct Limits {
 }
 
 impl Store {
-    /// Forgets what is over the limits, and nonces that expired before `now`; deletes evidence that no verdict names. With
-    /// `nodes`, only these can have more verdicts than before.
+    /// Forgets what is over the limits, and nonces that expired before `now`; deletes evidence that no
+    /// verdict names. With `nodes`, only these can have more verdicts than before.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Io`].
@@ -63,8 +64,8 @@ impl Store {
         self.delete_evidence(files)
     }
 
-    /// Deletes what a crash left in the evidence folder: parts of files, and files that no verdict names. Only while
-    /// no other process writes evidence.
+    /// Deletes what a crash left in the evidence folder: parts of files, and files that no verdict names.
+    /// Only while no other process writes evidence.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Io`].
@@ -93,7 +94,8 @@ impl Store {
         Ok(swept)
     }
 
-    /// Deletes files unless something rests on them, and with them what they followed, if that is of no more use.
+    /// Deletes files unless something rests on them, and with them what they followed, if that is of no more
+    /// use.
     pub(super) fn delete_evidence(&self, mut files: Vec<String>) -> Result<(), StoreError> {
         if files.is_empty() {
             return Ok(());
@@ -163,7 +165,8 @@ fn forget_verdicts(transaction: &Transaction<'_>, node: &str, keep: u32) -> Resu
         .collect())
 }
 
-/// Lets go of the oldest evidence until the others have at most `limit` bytes; the last of each node stays in any case.
+/// Lets go of the oldest evidence until the others have at most `limit` bytes; the last of each node stays in
+/// any case.
 fn forget_evidence(transaction: &Transaction<'_>, limit: u64) -> Result<Vec<String>, StoreError> {
     let mut over = None;
     {

@@ -1,7 +1,7 @@
 //! Rounds that are kept: a verdict, the state after it and the nonce together, and the verdicts of before.
 //!
-//! Promise: a nonce counts once, also after its node was removed and after the nonce itself was forgotten. Not here: the
-//! evidence's file (see `files`), what is deleted in time (see `retention`).
+//! Promise: a nonce counts once, also after its node was removed and after the nonce itself was forgotten.
+//! Not here: the evidence's file (see `files`), what is deleted in time (see `retention`).
 
 use super::files::KeptEvidence;
 use super::{Store, StoreError, changes, deltas, signed, unsigned};
@@ -74,8 +74,8 @@ impl Store {
     /// Keeps a round: verdict, state and nonce, all or nothing. Gives the verdict's id.
     ///
     /// # Errors
-    /// [`StoreError::NonceUsed`], [`StoreError::NonceExpired`], [`StoreError::UnknownNode`]; [`StoreError::Conflict`]
-    /// if the node changed since [`Store::round`]; [`StoreError::Database`].
+    /// [`StoreError::NonceUsed`], [`StoreError::NonceExpired`], [`StoreError::UnknownNode`];
+    /// [`StoreError::Conflict`] if the node changed since [`Store::round`]; [`StoreError::Database`].
     pub fn commit(&self, commit: &Commit<'_>) -> Result<i64, StoreError> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -98,8 +98,8 @@ pub struct Forgotten {
 }
 
 impl Store {
-    /// Forgets what is known of a node: its next evidence is compared with nothing before. `version` is what the statement was
-    /// made of.
+    /// Forgets what is known of a node: its next evidence is compared with nothing before. `version` is what
+    /// the statement was made of.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the node changed since; [`StoreError::Database`].
@@ -175,7 +175,8 @@ impl Store {
     /// from and the evidence that left it, `None` leaves both.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`], [`StoreError::Database`].
+    /// [`StoreError::Conflict`] if the node changed since; [`StoreError::UnknownNode`],
+    /// [`StoreError::Database`].
     #[allow(clippy::too_many_arguments, reason = "one transaction")]
     pub fn change(
         &self,

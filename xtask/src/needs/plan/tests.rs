@@ -1,5 +1,5 @@
-//! What real apts said: 2.6 of Debian 12, with qemu-utils of its backports and systemd of an older point release, and 3.0
-//! of Debian 13.
+//! What real apts said: 2.6 of Debian 12, with qemu-utils of its backports and systemd of an older point
+//! release, and 3.0 of Debian 13.
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! When this boot began, stated the same way as long as it lasts.
 //!
-//! Promise: the clock may be set meanwhile, and the collector may end and come again: Keylime tells boots apart by this
-//! time and takes none that lies before the last, so what was stated first is kept.
+//! Promise: the clock may be set meanwhile, and the collector may end and come again: Keylime tells boots
+//! apart by this time and takes none that lies before the last, so what was stated first is kept.
 
 use super::KeylimeError;
 use crate::sources::boot::BootFacts;

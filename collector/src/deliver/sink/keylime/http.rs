@@ -34,8 +34,8 @@ pub(super) struct Ask<'a, B> {
 }
 
 impl Service {
-    /// Reads URL and CA. Plain HTTP is for the registrar alone: what it is sent is public, and what it answers can be read
-    /// by the TPM alone.
+    /// Reads URL and CA. Plain HTTP is for the registrar alone: what it is sent is public, and what it
+    /// answers can be read by the TPM alone.
     ///
     /// # Errors
     /// [`KeylimeError::Net`].
@@ -60,8 +60,8 @@ impl Service {
     /// Sends `ask` and reads the answer.
     ///
     /// # Errors
-    /// [`KeylimeError::Refused`] for any status but 2xx; also no connection, no answer in time, or one that is not what it
-    /// should be.
+    /// [`KeylimeError::Refused`] for any status but 2xx; also no connection, no answer in time, or one that
+    /// is not what it should be.
     pub(super) async fn send<B: Serialize, A: DeserializeOwned>(
         &self,
         ask: Ask<'_, B>,

@@ -1,7 +1,7 @@
 //! The measurement list as Keylime wants it: ASCII lines from an entry that it names.
 //!
-//! Promise: lines that were certified are not kept, and never more than a limit; an offset before those that are kept is
-//! answered by reading the list from its head.
+//! Promise: lines that were certified are not kept, and never more than a limit; an offset before those that
+//! are kept is answered by reading the list from its head.
 
 use super::KeylimeError;
 use crate::sources::list::ListReader;

@@ -1,8 +1,9 @@
 //! The node as an agent of Keylime in push mode: registered at its registrar, attesting to its verifier.
 //!
-//! Promises: the TPM is asked through the collector's own thread; only what was offered is given, whatever is asked for;
-//! nothing waits on disk, since each quote is for a challenge. Keylime appraises the node as a whole: what belongs to which pod
-//! is not stated. Not here: how long to wait and what is shown of it all (see [`run`]).
+//! Promises: the TPM is asked through the collector's own thread; only what was offered is given, whatever is
+//! asked for; nothing waits on disk, since each quote is for a challenge. Keylime appraises the node as a
+//! whole: what belongs to which pod is not stated. Not here: how long to wait and what is shown of it all
+//! (see [`run`]).
 //!
 //! Source: Keylime 7.14.3, keylime/web/verifier/attestation_controller.py, which draws the exchange.
 
@@ -35,7 +36,8 @@ use wire::{
     JSON_API, LogCapabilities, LogData, QuoteCapabilities, QuoteData, Supported, SystemInfo,
 };
 
-/// The bank that is quoted: that of the key's own hash algorithm, since Keylime looks for the registers there.
+/// The bank that is quoted: that of the key's own hash algorithm, since Keylime looks for the registers
+/// there.
 const BANK: &str = "sha256";
 /// Registers that can be asked for. TPM 2.0 PC Client Platform TPM Profile, 4.6.2.
 const REGISTERS: u8 = 24;
@@ -259,7 +261,8 @@ impl<T: TpmAccess> Agent<T> {
             next: None,
         };
         let requested = asked.data.attributes.evidence_requested;
-        // Before the list is read, wherever it is asked for: a list may hold more than its quote covers, and never less.
+        // Before the list is read, wherever it is asked for: a list may hold more than its quote covers, and
+        // never less.
         let mut quote = match requested.iter().find(|one| one.evidence_type == QUOTE) {
             Some(one) => Some(self.quote(&one.chosen_parameters).await?),
             None => None,

@@ -56,8 +56,8 @@ fn ask<'a, B>(method: Method, path: &'a str, body: &'a B) -> Ask<'a, B> {
     }
 }
 
-/// The TPM2B_ID_OBJECT and the TPM2B_ENCRYPTED_SECRET, without their lengths, of what `tpm2_makecredential` writes: behind
-/// a magic number and a version, big-endian.
+/// The TPM2B_ID_OBJECT and the TPM2B_ENCRYPTED_SECRET, without their lengths, of what `tpm2_makecredential`
+/// writes: behind a magic number and a version, big-endian.
 fn credential(blob: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = blob.strip_prefix(&[0xba, 0xdc, 0xc0, 0xde, 0, 0, 0, 1])?;
     let sized = |bytes| -> Option<(&[u8], &[u8])> {

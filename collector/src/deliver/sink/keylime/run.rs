@@ -40,7 +40,8 @@ impl Live {
         })
     }
 
-    /// `delivered` counts the attestations that the verifier took: it appraises them later, and says so to its own users.
+    /// `delivered` counts the attestations that the verifier took: it appraises them later, and says so to
+    /// its own users.
     pub(in crate::deliver::sink) fn status(&self) -> SinkStatus {
         lock(&self.status).clone()
     }

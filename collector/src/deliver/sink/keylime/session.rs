@@ -1,5 +1,5 @@
-//! How a node shows the verifier who it is: the attestation key certifies itself over the verifier's challenge, and gets a
-//! token for the requests that follow.
+//! How a node shows the verifier who it is: the attestation key certifies itself over the verifier's
+//! challenge, and gets a token for the requests that follow.
 //!
 //! Source: keylime/web/verifier/session_controller.py.
 
@@ -15,8 +15,8 @@ use hyper::Method;
 /// Opens a session and gives its token.
 ///
 /// # Errors
-/// [`KeylimeError::Stranger`] where the verifier does not take the proof: it does not know the agent, or knows another key
-/// of it.
+/// [`KeylimeError::Stranger`] where the verifier does not take the proof: it does not know the agent, or
+/// knows another key of it.
 pub(super) async fn open<T: TpmAccess>(
     verifier: &Service,
     agent: &str,

@@ -1,8 +1,9 @@
 //! Bodies of Keylime's push protocol, API v3, and of its registrar, API v2, as JSON.
 //!
-//! Source: keylime/models/verifier/{auth_session,attestation,evidence}.py and keylime/web/{verifier,registrar}/ of Keylime
-//! 7.14.3. Bytes are base64 with padding. What Keylime answers beyond these members is not read; how long an answer may be
-//! is decided before it comes here (see [`super::http`]).
+//! Source: keylime/models/verifier/{auth_session,attestation,evidence}.py and
+//! keylime/web/{verifier,registrar}/ of Keylime 7.14.3. Bytes are base64 with padding. What Keylime answers
+//! beyond these members is not read; how long an answer may be is decided before it comes here (see
+//! [`super::http`]).
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -142,7 +143,8 @@ pub struct Capabilities {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SystemInfo {
-    /// `YYYY-MM-DDThh:mm:ssZ`; the same all through a boot, and rising: by it the verifier distinguishes boots.
+    /// `YYYY-MM-DDThh:mm:ssZ`; the same all through a boot, and rising: by it the verifier distinguishes
+    /// boots.
     pub boot_time: String,
 }
 
@@ -287,7 +289,8 @@ pub enum Evidence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuoteData {
-    /// The registers as tpm2-tools' `tpm2_quote -o` writes them (see [`cgpath_evidence::tpm::PcrBlob`]), base64.
+    /// The registers as tpm2-tools' `tpm2_quote -o` writes them (see [`cgpath_evidence::tpm::PcrBlob`]),
+    /// base64.
     pub subject_data: String,
     /// TPMS_ATTEST, base64.
     pub message: String,
