@@ -4,7 +4,7 @@
 //! Promises: a path is a pod's only if its first component is the kubelet's pods root and every component
 //! down to the pod has the shape that the kubelet writes; the outermost pod counts; whatever is no absolute
 //! path is never the host.
-//! Not here: what a pod may run (see `policy`).
+//! Not here: what a pod may run (see `cgpath-policy`).
 //!
 //! Source of the shapes: kubernetes, pkg/kubelet/cm (`cgroup_manager_linux.go`,
 //! `pod_container_manager_linux.go`).

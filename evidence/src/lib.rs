@@ -2,7 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no tokio, no TPM device. Every decoder returns [`Error::Incomplete`] or
 //! [`Error::Malformed`] with an offset, and checks a length before it allocates.
-//! Not here: what is allowed (see `policy`), what follows from it (see `cgpath-appraisal`).
+//! Not here: what is allowed (see `cgpath-policy`), what follows from it (see `cgpath-appraisal`).
 //!
 //! # Whose a measurement is
 //!

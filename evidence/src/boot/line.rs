@@ -1,7 +1,7 @@
 //! Kernel command lines: who measures one, and over which bytes its digest is.
 //!
 //! Promise: a line is the measured one only if the digest says so; what the event says of itself is a hint.
-//! Not here: which lines are accepted (see `policy`).
+//! Not here: which lines are accepted (see `cgpath-policy`).
 //!
 //! Source: the kernel's drivers/firmware/efi/libstub/efi-stub-helper.c, `efi_convert_cmdline` and
 //! `efi_measure_tagged_event`; GRUB's grub-core/commands/tpm.c, `grub_tpm_verify_string`,

@@ -7,7 +7,7 @@
 //! DIR/nonce.key              recognises nonces
 //! DIR/store.db evidence/     see `store`
 //! ```
-//! Directories are 0700 and files 0600. Nothing is overwritten. Not here: TLS itself (see `tls`).
+//! Directories are 0700 and files 0600. Nothing is overwritten. Not here: TLS itself (see `listener`).
 
 use crate::store::{Store, StoreError, lock_file, private_file, sync_dir};
 use p256::ecdsa::SigningKey;

@@ -3,7 +3,7 @@
 //!
 //! All kept evidence since the node's boot is re-appraised, without asking the node; what verdicts said
 //! before is kept.
-//! Not here: how evidence is re-appraised (see `serve::again`).
+//! Not here: how evidence is re-appraised (see `cgpath_service::reappraisal`).
 
 use super::StoreArgs;
 use crate::input;

@@ -3,7 +3,7 @@
 //! One transaction takes everything that is re-appraised together with what made it so: there is no instant
 //! at which the policy is the new one and a verdict the old one's. What a verdict said before stays, in
 //! `rejudged`.
-//! Not here: how evidence is judged (see `again`).
+//! Not here: how evidence is judged (see `reappraisal`).
 
 use super::verdicts::raw_json;
 use super::{Node, Store, StoreError, changes, signed, text, unsigned};
