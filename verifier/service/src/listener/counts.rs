@@ -1,6 +1,6 @@
 //! How many of something each has at one time: uploads and connections of a peer, streams of a reader.
 //!
-//! Promise: what one has takes nothing from others. Not here: who counts as one (see `tls`, `readers`).
+//! Promise: what one has takes nothing from others. Not here: who counts as one (see `listener`, `readers`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
