@@ -1,8 +1,10 @@
-//! What a user of each library can name, as one text file a crate: a change of the public API shows in `git diff`.
+//! What a user of each library can name, as one text file a crate: a change of the public API shows in `git
+//! diff`.
 //!
-//! Promises: the sources are read, so that no compiler's format is needed; a module that is not found or not parsed fails;
-//! a difference names the file, the lines and the command that refreshes it. Not here: what macros and derives of other
-//! crates make, but for the trait's name, and what a type that is written the same comes to mean.
+//! Promises: the sources are read, so that no compiler's format is needed; a module that is not found or not
+//! parsed fails; a difference names the file, the lines and the command that refreshes it. Not here: what
+//! macros and derives of other crates make, but for the trait's name, and what a type that is written the
+//! same comes to mean.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "public_api/names.rs"]

@@ -1,7 +1,7 @@
 //! The names of a crate: its modules, what they import and re-export, and where a user finds an item.
 //!
-//! Promise: an item has one place with all of its lines, where it stands if that is public; other places are one line each
-//! that leads there. Not here: how a piece of syntax is printed (`syntax.rs`).
+//! Promise: an item has one place with all of its lines, where it stands if that is public; other places are
+//! one line each that leads there. Not here: how a piece of syntax is printed (`syntax.rs`).
 
 use crate::syntax::*;
 use std::collections::{BTreeMap, BTreeSet};

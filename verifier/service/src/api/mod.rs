@@ -2,9 +2,8 @@
 //!
 //! Who may do what: anybody, or with `--client-ca` a client that shows the node's certificate, may ask for a
 //! nonce and hand in evidence: evidence proves itself by its quote, and what does not prove itself changes
-//! nothing that is kept. There is no request that changes an enrolment (see `cgpath node`).
-//! Not here: reading (see `read`), TLS (see `listener`), what evidence means (see `ingest`), what is kept (see
-//! `store`).
+//! nothing that is kept. There is no request that changes an enrolment (see `cgpath node`). Not here: reading
+//! (see `read`), TLS (see `listener`), what evidence means (see `ingest`), what is kept (see `store`).
 
 pub mod metrics;
 pub mod read;
