@@ -33,11 +33,11 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext, LsmContext},
 };
 use budget::Kept;
-use config::config;
 use cgpath_ebpf_common::{
     CgroupRecord, EEXIST, EPERM, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME,
     RawDigest, SMALL_PATH, action, flag, kind,
 };
+use config::config;
 use files::Hashing;
 use kernel::Reader;
 
