@@ -71,8 +71,14 @@ impl Measurement {
         }
     }
 
-    /// The entry as a list with SHA-1 digests has it, little-endian.
+    /// [`Measurement::bytes`], as evidence has them.
     pub fn to_entry(&self) -> Entry {
+        Entry::Full(self.bytes())
+    }
+
+    /// The entry as a list with SHA-1 digests has it, little-endian. Source: security/integrity/ima/ima_fs.c,
+    /// `ima_measurements_show`.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend(self.pcr.to_le_bytes());
         out.extend(self.digest(Bank::Sha1).bytes());
@@ -80,7 +86,7 @@ impl Measurement {
         out.extend(self.template.as_bytes());
         out.extend(u32::try_from(self.data.len()).unwrap().to_le_bytes());
         out.extend(&self.data);
-        Entry::Full(out)
+        out
     }
 }
 

@@ -441,12 +441,25 @@ fn is_plain_markdown(file: &str) -> bool {
 
 /// The lines of a Markdown text outside of code fences, with their numbers.
 pub fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut fenced = false;
-    text.lines().enumerate().filter_map(move |(index, line)| {
-        let is_fence = line.trim_start().starts_with("```");
-        fenced ^= is_fence;
-        (!is_fence && !fenced).then_some((index + 1, line))
-    })
+    let mut fence = Fence::default();
+    text.lines()
+        .enumerate()
+        .filter_map(move |(index, line)| (!fence.takes(line)).then_some((index + 1, line)))
+}
+
+/// Whether the next line stands in a code fence.
+#[derive(Default)]
+struct Fence {
+    is_open: bool,
+}
+
+impl Fence {
+    /// Whether this line, the one behind the last one, begins, ends or stands in a fence.
+    fn takes(&mut self, line: &str) -> bool {
+        let is_mark = line.trim_start().starts_with("```");
+        self.is_open ^= is_mark;
+        is_mark || self.is_open
+    }
 }
 
 /// Documents use the field's words.
@@ -476,16 +489,15 @@ fn long_lines(file: &str, text: &str, breaches: &mut Vec<String>) {
 
 /// A comment that has a line of its own is wrapped; what it shows in a fence is as it is.
 fn long_comments(file: &str, text: &str, breaches: &mut Vec<String>) {
-    let mut fenced = false;
+    let mut fence = Fence::default();
     for (index, line) in text.lines().enumerate() {
         let Some(comment) = line.trim_start().strip_prefix("//") else {
-            fenced = false;
+            fence = Fence::default();
             continue;
         };
-        let is_fence = comment.trim_start_matches(['/', '!', ' ']).starts_with("```");
-        fenced ^= is_fence;
+        let is_shown = fence.takes(comment.trim_start_matches(['/', '!']));
         let columns = line.chars().count();
-        if columns > COMMENT_WIDTH && !is_fence && !fenced {
+        if columns > COMMENT_WIDTH && !is_shown {
             breaches.push(format!(
                 "{file}:{}: a comment of {columns} columns: wrap it at {COMMENT_WIDTH}",
                 index + 1

@@ -72,6 +72,17 @@ fn io_error<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) ->
     }
 }
 
+/// An empty file of mode 0600 at `path`, in place of one that is there.
+fn private_file(path: &Path) -> Result<File, AnchorError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error(path, "create"))
+}
+
 impl Anchor {
     /// Makes and mounts the file system if it is not there yet; `keep` files are kept on it.
     ///
@@ -92,13 +103,7 @@ impl Anchor {
             return Err(AnchorError::Foreign { path: dir, found });
         }
         let image = run_dir.join("checkpoint.img");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&image)
-            .map_err(io_error(&image, "create"))?;
+        let file = private_file(&image)?;
         file.set_len(IMAGE_BYTES).map_err(io_error(&image, "resize"))?;
         drop(file);
         let image_text = image.to_string_lossy().into_owned();
@@ -160,13 +165,7 @@ impl Anchor {
         self.remove_old(number);
         let path = self.dir.join(number.to_string());
         let temporary = self.dir.join(format!(".{number}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(io_error(&temporary, "create"))?;
+        let mut file = private_file(&temporary)?;
         file.write_all(bytes).map_err(io_error(&temporary, "write"))?;
         // Not synced: IMA hashes what is in memory, and the image, in tmpfs, is made anew with each boot.
         // Closed before it is opened for reading: a writer would make the measurement a violation.

@@ -3,6 +3,7 @@
 use super::facts::{DaemonFacts, Facts, Probed, Probes, TpmFacts, Unknown, gather};
 use super::*;
 use cgpath_evidence::{Bank, Digest, checkpoint, probe};
+use cgpath_testkit::Measurement;
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -132,17 +133,8 @@ fn tpm() -> TpmFacts {
 
 /// An `ima-ng` entry as the binary list has it.
 fn entry(path: &str, sha256: &[u8]) -> Vec<u8> {
-    let field = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_le_bytes(), bytes].concat();
-    let digest = [b"sha256:\0", sha256].concat();
-    let data = [field(&digest), field(&[path.as_bytes(), b"\0"].concat())].concat();
-    let template = Bank::Sha1.hash(&[&data]);
-    [
-        &10u32.to_le_bytes()[..],
-        template.bytes(),
-        &field(b"ima-ng"),
-        &field(&data),
-    ]
-    .concat()
+    let digest = Digest::new(Bank::Sha256, sha256).unwrap();
+    Measurement::ima_ng(path.as_bytes(), &digest).bytes()
 }
 
 /// Type information with these functions and typedefs. Documentation/bpf/btf.rst.

@@ -166,26 +166,14 @@ pub fn for_pipeline(entry: &ListEntry) -> pipeline::JoinableEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgpath_evidence::Digest;
+    use cgpath_testkit::Measurement;
     use std::io::Write;
 
     /// An `ima-ng` entry: PCR, SHA-1 of the data, template name, data. ima_fs.c, `ima_measurements_show`.
     fn ng(name: &str) -> Vec<u8> {
-        let mut d_ng = b"sha256:\0".to_vec();
-        d_ng.extend([7; 32]);
-        let mut n_ng = name.as_bytes().to_vec();
-        n_ng.push(0);
-        let mut data = Vec::new();
-        for field in [d_ng, n_ng] {
-            data.extend((field.len() as u32).to_le_bytes());
-            data.extend(field);
-        }
-        let mut out = 10u32.to_le_bytes().to_vec();
-        out.extend(Bank::Sha1.hash(&[&data]).bytes());
-        out.extend(6u32.to_le_bytes());
-        out.extend(b"ima-ng");
-        out.extend((data.len() as u32).to_le_bytes());
-        out.extend(data);
-        out
+        let digest = Digest::new(Bank::Sha256, &[7; 32]).unwrap();
+        Measurement::ima_ng(name.as_bytes(), &digest).bytes()
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::AGENT;
 use super::services::Keylime;
 use crate::common::swtpm::Swtpm;
 use cgpath_evidence::Bank;
+use cgpath_testkit::Measurement;
 use cgpathd::config::{Sink, SinkKind};
 use cgpathd::deliver::sink::keylime::{Agent, Boot};
 use cgpathd::sources::boot::BootFacts;
@@ -73,21 +74,9 @@ impl Node {
 
     /// An `ima-ng` entry, in the list and in the register.
     pub fn list_entry(&mut self, name: &str, content: &cgpath_evidence::Digest) {
-        let digest = [b"sha256:\0", content.bytes()].concat();
-        let path = [name.as_bytes(), &[0]].concat();
-        let mut data = Vec::new();
-        for field in [&digest, &path] {
-            data.extend((field.len() as u32).to_le_bytes());
-            data.extend(field);
-        }
-        let mut entry = 10u32.to_le_bytes().to_vec();
-        entry.extend(Bank::Sha1.hash(&[&data]).bytes());
-        entry.extend(6u32.to_le_bytes());
-        entry.extend(b"ima-ng");
-        entry.extend((data.len() as u32).to_le_bytes());
-        entry.extend(&data);
-        self.list.write_all(&entry).unwrap();
-        self.extend(PcrHandle::Pcr10, &data);
+        let entry = Measurement::ima_ng(name.as_bytes(), content);
+        self.list.write_all(&entry.bytes()).unwrap();
+        self.extend(PcrHandle::Pcr10, &entry.data);
     }
 
     /// Extends both banks with what is measured.

@@ -4,7 +4,7 @@
 //! a node and what a round adds, and a conclusion. Whole evidence is one round from nothing; who follows a
 //! node takes the same steps (see `steps`). No check is passed over because its input is missing: what is
 //! absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in the verdict. Not
-//! here: what is allowed (see `policy`), how evidence is encoded (see `cgpath-evidence`).
+//! here: what is allowed (see `cgpath-policy`), how evidence is encoded (see `cgpath-evidence`).
 
 use crate::accept::Accepted;
 use crate::inputs::context::{Context, ExpectedNonce};

@@ -1,7 +1,7 @@
 //! Evidence that a subcommand works on: a file, or the last that a store keeps of a node.
 //!
 //! Promise: of a store it is whole, though the service keeps most rounds as parts. Not here: how it is kept
-//! (see `serve::store`).
+//! (see `cgpath_service::store`).
 
 use crate::input;
 use crate::output::Failure;

@@ -2,7 +2,7 @@
 //!
 //! Works on the store itself, whether `cgpath serve` runs or not; the service sees each change with the next
 //! request.
-//! Not here: the store (see `serve::store`).
+//! Not here: the store (see `cgpath_service::store`).
 
 pub mod back;
 pub mod standing;

@@ -4,7 +4,7 @@
 //! Promise: [`Follower::advance`] gives the verdict that an appraisal of the whole evidence would give, or
 //! none: both take the same steps. None is given where the round is not to be believed, or goes on from
 //! something else: then the whole is appraised, which says what is wrong and makes a new follower. Not here:
-//! the rules (see `appraise`).
+//! the rules (see `rules`).
 
 use crate::accept::Accepted;
 use crate::appraise;

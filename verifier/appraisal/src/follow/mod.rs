@@ -3,7 +3,7 @@
 //! Pure. A delta that follows is judged as the whole evidence would be: by [`Follower`] where nothing is
 //! unusual, else by joining it with what is kept ([`cgpath_evidence::EvidenceDelta::join`]) and appraising
 //! that. What does not follow is distinguished by [`Mismatch`]; a list that was cut by [`uncut`]. Not here:
-//! where evidence is kept, and the rules (see `appraise`).
+//! where evidence is kept, and the rules (see `rules`).
 
 mod follower;
 

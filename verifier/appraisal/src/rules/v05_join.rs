@@ -458,8 +458,8 @@ enum Guess {
     At(u32),
 }
 
-/// Records that one thread looks at, at a time.
-const BATCH: usize = 1024;
+/// Records that one thread looks at, at a time; at least so many where there is no order.
+pub(crate) const BATCH: usize = 1024;
 
 /// So far around a batch's first entry it is looked for, in entries: some records are late, some entries are
 /// older than they.

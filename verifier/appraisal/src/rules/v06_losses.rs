@@ -6,13 +6,10 @@
 
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
-use crate::rules::v05_join::Owned;
+use crate::rules::v05_join::{BATCH, Owned};
 use cgpath_evidence::{Checkpoint, EventKind, PartitionKey, PodLoss, Provenance};
 use cgpath_policy::Policy;
 use rayon::prelude::*;
-
-/// Records that one thread looks at, at least.
-const BATCH: usize = 1024;
 
 /// How many records the node lost, by its last checkpoint.
 pub(crate) fn of_node(last: Option<&Checkpoint>, policy: &Policy, findings: &mut Findings) -> u64 {

@@ -8,7 +8,7 @@ use crate::inputs::decoded::Line;
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::{Seen, Tally};
-use crate::rules::v05_join::Owned;
+use crate::rules::v05_join::{BATCH, Owned};
 use crate::rules::v10_boot::BOOT_AGGREGATE;
 use crate::rules::v11_foundations::Foundations;
 use crate::rules::v12_violations::{Files, Violation};
@@ -52,9 +52,6 @@ struct Judge<'j, 'a> {
     /// What a partition begins with that is not among `tallies` yet.
     base: &'j BTreeMap<PartitionKey, Tally>,
 }
-
-/// Records whose contents one thread judges at a time.
-const BATCH: usize = 1024;
 
 impl Judged {
     /// Records that are new, and entries that are older than the load.

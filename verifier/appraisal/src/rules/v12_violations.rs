@@ -8,13 +8,10 @@ use crate::results::finding::{Finding, Subject};
 use crate::rules::Rule;
 use crate::rules::opinion::Scene;
 use crate::rules::partition::Tally;
-use crate::rules::v05_join::Owned;
+use crate::rules::v05_join::{BATCH, Owned};
 use cgpath_evidence::{EventKind, PartitionKey, Provenance, Record};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// Records that one thread looks at, at least.
-const BATCH: usize = 1024;
 
 /// A file by its device and inode number, as records have them.
 type File = (u64, u64);

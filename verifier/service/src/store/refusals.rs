@@ -1,6 +1,6 @@
 //! What was refused last in a node's name, so that it can be shown without asking the service.
 //!
-//! Not here: who says how often it is written (see `http`), what it means (see `node::standing`).
+//! Not here: who says how often it is written (see `api`), what it means (see `node::standing`).
 
 use super::{Store, StoreError, signed, unsigned};
 use rusqlite::{OptionalExtension, params};

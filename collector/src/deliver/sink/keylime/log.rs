@@ -122,25 +122,14 @@ impl AsciiList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cgpath_evidence::Bank;
+    use cgpath_evidence::{Bank, Digest};
+    use cgpath_testkit::Measurement;
     use std::io::Write as _;
 
     /// A binary `ima-ng` entry. ima_fs.c, `ima_measurements_show`.
     fn entry(name: &str) -> Vec<u8> {
-        let digest = [b"sha256:\0".to_vec(), vec![7; 32]].concat();
-        let name = [name.as_bytes(), &[0]].concat();
-        let mut data = Vec::new();
-        for field in [digest, name] {
-            data.extend((field.len() as u32).to_le_bytes());
-            data.extend(field);
-        }
-        let mut out = 10u32.to_le_bytes().to_vec();
-        out.extend(Bank::Sha1.hash(&[&data]).bytes());
-        out.extend(6u32.to_le_bytes());
-        out.extend(b"ima-ng");
-        out.extend((data.len() as u32).to_le_bytes());
-        out.extend(data);
-        out
+        let digest = Digest::new(Bank::Sha256, &[7; 32]).unwrap();
+        Measurement::ima_ng(name.as_bytes(), &digest).bytes()
     }
 
     fn names(lines: &str) -> Vec<&str> {
