@@ -4,7 +4,7 @@
 //! [`Checkpoint`]. IMA measures the file when the collector reads it once, so its SHA-256 stands in the list
 //! and in PCR 10.
 
-use crate::{Error, PodUid, Result, merkle::Hash, serde_bytes_hex, text::told, wire};
+use crate::{Digest, Error, PodUid, Result, merkle::Hash, serde_bytes_hex, text::told, wire};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
@@ -140,6 +140,35 @@ pub struct Checkpoint {
     #[n(21)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<Protection>,
+    /// Which programs count as the collector; absent where the collector knows of no handover.
+    #[n(22)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collectors: Option<Collectors>,
+}
+
+/// The programs that the guard takes for the collector, by the hash that the kernel has of their files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct Collectors {
+    /// The one that sealed the checkpoint.
+    #[n(0)]
+    pub program: Digest,
+    /// The one that may take over: a handover named it.
+    #[n(1)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Digest>,
+}
+
+impl Collectors {
+    /// All of them, the one that sealed the checkpoint first.
+    pub fn all(&self) -> impl Iterator<Item = &Digest> {
+        core::iter::once(&self.program).chain(&self.successor)
+    }
+
+    /// Whether this program is one of them.
+    pub fn counts(&self, program: &Digest) -> bool {
+        self.all().any(|counted| counted == program)
+    }
 }
 
 /// What is done about those who touch the collector's own parts.
@@ -288,4 +317,86 @@ pub fn number_from_path(name: &[u8]) -> Option<u64> {
     let text = core::str::from_utf8(digits).ok()?;
     let canonical = text == "0" || !text.starts_with('0');
     (canonical && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Bank;
+
+    fn stating(collectors: Option<Collectors>) -> Checkpoint {
+        Checkpoint {
+            version: 1,
+            boot_id: [1; 16],
+            number: 3,
+            previous: [2; 32],
+            list_len: 9,
+            settled: 8,
+            boot_len: 4,
+            records: 5,
+            executions: 2,
+            last_seq: 6,
+            losses: Losses::default(),
+            blind: false,
+            partitions: 1,
+            partitions_root: [3; 32],
+            bpf_object: [4; 32],
+            ima_policy: None,
+            nonce_hash: None,
+            key: None,
+            starts: 1,
+            predating: Vec::new(),
+            hierarchy: "v2".into(),
+            protection: None,
+            collectors,
+        }
+    }
+
+    #[test]
+    fn programs_that_count_as_the_collector_survive_each_encoding_and_none_is_as_before() {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        let program = Bank::Sha256.hash(&[b"one"]);
+        let alone = Collectors {
+            program: program.clone(),
+            successor: None,
+        };
+        let both = Collectors {
+            program: program.clone(),
+            successor: Some(Bank::Sha512.hash(&[b"the next"])),
+        };
+        assert!(!alone.counts(&Bank::Sha512.hash(&[b"the next"])));
+        assert!(both.all().all(|one| both.counts(one)) && both.all().next() == Some(&program));
+        let without = wire::to_vec(&stating(None));
+        for collectors in [None, Some(alone), Some(both)] {
+            let made = stating(collectors.clone());
+            let sealed = SealedCheckpoint::seal(made.clone(), &key);
+            let read = SealedCheckpoint::from_file(&sealed.file).unwrap();
+            assert_eq!(read.checkpoint, made);
+            let json = serde_json::to_string(&made).unwrap();
+            assert_eq!(serde_json::from_str::<Checkpoint>(&json).unwrap(), made);
+            assert_eq!(json.contains("collectors"), collectors.is_some());
+            // What was there before stands as it did, but for the number of fields.
+            assert_eq!(wire::to_vec(&made)[1..without.len()], without[1..]);
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_no_digest_is_refused() {
+        let collectors = Collectors {
+            program: Bank::Sha256.hash(&[b"one"]),
+            successor: None,
+        };
+        let bytes = wire::to_vec(&stating(Some(collectors)));
+        // Key 22: a map of one, whose value is an array of algorithm and bytes.
+        let at = bytes
+            .windows(5)
+            .position(|w| w == [0x16, 0xa1, 0, 0x82, 0x0b])
+            .unwrap();
+        for (place, byte) in [(at + 1, 0xa0), (at + 2, 1), (at + 4, 0x0c)] {
+            let mut other = bytes.clone();
+            other[place] = byte;
+            let read = wire::from_slice::<Checkpoint>(&other, "checkpoint", MAX_FILE_LEN);
+            assert!(matches!(read, Err(Error::Malformed { .. })), "{place}: {read:?}");
+        }
+    }
 }

@@ -54,7 +54,7 @@ pub mod writer;
 
 pub use boot::Boot;
 pub use bundle::TenantBundle;
-pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint};
+pub use checkpoint::{Checkpoint, Collectors, GuardMode, Losses, Protection, SealedCheckpoint};
 pub use delta::{Cursor, EvidenceDelta, JoinError};
 pub use digest::{Bank, Digest};
 pub use error::{Error, Result};

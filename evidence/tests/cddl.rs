@@ -287,6 +287,11 @@ fn every_real_item_is_accepted() {
     let guests = std::fs::read(root().join("foreign-verifiers/evidence/rsa.cbor")).unwrap();
     assert!(takes_evidence(&guests));
     assert_eq!(check(&rules, "evidence", &decode(&guests)), Ok(()));
+    // It is of a collector that knew of no handover.
+    for file in Evidence::from_cbor(&guests).unwrap().checkpoints {
+        let checkpoint = SealedCheckpoint::from_file(&file).unwrap().checkpoint;
+        assert_eq!(checkpoint.collectors, None);
+    }
     let files = corpus("checkpoint_file");
     assert!(files.len() >= 2);
     for (name, file) in files {

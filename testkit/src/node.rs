@@ -5,9 +5,9 @@ use crate::{Actor, Attest, AttestationKey, FirmwareLog, KeyKind, Measurement};
 use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote, Record,
-    SealedCheckpoint, Tier,
+    Ancestor, Bank, Checkpoint, Collectors, Digest, EventKind, Evidence, FileHash, Guard, GuardAction,
+    GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote,
+    Record, SealedCheckpoint, Tier,
     boot::{Boot, boot_aggregate},
     checkpoint,
     merkle::Frontier,
@@ -66,6 +66,9 @@ pub struct Node {
     pub protection: Protection,
     /// How often the collector was started in this boot.
     pub starts: u32,
+    /// What checkpoints state of which programs count as the collector; none of a collector that knows of no
+    /// handover.
+    pub collectors: Option<Collectors>,
     /// In the kernel tier: whether checkpoints and records come along.
     pub recorded: bool,
     /// Length of the list at the load.
@@ -122,6 +125,10 @@ impl Node {
                 fail_closed: false,
             },
             starts: 1,
+            collectors: Some(Collectors {
+                program: sha256(COLLECTOR.as_bytes()),
+                successor: None,
+            }),
             recorded: false,
             boot_len: 0,
             predating: Vec::new(),
@@ -173,6 +180,13 @@ impl Node {
         self.checkpoints.clear();
         self.seq = 0;
         self.starts = 1;
+        // One that knows of no handover knows of none after a boot.
+        if self.collectors.is_some() {
+            self.collectors = Some(Collectors {
+                program: sha256(COLLECTOR.as_bytes()),
+                successor: None,
+            });
+        }
         let aggregate = match &self.boot {
             Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
             None => sha256(b"pcrs 0 to 9"),
@@ -200,13 +214,18 @@ impl Node {
     /// A node on which pods 1 to 4 and the host have run what they may.
     pub fn busy(kind: KeyKind) -> Node {
         let mut node = Node::boot(kind);
-        node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+        node.work();
+        node
+    }
+
+    /// Pods 1 to 4 and the host run what they may.
+    pub fn work(&mut self) {
+        self.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
         for n in 1..=4 {
             let actor = Actor::pod(pod(n), "/bin/app");
-            node.execute_good(&actor, "/bin/app");
-            node.execute_good(&actor, "/lib/libc.so");
+            self.execute_good(&actor, "/bin/app");
+            self.execute_good(&actor, "/lib/libc.so");
         }
-        node
     }
 
     /// `actor` executes a file: IMA measures it (once for each content and path), our programs record it.
@@ -403,6 +422,33 @@ impl Node {
         });
     }
 
+    /// The collector executes a new program at its own path, as it does to have the kernel's hash of it.
+    pub fn try_successor(&mut self, program: &Digest) {
+        self.execute(&Actor::host(COLLECTOR), COLLECTOR, program);
+    }
+
+    /// The handover: a new program is executed, the checkpoint that seals this names it, and from then on the
+    /// guard takes it for the collector.
+    pub fn hand_over(&mut self, program: &Digest) {
+        self.try_successor(program);
+        if let Some(collectors) = &mut self.collectors {
+            collectors.successor = Some(program.clone());
+        }
+        self.seal(None);
+    }
+
+    /// The collector is started anew with this program at its path.
+    pub fn restart(&mut self, program: &Digest) {
+        self.execute(&Actor::host("/sbin/init"), COLLECTOR, program);
+        self.starts += 1;
+        if self.collectors.is_some() {
+            self.collectors = Some(Collectors {
+                program: program.clone(),
+                successor: None,
+            });
+        }
+    }
+
     /// Seals all that waits in the next checkpoint, writes its file and reads it, so that IMA measures it.
     pub fn seal(&mut self, nonce: Option<&[u8]>) {
         self.seal_with(nonce, |_| ());
@@ -488,6 +534,7 @@ impl Node {
             predating: if first { self.predating.clone() } else { Vec::new() },
             hierarchy: "v2".into(),
             protection: Some(self.protection),
+            collectors: self.collectors.clone(),
         }
     }
 

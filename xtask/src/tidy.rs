@@ -158,7 +158,7 @@ const LARGEST: usize = 800;
 /// came below [`LARGEST`] is taken off.
 const LARGER: &[(&str, usize)] = &[
     // One state machine.
-    ("collector/src/pipeline/mod.rs", 816),
+    ("collector/src/pipeline/mod.rs", 817),
 ];
 
 /// Files with licence texts, and a phrase that each must contain.

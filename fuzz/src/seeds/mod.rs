@@ -16,9 +16,9 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta, FileHash, Guard,
-    GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid,
-    Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    Ancestor, Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
+    FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss,
+    PodUid, Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -318,6 +318,10 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
             tpm: GuardMode::Record,
             enforce: true,
             fail_closed: false,
+        }),
+        collectors: (number == 1).then(|| Collectors {
+            program: Bank::Sha256.hash(&[b"one"]),
+            successor: Some(Bank::Sha512.hash(&[b"the next"])),
         }),
     };
     SealedCheckpoint::seal(checkpoint, &key())

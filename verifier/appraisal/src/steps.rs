@@ -234,7 +234,7 @@ impl Progress {
                     .map(|(_, record)| (record.seq, record.path.clone())),
             );
             findings.absorb(open.findings());
-            watch.conclude(&mut findings);
+            watch.conclude(policy, &mut findings);
         } else {
             chain.name(&lines, covered);
         }

@@ -118,6 +118,7 @@ fn checkpoint(number: u64, records: u64, asked: bool, change: impl FnOnce(&mut C
         predating: vec![],
         hierarchy: "v2".to_owned(),
         protection: None,
+        collectors: None,
     };
     change(&mut checkpoint);
     let key = p256::ecdsa::SigningKey::from_slice(&[3; 32]).unwrap();

@@ -10,7 +10,7 @@ use crate::inputs::decoded::Line;
 use crate::inputs::kept::Lines;
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
-use crate::rules::v11_foundations::Programs;
+use crate::rules::v11_foundations::{Counted, Programs};
 use crate::rules::{Rule, v06_losses};
 use cgpath_evidence::{
     Bank, Checkpoint, PodUid, SealedCheckpoint, checkpoint::number_from_path, merkle::Hash,
@@ -93,6 +93,11 @@ impl Chain {
     pub(crate) fn joined_until(&self) -> u64 {
         let Some(last) = self.last() else { return 0 };
         last.settled.max(self.before_last.unwrap_or(last.boot_len))
+    }
+
+    /// Programs that count as the collector, in the order of the checkpoints, none twice.
+    pub(crate) fn counted(&self) -> &[Counted] {
+        &self.programs.counted
     }
 
     pub(crate) fn findings(&self) -> &Findings {

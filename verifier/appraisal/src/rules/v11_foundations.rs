@@ -1,19 +1,35 @@
 //! V11, what all records rest on: the collector and the IMA policy stand in the list with accepted contents
 //! before checkpoint 1, and the programs and the policy that checkpoints name are accepted ones.
 //!
-//! Not here: what else the host ran (see `v09_contents`).
+//! Promise: each program that any checkpoint counts as the collector is accepted, and the list has it.
+//! Not here: what else the host ran (see `v09_contents`), how one collector follows another (see
+//! `v14_collectors`).
 
+use crate::inputs::decoded::Line;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
 use crate::rules::opinion::Scene;
-use cgpath_evidence::{Bank, Checkpoint, list::as_listed, merkle::Hash};
-use cgpath_policy::{Name, Policy};
+use cgpath_evidence::{Bank, Checkpoint, Collectors, Digest, list::as_listed, merkle::Hash};
+use cgpath_policy::{Judgement, Name, Policy};
+use std::collections::{HashMap, HashSet};
+
+/// A program that checkpoints count as the collector.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    program: Digest,
+    /// The first checkpoint that says so, and how long it says that the list was.
+    checkpoint: u64,
+    list_len: u64,
+}
 
 /// Digests that were named and are not accepted, each spoken of once.
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
     objects: Vec<Hash>,
     policies: Vec<Hash>,
+    known: HashSet<Digest>,
+    /// In the order of the checkpoints, none twice.
+    pub counted: Vec<Counted>,
     pub findings: Findings,
 }
 
@@ -23,6 +39,28 @@ impl Programs {
         let fail = |text: String| Finding::fail(Rule::Host, Subject::Node, text);
         let n = checkpoint.number;
         let accept = &policy.file.accept;
+        for program in checkpoint.collectors.iter().flat_map(Collectors::all) {
+            if !self.known.insert(program.clone()) {
+                continue;
+            }
+            self.counted.push(Counted {
+                program: program.clone(),
+                checkpoint: n,
+                list_len: checkpoint.list_len,
+            });
+            let collector = accept.collector.as_bytes();
+            let expected = match policy.judge_host(Name::True(collector), program) {
+                Judgement::Accepted { .. } => continue,
+                Judgement::UnknownPath => Vec::new(),
+                Judgement::WrongHash { expected } => expected,
+            };
+            let finding = fail(format!(
+                "checkpoint {n} counts a program as the collector that the policy does not accept"
+            ));
+            let finding = finding.at_path(collector).found(program);
+            self.findings
+                .push(expected.iter().fold(finding, Finding::expected));
+        }
         if let Some(accepted) = &accept.bpf_objects
             && !accepted.iter().any(|d| d.bytes() == checkpoint.bpf_object)
             && !self.objects.contains(&checkpoint.bpf_object)
@@ -51,10 +89,17 @@ pub(crate) struct Foundations {
     has_policy: bool,
     /// Checkpoint 1 was passed: what comes later is no foundation.
     is_over: bool,
+    /// Contents of the collector's path, by where the list has them first.
+    listed: HashMap<Digest, usize>,
+    /// Of the programs that count as the collector, how many were looked for in the list.
+    looked_for: usize,
+    /// Those that it did not have.
+    unlisted: Findings,
 }
 
 impl Foundations {
     pub(crate) fn step(&mut self, scene: &Scene<'_>) {
+        self.collectors(scene);
         if self.is_over {
             return;
         }
@@ -80,6 +125,32 @@ impl Foundations {
         self.is_over = second.is_some();
     }
 
+    /// Each program that counts as the collector stands in the list before the checkpoint that says so first.
+    fn collectors(&mut self, scene: &Scene<'_>) {
+        let path = scene.policy.file.accept.collector.as_bytes();
+        let listed = &*as_listed(path);
+        let is_one = |line: &Line| !line.violation && line.path == Some(listed);
+        for index in scene.lines.places(scene.covered, is_one) {
+            if let Some(content) = scene.line(index).and_then(|line| line.file.clone()) {
+                self.listed.entry(content).or_insert(index);
+            }
+        }
+        let counted = scene.chain.counted();
+        for one in counted.get(self.looked_for..).unwrap_or_default() {
+            let place = self.listed.get(&one.program);
+            if place.is_some_and(|index| (*index as u64) < one.list_len) {
+                continue;
+            }
+            let text = format!(
+                "checkpoint {} counts a program as the collector that does not stand in the list before it",
+                one.checkpoint
+            );
+            let finding = Finding::fail(Rule::Host, Subject::Node, text);
+            self.unlisted.push(finding.at_path(path).found(&one.program));
+        }
+        self.looked_for = counted.len();
+    }
+
     pub(crate) fn conclude(&self, policy: &Policy, findings: &mut Findings) {
         let accept = &policy.file.accept;
         if !self.has_collector {
@@ -100,5 +171,6 @@ impl Foundations {
             );
             findings.push(accept.ima_policies.iter().fold(finding, Finding::expected));
         }
+        findings.absorb(&self.unlisted);
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Promise: every record of the guard is spoken of; what was done to the collector is the node's, no matter
 //! who did it; what was denied to a pod is that pod's; what the collector's settings did to a pod is that
-//! pod's and no failure. Not here: whether the records are to be believed.
+//! pod's and no failure. Not here: whether the records are to be believed, and which program is the collector
+//! (see `v14_collectors`).
 
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::rules::Rule;
 use crate::rules::v05_join::Owned;
+use crate::rules::v14_collectors::Succession;
 use crate::text::foreign;
 use cgpath_evidence::{
     Checkpoint, EventKind, Guard, GuardAction, GuardMode, PartitionKey, Provenance, Record,
@@ -25,17 +27,21 @@ const BATCH: usize = 4096;
 pub(crate) struct Watch {
     /// The first checkpoint that states less than the policy wants.
     short: Option<Finding>,
+    collectors: Succession,
     findings: Findings,
 }
 
 impl Watch {
-    pub(crate) fn conclude(&self, findings: &mut Findings) {
+    pub(crate) fn conclude(&self, policy: &Policy, findings: &mut Findings) {
         findings.extend(self.short.clone());
+        self.collectors.conclude(&policy.file.accept.collector, findings);
         findings.absorb(&self.findings);
     }
 
-    /// Every checkpoint states at least the protection that the policy wants.
+    /// Every checkpoint states at least the protection that the policy wants, and is of a program that may
+    /// go on with the chain.
     pub(crate) fn sealed(&mut self, checkpoint: &Checkpoint, policy: &Policy) {
+        self.collectors.sealed(checkpoint);
         let wanted = policy.file.guard.at_least;
         let least = match wanted {
             GuardLevel::Off => return,
@@ -63,16 +69,25 @@ impl Watch {
 
     /// Records that are new.
     pub(crate) fn step(&mut self, records: &[Owned<'_>], policy: &Policy) {
-        let concerns = |(_, record): &&Owned<'_>| record.kind == EventKind::Guard || record.guard.is_some();
+        let collector = policy.file.accept.collector.as_bytes();
+        let is_collectors = |key: PartitionKey, record: &Record| {
+            key == PartitionKey::Host && record.kind == EventKind::Execution && record.path == collector
+        };
+        let concerns = |(key, record): &&Owned<'_>| {
+            record.kind == EventKind::Guard || record.guard.is_some() || is_collectors(*key, record)
+        };
         let all: Vec<&Owned<'_>> = records.par_iter().with_min_len(BATCH).filter(concerns).collect();
         for (key, record) in all {
+            if is_collectors(*key, record) {
+                self.collectors.executed(record);
+            }
             let fail = |text: &str| {
                 Finding::fail(Rule::Guard, Subject::Node, text)
                     .at_seq(record.seq)
                     .resting_on(Provenance::Observed)
             };
             match (record.kind, record.guard) {
-                (EventKind::Guard, Some(guard)) => touched(*key, record, guard, policy, &mut self.findings),
+                (EventKind::Guard, Some(guard)) => self.touched(*key, record, guard, policy),
                 (EventKind::Guard, None) => self
                     .findings
                     .push(fail("a record of the guard does not say what was done")),
@@ -82,10 +97,28 @@ impl Watch {
                 (_, None) => {}
             }
         }
+        self.collectors.step();
+    }
+
+    fn touched(&mut self, key: PartitionKey, record: &Record, guard: Guard, policy: &Policy) {
+        let finding = finding(key, record, guard, policy);
+        let exe = record.ancestry.first().map(|process| process.exe.as_slice());
+        // A new binary that was started as it is touches them all: one line says so.
+        if finding.severity == Severity::Fail
+            && key == PartitionKey::Host
+            && !guard.action.is_enforcement()
+            && exe == Some(policy.file.accept.collector.as_bytes())
+        {
+            self.collectors
+                .touched(record, record.ret == DENIED, || who(record));
+            return;
+        }
+        self.findings.push(finding);
     }
 }
 
-fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, findings: &mut Findings) {
+/// What one record of the guard says.
+fn finding(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy) -> Finding {
     let Guard { action, object } = guard;
     let is_denied = record.ret == DENIED;
     let finding = if action.is_enforcement() {
@@ -129,11 +162,11 @@ fn touched(key: PartitionKey, record: &Record, guard: Guard, policy: &Policy, fi
         Finding { severity, ..finding }
     };
     let finding = finding.at_seq(record.seq).resting_on(Provenance::Observed);
-    findings.push(if record.path.is_empty() {
+    if record.path.is_empty() {
         finding
     } else {
         finding.at_path(&record.path)
-    });
+    }
 }
 
 fn what(action: GuardAction) -> &'static str {

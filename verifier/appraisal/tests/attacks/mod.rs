@@ -10,6 +10,7 @@ mod accepted;
 mod followed;
 mod forks;
 mod frozen;
+mod handover;
 mod limits;
 mod peers;
 mod shared;
@@ -50,6 +51,7 @@ fn every_open_attack_is_tried() {
         include_str!("followed.rs"),
         include_str!("forks.rs"),
         include_str!("frozen.rs"),
+        include_str!("handover.rs"),
         include_str!("peers.rs"),
         include_str!("shared.rs"),
     ]

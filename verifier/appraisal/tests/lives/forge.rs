@@ -1,9 +1,9 @@
 //! Checkpoints as the holder of their key makes them: each field, and how the file gets into the list.
 
 use super::plan::{Forgery, Set, Who};
-use super::world::{World, actor};
-use cgpath_evidence::{Checkpoint, GuardMode, SealedCheckpoint, checkpoint};
-use cgpath_testkit::{pod, sha256};
+use super::world::{World, actor, upgrade};
+use cgpath_evidence::{Checkpoint, Collectors, GuardMode, SealedCheckpoint, checkpoint};
+use cgpath_testkit::{COLLECTOR, pod, sha256};
 use p256::ecdsa::SigningKey;
 
 /// What a number is set to, where it stood at `before` and is `now`.
@@ -60,6 +60,21 @@ fn change(c: &mut Checkpoint, before: &Checkpoint, least: u64, forgery: Forgery)
             c.protection
                 .iter_mut()
                 .for_each(|protection| protection.guard = guard);
+        }
+        Forgery::Collectors(n) => {
+            let another = sha256(b"a collector that nobody ran");
+            let program = match n {
+                1 => another.clone(),
+                2 => upgrade(true),
+                _ => sha256(COLLECTOR.as_bytes()),
+            };
+            let successor = match n {
+                3 => Some(another),
+                4 => Some(upgrade(true)),
+                5 => Some(program.clone()),
+                _ => None,
+            };
+            c.collectors = (n > 0).then_some(Collectors { program, successor });
         }
         Forgery::Previous => c.previous = [1; 32],
         Forgery::Boot => c.boot_id = [77; 16],

@@ -116,6 +116,9 @@ pub enum Step {
     OtherRegister,
     NeverExtended,
     Seal(Forgery),
+    /// A new program of the collector is tried, and checkpoints name it from the next one on. It is one that
+    /// the policy accepts, or another.
+    HandOver(bool),
 
     // By the holder of the checkpoint key.
     /// An entry, or a violation, of which no record is made.
@@ -169,6 +172,8 @@ pub enum Forgery {
     Predating,
     Hierarchy,
     Protection(u8),
+    /// What it says of which programs count as the collector.
+    Collectors(u8),
     Previous,
     Boot,
     Root,
@@ -202,6 +207,8 @@ pub enum Change {
     Kexec,
     /// The collector was started anew.
     Restart,
+    /// The same with a new program, one that the policy accepts, or another.
+    Upgrade(bool),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -395,7 +402,13 @@ impl Round {
                 steps.insert(r.below(steps.len() + 1), Step::odd(r));
             }
         }
-        let changes = [Change::Reboot, Change::Kexec, Change::Restart, Change::Restart];
+        let changes = [
+            Change::Reboot,
+            Change::Kexec,
+            Change::Restart,
+            Change::Restart,
+            Change::Upgrade(true),
+        ];
         Round {
             change: if r.percent(if is_odd { 12 } else { 3 }) {
                 r.one_of(&changes)
@@ -483,7 +496,7 @@ impl Step {
     fn odd(r: &mut Random) -> Step {
         let (who, path, content) = (Who::any(r), r.below(PATHS) as u8, Content::any(r));
         let small = r.below(8) as u8;
-        match r.below(46) {
+        match r.below(47) {
             0..=3 => Step::Run(who, path, content),
             4 | 5 => Step::Measure(who, path, content),
             6 | 7 => {
@@ -525,6 +538,7 @@ impl Step {
                 r.one_of(&[Fork::Same, Fork::Other, Fork::Module]),
             ),
             44 => r.one_of(&[Step::Mark(who), Step::Unmark, Step::Alter]),
+            45 => Step::HandOver(small > 0),
             _ => Step::Rewrite(small),
         }
     }
@@ -587,6 +601,8 @@ impl Step {
             Step::Withhold,
             Step::Rewrite(0),
             Step::Alter,
+            Step::HandOver(true),
+            Step::HandOver(false),
         ];
         all.extend(simple);
         all
@@ -612,6 +628,7 @@ impl Forgery {
         let numbers = FIELDS.iter().flat_map(|field| SETS.map(field));
         let losses = (0..3).map(|kind| Forgery::Losses(kind, Set::Less));
         let protections = (0..4).map(Forgery::Protection);
+        let collectors = (0..6).map(Forgery::Collectors);
         let readers = [Who::Host, Who::Pod(1), Who::LikeCollector(2), Who::Lost].map(Forgery::ReadBy);
         let either = [true, false];
         let simple = [
@@ -633,6 +650,7 @@ impl Forgery {
         numbers
             .chain(losses)
             .chain(protections)
+            .chain(collectors)
             .chain(readers)
             .chain(either.map(Forgery::Policy))
             .chain(either.map(Forgery::Nonce))

@@ -15,7 +15,18 @@ use cgpath_testkit::{Actor, COLLECTOR, IMA_POLICY, KeyKind, Measurement, Node, S
 use p256::ecdsa::SigningKey;
 
 pub const LIBRARY: &str = "/data/lib.so";
+
 const RUNC: &str = "/usr/bin/runc";
+
+/// A new program of the collector: one that the policy accepts, or another.
+pub fn upgrade(is_accepted: bool) -> Digest {
+    let content = if is_accepted {
+        "the next collector"
+    } else {
+        "another collector"
+    };
+    sha256(content.as_bytes())
+}
 
 pub fn path(number: u8) -> Vec<u8> {
     let number = usize::from(number) % PATHS;
@@ -96,6 +107,8 @@ impl World {
         for path in (HOSTS..PATHS).map(|n| path(n as u8)) {
             node.host_files.insert(path.clone(), [sha256(&path)].into());
         }
+        let of_collector = node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap();
+        of_collector.insert(upgrade(true));
         for n in 1..=2 {
             let files = node.pod_files.get_mut(&pod(n)).unwrap();
             files.insert(LIBRARY.into(), [sha256(LIBRARY.as_bytes())].into());
@@ -186,7 +199,16 @@ impl World {
     pub fn change(&mut self, change: Change) {
         match change {
             Change::No => {}
-            Change::Restart => self.node.starts += 1,
+            Change::Restart => {
+                self.node.starts += 1;
+                if let Some(collectors) = &mut self.node.collectors {
+                    collectors.successor = None;
+                }
+            }
+            Change::Upgrade(is_accepted) => {
+                self.node.restart(&upgrade(is_accepted));
+                self.caused_by(PartitionKey::Host);
+            }
             Change::Reboot => {
                 self.node.reboot();
                 self.load();
@@ -208,6 +230,9 @@ impl World {
                 self.files_before
                     .extend(node.checkpoints.drain(..).map(|sealed| sealed.file));
                 (node.seq, node.starts) = (0, 1);
+                if let Some(collectors) = &mut node.collectors {
+                    collectors.successor = None;
+                }
                 node.boot_len = node.list.len() as u64;
                 self.late.clear();
                 self.before_kexec = self.truth.len();
@@ -379,6 +404,13 @@ impl World {
             }
             Step::NeverExtended => drop(self.node.never_extended.insert(self.node.list.len() - 1)),
             Step::Seal(forgery) => self.seal(None, forgery),
+            Step::HandOver(is_accepted) => {
+                let program = upgrade(is_accepted);
+                self.node.try_successor(&program);
+                if let Some(collectors) = &mut self.node.collectors {
+                    collectors.successor = Some(program);
+                }
+            }
             _ => by = self.forge(step),
         }
         by.key()

@@ -3,8 +3,8 @@
 use super::{Case, UNATTRIBUTED};
 use cgpath_appraisal::{MAX_IMPOSTORS, Rule, Subject};
 use cgpath_evidence::{
-    Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, checkpoint::number_from_path,
-    list::unescaped,
+    Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
+    checkpoint::number_from_path, list::unescaped,
 };
 use cgpath_policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
 
@@ -218,6 +218,21 @@ impl Case<'_> {
     /// Programs and IMA policy that the checkpoints name are accepted ones.
     fn v11_stated(&mut self) {
         let accept = &self.policy().accept;
+        let collector = accept.collector.as_bytes();
+        for n in 0..self.chain.len() {
+            for program in collectors(&self.chain[n]) {
+                let judged = self.given.policy.judge_host(Name::True(collector), &program);
+                let earlier = self.chain[..n].iter();
+                if earlier.flat_map(collectors).any(|known| known == program) {
+                    continue;
+                }
+                let before = self.chain[n].checkpoint.list_len.min(self.covered as u64) as usize;
+                let stands = self.lines[..before].iter().any(|line| {
+                    !line.violation && line.path == collector && line.file.as_ref() == Some(&program)
+                });
+                self.node(!judged.is_accepted() || !stands, Rule::Host);
+            }
+        }
         let is_one = |all: &[Digest], hash: &[u8; 32]| all.iter().any(|digest| digest.bytes() == hash);
         let fails = self.chain.iter().map(|sealed| &sealed.checkpoint).any(|c| {
             accept
@@ -261,5 +276,52 @@ impl Case<'_> {
         for key in denied {
             self.fail_if(true, Rule::Guard, Subject::Partition(key));
         }
+        self.v14_handovers();
     }
+
+    /// A chain goes on by a program that the checkpoint before counts; a new one counts once the host's
+    /// execution of it is sealed.
+    fn v14_handovers(&mut self) {
+        let first = self.chain.first();
+        let early = first.is_some_and(|first| collectors(first).len() > 1);
+        self.node(early, Rule::Guard);
+        for n in 1..self.chain.len() {
+            let (was, now) = (&self.chain[n - 1], &self.chain[n]);
+            let (before, after) = (collectors(was), collectors(now));
+            let (starts, last_seq) = (
+                [was.checkpoint.starts, now.checkpoint.starts],
+                now.checkpoint.last_seq,
+            );
+            self.node(before.is_empty() != after.is_empty(), Rule::Guard);
+            if before.is_empty() || after.is_empty() {
+                continue;
+            }
+            let is_other = after[0] != before[0];
+            self.node(!before.contains(&after[0]), Rule::Guard);
+            self.node(is_other && starts[1] <= starts[0], Rule::Guard);
+            for program in after[1..].iter().filter(|program| !before.contains(program)) {
+                let path = self.policy().accept.collector.as_bytes();
+                let is_it = |(key, record): &(PartitionKey, &Record)| {
+                    *key == PartitionKey::Host
+                        && record.kind == EventKind::Execution
+                        && record.path == path
+                        && !record.path_cut
+                        && record.hash == Some(FileHash::Measured(program.clone()))
+                        && record.seq <= last_seq
+                };
+                let ran = self.records.iter().any(is_it);
+                self.node(!ran, Rule::Guard);
+            }
+        }
+    }
+}
+
+/// The programs that a checkpoint counts as the collector, the one that sealed it first.
+fn collectors(sealed: &SealedCheckpoint) -> Vec<Digest> {
+    let stated = sealed.checkpoint.collectors.iter();
+    stated
+        .flat_map(|stated| [Some(&stated.program), stated.successor.as_ref()])
+        .flatten()
+        .cloned()
+        .collect()
 }
