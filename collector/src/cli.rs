@@ -43,6 +43,12 @@ pub enum Command {
     Check(Check),
     /// Prepare the node: directories, configuration, IMA policy, systemd unit
     Setup(Setup),
+    /// Have the running daemon hand over to this program, for an upgrade without a reboot
+    ///
+    /// To be run from the new file, in the old one's place, before the service is restarted; the node's
+    /// policy must accept its hash already. The daemon executes the file, names its hash in a signed
+    /// checkpoint, and goes on until the restart.
+    Handover,
     /// Take the eBPF programs down, so that nothing is recorded, guarded or denied any more
     ///
     /// This boot cannot be attested any more; the next one can. Stop the daemon first. Where guard.mode is

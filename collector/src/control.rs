@@ -2,7 +2,9 @@
 //!
 //! Root only: it lies with mode 0600 in `run_dir`.
 
+use crate::bpf;
 use crate::deliver::sink::Sinks;
+use crate::request::Handover;
 use crate::service::Handle;
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,13 @@ enum Question {
     },
     /// How the daemon fares.
     Status,
+    /// That it hands over to the program at this path, which is its own, if both understand the eBPF programs
+    /// that run.
+    Handover {
+        program: PathBuf,
+        #[serde(with = "cgpath_evidence::serde_bytes_hex")]
+        interface: [u8; 32],
+    },
 }
 
 /// What is answered.
@@ -44,6 +53,8 @@ enum Answer {
     Evidence { length: u64 },
     /// How the daemon fares.
     Status(Status),
+    /// To what it hands over.
+    Handover(Handover),
     /// It did not work.
     Error { message: String },
 }
@@ -100,6 +111,12 @@ async fn answer(stream: UnixStream, handle: Handle, sinks: &Sinks) -> io::Result
                 sinks: sinks.status(),
                 ..status
             }),
+            Err(e) => Answer::Error {
+                message: e.to_string(),
+            },
+        },
+        Ok(Question::Handover { program, interface }) => match handle.hand_over(program, interface).await {
+            Ok(handover) => Answer::Handover(handover),
             Err(e) => Answer::Error {
                 message: e.to_string(),
             },
@@ -216,5 +233,55 @@ pub fn ask_status(run_dir: &Path) -> Result<Status, ClientError> {
             path: socket(run_dir),
             source: io::ErrorKind::InvalidData.into(),
         }),
+    }
+}
+
+/// Asks the running daemon to hand over to the program at `program`, which is this one.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn ask_handover(run_dir: &Path, program: &Path) -> Result<Handover, ClientError> {
+    let question = Question::Handover {
+        program: program.to_owned(),
+        interface: bpf::interface(),
+    };
+    match ask(run_dir, &question)?.0 {
+        Answer::Handover(handover) => Ok(handover),
+        _ => Err(ClientError::Io {
+            path: socket(run_dir),
+            source: io::ErrorKind::InvalidData.into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handover_is_asked_for_and_answered_in_one_line_each() {
+        let question = Question::Handover {
+            program: "/usr/sbin/cgpathd".into(),
+            interface: bpf::interface(),
+        };
+        let line = serde_json::to_string(&question).unwrap();
+        assert!(line.len() as u64 <= MAX_LINE && !line.contains('\n'), "{line}");
+        let Question::Handover { program, interface } = serde_json::from_str(&line).unwrap() else {
+            panic!("{line}")
+        };
+        assert_eq!(
+            (program, interface),
+            ("/usr/sbin/cgpathd".into(), bpf::interface())
+        );
+        let handover = Handover {
+            checkpoint: 7,
+            program: cgpath_evidence::Bank::Sha256.hash(&[b"a program"]),
+            is_itself: false,
+        };
+        let line = serde_json::to_string(&Answer::Handover(handover.clone())).unwrap();
+        let Answer::Handover(read) = serde_json::from_str(&line).unwrap() else {
+            panic!("{line}")
+        };
+        assert_eq!(read, handover);
     }
 }

@@ -13,7 +13,7 @@
 use crate::bpf::decode;
 use crate::pipeline::{Fact, KernelRecord, Note};
 use bytes::Bytes;
-use cgpath_evidence::wire;
+use cgpath_evidence::{Checkpoint, wire};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -178,28 +178,30 @@ impl<R: Read> Frames<R> {
         Ok(whole.then_some((n, u32::from_le_bytes([c0, c1, c2, c3]), kind)))
     }
 
-    /// Goes to where the whole frames end; says where that is and whether one of them is a seal.
-    fn end(mut self) -> Result<(u64, bool), JournalError> {
+    /// Goes to where the whole frames end; says where that is, and gives the last seal among them.
+    fn end(mut self) -> Result<(u64, Option<Checkpoint>), JournalError> {
         let path = self.path.clone();
         let io = |source| JournalError::Io {
             path: path.clone(),
             what: "read",
             source,
         };
-        let mut has_seal = false;
+        let mut seal = None;
         let mut payload = Vec::new();
         while let Some((n, crc_expected, kind)) = self.head()? {
             payload.resize(n, 0);
             self.reader.read_exact(&mut payload).map_err(io)?;
-            if kind != KIND_RAW && !has_seal {
+            if kind != KIND_RAW {
                 if crc(kind, &payload) != crc_expected {
                     return Err(self.corrupt("a checksum does not fit"));
                 }
-                has_seal = matches!(self.note(&payload)?, Note::Sealed(_));
+                if let Note::Sealed(sealed) = self.note(&payload)? {
+                    seal = Some(sealed.checkpoint);
+                }
             }
             self.at += (HEAD + n) as u64;
         }
-        Ok((self.at, has_seal))
+        Ok((self.at, seal))
     }
 
     fn note(&self, payload: &[u8]) -> Result<Note, JournalError> {
@@ -213,7 +215,7 @@ pub struct Journal {
     file: File,
     path: PathBuf,
     len: u64,
-    has_seal: bool,
+    seal: Option<Checkpoint>,
     buf: Vec<u8>,
 }
 
@@ -221,7 +223,7 @@ impl Journal {
     /// Opens the journal of `boot_id` in `dir`, or makes it. A frame that was cut short at the end is
     /// removed.
     ///
-    /// Frames are looked at only as far as is needed to find the end: [`Journal::replay`] checks them.
+    /// Records are looked at only as far as is needed to find the end: [`Journal::replay`] checks them.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -244,7 +246,7 @@ impl Journal {
             file,
             path: path.clone(),
             len: START,
-            has_seal: false,
+            seal: None,
             buf: Vec::new(),
         };
         if len < START {
@@ -264,7 +266,7 @@ impl Journal {
                 why: "not a spool of this version and boot".into(),
             });
         }
-        (journal.len, journal.has_seal) = journal.frames(len)?.end()?;
+        (journal.len, journal.seal) = journal.frames(len)?.end()?;
         if journal.len < len {
             // Rather an error than to remove what stands behind damage.
             let mut frames = journal.frames(len)?;
@@ -318,13 +320,18 @@ impl Journal {
             source,
         })?;
         self.len = START;
-        self.has_seal = false;
+        self.seal = None;
         Ok(())
     }
 
     /// Whether a checkpoint was sealed in this boot, as far as was known when this was opened.
     pub fn has_seal(&self) -> bool {
-        self.has_seal
+        self.seal.is_some()
+    }
+
+    /// The last checkpoint that was sealed in this boot, as far as was known when this was opened.
+    pub fn last_seal(&self) -> Option<&Checkpoint> {
+        self.seal.as_ref()
     }
 
     /// Bytes in the file.

@@ -5,10 +5,11 @@ use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
 use cgpathd::config::{Config, EXAMPLE};
 use cgpathd::deliver::push;
 use cgpathd::deliver::sink::Sinks;
+use cgpathd::engine::EngineError;
 use cgpathd::runtime::{self, Names};
 use cgpathd::service::Service;
 use cgpathd::tpm::{self, Tpm, TpmThread};
-use cgpathd::{control, engine, setup, status};
+use cgpathd::{bpf, control, engine, setup, status};
 use clap::{CommandFactory, Parser};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -95,6 +96,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             ak(&config, &args)?;
         }
         Command::Setup(args) => prepare(&config, &args)?,
+        Command::Handover => hand_over(&config)?,
         Command::Unload => {
             setup::unload(&config)?;
             println!(
@@ -171,7 +173,7 @@ fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    rescue(&config);
+    rescue(&config)?;
     let network = network()?;
     let ended = engine_loop()?.block_on(collect(&config, network.handle()));
     // Requests that still wait for somebody else must not keep this from ending.
@@ -179,16 +181,50 @@ fn run(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-/// First of all; what keeps it from this keeps the engine from starting, too.
-fn rescue(config: &Config) {
+/// First of all; what keeps it from this keeps the engine from starting, too. A program that is not the
+/// collector of this boot ends here, before it touches a pin or the TPM.
+fn rescue(config: &Config) -> Result<(), EngineError> {
     match engine::rescue(config) {
         Ok(0) => {}
         Ok(records) => tracing::info!(
             records,
             "an earlier collector left records in the ring: they are kept"
         ),
+        Err(error @ (EngineError::NotHandedOver { .. } | EngineError::CannotHandOver)) => return Err(error),
         Err(error) => tracing::debug!(%error, "nothing could be taken from the ring yet"),
     }
+    Ok(())
+}
+
+/// Has the running daemon hand over to this program.
+fn hand_over(config: &Config) -> anyhow::Result<()> {
+    // What would keep it from running is found out before anything is handed over to it.
+    config.tpm_options()?;
+    config.node_name()?;
+    engine::object(config)?;
+    let program = std::env::current_exe().context("finding out where this program lies")?;
+    let done = control::ask_handover(&config.run_dir, &program)?;
+    let own = bpf::own_program(done.program.bank())?;
+    if own != done.program {
+        bail!(
+            "the daemon executed {} and handed over to {}, and this program is {own}: the file was replaced meanwhile; \
+             ask again",
+            program.display(),
+            done.program
+        );
+    }
+    if done.is_itself {
+        println!(
+            "{own} is the program that runs: nothing is handed over, and what was before is withdrawn (checkpoint {})",
+            done.checkpoint
+        );
+    } else {
+        println!(
+            "checkpoint {} hands over to {own}; now restart the service: systemctl restart cgpathd",
+            done.checkpoint
+        );
+    }
+    Ok(())
 }
 
 async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::Result<()> {

@@ -6,7 +6,8 @@
 use crate::pipeline::SealError;
 use crate::store::{EvidenceFile, StoreError};
 use crate::tpm::TpmError;
-use cgpath_evidence::{Cursor, PodUid};
+use cgpath_evidence::{Cursor, Digest, PodUid};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Requests that wait at most; more are refused.
@@ -50,9 +51,23 @@ pub enum RequestError {
     /// Too many requests wait.
     #[error("{MAX_WAITING} requests wait already: try again later")]
     Busy,
+    /// The handover is one that could not be finished.
+    #[error("nothing is handed over: {0}")]
+    Handover(&'static str),
     /// The journal's disk is full.
     #[error("records cannot be kept on disk (is state_dir's file system full?): no evidence can be made")]
     Stalled,
+}
+
+/// What came of a handover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The checkpoint that names the program.
+    pub checkpoint: u64,
+    /// The hash that the kernel has of it.
+    pub program: Digest,
+    /// Whether it is the program that runs: then there is nothing to hand over.
+    pub is_itself: bool,
 }
 
 /// What a verdict says of whom to deny.

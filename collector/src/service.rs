@@ -6,9 +6,10 @@
     reason = "tokio asks for this promise about the ring's descriptor"
 )]
 
+use crate::bpf;
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
-use crate::request::{MAX_WAITING, PodVerdicts, RequestError, Source};
+use crate::request::{Handover, MAX_WAITING, PodVerdicts, RequestError, Source};
 use crate::runtime::Names;
 use crate::sources::{boot::BootFacts, system};
 use crate::status::Status;
@@ -17,6 +18,7 @@ use crate::tpm::{TpmAccess as _, TpmThread};
 use cgpath_evidence::{Boot, Cursor};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -53,6 +55,11 @@ enum Command {
     Status {
         reply: oneshot::Sender<Status>,
     },
+    Handover {
+        program: PathBuf,
+        interface: [u8; 32],
+        reply: oneshot::Sender<Result<Handover, RequestError>>,
+    },
     Verdict {
         verdicts: PodVerdicts,
     },
@@ -71,6 +78,25 @@ impl Handle {
     /// See [`RequestError`].
     pub async fn evidence(&self, nonce: Vec<u8>) -> Result<EvidenceFile, RequestError> {
         self.evidence_after(nonce, None).await
+    }
+
+    /// Hands over to the file at `program`, this daemon's own path, which may hold another program by now.
+    /// `interface` is what that one has in common with the eBPF programs: [`bpf::interface`].
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn hand_over(&self, program: PathBuf, interface: [u8; 32]) -> Result<Handover, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Handover {
+            program,
+            interface,
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| RequestError::Ending)?;
+        answer.await.map_err(|_| RequestError::Ending)?
     }
 
     /// How the daemon fares.
@@ -121,6 +147,8 @@ pub struct Service {
     names: Names,
     boot: Arc<BootFacts>,
     waiting: HashMap<u64, (Option<Cursor>, Reply)>,
+    /// Handovers that are being sealed.
+    handovers: HashMap<u64, oneshot::Sender<Result<Handover, RequestError>>>,
     /// Requests with a quote, whose evidence is being put together.
     assembling: HashMap<u64, oneshot::Sender<Result<Assembly, RequestError>>>,
     next_id: u64,
@@ -151,6 +179,7 @@ impl Service {
             names: Names::default(),
             boot: Arc::new(BootFacts::read()),
             waiting: HashMap::new(),
+            handovers: HashMap::new(),
             assembling: HashMap::new(),
             next_id: 1,
             list_read: Instant::now(),
@@ -237,6 +266,21 @@ impl Service {
                 let _ = reply.send(self.status());
             }
             Some(Command::Verdict { verdicts }) => self.engine.apply_verdict(verdicts)?,
+            Some(Command::Handover {
+                program,
+                interface,
+                reply,
+            }) => match self.refuses(&program, interface) {
+                Some(error) => {
+                    let _ = reply.send(Err(error));
+                }
+                None => {
+                    let id = self.next_id;
+                    self.next_id += 1;
+                    self.handovers.insert(id, reply);
+                    self.engine.hand_over(id)?;
+                }
+            },
             Some(Command::Request { reply, .. }) if self.engine.is_stalled() => {
                 let _ = reply.send(Err(RequestError::Stalled));
             }
@@ -278,14 +322,44 @@ impl Service {
                         let _ = reply.send((*assembly).map_err(RequestError::from));
                     }
                 }
+                Outcome::HandedOver { id, number, program } => {
+                    if let Some(reply) = self.handovers.remove(&id) {
+                        let is_itself = program == *self.engine.program();
+                        let _ = reply.send(Ok(Handover {
+                            checkpoint: number,
+                            program,
+                            is_itself,
+                        }));
+                    }
+                }
                 Outcome::Failed { id, error } => {
                     if let Some((_, reply)) = id.and_then(|id| self.waiting.remove(&id)) {
+                        let _ = reply.send(Err(error.into()));
+                    } else if let Some(reply) = id.and_then(|id| self.handovers.remove(&id)) {
                         let _ = reply.send(Err(error.into()));
                     }
                 }
             }
         }
         Ok(taken)
+    }
+
+    /// Why nothing can be handed over to this program.
+    fn refuses(&self, program: &Path, interface: [u8; 32]) -> Option<RequestError> {
+        if self.engine.is_stalled() {
+            return Some(RequestError::Stalled);
+        }
+        if self.handovers.len() >= MAX_WAITING {
+            return Some(RequestError::Busy);
+        }
+        let why = if interface != bpf::interface() {
+            "the new program does not understand the eBPF programs that run; replace the file and reboot"
+        } else if program != self.engine.program_path() {
+            "the new program lies elsewhere than this daemon's own file; put it in its place and run it from there"
+        } else {
+            return None;
+        };
+        Some(RequestError::Handover(why))
     }
 
     /// Quote, then what stands behind it, then evidence; while the loop goes on consuming records.

@@ -7,6 +7,7 @@
 
 mod common;
 mod delivery;
+mod handover;
 mod judged;
 mod keylime_push;
 mod rounds;

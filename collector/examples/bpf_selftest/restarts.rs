@@ -6,6 +6,7 @@ use crate::truth::{drain, one};
 use anyhow::{Context, Result, bail, ensure};
 use cgpath_evidence::EventKind;
 use cgpathd::bpf::{Adopted, Bpf, Error, Options, Ring, unload};
+use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::path::Path;
 
@@ -32,6 +33,21 @@ pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Re
             other => bail!("{other:?}", other = other.map(|(_, a)| a)),
         }
     });
+    check.run(
+        "programs of a collector that handed over are taken over as they are",
+        || {
+            let mut other = options.object.to_vec();
+            other.push(0);
+            let running = Sha256::digest(options.object).into();
+            let (bpf, adopted) = Bpf::load_or_adopt(&Options {
+                object: &other,
+                handed_over: Some(running),
+                ..options.clone()
+            })?;
+            ensure!(adopted == Adopted::Existing && bpf.object_sha256() == running);
+            Ok(())
+        },
+    );
     let (mut bpf, adopted) = Bpf::load_or_adopt(options)?;
     let mut ring = bpf.take_ring().context("no ring")?;
     check.run(

@@ -7,7 +7,7 @@
 
 use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
-use cgpath_evidence::GuardMode;
+use cgpath_evidence::{Bank, Digest, GuardMode};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -107,25 +107,48 @@ fn io_error(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error
     move |source| Error::Io { what, path, source }
 }
 
+/// The hash of the program that this process runs.
+///
+/// # Errors
+/// [`Error::Io`] if its file cannot be read.
+pub fn own_program(bank: Bank) -> Result<Digest> {
+    let program = fs::read("/proc/self/exe").map_err(io_error("read", "/proc/self/exe"))?;
+    Ok(bank.hash(&[&program]))
+}
+
+/// A hash as the programs compare it: the kernel's number of the algorithm, and the bytes in words.
+fn identity(program: &Digest) -> (u32, [u64; 8]) {
+    let algorithm = HASH_ALGOS
+        .iter()
+        .find(|(bank, _)| *bank == program.bank())
+        .map_or(0, |(_, number)| *number);
+    let mut words = [0u64; 8];
+    for (word, bytes) in words.iter_mut().zip(program.bytes().chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(whole);
+    }
+    (algorithm, words)
+}
+
 impl Bpf {
-    /// Names what is guarded, who this process is, and what is to be done about others.
-    pub(super) fn introduce(&mut self, options: &Options<'_>) -> Result<()> {
-        let program = fs::read("/proc/self/exe").map_err(io_error("read", "/proc/self/exe"))?;
-        let algorithm = HASH_ALGOS
-            .iter()
-            .find(|(bank, _)| *bank == options.identity)
-            .map_or(0, |(_, number)| *number);
-        let mut words = [0u64; 8];
-        let hash = options.identity.hash(&[&program]);
-        for (word, bytes) in words.iter_mut().zip(hash.bytes().chunks(8)) {
-            let mut whole = [0; 8];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            *word = u64::from_ne_bytes(whole);
-        }
+    /// From now on root that executes this program, untraced, is the collector to the guard, and who executes
+    /// another one is not. What runs already stays what it is.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the map cannot be written.
+    pub fn let_in(&mut self, program: &Digest) -> Result<()> {
+        let (algorithm, words) = identity(program);
         self.controls
             .identity
             .insert(algorithm, words, 0)
-            .map_err(load::kernel("write", "IDENTITY"))?;
+            .map_err(load::kernel("write", "IDENTITY"))
+    }
+
+    /// Names what is guarded, who this process is, and what is to be done about others.
+    pub(super) fn introduce(&mut self, options: &Options<'_>) -> Result<()> {
+        let program = self.program.clone();
+        self.let_in(&program)?;
 
         let mut guarded: BTreeSet<u64> = BTreeSet::new();
         guarded.extend(self.controls.map_ids.iter().map(|id| class::MAP | u64::from(*id)));
@@ -336,6 +359,19 @@ mod tests {
         assert_eq!(budget.within(4 << 20).burst, 2048);
         assert_eq!(budget.within(64 << 10).burst, 32);
         assert_eq!(Budget::default().terms(), (0, 0));
+    }
+
+    #[test]
+    fn a_program_is_known_by_the_kernels_number_of_the_algorithm_and_all_of_its_bytes() {
+        let content = b"a program";
+        for (bank, number) in [(Bank::Sha1, 2), (Bank::Sha256, 4), (Bank::Sha512, 6)] {
+            let digest = bank.hash(&[content]);
+            let (algorithm, words) = identity(&digest);
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            assert_eq!((algorithm, &bytes[..bank.len()]), (number, digest.bytes()));
+            assert!(bytes[bank.len()..].iter().all(|byte| *byte == 0));
+        }
+        assert_ne!(own_program(Bank::Sha256).unwrap(), Bank::Sha256.hash(&[content]));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use aya::{
 };
 use cgpath_ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings};
 use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest as _, Sha256};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::{
     fs::{self, File},
@@ -87,6 +88,18 @@ const PARENTS: &str = "PARENTS";
 const GUARDED: &str = "GUARDED";
 const IDENTITY: &str = "IDENTITY";
 const IN_FLIGHT: &str = "IN_FLIGHT";
+
+/// What a collector must have in common with the programs that run, to take them over: the layout of records
+/// and maps, and the names of programs and maps, as one hash.
+pub fn interface() -> [u8; 32] {
+    const MAPS: [&str; 9] = [
+        RECORDS, COUNTERS, SETTINGS, LOSS, PODS, PARENTS, GUARDED, IDENTITY, IN_FLIGHT,
+    ];
+    let names = PROGRAMS.iter().map(|(name, _)| *name).chain(MAPS);
+    let hash = Sha256::new().chain_update(LAYOUT_VERSION.to_be_bytes());
+    let hash = names.fold(hash, |hash, name| hash.chain_update(name).chain_update([0u8]));
+    hash.finalize().into()
+}
 
 /// Lets aya copy our layouts to and from maps.
 #[derive(Clone, Copy)]
@@ -598,7 +611,8 @@ fn adopt(
     let meta = map_at(meta_pin, Map::Array)?;
     let meta: Array<MapData, Plain<Meta>> = Array::try_from(meta).map_err(not_ours(meta_pin))?;
     let Plain(meta) = meta.get(&0, 0).map_err(kernel("read", "meta"))?;
-    if meta.object != object || meta.layout != u32::from(LAYOUT_VERSION) {
+    let is_it = meta.object == object || Some(meta.object) == options.handed_over;
+    if !is_it || meta.layout != u32::from(LAYOUT_VERSION) {
         let (found, expected) = (hex::encode(meta.object), hex::encode(object));
         return Err(Error::OtherObject {
             found,

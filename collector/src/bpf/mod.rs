@@ -18,16 +18,16 @@ mod ring;
 
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
-pub use guard::{Budget, Orders};
+pub use guard::{Budget, Orders, own_program};
 pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
 use aya::maps::{Array, MapData};
 use cgpath_ebpf_common::Counters;
-use cgpath_evidence::Bank;
+use cgpath_evidence::{Bank, Digest};
 pub use layout::resolve;
 use load::{Attached, Controls, Loaded, Plain};
-pub use load::{DIRECT_CALLS_HINT, lsm_parameter};
+pub use load::{DIRECT_CALLS_HINT, interface, lsm_parameter};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
@@ -69,6 +69,9 @@ pub struct Options<'a> {
     pub identity: Bank,
     /// What the programs are to do about others.
     pub orders: Orders,
+    /// SHA-256 of an object whose programs are taken over though this one is another: those of a collector
+    /// that handed over. They stay until the next boot.
+    pub handed_over: Option<[u8; 32]>,
 }
 
 impl<'a> Options<'a> {
@@ -84,6 +87,7 @@ impl<'a> Options<'a> {
             kernel_btf: "/sys/kernel/btf/vmlinux".into(),
             identity: Bank::Sha256,
             orders: Orders::default(),
+            handed_over: None,
         }
     }
 }
@@ -96,7 +100,8 @@ pub enum Adopted {
         /// Whether pins of a load that never finished were found and removed.
         removed_leftovers: bool,
     },
-    /// Running since an earlier load of the same object; the ring holds what nobody has consumed yet.
+    /// Running since an earlier load of the same object, or of one that was handed over; the ring holds what
+    /// nobody has consumed yet.
     Existing,
 }
 
@@ -212,6 +217,7 @@ pub fn waiting(pin_dir: &Path) -> Result<Option<Waiting>> {
 
 /// The loaded programs. Dropping it leaves them running: they are pinned.
 pub struct Bpf {
+    program: Digest,
     object_sha256: [u8; 32],
     hierarchy: Hierarchy,
     loaded_ns: u64,
@@ -237,6 +243,7 @@ impl Bpf {
     /// what is pinned was made from another object; [`Error::Pin`] if pins were removed or replaced;
     /// [`Error::Busy`] if another collector holds them; else what the kernel said.
     pub fn load_or_adopt(options: &Options<'_>) -> Result<(Bpf, Adopted)> {
+        let program = own_program(options.identity)?;
         let object_sha256 = Sha256::digest(options.object).into();
         let (loaded, adopted, hierarchy) = load::load_or_adopt(options, object_sha256)?;
         let Loaded {
@@ -249,7 +256,8 @@ impl Bpf {
             lock,
         } = loaded;
         let mut bpf = Bpf {
-            object_sha256,
+            program,
+            object_sha256: meta.object,
             hierarchy,
             loaded_ns: meta.loaded_ns,
             programs,
@@ -323,6 +331,11 @@ impl Bpf {
                 source: Box::new(source),
             }),
         }
+    }
+
+    /// The hash by which the guard knows this process' program.
+    pub fn program(&self) -> &Digest {
+        &self.program
     }
 
     /// SHA-256 of the object file that runs.

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The first argument with which this program does nothing: what it executes to see whether it is seen.
 pub const CANARY_ARGUMENT: &str = "__canary";
@@ -48,13 +50,48 @@ impl Canary {
     }
 }
 
-fn spawn(program: &Path, argument: &str) -> io::Result<std::process::Child> {
-    std::process::Command::new(program)
+/// A program that should end at once gets so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Executes a program that may be of another version than this one, as if it were a canary; gives its process
+/// id, or `None` if it could not be executed. One that does not end is ended.
+pub fn try_program(program: &Path) -> Option<u32> {
+    let mut child = match spawn(program, CANARY_ARGUMENT) {
+        Ok(child) => child,
+        Err(error) => {
+            tracing::error!(program = %program.display(), %error, "it could not be executed");
+            return None;
+        }
+    };
+    let pid = child.id();
+    if let Err(error) = ended(&mut child, PATIENCE) {
+        tracing::warn!(program = %program.display(), %error, "waiting for its end");
+    }
+    Some(pid)
+}
+
+/// Waits for the end of a process, and brings it about after this time.
+fn ended(child: &mut Child, patience: Duration) -> io::Result<()> {
+    let begin = Instant::now();
+    while child.try_wait()?.is_none() {
+        if begin.elapsed() >= patience {
+            child.kill()?;
+            child.wait()?;
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn spawn(program: &Path, argument: &str) -> io::Result<Child> {
+    Command::new(program)
         .arg(argument)
+        .env_clear()
         .current_dir("/")
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
 }
 
@@ -83,5 +120,15 @@ mod tests {
             let pid = canary.run().unwrap();
             assert!(pid > 1 && !std::path::Path::new(&format!("/proc/{pid}")).exists());
         }
+    }
+
+    #[test]
+    fn a_program_that_is_tried_ends_whether_it_wants_to_or_not() {
+        assert_eq!(try_program(Path::new("/nonexistent/cgpathd")), None);
+        let pid = try_program(Path::new("/proc/self/exe")).unwrap();
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        ended(&mut child, Duration::ZERO).unwrap();
+        assert!(child.try_wait().unwrap().is_some_and(|status| !status.success()));
     }
 }

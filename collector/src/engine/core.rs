@@ -16,7 +16,7 @@ use crate::sources::system;
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Cursor, InFlight, SealedCheckpoint};
+use cgpath_evidence::{Cursor, Digest, InFlight, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -38,6 +38,15 @@ pub trait Machine {
 
     /// Executes the canary; gives its process, or none if it could not be executed.
     fn canary(&mut self) -> Option<u32>;
+
+    /// The same with the file that lies at the collector's own path by now.
+    fn successor(&mut self) -> Option<u32>;
+
+    /// Has the guard take the program with this hash for the collector, and no other that is not running.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    fn let_in(&mut self, program: &Digest) -> Result<(), EngineError>;
 
     /// Writes the file of checkpoint `number` and reads it once, so that IMA measures it.
     ///
@@ -63,6 +72,16 @@ pub enum Outcome {
         id: u64,
         /// The parts, or why there are none.
         assembly: Box<Result<Assembly, StoreError>>,
+    },
+    /// A checkpoint says that another program counts as the collector, it is anchored, and the guard knows
+    /// the program.
+    HandedOver {
+        /// The request.
+        id: u64,
+        /// The checkpoint.
+        number: u64,
+        /// The program.
+        program: Digest,
     },
     /// It cannot be answered.
     Failed {
@@ -252,6 +271,15 @@ impl<M: Machine> Core<M> {
         self.handle(Signal::Request { id, nonce })
     }
 
+    /// Asks for a handover to the program that lies at the collector's path by now; the answer is an
+    /// [`Outcome`].
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn hand_over(&mut self, id: u64) -> Result<(), EngineError> {
+        self.handle(Signal::Handover { id })
+    }
+
     /// Time has passed.
     ///
     /// # Errors
@@ -314,6 +342,10 @@ impl<M: Machine> Core<M> {
                 let tgid = self.machine.canary();
                 self.handle(Signal::Canary { tgid })?;
             }
+            Action::TrySuccessor => {
+                let tgid = self.machine.successor();
+                self.handle(Signal::Canary { tgid })?;
+            }
             Action::PollList => {
                 self.poll_list()?;
                 self.handle(Signal::ListPolled)?;
@@ -372,6 +404,12 @@ impl<M: Machine> Core<M> {
             Action::Answer { id, nonce, number } => {
                 tracing::debug!(id, number, "a request's checkpoint is anchored");
                 self.outcomes.push_back(Outcome::Ready { id, nonce });
+            }
+            Action::LetIn { id, number, program } => {
+                self.machine.let_in(&program)?;
+                tracing::info!(number, %program, "handed over: this program may take over once this one has ended");
+                self.outcomes
+                    .push_back(Outcome::HandedOver { id, number, program });
             }
             // At once: what is sealed next belongs to the next evidence.
             Action::Assemble { id, in_flight } => {

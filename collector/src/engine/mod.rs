@@ -26,13 +26,14 @@ use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, Cursor, PodUid, Protection, Tier};
+use cgpath_evidence::{Bank, Collectors, Cursor, Digest, PodUid, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -129,6 +130,22 @@ pub enum EngineError {
          cannot be continued: reboot"
     )]
     ProgramsGone,
+    /// Another program is the collector of this boot.
+    #[error(
+        "{expected} is the collector of this boot, and this program is {found}: start that one again and run `cgpathd \
+         handover` from this one's file in its place, or reboot"
+    )]
+    NotHandedOver {
+        /// The hash of this program.
+        found: Box<Digest>,
+        /// The one that the last checkpoint counts.
+        expected: Box<Digest>,
+    },
+    /// The collector of this boot knows of no handover.
+    #[error(
+        "an earlier version of cgpathd is the collector of this boot and cannot hand over: start that one again, or reboot"
+    )]
+    CannotHandOver,
     /// A pipe to the ring could not be made.
     #[error("the ring buffer: {0}")]
     Ring(io::Error),
@@ -153,6 +170,8 @@ struct Kernel {
     bpf: Bpf,
     anchor: Anchor,
     canary: Canary,
+    /// Where this process' program lies, or lay before another one took its place.
+    program: PathBuf,
     /// Marks that could not be made, as far as that was logged.
     marks_failed: u64,
     /// Budgets that could not be begun, as far as that was logged.
@@ -206,6 +225,14 @@ impl Machine for Kernel {
         self.canary.run()
     }
 
+    fn successor(&mut self) -> Option<u32> {
+        canary::try_program(&self.program)
+    }
+
+    fn let_in(&mut self, program: &Digest) -> Result<(), EngineError> {
+        Ok(self.bpf.let_in(program)?)
+    }
+
     fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {
         self.anchor.read_once(number, file)
     }
@@ -248,6 +275,40 @@ fn file_hash(content: Option<usize>) -> Bank {
         .unwrap_or(Bank::Sha256)
 }
 
+/// Where the program of this process lies. To be called early: once the file was replaced, the kernel says so
+/// behind its path.
+fn program_path() -> Result<PathBuf, EngineError> {
+    let path = PathBuf::from("/proc/self/exe");
+    std::fs::read_link(&path).map_err(|source| {
+        EngineError::Bpf(bpf::Error::Io {
+            what: "read",
+            path,
+            source,
+        })
+    })
+}
+
+/// Whether the program with the hash that `own` gives may go on with a chain whose last checkpoint states
+/// these: it sealed that one and hands over to no other, or that one hands over to it.
+///
+/// # Errors
+/// [`EngineError::NotHandedOver`], [`EngineError::CannotHandOver`].
+fn may_go_on(
+    stated: Option<&Collectors>,
+    own: impl FnOnce(Bank) -> bpf::Result<Digest>,
+) -> Result<(), EngineError> {
+    let stated = stated.ok_or(EngineError::CannotHandOver)?;
+    let expected = stated.successor.as_ref().unwrap_or(&stated.program);
+    let found = own(expected.bank())?;
+    if found == *expected {
+        return Ok(());
+    }
+    Err(EngineError::NotHandedOver {
+        found: Box::new(found),
+        expected: Box::new(expected.clone()),
+    })
+}
+
 /// Moves what waits in the ring of a collector that died to its journal; gives the number of records. To be
 /// called before anything that takes time: a collector that is killed again and again while it starts must
 /// not leave the ring to fill up.
@@ -264,9 +325,10 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
     let mut journal = Journal::open(&dir, &boot_id)?;
     // Before the first seal there may be records of cgroups that are still to be scanned: these wait for
     // that.
-    if !journal.has_seal() {
+    let Some(last) = journal.last_seal() else {
         return Ok(0);
-    }
+    };
+    may_go_on(last.collectors.as_ref(), bpf::own_program)?;
     let Some(mut waiting) = bpf::waiting(&config.bpf.pin_dir)? else {
         return Ok(0);
     };
@@ -331,6 +393,11 @@ impl Engine {
         let lock = lock(&dir)?;
         let mut journal = Journal::open(&dir, &boot_id)?;
         let (has_frames, has_seal) = (!journal.is_empty(), journal.has_seal());
+        if let Some(last) = journal.last_seal() {
+            may_go_on(last.collectors.as_ref(), bpf::own_program)?;
+        }
+        let handed_over = journal.last_seal().map(|last| last.bpf_object);
+        let program_path = program_path()?;
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
@@ -371,6 +438,7 @@ impl Engine {
             hierarchy,
             identity: file_hash(content),
             orders: config.orders(),
+            handed_over,
             ..bpf::Options::new(&object)
         };
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
@@ -391,6 +459,12 @@ impl Engine {
         if has_frames && matches!(adopted, Adopted::Fresh { .. }) {
             journal.clear()?;
             journal.append_note(&Note::Base { list_len: base })?;
+        }
+        if bpf.object_sha256()[..] != Sha256::digest(&object)[..] {
+            tracing::warn!(
+                running = hex::encode(bpf.object_sha256()),
+                "the eBPF programs of an earlier collector run on: this one's are loaded at the next boot"
+            );
         }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
@@ -427,12 +501,15 @@ impl Engine {
             drain_timeout: Duration::from_secs(config.seal.drain_timeout),
             seal_records: config.seal.records,
             protection: protection(&options.orders),
+            program: bpf.program().clone(),
+            program_path: program_path.as_os_str().as_bytes().to_vec(),
         };
         let tier = tier(&early);
         let kernel = Kernel {
             bpf,
             anchor,
             canary: Canary::find(),
+            program: program_path,
             marks_failed: 0,
             budgets_failed: 0,
         };
@@ -566,6 +643,16 @@ impl Engine {
         self.tier
     }
 
+    /// The hash of this process' program, as the guard knows it.
+    pub fn program(&self) -> &Digest {
+        self.core.machine.bpf.program()
+    }
+
+    /// Where its file lies, or lay when this started.
+    pub fn program_path(&self) -> &Path {
+        &self.core.machine.program
+    }
+
     /// The state machine, to look at.
     pub fn pipeline(&self) -> &Pipeline {
         self.core.pipeline()
@@ -622,6 +709,14 @@ impl Engine {
         self.core.request(id, nonce)
     }
 
+    /// See [`Core::hand_over`].
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn hand_over(&mut self, id: u64) -> Result<(), EngineError> {
+        self.core.hand_over(id)
+    }
+
     /// See [`Core::tick`].
     ///
     /// # Errors
@@ -644,5 +739,43 @@ impl Engine {
     /// What ends the collector.
     pub fn unquoted(&mut self, id: u64) -> Result<(), EngineError> {
         self.core.unquoted(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_goes_on_by_the_program_that_sealed_it_last_or_the_one_that_it_hands_over_to() {
+        let hash = |bank: Bank, name: &str| bank.hash(&[name.as_bytes()]);
+        let stated = |successor: Option<&str>| Collectors {
+            program: hash(Bank::Sha256, "one"),
+            successor: successor.map(|name| hash(Bank::Sha512, name)),
+        };
+        let asks = |stated: Option<&Collectors>, name: &str| {
+            let own = |bank: Bank| Ok(hash(bank, name));
+            may_go_on(stated, own)
+        };
+        assert!(asks(Some(&stated(None)), "one").is_ok());
+        assert!(asks(Some(&stated(Some("two"))), "two").is_ok());
+        for (successor, name, expected) in [
+            (None, "two", hash(Bank::Sha256, "one")),
+            (Some("two"), "one", hash(Bank::Sha512, "two")),
+            (Some("two"), "three", hash(Bank::Sha512, "two")),
+        ] {
+            let refused = asks(Some(&stated(successor)), name).unwrap_err();
+            let said = refused.to_string();
+            let EngineError::NotHandedOver { found, expected: is } = refused else {
+                panic!("{refused}")
+            };
+            assert_eq!((*found, &*is), (hash(is.bank(), name), &expected));
+            assert!(
+                said.contains("cgpathd handover") && said.contains("reboot"),
+                "{said}"
+            );
+        }
+        let refused = asks(None, "one");
+        assert!(matches!(refused, Err(EngineError::CannotHandOver)));
     }
 }

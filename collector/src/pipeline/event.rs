@@ -3,7 +3,7 @@
 use super::join::JoinableEntry;
 use crate::bpf::{OpenMark, decode};
 use cgpath_evidence::checkpoint::Checkpoint;
-use cgpath_evidence::{InFlight, PartitionKey, SealedCheckpoint};
+use cgpath_evidence::{Digest, InFlight, PartitionKey, SealedCheckpoint};
 use minicbor::{Decode, Encode};
 
 /// The kernel side's counters at one moment.
@@ -34,6 +34,12 @@ pub enum Purpose {
         id: u64,
         /// The nonce itself.
         nonce: Vec<u8>,
+    },
+    /// The program that lies at the collector's path by now is to count as the collector, too; `id` names the
+    /// request in the answer.
+    Handover {
+        /// Given back in [`Action::LetIn`] and [`Action::Failed`].
+        id: u64,
     },
 }
 
@@ -173,7 +179,8 @@ pub enum Signal {
     ListPolled,
     /// Answer to [`Action::ReadCounters`].
     Counters(Counters),
-    /// Answer to [`Action::RunCanary`]: the process that executed, or none if it could not be started.
+    /// Answer to [`Action::RunCanary`] and [`Action::TrySuccessor`]: the process that executed, or none if it
+    /// could not be started.
     Canary {
         /// Thread group id.
         tgid: Option<u32>,
@@ -203,6 +210,11 @@ pub enum Signal {
         id: u64,
         /// The verifier's nonce.
         nonce: Vec<u8>,
+    },
+    /// A handover is wanted.
+    Handover {
+        /// Names the request.
+        id: u64,
     },
     /// Time has passed.
     Tick,
@@ -240,6 +252,8 @@ pub enum Action {
     },
     /// Execute the canary and answer with its process id, by [`Signal::Canary`].
     RunCanary,
+    /// The same with the file that lies at the collector's own path by now, as the canary of a handover.
+    TrySuccessor,
     /// Read the list to its end, then answer with [`Signal::ListPolled`].
     PollList,
     /// Answer with the kernel side's counters.
@@ -267,6 +281,16 @@ pub enum Action {
         nonce: Vec<u8>,
         /// The checkpoint that carries it.
         number: u64,
+    },
+    /// Checkpoint `number` is anchored and states that this program counts as the collector: have the guard
+    /// take it for that. Where it is this very program, no other one.
+    LetIn {
+        /// The request.
+        id: u64,
+        /// The checkpoint that says so.
+        number: u64,
+        /// The program.
+        program: Digest,
     },
     /// Make the evidence: what was sealed last, what was appended since then, and the list as it is now.
     Assemble {
@@ -309,6 +333,12 @@ pub enum SealError {
         /// Its number.
         number: u64,
         /// Why.
+        why: String,
+    },
+    /// The kernel did not say what was to be named.
+    #[error("nothing is handed over: {why}")]
+    Successor {
+        /// Why not.
         why: String,
     },
 }

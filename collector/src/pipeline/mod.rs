@@ -14,19 +14,20 @@ pub mod join;
 pub mod order;
 mod phase;
 pub mod processes;
+mod sealing;
 mod setup;
 
 use crate::bpf::decode::{
     self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo,
 };
-use cgpath_evidence::cgroup::{attribute, partition_of};
-use cgpath_evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
+use cgpath_evidence::cgroup::partition_of;
+use cgpath_evidence::checkpoint::{DIRECTORY, Losses};
 use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
-use cgpath_evidence::{Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Record, SealedCheckpoint};
+use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, PartitionKey, Record};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use event::{Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, Signal};
@@ -35,13 +36,6 @@ pub use setup::Setup;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
 const EEXIST: i32 = -17;
-
-/// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit. With more of
-/// them it is blind: one that is not named would pass as a pod that was seen from its beginning.
-const MAX_PREDATING: usize = 2048;
-
-/// What IMA may hash a checkpoint's file with.
-const FILE_HASHES: [Bank; 4] = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
 
 /// After a failure, no checkpoint is made unasked for this long.
 const QUIET: Duration = Duration::from_secs(60);
@@ -85,7 +79,17 @@ pub struct Pipeline {
     quiet_until: Duration,
     queue: VecDeque<Purpose>,
     canary: Option<u32>,
-    canary_seen: bool,
+    canary_seen: Option<Ran>,
+    /// The program that counts as the collector beside this one, as checkpoints state it.
+    successor: Option<Digest>,
+}
+
+/// What the kernel side recorded of the canary.
+#[derive(Debug)]
+struct Ran {
+    path: Vec<u8>,
+    path_cut: bool,
+    hash: FileHash,
 }
 
 impl Pipeline {
@@ -114,7 +118,8 @@ impl Pipeline {
             quiet_until: Duration::ZERO,
             queue: VecDeque::new(),
             canary: None,
-            canary_seen: false,
+            canary_seen: None,
+            successor: None,
         }
     }
 
@@ -262,7 +267,7 @@ impl Pipeline {
             Signal::Counters(counters) => self.counted(counters),
             Signal::Canary { tgid } => {
                 self.canary = tgid;
-                self.canary_seen = false;
+                self.canary_seen = None;
                 if let Phase::Canary(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
                     self.phase = Phase::Polling(purpose);
                     out.push(Action::PollList);
@@ -300,6 +305,7 @@ impl Pipeline {
                 }
             }
             Signal::Request { id, nonce } => self.queue.push_back(Purpose::Request { id, nonce }),
+            Signal::Handover { id } => self.queue.push_back(Purpose::Handover { id }),
             Signal::Tick => {
                 if self.wants_ticks() {
                     out.push(Action::ReadCounters);
@@ -381,7 +387,13 @@ impl Pipeline {
                 boot_ns,
                 exe,
             );
-            self.canary_seen |= self.canary == Some(own.tgid);
+            if self.canary == Some(own.tgid) {
+                self.canary_seen = Some(Ran {
+                    path: f.path.to_vec(),
+                    path_cut: f.path_cut,
+                    hash: f.file_hash(),
+                });
+            }
         }
         let hash = f.file_hash();
         let record = Record {
@@ -529,6 +541,10 @@ impl Pipeline {
                 self.phase = Phase::Quoting { id };
                 out.push(Action::Answer { id, nonce, number });
             }
+            Then::Answer(Purpose::Handover { id }) => {
+                let program = self.successor.as_ref().unwrap_or(&self.setup.program).clone();
+                out.push(Action::LetIn { id, number, program });
+            }
             Then::Answer(_) | Then::Nothing => {}
             Then::Start(purpose) => self.start(purpose, out),
         }
@@ -554,8 +570,12 @@ impl Pipeline {
                 then: Then::Nothing, ..
             } => None,
         };
+        if let Some(Purpose::Handover { .. }) = purpose {
+            // It is not let in, so it does not count.
+            self.successor = None;
+        }
         let id = match purpose {
-            Some(Purpose::Request { id, .. }) => Some(id),
+            Some(Purpose::Request { id, .. } | Purpose::Handover { id }) => Some(id),
             _ => None,
         };
         out.push(Action::Failed { id, error });
@@ -602,8 +622,11 @@ impl Pipeline {
             };
             out.push(Action::PollList);
         } else {
+            out.push(match purpose {
+                Purpose::Handover { .. } => Action::TrySuccessor,
+                _ => Action::RunCanary,
+            });
             self.phase = Phase::Canary(purpose);
-            out.push(Action::RunCanary);
         }
     }
 
@@ -685,119 +708,12 @@ impl Pipeline {
             let (target, deadline) = (*target, *deadline);
             if self.order.through() >= target {
                 if let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle) {
-                    out.push(Action::Seal(Box::new(self.checkpoint(&purpose))));
-                    self.phase = Phase::Sealing(purpose);
+                    self.seal(purpose, out);
                 }
             } else if count_missing && (self.is_explained(target) || now >= deadline) {
                 out.push(Action::GiveUp { through: target });
             }
         }
-    }
-
-    fn checkpoint(&mut self, purpose: &Purpose) -> Checkpoint {
-        let first = self.last.is_none();
-        let boot_len = match self.boot_len {
-            Some(n) => n,
-            None => self.join.last_open_before(self.loaded.unwrap_or(0)),
-        };
-        let entry_seen = match &self.last {
-            Some(last) => last.index.is_some_and(|i| self.join.is_claimed(i)),
-            None => true,
-        };
-        let mut predating = if first { self.predating() } else { Vec::new() };
-        let untold = predating.len() > MAX_PREDATING;
-        predating.truncate(MAX_PREDATING);
-        let blind = !self.canary_seen || !entry_seen || !self.counters.attached || untold;
-        Checkpoint {
-            version: 1,
-            boot_id: self.setup.boot_id,
-            number: self.last.as_ref().map_or(0, |l| l.number + 1),
-            previous: self.last.as_ref().map_or([0; 32], |l| l.digest),
-            list_len: self.join.len(),
-            settled: self.join.settled(boot_len),
-            boot_len,
-            records: self.records,
-            executions: self.executions,
-            last_seq: self.counters.seq.max(self.order.through()),
-            losses: self.losses(),
-            blind,
-            partitions: self.partitions.len() as u64,
-            partitions_root: self.partitions.root(),
-            bpf_object: self.setup.bpf_object,
-            ima_policy: self.setup.ima_policy,
-            nonce_hash: match purpose {
-                Purpose::Request { nonce, .. } => Some(sha256(nonce)),
-                _ => None,
-            },
-            key: first.then(|| self.setup.key.clone()),
-            starts: self.starts,
-            predating,
-            hierarchy: self.setup.hierarchy.clone(),
-            protection: Some(self.setup.protection),
-            collectors: None,
-        }
-    }
-
-    fn predating(&mut self) -> Vec<PodUid> {
-        let pods: BTreeSet<PodUid> = self
-            .cgroups
-            .predating()
-            .iter()
-            .filter_map(|path| match attribute(path).key {
-                PartitionKey::Pod(uid) => Some(uid),
-                _ => None,
-            })
-            .collect();
-        pods.into_iter().collect()
-    }
-
-    fn sealed(&mut self, sealed: &SealedCheckpoint, out: &mut Vec<Action>) -> Result<(), Error> {
-        let c = &sealed.checkpoint;
-        let digest = sealed.digest();
-        let number = c.number;
-        let expected = self
-            .last
-            .as_ref()
-            .map_or((0, [0; 32]), |l| (l.number + 1, l.digest));
-        let checks = [
-            ("boot id", c.boot_id == self.setup.boot_id),
-            ("number", number == expected.0),
-            ("previous", c.previous == expected.1),
-            ("number of records", c.records == self.records),
-            ("partitions root", c.partitions_root == self.partitions.root()),
-        ];
-        if let Some((what, _)) = checks.into_iter().find(|(_, holds)| !holds) {
-            return Err(Error::Diverged { number, what });
-        }
-        self.boot_len.get_or_insert(c.boot_len);
-        if c.blind {
-            self.blind.get_or_insert(number);
-        }
-        let worse = |a: u64, b: u64| a.max(b);
-        self.losses = Losses {
-            reserve: worse(self.losses.reserve, c.losses.reserve),
-            recursion: worse(self.losses.recursion, c.losses.recursion),
-            read: worse(self.losses.read, c.losses.read),
-            spool: worse(self.losses.spool, c.losses.spool),
-        };
-        self.last = Some(Last {
-            number,
-            digest,
-            contents: FILE_HASHES
-                .map(|bank| bank.hash(&[&sealed.file]).bytes().to_vec())
-                .into(),
-            index: None,
-            records: c.records,
-            last_seq: c.last_seq,
-        });
-        if let Phase::Sealing(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
-            self.phase = Phase::Anchoring {
-                then: Then::Answer(purpose),
-                read: false,
-            };
-            out.push(Action::Anchor { number });
-        }
-        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the pipeline is made with.
 
-use cgpath_evidence::Protection;
 use cgpath_evidence::merkle::Hash;
+use cgpath_evidence::{Digest, Protection};
 use std::time::Duration;
 
 /// What the pipeline must know beforehand.
@@ -23,4 +23,8 @@ pub struct Setup {
     pub seal_records: u64,
     /// What the programs do about others, by their settings.
     pub protection: Protection,
+    /// The hash by which the programs know this collector.
+    pub program: Digest,
+    /// Where its file lies, raw bytes: a program that it hands over to must be there, too.
+    pub program_path: Vec<u8>,
 }

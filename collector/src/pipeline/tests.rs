@@ -1,16 +1,21 @@
 //! The pipeline in a model of a node: any arrival order, and a crash at any point.
 
+mod handover;
 mod loss;
 mod pending;
 
+use super::sealing::MAX_PREDATING;
 use super::*;
 use crate::bpf::OpenMark;
 use bytes::Bytes;
 use cgpath_ebpf_common::TaskKey as RawKey;
-use cgpath_evidence::{Bank, Digest, SealedCheckpoint};
+use cgpath_evidence::{Bank, Checkpoint, PodUid, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where the collector's file lies.
+const PROGRAM: &str = "/usr/sbin/cgpathd";
 
 const POD_A: &str = "pod11111111-1111-1111-1111-111111111111";
 const POD_B: &str = "pod22222222-2222-2222-2222-222222222222";
@@ -132,6 +137,12 @@ struct World {
     marks: Vec<InFlight>,
     /// The TPM makes no quote.
     mute: bool,
+    /// The program that runs, by a word for its content.
+    program: &'static str,
+    /// The file at the collector's path: what is executed there, and how the kernel hashed it.
+    file: Option<decode::FileEvent>,
+    /// The program that the guard takes for the collector.
+    known: Option<Digest>,
 }
 
 /// A thread inside of `ima_add_template_entry`.
@@ -189,6 +200,9 @@ impl World {
             shown: BTreeMap::new(),
             marks: Vec::new(),
             mute: false,
+            program: "one",
+            file: None,
+            known: None,
         }
     }
 
@@ -271,7 +285,7 @@ impl World {
         }
     }
 
-    fn setup() -> Setup {
+    fn setup(&self) -> Setup {
         Setup {
             boot_id: [9; 16],
             hierarchy: "v2".into(),
@@ -286,6 +300,8 @@ impl World {
                 enforce: false,
                 fail_closed: false,
             },
+            program: handover::program(self.program),
+            program_path: PROGRAM.into(),
         }
     }
 
@@ -311,9 +327,9 @@ impl World {
 
 impl Run {
     /// Knows of nothing yet.
-    fn new() -> Run {
+    fn new(w: &World) -> Run {
         Run {
-            pipeline: Pipeline::new(World::setup()),
+            pipeline: Pipeline::new(w.setup()),
             told: 0,
             leaves: BTreeMap::new(),
             unsealed: BTreeMap::new(),
@@ -326,7 +342,8 @@ impl Run {
 
     /// Starts on what the journal holds, as the engine does.
     fn start(w: &mut World, fuel: &mut u64) -> Result<Run, Crash> {
-        let mut run = Run::new();
+        let mut run = Run::new(w);
+        w.known = Some(handover::program(w.program));
         for fact in w.journal.clone() {
             if matches!(fact, Fact::Note(Note::Sealed(_))) {
                 run.unsealed.clear();
@@ -406,8 +423,20 @@ impl Run {
             Action::RunCanary => {
                 w.next_tgid += 1;
                 let tgid = w.next_tgid;
-                w.happen(|seq| raw_exec(seq, 3, tgid, "/usr/sbin/cgpathd"));
+                w.happen(|seq| raw_exec(seq, 3, tgid, PROGRAM));
                 self.tell(w, Signal::Canary { tgid: Some(tgid) }, fuel)?;
+            }
+            Action::TrySuccessor => {
+                let tgid = w.try_program();
+                self.tell(w, Signal::Canary { tgid }, fuel)?;
+            }
+            Action::LetIn { id, number, program } => {
+                // Never before the verifier can know of it.
+                let file = w.files.iter().rfind(|f| f.checkpoint.number == number).unwrap();
+                assert!(w.list.iter().any(|e| e.content == file.digest()));
+                assert!(file.checkpoint.collectors.as_ref().unwrap().counts(&program));
+                w.known = Some(program);
+                self.answers.push(id);
             }
             Action::PollList => {
                 while let Some(entry) = w.list.get(self.told).cloned() {
@@ -768,7 +797,7 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
     for (pods, is_blind) in [(MAX_PREDATING, false), (MAX_PREDATING + 1, true)] {
         let mut w = World::new();
         let mut fuel = u64::MAX;
-        let mut run = Run::new();
+        let mut run = Run::new(&w);
         run.tell(&mut w, Note::Started, &mut fuel).unwrap();
         run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
         run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
@@ -791,7 +820,7 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
 fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
     let mut w = World::new();
     let mut fuel = u64::MAX;
-    let mut run = Run::new();
+    let mut run = Run::new(&w);
     run.tell(&mut w, Note::Started, &mut fuel).unwrap();
     run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
     run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
@@ -838,7 +867,7 @@ fn a_spool_that_was_altered_is_refused() {
     {
         e.name = Bytes::from_static(b"/bin/other");
     }
-    let mut pipeline = Pipeline::new(World::setup());
+    let mut pipeline = Pipeline::new(w.setup());
     let error = w.journal.iter().find_map(|fact| {
         pipeline
             .handle(Event::Journaled(fact.clone()), Duration::ZERO)

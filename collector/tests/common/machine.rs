@@ -50,6 +50,18 @@ pub struct Software {
     pub deaf: bool,
     /// Threads that are adding an entry.
     pub inside: Vec<OpenMark>,
+    /// The content of the file at the collector's path; none where there is no file.
+    pub file: Option<Digest>,
+    /// Programs that the guard was made to take for the collector, the last one last.
+    pub let_in: Vec<Digest>,
+}
+
+/// Where the collector's file lies.
+pub const PROGRAM: &str = "/usr/sbin/cgpathd";
+
+/// The program that runs.
+pub fn program() -> Digest {
+    Bank::Sha256.hash(&[b"this collector"])
 }
 
 /// Numbers of a record, host byte order. Layouts: `ebpf_common`.
@@ -112,6 +124,8 @@ impl Software {
             canary: Canary::find(),
             deaf: false,
             inside: Vec::new(),
+            file: Some(program()),
+            let_in: Vec::new(),
         };
         for n in 0..EARLY {
             machine.list_entry(&format!("/boot/{n}"), &content(n));
@@ -145,6 +159,8 @@ impl Software {
                 enforce: false,
                 fail_closed: false,
             },
+            program: program(),
+            program_path: PROGRAM.into(),
         };
         let opened = Opened {
             dir,
@@ -183,13 +199,13 @@ impl Software {
     }
 
     /// A program was executed.
-    fn executed(&mut self, tgid: u32, path: &str) {
+    fn executed(&mut self, tgid: u32, path: &str, hash: &Digest) {
         self.seq += 1;
         let raw = Raw::new(kind::EXECUTION, self.seq, ROOT, tgid)
             .u64(0x10_0003)
             .u64(77);
         let raw = raw.u32(HASH_ALGO_SHA256).u32(path.len() as u32);
-        let raw = raw.bytes(content(0).bytes(), 64).bytes(path.as_bytes(), 0);
+        let raw = raw.bytes(hash.bytes(), 64).bytes(path.as_bytes(), 0);
         self.ring.push_back(raw.done());
     }
 
@@ -237,9 +253,23 @@ impl Machine for Software {
     fn canary(&mut self) -> Option<u32> {
         let tgid = self.canary.run()?;
         if !self.deaf {
-            self.executed(tgid, "/lib64/ld-linux-x86-64.so.2");
+            self.executed(tgid, "/lib64/ld-linux-x86-64.so.2", &content(0));
         }
         Some(tgid)
+    }
+
+    fn successor(&mut self) -> Option<u32> {
+        let hash = self.file.clone()?;
+        let tgid = self.canary.run()?;
+        if !self.deaf {
+            self.executed(tgid, PROGRAM, &hash);
+        }
+        Some(tgid)
+    }
+
+    fn let_in(&mut self, program: &Digest) -> Result<(), EngineError> {
+        self.let_in.push(program.clone());
+        Ok(())
     }
 
     fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {

@@ -11,6 +11,7 @@ mod boot;
 mod enforce;
 mod firmware;
 mod guard;
+mod handover;
 mod hierarchies;
 mod install;
 mod kernel_debug;
