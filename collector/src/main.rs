@@ -1,4 +1,5 @@
 //! `cgpathd`: a thin command over the library `cgpathd`.
+#![forbid(unsafe_code)]
 
 use anyhow::{Context, bail};
 use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};

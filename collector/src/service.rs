@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::request::{MAX_WAITING, PodVerdicts, RequestError, Source};
 use crate::runtime::Names;
-use crate::sources::{boot::BootFacts, system};
+use crate::sources::{boot_facts::BootFacts, system};
 use crate::status::Status;
 use crate::store::{Assembly, EvidenceFile, Header};
 use crate::tpm::{TpmAccess as _, TpmThread};

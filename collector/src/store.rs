@@ -133,14 +133,14 @@ impl Log {
         Ok(())
     }
 
-    fn reader(&mut self) -> Result<Reader, StoreError> {
+    fn reader(&mut self) -> Result<LogHandle, StoreError> {
         self.flush()?;
         let file = self.file.try_clone().map_err(|source| StoreError::Io {
             path: self.path.clone(),
             what: "duplicate",
             source,
         })?;
-        Ok(Reader {
+        Ok(LogHandle {
             file,
             path: self.path.clone(),
         })
@@ -149,12 +149,12 @@ impl Log {
 
 /// A second handle of a log's file; reads by position, so it does not disturb the writer.
 #[derive(Debug)]
-struct Reader {
+struct LogHandle {
     file: File,
     path: PathBuf,
 }
 
-impl Reader {
+impl LogHandle {
     fn copy(&self, at: u64, len: u64, buf: &mut Vec<u8>, out: &mut impl Write) -> Result<(), StoreError> {
         let (mut at, mut left) = (at, len);
         while left > 0 {
@@ -461,8 +461,8 @@ struct Found {
 #[derive(Debug)]
 pub struct Assembly {
     dir: PathBuf,
-    records: Reader,
-    list: Reader,
+    records: LogHandle,
+    list: LogHandle,
     list_at: u64,
     list_len: u64,
     entries: u64,

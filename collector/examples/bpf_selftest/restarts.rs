@@ -5,12 +5,12 @@ use crate::make::run;
 use crate::truth::{drain, one};
 use anyhow::{Context, Result, bail, ensure};
 use cgpath_evidence::EventKind;
-use cgpathd::bpf::{Adopted, Bpf, Error, Options, Ring, unload};
+use cgpathd::bpf::{Adopted, Bpf, Error, ProgramOptions, Ring, unload};
 use std::fs;
 use std::path::Path;
 
 /// All of it; consumes what was loaded.
-pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Result<()> {
+pub fn all(bpf: Bpf, ring: Ring, options: &ProgramOptions<'_>, check: &mut Check) -> Result<()> {
     let seq = bpf.counters()?.seq;
     check.run(
         "a second collector is refused while the first one runs",
@@ -24,7 +24,7 @@ pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Re
     check.run("another object is refused while the first one runs", || {
         let mut other = options.object.to_vec();
         other.push(0);
-        match Bpf::load_or_adopt(&Options {
+        match Bpf::load_or_adopt(&ProgramOptions {
             object: &other,
             ..options.clone()
         }) {
@@ -82,7 +82,7 @@ pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Re
     check.run(
         "a ring that is too small loses records, counts each, and leaves a hole for each",
         || {
-            let options = Options {
+            let options = ProgramOptions {
                 ring_bytes: 4096,
                 ..options.clone()
             };

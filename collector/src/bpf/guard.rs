@@ -5,7 +5,7 @@
 //! orders of an earlier collector end in the moment in which new ones begin. Not here: what the orders follow
 //! from (configuration and verdicts).
 
-use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
+use super::{Bpf, Error, ProgramOptions, Result, decode::HASH_ALGOS, load};
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
 use cgpath_evidence::GuardMode;
 use std::{
@@ -109,7 +109,7 @@ fn io_error(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error
 
 impl Bpf {
     /// Names what is guarded, who this process is, and what is to be done about others.
-    pub(super) fn introduce(&mut self, options: &Options<'_>) -> Result<()> {
+    pub(super) fn introduce(&mut self, options: &ProgramOptions<'_>) -> Result<()> {
         let program = fs::read("/proc/self/exe").map_err(io_error("read", "/proc/self/exe"))?;
         let algorithm = HASH_ALGOS
             .iter()

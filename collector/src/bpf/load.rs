@@ -7,7 +7,7 @@
     reason = "aya asks for this promise about what is read from maps"
 )]
 
-use super::{Adopted, Error, Hierarchy, Options, Result, layout, marks::Marks};
+use super::{Adopted, Error, Hierarchy, ProgramOptions, Result, layout, marks::Marks};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf},
@@ -204,7 +204,10 @@ pub(super) fn meta_pin(dir: &Path) -> PathBuf {
     pin_of(dir, "map", "meta")
 }
 
-pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(Loaded, Adopted, Hierarchy)> {
+pub(super) fn load_or_adopt(
+    options: &ProgramOptions<'_>,
+    object: [u8; 32],
+) -> Result<(Loaded, Adopted, Hierarchy)> {
     let dir = &options.pin_dir;
     make_dir(dir)?;
     let lock = lock(dir)?;
@@ -357,7 +360,7 @@ pub fn lsm_parameter(active: &str) -> String {
 }
 
 fn load(
-    options: &Options<'_>,
+    options: &ProgramOptions<'_>,
     meta_pin: &Path,
     object: [u8; 32],
     lock: Flock<File>,
@@ -589,7 +592,7 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
 }
 
 fn adopt(
-    options: &Options<'_>,
+    options: &ProgramOptions<'_>,
     meta_pin: &Path,
     object: [u8; 32],
     lock: Flock<File>,

@@ -48,7 +48,7 @@ pub const DEFAULT_MAX_HASH_MIB: u32 = 4096;
 
 /// What to load and where.
 #[derive(Debug, Clone)]
-pub struct Options<'a> {
+pub struct ProgramOptions<'a> {
     /// The object file's bytes, any alignment.
     pub object: &'a [u8],
     /// Directory of the pins, on bpffs; made, and bpffs mounted on `/sys/fs/bpf`, if needed.
@@ -71,10 +71,10 @@ pub struct Options<'a> {
     pub orders: Orders,
 }
 
-impl<'a> Options<'a> {
+impl<'a> ProgramOptions<'a> {
     /// The defaults for this object.
-    pub fn new(object: &'a [u8]) -> Options<'a> {
-        Options {
+    pub fn new(object: &'a [u8]) -> ProgramOptions<'a> {
+        ProgramOptions {
             object,
             pin_dir: DEFAULT_PIN_DIR.into(),
             ring_bytes: DEFAULT_RING_BYTES,
@@ -236,7 +236,7 @@ impl Bpf {
     /// [`Error::Missing`] if the kernel lacks a type, member, function or variable; [`Error::OtherObject`] if
     /// what is pinned was made from another object; [`Error::Pin`] if pins were removed or replaced;
     /// [`Error::Busy`] if another collector holds them; else what the kernel said.
-    pub fn load_or_adopt(options: &Options<'_>) -> Result<(Bpf, Adopted)> {
+    pub fn load_or_adopt(options: &ProgramOptions<'_>) -> Result<(Bpf, Adopted)> {
         let object_sha256 = Sha256::digest(options.object).into();
         let (loaded, adopted, hierarchy) = load::load_or_adopt(options, object_sha256)?;
         let Loaded {

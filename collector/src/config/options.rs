@@ -60,8 +60,8 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::endorsement_auth`].
-    pub fn tpm_options(&self) -> Result<tpm::Options, ConfigError> {
-        Ok(tpm::Options {
+    pub fn tpm_options(&self) -> Result<tpm::TpmOptions, ConfigError> {
+        Ok(tpm::TpmOptions {
             tcti: self.tpm.tcti.clone(),
             key: self.tpm.key,
             bank: self.tpm.bank,

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
 use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
 use crate::request::PodVerdicts;
+use crate::sources::cgroups::HierarchyError;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
 use crate::store::StoreError;
@@ -68,8 +69,8 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The hierarchy that the configuration asks for cannot be had.
-    #[error("{0}")]
-    Hierarchy(String),
+    #[error(transparent)]
+    Hierarchy(#[from] HierarchyError),
     /// The programs.
     #[error(transparent)]
     Bpf(#[from] bpf::Error),
@@ -362,8 +363,8 @@ impl Engine {
         if !has_frames {
             journal.append_note(&Note::Base { list_len: base })?;
         }
-        let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
-        let options = bpf::Options {
+        let hierarchy = cgroups::chosen(&config.cgroup.hierarchy)?;
+        let options = bpf::ProgramOptions {
             pin_dir: config.bpf.pin_dir.clone(),
             ring_bytes: config.bpf.ring_bytes,
             max_hash_mib: config.bpf.max_hash_mib,
@@ -371,7 +372,7 @@ impl Engine {
             hierarchy,
             identity: file_hash(content),
             orders: config.orders(),
-            ..bpf::Options::new(&object)
+            ..bpf::ProgramOptions::new(&object)
         };
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
         match adopted {

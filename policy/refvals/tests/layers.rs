@@ -7,7 +7,7 @@
 use super::stacks::{self, Form, Item, Kind};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_refvals::image::{Choice, Store, from_image};
-use cgpath_refvals::{Error, Options, Result};
+use cgpath_refvals::{Error, HashOptions, Result};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -61,7 +61,7 @@ fn layout(stack: &[Vec<Item>]) -> Layout {
 /// What `from-image` says: all files, none where there are none.
 fn ours(stack: &[Vec<Item>]) -> Result<Files, String> {
     let mut ignore = |_| {};
-    let mut options = Options {
+    let mut options = HashOptions {
         banks: &[Bank::Sha256],
         progress: &mut ignore,
     };

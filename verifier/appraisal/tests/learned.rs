@@ -3,7 +3,7 @@
 use cgpath_appraisal::{BootJudgement, Verdict, appraise};
 use cgpath_evidence::Bank;
 use cgpath_evidence::boot::{EventLog, EventType, REGISTERS};
-use cgpath_refvals::boot::{BootError, Learned, from_boot};
+use cgpath_refvals::learned_boot::{BootError, Learned, from_boot};
 use cgpath_testkit::{FirmwareLog, KeyKind, Node, booted};
 use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 //! Promise: what cannot be said in a format is an error that names the entry, never left out. Not here: the
 //! formats that are bytes alone (see `cgpath_evidence::cel`, `cgpath_evidence::eat`, `cgpath_evidence::tpm`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, replace};
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -16,11 +16,10 @@ use cgpath_evidence::{
     replay::{Fill, Replay},
     tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey},
 };
+use cgpath_service::files::read_bounded;
 use clap::ValueEnum;
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// A runtime policy, a key or a result is never longer than this many bytes.
 const MAX_INPUT: u64 = 256 * 1024 * 1024;
@@ -246,8 +245,7 @@ impl Export {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = File::open(path).and_then(|file| bounded(file, MAX_INPUT));
-    let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
+    let bytes = read_bounded(path, MAX_INPUT).map_err(|e| Failure::file(path, &e))?;
     if bytes.len() as u64 > MAX_INPUT {
         return Err(Failure::new(
             "limit",

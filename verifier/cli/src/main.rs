@@ -2,6 +2,7 @@
 //!
 //! A thin shell over the libraries: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see `cgpath-appraisal`).
+#![forbid(unsafe_code)]
 
 mod event;
 mod explain;
@@ -37,7 +38,7 @@ const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 )]
 struct Cli {
     #[command(flatten)]
-    output: output::Options,
+    output: output::OutputOptions,
     #[command(subcommand)]
     command: Command,
 }

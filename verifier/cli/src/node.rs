@@ -12,7 +12,7 @@ use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PinnedKey, Verdict};
 use cgpath_service::policy_files;
-use cgpath_service::reappraisal::Again;
+use cgpath_service::reappraisal::Reappraisal;
 use cgpath_service::store::{Node, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -244,7 +244,7 @@ impl Add {
             Some(_) if self.replace => back::enrol(&store, &node, policy, "enrolment")?,
             _ => {
                 store.add_node(&node, false)?;
-                Again::default()
+                Reappraisal::default()
             }
         };
         if out.json() {

@@ -11,7 +11,7 @@ pub use cgpath_appraisal::text::escape;
 
 /// Flags that every subcommand takes.
 #[derive(clap::Args, Debug, Clone, Copy)]
-pub struct Options {
+pub struct OutputOptions {
     /// Writes results and errors as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -208,14 +208,14 @@ fn paint(colour: Colour, text: &str, on: bool) -> String {
 
 /// Standard output of one run.
 pub struct Output {
-    options: Options,
+    options: OutputOptions,
     colour: bool,
     out: BufWriter<StdoutLock<'static>>,
 }
 
 impl Output {
     /// Takes standard output.
-    pub fn new(options: Options) -> Output {
+    pub fn new(options: OutputOptions) -> Output {
         let out = io::stdout().lock();
         let colour = options.color.on(out.is_terminal()) && !options.json;
         Output {

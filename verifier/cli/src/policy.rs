@@ -1,7 +1,7 @@
 //! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them,
 //! `cgpath-refvals` decides.
 
-mod boot;
+mod boot_values;
 mod check;
 mod corim;
 mod deb;
@@ -18,8 +18,9 @@ use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Reference, Source, SourceKind};
 use cgpath_refvals::image::{self, Choice, Mount, Platform, TarStore};
-use cgpath_refvals::{self as generate, Digester, Options, Progress, list::Learner, rootfs_archive};
-use cgpath_service::policy_files::{PolicyFileError, read_bounded};
+use cgpath_refvals::{self as generate, Digester, HashOptions, Progress, list::Learner, rootfs_archive};
+use cgpath_service::files::read_bounded;
+use cgpath_service::policy_files::PolicyFileError;
 use clap::{Args, Subcommand, ValueEnum};
 use files::{Bar, Folder, Walk};
 use serde::Serialize;
@@ -60,13 +61,13 @@ Maintainer scripts stand where dpkg runs them. What they, diversions and alterna
 The evidence must be of a boot that is known to be good: what it measured is accepted from then on. Notes on standard
 error, and comments in the values, say what was not understood, what only a register's value binds, and what the
 firmware does otherwise than the TCG's profile says.")]
-    FromBoot(boot::FromBoot),
+    FromBoot(boot_values::FromBoot),
     /// Computes what a unified kernel image will have measured, as the `boot:` of a node's policy (rule V10)
     #[command(after_help = "Example:
   cgpath policy from-uki /boot/efi/EFI/Linux/debian.efi >> node.yaml
 
 It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot.")]
-    FromUki(boot::FromUki),
+    FromUki(boot_values::FromUki),
     /// Makes reference values from a Keylime runtime policy
     #[command(after_help = "Example:
   cgpath policy from-keylime runtime-policy.json -o keylime.json
@@ -274,7 +275,7 @@ impl FromImage {
             platform: self.platform,
         };
         let mut progress = |p| bar.show(p);
-        let mut options = Options {
+        let mut options = HashOptions {
             banks: &self.common.algorithms,
             progress: &mut progress,
         };
@@ -351,7 +352,7 @@ impl FromRootfs {
         } else {
             let file = File::open(&self.root).map_err(|e| Failure::file(&self.root, &e))?;
             let mut progress = |p| bar.show(p);
-            let mut options = Options {
+            let mut options = HashOptions {
                 banks: &self.common.algorithms,
                 progress: &mut progress,
             };

@@ -3,7 +3,7 @@
 //!
 //! Not here: what a bundle holds (see `cgpath_evidence::bundle`), how it is judged (see `tenant`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, replace};
 use crate::kept::{self, Last};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{
@@ -11,9 +11,10 @@ use cgpath_appraisal::{
     ear::{self, AttestationResult, Scope},
 };
 use cgpath_evidence::{Evidence, PodUid, TenantBundle, proof::PartitionProof};
+use cgpath_service::files::read_bounded;
 use cgpath_service::{setup, store::Store};
 use serde::Serialize;
-use std::{fs::File, path::PathBuf};
+use std::path::PathBuf;
 
 /// An attestation result's file is never longer than this many bytes.
 const MAX_EAR_FILE: u64 = 4 * 1024 * 1024;
@@ -140,9 +141,7 @@ impl Prove {
         let Some(path) = &self.ear else {
             return Ok((evidence, None));
         };
-        let bytes = File::open(path)
-            .and_then(|file| bounded(file, MAX_EAR_FILE))
-            .map_err(|e| Failure::file(path, &e))?;
+        let bytes = read_bounded(path, MAX_EAR_FILE).map_err(|e| Failure::file(path, &e))?;
         let name = escape(path.as_os_str().as_encoded_bytes());
         let token = String::from_utf8_lossy(&bytes).trim().to_owned();
         let named = AttestationResult::pods_named(&token)

@@ -7,7 +7,8 @@ use crate::input;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, Verdict, appraise};
 use cgpath_evidence::Evidence;
-use cgpath_report::{Options, Round};
+use cgpath_report::{ReportOptions, Round};
+use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files;
 use cgpath_service::store::{Store, StoreError};
 use clap::Args;
@@ -115,10 +116,10 @@ impl Report {
                     .hint("--policy FILE --ak FILE|FINGERPRINT judges it; --verdicts FILE takes what was concluded before"));
             }
         };
-        let options = Options {
+        let options = ReportOptions {
             records: self.records,
             rounds: self.rounds.max(1),
-            ..Options::new(input::now()?)
+            ..ReportOptions::new(input::now()?)
         };
         let shown: Vec<Round<'_>> = rounds
             .0
@@ -243,9 +244,7 @@ impl Report {
 
     fn with_verdicts(&self, path: &Path) -> Result<Rounds, Failure> {
         let files = self.files()?;
-        let bytes = fs::File::open(path)
-            .and_then(|file| input::bounded(file, MAX_VERDICTS))
-            .map_err(|e| Failure::file(path, &e))?;
+        let bytes = read_bounded(path, MAX_VERDICTS).map_err(|e| Failure::file(path, &e))?;
         if bytes.len() as u64 > MAX_VERDICTS {
             return Err(Failure::new(
                 "limit",

@@ -4,8 +4,9 @@
 //! given. Not here: enrolment (see `node`).
 
 use crate::output::{Failure, Output, Status, escape};
+use cgpath_service::api::Settings;
 use cgpath_service::listener::TlsError;
-use cgpath_service::reappraisal::AgainError;
+use cgpath_service::reappraisal::ReappraisalError;
 use cgpath_service::run::{self, RunError};
 use cgpath_service::setup::{self, SetupError};
 use cgpath_service::store::{self, Store, StoreError};
@@ -166,11 +167,11 @@ impl From<SetupError> for Failure {
     }
 }
 
-impl From<AgainError> for Failure {
-    fn from(error: AgainError) -> Failure {
+impl From<ReappraisalError> for Failure {
+    fn from(error: ReappraisalError) -> Failure {
         match error {
-            AgainError::Store(error) => error.into(),
-            AgainError::Key(error) => error.into(),
+            ReappraisalError::Store(error) => error.into(),
+            ReappraisalError::Key(error) => error.into(),
             other => Failure::new("store", escape(other.to_string().as_bytes())),
         }
     }
@@ -304,7 +305,7 @@ impl Serve {
             .with_ansi(false)
             .init();
         let mebibytes = |count: u64| usize::try_from(count << 20).unwrap_or(usize::MAX);
-        let options = run::Options {
+        let options = run::ServiceOptions {
             dir: dir.to_owned(),
             listen: self.listen,
             read_token: self.read_token,
@@ -312,17 +313,19 @@ impl Serve {
             readers: self.readers,
             client_ca: self.client_ca,
             nonce_lifetime: self.nonce_lifetime,
-            // At most 512 MiB: fits any usize.
-            max_evidence: mebibytes(self.max_evidence),
-            upload: Duration::from_secs(self.upload_timeout),
+            settings: Settings {
+                // At most 512 MiB: fits any usize.
+                max_evidence: mebibytes(self.max_evidence),
+                upload: Duration::from_secs(self.upload_timeout),
+                stale_after: self.stale_after,
+                ear_lifetime: self.ear_lifetime.unwrap_or(self.stale_after),
+                webhooks: self.webhooks,
+            },
             keep: store::Limits {
                 verdicts: self.keep_verdicts,
                 evidence_bytes: self.keep_evidence.saturating_mul(1024 * 1024),
             },
             follow_memory: mebibytes(self.follow_memory),
-            stale_after: self.stale_after,
-            ear_lifetime: self.ear_lifetime.unwrap_or(self.stale_after),
-            webhooks: self.webhooks,
             webhook_ca: self.webhook_ca,
             webhook_queue: self.webhook_queue,
         };

@@ -2,7 +2,7 @@
 //!
 //! Reads files, asks the library, prints. Not here: any rule (see `cgpath-appraisal`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, replace};
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use crate::tenant::Tenant;
@@ -10,12 +10,10 @@ use cgpath_appraisal::{
     Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, ear::LIFETIME, ear::Scope, ear::Terms,
 };
 use cgpath_evidence::PodUid;
+use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files;
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
@@ -173,7 +171,7 @@ impl Verify {
 }
 
 fn read_state(path: &Path) -> Result<Option<NodeState>, Failure> {
-    let bytes = match File::open(path).and_then(|file| bounded(file, MAX_SMALL_FILE)) {
+    let bytes = match read_bounded(path, MAX_SMALL_FILE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failure::file(path, &error)),

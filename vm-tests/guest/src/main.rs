@@ -3,6 +3,7 @@
 //!
 //! Promises: one static file, usable in any root file system and as any container's program. Not here: what
 //! tests expect (`vm-tests`).
+#![deny(unsafe_code)]
 
 mod channel;
 mod cri;

@@ -7,10 +7,10 @@
 
 mod attacks_pod;
 mod attacks_root;
-mod boot;
 mod enforce;
 mod firmware;
 mod guard;
+mod guest;
 mod hierarchies;
 mod install;
 mod kernel_debug;

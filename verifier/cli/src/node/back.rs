@@ -16,7 +16,7 @@ use cgpath_appraisal::{Finding, State, Verdict};
 use cgpath_evidence::Bank;
 use cgpath_service::changes;
 use cgpath_service::policy_files;
-use cgpath_service::reappraisal::{self, Again};
+use cgpath_service::reappraisal::{self, Reappraisal};
 use cgpath_service::setup;
 use cgpath_service::store::{Change, Forgotten, Node, Store, StoreError};
 use clap::Args;
@@ -172,7 +172,7 @@ pub fn enrol(
     node: &Node,
     new: &cgpath_policy::Policy,
     reason: &str,
-) -> Result<Again, Failure> {
+) -> Result<Reappraisal, Failure> {
     tried(|now| {
         let accepted = reappraisal::accepted(store, &node.name, now)?;
         let decided = Decided {
@@ -213,7 +213,7 @@ struct Decided<'a> {
 impl Decided<'_> {
     /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed
     /// meanwhile.
-    fn apply(&self, store: &Store) -> Result<Option<Again>, Failure> {
+    fn apply(&self, store: &Store) -> Result<Option<Reappraisal>, Failure> {
         let again = reappraisal::since_boot(store, self.node, self.policy, self.accepted, self.now)?;
         let kept = store.change(
             &self.node.name,
@@ -306,7 +306,7 @@ struct Changed<'a> {
 /// What judging again changed of the last verdict.
 pub fn report(
     node: &str,
-    again: &Again,
+    again: &Reappraisal,
     statement: Option<String>,
     out: &mut Output,
 ) -> Result<Status, Failure> {

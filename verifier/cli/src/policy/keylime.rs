@@ -6,7 +6,7 @@ use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_policy::keylime::{self, Field};
 use cgpath_policy::{Excludes, reference::MAX_REFERENCE_LEN};
-use cgpath_service::policy_files::read_bounded;
+use cgpath_service::files::read_bounded;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;

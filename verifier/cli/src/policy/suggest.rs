@@ -10,7 +10,8 @@
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Deviation, Severity, Verdict};
 use cgpath_policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
-use cgpath_service::policy_files::{load, read_bounded};
+use cgpath_service::files::read_bounded;
+use cgpath_service::policy_files::load;
 use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;

@@ -66,17 +66,19 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
         },
     ));
     let settings = Settings {
-        readers,
         max_evidence: 1024,
         upload: Duration::from_secs(180),
         stale_after: 600,
         ear_lifetime: 900,
-        certificates: false,
         webhooks: Vec::new(),
+    };
+    let access = Access {
+        readers,
+        certificates: false,
     };
     let key = setup::verdict_key(&dir).unwrap();
     let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);
-    Arc::new(App::new(store, nonces, judge, key, settings))
+    Arc::new(App::new(store, nonces, judge, key, settings, access))
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! What a reader may see was decided before (see `read`); here it is only shown.
 
-use crate::api::read::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
+use crate::api::answers::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
 use crate::pages::{self, REFRESH};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PodVerdict, State};
