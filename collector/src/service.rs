@@ -257,8 +257,9 @@ impl Service {
         }
         let taken = self.engine.drain()?;
         // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each
-        // record.
-        if taken < BATCH && self.engine.pipeline().unjoined() > 0 && self.list_read.elapsed() >= SLOW_TICK {
+        // record. On a full disk the list stays where it is: the kernel keeps it.
+        let is_wanted = !self.engine.is_stalled() && self.engine.pipeline().unjoined() > 0;
+        if taken < BATCH && is_wanted && self.list_read.elapsed() >= SLOW_TICK {
             self.engine.poll_list()?;
             self.list_read = Instant::now();
         }
