@@ -336,6 +336,10 @@ impl Service {
     fn status(&self) -> Status {
         let pipeline = self.engine.pipeline();
         let (protection, denied) = self.engine.denied();
+        let budgets = self.engine.budgets();
+        if let Err(error) = &budgets {
+            tracing::warn!(%error, "budgets of pods");
+        }
         Status {
             checkpoint: pipeline.last_checkpoint(),
             blind: pipeline.first_blind(),
@@ -346,6 +350,7 @@ impl Service {
             stalled: self.engine.is_stalled(),
             protection,
             denied,
+            budgets: budgets.ok(),
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
             sinks: Vec::new(),
             runtime: self.names.status(),

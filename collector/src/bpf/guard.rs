@@ -5,7 +5,7 @@
 //! orders of an earlier collector end in the moment in which new ones begin. Not here: what the orders follow
 //! from (configuration and verdicts).
 
-use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
+use super::{Bpf, Budget, Error, Options, Result, decode::HASH_ALGOS, load};
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
 use cgpath_evidence::GuardMode;
 use std::{
@@ -44,31 +44,6 @@ pub struct Orders {
     pub loss_lapse: Duration,
     /// What a pod may have recorded.
     pub budget: Budget,
-}
-
-/// What a pod may have recorded; a unit is [`cgpath_ebpf_common::BUDGET_UNIT`] bytes of the ring.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// Units at once.
-    pub burst: u32,
-    /// Units that come back each second; 0: there is no budget.
-    pub per_second: u32,
-}
-
-impl Budget {
-    /// The same with no more at once than half of a ring of so many bytes: a pod alone fills no ring.
-    pub fn within(self, ring_bytes: u32) -> Budget {
-        Budget {
-            burst: self.burst.min(ring_bytes / 2 / cgpath_ebpf_common::BUDGET_UNIT),
-            ..self
-        }
-    }
-
-    /// What a unit costs in time, and how far ahead of its time a pod may be, nanoseconds.
-    fn terms(self) -> (u64, u64) {
-        let unit = 1_000_000_000_u64.checked_div(self.per_second.into()).unwrap_or(0);
-        (unit, unit.saturating_mul(self.burst.into()))
-    }
 }
 
 impl Default for Orders {
@@ -324,19 +299,6 @@ pub(super) fn check_tick() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_budget_is_time_and_takes_half_of_a_ring_at_most() {
-        let budget = Budget {
-            burst: 8192,
-            per_second: 100,
-        };
-        assert_eq!(budget.terms(), (10_000_000, 81_920_000_000));
-        assert_eq!(budget.within(16 << 20), budget);
-        assert_eq!(budget.within(4 << 20).burst, 2048);
-        assert_eq!(budget.within(64 << 10).burst, 32);
-        assert_eq!(Budget::default().terms(), (0, 0));
-    }
 
     #[test]
     fn devices_of_the_tpm_are_those_that_sysfs_names() {
