@@ -14,6 +14,9 @@ pub struct Budget {
     pub burst: u32,
     /// Units that come back each second; 0: there is no budget.
     pub per_second: u32,
+    /// Entries of IMA's list with which it is denied executions, where those of untrusted pods are; 0: with
+    /// none.
+    pub entries: u32,
 }
 
 impl Budget {
@@ -65,6 +68,7 @@ mod tests {
         let budget = Budget {
             burst: 8192,
             per_second: 100,
+            entries: 5,
         };
         assert_eq!(budget.terms(), (10_000_000, 81_920_000_000));
         assert_eq!(budget.within(16 << 20), budget);
@@ -78,6 +82,7 @@ mod tests {
         let budget = Budget {
             burst: 1000,
             per_second: 10,
+            entries: 0,
         };
         let second = 1_000_000_000;
         for (ahead, used) in [(100 * second, 1000), (second, 10), (1, 1), (0, 0)] {

@@ -32,7 +32,7 @@ pub struct Orders {
     pub guard: GuardMode,
     /// About others who open the TPM.
     pub tpm: GuardMode,
-    /// Whether executions are denied in the pods of [`Bpf::set_pods`].
+    /// Whether executions are denied in the pods of [`Bpf::set_pods`], and in those with too many entries.
     pub untrusted: bool,
     /// Whether executable mappings are, too.
     pub untrusted_mappings: bool,
@@ -151,6 +151,7 @@ impl Bpf {
             heartbeat_ns: 0,
             budget_unit_ns,
             budget_ahead_ns,
+            budget_entries: orders.budget.entries.into(),
         };
         // Whom an earlier collector denied stays denied until the next verdict: a restart opens nothing.
         self.orders.pods = self.controls.pods.iter().filter_map(|item| item.ok()).collect();
@@ -299,6 +300,45 @@ pub(super) fn check_tick() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgpath_ebpf_common::{Refusal, Standing, pod};
+
+    /// What the programs ask before each execution in a pod.
+    #[test]
+    fn a_pod_is_refused_for_what_a_verdict_says_or_for_its_entries_and_never_for_longer_than_the_lapse() {
+        const LAPSE: u64 = 300;
+        let refusal = |bits, entries, away_ns, most| {
+            let standing = Standing {
+                bits,
+                entries,
+                away_ns,
+            };
+            standing.refusal(LAPSE, most)
+        };
+        let (untrusted, exempt, other) = (pod::UNTRUSTED, pod::EXEMPT_UNTRUSTED, pod::EXEMPT_LOSS | 1 << 31);
+        // A limit that is not set limits nothing.
+        for entries in [0, 1, u64::MAX] {
+            assert_eq!(refusal(0, entries, 0, 0), None);
+            assert_eq!(refusal(untrusted, entries, 0, 0), Some(Refusal::Untrusted));
+        }
+        // So many are allowed; the next execution is not.
+        for (entries, refused) in [(0, false), (69, false), (70, true), (71, true), (u64::MAX, true)] {
+            for bits in [0, other] {
+                let why = refused.then_some(Refusal::Entries);
+                assert_eq!(refusal(bits, entries, 0, 70), why, "{entries} {bits}");
+            }
+            assert_eq!(refusal(untrusted, entries, 0, 70), Some(Refusal::Untrusted));
+            // Neither where it is exempt, nor once no collector was there for the lapse.
+            for (bits, away) in [
+                (exempt, 0),
+                (exempt | untrusted, 0),
+                (0, LAPSE),
+                (untrusted, LAPSE),
+            ] {
+                assert_eq!(refusal(bits, entries, away, 70), None);
+            }
+        }
+        assert_eq!(refusal(untrusted, 0, LAPSE - 1, 0), Some(Refusal::Untrusted));
+    }
 
     #[test]
     fn devices_of_the_tpm_are_those_that_sysfs_names() {

@@ -19,13 +19,17 @@ pub struct Budgets {
     pub burst: u32,
     /// Units that come back each second.
     pub per_second: u32,
+    /// Entries of IMA's list with which a pod is denied executions: `budget.entries`; 0: however many.
+    pub entries: u32,
     /// How many pods have a budget.
     pub pods: u64,
     /// How many of them went beyond it.
     pub beyond: u64,
+    /// How many of them have as many entries of IMA's list as they may.
+    pub full: u64,
     /// What was refused, of all of them.
     pub refused: u64,
-    /// Those of which most was refused, then those that used most; 16 at most.
+    /// Those of which most was refused, then those that are full, then those that used most; 16 at most.
     pub top: Vec<PodUse>,
 }
 
@@ -51,6 +55,8 @@ pub struct PodUse {
     /// How many of them the pod's last record of loss states. The rest is stated when there are twice as
     /// many, after a minute, or when the pod ends.
     pub lost: u64,
+    /// Entries that IMA added to its list for the pod.
+    pub entries: u64,
 }
 
 impl PodUse {
@@ -83,6 +89,7 @@ impl Budgets {
                     denials,
                     repeats,
                     told,
+                    entries,
                     ..
                 } = *budget;
                 PodUse {
@@ -97,6 +104,7 @@ impl Budgets {
                     denials,
                     repeats,
                     lost: told,
+                    entries,
                 }
             })
             .collect();
@@ -104,13 +112,17 @@ impl Budgets {
         let refused = top
             .iter()
             .fold(0, |sum: u64, pod| sum.saturating_add(pod.refused));
-        top.sort_by_key(|pod| Reverse((pod.refused, pod.used)));
+        let is_full = |pod: &PodUse| terms.entries != 0 && pod.entries >= terms.entries.into();
+        let full = top.iter().filter(|pod| is_full(pod)).count() as u64;
+        top.sort_by_key(|pod| Reverse((pod.refused, is_full(pod), pod.used, pod.entries)));
         top.truncate(NAMED);
         Budgets {
             burst: terms.burst,
             per_second: terms.per_second,
+            entries: terms.entries,
             pods: found.len() as u64,
             beyond,
+            full,
             refused,
             top,
         }
@@ -127,6 +139,7 @@ mod tests {
         Budget {
             burst: 100,
             per_second: 10,
+            entries: 9,
         }
     }
 
@@ -145,16 +158,21 @@ mod tests {
             denials: 300,
             repeats: 4000,
             told: 3000,
+            entries: 8,
             ..PodBudget::default()
         };
-        let found = BTreeMap::from([(1, PodBudget::default()), (2, quiet), (3, noisy)]);
+        let full = PodBudget {
+            entries: 9,
+            ..PodBudget::default()
+        };
+        let found = BTreeMap::from([(1, PodBudget::default()), (2, quiet), (3, noisy), (4, full)]);
         let said = Budgets::new(terms(), &found, now, &[(uid, 3), (uid, 99)]);
-        assert_eq!((said.pods, said.beyond, said.refused), (3, 1, 4321));
-        assert_eq!((said.burst, said.per_second), (100, 10));
+        assert_eq!((said.pods, said.beyond, said.full, said.refused), (4, 1, 1, 4321));
+        assert_eq!((said.burst, said.per_second, said.entries), (100, 10, 9));
         let order: Vec<u64> = said.top.iter().map(|pod| pod.cgroup).collect();
-        assert_eq!(order, [3, 2, 1]);
+        assert_eq!(order, [3, 4, 2, 1]);
         let used: Vec<u64> = said.top.iter().map(|pod| pod.used).collect();
-        assert_eq!(used, [100, 10, 0]);
+        assert_eq!(used, [100, 0, 10, 0]);
         assert_eq!(
             said.top[0],
             PodUse {
@@ -167,9 +185,10 @@ mod tests {
                 denials: 300,
                 repeats: 4000,
                 lost: 3000,
+                entries: 8,
             }
         );
-        assert_eq!(said.top[1].name(), "cgroup 2");
+        assert_eq!(said.top[2].name(), "cgroup 2");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! sink's) is escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is
 //! [`Status`] itself.
 
-use super::{Budgets, Status};
+use super::{Budgets, PodUse, Status};
 use cgpath_evidence::text::foreign;
 use cgpath_evidence::{GuardMode, PodUid};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -114,20 +114,30 @@ pub fn text(status: &Status) -> String {
 
 /// A line for all budgets, and one for each pod that went beyond its own or used half of it.
 fn budget_rows(budgets: &Budgets, rows: &mut Vec<(&str, String)>) {
-    rows.push((
-        "budgets",
-        format!(
-            "{} pods, {} units at once and {} a second each; {} pods went beyond, {} events of theirs have no record",
-            budgets.pods, budgets.burst, budgets.per_second, budgets.beyond, budgets.refused
-        ),
-    ));
-    let much = u64::from(budgets.burst).div_ceil(2).max(1);
-    for pod in budgets
-        .top
-        .iter()
-        .filter(|pod| pod.refused > 0 || pod.used >= much)
-    {
-        let mut text = format!("{}: {} of {} units used", pod.name(), pod.used, budgets.burst);
+    let mut all = format!(
+        "{} pods, {} units at once and {} a second each; {} pods went beyond, {} events of theirs have no record",
+        budgets.pods, budgets.burst, budgets.per_second, budgets.beyond, budgets.refused
+    );
+    if budgets.entries != 0 {
+        let _ = write!(
+            all,
+            "; {} pods have all of {} entries",
+            budgets.full, budgets.entries
+        );
+    }
+    rows.push(("budgets", all));
+    let is_much = |used: u64, of: u32| of != 0 && used >= u64::from(of).div_ceil(2);
+    let is_told = |pod: &&PodUse| {
+        pod.refused > 0 || is_much(pod.used, budgets.burst) || is_much(pod.entries, budgets.entries)
+    };
+    for pod in budgets.top.iter().filter(is_told) {
+        let mut text = format!(
+            "{}: {} of {} units used, {} entries",
+            pod.name(),
+            pod.used,
+            budgets.burst,
+            pod.entries
+        );
         if pod.refused > 0 {
             let _ = write!(
                 text,
@@ -267,17 +277,24 @@ fn budgets(all: &mut Metrics, found: &Budgets) {
         found.beyond,
     );
     all.gauge(
+        "budget_pods_full",
+        "Pods with as many entries of IMA's list as they may have",
+        found.full,
+    );
+    all.gauge(
         "budget_refused",
         "Events of pods that are there for which there is no record, since these went beyond their budgets",
         found.refused,
     );
     type Gauges = Family<Pod, Gauge>;
-    let (used, refused, lost) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let (used, refused) = (Gauges::default(), Gauges::default());
+    let (lost, entries) = (Gauges::default(), Gauges::default());
     for pod in &found.top {
         let label = Pod { pod: pod.name() };
         used.get_or_create(&label).set(signed(pod.used));
         refused.get_or_create(&label).set(signed(pod.refused));
         lost.get_or_create(&label).set(signed(pod.lost));
+        entries.get_or_create(&label).set(signed(pod.entries));
     }
     for (name, help, family) in [
         (
@@ -291,6 +308,7 @@ fn budgets(all: &mut Metrics, found: &Budgets) {
             refused,
         ),
         ("pod_budget_lost", "Those of them that a record states", lost),
+        ("pod_list_entries", "Entries of IMA's list of the pod", entries),
     ] {
         all.0.register(name, help, family);
     }
@@ -337,7 +355,7 @@ fn sinks(all: &mut Metrics, status: &Status) {
 mod tests {
     use super::*;
     use crate::runtime::RuntimeStatus;
-    use crate::status::{PodUse, SinkStatus};
+    use crate::status::SinkStatus;
 
     fn pod_use(cgroup: u64, used: u64) -> PodUse {
         PodUse {
@@ -350,6 +368,7 @@ mod tests {
             denials: 0,
             repeats: 0,
             lost: 0,
+            entries: 4,
         }
     }
 
@@ -372,8 +391,10 @@ mod tests {
             budgets: Some(Budgets {
                 burst: 100,
                 per_second: 5,
+                entries: 1000,
                 pods: 40,
                 beyond: 3,
+                full: 1,
                 refused: 700,
                 top: vec![
                     PodUse {
@@ -386,6 +407,7 @@ mod tests {
                         denials: 200,
                         repeats: 300,
                         lost: 512,
+                        entries: 1000,
                     },
                     pod_use(72, 50),
                     pod_use(73, 49),
@@ -423,9 +445,9 @@ mod tests {
             "92 in 2 partitions, 1 of them pods; 1 wait for their entry",
             "3 records",
             "guard deny, TPM record, enforce on, fail_closed off; executions denied in 2 cgroups",
-            "40 pods, 100 units at once and 5 a second each; 3 pods went beyond, 700 events",
-            "11111111-0000-4000-8000-000000000001: 99 of 100 units used; 600 refused (10 executions, 90 mappings, 200 denials, 300 repeats), 512 stated as lost",
-            "cgroup 72: 50 of 100 units used\n",
+            "40 pods, 100 units at once and 5 a second each; 3 pods went beyond, 700 events of theirs have no record; 1 pods have all of 1000 entries",
+            "11111111-0000-4000-8000-000000000001: 99 of 100 units used, 1000 entries; 600 refused (10 executions, 90 mappings, 200 denials, 300 repeats), 512 stated as lost",
+            "cgroup 72: 50 of 100 units used, 4 entries\n",
             "2 more pods went beyond theirs",
             "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",
             "10 pods, answered 11 s ago",
@@ -463,6 +485,8 @@ mod tests {
             "cgpathd_denied_cgroups 2",
             "cgpathd_partition_records_total{partition=\"host\"} 80",
             "cgpathd_budget_pods 40",
+            "cgpathd_budget_pods_full 1",
+            "cgpathd_pod_list_entries{pod=\"cgroup 72\"} 4",
             "cgpathd_budget_pods_beyond 3",
             "cgpathd_budget_refused 700",
             "cgpathd_pod_budget_used{pod=\"cgroup 73\"} 49",
