@@ -10,6 +10,7 @@ mod attacks_root;
 mod boot;
 mod enforce;
 mod firmware;
+mod flood;
 mod guard;
 mod hierarchies;
 mod install;
