@@ -120,13 +120,16 @@ pub struct Ak {
 /// `cgpathd status`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cgpathd status --format text\n  cgpathd status | jq .sinks\n  \
+    after_help = "Examples:\n  cgpathd status --format text\n  cgpathd status --json | jq .budgets.top\n  \
         cgpathd status --format prometheus > /var/lib/prometheus/node-exporter/cgpathd.prom"
 )]
 pub struct Status {
     /// In which form
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = StatusFormat::Json)]
     pub format: StatusFormat,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// The forms of `cgpathd status`.

@@ -7,7 +7,7 @@
     reason = "aya asks for this promise about what is read from maps"
 )]
 
-use super::{Adopted, Error, Hierarchy, ProgramOptions, Result, layout, marks::Marks};
+use super::{Adopted, Error, Hierarchy, ProgramOptions, Result, budgets::Budgets, layout, marks::Marks};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf},
@@ -16,7 +16,9 @@ use aya::{
         links::{FdLink, PinnedLink},
     },
 };
-use cgpath_ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings};
+use cgpath_ebpf_common::{
+    Budget, Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings,
+};
 use nix::fcntl::{Flock, FlockArg};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::{
@@ -87,6 +89,7 @@ const PARENTS: &str = "PARENTS";
 const GUARDED: &str = "GUARDED";
 const IDENTITY: &str = "IDENTITY";
 const IN_FLIGHT: &str = "IN_FLIGHT";
+const BUDGETS: &str = "BUDGETS";
 
 /// Lets aya copy our layouts to and from maps.
 #[derive(Clone, Copy)]
@@ -105,6 +108,8 @@ unsafe impl Pod for Plain<Settings> {}
 unsafe impl Pod for Plain<Loss> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Mark> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Budget> {}
 
 /// One program with its link, both pinned.
 #[derive(Debug)]
@@ -128,6 +133,7 @@ pub(super) struct Loaded {
     pub(super) ring: RingBuf<MapData>,
     pub(super) counters: Array<MapData, Plain<Counters>>,
     pub(super) marks: Marks,
+    pub(super) budgets: Budgets,
     pub(super) controls: Controls,
     pub(super) meta: Meta,
     /// Held as long as the programs are used.
@@ -407,6 +413,8 @@ fn load(
     let counters = Array::try_from(counters).map_err(kernel("open", COUNTERS))?;
     let marks = pinned_map(&mut ebpf, dir, IN_FLIGHT)?;
     let marks = Marks::new(marks).map_err(kernel("open", IN_FLIGHT))?;
+    let budgets = pinned_map(&mut ebpf, dir, BUDGETS)?;
+    let budgets = Budgets::new(budgets).map_err(kernel("open", BUDGETS))?;
     let mut controls = Controls::open(|name| pinned_map(&mut ebpf, dir, name))?;
     // Verification takes the time; attaching follows at one go, so that all start to see at the same moment.
     for (name, hook) in PROGRAMS {
@@ -435,6 +443,7 @@ fn load(
             ring,
             counters,
             marks,
+            budgets,
             controls,
             meta,
             lock,
@@ -624,6 +633,8 @@ fn adopt(
     let counters = Array::try_from(map_at(&at, Map::Array)?).map_err(not_ours(&at))?;
     let at = pin_of(dir, "map", IN_FLIGHT);
     let marks = Marks::new(map_at(&at, Map::HashMap)?).map_err(not_ours(&at))?;
+    let at = pin_of(dir, "map", BUDGETS);
+    let budgets = Budgets::new(map_at(&at, Map::HashMap)?).map_err(not_ours(&at))?;
     let mut controls = Controls::open(|name| {
         let kind = match name {
             SETTINGS | LOSS => Map::Array,
@@ -647,6 +658,7 @@ fn adopt(
             ring,
             counters,
             marks,
+            budgets,
             controls,
             meta,
             lock,

@@ -7,6 +7,7 @@
 //! Not here: what records mean and how they are joined (see the rest of the crate), checks for people
 //! (`check`).
 
+mod budgets;
 pub mod cgroups;
 pub mod decode;
 mod error;
@@ -15,10 +16,13 @@ mod layout;
 mod load;
 mod marks;
 mod ring;
+mod table;
 
+pub use budgets::Budget;
+pub use cgpath_ebpf_common::Budget as PodBudget;
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
-pub use guard::{Budget, Orders};
+pub use guard::Orders;
 pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
@@ -218,6 +222,7 @@ pub struct Bpf {
     programs: Vec<Attached>,
     counters: Array<MapData, Plain<Counters>>,
     marks: marks::Marks,
+    budgets: budgets::Budgets,
     controls: Controls,
     orders: guard::Standing,
     ring: Option<Ring>,
@@ -244,6 +249,7 @@ impl Bpf {
             ring,
             counters,
             marks,
+            budgets,
             controls,
             meta,
             lock,
@@ -255,6 +261,7 @@ impl Bpf {
             programs,
             counters,
             marks,
+            budgets,
             controls,
             orders: guard::Standing::default(),
             ring: Some(Ring::new(ring)),

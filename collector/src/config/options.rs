@@ -22,6 +22,7 @@ impl Config {
             budget: crate::bpf::Budget {
                 burst: self.budget.burst,
                 per_second: self.budget.per_second,
+                entries: self.budget.entries,
             }
             .within(self.bpf.ring_bytes),
         }

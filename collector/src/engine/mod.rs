@@ -25,6 +25,7 @@ use crate::request::PodVerdicts;
 use crate::sources::cgroups::HierarchyError;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
+use crate::status::Budgets;
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{Bank, Cursor, PodUid, Protection, Tier};
@@ -534,6 +535,17 @@ impl Engine {
                 .filter(|bits| **bits & cgpath_ebpf_common::pod::UNTRUSTED != 0)
                 .count(),
         )
+    }
+
+    /// What pods used of their budgets.
+    ///
+    /// # Errors
+    /// If the eBPF map cannot be read.
+    pub fn budgets(&self) -> Result<Budgets, EngineError> {
+        let bpf = &self.core.machine.bpf;
+        let (found, now_ns) = bpf.budgets()?;
+        let owners = cgroups::pods(&bpf.hierarchy().mount);
+        Ok(Budgets::new(self.orders.budget, &found, now_ns, &owners))
     }
 
     /// Scans what is older than the programs, then notes that they are loaded.

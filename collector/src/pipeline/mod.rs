@@ -203,6 +203,7 @@ impl Pipeline {
                     out.push(Action::PollList);
                 }
             }
+            Signal::SealRefused { number, why } => self.fail(SealError::Refused { number, why }, now, out),
             Signal::FileRead => {
                 if let Phase::Anchoring { read, .. } = &mut self.phase {
                     *read = true;
@@ -743,8 +744,7 @@ fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &JoinableEntry) -> bool 
 }
 
 fn sha256(bytes: &[u8]) -> Hash {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(bytes).into()
+    <sha2::Sha256 as sha2::Digest>::digest(bytes).into()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod tpm;
 mod workload;
 mod workload_cgroup;
 mod workload_container;
+mod workload_flood;
 mod workload_guard;
 mod workload_kexec;
 mod workload_memory;

@@ -9,6 +9,7 @@ mod attacks_pod;
 mod attacks_root;
 mod enforce;
 mod firmware;
+mod flood;
 mod guard;
 mod guest;
 mod hierarchies;
