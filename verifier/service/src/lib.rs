@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod challenges;
 pub mod changes;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
