@@ -27,6 +27,7 @@ pub mod boot;
 pub mod bundle;
 pub mod cel;
 pub mod cgroup;
+pub mod challenge;
 pub mod checkpoint;
 pub mod delta;
 pub mod digest;

@@ -641,6 +641,25 @@ fn a_machine_without_a_tpm_is_told_of_one_cause_once() {
 }
 
 #[test]
+fn programs_that_were_unloaded_behind_a_checkpoint_of_this_boot_are_not_met_though_no_daemon_runs() {
+    let node = Node::new();
+    let checkpoint: (&str, &[u8]) = ("/run/ima-cgpath/checkpoint/0", b"c");
+    node.list(&[("boot_aggregate", b"x"), checkpoint]);
+    let row = node.row("daemon");
+    assert_eq!((row.state, row.needs_reboot), (State::Fail, true), "{}", row.found);
+    assert!(row.found.contains("were unloaded"), "{}", row.found);
+    // A daemon that was stopped leaves them: it goes on from there.
+    let pin = "sys/fs/bpf/ima-cgpath/map_meta";
+    node.file(pin, "");
+    assert_eq!(node.row("daemon").state, State::Ok);
+    node.without(pin);
+    // A checkpoint of the kernel before a kexec is none of this boot.
+    node.list(&[("boot_aggregate", b"x"), checkpoint, ("boot_aggregate", b"x")]);
+    assert_eq!(node.facts().list.unwrap().checkpoint, None);
+    assert_eq!(node.row("daemon").state, State::Ok);
+}
+
+#[test]
 fn what_ended_this_boots_attestation_is_not_met() {
     let mut facts = Node::new().facts();
     assert_eq!(row(&facts, "daemon").state, State::Ok);

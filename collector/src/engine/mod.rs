@@ -333,6 +333,11 @@ impl Engine {
         let lock = lock(&dir)?;
         let mut journal = Journal::open(&dir, &boot_id)?;
         let (has_frames, has_seal) = (!journal.is_empty(), journal.has_seal());
+        // Before anything is loaded, so that nothing is left that the next start would take for programs that
+        // always ran.
+        if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
+            return Err(EngineError::ProgramsGone);
+        }
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
         let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
@@ -354,11 +359,6 @@ impl Engine {
         // banks.
         if !has_tpm {
             return Err(EngineError::NoTpmForIma);
-        }
-        // Before anything is loaded, so that nothing is left that the next start would take for programs that
-        // always ran.
-        if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
-            return Err(EngineError::ProgramsGone);
         }
         // Before the programs are loaded: a collector that finds them running must find this, too.
         if !has_frames {

@@ -92,7 +92,7 @@ impl Service {
         };
         let judge = Arc::new(Judge::new(Arc::clone(&store), limits));
         let nonces = Nonces::new([7; KEY_LEN], LIFETIME);
-        let (nonce, _) = nonces.make(NODE, clock::now()).expect("random numbers");
+        let (nonce, _) = nonces.make(NODE, clock::now(), None).expect("random numbers");
         let evidence = node.attest(&nonce).to_cbor();
         match judge.submit(&nonces, NODE, &evidence, clock::now()) {
             Ok(kept) => assert!(kept.trusted, "the honest node is not trusted: {}", kept.verdict),

@@ -50,6 +50,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod challenges;
 pub mod changes;
 pub mod clock;
 pub mod files;

@@ -12,6 +12,10 @@ use crate::build::{self, Toolchain, Unavailable};
 use crate::shell;
 use crate::workspace::{Workspace, find_program, is_root, megabytes};
 
+/// Programs that others package as well, in packages that Debian's would replace: containerd is in Docker's
+/// `containerd.io`, which stays.
+const BY_OTHERS: &[&str] = &["containerd"];
+
 /// Looks for everything that `purpose` needs.
 pub fn survey(workspace: &Workspace, purpose: Purpose) -> Vec<Need> {
     let mut needs = Vec::new();
@@ -79,6 +83,9 @@ fn package_needs(packages: &[(String, String)]) -> Vec<Need> {
                     State::Missing(format!("apt package, {version} is too old"))
                 }
                 (Some(version), _) => State::Present(version.clone()),
+                (None, _) if BY_OTHERS.contains(&name.as_str()) && find_program(name).is_some() => {
+                    State::Present(format!("{name} of another package"))
+                }
                 (None, Some((_, unpacked))) => {
                     State::Missing(format!("apt package, {} unpacked", megabytes(*unpacked)))
                 }

@@ -14,6 +14,7 @@ pub mod stream;
 
 use crate::api::answers::Refused;
 use crate::api::readers::{ReaderId, Readers};
+use crate::challenges::Challenges;
 use crate::clock::now;
 use crate::ingest::{Judge, Refusal};
 use crate::listener::counts::Counts;
@@ -95,6 +96,8 @@ pub struct App {
     pub settings: Settings,
     /// See there.
     pub access: Access,
+    /// Nonces of readers' own.
+    pub(crate) challenges: Challenges,
     /// Streams that readers have.
     pub(crate) streams: Arc<Counts<ReaderId>>,
     /// In [`UPLOAD_UNIT`]s.
@@ -281,6 +284,7 @@ impl App {
             nonces,
             judge,
             verdict_key,
+            challenges: Challenges::default(),
             streams: Counts::new(crate::api::stream::each(access.readers.len())),
             uploads: Arc::new(Semaphore::new(
                 settings.max_evidence.div_ceil(UPLOAD_UNIT) * UPLOADS,
@@ -449,8 +453,8 @@ async fn nonce(
             return Err(StoreError::Stopped(node).into());
         }
         let (nonce, expires) = app
-            .nonces
-            .make(&node, now())
+            .challenges
+            .nonce(&app.nonces, &node, now())
             .map_err(|error| ApiError::internal(&error))?;
         Ok(Json(NonceAnswer {
             nonce: hex::encode(nonce),
@@ -461,7 +465,7 @@ async fn nonce(
     .await?
 }
 
-fn busy(what: &str) -> ApiError {
+pub(crate) fn busy(what: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what)
 }
 
@@ -624,6 +628,7 @@ async fn evidence(
     .await;
     match result {
         Ok(kept) => {
+            app.challenges.answered(&node, &kept.nonce);
             // Nobody may be listening.
             let _ = app.kept.send(node.as_str().into());
             tracing::info!(node, peer = %peer, id = kept.id, trusted = kept.trusted, "verdict");

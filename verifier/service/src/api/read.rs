@@ -1,4 +1,4 @@
-//! Reading: verdicts of nodes and pods, for readers who may see them.
+//! Reading: verdicts of nodes and pods, for readers who may see them, and what they ask to be answered.
 //!
 //! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether
 //! they are trusted; a node or pod outside answers, to the byte, as one that does not exist. Not here: who
@@ -6,7 +6,7 @@
 
 use crate::api::answers::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
 use crate::api::readers::{Reader, ReaderId, Scope as Readable};
-use crate::api::{ApiError, App, blocking};
+use crate::api::{ApiError, App, blocking, busy};
 use crate::api::{metrics, revocations, stream};
 use crate::clock::now;
 use crate::listener::{Connection, Peer};
@@ -18,11 +18,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use cgpath_appraisal::Verdict;
 use cgpath_appraisal::ear::{self, Scope};
 use cgpath_appraisal::text::{quoted, told};
+use cgpath_appraisal::{MAX_NONCE_LEN, MIN_NONCE_LEN};
 use cgpath_evidence::PodUid;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
         ("/v1/nodes/{node}/stream", get(stream::node)),
         ("/v1/nodes/{node}/pods/{uid}", get(pod)),
         ("/v1/nodes/{node}/pods/{uid}/stream", get(stream::pod)),
+        ("/v1/nodes/{node}/pods/{uid}/challenge", post(challenge)),
     ]
 }
 
@@ -540,4 +542,46 @@ async fn pod(
     Path((node, uid)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     blocking(move || Ok(Json(pod_of(&app, &reader, &node, &uid)?).into_response())).await?
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChallengeQuery {
+    /// Hex.
+    nonce: String,
+}
+
+#[derive(Serialize)]
+struct ChallengeAnswer {
+    /// Until when it waits for the node, in unix seconds.
+    until: u64,
+}
+
+/// A nonce of the reader's own for one of its pods: the node's next nonce commits to it, and the bundle of
+/// that round shows so.
+async fn challenge(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Extension(id): Extension<ReaderId>,
+    Path((node, uid)): Path<(String, String)>,
+    query: Result<Query<ChallengeQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| bad_query(&e.body_text(), "?nonce=HEX"))?;
+    let nonce = hex::decode(&query.nonce).unwrap_or_default();
+    if !(MIN_NONCE_LEN..=MAX_NONCE_LEN).contains(&nonce.len()) {
+        let error = format!("nonce: {MIN_NONCE_LEN} to {MAX_NONCE_LEN} bytes as hexadecimal digits");
+        return Err(bad_query(&error, "openssl rand -hex 32 makes one"));
+    }
+    blocking(move || {
+        let answer = pod_of(&app, &reader, &node, &uid)?;
+        let who = (id, app.settings.readers.len());
+        let until = app
+            .challenges
+            .ask(&node, who, answer.pod.uid, &nonce, now())
+            .ok_or_else(|| {
+                busy("too many nonces of this reader wait for this node; try again after its next round")
+            })?;
+        Ok(Json(ChallengeAnswer { until }).into_response())
+    })
+    .await?
 }

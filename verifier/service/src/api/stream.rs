@@ -124,6 +124,7 @@ fn bundle(
         .filter(|standing| *standing == ear::Standing::Stopped);
     let token = ear::issue(verdict, &terms, &app.verdict_key);
     bundle.ear = Some(token.map_err(|e| e.to_string())?);
+    bundle.opening = app.challenges.opening(&kept.node, &kept.nonce, pod);
     Ok(STANDARD.encode(bundle.to_cbor()))
 }
 

@@ -97,6 +97,8 @@ pub struct Kept {
     pub trusted: bool,
     /// The verdict as JSON.
     pub verdict: String,
+    /// The nonce that was answered.
+    pub nonce: Vec<u8>,
 }
 
 /// Appraises and keeps.
@@ -467,6 +469,7 @@ impl Judge {
             id,
             trusted: verdict.trusted,
             verdict: text,
+            nonce: nonce.to_vec(),
         })
     }
 }
