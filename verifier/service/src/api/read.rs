@@ -574,7 +574,7 @@ async fn challenge(
     }
     blocking(move || {
         let answer = pod_of(&app, &reader, &node, &uid)?;
-        let who = (id, app.settings.readers.len());
+        let who = (id, app.access.readers.len());
         let until = app
             .challenges
             .ask(&node, who, answer.pod.uid, &nonce, now())
