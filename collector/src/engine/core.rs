@@ -302,8 +302,8 @@ impl<M: Machine> Core<M> {
         self.handle(note)
     }
 
-    /// Writes a note to the journal, as [`Core::note`], but what keeps it from that does not end the collector.
-    /// Then the note is not to be handled: a replay would not have it.
+    /// Writes a note to the journal, as [`Core::note`], but what keeps it from that does not end the
+    /// collector. Then the note is not to be handled: a replay would not have it.
     fn journaled(&mut self, note: &Note) -> Result<(), JournalError> {
         let done = self.journal.append_note(note);
         if let Err(error) = &done

@@ -253,8 +253,8 @@ pub enum Action {
     ReadCounters,
     /// Answer which threads are inside of `ima_add_template_entry`, by [`Signal::Marks`].
     ReadMarks,
-    /// Put [`Note::GaveUp`] into the journal and handle it. Where the journal has no place for it, it is asked
-    /// for again.
+    /// Put [`Note::GaveUp`] into the journal and handle it. Where the journal has no place for it, it is
+    /// asked for again.
     GiveUp {
         /// Last number not to wait for.
         through: u64,
