@@ -345,7 +345,10 @@ mod tests {
         );
         remove(root.path(), &config, false).unwrap();
         assert!(!link.is_symlink() && !units.join("cgpathd.service").exists());
-        assert!(!state.exists(), "a key that signs nothing any more is not left behind");
+        assert!(
+            !state.exists(),
+            "a key that signs nothing any more is not left behind"
+        );
         remove(root.path(), &config, false).unwrap();
     }
 

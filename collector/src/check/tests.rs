@@ -646,7 +646,12 @@ fn programs_that_were_unloaded_behind_a_checkpoint_of_this_boot_are_not_met_thou
     let checkpoint: (&str, &[u8]) = ("/run/ima-cgpath/checkpoint/0", b"c");
     node.list(&[("boot_aggregate", b"x"), checkpoint]);
     let row = node.row("daemon");
-    assert_eq!((row.state, row.needs_reboot), (State::Fail, true), "{}", row.found);
+    assert_eq!(
+        (row.state, row.needs_reboot),
+        (State::Fail, true),
+        "{}",
+        row.found
+    );
     assert!(row.found.contains("were unloaded"), "{}", row.found);
     // A daemon that was stopped leaves them: it goes on from there.
     let pin = "sys/fs/bpf/ima-cgpath/map_meta";

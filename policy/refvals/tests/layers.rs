@@ -196,18 +196,37 @@ fn root_path(root: &Path, path: &str) -> io::Result<String> {
     }
 }
 
-fn make_parents(root: &Path, path: &str) -> io::Result<()> {
-    let mut at = root.to_path_buf();
+/// containerd, archive/tar.go, `mkparent`. Gives whether containerd would do it, too.
+fn make_parents(root: &Path, lower: &[PathBuf], path: &str) -> io::Result<bool> {
+    let mut at = String::new();
+    let mut by_containerd = true;
     for part in path.split('/').filter(|part| !part.is_empty()) {
-        at.push(part);
-        match fs::symlink_metadata(&at) {
+        at = format!("{at}/{part}");
+        let real = below(root, &at);
+        match fs::symlink_metadata(&real) {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&at)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir(&real)?;
+                by_containerd &= has_attributes(lower, &at);
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(by_containerd)
+}
+
+/// A directory that the layer did not name gets the attributes of the one below it, the upmost of these
+/// layers first. containerd refuses the layer where looking for it fails otherwise than by not finding it.
+fn has_attributes(lower: &[PathBuf], path: &str) -> bool {
+    for layer in lower {
+        let found = root_path(layer, path).and_then(|real| fs::symlink_metadata(below(layer, &real)));
+        match found {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.is_ok(),
+        }
+    }
+    true
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -233,9 +252,11 @@ fn remove_unnamed(folder: &Path, named: &BTreeSet<PathBuf>) -> io::Result<()> {
 }
 
 /// containerd, archive/tar.go, `applyNaive`; in layers that are not the first one with
-/// `OverlayConvertWhiteout`. Whether containerd would unpack it, too.
-fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<bool> {
+/// `OverlayConvertWhiteout`, on top of these, the upmost first. Gives whether containerd would unpack it, too.
+fn unpack(root: &Path, lower: &[PathBuf], items: &[Item]) -> io::Result<bool> {
+    let is_first = lower.is_empty();
     let mut by_containerd = true;
+    let mut directories = Vec::new();
     let mut named = BTreeSet::new();
     for item in items {
         let name = join("", &item.name);
@@ -249,7 +270,7 @@ fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<bool> {
             .map_or(("", name.as_str()), |at| (&name[..=at], &name[at + 1..]));
         let is_whiteout = base.starts_with(".wh.") && base != ".wh..wh..opq";
         let parent = root_path(root, folder).and_then(|parent| {
-            make_parents(root, &parent)?;
+            by_containerd &= make_parents(root, lower, &parent)?;
             Ok(parent)
         });
         let parent = match parent {
@@ -305,8 +326,16 @@ fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<bool> {
             Kind::Char(major, minor) => mknod(&path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(*major, *minor))?,
             Kind::Global => {}
         }
+        if item.kind == Kind::Dir {
+            directories.push(name);
+        }
         named.insert(path);
     }
+    // Times of directories come last: one that the layer itself took away again is not found.
+    by_containerd &= directories.iter().all(|name| {
+        let real = root_path(root, name).and_then(|real| fs::symlink_metadata(below(root, &real)));
+        real.is_ok()
+    });
     Ok(by_containerd)
 }
 
@@ -351,15 +380,17 @@ fn prepare(folder: &Path) -> io::Result<()> {
 /// Unpacks a stack, each layer into a folder of its own; gives the folders, the upmost first, and whether
 /// containerd would unpack it, too.
 fn unpacked(folder: &Path, stack: &[Vec<Item>]) -> io::Result<(Vec<PathBuf>, bool)> {
-    let mut lower = vec![folder.join("top")];
-    fs::create_dir_all(&lower[0])?;
+    let mut lower = Vec::new();
     let mut by_containerd = true;
     for (nth, items) in stack.iter().enumerate() {
         let root = folder.join(nth.to_string());
-        fs::create_dir(&root)?;
-        by_containerd &= unpack(&root, items, nth == 0)?;
-        lower.insert(1, root);
+        fs::create_dir_all(&root)?;
+        by_containerd &= unpack(&root, &lower, items)?;
+        lower.insert(0, root);
     }
+    // What a container writes to.
+    lower.insert(0, folder.join("top"));
+    fs::create_dir(&lower[0])?;
     Ok((lower, by_containerd))
 }
 
@@ -422,7 +453,9 @@ fn random_stacks_give_the_files_that_the_real_containerd_shows_of_them() {
         let stacks: Vec<(u64, Vec<Vec<Item>>)> = seeds().map(|seed| (seed, stacks::stack(seed))).collect();
         let named = |seed: u64| format!("stack/{seed}:1");
         containerd.import(&layout(
-            stacks.iter().map(|(seed, stack)| (named(*seed), stack.as_slice())),
+            stacks
+                .iter()
+                .map(|(seed, stack)| (named(*seed), stack.as_slice())),
         ));
         let scratch = tempfile::tempdir().unwrap();
         let mut compared = Compared::default();

@@ -280,22 +280,40 @@ fn a_tenants_own_nonce_counts_where_the_quoted_one_commits_to_it_and_nowhere_els
     };
     let verdict = judge(&node, &with(&new, Some(opening.as_bytes())), pod(1), None);
     assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
-    assert!(verdict.notes.iter().any(|note| note.contains("2 nonce(s)")), "{verdict}");
+    assert!(
+        verdict.notes.iter().any(|note| note.contains("2 nonce(s)")),
+        "{verdict}"
+    );
 
     let others = [digest(b"another tenant's")];
     let swapped = [digest(NONCE), digest(b"another tenant's")];
     let cut = &opening.as_bytes()[..opening.as_bytes().len() - 1];
     for (what, bundle) in [
         ("not opened", with(&new, None)),
-        ("an opening without it", with(&new, Some(Opening::new([7; 32], others).as_bytes()))),
-        ("of another salt", with(&new, Some(Opening::new([8; 32], swapped).as_bytes()))),
-        ("in another order", with(&new, Some(Opening::new([7; 32], swapped).as_bytes()))),
-        ("of it alone", with(&new, Some(Opening::new([7; 32], [digest(NONCE)]).as_bytes()))),
+        (
+            "an opening without it",
+            with(&new, Some(Opening::new([7; 32], others).as_bytes())),
+        ),
+        (
+            "of another salt",
+            with(&new, Some(Opening::new([8; 32], swapped).as_bytes())),
+        ),
+        (
+            "in another order",
+            with(&new, Some(Opening::new([7; 32], swapped).as_bytes())),
+        ),
+        (
+            "of it alone",
+            with(&new, Some(Opening::new([7; 32], [digest(NONCE)]).as_bytes())),
+        ),
         ("cut", with(&new, Some(cut))),
         ("empty", with(&new, Some(&[]))),
         // What an operator has who did not let the node answer.
         ("an older round", with(&old, Some(opening.as_bytes()))),
-        ("an older round, opened as it was", with(&old, Some(Opening::new([6; 32], others).as_bytes()))),
+        (
+            "an older round, opened as it was",
+            with(&old, Some(Opening::new([6; 32], others).as_bytes())),
+        ),
     ] {
         let verdict = judge(&node, &bundle, pod(1), None);
         assert_eq!(verdict.outcome, Outcome::Untrusted, "{what}: {verdict}");

@@ -99,12 +99,7 @@ impl Challenges {
     ///
     /// # Errors
     /// When the system gives no random numbers.
-    pub fn nonce(
-        &self,
-        nonces: &Nonces,
-        node: &str,
-        now: u64,
-    ) -> Result<([u8; LEN], u64), rand_core::Error> {
+    pub fn nonce(&self, nonces: &Nonces, node: &str, now: u64) -> Result<([u8; LEN], u64), rand_core::Error> {
         let mut nodes = self.nodes();
         let Some(of) = nodes.get_mut(node) else {
             return nonces.make(node, now, None);

@@ -107,9 +107,7 @@ impl Nonces {
     /// # Errors
     /// [`BadNonce`].
     pub fn check(&self, node: &str, nonce: &[u8], now: u64) -> Result<u64, BadNonce> {
-        let (head, tag) = nonce
-            .split_at_checked(COMMITMENT.end)
-            .ok_or(BadNonce::Foreign)?;
+        let (head, tag) = nonce.split_at_checked(COMMITMENT.end).ok_or(BadNonce::Foreign)?;
         if tag.len() != LEN - COMMITMENT.end || self.mac(node, head).verify_truncated_left(tag).is_err() {
             return Err(BadNonce::Foreign);
         }

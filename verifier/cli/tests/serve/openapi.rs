@@ -143,9 +143,15 @@ fn each_operation_of_the_openapi_document_answers_as_it_says() {
         ("nobody's", "worker-1", "0011223344556677"),
     ] {
         let header = format!("Authorization: Bearer {token}\r\n");
-        let path = challenge.replace("{node}", name).replace("{uid}", &pod(4).to_string());
+        let path = challenge
+            .replace("{node}", name)
+            .replace("{uid}", &pod(4).to_string());
         let path = format!("{path}?nonce={nonce}");
-        add("post", challenge, client.send("POST", &path, &header, b"").unwrap());
+        add(
+            "post",
+            challenge,
+            client.send("POST", &path, &header, b"").unwrap(),
+        );
     }
     let asked = |path: &str| {
         let header = format!("Authorization: Bearer {OPERATOR}\r\n");

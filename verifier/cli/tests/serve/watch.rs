@@ -221,7 +221,11 @@ fn a_tenants_own_nonce_is_answered_by_the_next_round_and_by_none_before() {
     let id = round(&client, "worker-1", &mut node);
     assert_eq!(id, hex::encode(asked));
     let line = watch.next();
-    assert_eq!((&line["id"], &line["proof"]["own_nonce"]), (&id.into(), &true.into()), "{line}");
+    assert_eq!(
+        (&line["id"], &line["proof"]["own_nonce"]),
+        (&id.into(), &true.into()),
+        "{line}"
+    );
     assert_eq!(line["proof"]["verdict"]["outcome"], "trusted", "{line}");
     assert_eq!(watch.end(), Some(0));
 }
@@ -261,7 +265,10 @@ fn a_bundle_that_is_kept_proves_that_it_answered_a_tenants_own_nonce() {
     }
     assert_eq!(ask(&uid, "11").kind(), (400, "query".into()));
     assert_eq!(ask(&uid, "no hex").kind(), (400, "query".into()));
-    assert_eq!(ask(&pod(9).to_string(), &mine).kind(), (404, "unknown-pod".into()));
+    assert_eq!(
+        ask(&pod(9).to_string(), &mine).kind(),
+        (404, "unknown-pod".into())
+    );
     round(&client, "worker-1", &mut node);
     let (bundle, nonce) = first_bundle(&client, &uid);
     let opening = Opening::from_bytes(bundle.opening.as_deref().unwrap()).unwrap();
@@ -276,7 +283,11 @@ fn a_bundle_that_is_kept_proves_that_it_answered_a_tenants_own_nonce() {
         cgpath(&[&base[..], &as_args(&args)[2..]].concat()).status.code()
     };
     assert_eq!(verify(&mine), Some(0));
-    assert_eq!(verify(&hex::encode(&nonce)), Some(0), "the service's own is answered, too");
+    assert_eq!(
+        verify(&hex::encode(&nonce)),
+        Some(0),
+        "the service's own is answered, too"
+    );
     assert_eq!(verify(&hex::encode([0x33; 32])), Some(1));
     // The next round commits to nothing, and its bundle is opened to nobody.
     round(&client, "worker-1", &mut node);
