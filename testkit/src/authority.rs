@@ -85,8 +85,8 @@ impl Authority {
         .hosts(&[name])
     }
 
-    /// A certificate of the RSA key with this modulus of 2,048 bits, big-endian, and the exponent 65537, as the
-    /// maker of a TPM gives its endorsement key one; DER.
+    /// A certificate of the RSA key with this modulus of 2,048 bits, big-endian, and the exponent 65537, as a
+    /// TPM's maker gives its endorsement key one; DER.
     pub fn endorse(&self, modulus: &[u8]) -> Vec<u8> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.use_authority_key_identifier_extension = true;
@@ -159,8 +159,8 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// A TLS server that shows it, and wants of each client a certificate that `clients` issued; of none where
-    /// that is `None`.
+    /// A TLS server that shows it, and wants of each client a certificate that `clients` issued; of none
+    /// where that is `None`.
     pub fn server(&self, clients: Option<&Authority>) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider))

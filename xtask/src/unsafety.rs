@@ -1,7 +1,7 @@
 //! Unsafe code: each library and each program of the workspace denies it at its root.
 //!
-//! Promise: a root that does not is a breach, so that a module which needs unsafe code says so itself, with its
-//! reason. Not here: the eBPF programs, which are a workspace of their own and read the kernel's memory.
+//! Promise: a root that does not is a breach, so that a module which needs unsafe code says so itself, with
+//! its reason. Not here: the eBPF programs, which are a workspace of their own and read the kernel's memory.
 
 use serde_json::Value;
 use std::collections::BTreeMap;

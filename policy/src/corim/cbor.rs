@@ -2,8 +2,8 @@
 //! key twice.
 //!
 //! Promise: after [`check`], what a [`CborReader`] passes over is well-formed, so nothing depends on who
-//! reads it. Each error has the offset in the file and the place in the structure. Not here: what the structure
-//! means.
+//! reads it. Each error has the offset in the file and the place in the structure. Not here: what the
+//! structure means.
 
 use super::{Error, Result};
 use cgpath_evidence::text::quoted;

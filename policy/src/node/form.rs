@@ -1,5 +1,5 @@
-//! The form of values in a node's policy alone: how each is read, and what its JSON Schema says where the type
-//! does not say it.
+//! The form of values in a node's policy alone: how each is read, and what its JSON Schema says where the
+//! type does not say it.
 //!
 //! Not here: which keys there are (see `node`), what other files have, too (see [`crate::form`]).
 

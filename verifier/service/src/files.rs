@@ -1,7 +1,7 @@
 //! Files of others, read within bounds.
 //!
-//! Promise: at most one byte more than the limit is held, so that what reads the bytes refuses them. Not here:
-//! what the bytes mean, and the store's own files.
+//! Promise: at most one byte more than the limit is held, so that what reads the bytes refuses them. Not
+//! here: what the bytes mean, and the store's own files.
 
 use std::fs::File;
 use std::io::{self, Read};
