@@ -39,7 +39,8 @@ fn sha256(parts: &[&[u8]]) -> Hash {
 }
 
 impl Opening {
-    /// An opening of the challenges with these digests, at most [`MAX_CHALLENGES`]: those beyond are left out.
+    /// An opening of the challenges with these digests, at most [`MAX_CHALLENGES`]: those beyond are left
+    /// out.
     pub fn new(salt: [u8; ITEM], digests: impl IntoIterator<Item = Hash>) -> Opening {
         let mut bytes = salt.to_vec();
         digests

@@ -1,8 +1,8 @@
 //! Circles: files of two folders of a crate do not use each other, however indirectly.
 //!
 //! Promise: what is read are imports and paths that begin with `crate` or `super`, through what modules
-//! export on; a circle names its files. Within a folder files may use each other: they are read together. Not here:
-//! circles of crates, which cargo refuses.
+//! export on; a circle names its files. Within a folder files may use each other: they are read together.
+//! Not here: circles of crates, which cargo refuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 

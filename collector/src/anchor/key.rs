@@ -123,7 +123,8 @@ pub fn load_or_create(run_dir: &Path, may_create: bool) -> Result<SigningKey, Ke
     }
 }
 
-/// Removes the key of this boot, with which no checkpoint can be signed any more. Nothing there is not an error.
+/// Removes the key of this boot, with which no checkpoint can be signed any more. Nothing there is not an
+/// error.
 ///
 /// # Errors
 /// [`KeyError::Io`].

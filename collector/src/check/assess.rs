@@ -94,7 +94,8 @@ pub fn assess(facts: &Facts, config: &Config) -> Vec<Row> {
 fn daemon(facts: &Facts) -> Row {
     const ID: &str = "daemon";
     match &facts.daemon {
-        // The list has a checkpoint of this boot, and what recorded for it is gone: the daemon refuses to start.
+        // The list has a checkpoint of this boot, and what recorded for it is gone: the daemon refuses to
+        // start.
         Ok(None)
             if facts.pinned == Ok(false)
                 && facts.list.as_ref().is_ok_and(|list| list.checkpoint.is_some()) =>

@@ -480,8 +480,8 @@ impl Tree<'_> {
                 };
                 let known = digest.digest();
                 if path == b"boot_aggregate" {
-                    // A kexec'd kernel's list begins with that of the kernel before, whose checkpoints are not
-                    // of this boot.
+                    // A kexec'd kernel's list begins with that of the kernel before, whose checkpoints are
+                    // not of this boot.
                     facts.checkpoint = None;
                     facts.boot_aggregate = Some(digest.bytes.iter().any(|b| *b != 0));
                     return Ok(());

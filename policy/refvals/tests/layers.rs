@@ -252,7 +252,8 @@ fn remove_unnamed(folder: &Path, named: &BTreeSet<PathBuf>) -> io::Result<()> {
 }
 
 /// containerd, archive/tar.go, `applyNaive`; in layers that are not the first one with
-/// `OverlayConvertWhiteout`, on top of these, the upmost first. Gives whether containerd would unpack it, too.
+/// `OverlayConvertWhiteout`, on top of these, the upmost first. Gives whether containerd would unpack it,
+/// too.
 fn unpack(root: &Path, lower: &[PathBuf], items: &[Item]) -> io::Result<bool> {
     let is_first = lower.is_empty();
     let mut by_containerd = true;

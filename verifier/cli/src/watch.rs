@@ -30,7 +30,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(20);
 /// The longest pause between two tries.
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// A nonce of our own that no round answered for so long is asked for again: the service may have forgotten it.
+/// A nonce of our own that no round answered for so long is asked for again: the service may have
+/// forgotten it.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Answers that are no streams are read no further.
 const MAX_ANSWER: usize = 64 << 20;
