@@ -264,7 +264,7 @@ fn a_bundle_that_is_kept_proves_that_it_answered_a_tenants_own_nonce() {
         assert!(answer.json()["until"].is_u64());
     }
     assert_eq!(ask(&uid, "11").kind(), (400, "query".into()));
-    assert_eq!(ask(&uid, "no hex").kind(), (400, "query".into()));
+    assert_eq!(ask(&uid, "nohexdigits00000").kind(), (400, "query".into()));
     assert_eq!(
         ask(&pod(9).to_string(), &mine).kind(),
         (404, "unknown-pod".into())
