@@ -52,7 +52,7 @@ impl Event {
     /// Files that cannot be read or written. A delivery that is refused is none.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let key = public_key(&self.key)?;
-        let body = read(&self.body).map_err(|e| Failure::file(&self.body, &e))?;
+        let body = read(&self.body).map_err(|e| Failure::input(&self.body, &e))?;
         let mut taken = match read(&self.state) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Taken::default(),
             other => {
