@@ -3,6 +3,9 @@
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
+/// Where the help has what every subcommand takes: behind the subcommand's own options.
+const LAST: usize = 900;
+
 /// `cgpathd`.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,10 +22,10 @@ use std::path::PathBuf;
 )]
 pub struct Cli {
     /// Configuration file
-    #[arg(short, long, global = true, value_name = "FILE", env = "CGPATHD_CONFIG_FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, global = true, display_order = LAST, value_name = "FILE", env = "CGPATHD_CONFIG_FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Override one configuration key, for instance --set verifier.interval=10; may be repeated
-    #[arg(short, long, global = true, value_name = "KEY=VALUE")]
+    #[arg(short, long, global = true, display_order = LAST, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// What to do
     #[command(subcommand)]

@@ -145,8 +145,7 @@ pub const EBPF: &str = "\
 cargo xtask ebpf: the eBPF object, target/bpf/ima-cgpath.bpf.o
 
 Takes a rustup nightly with rust-src if there is one of Rust 1.90 or newer, else Debian's rustc-web, cargo-web and
-rust-web-src. Installs
-bpf-linker into the cache when it is missing (about 3 minutes, once).
+rust-web-src. Installs bpf-linker into the cache when it is missing (about 3 minutes, once).
 
 Usage: cargo xtask ebpf [--yes | --no-install]
 

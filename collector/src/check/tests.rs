@@ -210,7 +210,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
 #[test]
 fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_reboot() {
     type Break = fn(&Node);
-    let cases: [(&str, bool, Break); 20] = [
+    let cases: [(&str, bool, Break); 22] = [
         ("hook", true, |n| {
             n.file(
                 "proc/kallsyms",
@@ -253,6 +253,12 @@ fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_re
         }),
         ("bpf-lsm", true, |n| {
             n.file("sys/kernel/security/lsm", "capability,ima");
+        }),
+        ("bpf-lsm", false, |n| {
+            n.without("sys/kernel/security/lsm");
+        }),
+        ("loadpin", false, |n| {
+            n.without("sys/kernel/security/lsm");
         }),
         ("lockdown", true, |n| {
             {

@@ -36,7 +36,7 @@ pub struct NodePolicy {
     #[serde(deserialize_with = "version_one")]
     #[schemars(extend("const" = 1))]
     pub version: u32,
-    /// The node's name, as `cgpath node add` was told.
+    /// The node's name, as it is enrolled (`cgpath node add`).
     #[serde(deserialize_with = "name")]
     #[schemars(length(min = 1, max = 253))]
     pub node: String,

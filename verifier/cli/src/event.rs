@@ -43,7 +43,7 @@ impl Event {
     /// Files that cannot be read or written. A delivery that is refused is none.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let key = public_key(&self.key)?;
-        let body = file_or_stdin(&self.body, MAX_FILE).map_err(|e| Failure::file(&self.body, &e))?;
+        let body = file_or_stdin(&self.body, MAX_FILE).map_err(|e| Failure::input(&self.body, &e))?;
         let mut taken = match file_or_stdin(&self.state, MAX_FILE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Taken::default(),
             other => {

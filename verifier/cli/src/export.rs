@@ -59,7 +59,7 @@ enum Format {
   cgpath export evidence.cbor --format tpm2-tools -o quote/ && sh quote/check.sh
   cgpath export evidence.cbor --format evmctl -o list/ && sh list/check.sh
   cgpath export evidence.cbor --format cel-cbor -o log.cel
-  cgpath export --store /var/lib/cgpath --node worker-1 --format cbor -o evidence.cbor
+  cgpath export --store /var/lib/cgpath/store --node worker-1 --format cbor -o evidence.cbor
   cgpath export evidence.cbor --format keylime --runtime-policy policy.json -o request.json
   cgpath export evidence.cbor --format cmw-json --ear verdict.jwt -o evidence.cmw")]
 pub struct Export {
@@ -68,7 +68,7 @@ pub struct Export {
     /// The format
     #[arg(long, value_name = "FORMAT")]
     format: Format,
-    /// Where it goes: a file, or a folder that is made
+    /// Where it goes: a file, or a folder that is made; `-` writes what is one file to standard output
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// keylime: the runtime policy to judge by
@@ -103,32 +103,73 @@ impl Export {
     /// # Errors
     /// Input that cannot be read, or has no form in the format.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        self.check()?;
         let evidence = self.source.evidence()?;
-        match self.format {
-            Format::Json => self.file(&evidence.to_json().map_err(|e| failure(&e))?)?,
-            Format::Cbor => self.file(&evidence.to_cbor())?,
-            Format::CelCbor => self.file(&cel::to_cbor(&cel(&evidence)?))?,
-            Format::CelJson => self.file(&cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?)?,
-            Format::Ascii => self.file(&ascii(&evidence)?)?,
-            Format::Evmctl => self.evmctl(&evidence)?,
-            Format::Tpm2Tools => self.tpm2_tools(&evidence)?,
-            Format::Trustee => self.file(&trustee(&evidence)?)?,
-            Format::Keylime => self.file(&self.keylime(&evidence)?)?,
-            Format::Eat => self.file(&self.token(&evidence)?.bytes)?,
-            Format::CmwCbor => self.file(&eat::cmw_cbor(&self.messages(&evidence)?))?,
-            Format::CmwJson => self.file(eat::cmw_json(&self.messages(&evidence)?).to_string().as_bytes())?,
+        let bytes = match self.format {
+            Format::Evmctl => {
+                self.evmctl(&evidence)?;
+                return self.written(out);
+            }
+            Format::Tpm2Tools => {
+                self.tpm2_tools(&evidence)?;
+                return self.written(out);
+            }
+            Format::Json => evidence.to_json().map_err(|e| failure(&e))?,
+            Format::Cbor => evidence.to_cbor(),
+            Format::CelCbor => cel::to_cbor(&cel(&evidence)?),
+            Format::CelJson => cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?,
+            Format::Ascii => ascii(&evidence)?,
+            Format::Trustee => trustee(&evidence)?,
+            Format::Keylime => self.keylime(&evidence)?,
+            Format::Eat => self.token(&evidence)?.bytes,
+            Format::CmwCbor => eat::cmw_cbor(&self.messages(&evidence)?),
+            Format::CmwJson => eat::cmw_json(&self.messages(&evidence)?).to_string().into_bytes(),
+        };
+        if self.output == Path::new("-") {
+            out.raw(&bytes)?;
+            return Ok(Status::Clean);
         }
+        replace(&self.output, &bytes)?;
+        self.written(out)
+    }
+
+    fn written(&self, out: &mut Output) -> Result<Status, Failure> {
         if !out.json() {
             out.line(escape(self.output.as_os_str().as_encoded_bytes()))?;
         }
         Ok(Status::Clean)
     }
 
-    fn file(&self, bytes: &[u8]) -> Result<(), Failure> {
-        replace(&self.output, bytes)
+    /// Refuses an option that the format has no place for: what was left out unseen would be missed later.
+    fn check(&self) -> Result<(), Failure> {
+        let keylime = &[Format::Keylime][..];
+        for (option, is_given, formats) in [
+            ("--runtime-policy", self.runtime_policy.is_some(), keylime),
+            ("--ek", self.ek.is_some(), keylime),
+            (
+                "--key",
+                self.key.is_some(),
+                &[Format::Eat, Format::CmwCbor, Format::CmwJson],
+            ),
+            ("--ear", self.ear.is_some(), &[Format::CmwCbor, Format::CmwJson]),
+        ] {
+            if is_given && !formats.contains(&self.format) {
+                return Err(
+                    Failure::new("usage", format!("{option} means nothing in this format"))
+                        .hint("`cgpath export --help` says which formats take it"),
+                );
+            }
+        }
+        Ok(())
     }
 
     fn folder(&self, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
+        if self.output == Path::new("-") {
+            return Err(
+                Failure::new("usage", "this format is a folder, not standard output (`-`)")
+                    .hint("name a folder: --output FOLDER"),
+            );
+        }
         fs::create_dir_all(&self.output).map_err(|e| Failure::file(&self.output, &e))?;
         files
             .iter()

@@ -34,7 +34,7 @@ pub fn file_or_stdin(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// What cannot be read, or is not evidence.
 pub fn evidence(path: &Path) -> Result<Evidence, Failure> {
-    let bytes = file_or_stdin(path, MAX_JSON_LEN as u64).map_err(|e| Failure::file(path, &e))?;
+    let bytes = file_or_stdin(path, MAX_JSON_LEN as u64).map_err(|e| Failure::input(path, &e))?;
     let read = if bytes.first() == Some(&b'{') {
         Evidence::from_json(&bytes)
     } else {
@@ -76,18 +76,40 @@ pub fn now() -> Result<u64, Failure> {
         .map_err(|_| Failure::new("clock", "this machine's clock is before 1970").hint("set the clock"))
 }
 
-/// Writes a whole file or nothing.
+/// Refuses what is no file's name, before anything is done that would be in vain.
+///
+/// # Errors
+/// `-` and a directory.
+pub fn check_output(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Err(
+            Failure::new("usage", "this cannot be written to standard output (`-`)")
+                .hint("name a file; `./-` is one of that name"),
+        );
+    }
+    if path.is_dir() {
+        return Err(Failure::file(path, &io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(())
+}
+
+/// Writes a whole file or nothing. Commands that take `-` for standard output have looked for it before.
 ///
 /// # Errors
 /// What cannot be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    check_output(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
     let written = File::create(&beside)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|e| Failure::file(path, &e))
+    written.map_err(|e| {
+        // The first error is the one that counts.
+        let _ = std::fs::remove_file(&beside);
+        Failure::file(path, &e)
+    })
 }
 
 /// A P-256 private key in PEM.

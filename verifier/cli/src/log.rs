@@ -220,7 +220,7 @@ impl Input {
         }
         match File::open(&self.file) {
             Ok(file) => Ok(Box::new(file)),
-            Err(e) => Err(Failure::file(&self.file, &e)),
+            Err(e) => Err(Failure::input(&self.file, &e)),
         }
     }
 

@@ -126,14 +126,14 @@ fn usage(error: &clap::Error) -> ExitCode {
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if json && !is_help {
-        // clap's text is several lines; the first one says what is wrong.
+        // Of clap's text the lines up to the first empty one say what is wrong; the usage follows.
         let text = error.render().to_string();
-        let line = text
+        let lines: Vec<&str> = text
             .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ")
-            .to_owned();
+            .take_while(|line| !line.is_empty())
+            .map(str::trim)
+            .collect();
+        let line = lines.join(" ").trim_start_matches("error: ").to_owned();
         let failure = Failure::new("usage", line).hint("run `cgpath --help`");
         failure.print(true, false);
         return ExitCode::from(Failure::CODE);

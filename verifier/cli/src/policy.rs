@@ -58,8 +58,8 @@ Maintainer scripts stand where dpkg runs them. What they, diversions and alterna
     #[command(after_help = "Example:
   cgpath policy from-boot evidence.cbor >> node.yaml
 
-The evidence must be of a boot that is known to be good: what it measured is accepted from then on. Notes on standard
-error, and comments in the values, say what was not understood, what only a register's value binds, and what the
+The evidence must be of a boot that is known to be good: what it measured is accepted from then on. Notes on standard \
+error, and comments in the values, say what was not understood, what only a register's value binds, and what the \
 firmware does otherwise than the TCG's profile says.")]
     FromBoot(boot_values::FromBoot),
     /// Computes what a unified kernel image will have measured, as the `boot:` of a node's policy (rule V10)
@@ -95,7 +95,7 @@ What is not understood is refused with its place: it could change what is accept
     /// Says what a policy would have said of all stored evidence of its node; exit 1 if not all is trusted
     /// under it
     #[command(after_help = "Example:
-  cgpath policy test new.yaml --against /var/lib/cgpath
+  cgpath policy test new.yaml --against /var/lib/cgpath/store
 
 Nothing in the store is changed.")]
     Test(test::Test),
@@ -108,12 +108,12 @@ Nothing in the store is changed.")]
     /// there is anything
     #[command(after_help = "Examples:
   cgpath policy lint node.yaml
-  cgpath policy lint node.yaml --against /var/lib/cgpath")]
+  cgpath policy lint node.yaml --against /var/lib/cgpath/store")]
     Lint(lint::Lint),
     /// Writes a patch that would accept what a verdict did not: to be looked at, never applied by itself
     #[command(after_help = "Examples:
   cgpath policy suggest node.yaml --from verdict.json > upgrade.patch
-  cgpath policy suggest node.yaml --from /var/lib/cgpath > upgrade.patch
+  cgpath policy suggest node.yaml --from /var/lib/cgpath/store > upgrade.patch
   patch -p0 < upgrade.patch")]
     Suggest(suggest::Suggest),
     /// Reads a node's policy with all its reference files and says what is in them
@@ -370,7 +370,7 @@ impl FromLog {
         let mut reader: Box<dyn Read> = if self.list.as_os_str() == "-" {
             Box::new(io::stdin().lock())
         } else {
-            Box::new(File::open(&self.list).map_err(|e| Failure::file(&self.list, &e))?)
+            Box::new(File::open(&self.list).map_err(|e| Failure::input(&self.list, &e))?)
         };
         let decode = |e: cgpath_evidence::Error| Failure::decode(&name, &e);
         let mut decoder = cgpath_evidence::list::Decoder::auto();
@@ -541,7 +541,7 @@ fn refused(error: &cgpath_policy::Error) -> Failure {
     let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
     match error {
         cgpath_policy::Error::Syntax { .. } => {
-            failure.hint("the format: policy/README.md, `cgpath policy schema node`")
+            failure.hint("the formats: policy/README.md, `cgpath policy schema node` and `reference`")
         }
         cgpath_policy::Error::Unresolved { .. } => {
             failure.hint("make it with `cgpath policy from-image|from-rootfs`")

@@ -25,7 +25,7 @@ const MAX_EAR_FILE: u64 = 4 * 1024 * 1024;
 #[command(
     after_help = "With --store the bundle carries the store's own signed result for the same checkpoint, about the node and this pod \
                   alone; without a full verifier's result a tenant can conclude no more than `partition only`.\n\nExamples:\n  \
-                  cgpath prove --pod 1f0a… --store /var/lib/cgpath --node worker-1 -o web.tenant\n  \
+                  cgpath prove --pod 1f0a… --store /var/lib/cgpath/store --node worker-1 -o web.tenant\n  \
                   cgpath prove --pod 1f0a… --evidence evidence.cbor --ear web.jwt --from 80 -o web.tenant\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
@@ -88,6 +88,7 @@ impl Prove {
     /// # Errors
     /// Input that cannot be read, or of which no bundle can be made.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        input::check_output(&self.output)?;
         let (evidence, ear) = match (&self.store, &self.node) {
             (Some(dir), Some(node)) => self.of_store(&Store::open(dir)?, node)?,
             _ => self.of_files()?,

@@ -4,6 +4,7 @@
 //! from the verifier's store. Not here: what stands on the page (see `cgpath_report`).
 
 use crate::input;
+use crate::kept;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, Verdict, appraise};
 use cgpath_evidence::Evidence;
@@ -29,7 +30,7 @@ const MAX_VERDICTS: u64 = 256 * 1024 * 1024;
 #[command(after_help = "Examples:
   cgpath report rounds/ --policy node.yaml --ak ak.pub --dangerous-no-nonce -o report.html
   cgpath report rounds/ --verdicts history.json -o report.html
-  cgpath report --store /var/lib/cgpath --node worker-1 -o report.html
+  cgpath report --store /var/lib/cgpath/store --node worker-1 -o report.html
 
 A folder gives its *.cbor files in the order of their names; each file is one round, of the time when it was written.
 Verdicts: what `cgpath verify --json` or the service's history answered, one after the other or in one array.")]
@@ -373,10 +374,7 @@ fn from_store(store: &Store, node: &str) -> Result<Rounds, Failure> {
     let mut kept = store.history(node, MAX_ROUNDS, None)?;
     kept.reverse();
     if kept.is_empty() {
-        return Err(Failure::new(
-            "no-verdict",
-            format!("{node} has sent no evidence yet"),
-        ));
+        return Err(kept::silent(node));
     }
     let parse = |text: &str, id: i64| {
         serde_json::from_str::<Verdict>(text).map_err(|e| Failure::new("store", format!("verdict {id}: {e}")))

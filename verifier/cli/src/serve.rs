@@ -26,9 +26,9 @@ const LISTEN: &str = "127.0.0.1:8443";
 /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
 #[derive(Args)]
 #[command(after_help = "Examples:
-  cgpath serve --init /var/lib/cgpath --name verifier.example --name 192.0.2.7
-  cgpath serve /var/lib/cgpath --listen 0.0.0.0:8443
-  cgpath serve /var/lib/cgpath --add-name verifier.new.example
+  cgpath serve --init /var/lib/cgpath/store --name verifier.example --name 192.0.2.7
+  cgpath serve /var/lib/cgpath/store --listen 0.0.0.0:8443
+  cgpath serve /var/lib/cgpath/store --add-name verifier.new.example
 
 Requests:
   POST /v1/nodes/NAME/nonce       {\"nonce\": hex, \"expires\": unix seconds}
@@ -73,8 +73,8 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: String,
-    /// Who may read verdicts: with a token whoever shows it, without one this machine alone (and with it
-    /// whatever proxy runs here)
+    /// Who may read verdicts: those that show this token; without one this machine alone (and each proxy that
+    /// runs here)
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<String>,
     /// This machine needs a token, too: without --read-token and --readers one is made and kept in
@@ -112,7 +112,7 @@ pub struct Serve {
     /// How long an attestation result (EAR) counts, from its verdict on [default: as --stale-after]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     ear_lifetime: Option<u64>,
-    /// Who is told of each change of a verdict, by a signed CloudEvent: https://HOST/PATH; can be repeated
+    /// Who is sent each change of a verdict, as a signed CloudEvent: https://HOST/PATH; can be repeated
     #[arg(long = "webhook", value_name = "URL")]
     webhooks: Vec<String>,
     /// The CAs that webhooks' certificates are of (PEM)
@@ -195,9 +195,8 @@ impl From<RunError> for Failure {
             RunError::Busy(_) => Failure::new("busy", text),
             RunError::Lock { path, error } => Failure::file(&path, &error),
             RunError::Address { .. } => Failure::new("usage", text).hint("--listen 0.0.0.0:8443"),
-            RunError::Listen { .. } => {
-                Failure::new("io", text).hint("--listen with port 0 takes a free port")
-            }
+            RunError::Listen { .. } => Failure::new("io", text)
+                .hint("--listen takes an address of this machine; with port 0 it takes a free port"),
             RunError::System { .. } => Failure::new("io", text),
         }
     }
@@ -290,7 +289,7 @@ impl Serve {
         ))?;
         out.line("")?;
         out.line(format_args!(
-            "Whoever checks verdicts needs {}",
+            "To check signed verdicts one needs {}",
             show(&verdict_key)
         ))?;
         Ok(Status::Clean)

@@ -9,9 +9,10 @@ use cgpath_appraisal::{
     ExpectedNonce, PinnedKey, Unusable,
     tenant::{Outcome, TenantContext, TenantState},
 };
-use cgpath_evidence::{TenantBundle, bundle::MAX_BUNDLE_LEN};
+use cgpath_evidence::{PodUid, TenantBundle, bundle::MAX_BUNDLE_LEN};
+use cgpath_policy::Policy;
 use cgpath_service::files::read_bounded;
-use cgpath_service::policy_files;
+use cgpath_service::policy_files::{self, PolicyFileError};
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ impl Tenant<'_> {
     /// # Errors
     /// Input that cannot be read, or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let (pod, policy) = policy_files::load_tenant(self.policy)?;
+        let (pod, policy) = load(self.policy)?;
         let bundle = read(self.bundle)?;
         let keys = self.verifiers.iter().map(|path| public_key(path));
         let context = TenantContext {
@@ -74,12 +75,24 @@ impl Tenant<'_> {
     }
 }
 
+/// A tenant's own policy, with its reference files.
+///
+/// # Errors
+/// What cannot be read, or is none.
+pub fn load(path: &Path) -> Result<(PodUid, Policy), Failure> {
+    policy_files::load_tenant(path).map_err(|error| match error {
+        PolicyFileError::Policy(cgpath_policy::Error::Syntax { .. }) => Failure::from(error)
+            .hint("a tenant's policy is another one than a node's: docs/tenants.md shows one"),
+        error => error.into(),
+    })
+}
+
 fn name(path: &Path) -> String {
     escape(path.as_os_str().as_encoded_bytes())
 }
 
 fn read(path: &Path) -> Result<TenantBundle, Failure> {
-    let bytes = file_or_stdin(path, MAX_BUNDLE_LEN as u64).map_err(|e| Failure::file(path, &e))?;
+    let bytes = file_or_stdin(path, MAX_BUNDLE_LEN as u64).map_err(|e| Failure::input(path, &e))?;
     TenantBundle::from_cbor(&bytes)
         .map_err(|e| Failure::decode(&name(path), &e).hint("give the file as `cgpath prove` wrote it"))
 }

@@ -24,7 +24,7 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
     after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \
                   vouches for what was sealed.\n\nExamples:\n  \
                   cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…\n  \
-                  cgpath verify --store /var/lib/cgpath --node worker-1 --policy new.yaml\n  \
+                  cgpath verify --store /var/lib/cgpath/store --node worker-1 --policy new.yaml\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
 pub struct Verify {
@@ -93,6 +93,7 @@ impl Verify {
         if self.tenant.is_none() {
             self.source.check()?;
         }
+        self.output.as_deref().map_or(Ok(()), input::check_output)?;
         let kept = self.source.kept()?;
         let nonce = match &kept {
             Some(kept) if self.nonce.is_none() && !self.dangerous_no_nonce => {

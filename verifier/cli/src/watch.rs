@@ -186,7 +186,11 @@ impl Watcher<'_> {
             if matches!(broken, Broken::Elsewhere) && failures == 1 {
                 continue;
             }
-            let text = escape(broken.to_string().as_bytes());
+            let text = match &broken {
+                // What it said is escaped already.
+                Broken::Status { .. } => broken.to_string(),
+                _ => escape(broken.to_string().as_bytes()),
+            };
             if let Broken::Status { status, .. } = broken {
                 let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 // What was shown once may come back; what never was there is a mistake.
@@ -196,7 +200,16 @@ impl Watcher<'_> {
                 }
             }
             if self.last.is_none() && failures >= 3 {
-                return Err(Failure::new("service", text));
+                // The second where the CA that was given has the service's CA's name.
+                let is_unknown_ca = ["UnknownIssuer", "BadSignature"]
+                    .iter()
+                    .any(|word| text.contains(word));
+                let failure = Failure::new("service", text);
+                return Err(if is_unknown_ca {
+                    failure.hint("--ca FILE: ca.pem of the verifier's directory")
+                } else {
+                    failure
+                });
             }
             let pause = Duration::from_millis(250 << failures.min(10)).min(LAST_PAUSE);
             eprintln!("{text}; again in {pause:?}");
@@ -247,7 +260,7 @@ impl Watcher<'_> {
             .collect()
             .await
             .map(|b| b.to_bytes());
-        let said = foreign(said.unwrap_or_default());
+        let said = why(&said.unwrap_or_default());
         Err(Broken::Status {
             authority: self.service.authority().to_owned(),
             status,
@@ -412,6 +425,13 @@ impl Watcher<'_> {
         self.shown += 1;
         Ok(Ok(()))
     }
+}
+
+/// What an answer that is an error says: the service's own text of it, else all of it.
+fn why(body: &[u8]) -> String {
+    let value: Option<Value> = serde_json::from_slice(body).ok();
+    let error = value.as_ref().and_then(|value| value.get("error")?.as_str());
+    error.map_or_else(|| foreign(body), foreign)
 }
 
 /// Whether all that an event speaks of is trusted.

@@ -505,7 +505,7 @@ impl core::fmt::Display for Verdict {
             )?;
         }
         if let Some(again) = self.rejudged {
-            writeln!(f, "judged again at {} UTC", utc(again))?;
+            writeln!(f, "re-appraised at {} UTC", utc(again))?;
         }
         for relaxation in &self.relaxations {
             writeln!(f, "RELAXED: {}", escape(relaxation.as_bytes()))?;

@@ -7,6 +7,7 @@
 
 use super::StoreArgs;
 use crate::input;
+use crate::kept;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
 use cgpath_appraisal::accept::{self, Accepted};
@@ -30,7 +31,7 @@ const TRIES: u32 = 5;
 pub struct SetPolicy {
     /// The node
     name: String,
-    /// Its new policy; without it, its policy as it was enrolled, and only the evidence is judged again
+    /// Its new policy; without it the enrolled one stays, and the evidence is re-appraised
     policy: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
@@ -341,7 +342,7 @@ pub fn report(
         return Ok(status);
     }
     out.line(format_args!(
-        "  judged again: {} verdicts since the node's boot",
+        "  re-appraised: {} verdicts since the node's boot",
         changed.rejudged
     ))?;
     if changed.without_evidence > 0 {
@@ -489,7 +490,7 @@ impl Accept {
             let round = store.round(&self.name)?;
             let last = store
                 .last_verdict(&self.name)?
-                .ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", self.name)))?;
+                .ok_or_else(|| kept::silent(&self.name))?;
             let verdict: Verdict = serde_json::from_str(last.verdict.get())
                 .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
             let finding = find(&verdict, &self.finding)?;

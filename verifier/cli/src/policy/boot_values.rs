@@ -85,7 +85,7 @@ impl FromUki {
 
 /// Remarks are comments in the values, too.
 fn write(output: Option<&Path>, yaml: &str, remarks: &[String], out: &mut Output) -> Result<Status, Failure> {
-    match output {
+    match output.filter(|path| *path != Path::new("-")) {
         Some(path) => input::replace(path, yaml.as_bytes())?,
         None if out.json() => out.object(&serde_json::json!({ "boot": yaml, "remarks": remarks }))?,
         None => out.line(yaml.trim_end())?,

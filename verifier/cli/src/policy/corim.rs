@@ -48,8 +48,8 @@ pub struct FromCorim {
         conflicts_with = "dangerous_no_signature"
     )]
     key: Option<PathBuf>,
-    /// Takes an unsigned manifest, and a signed one without checking it: whoever can change the file changes
-    /// the policy
+    /// Takes an unsigned manifest, and a signed one without checking it: who can change the file changes the
+    /// policy
     #[arg(long)]
     dangerous_no_signature: bool,
     /// The folder for the reference values and the policy's part; made where it is not there

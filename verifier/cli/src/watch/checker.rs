@@ -2,12 +2,11 @@
 
 use crate::input;
 use crate::output::{Failure, escape};
-use crate::tenant::public_key;
+use crate::tenant::{self, public_key};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_appraisal::tenant::{TenantContext, TenantState, TenantVerdict};
 use cgpath_appraisal::{ExpectedNonce, PinnedKey};
 use cgpath_evidence::{PodUid, TenantBundle, challenge::Opening};
-use cgpath_service::policy_files;
 use p256::ecdsa::VerifyingKey;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -99,7 +98,7 @@ impl Checker {
     /// # Errors
     /// Those that cannot be used.
     pub fn new(path: &Path, ak: &str, pod: PodUid, verifiers: &[PathBuf]) -> Result<Checker, Failure> {
-        let (of, policy) = policy_files::load_tenant(path)?;
+        let (of, policy) = tenant::load(path)?;
         if of != pod {
             return Err(Failure::new(
                 "policy",

@@ -357,5 +357,40 @@ fn all_nodes_or_one_are_shown_live_and_a_tenant_sees_its_own_alone() {
         "refused"
     );
     assert_eq!(refused(&["--token", token, "--node", "worker-9"]), "refused");
+    // What the service says is shown as it is, and a CA that is not the service's is named as the cause.
+    let other = Site::new();
+    for (ca, node, words) in [
+        (site.ca(), "worker-9", "no node named \"worker-9\""),
+        (other.ca(), "worker-1", "--ca FILE"),
+    ] {
+        let args = [
+            "--json",
+            "--url",
+            &url,
+            "--ca",
+            ca.to_str().unwrap(),
+            "--token",
+            token,
+            "--node",
+            node,
+        ];
+        let output = cgpath(&[&["watch"], &args[..]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        // Above it each try has a line.
+        let last = output
+            .stderr
+            .trim_ascii_end()
+            .rsplit(|b| *b == b'\n')
+            .next()
+            .unwrap();
+        let error: Value = serde_json::from_slice(last).unwrap();
+        assert!(error["hint"].is_string(), "{error}");
+        let said = format!(
+            "{} {}",
+            error["error"].as_str().unwrap(),
+            error["hint"].as_str().unwrap()
+        );
+        assert!(said.contains(words) && !said.contains('\\'), "{said}");
+    }
     assert_eq!(cgpath(&["watch", "--help"]).status.code(), Some(0));
 }
