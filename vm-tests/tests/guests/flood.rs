@@ -6,7 +6,7 @@ use cgpath_evidence::{Checkpoint, EventKind, Evidence, GuardAction, PartitionKey
 use std::time::{Duration, Instant};
 use vm_protocol::elf;
 use vm_protocol::spec::{Mount, Pod, Workload};
-use vm_tests::oci::{self, Image};
+use vm_tests::oci::Image;
 use vm_tests::pods::{Pods, Running, Runtime, container};
 use vm_tests::scenario::{COLLECTOR, KnownPod, Node, Plan};
 use vm_tests::{Stock, host};
