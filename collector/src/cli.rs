@@ -3,6 +3,9 @@
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
+/// Where the help has what every subcommand takes: behind the subcommand's own options.
+const LAST: usize = 900;
+
 /// `cgpathd`.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,10 +22,10 @@ use std::path::PathBuf;
 )]
 pub struct Cli {
     /// Configuration file
-    #[arg(short, long, global = true, value_name = "FILE", env = "CGPATHD_CONFIG_FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, global = true, display_order = LAST, value_name = "FILE", env = "CGPATHD_CONFIG_FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Override one configuration key, for instance --set verifier.interval=10; may be repeated
-    #[arg(short, long, global = true, value_name = "KEY=VALUE")]
+    #[arg(short, long, global = true, display_order = LAST, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// What to do
     #[command(subcommand)]
@@ -126,13 +129,16 @@ pub struct Ak {
 /// `cgpathd status`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cgpathd status --format text\n  cgpathd status | jq .sinks\n  \
+    after_help = "Examples:\n  cgpathd status --format text\n  cgpathd status --json | jq .budgets.top\n  \
         cgpathd status --format prometheus > /var/lib/prometheus/node-exporter/cgpathd.prom"
 )]
 pub struct Status {
     /// In which form
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = StatusFormat::Json)]
     pub format: StatusFormat,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// The forms of `cgpathd status`.

@@ -146,7 +146,7 @@ async fn answer(stream: UnixStream, handle: Handle, sinks: &Sinks) -> io::Result
 #[non_exhaustive]
 pub enum ClientError {
     /// No daemon listens.
-    #[error("no daemon listens on {0}")]
+    #[error("no daemon listens on {0}; its log and `cgpathd check` say why")]
     NotRunning(PathBuf),
     /// The conversation failed.
     #[error("asking the daemon at {path}: {source}")]

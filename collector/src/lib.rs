@@ -2,6 +2,7 @@
 //! checkpoints, anchors them in the TPM and sends evidence.
 //!
 //! [`pipeline`] is pure and holds every decision; everything else here moves bytes to and from it.
+#![deny(unsafe_code)]
 
 pub mod anchor;
 pub mod bpf;

@@ -1,4 +1,5 @@
 //! `cgpathd`: a thin command over the library `cgpathd`.
+#![forbid(unsafe_code)]
 
 use anyhow::{Context, bail};
 use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
@@ -37,10 +38,22 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("cgpathd: {}", shortened(&format!("{e:#}")));
+            eprintln!("cgpathd: {}", shortened(&causes(&e)));
             ExitCode::from(2)
         }
     }
+}
+
+/// An error and its causes, each once: many errors name their cause in their own text already.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.as_str() {
+            "" => cause,
+            _ if said.contains(&cause) => said,
+            _ => format!("{said}: {cause}"),
+        }
+    })
 }
 
 /// The kernel's reasons for refusing a program can be megabytes: their beginning and end say what matters.
@@ -371,4 +384,18 @@ fn prepare(config: &Config, args: &Setup) -> anyhow::Result<()> {
     };
     print!("{text}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_each_of_its_causes_once() {
+        let gone = || std::io::Error::other("no such file");
+        let own = anyhow::Error::new(gone()).context("configuration c.toml");
+        assert_eq!(causes(&own), "configuration c.toml: no such file");
+        let repeated = anyhow::Error::new(gone()).context("configuration c.toml: no such file");
+        assert_eq!(causes(&repeated), "configuration c.toml: no such file");
+    }
 }

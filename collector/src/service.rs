@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
 use crate::request::{Handover, MAX_WAITING, PodVerdicts, RequestError, Source};
 use crate::runtime::Names;
-use crate::sources::{boot::BootFacts, system};
+use crate::sources::{boot_facts::BootFacts, system};
 use crate::status::Status;
 use crate::store::{Assembly, EvidenceFile, Header};
 use crate::tpm::{TpmAccess as _, TpmThread};
@@ -301,8 +301,9 @@ impl Service {
         }
         let taken = self.engine.drain()?;
         // Records wait for their entries; each reading makes the kernel walk the whole list, so not at each
-        // record.
-        if taken < BATCH && self.engine.pipeline().unjoined() > 0 && self.list_read.elapsed() >= SLOW_TICK {
+        // record. On a full disk the list stays where it is: the kernel keeps it.
+        let is_wanted = !self.engine.is_stalled() && self.engine.pipeline().unjoined() > 0;
+        if taken < BATCH && is_wanted && self.list_read.elapsed() >= SLOW_TICK {
             self.engine.poll_list()?;
             self.list_read = Instant::now();
         }
@@ -409,6 +410,10 @@ impl Service {
     fn status(&self) -> Status {
         let pipeline = self.engine.pipeline();
         let (protection, denied) = self.engine.denied();
+        let budgets = self.engine.budgets();
+        if let Err(error) = &budgets {
+            tracing::warn!(%error, "budgets of pods");
+        }
         Status {
             checkpoint: pipeline.last_checkpoint(),
             blind: pipeline.first_blind(),
@@ -419,6 +424,7 @@ impl Service {
             stalled: self.engine.is_stalled(),
             protection,
             denied,
+            budgets: budgets.ok(),
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
             sinks: Vec::new(),
             runtime: self.names.status(),

@@ -3,6 +3,7 @@
 //! Nothing that is there already is overwritten, and only what is still as it was made here is removed.
 
 use crate::anchor::ima::{self, AnchorError};
+use crate::anchor::key::{self, KeyError};
 use crate::bpf;
 use crate::config::{Config, DEFAULT_PATH, EXAMPLE};
 use crate::control;
@@ -56,6 +57,9 @@ pub enum SetupError {
     /// The file system of checkpoints.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
+    /// The checkpoint key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 /// A file that setup makes.
@@ -188,6 +192,7 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
     if !dry_run {
         bpf::unload(&config.bpf.pin_dir)?;
         ima::unmount(&config.run_dir)?;
+        key::remove(&config.run_dir)?;
     }
     line(
         &mut out,
@@ -198,7 +203,7 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
     );
     line(
         &mut out,
-        format_args!("{verb}  the file system of checkpoint files"),
+        format_args!("{verb}  the file system of checkpoint files and this boot's checkpoint key"),
     );
     let remove = |path: &Path| match dry_run {
         true => Ok(()),
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn setup_says_that_the_program_is_absent_and_remove_takes_the_units_link_along() {
+    fn setup_says_that_the_program_is_absent_and_remove_takes_the_units_link_and_the_key_along() {
         let root = tempfile::tempdir().unwrap();
         // Paths that nothing else uses: remove looks at the programs and mounts of this machine, too.
         let config = Config {
@@ -328,15 +333,23 @@ mod tests {
         let text = install(root.path(), &config, false).unwrap();
         assert!(!text.contains("put cgpathd"), "{text}");
 
+        let state = config.run_dir.join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        std::fs::write(state.join("checkpoint.key"), [1; 32]).unwrap();
         let link = units.join("multi-user.target.wants/cgpathd.service");
         std::os::unix::fs::symlink(UNIT_PATH, &link).unwrap();
         let text = remove(root.path(), &config, true).unwrap();
         assert!(
-            text.contains("multi-user.target.wants") && link.is_symlink(),
+            text.contains("multi-user.target.wants") && link.is_symlink() && state.exists(),
             "{text}"
         );
         remove(root.path(), &config, false).unwrap();
         assert!(!link.is_symlink() && !units.join("cgpathd.service").exists());
+        assert!(
+            !state.exists(),
+            "a key that signs nothing any more is not left behind"
+        );
+        remove(root.path(), &config, false).unwrap();
     }
 
     #[test]

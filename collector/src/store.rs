@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 /// Bytes that wait in memory before they are written.
 const BUFFER: usize = 64 * 1024;
 
-/// So many wait where the disk is full. The journal takes no records then, so that it does not come to more.
+/// So many bytes of records wait where the disk is full. The journal takes no records then, so that it does
+/// not come to more.
 const MOST_BUFFERED: usize = 64 * BUFFER;
 
 /// Bytes between two records of a partition that are read along with them: a read of its own costs more.
@@ -72,10 +73,20 @@ struct Log {
     /// Bytes in the file.
     written: u64,
     buf: Vec<u8>,
+    /// Bytes of `buf` at most, where the disk is full.
+    most: usize,
+}
+
+/// Whether the disk takes nothing more for now, or a quota does not.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 impl Log {
-    fn create(path: PathBuf) -> Result<Log, StoreError> {
+    fn create(path: PathBuf, most: usize) -> Result<Log, StoreError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -93,6 +104,7 @@ impl Log {
             path,
             written: 0,
             buf: Vec::with_capacity(BUFFER),
+            most,
         })
     }
 
@@ -106,8 +118,7 @@ impl Log {
         if self.buf.len() + bytes.len() > BUFFER {
             match self.flush() {
                 // It is written when there is room. What must read it fails until then.
-                Err(StoreError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::StorageFull && self.buf.len() < MOST_BUFFERED => {}
+                Err(StoreError::Io { source, .. }) if is_full(&source) && self.buf.len() < self.most => {}
                 done => done?,
             }
         }
@@ -133,14 +144,14 @@ impl Log {
         Ok(())
     }
 
-    fn reader(&mut self) -> Result<Reader, StoreError> {
+    fn reader(&mut self) -> Result<LogHandle, StoreError> {
         self.flush()?;
         let file = self.file.try_clone().map_err(|source| StoreError::Io {
             path: self.path.clone(),
             what: "duplicate",
             source,
         })?;
-        Ok(Reader {
+        Ok(LogHandle {
             file,
             path: self.path.clone(),
         })
@@ -149,12 +160,12 @@ impl Log {
 
 /// A second handle of a log's file; reads by position, so it does not disturb the writer.
 #[derive(Debug)]
-struct Reader {
+struct LogHandle {
     file: File,
     path: PathBuf,
 }
 
-impl Reader {
+impl LogHandle {
     fn copy(&self, at: u64, len: u64, buf: &mut Vec<u8>, out: &mut impl Write) -> Result<(), StoreError> {
         let (mut at, mut left) = (at, len);
         while left > 0 {
@@ -270,8 +281,9 @@ impl Store {
     pub fn create(dir: &Path) -> Result<Store, StoreError> {
         Ok(Store {
             dir: dir.to_owned(),
-            records: Log::create(dir.join("records"))?,
-            list: Log::create(dir.join("list"))?,
+            records: Log::create(dir.join("records"), MOST_BUFFERED)?,
+            // A reading of the list is in memory as a whole in any case, and the next one waits for room.
+            list: Log::create(dir.join("list"), usize::MAX)?,
             entries: Vec::new(),
             partitions: BTreeMap::new(),
             checkpoints: Vec::new(),
@@ -461,8 +473,8 @@ struct Found {
 #[derive(Debug)]
 pub struct Assembly {
     dir: PathBuf,
-    records: Reader,
-    list: Reader,
+    records: LogHandle,
+    list: LogHandle,
     list_at: u64,
     list_len: u64,
     entries: u64,

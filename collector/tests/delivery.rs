@@ -1,59 +1,36 @@
 //! Delivery over HTTPS to a verifier of the test's own, and the daemon's local socket.
 
 use cgpath_net::NetError;
+use cgpath_testkit::Authority;
 use cgpath_testkit::port::Port;
 use cgpathd::config::Verifier;
 use cgpathd::deliver::push::{Client, PushError};
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-
-/// A CA and a server certificate of it for 127.0.0.1.
-struct Pki {
-    ca_pem: String,
-    acceptor: tokio_rustls::TlsAcceptor,
-}
-
-fn pki() -> Pki {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&ca_key).unwrap();
-    let issuer = rcgen::Issuer::new(params, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".into()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
-    Pki {
-        ca_pem: ca.pem(),
-        acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)),
-    }
-}
+use tokio_rustls::TlsAcceptor;
 
 /// Answers each connection with the next of `answers`; gives what was asked.
-async fn serve(pki: &Pki, answers: Vec<String>) -> (SocketAddr, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
-    serve_each(pki, answers.into_iter().map(|answer| vec![answer]).collect()).await
+async fn serve(
+    authority: &Authority,
+    answers: Vec<String>,
+) -> (SocketAddr, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
+    serve_each(
+        authority,
+        answers.into_iter().map(|answer| vec![answer]).collect(),
+    )
+    .await
 }
 
 /// Answers each connection with all of the next `answers`, a request each; gives what was asked.
 async fn serve_each(
-    pki: &Pki,
+    authority: &Authority,
     answers: Vec<Vec<String>>,
 ) -> (SocketAddr, tokio::task::JoinHandle<Vec<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let acceptor = pki.acceptor.clone();
+    let acceptor = TlsAcceptor::from(authority.issue("127.0.0.1").server(None));
     let task = tokio::spawn(async move {
         let mut asked = Vec::new();
         for answers in answers {
@@ -98,12 +75,10 @@ fn answer(status: &str, body: &str) -> String {
     )
 }
 
-fn client(address: SocketAddr, ca_pem: &str, dir: &Path) -> Client {
-    let ca = dir.join("ca.pem");
-    std::fs::write(&ca, ca_pem).unwrap();
+fn client(address: SocketAddr, authority: &Authority) -> Client {
     let config = Verifier {
         url: format!("https://{address}"),
-        ca,
+        ca: authority.ca(),
         timeout: 180,
         ..Verifier::default()
     };
@@ -112,15 +87,14 @@ fn client(address: SocketAddr, ca_pem: &str, dir: &Path) -> Client {
 
 #[tokio::test]
 async fn a_nonce_is_fetched_and_evidence_is_streamed_to_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let pki = pki();
+    let authority = Authority::new();
     let nonce = "00112233445566778899aabbccddeeff";
     let answers = vec![
         answer("200 OK", &format!("{{\"nonce\":\"{nonce}\",\"expires\":1}}")),
         answer("200 OK", "{\"node\":{\"trust\":\"trusted\"}}"),
     ];
-    let (address, asked) = serve(&pki, answers).await;
-    let client = client(address, &pki.ca_pem, dir.path());
+    let (address, asked) = serve(&authority, answers).await;
+    let client = client(address, &authority);
     assert_eq!(hex::encode(client.nonce().await.unwrap().0), nonce);
     let body: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
     let mut file = tempfile::tempfile().unwrap();
@@ -141,14 +115,13 @@ async fn a_nonce_is_fetched_and_evidence_is_streamed_to_it() {
 
 #[tokio::test]
 async fn nonce_and_evidence_go_by_one_connection() {
-    let dir = tempfile::tempdir().unwrap();
-    let pki = pki();
+    let authority = Authority::new();
     let answers = vec![
         answer("200 OK", "{\"nonce\":\"0011223344556677\"}"),
         answer("200 OK", "{}"),
     ];
-    let (address, asked) = serve_each(&pki, vec![answers]).await;
-    let client = client(address, &pki.ca_pem, dir.path());
+    let (address, asked) = serve_each(&authority, vec![answers]).await;
+    let client = client(address, &authority);
     client.nonce().await.unwrap();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"evidence").unwrap();
@@ -159,10 +132,9 @@ async fn nonce_and_evidence_go_by_one_connection() {
 
 #[tokio::test]
 async fn a_server_of_another_ca_gets_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (pki(), pki());
+    let (ours, theirs) = (Authority::new(), Authority::new());
     let (address, asked) = serve(&theirs, vec![answer("200 OK", "{}")]).await;
-    let client = client(address, &ours.ca_pem, dir.path());
+    let client = client(address, &ours);
     assert!(matches!(
         client.nonce().await,
         Err(PushError::Net(NetError::Connect { .. }))
@@ -172,15 +144,14 @@ async fn a_server_of_another_ca_gets_nothing() {
 
 #[tokio::test]
 async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let pki = pki();
+    let authority = Authority::new();
     let answers = vec![
         answer("403 Forbidden", "{\"error\":\"unknown key 000b…\"}"),
         answer("200 OK", "{\"nonce\":\"00\"}"),
         answer("200 OK", "hello"),
     ];
-    let (address, _) = serve(&pki, answers).await;
-    let asking = client(address, &pki.ca_pem, dir.path());
+    let (address, _) = serve(&authority, answers).await;
+    let asking = client(address, &authority);
     let refused = asking.nonce().await.unwrap_err();
     assert!(
         matches!(&refused, PushError::Refused { status: 403, message, .. } if message.contains("unknown key"))
@@ -192,7 +163,7 @@ async fn refusals_wrong_answers_silence_and_absence_are_told_apart() {
     let silent = TcpListener::bind(port.address()).await.unwrap();
     let config = Verifier {
         url: format!("https://{}", silent.local_addr().unwrap()),
-        ca: dir.path().join("ca.pem"),
+        ca: authority.ca(),
         timeout: 1,
         ..Verifier::default()
     };

@@ -1,11 +1,21 @@
 //! Rounds of the engine on a machine made of software: what a verifier that follows is sent.
 
-use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
+#![allow(
+    unsafe_code,
+    reason = "the spool's open file is exchanged for one that takes nothing"
+)]
+
+use crate::common::machine::{BOOT_ID, PODS, Software, content, keep, take};
 use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, PartitionKey, Quote, SealedCheckpoint, Tier};
 use cgpathd::bpf::OpenMark;
 use cgpathd::engine::core::{Core, Outcome};
+use cgpathd::journal::{Frame, Journal, JournalError};
+use cgpathd::pipeline::{Note, SealError};
 use cgpathd::store::{Assembly, Header};
+use std::fs::{File, OpenOptions};
 use std::io::Read as _;
+use std::os::fd::{IntoRawFd as _, RawFd};
+use std::path::Path;
 
 /// Every actor uses a file that nobody used before.
 fn use_files(core: &mut Core<Software>, round: u64) {
@@ -174,4 +184,103 @@ fn a_canary_whose_record_never_comes_makes_the_checkpoint_blind() {
         .unwrap()
         .checkpoint;
     assert!(last.blind);
+}
+
+/// The disk of an open file is full, for as long as this lives.
+struct FullDisk {
+    fd: RawFd,
+    good: File,
+}
+
+impl FullDisk {
+    fn under(path: &Path) -> FullDisk {
+        let path = path.canonicalize().unwrap();
+        // The one descriptor of it: which number it has nobody tells.
+        let fd = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .flatten()
+            .find(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path))
+            .and_then(|entry| entry.file_name().to_str()?.parse().ok())
+            .expect("it is open");
+        let good = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        put(&OpenOptions::new().write(true).open("/dev/full").unwrap(), fd);
+        FullDisk { fd, good }
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        put(&self.good, self.fd);
+    }
+}
+
+/// From now on descriptor `fd` is one of `file`.
+fn put(file: &File, fd: RawFd) {
+    // SAFETY: the engine owns `fd` and goes on owning it: what is given here is let go without closing it.
+    let copy = unsafe { nix::unistd::dup2_raw(file, fd) }.unwrap();
+    assert_eq!(copy.into_raw_fd(), fd);
+}
+
+#[test]
+fn a_seal_that_meets_a_full_disk_fails_its_request_by_name_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Software::boot(dir.path(), PODS).unwrap();
+    use_files(&mut core, 0);
+    let (_, cursor) = written(round(&mut core, None, |_| ()), None);
+    use_files(&mut core, 1);
+    core.request(4, b"another nonce".to_vec()).unwrap();
+    // All that the seal waits for is kept, and then there is no room for the seal itself.
+    let kept: Vec<_> = std::iter::from_fn(|| keep(&mut core)).collect();
+    let disk = FullDisk::under(&dir.path().join("spool"));
+    kept.iter().try_for_each(|record| core.record(record)).unwrap();
+    core.tick().unwrap();
+    let outcomes = core.take_outcomes();
+    let [
+        Outcome::Failed {
+            id: Some(4),
+            error: SealError::Refused { number: 2, why },
+        },
+    ] = &outcomes[..]
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert!(why.contains("spool"), "{why}");
+    assert!(core.pipeline().is_idle() && core.pipeline().last_checkpoint() == Some(1));
+    // Records find no room either: they stay in the ring.
+    use_files(&mut core, 2);
+    assert!(keep(&mut core).is_none() && core.is_stalled());
+    drop(disk);
+
+    let (bytes, _) = written(round(&mut core, Some(&cursor), |_| ()), Some(&cursor));
+    assert!(!core.is_stalled());
+    let delta = EvidenceDelta::from_cbor(&bytes).unwrap();
+    let checkpoints: Vec<_> = delta
+        .checkpoints
+        .iter()
+        .map(|file| SealedCheckpoint::from_file(file).unwrap().checkpoint)
+        .collect();
+    let [last] = &checkpoints[..] else {
+        panic!("{checkpoints:?}");
+    };
+    assert_eq!((last.number, last.losses.total(), last.blind), (2, 0, false));
+    for pod in delta
+        .partitions
+        .iter()
+        .filter(|p| matches!(p.key, PartitionKey::Pod(_)))
+    {
+        assert_eq!(pod.records.len(), 2, "both rounds' files: {}", pod.key);
+    }
+    // A collector that is started again finds the chain as it was told.
+    drop(core);
+    let mut numbers = Vec::new();
+    let journal = Journal::open(dir.path(), &BOOT_ID).unwrap();
+    journal
+        .replay(|frame| {
+            if let Frame::Note(Note::Sealed(sealed)) = frame {
+                numbers.push(sealed.checkpoint.number);
+            }
+            Ok::<(), JournalError>(())
+        })
+        .unwrap();
+    assert_eq!(numbers, [0, 1, 2]);
 }

@@ -97,6 +97,16 @@ pub struct TenantBundle {
     #[n(13)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registers: Option<Vec<Registers>>,
+    /// What the quoted nonce commits to, where a nonce of the reader's own was asked for: the bytes of an
+    /// [`Opening`](crate::challenge::Opening).
+    #[n(14)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(
+        with = "serde_bytes_hex::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub opening: Option<Vec<u8>>,
 }
 
 /// Why no bundle can be made of evidence.
@@ -261,6 +271,7 @@ impl TenantBundle {
             records,
             ear: None,
             registers: evidence.boot.as_ref().map(|boot| boot.registers.clone()),
+            opening: None,
         })
     }
 

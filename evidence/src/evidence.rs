@@ -1,7 +1,7 @@
 //! The evidence that answers one request: quote, measurement list, checkpoints, records.
 
 use crate::{
-    Boot, Digest, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
+    Boot, Entry, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -28,33 +28,6 @@ impl core::fmt::Display for Tier {
             Tier::Bpf => "bpf",
         })
     }
-}
-
-/// One entry of the measurement list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
-#[serde(rename_all = "lowercase")]
-pub enum Entry {
-    /// The entry's bytes in canonical form (little-endian): pcr, digest, name length, name, data length,
-    /// data; as the binary list of the kernel has them (the old `ima` template has no data length). The data,
-    /// its inner lengths included, is as the kernel hashed it. `cgpath_evidence::list` decodes them.
-    #[n(1)]
-    Full(
-        #[n(0)]
-        #[cbor(with = "minicbor::bytes")]
-        #[serde(with = "serde_bytes_hex")]
-        Vec<u8>,
-    ),
-    /// The redacted form: what is needed to replay, and nothing else.
-    #[n(2)]
-    Opaque {
-        /// The PCR that the entry extends.
-        #[n(0)]
-        pcr: u32,
-        /// Template digests by bank; all zero for a violation.
-        #[n(1)]
-        #[cbor(decode_with = "lists::digests")]
-        digests: Vec<Digest>,
-    },
 }
 
 /// A TPM quote and the key that signed it.
@@ -164,19 +137,13 @@ pub struct Evidence {
 
 /// Arrays of what evidence is made of, each with the length of the smallest item.
 pub(crate) mod lists {
-    use crate::{Digest, Entry, Record, wire::list};
+    use crate::{Entry, Record, wire::list};
     use minicbor::{Decoder, decode::Error};
 
-    /// Number, length, and 20 bytes of SHA-1.
-    const DIGEST: usize = 23;
     /// `[1, [h'']]`.
     const ENTRY: usize = 4;
     /// A map with its 18 keys, and a value for each.
     const RECORD: usize = 37;
-
-    pub(crate) fn digests<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Digest>, Error> {
-        list(d, ctx, DIGEST)
-    }
 
     pub(crate) fn entries<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Entry>, Error> {
         list(d, ctx, ENTRY)

@@ -35,12 +35,12 @@ impl Head {
     pub fn read(bytes: &[u8]) -> Result<Head> {
         let is_delta = EvidenceDelta::is_delta(bytes);
         let what = if is_delta { "part of evidence" } else { "evidence" };
-        let mut reader = Reader { bytes, at: 0, what };
+        let mut reader = HeadReader { bytes, at: 0, what };
         let fields = reader.count(if is_delta { ARRAY } else { MAP })?;
         if fields < FIELDS {
             return Err(Error::malformed(0, format!("{what} with {fields} fields")));
         }
-        let key = |reader: &mut Reader, n| if is_delta { Ok(()) } else { reader.key(n) };
+        let key = |reader: &mut HeadReader, n| if is_delta { Ok(()) } else { reader.key(n) };
         key(&mut reader, 0)?;
         let at = reader.at;
         let version = reader.count(UNSIGNED)?;
@@ -87,13 +87,13 @@ const TEXT: u8 = 3;
 const ARRAY: u8 = 4;
 const MAP: u8 = 5;
 
-struct Reader<'a> {
+struct HeadReader<'a> {
     bytes: &'a [u8],
     at: usize,
     what: &'static str,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> HeadReader<'a> {
     /// The argument of an item of this major type.
     fn count(&mut self, wanted: u8) -> Result<u64> {
         // What cannot be it is refused by its first byte.

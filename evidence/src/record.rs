@@ -108,6 +108,12 @@ pub enum GuardAction {
     /// An execution was denied in a pod, since records had been lost.
     #[n(16)]
     ExecutionDeniedOnLoss,
+    /// An execution was denied in a pod that has as many entries in the list as it may.
+    #[n(17)]
+    ExecutionDeniedOnEntries,
+    /// An executable mapping was denied in a pod that has as many entries in the list as it may.
+    #[n(18)]
+    MappingDeniedOnEntries,
 }
 
 impl GuardAction {
@@ -130,6 +136,8 @@ impl GuardAction {
             GuardAction::ExecutionDenied => "execution-denied",
             GuardAction::MappingDenied => "mapping-denied",
             GuardAction::ExecutionDeniedOnLoss => "execution-denied-on-loss",
+            GuardAction::ExecutionDeniedOnEntries => "execution-denied-on-entries",
+            GuardAction::MappingDeniedOnEntries => "mapping-denied-on-entries",
         }
     }
 
@@ -138,7 +146,11 @@ impl GuardAction {
     pub fn is_enforcement(self) -> bool {
         matches!(
             self,
-            GuardAction::ExecutionDenied | GuardAction::MappingDenied | GuardAction::ExecutionDeniedOnLoss
+            GuardAction::ExecutionDenied
+                | GuardAction::MappingDenied
+                | GuardAction::ExecutionDeniedOnLoss
+                | GuardAction::ExecutionDeniedOnEntries
+                | GuardAction::MappingDeniedOnEntries
         )
     }
 }

@@ -4,6 +4,7 @@
 //! tests (`tests/targets.rs`), and under libFuzzer (`libfuzzer/`, with `cargo xtask soak --step libfuzzer` or
 //! `cargo fuzz`). A target also checks what must hold of anything that decodes: that it encodes to the same
 //! bytes, or that chunks do not matter.
+#![forbid(unsafe_code)]
 
 pub mod mutate;
 pub mod seeds;

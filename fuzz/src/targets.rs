@@ -240,7 +240,7 @@ pub fn boot_log(data: &[u8]) {
         log: Some(data.to_vec()),
         command_line: Some(b"quiet".to_vec()),
     };
-    if let Ok(learned) = cgpath_refvals::boot::from_boot(&boot) {
+    if let Ok(learned) = cgpath_refvals::learned_boot::from_boot(&boot) {
         assert!(learned.yaml().len() <= cgpath_policy::MAX_POLICY_LEN);
     }
 }

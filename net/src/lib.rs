@@ -4,7 +4,26 @@
 //! where the caller asks for it by name ([`Endpoint::http_or_https`]); no answer is read beyond a limit
 //! ([`Endpoint::read`]). Not here: what is asked, how often, time limits (an answer is read for as long as
 //! the caller waits).
-
+//!
+//! # One request
+//!
+//! ```no_run
+//! use cgpath_net::{Endpoint, Tls};
+//! use http_body_util::Empty;
+//! use hyper::{Request, body::Bytes};
+//! use std::path::Path;
+//!
+//! # async fn ask() -> Result<(), Box<dyn std::error::Error>> {
+//! let tls = Tls::http1(Path::new("verifier-ca.pem"));
+//! let verifier = Endpoint::https("https://verifier.example:8443/healthz", tls)?;
+//! let mut connection = verifier.connect::<Empty<Bytes>>().await?;
+//! let request = Request::get(verifier.path()).header("host", verifier.authority()).body(Empty::new())?;
+//! let response = connection.send_request(request).await.map_err(|error| verifier.broken(error))?;
+//! let (status, body) = verifier.read(response, 64 * 1024).await?;
+//! println!("{status}: {} bytes", body.len());
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
@@ -328,6 +347,7 @@ fn backoff(first: Duration, longest: Duration, failures: u32, random: u8) -> Dur
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgpath_testkit::Authority;
 
     #[test]
     fn pauses_grow_to_a_limit_and_are_never_none() {
@@ -362,20 +382,10 @@ mod tests {
         }
     }
 
-    fn ca(dir: &Path) -> PathBuf {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let path = dir.join("ca.pem");
-        std::fs::write(&path, params.self_signed(&key).unwrap().pem()).unwrap();
-        std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
-        path
-    }
-
     #[test]
     fn a_url_must_be_https_unless_plain_http_is_asked_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = ca(dir.path());
+        let authority = Authority::new();
+        let ca = authority.ca();
         let tls = Tls::http1(&ca);
         for url in [
             "http://v:1",
@@ -402,7 +412,8 @@ mod tests {
     #[test]
     fn files_that_hold_nothing_of_use_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        let good = ca(dir.path());
+        let authority = Authority::new();
+        let (good, client) = (authority.ca(), authority.issue("client"));
         let empty = dir.path().join("empty.pem");
         std::fs::write(&empty, "").unwrap();
         for path in [&empty, &dir.path().join("absent.pem")] {
@@ -412,7 +423,7 @@ mod tests {
                 "{error}"
             );
         }
-        let (certificate, key, none) = (good.as_path(), dir.path().join("key.pem"), Path::new(""));
+        let (certificate, key, none) = (&*client.certificate, &*client.key, Path::new(""));
         let shown = |identity| {
             Tls {
                 identity,
@@ -421,11 +432,11 @@ mod tests {
             .connector()
             .map(|_| ())
         };
-        assert!(shown((certificate, &key)).is_ok());
+        assert!(shown((certificate, key)).is_ok());
         for identity in [
             (certificate, none),
-            (none, &*key),
-            (&*empty, &*key),
+            (none, key),
+            (&*empty, key),
             (certificate, &*empty),
         ] {
             assert!(

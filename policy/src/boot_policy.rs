@@ -4,7 +4,7 @@
 //! is accepted only in a register that is pinned as a whole, and never for an event whose text a rule reads. Not here: how
 //! the log is read (see `cgpath_evidence::boot`), whether a quote vouches for it (see `cgpath-appraisal`).
 
-use crate::node::form::{bounded, digests_schema, name, some};
+use crate::form::{bounded, digests_schema, name, some};
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{
     Digest,

@@ -31,9 +31,11 @@ mod boot_policy;
 pub mod corim;
 mod error;
 pub mod exclude;
+mod form;
 pub mod ima;
 pub mod keylime;
 mod lookup;
+mod name;
 mod node;
 pub mod reference;
 pub mod schema;
@@ -42,10 +44,12 @@ mod yaml;
 pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
-pub use lookup::{Allowed, Basis, Judgement, Name, PodPolicy, Policy};
+pub use form::MAX_ITEMS;
+pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
+pub use name::Name;
 pub use node::{
-    Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_ITEMS, MAX_POLICY_LEN,
-    NodePolicy, Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened,
-    Violations, is_opaque,
+    Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,
+    Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance, TpmOpened, Violations,
+    is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};

@@ -7,6 +7,7 @@
 mod contents;
 mod pod;
 
+use crate::name::{Name, is_listed_as};
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
 use cgpath_evidence::{Digest, PodUid, list::as_listed, text::foreign};
 use contents::Contents;
@@ -54,33 +55,6 @@ pub enum Basis {
     RuntimeFile,
     /// A file by which `cgpathd check` found out what IMA measures: fixed, harmless content at a fixed path.
     Probe,
-}
-
-/// A file's path, by where it was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Name<'a> {
-    /// As the kernel knows it: a record's.
-    True(&'a [u8]),
-    /// As a measurement list writes it, with `_` for each space: see [`as_listed`].
-    Listed(&'a [u8]),
-}
-
-impl<'a> Name<'a> {
-    /// The path, as it was seen.
-    pub fn bytes(self) -> &'a [u8] {
-        let (Name::True(path) | Name::Listed(path)) = self;
-        path
-    }
-
-    /// Whether the file of a reference value may have been seen under this name. `is_listed` says that the
-    /// value's path is one that a list wrote.
-    fn is_of(self, known: &[u8], is_listed: bool) -> bool {
-        match self {
-            Name::True(path) if is_listed => is_listed_as(path, known),
-            Name::True(path) => path == known,
-            Name::Listed(path) => is_listed_as(known, path),
-        }
-    }
 }
 
 /// One reference file with its indexes.
@@ -150,11 +124,6 @@ impl Indexed {
             .chain(also)
             .flatten()
     }
-}
-
-/// Whether a file may stand in the list under this name.
-fn is_listed_as(path: &[u8], listed: &[u8]) -> bool {
-    path.len() == listed.len() && *as_listed(path) == *listed
 }
 
 /// The reference values of one partition: what stands in any of its files is allowed.

@@ -181,7 +181,7 @@ struct FileLine {
     #[schemars(schema_with = "path_schema")]
     path: Vec<u8>,
     /// Digests of contents that are accepted there.
-    #[schemars(schema_with = "crate::node::form::digests_schema")]
+    #[schemars(schema_with = "crate::form::digests_schema")]
     digests: Vec<Digest>,
     /// Which of `origins` it is from, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -306,7 +306,7 @@ fn check_path(path: &[u8]) -> core::result::Result<(), String> {
 
 impl Reference {
     /// Whether its paths are as a measurement list writes them, with `_` for each space: values that were copied from a
-    /// list, or that another verifier compares with one. See [`crate::Name`].
+    /// list, or that another verifier compares with one. See [`Name`].
     pub fn is_listed(&self) -> bool {
         self.learned || matches!(self.source.kind, SourceKind::Log | SourceKind::Keylime)
     }
@@ -440,7 +440,7 @@ impl Reference {
 }
 
 fn digest_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let list = crate::node::form::digests_schema(generator);
+    let list = crate::form::digests_schema(generator);
     let one = list.get("items").cloned().unwrap_or_default();
     schemars::Schema::try_from(one).unwrap_or_default()
 }

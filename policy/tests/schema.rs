@@ -25,3 +25,43 @@ fn the_committed_schema_of_a_node_policy_is_up_to_date() {
 fn the_committed_schema_of_a_reference_file_is_up_to_date() {
     is_up_to_date("reference.schema.json", &cgpath_policy::schema::reference());
 }
+
+/// The keys of a schema's object, those of parts as `part.key`; of items of a list only the list.
+fn keys(schema: &serde_json::Value, object: &serde_json::Value, before: &str, all: &mut Vec<String>) {
+    let named = object["$ref"].as_str().and_then(|name| name.strip_prefix('#'));
+    let object = named.and_then(|name| schema.pointer(name)).unwrap_or(object);
+    for part in ["anyOf", "oneOf", "allOf"] {
+        for other in object[part].as_array().into_iter().flatten() {
+            keys(schema, other, before, all);
+        }
+    }
+    for (key, of) in object["properties"].as_object().into_iter().flatten() {
+        let count = all.len();
+        keys(schema, of, &format!("{before}{key}."), all);
+        if all.len() == count {
+            all.push(format!("{before}{key}"));
+        }
+    }
+}
+
+#[test]
+fn every_key_of_a_node_policy_stands_in_the_readme() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let schema = cgpath_policy::schema::node_policy();
+    let mut all = Vec::new();
+    keys(&schema, &schema, "", &mut all);
+    assert!(
+        all.len() > 25 && all.contains(&"guard.at-least".to_owned()),
+        "{all:?}"
+    );
+    let rows: String = readme.lines().filter(|line| line.starts_with("| `")).collect();
+    let missing: Vec<&String> = all
+        .iter()
+        .filter(|key| !rows.contains(&format!("`{key}`")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "policy/README.md does not describe {missing:?}"
+    );
+}

@@ -3,6 +3,23 @@
 //!
 //! Promises: what [`Node::attest`] gives is valid under [`Node::policy`] as long as nobody interfered; all of
 //! it is deterministic. Not here: what must follow from an interference.
+//!
+//! # A pod that runs what its policy does not accept
+//!
+//! ```
+//! use cgpath_appraisal::{State, appraise};
+//! use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
+//!
+//! let nonce = b"0123456789abcdef";
+//! let mut node = Node::busy(KeyKind::EcdsaP256);
+//! node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &sha256(b"another content"));
+//! let evidence = node.attest(nonce);
+//!
+//! let verdict = appraise(&evidence, &node.policy(), &node.context(nonce, None))?;
+//! assert_eq!(verdict.pod(pod(2)).map(|pod| pod.state), Some(State::Untrusted));
+//! # Ok::<(), cgpath_appraisal::Unusable>(())
+//! ```
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +27,8 @@
 )]
 
 mod actor;
+#[cfg(feature = "certificates")]
+mod authority;
 mod firmware;
 mod key;
 mod measurement;
@@ -19,6 +38,8 @@ pub mod python;
 mod rounds;
 
 pub use actor::Actor;
+#[cfg(feature = "certificates")]
+pub use authority::{Authority, Issued, Order};
 pub use firmware::FirmwareLog;
 pub use key::{Attest, AttestationKey, GOOD_ATTRIBUTES, KeyKind};
 pub use measurement::Measurement;

@@ -36,7 +36,7 @@ pub(crate) const PAYROLL: &str = "/app/payroll";
 
 /// What is wanted of the demo.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct DemoOptions {
     /// The guest's kernel.
     pub stock: Stock,
     /// A kernel with our series in its place.
@@ -126,7 +126,7 @@ fn tool() -> Vec<u8> {
 }
 
 /// The node of the demo, before it boots.
-pub fn plan(images: &Images, options: &Options) -> Plan {
+pub fn plan(images: &Images, options: &DemoOptions) -> Plan {
     let known = |pod: &str, image: &Image, tools: bool| KnownPod {
         uid: uid(pod),
         name: format!("demo/{}", pod.to_lowercase()),
@@ -248,7 +248,7 @@ struct Expected<'a> {
 
 struct Telling<'a> {
     node: &'a Node,
-    options: &'a Options,
+    options: &'a DemoOptions,
     stages: Vec<Stage>,
 }
 
@@ -390,7 +390,7 @@ fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
 /// # Errors
 /// When something is missing or does not come up. A verdict that is not as it must be is no error: see
 /// [`Outcome::ok`].
-pub fn run(options: &Options) -> Result<Outcome> {
+pub fn run(options: &DemoOptions) -> Result<Outcome> {
     let begin = Instant::now();
     prepare_output(&options.out)?;
     let images = Images::make()?;

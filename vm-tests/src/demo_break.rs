@@ -6,7 +6,7 @@
 //! counts as caught.
 //! Not here: how evidence is judged (the real `cgpath` does it, as a program).
 
-use crate::demo::{self, Options};
+use crate::demo::{self, DemoOptions};
 use crate::oci::Image;
 use crate::pods::{Pods, container};
 use crate::scenario::{COLLECTOR_LOG, NODE, Node, Round, Site};
@@ -98,7 +98,7 @@ struct Judged {
 /// # Errors
 /// When something does not come up, or the evidence is not what the attack needs. An attack that is not
 /// caught is no error: see [`Caught::rules`].
-pub fn run(options: &Options, attack: Break) -> Result<Caught> {
+pub fn run(options: &DemoOptions, attack: Break) -> Result<Caught> {
     demo::prepare_output(&options.out)?;
     let images = demo::Images::make()?;
     let mut plan = demo::plan(&images, options);
@@ -116,7 +116,7 @@ pub fn run(options: &Options, attack: Break) -> Result<Caught> {
     Ok(caught)
 }
 
-fn tell(node: &Node, images: &demo::Images, attack: Break, options: &Options) -> Result<Caught> {
+fn tell(node: &Node, images: &demo::Images, attack: Break, options: &DemoOptions) -> Result<Caught> {
     let say = |text: &str| {
         if !options.quiet {
             println!("{text}");

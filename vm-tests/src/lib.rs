@@ -3,7 +3,7 @@
 //! [`Vm`] is the driver; [`kernel`], [`root`] and the disk images below it come from the distribution's own
 //! packages and are cached. Promises: no state is shared between guests, nothing is left behind. Not here:
 //! what the product does (`cgpathd`, `cgpath`), what a person types (`xtask`).
-
+#![deny(unsafe_code)]
 #![warn(unreachable_pub)]
 
 pub mod bench;

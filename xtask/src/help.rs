@@ -145,8 +145,7 @@ pub const EBPF: &str = "\
 cargo xtask ebpf: the eBPF object, target/bpf/ima-cgpath.bpf.o
 
 Takes a rustup nightly with rust-src if there is one of Rust 1.90 or newer, else Debian's rustc-web, cargo-web and
-rust-web-src. Installs
-bpf-linker into the cache when it is missing (about 3 minutes, once).
+rust-web-src. Installs bpf-linker into the cache when it is missing (about 3 minutes, once).
 
 Usage: cargo xtask ebpf [--yes | --no-install]
 
@@ -235,7 +234,8 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
                        next run goes on, until a commit of its own begins anew)
                        (lives: 100,000 random lives of nodes through every way of judging; at most two hours a run, the
                        next run goes on with the seeds behind it)
-                       (stacks: 20,000 random stacks of layers beside overlayfs; needs root; goes on as lives does)
+                       (stacks: 20,000 random stacks of layers beside overlayfs and the real containerd; needs root;
+                       goes on as lives does)
   --whole              fresh: goes on with a second demo and `cargo xtask test` in the same machine
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it

@@ -1,7 +1,8 @@
-//! Links of Markdown documents: the file is there, and so is the heading.
+//! Links of Markdown documents: the file is there, and so is the heading; and so is a file of the repository
+//! that a document names.
 //!
-//! Promise: relative links of every tracked document are looked at, but for those in code fences. Not here:
-//! links to other hosts.
+//! Promise: relative links of every tracked document are looked at, and code spans that begin with one of the
+//! repository's folders, but for those in code fences. Not here: links to other hosts.
 
 use crate::tidy::prose;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,20 @@ pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
     let headings: BTreeMap<&str, BTreeSet<String>> = documents()
         .map(|(file, text)| (file.as_str(), anchors(text)))
         .collect();
+    let folders: BTreeSet<&str> = files
+        .iter()
+        .filter_map(|file| Some(file.split_once('/')?.0))
+        .collect();
     for (file, text) in documents() {
         for (number, line) in prose(text) {
+            // A decision names what there was on its day.
+            for path in paths(line, &folders).filter(|_| !file.starts_with("docs/decisions/")) {
+                let path = path.trim_end_matches('/');
+                let folder = format!("{path}/");
+                if !files.iter().any(|name| name == path || name.starts_with(&folder)) {
+                    breaches.push(format!("{file}:{number}: there is no {path}"));
+                }
+            }
             for link in targets(line).filter(|link| !link.contains(':')) {
                 let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
                 let target = if path.is_empty() {
@@ -34,6 +47,19 @@ pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
             }
         }
     }
+}
+
+/// Code spans that are paths from one of these folders on. `NAME` and `NN` in one stand for something else.
+fn paths<'a>(line: &'a str, folders: &BTreeSet<&str>) -> impl Iterator<Item = &'a str> {
+    line.split('`').skip(1).step_by(2).filter(|span| {
+        let is_path = span
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+        let begins = span
+            .split_once('/')
+            .is_some_and(|(first, _)| folders.contains(first));
+        is_path && begins && !span.contains("NAME") && !span.contains("NN")
+    })
 }
 
 /// What stands in `](…)`, outside of code spans.
@@ -115,5 +141,22 @@ mod tests {
             assert_eq!(breaches.len(), 1, "{bad}: {breaches:?}");
             assert!(breaches[0].starts_with("docs/page.md:10: "), "{breaches:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_a_document_names_and_that_is_not_there_is_a_breach() {
+        let of = |page: &str| {
+            let texts = BTreeMap::from([("docs/page.md".to_owned(), page.to_owned())]);
+            let files = ["docs/page.md", "x/src/code.rs"].map(str::to_owned);
+            let mut breaches = Vec::new();
+            check(&files, &texts, &mut breaches);
+            breaches
+        };
+        let good = "`x/src/code.rs` `x/src/` `x/src` `y/gone.rs` `x/NAME.rs` `x/*.rs` `cargo x/gone` x/gone\n```\n`x/gone`\n```\n";
+        assert_eq!(of(good), Vec::<String>::new());
+        assert_eq!(
+            of("`x/src/gone.rs`"),
+            ["docs/page.md:1: there is no x/src/gone.rs"]
+        );
     }
 }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod build;
+mod circles;
 mod demo;
 mod help;
 mod kernel;
@@ -19,6 +20,7 @@ mod soak;
 mod stages;
 mod test;
 mod tidy;
+mod unsafety;
 mod workspace;
 
 use std::process::ExitCode;

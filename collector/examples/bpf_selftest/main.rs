@@ -16,7 +16,7 @@ mod restarts;
 mod truth;
 
 use anyhow::{Context, Result, ensure};
-use cgpathd::bpf::{Adopted, Bpf, Options, Ring};
+use cgpathd::bpf::{Adopted, Bpf, ProgramOptions, Ring};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -99,7 +99,7 @@ fn selftest(object: &str, v1: bool) -> ExitCode {
 /// All checks, in their order: later ones use what earlier ones left.
 fn session(object: &str, v1: bool, check: &mut Check) -> Result<()> {
     let object = fs::read(object).context(object.to_owned())?;
-    let options = Options::new(&object);
+    let options = ProgramOptions::new(&object);
     let dir = std::env::current_dir()?.join("work");
     fs::create_dir_all(&dir)?;
 

@@ -5,13 +5,13 @@ use crate::make::run;
 use crate::truth::{drain, one};
 use anyhow::{Context, Result, bail, ensure};
 use cgpath_evidence::EventKind;
-use cgpathd::bpf::{Adopted, Bpf, Error, Options, Ring, unload};
+use cgpathd::bpf::{Adopted, Bpf, Error, ProgramOptions, Ring, unload};
 use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::path::Path;
 
 /// All of it; consumes what was loaded.
-pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Result<()> {
+pub fn all(bpf: Bpf, ring: Ring, options: &ProgramOptions<'_>, check: &mut Check) -> Result<()> {
     let seq = bpf.counters()?.seq;
     check.run(
         "a second collector is refused while the first one runs",
@@ -25,7 +25,7 @@ pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Re
     check.run("another object is refused while the first one runs", || {
         let mut other = options.object.to_vec();
         other.push(0);
-        match Bpf::load_or_adopt(&Options {
+        match Bpf::load_or_adopt(&ProgramOptions {
             object: &other,
             ..options.clone()
         }) {
@@ -39,7 +39,7 @@ pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Re
             let mut other = options.object.to_vec();
             other.push(0);
             let running = Sha256::digest(options.object).into();
-            let (bpf, adopted) = Bpf::load_or_adopt(&Options {
+            let (bpf, adopted) = Bpf::load_or_adopt(&ProgramOptions {
                 object: &other,
                 handed_over: Some(running),
                 ..options.clone()
@@ -98,7 +98,7 @@ pub fn all(bpf: Bpf, ring: Ring, options: &Options<'_>, check: &mut Check) -> Re
     check.run(
         "a ring that is too small loses records, counts each, and leaves a hole for each",
         || {
-            let options = Options {
+            let options = ProgramOptions {
                 ring_bytes: 4096,
                 ..options.clone()
             };

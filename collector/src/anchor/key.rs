@@ -123,6 +123,23 @@ pub fn load_or_create(run_dir: &Path, may_create: bool) -> Result<SigningKey, Ke
     }
 }
 
+/// Removes the key of this boot, with which no checkpoint can be signed any more. Nothing there is not an
+/// error.
+///
+/// # Errors
+/// [`KeyError::Io`].
+pub fn remove(run_dir: &Path) -> Result<(), KeyError> {
+    let dir = run_dir.join("state");
+    match std::fs::remove_dir_all(&dir) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(KeyError::Io {
+            path: dir,
+            what: "remove",
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Source: include/uapi/linux/magic.h.
 const RAMFS_MAGIC: nix::libc::__fsword_t = 0x8584_58f6u32 as nix::libc::__fsword_t;
 

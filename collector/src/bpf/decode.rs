@@ -533,7 +533,7 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
 }
 
 /// Numbers of [`action`] as evidence names them.
-const ACTIONS: [(u32, GuardAction); 16] = [
+const ACTIONS: [(u32, GuardAction); 18] = [
     (action::MAP_OPENED, GuardAction::MapOpened),
     (action::MAP_READ, GuardAction::MapRead),
     (action::PROGRAM_OPENED, GuardAction::ProgramOpened),
@@ -552,6 +552,14 @@ const ACTIONS: [(u32, GuardAction); 16] = [
     (
         action::EXECUTION_DENIED_ON_LOSS,
         GuardAction::ExecutionDeniedOnLoss,
+    ),
+    (
+        action::EXECUTION_DENIED_ON_ENTRIES,
+        GuardAction::ExecutionDeniedOnEntries,
+    ),
+    (
+        action::MAPPING_DENIED_ON_ENTRIES,
+        GuardAction::MappingDeniedOnEntries,
     ),
 ];
 

@@ -5,7 +5,7 @@
 //! orders of an earlier collector end in the moment in which new ones begin. Not here: what the orders follow
 //! from (configuration and verdicts).
 
-use super::{Bpf, Error, Options, Result, decode::HASH_ALGOS, load};
+use super::{Bpf, Budget, Error, ProgramOptions, Result, decode::HASH_ALGOS, load};
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
 use cgpath_evidence::{Bank, Digest, GuardMode};
 use std::{
@@ -32,7 +32,7 @@ pub struct Orders {
     pub guard: GuardMode,
     /// About others who open the TPM.
     pub tpm: GuardMode,
-    /// Whether executions are denied in the pods of [`Bpf::set_pods`].
+    /// Whether executions are denied in the pods of [`Bpf::set_pods`], and in those with too many entries.
     pub untrusted: bool,
     /// Whether executable mappings are, too.
     pub untrusted_mappings: bool,
@@ -44,31 +44,6 @@ pub struct Orders {
     pub loss_lapse: Duration,
     /// What a pod may have recorded.
     pub budget: Budget,
-}
-
-/// What a pod may have recorded; a unit is [`cgpath_ebpf_common::BUDGET_UNIT`] bytes of the ring.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// Units at once.
-    pub burst: u32,
-    /// Units that come back each second; 0: there is no budget.
-    pub per_second: u32,
-}
-
-impl Budget {
-    /// The same with no more at once than half of a ring of so many bytes: a pod alone fills no ring.
-    pub fn within(self, ring_bytes: u32) -> Budget {
-        Budget {
-            burst: self.burst.min(ring_bytes / 2 / cgpath_ebpf_common::BUDGET_UNIT),
-            ..self
-        }
-    }
-
-    /// What a unit costs in time, and how far ahead of its time a pod may be, nanoseconds.
-    fn terms(self) -> (u64, u64) {
-        let unit = 1_000_000_000_u64.checked_div(self.per_second.into()).unwrap_or(0);
-        (unit, unit.saturating_mul(self.burst.into()))
-    }
 }
 
 impl Default for Orders {
@@ -146,7 +121,7 @@ impl Bpf {
     }
 
     /// Names what is guarded, who this process is, and what is to be done about others.
-    pub(super) fn introduce(&mut self, options: &Options<'_>) -> Result<()> {
+    pub(super) fn introduce(&mut self, options: &ProgramOptions<'_>) -> Result<()> {
         let program = self.program.clone();
         self.let_in(&program)?;
 
@@ -199,6 +174,7 @@ impl Bpf {
             heartbeat_ns: 0,
             budget_unit_ns,
             budget_ahead_ns,
+            budget_entries: orders.budget.entries.into(),
         };
         // Whom an earlier collector denied stays denied until the next verdict: a restart opens nothing.
         self.orders.pods = self.controls.pods.iter().filter_map(|item| item.ok()).collect();
@@ -347,18 +323,44 @@ pub(super) fn check_tick() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgpath_ebpf_common::{Refusal, Standing, pod};
 
+    /// What the programs ask before each execution in a pod.
     #[test]
-    fn a_budget_is_time_and_takes_half_of_a_ring_at_most() {
-        let budget = Budget {
-            burst: 8192,
-            per_second: 100,
+    fn a_pod_is_refused_for_what_a_verdict_says_or_for_its_entries_and_never_for_longer_than_the_lapse() {
+        const LAPSE: u64 = 300;
+        let refusal = |bits, entries, away_ns, most| {
+            let standing = Standing {
+                bits,
+                entries,
+                away_ns,
+            };
+            standing.refusal(LAPSE, most)
         };
-        assert_eq!(budget.terms(), (10_000_000, 81_920_000_000));
-        assert_eq!(budget.within(16 << 20), budget);
-        assert_eq!(budget.within(4 << 20).burst, 2048);
-        assert_eq!(budget.within(64 << 10).burst, 32);
-        assert_eq!(Budget::default().terms(), (0, 0));
+        let (untrusted, exempt, other) = (pod::UNTRUSTED, pod::EXEMPT_UNTRUSTED, pod::EXEMPT_LOSS | 1 << 31);
+        // A limit that is not set limits nothing.
+        for entries in [0, 1, u64::MAX] {
+            assert_eq!(refusal(0, entries, 0, 0), None);
+            assert_eq!(refusal(untrusted, entries, 0, 0), Some(Refusal::Untrusted));
+        }
+        // So many are allowed; the next execution is not.
+        for (entries, refused) in [(0, false), (69, false), (70, true), (71, true), (u64::MAX, true)] {
+            for bits in [0, other] {
+                let why = refused.then_some(Refusal::Entries);
+                assert_eq!(refusal(bits, entries, 0, 70), why, "{entries} {bits}");
+            }
+            assert_eq!(refusal(untrusted, entries, 0, 70), Some(Refusal::Untrusted));
+            // Neither where it is exempt, nor once no collector was there for the lapse.
+            for (bits, away) in [
+                (exempt, 0),
+                (exempt | untrusted, 0),
+                (0, LAPSE),
+                (untrusted, LAPSE),
+            ] {
+                assert_eq!(refusal(bits, entries, away, 70), None);
+            }
+        }
+        assert_eq!(refusal(untrusted, 0, LAPSE - 1, 0), Some(Refusal::Untrusted));
     }
 
     #[test]

@@ -7,7 +7,7 @@
     reason = "aya asks for this promise about what is read from maps"
 )]
 
-use super::{Adopted, Error, Hierarchy, Options, Result, layout, marks::Marks};
+use super::{Adopted, Error, Hierarchy, ProgramOptions, Result, budgets::Budgets, layout, marks::Marks};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf},
@@ -16,7 +16,9 @@ use aya::{
         links::{FdLink, PinnedLink},
     },
 };
-use cgpath_ebpf_common::{Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings};
+use cgpath_ebpf_common::{
+    Budget, Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings,
+};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -88,6 +90,7 @@ const PARENTS: &str = "PARENTS";
 const GUARDED: &str = "GUARDED";
 const IDENTITY: &str = "IDENTITY";
 const IN_FLIGHT: &str = "IN_FLIGHT";
+const BUDGETS: &str = "BUDGETS";
 
 /// What a collector must have in common with the programs that run, to take them over: the layout of records
 /// and maps, and the names of programs and maps, as one hash.
@@ -118,6 +121,8 @@ unsafe impl Pod for Plain<Settings> {}
 unsafe impl Pod for Plain<Loss> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Mark> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Budget> {}
 
 /// One program with its link, both pinned.
 #[derive(Debug)]
@@ -141,6 +146,7 @@ pub(super) struct Loaded {
     pub(super) ring: RingBuf<MapData>,
     pub(super) counters: Array<MapData, Plain<Counters>>,
     pub(super) marks: Marks,
+    pub(super) budgets: Budgets,
     pub(super) controls: Controls,
     pub(super) meta: Meta,
     /// Held as long as the programs are used.
@@ -217,7 +223,10 @@ pub(super) fn meta_pin(dir: &Path) -> PathBuf {
     pin_of(dir, "map", "meta")
 }
 
-pub(super) fn load_or_adopt(options: &Options<'_>, object: [u8; 32]) -> Result<(Loaded, Adopted, Hierarchy)> {
+pub(super) fn load_or_adopt(
+    options: &ProgramOptions<'_>,
+    object: [u8; 32],
+) -> Result<(Loaded, Adopted, Hierarchy)> {
     let dir = &options.pin_dir;
     make_dir(dir)?;
     let lock = lock(dir)?;
@@ -370,7 +379,7 @@ pub fn lsm_parameter(active: &str) -> String {
 }
 
 fn load(
-    options: &Options<'_>,
+    options: &ProgramOptions<'_>,
     meta_pin: &Path,
     object: [u8; 32],
     lock: Flock<File>,
@@ -417,6 +426,8 @@ fn load(
     let counters = Array::try_from(counters).map_err(kernel("open", COUNTERS))?;
     let marks = pinned_map(&mut ebpf, dir, IN_FLIGHT)?;
     let marks = Marks::new(marks).map_err(kernel("open", IN_FLIGHT))?;
+    let budgets = pinned_map(&mut ebpf, dir, BUDGETS)?;
+    let budgets = Budgets::new(budgets).map_err(kernel("open", BUDGETS))?;
     let mut controls = Controls::open(|name| pinned_map(&mut ebpf, dir, name))?;
     // Verification takes the time; attaching follows at one go, so that all start to see at the same moment.
     for (name, hook) in PROGRAMS {
@@ -445,6 +456,7 @@ fn load(
             ring,
             counters,
             marks,
+            budgets,
             controls,
             meta,
             lock,
@@ -602,7 +614,7 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
 }
 
 fn adopt(
-    options: &Options<'_>,
+    options: &ProgramOptions<'_>,
     meta_pin: &Path,
     object: [u8; 32],
     lock: Flock<File>,
@@ -635,6 +647,8 @@ fn adopt(
     let counters = Array::try_from(map_at(&at, Map::Array)?).map_err(not_ours(&at))?;
     let at = pin_of(dir, "map", IN_FLIGHT);
     let marks = Marks::new(map_at(&at, Map::HashMap)?).map_err(not_ours(&at))?;
+    let at = pin_of(dir, "map", BUDGETS);
+    let budgets = Budgets::new(map_at(&at, Map::HashMap)?).map_err(not_ours(&at))?;
     let mut controls = Controls::open(|name| {
         let kind = match name {
             SETTINGS | LOSS => Map::Array,
@@ -658,6 +672,7 @@ fn adopt(
             ring,
             counters,
             marks,
+            budgets,
             controls,
             meta,
             lock,

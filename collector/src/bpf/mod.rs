@@ -7,6 +7,7 @@
 //! Not here: what records mean and how they are joined (see the rest of the crate), checks for people
 //! (`check`).
 
+mod budgets;
 pub mod cgroups;
 pub mod decode;
 mod error;
@@ -15,10 +16,13 @@ mod layout;
 mod load;
 mod marks;
 mod ring;
+mod table;
 
+pub use budgets::Budget;
+pub use cgpath_ebpf_common::Budget as PodBudget;
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
-pub use guard::{Budget, Orders, own_program};
+pub use guard::{Orders, own_program};
 pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
@@ -48,7 +52,7 @@ pub const DEFAULT_MAX_HASH_MIB: u32 = 4096;
 
 /// What to load and where.
 #[derive(Debug, Clone)]
-pub struct Options<'a> {
+pub struct ProgramOptions<'a> {
     /// The object file's bytes, any alignment.
     pub object: &'a [u8],
     /// Directory of the pins, on bpffs; made, and bpffs mounted on `/sys/fs/bpf`, if needed.
@@ -74,10 +78,10 @@ pub struct Options<'a> {
     pub handed_over: Option<[u8; 32]>,
 }
 
-impl<'a> Options<'a> {
+impl<'a> ProgramOptions<'a> {
     /// The defaults for this object.
-    pub fn new(object: &'a [u8]) -> Options<'a> {
-        Options {
+    pub fn new(object: &'a [u8]) -> ProgramOptions<'a> {
+        ProgramOptions {
             object,
             pin_dir: DEFAULT_PIN_DIR.into(),
             ring_bytes: DEFAULT_RING_BYTES,
@@ -224,6 +228,7 @@ pub struct Bpf {
     programs: Vec<Attached>,
     counters: Array<MapData, Plain<Counters>>,
     marks: marks::Marks,
+    budgets: budgets::Budgets,
     controls: Controls,
     orders: guard::Standing,
     ring: Option<Ring>,
@@ -242,7 +247,7 @@ impl Bpf {
     /// [`Error::Missing`] if the kernel lacks a type, member, function or variable; [`Error::OtherObject`] if
     /// what is pinned was made from another object; [`Error::Pin`] if pins were removed or replaced;
     /// [`Error::Busy`] if another collector holds them; else what the kernel said.
-    pub fn load_or_adopt(options: &Options<'_>) -> Result<(Bpf, Adopted)> {
+    pub fn load_or_adopt(options: &ProgramOptions<'_>) -> Result<(Bpf, Adopted)> {
         let program = own_program(options.identity)?;
         let object_sha256 = Sha256::digest(options.object).into();
         let (loaded, adopted, hierarchy) = load::load_or_adopt(options, object_sha256)?;
@@ -251,6 +256,7 @@ impl Bpf {
             ring,
             counters,
             marks,
+            budgets,
             controls,
             meta,
             lock,
@@ -263,6 +269,7 @@ impl Bpf {
             programs,
             counters,
             marks,
+            budgets,
             controls,
             orders: guard::Standing::default(),
             ring: Some(Ring::new(ring)),

@@ -94,6 +94,20 @@ pub fn assess(facts: &Facts, config: &Config) -> Vec<Row> {
 fn daemon(facts: &Facts) -> Row {
     const ID: &str = "daemon";
     match &facts.daemon {
+        // The list has a checkpoint of this boot, and what recorded for it is gone: the daemon refuses to
+        // start.
+        Ok(None)
+            if facts.pinned == Ok(false)
+                && facts.list.as_ref().is_ok_and(|list| list.checkpoint.is_some()) =>
+        {
+            row(
+                ID,
+                State::Fail,
+                "does not run, and the eBPF programs were unloaded since this boot's first checkpoint: this boot cannot be \
+                 attested any more",
+            )
+            .reboot("reboot; until then cgpathd refuses to start")
+        }
         Ok(None) => row(ID, State::Ok, "does not run"),
         Ok(Some(DaemonFacts { blind: Some(number), .. })) => row(
             ID,

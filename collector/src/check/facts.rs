@@ -2,7 +2,7 @@
 //!
 //! Nothing is assessed here. A fact that could not be had says why.
 
-use crate::bpf::Hierarchy;
+use crate::bpf::{self, Hierarchy};
 use crate::config::Config;
 use crate::sources::list::{ListError, ListReader, PATHS};
 use btf_rs::{Btf, Type};
@@ -172,6 +172,8 @@ pub struct Facts {
     pub systemd_ima: Fact<bool>,
     /// File system at the pins' directory and where it is mounted.
     pub pins: Fact<(String, PathBuf)>,
+    /// Whether programs are pinned there.
+    pub pinned: Fact<bool>,
     /// The measurement list.
     pub list: Fact<ListFacts>,
     /// Rules in force, where the kernel shows them.
@@ -270,6 +272,10 @@ pub fn gather(root: &Path, config: &Config, ask: &Ask<'_>) -> Facts {
         init: tree.line("/proc/1/comm"),
         systemd_ima: (ask.systemd)().and_then(|text| systemd_ima(&text)),
         pins: tree.mount_of(&config.bpf.pin_dir),
+        pinned: bpf::are_pinned(&tree.at(&config.bpf.pin_dir)).map_err(|error| match error {
+            bpf::Error::Io { path, source, .. } => unknown(&path, &source),
+            other => Unknown::Failed(other.to_string()),
+        }),
         list,
         rules: tree
             .bytes("/sys/kernel/security/ima/policy")
@@ -474,6 +480,9 @@ impl Tree<'_> {
                 };
                 let known = digest.digest();
                 if path == b"boot_aggregate" {
+                    // A kexec'd kernel's list begins with that of the kernel before, whose checkpoints are
+                    // not of this boot.
+                    facts.checkpoint = None;
                     facts.boot_aggregate = Some(digest.bytes.iter().any(|b| *b != 0));
                     return Ok(());
                 }

@@ -150,6 +150,8 @@ pub(super) fn jit(facts: &Facts) -> Row {
     }
 }
 
+const MOUNT_SECURITYFS: &str = "mount -t securityfs securityfs /sys/kernel/security";
+
 pub(super) fn bpf_lsm(facts: &Facts) -> Row {
     match &facts.lsm {
         Ok(active) if active.iter().any(|m| m == "bpf") => row("bpf-lsm", State::Ok, active.join(",")),
@@ -160,9 +162,7 @@ pub(super) fn bpf_lsm(facts: &Facts) -> Row {
                 lsm_parameter(&active)
             ))
         }
-        Err(why @ Unknown::Absent(_)) => {
-            absent("bpf-lsm", why).remedy("mount -t securityfs securityfs /sys/kernel/security")
-        }
+        Err(why @ Unknown::Absent(_)) => absent("bpf-lsm", why).remedy(MOUNT_SECURITYFS),
         Err(why) => absent("bpf-lsm", why),
     }
 }
@@ -195,6 +195,7 @@ pub(super) fn loadpin(facts: &Facts, config: &Config) -> Row {
         (Ok(active), ..) if !active.iter().any(|module| module == "loadpin") => {
             row(ID, State::Ok, "not active")
         }
+        (Err(why @ Unknown::Absent(_)), ..) => absent(ID, why).remedy(MOUNT_SECURITYFS),
         (Err(why), ..) => absent(ID, why),
         (_, Ok(false), _) => row(ID, State::Ok, "active and not enforced"),
         _ if policy_was_loaded(facts) => row(ID, State::Ok, format!("enforced; {policy} was loaded")),

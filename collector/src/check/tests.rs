@@ -210,7 +210,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
 #[test]
 fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_reboot() {
     type Break = fn(&Node);
-    let cases: [(&str, bool, Break); 20] = [
+    let cases: [(&str, bool, Break); 22] = [
         ("hook", true, |n| {
             n.file(
                 "proc/kallsyms",
@@ -253,6 +253,12 @@ fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_re
         }),
         ("bpf-lsm", true, |n| {
             n.file("sys/kernel/security/lsm", "capability,ima");
+        }),
+        ("bpf-lsm", false, |n| {
+            n.without("sys/kernel/security/lsm");
+        }),
+        ("loadpin", false, |n| {
+            n.without("sys/kernel/security/lsm");
         }),
         ("lockdown", true, |n| {
             {
@@ -638,6 +644,30 @@ fn a_machine_without_a_tpm_is_told_of_one_cause_once() {
     )
     .remedy;
     assert!(remedy.unwrap().contains("driver built in"));
+}
+
+#[test]
+fn programs_that_were_unloaded_behind_a_checkpoint_of_this_boot_are_not_met_though_no_daemon_runs() {
+    let node = Node::new();
+    let checkpoint: (&str, &[u8]) = ("/run/ima-cgpath/checkpoint/0", b"c");
+    node.list(&[("boot_aggregate", b"x"), checkpoint]);
+    let row = node.row("daemon");
+    assert_eq!(
+        (row.state, row.needs_reboot),
+        (State::Fail, true),
+        "{}",
+        row.found
+    );
+    assert!(row.found.contains("were unloaded"), "{}", row.found);
+    // A daemon that was stopped leaves them: it goes on from there.
+    let pin = "sys/fs/bpf/ima-cgpath/map_meta";
+    node.file(pin, "");
+    assert_eq!(node.row("daemon").state, State::Ok);
+    node.without(pin);
+    // A checkpoint of the kernel before a kexec is none of this boot.
+    node.list(&[("boot_aggregate", b"x"), checkpoint, ("boot_aggregate", b"x")]);
+    assert_eq!(node.facts().list.unwrap().checkpoint, None);
+    assert_eq!(node.row("daemon").state, State::Ok);
 }
 
 #[test]

@@ -22,6 +22,7 @@ impl Config {
             budget: crate::bpf::Budget {
                 burst: self.budget.burst,
                 per_second: self.budget.per_second,
+                entries: self.budget.entries,
             }
             .within(self.bpf.ring_bytes),
         }
@@ -60,8 +61,8 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::endorsement_auth`].
-    pub fn tpm_options(&self) -> Result<tpm::Options, ConfigError> {
-        Ok(tpm::Options {
+    pub fn tpm_options(&self) -> Result<tpm::TpmOptions, ConfigError> {
+        Ok(tpm::TpmOptions {
             tcti: self.tpm.tcti.clone(),
             key: self.tpm.key,
             bank: self.tpm.bank,

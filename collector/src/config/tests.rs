@@ -106,6 +106,19 @@ fn sinks_have_defaults_and_what_can_not_work_is_refused_by_name() {
 }
 
 #[test]
+fn entries_have_a_limit_only_where_something_may_be_denied() {
+    let text = |mode: &str| format!("[budget]\nentries = 70000\n[enforce]\nmode = \"{mode}\"\n");
+    let refused = parts(&text("off"), &[], &[]).unwrap_err().to_string();
+    assert!(
+        refused.contains("budget.entries") && refused.contains("enforce.mode"),
+        "{refused}"
+    );
+    let orders = parts(&text("untrusted-pods"), &[], &[]).unwrap().orders();
+    assert_eq!((orders.untrusted, orders.budget.entries), (true, 70000));
+    assert_eq!(Config::default().orders().budget.entries, 0);
+}
+
+#[test]
 fn values_that_can_not_work_are_refused_by_name() {
     for set in [
         "keep_boots=0",
@@ -114,6 +127,7 @@ fn values_that_can_not_work_are_refused_by_name() {
         "budget.burst=0",
         "budget.per_second=0",
         "budget.per_second=1000001",
+        "budget.entries=1",
         "bpf.max_hash_mib=0",
         "verifier.url=http://plain.example",
         "seal.keep_files=1",

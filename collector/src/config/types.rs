@@ -131,7 +131,8 @@ pub struct Seal {
     pub keep_files: u64,
 }
 
-/// `[budget]`: what a pod may have recorded, in records whose path is no longer than 255 bytes.
+/// `[budget]`: what a pod may have recorded, in records whose path is no longer than 255 bytes, and how many
+/// entries of IMA's list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
@@ -139,6 +140,8 @@ pub struct Budget {
     pub burst: u32,
     /// How many come back each second.
     pub per_second: u32,
+    /// Entries of IMA's list with which a pod is denied executions, by `enforce.mode`; 0: however many.
+    pub entries: u32,
 }
 
 /// `[guard]`: what is done about others who touch the collector's parts.
@@ -334,6 +337,7 @@ impl Default for Budget {
         Budget {
             burst: 8192,
             per_second: 500,
+            entries: 0,
         }
     }
 }

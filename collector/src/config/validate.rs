@@ -2,7 +2,7 @@
 //!
 //! Promise: pure; each refusal names the key. Not here: whether a path or a host is there.
 
-use super::{Config, ConfigError, Sink, SinkFormat, SinkKind};
+use super::{Config, ConfigError, EnforceMode, Sink, SinkFormat, SinkKind};
 use std::path::Path;
 
 /// Sinks at most: each asks the TPM for quotes of its own.
@@ -123,6 +123,10 @@ impl Config {
                 let why = format!("{value} is not from {} to {}", BUDGET.start(), BUDGET.end());
                 return bad(key, why);
             }
+        }
+        if self.budget.entries != 0 && self.enforce.mode == EnforceMode::Off {
+            let why = "executions are denied beyond it, which enforce.mode must allow: set that to \"untrusted-pods\"";
+            return bad("budget.entries", why.into());
         }
         for (key, exempt) in [
             ("enforce.exempt", &self.enforce.exempt),

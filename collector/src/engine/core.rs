@@ -9,7 +9,7 @@ use super::EngineError;
 use crate::anchor::ima::AnchorError;
 use crate::bpf::OpenMark;
 use crate::bpf::decode::{Body, PodLossEvent};
-use crate::journal::{self, Frame, Journal};
+use crate::journal::{self, Frame, Journal, JournalError};
 use crate::pipeline::{Action, Counters, Event, KernelRecord, Note, Pipeline, SealError, Setup, Signal};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
@@ -125,6 +125,8 @@ pub struct Core<M> {
     outcomes: VecDeque<Outcome>,
     /// The journal took no record: nothing is consumed until it does.
     stalled: bool,
+    /// The journal took no note, which was logged.
+    refused: bool,
 }
 
 /// The record without what is reserved behind it; all of it where that cannot be seen.
@@ -163,6 +165,7 @@ impl<M: Machine> Core<M> {
             after: None,
             outcomes: VecDeque::new(),
             stalled: false,
+            refused: false,
         };
         core.note(Note::Started)?;
         for entry in early {
@@ -327,6 +330,22 @@ impl<M: Machine> Core<M> {
         self.handle(note)
     }
 
+    /// Writes a note to the journal, as [`Core::note`], but what keeps it from that does not end the
+    /// collector. Then the note is not to be handled: a replay would not have it.
+    fn journaled(&mut self, note: &Note) -> Result<(), JournalError> {
+        let done = self.journal.append_note(note);
+        if let Err(error) = &done
+            && !self.refused
+        {
+            tracing::error!(%error, "nothing can be noted: no checkpoint is sealed until it can");
+        }
+        if done.is_ok() && self.refused {
+            tracing::info!("what happens can be noted again");
+        }
+        self.refused = done.is_err();
+        done
+    }
+
     /// Has the pipeline handle what is in the journal already, or has no place there.
     fn handle(&mut self, event: impl Into<Event>) -> Result<(), EngineError> {
         for action in self.pipeline.handle(event, system::now())? {
@@ -359,12 +378,20 @@ impl<M: Machine> Core<M> {
                 self.handle(Signal::Marks(marks))?;
             }
             Action::GiveUp { through } => {
-                tracing::warn!(through, "records did not arrive: they count as lost");
-                self.note(Note::GaveUp { through })?;
+                let note = Note::GaveUp { through };
+                // On a full disk the pipeline asks for it again: at the next record, or as time passes.
+                if self.journaled(&note).is_ok() {
+                    tracing::warn!(through, "records did not arrive: they count as lost");
+                    self.handle(note)?;
+                }
             }
             Action::Seal(checkpoint) => {
                 let sealed = Box::new(SealedCheckpoint::seal(*checkpoint, &self.key));
-                self.journal.append_note(&Note::Sealed(sealed.clone()))?;
+                if let Err(error) = self.journaled(&Note::Sealed(sealed.clone())) {
+                    // Nobody has seen it: the next one may have its number.
+                    let (number, why) = (sealed.checkpoint.number, error.to_string());
+                    return self.handle(Signal::SealRefused { number, why });
+                }
                 self.store.checkpoint(&sealed.file)?;
                 self.frozen = self.store.freeze();
                 let c = &sealed.checkpoint;

@@ -22,8 +22,10 @@ use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
 use crate::pipeline::{self, Counters, Note, Pipeline, SealError, Setup};
 use crate::request::PodVerdicts;
+use crate::sources::cgroups::HierarchyError;
 use crate::sources::list::{self, ListError, ListReader};
 use crate::sources::{cgroups, processes, system};
+use crate::status::Budgets;
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{Bank, Collectors, Cursor, Digest, PodUid, Protection, Tier};
@@ -69,8 +71,8 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The hierarchy that the configuration asks for cannot be had.
-    #[error("{0}")]
-    Hierarchy(String),
+    #[error(transparent)]
+    Hierarchy(#[from] HierarchyError),
     /// The programs.
     #[error(transparent)]
     Bpf(#[from] bpf::Error),
@@ -393,6 +395,11 @@ impl Engine {
         let lock = lock(&dir)?;
         let mut journal = Journal::open(&dir, &boot_id)?;
         let (has_frames, has_seal) = (!journal.is_empty(), journal.has_seal());
+        // Before anything is loaded, so that nothing is left that the next start would take for programs that
+        // always ran.
+        if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
+            return Err(EngineError::ProgramsGone);
+        }
         if let Some(last) = journal.last_seal() {
             may_go_on(last.collectors.as_ref(), bpf::own_program)?;
         }
@@ -420,17 +427,12 @@ impl Engine {
         if !has_tpm {
             return Err(EngineError::NoTpmForIma);
         }
-        // Before anything is loaded, so that nothing is left that the next start would take for programs that
-        // always ran.
-        if has_seal && !bpf::are_pinned(&config.bpf.pin_dir)? {
-            return Err(EngineError::ProgramsGone);
-        }
         // Before the programs are loaded: a collector that finds them running must find this, too.
         if !has_frames {
             journal.append_note(&Note::Base { list_len: base })?;
         }
-        let hierarchy = cgroups::chosen(&config.cgroup.hierarchy).map_err(EngineError::Hierarchy)?;
-        let options = bpf::Options {
+        let hierarchy = cgroups::chosen(&config.cgroup.hierarchy)?;
+        let options = bpf::ProgramOptions {
             pin_dir: config.bpf.pin_dir.clone(),
             ring_bytes: config.bpf.ring_bytes,
             max_hash_mib: config.bpf.max_hash_mib,
@@ -439,7 +441,7 @@ impl Engine {
             identity: file_hash(content),
             orders: config.orders(),
             handed_over,
-            ..bpf::Options::new(&object)
+            ..bpf::ProgramOptions::new(&object)
         };
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
         match adopted {
@@ -610,6 +612,17 @@ impl Engine {
                 .filter(|bits| **bits & cgpath_ebpf_common::pod::UNTRUSTED != 0)
                 .count(),
         )
+    }
+
+    /// What pods used of their budgets.
+    ///
+    /// # Errors
+    /// If the eBPF map cannot be read.
+    pub fn budgets(&self) -> Result<Budgets, EngineError> {
+        let bpf = &self.core.machine.bpf;
+        let (found, now_ns) = bpf.budgets()?;
+        let owners = cgroups::pods(&bpf.hierarchy().mount);
+        Ok(Budgets::new(self.orders.budget, &found, now_ns, &owners))
     }
 
     /// Scans what is older than the programs, then notes that they are loaded.

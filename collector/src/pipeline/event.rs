@@ -185,6 +185,13 @@ pub enum Signal {
         /// Thread group id.
         tgid: Option<u32>,
     },
+    /// Answer to [`Action::Seal`]: it has no place in the journal and is not sealed.
+    SealRefused {
+        /// Its number.
+        number: u64,
+        /// Why, for the requester.
+        why: String,
+    },
     /// Answer to [`Action::Anchor`]: the file was written and read once.
     FileRead,
     /// Answer to [`Action::Anchor`]: it could not be.
@@ -260,12 +267,14 @@ pub enum Action {
     ReadCounters,
     /// Answer which threads are inside of `ima_add_template_entry`, by [`Signal::Marks`].
     ReadMarks,
-    /// Put [`Note::GaveUp`] into the journal and handle it.
+    /// Put [`Note::GaveUp`] into the journal and handle it. Where the journal has no place for it, it is
+    /// asked for again.
     GiveUp {
         /// Last number not to wait for.
         through: u64,
     },
-    /// Sign this, put [`Note::Sealed`] into the journal and handle it, before anything else is handled.
+    /// Sign this, put [`Note::Sealed`] into the journal and handle it, before anything else is handled; or
+    /// answer with [`Signal::SealRefused`].
     Seal(Box<Checkpoint>),
     /// Write the file of this sealed checkpoint if need be, and read it once.
     Anchor {
@@ -326,6 +335,14 @@ pub enum SealError {
     NotMeasured {
         /// Its number.
         number: u64,
+    },
+    /// The journal took no note of it, as on a full disk.
+    #[error("checkpoint {number} could not be sealed (is state_dir's file system full?): {why}")]
+    Refused {
+        /// Its number, which the next one gets.
+        number: u64,
+        /// Why.
+        why: String,
     },
     /// The file could not be written or read.
     #[error("checkpoint {number} could not be anchored: {why}")]

@@ -14,6 +14,7 @@ pub mod join;
 pub mod order;
 mod phase;
 pub mod processes;
+mod queries;
 mod sealing;
 mod setup;
 
@@ -24,7 +25,7 @@ use cgpath_evidence::cgroup::partition_of;
 use cgpath_evidence::checkpoint::{DIRECTORY, Losses};
 use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
-use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, PartitionKey, Record};
+use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, Record};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::VecDeque;
@@ -123,72 +124,6 @@ impl Pipeline {
         }
     }
 
-    /// Whether [`Note::Base`] has been handled.
-    pub fn is_based(&self) -> bool {
-        self.based
-    }
-
-    /// Whether [`Note::Loaded`] has been handled.
-    pub fn is_loaded(&self) -> bool {
-        self.loaded.is_some()
-    }
-
-    /// Number of the last checkpoint that was sealed.
-    pub fn last_checkpoint(&self) -> Option<u64> {
-        self.last.as_ref().map(|l| l.number)
-    }
-
-    /// Number of the first checkpoint that was sealed blind: this boot cannot be attested any more.
-    pub fn first_blind(&self) -> Option<u64> {
-        self.blind
-    }
-
-    /// Whether nothing is being sealed and no request waits.
-    pub fn is_idle(&self) -> bool {
-        self.phase == Phase::Idle && self.queue.is_empty()
-    }
-
-    /// Whether [`Signal::Tick`] is wanted soon: records on their way are waited for.
-    pub fn wants_ticks(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. } | Phase::Looking { .. })
-    }
-
-    /// Whether a quote is being made, for which no record is wanted.
-    pub fn is_quoting(&self) -> bool {
-        matches!(self.phase, Phase::Quoting { .. })
-    }
-
-    /// Partitions with at least one record: key and number of records.
-    pub fn sizes(&self) -> impl Iterator<Item = (PartitionKey, u64)> + '_ {
-        self.partitions.iter().map(|(key, f)| (*key, f.size()))
-    }
-
-    /// Records appended so far.
-    pub fn records(&self) -> u64 {
-        self.records
-    }
-
-    /// Entries of the list taken in so far.
-    pub fn list_len(&self) -> u64 {
-        self.join.len()
-    }
-
-    /// Records whose entry has not been seen in the list.
-    pub fn unjoined(&self) -> u64 {
-        self.join.waiting()
-    }
-
-    /// What was lost so far.
-    pub fn losses(&self) -> Losses {
-        let holes = self.order.lost().saturating_sub(self.counters.reserve);
-        Losses {
-            reserve: self.counters.reserve.max(self.losses.reserve),
-            recursion: self.counters.recursion.max(self.losses.recursion),
-            read: self.counters.read.max(self.losses.read),
-            spool: self.undecodable.saturating_add(holes).max(self.losses.spool),
-        }
-    }
-
     /// Takes in what happened at `now` (any clock that only goes forward) and says what to do.
     ///
     /// # Errors
@@ -273,6 +208,7 @@ impl Pipeline {
                     out.push(Action::PollList);
                 }
             }
+            Signal::SealRefused { number, why } => self.fail(SealError::Refused { number, why }, now, out),
             Signal::FileRead => {
                 if let Phase::Anchoring { read, .. } = &mut self.phase {
                     *read = true;
@@ -725,8 +661,7 @@ fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &JoinableEntry) -> bool 
 }
 
 fn sha256(bytes: &[u8]) -> Hash {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(bytes).into()
+    <sha2::Sha256 as sha2::Digest>::digest(bytes).into()
 }
 
 #[cfg(test)]

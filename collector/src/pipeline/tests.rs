@@ -9,7 +9,7 @@ use super::*;
 use crate::bpf::OpenMark;
 use bytes::Bytes;
 use cgpath_ebpf_common::TaskKey as RawKey;
-use cgpath_evidence::{Bank, Checkpoint, PodUid, SealedCheckpoint};
+use cgpath_evidence::{Bank, Checkpoint, PartitionKey, PodUid, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,6 +143,8 @@ struct World {
     file: Option<decode::FileEvent>,
     /// The program that the guard takes for the collector.
     known: Option<Digest>,
+    /// The disk takes no note.
+    full: bool,
 }
 
 /// A thread inside of `ima_add_template_entry`.
@@ -203,6 +205,7 @@ impl World {
             program: "one",
             file: None,
             known: None,
+            full: false,
         }
     }
 
@@ -455,7 +458,12 @@ impl Run {
                 };
                 self.tell(w, Signal::Counters(c), fuel)?;
             }
+            Action::GiveUp { .. } if w.full => {}
             Action::GiveUp { through } => self.tell(w, Note::GaveUp { through }, fuel)?,
+            Action::Seal(checkpoint) if w.full => {
+                let (number, why) = (checkpoint.number, "no room".to_owned());
+                self.tell(w, Signal::SealRefused { number, why }, fuel)?;
+            }
             Action::Seal(checkpoint) => {
                 w.check_seal(&checkpoint, &self.leaves);
                 let file = SealedCheckpoint::seal(*checkpoint, &w.key);
@@ -733,6 +741,46 @@ fn without_the_rule_the_request_fails_by_name_and_the_chain_goes_on_once_it_is_t
     run.request(&mut w, 2, &mut fuel).unwrap();
     assert_eq!(run.answers, [1]);
     check_chain(&w);
+}
+
+#[test]
+fn a_seal_that_cannot_be_noted_fails_its_request_and_the_next_one_has_its_number() {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    script(&mut w, 0);
+    w.full = true;
+    for id in [1, 2] {
+        run.request(&mut w, id, &mut fuel).unwrap();
+    }
+    let why = "no room".to_owned();
+    let refused = SealError::Refused { number: 1, why };
+    assert_eq!(run.failures, [refused.clone(), refused]);
+    assert_eq!((run.answers.len(), w.files.len()), (0, 1));
+    w.full = false;
+    run.request(&mut w, 3, &mut fuel).unwrap();
+    assert_eq!(run.answers, [1]);
+    check_chain(&w);
+    let appended: usize = run.leaves.values().map(Vec::len).sum();
+    assert_eq!(w.files[1].checkpoint.records + 1, appended as u64);
+
+    // What is lost is stated as soon as that can be noted, and not before.
+    w.full = true;
+    w.lose();
+    let (id, nonce) = (4, vec![4; 16]);
+    run.tell(&mut w, Signal::Request { id, nonce }, &mut fuel)
+        .unwrap();
+    for _ in 0..20 {
+        while run.consume(&mut w, &mut fuel).unwrap() {}
+        run.now += Duration::from_secs(1);
+        run.tell(&mut w, Signal::Tick, &mut fuel).unwrap();
+    }
+    assert!(matches!(run.pipeline.phase, Phase::Draining { .. }));
+    assert_eq!((run.failures.len(), w.files.len()), (2, 2));
+    w.full = false;
+    run.settle(&mut w, &mut fuel).unwrap();
+    assert_eq!(run.answers, [1, 2]);
+    assert_eq!(w.files[2].checkpoint.losses.reserve, 1);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Cgroup directories that were there before the programs were loaded, from the mounted hierarchy.
 
-use crate::bpf::Hierarchy;
+use crate::bpf::{self, Hierarchy};
 use crate::pipeline::Note;
 use cgpath_evidence::cgroup::{POD_PARENTS, attribute};
 use cgpath_evidence::{PartitionKey, PodUid};
@@ -119,32 +119,51 @@ pub fn inode(mount: &Path, cgroup: &str) -> Option<u64> {
     metadata.is_dir().then(|| metadata.ino())
 }
 
+/// Why the hierarchy that `cgroup.hierarchy` asks for cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HierarchyError {
+    /// This machine's cannot be found out.
+    #[error(transparent)]
+    Unknown(#[from] bpf::Error),
+    /// v2 is asked for.
+    #[error("cgroup.hierarchy is \"v2\" and containers here live in the v1 hierarchy of {controller}")]
+    V1 {
+        /// Of this machine's hierarchy.
+        controller: &'static str,
+    },
+    /// A hierarchy of v1 is asked for.
+    #[error("cgroup.hierarchy is {wanted:?} and this machine's is {found}")]
+    Other {
+        /// As configured.
+        wanted: String,
+        /// `v2`, or `v1:` and the controller.
+        found: String,
+    },
+}
+
 /// The hierarchy that `cgroup.hierarchy` asks for; `None` leaves the choice to the loader.
 ///
 /// # Errors
-/// A line that says why it cannot be had.
-pub fn chosen(wanted: &str) -> Result<Option<Hierarchy>, String> {
-    let found = || Hierarchy::detect().map_err(|e| e.to_string());
+/// [`HierarchyError`].
+pub fn chosen(wanted: &str) -> Result<Option<Hierarchy>, HierarchyError> {
     match wanted {
         "auto" => Ok(None),
         "v2" => {
-            let h = found()?;
+            let h = Hierarchy::detect()?;
             match h.controller {
                 None => Ok(Some(h)),
-                Some(c) => Err(format!(
-                    "cgroup.hierarchy is \"v2\" and containers here live in the v1 hierarchy of {c}"
-                )),
+                Some(controller) => Err(HierarchyError::V1 { controller }),
             }
         }
         v1 => {
             let wanted = v1.strip_prefix("v1:").unwrap_or(v1);
-            let h = found()?;
+            let h = Hierarchy::detect()?;
             match h.controller {
                 Some(c) if c == wanted => Ok(Some(h)),
-                other => Err(format!(
-                    "cgroup.hierarchy is {v1:?} and this machine's is {}",
-                    other.map_or("v2".to_owned(), |c| format!("v1:{c}"))
-                )),
+                other => Err(HierarchyError::Other {
+                    wanted: v1.to_owned(),
+                    found: other.map_or("v2".to_owned(), |c| format!("v1:{c}")),
+                }),
             }
         }
     }

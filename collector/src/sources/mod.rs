@@ -1,6 +1,6 @@
 //! Where events come from: the measurement list, /proc, the cgroup hierarchy.
 
-pub mod boot;
+pub mod boot_facts;
 pub mod cgroups;
 pub mod list;
 pub mod processes;

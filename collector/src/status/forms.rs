@@ -4,7 +4,7 @@
 //! sink's) is escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is
 //! [`Status`] itself.
 
-use super::Status;
+use super::{Budgets, PodUse, Status};
 use cgpath_evidence::text::foreign;
 use cgpath_evidence::{GuardMode, PodUid};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -70,6 +70,9 @@ pub fn text(status: &Status) -> String {
             status.denied
         ),
     ));
+    if let Some(budgets) = &status.budgets {
+        budget_rows(budgets, &mut rows);
+    }
     for sink in &status.sinks {
         let mut text = format!(
             "{} ({}): {} delivered, {} waiting ({} bytes), {} dropped",
@@ -109,6 +112,48 @@ pub fn text(status: &Status) -> String {
     out
 }
 
+/// A line for all budgets, and one for each pod that went beyond its own or used half of it.
+fn budget_rows(budgets: &Budgets, rows: &mut Vec<(&str, String)>) {
+    let mut all = format!(
+        "{} pods, {} units at once and {} a second each; {} pods went beyond, {} events of theirs have no record",
+        budgets.pods, budgets.burst, budgets.per_second, budgets.beyond, budgets.refused
+    );
+    if budgets.entries != 0 {
+        let _ = write!(
+            all,
+            "; {} pods have all of {} entries",
+            budgets.full, budgets.entries
+        );
+    }
+    rows.push(("budgets", all));
+    let is_much = |used: u64, of: u32| of != 0 && used >= u64::from(of).div_ceil(2);
+    let is_told = |pod: &&PodUse| {
+        pod.refused > 0 || is_much(pod.used, budgets.burst) || is_much(pod.entries, budgets.entries)
+    };
+    for pod in budgets.top.iter().filter(is_told) {
+        let mut text = format!(
+            "{}: {} of {} units used, {} entries",
+            pod.name(),
+            pod.used,
+            budgets.burst,
+            pod.entries
+        );
+        if pod.refused > 0 {
+            let _ = write!(
+                text,
+                "; {} refused ({} executions, {} mappings, {} denials, {} repeats), {} stated as lost",
+                pod.refused, pod.executions, pod.mappings, pod.denials, pod.repeats, pod.lost
+            );
+        }
+        rows.push(("budget", text));
+    }
+    let told = budgets.top.iter().filter(|pod| pod.refused > 0).count() as u64;
+    if budgets.beyond > told {
+        let more = format!("{} more pods went beyond theirs", budgets.beyond - told);
+        rows.push(("budget", more));
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Sink {
     sink: String,
@@ -118,6 +163,11 @@ struct Sink {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Partition {
     partition: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pod {
+    pod: String,
 }
 
 struct Metrics(Registry);
@@ -201,6 +251,9 @@ fn known(all: &mut Metrics, status: &Status) {
     }
     let help = "Records of this boot of each partition";
     all.0.register("partition_records", help, partitions);
+    if let Some(found) = &status.budgets {
+        budgets(all, found);
+    }
     sinks(all, status);
     if let Some(runtime) = &status.runtime {
         all.gauge(
@@ -213,6 +266,51 @@ fn known(all: &mut Metrics, status: &Status) {
             "Whether the last question to the container runtime had no answer",
             u64::from(runtime.error.is_some()),
         );
+    }
+}
+
+fn budgets(all: &mut Metrics, found: &Budgets) {
+    all.gauge("budget_pods", "Pods with a budget of records", found.pods);
+    all.gauge(
+        "budget_pods_beyond",
+        "Pods that went beyond their budget",
+        found.beyond,
+    );
+    all.gauge(
+        "budget_pods_full",
+        "Pods with as many entries of IMA's list as they may have",
+        found.full,
+    );
+    all.gauge(
+        "budget_refused",
+        "Events of pods that are there for which there is no record, since these went beyond their budgets",
+        found.refused,
+    );
+    type Gauges = Family<Pod, Gauge>;
+    let (used, refused) = (Gauges::default(), Gauges::default());
+    let (lost, entries) = (Gauges::default(), Gauges::default());
+    for pod in &found.top {
+        let label = Pod { pod: pod.name() };
+        used.get_or_create(&label).set(signed(pod.used));
+        refused.get_or_create(&label).set(signed(pod.refused));
+        lost.get_or_create(&label).set(signed(pod.lost));
+        entries.get_or_create(&label).set(signed(pod.entries));
+    }
+    for (name, help, family) in [
+        (
+            "pod_budget_used",
+            "Units of the pod's budget that are used up",
+            used,
+        ),
+        (
+            "pod_budget_refused",
+            "Events of the pod without a record",
+            refused,
+        ),
+        ("pod_budget_lost", "Those of them that a record states", lost),
+        ("pod_list_entries", "Entries of IMA's list of the pod", entries),
+    ] {
+        all.0.register(name, help, family);
     }
 }
 
@@ -259,6 +357,21 @@ mod tests {
     use crate::runtime::RuntimeStatus;
     use crate::status::SinkStatus;
 
+    fn pod_use(cgroup: u64, used: u64) -> PodUse {
+        PodUse {
+            pod: None,
+            cgroup,
+            used,
+            refused: 0,
+            executions: 0,
+            mappings: 0,
+            denials: 0,
+            repeats: 0,
+            lost: 0,
+            entries: 4,
+        }
+    }
+
     fn status() -> Status {
         Status {
             checkpoint: Some(7),
@@ -275,6 +388,31 @@ mod tests {
                 fail_closed: false,
             },
             denied: 2,
+            budgets: Some(Budgets {
+                burst: 100,
+                per_second: 5,
+                entries: 1000,
+                pods: 40,
+                beyond: 3,
+                full: 1,
+                refused: 700,
+                top: vec![
+                    PodUse {
+                        pod: Some("11111111-0000-4000-8000-000000000001".into()),
+                        cgroup: 71,
+                        used: 99,
+                        refused: 600,
+                        executions: 10,
+                        mappings: 90,
+                        denials: 200,
+                        repeats: 300,
+                        lost: 512,
+                        entries: 1000,
+                    },
+                    pod_use(72, 50),
+                    pod_use(73, 49),
+                ],
+            }),
             partitions: vec![
                 ("host".into(), 80),
                 ("11111111-0000-4000-8000-000000000001".into(), 12),
@@ -307,13 +445,18 @@ mod tests {
             "92 in 2 partitions, 1 of them pods; 1 wait for their entry",
             "3 records",
             "guard deny, TPM record, enforce on, fail_closed off; executions denied in 2 cgroups",
+            "40 pods, 100 units at once and 5 a second each; 3 pods went beyond, 700 events of theirs have no record; 1 pods have all of 1000 entries",
+            "11111111-0000-4000-8000-000000000001: 99 of 100 units used, 1000 entries; 600 refused (10 executions, 90 mappings, 200 denials, 300 repeats), 512 stated as lost",
+            "cgroup 72: 50 of 100 units used, 4 entries\n",
+            "2 more pods went beyond theirs",
             "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",
             "10 pods, answered 11 s ago",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("BLIND") && !text.contains("STALLED") && !text.contains('\u{1b}'));
-        assert_eq!(text.lines().count(), 7, "{text}");
+        assert!(!text.contains("cgroup 73"), "{text}");
+        assert_eq!(text.lines().count(), 11, "{text}");
     }
 
     #[test]
@@ -341,6 +484,14 @@ mod tests {
             "cgpathd_stalled 0",
             "cgpathd_denied_cgroups 2",
             "cgpathd_partition_records_total{partition=\"host\"} 80",
+            "cgpathd_budget_pods 40",
+            "cgpathd_budget_pods_full 1",
+            "cgpathd_pod_list_entries{pod=\"cgroup 72\"} 4",
+            "cgpathd_budget_pods_beyond 3",
+            "cgpathd_budget_refused 700",
+            "cgpathd_pod_budget_used{pod=\"cgroup 73\"} 49",
+            "cgpathd_pod_budget_refused{pod=\"11111111-0000-4000-8000-000000000001\"} 600",
+            "cgpathd_pod_budget_lost{pod=\"11111111-0000-4000-8000-000000000001\"} 512",
             "cgpathd_sink_waiting{sink=\"audit\",kind=\"file\"} 4",
             "cgpathd_sink_waiting_bytes{sink=\"audit\",kind=\"file\"} 5",
             "cgpathd_sink_delivered_total{sink=\"audit\",kind=\"file\"} 6",

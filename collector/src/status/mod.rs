@@ -3,8 +3,10 @@
 //! Promise: the types here are the JSON form. Not here: who collects it (see [`crate::service`],
 //! [`crate::deliver::sink`]), how it is asked for (see [`crate::control`]).
 
+mod budgets;
 mod forms;
 
+pub use budgets::{Budgets, NAMED, PodUse};
 pub(crate) use forms::guard_mode;
 pub use forms::{metrics, text};
 
@@ -34,6 +36,9 @@ pub struct Status {
     pub protection: Protection,
     /// Cgroups of pods in which executions are denied, since the verifier does not trust them.
     pub denied: usize,
+    /// What pods used of their budgets; none where the kernel did not tell.
+    #[serde(default)]
+    pub budgets: Option<Budgets>,
     /// Partitions by key and number of records.
     pub partitions: Vec<(String, u64)>,
     /// Where else evidence goes.

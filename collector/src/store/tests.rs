@@ -47,7 +47,7 @@ proptest::proptest! {
         long in proptest::option::of(BUFFER - 9000..BUFFER + 9000),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::create(dir.path().join("log")).unwrap();
+        let mut log = Log::create(dir.path().join("log"), MOST_BUFFERED).unwrap();
         let (mut spans, mut expected) = (Vec::new(), Vec::new());
         for (n, (gap, len)) in pieces.into_iter().chain(long.map(|len| (1, len))).enumerate() {
             log.append(&vec![0xff; gap]).unwrap();
@@ -353,7 +353,7 @@ fn an_empty_store_gives_whole_evidence() {
 #[test]
 fn what_a_full_disk_does_not_take_is_written_when_there_is_room_and_cannot_be_read_before() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = Log::create(dir.path().join("log")).unwrap();
+    let mut log = Log::create(dir.path().join("log"), MOST_BUFFERED).unwrap();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let good = std::mem::replace(&mut log.file, full);
     let pieces: Vec<Vec<u8>> = (0..100).map(|n| vec![n; 3000]).collect();
@@ -370,6 +370,9 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room_and_cannot_be_re
         assert!(log.buf.len() <= MOST_BUFFERED + BUFFER);
     };
     assert!(error.to_string().contains("No space left"), "{error}");
+    // What the kernel's list holds in any case is kept, however much it is.
+    log.most = usize::MAX;
+    log.append(&[0; BUFFER]).unwrap();
     log.file = good;
     let (mut buf, mut out) = (Vec::new(), Vec::new());
     log.reader()
@@ -377,4 +380,15 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room_and_cannot_be_re
         .copy_all(&spans, &mut buf, &mut out)
         .unwrap();
     assert_eq!(out, pieces.concat());
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_a_full_disk_and_a_broken_one_is_not() {
+    for (error, is) in [
+        (nix::errno::Errno::ENOSPC, true),
+        (nix::errno::Errno::EDQUOT, true),
+        (nix::errno::Errno::EIO, false),
+    ] {
+        assert_eq!(is_full(&io::Error::from(error)), is, "{error}");
+    }
 }

@@ -85,7 +85,7 @@ pub enum TpmError {
 
 /// What is needed to reach the TPM and to make the key.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct TpmOptions {
     /// TCTI configuration string.
     pub tcti: String,
     /// The kind of key.
@@ -110,7 +110,7 @@ impl Tpm {
     ///
     /// # Errors
     /// See [`TpmError`]. A busy TPM is tried again for about half a minute.
-    pub fn open(options: &Options) -> Result<Tpm, TpmError> {
+    pub fn open(options: &TpmOptions) -> Result<Tpm, TpmError> {
         let mut context = open_context(&options.tcti)?;
         let banks = allocated_banks(&mut context)?;
         if !banks.contains(&options.bank) {

@@ -2,11 +2,11 @@
 //!
 //! Promise: one command at a time, in the order in which they came. Not here: what is asked of it.
 
-use super::{Options, Tpm, TpmError};
+use super::{Tpm, TpmError, TpmOptions};
 use tokio::sync::oneshot;
 
 /// What is done with the TPM on its thread.
-type Job = Box<dyn FnOnce(&mut Option<Tpm>, &Options) + Send>;
+type Job = Box<dyn FnOnce(&mut Option<Tpm>, &TpmOptions) + Send>;
 
 /// Access to a TPM: the thread's, or a test's.
 pub trait TpmAccess: Clone + Send + Sync + 'static {
@@ -26,7 +26,7 @@ pub struct TpmThread {
 impl TpmThread {
     /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the
     /// start.
-    pub fn start(options: Options, opened: Tpm) -> TpmThread {
+    pub fn start(options: TpmOptions, opened: Tpm) -> TpmThread {
         let (jobs, queue) = std::sync::mpsc::channel::<Job>();
         std::thread::spawn(move || {
             let mut tpm = Some(opened);
@@ -56,7 +56,7 @@ impl TpmAccess for TpmThread {
 /// Does `work`; a TPM that fails is opened anew once, as after a reset of the resource manager.
 fn with_tpm<T>(
     tpm: &mut Option<Tpm>,
-    options: &Options,
+    options: &TpmOptions,
     work: &mut impl FnMut(&mut Tpm) -> Result<T, TpmError>,
 ) -> Result<T, TpmError> {
     if let Some(open) = tpm {

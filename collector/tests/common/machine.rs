@@ -4,6 +4,7 @@
 //! Promises: the list grows by whole `ima-ng` entries as `binary_runtime_measurements` has them, records are
 //! bytes as the eBPF programs write them, and the canary is executed for real. Nothing extends a register.
 
+use bytes::Bytes;
 use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
 use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
 use cgpathd::anchor::ima::{Anchor, AnchorError};
@@ -283,11 +284,19 @@ impl Machine for Software {
 
 /// Takes all records that wait, as the engine takes those of the ring buffer.
 pub fn take(core: &mut Core<Software>) -> Result<(), EngineError> {
-    while let Some(item) = core.machine.ring.pop_front() {
-        let kept = core.keep(&item).expect("room on the disk");
+    while let Some(kept) = keep(core) {
         core.record(&kept)?;
     }
     Ok(())
+}
+
+/// The next record that waits, out of the ring and in the journal; `None` where there is none, and where the
+/// disk is full: then it stays in the ring.
+pub fn keep(core: &mut Core<Software>) -> Option<Bytes> {
+    let item = core.machine.ring.front()?.clone();
+    let kept = core.keep(&item)?;
+    core.machine.ring.pop_front();
+    Some(kept)
 }
 
 /// The content of file `n`.

@@ -2,7 +2,7 @@
 
 use cgpath_evidence::Bank;
 use cgpath_testkit::port::Port;
-use cgpathd::tpm::{KeyKind, Options};
+use cgpathd::tpm::{KeyKind, TpmOptions};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,8 @@ impl Swtpm {
     }
 
     /// How to reach it: one connection at a time.
-    pub fn options(&self, key: KeyKind) -> Options {
-        Options {
+    pub fn options(&self, key: KeyKind) -> TpmOptions {
+        TpmOptions {
             tcti: format!("swtpm:host=127.0.0.1,port={}", self.port.number()),
             key,
             bank: Bank::Sha256,

@@ -3,83 +3,21 @@
 use super::node::{Arrived, Engine, config, sink, stop, until};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_evidence::Evidence;
+use cgpath_testkit::Authority;
 use cgpath_testkit::port::Port;
 use cgpathd::config::{Sink, SinkKind};
 use cgpathd::deliver::sink::Sinks;
 use cgpathd::runtime::Names;
-use rustls::RootCertStore;
-use rustls::pki_types::PrivateKeyDer;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-/// A CA of the test's own.
-struct Authority {
-    params: rcgen::CertificateParams,
-    key: rcgen::KeyPair,
-    pem: PathBuf,
-    dir: PathBuf,
-}
-
-impl Authority {
-    fn new(dir: &Path, name: &str) -> Authority {
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = dir.join(format!("{name}.pem"));
-        std::fs::write(&pem, params.self_signed(&key).unwrap().pem()).unwrap();
-        Authority {
-            params,
-            key,
-            pem,
-            dir: dir.to_owned(),
-        }
-    }
-
-    fn issue(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
-        (params.signed_by(&key, &issuer).unwrap(), key)
-    }
-
-    /// Certificate and key as files.
-    fn client(&self, name: &str) -> (PathBuf, PathBuf) {
-        let (certificate, key) = self.issue(name);
-        let at = |extension: &str| self.dir.join(format!("{name}.{extension}"));
-        std::fs::write(at("pem"), certificate.pem()).unwrap();
-        std::fs::write(at("key"), key.serialize_pem()).unwrap();
-        (at("pem"), at("key"))
-    }
-
-    /// Accepts clients that show a certificate of ours. Its own certificate is for `name`.
-    fn acceptor(&self, name: &str) -> TlsAcceptor {
-        let (certificate, key) = self.issue(name);
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(self.params.self_signed(&self.key).unwrap().der().clone())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&provider),
-        );
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            )
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
+/// Accepts clients that show a certificate of `ours`. Its own certificate is for `name`.
+fn acceptor(ours: &Authority, name: &str) -> TlsAcceptor {
+    TlsAcceptor::from(ours.issue(name).server(Some(ours)))
 }
 
 /// Acknowledges every line of every connection that is let in, until it has `messages`.
@@ -113,16 +51,16 @@ fn receiver(listener: TcpListener, acceptor: TlsAcceptor, messages: usize) -> Jo
 async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets_nothing_and_all_of_it_waits()
 {
     let dir = tempfile::tempdir().unwrap();
-    let ours = Authority::new(dir.path(), "ours");
-    let others = Authority::new(dir.path(), "others");
-    let (certificate, key) = ours.client("worker-1");
-    let (foreign, foreign_key) = others.client("worker-2");
+    let ours = Authority::named("ours");
+    let others = Authority::named("others");
+    let own = ours.issue("worker-1");
+    let foreign = others.issue("worker-2");
     let port = Port::new();
     let address = port.address();
     let good = Sink {
-        ca: ours.pem.clone(),
-        client_certificate: certificate,
-        client_key: key,
+        ca: ours.ca(),
+        client_certificate: own.certificate,
+        client_key: own.key,
         ..sink("far", SinkKind::Tls, &format!("localhost:{}", address.port()))
     };
     let names = Names::default();
@@ -132,7 +70,7 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
         (
             "another CA",
             Sink {
-                ca: others.pem.clone(),
+                ca: others.ca(),
                 ..good.clone()
             },
             "localhost",
@@ -150,8 +88,8 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
         (
             "another's certificate",
             Sink {
-                client_certificate: foreign,
-                client_key: foreign_key,
+                client_certificate: foreign.certificate,
+                client_key: foreign.key,
                 ..good.clone()
             },
             "localhost",
@@ -160,7 +98,7 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
     let mut waited = 0;
     for (what, sink, name) in wrong {
         let listener = TcpListener::bind(address).await.unwrap();
-        let far = receiver(listener, ours.acceptor(name), 1);
+        let far = receiver(listener, acceptor(&ours, name), 1);
         let sinks = Sinks::open(&config(dir.path(), vec![sink]), "n", &names).unwrap();
         let (running, stopped) = watch::channel(false);
         sinks.start("n", &engine, &stopped);
@@ -175,7 +113,7 @@ async fn a_far_side_with_another_ca_or_name_or_that_is_shown_no_certificate_gets
     }
 
     let listener = TcpListener::bind(address).await.unwrap();
-    let far = receiver(listener, ours.acceptor("localhost"), waited as usize);
+    let far = receiver(listener, acceptor(&ours, "localhost"), waited as usize);
     let sinks = Sinks::open(&config(dir.path(), vec![good]), "n", &names).unwrap();
     let (_stop, stopped) = watch::channel(false);
     sinks.start("n", &engine, &stopped);
@@ -220,16 +158,16 @@ async fn request<S: tokio::io::AsyncRead + Unpin>(stream: &mut BufReader<S>) -> 
 #[tokio::test]
 async fn a_second_verifier_asks_with_nonces_of_its_own_and_status_says_how_it_fares() {
     let dir = tempfile::tempdir().unwrap();
-    let ours = Authority::new(dir.path(), "ours");
-    let (certificate, key) = ours.client("worker-1");
+    let ours = Authority::named("ours");
+    let own = ours.issue("worker-1");
     let names = Names::default();
     let engine = Engine::new(&names);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let good = Sink {
-        ca: ours.pem.clone(),
-        client_certificate: certificate,
-        client_key: key,
+        ca: ours.ca(),
+        client_certificate: own.certificate,
+        client_key: own.key,
         ..sink("second", SinkKind::Verifier, &format!("https://localhost:{port}"))
     };
     let silent = Port::new();
@@ -241,7 +179,7 @@ async fn a_second_verifier_asks_with_nonces_of_its_own_and_status_says_how_it_fa
     let sinks = Sinks::open(&config(dir.path(), vec![good, nobody]), "worker-1", &names).unwrap();
     let (_stop, stopped) = watch::channel(false);
     sinks.attest(&engine, &stopped);
-    let acceptor = ours.acceptor("localhost");
+    let acceptor = acceptor(&ours, "localhost");
     for round in 0..3u8 {
         let (tcp, _) = listener.accept().await.unwrap();
         let mut stream = BufReader::new(acceptor.accept(tcp).await.unwrap());

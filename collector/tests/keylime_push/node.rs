@@ -4,11 +4,11 @@ use super::AGENT;
 use super::services::Keylime;
 use crate::common::swtpm::Swtpm;
 use cgpath_evidence::Bank;
-use cgpath_testkit::Measurement;
+use cgpath_testkit::{Authority, Measurement};
 use cgpathd::config::{Sink, SinkKind};
 use cgpathd::deliver::sink::keylime::{Agent, Boot};
-use cgpathd::sources::boot::BootFacts;
-use cgpathd::tpm::{KeyKind, Options, Tpm, TpmAccess, TpmError};
+use cgpathd::sources::boot_facts::BootFacts;
+use cgpathd::tpm::{KeyKind, Tpm, TpmAccess, TpmError, TpmOptions};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::str::FromStr as _;
@@ -22,7 +22,7 @@ use tss_esapi::{Context, TctiNameConf};
 
 /// Opens the TPM each time: a software TPM takes one connection, and the test extends registers in between.
 #[derive(Clone)]
-pub struct Reopened(pub Options);
+pub struct Reopened(pub TpmOptions);
 
 impl TpmAccess for Reopened {
     async fn with<T, F>(&self, mut work: F) -> Result<T, TpmError>
@@ -39,7 +39,7 @@ impl TpmAccess for Reopened {
 /// A node whose list and PCR 10 grow together.
 pub struct Node {
     pub swtpm: Swtpm,
-    pub options: Options,
+    pub options: TpmOptions,
     pub list: tempfile::NamedTempFile,
     /// What a policy that knows all files says.
     pub digests: BTreeMap<String, Vec<String>>,
@@ -118,12 +118,8 @@ impl Node {
     pub async fn certify_endorsement(&self) -> Vec<u8> {
         let endorsement = self.tpm().with(|tpm| tpm.endorsement()).await.unwrap();
         assert_eq!(endorsement.certificate, None);
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let issuer = rcgen::Issuer::new(rcgen::CertificateParams::new(vec![]).unwrap(), ca_key);
-        let modulus = endorsement.public[endorsement.public.len() - 256..].to_vec();
-        let params = rcgen::CertificateParams::new(vec![]).unwrap();
-        let certificate = params.signed_by(&Rsa2048(rsa_der(&modulus)), &issuer).unwrap();
-        let der = certificate.der().to_vec();
+        let modulus = &endorsement.public[endorsement.public.len() - 256..];
+        let der = Authority::new().endorse(modulus);
         let index = NvIndexTpmHandle::new(0x01c0_0002).unwrap();
         let attributes = NvIndexAttributesBuilder::new()
             .with_owner_write(true)
@@ -155,25 +151,6 @@ impl Node {
 
     fn context(&self) -> Context {
         Context::new(TctiNameConf::from_str(&self.options.tcti).unwrap()).unwrap()
-    }
-}
-
-/// A public key of RSA, as rcgen wants it: an RSAPublicKey in DER.
-struct Rsa2048(Vec<u8>);
-
-/// RFC 8017, A.1.1, for 2048 bits and the exponent 65537.
-fn rsa_der(modulus: &[u8]) -> Vec<u8> {
-    let head = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
-    [&head, modulus, &[0x02, 0x03, 0x01, 0x00, 0x01]].concat()
-}
-
-impl rcgen::PublicKeyData for Rsa2048 {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
     }
 }
 

@@ -2,6 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use cgpath_testkit::Authority;
 use cgpath_testkit::port::Port;
 use cgpath_testkit::python::python;
 use http_body_util::{BodyExt as _, Full};
@@ -12,14 +13,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_rustls::TlsConnector;
 
 pub struct Keylime {
-    dir: tempfile::TempDir,
+    /// Its directory is the services', too.
+    authority: Authority,
     children: Vec<Child>,
     registrar: Port,
     registrar_tls: Port,
@@ -29,32 +31,6 @@ pub struct Keylime {
 /// This machine, as QEMU's user network shows it to a guest.
 const HOST_OF_GUESTS: &str = "10.0.2.2";
 
-/// A CA, a server's certificate for this machine and an administrator's, with what Python asks of them since
-/// 3.13.
-fn certificates(dir: &Path) {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        rcgen::KeyUsagePurpose::KeyCertSign,
-        rcgen::KeyUsagePurpose::CrlSign,
-    ];
-    let ca = params.self_signed(&ca_key).unwrap();
-    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
-    let issuer = rcgen::Issuer::new(params, ca_key);
-    for name in ["server", "admin"] {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params =
-            rcgen::CertificateParams::new(vec!["127.0.0.1".into(), HOST_OF_GUESTS.into()]).unwrap();
-        params.use_authority_key_identifier_extension = true;
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let leaf = params.signed_by(&key, &issuer).unwrap();
-        std::fs::write(dir.join(format!("{name}.pem")), leaf.pem()).unwrap();
-        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
-
 impl Keylime {
     /// Starts both and waits until they answer.
     pub fn start() -> Keylime {
@@ -63,10 +39,15 @@ impl Keylime {
 
     /// The same with more lines in the verifier's configuration.
     pub fn start_with(more: &str) -> Keylime {
-        let dir = tempfile::tempdir().unwrap();
-        certificates(dir.path());
+        let authority = Authority::new();
+        for name in ["server", "admin"] {
+            authority
+                .order(name)
+                .hosts(&["127.0.0.1", HOST_OF_GUESTS])
+                .issue();
+        }
         let mut keylime = Keylime {
-            dir,
+            authority,
             children: Vec::new(),
             registrar: Port::new(),
             registrar_tls: Port::new(),
@@ -134,7 +115,7 @@ severity_policy = [{{'event_id': '.*', 'severity_label': 'emergency'}}]
 [revocations]
 enabled_revocation_notifications = []
 ",
-            self.dir.path().display()
+            self.authority.dir().display()
         )
     }
 
@@ -155,7 +136,7 @@ enabled_revocation_notifications = []
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.authority.dir().join(name)
     }
 
     /// How often a service printed `text`.
@@ -240,7 +221,7 @@ enabled_revocation_notifications = []
     fn connector(&self, administrator: bool) -> TlsConnector {
         let mut roots = rustls::RootCertStore::empty();
         roots
-            .add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap())
+            .add(CertificateDer::from_pem_file(self.authority.ca()).unwrap())
             .unwrap();
         let tls =
             rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -6,7 +6,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-/// Bumped at each change of a layout below; the loader refuses an object with another one.
+/// Bumped at each change of a record's layout below; the loader refuses an object with another one. Maps are
+/// read by the collector that was built with the object, which is known by its hash.
 pub const LAYOUT_VERSION: u16 = 5;
 
 /// Ancestry is walked at most this far, the process itself included.
@@ -111,6 +112,10 @@ pub mod action {
     pub const MAPPING_DENIED: u32 = 15;
     /// An execution was denied in a pod since records were lost.
     pub const EXECUTION_DENIED_ON_LOSS: u32 = 16;
+    /// An execution was denied in a pod that has as many entries in IMA's list as it may.
+    pub const EXECUTION_DENIED_ON_ENTRIES: u32 = 17;
+    /// An executable mapping was denied in a pod that has as many entries in IMA's list as it may.
+    pub const MAPPING_DENIED_ON_ENTRIES: u32 = 18;
 }
 
 /// Keys of the map `GUARDED`: what class of thing, in the highest byte, with its number.
@@ -146,6 +151,45 @@ pub mod pod {
     pub const EXEMPT_UNTRUSTED: u32 = 1 << 1;
     /// Never denied for losses.
     pub const EXEMPT_LOSS: u32 = 1 << 2;
+}
+
+/// What the programs know of a pod that is about to run a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// See [`pod`]: of all directories above the task.
+    pub bits: u32,
+    /// Entries that IMA added for the pod so far; 0 where [`Settings::budget_entries`] is.
+    pub entries: u64,
+    /// How long no collector was there, nanoseconds.
+    pub away_ns: u64,
+}
+
+/// Why a pod may run nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The verifier does not trust it.
+    Untrusted,
+    /// It has as many entries in IMA's list as it may.
+    Entries,
+}
+
+impl Standing {
+    /// Why such a pod is refused what it is about to do, where [`Settings::untrusted`] is [`mode::DENY`]: for
+    /// `lapse_ns` after a collector was there last ([`Settings::untrusted_lapse_ns`]), and with so many
+    /// entries at most ([`Settings::budget_entries`]).
+    #[inline(always)]
+    pub const fn refusal(self, lapse_ns: u64, most_entries: u64) -> Option<Refusal> {
+        if self.bits & pod::EXEMPT_UNTRUSTED != 0 || self.away_ns >= lapse_ns {
+            return None;
+        }
+        if self.bits & pod::UNTRUSTED != 0 {
+            return Some(Refusal::Untrusted);
+        }
+        if most_entries != 0 && self.entries >= most_entries {
+            return Some(Refusal::Entries);
+        }
+        None
+    }
 }
 
 /// How many directories, from the hierarchy's root down, are looked up in `PODS`: a pod's own is at most the
@@ -361,6 +405,8 @@ pub struct Budget {
     pub told: u64,
     /// CLOCK_BOOTTIME of that record, nanoseconds.
     pub told_ns: u64,
+    /// Entries that IMA added for the pod; they are recorded in any case.
+    pub entries: u64,
 }
 
 /// What the programs are to do, written by the collector: the only element of the map `SETTINGS`.
@@ -386,13 +432,16 @@ pub struct Settings {
     pub budget_unit_ns: u64,
     /// How far ahead of its time a pod may be, nanoseconds.
     pub budget_ahead_ns: u64,
+    /// With so many entries of IMA's list a pod is refused what `untrusted` and `untrusted_mappings` refuse
+    /// those that are not trusted; 0: however many.
+    pub budget_entries: u64,
     /// Thread group id of the collector.
     pub collector_tgid: u32,
     /// What is done about our own parts: see [`mode`].
     pub guard: u32,
     /// What is done about the TPM's device: see [`mode`].
     pub tpm: u32,
-    /// Executions in pods that are not trusted: see [`mode`]; `OFF` or `DENY`.
+    /// Executions in pods that are not trusted, or have too many entries: see [`mode`]; `OFF` or `DENY`.
     pub untrusted: u32,
     /// Executable mappings there, too: `OFF` or `DENY`.
     pub untrusted_mappings: u32,

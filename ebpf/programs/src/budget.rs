@@ -74,6 +74,25 @@ pub fn pay(units: u64) {
     }
 }
 
+/// IMA added an entry for the current task's pod, which has its record.
+#[inline(always)]
+pub fn added() {
+    if let (_, Some(budget)) = of_task() {
+        // SAFETY: a field of a map value.
+        unsafe { kernel::fetch_add(&raw mut (*budget).entries, 1) };
+    }
+}
+
+/// How many entries IMA added for the current task's pod; 0 where that is not known.
+#[inline(always)]
+pub fn entries(reader: &mut Reader) -> u64 {
+    match BUDGETS.get_ptr(pods::of_task(reader)) {
+        // SAFETY: a field of a map value.
+        Some(budget) => unsafe { (&raw const (*budget).entries).read_volatile() },
+        None => 0,
+    }
+}
+
 /// A directory was removed: if it was a pod's, the rest of its loss is reported, and its budget ends.
 #[inline(always)]
 pub fn end(pod: u64) {

@@ -142,9 +142,12 @@ fn entry_once(ctx: &FExitContext, me: u64) {
     }
     // Else the twin will send it, too, and count it: a record too many is better than none.
     // What the list had already changes nothing there, and a pod can have it tried as often as it likes.
-    let is_repeat = ctx.arg::<u64>(5) as u32 as i32 == -EEXIST;
-    if is_repeat && !budget::allows(Kept::Repeat, 2) {
+    let ret = ctx.arg::<u64>(5) as u32 as i32;
+    if ret == -EEXIST && !budget::allows(Kept::Repeat, 2) {
         return;
+    }
+    if ret == 0 {
+        budget::added();
     }
     let Some(seq) = ring::next_seq() else {
         return;
@@ -360,9 +363,12 @@ fn deny_mapping(ctx: LsmContext) -> i32 {
     let mut reader = Reader::new();
     // As a number: see `mapped`.
     let file: u64 = reader.read(ctx.as_ptr() as u64);
-    if file == 0 || !pods::mapping_denied() {
+    if file == 0 {
         return 0;
     }
+    let Some(action) = pods::mapping_denied() else {
+        return 0;
+    };
     if !budget::allows(Kept::Denial, 1) {
         return -EPERM;
     }
@@ -370,7 +376,7 @@ fn deny_mapping(ctx: LsmContext) -> i32 {
     let name = guard::name_of(&mut reader, file);
     reader.finish();
     let about = guard::About {
-        action: action::MAPPING_DENIED,
+        action,
         object: 0,
         inode,
         name,

@@ -4,7 +4,7 @@
 //! is denied for longer than the settings allow. Not here: who is to be denied (the collector writes it into
 //! the maps), what a pod may have recorded (see `budget`).
 
-use crate::{config::config, guard, kernel::Reader, ring};
+use crate::{budget, config::config, guard, kernel::Reader, ring};
 use aya_ebpf::{
     cty::c_void,
     helpers::generated::{
@@ -14,7 +14,10 @@ use aya_ebpf::{
     macros::map,
     maps::HashMap,
 };
-use cgpath_ebpf_common::{MAX_PARENT_LEVEL, MAX_PARENTS, MAX_POD_LEVEL, NO_SUBSYSTEM, action, mode, pod};
+use cgpath_ebpf_common::{
+    MAX_PARENT_LEVEL, MAX_PARENTS, MAX_POD_LEVEL, NO_SUBSYSTEM, Refusal, Settings, Standing, action, mode,
+    pod,
+};
 
 /// By cgroup id: see [`pod`].
 #[map]
@@ -179,8 +182,12 @@ pub fn execution_denied() -> Option<u32> {
     if standing == 0 {
         return None;
     }
-    if untrusted == mode::DENY && not_trusted(settings, standing) {
-        return Some(action::EXECUTION_DENIED);
+    if untrusted == mode::DENY {
+        match refusal(settings, standing) {
+            Some(Refusal::Untrusted) => return Some(action::EXECUTION_DENIED),
+            Some(Refusal::Entries) => return Some(action::EXECUTION_DENIED_ON_ENTRIES),
+            None => {}
+        }
     }
     if loss == mode::DENY && standing & pod::EXEMPT_LOSS == 0 {
         // SAFETY: the helper has no preconditions.
@@ -193,30 +200,44 @@ pub fn execution_denied() -> Option<u32> {
     None
 }
 
-/// Whether the current task may not map a file executable now.
+/// For what reason the current task may not map a file executable now, if for any.
 #[inline(always)]
-pub fn mapping_denied() -> bool {
-    let Some(settings) = guard::settings() else {
-        return false;
-    };
+pub fn mapping_denied() -> Option<u32> {
+    let settings = guard::settings()?;
     if guard::setting!(settings, untrusted) != mode::DENY
         || guard::setting!(settings, untrusted_mappings) != mode::DENY
     {
-        return false;
+        return None;
     }
     let mut reader = Reader::new();
     let standing = standing(&mut reader);
     reader.finish();
-    standing != 0 && not_trusted(settings, standing)
+    if standing == 0 {
+        return None;
+    }
+    match refusal(settings, standing)? {
+        Refusal::Untrusted => Some(action::MAPPING_DENIED),
+        Refusal::Entries => Some(action::MAPPING_DENIED_ON_ENTRIES),
+    }
 }
 
-/// Whether a pod of this standing is to be denied executions, and the collector was there lately.
+/// Why the current task's pod, for which the map says `bits`, is refused to run anything, if it is.
 #[inline(always)]
-fn not_trusted(settings: *const cgpath_ebpf_common::Settings, standing: u32) -> bool {
+fn refusal(settings: *const Settings, bits: u32) -> Option<Refusal> {
+    let most_entries = guard::setting!(settings, budget_entries);
+    let mut reader = Reader::new();
+    let entries = if most_entries == 0 {
+        0
+    } else {
+        budget::entries(&mut reader)
+    };
+    reader.finish();
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let away = now.saturating_sub(guard::setting!(settings, heartbeat_ns));
-    standing & pod::UNTRUSTED != 0
-        && standing & pod::EXEMPT_UNTRUSTED == 0
-        && away < guard::setting!(settings, untrusted_lapse_ns)
+    let standing = Standing {
+        bits,
+        entries,
+        away_ns: now.saturating_sub(guard::setting!(settings, heartbeat_ns)),
+    };
+    standing.refusal(guard::setting!(settings, untrusted_lapse_ns), most_entries)
 }

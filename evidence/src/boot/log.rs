@@ -60,12 +60,12 @@ pub struct EventLog<'a> {
 }
 
 /// Reads little-endian integers.
-struct Reader<'a> {
+struct EventReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> EventReader<'a> {
     fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8]> {
         let end = self.at.saturating_add(len);
         let taken = self.bytes.get(self.at..end).ok_or_else(|| Error::Incomplete {
@@ -118,7 +118,7 @@ fn malformed<T>(offset: usize, why: impl Into<String>) -> Result<T> {
 }
 
 /// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent.
-fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
+fn spec_id(r: &mut EventReader) -> Result<Vec<Algorithm>> {
     let (pcr, kind) = (
         r.u32("the first event's register")?,
         r.u32("the first event's type")?,
@@ -127,7 +127,7 @@ fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
     let len = r.count("size of the first event", MAX_LOG_LEN)?;
     let begin = r.at;
     r.take(len, "the first event")?;
-    let mut data = Reader {
+    let mut data = EventReader {
         bytes: r.bytes.get(..r.at).unwrap_or_default(),
         at: begin,
     };
@@ -176,7 +176,7 @@ fn spec_id(r: &mut Reader) -> Result<Vec<Algorithm>> {
 }
 
 /// A TCG_PCR_EVENT2.
-fn event<'a>(r: &mut Reader<'a>, algorithms: &[Algorithm]) -> Result<Event<'a>> {
+fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm]) -> Result<Event<'a>> {
     let offset = r.at;
     let pcr = r.u32("an event's register")?;
     let kind = EventType(r.u32("an event's type")?);
@@ -256,7 +256,7 @@ impl<'a> EventLog<'a> {
                 limit: MAX_LOG_LEN as u64,
             });
         }
-        let mut r = Reader { bytes, at: 0 };
+        let mut r = EventReader { bytes, at: 0 };
         let algorithms = spec_id(&mut r)?;
         // Where the unused rest begins, at the earliest. An event may well end in such bytes: they are its
         // own then.

@@ -3,7 +3,7 @@
 //! Promise: what is not marked as made by a TPM, or is no quote, is refused. Not here: who signed it (see
 //! [`Signature`](super::Signature)), whether the registers are those of a list (see [`crate::quoted`]).
 
-use super::{MAX_DIGEST_LEN, PcrSelection, Reader, put_sized};
+use super::{MAX_DIGEST_LEN, PcrSelection, TpmReader, put_sized};
 use crate::Result;
 
 /// TPM_GENERATED_VALUE (6.2): only the TPM itself signs structures that begin so.
@@ -48,7 +48,7 @@ impl Attest {
     /// [`Error::Malformed`] unless it begins with [`GENERATED`] and is a quote; [`Error::Incomplete`];
     /// [`Error::Limit`].
     pub fn parse(bytes: &[u8]) -> Result<Attest> {
-        let mut r = Reader::new(bytes, "TPMS_ATTEST");
+        let mut r = TpmReader::new(bytes, "TPMS_ATTEST");
         let magic = r.u32()?;
         if magic != GENERATED {
             return r.malformed(4, format_args!("magic {magic:#010x}, not {GENERATED:#010x}"));

@@ -47,15 +47,15 @@ pub const MAX_DIGEST_LEN: usize = 66;
 pub const MAX_KEY_LEN: usize = 512;
 
 /// Reads big-endian integers and sized buffers.
-struct Reader<'a> {
+struct TpmReader<'a> {
     bytes: &'a [u8],
     at: usize,
     what: &'static str,
 }
 
-impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8], what: &'static str) -> Reader<'a> {
-        Reader { bytes, at: 0, what }
+impl<'a> TpmReader<'a> {
+    fn new(bytes: &'a [u8], what: &'static str) -> TpmReader<'a> {
+        TpmReader { bytes, at: 0, what }
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8]> {

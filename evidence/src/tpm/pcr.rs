@@ -3,7 +3,7 @@
 //!
 //! Not here: what the values are to be (see [`crate::quoted`]).
 
-use super::Reader;
+use super::TpmReader;
 use crate::{Bank, Digest, Error, Result};
 
 /// A selection never names more banks than this (TPML_PCR_SELECTION's HASH_COUNT in tpm2-tss).
@@ -70,13 +70,13 @@ impl PcrSelection {
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Malformed`], [`Error::Limit`].
     pub fn parse(bytes: &[u8]) -> Result<PcrSelection> {
-        let mut r = Reader::new(bytes, "TPML_PCR_SELECTION");
+        let mut r = TpmReader::new(bytes, "TPML_PCR_SELECTION");
         let selection = PcrSelection::read(&mut r)?;
         r.end()?;
         Ok(selection)
     }
 
-    pub(super) fn read(r: &mut Reader) -> Result<PcrSelection> {
+    pub(super) fn read(r: &mut TpmReader) -> Result<PcrSelection> {
         let offset = r.at as u64;
         let count = r.u32()?;
         if count as usize > MAX_BANKS {
@@ -153,9 +153,9 @@ impl PcrBlob {
     /// [`Error::Incomplete`]; [`Error::Limit`]; [`Error::Malformed`], also if the number of values is not
     /// that of the selected registers.
     pub fn parse(bytes: &[u8]) -> Result<PcrBlob> {
-        let mut r = Reader::new(bytes, "PCR blob");
-        let u16_le = |r: &mut Reader| r.array().map(u16::from_le_bytes);
-        let u32_le = |r: &mut Reader| r.array().map(u32::from_le_bytes);
+        let mut r = TpmReader::new(bytes, "PCR blob");
+        let u16_le = |r: &mut TpmReader| r.array().map(u16::from_le_bytes);
+        let u32_le = |r: &mut TpmReader| r.array().map(u32::from_le_bytes);
         let count = u32_le(&mut r)? as usize;
         if count > MAX_BANKS {
             return r.malformed(4, format_args!("{count} banks, the limit is {MAX_BANKS}"));

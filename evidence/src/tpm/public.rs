@@ -4,7 +4,7 @@
 //! Promise: [`Public::verifying_key`] gives nothing but a point on P-256 or an RSA key of 2048 to 4096 bits.
 //! Not here: whether a verifier pins the key (see `cgpath-appraisal`).
 
-use super::{MAX_DIGEST_LEN, MAX_KEY_LEN, Reader, alg, field_element, put_sized};
+use super::{MAX_DIGEST_LEN, MAX_KEY_LEN, TpmReader, alg, field_element, put_sized};
 use crate::{Bank, Error, Result};
 
 /// TPM_ECC_NIST_P256 (6.4).
@@ -79,7 +79,7 @@ impl Scheme {
         }
     }
 
-    fn read(r: &mut Reader) -> Result<Scheme> {
+    fn read(r: &mut TpmReader) -> Result<Scheme> {
         let scheme = r.u16()?;
         let hash = if matches!(scheme, alg::NULL | alg::RSAES) {
             alg::NULL
@@ -179,7 +179,7 @@ impl Public {
     /// # Errors
     /// [`Error::Malformed`] for keys that are neither RSA nor ECC; [`Error::Incomplete`]; [`Error::Limit`].
     pub fn parse(bytes: &[u8]) -> Result<Public> {
-        let mut r = Reader::new(bytes, "TPMT_PUBLIC");
+        let mut r = TpmReader::new(bytes, "TPMT_PUBLIC");
         let kind = r.u16()?;
         if kind != alg::RSA && kind != alg::ECC {
             return r.malformed(2, format_args!("type {kind:#06x} is neither RSA nor ECC"));

@@ -2,7 +2,7 @@
 //!
 //! Not here: whether it verifies (see `cgpath-appraisal`).
 
-use super::{MAX_KEY_LEN, Reader, alg, field_element, put_sized};
+use super::{MAX_KEY_LEN, TpmReader, alg, field_element, put_sized};
 use crate::Result;
 
 /// TPMT_SIGNATURE (11.3.4) of the schemes that attestation keys use.
@@ -37,7 +37,7 @@ impl Signature {
     /// # Errors
     /// [`Error::Malformed`] for other schemes; [`Error::Incomplete`]; [`Error::Limit`].
     pub fn parse(bytes: &[u8]) -> Result<Signature> {
-        let mut r = Reader::new(bytes, "TPMT_SIGNATURE");
+        let mut r = TpmReader::new(bytes, "TPMT_SIGNATURE");
         let scheme = r.u16()?;
         if !matches!(scheme, alg::ECDSA | alg::RSASSA | alg::RSAPSS) {
             return r.malformed(

@@ -507,7 +507,7 @@ pub fn partition_proof() -> Seeds {
     seeds(proofs().map(|(name, proof)| (name, cgpath_evidence::wire::to_vec(&proof))))
 }
 
-/// Tenants' bundles: whole, for a follower, and of a pod that is absent.
+/// Tenants' bundles: whole, for a follower, of a pod that is absent, and with a nonce's opening.
 pub fn tenant_cbor() -> Seeds {
     let evidence = evidence();
     let [(_, present), (_, absent), _] = proofs();
@@ -526,6 +526,7 @@ pub fn tenant_cbor() -> Seeds {
         entries: vec![entries(false, Bank::Sha1).remove(1).1],
         ear: Some("e30.e30.e30".to_owned()),
         registers: Some(registers()),
+        opening: None,
     };
     let follower = TenantBundle {
         from: 9,
@@ -540,7 +541,16 @@ pub fn tenant_cbor() -> Seeds {
         registers: None,
         ..whole.clone()
     };
-    let bundles = [("whole", whole), ("follower", follower), ("absent", absent)];
+    let answering = TenantBundle {
+        opening: Some([7; 96].to_vec()),
+        ..follower.clone()
+    };
+    let bundles = [
+        ("whole", whole),
+        ("follower", follower),
+        ("absent", absent),
+        ("answering", answering),
+    ];
     seeds(bundles.map(|(name, bundle)| (name, bundle.to_cbor())))
 }
 

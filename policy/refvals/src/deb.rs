@@ -10,7 +10,7 @@ use crate::image::MAX_LAYER_LEN;
 use crate::stream::{Decompress, Hashing};
 use crate::tarball::{Kind, TarReader};
 use crate::tree::Tree;
-use crate::{Digester, Error, Options, Progress, Result};
+use crate::{Digester, Error, HashOptions, Progress, Result};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::reference::Reference;
 use std::io::{BufReader, Read};
@@ -61,7 +61,7 @@ pub fn add_package(
     is_merged: bool,
     reference: &mut Reference,
     progress: &mut Progress,
-    options: &mut Options<'_>,
+    options: &mut HashOptions<'_>,
 ) -> Result<(Package, usize)> {
     let malformed = |why: String| Error::Malformed {
         what: name.to_owned(),

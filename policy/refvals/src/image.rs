@@ -10,7 +10,7 @@ pub use crate::platform::Platform;
 use crate::stream::{Decompress, Hashing};
 use crate::tarball::{Kind, TarReader};
 use crate::tree::Tree;
-use crate::{Error, Options, Progress, Result};
+use crate::{Error, HashOptions, Progress, Result};
 use cgpath_evidence::text::{quoted, told};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::reference::{Reference, Source, SourceKind};
@@ -144,7 +144,7 @@ pub fn from_image(
     store: &mut dyn Store,
     choice: &Choice,
     mounts: &[Mount],
-    options: &mut Options<'_>,
+    options: &mut HashOptions<'_>,
 ) -> Result<Reference> {
     let what = store.name().to_owned();
     let (source, layers) = if let Some(index) = json::<Document>(store, "index.json", None)? {

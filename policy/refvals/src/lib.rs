@@ -3,12 +3,37 @@
 //! Pure over readers: the caller opens the files. Promise: memory is bounded by the number of files and by
 //! stated limits, never by what an archive claims; errors name the entry and its offset. Not here: which
 //! sources are to be believed, and the files' format (`cgpath-policy`).
+//!
+//! # From an archive to what is accepted at its paths
+//!
+//! ```
+//! use cgpath_evidence::Bank;
+//! use cgpath_refvals::{HashOptions, rootfs_archive};
+//! # let mut archive = tar::Builder::new(Vec::new());
+//! # let mut header = tar::Header::new_gnu();
+//! # header.set_size(4);
+//! # header.set_mode(0o755);
+//! # archive.append_data(&mut header, "usr/bin/tool", &b"tool"[..])?;
+//! # let archive = archive.into_inner()?;
+//!
+//! // A root file system as a tar archive, plain or packed, out of anything that reads.
+//! let mut options = HashOptions {
+//!     banks: &[Bank::Sha256],
+//!     progress: &mut |done| println!("{} files, {} bytes", done.files, done.bytes),
+//! };
+//! let reference = rootfs_archive("root.tar", archive.as_slice(), &mut options)?;
+//! assert!(reference.files[&b"/usr/bin/tool"[..]].contains(&Bank::Sha256.hash(&[b"tool"])));
+//!
+//! // The file that a policy names.
+//! reference.write_json(&mut std::io::stdout())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
-pub mod boot;
 pub mod deb;
 pub mod image;
 mod layer;
+pub mod learned_boot;
 pub mod list;
 mod platform;
 mod sparse;
@@ -121,7 +146,7 @@ pub struct Progress {
 }
 
 /// How reference values are made: which digests, and where progress is reported.
-pub struct Options<'a> {
+pub struct HashOptions<'a> {
     /// Digest algorithms; IMA's `ima_hash=` on the node decides which is needed.
     pub banks: &'a [cgpath_evidence::Bank],
     /// Called after each file.

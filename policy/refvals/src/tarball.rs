@@ -7,7 +7,7 @@
 use crate::sparse::{self, Map, Piece};
 use crate::stream::Decompress;
 use crate::tree::Tree;
-use crate::{Error, Options, Progress, Result};
+use crate::{Error, HashOptions, Progress, Result};
 use cgpath_evidence::text::quoted;
 use cgpath_policy::reference::{MAX_PATH_LEN, Reference, Source, SourceKind};
 use std::io::{self, BufRead, Read};
@@ -570,7 +570,7 @@ fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
 ///
 /// # Errors
 /// Input that is not such an archive, and those of the reader.
-pub fn rootfs_archive(name: &str, archive: impl BufRead, options: &mut Options<'_>) -> Result<Reference> {
+pub fn rootfs_archive(name: &str, archive: impl BufRead, options: &mut HashOptions<'_>) -> Result<Reference> {
     let mut tree = Tree::new(options.banks);
     let mut progress = Progress::default();
     let mut tar = TarReader::new(name, Decompress::new(name, archive)?);

@@ -3,9 +3,9 @@
 //! that it hands over.
 //!
 //! Promise: every offset of the image is checked before it is used. The values say nothing of the firmware
-//! itself (PCR 0 to 3, 5 to 7): those are learned (see [`crate::boot`]). Not here: how the stub makes command
-//! line and initrd of its sections (see [`crate::stub`]), signatures of images, add-ons, credentials and
-//! drop-ins beside the image.
+//! itself (PCR 0 to 3, 5 to 7): those are learned (see [`crate::learned_boot`]). Not here: how the stub makes
+//! command line and initrd of its sections (see [`crate::stub`]), signatures of images, add-ons, credentials
+//! and drop-ins beside the image.
 //!
 //! Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", "Calculating the PE Image
 //! Hash"; UAPI Group Specification "Unified Kernel Image"; EDK II, DxeTpm2MeasureBootLib,

@@ -3,7 +3,7 @@
 
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::{Reference, Source, SourceKind};
-use cgpath_refvals::{Error, Options, Progress, deb};
+use cgpath_refvals::{Error, HashOptions, Progress, deb};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,7 +64,7 @@ fn empty() -> Reference {
 
 fn add(reference: &mut Reference, archive: impl std::io::Read, merged: bool) -> Result<usize, Error> {
     let mut report = |_: Progress| {};
-    let mut options = Options {
+    let mut options = HashOptions {
         banks: &[Bank::Sha256],
         progress: &mut report,
     };

@@ -3,7 +3,7 @@
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::{Reference, SourceKind};
 use cgpath_refvals::image::{Choice, Mount, Platform, Store, TarStore, decompress, from_image};
-use cgpath_refvals::{Error, Options, list, rootfs_archive};
+use cgpath_refvals::{Error, HashOptions, list, rootfs_archive};
 use std::io::{Cursor, Read, Write};
 
 /// One entry of a test's archive.
@@ -151,7 +151,7 @@ fn single(image: &Image) -> Vec<u8> {
 
 fn read_with(archive: &[u8], choice: &Choice, mounts: &[Mount]) -> Result<Reference, Error> {
     let mut ignore = |_| {};
-    let mut options = Options {
+    let mut options = HashOptions {
         banks: &[Bank::Sha256],
         progress: &mut ignore,
     };
@@ -634,7 +634,7 @@ fn changed_bytes_of_an_archive_never_panic() {
     for n in 0..plain.len() {
         let mut changed = plain.clone();
         changed[n] ^= 0x41;
-        let mut options = Options {
+        let mut options = HashOptions {
             banks: &[Bank::Sha256],
             progress: &mut ignore,
         };
@@ -647,7 +647,7 @@ fn rootfs(bytes: &[u8]) -> Result<Reference, Error> {
     rootfs_archive(
         "root.tar",
         bytes,
-        &mut Options {
+        &mut HashOptions {
             banks: &[Bank::Sha256, Bank::Sha1],
             progress: &mut ignore,
         },

@@ -1,17 +1,19 @@
-//! Stacks of layers, unpacked into directories as containerd does it and shown by overlayfs, beside
-//! `from-image`.
+//! Stacks of layers beside `from-image`: unpacked into directories as containerd does it and shown by
+//! overlayfs, and unpacked by the real containerd.
 //!
-//! Promise: what the kernel shows decides; the unpacking is a second one, from the items and on a real file
-//! system. Not here: the real containerd.
+//! Promise: what the kernel shows decides; the first unpacking is a second one, from the items and on a real
+//! file system. Not here: how containerd is run (see `containerd`).
 
+use super::containerd::{Containerd, Refused};
 use super::stacks::{self, Form, Item, Kind};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_refvals::image::{Choice, Store, from_image};
-use cgpath_refvals::{Error, Options, Result};
+use cgpath_refvals::{Error, HashOptions, Result};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::XattrFlags;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
@@ -24,10 +26,11 @@ use std::path::{Path, PathBuf};
 /// seed.
 const STACKS: u64 = 200;
 
-type Files = BTreeMap<Vec<u8>, Digest>;
+/// Every regular file by its path.
+pub(super) type Files = BTreeMap<Vec<u8>, Digest>;
 
-/// An OCI layout in memory.
-struct Layout(BTreeMap<String, Vec<u8>>);
+/// The files of an OCI layout, in memory.
+pub(super) struct Layout(pub(super) BTreeMap<String, Vec<u8>>);
 
 impl Store for Layout {
     fn name(&self) -> &str {
@@ -40,32 +43,49 @@ impl Store for Layout {
     }
 }
 
-fn layout(stack: &[Vec<Item>]) -> Layout {
+/// A layout with an image for each stack, which has the stack's name.
+pub(super) fn layout<'a>(stacks: impl IntoIterator<Item = (String, &'a [Vec<Item>])>) -> Layout {
+    const OCI: &str = "application/vnd.oci.image";
     let mut parts = BTreeMap::new();
-    let mut put = |bytes: Vec<u8>| {
+    let mut put = |kind: &str, bytes: Vec<u8>| {
         let digest = Bank::Sha256.hash(&[&bytes]);
-        let said = format!("{{\"digest\":\"{digest}\",\"size\":{}}}", bytes.len());
+        let size = bytes.len();
         parts.insert(format!("blobs/sha256/{}", hex::encode(digest.bytes())), bytes);
-        (said, format!("\"{digest}\""))
+        json!({ "mediaType": format!("{OCI}.{kind}"), "digest": digest.to_string(), "size": size })
     };
-    let (layers, ids): (Vec<_>, Vec<_>) = stack.iter().map(|items| put(stacks::layer(items))).unzip();
-    let config = format!("{{\"rootfs\":{{\"diff_ids\":[{}]}}}}", ids.join(","));
-    let (config, _) = put(config.into_bytes());
-    let manifest = format!("{{\"config\":{config},\"layers\":[{}]}}", layers.join(","));
-    let (manifest, _) = put(manifest.into_bytes());
-    let index = format!("{{\"manifests\":[{manifest}]}}");
-    parts.insert("index.json".into(), index.into_bytes());
+    let mut manifests = Vec::new();
+    for (name, stack) in stacks {
+        let layers: Vec<Value> = stack
+            .iter()
+            .map(|items| put("layer.v1.tar", stacks::layer(items)))
+            .collect();
+        let ids: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": ids },
+        });
+        let config = put("config.v1+json", config.to_string().into_bytes());
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": format!("{OCI}.manifest.v1+json"), "config": config, "layers": layers,
+        });
+        let mut manifest = put("manifest.v1+json", manifest.to_string().into_bytes());
+        manifest["annotations"] = json!({ "io.containerd.image.name": name });
+        manifests.push(manifest);
+    }
+    let index = json!({ "schemaVersion": 2, "manifests": manifests });
+    parts.insert("index.json".into(), index.to_string().into_bytes());
+    parts.insert("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
     Layout(parts)
 }
 
 /// What `from-image` says: all files, none where there are none.
 fn ours(stack: &[Vec<Item>]) -> Result<Files, String> {
     let mut ignore = |_| {};
-    let mut options = Options {
+    let mut options = HashOptions {
         banks: &[Bank::Sha256],
         progress: &mut ignore,
     };
-    match from_image(&mut layout(stack), &Choice::default(), &[], &mut options) {
+    let mut layout = layout([("stack".to_owned(), stack)]);
+    match from_image(&mut layout, &Choice::default(), &[], &mut options) {
         Ok(reference) => Ok(reference
             .files
             .into_iter()
@@ -176,18 +196,37 @@ fn root_path(root: &Path, path: &str) -> io::Result<String> {
     }
 }
 
-fn make_parents(root: &Path, path: &str) -> io::Result<()> {
-    let mut at = root.to_path_buf();
+/// containerd, archive/tar.go, `mkparent`. Gives whether containerd would do it, too.
+fn make_parents(root: &Path, lower: &[PathBuf], path: &str) -> io::Result<bool> {
+    let mut at = String::new();
+    let mut by_containerd = true;
     for part in path.split('/').filter(|part| !part.is_empty()) {
-        at.push(part);
-        match fs::symlink_metadata(&at) {
+        at = format!("{at}/{part}");
+        let real = below(root, &at);
+        match fs::symlink_metadata(&real) {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&at)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir(&real)?;
+                by_containerd &= has_attributes(lower, &at);
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(by_containerd)
+}
+
+/// A directory that the layer did not name gets the attributes of the one below it, the upmost of these
+/// layers first. containerd refuses the layer where looking for it fails otherwise than by not finding it.
+fn has_attributes(lower: &[PathBuf], path: &str) -> bool {
+    for layer in lower {
+        let found = root_path(layer, path).and_then(|real| fs::symlink_metadata(below(layer, &real)));
+        match found {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.is_ok(),
+        }
+    }
+    true
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -213,8 +252,12 @@ fn remove_unnamed(folder: &Path, named: &BTreeSet<PathBuf>) -> io::Result<()> {
 }
 
 /// containerd, archive/tar.go, `applyNaive`; in layers that are not the first one with
-/// `OverlayConvertWhiteout`.
-fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<()> {
+/// `OverlayConvertWhiteout`, on top of these, the upmost first. Gives whether containerd would unpack it,
+/// too.
+fn unpack(root: &Path, lower: &[PathBuf], items: &[Item]) -> io::Result<bool> {
+    let is_first = lower.is_empty();
+    let mut by_containerd = true;
+    let mut directories = Vec::new();
     let mut named = BTreeSet::new();
     for item in items {
         let name = join("", &item.name);
@@ -228,12 +271,15 @@ fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<()> {
             .map_or(("", name.as_str()), |at| (&name[..=at], &name[at + 1..]));
         let is_whiteout = base.starts_with(".wh.") && base != ".wh..wh..opq";
         let parent = root_path(root, folder).and_then(|parent| {
-            make_parents(root, &parent)?;
+            by_containerd &= make_parents(root, lower, &parent)?;
             Ok(parent)
         });
         let parent = match parent {
-            // containers/storage: nothing is hidden below what is no directory.
-            Err(error) if is_whiteout && error.kind() == io::ErrorKind::NotADirectory => continue,
+            // containers/storage: nothing is hidden below what is no directory. containerd refuses it.
+            Err(error) if is_whiteout && error.kind() == io::ErrorKind::NotADirectory => {
+                by_containerd = false;
+                continue;
+            }
             parent => below(root, &parent?),
         };
         if matches!(base, "" | "." | "..") {
@@ -281,12 +327,21 @@ fn unpack(root: &Path, items: &[Item], is_first: bool) -> io::Result<()> {
             Kind::Char(major, minor) => mknod(&path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(*major, *minor))?,
             Kind::Global => {}
         }
+        if item.kind == Kind::Dir {
+            directories.push(name);
+        }
         named.insert(path);
     }
-    Ok(())
+    // Times of directories come last: one that the layer itself took away again is not found.
+    by_containerd &= directories.iter().all(|name| {
+        let real = root_path(root, name).and_then(|real| fs::symlink_metadata(below(root, &real)));
+        real.is_ok()
+    });
+    Ok(by_containerd)
 }
 
-fn collect(folder: &Path, prefix: &[u8], files: &mut Files) -> io::Result<()> {
+/// Every regular file below a folder, its path behind `prefix`.
+pub(super) fn collect(folder: &Path, prefix: &[u8], files: &mut Files) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = [prefix, b"/", entry.file_name().as_bytes()].concat();
@@ -323,16 +378,26 @@ fn prepare(folder: &Path) -> io::Result<()> {
     Ok(umount(&merged)?)
 }
 
-/// What a container would see of a stack, by the kernel.
-fn seen(folder: &Path, stack: &[Vec<Item>]) -> io::Result<Files> {
-    let mut lower = vec![folder.join("top")];
-    fs::create_dir_all(&lower[0])?;
+/// Unpacks a stack, each layer into a folder of its own; gives the folders, the upmost first, and whether
+/// containerd would unpack it, too.
+fn unpacked(folder: &Path, stack: &[Vec<Item>]) -> io::Result<(Vec<PathBuf>, bool)> {
+    let mut lower = Vec::new();
+    let mut by_containerd = true;
     for (nth, items) in stack.iter().enumerate() {
         let root = folder.join(nth.to_string());
-        fs::create_dir(&root)?;
-        unpack(&root, items, nth == 0)?;
-        lower.insert(1, root);
+        fs::create_dir_all(&root)?;
+        by_containerd &= unpack(&root, &lower, items)?;
+        lower.insert(0, root);
     }
+    // What a container writes to.
+    lower.insert(0, folder.join("top"));
+    fs::create_dir(&lower[0])?;
+    Ok((lower, by_containerd))
+}
+
+/// What a container would see of a stack, by the kernel.
+fn seen(folder: &Path, stack: &[Vec<Item>]) -> io::Result<Files> {
+    let (lower, _) = unpacked(folder, stack)?;
     let merged = folder.join("merged");
     fs::create_dir(&merged)?;
     overlay(&lower, &merged)?;
@@ -346,62 +411,130 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-#[test]
-fn random_stacks_give_the_files_that_overlayfs_shows_of_them() {
+/// Runs `compare` in a mount namespace of a thread's own, whose mounts go with it, whatever happens.
+fn with_own_mounts(compare: fn()) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: not root, who alone may mount overlayfs");
         return;
     }
-    // Mounts of a thread of its own: they go with it, whatever happens.
+    let compare = move || {
+        let probe = tempfile::tempdir().unwrap();
+        match prepare(probe.path()) {
+            Ok(()) => compare(),
+            Err(error) => eprintln!("SKIPPED: root may not mount overlayfs here: {error}"),
+        }
+    };
     std::thread::spawn(compare).join().unwrap();
 }
 
-fn compare() {
-    let probe = tempfile::tempdir().unwrap();
-    if let Err(error) = prepare(probe.path()) {
-        eprintln!("SKIPPED: root may not mount overlayfs here: {error}");
-        return;
-    }
-    let (first, count) = (number("CGPATH_STACKS_SEED", 0), number("CGPATH_STACKS", STACKS));
-    let dir = tempfile::tempdir().unwrap();
-    let (mut refused, mut files, mut wrong) = (0, 0, Vec::new());
-    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
-    let mut met: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in first..first + count {
-        let stack = stacks::stack(seed);
-        let folder = dir.path().join(seed.to_string());
-        let expected = seen(&folder, &stack).map_err(|error| error.to_string());
-        fs::remove_dir_all(&folder).unwrap();
-        let found = ours(&stack);
-        match (&expected, &found) {
-            (Ok(expected), Ok(found)) if expected == found => files += found.len(),
-            (Err(why), Err(_)) => {
-                refused += 1;
-                *reasons.entry(why.clone()).or_default() += 1;
+#[test]
+fn random_stacks_give_the_files_that_overlayfs_shows_of_them() {
+    with_own_mounts(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut compared = Compared::default();
+        for seed in seeds() {
+            let stack = stacks::stack(seed);
+            let folder = dir.path().join(seed.to_string());
+            let expected = seen(&folder, &stack).map_err(|error| error.to_string());
+            fs::remove_dir_all(&folder).unwrap();
+            compared.add(seed, &stack, &expected);
+        }
+        compared.conclude("overlayfs");
+    });
+}
+
+#[test]
+fn random_stacks_give_the_files_that_the_real_containerd_shows_of_them() {
+    with_own_mounts(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(containerd) = Containerd::start(dir.path()) else {
+            eprintln!("SKIPPED: containerd and ctr are not installed");
+            return;
+        };
+        let stacks: Vec<(u64, Vec<Vec<Item>>)> = seeds().map(|seed| (seed, stacks::stack(seed))).collect();
+        let named = |seed: u64| format!("stack/{seed}:1");
+        containerd.import(&layout(
+            stacks
+                .iter()
+                .map(|(seed, stack)| (named(*seed), stack.as_slice())),
+        ));
+        let scratch = tempfile::tempdir().unwrap();
+        let mut compared = Compared::default();
+        for (seed, stack) in &stacks {
+            let expected = containerd.files(&named(*seed));
+            // What CRI-O unpacks and containerd does not is no image that could run under containerd.
+            let folder = scratch.path().join(seed.to_string());
+            let others = unpacked(&folder, stack).is_ok_and(|(_, by_containerd)| !by_containerd);
+            fs::remove_dir_all(&folder).unwrap();
+            match expected {
+                Err(Refused(_)) if others => compared.others += 1,
+                expected => compared.add(*seed, stack, &expected.map_err(|Refused(why)| why)),
             }
-            _ => wrong.push(told(seed, &stack, &expected, &found)),
+        }
+        compared.conclude("the real containerd");
+    });
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let first = number("CGPATH_STACKS_SEED", 0);
+    first..first + number("CGPATH_STACKS", STACKS)
+}
+
+/// What came of the stacks so far.
+#[derive(Default)]
+struct Compared {
+    count: u64,
+    refused: u64,
+    /// Refused by the one that is compared with, and unpacked by another runtime.
+    others: u64,
+    files: usize,
+    wrong: Vec<String>,
+    met: BTreeMap<&'static str, u64>,
+}
+
+impl Compared {
+    fn add(&mut self, seed: u64, stack: &[Vec<Item>], expected: &Result<Files, String>) {
+        self.count += 1;
+        let found = ours(stack);
+        match (expected, &found) {
+            (Ok(expected), Ok(found)) if expected == found => self.files += found.len(),
+            (Err(_), Err(_)) => self.refused += 1,
+            _ => self.wrong.push(told(seed, stack, expected, &found)),
         }
         if expected.is_ok() {
-            stack
-                .iter()
-                .flatten()
-                .flat_map(features)
-                .for_each(|name| *met.entry(name).or_default() += 1);
+            for name in stack.iter().flatten().flat_map(features) {
+                *self.met.entry(name).or_default() += 1;
+            }
         }
     }
-    println!(
-        "{count} stacks from seed {first}: {} differ, {refused} refused by both, {files} files in the others; {met:?}; refused: {reasons:?}",
-        wrong.len()
-    );
-    assert!(
-        wrong.is_empty(),
-        "{}",
-        wrong.iter().take(3).cloned().collect::<String>()
-    );
-    // A generator that only makes what is refused, or never an opaque marker, would show nothing.
-    assert!(refused * 2 < count, "{refused} of {count} stacks are refused");
-    if count >= STACKS {
-        assert_eq!(met.len(), 14, "{met:?}");
+
+    fn conclude(self, who: &str) {
+        let seeds = seeds();
+        println!(
+            "{} stacks from seed {} beside {who}: {} differ, {} refused by both, {} by {who} alone, {} files in the others; {:?}",
+            self.count + self.others,
+            seeds.start,
+            self.wrong.len(),
+            self.refused,
+            self.others,
+            self.files,
+            self.met,
+        );
+        assert!(
+            self.wrong.is_empty(),
+            "{}",
+            self.wrong.iter().take(3).cloned().collect::<String>()
+        );
+        // A generator that only makes what is refused, or never an opaque marker, would show nothing.
+        assert!(
+            (self.refused + self.others) * 2 < self.count,
+            "{} of {} stacks are refused",
+            self.refused,
+            self.count
+        );
+        if self.count + self.others >= STACKS {
+            assert_eq!(self.met.len(), 14, "{:?}", self.met);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! within the crate, beside what they test.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod containerd;
 mod deb;
 mod images;
 mod layers;

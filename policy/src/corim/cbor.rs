@@ -1,9 +1,9 @@
 //! CBOR that is checked whole before it is read: deterministic (RFC 8949 section 4.2.1), bounded in depth, no
 //! key twice.
 //!
-//! Promise: after [`check`], what a [`Reader`] passes over is well-formed, so nothing depends on who reads
-//! it. Each error has the offset in the file and the place in the structure. Not here: what the structure
-//! means.
+//! Promise: after [`check`], what a [`CborReader`] passes over is well-formed, so nothing depends on who
+//! reads it. Each error has the offset in the file and the place in the structure. Not here: what the
+//! structure means.
 
 use super::{Error, Result};
 use cgpath_evidence::text::quoted;
@@ -164,20 +164,20 @@ impl core::fmt::Display for Key<'_> {
 }
 
 /// Reads what [`check`] has checked, and knows where it is.
-pub(super) struct Reader<'b> {
+pub(super) struct CborReader<'b> {
     decoder: minicbor::Decoder<'b>,
     base: usize,
     place: Vec<Step>,
 }
 
-impl<'b> Reader<'b> {
+impl<'b> CborReader<'b> {
     /// Reads `bytes`, which begin at `base` of the file, after [`check`].
     ///
     /// # Errors
     /// Those of [`check`].
-    pub(super) fn new(bytes: &'b [u8], base: usize, name: &'static str) -> Result<Reader<'b>> {
+    pub(super) fn new(bytes: &'b [u8], base: usize, name: &'static str) -> Result<CborReader<'b>> {
         check(bytes, base, name)?;
-        Ok(Reader {
+        Ok(CborReader {
             decoder: minicbor::Decoder::new(bytes),
             base,
             place: vec![Step::Field(name)],
@@ -351,9 +351,9 @@ impl<'b> Reader<'b> {
     }
 
     /// CBOR within a byte string, checked as the outer one was.
-    pub(super) fn embedded(&mut self, name: &'static str) -> Result<Reader<'b>> {
+    pub(super) fn embedded(&mut self, name: &'static str) -> Result<CborReader<'b>> {
         let bytes = self.bytes()?;
-        let mut inner = Reader {
+        let mut inner = CborReader {
             decoder: minicbor::Decoder::new(bytes),
             base: self.offset() - bytes.len(),
             place: self.place.clone(),

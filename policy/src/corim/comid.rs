@@ -3,10 +3,10 @@
 
 use super::{
     COMMAND_LINE, Result, VENDOR, bank,
-    cbor::{Key::Number, Reader},
+    cbor::{CborReader, Key::Number},
     tag,
 };
-use crate::node::MAX_ITEMS;
+use crate::form::MAX_ITEMS;
 use crate::{BootEvent, BootPolicy};
 use cgpath_evidence::text::{foreign, quoted};
 use cgpath_evidence::{
@@ -46,7 +46,7 @@ pub(super) struct Comid<'b> {
     pub(super) boot: Option<BootPolicy>,
 }
 
-pub(super) fn identifier<'b>(r: &mut Reader<'b>) -> Result<TagId<'b>> {
+pub(super) fn identifier<'b>(r: &mut CborReader<'b>) -> Result<TagId<'b>> {
     if r.kind() == Some(Type::String) {
         return match r.text()? {
             "" => Err(r.malformed("an empty identifier")),
@@ -63,7 +63,7 @@ pub(super) fn identifier<'b>(r: &mut Reader<'b>) -> Result<TagId<'b>> {
 }
 
 /// `concise-mid-tag`, into what others said before.
-pub(super) fn read<'b>(r: &mut Reader<'b>, comid: &mut Comid<'b>) -> Result<()> {
+pub(super) fn read<'b>(r: &mut CborReader<'b>, comid: &mut Comid<'b>) -> Result<()> {
     let mut has_triples = false;
     r.map(|r, key| match key {
         // Language and entities: for people.
@@ -88,7 +88,7 @@ pub(super) fn read<'b>(r: &mut Reader<'b>, comid: &mut Comid<'b>) -> Result<()> 
     Err(r.malformed("no triples (key 4)"))
 }
 
-fn triples<'b>(r: &mut Reader<'b>, comid: &mut Comid<'b>) -> Result<()> {
+fn triples<'b>(r: &mut CborReader<'b>, comid: &mut Comid<'b>) -> Result<()> {
     r.map(|r, key| match key {
         Number(0) => r.field("reference-triples", |r| {
             // Registers, command lines and events are limited each.
@@ -156,7 +156,7 @@ fn triples<'b>(r: &mut Reader<'b>, comid: &mut Comid<'b>) -> Result<()> {
     })
 }
 
-fn name_node(r: &Reader<'_>, comid: &mut Comid<'_>, node: String) -> Result<()> {
+fn name_node(r: &CborReader<'_>, comid: &mut Comid<'_>, node: String) -> Result<()> {
     match &comid.node {
         Some(known) if *known != node => Err(r.malformed(format!(
             "it is about another node than before: {}",
@@ -175,7 +175,7 @@ enum Environment<'b> {
 }
 
 /// `environment-map`: class (vendor ours, model), instance, for a pod its name as group.
-fn environment<'b>(r: &mut Reader<'b>) -> Result<Environment<'b>> {
+fn environment<'b>(r: &mut CborReader<'b>) -> Result<Environment<'b>> {
     let (mut vendor, mut model, mut uuid, mut name, mut group) = (None, None, None, None, None);
     r.map(|r, key| match key {
         Number(0) => r.field("class", |r| {
@@ -220,12 +220,12 @@ fn environment<'b>(r: &mut Reader<'b>) -> Result<Environment<'b>> {
 }
 
 /// A name as a policy takes it: 1 to 253 bytes without control characters.
-fn name(r: &mut Reader<'_>) -> Result<String> {
+fn name(r: &mut CborReader<'_>) -> Result<String> {
     let text = core::str::from_utf8(r.bytes()?).ok();
     check_name(r, text.unwrap_or_default())
 }
 
-fn check_name(r: &Reader<'_>, text: &str) -> Result<String> {
+fn check_name(r: &CborReader<'_>, text: &str) -> Result<String> {
     if text.is_empty() || text.len() > 253 || text.chars().any(char::is_control) {
         return Err(r.malformed("a name is 1 to 253 bytes of UTF-8 without control characters"));
     }
@@ -233,7 +233,7 @@ fn check_name(r: &Reader<'_>, text: &str) -> Result<String> {
 }
 
 /// `[alg, value]`, by the registry of named information hash algorithms.
-pub(super) fn digest(r: &mut Reader<'_>) -> Result<Digest> {
+pub(super) fn digest(r: &mut CborReader<'_>) -> Result<Digest> {
     r.tuple(2)?;
     if r.kind() == Some(Type::String) {
         let name = r.text()?;
@@ -254,7 +254,7 @@ pub(super) fn digest(r: &mut Reader<'_>) -> Result<Digest> {
         .ok_or_else(|| r.malformed(format!("{} bytes, which is no {bank} digest", bytes.len())))
 }
 
-fn digests(r: &mut Reader<'_>) -> Result<Vec<Digest>> {
+fn digests(r: &mut CborReader<'_>) -> Result<Vec<Digest>> {
     let mut digests = Vec::new();
     r.array(MAX_ITEMS, |r| {
         let digest = digest(r)?;
@@ -271,7 +271,7 @@ fn digests(r: &mut Reader<'_>) -> Result<Vec<Digest>> {
 }
 
 /// `measurement-map`: a register, a command line, or an event.
-fn measurement(r: &mut Reader<'_>, boot: &mut BootPolicy) -> Result<()> {
+fn measurement(r: &mut CborReader<'_>, boot: &mut BootPolicy) -> Result<()> {
     let mut key = None;
     let mut values = Values::default();
     r.map(|r, label| match label {
@@ -360,7 +360,7 @@ fn measurement(r: &mut Reader<'_>, boot: &mut BootPolicy) -> Result<()> {
     }
 }
 
-fn insert(r: &Reader<'_>, known: &mut Vec<Digest>, more: Vec<Digest>) -> Result<()> {
+fn insert(r: &CborReader<'_>, known: &mut Vec<Digest>, more: Vec<Digest>) -> Result<()> {
     for digest in more {
         if known.contains(&digest) {
             return Err(r.malformed(format!("{digest} twice")));
@@ -394,7 +394,7 @@ struct Values<'b> {
 }
 
 impl<'b> Values<'b> {
-    fn read(&mut self, r: &mut Reader<'b>) -> Result<()> {
+    fn read(&mut self, r: &mut CborReader<'b>) -> Result<()> {
         r.map(|r, key| match key {
             Number(2) => r.field("digests", |r| {
                 self.digests = Some(digests(r)?);

@@ -3,8 +3,8 @@
 use super::{
     MAX_PATHS_LEN, Result, attribute,
     cbor::{
+        CborReader,
         Key::{Number, Text},
-        Reader,
     },
     comid::{TagId, digest, identifier},
     read::other,
@@ -31,7 +31,7 @@ struct Head<'b> {
 }
 
 /// Reads a tag. `file` is the manifest's file, `paths` counts the bytes of all its paths.
-pub(super) fn read<'b>(r: &mut Reader<'b>, file: &[u8], paths: &mut usize) -> Result<Coswid<'b>> {
+pub(super) fn read<'b>(r: &mut CborReader<'b>, file: &[u8], paths: &mut usize) -> Result<Coswid<'b>> {
     let mut head = Head::default();
     let mut files = Files {
         reference: Reference::new(Source {
@@ -123,7 +123,7 @@ struct Files<'p> {
 
 impl Files<'_> {
     /// `payload-entry`.
-    fn collection(&mut self, r: &mut Reader<'_>) -> Result<()> {
+    fn collection(&mut self, r: &mut CborReader<'_>) -> Result<()> {
         r.map(|r, key| match key {
             Number(16 | 17) => self.elements(r, key, None),
             Number(18 | 19) => Err(r.unsupported(key, "files and directories are")),
@@ -135,7 +135,7 @@ impl Files<'_> {
     /// `path-elements-group`: directories (16) or files (17), below `parent`.
     fn elements(
         &mut self,
-        r: &mut Reader<'_>,
+        r: &mut CborReader<'_>,
         key: super::cbor::Key<'_>,
         parent: Option<&str>,
     ) -> Result<()> {
@@ -148,7 +148,7 @@ impl Files<'_> {
     }
 
     /// `directory-entry`.
-    fn directory(&mut self, r: &mut Reader<'_>, parent: Option<&str>) -> Result<()> {
+    fn directory(&mut self, r: &mut CborReader<'_>, parent: Option<&str>) -> Result<()> {
         let mut item = Item::default();
         let mut folder = None;
         r.map(|r, key| match key {
@@ -171,7 +171,7 @@ impl Files<'_> {
     }
 
     /// `file-entry`.
-    fn file(&mut self, r: &mut Reader<'_>, parent: Option<&str>) -> Result<()> {
+    fn file(&mut self, r: &mut CborReader<'_>, parent: Option<&str>) -> Result<()> {
         let mut item = Item::default();
         let mut hash = None;
         let mut from = None;
@@ -222,7 +222,7 @@ struct Item<'b> {
 }
 
 impl<'b> Item<'b> {
-    fn read(&mut self, r: &mut Reader<'b>, key: super::cbor::Key<'_>) -> Result<()> {
+    fn read(&mut self, r: &mut CborReader<'b>, key: super::cbor::Key<'_>) -> Result<()> {
         match key {
             // Whether it is needed for the software to run, and the language.
             Number(22 | 15) => r.skip()?,
@@ -235,7 +235,7 @@ impl<'b> Item<'b> {
     }
 
     /// The path: of its folder, or its root, then its location, then its name.
-    fn path(&self, r: &Reader<'_>, parent: Option<&str>) -> Result<String> {
+    fn path(&self, r: &CborReader<'_>, parent: Option<&str>) -> Result<String> {
         let name = self.name.ok_or_else(|| r.malformed("no fs-name (key 24)"))?;
         if name.contains('/') {
             return Err(r.malformed("a fs-name with a slash: the folder belongs into location (23)"));

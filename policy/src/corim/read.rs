@@ -2,7 +2,7 @@
 
 use super::{
     Error, MAX_CORIM_LEN, MAX_TAGS, Manifest, PROFILE, Read, Result,
-    cbor::{Key, Key::Number, Reader},
+    cbor::{CborReader, Key, Key::Number},
     comid::{self, Comid, Owner},
     coswid::{self, Coswid},
     sign, tag,
@@ -35,7 +35,7 @@ pub fn read(bytes: &[u8], trust: Trust<'_>, now: u64) -> Result<Read> {
             limit: MAX_CORIM_LEN as u64,
         });
     }
-    let mut reader = Reader::new(bytes, 0, "corim")?;
+    let mut reader = CborReader::new(bytes, 0, "corim")?;
     let mut kind = reader.tag()?;
     for legacy in [tag::LEGACY, tag::LEGACY_SIGNED] {
         if kind == legacy {
@@ -66,7 +66,7 @@ pub fn read(bytes: &[u8], trust: Trust<'_>, now: u64) -> Result<Read> {
                     quoted(&signed.signer)
                 ));
             }
-            let mut payload = Reader::new(&signed.payload, signed.offset, "corim")?;
+            let mut payload = CborReader::new(&signed.payload, signed.offset, "corim")?;
             payload.tagged(tag::CORIM)?;
             (
                 corim(&mut payload, bytes, now, &mut notes)?,
@@ -94,7 +94,7 @@ struct Tags<'b> {
 }
 
 /// `corim-map`. `file` is the whole file, whose digest names values that come from elsewhere.
-fn corim(reader: &mut Reader<'_>, file: &[u8], now: u64, notes: &mut Vec<String>) -> Result<Manifest> {
+fn corim(reader: &mut CborReader<'_>, file: &[u8], now: u64, notes: &mut Vec<String>) -> Result<Manifest> {
     let mut id = None;
     let mut tags = Tags::default();
     let mut paths = 0;
@@ -134,7 +134,7 @@ fn corim(reader: &mut Reader<'_>, file: &[u8], now: u64, notes: &mut Vec<String>
 }
 
 /// Puts owners and values together.
-fn assemble(reader: &Reader<'_>, id: String, tags: Tags<'_>) -> Result<Manifest> {
+fn assemble(reader: &CborReader<'_>, id: String, tags: Tags<'_>) -> Result<Manifest> {
     let Tags { coswids, comid } = tags;
     let mut manifest = Manifest {
         id,
@@ -171,7 +171,7 @@ fn assemble(reader: &Reader<'_>, id: String, tags: Tags<'_>) -> Result<Manifest>
     Ok(manifest)
 }
 
-fn profile(r: &mut Reader<'_>) -> Result<()> {
+fn profile(r: &mut CborReader<'_>) -> Result<()> {
     let hint = "a profile can change what everything else means";
     // The draft's own examples have a URI without its tag.
     if r.kind() != Some(Type::String) && r.tag()? != tag::URI {
@@ -184,7 +184,7 @@ fn profile(r: &mut Reader<'_>) -> Result<()> {
 }
 
 /// `validity-map`: it must hold now.
-pub(super) fn validity(r: &mut Reader<'_>, now: u64) -> Result<()> {
+pub(super) fn validity(r: &mut CborReader<'_>, now: u64) -> Result<()> {
     let mut has_end = false;
     r.map(|r, key| match key {
         Number(0) => r.field("not-before", |r| from(time(r)?, now, r)),
@@ -200,20 +200,20 @@ pub(super) fn validity(r: &mut Reader<'_>, now: u64) -> Result<()> {
     Err(r.malformed("no not-after (key 1)"))
 }
 
-fn time(r: &mut Reader<'_>) -> Result<i64> {
+fn time(r: &mut CborReader<'_>) -> Result<i64> {
     r.tagged(tag::TIME)?;
     r.integer()
 }
 
-pub(super) fn from(limit: i64, now: u64, r: &Reader<'_>) -> Result<()> {
+pub(super) fn from(limit: i64, now: u64, r: &CborReader<'_>) -> Result<()> {
     within(i128::from(limit) <= i128::from(now), "from", limit, now, r)
 }
 
-pub(super) fn until(limit: i64, now: u64, r: &Reader<'_>) -> Result<()> {
+pub(super) fn until(limit: i64, now: u64, r: &CborReader<'_>) -> Result<()> {
     within(i128::from(now) <= i128::from(limit), "until", limit, now, r)
 }
 
-fn within(holds: bool, when: &'static str, limit: i64, now: u64, r: &Reader<'_>) -> Result<()> {
+fn within(holds: bool, when: &'static str, limit: i64, now: u64, r: &CborReader<'_>) -> Result<()> {
     if holds {
         return Ok(());
     }
@@ -227,7 +227,7 @@ fn within(holds: bool, when: &'static str, limit: i64, now: u64, r: &Reader<'_>)
 
 /// A label that is a text is an attribute for people (RFC 9393 `any-attribute`); a number that is not known
 /// is an extension.
-pub(super) fn other(r: &mut Reader<'_>, key: Key<'_>) -> Result<()> {
+pub(super) fn other(r: &mut CborReader<'_>, key: Key<'_>) -> Result<()> {
     match (key, r.kind()) {
         (Key::Text(_), Some(Type::String | Type::Array)) => r.skip(),
         (Key::Text(_), _) => r.integer().map(drop),

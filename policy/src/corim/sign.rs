@@ -1,6 +1,6 @@
 //! Signed manifests: COSE_Sign1 with ES256, the signer's name in the protected header. Draft section 4.2.
 
-use super::{Error, Result, cbor::Reader};
+use super::{Error, Result, cbor::CborReader};
 use cgpath_evidence::text::{foreign, told};
 use coset::{
     CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, RegisteredLabelWithPrivate,
@@ -71,10 +71,10 @@ pub(super) struct Signed {
 /// [`Error::Signature`] for all that is not ES256 over an attached payload of our content type by this key;
 /// [`Error::NotValid`] if its header says so; those of the decoder.
 pub(super) fn open(bytes: &[u8], base: usize, key: Option<&VerifyingKey>, now: u64) -> Result<Signed> {
-    let mut reader = Reader::new(bytes, base, "signed")?;
+    let mut reader = CborReader::new(bytes, base, "signed")?;
     reader.tuple(4)?;
     let header = reader.field("protected", |r| r.embedded("header"))?;
-    reader.field("unprotected", Reader::skip)?;
+    reader.field("unprotected", CborReader::skip)?;
     let length = reader.field("payload", |r| match r.kind() {
         Some(minicbor::data::Type::Null) => {
             Err(r.unsupported("a detached payload", "give a manifest that carries what it signs"))
@@ -122,7 +122,7 @@ pub(super) fn open(bytes: &[u8], base: usize, key: Option<&VerifyingKey>, now: u
 }
 
 /// The signer's name from the protected header, whose validity must hold.
-fn signer(mut header: Reader<'_>, now: u64) -> Result<String> {
+fn signer(mut header: CborReader<'_>, now: u64) -> Result<String> {
     use super::cbor::Key::Number;
     let mut name = None;
     let mut issuer = None;

@@ -166,7 +166,7 @@ impl Serialize for Excludes {
 
 impl<'de> Deserialize<'de> for Excludes {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let items: Vec<String> = crate::node::form::bounded(d)?;
+        let items: Vec<String> = crate::form::bounded(d)?;
         Excludes::new(items).map_err(de::Error::custom)
     }
 }
@@ -178,7 +178,7 @@ impl JsonSchema for Excludes {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "array",
-            "maxItems": crate::node::MAX_ITEMS,
+            "maxItems": crate::form::MAX_ITEMS,
             "description": "Paths that are not judged: regular expressions in Python's syntax, each matched from the path's \
                             beginning (re.match), as in Keylime's runtime policies. Every verdict says how much they hide.",
             "items": { "type": "string" },

@@ -6,7 +6,8 @@
 
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
 use crate::Excludes;
-use crate::node::{self, NodePolicy, Opaque, Pattern, defaults, form};
+use crate::form;
+use crate::node::{self, NodePolicy, Opaque, Pattern, defaults, form::WrittenUid};
 use cgpath_evidence::{Bank, PodUid};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +26,7 @@ struct TenantPolicy {
     #[serde(deserialize_with = "form::version_one")]
     version: u32,
     /// The pod's UID.
-    pod: form::WrittenUid,
+    pod: WrittenUid,
     /// What people call it; only for the output.
     #[serde(deserialize_with = "form::name")]
     name: String,

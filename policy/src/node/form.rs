@@ -1,34 +1,14 @@
-//! The form of values in policy files: how each is read, and what its JSON Schema says where the type does
-//! not say it.
+//! The form of values in a node's policy alone: how each is read, and what its JSON Schema says where the
+//! type does not say it.
 //!
-//! Promises: lists end at [`MAX_ITEMS`]; an allow list is not empty. Not here: which keys there are (see
-//! `node`), what stands in reference files (see `reference`).
+//! Not here: which keys there are (see `node`), what other files have, too (see [`crate::form`]).
 
-use super::{MAX_ITEMS, Pod};
+use super::Pod;
+use crate::form::{MAX_ITEMS, bounded, some};
 use crate::reference::MAX_PATH_LEN;
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid};
 use serde::{Deserialize, Deserializer, de};
-
-pub(crate) fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
-    match u32::deserialize(d)? {
-        1 => Ok(1),
-        other => Err(de::Error::custom(format!(
-            "version {other} is not known here, 1 is"
-        ))),
-    }
-}
-
-pub(crate) fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
-    let text = String::deserialize(d)?;
-    if text.is_empty() || text.len() > 253 {
-        return Err(de::Error::custom("a name has 1 to 253 bytes"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(de::Error::custom("a name has no control characters"));
-    }
-    Ok(text)
-}
 
 pub(super) fn absolute<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
     let text = String::deserialize(d)?;
@@ -45,55 +25,6 @@ fn check_absolute(text: &str) -> core::result::Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// A list within its limit.
-pub(crate) fn bounded<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct List<T>(core::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for List<T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-            f.write_str("a list")
-        }
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = seq.next_element()? {
-                if list.len() == MAX_ITEMS {
-                    return Err(de::Error::custom(format!("a list has at most {MAX_ITEMS} items")));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-    d.deserialize_seq(List(core::marker::PhantomData))
-}
-
-/// An allow list: within its limit, not empty.
-pub(crate) fn some<'de, D, T>(d: D) -> core::result::Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    let list = bounded(d)?;
-    if list.is_empty() {
-        return Err(de::Error::custom(
-            "an empty allow list would accept nothing: name what is allowed",
-        ));
-    }
-    Ok(list)
-}
-
-pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
-    let list: Vec<String> = some(d)?;
-    if list.iter().any(String::is_empty) {
-        return Err(de::Error::custom("an empty name in a list"));
-    }
-    Ok(list)
 }
 
 pub(super) fn host_paths<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
@@ -183,18 +114,6 @@ pub(super) fn actions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Sch
 pub(super) fn banks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let names = Bank::ALL.map(Bank::name);
     schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": names } })
-}
-
-pub(crate) fn digests_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "minItems": 1,
-        "items": {
-            "type": "string",
-            "description": "ALGORITHM:HEX, for example sha256: and 64 hex digits.",
-            "pattern": "^(sha1:[0-9a-fA-F]{40}|sha256:[0-9a-fA-F]{64}|sha384:[0-9a-fA-F]{96}|sha512:[0-9a-fA-F]{128})$",
-        },
-    })
 }
 
 pub(super) fn uid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

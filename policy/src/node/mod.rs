@@ -12,21 +12,20 @@ pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
 pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
 
+use crate::form::{bounded, digests_schema, name, some, texts, version_one};
 use crate::{BootPolicy, Error, Excludes, Result};
 use cgpath_evidence::text::told;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use defaults::{default_min_reboot, default_runtimes};
 use form::{
-    WrittenUid, absolute, actions_schema, banks_schema, bounded, digests_schema, host_paths, name, pods,
-    some, some_sha256, texts, tiers_schema, touches, uid_schema, version_one,
+    WrittenUid, absolute, actions_schema, banks_schema, host_paths, pods, some_sha256, tiers_schema, touches,
+    uid_schema,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 /// A policy file is never longer than this many bytes.
 pub const MAX_POLICY_LEN: usize = 4 * 1024 * 1024;
-/// A list in a policy file never has more items than this.
-pub const MAX_ITEMS: usize = 4096;
 
 /// What is allowed on one node and in its pods.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -37,7 +36,7 @@ pub struct NodePolicy {
     #[serde(deserialize_with = "version_one")]
     #[schemars(extend("const" = 1))]
     pub version: u32,
-    /// The node's name, as `cgpath node add` was told.
+    /// The node's name, as it is enrolled (`cgpath node add`).
     #[serde(deserialize_with = "name")]
     #[schemars(length(min = 1, max = 253))]
     pub node: String,

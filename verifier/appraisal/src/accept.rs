@@ -15,6 +15,8 @@ use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use crate::results::verdict::AcceptedNote;
+
 /// `typ` of a statement.
 const TYPE: &str = "cgpath-accept+jwt";
 /// A reason is never longer than this many bytes.
@@ -78,23 +80,15 @@ pub struct Accepted {
     pub digest: Digest,
 }
 
-/// An accepted finding as verdicts repeat it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptedNote {
-    /// SHA-256 of the statement.
-    pub statement: Digest,
-    /// [`id`] of the finding.
-    pub finding: String,
-    /// Rule, subject and text.
-    pub about: String,
-    /// Why it is accepted.
-    pub reason: String,
-    /// When that was signed, in unix seconds.
-    pub since: u64,
-    /// From when on it does not hold any more, in unix seconds.
-    pub until: u64,
-    /// Whether the finding is in this verdict.
-    pub in_use: bool,
+/// Whether this can be a reason: some text on one line, of at most [`MAX_REASON_LEN`] bytes.
+///
+/// # Errors
+/// [`AcceptError::Reason`].
+pub(crate) fn check_reason(reason: &str) -> Result<(), AcceptError> {
+    if reason.trim().is_empty() || reason.len() > MAX_REASON_LEN || reason.chars().any(char::is_control) {
+        return Err(AcceptError::Reason(reason.len()));
+    }
+    Ok(())
 }
 
 /// Takes out of a verdict's statements what they say of others than `pods`: that one holds, and until when,
@@ -175,7 +169,7 @@ pub fn sign(
     if finding.severity != Severity::Fail {
         return Err(AcceptError::NoFailure);
     }
-    crate::forget::check_reason(reason)?;
+    check_reason(reason)?;
     if until <= now || until - now > MAX_TERM {
         return Err(AcceptError::Term);
     }

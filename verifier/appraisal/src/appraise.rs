@@ -7,11 +7,11 @@
 //! here: what is allowed (see `cgpath-policy`), how evidence is encoded (see `cgpath-evidence`).
 
 use crate::accept::Accepted;
-use crate::inputs::context::{Context, ExpectedNonce};
+use crate::inputs::context::{Context, ExpectedNonce, KeyError};
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings};
 use crate::results::verdict::Verdict;
-use crate::rules::v01_quote::{self, KeyError};
+use crate::rules::v01_quote;
 use crate::steps::Progress;
 use cgpath_evidence::Evidence;
 use cgpath_policy::Policy;

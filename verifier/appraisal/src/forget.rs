@@ -5,7 +5,7 @@
 //! was forgotten by its hash, so that it can be distinguished from every other time. Not here: where states
 //! and statements are kept (the caller's store).
 
-use crate::accept::{AcceptError, MAX_REASON_LEN};
+use crate::accept::{AcceptError, check_reason};
 use cgpath_evidence::Digest;
 use p256::ecdsa::SigningKey;
 use serde::{Deserialize, Serialize};
@@ -25,17 +25,6 @@ pub struct Statement {
     pub reason: String,
     /// When it was signed, in unix seconds.
     pub iat: u64,
-}
-
-/// Whether this can be a reason: some text on one line, of at most [`MAX_REASON_LEN`] bytes.
-///
-/// # Errors
-/// [`AcceptError::Reason`].
-pub(crate) fn check_reason(reason: &str) -> Result<(), AcceptError> {
-    if reason.trim().is_empty() || reason.len() > MAX_REASON_LEN || reason.chars().any(char::is_control) {
-        return Err(AcceptError::Reason(reason.len()));
-    }
-    Ok(())
 }
 
 /// Signs a statement; gives its bytes.

@@ -61,7 +61,9 @@ pub mod tenant;
 pub mod text;
 
 pub use appraise::{MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings};
-pub use inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
+pub use inputs::context::{
+    CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey,
+};
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
@@ -69,5 +71,5 @@ pub use results::verdict::{
     Verdict,
 };
 pub use rules::Rule;
-pub use rules::v01_quote::{KeyError, key_name};
+pub use rules::v01_quote::key_name;
 pub use rules::v05_pending::{MAX_HELD_SECONDS, MAX_UNNAMED};

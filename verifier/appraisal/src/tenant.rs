@@ -34,10 +34,12 @@ use cgpath_evidence::{
     Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
     TenantBundle,
     cgroup::partition_of,
+    challenge::Opening,
     checkpoint::number_from_path,
     merkle::{self, Hash},
     proof::{SealedPartition, SealedTree},
     serde_bytes_hex,
+    tpm::Attest,
 };
 use cgpath_policy::Policy;
 use p256::ecdsa::VerifyingKey;
@@ -49,7 +51,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub struct TenantContext {
     /// The node's pinned attestation key.
     pub key: PinnedKey,
-    /// The nonce of the request for which the node attested.
+    /// The nonce of the request for which the node attested, or one that the quoted nonce commits to.
     pub nonce: ExpectedNonce,
     /// Now, in seconds since 1970.
     pub now: u64,
@@ -114,13 +116,33 @@ pub fn verify(
     if bundle.version != 1 {
         return Err(Unusable::Version(bundle.version));
     }
+    let answered = answered(bundle, &context.nonce);
     let case = Case {
         bundle,
         pod,
         policy,
         context,
+        nonce: answered.as_ref().map_or(&context.nonce, |(nonce, _)| nonce),
     };
-    Ok(case.judge())
+    let mut notes = Vec::new();
+    if let Some((_, challenges)) = &answered {
+        notes.push(format!(
+            "the quoted nonce commits to {challenges} nonce(s) of readers, yours among them"
+        ));
+    }
+    Ok(case.judge(notes))
+}
+
+/// The quoted nonce, where it commits to the expected one, and to how many in all. Then the quote was made
+/// after that one was drawn, as if it were the quoted one itself.
+fn answered(bundle: &TenantBundle, expected: &ExpectedNonce) -> Option<(ExpectedNonce, usize)> {
+    let ExpectedNonce::Value(own) = expected else {
+        return None;
+    };
+    let opening = Opening::from_bytes(bundle.opening.as_deref()?).ok()?;
+    let quoted = Attest::parse(&bundle.quote.attest).ok()?.extra_data;
+    let is_answered = opening.is_answered_by(&quoted, own);
+    is_answered.then(|| (ExpectedNonce::Value(quoted), opening.challenges()))
 }
 
 struct Case<'a> {
@@ -128,13 +150,14 @@ struct Case<'a> {
     pod: PodUid,
     policy: &'a Policy,
     context: &'a TenantContext,
+    /// What the quote and the last checkpoint must have.
+    nonce: &'a ExpectedNonce,
 }
 
 impl Case<'_> {
-    fn judge(&self) -> TenantVerdict {
+    fn judge(&self, mut notes: Vec<String>) -> TenantVerdict {
         let (bundle, context) = (self.bundle, self.context);
         let mut findings = Findings::default();
-        let mut notes = Vec::new();
         if bundle.pod != self.pod {
             findings.push(
                 fail(Rule::Absent, "the bundle is about another pod than the policy")
@@ -155,7 +178,7 @@ impl Case<'_> {
             &Context {
                 node: bundle.node.clone(),
                 key: context.key.clone(),
-                nonce: context.nonce.clone(),
+                nonce: self.nonce.clone(),
                 now: context.now,
                 previous: previous.map(|p| p.node.clone()),
             },
@@ -377,8 +400,8 @@ impl Case<'_> {
         if checkpoint.boot_id != self.bundle.boot_id {
             findings.push(fail(Rule::Chain, format!("checkpoint {n} is of another boot")));
         }
-        if !v04_chain::is_fresh(checkpoint, &self.context.nonce) {
-            findings.push(v04_chain::not_fresh(checkpoint, &self.context.nonce));
+        if !v04_chain::is_fresh(checkpoint, self.nonce) {
+            findings.push(v04_chain::not_fresh(checkpoint, self.nonce));
         }
         if let Some(before) = followed.and_then(|before| before.node.checkpoint.as_ref())
             && n <= before.number

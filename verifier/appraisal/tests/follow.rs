@@ -5,7 +5,7 @@ use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, NodeState, Rule, Severity, Verdict, appraise};
 use cgpath_evidence::{Cursor, EventKind, Evidence, EvidenceDelta, FileHash, JoinError, SealedCheckpoint};
 use cgpath_policy::Policy;
-use cgpath_refvals::boot::from_boot;
+use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256};
 use proptest::prelude::*;
 

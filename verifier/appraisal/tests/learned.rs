@@ -3,7 +3,7 @@
 use cgpath_appraisal::{BootJudgement, Verdict, appraise};
 use cgpath_evidence::Bank;
 use cgpath_evidence::boot::{EventLog, EventType, REGISTERS};
-use cgpath_refvals::boot::{BootError, Learned, from_boot};
+use cgpath_refvals::learned_boot::{BootError, Learned, from_boot};
 use cgpath_testkit::{FirmwareLog, KeyKind, Node, booted};
 use proptest::prelude::*;
 
@@ -260,8 +260,15 @@ fn item() -> impl Strategy<Value = Item> {
     ]
 }
 
+/// So many generated logs in the usual test run; `PROPTEST_CASES` says another number.
+const LOGS: u32 = 300;
+
+fn logs() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(LOGS, |text| text.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(logs()))]
 
     #[test]
     fn every_log_that_can_be_read_is_accepted_by_what_it_teaches(

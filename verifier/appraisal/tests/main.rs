@@ -7,7 +7,6 @@
 
 mod accept;
 mod attacks;
-mod boot;
 mod ear;
 mod follow;
 mod honest;
@@ -23,6 +22,7 @@ mod properties;
 mod published;
 mod rules;
 mod tenant;
+mod v10_boot;
 mod vectors;
 #[path = "common/ways.rs"]
 mod ways;

@@ -5,7 +5,7 @@ use cgpath_appraisal::{Rule, Severity, Verdict, appraise};
 use cgpath_evidence::boot::{EventType, KNOWN, REGISTERS};
 use cgpath_evidence::{Bank, Evidence};
 use cgpath_policy::Policy;
-use cgpath_refvals::boot::from_boot;
+use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256};
 
 const NONCE: &[u8] = b"the nonce of this request";

@@ -2107,6 +2107,8 @@ mod v14_guard {
             GuardAction::ExecutionDenied,
             GuardAction::MappingDenied,
             GuardAction::ExecutionDeniedOnLoss,
+            GuardAction::ExecutionDeniedOnEntries,
+            GuardAction::MappingDeniedOnEntries,
         ] {
             let mut node = busy();
             node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "/bin/evil", true);

@@ -6,7 +6,9 @@ use cgpath_appraisal::{
     tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify},
 };
 use cgpath_evidence::{
-    Bank, Digest, Entry, Evidence, PartitionKey, PodUid, SealedCheckpoint, TenantBundle, bundle::ProveError,
+    Bank, Digest, Entry, Evidence, PartitionKey, PodUid, SealedCheckpoint, TenantBundle,
+    bundle::ProveError,
+    challenge::{Opening, digest},
     proof::PartitionProof,
 };
 use cgpath_policy::Policy;
@@ -68,8 +70,13 @@ fn context(node: &Node, previous: Option<TenantState>) -> TenantContext {
 
 /// What a full verifier of this node says of the evidence, about one pod.
 fn ear_of(node: &Node, evidence: &Evidence, uid: PodUid) -> String {
-    let verdict = appraise(evidence, &node.policy(), &node.context(NONCE, None)).unwrap();
-    ear::token_for(&verdict, Scope::Pod(uid), Some(NONCE), &verdict_key()).unwrap()
+    ear_over(node, evidence, uid, NONCE)
+}
+
+/// The same for evidence over another nonce.
+fn ear_over(node: &Node, evidence: &Evidence, uid: PodUid, nonce: &[u8]) -> String {
+    let verdict = appraise(evidence, &node.policy(), &node.context(nonce, None)).unwrap();
+    ear::token_for(&verdict, Scope::Pod(uid), Some(nonce), &verdict_key()).unwrap()
 }
 
 fn bundle_from(node: &Node, evidence: &Evidence, uid: PodUid, from: u64) -> TenantBundle {
@@ -248,6 +255,73 @@ fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_neve
     context.verifiers.clear();
     let verdict = verify(&good, pod(1), &policy(&node, pod(1)), &context).unwrap();
     assert_eq!(verdict.outcome, Outcome::PartitionOnly);
+}
+
+/// A verifier's nonce that commits to what is in an opening.
+fn committed(opening: &Opening) -> Vec<u8> {
+    [&[1; 4][..], &opening.commitment(), &[2; 12]].concat()
+}
+
+#[test]
+fn a_tenants_own_nonce_counts_where_the_quoted_one_commits_to_it_and_nowhere_else() {
+    let mut node = node();
+    // A round of which nobody knew the tenant's nonce, and the one after it.
+    let unasked = committed(&Opening::new([6; 32], [digest(b"another tenant's")]));
+    let opening = Opening::new([7; 32], [digest(b"another tenant's"), digest(NONCE)]);
+    let [old, new] = [unasked, committed(&opening)].map(|nonce| {
+        let evidence = node.attest(&nonce);
+        let mut bundle = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
+        bundle.ear = Some(ear_over(&node, &evidence, pod(1), &nonce));
+        bundle
+    });
+    let with = |bundle: &TenantBundle, opening: Option<&[u8]>| TenantBundle {
+        opening: opening.map(<[u8]>::to_vec),
+        ..bundle.clone()
+    };
+    let verdict = judge(&node, &with(&new, Some(opening.as_bytes())), pod(1), None);
+    assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
+    assert!(
+        verdict.notes.iter().any(|note| note.contains("2 nonce(s)")),
+        "{verdict}"
+    );
+
+    let others = [digest(b"another tenant's")];
+    let swapped = [digest(NONCE), digest(b"another tenant's")];
+    let cut = &opening.as_bytes()[..opening.as_bytes().len() - 1];
+    for (what, bundle) in [
+        ("not opened", with(&new, None)),
+        (
+            "an opening without it",
+            with(&new, Some(Opening::new([7; 32], others).as_bytes())),
+        ),
+        (
+            "of another salt",
+            with(&new, Some(Opening::new([8; 32], swapped).as_bytes())),
+        ),
+        (
+            "in another order",
+            with(&new, Some(Opening::new([7; 32], swapped).as_bytes())),
+        ),
+        (
+            "of it alone",
+            with(&new, Some(Opening::new([7; 32], [digest(NONCE)]).as_bytes())),
+        ),
+        ("cut", with(&new, Some(cut))),
+        ("empty", with(&new, Some(&[]))),
+        // What an operator has who did not let the node answer.
+        ("an older round", with(&old, Some(opening.as_bytes()))),
+        (
+            "an older round, opened as it was",
+            with(&old, Some(Opening::new([6; 32], others).as_bytes())),
+        ),
+    ] {
+        let verdict = judge(&node, &bundle, pod(1), None);
+        assert_eq!(verdict.outcome, Outcome::Untrusted, "{what}: {verdict}");
+        for rule in [Rule::Quote, Rule::Chain] {
+            let found = verdict.findings.iter().any(|finding| finding.rule == rule);
+            assert!(found, "{what}: no finding of {rule} in\n{verdict}");
+        }
+    }
 }
 
 #[test]

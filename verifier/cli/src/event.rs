@@ -3,13 +3,12 @@
 //!
 //! Not here: any rule (see `cgpath_appraisal::event`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, file_or_stdin, replace};
 use crate::output::{Failure, Output, Status, escape};
 use crate::tenant::public_key;
 use cgpath_appraisal::event::{self, Data, Refused, Taken};
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A delivery or what is remembered is never longer than this many bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -37,14 +36,6 @@ pub struct Event {
     max_age: u64,
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if path == Path::new("-") {
-        bounded(io::stdin().lock(), MAX_FILE)
-    } else {
-        File::open(path).and_then(|file| bounded(file, MAX_FILE))
-    }
-}
-
 impl Event {
     /// Runs the subcommand.
     ///
@@ -52,8 +43,8 @@ impl Event {
     /// Files that cannot be read or written. A delivery that is refused is none.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let key = public_key(&self.key)?;
-        let body = read(&self.body).map_err(|e| Failure::file(&self.body, &e))?;
-        let mut taken = match read(&self.state) {
+        let body = file_or_stdin(&self.body, MAX_FILE).map_err(|e| Failure::input(&self.body, &e))?;
+        let mut taken = match file_or_stdin(&self.state, MAX_FILE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Taken::default(),
             other => {
                 let bytes = other.map_err(|e| Failure::file(&self.state, &e))?;

@@ -3,6 +3,7 @@
 //! Not here: what the steps are (see `cgpath_appraisal::explain`).
 
 use crate::input;
+use crate::kept;
 use crate::node::{StoreArgs, back, standing::Standing, standing_lines};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::accept;
@@ -50,8 +51,7 @@ impl Explain {
         let store = Store::open(&self.store.dir)?;
         let node = store.node(&self.node)?;
         let past = store.past(&self.node)?.pop();
-        let past =
-            past.ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", self.node)))?;
+        let past = past.ok_or_else(|| kept::silent(&self.node))?;
         let verdict: Verdict = serde_json::from_str(&past.verdict)
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", past.id)))?;
         let last = store.last_verdict(&self.node)?;

@@ -3,7 +3,7 @@
 //! Promise: what cannot be said in a format is an error that names the entry, never left out. Not here: the
 //! formats that are bytes alone (see `cgpath_evidence::cel`, `cgpath_evidence::eat`, `cgpath_evidence::tpm`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, replace};
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -16,11 +16,10 @@ use cgpath_evidence::{
     replay::{Fill, Replay},
     tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey},
 };
+use cgpath_service::files::read_bounded;
 use clap::ValueEnum;
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// A runtime policy, a key or a result is never longer than this many bytes.
 const MAX_INPUT: u64 = 256 * 1024 * 1024;
@@ -60,7 +59,7 @@ enum Format {
   cgpath export evidence.cbor --format tpm2-tools -o quote/ && sh quote/check.sh
   cgpath export evidence.cbor --format evmctl -o list/ && sh list/check.sh
   cgpath export evidence.cbor --format cel-cbor -o log.cel
-  cgpath export --store /var/lib/cgpath --node worker-1 --format cbor -o evidence.cbor
+  cgpath export --store /var/lib/cgpath/store --node worker-1 --format cbor -o evidence.cbor
   cgpath export evidence.cbor --format keylime --runtime-policy policy.json -o request.json
   cgpath export evidence.cbor --format cmw-json --ear verdict.jwt -o evidence.cmw")]
 pub struct Export {
@@ -69,7 +68,7 @@ pub struct Export {
     /// The format
     #[arg(long, value_name = "FORMAT")]
     format: Format,
-    /// Where it goes: a file, or a folder that is made
+    /// Where it goes: a file, or a folder that is made; `-` writes what is one file to standard output
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// keylime: the runtime policy to judge by
@@ -104,32 +103,73 @@ impl Export {
     /// # Errors
     /// Input that cannot be read, or has no form in the format.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        self.check()?;
         let evidence = self.source.evidence()?;
-        match self.format {
-            Format::Json => self.file(&evidence.to_json().map_err(|e| failure(&e))?)?,
-            Format::Cbor => self.file(&evidence.to_cbor())?,
-            Format::CelCbor => self.file(&cel::to_cbor(&cel(&evidence)?))?,
-            Format::CelJson => self.file(&cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?)?,
-            Format::Ascii => self.file(&ascii(&evidence)?)?,
-            Format::Evmctl => self.evmctl(&evidence)?,
-            Format::Tpm2Tools => self.tpm2_tools(&evidence)?,
-            Format::Trustee => self.file(&trustee(&evidence)?)?,
-            Format::Keylime => self.file(&self.keylime(&evidence)?)?,
-            Format::Eat => self.file(&self.token(&evidence)?.bytes)?,
-            Format::CmwCbor => self.file(&eat::cmw_cbor(&self.messages(&evidence)?))?,
-            Format::CmwJson => self.file(eat::cmw_json(&self.messages(&evidence)?).to_string().as_bytes())?,
+        let bytes = match self.format {
+            Format::Evmctl => {
+                self.evmctl(&evidence)?;
+                return self.written(out);
+            }
+            Format::Tpm2Tools => {
+                self.tpm2_tools(&evidence)?;
+                return self.written(out);
+            }
+            Format::Json => evidence.to_json().map_err(|e| failure(&e))?,
+            Format::Cbor => evidence.to_cbor(),
+            Format::CelCbor => cel::to_cbor(&cel(&evidence)?),
+            Format::CelJson => cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?,
+            Format::Ascii => ascii(&evidence)?,
+            Format::Trustee => trustee(&evidence)?,
+            Format::Keylime => self.keylime(&evidence)?,
+            Format::Eat => self.token(&evidence)?.bytes,
+            Format::CmwCbor => eat::cmw_cbor(&self.messages(&evidence)?),
+            Format::CmwJson => eat::cmw_json(&self.messages(&evidence)?).to_string().into_bytes(),
+        };
+        if self.output == Path::new("-") {
+            out.raw(&bytes)?;
+            return Ok(Status::Clean);
         }
+        replace(&self.output, &bytes)?;
+        self.written(out)
+    }
+
+    fn written(&self, out: &mut Output) -> Result<Status, Failure> {
         if !out.json() {
             out.line(escape(self.output.as_os_str().as_encoded_bytes()))?;
         }
         Ok(Status::Clean)
     }
 
-    fn file(&self, bytes: &[u8]) -> Result<(), Failure> {
-        replace(&self.output, bytes)
+    /// Refuses an option that the format has no place for: what was left out unseen would be missed later.
+    fn check(&self) -> Result<(), Failure> {
+        let keylime = &[Format::Keylime][..];
+        for (option, is_given, formats) in [
+            ("--runtime-policy", self.runtime_policy.is_some(), keylime),
+            ("--ek", self.ek.is_some(), keylime),
+            (
+                "--key",
+                self.key.is_some(),
+                &[Format::Eat, Format::CmwCbor, Format::CmwJson],
+            ),
+            ("--ear", self.ear.is_some(), &[Format::CmwCbor, Format::CmwJson]),
+        ] {
+            if is_given && !formats.contains(&self.format) {
+                return Err(
+                    Failure::new("usage", format!("{option} means nothing in this format"))
+                        .hint("`cgpath export --help` says which formats take it"),
+                );
+            }
+        }
+        Ok(())
     }
 
     fn folder(&self, files: &[(&str, Vec<u8>)]) -> Result<(), Failure> {
+        if self.output == Path::new("-") {
+            return Err(
+                Failure::new("usage", "this format is a folder, not standard output (`-`)")
+                    .hint("name a folder: --output FOLDER"),
+            );
+        }
         fs::create_dir_all(&self.output).map_err(|e| Failure::file(&self.output, &e))?;
         files
             .iter()
@@ -246,8 +286,7 @@ impl Export {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = File::open(path).and_then(|file| bounded(file, MAX_INPUT));
-    let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
+    let bytes = read_bounded(path, MAX_INPUT).map_err(|e| Failure::file(path, &e))?;
     if bytes.len() as u64 > MAX_INPUT {
         return Err(Failure::new(
             "limit",

@@ -6,20 +6,27 @@
 use crate::output::{Failure, escape};
 use cgpath_appraisal::PinnedKey;
 use cgpath_evidence::{Evidence, evidence::MAX_JSON_LEN};
+use cgpath_service::files::{bounded, read_bounded};
 use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A key's file is never longer than this many bytes.
 const MAX_KEY_FILE: u64 = 64 * 1024;
 
-/// At most one byte more than `limit`, so that the reader of the bytes refuses them.
-pub fn bounded(input: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    input.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// A file's bytes, or those of standard input for `-`: at most one more than `limit`, so that what reads them
+/// refuses them.
+///
+/// # Errors
+/// What cannot be read.
+pub fn file_or_stdin(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        bounded(io::stdin().lock(), limit)
+    } else {
+        read_bounded(path, limit)
+    }
 }
 
 /// Evidence from a file, as CBOR or as JSON; `-` reads standard input.
@@ -27,13 +34,7 @@ pub fn bounded(input: impl Read, limit: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// What cannot be read, or is not evidence.
 pub fn evidence(path: &Path) -> Result<Evidence, Failure> {
-    let limit = MAX_JSON_LEN as u64;
-    let bytes = if path == Path::new("-") {
-        bounded(io::stdin().lock(), limit)
-    } else {
-        File::open(path).and_then(|file| bounded(file, limit))
-    };
-    let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
+    let bytes = file_or_stdin(path, MAX_JSON_LEN as u64).map_err(|e| Failure::input(path, &e))?;
     let read = if bytes.first() == Some(&b'{') {
         Evidence::from_json(&bytes)
     } else {
@@ -54,13 +55,10 @@ pub fn attestation_key(given: &str) -> Result<PinnedKey, Failure> {
         return PinnedKey::from_fingerprint(given).map_err(|e| Failure::new("key", format!("--ak: {e}")));
     }
     let path = Path::new(given);
-    let bytes = File::open(path)
-        .and_then(|file| bounded(file, MAX_KEY_FILE))
-        .map_err(|e| {
-            Failure::file(path, &e).hint(
-                "--ak takes a public key's file, or its fingerprint: 68 hex digits that begin with 000b",
-            )
-        })?;
+    let bytes = read_bounded(path, MAX_KEY_FILE).map_err(|e| {
+        Failure::file(path, &e)
+            .hint("--ak takes a public key's file, or its fingerprint: 68 hex digits that begin with 000b")
+    })?;
     PinnedKey::from_public(&bytes).map_err(|e| {
         Failure::new("key", format!("{}: {e}", escape(given.as_bytes())))
             .hint("`cgpathd ak -o FILE` on the node writes its key; `tpm2_readpublic -o` does, too, with `-f pem` in PEM")
@@ -78,18 +76,40 @@ pub fn now() -> Result<u64, Failure> {
         .map_err(|_| Failure::new("clock", "this machine's clock is before 1970").hint("set the clock"))
 }
 
-/// Writes a whole file or nothing.
+/// Refuses what is no file's name, before anything is done that would be in vain.
+///
+/// # Errors
+/// `-` and a directory.
+pub fn check_output(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Err(
+            Failure::new("usage", "this cannot be written to standard output (`-`)")
+                .hint("name a file; `./-` is one of that name"),
+        );
+    }
+    if path.is_dir() {
+        return Err(Failure::file(path, &io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(())
+}
+
+/// Writes a whole file or nothing. Commands that take `-` for standard output have looked for it before.
 ///
 /// # Errors
 /// What cannot be written.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    check_output(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
     let written = File::create(&beside)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|e| Failure::file(path, &e))
+    written.map_err(|e| {
+        // The first error is the one that counts.
+        let _ = std::fs::remove_file(&beside);
+        Failure::file(path, &e)
+    })
 }
 
 /// A P-256 private key in PEM.
@@ -97,9 +117,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// What cannot be read, or is none.
 pub fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
-    let bytes = File::open(path)
-        .and_then(|file| bounded(file, MAX_KEY_FILE))
-        .map_err(|e| Failure::file(path, &e))?;
+    let bytes = read_bounded(path, MAX_KEY_FILE).map_err(|e| Failure::file(path, &e))?;
     let text = core::str::from_utf8(&bytes).unwrap_or_default();
     let key = SecretKey::from_pkcs8_pem(text)
         .ok()

@@ -40,10 +40,9 @@ pub struct Last {
 /// A node that is unknown or has sent nothing yet; evidence that is not kept any more.
 pub fn last(store: &Store, node: &str) -> Result<Last, Failure> {
     let node = store.node(node)?;
-    let verdict = store.last_verdict(&node.name)?.ok_or_else(|| {
-        Failure::new("no-verdict", format!("{} has sent no evidence yet", node.name))
-            .hint("`cgpath node show` tells what is kept")
-    })?;
+    let verdict = store
+        .last_verdict(&node.name)?
+        .ok_or_else(|| silent(&node.name))?;
     let bytes = store.evidence(&verdict.evidence)?;
     let evidence = Evidence::from_cbor(&bytes).map_err(|e| Failure::decode(&verdict.evidence, &e))?;
     Ok(Last {
@@ -51,6 +50,12 @@ pub fn last(store: &Store, node: &str) -> Result<Last, Failure> {
         node,
         verdict,
     })
+}
+
+/// A node of which nothing came yet.
+pub fn silent(node: &str) -> Failure {
+    Failure::new("no-verdict", format!("{node} has sent no evidence yet"))
+        .hint("on the node: `cgpathd status`, `journalctl -u cgpathd`; here: `cgpath node show`")
 }
 
 fn nothing() -> Failure {

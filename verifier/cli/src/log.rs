@@ -116,7 +116,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const MAX_THREADS: usize = 6;
 
 /// A list that is being read, entry by entry, each checked for its shape.
-struct Reader<'a> {
+struct EntryReader<'a> {
     input: &'a Input,
     templates: Templates,
     decoder: Decoder,
@@ -127,7 +127,7 @@ struct Reader<'a> {
     cut: Option<Failure>,
 }
 
-impl Reader<'_> {
+impl EntryReader<'_> {
     /// The next entry, its shape not checked yet; `None` at the end.
     fn entry(&mut self) -> Result<Option<ListEntry>, Failure> {
         loop {
@@ -174,7 +174,7 @@ impl Reader<'_> {
 }
 
 impl Input {
-    fn reader(&self) -> Result<Reader<'_>, Failure> {
+    fn reader(&self) -> Result<EntryReader<'_>, Failure> {
         let mut templates = Templates::default();
         for (name, fields) in &self.templates {
             templates
@@ -187,7 +187,7 @@ impl Input {
             FormatArg::Ascii => Format::Ascii,
         })
         .with_templates(templates.clone());
-        Ok(Reader {
+        Ok(EntryReader {
             input: self,
             templates,
             decoder,
@@ -220,7 +220,7 @@ impl Input {
         }
         match File::open(&self.file) {
             Ok(file) => Ok(Box::new(file)),
-            Err(e) => Err(Failure::file(&self.file, &e)),
+            Err(e) => Err(Failure::input(&self.file, &e)),
         }
     }
 

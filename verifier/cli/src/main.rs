@@ -2,6 +2,7 @@
 //!
 //! A thin shell over the libraries: arguments, files, output. One module per subcommand; what
 //! two of them need stands in `output`. Not here: any decision about trust (see `cgpath-appraisal`).
+#![forbid(unsafe_code)]
 
 mod event;
 mod explain;
@@ -37,7 +38,7 @@ const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 )]
 struct Cli {
     #[command(flatten)]
-    output: output::Options,
+    output: output::OutputOptions,
     #[command(subcommand)]
     command: Command,
 }
@@ -125,14 +126,14 @@ fn usage(error: &clap::Error) -> ExitCode {
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if json && !is_help {
-        // clap's text is several lines; the first one says what is wrong.
+        // Of clap's text the lines up to the first empty one say what is wrong; the usage follows.
         let text = error.render().to_string();
-        let line = text
+        let lines: Vec<&str> = text
             .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ")
-            .to_owned();
+            .take_while(|line| !line.is_empty())
+            .map(str::trim)
+            .collect();
+        let line = lines.join(" ").trim_start_matches("error: ").to_owned();
         let failure = Failure::new("usage", line).hint("run `cgpath --help`");
         failure.print(true, false);
         return ExitCode::from(Failure::CODE);

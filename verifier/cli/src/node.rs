@@ -12,30 +12,30 @@ use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PinnedKey, Verdict};
 use cgpath_service::policy_files;
-use cgpath_service::reappraisal::Again;
+use cgpath_service::reappraisal::Reappraisal;
 use cgpath_service::store::{Node, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use standing::Standing;
 use std::path::{Path, PathBuf};
 
-/// Where the store is by default.
-const STORE: &str = "/var/lib/cgpath";
+/// Where the store is by default: as `deploy/cgpath.service` has it.
+const STORE: &str = "/var/lib/cgpath/store";
 
 /// Enrols nodes: their names, keys and policies
 #[derive(Subcommand)]
 pub enum NodeCommand {
     /// Enrols a node by hand: its key and its policy
     #[command(after_help = "Examples:
-  cgpath node add worker-1 --ak ak.pub --policy worker-1.yaml --store /var/lib/cgpath
+  cgpath node add worker-1 --ak ak.pub --policy worker-1.yaml --store /var/lib/cgpath/store
   cgpath node add worker-1 --ak 000b3f… --policy worker-1.yaml --replace
 
-The policy and all its reference files are copied into the store: what becomes of the files counts once `cgpath node policy`
-or --replace says so.")]
+The policy and all its reference files are copied into the store: a later change of the files counts once `cgpath node \
+policy` or --replace is given them again.")]
     Add(Add),
-    /// Gives a node another policy and judges all kept evidence since its boot by it, without asking the node
+    /// Gives a node another policy and re-appraises all kept evidence since its boot, without asking the node
     #[command(after_help = "Example:
-  cgpath policy test new.yaml --against /var/lib/cgpath && cgpath node policy worker-1 new.yaml
+  cgpath policy test new.yaml --against /var/lib/cgpath/store && cgpath node policy worker-1 new.yaml
 
 What verdicts said before is kept: cgpath node history worker-1.")]
     Policy(back::SetPolicy),
@@ -45,18 +45,18 @@ What verdicts said before is kept: cgpath node history worker-1.")]
   cgpath node accept worker-1 3f2a91 --reason 'hotfix of 12 March, change 4711' --until 7d
   cgpath node accept worker-1 3f2a91 --revoke
 
-It holds for this finding in this boot of the node, until it ends or is taken back; under a policy by which the finding is none it is shown as
-not in use. What everything else rests on (rules V1 to V7
-and V13) cannot be accepted.")]
+It holds for this finding in this boot of the node, until it ends or is taken back. Under a policy by which there is \
+no such finding it is shown as not in use. Findings of V1 to V7 and V13, on which all others rest, cannot be accepted.")]
     Accept(back::Accept),
     /// Forgets what a node's evidence is compared with (rule V7): signed, with a reason; its verdicts stay
     #[command(after_help = "Example:
   cgpath node forget worker-1 --reason 'mainboard replaced, TPM cleared, ticket 4711'
 
-For a node whose TPM's counters or clock went back for a reason that is known: after a power cut where the TPM says that its clock may be
-wrong nothing has to be done. Whoever puts a TPM back to an earlier state looks the same: ask on the node first.")]
+For a node whose TPM's counters or clock went back for a reason that is known. After a power cut where the TPM says that \
+its clock may be wrong nothing has to be done. An attacker who puts a TPM back to an earlier state looks the same: ask \
+on the node first.")]
     Forget(back::Forget),
-    /// Shows what was judged again or forgotten, why, and what came of it
+    /// Shows what was re-appraised or forgotten, why, and what came of it
     #[command(after_help = "Example:\n  cgpath node history worker-1")]
     History {
         /// The node
@@ -74,16 +74,18 @@ wrong nothing has to be done. Whoever puts a TPM back to an earlier state looks 
     #[command(after_help = "Example:\n  cgpath node resync worker-1")]
     Resync(back::Named),
     /// Lists the nodes: how each stands now
-    #[command(
-        after_help = "Exit codes: 0 all are trusted (or stopped), 1 something is not: untrusted, stale, refused, without evidence, or its \
-                      policy cannot be used; 2 unusable input"
-    )]
+    #[command(after_help = "Examples:
+  cgpath node list
+  cgpath node list --json | jq -r '.[] | select(.standing != \"trusted\") | .name'
+
+Exit codes: 0 all are trusted (or stopped), 1 something is not: untrusted, stale, refused, without evidence, or its policy \
+cannot be used; 2 unusable input")]
     List {
         #[command(flatten)]
         store: StoreArgs,
     },
     /// Shows one node, how it stands now, and its last verdict
-    #[command(after_help = "Exit codes: as of `cgpath node list`")]
+    #[command(after_help = "Example:\n  cgpath node show worker-1\n\nExit codes: as of `cgpath node list`")]
     Show {
         /// The node
         name: String,
@@ -91,6 +93,7 @@ wrong nothing has to be done. Whoever puts a TPM back to an earlier state looks 
         store: StoreArgs,
     },
     /// Removes a node with its state, its verdicts and their evidence
+    #[command(after_help = "Example:\n  cgpath node rm worker-1")]
     Rm {
         /// The node
         name: String,
@@ -244,7 +247,7 @@ impl Add {
             Some(_) if self.replace => back::enrol(&store, &node, policy, "enrolment")?,
             _ => {
                 store.add_node(&node, false)?;
-                Again::default()
+                Reappraisal::default()
             }
         };
         if out.json() {
@@ -420,7 +423,7 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         return Ok(Status::Clean);
     }
     if notes.is_empty() {
-        out.line("nothing was judged again")?;
+        out.line("nothing was re-appraised")?;
     }
     for forgotten in &forgotten {
         out.line(format_args!(

@@ -9,16 +9,20 @@ use std::process::ExitCode;
 
 pub use cgpath_appraisal::text::escape;
 
+/// Where the help has what every subcommand takes: behind the subcommand's own options.
+const LAST: usize = 900;
+
 /// Flags that every subcommand takes.
 #[derive(clap::Args, Debug, Clone, Copy)]
-pub struct Options {
+pub struct OutputOptions {
     /// Writes results and errors as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = LAST)]
     pub json: bool,
     /// When to use colours: always, never, or auto (on a terminal, and never when NO_COLOR is set)
     #[arg(
         long,
         global = true,
+        display_order = LAST,
         value_name = "WHEN",
         default_value = "auto",
         hide_possible_values = true
@@ -105,11 +109,20 @@ impl Failure {
             format!("{}: {error}", escape(path.as_os_str().as_encoded_bytes())),
         );
         match error.kind() {
-            io::ErrorKind::NotFound => failure.hint("check the path; `-` reads standard input"),
+            io::ErrorKind::NotFound => failure.hint("check the path"),
             io::ErrorKind::PermissionDenied => {
                 failure.hint("the kernel's own list is readable by root only: try with sudo")
             }
             io::ErrorKind::IsADirectory => failure.hint("name a file in it"),
+            _ => failure,
+        }
+    }
+
+    /// The same of a file that may be `-`.
+    pub fn input(path: &std::path::Path, error: &io::Error) -> Failure {
+        let failure = Failure::file(path, error);
+        match error.kind() {
+            io::ErrorKind::NotFound => failure.hint("check the path; `-` reads standard input"),
             _ => failure,
         }
     }
@@ -208,14 +221,14 @@ fn paint(colour: Colour, text: &str, on: bool) -> String {
 
 /// Standard output of one run.
 pub struct Output {
-    options: Options,
+    options: OutputOptions,
     colour: bool,
     out: BufWriter<StdoutLock<'static>>,
 }
 
 impl Output {
     /// Takes standard output.
-    pub fn new(options: Options) -> Output {
+    pub fn new(options: OutputOptions) -> Output {
         let out = io::stdout().lock();
         let colour = options.color.on(out.is_terminal()) && !options.json;
         Output {

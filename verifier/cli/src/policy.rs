@@ -1,7 +1,7 @@
 //! `cgpath policy`: makes reference values and checks policies. Opens the files; what is made of them,
 //! `cgpath-refvals` decides.
 
-mod boot;
+mod boot_values;
 mod check;
 mod corim;
 mod deb;
@@ -18,8 +18,9 @@ use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Reference, Source, SourceKind};
 use cgpath_refvals::image::{self, Choice, Mount, Platform, TarStore};
-use cgpath_refvals::{self as generate, Digester, Options, Progress, list::Learner, rootfs_archive};
-use cgpath_service::policy_files::{PolicyFileError, read_bounded};
+use cgpath_refvals::{self as generate, Digester, HashOptions, Progress, list::Learner, rootfs_archive};
+use cgpath_service::files::read_bounded;
+use cgpath_service::policy_files::PolicyFileError;
 use clap::{Args, Subcommand, ValueEnum};
 use files::{Bar, Folder, Walk};
 use serde::Serialize;
@@ -57,16 +58,16 @@ Maintainer scripts stand where dpkg runs them. What they, diversions and alterna
     #[command(after_help = "Example:
   cgpath policy from-boot evidence.cbor >> node.yaml
 
-The evidence must be of a boot that is known to be good: what it measured is accepted from then on. Notes on standard
-error, and comments in the values, say what was not understood, what only a register's value binds, and what the
+The evidence must be of a boot that is known to be good: what it measured is accepted from then on. Notes on standard \
+error, and comments in the values, say what was not understood, what only a register's value binds, and what the \
 firmware does otherwise than the TCG's profile says.")]
-    FromBoot(boot::FromBoot),
+    FromBoot(boot_values::FromBoot),
     /// Computes what a unified kernel image will have measured, as the `boot:` of a node's policy (rule V10)
     #[command(after_help = "Example:
   cgpath policy from-uki /boot/efi/EFI/Linux/debian.efi >> node.yaml
 
 It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot.")]
-    FromUki(boot::FromUki),
+    FromUki(boot_values::FromUki),
     /// Makes reference values from a Keylime runtime policy
     #[command(after_help = "Example:
   cgpath policy from-keylime runtime-policy.json -o keylime.json
@@ -94,7 +95,7 @@ What is not understood is refused with its place: it could change what is accept
     /// Says what a policy would have said of all stored evidence of its node; exit 1 if not all is trusted
     /// under it
     #[command(after_help = "Example:
-  cgpath policy test new.yaml --against /var/lib/cgpath
+  cgpath policy test new.yaml --against /var/lib/cgpath/store
 
 Nothing in the store is changed.")]
     Test(test::Test),
@@ -107,12 +108,12 @@ Nothing in the store is changed.")]
     /// there is anything
     #[command(after_help = "Examples:
   cgpath policy lint node.yaml
-  cgpath policy lint node.yaml --against /var/lib/cgpath")]
+  cgpath policy lint node.yaml --against /var/lib/cgpath/store")]
     Lint(lint::Lint),
     /// Writes a patch that would accept what a verdict did not: to be looked at, never applied by itself
     #[command(after_help = "Examples:
   cgpath policy suggest node.yaml --from verdict.json > upgrade.patch
-  cgpath policy suggest node.yaml --from /var/lib/cgpath > upgrade.patch
+  cgpath policy suggest node.yaml --from /var/lib/cgpath/store > upgrade.patch
   patch -p0 < upgrade.patch")]
     Suggest(suggest::Suggest),
     /// Reads a node's policy with all its reference files and says what is in them
@@ -274,7 +275,7 @@ impl FromImage {
             platform: self.platform,
         };
         let mut progress = |p| bar.show(p);
-        let mut options = Options {
+        let mut options = HashOptions {
             banks: &self.common.algorithms,
             progress: &mut progress,
         };
@@ -351,7 +352,7 @@ impl FromRootfs {
         } else {
             let file = File::open(&self.root).map_err(|e| Failure::file(&self.root, &e))?;
             let mut progress = |p| bar.show(p);
-            let mut options = Options {
+            let mut options = HashOptions {
                 banks: &self.common.algorithms,
                 progress: &mut progress,
             };
@@ -369,7 +370,7 @@ impl FromLog {
         let mut reader: Box<dyn Read> = if self.list.as_os_str() == "-" {
             Box::new(io::stdin().lock())
         } else {
-            Box::new(File::open(&self.list).map_err(|e| Failure::file(&self.list, &e))?)
+            Box::new(File::open(&self.list).map_err(|e| Failure::input(&self.list, &e))?)
         };
         let decode = |e: cgpath_evidence::Error| Failure::decode(&name, &e);
         let mut decoder = cgpath_evidence::list::Decoder::auto();
@@ -540,7 +541,7 @@ fn refused(error: &cgpath_policy::Error) -> Failure {
     let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
     match error {
         cgpath_policy::Error::Syntax { .. } => {
-            failure.hint("the format: policy/README.md, `cgpath policy schema node`")
+            failure.hint("the formats: policy/README.md, `cgpath policy schema node` and `reference`")
         }
         cgpath_policy::Error::Unresolved { .. } => {
             failure.hint("make it with `cgpath policy from-image|from-rootfs`")

@@ -3,7 +3,7 @@
 //!
 //! Not here: what a bundle holds (see `cgpath_evidence::bundle`), how it is judged (see `tenant`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, replace};
 use crate::kept::{self, Last};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{
@@ -11,9 +11,10 @@ use cgpath_appraisal::{
     ear::{self, AttestationResult, Scope},
 };
 use cgpath_evidence::{Evidence, PodUid, TenantBundle, proof::PartitionProof};
+use cgpath_service::files::read_bounded;
 use cgpath_service::{setup, store::Store};
 use serde::Serialize;
-use std::{fs::File, path::PathBuf};
+use std::path::PathBuf;
 
 /// An attestation result's file is never longer than this many bytes.
 const MAX_EAR_FILE: u64 = 4 * 1024 * 1024;
@@ -24,7 +25,7 @@ const MAX_EAR_FILE: u64 = 4 * 1024 * 1024;
 #[command(
     after_help = "With --store the bundle carries the store's own signed result for the same checkpoint, about the node and this pod \
                   alone; without a full verifier's result a tenant can conclude no more than `partition only`.\n\nExamples:\n  \
-                  cgpath prove --pod 1f0a… --store /var/lib/cgpath --node worker-1 -o web.tenant\n  \
+                  cgpath prove --pod 1f0a… --store /var/lib/cgpath/store --node worker-1 -o web.tenant\n  \
                   cgpath prove --pod 1f0a… --evidence evidence.cbor --ear web.jwt --from 80 -o web.tenant\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
@@ -87,6 +88,7 @@ impl Prove {
     /// # Errors
     /// Input that cannot be read, or of which no bundle can be made.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+        input::check_output(&self.output)?;
         let (evidence, ear) = match (&self.store, &self.node) {
             (Some(dir), Some(node)) => self.of_store(&Store::open(dir)?, node)?,
             _ => self.of_files()?,
@@ -140,9 +142,7 @@ impl Prove {
         let Some(path) = &self.ear else {
             return Ok((evidence, None));
         };
-        let bytes = File::open(path)
-            .and_then(|file| bounded(file, MAX_EAR_FILE))
-            .map_err(|e| Failure::file(path, &e))?;
+        let bytes = read_bounded(path, MAX_EAR_FILE).map_err(|e| Failure::file(path, &e))?;
         let name = escape(path.as_os_str().as_encoded_bytes());
         let token = String::from_utf8_lossy(&bytes).trim().to_owned();
         let named = AttestationResult::pods_named(&token)

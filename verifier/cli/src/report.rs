@@ -4,10 +4,12 @@
 //! from the verifier's store. Not here: what stands on the page (see `cgpath_report`).
 
 use crate::input;
+use crate::kept;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, Verdict, appraise};
 use cgpath_evidence::Evidence;
-use cgpath_report::{Options, Round};
+use cgpath_report::{ReportOptions, Round};
+use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files;
 use cgpath_service::store::{Store, StoreError};
 use clap::Args;
@@ -28,7 +30,7 @@ const MAX_VERDICTS: u64 = 256 * 1024 * 1024;
 #[command(after_help = "Examples:
   cgpath report rounds/ --policy node.yaml --ak ak.pub --dangerous-no-nonce -o report.html
   cgpath report rounds/ --verdicts history.json -o report.html
-  cgpath report --store /var/lib/cgpath --node worker-1 -o report.html
+  cgpath report --store /var/lib/cgpath/store --node worker-1 -o report.html
 
 A folder gives its *.cbor files in the order of their names; each file is one round, of the time when it was written.
 Verdicts: what `cgpath verify --json` or the service's history answered, one after the other or in one array.")]
@@ -115,10 +117,10 @@ impl Report {
                     .hint("--policy FILE --ak FILE|FINGERPRINT judges it; --verdicts FILE takes what was concluded before"));
             }
         };
-        let options = Options {
+        let options = ReportOptions {
             records: self.records,
             rounds: self.rounds.max(1),
-            ..Options::new(input::now()?)
+            ..ReportOptions::new(input::now()?)
         };
         let shown: Vec<Round<'_>> = rounds
             .0
@@ -243,9 +245,7 @@ impl Report {
 
     fn with_verdicts(&self, path: &Path) -> Result<Rounds, Failure> {
         let files = self.files()?;
-        let bytes = fs::File::open(path)
-            .and_then(|file| input::bounded(file, MAX_VERDICTS))
-            .map_err(|e| Failure::file(path, &e))?;
+        let bytes = read_bounded(path, MAX_VERDICTS).map_err(|e| Failure::file(path, &e))?;
         if bytes.len() as u64 > MAX_VERDICTS {
             return Err(Failure::new(
                 "limit",
@@ -374,10 +374,7 @@ fn from_store(store: &Store, node: &str) -> Result<Rounds, Failure> {
     let mut kept = store.history(node, MAX_ROUNDS, None)?;
     kept.reverse();
     if kept.is_empty() {
-        return Err(Failure::new(
-            "no-verdict",
-            format!("{node} has sent no evidence yet"),
-        ));
+        return Err(kept::silent(node));
     }
     let parse = |text: &str, id: i64| {
         serde_json::from_str::<Verdict>(text).map_err(|e| Failure::new("store", format!("verdict {id}: {e}")))

@@ -4,8 +4,9 @@
 //! given. Not here: enrolment (see `node`).
 
 use crate::output::{Failure, Output, Status, escape};
+use cgpath_service::api::Settings;
 use cgpath_service::listener::TlsError;
-use cgpath_service::reappraisal::AgainError;
+use cgpath_service::reappraisal::ReappraisalError;
 use cgpath_service::run::{self, RunError};
 use cgpath_service::setup::{self, SetupError};
 use cgpath_service::store::{self, Store, StoreError};
@@ -25,9 +26,9 @@ const LISTEN: &str = "127.0.0.1:8443";
 /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
 #[derive(Args)]
 #[command(after_help = "Examples:
-  cgpath serve --init /var/lib/cgpath --name verifier.example --name 192.0.2.7
-  cgpath serve /var/lib/cgpath --listen 0.0.0.0:8443
-  cgpath serve /var/lib/cgpath --add-name verifier.new.example
+  cgpath serve --init /var/lib/cgpath/store --name verifier.example --name 192.0.2.7
+  cgpath serve /var/lib/cgpath/store --listen 0.0.0.0:8443
+  cgpath serve /var/lib/cgpath/store --add-name verifier.new.example
 
 Requests:
   POST /v1/nodes/NAME/nonce       {\"nonce\": hex, \"expires\": unix seconds}
@@ -72,8 +73,8 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: String,
-    /// Who may read verdicts: with a token whoever shows it, without one this machine alone (and with it
-    /// whatever proxy runs here)
+    /// Who may read verdicts: those that show this token; without one this machine alone (and each proxy that
+    /// runs here)
     #[arg(long, value_name = "TOKEN", env = "CGPATH_READ_TOKEN", hide_env_values = true)]
     read_token: Option<String>,
     /// This machine needs a token, too: without --read-token and --readers one is made and kept in
@@ -111,7 +112,7 @@ pub struct Serve {
     /// How long an attestation result (EAR) counts, from its verdict on [default: as --stale-after]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     ear_lifetime: Option<u64>,
-    /// Who is told of each change of a verdict, by a signed CloudEvent: https://HOST/PATH; can be repeated
+    /// Who is sent each change of a verdict, as a signed CloudEvent: https://HOST/PATH; can be repeated
     #[arg(long = "webhook", value_name = "URL")]
     webhooks: Vec<String>,
     /// The CAs that webhooks' certificates are of (PEM)
@@ -166,11 +167,11 @@ impl From<SetupError> for Failure {
     }
 }
 
-impl From<AgainError> for Failure {
-    fn from(error: AgainError) -> Failure {
+impl From<ReappraisalError> for Failure {
+    fn from(error: ReappraisalError) -> Failure {
         match error {
-            AgainError::Store(error) => error.into(),
-            AgainError::Key(error) => error.into(),
+            ReappraisalError::Store(error) => error.into(),
+            ReappraisalError::Key(error) => error.into(),
             other => Failure::new("store", escape(other.to_string().as_bytes())),
         }
     }
@@ -194,9 +195,8 @@ impl From<RunError> for Failure {
             RunError::Busy(_) => Failure::new("busy", text),
             RunError::Lock { path, error } => Failure::file(&path, &error),
             RunError::Address { .. } => Failure::new("usage", text).hint("--listen 0.0.0.0:8443"),
-            RunError::Listen { .. } => {
-                Failure::new("io", text).hint("--listen with port 0 takes a free port")
-            }
+            RunError::Listen { .. } => Failure::new("io", text)
+                .hint("--listen takes an address of this machine; with port 0 it takes a free port"),
             RunError::System { .. } => Failure::new("io", text),
         }
     }
@@ -289,7 +289,7 @@ impl Serve {
         ))?;
         out.line("")?;
         out.line(format_args!(
-            "Whoever checks verdicts needs {}",
+            "To check signed verdicts one needs {}",
             show(&verdict_key)
         ))?;
         Ok(Status::Clean)
@@ -304,7 +304,7 @@ impl Serve {
             .with_ansi(false)
             .init();
         let mebibytes = |count: u64| usize::try_from(count << 20).unwrap_or(usize::MAX);
-        let options = run::Options {
+        let options = run::ServiceOptions {
             dir: dir.to_owned(),
             listen: self.listen,
             read_token: self.read_token,
@@ -312,17 +312,19 @@ impl Serve {
             readers: self.readers,
             client_ca: self.client_ca,
             nonce_lifetime: self.nonce_lifetime,
-            // At most 512 MiB: fits any usize.
-            max_evidence: mebibytes(self.max_evidence),
-            upload: Duration::from_secs(self.upload_timeout),
+            settings: Settings {
+                // At most 512 MiB: fits any usize.
+                max_evidence: mebibytes(self.max_evidence),
+                upload: Duration::from_secs(self.upload_timeout),
+                stale_after: self.stale_after,
+                ear_lifetime: self.ear_lifetime.unwrap_or(self.stale_after),
+                webhooks: self.webhooks,
+            },
             keep: store::Limits {
                 verdicts: self.keep_verdicts,
                 evidence_bytes: self.keep_evidence.saturating_mul(1024 * 1024),
             },
             follow_memory: mebibytes(self.follow_memory),
-            stale_after: self.stale_after,
-            ear_lifetime: self.ear_lifetime.unwrap_or(self.stale_after),
-            webhooks: self.webhooks,
             webhook_ca: self.webhook_ca,
             webhook_queue: self.webhook_queue,
         };

@@ -3,20 +3,19 @@
 //!
 //! Not here: any rule (see `cgpath_appraisal::tenant`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, file_or_stdin, replace};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{
     ExpectedNonce, PinnedKey, Unusable,
     tenant::{Outcome, TenantContext, TenantState},
 };
-use cgpath_evidence::{TenantBundle, bundle::MAX_BUNDLE_LEN};
-use cgpath_service::policy_files;
+use cgpath_evidence::{PodUid, TenantBundle, bundle::MAX_BUNDLE_LEN};
+use cgpath_policy::Policy;
+use cgpath_service::files::read_bounded;
+use cgpath_service::policy_files::{self, PolicyFileError};
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey};
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
@@ -43,7 +42,7 @@ impl Tenant<'_> {
     /// # Errors
     /// Input that cannot be read, or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let (pod, policy) = policy_files::load_tenant(self.policy)?;
+        let (pod, policy) = load(self.policy)?;
         let bundle = read(self.bundle)?;
         let keys = self.verifiers.iter().map(|path| public_key(path));
         let context = TenantContext {
@@ -76,18 +75,24 @@ impl Tenant<'_> {
     }
 }
 
+/// A tenant's own policy, with its reference files.
+///
+/// # Errors
+/// What cannot be read, or is none.
+pub fn load(path: &Path) -> Result<(PodUid, Policy), Failure> {
+    policy_files::load_tenant(path).map_err(|error| match error {
+        PolicyFileError::Policy(cgpath_policy::Error::Syntax { .. }) => Failure::from(error)
+            .hint("a tenant's policy is another one than a node's: docs/tenants.md shows one"),
+        error => error.into(),
+    })
+}
+
 fn name(path: &Path) -> String {
     escape(path.as_os_str().as_encoded_bytes())
 }
 
 fn read(path: &Path) -> Result<TenantBundle, Failure> {
-    let limit = MAX_BUNDLE_LEN as u64;
-    let bytes = if path == Path::new("-") {
-        bounded(io::stdin().lock(), limit)
-    } else {
-        File::open(path).and_then(|file| bounded(file, limit))
-    };
-    let bytes = bytes.map_err(|e| Failure::file(path, &e))?;
+    let bytes = file_or_stdin(path, MAX_BUNDLE_LEN as u64).map_err(|e| Failure::input(path, &e))?;
     TenantBundle::from_cbor(&bytes)
         .map_err(|e| Failure::decode(&name(path), &e).hint("give the file as `cgpath prove` wrote it"))
 }
@@ -97,9 +102,7 @@ fn read(path: &Path) -> Result<TenantBundle, Failure> {
 /// # Errors
 /// A file that holds none.
 pub fn public_key(path: &Path) -> Result<VerifyingKey, Failure> {
-    let bytes = File::open(path)
-        .and_then(|file| bounded(file, MAX_SMALL_FILE))
-        .map_err(|e| Failure::file(path, &e))?;
+    let bytes = read_bounded(path, MAX_SMALL_FILE).map_err(|e| Failure::file(path, &e))?;
     let text = core::str::from_utf8(&bytes).unwrap_or_default();
     VerifyingKey::from_public_key_pem(text).map_err(|e| {
         Failure::new("key", format!("{}: not a P-256 public key in PEM: {e}", name(path)))
@@ -108,7 +111,7 @@ pub fn public_key(path: &Path) -> Result<VerifyingKey, Failure> {
 }
 
 fn read_state(path: &Path) -> Result<Option<TenantState>, Failure> {
-    let bytes = match File::open(path).and_then(|file| bounded(file, MAX_SMALL_FILE)) {
+    let bytes = match read_bounded(path, MAX_SMALL_FILE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failure::file(path, &error)),

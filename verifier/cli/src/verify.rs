@@ -2,7 +2,7 @@
 //!
 //! Reads files, asks the library, prints. Not here: any rule (see `cgpath-appraisal`).
 
-use crate::input::{self, bounded, replace};
+use crate::input::{self, replace};
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use crate::tenant::Tenant;
@@ -10,12 +10,10 @@ use cgpath_appraisal::{
     Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, ear::LIFETIME, ear::Scope, ear::Terms,
 };
 use cgpath_evidence::PodUid;
+use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files;
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
@@ -26,7 +24,7 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
     after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \
                   vouches for what was sealed.\n\nExamples:\n  \
                   cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…\n  \
-                  cgpath verify --store /var/lib/cgpath --node worker-1 --policy new.yaml\n  \
+                  cgpath verify --store /var/lib/cgpath/store --node worker-1 --policy new.yaml\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
 pub struct Verify {
@@ -95,6 +93,7 @@ impl Verify {
         if self.tenant.is_none() {
             self.source.check()?;
         }
+        self.output.as_deref().map_or(Ok(()), input::check_output)?;
         let kept = self.source.kept()?;
         let nonce = match &kept {
             Some(kept) if self.nonce.is_none() && !self.dangerous_no_nonce => {
@@ -173,7 +172,7 @@ impl Verify {
 }
 
 fn read_state(path: &Path) -> Result<Option<NodeState>, Failure> {
-    let bytes = match File::open(path).and_then(|file| bounded(file, MAX_SMALL_FILE)) {
+    let bytes = match read_bounded(path, MAX_SMALL_FILE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failure::file(path, &error)),

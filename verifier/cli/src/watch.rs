@@ -1,8 +1,9 @@
 //! `cgpath watch`: verdicts live from a service's streams, and for a pod its proofs, checked here.
 //!
 //! Promises: a connection that breaks is made again and begins after the last event, so that nothing kept is
-//! left out; a proof is called checked only if the tenant's own policy, key and verifier say so. Not here:
-//! the rules (see `cgpath_appraisal::tenant`), and what a line means (see `watch::lines`).
+//! left out; a proof is called checked only if the tenant's own policy, key and verifier say so, and over the
+//! reader's own nonce only if the quoted one commits to it. Not here: the rules (see
+//! `cgpath_appraisal::tenant`), and what a line means (see `watch::lines`).
 
 mod checker;
 mod lines;
@@ -12,15 +13,16 @@ use bytes::Bytes;
 use cgpath_appraisal::text::{foreign, told, utc};
 use cgpath_evidence::PodUid;
 use cgpath_net::{Endpoint, NetError, Tls};
+use cgpath_service::nonce;
 use checker::{Checker, Proof};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
-use hyper::{Request, Response, StatusCode, body::Incoming, header};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
 use lines::{Lines, Received};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The service says something at least each 15 s.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -28,6 +30,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(20);
 /// The longest pause between two tries.
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// A nonce of our own that no round answered for so long is asked for again: the service may have
+/// forgotten it.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Answers that are no streams are read no further.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -35,7 +40,8 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(clap::Args)]
 #[command(
     after_help = "With --pod, --policy, --ak and --verifier each event's proof is checked here, as `cgpath verify --tenant` does; without \
-                  them it is not, and each line says so.\n\nExit codes: 0 what was shown last is trusted, 1 it is not (--count), 2 unusable \
+                  them it is not, and each line says so. A round's nonce is the service's; with --own-nonce it commits to one that is drawn \
+                  here, so that nobody's word is needed for when it was made: the node's next round answers it.\n\nExit codes: 0 what was shown last is trusted, 1 it is not (--count), 2 unusable \
                   input.\n\nExamples:\n  cgpath watch --url https://verifier.example:8443 --ca ca.pem\n  \
                   cgpath watch --url https://verifier.example:8443 --ca ca.pem --pod 1f0a… --policy web.yaml --ak 000b3f… --verifier verdict.pub.pem --json"
 )]
@@ -64,6 +70,9 @@ pub struct Watch {
     /// A full verifier whose signed result is believed: its public key in PEM; may be given again
     #[arg(long = "verifier", value_name = "FILE", requires = "policy")]
     verifiers: Vec<PathBuf>,
+    /// Draws a nonce, has it answered by the node, and again: only rounds that answered one count
+    #[arg(long, requires = "policy")]
+    own_nonce: bool,
     /// Ends after so many verdicts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -106,8 +115,30 @@ struct Watcher<'a> {
     service: Endpoint,
     checker: Option<Checker>,
     last: Option<String>,
+    own: Option<Own>,
+    /// The node that has the pod.
+    node: Option<String>,
     shown: u64,
+    /// Of these, those that count.
+    counted: u64,
     trusted: bool,
+}
+
+/// A nonce that was drawn here.
+struct Own {
+    nonce: [u8; nonce::LEN],
+    /// When it was asked for last.
+    asked: Option<Instant>,
+}
+
+impl Own {
+    fn draw() -> Result<Own, Failure> {
+        let drawn = nonce::random();
+        Ok(Own {
+            nonce: drawn.map_err(|e| Failure::new("io", format!("drawing a random number: {e}")))?,
+            asked: None,
+        })
+    }
 }
 
 impl Watch {
@@ -127,7 +158,10 @@ impl Watch {
             service,
             checker,
             last: None,
+            own: self.own_nonce.then(Own::draw).transpose()?,
+            node: None,
             shown: 0,
+            counted: 0,
             trusted: false,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,7 +186,11 @@ impl Watcher<'_> {
             if matches!(broken, Broken::Elsewhere) && failures == 1 {
                 continue;
             }
-            let text = escape(broken.to_string().as_bytes());
+            let text = match &broken {
+                // What it said is escaped already.
+                Broken::Status { .. } => broken.to_string(),
+                _ => escape(broken.to_string().as_bytes()),
+            };
             if let Broken::Status { status, .. } = broken {
                 let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 // What was shown once may come back; what never was there is a mistake.
@@ -162,7 +200,16 @@ impl Watcher<'_> {
                 }
             }
             if self.last.is_none() && failures >= 3 {
-                return Err(Failure::new("service", text));
+                // The second where the CA that was given has the service's CA's name.
+                let is_unknown_ca = ["UnknownIssuer", "BadSignature"]
+                    .iter()
+                    .any(|word| text.contains(word));
+                let failure = Failure::new("service", text);
+                return Err(if is_unknown_ca {
+                    failure.hint("--ca FILE: ca.pem of the verifier's directory")
+                } else {
+                    failure
+                });
             }
             let pause = Duration::from_millis(250 << failures.min(10)).min(LAST_PAUSE);
             eprintln!("{text}; again in {pause:?}");
@@ -170,8 +217,9 @@ impl Watcher<'_> {
         }
     }
 
-    fn request(&self, path: &str) -> Result<Request<Full<Bytes>>, Broken> {
+    fn request(&self, method: Method, path: &str) -> Result<Request<Full<Bytes>>, Broken> {
         let mut request = Request::builder()
+            .method(method)
             .uri(path)
             .header(header::HOST, self.service.authority())
             .header(header::USER_AGENT, concat!("cgpath/", env!("CARGO_PKG_VERSION")));
@@ -191,8 +239,17 @@ impl Watcher<'_> {
         connection: &mut SendRequest<Full<Bytes>>,
         path: &str,
     ) -> Result<Response<Incoming>, Broken> {
+        self.send(connection, Method::GET, path).await
+    }
+
+    async fn send(
+        &self,
+        connection: &mut SendRequest<Full<Bytes>>,
+        method: Method,
+        path: &str,
+    ) -> Result<Response<Incoming>, Broken> {
         let answer = connection
-            .send_request(self.request(path)?)
+            .send_request(self.request(method, path)?)
             .await
             .map_err(|e| self.service.broken(e))?;
         let status = answer.status();
@@ -203,7 +260,7 @@ impl Watcher<'_> {
             .collect()
             .await
             .map(|b| b.to_bytes());
-        let said = foreign(said.unwrap_or_default());
+        let said = why(&said.unwrap_or_default());
         Err(Broken::Status {
             authority: self.service.authority().to_owned(),
             status,
@@ -240,9 +297,25 @@ impl Watcher<'_> {
         })
     }
 
-    async fn open(&self) -> Result<Response<Incoming>, Broken> {
-        let mut connection = self.service.connect().await?;
+    /// Asks for the nonce of our own to be answered.
+    async fn ask(&mut self) -> Result<(), Broken> {
+        let (Some(own), Some(node), Some(pod)) = (&self.own, &self.node, self.watch.pod) else {
+            return Ok(());
+        };
         let base = self.service.base();
+        let nonce = hex::encode(own.nonce);
+        let path = format!("{base}/v1/nodes/{node}/pods/{pod}/challenge?nonce={nonce}");
+        let mut connection = self.service.connect().await?;
+        self.send(&mut connection, Method::POST, &path).await?;
+        if let Some(own) = &mut self.own {
+            own.asked = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<Response<Incoming>, Broken> {
+        let mut connection = self.service.connect().await?;
+        let base = self.service.base().to_owned();
         let path = match (&self.watch.node, self.watch.pod) {
             (None, None) => format!("{base}/v1/stream"),
             (Some(node), None) => format!("{base}/v1/nodes/{node}/stream"),
@@ -251,6 +324,9 @@ impl Watcher<'_> {
                     Some(node) => node.clone(),
                     None => self.node_of(&mut connection, pod).await?,
                 };
+                // Before the stream begins: the service may be another one, which knows nothing of it.
+                self.node = Some(node.clone());
+                self.ask().await?;
                 if connection.ready().await.is_err() {
                     connection = self.service.connect().await?;
                 }
@@ -285,8 +361,16 @@ impl Watcher<'_> {
                 if let Err(broken) = self.event(event, out)? {
                     return Ok(Some(broken));
                 }
-                if self.watch.count == Some(self.shown) {
+                if self.watch.count == Some(self.counted) {
                     return Ok(None);
+                }
+                let is_due = |own: &Own| own.asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN);
+                if self.own.as_ref().is_some_and(is_due) {
+                    match tokio::time::timeout(CONNECT, self.ask()).await {
+                        Err(_) => return Ok(Some(Broken::Silent)),
+                        Ok(Err(broken)) => return Ok(Some(broken)),
+                        Ok(Ok(())) => {}
+                    }
                 }
             }
         }
@@ -305,7 +389,12 @@ impl Watcher<'_> {
             let unproven = verdict.get("unproven").and_then(Value::as_str);
             let proof = match &mut self.checker {
                 None => Proof::unchecked("no --policy, --ak and --verifier were given"),
-                Some(checker) => match checker.check(bundle, unproven, &event.id)? {
+                Some(checker) => match checker.check(
+                    bundle,
+                    unproven,
+                    &event.id,
+                    self.own.as_ref().map(|own| &own.nonce[..]),
+                )? {
                     Some(proof) => proof,
                     None => return Ok(Err(Broken::Elsewhere)),
                 },
@@ -314,7 +403,14 @@ impl Watcher<'_> {
         } else {
             None
         };
-        self.trusted = trusted(&verdict) && proof.as_ref().is_none_or(Proof::holds);
+        let counts = self.own.is_none() || proof.as_ref().is_some_and(Proof::is_over_own_nonce);
+        if counts {
+            self.trusted = trusted(&verdict) && proof.as_ref().is_none_or(Proof::holds);
+            self.counted += 1;
+            if self.own.is_some() {
+                self.own = Some(Own::draw()?);
+            }
+        }
         if out.json() {
             out.object(&Line {
                 id: &event.id,
@@ -329,6 +425,13 @@ impl Watcher<'_> {
         self.shown += 1;
         Ok(Ok(()))
     }
+}
+
+/// What an answer that is an error says: the service's own text of it, else all of it.
+fn why(body: &[u8]) -> String {
+    let value: Option<Value> = serde_json::from_slice(body).ok();
+    let error = value.as_ref().and_then(|value| value.get("error")?.as_str());
+    error.map_or_else(|| foreign(body), foreign)
 }
 
 /// Whether all that an event speaks of is trusted.

@@ -97,6 +97,85 @@ fn every_command_that_a_document_shows_exists_with_its_options() {
     assert!(shown > 40, "only {shown} commands were found");
 }
 
+/// The help of a command, then those of its subcommands.
+fn helps(command: &[String]) -> Vec<(String, String)> {
+    let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(command)
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let listed = text
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        // What goes on from the line above is further to the right.
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help");
+    let mut all: Vec<(String, String)> = listed
+        .flat_map(|name| helps(&[command, &[name.to_owned()]].concat()))
+        .collect();
+    all.push((command.join(" "), text.clone()));
+    all
+}
+
+#[test]
+fn every_help_uses_the_words_of_the_documents_and_ends_with_the_common_options() {
+    let all = helps(&[]);
+    assert!(all.len() > 35, "only {} helps", all.len());
+    for (command, text) in all {
+        let prose = text.to_lowercase();
+        let words: Vec<&str> = prose.split(|c: char| !c.is_alphanumeric()).collect();
+        for banned in ["told", "whoever", "hearsay"] {
+            assert!(!words.contains(&banned), "cgpath {command} --help: {banned}");
+        }
+        for banned in ["judged again", "can not"] {
+            assert!(
+                !words.join(" ").contains(banned),
+                "cgpath {command} --help: {banned}"
+            );
+        }
+        let at = |option: &str| {
+            text.lines()
+                .position(|line| line.trim_start().starts_with(option))
+        };
+        let own = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| line.starts_with("      --") || line.get(4..5) == Some(","))
+            .filter(|(_, line)| {
+                !["--json", "--color", "-h,", "-V,"]
+                    .iter()
+                    .any(|common| line.contains(common))
+            })
+            .map(|(at, _)| at)
+            .max();
+        assert!(own < at("--json"), "cgpath {command} --help: --json comes last");
+    }
+}
+
+#[test]
+fn the_store_is_by_default_where_the_unit_serves_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let unit = std::fs::read_to_string(root.join("deploy/cgpath.service")).unwrap();
+    let served = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/cgpath serve "));
+    let store = served.and_then(|line| line.split_whitespace().next()).unwrap();
+    for (command, text) in helps(&["node".to_owned()]) {
+        let has_store = text.contains("--store <DIR>");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            text.contains(&format!("[default: {store}]")),
+            has_store,
+            "cgpath {command} --help"
+        );
+    }
+}
+
 #[test]
 fn an_option_that_is_none_is_seen() {
     let line = "$ cgpath node list --no-such-option   # a comment";

@@ -1,4 +1,4 @@
-//! `cgpath policy diff` names each key in which two policies differ.
+//! `cgpath policy diff` names each key in which two policies differ; `check` and `lint` say what is missing.
 
 /// `policy diff` of the example that has every key and of the same with one thing changed.
 fn diff_of(from: &str, to: &str) -> (Option<i32>, String) {
@@ -83,4 +83,59 @@ fn two_policies_that_differ_in_any_key_are_told_apart_by_its_name() {
         assert_eq!(code, Some(1), "{key}: {said}");
         assert!(said.contains(key), "{key}: {said}");
     }
+}
+
+#[test]
+fn a_policy_that_says_nothing_of_the_boot_is_named_before_it_fails_every_verdict() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
+    let given = examples.join("two-pods/node.yaml");
+    let run = |command: &str, policy: &std::path::Path| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args(["policy", command])
+            .arg(policy)
+            .output()
+            .unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(examples.join("two-pods")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let without = dir.path().join("without.yaml");
+    let text = std::fs::read_to_string(&given).unwrap();
+    let text: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with("dangerous-boot-not-judged"))
+        .collect();
+    std::fs::write(&without, text.join("\n")).unwrap();
+    for command in ["check", "lint"] {
+        assert!(!run(command, &given).contains("fails V10"), "{command}");
+        let said = run(command, &without);
+        assert!(said.contains("every verdict fails V10"), "{command}: {said}");
+    }
+}
+
+#[test]
+fn a_file_in_place_of_a_store_and_an_input_of_another_format_are_named_as_such() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args(args)
+            .current_dir(&root)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let policy = "policy/examples/two-pods/node.yaml";
+    let reference = "policy/examples/two-pods/pause.json";
+    let said = run(&["policy", "test", policy, "--against", "README.md"]);
+    assert!(said.contains("holds no store"), "{said}");
+    let said = run(&["policy", "from-keylime", reference, "-o", "-"]);
+    assert!(said.contains("runtime policy of Keylime"), "{said}");
+    let said = run(&["policy", "check", "nothing.yaml"]);
+    assert!(!said.contains("standard input"), "{said}");
+    let said = run(&["log", "show", "nothing"]);
+    assert!(said.contains("standard input"), "{said}");
 }

@@ -240,7 +240,7 @@ fn without_times(text: &str) -> String {
 fn the_pages_for_tenants_show_what_is_really_said() {
     let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
     let boot = node.attest(NONCE).boot.unwrap();
-    node.extra_policy = cgpath_refvals::boot::from_boot(&boot).unwrap().yaml();
+    node.extra_policy = cgpath_refvals::learned_boot::from_boot(&boot).unwrap().yaml();
     let mut folder = Folder::with(node);
     folder.attest();
     let path = format!("{}/../../docs/tenants.md", env!("CARGO_MANIFEST_DIR"));

@@ -264,4 +264,35 @@ fn the_attestation_result_is_written_whole_and_signed_by_the_key_given() {
         "not a P-256 private key",
     );
     assert!(!Path::exists(&folder.path("other.jwt")));
+    // No file of an odd name is left, and nothing is remembered of a run that failed.
+    for (output, words) in [("-", "standard output"), (".", "is a directory")] {
+        let args = ["--ear", "ear.pem", "--state", "state.json", "-o", output];
+        unusable(&folder.verify(&args), words);
+        for name in ["-", "-.new", "..new", "state.json"] {
+            assert!(!folder.path(name).exists(), "{output}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_usage_error_as_json_names_the_argument() {
+    let folder = Folder::new(|_| ());
+    let output = folder.run(&[
+        "evidence.cbor",
+        "--policy",
+        "policy.yaml",
+        "--nonce",
+        "00",
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["kind"], "usage");
+    assert!(
+        error["error"]
+            .as_str()
+            .unwrap()
+            .ends_with(": --ak <FILE|FINGERPRINT>"),
+        "{error}"
+    );
 }

@@ -3,6 +3,27 @@
 //! Pure: evidence and verdicts in, text out. Promises: the page loads nothing and runs nothing; untrusted
 //! text is escaped; what is left out for length is counted on the page. Not here: appraisal, and where files
 //! come from.
+//!
+//! # A page about one round
+//!
+//! ```
+//! use cgpath_report::{ReportOptions, Round, render};
+//! # use cgpath_testkit::{KeyKind, NODE, NOW, Node};
+//! # let nonce = b"0123456789abcdef";
+//! # let mut node = Node::busy(KeyKind::EcdsaP256);
+//! # let evidence = node.attest(nonce);
+//! # let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &node.context(nonce, None))?;
+//!
+//! let round = Round {
+//!     evidence: Some(&evidence),
+//!     verdict: &verdict,
+//!     time: NOW,
+//! };
+//! let page = render(&[round], &ReportOptions::new(NOW + 60));
+//! assert!(page.starts_with("<!doctype html>") && page.contains(NODE));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
 
 pub mod html;
 mod line;
@@ -40,7 +61,7 @@ fn with_evidence<'a>(rounds: &[Round<'a>], at: usize) -> Option<(usize, &'a Evid
 
 /// How much is shown.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct ReportOptions {
     /// When the page is made, in unix seconds.
     pub now: u64,
     /// Records of each partition; those that a finding names are shown in any case.
@@ -57,10 +78,10 @@ pub struct Options {
     pub checkpoints: usize,
 }
 
-impl Options {
+impl ReportOptions {
     /// What a browser on a phone still shows well.
-    pub fn new(now: u64) -> Options {
-        Options {
+    pub fn new(now: u64) -> ReportOptions {
+        ReportOptions {
             now,
             records: 500,
             files: 1000,
@@ -73,7 +94,7 @@ impl Options {
 }
 
 /// The page. `rounds` are of one node, in the order of time; with none the page says so.
-pub fn render(rounds: &[Round<'_>], options: &Options) -> String {
+pub fn render(rounds: &[Round<'_>], options: &ReportOptions) -> String {
     let Some(last) = rounds.last() else {
         let mut page = Html::document("ima-cgpath report", None);
         page.raw("<p class=\"eyebrow\">ima-cgpath report</p><h1>No evidence</h1>")
@@ -321,7 +342,7 @@ fn legend(page: &mut Html) {
     page.raw(include_str!("legend.html"));
 }
 
-fn footer(page: &mut Html, options: &Options) {
+fn footer(page: &mut Html, options: &ReportOptions) {
     page.raw("<footer><p>Made ")
         .text(utc(options.now))
         .raw(" UTC by cgpath ")

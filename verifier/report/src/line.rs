@@ -1,6 +1,6 @@
 //! Checkpoints on a time line, a boot at a time.
 
-use super::{Html, Options, Round, left_out, node::uuid};
+use super::{Html, ReportOptions, Round, left_out, node::uuid};
 use cgpath_appraisal::text::utc;
 use cgpath_evidence::SealedCheckpoint;
 
@@ -17,7 +17,7 @@ struct Boot {
     asked: Vec<(u64, usize, u64)>,
 }
 
-pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) {
+pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOptions) {
     let mut boots: Vec<Boot> = Vec::new();
     for (i, round) in rounds.iter().enumerate() {
         let id = round.verdict.node.boot_id;
@@ -60,7 +60,7 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) 
     }
 }
 
-fn one(page: &mut Html, boot: &Boot, options: &Options) {
+fn one(page: &mut Html, boot: &Boot, options: &ReportOptions) {
     let first = boot.checkpoints.len().saturating_sub(options.checkpoints);
     let shown = &boot.checkpoints[first..];
     left_out(

@@ -1,10 +1,10 @@
 //! The node as of the last round: figures, findings, and the records of the host.
 
-use super::{Html, Options, Round, chip, findings, pods, with_evidence};
+use super::{Html, ReportOptions, Round, chip, findings, pods, with_evidence};
 use cgpath_appraisal::State;
 use cgpath_evidence::PartitionKey;
 
-pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], round: &Round<'_>, options: &Options) {
+pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], round: &Round<'_>, options: &ReportOptions) {
     let node = &round.verdict.node;
     page.raw("<h2 id=\"node\">Node</h2>\n<section class=\"card ")
         .raw(super::state_class(node.state))

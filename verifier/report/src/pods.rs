@@ -1,7 +1,7 @@
 //! Each pod: its state and why, its files, its records, its processes.
 
 use super::{
-    Html, Options, Round, chip, findings, left_out, provenance, rounds::pod_name, state_class, tree,
+    Html, ReportOptions, Round, chip, findings, left_out, provenance, rounds::pod_name, state_class, tree,
     with_evidence,
 };
 use cgpath_appraisal::{Deviation, Finding, LeftOut, PodVerdict, SeenFile, State};
@@ -49,7 +49,7 @@ fn template(record: &Record) -> Option<&Digest> {
         .or(record.digests.first())
 }
 
-pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) {
+pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOptions) {
     page.raw("<h2 id=\"pods\">Pods</h2>\n");
     // Each pod as it was last seen.
     let mut seen = BTreeSet::new();
@@ -90,7 +90,7 @@ fn one(
     pod: &PodVerdict,
     last_seen: Option<usize>,
     known: Option<(&Evidence, &Contents)>,
-    options: &Options,
+    options: &ReportOptions,
 ) {
     page.raw("<article class=\"card ")
         .raw(state_class(pod.state))
@@ -152,7 +152,7 @@ pub(super) fn deviations(
     page: &mut Html,
     (fnf, filehash_err): (&[Deviation], &[Deviation]),
     more: LeftOut,
-    options: &Options,
+    options: &ReportOptions,
 ) {
     for (list, more, name, what) in [
         (fnf, more.fnf, "fnf", "no reference value has a file there"),
@@ -183,7 +183,7 @@ pub(super) fn deviations(
     }
 }
 
-fn files(page: &mut Html, pod: &PodVerdict, options: &Options) {
+fn files(page: &mut Html, pod: &PodVerdict, options: &ReportOptions) {
     let files = &pod.files;
     if files.is_empty() {
         return;
@@ -244,7 +244,7 @@ pub(super) fn partition(
     records: &[Record],
     findings: &[Finding],
     contents: &Contents,
-    options: &Options,
+    options: &ReportOptions,
 ) {
     if records.is_empty() {
         return;

@@ -1,6 +1,6 @@
 //! The table of verdicts over time, and what changed from one round to the next.
 
-use super::{Html, Options, Round, left_out, state_class, state_sign};
+use super::{Html, ReportOptions, Round, left_out, state_class, state_sign};
 use cgpath_appraisal::{Finding, PodVerdict, Severity, State, text::utc};
 use cgpath_evidence::PodUid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +62,7 @@ fn columns(rounds: &[Round<'_>], limit: usize) -> Vec<Column> {
     columns
 }
 
-pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &Options) {
+pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOptions) {
     let columns = columns(rounds, options.rounds.max(1));
     // Pods in the order in which they were first seen.
     let mut pods: Vec<PodUid> = Vec::new();
@@ -173,7 +173,7 @@ struct Change<'a> {
     reason: Option<&'a Finding>,
 }
 
-fn changes(page: &mut Html, rounds: &[Round<'_>], options: &Options) {
+fn changes(page: &mut Html, rounds: &[Round<'_>], options: &ReportOptions) {
     let mut found: Vec<Change<'_>> = Vec::new();
     let mut states: BTreeMap<Option<PodUid>, State> = BTreeMap::new();
     for (i, round) in rounds.iter().enumerate() {

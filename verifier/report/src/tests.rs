@@ -357,7 +357,7 @@ fn rounds(story: &[(Evidence, Verdict)]) -> Vec<Round<'_>> {
 }
 
 fn page(story: &[(Evidence, Verdict)]) -> String {
-    render(&rounds(story), &Options::new(START + 100))
+    render(&rounds(story), &ReportOptions::new(START + 100))
 }
 
 /// Elements that are opened and closed alike; attributes' values cannot hold `<` or `>`.
@@ -484,11 +484,11 @@ fn whatever_the_evidence_and_the_verdict_say_stays_text() {
 
 #[test]
 fn nothing_to_report_is_said() {
-    let page = render(&[], &Options::new(START));
+    let page = render(&[], &ReportOptions::new(START));
     assert_well_formed(&page);
     assert!(page.contains("No evidence"));
     let empty = (evidence_of(vec![], vec![]), verdict(START, vec![], vec![], 0));
-    let page = render(&rounds(&[empty]), &Options::new(START));
+    let page = render(&rounds(&[empty]), &ReportOptions::new(START));
     assert_well_formed(&page);
     assert!(page.contains("No pods were seen") && page.contains("No checkpoints"));
 }
@@ -518,7 +518,7 @@ fn what_is_left_out_is_counted_and_what_a_finding_names_is_not_left_out() {
     assert!(full.len() < 1024 * 1024, "{} bytes", full.len());
     // A thousand rounds do not make the page a thousand times as long.
     let many: Vec<Round<'_>> = rounds(&story).iter().copied().cycle().take(1000).collect();
-    let long = render(&many, &Options::new(START + 100));
+    let long = render(&many, &ReportOptions::new(START + 100));
     assert!(
         long.contains("940 rounds left out"),
         "what is not shown is counted"
@@ -564,9 +564,9 @@ fn the_last_evidence_of_a_boot_is_enough_and_none_is_said() {
     for round in &mut some[..last] {
         round.evidence = None;
     }
-    assert_eq!(render(&some, &Options::new(START + 100)), page(&story));
+    assert_eq!(render(&some, &ReportOptions::new(START + 100)), page(&story));
     some[last].evidence = None;
-    let page = render(&some, &Options::new(START + 100));
+    let page = render(&some, &ReportOptions::new(START + 100));
     assert_well_formed(&page);
     assert!(page.contains("bank/ledger-0") && page.contains("The evidence is not kept any more"));
 }
@@ -579,7 +579,7 @@ fn a_change_long_ago_is_shown_among_a_thousand_rounds() {
     let mut many = vec![few[0]; 500];
     many.extend(&few);
     many.extend(vec![few[few.len() - 1]; 500]);
-    let page = render(&many, &Options::new(START + 100));
+    let page = render(&many, &ReportOptions::new(START + 100));
     assert_well_formed(&page);
     let cells = |title: &str| page.matches(title).count();
     // Pod D became untrusted in round 504: that round and the one before it are columns.

@@ -3,7 +3,7 @@
 //! A process stands where it was first seen: its parent may end later and leave it to another. Whatever the
 //! records say, each process gets one parent that was there before it, so that the tree has no cycle.
 
-use super::{Html, Options, left_out};
+use super::{Html, ReportOptions, left_out};
 use cgpath_evidence::{EventKind, Record, record::ExeSource};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ struct Process<'a> {
     cut: bool,
 }
 
-pub(super) fn section(page: &mut Html, records: &[Record], named: &BTreeSet<u64>, options: &Options) {
+pub(super) fn section(page: &mut Html, records: &[Record], named: &BTreeSet<u64>, options: &ReportOptions) {
     let mut processes: BTreeMap<Key, Process<'_>> = BTreeMap::new();
     let mut roots: Vec<Key> = Vec::new();
     for record in records {

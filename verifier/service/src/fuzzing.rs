@@ -6,7 +6,8 @@
 //! (see `fuzz`).
 
 use crate::api::readers::Readers;
-use crate::api::{self, App, Settings};
+use crate::api::{self, Access, App, Settings};
+use crate::clock;
 use crate::ingest::Judge;
 use crate::listener::{self, Connection, Peer, Shown};
 use crate::nonce::{KEY_LEN, Nonces};
@@ -91,23 +92,25 @@ impl Service {
         };
         let judge = Arc::new(Judge::new(Arc::clone(&store), limits));
         let nonces = Nonces::new([7; KEY_LEN], LIFETIME);
-        let (nonce, _) = nonces.make(NODE, api::now()).expect("random numbers");
+        let (nonce, _) = nonces.make(NODE, clock::now(), None).expect("random numbers");
         let evidence = node.attest(&nonce).to_cbor();
-        match judge.submit(&nonces, NODE, &evidence, api::now()) {
+        match judge.submit(&nonces, NODE, &evidence, clock::now()) {
             Ok(kept) => assert!(kept.trusted, "the honest node is not trusted: {}", kept.verdict),
             Err(refusal) => panic!("the honest node is refused: {refusal}"),
         }
         let settings = Settings {
-            readers: Readers::new(Some(TOKEN), None).expect("a token"),
             max_evidence: 1 << 16,
             upload: PATIENCE,
             stale_after: 1,
             ear_lifetime: 1,
-            certificates: false,
             webhooks: Vec::new(),
         };
+        let access = Access {
+            readers: Readers::new(Some(TOKEN), None).expect("a token"),
+            certificates: false,
+        };
         let key = crate::setup::verdict_key(&path).expect("the key that was made");
-        let app = Arc::new(App::new(store, nonces, judge, key, settings));
+        let app = Arc::new(App::new(store, nonces, judge, key, settings, access));
         let app = api::router(app)
             .layer(Extension(Peer(([192, 0, 2, 1], 5).into())))
             .layer(Extension(Shown::default()));

@@ -3,13 +3,14 @@
 //! Promise: the reference files of a policy that a store keeps are the store's. Not here: what a policy says
 //! (`cgpath-policy`).
 
+use crate::files::read_bounded;
 use crate::store::{Store, StoreError, kept_references};
 use cgpath_appraisal::text::escape;
 use cgpath_evidence::PodUid;
 use cgpath_policy::Policy;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a policy cannot be read.
@@ -143,14 +144,4 @@ fn load_as<T>(
         Ok(bytes)
     })?;
     Ok((yaml, read))
-}
-
-/// At most one byte more than `limit`: the reader of the bytes refuses them then.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! Judging kept evidence again: under another policy, with findings that somebody accepted.
+//! Re-appraisal of kept evidence: by another policy, or with findings that somebody accepted.
 //!
 //! Nobody is asked for anything: a verdict is a function of the evidence, the policy, and what was known of
 //! the node before, and all of them are kept. The time stays that of the evidence, so that nothing old looks
@@ -8,13 +8,13 @@
 use crate::setup::{self, SetupError};
 use crate::store::{Node, Past, Rejudged, Store, StoreError};
 use cgpath_appraisal::accept::{self, Accepted};
-use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey, Verdict};
+use cgpath_appraisal::{Context, ExpectedNonce, KeyError, NodeState, PinnedKey, Verdict};
 use cgpath_evidence::Evidence;
 use cgpath_policy::Policy;
 
 /// Why kept evidence cannot be re-appraised.
 #[derive(Debug, thiserror::Error)]
-pub enum AgainError {
+pub enum ReappraisalError {
     /// It is not evidence any more, or its file is gone.
     #[error("the evidence of verdict {id}: {why}")]
     Evidence {
@@ -23,9 +23,9 @@ pub enum AgainError {
         /// Why.
         why: String,
     },
-    /// The policy does not fit the node, or the key cannot be used.
-    #[error("{0}")]
-    Unusable(String),
+    /// Evidence, policy and node do not go together.
+    #[error(transparent)]
+    Unusable(#[from] Unappraisable),
     /// The key that signs what is accepted.
     #[error(transparent)]
     Key(#[from] SetupError),
@@ -34,10 +34,47 @@ pub enum AgainError {
     Store(#[from] StoreError),
 }
 
+/// Why evidence gives no verdict that could be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Unappraisable {
+    /// The key that the node is enrolled with cannot be used.
+    #[error("the key of {node}: {error}")]
+    Key {
+        /// The node.
+        node: String,
+        /// Why not.
+        error: KeyError,
+    },
+    /// Evidence, policy and context do not go together.
+    #[error(transparent)]
+    Inputs(#[from] cgpath_appraisal::Unusable),
+    /// The node's kept state. Passing over it would forget what the node must not go back behind.
+    #[error("the node's kept state cannot be read ({0}); cgpath node rm and add start anew")]
+    State(serde_json::Error),
+    /// The verdict's own form.
+    #[error("the verdict as JSON: {0}")]
+    Verdict(serde_json::Error),
+}
+
+/// The key that a node is enrolled with.
+///
+/// # Errors
+/// [`Unappraisable::Key`].
+pub(crate) fn pinned_key(node: &Node) -> Result<PinnedKey, Unappraisable> {
+    let key = match &node.ak_public {
+        Some(public) => PinnedKey::from_public(public),
+        None => PinnedKey::from_fingerprint(&node.ak_name),
+    };
+    key.map_err(|error| Unappraisable::Key {
+        node: node.name.clone(),
+        error,
+    })
+}
+
 /// Judges the evidence of one kept verdict by `policy`. What `accepted` says is looked at as of `now`.
 ///
 /// # Errors
-/// [`AgainError`].
+/// [`ReappraisalError`].
 pub fn judge(
     node: &Node,
     past: &Past,
@@ -45,15 +82,11 @@ pub fn judge(
     policy: &Policy,
     accepted: &[Accepted],
     now: u64,
-) -> Result<Verdict, AgainError> {
+) -> Result<Verdict, ReappraisalError> {
     let id = past.id;
-    let unreadable = |why: String| AgainError::Evidence { id, why };
+    let unreadable = |why: String| ReappraisalError::Evidence { id, why };
     let evidence = Evidence::from_cbor(bytes).map_err(|e| unreadable(e.to_string()))?;
-    let key = match &node.ak_public {
-        Some(public) => PinnedKey::from_public(public),
-        None => PinnedKey::from_fingerprint(&node.ak_name),
-    };
-    let key = key.map_err(|e| AgainError::Unusable(format!("the key of {}: {e}", node.name)))?;
+    let key = pinned_key(node)?;
     let previous: Option<NodeState> = past
         .state_before
         .as_deref()
@@ -68,7 +101,7 @@ pub fn judge(
         previous,
     };
     let mut verdict = cgpath_appraisal::appraise_accepting(&evidence, policy, &context, accepted, now)
-        .map_err(|e| AgainError::Unusable(e.to_string()))?;
+        .map_err(Unappraisable::Inputs)?;
     verdict.rejudged = Some(now);
     Ok(verdict)
 }
@@ -76,8 +109,8 @@ pub fn judge(
 /// Accept statements of a node that hold at `now` and that this service signed; others accept nothing.
 ///
 /// # Errors
-/// [`AgainError::Store`], [`AgainError::Key`].
-pub fn accepted(store: &Store, node: &str, now: u64) -> Result<Vec<Accepted>, AgainError> {
+/// [`ReappraisalError::Store`], [`ReappraisalError::Key`].
+pub fn accepted(store: &Store, node: &str, now: u64) -> Result<Vec<Accepted>, ReappraisalError> {
     let statements = store.accepts(node, now)?;
     if statements.is_empty() {
         return Ok(Vec::new());
@@ -89,9 +122,9 @@ pub fn accepted(store: &Store, node: &str, now: u64) -> Result<Vec<Accepted>, Ag
         .collect())
 }
 
-/// What judging all kept evidence of the node's last boot again gave.
+/// What a re-appraisal of all kept evidence of the node's last boot gave.
 #[derive(Default)]
-pub struct Again {
+pub struct Reappraisal {
     /// The verdicts that are to be kept.
     pub rejudged: Vec<Rejudged>,
     /// Before and after, in the same order.
@@ -103,8 +136,8 @@ pub struct Again {
     pub without_evidence: usize,
 }
 
-impl Again {
-    /// [`Again::state`], to be kept.
+impl Reappraisal {
+    /// [`Reappraisal::state`], to be kept.
     pub fn state(&self) -> Option<(&[u8], &str)> {
         self.state
             .as_ref()
@@ -112,21 +145,21 @@ impl Again {
     }
 }
 
-/// Judges all evidence again that is kept of the boot which the node's last verdict is about.
+/// Re-appraises all evidence that is kept of the boot which the node's last verdict is about.
 ///
 /// # Errors
-/// [`AgainError`].
+/// [`ReappraisalError`].
 pub fn since_boot(
     store: &Store,
     node: &Node,
     policy: &Policy,
     accepted: &[Accepted],
     now: u64,
-) -> Result<Again, AgainError> {
-    let mut again = Again::default();
+) -> Result<Reappraisal, ReappraisalError> {
+    let mut again = Reappraisal::default();
     let past = store.past(&node.name)?;
     let parse = |past: &Past| {
-        serde_json::from_str::<Verdict>(&past.verdict).map_err(|e| AgainError::Evidence {
+        serde_json::from_str::<Verdict>(&past.verdict).map_err(|e| ReappraisalError::Evidence {
             id: past.id,
             why: format!("its verdict cannot be read: {e}"),
         })
@@ -152,14 +185,16 @@ pub fn since_boot(
             accepted,
             now,
         )?;
-        let json = |e: serde_json::Error| AgainError::Unusable(format!("the verdict as JSON: {e}"));
         if let Some(state) = &new.state {
-            again.state = Some((serde_json::to_vec(state).map_err(json)?, past.evidence.clone()));
+            again.state = Some((
+                serde_json::to_vec(state).map_err(Unappraisable::Verdict)?,
+                past.evidence.clone(),
+            ));
         }
         again.rejudged.push(Rejudged {
             id: past.id,
             trusted: new.trusted,
-            verdict: serde_json::to_string(&new).map_err(json)?,
+            verdict: serde_json::to_string(&new).map_err(Unappraisable::Verdict)?,
         });
         again.changes.push((old, new));
     }

@@ -3,12 +3,13 @@
 //! Promise: two services never work on one directory. Not here: how a directory is made (see `setup`), and
 //! which requests there are (see `api`).
 
+use crate::api::Settings;
 use crate::api::readers::{Readers, ReadersError};
 use crate::listener::{self, TlsError};
 use crate::setup::{self, SetupError};
 use crate::store::{Limits, Store, StoreError};
 use crate::webhook::{Webhook, WebhookError};
-use crate::{api, audit, ingest, nonce, store};
+use crate::{api, audit, clock, ingest, nonce, store};
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -22,15 +23,15 @@ use tokio::signal::unix::{SignalKind, signal};
 const SHORTEST_TOKEN: usize = 16;
 
 /// How a service runs.
-pub struct Options {
+pub struct ServiceOptions {
     /// The directory, as [`setup::init`] makes it.
     pub dir: PathBuf,
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
     /// Shown by a reader of everything.
     pub read_token: Option<String>,
-    /// Readers on this machine need a token, too: without one here and without [`Options::readers`] it is
-    /// made.
+    /// Readers on this machine need a token, too: without one here and without [`ServiceOptions::readers`] it
+    /// is made.
     pub read_token_always: bool,
     /// File of further readers.
     pub readers: Option<PathBuf>,
@@ -38,20 +39,12 @@ pub struct Options {
     pub client_ca: Option<PathBuf>,
     /// Seconds that a nonce can be answered.
     pub nonce_lifetime: u64,
-    /// Bytes of the longest evidence.
-    pub max_evidence: usize,
-    /// How long evidence may take to arrive.
-    pub upload: Duration,
+    /// How requests are answered.
+    pub settings: Settings,
     /// What is kept.
     pub keep: Limits,
     /// Bytes for what is known of nodes between rounds.
     pub follow_memory: usize,
-    /// Age in seconds from which a verdict is stale.
-    pub stale_after: u64,
-    /// Seconds that an attestation result counts.
-    pub ear_lifetime: u64,
-    /// URLs of who receives each change of a verdict.
-    pub webhooks: Vec<String>,
     /// File with the CAs (PEM) of webhooks.
     pub webhook_ca: PathBuf,
     /// Events that may wait for a webhook.
@@ -125,7 +118,7 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
 /// # Errors
 /// [`RunError`], and what `listening` gives.
 pub fn serve<E: From<RunError>>(
-    options: &Options,
+    options: &ServiceOptions,
     listening: impl FnOnce(SocketAddr) -> Result<(), E>,
 ) -> Result<(), E> {
     let prepared = Prepared::new(options)?;
@@ -150,17 +143,17 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(options: &Options) -> Result<Prepared, RunError> {
+    fn new(options: &ServiceOptions) -> Result<Prepared, RunError> {
         let dir = &options.dir;
         let readers = readers(options)?;
         let store = Arc::new(Store::open(dir)?);
         let lock = lock(dir)?;
-        store.set_stale_after(options.stale_after)?;
+        store.set_stale_after(options.settings.stale_after)?;
         let swept = store.sweep()?;
         if swept > 0 {
             tracing::info!(files = swept, "removed what an interruption left");
         }
-        store.prune(&options.keep, api::now(), None)?;
+        store.prune(&options.keep, clock::now(), None)?;
         store.sweep_policies(SystemTime::now())?;
         if setup::renew(&store, OffsetDateTime::now_utc())? {
             tracing::info!("the server's certificate was made anew");
@@ -168,16 +161,11 @@ impl Prepared {
         let (certificate, key) = (dir.join(setup::SERVER), dir.join(setup::SERVER_KEY));
         let (tls, shown) = listener::config(&certificate, &key, options.client_ca.as_deref())?;
         let nonces = nonce::Nonces::new(setup::nonce_key(dir)?, options.nonce_lifetime);
-        let settings = api::Settings {
+        let access = api::Access {
             readers,
-            max_evidence: options.max_evidence,
-            upload: options.upload,
-            stale_after: options.stale_after,
-            ear_lifetime: options.ear_lifetime,
             certificates: options.client_ca.is_some(),
-            webhooks: options.webhooks.clone(),
         };
-        let webhooks = options.webhooks.iter().map(|url| {
+        let webhooks = options.settings.webhooks.iter().map(|url| {
             let (key, store) = (setup::verdict_key(dir)?, Arc::clone(&store));
             Ok(Webhook::new(
                 url,
@@ -194,7 +182,8 @@ impl Prepared {
             nonces,
             Arc::new(judge),
             setup::verdict_key(dir)?,
-            settings,
+            options.settings.clone(),
+            access,
         ));
         Ok(Prepared {
             store,
@@ -208,7 +197,7 @@ impl Prepared {
 
     async fn run<E: From<RunError>>(
         self,
-        options: &Options,
+        options: &ServiceOptions,
         listening: impl FnOnce(SocketAddr) -> Result<(), E>,
     ) -> Result<(), E> {
         let limit = listener::connections().map_err(system("open files"))?;
@@ -230,7 +219,7 @@ impl Prepared {
 }
 
 /// Who may read, with the token that is made where one is needed and none is given.
-fn readers(options: &Options) -> Result<Readers, RunError> {
+fn readers(options: &ServiceOptions) -> Result<Readers, RunError> {
     let is_short = |token: &String| token.len() < SHORTEST_TOKEN;
     if options.read_token.as_ref().is_some_and(is_short) {
         return Err(RunError::ShortToken);

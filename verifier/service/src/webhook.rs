@@ -146,7 +146,7 @@ impl Webhook {
                 last: oldest - 1,
             };
             let id = format!("dropped-{}-{}", dropped.first, dropped.last);
-            let time = crate::api::now();
+            let time = crate::clock::now();
             let data = Data::Dropped(dropped);
             return Ok(Some(CloudEvent::new(id, self.source.clone(), time, data)));
         }
@@ -170,7 +170,7 @@ impl Webhook {
 
     async fn post(&mut self, event: &CloudEvent) -> Result<(), DeliveryError> {
         let body = serde_json::to_vec(event).map_err(|e| DeliveryError::Request(e.to_string()))?;
-        let signature = event::sign(&body, crate::api::now(), &self.key)
+        let signature = event::sign(&body, crate::clock::now(), &self.key)
             .map_err(|e| DeliveryError::Request(e.to_string()))?;
         let request = || {
             Request::builder()

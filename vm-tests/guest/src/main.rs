@@ -3,6 +3,7 @@
 //!
 //! Promises: one static file, usable in any root file system and as any container's program. Not here: what
 //! tests expect (`vm-tests`).
+#![deny(unsafe_code)]
 
 mod channel;
 mod cri;
@@ -13,6 +14,7 @@ mod tpm;
 mod workload;
 mod workload_cgroup;
 mod workload_container;
+mod workload_flood;
 mod workload_guard;
 mod workload_kexec;
 mod workload_memory;

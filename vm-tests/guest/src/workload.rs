@@ -6,9 +6,9 @@
 //! here: what is expected.
 
 use crate::{
-    workload_cgroup as cgroup, workload_container as container, workload_guard as guard,
-    workload_kexec as kexec, workload_memory as memory, workload_pod as pod, workload_timed as timed,
-    workload_tpm as tpm,
+    workload_cgroup as cgroup, workload_container as container, workload_flood as flood,
+    workload_guard as guard, workload_kexec as kexec, workload_memory as memory, workload_pod as pod,
+    workload_timed as timed, workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -61,6 +61,19 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::Passed { pins, cgroup, uid } => print(&pod::passed(Path::new(&pins), &cgroup, uid)?),
         Workload::Imitate { other, argv, uid } => print(&pod::imitate(Path::new(&other), &argv, uid)?),
         Workload::Nest { levels, length, argv } => pod::nest(levels, length, &argv),
+        Workload::Flood {
+            library,
+            program,
+            outcome,
+            threads,
+            mappings,
+            denials,
+        } => flood::flood(
+            [&library, &program, &outcome].map(Path::new),
+            threads,
+            mappings,
+            denials,
+        ),
         Workload::Tpm { commands } => print(&tpm::send(&commands)?),
         Workload::LoadKernel { image, command_line } => kexec::load(Path::new(&image), &command_line),
         Workload::MapAgain { file, outcome } => {

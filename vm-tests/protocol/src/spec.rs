@@ -190,6 +190,23 @@ pub enum Workload {
         /// Written anew each time, by renaming.
         outcome: String,
     },
+    /// With threads, at full speed: map a file executable so many times, then, once `program` can be executed
+    /// no more, try it so many times. Each part says how often in a file of its own. Does not end by itself.
+    Flood {
+        /// The file that is mapped.
+        library: String,
+        /// The program; it ends by itself.
+        program: String,
+        /// A directory for the files `mapped` and `denied`, each of which holds a number, and `failed`, with
+        /// the reason, where that went wrong.
+        outcome: String,
+        /// How many.
+        threads: u32,
+        /// Mappings of all threads together.
+        mappings: u32,
+        /// Executions that are tried by all threads together.
+        denials: u32,
+    },
     /// Map a file executable while it is open for writing: IMA logs `open_writers`. Answer: [`BurstRun`].
     OpenWriters {
         /// A directory for the file.

@@ -3,6 +3,7 @@
 //! `bench exec ROUNDS COUNT`, `bench collector WINDOWS RECORDS`, `bench attest COUNT [PODS,PODS… PASSES]`,
 //! `bench template KERNEL ROUNDS COUNT`. Not here: what is measured
 //! (`vm_tests::bench`), what it means (`xtask`).
+#![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::process::ExitCode;

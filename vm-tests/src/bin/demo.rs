@@ -3,13 +3,14 @@
 //! Options are described by `cargo xtask demo --help`. Exit codes: 0 every verdict is what it should be; 1
 //! one is not, or an attack was caught; 2 the demo could not be run; 3 an attack was *not* caught. Not here:
 //! the story (`vm_tests::demo`).
+#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use lexopt::prelude::*;
-use vm_tests::demo::{self, Options, Outcome};
+use vm_tests::demo::{self, DemoOptions, Outcome};
 use vm_tests::demo_break::{self, Break, Caught};
 use vm_tests::pods::Runtime;
 use vm_tests::{Stock, host, kernel, root};
@@ -18,7 +19,7 @@ const FAILED: u8 = 2;
 const NOT_CAUGHT: u8 = 3;
 
 struct Wanted {
-    options: Options,
+    options: DemoOptions,
     attack: Option<Break>,
     json: bool,
     /// Only bring what a guest boots.
@@ -70,7 +71,7 @@ fn wanted() -> Result<Wanted> {
     let name = attack.map_or_else(|| "demo".to_owned(), |attack| format!("demo-{}", attack.name()));
     let out = out.unwrap_or_else(|| host::target_dir().join(name));
     Ok(Wanted {
-        options: Options {
+        options: DemoOptions {
             stock,
             patched,
             runtime,
@@ -86,7 +87,7 @@ fn wanted() -> Result<Wanted> {
     })
 }
 
-fn prepare(options: &Options) -> Result<ExitCode> {
+fn prepare(options: &DemoOptions) -> Result<ExitCode> {
     if options.patched.is_none() {
         kernel::stock(options.stock)?;
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: a shell, or one command, in a guest.
 //!
 //! Options are described by `cargo xtask vm --help`. Not here: everything about guests (`vm_tests::Vm`).
+#![forbid(unsafe_code)]
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //! the host, never in a neighbour, and never for ever.
 
 use cgpath_appraisal::{Rule, Severity, State};
-use cgpath_evidence::{EventKind, GuardAction, PodUid};
+use cgpath_evidence::{EventKind, GuardAction, PartitionKey, PodUid};
 use std::time::{Duration, Instant};
 use vm_protocol::{elf, spec};
 use vm_tests::oci::{self, Image};
@@ -330,6 +330,95 @@ fn a_pod_that_is_not_trusted_can_map_nothing_executable_if_that_is_wanted_on_6_1
     let _collector = start(&vm, &strict[..1]);
     until_mapping(&vm, maps, 0);
     assert!(!executes(&pods, &bad, "/app/hello"));
+    vm.power_off().unwrap();
+}
+
+/// Entries that a pod may have.
+const ENTRIES: usize = 30;
+/// Programs of its image, each accepted. More than twice as many: what is in the list already is not added
+/// again.
+const PROGRAMS: usize = 80;
+
+fn hoard() -> Image {
+    let image = Image::new("localhost/ima-cgpath/hoard:1")
+        .program("/bin/busybox", &oci::busybox().unwrap())
+        .link("/bin/sh", "busybox")
+        .dir("/proc", 0o755)
+        .program("/app/idle", &elf::pause("hoard"))
+        .program("/app/hello", &elf::print("hello\n"));
+    (0..PROGRAMS).fold(image, |image, n| {
+        image.program(&format!("/app/{n}"), &elf::print(&format!("{n}\n")))
+    })
+}
+
+#[test]
+fn a_pod_with_as_many_entries_as_it_may_have_can_execute_nothing_until_it_is_made_anew_on_6_12() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan(Stock::V6_12);
+    plan.images = vec![hoard()];
+    for pod in &mut plan.pods {
+        pod.images = vec![hoard().name().to_owned()];
+    }
+    let Node { site, vm, .. } = Node::boot(plan, dir.path()).unwrap();
+    site.enrol(&vm).unwrap();
+    let most = format!("budget.entries={ENTRIES}");
+    let collector = start(&vm, &["enforce.mode=untrusted-pods", &most]);
+    site.fresh(&vm).unwrap();
+    let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
+    let run = |name: &str, uid: &str| {
+        let mut pod = spec::Pod::burstable(name, uid);
+        pod.containers = vec![pods::container("main", &hoard(), &["/app/idle"])];
+        pods.run(&pod).unwrap()
+    };
+    let (bad, good) = (run("bad", BAD), run("good", GOOD));
+    for pod in [&bad, &good] {
+        assert!(executes(&pods, pod, "/app/hello"));
+    }
+    // Nothing of it is unknown to the policy: it is refused for what it adds to the list alone.
+    let all = format!("n=0; while [ $n -lt {PROGRAMS} ]; do /app/$n || exit 7; n=$((n+1)); done");
+    let done = pods.exec(&bad, "main", &["/bin/sh", "-c", &all]).unwrap();
+    assert_eq!(done.code, 7, "{done:?}");
+    assert!(done.stderr.contains("Operation not permitted"), "{done:?}");
+    assert!(!executes(&pods, &bad, "/app/hello"));
+    assert!(executes(&pods, &good, "/app/hello"));
+    host_executes(&vm);
+
+    let round = site.fresh(&vm).unwrap();
+    assert!(round.verdict.trusted, "{}", round.verdict);
+    let uid = PodUid::parse(BAD.as_bytes()).unwrap();
+    let told = &round.verdict.pod(uid).unwrap().findings;
+    assert!(
+        told.iter()
+            .any(|f| f.rule == Rule::Guard && f.severity == Severity::Note),
+        "{told:?}"
+    );
+    let evidence = round.evidence().unwrap();
+    let records = evidence.records(PartitionKey::Pod(uid));
+    let added = records
+        .iter()
+        .filter(|r| r.kind == EventKind::Entry && r.ret == 0);
+    assert_eq!(added.count(), ENTRIES);
+    let denied: Vec<_> = records.iter().filter(|r| r.guard.is_some()).collect();
+    assert!(denied.len() >= 2);
+    for record in denied {
+        let action = record.guard.map(|guard| guard.action);
+        assert_eq!(
+            (action, record.ret),
+            (Some(GuardAction::ExecutionDeniedOnEntries), -1)
+        );
+    }
+
+    // The count is the pod's, and ends with it.
+    pods.remove(&bad).unwrap();
+    let anew = run("bad", BAD);
+    assert!(executes(&pods, &anew, "/app/hello"));
+    // Without the limit nobody is refused anything for it.
+    let all = ["/bin/sh", "-c", all.as_str()];
+    assert_eq!(pods.exec(&anew, "main", &all).unwrap().code, 7);
+    stop(&collector);
+    let _collector = start(&vm, &["enforce.mode=untrusted-pods"]);
+    site.fresh(&vm).unwrap();
+    pods.must(&anew, "main", &all).unwrap();
     vm.power_off().unwrap();
 }
 

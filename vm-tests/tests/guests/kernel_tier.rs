@@ -482,7 +482,7 @@ fn the_verifier_judges_by_the_tags_and_says_attested() {
 #[test]
 fn the_demo_tells_the_same_story_with_the_patched_kernel() {
     let dir = tempfile::tempdir().unwrap();
-    let options = demo::Options {
+    let options = demo::DemoOptions {
         stock: Stock::V6_12,
         patched: Some(built().unwrap().1),
         runtime: Runtime::Containerd,

@@ -7,10 +7,11 @@
 
 mod attacks_pod;
 mod attacks_root;
-mod boot;
 mod enforce;
 mod firmware;
+mod flood;
 mod guard;
+mod guest;
 mod handover;
 mod hierarchies;
 mod install;

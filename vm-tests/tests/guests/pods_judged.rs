@@ -2,13 +2,13 @@
 //! own.
 
 use vm_tests::Stock;
-use vm_tests::demo::{self, Options};
+use vm_tests::demo::{self, DemoOptions};
 use vm_tests::pods::Runtime;
 
 fn five_pods(stock: Stock) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("demo");
-    let options = Options {
+    let options = DemoOptions {
         patched: None,
         stock,
         runtime: Runtime::Containerd,

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
 use super::guest::{self, numbers, spread};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::workspace::Workspace;
 
 /// Rounds.
@@ -21,7 +21,7 @@ const CYCLES_OF_PASS: u64 = 20;
 ///
 /// # Errors
 /// When something does not build, or the guest, the collector or the verifier does not work.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     if let Some(pods) = &options.pods {
         return over_pods(workspace, options, pods);
     }
@@ -82,7 +82,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
 }
 
 /// The same for each number of pods, with as many records and entries whatever it is.
-fn over_pods(workspace: &Workspace, options: &Options, pods: &str) -> Result<Report> {
+fn over_pods(workspace: &Workspace, options: &BenchOptions, pods: &str) -> Result<Report> {
     let cycles = options.entries.unwrap_or(CYCLES_OF_PASS);
     let arguments = ["attest", &cycles.to_string(), pods, &options.rounds().to_string()];
     let found = guest::run(workspace, &arguments.map(str::to_owned))?;

@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use super::guest::{self, numbers, spread};
-use super::{Figure, Options, Report};
+use super::{BenchOptions, Figure, Report};
 use crate::workspace::Workspace;
 
 /// Records before memory is looked at.
@@ -16,7 +16,7 @@ const RECORDS: u64 = 100_000;
 ///
 /// # Errors
 /// When something does not build, or the guest, the collector or the verifier does not work.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let records = options.entries.unwrap_or(RECORDS);
     let found = guest::run(
         workspace,

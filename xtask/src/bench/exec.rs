@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value as Json;
 
 use super::guest::{self, spread};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::workspace::Workspace;
 
 /// Executions of each kind in each round.
@@ -22,7 +22,7 @@ const COUNTS: &str = "vm-tests/tests/verified-instructions.txt";
 ///
 /// # Errors
 /// When something does not build, or the guest or the collector does not work.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let count = options.entries.unwrap_or(COUNT);
     let found = guest::run(
         workspace,

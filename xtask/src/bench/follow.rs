@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value as Json;
 
 use super::measure::{self, Spread};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::workspace::Workspace;
 use crate::{build, shell};
 
@@ -64,7 +64,7 @@ pub(super) fn figure(name: String, unit: &'static str, values: &[f64]) -> Figure
 }
 
 /// Lengths of the list.
-pub(super) fn lengths(options: &Options) -> Vec<u64> {
+pub(super) fn lengths(options: &BenchOptions) -> Vec<u64> {
     options.entries.map_or(LENGTHS.to_vec(), |entries| vec![entries])
 }
 
@@ -72,7 +72,7 @@ pub(super) fn lengths(options: &Options) -> Vec<u64> {
 ///
 /// # Errors
 /// When something does not build, or the honest node is not trusted.
-pub fn verify(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn verify(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     build(workspace)?;
     let entries = options.entries.unwrap_or(ENTRIES);
     let found = run(workspace, "verify", entries, options.rounds())?;
@@ -115,7 +115,7 @@ pub fn verify(workspace: &Workspace, options: &Options) -> Result<Report> {
 ///
 /// # Errors
 /// When something does not build, or no bundle can be made.
-pub fn tenant(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn tenant(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     build(workspace)?;
     let mut figures = Vec::new();
     for entries in lengths(options) {

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::measure::{self, Contender, Spread, Taken};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::workspace::{Workspace, find_program};
 use crate::{build, shell};
 
@@ -27,7 +27,7 @@ const KINDS: [(&str, &str); 3] = [("gzip", "gzip -dc"), ("zstd", "zstd -dc"), ("
 ///
 /// # Errors
 /// When something does not build, or the image gives other values than before.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let mut cargo = build::cargo(workspace);
     cargo.args([
         "build",

@@ -31,7 +31,7 @@ use measure::Spread;
 struct Benchmark {
     name: &'static str,
     purpose: Purpose,
-    run: fn(&Workspace, &Options) -> Result<Report>,
+    run: fn(&Workspace, &BenchOptions) -> Result<Report>,
 }
 
 /// All there are, in the order in which they run.
@@ -89,10 +89,10 @@ const BENCHMARKS: &[Benchmark] = &[
 ];
 
 /// What a person asked for.
-struct Options {
+struct BenchOptions {
     consent: Consent,
     /// Counted rounds; one more comes before them and is not counted. `None`: each benchmark's own, see
-    /// [`Options::rounds`].
+    /// [`BenchOptions::rounds`].
     rounds: Option<usize>,
     /// Size of what is processed; `None`: each benchmark's own.
     entries: Option<u64>,
@@ -100,7 +100,7 @@ struct Options {
     pods: Option<String>,
 }
 
-impl Options {
+impl BenchOptions {
     /// Rounds of those that have no number of their own.
     fn rounds(&self) -> usize {
         self.rounds.unwrap_or(5)
@@ -138,7 +138,7 @@ struct Ratio {
 /// # Errors
 /// When something is missing, does not build, or gives wrong results; never for being slow.
 pub fn bench(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
-    let mut options = Options {
+    let mut options = BenchOptions {
         consent: Consent::default(),
         rounds: None,
         entries: None,

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::measure::{self, Contender, Spread, Taken};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::python::{self, KEYLIME_VERSION};
 use crate::workspace::{Workspace, find_program};
 use crate::{build, shell};
@@ -41,7 +41,7 @@ sys.exit('not replayed' if failure or value != sys.argv[2] else 0)
 ///
 /// # Errors
 /// When something does not build, fails, or replays to another value.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let mut cargo = build::cargo(workspace);
     cargo.args([
         "build",

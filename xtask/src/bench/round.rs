@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::follow::{self, figure, lengths, numbers as numbers_of};
 use super::measure::{self, Spread};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::shell;
 use crate::workspace::Workspace;
 
@@ -70,7 +70,7 @@ fn collector(workspace: &Workspace, entries: u64, rounds: usize, pods: u64) -> R
 ///
 /// # Errors
 /// When something does not build, or a round of the honest node is not followed.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     if let Some(pods) = &options.pods {
         return over_pods(workspace, options, pods);
     }
@@ -114,7 +114,7 @@ fn what_is_in() -> [&'static str; 4] {
 }
 
 /// What a round costs the collector, in turn for each number of pods, behind a list of one length.
-fn over_pods(workspace: &Workspace, options: &Options, pods: &str) -> Result<Report> {
+fn over_pods(workspace: &Workspace, options: &BenchOptions, pods: &str) -> Result<Report> {
     let numbers = pods
         .split(',')
         .map(|n| n.parse().ok().filter(|n| (1..=MAX_PODS).contains(n)))

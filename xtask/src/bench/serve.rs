@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value as Json;
 
 use super::measure::{self, Spread};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::workspace::Workspace;
 use crate::{build, shell};
 
@@ -27,7 +27,7 @@ const NEW: u64 = 20;
 ///
 /// # Errors
 /// When something does not build, or a round of an honest node is refused or not trusted.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let mut cargo = build::cargo(workspace);
     cargo.args([
         "build",

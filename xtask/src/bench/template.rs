@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value as Json;
 
 use super::guest::{self, spread};
-use super::{Figure, Options, Ratio, Report};
+use super::{BenchOptions, Figure, Ratio, Report};
 use crate::kernel;
 use crate::workspace::Workspace;
 
@@ -20,7 +20,7 @@ const TEMPLATES: [&str; 2] = ["ima-ng", "ima-cgpath"];
 ///
 /// # Errors
 /// When something does not build, or the guest does not work.
-pub fn run(workspace: &Workspace, options: &Options) -> Result<Report> {
+pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let count = options.entries.unwrap_or(COUNT);
     let Ok(built) = kernel::for_guests(workspace, kernel::USUAL_BASE, options.consent)? else {
         bail!("the kernel with the series cannot be built: what that needs is missing");

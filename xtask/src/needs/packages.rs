@@ -146,6 +146,12 @@ pub const PACKAGES: &[Package] = &[
         &[Purpose::Test],
     ),
     Package(
+        "containerd",
+        "containerd",
+        "unpacks images, to compare reference values with what it shows",
+        &[Purpose::Test],
+    ),
+    Package(
         "chromium",
         "chromium",
         "the browser in which the verifier's pages are tried",

@@ -12,6 +12,10 @@ use crate::build::{self, Toolchain, Unavailable};
 use crate::shell;
 use crate::workspace::{Workspace, find_program, is_root, megabytes};
 
+/// Programs that others package as well, in packages that Debian's would replace: containerd is in Docker's
+/// `containerd.io`, which stays.
+const BY_OTHERS: &[&str] = &["containerd"];
+
 /// Looks for everything that `purpose` needs.
 pub fn survey(workspace: &Workspace, purpose: Purpose) -> Vec<Need> {
     let mut needs = Vec::new();
@@ -74,17 +78,7 @@ fn package_needs(packages: &[(String, String)]) -> Vec<Need> {
         .iter()
         .map(|(name, reason)| {
             let fact = facts.get(name.as_str());
-            let state = match (installed.get(name.as_str()), fact) {
-                (Some(version), _) if build::outdated(name, version) => {
-                    State::Missing(format!("apt package, {version} is too old"))
-                }
-                (Some(version), _) => State::Present(version.clone()),
-                (None, Some((_, unpacked))) => {
-                    State::Missing(format!("apt package, {} unpacked", megabytes(*unpacked)))
-                }
-                (None, None) if is_debian() => State::Unlisted("not in the package lists".to_owned()),
-                (None, None) => elsewhere(name),
-            };
+            let state = package_state(name, installed.get(name.as_str()), fact, find_program);
             Need {
                 name: name.clone(),
                 reason: reason.clone(),
@@ -94,6 +88,29 @@ fn package_needs(packages: &[(String, String)]) -> Vec<Need> {
             }
         })
         .collect()
+}
+
+/// From the version that is installed, from what the package lists know, and from where programs are found.
+fn package_state(
+    name: &str,
+    installed: Option<&String>,
+    fact: Option<&(u64, u64)>,
+    find: impl Fn(&str) -> Option<PathBuf>,
+) -> State {
+    match (installed, fact) {
+        (Some(version), _) if build::outdated(name, version) => {
+            State::Missing(format!("apt package, {version} is too old"))
+        }
+        (Some(version), _) => State::Present(version.clone()),
+        (None, _) if BY_OTHERS.contains(&name) && find(name).is_some() => {
+            State::Present(format!("{name} of another package"))
+        }
+        (None, Some((_, unpacked))) => {
+            State::Missing(format!("apt package, {} unpacked", megabytes(*unpacked)))
+        }
+        (None, None) if is_debian() => State::Unlisted("not in the package lists".to_owned()),
+        (None, None) => elsewhere(name),
+    }
 }
 
 /// The state of a package where there is no dpkg to ask.
@@ -363,5 +380,22 @@ fn disk_need(workspace: &Workspace) -> Need {
         state,
         size: 0,
         how: How::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_of_another_package_is_enough_where_debians_would_replace_that_package() {
+        let fact = Some(&(1_000_000, 2_000_000));
+        let found = |_: &str| Some(PathBuf::from("/usr/bin/it"));
+        let state =
+            |name: &str, find: &dyn Fn(&str) -> Option<PathBuf>| package_state(name, None, fact, find);
+        assert!(matches!(state("containerd", &found), State::Present(_)));
+        assert!(matches!(state("containerd", &|_| None), State::Missing(_)));
+        // Debian's own package of the others is known to be what is needed.
+        assert!(matches!(state("swtpm", &found), State::Missing(_)));
     }
 }

@@ -132,11 +132,11 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert_eq!(size_of::<FileHead>(), 24 + 544 + 2 * 8 + 2 * 4 + 64);
     assert_eq!(size_of::<CgroupRecord>(), 24 + 2 * 8 + 2 * 4 + MAX_NAME);
     assert_eq!(size_of::<GuardHead>(), 24 + 544 + 2 * 4 + 3 * 8 + 2 * 4);
-    assert_eq!(size_of::<Settings>(), 9 * 8 + 6 * 4);
+    assert_eq!(size_of::<Settings>(), 10 * 8 + 6 * 4);
     assert_eq!(size_of::<Loss>(), 8);
     assert_eq!(size_of::<Counters>(), 9 * 8);
     assert_eq!(size_of::<PodLossRecord>(), 24 + 7 * 8);
-    assert_eq!(size_of::<Budget>(), 9 * 8);
+    assert_eq!(size_of::<Budget>(), 10 * 8);
     // What a unit of a pod's budget pays for, with the ring's own header of each record.
     assert!(size_of::<FileHead>() + SMALL_PATH + 8 <= BUDGET_UNIT as usize);
     assert!(size_of::<EntryHead>() + SMALL_PATH + 8 <= 2 * BUDGET_UNIT as usize);

@@ -249,8 +249,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::RootCertStore;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    use cgpath_testkit::Authority;
     use std::path::PathBuf;
 
     #[test]
@@ -289,96 +288,41 @@ mod tests {
         assert!(matches!(Client::new(&config, "n"), Err(NetError::Url { .. })));
     }
 
-    /// A CA, and certificates by it.
-    struct Authority {
-        params: rcgen::CertificateParams,
-        key: rcgen::KeyPair,
-        dir: tempfile::TempDir,
-    }
-
-    impl Authority {
-        fn new() -> Authority {
-            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-            let key = rcgen::KeyPair::generate().unwrap();
-            let dir = tempfile::tempdir().unwrap();
-            let pem = params.self_signed(&key).unwrap().pem();
-            std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
-            Authority { params, key, dir }
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.dir.path().join(name)
-        }
-
-        fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
-            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-            let key = rcgen::KeyPair::generate().unwrap();
-            let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
-            let (pem, private) = (
-                self.path(&format!("{name}.pem")),
-                self.path(&format!("{name}.key")),
-            );
-            std::fs::write(&pem, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-            std::fs::write(&private, key.serialize_pem()).unwrap();
-            (pem, private)
-        }
-
-        /// Takes one request of a client that has a certificate of ours; gives the address.
-        async fn serve(&self) -> std::net::SocketAddr {
-            use tokio::io::{AsyncReadExt, AsyncWriteExt};
-            let (pem, key) = self.issue("localhost");
-            let mut roots = RootCertStore::empty();
-            roots
-                .add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap())
-                .unwrap();
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-                Arc::new(roots),
-                Arc::clone(&provider),
-            );
-            let tls = rustls::ServerConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_client_cert_verifier(verifier.build().unwrap())
-                .with_single_cert(
-                    vec![CertificateDer::from_pem_file(pem).unwrap()],
-                    PrivateKeyDer::from_pem_file(key).unwrap(),
-                )
-                .unwrap();
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            tokio::spawn(async move {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-                let Ok(mut stream) = acceptor.accept(tcp).await else {
-                    return;
-                };
-                let mut request = [0; 4096];
-                let _ = stream.read(&mut request).await.unwrap();
-                let body = format!("{{\"nonce\":\"{}\"}}", "07".repeat(32));
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-                stream.write_all(answer.as_bytes()).await.unwrap();
-                let _ = stream.shutdown().await;
-            });
-            address
-        }
+    /// Takes one request of a client that has a certificate of `authority`; gives the address.
+    async fn serve(authority: &Authority) -> std::net::SocketAddr {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let tls = authority.issue("localhost").server(Some(authority));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = tokio_rustls::TlsAcceptor::from(tls).accept(tcp).await else {
+                return;
+            };
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            let body = format!("{{\"nonce\":\"{}\"}}", "07".repeat(32));
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.shutdown().await;
+        });
+        address
     }
 
     #[tokio::test]
     async fn a_verifier_that_wants_a_certificate_gets_the_configured_one() {
         let authority = Authority::new();
-        let (pem, key) = authority.issue("worker-1");
+        let own = authority.issue("worker-1");
         for shown in [true, false] {
-            let address = authority.serve().await;
+            let address = serve(&authority).await;
             let mut config = Verifier {
                 url: format!("https://localhost:{}", address.port()),
-                ca: authority.path("ca.pem"),
+                ca: authority.ca(),
                 ..Verifier::default()
             };
             if shown {
-                config.client_certificate.clone_from(&pem);
-                config.client_key.clone_from(&key);
+                config.client_certificate.clone_from(&own.certificate);
+                config.client_key.clone_from(&own.key);
             }
             let nonce = Client::new(&config, "worker-1").unwrap().nonce().await;
             if shown {
@@ -398,18 +342,18 @@ mod tests {
     #[test]
     fn a_certificate_without_its_key_or_with_anothers_is_named() {
         let authority = Authority::new();
-        let (pem, _) = authority.issue("worker-1");
-        let (_, other) = authority.issue("worker-2");
+        let pem = authority.issue("worker-1").certificate;
+        let other = authority.issue("worker-2").key;
         for (certificate, key) in [
             (pem.clone(), PathBuf::new()),
             (PathBuf::new(), other.clone()),
             (pem.clone(), other.clone()),
-            (authority.path("absent"), other.clone()),
+            (authority.dir().join("absent"), other.clone()),
             (other, pem),
         ] {
             let config = Verifier {
                 url: "https://localhost".into(),
-                ca: authority.path("ca.pem"),
+                ca: authority.ca(),
                 client_certificate: certificate,
                 client_key: key,
                 ..Verifier::default()

@@ -7,10 +7,11 @@
 
 mod follower;
 
+pub use crate::inputs::decoded::is_whole;
 pub use follower::Follower;
 
 use crate::inputs::context::NodeState;
-use cgpath_evidence::{Cursor, Entry, Evidence, EvidenceDelta, merkle::Hash};
+use cgpath_evidence::{Cursor, Evidence, EvidenceDelta, merkle::Hash};
 
 /// Why a delta does not follow what is kept. In each case the whole evidence is needed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,9 +113,6 @@ pub fn follows(delta: &EvidenceDelta, kept: Option<&Cursor>, resets: (u32, u32))
     }
 }
 
-/// The name of a boot's first entry. Source: security/integrity/ima/ima_init.c.
-pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
-
 /// Puts the beginning of a list back that was cut: a kernel with `CONFIG_IMA_STAGING` lets its first entries
 /// be taken away. Gives their number; `None` where the list begins as it should, or `kept` does not have what
 /// is missing.
@@ -143,14 +141,4 @@ pub fn uncut(evidence: &mut Evidence, kept: &Evidence) -> Option<usize> {
     list.append(&mut evidence.list);
     evidence.list = list;
     Some(at)
-}
-
-/// Whether the list begins as a boot's list does, as far as that can be read.
-pub fn is_whole(list: &[Entry]) -> bool {
-    match list.first() {
-        Some(Entry::Full(record)) => cgpath_evidence::list::ListEntry::from_canonical(0, record.as_slice())
-            .is_ok_and(|entry| entry.file_name() == Some(BOOT_AGGREGATE)),
-        Some(Entry::Opaque { .. }) => true,
-        None => false,
-    }
 }

@@ -18,6 +18,26 @@ pub enum PinnedKey {
     DangerousTofu,
 }
 
+/// Why bytes are no attestation key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Neither TPMT_PUBLIC nor TPM2B_PUBLIC.
+    #[error("not a TPMT_PUBLIC, a TPM2B_PUBLIC or a public key in PEM: {0}")]
+    Public(#[from] cgpath_evidence::Error),
+    /// In PEM, and not a public key of a kind that `cgpathd` makes.
+    #[error(
+        "not an attestation key in PEM: {0}; a SubjectPublicKeyInfo (BEGIN PUBLIC KEY) of NIST P-256 or RSA-2048 is taken"
+    )]
+    Pem(String),
+    /// Not a Name: the algorithm's number and a digest of its length.
+    #[error("not a key's fingerprint: it is the Name, 68 hex digits that begin with 000b")]
+    Name,
+    /// A name algorithm other than SHA-256.
+    #[error("the key's name algorithm is {0:#06x}, only SHA-256 (0x000b) is known here")]
+    NameAlgorithm(u16),
+}
+
 /// The nonce of this request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpectedNonce {

@@ -20,6 +20,10 @@ use std::{borrow::Cow, ops::Range};
 /// Entries whose digests are computed side by side, by one thread.
 const BATCH: usize = 512;
 
+/// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source:
+/// security/integrity/ima/ima_init.c.
+pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
+
 /// One entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Line<'a> {
@@ -281,4 +285,14 @@ impl<'a> Line<'a> {
 pub(crate) fn padded_sha1(digest: &Digest) -> Option<&[u8]> {
     let (sha1, rest) = digest.bytes().split_at_checked(Bank::Sha1.len())?;
     (digest.bank() != Bank::Sha1 && rest.iter().all(|b| *b == 0)).then_some(sha1)
+}
+
+/// Whether the list begins as a boot's list does, as far as that can be read.
+pub fn is_whole(list: &[Entry]) -> bool {
+    match list.first() {
+        Some(Entry::Full(record)) => ListEntry::from_canonical(0, record.as_slice())
+            .is_ok_and(|entry| entry.file_name() == Some(BOOT_AGGREGATE)),
+        Some(Entry::Opaque { .. }) => true,
+        None => false,
+    }
 }

@@ -5,7 +5,7 @@
 //! attributes and the scheme that `cgpathd` gives its own, so that any other key with these numbers is not
 //! the pinned one. Not here: how a quote is checked (see `v01_quote`).
 
-use crate::rules::v01_quote::KeyError;
+use crate::inputs::context::KeyError;
 use cgpath_evidence::tpm::{Attributes, ECC_NIST_P256, KeyKind, Public, Scheme, alg};
 use cgpath_evidence::{Bank, text::quoted};
 use p256::elliptic_curve::sec1::ToEncodedPoint as _;

@@ -120,7 +120,7 @@ fn of_verdict(finding: &Finding, verdict: &Verdict) -> Step {
         state,
     ];
     if let Some(again) = verdict.rejudged {
-        lines.push(format!("judged again at {} UTC", utc(again)));
+        lines.push(format!("re-appraised at {} UTC", utc(again)));
     }
     Step {
         what: "verdict",

@@ -26,7 +26,6 @@
 //! `accepted`, `fail`; `subject`:
 //! `node`, `host`, `boot`, `unattributed` or a pod's UID; `provenance`: `attested`, `observed`, `enriched`.
 
-use crate::accept::AcceptedNote;
 use crate::inputs::context::NodeState;
 use crate::results::finding::{Finding, Severity};
 use crate::text::{escape, utc};
@@ -36,6 +35,25 @@ use std::collections::BTreeSet;
 
 /// The JSON shape's version.
 pub const VERDICT_VERSION: u32 = 1;
+
+/// An accepted finding as verdicts repeat it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedNote {
+    /// SHA-256 of the statement.
+    pub statement: Digest,
+    /// [`id`](crate::accept::id) of the finding.
+    pub finding: String,
+    /// Rule, subject and text.
+    pub about: String,
+    /// Why it is accepted.
+    pub reason: String,
+    /// When that was signed, in unix seconds.
+    pub since: u64,
+    /// From when on it does not hold any more, in unix seconds.
+    pub until: u64,
+    /// Whether the finding is in this verdict.
+    pub in_use: bool,
+}
 
 /// What an appraisal concluded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -487,7 +505,7 @@ impl core::fmt::Display for Verdict {
             )?;
         }
         if let Some(again) = self.rejudged {
-            writeln!(f, "judged again at {} UTC", utc(again))?;
+            writeln!(f, "re-appraised at {} UTC", utc(again))?;
         }
         for relaxation in &self.relaxations {
             writeln!(f, "RELAXED: {}", escape(relaxation.as_bytes()))?;

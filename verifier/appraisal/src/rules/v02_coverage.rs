@@ -297,7 +297,7 @@ pub(crate) fn why_none(list: &[Entry], view: &View, quoted: &Quoted) -> Finding 
                 .at_index(index)
                 .at_path(lines.get(index).and_then(|line| line.path).unwrap_or_default())
         }
-        None if !crate::follow::is_whole(list) => fail(
+        None if !decoded::is_whole(list) => fail(
             "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets entries be taken away), and what is missing is not kept here",
         ),
         None => fail(

@@ -4,12 +4,11 @@
 //! each record that joined it; an entry that nobody could be found for is judged as the host's. Not here:
 //! whether the records and the list are to be believed at all (the rules V1 to V7).
 
-use crate::inputs::decoded::Line;
+use crate::inputs::decoded::{BOOT_AGGREGATE, Line};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::v05_join::{BATCH, Owned};
-use crate::rules::v10_boot::BOOT_AGGREGATE;
 use crate::rules::v11_foundations::Foundations;
 use crate::rules::v12_violations::{Files, Violation};
 use crate::rules::{Rule, v06_losses, v09_opaque};

@@ -5,7 +5,7 @@
 //! digests, and the data of events whose digest is that of their data. Not here: how the log is read (see
 //! `cgpath_evidence::boot`), which events are accepted (see `v10_measured`).
 
-use crate::inputs::decoded::Line;
+use crate::inputs::decoded::{BOOT_AGGREGATE, Line};
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::BootJudgement;
@@ -19,10 +19,6 @@ use cgpath_evidence::{
 };
 use cgpath_policy::{BootPolicy, FirmwareDeviation, Policy};
 use std::collections::BTreeSet;
-
-/// The name of IMA's first entry of a boot, whose digest covers PCR 0-9. Source:
-/// security/integrity/ima/ima_init.c.
-pub(crate) const BOOT_AGGREGATE: &[u8] = b"boot_aggregate";
 
 pub(super) fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::Boot, Subject::Node, text)

@@ -191,6 +191,12 @@ fn what(action: GuardAction) -> &'static str {
             "an executable mapping was denied, since the verifier did not trust the pod"
         }
         GuardAction::ExecutionDeniedOnLoss => "an execution was denied, since records had been lost",
+        GuardAction::ExecutionDeniedOnEntries => {
+            "an execution was denied, since the pod has as many entries of IMA's list as its node allows"
+        }
+        GuardAction::MappingDeniedOnEntries => {
+            "an executable mapping was denied, since the pod has as many entries of IMA's list as its node allows"
+        }
     }
 }
 

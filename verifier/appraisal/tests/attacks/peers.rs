@@ -131,7 +131,7 @@ fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
 fn cve_2022_0317_register_values_beside_a_quote_that_does_not_cover_them_count_for_nothing() {
     let reference = {
         let mut good = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
-        cgpath_refvals::boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap())
+        cgpath_refvals::learned_boot::from_boot(good.attest(NONCE).boot.as_ref().unwrap())
             .unwrap()
             .yaml()
     };

@@ -10,7 +10,7 @@ use cgpath_evidence::{
     Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, PartitionKey,
     PodInfo, PodLoss, Tier, cgroup::partition_of, checkpoint,
 };
-use cgpath_refvals::boot::from_boot;
+use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{Actor, COLLECTOR, IMA_POLICY, KeyKind, Measurement, Node, SHIM, pod, sha256};
 use p256::ecdsa::SigningKey;
 

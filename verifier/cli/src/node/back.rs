@@ -7,6 +7,7 @@
 
 use super::StoreArgs;
 use crate::input;
+use crate::kept;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
 use cgpath_appraisal::accept::{self, Accepted};
@@ -16,7 +17,7 @@ use cgpath_appraisal::{Finding, State, Verdict};
 use cgpath_evidence::Bank;
 use cgpath_service::changes;
 use cgpath_service::policy_files;
-use cgpath_service::reappraisal::{self, Again};
+use cgpath_service::reappraisal::{self, Reappraisal};
 use cgpath_service::setup;
 use cgpath_service::store::{Change, Forgotten, Node, Store, StoreError};
 use clap::Args;
@@ -30,7 +31,7 @@ const TRIES: u32 = 5;
 pub struct SetPolicy {
     /// The node
     name: String,
-    /// Its new policy; without it, its policy as it was enrolled, and only the evidence is judged again
+    /// Its new policy; without it the enrolled one stays, and the evidence is re-appraised
     policy: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
@@ -172,7 +173,7 @@ pub fn enrol(
     node: &Node,
     new: &cgpath_policy::Policy,
     reason: &str,
-) -> Result<Again, Failure> {
+) -> Result<Reappraisal, Failure> {
     tried(|now| {
         let accepted = reappraisal::accepted(store, &node.name, now)?;
         let decided = Decided {
@@ -213,7 +214,7 @@ struct Decided<'a> {
 impl Decided<'_> {
     /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed
     /// meanwhile.
-    fn apply(&self, store: &Store) -> Result<Option<Again>, Failure> {
+    fn apply(&self, store: &Store) -> Result<Option<Reappraisal>, Failure> {
         let again = reappraisal::since_boot(store, self.node, self.policy, self.accepted, self.now)?;
         let kept = store.change(
             &self.node.name,
@@ -306,7 +307,7 @@ struct Changed<'a> {
 /// What judging again changed of the last verdict.
 pub fn report(
     node: &str,
-    again: &Again,
+    again: &Reappraisal,
     statement: Option<String>,
     out: &mut Output,
 ) -> Result<Status, Failure> {
@@ -341,7 +342,7 @@ pub fn report(
         return Ok(status);
     }
     out.line(format_args!(
-        "  judged again: {} verdicts since the node's boot",
+        "  re-appraised: {} verdicts since the node's boot",
         changed.rejudged
     ))?;
     if changed.without_evidence > 0 {
@@ -489,7 +490,7 @@ impl Accept {
             let round = store.round(&self.name)?;
             let last = store
                 .last_verdict(&self.name)?
-                .ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", self.name)))?;
+                .ok_or_else(|| kept::silent(&self.name))?;
             let verdict: Verdict = serde_json::from_str(last.verdict.get())
                 .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
             let finding = find(&verdict, &self.finding)?;

@@ -2,9 +2,18 @@
 
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::Digest;
+use cgpath_policy::Policy;
 use cgpath_service::policy_files::load;
 use serde::Serialize;
 use std::path::Path;
+
+/// What is wrong with a policy that says nothing of the boot.
+pub(super) const WITHOUT_BOOT: &str = "neither boot nor dangerous-boot-not-judged stands here, so that every verdict fails V10: `cgpath policy from-boot` makes one";
+
+/// Whether a policy says nothing of the boot. It can be used, and trusts no node.
+pub(super) fn is_without_boot(policy: &Policy) -> bool {
+    policy.file.boot.is_none() && !policy.file.dangerous_boot_not_judged
+}
 
 pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
     #[derive(Serialize)]
@@ -26,6 +35,8 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         pods: Vec<Pod<'a>>,
         dangerous: Vec<&'static str>,
         relaxed: Vec<String>,
+        #[serde(skip_serializing_if = "core::ops::Not::not")]
+        without_boot: bool,
     }
     let paths = |allowed: &cgpath_policy::Allowed| allowed.references().map(|r| r.files.len()).sum();
     let policy = load(path)?;
@@ -48,6 +59,7 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
             .collect(),
         dangerous: policy.dangerous_keys(),
         relaxed: policy.relaxations(),
+        without_boot: is_without_boot(&policy),
     };
     if out.json() {
         out.object(&checked)?;
@@ -76,6 +88,10 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
             pod.paths,
             learned(&pod.learned)
         ))?;
+    }
+    if checked.without_boot {
+        let text = out.paint(Colour::Yellow, &format!("boot: {WITHOUT_BOOT}"));
+        out.line(text)?;
     }
     for key in &checked.dangerous {
         let text = out.paint(Colour::Red, &format!("{key}: a rule is switched off"));

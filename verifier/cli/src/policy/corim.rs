@@ -5,11 +5,12 @@ use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_policy::corim::{self, MAX_CORIM_LEN, Manifest, Trust};
 use cgpath_policy::{Reference, reference::MAX_REFERENCE_LEN};
-use cgpath_service::policy_files::{load, read_bounded};
+use cgpath_service::files::read_bounded;
+use cgpath_service::policy_files::load;
 use clap::Args;
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey};
 use serde::Serialize;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -47,8 +48,8 @@ pub struct FromCorim {
         conflicts_with = "dangerous_no_signature"
     )]
     key: Option<PathBuf>,
-    /// Takes an unsigned manifest, and a signed one without checking it: whoever can change the file changes
-    /// the policy
+    /// Takes an unsigned manifest, and a signed one without checking it: who can change the file changes the
+    /// policy
     #[arg(long)]
     dangerous_no_signature: bool,
     /// The folder for the reference values and the policy's part; made where it is not there
@@ -90,9 +91,7 @@ fn values(files: &[PathBuf], id: Option<String>) -> Result<Manifest, Failure> {
 
 /// Whether a file begins as JSON does.
 fn is_json(path: &Path) -> Result<bool, Failure> {
-    let begin = File::open(path)
-        .and_then(|file| input::bounded(file, 63))
-        .map_err(|e| Failure::file(path, &e))?;
+    let begin = read_bounded(path, 63).map_err(|e| Failure::file(path, &e))?;
     Ok(begin.trim_ascii_start().first() == Some(&b'{'))
 }
 

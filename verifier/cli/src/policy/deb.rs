@@ -3,7 +3,7 @@
 use super::{Bar, Common, failure, finish};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_policy::{Reference, Source, SourceKind};
-use cgpath_refvals::{Options, Progress, deb};
+use cgpath_refvals::{HashOptions, Progress, deb};
 use clap::Args;
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -62,7 +62,7 @@ impl FromDeb {
         for path in &files {
             let file = File::open(path).map_err(|e| Failure::file(path, &e))?;
             let mut report = |p| bar.show(p);
-            let mut options = Options {
+            let mut options = HashOptions {
                 banks: &self.common.algorithms,
                 progress: &mut report,
             };

@@ -6,7 +6,7 @@ use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_policy::keylime::{self, Field};
 use cgpath_policy::{Excludes, reference::MAX_REFERENCE_LEN};
-use cgpath_service::policy_files::read_bounded;
+use cgpath_service::files::read_bounded;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
@@ -49,7 +49,12 @@ impl FromKeylime {
         let json = read_bounded(&self.policy, MAX_REFERENCE_LEN as u64)
             .map_err(|e| Failure::file(&self.policy, &e))?;
         let name = escape(self.policy.as_os_str().as_bytes());
-        let reference = keylime::read(&name, &json, &fields).map_err(|e| refused(&e))?;
+        let reference = keylime::read(&name, &json, &fields).map_err(|e| match e {
+            cgpath_policy::Error::Syntax { .. } => {
+                refused(&e).hint("give a runtime policy of Keylime as JSON, of version 1")
+            }
+            e => refused(&e),
+        })?;
         let left_out = fields.iter().map(|field| field.name().to_owned()).collect();
         let status = finish(&reference, &self.output, Bar::new(), left_out, out)?;
         if self.output != Path::new("-") && !out.json() {

@@ -1,5 +1,6 @@
 //! `cgpath policy lint`: what weakens a policy, and how much of what was measured its excludes hide.
 
+use super::check::{WITHOUT_BOOT, is_without_boot};
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::{Bank, boot::REGISTERS};
@@ -56,6 +57,9 @@ impl Lint {
             for text in of_values(allowed).into_iter().chain(of_excludes(allowed)) {
                 warn(&mut warnings, &part, text);
             }
+        }
+        if is_without_boot(&policy) {
+            warn(&mut warnings, "boot", WITHOUT_BOOT.into());
         }
         for text in policy.file.boot.iter().flat_map(of_boot) {
             warn(&mut warnings, "boot", text);

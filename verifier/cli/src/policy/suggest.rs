@@ -7,10 +7,12 @@
 //! accept more (a runtime file's content counts in every pod) is left out and said. Whether a new content is
 //! an upgrade or an attack, nothing here can tell: the command changes no file and no store.
 
+use crate::kept;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Deviation, Severity, Verdict};
 use cgpath_policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
-use cgpath_service::policy_files::{load, read_bounded};
+use cgpath_service::files::read_bounded;
+use cgpath_service::policy_files::load;
 use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;
@@ -177,8 +179,7 @@ impl Suggest {
             let store = Store::open(&self.from)?;
             let node = store.node(&policy.file.node)?;
             let last = store.last_verdict(&node.name)?;
-            let last =
-                last.ok_or_else(|| Failure::new("no-verdict", format!("{} has no verdict yet", node.name)))?;
+            let last = last.ok_or_else(|| kept::silent(&node.name))?;
             last.verdict.get().as_bytes().to_vec()
         } else {
             read_bounded(&self.from, MAX_VERDICT).map_err(|e| Failure::file(&self.from, &e))?

@@ -2,12 +2,11 @@
 
 use crate::input;
 use crate::output::{Failure, escape};
-use crate::tenant::public_key;
+use crate::tenant::{self, public_key};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_appraisal::tenant::{TenantContext, TenantState, TenantVerdict};
 use cgpath_appraisal::{ExpectedNonce, PinnedKey};
-use cgpath_evidence::{PodUid, TenantBundle};
-use cgpath_service::policy_files;
+use cgpath_evidence::{PodUid, TenantBundle, challenge::Opening};
 use p256::ecdsa::VerifyingKey;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,9 @@ pub struct Proof {
     /// What the check said.
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Box<TenantVerdict>>,
+    /// Whether it is over a nonce that was drawn here; absent where none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own_nonce: Option<bool>,
 }
 
 impl Proof {
@@ -32,6 +34,7 @@ impl Proof {
             checked: false,
             why: Some(why.to_owned()),
             verdict: None,
+            own_nonce: None,
         }
     }
 
@@ -40,12 +43,18 @@ impl Proof {
             checked: true,
             why: Some(escape(why.as_bytes())),
             verdict: None,
+            own_nonce: None,
         }
     }
 
     /// Whether nothing speaks against it; what nobody looked at does not.
     pub fn holds(&self) -> bool {
         !self.checked || self.verdict.as_ref().is_some_and(|verdict| verdict.trusted)
+    }
+
+    /// Whether it was checked against a nonce that was drawn here.
+    pub fn is_over_own_nonce(&self) -> bool {
+        self.own_nonce == Some(true)
     }
 }
 
@@ -61,7 +70,11 @@ impl core::fmt::Display for Proof {
                 for finding in &verdict.findings {
                     write!(f, " [{} {}]", finding.rule, escape(finding.text.as_bytes()))?;
                 }
-                Ok(())
+                match self.own_nonce {
+                    Some(true) => f.write_str(", over this reader's own nonce"),
+                    Some(false) => f.write_str(", over the service's nonce"),
+                    None => Ok(()),
+                }
             }
             (None, Some(why), true) => write!(f, "WRONG ({why})"),
             (None, why, _) => write!(f, "not checked ({})", why.as_deref().unwrap_or_default()),
@@ -85,7 +98,7 @@ impl Checker {
     /// # Errors
     /// Those that cannot be used.
     pub fn new(path: &Path, ak: &str, pod: PodUid, verifiers: &[PathBuf]) -> Result<Checker, Failure> {
-        let (of, policy) = policy_files::load_tenant(path)?;
+        let (of, policy) = tenant::load(path)?;
         if of != pod {
             return Err(Failure::new(
                 "policy",
@@ -110,8 +123,9 @@ impl Checker {
         self.followed
     }
 
-    /// Judges the proof of an event whose nonce is `nonce`, in hex. `None`: it begins where we are not, and
-    /// one that begins elsewhere is to be asked for.
+    /// Judges the proof of an event whose nonce is `nonce`, in hex; by `own`, a nonce that was drawn here,
+    /// where the bundle is opened for it. `None`: it begins where we are not, and one that begins elsewhere
+    /// is to be asked for.
     ///
     /// # Errors
     /// A clock that cannot be read.
@@ -120,6 +134,7 @@ impl Checker {
         bundle: Option<&str>,
         unproven: Option<&str>,
         nonce: &str,
+        own: Option<&[u8]>,
     ) -> Result<Option<Proof>, Failure> {
         let Some(bundle) = bundle else {
             let why = unproven.unwrap_or("the event has none");
@@ -137,6 +152,10 @@ impl Checker {
         if bundle.from != 0 && bundle.from != self.followed {
             return Ok(None);
         }
+        let opening = bundle.opening.as_deref().map(Opening::from_bytes);
+        // That the quoted nonce commits to the opening is for the check to see.
+        let opened = own.filter(|own| matches!(&opening, Some(Ok(opening)) if opening.holds(own)));
+        let nonce = opened.map_or(nonce, <[u8]>::to_vec);
         let context = TenantContext {
             key: self.key.clone(),
             nonce: ExpectedNonce::Value(nonce),
@@ -157,6 +176,7 @@ impl Checker {
             checked: true,
             why: None,
             verdict: Some(Box::new(verdict)),
+            own_nonce: own.map(|_| opened.is_some()),
         }))
     }
 }

@@ -5,7 +5,7 @@
 //! that is, and why.
 //! Not here: cases that our own formats have.
 
-mod boot;
+mod boot_logs;
 mod images;
 mod values;
 
@@ -30,7 +30,7 @@ fn judge(case: &str, wrong: &[String]) {
 #[test]
 fn every_folder_is_a_case_that_is_tried() {
     let sources = [
-        include_str!("boot.rs"),
+        include_str!("boot_logs.rs"),
         include_str!("images.rs"),
         include_str!("values.rs"),
     ]
@@ -112,7 +112,7 @@ impl Folder {
 
     /// Judges `evidence.cbor` by `node.yaml`.
     fn verify(&self) -> Ran {
-        let nonce = hex::encode(boot::NONCE);
+        let nonce = hex::encode(boot_logs::NONCE);
         let (policy, key) = (["--policy", "node.yaml"], ["--ak", "ak.pub", "--nonce", &nonce]);
         self.cgpath(&[&["verify", "evidence.cbor"][..], &policy, &key].concat())
     }

@@ -1,6 +1,6 @@
 //! What people and other tools write into IMA policies and node policies, and values that come from lists.
 
-use super::boot::NONCE;
+use super::boot_logs::NONCE;
 use super::{Folder, given, judge};
 use cgpath_evidence::{Digest, Entry, EventKind, FileHash, ima_policy};
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, pod, sha256};

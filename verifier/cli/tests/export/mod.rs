@@ -330,3 +330,45 @@ fn what_has_no_form_in_a_format_is_an_error_that_names_the_entry() {
     );
     refused("twice.json --format cbor", "stands twice");
 }
+
+#[test]
+fn an_option_that_a_format_has_no_place_for_is_refused() {
+    let folder = Folder::new(NONCE, |_| ());
+    for (line, option) in [
+        ("--format cbor --key verdict.pem", "--key"),
+        ("--format eat --ear verdict.jwt", "--ear"),
+        (
+            "--format cel-json --runtime-policy policy.json",
+            "--runtime-policy",
+        ),
+        ("--format trustee --ek ek.pub", "--ek"),
+    ] {
+        let output = folder.cgpath(&format!("export evidence.cbor {line} -o out"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(
+            said.contains(&format!("{option} means nothing in this format")),
+            "{said}"
+        );
+        assert!(!folder.path("out").exists());
+    }
+}
+
+#[test]
+fn a_format_of_one_file_goes_to_standard_output_and_one_of_a_folder_does_not() {
+    let folder = Folder::new(NONCE, |_| ());
+    for format in ["cbor", "json", "cel-cbor", "ascii", "eat"] {
+        folder.export(&format!("evidence.cbor --format {format} -o file"));
+        let output = folder.cgpath(&format!("export evidence.cbor --format {format} -o -"));
+        assert_eq!(output.status.code(), Some(0));
+        assert!(
+            output.stdout == std::fs::read(folder.path("file")).unwrap(),
+            "{format}"
+        );
+    }
+    for format in ["evmctl", "tpm2-tools"] {
+        let output = folder.cgpath(&format!("export evidence.cbor --format {format} -o -"));
+        assert_eq!(output.status.code(), Some(2), "{format}");
+    }
+    assert!(!folder.path("-").exists());
+}

@@ -1,53 +1,14 @@
 //! Nodes that show a certificate: the one with their name by the right CA, and no other.
 
 use super::site::{Client, Site, busy, fails};
+use cgpath_testkit::Authority;
 use cgpath_testkit::python::python;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use std::path::PathBuf;
 use std::process::Command;
-use tempfile::TempDir;
 
-/// A CA of nodes.
-struct Authority {
-    params: CertificateParams,
-    key: KeyPair,
-    dir: TempDir,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        Authority::named("the nodes' CA")
-    }
-
-    fn named(name: &str) -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Authority { params, key, dir }
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.dir.path().join("ca.pem")
-    }
-
-    /// A client that shows a certificate for `name`, good until the end of `year`.
-    fn client(&self, site: &Site, client: &Client, name: &str, year: i32) -> Client {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(year, 12, 31);
-        let key = KeyPair::generate().unwrap();
-        let issuer = Issuer::from_params(&self.params, &self.key);
-        let (pem, private) = (
-            self.dir.path().join("client.pem"),
-            self.dir.path().join("client.key"),
-        );
-        std::fs::write(&pem, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-        std::fs::write(&private, key.serialize_pem()).unwrap();
-        client.showing(&site.ca(), &pem, &private)
-    }
+/// A client that shows a certificate for `name`, good until the end of `year`.
+fn showing(authority: &Authority, site: &Site, client: &Client, name: &str, year: i32) -> Client {
+    let issued = authority.order(name).until(year).issue();
+    client.showing(&site.ca(), &issued.certificate, &issued.key)
 }
 
 const GOOD: i32 = 2090;
@@ -62,7 +23,7 @@ fn a_node_with_its_own_certificate_is_taken_and_no_other_may_speak_for_it() {
     let ca = authority.ca();
     let token = "the operator's own token";
     let (_server, client) = site.serve(&["--client-ca", ca.to_str().unwrap(), "--read-token", token]);
-    let own = authority.client(&site, &client, "worker-1", GOOD);
+    let own = showing(&authority, &site, &client, "worker-1", GOOD);
     let nonce = own.nonce("worker-1").unwrap();
     let evidence = node.attest(&nonce).to_cbor();
 
@@ -77,7 +38,7 @@ fn a_node_with_its_own_certificate_is_taken_and_no_other_may_speak_for_it() {
     // None, another node's, a pattern that would match, a name of which it is a part.
     assert_eq!(ask(&client, "worker-1"), refused);
     for name in ["worker-2", "*.example", "worker-1.example", "orker-1"] {
-        let other = authority.client(&site, &client, name, GOOD);
+        let other = showing(&authority, &site, &client, name, GOOD);
         assert_eq!(ask(&other, "worker-1"), refused, "{name}");
     }
     assert_eq!(ask(&own, "worker-2"), refused);
@@ -104,8 +65,8 @@ fn each_call_that_changes_state_is_refused_without_the_certificate_that_was_aske
     let ca = authority.ca();
     let token = "the operator's own token";
     let (_server, client) = site.serve(&["--client-ca", ca.to_str().unwrap(), "--read-token", token]);
-    let own = authority.client(&site, &client, "worker-1", GOOD);
-    let other = authority.client(&site, &client, "worker-2", GOOD);
+    let own = showing(&authority, &site, &client, "worker-1", GOOD);
+    let other = showing(&authority, &site, &client, "worker-2", GOOD);
     let evidence = node.attest(&own.nonce("worker-1").unwrap()).to_cbor();
     let header = format!("Authorization: Bearer {token}\r\n");
     let state = || {
@@ -128,13 +89,20 @@ fn each_call_that_changes_state_is_refused_without_the_certificate_that_was_aske
                 // A token lets read, and does not make up for a certificate.
                 for header in ["", &header] {
                     let answer = shown.send(method, &path, header, &evidence).unwrap();
-                    let wanted = if is_there { &[403][..] } else { &[401, 405] };
+                    // A reader's call, which keeps a nonce for its own pod: a token is what it asks for.
+                    let is_readers = is_there && template.ends_with("/challenge");
+                    let wanted = match (is_there, is_readers, header.is_empty()) {
+                        (true, true, true) => &[401][..],
+                        (true, true, false) => &[400],
+                        (true, false, _) => &[403],
+                        (false, ..) => &[401, 405],
+                    };
                     assert!(
                         wanted.contains(&answer.status),
                         "{method} {path}: {}",
                         answer.status
                     );
-                    if is_there {
+                    if is_there && !is_readers {
                         assert_eq!(answer.kind(), (403, "certificate".to_owned()));
                         tried += 1;
                     }
@@ -142,7 +110,7 @@ fn each_call_that_changes_state_is_refused_without_the_certificate_that_was_aske
             }
         }
     }
-    // Both calls that there are, each by two that may not, each with and without a token.
+    // Both calls of nodes, each by two that may not, each with and without a token.
     assert_eq!(tried, 8);
     assert_eq!(state(), before);
     assert_eq!(own.submit("worker-1", &evidence).unwrap().status, 200);
@@ -160,13 +128,12 @@ fn a_certificate_of_another_ca_is_refused() {
         (Authority::named("another"), "UnknownCA"),
         (Authority::new(), "DecryptError"),
     ] {
-        let stranger = other.client(&site, &client, "worker-1", GOOD);
+        let stranger = showing(&other, &site, &client, "worker-1", GOOD);
         let error = stranger.nonce("worker-1").unwrap_err();
         assert!(error.to_string().contains(alert), "{error}");
     }
     assert!(
-        authority
-            .client(&site, &client, "worker-1", GOOD)
+        showing(&authority, &site, &client, "worker-1", GOOD)
             .nonce("worker-1")
             .is_ok()
     );
@@ -178,7 +145,7 @@ fn an_expired_certificate_is_refused() {
     site.enrol(&busy(), "worker-1");
     let ca = authority.ca();
     let (_server, client) = site.serve(&["--client-ca", ca.to_str().unwrap()]);
-    let late = authority.client(&site, &client, "worker-1", 2021);
+    let late = showing(&authority, &site, &client, "worker-1", 2021);
     let error = late.nonce("worker-1").unwrap_err();
     assert!(error.to_string().contains("CertificateExpired"), "{error}");
 }

@@ -134,6 +134,25 @@ fn each_operation_of_the_openapi_document_answers_as_it_says() {
             );
         }
     }
+    let challenge = "/v1/nodes/{node}/pods/{uid}/challenge";
+    for (token, name, nonce) in [
+        (OPERATOR, "worker-1", "0011223344556677"),
+        (RED, "worker-1", "0011223344556677"),
+        (RED, "worker-2", "0011223344556677"),
+        (RED, "worker-1", "00"),
+        ("nobody's", "worker-1", "0011223344556677"),
+    ] {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        let path = challenge
+            .replace("{node}", name)
+            .replace("{uid}", &pod(4).to_string());
+        let path = format!("{path}?nonce={nonce}");
+        add(
+            "post",
+            challenge,
+            client.send("POST", &path, &header, b"").unwrap(),
+        );
+    }
     let asked = |path: &str| {
         let header = format!("Authorization: Bearer {OPERATOR}\r\n");
         client.send("GET", path, &header, b"").unwrap()

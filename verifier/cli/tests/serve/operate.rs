@@ -140,7 +140,7 @@ fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_judged_again() {
     round(&client, &mut node);
     let page = || client.get("/nodes/worker-1").text();
     let pod_page = || client.get(&format!("/nodes/worker-1/pods/{}", pod(4))).text();
-    assert!(!page().contains("judged again") && !pod_page().contains("judged again"));
+    assert!(!page().contains("re-appraised") && !pod_page().contains("re-appraised"));
 
     let (_, findings) = explain(&site, &[]);
     let id = findings[0]["id"].as_str().unwrap().to_owned();
@@ -152,7 +152,7 @@ fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_judged_again() {
     assert_eq!(standing(&site), (0, "trusted".into()));
     // What it was when the evidence came is not forgotten.
     for page in [page(), pod_page()] {
-        let (_, was) = page.split_once("judged again; was ").expect("the page marks it");
+        let (_, was) = page.split_once("re-appraised; was ").expect("the page marks it");
         assert!(
             was.split("</span>").next().unwrap().contains("UNTRUSTED"),
             "{page}"

@@ -1,10 +1,13 @@
 //! `cgpath watch` beside a running service: verdicts as they come, proofs checked by the tenant's own means.
 
 use super::site::{Client, Server, Site, busy, cgpath, fails};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cgpath_evidence::TenantBundle;
+use cgpath_evidence::challenge::Opening;
 use cgpath_testkit::port::Port;
 use cgpath_testkit::{Actor, Node, pod, sha256};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -199,6 +202,99 @@ fn a_pod_that_turns_is_shown_and_its_proof_says_so_and_a_wrong_key_proves_nothin
 }
 
 #[test]
+fn a_tenants_own_nonce_is_answered_by_the_next_round_and_by_none_before() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let (_server, client) = site.serve(&[]);
+    round(&client, "worker-1", &mut node);
+    let args = tenant(&site);
+    let own = [&as_args(&args)[..], &["--own-nonce", "--count", "1"]].concat();
+    let watch = Watch::start(&site, client.address.port(), &own);
+    // What is there already is shown, and counts for nothing.
+    let line = watch.next();
+    assert_eq!(line["proof"]["own_nonce"], false, "{line}");
+    assert_eq!(line["proof"]["verdict"]["outcome"], "trusted", "{line}");
+    // A stranger who asks first takes nothing away.
+    let asked = client.nonce("worker-1").unwrap();
+    assert_eq!(client.nonce("worker-1").unwrap(), asked);
+    let id = round(&client, "worker-1", &mut node);
+    assert_eq!(id, hex::encode(asked));
+    let line = watch.next();
+    assert_eq!(
+        (&line["id"], &line["proof"]["own_nonce"]),
+        (&id.into(), &true.into()),
+        "{line}"
+    );
+    assert_eq!(line["proof"]["verdict"]["outcome"], "trusted", "{line}");
+    assert_eq!(watch.end(), Some(0));
+}
+
+/// The first event of pod 1's stream: its bundle and the nonce of its round.
+fn first_bundle(client: &Client, uid: &str) -> (TenantBundle, Vec<u8>) {
+    let mut stream = client.open().unwrap();
+    let request = format!("GET /v1/nodes/worker-1/pods/{uid}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let data = BufReader::new(stream)
+        .lines()
+        .map(Result::unwrap)
+        .find_map(|line| line.strip_prefix("data:").map(str::to_owned));
+    let event: Value = serde_json::from_str(&data.unwrap()).unwrap();
+    let bundle = STANDARD.decode(event["bundle"].as_str().unwrap()).unwrap();
+    let nonce = hex::decode(event["nonce"].as_str().unwrap()).unwrap();
+    (TenantBundle::from_cbor(&bundle).unwrap(), nonce)
+}
+
+#[test]
+fn a_bundle_that_is_kept_proves_that_it_answered_a_tenants_own_nonce() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let (_server, client) = site.serve(&[]);
+    round(&client, "worker-1", &mut node);
+    let uid = pod(1).to_string();
+    let (mine, other) = (hex::encode([0x11; 32]), hex::encode([0x22; 32]));
+    let ask = |uid: &str, nonce: &str| {
+        let path = format!("/v1/nodes/worker-1/pods/{uid}/challenge?nonce={nonce}");
+        client.send("POST", &path, "", b"").unwrap()
+    };
+    for (pod, nonce) in [(&uid, &mine), (&pod(2).to_string(), &other)] {
+        let answer = ask(pod, nonce);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.json()["until"].is_u64());
+    }
+    assert_eq!(ask(&uid, "11").kind(), (400, "query".into()));
+    assert_eq!(ask(&uid, "nohexdigits00000").kind(), (400, "query".into()));
+    assert_eq!(
+        ask(&pod(9).to_string(), &mine).kind(),
+        (404, "unknown-pod".into())
+    );
+    round(&client, "worker-1", &mut node);
+    let (bundle, nonce) = first_bundle(&client, &uid);
+    let opening = Opening::from_bytes(bundle.opening.as_deref().unwrap()).unwrap();
+    assert!(opening.is_answered_by(&nonce, &[0x11; 32]) && opening.challenges() == 2);
+
+    let file = site.path("web.tenant");
+    std::fs::write(&file, bundle.to_cbor()).unwrap();
+    let args = tenant(&site);
+    let verify = |nonce: &str| {
+        let base = ["verify", "--tenant", file.to_str().unwrap(), "--nonce", nonce];
+        // Without `--pod UID`: the policy names it.
+        cgpath(&[&base[..], &as_args(&args)[2..]].concat()).status.code()
+    };
+    assert_eq!(verify(&mine), Some(0));
+    assert_eq!(
+        verify(&hex::encode(&nonce)),
+        Some(0),
+        "the service's own is answered, too"
+    );
+    assert_eq!(verify(&hex::encode([0x33; 32])), Some(1));
+    // The next round commits to nothing, and its bundle is opened to nobody.
+    round(&client, "worker-1", &mut node);
+    assert_eq!(first_bundle(&client, &uid).0.opening, None);
+}
+
+#[test]
 fn all_nodes_or_one_are_shown_live_and_a_tenant_sees_its_own_alone() {
     let site = Site::new();
     let mut nodes = [busy(), busy()];
@@ -261,5 +357,40 @@ fn all_nodes_or_one_are_shown_live_and_a_tenant_sees_its_own_alone() {
         "refused"
     );
     assert_eq!(refused(&["--token", token, "--node", "worker-9"]), "refused");
+    // What the service says is shown as it is, and a CA that is not the service's is named as the cause.
+    let other = Site::new();
+    for (ca, node, words) in [
+        (site.ca(), "worker-9", "no node named \"worker-9\""),
+        (other.ca(), "worker-1", "--ca FILE"),
+    ] {
+        let args = [
+            "--json",
+            "--url",
+            &url,
+            "--ca",
+            ca.to_str().unwrap(),
+            "--token",
+            token,
+            "--node",
+            node,
+        ];
+        let output = cgpath(&[&["watch"], &args[..]].concat());
+        assert_eq!(output.status.code(), Some(2));
+        // Above it each try has a line.
+        let last = output
+            .stderr
+            .trim_ascii_end()
+            .rsplit(|b| *b == b'\n')
+            .next()
+            .unwrap();
+        let error: Value = serde_json::from_slice(last).unwrap();
+        assert!(error["hint"].is_string(), "{error}");
+        let said = format!(
+            "{} {}",
+            error["error"].as_str().unwrap(),
+            error["hint"].as_str().unwrap()
+        );
+        assert!(said.contains(words) && !said.contains('\\'), "{said}");
+    }
     assert_eq!(cgpath(&["watch", "--help"]).status.code(), Some(0));
 }

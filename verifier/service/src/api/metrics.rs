@@ -2,7 +2,7 @@
 //!
 //! Made anew for each scrape from what is kept, so that a restart loses nothing and a removed node is gone.
 
-use crate::api::read::{NodeSummary, ScopedSummary};
+use crate::api::answers::{NodeSummary, ScopedSummary};
 use crate::webhook::Waiting;
 use cgpath_appraisal::{PodVerdict, State, Verdict};
 use prometheus_client::encoding::{EncodeLabelSet, text};

@@ -5,13 +5,17 @@
 //! nothing that is kept. There is no request that changes an enrolment (see `cgpath node`). Not here: reading
 //! (see `read`), TLS (see `listener`), what evidence means (see `ingest`), what is kept (see `store`).
 
+pub mod answers;
 pub mod metrics;
 pub mod read;
 pub mod readers;
 pub mod revocations;
 pub mod stream;
 
+use crate::api::answers::Refused;
 use crate::api::readers::{ReaderId, Readers};
+use crate::challenges::Challenges;
+use crate::clock::now;
 use crate::ingest::{Judge, Refusal};
 use crate::listener::counts::Counts;
 use crate::listener::{Connection, Peer, Peers, Shown};
@@ -33,7 +37,7 @@ use p256::ecdsa::SigningKey;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 /// The id under which the verdict in an answer was kept.
@@ -54,12 +58,10 @@ const UPLOAD_TURN: Duration = Duration::from_secs(20);
 /// Names that wait for a slow listener; then it looks at the store all the same.
 const KEPT: usize = 64;
 
-/// What the command line says.
+/// How requests are answered.
 #[derive(Clone)]
 pub struct Settings {
-    /// Who may read; with nobody in it, every client that connects from this machine.
-    pub readers: Readers,
-    /// Bytes of evidence.
+    /// Bytes of the longest evidence.
     pub max_evidence: usize,
     /// How long evidence may take to arrive.
     pub upload: Duration,
@@ -67,10 +69,17 @@ pub struct Settings {
     pub stale_after: u64,
     /// How long an attestation result counts from its verdict on, in seconds.
     pub ear_lifetime: u64,
-    /// Whether nodes must show a certificate with their name.
-    pub certificates: bool,
     /// Who is notified of changes: URLs.
     pub webhooks: Vec<String>,
+}
+
+/// Who may ask.
+#[derive(Clone)]
+pub struct Access {
+    /// Who may read; with nobody in it, every client that connects from this machine.
+    pub readers: Readers,
+    /// Whether nodes must show a certificate with their name.
+    pub certificates: bool,
 }
 
 /// Everything that requests share.
@@ -85,6 +94,10 @@ pub struct App {
     pub verdict_key: SigningKey,
     /// See there.
     pub settings: Settings,
+    /// See there.
+    pub access: Access,
+    /// Nonces of readers' own.
+    pub(crate) challenges: Challenges,
     /// Streams that readers have.
     pub(crate) streams: Arc<Counts<ReaderId>>,
     /// In [`UPLOAD_UNIT`]s.
@@ -94,22 +107,6 @@ pub struct App {
     refusals: Mutex<HashMap<String, Refused>>,
     /// Names of nodes, each time that a verdict about one was kept.
     pub(crate) kept: broadcast::Sender<Arc<str>>,
-}
-
-/// What was refused in a node's name since the service started: a sign of a wrong key, or of somebody trying.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Refused {
-    /// How often.
-    pub count: u64,
-    /// When last, in unix seconds.
-    pub time: u64,
-    /// Why last: the answer's `kind`.
-    pub kind: &'static str,
-    /// Why last: the answer's `error`.
-    pub error: String,
-    /// When it was last written into the store, in unix seconds.
-    #[serde(skip)]
-    written: u64,
 }
 
 /// Refusals are written into the store this often at most, seconds: strangers can make any number of them.
@@ -253,7 +250,7 @@ impl From<Refusal> for ApiError {
                 "other-position",
                 "ask for a nonce again and answer with all evidence",
             ),
-            Refusal::Unusable(_) => (
+            Refusal::Unusable(_) | Refusal::Accepted(_) => (
                 StatusCode::BAD_REQUEST,
                 "unusable",
                 "the evidence does not fit together",
@@ -272,13 +269,6 @@ impl From<Refusal> for ApiError {
     }
 }
 
-/// Now, in unix seconds.
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
-}
-
 impl App {
     /// Ready to serve.
     pub fn new(
@@ -287,13 +277,15 @@ impl App {
         judge: Arc<Judge>,
         verdict_key: SigningKey,
         settings: Settings,
+        access: Access,
     ) -> App {
         App {
             store,
             nonces,
             judge,
             verdict_key,
-            streams: Counts::new(crate::api::stream::each(settings.readers.len())),
+            challenges: Challenges::default(),
+            streams: Counts::new(crate::api::stream::each(access.readers.len())),
             uploads: Arc::new(Semaphore::new(
                 settings.max_evidence.div_ceil(UPLOAD_UNIT) * UPLOADS,
             )),
@@ -302,6 +294,7 @@ impl App {
             refusals: Mutex::new(HashMap::new()),
             kept: broadcast::Sender::new(KEPT),
             settings,
+            access,
         }
     }
 
@@ -434,7 +427,7 @@ struct NonceAnswer {
 /// Refuses a client that does not show the node's certificate, where one is wanted. Before anything is looked
 /// at, so that strangers do not learn which nodes there are.
 fn may_speak_for(app: &App, node: &str, shown: &Shown) -> Result<(), ApiError> {
-    if !app.settings.certificates || shown.is(node) {
+    if !app.access.certificates || shown.is(node) {
         return Ok(());
     }
     let error = match &shown.0 {
@@ -460,8 +453,8 @@ async fn nonce(
             return Err(StoreError::Stopped(node).into());
         }
         let (nonce, expires) = app
-            .nonces
-            .make(&node, now())
+            .challenges
+            .nonce(&app.nonces, &node, now())
             .map_err(|error| ApiError::internal(&error))?;
         Ok(Json(NonceAnswer {
             nonce: hex::encode(nonce),
@@ -472,7 +465,7 @@ async fn nonce(
     .await?
 }
 
-fn busy(what: &str) -> ApiError {
+pub(crate) fn busy(what: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what)
 }
 
@@ -635,6 +628,7 @@ async fn evidence(
     .await;
     match result {
         Ok(kept) => {
+            app.challenges.answered(&node, &kept.nonce);
             // Nobody may be listening.
             let _ = app.kept.send(node.as_str().into());
             tracing::info!(node, peer = %peer, id = kept.id, trusted = kept.trusted, "verdict");

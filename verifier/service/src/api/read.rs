@@ -1,12 +1,14 @@
-//! Reading: verdicts of nodes and pods, for readers who may see them.
+//! Reading: verdicts of nodes and pods, for readers who may see them, and what they ask to be answered.
 //!
 //! Promises: a reader with a scope gets pods of that scope alone, and of their nodes no more than whether
 //! they are trusted; a node or pod outside answers, to the byte, as one that does not exist. Not here: who
 //! has what scope (see `readers`).
 
+use crate::api::answers::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
 use crate::api::readers::{Reader, ReaderId, Scope as Readable};
-use crate::api::{ApiError, App, Refused, blocking, now};
+use crate::api::{ApiError, App, blocking, busy};
 use crate::api::{metrics, revocations, stream};
+use crate::clock::now;
 use crate::listener::{Connection, Peer};
 use crate::pages::detail::{self, Now};
 use crate::store::{StoreError, StoredVerdict};
@@ -16,11 +18,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
+use cgpath_appraisal::Verdict;
 use cgpath_appraisal::ear::{self, Scope};
 use cgpath_appraisal::text::{quoted, told};
-use cgpath_appraisal::{PodVerdict, State as Judged, Verdict};
+use cgpath_appraisal::{MAX_NONCE_LEN, MIN_NONCE_LEN};
 use cgpath_evidence::PodUid;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -46,6 +49,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
         ("/v1/nodes/{node}/stream", get(stream::node)),
         ("/v1/nodes/{node}/pods/{uid}", get(pod)),
         ("/v1/nodes/{node}/pods/{uid}/stream", get(stream::pod)),
+        ("/v1/nodes/{node}/pods/{uid}/challenge", post(challenge)),
     ]
 }
 
@@ -93,7 +97,7 @@ fn unauthorized(error: &str) -> Response {
 pub(crate) async fn known(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let shows = request.headers().contains_key(header::AUTHORIZATION);
     let token = shown_token(request.headers());
-    let known = token.and_then(|token| app.settings.readers.by_token(&token));
+    let known = token.and_then(|token| app.access.readers.by_token(&token));
     if shows && known.is_none() {
         return unauthorized("no reader has this token");
     }
@@ -112,7 +116,7 @@ async fn may_read(
     let local = peer.ip().to_canonical().is_loopback();
     let (id, reader) = match known {
         Some(known) => known,
-        None if !app.settings.readers.is_empty() => return unauthorized("reading needs a read token"),
+        None if !app.access.readers.is_empty() => return unauthorized("reading needs a read token"),
         None if local => (ReaderId::LOCAL, Reader::Everything),
         None => {
             return ApiError::new(
@@ -135,28 +139,6 @@ async fn may_read(
 /// A kept verdict with its content understood.
 pub(crate) fn understood(kept: &StoredVerdict) -> Result<Verdict, ApiError> {
     serde_json::from_str(kept.verdict.get()).map_err(|error| ApiError::internal(&error))
-}
-
-/// What a reader with a scope is shown of a node.
-#[derive(Serialize)]
-pub struct Scoped {
-    /// The node.
-    pub node: String,
-    /// When it was judged, in unix seconds.
-    pub time: u64,
-    /// Whether the node itself is trusted; other pods do not count.
-    pub state: Judged,
-    /// Bypasses that were in force.
-    pub dangerous: Vec<String>,
-    /// The reader's pods.
-    pub pods: Vec<PodVerdict>,
-    /// The verdict's id.
-    #[serde(skip)]
-    pub id: i64,
-    /// What the verdict said when the evidence came, where it was re-appraised since: whole, to be looked up
-    /// in.
-    #[serde(skip)]
-    pub first: Option<Box<Verdict>>,
 }
 
 /// A kept verdict with the reader's pods alone; `None` if none of them is there.
@@ -355,29 +337,6 @@ async fn history(
     .await?
 }
 
-/// One node in `GET /v1/nodes`.
-#[derive(Serialize)]
-pub struct NodeSummary {
-    /// Its name.
-    pub name: String,
-    /// TPM Name of its key.
-    pub ak: String,
-    /// Digest of the policy that is enrolled.
-    pub policy_digest: String,
-    /// When it was enrolled, in unix seconds.
-    pub added: u64,
-    /// Age of the last verdict, in seconds.
-    pub age: Option<u64>,
-    /// Whether there is no verdict, or none that is young enough.
-    pub stale: bool,
-    /// Whether its policy can be used; where not, what it sends is refused.
-    pub policy_usable: bool,
-    /// The last verdict.
-    pub last: Option<StoredVerdict>,
-    /// What was refused in its name since the service started.
-    pub refused: Option<Refused>,
-}
-
 fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
     let now = now();
     app.store
@@ -399,18 +358,6 @@ fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
             })
         })
         .collect()
-}
-
-/// One node in `GET /v1/nodes`, for a reader with a scope.
-#[derive(Serialize)]
-pub struct ScopedSummary {
-    /// Age of the verdict, in seconds.
-    pub age: u64,
-    /// Whether it is too old.
-    pub stale: bool,
-    /// The verdict.
-    #[serde(flatten)]
-    pub last: Scoped,
 }
 
 /// The nodes that have a pod of the reader's.
@@ -544,21 +491,6 @@ async fn measured(
     .await?
 }
 
-/// One pod's part of its node's last verdict.
-#[derive(Serialize)]
-pub(crate) struct PodAnswer {
-    /// The node.
-    pub(crate) node: String,
-    /// When it was judged, in unix seconds.
-    pub(crate) time: u64,
-    /// Whether the node itself is trusted.
-    pub(crate) state: Judged,
-    /// Bypasses that were in force.
-    pub(crate) dangerous: Vec<String>,
-    /// The pod.
-    pub(crate) pod: PodVerdict,
-}
-
 /// The same answer for a node that is not there, a pod that is not there, and one that is somebody else's.
 pub(crate) fn unknown_pod(node: &str, uid: &str) -> ApiError {
     ApiError::new(
@@ -610,4 +542,46 @@ async fn pod(
     Path((node, uid)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     blocking(move || Ok(Json(pod_of(&app, &reader, &node, &uid)?).into_response())).await?
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChallengeQuery {
+    /// Hex.
+    nonce: String,
+}
+
+#[derive(Serialize)]
+struct ChallengeAnswer {
+    /// Until when it waits for the node, in unix seconds.
+    until: u64,
+}
+
+/// A nonce of the reader's own for one of its pods: the node's next nonce commits to it, and the bundle of
+/// that round shows so.
+async fn challenge(
+    State(app): State<Arc<App>>,
+    Extension(reader): Extension<Reader>,
+    Extension(id): Extension<ReaderId>,
+    Path((node, uid)): Path<(String, String)>,
+    query: Result<Query<ChallengeQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| bad_query(&e.body_text(), "?nonce=HEX"))?;
+    let nonce = hex::decode(&query.nonce).unwrap_or_default();
+    if !(MIN_NONCE_LEN..=MAX_NONCE_LEN).contains(&nonce.len()) {
+        let error = format!("nonce: {MIN_NONCE_LEN} to {MAX_NONCE_LEN} bytes as hexadecimal digits");
+        return Err(bad_query(&error, "openssl rand -hex 32 makes one"));
+    }
+    blocking(move || {
+        let answer = pod_of(&app, &reader, &node, &uid)?;
+        let who = (id, app.access.readers.len());
+        let until = app
+            .challenges
+            .ask(&node, who, answer.pod.uid, &nonce, now())
+            .ok_or_else(|| {
+                busy("too many nonces of this reader wait for this node; try again after its next round")
+            })?;
+        Ok(Json(ChallengeAnswer { until }).into_response())
+    })
+    .await?
 }

@@ -5,7 +5,8 @@
 //! `read` shows it. The id of an event is the verdict's nonce, which tells nothing about what others do. Not
 //! here: what is in an answer (see `read`).
 
-use crate::api::read::{PodAnswer, Scoped, narrowed, pod_in, understood, unknown_pod};
+use crate::api::answers::{PodAnswer, Scoped};
+use crate::api::read::{narrowed, pod_in, understood, unknown_pod};
 use crate::api::readers::{Reader, ReaderId};
 use crate::api::{ApiError, App, blocking};
 use crate::listener::Answering;
@@ -123,6 +124,7 @@ fn bundle(
         .filter(|standing| *standing == ear::Standing::Stopped);
     let token = ear::issue(verdict, &terms, &app.verdict_key);
     bundle.ear = Some(token.map_err(|e| e.to_string())?);
+    bundle.opening = app.challenges.opening(&kept.node, &kept.nonce, pod);
     Ok(STANDARD.encode(bundle.to_cbor()))
 }
 

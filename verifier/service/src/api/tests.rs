@@ -66,17 +66,19 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
         },
     ));
     let settings = Settings {
-        readers,
         max_evidence: 1024,
         upload: Duration::from_secs(180),
         stale_after: 600,
         ear_lifetime: 900,
-        certificates: false,
         webhooks: Vec::new(),
+    };
+    let access = Access {
+        readers,
+        certificates: false,
     };
     let key = setup::verdict_key(&dir).unwrap();
     let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);
-    Arc::new(App::new(store, nonces, judge, key, settings))
+    Arc::new(App::new(store, nonces, judge, key, settings, access))
 }
 
 #[tokio::test]
@@ -177,6 +179,10 @@ async fn without_a_token_only_this_machine_reads_and_everybody_may_answer() {
             );
         }
     }
+    let challenge = format!("/v1/nodes/n1/pods/x/challenge?nonce={}", "00".repeat(32));
+    for (peer, expected) in [(STRANGER, StatusCode::FORBIDDEN), (LOCAL, StatusCode::NOT_FOUND)] {
+        assert_eq!(status(&app, peer, "POST", &challenge, vec![]).await, expected);
+    }
     assert_eq!(
         status(&app, STRANGER, "GET", "/healthz", vec![]).await,
         StatusCode::OK
@@ -199,13 +205,15 @@ async fn a_wrong_token_is_refused_everywhere_and_whoever_shows_it() {
         Readers::new(Some("the operator's own token"), None).unwrap(),
     );
     let all = read::routes();
-    let paths = all.iter().map(|(path, _)| ("GET", *path));
     let open = open_routes();
-    let open = open.iter().map(|(path, _)| match path.rsplit('/').next() {
-        Some("nonce" | "evidence") => ("POST", *path),
-        _ => ("GET", *path),
-    });
-    for (method, path) in paths.chain(open).chain([("GET", "/nothing")]) {
+    let paths = all
+        .iter()
+        .chain(&open)
+        .map(|(path, _)| match path.rsplit('/').next() {
+            Some("nonce" | "evidence" | "challenge") => ("POST", *path),
+            _ => ("GET", *path),
+        });
+    for (method, path) in paths.chain([("GET", "/nothing")]) {
         let path = path.replace("{node}", "n1").replace("{uid}", "x");
         for app in [&nobody, &somebody] {
             for peer in [STRANGER, LOCAL, "[::1]:5"] {

@@ -16,11 +16,11 @@ use crate::changes::{self, StateChange};
 use crate::ingest::followers::Followers;
 use crate::ingest::policies::{LoadError, Policies};
 use crate::nonce::{BadNonce, Nonces};
-use crate::reappraisal::{self, AgainError};
+use crate::reappraisal::{self, ReappraisalError, Unappraisable};
 use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
-use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Severity, Verdict};
+use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, Severity, Verdict};
 use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quote};
 use cgpath_evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
 use cgpath_policy::Policy;
@@ -65,8 +65,11 @@ pub enum Refusal {
     #[error("{0}")]
     Join(#[from] JoinError),
     /// Cannot be appraised at all.
-    #[error("{0}")]
-    Unusable(String),
+    #[error(transparent)]
+    Unusable(#[from] Unappraisable),
+    /// What was accepted of the node's findings cannot be looked up.
+    #[error(transparent)]
+    Accepted(ReappraisalError),
     /// The policy is not the one that was enrolled, or cannot be read.
     #[error("policy: {0}")]
     Policy(#[from] LoadError),
@@ -94,6 +97,8 @@ pub struct Kept {
     pub trusted: bool,
     /// The verdict as JSON.
     pub verdict: String,
+    /// The nonce that was answered.
+    pub nonce: Vec<u8>,
 }
 
 /// Appraises and keeps.
@@ -312,11 +317,7 @@ impl Judge {
     fn question(&self, round: &Round, nonce: &[u8], now: u64) -> Result<Question, Refusal> {
         let node = &round.node;
         let policy = self.policies.of(node)?;
-        let key = match &node.ak_public {
-            Some(public) => PinnedKey::from_public(public),
-            None => PinnedKey::from_fingerprint(&node.ak_name),
-        };
-        let key = key.map_err(|e| Refusal::Unusable(format!("the key of {}: {e}", node.name)))?;
+        let key = reappraisal::pinned_key(node)?;
         let context = Context {
             node: node.name.clone(),
             key,
@@ -325,8 +326,8 @@ impl Judge {
             previous: round.state.as_deref().map(state).transpose()?,
         };
         let accepted = reappraisal::accepted(&self.store, &node.name, now).map_err(|e| match e {
-            AgainError::Store(error) => Refusal::Store(error),
-            other => Refusal::Unusable(other.to_string()),
+            ReappraisalError::Store(error) => Refusal::Store(error),
+            other => Refusal::Accepted(other),
         })?;
         Ok(Question {
             policy,
@@ -434,13 +435,12 @@ impl Judge {
         nonce_expires: u64,
     ) -> Result<Kept, Refusal> {
         let verdict = &outcome.verdict;
-        let json = |e: serde_json::Error| Refusal::Unusable(format!("the verdict as JSON: {e}"));
-        let text = serde_json::to_string(verdict).map_err(json)?;
+        let text = serde_json::to_string(verdict).map_err(Unappraisable::Verdict)?;
         let state = verdict
             .to_store()
             .map(serde_json::to_vec)
             .transpose()
-            .map_err(json)?;
+            .map_err(Unappraisable::Verdict)?;
         let evidence = self.store.keep_evidence(&outcome.bytes)?;
         let id = self.store.commit(&Commit {
             node: &round.node.name,
@@ -469,6 +469,7 @@ impl Judge {
             id,
             trusted: verdict.trusted,
             verdict: text,
+            nonce: nonce.to_vec(),
         })
     }
 }
@@ -482,7 +483,7 @@ impl Question {
     ) -> Result<(Verdict, Option<Follower>), Refusal> {
         let (policy, context) = (&self.policy, &self.context);
         let (mut verdict, follower) = Follower::begin(evidence, policy, context, &self.accepted, context.now)
-            .map_err(|e| Refusal::Unusable(e.to_string()))?;
+            .map_err(Unappraisable::Inputs)?;
         verdict.node.notes.extend(notes);
         Ok((verdict, follower))
     }
@@ -510,10 +511,5 @@ fn cursor(round: &Round, state: Option<&NodeState>) -> Option<Cursor> {
 }
 
 fn state(bytes: &[u8]) -> Result<NodeState, Refusal> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        // Passing over it would forget what the node must not go back behind.
-        Refusal::Unusable(format!(
-            "the node's kept state cannot be read ({e}); cgpath node rm and add start anew"
-        ))
-    })
+    Ok(serde_json::from_slice(bytes).map_err(Unappraisable::State)?)
 }

@@ -2,7 +2,7 @@
 //!
 //! What a reader may see was decided before (see `read`); here it is only shown.
 
-use crate::api::read::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
+use crate::api::answers::{NodeSummary, PodAnswer, Scoped, ScopedSummary};
 use crate::pages::{self, REFRESH};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PodVerdict, State};
@@ -199,7 +199,7 @@ fn changed(verdict: &Scoped, pod: &PodVerdict) -> Option<State> {
 
 /// Says of a verdict that it was re-appraised, and what it was when its evidence came if that is another.
 fn judged_again(page: &mut Html, was: Option<State>) {
-    page.raw("<span class=\"small soft\">judged again");
+    page.raw("<span class=\"small soft\">re-appraised");
     if let Some(was) = was {
         page.raw("; was ");
         small_chip(page, was);

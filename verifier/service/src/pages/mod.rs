@@ -2,7 +2,7 @@
 
 pub mod detail;
 
-use crate::api::read::{NodeSummary, ScopedSummary};
+use crate::api::answers::{NodeSummary, ScopedSummary};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PodVerdict, State, Verdict};
 use cgpath_report::html::Html;

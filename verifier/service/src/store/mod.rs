@@ -240,11 +240,14 @@ impl Store {
     /// [`StoreError::NoStore`], [`StoreError::Foreign`], [`StoreError::Database`].
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
         let path = dir.join(DATABASE);
-        if !path.try_exists().map_err(|error| StoreError::Io {
-            path: path.clone(),
-            error,
-        })? {
-            return Err(StoreError::NoStore(dir.to_owned()));
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(StoreError::NoStore(dir.to_owned())),
+            // A file in place of the directory.
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(StoreError::NoStore(dir.to_owned()));
+            }
+            Err(error) => return Err(StoreError::Io { path, error }),
         }
         let foreign = |what: String| StoreError::Foreign {
             path: path.clone(),

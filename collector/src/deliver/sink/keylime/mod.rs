@@ -7,7 +7,7 @@
 //!
 //! Source: Keylime 7.14.3, keylime/web/verifier/attestation_controller.py, which draws the exchange.
 
-mod boot;
+mod boot_time;
 mod http;
 mod log;
 mod registrar;
@@ -15,7 +15,7 @@ mod run;
 mod session;
 pub mod wire;
 
-pub use boot::Boot;
+pub use boot_time::Boot;
 pub(super) use run::Live;
 
 use crate::config::Sink;

@@ -7,7 +7,7 @@ use cgpath_evidence::{
     Bank, Evidence,
     boot::{Boot, EventType},
 };
-use cgpath_refvals::boot::from_boot;
+use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256};
 
 const NONCE: &[u8] = b"the nonce of this request";

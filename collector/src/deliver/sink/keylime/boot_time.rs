@@ -4,7 +4,7 @@
 //! apart by this time and takes none that lies before the last, so what was stated first is kept.
 
 use super::KeylimeError;
-use crate::sources::boot::BootFacts;
+use crate::sources::boot_facts::BootFacts;
 use crate::sources::system;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder};

@@ -6,10 +6,10 @@ use crate::input;
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_evidence::Bank;
-use cgpath_refvals::boot::from_boot;
+use cgpath_refvals::learned_boot::from_boot;
 use cgpath_refvals::uki::{MAX_IMAGE_LEN, from_uki};
+use cgpath_service::files::read_bounded;
 use clap::Args;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -67,9 +67,8 @@ impl FromUki {
     /// # Errors
     /// A file that cannot be read or is no unified kernel image.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let bytes = File::open(&self.image)
-            .and_then(|file| input::bounded(file, MAX_IMAGE_LEN as u64))
-            .map_err(|e| Failure::file(&self.image, &e))?;
+        let bytes =
+            read_bounded(&self.image, MAX_IMAGE_LEN as u64).map_err(|e| Failure::file(&self.image, &e))?;
         if bytes.len() > MAX_IMAGE_LEN {
             let text = format!("{}: longer than {MAX_IMAGE_LEN} bytes", self.image.display());
             return Err(Failure::new("limit", text));
@@ -86,7 +85,7 @@ impl FromUki {
 
 /// Remarks are comments in the values, too.
 fn write(output: Option<&Path>, yaml: &str, remarks: &[String], out: &mut Output) -> Result<Status, Failure> {
-    match output {
+    match output.filter(|path| *path != Path::new("-")) {
         Some(path) => input::replace(path, yaml.as_bytes())?,
         None if out.json() => out.object(&serde_json::json!({ "boot": yaml, "remarks": remarks }))?,
         None => out.line(yaml.trim_end())?,
