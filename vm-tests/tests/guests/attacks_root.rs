@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use vm_protocol::spec::Workload;
 use vm_tests::scenario::{self, COLLECTOR, COLLECTOR_LOG, NODE, Node, Plan, Round};
-use vm_tests::{Stock, kernel};
+use vm_tests::{Stock, host, kernel};
 
 const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
@@ -22,6 +22,9 @@ const GOOD_MODULE: &str = "dummy";
 const EVIL_MODULE: &str = "/var/tmp/evil.ko";
 const EVIL_POLICY: &str = "/var/tmp/other-policy";
 const EVIL_COLLECTOR: &str = "/usr/local/sbin/other-collector";
+/// Where a program reads itself, and what the other one reads in its place: as many bytes.
+const OWN: &str = "/proc/self/exe";
+const TAKEN_FOR_OWN: &str = "/var/tmp/goodx";
 const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
 
 /// What one attack led to.
@@ -183,14 +186,20 @@ fn gather() -> Result<Facts> {
     written?;
     story.after("stolen key", said)?;
 
-    // Another binary that does what ours does, with the same key and pins.
+    // Another binary that does what ours does, with the same key and pins. By itself it would end: the journal
+    // counts another program. So it takes the collector's file for its own.
     collector.signal(SIGKILL)?;
     if collector.wait(Duration::from_secs(20))?.is_none() {
         bail!("the collector survived its kill");
     }
     node.vm.sh(&format!(
-        "cp {COLLECTOR} {EVIL_COLLECTOR} && echo >> {EVIL_COLLECTOR}"
+        "cp {COLLECTOR} {EVIL_COLLECTOR} && ln -s {COLLECTOR} {TAKEN_FOR_OWN}"
     ))?;
+    for at in places_of_own()? {
+        node.vm.sh(&format!(
+            "printf %s {TAKEN_FOR_OWN} | dd of={EVIL_COLLECTOR} bs=1 seek={at} conv=notrunc 2>/dev/null"
+        ))?;
+    }
     let other = node
         .vm
         .command(&[EVIL_COLLECTOR, "run"])
@@ -215,7 +224,7 @@ fn gather() -> Result<Facts> {
         let refusal = format!(
             "{:?} {said} pins [{pins}] {}",
             ended.map(|e| e.code),
-            vm_tests::host::tail(&log, 3)
+            host::tail(&log, 3)
         );
         println!("unloaded: {refusal}");
         refusals.push(refusal);
@@ -231,6 +240,19 @@ fn gather() -> Result<Facts> {
         stale_before,
         refusals,
     })
+}
+
+/// Where the collector's file has [`OWN`], in bytes from its beginning.
+fn places_of_own() -> Result<Vec<usize>> {
+    assert_eq!(OWN.len(), TAKEN_FOR_OWN.len());
+    let program = std::fs::read(host::stripped(&host::built_binary("cgpathd")?)?)?;
+    let all = program.windows(OWN.len()).enumerate();
+    let places: Vec<usize> = all
+        .filter(|(_, bytes)| *bytes == OWN.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    ensure!(!places.is_empty(), "the collector's file has no {OWN}");
+    Ok(places)
 }
 
 /// Gathered once; what went wrong then is reported to every test.
