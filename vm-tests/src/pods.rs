@@ -263,7 +263,8 @@ impl<'vm> Pods<'vm> {
             // process was waited for; until then the kernel says EBUSY.
             self.vm.sh(&format!(
                 "for p in $(cat /sys/fs/cgroup{cgroup}/cgroup.procs); do kill -9 $p 2>/dev/null || true; done
-                 n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done"
+                 n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done
+                 rm -r {BARE_PODS}/{id}"
             ))?;
         }
         self.vm
