@@ -14,7 +14,7 @@ mod test;
 
 pub use test::states;
 
-use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Reference, Source, SourceKind};
 use cgpath_refvals::image::{self, Choice, Mount, Platform, TarStore};
@@ -459,9 +459,9 @@ fn finish(
         .map(|d| format!(" ({d})"))
         .unwrap_or_default();
     out.line(format_args!(
-        "{}: {} paths from {}{digest}",
+        "{}: {} from {}{digest}",
         summary.output,
-        summary.paths,
+        count(summary.paths, "path"),
         escape(reference.source.name.as_bytes())
     ))?;
     if reference.learned {

@@ -139,3 +139,50 @@ fn a_file_in_place_of_a_store_and_an_input_of_another_format_are_named_as_such()
     let said = run(&["log", "show", "nothing"]);
     assert!(said.contains("standard input"), "{said}");
 }
+
+#[test]
+fn an_argument_of_any_length_is_cut_in_an_error_and_named_by_its_length_and_hash() {
+    let (long, option) = ("x".repeat(100_000), format!("--format={}", "x".repeat(100_000)));
+    let (long, option) = (long.as_str(), option.as_str());
+    for args in [
+        &["policy", "check", long][..],
+        &["policy", "schema", long],
+        &["log", "show", "list", option],
+        &[
+            "verify",
+            "evidence.cbor",
+            "--policy",
+            "p.yaml",
+            "--dangerous-no-nonce",
+            "--ak",
+            long,
+        ],
+        &[long],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+                .args(args)
+                .args(json)
+                .output()
+                .unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let start: String = said.chars().take(500).collect();
+            assert_eq!(output.status.code(), Some(2), "{start}");
+            assert!(said.len() < 2000, "{} bytes: {start}", said.len());
+            assert!(said.contains("(100000 bytes, sha256 "), "{start}");
+        }
+    }
+}
+
+#[test]
+fn one_is_not_counted_as_several() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(["policy", "check"])
+        .arg(examples.join("two-pods/node.yaml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("sandbox: 1 path\n"), "{said}");
+    assert!(said.lines().any(|line| line.ends_with(" paths")), "{said}");
+}

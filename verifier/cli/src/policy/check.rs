@@ -1,6 +1,6 @@
 //! `cgpath policy check`: what stands in a policy.
 
-use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Digest;
 use cgpath_policy::Policy;
 use cgpath_service::policy_files::load;
@@ -75,17 +75,17 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         checked.digest
     ))?;
     out.line(format_args!(
-        "host: {} paths{}",
-        checked.host_paths,
+        "host: {}{}",
+        count(checked.host_paths, "path"),
         learned(&checked.host_learned)
     ))?;
-    out.line(format_args!("sandbox: {} paths", checked.sandbox_paths))?;
+    out.line(format_args!("sandbox: {}", count(checked.sandbox_paths, "path")))?;
     for pod in &checked.pods {
         let name = escape(pod.name.as_bytes());
         out.line(format_args!(
-            "pod {} {name}: {} paths{}",
+            "pod {} {name}: {}{}",
             pod.shown,
-            pod.paths,
+            count(pod.paths, "path"),
             learned(&pod.learned)
         ))?;
     }
