@@ -4,6 +4,7 @@
 //! two of them need stands in `output`. Not here: any decision about trust (see `cgpath-appraisal`).
 #![forbid(unsafe_code)]
 
+mod coloured;
 mod event;
 mod explain;
 mod export;

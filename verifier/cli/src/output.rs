@@ -61,8 +61,8 @@ pub fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{ending}")
 }
 
-/// A text for people in which each argument of this command that is long is cut as [`foreign`] cuts it, as clap
-/// repeats arguments and as [`escape`] does: errors have theirs from many places.
+/// A text for people in which each long argument of this command is cut as [`foreign`] cuts it. It may stand
+/// there as it is, which is clap's way, or as [`escape`] writes it: errors come from many places.
 pub fn with_short_arguments(text: &str) -> String {
     let mut text = text.to_owned();
     for argument in std::env::args_os() {

@@ -65,7 +65,7 @@ impl Tenant<'_> {
         if out.json() {
             out.object(&verdict)?;
         } else {
-            out.raw(verdict.to_string().as_bytes())?;
+            out.verdict(&verdict.to_string())?;
         }
         Ok(match verdict.outcome {
             Outcome::Trusted => Status::Clean,

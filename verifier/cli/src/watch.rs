@@ -8,7 +8,7 @@
 mod checker;
 mod lines;
 
-use crate::output::{Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, escape};
 use bytes::Bytes;
 use cgpath_appraisal::text::{foreign, told, utc};
 use cgpath_evidence::PodUid;
@@ -424,7 +424,7 @@ impl Watcher<'_> {
                 proof: proof.as_ref(),
             })?;
         } else {
-            out.line(line(&verdict, proof.as_ref()))?;
+            out.line(line(&verdict, proof.as_ref(), out))?;
         }
         out.flush()?;
         self.last = Some(event.id);
@@ -456,8 +456,14 @@ fn trusted(verdict: &Value) -> bool {
 }
 
 /// One event for people.
-fn line(verdict: &Value, proof: Option<&Proof>) -> String {
+fn line(verdict: &Value, proof: Option<&Proof>, out: &Output) -> String {
     let text = |value: &Value| escape(value.as_str().unwrap_or_default().as_bytes());
+    // As JSON has them, all in small letters.
+    let shown = |word: &str| match word {
+        "trusted" => out.paint(Colour::Green, word),
+        "untrusted" | "unknown" => out.paint(Colour::Red, word),
+        _ => word.to_owned(),
+    };
     let time = utc(verdict["time"].as_u64().unwrap_or(0));
     let node = text(&verdict["node"]);
     let whole = verdict.get("verdict").unwrap_or(verdict);
@@ -474,9 +480,9 @@ fn line(verdict: &Value, proof: Option<&Proof>) -> String {
             .collect();
         return format!(
             "{time}  {node} {}  pod {} {name}: {}{}{proof}",
-            text(state),
+            shown(&text(state)),
             text(&pod["uid"]),
-            text(&pod["state"]),
+            shown(&text(&pod["state"])),
             failing.concat()
         );
     }
@@ -485,6 +491,13 @@ fn line(verdict: &Value, proof: Option<&Proof>) -> String {
     for pod in pods {
         *counts.entry(text(&pod["state"])).or_default() += 1;
     }
-    let counts: Vec<String> = counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
-    format!("{time}  {node} {}; pods: {}", text(state), counts.join(", "))
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(state, n)| format!("{n} {}", shown(state)))
+        .collect();
+    format!(
+        "{time}  {node} {}; pods: {}",
+        shown(&text(state)),
+        counts.join(", ")
+    )
 }
