@@ -1,7 +1,7 @@
 //! Keys that stand twice in a mapping of a policy file, each with its place.
 //!
-//! Promise: mappings whose keys people choose (`boot.registers`) are looked at, too, where the type that reads
-//! them would keep the last value and say nothing. Not here: which keys there are (see `node`).
+//! Promise: mappings whose keys people choose (`boot.registers`) are looked at, too, where the type that
+//! reads them would keep the last value and say nothing. Not here: which keys there are (see `node`).
 
 use cgpath_evidence::text::quoted;
 use serde::Deserializer;
@@ -11,8 +11,8 @@ use serde::de::{
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
-/// The first key that stands twice, as an error at its second place; `None` where none does. What is malformed
-/// otherwise is for those to say who read the file's values.
+/// The first key that stands twice, as an error at its second place; `None` where none does. What is
+/// malformed otherwise is for those to say who read the file's values.
 pub(super) fn twice(yaml: &[u8]) -> Option<serde_norway::Error> {
     let found = Cell::new(false);
     let part = Part { found: &found };
