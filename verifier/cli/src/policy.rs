@@ -66,7 +66,8 @@ firmware does otherwise than the TCG's profile says.")]
     #[command(after_help = "Example:
   cgpath policy from-uki /boot/efi/EFI/Linux/debian.efi >> node.yaml
 
-It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot.")]
+It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot. A policy has \
+one `boot:`; how both become one: docs/policies.md.")]
     FromUki(boot_values::FromUki),
     /// Makes reference values from a Keylime runtime policy
     #[command(after_help = "Example:
