@@ -98,7 +98,7 @@ fn an_image_that_was_accepted_is_trusted_by_its_digests_alone() {
 
 #[test]
 fn registers_of_a_boot_and_events_of_an_image_go_together_and_the_image_can_change() {
-    // As docs/policies.md joins them: the registers that the image does not reach, and what was computed of it.
+    // As docs/policies.md joins them: registers that the image does not reach, and what was computed of it.
     let log = uki();
     let boot = Case::new(&log, &of_uki()).evidence.boot.unwrap();
     let mut learned = BootPolicy {

@@ -195,7 +195,7 @@ fn a_path_of_the_firmware_is_a_name_with_its_own_backslashes_and_no_more() {
     let folder = folder(&log.bytes(), FirmwareLog::COMMAND_LINE);
     let boot = folder.cgpath(&["policy", "from-boot", "evidence.cbor"]);
     assert_eq!(boot.code, Some(0), "{}", boot.err);
-    // YAML writes each of them twice between these quotation marks, and so does what is shown of untrusted text.
+    // YAML writes each of them twice between these quotation marks, and so is untrusted text shown.
     for name in [r#"name: "\\EFI\\systemd\\loader.efi""#, r#"name: "fw\\1""#] {
         assert!(boot.out.contains(name), "{name}: {}", boot.out);
     }
