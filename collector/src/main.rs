@@ -30,12 +30,13 @@ fn main() -> ExitCode {
     }
     match dispatch(Cli::parse()) {
         Ok(code) => code,
-        // The reader of standard output has had enough.
+        // The reader of standard output is gone. As a process that was ended by SIGPIPE, and as `cgpath` ends:
+        // the answer did not get through.
         Err(e)
             if e.downcast_ref()
                 .is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) =>
         {
-            ExitCode::SUCCESS
+            ExitCode::from(128 + 13)
         }
         Err(e) => {
             eprintln!("cgpathd: {}", shortened(&causes(&e)));
@@ -72,16 +73,24 @@ fn shortened(text: &str) -> String {
     )
 }
 
+/// Writes all of a text to standard output; `println!` would panic where nobody reads it.
+fn print(text: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text)?;
+    out.flush()
+}
+
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let mut stdout = std::io::stdout();
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "cgpathd", &mut stdout);
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "cgpathd", &mut script);
+        print(&script)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::Config(args) = &cli.command
         && args.example
     {
-        stdout.write_all(EXAMPLE.as_bytes())?;
+        print(EXAMPLE.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     // The variable that names the file is not a key of it.
@@ -92,7 +101,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Config(_) => {
             let text = toml::to_string(&config).context("printing the configuration")?;
-            stdout.write_all(text.as_bytes())?;
+            print(text.as_bytes())?;
         }
         Command::Status(args) => return show_status(&config, args.format),
         Command::Completions { .. } => {}
@@ -112,10 +121,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Handover => hand_over(&config)?,
         Command::Unload => {
             setup::unload(&config)?;
-            println!(
-                "the eBPF programs pinned in {} are gone",
+            let text = format!(
+                "the eBPF programs pinned in {} are gone\n",
                 config.bpf.pin_dir.display()
             );
+            print(text.as_bytes())?;
         }
         Command::Check(args) => {
             let code = cgpathd::check::run(&config, args.json, &mut std::io::stdout().lock())?;
@@ -136,7 +146,7 @@ fn show_status(config: &Config, format: StatusFormat) -> anyhow::Result<ExitCode
         (StatusFormat::Text, answer) => (status::text(&answer?), ExitCode::SUCCESS),
         (StatusFormat::Json, answer) => (serde_json::to_string_pretty(&answer?)? + "\n", ExitCode::SUCCESS),
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    print(text.as_bytes())?;
     Ok(code)
 }
 
@@ -226,17 +236,18 @@ fn hand_over(config: &Config) -> anyhow::Result<()> {
             done.program
         );
     }
-    if done.is_itself {
-        println!(
-            "{own} is the program that runs: nothing is handed over, and what was before is withdrawn (checkpoint {})",
+    let text = if done.is_itself {
+        format!(
+            "{own} is the program that runs: nothing is handed over, and what was before is withdrawn (checkpoint {})\n",
             done.checkpoint
-        );
+        )
     } else {
-        println!(
-            "checkpoint {} hands over to {own}; now restart the service: systemctl restart cgpathd",
+        format!(
+            "checkpoint {} hands over to {own}; now restart the service: systemctl restart cgpathd\n",
             done.checkpoint
-        );
-    }
+        )
+    };
+    print(text.as_bytes())?;
     Ok(())
 }
 
@@ -354,7 +365,7 @@ fn ak(config: &Config, args: &Ak) -> anyhow::Result<()> {
     let fingerprint = tpm::fingerprint(tpm.ak());
     // Where the key itself goes to standard output, the fingerprint must not mix with it.
     if to_file || std::io::stdout().is_terminal() {
-        println!("{fingerprint}");
+        print(format!("{fingerprint}\n").as_bytes())?;
     } else {
         eprintln!("{fingerprint}");
     }
@@ -382,7 +393,7 @@ fn prepare(config: &Config, args: &Setup) -> anyhow::Result<()> {
     } else {
         setup::install(root, config, args.dry_run)?
     };
-    print!("{text}");
+    print(text.as_bytes())?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! tests within the crate, beside what they test.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod command;
 mod common;
 mod delivery;
 mod handover;

@@ -7,6 +7,8 @@
 mod contents;
 mod pod;
 
+pub(crate) use pod::TenantPolicy;
+
 use crate::name::{Name, is_listed_as};
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
 use cgpath_evidence::{Digest, PodUid, list::as_listed, text::foreign};

@@ -477,6 +477,26 @@ fn malformed_values_are_refused() {
 }
 
 #[test]
+fn a_key_that_stands_twice_is_named_where_it_stands_the_second_time() {
+    let line_of = |text: &str, key: &str| 1 + text.lines().position(|line| line == key).unwrap();
+    let top = yaml().replacen("host:", "node: again\nhost:", 1);
+    let (line, column, why) = refused(&top);
+    assert_eq!((line, column), (line_of(&top, "node: again"), 1), "{why}");
+    assert!(why.contains("duplicate key \"node\""), "{why}");
+    // In a part of the file, and where numbers are keys: `0x7` is 7.
+    let digest = format!("[sha256:{}]", "7".repeat(64));
+    let registers = |second: &str| format!("boot:\n  registers:\n    7: {digest}\n    {second}: {digest}\n");
+    let yaml = yaml();
+    for second in ["7", "0x7"] {
+        let inner = yaml.clone() + &registers(second);
+        let (line, column, why) = refused(&inner);
+        assert_eq!((line, column), (inner.lines().count(), 5), "{second}: {why}");
+        assert!(why.contains("duplicate key \"7\""), "{why}");
+    }
+    NodePolicy::from_yaml("x", (yaml + &registers("4")).as_bytes()).unwrap();
+}
+
+#[test]
 fn lists_and_files_have_limits() {
     let long = "a".repeat(cgpath_policy::MAX_POLICY_LEN + 1);
     assert!(matches!(

@@ -22,6 +22,14 @@ fn the_committed_schema_of_a_node_policy_is_up_to_date() {
 }
 
 #[test]
+fn the_committed_schema_of_a_tenants_policy_is_up_to_date() {
+    is_up_to_date(
+        "tenant-policy.schema.json",
+        &cgpath_policy::schema::tenant_policy(),
+    );
+}
+
+#[test]
 fn the_committed_schema_of_a_reference_file_is_up_to_date() {
     is_up_to_date("reference.schema.json", &cgpath_policy::schema::reference());
 }
@@ -44,18 +52,16 @@ fn keys(schema: &serde_json::Value, object: &serde_json::Value, before: &str, al
     }
 }
 
-#[test]
-fn every_key_of_a_node_policy_stands_in_the_readme() {
+/// Under this heading of the readme is a row for each key of the schema; `one` of them.
+fn all_keys_stand_under(heading: &str, schema: &serde_json::Value, least: usize, one: &str) {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = std::fs::read_to_string(readme).unwrap();
-    let schema = cgpath_policy::schema::node_policy();
     let mut all = Vec::new();
-    keys(&schema, &schema, "", &mut all);
-    assert!(
-        all.len() > 25 && all.contains(&"guard.at-least".to_owned()),
-        "{all:?}"
-    );
-    let rows: String = readme.lines().filter(|line| line.starts_with("| `")).collect();
+    keys(schema, schema, "", &mut all);
+    assert!(all.len() >= least && all.contains(&one.to_owned()), "{all:?}");
+    let section = readme.lines().skip_while(|line| *line != heading).skip(1);
+    let section = section.take_while(|line| !line.starts_with("## "));
+    let rows: String = section.filter(|line| line.starts_with("| `")).collect();
     let missing: Vec<&String> = all
         .iter()
         .filter(|key| !rows.contains(&format!("`{key}`")))
@@ -64,4 +70,18 @@ fn every_key_of_a_node_policy_stands_in_the_readme() {
         missing.is_empty(),
         "policy/README.md does not describe {missing:?}"
     );
+}
+
+#[test]
+fn every_key_of_a_node_policy_stands_in_the_readme() {
+    let heading = "## Node policy: one YAML file for each node";
+    let schema = cgpath_policy::schema::node_policy();
+    all_keys_stand_under(heading, &schema, 26, "guard.at-least");
+}
+
+#[test]
+fn every_key_of_a_tenants_policy_stands_in_the_readme() {
+    let heading = "## A tenant's policy: one YAML file for one pod";
+    let schema = cgpath_policy::schema::tenant_policy();
+    all_keys_stand_under(heading, &schema, 11, "permit-violations");
 }

@@ -74,13 +74,19 @@ impl Learned {
 /// Of events that are not understood, a remark names this many.
 const MAX_SHOWN: usize = 8;
 
+/// What was escaped, and is escaped once more where it is shown: a backslash stays one, and all else is safe
+/// already.
+fn once(escaped: &str) -> String {
+    escaped.replace("\\\\", "\\")
+}
+
 /// An event as remarks call it.
 fn place(event: &Event) -> String {
     let label = event.label();
     let label = if label.is_empty() {
         String::new()
     } else {
-        format!(" \"{}\"", foreign(&label))
+        format!(" \"{}\"", once(&foreign(&label)))
     };
     format!(
         "{}{label} in PCR {}, byte {} of the log",
@@ -90,7 +96,7 @@ fn place(event: &Event) -> String {
 
 /// A name as a policy takes it.
 fn name_of(event: &Event, otherwise: impl FnOnce() -> String) -> String {
-    let label = escape(event.label().as_bytes());
+    let label = once(&escape(event.label().as_bytes()));
     if label.is_empty() {
         return otherwise();
     }

@@ -9,6 +9,7 @@ use crate::Excludes;
 use crate::form;
 use crate::node::{self, NodePolicy, Opaque, Pattern, defaults, form::WrittenUid};
 use cgpath_evidence::{Bank, PodUid};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,33 +19,42 @@ const DEFAULTS: &[u8] = b"{version: 1, node: tenant, accept: {tiers: [bpf], temp
     ima-policies: ['sha256:0000000000000000000000000000000000000000000000000000000000000000'], collector: /none}, \
     host: {references: [none]}, pods: []}";
 
-/// A tenant's policy file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+/// What is allowed in one pod, as its tenant appraises it.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct TenantPolicy {
+#[schemars(title = "ima-cgpath tenant's policy", extend("$id" = "urn:ima-cgpath:schema:tenant-policy:1"))]
+pub(crate) struct TenantPolicy {
     /// Format version: 1.
     #[serde(deserialize_with = "form::version_one")]
+    #[schemars(extend("const" = 1))]
     version: u32,
-    /// The pod's UID.
+    /// The pod's UID, with dashes; a static pod's as the kubelet writes it, 32 digits, or with dashes.
+    #[schemars(schema_with = "node::form::uid_schema")]
     pod: WrittenUid,
     /// What people call it; only for the output.
     #[serde(deserialize_with = "form::name")]
+    #[schemars(length(min = 1, max = 253))]
     name: String,
     /// Templates that the entries shown to this tenant may use.
     #[serde(deserialize_with = "form::texts")]
+    #[schemars(length(min = 1, max = 4096))]
     templates: Vec<String>,
     /// PCR banks that must be quoted.
     #[serde(deserialize_with = "form::some")]
+    #[schemars(schema_with = "node::form::banks_schema")]
     banks: Vec<Bank>,
     /// Reference files of the pod's images, and of what the platform runs in every pod: the sandbox image.
     #[serde(deserialize_with = "form::texts")]
+    #[schemars(length(min = 1, max = 4096))]
     references: Vec<String>,
     /// Reference files whose contents may appear at any path: the runtime's copy of itself while it sets
     /// containers up.
     #[serde(default, deserialize_with = "form::bounded")]
+    #[schemars(length(max = 4096))]
     runtime_files: Vec<String>,
     /// Container runtimes: see the node policy.
     #[serde(default = "defaults::default_runtimes", deserialize_with = "form::texts")]
+    #[schemars(length(min = 1, max = 4096))]
     runtimes: Vec<String>,
     /// What to do where a program ran in the pod that runs others out of the kernel's sight: see the node
     /// policy.
@@ -55,6 +65,7 @@ struct TenantPolicy {
     lost: u64,
     /// Paths at which a violation does not count.
     #[serde(default, deserialize_with = "form::bounded")]
+    #[schemars(length(max = 4096))]
     permit_violations: Vec<Pattern>,
 }
 

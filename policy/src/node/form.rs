@@ -111,12 +111,12 @@ pub(super) fn actions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Sch
     })
 }
 
-pub(super) fn banks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn banks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let names = Bank::ALL.map(Bank::name);
     schemars::json_schema!({ "type": "array", "minItems": 1, "items": { "enum": names } })
 }
 
-pub(super) fn uid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn uid_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "string",
         "pattern": "^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})$",

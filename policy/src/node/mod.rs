@@ -5,6 +5,7 @@
 
 pub(crate) mod defaults;
 pub(crate) mod form;
+mod keys;
 mod opaque;
 mod pattern;
 
@@ -325,7 +326,7 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
             limit: MAX_POLICY_LEN as u64,
         });
     }
-    serde_norway::from_slice(yaml).map_err(|e| {
+    let refused = |e: serde_norway::Error| {
         let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
         let mut why = told(&e);
         // The parser repeats the place at the end of its message.
@@ -340,5 +341,9 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
             column,
             why,
         }
-    })
+    };
+    match keys::twice(yaml) {
+        Some(twice) => Err(refused(twice)),
+        None => serde_norway::from_slice(yaml).map_err(refused),
+    }
 }

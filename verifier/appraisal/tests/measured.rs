@@ -4,7 +4,7 @@
 use cgpath_appraisal::{Rule, Severity, Verdict, appraise};
 use cgpath_evidence::boot::{EventType, KNOWN, REGISTERS};
 use cgpath_evidence::{Bank, Evidence};
-use cgpath_policy::Policy;
+use cgpath_policy::{BootPolicy, Policy};
 use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256};
 
@@ -94,6 +94,40 @@ fn says(verdict: &Verdict, words: &str) {
 fn an_image_that_was_accepted_is_trusted_by_its_digests_alone() {
     let verdict = Case::new(&uki(), &of_uki()).judge();
     assert!(verdict.trusted, "{verdict}");
+}
+
+#[test]
+fn registers_of_a_boot_and_events_of_an_image_go_together_and_the_image_can_change() {
+    // As docs/policies.md joins them: registers that the image does not reach, and what was computed of it.
+    let log = uki();
+    let boot = Case::new(&log, &of_uki()).evidence.boot.unwrap();
+    let mut learned = BootPolicy {
+        registers: from_boot(&boot).unwrap().values.registers,
+        ..BootPolicy::default()
+    };
+    learned.registers.retain(|pcr, _| ![4, 8, 9].contains(pcr));
+    let joined = |image: &str| learned.to_yaml(&[]) + image.strip_prefix("boot:\n").unwrap();
+    let judge = |log: &FirmwareLog, boot: &str| Case::new(log, boot).judge();
+    let verdict = judge(&log, &joined(&of_uki()));
+    assert!(verdict.trusted, "{verdict}");
+
+    let mut next = log.clone();
+    let image = next.events.iter_mut().find(|event| event.2 == b"image 1");
+    image.unwrap().2 = b"image 2".to_vec();
+    fails(&judge(&next, &joined(&of_uki())), "another image");
+    let of_next = of_uki().replace(&sha256(b"image 1").to_string(), &sha256(b"image 2").to_string());
+    let verdict = judge(&next, &joined(&of_next));
+    assert!(verdict.trusted, "{verdict}");
+
+    let mut firmware = log;
+    firmware.events[0].2 = b"firmware 2".to_vec();
+    firmware.events[0].3 = b"firmware 2".to_vec();
+    fails(&judge(&firmware, &joined(&of_uki())), "another firmware");
+    let verdict = judge(&firmware, &of_uki());
+    assert!(
+        verdict.trusted,
+        "the image's values alone say nothing of it: {verdict}"
+    );
 }
 
 #[test]

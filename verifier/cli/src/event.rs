@@ -86,7 +86,7 @@ impl Event {
             Data::Change(change) => {
                 let subject = accepted.event.subject.as_deref().unwrap_or_default();
                 let word = |state: Option<cgpath_appraisal::State>| {
-                    state.map_or_else(|| "not there".to_owned(), |state| state.to_string())
+                    state.map_or_else(|| "not there".to_owned(), |state| out.state(&state.to_string()))
                 };
                 let subject = escape(subject.as_bytes());
                 let (old, new) = (word(change.old), word(change.new));

@@ -127,7 +127,7 @@ fn list(verdict: &Verdict, out: &mut Output) -> Result<(), Failure> {
             .map(|p| format!(" {}", escape(p)))
             .unwrap_or_default();
         let text = item.finding.to_string();
-        let first = text.lines().next().unwrap_or_default();
+        let first = out.finding(text.lines().next().unwrap_or_default());
         out.line(format_args!(
             "{}  {}  {first}{path}",
             &item.id[..12],

@@ -10,7 +10,7 @@ use cgpath_evidence::list::{
     Decoder, Field, FieldValue, Format, ListBank, ListEntry, Listed, Templates, Value, unescaped,
 };
 use cgpath_evidence::replay::{Fill, replay_batches};
-use cgpath_evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path};
+use cgpath_evidence::{Bank, Error, PartitionKey, PodUid, record::lossy_path, text::foreign};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -40,7 +40,7 @@ Examples:
   cgpath log replay /sys/kernel/security/ima/binary_runtime_measurements
   cgpath log replay ascii_runtime_measurements --format ascii --json | jq .pcrs
 
-Exit codes: 0 all digests are right, 1 one is not, 2 not readable as a measurement list.")]
+Exit codes: 0 all digests are right, 1 one is not, 2 not readable as a measurement list, or without an entry.")]
     Replay {
         #[command(flatten)]
         input: Input,
@@ -123,16 +123,23 @@ struct EntryReader<'a> {
     source: Box<dyn Read>,
     chunk: Vec<u8>,
     ended: bool,
+    /// Whether there was an entry yet.
+    begun: bool,
     /// The error of the end, if the list ends inside of an entry, so that what came before can be shown.
     cut: Option<Failure>,
 }
 
 impl EntryReader<'_> {
-    /// The next entry, its shape not checked yet; `None` at the end.
+    /// The next entry, its shape not checked yet; `None` at the end. A list without any is none: the kernel's
+    /// begins with the boot's aggregate.
     fn entry(&mut self) -> Result<Option<ListEntry>, Failure> {
         loop {
             match self.decoder.next_entry() {
-                Ok(Some(entry)) => return Ok(Some(entry)),
+                Ok(Some(entry)) => {
+                    self.begun = true;
+                    return Ok(Some(entry));
+                }
+                Ok(None) if self.ended && !self.begun => return Err(self.input.empty()),
                 Ok(None) if self.ended => return Ok(None),
                 Ok(None) => self.feed()?,
                 Err(error @ Error::Incomplete { .. }) => {
@@ -194,6 +201,7 @@ impl Input {
             source: self.open()?,
             chunk: vec![0; CHUNK_LEN],
             ended: false,
+            begun: false,
             cut: None,
         })
     }
@@ -222,6 +230,12 @@ impl Input {
             Ok(file) => Ok(Box::new(file)),
             Err(e) => Err(Failure::input(&self.file, &e)),
         }
+    }
+
+    fn empty(&self) -> Failure {
+        let name = foreign(self.file.as_os_str().as_encoded_bytes());
+        Failure::new("empty", format!("{name}: there is no entry in it"))
+            .hint("the kernel's list has at least one: did what wrote this file fail?")
     }
 
     fn failure(&self, error: &Error) -> Failure {

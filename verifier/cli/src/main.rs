@@ -4,6 +4,7 @@
 //! two of them need stands in `output`. Not here: any decision about trust (see `cgpath-appraisal`).
 #![forbid(unsafe_code)]
 
+mod coloured;
 mod event;
 mod explain;
 mod export;
@@ -22,6 +23,7 @@ mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use output::{Failure, Output, Status};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Where Debian keeps the CAs that it trusts.
@@ -138,7 +140,13 @@ fn usage(error: &clap::Error) -> ExitCode {
         failure.print(true, false);
         return ExitCode::from(Failure::CODE);
     }
+    let text = error.render().to_string();
+    let short = output::with_short_arguments(&text);
     // Nothing useful can be done if standard error itself is closed.
-    let _ = error.print();
+    let _ = if is_help || short == text {
+        error.print()
+    } else {
+        std::io::stderr().write_all(short.as_bytes())
+    };
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Failure::CODE))
 }

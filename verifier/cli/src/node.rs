@@ -374,7 +374,7 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
         out.line("")?;
         let verdict: Verdict = serde_json::from_str(last.verdict.get())
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
-        out.raw(verdict.to_string().as_bytes())?;
+        out.verdict(&verdict.to_string())?;
     }
     Ok(status)
 }
@@ -433,14 +433,13 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         ))?;
         out.line(format_args!("    statement {}", forgotten.digest))?;
     }
-    let word = |trusted| if trusted { "trusted" } else { "UNTRUSTED" };
     for note in &notes {
+        let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
+        let (old, new) = (word(note.old_trusted), word(note.new_trusted));
         out.line(format_args!(
-            "{} UTC  verdict {}: was {}, is {}; {}",
+            "{} UTC  verdict {}: was {old}, is {new}; {}",
             utc(note.time),
             note.verdict,
-            word(note.old_trusted),
-            word(note.new_trusted),
             escape(note.reason.as_bytes())
         ))?;
         if note.old_policy != note.new_policy {

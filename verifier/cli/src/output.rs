@@ -8,6 +8,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::process::ExitCode;
 
 pub use cgpath_appraisal::text::escape;
+use cgpath_appraisal::text::{MAX_FOREIGN, foreign};
 
 /// Where the help has what every subcommand takes: behind the subcommand's own options.
 const LAST: usize = 900;
@@ -52,6 +53,31 @@ impl When {
             }
         }
     }
+}
+
+/// `1 path`, `2 paths`: a number, and the noun that it counts.
+pub fn count(n: usize, noun: &str) -> String {
+    let ending = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{ending}")
+}
+
+/// A text for people in which each long argument of this command is cut as [`foreign`] cuts it. It may stand
+/// there as it is, which is clap's way, or as [`escape`] writes it: errors come from many places.
+pub fn with_short_arguments(text: &str) -> String {
+    let mut text = text.to_owned();
+    for argument in std::env::args_os() {
+        let all = argument.as_encoded_bytes();
+        // Of `--option=VALUE` errors repeat the value.
+        let value = all.splitn(2, |byte| *byte == b'=').nth(1);
+        for long in [Some(all), value].into_iter().flatten() {
+            if long.len() > MAX_FOREIGN {
+                let short = foreign(long);
+                text = text.replace(&escape(long), &short);
+                text = text.replace(&*String::from_utf8_lossy(long), &short);
+            }
+        }
+    }
+    text
 }
 
 /// What a command found, when its input was usable.
@@ -146,6 +172,7 @@ impl Failure {
         if self.silent {
             return;
         }
+        let message = with_short_arguments(&self.message);
         let mut err = io::stderr().lock();
         // Nothing useful can be done if standard error itself is closed.
         let _ = if json {
@@ -157,7 +184,7 @@ impl Failure {
                 hint: Option<&'a str>,
             }
             let object = Object {
-                error: &self.message,
+                error: &message,
                 kind: self.kind,
                 hint: self.hint.as_deref(),
             };
@@ -168,8 +195,8 @@ impl Failure {
                 paint(Colour::Cyan, "hint", colour),
             );
             match &self.hint {
-                Some(text) => writeln!(err, "{label}: {}\n{hint}: {text}", self.message),
-                None => writeln!(err, "{label}: {}", self.message),
+                Some(text) => writeln!(err, "{label}: {message}\n{hint}: {text}"),
+                None => writeln!(err, "{label}: {message}"),
             }
         };
     }

@@ -14,7 +14,7 @@ mod test;
 
 pub use test::states;
 
-use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Reference, Source, SourceKind};
 use cgpath_refvals::image::{self, Choice, Mount, Platform, TarStore};
@@ -66,7 +66,8 @@ firmware does otherwise than the TCG's profile says.")]
     #[command(after_help = "Example:
   cgpath policy from-uki /boot/efi/EFI/Linux/debian.efi >> node.yaml
 
-It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot.")]
+It names the image, its kernel, its initrd and its command line. The firmware's own registers are learned: see from-boot. A policy has \
+one `boot:`; how both become one: docs/policies.md.")]
     FromUki(boot_values::FromUki),
     /// Makes reference values from a Keylime runtime policy
     #[command(after_help = "Example:
@@ -117,13 +118,21 @@ Nothing in the store is changed.")]
   patch -p0 < upgrade.patch")]
     Suggest(suggest::Suggest),
     /// Reads a node's policy with all its reference files and says what is in them
-    #[command(after_help = "Example:\n  cgpath policy check node.yaml")]
+    #[command(
+        after_help = "Examples:\n  cgpath policy check node.yaml\n  cgpath policy check --tenant web.yaml"
+    )]
     Check {
         /// The policy file (YAML)
         policy: PathBuf,
+        /// It is a tenant's, of one pod (`cgpath verify --tenant`)
+        #[arg(long)]
+        tenant: bool,
     },
     /// Prints the JSON Schema of one of the formats, for editors
-    #[command(after_help = "Example:\n  cgpath policy schema node > node-policy.schema.json")]
+    #[command(
+        after_help = "Examples:\n  cgpath policy schema node > node-policy.schema.json\n  \
+                            cgpath policy schema tenant > tenant-policy.schema.json"
+    )]
     Schema {
         /// Which format
         format: Format,
@@ -134,6 +143,8 @@ Nothing in the store is changed.")]
 pub enum Format {
     /// A node's policy
     Node,
+    /// A tenant's policy
+    Tenant,
     /// A file of reference values
     Reference,
 }
@@ -236,10 +247,15 @@ impl PolicyCommand {
             PolicyCommand::Diff(command) => command.run(out),
             PolicyCommand::Lint(command) => command.run(out),
             PolicyCommand::Suggest(command) => command.run(out),
-            PolicyCommand::Check { policy } => check::check(&policy, out),
+            PolicyCommand::Check {
+                policy,
+                tenant: false,
+            } => check::check(&policy, out),
+            PolicyCommand::Check { policy, tenant: true } => check::check_tenant(&policy, out),
             PolicyCommand::Schema { format } => {
                 let schema = match format {
                     Format::Node => cgpath_policy::schema::node_policy(),
+                    Format::Tenant => cgpath_policy::schema::tenant_policy(),
                     Format::Reference => cgpath_policy::schema::reference(),
                 };
                 out.line(format_args!("{schema:#}"))?;
@@ -459,9 +475,9 @@ fn finish(
         .map(|d| format!(" ({d})"))
         .unwrap_or_default();
     out.line(format_args!(
-        "{}: {} paths from {}{digest}",
+        "{}: {} from {}{digest}",
         summary.output,
-        summary.paths,
+        count(summary.paths, "path"),
         escape(reference.source.name.as_bytes())
     ))?;
     if reference.learned {
@@ -541,7 +557,7 @@ fn refused(error: &cgpath_policy::Error) -> Failure {
     let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
     match error {
         cgpath_policy::Error::Syntax { .. } => {
-            failure.hint("the formats: policy/README.md, `cgpath policy schema node` and `reference`")
+            failure.hint("the formats: policy/README.md, `cgpath policy schema node` and `reference`; a tenant's policy is checked with --tenant")
         }
         cgpath_policy::Error::Unresolved { .. } => {
             failure.hint("make it with `cgpath policy from-image|from-rootfs`")

@@ -65,7 +65,7 @@ impl Tenant<'_> {
         if out.json() {
             out.object(&verdict)?;
         } else {
-            out.raw(verdict.to_string().as_bytes())?;
+            out.verdict(&verdict.to_string())?;
         }
         Ok(match verdict.outcome {
             Outcome::Trusted => Status::Clean,
@@ -82,7 +82,7 @@ impl Tenant<'_> {
 pub fn load(path: &Path) -> Result<(PodUid, Policy), Failure> {
     policy_files::load_tenant(path).map_err(|error| match error {
         PolicyFileError::Policy(cgpath_policy::Error::Syntax { .. }) => Failure::from(error)
-            .hint("a tenant's policy is another one than a node's: docs/tenants.md shows one"),
+            .hint("a tenant's policy is another one than a node's: `cgpath policy schema tenant`, and docs/tenants.md shows one"),
         error => error.into(),
     })
 }

@@ -157,7 +157,7 @@ impl Verify {
         if out.json() {
             out.object(&verdict)?;
         } else {
-            out.raw(verdict.to_string().as_bytes())?;
+            out.verdict(&verdict.to_string())?;
         }
         Ok(Status::clean_if(verdict.trusted))
     }

@@ -8,7 +8,7 @@
 mod checker;
 mod lines;
 
-use crate::output::{Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, escape};
 use bytes::Bytes;
 use cgpath_appraisal::text::{foreign, told, utc};
 use cgpath_evidence::PodUid;
@@ -41,7 +41,8 @@ const MAX_ANSWER: usize = 64 << 20;
 #[command(
     after_help = "With --pod, --policy, --ak and --verifier each event's proof is checked here, as `cgpath verify --tenant` does; without \
                   them it is not, and each line says so. A round's nonce is the service's; with --own-nonce it commits to one that is drawn \
-                  here, so that nobody's word is needed for when it was made: the node's next round answers it.\n\nExit codes: 0 what was shown last is trusted, 1 it is not (--count), 2 unusable \
+                  here, so that nobody's word is needed for when it was made: the node's next round answers it.\n\nA connection that breaks is \
+                  made again, and standard error says why; with --json as an object whose kind is `again`.\n\nExit codes: 0 what was shown last is trusted, 1 it is not (--count), 2 unusable \
                   input.\n\nExamples:\n  cgpath watch --url https://verifier.example:8443 --ca ca.pem\n  \
                   cgpath watch --url https://verifier.example:8443 --ca ca.pem --pod 1f0a… --policy web.yaml --ak 000b3f… --verifier verdict.pub.pem --json"
 )]
@@ -212,7 +213,12 @@ impl Watcher<'_> {
                 });
             }
             let pause = Duration::from_millis(250 << failures.min(10)).min(LAST_PAUSE);
-            eprintln!("{text}; again in {pause:?}");
+            let text = format!("{text}; again in {pause:?}");
+            if out.json() {
+                Failure::new("again", text).print(true, false);
+            } else {
+                eprintln!("{text}");
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -418,7 +424,7 @@ impl Watcher<'_> {
                 proof: proof.as_ref(),
             })?;
         } else {
-            out.line(line(&verdict, proof.as_ref()))?;
+            out.line(line(&verdict, proof.as_ref(), out))?;
         }
         out.flush()?;
         self.last = Some(event.id);
@@ -450,8 +456,14 @@ fn trusted(verdict: &Value) -> bool {
 }
 
 /// One event for people.
-fn line(verdict: &Value, proof: Option<&Proof>) -> String {
+fn line(verdict: &Value, proof: Option<&Proof>, out: &Output) -> String {
     let text = |value: &Value| escape(value.as_str().unwrap_or_default().as_bytes());
+    // As JSON has them, all in small letters.
+    let shown = |word: &str| match word {
+        "trusted" => out.paint(Colour::Green, word),
+        "untrusted" | "unknown" => out.paint(Colour::Red, word),
+        _ => word.to_owned(),
+    };
     let time = utc(verdict["time"].as_u64().unwrap_or(0));
     let node = text(&verdict["node"]);
     let whole = verdict.get("verdict").unwrap_or(verdict);
@@ -468,9 +480,9 @@ fn line(verdict: &Value, proof: Option<&Proof>) -> String {
             .collect();
         return format!(
             "{time}  {node} {}  pod {} {name}: {}{}{proof}",
-            text(state),
+            shown(&text(state)),
             text(&pod["uid"]),
-            text(&pod["state"]),
+            shown(&text(&pod["state"])),
             failing.concat()
         );
     }
@@ -479,6 +491,13 @@ fn line(verdict: &Value, proof: Option<&Proof>) -> String {
     for pod in pods {
         *counts.entry(text(&pod["state"])).or_default() += 1;
     }
-    let counts: Vec<String> = counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
-    format!("{time}  {node} {}; pods: {}", text(state), counts.join(", "))
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(state, n)| format!("{n} {}", shown(state)))
+        .collect();
+    format!(
+        "{time}  {node} {}; pods: {}",
+        shown(&text(state)),
+        counts.join(", ")
+    )
 }

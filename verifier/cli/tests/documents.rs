@@ -97,6 +97,50 @@ fn every_command_that_a_document_shows_exists_with_its_options() {
     assert!(shown > 40, "only {shown} commands were found");
 }
 
+#[test]
+fn a_boot_that_is_joined_of_two_sources_can_be_used_and_lacks_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/policies.md")).unwrap();
+    let begins = page.find("```yaml\nboot:\n").expect("the page shows one");
+    let shown = page[begins..].strip_prefix("```yaml\n").unwrap();
+    let boot = shown.split("```").next().unwrap();
+    let examples = root.join("policy/examples/two-pods");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&examples).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let rest = std::fs::read_to_string(examples.join("node.yaml")).unwrap();
+    let rest = rest.replace("dangerous-boot-not-judged: true\n", "");
+    let run = |command: &str, text: &str| {
+        std::fs::write(dir.path().join("joined.yaml"), text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args(["policy", command, "joined.yaml"])
+            .current_dir(&dir)
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    let joined = rest.clone() + boot;
+    let (code, said) = run("check", &joined);
+    assert_eq!(code, Some(0), "{said}");
+    let (_, said) = run("lint", &joined);
+    assert!(!said.contains("boot: "), "{said}");
+    // Without the firmware's registers there is something to say, and two sections are none.
+    let (registers, image) = boot.split_once("  # of from-uki").unwrap();
+    let (_, said) = run("lint", &format!("{rest}boot:\n  # of from-uki{image}"));
+    assert!(said.contains("boot: no registers"), "{said}");
+    let (code, said) = run(
+        "check",
+        &format!("{rest}{registers}boot:\n  # of from-uki{image}"),
+    );
+    assert!(
+        code == Some(2) && said.contains("duplicate key \"boot\""),
+        "{said}"
+    );
+}
+
 /// The help of a command, then those of its subcommands.
 fn helps(command: &[String]) -> Vec<(String, String)> {
     let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))

@@ -139,3 +139,105 @@ fn a_file_in_place_of_a_store_and_an_input_of_another_format_are_named_as_such()
     let said = run(&["log", "show", "nothing"]);
     assert!(said.contains("standard input"), "{said}");
 }
+
+#[test]
+fn an_argument_of_any_length_is_cut_in_an_error_and_named_by_its_length_and_hash() {
+    let (long, option) = ("x".repeat(100_000), format!("--format={}", "x".repeat(100_000)));
+    let (long, option) = (long.as_str(), option.as_str());
+    for args in [
+        &["policy", "check", long][..],
+        &["policy", "schema", long],
+        &["log", "show", "list", option],
+        &[
+            "verify",
+            "evidence.cbor",
+            "--policy",
+            "p.yaml",
+            "--dangerous-no-nonce",
+            "--ak",
+            long,
+        ],
+        &[long],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+                .args(args)
+                .args(json)
+                .output()
+                .unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let start: String = said.chars().take(500).collect();
+            assert_eq!(output.status.code(), Some(2), "{start}");
+            assert!(said.len() < 2000, "{} bytes: {start}", said.len());
+            assert!(said.contains("(100000 bytes, sha256 "), "{start}");
+        }
+    }
+}
+
+#[test]
+fn a_tenants_policy_is_checked_and_has_a_schema() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples/two-pods");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(examples.join("busybox.json"), dir.path().join("busybox.json")).unwrap();
+    let uid = "11111111-1111-4111-8111-111111111111";
+    let text = format!(
+        "version: 1\npod: {uid}\nname: demo/a\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [busybox.json]\nlost: 3\n"
+    );
+    let run = |text: &str, args: &[&str]| {
+        std::fs::write(dir.path().join("web.yaml"), text).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args(["policy", "check", "web.yaml"])
+            .args(args)
+            .current_dir(&dir)
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = run(&text, &["--tenant"]);
+    assert_eq!(code, Some(0), "{said}");
+    for words in [
+        uid,
+        "demo/a",
+        "pod: 1 path\n",
+        "laxer than the default: tolerance.lost: 3",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (_, json) = run(&text, &["--tenant", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["pod"], uid);
+    assert_eq!(json["paths"], 1);
+    // As a node's it is none, and the hint says what it may be.
+    let (code, said) = run(&text, &[]);
+    assert!(code == Some(2) && said.contains("--tenant"), "{code:?} {said}");
+    // What is wrong in it has its place, and a reference file must be there.
+    let (code, said) = run(&text.replace("lost: 3", "lose: 3"), &["--tenant"]);
+    assert!(
+        code == Some(2) && said.contains("web.yaml:7:1: "),
+        "{code:?} {said}"
+    );
+    let (code, said) = run(&text.replace("busybox.json", "other.json"), &["--tenant"]);
+    assert!(code == Some(2) && said.contains("other.json"), "{code:?} {said}");
+
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(["policy", "schema", "tenant"])
+        .output()
+        .unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema, cgpath_policy::schema::tenant_policy());
+    assert_eq!(schema["required"][1], "pod");
+}
+
+#[test]
+fn one_is_not_counted_as_several() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(["policy", "check"])
+        .arg(examples.join("two-pods/node.yaml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("sandbox: 1 path\n"), "{said}");
+    assert!(said.lines().any(|line| line.ends_with(" paths")), "{said}");
+}

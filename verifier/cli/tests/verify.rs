@@ -100,6 +100,29 @@ fn trusted_evidence_exits_0_and_prints_a_row_for_each() {
 }
 
 #[test]
+fn states_are_coloured_where_colours_are_asked_for_and_nowhere_else() {
+    let folder =
+        Folder::new(|node| node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil")));
+    let plain = out(&folder.verify(&[]));
+    let coloured = out(&folder.verify(&["--color", "always"]));
+    for words in ["  \x1b[31mUNTRUSTED\x1b[0m  tier ", "    \x1b[31mFAIL\x1b[0m: "] {
+        assert!(coloured.contains(words), "{words:?}: {coloured:?}");
+    }
+    let row = |line: &str| line.starts_with(&pod(1).to_string()) && line.contains("\x1b[31mUNTRUSTED\x1b[0m");
+    assert!(coloured.lines().any(row), "{coloured:?}");
+    // A pipe is no terminal, and JSON has no colours.
+    assert!(plain.contains("UNTRUSTED") && !plain.contains('\x1b'));
+    assert_eq!(out(&folder.verify(&["--color", "never"])), plain);
+    let mut without = coloured;
+    for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+        without = without.replace(code, "");
+    }
+    assert_eq!(without, plain);
+    let json = out(&folder.verify(&["--color", "always", "--json"]));
+    assert!(!json.contains('\x1b'));
+}
+
+#[test]
 fn a_tampered_pod_exits_1_and_names_path_found_and_expected() {
     let folder =
         Folder::new(|node| node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil")));

@@ -1,8 +1,9 @@
-//! `cgpath policy check`: what stands in a policy.
+//! `cgpath policy check`: what stands in a policy, a node's or a tenant's.
 
-use crate::output::{Colour, Failure, Output, Status, escape};
-use cgpath_evidence::Digest;
-use cgpath_policy::Policy;
+use crate::output::{Colour, Failure, Output, Status, count, escape};
+use crate::tenant;
+use cgpath_evidence::{Digest, PodUid};
+use cgpath_policy::{Allowed, Policy};
 use cgpath_service::policy_files::load;
 use serde::Serialize;
 use std::path::Path;
@@ -15,10 +16,71 @@ pub(super) fn is_without_boot(policy: &Policy) -> bool {
     policy.file.boot.is_none() && !policy.file.dangerous_boot_not_judged
 }
 
+fn paths(allowed: &Allowed) -> usize {
+    allowed.references().map(|reference| reference.files.len()).sum()
+}
+
+/// The sources that are learned, as a line ends with them.
+fn learned(sources: &[&str]) -> String {
+    match sources {
+        [] => String::new(),
+        sources => format!(", learned: {}", escape(sources.join(", ").as_bytes())),
+    }
+}
+
+fn relaxed(values: &[String], out: &mut Output) -> Result<(), Failure> {
+    for value in values {
+        let text = format!("laxer than the default: {}", escape(value.as_bytes()));
+        out.line(out.paint(Colour::Yellow, &text))?;
+    }
+    Ok(())
+}
+
+/// A tenant's policy, with its reference files.
+pub(super) fn check_tenant(path: &Path, out: &mut Output) -> Result<Status, Failure> {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        pod: PodUid,
+        name: &'a str,
+        digest: &'a Digest,
+        paths: usize,
+        learned: Vec<&'a str>,
+        relaxed: Vec<String>,
+    }
+    let (uid, policy) = tenant::load(path)?;
+    let pod = policy.pods.get(&uid);
+    let pod = pod.ok_or_else(|| Failure::new("internal", "the policy lacks its own pod"))?;
+    let checked = Checked {
+        pod: uid,
+        name: &pod.pod.name,
+        digest: policy.digest(),
+        paths: paths(&pod.allowed),
+        learned: pod.allowed.learned_sources(),
+        relaxed: policy.relaxations(),
+    };
+    if out.json() {
+        out.object(&checked)?;
+        return Ok(Status::Clean);
+    }
+    out.line(format_args!(
+        "tenant's policy of pod {} {} ({})",
+        pod.pod.shown_uid(),
+        escape(checked.name.as_bytes()),
+        checked.digest
+    ))?;
+    out.line(format_args!(
+        "pod: {}{}",
+        count(checked.paths, "path"),
+        learned(&checked.learned)
+    ))?;
+    relaxed(&checked.relaxed, out)?;
+    Ok(Status::Clean)
+}
+
 pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
     #[derive(Serialize)]
     struct Pod<'a> {
-        uid: cgpath_evidence::PodUid,
+        uid: PodUid,
         #[serde(skip)]
         shown: String,
         name: &'a str,
@@ -38,7 +100,6 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         #[serde(skip_serializing_if = "core::ops::Not::not")]
         without_boot: bool,
     }
-    let paths = |allowed: &cgpath_policy::Allowed| allowed.references().map(|r| r.files.len()).sum();
     let policy = load(path)?;
     let checked = Checked {
         node: &policy.file.node,
@@ -65,27 +126,23 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         out.object(&checked)?;
         return Ok(Status::Clean);
     }
-    let learned = |sources: &[&str]| match sources {
-        [] => String::new(),
-        sources => format!(", learned: {}", escape(sources.join(", ").as_bytes())),
-    };
     out.line(format_args!(
         "policy of node {} ({})",
         escape(checked.node.as_bytes()),
         checked.digest
     ))?;
     out.line(format_args!(
-        "host: {} paths{}",
-        checked.host_paths,
+        "host: {}{}",
+        count(checked.host_paths, "path"),
         learned(&checked.host_learned)
     ))?;
-    out.line(format_args!("sandbox: {} paths", checked.sandbox_paths))?;
+    out.line(format_args!("sandbox: {}", count(checked.sandbox_paths, "path")))?;
     for pod in &checked.pods {
         let name = escape(pod.name.as_bytes());
         out.line(format_args!(
-            "pod {} {name}: {} paths{}",
+            "pod {} {name}: {}{}",
             pod.shown,
-            pod.paths,
+            count(pod.paths, "path"),
             learned(&pod.learned)
         ))?;
     }
@@ -97,12 +154,6 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         let text = out.paint(Colour::Red, &format!("{key}: a rule is switched off"));
         out.line(text)?;
     }
-    for value in &checked.relaxed {
-        let text = out.paint(
-            Colour::Yellow,
-            &format!("laxer than the default: {}", escape(value.as_bytes())),
-        );
-        out.line(text)?;
-    }
+    relaxed(&checked.relaxed, out)?;
     Ok(Status::Clean)
 }

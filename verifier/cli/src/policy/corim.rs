@@ -2,7 +2,7 @@
 
 use super::refused;
 use crate::input;
-use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_policy::corim::{self, MAX_CORIM_LEN, Manifest, Trust};
 use cgpath_policy::{Reference, reference::MAX_REFERENCE_LEN};
 use cgpath_service::files::read_bounded;
@@ -240,8 +240,8 @@ impl FromCorim {
         }
         for (name, reference) in names.iter().zip(&manifest.references) {
             let learned = if reference.learned { ", learned" } else { "" };
-            let paths = reference.files.len();
-            out.line(format_args!("{folder}/{name}: {paths} paths{learned}"))?;
+            let paths = count(reference.files.len(), "path");
+            out.line(format_args!("{folder}/{name}: {paths}{learned}"))?;
         }
         if part.is_empty() {
             out.line("it names no node and no pod: nothing but values")?;

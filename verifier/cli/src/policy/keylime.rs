@@ -2,7 +2,7 @@
 
 use super::{Bar, finish, reference, refused};
 use crate::input;
-use crate::output::{Failure, Output, Status, escape};
+use crate::output::{Failure, Output, Status, count, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_policy::keylime::{self, Field};
 use cgpath_policy::{Excludes, reference::MAX_REFERENCE_LEN};
@@ -124,8 +124,9 @@ impl ToKeylime {
         } else {
             let name = escape(self.output.as_os_str().as_bytes());
             out.line(format_args!(
-                "{name}: {paths} paths from {} reference files",
-                references.len()
+                "{name}: {} from {}",
+                count(paths, "path"),
+                count(references.len(), "reference file")
             ))?;
             if references.iter().any(|r| r.learned) {
                 out.line("some of them are learned, which a runtime policy cannot say")?;

@@ -2,7 +2,7 @@
 
 use super::check::{WITHOUT_BOOT, is_without_boot};
 use crate::input;
-use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::{Bank, boot::REGISTERS};
 use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Policy};
 use cgpath_service::policy_files::load;
@@ -146,8 +146,10 @@ fn of_values(allowed: &Allowed) -> Vec<String> {
             .filter(|digests| digests.iter().all(|d| d.bank() == Bank::Sha1))
             .count();
         if weak > 0 {
+            let have = if weak == 1 { "has" } else { "have" };
             found.push(format!(
-                "{name}: {weak} paths have SHA-1 digests only, of which two files can share one"
+                "{name}: {} {have} SHA-1 digests only, of which two files can share one",
+                count(weak, "path")
             ));
         }
         let several = reference
@@ -160,8 +162,10 @@ fn of_values(allowed: &Allowed) -> Vec<String> {
             })
             .count();
         if several > 0 {
+            let accept = if several == 1 { "accepts" } else { "accept" };
             found.push(format!(
-                "{name}: {several} paths accept more than one content: old versions stay accepted"
+                "{name}: {} {accept} more than one content: old versions stay accepted",
+                count(several, "path")
             ));
         }
     }
@@ -184,7 +188,8 @@ fn of_excludes(allowed: &Allowed) -> Vec<String> {
         };
         let hidden = paths().filter(|path| alone.hides(*path) == Hidden::Yes).count();
         found.push(format!(
-            "exclude {shown} hides {hidden} of {total} paths with a reference value"
+            "exclude {shown} hides {hidden} of {} with a reference value",
+            count(total, "path")
         ));
         let caught: Vec<&str> = TELLTALES
             .into_iter()

@@ -8,7 +8,7 @@
 //! an upgrade or an attack, nothing here can tell: the command changes no file and no store.
 
 use crate::kept;
-use crate::output::{Failure, Output, Status, escape};
+use crate::output::{Failure, Output, Status, count, escape};
 use cgpath_appraisal::{Deviation, Severity, Verdict};
 use cgpath_policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
 use cgpath_service::files::read_bounded;
@@ -267,9 +267,10 @@ fn patched(
 impl Suggested {
     fn print(&self, policy: &Path, out: &mut Output) -> Result<(), Failure> {
         let shown = escape(policy.as_os_str().as_encoded_bytes());
+        let were = if self.added == 1 { "was" } else { "were" };
         out.line(format_args!(
-            "# {} contents that were found and not accepted, for {shown}.",
-            self.added
+            "# {} that {were} found and not accepted, for {shown}.",
+            count(self.added, "content")
         ))?;
         out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
         for NewFile { file, references_of } in &self.new_files {

@@ -1,7 +1,7 @@
 //! `cgpath policy test`: what a policy would have said of everything that a store keeps of its node.
 
 use crate::input;
-use crate::output::{Colour, Failure, Output, Status, escape};
+use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{State, Verdict};
 use cgpath_service::policy_files::load;
@@ -158,32 +158,27 @@ fn differences(old: &Verdict, new: &Verdict) -> Vec<Difference> {
 impl Tested<'_> {
     fn print(&self, out: &mut Output) -> Result<(), Failure> {
         out.line(format_args!("node {}, policy {}", self.node, self.policy))?;
-        let word = |trusted: bool| if trusted { "trusted" } else { "UNTRUSTED" };
         for round in &self.rounds {
-            let colour = if round.new_trusted {
-                Colour::Green
-            } else {
-                Colour::Red
-            };
-            let new = out.paint(colour, word(round.new_trusted));
+            let word = |trusted: bool| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
+            let (old, new) = (word(round.old_trusted), word(round.new_trusted));
             out.line(format_args!(
-                "verdict {} of {} UTC: was {}, would be {new}",
+                "verdict {} of {} UTC: was {old}, would be {new}",
                 round.verdict,
-                utc(round.time),
-                word(round.old_trusted)
+                utc(round.time)
             ))?;
             for difference in &round.differences {
-                let state = |s: Option<State>| s.map_or_else(|| "not there".to_owned(), |s| s.to_string());
+                let state = |s: Option<State>| {
+                    s.map_or_else(|| "not there".to_owned(), |s| out.state(&s.to_string()))
+                };
+                let (old, new) = (state(difference.old), state(difference.new));
                 let name = difference
                     .name
                     .as_deref()
                     .map(|n| format!(" {}", escape(n.as_bytes())))
                     .unwrap_or_default();
                 out.line(format_args!(
-                    "  {}{name}: was {}, would be {}",
-                    difference.subject,
-                    state(difference.old),
-                    state(difference.new)
+                    "  {}{name}: was {old}, would be {new}",
+                    difference.subject
                 ))?;
                 for why in &difference.why {
                     out.line(format_args!("    {why}"))?;

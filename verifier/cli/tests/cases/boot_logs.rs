@@ -181,6 +181,35 @@ fn from_boot_says_what_it_did_not_understand_and_what_only_a_register_binds() {
 }
 
 #[test]
+fn a_path_of_the_firmware_is_a_name_with_its_own_backslashes_and_no_more() {
+    let mut log = FirmwareLog::good();
+    // A device path of one node, the file's path.
+    let path = utf16("\\EFI\\systemd\\loader.efi\0");
+    let mut image = vec![0; 32];
+    image.extend([4, 4]);
+    image.extend(u16::try_from(4 + path.len()).unwrap().to_le_bytes());
+    image.extend(path);
+    log.events
+        .push((4, EventType::APPLICATION, b"loader".to_vec(), image));
+    log.events[0].3 = b"fw\\1".to_vec();
+    let folder = folder(&log.bytes(), FirmwareLog::COMMAND_LINE);
+    let boot = folder.cgpath(&["policy", "from-boot", "evidence.cbor"]);
+    assert_eq!(boot.code, Some(0), "{}", boot.err);
+    // YAML writes each of them twice between these quotation marks, and so is untrusted text shown.
+    for name in [r#"name: "\\EFI\\systemd\\loader.efi""#, r#"name: "fw\\1""#] {
+        assert!(boot.out.contains(name), "{name}: {}", boot.out);
+    }
+    assert!(
+        boot.err.contains(r#"EV_S_CRTM_VERSION "fw\\1" in PCR 0"#),
+        "{}",
+        boot.err
+    );
+    folder.policy(&boot.out);
+    let verdict = folder.verify();
+    assert_eq!(verdict.code, Some(0), "{}{}", verdict.out, verdict.err);
+}
+
+#[test]
 fn lint_warns_of_a_boot_without_registers_and_of_registers_that_nothing_judges() {
     let folder = folder(&FirmwareLog::good().bytes(), FirmwareLog::COMMAND_LINE);
     let lint = |boot: &str| {

@@ -359,9 +359,9 @@ fn all_nodes_or_one_are_shown_live_and_a_tenant_sees_its_own_alone() {
     assert_eq!(refused(&["--token", token, "--node", "worker-9"]), "refused");
     // What the service says is shown as it is, and a CA that is not the service's is named as the cause.
     let other = Site::new();
-    for (ca, node, words) in [
-        (site.ca(), "worker-9", "no node named \"worker-9\""),
-        (other.ca(), "worker-1", "--ca FILE"),
+    for (ca, node, words, tries) in [
+        (site.ca(), "worker-9", "no node named \"worker-9\"", 0),
+        (other.ca(), "worker-1", "--ca FILE", 2),
     ] {
         let args = [
             "--json",
@@ -376,14 +376,12 @@ fn all_nodes_or_one_are_shown_live_and_a_tenant_sees_its_own_alone() {
         ];
         let output = cgpath(&[&["watch"], &args[..]].concat());
         assert_eq!(output.status.code(), Some(2));
-        // Above it each try has a line.
-        let last = output
-            .stderr
-            .trim_ascii_end()
-            .rsplit(|b| *b == b'\n')
-            .next()
-            .unwrap();
-        let error: Value = serde_json::from_slice(last).unwrap();
+        let lines = output.stderr.trim_ascii_end().split(|b| *b == b'\n');
+        let lines: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        // Above it each try that is followed by another has an object of its own.
+        let (error, before) = lines.split_last().unwrap();
+        assert_eq!(before.len(), tries, "{lines:?}");
+        assert!(before.iter().all(|line| line["kind"] == "again"), "{lines:?}");
         assert!(error["hint"].is_string(), "{error}");
         let said = format!(
             "{} {}",
