@@ -300,7 +300,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         let _ = stop.send(true);
     });
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "no supervisor was told");
+        tracing::debug!(%error, "no supervisor was notified");
     }
     tracing::info!(%node, "ready");
     service.run(stopped).await?;

@@ -270,7 +270,7 @@ fn a_seal_that_meets_a_full_disk_fails_its_request_by_name_and_loses_nothing() {
     {
         assert_eq!(pod.records.len(), 2, "both rounds' files: {}", pod.key);
     }
-    // A collector that is started again finds the chain as it was told.
+    // A collector that is started again finds the chain as the journal has it.
     drop(core);
     let mut numbers = Vec::new();
     let journal = Journal::open(dir.path(), &BOOT_ID).unwrap();

@@ -238,7 +238,7 @@ pub fn read(file: &str, json: &[u8], leave_out: &[Field]) -> Result<Reference> {
                     return Err(meaning(
                         origin,
                         why,
-                        "it could not be told which of them a measurement is",
+                        "nothing says which of them a measurement is",
                     ));
                 }
                 reference

@@ -1,8 +1,9 @@
 //! Circles: files of two folders of a crate do not use each other, however indirectly.
 //!
-//! Promise: what is read are imports and paths that begin with `crate` or `super`, through what modules
-//! export on; a circle names its files. Within a folder files may use each other: they are read together.
-//! Not here: circles of crates, which cargo refuses.
+//! Promise: what is read are imports and paths that begin with `crate`, `super`, `self` or a child of the
+//! module, through what modules export on; a circle names its files. Within a folder files may use each
+//! other: they are read together.
+//! Not here: circles of crates, which cargo refuses; methods, which a text does not show the file of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,7 +79,8 @@ fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Sou
             folder: folder.to_owned(),
             ..Source::default()
         };
-        sources.insert(module, source);
+        // Beside a library the program is another crate, which has its items by its name.
+        sources.entry(module).or_insert(source);
     }
     let modules: BTreeSet<Module> = sources.keys().cloned().collect();
     for (module, source) in &mut sources {
@@ -87,8 +89,8 @@ fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Sou
     sources
 }
 
-/// The text without comments and without the tests at its end.
-fn code(text: &str) -> String {
+/// The text without comments and without the tests at its end, line by line.
+pub fn code(text: &str) -> String {
     let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let lines = text[..end]
         .lines()
@@ -118,8 +120,14 @@ fn read(module: &Module, code: &str, modules: &BTreeSet<Module>, source: &mut So
             }
         }
     }
-    for begin in ["crate::", "super::"] {
-        for (at, _) in code.match_indices(begin) {
+    // A module names its children without a beginning, too.
+    let children = modules
+        .iter()
+        .filter(|other| other.len() == module.len() + 1 && other.starts_with(module))
+        .map(|child| format!("{}::", child[module.len()]));
+    let begins = ["crate::", "super::", "self::"].map(str::to_owned);
+    for begin in begins.into_iter().chain(children) {
+        for (at, _) in code.match_indices(begin.as_str()) {
             let is_part = code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
             let path: String = code[at..]
                 .chars()
@@ -212,9 +220,16 @@ fn home(path: &[String], sources: &BTreeMap<Module, Source>, steps: usize) -> Op
     let len = (0..=path.len())
         .rev()
         .find(|len| sources.contains_key(&path[..*len]))?;
-    let exported = path
-        .get(len)
-        .and_then(|name| sources[&path[..len]].exports.get(name));
+    let exports = &sources[&path[..len]].exports;
+    let exported = path.get(len).and_then(|name| {
+        let through_all = || {
+            let mut target = exports.get("*")?.clone();
+            target.pop();
+            target.push(name.clone());
+            Some(target)
+        };
+        exports.get(name).cloned().or_else(through_all)
+    });
     match exported.filter(|_| steps > 0) {
         Some(target) => home(
             &[target.as_slice(), &path[len + 1..]].concat(),
@@ -318,6 +333,35 @@ mod tests {
                 "{of_one} {of_b}"
             );
         }
+    }
+
+    #[test]
+    fn a_childs_path_and_all_that_a_library_exports_are_followed() {
+        let of = |lib: &str, of_a: &str, of_b: &str| {
+            found(&[
+                ("lib.rs", lib),
+                ("main.rs", "use net::b;\n"),
+                ("a/mod.rs", of_a),
+                ("a/one.rs", "use crate::b::B;\n"),
+                ("b.rs", of_b),
+            ])
+        };
+        assert_eq!(
+            of(
+                "mod a;\nmod b;\n",
+                "mod one;\nfn f() { one::g(); }\n",
+                "use crate::a::f;\n"
+            ),
+            ["net/src/a/mod.rs: a circle of folders with net/src/a/one.rs, net/src/b.rs"]
+        );
+        assert_eq!(
+            of(
+                "mod a;\nmod b;\npub use a::one::*;\n",
+                "pub mod one;\n",
+                "fn f() -> crate::One { g() }\n"
+            ),
+            ["net/src/a/one.rs: a circle of folders with net/src/b.rs"]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ cargo xtask: everything that is done with this repository
 Usage: cargo xtask COMMAND [OPTIONS]
 
 See it:
-  demo         five pods on a stock node in a virtual machine, judged by name (first run: about 15 minutes)
+  demo         five pods on a stock node in a virtual machine, appraised by name (first run: about 15 minutes)
   vm           a shell, or one command, in a virtual machine with IMA and a software TPM
 Check it:
   doctor       what this machine lacks for `demo` and `test`; changes nothing
@@ -48,7 +48,7 @@ Examples:
 ";
 
 pub const DEMO: &str = "\
-cargo xtask demo: five pods on a stock node in a virtual machine, judged by name
+cargo xtask demo: five pods on a stock node in a virtual machine, appraised by name
 
 Says what is missing and what will be installed, installs it, builds everything and runs the demo. On a terminal it asks
 first; without one (a script, CI, a container's build) it goes on, as root or with a sudo that asks nothing. Root is used

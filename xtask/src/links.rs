@@ -2,9 +2,10 @@
 //! that a document names.
 //!
 //! Promise: relative links of every tracked document are looked at, and code spans that begin with one of the
-//! repository's folders, but for those in code fences. Not here: links to other hosts.
+//! repository's folders or end in `.rs` or `.md`, but for those in code fences.
+//! Not here: links to other hosts, and links whose target stands elsewhere (`[a][b]`).
 
-use crate::tidy::prose;
+use crate::wording::prose;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A breach for each link that leads nowhere.
@@ -25,6 +26,12 @@ pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
                 let folder = format!("{path}/");
                 if !files.iter().any(|name| name == path || name.starts_with(&folder)) {
                     breaches.push(format!("{file}:{number}: there is no {path}"));
+                }
+            }
+            for name in names(line, &folders).filter(|_| !file.starts_with("docs/decisions/")) {
+                let end = format!("/{name}");
+                if !files.iter().any(|path| path == name || path.ends_with(&end)) {
+                    breaches.push(format!("{file}:{number}: no file is called {name}"));
                 }
             }
             for link in targets(line).filter(|link| !link.contains(':')) {
@@ -51,14 +58,29 @@ pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
 
 /// Code spans that are paths from one of these folders on. `NAME` and `NN` in one stand for something else.
 fn paths<'a>(line: &'a str, folders: &BTreeSet<&str>) -> impl Iterator<Item = &'a str> {
+    spans(line).filter(move |span| begins_with(span, folders))
+}
+
+/// Code spans that are the ends of sources' or documents' paths.
+fn names<'a>(line: &'a str, folders: &BTreeSet<&str>) -> impl Iterator<Item = &'a str> {
+    spans(line).filter(move |span| {
+        let is_file = span.ends_with(".rs") || span.ends_with(".md");
+        is_file && !begins_with(span, folders)
+    })
+}
+
+fn begins_with(span: &str, folders: &BTreeSet<&str>) -> bool {
+    span.split_once('/')
+        .is_some_and(|(first, _)| folders.contains(first))
+}
+
+/// Code spans that may be paths.
+fn spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2).filter(|span| {
         let is_path = span
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
-        let begins = span
-            .split_once('/')
-            .is_some_and(|(first, _)| folders.contains(first));
-        is_path && begins && !span.contains("NAME") && !span.contains("NN")
+        is_path && !span.contains("NAME") && !span.contains("NN")
     })
 }
 
@@ -152,11 +174,15 @@ mod tests {
             check(&files, &texts, &mut breaches);
             breaches
         };
-        let good = "`x/src/code.rs` `x/src/` `x/src` `y/gone.rs` `x/NAME.rs` `x/*.rs` `cargo x/gone` x/gone\n```\n`x/gone`\n```\n";
+        let good = "`x/src/code.rs` `x/src/` `x/src` `src/code.rs` `y/gone` `x/NAME.rs` `x/*.rs` `cargo x/gone` x/gone\n```\n`x/gone`\n```\n";
         assert_eq!(of(good), Vec::<String>::new());
         assert_eq!(
             of("`x/src/gone.rs`"),
             ["docs/page.md:1: there is no x/src/gone.rs"]
+        );
+        assert_eq!(
+            of("`src/gone.rs`"),
+            ["docs/page.md:1: no file is called src/gone.rs"]
         );
     }
 }

@@ -15,12 +15,14 @@ mod kernel;
 mod links;
 mod needs;
 mod python;
+mod reach;
 mod shell;
 mod soak;
 mod stages;
 mod test;
 mod tidy;
 mod unsafety;
+mod wording;
 mod workspace;
 
 use std::process::ExitCode;

@@ -13,7 +13,7 @@ use lexopt::prelude::*;
 use serde_json::Value;
 
 use crate::workspace::Workspace;
-use crate::{build, circles, help, links, shell, unsafety};
+use crate::{build, circles, help, links, reach, shell, unsafety, wording};
 
 /// Which crates of the workspace a crate may use. Dependencies point downwards only.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -100,7 +100,15 @@ const IMPURE: &[&str] = &[
     "hyper",
     "rusqlite",
     "nix",
-    // C that is compiled along.
+    "rustix",
+    "socket2",
+    // They read the clock.
+    "chrono",
+    "time",
+    // C that is compiled along, and what compiles or finds it.
+    "cc",
+    "cmake",
+    "pkg-config",
     "libsqlite3-sys",
     "ring",
     "zstd-sys",
@@ -123,29 +131,6 @@ const AGREED: &[&str] = &[
     "bytes",
     "tracing",
     "bindgen",
-];
-
-/// Words that documents do not use, and what to write in their place.
-const BANNED: &[(&str, &str)] = &[
-    ("told", "name who states, sends or configures it"),
-    ("hearsay", "unauthenticated metadata"),
-    ("whoever", "name who"),
-    ("judged again", "re-appraised"),
-    ("can not", "cannot"),
-];
-
-/// Columns of a line of Markdown that is not a single sentence.
-const MARKDOWN_WIDTH: usize = 100;
-
-/// Columns of a comment's line.
-const COMMENT_WIDTH: usize = 110;
-
-/// Sources whose comments are in a generated schema, and are not wrapped yet. The list only shrinks.
-const COMMENTS_EXEMPT: &[&str] = &[
-    "policy/src/boot_policy.rs",
-    "policy/src/node/mod.rs",
-    "policy/src/node/opaque.rs",
-    "policy/src/reference.rs",
 ];
 
 /// Lines of a source file, its tests left out.
@@ -203,17 +188,12 @@ pub fn check(workspace: &Workspace) -> Result<Vec<String>> {
     agreed(&metadata, &texts, &mut breaches)?;
     unsafety::check(&metadata, &texts, &mut breaches);
     circles::check(&texts, &mut breaches);
+    reach::check(&texts, &mut breaches);
     for (file, text) in &texts {
         words(file, text, &mut breaches);
+        wording::check(file, text, &mut breaches);
         if file.ends_with(".rs") {
             allowances(file, text, &mut breaches);
-            if !COMMENTS_EXEMPT.contains(&file.as_str()) {
-                long_comments(file, text, &mut breaches);
-            }
-        }
-        if is_plain_markdown(file) {
-            wording(file, text, &mut breaches);
-            long_lines(file, text, &mut breaches);
         }
     }
     sizes(&texts, LARGER, &mut breaches);
@@ -225,6 +205,7 @@ pub fn check(workspace: &Workspace) -> Result<Vec<String>> {
     for file in CLAIMING {
         claims(file, &texts, &mut breaches);
     }
+    tests_by_name(&texts, &mut breaches);
     Ok(breaches)
 }
 
@@ -310,12 +291,12 @@ fn directions(metadata: &Value, breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The whole trees of the pure crates.
+/// The whole trees of the pure crates, with all their features and what builds them.
 fn purity(workspace: &Workspace, breaches: &mut Vec<String>) -> Result<()> {
     for name in PURE {
         let mut command = build::cargo(workspace);
-        command.args(["tree", "-p", name, "--edges", "normal", "--prefix", "none"]);
-        command.args(["--format", "{p}"]);
+        command.args(["tree", "-p", name, "--all-features", "--edges", "normal,build"]);
+        command.args(["--prefix", "none", "--format", "{p}"]);
         let tree = shell::output(&mut command)?;
         let reached: BTreeSet<&str> = tree
             .lines()
@@ -418,92 +399,13 @@ fn words(file: &str, text: &str, breaches: &mut Vec<String>) {
 }
 
 /// Whether a line has these words, and not only as a part of longer ones.
-fn stands_alone(line: &str, words: &str) -> bool {
+pub fn stands_alone(line: &str, words: &str) -> bool {
     let letter = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(words).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + words.len()..].chars().next();
         !before.is_some_and(letter) && !after.is_some_and(letter)
     })
-}
-
-/// Patches' texts and what programs printed are not worded here.
-fn is_plain_markdown(file: &str) -> bool {
-    file.ends_with(".md")
-        && !file.starts_with("kernel-patches/")
-        && !file.split('/').any(|part| part == "results")
-}
-
-/// The lines of a Markdown text outside of code fences, with their numbers.
-pub fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut fence = Fence::default();
-    text.lines()
-        .enumerate()
-        .filter_map(move |(index, line)| (!fence.takes(line)).then_some((index + 1, line)))
-}
-
-/// Whether the next line stands in a code fence.
-#[derive(Default)]
-struct Fence {
-    is_open: bool,
-}
-
-impl Fence {
-    /// Whether this line, the one behind the last one, begins, ends or stands in a fence.
-    fn takes(&mut self, line: &str) -> bool {
-        let is_mark = line.trim_start().starts_with("```");
-        self.is_open ^= is_mark;
-        is_mark || self.is_open
-    }
-}
-
-/// Documents use the field's words.
-fn wording(file: &str, text: &str, breaches: &mut Vec<String>) {
-    for (number, line) in prose(text) {
-        let line = line.to_ascii_lowercase();
-        for (words, instead) in BANNED {
-            if stands_alone(&line, words) {
-                breaches.push(format!("{file}:{number}: `{words}`: write instead: {instead}"));
-            }
-        }
-    }
-}
-
-/// A long line is one sentence, a row of a table or a heading.
-fn long_lines(file: &str, text: &str, breaches: &mut Vec<String>) {
-    for (number, line) in prose(text) {
-        let columns = line.chars().count();
-        let may_be_long = line.trim_start().starts_with('|') || line.starts_with('#');
-        if columns > MARKDOWN_WIDTH && !may_be_long && has_two_sentences(line) {
-            breaches.push(format!(
-                "{file}:{number}: {columns} columns: wrap it at {MARKDOWN_WIDTH}, or give each sentence a line"
-            ));
-        }
-    }
-}
-
-/// A comment that has a line of its own is wrapped; what it shows in a fence is as it is.
-fn long_comments(file: &str, text: &str, breaches: &mut Vec<String>) {
-    let mut fence = Fence::default();
-    for (index, line) in text.lines().enumerate() {
-        let Some(comment) = line.trim_start().strip_prefix("//") else {
-            fence = Fence::default();
-            continue;
-        };
-        let is_shown = fence.takes(comment.trim_start_matches(['/', '!']));
-        let columns = line.chars().count();
-        if columns > COMMENT_WIDTH && !is_shown {
-            breaches.push(format!(
-                "{file}:{}: a comment of {columns} columns: wrap it at {COMMENT_WIDTH}",
-                index + 1
-            ));
-        }
-    }
-}
-
-fn has_two_sentences(line: &str) -> bool {
-    line.match_indices(". ")
-        .any(|(at, stop)| line[at + stop.len()..].starts_with(char::is_uppercase))
 }
 
 /// No source file is larger than [`LARGEST`] without its tests, but for those that are named with their own
@@ -618,11 +520,11 @@ fn documents(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
     }
 }
 
-/// The programs whose commands README.md and the book show, as a line of a block begins with them.
+/// The programs whose commands documents show, as a line of a block begins with them.
 const SHOWN: &[&str] = &["cargo xtask", "cgpath", "cgpathd"];
 
-/// Each command that a block of README.md or the book shows has a subcommand that exists. Its options are
-/// held by `verifier/cli/tests/documents.rs`, which can ask the program itself.
+/// Each command that a block of a document shows has a subcommand that exists. Its options are held by
+/// `verifier/cli/tests/documents.rs`, which can ask the program itself.
 fn commands(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     for program in SHOWN {
         let known = subcommands(program, texts);
@@ -633,39 +535,46 @@ fn commands(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
             continue;
         }
         for (file, text) in texts {
-            if file == "README.md" || (file.starts_with("docs/") && file.ends_with(".md")) {
+            if file.ends_with(".md") {
                 shown(program, &known, file, text, breaches);
             }
         }
     }
 }
 
-/// The commands of `program` in the fenced blocks `console`, `sh` and `bash` of one document.
+/// The commands of `program` in one document: in its fenced blocks `console`, `sh` and `bash` and those
+/// without a language; those of `cargo xtask` in code spans, too.
 fn shown(program: &str, known: &BTreeSet<String>, file: &str, text: &str, breaches: &mut Vec<String>) {
     // Inside of a block: whether it is one of commands.
-    let mut block = None;
+    let mut block: Option<bool> = None;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start();
         if let Some(info) = line.strip_prefix("```") {
             let language = info.split_whitespace().next();
             block = match block {
                 Some(_) => None,
-                None => Some(matches!(language, Some("console" | "sh" | "bash"))),
+                None => Some(matches!(language, None | Some("console" | "sh" | "bash"))),
             };
             continue;
         }
-        let line = line.strip_prefix("$ ").unwrap_or(line);
-        let arguments = line
-            .strip_prefix(program)
-            .and_then(|rest| rest.strip_prefix(' '))
-            .filter(|_| block == Some(true));
-        let word = arguments.and_then(|rest| rest.split_whitespace().next());
-        let word = word.unwrap_or_default().trim_end_matches([';', ')']);
-        if !word.is_empty() && !word.starts_with('-') && !known.contains(word) {
-            breaches.push(format!(
-                "{file}:{}: there is no command `{program} {word}`",
-                number + 1
-            ));
+        // Of a span only this program is sure: `cgpath finding` is none of its commands.
+        let spans = line.split('`').skip(1).step_by(2);
+        let spans = spans.filter(|_| block.is_none() && program == "cargo xtask");
+        let whole = block
+            .filter(|shows| *shows)
+            .map(|_| line.strip_prefix("$ ").unwrap_or(line));
+        for command in spans.chain(whole) {
+            let arguments = command
+                .strip_prefix(program)
+                .and_then(|rest| rest.strip_prefix(' '));
+            let word = arguments.and_then(|rest| rest.split_whitespace().next());
+            let word = word.unwrap_or_default().trim_end_matches([';', ')']);
+            if !word.is_empty() && !word.starts_with('-') && !known.contains(word) {
+                breaches.push(format!(
+                    "{file}:{}: there is no command `{program} {word}`",
+                    number + 1
+                ));
+            }
         }
     }
 }
@@ -762,14 +671,26 @@ fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
 /// Documents that name the tests of what they say.
 const CLAIMING: &[&str] = &["ARCHITECTURE.md", "docs/threat-model.md", "docs/thesis.md"];
 
-/// Every test that such a document names, as `file::test`, is there.
+/// Every test that such a document names, as `file::test`, is there, and each row of a table of tests names
+/// one, or the command that runs them.
 fn claims(file: &str, texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     let Some(text) = texts.get(file) else {
         breaches.push(format!("{file}: is not there"));
         return;
     };
-    let mut named = 0;
+    let (mut named, mut in_table) = (0, false);
     for (number, line) in text.lines().enumerate() {
+        let is_head = line.ends_with("| test |") || line.ends_with("| tests |");
+        if in_table && line.starts_with('|') && !line.starts_with("| ---") {
+            let tests = line.rsplit('|').nth(1).unwrap_or_default();
+            if !["::", "`cargo xtask ", "`fuzz`"]
+                .iter()
+                .any(|name| tests.contains(name))
+            {
+                breaches.push(format!("{file}:{}: this row names no test", number + 1));
+            }
+        }
+        in_table = is_head || (in_table && line.starts_with('|'));
         for name in line.split('`').skip(1).step_by(2) {
             let Some(test) = name.rsplit("::").next().filter(|_| name.contains("::")) else {
                 continue;
@@ -778,18 +699,41 @@ fn claims(file: &str, texts: &BTreeMap<String, String>, breaches: &mut Vec<Strin
                 continue;
             }
             named += 1;
-            let declared = [format!("fn {test}("), format!("fn {test}_on_")];
-            let there = texts
-                .iter()
-                .filter(|(file, _)| file.ends_with(".rs"))
-                .any(|(_, text)| declared.iter().any(|declared| text.contains(declared)));
-            if !there {
+            if !is_declared(test, texts) {
                 breaches.push(format!("{file}:{}: there is no test `{name}`", number + 1));
             }
         }
     }
     if named == 0 {
         breaches.push(format!("{file}: names no test"));
+    }
+}
+
+/// Whether a source has this test, or one for each kernel.
+fn is_declared(test: &str, texts: &BTreeMap<String, String>) -> bool {
+    let declared = [format!("fn {test}("), format!("fn {test}_on_")];
+    texts
+        .iter()
+        .filter(|(file, _)| file.ends_with(".rs"))
+        .any(|(_, text)| declared.iter().any(|declared| text.contains(declared)))
+}
+
+/// In every other document a path whose last part has at least four `_` is a test, which is there.
+fn tests_by_name(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    let is_other = |file: &str| file.ends_with(".md") && !CLAIMING.contains(&file);
+    for (file, text) in texts.iter().filter(|(file, _)| is_other(file)) {
+        for (number, line) in text.lines().enumerate() {
+            for name in line.split('`').skip(1).step_by(2) {
+                let Some((_, test)) = name.rsplit_once("::") else {
+                    continue;
+                };
+                let is_name = |b: u8| b == b'_' || b.is_ascii_lowercase() || b.is_ascii_digit();
+                let is_test = test.matches('_').count() >= 4 && test.bytes().all(is_name);
+                if is_test && !is_declared(test, texts) {
+                    breaches.push(format!("{file}:{}: there is no test `{name}`", number + 1));
+                }
+            }
+        }
     }
 }
 
@@ -809,17 +753,31 @@ mod tests {
         assert!(found("rules::there").is_empty());
         assert!(found("rules::gone")[0].starts_with("claims.md:2: "));
         assert_eq!(found("no test"), ["claims.md: names no test"]);
+        let table =
+            "there`\n\n| claim | tests |\n| --- | --- |\n| a | `rules::there` |\n| b | those above |\n\n| `c";
+        assert_eq!(
+            found(&format!("rules::{table}")),
+            ["claims.md:7: this row names no test"]
+        );
     }
 
     #[test]
-    fn a_long_comment_is_found_outside_of_fences() {
-        let long = "word ".repeat(30);
-        let found = |text: &str| breaches(|breaches| long_comments("a.rs", text, breaches));
+    fn a_test_that_another_document_names_and_that_is_not_there_is_found() {
+        let of = |page: &str| {
+            let texts = BTreeMap::from([
+                ("docs/page.md".to_owned(), page.to_owned()),
+                ("a.rs".to_owned(), "fn this_is_a_test_here() {}\n".to_owned()),
+            ]);
+            breaches(|breaches| tests_by_name(&texts, breaches))
+        };
         assert_eq!(
-            found(&format!("//! short\n    /// {long}\n")),
-            ["a.rs:2: a comment of 158 columns: wrap it at 110"]
+            of("`a::this_is_a_test_here` `a::not_one` `no_path_of_a_test_here`\n"),
+            [""; 0]
         );
-        assert!(found(&format!("/// ```\n/// {long}\n/// ```\nlet text = \"{long}\";\n")).is_empty());
+        assert_eq!(
+            of("\n`a::this_is_no_test_here`\n"),
+            ["docs/page.md:2: there is no test `a::this_is_no_test_here`"]
+        );
     }
 
     #[test]
@@ -859,6 +817,15 @@ mod tests {
             assert_eq!(
                 of(&page, &sources),
                 [format!("docs/page.md:3: there is no command `{named}`")]
+            );
+        }
+        for page in [
+            "```\ncargo xtask demos\n```\n",
+            "\nRun `cargo xtask demos x`, not `cgpath no`.\n",
+        ] {
+            assert_eq!(
+                of(page, &sources),
+                ["docs/page.md:2: there is no command `cargo xtask demos`"]
             );
         }
         let found = of(good, &sources[..2]);
@@ -926,29 +893,6 @@ mod tests {
             breaches(|breaches| words("a.md", &fine, breaches)),
             Vec::<String>::new()
         );
-    }
-
-    #[test]
-    fn banned_words_are_found_outside_of_fences_and_not_within_longer_ones() {
-        let text =
-            "Whoever asks is told.\n```\nit can not be told\n```\nUntold, `judged_again`.\nIt can not.\n";
-        let found = breaches(|breaches| wording("a.md", text, breaches));
-        assert_eq!(found.len(), 3, "{found:?}");
-        assert!(found[0].starts_with("a.md:1: `told`") && found[1].starts_with("a.md:1: `whoever`"));
-        assert_eq!(found[2], "a.md:6: `can not`: write instead: cannot");
-        assert!(is_plain_markdown("docs/a.md") && !is_plain_markdown("docs/a.rs"));
-        assert!(!is_plain_markdown("kernel-patches/README.md") && !is_plain_markdown("a/results/b.md"));
-    }
-
-    #[test]
-    fn a_long_line_is_one_sentence_a_row_or_a_heading() {
-        let long = "word ".repeat(25);
-        let found = |text: &str| breaches(|breaches| long_lines("a.md", text, breaches)).len();
-        assert_eq!(found(&format!("fine\n{long}. And {long}.\n")), 1);
-        assert_eq!(found(&format!("{long}, e.g. this, {long}.\n")), 0);
-        assert_eq!(found(&format!("| {long}. And |\n# {long}. And\n")), 0);
-        assert_eq!(found(&format!("```\n{long}. And\n```\n")), 0);
-        assert_eq!(found("One. Two. Three.\n"), 0);
     }
 
     #[test]

@@ -22,7 +22,13 @@ pub fn check(metadata: &Value, texts: &BTreeMap<String, String>, breaches: &mut 
             .any(|kind| matches!(kind.as_str(), Some("lib" | "bin")));
         let path = target["src_path"].as_str().unwrap_or_default();
         let file = path.strip_prefix(above).unwrap_or(path).trim_start_matches('/');
-        let says = |text: &String| text.lines().any(|line| SAID.contains(&line));
+        let says = |text: &String| {
+            // What a root allows again, it does not deny.
+            let mut others = text
+                .lines()
+                .filter(|line| line.starts_with("#![") && !SAID.contains(line));
+            text.lines().any(|line| SAID.contains(&line)) && !others.any(|line| line.contains("unsafe_code"))
+        };
         if is_shipped && !texts.get(file).is_some_and(says) {
             breaches.push(format!(
                 "{file}: a crate's root says `{}` or `{}`",
@@ -44,6 +50,7 @@ mod tests {
             "packages": [
                 {"targets": [target("lib", "/here/a/src/lib.rs"), target("test", "/here/a/tests/main.rs")]},
                 {"targets": [target("bin", "/here/b/src/main.rs"), target("lib", "/here/b/src/lib.rs")]},
+                {"targets": [target("lib", "/here/c/src/lib.rs")]},
             ],
         });
         let texts = [
@@ -51,11 +58,16 @@ mod tests {
             ("a/tests/main.rs", ""),
             ("b/src/main.rs", "//! Not `#![deny(unsafe_code)]`.\n"),
             ("b/src/lib.rs", "#![deny(unsafe_code)]\n"),
+            (
+                "c/src/lib.rs",
+                "#![deny(unsafe_code)]\n#![allow(unsafe_code, reason = \"all of it\")]\n",
+            ),
         ];
         let texts = texts.map(|(file, text)| (file.to_owned(), text.to_owned()));
         let mut breaches = Vec::new();
         check(&metadata, &BTreeMap::from(texts), &mut breaches);
-        assert_eq!(breaches.len(), 1, "{breaches:?}");
+        assert_eq!(breaches.len(), 2, "{breaches:?}");
         assert!(breaches[0].starts_with("b/src/main.rs: "), "{breaches:?}");
+        assert!(breaches[1].starts_with("c/src/lib.rs: "), "{breaches:?}");
     }
 }

@@ -74,7 +74,7 @@ pub fn quote_findings(
     findings.into_vec()
 }
 
-/// Judges evidence by a policy.
+/// Appraises evidence by a policy.
 ///
 /// # Errors
 /// [`Unusable`] if the policy, the nonce or the pinned key do not fit the question. Whatever is wrong with

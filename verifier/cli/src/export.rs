@@ -71,7 +71,7 @@ pub struct Export {
     /// Where it goes: a file, or a folder that is made; `-` writes what is one file to standard output
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// keylime: the runtime policy to judge by
+    /// keylime: the runtime policy to appraise by
     #[arg(long, value_name = "FILE")]
     runtime_policy: Option<PathBuf>,
     /// keylime: the node's endorsement key, TPM2B_PUBLIC; it is not part of our evidence

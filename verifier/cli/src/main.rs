@@ -53,7 +53,7 @@ enum Command {
     /// Makes reference values and checks policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Judges evidence in a file by a policy
+    /// Appraises evidence in a file by a policy
     Verify(Box<verify::Verify>),
     /// Makes a tenant's bundle: one pod's records, proven complete, and nothing of other pods
     Prove(Box<prove::Prove>),
@@ -67,7 +67,7 @@ enum Command {
     Report(Box<report::Report>),
     Event(Box<event::Event>),
     Watch(Box<watch::Watch>),
-    /// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
+    /// Takes evidence from nodes over HTTPS, appraises it, and shows the verdicts
     Serve(Box<serve::Serve>),
     /// Prints completions for a shell, to be sourced by it
     #[command(after_help = "Example:\n  cgpath completions bash > /etc/bash_completion.d/cgpath")]

@@ -64,7 +64,7 @@ on the node first.")]
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Takes no evidence of a node any more; what was judged stays
+    /// Takes no evidence of a node any more; what was appraised stays
     #[command(after_help = "Example:\n  cgpath node stop worker-1")]
     Stop(back::Named),
     /// Takes a stopped node's evidence again

@@ -38,7 +38,7 @@ pub struct Report {
     /// Evidence: files, or folders of them
     #[arg(required_unless_present = "store", conflicts_with = "store")]
     evidence: Vec<PathBuf>,
-    /// The node's policy, to judge the evidence by
+    /// The node's policy, to appraise the evidence by
     #[arg(long, value_name = "FILE", requires = "ak")]
     policy: Option<PathBuf>,
     /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint

@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 /// Where the service listens by default.
 const LISTEN: &str = "127.0.0.1:8443";
 
-/// Takes evidence from nodes over HTTPS, judges it, and shows the verdicts
+/// Takes evidence from nodes over HTTPS, appraises it, and shows the verdicts
 #[derive(Args)]
 #[command(after_help = "Examples:
   cgpath serve --init /var/lib/cgpath/store --name verifier.example --name 192.0.2.7

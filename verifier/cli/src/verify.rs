@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// A key or a state file is never longer than this many bytes.
 const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
 
-/// Judges evidence in a file by a policy: one row for the node and one for each pod.
+/// Appraises evidence in a file by a policy: one row for the node and one for each pod.
 #[derive(clap::Args)]
 #[command(
     after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \

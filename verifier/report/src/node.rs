@@ -29,7 +29,7 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], round: &Round<'_>, 
         .raw("</dd>");
     page.raw("<dt>Kernel</dt><dd>")
         .text(&node.kernel)
-        .raw(" <span class=\"tag\">as told</span></dd>");
+        .raw(" <span class=\"tag\">as the node states it</span></dd>");
     page.raw("<dt>Boot</dt><dd><code>")
         .text(uuid(&node.boot_id))
         .raw("</code></dd>");

@@ -101,7 +101,7 @@ fn share(threads: u32, times: u32, act: impl Fn() -> Result<()> + Sync) -> Resul
     })
 }
 
-/// Writes a text so that whoever finds the file finds all of it.
+/// Writes a text so that a reader that finds the file finds all of it.
 fn say(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     std::fs::write(&new, text).with_context(|| format!("cannot write {}", new.display()))?;

@@ -238,7 +238,7 @@ fn a_new_program_under_a_tracer_is_a_stranger_and_one_line_says_so() {
         wrong.extend(one_line(&round));
         judge("traced", &wrong);
     }
-    // Whoever reaches into it is named as ever.
+    // A process that reaches into it is named as ever.
     let round = after(|node| {
         node.hand_over(&next());
         node.restart(&next());

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub struct FromKeylime {
     /// The runtime policy (JSON, version 1)
     policy: PathBuf,
-    /// Does without a field that accepts what is not judged here; may be given several times
+    /// Does without a field that accepts what is not appraised here; may be given several times
     #[arg(long, value_name = "FIELD")]
     leave_out: Vec<LeaveOut>,
     /// Where to write the reference values; `-` for standard output
@@ -74,7 +74,7 @@ pub struct ToKeylime {
     /// Files of reference values; together they become one policy
     #[arg(required = true)]
     references: Vec<PathBuf>,
-    /// A pattern of paths that are not judged; may be given several times
+    /// A pattern of paths that are not appraised; may be given several times
     #[arg(long, value_name = "REGEX")]
     exclude: Vec<String>,
     /// Excludes the checkpoints of ima-cgpath, and nothing else: their names and hashes are different in each

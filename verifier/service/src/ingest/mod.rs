@@ -267,7 +267,7 @@ impl Judge {
         Ok((question, expires))
     }
 
-    /// Judges evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a
+    /// Appraises evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a
     /// synced write.
     ///
     /// # Errors

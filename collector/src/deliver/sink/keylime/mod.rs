@@ -111,10 +111,10 @@ pub enum KeylimeError {
     #[error(transparent)]
     List(#[from] ListError),
     /// An entry has no ASCII form.
-    #[error("{0}; Keylime cannot be told of it")]
+    #[error("{0}; it cannot be sent to Keylime")]
     Line(#[from] Unsafe),
     /// Lines are no UTF-8.
-    #[error("a name in the list is no UTF-8 ({at} bytes after entry {after}); Keylime cannot be told of it")]
+    #[error("a name in the list is no UTF-8 ({at} bytes after entry {after}); it cannot be sent to Keylime")]
     Text {
         /// The first entry that is kept.
         after: u64,
