@@ -30,8 +30,8 @@ fn main() -> ExitCode {
     }
     match dispatch(Cli::parse()) {
         Ok(code) => code,
-        // The reader of standard output is gone. As a process that was ended by SIGPIPE, and as `cgpath` ends:
-        // the answer did not get through.
+        // The reader of standard output is gone. As a process that was ended by SIGPIPE, and as `cgpath`
+        // ends: the answer did not get through.
         Err(e)
             if e.downcast_ref()
                 .is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe) =>

@@ -105,7 +105,7 @@ fn states_are_coloured_where_colours_are_asked_for_and_nowhere_else() {
         Folder::new(|node| node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil")));
     let plain = out(&folder.verify(&[]));
     let coloured = out(&folder.verify(&["--color", "always"]));
-    for words in ["  \x1b[31mUNTRUSTED\x1b[0m  tier ", "    \x1b[31mFAIL\x1b[0m: "] {
+    for words in ["  \x1b[32mtrusted\x1b[0m  tier ", "    \x1b[31mFAIL\x1b[0m: "] {
         assert!(coloured.contains(words), "{words:?}: {coloured:?}");
     }
     let row = |line: &str| line.starts_with(&pod(1).to_string()) && line.contains("\x1b[31mUNTRUSTED\x1b[0m");

@@ -186,8 +186,8 @@ fn gather() -> Result<Facts> {
     written?;
     story.after("stolen key", said)?;
 
-    // Another binary that does what ours does, with the same key and pins. By itself it would end: the journal
-    // counts another program. So it takes the collector's file for its own.
+    // Another binary that does what ours does, with the same key and pins. By itself it would end: the
+    // journal counts another program. So it takes the collector's file for its own.
     collector.signal(SIGKILL)?;
     if collector.wait(Duration::from_secs(20))?.is_none() {
         bail!("the collector survived its kill");
