@@ -318,12 +318,13 @@ impl Service {
                     boot_id,
                     kernel: system::kernel_release(),
                     pods: names.infos(),
-                    quote,
+                    quote: quote.into(),
                     boot: Boot {
                         registers: vec![registers],
                         log: boot.log.clone(),
                         command_line: boot.command_line.clone(),
                     },
+                    td: None,
                 };
                 let written = tokio::task::spawn_blocking(move || assembly.write(&header)).await;
                 Ok(written.map_err(|_| RequestError::Ending)??)

@@ -6,7 +6,7 @@
 
 use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
 use cgpath_evidence::writer::{self, Envelope, EvidenceWriter};
-use cgpath_evidence::{Boot, Cursor, Entry, InFlight, PartitionKey, PodInfo, Quote, Tier, wire};
+use cgpath_evidence::{Boot, Cursor, Entry, InFlight, PartitionKey, PodInfo, Quotes, TdEvidence, Tier, wire};
 use minicbor::{Encoder, encode};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -491,10 +491,12 @@ pub struct Header {
     pub kernel: String,
     /// Names of pods, as the runtime states them.
     pub pods: Vec<PodInfo>,
-    /// The quote.
-    pub quote: Quote,
+    /// What signs for the node.
+    pub quote: Quotes,
     /// What was measured before IMA began.
     pub boot: Boot,
+    /// What belongs to a trust domain's quote: of whole evidence all of it, of a delta what is new.
+    pub td: Option<TdEvidence>,
 }
 
 /// Finished evidence: a file without a name, positioned at its start.
@@ -541,6 +543,7 @@ impl Assembly {
             from: self.after.as_ref(),
             unsealed: self.unsealed.len() as u64,
             in_flight: &self.in_flight,
+            td: header.td.as_ref(),
         };
         let refused = |error| io("write in")(io_error(error));
         let mut encoder = Encoder::new(Sink::new(io::BufWriter::with_capacity(BUFFER, file)));

@@ -4,7 +4,7 @@
 //! [`Checkpoint`]. IMA measures the file when the collector reads it once, so its SHA-256 stands in the list
 //! and in PCR 10.
 
-use crate::{Error, PodUid, Result, merkle::Hash, serde_bytes_hex, text::told, wire};
+use crate::{Error, PodUid, Result, merkle::Hash, serde_bytes_hex, td::Binding, text::told, wire};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
@@ -140,6 +140,10 @@ pub struct Checkpoint {
     #[n(21)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<Protection>,
+    /// What binds the list where the checkpoint extends a register of a trust domain; absent without one.
+    #[n(22)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
 }
 
 /// What is done about those who touch the collector's own parts.

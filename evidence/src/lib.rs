@@ -47,6 +47,7 @@ pub mod record;
 pub mod replay;
 pub mod serde_bytes_hex;
 mod sha512_lanes;
+pub mod td;
 pub mod text;
 pub mod tpm;
 pub mod wire;
@@ -58,8 +59,9 @@ pub use checkpoint::{Checkpoint, GuardMode, Losses, Protection, SealedCheckpoint
 pub use delta::{Cursor, EvidenceDelta, JoinError};
 pub use digest::{Bank, Digest};
 pub use error::{Error, Result};
-pub use evidence::{Entry, Evidence, PartitionLog, PodInfo, Quote, Tier};
+pub use evidence::{Entry, Evidence, PartitionLog, PodInfo, Quote, Quotes, Tier};
 pub use head::Head;
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
 pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, PodLoss, Provenance, Record};
+pub use td::{TdEvidence, TdQuote};

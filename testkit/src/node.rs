@@ -6,8 +6,8 @@ use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode,
-    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote, Record,
-    SealedCheckpoint, Tier,
+    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote, Quotes,
+    Record, SealedCheckpoint, Tier,
     boot::{Boot, boot_aggregate},
     checkpoint,
     merkle::Frontier,
@@ -488,6 +488,7 @@ impl Node {
             predating: if first { self.predating.clone() } else { Vec::new() },
             hierarchy: "v2".into(),
             protection: Some(self.protection),
+            binding: None,
         }
     }
 
@@ -567,7 +568,7 @@ impl Node {
     }
 
     /// The evidence as the node stands, with this quote.
-    pub fn evidence(&self, quote: Quote) -> Evidence {
+    pub fn evidence(&self, quote: impl Into<Quotes>) -> Evidence {
         let mut partitions: Vec<PartitionLog> = self
             .sealed
             .iter()
@@ -583,7 +584,7 @@ impl Node {
             tier: self.tier,
             node: NODE.into(),
             boot_id: self.boot_id,
-            quote,
+            quote: quote.into(),
             list: self.list.iter().map(Measurement::to_entry).collect(),
             checkpoints: if recorded {
                 self.checkpoints.iter().map(|c| c.file.clone()).collect()
@@ -604,6 +605,7 @@ impl Node {
             } else {
                 Vec::new()
             },
+            td: None,
         }
     }
 

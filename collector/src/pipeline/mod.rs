@@ -734,6 +734,7 @@ impl Pipeline {
             predating,
             hierarchy: self.setup.hierarchy.clone(),
             protection: Some(self.setup.protection),
+            binding: None,
         }
     }
 

@@ -319,6 +319,7 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
             enforce: true,
             fail_closed: false,
         }),
+        binding: None,
     };
     SealedCheckpoint::seal(checkpoint, &key())
 }
@@ -350,7 +351,8 @@ fn evidence() -> Evidence {
             attest: attest().to_bytes(),
             signature: ecdsa().to_bytes(),
             ak: ecc().to_bytes(),
-        },
+        }
+        .into(),
         list: full.chain([opaque]).collect(),
         checkpoints: vec![first.file, second.file],
         partitions: vec![PartitionLog {
@@ -370,6 +372,7 @@ fn evidence() -> Evidence {
         }),
         unsealed: Vec::new(),
         in_flight: Vec::new(),
+        td: None,
     }
 }
 
@@ -449,6 +452,7 @@ pub fn evidence_part() -> Seeds {
         from,
         unsealed,
         in_flight,
+        td: None,
     };
     let changed = |change: &dyn Fn(&mut EvidenceDelta)| {
         let mut delta = delta.clone();
@@ -512,7 +516,7 @@ pub fn tenant_cbor() -> Seeds {
         pod: PodUid([3; 16]),
         node: evidence.node,
         boot_id: evidence.boot_id,
-        quote: evidence.quote,
+        quote: evidence.quote.tpm.expect("a TPM's quote"),
         from: 0,
         list: evidence.list[8..].to_vec(),
         first: evidence.checkpoints.first().cloned(),

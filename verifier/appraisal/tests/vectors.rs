@@ -9,7 +9,7 @@ use cgpath_testkit::{KeyKind, NODE, NOW, Node};
 fn v1(quote: &Quote, key: &PinnedKey, nonce: &[u8]) -> Vec<String> {
     let mut node = Node::boot(KeyKind::EcdsaP256);
     let mut evidence = node.attest(b"another nonce");
-    evidence.quote = quote.clone();
+    evidence.quote = quote.clone().into();
     let context = Context {
         node: NODE.into(),
         key: key.clone(),

@@ -118,6 +118,7 @@ fn checkpoint(number: u64, records: u64, asked: bool, change: impl FnOnce(&mut C
         predating: vec![],
         hierarchy: "v2".to_owned(),
         protection: None,
+        binding: None,
     };
     change(&mut checkpoint);
     let key = p256::ecdsa::SigningKey::from_slice(&[3; 32]).unwrap();
@@ -134,7 +135,8 @@ fn evidence_of(partitions: Vec<PartitionLog>, checkpoints: Vec<Vec<u8>>) -> Evid
             attest: vec![],
             signature: vec![],
             ak: vec![],
-        },
+        }
+        .into(),
         list: vec![],
         checkpoints,
         partitions,
@@ -147,6 +149,7 @@ fn evidence_of(partitions: Vec<PartitionLog>, checkpoints: Vec<Vec<u8>>) -> Evid
         boot: None,
         unsealed: Vec::new(),
         in_flight: Vec::new(),
+        td: None,
     }
 }
 

@@ -200,6 +200,11 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::Quote, Subject::Node, text)
 }
 
+/// What to say where there is no TPM's quote.
+pub(crate) fn none() -> Finding {
+    fail("there is no TPM's quote")
+}
+
 /// `stated` are the values of PCR 0 to 9 as the evidence has them: the quote's digest vouches for them
 /// together with PCR 10 (rule V2), or for nothing.
 pub(crate) fn check(

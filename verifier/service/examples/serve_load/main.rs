@@ -304,7 +304,7 @@ fn judge(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
                 key: PinnedKey::Public(node.key.clone()),
                 ..context
             };
-            let findings = quote_findings(&delta.quote, &[], &context);
+            let findings = quote_findings(delta.quote.tpm()?, &[], &context);
             bound += cpu()? - started;
             if let Some(finding) = findings.first() {
                 return Err(format!("a quote of {name}: {}", finding.text).into());

@@ -21,7 +21,7 @@ use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, PinnedKey, Severity, Verdict};
-use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quote};
+use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quote, Quotes};
 use cgpath_evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
 use cgpath_policy::Policy;
 use std::borrow::Cow;
@@ -122,11 +122,12 @@ impl Received {
         }
     }
 
-    fn quote(&self) -> &Quote {
-        match self {
+    fn quote(&self) -> Result<&Quote, Refusal> {
+        let quotes = match self {
             Received::Whole(evidence) => &evidence.quote,
             Received::Delta(delta) => &delta.quote,
-        }
+        };
+        Ok(quotes.tpm()?)
     }
 
     fn registers(&self) -> &[Registers] {
@@ -146,7 +147,8 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn of(quote: &Quote) -> Result<Claim<'_>, Refusal> {
+    fn of(quotes: &Quotes) -> Result<Claim<'_>, Refusal> {
+        let quote = quotes.tpm()?;
         let bad = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
         Ok(Claim {
             quote,
@@ -283,7 +285,7 @@ impl Judge {
                 Some(received) => received,
                 none => none.insert(Received::from_cbor(bytes)?),
             };
-            proven(received.quote(), received.registers(), &question.context)?;
+            proven(received.quote()?, received.registers(), &question.context)?;
             let outcome = match received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
                 Received::Delta(delta) => {
