@@ -278,7 +278,7 @@ mod tests {
             assert_eq!(whole, ends.contains(&cut), "{cut}");
         }
         // Registers 0 (MRTD) and 5; an event that extends nothing; two digests; SHA-256; data without end.
-        for (at, byte) in [(0, 0), (0, 5), (4, 3), (8, 2), (12, 0x0b), (63, 1)] {
+        for (at, byte) in [(0, 0), (0, 5), (4, 3), (8, 2), (12, 0x0b), (64, 1)] {
             let mut other = log.clone();
             other[at] = byte;
             let first = read(&other).unwrap().next().unwrap();

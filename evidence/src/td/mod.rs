@@ -7,6 +7,9 @@
 //! `cgpathd`).
 
 pub mod log;
+mod quote;
+
+pub use quote::{QuoteBody, TdBody, TdReport, Version};
 
 use crate::{Error, Result, merkle::Hash, serde_bytes_hex};
 use minicbor::{Decode, Encode};
