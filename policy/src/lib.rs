@@ -37,6 +37,7 @@ mod lookup;
 mod node;
 pub mod reference;
 pub mod schema;
+mod tdx;
 mod yaml;
 
 pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
@@ -49,3 +50,4 @@ pub use node::{
     Violations, is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};
+pub use tdx::{Anchor, DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};

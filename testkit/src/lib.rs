@@ -17,6 +17,7 @@ mod node;
 pub mod port;
 pub mod python;
 mod rounds;
+pub mod td;
 
 pub use actor::Actor;
 pub use firmware::FirmwareLog;

@@ -5,11 +5,13 @@
 #[cfg(feature = "collector")]
 mod collector;
 mod policy;
+mod td;
 mod tpm;
 
 #[cfg(feature = "collector")]
 pub use collector::{answer_nonce, answer_verdict, collector_config, collector_record, collector_spool};
 pub use policy::{policy_corim, policy_node, policy_reference};
+pub use td::{td_ccel, td_collateral, td_quote, td_register_log};
 pub use tpm::{tpm_attest, tpm_pcr_blob, tpm_pcr_selection, tpm_public, tpm_signature};
 
 use cgpath_evidence::boot::{Boot, Registers};
@@ -18,7 +20,7 @@ use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta, FileHash, Guard,
     GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid,
-    Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    Protection, Quote, Record, SealedCheckpoint, TdEvidence, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -328,7 +330,20 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
 pub fn checkpoint_file() -> Seeds {
     let first = sealed(0, [0; 32]);
     let second = sealed(1, first.digest());
-    seeds([("first", first.file), ("second", second.file)])
+    let bound = |sealed: SealedCheckpoint, is_first| {
+        let checkpoint = Checkpoint {
+            binding: Some(td::binding(is_first)),
+            ..sealed.checkpoint
+        };
+        SealedCheckpoint::seal(checkpoint, &key()).file
+    };
+    let (origin, binding) = (bound(first.clone(), true), bound(second.clone(), false));
+    seeds([
+        ("first", first.file),
+        ("second", second.file),
+        ("origin", origin),
+        ("binding", binding),
+    ])
 }
 
 fn evidence() -> Evidence {
@@ -398,7 +413,12 @@ fn pending() -> Evidence {
 
 /// Evidence as CBOR.
 pub fn evidence_cbor() -> Seeds {
-    seeds([("small", evidence().to_cbor()), ("pending", pending().to_cbor())])
+    seeds([
+        ("small", evidence().to_cbor()),
+        ("pending", pending().to_cbor()),
+        ("domain", td::evidence(evidence()).to_cbor()),
+        ("domain-and-tpm", td::beside(evidence()).to_cbor()),
+    ])
 }
 
 /// What [`evidence_part`]'s good delta follows.
@@ -469,6 +489,13 @@ pub fn evidence_part() -> Seeds {
             "marks-alone",
             changed(&|delta| delta.in_flight = pending().in_flight),
         ),
+        (
+            "domain",
+            changed(&|delta| {
+                let whole = td::evidence(evidence());
+                (delta.quote, delta.td) = (whole.quote, whole.td.map(|td| TdEvidence { ccel: None, ..td }));
+            }),
+        ),
         ("bad-entries", changed(&|delta| delta.from.entries = u64::MAX)),
         ("bad-checkpoint", changed(&|delta| delta.from.checkpoint = 7)),
         ("bad-boot", changed(&|delta| delta.from.boot_id = [1; 16])),
@@ -481,9 +508,11 @@ pub fn evidence_json() -> Seeds {
     let text = String::from_utf8_lossy(&json);
     let twice = text.replacen("\"version\": 1", "\"version\": 1, \"version\": 1", 1);
     let pending = serde_json::to_vec_pretty(&pending()).expect("evidence has a JSON form");
+    let domain = serde_json::to_vec_pretty(&td::beside(evidence())).expect("evidence has a JSON form");
     seeds([
         ("small.json", json),
         ("pending.json", pending),
+        ("domain.json", domain),
         ("bad-twice.json", twice.into_bytes()),
     ])
 }

@@ -7,6 +7,7 @@
 
 pub mod boot;
 pub mod deb;
+pub mod domain;
 pub mod image;
 mod layer;
 pub mod list;

@@ -7,14 +7,14 @@
 //! here: what is allowed (see `cgpath-policy`), how evidence is encoded (see `cgpath-evidence`).
 
 use crate::accept::Accepted;
-use crate::inputs::context::{Context, ExpectedNonce};
+use crate::inputs::context::{Context, ExpectedNonce, PinnedKey};
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings};
 use crate::results::verdict::Verdict;
 use crate::rules::v01_quote::{self, KeyError};
 use crate::steps::Progress;
 use cgpath_evidence::Evidence;
-use cgpath_policy::Policy;
+use cgpath_policy::{Anchor, Policy};
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
 pub const MIN_NONCE_LEN: usize = 8;
@@ -43,6 +43,9 @@ pub enum Unusable {
     /// The pinned key is none.
     #[error("the pinned attestation key cannot be used: {0}")]
     PinnedKey(#[from] KeyError),
+    /// No attestation key is pinned, and a TPM's register is an anchor.
+    #[error("the policy names pcr-10 as an anchor, and no attestation key is given")]
+    NoKey,
     /// Evidence of a version that is not known here.
     #[error("evidence version {0}, not 1")]
     Version(u32),
@@ -57,6 +60,7 @@ impl Unusable {
             Unusable::PinnedKey(_) => {
                 "give the node's TPMT_PUBLIC or TPM2B_PUBLIC file, or its fingerprint in hex (000b…)"
             }
+            Unusable::NoKey => "give the node's attestation key",
             Unusable::Version(_) => "use the cgpath that fits the node's cgpathd",
         }
     }
@@ -125,6 +129,9 @@ pub(crate) fn usable(round: &Round<'_>, policy: &Policy, context: &Context) -> R
         return Err(Unusable::Nonce { len: nonce.len() });
     }
     context.key.check()?;
+    if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
+        return Err(Unusable::NoKey);
+    }
     if round.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(round.version));
     }

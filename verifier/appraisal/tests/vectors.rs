@@ -13,6 +13,7 @@ fn v1(quote: &Quote, key: &PinnedKey, nonce: &[u8]) -> Vec<String> {
     let context = Context {
         node: NODE.into(),
         key: key.clone(),
+        td: cgpath_appraisal::TdContext::default(),
         nonce: ExpectedNonce::Value(nonce.to_vec()),
         now: NOW,
         previous: None,

@@ -79,6 +79,7 @@ impl Explain {
             node: node.name.clone(),
             key: PinnedKey::from_fingerprint(&node.ak_name)
                 .map_err(|e| Failure::new("key", e.to_string()))?,
+            td: cgpath_appraisal::TdContext::default(),
             nonce: ExpectedNonce::Value(past.nonce.clone()),
             now: input::now()?,
             previous: None,

@@ -215,6 +215,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
         policy: sha256("policy"),
         learned: false,
         node: NodeVerdict {
+            td: None,
             name: "worker-3".to_owned(),
             believed: true,
             state: if untrusted {

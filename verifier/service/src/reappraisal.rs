@@ -63,6 +63,7 @@ pub fn judge(
     let context = Context {
         node: node.name.clone(),
         key,
+        td: cgpath_appraisal::TdContext::default(),
         nonce: ExpectedNonce::Value(past.nonce.clone()),
         now: past.time,
         previous,

@@ -2,7 +2,7 @@
 
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
-use cgpath_evidence::{Bank, boot::REGISTERS};
+use cgpath_evidence::Bank;
 use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Policy};
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal;
@@ -60,6 +60,10 @@ impl Lint {
         for text in policy.file.boot.iter().flat_map(of_boot) {
             warn(&mut warnings, "boot", text);
         }
+        let tdx = policy.file.tdx.iter().filter_map(|tdx| tdx.boot.as_ref());
+        for text in tdx.flat_map(of_boot) {
+            warn(&mut warnings, "tdx.boot", text);
+        }
         if let Some(dir) = &self.against {
             for (part, text) in of_evidence(&policy, &Store::open(dir)?)? {
                 warn(&mut warnings, &part, text);
@@ -107,9 +111,9 @@ fn of_boot(boot: &BootPolicy) -> Vec<String> {
     let mut judged: BTreeSet<u8> = boot.registers.keys().copied().collect();
     judged.extend(boot.events.iter().map(|event| event.pcr));
     if !boot.command_lines.is_empty() {
-        judged.extend([8, 9]);
+        judged.extend(boot.set.command_lines());
     }
-    let unjudged: Vec<String> = (0..REGISTERS as u8)
+    let unjudged: Vec<String> = (0..boot.set.count() as u8)
         .filter(|pcr| !judged.contains(pcr))
         .map(|pcr| pcr.to_string())
         .collect();
@@ -122,7 +126,8 @@ fn of_boot(boot: &BootPolicy) -> Vec<String> {
     }
     if !unjudged.is_empty() {
         found.push(format!(
-            "nothing judges what was measured into PCR {}",
+            "nothing judges what was measured into {} {}",
+            boot.set,
             unjudged.join(", ")
         ));
     }

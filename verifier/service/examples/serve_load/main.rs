@@ -234,6 +234,7 @@ fn context(n: u32, nonce: Vec<u8>, previous: Option<cgpath_appraisal::NodeState>
     Context {
         node: node::name(n),
         key: PinnedKey::Public(node::key(n).public()),
+        td: cgpath_appraisal::TdContext::default(),
         nonce: ExpectedNonce::Value(nonce),
         now: cgpath_testkit::NOW,
         previous,

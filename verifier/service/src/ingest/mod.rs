@@ -322,6 +322,7 @@ impl Judge {
         let context = Context {
             node: node.name.clone(),
             key,
+            td: cgpath_appraisal::TdContext::default(),
             nonce: ExpectedNonce::Value(nonce.to_vec()),
             now,
             previous: round.state.as_deref().map(state).transpose()?,
