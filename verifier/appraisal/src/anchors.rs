@@ -66,7 +66,7 @@ impl Said {
             }
         };
         let td = match anchors.rtmr {
-            Some((_, policy)) => v01_td::check(round, policy, context, findings),
+            Some((_, policy)) => v01_td::check(round.quote, round.boot_id, policy, context, findings),
             None => {
                 if round.quote.td.is_some() {
                     findings.push(note("a trust domain's quote is there, which no anchor of the policy needs: it is not looked at"));

@@ -78,6 +78,28 @@ pub fn quote_findings(
     findings.into_vec()
 }
 
+/// Rule V1 of a trust domain's quote alone, as far as it says who sent this: the node that has the pinned key, or
+/// under `tdx.key: per-boot` a domain and a platform that the policy accepts. For callers that need this before
+/// anything else is looked at.
+pub fn td_quote_findings(
+    quotes: &cgpath_evidence::Quotes,
+    boot_id: [u8; 16],
+    policy: &Policy,
+    context: &Context,
+) -> Vec<Finding> {
+    if v01_td::is_of_pinned(quotes, context) {
+        return Vec::new();
+    }
+    let mut findings = Findings::default();
+    match &policy.file.tdx {
+        Some(tdx) if tdx.key == NodeKeyPolicy::PerBoot => {
+            v01_td::check(quotes, boot_id, tdx, context, &mut findings);
+        }
+        _ => findings.push(v01_td::stranger()),
+    }
+    findings.into_vec()
+}
+
 /// Judges evidence by a policy.
 ///
 /// # Errors

@@ -62,7 +62,9 @@ mod steps;
 pub mod tenant;
 pub mod text;
 
-pub use appraise::{MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings};
+pub use appraise::{
+    MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings, td_quote_findings,
+};
 pub use inputs::collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN};
 pub use inputs::context::{
     CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, TdContext, TdState,

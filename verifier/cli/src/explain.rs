@@ -7,8 +7,9 @@ use crate::node::{StoreArgs, back, standing::Standing, standing_lines};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::accept;
 use cgpath_appraisal::explain::{Step, explain};
-use cgpath_appraisal::{Context, ExpectedNonce, Finding, PinnedKey, Severity, Verdict};
+use cgpath_appraisal::{Context, ExpectedNonce, Finding, Severity, Verdict};
 use cgpath_evidence::Evidence;
+use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use cgpath_service::store::Store;
 use clap::Args;
@@ -77,9 +78,8 @@ impl Explain {
         let policy = policy_files::load(&node.policy)?;
         let context = Context {
             node: node.name.clone(),
-            key: PinnedKey::from_fingerprint(&node.ak_name)
-                .map_err(|e| Failure::new("key", e.to_string()))?,
-            td: cgpath_appraisal::TdContext::default(),
+            key: pinned::key(&node).map_err(|e| Failure::new("key", e))?,
+            td: pinned::td(&node, &pinned::collateral(store.dir()).0).map_err(|e| Failure::new("key", e))?,
             nonce: ExpectedNonce::Value(past.nonce.clone()),
             now: input::now()?,
             previous: None,

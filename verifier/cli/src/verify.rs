@@ -11,6 +11,7 @@ use cgpath_appraisal::{
     ear::Terms,
 };
 use cgpath_evidence::PodUid;
+use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use std::{
     fs::File,
@@ -116,12 +117,22 @@ impl Verify {
         let expected = nonce
             .clone()
             .map_or(ExpectedNonce::DangerousNone, ExpectedNonce::Value);
-        let enrolled = kept.as_ref().map(|kept| kept.node.ak_name.as_str());
-        let key = match self.ak.as_deref().or(enrolled) {
+        let bad = |e: String| Failure::new("key", e);
+        let key = match (&self.ak, &kept) {
             _ if self.no_tpm => PinnedKey::NoTpm,
-            Some(key) if !self.dangerous_tofu => input::attestation_key(key)?,
-            _ => PinnedKey::DangerousTofu,
+            _ if self.dangerous_tofu => PinnedKey::DangerousTofu,
+            (Some(key), _) => input::attestation_key(key)?,
+            (None, Some(kept)) => pinned::key(&kept.node).map_err(bad)?,
+            (None, None) => PinnedKey::DangerousTofu,
         };
+        let mut td = match &kept {
+            Some(kept) => pinned::td(&kept.node, &self.source.collateral()).map_err(bad)?,
+            None => TdContext::default(),
+        };
+        td.collateral.extend(input::collateral(&self.collateral)?);
+        if let Some(key) = &self.node_key {
+            td.node_key = Some(input::node_key(key)?);
+        }
         let enrolled = kept.as_ref().map(|kept| kept.node.policy.as_path());
         let policy = self.policy.as_deref().or(enrolled);
         let policy =
@@ -145,10 +156,7 @@ impl Verify {
         let context = Context {
             node: policy.file.node.clone(),
             key,
-            td: TdContext {
-                node_key: self.node_key.as_deref().map(input::node_key).transpose()?,
-                collateral: input::collateral(&self.collateral)?,
-            },
+            td,
             nonce: expected,
             now: input::now()?,
             previous,

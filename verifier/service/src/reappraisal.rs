@@ -5,12 +5,16 @@
 //! fresh.
 //! Not here: what is kept (see `store`), and who may ask for it (see the command's `node`).
 
+use crate::pinned;
 use crate::setup::{self, SetupError};
 use crate::store::{Node, Past, Rejudged, Store, StoreError};
 use cgpath_appraisal::accept::{self, Accepted};
-use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey, Verdict};
+use cgpath_appraisal::text::utc;
+use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict};
 use cgpath_evidence::Evidence;
-use cgpath_policy::Policy;
+use cgpath_policy::{NodeKeyPolicy, Policy};
+
+const DAY: u64 = 24 * 3600;
 
 /// Why kept evidence cannot be re-appraised.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +38,8 @@ pub enum AgainError {
     Store(#[from] StoreError),
 }
 
-/// Judges the evidence of one kept verdict by `policy`. What `accepted` says is looked at as of `now`.
+/// Judges the evidence of one kept verdict by `policy`, with collateral of the evidence's time. What `accepted`
+/// says is looked at as of `now`.
 ///
 /// # Errors
 /// [`AgainError`].
@@ -43,17 +48,14 @@ pub fn judge(
     past: &Past,
     bytes: &[u8],
     policy: &Policy,
-    accepted: &[Accepted],
+    (collateral, accepted): (&[Collateral], &[Accepted]),
     now: u64,
 ) -> Result<Verdict, AgainError> {
     let id = past.id;
     let unreadable = |why: String| AgainError::Evidence { id, why };
     let evidence = Evidence::from_cbor(bytes).map_err(|e| unreadable(e.to_string()))?;
-    let key = match &node.ak_public {
-        Some(public) => PinnedKey::from_public(public),
-        None => PinnedKey::from_fingerprint(&node.ak_name),
-    };
-    let key = key.map_err(|e| AgainError::Unusable(format!("the key of {}: {e}", node.name)))?;
+    let key = pinned::key(node).map_err(AgainError::Unusable)?;
+    let td = pinned::td(node, collateral).map_err(AgainError::Unusable)?;
     let previous: Option<NodeState> = past
         .state_before
         .as_deref()
@@ -63,7 +65,7 @@ pub fn judge(
     let context = Context {
         node: node.name.clone(),
         key,
-        td: cgpath_appraisal::TdContext::default(),
+        td,
         nonce: ExpectedNonce::Value(past.nonce.clone()),
         now: past.time,
         previous,
@@ -71,6 +73,17 @@ pub fn judge(
     let mut verdict = cgpath_appraisal::appraise_accepting(&evidence, policy, &context, accepted, now)
         .map_err(|e| AgainError::Unusable(e.to_string()))?;
     verdict.rejudged = Some(now);
+    // It held when the evidence was made, which is the time of the verdict.
+    if let Some(td) = &verdict.node.td
+        && td.collateral_until != 0
+        && now > td.collateral_until
+    {
+        let days = (now - td.collateral_until).div_ceil(DAY);
+        verdict.node.notes.push(format!(
+            "the collateral that this rests on ended {days} day(s) before the re-appraisal, on {} UTC",
+            utc(td.collateral_until)
+        ));
+    }
     Ok(verdict)
 }
 
@@ -132,13 +145,20 @@ pub fn since_boot(
             why: format!("its verdict cannot be read: {e}"),
         })
     };
+    let (collateral, _) = pinned::collateral(store.dir());
+    let is_per_boot = policy
+        .file
+        .tdx
+        .as_ref()
+        .is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot);
     let Some(boot_id) = past.last().map(parse).transpose()?.map(|last| last.node.boot_id) else {
         return Ok(again);
     };
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.
-        if old.node.boot_id != boot_id || hex::encode(&old.node.key) != node.ak_name {
+        let is_other_key = hex::encode(&old.node.key) != node.ak_name && !is_per_boot;
+        if old.node.boot_id != boot_id || is_other_key {
             continue;
         }
         if !past.evidence_kept {
@@ -150,7 +170,7 @@ pub fn since_boot(
             past,
             &store.evidence(&past.evidence)?,
             policy,
-            accepted,
+            (&collateral, accepted),
             now,
         )?;
         let json = |e: serde_json::Error| AgainError::Unusable(format!("the verdict as JSON: {e}"));

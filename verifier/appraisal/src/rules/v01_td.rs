@@ -9,12 +9,11 @@
 
 use crate::inputs::collateral::Collateral;
 use crate::inputs::context::{Context, ExpectedNonce, NodeState, PinnedKey, TdState};
-use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::{Rule, v01_quote};
 use crate::text::{foreign, utc};
 use cgpath_evidence::td::{PROVIDER_TDX, QuoteBody, Register, TdBody, node_key_hash, verify_possession};
-use cgpath_evidence::{Bank, Digest, TdQuote, merkle::Hash};
+use cgpath_evidence::{Bank, Digest, Quotes, TdQuote, merkle::Hash};
 use cgpath_policy::{NodeKeyPolicy, TdxPolicy};
 use dcap_qvl::configs::RustCryptoConfig;
 use dcap_qvl::verify::QuoteVerifier;
@@ -55,6 +54,11 @@ pub(crate) fn none() -> Finding {
     fail("there is no trust domain's quote, and the policy names a register of one as an anchor")
 }
 
+/// What to say where the sender does not show that it has the pinned key.
+pub(crate) fn stranger() -> Finding {
+    fail("the trust domain's quote is not signed by the pinned key of this node over this nonce")
+}
+
 /// What is asked of a quote.
 struct Asked<'a> {
     td: &'a TdQuote,
@@ -63,14 +67,15 @@ struct Asked<'a> {
     boot_id: [u8; 16],
 }
 
-/// Checks the quote of this round.
+/// Checks the quote that is among these.
 pub(crate) fn check(
-    round: &Round<'_>,
+    quotes: &Quotes,
+    boot_id: [u8; 16],
     policy: &TdxPolicy,
     context: &Context,
     findings: &mut Findings,
 ) -> Option<TdQuoted> {
-    let Some(td) = &round.quote.td else {
+    let Some(td) = &quotes.td else {
         findings.push(none());
         return None;
     };
@@ -78,14 +83,29 @@ pub(crate) fn check(
         td,
         policy,
         context,
-        boot_id: round.boot_id,
+        boot_id,
     };
-    // The Name of the attestation key whose quote stands beside it: this binds the one to the other.
-    let tpm = round.quote.tpm.as_ref();
-    asked.check(
-        &tpm.map_or_else(Vec::new, |quote| v01_quote::name(&quote.ak)),
-        findings,
-    )
+    asked.check(&name_beside(quotes), findings)
+}
+
+/// The Name of the attestation key whose quote stands beside it: this binds the one to the other.
+fn name_beside(quotes: &Quotes) -> Vec<u8> {
+    let tpm = quotes.tpm.as_ref();
+    tpm.map_or_else(Vec::new, |quote| v01_quote::name(&quote.ak))
+}
+
+/// Whether who has the pinned key of the node sent this for this request: cheaper than all of V1, and whether or
+/// not the platform is one to believe.
+pub(crate) fn is_of_pinned(quotes: &Quotes, context: &Context) -> bool {
+    let Some(td) = &quotes.td else { return false };
+    let is_fresh = match &context.nonce {
+        ExpectedNonce::Value(nonce) => td.nonce == *nonce,
+        ExpectedNonce::DangerousNone => true,
+    };
+    let report_data = td.report_data(&name_beside(quotes));
+    is_fresh
+        && context.td.node_key == Some(node_key_hash(&td.node_key))
+        && verify_possession(&td.node_key, &report_data, &td.possession).is_ok()
 }
 
 impl Asked<'_> {

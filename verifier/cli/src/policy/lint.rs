@@ -4,6 +4,7 @@ use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Policy};
+use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal;
 use cgpath_service::store::Store;
@@ -213,7 +214,8 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
     let past =
         past.ok_or_else(|| Failure::new("no-evidence", format!("no evidence of {} is kept", node.name)))?;
     let bytes = store.evidence(&past.evidence)?;
-    let verdict = reappraisal::judge(&node, &past, &bytes, policy, &[], input::now()?)?;
+    let (collateral, _) = pinned::collateral(store.dir());
+    let verdict = reappraisal::judge(&node, &past, &bytes, policy, (&collateral, &[]), input::now()?)?;
     let mut found = Vec::new();
     if verdict.node.excluded > 0 {
         let text = format!(

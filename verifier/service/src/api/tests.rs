@@ -51,6 +51,7 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
                 ak_public: None,
                 policy: "/p".into(),
                 policy_source: None,
+                node_key: None,
                 policy_digest: String::new(),
                 added: 0,
                 stopped: None,

@@ -38,14 +38,14 @@ pub enum LoadError {
 
 /// What tells that a file is another than before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     path: PathBuf,
     /// Device, inode, length, and times of the content's and the inode's last change.
     file: Option<(u64, u64, u64, [i64; 4])>,
 }
 
 impl Stamp {
-    fn of(path: PathBuf) -> Stamp {
+    pub(crate) fn of(path: PathBuf) -> Stamp {
         let file = fs::metadata(&path).ok().map(|m| {
             (
                 m.dev(),
