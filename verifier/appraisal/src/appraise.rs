@@ -12,9 +12,10 @@ use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings};
 use crate::results::verdict::Verdict;
 use crate::rules::v01_quote::{self, KeyError};
+use crate::rules::v01_td;
 use crate::steps::Progress;
 use cgpath_evidence::Evidence;
-use cgpath_policy::{Anchor, Policy};
+use cgpath_policy::{Anchor, NodeKeyPolicy, Policy};
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
 pub const MIN_NONCE_LEN: usize = 8;
