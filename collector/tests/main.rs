@@ -9,6 +9,7 @@ mod common;
 mod delivery;
 mod judged;
 mod keylime_push;
+mod registers;
 mod rounds;
 mod sinks;
 mod swtpm;

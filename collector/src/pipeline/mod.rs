@@ -8,10 +8,12 @@
 //! What must be replayed after a crash is in the journal before it is handled: see [`Fact`]. The
 //! measurement list and the kernel's counters are not: they are read anew.
 
+mod anchoring;
 pub mod cgroups;
 mod event;
 pub mod join;
 pub mod order;
+mod others;
 mod phase;
 pub mod processes;
 mod setup;
@@ -20,17 +22,22 @@ use crate::bpf::decode::{
     self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo,
 };
 use cgpath_evidence::cgroup::{attribute, partition_of};
-use cgpath_evidence::checkpoint::{Checkpoint, DIRECTORY, Losses};
+use cgpath_evidence::checkpoint::{Checkpoint, Losses};
 use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
-use cgpath_evidence::{Bank, EventKind, Guard, InFlight, PartitionKey, PodUid, Record, SealedCheckpoint};
+use cgpath_evidence::td::{self, ListChain};
+use cgpath_evidence::{EventKind, Guard, InFlight, PartitionKey, PodUid, Record, SealedCheckpoint};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-pub use event::{Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, Signal};
+pub use anchoring::{Anchors, Found, OthersFound, Place, Tail};
+pub use event::{
+    Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, SharedRegister, Signal,
+};
 pub use join::JoinableEntry;
+pub(crate) use others::count as count_events;
 pub use setup::Setup;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
@@ -40,9 +47,6 @@ const EEXIST: i32 = -17;
 /// them it is blind: one that is not named would pass as a pod that was seen from its beginning.
 const MAX_PREDATING: usize = 2048;
 
-/// What IMA may hash a checkpoint's file with.
-const FILE_HASHES: [Bank; 4] = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
-
 /// After a failure, no checkpoint is made unasked for this long.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -51,6 +55,8 @@ struct Last {
     number: u64,
     digest: Hash,
     contents: Vec<Vec<u8>>,
+    /// What it extends a register with.
+    sha384: td::Register,
     /// Where its entry stands.
     index: Option<u64>,
     records: u64,
@@ -80,6 +86,10 @@ pub struct Pipeline {
     /// Floor of [`Losses::spool`]: what a checkpoint said once stays said.
     losses: Losses,
     last: Option<Last>,
+    anchors: Anchors,
+    register: Option<anchoring::Register>,
+    /// What the list's entries hash to, where checkpoints state it.
+    chain: Option<ListChain>,
     phase: Phase,
     /// After a failure nothing is sealed unasked before this.
     quiet_until: Duration,
@@ -110,6 +120,9 @@ impl Pipeline {
             undecodable: 0,
             losses: Losses::default(),
             last: None,
+            anchors: Anchors::PCR10,
+            register: None,
+            chain: None,
             phase: Phase::Idle,
             quiet_until: Duration::ZERO,
             queue: VecDeque::new(),
@@ -250,6 +263,8 @@ impl Pipeline {
                 due.into_iter().flatten().for_each(|raw| self.apply(*raw, out));
             }
             Note::Sealed(sealed) => self.sealed(&sealed, out)?,
+            Note::Anchors(anchors) => self.set_anchors(anchors)?,
+            Note::Others(found) => self.others_found(&found, out)?,
         }
         Ok(())
     }
@@ -268,12 +283,9 @@ impl Pipeline {
                     out.push(Action::PollList);
                 }
             }
-            Signal::FileRead => {
-                if let Phase::Anchoring { read, .. } = &mut self.phase {
-                    *read = true;
-                    out.push(Action::PollList);
-                }
-            }
+            Signal::AnchorWritten => self.written(out),
+            Signal::Register { value } => self.register_read(&value, now, out),
+            Signal::Others { found, log } => self.others_read(&found, &log, now, out),
             Signal::AnchorFailed { why } => {
                 let number = self.last_checkpoint().unwrap_or_default();
                 self.fail(SealError::File { number, why }, now, out);
@@ -484,9 +496,14 @@ impl Pipeline {
 
     fn list(&mut self, entry: &JoinableEntry) {
         self.join.entry(entry);
+        if let Some(chain) = &mut self.chain
+            && chain.entries() == entry.index
+        {
+            chain.push(&entry.bytes);
+        }
         if let Some(last) = &mut self.last
             && last.index.is_none()
-            && is_file_of(last.number, &last.contents, entry)
+            && anchoring::is_file_of(last.number, &last.contents, entry)
         {
             last.index = Some(entry.index);
         }
@@ -502,35 +519,12 @@ impl Pipeline {
                 };
                 out.push(Action::ReadCounters);
             }
-            Phase::Anchoring { then, read } => {
-                let (number, found) = self
-                    .last
-                    .as_ref()
-                    .map_or((0, false), |l| (l.number, l.index.is_some()));
-                if found {
-                    self.anchored(number, then, out);
-                } else if read {
-                    self.phase = Phase::Anchoring { then, read };
-                    self.fail(SealError::NotMeasured { number }, now, out);
-                } else {
-                    // Left over: it was not in the list, so it has to be read (again).
-                    self.phase = Phase::Anchoring { then, read };
-                    out.push(Action::Anchor { number });
-                }
-            }
+            Phase::Anchoring {
+                then,
+                place: Place::Pcr10,
+                tries,
+            } => self.entry_sought(then, tries, now, out),
             other => self.phase = other,
-        }
-    }
-
-    fn anchored(&mut self, number: u64, then: Then, out: &mut Vec<Action>) {
-        out.push(Action::Anchored { number });
-        match then {
-            Then::Answer(Purpose::Request { id, nonce }) => {
-                self.phase = Phase::Quoting { id };
-                out.push(Action::Answer { id, nonce, number });
-            }
-            Then::Answer(_) | Then::Nothing => {}
-            Then::Start(purpose) => self.start(purpose, out),
         }
     }
 
@@ -579,28 +573,17 @@ impl Pipeline {
     fn replayed(&mut self, out: &mut Vec<Action>) {
         self.live = true;
         match &self.last {
-            // Whether it stands in the list is known once that has been read.
-            Some(_) => {
-                self.phase = Phase::Anchoring {
-                    then: Then::Nothing,
-                    read: false,
-                };
-                out.push(Action::PollList);
-            }
+            // Whether it stands in the list, or in a register, is known once that has been read.
+            Some(_) => self.anchor(Then::Nothing, out),
             None if self.loaded.is_some() => self.queue.push_back(Purpose::Load),
             None => {}
         }
     }
 
     fn start(&mut self, purpose: Purpose, out: &mut Vec<Action>) {
-        // A request that failed leaves a checkpoint that is not in the list yet: without it the chain has a
-        // gap.
-        if self.last.as_ref().is_some_and(|l| l.index.is_none()) {
-            self.phase = Phase::Anchoring {
-                then: Then::Start(purpose),
-                read: false,
-            };
-            out.push(Action::PollList);
+        // A request that failed leaves a checkpoint that is not anchored yet: without it the chain has a gap.
+        if self.lacking().is_some() {
+            self.anchor(Then::Start(purpose), out);
         } else {
             self.phase = Phase::Canary(purpose);
             out.push(Action::RunCanary);
@@ -685,7 +668,7 @@ impl Pipeline {
             let (target, deadline) = (*target, *deadline);
             if self.order.through() >= target {
                 if let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle) {
-                    out.push(Action::Seal(Box::new(self.checkpoint(&purpose))));
+                    out.push(Action::Seal(Box::new(self.checkpoint(&purpose, now))));
                     self.phase = Phase::Sealing(purpose);
                 }
             } else if count_missing && (self.is_explained(target) || now >= deadline) {
@@ -694,15 +677,15 @@ impl Pipeline {
         }
     }
 
-    fn checkpoint(&mut self, purpose: &Purpose) -> Checkpoint {
+    fn checkpoint(&mut self, purpose: &Purpose, now: Duration) -> Checkpoint {
         let first = self.last.is_none();
         let boot_len = match self.boot_len {
             Some(n) => n,
             None => self.join.last_open_before(self.loaded.unwrap_or(0)),
         };
         let entry_seen = match &self.last {
-            Some(last) => last.index.is_some_and(|i| self.join.is_claimed(i)),
-            None => true,
+            Some(last) if self.anchors.pcr10 => last.index.is_some_and(|i| self.join.is_claimed(i)),
+            _ => true,
         };
         let mut predating = if first { self.predating() } else { Vec::new() };
         let untold = predating.len() > MAX_PREDATING;
@@ -734,7 +717,7 @@ impl Pipeline {
             predating,
             hierarchy: self.setup.hierarchy.clone(),
             protection: Some(self.setup.protection),
-            binding: None,
+            binding: self.binding(first, now),
         }
     }
 
@@ -765,6 +748,7 @@ impl Pipeline {
             ("previous", c.previous == expected.1),
             ("number of records", c.records == self.records),
             ("partitions root", c.partitions_root == self.partitions.root()),
+            ("register", self.is_bound_by(c)),
         ];
         if let Some((what, _)) = checks.into_iter().find(|(_, holds)| !holds) {
             return Err(Error::Diverged { number, what });
@@ -780,32 +764,22 @@ impl Pipeline {
             read: worse(self.losses.read, c.losses.read),
             spool: worse(self.losses.spool, c.losses.spool),
         };
+        let sha384 = td::checkpoint_digest(&sealed.file);
+        self.register_sealed(number, &sha384, out);
         self.last = Some(Last {
             number,
             digest,
-            contents: FILE_HASHES
-                .map(|bank| bank.hash(&[&sealed.file]).bytes().to_vec())
-                .into(),
+            contents: anchoring::contents(&sealed.file),
+            sha384,
             index: None,
             records: c.records,
             last_seq: c.last_seq,
         });
         if let Phase::Sealing(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
-            self.phase = Phase::Anchoring {
-                then: Then::Answer(purpose),
-                read: false,
-            };
-            out.push(Action::Anchor { number });
+            self.anchor_new(Then::Answer(purpose), number, out);
         }
         Ok(())
     }
-}
-
-/// Whether an entry is the measurement of checkpoint `number`'s file.
-fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &JoinableEntry) -> bool {
-    !entry.violation
-        && entry.name.strip_prefix(DIRECTORY.as_bytes()) == Some(number.to_string().as_bytes())
-        && contents.contains(&entry.content)
 }
 
 fn sha256(bytes: &[u8]) -> Hash {
