@@ -164,6 +164,7 @@ const LICENCES: &[(&str, &str)] = &[
     ("LICENSE-MIT", "Permission is hereby granted, free of charge"),
     ("ebpf/programs/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
     ("kernel-patches/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
+    ("vm-tests/tdx/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
 ];
 
 /// `cargo xtask tidy`.

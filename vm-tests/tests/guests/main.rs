@@ -29,3 +29,4 @@ mod records;
 mod restarts;
 mod runtime;
 mod snapshot;
+mod tdx;
