@@ -215,7 +215,8 @@ impl Pipeline {
             (None, None) => true,
             (Some(register), Some(binding)) => binding.origin.as_ref().is_none_or(|origin| {
                 (origin.register, origin.value) == (register.index, register.after)
-                    && Some(origin.node_key) == self.setup.node_key
+                    // Without a key other places are configured now, which the engine refuses by name.
+                    && self.setup.node_key.is_none_or(|key| key == origin.node_key)
             }),
             _ => false,
         }
