@@ -92,15 +92,29 @@ const IDENTITY: &str = "IDENTITY";
 const IN_FLIGHT: &str = "IN_FLIGHT";
 const BUDGETS: &str = "BUDGETS";
 
-/// What a collector must have in common with the programs that run, to take them over: the layout of records
-/// and maps, and the names of programs and maps, as one hash.
+/// All maps that are pinned and opened again, with the bytes of a value; the ring has none.
+const MAPS: [(&str, usize); 10] = [
+    (RECORDS, 0),
+    (COUNTERS, size_of::<Counters>()),
+    (SETTINGS, size_of::<Settings>()),
+    (LOSS, size_of::<Loss>()),
+    (PODS, size_of::<u32>()),
+    (PARENTS, size_of::<u32>()),
+    (GUARDED, size_of::<u32>()),
+    (IDENTITY, size_of::<[u64; 8]>()),
+    (IN_FLIGHT, size_of::<Mark>()),
+    (BUDGETS, size_of::<Budget>()),
+];
+
+/// What a collector must have in common with the programs that run, to take them over: the layout of records,
+/// the names of programs, and the names of maps with the sizes of their values, as one hash.
 pub fn interface() -> [u8; 32] {
-    const MAPS: [&str; 9] = [
-        RECORDS, COUNTERS, SETTINGS, LOSS, PODS, PARENTS, GUARDED, IDENTITY, IN_FLIGHT,
-    ];
-    let names = PROGRAMS.iter().map(|(name, _)| *name).chain(MAPS);
     let hash = Sha256::new().chain_update(LAYOUT_VERSION.to_be_bytes());
-    let hash = names.fold(hash, |hash, name| hash.chain_update(name).chain_update([0u8]));
+    let named = |hash: Sha256, name: &str| hash.chain_update(name).chain_update([0u8]);
+    let hash = PROGRAMS.iter().fold(hash, |hash, (name, _)| named(hash, name));
+    let hash = MAPS.iter().fold(hash, |hash, (name, bytes)| {
+        named(hash, name).chain_update((*bytes as u64).to_be_bytes())
+    });
     hash.finalize().into()
 }
 

@@ -7,7 +7,8 @@
 #![forbid(unsafe_code)]
 
 /// Bumped at each change of a record's layout below; the loader refuses an object with another one. Maps are
-/// read by the collector that was built with the object, which is known by its hash.
+/// read by the collector that was built with the object, which is known by its hash, and after a handover by
+/// one whose maps have the same names and sizes (`cgpathd::bpf::interface`).
 pub const LAYOUT_VERSION: u16 = 5;
 
 /// Ancestry is walked at most this far, the process itself included.
