@@ -641,9 +641,7 @@ fn seqs(leaves: &BTreeMap<PartitionKey, Vec<Vec<u8>>>) -> BTreeMap<PartitionKey,
 
 #[test]
 fn two_pods_and_the_host_are_told_apart_and_everything_settles() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     for step in 0..4 {
         script(&mut w, step);
     }
@@ -727,6 +725,14 @@ fn play_until(w: &mut World, fuel: &mut u64, step: u64) -> Result<Run, (u64, Cra
     Ok(run)
 }
 
+/// A node whose collector has sealed its first checkpoint, and fuel without an end.
+fn begun() -> (World, Run, u64) {
+    let (mut w, mut fuel) = (World::new(), u64::MAX);
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    (w, run, fuel)
+}
+
 #[test]
 fn without_the_rule_the_request_fails_by_name_and_the_chain_goes_on_once_it_is_there() {
     let (mut w, mut fuel) = (World::new(), u64::MAX);
@@ -745,9 +751,7 @@ fn without_the_rule_the_request_fails_by_name_and_the_chain_goes_on_once_it_is_t
 
 #[test]
 fn a_seal_that_cannot_be_noted_fails_its_request_and_the_next_one_has_its_number() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     script(&mut w, 0);
     w.full = true;
     for id in [1, 2] {
@@ -785,9 +789,7 @@ fn a_seal_that_cannot_be_noted_fails_its_request_and_the_next_one_has_its_number
 
 #[test]
 fn records_that_the_kernel_lost_are_stated_at_once_and_others_after_the_bound() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     w.happen(|s| raw_entry(s, 3, "/a", 0));
     w.lose();
     w.happen(|s| raw_entry(s, 3, "/b", 0));
@@ -814,9 +816,7 @@ fn records_that_the_kernel_lost_are_stated_at_once_and_others_after_the_bound() 
 
 #[test]
 fn switched_off_programs_make_the_checkpoint_blind() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     // The canary runs and no record of it comes.
     let actions = run
         .pipeline

@@ -93,9 +93,7 @@ fn check_programs(w: &World, run: &Run) {
 
 #[test]
 fn a_handover_names_what_the_kernel_hashed_and_the_new_program_goes_on_with_the_chain() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     script(&mut w, 0);
     w.file = Some(good("two"));
     run.hand_over(&mut w, 7, &mut fuel).unwrap();
@@ -123,9 +121,7 @@ fn a_handover_names_what_the_kernel_hashed_and_the_new_program_goes_on_with_the_
 
 #[test]
 fn a_handover_to_the_program_that_runs_withdraws_the_one_before() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     w.file = Some(good("two"));
     run.hand_over(&mut w, 7, &mut fuel).unwrap();
     w.file = Some(good("one"));
@@ -155,9 +151,7 @@ fn nothing_is_named_that_the_kernel_did_not_hash_at_the_collectors_path() {
         Some(file(PROGRAM, decode::KernelHash::NotTried)),
     ];
     for file in refused {
-        let (mut w, mut fuel) = (World::new(), u64::MAX);
-        let mut run = Run::start(&mut w, &mut fuel).unwrap();
-        run.settle(&mut w, &mut fuel).unwrap();
+        let (mut w, mut run, mut fuel) = begun();
         w.file.clone_from(&file);
         run.hand_over(&mut w, 7, &mut fuel).unwrap();
         assert!(
@@ -176,9 +170,7 @@ fn nothing_is_named_that_the_kernel_did_not_hash_at_the_collectors_path() {
 
 #[test]
 fn an_execution_that_is_not_seen_hands_over_nothing() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     let actions = run.pipeline.handle(Signal::Handover { id: 7 }, run.now).unwrap();
     assert_eq!(actions, [Action::TrySuccessor]);
     let actions = run
@@ -198,9 +190,7 @@ fn an_execution_that_is_not_seen_hands_over_nothing() {
 
 #[test]
 fn a_handover_whose_checkpoint_is_not_measured_lets_nobody_in() {
-    let (mut w, mut fuel) = (World::new(), u64::MAX);
-    let mut run = Run::start(&mut w, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    let (mut w, mut run, mut fuel) = begun();
     w.file = Some(good("two"));
     w.measures = false;
     run.hand_over(&mut w, 7, &mut fuel).unwrap();
