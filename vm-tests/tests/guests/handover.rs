@@ -2,11 +2,11 @@
 //! goes on, and the guard, which denies strangers here, has nothing to say. One that nobody handed over to
 //! ends by itself, and the old one goes on.
 
+use crate::burst::{self, Running};
 use cgpath_appraisal::Rule;
 use cgpath_evidence::{Bank, Collectors, Digest, EventKind, Record};
 use std::time::{Duration, Instant};
-use vm_protocol::spec::{Burst, Workload};
-use vm_tests::scenario::{self, COLLECTOR, Node, Plan, Round, WORKLOADS};
+use vm_tests::scenario::{self, COLLECTOR, Node, Plan, Round};
 use vm_tests::{Process, Stock, host};
 
 const SIGTERM: i32 = 15;
@@ -111,22 +111,6 @@ fn whole(round: &Round) {
     }
 }
 
-/// Of each program of the storm one execution and one entry.
-fn seen_once(round: &Round, burst: &Burst) {
-    let records = records(round);
-    for run in &burst.runs {
-        let of_file = records.iter().filter(|record| record.path == run.path.as_bytes());
-        let kinds: Vec<EventKind> = of_file.map(|record| record.kind).collect();
-        let count = |kind| kinds.iter().filter(|found| **found == kind).count();
-        assert_eq!(
-            (count(EventKind::Execution), count(EventKind::Entry)),
-            (1, 1),
-            "{} of a storm through a handover",
-            run.path
-        );
-    }
-}
-
 fn handed_over(stock: Stock) {
     let begin = Instant::now();
     let dir = tempfile::tempdir().unwrap();
@@ -192,40 +176,19 @@ fn handed_over(stock: Stock) {
 
     // And back, while programs are executed all the time.
     unpack(&node, &one);
-    let work = Workload::Burst {
-        dir: "/var/tmp/burst".to_owned(),
-        count: COUNT,
-        cgroups: vec![WORKLOADS.to_owned()],
-    };
-    let text = serde_json::to_string(&work).unwrap();
-    let burst = node
-        .vm
-        .command(&["guest", "workload", text.as_str()])
-        .spawn("/var/log/burst.log")
-        .unwrap();
-    // The programs are written first, then executed.
-    let storm = Instant::now();
-    let last = format!("/var/tmp/burst/program-{}", COUNT - 1);
-    while node.vm.get(&last).is_err() {
-        assert!(
-            storm.elapsed() < Duration::from_secs(300),
-            "the storm does not begin"
-        );
-    }
+    let burst = Running::begin(&node, &burst::of_host(COUNT), COUNT).unwrap();
     rename(&node);
     let (code, said) = hand_over(&node);
     assert_eq!(code, 0, "{said}");
     stop(&collector);
-    let is_over = burst.wait(Duration::ZERO).unwrap().is_some();
+    let is_over = !burst.goes_on().unwrap();
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
-    let ended = burst.wait(Duration::from_secs(600)).unwrap().expect("it ends");
-    assert_eq!(ended.code, Some(0), "{}", burst.log().unwrap());
+    let burst = burst.end(Duration::from_secs(600)).unwrap();
     assert!(!is_over, "the storm was over before the old collector had ended");
-    let burst: Burst = serde_json::from_str(&burst.log().unwrap()).unwrap();
 
     let round = node.fresh().unwrap();
     whole(&round);
-    seen_once(&round, &burst);
+    burst::seen_once(&round, &burst, "through a handover");
     let chain = stated(&round);
     assert_eq!(chain.last(), Some(&alone(&one)));
     assert!(chain.iter().any(|stated| stated.successor == Some(hash(&one))));

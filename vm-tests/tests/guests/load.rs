@@ -3,16 +3,15 @@
 //! `CGPATH_SOAK=1` (`cargo xtask soak`) makes the bursts and the number of kills those that are wanted once;
 //! without it they are as large as a test run has time for.
 
-use anyhow::{Context as _, Result, ensure};
+use crate::burst::Running;
 use cgpath_appraisal::{Rule, Severity, State, Verdict};
 use cgpath_evidence::EventKind;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use vm_protocol::spec::{Burst, Workload};
-use vm_tests::lists::LISTS;
+use vm_tests::Stock;
 use vm_tests::scenario::{self, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};
-use vm_tests::{Process, Stock};
 
 const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
@@ -59,61 +58,6 @@ fn burst(count: u32) -> Workload {
         dir: "/var/tmp/burst".to_owned(),
         count,
         cgroups: cgroups(),
-    }
-}
-
-/// A burst that goes on while the test does something else.
-struct Running<'vm> {
-    process: Process<'vm>,
-    /// Entries of IMA's list at its begin.
-    entries: u64,
-}
-
-/// Entries of IMA's list.
-fn measured(node: &Node) -> Result<u64> {
-    let text = node.vm.get_text(&format!("{LISTS}/runtime_measurements_count"))?;
-    text.trim().parse().context("the length of the list")
-}
-
-impl<'vm> Running<'vm> {
-    /// Begins it and waits until the programs are written: what follows are their executions.
-    fn begin(node: &'vm Node, count: u32) -> Result<Self> {
-        let text = serde_json::to_string(&burst(count))?;
-        let command = node.vm.command(&["guest", "workload", text.as_str()]);
-        let process = command.cgroup(WORKLOADS).spawn("/var/log/burst.log")?;
-        let last = format!("/var/tmp/burst/program-{}", count - 1);
-        let begin = Instant::now();
-        while node.vm.run(&["test", "-s", &last])?.code() != Some(0) {
-            ensure!(
-                begin.elapsed() < Duration::from_secs(300),
-                "the burst does not begin"
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(Self {
-            process,
-            entries: measured(node)?,
-        })
-    }
-
-    /// Waits until so many programs were executed since the begin, or it is over. Each leaves an entry in
-    /// IMA's list.
-    fn until_executed(&self, node: &Node, programs: u64) -> Result<()> {
-        while self.goes_on()? && measured(node)? < self.entries + programs {}
-        Ok(())
-    }
-
-    fn goes_on(&self) -> Result<bool> {
-        Ok(self.process.wait(Duration::ZERO)?.is_none())
-    }
-
-    fn end(self) -> Result<Burst> {
-        let exit = self
-            .process
-            .wait(Duration::from_secs(900))?
-            .context("the burst does not end")?;
-        ensure!(exit.code == Some(0), "{}", self.process.log()?);
-        serde_json::from_str(&self.process.log()?).context("what the burst wrote down")
     }
 }
 
@@ -256,7 +200,7 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
     let node = node(Stock::V6_12, dir.path(), &[]);
     let (mut collector, _) = node.start_collector().unwrap();
     let count = scaled(6_000, 800);
-    let running = Running::begin(&node, count).unwrap();
+    let running = Running::begin(&node, &burst(count), count).unwrap();
     // Instants of the burst, not of the clock: one in each equal share of it, where a generator with a fixed
     // seed says.
     let share = u64::from(count / (kills + 1));
@@ -275,7 +219,7 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
         assert!(ended.is_some(), "the collector survived its kill");
         collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
     }
-    let done = running.end().unwrap();
+    let done = running.end(Duration::from_secs(900)).unwrap();
     println!(
         "MEASURED kills: {in_burst} of {kills} while the burst of {} ran",
         done.runs.len()

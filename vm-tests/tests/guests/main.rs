@@ -7,6 +7,7 @@
 
 mod attacks_pod;
 mod attacks_root;
+mod burst;
 mod enforce;
 mod firmware;
 mod flood;

@@ -1,52 +1,22 @@
 //! A collector that is killed, a guest that reboots: what must go on does, what must begin anew does.
 
+use crate::burst::{self, Running, measured};
 use cgpath_appraisal::State;
-use cgpath_evidence::EventKind;
 use std::time::{Duration, Instant};
-use vm_protocol::spec::{Burst, Workload};
 use vm_tests::Stock;
-use vm_tests::lists::LISTS;
-use vm_tests::scenario::{self, Node, Plan, WORKLOADS};
+use vm_tests::scenario::{self, Node, Plan};
 
 const SIGKILL: i32 = 9;
-
-/// Entries of IMA's list.
-fn measured(node: &Node) -> u64 {
-    let text = node
-        .vm
-        .get_text(&format!("{LISTS}/runtime_measurements_count"))
-        .unwrap();
-    text.trim().parse().unwrap()
-}
 
 fn killed_collector(stock: Stock) {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::boot(Plan::restored(stock), dir.path()).unwrap();
     let (collector, before) = node.start_collector().unwrap();
-    let work = Workload::Burst {
-        dir: "/var/tmp/burst".to_owned(),
-        count: 300,
-        cgroups: vec![WORKLOADS.to_owned()],
-    };
-    let text = serde_json::to_string(&work).unwrap();
-    let burst = node
-        .vm
-        .command(&["guest", "workload", text.as_str()])
-        .spawn("/var/log/burst.log")
-        .unwrap();
-    // From here on: before, the guest waited for its turn.
+    let burst = Running::begin(&node, &burst::of_host(300), 300).unwrap();
     let begin = Instant::now();
-    // The programs are written first, then executed.
-    let last = "/var/tmp/burst/program-299";
-    while node.vm.get(last).is_err() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(300),
-            "the burst does not begin"
-        );
-    }
     // A tenth of it, by the length of IMA's list: each program leaves an entry.
-    let written = measured(&node);
-    while measured(&node) < written + 30 {
+    let written = measured(&node).unwrap();
+    while measured(&node).unwrap() < written + 30 {
         assert!(
             begin.elapsed() < Duration::from_secs(300),
             "the burst does not go on"
@@ -58,16 +28,11 @@ fn killed_collector(stock: Stock) {
         "the collector survived its kill"
     );
     assert!(
-        burst.wait(Duration::ZERO).unwrap().is_none(),
+        burst.goes_on().unwrap(),
         "the burst was over before the collector was killed"
     );
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
-    let ended = burst
-        .wait(Duration::from_secs(120))
-        .unwrap()
-        .expect("the burst ends");
-    assert_eq!(ended.code, Some(0), "{}", burst.log().unwrap());
-    let burst: Burst = serde_json::from_str(&burst.log().unwrap()).unwrap();
+    let burst = burst.end(Duration::from_secs(120)).unwrap();
 
     let round = node.fresh().unwrap();
     assert_eq!(round.broken(), Vec::<String>::new());
@@ -82,19 +47,7 @@ fn killed_collector(stock: Stock) {
         before.checkpoints().unwrap()[..],
         "the chain goes on from where it was"
     );
-    let evidence = round.evidence().unwrap();
-    for run in &burst.runs {
-        let records = evidence.partitions.iter().flat_map(|p| &p.records);
-        let of_file = records.filter(|r| r.path == run.path.as_bytes());
-        let kinds: Vec<_> = of_file.map(|r| r.kind).collect();
-        let count = |kind| kinds.iter().filter(|k| **k == kind).count();
-        assert_eq!(
-            (count(EventKind::Execution), count(EventKind::Entry)),
-            (1, 1),
-            "{} of a burst that the collector was killed in",
-            run.path
-        );
-    }
+    burst::seen_once(&round, &burst, "that the collector was killed in");
     node.vm.power_off().unwrap();
     println!(
         "TIME killed collector on {stock}: {:.1} s",
