@@ -123,9 +123,9 @@ fn until(node: &Node, what: &str) -> [u64; 2] {
         node.vm.get_text(&path).ok()
     };
     loop {
-        for at in 0..NEIGHBOUR {
+        for (at, (name, _)) in PODS.iter().enumerate().take(NEIGHBOUR) {
             if let Some(why) = said(at, "failed") {
-                panic!("{} did not do what it was to do: {why}", PODS[at].0);
+                panic!("{name} did not do what it was to do: {why}");
             }
         }
         let numbers = [0, 1].map(|at| said(at, what).map(|text| text.parse().unwrap()));
@@ -205,8 +205,8 @@ fn a_pod_that_floods_the_ring_is_charged_for_it_alone_also_while_it_is_denied() 
         (&BURST.into(), &2.into())
     );
     for at in 0..NEIGHBOUR {
-        let named = budgets["top"].as_array().unwrap().iter();
-        let pod = named.filter(|pod| pod["pod"] == uid(at).to_string()).next_back();
+        let mut named = budgets["top"].as_array().unwrap().iter();
+        let pod = named.rfind(|pod| pod["pod"] == uid(at).to_string());
         let mappings = pod.unwrap()["mappings"].as_u64().unwrap();
         assert!(mappings > u64::from(MAPPINGS) / 4, "{budgets}");
     }
@@ -229,7 +229,7 @@ fn a_pod_that_floods_the_ring_is_charged_for_it_alone_also_while_it_is_denied() 
     let round = node.fresh().unwrap();
     charged(&round.verdict, &round.checkpoints().unwrap().pop().unwrap());
     let evidence = round.evidence().unwrap();
-    for at in 0..NEIGHBOUR {
+    for (at, denied) in denied.into_iter().enumerate() {
         bounded(&evidence, at);
         let loss = loss(&evidence, at);
         let mapped = count(&evidence, at, |record| {
@@ -244,7 +244,7 @@ fn a_pod_that_floods_the_ring_is_charged_for_it_alone_also_while_it_is_denied() 
                 .guard
                 .is_some_and(|guard| guard.action == GuardAction::ExecutionDenied)
         });
-        assert_eq!(stated + loss.denials, denied[at], "{loss:?}");
+        assert_eq!(stated + loss.denials, denied, "{loss:?}");
         assert!(loss.denials > 0 && loss.first_ns < loss.last_ns);
     }
     println!(
