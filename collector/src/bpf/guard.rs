@@ -13,6 +13,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -82,13 +83,21 @@ fn io_error(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error
     move |source| Error::Io { what, path, source }
 }
 
-/// The hash of the program that this process runs.
+/// The hash of the program that this process runs. It is read once: nobody can write to it while it runs
+/// (ETXTBSY), and a start asks for it several times.
 ///
 /// # Errors
 /// [`Error::Io`] if its file cannot be read.
 pub fn own_program(bank: Bank) -> Result<Digest> {
+    static KNOWN: Mutex<Vec<Digest>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(digest) = known.iter().find(|digest| digest.bank() == bank) {
+        return Ok(digest.clone());
+    }
     let program = fs::read("/proc/self/exe").map_err(io_error("read", "/proc/self/exe"))?;
-    Ok(bank.hash(&[&program]))
+    let digest = bank.hash(&[&program]);
+    known.push(digest.clone());
+    Ok(digest)
 }
 
 /// A hash as the programs compare it: the kernel's number of the algorithm, and the bytes in words.

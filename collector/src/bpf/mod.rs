@@ -277,6 +277,12 @@ impl Bpf {
             _lock: lock,
         };
         bpf.introduce(options)?;
+        if bpf.object_sha256 != object_sha256 {
+            tracing::warn!(
+                running = hex::encode(bpf.object_sha256),
+                "the eBPF programs of an earlier collector run on: this one's are loaded at the next boot"
+            );
+        }
         Ok((bpf, adopted))
     }
 

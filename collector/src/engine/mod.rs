@@ -462,12 +462,6 @@ impl Engine {
             journal.clear()?;
             journal.append_note(&Note::Base { list_len: base })?;
         }
-        if bpf.object_sha256()[..] != Sha256::digest(&object)[..] {
-            tracing::warn!(
-                running = hex::encode(bpf.object_sha256()),
-                "the eBPF programs of an earlier collector run on: this one's are loaded at the next boot"
-            );
-        }
         let describe = cgroups::describe(bpf.hierarchy());
         tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
         let budget = options.orders.budget;
