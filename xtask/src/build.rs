@@ -219,10 +219,7 @@ pub fn outdated(package: &str, version: &str) -> bool {
 fn package_version(package: &str) -> Option<String> {
     let mut command = Command::new("apt-cache");
     let text = shell::output(command.env("LC_ALL", "C").args(["policy", package])).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate:"))?;
-    Some(line.trim().to_owned()).filter(|version| version != "(none)")
+    needs::apt::candidate(&text, package).map(str::to_owned)
 }
 
 /// The LLVM that Debian's rustc-web was built with; `None` where there is no such package.

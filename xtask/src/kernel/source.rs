@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use super::bases::{Base, series};
+use crate::needs::apt;
 use crate::shell;
 use crate::workspace::{Workspace, is_root};
 
@@ -64,10 +65,7 @@ impl Apt {
     /// The version that would be installed, if the lists know the package.
     fn candidate(&self, package: &str) -> Option<String> {
         let text = shell::output(self.command("apt-cache").args(["policy", package])).ok()?;
-        let line = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Candidate:"))?;
-        Some(line.trim().to_owned()).filter(|version| version != "(none)")
+        apt::candidate(&text, package).map(str::to_owned)
     }
 
     /// Lists of our own, in the cache: needs no root and changes nothing of the machine.

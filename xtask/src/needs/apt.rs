@@ -482,9 +482,32 @@ fn download_size(options: &[String], request: &Request) -> Option<u64> {
     )
 }
 
+/// The candidate of a package in what `apt-cache policy PACKAGE` prints. A name that no list has is taken for
+/// a regular expression by apt: where there is no `linux-source-6.1`, it answers with `linux-source-6.12`.
+pub fn candidate<'a>(policy: &'a str, package: &str) -> Option<&'a str> {
+    let mut lines = policy.lines();
+    lines.find(|line| line.strip_suffix(':') == Some(package))?;
+    let own = lines.take_while(|line| line.starts_with(' '));
+    let version = own
+        .into_iter()
+        .find_map(|line| line.trim().strip_prefix("Candidate:"))?;
+    Some(version.trim()).filter(|version| *version != "(none)")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_candidate_is_that_of_the_package_asked_for() {
+        let policy = "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.118-1\n  Version table:\n";
+        assert_eq!(candidate(policy, "linux-source-6.12"), Some("6.12.118-1"));
+        assert_eq!(candidate(policy, "linux-source-6.1"), None);
+        let none = "linux-source-6.1:\n  Installed: (none)\n  Candidate: (none)\n";
+        assert_eq!(candidate(none, "linux-source-6.1"), None);
+        assert_eq!(candidate(&format!("{none}{policy}"), "linux-source-6.1"), None);
+        assert_eq!(candidate("", "linux-source-6.1"), None);
+    }
 
     #[test]
     fn lists_are_old_after_a_day_and_say_how_old() {

@@ -4,7 +4,7 @@
 //! is installed stays as it is, but for upgrades that are named before; what cannot be installed from here is
 //! named with the way to get it. Not here: what is built from the repository (`build`).
 
-mod apt;
+pub mod apt;
 mod packages;
 mod plan;
 mod survey;
