@@ -10,7 +10,7 @@
 //! The file is opened once, for reading and writing: a second opening for reading would make IMA log a
 //! violation (`open_writers`) under policies that measure what root reads.
 
-use crate::bpf::decode;
+use crate::decode;
 use crate::pipeline::{Fact, KernelRecord, Note};
 use bytes::Bytes;
 use cgpath_evidence::{Checkpoint, wire};
