@@ -579,6 +579,36 @@ pub fn ebpf_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// `cargo xtask book`. What renders Markdown is compiled for this command alone.
+///
+/// # Errors
+/// When a link of a document leads nowhere, or the pages cannot be written.
+pub fn book_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    if options(&mut parser, help::BOOK, &mut |_| false)?.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let to = workspace.target.join("book");
+    match std::fs::remove_dir_all(&to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", to.display()));
+        }
+        _ => {}
+    }
+    let mut command = cargo(workspace);
+    command.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "-p",
+        "xtask",
+        "--example",
+        "book",
+        "--",
+    ]);
+    shell::run("the book", command.arg(&workspace.root).arg(&to))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
