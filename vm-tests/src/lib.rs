@@ -27,6 +27,7 @@ mod image;
 mod initrd;
 pub mod kernel;
 pub mod lists;
+mod machine;
 pub mod oci;
 pub mod pods;
 mod qemu;

@@ -454,6 +454,20 @@ pub fn optimised(workspace: &Workspace, names: &[&str]) -> Result<()> {
     )
 }
 
+/// Builds `cgpath` and examples of a package as they are measured; `what` they are, for people.
+///
+/// # Errors
+/// When one does not build.
+pub fn with_examples(workspace: &Workspace, what: &str, package: &str, examples: &[&str]) -> Result<()> {
+    let mut command = cargo(workspace);
+    command.args(["build", "--release", "--locked", "-p", "cgpath", "-p", package]);
+    command.args(["--bin", "cgpath"]);
+    for example in examples {
+        command.args(["--example", example]);
+    }
+    shell::run(what, &mut command)
+}
+
 /// Builds what `demo` runs, and brings what it boots: what does not wait for another is done side by side.
 ///
 /// # Errors

@@ -14,6 +14,8 @@ mod demo;
 mod help;
 mod kernel;
 mod links;
+#[path = "../../vm-tests/src/machine.rs"]
+mod machine;
 mod needs;
 mod python;
 mod reach;
