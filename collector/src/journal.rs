@@ -464,6 +464,59 @@ mod tests {
         journal
     }
 
+    /// One of each kind. A new kind does not compile until it has its place here.
+    fn one_of_each() -> Vec<Note> {
+        let mut all = vec![Note::Started];
+        while let Some(last) = all.last() {
+            all.push(match last {
+                Note::Started => Note::Base { list_len: 7 },
+                Note::Base { .. } => Note::SeedCgroup {
+                    id: 2,
+                    parent: 1,
+                    name: vec![0xff, 0],
+                },
+                Note::SeedCgroup { .. } => Note::SeedProcess {
+                    tgid: 3,
+                    start_ns: 4,
+                    tick_ns: 5,
+                    exe: vec![0xfe],
+                    dev: 6,
+                    ino: 7,
+                },
+                Note::SeedProcess { .. } => Note::Loaded { list_len: 8 },
+                Note::Loaded { .. } => Note::GaveUp { through: 9 },
+                Note::GaveUp { .. } => {
+                    let mut node = cgpath_testkit::Node::boot(cgpath_testkit::KeyKind::EcdsaP256);
+                    Note::Sealed(Box::new(node.checkpoints.remove(0)))
+                }
+                Note::Sealed(_) => break,
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn every_kind_of_note_is_read_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &[1; 16]).unwrap();
+        let all = one_of_each();
+        for note in &all {
+            journal.append_note(note).unwrap();
+        }
+        drop(journal);
+        let mut read = Vec::new();
+        let again = Journal::open(dir.path(), &[1; 16]).unwrap();
+        again
+            .replay(|frame| {
+                read.push(frame.into_fact());
+                Ok::<(), JournalError>(())
+            })
+            .unwrap();
+        let all: Vec<Fact> = all.into_iter().map(Fact::Note).collect();
+        assert_eq!(read, all);
+        assert!(again.has_seal());
+    }
+
     #[test]
     fn a_file_cut_at_any_byte_keeps_its_whole_frames_and_goes_on() {
         let dir = tempfile::tempdir().unwrap();
