@@ -439,6 +439,7 @@ fn is_boot_id(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgpath_evidence::SealedCheckpoint;
 
     fn all(dir: &Path) -> Result<Vec<String>, JournalError> {
         let mut out = Vec::new();
@@ -486,8 +487,10 @@ mod tests {
                 Note::SeedProcess { .. } => Note::Loaded { list_len: 8 },
                 Note::Loaded { .. } => Note::GaveUp { through: 9 },
                 Note::GaveUp { .. } => {
-                    let mut node = cgpath_testkit::Node::boot(cgpath_testkit::KeyKind::EcdsaP256);
-                    Note::Sealed(Box::new(node.checkpoints.remove(0)))
+                    let node = cgpath_testkit::Node::boot(cgpath_testkit::KeyKind::EcdsaP256);
+                    // As a reader has it.
+                    let sealed = SealedCheckpoint::from_file(&node.checkpoints[0].file);
+                    Note::Sealed(Box::new(sealed.unwrap()))
                 }
                 Note::Sealed(_) => break,
             });

@@ -1,7 +1,7 @@
 //! What this machine has, looked up in one place for guests' programs and for `xtask`.
 //!
-//! `xtask` uses no crate of ours and takes this file by its path, so that it needs `std` alone. Not here: what
-//! follows from it.
+//! `xtask` uses no crate of ours and takes this file by its path, so that it needs `std` alone.
+//! Not here: what follows from it.
 
 use std::path::Path;
 use std::process::Command;
