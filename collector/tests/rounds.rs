@@ -7,10 +7,9 @@
 
 use crate::common::machine::{BOOT_ID, PODS, Software, content, keep, take};
 use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, PartitionKey, Quote, SealedCheckpoint, Tier};
-use cgpathd::bpf::OpenMark;
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::journal::{Frame, Journal, JournalError};
-use cgpathd::pipeline::{Note, SealError};
+use cgpathd::pipeline::{Note, OpenMark, SealError};
 use cgpathd::store::{Assembly, Header};
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;

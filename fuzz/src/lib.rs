@@ -4,6 +4,15 @@
 //! tests (`tests/targets.rs`), and under libFuzzer (`libfuzzer/`, with `cargo xtask soak --step libfuzzer` or
 //! `cargo fuzz`). A target also checks what must hold of anything that decodes: that it encodes to the same
 //! bytes, or that chunks do not matter.
+//!
+//! # Every target over the same bytes
+//!
+//! ```no_run
+//! for target in fuzz::all() {
+//!     println!("{}: {} seeds", target.name, (target.seeds)().len());
+//!     (target.run)(b"neither evidence nor a policy");
+//! }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod mutate;

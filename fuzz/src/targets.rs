@@ -404,7 +404,7 @@ pub fn serve_request(data: &[u8]) {
 /// A raw record from the ring buffer.
 #[cfg(feature = "collector")]
 pub fn collector_record(data: &[u8]) {
-    use cgpathd::bpf::decode;
+    use cgpathd::decode;
     let len = decode::record_len(data);
     if decode::decode(&bytes::Bytes::copy_from_slice(data)).is_ok() {
         let len = len.expect("a record that decodes has a length");

@@ -282,7 +282,7 @@ fn every_seed_decodes_far_enough_to_be_worth_mutating() {
     {
         use cgpathd::{config::Config, deliver::push, journal};
         check("collector_record", |b| {
-            cgpathd::bpf::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
+            cgpathd::decode::decode(&bytes::Bytes::copy_from_slice(b)).is_ok()
         });
         check("collector_spool", |b| {
             let rest = &b[journal::START as usize..];

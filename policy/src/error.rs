@@ -1,6 +1,6 @@
 //! The one error type of the model: why a policy or a reference file cannot be used.
 
-use cgpath_evidence::text::quoted;
+use cgpath_evidence::text::{quoted, told};
 
 /// Why a policy or a reference file was refused. Lines and columns count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,3 +56,25 @@ pub enum Error {
 
 /// Shorthand.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+/// What a parser says, without the place that it repeats at the end: an [`Error::Syntax`] begins with it.
+pub(crate) fn without_place(error: &impl core::fmt::Display) -> String {
+    let mut why = told(error);
+    if let Some(at) = why.rfind(" at line ") {
+        why.truncate(at);
+    }
+    why
+}
+
+/// That a file is not longer than this; `what` it is, for people.
+pub(crate) fn within(file: &str, what: &'static str, bytes: &[u8], limit: usize) -> Result<()> {
+    if bytes.len() > limit {
+        return Err(Error::Limit {
+            file: file.to_owned(),
+            what,
+            found: bytes.len() as u64,
+            limit: limit as u64,
+        });
+    }
+    Ok(())
+}

@@ -6,8 +6,9 @@
 //! `excludes` are kept. Not here: signatures of files and of policies (DSSE).
 //! Source: Keylime 7.14, keylime/ima/ima.py `RUNTIME_POLICY_SCHEMA`.
 
+use crate::error::{within, without_place};
 use crate::{Error, Excludes, Reference, Result, Source, SourceKind};
-use cgpath_evidence::text::{foreign, quoted, told};
+use cgpath_evidence::text::{foreign, quoted};
 use cgpath_evidence::{Bank, Digest};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,20 +157,14 @@ fn digest(text: &str) -> Option<Digest> {
 /// one; [`Error::Meaning`] for a field that accepts what cannot be judged here, and for a policy with nothing
 /// in `digests`; [`Error::Limit`].
 pub fn read(file: &str, json: &[u8], leave_out: &[Field]) -> Result<Reference> {
-    let limit = crate::reference::MAX_REFERENCE_LEN;
-    if json.len() > limit {
-        return Err(Error::Limit {
-            file: file.to_owned(),
-            what: "runtime policy, in bytes,",
-            found: json.len() as u64,
-            limit: limit as u64,
-        });
-    }
+    within(
+        file,
+        "runtime policy, in bytes,",
+        json,
+        crate::reference::MAX_REFERENCE_LEN,
+    )?;
     let read: RuntimePolicy = serde_json::from_slice(json).map_err(|e| {
-        let mut why = told(&e);
-        if let Some(at) = why.rfind(" at line ") {
-            why.truncate(at);
-        }
+        let mut why = without_place(&e);
         if why.contains("`payload`") {
             why = "a signed policy (DSSE): check its signature and give the payload, decoded from base64"
                 .into();

@@ -4,8 +4,9 @@
 //! text where they are UTF-8, else `{"hex": "…"}`. Not here: how they are made from images, folders and logs (see
 //! `cgpath-refvals`).
 
+use crate::error::{within, without_place};
 use crate::{Error, Excludes, Name, Result};
-use cgpath_evidence::text::{quoted, told};
+use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Digest, record::lossy_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -356,28 +357,15 @@ impl Reference {
     /// # Errors
     /// [`Error::Limit`] for a file longer than [`MAX_REFERENCE_LEN`]; [`Error::Syntax`] with line and column for all else.
     pub fn from_json(file: &str, json: &[u8]) -> Result<Reference> {
-        if json.len() > MAX_REFERENCE_LEN {
-            return Err(Error::Limit {
-                file: file.to_owned(),
-                what: "reference file, in bytes,",
-                found: json.len() as u64,
-                limit: MAX_REFERENCE_LEN as u64,
-            });
-        }
+        within(file, "reference file, in bytes,", json, MAX_REFERENCE_LEN)?;
         let syntax = |line, column, why| Error::Syntax {
             file: file.to_owned(),
             line,
             column,
             why,
         };
-        let read: ReferenceFile = serde_json::from_slice(json).map_err(|e| {
-            let mut why = told(&e);
-            // The parser repeats the place at the end of its message.
-            if let Some(at) = why.rfind(" at line ") {
-                why.truncate(at);
-            }
-            syntax(e.line(), e.column(), why)
-        })?;
+        let read: ReferenceFile =
+            serde_json::from_slice(json).map_err(|e| syntax(e.line(), e.column(), without_place(&e)))?;
         if read.version != 1 {
             return Err(syntax(
                 0,

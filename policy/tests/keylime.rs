@@ -1,21 +1,10 @@
 //! Runtime policies go through our reference values and come out as policies that Keylime's own code takes.
 
+use crate::python::python;
 use cgpath_policy::keylime::{Field, read, write};
 use cgpath_policy::{Excludes, Hidden, Reference, Source, SourceKind};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
-/// Python with Keylime in it: `cargo xtask test` makes it in the cache, and names it.
-fn python() -> PathBuf {
-    let named = std::env::var_os("CGPATH_PYTHON").map(PathBuf::from);
-    let cached = || {
-        Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ima-cgpath/tools/foreign-1/bin/python"))
-    };
-    let python = named.or_else(cached).filter(|python| python.is_file());
-    python.expect("no Python with Keylime: `cargo xtask test` makes one; or name yours in CGPATH_PYTHON")
-}
+use std::process::Command;
 
 /// Runs `script` on Keylime's modules with `input` on standard input; gives what it printed as JSON. `gpg` is
 /// imported by Keylime for signed policies and not used here.
@@ -27,24 +16,11 @@ sys.modules['gpg'] = types.ModuleType('gpg')
 from keylime.ima import ima
 {script}"
     );
-    let mut child = Command::new(&python)
-        .args(["-c", &script])
-        .env("KEYLIME_TEST", "on")
-        .env("KEYLIME_DIR", python.parent().unwrap())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.to_string().as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
+    let mut command = Command::new(&python);
+    command.args(["-c", &script]).env("KEYLIME_TEST", "on");
+    command.env("KEYLIME_DIR", python.parent().unwrap());
     // Keylime logs to standard output, too: the last line is ours.
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = crate::answer(&mut command, input);
     serde_json::from_str(text.trim_end().lines().last().unwrap()).unwrap()
 }
 

@@ -11,7 +11,26 @@ mod excludes;
 mod ima;
 mod keylime;
 mod model;
+#[allow(dead_code, reason = "one of its environments is for other tests")]
+#[path = "../../testkit/src/python.rs"]
+mod python;
 mod schema;
+
+use serde_json::Value;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// What a program of others prints with `input` on its standard input; it must succeed.
+fn answer(command: &mut Command, input: &Value) -> String {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
 
 /// Processor time of this thread: what may be bounded on a machine that does other things, too.
 fn used() -> std::time::Duration {

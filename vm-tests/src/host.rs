@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::machine;
+
 /// The workspace's root directory: `CGPATH_WORKSPACE`, or where this crate was built.
 pub fn workspace_root() -> PathBuf {
     if let Some(dir) = std::env::var_os("CGPATH_WORKSPACE") {
@@ -139,18 +141,8 @@ pub fn accelerator() -> String {
     if let Ok(wanted) = std::env::var("CGPATH_ACCEL") {
         return wanted;
     }
-    let openable = File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    // There are machines with a /dev/kvm that emulates most of the processor and cannot boot a stock kernel.
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let hardware = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .is_some_and(|flags| {
-            flags
-                .split_whitespace()
-                .any(|flag| flag == "vmx" || flag == "svm")
-        });
-    if openable && hardware {
+    let kvm = machine::kvm();
+    if kvm.openable && kvm.hardware {
         "kvm".to_owned()
     } else {
         "tcg".to_owned()

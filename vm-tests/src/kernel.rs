@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::host;
+use crate::machine::{self, Archive};
 
 /// A series of stock kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -217,18 +218,10 @@ impl Index {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(dir.join(part)).with_context(|| format!("making {}", dir.display()))?;
         }
-        let keyrings = [
-            "/usr/share/keyrings/debian-archive-keyring.gpg",
-            "/usr/share/keyrings/debian-archive-keyring.pgp",
-        ];
-        let keyring = keyrings
-            .into_iter()
-            .find(|path| Path::new(path).is_file())
-            .context("no keyring of Debian's archive; hint: apt-get install debian-archive-keyring")?;
-        let mirror = match std::env::var("CGPATH_MIRROR") {
-            Ok(mirror) => mirror,
-            Err(_) => archive_of_this_machine()?,
-        };
+        let Archive {
+            keyring,
+            address: mirror,
+        } = machine::debian_archive().map_err(anyhow::Error::msg)?;
         let mut sources = String::new();
         // Between them they have every series that is supported.
         let _ = writeln!(
@@ -444,18 +437,6 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
         }
         (a, b) = (rest_a, rest_b);
     }
-}
-
-/// The address that this machine itself takes Debian's packages from.
-fn archive_of_this_machine() -> Result<String> {
-    let output = Command::new(host::tool("apt-get", "apt (this machine is not Debian)")?)
-        .args(["indextargets", "--format", "$(REPO_URI)", "Label: Debian"])
-        .output()
-        .context("asking apt for its sources")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let first = text.lines().map(str::trim).find(|line| !line.is_empty());
-    let first = first.context("apt knows no source of Debian's; hint: set CGPATH_MIRROR to one")?;
-    Ok(first.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]

@@ -3,6 +3,18 @@
 //! [`Vm`] is the driver; [`kernel`], [`root`] and the disk images below it come from the distribution's own
 //! packages and are cached. Promises: no state is shared between guests, nothing is left behind. Not here:
 //! what the product does (`cgpathd`, `cgpath`), what a person types (`xtask`).
+//!
+//! # A guest with IMA
+//!
+//! ```no_run
+//! use vm_tests::{IMA, Stock, Vm};
+//!
+//! let guest = Vm::builder(Stock::V6_12).ima(IMA).start()?;
+//! let list = guest.get_text("/sys/kernel/security/ima/ascii_runtime_measurements")?;
+//! assert!(list.starts_with("10 "));
+//! guest.power_off()?;
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]
 
@@ -15,6 +27,7 @@ mod image;
 mod initrd;
 pub mod kernel;
 pub mod lists;
+mod machine;
 pub mod oci;
 pub mod pods;
 mod qemu;

@@ -86,17 +86,9 @@ impl Vm {
     pub fn attach(dir: &Path) -> Result<Self> {
         let (channel, _greeting) = Channel::connect(&dir.join(qemu::CHANNEL))
             .with_context(|| format!("hint: no guest runs in {}", dir.display()))?;
-        let mut vm = Self {
-            builder: Self::builder(Stock::V6_12).keep(true),
-            kernel: None,
-            command_line: String::new(),
-            channel: Some(channel),
-            machine: None,
-            dir: VmDir::kept(dir),
-            hello: Hello::default(),
-            boot_time: Duration::ZERO,
-            _turn: turn::take(),
-        };
+        let builder = Self::builder(Stock::V6_12).keep(true);
+        let mut vm = Self::off(builder, None, String::new(), VmDir::kept(dir), turn::take());
+        vm.channel = Some(channel);
         let answers = vm.ask(Op::Hello)?;
         match answers.next(Instant::now() + ANSWER)? {
             Some(Body::Hello(hello)) => vm.hello = hello,
@@ -107,6 +99,21 @@ impl Vm {
             ),
         }
         Ok(vm)
+    }
+
+    /// One that does not run yet.
+    fn off(builder: VmBuilder, kernel: Option<Kernel>, command_line: String, dir: VmDir, turn: Turn) -> Self {
+        Self {
+            builder,
+            kernel,
+            command_line,
+            channel: None,
+            machine: None,
+            dir,
+            hello: Hello::default(),
+            boot_time: Duration::ZERO,
+            _turn: turn,
+        }
     }
 
     /// Makes the disk and boots it for the first time.
@@ -124,17 +131,7 @@ impl Vm {
                 uki::partition(&image, &dir.path.join(PARTITION))
             })?;
         }
-        let mut vm = Self {
-            builder,
-            kernel: Some(kernel),
-            command_line,
-            dir,
-            machine: None,
-            channel: None,
-            hello: Hello::default(),
-            boot_time: Duration::ZERO,
-            _turn: turn,
-        };
+        let mut vm = Self::off(builder, Some(kernel), command_line, dir, turn);
         vm.boot(&vm.dir.path.join(DISK), None)?;
         Ok(vm)
     }
@@ -144,17 +141,18 @@ impl Vm {
     fn restore(builder: &VmBuilder, turn: &Turn) -> Result<Self> {
         let recipe = builder.recipe_for_boot()?;
         let command_line = builder.command_line();
-        let mut vm = Self {
-            builder: builder.clone(),
-            kernel: Some(recipe.kernel.clone()),
-            command_line: command_line.clone(),
-            dir: VmDir::new(false)?,
-            machine: None,
-            channel: None,
-            hello: Hello::default(),
-            boot_time: Duration::ZERO,
-            _turn: turn.clone(),
+        let off = |builder: VmBuilder| -> Result<Self> {
+            let kernel = Some(recipe.kernel.clone());
+            let dir = VmDir::new(false)?;
+            Ok(Self::off(
+                builder,
+                kernel,
+                command_line.clone(),
+                dir,
+                turn.clone(),
+            ))
         };
+        let mut vm = off(builder.clone())?;
         let wanted = Wanted {
             recipe: recipe.borrow(),
             command_line: &command_line,
@@ -162,17 +160,7 @@ impl Vm {
             cpus: builder.cpus,
         };
         let to_save = |parts: &Parts<'_>| {
-            let mut saved = Self {
-                builder: builder.clone().persistent(true),
-                kernel: Some(recipe.kernel.clone()),
-                command_line: command_line.clone(),
-                dir: VmDir::new(false)?,
-                machine: None,
-                channel: None,
-                hello: Hello::default(),
-                boot_time: Duration::ZERO,
-                _turn: turn.clone(),
-            };
+            let mut saved = off(builder.clone().persistent(true))?;
             let hardware = Saved {
                 initrd: parts.initrd,
                 additions: parts.additions,

@@ -451,6 +451,20 @@ pub fn optimised(workspace: &Workspace, names: &[&str]) -> Result<()> {
     )
 }
 
+/// Builds `cgpath` and examples of a package as they are measured; `what` they are, for people.
+///
+/// # Errors
+/// When one does not build.
+pub fn with_examples(workspace: &Workspace, what: &str, package: &str, examples: &[&str]) -> Result<()> {
+    let mut command = cargo(workspace);
+    command.args(["build", "--release", "--locked", "-p", "cgpath", "-p", package]);
+    command.args(["--bin", "cgpath"]);
+    for example in examples {
+        command.args(["--example", example]);
+    }
+    shell::run(what, &mut command)
+}
+
 /// Builds what `demo` runs, and brings what it boots: what does not wait for another is done side by side.
 ///
 /// # Errors
@@ -573,6 +587,36 @@ pub fn ebpf_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
         return Ok(code);
     }
     println!("{}", ebpf(workspace)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cargo xtask book`. What renders Markdown is compiled for this command alone.
+///
+/// # Errors
+/// When a link of a document leads nowhere, or the pages cannot be written.
+pub fn book_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    if options(&mut parser, help::BOOK, &mut |_| false)?.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let to = workspace.target.join("book");
+    match std::fs::remove_dir_all(&to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", to.display()));
+        }
+        _ => {}
+    }
+    let mut command = cargo(workspace);
+    command.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "-p",
+        "xtask",
+        "--example",
+        "book",
+        "--",
+    ]);
+    shell::run("the book", command.arg(&workspace.root).arg(&to))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Promise: what is read are imports and paths that begin with `crate`, `super`, `self` or a child of the
 //! module, through what modules export on; a circle names its files. Within a folder files may use each
-//! other: they are read together.
+//! other: they are read together. What decides in a crate uses nothing of what carries out (`CORES`).
 //! Not here: circles of crates, which cargo refuses; methods, which a text does not show the file of.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,13 @@ const CRATES: &[&str] = &[
     "verifier/service",
 ];
 
+/// Modules that decide, by crate, and the only modules of their crate that they use: what loads, reads and
+/// sends takes its types from them, never the other way round.
+const CORES: &[(&str, &str, &[&str])] = &[
+    ("collector", "decode", &["decode"]),
+    ("collector", "pipeline", &["decode", "pipeline"]),
+];
+
 /// A module's path in its crate; the crate's root is empty.
 type Module = Vec<String>;
 
@@ -35,7 +42,7 @@ struct Source {
     exports: BTreeMap<String, Module>,
 }
 
-/// A breach for each circle through files of two folders.
+/// A breach for each circle through files of two folders, and for each path by which a core leaves itself.
 pub fn check(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     for name in CRATES {
         let sources = sources(texts, name);
@@ -50,7 +57,29 @@ pub fn check(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
                 ));
             }
         }
+        for (_, core, may_use) in CORES.iter().filter(|(of, ..)| of == name) {
+            let files = sources.iter().filter(|(module, _)| is_below(module, core));
+            for (_, source) in files {
+                let others = source
+                    .uses
+                    .iter()
+                    .filter(|path| !may_use.iter().any(|of| is_below(path, of)));
+                breaches.extend(others.map(|path| {
+                    format!(
+                        "{}: uses `crate::{}`; `{core}` may use of its crate: {}",
+                        source.file,
+                        path.join("::"),
+                        may_use.join(", ")
+                    )
+                }));
+            }
+        }
     }
+}
+
+/// Whether a path begins with this module of the crate.
+fn is_below(path: &[String], module: &str) -> bool {
+    path.first().is_some_and(|first| first == module)
 }
 
 fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Source> {
@@ -284,9 +313,13 @@ mod tests {
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Vec<String> {
+        found_in("net", files)
+    }
+
+    fn found_in(name: &str, files: &[(&str, &str)]) -> Vec<String> {
         let texts = files
             .iter()
-            .map(|(file, text)| (format!("net/src/{file}"), (*text).to_owned()));
+            .map(|(file, text)| (format!("{name}/src/{file}"), (*text).to_owned()));
         let mut breaches = Vec::new();
         check(&texts.collect(), &mut breaches);
         breaches
@@ -361,6 +394,38 @@ mod tests {
                 "fn f() -> crate::One { g() }\n"
             ),
             ["net/src/a/one.rs: a circle of folders with net/src/b.rs"]
+        );
+    }
+
+    #[test]
+    fn a_core_that_uses_the_loader_is_found() {
+        let of = |text: &str| {
+            found_in(
+                "collector",
+                &[
+                    ("lib.rs", "mod bpf;\nmod decode;\nmod pipeline;\n"),
+                    ("bpf/mod.rs", "use crate::pipeline::Mark;\n"),
+                    ("decode.rs", "pub struct Event;\n"),
+                    (
+                        "pipeline/mod.rs",
+                        "mod phase;\nuse crate::decode::Event;\nuse phase::Phase;\n",
+                    ),
+                    ("pipeline/phase.rs", text),
+                ],
+            )
+        };
+        let breach = "collector/src/pipeline/phase.rs: uses `crate::bpf::load`; \
+                      `pipeline` may use of its crate: decode, pipeline";
+        for text in [
+            "use crate::bpf::load;\n",
+            "use super::super::bpf::load;\n",
+            "fn f() { crate::bpf::load() }\n",
+        ] {
+            assert!(of(text).contains(&breach.to_owned()), "{text} {:?}", of(text));
+        }
+        assert_eq!(
+            of("// crate::bpf\nuse super::Pipeline;\nuse crate::decode;\n"),
+            [""; 0]
         );
     }
 

@@ -17,6 +17,7 @@ Check it:
 Build it:
   build        the programs: cgpath, cgpathd, demo, the guests' init
   ebpf         the eBPF object
+  book         the documents as pages for a browser
   kernel       the patched kernels: fetch, apply, check, build, package
   completions  completions for bash: source <(cargo xtask completions)
 
@@ -247,6 +248,15 @@ Examples:
   cargo xtask soak --step fuzz --fuzz-seconds 600 list_binary
 ";
 
+pub const BOOK: &str = "\
+cargo xtask book: the documents as pages for a browser, target/book/docs/README.html
+
+Every document that docs/README.md leads to, in its order. A link that leads nowhere, and a document in docs/ that
+nothing leads to, are named, and nothing is made.
+
+Usage: cargo xtask book
+";
+
 pub const TIDY: &str = "\
 cargo xtask tidy: the repository's own rules, each breach with file and line
 
@@ -264,7 +274,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
-            *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf kernel" -- "$current")) ;;
+            *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf book kernel" -- "$current")) ;;
         esac
     fi
 }

@@ -5,14 +5,15 @@
 //! repository's folders or end in `.rs` or `.md`, but for those in code fences.
 //! Not here: links to other hosts, and links whose target stands elsewhere (`[a][b]`).
 
+use crate::anchors::{Anchors, beside};
 use crate::wording::prose;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A breach for each link that leads nowhere.
 pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     let documents = || texts.iter().filter(|(file, _)| file.ends_with(".md"));
-    let headings: BTreeMap<&str, BTreeSet<String>> = documents()
-        .map(|(file, text)| (file.as_str(), anchors(text)))
+    let named: BTreeMap<&str, BTreeSet<String>> = documents()
+        .map(|(file, text)| (file.as_str(), headings(text)))
         .collect();
     let folders: BTreeSet<&str> = files
         .iter()
@@ -45,7 +46,7 @@ pub fn check(files: &[String], texts: &BTreeMap<String, String>, breaches: &mut 
                 if !files.contains(&target) && !is_folder() {
                     breaches.push(format!("{file}:{number}: {link}: there is no {target}"));
                 } else if !anchor.is_empty()
-                    && headings
+                    && named
                         .get(target.as_str())
                         .is_some_and(|all| !all.contains(anchor))
                 {
@@ -90,26 +91,9 @@ fn targets(line: &str) -> impl Iterator<Item = &str> {
     after.filter_map(|rest| Some(rest.split_once(')')?.0).filter(|link| !link.contains(' ')))
 }
 
-/// A path relative to a file's folder, without `.` and `..`.
-fn beside(file: &str, path: &str) -> String {
-    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
-
-/// The names by which headings are linked to: small letters, digits, `-` and `_`, blanks as `-`; a second one
-/// of the same name ends in `-1`.
-fn anchors(text: &str) -> BTreeSet<String> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+/// The names of a document's headings.
+fn headings(text: &str) -> BTreeSet<String> {
+    let mut anchors = Anchors::default();
     let mut all = BTreeSet::new();
     for (_, line) in prose(text) {
         let heading = line.trim_start_matches('#');
@@ -124,16 +108,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
             rest = link.split_once(')').map_or("", |(_, rest)| rest);
         }
         shown.push_str(rest);
-        let is_kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
-        let name: String = shown.to_lowercase().chars().filter(is_kept).collect();
-        let name = name.replace(' ', "-");
-        let count = seen.entry(name.clone()).or_default();
-        all.insert(if *count == 0 {
-            name
-        } else {
-            format!("{name}-{count}")
-        });
-        *count += 1;
+        all.insert(anchors.next(&shown));
     }
     all
 }

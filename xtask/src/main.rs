@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod anchors;
 mod bench;
 mod build;
 mod circles;
@@ -13,6 +14,8 @@ mod demo;
 mod help;
 mod kernel;
 mod links;
+#[path = "../../vm-tests/src/machine.rs"]
+mod machine;
 mod needs;
 mod python;
 mod reach;
@@ -63,6 +66,7 @@ fn run() -> Result<ExitCode> {
         "kernel" => kernel::kernel_command(&workspace, parser),
         "build" => build::build_command(&workspace, parser),
         "ebpf" => build::ebpf_command(&workspace, parser),
+        "book" => build::book_command(&workspace, parser),
         "tidy" => tidy::tidy_command(&workspace, parser),
         "help" => {
             print!("{}", help::OVERVIEW);

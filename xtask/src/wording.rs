@@ -19,6 +19,9 @@ const BANNED: &[(&str, &str)] = &[
 /// Columns of a line of Markdown that is not a single sentence.
 const MARKDOWN_WIDTH: usize = 100;
 
+/// Lines of the repository's front page.
+const FRONT_PAGE: usize = 80;
+
 /// Columns of a comment's line.
 const COMMENT_WIDTH: usize = 110;
 
@@ -45,6 +48,12 @@ pub fn check(file: &str, text: &str, breaches: &mut Vec<String>) {
         // Its lines are wrapped as the mails of a series are.
         if !file.starts_with("kernel-patches/") {
             long_lines(file, text, breaches);
+        }
+        let lines = text.lines().count();
+        if file == "README.md" && lines > FRONT_PAGE {
+            breaches.push(format!(
+                "{file}: {lines} lines: the front page has {FRONT_PAGE}; the rest is for docs/"
+            ));
         }
     } else if SHIPPED.iter().any(|end| file.ends_with(*end)) && !is_printed(file) {
         wording(file, prose(text), breaches);
@@ -189,6 +198,17 @@ mod tests {
         assert_eq!(found(&format!("| {long}. And |\n# {long}. And\n")), 0);
         assert_eq!(found(&format!("```\n{long}. And\n```\n")), 0);
         assert_eq!(found("One. Two. Three.\n"), 0);
+    }
+
+    #[test]
+    fn a_front_page_that_has_grown_is_a_breach() {
+        let of = |file: &str, lines| breaches(|breaches| check(file, &"A line.\n".repeat(lines), breaches));
+        assert_eq!(of("README.md", 80), [""; 0]);
+        assert_eq!(
+            of("README.md", 81),
+            ["README.md: 81 lines: the front page has 80; the rest is for docs/"]
+        );
+        assert_eq!(of("docs/README.md", 81), [""; 0]);
     }
 
     #[test]

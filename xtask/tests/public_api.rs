@@ -27,6 +27,19 @@ const CRATES: &[(&str, &str)] = &[
     ("cgpath-service", "verifier/service"),
 ];
 
+/// Libraries without a written API, and why.
+const WITHOUT: &[(&str, &str)] = &[
+    (
+        "collector",
+        "the daemon's own: its tests and the fuzz targets share it",
+    ),
+    ("ebpf/common", "a layout: tests of `decode` hold each field"),
+    ("fuzz", "for tests"),
+    ("testkit", "for tests"),
+    ("vm-tests", "for tests"),
+    ("vm-tests/protocol", "for tests"),
+];
+
 const REFRESH: &str = "UPDATE_API=1 cargo test -p xtask --test public_api";
 
 #[test]
@@ -54,6 +67,37 @@ fn the_public_api_is_the_one_that_is_written_down() {
         failures.is_empty(),
         "the public API is another one:\n{failures}If that is meant: {REFRESH}"
     );
+}
+
+#[test]
+fn each_library_is_written_down_or_says_why_not_and_begins_with_an_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO"));
+    command.args(["metadata", "--format-version", "1", "--no-deps", "--offline"]);
+    let output = command.current_dir(root).output().unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let targets = packages.flat_map(|package| package["targets"].as_array().unwrap());
+    let roots = targets
+        .filter(|target| target["kind"][0] == "lib")
+        .map(|target| Path::new(target["src_path"].as_str().unwrap()));
+    let pages: Vec<(&str, String)> = roots
+        .map(|lib| {
+            let folder = lib.parent().unwrap().parent().unwrap();
+            let folder = folder.strip_prefix(root).unwrap().to_str().unwrap();
+            (folder, std::fs::read_to_string(lib).unwrap())
+        })
+        .collect();
+    let libraries: BTreeSet<&str> = pages.iter().map(|(folder, _)| *folder).collect();
+    let known = CRATES.iter().map(|(_, folder)| *folder);
+    let known: BTreeSet<&str> = known.chain(WITHOUT.iter().map(|(folder, _)| *folder)).collect();
+    assert_eq!(libraries, known);
+    assert_eq!(libraries.len(), CRATES.len() + WITHOUT.len());
+    for (folder, page) in pages {
+        let head: Vec<&str> = page.lines().take_while(|line| line.starts_with("//!")).collect();
+        let example = head.iter().position(|line| line.starts_with("//! ```"));
+        assert!(example.is_some(), "{folder}/src/lib.rs: its head has no example");
+    }
 }
 
 /// The lines that are gone and those that are new; empty when there are none.

@@ -6,7 +6,7 @@ use crate::{Bed, Check};
 use anyhow::{Context, Result, ensure};
 use cgpath_evidence::EventKind;
 use cgpathd::bpf::Bpf;
-use cgpathd::bpf::decode::{Body, CgroupChange};
+use cgpathd::decode::{Body, CgroupChange};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;

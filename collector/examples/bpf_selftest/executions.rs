@@ -5,7 +5,7 @@ use crate::truth::{check_task, drain, entries, in_list, kernel_dev, one, sha256}
 use crate::{Bed, Check};
 use anyhow::{Result, bail, ensure};
 use cgpath_evidence::{EventKind, FileHash};
-use cgpathd::bpf::decode::{Body, FileEvent};
+use cgpathd::decode::{Body, FileEvent};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;

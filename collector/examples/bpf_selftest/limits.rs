@@ -6,7 +6,7 @@ use crate::{Bed, Check};
 use anyhow::{Context, Result, ensure};
 use cgpath_evidence::{EventKind, FileHash};
 use cgpathd::bpf::Bpf;
-use cgpathd::bpf::decode::Body;
+use cgpathd::decode::Body;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

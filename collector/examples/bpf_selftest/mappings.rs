@@ -7,7 +7,7 @@ use crate::truth::{check_task, drain, kernel_dev, one};
 use crate::{Bed, Check};
 use anyhow::{Context, Result, ensure};
 use cgpath_evidence::{EventKind, FileHash};
-use cgpathd::bpf::decode::Body;
+use cgpathd::decode::Body;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;

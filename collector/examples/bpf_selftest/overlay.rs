@@ -5,7 +5,7 @@ use crate::truth::{drain, entries, one, sha256};
 use crate::{Bed, Check};
 use anyhow::{Context, Result, ensure};
 use cgpath_evidence::{EventKind, FileHash};
-use cgpathd::bpf::decode::Body;
+use cgpathd::decode::Body;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 

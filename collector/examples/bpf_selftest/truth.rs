@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use cgpath_evidence::{Bank, Digest, EventKind};
 use cgpathd::bpf::Ring;
-use cgpathd::bpf::decode::{Body, EntryEvent, Event, FileEvent, TaskInfo, decode, record_len};
+use cgpathd::decode::{Body, EntryEvent, Event, FileEvent, TaskInfo, decode, record_len};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;

@@ -5,7 +5,8 @@
 //! orders of an earlier collector end in the moment in which new ones begin. Not here: what the orders follow
 //! from (configuration and verdicts).
 
-use super::{Bpf, Budget, Error, ProgramOptions, Result, decode::HASH_ALGOS, load};
+use super::{Bpf, Budget, Error, ProgramOptions, Result, load};
+use crate::decode::HASH_ALGOS;
 use cgpath_ebpf_common::{Loss, Settings, TICK_NS, class, mode};
 use cgpath_evidence::{Bank, Digest, GuardMode};
 use std::{

@@ -6,7 +6,8 @@
 //! error that names it. No address of a kernel variable is needed, so that kernels without
 //! CONFIG_KALLSYMS_ALL serve, too.
 
-use super::{Error, Hierarchy, Result, decode::HASH_ALGOS};
+use super::{Error, Hierarchy, Result};
+use crate::decode::HASH_ALGOS;
 use btf_rs::{Btf, BtfType, Type};
 use cgpath_ebpf_common::{Config, NO_SUBSYSTEM};
 use std::path::{Path, PathBuf};

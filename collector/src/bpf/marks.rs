@@ -4,18 +4,8 @@
 //! here: what a mark means, and whose it is (see [`crate::pipeline`]).
 
 use super::{Bpf, Result, load, table::Table};
+use crate::pipeline::OpenMark;
 use cgpath_ebpf_common::{MAX_IN_FLIGHT, Mark, TICK_NS};
-
-/// A thread inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenMark {
-    /// Thread id in the initial pid namespace.
-    pub tid: u32,
-    /// CLOCK_BOOTTIME when it began, nanoseconds.
-    pub since_ns: u64,
-    /// Inode number of its cgroup's directory at that moment.
-    pub cgroup_id: u64,
-}
 
 /// A mark younger than this is not looked after: looking at a thread takes longer than most calls.
 const YOUNG_NS: u64 = 1_000_000_000;

@@ -9,7 +9,6 @@
 
 mod budgets;
 pub mod cgroups;
-pub mod decode;
 mod error;
 mod guard;
 mod layout;
@@ -23,7 +22,6 @@ pub use cgpath_ebpf_common::Budget as PodBudget;
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
 pub use guard::{Orders, own_program};
-pub use marks::OpenMark;
 pub use ring::{Item, Ring};
 
 use aya::maps::{Array, MapData};

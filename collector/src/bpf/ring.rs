@@ -42,7 +42,7 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// A record's bytes, still in the ring; dropping it consumes it. See [`super::decode::decode`].
+/// A record's bytes, still in the ring; dropping it consumes it. See [`crate::decode::decode`].
 #[derive(Debug)]
 pub struct Item<'a>(RingBufItem<'a>);
 

@@ -7,10 +7,11 @@
 
 use super::EngineError;
 use crate::anchor::ima::AnchorError;
-use crate::bpf::OpenMark;
-use crate::bpf::decode::{Body, PodLossEvent};
+use crate::decode::{Body, PodLossEvent};
 use crate::journal::{self, Frame, Journal, JournalError};
-use crate::pipeline::{Action, Counters, Event, KernelRecord, Note, Pipeline, SealError, Setup, Signal};
+use crate::pipeline::{
+    Action, Counters, Event, KernelRecord, Note, OpenMark, Pipeline, SealError, Setup, Signal,
+};
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
 use crate::store::{Assembly, Frozen, Store, StoreError};
@@ -131,7 +132,7 @@ pub struct Core<M> {
 
 /// The record without what is reserved behind it; all of it where that cannot be seen.
 pub(super) fn record_in(item: &[u8]) -> &[u8] {
-    let len = crate::bpf::decode::record_len(item).unwrap_or(item.len());
+    let len = crate::decode::record_len(item).unwrap_or(item.len());
     &item[..len.min(item.len())]
 }
 

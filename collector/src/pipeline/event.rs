@@ -1,7 +1,7 @@
 //! What the pipeline handles and what it wants done.
 
 use super::join::JoinableEntry;
-use crate::bpf::{OpenMark, decode};
+use crate::decode;
 use cgpath_evidence::checkpoint::Checkpoint;
 use cgpath_evidence::{Digest, InFlight, PartitionKey, SealedCheckpoint};
 use minicbor::{Decode, Encode};
@@ -19,6 +19,17 @@ pub struct Counters {
     pub read: u64,
     /// Whether every program is attached and can see events.
     pub attached: bool,
+}
+
+/// A thread inside of `ima_add_template_entry`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenMark {
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// CLOCK_BOOTTIME when it began, nanoseconds.
+    pub since_ns: u64,
+    /// Inode number of its cgroup's directory at that moment.
+    pub cgroup_id: u64,
 }
 
 /// What a checkpoint was asked for by.

@@ -18,9 +18,7 @@ mod queries;
 mod sealing;
 mod setup;
 
-use crate::bpf::decode::{
-    self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo,
-};
+use crate::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo};
 use cgpath_evidence::cgroup::partition_of;
 use cgpath_evidence::checkpoint::{DIRECTORY, Losses};
 use cgpath_evidence::merkle::{self, Hash};
@@ -31,7 +29,9 @@ use processes::{Exe, TaskKey};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub use event::{Action, Counters, Error, Event, Fact, KernelRecord, Note, Purpose, SealError, Signal};
+pub use event::{
+    Action, Counters, Error, Event, Fact, KernelRecord, Note, OpenMark, Purpose, SealError, Signal,
+};
 pub use join::JoinableEntry;
 pub use setup::Setup;
 

@@ -2,8 +2,7 @@
 
 #[cfg(doc)]
 use super::event::Action;
-use super::event::Purpose;
-use crate::bpf::OpenMark;
+use super::event::{OpenMark, Purpose};
 use std::time::Duration;
 
 /// How far the checkpoint that is being made has come.

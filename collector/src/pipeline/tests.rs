@@ -6,7 +6,6 @@ mod pending;
 
 use super::sealing::MAX_PREDATING;
 use super::*;
-use crate::bpf::OpenMark;
 use bytes::Bytes;
 use cgpath_ebpf_common::TaskKey as RawKey;
 use cgpath_evidence::{Bank, Checkpoint, PartitionKey, PodUid, SealedCheckpoint};

@@ -3,6 +3,17 @@
 //! Promises: `#[repr(C)]`, host byte order, no implicit padding (checked by tests), every field valid for any
 //! bytes.
 //! Not here: what a record means (see `cgpath_evidence::Record`), how paths are joined (see `cgpathd`).
+//!
+//! Both sides are built and changed together, so that this is no API for others.
+//!
+//! # The same bytes on both sides
+//!
+//! ```
+//! use cgpath_ebpf_common::{CgroupRecord, Header, MAX_NAME};
+//!
+//! let fields = size_of::<Header>() + 8 + 8 + 4 + 4 + MAX_NAME;
+//! assert_eq!(size_of::<CgroupRecord>(), fields);
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -13,9 +13,9 @@ pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
 pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
 
+use crate::error::{within, without_place};
 use crate::form::{bounded, digests_schema, name, some, texts, version_one};
 use crate::{BootPolicy, Error, Excludes, Result};
-use cgpath_evidence::text::told;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use defaults::{default_min_reboot, default_runtimes};
 use form::{
@@ -318,23 +318,11 @@ impl NodePolicy {
 
 /// Reads a file of this form; see [`NodePolicy::from_yaml`].
 pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
-    if yaml.len() > MAX_POLICY_LEN {
-        return Err(Error::Limit {
-            file: file.to_owned(),
-            what: "policy file, in bytes,",
-            found: yaml.len() as u64,
-            limit: MAX_POLICY_LEN as u64,
-        });
-    }
+    within(file, "policy file, in bytes,", yaml, MAX_POLICY_LEN)?;
     let refused = |e: serde_norway::Error| {
         let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
-        let mut why = told(&e);
-        // The parser repeats the place at the end of its message.
-        if let Some(at) = why.rfind(" at line ") {
-            why.truncate(at);
-        }
         // The parser takes whatever is no text for an enumeration's tag.
-        let why = why.replace("expected a YAML tag starting with '!'", "expected one word");
+        let why = without_place(&e).replace("expected a YAML tag starting with '!'", "expected one word");
         Error::Syntax {
             file: file.to_owned(),
             line,

@@ -3,14 +3,13 @@
 
 mod refused;
 
+use crate::python::python;
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::corim::{Error, Manifest, Read, Trust, read, sign, write};
 use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use p256::ecdsa::{SigningKey, VerifyingKey};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const NOW: u64 = 1_800_000_000;
 
@@ -296,29 +295,9 @@ fn microsofts_implementation_of_the_draft_reads_what_we_write() {
 
 /// Python with the decoders of others: `cargo xtask test` makes it in the cache, and names it.
 fn foreign(input: &Value) -> Value {
-    let named = std::env::var_os("CGPATH_PYTHON").map(PathBuf::from);
-    let cached = || {
-        Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ima-cgpath/tools/foreign-1/bin/python"))
-    };
-    let python = named.or_else(cached).filter(|python| python.is_file());
-    let python = python.expect(
-        "no Python with cbor2 and pycose: `cargo xtask test` makes one; or name yours in CGPATH_PYTHON",
-    );
-    let mut child = Command::new(python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corim/foreign.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.to_string().as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corim/foreign.py");
+    let printed = crate::answer(Command::new(python()).arg(script), input);
+    serde_json::from_str(&printed).unwrap()
 }
 
 fn python_reads(corim: &[u8], key: Option<&VerifyingKey>) -> Value {

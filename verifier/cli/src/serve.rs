@@ -102,8 +102,8 @@ pub struct Serve {
     /// Evidence kept in total; the last of each node is kept in any case
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     keep_evidence: u64,
-    /// Memory that keeps what is known of nodes, so that a round costs what is new; nodes beyond it are
-    /// judged whole
+    /// Memory that keeps what is known of nodes, so that a round costs what is new; of nodes beyond it all
+    /// is appraised at each round
     #[arg(long, value_name = "MIB", default_value_t = ingest::followers::MEMORY as u64 >> 20, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     follow_memory: u64,
     /// Age from which a verdict is shown as stale

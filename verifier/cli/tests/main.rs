@@ -18,3 +18,12 @@ mod prove;
 mod published;
 mod serve;
 mod verify;
+
+/// What a program prints to standard output; it must succeed.
+#[track_caller]
+fn printed(command: &mut std::process::Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -4,6 +4,18 @@
 //! them apart by `id`; the guest answers each with any number of [`Body::Data`] and then exactly one of the
 //! other bodies. Replies to different requests may interleave. Not here: what the operations do (`guest`),
 //! the port.
+//!
+//! # A request, as it is sent
+//!
+//! ```
+//! use vm_protocol::{Op, Request};
+//!
+//! let line = serde_json::to_string(&Request { id: 1, op: Op::Hello })?;
+//! assert_eq!(line, r#"{"id":1,"op":"hello"}"#);
+//! let read: Request = serde_json::from_str(&line)?;
+//! assert!(read.id == 1 && matches!(read.op, Op::Hello));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -28,18 +28,12 @@ const KINDS: [(&str, &str); 3] = [("gzip", "gzip -dc"), ("zstd", "zstd -dc"), ("
 /// # Errors
 /// When something does not build, or the image gives other values than before.
 pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
-    let mut cargo = build::cargo(workspace);
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "cgpath",
-        "-p",
+    build::with_examples(
+        workspace,
+        "cgpath and the images' generator",
         "cgpath-refvals",
-    ]);
-    cargo.args(["--bin", "cgpath", "--example", "make_image"]);
-    shell::run("cgpath and the images' generator", &mut cargo)?;
+        &["make_image"],
+    )?;
     let release = workspace.target.join("release");
     let megabytes = options.entries.unwrap_or(MEGABYTES);
     let machine = measure::machine();

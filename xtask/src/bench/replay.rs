@@ -42,25 +42,12 @@ sys.exit('not replayed' if failure or value != sys.argv[2] else 0)
 /// # Errors
 /// When something does not build, fails, or replays to another value.
 pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
-    let mut cargo = build::cargo(workspace);
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "cgpath",
-        "-p",
+    build::with_examples(
+        workspace,
+        "cgpath, the list's generator and the bare chains",
         "cgpath-evidence",
-    ]);
-    cargo.args([
-        "--bin",
-        "cgpath",
-        "--example",
-        "make_list",
-        "--example",
-        "bare_chains",
-    ]);
-    shell::run("cgpath, the list's generator and the bare chains", &mut cargo)?;
+        &["make_list", "bare_chains"],
+    )?;
     let release = workspace.target.join("release");
     let cgpath = release.join("cgpath");
     let lists = Lists {

@@ -28,18 +28,12 @@ const NEW: u64 = 20;
 /// # Errors
 /// When something does not build, or a round of an honest node is refused or not trusted.
 pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
-    let mut cargo = build::cargo(workspace);
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "cgpath",
-        "-p",
+    build::with_examples(
+        workspace,
+        "the service and nodes made of software",
         "cgpath-service",
-    ]);
-    cargo.args(["--bin", "cgpath", "--example", "serve_load"]);
-    shell::run("the service and nodes made of software", &mut cargo)?;
+        &["serve_load"],
+    )?;
     let rounds = options.rounds.unwrap_or(ROUNDS);
     let entries = options.entries.unwrap_or(ENTRIES);
     let machine = measure::machine();

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use super::bases::{Base, series};
+use crate::machine::{self, Archive};
 use crate::needs::apt;
 use crate::shell;
 use crate::workspace::{Workspace, is_root};
@@ -74,25 +75,10 @@ impl Apt {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(dir.join(part)).with_context(|| format!("making {}", dir.display()))?;
         }
-        let keyrings = [
-            "/usr/share/keyrings/debian-archive-keyring.gpg",
-            "/usr/share/keyrings/debian-archive-keyring.pgp",
-        ];
-        let keyring = keyrings
-            .into_iter()
-            .find(|path| Path::new(path).is_file())
-            .context("no keyring of Debian's archive; hint: apt-get install debian-archive-keyring")?;
-        let mirror = match std::env::var("CGPATH_MIRROR") {
-            Ok(mirror) => mirror,
-            Err(_) => {
-                let mut command = Command::new("apt-get");
-                command.args(["indextargets", "--format", "$(REPO_URI)", "Label: Debian"]);
-                let text = shell::output(&mut command)?;
-                let first = text.lines().map(str::trim).find(|line| !line.is_empty());
-                let first = first.context("apt knows no source of Debian's; hint: set CGPATH_MIRROR")?;
-                first.trim_end_matches('/').to_owned()
-            }
-        };
+        let Archive {
+            keyring,
+            address: mirror,
+        } = machine::debian_archive().map_err(anyhow::Error::msg)?;
         let place = if suite.ends_with("-security") {
             format!("{mirror}-security")
         } else {

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 use super::plan::{self, Decision, Installed, Offers, Plan, Release, Request, Simulation, Suite};
+use crate::machine::{self, Archive};
 use crate::shell;
 use crate::workspace::{Workspace, find_program, is_root, megabytes, os_release};
 
@@ -413,27 +414,8 @@ impl Machine {
 
     /// A source line of the archive that this machine takes Debian's packages from, up to the suite.
     fn archive() -> Result<String> {
-        let address = match std::env::var("CGPATH_MIRROR") {
-            Ok(mirror) => mirror,
-            Err(_) => {
-                let mut command = asked("apt-get", &[]);
-                command.args(["indextargets", "--format", "$(REPO_URI)", "Label: Debian"]);
-                let text = shell::output(&mut command)?;
-                let first = text.lines().map(str::trim).find(|line| !line.is_empty());
-                first
-                    .context("apt knows no source of Debian's; hint: set CGPATH_MIRROR to one")?
-                    .to_owned()
-            }
-        };
-        let keyrings =
-            ["gpg", "pgp"].map(|kind| format!("/usr/share/keyrings/debian-archive-keyring.{kind}"));
-        let keyring = keyrings.iter().find(|path| Path::new(path).is_file());
-        let keyring = keyring
-            .context("no keyring of Debian's archive; hint: apt-get install debian-archive-keyring")?;
-        Ok(format!(
-            "deb [signed-by={keyring}] {}",
-            address.trim_end_matches('/')
-        ))
+        let Archive { keyring, address } = machine::debian_archive().map_err(anyhow::Error::msg)?;
+        Ok(format!("deb [signed-by={keyring}] {address}"))
     }
 }
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use super::packages::PACKAGES;
 use super::{How, Need, Purpose, State, is_debian};
 use crate::build::{self, Toolchain, Unavailable};
-use crate::shell;
 use crate::workspace::{Workspace, find_program, is_root, megabytes};
+use crate::{machine, shell};
 
 /// Programs that others package as well, in packages that Debian's would replace: containerd is in Docker's
 /// `containerd.io`, which stays.
@@ -317,21 +317,8 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn accelerator_need() -> Need {
-    let openable = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let hardware = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .is_some_and(|flags| {
-            flags
-                .split_whitespace()
-                .any(|flag| flag == "vmx" || flag == "svm")
-        });
-    let found = match (openable, hardware) {
+    let kvm = machine::kvm();
+    let found = match (kvm.openable, kvm.hardware) {
         (true, true) => "KVM",
         (true, false) => "TCG (/dev/kvm is there, but the processor has no virtualisation)",
         (false, true) => "TCG (/dev/kvm cannot be opened: add yourself to the group kvm for speed)",

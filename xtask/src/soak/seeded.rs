@@ -43,18 +43,7 @@ pub fn lives(workspace: &Workspace) -> Result<bool> {
         telling: "lives from seed",
     };
     seeded.go_on(workspace, || {
-        let mut command = build::cargo(workspace);
-        command
-            .args([
-                "test",
-                "-p",
-                "cgpath-appraisal",
-                "--test",
-                "integration",
-                "--locked",
-            ])
-            .args(["lives::random_lives", "--", "--show-output"]);
-        Ok(command)
+        Ok(tests(workspace, "cgpath-appraisal", "lives::random_lives"))
     })
 }
 
@@ -68,19 +57,16 @@ pub fn stacks(workspace: &Workspace) -> Result<bool> {
         telling: "stacks from seed",
     };
     seeded.go_on(workspace, || {
-        let mut command = build::cargo(workspace);
-        command
-            .args([
-                "test",
-                "-p",
-                "cgpath-refvals",
-                "--test",
-                "integration",
-                "--locked",
-            ])
-            .args(["layers::random_stacks", "--", "--show-output"]);
-        Ok(command)
+        Ok(tests(workspace, "cgpath-refvals", "layers::random_stacks"))
     })
+}
+
+/// Runs a package's tests of this name, and shows what they print.
+fn tests(workspace: &Workspace, package: &str, name: &str) -> Command {
+    let mut command = build::cargo(workspace);
+    command.args(["test", "-p", package, "--test", "integration", "--locked"]);
+    command.args([name, "--", "--show-output"]);
+    command
 }
 
 impl Seeded {

@@ -43,6 +43,12 @@ fn silent() -> Node {
     node
 }
 
+/// A handover as it should be: the program that is named is the one that goes on.
+fn go_over(node: &mut Node, to: &Digest) {
+    node.hand_over(to);
+    node.restart(to);
+}
+
 /// The guard takes a process of the collector's path for a stranger.
 fn stranger(node: &mut Node, times: usize, is_denied: bool) {
     for n in 0..times {
@@ -118,8 +124,7 @@ fn a_handover_that_both_sides_record_is_trusted_and_followed_through_every_step(
     life.node.restart(&next());
     wrong.extend(is_good(&mut life, "a restart of the same"));
     // Back to the one before is a handover, too.
-    life.node.hand_over(&own());
-    life.node.restart(&own());
+    go_over(&mut life.node, &own());
     wrong.extend(is_good(&mut life, "and back"));
     // Asked for once more, and given up: the old one is started again.
     life.node.hand_over(&next());
@@ -135,8 +140,7 @@ fn a_handover_that_both_sides_record_is_trusted_and_followed_through_every_step(
 #[test]
 fn within_one_round_a_handover_is_as_good_as_over_several() {
     let round = after(|node| {
-        node.hand_over(&next());
-        node.restart(&next());
+        go_over(node, &next());
     });
     assert!(round.judged.whole.trusted, "{}", round.judged.whole);
     assert_eq!(round.differs(), None);
@@ -184,8 +188,7 @@ fn a_program_that_the_policy_does_not_accept_is_refused_by_its_hash_whoever_hand
     life.node.restart(&evil());
     wrong.extend(must_say(&life.round(), Rule::Host, refused));
     // And when it is gone again: what it sealed meanwhile is of no worth.
-    life.node.hand_over(&own());
-    life.node.restart(&own());
+    go_over(&mut life.node, &own());
     wrong.extend(must_say(&life.round(), Rule::Host, refused));
     judge("handover-to-another", &wrong);
 }
@@ -193,8 +196,7 @@ fn a_program_that_the_policy_does_not_accept_is_refused_by_its_hash_whoever_hand
 #[test]
 fn a_policy_that_no_longer_accepts_the_old_program_refuses_the_boot_that_began_with_it() {
     let mut life = Life::begin(known());
-    life.node.hand_over(&next());
-    life.node.restart(&next());
+    go_over(&mut life.node, &next());
     assert!(life.round().judged.whole.trusted);
     let of_collector = life.node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap();
     of_collector.remove(&own());
@@ -208,8 +210,7 @@ fn a_policy_that_no_longer_accepts_the_old_program_refuses_the_boot_that_began_w
 #[test]
 fn a_library_that_is_forced_into_the_new_program_is_charged_to_the_host() {
     let round = after(|node| {
-        node.hand_over(&next());
-        node.restart(&next());
+        go_over(node, &next());
         let preloaded = FileHash::PreCheck(sha256(b"preloaded"));
         node.record_execution(
             &Actor::host(COLLECTOR),
@@ -225,8 +226,7 @@ fn a_library_that_is_forced_into_the_new_program_is_charged_to_the_host() {
 fn a_new_program_under_a_tracer_is_a_stranger_and_one_line_says_so() {
     for is_denied in [false, true] {
         let round = after(|node| {
-            node.hand_over(&next());
-            node.restart(&next());
+            go_over(node, &next());
             stranger(node, 40, is_denied);
         });
         let words = if is_denied {
@@ -240,8 +240,7 @@ fn a_new_program_under_a_tracer_is_a_stranger_and_one_line_says_so() {
     }
     // A process that reaches into it is named as ever.
     let round = after(|node| {
-        node.hand_over(&next());
-        node.restart(&next());
+        go_over(node, &next());
         node.record_guard(&Actor::host("/usr/bin/gdb"), GuardAction::Traced, "", false);
     });
     judge(
@@ -306,8 +305,7 @@ fn another_program_that_starts_without_a_handover_is_refused_in_one_line_though_
         Rule::Guard,
         "did not count as the collector",
     ));
-    life.node.hand_over(&own());
-    life.node.restart(&own());
+    go_over(&mut life.node, &own());
     wrong.extend(must_say(
         &life.round(),
         Rule::Guard,

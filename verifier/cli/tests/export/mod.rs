@@ -100,17 +100,7 @@ fn run_python(script: &str, arguments: &[&Path]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/export")
         .join(script);
-    let output = Command::new(python())
-        .arg(script)
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+    crate::printed(Command::new(python()).arg(script).args(arguments))
 }
 
 #[test]

@@ -27,7 +27,8 @@ impl Browser<'_> {
     fn run(&self, token: &str, path: &str, what: &str) -> String {
         let profile = format!("--user-data-dir={}", self.site.path("profile").display());
         let url = format!("https://me:{token}@localhost:{}{path}", self.port);
-        let output = Command::new(browser())
+        let mut command = Command::new(browser());
+        command
             .args([
                 "--headless",
                 "--no-sandbox",
@@ -40,15 +41,8 @@ impl Browser<'_> {
                 "--window-size=1000,900",
             ])
             .args([&profile, what, &url])
-            .env("HOME", self.site.path(""))
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+            .env("HOME", self.site.path(""));
+        crate::printed(&mut command)
     }
 
     fn page(&self, token: &str, path: &str) -> String {

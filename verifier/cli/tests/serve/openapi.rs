@@ -176,15 +176,7 @@ fn each_operation_of_the_openapi_document_answers_as_it_says() {
     let file = site.path("answers.json");
     let given = json!({"document": document, "answers": answers});
     std::fs::write(&file, given.to_string()).unwrap();
-    let output = Command::new(python())
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/serve/openapi.py"))
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/serve/openapi.py");
+    let printed = crate::printed(Command::new(python()).arg(script).arg(&file));
+    print!("{printed}");
 }

@@ -43,21 +43,7 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
     let dir = dir.join("v");
     setup::init(&dir, &setup::names(&[]), time::OffsetDateTime::now_utc()).unwrap();
     let store = Arc::new(Store::open(&dir).unwrap());
-    store
-        .add_node(
-            &store::Node {
-                name: "n1".to_owned(),
-                ak_name: "000b".to_owned(),
-                ak_public: None,
-                policy: "/p".into(),
-                policy_source: None,
-                policy_digest: String::new(),
-                added: 0,
-                stopped: None,
-            },
-            false,
-        )
-        .unwrap();
+    store.add_node(&store::Node::of_tests("n1"), false).unwrap();
     let judge = Arc::new(Judge::new(
         Arc::clone(&store),
         store::Limits {

@@ -172,17 +172,7 @@ mod tests {
     fn a_chain_of_parts_is_whole_evidence_again_and_stays_while_something_needs_it() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(dir.path()).unwrap();
-        let node = Node {
-            name: "n".to_owned(),
-            ak_name: "000b".to_owned(),
-            ak_public: None,
-            policy: "/p".into(),
-            policy_source: None,
-            policy_digest: String::new(),
-            added: 0,
-            stopped: None,
-        };
-        store.add_node(&node, false).unwrap();
+        store.add_node(&Node::of_tests("n"), false).unwrap();
         let mut machine = TestNode::boot(KeyKind::EcdsaP256);
         let mut state: Option<(NodeState, Evidence)> = None;
         let mut wholes = Vec::new();

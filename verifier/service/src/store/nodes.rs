@@ -30,6 +30,23 @@ pub struct Node {
     pub stopped: Option<u64>,
 }
 
+#[cfg(test)]
+impl Node {
+    /// One for tests to which the rest does not matter.
+    pub(crate) fn of_tests(name: &str) -> Node {
+        Node {
+            name: name.to_owned(),
+            ak_name: "000b".to_owned(),
+            ak_public: None,
+            policy: "/p".into(),
+            policy_source: None,
+            policy_digest: String::new(),
+            added: 0,
+            stopped: None,
+        }
+    }
+}
+
 /// What the next round of a node starts from.
 #[derive(Debug, Clone)]
 pub struct Round {

@@ -167,14 +167,8 @@ mod tests {
         store
             .add_node(
                 &Node {
-                    name: "n1".into(),
-                    ak_name: String::new(),
-                    ak_public: None,
                     policy: used.clone(),
-                    policy_source: None,
-                    policy_digest: String::new(),
-                    added: 0,
-                    stopped: None,
+                    ..Node::of_tests("n1")
                 },
                 false,
             )

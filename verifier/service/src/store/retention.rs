@@ -223,17 +223,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(dir.path()).unwrap();
         for name in ["n1", "n2"] {
-            let node = Node {
-                name: name.to_owned(),
-                ak_name: "000b".to_owned(),
-                ak_public: None,
-                policy: "/p".into(),
-                policy_source: None,
-                policy_digest: String::new(),
-                added: 0,
-                stopped: None,
-            };
-            store.add_node(&node, false).unwrap();
+            store.add_node(&Node::of_tests(name), false).unwrap();
             (0..5).for_each(|n| round(&store, name, n));
         }
         let limits = Limits {
