@@ -140,8 +140,8 @@ fn namespaces(pod: &Pod) -> NamespaceOption {
     }
 }
 
-/// What kubelets ask for where a pod says nothing (`procMount: Default`), and not for privileged ones. Source:
-/// kubernetes, pkg/securitycontext/util.go.
+/// What kubelets ask for where a pod says nothing (`procMount: Default`), and not for privileged ones.
+/// Source: kubernetes, pkg/securitycontext/util.go.
 const MASKED_PATHS: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",

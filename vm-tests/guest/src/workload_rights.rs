@@ -108,8 +108,8 @@ pub fn clone_into(dir: &Path, argv: &[String]) -> Result<Vec<Attempt>> {
         0,
         cgroup,
     ];
-    // SAFETY: the kernel reads the arguments; with no stack and no shared memory named it is a fork. The child
-    // executes at once, with words that were made before, or ends.
+    // SAFETY: the kernel reads the arguments; with no stack and no shared memory named it is a fork. The
+    // child executes at once, with words that were made before, or ends.
     let pid = unsafe {
         let pid = libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments));
         if pid == 0 {
@@ -130,7 +130,7 @@ pub fn clone_into(dir: &Path, argv: &[String]) -> Result<Vec<Attempt>> {
     Ok(tried.finish())
 }
 
-/// Writes a program into the host's root and has the kernel execute it, as it does for a process that crashes.
+/// Writes a program into the host's root and has the kernel execute it, as it does where a process crashes.
 ///
 /// # Errors
 /// When an attempt cannot even be made.

@@ -384,8 +384,8 @@ pub enum Workload {
         /// The collector's process id.
         collector: u32,
     },
-    /// Write a program into the host's root file system and let the kernel execute it there. Answer: a list of
-    /// [`Attempt`].
+    /// Write a program into the host's root file system and let the kernel execute it there. Answer: a list
+    /// of [`Attempt`].
     Plant {
         /// Where the host's root is in sight.
         root: HostRoot,
