@@ -443,6 +443,10 @@ impl Site {
                 .iter()
                 .fold(file_name(image), |name, mount| name + &file_name(mount));
             let name = format!("{name}.json");
+            // Many pods have one image.
+            if dir.join(&name).is_file() {
+                return Ok(name);
+            }
             let mut command = self.cgpath(&["policy", "from-image"]);
             command.arg(tar(image)).arg("-o").arg(dir.join(&name));
             for mount in mounts {

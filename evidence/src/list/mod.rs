@@ -374,7 +374,8 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
         self.text(&[Field::N, Field::NNg])
     }
 
-    /// The ancestry (`dep`): executables joined by `:`, escaped (see [`unescaped`]). Descriptive only.
+    /// The ancestry (`dep`): executables joined by `:`, escaped (see [`unescaped`]). Descriptive only: any
+    /// user can forge it.
     pub fn dep(&self) -> Option<&[u8]> {
         self.text(&[Field::Dep])
     }

@@ -126,17 +126,22 @@ fn image_spec(image: &str) -> ImageSpec {
     }
 }
 
-fn host_network() -> NamespaceOption {
+fn namespaces(pod: &Pod) -> NamespaceOption {
+    let pid = if pod.host_pid {
+        NamespaceMode::Node
+    } else {
+        NamespaceMode::Container
+    };
     NamespaceOption {
         network: NamespaceMode::Node.into(),
-        pid: NamespaceMode::Container.into(),
+        pid: pid.into(),
         ipc: NamespaceMode::Pod.into(),
         ..NamespaceOption::default()
     }
 }
 
-/// What kubelets ask for where a pod says nothing (`procMount: Default`). Source: kubernetes,
-/// pkg/securitycontext/util.go.
+/// What kubelets ask for where a pod says nothing (`procMount: Default`), and not for privileged ones.
+/// Source: kubernetes, pkg/securitycontext/util.go.
 const MASKED_PATHS: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",
@@ -168,6 +173,10 @@ async fn run_pod(pod: &Pod) -> Result<RunningPod> {
         profile_type: profile.into(),
         ..SecurityProfile::default()
     });
+    let hidden = |paths: &[&str]| -> Vec<String> {
+        let wanted = paths.iter().filter(|_| !pod.privileged);
+        wanted.map(|path| (*path).to_owned()).collect()
+    };
     let sandbox_config = PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.name.clone(),
@@ -188,7 +197,8 @@ async fn run_pod(pod: &Pod) -> Result<RunningPod> {
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: pod.cgroup_parent.clone(),
             security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(host_network()),
+                namespace_options: Some(namespaces(pod)),
+                privileged: pod.privileged,
                 seccomp: seccomp.clone(),
                 ..LinuxSandboxSecurityContext::default()
             }),
@@ -228,10 +238,11 @@ async fn run_pod(pod: &Pod) -> Result<RunningPod> {
             log_path: format!("{}.log", container.name),
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(host_network()),
+                    namespace_options: Some(namespaces(pod)),
+                    privileged: pod.privileged,
                     seccomp: seccomp.clone(),
-                    masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
-                    readonly_paths: READ_ONLY_PATHS.map(str::to_owned).to_vec(),
+                    masked_paths: hidden(&MASKED_PATHS),
+                    readonly_paths: hidden(&READ_ONLY_PATHS),
                     ..LinuxContainerSecurityContext::default()
                 }),
                 ..LinuxContainerConfig::default()

@@ -8,7 +8,7 @@
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_flood as flood,
     workload_guard as guard, workload_kexec as kexec, workload_memory as memory, workload_pod as pod,
-    workload_timed as timed, workload_tpm as tpm,
+    workload_rights as rights, workload_timed as timed, workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -48,6 +48,20 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::Chain { dir } => print(&chain(Path::new(&dir))?),
         Workload::ChainStep { dir, level } => chain_step(Path::new(&dir), level, arguments),
         Workload::AnonymousExec => memory::anonymous(),
+        Workload::CodeInMemory { file, argv } => print(&memory::without_file(Path::new(&file), &argv)?),
+        Workload::HoldMapping { file, outcome } => {
+            let _mapped = memory::mapped(&File::open(&file)?)?;
+            std::fs::write(&outcome, "").with_context(|| format!("cannot write {outcome}"))?;
+            loop {
+                std::thread::park();
+            }
+        }
+        Workload::MapAll { dir } => map_all(Path::new(&dir)),
+        Workload::StartAtOnce {
+            dir,
+            libraries,
+            cgroups,
+        } => container::start_at_once(Path::new(&dir), libraries, &cgroups),
         Workload::PageZero { dir } => page_zero(Path::new(&dir)),
         Workload::Burst { dir, count, cgroups } => print(&burst(Path::new(&dir), count, &cgroups)?),
         Workload::Vanish { dir, cgroup } => print(&vanish(Path::new(&dir), &cgroup)?),
@@ -61,6 +75,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::Passed { pins, cgroup, uid } => print(&pod::passed(Path::new(&pins), &cgroup, uid)?),
         Workload::Imitate { other, argv, uid } => print(&pod::imitate(Path::new(&other), &argv, uid)?),
         Workload::Nest { levels, length, argv } => pod::nest(levels, length, &argv),
+        Workload::Thread { file, argv } => pod::thread(Path::new(&file), &argv),
+        Workload::CloneInto { dir, argv } => print(&rights::clone_into(Path::new(&dir), &argv)?),
+        Workload::Inject { container, collector } => print(&rights::inject(&container, collector)?),
+        Workload::Plant { root, path, idle } => print(&rights::plant(&root, &path, Path::new(&idle))?),
         Workload::Flood {
             library,
             program,
@@ -179,6 +197,14 @@ fn fresh(dir: &Path, name: &str) -> Result<(PathBuf, BurstRun)> {
         cgroup: cgroup::own()?,
     };
     Ok((path, answer))
+}
+
+fn map_all(dir: &Path) -> Result<()> {
+    let files = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for file in files {
+        memory::map_executable(&File::open(file?.path())?)?;
+    }
+    Ok(())
 }
 
 /// Runs a program that no file system holds.

@@ -5,6 +5,7 @@
 //! the program is this process, which stays outside of the cgroup. Not here: images, limits, any isolation
 //! but of mounts.
 
+use crate::workload::write_program;
 use crate::workload_cgroup::{self as cgroup, Door};
 use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,7 +14,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use vm_protocol::spec::{Contained, Executed, Root};
+use vm_protocol::elf;
+use vm_protocol::spec::{Contained, Executed, Root, Workload};
 
 fn command(argv: &[String]) -> Result<Command> {
     let (program, arguments) = argv.split_first().context("no program is named")?;
@@ -88,6 +90,54 @@ pub fn enter(pid: u32, cgroup: &str, argv: &[String]) -> Result<Executed> {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// Starts a container in each of these cgroups, one right after the other, each with an overlay of its own
+/// over one image; each maps the image's libraries. Waits for all.
+///
+/// # Errors
+/// When one cannot be started or fails.
+pub fn start_at_once(dir: &Path, libraries: u32, cgroups: &[String]) -> Result<()> {
+    const PROGRAM: &str = "/start";
+    const LIBRARIES: &str = "/lib";
+    let own = std::env::current_exe().context("this program's path")?;
+    let lower = dir.join("image");
+    let of_image = |path: &str| lower.join(path.trim_start_matches('/'));
+    std::fs::create_dir_all(&lower).with_context(|| format!("making {}", lower.display()))?;
+    std::fs::copy(&own, of_image(PROGRAM)).context("copying this program")?;
+    for number in 0..libraries {
+        let at = of_image(LIBRARIES).join(number.to_string());
+        write_program(&at, &elf::exit(0, &format!("library {number}")))?;
+    }
+    let map = serde_json::to_string(&Workload::MapAll {
+        dir: LIBRARIES.to_owned(),
+    })?;
+    let mut started = Vec::new();
+    for (number, cgroup) in cgroups.iter().enumerate() {
+        let contain = Workload::Contain {
+            cgroup: cgroup.clone(),
+            argv: [PROGRAM, "workload", &map].map(str::to_owned).to_vec(),
+            root: Some(Root {
+                lower: lower.display().to_string(),
+                state: dir.join(number.to_string()).display().to_string(),
+                mounts: Vec::new(),
+            }),
+        };
+        let child = Command::new(&own)
+            .args(["workload", &serde_json::to_string(&contain)?])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting a container")?;
+        started.push(child);
+    }
+    for child in started {
+        let output = child.wait_with_output().context("waiting for a container")?;
+        ensure!(output.status.success(), "a container: {}", output.status);
+        let ended: Contained = serde_json::from_slice(&output.stdout).context("what a container said")?;
+        ensure!(ended.code == Some(0), "a container's program: {ended:?}");
+    }
+    Ok(())
 }
 
 /// Makes an overlay of the image the root of this process, in a mount namespace of its own.

@@ -4,27 +4,41 @@
 
 #![allow(unsafe_code, reason = "code is written into memory and run")]
 
+use crate::workload_guard::Attempts;
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use std::ffi::c_void;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::ptr::NonNull;
+use vm_protocol::spec::Attempt;
 
 const PAGE: usize = 4096;
+/// What code that was written somewhere gives back.
+const ANSWER: u8 = 43;
 
 fn page() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(PAGE - 1)
 }
 
-/// Writes a function that returns `answer` to the start of a writable page.
+/// A function that returns `answer`: mov eax, answer; ret.
+fn returning(answer: u8) -> [u8; 6] {
+    [0xb8, answer, 0, 0, 0, 0xc3]
+}
+
+/// Writes such a function to the start of a writable page.
 fn write_code(at: NonNull<c_void>, answer: u8) {
-    // mov eax, answer; ret
-    let code = [0xb8, answer, 0, 0, 0, 0xc3];
+    let code = returning(answer);
     // SAFETY: `at` is the start of a private, writable mapping of one page that nothing else refers to.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), at.as_ptr().cast::<u8>(), code.len()) };
 }
@@ -75,19 +89,100 @@ pub fn anonymous() -> Result<()> {
 /// # Errors
 /// When the kernel refuses.
 pub fn map_executable(file: &File) -> Result<()> {
-    // SAFETY: a new private mapping at an address that the kernel chooses; it is never read.
-    let at = unsafe {
-        mmap(
-            None,
-            page(),
-            ProtFlags::PROT_READ | ProtFlags::PROT_EXEC,
-            MapFlags::MAP_PRIVATE,
-            file,
-            0,
-        )
+    unmap(mapped(file)?)
+}
+
+/// Maps a file's first page executable.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn mapped(file: &File) -> Result<NonNull<c_void>> {
+    private(file, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC).context("cannot map the file executable")
+}
+
+fn private(file: &File, protection: ProtFlags) -> nix::Result<NonNull<c_void>> {
+    // SAFETY: a new private mapping at an address that the kernel chooses.
+    unsafe { mmap(None, page(), protection, MapFlags::MAP_PRIVATE, file, 0) }
+}
+
+/// Whether what ran gave the expected answer.
+fn ran(answer: i32) -> io::Result<()> {
+    if answer == i32::from(ANSWER) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
     }
-    .context("cannot map the file executable")?;
-    unmap(at)
+}
+
+/// Runs code that no file holds, in each way that a process has: where a file is mapped writable and
+/// executable at once; where one is mapped executable alone, written through /proc/self/mem; in anonymous
+/// memory; and in a child.
+///
+/// # Errors
+/// When an attempt cannot even be made.
+pub fn without_file(file: &Path, argv: &[String]) -> Result<Vec<Attempt>> {
+    let mut tried = Attempts::default();
+    let file = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    tried.note("a mapping that is writable, too", in_writable_mapping(&file));
+    tried.note("a mapping, through /proc/self/mem", through_own_mem(&file));
+    let anonymous = anonymous().map_err(|_| io::ErrorKind::InvalidData.into());
+    tried.note("anonymous memory", anonymous);
+    tried.note("a child's memory", in_child(argv)?);
+    Ok(tried.finish())
+}
+
+fn in_writable_mapping(file: &File) -> io::Result<()> {
+    let all = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE | ProtFlags::PROT_EXEC;
+    let at = private(file, all)?;
+    write_code(at, ANSWER);
+    ran(call(at))
+}
+
+fn through_own_mem(file: &File) -> io::Result<()> {
+    let at = private(file, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC)?;
+    let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem")?;
+    memory.write_all_at(&returning(ANSWER), at.as_ptr().addr() as u64)?;
+    ran(call(at))
+}
+
+/// Starts a program, stops it before its first instruction and lets it go on with other code: what a restore
+/// does with a process and a checkpoint's files.
+fn in_child(argv: &[String]) -> Result<io::Result<()>> {
+    let (program, arguments) = argv.split_first().context("no program is named")?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: one system call, which takes numbers alone.
+    unsafe { command.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot execute {program}"))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let stopped = waitpid(pid, None).context("waiting for the child")?;
+    ensure!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+    Ok(go_on_with_code(pid))
+}
+
+/// Lets a stopped process that this one traces go on with code that ends it, and waits for that.
+///
+/// # Errors
+/// What the kernel says; `InvalidData` where the process ended in another way.
+pub fn go_on_with_code(pid: Pid) -> io::Result<()> {
+    // mov edi, ANSWER; mov eax, SYS_exit_group; syscall
+    let code = [0xbf, ANSWER, 0, 0, 0, 0xb8, 0xe7, 0, 0, 0, 0x0f, 0x05];
+    let mut registers = ptrace::getregs(pid)?;
+    let memory = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))?;
+    memory.write_all_at(&code, registers.rip)?;
+    // No system call is begun again, which would set the instruction pointer back.
+    registers.orig_rax = u64::MAX;
+    ptrace::setregs(pid, registers)?;
+    ptrace::cont(pid, None)?;
+    match waitpid(pid, None)? {
+        WaitStatus::Exited(_, code) => ran(code),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Maps a file's first page readable, then makes that mapping executable.

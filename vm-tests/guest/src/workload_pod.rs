@@ -191,15 +191,9 @@ pub fn passed(pins: &Path, cgroup: &str, uid: u32) -> Result<Vec<Attempt>> {
 /// # Errors
 /// When it cannot be done.
 pub fn nest(levels: u32, length: usize, argv: &[String]) -> Result<()> {
-    let (program, arguments) = argv.split_first().context("no program is named")?;
     let null = OpenOptions::new().write(true).open("/dev/null")?;
-    namespaces(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP).context("namespaces")?;
-    let at = "/tmp/cgroup";
-    const NONE: Option<&str> = None;
-    std::fs::create_dir_all(at).context("a directory for the mount")?;
-    mount(Some("none"), at, Some("cgroup2"), MsFlags::empty(), NONE).context("mounting cgroup2")?;
     // By relative names: the whole path is longer than the kernel takes.
-    std::env::set_current_dir(at)?;
+    std::env::set_current_dir(own_cgroups()?)?;
     let name = "n".repeat(length);
     for level in 0..levels {
         let made = || -> io::Result<()> {
@@ -209,13 +203,46 @@ pub fn nest(levels: u32, length: usize, argv: &[String]) -> Result<()> {
         made().with_context(|| format!("level {level}"))?;
     }
     std::fs::write("cgroup.procs", "0").context("entering the last one")?;
+    to_its_end(argv, Stdio::from(null))
+}
+
+/// In user, mount and cgroup namespaces of its own, mounts the cgroups from its own one down; gives where.
+fn own_cgroups() -> Result<&'static str> {
+    namespaces(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP).context("namespaces")?;
+    let at = "/tmp/cgroup";
+    const NONE: Option<&str> = None;
+    std::fs::create_dir_all(at).context("a directory for the mount")?;
+    mount(Some("none"), at, Some("cgroup2"), MsFlags::empty(), NONE).context("mounting cgroup2")?;
+    Ok(at)
+}
+
+fn to_its_end(argv: &[String], stdout: Stdio) -> Result<()> {
+    let (program, arguments) = argv.split_first().context("no program is named")?;
     let status = Command::new(program)
         .args(arguments)
-        .stdout(Stdio::from(null))
+        .stdout(stdout)
         .status()
         .with_context(|| format!("cannot execute {program}"))?;
     ensure!(status.success(), "{program} ended with {status}");
     Ok(())
+}
+
+/// In such namespaces, makes a threaded cgroup below its own one and puts a thread of this process there,
+/// which maps a file executable and runs a program.
+///
+/// # Errors
+/// When it cannot be done.
+pub fn thread(file: &Path, argv: &[String]) -> Result<()> {
+    let at = Path::new(own_cgroups()?).join("threaded");
+    std::fs::create_dir(&at).context("making a cgroup")?;
+    std::fs::write(at.join("cgroup.type"), "threaded").context("making it threaded")?;
+    let in_thread = || -> Result<()> {
+        std::fs::write(at.join("cgroup.threads"), "0").context("entering it")?;
+        memory::map_executable(&std::fs::File::open(file)?)?;
+        to_its_end(argv, Stdio::null())
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(in_thread).join());
+    ended.map_err(|_| anyhow::anyhow!("the thread panicked"))?
 }
 
 /// Lets /proc/self/exe name another program, as any user can in a user namespace of its own (PR_SET_MM_MAP,
@@ -224,7 +251,6 @@ pub fn nest(levels: u32, length: usize, argv: &[String]) -> Result<()> {
 /// # Errors
 /// When an attempt cannot even be made.
 pub fn imitate(other: &Path, argv: &[String], uid: u32) -> Result<Vec<Attempt>> {
-    let (program, arguments) = argv.split_first().context("no program is named")?;
     let mut tried = Attempts::default();
     become_user(uid)?;
     namespaces(CloneFlags::empty()).context("a user namespace")?;
@@ -240,10 +266,6 @@ pub fn imitate(other: &Path, argv: &[String], uid: u32) -> Result<Vec<Attempt>> 
         Err(io::ErrorKind::InvalidData.into())
     };
     tried.note("another executable", is_other);
-    let status = Command::new(program)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .status()?;
-    ensure!(status.success(), "{program} ended with {status}");
+    to_its_end(argv, Stdio::null())?;
     Ok(tried.finish())
 }

@@ -49,6 +49,10 @@ pub struct Pod {
     /// Whether the runtime's own seccomp profile is on (`RuntimeDefault`); without it there is none, as in
     /// Kubernetes.
     pub confined: bool,
+    /// `privileged`, of its sandbox and of each container.
+    pub privileged: bool,
+    /// `hostPID`: it sees the host's processes.
+    pub host_pid: bool,
     /// Started in this order.
     pub containers: Vec<Container>,
 }
@@ -62,6 +66,8 @@ impl Pod {
             uid: uid.to_owned(),
             cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
             confined: false,
+            privileged: false,
+            host_pid: false,
             containers: Vec::new(),
         }
     }
@@ -153,6 +159,36 @@ pub enum Workload {
     },
     /// Map anonymous memory executable, at once and by a later mprotect, and run code there. Answer: nothing.
     AnonymousExec,
+    /// Run code that no file holds: in memory of this process, and in that of a child which is filled as a
+    /// restored container is. Answer: a list of [`Attempt`].
+    CodeInMemory {
+        /// A file whose first page is mapped executable.
+        file: String,
+        /// The child's program and arguments.
+        argv: Vec<String>,
+    },
+    /// Map a file executable and keep it so. Does not end by itself.
+    HoldMapping {
+        /// A file that is there.
+        file: String,
+        /// A file that is made once it is mapped.
+        outcome: String,
+    },
+    /// Map each file of a directory executable once. Answer: nothing.
+    MapAll {
+        /// The directory.
+        dir: String,
+    },
+    /// Start a container in each of these cgroups, all at once, each on an overlay of one image of a program
+    /// and libraries, which it maps; wait for all. Answer: nothing.
+    StartAtOnce {
+        /// A directory of its own, made when missing.
+        dir: String,
+        /// How many libraries.
+        libraries: u32,
+        /// The cgroups, from the hierarchy's root; made when missing.
+        cgroups: Vec<String>,
+    },
     /// Execute a program under `personality(MMAP_PAGE_ZERO)`: the kernel maps page zero executable with no
     /// file. Answer: nothing.
     PageZero {
@@ -324,6 +360,40 @@ pub enum Workload {
         /// Program and arguments.
         argv: Vec<String>,
     },
+    /// As a container's root without privileges: make a threaded cgroup below the own one (v2), put a thread
+    /// there, let it map a file executable and run a program. Answer: nothing.
+    Thread {
+        /// A file that is there.
+        file: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Run a program in another cgroup from its first instant (clone3 with CLONE_INTO_CGROUP). Answer: a list
+    /// of [`Attempt`].
+    CloneInto {
+        /// The cgroup's directory.
+        dir: String,
+        /// Program, with its whole path, and arguments.
+        argv: Vec<String>,
+    },
+    /// Where the host's processes are in sight: reach for the collector, then let another container's first
+    /// process go on with code that is written into its memory. Answer: a list of [`Attempt`].
+    Inject {
+        /// The container's id.
+        container: String,
+        /// The collector's process id.
+        collector: u32,
+    },
+    /// Write a program into the host's root file system and let the kernel execute it there. Answer: a list
+    /// of [`Attempt`].
+    Plant {
+        /// Where the host's root is in sight.
+        root: HostRoot,
+        /// The program's path there.
+        path: String,
+        /// A program that does not end by itself.
+        idle: String,
+    },
     /// As any user, in a user namespace of its own: let /proc/self/exe name another program, then run one.
     /// Answer: a list of [`Attempt`].
     Imitate {
@@ -346,6 +416,21 @@ pub enum Workload {
         image: String,
         /// Its command line.
         command_line: String,
+    },
+}
+
+/// How a container has the host's root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HostRoot {
+    /// By a mount.
+    At(String),
+    /// By the root of a process of this user in this cgroup of the host.
+    OfProcess {
+        /// The user.
+        uid: u32,
+        /// The cgroup, from the hierarchy's root.
+        cgroup: String,
     },
 }
 

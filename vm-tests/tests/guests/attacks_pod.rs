@@ -1,6 +1,7 @@
 //! What a pod with default capabilities can try, tried: real containers of containerd in one guest, one pod
 //! for each attack, one round of evidence for all; each test reads what became of one of them.
 
+use crate::attacks_rights::{self, Rights};
 use anyhow::{Context as _, Result};
 use cgpath_appraisal::{Rule, State, Verdict};
 use cgpath_evidence::list::ListEntry;
@@ -8,6 +9,8 @@ use cgpath_evidence::{
     Checkpoint, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint,
 };
 use p256::ecdsa::SigningKey;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Instant;
 use vm_protocol::elf;
@@ -18,7 +21,10 @@ use vm_tests::scenario::{KnownPod, Node, Plan};
 use vm_tests::{Stock, host};
 
 /// The program in the pods that does what a shell cannot.
-const TOOL: &str = "/app/tool";
+pub const TOOL: &str = "/app/tool";
+/// One that waits, and that each container begins with.
+pub const IDLE: &str = "/app/idle";
+const TAG: &str = "attacker";
 /// Where the collector's own checkpoint files lie; users of other verifiers exclude what lies there.
 const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
 /// What a pod may run, on the host too: without a runtime its records are suspect.
@@ -27,7 +33,7 @@ const SHARED: &str = "/opt/shared/report";
 /// longer itself.
 const MAX_HASH_MIB: u64 = 64;
 /// The pods, each for one attack.
-const PODS: [&str; 16] = [
+const PODS: [&str; 18] = [
     "forge",
     "flood",
     "exclude",
@@ -44,7 +50,12 @@ const PODS: [&str; 16] = [
     "confined",
     "deep",
     "imitate",
+    "memory",
+    "volume",
 ];
+/// A directory that two of them have.
+const SHARED_VOLUME: &str = "/shared";
+const ON_VOLUME: [&str; 2] = ["exclude", "volume"];
 /// A process id that no kernel gives out.
 const NO_PROCESS: u32 = 4_194_305;
 
@@ -69,6 +80,12 @@ struct Facts {
     /// Of the pod without and of the one with a seccomp profile, as root in it and as a user.
     reached: [Vec<Vec<Attempt>>; 2],
     imitated: Vec<Attempt>,
+    /// Of the pod without and of the one with a seccomp profile.
+    in_memory: [Vec<Attempt>; 2],
+    cloned: Vec<Attempt>,
+    /// What the host's root said when it moved a thread into another pod's cgroup.
+    thread_moved: (Option<i32>, String),
+    rights: Rights,
 }
 
 /// A well-formed next checkpoint: what an attacker can make from a checkpoint that was sent, with a key of
@@ -88,7 +105,7 @@ fn next_checkpoint(evidence: &Evidence) -> Result<(u64, Vec<u8>)> {
 }
 
 /// Writes bytes to an executable file in a container, with what its shell has.
-fn write_file(pods: &Pods<'_>, pod: &Running, path: &str, bytes: &[u8]) -> Result<()> {
+pub fn write_file(pods: &Pods<'_>, pod: &Running, path: &str, bytes: &[u8]) -> Result<()> {
     // `base64 -d` of busybox takes one argument's worth: 128 KiB are far more than is needed here.
     let text = base64(bytes);
     let script =
@@ -101,13 +118,40 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// The cgroup of a pod's first container.
+pub fn cgroup(running: &Running) -> String {
+    format!("{}/{}", running.pod.cgroup_parent, running.ids.containers[0])
+}
+
+/// On a volume of both, one pod writes a program that the other one executes, and writes to a library that
+/// the other one has mapped.
+fn on_one_volume(pods: &Pods<'_>, writer: &Running, user: &Running) -> Result<()> {
+    let program = format!("{SHARED_VOLUME}/payload");
+    write_file(pods, writer, &program, &elf::exit(0, "a program on a volume"))?;
+    pods.must(user, "main", &[&program])?;
+    let library = format!("{SHARED_VOLUME}/library");
+    write_file(pods, writer, &library, &elf::exit(0, "a library on a volume"))?;
+    let held = "/scratch/held";
+    let hold = serde_json::to_string(&Workload::HoldMapping {
+        file: library.clone(),
+        outcome: held.to_owned(),
+    })?;
+    let begin = format!(
+        "{TOOL} workload '{hold}' > /dev/null 2>&1 &
+         n=0; until [ -e {held} ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done"
+    );
+    pods.must(user, "main", &["/bin/sh", "-c", &begin])?;
+    let write = format!("echo >> {library}");
+    pods.must(writer, "main", &["/bin/sh", "-c", &write]).map(drop)
+}
+
 fn gather() -> Result<Facts> {
     let begin = Instant::now();
     let dir = tempfile::tempdir()?;
     let image = Image::new("localhost/ima-cgpath/attacker:1")
         .program("/bin/busybox", &oci::busybox()?)
         .link("/bin/sh", "busybox")
-        .program("/app/idle", &elf::pause("attacker"))
+        .program(IDLE, &elf::pause(TAG))
         .program(TOOL, &std::fs::read(host::guest_binary()?)?)
         .dir("/tmp", 0o1777)
         .dir("/proc", 0o755);
@@ -116,31 +160,41 @@ fn gather() -> Result<Facts> {
     plan.settings.push(format!("bpf.max_hash_mib={MAX_HASH_MIB}"));
     plan.images = vec![image.clone()];
     plan.files = vec![(SHARED.to_owned(), elf::print("report\n"), 0o755)];
-    plan.pods = PODS
+    let known = |(name, uid): (&str, String)| KnownPod {
+        uid,
+        name: format!("attack/{name}"),
+        images: vec![image.name().to_owned()],
+        host_paths: vec!["/opt/shared".to_owned()],
+    };
+    let of_defaults = PODS.iter().map(|pod| (*pod, uid(pod)));
+    let with_more = attacks_rights::PODS
         .iter()
-        .map(|pod| KnownPod {
-            uid: uid(pod),
-            name: format!("attack/{pod}"),
-            images: vec![image.name().to_owned()],
-            host_paths: vec!["/opt/shared".to_owned()],
-        })
-        .collect();
+        .map(|(name, uid)| (*name, (*uid).to_owned()));
+    plan.pods = of_defaults.chain(with_more).map(known).collect();
     let node = Node::boot(plan, dir.path())?;
-    let (_collector, _) = node.start_collector()?;
+    let (collector, _) = node.start_collector()?;
     let pods = Pods::start(&node.vm, Runtime::Containerd, &[&image])?;
     let mut running = Vec::new();
     node.vm.sh("[ $(stat -f -c %T /run) = tmpfs ]")?;
+    node.vm.sh("mkdir -p /run/empty-dir/of-two")?;
     for pod in PODS {
         node.vm.sh(&format!("mkdir -p /run/empty-dir/{pod}"))?;
         let mut spec = Pod::burstable(pod, &uid(pod));
         spec.confined = pod == "confined";
-        let mut main = container("main", &image, &["/app/idle"]);
+        let mut main = container("main", &image, &[IDLE]);
         // As a kubelet makes an emptyDir in memory; `/dev/shm` is mounted noexec by containerd.
         main.mounts.push(Mount {
             host: format!("/run/empty-dir/{pod}"),
             container: "/scratch".to_owned(),
             read_only: false,
         });
+        if ON_VOLUME.contains(&pod) {
+            main.mounts.push(Mount {
+                host: "/run/empty-dir/of-two".to_owned(),
+                container: SHARED_VOLUME.to_owned(),
+                read_only: false,
+            });
+        }
         spec.containers.push(main);
         running.push(pods.run(&spec)?);
     }
@@ -188,11 +242,17 @@ fn gather() -> Result<Facts> {
         b"echo payload > /tmp/done\n",
     )?;
     pods.must(pod("script"), "main", &["/bin/sh", "/tmp/payload.sh"])?;
-    pods.must(
-        pod("script"),
-        "main",
-        &["/bin/busybox", "test", "-e", "/tmp/done"],
+    let must = |name: &str, script: &str| pods.must(pod(name), "main", &["/bin/sh", "-c", script]);
+    must("script", "echo payload > /tmp/by-argument")?;
+    // Until somebody listens.
+    must(
+        "script",
+        "(echo 'echo payload > /tmp/by-network' | nc -l -p 39999) & n=0
+         until nc 127.0.0.1 39999 < /dev/null | /bin/sh; [ -e /tmp/by-network ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done",
     )?;
+    for done in ["done", "by-argument", "by-network"] {
+        must("script", &format!("[ -s /tmp/{done} ]"))?;
+    }
     let late = serde_json::from_str(&work("late", &Workload::LateMapping { dir: "/tmp".into() })?)?;
     let library = serde_json::from_str(&work("library", &Workload::TomTou { dir: "/tmp".into() })?)?;
     work(
@@ -234,15 +294,53 @@ fn gather() -> Result<Facts> {
     let imitated = work(
         "imitate",
         &Workload::Imitate {
-            other: "/app/idle".to_owned(),
+            other: IDLE.to_owned(),
             argv: vec!["/bin/busybox".to_owned(), "true".to_owned()],
             uid: 65534,
         },
     )?;
     let imitated = serde_json::from_str(&imitated)?;
+    let in_memory = |name: &str| -> Result<Vec<Attempt>> {
+        let answer = work(
+            name,
+            &Workload::CodeInMemory {
+                file: IDLE.to_owned(),
+                argv: vec![IDLE.to_owned()],
+            },
+        )?;
+        Ok(serde_json::from_str(&answer)?)
+    };
+    let in_memory = [in_memory("memory")?, in_memory("confined")?];
+    let busybox = ["/bin/busybox", "true"].map(str::to_owned).to_vec();
+    work(
+        "memory",
+        &Workload::Thread {
+            file: IDLE.to_owned(),
+            argv: busybox.clone(),
+        },
+    )?;
+    let cgroup_of = |name: &str| format!("/sys/fs/cgroup{}", cgroup(pod(name)));
+    let cloned = work(
+        "memory",
+        &Workload::CloneInto {
+            dir: cgroup_of("neighbour"),
+            argv: busybox,
+        },
+    )?;
+    let cloned = serde_json::from_str(&cloned)?;
+    let thread_moved = node.vm.run(&[
+        "busybox",
+        "sh",
+        "-c",
+        &format!(
+            "read pid < {}/cgroup.procs && echo $pid > {}/cgroup.threads",
+            cgroup_of("memory"),
+            cgroup_of("neighbour")
+        ),
+    ])?;
+    on_one_volume(&pods, pod(ON_VOLUME[0]), pod(ON_VOLUME[1]))?;
     // What a pod cannot do alone, but with a delegated cgroup or the host's help.
-    let moved = pod("moved");
-    let inside = format!("{}/{}", moved.pod.cgroup_parent, moved.ids.containers[0]);
+    let inside = cgroup(pod("moved"));
     for cgroup in [
         inside,
         format!("/user.slice/user-1000.slice/kubepods/burstable/pod{INVENTED}"),
@@ -255,6 +353,8 @@ fn gather() -> Result<Facts> {
         anyhow::ensure!(done.code == Some(0), "{SHARED} ended with {:?}", done.code);
     }
     let round = node.fresh()?;
+    let of_defaults = begin.elapsed();
+    let rights = attacks_rights::gather(&node, &pods, &image, collector.pid(), pod("neighbour"))?;
     let facts = Facts {
         evidence: round.evidence()?,
         verdict: round.verdict,
@@ -267,11 +367,16 @@ fn gather() -> Result<Facts> {
         flooded,
         reached,
         imitated,
+        in_memory,
+        cloned,
+        thread_moved: (thread_moved.code(), thread_moved.errors()),
+        rights,
     };
     node.vm.power_off()?;
     println!(
-        "TIME attacks of pods: {:.1} s\n{}",
+        "TIME attacks of pods: {:.1} s, {:.1} of them without more rights\n{}",
         begin.elapsed().as_secs_f64(),
+        of_defaults.as_secs_f64(),
         facts.verdict
     );
     Ok(facts)
@@ -284,6 +389,11 @@ fn facts() -> &'static Facts {
         .get_or_init(gather)
         .as_ref()
         .unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// What the pods with more rights than others came to.
+pub fn rights() -> &'static Rights {
+    &facts().rights
 }
 
 impl Facts {
@@ -401,11 +511,88 @@ fn a_program_on_a_tmpfs_is_charged_to_its_pod() {
     facts().charged("tmpfs", Rule::PodContents, "/scratch/payload");
 }
 
+/// By a file, by its command line and through the network.
 #[test]
 fn limit_what_an_interpreter_reads_leaves_no_record() {
     let facts = facts();
     assert!(facts.records("script", "/tmp/payload.sh").is_empty());
+    let records = facts.evidence.records(PartitionKey::Pod(Facts::key("script")));
+    let scripts: Vec<_> = records.iter().filter(|r| r.kind == EventKind::Script).collect();
+    assert!(scripts.is_empty(), "{scripts:?}");
     assert_eq!(facts.state("script"), State::Trusted);
+}
+
+fn is_threaded(record: &Record) -> bool {
+    record
+        .cgroup
+        .as_deref()
+        .is_some_and(|cgroup| cgroup.ends_with(b"/threaded"))
+}
+
+/// What was tried did run; what of it was a mapping of a file.
+fn ran_in_memory() -> [(&'static str, Vec<&'static Record>); 2] {
+    let facts = facts();
+    ["memory", "confined"].map(|pod| {
+        let tried = &facts.in_memory[usize::from(pod == "confined")];
+        let wanted = [
+            "a mapping that is writable, too",
+            "a mapping, through /proc/self/mem",
+            "anonymous memory",
+            "a child's memory",
+        ];
+        assert_eq!(what(tried, true), wanted, "{pod}: {tried:?}");
+        // A thread of another process mapped it, too.
+        let mapped = facts.records(pod, IDLE).into_iter().filter(|r| {
+            r.kind == EventKind::Mapping
+                && r.ancestry.first().is_some_and(|p| p.exe == TOOL.as_bytes())
+                && !is_threaded(r)
+        });
+        (pod, mapped.collect())
+    })
+}
+
+#[test]
+fn limit_code_that_is_written_into_memory_leaves_no_record() {
+    let accepted: BTreeSet<&[u8]> = [IDLE, TOOL, "/bin/busybox"].map(str::as_bytes).into();
+    for (pod, _) in ran_in_memory() {
+        let facts = facts();
+        let records = facts.evidence.records(PartitionKey::Pod(Facts::key(pod)));
+        // What the tool did; what the runtime does in the container is not of it.
+        let of_tool = records
+            .iter()
+            .filter(|r| r.ancestry.iter().any(|p| p.exe == TOOL.as_bytes()));
+        let used: BTreeSet<&[u8]> = of_tool.map(|r| r.path.as_slice()).collect();
+        assert!(
+            used.contains(IDLE.as_bytes()) && used.is_subset(&accepted),
+            "{used:?}"
+        );
+        assert!(records.iter().all(|r| r.kind != EventKind::LateMapping), "{pod}");
+        assert_eq!(facts.state(pod), State::Trusted, "{}", facts.verdict);
+    }
+}
+
+#[test]
+fn limit_a_file_that_is_mapped_and_written_to_in_memory_is_recorded_as_the_file() {
+    let of_file = Sha256::digest(elf::pause(TAG));
+    for (pod, mapped) in ran_in_memory() {
+        // Writable at once, and through /proc/self/mem later.
+        assert_eq!(mapped.len(), 2, "{pod}: {mapped:?}");
+        for record in mapped {
+            let digest = record.hash.as_ref().and_then(FileHash::digest);
+            assert_eq!(digest.unwrap().bytes(), of_file.as_slice(), "{pod}: {record:?}");
+        }
+    }
+}
+
+#[test]
+fn limit_a_process_that_is_filled_as_by_a_restore_shows_as_the_program_that_it_began_with() {
+    for (pod, _) in ran_in_memory() {
+        let records = facts().records(pod, IDLE);
+        let began = records.iter().filter(|r| {
+            r.kind == EventKind::Execution && r.ancestry.iter().skip(1).any(|p| p.exe == TOOL.as_bytes())
+        });
+        assert_eq!(began.count(), 1, "{pod}: {records:?}");
+    }
 }
 
 #[test]
@@ -486,8 +673,50 @@ fn a_cgroup_that_a_user_named_like_a_pod_is_the_hosts() {
     assert!(found.is_some_and(|r| r.kind == EventKind::Execution));
 }
 
+#[test]
+fn a_program_on_a_volume_of_two_pods_is_charged_to_the_one_that_runs_it() {
+    facts().charged("volume", Rule::PodContents, &format!("{SHARED_VOLUME}/payload"));
+}
+
+#[test]
+fn a_library_on_a_volume_of_two_pods_is_a_violation_of_both_when_one_writes_what_the_other_maps() {
+    let facts = facts();
+    let path = format!("{SHARED_VOLUME}/library");
+    let of_file = facts
+        .verdict
+        .failures()
+        .filter(|f| f.rule == Rule::Violations && f.path.as_deref() == Some(path.as_bytes()));
+    let charged: BTreeSet<String> = of_file.map(|f| f.subject.to_string()).collect();
+    assert_eq!(charged, ON_VOLUME.map(uid).into(), "{}", facts.verdict);
+}
+
+#[test]
+fn a_thread_in_a_threaded_cgroup_is_its_pods_and_no_pod_can_be_given_one() {
+    let facts = facts();
+    let records = facts.evidence.records(PartitionKey::Pod(Facts::key("memory")));
+    let there: Vec<_> = records.iter().filter(|r| is_threaded(r)).collect();
+    for (kind, path) in [(EventKind::Mapping, IDLE), (EventKind::Execution, "/bin/busybox")] {
+        let found = there.iter().find(|r| r.kind == kind && r.path == path.as_bytes());
+        assert!(found.is_some(), "{kind:?} of {path}: {there:?}");
+    }
+    assert_eq!(facts.state("memory"), State::Trusted);
+    let (code, said) = &facts.thread_moved;
+    assert!(
+        *code != Some(0) && said.contains("not supported"),
+        "{code:?} {said}"
+    );
+}
+
+/// It has its own cgroups in sight and no others.
+#[test]
+fn a_pod_without_rights_starts_nothing_in_another_pods_cgroup() {
+    let tried = &facts().cloned;
+    assert_eq!(what(tried, false), ["the cgroup's directory"], "{tried:?}");
+    assert_eq!(what(tried, true), [""; 0], "{tried:?}");
+}
+
 /// What was tried in a pod and succeeded, or did not.
-fn what(tried: &[Attempt], succeeded: bool) -> Vec<&str> {
+pub fn what(tried: &[Attempt], succeeded: bool) -> Vec<&str> {
     let of_this = tried.iter().filter(|t| (t.errno == 0) == succeeded);
     let mut names: Vec<&str> = Vec::new();
     for name in of_this.map(|t| t.what.as_str()) {

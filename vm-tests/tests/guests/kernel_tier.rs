@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use cgpath_evidence::list::{Decoder, ListEntry};
 use cgpath_evidence::{
-    Ancestor, Bank, Entry, EventKind, Evidence, Provenance, Record, SealedCheckpoint, Tier,
+    Ancestor, Bank, Entry, EventKind, Evidence, PartitionKey, PodUid, Provenance, Record, SealedCheckpoint,
+    Tier,
 };
 use vm_protocol::spec::{Burst, ChainLink, Workload};
 use vm_tests::demo;
@@ -363,7 +364,15 @@ struct Both {
     chain: Vec<ChainLink>,
     round: Round,
     groups: Vec<String>,
+    /// What running [`PAYLOAD`] in the groups of two pods printed.
+    by_format: [String; 2],
 }
+
+/// A file that only a format of binfmt_misc makes executable. Stock kernels have that as a module, which
+/// guests lack; this one has it built in.
+const PAYLOAD: &str = "/var/tmp/payload.cgpath";
+const PAYLOADS_CONTENT: &str = "what binfmt_misc runs\n";
+const INTERPRETER: &str = "/usr/bin/cat";
 
 /// Executions that are compared; the soak run asks for 10,000.
 fn executions() -> Result<u32> {
@@ -390,9 +399,22 @@ fn gather_both() -> Result<Both> {
         count: executions()?,
         cgroups: groups.clone(),
     })?;
+    node.vm.put(PAYLOAD, PAYLOADS_CONTENT.as_bytes(), 0o755)?;
+    // As any user can, in a user namespace.
+    let register_and_run = format!(
+        "mkdir -p /var/tmp/formats && mount -t binfmt_misc none /var/tmp/formats
+         echo ':cgpath:E::cgpath::{INTERPRETER}:' > /var/tmp/formats/register && {PAYLOAD}"
+    );
+    let by_format = |group: &str| -> Result<String> {
+        let unshare = ["unshare", "--user", "--map-root-user", "--mount"];
+        let command = [unshare.as_slice(), &["sh", "-c", &register_and_run]].concat();
+        Ok(node.vm.command(&command).cgroup(group).run()?.check()?.text())
+    };
+    let by_format = [by_format(&groups[1])?, by_format(&groups[3])?];
     let round = node.fresh()?;
     let both = Both {
         evidence: round.evidence()?,
+        by_format,
         round,
         burst,
         chain,
@@ -477,6 +499,24 @@ fn the_verifier_judges_by_the_tags_and_says_attested() {
     for pod in &round.verdict.pods {
         assert_eq!(pod.provenance, Provenance::Attested, "{}", pod.uid);
     }
+}
+
+/// The kernel measures the file, then goes on with the interpreter, which alone is known by its execution.
+#[test]
+fn limit_a_file_that_binfmt_misc_runs_is_measured_once_and_then_shows_as_its_interpreter_alone() {
+    let both = both();
+    assert_eq!(both.by_format, [PAYLOADS_CONTENT, PAYLOADS_CONTENT]);
+    let seen = [POD_1, POD_3].map(|uid| {
+        let pod = PartitionKey::Pod(PodUid::parse(uid.as_bytes()).unwrap());
+        let records = both.evidence.records(pod);
+        let kinds = |path: &str| -> Vec<EventKind> {
+            let of_file = records.iter().filter(|r| r.path == path.as_bytes());
+            of_file.map(|r| r.kind).collect()
+        };
+        let interpreted = kinds(INTERPRETER).contains(&EventKind::Execution);
+        (kinds(PAYLOAD), interpreted)
+    });
+    assert_eq!(seen, [(vec![EventKind::Entry], true), (Vec::new(), true)]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attacks_pod;
+mod attacks_rights;
 mod attacks_root;
 mod burst;
 mod enforce;

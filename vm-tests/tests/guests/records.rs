@@ -35,6 +35,14 @@ struct Facts {
     programs: Vec<Program>,
 }
 
+/// Pods that start at once, and how many libraries each maps.
+const STARTED: usize = 12;
+const LIBRARIES: u32 = 400;
+
+fn started(number: usize) -> String {
+    format!("44444444-0000-4000-8000-0000000000{number:02}")
+}
+
 fn container(pod: &str) -> String {
     format!("/kubepods/burstable/pod{pod}/{}", "0123456789abcdef".repeat(4))
 }
@@ -64,6 +72,11 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     })?;
     let tomtou = node.work(&Workload::TomTou {
         dir: in_dir("tomtou"),
+    })?;
+    node.work::<()>(&Workload::StartAtOnce {
+        dir: in_dir("start"),
+        libraries: LIBRARIES,
+        cgroups: (0..STARTED).map(|number| container(&started(number))).collect(),
     })?;
     let check = node
         .vm
@@ -299,6 +312,23 @@ fn a_pod_whose_cgroup_is_gone_at_once_is_still_attributed(stock: Stock) {
     the_one(facts, EventKind::Entry, &facts.vanished, partition_of(GONE));
 }
 
+/// With the budget as it is shipped.
+fn twelve_pods_that_start_at_once_with_400_libraries_each_meet_no_limit(stock: Stock) {
+    let facts = facts(stock);
+    assert_eq!(facts.lost, 0, "{:?}", facts.failures);
+    let losses: Vec<_> = facts.records().filter(|r| r.pod_loss.is_some()).collect();
+    assert!(losses.is_empty(), "{losses:?}");
+    for number in 0..STARTED {
+        let uid = PodUid::parse(started(number).as_bytes()).unwrap();
+        let records = facts.evidence.records(PartitionKey::Pod(uid));
+        let of_libraries = records.iter().filter(|r| r.path.starts_with(b"/lib/"));
+        let count = |kind| of_libraries.clone().filter(|r| r.kind == kind).count();
+        // Each overlay has inodes of its own, so IMA tries to add each file for each pod.
+        let seen = (count(EventKind::Mapping), count(EventKind::Entry));
+        assert_eq!(seen, (LIBRARIES as usize, LIBRARIES as usize), "pod {number}");
+    }
+}
+
 fn mappings_without_a_file_give_no_record_and_do_no_harm(stock: Stock) {
     let facts = facts(stock);
     let odd: Vec<_> = facts
@@ -400,6 +430,7 @@ on_each_kernel!(
     each_program_of_a_burst_is_recorded_once_in_its_own_partition,
     ancestry_is_what_the_processes_wrote_down,
     a_pod_whose_cgroup_is_gone_at_once_is_still_attributed,
+    twelve_pods_that_start_at_once_with_400_libraries_each_meet_no_limit,
     mappings_without_a_file_give_no_record_and_do_no_harm,
     a_mapping_that_turns_executable_later_is_recorded,
     violations_are_recorded_with_whoever_caused_them,
