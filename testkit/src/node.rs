@@ -1,18 +1,20 @@
 //! The node: it measures, records, seals and quotes, each step open to interference.
 
 use crate::measurement::tag;
+use crate::td::TrustDomain;
 use crate::{Actor, Attest, AttestationKey, FirmwareLog, KeyKind, Measurement};
 use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
-use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey};
+use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey, TdContext, key_name};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Collectors, Digest, EventKind, Evidence, FileHash, Guard, GuardAction,
     GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote,
-    Record, SealedCheckpoint, Tier,
+    Quotes, Record, SealedCheckpoint, Tier,
     boot::{Boot, boot_aggregate},
     checkpoint,
     merkle::Frontier,
     partition::partitions_root,
     record::ExeSource,
+    td::{node_key_hash, public_node_key},
 };
 use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use p256::ecdsa::SigningKey;
@@ -91,6 +93,10 @@ pub struct Node {
     pub learned: bool,
     /// What was measured before IMA began: PCR 0 to 9 are quoted, too. See [`Node::with_boot`].
     pub boot: Option<FirmwareLog>,
+    /// It runs in a trust domain, a register of which is an anchor. See [`Node::in_domain`].
+    pub td: Option<TrustDomain>,
+    /// Whether it has a TPM.
+    pub has_tpm: bool,
 }
 
 impl Node {
@@ -140,6 +146,8 @@ impl Node {
             accept_templates: "[ima-ng]".into(),
             learned: false,
             boot: None,
+            td: None,
+            has_tpm: true,
         };
         for path in [
             "/sbin/init",
@@ -188,6 +196,8 @@ impl Node {
             });
         }
         let aggregate = match &self.boot {
+            // What the kernel writes without a TPM.
+            _ if !self.has_tpm => Digest::zero(Bank::Sha256),
             Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
             None => sha256(b"pcrs 0 to 9"),
         };
@@ -208,6 +218,9 @@ impl Node {
         self.clock += 60_000;
         self.boot_id = [self.boot_id[0] + 1; 16];
         self.signing = SigningKey::from_slice(&Sha256::digest([b'b', self.boot_id[0]])).unwrap();
+        if let Some(td) = &mut self.td {
+            td.boot();
+        }
         self.load();
     }
 
@@ -462,7 +475,12 @@ impl Node {
         let mut checkpoint = self.draft(nonce);
         change(&mut checkpoint);
         let sealed = SealedCheckpoint::seal(checkpoint, &self.signing);
-        self.anchor(&sealed);
+        if self.has_tpm {
+            self.anchor(&sealed);
+        }
+        if let Some(td) = &mut self.td {
+            td.extend(&sealed);
+        }
         self.checkpoints.push(sealed);
     }
 
@@ -535,6 +553,10 @@ impl Node {
             hierarchy: "v2".into(),
             protection: Some(self.protection),
             collectors: self.collectors.clone(),
+            binding: self
+                .td
+                .as_ref()
+                .map(|td| td.binding(self.list.iter().map(Measurement::to_entry), first)),
         }
     }
 
@@ -605,8 +627,19 @@ impl Node {
         if self.is_recorded() {
             self.seal(Some(nonce));
         }
-        let quote = self.quote(nonce);
-        self.evidence(quote)
+        let quotes = self.quotes(nonce);
+        self.evidence(quotes)
+    }
+
+    /// What signs for it: its TPM, its trust domain, or both.
+    pub fn quotes(&mut self, nonce: &[u8]) -> Quotes {
+        let tpm = self.has_tpm.then(|| self.quote(nonce));
+        let td = self.td.as_ref().map(|td| {
+            let name = tpm.as_ref().map(|quote| key_name(&quote.ak).unwrap());
+            let last = self.checkpoints.last().unwrap();
+            td.quote(nonce, last, &name.unwrap_or_default())
+        });
+        Quotes { tpm, td }
     }
 
     fn is_recorded(&self) -> bool {
@@ -614,7 +647,7 @@ impl Node {
     }
 
     /// The evidence as the node stands, with this quote.
-    pub fn evidence(&self, quote: Quote) -> Evidence {
+    pub fn evidence(&self, quote: impl Into<Quotes>) -> Evidence {
         let mut partitions: Vec<PartitionLog> = self
             .sealed
             .iter()
@@ -630,7 +663,7 @@ impl Node {
             tier: self.tier,
             node: NODE.into(),
             boot_id: self.boot_id,
-            quote,
+            quote: quote.into(),
             list: self.list.iter().map(Measurement::to_entry).collect(),
             checkpoints: if recorded {
                 self.checkpoints.iter().map(|c| c.file.clone()).collect()
@@ -640,18 +673,31 @@ impl Node {
             partitions: if recorded { partitions } else { Vec::new() },
             pods: self.pods.clone(),
             kernel: "6.12.0".into(),
-            boot: self.boot.as_ref().map(|boot| Boot {
-                registers: self.banks.iter().map(|bank| boot.registers(*bank)).collect(),
-                log: Some(boot.bytes()),
-                command_line: Some(boot.command_line.clone().into_bytes()),
-            }),
+            boot: self.boot_facts(),
             unsealed: if recorded { self.unsealed() } else { Vec::new() },
             in_flight: if recorded {
                 self.in_flight.clone()
             } else {
                 Vec::new()
             },
+            td: self.td.as_ref().map(TrustDomain::evidence),
         }
+    }
+
+    /// What evidence says of the boot.
+    fn boot_facts(&self) -> Option<Boot> {
+        if !self.has_tpm {
+            return self.td.as_ref().map(|td| Boot {
+                registers: Vec::new(),
+                log: None,
+                command_line: Some(td.firmware.command_line.clone().into_bytes()),
+            });
+        }
+        self.boot.as_ref().map(|boot| Boot {
+            registers: self.banks.iter().map(|bank| boot.registers(*bank)).collect(),
+            log: Some(boot.bytes()),
+            command_line: Some(boot.command_line.clone().into_bytes()),
+        })
     }
 
     /// What waits, as far as it is about the list.
@@ -679,6 +725,34 @@ impl Node {
         self
     }
 
+    /// The same node, started anew in this trust domain, with its TPM or without.
+    #[must_use]
+    pub fn in_domain(mut self, domain: TrustDomain, has_tpm: bool) -> Node {
+        if !has_tpm {
+            self.extra_policy = self.extra_policy.replace("dangerous-boot-not-judged: true\n", "");
+        }
+        (self.td, self.has_tpm) = (Some(domain), has_tpm);
+        self.reboot();
+        self.now = NOW;
+        self
+    }
+
+    /// `anchors` and `banks` of the policy's `accept`, and its `tdx`.
+    fn anchors_yaml(&self) -> (String, String) {
+        let pcr = self.has_tpm.then(|| "pcr-10".to_owned());
+        let rtmr = self.td.as_ref().map(|td| format!("rtmr-{}", td.rtmr));
+        let anchors: Vec<String> = pcr.into_iter().chain(rtmr).collect();
+        let mut accept = format!("  anchors: [{}]\n", anchors.join(", "));
+        if self.has_tpm {
+            accept += &format!("  banks: {}\n", self.accept_banks);
+        }
+        let tdx = self.td.as_ref();
+        (
+            accept,
+            tdx.map_or_else(String::new, |td| format!("tdx:\n{}", td.policy)),
+        )
+    }
+
     /// The policy's YAML.
     pub fn policy_yaml(&self) -> String {
         let mut pods = String::new();
@@ -688,12 +762,12 @@ impl Node {
                 uid.0[0]
             );
         }
+        let (anchors, tdx) = self.anchors_yaml();
         format!(
-            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
-             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}",
+            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n{anchors}  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}{tdx}",
             self.tier,
             self.accept_templates,
-            self.accept_banks,
             sha256(IMA_POLICY.as_bytes()),
             self.extra_policy,
         )
@@ -739,7 +813,15 @@ impl Node {
     pub fn context(&self, nonce: &[u8], previous: Option<NodeState>) -> Context {
         Context {
             node: NODE.into(),
-            key: PinnedKey::Public(self.ak.public()),
+            key: if self.has_tpm {
+                PinnedKey::Public(self.ak.public())
+            } else {
+                PinnedKey::NoTpm
+            },
+            td: self.td.as_ref().map_or_else(TdContext::default, |td| TdContext {
+                node_key: Some(node_key_hash(&public_node_key(&td.key))),
+                collateral: vec![td.platform.collateral(NOW - 10 * 24 * 3600)],
+            }),
             nonce: ExpectedNonce::Value(nonce.to_vec()),
             now: self.now,
             previous,

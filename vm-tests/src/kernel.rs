@@ -119,7 +119,7 @@ impl Kernel {
 }
 
 /// Raised when what is kept of a package changes.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// The modules that guests of ours can use, by directory; the others only make images larger.
 const MODULES: &[&str] = &[
@@ -132,8 +132,10 @@ const MODULES: &[&str] = &[
     "drivers/net/tun.",
     "drivers/net/veth.",
     "drivers/net/virtio_net.",
+    "drivers/virt/coco",
     "drivers/virtio",
     "drivers/vhost",
+    "fs/configfs",
     "fs/fuse",
     "fs/nls",
     "fs/overlayfs",
@@ -225,10 +227,7 @@ impl Index {
             .into_iter()
             .find(|path| Path::new(path).is_file())
             .context("no keyring of Debian's archive; hint: apt-get install debian-archive-keyring")?;
-        let mirror = match std::env::var("CGPATH_MIRROR") {
-            Ok(mirror) => mirror,
-            Err(_) => archive_of_this_machine()?,
-        };
+        let mirror = mirror()?;
         let mut sources = String::new();
         // Between them they have every series that is supported.
         let _ = writeln!(
@@ -443,6 +442,17 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
             return order;
         }
         (a, b) = (rest_a, rest_b);
+    }
+}
+
+/// The address of Debian's packages: `CGPATH_MIRROR`, or this machine's own.
+///
+/// # Errors
+/// When there is neither.
+pub(crate) fn mirror() -> Result<String> {
+    match std::env::var("CGPATH_MIRROR") {
+        Ok(mirror) => Ok(mirror),
+        Err(_) => archive_of_this_machine(),
     }
 }
 

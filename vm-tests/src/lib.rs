@@ -15,6 +15,7 @@ mod image;
 mod initrd;
 pub mod kernel;
 pub mod lists;
+pub mod module;
 pub mod oci;
 pub mod pods;
 mod qemu;

@@ -146,6 +146,7 @@ const LICENCES: &[(&str, &str)] = &[
     ("LICENSE-MIT", "Permission is hereby granted, free of charge"),
     ("ebpf/programs/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
     ("kernel-patches/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
+    ("vm-tests/tdx/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
 ];
 
 /// `cargo xtask tidy`.
@@ -669,7 +670,12 @@ fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
 }
 
 /// Documents that name the tests of what they say.
-const CLAIMING: &[&str] = &["ARCHITECTURE.md", "docs/threat-model.md", "docs/thesis.md"];
+const CLAIMING: &[&str] = &[
+    "ARCHITECTURE.md",
+    "docs/tdx.md",
+    "docs/threat-model.md",
+    "docs/thesis.md",
+];
 
 /// Every test that such a document names, as `file::test`, is there, and each row of a table of tests names
 /// one, or the command that runs them.

@@ -229,14 +229,15 @@ impl Export {
 
     fn tpm2_tools(&self, evidence: &Evidence) -> Result<(), Failure> {
         let (quoted, _) = quoted(evidence)?;
+        let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
         let nonce = hex::encode(&quoted.attest.extra_data);
         let check = format!(
             "#!/bin/sh\n# Compare ak.pub with the key that you know of this node, and the nonce with the one that you gave.\n\
              cd \"$(dirname \"$0\")\" || exit 2\nexec tpm2_checkquote -u ak.pub -m quote.msg -s quote.sig -f quote.pcrs -g sha256 -q {nonce}\n"
         );
         self.folder(&[
-            ("quote.msg", evidence.quote.attest.clone()),
-            ("quote.sig", evidence.quote.signature.clone()),
+            ("quote.msg", quote.attest.clone()),
+            ("quote.sig", quote.signature.clone()),
             ("quote.pcrs", blob(&quoted).to_bytes()),
             ("ak.pub", public(evidence)?.to_tpm2b()),
             ("check.sh", check.into_bytes()),
@@ -261,11 +262,8 @@ impl Export {
             Some(path) => STANDARD.encode(read(path)?),
             None => ak.clone(),
         };
-        let parts = [
-            &evidence.quote.attest,
-            &evidence.quote.signature,
-            &blob(&quoted).to_bytes(),
-        ];
+        let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
+        let parts = [&quote.attest, &quote.signature, &blob(&quoted).to_bytes()];
         let quote = parts.map(|part| STANDARD.encode(part)).join(":");
         let list = String::from_utf8(ascii(evidence)?).map_err(|e| {
             Failure::new("export", format!("the ASCII list is not UTF-8: {e}"))
@@ -297,7 +295,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn public(evidence: &Evidence) -> Result<Public, Failure> {
-    Public::parse(&evidence.quote.ak).map_err(|e| failure(&e))
+    let quote = evidence.quote.tpm();
+    quote
+        .and_then(|quote| Public::parse(&quote.ak))
+        .map_err(|e| failure(&e))
 }
 
 fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
@@ -309,7 +310,9 @@ fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
 
 /// The quote and the registers that it selects.
 fn attested(evidence: &Evidence) -> Result<(Attest, QuotedRegisters), Failure> {
-    let attest = Attest::parse(&evidence.quote.attest).map_err(|e| failure(&e))?;
+    let quote = evidence.quote.tpm();
+    let attest = quote.and_then(|quote| Attest::parse(&quote.attest));
+    let attest = attest.map_err(|e| failure(&e))?;
     let registers = QuotedRegisters::strict(&attest, evidence.registers())
         .map_err(|e| Failure::new("export", e.to_string()))?;
     Ok((attest, registers))
@@ -367,7 +370,8 @@ fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
             "set tpm.bank = \"sha256\" in the collector's configuration",
         ));
     }
-    let signature = Signature::parse(&evidence.quote.signature).map_err(|e| failure(&e))?;
+    let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
+    let signature = Signature::parse(&quote.signature).map_err(|e| failure(&e))?;
     let key = public(evidence)?.verifying_key().map_err(|e| failure(&e))?;
     let (Signature::Rsassa { .. }, VerifyingKey::Rsa(key)) = (signature, key) else {
         return Err(refused(
@@ -383,9 +387,9 @@ fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
     let value = serde_json::json!({
         "ak_public": STANDARD.encode(key.as_bytes()),
         "tpm_quote": {
-            "message": STANDARD.encode(&evidence.quote.attest),
+            "message": STANDARD.encode(&quote.attest),
             "pcrs": registers,
-            "signature": STANDARD.encode(&evidence.quote.signature),
+            "signature": STANDARD.encode(&quote.signature),
         },
     });
     serde_json::to_vec(&value).map_err(|e| Failure::new("encoding", e.to_string()))

@@ -5,12 +5,16 @@
 //! fresh.
 //! Not here: what is kept (see `store`), and who may ask for it (see the command's `node`).
 
+use crate::pinned::{self, PinError};
 use crate::setup::{self, SetupError};
 use crate::store::{Node, Past, Rejudged, Store, StoreError};
 use cgpath_appraisal::accept::{self, Accepted};
-use cgpath_appraisal::{Context, ExpectedNonce, KeyError, NodeState, PinnedKey, Verdict};
+use cgpath_appraisal::text::utc;
+use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict};
 use cgpath_evidence::Evidence;
-use cgpath_policy::Policy;
+use cgpath_policy::{NodeKeyPolicy, Policy};
+
+const DAY: u64 = 24 * 3600;
 
 /// Why kept evidence cannot be re-appraised.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +41,9 @@ pub enum ReappraisalError {
 /// Why evidence gives no verdict that could be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Unappraisable {
-    /// The key that the node is enrolled with cannot be used.
-    #[error("the key of {node}: {error}")]
-    Key {
-        /// The node.
-        node: String,
-        /// Why not.
-        error: KeyError,
-    },
+    /// A key that the node is enrolled with cannot be used.
+    #[error(transparent)]
+    Key(#[from] PinError),
     /// Evidence, policy and context do not go together.
     #[error(transparent)]
     Inputs(#[from] cgpath_appraisal::Unusable),
@@ -56,22 +55,8 @@ pub enum Unappraisable {
     Verdict(serde_json::Error),
 }
 
-/// The key that a node is enrolled with.
-///
-/// # Errors
-/// [`Unappraisable::Key`].
-pub(crate) fn pinned_key(node: &Node) -> Result<PinnedKey, Unappraisable> {
-    let key = match &node.ak_public {
-        Some(public) => PinnedKey::from_public(public),
-        None => PinnedKey::from_fingerprint(&node.ak_name),
-    };
-    key.map_err(|error| Unappraisable::Key {
-        node: node.name.clone(),
-        error,
-    })
-}
-
-/// Judges the evidence of one kept verdict by `policy`. What `accepted` says is looked at as of `now`.
+/// Judges the evidence of one kept verdict by `policy`, with collateral of the evidence's time. What `accepted`
+/// says is looked at as of `now`.
 ///
 /// # Errors
 /// [`ReappraisalError`].
@@ -80,13 +65,14 @@ pub fn judge(
     past: &Past,
     bytes: &[u8],
     policy: &Policy,
-    accepted: &[Accepted],
+    (collateral, accepted): (&[Collateral], &[Accepted]),
     now: u64,
 ) -> Result<Verdict, ReappraisalError> {
     let id = past.id;
     let unreadable = |why: String| ReappraisalError::Evidence { id, why };
     let evidence = Evidence::from_cbor(bytes).map_err(|e| unreadable(e.to_string()))?;
-    let key = pinned_key(node)?;
+    let key = pinned::key(node).map_err(Unappraisable::Key)?;
+    let td = pinned::td(node, collateral).map_err(Unappraisable::Key)?;
     let previous: Option<NodeState> = past
         .state_before
         .as_deref()
@@ -96,6 +82,7 @@ pub fn judge(
     let context = Context {
         node: node.name.clone(),
         key,
+        td,
         nonce: ExpectedNonce::Value(past.nonce.clone()),
         now: past.time,
         previous,
@@ -103,6 +90,17 @@ pub fn judge(
     let mut verdict = cgpath_appraisal::appraise_accepting(&evidence, policy, &context, accepted, now)
         .map_err(Unappraisable::Inputs)?;
     verdict.rejudged = Some(now);
+    // It held when the evidence was made, which is the time of the verdict.
+    if let Some(td) = &verdict.node.td
+        && td.collateral_until != 0
+        && now > td.collateral_until
+    {
+        let days = (now - td.collateral_until).div_ceil(DAY);
+        verdict.node.notes.push(format!(
+            "the collateral that this rests on ended {days} day(s) before the re-appraisal, on {} UTC",
+            utc(td.collateral_until)
+        ));
+    }
     Ok(verdict)
 }
 
@@ -164,13 +162,20 @@ pub fn since_boot(
             why: format!("its verdict cannot be read: {e}"),
         })
     };
+    let (collateral, _) = pinned::collateral(store.dir());
+    let is_per_boot = policy
+        .file
+        .tdx
+        .as_ref()
+        .is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot);
     let Some(boot_id) = past.last().map(parse).transpose()?.map(|last| last.node.boot_id) else {
         return Ok(again);
     };
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.
-        if old.node.boot_id != boot_id || hex::encode(&old.node.key) != node.ak_name {
+        let is_other_key = hex::encode(&old.node.key) != node.ak_name && !is_per_boot;
+        if old.node.boot_id != boot_id || is_other_key {
             continue;
         }
         if !past.evidence_kept {
@@ -182,7 +187,7 @@ pub fn since_boot(
             past,
             &store.evidence(&past.evidence)?,
             policy,
-            accepted,
+            (&collateral, accepted),
             now,
         )?;
         if let Some(state) = &new.state {

@@ -178,6 +178,7 @@ mod tests {
             ak_public: None,
             policy: "/p".into(),
             policy_source: None,
+            node_key: None,
             policy_digest: String::new(),
             added: 0,
             stopped: None,

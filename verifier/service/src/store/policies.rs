@@ -172,6 +172,7 @@ mod tests {
                     ak_public: None,
                     policy: used.clone(),
                     policy_source: None,
+                    node_key: None,
                     policy_digest: String::new(),
                     added: 0,
                     stopped: None,
