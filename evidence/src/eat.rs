@@ -67,7 +67,8 @@ fn encode(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Encoded<core::conver
 }
 
 /// The claims: `eat_nonce` is the nonce of the TPM's quote, or else of the trust domain's, `ueid` the hash of
-/// the attestation key's public area, or else of the node's key (type RAND), `measurements` the evidence whole.
+/// the attestation key's public area, or else of the node's key (type RAND), `measurements` the evidence
+/// whole.
 ///
 /// # Errors
 /// [`Error::Malformed`] if the quote cannot be read, or its nonce is not one of 8 to 64 bytes.

@@ -231,7 +231,8 @@ fn a_real_report_agrees_with_its_log_in_rtmr_0_to_2_and_the_log_says_nothing_of_
     }
 }
 
-/// Nothing is found at an offset that code and test share wrongly: the report's own hashes are over its parts.
+/// Nothing is found at an offset that code and test share wrongly: the report's own hashes are over its
+/// parts.
 #[test]
 fn a_report_of_which_any_bit_of_what_it_states_is_another_is_refused() {
     let Some(report) = read("tdx/tdreport.bin") else {

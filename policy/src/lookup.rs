@@ -286,7 +286,7 @@ impl Policy {
                 hint: "leave out one of `boot` and `dangerous-boot-not-judged`".into(),
             });
         }
-        if let Some((key, why, hint)) = crate::tdx::misfit(&node) {
+        if let Some((key, why, hint)) = crate::node::misfit(&node) {
             return Err(Error::Meaning {
                 file: file.to_owned(),
                 key: key.into(),

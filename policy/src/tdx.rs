@@ -1,12 +1,13 @@
-//! What a trust domain (Intel TDX) may be: the `tdx:` of a node's policy, and which anchors evidence must have.
+//! What a trust domain (Intel TDX) may be: the `tdx:` of a node's policy, and which anchors evidence must
+//! have.
 //!
-//! Promises: a key that nothing judges is refused, as is one without which another means nothing; what weakens a
-//! rule begins with `dangerous-` or is listed by [`crate::Policy::relaxations`]. Not here: how a quote is
-//! verified (see `cgpath-appraisal`), where collateral is from (the caller's).
+//! Promises: a key that nothing judges is refused, as is one without which another means nothing; what
+//! weakens a rule begins with `dangerous-` or is listed by [`crate::Policy::relaxations`]. Not here: how a
+//! quote is verified (see `cgpath-appraisal`), where collateral is from (the caller's).
 
 use crate::boot_policy::{command_lines, kind, refused};
 use crate::form::{bounded, digests_schema, name, some};
-use crate::{BootEvent, BootPolicy, FirmwareDeviation, NodePolicy, PaddedBanks};
+use crate::{BootEvent, BootPolicy, FirmwareDeviation};
 use cgpath_evidence::boot::{BOOT_RTMRS, EventType, RegisterSet};
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Bank, Digest};
@@ -98,7 +99,8 @@ pub struct TdxPolicy {
     #[serde(deserialize_with = "eight_bytes")]
     #[schemars(schema_with = "eight_bytes_schema")]
     pub xfam: Vec<[u8; 8]>,
-    /// V1: what the collateral may say of the platform, its TDX module and its quoting enclave, the worst of them.
+    /// V1: what the collateral may say of the platform, its TDX module and its quoting enclave, the worst of
+    /// them.
     #[serde(default = "default_tcb_status", deserialize_with = "some")]
     #[schemars(length(min = 1, max = 16))]
     pub tcb_status: Vec<TcbStatus>,
@@ -110,7 +112,8 @@ pub struct TdxPolicy {
     #[serde(default = "default_max_collateral_age", deserialize_with = "age")]
     #[schemars(range(min = 1, max = MAX_AGE))]
     pub max_collateral_age: u32,
-    /// V4: the register's value before checkpoint 0 extended it. Left out: that of a register that nobody extended.
+    /// V4: the register's value before checkpoint 0 extended it. Left out: that of a register that nobody
+    /// extended.
     #[serde(default = "default_origin", deserialize_with = "some_sha384")]
     #[schemars(schema_with = "digests_schema")]
     pub rtmr_origin: Vec<Digest>,
@@ -125,8 +128,8 @@ pub struct TdxPolicy {
     /// V1 and V7: which key a node may have.
     #[serde(default)]
     pub key: NodeKeyPolicy,
-    /// V1: platforms (PPID of the PCK certificate, 32 hex digits) on which the domain may run. Left out: any, unless the
-    /// key is `per-boot`.
+    /// V1: platforms (PPID of the PCK certificate, 32 hex digits) on which the domain may run. Left out: any,
+    /// unless the key is `per-boot`.
     #[serde(default, deserialize_with = "platforms")]
     #[schemars(schema_with = "platforms_schema")]
     pub platforms: Option<Vec<[u8; PPID_LEN]>>,
@@ -216,7 +219,8 @@ pub enum NodeKeyPolicy {
     /// The one that is pinned. Another needs another enrolment.
     #[default]
     Enrolled,
-    /// A new one with each boot, where MRTD, RTMR 0 to 2 and the platform are as pinned here. Every output repeats it.
+    /// A new one with each boot, where MRTD, RTMR 0 to 2 and the platform are as pinned here. Every output
+    /// repeats it.
     PerBoot,
 }
 
@@ -320,8 +324,8 @@ fn root<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
 #[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct TdBoot {
-    /// By RTMR, 0 to 2: the values that are accepted. RTMR 1 changes with the size of memory where a kernel is booted
-    /// without a boot loader: name its events in place of its value then.
+    /// By RTMR, 0 to 2: the values that are accepted. RTMR 1 changes with the size of memory where a kernel
+    /// is booted without a boot loader: name its events in place of its value then.
     #[serde(deserialize_with = "registers")]
     #[schemars(schema_with = "registers_schema")]
     registers: BTreeMap<u8, Vec<Digest>>,
@@ -448,7 +452,7 @@ fn boot<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPolicy>, D::Error>
 
 impl TdxPolicy {
     /// Whether MRTD and each of RTMR 0 to 2 have a value here that they must have.
-    fn pins_boot(&self) -> bool {
+    pub(crate) fn pins_boot(&self) -> bool {
         let pins = |n: u8| {
             self.boot
                 .as_ref()
@@ -492,93 +496,6 @@ impl TdxPolicy {
         );
         found
     }
-}
-
-/// A key that does not fit the others: which, what is wrong, and what to do.
-pub(crate) type Misfit = (&'static str, &'static str, &'static str);
-
-/// The first key that nothing judges, or that lacks another.
-pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
-    let anchors = &node.accept.anchors;
-    let has_pcr = anchors.contains(&Anchor::Pcr10);
-    let has_rtmr = anchors.iter().any(|anchor| anchor.rtmr().is_some());
-    const NOT_PCR: &str = "leave it out, or name pcr-10 in `accept.anchors`";
-    let unjudged = "nothing judges it: `accept.anchors` does not name pcr-10";
-    let of_pcr = [
-        ("accept.banks", !node.accept.banks.is_empty()),
-        ("boot", node.boot.is_some()),
-        ("dangerous-boot-not-judged", node.dangerous_boot_not_judged),
-        ("padded-banks", node.padded_banks == PaddedBanks::Report),
-        ("kexec", node.kexec == crate::Kexec::Allow),
-    ];
-    if has_pcr && node.accept.banks.is_empty() {
-        return Some((
-            "accept.banks",
-            "it is not there, and `accept.anchors` names pcr-10",
-            "name the banks that must be quoted",
-        ));
-    }
-    if let Some((key, _)) = of_pcr.into_iter().find(|(_, is_there)| !has_pcr && *is_there) {
-        return Some((key, unjudged, NOT_PCR));
-    }
-    let tdx = match (&node.tdx, has_rtmr) {
-        (None, false) => return None,
-        (None, true) => {
-            return Some((
-                "tdx",
-                "it is not there, and `accept.anchors` names a register of a trust domain",
-                "say what the domain must be (`cgpath policy from-boot` makes it)",
-            ));
-        }
-        (Some(_), false) => {
-            return Some((
-                "tdx",
-                "nothing judges it: `accept.anchors` names no register of a trust domain",
-                "leave it out, or name rtmr-3 in `accept.anchors`",
-            ));
-        }
-        (Some(tdx), true) => tdx,
-    };
-    let is_per_boot = tdx.key == NodeKeyPolicy::PerBoot;
-    match (tdx.boot.is_some(), tdx.dangerous_boot_not_judged) {
-        (true, true) => {
-            return Some((
-                "tdx.dangerous-boot-not-judged",
-                "the policy also says what the boot must be",
-                "leave out one of `tdx.boot` and `tdx.dangerous-boot-not-judged`",
-            ));
-        }
-        (false, false) => {
-            return Some((
-                "tdx.boot",
-                "it is not there, so that RTMR 0 to 2 are not judged",
-                "let `cgpath policy from-boot` make it, or say `dangerous-boot-not-judged: true` within `tdx`",
-            ));
-        }
-        _ => {}
-    }
-    if is_per_boot && !tdx.pins_boot() {
-        return Some((
-            "tdx.key",
-            "a new key is accepted where MRTD and RTMR 0 to 2 are as pinned, and `tdx.boot.registers` does not have each of these",
-            "name values for 0, 1 and 2 in `tdx.boot.registers`",
-        ));
-    }
-    if is_per_boot && tdx.platforms.is_none() && !tdx.dangerous_any_platform {
-        return Some((
-            "tdx.key",
-            "a copy of the node's disk on another host would be a new boot of this node",
-            "name `tdx.platforms`, or say `dangerous-any-platform: true`",
-        ));
-    }
-    if tdx.dangerous_any_platform && (!is_per_boot || tdx.platforms.is_some()) {
-        return Some((
-            "tdx.dangerous-any-platform",
-            "nothing asks for it: it is for `key: per-boot` without `platforms`",
-            "leave it out",
-        ));
-    }
-    None
 }
 
 fn registers_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -1,4 +1,5 @@
-//! `accept.anchors` and `tdx`: what is taken by default, and which keys are refused because nothing judges them.
+//! `accept.anchors` and `tdx`: what is taken by default, and which keys are refused because nothing judges
+//! them.
 
 use cgpath_evidence::Bank;
 use cgpath_policy::{Anchor, NodeKeyPolicy, Policy, Reference, Source, SourceKind, TcbStatus};

@@ -10,6 +10,8 @@ pub mod bench;
 mod channel;
 pub mod demo;
 pub mod demo_break;
+mod demo_shown;
+pub mod domain;
 pub mod host;
 mod image;
 mod initrd;

@@ -6,6 +6,7 @@
 //! had happened. Not here: what a scenario expects (see `demo` and the tests), how a verdict is reached (see
 //! `cgpath-appraisal`).
 
+use crate::domain::Domain;
 use crate::host;
 use crate::image;
 use crate::kernel::{Kernel, Stock};
@@ -100,6 +101,9 @@ pub struct Plan {
     pub smuggled_args: String,
     /// The guest is restored from a snapshot of a booted one: see [`VmBuilder::restored`].
     pub restored: bool,
+    /// It is a trust domain with no TPM, and its checkpoints extend RTMR 3; its kernel is
+    /// [`crate::domain::STOCK`].
+    pub domain: Option<Domain>,
 }
 
 impl Plan {
@@ -122,6 +126,7 @@ impl Plan {
             firmware: false,
             smuggled_args: String::new(),
             restored: false,
+            domain: None,
         }
     }
 
@@ -136,7 +141,7 @@ impl Plan {
     /// Whether firmware could start this node and its kernel measure its command line: a kernel with an EFI
     /// stub of 6.12 or newer. Patched ones are built without EFI.
     pub fn is_measured(&self) -> bool {
-        self.firmware && self.patched.is_none() && self.stock != Stock::V6_1
+        self.firmware && self.patched.is_none() && self.domain.is_none() && self.stock != Stock::V6_1
     }
 }
 
@@ -467,13 +472,14 @@ impl Site {
             let _ = writeln!(yaml, "    references: [{}]", references?.join(", "));
         }
         yaml.push_str(&plan.policy);
-        match image {
-            Some(image) => {
+        match (image, &plan.domain) {
+            (_, Some(domain)) => yaml.push_str(&domain.policy()),
+            (Some(image), None) => {
                 let mut command = self.cgpath(&["policy", "from-uki"]);
                 let boot = host::output(command.arg(image))?;
                 yaml.push_str(&String::from_utf8(boot).context("the output of cgpath policy from-uki")?);
             }
-            None => yaml.push_str("dangerous-boot-not-judged: true\n"),
+            (None, None) => yaml.push_str("dangerous-boot-not-judged: true\n"),
         }
         let path = self.policy_file();
         std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
@@ -493,6 +499,9 @@ impl Site {
             config.push_str("# Others are set on the command line.\n");
         }
         config.push_str(&plan.config);
+        if plan.domain.is_some() {
+            config.push_str(Domain::config());
+        }
         Ok(builder
             .file(COLLECTOR, host::stripped(&host::built_binary("cgpathd")?)?, 0o755)
             .file(BPF_OBJECT, host::bpf_object()?, 0o644)
@@ -582,13 +591,17 @@ fn policy_head(plan: &Plan, root: &Path, pause: &str) -> Result<String> {
         Some(_) => (Tier::Kernel, "ima-cgpath"),
         None => (Tier::Bpf, "ima-ng"),
     };
+    let anchor = match plan.domain {
+        Some(_) => "anchors: [rtmr-3]",
+        None => "banks: [sha256]",
+    };
     let mut yaml = format!(
         "version: 1
 node: {NODE}
 accept:
   tiers: [{tier}]
   templates: [{template}, ima-buf]
-  banks: [sha256]
+  {anchor}
   bpf-objects: [\"{}\"]
   ima-policies: [\"{}\"]
   collector: {COLLECTOR}
@@ -691,6 +704,9 @@ impl Node {
         if let Some(kernel) = &plan.patched {
             builder = builder.kernel(kernel.clone()).ima(TAGGED_IMA);
         }
+        if plan.domain.is_some() {
+            builder = Domain::prepare(builder)?;
+        }
         builder = site.add_collector(builder, &plan)?;
         let scratch = tempfile::tempdir().context("making a temporary directory")?;
         let images: Vec<&Image> = plan.images.iter().collect();
@@ -711,6 +727,9 @@ impl Node {
             "the guest's init: {}",
             vm.hello().failures.join("; ")
         );
+        if let Some(domain) = &plan.domain {
+            domain.start(&vm)?;
+        }
         Ok(Node { site, vm, plan })
     }
 
@@ -719,7 +738,10 @@ impl Node {
     /// # Errors
     /// When there is none in time.
     pub fn start_collector(&self) -> Result<(Process<'_>, Round)> {
-        self.site.enrol(&self.vm)?;
+        match &self.plan.domain {
+            Some(domain) => domain.enrol(&self.site, &self.vm)?,
+            None => self.site.enrol(&self.vm)?,
+        }
         let process = start_collector(&self.vm, &self.plan)?;
         let begin = Instant::now();
         loop {

@@ -73,7 +73,7 @@ pub fn load_or_create(run_dir: &Path, may_create: bool) -> Result<SigningKey, Ke
 }
 
 /// Reads the node's key from `file`, or from `run_dir/state` where that is empty, or makes one if there is
-/// none and `may_create`. A file keeps it beyond the boot: whoever reads that file can be this node.
+/// none and `may_create`. A file keeps it beyond the boot: who reads that file can be this node.
 ///
 /// # Errors
 /// See [`KeyError`].

@@ -15,10 +15,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Where the kernel shows the registers of a TD.
-pub const DIRECTORY: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
-
-/// The file of register `index` in [`DIRECTORY`]. SHA-384 is the only algorithm of a TD's registers.
+/// The file of register `index` in the directory of registers. SHA-384 is the only algorithm of a TD's
+/// registers.
 pub fn file_name(index: u8) -> String {
     format!("rtmr{index}:{}", Bank::Sha384)
 }

@@ -821,7 +821,7 @@ fn what_a_trust_domain_lacks_is_named_by_its_cause() {
     let measurements = "sys/devices/virtual/misc/tdx_guest/measurements";
     assert_eq!(
         Path::new("/").join(measurements),
-        Path::new(crate::anchor::rtmr::DIRECTORY)
+        Path::new(crate::config::REGISTERS)
     );
     let cases: [(&str, State, bool, &str, Break); 9] = [
         ("rtmr", State::Fail, true, "kernels from 6.16 on do", |n| {

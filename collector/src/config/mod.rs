@@ -12,7 +12,7 @@ mod validate;
 pub use sink::{Sink, SinkFormat, SinkKind};
 pub use types::{
     Anchor, AnchorKind, Bpf, Budget, Cgroup, Config, Enforce, EnforceMode, FailClosed, FailClosedMode, Guard,
-    Ima, Quote, Runtimes, Seal, Tpm, Verifier,
+    Ima, Quote, REGISTERS, REPORTS, Runtimes, Seal, Tpm, Verifier,
 };
 
 use std::path::PathBuf;

@@ -89,6 +89,11 @@ pub struct Tpm {
     pub endorsement_auth: String,
 }
 
+/// Where the kernel shows the registers of a trust domain.
+pub const REGISTERS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
+/// Where reports are asked for, in configfs.
+pub const REPORTS: &str = "/sys/kernel/config/tsm/report";
+
 /// `[anchor]`: where checkpoints are anchored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -342,7 +347,7 @@ impl Default for Anchor {
         Anchor {
             to: vec![AnchorKind::Pcr10],
             rtmr: 3,
-            registers: crate::anchor::rtmr::DIRECTORY.into(),
+            registers: REGISTERS.into(),
             other_log: PathBuf::new(),
         }
     }
@@ -352,7 +357,7 @@ impl Default for Quote {
     fn default() -> Self {
         Quote {
             by: vec![super::TPM.to_owned()],
-            reports: crate::quote::tsm::DIRECTORY.into(),
+            reports: REPORTS.into(),
             timeout: 60,
             node_key: PathBuf::new(),
         }

@@ -148,7 +148,8 @@ struct World {
     known: Option<Digest>,
     /// The disk takes no note.
     full: bool,
-    /// A file that is measured when the counters are read next: the list was read, and the ring is not drained.
+    /// A file that is measured when the counters are read next: the list was read, and the ring is not
+    /// drained.
     late: Option<&'static str>,
     /// Where checkpoints are anchored.
     places: Vec<Place>,

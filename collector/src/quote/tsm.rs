@@ -14,9 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Where configfs has the reports.
-pub const DIRECTORY: &str = "/sys/kernel/config/tsm/report";
-
 /// Bytes of `inblob`.
 pub const INBLOB_LEN: usize = 64;
 

@@ -294,7 +294,7 @@ impl Software {
             None => {}
         }
         if self.dead {
-            // What it would have done next is not done: whoever drives the core looks at `dead`.
+            // What it would have done next is not done: the driver of the core looks at `dead`.
             return Err(AnchorError::Unconfigured(Place::Rtmr(3)));
         }
         Ok(())

@@ -104,8 +104,8 @@ impl<'a> EventLog<'a> {
         self.events().iter().filter(is_one)
     }
 
-    /// Firmware registers whose separators do not say that all went well. PCR 0 to 7 have exactly one each. Of
-    /// a trust domain's registers each may have several and RTMR 0 has one at least.
+    /// Firmware registers whose separators do not say that all went well. PCR 0 to 7 have exactly one each.
+    /// Of a trust domain's registers each may have several and RTMR 0 has one at least.
     ///
     /// PFP, 3.3.2.2: the data is four bytes of 0 or of 0xff; 1 indicates an error.
     pub fn without_separator(&self) -> Vec<u32> {

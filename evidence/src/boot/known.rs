@@ -86,8 +86,8 @@ pub const KNOWN: [Known; 7] = [
     ),
 ];
 
-/// The same for a trust domain's: separators of PCR 1 to 7 are in RTMR 0 and 1, and firmware does not agree in
-/// which; what the profile has in PCR 4 and 5 is in RTMR 1.
+/// The same for a trust domain's: separators of PCR 1 to 7 are in RTMR 0 and 1, and firmware does not agree
+/// in which; what the profile has in PCR 4 and 5 is in RTMR 1.
 pub const KNOWN_RTMR: [Known; 7] = [
     row(
         0..=2,
@@ -109,7 +109,8 @@ pub const KNOWN_RTMR: [Known; 7] = [
 ];
 
 impl Event<'_> {
-    /// Whether it is one of [`KNOWN`] or [`KNOWN_RTMR`], as its register is, and its digest in `bank` is that of its data.
+    /// Whether it is one of [`KNOWN`] or [`KNOWN_RTMR`], as its register is, and its digest in `bank` is that
+    /// of its data.
     pub fn is_known(&self, bank: Bank) -> bool {
         let is_row =
             |row: &Known| row.registers.contains(&self.pcr) && (row.kind, row.data) == (self.kind, self.data);

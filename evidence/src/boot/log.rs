@@ -7,9 +7,9 @@
 //! Source: TCG PC Client Platform Firmware Profile, sections 10.2.1 (TCG_PCClientPCREvent), 10.2.2
 //! (TCG_PCR_EVENT2) and 10.4.5.1 (TCG_EfiSpecIdEvent); the kernel's drivers/char/tpm/eventlog/tpm2.c.
 
-use super::RegisterSet;
 use super::event::EventType;
-use crate::{Bank, Digest, Error, Result, td::RTMRS};
+use super::{RTMRS, RegisterSet};
+use crate::{Bank, Digest, Error, Result};
 
 /// A log is never longer than this many bytes.
 pub const MAX_LOG_LEN: usize = 16 * 1024 * 1024;
@@ -66,6 +66,7 @@ pub struct EventLog<'a> {
     banks: Vec<Bank>,
     events: Vec<Event<'a>>,
     locality: u8,
+    len: usize,
 }
 
 /// Reads little-endian integers.
@@ -126,8 +127,8 @@ fn malformed<T>(offset: usize, why: impl Into<String>) -> Result<T> {
     Err(Error::malformed(offset as u64, why))
 }
 
-/// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent. In a trust domain's log other events of this
-/// form may come before it, which extend nothing.
+/// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent. In a trust domain's log other events of
+/// this form may come before it, which extend nothing.
 fn spec_id(r: &mut EventReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
     let mut before = 0;
     loop {
@@ -276,8 +277,8 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
 }
 
 impl<'a> EventLog<'a> {
-    /// Reads a whole log of a TPM's registers. A rest of nothing but 0xff, or of 16 zeros and more, is what firmware leaves of the
-    /// memory for it, and ends it.
+    /// Reads a whole log of a TPM's registers. A rest of nothing but 0xff, or of 16 zeros and more, is what
+    /// firmware leaves of the memory for it, and ends it.
     ///
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Limit`] with the offset.
@@ -285,8 +286,8 @@ impl<'a> EventLog<'a> {
         EventLog::of(bytes, RegisterSet::Pcr)
     }
 
-    /// The same of a trust domain's registers: the CCEL. Registers are those of the log less one, so that they
-    /// count RTMR; an event of any other register extends none.
+    /// The same of a trust domain's registers: the CCEL. Registers are those of the log less one, so that
+    /// they count RTMR; an event of any other register extends none.
     ///
     /// # Errors
     /// Those of [`EventLog::parse`].
@@ -317,6 +318,7 @@ impl<'a> EventLog<'a> {
                 .collect(),
             events: Vec::new(),
             locality: 0,
+            len: 0,
         };
         let (mut is_started, mut has_locality) = (false, false);
         while r.at < end {
@@ -351,6 +353,7 @@ impl<'a> EventLog<'a> {
                 what: "an event",
             });
         }
+        log.len = r.at;
         Ok(log)
     }
 
@@ -367,6 +370,11 @@ impl<'a> EventLog<'a> {
     /// The events behind the Spec ID, in their order.
     pub fn events(&self) -> &[Event<'a>] {
         &self.events
+    }
+
+    /// Bytes up to the end of the last event: what is behind them is unused room.
+    pub fn used(&self) -> usize {
+        self.len
     }
 
     /// The locality that started the TPM: 0, 3 or 4.

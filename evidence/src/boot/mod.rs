@@ -18,7 +18,7 @@ pub use known::{KNOWN, KNOWN_RTMR, Known};
 pub use line::{BOOT_IMAGE, CommandLine, Hashed};
 pub use log::{Event, EventLog, MAX_ALGORITHMS, MAX_EVENTS, MAX_LOG_LEN};
 pub use replay::{ReplayError, boot_aggregate};
-pub use set::{BOOT_RTMRS, RegisterSet};
+pub use set::{BOOT_RTMRS, RTMRS, RegisterSet};
 
 use crate::{Bank, Digest, serde_bytes_hex};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};

@@ -1,14 +1,18 @@
 //! Whose registers a log is about: a TPM's or a trust domain's.
 //!
-//! Promise: what differs between the two is here, so that whoever reads a log asks for it. Not here: the values
-//! of registers (see `replay`).
+//! Promise: what differs between the two is here, so that each reader of a log asks for it. Not here: the
+//! values of registers (see `replay`).
 //!
-//! Source: UEFI 2.11, section 38.4.1: MRTD is register 0 of a log (in place of PCR 0), RTMR 0 is 1 (PCR 1 and 7),
-//! RTMR 1 is 2 (PCR 2 to 6), RTMR 2 is 3 (PCR 8 to 15), RTMR 3 is 4.
+//! Source: UEFI 2.11, section 38.4.1: MRTD is register 0 of a log (in place of PCR 0), RTMR 0 is 1 (PCR 1 and
+//! 7), RTMR 1 is 2 (PCR 2 to 6), RTMR 2 is 3 (PCR 8 to 15), RTMR 3 is 4.
 
 use super::{FIRMWARE_REGISTERS, REGISTERS};
 
-/// Registers of the boot of a trust domain: RTMR 0 to 2. What extends RTMR 3 at run time is in no firmware's log.
+/// How many runtime-extendable registers (RTMR) a trust domain has.
+pub const RTMRS: usize = 4;
+
+/// Registers of the boot of a trust domain: RTMR 0 to 2. What extends RTMR 3 at run time is in no firmware's
+/// log.
 pub const BOOT_RTMRS: usize = 3;
 
 /// Which registers events extend.

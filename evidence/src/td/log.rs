@@ -1,9 +1,10 @@
-//! The log of the register that checkpoints extend: TCG_PCR_EVENT2 after TCG_PCR_EVENT2, as the firmware's log
-//! and CoCo's attestation agent write them, without a Spec ID before them.
+//! The log of the register that checkpoints extend: TCG_PCR_EVENT2 after TCG_PCR_EVENT2, as the firmware's
+//! log and CoCo's attestation agent write them, without a Spec ID before them.
 //!
 //! Each event has one digest, SHA-384. Registers count as in the CCEL: MRTD is 0, RTMR 0 is 1. A checkpoint's
-//! event is an EV_EVENT_TAG of our own tag whose text is `ima-cgpath checkpoint N` and whose digest is that of
-//! the checkpoint's file, not of the text. Not here: who else may extend the register (see `cgpath-policy`).
+//! event is an EV_EVENT_TAG of our own tag whose text is `ima-cgpath checkpoint N` and whose digest is that
+//! of the checkpoint's file, not of the text. Not here: who else may extend the register (see
+//! `cgpath-policy`).
 //!
 //! Source: TCG PC Client Platform Firmware Profile, sections 10.2.2 and 10.4; UEFI 2.11, section 38.4.1.
 

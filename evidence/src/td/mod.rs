@@ -9,6 +9,7 @@
 pub mod log;
 mod quote;
 
+pub use crate::boot::RTMRS;
 pub use quote::{QuoteBody, TdBody, TdReport, Version};
 
 use crate::{Error, Result, merkle::Hash, serde_bytes_hex};
@@ -23,16 +24,14 @@ pub const REGISTER_LEN: usize = 48;
 /// The value of a measurement register (MRTD, RTMR 0 to 3), or what extends it.
 pub type Register = [u8; REGISTER_LEN];
 
-/// How many runtime-extendable registers (RTMR) a trust domain has.
-pub const RTMRS: usize = 4;
-
 /// The provider that the kernel's configfs-tsm names in a trust domain.
 /// Source: drivers/virt/coco/tdx-guest/tdx-guest.c.
 pub const PROVIDER_TDX: &str = "tdx_guest";
 
 /// The name of a provider is not longer, in bytes.
 pub const MAX_PROVIDER_LEN: usize = 64;
-/// A quote is not longer, in bytes: those of version 4 and 5 with their chain of certificates are about 5 KiB.
+/// A quote is not longer, in bytes: those of version 4 and 5 with their chain of certificates are about 5
+/// KiB.
 pub const MAX_OUTBLOB_LEN: usize = 16 * 1024;
 /// A nonce is not longer, in bytes.
 pub const MAX_NONCE_LEN: usize = 64;
@@ -177,8 +176,8 @@ pub struct Origin {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub value: Register,
-    /// The node's key, as in [`TdQuote::node_key`]. Where PCR 10 covers checkpoint 0, it binds the TPM's quote
-    /// to this key.
+    /// The node's key, as in [`TdQuote::node_key`]. Where PCR 10 covers checkpoint 0, it binds the TPM's
+    /// quote to this key.
     #[n(2)]
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
@@ -222,8 +221,8 @@ pub struct ReportData<'a> {
 }
 
 impl ReportData<'_> {
-    /// The 64 bytes that are written to `inblob`: SHA-512 over a label, nonce, checkpoint, the node key's hash
-    /// and the attestation key's Name, each of them after its length in 8 bytes, big-endian.
+    /// The 64 bytes that are written to `inblob`: SHA-512 over a label, nonce, checkpoint, the node key's
+    /// hash and the attestation key's Name, each of them after its length in 8 bytes, big-endian.
     pub fn to_bytes(&self) -> [u8; 64] {
         let key = node_key_hash(self.node_key);
         let parts: [&[u8]; 5] = [REPORT_LABEL, self.nonce, self.checkpoint, &key, self.ak_name];
@@ -250,7 +249,8 @@ pub fn public_node_key(key: &SigningKey) -> [u8; NODE_KEY_LEN] {
 
 /// Signs report data with the node's key (ES256, over a label and the 64 bytes).
 ///
-/// The report data names the public half alone, which anyone can do in another trust domain of the same image.
+/// The report data names the public half alone, which anyone can do in another trust domain of the same
+/// image.
 pub fn prove_possession(key: &SigningKey, report_data: &[u8; 64]) -> [u8; POSSESSION_LEN] {
     let signature: Signature = key.sign(&possession_message(report_data));
     signature.to_bytes().into()
@@ -276,8 +276,8 @@ pub fn verify_possession(
 
 /// The running value of a measurement list: from 48 zero bytes, SHA-384(value ‖ SHA-256(entry)).
 ///
-/// An entry's bytes are its canonical form ([`crate::Entry::Full`]), so that the chain covers the template's name,
-/// which no template digest does.
+/// An entry's bytes are its canonical form ([`crate::Entry::Full`]), so that the chain covers the template's
+/// name, which no template digest does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListChain {
     value: Register,

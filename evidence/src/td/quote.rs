@@ -1,11 +1,12 @@
 //! A trust domain's quote, version 4 and 5, and its TDREPORT: what they state and where.
 //!
 //! Promises: every length is checked before a byte behind it is read, and what a quote's parts claim fills it
-//! to its last byte (but for zeros, which quoting services leave behind it), so that a reader who allocates what
-//! a length claims can be given it afterwards. Not here: signatures and certificates (see `cgpath-appraisal`).
+//! to its last byte (but for zeros, which quoting services leave behind it), so that a reader who allocates
+//! what a length claims can be given it afterwards. Not here: signatures and certificates (see
+//! `cgpath-appraisal`).
 //!
-//! Source: Intel TDX DCAP Quoting Library API, appendix 3 (quote format); Intel TDX Module ABI, TDREPORT_STRUCT
-//! and TDINFO_STRUCT; Intel 64 Architecture, REPORTMACSTRUCT.
+//! Source: Intel TDX DCAP Quoting Library API, appendix 3 (quote format); Intel TDX Module ABI,
+//! TDREPORT_STRUCT and TDINFO_STRUCT; Intel 64 Architecture, REPORTMACSTRUCT.
 
 use super::{REGISTER_LEN, RTMRS, Register};
 use crate::{Error, Result};
@@ -21,7 +22,8 @@ const QE_REPORT: u16 = 6;
 const PCK_CHAIN: u16 = 5;
 
 const HEADER_LEN: usize = 48;
-/// TD report 1.0; 1.5, which has two fields more; and its extended form, whose other fields are not read here.
+/// TD report 1.0; 1.5, which has two fields more; and its extended form, whose other fields are not read
+/// here.
 const BODY_LEN: usize = 584;
 const BODY_15_LEN: usize = 648;
 const BODY_15_EX_LEN: usize = 885;
@@ -279,8 +281,8 @@ impl QuoteBody {
     }
 }
 
-/// A TDREPORT, as the TDX module makes it for the machine that it runs on. Only that machine can check its MAC:
-/// what it states is worth something where a quote says the same.
+/// A TDREPORT, as the TDX module makes it for the machine that it runs on. Only that machine can check its
+/// MAC: what it states is worth something where a quote says the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TdReport {
     /// TD attributes.
@@ -301,9 +303,8 @@ const REPORT_LEN: usize = 1024;
 impl TdReport {
     /// Reads a TDREPORT. That what it states is where it is looked for, its own hashes say.
     ///
-    /// # Errors
-    /// [`Error::Incomplete`]; [`Error::Malformed`] where it is of another type, or its hashes are not those of
-    /// its parts.
+    /// # Errors [`Error::Incomplete`]; [`Error::Malformed`] where it is of another type, or its hashes are
+    /// not those of its parts.
     pub fn parse(bytes: &[u8]) -> Result<TdReport> {
         const WHAT: &str = "the TDREPORT";
         Reader { bytes, at: 0 }.take(REPORT_LEN, WHAT)?;

@@ -1,9 +1,9 @@
 //! Reference values of a trust domain from evidence of a good one, as the `tdx:` of a node's policy.
 //!
 //! Promise: what is written is read back by [`cgpath_policy::NodePolicy`], and accepts this domain on this
-//! platform's kind of quote. Values are learned: an operator who writes them down trusts the run that they come
-//! from. Not here: whether the quote is signed (the caller's), and what a platform's TCB may be, which is no
-//! value of a domain.
+//! platform's kind of quote. Values are learned: an operator who writes them down trusts the run that they
+//! come from. Not here: whether the quote is signed (the caller's), and what a platform's TCB may be, which
+//! is no value of a domain.
 
 use crate::learned_boot::{BootError, Learned, from_ccel};
 use cgpath_evidence::td::{Origin, QuoteBody, Register, TdBody};

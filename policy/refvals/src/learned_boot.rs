@@ -249,8 +249,8 @@ pub fn from_boot(boot: &Boot) -> Result<Learned, BootError> {
     this.learn(boot.command_line.as_deref())
 }
 
-/// The same of a trust domain, from RTMR 0 to 2 as they were before the collector began, its firmware's log and
-/// what `/proc/cmdline` says.
+/// The same of a trust domain, from RTMR 0 to 2 as they were before the collector began, its firmware's log
+/// and what `/proc/cmdline` says.
 ///
 /// # Errors
 /// As [`from_boot`].

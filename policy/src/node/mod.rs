@@ -4,6 +4,7 @@
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
 pub(crate) mod defaults;
+mod fit;
 pub(crate) mod form;
 mod keys;
 mod opaque;
@@ -12,6 +13,8 @@ mod pattern;
 pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
 pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
+
+pub(crate) use fit::misfit;
 
 use crate::form::{bounded, digests_schema, name, some, texts, version_one};
 use crate::tdx::{Anchor, anchors, default_anchors};

@@ -40,6 +40,40 @@ pub struct TrustDomain {
     pub policy: String,
 }
 
+/// What is outside of a trust domain that another program runs, for quotes of version 4.
+#[derive(Debug, Clone)]
+pub struct Outside {
+    /// Header and TD report of a quote, 632 bytes; registers and report data are to be filled in.
+    pub head: Vec<u8>,
+    /// The attestation key, a scalar of P-256.
+    pub key: Vec<u8>,
+    /// What stands behind a quote's signature.
+    pub tail: Vec<u8>,
+    /// Lines of the policy's `tdx:`, indented by two.
+    pub policy: String,
+    /// A file of collateral.
+    pub collateral: String,
+}
+
+impl Outside {
+    /// Of a domain on a platform of its own whose registers are all zero at its boot, with collateral that
+    /// was issued then, in unix seconds.
+    pub fn of_zeros(issued: u64) -> Outside {
+        let mut domain = TrustDomain::new(Platform::new("a test's root", "a guest's host"));
+        domain.body.mrtd = [0; 48];
+        domain.body.rtmrs = [[0; 48]; 4];
+        let platform = &domain.platform;
+        let collateral = platform.collateral_json(issued, |_, _| ());
+        Outside {
+            head: [platform::header(4), domain.report([0; 64])].concat(),
+            key: platform.attestation_key().to_bytes().to_vec(),
+            tail: platform.behind_signature(),
+            policy: domain.policy_lines(),
+            collateral: String::from_utf8(collateral).unwrap(),
+        }
+    }
+}
+
 /// What the firmware of a trust domain measures.
 fn firmware() -> FirmwareLog {
     let mut log = FirmwareLog {

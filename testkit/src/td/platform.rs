@@ -1,7 +1,8 @@
 //! A platform that quotes trust domains under certificates and collateral of a test's own making.
 //!
-//! Promise: structures, chains and signatures are as Intel's are, so that a verifier takes them where its root is
-//! [`Platform::root`] and nowhere else; all of it is deterministic. Not here: what a quote states (see `domain`).
+//! Promise: structures, chains and signatures are as Intel's are, so that a verifier takes them where its
+//! root is [`Platform::root`] and nowhere else; all of it is deterministic. Not here: what a quote states
+//! (see `domain`).
 
 use cgpath_appraisal::Collateral;
 use cgpath_appraisal::text::utc;
@@ -258,18 +259,27 @@ impl Platform {
     /// A quote over this TD report, of version 4 for one of 584 bytes, else of version 5.
     pub fn quote(&self, report: &[u8]) -> Vec<u8> {
         let is_four = report.len() == 584;
-        let mut signed = Vec::new();
-        signed.extend(if is_four { 4_u16 } else { 5 }.to_le_bytes());
-        signed.extend(2_u16.to_le_bytes());
-        signed.extend(0x81_u32.to_le_bytes());
-        signed.extend([0; 4]);
-        signed.extend(VENDOR);
-        signed.extend([0; 20]);
+        let mut signed = header(if is_four { 4 } else { 5 });
         if !is_four {
             signed.extend(3_u16.to_le_bytes());
             signed.extend(u32::try_from(report.len()).unwrap().to_le_bytes());
         }
         signed.extend(report);
+        let mut data = raw(&self.attestation, &signed);
+        data.extend(self.behind_signature());
+        signed.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+        signed.extend(data);
+        signed
+    }
+
+    /// The key that signs quotes.
+    pub(super) fn attestation_key(&self) -> &SigningKey {
+        &self.attestation
+    }
+
+    /// What a quote has behind its signature: the attestation key, what the quoting enclave says of it, and
+    /// the chain.
+    pub(super) fn behind_signature(&self) -> Vec<u8> {
         let point = self.attestation.verifying_key().to_encoded_point(false);
         let key = &point.as_bytes()[1..];
         let auth = [0x5a; 32];
@@ -281,14 +291,11 @@ impl Platform {
         inner.extend(5_u16.to_le_bytes());
         inner.extend(u32::try_from(self.chain.len()).unwrap().to_le_bytes());
         inner.extend(self.chain.as_bytes());
-        let mut data = raw(&self.attestation, &signed);
-        data.extend(key);
+        let mut data = key.to_vec();
         data.extend(6_u16.to_le_bytes());
         data.extend(u32::try_from(inner.len()).unwrap().to_le_bytes());
         data.extend(inner);
-        signed.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
-        signed.extend(data);
-        signed
+        data
     }
 
     /// The quoting enclave's report, whose report data begin with this hash.
@@ -307,6 +314,17 @@ impl Platform {
         report.extend([0; 32]);
         report
     }
+}
+
+/// A quote's header of this version: ECDSA over P-256, TDX, Intel's quoting enclave.
+pub(super) fn header(version: u16) -> Vec<u8> {
+    let mut header = version.to_le_bytes().to_vec();
+    header.extend(2_u16.to_le_bytes());
+    header.extend(0x81_u32.to_le_bytes());
+    header.extend([0; 4]);
+    header.extend(VENDOR);
+    header.extend([0; 20]);
+    header
 }
 
 /// A list of revoked certificates with none in it.

@@ -1,7 +1,7 @@
 //! What signs for a node: the anchors that a policy names, and what the quotes that they need say.
 //!
-//! Promise: a quote that no anchor needs is not looked at, and a missing one fails, so that no node falls back to
-//! fewer anchors than its policy names. Not here: how each quote is checked (see `rules`).
+//! Promise: a quote that no anchor needs is not looked at, and a missing one fails, so that no node falls
+//! back to fewer anchors than its policy names. Not here: how each quote is checked (see `rules`).
 
 use crate::inputs::context::Context;
 use crate::inputs::decoded::View;

@@ -79,9 +79,9 @@ pub fn quote_findings(
     findings.into_vec()
 }
 
-/// Rule V1 of a trust domain's quote alone, as far as it says who sent this: the node that has the pinned key, or
-/// under `tdx.key: per-boot` a domain and a platform that the policy accepts. For callers that need this before
-/// anything else is looked at.
+/// Rule V1 of a trust domain's quote alone, as far as it says who sent this: the node that has the pinned
+/// key, or under `tdx.key: per-boot` a domain and a platform that the policy accepts. For callers that need
+/// this before anything else is looked at.
 pub fn td_quote_findings(
     quotes: &cgpath_evidence::Quotes,
     boot_id: [u8; 16],

@@ -65,7 +65,7 @@ pub mod text;
 pub use appraise::{
     MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings, td_quote_findings,
 };
-pub use inputs::collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN};
+pub use inputs::collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN, PlatformKind};
 pub use inputs::context::{
     CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey, TdContext,
     TdState,

@@ -9,7 +9,7 @@ use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_evidence::{
     Bank, Digest, Entry, Evidence,
-    boot::Registers,
+    boot::{EventLog, Registers},
     cel, eat,
     list::{ListEntry, Templates},
     quoted::{IMA_PCR as PCR, QuotedRegisters},
@@ -41,6 +41,8 @@ enum Format {
     Evmctl,
     /// The TPM evidence of Trustee (Confidential Containers): quote, registers and key as JSON
     Trustee,
+    /// The TDX evidence of Trustee: a trust domain's quote, and its log with the checkpoints' extensions
+    TrusteeTdx,
     /// A folder for `tpm2_checkquote`: message, signature, registers, key, and the command line
     Tpm2Tools,
     /// A request to Keylime's one-shot verification, `POST /v2.6/verify/evidence`
@@ -120,6 +122,7 @@ impl Export {
             Format::CelJson => cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?,
             Format::Ascii => ascii(&evidence)?,
             Format::Trustee => trustee(&evidence)?,
+            Format::TrusteeTdx => trustee_tdx(&evidence)?,
             Format::Keylime => self.keylime(&evidence)?,
             Format::Eat => self.token(&evidence)?.bytes,
             Format::CmwCbor => eat::cmw_cbor(&self.messages(&evidence)?),
@@ -392,6 +395,29 @@ fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
             "signature": STANDARD.encode(&quote.signature),
         },
     });
+    serde_json::to_vec(&value).map_err(|e| Failure::new("encoding", e.to_string()))
+}
+
+/// What Trustee's TDX verifier takes: `quote`, and `cc_eventlog`, which is the firmware's log with what was
+/// extended at run time behind it, both in base64. Source: confidential-containers/trustee,
+/// deps/verifier/src/tdx/mod.rs; guest-components, attestation-agent/attester/src/tdx/mod.rs.
+fn trustee_tdx(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
+    let quote = evidence.quote.td.as_ref();
+    let quote = quote.ok_or_else(|| {
+        Failure::new("export", "there is no trust domain's quote in the evidence")
+            .hint("of a TPM's quote: --format trustee")
+    })?;
+    let td = evidence.td.as_ref();
+    let ccel = td.and_then(|td| td.ccel.as_deref()).unwrap_or_default();
+    let used = if ccel.is_empty() {
+        0
+    } else {
+        EventLog::parse_ccel(ccel).map_err(|e| failure(&e))?.used()
+    };
+    let register = td.map_or(&[][..], |td| &td.register_log);
+    // Without the firmware's log there is no Spec ID, and what remains is no log to others.
+    let log = (used > 0).then(|| STANDARD.encode([ccel.get(..used).unwrap_or_default(), register].concat()));
+    let value = serde_json::json!({ "cc_eventlog": log, "quote": STANDARD.encode(&quote.outblob) });
     serde_json::to_vec(&value).map_err(|e| Failure::new("encoding", e.to_string()))
 }
 

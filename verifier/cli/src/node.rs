@@ -119,7 +119,8 @@ pub struct Add {
     /// Its attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
     #[arg(long, value_name = "FILE|FINGERPRINT", required_unless_present_any = ["replace", "node_key"])]
     ak: Option<String>,
-    /// The key of a node in a trust domain: SHA-256 of its SEC1 compressed point. Without --ak the node has no TPM
+    /// The key of a node in a trust domain: SHA-256 of its SEC1 compressed point. Without --ak the node has
+    /// no TPM
     #[arg(long, value_name = "HEX")]
     node_key: Option<String>,
     /// Its policy

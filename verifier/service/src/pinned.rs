@@ -1,8 +1,8 @@
 //! What is pinned of a node: its keys; and the collateral that quotes of trust domains are verified with.
 //!
 //! Promises: collateral lies in the folder `collateral` of the store's directory, so that every command that
-//! appraises uses the same; files that come and go are seen at once; one that cannot be used is named and does
-//! not keep the others from being used. Not here: how collateral is fetched, and whether it holds (see
+//! appraises uses the same; files that come and go are seen at once; one that cannot be used is named and
+//! does not keep the others from being used. Not here: how collateral is fetched, and whether it holds (see
 //! `cgpath-appraisal`).
 
 use crate::files::{Stamp, read_bounded};

@@ -55,8 +55,8 @@ pub enum Unappraisable {
     Verdict(serde_json::Error),
 }
 
-/// Judges the evidence of one kept verdict by `policy`, with collateral of the evidence's time. What `accepted`
-/// says is looked at as of `now`.
+/// Judges the evidence of one kept verdict by `policy`, with collateral of the evidence's time. What
+/// `accepted` says is looked at as of `now`.
 ///
 /// # Errors
 /// [`ReappraisalError`].
@@ -204,4 +204,63 @@ pub fn since_boot(
         again.changes.push((old, new));
     }
     Ok(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgpath_testkit::td::{Platform, TrustDomain};
+    use cgpath_testkit::{KeyKind, NODE, NOW};
+
+    #[test]
+    fn a_re_appraisal_uses_the_collateral_of_the_evidences_time_and_says_how_far_behind_that_is() {
+        const NONCE: &[u8] = b"the nonce of this request";
+        let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+        let mut machine = cgpath_testkit::Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+        let evidence = machine.attest(NONCE);
+        let policy = machine.policy();
+        let platform = &machine.td.as_ref().unwrap().platform;
+        let of_its_time = platform.collateral(NOW - 10 * DAY);
+        let newer = platform.collateral(NOW + 40 * DAY);
+        let context = machine.context(NONCE, None);
+        let key = hex::encode(context.td.node_key.unwrap());
+        let node = Node {
+            name: NODE.to_owned(),
+            ak_name: key.clone(),
+            ak_public: None,
+            policy: "/p".into(),
+            policy_source: None,
+            node_key: Some(key),
+            policy_digest: String::new(),
+            added: 0,
+            stopped: None,
+        };
+        let verdict = cgpath_appraisal::appraise(&evidence, &policy, &context).unwrap();
+        assert!(verdict.trusted, "{verdict}");
+        let past = Past {
+            id: 1,
+            time: NOW,
+            nonce: NONCE.to_vec(),
+            evidence: String::new(),
+            evidence_kept: true,
+            verdict: serde_json::to_string(&verdict).unwrap(),
+            state_before: None,
+        };
+        let again = |collateral: &[Collateral], now: u64| {
+            judge(&node, &past, &evidence.to_cbor(), &policy, (collateral, &[]), now).unwrap()
+        };
+        let said = |verdict: &Verdict| {
+            let mut notes = verdict.node.notes.iter();
+            notes.find(|note| note.contains("collateral")).cloned()
+        };
+        let both = [of_its_time.clone(), newer.clone()];
+        let at_once = again(&both, NOW + DAY);
+        assert!(at_once.trusted && said(&at_once).is_none(), "{at_once}");
+        let late = again(&both, NOW + 50 * DAY);
+        assert!(late.trusted, "{late}");
+        let note = said(&late).unwrap();
+        assert!(note.contains("ended 30 day(s) before"), "{note}");
+        // What was issued later says nothing of that time.
+        assert!(!again(&[newer], NOW + 50 * DAY).trusted);
+    }
 }

@@ -42,7 +42,7 @@ pub fn answer(device: &Path, head: &str, key: &str, tail: &str) -> Result<()> {
         let read = device.read(&mut request).context("reading a request")?;
         ensure!(read == REQUEST, "a request of {read} bytes");
         let quote = quote(&head, &key, &tail, &request)?;
-        // Whoever asked may have given up meanwhile.
+        // Who asked may have given up meanwhile.
         if let Err(error) = device.write_all(&quote) {
             eprintln!("a quote that nobody took: {error}");
         }

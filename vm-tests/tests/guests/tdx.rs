@@ -4,15 +4,22 @@
 //! them are the test's (`vm-tests/tdx`). What silicon would do is emulated: nothing here shows that a
 //! register cannot be reset.
 
+use crate::pods_judged::judged;
 use anyhow::{Context as _, Result, ensure};
+use cgpath_appraisal::{Rule, Verdict};
 use cgpath_evidence::td::{self, ListChain, ReportData};
 use cgpath_evidence::{Entry, Evidence, SealedCheckpoint};
+use cgpath_testkit::td::Outside;
 use p256::ecdsa::{Signature, SigningKey, signature::Verifier as _};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vm_protocol::spec::Workload;
-use vm_tests::scenario::{BPF_OBJECT, COLLECTOR, CONFIG, ima_policy};
-use vm_tests::{Process, Stock, Vm, host, kernel, module};
+use vm_tests::demo::DemoOptions;
+use vm_tests::domain::{self, Domain};
+use vm_tests::pods::Runtime;
+use vm_tests::scenario::{BPF_OBJECT, COLLECTOR, CONFIG, NODE, ima_policy};
+use vm_tests::{Process, Vm, host, module};
 
 const SIGKILL: i32 = 9;
 
@@ -44,14 +51,12 @@ fn head() -> Vec<u8> {
 
 /// The guest with module, quoting service and configfs.
 fn guest() -> Vm {
-    let kernel = kernel::stock(Stock::V7_3).unwrap();
     let config = format!(
-        "node = \"guest\"\n[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n[bpf]\nobject = \"{BPF_OBJECT}\"\n"
+        "node = \"guest\"\n{}[bpf]\nobject = \"{BPF_OBJECT}\"\n",
+        Domain::config()
     );
-    let vm = Vm::builder(Stock::V7_3)
-        .file(&module::guest_path(&kernel), module::tdx(&kernel).unwrap(), 0o644)
-        .kernel(kernel)
-        .without_tpm()
+    let vm = Domain::prepare(Vm::builder(domain::STOCK))
+        .unwrap()
         .file(
             COLLECTOR,
             host::stripped(&host::built_binary("cgpathd").unwrap()).unwrap(),
@@ -62,11 +67,7 @@ fn guest() -> Vm {
         .ima_policy(ima_policy())
         .start()
         .unwrap();
-    vm.sh(&format!(
-        "depmod -a; modprobe {}; mount -t configfs configfs /sys/kernel/config",
-        module::TDX
-    ))
-    .unwrap();
+    domain::load(&vm).unwrap();
     vm
 }
 
@@ -288,4 +289,60 @@ fn killed_around_an_extension_each_checkpoint_extends_the_register_once() {
     process.signal(SIGKILL).unwrap();
     service.signal(SIGKILL).unwrap();
     vm.power_off().unwrap();
+}
+
+/// A platform whose certificates and collateral are the test's.
+fn outside() -> Domain {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let outside = Outside::of_zeros(now.as_secs() - 24 * 3600);
+    Domain {
+        head: hex::encode(outside.head),
+        key: hex::encode(outside.key),
+        tail: hex::encode(outside.tail),
+        policy: outside.policy,
+        collateral: outside.collateral,
+    }
+}
+
+#[test]
+fn five_pods_are_judged_by_name_with_rtmr_3_as_the_only_anchor() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo");
+    judged(&DemoOptions {
+        patched: None,
+        stock: domain::STOCK,
+        runtime: Runtime::Containerd,
+        out: out.clone(),
+        keep: false,
+        quiet: false,
+        restored: false,
+        domain: Some(outside()),
+    });
+    // The test's root counts by the policy's key alone.
+    let policy = std::fs::read_to_string(out.join("site/policy/node.yaml")).unwrap();
+    let of_intel: String = policy
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("dangerous-root:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_ne!(of_intel, policy);
+    let other = out.join("site/policy/of-intel.yaml");
+    std::fs::write(&other, of_intel).unwrap();
+    let verify = |policy: &Path| -> Verdict {
+        let output = std::process::Command::new(host::built_binary("cgpath").unwrap())
+            .args(["--json", "verify", "--node", NODE, "--store"])
+            .arg(out.join("site/verifier"))
+            .arg("--policy")
+            .arg(policy)
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let breaks_v1 = |verdict: &Verdict| verdict.failures().any(|finding| finding.rule == Rule::Quote);
+    let with = verify(&out.join("site/policy/node.yaml"));
+    assert_eq!(with.dangerous, ["tdx.dangerous-root"]);
+    assert!(!breaks_v1(&with), "{with}");
+    let without = verify(&other);
+    assert!(breaks_v1(&without) && without.dangerous.is_empty(), "{without}");
 }

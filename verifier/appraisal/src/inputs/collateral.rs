@@ -1,13 +1,14 @@
 //! Collateral: what Intel signed about platforms, TDX modules and quoting enclaves, given as a file.
 //!
-//! Promises: a file is read within a limit; the dates and numbers here are what the file says of itself, whether
-//! or not its signatures hold (a quote that verifies with it shows that). A chain of PCK certificates in the file
-//! is not used: it is the quote's own that counts. Not here: how collateral comes to be a file (the caller's),
-//! what a policy wants of it (see `v01_td`).
+//! Promises: a file is read within a limit; the dates and numbers here are what the file says of itself,
+//! whether or not its signatures hold (a quote that verifies with it shows that). A chain of PCK certificates
+//! in the file is not used: it is the quote's own that counts. Not here: how collateral comes to be a file
+//! (the caller's), what a policy wants of it (see `v01_td`).
 
+use cgpath_evidence::td::QuoteBody;
 use cgpath_evidence::text::told;
-use dcap_qvl::QuoteCollateralV3;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use chrono::DateTime;
+use dcap_qvl::{QuoteCollateralV3, intel, quote::Quote};
 
 /// A file of collateral is never longer than this many bytes: real ones have 20 KiB.
 pub const MAX_COLLATERAL_LEN: usize = 1024 * 1024;
@@ -22,6 +23,9 @@ pub enum CollateralError {
     /// Not JSON of this form.
     #[error("not collateral (JSON with tcb_info, qe_identity and their signatures, chains and CRLs): {0}")]
     Form(String),
+    /// A quote that does not say which platform made it.
+    #[error("the quote's PCK certificate cannot be read: {0}")]
+    Quote(String),
     /// A part of it cannot be read.
     #[error("collateral's {part}: {why}")]
     Part {
@@ -30,6 +34,32 @@ pub enum CollateralError {
         /// Why.
         why: String,
     },
+}
+
+/// A kind of platform: collateral is issued for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlatformKind {
+    /// FMSPC.
+    pub fmspc: [u8; 6],
+    /// Which of Intel's CAs certified it: `platform` or `processor`.
+    pub ca: &'static str,
+}
+
+impl PlatformKind {
+    /// The kind of platform that the quote's own certificate names, whether or not the quote holds.
+    ///
+    /// # Errors
+    /// [`CollateralError::Quote`].
+    pub fn of_quote(quote: &[u8]) -> Result<PlatformKind, CollateralError> {
+        // The library allocates what a length claims: ours are checked first.
+        QuoteBody::parse(quote).map_err(|e| CollateralError::Quote(e.to_string()))?;
+        let text = |e| CollateralError::Quote(format!("{e:#}"));
+        let quote = Quote::parse(quote).map_err(text)?;
+        Ok(PlatformKind {
+            fmspc: intel::quote_fmspc(&quote).map_err(text)?,
+            ca: intel::quote_ca(&quote).map_err(text)?.as_id_str(),
+        })
+    }
 }
 
 /// What one signed part says of itself.
@@ -63,8 +93,8 @@ struct Signed {
 }
 
 fn seconds(text: &str) -> Option<u64> {
-    let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    u64::try_from(date.unix_timestamp()).ok()
+    let date = DateTime::parse_from_rfc3339(text).ok()?;
+    u64::try_from(date.timestamp()).ok()
 }
 
 fn signed(part: &'static str, json: &str) -> Result<(Signed, Issued), CollateralError> {

@@ -70,8 +70,8 @@ pub struct Context {
 /// What a trust domain's quote is verified with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TdContext {
-    /// SHA-256 of the node's key that is pinned: see [`cgpath_evidence::td::node_key_hash`]. Without one, only a
-    /// policy with `tdx.key: per-boot` accepts a quote, or [`PinnedKey::DangerousTofu`].
+    /// SHA-256 of the node's key that is pinned: see [`cgpath_evidence::td::node_key_hash`]. Without one,
+    /// only a policy with `tdx.key: per-boot` accepts a quote, or [`PinnedKey::DangerousTofu`].
     pub node_key: Option<Hash>,
     /// Collateral, for one kind of platform or several. The newest that fits is used.
     pub collateral: Vec<Collateral>,
@@ -133,8 +133,8 @@ pub struct NodeState {
     /// [`MAX_IMPOSTORS`]: after a kexec they are judged like any other content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub impostors: Vec<u64>,
-    /// Of a trust domain, where one of its registers is an anchor. Without a TPM, what is said of one above is
-    /// empty and zero.
+    /// Of a trust domain, where one of its registers is an anchor. Without a TPM, what is said of one above
+    /// is empty and zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub td: Option<TdState>,
 }

@@ -269,11 +269,12 @@ pub struct TdVerdict {
     pub advisories: Vec<String>,
     /// When the collateral ends, unix seconds; 0 where the quote does not verify.
     pub collateral_until: u64,
-    /// Where no PCR binds the list: how long nothing bound what was listed, at most, in milliseconds: root could
-    /// take entries out for so long.
+    /// Where no PCR binds the list: how long nothing bound what was listed, at most, in milliseconds: root
+    /// could take entries out for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unbound_ms: Option<u64>,
-    /// Where no PCR binds the list: entries behind the last checkpoint. They are judged and vouch for nothing.
+    /// Where no PCR binds the list: entries behind the last checkpoint. They are judged and vouch for
+    /// nothing.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unbound_entries: u64,
 }

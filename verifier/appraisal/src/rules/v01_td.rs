@@ -1,13 +1,13 @@
-//! V1 for a trust domain: its quote is signed by a platform that Intel certified, as the collateral says of it;
-//! its report data are over this request; the node's key is the one that is pinned; and the domain is one that
-//! the policy accepts.
+//! V1 for a trust domain: its quote is signed by a platform that Intel certified, as the collateral says of
+//! it; its report data are over this request; the node's key is the one that is pinned; and the domain is one
+//! that the policy accepts.
 //!
-//! Promise: a [`TdQuoted`] is what the quote says, whether or not to believe it: that is what the findings tell.
-//! Every check is made, so that an outdated platform does not hide a false quoting enclave. No network, no
-//! clock. Not here: how a quote is read (see `cgpath_evidence::td`), its registers (see `v04_register`,
+//! Promise: a [`TdQuoted`] is what the quote says, whether or not to believe it: that is what the findings
+//! tell. Every check is made, so that an outdated platform does not hide a false quoting enclave. No network,
+//! no clock. Not here: how a quote is read (see `cgpath_evidence::td`), its registers (see `v04_register`,
 //! `v10_boot`).
 
-use crate::inputs::collateral::Collateral;
+use crate::inputs::collateral::{Collateral, PlatformKind};
 use crate::inputs::context::{Context, ExpectedNonce, NodeState, PinnedKey, TdState};
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::{Rule, v01_quote};
@@ -94,8 +94,8 @@ fn name_beside(quotes: &Quotes) -> Vec<u8> {
     tpm.map_or_else(Vec::new, |quote| v01_quote::name(&quote.ak))
 }
 
-/// Whether who has the pinned key of the node sent this for this request: cheaper than all of V1, and whether or
-/// not the platform is one to believe.
+/// Whether who has the pinned key of the node sent this for this request: cheaper than all of V1, and whether
+/// or not the platform is one to believe.
 pub(crate) fn is_of_pinned(quotes: &Quotes, context: &Context) -> bool {
     let Some(td) = &quotes.td else { return false };
     let is_fresh = match &context.nonce {
@@ -164,7 +164,8 @@ impl Asked<'_> {
         before.filter(|before| before.believed)
     }
 
-    /// The key is the pinned one, or a new one that the policy accepts with a new boot. Within a boot it stays.
+    /// The key is the pinned one, or a new one that the policy accepts with a new boot. Within a boot it
+    /// stays.
     fn key(&self, found: Hash, findings: &mut Findings) {
         let used = |before: &NodeState| Some(before.td.as_ref()?.node_key);
         let before = self.before().and_then(used);
@@ -285,13 +286,10 @@ impl Asked<'_> {
 
     /// The newest collateral for the kind of platform that made the quote.
     fn collateral(&self, findings: &mut Findings) -> Option<&Collateral> {
-        let kind = match fmspc(&self.td.outblob) {
-            Ok(kind) => kind,
+        let kind = match PlatformKind::of_quote(&self.td.outblob) {
+            Ok(kind) => kind.fmspc,
             Err(why) => {
-                findings.push(fail(format!(
-                    "the quote's PCK certificate cannot be read: {}",
-                    foreign(why)
-                )));
+                findings.push(fail(foreign(why.to_string())));
                 return None;
             }
         };
@@ -390,13 +388,4 @@ impl Asked<'_> {
 /// A register's value as a digest.
 pub(crate) fn digest(register: &Register) -> Digest {
     Digest::new(Bank::Sha384, register).unwrap_or_else(|| Digest::zero(Bank::Sha384))
-}
-
-/// The kind of platform that the quote's own certificate names.
-fn fmspc(quote: &[u8]) -> Result<[u8; 6], String> {
-    let text = |e| format!("{e:#}");
-    let quote = dcap_qvl::quote::Quote::parse(quote).map_err(text)?;
-    let chain = quote.raw_cert_chain().map_err(text)?;
-    let extension = dcap_qvl::intel::parse_pck_extension_from_pem(chain).map_err(text)?;
-    Ok(extension.fmspc)
 }

@@ -1,9 +1,9 @@
-//! V2 where a trust domain's register binds the list: the running value that the last checkpoint states is that
-//! of the list as far as its stated length.
+//! V2 where a trust domain's register binds the list: the running value that the last checkpoint states is
+//! that of the list as far as its stated length.
 //!
 //! Promise: the value is over each entry's whole bytes, so that template names and violations are bound, too.
-//! Entries behind that length are bound by nothing: nothing that must be there is looked for in them. Not here:
-//! whether the register was extended with that checkpoint (see `v04_register`).
+//! Entries behind that length are bound by nothing: nothing that must be there is looked for in them. Not
+//! here: whether the register was extended with that checkpoint (see `v04_register`).
 
 use crate::inputs::context::NodeState;
 use crate::inputs::round::Round;
@@ -16,8 +16,8 @@ fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::Coverage, Subject::Node, text)
 }
 
-/// Follows the list to the last checkpoint's stated length, and on to `covered` entries where PCR 10 covers so
-/// many. `before` is the value after the entries that came before this round.
+/// Follows the list to the last checkpoint's stated length, and on to `covered` entries where PCR 10 covers
+/// so many. `before` is the value after the entries that came before this round.
 ///
 /// Gives the value after the entries that are bound, which are `covered` or those of the stated length.
 pub(crate) fn step(
@@ -92,7 +92,8 @@ fn value(list: &[Entry], len: usize) -> Option<Register> {
     Some(chain.value())
 }
 
-/// V4: within a boot coverage never shrinks, and what was bound is still the same. For a list from its beginning.
+/// V4: within a boot coverage never shrinks, and what was bound is still the same. For a list from its
+/// beginning.
 pub(crate) fn continues(list: &[Entry], covered: usize, before: &NodeState, findings: &mut Findings) {
     let fail = |text: &str| Finding::fail(Rule::Chain, Subject::Node, text);
     let Some(len) = usize::try_from(before.covered).ok().filter(|len| *len <= covered) else {

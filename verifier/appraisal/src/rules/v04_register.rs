@@ -1,9 +1,9 @@
-//! V4 where a trust domain's register is an anchor: each checkpoint extended it, in order and once, nobody else
-//! did whom the policy does not name, and that is what the quote has.
+//! V4 where a trust domain's register is an anchor: each checkpoint extended it, in order and once, nobody
+//! else did whom the policy does not name, and that is what the quote has.
 //!
-//! Promise: the register's value is computed from checkpoints' files, never taken from its log. What the register
-//! held before checkpoint 0 is judged by policy. Not here: the checkpoints themselves (see `v04_chain`), the
-//! list (see `v02_bound`).
+//! Promise: the register's value is computed from checkpoints' files, never taken from its log. What the
+//! register held before checkpoint 0 is judged by policy. Not here: the checkpoints themselves (see
+//! `v04_chain`), the list (see `v02_bound`).
 
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
@@ -56,8 +56,8 @@ impl RegisterChain {
         self.origin.as_ref()
     }
 
-    /// The longest time between two checkpoints, or from the boot to the first one, milliseconds: so long nothing
-    /// bound what was listed.
+    /// The longest time between two checkpoints, or from the boot to the first one, milliseconds: so long
+    /// nothing bound what was listed.
     pub(crate) fn longest_ms(&self) -> u64 {
         self.times.longest_ns / 1_000_000
     }

@@ -36,8 +36,9 @@ pub(crate) enum Relation {
     Kexec,
 }
 
-/// Of a node without a TPM: another boot id is another boot. What stands for the counters is elsewhere: a register
-/// is reset with its trust domain alone (`v04_register` judges where it began), and its log only grows.
+/// Of a node without a TPM: another boot id is another boot. What stands for the counters is elsewhere: a
+/// register is reset with its trust domain alone (`v04_register` judges where it began), and its log only
+/// grows.
 pub(crate) fn without_counters(
     boot_id: [u8; 16],
     before: Option<&NodeState>,

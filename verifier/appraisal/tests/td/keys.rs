@@ -2,6 +2,7 @@
 
 use super::*;
 use cgpath_evidence::td::{prove_possession, public_node_key};
+use cgpath_testkit::{COLLECTOR, sha256};
 use p256::ecdsa::SigningKey;
 
 fn other_key() -> SigningKey {
@@ -215,4 +216,25 @@ fn a_new_boot_with_the_origin_of_the_old_one_is_a_kexec_and_is_refused() {
         Rule::Chain,
         "before checkpoint 0",
     );
+}
+
+#[test]
+fn one_collector_follows_another_in_a_trust_domain_by_the_rules_that_hold_beside_a_tpm() {
+    let next = sha256(b"the next collector");
+    let mut node = busy();
+    let of_collector = node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap();
+    of_collector.insert(next.clone());
+    let state = first_round(&mut node);
+    let mut without = node.clone();
+    node.hand_over(&next);
+    node.restart(&next);
+    let evidence = node.attest(NEXT);
+    let verdict = judge_next(&node, &evidence, &state);
+    assert!(verdict.trusted, "{verdict}");
+    without.restart(&next);
+    let evidence = without.attest(NEXT);
+    let verdict = judge_next(&without, &evidence, &state);
+    let mut failures = verdict.failures();
+    let is_said = |f: &Finding| f.rule == Rule::Guard && f.text.contains("without a handover");
+    assert!(!verdict.trusted && failures.any(is_said), "{verdict}");
 }

@@ -1,7 +1,7 @@
 //! A trust domain's register as the anchor: what is believed, and what must not be.
 //!
-//! The domain is made of software ([`cgpath_testkit::td`]): structures, chains and signatures are those of real
-//! ones, under a root of the test's. What the silicon would do is not shown here.
+//! The domain is made of software ([`cgpath_testkit::td`]): structures, chains and signatures are those of
+//! real ones, under a root of the test's. What the silicon would do is not shown here.
 
 mod boot;
 mod collateral;

@@ -1,5 +1,5 @@
-//! Quotes and collateral that nobody here made: they verify or fail as their collateral says. What is in their
-//! report data is not over a request of ours, so none of them is believed.
+//! Quotes and collateral that nobody here made: they verify or fail as their collateral says. What is in
+//! their report data is not over a request of ours, so none of them is believed.
 
 use super::*;
 use crate::published::vector;

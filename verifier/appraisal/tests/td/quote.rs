@@ -129,7 +129,7 @@ fn quotes_of_two_machines_do_not_go_together() {
     theirs.now = ours.now;
     run(&mut theirs);
     let (good, other) = (ours.attest(NONCE), theirs.attest(NONCE));
-    // Their domain beside our TPM, whoever's the rest is.
+    // Their domain beside our TPM, no matter whose the rest is.
     for rest in [&good, &other] {
         let evidence = Evidence {
             quote: Quotes {

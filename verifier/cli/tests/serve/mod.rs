@@ -4,6 +4,7 @@ mod back;
 mod browser;
 mod certificates;
 mod crash;
+mod domains;
 mod events;
 mod openapi;
 mod operate;

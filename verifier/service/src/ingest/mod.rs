@@ -292,7 +292,8 @@ impl Judge {
         Ok((question, expires))
     }
 
-    /// Whether each boot of the node may have a key of its own. Who sent the quote is then asked of all of V1.
+    /// Whether each boot of the node may have a key of its own. Who sent the quote is then asked of all of
+    /// V1.
     fn may_have_another_key(&self, node: &Node) -> Result<bool, Refusal> {
         let policy = self.policies.of(node)?;
         let tdx = policy.file.tdx.as_ref();
