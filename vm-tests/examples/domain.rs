@@ -17,6 +17,7 @@ fn main() -> Result<()> {
         tail: hex::encode(outside.tail),
         policy: outside.policy,
         collateral: outside.collateral,
+        beside_tpm: false,
     };
     println!("{}", serde_json::to_string(&domain)?);
     Ok(())

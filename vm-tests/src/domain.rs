@@ -16,6 +16,9 @@ use vm_protocol::spec::Workload;
 /// The only stock kernel here that shows a trust domain's registers.
 pub const STOCK: Stock = Stock::V7_3;
 
+/// The collector's configuration where the domain has no TPM.
+pub const ALONE: &str = "[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n";
+
 /// Where the quoting service asks for what it is to sign, and where its log is.
 const QUOTER: &str = "/dev/tdx_test_quoter";
 const QUOTES_LOG: &str = "/var/log/quotes.log";
@@ -33,10 +36,13 @@ pub struct Domain {
     pub policy: String,
     /// A file of collateral.
     pub collateral: String,
+    /// The node has a TPM, too, and both sign and vouch.
+    #[serde(default)]
+    pub beside_tpm: bool,
 }
 
 impl Domain {
-    /// Adds the kernel and the module, and takes the TPM away.
+    /// Adds the kernel and the module.
     ///
     /// # Errors
     /// When one of them cannot be made.
@@ -45,8 +51,7 @@ impl Domain {
         let module = module::tdx(&kernel)?;
         Ok(builder
             .file(&module::guest_path(&kernel), module, 0o644)
-            .kernel(kernel)
-            .without_tpm())
+            .kernel(kernel))
     }
 
     /// Loads the module and starts the quoting service.
@@ -67,13 +72,31 @@ impl Domain {
     }
 
     /// Tables of the collector's configuration.
-    pub fn config() -> &'static str {
-        "[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n"
+    pub fn config(&self) -> &'static str {
+        if self.beside_tpm {
+            "[anchor]\nto = [\"pcr10\", \"rtmr\"]\n[quote]\nby = [\"tpm\", \"tdx_guest\"]\n"
+        } else {
+            ALONE
+        }
+    }
+
+    /// The line of `accept` that names what vouches for the list.
+    pub fn anchors(&self) -> &'static str {
+        if self.beside_tpm {
+            "anchors: [pcr-10, rtmr-3]\n  banks: [sha256]"
+        } else {
+            "anchors: [rtmr-3]"
+        }
     }
 
     /// Lines for the end of a node's policy.
     pub fn policy(&self) -> String {
-        format!("tdx:\n{}", self.policy)
+        let of_pcrs = if self.beside_tpm {
+            "dangerous-boot-not-judged: true\n"
+        } else {
+            ""
+        };
+        format!("{of_pcrs}tdx:\n{}", self.policy)
     }
 
     /// Enrols the node by the key of its domain, and puts the collateral where the verifier looks for it.
@@ -90,6 +113,9 @@ impl Domain {
             .check()?;
         let key = hex::encode(Sha256::digest(vm.get("/run/node.key")?));
         let mut command = site.cgpath(&["node", "add", NODE, "--node-key", &key]);
+        if self.beside_tpm {
+            command.arg("--ak").arg(site.attestation_key(vm)?);
+        }
         command
             .arg("--policy")
             .arg(site.policy_file())

@@ -1,7 +1,7 @@
 //! Whether the keys of a node's policy that are about anchors go together.
 //!
-//! Promise: a key that nothing judges is named, as is one that is missing, with what to do. Not here: each key's own
-//! form.
+//! Promise: a key that nothing judges is named, as is one that is missing, with what to do. Not here: each
+//! key's own form.
 
 use super::{Kexec, NodePolicy, PaddedBanks};
 use crate::tdx::{Anchor, NodeKeyPolicy};

@@ -1,4 +1,5 @@
-//! The policy under which an honest run of a node is trusted, its reference files, and the context that goes with it.
+//! The policy under which an honest run of a node is trusted, its reference files, and the context that goes
+//! with it.
 
 use super::Node;
 use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, sha256};

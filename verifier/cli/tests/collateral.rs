@@ -170,6 +170,6 @@ fn a_service_that_is_not_believed_or_lacks_a_part_leaves_no_file() {
     for n in 1..3 {
         let mut answers = whole.clone();
         answers[n].2 = b"{}".to_vec();
-        refused(answers, &authority.ca(), &KIND, "answer");
+        refused(answers, &authority.ca(), &KIND, "signed");
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::pods_judged::judged;
 use anyhow::{Context as _, Result, ensure};
-use cgpath_appraisal::{Rule, Verdict};
+use cgpath_appraisal::{Finding, Rule, Verdict};
 use cgpath_evidence::td::{self, ListChain, ReportData};
 use cgpath_evidence::{Entry, Evidence, SealedCheckpoint};
 use cgpath_testkit::td::Outside;
@@ -18,7 +18,7 @@ use vm_protocol::spec::Workload;
 use vm_tests::demo::DemoOptions;
 use vm_tests::domain::{self, Domain};
 use vm_tests::pods::Runtime;
-use vm_tests::scenario::{BPF_OBJECT, COLLECTOR, CONFIG, NODE, ima_policy};
+use vm_tests::scenario::{BPF_OBJECT, COLLECTOR, CONFIG, NODE, Node, Plan, ima_policy};
 use vm_tests::{Process, Vm, host, module};
 
 const SIGKILL: i32 = 9;
@@ -53,10 +53,11 @@ fn head() -> Vec<u8> {
 fn guest() -> Vm {
     let config = format!(
         "node = \"guest\"\n{}[bpf]\nobject = \"{BPF_OBJECT}\"\n",
-        Domain::config()
+        domain::ALONE
     );
     let vm = Domain::prepare(Vm::builder(domain::STOCK))
         .unwrap()
+        .without_tpm()
         .file(
             COLLECTOR,
             host::stripped(&host::built_binary("cgpathd").unwrap()).unwrap(),
@@ -216,7 +217,13 @@ fn a_node_without_a_tpm_anchors_in_rtmr_3_and_its_evidence_holds_together() {
     let collector = collector(&vm);
     for round in 1..=3 {
         let nonce = [round; 32];
+        let begin = Instant::now();
         let evidence = evidence(&vm, &nonce).unwrap();
+        println!(
+            "TIME a round with RTMR 3: {} ms, {} bytes",
+            begin.elapsed().as_millis(),
+            evidence.to_cbor().len()
+        );
         assert_eq!(holds(&evidence, &nonce).unwrap(), usize::from(round) + 1);
         assert!(holds(&evidence, &[0; 32]).is_err(), "of another nonce");
         let first = SealedCheckpoint::from_file(&evidence.checkpoints[0])
@@ -301,7 +308,60 @@ fn outside() -> Domain {
         tail: hex::encode(outside.tail),
         policy: outside.policy,
         collateral: outside.collateral,
+        beside_tpm: false,
     }
+}
+
+#[test]
+fn a_node_with_a_tpm_and_a_register_is_trusted_where_the_policy_wants_both_and_not_by_one_of_them() {
+    let mut plan = Plan::new(domain::STOCK);
+    plan.domain = Some(Domain {
+        beside_tpm: true,
+        ..outside()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::boot(plan, dir.path()).unwrap();
+    let (_collector, round) = node.start_collector().unwrap();
+    let verdict = &round.verdict;
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(verdict.node.anchor, "PCR 10 (sha256) and RTMR 3");
+    assert_eq!(
+        verdict.dangerous,
+        ["dangerous-boot-not-judged", "tdx.dangerous-root"]
+    );
+    let both = round.evidence().unwrap();
+    assert!(both.quote.tpm.is_some() && both.quote.td.is_some());
+    for keeps_tpm in [true, false] {
+        let mut one = both.clone();
+        if keeps_tpm {
+            one.quote.td = None;
+        } else {
+            one.quote.tpm = None;
+        }
+        let file = dir.path().join("one.cbor");
+        std::fs::write(&file, one.to_cbor()).unwrap();
+        let output = node
+            .site
+            .cgpath(&["--json", "verify", "--dangerous-no-nonce", "--policy"])
+            .arg(node.site.policy_file())
+            .arg("--ak")
+            .arg(node.site.key_file())
+            .arg("--node-key")
+            .arg(hex::encode(td::node_key_hash(
+                &both.quote.td.as_ref().unwrap().node_key,
+            )))
+            .arg("--collateral")
+            .arg(node.site.store().join("collateral/test.json"))
+            .arg(&file)
+            .output()
+            .unwrap();
+        let verdict: Verdict = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+        let lacks = |finding: &Finding| finding.rule == Rule::Quote && finding.text.contains("there is no");
+        assert!(verdict.failures().any(lacks), "{verdict}");
+        assert!(!verdict.node.believed);
+    }
+    node.vm.power_off().unwrap();
 }
 
 #[test]
