@@ -32,3 +32,4 @@ mod records;
 mod restarts;
 mod runtime;
 mod snapshot;
+mod tdx;
