@@ -59,6 +59,11 @@ pub enum Command {
     Unload,
     /// Write the attestation key (TPMT_PUBLIC) and print its fingerprint, for enrolment
     Ak(Ak),
+    /// Write the node's key (a P-256 point, SEC1 compressed) and print its fingerprint, for enrolment of a
+    /// trust domain
+    ///
+    /// Where quote.node_key is empty, it is the key of this boot alone.
+    NodeKey(NodeKey),
     /// Print how the running daemon fares
     Status(Status),
     /// Print the configuration in force, or the commented example
@@ -122,6 +127,15 @@ pub struct Setup {
 )]
 pub struct Ak {
     /// Where to write the TPMT_PUBLIC (binary); without it, to standard output if that is no terminal
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// `cgpathd node-key`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cgpathd node-key -o worker-3.key")]
+pub struct NodeKey {
+    /// Where to write the public key (33 bytes); without it, to standard output if that is no terminal
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
 }

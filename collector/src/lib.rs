@@ -46,6 +46,7 @@ pub mod deliver;
 pub mod engine;
 pub mod journal;
 pub mod pipeline;
+pub mod quote;
 pub mod request;
 pub mod runtime;
 pub mod service;

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, bail};
-use cgpathd::cli::{Ak, Cli, Command, Once, Setup, StatusFormat};
+use cgpath_evidence::td;
+use cgpathd::anchor::key;
+use cgpathd::cli::{Ak, Cli, Command, NodeKey, Once, Setup, StatusFormat};
 use cgpathd::config::{Config, EXAMPLE};
 use cgpathd::deliver::push;
 use cgpathd::deliver::sink::Sinks;
@@ -117,6 +119,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             log_to_stderr(&config);
             ak(&config, &args)?;
         }
+        Command::NodeKey(args) => {
+            log_to_stderr(&config);
+            node_key(&config, &args)?;
+        }
         Command::Setup(args) => prepare(&config, &args)?,
         Command::Handover => hand_over(&config)?,
         Command::Unload => {
@@ -188,11 +194,15 @@ fn network() -> anyhow::Result<Runtime> {
         .context("starting the event loop of the network")
 }
 
-fn open_tpm(config: &Config) -> anyhow::Result<TpmThread> {
+/// The TPM, where it signs for the node.
+fn open_tpm(config: &Config) -> anyhow::Result<Option<TpmThread>> {
+    if !config.has_tpm() {
+        return Ok(None);
+    }
     let options = config.tpm_options()?;
     let tpm = Tpm::open(&options)?;
     tracing::info!(ak = %tpm::fingerprint(tpm.ak()), "attestation key");
-    Ok(TpmThread::start(options, tpm))
+    Ok(Some(TpmThread::start(options, tpm)))
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
@@ -284,7 +294,9 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
         let _network = network.enter();
         sinks.start(&node, &service.handle(), &stopped);
         sinks.attest(&service.handle(), &stopped);
-        sinks.attest_to_keylime(&node, &config.ima.list, &tpm, &stopped);
+        if let Some(tpm) = &tpm {
+            sinks.attest_to_keylime(&node, &config.ima.list, tpm, &stopped);
+        }
     }
     if let Some(client) = client {
         network.spawn(push::run(
@@ -354,15 +366,36 @@ async fn alone(config: &Config, nonce: Vec<u8>, out: &mut impl Write) -> anyhow:
 }
 
 fn ak(config: &Config, args: &Ak) -> anyhow::Result<()> {
+    if !config.has_tpm() {
+        bail!("no TPM signs for this node (quote.by): enrol the node's key, which `cgpathd node-key` gives");
+    }
     let tpm = Tpm::open(&config.tpm_options()?)?;
-    let to_file = args.output.is_some();
+    publish(tpm.ak(), &tpm::fingerprint(tpm.ak()), args.output.as_deref())
+}
+
+fn node_key(config: &Config, args: &NodeKey) -> anyhow::Result<()> {
+    if config.provider().is_none() {
+        bail!(
+            "no trust domain signs for this node (quote.by): enrol the TPM's key, which `cgpathd ak` gives"
+        );
+    }
+    // Once checkpoints name a key, another one would be of no use.
+    let may_create = !engine::has_journal(config)?;
+    let key = key::load_or_create_node(&config.quote.node_key, &config.run_dir, may_create)?;
+    let public = td::public_node_key(&key);
+    let fingerprint = hex::encode(td::node_key_hash(&public));
+    publish(&public, &fingerprint, args.output.as_deref())
+}
+
+/// Writes a public key, and its fingerprint for people.
+fn publish(key: &[u8], fingerprint: &str, path: Option<&Path>) -> anyhow::Result<()> {
+    let to_file = path.is_some();
     if to_file || !std::io::stdout().is_terminal() {
-        let mut out = output(args.output.as_deref(), "key")?;
-        out.write_all(tpm.ak())
+        let mut out = output(path, "key")?;
+        out.write_all(key)
             .and_then(|()| out.flush())
             .context("writing the key")?;
     }
-    let fingerprint = tpm::fingerprint(tpm.ak());
     // Where the key itself goes to standard output, the fingerprint must not mix with it.
     if to_file || std::io::stdout().is_terminal() {
         print(format!("{fingerprint}\n").as_bytes())?;

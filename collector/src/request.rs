@@ -4,8 +4,8 @@
 //! here: how evidence is made, how a verdict is read.
 
 use crate::pipeline::SealError;
+use crate::quote::QuoteError;
 use crate::store::{EvidenceFile, StoreError};
-use crate::tpm::TpmError;
 use cgpath_evidence::{Cursor, Digest, PodUid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ pub enum RequestError {
     Seal(#[from] SealError),
     /// No quote could be made.
     #[error(transparent)]
-    Tpm(#[from] TpmError),
+    Quote(#[from] QuoteError),
     /// The evidence could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -9,13 +9,14 @@
 use crate::bpf;
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
+use crate::quote::{Quoter, Quoters, Request, TdQuoter, TpmQuoter, tsm::Reports};
 use crate::request::{Handover, MAX_WAITING, PodVerdicts, RequestError, Source};
 use crate::runtime::Names;
 use crate::sources::{boot_facts::BootFacts, system};
 use crate::status::Status;
 use crate::store::{Assembly, EvidenceFile, Header};
-use crate::tpm::{TpmAccess as _, TpmThread};
-use cgpath_evidence::{Boot, Cursor};
+use crate::tpm::TpmThread;
+use cgpath_evidence::{Boot, Cursor, TdEvidence, td};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -136,13 +137,30 @@ impl Source for Handle {
     }
 }
 
+/// What signs for the node, as configured: the TPM first, so that a trust domain's report is the freshest.
+fn quoters(config: &Config, engine: &Engine, tpm: Option<TpmThread>) -> Quoters {
+    let mut quoters: Vec<Box<dyn Quoter>> = Vec::new();
+    let ak_name = tpm.as_ref().map(|tpm| tpm.ak_name().to_vec()).unwrap_or_default();
+    if let Some(tpm) = tpm {
+        quoters.push(Box::new(TpmQuoter(tpm)));
+    }
+    if let (Some(provider), Some(key)) = (config.provider(), engine.node_key()) {
+        let fingerprint = hex::encode(td::node_key_hash(&td::public_node_key(key)));
+        tracing::info!(provider, node_key = %fingerprint, "the node's key");
+        let reports = Reports::new(&config.quote.reports, provider);
+        let timeout = Duration::from_secs(config.quote.timeout);
+        quoters.push(Box::new(TdQuoter::new(reports, key.clone(), ak_name, timeout)));
+    }
+    Quoters::new(quoters)
+}
+
 /// The engine with what the loop needs.
 pub struct Service {
     engine: Engine,
     ring: AsyncFd<OwnedFd>,
     commands: mpsc::Receiver<Command>,
     handle: Handle,
-    tpm: TpmThread,
+    quoters: Quoters,
     node: Arc<str>,
     names: Names,
     boot: Arc<BootFacts>,
@@ -161,8 +179,9 @@ impl Service {
     ///
     /// # Errors
     /// What kept it from starting.
-    pub fn start(config: &Config, node: &str, tpm: TpmThread) -> Result<Service, EngineError> {
+    pub fn start(config: &Config, node: &str, tpm: Option<TpmThread>) -> Result<Service, EngineError> {
         let engine = Engine::start(config)?;
+        let boot = BootFacts::read(tpm.is_some(), engine.node_key().is_some());
         let fd = engine.ring_fd()?;
         // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and the AsyncFd owns it.
         let ring = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
@@ -170,14 +189,14 @@ impl Service {
         let (sender, commands) = mpsc::channel(MAX_WAITING);
         let handle = Handle { commands: sender };
         Ok(Service {
-            engine,
             ring,
             commands,
             handle,
-            tpm,
+            quoters: quoters(config, &engine, tpm),
+            engine,
             node: node.into(),
             names: Names::default(),
-            boot: Arc::new(BootFacts::read()),
+            boot: Arc::new(boot),
             waiting: HashMap::new(),
             handovers: HashMap::new(),
             assembling: HashMap::new(),
@@ -314,8 +333,12 @@ impl Service {
         }
         for outcome in self.engine.take_outcomes() {
             match outcome {
-                Outcome::Ready { id, nonce } => match self.waiting.remove(&id) {
-                    Some((after, reply)) => self.finish(id, nonce, after, reply),
+                Outcome::Ready {
+                    id,
+                    nonce,
+                    checkpoint,
+                } => match self.waiting.remove(&id) {
+                    Some((after, reply)) => self.finish(id, Request { nonce, checkpoint }, after, reply),
                     None => self.engine.unquoted(id)?,
                 },
                 Outcome::Assembled { id, assembly } => {
@@ -363,9 +386,9 @@ impl Service {
         Some(RequestError::Handover(why))
     }
 
-    /// Quote, then what stands behind it, then evidence; while the loop goes on consuming records.
-    fn finish(&self, id: u64, nonce: Vec<u8>, after: Option<Cursor>, reply: Reply) {
-        let tpm = self.tpm.clone();
+    /// Quotes, then what stands behind them, then evidence; while the loop goes on consuming records.
+    fn finish(&self, id: u64, request: Request, after: Option<Cursor>, reply: Reply) {
+        let quoters = self.quoters.clone();
         let commands = self.handle.commands.clone();
         let node = self.node.clone();
         let names = self.names.clone();
@@ -374,7 +397,7 @@ impl Service {
         let boot = self.boot.clone();
         tokio::spawn(async move {
             let work = async {
-                let quoted = tpm.with(move |tpm| tpm.quote(&nonce)).await;
+                let quoted = quoters.sign(&request).await;
                 let (send, assembly) = oneshot::channel();
                 let command = match &quoted {
                     Ok(_) => Command::Quoted {
@@ -385,7 +408,7 @@ impl Service {
                     Err(_) => Command::Unquoted { id },
                 };
                 commands.send(command).await.map_err(|_| RequestError::Ending)?;
-                let (quote, registers) = quoted?;
+                let quoted = quoted?;
                 let assembly = assembly.await.map_err(|_| RequestError::Ending)??;
                 let header = Header {
                     tier,
@@ -393,9 +416,14 @@ impl Service {
                     boot_id,
                     kernel: system::kernel_release(),
                     pods: names.infos(),
-                    quote,
+                    td: quoted.quotes.td.as_ref().map(|_| TdEvidence {
+                        register_log: Vec::new(),
+                        ccel: boot.ccel.clone(),
+                        auxblob: quoted.auxblob,
+                    }),
+                    quote: quoted.quotes,
                     boot: Boot {
-                        registers: vec![registers],
+                        registers: quoted.registers.into_iter().collect(),
                         log: boot.log.clone(),
                         command_line: boot.command_line.clone(),
                     },

@@ -2,8 +2,8 @@
 //!
 //! Nothing that is there already is overwritten, and only what is still as it was made here is removed.
 
-use crate::anchor::ima::{self, AnchorError};
 use crate::anchor::key::{self, KeyError};
+use crate::anchor::{AnchorError, ima};
 use crate::bpf;
 use crate::config::{Config, DEFAULT_PATH, EXAMPLE};
 use crate::control;

@@ -4,9 +4,11 @@
 //! Derived: everything here is made anew from the journal and the kernel when a collector starts. Memory
 //! holds one position for each record and each entry and nothing of their content.
 
+use crate::pipeline::Tail;
 use cgpath_evidence::evidence::MAX_EVIDENCE_LEN;
+use cgpath_evidence::td::log::MAX_LEN;
 use cgpath_evidence::writer::{self, Envelope, EvidenceWriter};
-use cgpath_evidence::{Boot, Cursor, Entry, InFlight, PartitionKey, PodInfo, Quote, Tier, wire};
+use cgpath_evidence::{Boot, Cursor, Entry, InFlight, PartitionKey, PodInfo, Quotes, TdEvidence, Tier, wire};
 use minicbor::{Encoder, encode};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -48,6 +50,11 @@ pub enum StoreError {
         "the evidence would have {0} bytes, the limit is {MAX_EVIDENCE_LEN}: restart the node to begin a new boot's list"
     )]
     TooLong(u64),
+    /// The register was extended more often than any verifier replays.
+    #[error(
+        "the register's log has {0} bytes, the limit is {MAX_LEN}: restart the node to begin a new boot's log"
+    )]
+    RegisterLog(u64),
 }
 
 /// Where something stands in a file.
@@ -264,6 +271,12 @@ pub struct Store {
     partitions: BTreeMap<PartitionKey, Vec<Span>>,
     /// A checkpoint's file stands behind the records that it is the first to seal.
     checkpoints: Vec<Span>,
+    /// The log of the register that checkpoints extend, but for its end.
+    register: Log,
+    /// Where the event of each checkpoint ends in it.
+    extended: Vec<u64>,
+    /// Its end, which the next checkpoint fixes; `None` where no register is extended.
+    tail: Option<Tail>,
 }
 
 /// What was sealed, frozen: the number of records of each partition and of checkpoints at that moment.
@@ -284,6 +297,9 @@ impl Store {
             records: Log::create(dir.join("records"), MOST_BUFFERED)?,
             // A reading of the list is in memory as a whole in any case, and the next one waits for room.
             list: Log::create(dir.join("list"), usize::MAX)?,
+            register: Log::create(dir.join("register"), MOST_BUFFERED)?,
+            extended: Vec::new(),
+            tail: None,
             entries: Vec::new(),
             partitions: BTreeMap::new(),
             checkpoints: Vec::new(),
@@ -311,6 +327,52 @@ impl Store {
         let span = self.records.append(file)?;
         self.checkpoints.push(span);
         Ok(())
+    }
+
+    /// Adds to the register's log what the pipeline says that it had up to now.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn log(&mut self, part: &Tail) -> Result<(), StoreError> {
+        let span = self.register.append(&part.bytes)?;
+        if part.event > 0 {
+            self.extended.push(span.at + part.event as u64);
+        }
+        Ok(())
+    }
+
+    /// How the register's log ends, behind what was added.
+    pub fn end_log(&mut self, tail: Option<Tail>) {
+        self.tail = tail;
+    }
+
+    /// The register's log behind the event of checkpoint `after`, or all of it.
+    fn register_log(&mut self, after: Option<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(tail) = &self.tail else { return Ok(None) };
+        let end = self.register.written + self.register.buf.len() as u64;
+        let from = match after.map(|number| usize::try_from(number).unwrap_or(usize::MAX)) {
+            None => 0,
+            Some(number) => match self.extended.get(number) {
+                Some(at) => *at,
+                None => end + tail.event as u64,
+            },
+        };
+        let tail = tail
+            .bytes
+            .get(from.saturating_sub(end) as usize..)
+            .unwrap_or_default()
+            .to_vec();
+        let len = end.saturating_sub(from);
+        let total = len + tail.len() as u64;
+        if total > MAX_LEN as u64 {
+            return Err(StoreError::RegisterLog(total));
+        }
+        let mut log = Vec::with_capacity(total as usize);
+        self.register
+            .reader()?
+            .copy(from, len, &mut Vec::new(), &mut log)?;
+        log.extend(tail);
+        Ok(Some(log))
     }
 
     /// The file of checkpoint `number`.
@@ -436,6 +498,7 @@ impl Store {
         if total > MAX_EVIDENCE_LEN as u64 {
             return Err(StoreError::TooLong(total));
         }
+        let register_log = self.register_log(after.as_ref().map(|cursor| cursor.checkpoint))?;
         let last = match (frozen.checkpoints as u64).checked_sub(1) {
             Some(number) => self
                 .checkpoint_file(number)?
@@ -453,6 +516,7 @@ impl Store {
             unsealed,
             in_flight,
             checkpoints,
+            register_log,
             after,
             last,
             total: self.entries.len() as u64,
@@ -482,6 +546,8 @@ pub struct Assembly {
     unsealed: Vec<(PartitionKey, Vec<Span>)>,
     in_flight: Vec<InFlight>,
     checkpoints: Vec<Span>,
+    /// The register's log, or what is new of it.
+    register_log: Option<Vec<u8>>,
     /// What all this comes after.
     after: Option<Cursor>,
     /// Where this ends: the last checkpoint's number and its file's SHA-256.
@@ -503,10 +569,13 @@ pub struct Header {
     pub kernel: String,
     /// Names of pods, as the runtime states them.
     pub pods: Vec<PodInfo>,
-    /// The quote.
-    pub quote: Quote,
+    /// What signs for the node.
+    pub quote: Quotes,
     /// What was measured before IMA began.
     pub boot: Boot,
+    /// What belongs to a trust domain's quote, but for the register's log, which is the store's. A delta
+    /// leaves out what does not change.
+    pub td: Option<TdEvidence>,
 }
 
 /// Finished evidence: a file without a name, positioned at its start.
@@ -541,6 +610,11 @@ impl Assembly {
             command_line: header.boot.command_line.clone().filter(|_| !is_delta),
             registers: header.boot.registers.clone(),
         };
+        let td = header.td.clone().map(|td| TdEvidence {
+            register_log: self.register_log.clone().unwrap_or_default(),
+            ccel: td.ccel.filter(|_| !is_delta),
+            auxblob: td.auxblob,
+        });
         let envelope = Envelope {
             version: wire::VERSION,
             tier: header.tier,
@@ -553,6 +627,7 @@ impl Assembly {
             from: self.after.as_ref(),
             unsealed: self.unsealed.len() as u64,
             in_flight: &self.in_flight,
+            td: td.as_ref(),
         };
         let refused = |error| io("write in")(io_error(error));
         let mut encoder = Encoder::new(Sink::new(io::BufWriter::with_capacity(BUFFER, file)));

@@ -11,6 +11,7 @@ mod delivery;
 mod handover;
 mod judged;
 mod keylime_push;
+mod registers;
 mod rounds;
 mod sinks;
 mod swtpm;

@@ -61,12 +61,14 @@ fn written(assembly: Assembly, after: Option<&Cursor>) -> (Vec<u8>, Cursor) {
             attest: vec![],
             signature: vec![],
             ak: vec![],
-        },
+        }
+        .into(),
         boot: Boot {
             registers: vec![],
             log: None,
             command_line: None,
         },
+        td: None,
     };
     let mut made = assembly.write(&header).unwrap();
     assert_eq!(made.is_delta, after.is_some());

@@ -58,12 +58,14 @@ impl Source for Engine {
                 attest: nonce,
                 signature: vec![2],
                 ak: vec![3],
-            },
+            }
+            .into(),
             boot: Boot {
                 registers: vec![Registers::new(vec![Digest::zero(Bank::Sha256); REGISTERS]).unwrap()],
                 log: None,
                 command_line: None,
             },
+            td: None,
         };
         Ok(store.assembly(&frozen, after.as_ref(), vec![])?.write(&header)?)
     }

@@ -124,6 +124,11 @@ pub enum ProveError {
         /// Why.
         source: Error,
     },
+    /// Only a trust domain's quote is there, and no bundle is made of it.
+    #[error(
+        "the evidence has no TPM's quote: a tenant's bundle shows what PCR 10 covers, and there is none over a trust domain's register"
+    )]
+    NoTpm,
     /// The quote selects what is of no use here.
     #[error("{0}")]
     Quote(#[from] SelectionError),
@@ -215,7 +220,8 @@ impl TenantBundle {
         let unreadable = |what| move |source| ProveError::Unreadable { what, source };
         let last_file = evidence.checkpoints.last().ok_or(ProveError::NoCheckpoint)?;
         let last = SealedCheckpoint::from_file(last_file).map_err(unreadable("the last checkpoint"))?;
-        let attest = Attest::parse(&evidence.quote.attest).map_err(unreadable("the quote"))?;
+        let quote = evidence.quote.tpm.as_ref().ok_or(ProveError::NoTpm)?;
+        let attest = Attest::parse(&quote.attest).map_err(unreadable("the quote"))?;
         let quoted = QuotedRegisters::strict(&attest, evidence.registers())?;
         let banks: Vec<Bank> = quoted.banks().collect();
         let covered = covered(&evidence.list, &quoted, &banks)?;
@@ -261,7 +267,7 @@ impl TenantBundle {
             pod,
             node: evidence.node.clone(),
             boot_id: evidence.boot_id,
-            quote: evidence.quote.clone(),
+            quote: quote.clone(),
             from,
             list,
             first: evidence.checkpoints.first().filter(|_| from == 0).cloned(),

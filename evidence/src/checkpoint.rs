@@ -4,7 +4,7 @@
 //! [`Checkpoint`]. IMA measures the file when the collector reads it once, so its SHA-256 stands in the list
 //! and in PCR 10.
 
-use crate::{Digest, Error, PodUid, Result, merkle::Hash, serde_bytes_hex, text::told, wire};
+use crate::{Digest, Error, PodUid, Result, merkle::Hash, serde_bytes_hex, td::Binding, text::told, wire};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
@@ -144,6 +144,10 @@ pub struct Checkpoint {
     #[n(22)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collectors: Option<Collectors>,
+    /// What binds the list where the checkpoint extends a register of a trust domain; absent without one.
+    #[n(23)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
 }
 
 /// The programs that the guard takes for the collector, by the hash that the kernel has of their files.
@@ -349,6 +353,7 @@ mod tests {
             hierarchy: "v2".into(),
             protection: None,
             collectors,
+            binding: None,
         }
     }
 

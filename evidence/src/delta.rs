@@ -9,8 +9,8 @@ use crate::boot::Registers;
 use crate::evidence::{MAX_EVIDENCE_LEN, files, lists};
 use crate::merkle::Hash;
 use crate::{
-    Boot, Entry, Evidence, InFlight, PartitionLog, PodInfo, Quote, Result, SealedCheckpoint, Tier, pending,
-    serde_bytes_hex, wire,
+    Boot, Entry, Evidence, InFlight, PartitionLog, PodInfo, Quotes, Result, SealedCheckpoint, TdEvidence,
+    Tier, pending, serde_bytes_hex, td, wire,
 };
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -65,9 +65,9 @@ pub struct EvidenceDelta {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
+    /// As in [`Evidence::quote`].
     #[n(4)]
-    pub quote: Quote,
+    pub quote: Quotes,
     /// Entries of the list from [`Cursor::entries`] on.
     #[n(5)]
     #[cbor(decode_with = "lists::entries")]
@@ -104,6 +104,11 @@ pub struct EvidenceDelta {
     #[cbor(with = "pending::marks", has_nil)]
     #[serde(default, with = "pending::marks", skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<InFlight>,
+    /// As in [`Evidence::td`]: the register's log behind the extension of [`Cursor::checkpoint`]; the
+    /// firmware's log is left out.
+    #[n(14)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdEvidence>,
 }
 
 /// Why a delta and what a verifier keeps are not one evidence.
@@ -132,6 +137,9 @@ pub enum JoinError {
     /// The delta does not come after the last checkpoint that is kept.
     #[error("the part comes after another checkpoint than the last one that is kept")]
     Checkpoint,
+    /// What is kept of the register's log does not reach to that checkpoint.
+    #[error("the part comes after an extension of the register that is not kept")]
+    Register,
 }
 
 impl EvidenceDelta {
@@ -194,8 +202,10 @@ impl EvidenceDelta {
             mut checkpoints,
             mut partitions,
             boot,
+            td,
             ..
         } = kept;
+        let td = joined(td, self.td, self.from.checkpoint)?;
         let (log, command_line) = boot.map(|kept| (kept.log, kept.command_line)).unwrap_or_default();
         list.truncate(from);
         list.extend(self.list);
@@ -225,6 +235,25 @@ impl EvidenceDelta {
             }),
             unsealed: self.unsealed,
             in_flight: self.in_flight,
+            td,
         })
     }
+}
+
+/// What is kept, as far as the extension of checkpoint `from`, and what is new behind it.
+fn joined(
+    kept: Option<TdEvidence>,
+    new: Option<TdEvidence>,
+    from: u64,
+) -> core::result::Result<Option<TdEvidence>, JoinError> {
+    let Some(new) = new else { return Ok(None) };
+    let mut kept = kept.ok_or(JoinError::Register)?;
+    let end = td::log::end_of(&kept.register_log, from).ok().flatten();
+    kept.register_log.truncate(end.ok_or(JoinError::Register)?);
+    kept.register_log.extend(new.register_log);
+    Ok(Some(TdEvidence {
+        register_log: kept.register_log,
+        ccel: new.ccel.or(kept.ccel),
+        auxblob: new.auxblob,
+    }))
 }

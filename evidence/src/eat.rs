@@ -5,7 +5,7 @@
 //! signature, where it has one, is its exporter's: what the claims are worth is in the evidence that they
 //! carry, which the TPM signed. Not here: attestation results (see `cgpath_appraisal::ear`).
 
-use crate::{Bank, Error, Evidence, Result, tpm::Attest};
+use crate::{Bank, Error, Evidence, Quotes, Result, tpm::Attest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use coset::{CborSerializable, CoseSign1Builder, HeaderBuilder, iana};
 use minicbor::{Encoder, data::Tag};
@@ -66,13 +66,18 @@ fn encode(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Encoded<core::conver
     out
 }
 
-/// The claims: `eat_nonce` is the quote's qualifying data, `ueid` the hash of the attestation key's public
-/// area (type RAND), `measurements` the evidence whole.
+/// The claims: `eat_nonce` is the nonce of the TPM's quote, or else of the trust domain's, `ueid` the hash of
+/// the attestation key's public area, or else of the node's key (type RAND), `measurements` the evidence
+/// whole.
 ///
 /// # Errors
 /// [`Error::Malformed`] if the quote cannot be read, or its nonce is not one of 8 to 64 bytes.
 pub fn claims(evidence: &Evidence) -> Result<Vec<u8>> {
-    let nonce = Attest::parse(&evidence.quote.attest)?.extra_data;
+    let (nonce, key) = match &evidence.quote {
+        Quotes { tpm: Some(tpm), .. } => (Attest::parse(&tpm.attest)?.extra_data, &tpm.ak[..]),
+        Quotes { td: Some(td), .. } => (td.nonce.clone(), &td.node_key[..]),
+        Quotes { tpm: None, td: None } => return Err(Error::malformed(0, "evidence without a quote")),
+    };
     if !(8..=64).contains(&nonce.len()) {
         let why = format!(
             "the quote's nonce has {} bytes, an EAT's has 8 to 64",
@@ -80,7 +85,7 @@ pub fn claims(evidence: &Evidence) -> Result<Vec<u8>> {
         );
         return Err(Error::malformed(0, why));
     }
-    let key = Bank::Sha256.hash(&[&evidence.quote.ak]);
+    let key = Bank::Sha256.hash(&[key]);
     let ueid = [&[1], key.bytes()].concat();
     Ok(encode(|e| {
         e.map(4)?.u16(claim::EAT_NONCE)?.bytes(&nonce)?;

@@ -1,9 +1,10 @@
 //! The evidence that answers one request: quote, measurement list, checkpoints, records.
 
 use crate::{
-    Boot, Entry, InFlight, PartitionKey, PodUid, Record, Result, json, pending, serde_bytes_hex, wire,
+    Boot, Entry, InFlight, PartitionKey, PodUid, Record, Result, TdEvidence, TdQuote, json, pending,
+    serde_bytes_hex, wire,
 };
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode, Encoder, bytes::ByteVec};
 use serde::{Deserialize, Serialize};
 
 /// Where the tags live.
@@ -49,6 +50,126 @@ pub struct Quote {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub ak: Vec<u8>,
+}
+
+/// What signs for a node: a TPM's quote, that of a trusted execution environment, or both; never neither.
+///
+/// In CBOR one map: the TPM's three structures are its keys 0 to 2, the other quote is key 3.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FlatQuotes")]
+pub struct Quotes {
+    /// The TPM's.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Quote>,
+    /// The trusted execution environment's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdQuote>,
+}
+
+const NO_QUOTE: &str =
+    "a quote is a TPM's three structures, that of a trusted execution environment, or both";
+
+impl Quotes {
+    pub(crate) fn new(tpm: Option<Quote>, td: Option<TdQuote>) -> Option<Quotes> {
+        (tpm.is_some() || td.is_some()).then_some(Quotes { tpm, td })
+    }
+
+    /// The TPM's, for those who can do with nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`](crate::Error::Malformed) where there is none.
+    pub fn tpm(&self) -> Result<&Quote> {
+        let none = || crate::Error::malformed(0, "the evidence has no TPM's quote");
+        self.tpm.as_ref().ok_or_else(none)
+    }
+}
+
+impl From<Quote> for Quotes {
+    fn from(quote: Quote) -> Quotes {
+        Quotes {
+            tpm: Some(quote),
+            td: None,
+        }
+    }
+}
+
+/// As JSON has it. What is not whole is lost here, and missed when it is written again.
+#[derive(Deserialize)]
+struct FlatQuotes {
+    #[serde(flatten)]
+    tpm: Option<Quote>,
+    td: Option<TdQuote>,
+}
+
+impl TryFrom<FlatQuotes> for Quotes {
+    type Error = &'static str;
+
+    fn try_from(flat: FlatQuotes) -> core::result::Result<Quotes, &'static str> {
+        Quotes::new(flat.tpm, flat.td).ok_or(NO_QUOTE)
+    }
+}
+
+impl<C> Encode<C> for Quotes {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> core::result::Result<(), minicbor::encode::Error<W::Error>> {
+        let Quotes { tpm, td } = self;
+        e.map(3 * u64::from(tpm.is_some()) + u64::from(td.is_some()))?;
+        if let Some(Quote {
+            attest,
+            signature,
+            ak,
+        }) = tpm
+        {
+            e.u8(0)?
+                .bytes(attest)?
+                .u8(1)?
+                .bytes(signature)?
+                .u8(2)?
+                .bytes(ak)?;
+        }
+        if let Some(td) = td {
+            e.u8(3)?.encode_with(td, ctx)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Quotes {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> core::result::Result<Quotes, minicbor::decode::Error> {
+        #[derive(Decode)]
+        #[cbor(map)]
+        struct Keys {
+            #[n(0)]
+            attest: Option<ByteVec>,
+            #[n(1)]
+            signature: Option<ByteVec>,
+            #[n(2)]
+            ak: Option<ByteVec>,
+            #[n(3)]
+            td: Option<TdQuote>,
+        }
+        let at = d.position();
+        let Keys {
+            attest,
+            signature,
+            ak,
+            td,
+        } = Keys::decode(d, ctx)?;
+        let bad = || minicbor::decode::Error::message(NO_QUOTE).at(at);
+        let tpm = match (attest, signature, ak) {
+            (Some(attest), Some(signature), Some(ak)) => Some(Quote {
+                attest: attest.into(),
+                signature: signature.into(),
+                ak: ak.into(),
+            }),
+            (None, None, None) => None,
+            _ => return Err(bad()),
+        };
+        Quotes::new(tpm, td).ok_or_else(bad)
+    }
 }
 
 /// The records of one partition, in the order in which they were sealed.
@@ -97,9 +218,10 @@ pub struct Evidence {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 0 to 10, made with the verifier's nonce as qualifying data.
+    /// The TPM's quote over PCR 0 to 10, made with the verifier's nonce as qualifying data; that of a trusted
+    /// execution environment; or both.
     #[n(4)]
-    pub quote: Quote,
+    pub quote: Quotes,
     /// The measurement list, read after the quote, from its first entry.
     #[n(5)]
     #[cbor(decode_with = "lists::entries")]
@@ -133,6 +255,10 @@ pub struct Evidence {
     #[cbor(with = "pending::marks", has_nil)]
     #[serde(default, with = "pending::marks", skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<InFlight>,
+    /// What belongs to the quote of a trusted execution environment; absent without one.
+    #[n(13)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdEvidence>,
 }
 
 /// Arrays of what evidence is made of, each with the length of the smallest item.

@@ -111,7 +111,8 @@ mod tests {
                 attest: vec![],
                 signature: vec![],
                 ak: vec![],
-            },
+            }
+            .into(),
             list: vec![],
             checkpoints: vec![],
             partitions: vec![],
@@ -126,6 +127,7 @@ mod tests {
                 .into_iter()
                 .collect(),
             in_flight: (0..in_flight as u32).map(mark).collect(),
+            td: None,
         }
     }
 
@@ -166,6 +168,7 @@ mod tests {
             },
             unsealed,
             in_flight,
+            td: None,
         }
     }
 

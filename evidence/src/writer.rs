@@ -7,7 +7,8 @@
 //! from (see `store` of `cgpathd`).
 
 use crate::{
-    Boot, Cursor, Entry, Evidence, EvidenceDelta, InFlight, PartitionKey, PartitionLog, PodInfo, Quote, Tier,
+    Boot, Cursor, Entry, Evidence, EvidenceDelta, InFlight, PartitionKey, PartitionLog, PodInfo, Quotes,
+    TdEvidence, Tier,
 };
 use minicbor::encode::{Encode, Encoder, Error, Write};
 
@@ -23,7 +24,7 @@ pub struct Envelope<'a> {
     /// As in [`Evidence::boot_id`].
     pub boot_id: &'a [u8; 16],
     /// As in [`Evidence::quote`].
-    pub quote: &'a Quote,
+    pub quote: &'a Quotes,
     /// As in [`Evidence::pods`].
     pub pods: &'a [PodInfo],
     /// As in [`Evidence::kernel`].
@@ -36,6 +37,8 @@ pub struct Envelope<'a> {
     pub unsealed: u64,
     /// As in [`Evidence::in_flight`].
     pub in_flight: &'a [InFlight],
+    /// As in [`Evidence::td`].
+    pub td: Option<&'a TdEvidence>,
 }
 
 /// Writes [`Evidence`] or an [`EvidenceDelta`].
@@ -64,14 +67,20 @@ impl<'e, 'a, W: Write> EvidenceWriter<'e, 'a, W> {
         let envelope = self.envelope;
         let (unsealed, in_flight) = (envelope.unsealed > 0, !envelope.in_flight.is_empty());
         if envelope.from.is_none() {
-            let present = [envelope.boot.is_some(), unsealed, in_flight];
+            let present = [
+                envelope.boot.is_some(),
+                unsealed,
+                in_flight,
+                envelope.td.is_some(),
+            ];
             self.e.map(10 + present.into_iter().map(u64::from).sum::<u64>())?;
         } else {
             // An array ends with its last field that is not empty.
-            self.e.array(match (unsealed, in_flight) {
-                (_, true) => 14,
-                (true, false) => 13,
-                (false, false) => 12,
+            self.e.array(match (unsealed, in_flight, envelope.td.is_some()) {
+                (_, _, true) => 15,
+                (_, true, false) => 14,
+                (true, false, false) => 13,
+                (false, false, false) => 12,
             })?;
         }
         self.field(0)?.u32(envelope.version)?;
@@ -115,7 +124,8 @@ impl<'e, 'a, W: Write> EvidenceWriter<'e, 'a, W> {
         if let Some(from) = envelope.from {
             self.field(11)?.encode(from)?;
         }
-        let is_place_kept = envelope.from.is_some() && !envelope.in_flight.is_empty();
+        let is_more = !envelope.in_flight.is_empty() || envelope.td.is_some();
+        let is_place_kept = envelope.from.is_some() && is_more;
         if envelope.unsealed > 0 || is_place_kept {
             let number = self.next;
             self.field(number)?.array(envelope.unsealed)?;
@@ -125,14 +135,27 @@ impl<'e, 'a, W: Write> EvidenceWriter<'e, 'a, W> {
         Ok(self.e)
     }
 
-    /// The marks, if there are any.
+    /// The marks and what belongs to a trust domain's quote, if there are any.
     ///
     /// # Errors
     /// The sink's.
     pub fn end(mut self) -> Result<(), Error<W::Error>> {
-        if !self.envelope.in_flight.is_empty() {
-            let (number, marks) = (self.next, self.envelope.in_flight);
+        let Envelope {
+            in_flight: marks,
+            td,
+            from,
+            ..
+        } = self.envelope;
+        let is_place_kept = from.is_some() && td.is_some();
+        if marks.is_empty() && !is_place_kept {
+            self.next += 1;
+        } else {
+            let number = self.next;
             self.field(number)?.encode(marks)?;
+        }
+        if let Some(td) = td {
+            let number = self.next;
+            self.field(number)?.encode(td)?;
         }
         Ok(())
     }
@@ -178,6 +201,7 @@ impl<C> Encode<C> for Evidence {
             from: None,
             unsealed: self.unsealed.len() as u64,
             in_flight: &self.in_flight,
+            td: self.td.as_ref(),
         };
         let lists = Lists {
             list: &self.list,
@@ -203,6 +227,7 @@ impl<C> Encode<C> for EvidenceDelta {
             from: Some(&self.from),
             unsealed: self.unsealed.len() as u64,
             in_flight: &self.in_flight,
+            td: self.td.as_ref(),
         };
         let lists = Lists {
             list: &self.list,
@@ -256,12 +281,12 @@ fn items<C, T: Encode<C>, W: Write>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PodUid, Record, record::sample, wire};
+    use crate::{PodUid, Quote, Record, TdQuote, record::sample, wire};
     use minicbor::{Encode, bytes::ByteVec};
 
     /// A structure whose encoder `minicbor` derives from the numbers of the fields.
     macro_rules! derived {
-        ($name:ident, $form:ident $(, $from:tt)?; $unsealed:tt, $in_flight:tt) => {
+        ($name:ident, $form:ident $(, $from:tt)?; $unsealed:tt, $in_flight:tt, $td:tt) => {
             #[derive(Encode)]
             #[cbor($form)]
             struct $name {
@@ -274,7 +299,7 @@ mod tests {
                 #[n(3)]
                 boot_id: ByteVec,
                 #[n(4)]
-                quote: Quote,
+                quote: Quotes,
                 #[n(5)]
                 list: Vec<Entry>,
                 #[n(6)]
@@ -295,12 +320,14 @@ mod tests {
                 unsealed: Option<Vec<DerivedLog>>,
                 #[n($in_flight)]
                 in_flight: Option<Vec<InFlight>>,
+                #[n($td)]
+                td: Option<TdEvidence>,
             }
         };
     }
 
-    derived!(DerivedEvidence, map; 11, 12);
-    derived!(DerivedDelta, array, 11; 12, 13);
+    derived!(DerivedEvidence, map; 11, 12, 13);
+    derived!(DerivedDelta, array, 11; 12, 13, 14);
 
     #[derive(Encode)]
     #[cbor(map)]
@@ -348,11 +375,32 @@ mod tests {
             since_ns: 1 << 40,
             cgroup: None,
         };
-        for (with_boot, unsealed, marks) in (0..8).map(|n| {
+        let td = TdEvidence {
+            register_log: vec![1; 100],
+            ccel: Some(vec![2; 70]),
+            auxblob: None,
+        };
+        let quote = || Quote {
+            attest: vec![1; 200],
+            signature: vec![],
+            ak: vec![3],
+        };
+        let td_quote = || TdQuote {
+            provider: "tdx_guest".to_owned(),
+            outblob: vec![4; 300],
+            nonce: vec![7; 32],
+            checkpoint: [8; 48],
+            node_key: [5; 33],
+            possession: [6; 64],
+        };
+        for (with_boot, unsealed, marks, with_td, with_tpm) in (0..32).map(|n| {
+            let with_td = n & 8 != 0;
             (
                 n & 1 != 0,
                 if n & 2 != 0 { 2 } else { 0 },
                 usize::from(n & 4 != 0),
+                with_td,
+                !with_td || n & 16 != 0,
             )
         }) {
             let evidence = Evidence {
@@ -360,10 +408,9 @@ mod tests {
                 tier: Tier::Bpf,
                 node: "worker-1".to_owned(),
                 boot_id: [5; 16],
-                quote: Quote {
-                    attest: vec![1; 200],
-                    signature: vec![],
-                    ak: vec![3],
+                quote: Quotes {
+                    tpm: with_tpm.then(quote),
+                    td: with_td.then(td_quote),
                 },
                 list: vec![Entry::Full(vec![9; 70]); 30],
                 checkpoints: vec![vec![], vec![8; 300]],
@@ -377,6 +424,7 @@ mod tests {
                 boot: with_boot.then(|| boot.clone()),
                 unsealed: logs(unsealed),
                 in_flight: vec![mark.clone(); marks],
+                td: with_td.then(|| td.clone()),
             };
             let e = evidence.clone();
             let (files, marks) = (e.checkpoints.clone(), e.in_flight.clone());
@@ -394,6 +442,7 @@ mod tests {
                 boot: e.boot,
                 unsealed: Some(derived(&e.unsealed)).filter(|logs| !logs.is_empty()),
                 in_flight: Some(marks).filter(|marks| !marks.is_empty()),
+                td: e.td,
             };
             assert_eq!(evidence.to_cbor(), wire::to_vec(&expected));
             let e = expected;
@@ -410,9 +459,10 @@ mod tests {
                 kernel: e.kernel,
                 boot: e.boot,
                 from: from.clone(),
-                // An array keeps the place of an empty list before one that is not.
-                unsealed: e.unsealed.or_else(|| e.in_flight.as_ref().map(|_| vec![])),
-                in_flight: e.in_flight,
+                // An array keeps the place of an empty list before what is not.
+                unsealed: (e.unsealed).or_else(|| (e.in_flight.is_some() || e.td.is_some()).then(Vec::new)),
+                in_flight: e.in_flight.or_else(|| e.td.as_ref().map(|_| vec![])),
+                td: e.td,
             };
             let e = evidence;
             let delta = EvidenceDelta {
@@ -430,6 +480,7 @@ mod tests {
                 from: from.clone(),
                 unsealed: e.unsealed,
                 in_flight: e.in_flight,
+                td: e.td,
             };
             assert_eq!(delta.to_cbor(), wire::to_vec(&expected));
         }

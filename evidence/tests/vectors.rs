@@ -5,11 +5,12 @@
 #[path = "common/vectors.rs"]
 mod published;
 
-use cgpath_evidence::boot::EventLog;
+use cgpath_evidence::boot::{EventLog, RegisterSet};
 use cgpath_evidence::list::{Decoder, Form, Layout, ListBank, ListEntry, Listed, Templates};
 use cgpath_evidence::replay::{Fill, Replay, covered_prefix};
+use cgpath_evidence::td::{QuoteBody, TdReport, Version};
 use cgpath_evidence::tpm::{Attest, PcrBlob, Public, Signature, VerifyingKey, composite};
-use cgpath_evidence::{Bank, Digest, PartitionKey, cgroup};
+use cgpath_evidence::{Bank, Digest, Error, PartitionKey, cgroup};
 use published::vector as read;
 
 fn decode(bytes: &[u8]) -> cgpath_evidence::Result<(Vec<ListEntry>, Option<Form>)> {
@@ -172,7 +173,7 @@ fn a_confidential_guests_boot_log_gives_the_events_that_others_read_from_it() {
     ) else {
         return;
     };
-    let log = EventLog::parse(&log).unwrap();
+    let log = EventLog::parse_ccel(&log).unwrap();
     let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
     let expected = expected["uefi_event_logs"].as_array().unwrap();
     assert!(expected.len() > 10);
@@ -185,7 +186,8 @@ fn a_confidential_guests_boot_log_gives_the_events_that_others_read_from_it() {
     let events = log.events().iter();
     assert_eq!(events.clone().count(), expected.len());
     for (event, expected) in events.zip(expected) {
-        assert_eq!(u64::from(event.pcr), expected["index"].as_u64().unwrap());
+        // In the log RTMR 0 is register 1.
+        assert_eq!(u64::from(event.pcr) + 1, expected["index"].as_u64().unwrap());
         assert_eq!(event.kind.to_string(), expected["type_name"].as_str().unwrap());
         let digest = event.digest(Bank::Sha384).unwrap();
         assert_eq!(
@@ -197,4 +199,151 @@ fn a_confidential_guests_boot_log_gives_the_events_that_others_read_from_it() {
             assert_eq!(expected["digest_matches_event"], true);
         }
     }
+}
+
+/// RTMR 0 to 2 after a firmware's log.
+fn replayed(log: &EventLog<'_>) -> Vec<String> {
+    let values = log.replay_all(Bank::Sha384).unwrap();
+    values.iter().map(|value| hex::encode(value.bytes())).collect()
+}
+
+#[test]
+fn a_real_report_agrees_with_its_log_in_rtmr_0_to_2_and_the_log_says_nothing_of_rtmr_3() {
+    let (Some(report), Some(ccel)) = (read("tdx/tdreport.bin"), read("tdx/tdreport_ccel.bin")) else {
+        return;
+    };
+    let report = TdReport::parse(&report).unwrap();
+    let log = EventLog::parse_ccel(&ccel).unwrap();
+    assert_eq!((log.set(), log.events().len()), (RegisterSet::Rtmr, 20));
+    let stated: Vec<String> = report.rtmrs.iter().map(hex::encode).collect();
+    assert_eq!(replayed(&log), stated[..3]);
+    assert!(stated[0].starts_with("5aca07b1e885"), "{}", stated[0]);
+    assert_eq!(report.rtmrs[3], [0; 48]);
+    assert_eq!(hex::encode(report.attributes), "0000001000000000");
+    assert_eq!(hex::encode(report.xfam), "e702060000000000");
+    // Another domain's log.
+    let other = read("eventlog/CCEL_data_ovmf").unwrap();
+    assert_ne!(replayed(&EventLog::parse_ccel(&other).unwrap()), stated[..3]);
+    // Both firmwares end regularly, each with its separators in registers of its own choice.
+    for log in [&ccel, &other] {
+        let log = EventLog::parse_ccel(log).unwrap();
+        assert!(log.without_separator().is_empty());
+    }
+}
+
+/// Nothing is found at an offset that code and test share wrongly: the report's own hashes are over its
+/// parts.
+#[test]
+fn a_report_of_which_any_bit_of_what_it_states_is_another_is_refused() {
+    let Some(report) = read("tdx/tdreport.bin") else {
+        return;
+    };
+    for at in (256..495).chain(512..1024) {
+        let mut other = report.clone();
+        other[at] ^= 1 << (at % 8);
+        let error = TdReport::parse(&other).unwrap_err();
+        assert!(
+            matches!(error, Error::Malformed { offset: 32, .. }),
+            "{at}: {error}"
+        );
+    }
+    assert!(matches!(
+        TdReport::parse(&report[..1023]),
+        Err(Error::Incomplete { .. })
+    ));
+}
+
+#[test]
+fn real_quotes_of_version_4_and_5_state_their_registers() {
+    for (name, version, rtmrs, is_debug, is_15) in [
+        (
+            "tdx_quote",
+            Version::V4,
+            ["44c0197b3915", "0084452c0166", "d833feef2cd9"],
+            false,
+            false,
+        ),
+        (
+            "tdx_quote_4.dat",
+            Version::V4,
+            ["e940da7c2712", "559cfcf42716", "000000000000"],
+            true,
+            false,
+        ),
+        (
+            "tdx_quote_5.dat",
+            Version::V5,
+            ["9b529f3689e2", "ca5a979317ff", "000000000000"],
+            false,
+            true,
+        ),
+        (
+            "tdx_quote_azure_paravisor.bin",
+            Version::V4,
+            ["000000000000"; 3],
+            false,
+            false,
+        ),
+    ] {
+        let Some(bytes) = read(&format!("tdx/{name}")) else {
+            return;
+        };
+        let quote = QuoteBody::parse(&bytes).unwrap();
+        assert_eq!(quote.version, version, "{name}");
+        let found: Vec<String> = quote.body.rtmrs.iter().map(|r| hex::encode(&r[..6])).collect();
+        assert_eq!(found[..3], rtmrs, "{name}");
+        assert_eq!(quote.body.rtmrs[3], [0; 48], "{name}");
+        assert_eq!(quote.body.is_debug(), is_debug, "{name}");
+        assert_eq!(quote.body.service.is_some(), is_15, "{name}");
+        // Cut anywhere, it is incomplete.
+        for len in 0..quote.len {
+            let cut = QuoteBody::parse(&bytes[..len]);
+            assert!(
+                matches!(cut, Err(Error::Incomplete { .. })),
+                "{name} at {len}: {cut:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_quote_under_another_version_or_with_lengths_that_do_not_fit_is_refused() {
+    let (Some(four), Some(five)) = (read("tdx/tdx_quote_4.dat"), read("tdx/tdx_quote_5.dat")) else {
+        return;
+    };
+    let refused = |bytes: &[u8]| QuoteBody::parse(bytes).unwrap_err();
+    // Version 5 under the number of version 4, and the other way round; a later one.
+    for (quote, version) in [(&five, 4), (&four, 5), (&four, 6), (&four, 3)] {
+        let mut other = quote.clone();
+        other[0] = version;
+        refused(&other);
+    }
+    // Type of key and TEE; type and length of the body; lengths within the signature data.
+    let lengths = 48 + 584 + 4;
+    for (quote, at) in [
+        (&four, 2),
+        (&four, 4),
+        (&five, 48),
+        (&five, 50),
+        (&four, lengths - 4),
+        (&four, lengths + 128),
+        (&four, lengths + 130),
+        (&four, lengths + 134 + 448),
+        (&four, lengths + 134 + 450 + 32),
+    ] {
+        for bit in [1, 0x80] {
+            let mut other = quote.clone();
+            other[at] ^= bit;
+            let error = refused(&other);
+            assert!(
+                matches!(error, Error::Malformed { .. } | Error::Incomplete { .. }),
+                "{at}: {error}"
+            );
+        }
+    }
+    // What follows is zeros or nothing.
+    let len = QuoteBody::parse(&four).unwrap().len;
+    let with = |byte| [&four[..len], &[byte; 64]].concat();
+    assert_eq!(QuoteBody::parse(&with(0)).map(|quote| quote.len), Ok(len));
+    assert!(matches!(refused(&with(1)), Error::Malformed { .. }));
 }

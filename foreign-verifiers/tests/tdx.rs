@@ -1,9 +1,9 @@
 //! The TDX shape: what a quote of a TDX guest would have to carry for our evidence, checked by `dcap-qvl` on
 //! a published quote.
 //!
-//! There is no TDX hardware here and our collector makes no such quotes. Shown is that the verifier accepts a
-//! real quote, where report data and RTMRs stand in it, and that neither can be changed; not shown is a quote
-//! over a checkpoint of ours.
+//! There is no TDX hardware here. Our own appraisal of such quotes is tested in
+//! `verifier/appraisal/tests/td`. Shown is that the verifier accepts a real quote, where report data and
+//! RTMRs stand in it, and that neither can be changed; not shown is a quote over a checkpoint of ours.
 
 use crate::published::vector;
 use dcap_qvl::{QuoteCollateralV3, quote::Quote, verify::verify};

@@ -39,6 +39,7 @@ macro_rules! for_each_target {
             evidence_cbor evidence_json evidence_part record_cbor checkpoint_file partition_key
             tenant_cbor partition_proof ear_token
             tpm_attest tpm_signature tpm_public tpm_pcr_selection tpm_pcr_blob
+            td_quote td_register_log td_ccel td_collateral
             boot_log cgroup_path policy_node policy_reference policy_corim ima_policy
         }
     };

@@ -1,10 +1,12 @@
 //! The targets: each takes any bytes.
 
+use cgpath_appraisal::Collateral;
 use cgpath_appraisal::ear::AttestationResult;
-use cgpath_evidence::boot::{self, EventLog};
+use cgpath_evidence::boot::{self, EventLog, RegisterSet};
 use cgpath_evidence::list::{Decoder, Format, ListEntry, Templates};
 use cgpath_evidence::proof::{PartitionProof, SealedTree};
 use cgpath_evidence::replay::Replay;
+use cgpath_evidence::td::{QuoteBody, TdReport, log};
 use cgpath_evidence::{
     Bank, Error, Evidence, EvidenceDelta, Head, PartitionKey, PodUid, Record, SealedCheckpoint, TenantBundle,
     cgroup, tpm, wire,
@@ -242,6 +244,83 @@ pub fn boot_log(data: &[u8]) {
     };
     if let Ok(learned) = cgpath_refvals::learned_boot::from_boot(&boot) {
         assert!(learned.yaml().len() <= cgpath_policy::MAX_POLICY_LEN);
+    }
+}
+
+/// A trust domain's quote, and a report: what our parser takes, the library that verifies it is given.
+pub fn td_quote(data: &[u8]) {
+    let _ = TdReport::parse(data);
+    let Ok(quote) = QuoteBody::parse(data) else {
+        return;
+    };
+    assert!(quote.len <= data.len() && data[quote.len..].iter().all(|b| *b == 0));
+    let _ = quote.body.is_debug();
+    let theirs = dcap_qvl::quote::Quote::parse(data).expect("what we read is a quote");
+    let report = theirs.report.as_td10().expect("a trust domain's");
+    assert_eq!(report.mr_td, quote.body.mrtd);
+    assert_eq!(
+        [report.rt_mr0, report.rt_mr1, report.rt_mr2, report.rt_mr3],
+        quote.body.rtmrs
+    );
+    assert_eq!(report.td_attributes, quote.body.attributes);
+    assert_eq!(report.report_data, quote.body.report_data);
+    let _ = theirs
+        .raw_cert_chain()
+        .map(dcap_qvl::intel::parse_pck_extension_from_pem);
+}
+
+/// The log of a trust domain's register.
+pub fn td_register_log(data: &[u8]) {
+    let Ok(extensions) = log::read(data) else {
+        return;
+    };
+    let mut again = Vec::new();
+    for extension in extensions {
+        let Ok(extension) = extension else {
+            assert!(log::replay(data, 3, &[0; 48]).is_err());
+            return;
+        };
+        log::append(
+            &mut again,
+            extension.rtmr,
+            extension.kind,
+            &extension.digest,
+            extension.data,
+        );
+        assert_eq!(again, data[..again.len()], "an extension has one form");
+        let _ = extension.checkpoint();
+    }
+    assert_eq!(again.len(), data.len());
+    let _ = (log::replay(data, 3, &[0; 48]), log::end_of(data, 0));
+}
+
+/// The firmware's log of RTMR 0 to 2.
+pub fn td_ccel(data: &[u8]) {
+    let Ok(log) = EventLog::parse_ccel(data) else {
+        return;
+    };
+    assert_eq!(log.set(), RegisterSet::Rtmr);
+    assert!(log.events().len() <= data.len() / 16);
+    for bank in Bank::ALL {
+        if let Ok(registers) = log.replay_all(bank) {
+            assert_eq!(registers.len(), boot::BOOT_RTMRS);
+        }
+        for line in log.command_lines() {
+            let _ = line.is("quiet", bank);
+        }
+    }
+    for event in log.events() {
+        assert!(event.label().len() <= 3 * data.len());
+        let _ = event.data_is_measured(Bank::Sha384);
+    }
+    assert!(log.without_separator().len() <= boot::BOOT_RTMRS);
+}
+
+/// A file of collateral.
+pub fn td_collateral(data: &[u8]) {
+    if let Ok(collateral) = Collateral::from_json(data) {
+        let (from, _) = collateral.window();
+        assert!(collateral.issued() <= from);
     }
 }
 

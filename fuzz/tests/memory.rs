@@ -9,9 +9,11 @@
 #[path = "common/counting.rs"]
 mod counting;
 
+use cgpath_appraisal::Collateral;
 use cgpath_appraisal::ear::AttestationResult;
 use cgpath_evidence::list::{Decoder, Format};
 use cgpath_evidence::proof::PartitionProof;
+use cgpath_evidence::td::{QuoteBody, log};
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
 use cgpath_evidence::{
     Boot, Digest, Entry, Evidence, EvidenceDelta, Head, PartitionKey, PartitionLog, PodInfo, PodUid, Record,
@@ -411,6 +413,57 @@ fn a_measurement_list_holds_an_entry_at_a_time() {
 
 fn seed_of(target: &str) -> Vec<u8> {
     seeds(target).next().unwrap()
+}
+
+#[test]
+fn logs_quotes_and_collateral_of_a_trust_domain_hold_no_more() {
+    let ccel = seed_of("td_ccel");
+    // As many events as there may be, each the last one of the seed.
+    let event = &ccel[ccel.len() - 80..];
+    let inputs = [
+        ("events", [&ccel[..], &repeated(event, LEN)].concat()),
+        ("zeros", [&ccel[..], &vec![0; LEN]].concat()),
+    ];
+    hold("firmware's log of a trust domain", 4, &inputs, |bytes| {
+        let _ = EventLog::parse_ccel(bytes);
+    });
+    let inputs = [("extensions", repeated(&seed_of("td_register_log"), LEN))];
+    hold("log of a register", 1, &inputs, |bytes| {
+        let _ = log::replay(bytes, 3, &[0; 48]);
+    });
+    let inputs = [("zeros behind", [seed_of("td_quote"), vec![0; LEN]].concat())];
+    hold("trust domain's quote", 1, &inputs, |bytes| {
+        let _ = QuoteBody::parse(bytes);
+    });
+    // A member that says nothing, and a text as long as may be.
+    let good = String::from_utf8(seed_of("td_collateral")).unwrap();
+    let long = "x".repeat(LEN - good.len() - 10);
+    let inputs = [
+        (
+            "a long chain",
+            good.replacen("\"chain\"", &format!("\"{long}\""), 1).into_bytes(),
+        ),
+        (
+            "a long hash",
+            good.replacen("\"00\"", &format!("\"{}\"", "0".repeat(long.len() & !1)), 1)
+                .into_bytes(),
+        ),
+        (
+            "numbers within",
+            good.replacen(
+                "{\\\"issueDate",
+                &format!(
+                    "{{\\\"x\\\":[{}0],\\\"issueDate",
+                    "0,".repeat(long.len() / 2 - 16)
+                ),
+                1,
+            )
+            .into_bytes(),
+        ),
+    ];
+    hold("collateral", 8, &inputs, |bytes| {
+        let _ = Collateral::from_json(bytes);
+    });
 }
 
 #[test]

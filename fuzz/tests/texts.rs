@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use cgpath_appraisal::Collateral;
 use cgpath_appraisal::ear::AttestationResult;
 use cgpath_evidence::list::{Decoder, Format, Templates};
 use cgpath_evidence::proof::PartitionProof;
+use cgpath_evidence::td::{QuoteBody, TdReport, log};
 use cgpath_evidence::text::MAX_FOREIGN;
 use cgpath_evidence::{
     Evidence, EvidenceDelta, Head, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, tpm,
@@ -105,6 +107,15 @@ const DECODERS: &[(&str, Decode)] = &[
     }),
     ("tpm_pcr_selection", |b| error(tpm::PcrSelection::parse(b))),
     ("tpm_pcr_blob", |b| error(tpm::PcrBlob::parse(b))),
+    ("td_quote", |b| {
+        [error(QuoteBody::parse(b)), error(TdReport::parse(b))].concat()
+    }),
+    ("td_register_log", |b| match log::read(b) {
+        Ok(extensions) => extensions.flat_map(error).collect(),
+        Err(e) => vec![e.to_string()],
+    }),
+    ("td_ccel", |b| error(EventLog::parse_ccel(b))),
+    ("td_collateral", |b| error(Collateral::from_json(b))),
     ("boot_log", |b| error(EventLog::parse(b))),
     ("policy_node", |b| {
         let loaded = cgpath_policy::Policy::load("file", b, |_| Err("it is not there".to_owned()));

@@ -8,7 +8,7 @@ use crate::form::{bounded, digests_schema, name, some};
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{
     Digest,
-    boot::{EventType, FIRMWARE_REGISTERS, REGISTERS},
+    boot::{EventType, REGISTERS, RegisterSet},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -23,6 +23,9 @@ pub const MAX_NAME: usize = 253;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct BootPolicy {
+    /// Whose registers they are: of `boot` a TPM's, of `tdx.boot` a trust domain's.
+    #[serde(skip)]
+    pub set: RegisterSet,
     /// By register, 0 to 9: the values that are accepted, in each accepted bank.
     #[serde(deserialize_with = "registers")]
     #[schemars(schema_with = "registers_schema")]
@@ -96,17 +99,17 @@ pub struct FirmwareDeviation {
 }
 
 impl FirmwareDeviation {
-    /// Why it cannot stand in a policy with these registers.
-    fn refused(&self, registers: &BTreeMap<u8, Vec<Digest>>) -> Option<String> {
+    /// Why it cannot stand in a policy with these registers of this set.
+    fn refused(&self, set: RegisterSet, registers: &BTreeMap<u8, Vec<Digest>>) -> Option<String> {
         let FirmwareDeviation { pcr, kind, .. } = self;
         let is_separator = *kind == EventType::SEPARATOR;
         let why = if !registers.contains_key(pcr) {
-            format!("it counts only where `registers` pins PCR {pcr}, and there is no such value")
+            format!("it counts only where `registers` pins {set} {pcr}, and there is no such value")
         } else if !kind.is_of_data() {
             let why = "no rule compares the data of this type with its digest, and those who read its text go by the digest";
             format!("{why}: name an event of it in `events`")
-        } else if is_separator && usize::from(*pcr) >= FIRMWARE_REGISTERS {
-            "only PCR 0 to 7 must have a separator".to_owned()
+        } else if is_separator && usize::from(*pcr) >= set.firmware() {
+            format!("only {set} 0 to {} must have a separator", set.firmware() - 1)
         } else if is_separator != self.count.is_some() {
             "`count` is for EV_SEPARATOR, and needed there: how many separators the register has".to_owned()
         } else if self.digests.is_empty() != (self.count == Some(0)) {
@@ -114,18 +117,21 @@ impl FirmwareDeviation {
         } else {
             return None;
         };
-        Some(format!("firmware-deviations: {kind} in PCR {pcr}: {why}"))
+        Some(format!("firmware-deviations: {kind} in {set} {pcr}: {why}"))
     }
-}
 
-impl core::fmt::Display for FirmwareDeviation {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "PCR {} {}", self.pcr, self.kind)?;
-        if let Some(count) = self.count {
-            write!(f, " ×{count}")?;
-        }
+    /// For people, where its register is one of this set.
+    pub fn shown(&self, set: RegisterSet) -> String {
+        let count = self.count.map(|count| format!(" ×{count}"));
         let digests: Vec<String> = self.digests.iter().map(Digest::to_string).collect();
-        write!(f, " [{}] ({})", digests.join(", "), self.name)
+        format!(
+            "{set} {} {}{} [{}] ({})",
+            self.pcr,
+            self.kind,
+            count.unwrap_or_default(),
+            digests.join(", "),
+            self.name
+        )
     }
 }
 
@@ -143,7 +149,7 @@ fn register<'de, D: Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
     )))
 }
 
-fn kind<'de, D: Deserializer<'de>>(d: D) -> Result<EventType, D::Error> {
+pub(crate) fn kind<'de, D: Deserializer<'de>>(d: D) -> Result<EventType, D::Error> {
     let name = String::deserialize(d)?;
     match EventType::from_name(&name) {
         Some(EventType::NO_ACTION) => Err(de::Error::custom(
@@ -169,7 +175,7 @@ fn registers<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<u8, Vec<Digest>
     Ok(all.into_iter().map(|(n, Values(values))| (n, values)).collect())
 }
 
-fn command_lines<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+pub(crate) fn command_lines<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     let list: Vec<String> = bounded(d)?;
     if list
         .iter()
@@ -190,11 +196,16 @@ pub(crate) fn not_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPo
             "`boot` names nothing: give registers, command-lines or events (`cgpath policy from-boot` makes them)",
         ));
     }
-    let mut items = boot.firmware_deviations.iter();
-    if let Some(why) = items.find_map(|item| item.refused(&boot.registers)) {
-        return Err(de::Error::custom(why));
+    match refused(&boot) {
+        Some(why) => Err(de::Error::custom(why)),
+        None => Ok(Some(boot)),
     }
-    Ok(Some(boot))
+}
+
+/// What of it cannot stand in a policy.
+pub(crate) fn refused(boot: &BootPolicy) -> Option<String> {
+    let mut items = boot.firmware_deviations.iter();
+    items.find_map(|item| item.refused(boot.set, &boot.registers))
 }
 
 fn registers_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -39,6 +39,7 @@ mod name;
 mod node;
 pub mod reference;
 pub mod schema;
+mod tdx;
 mod yaml;
 
 pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
@@ -53,3 +54,4 @@ pub use node::{
     is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};
+pub use tdx::{Anchor, DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};

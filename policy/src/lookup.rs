@@ -286,6 +286,14 @@ impl Policy {
                 hint: "leave out one of `boot` and `dangerous-boot-not-judged`".into(),
             });
         }
+        if let Some((key, why, hint)) = crate::node::misfit(&node) {
+            return Err(Error::Meaning {
+                file: file.to_owned(),
+                key: key.into(),
+                why: why.into(),
+                hint: hint.into(),
+            });
+        }
         let mut loader = Loader {
             file,
             read: BTreeMap::new(),
@@ -476,6 +484,7 @@ impl Policy {
         if self.file.dangerous_boot_not_judged {
             keys.push("dangerous-boot-not-judged");
         }
+        keys.extend(self.file.tdx.iter().flat_map(crate::TdxPolicy::dangerous_keys));
         keys
     }
 
@@ -518,7 +527,9 @@ impl Policy {
                 .map(|p| format!("violations.permit: {p}")),
         );
         let deviations = file.boot.iter().flat_map(|boot| &boot.firmware_deviations);
-        found.extend(deviations.map(|item| format!("boot.firmware-deviations: {item}")));
+        let set = cgpath_evidence::boot::RegisterSet::Pcr;
+        found.extend(deviations.map(|item| format!("boot.firmware-deviations: {}", item.shown(set))));
+        found.extend(file.tdx.iter().flat_map(crate::TdxPolicy::relaxations));
         let opaque = self
             .pods
             .values()

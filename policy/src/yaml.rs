@@ -4,7 +4,7 @@
 //! here: whole policies, which people write.
 
 use crate::BootPolicy;
-use cgpath_evidence::Digest;
+use cgpath_evidence::{Digest, boot::RegisterSet};
 use std::fmt::Write as _;
 
 /// A text in double quotes. Whatever is neither a letter nor printable ASCII is escaped: a line break of YAML
@@ -35,6 +35,10 @@ pub(crate) fn digests(digests: &[Digest]) -> String {
 impl BootPolicy {
     /// The `boot:` of a node's policy. Each of `remarks` becomes a comment below it.
     pub fn to_yaml(&self, remarks: &[String]) -> String {
+        let register = match self.set {
+            RegisterSet::Pcr => "pcr",
+            RegisterSet::Rtmr => "rtmr",
+        };
         let mut out = String::from("boot:\n");
         for remark in remarks {
             let _ = writeln!(out, "  # {}", cgpath_evidence::text::escape(remark.as_bytes()));
@@ -58,7 +62,7 @@ impl BootPolicy {
             let optional = if event.optional { ", optional: true" } else { "" };
             let _ = writeln!(
                 out,
-                "    - {{pcr: {}, type: {}, name: {}, digests: {}{optional}}}",
+                "    - {{{register}: {}, type: {}, name: {}, digests: {}{optional}}}",
                 event.pcr,
                 event.kind,
                 text(&event.name),
@@ -72,7 +76,7 @@ impl BootPolicy {
             let count = item.count.map(|count| format!(", count: {count}"));
             let _ = writeln!(
                 out,
-                "    - {{pcr: {}, type: {}, name: {}{}, digests: {}}}",
+                "    - {{{register}: {}, type: {}, name: {}{}, digests: {}}}",
                 item.pcr,
                 item.kind,
                 text(&item.name),

@@ -15,6 +15,7 @@ mod model;
 #[path = "../../testkit/src/python.rs"]
 mod python;
 mod schema;
+mod tdx;
 
 use serde_json::Value;
 use std::io::Write as _;

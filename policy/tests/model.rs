@@ -429,7 +429,6 @@ fn what_is_required_cannot_be_left_out() {
         "node:",
         "  tiers:",
         "  templates:",
-        "  banks:",
         "  ima-policies:",
         "  collector:",
         "host:",

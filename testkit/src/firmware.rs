@@ -69,8 +69,17 @@ impl FirmwareLog {
         self.bytes_of(&Self::BANKS)
     }
 
+    /// The CCEL of a trust domain, whose registers count from 1.
+    pub fn ccel(&self) -> Vec<u8> {
+        self.written(&[Bank::Sha384], 1)
+    }
+
     /// The same with digests in these banks.
     pub fn bytes_of(&self, banks: &[Bank]) -> Vec<u8> {
+        self.written(banks, 0)
+    }
+
+    fn written(&self, banks: &[Bank], first: u32) -> Vec<u8> {
         let number = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
         let mut id = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
         id.extend(number(banks.len()));
@@ -79,12 +88,23 @@ impl FirmwareLog {
             id.extend(u16::try_from(bank.len()).unwrap().to_le_bytes());
         }
         id.push(0);
-        let mut out = [&number(0)[..], &number(3), &[0; 20], &number(id.len()), &id].concat();
+        let mut out = [
+            &first.to_le_bytes()[..],
+            &number(3),
+            &[0; 20],
+            &number(id.len()),
+            &id,
+        ]
+        .concat();
         for (pcr, kind, measured, data) in &self.events {
             out.extend(
-                [*pcr, kind.0, u32::try_from(banks.len()).unwrap()]
-                    .map(u32::to_le_bytes)
-                    .concat(),
+                [
+                    first.wrapping_add(*pcr),
+                    kind.0,
+                    u32::try_from(banks.len()).unwrap(),
+                ]
+                .map(u32::to_le_bytes)
+                .concat(),
             );
             for bank in banks {
                 out.extend(bank.tpm_alg().to_le_bytes());

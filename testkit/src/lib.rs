@@ -36,6 +36,7 @@ mod node;
 pub mod port;
 pub mod python;
 mod rounds;
+pub mod td;
 
 pub use actor::Actor;
 #[cfg(feature = "certificates")]
@@ -46,7 +47,7 @@ pub use measurement::Measurement;
 pub use node::Node;
 pub use rounds::{booted, delta_after};
 
-use cgpath_evidence::{Bank, Digest, PodUid};
+use cgpath_evidence::{Bank, Digest, PodUid, Quote, Quotes};
 
 /// The collector's executable.
 pub const COLLECTOR: &str = "/usr/sbin/cgpathd";
@@ -62,6 +63,11 @@ pub const NOW: u64 = 1_800_000_000;
 /// The UID of test pod `n`.
 pub fn pod(n: u8) -> PodUid {
     PodUid([n; 16])
+}
+
+/// The TPM's quote, to change it.
+pub fn tpm(quote: &mut Quotes) -> &mut Quote {
+    quote.tpm.as_mut().expect("a TPM's quote")
 }
 
 /// The content of a file, as this node's file system has it: its hash is all that matters.

@@ -1,20 +1,22 @@
 //! The node: it measures, records, seals and quotes, each step open to interference.
 
+mod policy;
+
 use crate::measurement::tag;
+use crate::td::TrustDomain;
 use crate::{Actor, Attest, AttestationKey, FirmwareLog, KeyKind, Measurement};
 use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
-use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey};
+use cgpath_appraisal::key_name;
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Collectors, Digest, EventKind, Evidence, FileHash, Guard, GuardAction,
     GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote,
-    Record, SealedCheckpoint, Tier,
+    Quotes, Record, SealedCheckpoint, Tier,
     boot::{Boot, boot_aggregate},
     checkpoint,
     merkle::Frontier,
     partition::partitions_root,
     record::ExeSource,
 };
-use cgpath_policy::{Policy, Reference, Source, SourceKind};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +93,10 @@ pub struct Node {
     pub learned: bool,
     /// What was measured before IMA began: PCR 0 to 9 are quoted, too. See [`Node::with_boot`].
     pub boot: Option<FirmwareLog>,
+    /// It runs in a trust domain, a register of which is an anchor. See [`Node::in_domain`].
+    pub td: Option<TrustDomain>,
+    /// Whether it has a TPM.
+    pub has_tpm: bool,
 }
 
 impl Node {
@@ -140,6 +146,8 @@ impl Node {
             accept_templates: "[ima-ng]".into(),
             learned: false,
             boot: None,
+            td: None,
+            has_tpm: true,
         };
         for path in [
             "/sbin/init",
@@ -188,6 +196,8 @@ impl Node {
             });
         }
         let aggregate = match &self.boot {
+            // What the kernel writes without a TPM.
+            _ if !self.has_tpm => Digest::zero(Bank::Sha256),
             Some(boot) => boot_aggregate(&boot.registers(Bank::Sha256)),
             None => sha256(b"pcrs 0 to 9"),
         };
@@ -208,6 +218,9 @@ impl Node {
         self.clock += 60_000;
         self.boot_id = [self.boot_id[0] + 1; 16];
         self.signing = SigningKey::from_slice(&Sha256::digest([b'b', self.boot_id[0]])).unwrap();
+        if let Some(td) = &mut self.td {
+            td.boot();
+        }
         self.load();
     }
 
@@ -462,7 +475,12 @@ impl Node {
         let mut checkpoint = self.draft(nonce);
         change(&mut checkpoint);
         let sealed = SealedCheckpoint::seal(checkpoint, &self.signing);
-        self.anchor(&sealed);
+        if self.has_tpm {
+            self.anchor(&sealed);
+        }
+        if let Some(td) = &mut self.td {
+            td.extend(&sealed);
+        }
         self.checkpoints.push(sealed);
     }
 
@@ -535,6 +553,10 @@ impl Node {
             hierarchy: "v2".into(),
             protection: Some(self.protection),
             collectors: self.collectors.clone(),
+            binding: self
+                .td
+                .as_ref()
+                .map(|td| td.binding(self.list.iter().map(Measurement::to_entry), first)),
         }
     }
 
@@ -605,8 +627,19 @@ impl Node {
         if self.is_recorded() {
             self.seal(Some(nonce));
         }
-        let quote = self.quote(nonce);
-        self.evidence(quote)
+        let quotes = self.quotes(nonce);
+        self.evidence(quotes)
+    }
+
+    /// What signs for it: its TPM, its trust domain, or both.
+    pub fn quotes(&mut self, nonce: &[u8]) -> Quotes {
+        let tpm = self.has_tpm.then(|| self.quote(nonce));
+        let td = self.td.as_ref().map(|td| {
+            let name = tpm.as_ref().map(|quote| key_name(&quote.ak).unwrap());
+            let last = self.checkpoints.last().unwrap();
+            td.quote(nonce, last, &name.unwrap_or_default())
+        });
+        Quotes { tpm, td }
     }
 
     fn is_recorded(&self) -> bool {
@@ -614,7 +647,7 @@ impl Node {
     }
 
     /// The evidence as the node stands, with this quote.
-    pub fn evidence(&self, quote: Quote) -> Evidence {
+    pub fn evidence(&self, quote: impl Into<Quotes>) -> Evidence {
         let mut partitions: Vec<PartitionLog> = self
             .sealed
             .iter()
@@ -630,7 +663,7 @@ impl Node {
             tier: self.tier,
             node: NODE.into(),
             boot_id: self.boot_id,
-            quote,
+            quote: quote.into(),
             list: self.list.iter().map(Measurement::to_entry).collect(),
             checkpoints: if recorded {
                 self.checkpoints.iter().map(|c| c.file.clone()).collect()
@@ -640,18 +673,31 @@ impl Node {
             partitions: if recorded { partitions } else { Vec::new() },
             pods: self.pods.clone(),
             kernel: "6.12.0".into(),
-            boot: self.boot.as_ref().map(|boot| Boot {
-                registers: self.banks.iter().map(|bank| boot.registers(*bank)).collect(),
-                log: Some(boot.bytes()),
-                command_line: Some(boot.command_line.clone().into_bytes()),
-            }),
+            boot: self.boot_facts(),
             unsealed: if recorded { self.unsealed() } else { Vec::new() },
             in_flight: if recorded {
                 self.in_flight.clone()
             } else {
                 Vec::new()
             },
+            td: self.td.as_ref().map(TrustDomain::evidence),
         }
+    }
+
+    /// What evidence says of the boot.
+    fn boot_facts(&self) -> Option<Boot> {
+        if !self.has_tpm {
+            return self.td.as_ref().map(|td| Boot {
+                registers: Vec::new(),
+                log: None,
+                command_line: Some(td.firmware.command_line.clone().into_bytes()),
+            });
+        }
+        self.boot.as_ref().map(|boot| Boot {
+            registers: self.banks.iter().map(|bank| boot.registers(*bank)).collect(),
+            log: Some(boot.bytes()),
+            command_line: Some(boot.command_line.clone().into_bytes()),
+        })
     }
 
     /// What waits, as far as it is about the list.
@@ -679,70 +725,15 @@ impl Node {
         self
     }
 
-    /// The policy's YAML.
-    pub fn policy_yaml(&self) -> String {
-        let mut pods = String::new();
-        for uid in self.pod_files.keys() {
-            pods += &format!(
-                "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
-                uid.0[0]
-            );
+    /// The same node, started anew in this trust domain, with its TPM or without.
+    #[must_use]
+    pub fn in_domain(mut self, domain: TrustDomain, has_tpm: bool) -> Node {
+        if !has_tpm {
+            self.extra_policy = self.extra_policy.replace("dangerous-boot-not-judged: true\n", "");
         }
-        format!(
-            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
-             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}",
-            self.tier,
-            self.accept_templates,
-            self.accept_banks,
-            sha256(IMA_POLICY.as_bytes()),
-            self.extra_policy,
-        )
-    }
-
-    /// The reference file that the policy calls `name`.
-    pub fn reference(&self, name: &str) -> Option<Vec<u8>> {
-        let uid = name.strip_suffix(".json")?;
-        let (files, learned) = if uid == "host" {
-            (&self.host_files, false)
-        } else {
-            (self.pod_files.get(&PodUid::parse(uid.as_bytes())?)?, self.learned)
-        };
-        let kind = if learned {
-            SourceKind::Log
-        } else {
-            SourceKind::Rootfs
-        };
-        let mut reference = Reference::new(Source {
-            kind,
-            name: name.into(),
-            digest: None,
-        });
-        for (path, digests) in files {
-            for digest in digests {
-                reference.insert(path.clone(), digest.clone()).unwrap();
-            }
-        }
-        let mut out = Vec::new();
-        reference.write_json(&mut out).unwrap();
-        Some(out)
-    }
-
-    /// The policy under which an honest run of this node is trusted.
-    pub fn policy(&self) -> Policy {
-        Policy::load("policy.yaml", self.policy_yaml().as_bytes(), |name| {
-            self.reference(name).ok_or_else(|| "no such file".to_owned())
-        })
-        .unwrap()
-    }
-
-    /// A context that pins this node's key.
-    pub fn context(&self, nonce: &[u8], previous: Option<NodeState>) -> Context {
-        Context {
-            node: NODE.into(),
-            key: PinnedKey::Public(self.ak.public()),
-            nonce: ExpectedNonce::Value(nonce.to_vec()),
-            now: self.now,
-            previous,
-        }
+        (self.td, self.has_tpm) = (Some(domain), has_tpm);
+        self.reboot();
+        self.now = NOW;
+        self
     }
 }

@@ -26,8 +26,10 @@ pub fn delta_after(evidence: &Evidence, kept: &Evidence, from: Cursor) -> Eviden
         boot,
         unsealed,
         in_flight,
+        td,
         ..
     } = evidence.clone();
+    let number = from.checkpoint;
     EvidenceDelta {
         version: 1,
         tier,
@@ -61,6 +63,7 @@ pub fn delta_after(evidence: &Evidence, kept: &Evidence, from: Cursor) -> Eviden
         from,
         unsealed,
         in_flight,
+        td: td.and_then(|td| td.after(number).expect("a log that was made here")),
     }
 }
 

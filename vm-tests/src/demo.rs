@@ -6,16 +6,18 @@
 //! whole demo fail.
 //! Not here: how guests and verifiers are started (see `scenario`), attacks on evidence (see `demo_break`).
 
+use crate::demo_shown::{replaced, same_image, same_inode, stranger};
+use crate::domain::Domain;
 use crate::kernel::{Kernel, Stock};
 use crate::oci::{self, Image};
 use crate::pods::{Pods, Running, Runtime, container, host_path};
 use crate::scenario::{COLLECTOR_LOG, KnownPod, Node, Plan, Round};
 use anyhow::{Context as _, Result, bail};
-use cgpath_appraisal::{BootJudgement, Rule, Severity, State};
-use cgpath_evidence::{EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, Tier};
+use cgpath_appraisal::{BootJudgement, State};
+use cgpath_evidence::{Evidence, PartitionKey, PodUid, Tier};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use vm_protocol::elf;
@@ -24,12 +26,9 @@ use vm_protocol::spec::Pod;
 /// The five pods.
 pub const PODS: [&str; 5] = ["A", "B", "C", "D", "E"];
 
-/// `EEXIST`, negative, as the kernel's function returns it.
-const EEXIST: i32 = -17;
-
 /// The program on the host that A and C run.
 const TOOL_DIR: &str = "/opt/tools";
-const TOOL: &str = "/opt/tools/stocktake";
+pub(crate) const TOOL: &str = "/opt/tools/stocktake";
 
 /// The file that is replaced in D.
 pub(crate) const PAYROLL: &str = "/app/payroll";
@@ -52,6 +51,8 @@ pub struct DemoOptions {
     /// The guest is restored from a snapshot, where it has a stock kernel and does not go on afterwards. No
     /// firmware starts it then, so that its boot is not judged.
     pub restored: bool,
+    /// The node is a trust domain without a TPM.
+    pub domain: Option<Domain>,
 }
 
 /// The UID of one of [`PODS`].
@@ -67,7 +68,7 @@ pub fn uid(pod: &str) -> String {
     format!("{eight}-0000-4000-8000-00000000000{digit}")
 }
 
-fn key(pod: &str) -> PartitionKey {
+pub(crate) fn key(pod: &str) -> PartitionKey {
     PodUid::parse(uid(pod).as_bytes()).map_or(PartitionKey::Unattributed, PartitionKey::Pod)
 }
 
@@ -121,7 +122,7 @@ impl Images {
     }
 }
 
-fn tool() -> Vec<u8> {
+pub(crate) fn tool() -> Vec<u8> {
     elf::print("all there\n")
 }
 
@@ -139,7 +140,8 @@ pub fn plan(images: &Images, options: &DemoOptions) -> Plan {
     };
     let mut plan = Plan::new(options.stock);
     plan.patched = options.patched.clone();
-    plan.restored = options.restored && options.patched.is_none() && !options.keep;
+    plan.restored =
+        options.restored && options.patched.is_none() && options.domain.is_none() && !options.keep;
     plan.runtime = options.runtime;
     plan.images = images.list().into_iter().cloned().collect();
     plan.pods = vec![
@@ -151,6 +153,7 @@ pub fn plan(images: &Images, options: &DemoOptions) -> Plan {
     ];
     plan.files = vec![(TOOL.to_owned(), tool(), 0o755)];
     plan.keep = options.keep;
+    plan.domain = options.domain.clone();
     // A boot that is to be judged is this guest's own.
     plan.firmware = !plan.restored;
     plan
@@ -169,7 +172,7 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(what: impl Into<String>, ok: bool, found: impl Into<String>) -> Check {
+    pub(crate) fn new(what: impl Into<String>, ok: bool, found: impl Into<String>) -> Check {
         Check {
             what: what.into(),
             ok,
@@ -325,9 +328,10 @@ impl Telling<'_> {
             Some(_) => Tier::Kernel,
             None => Tier::Bpf,
         };
+        let anchor = anchor(self.options);
         stage.checks.push(Check::new(
-            format!("tier {tier}, anchored in PCR 10"),
-            n.tier == tier && n.anchor.contains("PCR 10"),
+            format!("tier {tier}, anchored in {anchor}"),
+            n.tier == tier && n.anchor.starts_with(anchor),
             format!("tier {}, anchor {}", n.tier, n.anchor),
         ));
         stage.checks.push(Check::new(
@@ -335,20 +339,28 @@ impl Telling<'_> {
             n.unattributed == 0 && n.lost == 0,
             format!("unattributed {}, lost {}", n.unattributed, n.lost),
         ));
-        let (what, boot) = if self.node.plan.is_measured() {
+        let (what, boot, dangerous) = if self.options.domain.is_some() {
+            (
+                "RTMR 0 to 2 are those of the policy, and the verdict says that quotes end in a test's root",
+                BootJudgement::Trusted,
+                &["tdx.dangerous-root"][..],
+            )
+        } else if self.node.plan.is_measured() {
             (
                 "firmware, kernel and command line are those of the policy, and nothing is dangerous",
                 BootJudgement::Trusted,
+                &[][..],
             )
         } else {
             (
                 "the boot is not judged, and the verdict says so",
                 BootJudgement::NotJudged,
+                &["dangerous-boot-not-judged"][..],
             )
         };
         stage.checks.push(Check::new(
             what,
-            n.boot == boot && verdict.dangerous.is_empty() == self.node.plan.is_measured(),
+            n.boot == boot && verdict.dangerous == dangerous,
             format!("boot: {}; {}", n.boot, verdict.dangerous.join(", ")),
         ));
         more(&round, &evidence, &mut stage);
@@ -373,16 +385,20 @@ impl Telling<'_> {
     }
 }
 
+/// What vouches for the list, as verdicts name it.
+fn anchor(options: &DemoOptions) -> &'static str {
+    match options.domain {
+        Some(_) => "RTMR 3",
+        None => "PCR 10",
+    }
+}
+
 /// A text of several lines, set off from what is around it.
 pub fn indented(text: &str) -> String {
     text.lines()
         .map(|line| format!("     | {line}"))
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
-    records.iter().filter(|r| r.kind == EventKind::Entry)
 }
 
 /// Runs the demo.
@@ -488,8 +504,13 @@ fn write_report(node: &Node, report: &Path) -> Result<()> {
 
 fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
     use State::{Trusted, Unknown, Untrusted};
+    let anchor = anchor(t.options);
+    let beside = match t.options.domain {
+        Some(_) => "the interfaces of a trust domain",
+        None => "a software TPM",
+    };
     t.say(&format!(
-        "Linux {} with IMA and a software TPM is up ({boot_seconds:.1} s)",
+        "Linux {} with IMA and {beside} is up ({boot_seconds:.1} s)",
         t.node.vm.hello().kernel
     ));
 
@@ -502,7 +523,7 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
         |round, _, stage| {
             let n = &round.verdict.node;
             stage.learned.push(format!(
-                "{} entries covered by the quote over PCR 10, {} of them older than the collector; unattributed {}, lost {}",
+                "{} entries covered by the quote over {anchor}, {} of them older than the collector; unattributed {}, lost {}",
                 n.covered, n.boot_entries, n.unattributed, n.lost
             ));
         },
@@ -622,142 +643,6 @@ pub(crate) fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
         bail!("sha256sum in pod D said {said:?}");
     }
     Ok(hash.to_owned())
-}
-
-/// A and B: both partitions show every file. A stock kernel keeps one entry for each, which both have; with
-/// our template the tag is part of what is compared, so each pod has an entry of its own.
-fn same_image(evidence: &Evidence, stage: &mut Stage) {
-    let (a, b) = (evidence.records(key("A")), evidence.records(key("B")));
-    let paths =
-        |records: &[Record]| -> BTreeSet<Vec<u8>> { entries(records).map(|r| r.path.clone()).collect() };
-    let (in_a, in_b) = (paths(a), paths(b));
-    for file in ["/bin/busybox", "/app/start.sh", "/app/prices", "/app/server"] {
-        let both = in_a.contains(file.as_bytes()) && in_b.contains(file.as_bytes());
-        let found = format!(
-            "A {}, B {}",
-            in_a.contains(file.as_bytes()),
-            in_b.contains(file.as_bytes())
-        );
-        stage.checks.push(Check::new(
-            format!("{file} stands in both partitions"),
-            both,
-            found,
-        ));
-        let first = entries(a).find(|r| r.path == file.as_bytes() && r.ret == 0);
-        let second = entries(b).find(|r| r.path == file.as_bytes());
-        let as_must_be = match (evidence.tier, first, second) {
-            (Tier::Bpf, Some(first), Some(second)) => second.ret == EEXIST && second.digests == first.digests,
-            (Tier::Kernel, Some(first), Some(second)) => second.ret == 0 && second.digests != first.digests,
-            _ => false,
-        };
-        let what = match evidence.tier {
-            Tier::Bpf => format!("IMA kept A's entry of {file} and refused B's with -EEXIST"),
-            Tier::Kernel => format!("IMA kept A's entry of {file} and B's"),
-        };
-        stage.checks.push(Check::new(
-            what,
-            as_must_be,
-            format!("A {:?}, B {:?}", first.map(|r| r.ret), second.map(|r| r.ret)),
-        ));
-    }
-    let refused = entries(b).filter(|r| r.ret == EEXIST).count();
-    let kept = match evidence.tier {
-        Tier::Bpf => format!("the kernel kept one entry for each and answered -EEXIST for B {refused} times"),
-        Tier::Kernel => "the kernel kept an entry for each in each pod".to_owned(),
-    };
-    stage.learned.push(format!(
-        "A and B: {} files of the same images; {kept}; both partitions show every file",
-        in_a.intersection(&in_b).count()
-    ));
-}
-
-/// C: an execution with its hash, and no entry at all.
-fn same_inode(evidence: &Evidence, stage: &mut Stage) {
-    let hash = hex::encode(Sha256::digest(tool()));
-    let c = evidence.records(key("C"));
-    let ran = c
-        .iter()
-        .find(|r| r.kind == EventKind::Execution && r.path == TOOL.as_bytes());
-    let found = match ran.and_then(|r| r.hash.as_ref()) {
-        Some(FileHash::Measured(digest)) => digest.to_string(),
-        other => format!("{other:?}"),
-    };
-    stage.checks.push(Check::new(
-        format!("C's partition has the execution of {TOOL} with its hash"),
-        found == format!("sha256:{hash}"),
-        found.clone(),
-    ));
-    let tried = entries(c).filter(|r| r.path == TOOL.as_bytes()).count();
-    stage.checks.push(Check::new(
-        "IMA did not even try an entry for C",
-        tried == 0,
-        format!("{tried} tries"),
-    ));
-    let first = entries(evidence.records(key("A"))).any(|r| r.path == TOOL.as_bytes() && r.ret == 0);
-    stage.checks.push(Check::new(
-        "A's entry of the same file is in the list",
-        first,
-        String::new(),
-    ));
-    stage.learned.push(format!(
-        "C: {TOOL} ran there; IMA knew the inode and stayed silent; the record has {found}"
-    ));
-}
-
-/// D: the path, the hash found and the hash expected.
-fn replaced(round: &Round, evil: &str, good: &str, stage: &mut Stage) {
-    let pod = round.verdict.pods.iter().find(|p| p.uid.to_string() == uid("D"));
-    let finding = pod.and_then(|pod| {
-        pod.findings.iter().find(|f| {
-            f.severity == Severity::Fail
-                && f.path.as_deref() == Some(PAYROLL.as_bytes())
-                && f.found.as_deref().is_some_and(|found| found.contains(evil))
-                && f.expected.iter().any(|expected| expected.contains(good))
-        })
-    });
-    stage.checks.push(Check::new(
-        format!("the verdict names {PAYROLL}, the hash found and the hash expected"),
-        finding.is_some(),
-        pod.map(|p| {
-            p.findings
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" / ")
-        })
-        .unwrap_or_default(),
-    ));
-    stage.learned.push(format!("D: {PAYROLL}"));
-    stage.learned.push(format!("   found    sha256:{evil}"));
-    stage.learned.push(format!("   expected sha256:{good}"));
-    stage
-        .learned
-        .push("   A, B, C and the node stay trusted".to_owned());
-}
-
-/// E: the node's finding names the pod.
-fn stranger(round: &Round, stage: &mut Stage) {
-    let uid = uid("E");
-    let finding = round.verdict.node.findings.iter().find(|f| {
-        f.rule == Rule::KnownPods
-            && f.severity == Severity::Fail
-            && (f.text.contains(&uid) || f.found.as_deref().is_some_and(|found| found.contains(&uid)))
-    });
-    stage.checks.push(Check::new(
-        format!("the node's finding names pod {uid}"),
-        finding.is_some(),
-        round
-            .verdict
-            .node
-            .findings
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" / "),
-    ));
-    stage.learned.push(format!(
-        "E: the node is untrusted, since pod {uid} is in no policy"
-    ));
 }
 
 /// The table of all stages.

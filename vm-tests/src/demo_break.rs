@@ -219,7 +219,7 @@ fn lose(node: &Node, collector: &crate::Process<'_>) -> Result<()> {
 }
 
 fn nonce_of(evidence: &Evidence) -> Result<Vec<u8>> {
-    Ok(Attest::parse(&evidence.quote.attest)
+    Ok(Attest::parse(&evidence.quote.tpm()?.attest)
         .context("the quote")?
         .extra_data)
 }
@@ -333,7 +333,8 @@ fn fresh_key() -> SigningKey {
 
 fn wrong_key(evidence: &mut Evidence) -> Result<String> {
     let key = fresh_key();
-    let mut public = Public::parse(&evidence.quote.ak).context("the quote's key")?;
+    let quote = evidence.quote.tpm.as_mut().context("a TPM's quote")?;
+    let mut public = Public::parse(&quote.ak).context("the quote's key")?;
     let point = key.verifying_key().to_encoded_point(false);
     match (&mut public.key, point.x(), point.y()) {
         (KeyKind::Ecc { x, y, .. }, Some(new_x), Some(new_y)) => {
@@ -342,16 +343,16 @@ fn wrong_key(evidence: &mut Evidence) -> Result<String> {
         }
         _ => bail!("the quote's key is not on an elliptic curve"),
     }
-    let signed: p256::ecdsa::Signature = key.sign(&evidence.quote.attest);
+    let signed: p256::ecdsa::Signature = key.sign(&quote.attest);
     let (r, s) = signed.split_bytes();
     let hash = cgpath_evidence::Bank::Sha256.tpm_alg();
-    evidence.quote.signature = Signature::Ecdsa {
+    quote.signature = Signature::Ecdsa {
         hash,
         r: r.to_vec(),
         s: s.to_vec(),
     }
     .to_bytes();
-    evidence.quote.ak = public.to_bytes();
+    quote.ak = public.to_bytes();
     Ok("the quote is signed by another key, which is sent along".to_owned())
 }
 

@@ -120,7 +120,7 @@ impl Kernel {
 }
 
 /// Raised when what is kept of a package changes.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// The modules that guests of ours can use, by directory; the others only make images larger.
 const MODULES: &[&str] = &[
@@ -133,8 +133,10 @@ const MODULES: &[&str] = &[
     "drivers/net/tun.",
     "drivers/net/veth.",
     "drivers/net/virtio_net.",
+    "drivers/virt/coco",
     "drivers/virtio",
     "drivers/vhost",
+    "fs/configfs",
     "fs/fuse",
     "fs/nls",
     "fs/overlayfs",
@@ -437,6 +439,15 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
         }
         (a, b) = (rest_a, rest_b);
     }
+}
+
+/// The address of Debian's packages: `CGPATH_MIRROR`, or this machine's own.
+///
+/// # Errors
+/// When there is neither.
+pub(crate) fn mirror() -> Result<String> {
+    let archive = machine::debian_archive().map_err(anyhow::Error::msg)?;
+    Ok(archive.address)
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 //! whatever the runtime refuses is an error with the end of its log. Not here: which pods a scenario has.
 
 use crate::host;
+use crate::image;
 use crate::oci::{self, Image};
 use crate::vm::{Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use vm_protocol::spec::{Container, Cri, Executed, Mount, Pod, Root, RunningPod, Workload};
 
@@ -356,4 +358,43 @@ pub fn host_path(path: &str) -> Mount {
         container: path.to_owned(),
         read_only: true,
     }
+}
+
+/// What runc runs and maps while it sets a container up: itself and what it is linked with, by their real
+/// paths in the guest's root file system.
+pub(crate) fn runc_files(root: &Path) -> Result<Vec<String>> {
+    const RUNC: &str = "/usr/sbin/runc";
+    const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+    const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+    // Links are followed as the guest would: some lead to absolute paths.
+    let real = |guest: &str| image::resolve(root, guest);
+    let inside = |path: &Path| -> Result<String> {
+        let inside = path.strip_prefix(root).ok().and_then(Path::to_str);
+        Ok(format!(
+            "/{}",
+            inside.with_context(|| format!("{} is not in the guest's root", path.display()))?
+        ))
+    };
+    // The guest's own loader lists what it would map; nothing of runc runs.
+    let (runc, loader) = (real(RUNC)?, real(LOADER)?);
+    let mut list = Command::new(&loader);
+    list.arg("--library-path")
+        .arg(real(LIBRARIES)?)
+        .arg("--list")
+        .arg(&runc);
+    let listed = host::output(&mut list)?;
+    let mut files = vec![inside(&runc)?, inside(&loader)?];
+    for line in String::from_utf8_lossy(&listed).lines() {
+        // `libc.so.6 => /path/libc.so.6 (0x…)`; the vDSO has no arrow.
+        if let Some(path) = line
+            .split_once("=> ")
+            .and_then(|(_, rest)| rest.split(" (").next())
+        {
+            let file = inside(&real(&inside(Path::new(path))?)?)?;
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(files)
 }

@@ -25,6 +25,8 @@ pub(crate) struct Hardware<'a> {
     pub disk: &'a Path,
     pub memory_mib: u32,
     pub cpus: u32,
+    /// Whether it has a TPM.
+    pub tpm: bool,
     /// Writes go to the disk file (else they are forgotten at the end).
     pub persistent: bool,
     /// The processes outlive this one.
@@ -65,16 +67,20 @@ const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// A machine that runs.
 pub(crate) struct Machine {
     qemu: Child,
-    swtpm: Child,
+    swtpm: Option<Child>,
     keep: bool,
 }
 
 impl Machine {
     pub(crate) fn start(hardware: &Hardware<'_>) -> Result<Self> {
         let dir = hardware.dir;
-        let swtpm = start_tpm(dir, hardware.keep)?;
+        let swtpm = if hardware.tpm {
+            Some(start_tpm(dir, hardware.keep)?)
+        } else {
+            None
+        };
         // From here on an early return must not leave the TPM running.
-        let mut guard = Guard(Some(swtpm));
+        let mut guard = Guard(swtpm);
         let mut command = Command::new(host::tool("qemu-system-x86_64", "qemu-system-x86")?);
         let mut accelerator = host::accelerator();
         if accelerator == "tcg" {
@@ -107,14 +113,7 @@ impl Machine {
                 escaped(hardware.disk)
             ))
             .args(disks_of(hardware))
-            .arg("-chardev")
-            .arg(format!("socket,id=tpm,path={}", escaped(&dir.join("tpm.sock"))))
-            .args([
-                "-tpmdev",
-                "emulator,id=tpm0,chardev=tpm",
-                "-device",
-                "tpm-crb,tpmdev=tpm0",
-            ])
+            .args(tpm_of(hardware))
             .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"])
             .arg("-chardev")
             .arg(format!(
@@ -134,7 +133,7 @@ impl Machine {
             ))
             .env("TMPDIR", dir);
         let qemu = launch(command, &dir.join("qemu.log"), hardware.keep).context("starting QEMU")?;
-        let swtpm = guard.0.take().context("the software TPM was started above")?;
+        let swtpm = guard.0.take();
         Ok(Self {
             qemu,
             swtpm,
@@ -147,9 +146,9 @@ impl Machine {
         self.qemu.id()
     }
 
-    /// The software TPM's process.
-    pub(crate) fn tpm_pid(&self) -> u32 {
-        self.swtpm.id()
+    /// The software TPM's process, if it has one.
+    pub(crate) fn tpm_pid(&self) -> Option<u32> {
+        self.swtpm.as_ref().map(Child::id)
     }
 
     /// Whether QEMU ended.
@@ -172,7 +171,9 @@ impl Machine {
         }
         end(&mut self.qemu, Duration::ZERO);
         // It ends when QEMU closes the connection, after it wrote its state.
-        end(&mut self.swtpm, Duration::from_secs(5));
+        if let Some(swtpm) = &mut self.swtpm {
+            end(swtpm, Duration::from_secs(5));
+        }
         Ok(by_itself)
     }
 }
@@ -181,9 +182,26 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if !self.keep {
             end(&mut self.qemu, Duration::ZERO);
-            end(&mut self.swtpm, Duration::from_secs(2));
+            if let Some(swtpm) = &mut self.swtpm {
+                end(swtpm, Duration::from_secs(2));
+            }
         }
     }
+}
+
+/// The arguments for the TPM.
+fn tpm_of(hardware: &Hardware<'_>) -> Vec<String> {
+    if !hardware.tpm {
+        return Vec::new();
+    }
+    vec![
+        "-chardev".to_owned(),
+        format!("socket,id=tpm,path={}", escaped(&hardware.dir.join("tpm.sock"))),
+        "-tpmdev".to_owned(),
+        "emulator,id=tpm0,chardev=tpm".to_owned(),
+        "-device".to_owned(),
+        "tpm-crb,tpmdev=tpm0".to_owned(),
+    ]
 }
 
 /// The arguments for what the disk is attached to, and for restoring.

@@ -194,7 +194,7 @@ fn tss_libraries() -> Result<Vec<String>> {
 }
 
 /// This machine's proxies, which mmdebstrap's own apt would not know.
-fn proxy_options() -> Result<Vec<String>> {
+pub(crate) fn proxy_options() -> Result<Vec<String>> {
     let dump = host::output(Command::new(host::tool("apt-config", "apt")?).args(["dump"]))?;
     Ok(String::from_utf8_lossy(&dump)
         .lines()

@@ -6,8 +6,8 @@
 //! had happened. Not here: what a scenario expects (see `demo` and the tests), how a verdict is reached (see
 //! `cgpath-appraisal`).
 
+use crate::domain::Domain;
 use crate::host;
-use crate::image;
 use crate::kernel::{Kernel, Stock};
 use crate::oci::{self, Image};
 use crate::pods::{self, BARE_RUNTIME, Runtime};
@@ -100,6 +100,9 @@ pub struct Plan {
     pub smuggled_args: String,
     /// The guest is restored from a snapshot of a booted one: see [`VmBuilder::restored`].
     pub restored: bool,
+    /// It is a trust domain whose checkpoints extend RTMR 3; its kernel is
+    /// [`crate::domain::STOCK`].
+    pub domain: Option<Domain>,
 }
 
 impl Plan {
@@ -122,6 +125,7 @@ impl Plan {
             firmware: false,
             smuggled_args: String::new(),
             restored: false,
+            domain: None,
         }
     }
 
@@ -136,7 +140,7 @@ impl Plan {
     /// Whether firmware could start this node and its kernel measure its command line: a kernel with an EFI
     /// stub of 6.12 or newer. Patched ones are built without EFI.
     pub fn is_measured(&self) -> bool {
-        self.firmware && self.patched.is_none() && self.stock != Stock::V6_1
+        self.firmware && self.patched.is_none() && self.domain.is_none() && self.stock != Stock::V6_1
     }
 }
 
@@ -471,13 +475,14 @@ impl Site {
             let _ = writeln!(yaml, "    references: [{}]", references?.join(", "));
         }
         yaml.push_str(&plan.policy);
-        match image {
-            Some(image) => {
+        match (image, &plan.domain) {
+            (_, Some(domain)) => yaml.push_str(&domain.policy()),
+            (Some(image), None) => {
                 let mut command = self.cgpath(&["policy", "from-uki"]);
                 let boot = host::output(command.arg(image))?;
                 yaml.push_str(&String::from_utf8(boot).context("the output of cgpath policy from-uki")?);
             }
-            None => yaml.push_str("dangerous-boot-not-judged: true\n"),
+            (None, None) => yaml.push_str("dangerous-boot-not-judged: true\n"),
         }
         let path = self.policy_file();
         std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
@@ -497,6 +502,7 @@ impl Site {
             config.push_str("# Others are set on the command line.\n");
         }
         config.push_str(&plan.config);
+        config.push_str(plan.domain.as_ref().map_or("", Domain::config));
         Ok(builder
             .file(COLLECTOR, host::stripped(&host::built_binary("cgpathd")?)?, 0o755)
             .file(BPF_OBJECT, host::bpf_object()?, 0o644)
@@ -510,20 +516,28 @@ impl Site {
     /// # Errors
     /// When the collector or the verifier refuses.
     pub fn enrol(&self, vm: &Vm) -> Result<()> {
+        let mut command = self.cgpath(&["node", "add", NODE, "--ak"]);
+        command
+            .arg(self.attestation_key(vm)?)
+            .arg("--policy")
+            .arg(self.policy_file())
+            .arg("--store")
+            .arg(self.store());
+        host::output(&mut command).map(drop)
+    }
+
+    /// The file of the guest's attestation key, out of the guest.
+    ///
+    /// # Errors
+    /// When the collector gives none.
+    pub fn attestation_key(&self, vm: &Vm) -> Result<PathBuf> {
         vm.command(&[COLLECTOR, "ak", "-o", "/run/guest.ak"])
             .run()?
             .check()?;
         let key = self.key_file();
         std::fs::write(&key, vm.get("/run/guest.ak")?)
             .with_context(|| format!("writing {}", key.display()))?;
-        let mut command = self.cgpath(&["node", "add", NODE, "--ak"]);
-        command
-            .arg(&key)
-            .arg("--policy")
-            .arg(self.policy_file())
-            .arg("--store")
-            .arg(self.store());
-        host::output(&mut command).map(drop)
+        Ok(key)
     }
 
     /// Waits for a round that began after this call: the second one from now, since the first may be under
@@ -586,13 +600,14 @@ fn policy_head(plan: &Plan, root: &Path, pause: &str) -> Result<String> {
         Some(_) => (Tier::Kernel, "ima-cgpath"),
         None => (Tier::Bpf, "ima-ng"),
     };
+    let anchor = plan.domain.as_ref().map_or("banks: [sha256]", Domain::anchors);
     let mut yaml = format!(
         "version: 1
 node: {NODE}
 accept:
   tiers: [{tier}]
   templates: [{template}, ima-buf]
-  banks: [sha256]
+  {anchor}
   bpf-objects: [\"{}\"]
   ima-policies: [\"{}\"]
   collector: {COLLECTOR}
@@ -606,52 +621,13 @@ sandbox:
     );
     match plan.runtime {
         Runtime::Containerd => {
-            let _ = writeln!(yaml, "runtime-files: [{}]", runc_files(root)?.join(", "));
+            let _ = writeln!(yaml, "runtime-files: [{}]", pods::runc_files(root)?.join(", "));
         }
         Runtime::Bare => {
             let _ = writeln!(yaml, "runtimes: [{BARE_RUNTIME}]");
         }
     }
     Ok(yaml)
-}
-
-/// What runc runs and maps while it sets a container up: itself and what it is linked with, by their real
-/// paths in the guest's root file system.
-fn runc_files(root: &Path) -> Result<Vec<String>> {
-    const RUNC: &str = "/usr/sbin/runc";
-    const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
-    const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
-    // Links are followed as the guest would: some lead to absolute paths.
-    let real = |guest: &str| image::resolve(root, guest);
-    let inside = |path: &Path| -> Result<String> {
-        let inside = path.strip_prefix(root).ok().and_then(Path::to_str);
-        Ok(format!(
-            "/{}",
-            inside.with_context(|| format!("{} is not in the guest's root", path.display()))?
-        ))
-    };
-    // The guest's own loader lists what it would map; nothing of runc runs.
-    let (runc, loader) = (real(RUNC)?, real(LOADER)?);
-    let mut list = Command::new(&loader);
-    list.arg("--library-path")
-        .arg(real(LIBRARIES)?)
-        .arg("--list")
-        .arg(&runc);
-    let listed = host::output(&mut list)?;
-    let mut files = vec![inside(&runc)?, inside(&loader)?];
-    for line in String::from_utf8_lossy(&listed).lines() {
-        // `libc.so.6 => /path/libc.so.6 (0x…)`; the vDSO has no arrow.
-        if let Some(path) = line
-            .split_once("=> ")
-            .and_then(|(_, rest)| rest.split(" (").next())
-        {
-            let file = inside(&real(&inside(Path::new(path))?)?)?;
-            if !files.contains(&file) {
-                files.push(file);
-            }
-        }
-    }
-    Ok(files)
 }
 
 /// Starts the collector in a guest.
@@ -695,6 +671,14 @@ impl Node {
         if let Some(kernel) = &plan.patched {
             builder = builder.kernel(kernel.clone()).ima(TAGGED_IMA);
         }
+        if let Some(domain) = &plan.domain {
+            builder = Domain::prepare(builder)?;
+            builder = if domain.beside_tpm {
+                builder
+            } else {
+                builder.without_tpm()
+            };
+        }
         builder = site.add_collector(builder, &plan)?;
         let scratch = tempfile::tempdir().context("making a temporary directory")?;
         let images: Vec<&Image> = plan.images.iter().collect();
@@ -715,6 +699,9 @@ impl Node {
             "the guest's init: {}",
             vm.hello().failures.join("; ")
         );
+        if let Some(domain) = &plan.domain {
+            domain.start(&vm)?;
+        }
         Ok(Node { site, vm, plan })
     }
 
@@ -723,7 +710,10 @@ impl Node {
     /// # Errors
     /// When there is none in time.
     pub fn start_collector(&self) -> Result<(Process<'_>, Round)> {
-        self.site.enrol(&self.vm)?;
+        match &self.plan.domain {
+            Some(domain) => domain.enrol(&self.site, &self.vm)?,
+            None => self.site.enrol(&self.vm)?,
+        }
         let process = start_collector(&self.vm, &self.plan)?;
         let begin = Instant::now();
         loop {

@@ -253,9 +253,9 @@ impl Vm {
         self.machine.as_ref().map(Machine::pid)
     }
 
-    /// The software TPM's process id; `None` after [`Vm::attach`].
+    /// The software TPM's process id; `None` after [`Vm::attach`], and without a TPM.
     pub fn tpm_pid(&self) -> Option<u32> {
-        self.machine.as_ref().map(Machine::tpm_pid)
+        self.machine.as_ref().and_then(Machine::tpm_pid)
     }
 
     /// All that the guest's console showed so far.
@@ -518,6 +518,7 @@ impl Vm {
             disk,
             memory_mib: self.builder.memory_mib,
             cpus: self.builder.cpus,
+            tpm: self.builder.tpm,
             persistent: self.builder.persistent,
             keep: self.builder.keep,
             saved,

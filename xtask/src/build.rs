@@ -517,6 +517,17 @@ pub fn machine_driver(workspace: &Workspace) -> Result<()> {
     guest(workspace)
 }
 
+/// Writes what the demo's trust domain has outside of it to `file`, JSON.
+///
+/// # Errors
+/// When it does not build, or the file cannot be written.
+pub fn domain(workspace: &Workspace, file: &Path) -> Result<()> {
+    let mut command = cargo(workspace);
+    let text =
+        shell::output(command.args(["run", "--locked", "-q", "-p", "vm-tests", "--example", "domain"]))?;
+    std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
 /// Builds the guests' init. It alone is linked statically: what it is made of is compiled once for it and for
 /// all others.
 ///

@@ -19,7 +19,7 @@ use crate::{build, help, kernel, shell};
 pub fn demo(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
     let mut consent = Consent::default();
     let mut passed: Vec<OsString> = Vec::new();
-    let mut patched = false;
+    let (mut patched, mut domain) = (false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("yes") => consent.yes = true,
@@ -33,6 +33,11 @@ pub fn demo(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
                 "bpf" => patched = false,
                 "kernel" => patched = true,
                 other => bail!("no tier `{other}`; there are bpf and kernel"),
+            },
+            Long("anchor") => match parser.value()?.string()?.as_str() {
+                "pcr10" => domain = false,
+                "rtmr" => domain = true,
+                other => bail!("no anchor `{other}`; there are pcr10 and rtmr"),
             },
             Long(name @ ("stock" | "break")) => {
                 passed.push(format!("--{name}").into());
@@ -58,6 +63,11 @@ pub fn demo(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
             Ok(dir) => passed.extend(["--kernel".into(), dir.into()]),
             Err(code) => return Ok(code),
         }
+    }
+    if domain {
+        let file = workspace.target.join("demo-domain.json");
+        stages.run("trust domain", || build::domain(workspace, &file))?;
+        passed.extend(["--domain".into(), file.into()]);
     }
     build::demo(workspace, &stages, &passed)?;
     let mut command = Command::new(workspace.program("demo"));

@@ -63,6 +63,8 @@ Usage: cargo xtask demo [OPTIONS]
   --no-install     only name what is missing, never install; exits 3 if there is something
   --stock SERIES   the kernel: 6.12 (default), 6.1 or 7.3
   --tier TIER      bpf (default), or kernel: a 6.12 kernel with our series, built first when it is not in the cache
+  --anchor WHAT    pcr10 (default), or rtmr: a 7.3 kernel in a trust domain without TDX, whose registers and quotes a
+                   module and keys of the tests make
   --bare           control groups alone, no container runtime: quicker
   --keep           leave the guest running and say how to log in
   --break WHAT     attack the evidence; must exit 1 and name it:
@@ -75,6 +77,7 @@ Examples:
   cargo xtask demo --break swap-hash
   cargo xtask demo --stock 6.1 --keep
   cargo xtask demo --tier kernel
+  cargo xtask demo --anchor rtmr
 ";
 
 pub const VM: &str = "\

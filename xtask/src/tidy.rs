@@ -102,8 +102,7 @@ const IMPURE: &[&str] = &[
     "nix",
     "rustix",
     "socket2",
-    // They read the clock.
-    "chrono",
+    // It reads the clock; see also `CLOCKS`.
     "time",
     // C that is compiled along, and what compiles or finds it.
     "cc",
@@ -113,6 +112,9 @@ const IMPURE: &[&str] = &[
     "ring",
     "zstd-sys",
 ];
+
+/// Crates that read the clock by these features, and without them do not.
+const CLOCKS: &[(&str, &[&str])] = &[("chrono", &["clock", "now"])];
 
 /// Crates whose code decides about trust: archives are read elsewhere.
 const WITHOUT_ARCHIVES: &[&str] = &["cgpath-evidence", "cgpath-policy", "cgpath-appraisal"];
@@ -146,6 +148,7 @@ const LICENCES: &[(&str, &str)] = &[
     ("LICENSE-MIT", "Permission is hereby granted, free of charge"),
     ("ebpf/programs/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
     ("kernel-patches/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
+    ("vm-tests/tdx/LICENSE", "GNU GENERAL PUBLIC LICENSE"),
 ];
 
 /// `cargo xtask tidy`.
@@ -296,7 +299,7 @@ fn purity(workspace: &Workspace, breaches: &mut Vec<String>) -> Result<()> {
     for name in PURE {
         let mut command = build::cargo(workspace);
         command.args(["tree", "-p", name, "--all-features", "--edges", "normal,build"]);
-        command.args(["--prefix", "none", "--format", "{p}"]);
+        command.args(["--prefix", "none", "--format", "{p} {f}"]);
         let tree = shell::output(&mut command)?;
         let reached: BTreeSet<&str> = tree
             .lines()
@@ -307,6 +310,20 @@ fn purity(workspace: &Workspace, breaches: &mut Vec<String>) -> Result<()> {
             if reached.contains(impure) {
                 breaches.push(format!(
                     "the crate `{name}` reaches `{impure}`; see: cargo tree -p {name} -i {impure}"
+                ));
+            }
+        }
+        for (clock, features) in CLOCKS {
+            let reads = |line: &str| {
+                let mut words = line.split_whitespace();
+                let on = words
+                    .nth(2)
+                    .filter(|_| line.split_whitespace().next() == Some(clock));
+                on.is_some_and(|on| on.split(',').any(|feature| features.contains(&feature)))
+            };
+            if tree.lines().any(reads) {
+                breaches.push(format!(
+                    "the crate `{name}` reaches `{clock}` with what reads the clock; see: cargo tree -p {name} -i {clock} -e features"
                 ));
             }
         }
@@ -669,7 +686,12 @@ fn modules(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
 }
 
 /// Documents that name the tests of what they say.
-const CLAIMING: &[&str] = &["ARCHITECTURE.md", "docs/threat-model.md", "docs/thesis.md"];
+const CLAIMING: &[&str] = &[
+    "ARCHITECTURE.md",
+    "docs/tdx.md",
+    "docs/threat-model.md",
+    "docs/thesis.md",
+];
 
 /// Every test that such a document names, as `file::test`, is there, and each row of a table of tests names
 /// one, or the command that runs them.

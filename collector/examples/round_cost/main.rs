@@ -118,12 +118,13 @@ fn header(tpm: &mut Tpm, nonce: &[u8]) -> Result<Header> {
         boot_id: BOOT_ID,
         kernel: system::kernel_release(),
         pods: Vec::new(),
-        quote,
+        quote: quote.into(),
         boot: Boot {
             registers: vec![registers],
             log: None,
             command_line: None,
         },
+        td: None,
     })
 }
 

@@ -4,7 +4,10 @@
 //! `measure func=FILE_CHECK mask=^MAY_READ fsuuid=…` then holds for these files alone, and no pod can meet
 //! it.
 
+use super::{Anchor, AnchorError};
+use crate::pipeline::Place;
 use cgpath_evidence::checkpoint::{DIRECTORY, FS_UUID};
+use cgpath_evidence::td::Register;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,47 +20,9 @@ const IMAGE_BYTES: u64 = 2 << 20;
 /// Files that fit in any case: each takes at most 64 blocks of 1 KiB, and they are far smaller.
 pub const MAX_KEPT: u64 = 256;
 
-/// Why a checkpoint cannot be anchored.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AnchorError {
-    /// A file operation failed.
-    #[error("{path}: cannot {what}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A program could not be started or failed.
-    #[error("{command}: {why}")]
-    Command {
-        /// As it was called.
-        command: String,
-        /// What it said.
-        why: String,
-    },
-    /// Something else is mounted where checkpoint files belong.
-    #[error("{path} is a mount of {found}, not of ours: unmount it (umount {path})")]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// Type and source of the mount.
-        found: String,
-    },
-    /// The file was read back differently.
-    #[error("{path} does not hold what was written to it")]
-    Altered {
-        /// Which file.
-        path: PathBuf,
-    },
-}
-
 /// The mounted file system.
 #[derive(Debug)]
-pub struct Anchor {
+pub struct CheckpointFiles {
     dir: PathBuf,
     keep: u64,
     /// Whether this process looked for files that an earlier one left.
@@ -83,22 +48,22 @@ fn private_file(path: &Path) -> Result<File, AnchorError> {
         .map_err(io_error(path, "create"))
 }
 
-impl Anchor {
+impl CheckpointFiles {
     /// Makes and mounts the file system if it is not there yet; `keep` files are kept on it.
     ///
     /// # Errors
     /// See [`AnchorError`].
-    pub fn mount(run_dir: &Path, keep: u64) -> Result<Anchor, AnchorError> {
+    pub fn mount(run_dir: &Path, keep: u64) -> Result<CheckpointFiles, AnchorError> {
         let dir = PathBuf::from(DIRECTORY.trim_end_matches('/'));
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(&dir)
             .map_err(io_error(&dir, "make the directory"))?;
-        let anchor = Anchor::over(dir.clone(), keep);
+        let files = CheckpointFiles::over(dir.clone(), keep);
         if let Some(found) = mounted(&dir)? {
             if found.starts_with("ext4 /dev/loop") && has_our_uuid(&found) {
-                return Ok(anchor);
+                return Ok(files);
             }
             return Err(AnchorError::Foreign { path: dir, found });
         }
@@ -143,12 +108,12 @@ impl Anchor {
                 &target,
             ],
         )?;
-        Ok(anchor)
+        Ok(files)
     }
 
     /// The same over a directory that is there already, on any file system; for tests without IMA beneath.
-    pub fn over(dir: PathBuf, keep: u64) -> Anchor {
-        Anchor {
+    pub fn over(dir: PathBuf, keep: u64) -> CheckpointFiles {
+        CheckpointFiles {
             dir,
             keep: keep.min(MAX_KEPT),
             swept: false,
@@ -214,6 +179,20 @@ impl Anchor {
                 tracing::warn!(path = %entry.path().display(), %error, "an old checkpoint file stays");
             }
         }
+    }
+}
+
+impl Anchor for CheckpointFiles {
+    fn place(&self) -> Place {
+        Place::Pcr10
+    }
+
+    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {
+        self.read_once(number, file)
+    }
+
+    fn value(&self) -> Result<Option<Register>, AnchorError> {
+        Ok(None)
     }
 }
 

@@ -1,6 +1,8 @@
-//! The key that signs checkpoints: made at the first load of a boot, kept root-only in tmpfs.
+//! The key that signs checkpoints, made at the first load of a boot and kept root-only in tmpfs, and the
+//! node's key, by which a verifier knows a trust domain.
 //!
-//! It must outlive the collector, so that a restarted one continues the chain, and must not outlive the boot.
+//! The first must outlive the collector, so that a restarted one continues the chain, and must not outlive
+//! the boot. The second does not outlive it either, unless the configuration names a file for it.
 
 use p256::ecdsa::SigningKey;
 use rand_core::{OsRng, RngCore};
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum KeyError {
     /// A file operation failed.
-    #[error("checkpoint key {path}: cannot {what}: {source}")]
+    #[error("key {path}: cannot {what}: {source}")]
     Io {
         /// Which file.
         path: PathBuf,
@@ -40,7 +42,9 @@ pub enum KeyError {
         mode: u32,
     },
     /// The file does not hold a key.
-    #[error("{path} holds no key; this boot's chain cannot be continued: reboot")]
+    #[error(
+        "{path} holds no key; where checkpoints were signed in this boot, their chain cannot be continued: reboot"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -55,16 +59,34 @@ pub enum KeyError {
     },
 }
 
+fn io(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> KeyError {
+    let path = path.to_owned();
+    move |source| KeyError::Io { path, what, source }
+}
+
 /// Reads the key of this boot from `run_dir/state`, or makes one if there is none and `may_create`.
 ///
 /// # Errors
 /// See [`KeyError`].
 pub fn load_or_create(run_dir: &Path, may_create: bool) -> Result<SigningKey, KeyError> {
+    kept(&state(run_dir)?.join("checkpoint.key"), may_create)
+}
+
+/// Reads the node's key from `file`, or from `run_dir/state` where that is empty, or makes one if there is
+/// none and `may_create`. A file keeps it beyond the boot: who reads that file can be this node.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn load_or_create_node(file: &Path, run_dir: &Path, may_create: bool) -> Result<SigningKey, KeyError> {
+    if file.as_os_str().is_empty() {
+        return kept(&state(run_dir)?.join("node.key"), may_create);
+    }
+    kept(file, may_create)
+}
+
+/// The directory of keys that do not outlive the boot.
+fn state(run_dir: &Path) -> Result<PathBuf, KeyError> {
     let dir = run_dir.join("state");
-    let io = |path: &Path, what| {
-        let path = path.to_owned();
-        move |source| KeyError::Io { path, what, source }
-    };
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -82,7 +104,12 @@ pub fn load_or_create(run_dir: &Path, may_create: bool) -> Result<SigningKey, Ke
     if kind != nix::sys::statfs::TMPFS_MAGIC && kind.0 != RAMFS_MAGIC {
         return Err(KeyError::NotTmpfs { path: dir });
     }
-    let path = dir.join("checkpoint.key");
+    Ok(dir)
+}
+
+/// The key in the file `path`, which is made if it is not there and `may_create`.
+fn kept(path: &Path, may_create: bool) -> Result<SigningKey, KeyError> {
+    let path = path.to_owned();
     match std::fs::read(&path) {
         Ok(bytes) => {
             let meta = std::fs::metadata(&path).map_err(io(&path, "stat"))?;
@@ -101,7 +128,7 @@ pub fn load_or_create(run_dir: &Path, may_create: bool) -> Result<SigningKey, Ke
                     break key;
                 }
             };
-            let temporary = dir.join("checkpoint.key.new");
+            let temporary = path.with_extension("key.new");
             let _ = std::fs::remove_file(&temporary);
             let mut file = OpenOptions::new()
                 .write(true)
@@ -201,6 +228,28 @@ mod tests {
             load_or_create(dir.path(), true),
             Err(KeyError::Damaged { .. })
         ));
+    }
+
+    #[test]
+    fn the_nodes_key_is_another_one_and_outlives_the_boot_only_in_a_file_of_its_own() {
+        let Some(dir) = tmpfs() else { return };
+        let none = Path::new("");
+        let first = load_or_create_node(none, dir.path(), true).unwrap();
+        let checkpoint = load_or_create(dir.path(), true).unwrap();
+        assert_ne!(public(&first), public(&checkpoint));
+        let again = load_or_create_node(none, dir.path(), false).unwrap();
+        assert_eq!(public(&again), public(&first));
+        let disk = tempfile::tempdir().unwrap();
+        let file = disk.path().join("node.key");
+        assert!(matches!(
+            load_or_create_node(&file, dir.path(), false),
+            Err(KeyError::Gone { .. })
+        ));
+        let kept = load_or_create_node(&file, dir.path(), true).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+        let after = tempfile::tempdir().unwrap();
+        let later = load_or_create_node(&file, after.path(), true).unwrap();
+        assert_eq!(public(&later), public(&kept));
     }
 
     #[test]

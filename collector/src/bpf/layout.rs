@@ -16,18 +16,19 @@ const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel'
 
 /// Everything the programs must know about this kernel.
 ///
-/// `btf_path` is the kernel's type information, `tpm` the directory of IMA's TPM in /sys/class/tpm.
+/// `btf_path` is the kernel's type information, `tpm` the directory of IMA's TPM in /sys/class/tpm, `None`
+/// where IMA found none.
 ///
 /// # Errors
-/// [`Error::Btf`] or [`Error::Missing`]; [`Error::Io`] without a TPM.
-pub(super) fn config(btf_path: &Path, tpm: &Path, hierarchy: &Hierarchy) -> Result<Config> {
+/// [`Error::Btf`] or [`Error::Missing`]; [`Error::Io`] where that directory cannot be read.
+pub(super) fn config(btf_path: &Path, tpm: Option<&Path>, hierarchy: &Hierarchy) -> Result<Config> {
     let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
         path: btf_path.to_owned(),
         source,
     })?;
     let types = Types { btf };
     Ok(Config {
-        digest_slots: digest_slots(tpm)?,
+        digest_slots: tpm.map_or(Ok(WITHOUT_TPM), digest_slots)?,
         ..types.config(hierarchy)?
     })
 }
@@ -423,6 +424,9 @@ impl Types {
     }
 }
 
+/// Digests that carry the number of their algorithm where IMA found no TPM: SHA-1 alone.
+const WITHOUT_TPM: u32 = 1;
+
 /// How many digests of an entry's array carry the number of their algorithm: one for each bank of the TPM
 /// that is allocated, and after them SHA-1 where no bank has it. What may follow (the hash of files in a bank
 /// that the TPM has not) has none. Source: security/integrity/ima/ima_crypto.c, `ima_init_crypto` and
@@ -505,7 +509,7 @@ mod tests {
             "not BTF at all, but longer than its header is, by some bytes",
         ] {
             let file = symbols(bytes);
-            let result = config(file.path(), file.path(), &hierarchy);
+            let result = config(file.path(), Some(file.path()), &hierarchy);
             assert!(
                 matches!(result, Err(Error::Btf { .. } | Error::Missing { .. })),
                 "{result:?}"

@@ -414,10 +414,11 @@ fn load(
     check_lockdown()?;
     super::guard::check_tick()?;
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
+    let tpm = options.ima_has_tpm.then_some(Path::new("/sys/class/tpm/tpm0"));
     let config = Config {
         max_hash_mib: options.max_hash_mib,
         hash_served: options.hash_served.into(),
-        ..layout::config(&options.kernel_btf, Path::new("/sys/class/tpm/tpm0"), &hierarchy)?
+        ..layout::config(&options.kernel_btf, tpm, &hierarchy)?
     };
     let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
         .map_err(kernel("parse", options.kernel_btf.display().to_string()))?;

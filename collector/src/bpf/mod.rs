@@ -66,6 +66,8 @@ pub struct ProgramOptions<'a> {
     pub hierarchy: Option<Hierarchy>,
     /// The running kernel's type information.
     pub kernel_btf: PathBuf,
+    /// Whether IMA found a TPM when it started: its entries' arrays of digests have one for each bank then.
+    pub ima_has_tpm: bool,
     /// The algorithm by which IMA hashes files: by this hash of its program a collector is known to the
     /// guard.
     pub identity: Bank,
@@ -87,6 +89,7 @@ impl<'a> ProgramOptions<'a> {
             hash_served: false,
             hierarchy: None,
             kernel_btf: "/sys/kernel/btf/vmlinux".into(),
+            ima_has_tpm: true,
             identity: Bank::Sha256,
             orders: Orders::default(),
             handed_over: None,

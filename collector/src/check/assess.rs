@@ -4,7 +4,7 @@
 //! [`super::kernel`]).
 
 use super::facts::{DaemonFacts, Fact, Facts, ListFacts, Probed, Unknown};
-use super::{Row, State, kernel};
+use super::{Row, State, anchors, kernel};
 use crate::config::{Config, EnforceMode, FailClosedMode, SinkKind};
 use crate::status::guard_mode;
 use crate::tpm::KeyKind;
@@ -58,6 +58,7 @@ pub(super) fn absent(id: &'static str, why: &Unknown) -> Row {
 
 /// All rows, in the order in which to mend what is not met.
 pub fn assess(facts: &Facts, config: &Config) -> Vec<Row> {
+    let with_tpm = |row| anchors::with_tpm(config, row);
     vec![
         kernel::kernel(facts),
         kernel::architecture(facts),
@@ -70,17 +71,19 @@ pub fn assess(facts: &Facts, config: &Config) -> Vec<Row> {
         kernel::loadpin(facts, config),
         kernel::systemd(facts, config),
         kernel::bpffs(facts, config),
-        ima(facts),
+        ima(facts, config),
         template(facts),
         ima_policy(facts),
         policy_file(facts, config),
-        checkpoint_rule(facts),
-        checkpoint_files(facts),
-        tpm_device(facts, config),
-        pcr_banks(facts, config),
-        tpm_authorisation(facts, config),
-        tpm_handles(facts),
-        attestation_key(facts, config),
+        with_tpm(checkpoint_rule(facts)),
+        with_tpm(checkpoint_files(facts)),
+        with_tpm(tpm_device(facts, config)),
+        with_tpm(pcr_banks(facts, config)),
+        with_tpm(tpm_authorisation(facts, config)),
+        with_tpm(tpm_handles(facts)),
+        with_tpm(attestation_key(facts, config)),
+        anchors::rtmr(facts, config),
+        anchors::report(facts, config),
         cgroup(facts),
         runtimes(facts),
         agents(facts),
@@ -174,7 +177,7 @@ fn list<'a>(id: &'static str, facts: &'a Facts) -> Result<&'a ListFacts, Row> {
     })
 }
 
-fn ima(facts: &Facts) -> Row {
+fn ima(facts: &Facts, config: &Config) -> Row {
     const ID: &str = "ima";
     let list = match list(ID, facts) {
         Ok(list) => list,
@@ -196,6 +199,11 @@ fn ima(facts: &Facts) -> Row {
             ),
         )
         .reboot(format!("{SETUP} (and remove ima=off, if it is there)")),
+        Some(false) if !config.anchors_in_pcr10() => row(
+            ID,
+            State::Ok,
+            format!("{} entries, which extend no PCR: checkpoints bind them", list.entries),
+        ),
         Some(false) if facts.has_no_tpm() => row(
             ID,
             State::Fail,

@@ -2,6 +2,8 @@
 //!
 //! Nothing is assessed here. A fact that could not be had says why.
 
+use super::TdFacts;
+use crate::anchor::rtmr;
 use crate::bpf::{self, Hierarchy};
 use crate::config::Config;
 use crate::sources::list::{ListError, ListReader, PATHS};
@@ -194,6 +196,8 @@ pub struct Facts {
     pub kernel_banks: Fact<Vec<Bank>>,
     /// The TPM itself.
     pub tpm: Result<TpmFacts, String>,
+    /// What a trust domain would have.
+    pub td: TdFacts,
     /// The cgroup hierarchy that names pods, in words.
     pub cgroup: Result<String, String>,
     /// Names of running programs that are container runtimes, and sockets of runtimes.
@@ -231,6 +235,8 @@ pub type Probe<'a> = dyn Fn(&ListFacts, &dyn Fn() -> Fact<ListFacts>) -> Fact<Pr
 pub struct Ask<'a> {
     /// Asks the TPM.
     pub tpm: &'a dyn Fn(&Config) -> Result<TpmFacts, String>,
+    /// Asks who makes reports, by a directory of configfs.
+    pub provider: &'a dyn Fn(&Path) -> Result<String, String>,
     /// Probes IMA.
     pub probe: &'a Probe<'a>,
     /// Looks up in the kernel's type information, a file, what the programs need; gives what is not there.
@@ -289,7 +295,12 @@ pub fn gather(root: &Path, config: &Config, ask: &Ask<'_>) -> Facts {
         loop_devices: tree.has_loop(release.as_deref().unwrap_or_default()),
         tpm_version: tree.line("/sys/class/tpm/tpm0/tpm_version_major"),
         kernel_banks: tree.kernel_banks(),
-        tpm: (ask.tpm)(config),
+        tpm: if config.has_tpm() {
+            (ask.tpm)(config)
+        } else {
+            Err("no TPM signs for this node".to_owned())
+        },
+        td: tree.td(config, ask.provider),
         cgroup: tree.cgroup(),
         runtimes: tree.runtimes(config, &processes),
         agents: tree.agents(&processes),
@@ -541,6 +552,19 @@ impl Tree<'_> {
         fs::metadata(self.at(folder)).map_err(|e| unknown(folder, &e))?;
         let has = |bank: &Bank| self.at(folder.join(format!("pcr-{bank}")).join("10")).exists();
         Ok(Bank::ALL.into_iter().filter(has).collect())
+    }
+
+    fn td(&self, config: &Config, provider: &dyn Fn(&Path) -> Result<String, String>) -> TdFacts {
+        let (registers, reports) = (&config.anchor.registers, &config.quote.reports);
+        let file = registers.join(rtmr::file_name(config.anchor.rtmr));
+        let there = |path: &Path| self.at(path).exists();
+        TdFacts {
+            register: self.bytes(&file).map(|bytes| bytes.len()),
+            has_device: registers.parent().is_some_and(there),
+            has_registers: there(registers),
+            configfs: self.mount_of(reports).map(|(kind, _)| kind),
+            provider: there(reports).then(|| provider(&self.at(reports))),
+        }
     }
 
     fn cgroup(&self) -> Result<String, String> {

@@ -5,17 +5,20 @@
 //! [`crate::setup`]); the one trace that is left is that of the probes ([`cgpath_evidence::probe`]), which
 //! verifiers accept.
 
+mod anchors;
 mod assess;
 pub mod facts;
 mod kernel;
 mod probe;
 mod tpm;
 
+pub use anchors::TdFacts;
 pub use assess::assess;
 
 use crate::bpf;
 use crate::config::Config;
 use crate::control::{self, ClientError};
+use crate::quote::tsm::Reports;
 use facts::{DaemonFacts, Fact, Unknown};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -109,6 +112,7 @@ impl Report {
 pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> {
     let ask = facts::Ask {
         tpm: &tpm::ask,
+        provider: &provider,
         probe: &probe::probe,
         types: &types,
         systemd: &systemd,
@@ -135,6 +139,11 @@ fn types(btf: &Path) -> Fact<Option<String>> {
         Err(error @ bpf::Error::Missing { .. }) => Ok(Some(error.to_string())),
         Err(error) => Err(Unknown::Failed(error.to_string())),
     }
+}
+
+/// Makes a report's directory and asks who would make the report.
+fn provider(directory: &Path) -> Result<String, String> {
+    Reports::new(directory, "").present().map_err(|e| e.to_string())
 }
 
 /// What the daemon says of itself, if one runs.

@@ -92,8 +92,13 @@ impl Node {
     }
 
     fn facts(&self) -> Facts {
+        self.facts_for(&Config::default())
+    }
+
+    fn facts_for(&self, config: &Config) -> Facts {
         let ask = facts::Ask {
             tpm: &|_| Ok(tpm()),
+            provider: &provider,
             probe: &|_, _| {
                 Ok(Probes {
                     run: Probed::Measured,
@@ -104,7 +109,7 @@ impl Node {
             systemd: &|| Ok("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT +IMA -SMACK\n".into()),
             daemon: &|_| Ok(None),
         };
-        gather(self.0.path(), &Config::default(), &ask)
+        gather(self.0.path(), config, &ask)
     }
 
     fn row(&self, id: &str) -> Row {
@@ -117,6 +122,12 @@ fn row(facts: &Facts, id: &str) -> Row {
     rows.into_iter()
         .find(|row| row.id == id)
         .unwrap_or_else(|| panic!("no row {id}"))
+}
+
+/// Who makes reports, as a file of the tree says in place of configfs.
+fn provider(directory: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(directory.join("provider")).map_err(|e| e.to_string())?;
+    Ok(text.trim().to_owned())
 }
 
 fn tpm() -> TpmFacts {
@@ -184,6 +195,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
     let root = tempfile::tempdir().unwrap();
     let ask = facts::Ask {
         tpm: &|_| Err("none".into()),
+        provider: &provider,
         probe: &|_, _| panic!("no list to probe"),
         types: &types,
         systemd: &|| Err(Unknown::Absent("systemctl".into())),
@@ -195,7 +207,17 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
     };
     for row in &report.rows {
         // What the kernel was built without, or what this program itself states.
-        let known = ["architecture", "lockdown", "secure-boot", "guard", "daemon"].contains(&row.id);
+        let known = [
+            "architecture",
+            "lockdown",
+            "secure-boot",
+            "guard",
+            "daemon",
+            // Not an anchor and not a quote of this configuration.
+            "rtmr",
+            "td-report",
+        ];
+        let known = known.contains(&row.id);
         assert_eq!(
             row.state == State::Fail || row.state == State::Skip,
             !known,
@@ -723,4 +745,154 @@ fn a_sink_to_keylime_needs_the_key_that_keylime_takes() {
     assert!(row(&config).remedy.unwrap().contains("--replace"));
     config.tpm.key = crate::tpm::KeyKind::Rsa2048;
     assert_eq!(row(&config).state, State::Ok);
+}
+
+/// A trust domain without a TPM, and the configuration for it.
+fn trust_domain() -> (Node, Config) {
+    let node = Node::new();
+    node.without("sys/class/tpm")
+        .file("proc/sys/kernel/osrelease", "7.3.4-amd64\n")
+        .file(
+            "sys/kernel/security/ima/binary_runtime_measurements",
+            [
+                entry("boot_aggregate", &[0; 32]),
+                entry(
+                    "/etc/ima/ima-policy",
+                    Bank::Sha256.hash(&[POLICY.as_bytes()]).bytes(),
+                ),
+                entry("/bin/sh", &[1; 32]),
+            ]
+            .concat(),
+        )
+        .file(
+            "sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384",
+            [0; 48],
+        )
+        .file("sys/kernel/config/tsm/report/provider", "tdx_guest\n")
+        .file(
+            "proc/self/mountinfo",
+            "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n\
+             21 20 0:5 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+             22 20 0:6 / /sys/fs/bpf rw shared:1 - bpf bpf rw\n\
+             23 20 0:7 / /sys/kernel/config rw - configfs configfs rw\n",
+        );
+    let sets = ["anchor.to=rtmr", "quote.by=tdx_guest"].map(str::to_owned);
+    let config = Config::from_parts(Path::new("x"), "", [], &sets).unwrap();
+    (node, config)
+}
+
+fn row_of(node: &Node, config: &Config, id: &str) -> Row {
+    let rows = assess(&node.facts_for(config), config);
+    rows.into_iter().find(|row| row.id == id).unwrap()
+}
+
+#[test]
+fn a_trust_domain_without_a_tpm_lacks_nothing() {
+    let (node, config) = trust_domain();
+    let report = Report {
+        rows: assess(&node.facts_for(&config), &config),
+    };
+    for row in &report.rows {
+        assert_eq!(
+            (row.state, &row.remedy),
+            (State::Ok, &None),
+            "{}: {}",
+            row.id,
+            row.found
+        );
+    }
+    let found = |id: &str| row_of(&node, &config, id).found;
+    assert!(found("rtmr").starts_with("RTMR 3 at "));
+    assert!(found("td-report").starts_with("tdx_guest at "));
+    for id in ["tpm", "attestation-key", "checkpoint-files", "checkpoint-rule"] {
+        assert!(found(id).starts_with("not needed"), "{id}");
+    }
+    // On a node whose configuration does not ask for it, it is there and no matter.
+    let plain = Config::default();
+    for (id, says) in [("rtmr", "RTMR 3 is there"), ("td-report", "tdx_guest is there")] {
+        let row = row_of(&node, &plain, id);
+        assert!(row.state == State::Ok && row.found.starts_with(says), "{row:?}");
+    }
+}
+
+#[test]
+fn what_a_trust_domain_lacks_is_named_by_its_cause() {
+    type Break = fn(&Node);
+    let measurements = "sys/devices/virtual/misc/tdx_guest/measurements";
+    assert_eq!(
+        Path::new("/").join(measurements),
+        Path::new(crate::config::REGISTERS)
+    );
+    let cases: [(&str, State, bool, &str, Break); 9] = [
+        ("rtmr", State::Fail, true, "kernels from 6.16 on do", |n| {
+            n.without("sys/devices")
+                .file("proc/sys/kernel/osrelease", "6.12.1-amd64\n");
+        }),
+        ("rtmr", State::Fail, true, "shows no registers", |n| {
+            n.without("sys/devices/virtual/misc/tdx_guest/measurements");
+        }),
+        ("rtmr", State::Fail, false, "no trust domain", |n| {
+            n.without("sys/devices");
+        }),
+        ("rtmr", State::Fail, false, "rtmr3:sha384 is not there", |n| {
+            n.without("sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384");
+        }),
+        ("rtmr", State::Fail, false, "has 32 bytes, not 48", |n| {
+            n.file(
+                "sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384",
+                [0; 32],
+            );
+        }),
+        (
+            "td-report",
+            State::Fail,
+            false,
+            "not on configfs but on ext4",
+            |n| {
+                n.without("sys/kernel/config")
+                    .file("proc/self/mountinfo", "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n");
+            },
+        ),
+        ("td-report", State::Fail, false, "tsm/report is not there", |n| {
+            n.without("sys/kernel/config");
+        }),
+        (
+            "td-report",
+            State::Fail,
+            false,
+            "sev_guest makes reports; quote.by has tdx_guest",
+            |n| {
+                n.file("sys/kernel/config/tsm/report/provider", "sev_guest\n");
+            },
+        ),
+        ("td-report", State::Fail, false, "No such file", |n| {
+            n.without("sys/kernel/config/tsm/report/provider");
+        }),
+    ];
+    for (id, state, reboot, says, break_it) in cases {
+        let (node, config) = trust_domain();
+        break_it(&node);
+        let row = row_of(&node, &config, id);
+        assert_eq!(
+            (row.state, row.needs_reboot),
+            (state, reboot),
+            "{id}: {}",
+            row.found
+        );
+        assert!(row.found.contains(says), "{id}: {}", row.found);
+        assert!(row.remedy.is_some(), "{id}: {}", row.found);
+    }
+}
+
+#[test]
+fn a_provider_that_was_not_tested_is_named_so() {
+    let (node, _) = trust_domain();
+    node.file("sys/kernel/config/tsm/report/provider", "sev_guest\n");
+    let sets = ["quote.by=tpm,sev_guest".to_owned()];
+    let config = Config::from_parts(Path::new("x"), "", [], &sets).unwrap();
+    let row = row_of(&node, &config, "td-report");
+    assert!(
+        row.state == State::Warn && row.found.contains("not been tested"),
+        "{row:?}"
+    );
 }

@@ -11,14 +11,17 @@ mod validate;
 
 pub use sink::{Sink, SinkFormat, SinkKind};
 pub use types::{
-    Bpf, Budget, Cgroup, Config, Enforce, EnforceMode, FailClosed, FailClosedMode, Guard, Ima, Runtimes,
-    Seal, Tpm, Verifier,
+    Anchor, AnchorKind, Bpf, Budget, Cgroup, Config, Enforce, EnforceMode, FailClosed, FailClosedMode, Guard,
+    Ima, Quote, REGISTERS, REPORTS, Runtimes, Seal, Tpm, Verifier,
 };
 
 use std::path::PathBuf;
 
 /// The commented file with every default, as it is shipped.
 pub const EXAMPLE: &str = include_str!("../../../deploy/cgpathd.toml");
+
+/// The item of `quote.by` that is not a provider of configfs-tsm.
+pub(crate) const TPM: &str = "tpm";
 
 /// Where the configuration is looked for when no path is given.
 pub const DEFAULT_PATH: &str = "/etc/ima-cgpath/cgpathd.toml";

@@ -3,7 +3,7 @@
 //!
 //! Not here: what the parts do with it.
 
-use super::{Config, ConfigError, EnforceMode, FailClosedMode};
+use super::{AnchorKind, Config, ConfigError, EnforceMode, FailClosedMode, TPM};
 use crate::bpf::Orders;
 use crate::tpm;
 use std::time::Duration;
@@ -68,6 +68,29 @@ impl Config {
             bank: self.tpm.bank,
             endorsement_auth: self.endorsement_auth()?,
         })
+    }
+
+    /// Whether the TPM signs for the node.
+    pub fn has_tpm(&self) -> bool {
+        self.quote.by.iter().any(|by| by == TPM)
+    }
+
+    /// The provider of configfs-tsm that signs for the node; `None` where none does.
+    pub fn provider(&self) -> Option<&str> {
+        self.quote.by.iter().map(String::as_str).find(|by| *by != TPM)
+    }
+
+    /// Whether checkpoints are anchored in PCR 10.
+    pub fn anchors_in_pcr10(&self) -> bool {
+        self.anchor.to.contains(&AnchorKind::Pcr10)
+    }
+
+    /// The RTMR in which checkpoints are anchored; `None` where they are not.
+    pub fn anchor_rtmr(&self) -> Option<u8> {
+        self.anchor
+            .to
+            .contains(&AnchorKind::Rtmr)
+            .then_some(self.anchor.rtmr)
     }
 
     /// The bytes of `tpm.endorsement_auth`.

@@ -119,6 +119,36 @@ fn entries_have_a_limit_only_where_something_may_be_denied() {
 }
 
 #[test]
+fn anchors_and_quotes_belong_together() {
+    let both = &["anchor.to=rtmr", "quote.by=tdx_guest"];
+    let text = "[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n";
+    let td = parts(text, &[], &[]).unwrap();
+    assert_eq!(parts("", &[], both).unwrap(), td);
+    assert_eq!(
+        (td.has_tpm(), td.provider(), td.anchor_rtmr()),
+        (false, Some("tdx_guest"), Some(3))
+    );
+    let all = parts(
+        "",
+        &[],
+        &["anchor.to=pcr10,rtmr", "quote.by=tpm,tdx_guest", "anchor.rtmr=2"],
+    )
+    .unwrap();
+    assert_eq!(
+        (all.has_tpm(), all.provider(), all.anchor_rtmr()),
+        (true, Some("tdx_guest"), Some(2))
+    );
+    let other = parts("", &[], &["quote.by=tpm,sev_guest"]).unwrap();
+    assert_eq!((other.provider(), other.anchor_rtmr()), (Some("sev_guest"), None));
+    let keylime = "[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n[[sink]]\nname = \"k\"\n\
+                   kind = \"keylime-push\"\nto = \"https://v\"\nregistrar = \"http://r\"\n";
+    assert!(matches!(
+        parts(keylime, &[], &[]),
+        Err(ConfigError::Value { key: "sink", .. })
+    ));
+}
+
+#[test]
 fn values_that_can_not_work_are_refused_by_name() {
     for set in [
         "keep_boots=0",
@@ -132,6 +162,20 @@ fn values_that_can_not_work_are_refused_by_name() {
         "verifier.url=http://plain.example",
         "seal.keep_files=1",
         "cgroup.hierarchy=v1:",
+        "anchor.to=",
+        "anchor.to=pcr10,pcr10",
+        "anchor.to=rtmr",
+        "anchor.rtmr=1",
+        "anchor.registers=measurements",
+        "anchor.other_log=eventlog",
+        "quote.by=",
+        "quote.by=tdx_guest",
+        "quote.by=tpm,tdx_guest",
+        "quote.by=tpm,a,b",
+        "quote.by=tpm,tpm",
+        "quote.by=../x",
+        "quote.timeout=0",
+        "quote.node_key=key",
         "enforce.lapse=0",
         "fail_closed.lapse=100000",
         "enforce.exempt=kubepods",

@@ -27,6 +27,10 @@ pub struct Config {
     pub verifier: Verifier,
     /// The TPM and its key.
     pub tpm: Tpm,
+    /// Where checkpoints are anchored.
+    pub anchor: Anchor,
+    /// What signs for the node.
+    pub quote: Quote,
     /// The eBPF programs.
     pub bpf: Bpf,
     /// The cgroup hierarchy.
@@ -83,6 +87,49 @@ pub struct Tpm {
     pub bank: Bank,
     /// Authorisation of the endorsement hierarchy: text, `hex:…` or `file:…`.
     pub endorsement_auth: String,
+}
+
+/// Where the kernel shows the registers of a trust domain.
+pub const REGISTERS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
+/// Where reports are asked for, in configfs.
+pub const REPORTS: &str = "/sys/kernel/config/tsm/report";
+
+/// `[anchor]`: where checkpoints are anchored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Anchor {
+    /// At least one.
+    pub to: Vec<AnchorKind>,
+    /// Which register of a trust domain: 2 or 3.
+    pub rtmr: u8,
+    /// The directory in which the kernel shows the registers.
+    pub registers: PathBuf,
+    /// The log of another writer of that register; empty: there is none.
+    pub other_log: PathBuf,
+}
+
+/// An item of `anchor.to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnchorKind {
+    /// PCR 10: IMA measures the checkpoint's file.
+    Pcr10,
+    /// A runtime-extendable register of a trust domain.
+    Rtmr,
+}
+
+/// `[quote]`: what signs for the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quote {
+    /// `tpm`, and a provider of the kernel's configfs-tsm.
+    pub by: Vec<String>,
+    /// The directory of reports in configfs.
+    pub reports: PathBuf,
+    /// Seconds until a report is given up.
+    pub timeout: u64,
+    /// File of the node's key; empty: made at each boot.
+    pub node_key: PathBuf,
 }
 
 /// `[bpf]`.
@@ -224,6 +271,8 @@ impl Default for Config {
             log: "info".into(),
             verifier: Verifier::default(),
             tpm: Tpm::default(),
+            anchor: Anchor::default(),
+            quote: Quote::default(),
             bpf: Bpf::default(),
             cgroup: Cgroup::default(),
             ima: Ima::default(),
@@ -289,6 +338,28 @@ impl Default for Tpm {
             key: KeyKind::EccP256,
             bank: Bank::Sha256,
             endorsement_auth: String::new(),
+        }
+    }
+}
+
+impl Default for Anchor {
+    fn default() -> Self {
+        Anchor {
+            to: vec![AnchorKind::Pcr10],
+            rtmr: 3,
+            registers: REGISTERS.into(),
+            other_log: PathBuf::new(),
+        }
+    }
+}
+
+impl Default for Quote {
+    fn default() -> Self {
+        Quote {
+            by: vec![super::TPM.to_owned()],
+            reports: REPORTS.into(),
+            timeout: 60,
+            node_key: PathBuf::new(),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Promise: pure; each refusal names the key. Not here: whether a path or a host is there.
 
-use super::{Config, ConfigError, EnforceMode, Sink, SinkFormat, SinkKind};
+use super::{Config, ConfigError, EnforceMode, Sink, SinkFormat, SinkKind, TPM};
+use cgpath_evidence::td::{MAX_PROVIDER_LEN, PROVIDER_TDX};
 use std::path::Path;
 
 /// Sinks at most: each asks the TPM for quotes of its own.
@@ -58,6 +59,7 @@ impl Config {
         if self.bpf.max_hash_mib == 0 {
             return bad("bpf.max_hash_mib", "0 MiB: nothing could be hashed".into());
         }
+        self.validate_anchors()?;
         let url = &self.verifier.url;
         if !url.is_empty() && !url.starts_with("https://") {
             return bad("verifier.url", format!("{url:?} does not begin with https://"));
@@ -148,6 +150,73 @@ impl Config {
             return bad(
                 "cgroup.hierarchy",
                 format!("{h:?} is none of \"auto\", \"v2\", \"v1:CONTROLLER\""),
+            );
+        }
+        Ok(())
+    }
+
+    /// Anchors and quotes that cannot work, together or each by itself.
+    fn validate_anchors(&self) -> Result<(), ConfigError> {
+        let bad = |key, why: &str| {
+            let why = why.to_owned();
+            Err(ConfigError::Value { key, why })
+        };
+        let (to, by) = (&self.anchor.to, &self.quote.by);
+        if to.is_empty() || (1..to.len()).any(|n| to[..n].contains(&to[n])) {
+            return bad("anchor.to", "\"pcr10\", \"rtmr\" or both, each once");
+        }
+        if !matches!(self.anchor.rtmr, 2 | 3) {
+            return bad("anchor.rtmr", "2 or 3: firmware and kernel extend 0 and 1");
+        }
+        let is_name = |name: &String| {
+            (1..=MAX_PROVIDER_LEN).contains(&name.len())
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        };
+        let providers = by.iter().filter(|by| *by != TPM).count();
+        if by.is_empty() || providers > 1 || by.len() - providers > 1 || !by.iter().all(is_name) {
+            return bad(
+                "quote.by",
+                "\"tpm\", one provider of configfs-tsm such as \"tdx_guest\", or both, each once",
+            );
+        }
+        if self.anchors_in_pcr10() != self.has_tpm() {
+            return bad(
+                "quote.by",
+                "\"tpm\" signs PCR 10: it is there where anchor.to has \"pcr10\", and only there",
+            );
+        }
+        let is_td = self.provider() == Some(PROVIDER_TDX);
+        if self.anchor_rtmr().is_some() != is_td {
+            return bad(
+                "quote.by",
+                "\"tdx_guest\" signs the registers: it is there where anchor.to has \"rtmr\", and only there",
+            );
+        }
+        for (key, path) in [
+            ("anchor.registers", &self.anchor.registers),
+            ("quote.reports", &self.quote.reports),
+        ] {
+            if !path.is_absolute() {
+                return bad(key, "must be an absolute path");
+            }
+        }
+        for (key, path) in [
+            ("anchor.other_log", &self.anchor.other_log),
+            ("quote.node_key", &self.quote.node_key),
+        ] {
+            if !path.as_os_str().is_empty() && !path.is_absolute() {
+                return bad(key, "must be an absolute path, or empty");
+            }
+        }
+        if !(1..=600).contains(&self.quote.timeout) {
+            return bad("quote.timeout", "must be from 1 to 600 seconds");
+        }
+        if !self.has_tpm() && self.sink.iter().any(|sink| sink.kind == SinkKind::KeylimePush) {
+            return bad(
+                "sink",
+                "Keylime takes quotes of a TPM: a keylime-push needs \"tpm\" in quote.by",
             );
         }
         Ok(())

@@ -6,18 +6,19 @@
 //! measured, without a kernel that runs our programs.
 
 use super::EngineError;
-use crate::anchor::ima::AnchorError;
+use crate::anchor::AnchorError;
 use crate::decode::{Body, PodLossEvent};
 use crate::journal::{self, Frame, Journal, JournalError};
 use crate::pipeline::{
-    Action, Counters, Event, KernelRecord, Note, OpenMark, Pipeline, SealError, Setup, Signal,
+    Action, Anchors, Counters, Event, Found, KernelRecord, Note, OpenMark, Pipeline, Place, SealError, Setup,
+    Signal, count_events,
 };
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
 use crate::store::{Assembly, Frozen, Store, StoreError};
 use bytes::Bytes;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Cursor, Digest, InFlight, SealedCheckpoint};
+use cgpath_evidence::{Cursor, Digest, Entry, InFlight, SealedCheckpoint, td};
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -49,11 +50,23 @@ pub trait Machine {
     /// What ends the collector.
     fn let_in(&mut self, program: &Digest) -> Result<(), EngineError>;
 
-    /// Writes the file of checkpoint `number` and reads it once, so that IMA measures it.
+    /// Anchors the file of checkpoint `number` at `place`, once.
+    ///
+    /// # Errors
+    /// See [`AnchorError`]. It may be anchored all the same.
+    fn anchor(&mut self, place: Place, number: u64, file: &[u8]) -> Result<(), AnchorError>;
+
+    /// What the register at `place` holds.
     ///
     /// # Errors
     /// See [`AnchorError`].
-    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError>;
+    fn register(&mut self, place: Place) -> Result<td::Register, AnchorError>;
+
+    /// The whole log of the register's other writer; empty where none is configured.
+    ///
+    /// # Errors
+    /// See [`AnchorError`].
+    fn other_log(&mut self) -> Result<Vec<u8>, AnchorError>;
 }
 
 /// What became of a request.
@@ -66,6 +79,8 @@ pub enum Outcome {
         id: u64,
         /// Its nonce.
         nonce: Vec<u8>,
+        /// SHA-384 of the checkpoint's file.
+        checkpoint: td::Register,
     },
     /// All parts of the evidence are there.
     Assembled {
@@ -104,6 +119,8 @@ pub struct Opened<'a> {
     pub list: ListReader,
     /// All entries so far.
     pub early: Vec<ListEntry>,
+    /// Where checkpoints are to be anchored, in order.
+    pub places: Vec<Place>,
     /// The checkpoint key; its public half is in [`Setup::key`].
     pub key: SigningKey,
 }
@@ -147,6 +164,7 @@ impl<M: Machine> Core<M> {
             journal,
             list,
             early,
+            places,
             key,
         } = opened;
         let boot_id = setup.boot_id;
@@ -169,11 +187,51 @@ impl<M: Machine> Core<M> {
             refused: false,
         };
         core.note(Note::Started)?;
+        core.choose_anchors(&places)?;
         for entry in early {
             core.entry(&entry)?;
         }
         core.handle(Signal::Replayed)?;
         Ok(core)
+    }
+
+    /// Notes where checkpoints are anchored, and what a register holds before the first of them extends it.
+    /// Both are fixed once a checkpoint is sealed.
+    fn choose_anchors(&mut self, places: &[Place]) -> Result<(), EngineError> {
+        if self.pipeline.last_checkpoint().is_some() {
+            let before = self.pipeline.anchors().places();
+            if before == places {
+                return Ok(());
+            }
+            let now = places.to_vec();
+            return Err(EngineError::AnchorsChanged { before, now });
+        }
+        let register = places.iter().find_map(|place| match place {
+            Place::Pcr10 => None,
+            Place::Rtmr(index) => Some(self.found(*place, *index)),
+        });
+        let anchors = Anchors {
+            pcr10: places.contains(&Place::Pcr10),
+            register: register.transpose()?,
+        };
+        if anchors == *self.pipeline.anchors() {
+            return Ok(());
+        }
+        self.note(Note::Anchors(anchors))
+    }
+
+    /// A register as it is now, with the events of its other writer that are in it, but perhaps for the last.
+    fn found(&mut self, place: Place, index: u8) -> Result<Found, EngineError> {
+        let mut others = count_events(&self.machine.other_log()?, index);
+        loop {
+            let value = self.machine.register(place)?;
+            let now = count_events(&self.machine.other_log()?, index);
+            if now == others {
+                tracing::info!(%place, value = hex::encode(value), "the register as it was found");
+                return Ok(Found { index, value, others });
+            }
+            others = now;
+        }
     }
 
     /// The programs are attached and `seeds` are what was there before them.
@@ -263,8 +321,15 @@ impl<M: Machine> Core<M> {
     }
 
     fn entry(&mut self, entry: &ListEntry) -> Result<(), EngineError> {
-        self.store.entry(&entry.to_entry())?;
-        self.handle(Signal::List(Box::new(list::for_pipeline(entry))))
+        let whole = entry.to_entry();
+        self.store.entry(&whole)?;
+        let mut listed = list::for_pipeline(entry);
+        if let Entry::Full(bytes) = whole
+            && self.pipeline.binds_list()
+        {
+            listed.bytes = bytes;
+        }
+        self.handle(Signal::List(Box::new(listed)))
     }
 
     /// Asks for a checkpoint with `nonce`; the answer is an [`Outcome`].
@@ -322,6 +387,7 @@ impl<M: Machine> Core<M> {
         in_flight: Vec<InFlight>,
     ) -> Result<Assembly, StoreError> {
         let after = after.filter(|cursor| cursor.boot_id == self.boot_id);
+        self.store.end_log(self.pipeline.log_tail().cloned());
         self.store.assembly(&self.frozen, after, in_flight)
     }
 
@@ -415,23 +481,60 @@ impl<M: Machine> Core<M> {
                 }
                 self.handle(Note::Sealed(sealed))?;
             }
-            Action::Anchor { number } => {
+            Action::Anchor { place, number } => {
                 // What cannot be written out now, on a full disk, is anchored before the next answer.
                 let done = match self.store.checkpoint_file(number) {
-                    Ok(Some(file)) => self.machine.anchor(number, &file).map_err(|e| e.to_string()),
+                    Ok(Some(file)) => {
+                        let anchored = self.machine.anchor(place, number, &file);
+                        anchored.map_err(|e| e.to_string())
+                    }
                     Ok(None) => Err("its file is not in the store".to_owned()),
                     Err(error) => Err(error.to_string()),
                 };
                 let event = match done {
-                    Ok(()) => Signal::FileRead,
+                    Ok(()) => Signal::AnchorWritten,
                     Err(why) => Signal::AnchorFailed { why },
                 };
                 self.handle(event)?;
             }
+            Action::ReadRegister { place } => {
+                let signal = match self.machine.register(place) {
+                    Ok(value) => Signal::Register { value },
+                    Err(error) => Signal::AnchorFailed {
+                        why: error.to_string(),
+                    },
+                };
+                self.handle(signal)?;
+            }
+            Action::ReadOthers { found } => {
+                let log = self.machine.other_log().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the log of the register's other writer");
+                    Vec::new()
+                });
+                self.handle(Signal::Others { found, log })?;
+            }
+            Action::NoteOthers(found) => {
+                tracing::info!(
+                    events = found.taken,
+                    done = found.done,
+                    "the other writer extended the register"
+                );
+                self.note(Note::Others(found))?;
+            }
+            Action::Log(tail) => self.store.log(&tail)?,
             Action::Anchored { number } => tracing::debug!(number, "anchored"),
-            Action::Answer { id, nonce, number } => {
+            Action::Answer {
+                id,
+                nonce,
+                number,
+                digest: checkpoint,
+            } => {
                 tracing::debug!(id, number, "a request's checkpoint is anchored");
-                self.outcomes.push_back(Outcome::Ready { id, nonce });
+                self.outcomes.push_back(Outcome::Ready {
+                    id,
+                    nonce,
+                    checkpoint,
+                });
             }
             Action::LetIn { id, number, program } => {
                 self.machine.let_in(&program)?;
@@ -466,8 +569,10 @@ fn replay(
         *frozen = store.freeze();
     }
     for action in pipeline.handle(Event::Journaled(frame.into_fact()), Duration::ZERO)? {
-        if let Action::Append { key, leaf, is_shown } = action {
-            store.record(key, &leaf, is_shown)?;
+        match action {
+            Action::Append { key, leaf, is_shown } => store.record(key, &leaf, is_shown)?,
+            Action::Log(tail) => store.log(&tail)?,
+            _ => {}
         }
     }
     Ok(())

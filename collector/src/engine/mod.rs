@@ -9,18 +9,20 @@
 mod canary;
 pub mod core;
 mod denied;
+mod kernel;
 
 pub use self::canary::{CANARY_ARGUMENT, Canary};
 pub use self::core::Outcome;
 
-use self::core::{Core, Machine, Opened, record_in};
+use self::core::{Core, Opened, record_in};
 use self::denied::Denied;
-use crate::anchor::ima::{Anchor, AnchorError};
+use self::kernel::Kernel;
 use crate::anchor::key::{self, KeyError};
+use crate::anchor::{AnchorError, AnchorSet};
 use crate::bpf::{self, Adopted, Bpf, Ring};
 use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
-use crate::pipeline::{self, Counters, Note, OpenMark, Pipeline, SealError, Setup};
+use crate::pipeline::{self, Note, Pipeline, Place, SealError, Setup};
 use crate::request::PodVerdicts;
 use crate::sources::cgroups::HierarchyError;
 use crate::sources::list::{self, ListError, ListReader};
@@ -28,8 +30,9 @@ use crate::sources::{cgroups, processes, system};
 use crate::status::Budgets;
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, Collectors, Cursor, Digest, PodUid, Protection, Tier};
+use cgpath_evidence::{Bank, Collectors, Cursor, Digest, PodUid, Protection, Tier, td};
 use nix::fcntl::{Flock, FlockArg};
+use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -97,6 +100,18 @@ pub enum EngineError {
     /// The file system of checkpoints.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
+    /// Checkpoints of this boot are anchored elsewhere.
+    #[error(
+        "anchor.to: checkpoints of this boot are anchored at {}, not at {}; set it back, or reboot to begin a new chain",
+        listed(before),
+        listed(now)
+    )]
+    AnchorsChanged {
+        /// Since the first checkpoint.
+        before: Vec<Place>,
+        /// As configured.
+        now: Vec<Place>,
+    },
     /// The pipeline refused an event.
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
@@ -153,6 +168,11 @@ pub enum EngineError {
     Ring(io::Error),
 }
 
+fn listed(places: &[Place]) -> String {
+    let places: Vec<String> = places.iter().map(Place::to_string).collect();
+    places.join(" and ")
+}
+
 /// The collector's working parts.
 pub struct Engine {
     core: Core<Kernel>,
@@ -161,83 +181,12 @@ pub struct Engine {
     denied: Denied,
     exempt: Exempt,
     orders: bpf::Orders,
+    /// The node's key, where a trust domain signs for the node.
+    node_key: Option<SigningKey>,
     /// When the programs last heard that a collector is there.
     beat: Instant,
     /// Held for as long as the engine lives.
     _lock: Flock<File>,
-}
-
-/// The running kernel.
-struct Kernel {
-    bpf: Bpf,
-    anchor: Anchor,
-    canary: Canary,
-    /// Where this process' program lies, or lay before another one took its place.
-    program: PathBuf,
-    /// Marks that could not be made, as far as that was logged.
-    marks_failed: u64,
-    /// Budgets that could not be begun, as far as that was logged.
-    budgets_failed: u64,
-}
-
-impl Machine for Kernel {
-    fn counters(&mut self) -> Result<Counters, EngineError> {
-        let snapshot = self.bpf.counters()?;
-        let attached = snapshot.all_attached();
-        if !attached {
-            let detached: Vec<&str> = snapshot
-                .programs
-                .iter()
-                .filter(|p| p.detached.is_some())
-                .map(|p| p.name)
-                .collect();
-            tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled, "programs do not see events");
-        }
-        if snapshot.marks_failed > self.marks_failed {
-            tracing::error!(
-                failed = snapshot.marks_failed,
-                "too many threads add entries at once: not all are known, and evidence that covers such an entry is not trusted"
-            );
-            self.marks_failed = snapshot.marks_failed;
-        }
-        if snapshot.budgets_failed > self.budgets_failed {
-            tracing::error!(
-                failed = snapshot.budgets_failed,
-                "too many pods: some have no budget, and what they flood is lost for the whole node"
-            );
-            self.budgets_failed = snapshot.budgets_failed;
-        }
-        Ok(Counters {
-            seq: snapshot.seq,
-            reserve: snapshot.lost_reserve,
-            recursion: snapshot
-                .programs
-                .iter()
-                .fold(0, |sum, p| sum.saturating_add(p.recursion_misses)),
-            read: snapshot.read_failed,
-            attached,
-        })
-    }
-
-    fn in_flight(&mut self) -> Result<Vec<OpenMark>, EngineError> {
-        Ok(self.bpf.in_flight()?)
-    }
-
-    fn canary(&mut self) -> Option<u32> {
-        self.canary.run()
-    }
-
-    fn successor(&mut self) -> Option<u32> {
-        canary::try_program(&self.program)
-    }
-
-    fn let_in(&mut self, program: &Digest) -> Result<(), EngineError> {
-        Ok(self.bpf.let_in(program)?)
-    }
-
-    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {
-        self.anchor.read_once(number, file)
-    }
 }
 
 /// Cgroups that are never denied anything.
@@ -346,6 +295,15 @@ pub fn rescue(config: &Config) -> Result<u64, EngineError> {
     Ok(rescued)
 }
 
+/// Whether a collector has begun to keep this boot's records.
+///
+/// # Errors
+/// [`EngineError::BootId`].
+pub fn has_journal(config: &Config) -> Result<bool, EngineError> {
+    let (_, text) = system::boot_id().map_err(EngineError::BootId)?;
+    Ok(config.state_dir.join(text).join("spool").exists())
+}
+
 /// Makes sure that one collector alone writes to `dir`.
 fn lock(dir: &Path) -> Result<Flock<File>, EngineError> {
     let path = dir.join("lock");
@@ -406,8 +364,13 @@ impl Engine {
         let handed_over = journal.last_seal().map(|last| last.bpf_object);
         let program_path = program_path()?;
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
+        let node_key = config
+            .provider()
+            .map(|_| key::load_or_create_node(&config.quote.node_key, &config.run_dir, !has_seal))
+            .transpose()?;
         let mut list = ListReader::open(&config.ima.list)?;
-        let anchor = Anchor::mount(&config.run_dir, config.seal.keep_files)?;
+        let anchors = AnchorSet::open(config)?;
+        let places = anchors.places();
 
         // Entries from here on can have a record; those before cannot.
         let mut early = Vec::new();
@@ -424,7 +387,7 @@ impl Engine {
         })?;
         // Nothing would be anchored, and the entries' arrays of digests would not be as long as the TPM has
         // banks.
-        if !has_tpm {
+        if !has_tpm && places.contains(&Place::Pcr10) {
             return Err(EngineError::NoTpmForIma);
         }
         // Before the programs are loaded: a collector that finds them running must find this, too.
@@ -438,6 +401,7 @@ impl Engine {
             max_hash_mib: config.bpf.max_hash_mib,
             hash_served: config.bpf.hash_served,
             hierarchy,
+            ima_has_tpm: has_tpm,
             identity: file_hash(content),
             orders: config.orders(),
             handed_over,
@@ -494,6 +458,8 @@ impl Engine {
             bpf_object: bpf.object_sha256(),
             ima_policy,
             key: key::public(&key),
+            node_key: node_key.as_ref().map(td::public_node_key),
+            other_writer: !config.anchor.other_log.as_os_str().is_empty(),
             drain_timeout: Duration::from_secs(config.seal.drain_timeout),
             seal_records: config.seal.records,
             protection: protection(&options.orders),
@@ -503,7 +469,8 @@ impl Engine {
         let tier = tier(&early);
         let kernel = Kernel {
             bpf,
-            anchor,
+            anchors,
+            other_log: config.anchor.other_log.clone(),
             canary: Canary::find(),
             program: program_path,
             marks_failed: 0,
@@ -514,6 +481,7 @@ impl Engine {
             journal,
             list,
             early,
+            places,
             key,
         };
         let mut engine = Engine {
@@ -526,6 +494,7 @@ impl Engine {
                 loss: config.fail_closed.exempt.clone(),
             },
             orders: options.orders,
+            node_key,
             beat: Instant::now(),
             _lock: lock,
         };
@@ -643,6 +612,11 @@ impl Engine {
     /// boot_id of the running kernel.
     pub fn boot_id(&self) -> [u8; 16] {
         self.core.boot_id()
+    }
+
+    /// The node's key, where a trust domain signs for the node.
+    pub fn node_key(&self) -> Option<&SigningKey> {
+        self.node_key.as_ref()
     }
 
     /// Where the tags lie: found out at the start.

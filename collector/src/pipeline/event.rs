@@ -1,8 +1,10 @@
 //! What the pipeline handles and what it wants done.
 
+use super::anchoring::{Anchors, OthersFound, Place, Tail};
 use super::join::JoinableEntry;
 use crate::decode;
 use cgpath_evidence::checkpoint::Checkpoint;
+use cgpath_evidence::td;
 use cgpath_evidence::{Digest, InFlight, PartitionKey, SealedCheckpoint};
 use minicbor::{Decode, Encode};
 
@@ -155,6 +157,13 @@ pub enum Note {
         #[cbor(with = "checkpoint_file")]
         Box<SealedCheckpoint>,
     ),
+    /// Where checkpoints are anchored; before the first one is sealed, and the last of them counts. A boot
+    /// without this note has [`Anchors::PCR10`].
+    #[n(8)]
+    Anchors(#[n(0)] Anchors),
+    /// As [`Action::NoteOthers`] said.
+    #[n(9)]
+    Others(#[n(0)] OthersFound),
 }
 
 /// A signed checkpoint is kept as the bytes of its file.
@@ -203,9 +212,22 @@ pub enum Signal {
         /// Why, for the requester.
         why: String,
     },
-    /// Answer to [`Action::Anchor`]: the file was written and read once.
-    FileRead,
-    /// Answer to [`Action::Anchor`]: it could not be.
+    /// Answer to [`Action::Anchor`]: it was done.
+    AnchorWritten,
+    /// Answer to [`Action::ReadRegister`].
+    Register {
+        /// What the register holds.
+        value: td::Register,
+    },
+    /// Answer to [`Action::ReadOthers`].
+    Others {
+        /// As there.
+        found: td::Register,
+        /// The other writer's log, whole; empty where it cannot be read.
+        log: Vec<u8>,
+    },
+    /// Answer to [`Action::Anchor`] or [`Action::ReadRegister`]: it could not be done, or it is not known
+    /// whether it was.
     AnchorFailed {
         /// Why, for the requester.
         why: String,
@@ -287,11 +309,28 @@ pub enum Action {
     /// Sign this, put [`Note::Sealed`] into the journal and handle it, before anything else is handled; or
     /// answer with [`Signal::SealRefused`].
     Seal(Box<Checkpoint>),
-    /// Write the file of this sealed checkpoint if need be, and read it once.
+    /// Anchor the file of this sealed checkpoint: write it if need be and read it once, or extend the
+    /// register.
     Anchor {
+        /// Where.
+        place: Place,
         /// Its number.
         number: u64,
     },
+    /// Answer with what the register holds, by [`Signal::Register`].
+    ReadRegister {
+        /// Which.
+        place: Place,
+    },
+    /// Answer with the log of the register's other writer, by [`Signal::Others`].
+    ReadOthers {
+        /// What the register holds.
+        found: td::Register,
+    },
+    /// Put [`Note::Others`] into the journal and handle it.
+    NoteOthers(OthersFound),
+    /// Add this to the register's log. Also given during a replay.
+    Log(Tail),
     /// Checkpoint `number` is anchored: make the quote, then answer with [`Signal::Quoted`] or
     /// [`Signal::Unquoted`]. Nothing else is sealed before that.
     Answer {
@@ -301,6 +340,8 @@ pub enum Action {
         nonce: Vec<u8>,
         /// The checkpoint that carries it.
         number: u64,
+        /// SHA-384 of that checkpoint's file.
+        digest: td::Register,
     },
     /// Checkpoint `number` is anchored and states that this program counts as the collector: have the guard
     /// take it for that. Where it is this very program, no other one.
@@ -355,7 +396,7 @@ pub enum SealError {
         /// Why.
         why: String,
     },
-    /// The file could not be written or read.
+    /// Its file or the register could not be written or read.
     #[error("checkpoint {number} could not be anchored: {why}")]
     File {
         /// Its number.
@@ -369,6 +410,40 @@ pub enum SealError {
         /// Why not.
         why: String,
     },
+    /// The register does not change when it is extended.
+    #[error("RTMR {index} holds the same as before checkpoint {number} extended it")]
+    NotExtended {
+        /// Which RTMR.
+        index: u8,
+        /// The checkpoint's number.
+        number: u64,
+    },
+    /// Somebody else extends the register.
+    #[error(transparent)]
+    SharedRegister(Box<SharedRegister>),
+}
+
+/// A register holds something else than what this collector left in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "shared-register: RTMR {index} holds {}, and checkpoint {number} finds {} there or leaves {}: something else \
+     extends it. Find out what does; have one of the two use another register (anchor.rtmr), or name the log of the \
+     other one (anchor.other_log) and accept that writer in the node's policy",
+    hex::encode(found),
+    hex::encode(before),
+    hex::encode(after)
+)]
+pub struct SharedRegister {
+    /// Which RTMR.
+    pub index: u8,
+    /// The last checkpoint.
+    pub number: u64,
+    /// What it holds.
+    pub found: td::Register,
+    /// What it should hold if that checkpoint has not extended it.
+    pub before: td::Register,
+    /// What it should hold if it has.
+    pub after: td::Register,
 }
 
 /// An event contradicts the pipeline's state.

@@ -20,6 +20,8 @@ pub struct JoinableEntry {
     pub content: Vec<u8>,
     /// Whether the listed digest is all zero.
     pub violation: bool,
+    /// The entry in canonical form, where checkpoints bind the list; else empty.
+    pub bytes: Vec<u8>,
 }
 
 /// A template digest as a key: SHA-256, or SHA-1 filled up with zeros. That is also how the kernel fills a
@@ -245,6 +247,7 @@ mod tests {
             name: text.into(),
             content: vec![],
             violation: false,
+            bytes: vec![],
         }
     }
 
@@ -255,6 +258,7 @@ mod tests {
             name: name.into(),
             content: vec![],
             violation: true,
+            bytes: vec![],
         }
     }
 

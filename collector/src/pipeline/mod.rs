@@ -8,10 +8,12 @@
 //! What must be replayed after a crash is in the journal before it is handled: see [`Fact`]. The
 //! measurement list and the kernel's counters are not: they are read anew.
 
+mod anchoring;
 pub mod cgroups;
 mod event;
 pub mod join;
 pub mod order;
+mod others;
 mod phase;
 pub mod processes;
 mod queries;
@@ -20,19 +22,23 @@ mod setup;
 
 use crate::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo};
 use cgpath_evidence::cgroup::partition_of;
-use cgpath_evidence::checkpoint::{DIRECTORY, Losses};
+use cgpath_evidence::checkpoint::Losses;
 use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
+use cgpath_evidence::td::{self, ListChain};
 use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, Record};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use anchoring::{Anchors, Found, OthersFound, Place, Tail};
 pub use event::{
-    Action, Counters, Error, Event, Fact, KernelRecord, Note, OpenMark, Purpose, SealError, Signal,
+    Action, Counters, Error, Event, Fact, KernelRecord, Note, OpenMark, Purpose, SealError, SharedRegister,
+    Signal,
 };
 pub use join::JoinableEntry;
+pub(crate) use others::count as count_events;
 pub use setup::Setup;
 
 /// Linux' EEXIST, as `ima_add_template_entry` returns it for an entry that is in the list already.
@@ -46,6 +52,8 @@ struct Last {
     number: u64,
     digest: Hash,
     contents: Vec<Vec<u8>>,
+    /// What it extends a register with.
+    sha384: td::Register,
     /// Where its entry stands.
     index: Option<u64>,
     records: u64,
@@ -75,6 +83,10 @@ pub struct Pipeline {
     /// Floor of [`Losses::spool`]: what a checkpoint said once stays said.
     losses: Losses,
     last: Option<Last>,
+    anchors: Anchors,
+    register: Option<anchoring::Register>,
+    /// What the list's entries hash to, where checkpoints state it.
+    chain: Option<ListChain>,
     phase: Phase,
     /// After a failure nothing is sealed unasked before this.
     quiet_until: Duration,
@@ -115,6 +127,9 @@ impl Pipeline {
             undecodable: 0,
             losses: Losses::default(),
             last: None,
+            anchors: Anchors::PCR10,
+            register: None,
+            chain: None,
             phase: Phase::Idle,
             quiet_until: Duration::ZERO,
             queue: VecDeque::new(),
@@ -190,6 +205,8 @@ impl Pipeline {
                 due.into_iter().flatten().for_each(|raw| self.apply(*raw, out));
             }
             Note::Sealed(sealed) => self.sealed(&sealed, out)?,
+            Note::Anchors(anchors) => self.set_anchors(anchors)?,
+            Note::Others(found) => self.others_found(&found, out)?,
         }
         Ok(())
     }
@@ -209,12 +226,9 @@ impl Pipeline {
                 }
             }
             Signal::SealRefused { number, why } => self.fail(SealError::Refused { number, why }, now, out),
-            Signal::FileRead => {
-                if let Phase::Anchoring { read, .. } = &mut self.phase {
-                    *read = true;
-                    out.push(Action::PollList);
-                }
-            }
+            Signal::AnchorWritten => self.written(out),
+            Signal::Register { value } => self.register_read(&value, now, out),
+            Signal::Others { found, log } => self.others_read(&found, &log, now, out),
             Signal::AnchorFailed { why } => {
                 let number = self.last_checkpoint().unwrap_or_default();
                 self.fail(SealError::File { number, why }, now, out);
@@ -432,9 +446,14 @@ impl Pipeline {
 
     fn list(&mut self, entry: &JoinableEntry) {
         self.join.entry(entry);
+        if let Some(chain) = &mut self.chain
+            && chain.entries() == entry.index
+        {
+            chain.push(&entry.bytes);
+        }
         if let Some(last) = &mut self.last
             && last.index.is_none()
-            && is_file_of(last.number, &last.contents, entry)
+            && anchoring::is_file_of(last.number, &last.contents, entry)
         {
             last.index = Some(entry.index);
         }
@@ -450,39 +469,13 @@ impl Pipeline {
                 };
                 out.push(Action::ReadCounters);
             }
-            Phase::Anchoring { then, read } => {
-                let (number, found) = self
-                    .last
-                    .as_ref()
-                    .map_or((0, false), |l| (l.number, l.index.is_some()));
-                if found {
-                    self.anchored(number, then, out);
-                } else if read {
-                    self.phase = Phase::Anchoring { then, read };
-                    self.fail(SealError::NotMeasured { number }, now, out);
-                } else {
-                    // Left over: it was not in the list, so it has to be read (again).
-                    self.phase = Phase::Anchoring { then, read };
-                    out.push(Action::Anchor { number });
-                }
-            }
+            Phase::Listing(purpose) => self.seal(purpose, now, out),
+            Phase::Anchoring {
+                then,
+                place: Place::Pcr10,
+                tries,
+            } => self.entry_sought(then, tries, now, out),
             other => self.phase = other,
-        }
-    }
-
-    fn anchored(&mut self, number: u64, then: Then, out: &mut Vec<Action>) {
-        out.push(Action::Anchored { number });
-        match then {
-            Then::Answer(Purpose::Request { id, nonce }) => {
-                self.phase = Phase::Quoting { id };
-                out.push(Action::Answer { id, nonce, number });
-            }
-            Then::Answer(Purpose::Handover { id }) => {
-                let program = self.successor.as_ref().unwrap_or(&self.setup.program).clone();
-                out.push(Action::LetIn { id, number, program });
-            }
-            Then::Answer(_) | Then::Nothing => {}
-            Then::Start(purpose) => self.start(purpose, out),
         }
     }
 
@@ -491,7 +484,7 @@ impl Pipeline {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         let purpose = match phase {
             Phase::Idle => return,
-            Phase::Canary(p) | Phase::Polling(p) | Phase::Sealing(p) => Some(p),
+            Phase::Canary(p) | Phase::Polling(p) | Phase::Listing(p) | Phase::Sealing(p) => Some(p),
             Phase::Draining { purpose, .. } => Some(purpose),
             // Nothing is being sealed: the request goes on.
             Phase::Quoting { .. } | Phase::Looking { .. } => {
@@ -535,28 +528,17 @@ impl Pipeline {
     fn replayed(&mut self, out: &mut Vec<Action>) {
         self.live = true;
         match &self.last {
-            // Whether it stands in the list is known once that has been read.
-            Some(_) => {
-                self.phase = Phase::Anchoring {
-                    then: Then::Nothing,
-                    read: false,
-                };
-                out.push(Action::PollList);
-            }
+            // Whether it stands in the list, or in a register, is known once that has been read.
+            Some(_) => self.anchor(Then::Nothing, out),
             None if self.loaded.is_some() => self.queue.push_back(Purpose::Load),
             None => {}
         }
     }
 
     fn start(&mut self, purpose: Purpose, out: &mut Vec<Action>) {
-        // A request that failed leaves a checkpoint that is not in the list yet: without it the chain has a
-        // gap.
-        if self.last.as_ref().is_some_and(|l| l.index.is_none()) {
-            self.phase = Phase::Anchoring {
-                then: Then::Start(purpose),
-                read: false,
-            };
-            out.push(Action::PollList);
+        // A request that failed leaves a checkpoint that is not anchored yet: without it the chain has a gap.
+        if self.lacking().is_some() {
+            self.anchor(Then::Start(purpose), out);
         } else {
             out.push(match purpose {
                 Purpose::Handover { .. } => Action::TrySuccessor,
@@ -644,20 +626,19 @@ impl Pipeline {
             let (target, deadline) = (*target, *deadline);
             if self.order.through() >= target {
                 if let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle) {
-                    self.seal(purpose, out);
+                    if self.binds_list() {
+                        // What records name that came while they were waited for is in the list by now.
+                        self.phase = Phase::Listing(purpose);
+                        out.push(Action::PollList);
+                    } else {
+                        self.seal(purpose, now, out);
+                    }
                 }
             } else if count_missing && (self.is_explained(target) || now >= deadline) {
                 out.push(Action::GiveUp { through: target });
             }
         }
     }
-}
-
-/// Whether an entry is the measurement of checkpoint `number`'s file.
-fn is_file_of(number: u64, contents: &[Vec<u8>], entry: &JoinableEntry) -> bool {
-    !entry.violation
-        && entry.name.strip_prefix(DIRECTORY.as_bytes()) == Some(number.to_string().as_bytes())
-        && contents.contains(&entry.content)
 }
 
 fn sha256(bytes: &[u8]) -> Hash {

@@ -1,5 +1,6 @@
 //! How far the pipeline is with a checkpoint and the evidence about it.
 
+use super::anchoring::Place;
 #[cfg(doc)]
 use super::event::Action;
 use super::event::{OpenMark, Purpose};
@@ -19,12 +20,16 @@ pub(super) enum Phase {
         target: Option<u64>,
         deadline: Duration,
     },
+    /// The list is being read to its end again: every entry that a drained record names is in it by then, and
+    /// the running value is to cover it.
+    Listing(Purpose),
     /// [`Action::Seal`] was asked for.
     Sealing(Purpose),
-    /// The last checkpoint is being anchored; `then` is what to do with it.
+    /// The last checkpoint is being anchored at `place`, after so many tries; `then` is what to do with it.
     Anchoring {
         then: Then,
-        read: bool,
+        place: Place,
+        tries: u32,
     },
     /// [`Action::Answer`] was given. As long as the quote is under way nothing is sealed: so the next
     /// checkpoint, of any request, states what this quote covers, and seals what is shown behind it.

@@ -4,25 +4,24 @@
 //! the kernel has of it after IMA's own turn, is among the records that the same checkpoint seals. Not here:
 //! when a checkpoint is made (see the parent).
 
+use super::anchoring;
 use super::event::{Action, Error, Purpose, SealError};
 use super::phase::{Phase, Then};
 use super::{Last, Pipeline, sha256};
 use cgpath_evidence::cgroup::attribute;
 use cgpath_evidence::checkpoint::{Checkpoint, Collectors, Losses};
 use cgpath_evidence::text::foreign;
-use cgpath_evidence::{Bank, Digest, FileHash, PartitionKey, PodUid, SealedCheckpoint};
+use cgpath_evidence::{Digest, FileHash, PartitionKey, PodUid, SealedCheckpoint, td};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Pods older than the load that a checkpoint names at most; a checkpoint's file has a limit. With more of
 /// them it is blind: one that is not named would pass as a pod that was seen from its beginning.
 pub(super) const MAX_PREDATING: usize = 2048;
 
-/// What IMA may hash a checkpoint's file with.
-const FILE_HASHES: [Bank; 4] = [Bank::Sha1, Bank::Sha256, Bank::Sha384, Bank::Sha512];
-
 impl Pipeline {
-    /// All records are there that a checkpoint was waited for.
-    pub(super) fn seal(&mut self, purpose: Purpose, out: &mut Vec<Action>) {
+    /// All is there that a checkpoint was waited for.
+    pub(super) fn seal(&mut self, purpose: Purpose, now: Duration, out: &mut Vec<Action>) {
         if let Purpose::Handover { id } = purpose {
             match self.tried() {
                 Ok(program) => self.successor = Some(program).filter(|one| *one != self.setup.program),
@@ -33,7 +32,7 @@ impl Pipeline {
                 }
             }
         }
-        out.push(Action::Seal(Box::new(self.checkpoint(&purpose))));
+        out.push(Action::Seal(Box::new(self.checkpoint(&purpose, now))));
         self.phase = Phase::Sealing(purpose);
     }
 
@@ -63,15 +62,15 @@ impl Pipeline {
         }
     }
 
-    fn checkpoint(&mut self, purpose: &Purpose) -> Checkpoint {
+    fn checkpoint(&mut self, purpose: &Purpose, now: Duration) -> Checkpoint {
         let first = self.last.is_none();
         let boot_len = match self.boot_len {
             Some(n) => n,
             None => self.join.last_open_before(self.loaded.unwrap_or(0)),
         };
         let entry_seen = match &self.last {
-            Some(last) => last.index.is_some_and(|i| self.join.is_claimed(i)),
-            None => true,
+            Some(last) if self.anchors.pcr10 => last.index.is_some_and(|i| self.join.is_claimed(i)),
+            _ => true,
         };
         let mut predating = if first { self.predating() } else { Vec::new() };
         let untold = predating.len() > MAX_PREDATING;
@@ -107,6 +106,7 @@ impl Pipeline {
                 program: self.setup.program.clone(),
                 successor: self.successor.clone(),
             }),
+            binding: self.binding(first, now),
         }
     }
 
@@ -137,6 +137,7 @@ impl Pipeline {
             ("previous", c.previous == expected.1),
             ("number of records", c.records == self.records),
             ("partitions root", c.partitions_root == self.partitions.root()),
+            ("register", self.is_bound_by(c)),
         ];
         if let Some((what, _)) = checks.into_iter().find(|(_, holds)| !holds) {
             return Err(Error::Diverged { number, what });
@@ -152,22 +153,19 @@ impl Pipeline {
             read: worse(self.losses.read, c.losses.read),
             spool: worse(self.losses.spool, c.losses.spool),
         };
+        let sha384 = td::checkpoint_digest(&sealed.file);
+        self.register_sealed(number, &sha384, out);
         self.last = Some(Last {
             number,
             digest,
-            contents: FILE_HASHES
-                .map(|bank| bank.hash(&[&sealed.file]).bytes().to_vec())
-                .into(),
+            contents: anchoring::contents(&sealed.file),
+            sha384,
             index: None,
             records: c.records,
             last_seq: c.last_seq,
         });
         if let Phase::Sealing(purpose) = std::mem::replace(&mut self.phase, Phase::Idle) {
-            self.phase = Phase::Anchoring {
-                then: Then::Answer(purpose),
-                read: false,
-            };
-            out.push(Action::Anchor { number });
+            self.anchor_new(Then::Answer(purpose), number, out);
         }
         Ok(())
     }

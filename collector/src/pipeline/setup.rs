@@ -1,6 +1,7 @@
 //! What the pipeline is made with.
 
 use cgpath_evidence::merkle::Hash;
+use cgpath_evidence::td::NODE_KEY_LEN;
 use cgpath_evidence::{Digest, Protection};
 use std::time::Duration;
 
@@ -17,6 +18,11 @@ pub struct Setup {
     pub ima_policy: Option<Hash>,
     /// Checkpoint key, SEC1 compressed, 33 bytes: stated in checkpoint 0.
     pub key: Vec<u8>,
+    /// The node's key, SEC1 compressed: stated in checkpoint 0 where a register is extended; `None` where
+    /// none is.
+    pub node_key: Option<[u8; NODE_KEY_LEN]>,
+    /// Whether somebody else may extend that register, too, and has a log of it.
+    pub other_writer: bool,
     /// How long records that are on their way are waited for when a checkpoint is sealed.
     pub drain_timeout: Duration,
     /// Records that wait until a checkpoint is sealed unasked; 0: never.

@@ -3,11 +3,13 @@
 mod handover;
 mod loss;
 mod pending;
+mod register;
 
 use super::sealing::MAX_PREDATING;
 use super::*;
 use bytes::Bytes;
 use cgpath_ebpf_common::TaskKey as RawKey;
+use cgpath_evidence::checkpoint::DIRECTORY;
 use cgpath_evidence::{Bank, Checkpoint, PartitionKey, PodUid, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
@@ -108,6 +110,7 @@ fn listed(index: u64, name: &str) -> JoinableEntry {
         name: name.into(),
         content: vec![],
         violation: false,
+        bytes: name.into(),
     }
 }
 
@@ -144,6 +147,23 @@ struct World {
     known: Option<Digest>,
     /// The disk takes no note.
     full: bool,
+    /// A file that is measured when the counters are read next: the list was read, and the ring is not
+    /// drained.
+    late: Option<&'static str>,
+    /// Where checkpoints are anchored.
+    places: Vec<Place>,
+    /// RTMR 3.
+    register: td::Register,
+    /// How often the collector extended it.
+    extended: u64,
+    /// It stays as it is.
+    stuck: bool,
+    /// What another writer of it logged.
+    others: Vec<u8>,
+    /// Whether the collector knows that log.
+    other_writer: bool,
+    /// Whether that writer extends it before the register is read or extended, for each time.
+    meddles: VecDeque<bool>,
 }
 
 /// A thread inside of `ima_add_template_entry`.
@@ -176,6 +196,8 @@ struct Run {
     leaves: BTreeMap<PartitionKey, Vec<Vec<u8>>>,
     /// Records that are shown, since the last seal.
     unsealed: BTreeMap<u64, Vec<u8>>,
+    /// The register's log, but for its end.
+    log: Vec<u8>,
     answers: Vec<u64>,
     /// Requests that got their evidence.
     evidence: Vec<u64>,
@@ -205,7 +227,27 @@ impl World {
             file: None,
             known: None,
             full: false,
+            late: None,
+            places: vec![Place::Pcr10],
+            register: [0x33; 48],
+            extended: 0,
+            stuck: false,
+            others: Vec::new(),
+            other_writer: false,
+            meddles: VecDeque::new(),
         }
+    }
+
+    /// A node whose checkpoints are anchored at these places.
+    fn anchored_at(places: &[Place]) -> World {
+        World {
+            places: places.to_vec(),
+            ..World::new()
+        }
+    }
+
+    fn has_list_anchor(&self) -> bool {
+        self.places.contains(&Place::Pcr10)
     }
 
     fn happens(&mut self, what: &Happening) {
@@ -244,7 +286,9 @@ impl World {
             self.covered
         );
         let anchor = |file: &SealedCheckpoint| self.list.iter().position(|e| e.content == file.digest());
-        if let Some(before) = self.files.iter().find(|file| file.digest() == c.previous) {
+        if let Some(before) = self.files.iter().find(|file| file.digest() == c.previous)
+            && self.has_list_anchor()
+        {
             let at = anchor(before).expect("the checkpoint before is anchored");
             assert!(
                 c.list_len > at as u64,
@@ -289,11 +333,21 @@ impl World {
 
     fn setup(&self) -> Setup {
         Setup {
+            node_key: self.places.iter().any(|p| *p != Place::Pcr10).then_some([4; 33]),
+            other_writer: self.other_writer,
+            ..self.plain_setup()
+        }
+    }
+
+    fn plain_setup(&self) -> Setup {
+        Setup {
             boot_id: [9; 16],
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
             ima_policy: None,
             key: vec![2; 33],
+            node_key: None,
+            other_writer: false,
             drain_timeout: Duration::from_secs(5),
             seal_records: 0,
             protection: cgpath_evidence::Protection {
@@ -335,6 +389,7 @@ impl Run {
             told: 0,
             leaves: BTreeMap::new(),
             unsealed: BTreeMap::new(),
+            log: vec![],
             answers: vec![],
             evidence: vec![],
             failures: vec![],
@@ -354,11 +409,16 @@ impl Run {
             for action in actions {
                 match action {
                     Action::Append { key, leaf, is_shown } => run.append(key, leaf, is_shown),
+                    Action::Log(log) => run.log.extend(log.bytes),
                     other => panic!("{other:?} asked for during a replay"),
                 }
             }
         }
         run.tell(w, Note::Started, fuel)?;
+        let anchors = register::anchors(w);
+        if run.pipeline.last_checkpoint().is_none() && *run.pipeline.anchors() != anchors {
+            run.tell(w, Note::Anchors(anchors), fuel)?;
+        }
         if !run.pipeline.is_based() {
             run.tell(
                 w,
@@ -448,6 +508,9 @@ impl Run {
                 self.tell(w, Signal::ListPolled, fuel)?;
             }
             Action::ReadCounters => {
+                if let Some(name) = w.late.take() {
+                    w.happen(|seq| raw_entry(seq, 3, name, 0));
+                }
                 let c = Counters {
                     seq: w.seq,
                     reserve: w.lost,
@@ -470,7 +533,26 @@ impl Run {
                 self.unsealed.clear();
                 self.tell(w, Note::Sealed(Box::new(file)), fuel)?;
             }
-            Action::Anchor { number } => {
+            Action::Anchor {
+                place: Place::Rtmr(_),
+                number,
+            } => {
+                register::extend(w, number);
+                Run::burn(fuel)?;
+                self.tell(w, Signal::AnchorWritten, fuel)?;
+            }
+            Action::ReadRegister { .. } => {
+                register::meddle(w);
+                let value = w.register;
+                self.tell(w, Signal::Register { value }, fuel)?;
+            }
+            Action::ReadOthers { found } => {
+                let log = w.others.clone();
+                self.tell(w, Signal::Others { found, log }, fuel)?;
+            }
+            Action::NoteOthers(found) => self.tell(w, Note::Others(found), fuel)?,
+            Action::Log(log) => self.log.extend(log.bytes),
+            Action::Anchor { number, .. } => {
                 if w.measures {
                     let name = format!("{DIRECTORY}{number}");
                     let file = w.files.iter().rfind(|f| f.checkpoint.number == number).unwrap();
@@ -492,12 +574,13 @@ impl Run {
                             name: name.into(),
                             content,
                             violation: false,
+                            bytes: text.into(),
                         };
                         w.list.push(entry);
                     }
                 }
                 Run::burn(fuel)?;
-                self.tell(w, Signal::FileRead, fuel)?;
+                self.tell(w, Signal::AnchorWritten, fuel)?;
             }
             Action::Answer { id, number, .. } => {
                 self.answers.push(number);
@@ -619,13 +702,15 @@ fn check_chain(w: &World) {
         assert_eq!(file.checkpoint.previous, previous);
         previous = file.digest();
         // Each stands in the list behind the one before.
-        let here = w
-            .list
-            .iter()
-            .position(|e| e.content == file.digest())
-            .expect("anchored");
-        assert!(here >= at);
-        at = here;
+        if w.has_list_anchor() {
+            let here = w
+                .list
+                .iter()
+                .position(|e| e.content == file.digest())
+                .expect("anchored");
+            assert!(here >= at);
+            at = here;
+        }
         assert!(!file.checkpoint.blind, "checkpoint {n} is blind");
         assert_eq!(file.checkpoint.losses.total(), w.lost);
     }
@@ -666,14 +751,21 @@ fn two_pods_and_the_host_are_told_apart_and_everything_settles() {
 
 #[test]
 fn a_crash_at_any_point_loses_nothing_doubles_nothing_and_keeps_one_chain() {
+    let places = [Place::Pcr10, Place::Rtmr(3)];
+    for places in [&places[..1], &places[1..], &places] {
+        crash_everywhere(places);
+    }
+}
+
+fn crash_everywhere(places: &[Place]) {
     // First without a crash: how many steps there are.
     let total = {
-        let (mut w, mut fuel) = (World::new(), u64::MAX);
+        let (mut w, mut fuel) = (World::anchored_at(places), u64::MAX);
         play(&mut w, &mut fuel);
         u64::MAX - fuel
     };
     for crash_at in 0..total {
-        let mut w = World::new();
+        let mut w = World::anchored_at(places);
         let mut fuel = crash_at;
         let done = play_until(&mut w, &mut fuel, 0);
         let mut fuel = u64::MAX;
@@ -682,6 +774,7 @@ fn a_crash_at_any_point_loses_nothing_doubles_nothing_and_keeps_one_chain() {
             Err((step, Crash)) => play_until(&mut w, &mut fuel, step).map_err(|e| e.0).unwrap(),
         };
         check_chain(&w);
+        register::check(&w, &run);
         let mut all: Vec<u64> = seqs(&run.leaves).into_values().flatten().collect();
         all.sort_unstable();
         let mut expected: Vec<u64> = w
@@ -694,17 +787,18 @@ fn a_crash_at_any_point_loses_nothing_doubles_nothing_and_keeps_one_chain() {
             .collect();
         expected.sort_unstable();
         expected.dedup();
-        assert_eq!(all, expected, "crash at {crash_at}");
+        assert_eq!(all, expected, "{places:?}, crash at {crash_at}");
         assert!(w.ring.is_empty());
-        assert_eq!(run.pipeline.unjoined(), 0, "crash at {crash_at}");
+        assert_eq!(run.pipeline.unjoined(), 0, "{places:?}, crash at {crash_at}");
         let last = w.files.last().unwrap();
         assert_eq!(
             last.checkpoint.settled, last.checkpoint.list_len,
-            "crash at {crash_at}"
+            "{places:?}, crash at {crash_at}"
         );
         // A second replay gives the very same partitions.
         let again = Run::start(&mut w, &mut u64::MAX.clone()).unwrap();
         assert_eq!(again.leaves, run.leaves);
+        register::check(&w, &again);
     }
 }
 

@@ -10,32 +10,42 @@ use std::path::Path;
 
 /// The log of the TPM that the kernel uses. Source: drivers/char/tpm/eventlog/common.c.
 const LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
+/// The log of a trust domain's firmware. Source: drivers/acpi/sysfs.c, `acpi_table_data_init`.
+const CCEL: &str = "/sys/firmware/acpi/tables/data/CCEL";
 /// The kernel's command line, with a newline at its end.
 const COMMAND_LINE: &str = "/proc/cmdline";
 /// A command line is never longer than this many bytes. COMMAND_LINE_SIZE is 2,048 on x86.
 const MAX_COMMAND_LINE: usize = 64 * 1024;
 
-/// Both do not change while the system runs.
+/// None of them changes while the system runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BootFacts {
     /// `binary_bios_measurements`.
     pub log: Option<Vec<u8>>,
+    /// The log of a trust domain's firmware.
+    pub ccel: Option<Vec<u8>>,
     /// `/proc/cmdline` without its newline.
     pub command_line: Option<Vec<u8>>,
 }
 
 impl BootFacts {
-    /// Reads both. What cannot be read is absent, with a warning.
-    pub fn read() -> BootFacts {
-        BootFacts::read_from(Path::new(LOG), Path::new(COMMAND_LINE))
+    /// Reads the logs that belong to what signs for the node, and the command line. What cannot be read is
+    /// absent, with a warning.
+    pub fn read(has_tpm: bool, has_td: bool) -> BootFacts {
+        let log = has_tpm.then_some(Path::new(LOG));
+        let ccel = has_td.then_some(Path::new(CCEL));
+        BootFacts::read_from(log, ccel, Path::new(COMMAND_LINE))
     }
 
-    fn read_from(log: &Path, command_line: &Path) -> BootFacts {
-        let log = or_warn(
-            log,
-            bounded(log, MAX_LOG_LEN),
-            "the evidence states that there is no boot log",
-        );
+    fn read_from(log: Option<&Path>, ccel: Option<&Path>, command_line: &Path) -> BootFacts {
+        let whole = |path: &Path, consequence| {
+            let log = or_warn(path, bounded(path, MAX_LOG_LEN), consequence);
+            // A kernel without a log from its firmware shows no file, or an empty one.
+            log.filter(|log| !log.is_empty())
+        };
+        let log = log.and_then(|log| whole(log, "the evidence states that there is no boot log"));
+        let ccel =
+            ccel.and_then(|ccel| whole(ccel, "the evidence states no log of the trust domain's firmware"));
         let line = or_warn(
             command_line,
             bounded(command_line, MAX_COMMAND_LINE),
@@ -48,8 +58,8 @@ impl BootFacts {
             line
         });
         BootFacts {
-            // A kernel without a log from its firmware shows no file, or an empty one.
-            log: log.filter(|log| !log.is_empty()),
+            log,
+            ccel,
             command_line: line,
         }
     }
@@ -80,14 +90,19 @@ mod tests {
     fn what_is_absent_empty_or_too_long_is_stated_as_absent() {
         let dir = tempfile::tempdir().unwrap();
         let (log, line) = (dir.path().join("log"), dir.path().join("line"));
-        assert_eq!(BootFacts::read_from(&log, &line), BootFacts::default());
+        assert_eq!(
+            BootFacts::read_from(Some(&log), None, &line),
+            BootFacts::default()
+        );
         std::fs::write(&log, b"").unwrap();
         std::fs::write(&line, b"quiet\n").unwrap();
-        let facts = BootFacts::read_from(&log, &line);
+        let facts = BootFacts::read_from(Some(&log), None, &line);
         assert_eq!((facts.log, facts.command_line), (None, Some(b"quiet".to_vec())));
         std::fs::write(&log, b"log").unwrap();
+        let facts = BootFacts::read_from(None, Some(&log), &line);
+        assert_eq!((facts.log, facts.ccel), (None, Some(b"log".to_vec())));
         std::fs::write(&line, vec![b'x'; MAX_COMMAND_LINE + 1]).unwrap();
-        let facts = BootFacts::read_from(&log, &line);
+        let facts = BootFacts::read_from(Some(&log), None, &line);
         assert_eq!((facts.log, facts.command_line), (Some(b"log".to_vec()), None));
     }
 }

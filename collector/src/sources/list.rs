@@ -149,7 +149,7 @@ fn digest_len(path: &Path) -> usize {
     bank.unwrap_or(Bank::Sha1).len()
 }
 
-/// An entry as the pipeline wants it.
+/// An entry as the pipeline wants it, without [`pipeline::JoinableEntry::bytes`].
 pub fn for_pipeline(entry: &ListEntry) -> pipeline::JoinableEntry {
     pipeline::JoinableEntry {
         index: entry.index(),
@@ -160,6 +160,7 @@ pub fn for_pipeline(entry: &ListEntry) -> pipeline::JoinableEntry {
         name: entry.file_name().unwrap_or_default().to_vec(),
         content: entry.file_digest().map(|d| d.bytes.to_vec()).unwrap_or_default(),
         violation: entry.is_violation(),
+        bytes: Vec::new(),
     }
 }
 

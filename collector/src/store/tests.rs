@@ -1,7 +1,7 @@
 //! What is streamed out of the store is what the types encode to.
 
 use super::*;
-use cgpath_evidence::{Evidence, EvidenceDelta, PartitionLog, PodInfo, PodUid, Record};
+use cgpath_evidence::{Evidence, EvidenceDelta, PartitionLog, PodInfo, PodUid, Quote, Record};
 use std::io::Read;
 
 fn record(seq: u64) -> Record {
@@ -116,11 +116,12 @@ fn streamed_evidence_is_what_the_type_encodes_to(records: u64, is_shown: bool, m
     for entry in &list {
         store.entry(entry).unwrap();
     }
-    let quote = Quote {
+    let quote: Quotes = Quote {
         attest: vec![1],
         signature: vec![2],
         ak: vec![3],
-    };
+    }
+    .into();
     let zeros =
         vec![cgpath_evidence::Digest::zero(cgpath_evidence::Bank::Sha256); cgpath_evidence::boot::REGISTERS];
     let boot = Boot {
@@ -140,6 +141,7 @@ fn streamed_evidence_is_what_the_type_encodes_to(records: u64, is_shown: bool, m
         }],
         quote: quote.clone(),
         boot: boot.clone(),
+        td: None,
     };
     let assembly = store.assembly(&frozen, None, in_flight.clone()).unwrap();
     let mut written = assembly.write(&header).unwrap();
@@ -163,6 +165,7 @@ fn streamed_evidence_is_what_the_type_encodes_to(records: u64, is_shown: bool, m
         boot: Some(boot),
         unsealed,
         in_flight,
+        td: None,
     };
     assert_eq!(Evidence::from_cbor(&bytes).unwrap(), expected);
     assert_eq!(bytes, expected.to_cbor());
@@ -205,11 +208,12 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
     };
     let unsealed: Vec<PartitionLog> = is_shown.then_some(unsealed).into_iter().collect();
     let in_flight: Vec<InFlight> = (0..marks).map(mark).collect();
-    let quote = Quote {
+    let quote: Quotes = Quote {
         attest: vec![1],
         signature: vec![2],
         ak: vec![3],
-    };
+    }
+    .into();
     let header = Header {
         tier: Tier::Bpf,
         node: "n".into(),
@@ -226,6 +230,7 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
             log: Some(vec![7; 500]),
             command_line: Some(b"quiet".to_vec()),
         },
+        td: None,
     };
     let mut write = |cursor: &Cursor| {
         let mut written = store
@@ -287,6 +292,7 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
             from: from.clone(),
             unsealed: unsealed.clone(),
             in_flight: in_flight.clone(),
+            td: None,
         };
         assert_eq!(
             write(&from),
@@ -324,11 +330,12 @@ fn an_empty_store_gives_whole_evidence() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::create(dir.path()).unwrap();
     let frozen = store.freeze();
-    let quote = Quote {
+    let quote: Quotes = Quote {
         attest: vec![],
         signature: vec![],
         ak: vec![],
-    };
+    }
+    .into();
     let header = Header {
         tier: Tier::Bpf,
         node: String::new(),
@@ -341,6 +348,7 @@ fn an_empty_store_gives_whole_evidence() {
             log: None,
             command_line: None,
         },
+        td: None,
     };
     let assembly = store.assembly(&frozen, None, vec![]).unwrap();
     let mut written = assembly.write(&header).unwrap();

@@ -27,10 +27,14 @@ pub enum KeyKind {
     Rsa2048,
 }
 
-/// A TPM Name as printed for enrolment: `000b` and the SHA-256 of the TPMT_PUBLIC. TPM 2.0 Part 1,
-/// section 16.
+/// A TPM Name: TPM_ALG_SHA256, big-endian, and the SHA-256 of the TPMT_PUBLIC. TPM 2.0 Part 1, section 16.
+pub fn name(tpmt_public: &[u8]) -> Vec<u8> {
+    [&[0x00, 0x0b][..], &Sha256::digest(tpmt_public)].concat()
+}
+
+/// A TPM Name as printed for enrolment.
 pub fn fingerprint(tpmt_public: &[u8]) -> String {
-    format!("000b{}", hex::encode(Sha256::digest(tpmt_public)))
+    hex::encode(name(tpmt_public))
 }
 
 /// The fixed template. Changing anything in it changes every node's key.

@@ -13,7 +13,7 @@ mod retry;
 mod thread;
 
 pub use endorsement::{Certified, Endorsement};
-pub use key::{KeyKind, fingerprint};
+pub use key::{KeyKind, fingerprint, name};
 pub use thread::{TpmAccess, TpmThread};
 
 use cgpath_evidence::Bank;

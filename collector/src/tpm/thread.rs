@@ -3,6 +3,7 @@
 //! Promise: one command at a time, in the order in which they came. Not here: what is asked of it.
 
 use super::{Tpm, TpmError, TpmOptions};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// What is done with the TPM on its thread.
@@ -21,12 +22,14 @@ pub trait TpmAccess: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct TpmThread {
     jobs: std::sync::mpsc::Sender<Job>,
+    ak_name: Arc<[u8]>,
 }
 
 impl TpmThread {
     /// Starts the thread with a TPM that was opened already, so that what is wrong with it is known at the
     /// start.
     pub fn start(options: TpmOptions, opened: Tpm) -> TpmThread {
+        let ak_name = super::name(opened.ak()).into();
         let (jobs, queue) = std::sync::mpsc::channel::<Job>();
         std::thread::spawn(move || {
             let mut tpm = Some(opened);
@@ -34,7 +37,12 @@ impl TpmThread {
                 job(&mut tpm, &options);
             }
         });
-        TpmThread { jobs }
+        TpmThread { jobs, ak_name }
+    }
+
+    /// The Name of the attestation key.
+    pub fn ak_name(&self) -> &[u8] {
+        &self.ak_name
     }
 }
 

@@ -2,22 +2,25 @@
 //! of the ring buffer, a plain directory in place of the file system of checkpoints.
 //!
 //! Promises: the list grows by whole `ima-ng` entries as `binary_runtime_measurements` has them, records are
-//! bytes as the eBPF programs write them, and the canary is executed for real. Nothing extends a register.
+//! bytes as the eBPF programs write them, and the canary is executed for real. No TPM's register is extended;
+//! a trust domain's is a file that extends as the kernel's does.
 
 use bytes::Bytes;
 use cgpath_ebpf_common::{LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, TICK_NS, kind};
-use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint};
-use cgpathd::anchor::ima::{Anchor, AnchorError};
+use cgpath_evidence::{Bank, Digest, GuardMode, Protection, checkpoint, td};
+use cgpathd::anchor::AnchorError;
+use cgpathd::anchor::ima::CheckpointFiles;
+use cgpathd::anchor::rtmr::{Rtmr, file_name};
 use cgpathd::engine::core::{Core, Machine, Opened};
 use cgpathd::engine::{Canary, EngineError};
 use cgpathd::journal::Journal;
-use cgpathd::pipeline::{Counters, Note, OpenMark, Setup};
+use cgpathd::pipeline::{Counters, Note, OpenMark, Place, Setup};
 use cgpathd::sources::list::ListReader;
 use p256::ecdsa::SigningKey;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Pods of a machine where it does not matter how many.
@@ -44,7 +47,7 @@ pub struct Software {
     pending: Vec<u8>,
     ring: VecDeque<Vec<u8>>,
     seq: u64,
-    anchor: Anchor,
+    files: CheckpointFiles,
     canary: Canary,
     /// The programs see no execution.
     pub deaf: bool,
@@ -54,6 +57,19 @@ pub struct Software {
     pub file: Option<Digest>,
     /// Programs that the guard was made to take for the collector, the last one last.
     pub let_in: Vec<Digest>,
+    /// Where checkpoints are anchored.
+    pub places: Vec<Place>,
+    /// How many more times the register can be reached, each time from both its sides, before the collector
+    /// is killed there; none: for ever.
+    pub dies_in: Option<u32>,
+    /// Whether it was killed.
+    pub dead: bool,
+    /// How often the register was extended.
+    pub extended: u64,
+    dir: PathBuf,
+    pods: u64,
+    key: SigningKey,
+    node_key: SigningKey,
 }
 
 /// Where the collector's file lies.
@@ -112,6 +128,11 @@ impl Software {
     /// A machine with its list in `dir`, and the engine's core that has just seen its programs loaded.
     /// With so many pods.
     pub fn boot(dir: &Path, pods: u64) -> Result<Core<Software>, EngineError> {
+        Software::new(dir, pods).start()
+    }
+
+    /// A machine on which no collector was started yet.
+    pub fn new(dir: &Path, pods: u64) -> Software {
         let path = dir.join("binary_runtime_measurements");
         let checkpoints = dir.join("checkpoints");
         std::fs::create_dir(&checkpoints).unwrap();
@@ -120,36 +141,62 @@ impl Software {
             pending: Vec::new(),
             ring: VecDeque::new(),
             seq: 0,
-            anchor: Anchor::over(checkpoints, 16),
+            files: CheckpointFiles::over(checkpoints, 16),
             canary: Canary::find(),
             deaf: false,
             inside: Vec::new(),
             file: Some(program()),
             let_in: Vec::new(),
+            places: vec![Place::Pcr10],
+            dies_in: None,
+            dead: false,
+            extended: 0,
+            dir: dir.to_owned(),
+            pods,
+            key: SigningKey::random(&mut rand_core::OsRng),
+            node_key: SigningKey::random(&mut rand_core::OsRng),
         };
+        let registers = machine.registers();
+        std::fs::create_dir(&registers).unwrap();
+        std::fs::write(registers.join(file_name(3)), [0x33; 48]).unwrap();
         for n in 0..EARLY {
             machine.list_entry(&format!("/boot/{n}"), &content(n));
         }
         machine.publish();
+        machine
+    }
+
+    /// Starts a collector, the first one or another one after it died.
+    pub fn start(mut self) -> Result<Core<Software>, EngineError> {
+        let machine = &mut self;
+        let (dir, pods) = (machine.dir.clone(), machine.pods);
+        let path = dir.join("binary_runtime_measurements");
         let mut list = ListReader::open(&path)?;
         let mut early = Vec::new();
         let list_len = list.poll(|entry| {
             early.push(entry);
             Ok::<(), EngineError>(())
         })?;
-        for n in EARLY..EARLY + BETWEEN {
+        let mut journal = Journal::open(&dir, &BOOT_ID)?;
+        let is_first = journal.is_empty();
+        let between = if is_first { BETWEEN } else { 0 };
+        for n in EARLY..EARLY + between {
             machine.list_entry(&format!("/boot/{n}"), &content(n));
         }
         machine.publish();
-        let mut journal = Journal::open(dir, &BOOT_ID)?;
-        journal.append_note(&Note::Base { list_len })?;
-        let key = SigningKey::random(&mut rand_core::OsRng);
+        if is_first {
+            journal.append_note(&Note::Base { list_len })?;
+        }
+        let key = machine.key.clone();
+        let has_register = machine.places.iter().any(|place| *place != Place::Pcr10);
         let setup = Setup {
             boot_id: BOOT_ID,
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
             ima_policy: None,
             key: cgpathd::anchor::key::public(&key),
+            node_key: has_register.then(|| td::public_node_key(&machine.node_key)),
+            other_writer: false,
             // Nothing is late but by a busy machine.
             drain_timeout: Duration::from_secs(180),
             seal_records: 0,
@@ -163,14 +210,17 @@ impl Software {
             program_path: PROGRAM.into(),
         };
         let opened = Opened {
-            dir,
+            dir: &dir,
             journal,
             list,
             early,
+            places: machine.places.clone(),
             key,
         };
-        let mut core = Core::start(machine, setup, opened)?;
-        core.loaded(seeds(pods))?;
+        let mut core = Core::start(self, setup, opened)?;
+        if !core.pipeline().is_loaded() {
+            core.loaded(seeds(pods))?;
+        }
         take(&mut core)?;
         Ok(core)
     }
@@ -230,6 +280,25 @@ impl Software {
         digests
     }
 
+    /// Where the register's file is.
+    fn registers(&self) -> PathBuf {
+        self.dir.join("measurements")
+    }
+
+    /// The collector is killed at this moment, or it is not.
+    fn may_die(&mut self) -> Result<(), AnchorError> {
+        match &mut self.dies_in {
+            Some(0) => self.dead = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if self.dead {
+            // What it would have done next is not done: the driver of the core looks at `dead`.
+            return Err(AnchorError::Unconfigured(Place::Rtmr(3)));
+        }
+        Ok(())
+    }
+
     /// What was measured is in the list from now on.
     pub fn publish(&mut self) {
         self.list.write_all(&self.pending).unwrap();
@@ -272,12 +341,31 @@ impl Machine for Software {
         Ok(())
     }
 
-    fn anchor(&mut self, number: u64, file: &[u8]) -> Result<(), AnchorError> {
-        self.anchor.read_once(number, file)?;
+    fn anchor(&mut self, place: Place, number: u64, file: &[u8]) -> Result<(), AnchorError> {
+        if place != Place::Pcr10 {
+            self.may_die()?;
+            let before = Rtmr::at(&self.registers(), 3).read()?;
+            let after = td::extend(&before, &td::checkpoint_digest(file));
+            std::fs::write(self.registers().join(file_name(3)), after).unwrap();
+            self.extended += 1;
+            return self.may_die();
+        }
+        self.files.read_once(number, file)?;
         let path = format!("{}{number}", checkpoint::DIRECTORY);
         self.measure(0, &path, &Bank::Sha256.hash(&[file]));
         self.publish();
         Ok(())
+    }
+
+    fn register(&mut self, _place: Place) -> Result<td::Register, AnchorError> {
+        self.may_die()?;
+        let value = Rtmr::at(&self.registers(), 3).read()?;
+        self.may_die()?;
+        Ok(value)
+    }
+
+    fn other_log(&mut self) -> Result<Vec<u8>, AnchorError> {
+        Ok(Vec::new())
     }
 }
 

@@ -107,6 +107,7 @@ impl Node {
             time: "2025-04-02T12:12:51Z".into(),
             facts: Arc::new(BootFacts {
                 log,
+                ccel: None,
                 command_line: None,
             }),
         };

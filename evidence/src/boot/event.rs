@@ -4,7 +4,7 @@
 //!
 //! Source: TCG PC Client Platform Firmware Profile, section 10.4 (types and their data).
 
-use super::{Event, EventLog};
+use super::{Event, EventLog, RegisterSet};
 use crate::Bank;
 
 /// TCG_EVENTTYPE.
@@ -104,16 +104,21 @@ impl<'a> EventLog<'a> {
         self.events().iter().filter(is_one)
     }
 
-    /// Firmware registers, PCR 0 to 7, without exactly one separator that says that all went well.
+    /// Firmware registers whose separators do not say that all went well. PCR 0 to 7 have exactly one each.
+    /// Of a trust domain's registers each may have several and RTMR 0 has one at least.
     ///
     /// PFP, 3.3.2.2: the data is four bytes of 0 or of 0xff; 1 indicates an error.
     pub fn without_separator(&self) -> Vec<u32> {
         let is_good = |pcr: &u32| {
-            let mut separators = self.separators(*pcr);
+            let count = self.separators(*pcr).count();
             let is_regular = |event: &Event| super::known::SEPARATORS.contains(&event.data);
-            separators.next().is_some_and(is_regular) && separators.next().is_none()
+            let is_count = match self.set() {
+                RegisterSet::Pcr => count == 1,
+                RegisterSet::Rtmr => count > 0 || *pcr != 0,
+            };
+            is_count && self.separators(*pcr).all(is_regular)
         };
-        (0..super::FIRMWARE_REGISTERS as u32)
+        (0..self.set().firmware() as u32)
             .filter(|pcr| !is_good(pcr))
             .collect()
     }

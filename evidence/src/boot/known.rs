@@ -6,7 +6,7 @@
 //! setting (`UEFI Debug Mode`, `DMA Protection Disabled`) are not here. Not here: in which registers this
 //! counts (see `cgpath-appraisal`).
 
-use super::{Event, EventType};
+use super::{Event, EventType, RegisterSet};
 use crate::Bank;
 use core::ops::RangeInclusive;
 
@@ -40,7 +40,7 @@ const fn row(
     }
 }
 
-/// The whole table.
+/// The whole table for a TPM's registers.
 pub const KNOWN: [Known; 7] = [
     row(
         0..=7,
@@ -86,11 +86,38 @@ pub const KNOWN: [Known; 7] = [
     ),
 ];
 
+/// The same for a trust domain's: separators of PCR 1 to 7 are in RTMR 0 and 1, and firmware does not agree
+/// in which; what the profile has in PCR 4 and 5 is in RTMR 1.
+pub const KNOWN_RTMR: [Known; 7] = [
+    row(
+        0..=2,
+        EventType::SEPARATOR,
+        SEPARATORS[0],
+        "3.3.2.2, EV_SEPARATOR",
+    ),
+    row(
+        0..=2,
+        EventType::SEPARATOR,
+        SEPARATORS[1],
+        "3.3.2.2, EV_SEPARATOR",
+    ),
+    row(1..=1, KNOWN[2].kind, KNOWN[2].data, KNOWN[2].source),
+    row(1..=1, KNOWN[3].kind, KNOWN[3].data, KNOWN[3].source),
+    row(1..=1, KNOWN[4].kind, KNOWN[4].data, KNOWN[4].source),
+    row(1..=1, KNOWN[5].kind, KNOWN[5].data, KNOWN[5].source),
+    row(1..=1, KNOWN[6].kind, KNOWN[6].data, KNOWN[6].source),
+];
+
 impl Event<'_> {
-    /// Whether it is one of [`KNOWN`], and its digest in `bank` is that of its data.
+    /// Whether it is one of [`KNOWN`] or [`KNOWN_RTMR`], as its register is, and its digest in `bank` is that
+    /// of its data.
     pub fn is_known(&self, bank: Bank) -> bool {
         let is_row =
             |row: &Known| row.registers.contains(&self.pcr) && (row.kind, row.data) == (self.kind, self.data);
-        KNOWN.iter().any(is_row) && self.data_is_measured(bank) == Some(true)
+        let rows = match self.set {
+            RegisterSet::Pcr => &KNOWN,
+            RegisterSet::Rtmr => &KNOWN_RTMR,
+        };
+        rows.iter().any(is_row) && self.data_is_measured(bank) == Some(true)
     }
 }

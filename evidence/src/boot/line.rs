@@ -8,7 +8,7 @@
 //! grub-core/loader/efi/linux.c, and patch 0224 "Rework TPM measurements" of Fedora's and RHEL 8's GRUB 2.02;
 //! systemd's src/boot/efi/measure.c, `tpm_log_load_options`, up to version 250.
 
-use super::{Event, EventLog, EventType, event};
+use super::{Event, EventLog, EventType, RegisterSet, event};
 use crate::{Bank, Digest};
 
 /// A tag of the kernel's EFI stub (LOAD_OPTIONS_EVENT_TAG_ID).
@@ -60,21 +60,23 @@ pub struct CommandLine<'a> {
 impl<'a> CommandLine<'a> {
     fn of(event: &'a Event<'a>) -> Option<CommandLine<'a>> {
         let line = |hashed, text| Some(CommandLine { event, hashed, text });
-        match (event.pcr, event.kind) {
+        let is_there = u8::try_from(event.pcr).is_ok_and(|n| event.set.command_lines().contains(&n));
+        match (is_there, event.kind) {
             // The event names itself and does not hold the text.
-            (8 | 9, EventType::EVENT_TAG) => {
+            (true, EventType::EVENT_TAG) => {
                 let tag = event.data.first_chunk().copied().map(u32::from_le_bytes);
                 (tag == Some(LOAD_OPTIONS_TAG)).then(|| line(Hashed::Wide, None))?
             }
-            (8 | 9, EventType::IPL) => {
+            (true, EventType::IPL) => {
                 let prefix = |prefix: &&[u8]| event.data.strip_prefix(*prefix);
                 if let Some(text) = GRUB_PREFIXES.iter().find_map(prefix) {
                     let text = text.strip_suffix(b"\0").unwrap_or(text);
                     return line(Hashed::Bytes, String::from_utf8(text.to_vec()).ok());
                 }
                 // systemd-boot and systemd-stub up to 250 have no prefix: all that they measured into PCR 8
-                // is the line.
-                let text = event.data.strip_suffix(&[0, 0]).filter(|_| event.pcr == 8)?;
+                // is the line. Of a trust domain's RTMR 2 that is not so.
+                let is_theirs = (event.set, event.pcr) == (RegisterSet::Pcr, 8);
+                let text = event.data.strip_suffix(&[0, 0]).filter(|_| is_theirs)?;
                 let is_wide = |text: &&[u8]| !text.is_empty() && text.len().is_multiple_of(2);
                 let text = event::wide(Some(text).filter(is_wide)?);
                 let is_text = |text: &String| {
@@ -119,7 +121,7 @@ impl<'a> CommandLine<'a> {
 }
 
 impl EventLog<'_> {
-    /// The events that say that they are a kernel's command line, in PCR 8 or 9, in their order.
+    /// The events that say that they are a kernel's command line, in PCR 8 or 9 or in RTMR 2, in their order.
     pub fn command_lines(&self) -> impl Iterator<Item = CommandLine<'_>> {
         self.events().iter().filter_map(CommandLine::of)
     }

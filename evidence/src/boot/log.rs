@@ -8,6 +8,7 @@
 //! (TCG_PCR_EVENT2) and 10.4.5.1 (TCG_EfiSpecIdEvent); the kernel's drivers/char/tpm/eventlog/tpm2.c.
 
 use super::event::EventType;
+use super::{RTMRS, RegisterSet};
 use crate::{Bank, Digest, Error, Result};
 
 /// A log is never longer than this many bytes.
@@ -25,6 +26,10 @@ const MAX_PCR: u32 = 23;
 const MAX_SHOWN: usize = 8;
 /// An event that belongs to no register, and extends none.
 const NO_PCR: u32 = u32::MAX;
+/// Before the Spec ID of a trust domain's log come at most so many events that extend nothing.
+const MAX_BEFORE_SPEC_ID: usize = 16;
+/// In a trust domain's log RTMR 0 is register 1.
+const FIRST_RTMR: u32 = 1;
 const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 
@@ -33,7 +38,10 @@ const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 pub struct Event<'a> {
     /// Where it begins, in bytes from the start of the log.
     pub offset: u64,
-    /// The register that it extends, unless it is [`EventType::NO_ACTION`].
+    /// Whose registers [`Event::pcr`] counts.
+    pub set: RegisterSet,
+    /// The register that it extends, unless it is [`EventType::NO_ACTION`]: a PCR, or an RTMR. One that is
+    /// none of the set's, as [`u32::MAX`] is, is extended by nothing.
     pub pcr: u32,
     /// What it is.
     pub kind: EventType,
@@ -54,9 +62,11 @@ impl Event<'_> {
 /// A log that was read to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventLog<'a> {
+    set: RegisterSet,
     banks: Vec<Bank>,
     events: Vec<Event<'a>>,
     locality: u8,
+    len: usize,
 }
 
 /// Reads little-endian integers.
@@ -117,30 +127,46 @@ fn malformed<T>(offset: usize, why: impl Into<String>) -> Result<T> {
     Err(Error::malformed(offset as u64, why))
 }
 
-/// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent.
-fn spec_id(r: &mut EventReader) -> Result<Vec<Algorithm>> {
-    let (pcr, kind) = (
-        r.u32("the first event's register")?,
-        r.u32("the first event's type")?,
-    );
-    let digest = r.take(20, "the first event's SHA-1 digest")?;
-    let len = r.count("size of the first event", MAX_LOG_LEN)?;
-    let begin = r.at;
-    r.take(len, "the first event")?;
-    let mut data = EventReader {
-        bytes: r.bytes.get(..r.at).unwrap_or_default(),
-        at: begin,
-    };
-    let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
-    // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
-    // from 1.
-    if pcr > 1 || kind != EventType::NO_ACTION.0 || signature != SPEC_ID || digest.iter().any(|b| *b != 0) {
-        return malformed(
-            0,
-            "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 \
-             and the crypto-agile (TCG 2) event log in the firmware's setup",
+/// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent. In a trust domain's log other events of
+/// this form may come before it, which extend nothing.
+fn spec_id(r: &mut EventReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
+    let mut before = 0;
+    loop {
+        let offset = r.at;
+        let (pcr, kind) = (
+            r.u32("the first event's register")?,
+            r.u32("the first event's type")?,
         );
+        let digest = r.take(20, "the first event's SHA-1 digest")?;
+        let len = r.count("size of the first event", MAX_LOG_LEN)?;
+        let begin = r.at;
+        let data = r.take(len, "the first event")?;
+        let is_nothing = kind == EventType::NO_ACTION.0 && digest.iter().all(|b| *b == 0);
+        let is_other = is_nothing && !data.starts_with(SPEC_ID);
+        if set == RegisterSet::Rtmr && is_other && before < MAX_BEFORE_SPEC_ID {
+            before += 1;
+            continue;
+        }
+        let mut data = EventReader {
+            bytes: r.bytes.get(..r.at).unwrap_or_default(),
+            at: begin,
+        };
+        let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
+        // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
+        // from 1.
+        if pcr > 1 || !is_nothing || signature != SPEC_ID {
+            return malformed(
+                offset,
+                "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 \
+                 and the crypto-agile (TCG 2) event log in the firmware's setup",
+            );
+        }
+        return algorithms(data);
     }
+}
+
+/// What follows the Spec ID's signature, to the end of its event.
+fn algorithms(mut data: EventReader) -> Result<Vec<Algorithm>> {
     // Platform class, version minor and major, errata, size of UINTN.
     data.take(8, "the Spec ID's version")?;
     let at = data.at;
@@ -169,23 +195,31 @@ fn spec_id(r: &mut EventReader) -> Result<Vec<Algorithm>> {
     }
     let vendor = usize::from(data.array::<1>("the Spec ID's vendor information")?[0]);
     data.take(vendor, "the Spec ID's vendor information")?;
-    if data.at != r.at {
+    if data.at != data.bytes.len() {
         return malformed(data.at, "bytes follow the Spec ID in its event");
     }
     Ok(algorithms)
 }
 
 /// A TCG_PCR_EVENT2.
-fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm]) -> Result<Event<'a>> {
+fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm], set: RegisterSet) -> Result<Event<'a>> {
     let offset = r.at;
-    let pcr = r.u32("an event's register")?;
+    let register = r.u32("an event's register")?;
     let kind = EventType(r.u32("an event's type")?);
-    if pcr > MAX_PCR && (pcr, kind) != (NO_PCR, EventType::NO_ACTION) {
-        return malformed(
-            offset,
-            format!("an event extends PCR {pcr}, there are 0 to {MAX_PCR}"),
-        );
-    }
+    let pcr = match set {
+        RegisterSet::Pcr if register > MAX_PCR && (register, kind) != (NO_PCR, EventType::NO_ACTION) => {
+            return malformed(
+                offset,
+                format!("an event extends PCR {register}, there are 0 to {MAX_PCR}"),
+            );
+        }
+        RegisterSet::Pcr => register,
+        // There are clouds whose logs have events of register -1 and beyond the last one: they extend none.
+        RegisterSet::Rtmr => register
+            .checked_sub(FIRST_RTMR)
+            .filter(|rtmr| (*rtmr as usize) < RTMRS)
+            .unwrap_or(NO_PCR),
+    };
     let count = r.count("number of an event's digests", algorithms.len())?;
     let mut seen: Vec<u16> = Vec::with_capacity(count);
     let mut digests = Vec::with_capacity(count);
@@ -212,6 +246,7 @@ fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm]) -> Result<Event<
     let data = r.take(len, "an event's data")?;
     Ok(Event {
         offset: offset as u64,
+        set,
         pcr,
         kind,
         digests,
@@ -222,7 +257,7 @@ fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm]) -> Result<Event<
 /// The locality that started the TPM, which is PCR 0's first value.
 fn startup_locality(event: &Event) -> Option<Result<u8>> {
     let given = event.data.strip_prefix(STARTUP_LOCALITY.as_slice())?;
-    if event.kind != EventType::NO_ACTION {
+    if event.kind != EventType::NO_ACTION || event.set != RegisterSet::Pcr {
         return None;
     }
     Some(match given {
@@ -242,12 +277,25 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
 }
 
 impl<'a> EventLog<'a> {
-    /// Reads a whole log. A rest of nothing but 0xff, or of 16 zeros and more, is what firmware leaves of the
-    /// memory for it, and ends it.
+    /// Reads a whole log of a TPM's registers. A rest of nothing but 0xff, or of 16 zeros and more, is what
+    /// firmware leaves of the memory for it, and ends it.
     ///
     /// # Errors
     /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Limit`] with the offset.
     pub fn parse(bytes: &'a [u8]) -> Result<EventLog<'a>> {
+        EventLog::of(bytes, RegisterSet::Pcr)
+    }
+
+    /// The same of a trust domain's registers: the CCEL. Registers are those of the log less one, so that
+    /// they count RTMR; an event of any other register extends none.
+    ///
+    /// # Errors
+    /// Those of [`EventLog::parse`].
+    pub fn parse_ccel(bytes: &'a [u8]) -> Result<EventLog<'a>> {
+        EventLog::of(bytes, RegisterSet::Rtmr)
+    }
+
+    fn of(bytes: &'a [u8], set: RegisterSet) -> Result<EventLog<'a>> {
         if bytes.len() > MAX_LOG_LEN {
             return Err(Error::Limit {
                 offset: 0,
@@ -257,18 +305,20 @@ impl<'a> EventLog<'a> {
             });
         }
         let mut r = EventReader { bytes, at: 0 };
-        let algorithms = spec_id(&mut r)?;
+        let algorithms = spec_id(&mut r, set)?;
         // Where the unused rest begins, at the earliest. An event may well end in such bytes: they are its
         // own then.
         let used = |fill: u8| bytes.iter().rposition(|b| *b != fill).map_or(0, |last| last + 1);
         let end = used(0).min(used(0xff));
         let mut log = EventLog {
+            set,
             banks: algorithms
                 .iter()
                 .filter_map(|a| Bank::from_tpm_alg(a.id))
                 .collect(),
             events: Vec::new(),
             locality: 0,
+            len: 0,
         };
         let (mut is_started, mut has_locality) = (false, false);
         while r.at < end {
@@ -280,7 +330,7 @@ impl<'a> EventLog<'a> {
                     limit: MAX_EVENTS as u64,
                 });
             }
-            let event = event(&mut r, &algorithms)?;
+            let event = event(&mut r, &algorithms, set)?;
             if let Some(locality) = startup_locality(&event) {
                 if is_started || has_locality {
                     return malformed(
@@ -303,7 +353,13 @@ impl<'a> EventLog<'a> {
                 what: "an event",
             });
         }
+        log.len = r.at;
         Ok(log)
+    }
+
+    /// Whose registers it is about.
+    pub fn set(&self) -> RegisterSet {
+        self.set
     }
 
     /// The banks of the Spec ID that this crate computes.
@@ -314,6 +370,11 @@ impl<'a> EventLog<'a> {
     /// The events behind the Spec ID, in their order.
     pub fn events(&self) -> &[Event<'a>] {
         &self.events
+    }
+
+    /// Bytes up to the end of the last event: what is behind them is unused room.
+    pub fn used(&self) -> usize {
+        self.len
     }
 
     /// The locality that started the TPM: 0, 3 or 4.

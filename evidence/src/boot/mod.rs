@@ -9,14 +9,16 @@ mod known;
 mod line;
 mod log;
 mod replay;
+mod set;
 #[cfg(test)]
 mod tests;
 
 pub use event::EventType;
-pub use known::{KNOWN, Known};
+pub use known::{KNOWN, KNOWN_RTMR, Known};
 pub use line::{BOOT_IMAGE, CommandLine, Hashed};
 pub use log::{Event, EventLog, MAX_ALGORITHMS, MAX_EVENTS, MAX_LOG_LEN};
 pub use replay::{ReplayError, boot_aggregate};
+pub use set::{BOOT_RTMRS, RTMRS, RegisterSet};
 
 use crate::{Bank, Digest, serde_bytes_hex};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};

@@ -1,6 +1,6 @@
 //! From the log to the registers, and from the registers to the first entry of IMA's list.
 
-use super::{Event, EventLog, EventType, FIRMWARE_REGISTERS, REGISTERS, Registers};
+use super::{Event, EventLog, EventType, FIRMWARE_REGISTERS, REGISTERS, RegisterSet, Registers};
 use crate::{Bank, Digest};
 
 /// Why a log gives no registers in a bank.
@@ -20,11 +20,13 @@ pub enum ReplayError {
     },
     /// One event lacks its digest.
     #[error(
-        "the event at byte {offset} of the boot log (PCR {pcr}, {kind}) has no digest in the bank {bank}"
+        "the event at byte {offset} of the boot log ({set} {pcr}, {kind}) has no digest in the bank {bank}"
     )]
     Digest {
         /// Where the event begins.
         offset: u64,
+        /// Whose registers it is about.
+        set: RegisterSet,
         /// The register that it extends.
         pcr: u32,
         /// Its type.
@@ -35,11 +37,23 @@ pub enum ReplayError {
 }
 
 impl EventLog<'_> {
-    /// PCR 0 to 9 after all events, in `bank`.
+    /// PCR 0 to 9 after all events, in `bank`. Of a log of another set's registers there are none.
     ///
     /// # Errors
     /// [`ReplayError`] if an event has no digest in this bank.
     pub fn replay(&self, bank: Bank) -> Result<Registers, ReplayError> {
+        let none = ReplayError::Bank {
+            bank,
+            has: "those of other registers".to_owned(),
+        };
+        Registers::new(self.replay_all(bank)?).ok_or(none)
+    }
+
+    /// The registers of the boot after all events, in `bank`: [`RegisterSet::count`] of them.
+    ///
+    /// # Errors
+    /// [`ReplayError`] if an event has no digest in this bank.
+    pub fn replay_all(&self, bank: Bank) -> Result<Vec<Digest>, ReplayError> {
         let unknown = || {
             let has: Vec<String> = self.banks().iter().map(Bank::to_string).collect();
             let has = if has.is_empty() {
@@ -52,7 +66,7 @@ impl EventLog<'_> {
         if !self.banks().contains(&bank) {
             return Err(unknown());
         }
-        let mut values = vec![Digest::zero(bank); REGISTERS];
+        let mut values = vec![Digest::zero(bank); self.set().count()];
         // TPM2_Startup at locality 3, or a hardware root of trust at 4, leaves its number in PCR 0. Part 3,
         // 9.3.
         let mut first = vec![0; bank.len()];
@@ -72,13 +86,14 @@ impl EventLog<'_> {
             };
             let missing = |event: &Event| ReplayError::Digest {
                 offset: event.offset,
+                set: event.set,
                 pcr: event.pcr,
                 kind: event.kind,
                 bank,
             };
             *value = value.extend(event.digest(bank).ok_or_else(|| missing(event))?);
         }
-        Registers::new(values).ok_or_else(unknown)
+        Ok(values)
     }
 }
 

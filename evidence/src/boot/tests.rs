@@ -536,3 +536,89 @@ fn registers_are_ten_of_one_bank_and_nothing_else() {
     let json = serde_json::to_string(&boot).unwrap();
     assert_eq!(serde_json::from_str::<Boot>(&json).unwrap(), boot);
 }
+
+/// A trust domain's log: registers count from 1.
+fn ccel(before: &[&[u8]], events: &[(u32, EventType, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for data in before {
+        out.extend([1, 0, 0, 0, 3, 0, 0, 0]);
+        out.extend([0; 20]);
+        put(&mut out, data.len());
+        out.extend(*data);
+    }
+    out.extend(log(&[Bank::Sha384]));
+    for (register, kind, data) in events {
+        out.extend(register.to_le_bytes());
+        out.extend(kind.0.to_le_bytes());
+        out.extend([1, 0, 0, 0, 0x0c, 0]);
+        out.extend(Bank::Sha384.hash(&[data]).bytes());
+        put(&mut out, data.len());
+        out.extend(*data);
+    }
+    out
+}
+
+#[test]
+fn a_trust_domains_log_counts_from_1_and_an_event_of_any_other_register_extends_none() {
+    let action = EventType::EFI_ACTION;
+    let events: [(u32, EventType, &[u8]); 7] = [
+        (1, EventType::SEPARATOR, &[0; 4]),
+        // As the logs of some clouds have them.
+        (u32::MAX, action, b"register -1"),
+        (5, action, b"register 5"),
+        (0, action, b"MRTD"),
+        (2, EventType::NO_ACTION, b"StartupLocality\0\x03"),
+        (4, action, b"RTMR 3"),
+        (3, action, b"RTMR 2"),
+    ];
+    let bytes = ccel(&[], &events);
+    let log = EventLog::parse_ccel(&bytes).unwrap();
+    let registers: Vec<u32> = log.events().iter().map(|event| event.pcr).collect();
+    assert_eq!(registers, [0, u32::MAX, u32::MAX, u32::MAX, 1, 3, 2]);
+    let extended = |data: &[u8]| Digest::zero(Bank::Sha384).extend(&Bank::Sha384.hash(&[data]));
+    assert_eq!(
+        log.replay_all(Bank::Sha384).unwrap(),
+        [extended(&[0; 4]), Digest::zero(Bank::Sha384), extended(b"RTMR 2")]
+    );
+    assert!(matches!(log.replay(Bank::Sha384), Err(ReplayError::Bank { .. })));
+    assert!(log.without_separator().is_empty());
+    assert!(log.events()[0].is_known(Bank::Sha384));
+    // A TPM's log has no such registers.
+    assert!(EventLog::parse(&bytes).is_err());
+}
+
+#[test]
+fn a_spec_id_that_is_not_the_first_event_is_found_in_a_trust_domains_log_alone() {
+    let events: [(u32, EventType, &[u8]); 1] = [(1, EventType::SEPARATOR, &[0; 4])];
+    let first: [&[u8]; 2] = [b"of a vendor", b""];
+    let bytes = ccel(&first, &events);
+    let log = EventLog::parse_ccel(&bytes).unwrap();
+    assert_eq!(log.events().len(), 1);
+    assert_eq!(log.banks(), [Bank::Sha384]);
+    assert!(EventLog::parse(&bytes).is_err());
+    // Not any number of them, and none that extends something.
+    let many = vec![&b"of a vendor"[..]; 17];
+    assert!(EventLog::parse_ccel(&ccel(&many, &events)).is_err());
+    let mut extends = bytes.clone();
+    extends[8] = 1;
+    assert!(EventLog::parse_ccel(&extends).is_err());
+    for len in 0..bytes.len() - 1 {
+        let _ = EventLog::parse_ccel(&bytes[..len]);
+    }
+}
+
+#[test]
+fn a_trust_domains_firmware_ends_with_a_separator_in_rtmr_0_and_with_no_error_in_any() {
+    let separator = |register, data: &'static [u8]| (register, EventType::SEPARATOR, data);
+    for (events, without) in [
+        (vec![separator(1, &[0; 4]), separator(2, &[0; 4])], vec![]),
+        (vec![separator(1, &[0; 4]), separator(1, &[0xff; 4])], vec![]),
+        (vec![separator(2, &[0; 4])], vec![0]),
+        (vec![separator(1, &[0; 4]), separator(2, &[1, 0, 0, 0])], vec![1]),
+        (vec![], vec![0]),
+    ] {
+        let bytes = ccel(&[], &events);
+        let log = EventLog::parse_ccel(&bytes).unwrap();
+        assert_eq!(log.without_separator(), without, "{events:?}");
+    }
+}

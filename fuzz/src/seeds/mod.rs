@@ -5,11 +5,13 @@
 #[cfg(feature = "collector")]
 mod collector;
 mod policy;
+mod td;
 mod tpm;
 
 #[cfg(feature = "collector")]
 pub use collector::{answer_nonce, answer_verdict, collector_config, collector_record, collector_spool};
 pub use policy::{policy_corim, policy_node, policy_reference};
+pub use td::{td_ccel, td_collateral, td_quote, td_register_log};
 pub use tpm::{tpm_attest, tpm_pcr_blob, tpm_pcr_selection, tpm_public, tpm_signature};
 
 use cgpath_evidence::boot::{Boot, Registers};
@@ -18,7 +20,7 @@ use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
     FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss,
-    PodUid, Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    PodUid, Protection, Quote, Record, SealedCheckpoint, TdEvidence, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -323,6 +325,7 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
             program: Bank::Sha256.hash(&[b"one"]),
             successor: Some(Bank::Sha512.hash(&[b"the next"])),
         }),
+        binding: None,
     };
     SealedCheckpoint::seal(checkpoint, &key())
 }
@@ -331,7 +334,20 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
 pub fn checkpoint_file() -> Seeds {
     let first = sealed(0, [0; 32]);
     let second = sealed(1, first.digest());
-    seeds([("first", first.file), ("second", second.file)])
+    let bound = |sealed: SealedCheckpoint, is_first| {
+        let checkpoint = Checkpoint {
+            binding: Some(td::binding(is_first)),
+            ..sealed.checkpoint
+        };
+        SealedCheckpoint::seal(checkpoint, &key()).file
+    };
+    let (origin, binding) = (bound(first.clone(), true), bound(second.clone(), false));
+    seeds([
+        ("first", first.file),
+        ("second", second.file),
+        ("origin", origin),
+        ("binding", binding),
+    ])
 }
 
 fn evidence() -> Evidence {
@@ -354,7 +370,8 @@ fn evidence() -> Evidence {
             attest: attest().to_bytes(),
             signature: ecdsa().to_bytes(),
             ak: ecc().to_bytes(),
-        },
+        }
+        .into(),
         list: full.chain([opaque]).collect(),
         checkpoints: vec![first.file, second.file],
         partitions: vec![PartitionLog {
@@ -374,6 +391,7 @@ fn evidence() -> Evidence {
         }),
         unsealed: Vec::new(),
         in_flight: Vec::new(),
+        td: None,
     }
 }
 
@@ -399,7 +417,12 @@ fn pending() -> Evidence {
 
 /// Evidence as CBOR.
 pub fn evidence_cbor() -> Seeds {
-    seeds([("small", evidence().to_cbor()), ("pending", pending().to_cbor())])
+    seeds([
+        ("small", evidence().to_cbor()),
+        ("pending", pending().to_cbor()),
+        ("domain", td::evidence(evidence()).to_cbor()),
+        ("domain-and-tpm", td::beside(evidence()).to_cbor()),
+    ])
 }
 
 /// What [`evidence_part`]'s good delta follows.
@@ -453,6 +476,7 @@ pub fn evidence_part() -> Seeds {
         from,
         unsealed,
         in_flight,
+        td: None,
     };
     let changed = |change: &dyn Fn(&mut EvidenceDelta)| {
         let mut delta = delta.clone();
@@ -469,6 +493,13 @@ pub fn evidence_part() -> Seeds {
             "marks-alone",
             changed(&|delta| delta.in_flight = pending().in_flight),
         ),
+        (
+            "domain",
+            changed(&|delta| {
+                let whole = td::evidence(evidence());
+                (delta.quote, delta.td) = (whole.quote, whole.td.map(|td| TdEvidence { ccel: None, ..td }));
+            }),
+        ),
         ("bad-entries", changed(&|delta| delta.from.entries = u64::MAX)),
         ("bad-checkpoint", changed(&|delta| delta.from.checkpoint = 7)),
         ("bad-boot", changed(&|delta| delta.from.boot_id = [1; 16])),
@@ -481,9 +512,11 @@ pub fn evidence_json() -> Seeds {
     let text = String::from_utf8_lossy(&json);
     let twice = text.replacen("\"version\": 1", "\"version\": 1, \"version\": 1", 1);
     let pending = serde_json::to_vec_pretty(&pending()).expect("evidence has a JSON form");
+    let domain = serde_json::to_vec_pretty(&td::beside(evidence())).expect("evidence has a JSON form");
     seeds([
         ("small.json", json),
         ("pending.json", pending),
+        ("domain.json", domain),
         ("bad-twice.json", twice.into_bytes()),
     ])
 }
@@ -516,7 +549,7 @@ pub fn tenant_cbor() -> Seeds {
         pod: PodUid([3; 16]),
         node: evidence.node,
         boot_id: evidence.boot_id,
-        quote: evidence.quote,
+        quote: evidence.quote.tpm.expect("a TPM's quote"),
         from: 0,
         list: evidence.list[8..].to_vec(),
         first: evidence.checkpoints.first().cloned(),

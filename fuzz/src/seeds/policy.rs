@@ -87,7 +87,7 @@ pub fn policy_corim() -> Seeds {
             digests: vec![digest(4)],
             optional: false,
         }],
-        firmware_deviations: Vec::new(),
+        ..BootPolicy::default()
     };
     let whole = Manifest {
         id: "urn:x".to_owned(),

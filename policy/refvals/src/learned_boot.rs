@@ -9,7 +9,7 @@ use cgpath_evidence::text::{escape, foreign};
 use cgpath_evidence::{
     Bank, Digest, Error,
     boot::{
-        BOOT_IMAGE, Boot, CommandLine, Event, EventLog, EventType, FIRMWARE_REGISTERS, Hashed, REGISTERS,
+        BOOT_IMAGE, BOOT_RTMRS, Boot, CommandLine, Event, EventLog, EventType, Hashed, RegisterSet,
         ReplayError,
     },
 };
@@ -34,8 +34,10 @@ pub enum BootError {
     #[error("{0}")]
     Replay(#[from] ReplayError),
     /// The log is not that of the registers.
-    #[error("the boot log replays to {replayed} for PCR {pcr}, which is {quoted}")]
+    #[error("the boot log replays to {replayed} for {set} {pcr}, which is {quoted}")]
     Differs {
+        /// Whose register it is.
+        set: RegisterSet,
         /// The register.
         pcr: usize,
         /// By the log.
@@ -89,8 +91,8 @@ fn place(event: &Event) -> String {
         format!(" \"{}\"", once(&foreign(&label)))
     };
     format!(
-        "{}{label} in PCR {}, byte {} of the log",
-        event.kind, event.pcr, event.offset
+        "{}{label} in {} {}, byte {} of the log",
+        event.kind, event.set, event.pcr, event.offset
     )
 }
 
@@ -115,13 +117,17 @@ fn can_be_written(text: &str) -> bool {
 
 struct Log<'a> {
     log: &'a EventLog<'a>,
+    set: RegisterSet,
     banks: Vec<Bank>,
+    /// The registers of the boot in each of these banks.
+    registers: Vec<Vec<Digest>>,
 }
 
 impl<'a> Log<'a> {
     /// What a register that is quoted was extended by.
     fn events(&self) -> impl Iterator<Item = &'a Event<'a>> {
-        let is_one = |event: &&Event| (event.pcr as usize) < REGISTERS && event.kind != EventType::NO_ACTION;
+        let count = self.set.count();
+        let is_one = move |event: &&Event| (event.pcr as usize) < count && event.kind != EventType::NO_ACTION;
         self.log.events().iter().filter(is_one)
     }
 
@@ -172,7 +178,8 @@ impl<'a> Log<'a> {
     fn deviations(&self, remarks: &mut Vec<String>) -> Vec<FirmwareDeviation> {
         let mut found = Vec::new();
         let irregular = self.log.without_separator();
-        for pcr in 0..FIRMWARE_REGISTERS as u8 {
+        let set = self.set;
+        for pcr in 0..set.firmware() as u8 {
             let separators: Vec<&Event> = self.log.separators(u32::from(pcr)).collect();
             let is_measured = |event: &&Event| self.all(|bank| event.data_is_measured(bank) == Some(true));
             if !irregular.contains(&u32::from(pcr)) && separators.iter().all(is_measured) {
@@ -185,7 +192,7 @@ impl<'a> Log<'a> {
                 n => format!("{n} separators"),
             };
             remarks.push(format!(
-                "PCR {pcr} has {name}, where the firmware profile has one of 0 or ffffffff: accepted as firmware-deviations"
+                "{set} {pcr} has {name}, where the firmware profile has one of 0 or ffffffff: accepted as firmware-deviations"
             ));
             found.push(FirmwareDeviation {
                 pcr,
@@ -229,109 +236,157 @@ impl<'a> Log<'a> {
 /// than a policy.
 pub fn from_boot(boot: &Boot) -> Result<Learned, BootError> {
     let log = EventLog::parse(boot.log.as_deref().ok_or(BootError::NoLog)?)?;
-    for registers in &boot.registers {
-        let replayed = log.replay(registers.bank())?;
-        let mut both = replayed.values().iter().zip(registers.values()).enumerate();
-        if let Some((pcr, (replayed, quoted))) = both.find(|(_, (replayed, quoted))| replayed != quoted) {
-            return Err(BootError::Differs {
-                pcr,
-                replayed: Box::new(replayed.clone()),
-                quoted: Box::new(quoted.clone()),
-            });
-        }
-    }
     let this = Log {
         log: &log,
+        set: log.set(),
         banks: boot.registers.iter().map(|registers| registers.bank()).collect(),
+        registers: boot
+            .registers
+            .iter()
+            .map(|registers| registers.values().to_vec())
+            .collect(),
     };
-    let mut values = BootPolicy::default();
-    for pcr in 0..REGISTERS {
-        let of_banks = boot.registers.iter().filter_map(|r| r.values().get(pcr).cloned());
-        values.registers.insert(pcr as u8, of_banks.collect());
-    }
-    let too_long = BootError::TooLong {
-        events: log.events().len(),
+    this.learn(boot.command_line.as_deref())
+}
+
+/// The same of a trust domain, from RTMR 0 to 2 as they were before the collector began, its firmware's log
+/// and what `/proc/cmdline` says.
+///
+/// # Errors
+/// As [`from_boot`].
+pub(crate) fn from_ccel(
+    registers: [Digest; BOOT_RTMRS],
+    log: &[u8],
+    told: Option<&[u8]>,
+) -> Result<Learned, BootError> {
+    let log = EventLog::parse_ccel(log)?;
+    let this = Log {
+        log: &log,
+        set: log.set(),
+        banks: vec![Bank::Sha384],
+        registers: vec![registers.to_vec()],
     };
-    let mut remarks = Vec::new();
-    let told = boot.command_line.as_deref();
-    let lines = this.lines(told.and_then(|told| core::str::from_utf8(told).ok()));
-    // Of these registers and types each event is named.
-    let mut groups = BTreeSet::from([(4, EventType::APPLICATION)]);
-    for event in this.events() {
-        match lines.get(&event.offset) {
-            Some(Some(_)) if values.command_lines.len() == MAX_ITEMS => return Err(too_long),
-            Some(Some(text)) if !values.command_lines.contains(text) => {
-                values.command_lines.push(text.clone())
+    this.learn(told)
+}
+
+impl Log<'_> {
+    /// The log leads to these registers.
+    fn replays(&self) -> Result<(), BootError> {
+        for (bank, registers) in self.banks.iter().zip(&self.registers) {
+            let replayed = self.log.replay_all(*bank)?;
+            let mut both = replayed.iter().zip(registers).enumerate();
+            if let Some((pcr, (replayed, quoted))) = both.find(|(_, (replayed, quoted))| replayed != quoted) {
+                return Err(BootError::Differs {
+                    set: self.set,
+                    pcr,
+                    replayed: Box::new(replayed.clone()),
+                    quoted: Box::new(quoted.clone()),
+                });
             }
-            Some(None) => {
-                groups.insert((event.pcr, event.kind));
-                remarks.push(format!(
+        }
+        Ok(())
+    }
+
+    fn learn(&self, told: Option<&[u8]>) -> Result<Learned, BootError> {
+        self.replays()?;
+        let Log { log, set, .. } = self;
+        let mut values = BootPolicy {
+            set: *set,
+            ..BootPolicy::default()
+        };
+        for pcr in 0..set.count() {
+            let of_banks = self
+                .registers
+                .iter()
+                .filter_map(|values| values.get(pcr).cloned());
+            values.registers.insert(pcr as u8, of_banks.collect());
+        }
+        let too_long = BootError::TooLong {
+            events: log.events().len(),
+        };
+        let mut remarks = Vec::new();
+        let lines = self.lines(told.and_then(|told| core::str::from_utf8(told).ok()));
+        // Of these registers and types each event is named.
+        let mut groups = BTreeSet::from([(u32::from(set.applications()), EventType::APPLICATION)]);
+        for event in self.events() {
+            match lines.get(&event.offset) {
+                Some(Some(_)) if values.command_lines.len() == MAX_ITEMS => return Err(too_long),
+                Some(Some(text)) if !values.command_lines.contains(text) => {
+                    values.command_lines.push(text.clone())
+                }
+                Some(None) => {
+                    groups.insert((event.pcr, event.kind));
+                    remarks.push(format!(
                     "{} is a kernel command line, and neither the log nor /proc/cmdline has a text that was hashed: accepted by \
                      its digest",
                     place(event)
                 ));
+                }
+                _ => (),
             }
-            _ => (),
         }
-    }
-    if lines.is_empty() {
-        let unknown: Vec<&Event> = this.events().filter(|event| matches!(event.pcr, 8 | 9)).collect();
-        let mut shown: Vec<String> = unknown.iter().take(MAX_SHOWN).map(|event| place(event)).collect();
-        if let Some(more) = unknown.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
-            shown.push(format!("{more} more"));
-        }
-        if shown.is_empty() {
-            shown.push("nothing".to_owned());
-        }
-        remarks.push(format!(
-            "no event of PCR 8 or 9 is understood as a kernel command line: command-lines is left out, and only these registers' \
+        if lines.is_empty() {
+            let is_there = |event: &&Event| set.command_lines().iter().any(|n| u32::from(*n) == event.pcr);
+            let unknown: Vec<&Event> = self.events().filter(is_there).collect();
+            let registers: Vec<String> = set.command_lines().iter().map(u8::to_string).collect();
+            let registers = registers.join(" or ");
+            let mut shown: Vec<String> = unknown.iter().take(MAX_SHOWN).map(|event| place(event)).collect();
+            if let Some(more) = unknown.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+                shown.push(format!("{more} more"));
+            }
+            if shown.is_empty() {
+                shown.push("nothing".to_owned());
+            }
+            remarks.push(format!(
+            "no event of {set} {registers} is understood as a kernel command line: command-lines is left out, and only these registers' \
              values can bind one. They hold: {}",
             shown.join("; ")
         ));
-    }
-    let mut alone: BTreeMap<u32, BTreeMap<String, usize>> = BTreeMap::new();
-    let mut applications = 0;
-    for event in this.events() {
-        if matches!(lines.get(&event.offset), Some(Some(_))) {
-            continue;
         }
-        if !groups.contains(&(event.pcr, event.kind)) {
-            if !this.all(|bank| event.is_known(bank)) {
-                let kinds = alone.entry(event.pcr).or_default();
-                *kinds.entry(event.kind.to_string()).or_default() += 1;
+        let mut alone: BTreeMap<u32, BTreeMap<String, usize>> = BTreeMap::new();
+        let mut applications = 0;
+        for event in self.events() {
+            if matches!(lines.get(&event.offset), Some(Some(_))) {
+                continue;
             }
-            continue;
+            if !groups.contains(&(event.pcr, event.kind)) {
+                if !self.all(|bank| event.is_known(bank)) {
+                    let kinds = alone.entry(event.pcr).or_default();
+                    *kinds.entry(event.kind.to_string()).or_default() += 1;
+                }
+                continue;
+            }
+            applications += usize::from(event.kind == EventType::APPLICATION);
+            let item = BootEvent {
+                pcr: event.pcr as u8,
+                kind: event.kind,
+                name: name_of(event, || match event.kind {
+                    EventType::APPLICATION => format!("EFI application {applications}, from memory"),
+                    kind => format!("{kind} without text"),
+                }),
+                digests: self.digests(event),
+                optional: false,
+            };
+            if !values.events.contains(&item) {
+                values.events.push(item);
+            }
+            if values.events.len() > MAX_ITEMS {
+                return Err(too_long);
+            }
         }
-        applications += usize::from(event.kind == EventType::APPLICATION);
-        let item = BootEvent {
-            pcr: event.pcr as u8,
-            kind: event.kind,
-            name: name_of(event, || match event.kind {
-                EventType::APPLICATION => format!("EFI application {applications}, from memory"),
-                kind => format!("{kind} without text"),
-            }),
-            digests: this.digests(event),
-            optional: false,
-        };
-        if !values.events.contains(&item) {
-            values.events.push(item);
+        values.firmware_deviations = self.deviations(&mut remarks);
+        for (pcr, kinds) in &alone {
+            let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            remarks.push(format!(
+                "only its value in registers binds these events of {set} {pcr}: {}",
+                kinds.join(", ")
+            ));
         }
-        if values.events.len() > MAX_ITEMS {
+        let learned = Learned { values, remarks };
+        // Half of it is the rest's.
+        if learned.values.firmware_deviations.len() > MAX_ITEMS || learned.yaml().len() > MAX_POLICY_LEN / 2 {
             return Err(too_long);
         }
+        Ok(learned)
     }
-    values.firmware_deviations = this.deviations(&mut remarks);
-    for (pcr, kinds) in &alone {
-        let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
-        remarks.push(format!(
-            "only its value in registers binds these events of PCR {pcr}: {}",
-            kinds.join(", ")
-        ));
-    }
-    let learned = Learned { values, remarks };
-    // Half of it is the rest's.
-    if learned.values.firmware_deviations.len() > MAX_ITEMS || learned.yaml().len() > MAX_POLICY_LEN / 2 {
-        return Err(too_long);
-    }
-    Ok(learned)
 }

@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 pub mod deb;
+pub mod domain;
 pub mod image;
 mod layer;
 pub mod learned_boot;

@@ -4,6 +4,7 @@
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
 pub(crate) mod defaults;
+mod fit;
 pub(crate) mod form;
 mod keys;
 mod opaque;
@@ -13,9 +14,12 @@ pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
 pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
 
+pub(crate) use fit::misfit;
+
 use crate::error::{within, without_place};
 use crate::form::{bounded, digests_schema, name, some, texts, version_one};
-use crate::{BootPolicy, Error, Excludes, Result};
+use crate::tdx::{Anchor, anchors, default_anchors};
+use crate::{BootPolicy, Error, Excludes, Result, TdxPolicy};
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use defaults::{default_min_reboot, default_runtimes};
 use form::{
@@ -93,6 +97,10 @@ pub struct NodePolicy {
     /// V10 is switched off: firmware and kernel (PCR 0-9) are not judged. It does not go with `boot`.
     #[serde(default)]
     pub dangerous_boot_not_judged: bool,
+    /// What a trust domain (Intel TDX) may be, where `accept.anchors` names one of its registers. `cgpath policy from-boot`
+    /// makes it.
+    #[serde(default)]
+    pub tdx: Option<TdxPolicy>,
 }
 
 /// Which evidence is looked at, at all.
@@ -107,8 +115,13 @@ pub struct Accept {
     #[serde(deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub templates: Vec<String>,
-    /// Quoted PCR banks that are judged: `sha1`, `sha256`, `sha384`, `sha512`. Each of them must be quoted.
-    #[serde(deserialize_with = "some")]
+    /// What must vouch for the list, each of them: `pcr-10`, and `rtmr-2` or `rtmr-3`.
+    #[serde(default = "default_anchors", deserialize_with = "anchors")]
+    #[schemars(length(min = 1, max = 2))]
+    pub anchors: Vec<Anchor>,
+    /// Quoted PCR banks that are judged: `sha1`, `sha256`, `sha384`, `sha512`. Each of them must be quoted. There are none
+    /// where `anchors` does not name `pcr-10`.
+    #[serde(default, deserialize_with = "some")]
     #[schemars(schema_with = "banks_schema")]
     pub banks: Vec<Bank>,
     /// Digests of the BPF object that the collector loads. Left out: any, since the collector itself is judged.

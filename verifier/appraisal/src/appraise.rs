@@ -7,14 +7,15 @@
 //! here: what is allowed (see `cgpath-policy`), how evidence is encoded (see `cgpath-evidence`).
 
 use crate::accept::Accepted;
-use crate::inputs::context::{Context, ExpectedNonce, KeyError};
+use crate::inputs::context::{Context, ExpectedNonce, KeyError, PinnedKey};
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings};
 use crate::results::verdict::Verdict;
 use crate::rules::v01_quote;
+use crate::rules::v01_td;
 use crate::steps::Progress;
 use cgpath_evidence::Evidence;
-use cgpath_policy::Policy;
+use cgpath_policy::{Anchor, NodeKeyPolicy, Policy};
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
 pub const MIN_NONCE_LEN: usize = 8;
@@ -43,6 +44,9 @@ pub enum Unusable {
     /// The pinned key is none.
     #[error("the pinned attestation key cannot be used: {0}")]
     PinnedKey(#[from] KeyError),
+    /// No attestation key is pinned, and a TPM's register is an anchor.
+    #[error("the policy names pcr-10 as an anchor, and no attestation key is given")]
+    NoKey,
     /// Evidence of a version that is not known here.
     #[error("evidence version {0}, not 1")]
     Version(u32),
@@ -57,6 +61,7 @@ impl Unusable {
             Unusable::PinnedKey(_) => {
                 "give the node's TPMT_PUBLIC or TPM2B_PUBLIC file, or its fingerprint in hex (000b…)"
             }
+            Unusable::NoKey => "give the node's attestation key",
             Unusable::Version(_) => "use the cgpath that fits the node's cgpathd",
         }
     }
@@ -71,6 +76,28 @@ pub fn quote_findings(
 ) -> Vec<Finding> {
     let mut findings = Findings::default();
     v01_quote::check(quote, registers, context, &mut findings);
+    findings.into_vec()
+}
+
+/// Rule V1 of a trust domain's quote alone, as far as it says who sent this: the node that has the pinned
+/// key, or under `tdx.key: per-boot` a domain and a platform that the policy accepts. For callers that need
+/// this before anything else is looked at.
+pub fn td_quote_findings(
+    quotes: &cgpath_evidence::Quotes,
+    boot_id: [u8; 16],
+    policy: &Policy,
+    context: &Context,
+) -> Vec<Finding> {
+    if v01_td::is_of_pinned(quotes, context) {
+        return Vec::new();
+    }
+    let mut findings = Findings::default();
+    match &policy.file.tdx {
+        Some(tdx) if tdx.key == NodeKeyPolicy::PerBoot => {
+            v01_td::check(quotes, boot_id, tdx, context, &mut findings);
+        }
+        _ => findings.push(v01_td::stranger()),
+    }
     findings.into_vec()
 }
 
@@ -125,6 +152,9 @@ pub(crate) fn usable(round: &Round<'_>, policy: &Policy, context: &Context) -> R
         return Err(Unusable::Nonce { len: nonce.len() });
     }
     context.key.check()?;
+    if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
+        return Err(Unusable::NoKey);
+    }
     if round.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(round.version));
     }

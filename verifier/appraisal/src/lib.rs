@@ -12,7 +12,7 @@
 //! ```
 //! use cgpath_evidence::Evidence;
 //! use cgpath_policy::Policy;
-//! use cgpath_appraisal::{Context, ExpectedNonce, PinnedKey, State, appraise};
+//! use cgpath_appraisal::{Context, ExpectedNonce, PinnedKey, State, TdContext, appraise};
 //! # use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 //! # let nonce = b"0123456789abcdef";
 //! # let mut node = Node::busy(KeyKind::EcdsaP256);
@@ -26,6 +26,7 @@
 //! let context = Context {
 //!     node: name.to_owned(),
 //!     key: PinnedKey::Public(key),
+//!     td: TdContext::default(), // no register of a trust domain is an anchor
 //!     nonce: ExpectedNonce::Value(nonce.to_vec()),
 //!     now: 1_795_000_000,
 //!     previous: None, // what the last verdict gave as `state`
@@ -47,6 +48,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accept;
+mod anchors;
 mod appraise;
 pub mod ear;
 pub mod event;
@@ -60,15 +62,19 @@ mod steps;
 pub mod tenant;
 pub mod text;
 
-pub use appraise::{MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings};
+pub use appraise::{
+    MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings, td_quote_findings,
+};
+pub use inputs::collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN, PlatformKind};
 pub use inputs::context::{
-    CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey,
+    CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey, TdContext,
+    TdState,
 };
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
     AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
-    Verdict,
+    TdVerdict, Verdict,
 };
 pub use rules::Rule;
 pub use rules::v01_quote::key_name;

@@ -6,31 +6,36 @@
 //! [`Rebuild`]: the whole then says what is wrong. Not here: the rules themselves.
 
 use crate::accept::{Acceptances, Accepted};
-use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
+use crate::anchors::{Anchors, Said};
+use crate::inputs::context::{
+    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, TdState,
+};
 use crate::inputs::decoded;
-use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
 use crate::inputs::round::{Rebuild, Round};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::results::verdict;
-use crate::results::verdict::{AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, Verdict};
+use crate::results::verdict::{
+    AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, TdVerdict, Verdict,
+};
 use crate::rules::opinion::Scene;
-use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
 use crate::rules::v03_template::Templates;
 use crate::rules::v04_chain::Chain;
+use crate::rules::v04_register::{Anchored, RegisterChain};
 use crate::rules::v05_join::{Joins, Open};
 use crate::rules::v05_pending::{Pending, Question};
 use crate::rules::v05_sealed::Sealed;
-use crate::rules::v07_history::{Present, Relation};
+use crate::rules::v07_history::Relation;
 use crate::rules::v08_pods::{Concluded, Names};
 use crate::rules::v09_contents::Judged;
 use crate::rules::v14_guard::Watch;
 use crate::rules::{
-    Rule, v01_quote, v02_coverage, v04_readers, v05_join, v05_sealed, v06_losses, v07_history, v10_boot,
+    Rule, v02_bound, v02_coverage, v03_template, v04_readers, v05_join, v05_sealed, v06_losses, v10_boot,
 };
-use cgpath_evidence::{PartitionKey, Provenance, SealedCheckpoint, Tier};
+use cgpath_evidence::{PartitionKey, Provenance, SealedCheckpoint, Tier, boot::BOOT_RTMRS, td::Register};
 use cgpath_policy::Policy;
+use std::ops::Range;
 
 /// What is known of a node.
 #[derive(Debug, Default)]
@@ -38,6 +43,7 @@ pub(crate) struct Progress {
     coverage: Option<Coverage>,
     templates: Templates,
     chain: Chain,
+    register: RegisterChain,
     sealed: Sealed,
     open: Open,
     /// Sealed records whose cgroup is not known: number and path.
@@ -45,6 +51,8 @@ pub(crate) struct Progress {
     watch: Watch,
     judged: Judged,
     boot: Option<(BootJudgement, Findings)>,
+    /// RTMR 0 to 2: as long as they are these, what was said of the boot holds.
+    boot_rtmrs: Option<[Register; BOOT_RTMRS]>,
     /// Entries that accepted evidence covered when a kernel was started by kexec.
     kexecs: Vec<usize>,
     /// Of those entries, which were named like a checkpoint's file and measured none.
@@ -144,15 +152,16 @@ impl Progress {
             .found(round.tier);
             findings.push(policy.file.accept.tiers.iter().fold(finding, Finding::expected));
         }
-        let quoted = v01_quote::check(round.quote, round.registers(), context, &mut findings);
+        let anchors = Anchors::of(policy);
+        let said = Said::of(round, anchors, context, &mut findings);
         let view = decoded::view(round);
         // Each bank's chain is one thread's work: records are hashed beside them.
         let before = self.coverage.as_ref();
         let (coverage, logs) = rayon::join(
-            || self::covered(round, &view, before, quoted.as_ref(), policy, &mut findings),
+            || said.covers((round, &view), before, anchors, policy, &mut findings),
             || v05_sealed::logs(round.partitions),
         );
-        if follows && (quoted.is_none() || coverage.is_none()) {
+        if follows && (!said.is_whole(anchors) || coverage.is_none()) {
             return Err(Rebuild);
         }
         // Where the quote covers nothing the node is untrusted; what else is wrong is still worth saying.
@@ -162,6 +171,7 @@ impl Progress {
         let Progress {
             templates,
             chain,
+            register,
             sealed,
             open,
             nameless,
@@ -172,12 +182,20 @@ impl Progress {
             kept,
             is_kept,
             boot,
+            boot_rtmrs,
             coverage: known,
         } = self;
         let lines = Lines::new(round.first, &view.lines, kept);
+        // What no PCR and no register binds is judged all the same.
+        let tail = if anchors.has_pcr {
+            covered..covered
+        } else {
+            covered..lines.len()
+        };
         templates.step(&lines, covered, round.tier, policy, &mut findings);
+        v03_template::check(&lines, tail.clone(), policy, &mut findings);
         templates.conclude(round.tier, &mut findings);
-        let relation = compare(round, policy, context, quoted.as_ref(), &mut findings, &mut notes);
+        let relation = said.compare(round, anchors, policy, context, &mut findings, &mut notes);
         if follows && relation != Relation::SameBoot {
             return Err(Rebuild);
         }
@@ -193,8 +211,14 @@ impl Progress {
             let carried = kexecs.last().copied().unwrap_or(0);
             let earlier = before.impostors.iter().filter_map(|at| usize::try_from(*at).ok());
             impostors.extend(earlier.filter(|at| *at < carried));
-            if let Some(coverage) = &coverage {
-                v02_coverage::continues(&view.digests, coverage.entries, before, &mut findings);
+            match &coverage {
+                Some(coverage) if anchors.has_pcr => {
+                    v02_coverage::continues(&view.digests, coverage.entries, before, &mut findings);
+                }
+                Some(coverage) => {
+                    v02_bound::continues(round.list, coverage.entries, before, &mut findings);
+                }
+                None => {}
             }
         }
         let before = previous.filter(|_| relation == Relation::SameBoot);
@@ -207,10 +231,21 @@ impl Progress {
         let mut joins = Joins::default();
         let mut lost = 0;
         if is_recorded {
+            if !anchors.has_pcr {
+                chain.off_list();
+            }
             chain.look_out(before.and_then(|before| Some(before.checkpoint.as_ref()?.number)));
             chain.step(round, &lines, covered, policy, &mut findings, |checkpoint| {
                 watch.sealed(checkpoint, policy);
             });
+            if let Some((rtmr, policy)) = anchors.rtmr {
+                let asked = Anchored {
+                    rtmr,
+                    policy,
+                    quoted: said.td.as_ref(),
+                };
+                register.step(round, &asked, &mut findings);
+            }
             sealed.step(round.partitions, &logs, chain, &mut findings)?;
             let is_kernel = round.tier == Tier::Kernel;
             chain.conclude(&context.nonce, before, is_kernel, &mut findings);
@@ -237,6 +272,13 @@ impl Progress {
             watch.conclude(policy, &mut findings);
         } else {
             chain.name(&lines, covered);
+            if anchors.rtmr.is_some() {
+                findings.push(Finding::fail(
+                    Rule::Chain,
+                    Subject::Node,
+                    "there are no checkpoints, and nothing else extends a trust domain's register",
+                ));
+            }
         }
         let scene = Scene {
             policy,
@@ -255,6 +297,7 @@ impl Progress {
                 scene: &scene,
                 view: &view,
                 open,
+                tail: tail.clone(),
                 judged,
                 nameless,
                 before,
@@ -269,23 +312,35 @@ impl Progress {
             }
         };
         judged.foundations(policy, &mut findings);
+        let rtmrs = anchors.rtmr.and_then(|(rtmr, _)| said.boot_rtmrs(rtmr, register));
+        if follows && rtmrs != *boot_rtmrs {
+            return Err(Rebuild);
+        }
+        *boot_rtmrs = rtmrs;
         let boot_judgement = match boot {
-            Some((judgement, said)) => {
-                findings.absorb(said);
+            Some((judgement, told)) => {
+                findings.absorb(told);
                 *judgement
             }
             None => {
-                let mut said = Findings::default();
-                let judgement = v10_boot::check(
-                    round,
-                    &view.lines,
-                    quoted.as_ref(),
-                    coverage.as_ref(),
-                    policy,
-                    &mut said,
-                );
-                findings.absorb(&said);
-                *boot = Some((judgement, said));
+                let mut told = Findings::default();
+                let of_pcr = anchors.has_pcr.then(|| {
+                    v10_boot::check(
+                        round,
+                        &view.lines,
+                        said.tpm.as_ref(),
+                        coverage.as_ref(),
+                        policy,
+                        &mut told,
+                    )
+                });
+                let of_td = anchors.rtmr.map(|(_, policy)| {
+                    v10_boot::check_td(round, &view.lines, rtmrs.as_ref(), policy, &mut told)
+                });
+                let both = of_pcr.into_iter().chain(of_td);
+                let judgement = both.reduce(v10_boot::worse).unwrap_or(BootJudgement::Absent);
+                findings.absorb(&told);
+                *boot = Some((judgement, told));
                 judgement
             }
         };
@@ -295,7 +350,10 @@ impl Progress {
             scene: &scene,
             sealed,
             judged,
-            quoted: quoted.as_ref(),
+            said: &said,
+            anchors,
+            register,
+            tail,
             coverage: coverage.as_ref(),
         };
         let outcome = Outcome {
@@ -317,57 +375,6 @@ impl Progress {
     }
 }
 
-/// V2.
-fn covered(
-    round: &Round<'_>,
-    view: &View<'_>,
-    before: Option<&Coverage>,
-    quoted: Option<&Quoted>,
-    policy: &Policy,
-    findings: &mut Findings,
-) -> Option<Coverage> {
-    let quoted = quoted?;
-    v02_coverage::banks(quoted, policy, findings);
-    let covered = v02_coverage::step(view, before, quoted, policy, findings);
-    if covered.is_none() && before.is_none() {
-        findings.push(v02_coverage::why_none(round.list, view, quoted));
-    }
-    covered
-}
-
-/// V7.
-fn compare(
-    round: &Round<'_>,
-    policy: &Policy,
-    context: &Context,
-    quoted: Option<&Quoted>,
-    findings: &mut Findings,
-    notes: &mut Vec<String>,
-) -> Relation {
-    let Some(quoted) = quoted else {
-        findings.push(Finding::fail(
-            Rule::History,
-            Subject::Node,
-            "there are no counters to compare: the quote cannot be read",
-        ));
-        return Relation::First;
-    };
-    let present = Present {
-        ak_name: &quoted.ak_name,
-        boot_id: round.boot_id,
-        reset_count: quoted.reset_count,
-        restart_count: quoted.restart_count,
-        clock_ms: quoted.clock_ms,
-        safe: quoted.safe,
-    };
-    let asked = v07_history::Asked {
-        now: context.now,
-        min_reboot: policy.file.min_reboot,
-        kexec_allowed: policy.file.kexec == cgpath_policy::Kexec::Allow,
-    };
-    v07_history::check(present, context.previous.as_ref(), asked, findings, notes)
-}
-
 /// What it rests on whose an entry is.
 fn provenance(tier: Tier, is_recorded: bool) -> Provenance {
     match tier {
@@ -383,7 +390,11 @@ struct Case<'c, 'a> {
     scene: &'c Scene<'a>,
     sealed: &'c Sealed,
     judged: &'c Judged,
-    quoted: Option<&'c Quoted>,
+    said: &'c Said,
+    anchors: Anchors<'c>,
+    register: &'c RegisterChain,
+    /// Entries that are judged and bound by nothing.
+    tail: Range<usize>,
     coverage: Option<&'c Coverage>,
 }
 
@@ -448,15 +459,17 @@ impl Case<'_, '_> {
             dangerous.push("dangerous-no-nonce".into());
         }
         let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
-        let state = match (disbelieved, self.quoted, self.coverage) {
-            (None, Some(quoted), Some(coverage)) => Some(self.remember(&pending, quoted, coverage)),
+        let is_quoted = self.said.is_whole(self.anchors);
+        let state = match (disbelieved, self.coverage) {
+            (None, Some(coverage)) if is_quoted => Some(self.remember(&pending, coverage)),
             _ => None,
         };
         let is_signed = !findings
             .iter()
             .any(|finding| finding.rule == Rule::Quote && finding.severity == Severity::Fail);
-        let first_sight = match (&state, self.quoted, &context.previous) {
-            (None, Some(quoted), None) if is_signed => Some(self.seen(quoted)),
+        // Counters are a TPM's.
+        let first_sight = match (&state, &self.said.tpm, &context.previous) {
+            (None, Some(_), None) if is_signed => Some(self.seen()),
             _ => None,
         };
         let start = policy
@@ -480,8 +493,8 @@ impl Case<'_, '_> {
             },
             believed: disbelieved.is_none(),
             tier: round.tier,
-            anchor: anchor(self.quoted, self.coverage),
-            key: self.quoted.map(|q| q.ak_name.clone()).unwrap_or_default(),
+            anchor: self.said.anchor(self.anchors, self.coverage),
+            key: self.said.key(),
             boot_id: round.boot_id,
             kernel: round.kernel.to_owned(),
             entries: entries as u64,
@@ -495,6 +508,7 @@ impl Case<'_, '_> {
             unattributed: pending.unattributed,
             lost,
             suspect,
+            td: self.td(),
             boot,
             fnf: deviations.fnf,
             filehash_err: deviations.filehash_err,
@@ -521,7 +535,7 @@ impl Case<'_, '_> {
         }
     }
 
-    fn remember(&self, pending: &Pending, quoted: &Quoted, coverage: &Coverage) -> NodeState {
+    fn remember(&self, pending: &Pending, coverage: &Coverage) -> NodeState {
         let mut partitions: Vec<(PartitionKey, u64)> = self.sealed.sizes().collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
         NodeState {
@@ -537,28 +551,55 @@ impl Case<'_, '_> {
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
             impostors: self.impostors(),
-            ..self.seen(quoted)
+            td: self
+                .said
+                .td
+                .as_ref()
+                .zip(coverage.bound)
+                .map(|(td, bound)| TdState {
+                    node_key: td.node_key,
+                    list: bound.value(),
+                    evaluation: td.platform.as_ref().map_or(0, |platform| platform.number),
+                }),
+            ..self.seen()
         }
     }
 
     /// Of evidence that is not believed: that this TPM signed with these counters.
-    fn seen(&self, quoted: &Quoted) -> NodeState {
+    fn seen(&self) -> NodeState {
+        let quoted = self.said.tpm.as_ref();
         NodeState {
-            ak_name: quoted.ak_name.clone(),
+            ak_name: quoted.map(|quoted| quoted.ak_name.clone()).unwrap_or_default(),
             believed: false,
             boot_id: self.round.boot_id,
             checkpoint: None,
             covered: 0,
             pcrs: Vec::new(),
-            reset_count: quoted.reset_count,
-            restart_count: quoted.restart_count,
-            clock_ms: quoted.clock_ms,
+            reset_count: quoted.map_or(0, |quoted| quoted.reset_count),
+            restart_count: quoted.map_or(0, |quoted| quoted.restart_count),
+            clock_ms: quoted.map_or(0, |quoted| quoted.clock_ms),
             time: self.asked.context.now,
             unsealed: Vec::new(),
             held: Vec::new(),
             kexecs: Vec::new(),
             impostors: Vec::new(),
+            td: None,
         }
+    }
+
+    fn td(&self) -> Option<TdVerdict> {
+        let quoted = self.said.td.as_ref()?;
+        let platform = quoted.platform.as_ref();
+        let is_alone = !self.anchors.has_pcr;
+        Some(TdVerdict {
+            node_key: quoted.node_key,
+            platform: platform.map(|p| p.id.clone()).unwrap_or_default(),
+            tcb_status: platform.map(|p| p.status.clone()).unwrap_or_default(),
+            advisories: platform.map(|p| p.advisories.clone()).unwrap_or_default(),
+            collateral_until: platform.map_or(0, |p| p.until),
+            unbound_ms: is_alone.then(|| self.register.longest_ms()),
+            unbound_entries: self.tail.len() as u64,
+        })
     }
 
     /// Entries that only have a checkpoint's name, of this boot and of those that a kexec carried over.
@@ -568,27 +609,6 @@ impl Case<'_, '_> {
         let all = self.scene.impostors.iter().copied().chain(now);
         all.take(MAX_IMPOSTORS).map(|at| at as u64).collect()
     }
-}
-
-fn anchor(quoted: Option<&Quoted>, coverage: Option<&Coverage>) -> String {
-    let Some(quoted) = quoted else {
-        return "none".into();
-    };
-    let padded = coverage.map_or(&[][..], |c| &c.padded);
-    let bank = |bank: &cgpath_evidence::Bank| {
-        let how = if padded.contains(bank) {
-            ", padded sha1"
-        } else {
-            ""
-        };
-        format!("{bank}{how}")
-    };
-    let banks: Vec<String> = quoted.banks.iter().map(bank).collect();
-    format!(
-        "PCR {} ({})",
-        cgpath_evidence::quoted::IMA_PCR,
-        banks.join(" and ")
-    )
 }
 
 /// Gives each pod the findings that are its own; what remains is the node's.

@@ -12,7 +12,7 @@ pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 use crate::accept::Acceptances;
 use crate::appraise::Unusable;
 use crate::ear::{self, AttestationResult};
-use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey};
+use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
 use crate::inputs::decoded;
 use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
@@ -176,6 +176,7 @@ impl Case<'_> {
             &bundle.quote,
             bundle.registers.as_deref().unwrap_or_default(),
             &Context {
+                td: TdContext::default(),
                 node: bundle.node.clone(),
                 key: context.key.clone(),
                 nonce: self.nonce.clone(),
@@ -460,7 +461,7 @@ impl Case<'_> {
         line.check(0, findings);
         let kept = Kept::default();
         let one = Lines::new(0, core::slice::from_ref(line), &kept);
-        v03_template::check(&one, 1, self.policy, findings);
+        v03_template::check(&one, 0..1, self.policy, findings);
         findings.renumber(before, |_| Some(index));
         if index < sealed.checkpoint.list_len {
             findings.push(
@@ -571,7 +572,7 @@ impl Case<'_> {
         }
         let kept = Kept::default();
         let lines = Lines::new(0, &view.lines, &kept);
-        v03_template::check(&lines, lines.len(), self.policy, findings);
+        v03_template::check(&lines, 0..lines.len(), self.policy, findings);
         if bundle.from == 0 {
             self.listed(&view, banks, covered, findings);
         }
@@ -741,6 +742,7 @@ impl Case<'_> {
                 held: Vec::new(),
                 kexecs: Vec::new(),
                 impostors: Vec::new(),
+                td: None,
                 believed: true,
             },
             checkpoint_key: chained.key.clone(),

@@ -6,7 +6,7 @@ use cgpath_appraisal::{Context, NodeState, Rule, Severity, Verdict, appraise};
 use cgpath_evidence::{Cursor, EventKind, Evidence, EvidenceDelta, FileHash, JoinError, SealedCheckpoint};
 use cgpath_policy::Policy;
 use cgpath_refvals::learned_boot::from_boot;
-use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256};
+use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256, tpm};
 use proptest::prelude::*;
 
 const BASE: [u8; 32] = [7; 32];
@@ -257,7 +257,7 @@ fn a_part_that_skips_alters_or_reorders_anything_fails() {
         delta.partitions[1].records.push(record);
     });
     must_fail("another signature", |delta| {
-        *delta.quote.signature.last_mut().unwrap() ^= 1
+        *tpm(&mut delta.quote).signature.last_mut().unwrap() ^= 1
     });
     must_fail("a position that claims fewer entries", |delta| {
         delta.from.entries -= 1

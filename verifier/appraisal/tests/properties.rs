@@ -3,7 +3,7 @@
 use cgpath_appraisal::{Context, Verdict, appraise};
 use cgpath_evidence::{Entry, Evidence, PodInfo};
 use cgpath_policy::Policy;
-use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
+use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256, tpm};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -197,9 +197,9 @@ proptest! {
     ) {
         let case = trusted();
         let mut evidence = case.evidence.clone();
-        evidence.quote.attest = attest;
-        evidence.quote.signature = signature;
-        evidence.quote.ak = ak;
+        tpm(&mut evidence.quote).attest = attest;
+        tpm(&mut evidence.quote).signature = signature;
+        tpm(&mut evidence.quote).ak = ak;
         evidence.list.push(Entry::Full(entry));
         evidence.checkpoints.push(checkpoint);
         prop_assert!(!case.judge(&evidence).trusted);

@@ -13,6 +13,7 @@ use cgpath_evidence::{
 use cgpath_policy::Policy;
 use cgpath_testkit::{
     Actor, AttestationKey, COLLECTOR, GOOD_ATTRIBUTES, IMA_POLICY, KeyKind, Measurement, Node, pod, sha256,
+    tpm,
 };
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -156,7 +157,7 @@ mod v1_quote {
         for kind in [KeyKind::EcdsaP256, KeyKind::Rsassa2048, KeyKind::Rsapss2048] {
             let mut node = Node::boot(kind);
             let mut evidence = node.attest(NONCE);
-            evidence.quote.signature = node.ak.sign(b"something else");
+            tpm(&mut evidence.quote).signature = node.ak.sign(b"something else");
             disbelieved(&judge(&node, &evidence), Rule::Quote, "signature");
         }
     }
@@ -165,7 +166,8 @@ mod v1_quote {
     fn a_signature_by_another_scheme_than_the_keys_own_is_refused() {
         let mut node = Node::boot(KeyKind::Rsassa2048);
         let mut evidence = node.attest(NONCE);
-        evidence.quote.signature = AttestationKey::new(KeyKind::Rsapss2048, 1).sign(&evidence.quote.attest);
+        let quote = tpm(&mut evidence.quote);
+        quote.signature = AttestationKey::new(KeyKind::Rsapss2048, 1).sign(&quote.attest);
         disbelieved(&judge(&node, &evidence), Rule::Quote, "scheme");
     }
 
@@ -2212,9 +2214,9 @@ mod v13_absence {
     fn evidence_without_one_of_its_parts_is_never_trusted() {
         type Remove = fn(&mut Evidence);
         let parts: [(&str, Remove); 9] = [
-            ("the attestation", |e| e.quote.attest.clear()),
-            ("the signature", |e| e.quote.signature.clear()),
-            ("the key", |e| e.quote.ak.clear()),
+            ("the attestation", |e| tpm(&mut e.quote).attest.clear()),
+            ("the signature", |e| tpm(&mut e.quote).signature.clear()),
+            ("the key", |e| tpm(&mut e.quote).ak.clear()),
             ("the list", |e| e.list.clear()),
             ("the checkpoints", |e| e.checkpoints.clear()),
             ("the partitions", |e| e.partitions.clear()),

@@ -12,7 +12,7 @@ use cgpath_evidence::{
     proof::PartitionProof,
 };
 use cgpath_policy::Policy;
-use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256};
+use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256, tpm};
 use p256::ecdsa::SigningKey;
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -751,7 +751,7 @@ fn no_bundle_is_made_of_evidence_that_does_not_hold_together() {
         ProveError::NotSealed
     );
     assert!(matches!(
-        prove(&|e| e.quote.attest.truncate(9), 0),
+        prove(&|e| tpm(&mut e.quote).attest.truncate(9), 0),
         ProveError::Unreadable { .. }
     ));
 }

@@ -9,10 +9,11 @@ use cgpath_testkit::{KeyKind, NODE, NOW, Node};
 fn v1(quote: &Quote, key: &PinnedKey, nonce: &[u8]) -> Vec<String> {
     let mut node = Node::boot(KeyKind::EcdsaP256);
     let mut evidence = node.attest(b"another nonce");
-    evidence.quote = quote.clone();
+    evidence.quote = quote.clone().into();
     let context = Context {
         node: NODE.into(),
         key: key.clone(),
+        td: cgpath_appraisal::TdContext::default(),
         nonce: ExpectedNonce::Value(nonce.to_vec()),
         now: NOW,
         previous: None,

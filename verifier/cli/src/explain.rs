@@ -8,8 +8,9 @@ use crate::node::{StoreArgs, back, standing::Standing, standing_lines};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::accept;
 use cgpath_appraisal::explain::{Step, explain};
-use cgpath_appraisal::{Context, ExpectedNonce, Finding, PinnedKey, Severity, Verdict};
+use cgpath_appraisal::{Context, ExpectedNonce, Finding, Severity, Verdict};
 use cgpath_evidence::Evidence;
+use cgpath_service::pinned::{self, PinError};
 use cgpath_service::policy_files;
 use cgpath_service::store::Store;
 use clap::Args;
@@ -75,10 +76,12 @@ impl Explain {
         let evidence = Evidence::from_cbor(&bytes)
             .map_err(|e| Failure::decode(&store.evidence_path(&past.evidence).display().to_string(), &e))?;
         let policy = policy_files::load(&node.policy)?;
+        let bad = |e: PinError| Failure::new("key", e.to_string());
+        let (collateral, _) = pinned::collateral(store.dir());
         let context = Context {
             node: node.name.clone(),
-            key: PinnedKey::from_fingerprint(&node.ak_name)
-                .map_err(|e| Failure::new("key", e.to_string()))?,
+            key: pinned::key(&node).map_err(bad)?,
+            td: pinned::td(&node, &collateral).map_err(bad)?,
             nonce: ExpectedNonce::Value(past.nonce.clone()),
             now: input::now()?,
             previous: None,

@@ -9,7 +9,7 @@ use crate::output::{Failure, Output, Status, escape};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_evidence::{
     Bank, Digest, Entry, Evidence,
-    boot::Registers,
+    boot::{EventLog, Registers},
     cel, eat,
     list::{ListEntry, Templates},
     quoted::{IMA_PCR as PCR, QuotedRegisters},
@@ -41,6 +41,8 @@ enum Format {
     Evmctl,
     /// The TPM evidence of Trustee (Confidential Containers): quote, registers and key as JSON
     Trustee,
+    /// The TDX evidence of Trustee: a trust domain's quote, and its log with the checkpoints' extensions
+    TrusteeTdx,
     /// A folder for `tpm2_checkquote`: message, signature, registers, key, and the command line
     Tpm2Tools,
     /// A request to Keylime's one-shot verification, `POST /v2.6/verify/evidence`
@@ -120,6 +122,7 @@ impl Export {
             Format::CelJson => cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?,
             Format::Ascii => ascii(&evidence)?,
             Format::Trustee => trustee(&evidence)?,
+            Format::TrusteeTdx => trustee_tdx(&evidence)?,
             Format::Keylime => self.keylime(&evidence)?,
             Format::Eat => self.token(&evidence)?.bytes,
             Format::CmwCbor => eat::cmw_cbor(&self.messages(&evidence)?),
@@ -229,14 +232,15 @@ impl Export {
 
     fn tpm2_tools(&self, evidence: &Evidence) -> Result<(), Failure> {
         let (quoted, _) = quoted(evidence)?;
+        let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
         let nonce = hex::encode(&quoted.attest.extra_data);
         let check = format!(
             "#!/bin/sh\n# Compare ak.pub with the key that you know of this node, and the nonce with the one that you gave.\n\
              cd \"$(dirname \"$0\")\" || exit 2\nexec tpm2_checkquote -u ak.pub -m quote.msg -s quote.sig -f quote.pcrs -g sha256 -q {nonce}\n"
         );
         self.folder(&[
-            ("quote.msg", evidence.quote.attest.clone()),
-            ("quote.sig", evidence.quote.signature.clone()),
+            ("quote.msg", quote.attest.clone()),
+            ("quote.sig", quote.signature.clone()),
             ("quote.pcrs", blob(&quoted).to_bytes()),
             ("ak.pub", public(evidence)?.to_tpm2b()),
             ("check.sh", check.into_bytes()),
@@ -261,11 +265,8 @@ impl Export {
             Some(path) => STANDARD.encode(read(path)?),
             None => ak.clone(),
         };
-        let parts = [
-            &evidence.quote.attest,
-            &evidence.quote.signature,
-            &blob(&quoted).to_bytes(),
-        ];
+        let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
+        let parts = [&quote.attest, &quote.signature, &blob(&quoted).to_bytes()];
         let quote = parts.map(|part| STANDARD.encode(part)).join(":");
         let list = String::from_utf8(ascii(evidence)?).map_err(|e| {
             Failure::new("export", format!("the ASCII list is not UTF-8: {e}"))
@@ -297,7 +298,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn public(evidence: &Evidence) -> Result<Public, Failure> {
-    Public::parse(&evidence.quote.ak).map_err(|e| failure(&e))
+    let quote = evidence.quote.tpm();
+    quote
+        .and_then(|quote| Public::parse(&quote.ak))
+        .map_err(|e| failure(&e))
 }
 
 fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
@@ -309,7 +313,9 @@ fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
 
 /// The quote and the registers that it selects.
 fn attested(evidence: &Evidence) -> Result<(Attest, QuotedRegisters), Failure> {
-    let attest = Attest::parse(&evidence.quote.attest).map_err(|e| failure(&e))?;
+    let quote = evidence.quote.tpm();
+    let attest = quote.and_then(|quote| Attest::parse(&quote.attest));
+    let attest = attest.map_err(|e| failure(&e))?;
     let registers = QuotedRegisters::strict(&attest, evidence.registers())
         .map_err(|e| Failure::new("export", e.to_string()))?;
     Ok((attest, registers))
@@ -367,7 +373,8 @@ fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
             "set tpm.bank = \"sha256\" in the collector's configuration",
         ));
     }
-    let signature = Signature::parse(&evidence.quote.signature).map_err(|e| failure(&e))?;
+    let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
+    let signature = Signature::parse(&quote.signature).map_err(|e| failure(&e))?;
     let key = public(evidence)?.verifying_key().map_err(|e| failure(&e))?;
     let (Signature::Rsassa { .. }, VerifyingKey::Rsa(key)) = (signature, key) else {
         return Err(refused(
@@ -383,11 +390,34 @@ fn trustee(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
     let value = serde_json::json!({
         "ak_public": STANDARD.encode(key.as_bytes()),
         "tpm_quote": {
-            "message": STANDARD.encode(&evidence.quote.attest),
+            "message": STANDARD.encode(&quote.attest),
             "pcrs": registers,
-            "signature": STANDARD.encode(&evidence.quote.signature),
+            "signature": STANDARD.encode(&quote.signature),
         },
     });
+    serde_json::to_vec(&value).map_err(|e| Failure::new("encoding", e.to_string()))
+}
+
+/// What Trustee's TDX verifier takes: `quote`, and `cc_eventlog`, which is the firmware's log with what was
+/// extended at run time behind it, both in base64. Source: confidential-containers/trustee,
+/// deps/verifier/src/tdx/mod.rs; guest-components, attestation-agent/attester/src/tdx/mod.rs.
+fn trustee_tdx(evidence: &Evidence) -> Result<Vec<u8>, Failure> {
+    let quote = evidence.quote.td.as_ref();
+    let quote = quote.ok_or_else(|| {
+        Failure::new("export", "there is no trust domain's quote in the evidence")
+            .hint("of a TPM's quote: --format trustee")
+    })?;
+    let td = evidence.td.as_ref();
+    let ccel = td.and_then(|td| td.ccel.as_deref()).unwrap_or_default();
+    let used = if ccel.is_empty() {
+        0
+    } else {
+        EventLog::parse_ccel(ccel).map_err(|e| failure(&e))?.used()
+    };
+    let register = td.map_or(&[][..], |td| &td.register_log);
+    // Without the firmware's log there is no Spec ID, and what remains is no log to others.
+    let log = (used > 0).then(|| STANDARD.encode([ccel.get(..used).unwrap_or_default(), register].concat()));
+    let value = serde_json::json!({ "cc_eventlog": log, "quote": STANDARD.encode(&quote.outblob) });
     serde_json::to_vec(&value).map_err(|e| Failure::new("encoding", e.to_string()))
 }
 

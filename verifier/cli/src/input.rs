@@ -4,8 +4,8 @@
 //! Not here: policies (see `policy`), measurement lists (see `log`).
 
 use crate::output::{Failure, escape};
-use cgpath_appraisal::PinnedKey;
-use cgpath_evidence::{Evidence, evidence::MAX_JSON_LEN};
+use cgpath_appraisal::{Collateral, MAX_COLLATERAL_LEN, PinnedKey};
+use cgpath_evidence::{Evidence, evidence::MAX_JSON_LEN, merkle::Hash};
 use cgpath_service::files::{bounded, read_bounded};
 use p256::{SecretKey, ecdsa::SigningKey, pkcs8::DecodePrivateKey};
 use std::fs::File;
@@ -63,6 +63,36 @@ pub fn attestation_key(given: &str) -> Result<PinnedKey, Failure> {
         Failure::new("key", format!("{}: {e}", escape(given.as_bytes())))
             .hint("`cgpathd ak -o FILE` on the node writes its key; `tpm2_readpublic -o` does, too, with `-f pem` in PEM")
     })
+}
+
+/// The fingerprint of a trust domain's node's key.
+///
+/// # Errors
+/// What is not 64 hex digits.
+pub fn node_key(given: &str) -> Result<Hash, Failure> {
+    let bytes = hex::decode(given.trim()).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+        Failure::new("key", "--node-key: not 64 hex digits")
+            .hint("it is the SHA-256 of the key's SEC1 compressed point; `cgpathd` shows it")
+    })
+}
+
+/// Files of collateral.
+///
+/// # Errors
+/// What cannot be read, or is none.
+pub fn collateral(files: &[PathBuf]) -> Result<Vec<Collateral>, Failure> {
+    let read = |path: &PathBuf| {
+        let bytes = read_bounded(path, MAX_COLLATERAL_LEN as u64).map_err(|e| Failure::file(path, &e))?;
+        Collateral::from_json(&bytes).map_err(|e| {
+            let path = escape(path.as_os_str().as_encoded_bytes());
+            Failure::new(
+                "collateral",
+                format!("{path}: {}", escape(e.to_string().as_bytes())),
+            )
+        })
+    };
+    files.iter().map(read).collect()
 }
 
 /// Now, in unix seconds.

@@ -5,7 +5,9 @@
 
 use crate::input;
 use crate::output::Failure;
+use cgpath_appraisal::Collateral;
 use cgpath_evidence::Evidence;
+use cgpath_service::pinned;
 use cgpath_service::store::{Node, Store, StoredVerdict};
 use clap::Args;
 use std::path::PathBuf;
@@ -73,6 +75,12 @@ impl Source {
             (None, None) => Err(nothing()),
             _ => Ok(()),
         }
+    }
+
+    /// The collateral of the store, where one is named.
+    pub fn collateral(&self) -> Vec<Collateral> {
+        let dir = self.store.as_ref();
+        dir.map_or_else(Vec::new, |dir| pinned::collateral(dir).0)
     }
 
     /// What the store has, where one is named.

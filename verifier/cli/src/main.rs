@@ -4,6 +4,7 @@
 //! two of them need stands in `output`. Not here: any decision about trust (see `cgpath-appraisal`).
 #![forbid(unsafe_code)]
 
+mod collateral;
 mod coloured;
 mod event;
 mod explain;
@@ -62,6 +63,9 @@ enum Command {
     /// Enrols nodes: their names, keys and policies
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Fetches what quotes of trust domains are verified with
+    #[command(subcommand)]
+    Collateral(collateral::CollateralCommand),
     Explain(explain::Explain),
     /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
     Report(Box<report::Report>),
@@ -85,6 +89,7 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Prove(prove) => prove.run(out),
         Command::Export(export) => export.run(out),
         Command::Node(node) => node.run(out),
+        Command::Collateral(collateral) => collateral.run(out),
         Command::Explain(explain) => explain.run(out),
         Command::Report(report) => report.run(out),
         Command::Watch(watch) => watch.run(out),

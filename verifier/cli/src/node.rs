@@ -7,10 +7,12 @@
 pub mod back;
 pub mod standing;
 
-use crate::input::attestation_key;
+use crate::input::{self, attestation_key};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PinnedKey, Verdict};
+use cgpath_policy::{Anchor, NodeKeyPolicy, Policy};
+use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use cgpath_service::reappraisal::Reappraisal;
 use cgpath_service::store::{Node, Store, StoreError, StoredVerdict, valid_name};
@@ -115,8 +117,12 @@ pub struct Add {
     /// What the node calls itself: `node` in its cgpathd.toml
     name: String,
     /// Its attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
-    #[arg(long, value_name = "FILE|FINGERPRINT", required_unless_present = "replace")]
+    #[arg(long, value_name = "FILE|FINGERPRINT", required_unless_present_any = ["replace", "node_key"])]
     ak: Option<String>,
+    /// The key of a node in a trust domain: SHA-256 of its SEC1 compressed point. Without --ak the node has
+    /// no TPM
+    #[arg(long, value_name = "HEX")]
+    node_key: Option<String>,
     /// Its policy
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
@@ -131,6 +137,8 @@ pub struct Add {
 struct Shown<'a> {
     name: &'a str,
     ak: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_key: Option<&'a str>,
     policy: &'a Path,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_source: Option<&'a Path>,
@@ -149,6 +157,7 @@ impl<'a> Shown<'a> {
         Shown {
             name: &node.name,
             ak: &node.ak_name,
+            node_key: node.node_key.as_deref(),
             policy: &node.policy,
             policy_source: node.policy_source.as_deref(),
             policy_digest: &node.policy_digest,
@@ -209,13 +218,19 @@ impl Add {
             Err(StoreError::UnknownNode(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        let (ak_name, ak_public) = match (&self.ak, old.clone()) {
-            (Some(given), _) => pinned(given)?,
-            (None, Some(old)) => (old.ak_name, old.ak_public),
-            (None, None) => {
+        let given = self.node_key.as_deref().map(input::node_key).transpose()?;
+        let given = given.map(hex::encode);
+        let has_tpm = old.as_ref().is_some_and(|old| !pinned::is_domain(old));
+        let kept_key = old.as_ref().and_then(|old| old.node_key.clone());
+        let (ak_name, ak_public) = match (&self.ak, old.clone(), &given) {
+            (Some(given), ..) => attestation_name(given)?,
+            (None, Some(old), _) if has_tpm => (old.ak_name, old.ak_public),
+            (None, _, Some(node_key)) => (node_key.clone(), None),
+            (None, Some(old), None) => (old.ak_name, old.ak_public),
+            (None, None, None) => {
                 return Err(Failure::new(
                     "usage",
-                    format!("{} is not enrolled yet: --ak is needed", self.name),
+                    format!("{} is not enrolled yet: --ak or --node-key is needed", self.name),
                 )
                 .hint("`cgpathd check` on the node shows its key's fingerprint"));
             }
@@ -236,12 +251,14 @@ impl Add {
             name: self.name,
             ak_name,
             ak_public,
+            node_key: given.or(kept_key),
             policy: whole.keep(&store)?,
             policy_source: Some(whole.source.clone()),
             policy_digest: policy.digest().to_string(),
             added: crate::input::now()?,
             stopped: None,
         };
+        keys_fit(&node, policy)?;
         let again = match &old {
             // What is known of the node is judged by what it is enrolled with now.
             Some(_) if self.replace => back::enrol(&store, &node, policy, "enrolment")?,
@@ -255,6 +272,9 @@ impl Add {
         } else {
             out.line(format_args!("enrolled {}", node.name))?;
             out.line(format_args!("  key     {}", node.ak_name))?;
+            if let Some(key) = node.node_key.as_ref().filter(|key| **key != node.ak_name) {
+                out.line(format_args!("          {key} (node's key in its trust domain)"))?;
+            }
             out.line(format_args!(
                 "  policy  {}, as it is now",
                 escape(self.policy.as_os_str().as_encoded_bytes())
@@ -277,8 +297,24 @@ impl Add {
     }
 }
 
+/// Each anchor of the policy has a key of the node.
+fn keys_fit(node: &Node, policy: &Policy) -> Result<(), Failure> {
+    let anchors = &policy.file.accept.anchors;
+    let tdx = policy.file.tdx.as_ref();
+    let is_per_boot = tdx.is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot);
+    let missing = if anchors.contains(&Anchor::Pcr10) && pinned::is_domain(node) {
+        "pcr-10 in `accept.anchors`: --ak is needed"
+    } else if tdx.is_some() && node.node_key.is_none() && !is_per_boot {
+        "a register of a trust domain in `accept.anchors`: --node-key is needed"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new("key", format!("the policy has {missing}"))
+        .hint("`cgpathd check` on the node shows its keys"))
+}
+
 /// Name in hex and, where a file was given, the public area of a key.
-fn pinned(given: &str) -> Result<(String, Option<Vec<u8>>), Failure> {
+fn attestation_name(given: &str) -> Result<(String, Option<Vec<u8>>), Failure> {
     let key = attestation_key(given)?;
     let name = key
         .name()
@@ -341,6 +377,9 @@ fn show(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> 
     let text = out.paint(colour, text);
     out.line(format_args!("{}  {text}", node.name))?;
     out.line(format_args!("  key       {}", node.ak_name))?;
+    if let Some(key) = node.node_key.as_ref().filter(|key| **key != node.ak_name) {
+        out.line(format_args!("            {key} (node's key in its trust domain)"))?;
+    }
     out.line(format_args!(
         "  policy    {}",
         escape(node.policy.as_os_str().as_encoded_bytes())

@@ -204,6 +204,7 @@ impl Report {
             let context = Context {
                 node: policy.file.node.clone(),
                 key: key.clone(),
+                td: cgpath_appraisal::TdContext::default(),
                 nonce,
                 now: time,
                 previous: previous.clone(),

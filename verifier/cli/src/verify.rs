@@ -7,10 +7,12 @@ use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use crate::tenant::Tenant;
 use cgpath_appraisal::{
-    Context, ExpectedNonce, NodeState, PinnedKey, Unusable, appraise, ear::LIFETIME, ear::Scope, ear::Terms,
+    Context, ExpectedNonce, NodeState, PinnedKey, TdContext, Unusable, appraise, ear::LIFETIME, ear::Scope,
+    ear::Terms,
 };
 use cgpath_evidence::PodUid;
 use cgpath_service::files::read_bounded;
+use cgpath_service::pinned::{self, PinError};
 use cgpath_service::policy_files;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
     after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \
                   vouches for what was sealed.\n\nExamples:\n  \
                   cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…\n  \
+                  cgpath verify evidence.cbor --policy td.yaml --no-tpm --node-key 9c1e… --collateral b0c06f000000.json --nonce 6f1d…\n  \
                   cgpath verify --store /var/lib/cgpath/store --node worker-1 --policy new.yaml\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
 )]
@@ -45,10 +48,19 @@ pub struct Verify {
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",
-        required_unless_present_any = ["dangerous_tofu", "store"],
+        required_unless_present_any = ["dangerous_tofu", "no_tpm", "store"],
         conflicts_with = "dangerous_tofu"
     )]
     ak: Option<String>,
+    /// The node has no TPM: a register of its trust domain is the anchor
+    #[arg(long, conflicts_with_all = ["ak", "dangerous_tofu", "store", "tenant"])]
+    no_tpm: bool,
+    /// The key of a node in a trust domain: SHA-256 of its SEC1 compressed point
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["dangerous_tofu", "tenant"])]
+    node_key: Option<String>,
+    /// Collateral for quotes of trust domains: JSON as PCCS clients write it; may be given again
+    #[arg(long, value_name = "FILE", conflicts_with = "tenant")]
+    collateral: Vec<PathBuf>,
     /// Accepts whatever key signed, but one that --state remembers stays pinned
     #[arg(long)]
     dangerous_tofu: bool,
@@ -104,11 +116,22 @@ impl Verify {
         let expected = nonce
             .clone()
             .map_or(ExpectedNonce::DangerousNone, ExpectedNonce::Value);
-        let enrolled = kept.as_ref().map(|kept| kept.node.ak_name.as_str());
-        let key = match self.ak.as_deref().or(enrolled) {
-            Some(key) if !self.dangerous_tofu => input::attestation_key(key)?,
-            _ => PinnedKey::DangerousTofu,
+        let bad = |e: PinError| Failure::new("key", e.to_string());
+        let key = match (&self.ak, &kept) {
+            _ if self.no_tpm => PinnedKey::NoTpm,
+            _ if self.dangerous_tofu => PinnedKey::DangerousTofu,
+            (Some(key), _) => input::attestation_key(key)?,
+            (None, Some(kept)) => pinned::key(&kept.node).map_err(bad)?,
+            (None, None) => PinnedKey::DangerousTofu,
         };
+        let mut td = match &kept {
+            Some(kept) => pinned::td(&kept.node, &self.source.collateral()).map_err(bad)?,
+            None => TdContext::default(),
+        };
+        td.collateral.extend(input::collateral(&self.collateral)?);
+        if let Some(key) = &self.node_key {
+            td.node_key = Some(input::node_key(key)?);
+        }
         let enrolled = kept.as_ref().map(|kept| kept.node.policy.as_path());
         let policy = self.policy.as_deref().or(enrolled);
         let policy =
@@ -132,6 +155,7 @@ impl Verify {
         let context = Context {
             node: policy.file.node.clone(),
             key,
+            td,
             nonce: expected,
             now: input::now()?,
             previous,

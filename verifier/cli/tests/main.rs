@@ -8,6 +8,7 @@
 
 mod attacks;
 mod cases;
+mod collateral;
 mod corim;
 mod documents;
 mod export;

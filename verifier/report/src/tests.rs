@@ -119,6 +119,7 @@ fn checkpoint(number: u64, records: u64, asked: bool, change: impl FnOnce(&mut C
         hierarchy: "v2".to_owned(),
         protection: None,
         collectors: None,
+        binding: None,
     };
     change(&mut checkpoint);
     let key = p256::ecdsa::SigningKey::from_slice(&[3; 32]).unwrap();
@@ -135,7 +136,8 @@ fn evidence_of(partitions: Vec<PartitionLog>, checkpoints: Vec<Vec<u8>>) -> Evid
             attest: vec![],
             signature: vec![],
             ak: vec![],
-        },
+        }
+        .into(),
         list: vec![],
         checkpoints,
         partitions,
@@ -148,6 +150,7 @@ fn evidence_of(partitions: Vec<PartitionLog>, checkpoints: Vec<Vec<u8>>) -> Evid
         boot: None,
         unsealed: Vec::new(),
         in_flight: Vec::new(),
+        td: None,
     }
 }
 
@@ -213,6 +216,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
         policy: sha256("policy"),
         learned: false,
         node: NodeVerdict {
+            td: None,
             name: "worker-3".to_owned(),
             believed: true,
             state: if untrusted {

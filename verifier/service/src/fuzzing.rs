@@ -81,6 +81,7 @@ impl Service {
             ak_public: Some(node.ak.public()),
             policy,
             policy_source: None,
+            node_key: None,
             policy_digest: read.digest().to_string(),
             added: 0,
             stopped: None,

@@ -60,6 +60,7 @@ pub mod ingest;
 pub mod listener;
 pub mod nonce;
 pub mod pages;
+pub mod pinned;
 pub mod policy_files;
 pub mod reappraisal;
 pub mod run;

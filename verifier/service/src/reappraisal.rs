@@ -5,12 +5,16 @@
 //! fresh.
 //! Not here: what is kept (see `store`), and who may ask for it (see the command's `node`).
 
+use crate::pinned::{self, PinError};
 use crate::setup::{self, SetupError};
 use crate::store::{Node, Past, Rejudged, Store, StoreError};
 use cgpath_appraisal::accept::{self, Accepted};
-use cgpath_appraisal::{Context, ExpectedNonce, KeyError, NodeState, PinnedKey, Verdict};
+use cgpath_appraisal::text::utc;
+use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict};
 use cgpath_evidence::Evidence;
-use cgpath_policy::Policy;
+use cgpath_policy::{NodeKeyPolicy, Policy};
+
+const DAY: u64 = 24 * 3600;
 
 /// Why kept evidence cannot be re-appraised.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +41,9 @@ pub enum ReappraisalError {
 /// Why evidence gives no verdict that could be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Unappraisable {
-    /// The key that the node is enrolled with cannot be used.
-    #[error("the key of {node}: {error}")]
-    Key {
-        /// The node.
-        node: String,
-        /// Why not.
-        error: KeyError,
-    },
+    /// A key that the node is enrolled with cannot be used.
+    #[error(transparent)]
+    Key(#[from] PinError),
     /// Evidence, policy and context do not go together.
     #[error(transparent)]
     Inputs(#[from] cgpath_appraisal::Unusable),
@@ -56,22 +55,8 @@ pub enum Unappraisable {
     Verdict(serde_json::Error),
 }
 
-/// The key that a node is enrolled with.
-///
-/// # Errors
-/// [`Unappraisable::Key`].
-pub(crate) fn pinned_key(node: &Node) -> Result<PinnedKey, Unappraisable> {
-    let key = match &node.ak_public {
-        Some(public) => PinnedKey::from_public(public),
-        None => PinnedKey::from_fingerprint(&node.ak_name),
-    };
-    key.map_err(|error| Unappraisable::Key {
-        node: node.name.clone(),
-        error,
-    })
-}
-
-/// Judges the evidence of one kept verdict by `policy`. What `accepted` says is looked at as of `now`.
+/// Judges the evidence of one kept verdict by `policy`, with collateral of the evidence's time. What
+/// `accepted` says is looked at as of `now`.
 ///
 /// # Errors
 /// [`ReappraisalError`].
@@ -80,13 +65,14 @@ pub fn judge(
     past: &Past,
     bytes: &[u8],
     policy: &Policy,
-    accepted: &[Accepted],
+    (collateral, accepted): (&[Collateral], &[Accepted]),
     now: u64,
 ) -> Result<Verdict, ReappraisalError> {
     let id = past.id;
     let unreadable = |why: String| ReappraisalError::Evidence { id, why };
     let evidence = Evidence::from_cbor(bytes).map_err(|e| unreadable(e.to_string()))?;
-    let key = pinned_key(node)?;
+    let key = pinned::key(node).map_err(Unappraisable::Key)?;
+    let td = pinned::td(node, collateral).map_err(Unappraisable::Key)?;
     let previous: Option<NodeState> = past
         .state_before
         .as_deref()
@@ -96,6 +82,7 @@ pub fn judge(
     let context = Context {
         node: node.name.clone(),
         key,
+        td,
         nonce: ExpectedNonce::Value(past.nonce.clone()),
         now: past.time,
         previous,
@@ -103,6 +90,17 @@ pub fn judge(
     let mut verdict = cgpath_appraisal::appraise_accepting(&evidence, policy, &context, accepted, now)
         .map_err(Unappraisable::Inputs)?;
     verdict.rejudged = Some(now);
+    // It held when the evidence was made, which is the time of the verdict.
+    if let Some(td) = &verdict.node.td
+        && td.collateral_until != 0
+        && now > td.collateral_until
+    {
+        let days = (now - td.collateral_until).div_ceil(DAY);
+        verdict.node.notes.push(format!(
+            "the collateral that this rests on ended {days} day(s) before the re-appraisal, on {} UTC",
+            utc(td.collateral_until)
+        ));
+    }
     Ok(verdict)
 }
 
@@ -164,13 +162,20 @@ pub fn since_boot(
             why: format!("its verdict cannot be read: {e}"),
         })
     };
+    let (collateral, _) = pinned::collateral(store.dir());
+    let is_per_boot = policy
+        .file
+        .tdx
+        .as_ref()
+        .is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot);
     let Some(boot_id) = past.last().map(parse).transpose()?.map(|last| last.node.boot_id) else {
         return Ok(again);
     };
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.
-        if old.node.boot_id != boot_id || hex::encode(&old.node.key) != node.ak_name {
+        let is_other_key = hex::encode(&old.node.key) != node.ak_name && !is_per_boot;
+        if old.node.boot_id != boot_id || is_other_key {
             continue;
         }
         if !past.evidence_kept {
@@ -182,7 +187,7 @@ pub fn since_boot(
             past,
             &store.evidence(&past.evidence)?,
             policy,
-            accepted,
+            (&collateral, accepted),
             now,
         )?;
         if let Some(state) = &new.state {
@@ -199,4 +204,63 @@ pub fn since_boot(
         again.changes.push((old, new));
     }
     Ok(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgpath_testkit::td::{Platform, TrustDomain};
+    use cgpath_testkit::{KeyKind, NODE, NOW};
+
+    #[test]
+    fn a_re_appraisal_uses_the_collateral_of_the_evidences_time_and_says_how_far_behind_that_is() {
+        const NONCE: &[u8] = b"the nonce of this request";
+        let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+        let mut machine = cgpath_testkit::Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+        let evidence = machine.attest(NONCE);
+        let policy = machine.policy();
+        let platform = &machine.td.as_ref().unwrap().platform;
+        let of_its_time = platform.collateral(NOW - 10 * DAY);
+        let newer = platform.collateral(NOW + 40 * DAY);
+        let context = machine.context(NONCE, None);
+        let key = hex::encode(context.td.node_key.unwrap());
+        let node = Node {
+            name: NODE.to_owned(),
+            ak_name: key.clone(),
+            ak_public: None,
+            policy: "/p".into(),
+            policy_source: None,
+            node_key: Some(key),
+            policy_digest: String::new(),
+            added: 0,
+            stopped: None,
+        };
+        let verdict = cgpath_appraisal::appraise(&evidence, &policy, &context).unwrap();
+        assert!(verdict.trusted, "{verdict}");
+        let past = Past {
+            id: 1,
+            time: NOW,
+            nonce: NONCE.to_vec(),
+            evidence: String::new(),
+            evidence_kept: true,
+            verdict: serde_json::to_string(&verdict).unwrap(),
+            state_before: None,
+        };
+        let again = |collateral: &[Collateral], now: u64| {
+            judge(&node, &past, &evidence.to_cbor(), &policy, (collateral, &[]), now).unwrap()
+        };
+        let said = |verdict: &Verdict| {
+            let mut notes = verdict.node.notes.iter();
+            notes.find(|note| note.contains("collateral")).cloned()
+        };
+        let both = [of_its_time.clone(), newer.clone()];
+        let at_once = again(&both, NOW + DAY);
+        assert!(at_once.trusted && said(&at_once).is_none(), "{at_once}");
+        let late = again(&both, NOW + 50 * DAY);
+        assert!(late.trusted, "{late}");
+        let note = said(&late).unwrap();
+        assert!(note.contains("ended 30 day(s) before"), "{note}");
+        // What was issued later says nothing of that time.
+        assert!(!again(&[newer], NOW + 50 * DAY).trusted);
+    }
 }

@@ -8,7 +8,7 @@
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_flood as flood,
     workload_guard as guard, workload_kexec as kexec, workload_memory as memory, workload_pod as pod,
-    workload_rights as rights, workload_timed as timed, workload_tpm as tpm,
+    workload_quotes as quotes, workload_rights as rights, workload_timed as timed, workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -129,6 +129,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
             pause_ms,
         } => timed::drip(Path::new(&dir), &cgroup, pause_ms),
         Workload::Attest { socket, count } => print(&timed::attest(Path::new(&socket), count)?),
+        Workload::Quotes {
+            device,
+            head,
+            key,
+            tail,
+        } => quotes::answer(Path::new(&device), &head, &key, &tail),
         Workload::Programs { pins } => print(&timed::programs(Path::new(&pins))?),
         Workload::Memfd => print(&memfd()?),
         Workload::MapHollow { mib } => {

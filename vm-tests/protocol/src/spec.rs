@@ -212,6 +212,18 @@ pub enum Workload {
         /// The cgroup, from the hierarchy's root: made and removed, its parents as far as they are empty.
         cgroup: String,
     },
+    /// Make the quotes that the test's TDX module asks for, until it is killed. Answer: nothing.
+    Quotes {
+        /// The module's device.
+        device: String,
+        /// Header and TD report body of a quote of version 4, hex: 632 bytes, in which MRTD, RTMR 0 to 3
+        /// and the report data are filled in.
+        head: String,
+        /// The key that signs it, a P-256 scalar, hex.
+        key: String,
+        /// What follows the signature, hex.
+        tail: String,
+    },
     /// Map a file without execution, then make the mapping executable. Answer: [`BurstRun`] with this
     /// process' cgroup.
     LateMapping {

@@ -8,10 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 use vm_tests::demo::{self, DemoOptions, Outcome};
 use vm_tests::demo_break::{self, Break, Caught};
+use vm_tests::domain::{self, Domain};
 use vm_tests::pods::Runtime;
 use vm_tests::{Stock, host, kernel, root};
 
@@ -51,11 +52,18 @@ fn wanted() -> Result<Wanted> {
     let (mut keep, mut json, mut prepare) = (false, false, false);
     let mut patched = None;
     let (mut attack, mut out) = (None, None::<PathBuf>);
+    let mut domain = None::<Domain>;
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("stock") => stock = parser.value()?.parse()?,
             Long("kernel") => patched = Some(kernel::built(Path::new(&parser.value()?))?),
+            Long("domain") => {
+                let path = PathBuf::from(parser.value()?);
+                let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+                domain = Some(serde_json::from_slice(&bytes)?);
+                stock = domain::STOCK;
+            }
             Long("bare") => runtime = Runtime::Bare,
             Long("keep") => keep = true,
             Long("json") => json = true,
@@ -67,6 +75,11 @@ fn wanted() -> Result<Wanted> {
     }
     if keep && attack.is_some() {
         bail!("--keep goes with the demo itself, not with an attack; hint: leave one of them out");
+    }
+    if domain.is_some() && (attack.is_some() || patched.is_some()) {
+        bail!(
+            "a trust domain goes with the demo itself on a stock kernel; hint: leave --break and --kernel out"
+        );
     }
     let name = attack.map_or_else(|| "demo".to_owned(), |attack| format!("demo-{}", attack.name()));
     let out = out.unwrap_or_else(|| host::target_dir().join(name));
@@ -80,6 +93,7 @@ fn wanted() -> Result<Wanted> {
             quiet: json,
             // An attack is on evidence; the story begins with a boot.
             restored: attack.is_some(),
+            domain,
         },
         attack,
         json,

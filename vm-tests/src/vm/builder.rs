@@ -66,6 +66,7 @@ pub struct VmBuilder {
     root: Option<PathBuf>,
     pub(super) additions: Vec<Addition>,
     pub(super) firmware: bool,
+    pub(super) tpm: bool,
     pub(super) restored: bool,
 }
 
@@ -87,6 +88,7 @@ impl VmBuilder {
             root: None,
             additions: Vec::new(),
             firmware: false,
+            tpm: true,
             restored: false,
         }
     }
@@ -168,6 +170,13 @@ impl VmBuilder {
     #[must_use]
     pub fn firmware(mut self, yes: bool) -> Self {
         self.firmware = yes;
+        self
+    }
+
+    /// The machine has no TPM: IMA extends none then.
+    #[must_use]
+    pub fn without_tpm(mut self) -> Self {
+        self.tpm = false;
         self
     }
 
@@ -368,6 +377,7 @@ impl VmBuilder {
             let own_boot = [
                 ("a kernel of its own", self.kernel.is_some()),
                 ("firmware", self.firmware),
+                ("no TPM", !self.tpm),
                 ("a disk that outlives a reset", self.persistent),
                 ("keep", self.keep),
             ];

@@ -530,6 +530,7 @@ fn the_demo_tells_the_same_story_with_the_patched_kernel() {
         keep: false,
         quiet: true,
         restored: false,
+        domain: None,
     };
     let outcome = demo::run(&options).unwrap();
     assert!(outcome.ok, "{}", demo::table(&outcome));

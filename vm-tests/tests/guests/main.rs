@@ -33,3 +33,4 @@ mod records;
 mod restarts;
 mod runtime;
 mod snapshot;
+mod tdx;

@@ -3,7 +3,8 @@
 //!
 //! Pure data. Not here: where they are kept (the caller's store).
 
-use cgpath_evidence::{Digest, PartitionKey, merkle::Hash, serde_bytes_hex};
+use crate::inputs::collateral::Collateral;
+use cgpath_evidence::{Digest, PartitionKey, merkle::Hash, serde_bytes_hex, td::Register};
 use serde::{Deserialize, Serialize};
 
 /// The attestation key that a verifier expects of a node.
@@ -14,8 +15,10 @@ pub enum PinnedKey {
     /// The key's Name: TPM_ALG_ID of the name algorithm, big-endian, and its hash of TPMT_PUBLIC.
     Name(Vec<u8>),
     /// None: whatever key signed is taken, but one that the node used before (see [`NodeState::ak_name`])
-    /// stays pinned.
+    /// stays pinned. The same holds for the key of a trust domain's node.
     DangerousTofu,
+    /// None, since the node has no TPM: no TPM's quote is taken.
+    NoTpm,
 }
 
 /// Why bytes are no attestation key.
@@ -54,12 +57,38 @@ pub struct Context {
     pub node: String,
     /// The pinned key.
     pub key: PinnedKey,
+    /// What a trust domain's quote is verified with.
+    pub td: TdContext,
     /// The nonce.
     pub nonce: ExpectedNonce,
     /// Now, in seconds since 1970-01-01T00:00:00Z; written into the verdict.
     pub now: u64,
     /// What the last accepted appraisal of this node gave back; `None` for the first.
     pub previous: Option<NodeState>,
+}
+
+/// What a trust domain's quote is verified with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TdContext {
+    /// SHA-256 of the node's key that is pinned: see [`cgpath_evidence::td::node_key_hash`]. Without one,
+    /// only a policy with `tdx.key: per-boot` accepts a quote, or [`PinnedKey::DangerousTofu`].
+    pub node_key: Option<Hash>,
+    /// Collateral, for one kind of platform or several. The newest that fits is used.
+    pub collateral: Vec<Collateral>,
+}
+
+/// What to remember of a trust domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdState {
+    /// SHA-256 of the node's key.
+    #[serde(with = "serde_bytes_hex")]
+    pub node_key: Hash,
+    /// The running value of the covered prefix of the list.
+    #[serde(with = "serde_bytes_hex")]
+    pub list: Register,
+    /// tcbEvaluationDataNumber of the collateral; 0 where there was none.
+    pub evaluation: u32,
 }
 
 /// What to remember of a node from one appraisal to the next. An opaque value to the caller: store it, give
@@ -104,6 +133,10 @@ pub struct NodeState {
     /// [`MAX_IMPOSTORS`]: after a kexec they are judged like any other content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub impostors: Vec<u64>,
+    /// Of a trust domain, where one of its registers is an anchor. Without a TPM, what is said of one above
+    /// is empty and zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdState>,
 }
 
 /// More entries than this that only have a checkpoint's name are not remembered one by one.

@@ -64,7 +64,10 @@ pub(crate) struct View<'a> {
 /// quoted.
 pub(crate) fn view<'a>(round: &Round<'a>) -> View<'a> {
     let logs = round.partitions.iter().chain(round.unsealed);
-    let banks = banks(logs.flat_map(|log| &log.records), selected(&round.quote.attest));
+    let banks = banks(
+        logs.flat_map(|log| &log.records),
+        selected(round.quote.tpm.as_ref().map_or(&[], |quote| &quote.attest)),
+    );
     view_of(round.list, &banks)
 }
 

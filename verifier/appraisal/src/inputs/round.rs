@@ -4,7 +4,8 @@
 //! `follow`).
 
 use cgpath_evidence::{
-    Boot, Entry, Evidence, EvidenceDelta, InFlight, PartitionLog, PodInfo, Quote, Tier, boot::Registers,
+    Boot, Entry, Evidence, EvidenceDelta, InFlight, PartitionLog, PodInfo, Quotes, TdEvidence, Tier,
+    boot::Registers,
 };
 
 /// The round cannot be judged from what is known: the whole evidence has to be.
@@ -20,7 +21,7 @@ pub(crate) struct Round<'a> {
     pub tier: Tier,
     pub node: &'a str,
     pub boot_id: [u8; 16],
-    pub quote: &'a Quote,
+    pub quote: &'a Quotes,
     pub list: &'a [Entry],
     pub checkpoints: &'a [Vec<u8>],
     pub partitions: &'a [PartitionLog],
@@ -30,6 +31,7 @@ pub(crate) struct Round<'a> {
     pub pods: &'a [PodInfo],
     pub kernel: &'a str,
     pub boot: Option<&'a Boot>,
+    pub td: Option<&'a TdEvidence>,
 }
 
 impl<'a> Round<'a> {
@@ -56,6 +58,7 @@ impl<'a> From<&'a Evidence> for Round<'a> {
             pods: &evidence.pods,
             kernel: &evidence.kernel,
             boot: evidence.boot.as_ref(),
+            td: evidence.td.as_ref(),
         }
     }
 }
@@ -78,6 +81,7 @@ impl<'a> Round<'a> {
             pods: &part.pods,
             kernel: &part.kernel,
             boot: part.boot.as_ref(),
+            td: part.td.as_ref(),
         }
     }
 }

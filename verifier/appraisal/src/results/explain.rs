@@ -61,7 +61,11 @@ pub fn explain(
         .collect();
     steps.push(of_checkpoint(index, finding.seq, &checkpoints, lines));
     let mut ignored = Findings::default();
-    let quoted = v01_quote::check(&evidence.quote, evidence.registers(), context, &mut ignored);
+    let tpm = evidence.quote.tpm();
+    let quoted = tpm
+        .as_ref()
+        .ok()
+        .and_then(|quote| v01_quote::check(quote, evidence.registers(), context, &mut ignored));
     let covered = quoted
         .as_ref()
         .and_then(|q| v02_coverage::step(&view, None, q, policy, &mut ignored));
@@ -91,9 +95,10 @@ pub fn explain(
     steps.push(of_quote(evidence));
     steps.push(Step {
         what: "key",
-        lines: vec![match v01_quote::key_name(&evidence.quote.ak) {
-            Ok(name) => format!("{} signed it", hex::encode(name)),
-            Err(error) => format!("the key that came with the quote cannot be read: {error}"),
+        lines: vec![match tpm.map(|quote| v01_quote::key_name(&quote.ak)) {
+            Ok(Ok(name)) => format!("{} signed it", hex::encode(name)),
+            Ok(Err(error)) => format!("the key that came with the quote cannot be read: {error}"),
+            Err(error) => error.to_string(),
         }],
     });
     steps.push(of_reference(finding, policy));
@@ -240,7 +245,8 @@ fn of_checkpoint(
 }
 
 fn of_quote(evidence: &Evidence) -> Step {
-    let lines = match Attest::parse(&evidence.quote.attest) {
+    let quote = evidence.quote.tpm();
+    let lines = match quote.and_then(|quote| Attest::parse(&quote.attest)) {
         Err(error) => vec![format!("it cannot be read: {error}")],
         Ok(attest) => vec![
             format!("registers' digest {}", hex::encode(&attest.pcr_digest)),

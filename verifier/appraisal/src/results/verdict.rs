@@ -230,6 +230,9 @@ pub struct NodeVerdict {
     pub lost: u64,
     /// Records in pods' cgroups with no container runtime in their ancestry.
     pub suspect: u64,
+    /// What a trust domain's quote says, where one of its registers is an anchor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdVerdict>,
     /// Rule V10.
     pub boot: BootJudgement,
     /// Of `host`, `boot` and `unattributed`: files whose path no reference value has (*file not found*), each
@@ -249,6 +252,31 @@ pub struct NodeVerdict {
     pub notes: Vec<String>,
     /// Findings about the node, `host`, `boot` and `unattributed`.
     pub findings: Vec<Finding>,
+}
+
+/// Of a trust domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TdVerdict {
+    /// SHA-256 of the node's key.
+    #[serde(with = "serde_bytes_hex")]
+    pub node_key: Hash,
+    /// PPID of the platform; empty where the quote does not verify.
+    #[serde(with = "serde_bytes_hex")]
+    pub platform: Vec<u8>,
+    /// Intel's name of the TCB's status; empty where the quote does not verify.
+    pub tcb_status: String,
+    /// Advisories that the collateral names.
+    pub advisories: Vec<String>,
+    /// When the collateral ends, unix seconds; 0 where the quote does not verify.
+    pub collateral_until: u64,
+    /// Where no PCR binds the list: how long nothing bound what was listed, at most, in milliseconds: root
+    /// could take entries out for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unbound_ms: Option<u64>,
+    /// Where no PCR binds the list: entries behind the last checkpoint. They are judged and vouch for
+    /// nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unbound_entries: u64,
 }
 
 /// Each list of files in a verdict has at most so many: a pod chooses how many files it uses.

@@ -9,10 +9,13 @@
 pub(crate) mod opinion;
 pub(crate) mod partition;
 pub(crate) mod v01_quote;
+pub(crate) mod v01_td;
+pub(crate) mod v02_bound;
 pub(crate) mod v02_coverage;
 pub(crate) mod v03_template;
 pub(crate) mod v04_chain;
 pub(crate) mod v04_readers;
+pub(crate) mod v04_register;
 pub(crate) mod v05_join;
 pub(crate) mod v05_pending;
 pub(crate) mod v05_sealed;

@@ -41,7 +41,7 @@ pub fn key_name(public: &[u8]) -> Result<Vec<u8>, KeyError> {
     Ok(name(public))
 }
 
-fn name(public: &[u8]) -> Vec<u8> {
+pub(crate) fn name(public: &[u8]) -> Vec<u8> {
     [&HASH.tpm_alg().to_be_bytes(), HASH.hash(&[public]).bytes()].concat()
 }
 
@@ -136,7 +136,7 @@ impl PinnedKey {
         match self {
             PinnedKey::Public(public) => Some(name(public)),
             PinnedKey::Name(name) => Some(name.clone()),
-            PinnedKey::DangerousTofu => None,
+            PinnedKey::DangerousTofu | PinnedKey::NoTpm => None,
         }
     }
 
@@ -149,7 +149,7 @@ impl PinnedKey {
                 Ok(())
             }
             PinnedKey::Name(_) => Err(KeyError::Name),
-            PinnedKey::DangerousTofu => Ok(()),
+            PinnedKey::DangerousTofu | PinnedKey::NoTpm => Ok(()),
         }
     }
 }
@@ -178,6 +178,11 @@ impl Quoted {
 
 fn fail(text: impl Into<String>) -> Finding {
     Finding::fail(Rule::Quote, Subject::Node, text)
+}
+
+/// What to say where there is no TPM's quote.
+pub(crate) fn none() -> Finding {
+    fail("there is no TPM's quote, and the policy names pcr-10 as an anchor")
 }
 
 /// `stated` are the values of PCR 0 to 9 as the evidence has them: the quote's digest vouches for them
@@ -220,6 +225,11 @@ pub(crate) fn check(
 /// The key is the pinned one, is an attestation key, and signed. Gives its Name.
 fn key(quote: &Quote, context: &Context, findings: &mut Findings) -> Vec<u8> {
     let ak_name = name(&quote.ak);
+    if context.key == PinnedKey::NoTpm {
+        findings.push(fail(
+            "there is a TPM's quote, and no attestation key is pinned for this node",
+        ));
+    }
     let pinned = context.key.name().or_else(|| {
         // Trust on first use, and on no other: a key that the node used before stays pinned.
         context

@@ -14,6 +14,7 @@ use crate::rules::v01_quote::Quoted;
 use cgpath_evidence::{
     Bank, Digest, Entry,
     replay::{Fill, Register},
+    td::ListChain,
 };
 use cgpath_policy::{PaddedBanks, Policy};
 use rayon::prelude::*;
@@ -40,6 +41,21 @@ pub(crate) struct Coverage {
     pub padded: Vec<Bank>,
     /// What the next round goes on from.
     registers: Vec<Register>,
+    /// The running value of the list after it, where a trust domain's register binds it.
+    pub bound: Option<ListChain>,
+}
+
+impl Coverage {
+    /// Of a list that such a register alone binds.
+    pub(crate) fn of_bound(chain: ListChain) -> Coverage {
+        Coverage {
+            entries: usize::try_from(chain.entries()).unwrap_or(usize::MAX),
+            pcrs: Vec::new(),
+            padded: Vec::new(),
+            registers: Vec::new(),
+            bound: Some(chain),
+        }
+    }
 }
 
 fn fail(text: impl Into<String>) -> Finding {
@@ -249,9 +265,7 @@ pub(crate) fn step(
 ) -> Option<Coverage> {
     let View { lines, digests } = view;
     let first = before.map_or(0, |before| before.entries);
-    for at in decoded::places(lines, lines.len(), |line| !line.is_whole()) {
-        lines[at].check(first + at, findings);
-    }
+    readable(view, first, findings);
     let (covered, registers) = starts(before, &quoted.banks)
         .iter()
         .find_map(|start| longest(digests, lines.len(), quoted, start))?;
@@ -285,7 +299,15 @@ pub(crate) fn step(
         pcrs: digests_of(&registers),
         padded,
         registers,
+        bound: None,
     })
+}
+
+/// What cannot be read of a round's entries, whose first one has this index.
+pub(crate) fn readable(view: &View, first: usize, findings: &mut Findings) {
+    for at in decoded::places(&view.lines, view.lines.len(), |line| !line.is_whole()) {
+        view.lines[at].check(first + at, findings);
+    }
 }
 
 /// Why no prefix of a whole list gives the quoted registers.
@@ -314,6 +336,7 @@ pub(crate) fn remembered(entries: usize, pcrs: &[Digest]) -> Coverage {
         pcrs: pcrs.to_vec(),
         padded: Vec::new(),
         registers: pcrs.iter().map(Register::resume).collect(),
+        bound: None,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::text::foreign;
 use cgpath_evidence::Tier;
 use cgpath_policy::Policy;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// The kernel tier's template. Source: our patch series.
 const TAGGED: &str = "ima-cgpath";
@@ -31,7 +32,7 @@ impl Templates {
         policy: &Policy,
         findings: &mut Findings,
     ) {
-        check(lines, covered, policy, findings);
+        check(lines, 0..covered, policy, findings);
         if tier == Tier::Kernel && !self.is_tagged {
             let new = lines.new_ones().iter();
             self.is_tagged = new
@@ -54,12 +55,13 @@ impl Templates {
     }
 }
 
-/// Names the new entries before `covered` whose template is not pinned, each template once.
-pub(crate) fn check(lines: &Lines<'_>, covered: usize, policy: &Policy, findings: &mut Findings) {
+/// Names the new entries within `range` whose template is not pinned, each template once.
+pub(crate) fn check(lines: &Lines<'_>, range: Range<usize>, policy: &Policy, findings: &mut Findings) {
     let accepted = &policy.file.accept.templates;
     let mut said = BTreeSet::new();
     let is_accepted = |line: &Line| accepted.iter().any(|name| line.template == Some(name.as_bytes()));
-    for index in lines.places(covered, |line| !is_accepted(line)) {
+    let places = lines.places(range.end, |line| !is_accepted(line)).into_iter();
+    for index in places.filter(|index| *index >= range.start) {
         let Some(line) = lines.get(index) else { continue };
         let path = line.path.unwrap_or_default();
         let fail = |text: &str| {

@@ -44,9 +44,16 @@ pub(crate) struct Chain {
     /// Entries that checkpoints' files were measured by since the last round, with their numbers.
     pub unread: Vec<(u64, usize)>,
     programs: Programs,
+    /// A checkpoint's file need not stand in the list: a register binds it.
+    is_off_list: bool,
 }
 
 impl Chain {
+    /// Checkpoints are bound by a trust domain's register alone, not by their files' entries.
+    pub(crate) fn off_list(&mut self) {
+        self.is_off_list = true;
+    }
+
     pub(crate) fn last(&self) -> Option<&Checkpoint> {
         self.last.as_ref().map(|sealed| &sealed.checkpoint)
     }
@@ -176,7 +183,8 @@ impl Chain {
             }
             self.first = Some(first.clone());
         }
-        self.name(lines, covered);
+        // Where a register binds the list, the last one's file stands behind what is covered, if at all.
+        self.name(lines, if self.is_off_list { lines.len() } else { covered });
         for sealed in new {
             self.link(&sealed, round, findings);
             self.anchor(&sealed, lines, findings);
@@ -198,6 +206,10 @@ impl Chain {
     pub(crate) fn name(&mut self, lines: &Lines<'_>, covered: usize) {
         let number = |line: &Line| line.path.and_then(number_from_path);
         for index in lines.places(covered, |line| number(line).is_some()) {
+            // What is behind the covered part is read in two rounds.
+            if self.anchors.contains(&index) {
+                continue;
+            }
             self.impostors.insert(index);
             if let Some(number) = lines.get(index).and_then(|line| number(&line))
                 && index >= self.boot_len()
@@ -245,6 +257,11 @@ impl Chain {
             .copied()
             .find(|index| lines.get(*index).is_some_and(|line| is_of(&line, sealed)));
         match found {
+            None if self.is_off_list => {
+                if self.len == 1 {
+                    self.second_anchor = usize::try_from(sealed.checkpoint.list_len).ok();
+                }
+            }
             None => {
                 let mut finding = fail(format!(
                     "the file of checkpoint {n} does not stand in the covered part of the list"

@@ -21,6 +21,7 @@ use cgpath_evidence::{
 };
 use cgpath_policy::{Name, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 
 /// A thread that holds an entry's record back for longer than this, in seconds of the verifier's clock, makes
 /// its partition untrusted.
@@ -50,6 +51,8 @@ pub(crate) struct Question<'q, 'a> {
     pub scene: &'q Scene<'a>,
     pub view: &'q View<'a>,
     pub open: &'q Open,
+    /// Entries that no quote covers and no register binds: they are judged, and vouch for nothing.
+    pub tail: Range<usize>,
     pub judged: &'q Judged,
     /// Sealed records whose cgroup is not known: number and path.
     pub nameless: &'q [(u64, Vec<u8>)],
@@ -87,12 +90,12 @@ impl<'q, 'a> Question<'q, 'a> {
             pending: named.len() as u64,
             unattributed: Vec::new(),
         };
-        for index in &self.open.entries {
-            if named.contains(index) {
+        for index in self.without_record() {
+            if named.contains(&index) {
                 continue;
             }
-            if let Some(line) = self.lines().get(*index) {
-                case.entry(*index, &line, &mut late, findings);
+            if let Some(line) = self.lines().get(index) {
+                case.entry(index, &line, &mut late, findings);
             }
         }
         let Unnamed {
@@ -120,6 +123,11 @@ impl<'q, 'a> Question<'q, 'a> {
             shown,
             held,
         }
+    }
+
+    /// Entries that no sealed record is about, in order.
+    fn without_record(&self) -> impl Iterator<Item = usize> {
+        self.open.entries.iter().copied().chain(self.tail.clone())
     }
 
     /// The unsealed records are records that the next checkpoint can seal.
@@ -171,23 +179,23 @@ impl<'q, 'a> Question<'q, 'a> {
         if entries.is_empty() && violations.is_empty() {
             return named;
         }
-        for index in &self.open.entries {
-            let Some(line) = self.lines().get(*index) else {
+        for index in self.without_record() {
+            let Some(line) = self.lines().get(index) else {
                 continue;
             };
             let queue = if line.violation {
                 violations.get_mut(line.path.unwrap_or_default())
             } else {
-                self.sha1(*index).and_then(|sha1| entries.get_mut(&sha1))
+                self.sha1(index).and_then(|sha1| entries.get_mut(&sha1))
             };
             let Some(queue) = queue else { continue };
             let fits =
-                |(_, record): &&(PartitionKey, &Record)| line.violation || self.fits(*index, &line, record);
+                |(_, record): &&(PartitionKey, &Record)| line.violation || self.fits(index, &line, record);
             if queue.front().filter(fits).is_some()
                 && let Some((key, record)) = queue.pop_front()
             {
-                late.unsealed(key, *index, &line, record);
-                named.insert(*index);
+                late.unsealed(key, index, &line, record);
+                named.insert(index);
             }
         }
         named

@@ -36,6 +36,41 @@ pub(crate) enum Relation {
     Kexec,
 }
 
+/// Of a node without a TPM: another boot id is another boot. What stands for the counters is elsewhere: a
+/// register is reset with its trust domain alone (`v04_register` judges where it began), and its log only
+/// grows.
+pub(crate) fn without_counters(
+    boot_id: [u8; 16],
+    before: Option<&NodeState>,
+    asked: Asked,
+    findings: &mut Findings,
+    notes: &mut Vec<String>,
+) -> Relation {
+    let Some(before) = before else {
+        notes.push("first evidence of this node: nothing to compare it with".into());
+        return Relation::First;
+    };
+    if before.boot_id == boot_id {
+        return Relation::SameBoot;
+    }
+    let passed = asked.now.saturating_sub(before.time);
+    if passed < asked.min_reboot.into() {
+        findings.push(
+            Finding::fail(
+                Rule::History,
+                Subject::Node,
+                "the boot id changed sooner than the machine can reboot",
+            )
+            .found(format!("{passed} s after the last evidence"))
+            .expected(format!("at least {} s", asked.min_reboot)),
+        );
+    }
+    notes.push(
+        "another boot since the last evidence, and no TPM that counts them: the chain of checkpoints starts anew".into(),
+    );
+    Relation::Rebooted
+}
+
 /// What the verifier asks of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {

@@ -12,13 +12,11 @@ use crate::rules::v10_boot::{fail, named};
 use crate::text::escape;
 use cgpath_evidence::{
     Bank, Digest,
-    boot::{CommandLine, Event, EventLog, EventType, Hashed},
+    boot::{CommandLine, Event, EventLog, EventType, Hashed, RegisterSet},
 };
 use cgpath_policy::BootPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where kernels' command lines are measured.
-const LINE_REGISTERS: [u8; 2] = [8, 9];
 /// Of a register's events that nothing accepts, findings show this many.
 const MAX_SHOWN: usize = 8;
 
@@ -72,10 +70,11 @@ impl<'a> Measured<'a> {
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
+        let set = self.log.set();
         let judges_lines = !self.reference.command_lines.is_empty();
         let mut spoken_of: BTreeSet<u32> = self.named.keys().map(|(pcr, _)| *pcr).collect();
         if judges_lines {
-            spoken_of.extend(LINE_REGISTERS.map(u32::from));
+            spoken_of.extend(self.log.set().command_lines().iter().copied().map(u32::from));
         }
         let mut has_line = false;
         // By register: a boot loader measures hundreds.
@@ -120,14 +119,16 @@ impl<'a> Measured<'a> {
         {
             if more > 0 {
                 findings.push(fail(format!(
-                    "{more} more event(s) of PCR {pcr} were measured, which the policy does not accept"
+                    "{more} more event(s) of {set} {pcr} were measured, which the policy does not accept"
                 )));
             }
         }
         if judges_lines && !has_line {
-            findings.push(fail(
-                "no kernel command line was measured into PCR 8 or 9, and the policy names what it must be",
-            ));
+            let registers: Vec<String> = set.command_lines().iter().map(u8::to_string).collect();
+            findings.push(fail(format!(
+                "no kernel command line was measured into {set} {}, and the policy names what it must be",
+                registers.join(" or ")
+            )));
         }
         self.all_are_there(&measured, &refused, findings);
     }
@@ -168,8 +169,13 @@ impl<'a> Measured<'a> {
         let group = (event.pcr, event.kind);
         let mut text = format!("{} was measured, which the policy does not accept", named(event));
         if !is_named {
+            let set = self.log.set();
+            let key = match set {
+                RegisterSet::Pcr => "boot",
+                RegisterSet::Rtmr => "tdx.boot",
+            };
             text += &format!(
-                ": name its digest in `boot.events`, or the value of PCR {} in `boot.registers`",
+                ": name its digest in `{key}.events`, or the value of {set} {} in `{key}.registers`",
                 event.pcr
             );
         }
@@ -216,7 +222,8 @@ impl<'a> Measured<'a> {
         for ((pcr, kind, name), _) in missing.into_iter().filter(|(_, is_missing)| *is_missing) {
             findings.push(
                 fail(format!(
-                    "nothing of type {kind} with a digest that the policy names so was measured into PCR {pcr}"
+                    "nothing of type {kind} with a digest that the policy names so was measured into {} {pcr}",
+                    self.log.set()
                 ))
                 .expected(name),
             );

@@ -4,7 +4,7 @@
 use super::{Life, Round, busy, judge};
 use cgpath_appraisal::{Context, ExpectedNonce, PinnedKey, Rule, appraise};
 use cgpath_evidence::{EventKind, PodInfo};
-use cgpath_testkit::{Actor, Measurement, Node, pod, sha256};
+use cgpath_testkit::{Actor, Measurement, Node, pod, sha256, tpm};
 use p256::ecdsa::SigningKey;
 
 fn told(node: &mut Node, name: &str) {
@@ -270,7 +270,7 @@ fn what_follows_a_disbelieved_first_round_in_the_same_boot_is_trusted_on_its_own
 
     // What no node's key signed is no observation of a node.
     let mut forged = node.attest(nonce);
-    forged.quote.signature[20] ^= 1;
+    tpm(&mut forged.quote).signature[20] ^= 1;
     let forged = appraise(&forged, &node.policy(), &node.context(nonce, None)).unwrap();
     assert!(forged.state.is_none() && forged.first_sight.is_none());
 }

@@ -7,7 +7,7 @@ use cgpath_appraisal::{Rule, State, Verdict, appraise};
 use cgpath_evidence::boot::Registers;
 use cgpath_evidence::{Bank, Boot, Evidence};
 use cgpath_policy::Policy;
-use cgpath_testkit::{AttestationKey, KeyKind, Node, pod, sha256};
+use cgpath_testkit::{AttestationKey, KeyKind, Node, pod, sha256, tpm};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -40,10 +40,10 @@ fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
     assert!(verdict(&node, &good, &policy).trusted);
     type Damage = fn(&mut Evidence);
     let damages: [(&str, Damage); 12] = [
-        ("no attestation", |e| e.quote.attest.clear()),
-        ("half an attestation", |e| e.quote.attest.truncate(30)),
-        ("no signature", |e| e.quote.signature.clear()),
-        ("no key", |e| e.quote.ak.clear()),
+        ("no attestation", |e| tpm(&mut e.quote).attest.clear()),
+        ("half an attestation", |e| tpm(&mut e.quote).attest.truncate(30)),
+        ("no signature", |e| tpm(&mut e.quote).signature.clear()),
+        ("no key", |e| tpm(&mut e.quote).ak.clear()),
         ("no list", |e| e.list.clear()),
         ("an entry of one byte", |e| {
             e.list[3] = cgpath_evidence::Entry::Full(vec![0])
@@ -75,26 +75,27 @@ fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
 fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_judged() {
     let mut node = busy();
     let good = node.attest(NONCE);
+    let ours = good.quote.tpm().unwrap();
     let policy = node.policy();
     let mut other = node.clone();
     other.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
     let theirs = other.quote(NONCE);
     let mut mixes = vec![("another TPM's quote", theirs.clone())];
     let mut mixed = theirs.clone();
-    mixed.ak = good.quote.ak.clone();
+    mixed.ak = ours.ak.clone();
     mixes.push(("another TPM's quote beside the pinned key", mixed));
-    let mut mixed = good.quote.clone();
+    let mut mixed = ours.clone();
     mixed.ak = theirs.ak.clone();
     mixes.push(("the pinned key's quote beside another key", mixed));
     let mut mixed = theirs.clone();
-    mixed.ak = [&good.quote.ak[..], &theirs.ak].concat();
+    mixed.ak = [&ours.ak[..], &theirs.ak].concat();
     mixes.push(("both keys, the pinned one first", mixed));
     let mut mixed = theirs.clone();
-    mixed.ak = [&theirs.ak[..], &good.quote.ak].concat();
+    mixed.ak = [&theirs.ak[..], &ours.ak].concat();
     mixes.push(("both keys, the pinned one last", mixed));
     for (what, quote) in mixes {
         let evidence = Evidence {
-            quote,
+            quote: quote.into(),
             ..good.clone()
         };
         refused(what, &verdict(&node, &evidence, &policy), Rule::Quote);

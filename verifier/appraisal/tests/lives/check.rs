@@ -205,6 +205,7 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
         let context = ways.next(Context {
             node: NODE.into(),
             key,
+            td: cgpath_appraisal::TdContext::default(),
             nonce: ExpectedNonce::Value(nonce(n)),
             now: world.node.now + n as u64,
             previous: None,

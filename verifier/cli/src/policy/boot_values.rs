@@ -6,6 +6,7 @@ use crate::input;
 use crate::kept::Source;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_evidence::Bank;
+use cgpath_refvals::domain::from_domain;
 use cgpath_refvals::learned_boot::from_boot;
 use cgpath_refvals::uki::{MAX_IMAGE_LEN, from_uki};
 use cgpath_service::files::read_bounded;
@@ -28,21 +29,31 @@ impl FromBoot {
     /// Evidence that cannot be read, whose quote does not fit, or without a boot log.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let evidence = self.source.evidence()?;
-        // Registers that the quote's digest does not vouch for are none.
-        export::quoted(&evidence)?;
-        let boot = evidence.boot.as_ref().ok_or_else(|| {
-            Failure::new(
-                "boot",
-                "the quote covers PCR 10 alone: the evidence says nothing of the boot",
-            )
-        })?;
-        let learned = from_boot(boot).map_err(|e| Failure::new("boot", e.to_string()))?;
+        let (mut yaml, mut remarks) = (String::new(), Vec::new());
+        if evidence.quote.td.is_some() {
+            let domain = from_domain(&evidence).map_err(|e| Failure::new("boot", e.to_string()))?;
+            (yaml, remarks) = (domain.yaml(), domain.remarks());
+        }
+        if evidence.quote.tpm.is_some() || yaml.is_empty() {
+            // Registers that the quote's digest does not vouch for are none.
+            export::quoted(&evidence)?;
+            let nothing = "the quote covers PCR 10 alone: the evidence says nothing of the boot";
+            let boot = evidence.boot.as_ref().ok_or_else(|| nothing.to_owned());
+            match boot.and_then(|boot| from_boot(boot).map_err(|e| e.to_string())) {
+                Ok(learned) => {
+                    yaml.insert_str(0, &learned.yaml());
+                    remarks.splice(0..0, learned.remarks);
+                }
+                Err(why) if yaml.is_empty() => return Err(Failure::new("boot", why)),
+                Err(why) => remarks.insert(0, format!("of PCR 0 to 9: {why}")),
+            }
+        }
         if !out.json() {
-            for remark in &learned.remarks {
+            for remark in &remarks {
                 eprintln!("note: {}", escape(remark.as_bytes()));
             }
         }
-        write(self.output.as_deref(), &learned.yaml(), &learned.remarks, out)
+        write(self.output.as_deref(), &yaml, &remarks, out)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::reference;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_evidence::{Digest, record::lossy_path};
-use cgpath_policy::{Allowed, BootPolicy, NodePolicy, Policy, Reference};
+use cgpath_policy::{Allowed, BootPolicy, NodePolicy, Policy, Reference, TdxPolicy};
 use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files::load;
 use clap::Args;
@@ -133,6 +133,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
         guard,
         pods,
         boot: of_boot,
+        tdx: of_tdx,
     } = &policy.file;
     let mut keys: BTreeSet<String> = policy
         .relaxations()
@@ -153,6 +154,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     keys.insert(format!("predating-pods: {predating_pods:?}").to_lowercase());
     keys.extend(accept.tiers.iter().map(|v| format!("accept.tiers: {v}")));
     keys.extend(accept.templates.iter().map(|v| format!("accept.templates: {v}")));
+    keys.extend(accept.anchors.iter().map(|v| format!("accept.anchors: {v}")));
     keys.extend(accept.banks.iter().map(|v| format!("accept.banks: {v}")));
     keys.extend(
         accept
@@ -168,13 +170,55 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
         pods.iter()
             .map(|pod| format!("pods: {} {}", pod.shown_uid(), pod.name)),
     );
-    keys.extend(of_boot.iter().flat_map(boot));
+    keys.extend(of_boot.iter().flat_map(|policy| boot("boot", policy)));
+    keys.extend(of_tdx.iter().flat_map(tdx));
     keys
 }
 
+/// What is accepted of a trust domain, a line each.
+fn tdx(policy: &TdxPolicy) -> Vec<String> {
+    let TdxPolicy {
+        mrtd,
+        mrseam,
+        attributes,
+        xfam,
+        max_collateral_age,
+        platforms,
+        boot: of_boot,
+        dangerous_root,
+        // Said by the relaxations.
+        tcb_status: _,
+        advisories: _,
+        rtmr_origin: _,
+        rtmr_writers: _,
+        rtmr_extensions: _,
+        key: _,
+        // Said by the switches.
+        dangerous_boot_not_judged: _,
+        dangerous_any_platform: _,
+    } = policy;
+    let mut lines = Vec::new();
+    lines.extend(mrtd.iter().map(|v| format!("tdx.mrtd: {v}")));
+    lines.extend(mrseam.iter().flatten().map(|v| format!("tdx.mrseam: {v}")));
+    lines.extend(
+        attributes
+            .iter()
+            .map(|v| format!("tdx.attributes: {}", hex::encode(v))),
+    );
+    lines.extend(xfam.iter().map(|v| format!("tdx.xfam: {}", hex::encode(v))));
+    lines.push(format!("tdx.max-collateral-age: {max_collateral_age}"));
+    let platforms = platforms.iter().flatten();
+    lines.extend(platforms.map(|v| format!("tdx.platforms: {}", hex::encode(v))));
+    let root = dangerous_root.iter();
+    lines.extend(root.map(|v| format!("tdx.dangerous-root: {}", hex::encode(v))));
+    lines.extend(of_boot.iter().flat_map(|policy| boot("tdx.boot", policy)));
+    lines
+}
+
 /// What is accepted of firmware, boot loader and kernel, a line each.
-fn boot(policy: &BootPolicy) -> Vec<String> {
+fn boot(key: &str, policy: &BootPolicy) -> Vec<String> {
     let BootPolicy {
+        set,
         registers,
         command_lines,
         events,
@@ -183,18 +227,22 @@ fn boot(policy: &BootPolicy) -> Vec<String> {
     } = policy;
     let mut lines = Vec::new();
     for (register, digests) in registers {
-        lines.extend(digests.iter().map(|d| format!("boot.registers: {register}: {d}")));
+        lines.extend(
+            digests
+                .iter()
+                .map(|d| format!("{key}.registers: {register}: {d}")),
+        );
     }
     lines.extend(
         command_lines
             .iter()
-            .map(|line| format!("boot.command-lines: {line}")),
+            .map(|line| format!("{key}.command-lines: {line}")),
     );
     for event in events {
         let optional = if event.optional { ", optional" } else { "" };
         let (pcr, kind, name) = (event.pcr, &event.kind, &event.name);
         let digests = event.digests.iter();
-        lines.extend(digests.map(|d| format!("boot.events: PCR {pcr} {kind} ({name}{optional}): {d}")));
+        lines.extend(digests.map(|d| format!("{key}.events: {set} {pcr} {kind} ({name}{optional}): {d}")));
     }
     lines
 }

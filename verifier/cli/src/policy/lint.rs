@@ -3,8 +3,9 @@
 use super::check::{WITHOUT_BOOT, is_without_boot};
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
-use cgpath_evidence::{Bank, boot::REGISTERS};
+use cgpath_evidence::Bank;
 use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Policy};
+use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal;
 use cgpath_service::store::Store;
@@ -64,6 +65,10 @@ impl Lint {
         for text in policy.file.boot.iter().flat_map(of_boot) {
             warn(&mut warnings, "boot", text);
         }
+        let tdx = policy.file.tdx.iter().filter_map(|tdx| tdx.boot.as_ref());
+        for text in tdx.flat_map(of_boot) {
+            warn(&mut warnings, "tdx.boot", text);
+        }
         if let Some(dir) = &self.against {
             for (part, text) in of_evidence(&policy, &Store::open(dir)?)? {
                 warn(&mut warnings, &part, text);
@@ -111,9 +116,9 @@ fn of_boot(boot: &BootPolicy) -> Vec<String> {
     let mut judged: BTreeSet<u8> = boot.registers.keys().copied().collect();
     judged.extend(boot.events.iter().map(|event| event.pcr));
     if !boot.command_lines.is_empty() {
-        judged.extend([8, 9]);
+        judged.extend(boot.set.command_lines());
     }
-    let unjudged: Vec<String> = (0..REGISTERS as u8)
+    let unjudged: Vec<String> = (0..boot.set.count() as u8)
         .filter(|pcr| !judged.contains(pcr))
         .map(|pcr| pcr.to_string())
         .collect();
@@ -126,7 +131,8 @@ fn of_boot(boot: &BootPolicy) -> Vec<String> {
     }
     if !unjudged.is_empty() {
         found.push(format!(
-            "nothing judges what was measured into PCR {}",
+            "nothing judges what was measured into {} {}",
+            boot.set,
             unjudged.join(", ")
         ));
     }
@@ -217,7 +223,8 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
     let past =
         past.ok_or_else(|| Failure::new("no-evidence", format!("no evidence of {} is kept", node.name)))?;
     let bytes = store.evidence(&past.evidence)?;
-    let verdict = reappraisal::judge(&node, &past, &bytes, policy, &[], input::now()?)?;
+    let (collateral, _) = pinned::collateral(store.dir());
+    let verdict = reappraisal::judge(&node, &past, &bytes, policy, (&collateral, &[]), input::now()?)?;
     let mut found = Vec::new();
     if verdict.node.excluded > 0 {
         let text = format!(

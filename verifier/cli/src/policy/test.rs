@@ -4,6 +4,7 @@ use crate::input;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{State, Verdict};
+use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal;
 use cgpath_service::store::Store;
@@ -62,6 +63,7 @@ impl Test {
         let node = store.node(&policy.file.node)?;
         let now = input::now()?;
         let accepted = reappraisal::accepted(&store, &node.name, now)?;
+        let (collateral, _) = pinned::collateral(store.dir());
         let mut without_evidence = 0;
         let mut rounds = Vec::new();
         for past in store.past(&node.name)? {
@@ -76,7 +78,7 @@ impl Test {
                 &past,
                 &store.evidence(&past.evidence)?,
                 &policy,
-                &accepted,
+                (&collateral, &accepted),
                 now,
             )?;
             rounds.push(Round {

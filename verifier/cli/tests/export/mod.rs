@@ -2,9 +2,13 @@
 //!
 //! What is not installed fails: `cargo xtask test` brings it.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_appraisal::appraise;
+use cgpath_evidence::boot::{EventLog, EventType};
+use cgpath_evidence::td::{QuoteBody, extend};
 use cgpath_evidence::{Bank, Evidence, list::ListEntry};
 use cgpath_testkit::python::python;
+use cgpath_testkit::td::{Platform, TrustDomain};
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use p256::{
     SecretKey,
@@ -319,6 +323,46 @@ fn what_has_no_form_in_a_format_is_an_error_that_names_the_entry() {
             .as_bytes(),
     );
     refused("twice.json --format cbor", "stands twice");
+}
+
+#[test]
+fn the_log_for_trustees_tdx_verifier_replays_to_all_four_registers_of_the_quote_beside_it() {
+    let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+    let mut node = Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+    node.attest(b"a nonce before this one");
+    let mut evidence = node.attest(NONCE);
+    let folder = Folder::new(NONCE, |_| ());
+    let exported = |evidence: &Evidence| -> serde_json::Value {
+        folder.write("td.cbor", &evidence.to_cbor());
+        folder.export("td.cbor --format trustee-tdx -o td.json");
+        serde_json::from_slice(&std::fs::read(folder.path("td.json")).unwrap()).unwrap()
+    };
+    let decoded = |value: &serde_json::Value| STANDARD.decode(value.as_str().unwrap()).unwrap();
+    // The table is larger than what the firmware wrote.
+    let ccel = evidence.td.as_mut().unwrap().ccel.as_mut().unwrap();
+    ccel.extend([0xff; 4096]);
+    let value = exported(&evidence);
+    let quote = decoded(&value["quote"]);
+    assert_eq!(quote, evidence.quote.td.as_ref().unwrap().outblob);
+    let log = decoded(&value["cc_eventlog"]);
+    let log = EventLog::parse_ccel(&log).unwrap();
+    let mut registers = [[0; 48]; 4];
+    for event in log
+        .events()
+        .iter()
+        .filter(|event| event.kind != EventType::NO_ACTION)
+    {
+        let digest = event.digest(Bank::Sha384).unwrap().bytes().try_into().unwrap();
+        let register = &mut registers[event.pcr as usize];
+        *register = extend(register, digest);
+    }
+    let body = QuoteBody::parse(&quote).unwrap().body;
+    assert_eq!(registers, body.rtmrs);
+    assert_ne!(registers[3], [0; 48]);
+    evidence.td.as_mut().unwrap().ccel = None;
+    assert!(exported(&evidence)["cc_eventlog"].is_null());
+    let output = folder.cgpath("export evidence.cbor --format trustee-tdx -o out");
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod back;
 mod browser;
 mod certificates;
 mod crash;
+mod domains;
 mod events;
 mod openapi;
 mod operate;
@@ -17,7 +18,7 @@ mod thesis;
 mod watch;
 
 use cgpath_appraisal::State;
-use cgpath_testkit::{Actor, AttestationKey, KeyKind, pod, sha256};
+use cgpath_testkit::{Actor, AttestationKey, KeyKind, pod, sha256, tpm};
 use site::{Client, Server, Site, busy, cgpath, fails, judged, ok};
 use std::os::unix::fs::PermissionsExt;
 
@@ -131,7 +132,7 @@ fn what_does_not_prove_itself_is_refused_and_changes_nothing() {
     }
     // Another key that shows the pinned one.
     let mut evidence = other.attest(&nonce);
-    evidence.quote.ak = node.ak.public();
+    tpm(&mut evidence.quote).ak = node.ak.public();
     assert_eq!(
         client.submit("worker-1", &evidence.to_cbor()).unwrap().kind(),
         (403, "quote".into())

@@ -3,7 +3,7 @@
 use super::site::{Answer, Client, Site, busy, cgpath, judged, ok};
 use cgpath_appraisal::Verdict;
 use cgpath_evidence::{Cursor, Evidence, EvidenceDelta};
-use cgpath_testkit::{Actor, Node, delta_after, pod, sha256};
+use cgpath_testkit::{Actor, Node, delta_after, pod, sha256, tpm};
 use serde_json::Value;
 
 /// A nonce and the cursor that came with it.
@@ -139,7 +139,7 @@ fn a_round_that_does_not_follow_is_refused_by_name_and_changes_nothing() {
         refused("other-position")
     );
     assert_eq!(
-        send(&second, &after, &|delta| delta.quote.signature[20] ^= 1),
+        send(&second, &after, &|delta| tpm(&mut delta.quote).signature[20] ^= 1),
         (403, "quote".into())
     );
     let last = client.get("/v1/nodes/worker-1/verdict").json();

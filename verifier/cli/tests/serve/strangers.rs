@@ -2,7 +2,7 @@
 
 use super::site::{Server, Site, busy};
 use cgpath_evidence::Evidence;
-use cgpath_testkit::{AttestationKey, KeyKind};
+use cgpath_testkit::{AttestationKey, KeyKind, tpm};
 
 /// Bytes of each hostile body.
 const LEN: usize = 8 << 20;
@@ -48,11 +48,12 @@ fn a_body_of_tiny_items_costs_no_more_than_its_bytes_whoever_sends_it() {
 
     // No key, another key, the node's key over another nonce, the node's name alone.
     let mut nobody = good.clone();
-    (nobody.quote.attest, nobody.quote.signature) = (vec![1], vec![1]);
+    let quote = tpm(&mut nobody.quote);
+    (quote.attest, quote.signature) = (vec![1], vec![1]);
     let mut other = node.clone();
     other.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
     let mut forged = other.attest(&nonce);
-    forged.quote.ak = node.ak.public();
+    tpm(&mut forged.quote).ak = node.ak.public();
     for (body, kind) in [
         (stuffed(nobody), "quote"),
         (stuffed(other.attest(&nonce)), "unknown-key"),

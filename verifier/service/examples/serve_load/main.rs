@@ -234,6 +234,7 @@ fn context(n: u32, nonce: Vec<u8>, previous: Option<cgpath_appraisal::NodeState>
     Context {
         node: node::name(n),
         key: PinnedKey::Public(node::key(n).public()),
+        td: cgpath_appraisal::TdContext::default(),
         nonce: ExpectedNonce::Value(nonce),
         now: cgpath_testkit::NOW,
         previous,
@@ -304,7 +305,7 @@ fn judge(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
                 key: PinnedKey::Public(node.key.clone()),
                 ..context
             };
-            let findings = quote_findings(&delta.quote, &[], &context);
+            let findings = quote_findings(delta.quote.tpm()?, &[], &context);
             bound += cpu()? - started;
             if let Some(finding) = findings.first() {
                 return Err(format!("a quote of {name}: {}", finding.text).into());

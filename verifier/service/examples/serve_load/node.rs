@@ -185,7 +185,7 @@ impl Simulated {
             tier: node.tier,
             node: name(n),
             boot_id: node.boot_id,
-            quote,
+            quote: quote.into(),
             list,
             checkpoints: vec![file],
             partitions,
@@ -195,6 +195,7 @@ impl Simulated {
             from,
             unsealed: Vec::new(),
             in_flight: Vec::new(),
+            td: None,
         }
     }
 }

@@ -82,7 +82,8 @@ async fn who_does_not_prove_himself_is_refused_without_a_permit_to_be_judged() {
             attest: vec![1],
             signature: vec![1],
             ak: vec![1],
-        },
+        }
+        .into(),
         list: vec![],
         checkpoints: vec![vec![]; 500],
         partitions: vec![],
@@ -91,6 +92,7 @@ async fn who_does_not_prove_himself_is_refused_without_a_permit_to_be_judged() {
         boot: None,
         unsealed: vec![],
         in_flight: vec![],
+        td: None,
     };
     let path = "/v1/nodes/n1/evidence";
     for body in [evidence.to_cbor(), evidence.to_cbor()[..80].to_vec()] {

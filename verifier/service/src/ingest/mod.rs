@@ -16,14 +16,15 @@ use crate::changes::{self, StateChange};
 use crate::ingest::followers::Followers;
 use crate::ingest::policies::{LoadError, Policies};
 use crate::nonce::{BadNonce, Nonces};
+use crate::pinned;
 use crate::reappraisal::{self, ReappraisalError, Unappraisable};
 use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, Severity, Verdict};
-use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quote};
-use cgpath_evidence::{boot::REGISTERS, boot::Registers, tpm::Attest};
-use cgpath_policy::Policy;
+use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quotes};
+use cgpath_evidence::{boot::REGISTERS, boot::Registers, td::node_key_hash, tpm::Attest};
+use cgpath_policy::{NodeKeyPolicy, Policy};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,6 +111,7 @@ pub struct Judge {
     /// Nodes of the verdicts since the last look, and the number of these.
     since_prune: Mutex<(BTreeSet<String>, usize)>,
     followers: Followers,
+    collateral: pinned::Kept,
 }
 
 /// What arrived.
@@ -127,10 +129,10 @@ impl Received {
         }
     }
 
-    fn quote(&self) -> &Quote {
+    fn quotes(&self) -> (&Quotes, [u8; 16]) {
         match self {
-            Received::Whole(evidence) => &evidence.quote,
-            Received::Delta(delta) => &delta.quote,
+            Received::Whole(evidence) => (&evidence.quote, evidence.boot_id),
+            Received::Delta(delta) => (&delta.quote, delta.boot_id),
         }
     }
 
@@ -144,22 +146,43 @@ impl Received {
 
 /// What a quote says of itself, whether or not it holds.
 struct Claim<'a> {
-    quote: &'a Quote,
-    attest: Attest,
-    /// The Name of the key beside it, hex.
+    head: &'a Head,
+    /// Of a TPM's quote; `None` of a trust domain's.
+    attest: Option<Attest>,
+    /// The Name of the key beside it, or the hash of the node's key, hex.
     key: String,
+    nonce: Vec<u8>,
 }
 
 impl Claim<'_> {
-    fn of(quote: &Quote) -> Result<Claim<'_>, Refusal> {
+    /// By the key that the node is enrolled by.
+    fn of<'a>(head: &'a Head, node: &Node) -> Result<Claim<'a>, Refusal> {
         let bad = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
+        if pinned::is_domain(node) {
+            let td = head.quote.td.as_ref();
+            let td = td.ok_or_else(|| bad(&"there is no trust domain's quote"))?;
+            return Ok(Claim {
+                head,
+                attest: None,
+                key: hex::encode(node_key_hash(&td.node_key)),
+                nonce: td.nonce.clone(),
+            });
+        }
+        let quote = head.quote.tpm()?;
+        let attest = Attest::parse(&quote.attest).map_err(|e| bad(&e))?;
         Ok(Claim {
-            quote,
-            attest: Attest::parse(&quote.attest).map_err(|e| bad(&e))?,
+            head,
             key: cgpath_appraisal::key_name(&quote.ak)
                 .map(hex::encode)
                 .map_err(|e| bad(&e))?,
+            nonce: attest.extra_data.clone(),
+            attest: Some(attest),
         })
+    }
+
+    /// Counted by a TPM alone.
+    fn resets(&self) -> u32 {
+        self.attest.as_ref().map_or(0, |attest| attest.clock.reset_count)
     }
 }
 
@@ -190,6 +213,7 @@ impl Judge {
             gates: Mutex::default(),
             since_prune: Mutex::default(),
             followers: Followers::default(),
+            collateral: pinned::Kept::default(),
         }
     }
 
@@ -229,8 +253,8 @@ impl Judge {
     /// # Errors
     /// [`Refusal`].
     pub fn admit(&self, nonces: &Nonces, node: &str, head: &Head, now: u64) -> Result<(), Refusal> {
-        let claim = Claim::of(&head.quote)?;
         let round = self.store.round(node)?;
+        let claim = Claim::of(head, &round.node)?;
         self.check(nonces, &round, &claim, now).map(drop)
     }
 
@@ -247,24 +271,33 @@ impl Judge {
         if node.stopped.is_some() {
             return Err(Refusal::Store(StoreError::Stopped(node.name.clone())));
         }
-        if claim.key != node.ak_name {
+        if claim.key != node.ak_name && !self.may_have_another_key(node)? {
             return Err(Refusal::UnknownKey {
                 node: node.name.clone(),
                 expected: node.ak_name.clone(),
                 found: claim.key.clone(),
             });
         }
-        let nonce = &claim.attest.extra_data;
-        let expires = nonces.check(&node.name, nonce, now)?;
-        self.store.check_nonce(nonce, expires)?;
-        let question = self.question(round, nonce, now)?;
+        let expires = nonces.check(&node.name, &claim.nonce, now)?;
+        self.store.check_nonce(&claim.nonce, expires)?;
+        let question = self.question(round, &claim.nonce, now)?;
         // The values of the registers come later; here it is asked who signed what.
-        let placeholders = claim.attest.pcr_select.banks.iter().filter_map(|selection| {
+        let banks = claim.attest.iter().flat_map(|attest| &attest.pcr_select.banks);
+        let placeholders = banks.filter_map(|selection| {
             let zeros = vec![Digest::zero(selection.bank()?); REGISTERS];
             Registers::new(zeros)
         });
-        proven(claim.quote, &placeholders.collect::<Vec<_>>(), &question.context)?;
+        let placeholders: Vec<Registers> = placeholders.collect();
+        question.proven(node, &claim.head.quote, claim.head.boot_id, &placeholders)?;
         Ok((question, expires))
+    }
+
+    /// Whether each boot of the node may have a key of its own. Who sent the quote is then asked of all of
+    /// V1.
+    fn may_have_another_key(&self, node: &Node) -> Result<bool, Refusal> {
+        let policy = self.policies.of(node)?;
+        let tdx = policy.file.tdx.as_ref();
+        Ok(pinned::is_domain(node) && tdx.is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot))
     }
 
     /// Appraises evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a
@@ -274,11 +307,10 @@ impl Judge {
     /// [`Refusal`]; nothing is kept then.
     pub fn submit(&self, nonces: &Nonces, node: &str, bytes: &[u8], now: u64) -> Result<Kept, Refusal> {
         let head = Head::read(bytes)?;
-        let claim = Claim::of(&head.quote)?;
-        let nonce = &claim.attest.extra_data;
         let mut decoded = None;
         for _ in 0..TRIES {
             let round = self.store.round(node)?;
+            let claim = Claim::of(&head, &round.node)?;
             // First of all that takes time or memory: a sender without the key cannot make the service
             // decode, join or replay anything.
             let (question, nonce_expires) = self.check(nonces, &round, &claim, now)?;
@@ -288,16 +320,14 @@ impl Judge {
                 Some(received) => received,
                 none => none.insert(Received::from_cbor(bytes)?),
             };
-            proven(received.quote(), received.registers(), &question.context)?;
+            let (quotes, boot_id) = received.quotes();
+            question.proven(&round.node, quotes, boot_id, received.registers())?;
             let outcome = match received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
-                Received::Delta(delta) => {
-                    let resets = claim.attest.clock.reset_count;
-                    self.delta(delta, bytes, &round, &question, resets)?
-                }
+                Received::Delta(delta) => self.delta(delta, bytes, &round, &question, claim.resets())?,
             };
             let changes = changes::between(before.as_ref(), &outcome.verdict);
-            match self.keep(outcome, &round, &changes, nonce, nonce_expires) {
+            match self.keep(outcome, &round, &changes, &claim.nonce, nonce_expires) {
                 Err(Refusal::Store(StoreError::Conflict)) => {}
                 other => return other,
             }
@@ -317,10 +347,16 @@ impl Judge {
     fn question(&self, round: &Round, nonce: &[u8], now: u64) -> Result<Question, Refusal> {
         let node = &round.node;
         let policy = self.policies.of(node)?;
-        let key = reappraisal::pinned_key(node)?;
+        let key = pinned::key(node).map_err(Unappraisable::Key)?;
+        let collateral = match &policy.file.tdx {
+            Some(_) => self.collateral.of(self.store.dir()),
+            None => Arc::default(),
+        };
+        let td = pinned::td(node, &collateral).map_err(Unappraisable::Key)?;
         let context = Context {
             node: node.name.clone(),
             key,
+            td,
             nonce: ExpectedNonce::Value(nonce.to_vec()),
             now,
             previous: round.state.as_deref().map(state).transpose()?,
@@ -489,10 +525,31 @@ impl Question {
     }
 }
 
-/// Rule V1: the quote is by the node's key, over this nonce.
-fn proven(quote: &Quote, registers: &[Registers], context: &Context) -> Result<(), Refusal> {
+impl Question {
+    /// Rule V1: the quote is by the node's key, over this nonce.
+    fn proven(
+        &self,
+        node: &Node,
+        quotes: &Quotes,
+        boot_id: [u8; 16],
+        registers: &[Registers],
+    ) -> Result<(), Refusal> {
+        let context = &self.context;
+        if pinned::is_domain(node) {
+            let findings = cgpath_appraisal::td_quote_findings(quotes, boot_id, &self.policy, context);
+            return proven(&findings);
+        }
+        proven(&cgpath_appraisal::quote_findings(
+            quotes.tpm()?,
+            registers,
+            context,
+        ))
+    }
+}
+
+fn proven(findings: &[Finding]) -> Result<(), Refusal> {
     let failed = |f: &Finding| f.severity == Severity::Fail;
-    let findings: Vec<String> = cgpath_appraisal::quote_findings(quote, registers, context)
+    let findings: Vec<String> = findings
         .iter()
         .filter(|f| failed(f))
         .map(|f| format!("{}: {}", f.rule, f.text))

@@ -4,12 +4,11 @@
 //! somebody enrols it, so that nobody changes a verdict by changing a file. Not here: how a policy is read
 //! (see `policy_files`).
 
+use crate::files::Stamp;
 use crate::policy_files::{self, PolicyFileError, Watch};
 use crate::store::Node;
 use cgpath_policy::Policy;
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,32 +33,6 @@ pub enum LoadError {
         /// Digest now.
         found: String,
     },
-}
-
-/// What tells that a file is another than before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    path: PathBuf,
-    /// Device, inode, length, and times of the content's and the inode's last change.
-    file: Option<(u64, u64, u64, [i64; 4])>,
-}
-
-impl Stamp {
-    fn of(path: PathBuf) -> Stamp {
-        let file = fs::metadata(&path).ok().map(|m| {
-            (
-                m.dev(),
-                m.ino(),
-                m.len(),
-                [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()],
-            )
-        });
-        Stamp { path, file }
-    }
-
-    fn is_as_before(&self) -> bool {
-        self.file.is_some() && Stamp::of(self.path.clone()) == *self
-    }
 }
 
 struct Cached {

@@ -49,7 +49,7 @@ const DATABASE: &str = "store.db";
 /// "cgpt": marks the database as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x6367_7074;
 /// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 5;
+const SCHEMA_VERSION: i32 = 6;
 /// The key of [`Store::stale_after`].
 const STALE_AFTER: &str = "stale-after";
 /// Keeps a value by its key.
@@ -62,7 +62,7 @@ const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE nodes (
     name          TEXT PRIMARY KEY,
-    ak_name       TEXT NOT NULL,           -- TPM Name in hex
+    ak_name       TEXT NOT NULL,           -- TPM Name in hex; without a TPM as node_key
     ak_public     BLOB,                    -- TPMT_PUBLIC where a file was given
     policy        TEXT NOT NULL,           -- path, relative to the store's directory or absolute
     policy_digest TEXT NOT NULL,           -- what was enrolled; another content is refused
@@ -71,7 +71,8 @@ CREATE TABLE nodes (
     version       INTEGER NOT NULL,        -- changes with every change of this row
     stopped       INTEGER,                 -- since when nothing is taken of it, unix seconds
     base          TEXT,                    -- evidence that the next round may follow; none: it sends everything
-    policy_source TEXT                     -- absolute path of what `policy` is a copy of
+    policy_source TEXT,                    -- absolute path of what `policy` is a copy of
+    node_key      TEXT                     -- SHA-256 of a trust domain's key in hex, where one is pinned
 ) STRICT;
 CREATE TABLE verdicts (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -125,6 +126,9 @@ ALTER TABLE verdicts ADD COLUMN state_before BLOB;
 
 /// From version 4, in the same.
 const MIGRATION_5: &str = "ALTER TABLE nodes ADD COLUMN policy_source TEXT;";
+
+/// From version 5.
+const MIGRATION_6: &str = "ALTER TABLE nodes ADD COLUMN node_key TEXT;";
 
 /// Tables that version 5 added, beside that of refusals.
 const SINCE_5: &str = "
@@ -285,6 +289,9 @@ impl Store {
             if version < 5 {
                 connection.execute_batch(&format!("{MIGRATION_5} {REFUSALS} {SINCE_5}"))?;
             }
+            if version < 6 {
+                connection.execute_batch(MIGRATION_6)?;
+            }
             connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
         } else if version != SCHEMA_VERSION {
             return Err(foreign(format!(
@@ -384,6 +391,7 @@ mod tests {
             ak_public: None,
             policy: PathBuf::from("/p.yaml"),
             policy_source: None,
+            node_key: None,
             policy_digest: "sha256:00".to_owned(),
             added: 7,
             stopped: None,
@@ -432,7 +440,7 @@ mod tests {
             .execute_batch(
                 "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
                  DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; \
-                 ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
+                 ALTER TABLE nodes DROP COLUMN node_key; ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
                  ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
@@ -450,7 +458,7 @@ mod tests {
             .connection()
             .execute_batch(
                 "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; \
-                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN base; \
+                 ALTER TABLE nodes DROP COLUMN node_key; DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN base; \
                  DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
             )
             .unwrap();
@@ -463,7 +471,7 @@ mod tests {
         };
         store.prune(&limits, 0, None).unwrap();
         assert_eq!(store.history("n1", 10, None).unwrap().len(), 1);
-        let later = "PRAGMA user_version = 6";
+        let later = "PRAGMA user_version = 7";
         store.connection().execute_batch(later).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign { .. })));
     }

@@ -13,10 +13,12 @@ use std::path::{Path, PathBuf};
 pub struct Node {
     /// Its name; see [`valid_name`].
     pub name: String,
-    /// TPM Name of the attestation key, lower-case hex.
+    /// TPM Name of the attestation key, lower-case hex; of a node without a TPM as in `node_key`.
     pub ak_name: String,
     /// TPMT_PUBLIC of the attestation key, where a file was given at enrolment.
     pub ak_public: Option<Vec<u8>>,
+    /// SHA-256 of the key of a trust domain's node, lower-case hex, where one is pinned.
+    pub node_key: Option<String>,
     /// Absolute path of the policy file: the copy in the store, or in one that an earlier version made, the
     /// file itself.
     pub policy: PathBuf,
@@ -40,6 +42,7 @@ impl Node {
             ak_public: None,
             policy: "/p".into(),
             policy_source: None,
+            node_key: None,
             policy_digest: String::new(),
             added: 0,
             stopped: None,
@@ -90,8 +93,8 @@ impl Store {
         match old {
             None => {
                 transaction.execute(
-                    "INSERT INTO nodes (name, ak_name, ak_public, policy, policy_digest, added, version, policy_source)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    "INSERT INTO nodes (name, ak_name, ak_public, policy, policy_digest, added, version, policy_source, node_key)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         node.name,
                         node.ak_name,
@@ -103,6 +106,7 @@ impl Store {
                         // one.
                         random_version()?,
                         source,
+                        node.node_key,
                     ],
                 )?;
             }
@@ -111,7 +115,7 @@ impl Store {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
                      version = version + 1, state = CASE WHEN ?7 THEN state ELSE NULL END,
-                     base = CASE WHEN ?7 THEN base ELSE NULL END, policy_source = ?8 WHERE name = ?1",
+                     base = CASE WHEN ?7 THEN base ELSE NULL END, policy_source = ?8, node_key = ?9 WHERE name = ?1",
                     params![
                         node.name,
                         node.ak_name,
@@ -121,6 +125,7 @@ impl Store {
                         signed(node.added),
                         old == node.ak_name,
                         source,
+                        node.node_key,
                     ],
                 )?;
             }
@@ -191,13 +196,14 @@ impl Store {
     }
 }
 
-const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped, policy_source";
+const NODE: &str = "name, ak_name, ak_public, policy, policy_digest, added, stopped, policy_source, node_key";
 
 fn read_node(row: &rusqlite::Row<'_>, dir: &Path) -> rusqlite::Result<Node> {
     Ok(Node {
         name: row.get("name")?,
         ak_name: row.get("ak_name")?,
         ak_public: row.get("ak_public")?,
+        node_key: row.get("node_key")?,
         policy: dir.join(row.get::<_, String>("policy")?),
         policy_source: row.get::<_, Option<String>>("policy_source")?.map(PathBuf::from),
         policy_digest: row.get("policy_digest")?,

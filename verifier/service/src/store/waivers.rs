@@ -205,7 +205,8 @@ impl Store {
                 transaction.execute(
                     "UPDATE nodes SET ak_name = ?2, ak_public = ?3, policy = ?4, policy_digest = ?5, added = ?6,
                      version = version + 1, state = CASE WHEN ak_name = ?2 THEN state ELSE NULL END,
-                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END, policy_source = ?7 WHERE name = ?1",
+                     base = CASE WHEN ak_name = ?2 THEN base ELSE NULL END, policy_source = ?7, node_key = ?8
+                     WHERE name = ?1",
                     params![
                         name,
                         node.ak_name,
@@ -214,6 +215,7 @@ impl Store {
                         node.policy_digest,
                         signed(node.added),
                         node.policy_source.as_deref().map(text).transpose()?,
+                        node.node_key,
                     ],
                 )?;
                 node.policy_digest.clone()

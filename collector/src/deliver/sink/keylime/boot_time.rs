@@ -43,7 +43,7 @@ impl Boot {
         });
         Ok(Boot {
             time: time.map_err(|source| KeylimeError::BootTime { path, source })?,
-            facts: Arc::new(BootFacts::read()),
+            facts: Arc::new(BootFacts::read(true, false)),
         })
     }
 }

@@ -1,0 +1,102 @@
+//! The policy under which an honest run of a node is trusted, its reference files, and the context that goes
+//! with it.
+
+use super::Node;
+use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, sha256};
+use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
+use cgpath_evidence::PodUid;
+use cgpath_evidence::td::{node_key_hash, public_node_key};
+use cgpath_policy::{Policy, Reference, Source, SourceKind};
+
+impl Node {
+    /// `anchors` and `banks` of the policy's `accept`, and its `tdx`.
+    fn anchors_yaml(&self) -> (String, String) {
+        let pcr = self.has_tpm.then(|| "pcr-10".to_owned());
+        let rtmr = self.td.as_ref().map(|td| format!("rtmr-{}", td.rtmr));
+        let anchors: Vec<String> = pcr.into_iter().chain(rtmr).collect();
+        let mut accept = format!("  anchors: [{}]\n", anchors.join(", "));
+        if self.has_tpm {
+            accept += &format!("  banks: {}\n", self.accept_banks);
+        }
+        let tdx = self.td.as_ref();
+        (
+            accept,
+            tdx.map_or_else(String::new, |td| format!("tdx:\n{}", td.policy)),
+        )
+    }
+
+    /// The policy's YAML.
+    pub fn policy_yaml(&self) -> String {
+        let mut pods = String::new();
+        for uid in self.pod_files.keys() {
+            pods += &format!(
+                "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
+                uid.0[0]
+            );
+        }
+        let (anchors, tdx) = self.anchors_yaml();
+        format!(
+            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n{anchors}  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}{tdx}",
+            self.tier,
+            self.accept_templates,
+            sha256(IMA_POLICY.as_bytes()),
+            self.extra_policy,
+        )
+    }
+
+    /// The reference file that the policy calls `name`.
+    pub fn reference(&self, name: &str) -> Option<Vec<u8>> {
+        let uid = name.strip_suffix(".json")?;
+        let (files, learned) = if uid == "host" {
+            (&self.host_files, false)
+        } else {
+            (self.pod_files.get(&PodUid::parse(uid.as_bytes())?)?, self.learned)
+        };
+        let kind = if learned {
+            SourceKind::Log
+        } else {
+            SourceKind::Rootfs
+        };
+        let mut reference = Reference::new(Source {
+            kind,
+            name: name.into(),
+            digest: None,
+        });
+        for (path, digests) in files {
+            for digest in digests {
+                reference.insert(path.clone(), digest.clone()).unwrap();
+            }
+        }
+        let mut out = Vec::new();
+        reference.write_json(&mut out).unwrap();
+        Some(out)
+    }
+
+    /// The policy under which an honest run of this node is trusted.
+    pub fn policy(&self) -> Policy {
+        Policy::load("policy.yaml", self.policy_yaml().as_bytes(), |name| {
+            self.reference(name).ok_or_else(|| "no such file".to_owned())
+        })
+        .unwrap()
+    }
+
+    /// A context that pins this node's key.
+    pub fn context(&self, nonce: &[u8], previous: Option<NodeState>) -> Context {
+        Context {
+            node: NODE.into(),
+            key: if self.has_tpm {
+                PinnedKey::Public(self.ak.public())
+            } else {
+                PinnedKey::NoTpm
+            },
+            td: self.td.as_ref().map_or_else(TdContext::default, |td| TdContext {
+                node_key: Some(node_key_hash(&public_node_key(&td.key))),
+                collateral: vec![td.platform.collateral(NOW - 10 * 24 * 3600)],
+            }),
+            nonce: ExpectedNonce::Value(nonce.to_vec()),
+            now: self.now,
+            previous,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What `cargo xtask demo --anchor rtmr` gives the demo: a platform for its trust domain, as JSON.
+//!
+//! Not here: what the demo does with it (`vm_tests::domain`).
+#![forbid(unsafe_code)]
+
+use anyhow::Result;
+use cgpath_testkit::td::Outside;
+use std::time::{SystemTime, UNIX_EPOCH};
+use vm_tests::domain::Domain;
+
+fn main() -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let outside = Outside::of_zeros(now.as_secs().saturating_sub(24 * 3600));
+    let domain = Domain {
+        head: hex::encode(outside.head),
+        key: hex::encode(outside.key),
+        tail: hex::encode(outside.tail),
+        policy: outside.policy,
+        collateral: outside.collateral,
+        beside_tpm: false,
+    };
+    println!("{}", serde_json::to_string(&domain)?);
+    Ok(())
+}

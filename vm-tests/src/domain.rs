@@ -1,0 +1,138 @@
+//! A node in a trust domain without TDX: the test's module behind the kernel's own interfaces, a quoting
+//! service in the guest, and what a verifier needs to take its quotes.
+//!
+//! Promise: kernel, collector and verifier do what they do on a real one; what silicon, host and Intel would
+//! do is the test's, and counts only where a policy says `tdx.dangerous-root`. Not here: certificates and
+//! collateral (`cgpath-testkit` makes them), the module (see `module`).
+
+use crate::kernel::{self, Stock};
+use crate::scenario::{COLLECTOR, NODE, Site};
+use crate::{Vm, VmBuilder, host, module};
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use vm_protocol::spec::Workload;
+
+/// The only stock kernel here that shows a trust domain's registers.
+pub const STOCK: Stock = Stock::V7_3;
+
+/// The collector's configuration where the domain has no TPM.
+pub const ALONE: &str = "[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n";
+
+/// Where the quoting service asks for what it is to sign, and where its log is.
+const QUOTER: &str = "/dev/tdx_test_quoter";
+const QUOTES_LOG: &str = "/var/log/quotes.log";
+
+/// What is outside of a trust domain, and what a policy says of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Domain {
+    /// Header and TD report of each quote, 632 bytes as hex; registers and report data are filled in.
+    pub head: String,
+    /// The attestation key, a scalar of P-256 as hex.
+    pub key: String,
+    /// What stands behind a quote's signature, hex.
+    pub tail: String,
+    /// Lines of the policy's `tdx:`, indented by two.
+    pub policy: String,
+    /// A file of collateral.
+    pub collateral: String,
+    /// The node has a TPM, too, and both sign and vouch.
+    #[serde(default)]
+    pub beside_tpm: bool,
+}
+
+impl Domain {
+    /// Adds the kernel and the module.
+    ///
+    /// # Errors
+    /// When one of them cannot be made.
+    pub fn prepare(builder: VmBuilder) -> Result<VmBuilder> {
+        let kernel = kernel::stock(STOCK)?;
+        let module = module::tdx(&kernel)?;
+        Ok(builder
+            .file(&module::guest_path(&kernel), module, 0o644)
+            .kernel(kernel))
+    }
+
+    /// Loads the module and starts the quoting service.
+    ///
+    /// # Errors
+    /// When the guest refuses.
+    pub fn start(&self, vm: &Vm) -> Result<()> {
+        load(vm)?;
+        let workload = Workload::Quotes {
+            device: QUOTER.to_owned(),
+            head: self.head.clone(),
+            key: self.key.clone(),
+            tail: self.tail.clone(),
+        };
+        let text = serde_json::to_string(&workload)?;
+        let command = vm.command(&["guest", "workload", text.as_str()]);
+        command.spawn(QUOTES_LOG).map(drop)
+    }
+
+    /// Tables of the collector's configuration.
+    pub fn config(&self) -> &'static str {
+        if self.beside_tpm {
+            "[anchor]\nto = [\"pcr10\", \"rtmr\"]\n[quote]\nby = [\"tpm\", \"tdx_guest\"]\n"
+        } else {
+            ALONE
+        }
+    }
+
+    /// The line of `accept` that names what vouches for the list.
+    pub fn anchors(&self) -> &'static str {
+        if self.beside_tpm {
+            "anchors: [pcr-10, rtmr-3]\n  banks: [sha256]"
+        } else {
+            "anchors: [rtmr-3]"
+        }
+    }
+
+    /// Lines for the end of a node's policy.
+    pub fn policy(&self) -> String {
+        let of_pcrs = if self.beside_tpm {
+            "dangerous-boot-not-judged: true\n"
+        } else {
+            ""
+        };
+        format!("{of_pcrs}tdx:\n{}", self.policy)
+    }
+
+    /// Enrols the node by the key of its domain, and puts the collateral where the verifier looks for it.
+    ///
+    /// # Errors
+    /// When the collector or the verifier refuses.
+    pub fn enrol(&self, site: &Site, vm: &Vm) -> Result<()> {
+        let folder = site.store().join("collateral");
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let file = folder.join("test.json");
+        std::fs::write(&file, &self.collateral).with_context(|| format!("writing {}", file.display()))?;
+        vm.command(&[COLLECTOR, "node-key", "-o", "/run/node.key"])
+            .run()?
+            .check()?;
+        let key = hex::encode(Sha256::digest(vm.get("/run/node.key")?));
+        let mut command = site.cgpath(&["node", "add", NODE, "--node-key", &key]);
+        if self.beside_tpm {
+            command.arg("--ak").arg(site.attestation_key(vm)?);
+        }
+        command
+            .arg("--policy")
+            .arg(site.policy_file())
+            .arg("--store")
+            .arg(site.store());
+        host::output(&mut command).map(drop)
+    }
+}
+
+/// Loads the module and mounts configfs.
+///
+/// # Errors
+/// When the guest refuses.
+pub fn load(vm: &Vm) -> Result<()> {
+    vm.sh(&format!(
+        "depmod -a; modprobe {}; mount -t configfs configfs /sys/kernel/config",
+        module::TDX
+    ))
+    .map(drop)
+}
