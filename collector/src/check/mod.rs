@@ -111,6 +111,7 @@ pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> 
         tpm: &tpm::ask,
         probe: &probe::probe,
         types: &types,
+        overlay: &overlay,
         systemd: &systemd,
         daemon: &daemon,
     };
@@ -135,6 +136,11 @@ fn types(btf: &Path) -> Fact<Option<String>> {
         Err(error @ bpf::Error::Missing { .. }) => Ok(Some(error.to_string())),
         Err(error) => Err(Unknown::Failed(error.to_string())),
     }
+}
+
+/// Looks up what [`crate::bpf`] would.
+fn overlay(btf: &Path) -> Fact<bool> {
+    bpf::knows_overlay(btf).map_err(|error| Unknown::Failed(error.to_string()))
 }
 
 /// What the daemon says of itself, if one runs.
