@@ -19,6 +19,7 @@ mod workload_guard;
 mod workload_kexec;
 mod workload_memory;
 mod workload_pod;
+mod workload_serve;
 mod workload_timed;
 mod workload_tpm;
 
