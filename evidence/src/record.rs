@@ -51,8 +51,8 @@ pub enum EventKind {
     /// Records of a pod were not kept, since it was beyond its budget; see [`PodLoss`].
     #[n(8)]
     PodLoss,
-    /// A file that is executed or mapped through an overlay was opened for writing in its layer, where
-    /// neither the overlay nor IMA sees it.
+    /// A file that is executed or mapped through an overlay was opened for writing in its layer, or through
+    /// another overlay, where neither the first one nor IMA sees it.
     #[n(9)]
     LayerWrite,
 }

@@ -41,9 +41,14 @@ pub struct LayerKey {
 pub struct Used {
     /// As [`RawIdentity::layer_generation`].
     pub generation: u64,
+    /// `s_dev` of the overlay, or [`MANY_OVERLAYS`].
+    pub overlay: u64,
     /// 1 if it was reported since that it was opened for writing.
     pub told: u64,
 }
+
+/// [`Used::overlay`] of a file that was executed or mapped through more than one. No overlay has this number.
+pub const MANY_OVERLAYS: u64 = u64::MAX;
 
 /// Layers' files that are watched at most; the oldest give way.
 pub const MAX_USED: u32 = 32_768;

@@ -8,7 +8,7 @@
 
 mod files;
 
-pub use files::{LayerKey, MAX_USED, RawIdentity, Used, overlay};
+pub use files::{LayerKey, MANY_OVERLAYS, MAX_USED, RawIdentity, Used, overlay};
 
 /// Bumped at each change of a record's layout below; the loader refuses an object with another one. Maps are
 /// read by the collector that was built with the object, which is known by its hash, and after a handover by
@@ -56,7 +56,7 @@ pub mod kind {
     /// [`super::PodLossRecord`]: records of a pod were not sent, since it was beyond its budget.
     pub const POD_LOSS: u16 = 8;
     /// [`super::FileHead`] and a path follow: a file that is executed or mapped through an overlay was opened
-    /// for writing in its layer, where neither the overlay nor IMA sees it.
+    /// for writing in its layer or through another overlay, where neither the first one nor IMA sees it.
     pub const LAYER_WRITE: u16 = 9;
     /// [`super::CgroupRecord`]: a cgroup directory was made.
     pub const CGROUP_NEW: u16 = 16;

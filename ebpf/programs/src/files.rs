@@ -9,7 +9,7 @@ use crate::{
     ring, tasks,
 };
 use aya_ebpf::{
-    bindings::{BPF_ANY, file as File, inode as Inode, path as Path},
+    bindings::{BPF_NOEXIST, file as File, inode as Inode, path as Path},
     cty::c_void,
     helpers::generated::{
         bpf_d_path, bpf_ima_file_hash, bpf_ima_inode_hash, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str,
@@ -20,7 +20,7 @@ use aya_ebpf::{
 };
 use cgpath_ebpf_common::{
     BUDGET_UNIT, EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, LayerKey,
-    MAX_USED, RawIdentity, SMALL_PATH, Used, flag, kind, overlay,
+    MANY_OVERLAYS, MAX_USED, RawIdentity, SMALL_PATH, Used, flag, kind, overlay,
 };
 
 /// `ENAMETOOLONG`, include/uapi/asm-generic/errno.h.
@@ -29,8 +29,8 @@ const ENAMETOOLONG: i64 = 36;
 const S_IFMT: u16 = 0o170000;
 const S_IFREG: u16 = 0o100000;
 /// `FMODE_WRITE` and `FMODE_NOACCOUNT`, include/linux/fs.h. The kernel itself opens a layer's file for an
-/// overlay, and such a file has the latter (`alloc_empty_backing_file` in fs/file_table.c, before 6.5
-/// `open_with_fake_path`).
+/// overlay, whose own file was opened just before, and such a file has the latter (`alloc_empty_backing_file`
+/// in fs/file_table.c, before 6.5 `open_with_fake_path`).
 const FMODE_WRITE: u32 = 2;
 const FMODE_NOACCOUNT: u32 = 1 << 29;
 /// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h (of AFS the
@@ -109,8 +109,9 @@ pub fn inode_id(reader: &mut Reader, inode: u64) -> (u64, u64) {
 
 /// Writes what file it is whose inode is at this address; all 0 where there is none.
 ///
-/// What cannot be read is not known, which is no failure of the record. It belongs behind all else that a
-/// record needs: its branches would multiply what the verifier walks after them.
+/// Where a read fails, nothing is known of the file system, which verifiers do not take for a local one. This
+/// belongs behind all else that a record needs: its branches would multiply what the verifier walks after
+/// them.
 ///
 /// # Safety
 /// `to` is writable.
@@ -146,6 +147,9 @@ pub unsafe fn identify(inode: u64, to: *mut RawIdentity) {
                 identity.layer_written = u32::from(below > 0 && below > above);
             }
         }
+        if reader.finish() {
+            identity.magic = 0;
+        }
     }
     // SAFETY: as the caller promises; whole words, field by field.
     unsafe {
@@ -158,8 +162,8 @@ pub unsafe fn identify(inode: u64, to: *mut RawIdentity) {
     }
 }
 
-/// What tells an overlay from others that have had its device number: its upper directory, which no two
-/// overlays have at once. 0 without one: nothing can be written through such an overlay.
+/// What tells an overlay from others that have had its device number: its upper directory. 0 without one:
+/// nothing can be written through such an overlay.
 #[inline(always)]
 fn instance(reader: &mut Reader, sb: u64) -> u64 {
     let root: u64 = reader.read(sb + config!(super_block_s_root));
@@ -193,15 +197,27 @@ fn content_of(reader: &mut Reader, inode: u64) -> u64 {
     0
 }
 
-/// The same, one overlay down: fs/overlayfs/util.c, `ovl_inode_realdata`. What an inode of an overlay points
-/// at stays as long as the inode does.
+/// Address of the inode in the upper directory that holds the content of a file of an overlay: what is
+/// written through the overlay. 0 where a lower one still holds it, which a writer's open gives an upper copy.
 #[inline(always)]
-fn below(reader: &mut Reader, inode: u64) -> u64 {
+fn upper(reader: &mut Reader, inode: u64) -> u64 {
     let own = inode - config!(ovl_inode_vfs_inode);
     let upper: u64 = reader.read(own + config!(ovl_inode_upper));
     let flags: u64 = reader.read(own + config!(ovl_inode_flags));
-    if upper != 0 && (flags >> config!(ovl_upperdata)) & 1 != 0 {
-        return reader.read(upper + config!(dentry_d_inode));
+    if upper == 0 || (flags >> config!(ovl_upperdata)) & 1 == 0 {
+        return 0;
+    }
+    reader.read(upper + config!(dentry_d_inode))
+}
+
+/// As [`content_of`], one overlay down: fs/overlayfs/util.c, `ovl_inode_realdata`. What an inode of an overlay
+/// points at stays as long as the inode does.
+#[inline(always)]
+fn below(reader: &mut Reader, inode: u64) -> u64 {
+    let own = inode - config!(ovl_inode_vfs_inode);
+    let upper = upper(reader, inode);
+    if upper != 0 {
+        return upper;
     }
     let dentry: u64 = if config!(overlay) == u64::from(overlay::PATH) {
         let data: u64 = reader.read(own + config!(ovl_inode_lowerdata));
@@ -227,8 +243,9 @@ fn below(reader: &mut Reader, inode: u64) -> u64 {
     reader.read(dentry + config!(dentry_d_inode))
 }
 
-/// A file was opened: for writing, and somebody has it executed or mapped through an overlay, so that neither
-/// the overlay nor IMA sees it. Reported once, and again if it is executed or mapped after that.
+/// A file was opened: for writing, by its layer's path or through an overlay, and somebody has it executed or
+/// mapped through another overlay, so that neither that one nor IMA sees it. Reported once, and again if it is
+/// executed or mapped after that.
 #[inline(always)]
 pub fn opened(ctx: &LsmContext) {
     let file: *const u8 = ctx.arg(0);
@@ -241,14 +258,28 @@ pub fn opened(ctx: &LsmContext) {
             guard::field::<u16>(inode, config!(inode_i_mode)),
         )
     };
-    let is_direct = file_mode & (FMODE_WRITE | FMODE_NOACCOUNT) == FMODE_WRITE;
-    if !is_direct || inode_mode & S_IFMT != S_IFREG {
+    let is_asked_for = file_mode & (FMODE_WRITE | FMODE_NOACCOUNT) == FMODE_WRITE;
+    if !is_asked_for || inode_mode & S_IFMT != S_IFREG {
         return;
     }
     let mut reader = Reader::new();
-    let (dev, ino) = inode_id(&mut reader, inode);
-    let readers: i32 = reader.read(inode + config!(inode_i_readcount));
-    let generation: u32 = reader.read(inode + config!(inode_i_generation));
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    // What will be written, the overlay that it is seen through, and how many writers the opened file is.
+    let (written, overlay, own_writers) =
+        if magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN) {
+            let dev: u32 = reader.read(sb + config!(super_block_s_dev));
+            (upper(&mut reader, inode), u64::from(dev), 0)
+        } else {
+            (inode, 0, 1)
+        };
+    if written == 0 {
+        return;
+    }
+    let (dev, ino) = inode_id(&mut reader, written);
+    let readers: i32 = reader.read(written + config!(inode_i_readcount));
+    let writers: i32 = reader.read(written + config!(inode_i_writecount));
+    let generation: u32 = reader.read(written + config!(inode_i_generation));
     reader.finish();
     let Some(used) = USED.get_ptr_mut(LayerKey { dev, ino }) else {
         return;
@@ -256,11 +287,52 @@ pub fn opened(ctx: &LsmContext) {
     // SAFETY: a map value, which lives as long as the program; one call finds it not reported.
     unsafe {
         let is_it = (&raw const (*used).generation).read_volatile() == u64::from(generation);
-        if readers <= 0 || !is_it || kernel::swap_if(&raw mut (*used).told, 0, 1) != 0 {
+        let is_seen = (&raw const (*used).overlay).read_volatile() == overlay;
+        let is_open = readers > 0 || writers > own_writers;
+        if !is_it || is_seen || !is_open || kernel::swap_if(&raw mut (*used).told, 0, 1) != 0 {
             return;
         }
     }
     send_walked(ctx, file as u64, kind::LAYER_WRITE);
+}
+
+/// Remembers a layer's file that is executed or mapped through the overlay with this device number. Gives
+/// whether there was room.
+///
+/// # Safety
+/// `identity` is readable.
+#[inline(always)]
+unsafe fn used(overlay: u64, identity: *const RawIdentity) -> bool {
+    // SAFETY: as the caller promises.
+    let (key, generation) = unsafe {
+        let key = LayerKey {
+            dev: (*identity).layer_dev,
+            ino: (*identity).layer_ino,
+        };
+        (key, u64::from((*identity).layer_generation))
+    };
+    let first = Used {
+        generation,
+        overlay,
+        told: 0,
+    };
+    // The oldest give way. It may be there already.
+    let _ = USED.insert(key, first, u64::from(BPF_NOEXIST));
+    let Some(used) = USED.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: fields of a map value.
+    unsafe {
+        let known = &raw mut (*used).overlay;
+        if (&raw const (*used).generation).read_volatile() != generation {
+            (&raw mut (*used).generation).write_volatile(generation);
+            known.write_volatile(overlay);
+        } else if known.read_volatile() != overlay {
+            known.write_volatile(MANY_OVERLAYS);
+        }
+        (&raw mut (*used).told).write_volatile(0);
+    }
+    true
 }
 
 /// Whether the file at this address is a regular one.
@@ -454,17 +526,10 @@ unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash,
         tasks::fill(&mut reader, &raw mut (*head).task, flags);
         let identity = &raw mut (*head).identity;
         identify(inode, identity);
-        if matches!(kind, kind::EXECUTION | kind::SCRIPT | kind::MAPPING) && (*identity).layer_ino != 0 {
-            let key = LayerKey {
-                dev: (*identity).layer_dev,
-                ino: (*identity).layer_ino,
-            };
-            let used = Used {
-                generation: u64::from((*identity).layer_generation),
-                told: 0,
-            };
-            // The oldest give way: it does not fail.
-            let _ = USED.insert(key, used, u64::from(BPF_ANY));
+        let is_use = matches!(kind, kind::EXECUTION | kind::SCRIPT | kind::MAPPING);
+        // Nobody would see who writes a file that is not remembered.
+        if is_use && (*identity).layer_ino != 0 && !used(dev, identity) {
+            (*identity).layer_written = 1;
         }
     }
 }
@@ -477,8 +542,10 @@ unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash,
 /// cannot be freed under the walk, but no lock keeps a rename out.
 #[inline(always)]
 pub fn send_walked(ctx: &LsmContext, file: u64, kind: u16) {
-    // What is to be held against others than the one who did it has no budget.
-    if kind == kind::LATE_MAPPING && !budget::allows(Kept::Mapping, LARGE_UNITS) {
+    if kind == kind::LAYER_WRITE {
+        // It is held against others than the one who did it, too: it is paid for, and always sent.
+        budget::pay(LARGE_UNITS);
+    } else if !budget::allows(Kept::Mapping, LARGE_UNITS) {
         return;
     }
     let Some(seq) = ring::next_seq() else {

@@ -16,15 +16,26 @@ use vm_tests::pods::{self, BARE_RUNTIME, Pods, Running, Runtime};
 use vm_tests::scenario::{KnownPod, Node, Plan, WORKLOADS};
 use vm_tests::{Process, Stock};
 
-/// Two that run one image, one that runs another, one that writes, one that starts while it does, and one
-/// with a file that a process serves.
-const PODS: [&str; 6] = ["one", "two", "other", "writer", "late", "served"];
+/// Two that run one image, one that runs another, one that writes, one that starts while it does, one whose
+/// file is written through an overlay of a pod's own and the pod that does it, and one with a file that a
+/// process serves.
+const PODS: [&str; 8] = [
+    "one",
+    "two",
+    "other",
+    "writer",
+    "late",
+    "below",
+    "overlayer",
+    "served",
+];
 /// Where images lie in the guest, and where the writer has them.
 const IMAGES: &str = "/var/lib/bare/images";
 const LAYERS: &str = "/layers";
-/// What both run, and what the late one does.
+/// What both run, what the late one does, and the one below another overlay.
 const IDLE: &str = "/app/idle";
 const LATE: &str = "/app/late";
+const BELOW: &str = "/app/below";
 const SERVED: &str = "/srv/served/program";
 /// The kernel that has FUSE without a module.
 const SERVES: Stock = Stock::V6_12;
@@ -47,6 +58,7 @@ fn image(name: &str) -> Image {
         .dir("/proc", 0o755)
         .program(IDLE, &elf::pause(name))
         .program(LATE, &elf::pause(&format!("{name}, late")))
+        .program(BELOW, &elf::pause(&format!("{name}, below")))
 }
 
 /// The directory of an image in the guest.
@@ -140,6 +152,17 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         below(LATE)
     ))?;
     run(&pods, "late", &same, LATE, None);
+    // The layer of the one is the upper directory of the other's own overlay. IMA knows them as two files.
+    run(&pods, "below", &same, BELOW, None);
+    let overlayer = run(&pods, "overlayer", &other, IDLE, Some((IMAGES, LAYERS)));
+    let layers = format!(
+        "lowerdir={LAYERS}/lower,upperdir={LAYERS}/{},workdir={LAYERS}/work",
+        directory("same")
+    );
+    let script = format!(
+        "/bin/busybox mkdir -p {LAYERS}/lower {LAYERS}/work /own && /bin/busybox mount -t overlay own -o {layers} /own && echo more >> /own{BELOW}"
+    );
+    pods.must(&overlayer, "main", &["/bin/sh", "-c", &script])?;
     let _server = if stock == SERVES { Some(serve(&node)) } else { None };
     if stock == SERVES {
         let served = run(
@@ -257,6 +280,20 @@ fn a_writer_in_a_layers_directory_is_charged_and_so_is_who_runs_the_file(stock: 
     assert!(!facts.evidence.list.iter().any(is_violation));
 }
 
+fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file(stock: Stock) {
+    let facts = facts(stock);
+    let is_write = |r: &&Record| r.kind == EventKind::LayerWrite;
+    let writes: Vec<&Record> = facts.records("overlayer").filter(is_write).collect();
+    let [write] = writes[..] else { panic!("{writes:?}") };
+    let (layer, _) = facts.executed("below", BELOW);
+    let identity = write.identity.as_ref().unwrap();
+    assert_eq!(identity.layer, Some(layer), "{write:?}");
+    assert_eq!(write.path, format!("/own{BELOW}").into_bytes());
+    for pod in ["overlayer", "below"] {
+        assert_eq!(facts.fails(pod), [Rule::Violations], "{pod}: {}", facts.verdict);
+    }
+}
+
 fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted(stock: Stock) {
     let facts = facts(stock);
     let is_open = |pod: &str, path: &str| {
@@ -313,13 +350,28 @@ fn a_writer_in_a_layers_directory_is_charged_and_so_is_who_runs_the_file_on_7_3(
 }
 
 #[test]
+fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file_on_6_12() {
+    a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file(Stock::V6_12);
+}
+
+#[test]
 fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted_on_6_12() {
     a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted(Stock::V6_12);
 }
 
 #[test]
+fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file_on_6_1() {
+    a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file(Stock::V6_1);
+}
+
+#[test]
 fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted_on_6_1() {
     a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted(Stock::V6_1);
+}
+
+#[test]
+fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file_on_7_3() {
+    a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file(Stock::V7_3);
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert_eq!(size_of::<FileHead>(), 24 + 544 + 2 * 8 + 40 + 2 * 4 + 64);
     assert_eq!(size_of::<RawIdentity>(), 4 * 8 + 2 * 4);
     assert_eq!(size_of::<LayerKey>(), 2 * 8);
-    assert_eq!(size_of::<Used>(), 2 * 8);
+    assert_eq!(size_of::<Used>(), 3 * 8);
     assert_eq!(size_of::<CgroupRecord>(), 24 + 2 * 8 + 2 * 4 + MAX_NAME);
     assert_eq!(size_of::<GuardHead>(), 24 + 544 + 2 * 4 + 3 * 8 + 2 * 4);
     assert_eq!(size_of::<Settings>(), 10 * 8 + 6 * 4);

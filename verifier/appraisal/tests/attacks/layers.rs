@@ -67,6 +67,14 @@ fn write(node: &mut Node, by: &Actor, file: LayerFile) {
     }));
 }
 
+/// Somebody opens it for writing through an overlay of their own, in which that layer is the upper one.
+fn write_through_another(node: &mut Node, by: &Actor, file: LayerFile) {
+    node.record_layer_write(by, "/mnt/bin/app");
+    let (_, record) = node.waiting.last_mut().unwrap();
+    (record.dev, record.ino) = (77, 1);
+    record.identity = Some(Box::new(through(77, file)));
+}
+
 /// A pod with the layers' directory of the host.
 fn writer() -> Actor {
     app(4)
@@ -74,12 +82,13 @@ fn writer() -> Actor {
 
 #[test]
 fn who_runs_a_file_through_an_overlay_is_untrusted_once_its_layers_file_is_written() {
-    for writer_first in [false, true] {
+    let ways: [fn(&mut Node, &Actor, LayerFile); 2] = [write, write_through_another];
+    for (written, writer_first) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
         for is_late in [false, true] {
             let mut life = Life::begin(with_layers());
             let act = |life: &mut Life, is_writer: bool| {
                 if is_writer {
-                    write(&mut life.node, &writer(), LOWER);
+                    written(&mut life.node, &writer(), LOWER);
                 } else {
                     map(&mut life.node, 1);
                     map(&mut life.node, 2);
