@@ -17,9 +17,9 @@ use vm_tests::scenario::{KnownPod, Node, Plan, WORKLOADS};
 use vm_tests::{Process, Stock};
 
 /// Two that run one image, one that runs another, one that writes, one that starts while it does, one whose
-/// file is written through an overlay of a pod's own and the pod that does it, and one with a file that a
-/// process serves.
-const PODS: [&str; 8] = [
+/// file is written through an overlay of a pod's own and the pod that does it, one that runs a copy of its own
+/// and the pod that writes that one, and one with a file that a process serves.
+const PODS: [&str; 10] = [
     "one",
     "two",
     "other",
@@ -27,15 +27,19 @@ const PODS: [&str; 8] = [
     "late",
     "below",
     "overlayer",
+    "copied",
+    "upper",
     "served",
 ];
-/// Where images lie in the guest, and where the writer has them.
+/// Where images and upper directories lie in the guest, and where writers have them.
 const IMAGES: &str = "/var/lib/bare/images";
+const UPPERS: &str = "/var/lib/bare/pods";
 const LAYERS: &str = "/layers";
-/// What both run, what the late one does, and the one below another overlay.
+/// What both run, what the late one does, the one below another overlay, and the one with a copy.
 const IDLE: &str = "/app/idle";
 const LATE: &str = "/app/late";
 const BELOW: &str = "/app/below";
+const COPIED: &str = "/app/copied";
 const SERVED: &str = "/srv/served/program";
 /// The kernel that has FUSE without a module.
 const SERVES: Stock = Stock::V6_12;
@@ -59,6 +63,7 @@ fn image(name: &str) -> Image {
         .program(IDLE, &elf::pause(name))
         .program(LATE, &elf::pause(&format!("{name}, late")))
         .program(BELOW, &elf::pause(&format!("{name}, below")))
+        .program(COPIED, &elf::pause(&format!("{name}, copied")))
 }
 
 /// The directory of an image in the guest.
@@ -148,7 +153,7 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     }
     // A process of the writer's goes on with the other file open.
     sh(&format!(
-        "(exec 3>>{LAYERS}/{}; exec {IDLE}) <&- >&- 2>&- &",
+        "(exec 3>>{LAYERS}/{}; exec {IDLE}) <&- >&- 2>&- & until [ -e /proc/$!/fd/3 ]; do :; done",
         below(LATE)
     ))?;
     run(&pods, "late", &same, LATE, None);
@@ -163,6 +168,17 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         "/bin/busybox mkdir -p {LAYERS}/lower {LAYERS}/work /own && /bin/busybox mount -t overlay own -o {layers} /own && echo more >> /own{BELOW}"
     );
     pods.must(&overlayer, "main", &["/bin/sh", "-c", &script])?;
+    // A change of its times gives a pod a copy of its own.
+    let copied = run(&pods, "copied", &same, IDLE, None);
+    let script = format!(
+        "/bin/busybox touch {COPIED}; {COPIED} <&- >&- 2>&- &
+         until [ \"$(/bin/busybox readlink /proc/$!/exe)\" = {COPIED} ]; do :; done"
+    );
+    pods.must(&copied, "main", &["/bin/sh", "-c", &script])?;
+    let upper = run(&pods, "upper", &other, IDLE, Some((UPPERS, LAYERS)));
+    let id = &copied.ids.containers[0];
+    let script = format!("echo more >> {LAYERS}/{id}/upper{COPIED}");
+    pods.must(&upper, "main", &["/bin/sh", "-c", &script])?;
     let _server = if stock == SERVES { Some(serve(&node)) } else { None };
     if stock == SERVES {
         let served = run(
@@ -294,6 +310,18 @@ fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file
     }
 }
 
+fn a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod(stock: Stock) {
+    let facts = facts(stock);
+    let is_write = |r: &&Record| r.kind == EventKind::LayerWrite;
+    let writes: Vec<&Record> = facts.records("upper").filter(is_write).collect();
+    let [write] = writes[..] else { panic!("{writes:?}") };
+    let (layer, _) = facts.executed("copied", COPIED);
+    assert_eq!((write.dev, write.ino), (layer.dev, layer.ino), "{write:?}");
+    for pod in ["upper", "copied"] {
+        assert_eq!(facts.fails(pod), [Rule::Violations], "{pod}: {}", facts.verdict);
+    }
+}
+
 fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted(stock: Stock) {
     let facts = facts(stock);
     let is_open = |pod: &str, path: &str| {
@@ -355,6 +383,11 @@ fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file
 }
 
 #[test]
+fn a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod_on_6_12() {
+    a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod(Stock::V6_12);
+}
+
+#[test]
 fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted_on_6_12() {
     a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted(Stock::V6_12);
 }
@@ -365,6 +398,11 @@ fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file
 }
 
 #[test]
+fn a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod_on_6_1() {
+    a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod(Stock::V6_1);
+}
+
+#[test]
 fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted_on_6_1() {
     a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted(Stock::V6_1);
 }
@@ -372,6 +410,11 @@ fn a_file_that_is_open_for_writing_in_its_layer_makes_who_runs_it_untrusted_on_6
 #[test]
 fn a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file_on_7_3() {
     a_writer_through_an_overlay_of_its_own_is_charged_and_so_is_who_runs_the_file(Stock::V7_3);
+}
+
+#[test]
+fn a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod_on_7_3() {
+    a_writer_in_an_upper_directory_is_charged_and_so_is_its_pod(Stock::V7_3);
 }
 
 #[test]
