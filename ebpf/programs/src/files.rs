@@ -109,47 +109,76 @@ pub fn inode_id(reader: &mut Reader, inode: u64) -> (u64, u64) {
 
 /// Writes what file it is whose inode is at this address; all 0 where there is none.
 ///
-/// Where a read fails, nothing is known of the file system, which verifiers do not take for a local one. This
-/// belongs behind all else that a record needs: its branches would multiply what the verifier walks after
+/// This belongs behind all else that a record needs: its branches would multiply what the verifier walks after
 /// them.
 ///
 /// # Safety
 /// `to` is writable.
 #[inline(always)]
 pub unsafe fn identify(inode: u64, to: *mut RawIdentity) {
+    let mut reader = Reader::new();
+    if inode == 0 {
+        // SAFETY: as the caller promises; whole words.
+        unsafe { kernel::zero(to.cast::<[u64; size_of::<RawIdentity>() / 8]>()) };
+        return;
+    }
+    let is_overlays = is_overlays(&mut reader, inode);
+    let content = if is_overlays {
+        content_of(&mut reader, inode)
+    } else {
+        inode
+    };
+    // SAFETY: as the caller promises.
+    unsafe { describe(reader, inode, is_overlays, content, to) };
+}
+
+/// Whether the inode at this address is of an overlay whose files can be told.
+#[inline(always)]
+fn is_overlays(reader: &mut Reader, inode: u64) -> bool {
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN)
+}
+
+/// Writes what file it is whose inode is at this address, and whose content an inode at another one holds: the
+/// same one, unless it is an overlay's; 0 where that is not known.
+///
+/// Where a read fails, nothing is known of the file system, which verifiers do not take for a local one.
+///
+/// # Safety
+/// `to` is writable.
+#[inline(always)]
+unsafe fn describe(mut reader: Reader, inode: u64, is_overlays: bool, content: u64, to: *mut RawIdentity) {
     let mut identity = RawIdentity {
         generation: 0,
-        magic: 0,
+        magic: OVERLAYFS,
         layer_dev: 0,
         layer_ino: 0,
         layer_generation: 0,
         layer_written: 0,
     };
-    if inode != 0 {
-        let mut reader = Reader::new();
-        let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    if is_overlays {
+        identity.generation = instance(&mut reader, sb);
+        if content != 0 {
+            let layer: u64 = reader.read(content + config!(inode_i_sb));
+            identity.magic = reader.read(layer + config!(super_block_s_magic));
+            let (dev, ino) = inode_id(&mut reader, content);
+            identity.layer_dev = dev;
+            identity.layer_ino = ino;
+            identity.layer_generation = reader.read(content + config!(inode_i_generation));
+            // An overlay's own writers have both open.
+            let below: i32 = reader.read(content + config!(inode_i_writecount));
+            let above: i32 = reader.read(inode + config!(inode_i_writecount));
+            identity.layer_written = u32::from(below > 0 && below > above);
+        }
+    } else {
         identity.magic = reader.read(sb + config!(super_block_s_magic));
         let generation: u32 = reader.read(inode + config!(inode_i_generation));
         identity.generation = u64::from(generation);
-        if identity.magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN) {
-            identity.generation = instance(&mut reader, sb);
-            let content = content_of(&mut reader, inode);
-            if content != 0 {
-                let sb: u64 = reader.read(content + config!(inode_i_sb));
-                identity.magic = reader.read(sb + config!(super_block_s_magic));
-                let (dev, ino) = inode_id(&mut reader, content);
-                identity.layer_dev = dev;
-                identity.layer_ino = ino;
-                identity.layer_generation = reader.read(content + config!(inode_i_generation));
-                // An overlay's own writers have both open.
-                let below: i32 = reader.read(content + config!(inode_i_writecount));
-                let above: i32 = reader.read(inode + config!(inode_i_writecount));
-                identity.layer_written = u32::from(below > 0 && below > above);
-            }
-        }
-        if reader.finish() {
-            identity.magic = 0;
-        }
+    }
+    if reader.finish() {
+        identity.magic = 0;
     }
     // SAFETY: as the caller promises; whole words, field by field.
     unsafe {
@@ -263,16 +292,14 @@ pub fn opened(ctx: &LsmContext) {
         return;
     }
     let mut reader = Reader::new();
-    let sb: u64 = reader.read(inode + config!(inode_i_sb));
-    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    let is_overlays = is_overlays(&mut reader, inode);
     // What will be written, the overlay that it is seen through, and how many writers the opened file is.
-    let (written, overlay, own_writers) =
-        if magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN) {
-            let dev: u32 = reader.read(sb + config!(super_block_s_dev));
-            (upper(&mut reader, inode), u64::from(dev), 0)
-        } else {
-            (inode, 0, 1)
-        };
+    let (written, overlay, own_writers) = if is_overlays {
+        let (dev, _) = inode_id(&mut reader, inode);
+        (upper(&mut reader, inode), dev, 0)
+    } else {
+        (inode, 0, 1)
+    };
     if written == 0 {
         return;
     }
@@ -431,20 +458,19 @@ fn refusal(file: u64) -> i32 {
     let magic: u64 = reader.read(sb + config!(super_block_s_magic));
     let mounter: u64 = reader.read(sb + config!(super_block_s_user_ns));
     let level: u32 = reader.read(mounter + config!(user_namespace_level));
-    reader.finish();
     // Of an overlay, the file system of the content answers.
-    let mut layer = Reader::new();
     let content = if magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN) {
-        content_of(&mut layer, inode)
+        content_of(&mut reader, inode)
     } else {
         0
     };
     let magic = if content == 0 {
         magic
     } else {
-        let sb: u64 = layer.read(content + config!(inode_i_sb));
-        layer.read(sb + config!(super_block_s_magic))
+        let sb: u64 = reader.read(content + config!(inode_i_sb));
+        reader.read(sb + config!(super_block_s_magic))
     };
+    reader.finish();
     if size > config!(max_hash_mib) << 20 {
         return -EFBIG;
     }
@@ -492,17 +518,33 @@ unsafe fn record<const N: usize>(
         ring::path_failed();
     }
     // SAFETY: the reserved record.
-    unsafe { head(&raw mut (*r).head, seq, kind, file as u64, hash, path_len, flags) };
+    unsafe {
+        let inode = head(&raw mut (*r).head, seq, kind, file as u64, hash, path_len, flags);
+        let identity = &raw mut (*r).head.identity;
+        identify(inode, identity);
+        // Nobody would see who writes a file that is not remembered.
+        if (*identity).layer_ino != 0 && !used((*r).head.dev, identity) {
+            (*identity).layer_written = 1;
+        }
+    }
     record.submit(0);
     Outcome::Sent
 }
 
-/// Writes all of `head`.
+/// Writes all of `head` but what file it is, and gives the address of the file's inode.
 ///
 /// # Safety
 /// `head` is writable.
 #[inline(always)]
-unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash, path_len: u32, flags: u32) {
+unsafe fn head(
+    head: *mut FileHead,
+    seq: u64,
+    kind: u16,
+    file: u64,
+    hash: &Hash,
+    path_len: u32,
+    flags: u32,
+) -> u64 {
     let mut reader = Reader::new();
     let inode: u64 = reader.read(file + config!(file_f_inode));
     let (dev, ino) = inode_id(&mut reader, inode);
@@ -524,14 +566,8 @@ unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash,
             (&raw mut (*words)[i]).write_volatile(hash.words[i]);
         }
         tasks::fill(&mut reader, &raw mut (*head).task, flags);
-        let identity = &raw mut (*head).identity;
-        identify(inode, identity);
-        let is_use = matches!(kind, kind::EXECUTION | kind::SCRIPT | kind::MAPPING);
-        // Nobody would see who writes a file that is not remembered.
-        if is_use && (*identity).layer_ino != 0 && !used(dev, identity) {
-            (*identity).layer_written = 1;
-        }
     }
+    inode
 }
 
 /// Sends a record of this kind, LATE_MAPPING or LAYER_WRITE, for the file at this address, without a hash and
@@ -567,7 +603,17 @@ pub fn send_walked(ctx: &LsmContext, file: u64, kind: u16) {
         words: [0; 8],
     };
     // SAFETY: the reserved record.
-    unsafe { head(&raw mut (*r).head, seq, kind, file, &hash, len, flags) };
+    let inode = unsafe { head(&raw mut (*r).head, seq, kind, file, &hash, len, flags) };
+    let mut reader = Reader::new();
+    // The file of a mapping is the layer's own.
+    let is_overlays = kind == kind::LAYER_WRITE && is_overlays(&mut reader, inode);
+    let content = if is_overlays {
+        upper(&mut reader, inode)
+    } else {
+        inode
+    };
+    // SAFETY: the reserved record.
+    unsafe { describe(reader, inode, is_overlays, content, &raw mut (*r).head.identity) };
     record.submit(0);
 }
 
