@@ -109,8 +109,8 @@ pub fn inode_id(reader: &mut Reader, inode: u64) -> (u64, u64) {
 
 /// Writes what file it is whose inode is at this address; all 0 where there is none.
 ///
-/// This belongs behind all else that a record needs: its branches would multiply what the verifier walks after
-/// them.
+/// This belongs behind all else that a record needs: its branches would multiply what the verifier walks
+/// after them.
 ///
 /// # Safety
 /// `to` is writable.
@@ -140,8 +140,8 @@ fn is_overlays(reader: &mut Reader, inode: u64) -> bool {
     magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN)
 }
 
-/// Writes what file it is whose inode is at this address, and whose content an inode at another one holds: the
-/// same one, unless it is an overlay's; 0 where that is not known.
+/// Writes what file it is whose inode is at this address, and whose content an inode at another one holds:
+/// the same one, unless it is an overlay's; 0 where that is not known.
 ///
 /// Where a read fails, nothing is known of the file system, which verifiers do not take for a local one.
 ///
@@ -227,7 +227,7 @@ fn content_of(reader: &mut Reader, inode: u64) -> u64 {
 }
 
 /// Address of the inode in the upper directory that holds the content of a file of an overlay: what is
-/// written through the overlay. 0 where a lower one still holds it, which a writer's open gives an upper copy.
+/// written through the overlay. 0 where a lower one still holds it, of which a writer's open makes a copy.
 #[inline(always)]
 fn upper(reader: &mut Reader, inode: u64) -> u64 {
     let own = inode - config!(ovl_inode_vfs_inode);
@@ -239,8 +239,8 @@ fn upper(reader: &mut Reader, inode: u64) -> u64 {
     reader.read(upper + config!(dentry_d_inode))
 }
 
-/// As [`content_of`], one overlay down: fs/overlayfs/util.c, `ovl_inode_realdata`. What an inode of an overlay
-/// points at stays as long as the inode does.
+/// As [`content_of`], one overlay down: fs/overlayfs/util.c, `ovl_inode_realdata`. What an inode of an
+/// overlay points at stays as long as the inode does.
 #[inline(always)]
 fn below(reader: &mut Reader, inode: u64) -> u64 {
     let own = inode - config!(ovl_inode_vfs_inode);
@@ -273,8 +273,8 @@ fn below(reader: &mut Reader, inode: u64) -> u64 {
 }
 
 /// A file was opened: for writing, by its layer's path or through an overlay, and somebody has it executed or
-/// mapped through another overlay, so that neither that one nor IMA sees it. Reported once, and again if it is
-/// executed or mapped after that.
+/// mapped through another overlay, so that neither that one nor IMA sees it. Reported once, and again if it
+/// is executed or mapped after that.
 #[inline(always)]
 pub fn opened(ctx: &LsmContext) {
     let file: *const u8 = ctx.arg(0);

@@ -17,8 +17,8 @@ use vm_tests::scenario::{KnownPod, Node, Plan, WORKLOADS};
 use vm_tests::{Process, Stock};
 
 /// Two that run one image, one that runs another, one that writes, one that starts while it does, one whose
-/// file is written through an overlay of a pod's own and the pod that does it, one that runs a copy of its own
-/// and the pod that writes that one, and one with a file that a process serves.
+/// file is written through an overlay of a pod's own and the pod that does it, one that runs a copy of its
+/// own and the pod that writes that one, and one with a file that a process serves.
 const PODS: [&str; 10] = [
     "one",
     "two",
@@ -165,7 +165,8 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
         directory("same")
     );
     let script = format!(
-        "/bin/busybox mkdir -p {LAYERS}/lower {LAYERS}/work /own && /bin/busybox mount -t overlay own -o {layers} /own && echo more >> /own{BELOW}"
+        "/bin/busybox mkdir -p {LAYERS}/lower {LAYERS}/work /own \
+         && /bin/busybox mount -t overlay own -o {layers} /own && echo more >> /own{BELOW}"
     );
     pods.must(&overlayer, "main", &["/bin/sh", "-c", &script])?;
     // A change of its times gives a pod a copy of its own.
