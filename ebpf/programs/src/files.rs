@@ -132,7 +132,7 @@ pub unsafe fn identify(inode: u64, to: *mut RawIdentity) {
     unsafe { describe(reader, inode, is_overlays, content, to) };
 }
 
-/// Whether the inode at this address is of an overlay whose files can be told.
+/// Whether the inode at this address is of an overlay whose layers can be read.
 #[inline(always)]
 fn is_overlays(reader: &mut Reader, inode: u64) -> bool {
     let sb: u64 = reader.read(inode + config!(inode_i_sb));

@@ -16,14 +16,16 @@ use vm_tests::pods::{self, BARE_RUNTIME, Pods, Running, Runtime};
 use vm_tests::scenario::{KnownPod, Node, Plan, WORKLOADS};
 use vm_tests::{Process, Stock};
 
-/// Two that run one image, one that runs another, one that writes, one that starts while it does, one whose
-/// file is written through an overlay of a pod's own and the pod that does it, one that runs a copy of its
-/// own and the pod that writes that one, and one with a file that a process serves.
-const PODS: [&str; 10] = [
+/// Two that run one image, one that runs another, one that writes, one that has a file open for writing and
+/// one that starts meanwhile, one whose file is written through an overlay of a pod's own and the pod that
+/// does it, one that runs a copy of its own and the pod that writes that one, and one with a file that a
+/// process serves.
+const PODS: [&str; 11] = [
     "one",
     "two",
     "other",
     "writer",
+    "holder",
     "late",
     "below",
     "overlayer",
@@ -86,15 +88,9 @@ struct Facts {
     layer: (u64, u64),
 }
 
-fn run<'vm>(
-    pods: &Pods<'vm>,
-    name: &str,
-    image: &Image,
-    command: &str,
-    mount: Option<(&str, &str)>,
-) -> Running {
+fn run(pods: &Pods<'_>, name: &str, image: &Image, command: &[&str], mount: Option<(&str, &str)>) -> Running {
     let mut pod = Pod::burstable(name, &uid(name));
-    let mut main = pods::container("main", image, &[command]);
+    let mut main = pods::container("main", image, command);
     main.mounts.extend(mount.map(|(host, container)| Mount {
         host: host.to_owned(),
         container: container.to_owned(),
@@ -102,6 +98,16 @@ fn run<'vm>(
     }));
     pod.containers = vec![main];
     pods.run(&pod).unwrap()
+}
+
+/// Waits until the first process of a pod runs this program.
+fn becomes(node: &Node, pods: &Pods<'_>, running: &Running, program: &str) {
+    let begin = Instant::now();
+    let exe = format!("readlink /proc/{}/exe", pods.pid(running, "main").unwrap());
+    while node.vm.sh(&exe).is_ok_and(|exe| !exe.trim().ends_with(program)) {
+        assert!(begin.elapsed() < PATIENCE, "it does not run {program}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Begins to serve a file where it lies, and waits until it is served.
@@ -137,10 +143,10 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     let node = Node::boot(plan, dir.path())?;
     let (_collector, _) = node.start_collector()?;
     let pods = Pods::start(&node.vm, Runtime::Bare, &[])?;
-    run(&pods, "one", &same, IDLE, None);
-    run(&pods, "two", &same, IDLE, None);
-    run(&pods, "other", &other, IDLE, None);
-    let writer = run(&pods, "writer", &other, IDLE, Some((IMAGES, LAYERS)));
+    run(&pods, "one", &same, &[IDLE], None);
+    run(&pods, "two", &same, &[IDLE], None);
+    run(&pods, "other", &other, &[IDLE], None);
+    let writer = run(&pods, "writer", &other, &[IDLE], Some((IMAGES, LAYERS)));
     let before = node.fresh()?.verdict;
     let below = |file: &str| format!("{}{file}", directory("same"));
     let stat = node.vm.sh(&format!("stat -c '%d %i' {IMAGES}/{}", below(IDLE)))?;
@@ -151,15 +157,15 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     for _ in 0..2 {
         sh(&format!("echo more >> {LAYERS}/{}", below(IDLE)))?;
     }
-    // A process of the writer's goes on with the other file open.
-    sh(&format!(
-        "(exec 3>>{LAYERS}/{}; exec {IDLE}) <&- >&- 2>&- & until [ -e /proc/$!/fd/3 ]; do :; done",
-        below(LATE)
-    ))?;
-    run(&pods, "late", &same, LATE, None);
+    // Another one goes on with the other file open.
+    let script = format!("exec 3>>{LAYERS}/{}; exec {IDLE}", below(LATE));
+    let command = ["/bin/sh", "-c", &script];
+    let holder = run(&pods, "holder", &other, &command, Some((IMAGES, LAYERS)));
+    becomes(&node, &pods, &holder, IDLE);
+    run(&pods, "late", &same, &[LATE], None);
     // The layer of the one is the upper directory of the other's own overlay. IMA knows them as two files.
-    run(&pods, "below", &same, BELOW, None);
-    let overlayer = run(&pods, "overlayer", &other, IDLE, Some((IMAGES, LAYERS)));
+    run(&pods, "below", &same, &[BELOW], None);
+    let overlayer = run(&pods, "overlayer", &other, &[IDLE], Some((IMAGES, LAYERS)));
     let layers = format!(
         "lowerdir={LAYERS}/lower,upperdir={LAYERS}/{},workdir={LAYERS}/work",
         directory("same")
@@ -170,13 +176,10 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     );
     pods.must(&overlayer, "main", &["/bin/sh", "-c", &script])?;
     // A change of its times gives a pod a copy of its own.
-    let copied = run(&pods, "copied", &same, IDLE, None);
-    let script = format!(
-        "/bin/busybox touch {COPIED}; {COPIED} <&- >&- 2>&- &
-         until [ \"$(/bin/busybox readlink /proc/$!/exe)\" = {COPIED} ]; do :; done"
-    );
-    pods.must(&copied, "main", &["/bin/sh", "-c", &script])?;
-    let upper = run(&pods, "upper", &other, IDLE, Some((UPPERS, LAYERS)));
+    let script = format!("/bin/busybox touch {COPIED}; exec {COPIED}");
+    let copied = run(&pods, "copied", &same, &["/bin/sh", "-c", &script], None);
+    becomes(&node, &pods, &copied, COPIED);
+    let upper = run(&pods, "upper", &other, &[IDLE], Some((UPPERS, LAYERS)));
     let id = &copied.ids.containers[0];
     let script = format!("echo more >> {LAYERS}/{id}/upper{COPIED}");
     pods.must(&upper, "main", &["/bin/sh", "-c", &script])?;
@@ -186,7 +189,7 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
             &pods,
             "served",
             &other,
-            IDLE,
+            &[IDLE],
             Some(("/srv/served", "/srv/served")),
         );
         assert_eq!(pods.must(&served, "main", &[SERVED])?, "served\n");

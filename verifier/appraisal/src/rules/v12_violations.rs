@@ -41,10 +41,7 @@ fn names(record: &Record) -> impl Iterator<Item = (Place, Generation)> {
 }
 
 /// What is known under this name. A generation that is not stated can be any.
-fn known<'f, T>(
-    files: &'f Places<T>,
-    (place, generation): (Place, Generation),
-) -> impl Iterator<Item = &'f T> {
+fn known<T>(files: &Places<T>, (place, generation): (Place, Generation)) -> impl Iterator<Item = &T> {
     let there = files.get(&place).into_iter().flatten();
     let is_it = move |other: Generation| match (generation, other) {
         (Some(one), Some(other)) => one == other,
