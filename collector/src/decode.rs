@@ -10,7 +10,7 @@ use cgpath_ebpf_common::{
     HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest,
     SMALL_PATH, TaskKey, action, flag, kind,
 };
-use cgpath_evidence::{Bank, Digest, EventKind, FileHash, GuardAction, PodLoss};
+use cgpath_evidence::{Bank, Digest, EventKind, FileHash, GuardAction, Identity, LayerFile, PodLoss};
 
 /// Bytes of [`Header`].
 pub const HEADER_LEN: usize = size_of::<Header>();
@@ -62,7 +62,7 @@ pub struct Event {
 pub enum Body {
     /// IMA tried to add an entry, or logged a violation.
     Entry(EntryEvent),
-    /// A file was executed or mapped.
+    /// A file was executed or mapped, or written below an overlay.
     File(FileEvent),
     /// A guarded thing was touched, or an execution was denied.
     Guard(GuardEvent),
@@ -73,7 +73,7 @@ pub enum Body {
 }
 
 /// Who caused an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskInfo {
     /// Inode number of the cgroup's directory.
     pub cgroup_id: u64,
@@ -118,12 +118,14 @@ pub struct EntryEvent {
     pub dev: u64,
     /// Inode number; 0 where there is none.
     pub ino: u64,
+    /// What file that is; absent where there is none.
+    pub identity: Option<Identity>,
 }
 
-/// A file was executed or mapped.
+/// A file was executed or mapped, or written below an overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEvent {
-    /// One of `Execution`, `Script`, `Mapping`, `LateMapping`.
+    /// One of `Execution`, `Script`, `Mapping`, `LateMapping`, `LayerWrite`.
     pub kind: EventKind,
     /// Who.
     pub task: TaskInfo,
@@ -131,6 +133,8 @@ pub struct FileEvent {
     pub dev: u64,
     /// Inode number of the file.
     pub ino: u64,
+    /// What file that is.
+    pub identity: Identity,
     /// Content hash.
     pub hash: KernelHash,
     /// The hash was taken before IMA's own turn.
@@ -276,6 +280,7 @@ pub fn decode(raw: &Bytes) -> Result<Event> {
         kind::SCRIPT => Body::File(file(&mut at, raw, EventKind::Script)?),
         kind::MAPPING => Body::File(file(&mut at, raw, EventKind::Mapping)?),
         kind::LATE_MAPPING => Body::File(file(&mut at, raw, EventKind::LateMapping)?),
+        kind::LAYER_WRITE => Body::File(file(&mut at, raw, EventKind::LayerWrite)?),
         kind::GUARD => Body::Guard(guard(&mut at, raw)?),
         kind::POD_LOSS => Body::PodLoss(pod_loss(&mut at)?),
         kind::CGROUP_NEW => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::New)?),
@@ -462,6 +467,23 @@ fn task(at: &mut Cursor<'_>) -> Result<(TaskInfo, u32)> {
     Ok((task, flags))
 }
 
+fn identity(at: &mut Cursor<'_>) -> Result<Identity> {
+    let generation = at.u64("identity.generation")?;
+    let magic = at.u64("identity.magic")?;
+    let layer = LayerFile {
+        dev: at.u64("identity.layer_dev")?,
+        ino: at.u64("identity.layer_ino")?,
+        generation: at.u32("identity.layer_generation")?,
+    };
+    let written = at.u32("identity.layer_written")? != 0;
+    Ok(Identity {
+        generation,
+        magic,
+        layer: (layer.ino != 0).then_some(layer),
+        written,
+    })
+}
+
 fn entry(at: &mut Cursor<'_>, raw: &Bytes, violation: bool) -> Result<EntryEvent> {
     let (task, flags) = task(at)?;
     let ret = at.i32("entry.ret")?;
@@ -470,6 +492,7 @@ fn entry(at: &mut Cursor<'_>, raw: &Bytes, violation: bool) -> Result<EntryEvent
     let name_len = at.count("entry.name_len", LARGE_PATH)?;
     let dev = at.u64("entry.dev")?;
     let ino = at.u64("entry.ino")?;
+    let identity = identity(at)?;
     let (mut digests, mut other_banks) = (Vec::new(), Vec::new());
     for i in 0..MAX_DIGESTS {
         let alg = at.u16("entry.digests.alg")?;
@@ -496,6 +519,7 @@ fn entry(at: &mut Cursor<'_>, raw: &Bytes, violation: bool) -> Result<EntryEvent
         name_cut,
         dev,
         ino,
+        identity: ((dev, ino) != (0, 0)).then_some(identity),
     })
 }
 
@@ -503,6 +527,7 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
     let (task, flags) = task(at)?;
     let dev = at.u64("file.dev")?;
     let ino = at.u64("file.ino")?;
+    let identity = identity(at)?;
     let hash_alg = at.i32("file.hash_alg")?;
     let path_len = at.count("file.path_len", LARGE_PATH)?;
     let hash_bytes = at.take(64, "file.hash")?;
@@ -525,6 +550,7 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
         task,
         dev,
         ino,
+        identity,
         hash,
         pre_check: flags & flag::HASH_PRE_CHECK != 0,
         path,

@@ -99,6 +99,7 @@ fn record(n: u8) -> Vec<u8> {
         path_cut: false,
         guard: None,
         pod_loss: None,
+        identity: None,
     }
     .to_cbor()
 }

@@ -66,5 +66,7 @@ pub use evidence::{Evidence, PartitionLog, PodInfo, Quote, Quotes, Tier};
 pub use head::Head;
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
-pub use record::{Ancestor, EventKind, FileHash, Guard, GuardAction, PodLoss, Provenance, Record};
+pub use record::{
+    Ancestor, EventKind, FileHash, Guard, GuardAction, Identity, LayerFile, PodLoss, Provenance, Record,
+};
 pub use td::{TdEvidence, TdQuote};

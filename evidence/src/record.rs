@@ -51,6 +51,10 @@ pub enum EventKind {
     /// Records of a pod were not kept, since it was beyond its budget; see [`PodLoss`].
     #[n(8)]
     PodLoss,
+    /// A file that is executed or mapped through an overlay was opened for writing in its layer, or through
+    /// another overlay, where neither the first one nor IMA sees it.
+    #[n(9)]
+    LayerWrite,
 }
 
 /// What a record of the guard is about.
@@ -202,6 +206,48 @@ impl PodLoss {
     }
 }
 
+/// What file it is, beyond its device and inode number. See docs/decisions/0049.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct Identity {
+    /// The inode's generation: another one where the file system uses its number again. Inodes of overlayfs
+    /// have none; of them it tells overlays apart that had one device number: generation and inode number of
+    /// the upper directory, 0 without one.
+    #[n(0)]
+    pub generation: u64,
+    /// Magic number (include/uapi/linux/magic.h) of the file system that holds the content; that of overlayfs
+    /// where the layer is not known.
+    #[n(1)]
+    pub magic: u64,
+    /// Of a file of an overlay, the file of a layer that holds its content; absent where it is not known.
+    #[n(2)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerFile>,
+    /// Whether the layer's file was open for writing beside the overlay.
+    #[n(3)]
+    pub written: bool,
+}
+
+/// A file of a layer.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[cbor(map)]
+pub struct LayerFile {
+    /// Device: major << 20 | minor.
+    #[n(0)]
+    pub dev: u64,
+    /// Inode number.
+    #[n(1)]
+    pub ino: u64,
+    /// The inode's generation.
+    #[n(2)]
+    pub generation: u32,
+}
+
+/// `OVERLAYFS_SUPER_MAGIC`, include/uapi/linux/magic.h.
+pub const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+
 /// The content hash of the file that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "value")]
@@ -295,7 +341,7 @@ pub struct Record {
     /// Template digests by bank as the kernel had them; empty for events other than entries.
     #[n(5)]
     pub digests: Vec<Digest>,
-    /// The file's content hash; absent for entries, whose own template data carries it.
+    /// The file's content hash; absent for entries, whose own template data carries it, and writes.
     #[n(6)]
     pub hash: Option<FileHash>,
     /// File name or path as the kernel had it, raw bytes.
@@ -347,6 +393,11 @@ pub struct Record {
     #[n(20)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_loss: Option<PodLoss>,
+    /// What file it is; absent where there is none, and in records of collectors that did not say. Apart, so
+    /// that a record without it takes no more memory than before.
+    #[n(21)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Box<Identity>>,
 }
 
 /// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
@@ -471,6 +522,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         path_cut: false,
         guard: None,
         pod_loss: None,
+        identity: None,
     }
 }
 
@@ -519,15 +571,51 @@ mod tests {
         assert_eq!(Record::from_cbor(&bytes).unwrap(), record);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
-        // Key 2, the last kind that there is, and one more: what this kind is to a reader that does not know
-        // it.
+        // Key 2, and one more than the last kind that there is: what this kind is to a reader that does not
+        // know it.
         let at = bytes.windows(3).position(|w| w == [2, 8, 3]).unwrap();
         let mut other = bytes;
-        other[at + 1] = 9;
+        other[at + 1] = 10;
         assert!(matches!(
             Record::from_cbor(&other),
             Err(crate::Error::Malformed { .. })
         ));
+    }
+
+    #[test]
+    fn a_record_says_what_file_it_is_or_nothing_and_an_unknown_key_is_refused_by_who_does_not_know_it() {
+        let mut record = sample(3, "/kubepods/x", "/bin/true");
+        let without = record.to_cbor();
+        let layer = LayerFile {
+            dev: 8 << 20 | 1,
+            ino: 4711,
+            generation: u32::MAX,
+        };
+        for layer in [None, Some(layer)] {
+            record.identity = Some(Box::new(Identity {
+                generation: u64::MAX,
+                magic: OVERLAYFS_MAGIC,
+                layer,
+                written: layer.is_some(),
+            }));
+            let bytes = record.to_cbor();
+            assert_eq!(Record::from_cbor(&bytes).unwrap(), record);
+            let json = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+            // What a reader without key 21 makes of it: one more key than it knows.
+            let mut other = bytes;
+            let at = other
+                .windows(2)
+                .rposition(|w| w == [0x15, 0xa3] || w == [0x15, 0xa4]);
+            other[at.unwrap()] = 0x16;
+            assert_eq!(
+                Record::from_cbor(&other),
+                Err(crate::Error::NotDeterministic { what: "record" })
+            );
+        }
+        // Older evidence reads as before.
+        record.identity = None;
+        assert_eq!(Record::from_cbor(&without).unwrap(), record);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::td::{QuoteBody, log};
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
 use cgpath_evidence::{
-    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, PartitionKey, PartitionLog, PodInfo, PodUid, Record,
-    SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
+    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Identity, PartitionKey, PartitionLog, PodInfo,
+    PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
 
@@ -80,6 +80,7 @@ fn record() -> Record {
         ancestry: vec![],
         guard: None,
         pod_loss: None,
+        identity: None,
         ..first("record_cbor", Record::from_cbor)
     }
 }
@@ -134,6 +135,20 @@ fn logs() -> Vec<(&'static str, Vec<PartitionLog>)> {
                     r.cgroup = Some(vec![0]);
                 }),
                 44,
+            ))],
+        ),
+        (
+            "records of files",
+            vec![log(many(
+                of(&|r| {
+                    r.identity = Some(Box::new(Identity {
+                        generation: 0,
+                        magic: 0,
+                        layer: None,
+                        written: false,
+                    }));
+                }),
+                48,
             ))],
         ),
         (

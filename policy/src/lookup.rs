@@ -478,6 +478,13 @@ impl Policy {
             .any(|pattern| pattern.matches(path))
     }
 
+    /// Whether files of the file system with this magic number may be used: it is this machine's own, or
+    /// permitted.
+    pub fn permits_file_system(&self, magic: u64) -> bool {
+        let mut permitted = self.file.file_systems.permit.iter();
+        crate::is_local(magic) || permitted.any(|one| one.is(magic))
+    }
+
     /// The keys that switch a rule off. Every output repeats them.
     pub fn dangerous_keys(&self) -> Vec<&'static str> {
         let mut keys = Vec::new();
@@ -526,6 +533,8 @@ impl Policy {
                 .iter()
                 .map(|p| format!("violations.permit: {p}")),
         );
+        let file_systems = file.file_systems.permit.iter();
+        found.extend(file_systems.map(|one| format!("file-systems.permit: {one}")));
         let deviations = file.boot.iter().flat_map(|boot| &boot.firmware_deviations);
         let set = cgpath_evidence::boot::RegisterSet::Pcr;
         found.extend(deviations.map(|item| format!("boot.firmware-deviations: {}", item.shown(set))));

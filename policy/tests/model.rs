@@ -93,8 +93,19 @@ fn defaults_are_the_strict_ones() {
     assert_eq!(policy.file.kexec, cgpath_policy::Kexec::Deny);
     assert!(policy.dangerous_keys().is_empty());
     assert!(policy.relaxations().is_empty());
+    assert!(policy.file.file_systems.permit.is_empty());
     assert!(policy.is_runtime(b"/usr/bin/containerd-shim-runc-v2"));
     assert!(!policy.is_runtime(b"/usr/bin/containerd-shim-runc-v2-not"));
+    // Ext4 and tmpfs; NFS, overlayfs whose layer is not known, and what nobody knows.
+    for (magic, permitted) in [
+        (0xef53, true),
+        (0x0102_1994, true),
+        (0x6969, false),
+        (0x794c_7630, false),
+        (0x1234, false),
+    ] {
+        assert_eq!(policy.permits_file_system(magic), permitted, "{magic:#x}");
+    }
 }
 
 #[test]
@@ -106,9 +117,16 @@ predating-pods: trust
 kexec: allow
 min-reboot: 9
 violations: { permit: ['/var/log/**'] }
+file-systems: { permit: [nfs, '0x1234'] }
 dangerous-boot-not-judged: true
 ";
     let policy = load(&text).unwrap();
+    assert!(
+        [0x6969, 0x1234]
+            .iter()
+            .all(|magic| policy.permits_file_system(*magic))
+    );
+    assert!(!policy.permits_file_system(0x794c_7630));
     assert_eq!(policy.dangerous_keys(), ["dangerous-boot-not-judged"]);
     assert_eq!(
         policy.relaxations(),
@@ -120,8 +138,20 @@ dangerous-boot-not-judged: true
             "kexec: allow",
             "min-reboot: 9",
             "violations.permit: /var/log/**",
+            "file-systems.permit: nfs",
+            "file-systems.permit: 0x1234",
         ]
     );
+}
+
+#[test]
+fn a_file_system_that_nobody_knows_by_this_name_is_an_error_with_its_place() {
+    let error = load(&(yaml() + "file-systems: { permit: [nfs, NFSv4] }\n")).unwrap_err();
+    let Error::Syntax { line, why, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*line, yaml().lines().count() + 1);
+    assert!(why.contains("\"NFSv4\"") && why.contains("9p"), "{why}");
 }
 
 #[test]

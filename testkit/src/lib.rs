@@ -44,7 +44,7 @@ pub use authority::{Authority, Issued, Order};
 pub use firmware::FirmwareLog;
 pub use key::{Attest, AttestationKey, GOOD_ATTRIBUTES, KeyKind};
 pub use measurement::Measurement;
-pub use node::Node;
+pub use node::{EXT4, EXT4_DEVICE, Node};
 pub use rounds::{booted, delta_after};
 
 use cgpath_evidence::{Bank, Digest, PodUid, Quote, Quotes};

@@ -9,8 +9,8 @@ use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, SHIM, pod, sha256};
 use cgpath_appraisal::key_name;
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Collectors, Digest, EventKind, Evidence, FileHash, Guard, GuardAction,
-    GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote,
-    Quotes, Record, SealedCheckpoint, Tier,
+    GuardMode, Identity, InFlight, LayerFile, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss, PodUid,
+    Protection, Quote, Quotes, Record, SealedCheckpoint, Tier,
     boot::{Boot, boot_aggregate},
     checkpoint,
     merkle::Frontier,
@@ -20,6 +20,11 @@ use cgpath_evidence::{
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// `EXT4_SUPER_MAGIC`, include/uapi/linux/magic.h.
+pub const EXT4: u64 = 0xef53;
+/// Where the layers of all containers lie: 8:1, as records have it.
+pub const EXT4_DEVICE: u64 = 8 << 20 | 1;
 
 /// A node made of software. Every field may be changed by a test before the next step.
 #[derive(Debug, Clone)]
@@ -56,6 +61,10 @@ pub struct Node {
     pub in_flight: Vec<InFlight>,
     /// Files that more than one partition has, by path: device and inode. All others are one partition's own.
     pub shared: BTreeMap<Vec<u8>, (u64, u64)>,
+    /// Whether records say what file it is, as those of older collectors do not.
+    pub identifies: bool,
+    /// What file it is at a path in a partition, where it is not what [`Node::identity`] makes of it.
+    pub identities: BTreeMap<(PartitionKey, Vec<u8>), Identity>,
     /// Checkpoints.
     pub checkpoints: Vec<SealedCheckpoint>,
     /// The last sequence number.
@@ -120,6 +129,8 @@ impl Node {
             waiting: Vec::new(),
             in_flight: Vec::new(),
             shared: BTreeMap::new(),
+            identifies: false,
+            identities: BTreeMap::new(),
             checkpoints: Vec::new(),
             seq: 0,
             losses: Losses::default(),
@@ -346,6 +357,12 @@ impl Node {
         ));
     }
 
+    /// Our programs record that a file was opened for writing in its layer.
+    pub fn record_layer_write(&mut self, actor: &Actor, path: impl AsRef<[u8]>) {
+        let record = self.record(actor, EventKind::LayerWrite, path.as_ref());
+        self.waiting.push((actor.key(), record));
+    }
+
     /// Our programs record an execution or a mapping.
     pub fn record_execution(
         &mut self,
@@ -377,6 +394,8 @@ impl Node {
     fn record(&mut self, actor: &Actor, kind: EventKind, path: &[u8]) -> Record {
         self.seq += 1;
         let (dev, ino) = self.file(&actor.key(), path);
+        let is_file = !matches!(kind, EventKind::Guard | EventKind::PodLoss);
+        let identity = self.identity(&actor.key(), path).filter(|_| is_file);
         let ancestry = actor.exes.iter().enumerate().map(|(i, exe)| Ancestor {
             tgid: if i + 1 == actor.exes.len() {
                 1
@@ -411,6 +430,7 @@ impl Node {
             path_cut: false,
             guard: None,
             pod_loss: None,
+            identity: identity.map(Box::new),
         }
     }
 
@@ -423,6 +443,27 @@ impl Node {
         };
         let own = || (number(key.to_string().as_bytes()), number(path));
         self.shared.get(path).copied().unwrap_or_else(own)
+    }
+
+    /// What file it is at a path in a partition: pods have overlays on ext4 with a layer of their own, and
+    /// all else is on ext4, [`Node::shared`] volumes too.
+    pub fn identity(&self, key: &PartitionKey, path: &[u8]) -> Option<Identity> {
+        if let Some(identity) = self.identities.get(&(*key, path.to_vec())) {
+            return Some(*identity);
+        }
+        let (dev, ino) = self.file(key, path);
+        let is_overlay = matches!(key, PartitionKey::Pod(_)) && !self.shared.contains_key(path);
+        let layer = is_overlay.then_some(LayerFile {
+            dev: EXT4_DEVICE,
+            ino: dev ^ ino,
+            generation: 3,
+        });
+        self.identifies.then_some(Identity {
+            generation: 2,
+            magic: EXT4,
+            layer,
+            written: false,
+        })
     }
 
     /// A thread of `actor` begins to add an entry and does not end.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use cgpath_evidence::{EventKind, FileHash};
 use cgpathd::decode::Body;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 
 /// As a container sees its files: through overlayfs.
@@ -76,6 +77,25 @@ pub fn all(bed: &mut Bed, check: &mut Check) -> Result<()> {
                 fs::metadata(lower.join("busybox-o"))?.ino(),
             ];
             ensure!(inodes.contains(&f.ino), "{f:?} {inodes:?}");
+            Ok(())
+        },
+    );
+    check.run(
+        "a file of an overlay is known by its layer's: the lower one, and once it was written the upper one",
+        || {
+            let mut generations = Vec::new();
+            for layer in [&lower, &upper] {
+                run(&p, &["true"])?;
+                let events = drain(&mut bed.ring)?;
+                let identity = one(&events, EventKind::Execution, &p)?.identity;
+                let file = identity.layer.with_context(|| format!("{identity:?}"))?;
+                let inode = fs::metadata(layer.join("busybox-o"))?.ino();
+                ensure!(file.ino == inode && !identity.written, "{identity:?} {inode}");
+                generations.push(identity.generation);
+                // The first write copies it.
+                fs::OpenOptions::new().append(true).open(&p)?.write_all(b"x")?;
+            }
+            ensure!(generations[0] == generations[1], "one overlay: {generations:?}");
             Ok(())
         },
     );

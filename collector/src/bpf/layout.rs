@@ -9,7 +9,7 @@
 use super::{Error, Hierarchy, Result};
 use crate::decode::HASH_ALGOS;
 use btf_rs::{Btf, BtfType, Type};
-use cgpath_ebpf_common::{Config, NO_SUBSYSTEM};
+use cgpath_ebpf_common::{Config, NO_SUBSYSTEM, overlay};
 use std::path::{Path, PathBuf};
 
 const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel's version";
@@ -27,10 +27,25 @@ pub(super) fn config(btf_path: &Path, tpm: Option<&Path>, hierarchy: &Hierarchy)
         source,
     })?;
     let types = Types { btf };
-    Ok(Config {
+    let config = Config {
         digest_slots: tpm.map_or(Ok(WITHOUT_TPM), digest_slots)?,
         ..types.config(hierarchy)?
-    })
+    };
+    Ok(types.with_overlay(config, btf_path))
+}
+
+/// Whether this type information, or that of the module beside it, has what it takes to know the files of an
+/// overlay's layers.
+///
+/// # Errors
+/// [`Error::Btf`].
+pub fn knows_overlay(btf_path: &Path) -> Result<bool> {
+    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
+        path: btf_path.to_owned(),
+        source,
+    })?;
+    let config = Types { btf }.with_overlay(Config::default(), btf_path);
+    Ok(config.overlay != overlay::UNKNOWN)
 }
 
 /// Whether this type information has everything that the programs need.
@@ -326,6 +341,43 @@ impl Types {
         self.offsets(hierarchy)
     }
 
+    /// The same with what is known of overlayfs, which is a module on most distributions: its types are there
+    /// while it is loaded. Without them records do not name the files of layers.
+    fn with_overlay(&self, config: Config, btf_path: &Path) -> Config {
+        let module = Btf::from_split_file(btf_path.with_file_name("overlay"), &self.btf);
+        let module = module.ok().map(|btf| Types { btf });
+        let types = module.as_ref().unwrap_or(self);
+        types.overlay(config).unwrap_or(config)
+    }
+
+    /// Source: fs/overlayfs/ovl_entry.h of 6.1, 6.12 and 7.3.
+    fn overlay(&self, config: Config) -> Result<Config> {
+        let known = Config {
+            ovl_inode_vfs_inode: self.offset("ovl_inode", "vfs_inode", Any)?,
+            ovl_inode_upper: self.offset("ovl_inode", "__upperdentry", Exactly(8))?,
+            ovl_inode_flags: self.offset("ovl_inode", "flags", Exactly(8))?,
+            ovl_upperdata: self.enumerator("ovl_inode_flag", "OVL_UPPERDATA")?,
+            ..config
+        };
+        let Ok(lower) = self.offset("ovl_inode", "oe", Exactly(8)) else {
+            return Ok(Config {
+                overlay: overlay::PATH,
+                ovl_inode_lower: self.offset("ovl_inode", "lowerpath.dentry", Exactly(8))?,
+                ovl_inode_lowerdata: self.offset("ovl_inode", "lowerdata", Exactly(8))?,
+                ..known
+            });
+        };
+        let first = self.offset("ovl_entry", "__lowerstack", Any)?;
+        Ok(Config {
+            overlay: overlay::STACK,
+            ovl_inode_lower: lower,
+            ovl_entry_numlower: self.offset("ovl_entry", "__numlower", Exactly(4))?,
+            ovl_entry_lower: first + self.offset("ovl_path", "dentry", Exactly(8))?,
+            ovl_path_size: self.struct_size("ovl_path")?,
+            ..known
+        })
+    }
+
     fn offsets(&self, hierarchy: &Hierarchy) -> Result<Config> {
         let cgroup_subsys = match hierarchy.controller {
             None => NO_SUBSYSTEM,
@@ -356,9 +408,13 @@ impl Types {
             inode_i_ino: self.offset("inode", "i_ino", Exactly(8))?,
             inode_i_sb: self.offset("inode", "i_sb", Exactly(8))?,
             inode_i_rdev: self.offset("inode", "i_rdev", Exactly(4))?,
+            inode_i_generation: self.offset("inode", "i_generation", Exactly(4))?,
+            inode_i_writecount: self.offset("inode", "i_writecount", Exactly(4))?,
+            inode_i_readcount: self.offset("inode", "i_readcount", Exactly(4))?,
             super_block_s_dev: self.offset("super_block", "s_dev", Exactly(4))?,
             super_block_s_magic: self.offset("super_block", "s_magic", Exactly(8))?,
             super_block_s_user_ns: self.offset("super_block", "s_user_ns", Exactly(8))?,
+            super_block_s_root: self.offset("super_block", "s_root", Exactly(8))?,
             inode_i_size: self.offset("inode", "i_size", Exactly(8))?,
             dentry_d_parent: self.offset("dentry", "d_parent", Exactly(8))?,
             dentry_d_name: self.offset("dentry", "d_name.name", Exactly(8))?,

@@ -17,7 +17,7 @@ use aya::{
     },
 };
 use cgpath_ebpf_common::{
-    Budget, Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings,
+    Budget, Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings, overlay,
 };
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
@@ -43,7 +43,7 @@ pub(super) enum Hook {
 
 /// All programs, in the order in which they are attached: names of cgroups first, since all else refers to
 /// them.
-pub(super) const PROGRAMS: [(&str, Hook); 22] = [
+pub(super) const PROGRAMS: [(&str, Hook); 23] = [
     ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
     ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
     ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
@@ -57,6 +57,7 @@ pub(super) const PROGRAMS: [(&str, Hook); 22] = [
     ("script", Hook::Lsm("bprm_check_security")),
     ("mapped", Hook::Lsm("mmap_file")),
     ("made_executable", Hook::Lsm("file_mprotect")),
+    ("layer_opened", Hook::Lsm("file_open")),
     ("deny_execution", Hook::Lsm("bprm_check_security")),
     ("deny_mapping", Hook::Lsm("mmap_file")),
     ("guard_call", Hook::Lsm("bpf")),
@@ -420,6 +421,12 @@ fn load(
         hash_served: options.hash_served.into(),
         ..layout::config(&options.kernel_btf, tpm, &hierarchy)?
     };
+    if config.overlay == overlay::UNKNOWN {
+        tracing::warn!(
+            "the types of overlayfs are not there: records will not name the files of its layers (hint: load the module \
+             overlay before cgpathd)"
+        );
+    }
     let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
         .map_err(kernel("parse", options.kernel_btf.display().to_string()))?;
     // A copy: the allocator aligns it, which the parser needs and the caller's bytes may not be.

@@ -27,7 +27,7 @@ pub use ring::{Item, Ring};
 use aya::maps::{Array, MapData};
 use cgpath_ebpf_common::Counters;
 use cgpath_evidence::{Bank, Digest};
-pub use layout::resolve;
+pub use layout::{knows_overlay, resolve};
 use load::{Attached, Controls, Loaded, Plain};
 pub use load::{DIRECT_CALLS_HINT, interface, lsm_parameter};
 use sha2::{Digest as _, Sha256};

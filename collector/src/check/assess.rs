@@ -64,6 +64,7 @@ pub fn assess(facts: &Facts, config: &Config) -> Vec<Row> {
         kernel::architecture(facts),
         kernel::privileges(facts),
         kernel::btf(facts),
+        kernel::overlay(facts),
         kernel::hook(facts),
         kernel::jit(facts),
         kernel::bpf_lsm(facts),

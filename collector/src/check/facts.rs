@@ -151,6 +151,8 @@ pub struct Facts {
     pub hooks_missing: Fact<Vec<&'static str>>,
     /// What the programs need of the kernel's types and do not find there; `None` where all is there.
     pub types_missing: Fact<Option<String>>,
+    /// Whether overlayfs' types are there, so that records name the files of its layers.
+    pub overlay: Fact<bool>,
     /// Whether this kernel's functions can call eBPF programs.
     pub direct_calls: Fact<bool>,
     /// Whether `ima_add_template_entry` is among the functions that can be traced.
@@ -241,6 +243,8 @@ pub struct Ask<'a> {
     pub probe: &'a Probe<'a>,
     /// Looks up in the kernel's type information, a file, what the programs need; gives what is not there.
     pub types: &'a dyn Fn(&Path) -> Fact<Option<String>>,
+    /// Looks up there whether overlayfs' types are known.
+    pub overlay: &'a dyn Fn(&Path) -> Fact<bool>,
     /// What `systemctl --version` prints.
     pub systemd: &'a dyn Fn() -> Fact<String>,
     /// Asks the daemon.
@@ -265,6 +269,7 @@ pub fn gather(root: &Path, config: &Config, ask: &Ask<'_>) -> Facts {
         capabilities: tree.capabilities(),
         hooks_missing: tree.hooks_missing(),
         types_missing: (ask.types)(&tree.at(BTF)),
+        overlay: (ask.overlay)(&tree.at(BTF)),
         direct_calls: tree.direct_calls(),
         traceable: tree.traceable(),
         ftrace: tree.line("/proc/sys/kernel/ftrace_enabled"),

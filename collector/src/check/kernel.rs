@@ -93,6 +93,21 @@ fn types(facts: &Facts) -> Row {
     }
 }
 
+/// Without it the node works; verifiers do not know what containers' files are, and refuse them by default.
+pub(super) fn overlay(facts: &Facts) -> Row {
+    const ID: &str = "overlay";
+    match facts.overlay {
+        Ok(true) => row(ID, State::Ok, "the files of layers are known"),
+        Ok(false) => row(
+            ID,
+            State::Warn,
+            "the types of overlayfs are not there, so that files of layers are not known: verifiers refuse files of overlays",
+        )
+        .remedy("modprobe overlay, before cgpathd starts for the first time in this boot"),
+        Err(ref why) => absent(ID, why),
+    }
+}
+
 pub(super) fn hook(facts: &Facts) -> Row {
     const ID: &str = "hook";
     let name = "ima_add_template_entry";

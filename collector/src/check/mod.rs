@@ -115,6 +115,7 @@ pub fn run(config: &Config, json: bool, out: &mut impl Write) -> io::Result<u8> 
         provider: &provider,
         probe: &probe::probe,
         types: &types,
+        overlay: &overlay,
         systemd: &systemd,
         daemon: &daemon,
     };
@@ -144,6 +145,11 @@ fn types(btf: &Path) -> Fact<Option<String>> {
 /// Makes a report's directory and asks who would make the report.
 fn provider(directory: &Path) -> Result<String, String> {
     Reports::new(directory, "").present().map_err(|e| e.to_string())
+}
+
+/// Looks up what [`crate::bpf`] would.
+fn overlay(btf: &Path) -> Fact<bool> {
+    bpf::knows_overlay(btf).map_err(|error| Unknown::Failed(error.to_string()))
 }
 
 /// What the daemon says of itself, if one runs.

@@ -106,6 +106,7 @@ impl Node {
                 })
             },
             types: &|_| Ok(None),
+            overlay: &|_| Ok(true),
             systemd: &|| Ok("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT +IMA -SMACK\n".into()),
             daemon: &|_| Ok(None),
         };
@@ -198,6 +199,7 @@ fn an_empty_tree_meets_nothing_and_passes_nothing_over() {
         provider: &provider,
         probe: &|_, _| panic!("no list to probe"),
         types: &types,
+        overlay: &overlay,
         systemd: &|| Err(Unknown::Absent("systemctl".into())),
         daemon: &|_| Ok(None),
     };

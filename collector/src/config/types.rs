@@ -144,7 +144,8 @@ pub struct Bpf {
     pub pin_dir: PathBuf,
     /// Files that are longer, in MiB, are not read for their hash.
     pub max_hash_mib: u32,
-    /// Whether files are read for their hash where a server answers for them: FUSE, NFS, SMB, 9p, Ceph.
+    /// Whether files are read for their hash where a server answers for them: FUSE, NFS, SMB, 9p, Ceph, AFS,
+    /// plain or as an overlay's layer.
     pub hash_served: bool,
 }
 

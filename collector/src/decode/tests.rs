@@ -1,7 +1,7 @@
 use super::*;
 use cgpath_ebpf_common::{
-    BUDGET_UNIT, Budget, CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, Loss, Mark, Meta,
-    PodLossRecord, Settings, Task,
+    BUDGET_UNIT, Budget, CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, LayerKey, Loss,
+    Mark, Meta, PodLossRecord, RawIdentity, Settings, Task, Used,
 };
 use proptest::prelude::*;
 
@@ -45,6 +45,15 @@ impl Raw {
         }
         self
     }
+    /// Of a file of an overlay on ext4.
+    fn identity(self) -> Raw {
+        self.u64(0x55_0000_0009)
+            .u64(0xef53)
+            .u64(0x80_0001)
+            .u64(78)
+            .u32(7)
+            .u32(1)
+    }
     /// Sets the length that the header claims.
     fn done(mut self) -> Bytes {
         let len = self.0.len() as u32;
@@ -59,7 +68,7 @@ impl Raw {
             .u32(10)
             .u32(n)
             .u32(name.len() as u32);
-        raw = raw.u64(0x10_0003).u64(77);
+        raw = raw.u64(0x10_0003).u64(77).identity();
         for i in 0..MAX_DIGESTS {
             let (alg, fill) = slots.get(i).copied().unwrap_or_default();
             raw = raw.u16(alg).put(&[0; 6]).put(&[fill; 64]);
@@ -71,6 +80,7 @@ impl Raw {
             .task(3, flags)
             .u64(0x10_0003)
             .u64(77)
+            .identity()
             .u32(hash_alg as u32);
         raw.u32(path.len() as u32).put(&[0xab; 64]).put(path).done()
     }
@@ -115,6 +125,12 @@ fn samples() -> Vec<Bytes> {
         Raw::cgroup(kind::CGROUP_NEW, b"pod1", 4),
         Raw::guard(action::PIN_REMOVED, -1, b"link_executed"),
         Raw::pod_loss(),
+        Raw::file(
+            kind::LAYER_WRITE,
+            HASH_NOT_TRIED,
+            flag::PATH_REVERSED,
+            b"lib.so\0layer\0",
+        ),
     ]
 }
 
@@ -127,9 +143,12 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert_eq!(size_of::<RawDigest>(), 2 + 6 + 64);
     assert_eq!(
         size_of::<EntryHead>(),
-        24 + 544 + 4 * 4 + 2 * 8 + MAX_DIGESTS * 72
+        24 + 544 + 4 * 4 + 2 * 8 + 40 + MAX_DIGESTS * 72
     );
-    assert_eq!(size_of::<FileHead>(), 24 + 544 + 2 * 8 + 2 * 4 + 64);
+    assert_eq!(size_of::<FileHead>(), 24 + 544 + 2 * 8 + 40 + 2 * 4 + 64);
+    assert_eq!(size_of::<RawIdentity>(), 4 * 8 + 2 * 4);
+    assert_eq!(size_of::<LayerKey>(), 2 * 8);
+    assert_eq!(size_of::<Used>(), 3 * 8);
     assert_eq!(size_of::<CgroupRecord>(), 24 + 2 * 8 + 2 * 4 + MAX_NAME);
     assert_eq!(size_of::<GuardHead>(), 24 + 544 + 2 * 4 + 3 * 8 + 2 * 4);
     assert_eq!(size_of::<Settings>(), 10 * 8 + 6 * 4);
@@ -190,15 +209,56 @@ fn the_decoder_reads_each_field_where_the_layout_has_it() {
     );
     assert_eq!(at(offset_of!(EntryHead, ret), 4), (-17i32).to_ne_bytes());
     assert_eq!(at(offset_of!(EntryHead, ino), 8), 77u64.to_ne_bytes());
+    let magic = offset_of!(EntryHead, identity) + offset_of!(RawIdentity, magic);
+    assert_eq!(at(magic, 8), 0xef53u64.to_ne_bytes());
     assert_eq!(at(offset_of!(EntryHead, digests), 2), 0x000bu16.to_ne_bytes());
     assert_eq!(entry.len(), size_of::<EntryHead>() + 1);
     let file = Raw::file(kind::EXECUTION, 4, 0, b"x");
+    let written = offset_of!(FileHead, identity) + offset_of!(RawIdentity, layer_written);
+    assert_eq!(file[written..][..4], 1u32.to_ne_bytes());
     assert_eq!(file[offset_of!(FileHead, hash_alg)..][..4], 4i32.to_ne_bytes());
     assert_eq!(file[offset_of!(FileHead, hash)], 0xab);
     assert_eq!(file.len(), size_of::<FileHead>() + 1);
     let cgroup = Raw::cgroup(kind::CGROUP_NEW, b"x", 1);
     assert_eq!(cgroup[offset_of!(CgroupRecord, name)], b'x');
     assert_eq!(cgroup.len(), size_of::<CgroupRecord>());
+}
+
+#[test]
+fn a_file_is_known_by_its_layers_file_where_that_is_known_and_an_entry_without_one_by_none() {
+    let body = |raw: Vec<u8>| decode(&raw.into()).unwrap().body;
+    let file = Raw::file(kind::MAPPING, 4, 0, b"/x").to_vec();
+    let known = Identity {
+        generation: 0x55_0000_0009,
+        magic: 0xef53,
+        layer: Some(LayerFile {
+            dev: 0x80_0001,
+            ino: 78,
+            generation: 7,
+        }),
+        written: true,
+    };
+    let Body::File(f) = body(file.clone()) else {
+        panic!("not a file's record")
+    };
+    assert_eq!(f.identity, known);
+    let at = std::mem::offset_of!(FileHead, identity) + std::mem::offset_of!(RawIdentity, layer_ino);
+    let mut without = file;
+    without[at..at + 8].fill(0);
+    let Body::File(f) = body(without) else {
+        panic!("not a file's record")
+    };
+    assert_eq!(f.identity, Identity { layer: None, ..known });
+    let entry = Raw::entry(kind::ENTRY, &[], 0, b"boot_aggregate").to_vec();
+    let at = std::mem::offset_of!(EntryHead, dev);
+    let mut no_file = entry.clone();
+    no_file[at..at + 16].fill(0);
+    for (raw, identity) in [(entry, Some(known)), (no_file, None)] {
+        let Body::Entry(e) = body(raw) else {
+            panic!("not an entry's record")
+        };
+        assert_eq!(e.identity, identity);
+    }
 }
 
 #[test]

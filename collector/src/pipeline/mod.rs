@@ -314,6 +314,7 @@ impl Pipeline {
             path: e.name.to_vec(),
             dev: e.dev,
             ino: e.ino,
+            identity: e.identity.map(Box::new),
             path_cut: e.name_cut,
             ..self.blank(seq, boot_ns, &e.task)
         };
@@ -345,13 +346,15 @@ impl Pipeline {
                 });
             }
         }
-        let hash = f.file_hash();
+        // Of a file that is about to be written a hash would say nothing.
+        let hash = (f.kind != EventKind::LayerWrite).then(|| f.file_hash());
         let record = Record {
             kind: f.kind,
-            hash: Some(hash),
+            hash,
             path: f.path.to_vec(),
             dev: f.dev,
             ino: f.ino,
+            identity: Some(Box::new(f.identity)),
             path_cut: f.path_cut,
             ..self.blank(seq, boot_ns, &f.task)
         };
@@ -379,14 +382,7 @@ impl Pipeline {
     fn pod_loss(&mut self, seq: u64, boot_ns: u64, l: PodLossEvent, out: &mut Vec<Action>) {
         let nobody = TaskInfo {
             cgroup_id: l.pod_id,
-            pid: 0,
-            uid: 0,
-            mnt_ns: 0,
-            pid_ns: 0,
-            ancestors: Vec::new(),
-            ancestry_cut: false,
-            ancestry_unstable: false,
-            read_failed: false,
+            ..TaskInfo::default()
         };
         let record = Record {
             kind: EventKind::PodLoss,
@@ -428,6 +424,7 @@ impl Pipeline {
             path_cut: false,
             guard: None,
             pod_loss: None,
+            identity: None,
         }
     }
 

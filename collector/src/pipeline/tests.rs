@@ -1,6 +1,7 @@
 //! The pipeline in a model of a node: any arrival order, and a crash at any point.
 
 mod handover;
+mod layer;
 mod loss;
 mod pending;
 mod register;
@@ -10,7 +11,7 @@ use super::*;
 use bytes::Bytes;
 use cgpath_ebpf_common::TaskKey as RawKey;
 use cgpath_evidence::checkpoint::DIRECTORY;
-use cgpath_evidence::{Bank, Checkpoint, PartitionKey, PodUid, SealedCheckpoint};
+use cgpath_evidence::{Bank, Checkpoint, Digest, Identity, PartitionKey, PodUid, SealedCheckpoint};
 use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,7 @@ fn raw_entry(seq: u64, cgroup_id: u64, name: &str, ret: i32) -> decode::Event {
         name_cut: false,
         dev: 1,
         ino: seq,
+        identity: None,
     });
     decode::Event {
         seq,
@@ -70,12 +72,20 @@ fn raw_entry(seq: u64, cgroup_id: u64, name: &str, ret: i32) -> decode::Event {
     }
 }
 
+const IDENTITY: Identity = Identity {
+    generation: 5,
+    magic: 0xef53,
+    layer: None,
+    written: false,
+};
+
 fn raw_exec(seq: u64, cgroup_id: u64, tgid: u32, path: &str) -> decode::Event {
     let body = Body::File(FileEvent {
         kind: EventKind::Execution,
         task: task(cgroup_id, tgid),
         dev: 1,
         ino: 2,
+        identity: IDENTITY,
         hash: decode::KernelHash::Digest(digests(path)[1].clone()),
         pre_check: false,
         path: Bytes::copy_from_slice(path.as_bytes()),

@@ -17,10 +17,14 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod files;
+
+pub use files::{LayerKey, MANY_OVERLAYS, MAX_USED, RawIdentity, Used, overlay};
+
 /// Bumped at each change of a record's layout below; the loader refuses an object with another one. Maps are
 /// read by the collector that was built with the object, which is known by its hash, and after a handover by
 /// one whose maps have the same names and sizes (`cgpathd::bpf::interface`).
-pub const LAYOUT_VERSION: u16 = 5;
+pub const LAYOUT_VERSION: u16 = 6;
 
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
@@ -62,6 +66,9 @@ pub mod kind {
     pub const GUARD: u16 = 7;
     /// [`super::PodLossRecord`]: records of a pod were not sent, since it was beyond its budget.
     pub const POD_LOSS: u16 = 8;
+    /// [`super::FileHead`] and a path follow: a file that is executed or mapped through an overlay was opened
+    /// for writing in its layer or through another overlay, where neither the first one nor IMA sees it.
+    pub const LAYER_WRITE: u16 = 9;
     /// [`super::CgroupRecord`]: a cgroup directory was made.
     pub const CGROUP_NEW: u16 = 16;
     /// [`super::CgroupRecord`]: a cgroup directory was renamed (v1 only).
@@ -320,15 +327,17 @@ pub struct EntryHead {
     pub dev: u64,
     /// `i_ino` of the inode argument; 0 where it is NULL.
     pub ino: u64,
+    /// What file that is; all 0 where it is NULL.
+    pub identity: RawIdentity,
     /// By bank, in the order of the kernel's array.
     pub digests: [RawDigest; MAX_DIGESTS],
 }
 
-/// An execution or a mapping. The path follows at once: `path_len` bytes, no NUL.
+/// An execution, a mapping or a write. The path follows at once: `path_len` bytes, no NUL.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileHead {
-    /// `kind` is one of [`kind::EXECUTION`], `SCRIPT`, `MAPPING`, `LATE_MAPPING`.
+    /// `kind` is one of [`kind::EXECUTION`], `SCRIPT`, `MAPPING`, `LATE_MAPPING`, `LAYER_WRITE`.
     pub header: Header,
     /// Who.
     pub task: Task,
@@ -336,6 +345,8 @@ pub struct FileHead {
     pub dev: u64,
     /// `i_ino` of the file's inode.
     pub ino: u64,
+    /// What file that is.
+    pub identity: RawIdentity,
     /// Kernel hash algorithm number (include/uapi/linux/hash_info.h) of `hash`, a negative error number, or
     /// [`HASH_NOT_TRIED`].
     pub hash_alg: i32,
@@ -577,12 +588,40 @@ pub struct Config {
     pub inode_i_sb: u32,
     /// `struct inode`.
     pub inode_i_rdev: u32,
+    /// `struct inode`.
+    pub inode_i_generation: u32,
+    /// `struct inode`.
+    pub inode_i_writecount: u32,
+    /// `struct inode`.
+    pub inode_i_readcount: u32,
     /// `struct super_block`.
     pub super_block_s_dev: u32,
     /// `struct super_block`.
     pub super_block_s_magic: u32,
     /// `struct super_block`.
     pub super_block_s_user_ns: u32,
+    /// `struct super_block`.
+    pub super_block_s_root: u32,
+    /// One of [`overlay`]; where it is [`overlay::UNKNOWN`], none of the fields `ovl_*` is set.
+    pub overlay: u32,
+    /// `struct ovl_inode`, which holds the inode of a file in an overlay.
+    pub ovl_inode_vfs_inode: u32,
+    /// `struct ovl_inode`, `__upperdentry`.
+    pub ovl_inode_upper: u32,
+    /// `struct ovl_inode`.
+    pub ovl_inode_flags: u32,
+    /// Number of the bit `OVL_UPPERDATA` of these flags: the upper file holds the content.
+    pub ovl_upperdata: u32,
+    /// `struct ovl_inode`: `lowerpath.dentry` of [`overlay::PATH`], `oe` of [`overlay::STACK`].
+    pub ovl_inode_lower: u32,
+    /// `struct ovl_inode`, `lowerdata`, of [`overlay::PATH`] alone.
+    pub ovl_inode_lowerdata: u32,
+    /// `struct ovl_entry`, `__numlower`, of [`overlay::STACK`] alone.
+    pub ovl_entry_numlower: u32,
+    /// `struct ovl_entry`, dentry of the first `__lowerstack`, of [`overlay::STACK`] alone.
+    pub ovl_entry_lower: u32,
+    /// Size of `struct ovl_path`, of [`overlay::STACK`] alone.
+    pub ovl_path_size: u32,
     /// `struct inode`.
     pub inode_i_size: u32,
     /// No file that is longer is read for its hash, in MiB.

@@ -7,7 +7,7 @@
 //! Promises: what is beyond the budget is counted, and no sequence number is taken for it; before the first
 //! of a pod that is not sent goes on, a record that says so is in the ring, or is counted as lost; where a
 //! budget cannot be had, records are sent. Entries that were added, violations and what the guard sees are
-//! never asked for here. Not here: what a loss means for the pod.
+//! never asked for here, and writes in layers are only paid for. Not here: what a loss means for the pod.
 
 use crate::{guard, kernel, kernel::Reader, pods, ring};
 use aya_ebpf::{
@@ -62,7 +62,7 @@ pub fn allows(what: Kept, units: u64) -> bool {
     false
 }
 
-/// A record that is sent turned out to be longer than what was paid for.
+/// A record that is sent was not asked for here, or turned out to be longer than what was paid for.
 #[inline(always)]
 pub fn pay(units: u64) {
     let Some((unit_ns, _)) = terms() else {

@@ -4,21 +4,23 @@ use crate::{
     Outcome,
     budget::{self, Kept},
     config::config,
-    debug,
+    debug, guard,
     kernel::{self, Reader},
     ring, tasks,
 };
 use aya_ebpf::{
-    bindings::{file as File, inode as Inode, path as Path},
+    bindings::{BPF_NOEXIST, file as File, inode as Inode, path as Path},
     cty::c_void,
     helpers::generated::{
         bpf_d_path, bpf_ima_file_hash, bpf_ima_inode_hash, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str,
     },
+    macros::map,
+    maps::LruHashMap,
     programs::LsmContext,
 };
 use cgpath_ebpf_common::{
-    BUDGET_UNIT, EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, SMALL_PATH,
-    flag, kind,
+    BUDGET_UNIT, EFBIG, EREMOTE, FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, LayerKey,
+    MANY_OVERLAYS, MAX_USED, RawIdentity, SMALL_PATH, Used, flag, kind, overlay,
 };
 
 /// `ENAMETOOLONG`, include/uapi/asm-generic/errno.h.
@@ -26,9 +28,14 @@ const ENAMETOOLONG: i64 = 36;
 /// `S_IFMT` and `S_IFREG`, include/uapi/linux/stat.h.
 const S_IFMT: u16 = 0o170000;
 const S_IFREG: u16 = 0o100000;
-/// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h,
-/// `SMB1_MAGIC_NUMBER` and `SMB2_MAGIC_NUMBER` of fs/smb/common/smb1pdu.h, `CEPH_SUPER_MAGIC` of
-/// fs/ceph/super.h.
+/// `FMODE_WRITE` and `FMODE_NOACCOUNT`, include/linux/fs.h. The kernel itself opens a layer's file for an
+/// overlay, whose own file was opened just before, and such a file has the latter (`alloc_empty_backing_file`
+/// in fs/file_table.c, before 6.5 `open_with_fake_path`).
+const FMODE_WRITE: u32 = 2;
+const FMODE_NOACCOUNT: u32 = 1 << 29;
+/// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h (of AFS the
+/// kernel's own and OpenAFS'), `SMB1_MAGIC_NUMBER` and `SMB2_MAGIC_NUMBER` of fs/smb/common/smb1pdu.h,
+/// `CEPH_SUPER_MAGIC` of fs/ceph/super.h.
 const FUSE: u64 = 0x6573_5546;
 const NFS: u64 = 0x6969;
 const SMB1: u64 = 0xff53_4d42;
@@ -36,8 +43,12 @@ const SMB2: u64 = 0xfe53_4d42;
 const V9FS: u64 = 0x0102_1997;
 const CEPH: u64 = 0x00c3_6400;
 const AFS: u64 = 0x5346_414f;
+const KAFS: u64 = 0x6b41_4653;
 /// Its layers are whatever its mounter chose.
 const OVERLAYFS: u64 = 0x794c_7630;
+/// An overlay can be a layer of another one, and that one of none: `FILESYSTEM_MAX_STACK_DEPTH`,
+/// include/linux/fs.h.
+const MAX_OVERLAYS: usize = 2;
 /// Components that the path walk goes up at most, mount points included.
 const MAX_STEPS: usize = 128;
 /// What a record of the large class costs of a pod's budget.
@@ -45,6 +56,10 @@ const LARGE_UNITS: u64 =
     (size_of::<FileHead>() + LARGE_PATH + COMPONENT).div_ceil(BUDGET_UNIT as usize) as u64;
 /// Room for one component and its NUL, NAME_MAX + 1.
 const COMPONENT: usize = 256;
+
+/// Files of layers that were executed or mapped through an overlay: see [`opened`].
+#[map]
+static USED: LruHashMap<LayerKey, Used> = LruHashMap::with_max_entries(MAX_USED, 0);
 
 /// What [`FileHead`] is followed by.
 #[repr(C)]
@@ -90,6 +105,261 @@ pub fn inode_id(reader: &mut Reader, inode: u64) -> (u64, u64) {
     let sb: u64 = reader.read(inode + config!(inode_i_sb));
     let dev: u32 = reader.read(sb + config!(super_block_s_dev));
     (u64::from(dev), reader.read(inode + config!(inode_i_ino)))
+}
+
+/// Writes what file it is whose inode is at this address; all 0 where there is none.
+///
+/// This belongs behind all else that a record needs: its branches would multiply what the verifier walks
+/// after them.
+///
+/// # Safety
+/// `to` is writable.
+#[inline(always)]
+pub unsafe fn identify(inode: u64, to: *mut RawIdentity) {
+    let mut reader = Reader::new();
+    if inode == 0 {
+        // SAFETY: as the caller promises; whole words.
+        unsafe { kernel::zero(to.cast::<[u64; size_of::<RawIdentity>() / 8]>()) };
+        return;
+    }
+    let is_overlays = is_overlays(&mut reader, inode);
+    let content = if is_overlays {
+        content_of(&mut reader, inode)
+    } else {
+        inode
+    };
+    // SAFETY: as the caller promises.
+    unsafe { describe(reader, inode, is_overlays, content, to) };
+}
+
+/// Whether the inode at this address is of an overlay whose layers can be read.
+#[inline(always)]
+fn is_overlays(reader: &mut Reader, inode: u64) -> bool {
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN)
+}
+
+/// Writes what file it is whose inode is at this address, and whose content an inode at another one holds:
+/// the same one, unless it is an overlay's; 0 where that is not known.
+///
+/// Where a read fails, nothing is known of the file system, which verifiers do not take for a local one.
+///
+/// # Safety
+/// `to` is writable.
+#[inline(always)]
+unsafe fn describe(mut reader: Reader, inode: u64, is_overlays: bool, content: u64, to: *mut RawIdentity) {
+    let mut identity = RawIdentity {
+        generation: 0,
+        magic: OVERLAYFS,
+        layer_dev: 0,
+        layer_ino: 0,
+        layer_generation: 0,
+        layer_written: 0,
+    };
+    let sb: u64 = reader.read(inode + config!(inode_i_sb));
+    if is_overlays {
+        identity.generation = instance(&mut reader, sb);
+        if content != 0 {
+            let layer: u64 = reader.read(content + config!(inode_i_sb));
+            identity.magic = reader.read(layer + config!(super_block_s_magic));
+            let (dev, ino) = inode_id(&mut reader, content);
+            identity.layer_dev = dev;
+            identity.layer_ino = ino;
+            identity.layer_generation = reader.read(content + config!(inode_i_generation));
+            // An overlay's own writers have both open.
+            let below: i32 = reader.read(content + config!(inode_i_writecount));
+            let above: i32 = reader.read(inode + config!(inode_i_writecount));
+            identity.layer_written = u32::from(below > 0 && below > above);
+        }
+    } else {
+        identity.magic = reader.read(sb + config!(super_block_s_magic));
+        let generation: u32 = reader.read(inode + config!(inode_i_generation));
+        identity.generation = u64::from(generation);
+    }
+    if reader.finish() {
+        identity.magic = 0;
+    }
+    // SAFETY: as the caller promises; whole words, field by field.
+    unsafe {
+        (*to).generation = identity.generation;
+        (*to).magic = identity.magic;
+        (*to).layer_dev = identity.layer_dev;
+        (*to).layer_ino = identity.layer_ino;
+        (*to).layer_generation = identity.layer_generation;
+        (*to).layer_written = identity.layer_written;
+    }
+}
+
+/// What tells an overlay from others that have had its device number: its upper directory. 0 without one:
+/// nothing can be written through such an overlay.
+#[inline(always)]
+fn instance(reader: &mut Reader, sb: u64) -> u64 {
+    let root: u64 = reader.read(sb + config!(super_block_s_root));
+    let inode: u64 = reader.read(root + config!(dentry_d_inode));
+    let upper: u64 = reader.read(inode - config!(ovl_inode_vfs_inode) + config!(ovl_inode_upper));
+    if upper == 0 {
+        return 0;
+    }
+    let directory: u64 = reader.read(upper + config!(dentry_d_inode));
+    let generation: u32 = reader.read(directory + config!(inode_i_generation));
+    let ino: u64 = reader.read(directory + config!(inode_i_ino));
+    (u64::from(generation) << 32) ^ ino
+}
+
+/// Address of the inode of a layer that holds the content of a file of an overlay, through the overlays
+/// below; 0 where it is not known.
+#[inline(always)]
+fn content_of(reader: &mut Reader, inode: u64) -> u64 {
+    let mut inode = inode;
+    for _ in 0..MAX_OVERLAYS {
+        inode = below(reader, inode);
+        if inode == 0 {
+            return 0;
+        }
+        let sb: u64 = reader.read(inode + config!(inode_i_sb));
+        let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+        if magic != OVERLAYFS {
+            return inode;
+        }
+    }
+    0
+}
+
+/// Address of the inode in the upper directory that holds the content of a file of an overlay: what is
+/// written through the overlay. 0 where a lower one still holds it, of which a writer's open makes a copy.
+#[inline(always)]
+fn upper(reader: &mut Reader, inode: u64) -> u64 {
+    let own = inode - config!(ovl_inode_vfs_inode);
+    let upper: u64 = reader.read(own + config!(ovl_inode_upper));
+    let flags: u64 = reader.read(own + config!(ovl_inode_flags));
+    if upper == 0 || (flags >> config!(ovl_upperdata)) & 1 == 0 {
+        return 0;
+    }
+    reader.read(upper + config!(dentry_d_inode))
+}
+
+/// As [`content_of`], one overlay down: fs/overlayfs/util.c, `ovl_inode_realdata`. What an inode of an
+/// overlay points at stays as long as the inode does.
+#[inline(always)]
+fn below(reader: &mut Reader, inode: u64) -> u64 {
+    let own = inode - config!(ovl_inode_vfs_inode);
+    let upper = upper(reader, inode);
+    if upper != 0 {
+        return upper;
+    }
+    let dentry: u64 = if config!(overlay) == u64::from(overlay::PATH) {
+        let data: u64 = reader.read(own + config!(ovl_inode_lowerdata));
+        if data != 0 {
+            return data;
+        }
+        reader.read(own + config!(ovl_inode_lower))
+    } else {
+        let stack: u64 = reader.read(own + config!(ovl_inode_lower));
+        if stack == 0 {
+            return 0;
+        }
+        let layers: u32 = reader.read(stack + config!(ovl_entry_numlower));
+        if layers == 0 {
+            return 0;
+        }
+        let last = u64::from(layers - 1) * config!(ovl_path_size);
+        reader.read(stack + config!(ovl_entry_lower) + last)
+    };
+    if dentry == 0 {
+        return 0;
+    }
+    reader.read(dentry + config!(dentry_d_inode))
+}
+
+/// A file was opened: for writing, by its layer's path or through an overlay, and somebody has it executed or
+/// mapped through another overlay, so that neither that one nor IMA sees it. Reported once, and again if it
+/// is executed or mapped after that.
+#[inline(always)]
+pub fn opened(ctx: &LsmContext) {
+    let file: *const u8 = ctx.arg(0);
+    // SAFETY: the hook's file and its inode, with the types that the verifier gives them.
+    let (inode, file_mode, inode_mode) = unsafe {
+        let inode: *const u8 = guard::field(file, config!(file_f_inode));
+        (
+            inode as u64,
+            guard::field::<u32>(file, config!(file_f_mode)),
+            guard::field::<u16>(inode, config!(inode_i_mode)),
+        )
+    };
+    let is_asked_for = file_mode & (FMODE_WRITE | FMODE_NOACCOUNT) == FMODE_WRITE;
+    if !is_asked_for || inode_mode & S_IFMT != S_IFREG {
+        return;
+    }
+    let mut reader = Reader::new();
+    let is_overlays = is_overlays(&mut reader, inode);
+    // What will be written, the overlay that it is seen through, and how many writers the opened file is.
+    let (written, overlay, own_writers) = if is_overlays {
+        let (dev, _) = inode_id(&mut reader, inode);
+        (upper(&mut reader, inode), dev, 0)
+    } else {
+        (inode, 0, 1)
+    };
+    if written == 0 {
+        return;
+    }
+    let (dev, ino) = inode_id(&mut reader, written);
+    let readers: i32 = reader.read(written + config!(inode_i_readcount));
+    let writers: i32 = reader.read(written + config!(inode_i_writecount));
+    let generation: u32 = reader.read(written + config!(inode_i_generation));
+    reader.finish();
+    let Some(used) = USED.get_ptr_mut(LayerKey { dev, ino }) else {
+        return;
+    };
+    // SAFETY: a map value, which lives as long as the program; one call finds it not reported.
+    unsafe {
+        let is_it = (&raw const (*used).generation).read_volatile() == u64::from(generation);
+        let is_seen = (&raw const (*used).overlay).read_volatile() == overlay;
+        let is_open = readers > 0 || writers > own_writers;
+        if !is_it || is_seen || !is_open || kernel::swap_if(&raw mut (*used).told, 0, 1) != 0 {
+            return;
+        }
+    }
+    send_walked(ctx, file as u64, kind::LAYER_WRITE);
+}
+
+/// Remembers a layer's file that is executed or mapped through the overlay with this device number. Gives
+/// whether there was room.
+///
+/// # Safety
+/// `identity` is readable.
+#[inline(always)]
+unsafe fn used(overlay: u64, identity: *const RawIdentity) -> bool {
+    // SAFETY: as the caller promises.
+    let (key, generation) = unsafe {
+        let key = LayerKey {
+            dev: (*identity).layer_dev,
+            ino: (*identity).layer_ino,
+        };
+        (key, u64::from((*identity).layer_generation))
+    };
+    let first = Used {
+        generation,
+        overlay,
+        told: 0,
+    };
+    // The oldest give way. It may be there already.
+    let _ = USED.insert(key, first, u64::from(BPF_NOEXIST));
+    let Some(used) = USED.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: fields of a map value.
+    unsafe {
+        let known = &raw mut (*used).overlay;
+        if (&raw const (*used).generation).read_volatile() != generation {
+            (&raw mut (*used).generation).write_volatile(generation);
+            known.write_volatile(overlay);
+        } else if known.read_volatile() != overlay {
+            known.write_volatile(MANY_OVERLAYS);
+        }
+        (&raw mut (*used).told).write_volatile(0);
+    }
+    true
 }
 
 /// Whether the file at this address is a regular one.
@@ -188,14 +458,27 @@ fn refusal(file: u64) -> i32 {
     let magic: u64 = reader.read(sb + config!(super_block_s_magic));
     let mounter: u64 = reader.read(sb + config!(super_block_s_user_ns));
     let level: u32 = reader.read(mounter + config!(user_namespace_level));
+    // Of an overlay, the file system of the content answers.
+    let content = if magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN) {
+        content_of(&mut reader, inode)
+    } else {
+        0
+    };
+    let magic = if content == 0 {
+        magic
+    } else {
+        let sb: u64 = reader.read(content + config!(inode_i_sb));
+        reader.read(sb + config!(super_block_s_magic))
+    };
     reader.finish();
     if size > config!(max_hash_mib) << 20 {
         return -EFBIG;
     }
     let is_served = match magic {
-        FUSE | NFS | SMB1 | SMB2 | V9FS | CEPH | AFS => true,
+        FUSE | NFS | SMB1 | SMB2 | V9FS | CEPH | AFS | KAFS => true,
         OVERLAYFS => level != 0,
-        _ => false,
+        // Of an overlay that a user namespace mounted, whatever holds the content.
+        _ => content != 0 && level != 0,
     };
     if is_served && config!(hash_served) == 0 {
         return -EREMOTE;
@@ -235,17 +518,33 @@ unsafe fn record<const N: usize>(
         ring::path_failed();
     }
     // SAFETY: the reserved record.
-    unsafe { head(&raw mut (*r).head, seq, kind, file as u64, hash, path_len, flags) };
+    unsafe {
+        let inode = head(&raw mut (*r).head, seq, kind, file as u64, hash, path_len, flags);
+        let identity = &raw mut (*r).head.identity;
+        identify(inode, identity);
+        // Nobody would see who writes a file that is not remembered.
+        if (*identity).layer_ino != 0 && !used((*r).head.dev, identity) {
+            (*identity).layer_written = 1;
+        }
+    }
     record.submit(0);
     Outcome::Sent
 }
 
-/// Writes all of `head`.
+/// Writes all of `head` but what file it is, and gives the address of the file's inode.
 ///
 /// # Safety
 /// `head` is writable.
 #[inline(always)]
-unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash, path_len: u32, flags: u32) {
+unsafe fn head(
+    head: *mut FileHead,
+    seq: u64,
+    kind: u16,
+    file: u64,
+    hash: &Hash,
+    path_len: u32,
+    flags: u32,
+) -> u64 {
     let mut reader = Reader::new();
     let inode: u64 = reader.read(file + config!(file_f_inode));
     let (dev, ino) = inode_id(&mut reader, inode);
@@ -268,16 +567,21 @@ unsafe fn head(head: *mut FileHead, seq: u64, kind: u16, file: u64, hash: &Hash,
         }
         tasks::fill(&mut reader, &raw mut (*head).task, flags);
     }
+    inode
 }
 
-/// Sends a LATE_MAPPING record for the file at this address, without a hash and with a path made by walking
-/// up the dentries, from the last component to the first (see `flag::PATH_REVERSED`).
+/// Sends a record of this kind, LATE_MAPPING or LAYER_WRITE, for the file at this address, without a hash and
+/// with a path made by walking up the dentries, from the last component to the first (see
+/// `flag::PATH_REVERSED`).
 ///
 /// For programs that may not sleep, where `bpf_d_path` is refused. They run under the RCU read lock, so names
 /// cannot be freed under the walk, but no lock keeps a rename out.
 #[inline(always)]
-pub fn send_walked(ctx: &LsmContext, file: u64) {
-    if !budget::allows(Kept::Mapping, LARGE_UNITS) {
+pub fn send_walked(ctx: &LsmContext, file: u64, kind: u16) {
+    if kind == kind::LAYER_WRITE {
+        // It is held against others than the one who did it, too: it is paid for, and always sent.
+        budget::pay(LARGE_UNITS);
+    } else if !budget::allows(Kept::Mapping, LARGE_UNITS) {
         return;
     }
     let Some(seq) = ring::next_seq() else {
@@ -285,7 +589,7 @@ pub fn send_walked(ctx: &LsmContext, file: u64) {
     };
     // One component more than fits, so that each can be read whole without a branch.
     let Some(mut record) = ring::reserve::<FileRecord<{ LARGE_PATH + COMPONENT }>>() else {
-        debug!(ctx, "late mapping lost");
+        debug!(ctx, "record with a walked path lost");
         return;
     };
     let r = record.as_mut_ptr();
@@ -299,17 +603,17 @@ pub fn send_walked(ctx: &LsmContext, file: u64) {
         words: [0; 8],
     };
     // SAFETY: the reserved record.
-    unsafe {
-        head(
-            &raw mut (*r).head,
-            seq,
-            kind::LATE_MAPPING,
-            file,
-            &hash,
-            len,
-            flags,
-        )
+    let inode = unsafe { head(&raw mut (*r).head, seq, kind, file, &hash, len, flags) };
+    let mut reader = Reader::new();
+    // The file of a mapping is the layer's own.
+    let is_overlays = kind == kind::LAYER_WRITE && is_overlays(&mut reader, inode);
+    let content = if is_overlays {
+        upper(&mut reader, inode)
+    } else {
+        inode
     };
+    // SAFETY: the reserved record.
+    unsafe { describe(reader, inode, is_overlays, content, &raw mut (*r).head.identity) };
     record.submit(0);
 }
 

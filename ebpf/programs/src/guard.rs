@@ -494,7 +494,7 @@ pub fn traced(child: u64, access: u32) -> i32 {
 /// # Safety
 /// The verifier checks this load.
 #[inline(always)]
-unsafe fn field<T>(of: *const u8, offset: u64) -> T {
+pub unsafe fn field<T>(of: *const u8, offset: u64) -> T {
     // SAFETY: as the caller promises.
     unsafe { of.add(offset as usize).cast::<T>().read_volatile() }
 }

@@ -217,6 +217,7 @@ fn send_entry<const N: usize>(ctx: &FExitContext, seq: u64, last: bool) -> Outco
         (*head).ino = ino;
         (*head).n_digests = digests(&mut reader, entry, violation, &raw mut (*head).digests);
         tasks::fill(&mut reader, &raw mut (*head).task, flags);
+        files::identify(inode, &raw mut (*head).identity);
     }
     record.submit(0);
     Outcome::Sent
@@ -324,7 +325,14 @@ fn made_executable(ctx: LsmContext) -> i32 {
     if file == 0 || vm_flags & VM_EXEC != 0 {
         return 0;
     }
-    files::send_walked(&ctx, file);
+    files::send_walked(&ctx, file, kind::LATE_MAPPING);
+    0
+}
+
+/// A file was opened: `(struct file *file)`. Beside [`guard_open`], which ends early for most files.
+#[lsm(hook = "file_open")]
+fn layer_opened(ctx: LsmContext) -> i32 {
+    files::opened(&ctx);
     0
 }
 

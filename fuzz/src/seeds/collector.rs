@@ -123,6 +123,14 @@ pub fn collector_record() -> Seeds {
         raw.extend(body);
         raw
     };
+    let identity = |body: &mut Vec<u8>| {
+        for n in [99u64, 0xef53, 0x0080_0002, 815] {
+            body.extend(n.to_ne_bytes());
+        }
+        for n in [0xdead_beefu32, 1] {
+            body.extend(n.to_ne_bytes());
+        }
+    };
     let entry = |kind: u16, name: &[u8]| {
         let mut body = Vec::new();
         task(&mut body);
@@ -131,6 +139,7 @@ pub fn collector_record() -> Seeds {
         }
         body.extend(0x0080_0001u64.to_ne_bytes());
         body.extend(4711u64.to_ne_bytes());
+        identity(&mut body);
         for slot in 0..MAX_DIGESTS {
             let bank = [Bank::Sha1, Bank::Sha256]
                 .get(slot)
@@ -149,6 +158,7 @@ pub fn collector_record() -> Seeds {
         task(&mut body);
         body.extend(0x0080_0001u64.to_ne_bytes());
         body.extend(4711u64.to_ne_bytes());
+        identity(&mut body);
         body.extend(4i32.to_ne_bytes());
         body.extend((path.len() as u32).to_ne_bytes());
         let mut hash = Bank::Sha256.hash(&[b"x"]).bytes().to_vec();
@@ -191,6 +201,7 @@ pub fn collector_record() -> Seeds {
         ("script", file(kind::SCRIPT, b"/usr/bin/script")),
         ("mapping", file(kind::MAPPING, b"/usr/lib/libc.so.6")),
         ("late-mapping", file(kind::LATE_MAPPING, b"/tmp/\xff")),
+        ("layer-write", file(kind::LAYER_WRITE, b"/layer/lib.so")),
         (
             "guard",
             guard(cgpath_ebpf_common::action::PIN_REMOVED, b"link_executed"),

@@ -19,8 +19,9 @@ use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
-    FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss,
-    PodUid, Protection, Quote, Record, SealedCheckpoint, TdEvidence, TenantBundle, Tier,
+    FileHash, Guard, GuardAction, GuardMode, Identity, InFlight, LayerFile, Losses, PartitionKey,
+    PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote, Record, SealedCheckpoint, TdEvidence,
+    TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -210,7 +211,11 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             vec![]
         },
         hash: match kind {
-            EventKind::Entry | EventKind::Violation | EventKind::Guard | EventKind::PodLoss => None,
+            EventKind::Entry
+            | EventKind::Violation
+            | EventKind::Guard
+            | EventKind::PodLoss
+            | EventKind::LayerWrite => None,
             EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
             EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
             EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
@@ -247,7 +252,29 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             first_ns: 5_000_000,
             last_ns: 7_000_000,
         }),
+        identity: identity(kind),
     }
+}
+
+/// What file it is: known whole, in part, and not at all.
+fn identity(kind: EventKind) -> Option<Box<Identity>> {
+    let layer = LayerFile {
+        dev: 8 << 20 | 2,
+        ino: 815,
+        generation: 0xdead_beef,
+    };
+    let (layer, magic) = match kind {
+        EventKind::Execution => (Some(layer), 0xef53),
+        EventKind::Mapping => (None, 0x794c_7630),
+        EventKind::LayerWrite => (None, 0xef53),
+        _ => return None,
+    };
+    Some(Box::new(Identity {
+        generation: 99,
+        magic,
+        layer,
+        written: layer.is_some(),
+    }))
 }
 
 fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -> Ancestor {
@@ -271,6 +298,7 @@ fn records() -> Vec<(&'static str, Record)> {
         ("late-mapping", sample_record(6, EventKind::LateMapping)),
         ("guard", sample_record(7, EventKind::Guard)),
         ("pod-loss", sample_record(8, EventKind::PodLoss)),
+        ("layer-write", sample_record(9, EventKind::LayerWrite)),
     ]
 }
 

@@ -85,6 +85,7 @@ fn left_out(policy: &Policy) -> Vec<String> {
         ("min-reboot", file.min_reboot != crate::DEFAULT_MIN_REBOOT),
         ("guard", file.guard != Default::default()),
         ("violations", file.violations != Default::default()),
+        ("file-systems", file.file_systems != Default::default()),
         ("runtimes", file.runtimes != crate::DEFAULT_RUNTIMES),
         ("runtime-files", !file.runtime_files.is_empty()),
     ];

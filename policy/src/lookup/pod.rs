@@ -7,7 +7,7 @@
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
 use crate::Excludes;
 use crate::form;
-use crate::node::{self, NodePolicy, Opaque, Pattern, defaults, form::WrittenUid};
+use crate::node::{self, FileSystem, NodePolicy, Opaque, Pattern, defaults, form::WrittenUid};
 use cgpath_evidence::{Bank, PodUid};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -67,6 +67,11 @@ pub(crate) struct TenantPolicy {
     #[serde(default, deserialize_with = "form::bounded")]
     #[schemars(length(max = 4096))]
     permit_violations: Vec<Pattern>,
+    /// File systems that others can change, from which the pod may use files all the same: see the node
+    /// policy.
+    #[serde(default, deserialize_with = "form::bounded")]
+    #[schemars(length(max = 4096))]
+    permit_file_systems: Vec<FileSystem>,
 }
 
 impl Policy {
@@ -112,6 +117,7 @@ impl Policy {
         node.tolerance.lost = tenant.lost;
         node.runtimes = tenant.runtimes;
         node.violations.permit = tenant.permit_violations;
+        node.file_systems.permit = tenant.permit_file_systems;
         node.pods = vec![pod.clone()];
         let policy = Policy {
             file: node,

@@ -4,6 +4,7 @@
 //! list and no list longer than its limit. Not here: the reference files that it names (see `lookup`).
 
 pub(crate) mod defaults;
+mod file_systems;
 mod fit;
 pub(crate) mod form;
 mod keys;
@@ -11,6 +12,7 @@ mod opaque;
 mod pattern;
 
 pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
+pub use file_systems::{FileSystem, file_system_name, is_local};
 pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
 
@@ -86,6 +88,9 @@ pub struct NodePolicy {
     /// Violations (a file written while it was measured) that do not count.
     #[serde(default)]
     pub violations: Violations,
+    /// V9, V11: file systems that others can change, from which files may be used all the same.
+    #[serde(default)]
+    pub file_systems: FileSystems,
     /// The pods that may be there, all of them. With an empty list any pod makes the node untrusted.
     #[serde(deserialize_with = "pods")]
     #[schemars(length(max = 4096))]
@@ -253,6 +258,18 @@ pub struct Violations {
     #[serde(deserialize_with = "bounded")]
     #[schemars(length(max = 4096))]
     pub permit: Vec<Pattern>,
+}
+
+/// File systems that others than this machine's kernel can change (V9, V11).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct FileSystems {
+    /// From these, files may be executed, mapped and measured: by name (`nfs`, `smb`, `9p`, `fuse`, which is virtiofs, too,
+    /// `ceph`, …) or magic number (`0x6969`). What is read there later can be another content than the one that was
+    /// measured. `overlay` is a file of an overlay whose layer the node did not know.
+    #[serde(deserialize_with = "bounded")]
+    #[schemars(length(max = 4096))]
+    pub permit: Vec<FileSystem>,
 }
 
 /// One pod that may be there.

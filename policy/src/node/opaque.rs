@@ -17,7 +17,8 @@ pub enum Opaque {
 }
 
 /// Programs, by the last component of their paths, that run others so that this kernel sees neither executions nor mappings
-/// of those: application kernels and virtual machine monitors. `qemu-system-*` are known by their beginning.
+/// of those: application kernels and virtual machine monitors, and the shims of runtimes that bring one of their own.
+/// `qemu-system-*` are known by their beginning.
 const OPAQUE: &[&str] = &[
     "runsc",
     "quark",
@@ -27,6 +28,8 @@ const OPAQUE: &[&str] = &[
     "crosvm",
     "stratovirt",
     "krun",
+    "containerd-shim-kata-v2",
+    "containerd-shim-runsc-v1",
 ];
 
 /// Whether the program at this path runs others out of this kernel's sight.

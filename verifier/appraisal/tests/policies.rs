@@ -281,6 +281,27 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
                 .any(|key| key.ends_with("opaque: trust"))
         );
     }
+    // A runtime that brings a monitor of its own is above all that the pod shows, a virtual network's helper,
+    // say.
+    for (exe, is_opaque) in [
+        ("/usr/bin/containerd-shim-kata-v2", true),
+        ("/usr/bin/containerd-shim-runsc-v1", true),
+        ("/opt/kata/bin/qemu-system-x86_64", true),
+        ("/usr/bin/containerd-shim-kata-v2-not", false),
+    ] {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let mut actor = Actor::pod(pod(1), "/bin/app");
+        actor.exes.insert(1, exe.into());
+        node.execute_good(&actor, "/bin/app");
+        node.extra_policy +=
+            "runtimes: [containerd-shim-runc-v2, containerd-shim-kata-v2, containerd-shim-runsc-v1]\n";
+        let plain = policy_with(&node, &references, &references).unwrap();
+        let state = judge(&mut node.clone(), &plain).pod(pod(1)).unwrap().state;
+        assert_eq!(state == State::Untrusted, is_opaque, "{exe}");
+        let policy = policy_with(&node, &references, &trust).unwrap();
+        let state = judge(&mut node, &policy).pod(pod(1)).unwrap().state;
+        assert_eq!(state, State::Trusted, "{exe}");
+    }
     // On the host a monitor is a program like any other.
     let mut node = Node::boot(KeyKind::EcdsaP256);
     let digest = sha256(b"monitor");

@@ -66,6 +66,7 @@ fn two_policies_that_differ_in_any_key_are_told_apart_by_its_name() {
         ("guard.tpm-opened", "tpm-opened: untrust", "tpm-opened: report"),
         ("guard.tolerate", "[map-read, program-opened]", "[map-read]"),
         ("violations.permit", "/var/log/**, ", ""),
+        ("file-systems.permit", "[nfs, ", "[ceph, "),
         ("boot.registers", &register, &other),
         (
             "boot.command-lines",

@@ -288,6 +288,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         EventKind::LateMapping => "late mapping",
         EventKind::Guard => "guard",
         EventKind::PodLoss => "not recorded",
+        EventKind::LayerWrite => "write below an overlay",
     });
     match record.ret {
         0 => {}

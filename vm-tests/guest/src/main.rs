@@ -21,6 +21,7 @@ mod workload_memory;
 mod workload_pod;
 mod workload_quotes;
 mod workload_rights;
+mod workload_serve;
 mod workload_timed;
 mod workload_tpm;
 

@@ -8,7 +8,8 @@
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_flood as flood,
     workload_guard as guard, workload_kexec as kexec, workload_memory as memory, workload_pod as pod,
-    workload_quotes as quotes, workload_rights as rights, workload_timed as timed, workload_tpm as tpm,
+    workload_quotes as quotes, workload_rights as rights, workload_serve as serve, workload_timed as timed,
+    workload_tpm as tpm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -150,6 +151,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             let path = at.display().to_string();
             print(&BurstRun { path, ..answer })
         }
+        Workload::Serve { file } => serve::serve(Path::new(&file)),
         Workload::TomTou { dir } => {
             let (path, answer) = fresh(Path::new(&dir), "tomtou")?;
             let reader = File::open(&path)?;

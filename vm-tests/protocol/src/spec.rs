@@ -275,6 +275,12 @@ pub enum Workload {
         /// A directory for file and layers.
         dir: String,
     },
+    /// Serve a file by a file system that this process answers for (FUSE), mounted over the directory that it
+    /// is in. Does not end by itself.
+    Serve {
+        /// The file; what else is in its directory is not served.
+        file: String,
+    },
     /// Open for writing a file that was measured and is still open for reading: IMA logs `ToMToU`. Answer:
     /// [`BurstRun`].
     TomTou {

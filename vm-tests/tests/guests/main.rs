@@ -26,6 +26,7 @@ mod kernel_tier_virtme;
 mod keylime_push;
 mod load;
 mod lsm_advice;
+mod overlays;
 mod pending;
 mod pods;
 mod pods_judged;

@@ -23,6 +23,7 @@ pub(crate) mod v06_losses;
 pub(crate) mod v07_history;
 pub(crate) mod v08_pods;
 pub(crate) mod v09_contents;
+pub(crate) mod v09_file_systems;
 pub(crate) mod v09_opaque;
 pub(crate) mod v10_boot;
 pub(crate) mod v10_measured;

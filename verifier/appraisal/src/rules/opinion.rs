@@ -60,7 +60,7 @@ impl<'a> Scene<'a> {
                 let digest = record.hash.as_ref().and_then(FileHash::digest)?;
                 Some((Name::True(&record.path), digest))
             }
-            EventKind::Violation | EventKind::Guard | EventKind::PodLoss => None,
+            EventKind::Violation | EventKind::Guard | EventKind::PodLoss | EventKind::LayerWrite => None,
         }
     }
 

@@ -10,8 +10,8 @@ use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::v05_join::{BATCH, Owned};
 use crate::rules::v11_foundations::Foundations;
-use crate::rules::v12_violations::{Files, Violation};
-use crate::rules::{Rule, v06_losses, v09_opaque};
+use crate::rules::v12_violations::{self, Files, Violation};
+use crate::rules::{Rule, v06_losses, v09_file_systems, v09_opaque};
 use crate::text::foreign;
 use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, Provenance, Record, cgroup::partition_of, list::unescaped,
@@ -105,6 +105,15 @@ impl Judged {
     }
 }
 
+/// Whether a record says more of its file than its content, for which it is looked at by itself.
+fn says_of_file(record: &Record) -> bool {
+    let is_written = record
+        .identity
+        .as_deref()
+        .is_some_and(|identity| identity.written);
+    is_written || v09_file_systems::foreign(record).is_some()
+}
+
 /// Records of the host that are only counted: their contents are accepted.
 #[derive(Default)]
 struct Plain {
@@ -140,7 +149,7 @@ fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
                 Some(Opinion::Judged {
                     judgement: Judgement::Accepted { learned, .. },
                     gave_up: false,
-                }) if key == PartitionKey::Host && !record.path_cut => {
+                }) if key == PartitionKey::Host && !record.path_cut && !says_of_file(record) => {
                     let plain = &mut looked.plain;
                     plain.entries += u64::from(!record.is_execution());
                     plain.executions += u64::from(record.is_execution());
@@ -230,8 +239,19 @@ impl<'a> Judge<'_, 'a> {
         }
     }
 
-    /// A record of a pod without a container runtime among its ancestors.
+    /// A record of a pod with a program among its ancestors that runs others out of the kernel's sight, or
+    /// without a container runtime.
     fn lineage(&mut self, key: PartitionKey, record: &Record) {
+        let policy = self.scene.policy;
+        let mut above = record.ancestry.iter();
+        let opaque = above.find_map(|process| {
+            let finding = v09_opaque::finding(policy, key, &process.exe)?;
+            Some(finding.at_path(&process.exe).at_seq(record.seq))
+        });
+        if let Some(finding) = opaque {
+            self.tally(key)
+                .say_opaque(finding.resting_on(Provenance::Observed));
+        }
         let is_runtime = |process: &cgpath_evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
         if let PartitionKey::Pod(_) = key
             && !record.ancestry.iter().any(is_runtime)
@@ -248,9 +268,22 @@ impl<'a> Judge<'_, 'a> {
         }
     }
 
+    /// What file it is, beside its content.
+    fn file(&mut self, key: PartitionKey, record: &Record) {
+        let policy = self.scene.policy;
+        let found = [
+            v09_file_systems::finding(policy, key, record),
+            v12_violations::below_overlay(policy, key, record),
+        ];
+        for finding in found.into_iter().flatten() {
+            self.tally(key).say(finding);
+        }
+    }
+
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         self.cgroup(key, record.cgroup.as_deref());
+        self.file(key, record);
         // A loss is not of one process: there is none to be suspect.
         if record.kind != EventKind::PodLoss {
             self.lineage(key, record);
@@ -288,8 +321,8 @@ impl<'a> Judge<'_, 'a> {
                     );
                 }
             },
-            // Judged by rule V14; here it only tells that the partition is there.
-            EventKind::Guard => {
+            // Judged by rule V14, and by V12; here it only tells that the partition is there.
+            EventKind::Guard | EventKind::LayerWrite => {
                 self.tally(key);
             }
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
@@ -542,6 +575,7 @@ impl<'j, 'a> Late<'j, 'a> {
     pub(crate) fn unsealed(&mut self, key: PartitionKey, index: usize, line: &Line<'_>, record: &Record) {
         let mut judge = self.judge();
         judge.lineage(key, record);
+        judge.file(key, record);
         if record.kind == EventKind::Violation {
             judge.violation(key, &record.path, Some(index), Some(record.seq));
             self.changed(key, index, record);

@@ -1,29 +1,65 @@
 //! V12: a file that was written while it was measured makes untrusted who caused that and every partition
 //! that executed or mapped it in this boot.
 //!
-//! Promise: a file is known by its device and inode number, whatever its names are. Not here: which
-//! violations of the list have a record (see `v05_join`).
+//! Promise: a file is one under its bind mounts, an overlay and that overlay's layer, whatever its names are,
+//! and another one where its number was used again. Not here: which violations of the list have a record (see
+//! `v05_join`).
 
 use crate::results::finding::{Finding, Subject};
 use crate::rules::Rule;
 use crate::rules::opinion::Scene;
 use crate::rules::partition::Tally;
 use crate::rules::v05_join::{BATCH, Owned};
-use cgpath_evidence::{EventKind, PartitionKey, Provenance, Record};
+use cgpath_evidence::{EventKind, Identity, PartitionKey, Provenance, Record};
+use cgpath_policy::Policy;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A file by its device and inode number, as records have them.
-type File = (u64, u64);
+type Place = (u64, u64);
+
+/// What tells files apart that had one place, one after the other; absent where a record does not say.
+type Generation = Option<u64>;
+
+/// What is known of the files that had a place, by place and generation.
+type Places<T> = HashMap<Place, BTreeMap<Generation, T>>;
 
 /// Which partitions executed or mapped which file, and what files were changed while in use.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
-    users: HashMap<File, BTreeSet<PartitionKey>>,
-    violated: HashMap<File, Vec<Violation>>,
+    users: Places<BTreeSet<PartitionKey>>,
+    violated: Places<Vec<Violation>>,
 }
 
-/// A violation that a record names.
+/// The names of a record's file: as it was opened, and of a file of an overlay that of its layer's file.
+fn names(record: &Record) -> impl Iterator<Item = (Place, Generation)> {
+    let identity = record.identity.as_deref();
+    let own = ((record.dev, record.ino), identity.map(|it| it.generation));
+    let layer = identity.and_then(|it| it.layer);
+    let layer = layer.map(|file| ((file.dev, file.ino), Some(u64::from(file.generation))));
+    core::iter::once(own).chain(layer)
+}
+
+/// What is known under this name. A generation that is not stated can be any.
+fn known<T>(files: &Places<T>, (place, generation): (Place, Generation)) -> impl Iterator<Item = &T> {
+    let there = files.get(&place).into_iter().flatten();
+    let is_it = move |other: Generation| match (generation, other) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    };
+    there.filter(move |(other, _)| is_it(**other)).map(|(_, it)| it)
+}
+
+/// Whether this record says that a file was changed while it was in use.
+fn is_change(record: &Record) -> bool {
+    match record.kind {
+        EventKind::Violation => record.ret == 0,
+        EventKind::LayerWrite => true,
+        _ => false,
+    }
+}
+
+/// A violation, or a write below an overlay, that a record names.
 #[derive(Debug, Clone)]
 pub(crate) struct Violation {
     by: PartitionKey,
@@ -51,8 +87,7 @@ impl Files {
         records: &[Owned<'_>],
         tallies: &mut BTreeMap<PartitionKey, Tally>,
     ) {
-        let is_of_file =
-            |(_, record): &Owned<'_>| record.is_execution() || record.kind == EventKind::Violation;
+        let is_of_file = |(_, record): &Owned<'_>| record.is_execution() || is_change(record);
         let concerned = records.par_iter().enumerate().with_min_len(BATCH);
         let concerned: Vec<usize> = concerned
             .filter(|(_, owned)| is_of_file(owned))
@@ -62,40 +97,45 @@ impl Files {
             let Some((key, record)) = records.get(place) else {
                 continue;
             };
-            let file: File = (record.dev, record.ino);
-            if record.kind == EventKind::Violation {
-                if record.ret != 0 {
-                    continue;
-                }
+            if is_change(record) {
                 let violation = Violation::of(*key, record, scene.joins.entry_of(place));
-                for user in self.users.get(&file).into_iter().flatten() {
-                    tallies.entry(*user).or_default().hit(*user, &violation);
+                for user in self.users(record) {
+                    tallies.entry(user).or_default().hit(user, &violation);
                 }
-                self.violated.entry(file).or_default().push(violation);
+                for (place, generation) in names(record) {
+                    let violated = self.violated.entry(place).or_default();
+                    violated.entry(generation).or_default().push(violation.clone());
+                }
                 continue;
             }
-            let users = self.users.entry(file).or_default();
             // A use by a permitted name accepts whatever the file holds. A use by somebody else by another
             // name does not.
-            let is_user =
-                !users.contains(key) && !scene.policy.permits_violation(&record.path) && users.insert(*key);
-            if is_user {
-                for violation in self.violated.get(&file).into_iter().flatten() {
-                    tallies.entry(*key).or_default().hit(*key, violation);
+            if scene.policy.permits_violation(&record.path) {
+                continue;
+            }
+            for name in names(record) {
+                let users = self.users.entry(name.0).or_default();
+                if users.entry(name.1).or_default().insert(*key) {
+                    for violation in known(&self.violated, name).flatten() {
+                        tallies.entry(*key).or_default().hit(*key, violation);
+                    }
                 }
             }
         }
     }
 
     /// Who executed or mapped the file of a record.
-    pub(crate) fn users(&self, record: &Record) -> impl Iterator<Item = PartitionKey> {
-        let users = self.users.get(&(record.dev, record.ino));
-        users.into_iter().flatten().copied()
+    pub(crate) fn users(&self, record: &Record) -> BTreeSet<PartitionKey> {
+        names(record)
+            .flat_map(|name| known(&self.users, name))
+            .flatten()
+            .copied()
+            .collect()
     }
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        self.users.len() * 96
+        self.users.len() * 128
     }
 }
 
@@ -117,4 +157,26 @@ impl Tally {
         finding.index = violation.index.map(|index| index as u64);
         self.say_changed(finding);
     }
+}
+
+/// What a record of a file's use or of a write below an overlay says against its own partition, beside what
+/// IMA logs: that the file could change where neither the overlay nor IMA looks.
+pub(crate) fn below_overlay(policy: &Policy, key: PartitionKey, record: &Record) -> Option<Finding> {
+    let is_open = |identity: &Identity| identity.written;
+    let is_used = record.is_execution() || record.kind == EventKind::Entry;
+    let text = if record.kind == EventKind::LayerWrite {
+        "violation: it opened a file for writing below an overlay, through which others had it executed or mapped"
+    } else if is_used && record.identity.as_deref().is_some_and(is_open) {
+        "violation: the file was open for writing below the overlay that it was used through, so its hash says nothing"
+    } else {
+        return None;
+    };
+    let subject = Subject::Partition(key);
+    let finding = if policy.permits_violation(&record.path) {
+        Finding::tolerated(Rule::Violations, subject, text)
+    } else {
+        Finding::fail(Rule::Violations, subject, text)
+    };
+    let finding = finding.at_path(&record.path).at_seq(record.seq);
+    Some(finding.resting_on(Provenance::Observed))
 }

@@ -11,6 +11,7 @@ mod followed;
 mod forks;
 mod frozen;
 mod handover;
+mod layers;
 mod limits;
 mod peers;
 mod shared;
@@ -52,6 +53,7 @@ fn every_open_attack_is_tried() {
         include_str!("forks.rs"),
         include_str!("frozen.rs"),
         include_str!("handover.rs"),
+        include_str!("layers.rs"),
         include_str!("peers.rs"),
         include_str!("shared.rs"),
     ]

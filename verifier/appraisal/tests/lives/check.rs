@@ -84,6 +84,10 @@ fn reference(node: &Node, name: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+fn file_systems(setup: &Setup) -> &'static str {
+    ["[]", "[nfs]", "[overlay, '0x1234']"][usize::from(setup.file_systems) % 3]
+}
+
 const PERMITTED: &str = "['/var/log/*', '/usr/lib/**']";
 
 fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
@@ -122,6 +126,10 @@ fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
     let lines = [
         (setup.permit, format!("violations: {{permit: {PERMITTED}}}\n")),
         (setup.kexec, "kexec: allow\n".into()),
+        (
+            setup.file_systems > 0,
+            format!("file-systems: {{permit: {}}}\n", file_systems(setup)),
+        ),
         (setup.padded, "padded-banks: report\n".into()),
         (setup.runtime_files, "runtime-files: [/usr/bin/runc]\n".into()),
         (setup.sandbox, "sandbox: {references: [sandbox.json]}\n".into()),
@@ -171,6 +179,10 @@ fn tenant_policy(node: &Node, setup: &Setup, uid: PodUid) -> Policy {
         (setup.runtime_files, "runtime-files: [runc.json]\n".to_owned()),
         (setup.runtimes, "runtimes: [/usr/bin/runc]\n".to_owned()),
         (setup.permit, format!("permit-violations: {PERMITTED}\n")),
+        (
+            setup.file_systems > 0,
+            format!("permit-file-systems: {}\n", file_systems(setup)),
+        ),
     ];
     text.extend(lines.into_iter().filter(|(is, _)| *is).map(|(_, line)| line));
     let resolve = |name: &str| reference(node, name).ok_or_else(|| "no such file".to_owned());

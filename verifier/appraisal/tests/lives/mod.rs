@@ -179,6 +179,15 @@ fn each_odd_step_is_judged_the_same_in_every_way() {
     };
     let mapped = Step::Use(Who::Pod(1), EventKind::Mapping, 21, Hashed::Measured, false);
     let written = [(volume, vec![mapped, Step::Violate(Who::Pod(2), 21)])];
+    // What a record says of its file, beside one that uses the same.
+    let is_of_file = |step: &Step| matches!(step, Step::Says(..) | Step::WriteBelow(..));
+    let identified = Setup {
+        identifies: true,
+        ..usual()
+    };
+    let uses = [0, 1].map(|path| Step::Use(Who::Pod(1), EventKind::Mapping, path, Hashed::Measured, false));
+    let files = Step::all_odd().into_iter().filter(is_of_file);
+    let files = files.map(|step| (identified.clone(), uses.into_iter().chain([step]).collect()));
     // One mark is there for one entry, however many have no record for long.
     let (held, hide) = (
         Step::HeldUp(Who::Pod(3), 1, Content::Good),
@@ -186,7 +195,7 @@ fn each_odd_step_is_judged_the_same_in_every_way() {
     );
     let seal = Step::Seal(Forgery::Settled);
     let marks = [vec![held, hide, seal, seal], vec![held, seal, seal]].map(|steps| (usual(), steps));
-    for (setup, steps) in alone.chain(tagged).chain(written).chain(marks) {
+    for (setup, steps) in alone.chain(tagged).chain(written).chain(files).chain(marks) {
         let name = format!("{setup:?}, {steps:?}");
         let before = [
             Step::Run(Who::Pod(1), 0, Content::Good),

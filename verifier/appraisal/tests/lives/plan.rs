@@ -76,6 +76,25 @@ pub enum Hashed {
     Not,
 }
 
+/// What a record says of its file, beside what is usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    Nothing,
+    Nfs,
+    /// An overlay whose layer is not known.
+    NoLayer,
+    /// A file system that nobody knows.
+    Odd,
+    /// Open for writing below the overlay.
+    Written,
+    /// Its number was another file's before.
+    Reused,
+    /// It lies in the layer of this pod's overlay, and is used there.
+    Below(u8),
+    /// All overlays have this layer.
+    Shared,
+}
+
 /// What stands under a checkpoint's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {
@@ -93,6 +112,10 @@ pub enum Step {
     Measure(Who, u8, Content),
     /// A record of an execution alone; whether its path is cut.
     Use(Who, EventKind, u8, Hashed, bool),
+    /// The same of what the reference values have, with what it says of its file.
+    Says(Who, EventKind, u8, Said),
+    /// The file that is in the layer of a pod's overlay is opened for writing there; what it says of it.
+    WriteBelow(Who, u8, Said),
     /// An entry whose record comes later.
     Late(Who, u8, Content),
     /// The same, held up inside of IMA: there is a mark.
@@ -258,6 +281,10 @@ pub struct Setup {
     pub bpf_objects: u8,
     /// Two pods have one volume.
     pub volume: bool,
+    /// Records say what file it is.
+    pub identifies: bool,
+    /// Which file systems are permitted.
+    pub file_systems: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -319,10 +346,21 @@ impl Plan {
             r.below(rounds),
             if r.percent(40) { r.below(rounds) } else { rounds },
         ];
-        Plan {
+        let mut plan = Plan {
             rounds: (0..rounds).map(|n| Round::random(r, odd.contains(&n))).collect(),
             setup,
+        };
+        // By draws of their own, so that a seed's life is otherwise what it was before there were these.
+        let r = &mut Random(seed ^ 0x1de4_7174);
+        plan.setup.identifies = r.percent(60);
+        plan.setup.file_systems = if r.percent(25) { r.below(3) as u8 } else { 0 };
+        for round in &mut plan.rounds {
+            for _ in 0..if r.percent(25) { 1 + r.below(2) } else { 0 } {
+                let at = r.below(round.steps.len() + 1);
+                round.steps.insert(at, Step::of_file(r));
+            }
         }
+        plan
     }
 }
 
@@ -369,6 +407,8 @@ impl Setup {
             kexec: r.percent(25),
             bpf_objects,
             volume: r.percent(40),
+            identifies: false,
+            file_systems: 0,
         }
     }
 }
@@ -493,6 +533,16 @@ impl Step {
         }
     }
 
+    /// What a record says of its file, usual or not, in a place where others use the same.
+    fn of_file(r: &mut Random) -> Step {
+        let said = r.one_of(&Said::ALL);
+        let (who, own) = (Who::usual(r), r.one_of(&[0, 1, 1, 21]));
+        match r.below(3) {
+            0 => Step::WriteBelow(who, own, said),
+            _ => Step::Says(who, r.one_of(&EXECUTIONS), own, said),
+        }
+    }
+
     fn odd(r: &mut Random) -> Step {
         let (who, path, content) = (Who::any(r), r.below(PATHS) as u8, Content::any(r));
         let small = r.below(8) as u8;
@@ -544,6 +594,20 @@ impl Step {
     }
 }
 
+impl Said {
+    pub const ALL: [Said; 9] = [
+        Said::Nothing,
+        Said::Nfs,
+        Said::NoLayer,
+        Said::Odd,
+        Said::Written,
+        Said::Reused,
+        Said::Below(1),
+        Said::Below(2),
+        Said::Shared,
+    ];
+}
+
 impl Step {
     /// Each kind of odd step, with what it can be about.
     pub fn all_odd() -> Vec<Step> {
@@ -584,6 +648,12 @@ impl Step {
             all.push(Step::Use(Who::Pod(2), kind, 0, Hashed::Not, false));
             all.push(Step::Use(Who::Pod(2), kind, 0, Hashed::Measured, true));
             all.push(Step::Use(Who::Pod(2), kind, five, Hashed::Evil, false));
+        }
+        for said in Said::ALL {
+            all.push(Step::Says(Who::Pod(2), EventKind::Mapping, 1, said));
+            all.push(Step::Says(Who::Host, EventKind::Execution, 2, said));
+            all.push(Step::WriteBelow(Who::Host, 0, said));
+            all.push(Step::WriteBelow(Who::Pod(4), 1, said));
         }
         for fork in [Fork::Same, Fork::Other, Fork::Module] {
             all.extend((0..3).map(|back| Step::Read(Who::Collector, back, fork)));
@@ -699,7 +769,7 @@ impl Plan {
 impl Setup {
     fn smaller(&self) -> Vec<Setup> {
         let usual = Setup::usual();
-        let parts: [fn(&mut Setup, &Setup); 22] = [
+        let parts: [fn(&mut Setup, &Setup); 24] = [
             |s, u| s.tier = u.tier,
             |s, u| s.banks = u.banks,
             |s, u| s.padded = u.padded,
@@ -722,6 +792,8 @@ impl Setup {
             |s, u| s.kexec = u.kexec,
             |s, u| s.bpf_objects = u.bpf_objects,
             |s, u| s.volume = u.volume,
+            |s, u| s.identifies = u.identifies,
+            |s, u| s.file_systems = u.file_systems,
         ];
         let reset = parts.into_iter().map(|part| {
             let mut less = self.clone();

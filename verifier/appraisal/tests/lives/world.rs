@@ -3,15 +3,18 @@
 //! Promise: of each entry it is known who truly caused it, whatever the records say. Not here: what must come
 //! out.
 
-use super::plan::{Change, Content, Fork, HOSTS, Hashed, PATHS, Round, Setup, Step, Who};
+use super::plan::{Change, Content, Fork, HOSTS, Hashed, PATHS, Round, Said, Setup, Step, Who};
 use cgpath_evidence::boot::boot_aggregate;
 use cgpath_evidence::record::ExeSource;
 use cgpath_evidence::{
-    Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, PartitionKey,
-    PodInfo, PodLoss, Tier, cgroup::partition_of, checkpoint,
+    Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, Identity,
+    LayerFile, PartitionKey, PodInfo, PodLoss, Record, Tier, cgroup::partition_of, checkpoint,
+    record::OVERLAYFS_MAGIC,
 };
 use cgpath_refvals::learned_boot::from_boot;
-use cgpath_testkit::{Actor, COLLECTOR, IMA_POLICY, KeyKind, Measurement, Node, SHIM, pod, sha256};
+use cgpath_testkit::{
+    Actor, COLLECTOR, EXT4, EXT4_DEVICE, IMA_POLICY, KeyKind, Measurement, Node, SHIM, pod, sha256,
+};
 use p256::ecdsa::SigningKey;
 
 pub const LIBRARY: &str = "/data/lib.so";
@@ -148,6 +151,7 @@ impl World {
         let templates = ["[ima-ng]", "[ima-ng, ima-sig]", "[ima-cgpath, ima-ng]"];
         node.accept_templates = templates[usize::from(setup.templates) % 3].into();
         node.learned = setup.learned;
+        node.identifies = setup.identifies;
         node.predating = (1..=5)
             .filter(|n| setup.predating >> (n - 1) & 1 == 1)
             .map(pod)
@@ -310,6 +314,24 @@ impl World {
                 };
                 self.node.record_execution(&by, kind, &path, hash);
                 self.last(|_, record| record.path_cut = is_cut);
+            }
+            Step::Says(who, kind, number, said) => {
+                let (by, path) = (actor(who), path(number));
+                let good = FileHash::Measured(self.good(by.key(), &path));
+                self.node.record_execution(&by, kind, &path, good);
+                self.says(&path, said);
+            }
+            Step::WriteBelow(who, number, said) => {
+                let path = path(number);
+                self.node.record_layer_write(&actor(who), &path);
+                let first = match said {
+                    Said::Below(_) => said,
+                    _ => Said::Below(1),
+                };
+                self.says(&path, first);
+                if said != first {
+                    self.says(&path, said);
+                }
             }
             Step::Late(who, number, content) => {
                 by = actor(who);
@@ -524,6 +546,71 @@ impl World {
             _ => unreachable!("{step:?} is an honest step"),
         }
         host
+    }
+
+    /// The last record says this of its file.
+    fn says(&mut self, path: &[u8], said: Said) {
+        let below = |n: u8| {
+            let key = PartitionKey::Pod(pod(n));
+            self.node.identity(&key, path).and_then(|identity| identity.layer)
+        };
+        let shared = LayerFile {
+            dev: EXT4_DEVICE,
+            ino: 4711,
+            generation: 3,
+        };
+        let below = match said {
+            Said::Below(n) => below(n),
+            _ => None,
+        };
+        let has = |identity: Option<&Identity>| {
+            identity.copied().unwrap_or(Identity {
+                generation: 2,
+                magic: EXT4,
+                layer: None,
+                written: false,
+            })
+        };
+        self.last(|_, record: &mut Record| {
+            let known = has(record.identity.as_deref());
+            let identity = match said {
+                Said::Nothing => None,
+                Said::Nfs => Some(Identity {
+                    magic: 0x6969,
+                    ..known
+                }),
+                Said::NoLayer => Some(Identity {
+                    magic: OVERLAYFS_MAGIC,
+                    layer: None,
+                    ..known
+                }),
+                Said::Odd => Some(Identity {
+                    magic: 0x1234,
+                    ..known
+                }),
+                Said::Written => Some(Identity {
+                    written: true,
+                    ..known
+                }),
+                Said::Reused => Some(Identity {
+                    generation: known.generation + 1,
+                    ..known
+                }),
+                Said::Shared => Some(Identity {
+                    layer: Some(shared),
+                    ..known
+                }),
+                Said::Below(_) => below.map(|file| {
+                    (record.dev, record.ino) = (file.dev, file.ino);
+                    Identity {
+                        generation: file.generation.into(),
+                        layer: None,
+                        ..known
+                    }
+                }),
+            };
+            record.identity = identity.map(Box::new);
+        });
     }
 
     fn last(&mut self, change: impl FnOnce(&mut PartitionKey, &mut cgpath_evidence::Record)) {

@@ -16,6 +16,28 @@ pub(super) fn rule_of(key: PartitionKey) -> Rule {
     }
 }
 
+/// Whether two records are of one file: they share a device and inode number, of the file that was opened or
+/// of the one in the layer below it, and no generation says that the number was used again.
+fn is_same_file(one: &Record, other: &Record) -> bool {
+    let names = |record: &Record| {
+        let mut names = vec![(
+            record.dev,
+            record.ino,
+            record.identity.as_ref().map(|identity| identity.generation),
+        )];
+        if let Some(layer) = record.identity.as_ref().and_then(|identity| identity.layer) {
+            names.push((layer.dev, layer.ino, Some(layer.generation.into())));
+        }
+        names
+    };
+    names(one).into_iter().any(|a| {
+        names(other).into_iter().any(|b| {
+            let differ = matches!((a.2, b.2), (Some(one), Some(other)) if one != other);
+            (a.0, a.1) == (b.0, b.1) && !differ
+        })
+    })
+}
+
 /// Whether the policy accepts a content at a path; of a pod that it does not know nothing is expected.
 pub fn accepts(
     policy: &Policy,
@@ -50,14 +72,19 @@ impl Case<'_> {
         accepts(self.given.policy, self.predating(), key, name, digest)
     }
 
-    fn content(&mut self, key: PartitionKey, name: Name<'_>, digest: Option<&Digest>) {
+    /// A program that runs others out of the kernel's sight ran in a pod, or something of the pod below it.
+    fn opaque(&mut self, key: PartitionKey, path: &[u8]) {
         if let PartitionKey::Pod(uid) = key
-            && cgpath_policy::is_opaque(name.bytes())
+            && cgpath_policy::is_opaque(path)
         {
             let pod = self.given.policy.pods.get(&uid);
             let trusted = pod.is_some_and(|pod| pod.pod.opaque == cgpath_policy::Opaque::Trust);
             self.fail_if(!trusted, Rule::PodContents, Subject::Partition(key));
         }
+    }
+
+    fn content(&mut self, key: PartitionKey, name: Name<'_>, digest: Option<&Digest>) {
+        self.opaque(key, name.bytes());
         let is_accepted = digest.is_some_and(|digest| self.accepts(key, name, digest));
         self.fail_if(!is_accepted, rule_of(key), Subject::Partition(key));
     }
@@ -97,7 +124,9 @@ impl Case<'_> {
         for place in 0..self.records.len() {
             let (key, record) = self.records[place];
             self.used(key, record, self.entry_of[place]);
-            if record.kind == EventKind::Violation && record.ret == 0 {
+            if record.kind == EventKind::LayerWrite
+                || (record.kind == EventKind::Violation && record.ret == 0)
+            {
                 self.changed(key, record);
             }
         }
@@ -121,6 +150,9 @@ impl Case<'_> {
         if record.kind == EventKind::PodLoss {
             return;
         }
+        for process in &record.ancestry {
+            self.opaque(key, &process.exe);
+        }
         let mut lineage = record.ancestry.iter();
         let known = lineage.any(|process| self.given.policy.is_runtime(&process.exe));
         self.fail_if(
@@ -128,8 +160,10 @@ impl Case<'_> {
             Rule::PodContents,
             Subject::Partition(key),
         );
+        self.file(key, record);
         match (record.kind, index) {
             (EventKind::Guard | EventKind::PodLoss, _) => {}
+            (EventKind::LayerWrite, _) => self.violation(key, &record.path),
             (EventKind::Violation, _) => self.violation(key, &record.path),
             (EventKind::Entry, Some(index)) => self.entry(key, index),
             (EventKind::Entry, None) => self.fail_if(true, rule_of(key), Subject::Partition(key)),
@@ -141,11 +175,26 @@ impl Case<'_> {
         }
     }
 
+    /// Where the file's content lies, and whether somebody could write it there unseen.
+    fn file(&mut self, key: PartitionKey, record: &Record) {
+        let Some(identity) = record.identity.as_deref() else {
+            return;
+        };
+        if !record.is_execution() && record.kind != EventKind::Entry {
+            return;
+        }
+        let permitted = self.given.policy.permits_file_system(identity.magic);
+        self.fail_if(!permitted, rule_of(key), Subject::Partition(key));
+        if identity.written {
+            self.violation(key, &record.path);
+        }
+    }
+
     /// A file that was written while it was in use is another one for everybody else who executed or mapped
     /// it, unless the policy permits that where it was used.
     pub(super) fn changed(&mut self, writer: PartitionKey, violation: &Record) {
         for (key, record) in self.records.clone() {
-            let is_it = record.is_execution() && (record.dev, record.ino) == (violation.dev, violation.ino);
+            let is_it = record.is_execution() && is_same_file(record, violation);
             let permitted = key == writer || self.given.policy.permits_violation(&record.path);
             self.fail_if(is_it && !permitted, Rule::Violations, Subject::Partition(key));
         }

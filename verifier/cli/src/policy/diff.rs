@@ -121,6 +121,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
         padded_banks: _,
         kexec: _,
         violations: _,
+        file_systems: _,
         // Said by the switches.
         dangerous_boot_not_judged: _,
         predating_pods,
