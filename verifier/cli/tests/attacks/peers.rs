@@ -57,7 +57,9 @@ fn cve_2022_3500_an_error_of_the_command_is_never_taken_for_trust() {
                 1 => std::fs::write(&path, b"").unwrap(),
                 _ => {
                     let bytes = std::fs::read(&path).unwrap();
-                    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+                    // Half a policy can be a policy: what follows is none in any of these formats.
+                    let torn = [&bytes[..bytes.len() / 2], b"\n\t["].concat();
+                    std::fs::write(&path, torn).unwrap();
                 }
             }
             let output = run();
