@@ -57,7 +57,7 @@ fn alone(tdx: &str) -> Result<Policy, String> {
 
 #[track_caller]
 fn refused(read: Result<Policy, String>, words: &[&str]) {
-    let error = read.err().expect("this policy was taken");
+    let error = read.expect_err("this policy was taken");
     for word in words {
         assert!(error.contains(word), "{word}: {error}");
     }

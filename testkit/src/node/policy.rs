@@ -14,7 +14,11 @@ impl Node {
         let pcr = self.has_tpm.then(|| "pcr-10".to_owned());
         let rtmr = self.td.as_ref().map(|td| format!("rtmr-{}", td.rtmr));
         let anchors: Vec<String> = pcr.into_iter().chain(rtmr).collect();
-        let mut accept = format!("  anchors: [{}]\n", anchors.join(", "));
+        // A TPM alone is what a policy means that does not say.
+        let mut accept = match &self.td {
+            Some(_) => format!("  anchors: [{}]\n", anchors.join(", ")),
+            None => String::new(),
+        };
         if self.has_tpm {
             accept += &format!("  banks: {}\n", self.accept_banks);
         }
