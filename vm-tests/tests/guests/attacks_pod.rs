@@ -588,7 +588,7 @@ fn limit_a_file_that_is_mapped_and_written_to_in_memory_is_recorded_as_the_file(
         assert_eq!(mapped.len(), 2, "{pod}: {mapped:?}");
         for record in mapped {
             let digest = record.hash.as_ref().and_then(FileHash::digest);
-            assert_eq!(digest.unwrap().bytes(), of_file.as_slice(), "{pod}: {record:?}");
+            assert_eq!(digest.unwrap().bytes(), &of_file[..], "{pod}: {record:?}");
         }
     }
 }

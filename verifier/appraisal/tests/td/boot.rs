@@ -5,6 +5,9 @@ use cgpath_evidence::boot::EventType;
 use cgpath_evidence::{Bank, Digest};
 use cgpath_testkit::FirmwareLog;
 
+/// A register's index, and what is done to the log.
+type Change = (u8, fn(&mut FirmwareLog));
+
 const OTHER: &str = "quiet ima_policy=tcb init=/bin/sh";
 
 fn sha384(data: &[u8]) -> Digest {
@@ -99,7 +102,7 @@ fn without_a_log_or_with_a_tpms_there_is_nothing_to_judge() {
 
 #[test]
 fn another_firmware_image_or_command_line_is_not_one_that_the_policy_accepts() {
-    let change: [(u8, fn(&mut FirmwareLog)); 3] = [
+    let change: [Change; 3] = [
         (0, |log| log.events[0].2 = b"another firmware volume".to_vec()),
         (1, |log| log.events[3].2 = b"image 2".to_vec()),
         (2, |log| line(log, OTHER)),

@@ -3,6 +3,9 @@
 use super::*;
 use cgpath_evidence::{Quotes, TdQuote};
 
+/// What a finding says, and what is done to the domain.
+type Change = (&'static str, fn(&mut TrustDomain));
+
 fn td(evidence: &mut Evidence) -> &mut TdQuote {
     evidence.quote.td.as_mut().unwrap()
 }
@@ -91,7 +94,7 @@ fn a_domain_under_debug_is_refused_whatever_the_policy_names() {
 
 #[test]
 fn another_domain_than_the_policys_is_refused_by_each_of_its_measurements() {
-    let change: [(&str, fn(&mut TrustDomain)); 4] = [
+    let change: [Change; 4] = [
         ("MRTD", |d| d.body.mrtd[0] ^= 1),
         ("MRSEAM", |d| d.body.mrseam[0] ^= 1),
         ("TD attributes", |d| d.body.attributes[7] ^= 0x80),

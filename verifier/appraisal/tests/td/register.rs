@@ -5,11 +5,14 @@ use cgpath_evidence::td::{checkpoint_digest, log};
 use cgpath_evidence::{Entry, SealedCheckpoint};
 use cgpath_testkit::{IMA_POLICY, Measurement, sha256};
 
+/// What it is called, and what is done to the list.
+type Change = (&'static str, fn(&mut Vec<Entry>));
+
 #[test]
 fn an_entry_that_is_altered_removed_added_swapped_or_relabelled_is_found_by_the_lists_running_value() {
     let mut node = busy();
     let good = node.attest(NONCE);
-    let changes: [(&str, fn(&mut Vec<Entry>)); 6] = [
+    let changes: [Change; 6] = [
         ("removed", |list| drop(list.remove(5))),
         ("added", |list| list.insert(5, list[4].clone())),
         ("swapped", |list| list.swap(5, 6)),
