@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod circles;
 mod demo;
+mod dist;
 mod help;
 mod kernel;
 mod links;
@@ -63,6 +64,7 @@ fn run() -> Result<ExitCode> {
         "kernel" => kernel::kernel_command(&workspace, parser),
         "build" => build::build_command(&workspace, parser),
         "ebpf" => build::ebpf_command(&workspace, parser),
+        "dist" => dist::dist_command(&workspace, parser),
         "tidy" => tidy::tidy_command(&workspace, parser),
         "help" => {
             print!("{}", help::OVERVIEW);
