@@ -52,7 +52,7 @@ enum Answer {
     /// This many bytes of evidence follow.
     Evidence { length: u64 },
     /// How the daemon fares.
-    Status(Status),
+    Status(Box<Status>),
     /// To what it hands over.
     Handover(Handover),
     /// It did not work.
@@ -107,10 +107,10 @@ async fn answer(stream: UnixStream, handle: Handle, sinks: &Sinks) -> io::Result
             message: format!("not a question: {e}"),
         },
         Ok(Question::Status) => match handle.status().await {
-            Ok(status) => Answer::Status(Status {
+            Ok(status) => Answer::Status(Box::new(Status {
                 sinks: sinks.status(),
                 ..status
-            }),
+            })),
             Err(e) => Answer::Error {
                 message: e.to_string(),
             },
@@ -228,7 +228,7 @@ pub fn ask_evidence(run_dir: &Path, nonce: &[u8], out: &mut impl Write) -> Resul
 /// See [`ClientError`].
 pub fn ask_status(run_dir: &Path) -> Result<Status, ClientError> {
     match ask(run_dir, &Question::Status)?.0 {
-        Answer::Status(status) => Ok(status),
+        Answer::Status(status) => Ok(*status),
         _ => Err(ClientError::Io {
             path: socket(run_dir),
             source: io::ErrorKind::InvalidData.into(),

@@ -89,6 +89,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         print(&script)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Manual { dir } = &cli.command {
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        std::fs::create_dir_all(dir)
+            .and_then(|()| manual(&command, dir))
+            .with_context(|| format!("writing the manual to {}", dir.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Command::Config(args) = &cli.command
         && args.example
     {
@@ -106,7 +114,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             print(text.as_bytes())?;
         }
         Command::Status(args) => return show_status(&config, args.format),
-        Command::Completions { .. } => {}
+        Command::Completions { .. } | Command::Manual { .. } => {}
         Command::Run => {
             log_to_stderr(&config);
             run(config)?;
@@ -139,6 +147,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes `cgpathd.8`, and a page for each command below it.
+fn manual(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
+    for below in command.get_subcommands() {
+        manual(below, dir)?;
+    }
+    let page = clap_mangen::Man::new(command.clone()).section("8");
+    page.generate_to(dir)?;
+    Ok(())
 }
 
 fn show_status(config: &Config, format: StatusFormat) -> anyhow::Result<ExitCode> {

@@ -13,7 +13,7 @@ use crate::quote::{Quoter, Quoters, Request, TdQuoter, TpmQuoter, tsm::Reports};
 use crate::request::{Handover, MAX_WAITING, PodVerdicts, RequestError, Source};
 use crate::runtime::Names;
 use crate::sources::{boot_facts::BootFacts, system};
-use crate::status::Status;
+use crate::status::{Status, Timing};
 use crate::store::{Assembly, EvidenceFile, Header};
 use crate::tpm::TpmThread;
 use cgpath_evidence::{Boot, Cursor, TdEvidence, td};
@@ -37,6 +37,13 @@ const SLOW_TICK: Duration = Duration::from_secs(1);
 /// is the kernel's.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// A request whose checkpoint is being sealed.
+struct Waiting {
+    after: Option<Cursor>,
+    reply: Reply,
+    since: Instant,
+}
+
 type Reply = oneshot::Sender<Result<EvidenceFile, RequestError>>;
 
 enum Command {
@@ -48,6 +55,8 @@ enum Command {
     Quoted {
         id: u64,
         after: Option<Cursor>,
+        /// What the quote took.
+        took: Duration,
         reply: oneshot::Sender<Result<Assembly, RequestError>>,
     },
     Unquoted {
@@ -164,7 +173,9 @@ pub struct Service {
     node: Arc<str>,
     names: Names,
     boot: Arc<BootFacts>,
-    waiting: HashMap<u64, (Option<Cursor>, Reply)>,
+    waiting: HashMap<u64, Waiting>,
+    seals: Timing,
+    quotes: Timing,
     /// Handovers that are being sealed.
     handovers: HashMap<u64, oneshot::Sender<Result<Handover, RequestError>>>,
     /// Requests with a quote, whose evidence is being put together.
@@ -198,6 +209,8 @@ impl Service {
             names: Names::default(),
             boot: Arc::new(boot),
             waiting: HashMap::new(),
+            seals: Timing::default(),
+            quotes: Timing::default(),
             handovers: HashMap::new(),
             assembling: HashMap::new(),
             next_id: 1,
@@ -309,10 +322,17 @@ impl Service {
             Some(Command::Request { nonce, after, reply }) => {
                 let id = self.next_id;
                 self.next_id += 1;
-                self.waiting.insert(id, (after, reply));
+                let since = Instant::now();
+                self.waiting.insert(id, Waiting { after, reply, since });
                 self.engine.request(id, nonce)?;
             }
-            Some(Command::Quoted { id, after, reply }) => {
+            Some(Command::Quoted {
+                id,
+                after,
+                took,
+                reply,
+            }) => {
+                self.quotes.add(took);
                 self.assembling.insert(id, reply);
                 self.engine.quoted(id, after)?;
             }
@@ -338,7 +358,10 @@ impl Service {
                     nonce,
                     checkpoint,
                 } => match self.waiting.remove(&id) {
-                    Some((after, reply)) => self.finish(id, Request { nonce, checkpoint }, after, reply),
+                    Some(Waiting { after, reply, since }) => {
+                        self.seals.add(since.elapsed());
+                        self.finish(id, Request { nonce, checkpoint }, after, reply);
+                    }
                     None => self.engine.unquoted(id)?,
                 },
                 Outcome::Assembled { id, assembly } => {
@@ -357,7 +380,7 @@ impl Service {
                     }
                 }
                 Outcome::Failed { id, error } => {
-                    if let Some((_, reply)) = id.and_then(|id| self.waiting.remove(&id)) {
+                    if let Some(Waiting { reply, .. }) = id.and_then(|id| self.waiting.remove(&id)) {
                         let _ = reply.send(Err(error.into()));
                     } else if let Some(reply) = id.and_then(|id| self.handovers.remove(&id)) {
                         let _ = reply.send(Err(error.into()));
@@ -397,12 +420,15 @@ impl Service {
         let boot = self.boot.clone();
         tokio::spawn(async move {
             let work = async {
+                let begin = Instant::now();
                 let quoted = quoters.sign(&request).await;
+                let took = begin.elapsed();
                 let (send, assembly) = oneshot::channel();
                 let command = match &quoted {
                     Ok(_) => Command::Quoted {
                         id,
                         after,
+                        took,
                         reply: send,
                     },
                     Err(_) => Command::Unquoted { id },
@@ -446,6 +472,9 @@ impl Service {
             checkpoint: pipeline.last_checkpoint(),
             blind: pipeline.first_blind(),
             list_len: pipeline.list_len(),
+            list_bytes: self.engine.list_bytes(),
+            seals: self.seals,
+            quotes: self.quotes,
             records: pipeline.records(),
             unjoined: pipeline.unjoined(),
             lost: pipeline.losses().total(),

@@ -1,12 +1,17 @@
-//! Prepares a node: configuration, IMA policy, the loop module at boot, the systemd unit; and undoes it.
+//! Prepares a node: configuration, IMA policy, the loop module at boot, the systemd unit, the kernel's
+//! command line; and undoes it.
 //!
-//! Nothing that is there already is overwritten, and only what is still as it was made here is removed.
+//! Nothing that is there already is overwritten, and only what is still as it was made here is removed. What
+//! a package brought stays the package's.
+
+mod boot_loader;
 
 use crate::anchor::key::{self, KeyError};
 use crate::anchor::{AnchorError, ima};
 use crate::bpf;
 use crate::config::{Config, DEFAULT_PATH, EXAMPLE};
 use crate::control;
+use boot_loader::BootLoader;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +22,14 @@ const IMA_POLICY: &str = include_str!("../../policy/ima/recommended");
 /// The systemd unit.
 const UNIT: &str = include_str!("../../deploy/cgpathd.service");
 
-/// Where the unit lies.
+/// Where the unit lies that is made here.
 const UNIT_PATH: &str = "/etc/systemd/system/cgpathd.service";
+
+/// Where it lies when a package brought it.
+const PACKAGED_UNIT: &str = "/usr/lib/systemd/system/cgpathd.service";
+
+/// What loads the module `loop` at boot.
+const MODULES: &str = include_str!("../../deploy/modules-load.d/cgpathd.conf");
 
 /// The values of a key of the unit, each word by itself.
 fn unit_words(key: &str) -> impl Iterator<Item = &'static str> {
@@ -69,36 +80,63 @@ struct Item {
     why: &'static str,
     /// It is only made where this directory is there.
     needs: Option<&'static str>,
+    /// Where a package has it.
+    packaged: Option<&'static str>,
 }
 
-fn items(root: &Path, config: &Config) -> Vec<Item> {
+impl Item {
+    /// The file that a package of this node brought for it, there or in another place.
+    fn packaged_at(&self, root: &Path) -> Option<PathBuf> {
+        let below = |path: &str| root.join(path.trim_start_matches('/'));
+        let file = below(self.packaged?);
+        (below(PACKAGED_UNIT).is_file() && file.is_file()).then_some(file)
+    }
+}
+
+fn items(root: &Path, config: &Config, boot_loaders: &[BootLoader]) -> Vec<Item> {
     let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
-    vec![
+    let mut items = vec![
         Item {
             path: at(Path::new(DEFAULT_PATH)),
             content: EXAMPLE,
             why: "the configuration, every key with its default",
             needs: None,
+            packaged: Some(DEFAULT_PATH),
         },
         Item {
             path: at(&config.ima.policy),
             content: IMA_POLICY,
             why: "the IMA policy; systemd loads it by path at the next boot",
             needs: None,
+            packaged: None,
         },
         Item {
             path: at(Path::new("/etc/modules-load.d/cgpathd.conf")),
-            content: "# For the file system of checkpoint files.\nloop\n",
+            content: MODULES,
             why: "the loop module at boot",
             needs: Some("/etc/modules-load.d"),
+            packaged: Some("/usr/lib/modules-load.d/cgpathd.conf"),
         },
         Item {
             path: at(Path::new(UNIT_PATH)),
             content: UNIT,
             why: "the systemd unit; enable it with: systemctl enable cgpathd",
             needs: Some("/etc/systemd/system"),
+            packaged: Some(PACKAGED_UNIT),
         },
-    ]
+    ];
+    let drop_ins = boot_loaders
+        .iter()
+        .filter(|loader| !loader.is_set)
+        .filter_map(|loader| loader.drop_in);
+    items.extend(drop_ins.map(|(path, content)| Item {
+        path: at(Path::new(path)),
+        content,
+        why: "the kernel's command line",
+        needs: None,
+        packaged: None,
+    }));
+    items
 }
 
 /// Does, or with `dry_run` only describes, what a node needs; gives one line for each step.
@@ -109,8 +147,18 @@ fn items(root: &Path, config: &Config) -> Vec<Item> {
 /// See [`SetupError`]; what was done before stays.
 pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, SetupError> {
     let mut out = String::new();
-    for item in items(root, config) {
+    let boot_loaders = boot_loader::found(root);
+    for item in items(root, config, &boot_loaders) {
         let path = item.path.display();
+        if let Some(packaged) = item.packaged_at(root) {
+            let at = packaged.display();
+            line(&mut out, format_args!("is there  {at}: the package's"));
+            if item.path != packaged && item.path.exists() {
+                let why = format_args!("{path} is used in its place; hint: remove it");
+                line(&mut out, format_args!("note      {why}"));
+            }
+            continue;
+        }
         if let Some(needs) = item.needs
             && !root.join(needs.trim_start_matches('/')).is_dir()
         {
@@ -154,18 +202,35 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
             format_args!("to do     put cgpathd at {program}, which the unit starts: nothing is there"),
         );
     }
-    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    if !cmdline.split_whitespace().any(|word| word == "ima_policy=tcb") {
+    command_line(&boot_loaders, &mut out);
+    line(&mut out, format_args!("then      cgpathd check"));
+    Ok(out)
+}
+
+/// What is left to do for the kernel's command line. Not by what this kernel was given: the root may be that
+/// of a node which has not booted yet.
+fn command_line(boot_loaders: &[BootLoader], out: &mut String) {
+    let word = boot_loader::WORD;
+    for loader in boot_loaders {
+        let name = loader.name;
+        if loader.is_set {
+            line(out, format_args!("is there  {word} in the settings of {name}"));
+        } else {
+            let add = &loader.add;
+            line(
+                out,
+                format_args!("to do     {name}: {add}; the kernel gets {word} at the next boot"),
+            );
+        }
+    }
+    if boot_loaders.is_empty() {
         line(
-            &mut out,
+            out,
             format_args!(
-                "to do     add ima_policy=tcb to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then \
-             update-grub), so that the IMA policy itself is measured; needs a reboot"
+                "to do     add {word} to the kernel's command line: there is no boot loader that is known here"
             ),
         );
     }
-    line(&mut out, format_args!("then      cgpathd check"));
-    Ok(out)
 }
 
 /// Takes the programs down. The daemon must not run: it would have nothing to read.
@@ -185,7 +250,7 @@ pub fn unload(config: &Config) -> Result<(), SetupError> {
 /// See [`SetupError`].
 pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, SetupError> {
     let mut out = String::new();
-    if control::ask_status(&config.run_dir).is_ok() {
+    if !dry_run && control::ask_status(&config.run_dir).is_ok() {
         return Err(SetupError::Running);
     }
     let verb = if dry_run { "would remove" } else { "removed" };
@@ -213,19 +278,29 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
             source,
         }),
     };
-    for item in items(root, config) {
+    let boot_loaders = boot_loader::found(root);
+    // Of a unit that somebody wrote the link stays, too: it is started by it.
+    let mut links = root.join(PACKAGED_UNIT.trim_start_matches('/')).is_file();
+    let mut reload = false;
+    for item in items(root, config, &boot_loaders) {
         let path = item.path.display();
+        if item
+            .packaged_at(root)
+            .is_some_and(|packaged| packaged == item.path)
+        {
+            line(&mut out, format_args!("kept     {path}: the package's"));
+            continue;
+        }
         match std::fs::read(&item.path) {
             Ok(found) if found == item.content.as_bytes() => {
                 remove(&item.path)?;
                 line(&mut out, format_args!("{verb}  {path}"));
-                if item.content == UNIT {
-                    for link in unit_links(root) {
-                        remove(&link)?;
-                        line(&mut out, format_args!("{verb}  {}", link.display()));
-                    }
-                    line(&mut out, format_args!("then     systemctl daemon-reload"));
+                // The directory may have been made here; one that has more in it stays.
+                if let Some(dir) = item.path.parent().filter(|_| item.needs.is_none() && !dry_run) {
+                    let _ = std::fs::remove_dir(dir);
                 }
+                links |= item.content == UNIT;
+                reload |= item.content == UNIT;
             }
             Ok(_) => line(&mut out, format_args!("kept     {path}: it was changed")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -236,6 +311,22 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
                     source,
                 });
             }
+        }
+    }
+    for link in unit_links(root).filter(|_| links) {
+        remove(&link)?;
+        line(&mut out, format_args!("{verb}  {}", link.display()));
+        reload = true;
+    }
+    if reload {
+        line(&mut out, format_args!("then     systemctl daemon-reload"));
+    }
+    for loader in &boot_loaders {
+        if loader.is_set || loader.drop_in.is_some() {
+            line(
+                &mut out,
+                format_args!("then     {}: {}", loader.name, loader.undo),
+            );
         }
     }
     line(
@@ -286,6 +377,18 @@ fn has_checkpoint_rule(policy: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    /// Paths that nothing else uses: remove looks at the programs and mounts of this machine, too.
+    fn below(root: &Path) -> Config {
+        Config {
+            run_dir: root.join("run"),
+            bpf: crate::config::Bpf {
+                pin_dir: root.join("pins"),
+                ..crate::config::Bpf::default()
+            },
+            ..Config::default()
+        }
+    }
+
     #[test]
     fn setup_makes_what_is_absent_keeps_what_is_there_and_remove_undoes_it() {
         let root = tempfile::tempdir().unwrap();
@@ -312,15 +415,7 @@ mod tests {
     #[test]
     fn setup_says_that_the_program_is_absent_and_remove_takes_the_units_link_and_the_key_along() {
         let root = tempfile::tempdir().unwrap();
-        // Paths that nothing else uses: remove looks at the programs and mounts of this machine, too.
-        let config = Config {
-            run_dir: root.path().join("run"),
-            bpf: crate::config::Bpf {
-                pin_dir: root.path().join("pins"),
-                ..crate::config::Bpf::default()
-            },
-            ..Config::default()
-        };
+        let config = below(root.path());
         let units = root.path().join("etc/systemd/system");
         std::fs::create_dir_all(units.join("multi-user.target.wants")).unwrap();
         let text = install(root.path(), &config, false).unwrap();
@@ -350,6 +445,120 @@ mod tests {
             "a key that signs nothing any more is not left behind"
         );
         remove(root.path(), &config, false).unwrap();
+    }
+
+    #[test]
+    fn what_a_package_brought_is_kept_and_the_boot_loaders_own_file_is_made_and_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let config = below(root.path());
+        let put = |path: &str, content: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        };
+        put("usr/sbin/cgpathd", "");
+        put("usr/sbin/update-grub", "");
+        put("usr/lib/systemd/system/cgpathd.service", UNIT);
+        put("usr/lib/modules-load.d/cgpathd.conf", MODULES);
+        put("etc/ima-cgpath/cgpathd.toml", EXAMPLE);
+        std::fs::create_dir_all(root.path().join("etc/modules-load.d")).unwrap();
+        let wants = root.path().join("etc/systemd/system/multi-user.target.wants");
+        std::fs::create_dir_all(&wants).unwrap();
+
+        let text = install(root.path(), &config, false).unwrap();
+        let made: Vec<&str> = text.lines().filter(|line| line.starts_with("made")).collect();
+        assert_eq!(made.len(), 2, "{text}");
+        assert!(
+            made[0].contains("etc/ima/ima-policy") && made[1].contains("etc/default/grub.d/"),
+            "{text}"
+        );
+        assert!(text.contains("to do     GRUB: run: update-grub"), "{text}");
+        assert!(!root.path().join("etc/systemd/system/cgpathd.service").exists());
+
+        let link = wants.join("cgpathd.service");
+        std::os::unix::fs::symlink(PACKAGED_UNIT, &link).unwrap();
+        let text = remove(root.path(), &config, false).unwrap();
+        for gone in ["etc/ima", "etc/default/grub.d"] {
+            assert!(!root.path().join(gone).exists(), "{gone}: {text}");
+        }
+        assert!(
+            !link.is_symlink() && text.contains("then     GRUB: run: update-grub"),
+            "{text}"
+        );
+        for kept in [
+            "etc/ima-cgpath/cgpathd.toml",
+            "usr/lib/systemd/system/cgpathd.service",
+        ] {
+            assert!(root.path().join(kept).exists(), "{kept}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_setup_made_before_the_package_came_is_named_and_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let config = below(root.path());
+        let own = root.path().join("etc/systemd/system/cgpathd.service");
+        std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+        install(root.path(), &config, false).unwrap();
+        let packaged = root.path().join("usr/lib/systemd/system/cgpathd.service");
+        std::fs::create_dir_all(packaged.parent().unwrap()).unwrap();
+        std::fs::write(&packaged, UNIT).unwrap();
+        let text = install(root.path(), &config, false).unwrap();
+        assert!(
+            text.contains("etc/systemd/system/cgpathd.service is used in its place"),
+            "{text}"
+        );
+        remove(root.path(), &config, false).unwrap();
+        assert!(!own.exists() && packaged.exists());
+    }
+
+    #[test]
+    fn the_page_on_operation_has_each_capability_and_port_of_the_units() {
+        use std::collections::BTreeSet;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let page = std::fs::read_to_string(root.join("docs/operate.md")).unwrap();
+        let verifier = std::fs::read_to_string(root.join("deploy/cgpath.service")).unwrap();
+        let rows = |unit: &str| {
+            let begin = format!("| `{unit}` | ");
+            let found = page.lines().filter_map(move |line| line.strip_prefix(&begin));
+            found.map(|row| row.split(" | ").next().unwrap_or_default().to_owned())
+        };
+        let named = |unit: &str| -> BTreeSet<String> {
+            let spans = rows(unit).flat_map(|row| row.split('`').map(str::to_owned).collect::<Vec<_>>());
+            spans.filter(|span| span.starts_with("CAP_")).collect()
+        };
+        let has: BTreeSet<String> = unit_words("CapabilityBoundingSet").map(str::to_owned).collect();
+        assert!(!has.is_empty());
+        assert_eq!(named("cgpathd"), has);
+        assert!(verifier.lines().any(|line| line == "CapabilityBoundingSet="));
+        assert!(named("cgpath").is_empty() && rows("cgpath").any(|row| row.contains("no capability")));
+        // Nothing of the collector listens beyond the machine.
+        assert!(!UNIT.contains("ListenStream") && rows("cgpathd").any(|row| row.starts_with("no port")));
+        let listen = verifier
+            .lines()
+            .find(|line| line.starts_with("ExecStart="))
+            .unwrap();
+        let port = listen
+            .rsplit_once("--listen [::]:")
+            .unwrap()
+            .1
+            .split(' ')
+            .next()
+            .unwrap();
+        assert!(
+            rows("cgpath").any(|row| row.contains(&format!("port {port}"))),
+            "{port}"
+        );
+        for (unit, text) in [("cgpathd", UNIT), ("cgpath", verifier.as_str())] {
+            let state = text
+                .lines()
+                .find_map(|line| line.strip_prefix("StateDirectory="))
+                .unwrap();
+            assert!(
+                rows(unit).any(|row| row.contains(&format!("/var/lib/{state}"))),
+                "{unit}"
+            );
+        }
     }
 
     #[test]

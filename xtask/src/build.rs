@@ -388,12 +388,19 @@ pub fn ebpf_by(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// rustc's flags for the eBPF programs: with BTF, and with no path of this machine in it, so that its digest,
-/// which policies pin, is the same wherever it is built.
+/// rustc's flags for the eBPF programs: with BTF.
 fn ebpf_flags(workspace: &Workspace) -> Vec<String> {
     let mut flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"]
         .map(str::to_owned)
         .to_vec();
+    flags.extend(without_paths(workspace));
+    flags
+}
+
+/// rustc's flags that leave no path of this machine in what is built, so that its digest, which policies pin,
+/// is the same wherever that is done.
+fn without_paths(workspace: &Workspace) -> Vec<String> {
+    let mut flags = Vec::new();
     let home = |name: &str, folder: &str| {
         let given = std::env::var_os(name).map(PathBuf::from);
         given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(folder)))
@@ -463,6 +470,54 @@ pub fn with_examples(workspace: &Workspace, what: &str, package: &str, examples:
         command.args(["--example", example]);
     }
     shell::run(what, &mut command)
+}
+
+/// Where a portable `cgpathd` finds the libraries that came with it, from the directory above its own.
+pub const BUNDLED: &str = "lib/ima-cgpath";
+
+/// Cargo's options for what is shipped: no path of this machine is in it, for policies pin its digest.
+fn ship<'a>(workspace: &Workspace, command: &'a mut Command) -> &'a mut Command {
+    command
+        .args(["--profile", "dist"])
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", without_paths(workspace).join("\u{1f}"))
+}
+
+/// Builds the programs that packages carry; gives their directory.
+///
+/// # Errors
+/// When one does not build.
+pub fn shipped(workspace: &Workspace) -> Result<PathBuf> {
+    ebpf(workspace)?;
+    let mut command = host_programs(workspace, &["cgpath", "cgpathd"]);
+    shell::run("cgpath and cgpathd, for packages", ship(workspace, &mut command))?;
+    Ok(workspace.target.join("dist"))
+}
+
+/// Builds `cgpath` linked statically, and a `cgpathd` that looks for libraries beside itself, into `dir`.
+///
+/// # Errors
+/// When one does not build.
+pub fn portable(workspace: &Workspace, dir: &Path) -> Result<()> {
+    ebpf(workspace)?;
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    // An RPATH holds for what a library loads by name as well, as libtss2 does with a TCTI; a RUNPATH does
+    // not.
+    let path = format!("link-arg=-Wl,--disable-new-dtags,-rpath,$ORIGIN/../{BUNDLED}");
+    for (name, option) in [
+        ("cgpath", "target-feature=+crt-static"),
+        ("cgpathd", path.as_str()),
+    ] {
+        let mut command = cargo(workspace);
+        command
+            .env("CGPATH_BPF_OBJECT", workspace.bpf_object())
+            .args(["rustc", "--locked", "-p", name, "--bin", name]);
+        ship(workspace, &mut command).args(["--", "-C", option]);
+        shell::run(&format!("{name}, for archives"), &mut command)?;
+        let built = workspace.target.join("dist").join(name);
+        std::fs::copy(&built, dir.join(name)).with_context(|| format!("copying {}", built.display()))?;
+    }
+    Ok(())
 }
 
 /// Builds what `demo` runs, and brings what it boots: what does not wait for another is done side by side.

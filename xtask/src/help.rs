@@ -18,6 +18,7 @@ Build it:
   build        the programs: cgpath, cgpathd, demo, the guests' init
   ebpf         the eBPF object
   book         the documents as pages for a browser
+  dist         packages: for Debian, and archives for other systems
   kernel       the patched kernels: fetch, apply, check, build, package
   completions  completions for bash: source <(cargo xtask completions)
 
@@ -119,9 +120,9 @@ too; CGPATH_REQUIRE_VECTORS=1 makes them fail.
 Usage: cargo xtask test [OPTIONS] [FILTER]
 
   FILTER         only tests whose name contains this
-  --fast         no virtual machines
+  --fast         no virtual machines and no packages
   --step NAME    only this step, may be repeated:
-                 fmt, tidy, ebpf, clippy, deny, build, host, foreign, vm, breaks, kernel
+                 fmt, tidy, ebpf, clippy, deny, build, host, foreign, dist, vm, breaks, kernel
                  (kernel checks the series and builds one kernel: about 15 minutes the first time)
   --yes, --no-install   as for `demo`
 
@@ -155,6 +156,26 @@ Usage: cargo xtask ebpf [--yes | --no-install]
 
 Example:
   cargo xtask ebpf && ls -l target/bpf/
+";
+
+pub const DIST: &str = "\
+cargo xtask dist: what users install, in target/packages
+
+  deb   Debian packages: ima-cgpath-collector, ima-cgpath-verifier, ima-cgpath-tools; lintian must have nothing to say
+  tar   archives for other systems: cgpath linked statically, cgpathd with the TPM's libraries beside it
+
+Beside them lie a CycloneDX document for each program, and SHA256SUMS. The same programs of the same commit give the same
+bytes: what is packed has the commit's time (SOURCE_DATE_EPOCH, where it is set). A commit without the version's tag gives
+packages that sort before that version: 0.1.0~20261130022757.52b5976.
+
+Usage: cargo xtask dist deb|tar… [OPTIONS]
+
+  --programs DIR   pack the programs of DIR and build nothing; quickly, for tests
+  --yes, --no-install   as for `demo`
+
+Examples:
+  cargo xtask dist deb tar
+  cargo xtask dist deb && (cd target/packages/deb && sha256sum -c SHA256SUMS)
 ";
 
 pub const KERNEL: &str = "\
@@ -275,9 +296,10 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
+            dist) COMPREPLY=($(compgen -W "deb tar --programs --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
-            *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf book kernel" -- "$current")) ;;
+            *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf dist book kernel" -- "$current")) ;;
         esac
     fi
 }

@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod circles;
 mod demo;
+mod dist;
 mod help;
 mod kernel;
 mod links;
@@ -67,6 +68,7 @@ fn run() -> Result<ExitCode> {
         "build" => build::build_command(&workspace, parser),
         "ebpf" => build::ebpf_command(&workspace, parser),
         "book" => build::book_command(&workspace, parser),
+        "dist" => dist::dist_command(&workspace, parser),
         "tidy" => tidy::tidy_command(&workspace, parser),
         "help" => {
             print!("{}", help::OVERVIEW);

@@ -258,6 +258,11 @@ impl<M: Machine> Core<M> {
         self.boot_id
     }
 
+    /// Bytes of the list that were read.
+    pub fn list_bytes(&self) -> u64 {
+        self.list.bytes()
+    }
+
     /// Whether the disk takes no more records.
     pub fn is_stalled(&self) -> bool {
         self.stalled

@@ -639,6 +639,11 @@ impl Engine {
         self.core.pipeline()
     }
 
+    /// Bytes of IMA's list that were read.
+    pub fn list_bytes(&self) -> u64 {
+        self.core.list_bytes()
+    }
+
     /// Whether nothing is being sealed.
     pub fn is_idle(&self) -> bool {
         self.pipeline().is_idle()

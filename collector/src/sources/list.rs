@@ -61,6 +61,7 @@ pub struct ListReader {
     decoder: Decoder,
     chunk: Vec<u8>,
     count: u64,
+    bytes: u64,
 }
 
 impl ListReader {
@@ -94,6 +95,7 @@ impl ListReader {
                         decoder,
                         chunk: vec![0; CHUNK],
                         count: 0,
+                        bytes: 0,
                     });
                 }
                 Err(source) => last = Some(ListError::Open { path, source }),
@@ -103,6 +105,11 @@ impl ListReader {
             path: PathBuf::new(),
             source: io::ErrorKind::NotFound.into(),
         }))
+    }
+
+    /// Bytes of the list that were read so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Reads what was added since the last time; gives the number of entries read so far.
@@ -128,6 +135,7 @@ impl ListReader {
             if n == 0 {
                 return Ok(self.count);
             }
+            self.bytes += n as u64;
             self.decoder.feed(&self.chunk[..n]);
             loop {
                 let entry = self.decoder.next_entry().map_err(|source| ListError::Decode {

@@ -4,13 +4,14 @@
 //! sink's) is escaped and cut. Not here: asking the daemon (see [`crate::control`]), the JSON form, which is
 //! [`Status`] itself.
 
-use super::{Budgets, PodUse, Status};
+use super::{Budgets, PodUse, Status, Timing};
 use cgpath_evidence::text::foreign;
 use cgpath_evidence::{GuardMode, PodUid};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info};
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write as _};
+use std::sync::atomic::AtomicU64;
 
 /// A mode of the guard in the configuration's word.
 pub(crate) fn guard_mode(mode: GuardMode) -> &'static str {
@@ -35,7 +36,20 @@ pub fn text(status: &Status) -> String {
         );
         rows.push(("BLIND", text));
     }
-    rows.push(("list", format!("{} entries", status.list_len)));
+    rows.push((
+        "list",
+        format!("{} entries, {} bytes", status.list_len, status.list_bytes),
+    ));
+    for (name, timing) in [("seals", status.seals), ("quotes", status.quotes)] {
+        let mean = timing.seconds / timing.count.max(1) as f64;
+        rows.push((
+            name,
+            format!(
+                "{}, {mean:.3} s each, the last {:.3} s",
+                timing.count, timing.last_seconds
+            ),
+        ));
+    }
     let pods = status
         .partitions
         .iter()
@@ -184,6 +198,22 @@ impl Metrics {
         counter.inc_by(value);
         self.0.register(name, help, counter);
     }
+
+    fn timing(&mut self, name: &str, what: &str, timing: Timing) {
+        self.counter(
+            &format!("{name}s"),
+            &format!("{what}, since the daemon started"),
+            timing.count,
+        );
+        let seconds: Counter<f64, AtomicU64> = Counter::default();
+        seconds.inc_by(timing.seconds);
+        let help = format!("What these took together: {what}");
+        self.0.register(format!("{name}_seconds"), help, seconds);
+        let last: Gauge<f64, AtomicU64> = Gauge::default();
+        last.set(timing.last_seconds);
+        self.0
+            .register(format!("{name}_last_seconds"), "What the last one took", last);
+    }
 }
 
 fn signed(value: u64) -> i64 {
@@ -225,6 +255,13 @@ fn known(all: &mut Metrics, status: &Status) {
         "Entries of IMA's list that were read",
         status.list_len,
     );
+    all.gauge(
+        "list_bytes",
+        "Their bytes, which the kernel keeps in memory",
+        status.list_bytes,
+    );
+    all.timing("seal", "Checkpoints for a request", status.seals);
+    all.timing("quote", "Quotes of the TPM", status.quotes);
     all.counter("records", "Records of this boot", status.records);
     all.gauge(
         "records_unjoined",
@@ -377,6 +414,17 @@ mod tests {
             checkpoint: Some(7),
             blind: None,
             list_len: 85,
+            list_bytes: 9_001,
+            seals: Timing {
+                count: 4,
+                seconds: 2.0,
+                last_seconds: 0.25,
+            },
+            quotes: Timing {
+                count: 2,
+                seconds: 3.0,
+                last_seconds: 1.75,
+            },
             records: 92,
             unjoined: 1,
             lost: 3,
@@ -441,7 +489,9 @@ mod tests {
         let text = text(&status());
         for part in [
             "7, the last one",
-            "85 entries",
+            "85 entries, 9001 bytes",
+            "4, 0.500 s each, the last 0.250 s",
+            "2, 1.500 s each, the last 1.750 s",
             "92 in 2 partitions, 1 of them pods; 1 wait for their entry",
             "3 records",
             "guard deny, TPM record, enforce on, fail_closed off; executions denied in 2 cgroups",
@@ -456,7 +506,7 @@ mod tests {
         }
         assert!(!text.contains("BLIND") && !text.contains("STALLED") && !text.contains('\u{1b}'));
         assert!(!text.contains("cgroup 73"), "{text}");
-        assert_eq!(text.lines().count(), 11, "{text}");
+        assert_eq!(text.lines().count(), 13, "{text}");
     }
 
     #[test]
@@ -478,6 +528,13 @@ mod tests {
             "cgpathd_checkpoint 7",
             "cgpathd_blind 0",
             "cgpathd_list_entries 85",
+            "cgpathd_list_bytes 9001",
+            "cgpathd_seals_total 4",
+            "cgpathd_seal_seconds_total 2.0",
+            "cgpathd_seal_last_seconds 0.25",
+            "cgpathd_quotes_total 2",
+            "cgpathd_quote_seconds_total 3.0",
+            "cgpathd_quote_last_seconds 1.75",
             "cgpathd_records_total 92",
             "cgpathd_records_unjoined 1",
             "cgpathd_records_lost_total 3",

@@ -24,6 +24,15 @@ pub struct Status {
     pub blind: Option<u64>,
     /// Entries of the list read so far.
     pub list_len: u64,
+    /// Their bytes in the kernel's binary form, which the kernel keeps in its memory.
+    #[serde(default)]
+    pub list_bytes: u64,
+    /// Checkpoints for a request: from the request until IMA has measured the checkpoint.
+    #[serde(default)]
+    pub seals: Timing,
+    /// Quotes, with the registers that they are over.
+    #[serde(default)]
+    pub quotes: Timing,
     /// Records kept so far.
     pub records: u64,
     /// Records whose entry has not been seen.
@@ -47,6 +56,26 @@ pub struct Status {
     /// The container runtime that is asked for names; none where none is.
     #[serde(default)]
     pub runtime: Option<RuntimeStatus>,
+}
+
+/// How often something was done since the daemon started, and how long it took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// How often.
+    pub count: u64,
+    /// All of them together.
+    pub seconds: f64,
+    /// The last one.
+    pub last_seconds: f64,
+}
+
+impl Timing {
+    /// One more that took so long.
+    pub(crate) fn add(&mut self, took: std::time::Duration) {
+        self.count += 1;
+        self.last_seconds = took.as_secs_f64();
+        self.seconds += self.last_seconds;
+    }
 }
 
 /// How a sink fares.

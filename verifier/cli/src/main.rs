@@ -79,6 +79,13 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Writes the manual pages into a directory, one for each command
+    #[command(after_help = "Example:\n  cgpath manual man1 && man -l man1/cgpath-verify.1")]
+    Manual {
+        /// The directory, made where it is missing
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        dir: std::path::PathBuf,
+    },
 }
 
 fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
@@ -99,6 +106,12 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "cgpath", &mut script);
             out.raw(&script)?;
+            Ok(Status::Clean)
+        }
+        Command::Manual { dir } => {
+            let written =
+                std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+            written.map_err(|error| Failure::new("io", format!("{}: {error}", dir.display())))?;
             Ok(Status::Clean)
         }
     }

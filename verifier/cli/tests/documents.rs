@@ -7,6 +7,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "docs/demo.md",
     "docs/first-verdict.md",
+    "docs/install-by-hand.md",
     "docs/install.md",
     "docs/keylime.md",
     "docs/operate.md",
@@ -15,6 +16,8 @@ const DOCUMENTS: &[&str] = &[
     "docs/tenants.md",
     "docs/troubleshooting.md",
     "docs/trustee.md",
+    "docs/uninstall.md",
+    "docs/upgrade.md",
     "docs/verifiers.md",
     "policy/README.md",
 ];

@@ -1,7 +1,7 @@
-//! docs/install.md, followed to the letter: its commands, in their order, on a node with systemd and a
-//! verifier beside it.
+//! docs/install.md and docs/uninstall.md, followed to the letter: their commands, in their order, with the
+//! packages, on a node with systemd and a verifier beside it; and what is left of them.
 //!
-//! The word after `sh` in a block's first line says where it runs; a block that says nothing of the kind
+//! The words after `sh` in a block's first line say where it runs; a block that says nothing of the kind
 //! fails the test.
 
 use std::collections::BTreeSet;
@@ -20,12 +20,62 @@ const AGENT: &str = "[Unit]\nDescription=Command channel of the tests\n\n\
 /// Time for a boot with systemd, or for a verdict, in a guest that gets a tenth of a core.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What stands for the boot loader, which needs disks: it writes the command line where GRUB would, by the
+/// settings that GRUB's own reads.
+const UPDATE_GRUB: &str = "#!/bin/sh\nset -e\nGRUB_CMDLINE_LINUX=\n\
+    for settings in /etc/default/grub /etc/default/grub.d/*.cfg; do\n\
+    if [ -e \"$settings\" ]; then . \"$settings\"; fi\ndone\n\
+    mkdir -p /boot/grub\necho \"$GRUB_CMDLINE_LINUX\" > /boot/grub/grub.cfg\n";
+
+/// Where perl's own modules are, without which Debian's helpers of units do not run. The guests' root has
+/// been made small.
+const PERL: &str = "/usr/lib/x86_64-linux-gnu/perl-base";
+
+/// What a machine itself writes from its first boot on, and dpkg when packages come and go.
+const WRITTEN_ANYWAY: &[&str] = &[
+    "/dev",
+    "/etc/cni",
+    "/etc/group-",
+    "/etc/gshadow-",
+    "/etc/passwd-",
+    "/etc/shadow-",
+    "/etc/ld.so.cache",
+    "/lost+found",
+    "/proc",
+    "/srv/packages",
+    "/run",
+    "/sys",
+    "/tmp",
+    "/var/cache",
+    "/var/lib/apt",
+    "/var/lib/containerd",
+    "/var/lib/dbus",
+    "/var/lib/dpkg",
+    "/var/lib/systemd",
+    "/var/log",
+    "/var/tmp",
+    "/opt/containerd",
+    "/boot/grub",
+];
+
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
     /// Where it runs.
     kind: String,
     script: String,
+}
+
+impl Block {
+    fn runs_at(&self, place: &str) -> bool {
+        self.kind.split(' ').any(|kind| kind == place)
+    }
+}
+
+/// The blocks of a page of the documents.
+fn page(name: &str) -> Vec<Block> {
+    let path = host::workspace_root().join("docs").join(name);
+    blocks(&std::fs::read_to_string(path).unwrap())
 }
 
 /// The fenced blocks of a page that are commands.
@@ -106,13 +156,6 @@ impl Site {
     }
 }
 
-/// The release of Debian that a root file system holds: os-release(5), VERSION_ID.
-fn release(root: &Path) -> String {
-    let text = std::fs::read_to_string(root.join("etc/os-release")).unwrap();
-    let version = text.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
-    version.expect("a release").trim_matches('"').to_owned()
-}
-
 /// Ended with this value.
 struct Service(Child);
 
@@ -142,37 +185,83 @@ fn node(stage: bool) -> VmBuilder {
         // Without udev nobody says that the console's device is there.
         .symlink("/etc/systemd/system/serial-getty@ttyS0.service", "/dev/null")
         .bytes("/etc/machine-id", "0123456789abcdef0123456789abcdef\n", 0o444)
+        .bytes("/usr/sbin/update-grub", UPDATE_GRUB, 0o755)
+        .directory("/var/lib/dpkg/info", 0o755)
+        .tree(PERL, PERL)
+        // Who is root in a user namespace cannot become another user.
+        .bytes(
+            "/etc/apt/apt.conf.d/unsandboxed",
+            "APT::Sandbox::User \"root\";\n",
+            0o644,
+        )
 }
 
 fn image(name: &str) -> Image {
     Image::new(name).program("/app/main", &elf::pause("app"))
 }
 
+/// The packages, as `cargo xtask test` made them of the programs that it tries.
+fn packages() -> PathBuf {
+    let dir = std::env::var_os("CGPATH_DEBS")
+        .map_or_else(|| host::target_dir().join("packages/tried"), PathBuf::from);
+    assert!(
+        dir.is_dir(),
+        "{} is not there: cargo xtask test --step dist",
+        dir.display()
+    );
+    dir
+}
+
+/// The paths of all files below a directory, as they are when it is the root; those of directories end with
+/// a slash.
+fn files(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut waiting = vec![root.to_path_buf()];
+    while let Some(dir) = waiting.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            let name = format!("/{}", path.strip_prefix(root).unwrap().display());
+            if entry.file_type().unwrap().is_dir() {
+                found.insert(name + "/");
+                waiting.push(path);
+            } else {
+                found.insert(name);
+            }
+        }
+    }
+    found
+}
+
 #[test]
-fn the_page_on_installing_leads_to_a_trusted_node() {
-    let page = std::fs::read_to_string(host::workspace_root().join("docs/install.md")).unwrap();
-    let blocks = blocks(&page);
+fn the_pages_lead_from_packages_to_a_trusted_node_and_back_with_nothing_left() {
+    let install = page("install.md");
+    let uninstall = page("uninstall.md");
+    let packages = packages();
     let dir = tempfile::tempdir_in(host::target_dir()).unwrap();
     let port = {
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         free.local_addr().unwrap().port()
     };
-    let bin = host::built_binary("cgpath")
-        .unwrap()
-        .parent()
-        .unwrap()
-        .to_path_buf();
+    let at = |name: &str| dir.path().join(name).display().to_string();
     let path = std::env::var("PATH").unwrap();
     let names = vec![
-        ("BIN", bin.display().to_string()),
-        ("IMAGE", dir.path().join("image").display().to_string()),
+        ("PACKAGES", packages.display().to_string()),
+        ("IMAGE", at("image")),
         ("NODE", "worker-1".to_owned()),
         // What the guests' /etc/hosts calls this machine.
         ("VERIFIER", format!("verifier:{port}")),
+        ("STORE", at("store")),
         ("SITE", dir.path().display().to_string()),
-        ("PATH", format!("{}:{path}:/usr/sbin:/sbin", bin.display())),
+        ("SHARE", at("tools/usr/share/ima-cgpath")),
+        ("AS_CGPATH", String::new()),
     ];
+    let chosen: BTreeSet<&str> = names.iter().map(|(name, _)| *name).collect();
+    // This machine gets the verifier's command and nothing else of its packages.
+    let path = format!("{}:{path}:/usr/sbin:/sbin", at("tools/usr/bin"));
+    let names = names.into_iter().chain([("PATH", path)]).collect();
     let site = Site { dir, names };
+    site.run("dpkg-deb -x \"$PACKAGES\"/ima-cgpath-tools_*.deb \"$SITE/tools\"");
     {
         let staged = node(true).stage().unwrap();
         // A copy: what is staged are links into the cache.
@@ -184,52 +273,43 @@ fn the_page_on_installing_leads_to_a_trusted_node() {
             .unwrap();
         assert!(copied.success());
     }
+    // The guests' root has lost dpkg's lists, and dpkg names each one that it misses.
+    site.run(
+        "dpkg-query --admindir \"$IMAGE/var/lib/dpkg\" -W -f '${binary:Package}\\n' 2> /dev/null | \
+         while read -r package; do : > \"$IMAGE/var/lib/dpkg/info/$package.list\"; done",
+    );
+    let before = files(&site.path("image"));
     oci::write_layout(&[&image("docker.io/library/app:1")], &site.path("app.tar")).unwrap();
     oci::write_layout(&[&pods::pause_image()], &site.path("pause.tar")).unwrap();
 
+    let begin = Instant::now();
     let mut vm: Option<Vm> = None;
     let mut service: Option<Service> = None;
-    let mut verdicts = 0;
-    let (mut releases, mut of_this_release) = (0, 0);
-    for block in &blocks {
+    let (mut verdicts, mut commands) = (0, 0);
+    for block in &install {
+        commands += block.script.lines().count();
         match block.kind.as_str() {
-            // Everybody who runs this test has built the same, without optimisation.
-            "build" => assert_eq!(block.script, "cargo xtask build --release\n"),
+            // Everybody who runs this test has built the same, without optimisation, and packed it.
+            "build" => assert_eq!(block.script, "cargo xtask dist deb\n"),
             "chosen" => {
-                let chosen: BTreeSet<&str> = block
+                let given: BTreeSet<&str> = block
                     .script
                     .lines()
                     .filter_map(|l| Some(l.split_once('=')?.0))
                     .collect();
-                let given: BTreeSet<&str> = site.names.iter().map(|(name, _)| *name).collect();
-                assert_eq!(chosen, given, "the page has other names than this test");
+                assert_eq!(given, chosen, "the page has other names than this test");
             }
-            // There is none: `boot` gives the kernel what it would.
-            "bootloader" => assert!(block.script.contains("update-grub")),
-            "image" | "verifier" => {
+            // On a machine of its own: below.
+            "verifier-machine" => {}
+            "image" | "verifier" | "verifier verifier-machine" => {
                 site.run(&block.script);
             }
-            // The packages of one release: the node's is this machine's.
-            kind if kind.starts_with("image-") => {
-                releases += 1;
-                if kind == format!("image-{}", release(&site.path("image"))) {
-                    site.run(&block.script);
-                    of_this_release += 1;
-                }
-            }
             "verifier-service" => {
-                let log = std::fs::File::create(site.path("serve.log")).unwrap();
-                let child = site
-                    .shell(&format!("exec {}", block.script))
-                    .stdin(Stdio::null())
-                    .stdout(log.try_clone().unwrap())
-                    .stderr(log)
-                    .spawn()
-                    .unwrap();
-                service = Some(Service(child));
+                assert_eq!(block.script, "systemctl enable --now cgpath\n");
+                service = Some(serve(&site, port));
             }
             "node" => {
-                let vm = vm.get_or_insert_with(|| boot(&site));
+                let vm = vm.get_or_insert_with(|| boot(&site, &packages));
                 let said = vm.command(&["/bin/sh", "-euc", &block.script]).run().unwrap();
                 println!("{}{}{}", block.script, said.text(), said.errors());
                 said.check().unwrap();
@@ -250,27 +330,144 @@ fn the_page_on_installing_leads_to_a_trusted_node() {
         }
     }
     assert_eq!(verdicts, 1);
-    assert_eq!(
-        (releases, of_this_release),
-        (2, 1),
-        "releases that the page names, and this one"
+    println!(
+        "{commands} lines of commands, {:.0} s",
+        begin.elapsed().as_secs_f64()
     );
-    vm.unwrap().power_off().unwrap();
+    let vm = vm.unwrap();
+    for block in uninstall.iter().filter(|block| block.runs_at("node-remove")) {
+        println!("{}{}", block.script, vm.sh(&block.script).unwrap());
+    }
+    assert_eq!(vm.get_text("/boot/grub/grub.cfg").unwrap().trim(), "");
+    nothing_is_left(&vm, &before);
+    installing_starts_nothing(&vm);
+    the_verifiers_machine(&vm, &install, &uninstall);
+    nothing_is_left(&vm, &before);
+    vm.power_off().unwrap();
+}
+
+/// Starts what the unit of the verifier does, with the store and at the port that this test has.
+fn serve(site: &Site, port: u16) -> Service {
+    let unit = std::fs::read_to_string(host::workspace_root().join("deploy/cgpath.service")).unwrap();
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/"));
+    let line = line
+        .expect("a command")
+        .replace("/var/lib/cgpath/store", "\"$STORE\"");
+    let command = line.replace("[::]:8443", &format!("0.0.0.0:{port}"));
+    assert_ne!(command, line);
+    let log = std::fs::File::create(site.path("serve.log")).unwrap();
+    let child = site
+        .shell(&format!("exec {command}"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Service(child)
+}
+
+/// Nothing of the packages is on the machine, in its kernel or among its units, and nothing else was made
+/// that was not there `before` they came.
+fn nothing_is_left(vm: &Vm, before: &BTreeSet<String>) {
+    let listed = vm
+        .sh("find / -xdev -mindepth 1 \\( -type d -printf '%p/\\n' -o -print \\)")
+        .unwrap();
+    let listed: BTreeSet<&str> = listed.lines().collect();
+    let is_anyway = |path: &str| {
+        WRITTEN_ANYWAY.iter().any(|place| {
+            path.strip_prefix(place)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    };
+    let left: Vec<&str> = listed
+        .iter()
+        .copied()
+        .filter(|path| !before.contains(*path))
+        .filter(|path| path.contains("cgpath") && !path.starts_with("/srv/packages") || !is_anyway(path))
+        .collect();
+    assert_eq!(left, Vec::<&str>::new());
+    // Empty directories do not count: dpkg knows of no other package here that has them.
+    let gone: Vec<&String> = before
+        .iter()
+        .filter(|path| !is_anyway(path) && !path.ends_with('/') && !listed.contains(path.as_str()))
+        .collect();
+    assert_eq!(gone, Vec::<&String>::new(), "removed with them");
+    let script = "ls /run /sys/fs/bpf; cat /proc/mounts; systemctl list-unit-files --no-pager --no-legend; \
+        systemctl list-units --all --no-pager --no-legend --plain | grep cgpath || true; dpkg-query -l 'ima-cgpath*' || true";
+    let state = vm.sh(script).unwrap();
+    // The guest's own port to its test has the name, too.
+    let named: Vec<&str> = state
+        .lines()
+        .filter(|line| line.contains("cgpath") && !line.contains("virtio"))
+        .collect();
+    assert_eq!(named, Vec::<&str>::new());
+}
+
+/// On a machine that runs, the collector's package comes and goes without a trace in the kernel.
+fn installing_starts_nothing(vm: &Vm) {
+    let said = vm.sh("dpkg -i /srv/packages/ima-cgpath-collector_*.deb").unwrap();
+    println!("{said}");
+    let state = "systemctl is-enabled cgpathd; systemctl is-active cgpathd; ls -A /sys/fs/bpf | grep cgpath; ls -d /etc/ima";
+    let said = vm.command(&["/bin/sh", "-c", state]).run().unwrap();
+    assert_eq!(said.text(), "disabled\ninactive\n", "{}", said.errors());
+    vm.sh("cgpathd --version && dpkg --purge ima-cgpath-collector")
+        .unwrap();
+}
+
+/// The verifier's packages on a machine of their own, with systemd: their user, their directory, the unit
+/// with all that it forbids.
+fn the_verifiers_machine(vm: &Vm, install: &[Block], uninstall: &[Block]) {
+    let names = "PACKAGES=/srv/packages VERIFIER=verifier.example:8443 STORE=/var/lib/cgpath/store\n\
+        AS_CGPATH='runuser -u cgpath --'\n";
+    for block in install.iter().filter(|block| block.runs_at("verifier-machine")) {
+        println!(
+            "{}{}",
+            block.script,
+            vm.sh(&format!("{names}{}", block.script)).unwrap()
+        );
+        let state = vm.command(&["systemctl", "is-active", "cgpath"]).run().unwrap();
+        assert_eq!(state.text(), "inactive\n", "installing starts nothing");
+    }
+    let directory = vm
+        .sh("stat -c '%U %a' /var/lib/cgpath /var/lib/cgpath/store/ca.key")
+        .unwrap();
+    assert_eq!(directory, "cgpath 700\ncgpath 600\n");
+    let service = install
+        .iter()
+        .find(|block| block.runs_at("verifier-service"))
+        .unwrap();
+    vm.sh(&service.script).unwrap();
+    let begin = Instant::now();
+    while !vm.sh("ss -Hltn sport = :8443").unwrap().contains(":8443") {
+        let state = vm.command(&["systemctl", "is-failed", "cgpath"]).run().unwrap();
+        let journal = || vm.sh("journalctl -u cgpath --no-pager | tail -20").unwrap();
+        assert_ne!(state.text(), "failed\n", "{}", journal());
+        assert!(begin.elapsed() < PATIENCE, "it does not listen:\n{}", journal());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for block in uninstall.iter().filter(|block| block.runs_at("verifier-remove")) {
+        println!("{}{}", block.script, vm.sh(&block.script).unwrap());
+    }
+    assert!(vm.sh("getent passwd cgpath").unwrap().contains("/var/lib/cgpath"));
 }
 
 /// Boots the node that the page made, with what its boot loader would say.
-fn boot(site: &Site) -> Vm {
-    let settings = site.path("image/etc/default/grub.d/ima-cgpath.cfg");
-    let parameters = site.run(&format!(
-        "GRUB_CMDLINE_LINUX=; . {}; echo \"$GRUB_CMDLINE_LINUX\"",
-        settings.display()
-    ));
-    let vm = node(false)
+fn boot(site: &Site, packages: &Path) -> Vm {
+    let parameters = std::fs::read_to_string(site.path("image/boot/grub/grub.cfg")).unwrap();
+    let mut node = node(false)
         .root(site.path("image"))
         .kernel_args("init=/lib/systemd/systemd")
-        .kernel_args(parameters.trim())
-        .start()
-        .unwrap();
+        .kernel_args(parameters.trim());
+    for entry in std::fs::read_dir(packages).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            node = node.file(&format!("/srv/packages/{name}"), path, 0o644);
+        }
+    }
+    let vm = node.start().unwrap();
     assert_eq!(vm.hello().failures, Vec::<String>::new());
     assert_eq!(vm.get_text("/proc/1/comm").unwrap(), "systemd\n");
     // However it ended: what did not start shows in the commands that follow.

@@ -27,6 +27,7 @@ use bases::{Base, bases, named, own_patches};
 use build::{Variant, again, build};
 use check::{check, passed_mark};
 use package::{USUAL_FLAVOUR, Wanted, package};
+pub use source::{MAIL, NAME, sha256};
 use source::{apply, fetch};
 
 /// `cargo xtask kernel`.

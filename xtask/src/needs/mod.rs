@@ -34,6 +34,10 @@ pub enum Purpose {
     Kernel,
     /// Build the patched kernels as Debian packages.
     KernelPackages,
+    /// Make packages of programs that are built.
+    Packing,
+    /// Build the programs, and make packages of them.
+    Dist,
     /// Build, and run virtual machines with it.
     Demo,
     /// Everything, and every check.
@@ -48,7 +52,8 @@ impl Purpose {
     /// Whether this purpose includes `part`.
     fn includes(self, part: Self) -> bool {
         match self {
-            Self::Build | Self::Machines | Self::Kernel | Self::BenchReplay => self == part,
+            Self::Build | Self::Machines | Self::Kernel | Self::BenchReplay | Self::Packing => self == part,
+            Self::Dist => matches!(part, Self::Dist | Self::Packing | Self::Build),
             Self::KernelPackages => matches!(part, Self::KernelPackages | Self::Kernel),
             Self::Demo => matches!(part, Self::Demo | Self::Build | Self::Machines),
             Self::BenchRound => matches!(part, Self::BenchRound | Self::Build),
@@ -434,6 +439,8 @@ mod tests {
             "`vm` must not ask for the eBPF toolchain"
         );
         assert!(!Purpose::Build.includes(Purpose::Machines));
+        assert!(Purpose::Dist.includes(Purpose::Build) && Purpose::Dist.includes(Purpose::Packing));
+        assert!(Purpose::Test.includes(Purpose::Packing) && !Purpose::Packing.includes(Purpose::Build));
         assert!(
             Purpose::BenchRound.includes(Purpose::Build) && !Purpose::BenchRound.includes(Purpose::Machines)
         );

@@ -205,6 +205,18 @@ pub const PACKAGES: &[Package] = &[
         "packs the patched kernels",
         &[Purpose::KernelPackages],
     ),
+    Package(
+        "debhelper",
+        "dh_builddeb",
+        "packs the programs",
+        &[Purpose::Packing],
+    ),
+    Package(
+        "lintian",
+        "lintian",
+        "looks for mistakes in these packages",
+        &[Purpose::Packing],
+    ),
     Package("xz-utils", "xz", "unpacks kernel sources", &[Purpose::Kernel]),
     Package("git", "git", "applies the kernel series", &[Purpose::Kernel]),
     Package(

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::test::programs::Program;
 use crate::workspace::Workspace;
-use crate::{shell, test};
+use crate::{dist, shell, test};
 
 /// How often every test runs.
 const ROUNDS: u32 = 5;
@@ -34,6 +34,7 @@ pub fn repeat(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
     let begin = Instant::now();
     let mut programs = test::host_programs(workspace)?;
     programs.extend(test::guest_programs(workspace)?);
+    dist::tried(workspace)?;
     let environment = test::environment(workspace)?;
     let mut log = Log::open(workspace, filter)?;
     for round in 1..=ROUNDS {

@@ -10,7 +10,7 @@ mod summary;
 pub mod tally;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
@@ -20,14 +20,14 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::workspace::Workspace;
-use crate::{build, help, kernel, python, shell, tidy};
+use crate::{build, dist, help, kernel, python, shell, tidy};
 use programs::Program;
 use summary::Summary;
 use tally::Count;
 
 /// The steps in their order; `build` makes what the ones after it run.
 const STEPS: &[&str] = &[
-    "fmt", "tidy", "ebpf", "clippy", "deny", "build", "host", "foreign", "vm", "breaks", "kernel",
+    "fmt", "tidy", "ebpf", "clippy", "deny", "build", "host", "foreign", "dist", "vm", "breaks", "kernel",
 ];
 
 /// The attacks that the demo must recognise.
@@ -40,6 +40,9 @@ pub const GUESTS: &str = "vm-tests/guests";
 /// for what another one gathers, must keep no test from running whose turn it is. How many guests run at
 /// once, it decides itself.
 pub const GUEST_THREADS: &str = "--test-threads=64";
+
+/// Its tests that install packages.
+const PACKAGED: &str = "install::";
 
 /// `cargo xtask test`.
 ///
@@ -79,11 +82,12 @@ pub fn test(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
         guests: !fast,
         host: OnceLock::new(),
         in_guests: OnceLock::new(),
+        packages: OnceLock::new(),
     };
     let mut summary = Summary::default();
     for &step in STEPS {
         let wanted = if only.is_empty() {
-            !(fast && matches!(step, "foreign" | "vm" | "breaks" | "kernel"))
+            !(fast && matches!(step, "foreign" | "dist" | "vm" | "breaks" | "kernel"))
         } else {
             only.iter().any(|name| name == step)
         };
@@ -156,6 +160,7 @@ pub fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>
         ("CGPATH_BPF_OBJECT", workspace.bpf_object()),
         ("CGPATH_WORKSPACE", workspace.root.clone()),
         ("CARGO_TARGET_DIR", workspace.target.clone()),
+        ("CGPATH_DEBS", dist::tried_at(workspace)),
         ("CGPATH_PYTHON", python::foreign(workspace)?),
         ("CGPATH_SCHEMATHESIS", python::schemathesis(workspace)?),
     ])
@@ -169,9 +174,23 @@ struct Run<'a> {
     guests: bool,
     host: OnceLock<Vec<Program>>,
     in_guests: OnceLock<Vec<Program>>,
+    /// The directory with the packages that are tried.
+    packages: OnceLock<PathBuf>,
 }
 
 impl Run<'_> {
+    /// Packages of the programs that are tried here.
+    fn packages(&self) -> Result<&Path> {
+        if let Some(made) = self.packages.get() {
+            return Ok(made);
+        }
+        build::ebpf(self.workspace)?;
+        build::programs(self.workspace, &["cgpath", "cgpathd"])?;
+        shell::heading("packages of these programs");
+        let made = dist::tried(self.workspace)?;
+        Ok(self.packages.get_or_init(|| made))
+    }
+
     fn host(&self) -> Result<&[Program]> {
         once(&self.host, || host_programs(self.workspace))
     }
@@ -240,6 +259,10 @@ impl Run<'_> {
                     &programs::build("verifiers of others", &mut command)?,
                     &environment,
                 )
+            }
+            "dist" => {
+                dist::again(self.workspace, self.packages()?)?;
+                Ok(Count::one())
             }
             // Those of patched kernels have a step of their own, which builds the kernels.
             "vm" => {
@@ -311,6 +334,9 @@ impl Run<'_> {
         let tests = guests.tests(is_wanted, self.filter)?;
         if tests.is_empty() {
             return Ok(Count::default());
+        }
+        if tests.iter().any(|test| test.starts_with(PACKAGED)) {
+            self.packages()?;
         }
         let mut options = vec![GUEST_THREADS, "--exact"];
         options.extend(tests.iter().map(String::as_str));

@@ -1,0 +1,338 @@
+//! What a program is made of: a CycloneDX 1.5 document, and the licences' texts.
+//!
+//! Written from `cargo metadata` with `serde_json`, and not by a library for CycloneDX: these bring dozens of
+//! packages into a program that must build in seconds before anything else does. Promises: what runs is
+//! listed, what only tests or builds is not; nothing differs from one run to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::Release;
+use crate::kernel::sha256;
+use crate::workspace::Workspace;
+use crate::{build, shell};
+
+/// The eBPF programs' package, in a workspace of its own.
+const PROGRAMS: &str = "cgpath-bpf";
+
+/// How a licence's file begins, in capitals.
+const LICENCE_FILES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE"];
+
+/// All packages that `Cargo.lock` names, and which uses which.
+struct Graph(Value);
+
+/// The workspace's packages and those of the eBPF programs.
+pub struct Bills {
+    workspace: Graph,
+    programs: Graph,
+    /// SHA-256 of the eBPF object, where it is built.
+    object: Option<String>,
+}
+
+impl Bills {
+    /// Asks cargo.
+    pub fn read(workspace: &Workspace) -> Result<Self> {
+        let graph = |manifest: &str| {
+            let mut command = build::cargo(workspace);
+            command
+                .args(["metadata", "--format-version", "1", "--locked"])
+                .args([
+                    "--filter-platform",
+                    "x86_64-unknown-linux-gnu",
+                    "--manifest-path",
+                    manifest,
+                ]);
+            let text = shell::output(&mut command)?;
+            serde_json::from_str(&text)
+                .map(Graph)
+                .context("reading `cargo metadata`")
+        };
+        let object = match std::fs::read(workspace.bpf_object()) {
+            Ok(bytes) => Some(sha256(&bytes)?),
+            Err(_) => None,
+        };
+        Ok(Self {
+            workspace: graph("Cargo.toml")?,
+            programs: graph("ebpf/programs/Cargo.toml")?,
+            object,
+        })
+    }
+
+    /// The packages of a program, the program's own first: with those of the eBPF object, where it is inside.
+    fn packages(&self, program: &str) -> Result<Vec<(&Value, Vec<&Value>)>> {
+        let mut found = self.workspace.closure(program)?;
+        if program == "cgpathd" {
+            for more in self.programs.closure(PROGRAMS)? {
+                if !found.iter().any(|(package, _)| purl(package) == purl(more.0)) {
+                    found.push(more);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The CycloneDX document of a program.
+    pub fn cyclonedx(&self, program: &str, release: &Release) -> Result<Value> {
+        let packages = self.packages(program)?;
+        let (own, _) = packages.first().context("a program has its own package")?;
+        let mut components: Vec<Value> = packages
+            .iter()
+            .skip(1)
+            .map(|(package, _)| component(package))
+            .collect();
+        let mut dependencies: Vec<Value> = packages
+            .iter()
+            .map(|(package, uses)| {
+                let uses: BTreeSet<String> = uses.iter().map(|used| purl(used)).collect();
+                json!({ "ref": purl(package), "dependsOn": uses })
+            })
+            .collect();
+        if program == "cgpathd" {
+            let mut object = json!({
+                "type": "file",
+                "bom-ref": "ima-cgpath.bpf.o",
+                "name": "ima-cgpath.bpf.o",
+                "version": release.version,
+                "licenses": [{ "license": { "id": "GPL-2.0-only" } }],
+            });
+            if let Some(digest) = &self.object {
+                object["hashes"] = json!([{ "alg": "SHA-256", "content": digest }]);
+            }
+            components.push(object);
+            let inside: Vec<String> = packages
+                .iter()
+                .filter(|(package, _)| package["name"] == PROGRAMS)
+                .map(|(package, _)| purl(package))
+                .collect();
+            dependencies.push(json!({ "ref": "ima-cgpath.bpf.o", "dependsOn": inside }));
+        }
+        let mut described = component(own);
+        described["type"] = json!("application");
+        described["version"] = json!(release.full);
+        Ok(json!({
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.5",
+            "version": 1,
+            "metadata": {
+                "timestamp": release.date("+%Y-%m-%dT%H:%M:%SZ")?,
+                "component": described,
+            },
+            "components": components,
+            "dependencies": dependencies,
+        }))
+    }
+
+    /// The licences of a program's packages: a line for each package, then each text once.
+    pub fn licences(&self, program: &str) -> Result<String> {
+        let mut texts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut out = format!(
+            "What {program} is made of, by which licence. The numbers are those of the texts below.\n\n"
+        );
+        let mut in_order: Vec<String> = Vec::new();
+        for (package, _) in self.packages(program)?.iter().skip(1) {
+            let mut numbers = Vec::new();
+            for text in licence_texts(package)? {
+                let next = texts.len() + 1;
+                let number = *texts.entry(text.clone()).or_insert_with(|| {
+                    in_order.push(text);
+                    next
+                });
+                numbers.push(number.to_string());
+            }
+            let shown = match numbers.as_slice() {
+                [] if package["source"].is_null() => "of this project".to_owned(),
+                [] => "its package has no text".to_owned(),
+                numbers => numbers.join(", "),
+            };
+            writeln!(
+                out,
+                "{} {}: {} ({shown})",
+                text(package, "name"),
+                text(package, "version"),
+                text(package, "license")
+            )?;
+        }
+        for (number, text) in in_order.iter().enumerate() {
+            write!(out, "\n---- {} ----\n\n{}\n", number + 1, text.trim_end())?;
+        }
+        Ok(out)
+    }
+}
+
+impl Graph {
+    /// A package and all that is linked into it, each with what it uses itself; the package first, then by
+    /// name.
+    fn closure(&self, name: &str) -> Result<Vec<(&Value, Vec<&Value>)>> {
+        let packages = list(&self.0["packages"]);
+        let by_id: BTreeMap<&str, &Value> = packages.map(|package| (text(package, "id"), package)).collect();
+        let nodes = list(&self.0["resolve"]["nodes"]);
+        let nodes: BTreeMap<&str, &Value> = nodes.map(|node| (text(node, "id"), node)).collect();
+        let members: BTreeSet<&str> = list(&self.0["workspace_members"])
+            .filter_map(Value::as_str)
+            .collect();
+        let root = by_id
+            .values()
+            .find(|package| package["name"] == name && members.contains(text(package, "id")))
+            .with_context(|| format!("`cargo metadata` has no package {name}"))?;
+        let mut seen: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+        let mut waiting = vec![text(root, "id")];
+        while let Some(id) = waiting.pop() {
+            if seen.contains_key(id) {
+                continue;
+            }
+            let node = nodes.get(id).with_context(|| format!("{id} is not resolved"))?;
+            let uses: Vec<&Value> = list(&node["deps"])
+                .filter(|used| list(&used["dep_kinds"]).any(|kind| kind["kind"].is_null()))
+                .filter_map(|used| by_id.get(text(used, "pkg")).copied())
+                .filter(|used| !runs_in_the_compiler(used))
+                .collect();
+            waiting.extend(uses.iter().map(|used| text(used, "id")));
+            seen.insert(id, uses);
+        }
+        let mut found: Vec<(&Value, Vec<&Value>)> = seen
+            .into_iter()
+            .filter_map(|(id, uses)| Some((*by_id.get(id)?, uses)))
+            .collect();
+        found.sort_by_key(|(package, _)| {
+            let is_other = text(package, "id") != text(root, "id");
+            (is_other, text(package, "name"), text(package, "version"))
+        });
+        Ok(found)
+    }
+}
+
+/// A procedural macro, which leaves nothing of itself in the program.
+fn runs_in_the_compiler(package: &Value) -> bool {
+    list(&package["targets"]).any(|target| list(&target["kind"]).any(|kind| kind == "proc-macro"))
+}
+
+fn component(package: &Value) -> Value {
+    let mut component = json!({
+        "type": "library",
+        "bom-ref": purl(package),
+        "name": text(package, "name"),
+        "version": text(package, "version"),
+        "purl": purl(package),
+    });
+    if let Some(licence) = package["license"].as_str() {
+        // An older way to write a choice.
+        let expression = licence.replace('/', " OR ");
+        component["licenses"] = json!([{ "expression": expression }]);
+    }
+    component
+}
+
+/// A package's URL: <https://github.com/package-url/purl-spec>.
+fn purl(package: &Value) -> String {
+    let version = text(package, "version").replace('+', "%2B");
+    format!("pkg:cargo/{}@{version}", text(package, "name"))
+}
+
+/// The licences' texts that a package has beside its manifest.
+fn licence_texts(package: &Value) -> Result<Vec<String>> {
+    let manifest = Path::new(text(package, "manifest_path"));
+    let dir = manifest.parent().context("a manifest lies in a directory")?;
+    let mut texts = Vec::new();
+    for name in super::names(dir)? {
+        let upper = name.to_uppercase();
+        let path = dir.join(&name);
+        if LICENCE_FILES.iter().any(|begin| upper.starts_with(begin)) && path.is_file() {
+            let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            texts.push(String::from_utf8_lossy(&bytes).replace('\r', ""));
+        }
+    }
+    Ok(texts)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph() -> Graph {
+        let package = |name: &str, kind: &str| {
+            json!({
+                "id": format!("registry#{name}@1.0.0"), "name": name, "version": "1.0.0",
+                "license": "MIT/Apache-2.0", "targets": [{ "kind": [kind] }],
+            })
+        };
+        let node = |name: &str, uses: &[(&str, Option<&str>)]| {
+            let deps: Vec<Value> = uses
+                .iter()
+                .map(|(used, kind)| {
+                    json!({ "pkg": format!("registry#{used}@1.0.0"), "dep_kinds": [{ "kind": kind }] })
+                })
+                .collect();
+            json!({ "id": format!("registry#{name}@1.0.0"), "deps": deps })
+        };
+        Graph(json!({
+            "packages": [
+                package("b", "lib"), package("own", "bin"), package("a", "lib"), package("derive", "proc-macro"),
+                package("syn", "lib"), package("cc", "lib"), package("proptest", "lib"), package("other", "bin"),
+            ],
+            "workspace_members": ["registry#own@1.0.0", "registry#other@1.0.0"],
+            "resolve": { "nodes": [
+                node("own", &[("b", None), ("derive", None), ("cc", Some("build")), ("proptest", Some("dev"))]),
+                node("b", &[("a", None)]), node("a", &[]), node("derive", &[("syn", None)]), node("syn", &[]),
+                node("cc", &[]), node("proptest", &[]), node("other", &[("own", None)]),
+            ] },
+        }))
+    }
+
+    #[test]
+    fn what_is_linked_is_listed_and_what_builds_or_tests_is_not() {
+        let graph = graph();
+        let found = graph.closure("own").unwrap();
+        let names: Vec<&str> = found.iter().map(|(package, _)| text(package, "name")).collect();
+        assert_eq!(names, ["own", "a", "b"]);
+        assert_eq!(purl(found[2].1[0]), "pkg:cargo/a@1.0.0");
+        assert!(graph.closure("b").is_err(), "no package of the workspace");
+    }
+
+    #[test]
+    fn a_document_names_each_component_once_and_refers_to_nothing_else() {
+        let bills = Bills {
+            workspace: graph(),
+            programs: graph(),
+            object: None,
+        };
+        let release = Release {
+            version: "1.0.0".to_owned(),
+            full: "1.0.0~20261130022757.52b5976".to_owned(),
+            epoch: 1_796_005_677,
+        };
+        let bill = bills.cyclonedx("own", &release).unwrap();
+        assert_eq!(bill["metadata"]["timestamp"], "2026-11-30T02:27:57Z");
+        assert_eq!(bill["metadata"]["component"]["type"], "application");
+        assert_eq!(
+            bill["components"][0]["licenses"][0]["expression"],
+            "MIT OR Apache-2.0"
+        );
+        let known: BTreeSet<&str> = list(&bill["components"])
+            .chain([&bill["metadata"]["component"]])
+            .map(|component| text(component, "bom-ref"))
+            .collect();
+        assert_eq!(known.len(), 3);
+        for dependency in list(&bill["dependencies"]) {
+            assert!(known.contains(text(dependency, "ref")), "{dependency}");
+            assert!(list(&dependency["dependsOn"]).all(|used| known.contains(used.as_str().unwrap())));
+        }
+    }
+
+    #[test]
+    fn a_version_with_a_plus_sign_is_escaped_in_a_purl() {
+        let package = json!({ "name": "libbpf-sys", "version": "1.5.0+v1.5.0" });
+        assert_eq!(purl(&package), "pkg:cargo/libbpf-sys@1.5.0%2Bv1.5.0");
+    }
+}

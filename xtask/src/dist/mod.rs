@@ -1,0 +1,251 @@
+//! `cargo xtask dist`: what users install, from programs that are built for it.
+//!
+//! Promises: the same programs of the same commit give the same bytes; what is made lies in one directory,
+//! with its checksums and with a list of what each program is made of. Not here: building (`build`),
+//! installing (`deploy/debian`, `vm-tests/tests/guests/install.rs`).
+
+mod bill;
+mod deb;
+mod tarball;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::prelude::*;
+
+use crate::needs::{self, Consent, Purpose};
+use crate::workspace::{Workspace, megabytes};
+use crate::{build, help, shell};
+
+/// The programs that are shipped, and the section of their manual.
+const PROGRAMS: [(&str, u8); 2] = [("cgpath", 1), ("cgpathd", 8)];
+
+/// `cargo xtask dist`.
+///
+/// # Errors
+/// For unknown options, and when something is missing, does not build or is not clean.
+pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCode> {
+    let mut consent = Consent::default();
+    let mut wanted: Vec<String> = Vec::new();
+    let mut programs: Option<PathBuf> = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("yes") => consent.yes = true,
+            Long("no-install") => consent.no_install = true,
+            Long("programs") => programs = Some(PathBuf::from(parser.value()?)),
+            Short('h') | Long("help") => {
+                print!("{}", help::DIST);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Value(value) => wanted.push(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let purpose = match (wanted.as_slice(), &programs) {
+        ([], _) => bail!("say what: deb, tar; hint: cargo xtask dist --help"),
+        (kinds, _) if kinds.iter().any(|kind| !matches!(kind.as_str(), "deb" | "tar")) => {
+            bail!("there are deb and tar; hint: cargo xtask dist --help")
+        }
+        (_, Some(_)) => Purpose::Packing,
+        (_, None) => Purpose::Dist,
+    };
+    if let Some(code) = needs::provide(workspace, purpose, consent)? {
+        return Ok(code);
+    }
+    for kind in wanted {
+        let made = match kind.as_str() {
+            "deb" => {
+                let out = packages(workspace).join("deb");
+                match &programs {
+                    Some(dir) => deb::pack(workspace, dir, &out, deb::Compression::Quick)?,
+                    None => {
+                        let dir = build::shipped(workspace)?;
+                        deb::pack(workspace, &dir, &out, deb::Compression::Small)?
+                    }
+                }
+                deb::check(&out)?;
+                out
+            }
+            _ => tarball::make(workspace, programs.as_deref())?,
+        };
+        println!("{}", made.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the packages lie that `test` makes of the programs that it tries.
+pub fn tried_at(workspace: &Workspace) -> PathBuf {
+    packages(workspace).join("tried")
+}
+
+/// Makes these packages; gives their directory.
+///
+/// # Errors
+/// When one cannot be packed.
+pub fn tried(workspace: &Workspace) -> Result<PathBuf> {
+    let programs = workspace.target.join("debug");
+    let out = tried_at(workspace);
+    deb::pack(workspace, &programs, &out, deb::Compression::Quick)?;
+    Ok(out)
+}
+
+/// The same again, elsewhere: the bytes must be the same. Then they are linted.
+///
+/// # Errors
+/// When they are not, with the first file that differs, or when they are not clean.
+pub fn again(workspace: &Workspace, first: &Path) -> Result<()> {
+    let second = packages(workspace).join("tried-again");
+    let programs = workspace.target.join("debug");
+    deb::pack(workspace, &programs, &second, deb::Compression::Quick)?;
+    let sums = |dir: &Path| {
+        std::fs::read_to_string(dir.join(SUMS))
+            .with_context(|| format!("reading the sums of {}", dir.display()))
+    };
+    let (one, other) = (sums(first)?, sums(&second)?);
+    if let Some((one, other)) = one.lines().zip(other.lines()).find(|(one, other)| one != other) {
+        bail!("two packings of the same programs differ: `{one}` and `{other}`");
+    }
+    std::fs::remove_dir_all(&second).with_context(|| format!("removing {}", second.display()))?;
+    deb::check(first)
+}
+
+/// Where all of it lies.
+fn packages(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("packages")
+}
+
+/// What a build is called by.
+struct Release {
+    /// Of the workspace: `0.1.0`.
+    version: String,
+    /// That and, for a commit without the version's tag, when it was made: `0.1.0~20261130022757.52b5976`,
+    /// which sorts before the version itself.
+    full: String,
+    /// When the commit was made, in seconds since 1970: the time of everything that is packed.
+    epoch: u64,
+}
+
+impl Release {
+    fn of(workspace: &Workspace) -> Result<Self> {
+        let git = |arguments: &[&str]| {
+            let mut command = Command::new("git");
+            command.arg("-C").arg(&workspace.root).args(arguments);
+            shell::output(command.env("TZ", "UTC")).map(|said| said.trim().to_owned())
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let epoch = match std::env::var("SOURCE_DATE_EPOCH") {
+            Ok(seconds) => seconds,
+            Err(_) => git(&["log", "-1", "--format=%ct"])?,
+        };
+        let epoch = epoch.parse().with_context(|| format!("`{epoch}` is no time"))?;
+        let tags = git(&["tag", "--points-at", "HEAD"])?;
+        let full = if tags.lines().any(|tag| tag.trim_start_matches('v') == version) {
+            version.clone()
+        } else {
+            let made = git(&[
+                "log",
+                "-1",
+                "--abbrev=10",
+                "--date=format-local:%Y%m%d%H%M%S",
+                "--format=%cd.%h",
+            ])?;
+            format!("{version}~{made}")
+        };
+        Ok(Self { version, full, epoch })
+    }
+
+    /// Its time, as date(1) writes it.
+    fn date(&self, format: &str) -> Result<String> {
+        let at = format!("@{}", self.epoch);
+        let mut date = Command::new("date");
+        date.env("LC_ALL", "C").args(["-u", "-d", &at, format]);
+        Ok(shell::output(&mut date)?.trim().to_owned())
+    }
+}
+
+/// The name of the list of checksums.
+const SUMS: &str = "SHA256SUMS";
+
+/// Writes the checksums of all files of a directory, as `sha256sum -c` takes them.
+fn sums(dir: &Path) -> Result<()> {
+    let names = names(dir)?;
+    let mut sha256sum = Command::new("sha256sum");
+    let listed = shell::output(sha256sum.current_dir(dir).arg("--").args(names))?;
+    std::fs::write(dir.join(SUMS), listed).with_context(|| format!("writing {SUMS}"))
+}
+
+/// The names of a directory's entries, sorted.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// An empty directory.
+fn emptied(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
+}
+
+/// Copies a file, or a directory with all that is in it, and makes the directory that it goes to.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        for name in names(from)? {
+            copy(&from.join(&name), &to.join(&name))?;
+        }
+        return Ok(());
+    }
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    }
+    std::fs::copy(from, to).with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// What both kinds of packages have beside the programs: manuals, completions, bills of materials, licences,
+/// units, policies, schemas.
+fn lay(workspace: &Workspace, release: &Release, programs: &Path, tree: &Path) -> Result<()> {
+    for folder in ["deploy", "policy/ima", "policy/node", "policy/reference"] {
+        copy(&workspace.root.join(folder), &tree.join(folder))?;
+    }
+    let bills = bill::Bills::read(workspace)?;
+    for (name, section) in PROGRAMS {
+        let program = programs.join(name);
+        if !program.is_file() {
+            bail!("{} is not there; hint: cargo xtask build", program.display());
+        }
+        copy(&program, &tree.join("bin").join(name))?;
+        let manual = tree.join(format!("man/man{section}"));
+        std::fs::create_dir_all(&manual)?;
+        shell::output(Command::new(&program).arg("manual").arg(&manual))?;
+        for (shell_name, file) in [
+            ("bash", name.to_owned()),
+            ("zsh", format!("_{name}")),
+            ("fish", format!("{name}.fish")),
+        ] {
+            let script = shell::output(Command::new(&program).args(["completions", shell_name]))?;
+            let dir = tree.join("completions").join(shell_name);
+            std::fs::create_dir_all(&dir)?;
+            std::fs::write(dir.join(file), script)?;
+        }
+        let bill = serde_json::to_string_pretty(&bills.cyclonedx(name, release)?)?;
+        std::fs::write(tree.join(format!("{name}.cdx.json")), bill + "\n")?;
+        std::fs::write(tree.join(format!("{name}-licences.txt")), bills.licences(name)?)?;
+    }
+    Ok(())
+}
+
+/// What became of a program, for a person who watches its size.
+fn size(what: &str, path: &Path) -> Result<()> {
+    let bytes = std::fs::metadata(path)
+        .with_context(|| format!("looking at {}", path.display()))?
+        .len();
+    eprintln!("   {what}: {}", megabytes(bytes));
+    Ok(())
+}
