@@ -1,0 +1,168 @@
+//! What a verdict prints, and its JSON.
+
+use super::*;
+
+#[test]
+fn the_json_shape_is_the_documented_one_and_is_read_back() {
+    let mut node = busy();
+    node.execute(&Actor::pod(pod(4), "/bin/app"), "/bin/app", &sha256(b"tampered"));
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    let json = serde_json::to_value(&verdict).unwrap();
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let top = [
+        "accepted",
+        "dangerous",
+        "learned",
+        "node",
+        "pods",
+        "policy",
+        "relaxations",
+        "start",
+        "time",
+        "trusted",
+        "version",
+    ];
+    assert_eq!(keys(&json), top);
+    let node = [
+        "anchor",
+        "believed",
+        "boot",
+        "boot_entries",
+        "boot_id",
+        "checkpoint",
+        "checkpoint_sha256",
+        "covered",
+        "entries",
+        "excluded",
+        "executions",
+        "filehash_err",
+        "findings",
+        "fnf",
+        "kernel",
+        "key",
+        "lost",
+        "name",
+        "notes",
+        "pending",
+        "records",
+        "state",
+        "suspect",
+        "tier",
+        "unattributed",
+    ];
+    assert_eq!(keys(&json["node"]), node);
+    let pod = [
+        "charged",
+        "entries",
+        "excluded",
+        "executions",
+        "filehash_err",
+        "files",
+        "findings",
+        "fnf",
+        "learned",
+        "name",
+        "provenance",
+        "state",
+        "suspect",
+        "uid",
+    ];
+    assert_eq!(keys(&json["pods"][3]), pod);
+    assert_eq!(
+        keys(&json["pods"][3]["files"][0]),
+        ["accepted", "digest", "entries", "executions", "path"]
+    );
+    let finding = [
+        "expected",
+        "found",
+        "index",
+        "path",
+        "provenance",
+        "rule",
+        "seq",
+        "severity",
+        "subject",
+        "text",
+    ];
+    assert_eq!(keys(&json["pods"][3]["findings"][0]), finding);
+    let read: Verdict = serde_json::from_value(json).unwrap();
+    assert_eq!(
+        read,
+        Verdict {
+            state: None,
+            ..verdict
+        }
+    );
+}
+
+#[test]
+fn what_others_chose_can_not_command_the_readers_terminal() {
+    let mut node = busy();
+    let nasty = "\u{1b}[2J\u{202e}";
+    node.execute(&Actor::pod(pod(5), nasty), format!("/{nasty}"), &sha256(b"x"));
+    node.execute(
+        &Actor::intruder(pod(4), nasty),
+        format!("/{nasty}"),
+        &sha256(b"x"),
+    );
+    node.pods = vec![cgpath_evidence::PodInfo {
+        uid: pod(5),
+        namespace: nasty.into(),
+        name: nasty.into(),
+    }];
+    let mut evidence = node.attest(NONCE);
+    evidence.node = nasty.into();
+    let table = judge(&node, &evidence).to_string();
+    assert!(table.contains("[2J"), "{table:?}");
+    assert!(
+        !table.contains('\u{1b}') && !table.contains('\u{202e}'),
+        "{table:?}"
+    );
+}
+
+#[test]
+fn a_flood_of_findings_is_cut_and_said_and_changes_no_verdict() {
+    let mut node = busy();
+    for n in 0..600 {
+        node.execute(
+            &Actor::pod(pod(4), "/bin/app"),
+            format!("/tmp/{n}"),
+            &sha256(b"x"),
+        );
+    }
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    let found = &verdict.pod(pod(4)).unwrap().findings;
+    assert_eq!(found.len(), cgpath_appraisal::MAX_FINDINGS + 1);
+    assert!(
+        found.last().unwrap().text.contains("500 more"),
+        "{:?}",
+        found.last()
+    );
+    assert_eq!(
+        states(&verdict),
+        [State::Trusted, State::Trusted, State::Trusted, State::Untrusted]
+    );
+}
+
+#[test]
+fn files_of_pods_older_than_the_collector_may_stand_in_the_boots_part_of_the_list() {
+    let boot = |predating: Vec<cgpath_evidence::PodUid>| {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        node.predating = predating;
+        node.checkpoints.clear();
+        node.waiting.clear();
+        node.seq = 0;
+        node.list.truncate(usize::try_from(node.boot_len).unwrap());
+        node.list
+            .push(Measurement::ima_ng(b"/bin/app", &sha256(b"3/bin/app")));
+        node.boot_len += 1;
+        node.seal(None);
+        let evidence = node.attest(NONCE);
+        judge(&node, &evidence)
+    };
+    assert_eq!(boot(vec![pod(3)]).node.state, State::Trusted);
+    fails(&boot(vec![pod(4)]), Rule::Host, "no reference value");
+    fails(&boot(vec![]), Rule::Host, "no reference value");
+}

@@ -1,0 +1,127 @@
+//! V11: the collector, its programs, the IMA policy, and what the host ran.
+
+use super::*;
+
+/// A node that boots with `change` made to its files' contents first.
+fn boot_with(path: &str, content: Option<&[u8]>) -> Node {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.list.clear();
+    node.checkpoints.clear();
+    node.waiting.clear();
+    node.seq = 0;
+    node.list
+        .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
+    for file in ["/sbin/init", IMA_POLICY, COLLECTOR] {
+        let content = if file == path {
+            content
+        } else {
+            Some(file.as_bytes())
+        };
+        if let Some(content) = content {
+            node.list
+                .push(Measurement::ima_ng(file.as_bytes(), &sha256(content)));
+        }
+    }
+    node.boot_len = node.list.len() as u64;
+    node.seal(None);
+    node
+}
+
+#[test]
+fn the_collector_must_stand_in_the_list_with_an_accepted_hash() {
+    for content in [None, Some(&b"another collector"[..])] {
+        let mut node = boot_with(COLLECTOR, content);
+        let evidence = node.attest(NONCE);
+        fails(&judge(&node, &evidence), Rule::Host, "collector's executable");
+    }
+}
+
+#[test]
+fn an_accepted_ima_policy_must_stand_in_the_list() {
+    for content in [None, Some(&b"another policy"[..])] {
+        let mut node = boot_with(IMA_POLICY, content);
+        let evidence = node.attest(NONCE);
+        fails(&judge(&node, &evidence), Rule::Host, "no accepted IMA policy");
+    }
+}
+
+#[test]
+fn what_stands_in_the_list_only_after_checkpoint_1_is_too_late() {
+    for path in [COLLECTOR, IMA_POLICY] {
+        let mut node = boot_with(path, None);
+        node.seal(None);
+        node.measure(&Actor::host("/sbin/init"), path, &sha256(path.as_bytes()));
+        let evidence = node.attest(NONCE);
+        fails(&judge(&node, &evidence), Rule::Host, "before checkpoint 1");
+    }
+}
+
+#[test]
+fn what_ran_before_the_load_and_on_the_host_is_appraised() {
+    let mut node = boot_with("/sbin/init", Some(b"another init"));
+    let evidence = node.attest(NONCE);
+    let finding = fails(
+        &judge(&node, &evidence),
+        Rule::Host,
+        "not the one that the policy accepts",
+    );
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
+
+    let mut node = busy();
+    node.execute(
+        &Actor::host("/sbin/init"),
+        "/usr/bin/tool",
+        &sha256(b"another tool"),
+    );
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    let finding = fails(&verdict, Rule::Host, "not the one that the policy accepts");
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Host));
+    assert_eq!(verdict.node.state, State::Untrusted);
+}
+
+#[test]
+fn only_the_lists_first_entry_may_be_the_boot_aggregate() {
+    let mut node = busy();
+    node.measure(&Actor::host("/sbin/init"), "boot_aggregate", &sha256(b"anything"));
+    let evidence = node.attest(NONCE);
+    fails(&judge(&node, &evidence), Rule::Host, "no reference value");
+}
+
+#[test]
+fn the_loaded_programs_and_the_stated_ima_policy_must_be_accepted_ones() {
+    let mut node = busy();
+    let evidence = node.attest(NONCE);
+    let yaml = |line: &str| {
+        node.policy_yaml()
+            .replace("  collector:", &format!("  {line}\n  collector:"))
+    };
+    let policy = |line: &str| {
+        Policy::load("policy.yaml", yaml(line).as_bytes(), |name| {
+            node.reference(name).ok_or_else(String::new)
+        })
+        .unwrap()
+    };
+    let object = Digest::new(Bank::Sha256, &[9; 32]).unwrap();
+    let good = policy(&format!("bpf-objects: [\"{object}\"]"));
+    assert!(
+        appraise(&evidence, &good, &node.context(NONCE, None))
+            .unwrap()
+            .trusted
+    );
+    let other = policy(&format!("bpf-objects: [\"{}\"]", sha256(b"other")));
+    fails(
+        &appraise(&evidence, &other, &node.context(NONCE, None)).unwrap(),
+        Rule::Host,
+        "BPF object",
+    );
+
+    node.seal_with(Some(NONCE), |c| c.ima_policy = Some([8; 32]));
+    let quote = node.quote(NONCE);
+    let evidence = node.evidence(quote);
+    fails(
+        &judge(&node, &evidence),
+        Rule::Host,
+        "IMA policy is not an accepted one",
+    );
+}

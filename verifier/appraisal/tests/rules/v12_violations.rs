@@ -1,0 +1,87 @@
+//! V12: violations.
+
+use super::*;
+
+#[test]
+fn a_violation_makes_the_partition_that_its_record_names_untrusted_and_no_other() {
+    let mut node = busy();
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/var/log/a file with spaces");
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    let finding = fails(&verdict, Rule::Violations, "written while it was measured");
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert_eq!(
+        states(&verdict),
+        [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]
+    );
+}
+
+#[test]
+fn a_violation_on_the_host_makes_the_node_untrusted_unless_the_policy_permits_the_path() {
+    let mut node = busy();
+    node.violate(&Actor::host("/sbin/init"), "/var/log/journal/x");
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    fails(&verdict, Rule::Violations, "written while it was measured");
+    assert_eq!(verdict.node.state, State::Untrusted);
+    node.extra_policy += "violations: {permit: ['/var/log/**']}\n";
+    let verdict = judge(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+}
+
+#[test]
+fn a_violation_with_no_record_makes_the_node_untrusted_even_where_its_path_is_permitted() {
+    let mut node = busy();
+    node.extra_policy += "violations: {permit: ['/var/log/**']}\n";
+    node.list.push(Measurement::violation(b"/var/log/x"));
+    node.seal(None);
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    fails(&verdict, Rule::Violations, "has no record");
+    assert_eq!(verdict.node.state, State::Untrusted);
+}
+
+#[test]
+fn a_violation_record_with_no_violation_in_the_list_makes_the_node_untrusted() {
+    let mut node = busy();
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
+    node.list.pop();
+    let evidence = node.attest(NONCE);
+    fails(
+        &judge(&node, &evidence),
+        Rule::Violations,
+        "does not stand in the list",
+    );
+}
+
+#[test]
+fn violations_of_one_file_are_counted_one_by_one() {
+    let mut node = busy();
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
+    node.list.push(Measurement::violation(b"/data"));
+    node.seal(None);
+    let evidence = node.attest(NONCE);
+    fails(&judge(&node, &evidence), Rule::Violations, "has no record");
+}
+
+#[test]
+fn a_violation_before_the_load_is_the_nodes_unless_permitted() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.checkpoints.clear();
+    node.waiting.clear();
+    node.seq = 0;
+    node.list.truncate(usize::try_from(node.boot_len).unwrap());
+    node.list.push(Measurement::violation(b"/run/x"));
+    node.boot_len += 1;
+    node.seal(None);
+    let evidence = node.attest(NONCE);
+    let finding = fails(
+        &judge(&node, &evidence),
+        Rule::Violations,
+        "written while it was measured",
+    );
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
+    node.extra_policy += "violations: {permit: ['/run/*']}\n";
+    assert!(judge(&node, &evidence).trusted);
+}

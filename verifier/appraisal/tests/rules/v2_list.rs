@@ -1,0 +1,149 @@
+//! V2: the list and the registers that it replays to.
+
+use super::*;
+
+#[test]
+fn an_altered_entry_is_found_by_its_index() {
+    let mut node = busy();
+    let mut evidence = node.attest(NONCE);
+    let Entry::Full(record) = &mut evidence.list[5] else {
+        panic!()
+    };
+    *record.last_mut().unwrap() = b'x';
+    record.push(0);
+    disbelieved(&judge(&node, &evidence), Rule::Coverage, "");
+    let mut evidence = node.evidence(evidence.quote);
+    evidence.list[5] = Measurement::ima_ng(b"/usr/bin/tool", &sha256(b"other")).to_entry();
+    disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+}
+
+#[test]
+fn an_entry_that_shows_another_digest_than_its_own_is_refused_though_it_replays() {
+    let mut node = busy();
+    let mut evidence = node.attest(NONCE);
+    let Entry::Full(record) = &mut evidence.list[5] else {
+        panic!()
+    };
+    record[4] ^= 1;
+    let finding = disbelieved(
+        &judge(&node, &evidence),
+        Rule::Coverage,
+        "not that of the entry's own bytes",
+    );
+    assert_eq!(finding.index, Some(5));
+}
+
+#[test]
+fn dropped_reordered_and_doubled_entries_are_refused() {
+    let mut node = busy();
+    let good = node.attest(NONCE);
+    let mut dropped = good.clone();
+    dropped.list.remove(6);
+    let mut reordered = good.clone();
+    reordered.list.swap(6, 7);
+    let mut doubled = good.clone();
+    doubled.list.insert(6, good.list[6].clone());
+    for evidence in [dropped, reordered] {
+        disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+    }
+    disbelieved(&judge(&node, &doubled), Rule::Coverage, "extend-lost");
+}
+
+#[test]
+fn an_entry_listed_but_never_extended_is_named() {
+    let mut node = busy();
+    node.never_extended.insert(6);
+    let evidence = node.attest(NONCE);
+    let finding = disbelieved(&judge(&node, &evidence), Rule::Coverage, "extend-lost");
+    assert_eq!(finding.index, Some(6));
+}
+
+#[test]
+fn extends_that_are_not_in_the_list_are_refused() {
+    let mut node = busy();
+    node.seal(Some(NONCE));
+    let list = node.list.clone();
+    node.list
+        .insert(6, Measurement::ima_ng(b"/secret", &sha256(b"secret")));
+    let quote = node.quote(NONCE);
+    node.list = list;
+    let evidence = node.evidence(quote);
+    disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+}
+
+#[test]
+fn a_list_ahead_of_the_quote_is_fine_and_what_is_ahead_is_not_covered() {
+    let mut node = busy();
+    node.seal(Some(NONCE));
+    let quote = node.quote(NONCE);
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/evil", &sha256(b"evil"));
+    let evidence = node.evidence(quote);
+    let verdict = judge(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(verdict.node.covered + 1, verdict.node.entries);
+}
+
+#[test]
+fn a_bank_that_the_policy_wants_must_be_quoted() {
+    let mut node = busy();
+    node.accept_banks = "[sha256, sha384]".into();
+    let evidence = node.attest(NONCE);
+    disbelieved(&judge(&node, &evidence), Rule::Coverage, "sha384");
+    let mut node = busy();
+    node.accept_banks = "[sha256, sha384]".into();
+    node.banks = vec![Bank::Sha384, Bank::Sha1, Bank::Sha256];
+    let evidence = node.attest(NONCE);
+    assert!(judge(&node, &evidence).trusted);
+}
+
+#[test]
+fn a_padded_bank_is_recognised_and_the_policy_decides() {
+    let mut node = busy();
+    node.banks = vec![Bank::Sha256, Bank::Sha512];
+    node.accept_banks = "[sha512]".into();
+    node.padded.insert(Bank::Sha512);
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    disbelieved(&verdict, Rule::Coverage, "padded SHA-1 in the bank sha512");
+    assert!(
+        verdict.node.anchor.contains("sha512, padded sha1"),
+        "{}",
+        verdict.node.anchor
+    );
+    node.extra_policy += "padded-banks: report\n";
+    let verdict = judge(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+    assert!(verdict.relaxations.contains(&"padded-banks: report".to_owned()));
+}
+
+#[test]
+fn an_entry_of_a_register_that_is_not_quoted_is_refused() {
+    let mut node = busy();
+    let at = node.list.len();
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/runc");
+    let evidence = {
+        node.list[at].pcr = 11;
+        for (_, record) in &mut node.waiting {
+            if record.path == b"/usr/bin/runc" && record.kind == EventKind::Entry {
+                record.pcr = 11;
+            }
+        }
+        node.seal(Some(NONCE));
+        // Only what extends PCR 10 is in the quoted value.
+        node.never_extended.insert(at);
+        let quote = node.quote(NONCE);
+        node.evidence(quote)
+    };
+    disbelieved(&judge(&node, &evidence), Rule::Coverage, "not quoted");
+}
+
+#[test]
+fn a_zeroed_digest_makes_no_violation() {
+    let mut node = busy();
+    let mut evidence = node.attest(NONCE);
+    let Entry::Full(record) = &mut evidence.list[6] else {
+        panic!()
+    };
+    record[4..24].fill(0);
+    disbelieved(&judge(&node, &evidence), Rule::Coverage, "");
+}

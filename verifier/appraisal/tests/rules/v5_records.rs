@@ -1,0 +1,336 @@
+//! V5: records, partitions, and the entries that they join.
+
+use super::*;
+
+#[test]
+fn a_dropped_altered_doubled_reordered_or_added_record_is_refused() {
+    let mut node = busy();
+    let good = node.attest(NONCE);
+    let at = good.partitions.iter().position(|p| p.records.len() >= 3).unwrap();
+    type Change = fn(&mut Vec<cgpath_evidence::Record>);
+    let changes: [Change; 5] = [
+        |r| {
+            r.remove(1);
+        },
+        |r| r[1].uid = 1000,
+        |r| r.insert(1, r[1].clone()),
+        |r| r.swap(0, 1),
+        |r| {
+            r.push(cgpath_evidence::Record {
+                seq: 1,
+                ..r[0].clone()
+            })
+        },
+    ];
+    for change in changes {
+        let mut evidence = good.clone();
+        change(&mut evidence.partitions[at].records);
+        disbelieved(&judge(&node, &evidence), Rule::Records, "partitions root");
+    }
+}
+
+#[test]
+fn a_record_moved_to_another_pod_is_refused_even_if_the_collector_sealed_it_there() {
+    let mut node = busy();
+    let good = node.attest(NONCE);
+    let mut moved = good.clone();
+    let from = moved
+        .partitions
+        .iter()
+        .position(|p| p.key == PartitionKey::Pod(pod(3)))
+        .unwrap();
+    let to = moved
+        .partitions
+        .iter()
+        .position(|p| p.key == PartitionKey::Pod(pod(4)))
+        .unwrap();
+    let record = moved.partitions[from].records.remove(0);
+    moved.partitions[to].records.push(record);
+    disbelieved(&judge(&node, &moved), Rule::Records, "partitions root");
+
+    let mut node = busy();
+    for (key, _) in &mut node.waiting {
+        if *key == PartitionKey::Pod(pod(3)) {
+            *key = PartitionKey::Pod(pod(4));
+        }
+    }
+    let evidence = node.attest(NONCE);
+    disbelieved(&judge(&node, &evidence), Rule::Records, "its cgroup is that of");
+}
+
+#[test]
+fn a_dropped_a_doubled_and_an_empty_partition_are_refused() {
+    let mut node = busy();
+    let good = node.attest(NONCE);
+    let mut dropped = good.clone();
+    dropped.partitions.remove(1);
+    disbelieved(&judge(&node, &dropped), Rule::Records, "partitions root");
+    let mut doubled = good.clone();
+    doubled.partitions.insert(1, good.partitions[1].clone());
+    disbelieved(&judge(&node, &doubled), Rule::Records, "twice");
+    let mut empty = good;
+    empty.partitions.push(cgpath_evidence::PartitionLog {
+        key: PartitionKey::Unattributed,
+        records: vec![],
+    });
+    disbelieved(&judge(&node, &empty), Rule::Records, "without a record");
+}
+
+#[test]
+fn the_boot_partition_holds_no_records() {
+    let mut node = busy();
+    for (key, _) in node
+        .waiting
+        .iter_mut()
+        .filter(|(key, _)| *key == PartitionKey::Host)
+    {
+        *key = PartitionKey::Boot;
+    }
+    let evidence = node.attest(NONCE);
+    disbelieved(
+        &judge(&node, &evidence),
+        Rule::Records,
+        "boot partition holds records",
+    );
+}
+
+#[test]
+fn counts_that_are_not_those_of_the_records_are_refused() {
+    type Change = fn(&mut cgpath_evidence::Checkpoint);
+    let changes: [(Change, &str); 3] = [
+        (|c| c.records += 1, "the records"),
+        (|c| c.executions += 1, "the executions"),
+        (|c| c.partitions += 1, "the partitions"),
+    ];
+    for (change, words) in changes {
+        let mut node = busy();
+        node.seal_with(Some(NONCE), change);
+        let quote = node.quote(NONCE);
+        let evidence = node.evidence(quote);
+        disbelieved(&judge(&node, &evidence), Rule::Records, words);
+    }
+}
+
+#[test]
+fn a_sequence_number_counts_once_and_within_what_was_handed_out() {
+    let mut node = busy();
+    let first = node.waiting[1].1.seq;
+    node.waiting[2].1.seq = first;
+    let evidence = node.attest(NONCE);
+    disbelieved(&judge(&node, &evidence), Rule::Records, "given twice");
+    for seq in [0, 1_000_000] {
+        let mut node = busy();
+        node.waiting[2].1.seq = seq;
+        let evidence = node.attest(NONCE);
+        disbelieved(
+            &judge(&node, &evidence),
+            Rule::Records,
+            "not one that the last checkpoint knows",
+        );
+    }
+}
+
+#[test]
+fn an_entry_whose_record_was_dropped_before_sealing_is_unattributed() {
+    let mut node = busy();
+    let dropped = node
+        .waiting
+        .iter()
+        .position(|(_, r)| r.kind == EventKind::Entry && r.path == b"/usr/bin/tool")
+        .unwrap();
+    node.waiting.remove(dropped);
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    assert_eq!(verdict.node.unattributed, 1);
+    let finding = disbelieved(&verdict, Rule::Records, "nobody knows who caused it");
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Unattributed));
+    fails(&verdict, Rule::Records, "settled has no record");
+}
+
+/// A node with one entry that has no record and of which the collector does not claim otherwise.
+fn with_one_unattributed(node: &mut Node, path: &str, content: &Digest) -> Evidence {
+    let at = node.list.len() as u64;
+    node.list.push(Measurement::ima_ng(path.as_bytes(), content));
+    node.seal_with(None, |c| c.settled = at);
+    node.seal_with(Some(NONCE), |c| c.settled = at);
+    let quote = node.quote(NONCE);
+    node.evidence(quote)
+}
+
+#[test]
+fn unattributed_entries_are_tolerated_as_far_as_the_policy_says_and_judged_as_the_hosts() {
+    let mut node = busy();
+    let evidence = with_one_unattributed(&mut node, "/usr/bin/runc", &sha256(b"/usr/bin/runc"));
+    disbelieved(
+        &judge(&node, &evidence),
+        Rule::Records,
+        "nobody knows who caused it",
+    );
+    node.extra_policy += "tolerance: {unattributed: 1}\n";
+    let verdict = judge(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(verdict.node.unattributed, 1);
+
+    let mut node = busy();
+    node.extra_policy += "tolerance: {unattributed: 1}\n";
+    let evidence = with_one_unattributed(&mut node, "/usr/bin/runc", &sha256(b"another runc"));
+    fails(
+        &judge(&node, &evidence),
+        Rule::Host,
+        "not the one that the policy accepts",
+    );
+}
+
+#[test]
+fn an_entry_may_wait_for_its_record_for_one_checkpoint_and_not_for_two() {
+    let mut node = busy();
+    let at = node.list.len() as u64;
+    node.list
+        .push(Measurement::ima_ng(b"/usr/bin/runc", &sha256(b"/usr/bin/runc")));
+    node.seal_with(Some(NONCE), |c| c.settled = at);
+    let quote = node.quote(NONCE);
+    let evidence = node.evidence(quote);
+    let verdict = judge(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(verdict.node.pending, 2, "that entry and the checkpoint's own");
+
+    node.seal_with(Some(NEXT), |c| c.settled = at);
+    let quote = node.quote(NEXT);
+    let evidence = node.evidence(quote);
+    disbelieved(
+        &judge_next(&node, &evidence, &verdict.state.unwrap()),
+        Rule::Records,
+        "nobody knows who caused it",
+    );
+}
+
+#[test]
+fn a_record_whose_entry_is_not_in_the_list_is_refused() {
+    let mut node = busy();
+    let ghost = Measurement::ima_ng(b"/bin/app", &sha256(b"ghost"));
+    node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, 0);
+    let evidence = node.attest(NONCE);
+    disbelieved(
+        &judge(&node, &evidence),
+        Rule::Records,
+        "does not stand in the covered part",
+    );
+}
+
+#[test]
+fn a_record_without_digests_or_with_those_of_two_entries_joins_nothing() {
+    let mut node = busy();
+    for (_, record) in node
+        .waiting
+        .iter_mut()
+        .filter(|(_, r)| r.path == b"/usr/bin/tool")
+    {
+        record.digests.clear();
+    }
+    let evidence = node.attest(NONCE);
+    disbelieved(&judge(&node, &evidence), Rule::Records, "no template digest");
+
+    let mut node = busy();
+    let other = node.list[1].digest(Bank::Sha256);
+    for (_, record) in node
+        .waiting
+        .iter_mut()
+        .filter(|(_, r)| r.path == b"/usr/bin/tool")
+    {
+        if let Some(digest) = record.digests.get_mut(1) {
+            *digest = other.clone();
+        }
+    }
+    let evidence = node.attest(NONCE);
+    disbelieved(&judge(&node, &evidence), Rule::Records, "not those of one entry");
+}
+
+#[test]
+fn one_entry_can_not_have_been_added_twice() {
+    let mut node = busy();
+    let entry = node
+        .list
+        .iter()
+        .find(|m| m.data.ends_with(b"/usr/bin/tool\0"))
+        .unwrap()
+        .clone();
+    node.record_entry(&Actor::host("/sbin/init"), "/usr/bin/tool", &entry, 0);
+    let evidence = node.attest(NONCE);
+    disbelieved(
+        &judge(&node, &evidence),
+        Rule::Records,
+        "put the same entry into the list",
+    );
+}
+
+#[test]
+fn an_entry_with_records_of_refused_adds_only_still_lacks_the_one_that_added_it() {
+    let mut node = busy();
+    for (_, record) in node
+        .waiting
+        .iter_mut()
+        .filter(|(_, r)| r.kind == EventKind::Entry && r.path == b"/usr/bin/tool")
+    {
+        record.ret = -17;
+    }
+    let evidence = node.attest(NONCE);
+    disbelieved(
+        &judge(&node, &evidence),
+        Rule::Records,
+        "nobody knows who caused it",
+    );
+}
+
+#[test]
+fn an_entry_that_the_kernel_failed_to_add_makes_its_pod_untrusted_and_no_other() {
+    let mut node = busy();
+    let ghost = Measurement::ima_ng(b"/bin/app", &sha256(b"ghost"));
+    node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, -12);
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    fails(&verdict, Rule::Records, "could not add");
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert_eq!(
+        states(&verdict),
+        [State::Trusted, State::Trusted, State::Untrusted, State::Trusted]
+    );
+}
+
+#[test]
+fn a_record_with_no_cgroup_is_nobodys_and_never_the_hosts() {
+    let mut node = busy();
+    node.execute_good(&Actor::lost("/sbin/init"), "/usr/bin/runc");
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    disbelieved(&verdict, Rule::Records, "cgroup is not known");
+    assert_eq!(
+        verdict.node.unattributed, 2,
+        "the entry's record and the execution's"
+    );
+}
+
+#[test]
+fn what_was_sealed_before_the_last_round_can_not_be_sealed_anew_with_other_content() {
+    let mut node = busy();
+    let state = first_round(&mut node);
+    // The collector itself rewrites history: everything it signs from now on agrees with itself.
+    let records = node.sealed.get_mut(&PartitionKey::Pod(pod(4))).unwrap();
+    records[1].hash = Some(FileHash::Measured(sha256(b"harmless")));
+    let evidence = node.attest(NEXT);
+    disbelieved(
+        &judge_next(&node, &evidence, &state),
+        Rule::Records,
+        "sealed were altered",
+    );
+
+    let mut node = busy();
+    let state = first_round(&mut node);
+    node.sealed.get_mut(&PartitionKey::Pod(pod(4))).unwrap().pop();
+    node.seal_with(Some(NEXT), |c| {
+        c.records += 1;
+        c.executions += 1;
+    });
+    let quote = node.quote(NEXT);
+    let evidence = node.evidence(quote);
+    disbelieved(&judge_next(&node, &evidence, &state), Rule::Records, "shrank");
+}
