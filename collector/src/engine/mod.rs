@@ -28,7 +28,7 @@ use crate::sources::{cgroups, processes, system};
 use crate::status::Budgets;
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, Collectors, Cursor, Digest, PodUid, Protection, Tier};
+use cgpath_evidence::{Bank, Checkpoint, Collectors, Cursor, Digest, PodUid, Protection, Tier};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -403,7 +403,11 @@ impl Engine {
         if let Some(last) = journal.last_seal() {
             may_go_on(last.collectors.as_ref(), bpf::own_program)?;
         }
-        let handed_over = journal.last_seal().map(|last| last.bpf_object);
+        let handed_over = journal.last_seal().map(Checkpoint::bpf_running);
+        let replaces = match journal.last_seal().and_then(|last| last.collectors.as_ref()) {
+            Some(stated) => bpf::own_program(stated.program.bank())? != stated.program,
+            None => false,
+        };
         let program_path = program_path()?;
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let mut list = ListReader::open(&config.ima.list)?;
@@ -441,6 +445,7 @@ impl Engine {
             identity: file_hash(content),
             orders: config.orders(),
             handed_over,
+            replaces,
             ..bpf::ProgramOptions::new(&object)
         };
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
@@ -492,6 +497,7 @@ impl Engine {
             boot_id,
             hierarchy: describe,
             bpf_object: bpf.object_sha256(),
+            bpf_placed: bpf.placed_sha256(),
             ima_policy,
             key: key::public(&key),
             drain_timeout: Duration::from_secs(config.seal.drain_timeout),

@@ -107,6 +107,7 @@ impl Pipeline {
                 program: self.setup.program.clone(),
                 successor: self.successor.clone(),
             }),
+            bpf_placed: self.setup.bpf_placed,
         }
     }
 

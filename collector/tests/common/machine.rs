@@ -149,6 +149,7 @@ impl Software {
             boot_id: BOOT_ID,
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
+            bpf_placed: None,
             ima_policy: None,
             key: cgpathd::anchor::key::public(&key),
             // Nothing is late but by a busy machine.

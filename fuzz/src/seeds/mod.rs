@@ -350,6 +350,7 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
             program: Bank::Sha256.hash(&[b"one"]),
             successor: Some(Bank::Sha512.hash(&[b"the next"])),
         }),
+        bpf_placed: (number == 1).then_some([6; 32]),
     };
     SealedCheckpoint::seal(checkpoint, &key())
 }

@@ -120,6 +120,7 @@ fn checkpoint(number: u64, records: u64, asked: bool, change: impl FnOnce(&mut C
         hierarchy: "v2".to_owned(),
         protection: None,
         collectors: None,
+        bpf_placed: None,
     };
     change(&mut checkpoint);
     let key = p256::ecdsa::SigningKey::from_slice(&[3; 32]).unwrap();
