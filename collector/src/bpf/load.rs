@@ -158,7 +158,6 @@ unsafe impl Pod for Plain<Mark> {}
 unsafe impl Pod for Plain<Budget> {}
 
 /// One program with its link, both pinned.
-#[derive(Debug)]
 pub(super) struct Attached {
     pub(super) name: &'static str,
     /// Held, so that the text of `fdinfo` stays this program's.
@@ -504,7 +503,20 @@ fn parsed(options: &ProgramOptions<'_>, config: Plain<Config>, btf: &Btf) -> Res
     for name in &names {
         loader.map_pin_path(name, pin_of(&options.pin_dir, "map", name));
     }
-    loader.load(&bytes).map_err(kernel("load", "the object"))
+    let ebpf = loader.load(&bytes).map_err(kernel("load", "the object"))?;
+    // What it holds would be lost to the programs of the next object. The compiler's own maps hold constants.
+    let is_known = |name: &str| {
+        name.starts_with('.') || name.starts_with("AYA_LOG") || names.iter().any(|known| known == name)
+    };
+    if let Some((name, _)) = ebpf.maps().find(|(name, _)| !is_known(name)) {
+        return Err(Error::Option {
+            name: "object",
+            why: format!(
+                "it has a map {name} that the loader does not know: it was built from other sources"
+            ),
+        });
+    }
+    Ok(ebpf)
 }
 
 fn map_of(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

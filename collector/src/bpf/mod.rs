@@ -394,7 +394,7 @@ impl Bpf {
 /// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what
 /// is pinned is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
-    let field = |fdinfo: &fs::File, name: &str| {
+    let field = |fdinfo: &fs::File, name: &str| -> Result<u64> {
         let mut text = String::new();
         let mut file = fdinfo;
         file.rewind()
@@ -410,7 +410,10 @@ fn state(program: &Attached) -> Result<ProgramState> {
         })
     };
     let placed = program.placed.as_ref();
-    let verified = field(placed.map_or(&program.fdinfo, |placed| &placed.fdinfo), "verified_insns")?;
+    let verified = field(
+        placed.map_or(&program.fdinfo, |placed| &placed.fdinfo),
+        "verified_insns",
+    )?;
     Ok(ProgramState {
         name: program.name,
         id: program.id,

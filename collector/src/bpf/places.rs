@@ -39,7 +39,6 @@ pub(super) fn map_of(gate: &str) -> String {
 }
 
 /// The program in a gate's place.
-#[derive(Debug)]
 pub(super) struct Placed {
     /// Held, so that the text of `fdinfo` stays this program's.
     _fd: ProgramFd,

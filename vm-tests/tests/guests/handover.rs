@@ -6,7 +6,7 @@ use crate::burst::{self, Running};
 use cgpath_appraisal::Rule;
 use cgpath_evidence::{Bank, Checkpoint, Collectors, Digest, EventKind, GuardAction, Record};
 use std::time::{Duration, Instant};
-use vm_tests::scenario::{self, BPF_OBJECT, COLLECTOR, Node, Plan, Round};
+use vm_tests::scenario::{self, BPF_OBJECT, COLLECTOR, Node, Plan, Round, WORKLOADS};
 use vm_tests::{Process, Stock, host};
 
 const SIGTERM: i32 = 15;
@@ -233,7 +233,7 @@ fn attempts(node: &Node) -> Process<'_> {
         "n=0; until [ -e {ENOUGH} ]; do rm {PIN} 2>/dev/null && echo gone; n=$((n+1)); done; echo $n"
     );
     let command = node.vm.command(&["sh", "-c", script.as_str()]);
-    command.spawn("/var/log/attempts.log").unwrap()
+    command.cgroup(WORKLOADS).spawn("/var/log/attempts.log").unwrap()
 }
 
 fn denied(round: &Round) -> usize {
