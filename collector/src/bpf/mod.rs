@@ -15,6 +15,7 @@ mod guard;
 mod layout;
 mod load;
 mod marks;
+mod object;
 mod places;
 mod requirements;
 mod ring;
@@ -32,8 +33,9 @@ use aya::maps::{Array, MapData};
 use cgpath_ebpf_common::Counters;
 use cgpath_evidence::{Bank, Digest};
 pub use layout::{knows_overlay, resolve};
+pub use load::DIRECT_CALLS_HINT;
 use load::{Attached, Controls, Loaded, Plain};
-pub use load::{DIRECT_CALLS_HINT, interface};
+pub use object::interface;
 use places::WITHOUT_GATE;
 pub use requirements::lsm_parameter;
 use sha2::{Digest as _, Sha256};
@@ -179,7 +181,7 @@ impl CountersSnapshot {
         let missed = self
             .programs
             .iter()
-            .find(|p| p.name == load::ENTRY)
+            .find(|p| p.name == object::ENTRY)
             .map_or(0, |p| p.recursion_misses);
         self.entry_calls
             .saturating_add(missed)
@@ -190,11 +192,11 @@ impl CountersSnapshot {
     fn settle(mut self, lost: u64) -> CountersSnapshot {
         for program in &mut self.programs {
             let lost = match program.name {
-                load::ENTRY => lost,
-                load::ENTRY_TWIN => 0,
+                object::ENTRY => lost,
+                object::ENTRY_TWIN => 0,
                 // A mark that was not made is no record that is lost: until its record comes nobody knows of
                 // the entry.
-                load::BEGUN | load::BEGUN_TWIN => 0,
+                object::BEGUN | object::BEGUN_TWIN => 0,
                 _ => continue,
             };
             program.covered_misses = program.recursion_misses.saturating_sub(lost);
@@ -566,9 +568,9 @@ mod tests {
             marks_failed: 0,
             budgets_failed: 0,
             programs: vec![
-                program(load::ENTRY, 5),
-                program(load::ENTRY_TWIN, 4),
-                program(load::BEGUN, 6),
+                program(object::ENTRY, 5),
+                program(object::ENTRY_TWIN, 4),
+                program(object::BEGUN, 6),
                 program("executed", 0),
             ],
             ftrace_enabled: None,

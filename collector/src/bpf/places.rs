@@ -7,6 +7,7 @@
 use super::{
     Error, Result,
     load::{self, Attached, Plain, kernel},
+    object,
 };
 use aya::{
     Ebpf,
@@ -123,7 +124,7 @@ pub(super) fn fill(ebpf: &mut Ebpf, dir: &Path, gate: &str) -> Result<()> {
 /// # Errors
 /// [`Error::Pin`] for one that is absent or another one: the new programs would use it, and be alone there.
 pub(super) fn check(dir: &Path, guarded: &HashMap<MapData, u64, u32>) -> Result<()> {
-    for name in load::map_names() {
+    for name in object::map_names() {
         let path = load::pin_of(dir, "map", &name);
         let map = MapInfo::from_pin(&path).map_err(load::not_ours(&path))?;
         if guarded.get(&(class::MAP | u64::from(map.id())), 0).is_err() {
@@ -179,7 +180,7 @@ pub(super) fn replace(
 ) -> Result<()> {
     let write = || kernel("write", "meta");
     let gates = || {
-        load::PROGRAMS
+        object::PROGRAMS
             .iter()
             .map(|(name, _)| *name)
             .filter(|name| is_gate(name))
@@ -254,12 +255,12 @@ mod tests {
 
     #[test]
     fn each_gate_has_a_place_and_a_program_of_its_own_and_what_may_sleep_has_none() {
-        let gates: Vec<&str> = load::PROGRAMS
+        let gates: Vec<&str> = object::PROGRAMS
             .iter()
             .map(|(name, _)| *name)
             .filter(|name| is_gate(name))
             .collect();
-        assert_eq!(gates.len() + WITHOUT_GATE.len(), load::PROGRAMS.len());
+        assert_eq!(gates.len() + WITHOUT_GATE.len(), object::PROGRAMS.len());
         let mut names: Vec<String> = gates
             .iter()
             .flat_map(|gate| [map_of(gate), program_of(gate)])
