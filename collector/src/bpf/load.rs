@@ -127,7 +127,7 @@ fn map_ids(programs: &[Attached], dir: &Path) -> Result<Vec<u32>> {
         [Some(program.program_pin.clone()), placed]
             .into_iter()
             .flatten()
-            .map(|pin| (program, pin))
+            .map(move |pin| (program, pin))
     });
     for (program, pin) in pins {
         let info = ProgramInfo::from_pin(&pin).map_err(kernel("open", program.name))?;
