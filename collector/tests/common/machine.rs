@@ -95,6 +95,11 @@ impl Raw {
         self
     }
 
+    /// A file of no overlay, on ext4.
+    fn on_ext4(self) -> Raw {
+        self.u64(1).u64(0xef53).u64(0).u64(0).u32(0).u32(0)
+    }
+
     fn bytes(mut self, bytes: &[u8], room: usize) -> Raw {
         self.0.extend(bytes);
         self.0.resize(self.0.len() + room.saturating_sub(bytes.len()), 0);
@@ -188,7 +193,7 @@ impl Software {
             .u32(10)
             .u32(digests.len() as u32)
             .u32(path.len() as u32);
-        let mut raw = raw.u64(0x10_0003).u64(self.seq);
+        let mut raw = raw.u64(0x10_0003).u64(self.seq).on_ext4();
         for slot in 0..MAX_DIGESTS {
             let (algorithm, bytes) = match digests.get(slot) {
                 Some(digest) if digest.bank() == Bank::Sha1 => (0x0004u16, digest.bytes()),
@@ -205,7 +210,8 @@ impl Software {
         self.seq += 1;
         let raw = Raw::new(kind::EXECUTION, self.seq, ROOT, tgid)
             .u64(0x10_0003)
-            .u64(77);
+            .u64(77)
+            .on_ext4();
         let raw = raw.u32(HASH_ALGO_SHA256).u32(path.len() as u32);
         let raw = raw.bytes(hash.bytes(), 64).bytes(path.as_bytes(), 0);
         self.ring.push_back(raw.done());
