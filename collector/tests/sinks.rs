@@ -97,6 +97,7 @@ fn record(n: u8) -> Vec<u8> {
         path_cut: false,
         guard: None,
         pod_loss: None,
+        name: None,
     }
     .to_cbor()
 }

@@ -14,7 +14,7 @@ use cgpath_evidence::list::{Decoder, Format};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
 use cgpath_evidence::{
-    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, PartitionKey, PartitionLog, PodInfo, PodUid, Record,
+    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Named, PartitionKey, PartitionLog, PodInfo, PodName, PodUid, Record,
     SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
@@ -78,6 +78,7 @@ fn record() -> Record {
         ancestry: vec![],
         guard: None,
         pod_loss: None,
+        name: None,
         ..first("record_cbor", Record::from_cbor)
     }
 }
@@ -144,6 +145,18 @@ fn logs() -> Vec<(&'static str, Vec<PartitionLog>)> {
                 let mut named = ancestor.clone();
                 named.exe = vec![b'x'];
                 r.ancestry = many(named, 14);
+            })])],
+        ),
+        (
+            "a pod of many empty labels",
+            vec![log(vec![of(&|r| {
+                let labels = many((String::new(), String::new()), 3);
+                let (namespace, name) = (String::new(), String::new());
+                r.name = Some(Box::new(Named::Pod(PodName {
+                    namespace,
+                    name,
+                    labels,
+                })));
             })])],
         ),
     ]

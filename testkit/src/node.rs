@@ -398,6 +398,7 @@ impl Node {
             path_cut: false,
             guard: None,
             pod_loss: None,
+            name: None,
         }
     }
 

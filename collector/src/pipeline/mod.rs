@@ -414,6 +414,7 @@ impl Pipeline {
             path_cut: false,
             guard: None,
             pod_loss: None,
+            name: None,
         }
     }
 

@@ -27,6 +27,7 @@ fn record(seq: u64) -> Record {
         path_cut: false,
         guard: None,
         pod_loss: None,
+        name: None,
     }
 }
 

@@ -16,9 +16,9 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
-    FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodLoss,
-    PodUid, Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    Ancestor, Bank, Checkpoint, Collectors, ContainerName, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
+    FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, Named, PartitionKey, PartitionLog, PodInfo, PodLoss,
+    PodName, PodUid, Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -208,7 +208,11 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             vec![]
         },
         hash: match kind {
-            EventKind::Entry | EventKind::Violation | EventKind::Guard | EventKind::PodLoss => None,
+            EventKind::Entry
+            | EventKind::Violation
+            | EventKind::Guard
+            | EventKind::PodLoss
+            | EventKind::Name => None,
             EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
             EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
             EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
@@ -245,7 +249,34 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             first_ns: 5_000_000,
             last_ns: 7_000_000,
         }),
+        name: None,
     }
+}
+
+/// Names of a pod, of its sandbox and of a container.
+fn names() -> [Named; 3] {
+    let container = |id: &str, name: &str, image: &str| ContainerName {
+        id: id.repeat(32),
+        name: name.into(),
+        sandbox: name.is_empty(),
+        image: image.into(),
+        references: vec![format!("registry.example/shop/web@sha256:{}", "0a".repeat(32))],
+    };
+    let pod = PodName {
+        namespace: "shop".into(),
+        name: "web-7d9f8-x2x4b".into(),
+        labels: vec![("app".into(), "web".into()), ("pod-template-hash".into(), "7d9f8".into())],
+    };
+    [
+        Named::Pod(pod),
+        Named::Container(container("ab", "", "")),
+        Named::Container(container("01", "web", "registry.example/shop/web:7")),
+    ]
+}
+
+fn name_record(named: Named) -> Record {
+    let pod = POD.rsplit_once('/').map_or(POD, |(pod, _)| pod);
+    named.into_record(9_000_000, 98, pod.as_bytes().to_vec())
 }
 
 fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -> Ancestor {
@@ -260,7 +291,7 @@ fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -
 }
 
 fn records() -> Vec<(&'static str, Record)> {
-    vec![
+    let mut records = vec![
         ("entry", sample_record(1, EventKind::Entry)),
         ("violation", sample_record(2, EventKind::Violation)),
         ("execution", sample_record(3, EventKind::Execution)),
@@ -269,7 +300,11 @@ fn records() -> Vec<(&'static str, Record)> {
         ("late-mapping", sample_record(6, EventKind::LateMapping)),
         ("guard", sample_record(7, EventKind::Guard)),
         ("pod-loss", sample_record(8, EventKind::PodLoss)),
-    ]
+    ];
+    let kinds = ["name-pod", "name-sandbox", "name-container"];
+    let names = kinds.into_iter().zip(names().map(name_record));
+    records.extend(names);
+    records
 }
 
 /// Records of each kind.

@@ -288,6 +288,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         EventKind::LateMapping => "late mapping",
         EventKind::Guard => "guard",
         EventKind::PodLoss => "not recorded",
+        EventKind::Name => "named",
     });
     match record.ret {
         0 => {}
@@ -298,7 +299,11 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
             page.raw(" <span class=\"tag\">error ").text(error).raw("</span>");
         }
     }
-    page.raw("</td><td>").path(&record.path);
+    page.raw("</td><td>");
+    match &record.name {
+        Some(named) => page.text(named),
+        None => page.path(&record.path),
+    };
     if record.path_cut {
         page.raw(" <span class=\"tag\">cut</span>");
     }
@@ -330,7 +335,8 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         None => page.raw("<span class=\"soft\">").text(record.pid).raw("</span>"),
     };
     page.raw("</td><td class=\"n\">").text(record.uid);
-    page.raw("</td><td>observed</td></tr>\n");
+    let rests_on = if record.name.is_some() { "enriched" } else { "observed" };
+    page.raw("</td><td>").raw(rests_on).raw("</td></tr>\n");
 }
 
 /// The control groups that the records name.

@@ -91,6 +91,7 @@ fn record(seq: u64, key: PartitionKey, kind: EventKind, path: &str, content: &st
         path_cut: false,
         guard: None,
         pod_loss: None,
+        name: None,
     }
 }
 
