@@ -2,6 +2,7 @@
 
 mod handover;
 mod loss;
+mod names;
 mod pending;
 
 use super::sealing::MAX_PREDATING;
@@ -458,6 +459,8 @@ impl Run {
                 };
                 self.tell(w, Signal::Counters(c), fuel)?;
             }
+            Action::Name(_) if w.full => self.tell(w, Signal::NameRefused, fuel)?,
+            Action::Name(stated) => self.tell(w, Note::Named(stated), fuel)?,
             Action::GiveUp { .. } if w.full => {}
             Action::GiveUp { through } => self.tell(w, Note::GaveUp { through }, fuel)?,
             Action::Seal(checkpoint) if w.full => {
