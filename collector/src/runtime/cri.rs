@@ -108,7 +108,7 @@ impl<const MOST: usize> Message for Items<MOST> {
     }
 
     fn encoded_len(&self) -> usize {
-        let len = |item| encoding::bytes::encoded_len(1, item);
+        let len = |item: &Bytes| encoding::bytes::encoded_len(1, item);
         self.items.iter().map(len).sum()
     }
 

@@ -335,11 +335,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         None => page.raw("<span class=\"soft\">").text(record.pid).raw("</span>"),
     };
     page.raw("</td><td class=\"n\">").text(record.uid);
-    let rests_on = if record.name.is_some() {
-        "enriched"
-    } else {
-        "observed"
-    };
+    let rests_on = if record.name.is_some() { "enriched" } else { "observed" };
     page.raw("</td><td>").raw(rests_on).raw("</td></tr>\n");
 }
 
