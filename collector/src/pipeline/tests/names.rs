@@ -206,6 +206,22 @@ fn a_container_is_named_in_the_pod_that_its_directory_is_in_and_in_no_other() {
 }
 
 #[test]
+fn who_came_and_went_before_anybody_named_them_has_no_name_and_no_partition_is_made_for_one() {
+    let (mut w, mut run, mut fuel) = begun();
+    w.happen(|s| raw_cgroup(s, 20, 2, POD_B));
+    w.happen(|s| raw_cgroup(s, 21, 20, &id(21)));
+    w.happen(|s| gone(s, 21));
+    w.happen(|s| gone(s, 20));
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    assert_eq!(run.pipeline.unnamed(), Unnamed { seen: 2, left: 0 });
+    assert!(!run.leaves.contains_key(&PartitionKey::Pod(uid(POD_B))));
+    // Who is listed longer than its directory is there still has its name.
+    run.say(&mut w, &[pod(POD_B, "db"), container(POD_B, 21, "db")], &mut fuel)
+        .unwrap();
+    assert_eq!(named(&run, POD_B).len(), 2);
+}
+
+#[test]
 fn a_name_that_cannot_be_noted_holds_up_no_seal_and_is_noted_when_it_is_said_again() {
     let (mut w, mut run, mut fuel) = begun();
     runs(&mut w);
