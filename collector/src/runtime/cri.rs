@@ -309,8 +309,8 @@ mod tests {
         assert_eq!((items.items.len(), items.found), (3, 8 << 20));
         assert!(items.items.capacity() <= 4);
         // An item that is said to be longer than the answer is no item.
-        assert!(Items::<3>::decode(&[0x0a, 9, 1][..]).is_err());
-        assert!(Items::<0>::decode(&[0x0a, 9, 1][..]).is_err());
+        assert!(Items::<3>::decode(&[0x0a_u8, 9, 1][..]).is_err());
+        assert!(Items::<0>::decode(&[0x0a_u8, 9, 1][..]).is_err());
     }
 
     #[test]

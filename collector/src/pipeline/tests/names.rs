@@ -115,7 +115,7 @@ fn names_that_are_late_early_said_twice_or_otherwise_make_one_record_each() {
         &mut fuel,
     )
     .unwrap();
-    assert_eq!(named(&run, POD_A), []);
+    assert!(named(&run, POD_A).is_empty());
     runs(&mut w);
     run.request(&mut w, 1, &mut fuel).unwrap();
     assert_eq!(
@@ -187,7 +187,7 @@ fn a_runtime_that_makes_names_up_without_end_fills_neither_journal_nor_partition
     run.request(&mut w, 1, &mut fuel).unwrap();
     check_chain(&w);
     assert_eq!(named(&run, POD_A), words(&[pod(POD_A, "web")]));
-    assert_eq!(named(&run, POD_C), []);
+    assert!(named(&run, POD_C).is_empty());
     // What is true among all that is recorded as soon as it is said.
     run.say(&mut w, &[container(POD_A, 9, "web")], &mut fuel).unwrap();
     assert_eq!(named(&run, POD_A).len(), 2);
@@ -229,7 +229,7 @@ fn a_name_that_cannot_be_noted_holds_up_no_seal_and_is_noted_when_it_is_said_aga
     let all = [pod(POD_A, "web"), container(POD_A, 9, "web")];
     w.full = true;
     run.say(&mut w, &all, &mut fuel).unwrap();
-    assert_eq!(named(&run, POD_A), []);
+    assert!(named(&run, POD_A).is_empty());
     w.full = false;
     run.request(&mut w, 1, &mut fuel).unwrap();
     assert_eq!(run.answers, [1]);
@@ -356,7 +356,7 @@ fn a_crash_at_any_point_names_everybody_once_and_keeps_one_chain() {
             "crash at {crash_at}"
         );
         assert_eq!(db, &container(POD_B, 21, "db").named, "crash at {crash_at}");
-        assert_eq!(named(&run, POD_C), []);
+        assert!(named(&run, POD_C).is_empty());
         assert_eq!(run.pipeline.unnamed().left, 0, "crash at {crash_at}");
         // Two replays give the very same partitions, and nobody is named anew.
         let mut fuel = u64::MAX;
