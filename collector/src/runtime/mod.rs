@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 pub const EVERY: Duration = Duration::from_secs(10);
 /// How soon after an answer it is asked again where somebody has no name; then twice as long, and so on. A
 /// sandbox is in the list once it runs, which is after its directory was made.
-const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(200);
 /// Until when it must have answered with its lists.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Until when it must have said more of one container, and of all that are new. A container that it says
