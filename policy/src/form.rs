@@ -18,6 +18,15 @@ pub(crate) fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Resu
     }
 }
 
+pub(crate) fn version_one_or_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        known @ (1 | 2) => Ok(known),
+        other => Err(de::Error::custom(format!(
+            "version {other} is not known here, 1 and 2 are"
+        ))),
+    }
+}
+
 pub(crate) fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
     let text = String::deserialize(d)?;
     if text.is_empty() || text.len() > 253 {

@@ -1,0 +1,188 @@
+//! The form of values in the workload part: how each is read, which keys nothing appraises yet, and what the
+//! JSON Schema says where the type does not say it.
+//!
+//! Promise: a key that nothing appraises is an error at its own place. Not here: which keys there are (see
+//! `workloads`).
+
+use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload, bounded};
+use crate::form::MAX_ITEMS;
+use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, MAX_NAME};
+use cgpath_evidence::text::quoted;
+use serde::{Deserialize, Deserializer, de};
+use std::collections::{BTreeMap, BTreeSet};
+
+
+pub(super) fn version_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        2 => Ok(2),
+        other => Err(de::Error::custom(format!(
+            "version {other} of workloads is not known here, 2 is"
+        ))),
+    }
+}
+
+/// Refuses any value, where it stands.
+struct Refused(&'static str);
+
+macro_rules! refuse {
+    ($($visit:ident: $type:ty),*) => {
+        $(fn $visit<E: de::Error>(self, _: $type) -> core::result::Result<(), E> {
+            Err(E::custom(self.0))
+        })*
+    };
+}
+
+impl<'de> de::Visitor<'de> for Refused {
+    type Value = ();
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("nothing")
+    }
+    refuse!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
+    fn visit_unit<E: de::Error>(self) -> core::result::Result<(), E> {
+        Err(E::custom(self.0))
+    }
+    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> core::result::Result<(), A::Error> {
+        Err(de::Error::custom(self.0))
+    }
+    fn visit_map<A: de::MapAccess<'de>>(self, _: A) -> core::result::Result<(), A::Error> {
+        Err(de::Error::custom(self.0))
+    }
+}
+
+/// Refuses a value, with why.
+pub(crate) fn refused<'de, D: Deserializer<'de>>(d: D, why: &'static str) -> core::result::Result<(), D::Error> {
+    d.deserialize_any(Refused(why))
+}
+
+pub(super) fn signatures<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(d, "signatures of images are not checked yet: leave this key out")
+}
+
+pub(super) fn images<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "values are not looked up by an image's digest yet: name the image's values with `references`",
+    )
+}
+
+pub(super) fn executions<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "what a container's first process started is not told from `kubectl exec` yet: leave this key out",
+    )
+}
+
+pub(super) fn needs_api<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "only the Kubernetes API knows this, and it is not asked yet: leave this key out",
+    )
+}
+
+pub(super) fn later<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(d, "nothing appraises this key yet: leave it out")
+}
+
+/// `120s` or `2m`, in seconds.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    let text = String::deserialize(d)?;
+    let of = |digits: &str, unit: u32| digits.parse::<u32>().ok()?.checked_mul(unit);
+    let found = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((digits, "s")) => of(digits, 1),
+        Some((digits, "m")) => of(digits, 60),
+        _ => None,
+    };
+    found.filter(|seconds| *seconds <= MAX_SETTLE).ok_or_else(|| {
+        de::Error::custom(format!(
+            "{} is not a time of at most {MAX_SETTLE}s, such as 120s or 2m",
+            quoted(&text)
+        ))
+    })
+}
+
+pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Workload>, D::Error> {
+    let list: Vec<Workload> = bounded(d)?;
+    let mut seen = BTreeSet::new();
+    match list.iter().find(|workload| !seen.insert(workload.name.as_str())) {
+        Some(twice) => Err(de::Error::custom(format!(
+            "workload {} stands twice in the list",
+            quoted(&twice.name)
+        ))),
+        None => Ok(list),
+    }
+}
+
+/// Whether Kubernetes could call something so.
+fn check_name(text: &str) -> core::result::Result<(), String> {
+    let is_name = (1..=MAX_NAME).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'));
+    if is_name {
+        return Ok(());
+    }
+    Err(format!("{} is no name that Kubernetes gives", quoted(text)))
+}
+
+pub(super) fn namespace<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<String>, D::Error> {
+    let text = String::deserialize(d)?;
+    check_name(&text).map_err(de::Error::custom)?;
+    Ok(Some(text))
+}
+
+pub(super) fn labels<'de, D: Deserializer<'de>>(
+    d: D,
+) -> core::result::Result<BTreeMap<String, String>, D::Error> {
+    let labels: BTreeMap<String, String> = BTreeMap::deserialize(d)?;
+    if labels.len() > MAX_LABELS {
+        return Err(de::Error::custom(format!("a pod has at most {MAX_LABELS} labels")));
+    }
+    let is_label = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
+    match labels.iter().find(|(key, value)| key.is_empty() || !is_label(key) || !is_label(value)) {
+        Some((key, _)) => Err(de::Error::custom(format!(
+            "label {} is empty, longer than {MAX_LABEL} bytes or no text",
+            quoted(key)
+        ))),
+        None => Ok(labels),
+    }
+}
+
+pub(super) fn selector<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Selector, D::Error> {
+    let selector = Selector::deserialize(d)?;
+    if selector.is_empty() {
+        return Err(de::Error::custom(
+            "an empty `match` would take every pod: name a namespace, labels or a UID",
+        ));
+    }
+    Ok(selector)
+}
+
+/// A container's name, checked where it stands.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ContainerKey(String);
+
+impl<'de> Deserialize<'de> for ContainerKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<ContainerKey, D::Error> {
+        let text = String::deserialize(d)?;
+        if text != ANY_CONTAINER {
+            check_name(&text).map_err(de::Error::custom)?;
+        }
+        Ok(ContainerKey(text))
+    }
+}
+
+pub(super) fn containers<'de, D: Deserializer<'de>>(
+    d: D,
+) -> core::result::Result<BTreeMap<String, Container>, D::Error> {
+    let found: BTreeMap<ContainerKey, Container> = BTreeMap::deserialize(d)?;
+    if found.is_empty() || found.len() > MAX_ITEMS {
+        return Err(de::Error::custom(format!(
+            "a workload has 1 to {MAX_ITEMS} containers: without any nothing could run in it"
+        )));
+    }
+    Ok(found.into_iter().map(|(key, container)| (key.0, container)).collect())
+}
+
+pub(super) fn settle_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "pattern": "^[0-9]+[sm]$", "default": "120s" })
+}
