@@ -1,5 +1,5 @@
-//! A policy of version 1 as one of version 2: the node part as it was written, comments and all, and a workload
-//! part with an entry for each pod.
+//! A policy of version 1 as one of version 2: the node part as it was written, comments and all, and a
+//! workload part with an entry for each pod.
 //!
 //! Promise: what comes out says what went in: both are read again and compared. Not here: files (see
 //! `cgpath policy migrate`).
@@ -21,8 +21,8 @@ pub struct Migrated {
 /// workload part `workloads`, which is to stand beside it.
 ///
 /// # Errors
-/// Those of [`NodePolicy::from_yaml`]; [`Error::Meaning`] for a policy of another version, and for one that is
-/// written so that its `pods` cannot be cut out.
+/// Those of [`NodePolicy::from_yaml`]; [`Error::Meaning`] for a policy of another version, and for one that
+/// is written so that its `pods` cannot be cut out.
 pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated> {
     let refused = |key: &str, why: &str, hint: &str| Error::Meaning {
         file: file.to_owned(),

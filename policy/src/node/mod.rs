@@ -86,12 +86,13 @@ pub struct NodePolicy {
     /// Violations (a file written while it was measured) that do not count.
     #[serde(default)]
     pub violations: Violations,
-    /// Version 1: the pods that may be there, all of them. With an empty list any pod makes the node untrusted.
+    /// Version 1: the pods that may be there, all of them. With an empty list any pod makes the node
+    /// untrusted.
     #[serde(default, deserialize_with = "pods")]
     #[schemars(length(max = 4096))]
     pub pods: Vec<Pod>,
-    /// Version 2: the file that says which workloads may be there, relative to the policy file's folder. Policies of many
-    /// nodes may name the same.
+    /// Version 2: the file that says which workloads may be there, relative to the policy file's folder.
+    /// Policies of many nodes may name the same.
     #[serde(default, deserialize_with = "file_name")]
     #[schemars(with = "String", length(min = 1, max = 4096))]
     pub workloads: Option<String>,

@@ -1,9 +1,9 @@
 //! The workload part of a policy, version 2, as it is written: which pods may be there, by what they are
 //! called, and what each of their containers may run.
 //!
-//! Promise: a value of [`WorkloadsFile`] that came out of [`WorkloadsFile::from_yaml`] has no unknown key and no
-//! key that nothing appraises. Not here: the reference files that it names (see `lookup`), where names come
-//! from (see `cgpath-evidence`).
+//! Promise: a value of [`WorkloadsFile`] that came out of [`WorkloadsFile::from_yaml`] has no unknown key and
+//! no key that nothing appraises. Not here: the reference files that it names (see `lookup`), where names
+//! come from (see `cgpath-evidence`).
 
 mod form;
 mod overlap;
@@ -42,8 +42,8 @@ pub struct WorkloadsFile {
     /// V8: what to do about a pod that no entry of `workloads` matches, or that has no name in time.
     #[serde(default)]
     pub unknown_pods: UnknownPods,
-    /// V8: how long a new pod, or a new container, may wait for its name: `120s`, `2m`. By the verifier's clock, from the
-    /// round that first shows it.
+    /// V8: how long a new pod, or a new container, may wait for its name: `120s`, `2m`. By the verifier's
+    /// clock, from the round that first shows it.
     #[serde(default = "default_settle", deserialize_with = "seconds")]
     #[schemars(schema_with = "form::settle_schema")]
     pub settle: u32,
@@ -82,7 +82,8 @@ pub struct Workload {
     /// Which pods are of it.
     #[serde(rename = "match", deserialize_with = "selector")]
     pub selector: Selector,
-    /// What each container may run, by its name in the pod; `*` stands for every container without an entry of its own.
+    /// What each container may run, by its name in the pod; `*` stands for every container without an entry
+    /// of its own.
     #[serde(deserialize_with = "containers")]
     #[schemars(extend("minProperties" = 1), extend("maxProperties" = 4096))]
     pub containers: BTreeMap<String, Container>,

@@ -1,4 +1,5 @@
-//! Policies of version 2: pods are known by what the runtime calls them, and each container by its own values.
+//! Policies of version 2: pods are known by what the runtime calls them, and each container by its own
+//! values.
 //!
 //! Each round is judged whole, encoded again and followed, and all three say the same.
 
@@ -375,6 +376,18 @@ fn a_name_that_comes_after_all_is_better_than_none() {
 }
 
 #[test]
+fn a_container_waits_from_its_first_sight_though_its_pod_had_no_name_yet() {
+    let mut case = Case::new("");
+    case.in_container(pod(20), 2, 1);
+    case.round();
+    case.after(LONG - 1);
+    case.node.name_pod(pod(20), "shop", &WEB);
+    assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
+    case.after(1);
+    fails(&case.round(), pod(20), Rule::PodContents, "a container without a name");
+}
+
+#[test]
 fn settle_is_the_policys() {
     let mut case = Case::new("settle: 10m\n");
     case.in_container(pod(30), 1, 1);
@@ -495,7 +508,7 @@ fn more_pods_than_can_wait_do_not_wait_for_longer() {
     let mut case = Case::new("");
     for n in 0..=MAX_WAITING {
         let uid = PodUid((n as u128 + 1).to_be_bytes());
-        let actor = Actor::container(uid, &id(1), "", "/bin/app");
+        let actor = Actor::container(uid, "", "", "/bin/app");
         let hash = FileHash::Measured(sha256(b"1/bin/app"));
         case.node.record_execution(&actor, EventKind::Execution, "/bin/app", hash);
     }

@@ -22,9 +22,9 @@
 //!               "until":1800086400, "in_use":true}]}
 //! ```
 //!
-//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`, `pending`; `severity`: `note`, `tolerated`,
-//! `accepted`, `fail`; `subject`:
-//! `node`, `host`, `boot`, `unattributed` or a pod's UID; `provenance`: `attested`, `observed`, `enriched`.
+//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`, `pending`; `severity`: `note`,
+//! `tolerated`, `accepted`, `fail`; `subject`: `node`, `host`, `boot`, `unattributed` or a pod's UID;
+//! `provenance`: `attested`, `observed`, `enriched`.
 
 use crate::inputs::context::NodeState;
 use crate::results::finding::{Finding, Severity};

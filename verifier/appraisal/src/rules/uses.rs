@@ -1,7 +1,7 @@
 //! What a part of a pod used, kept until it is known what may be used there.
 //!
-//! Promise: each path and content is kept once, so that what is concluded of a pod does not depend on when its
-//! names came. Not here: what is accepted (see `v08_workloads`).
+//! Promise: each path and content is kept once, so that what is concluded of a pod does not depend on when
+//! its names came. Not here: what is accepted (see `v08_workloads`).
 
 use cgpath_evidence::{Digest, Provenance};
 use cgpath_policy::Name;

@@ -114,7 +114,8 @@ fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
     *left_out += others.len() as u64;
 }
 
-/// The verdict on one pod. An unknown one is the node's failure too, by name, unless the policy only reports it.
+/// The verdict on one pod. An unknown one is the node's failure too, by name, unless the policy only reports
+/// it.
 fn pod(
     names: &Names<'_>,
     uid: PodUid,
@@ -164,10 +165,10 @@ fn pod(
         }
         own.push(Finding::fail(Rule::KnownPods, subject, of_pod).resting_on(provenance));
     }
-    let mut waits = false;
+    let mut is_unseen = false;
     if predates && standing == Standing::Known {
         match names.policy.file.predating_pods {
-            PredatingPods::Report => waits = true,
+            PredatingPods::Report => is_unseen = true,
             PredatingPods::Trust => own.push(Finding::tolerated(
                 Rule::KnownPods,
                 subject,
@@ -184,7 +185,7 @@ fn pod(
     }
     names.accepted.apply_to(&mut own);
     let fails = own.has_failure();
-    let state = match (standing, fails, waits) {
+    let state = match (standing, fails, is_unseen) {
         (Standing::Unknown, ..) => State::Unknown,
         (_, true, _) => State::Untrusted,
         (Standing::Pending, false, _) => State::Pending,

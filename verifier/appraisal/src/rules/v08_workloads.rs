@@ -2,9 +2,9 @@
 //! what the policy accepts there.
 //!
 //! Promises: a content is judged by the container whose directory is the first one below the pod's; what is
-//! outside of all known containers has the sandbox's and the runtime's own values alone; all of it is concluded
-//! anew in each round, from what was used and from the names that are there. Not here: what was used (see
-//! `v09_contents`), what the names are (see `names`), the verdict on the pod (see `v08_pods`).
+//! outside of all known containers has the sandbox's and the runtime's own values alone; all of it is
+//! concluded anew in each round, from what was used and from the names that are there. Not here: what was
+//! used (see `v09_contents`), what the names are (see `names`), the verdict on the pod (see `v08_pods`).
 
 use crate::results::finding::{Finding, Severity, Subject};
 use crate::results::verdict::{ContainerVerdict, State};
@@ -90,18 +90,24 @@ pub(crate) fn judge(
             case.why = "no workload of the policy matches this pod";
             return case.unjudged(tally, called);
         }
-        Selected::Undecided if waits.may_wait(uid, None, workloads.file.settle) => {
-            case.standing = Standing::Pending;
-            case.say(Finding::note(
-                Rule::KnownPods,
-                Subject::Partition(PartitionKey::Pod(uid)),
-                "pending: the container runtime has not named this pod yet",
-            ));
-            return case.unjudged(tally, called);
-        }
         Selected::Undecided => {
-            case.standing = Standing::Unknown;
-            case.why = "unidentified: nobody named this pod in time";
+            let settle = workloads.file.settle;
+            if waits.may_wait(uid, None, settle) {
+                case.standing = Standing::Pending;
+                case.say(Finding::note(
+                    Rule::KnownPods,
+                    Subject::Partition(PartitionKey::Pod(uid)),
+                    "pending: the container runtime has not named this pod yet",
+                ));
+            } else {
+                case.standing = Standing::Unknown;
+                case.why = "unidentified: nobody named this pod in time";
+            }
+            // Its containers wait beside it, and not from when it is named.
+            let is_named = |id: &str| called.is_some_and(|called| called.containers.contains_key(id));
+            for id in ids(tally).filter(|id| !is_named(id)) {
+                waits.may_wait(uid, Some(id), settle);
+            }
             return case.unjudged(tally, called);
         }
     };
@@ -138,6 +144,14 @@ impl Case {
     }
 }
 
+/// The ids of the containers that used something.
+fn ids(tally: &Tally) -> impl Iterator<Item = &str> {
+    tally.parts.keys().filter_map(|part| match part {
+        Part::Container(id) => Some(id.as_str()),
+        Part::Runtime => None,
+    })
+}
+
 fn verdict_on(name: &ContainerName, state: State) -> ContainerVerdict {
     ContainerVerdict {
         id: name.id.clone(),
@@ -172,13 +186,9 @@ impl Bench<'_> {
         let none = Uses::default();
         let outside = tally.parts.get(&Part::Runtime).unwrap_or(&none);
         self.contents(outside, Values::Runtime, "pod runtime: ", &mut case.tally);
-        let used = tally.parts.keys().filter_map(|part| match part {
-            Part::Container(id) => Some(id.as_str()),
-            Part::Runtime => None,
-        });
         let named = called.iter().flat_map(|called| called.containers.keys().map(String::as_str));
-        let ids: BTreeSet<&str> = used.chain(named).collect();
-        for id in ids {
+        let all: BTreeSet<&str> = ids(tally).chain(named).collect();
+        for id in all {
             let uses = tally.parts.get(&Part::Container(id.to_owned())).unwrap_or(&none);
             let name = called.and_then(|called| called.containers.get(id));
             let verdict = match name {
