@@ -100,6 +100,9 @@ fn node_part(text: &str, workloads: &str) -> String {
             None => out.extend([line, "\n"]),
         }
     }
+    for comment in comments {
+        out.extend([comment, "\n"]);
+    }
     out
 }
 

@@ -33,6 +33,8 @@ sandbox: {{ references: [pause.json] }}
     )
 }
 
+const NONE: &[(&str, &str)] = &[];
+
 const WORKLOADS: &str = "version: 2
 workloads:
   - name: shop/web
@@ -58,7 +60,7 @@ fn values(name: &str) -> Result<Vec<u8>, String> {
     };
     let mut reference = Reference::new(Source {
         kind: SourceKind::Image,
-        name: name.into(),
+        name: name.trim_start_matches("shared/").into(),
         digest: None,
     });
     for (path, content) in files {
@@ -103,11 +105,11 @@ fn the_first_entry_that_matches_decides_and_without_names_none_before_a_uid() {
     let policy = load(WORKLOADS).unwrap();
     let other = "11111111-1111-4111-8111-111111111111";
     let web = [("app", "web"), ("x", "y")];
-    assert_eq!(selected(&policy, other, Some(("shop", &web))).unwrap(), "shop/web");
+    assert_eq!(selected(&policy, other, Some(("shop", &web[..]))).unwrap(), "shop/web");
     assert_eq!(selected(&policy, other, Some(("shop", &web[1..]))).unwrap(), "shop/any");
-    assert_eq!(selected(&policy, other, Some(("bank", &web))).unwrap(), "none");
-    assert_eq!(selected(&policy, UID, Some(("shop", &[]))).unwrap(), "shop/any");
-    assert_eq!(selected(&policy, UID, Some(("bank", &[]))).unwrap(), "bare");
+    assert_eq!(selected(&policy, other, Some(("bank", &web[..]))).unwrap(), "none");
+    assert_eq!(selected(&policy, UID, Some(("shop", NONE))).unwrap(), "shop/any");
+    assert_eq!(selected(&policy, UID, Some(("bank", NONE))).unwrap(), "bare");
     assert_eq!(selected(&policy, UID, None), None);
     let first = WORKLOADS.replace("  - name: shop/web", "  - name: first\n    match: {uid: 6b0c2e1a0f3d4f7e9a512f6f3c9d0a11}\n    containers: {'*': {references: [log.json]}}\n  - name: shop/web");
     let policy = load(&first).unwrap();
@@ -301,6 +303,17 @@ fn version_1_becomes_version_2_with_its_comments_and_says_the_same() {
     }
     let inline = "{version: 1, pods: []}";
     assert!(to_version_2("x", inline.as_bytes(), "workloads.yaml").is_err());
+}
+
+#[test]
+fn the_workloads_that_the_documents_show_can_be_read() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, shown) = page.split_once("```yaml\nversion: 2\n").unwrap();
+    let (shown, _) = shown.split_once("```").unwrap();
+    let file = WorkloadsFile::from_yaml("page", format!("version: 2\n{shown}").as_bytes()).unwrap();
+    assert_eq!(file.workloads.len(), 2);
+    assert_eq!(shown.lines().count() + 1, 10);
 }
 
 #[test]

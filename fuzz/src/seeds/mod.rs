@@ -291,7 +291,7 @@ fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -
 }
 
 fn records() -> Vec<(&'static str, Record)> {
-    let mut records = vec![
+    vec![
         ("entry", sample_record(1, EventKind::Entry)),
         ("violation", sample_record(2, EventKind::Violation)),
         ("execution", sample_record(3, EventKind::Execution)),
@@ -300,18 +300,17 @@ fn records() -> Vec<(&'static str, Record)> {
         ("late-mapping", sample_record(6, EventKind::LateMapping)),
         ("guard", sample_record(7, EventKind::Guard)),
         ("pod-loss", sample_record(8, EventKind::PodLoss)),
-    ];
-    let kinds = ["name-pod", "name-sandbox", "name-container"];
-    let names = kinds.into_iter().zip(names().map(name_record));
-    records.extend(names);
-    records
+    ]
 }
 
 /// Records of each kind.
 pub fn record_cbor() -> Seeds {
+    let kinds = ["name-pod", "name-sandbox", "name-container"];
+    let names = kinds.into_iter().zip(names().map(name_record));
     seeds(
         records()
             .into_iter()
+            .chain(names)
             .map(|(name, record)| (name, record.to_cbor())),
     )
 }

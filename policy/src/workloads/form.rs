@@ -159,7 +159,7 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u
 struct Listed(#[serde(deserialize_with = "bounded")] Vec<Workload>);
 
 pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Workload>, D::Error> {
-    let Listed(list) = whole(d, |Listed(list)| {
+    let Listed(list) = whole(d, |Listed(list): &Listed| {
         let mut seen = BTreeSet::new();
         match list.iter().find(|workload| !seen.insert(workload.name.as_str())) {
             Some(twice) => Err(format!("workload {} stands twice in the list", quoted(&twice.name))),
