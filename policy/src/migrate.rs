@@ -121,7 +121,7 @@ fn workload_part(pods: &[Pod]) -> String {
     for pod in pods {
         let mut name = pod.name.clone();
         if !names.insert(name.clone()) {
-            // Names of pods are for people, those of workloads are told apart.
+            // Two pods may have one name, two workloads may not.
             name = pod.shown_uid();
             names.insert(name.clone());
         }

@@ -4,9 +4,8 @@
 //! Not here: which keys there are (see `node`), what other files have, too (see [`crate::form`]).
 
 use super::Pod;
-use crate::form::{MAX_ITEMS, bounded, some};
+use crate::form::{MAX_ITEMS, bounded, refused, some};
 use crate::reference::MAX_PATH_LEN;
-use crate::workloads::refused;
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid};
 use serde::de::IgnoredAny;

@@ -5,7 +5,7 @@
 //! `workloads`).
 
 use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload, bounded};
-use crate::form::MAX_ITEMS;
+use crate::form::{MAX_ITEMS, refused};
 use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, MAX_NAME};
 use cgpath_evidence::text::quoted;
 use serde::{Deserialize, Deserializer, de};
@@ -19,39 +19,6 @@ pub(super) fn version_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Resu
             "version {other} of workloads is not known here, 2 is"
         ))),
     }
-}
-
-/// Refuses any value, where it stands.
-struct Refused(&'static str);
-
-macro_rules! refuse {
-    ($($visit:ident: $type:ty),*) => {
-        $(fn $visit<E: de::Error>(self, _: $type) -> core::result::Result<(), E> {
-            Err(E::custom(self.0))
-        })*
-    };
-}
-
-impl<'de> de::Visitor<'de> for Refused {
-    type Value = ();
-    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("nothing")
-    }
-    refuse!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
-    fn visit_unit<E: de::Error>(self) -> core::result::Result<(), E> {
-        Err(E::custom(self.0))
-    }
-    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> core::result::Result<(), A::Error> {
-        Err(de::Error::custom(self.0))
-    }
-    fn visit_map<A: de::MapAccess<'de>>(self, _: A) -> core::result::Result<(), A::Error> {
-        Err(de::Error::custom(self.0))
-    }
-}
-
-/// Refuses a value, with why.
-pub(crate) fn refused<'de, D: Deserializer<'de>>(d: D, why: &'static str) -> core::result::Result<(), D::Error> {
-    d.deserialize_any(Refused(why))
 }
 
 pub(super) fn signatures<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
@@ -68,7 +35,7 @@ pub(super) fn images<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<()
 pub(super) fn executions<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
     refused(
         d,
-        "what a container's first process started is not told from `kubectl exec` yet: leave this key out",
+        "nobody knows yet what `kubectl exec` or a probe started: leave this key out",
     )
 }
 

@@ -8,7 +8,6 @@
 mod form;
 mod overlap;
 
-pub(crate) use form::refused;
 pub use overlap::Overlap;
 
 use crate::form::{bounded, name, texts};

@@ -40,7 +40,7 @@ struct Use<'a> {
     key: PartitionKey,
     name: Name<'a>,
     digest: Option<&'a Digest>,
-    /// Where whoever used it was.
+    /// Of the process that used it.
     cgroup: Option<&'a [u8]>,
     index: Option<usize>,
     seq: Option<u64>,
