@@ -116,7 +116,10 @@ impl<'de> de::Visitor<'de> for Refused {
 }
 
 /// Refuses a value, with why.
-pub(crate) fn refused<'de, D: Deserializer<'de>>(d: D, why: &'static str) -> core::result::Result<(), D::Error> {
+pub(crate) fn refused<'de, D: Deserializer<'de>>(
+    d: D,
+    why: &'static str,
+) -> core::result::Result<(), D::Error> {
     d.deserialize_any(Refused(why))
 }
 

@@ -47,7 +47,9 @@ pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
-pub use lookup::{Allowed, Basis, ContainerPolicy, Judgement, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads};
+pub use lookup::{
+    Allowed, Basis, ContainerPolicy, Judgement, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads,
+};
 pub use name::Name;
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,

@@ -311,7 +311,11 @@ impl Policy {
                 },
             );
         }
-        let workloads = node.workloads.as_deref().map(|name| loader.workloads(name)).transpose()?;
+        let workloads = node
+            .workloads
+            .as_deref()
+            .map(|name| loader.workloads(name))
+            .transpose()?;
         let digest = loader.digest(yaml);
 
         let absent = |key: &str, path: &str| {

@@ -112,14 +112,23 @@ fn keys(schema: &serde_json::Value) -> Vec<String> {
 fn the_examples_with_everything_have_every_key_of_their_schema() {
     for (example, schema, least) in [
         ("everything.yaml", cgpath_policy::schema::node_policy(), 20),
-        ("everything-2/workloads.yaml", cgpath_policy::schema::workloads(), 10),
+        (
+            "everything-2/workloads.yaml",
+            cgpath_policy::schema::workloads(),
+            10,
+        ),
     ] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples")
+            .join(example);
         let text = std::fs::read_to_string(path).unwrap();
         let keys = keys(&schema);
         assert!(keys.len() > least, "{keys:?}");
         for key in keys {
-            assert!(text.contains(&format!("{key}:")), "{key} is not shown in {example}");
+            assert!(
+                text.contains(&format!("{key}:")),
+                "{key} is not shown in {example}"
+            );
         }
     }
 }

@@ -3,8 +3,8 @@
 use cgpath_evidence::{Bank, Digest, PodUid};
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
-    Basis, Error, Judgement, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source, SourceKind,
-    WorkloadsFile,
+    Basis, Error, Judgement, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source,
+    SourceKind, WorkloadsFile,
 };
 use std::path::Path;
 
@@ -64,7 +64,9 @@ fn values(name: &str) -> Result<Vec<u8>, String> {
         digest: None,
     });
     for (path, content) in files {
-        reference.insert(path.as_bytes().to_vec(), sha256(content)).unwrap();
+        reference
+            .insert(path.as_bytes().to_vec(), sha256(content))
+            .unwrap();
     }
     let mut json = Vec::new();
     reference.write_json(&mut json).unwrap();
@@ -105,9 +107,18 @@ fn the_first_entry_that_matches_decides_and_without_names_none_before_a_uid() {
     let policy = load(WORKLOADS).unwrap();
     let other = "11111111-1111-4111-8111-111111111111";
     let web = [("app", "web"), ("x", "y")];
-    assert_eq!(selected(&policy, other, Some(("shop", &web[..]))).unwrap(), "shop/web");
-    assert_eq!(selected(&policy, other, Some(("shop", &web[1..]))).unwrap(), "shop/any");
-    assert_eq!(selected(&policy, other, Some(("bank", &web[..]))).unwrap(), "none");
+    assert_eq!(
+        selected(&policy, other, Some(("shop", &web[..]))).unwrap(),
+        "shop/web"
+    );
+    assert_eq!(
+        selected(&policy, other, Some(("shop", &web[1..]))).unwrap(),
+        "shop/any"
+    );
+    assert_eq!(
+        selected(&policy, other, Some(("bank", &web[..]))).unwrap(),
+        "none"
+    );
     assert_eq!(selected(&policy, UID, Some(("shop", NONE))).unwrap(), "shop/any");
     assert_eq!(selected(&policy, UID, Some(("bank", NONE))).unwrap(), "bare");
     assert_eq!(selected(&policy, UID, None), None);
@@ -127,8 +138,13 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
         let container = workload.container(container).unwrap();
         policy.judge_container(container, Name::True(path.as_bytes()), &sha256(content))
     };
-    let accepted = |basis| Judgement::Accepted { basis, learned: false };
-    let expected = |content| Judgement::WrongHash { expected: vec![sha256(content)] };
+    let accepted = |basis| Judgement::Accepted {
+        basis,
+        learned: false,
+    };
+    let expected = |content| Judgement::WrongHash {
+        expected: vec![sha256(content)],
+    };
     assert_eq!(judge("web", "/bin/app", "web"), accepted(Basis::Own));
     assert_eq!(judge("web", "/bin/app", "log"), expected("web"));
     assert_eq!(judge("other", "/bin/app", "log"), accepted(Basis::Own));
@@ -140,9 +156,21 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
     assert_eq!(outside("/pause", "pause"), accepted(Basis::Sandbox));
     assert_eq!(outside("/memfd:x", "runc"), accepted(Basis::RuntimeFile));
     assert_eq!(outside("/bin/app", "web"), Judgement::UnknownPath);
-    assert!(policy.workloads.as_ref().unwrap().list[1].container("web").is_none());
-    assert!(policy.accepted_in_workloads(Name::True(b"/bin/app"), &sha256("log")).is_some());
-    assert!(policy.accepted_in_workloads(Name::True(b"/bin/app"), &sha256("x")).is_none());
+    assert!(
+        policy.workloads.as_ref().unwrap().list[1]
+            .container("web")
+            .is_none()
+    );
+    assert!(
+        policy
+            .accepted_in_workloads(Name::True(b"/bin/app"), &sha256("log"))
+            .is_some()
+    );
+    assert!(
+        policy
+            .accepted_in_workloads(Name::True(b"/bin/app"), &sha256("x"))
+            .is_none()
+    );
 }
 
 fn refused(workloads: &str) -> (usize, String) {
@@ -158,10 +186,22 @@ fn refused(workloads: &str) -> (usize, String) {
 #[test]
 fn a_key_that_nothing_appraises_yet_is_refused_with_its_line() {
     for (after, key, words) in [
-        ("version: 2\n", "signers: {release: {key: release.pub}}\n", "signatures"),
+        (
+            "version: 2\n",
+            "signers: {release: {key: release.pub}}\n",
+            "signatures",
+        ),
         ("name: shop/web\n", "    max: 50\n", "nothing appraises"),
-        ("name: shop/web\n", "    init-containers: {x: {references: [log.json]}}\n", "Kubernetes API"),
-        ("name: shop/web\n", "    ephemeral-containers: deny\n", "Kubernetes API"),
+        (
+            "name: shop/web\n",
+            "    init-containers: {x: {references: [log.json]}}\n",
+            "Kubernetes API",
+        ),
+        (
+            "name: shop/web\n",
+            "    ephemeral-containers: deny\n",
+            "Kubernetes API",
+        ),
     ] {
         let text = WORKLOADS.replacen(after, &format!("{after}{key}"), 1);
         let line = text.lines().position(|line| line == key.trim_end()).unwrap() + 1;
@@ -199,8 +239,18 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
         ("{job: {references: [log.json]}}", "{}", 10, "containers"),
         ("name: shop/any", "name: shop/web", 3, "twice"),
         ("workloads:", "settle: 2h\nworkloads:", 2, "120s"),
-        ("workloads:", "unknown-pods: ignore\nworkloads:", 2, "unknown variant"),
-        ("{references: [web.json]}", "{reference: [web.json]}", 6, "reference"),
+        (
+            "workloads:",
+            "unknown-pods: ignore\nworkloads:",
+            2,
+            "unknown variant",
+        ),
+        (
+            "{references: [web.json]}",
+            "{reference: [web.json]}",
+            6,
+            "reference",
+        ),
     ] {
         assert!(WORKLOADS.contains(from), "{from}");
         let (found, why) = refused(&WORKLOADS.replacen(from, to, 1));
@@ -225,7 +275,11 @@ fn the_node_part_has_pods_or_workloads_as_its_version_says() {
     assert!(refused(&node("version: 2", "")).1.contains("workloads"));
     assert!(refused(&node("version: 1", "")).1.contains("pods"));
     assert!(refused(&node("version: 3", "pods: []")).1.contains("1 and 2"));
-    assert!(refused(&node("version: 2", "workloads: ''")).1.contains("name of a file"));
+    assert!(
+        refused(&node("version: 2", "workloads: ''"))
+            .1
+            .contains("name of a file")
+    );
 }
 
 #[test]
@@ -240,8 +294,13 @@ fn files_of_the_workload_part_stand_beside_it_and_its_digest_is_the_same_for_all
     assert_ne!(digest(&a), digest(&changed));
     assert_ne!(a.digest(), changed.digest());
     assert_eq!(b.users_of("shared/web.json"), ["shop/web"]);
-    let absent = load(&WORKLOADS.replace("web.json", "absent.json")).unwrap_err().to_string();
-    assert!(absent.starts_with("workloads.yaml: ") && absent.contains("absent.json"), "{absent}");
+    let absent = load(&WORKLOADS.replace("web.json", "absent.json"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        absent.starts_with("workloads.yaml: ") && absent.contains("absent.json"),
+        "{absent}"
+    );
 }
 
 #[test]
@@ -252,8 +311,12 @@ fn entries_that_overlap_and_such_that_never_match_are_named() {
         second,
         is_whole,
     };
-    let text = WORKLOADS.replace("shop/any\n    match: {namespace: shop}", "x\n    match: {namespace: shop, labels: {app: web, tier: front}}");
-    let meets = "  - name: y\n    match: {labels: {tier: front}}\n    containers: {'*': {references: [log.json]}}\n";
+    let text = WORKLOADS.replace(
+        "shop/any\n    match: {namespace: shop}",
+        "x\n    match: {namespace: shop, labels: {app: web, tier: front}}",
+    );
+    let meets =
+        "  - name: y\n    match: {labels: {tier: front}}\n    containers: {'*': {references: [log.json]}}\n";
     let apart = "  - name: z\n    match: {namespace: bank, labels: {tier: back}}\n    containers: {'*': {references: [log.json]}}\n";
     let file = file(&(text + meets + apart));
     assert_eq!(
@@ -290,7 +353,11 @@ fn every_laxer_value_of_workloads_is_repeated() {
 #[test]
 fn version_1_becomes_version_2_with_its_comments_and_says_the_same() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for example in ["examples/everything.yaml", "examples/two-pods/node.yaml", "node/containerd.yaml"] {
+    for example in [
+        "examples/everything.yaml",
+        "examples/two-pods/node.yaml",
+        "node/containerd.yaml",
+    ] {
         let text = std::fs::read_to_string(folder.join(example)).unwrap();
         let made = to_version_2(example, text.as_bytes(), "workloads.yaml").unwrap();
         let comments = |text: &str| text.lines().filter(|line| line.starts_with('#')).count();
@@ -332,9 +399,17 @@ fn pods_with_everything_that_one_can_have_are_migrated_and_equal_names_are_told_
 min-reboot: 11";
     let made = to_version_2("x", node("version: 1 # first", pods).as_bytes(), "w.yaml").unwrap();
     assert!(made.node.starts_with("version: 2 # first\n"), "{}", made.node);
-    assert!(made.node.contains("workloads: \"w.yaml\"\n# The end.\nmin-reboot: 11\n"), "{}", made.node);
+    assert!(
+        made.node
+            .contains("workloads: \"w.yaml\"\n# The end.\nmin-reboot: 11\n"),
+        "{}",
+        made.node
+    );
     let part = WorkloadsFile::from_yaml("w.yaml", made.workloads.as_bytes()).unwrap();
     let names: Vec<&str> = part.workloads.iter().map(|w| w.name.as_str()).collect();
     assert_eq!(names, ["a \"b", "same", "33333333-3333-4333-8333-333333333333"]);
-    assert_eq!(part.workloads[1].selector.to_string(), "{uid: 22222222222242228222222222222222}");
+    assert_eq!(
+        part.workloads[1].selector.to_string(),
+        "{uid: 22222222222242228222222222222222}"
+    );
 }

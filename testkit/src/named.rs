@@ -6,7 +6,9 @@ use cgpath_evidence::{ContainerName, Named, PartitionKey, PodName, PodUid};
 impl Node {
     /// The runtime names a pod, and the collector records that.
     pub fn name_pod(&mut self, uid: PodUid, namespace: &str, labels: &[(&str, &str)]) {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let name = PodName {
             namespace: namespace.into(),
             name: format!("pod-{}", uid.0[0]),

@@ -16,9 +16,10 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Collectors, ContainerName, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
-    FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, Named, PartitionKey, PartitionLog, PodInfo, PodLoss,
-    PodName, PodUid, Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    Ancestor, Bank, Checkpoint, Collectors, ContainerName, Cursor, Digest, Entry, EventKind, Evidence,
+    EvidenceDelta, FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, Named, PartitionKey,
+    PartitionLog, PodInfo, PodLoss, PodName, PodUid, Protection, Quote, Record, SealedCheckpoint,
+    TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -265,7 +266,10 @@ fn names() -> [Named; 3] {
     let pod = PodName {
         namespace: "shop".into(),
         name: "web-7d9f8-x2x4b".into(),
-        labels: vec![("app".into(), "web".into()), ("pod-template-hash".into(), "7d9f8".into())],
+        labels: vec![
+            ("app".into(), "web".into()),
+            ("pod-template-hash".into(), "7d9f8".into()),
+        ],
     };
     [
         Named::Pod(pod),

@@ -56,12 +56,16 @@ pub enum Selected<'p> {
 impl WorkloadPolicy {
     /// The container of this name, or what `*` says of all others.
     pub fn container(&self, name: &str) -> Option<&ContainerPolicy> {
-        self.containers.get(name).or_else(|| self.containers.get(ANY_CONTAINER))
+        self.containers
+            .get(name)
+            .or_else(|| self.containers.get(ANY_CONTAINER))
     }
 
     /// Its containers by name, `*` among them.
     pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerPolicy)> {
-        self.containers.iter().map(|(name, container)| (name.as_str(), container))
+        self.containers
+            .iter()
+            .map(|(name, container)| (name.as_str(), container))
     }
 }
 
@@ -93,7 +97,10 @@ impl Workloads {
     fn all(&self) -> impl Iterator<Item = (String, &ContainerPolicy)> {
         self.list.iter().flat_map(|workload| {
             let named = move |(name, container)| {
-                (format!("workload {}, container {name}", workload.workload.name), container)
+                (
+                    format!("workload {}, container {name}", workload.workload.name),
+                    container,
+                )
             };
             workload.containers().map(named)
         })
@@ -102,7 +109,9 @@ impl Workloads {
     /// The workloads in which a reference file counts, by what the node part would call it.
     pub(super) fn users_of(&self, reference: &str) -> impl Iterator<Item = &str> {
         let uses = move |workload: &&WorkloadPolicy| {
-            let mut names = workload.containers().flat_map(|(_, container)| &container.container.references);
+            let mut names = workload
+                .containers()
+                .flat_map(|(_, container)| &container.container.references);
             names.any(|name| beside(&self.name, name) == reference)
         };
         let users = self.list.iter().filter(uses);
@@ -149,13 +158,13 @@ impl Loader<'_> {
             for (called, container) in &workload.containers {
                 let key = format!("workloads: {}: {called}", workload.name);
                 let names: Vec<String> = container.references.iter().map(|own| beside(name, own)).collect();
-                let allowed = self
-                    .allowed(&key, &names, &container.excludes)
-                    .map_err(|error| match error {
-                        // A reference file that is malformed names itself.
-                        Error::Unresolved { .. } | Error::Meaning { .. } => error.in_file(name),
-                        other => other,
-                    })?;
+                let allowed =
+                    self.allowed(&key, &names, &container.excludes)
+                        .map_err(|error| match error {
+                            // A reference file that is malformed names itself.
+                            Error::Unresolved { .. } | Error::Meaning { .. } => error.in_file(name),
+                            other => other,
+                        })?;
                 for (written, read) in container.references.iter().zip(&names) {
                     own.extend(self.read.get(read).map(|(_, digest)| (written.clone(), *digest)));
                 }
@@ -180,12 +189,7 @@ impl Loader<'_> {
 impl Policy {
     /// Judges a content found in a container: by the container's own values, then the runtime files by hash,
     /// since the runtime runs a copy of itself while it sets the container up.
-    pub fn judge_container(
-        &self,
-        container: &ContainerPolicy,
-        name: Name<'_>,
-        digest: &Digest,
-    ) -> Judgement {
+    pub fn judge_container(&self, container: &ContainerPolicy, name: Name<'_>, digest: &Digest) -> Judgement {
         let own = container.allowed.judge(name, digest);
         match own.is_accepted() {
             true => own,
@@ -211,7 +215,10 @@ impl Policy {
         let workloads = self.workloads.as_ref()?;
         let outside = core::iter::once_with(|| self.judge_pod_runtime(name, digest));
         let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
-        let inside = workloads.list.iter().flat_map(|workload| workload.containers.values());
+        let inside = workloads
+            .list
+            .iter()
+            .flat_map(|workload| workload.containers.values());
         let inside = inside.map(|container| match hides(&container.allowed) {
             true => Judgement::Accepted {
                 basis: Basis::Own,

@@ -99,7 +99,10 @@ pub(super) fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<
 pub(super) fn file_name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<String>, D::Error> {
     let text = String::deserialize(d)?;
     if text.is_empty() || text.len() > MAX_PATH_LEN || text.chars().any(char::is_control) {
-        return Err(de::Error::custom(format!("{} is no name of a file", quoted(&text))));
+        return Err(de::Error::custom(format!(
+            "{} is no name of a file",
+            quoted(&text)
+        )));
     }
     Ok(Some(text))
 }
@@ -130,7 +133,10 @@ fn of_version_1<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::
 }
 
 fn of_version_2<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
-    refused(d, "`workloads` is a key of version 2, and this policy says `version: 1`")
+    refused(
+        d,
+        "`workloads` is a key of version 2, and this policy says `version: 1`",
+    )
 }
 
 pub(super) fn tiers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

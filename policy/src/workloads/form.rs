@@ -11,7 +11,6 @@ use cgpath_evidence::text::quoted;
 use serde::{Deserialize, Deserializer, de};
 use std::collections::{BTreeMap, BTreeSet};
 
-
 pub(super) fn version_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
     match u32::deserialize(d)? {
         2 => Ok(2),
@@ -129,7 +128,10 @@ pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Ve
     let Listed(list) = whole(d, |Listed(list): &Listed| {
         let mut seen = BTreeSet::new();
         match list.iter().find(|workload| !seen.insert(workload.name.as_str())) {
-            Some(twice) => Err(format!("workload {} stands twice in the list", quoted(&twice.name))),
+            Some(twice) => Err(format!(
+                "workload {} stands twice in the list",
+                quoted(&twice.name)
+            )),
             None => Ok(()),
         }
     })?;
@@ -160,7 +162,9 @@ pub(super) fn labels<'de, D: Deserializer<'de>>(
         if labels.len() > MAX_LABELS {
             return Err(format!("a pod has at most {MAX_LABELS} labels"));
         }
-        let mut odd = labels.iter().filter(|(key, value)| key.is_empty() || !is_label(key) || !is_label(value));
+        let mut odd = labels
+            .iter()
+            .filter(|(key, value)| key.is_empty() || !is_label(key) || !is_label(value));
         match odd.next() {
             Some((key, _)) => Err(format!(
                 "label {} is empty, longer than {MAX_LABEL} bytes or no text",
@@ -203,7 +207,10 @@ pub(super) fn containers<'de, D: Deserializer<'de>>(
             )),
         }
     })?;
-    Ok(found.into_iter().map(|(key, container)| (key.0, container)).collect())
+    Ok(found
+        .into_iter()
+        .map(|(key, container)| (key.0, container))
+        .collect())
 }
 
 pub(super) fn settle_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

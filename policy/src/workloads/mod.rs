@@ -15,8 +15,8 @@ use crate::node::form::WrittenUid;
 use crate::{Excludes, Opaque, Result};
 use cgpath_evidence::PodUid;
 use form::{
-    containers, executions, images, labels, later, listed, namespace, needs_api, seconds, selector, signatures,
-    version_two,
+    containers, executions, images, labels, later, listed, namespace, needs_api, seconds, selector,
+    signatures, version_two,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -163,7 +163,9 @@ pub struct PodNames<'a> {
 impl PodNames<'_> {
     fn has(&self, key: &str, value: &str) -> bool {
         let at = self.labels.binary_search_by(|(known, _)| known.as_str().cmp(key));
-        at.ok().and_then(|at| self.labels.get(at)).is_some_and(|(_, known)| known == value)
+        at.ok()
+            .and_then(|at| self.labels.get(at))
+            .is_some_and(|(_, known)| known == value)
     }
 }
 
@@ -205,10 +207,17 @@ impl core::fmt::Display for Selector {
     /// As it may stand in a policy, on one line.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let mut parts = Vec::new();
-        parts.extend(self.uid.map(|written| format!("uid: {}", written.uid.shown(written.is_undashed))));
+        parts.extend(
+            self.uid
+                .map(|written| format!("uid: {}", written.uid.shown(written.is_undashed))),
+        );
         parts.extend(self.namespace.as_ref().map(|own| format!("namespace: {own}")));
         if !self.labels.is_empty() {
-            let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+            let labels: Vec<String> = self
+                .labels
+                .iter()
+                .map(|(key, value)| format!("{key}: {value}"))
+                .collect();
             parts.push(format!("labels: {{{}}}", labels.join(", ")));
         }
         write!(f, "{{{}}}", parts.join(", "))

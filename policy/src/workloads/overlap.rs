@@ -22,7 +22,10 @@ impl Selector {
     fn covers(&self, other: &Selector) -> bool {
         (self.uid.is_none() || self.uid() == other.uid())
             && (self.namespace.is_none() || self.namespace == other.namespace)
-            && self.labels.iter().all(|(key, value)| other.labels.get(key) == Some(value))
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| other.labels.get(key) == Some(value))
     }
 
     /// Whether there can be a pod that both take.

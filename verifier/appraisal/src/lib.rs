@@ -67,8 +67,8 @@ pub use inputs::context::{
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
-    AwaitedPod, BootJudgement, ContainerVerdict, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
-    Verdict,
+    AwaitedPod, BootJudgement, ContainerVerdict, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict,
+    SeenFile, State, Verdict,
 };
 pub use rules::Rule;
 pub use rules::v01_quote::key_name;

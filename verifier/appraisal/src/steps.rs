@@ -6,7 +6,9 @@
 //! [`Rebuild`]: the whole then says what is wrong. Not here: the rules themselves.
 
 use crate::accept::{Acceptances, Accepted};
-use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, Waiting};
+use crate::inputs::context::{
+    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, Waiting,
+};
 use crate::inputs::decoded;
 use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
@@ -14,6 +16,7 @@ use crate::inputs::round::{Rebuild, Round};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::results::verdict;
 use crate::results::verdict::{AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, Verdict};
+use crate::rules::names::Called;
 use crate::rules::opinion::Scene;
 use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
@@ -25,7 +28,6 @@ use crate::rules::v05_sealed::Sealed;
 use crate::rules::v07_history::{Present, Relation};
 use crate::rules::v08_pods::{Concluded, Names};
 use crate::rules::v09_contents::Judged;
-use crate::rules::names::Called;
 use crate::rules::v14_guard::Watch;
 use crate::rules::waits::Waits;
 use crate::rules::{
@@ -431,7 +433,9 @@ impl Case<'_, '_> {
             suspect,
             learned,
             node: deviations,
-        } = self.judged.conclude(&pending.late, &names, &mut waits, &mut findings);
+        } = self
+            .judged
+            .conclude(&pending.late, &names, &mut waits, &mut findings);
         acceptances.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = findings
@@ -463,7 +467,9 @@ impl Case<'_, '_> {
         }
         let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
         let state = match (disbelieved, self.quoted, self.coverage) {
-            (None, Some(quoted), Some(coverage)) => Some(self.remember(&pending, waits.left, quoted, coverage)),
+            (None, Some(quoted), Some(coverage)) => {
+                Some(self.remember(&pending, waits.left, quoted, coverage))
+            }
             _ => None,
         };
         let is_signed = !findings

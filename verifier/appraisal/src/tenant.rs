@@ -18,6 +18,7 @@ use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{PodVerdict, State};
+use crate::rules::names::Called;
 use crate::rules::opinion::Scene;
 use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
@@ -27,14 +28,13 @@ use crate::rules::v07_history::{Present, Relation};
 use crate::rules::v08_pods::Names;
 use crate::rules::v09_contents::Judged;
 use crate::rules::waits::Waits;
-use crate::rules::names::Called;
 use crate::rules::{
     Rule, v01_quote, v02_coverage, v03_template, v04_chain, v05_join, v06_losses, v07_history,
 };
 use crate::text::{quoted, utc};
 use cgpath_evidence::{
-    Bank, Checkpoint, Entry, EventKind, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
-    TenantBundle,
+    Bank, Checkpoint, Entry, EventKind, PartitionKey, PartitionLog, PodUid, Provenance, Record,
+    SealedCheckpoint, TenantBundle,
     cgroup::partition_of,
     challenge::Opening,
     checkpoint::number_from_path,

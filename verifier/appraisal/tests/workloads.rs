@@ -4,9 +4,7 @@
 //! Each round is judged whole, encoded again and followed, and all three say the same.
 
 use crate::ways::{self, Ways};
-use cgpath_appraisal::{
-    Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise,
-};
+use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
 use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodUid};
 use cgpath_policy::Policy;
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
@@ -72,7 +70,10 @@ impl Case {
 
     fn judge(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
         let context = self.ways.next(self.node.context(nonce, None));
-        let judged = self.ways.judge(evidence, &self.node.policy(), &context, &[]).unwrap();
+        let judged = self
+            .ways
+            .judge(evidence, &self.node.policy(), &context, &[])
+            .unwrap();
         if let Some((way, one, whole)) = judged.disagreement() {
             panic!("{way} differs:\n{one:#?}\n{whole:#?}");
         }
@@ -85,7 +86,8 @@ impl Case {
 
     /// Somebody executes what image `n` has at a path.
     fn runs(&mut self, actor: &Actor, n: u8, path: &str) {
-        self.node.execute(actor, path, &sha256(format!("{n}{path}").as_bytes()));
+        self.node
+            .execute(actor, path, &sha256(format!("{n}{path}").as_bytes()));
     }
 
     fn in_container(&mut self, uid: PodUid, container: u8, image: u8) {
@@ -128,9 +130,8 @@ fn fails<'v>(verdict: &'v Verdict, uid: PodUid, rule: Rule, words: &str) -> &'v 
 #[track_caller]
 fn node_fails(verdict: &Verdict, words: &str) {
     assert_eq!(verdict.node.state, State::Untrusted, "{verdict}");
-    let is_it = |f: &&Finding| {
-        f.subject == Subject::Node && f.severity == Severity::Fail && f.text.contains(words)
-    };
+    let is_it =
+        |f: &&Finding| f.subject == Subject::Node && f.severity == Severity::Fail && f.text.contains(words);
     assert!(verdict.node.findings.iter().any(|f| is_it(&f)), "{verdict}");
 }
 
@@ -167,7 +168,10 @@ fn a_roll_out_with_new_uids_needs_no_other_policy() {
     }
     assert_eq!(case.ways.followed, 3);
     let policy = case.node.policy();
-    assert_eq!(case.round().workloads.as_ref(), policy.workloads.as_ref().map(|part| part.digest()));
+    assert_eq!(
+        case.round().workloads.as_ref(),
+        policy.workloads.as_ref().map(|part| part.digest())
+    );
 }
 
 #[test]
@@ -179,19 +183,33 @@ fn a_content_of_a_neighbour_fails_its_pod_alone_and_names_the_container() {
     }
     case.in_container(pod(20), 70, 3);
     let verdict = case.round();
-    let finding = fails(&verdict, pod(20), Rule::PodContents, "container web: the file's content");
+    let finding = fails(
+        &verdict,
+        pod(20),
+        Rule::PodContents,
+        "container web: the file's content",
+    );
     assert_eq!(finding.path.as_deref(), Some(&b"/bin/app"[..]));
     assert_eq!(finding.found, Some(sha256(b"3/bin/app").to_string()));
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     assert_eq!(of(&verdict, pod(21)).state, State::Trusted);
     let states: Vec<State> = of(&verdict, pod(20)).containers.iter().map(|c| c.state).collect();
     assert_eq!(states, [State::Trusted, State::Untrusted, State::Trusted]);
-    assert!(of(&verdict, pod(20)).filehash_err.iter().any(|d| d.digest == sha256(b"3/bin/app")));
+    assert!(
+        of(&verdict, pod(20))
+            .filehash_err
+            .iter()
+            .any(|d| d.digest == sha256(b"3/bin/app"))
+    );
 }
 
 #[test]
 fn a_group_that_is_named_after_a_neighbour_is_its_containers() {
-    for below in [format!("/{}", id(3)), format!("/cri-containerd-{}.scope/x", id(3)), "/container".into()] {
+    for below in [
+        format!("/{}", id(3)),
+        format!("/cri-containerd-{}.scope/x", id(3)),
+        "/container".into(),
+    ] {
         let mut case = Case::new("");
         case.names(pod(20), [1, 2, 3]);
         case.starts(pod(20), [1, 2, 3]);
@@ -223,7 +241,12 @@ fn a_container_that_the_runtime_keeps_silent_about_is_pod_runtime_after_a_while(
     assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
     case.after(1);
     let verdict = case.round();
-    fails(&verdict, pod(20), Rule::PodContents, "pod runtime, a container without a name: ");
+    fails(
+        &verdict,
+        pod(20),
+        Rule::PodContents,
+        "pod runtime, a container without a name: ",
+    );
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
 }
 
@@ -250,7 +273,12 @@ fn the_values_of_the_sandbox_count_in_no_other_container() {
     case.starts(pod(20), [1, 2, 3]);
     let web = Actor::container(pod(20), &id(2), "", "/pause");
     case.node.execute(&web, "/pause", &sha256(b"pause"));
-    fails(&case.round(), pod(20), Rule::PodContents, "container web: no reference value");
+    fails(
+        &case.round(),
+        pod(20),
+        Rule::PodContents,
+        "container web: no reference value",
+    );
 }
 
 #[test]
@@ -327,7 +355,10 @@ fn a_pod_that_is_made_up_for_a_second_is_unidentified_for_the_boot() {
             let verdict = case.round();
             let made_up = of(&verdict, pod(30));
             assert_eq!(made_up.state, State::Unknown, "{verdict}");
-            assert!(made_up.findings.iter().any(|f| f.text.contains("unidentified")), "{verdict}");
+            assert!(
+                made_up.findings.iter().any(|f| f.text.contains("unidentified")),
+                "{verdict}"
+            );
             assert_eq!(of(&verdict, pod(20)).state, State::Trusted, "{verdict}");
             match fails_node {
                 true => node_fails(&verdict, "unidentified"),
@@ -384,7 +415,12 @@ fn a_container_waits_from_its_first_sight_though_its_pod_had_no_name_yet() {
     case.node.name_pod(pod(20), "shop", &WEB);
     assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
     case.after(1);
-    fails(&case.round(), pod(20), Rule::PodContents, "a container without a name");
+    fails(
+        &case.round(),
+        pod(20),
+        Rule::PodContents,
+        "a container without a name",
+    );
 }
 
 #[test]
@@ -425,7 +461,10 @@ fn excludes_are_those_of_the_container() {
     let verdict = case.round();
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(of(&verdict, pod(20)).excluded, 2);
-    assert_eq!(verdict.relaxations, ["workload shop/web, container log.excludes: ^/tmp/"]);
+    assert_eq!(
+        verdict.relaxations,
+        ["workload shop/web, container log.excludes: ^/tmp/"]
+    );
     let web = Actor::container(pod(20), &id(2), "", "/bin/app");
     case.node.execute(&web, "/tmp/x", &sha256(b"anything"));
     fails(&case.round(), pod(20), Rule::PodContents, "container web: ");
@@ -459,7 +498,14 @@ fn a_record_of_a_name_that_no_collector_makes_is_not_believed() {
         }
         case.node.waiting.push((key, record));
         let verdict = case.round();
-        node_fails(&verdict, if change == 3 { "sequence number" } else { "a record of a name" });
+        node_fails(
+            &verdict,
+            if change == 3 {
+                "sequence number"
+            } else {
+                "a record of a name"
+            },
+        );
         assert!(verdict.state.is_none(), "{verdict}");
     }
 }
@@ -472,8 +518,16 @@ fn a_name_that_is_dropped_or_changed_after_it_was_sealed_is_noticed() {
         case.starts(pod(20), [1, 2, 3]);
         let nonce = case.nonce();
         let mut evidence = case.node.attest(&nonce);
-        let records = &mut evidence.partitions.iter_mut().find(|log| log.key == PartitionKey::Pod(pod(20))).unwrap().records;
-        let at = records.iter().position(|record| record.kind == EventKind::Name).unwrap();
+        let records = &mut evidence
+            .partitions
+            .iter_mut()
+            .find(|log| log.key == PartitionKey::Pod(pod(20)))
+            .unwrap()
+            .records;
+        let at = records
+            .iter()
+            .position(|record| record.kind == EventKind::Name)
+            .unwrap();
         match change {
             0 => drop(records.remove(at)),
             _ => records[at].name = records[at + 1].name.clone(),
@@ -493,7 +547,10 @@ fn what_is_not_sealed_yet_is_judged_by_its_container_too() {
         let nonce = case.nonce();
         case.node.seal(Some(&nonce));
         let web = Actor::container(pod(20), &id(2), "", "/bin/app");
-        let (path, digest) = ("/lib/libc.so", sha256(format!("{content}/lib/libc.so").as_bytes()));
+        let (path, digest) = (
+            "/lib/libc.so",
+            sha256(format!("{content}/lib/libc.so").as_bytes()),
+        );
         case.node.measure(&web, path, &digest);
         let quote = case.node.quote(&nonce);
         let evidence = case.node.evidence(quote);
@@ -510,7 +567,8 @@ fn more_pods_than_can_wait_do_not_wait_for_longer() {
         let uid = PodUid((n as u128 + 1).to_be_bytes());
         let actor = Actor::container(uid, "", "", "/bin/app");
         let hash = FileHash::Measured(sha256(b"1/bin/app"));
-        case.node.record_execution(&actor, EventKind::Execution, "/bin/app", hash);
+        case.node
+            .record_execution(&actor, EventKind::Execution, "/bin/app", hash);
     }
     let verdict = case.round();
     let count = |state| verdict.pods.iter().filter(|pod| pod.state == state).count();

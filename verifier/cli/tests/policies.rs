@@ -265,7 +265,10 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     assert_eq!(code, Some(0), "{said}");
     // Nothing is written over.
     let (code, said) = cgpath(&["policy", "migrate", old, "-o", new]);
-    assert!(code == Some(2) && said.contains("workloads.yaml"), "{code:?} {said}");
+    assert!(
+        code == Some(2) && said.contains("workloads.yaml"),
+        "{code:?} {said}"
+    );
     let (code, said) = cgpath(&["policy", "check", new]);
     assert_eq!(code, Some(0), "{said}");
     for words in [
@@ -279,7 +282,10 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["workloads"][2]["containers"][0]["name"], "*");
     let (code, said) = cgpath(&["policy", "migrate", new, "-o", "x.yaml"]);
-    assert!(code == Some(2) && said.contains("it is 2 already"), "{code:?} {said}");
+    assert!(
+        code == Some(2) && said.contains("it is 2 already"),
+        "{code:?} {said}"
+    );
     // An entry that takes all pods of a later one, and one that shares some.
     let text = std::fs::read_to_string(&part).unwrap();
     let more = "  - {name: a, match: {namespace: shop}, containers: {'*': {references: [busybox.json]}}}
@@ -296,6 +302,12 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     }
     let (code, said) = cgpath(&["policy", "diff", old, new]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("+ workloads: b {namespace: shop, labels: {app: web}}"), "{said}");
-    assert!(said.contains("- pods: 11111111-1111-4111-8111-111111111111 demo/pod-a"), "{said}");
+    assert!(
+        said.contains("+ workloads: b {namespace: shop, labels: {app: web}}"),
+        "{said}"
+    );
+    assert!(
+        said.contains("- pods: 11111111-1111-4111-8111-111111111111 demo/pod-a"),
+        "{said}"
+    );
 }

@@ -125,7 +125,13 @@ fn one(
             page.raw(" ").text(container).raw("<br>");
         }
         let (shown, more) = (pod.containers.len(), pod.left_out.containers);
-        left_out(page, shown.saturating_add(more as usize), shown, "containers", None);
+        left_out(
+            page,
+            shown.saturating_add(more as usize),
+            shown,
+            "containers",
+            None,
+        );
         left_out_of(page, pod.left_out.containers);
         page.raw("<span class=\"tag\">names are enriched</span></dd>");
     }
@@ -347,7 +353,11 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         None => page.raw("<span class=\"soft\">").text(record.pid).raw("</span>"),
     };
     page.raw("</td><td class=\"n\">").text(record.uid);
-    let rests_on = if record.name.is_some() { "enriched" } else { "observed" };
+    let rests_on = if record.name.is_some() {
+        "enriched"
+    } else {
+        "observed"
+    };
     page.raw("</td><td>").raw(rests_on).raw("</td></tr>\n");
 }
 

@@ -421,7 +421,13 @@ impl core::fmt::Display for ContainerVerdict {
             (None, false) => "container without a name".to_owned(),
         };
         let short = self.id.get(..12).unwrap_or(&self.id);
-        write!(f, "{} {}  {}", escape(name.as_bytes()), escape(short.as_bytes()), self.state)?;
+        write!(
+            f,
+            "{} {}  {}",
+            escape(name.as_bytes()),
+            escape(short.as_bytes()),
+            self.state
+        )?;
         if !self.image.is_empty() {
             write!(f, "  {}", escape(self.image.as_bytes()))?;
         }

@@ -36,7 +36,8 @@ impl Called {
             if record.kind != EventKind::Name && record.name.is_none() {
                 continue;
             }
-            let (Some(named), PartitionKey::Pod(uid), true) = (&record.name, key, Named::is_record(record)) else {
+            let (Some(named), PartitionKey::Pod(uid), true) = (&record.name, key, Named::is_record(record))
+            else {
                 let fault = record.name.as_ref().and_then(|named| named.fault());
                 let finding = Finding::fail(
                     Rule::Records,

@@ -142,7 +142,10 @@ impl Tally {
             _ => return,
         };
         let Some(digest) = digest else { return };
-        if !list.iter().any(|known| known.path == path && known.digest == *digest) {
+        if !list
+            .iter()
+            .any(|known| known.path == path && known.digest == *digest)
+        {
             list.push(Deviation {
                 path: path.to_vec(),
                 digest: digest.clone(),

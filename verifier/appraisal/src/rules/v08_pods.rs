@@ -7,8 +7,8 @@
 use crate::accept::Acceptances;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State};
-use crate::rules::partition::{Deviations, Tally};
 use crate::rules::names::Called;
+use crate::rules::partition::{Deviations, Tally};
 use crate::rules::v08_workloads::{self, Standing};
 use crate::rules::v09_contents::Judged;
 use crate::rules::waits::Waits;
@@ -65,7 +65,9 @@ impl Judged {
         for uid in uids {
             let tally = tally(PartitionKey::Pod(uid)).unwrap_or(&unseen);
             let predates = predating.contains(&uid);
-            concluded.pods.push(pod(names, uid, tally, predates, waits, findings));
+            concluded
+                .pods
+                .push(pod(names, uid, tally, predates, waits, findings));
         }
         concluded.learned |= concluded.pods.iter().any(|pod| pod.learned);
         for key in keys.iter().filter(|key| !matches!(key, PartitionKey::Pod(_))) {
@@ -156,7 +158,10 @@ fn pod(
             .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
         let shown = uid.shown(undashed);
         let (of_node, of_pod) = match &case {
-            None => (format!("pod {shown}{called} is in no policy"), "no policy knows this pod"),
+            None => (
+                format!("pod {shown}{called} is in no policy"),
+                "no policy knows this pod",
+            ),
             Some(case) => (format!("pod {shown}{called}: {}", case.why), case.why),
         };
         let finding = Finding::fail(Rule::KnownPods, Subject::Node, of_node).found(uid);

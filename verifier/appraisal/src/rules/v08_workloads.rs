@@ -131,7 +131,8 @@ impl Case {
         for uses in tally.parts.values() {
             for (name, digest, used) in uses.in_order() {
                 let counts = (used.entries, used.executions);
-                self.tally.saw_in_part(name.bytes(), digest, counts, Seen::Refused);
+                self.tally
+                    .saw_in_part(name.bytes(), digest, counts, Seen::Refused);
             }
         }
         let containers = called.iter().flat_map(|called| called.containers.values());
@@ -186,7 +187,9 @@ impl Bench<'_> {
         let none = Uses::default();
         let outside = tally.parts.get(&Part::Runtime).unwrap_or(&none);
         self.contents(outside, Values::Runtime, "pod runtime: ", &mut case.tally);
-        let named = called.iter().flat_map(|called| called.containers.keys().map(String::as_str));
+        let named = called
+            .iter()
+            .flat_map(|called| called.containers.keys().map(String::as_str));
         let all: BTreeSet<&str> = ids(tally).chain(named).collect();
         for id in all {
             let uses = tally.parts.get(&Part::Container(id.to_owned())).unwrap_or(&none);
@@ -213,7 +216,10 @@ impl Bench<'_> {
                 let finding = Finding::fail(
                     Rule::KnownPods,
                     self.subject(),
-                    format!("container {}: its workload does not list a container of this name", name.name),
+                    format!(
+                        "container {}: its workload does not list a container of this name",
+                        name.name
+                    ),
                 );
                 case.say(finding.found(image_of(name)).resting_on(Provenance::Enriched));
                 (Values::None, String::new())
@@ -237,15 +243,20 @@ impl Bench<'_> {
             }
         };
         // What the runtime itself runs there needs no name.
-        let waits = uses.in_order().into_iter().any(is_open)
-            && waits.may_wait(self.uid, Some(id), self.settle);
+        let waits =
+            uses.in_order().into_iter().any(is_open) && waits.may_wait(self.uid, Some(id), self.settle);
         let state = if waits {
             case.standing = Standing::Pending;
             let text = "pending: the container runtime has not named a container of this pod yet";
             case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
             self.contents(uses, Values::Unsettled, "", &mut case.tally);
             State::Pending
-        } else if self.contents(uses, Values::Runtime, "pod runtime, a container without a name: ", &mut case.tally) {
+        } else if self.contents(
+            uses,
+            Values::Runtime,
+            "pod runtime, a container without a name: ",
+            &mut case.tally,
+        ) {
             State::Untrusted
         } else {
             State::Trusted
@@ -303,7 +314,9 @@ impl Bench<'_> {
         let Some(digest) = digest else {
             if !is_unsettled {
                 let text = format!("{label}the entry carries no file hash to judge it by");
-                opinion.findings.push(Finding::fail(Rule::PodContents, subject, text));
+                opinion
+                    .findings
+                    .push(Finding::fail(Rule::PodContents, subject, text));
             }
             return opinion;
         };
@@ -329,7 +342,9 @@ impl Bench<'_> {
         let key = PartitionKey::Pod(self.uid);
         let (seen, finding) = of_judgement(key, label, &judgement, || allowed.paths_of(digest));
         opinion.seen = seen;
-        opinion.findings.extend(finding.map(|finding| finding.found(digest)));
+        opinion
+            .findings
+            .extend(finding.map(|finding| finding.found(digest)));
         opinion
     }
 }

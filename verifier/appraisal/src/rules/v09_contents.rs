@@ -6,8 +6,8 @@
 
 use crate::inputs::decoded::{BOOT_AGGREGATE, Line};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
-use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::names::Part;
+use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::uses::Use as FirstUse;
 use crate::rules::v05_join::{BATCH, Owned};
@@ -510,7 +510,13 @@ pub(crate) fn of_judgement<'p>(
     judgement: &Judgement,
     elsewhere: impl FnOnce() -> Vec<&'p [u8]>,
 ) -> (Seen, Option<Finding>) {
-    let fail = |text| Finding::fail(Rule::of_contents(key), Subject::Partition(key), format!("{label}{text}"));
+    let fail = |text| {
+        Finding::fail(
+            Rule::of_contents(key),
+            Subject::Partition(key),
+            format!("{label}{text}"),
+        )
+    };
     match judgement {
         Judgement::Accepted { .. } => (Seen::Accepted, None),
         Judgement::UnknownPath => {
@@ -523,7 +529,10 @@ pub(crate) fn of_judgement<'p>(
         }
         Judgement::WrongHash { expected } => {
             let finding = fail("the file's content is not the one that the policy accepts");
-            (Seen::WrongHash, Some(expected.iter().fold(finding, Finding::expected)))
+            (
+                Seen::WrongHash,
+                Some(expected.iter().fold(finding, Finding::expected)),
+            )
         }
     }
 }

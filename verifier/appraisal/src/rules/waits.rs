@@ -38,7 +38,11 @@ impl Waits {
             return false;
         }
         let container = container.map(str::to_owned);
-        let seen = self.before.get(&(uid, container.clone())).copied().unwrap_or(self.now);
+        let seen = self
+            .before
+            .get(&(uid, container.clone()))
+            .copied()
+            .unwrap_or(self.now);
         self.left.push(Waiting { uid, container, seen });
         self.now.saturating_sub(seen) <= u64::from(settle)
     }

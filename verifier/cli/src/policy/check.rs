@@ -185,7 +185,10 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         out.line(format_args!("workloads ({digest})"))?;
     }
     for workload in &checked.workloads {
-        let (name, selector) = (escape(workload.name.as_bytes()), escape(workload.selector.as_bytes()));
+        let (name, selector) = (
+            escape(workload.name.as_bytes()),
+            escape(workload.selector.as_bytes()),
+        );
         out.line(format_args!("workload {name} {selector}"))?;
         for container in &workload.containers {
             out.line(format_args!(

@@ -173,7 +173,12 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     for workload in policy.workloads.iter().flat_map(|part| &part.list) {
         let workload = &workload.workload;
         keys.insert(format!("workloads: {} {}", workload.name, workload.selector));
-        keys.extend(workload.containers.keys().map(|name| format!("workloads: {}: {name}", workload.name)));
+        keys.extend(
+            workload
+                .containers
+                .keys()
+                .map(|name| format!("workloads: {}: {name}", workload.name)),
+        );
     }
     keys.extend(of_boot.iter().flat_map(boot));
     keys
@@ -210,8 +215,11 @@ fn boot(policy: &BootPolicy) -> Vec<String> {
 fn containers(policy: &Policy) -> BTreeMap<String, &Allowed> {
     let workloads = policy.workloads.iter().flat_map(|part| &part.list);
     let named = workloads.flat_map(|workload| {
-        let name = move |container: &str| format!("workload {} container {container}", workload.workload.name);
-        workload.containers().map(move |(container, of)| (name(container), &of.allowed))
+        let name =
+            move |container: &str| format!("workload {} container {container}", workload.workload.name);
+        workload
+            .containers()
+            .map(move |(container, of)| (name(container), &of.allowed))
     });
     named.collect()
 }
@@ -244,7 +252,10 @@ fn policies(old: &Policy, new: &Policy) -> Differences {
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     for name in names {
         let side = |all: &BTreeMap<String, &Allowed>| all.get(name).map(|allowed| (*allowed).clone());
-        let (old, new) = (side(&before).unwrap_or_default(), side(&after).unwrap_or_default());
+        let (old, new) = (
+            side(&before).unwrap_or_default(),
+            side(&after).unwrap_or_default(),
+        );
         parts.extend(part(name.clone(), &Side::allowed(&old), &Side::allowed(&new)));
     }
     let (before, after) = (keys(old), keys(new));

@@ -108,7 +108,11 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
     );
     for workload in policy.workloads.iter().flat_map(|part| &part.list) {
         let name = |container: &str| format!("workload {} container {container}", workload.workload.name);
-        parts.extend(workload.containers().map(|(container, of)| (name(container), &of.allowed)));
+        parts.extend(
+            workload
+                .containers()
+                .map(|(container, of)| (name(container), &of.allowed)),
+        );
     }
     parts
 }

@@ -30,7 +30,11 @@ impl Migrate {
         let name = self.policy.display().to_string();
         let made = to_version_2(&name, &yaml, &self.workloads)
             .map_err(|error| Failure::from(PolicyFileError::Policy(error)))?;
-        let beside = self.output.parent().unwrap_or(Path::new("")).join(&self.workloads);
+        let beside = self
+            .output
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join(&self.workloads);
         write_new(&beside, &made.workloads)?;
         write_new(&self.output, &made.node)?;
         for path in [&self.output, &beside] {
