@@ -535,7 +535,7 @@ impl Case<'_> {
         for record in records {
             // The collector's own have no number; what they may hold is for `names` to say.
             let is_numbered = record.kind != EventKind::Name;
-            let mut is_odd = |seq| !seqs.insert(seq) || seq == 0 || seq > last.last_seq;
+            let mut is_odd = |seq: u64| !seqs.insert(seq) || seq == 0 || seq > last.last_seq;
             if is_numbered && is_odd(record.seq) {
                 findings.push(
                     fail(
