@@ -53,7 +53,9 @@ impl PodName {
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         let at = self.labels.binary_search_by(|(known, _)| known.as_str().cmp(key));
-        at.ok().and_then(|at| self.labels.get(at)).map(|(_, value)| value.as_str())
+        at.ok()
+            .and_then(|at| self.labels.get(at))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -180,7 +182,8 @@ impl PodName {
 
 impl ContainerName {
     fn fault(&self) -> Option<&'static str> {
-        let is_id = self.id.len() == ID_LEN && self.id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_id =
+            self.id.len() == ID_LEN && self.id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !is_id {
             return Some("a container's id is not 64 hex digits in lower case");
         }

@@ -14,8 +14,8 @@ use cgpath_evidence::list::{Decoder, Format};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
 use cgpath_evidence::{
-    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Named, PartitionKey, PartitionLog, PodInfo, PodName, PodUid, Record,
-    SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
+    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Named, PartitionKey, PartitionLog, PodInfo, PodName,
+    PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
 

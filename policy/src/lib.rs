@@ -35,17 +35,21 @@ mod form;
 pub mod ima;
 pub mod keylime;
 mod lookup;
+pub mod migrate;
 mod name;
 mod node;
 pub mod reference;
 pub mod schema;
+mod workloads;
 mod yaml;
 
 pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
-pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
+pub use lookup::{
+    Allowed, Basis, ContainerPolicy, Judgement, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads,
+};
 pub use name::Name;
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, GuardLevel, GuardPolicy, Kexec, MAX_POLICY_LEN, NodePolicy,
@@ -53,3 +57,7 @@ pub use node::{
     is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};
+pub use workloads::{
+    ANY_CONTAINER, Container, DEFAULT_SETTLE, MAX_SETTLE, Overlap, PodNames, Selector, UnknownPods, Workload,
+    WorkloadsFile,
+};

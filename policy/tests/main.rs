@@ -12,6 +12,7 @@ mod ima;
 mod keylime;
 mod model;
 mod schema;
+mod workloads;
 
 /// Processor time of this thread: what may be bounded on a machine that does other things, too.
 fn used() -> std::time::Duration {

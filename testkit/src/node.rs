@@ -81,6 +81,8 @@ pub struct Node {
     pub host_files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
     /// Files that each pod's reference values accept.
     pub pod_files: BTreeMap<PodUid, BTreeMap<Vec<u8>, BTreeSet<Digest>>>,
+    /// The workload part of a policy of version 2; without one the policy is of version 1.
+    pub workloads: Option<String>,
     /// YAML lines that are added to the policy.
     pub extra_policy: String,
     /// `accept.banks`, as YAML.
@@ -135,6 +137,7 @@ impl Node {
             pods: Vec::new(),
             host_files: BTreeMap::new(),
             pod_files: BTreeMap::new(),
+            workloads: None,
             extra_policy: "dangerous-boot-not-judged: true\n".into(),
             accept_banks: "[sha256]".into(),
             accept_templates: "[ima-ng]".into(),
@@ -682,16 +685,23 @@ impl Node {
 
     /// The policy's YAML.
     pub fn policy_yaml(&self) -> String {
-        let mut pods = String::new();
+        let mut pods = String::from("pods:\n");
         for uid in self.pod_files.keys() {
             pods += &format!(
                 "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
                 uid.0[0]
             );
         }
+        let version = match self.workloads {
+            Some(_) => 2,
+            None => 1,
+        };
+        if version == 2 {
+            pods = "workloads: workloads.yaml\n".into();
+        }
         format!(
-            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
-             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}",
+            "version: {version}\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\n{pods}{}",
             self.tier,
             self.accept_templates,
             self.accept_banks,
@@ -700,8 +710,11 @@ impl Node {
         )
     }
 
-    /// The reference file that the policy calls `name`.
+    /// The file that the policy calls `name`.
     pub fn reference(&self, name: &str) -> Option<Vec<u8>> {
+        if name == "workloads.yaml" {
+            return self.workloads.clone().map(String::into_bytes);
+        }
         let uid = name.strip_suffix(".json")?;
         let (files, learned) = if uid == "host" {
             (&self.host_files, false)

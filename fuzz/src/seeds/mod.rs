@@ -16,9 +16,10 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Collectors, ContainerName, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
-    FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, Named, PartitionKey, PartitionLog, PodInfo, PodLoss,
-    PodName, PodUid, Protection, Quote, Record, SealedCheckpoint, TenantBundle, Tier,
+    Ancestor, Bank, Checkpoint, Collectors, ContainerName, Cursor, Digest, Entry, EventKind, Evidence,
+    EvidenceDelta, FileHash, Guard, GuardAction, GuardMode, InFlight, Losses, Named, PartitionKey,
+    PartitionLog, PodInfo, PodLoss, PodName, PodUid, Protection, Quote, Record, SealedCheckpoint,
+    TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -265,7 +266,10 @@ fn names() -> [Named; 3] {
     let pod = PodName {
         namespace: "shop".into(),
         name: "web-7d9f8-x2x4b".into(),
-        labels: vec![("app".into(), "web".into()), ("pod-template-hash".into(), "7d9f8".into())],
+        labels: vec![
+            ("app".into(), "web".into()),
+            ("pod-template-hash".into(), "7d9f8".into()),
+        ],
     };
     [
         Named::Pod(pod),
@@ -291,7 +295,7 @@ fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -
 }
 
 fn records() -> Vec<(&'static str, Record)> {
-    let mut records = vec![
+    vec![
         ("entry", sample_record(1, EventKind::Entry)),
         ("violation", sample_record(2, EventKind::Violation)),
         ("execution", sample_record(3, EventKind::Execution)),
@@ -300,18 +304,17 @@ fn records() -> Vec<(&'static str, Record)> {
         ("late-mapping", sample_record(6, EventKind::LateMapping)),
         ("guard", sample_record(7, EventKind::Guard)),
         ("pod-loss", sample_record(8, EventKind::PodLoss)),
-    ];
-    let kinds = ["name-pod", "name-sandbox", "name-container"];
-    let names = kinds.into_iter().zip(names().map(name_record));
-    records.extend(names);
-    records
+    ]
 }
 
 /// Records of each kind.
 pub fn record_cbor() -> Seeds {
+    let kinds = ["name-pod", "name-sandbox", "name-container"];
+    let names = kinds.into_iter().zip(names().map(name_record));
     seeds(
         records()
             .into_iter()
+            .chain(names)
             .map(|(name, record)| (name, record.to_cbor())),
     )
 }

@@ -62,14 +62,15 @@ pub mod text;
 
 pub use appraise::{MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings};
 pub use inputs::context::{
-    CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey,
+    CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey, Waiting,
 };
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
-    AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
-    Verdict,
+    AwaitedPod, BootJudgement, ContainerVerdict, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict,
+    SeenFile, State, Verdict,
 };
 pub use rules::Rule;
 pub use rules::v01_quote::key_name;
 pub use rules::v05_pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
+pub use rules::waits::MAX_WAITING;

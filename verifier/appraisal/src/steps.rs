@@ -6,7 +6,9 @@
 //! [`Rebuild`]: the whole then says what is wrong. Not here: the rules themselves.
 
 use crate::accept::{Acceptances, Accepted};
-use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey};
+use crate::inputs::context::{
+    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, Waiting,
+};
 use crate::inputs::decoded;
 use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
@@ -14,6 +16,7 @@ use crate::inputs::round::{Rebuild, Round};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::results::verdict;
 use crate::results::verdict::{AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, Verdict};
+use crate::rules::names::Called;
 use crate::rules::opinion::Scene;
 use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
@@ -26,6 +29,7 @@ use crate::rules::v07_history::{Present, Relation};
 use crate::rules::v08_pods::{Concluded, Names};
 use crate::rules::v09_contents::Judged;
 use crate::rules::v14_guard::Watch;
+use crate::rules::waits::Waits;
 use crate::rules::{
     Rule, v01_quote, v02_coverage, v04_readers, v05_join, v05_sealed, v06_losses, v07_history, v10_boot,
 };
@@ -43,6 +47,8 @@ pub(crate) struct Progress {
     /// Sealed records whose cgroup is not known: number and path.
     nameless: Vec<(u64, Vec<u8>)>,
     watch: Watch,
+    /// What the runtime calls pods and containers.
+    called: Called,
     judged: Judged,
     boot: Option<(BootJudgement, Findings)>,
     /// Entries that accepted evidence covered when a kernel was started by kexec.
@@ -128,7 +134,7 @@ impl Progress {
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        self.kept.weight() + self.judged.weight()
+        self.kept.weight() + self.judged.weight() + self.called.weight()
     }
 
     fn judge(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
@@ -166,6 +172,7 @@ impl Progress {
             open,
             nameless,
             watch,
+            called,
             judged,
             kexecs,
             impostors,
@@ -227,6 +234,8 @@ impl Progress {
             joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
             v04_readers::step(chain, &joins, &lines, policy, &mut findings);
             watch.step(&records, policy);
+            called.step(&records);
+            findings.absorb(called.malformed());
             nameless.extend(
                 records
                     .iter()
@@ -295,6 +304,8 @@ impl Progress {
             scene: &scene,
             sealed,
             judged,
+            called,
+            before,
             quoted: quoted.as_ref(),
             coverage: coverage.as_ref(),
         };
@@ -383,6 +394,9 @@ struct Case<'c, 'a> {
     scene: &'c Scene<'a>,
     sealed: &'c Sealed,
     judged: &'c Judged,
+    called: &'c Called,
+    /// The last accepted evidence of this boot.
+    before: Option<&'c NodeState>,
     quoted: Option<&'c Quoted>,
     coverage: Option<&'c Coverage>,
 }
@@ -405,8 +419,10 @@ impl Case<'_, '_> {
         } = self.asked;
         let Outcome { pending, lost, boot } = outcome;
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
+        let mut waits = Waits::new(self.before, context.now);
         let names = Names {
             told: round.pods,
+            called: self.called,
             predating: scene.chain.predating(),
             provenance: scene.provenance,
             policy,
@@ -417,7 +433,9 @@ impl Case<'_, '_> {
             suspect,
             learned,
             node: deviations,
-        } = self.judged.conclude(&pending.late, &names, &mut findings);
+        } = self
+            .judged
+            .conclude(&pending.late, &names, &mut waits, &mut findings);
         acceptances.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = findings
@@ -449,7 +467,9 @@ impl Case<'_, '_> {
         }
         let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
         let state = match (disbelieved, self.quoted, self.coverage) {
-            (None, Some(quoted), Some(coverage)) => Some(self.remember(&pending, quoted, coverage)),
+            (None, Some(quoted), Some(coverage)) => {
+                Some(self.remember(&pending, waits.left, quoted, coverage))
+            }
             _ => None,
         };
         let is_signed = !findings
@@ -510,6 +530,7 @@ impl Case<'_, '_> {
             dangerous,
             relaxations: policy.relaxations(),
             policy: policy.digest().clone(),
+            workloads: policy.workloads.as_ref().map(|part| part.digest().clone()),
             learned,
             node,
             pods,
@@ -521,7 +542,13 @@ impl Case<'_, '_> {
         }
     }
 
-    fn remember(&self, pending: &Pending, quoted: &Quoted, coverage: &Coverage) -> NodeState {
+    fn remember(
+        &self,
+        pending: &Pending,
+        waiting: Vec<Waiting>,
+        quoted: &Quoted,
+        coverage: &Coverage,
+    ) -> NodeState {
         let mut partitions: Vec<(PartitionKey, u64)> = self.sealed.sizes().collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
         NodeState {
@@ -537,6 +564,7 @@ impl Case<'_, '_> {
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
             impostors: self.impostors(),
+            waiting,
             ..self.seen(quoted)
         }
     }
@@ -558,6 +586,7 @@ impl Case<'_, '_> {
             held: Vec::new(),
             kexecs: Vec::new(),
             impostors: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 

@@ -199,6 +199,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
         filehash_err: vec![],
         left_out: LeftOut::default(),
         excluded: 0,
+        containers: vec![],
         findings,
     }
 }
@@ -212,6 +213,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
         dangerous: vec!["dangerous-boot-not-judged".to_owned()],
         relaxations: vec![],
         policy: sha256("policy"),
+        workloads: None,
         learned: false,
         node: NodeVerdict {
             name: "worker-3".to_owned(),

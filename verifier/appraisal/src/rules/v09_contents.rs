@@ -6,8 +6,10 @@
 
 use crate::inputs::decoded::{BOOT_AGGREGATE, Line};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::rules::names::Part;
 use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::{Seen, Tally};
+use crate::rules::uses::Use as FirstUse;
 use crate::rules::v05_join::{BATCH, Owned};
 use crate::rules::v11_foundations::Foundations;
 use crate::rules::v12_violations::{Files, Violation};
@@ -38,6 +40,8 @@ struct Use<'a> {
     key: PartitionKey,
     name: Name<'a>,
     digest: Option<&'a Digest>,
+    /// Of the process that used it.
+    cgroup: Option<&'a [u8]>,
     index: Option<usize>,
     seq: Option<u64>,
     is_execution: bool,
@@ -251,8 +255,8 @@ impl<'a> Judge<'_, 'a> {
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         self.cgroup(key, record.cgroup.as_deref());
-        // A loss is not of one process: there is none to be suspect.
-        if record.kind != EventKind::PodLoss {
+        // A loss and a name are not of one process: there is none to be suspect.
+        if !matches!(record.kind, EventKind::PodLoss | EventKind::Name) {
             self.lineage(key, record);
         }
         match record.kind {
@@ -288,8 +292,8 @@ impl<'a> Judge<'_, 'a> {
                     );
                 }
             },
-            // Judged by rule V14; here it only tells that the partition is there.
-            EventKind::Guard => {
+            // Judged by rule V14, and by V8; here they only tell that the partition is there.
+            EventKind::Guard | EventKind::Name => {
                 self.tally(key);
             }
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
@@ -329,6 +333,7 @@ impl<'a> Judge<'_, 'a> {
                     key,
                     name: Name::True(&record.path),
                     digest,
+                    cgroup: record.cgroup.as_deref(),
                     index: None,
                     seq: Some(record.seq),
                     is_execution: true,
@@ -395,7 +400,7 @@ impl<'a> Judge<'_, 'a> {
         } else {
             Provenance::Observed
         };
-        self.entry(key, index, line, Some(record.seq), provenance, opinion);
+        self.entry(key, index, line, Some(record), provenance, opinion);
     }
 
     /// `opinion` is what the policy says of it, where that was looked up already.
@@ -404,7 +409,7 @@ impl<'a> Judge<'_, 'a> {
         key: PartitionKey,
         index: usize,
         line: &Line<'_>,
-        seq: Option<u64>,
+        record: Option<&Record>,
         provenance: Provenance,
         opinion: Option<Opinion>,
     ) {
@@ -417,8 +422,9 @@ impl<'a> Judge<'_, 'a> {
             key,
             name: Name::Listed(path),
             digest: line.file.as_ref(),
+            cgroup: record.map_or(line.cgroup.as_deref(), |record| record.cgroup.as_deref()),
             index: Some(index),
-            seq,
+            seq: record.map(|record| record.seq),
             is_execution: false,
             provenance,
         };
@@ -428,6 +434,13 @@ impl<'a> Judge<'_, 'a> {
     /// Charges one content to its partition.
     fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
+        if policy.workloads.is_some() && matches!(used.key, PartitionKey::Pod(_)) {
+            // Whose values count there is a question of names, which may come later (see `v08_workloads`).
+            let first = FirstUse::first(used.index, used.seq, used.provenance);
+            let parts = &mut self.tally(used.key).parts;
+            let part = parts.entry(Part::of(used.cgroup)).or_default();
+            return part.add(used.name, used.digest, used.is_execution, first);
+        }
         if let Some(finding) = v09_opaque::finding(policy, used.key, used.name.bytes()) {
             self.tally(used.key).say_opaque(place(finding, &used));
         }
@@ -465,38 +478,14 @@ impl<'a> Judge<'_, 'a> {
                 judgement
             }
         };
-        let subject = Subject::Partition(used.key);
-        let finding = match &judgement {
-            Judgement::Accepted { .. } => None,
-            Judgement::UnknownPath => {
-                let elsewhere = match used.key {
-                    PartitionKey::Pod(uid) => policy.pods.get(&uid).map(|pod| pod.allowed.paths_of(digest)),
-                    _ => Some(policy.host.paths_of(digest)),
-                };
-                let mut finding = Finding::fail(
-                    Rule::of_contents(used.key),
-                    subject,
-                    "no reference value has a file at this path",
-                );
-                for path in elsewhere.into_iter().flatten().take(3) {
-                    finding = finding.expected(format!("this content at {}", foreign(path)));
-                }
-                Some(finding)
+        let elsewhere = || match used.key {
+            PartitionKey::Pod(uid) => {
+                let pod = policy.pods.get(&uid);
+                pod.map(|pod| pod.allowed.paths_of(digest)).unwrap_or_default()
             }
-            Judgement::WrongHash { expected } => {
-                let finding = Finding::fail(
-                    Rule::of_contents(used.key),
-                    subject,
-                    "the file's content is not the one that the policy accepts",
-                );
-                Some(expected.iter().fold(finding, Finding::expected))
-            }
+            _ => policy.host.paths_of(digest),
         };
-        let seen = match &judgement {
-            Judgement::Accepted { .. } => Seen::Accepted,
-            Judgement::UnknownPath => Seen::UnknownPath,
-            Judgement::WrongHash { .. } => Seen::WrongHash,
-        };
+        let (seen, finding) = of_judgement(used.key, "", &judgement, elsewhere);
         let is_pod = matches!(used.key, PartitionKey::Pod(_));
         let tally = self.tally(used.key);
         if let Judgement::Accepted { learned, .. } = judgement {
@@ -509,6 +498,41 @@ impl<'a> Judge<'_, 'a> {
         if let Some(finding) = finding {
             let finding = place(finding.found(digest), &used);
             self.tally(used.key).say(finding);
+        }
+    }
+}
+
+/// What to say of a content, by what the policy says of it; `label` stands before the text. `elsewhere` are
+/// paths at which it would be accepted.
+pub(crate) fn of_judgement<'p>(
+    key: PartitionKey,
+    label: &str,
+    judgement: &Judgement,
+    elsewhere: impl FnOnce() -> Vec<&'p [u8]>,
+) -> (Seen, Option<Finding>) {
+    let fail = |text| {
+        Finding::fail(
+            Rule::of_contents(key),
+            Subject::Partition(key),
+            format!("{label}{text}"),
+        )
+    };
+    match judgement {
+        Judgement::Accepted { .. } => (Seen::Accepted, None),
+        Judgement::UnknownPath => {
+            let finding = fail("no reference value has a file at this path");
+            let paths = elsewhere().into_iter().take(3);
+            let finding = paths.fold(finding, |finding, path| {
+                finding.expected(format!("this content at {}", foreign(path)))
+            });
+            (Seen::UnknownPath, Some(finding))
+        }
+        Judgement::WrongHash { expected } => {
+            let finding = fail("the file's content is not the one that the policy accepts");
+            (
+                Seen::WrongHash,
+                Some(expected.iter().fold(finding, Finding::expected)),
+            )
         }
     }
 }
