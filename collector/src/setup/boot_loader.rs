@@ -238,9 +238,12 @@ mod tests {
         found.remove(0)
     }
 
+    /// Files and their contents, the boot loader's name, and what it says to run.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
     #[test]
     fn each_boot_loader_is_known_by_its_files_and_named_with_its_own_command() {
-        let cases: &[(&[(&str, &str)], &str, &str)] = &[
+        let cases: &[Case] = &[
             (&[("/usr/sbin/update-grub", "")], "GRUB", "run: update-grub"),
             (
                 &[("/usr/sbin/grubby", ""), ("/boot/grub2/grub.cfg", "")],
