@@ -341,9 +341,9 @@ impl Telling<'_> {
         ));
         let (what, boot, dangerous) = if self.options.domain.is_some() {
             (
-                "RTMR 0 to 2 are those of the policy, and the verdict says that quotes end in a test's root",
-                BootJudgement::Trusted,
-                &["tdx.dangerous-root"][..],
+                "RTMR 0 to 2 are not judged, quotes end in a test's root, and the verdict says so",
+                BootJudgement::NotJudged,
+                &["tdx.dangerous-boot-not-judged", "tdx.dangerous-root"][..],
             )
         } else if self.node.plan.is_measured() {
             (

@@ -68,7 +68,8 @@ impl Outside {
             head: [platform::header(4), domain.report([0; 64])].concat(),
             key: platform.attestation_key().to_bytes().to_vec(),
             tail: platform.behind_signature(),
-            policy: domain.policy_lines(),
+            // No firmware wrote a log there: there is nothing to hold RTMR 0 to 2 against.
+            policy: domain.policy_of_domain() + "  dangerous-boot-not-judged: true\n",
             collateral: String::from_utf8(collateral).unwrap(),
         }
     }
@@ -244,17 +245,25 @@ impl TrustDomain {
 
     /// Lines of `tdx:` under which an honest run is trusted.
     pub fn policy_lines(&self) -> String {
-        let sha384 = |register: &Register| format!("'sha384:{}'", hex::encode(register));
-        let mut lines = format!(
-            "  mrtd: [{}]\n  attributes: ['{}']\n  xfam: ['{}']\n  dangerous-root: '{}'\n  boot:\n    registers:\n",
-            sha384(&self.body.mrtd),
-            hex::encode(self.body.attributes),
-            hex::encode(self.body.xfam),
-            hex::encode(self.platform.root()),
-        );
+        let mut lines = self.policy_of_domain() + "  boot:\n    registers:\n";
         for (n, value) in self.body.rtmrs.iter().take(3).enumerate() {
             lines += &format!("      {n}: [{}]\n", sha384(value));
         }
         lines
     }
+
+    /// The lines of those that say which domain and platform it is.
+    fn policy_of_domain(&self) -> String {
+        format!(
+            "  mrtd: [{}]\n  attributes: ['{}']\n  xfam: ['{}']\n  dangerous-root: '{}'\n",
+            sha384(&self.body.mrtd),
+            hex::encode(self.body.attributes),
+            hex::encode(self.body.xfam),
+            hex::encode(self.platform.root()),
+        )
+    }
+}
+
+fn sha384(register: &Register) -> String {
+    format!("'sha384:{}'", hex::encode(register))
 }

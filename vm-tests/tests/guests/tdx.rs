@@ -327,7 +327,11 @@ fn a_node_with_a_tpm_and_a_register_is_trusted_where_the_policy_wants_both_and_n
     assert_eq!(verdict.node.anchor, "PCR 10 (sha256) and RTMR 3");
     assert_eq!(
         verdict.dangerous,
-        ["dangerous-boot-not-judged", "tdx.dangerous-root"]
+        [
+            "dangerous-boot-not-judged",
+            "tdx.dangerous-boot-not-judged",
+            "tdx.dangerous-root"
+        ]
     );
     let both = round.evidence().unwrap();
     assert!(both.quote.tpm.is_some() && both.quote.td.is_some());
@@ -401,8 +405,14 @@ fn five_pods_are_judged_by_name_with_rtmr_3_as_the_only_anchor() {
     };
     let breaks_v1 = |verdict: &Verdict| verdict.failures().any(|finding| finding.rule == Rule::Quote);
     let with = verify(&out.join("site/policy/node.yaml"));
-    assert_eq!(with.dangerous, ["tdx.dangerous-root"]);
+    assert_eq!(
+        with.dangerous,
+        ["tdx.dangerous-boot-not-judged", "tdx.dangerous-root"]
+    );
     assert!(!breaks_v1(&with), "{with}");
     let without = verify(&other);
-    assert!(breaks_v1(&without) && without.dangerous.is_empty(), "{without}");
+    assert!(
+        breaks_v1(&without) && without.dangerous == ["tdx.dangerous-boot-not-judged"],
+        "{without}"
+    );
 }
