@@ -1,14 +1,14 @@
 //! Checkpoints of the real engine, with its journal on disk, that extend a register: a file that extends as
 //! the kernel's does.
 
-use crate::common::machine::{BOOT_ID, PODS, Software, content, take};
+use crate::common::assembled;
+use crate::common::machine::{PODS, Software, content, take};
 use cgpath_evidence::td::{self, ListChain, TdEvidence};
-use cgpath_evidence::{Boot, Cursor, Entry, Evidence, EvidenceDelta, Quote, SealedCheckpoint, Tier};
+use cgpath_evidence::{Cursor, Entry, Evidence, EvidenceDelta, SealedCheckpoint};
 use cgpathd::engine::EngineError;
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::pipeline::Place;
-use cgpathd::store::{Assembly, Header};
-use std::io::Read as _;
+use cgpathd::store::Assembly;
 use std::path::Path;
 
 const RTMR: Place = Place::Rtmr(3);
@@ -51,33 +51,13 @@ fn round(core: &mut Core<Software>, after: Option<&Cursor>) -> Result<Assembly, 
 
 /// The bytes, and the cursor behind them.
 fn written(assembly: Assembly) -> (Vec<u8>, Cursor) {
-    let header = Header {
-        tier: Tier::Bpf,
-        node: "node".into(),
-        boot_id: BOOT_ID,
-        kernel: String::new(),
-        pods: vec![],
-        quote: Quote {
-            attest: vec![],
-            signature: vec![],
-            ak: vec![],
-        }
-        .into(),
-        boot: Boot {
-            registers: vec![],
-            log: None,
-            command_line: None,
-        },
-        td: Some(TdEvidence {
-            register_log: Vec::new(),
-            ccel: Some(b"what the firmware measured".to_vec()),
-            auxblob: None,
-        }),
+    let td = TdEvidence {
+        register_log: Vec::new(),
+        ccel: Some(b"what the firmware measured".to_vec()),
+        auxblob: None,
     };
-    let mut made = assembly.write(&header).unwrap();
-    let mut bytes = Vec::new();
-    made.file.read_to_end(&mut bytes).unwrap();
-    (bytes, made.reached.unwrap())
+    let (_, bytes, reached) = assembled::written(assembly, Some(td));
+    (bytes, reached)
 }
 
 /// The register's value, as its file has it.

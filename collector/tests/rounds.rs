@@ -5,14 +5,14 @@
     reason = "the spool's open file is exchanged for one that takes nothing"
 )]
 
+use crate::common::assembled;
 use crate::common::machine::{BOOT_ID, PODS, Software, content, keep, take};
-use cgpath_evidence::{Boot, Cursor, Evidence, EvidenceDelta, PartitionKey, Quote, SealedCheckpoint, Tier};
+use cgpath_evidence::{Cursor, Evidence, EvidenceDelta, PartitionKey, SealedCheckpoint};
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::journal::{Frame, Journal, JournalError};
 use cgpathd::pipeline::{Note, OpenMark, SealError};
-use cgpathd::store::{Assembly, Header};
+use cgpathd::store::Assembly;
 use std::fs::{File, OpenOptions};
-use std::io::Read as _;
 use std::os::fd::{IntoRawFd as _, RawFd};
 use std::path::Path;
 
@@ -51,30 +51,9 @@ fn round(
 
 /// The bytes, and the cursor behind them.
 fn written(assembly: Assembly, after: Option<&Cursor>) -> (Vec<u8>, Cursor) {
-    let header = Header {
-        tier: Tier::Bpf,
-        node: "node".into(),
-        boot_id: BOOT_ID,
-        kernel: String::new(),
-        pods: vec![],
-        quote: Quote {
-            attest: vec![],
-            signature: vec![],
-            ak: vec![],
-        }
-        .into(),
-        boot: Boot {
-            registers: vec![],
-            log: None,
-            command_line: None,
-        },
-        td: None,
-    };
-    let mut made = assembly.write(&header).unwrap();
-    assert_eq!(made.is_delta, after.is_some());
-    let mut bytes = Vec::new();
-    made.file.read_to_end(&mut bytes).unwrap();
-    (bytes, made.reached.unwrap())
+    let (is_delta, bytes, reached) = assembled::written(assembly, None);
+    assert_eq!(is_delta, after.is_some());
+    (bytes, reached)
 }
 
 #[test]

@@ -25,6 +25,7 @@
 
 pub mod boot;
 pub mod bundle;
+mod byte_reader;
 pub mod cel;
 pub mod cgroup;
 pub mod challenge;

@@ -9,6 +9,7 @@
 
 use super::event::EventType;
 use super::{RTMRS, RegisterSet};
+use crate::byte_reader::{ByteReader, malformed};
 use crate::{Bank, Digest, Error, Result};
 
 /// A log is never longer than this many bytes.
@@ -69,88 +70,31 @@ pub struct EventLog<'a> {
     len: usize,
 }
 
-/// Reads little-endian integers.
-struct EventReader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> EventReader<'a> {
-    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8]> {
-        let end = self.at.saturating_add(len);
-        let taken = self.bytes.get(self.at..end).ok_or_else(|| Error::Incomplete {
-            offset: self.at as u64,
-            need: (end - self.bytes.len()) as u64,
-            what,
-        })?;
-        self.at = end;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N, what)?);
-        Ok(array)
-    }
-
-    fn u16(&mut self, what: &'static str) -> Result<u16> {
-        self.array(what).map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self, what: &'static str) -> Result<u32> {
-        self.array(what).map(u32::from_le_bytes)
-    }
-
-    /// A 32-bit number that counts or measures, at most `limit`.
-    fn count(&mut self, what: &'static str, limit: usize) -> Result<usize> {
-        let offset = self.at as u64;
-        let found = self.u32(what)?;
-        if found as usize > limit {
-            return Err(Error::Limit {
-                offset,
-                what,
-                found: u64::from(found),
-                limit: limit as u64,
-            });
-        }
-        Ok(found as usize)
-    }
-}
-
 /// An algorithm of the Spec ID.
 struct Algorithm {
     id: u16,
     len: usize,
 }
 
-fn malformed<T>(offset: usize, why: impl Into<String>) -> Result<T> {
-    Err(Error::malformed(offset as u64, why))
-}
-
 /// The first event: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent. In a trust domain's log other events of
 /// this form may come before it, which extend nothing.
-fn spec_id(r: &mut EventReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
+fn spec_id(r: &mut ByteReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
     let mut before = 0;
     loop {
-        let offset = r.at;
+        let offset = r.at();
         let (pcr, kind) = (
             r.u32("the first event's register")?,
             r.u32("the first event's type")?,
         );
         let digest = r.take(20, "the first event's SHA-1 digest")?;
         let len = r.count("size of the first event", MAX_LOG_LEN)?;
-        let begin = r.at;
-        let data = r.take(len, "the first event")?;
+        let mut data = r.part(len, "the first event")?;
         let is_nothing = kind == EventType::NO_ACTION.0 && digest.iter().all(|b| *b == 0);
-        let is_other = is_nothing && !data.starts_with(SPEC_ID);
+        let is_other = is_nothing && !data.rest().starts_with(SPEC_ID);
         if set == RegisterSet::Rtmr && is_other && before < MAX_BEFORE_SPEC_ID {
             before += 1;
             continue;
         }
-        let mut data = EventReader {
-            bytes: r.bytes.get(..r.at).unwrap_or_default(),
-            at: begin,
-        };
         let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
         // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
         // from 1.
@@ -166,17 +110,17 @@ fn spec_id(r: &mut EventReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
 }
 
 /// What follows the Spec ID's signature, to the end of its event.
-fn algorithms(mut data: EventReader) -> Result<Vec<Algorithm>> {
+fn algorithms(mut data: ByteReader) -> Result<Vec<Algorithm>> {
     // Platform class, version minor and major, errata, size of UINTN.
     data.take(8, "the Spec ID's version")?;
-    let at = data.at;
+    let at = data.at();
     let count = data.count("number of hash algorithms", MAX_ALGORITHMS)?;
     if count == 0 {
         return malformed(at, "the Spec ID names no hash algorithm");
     }
     let mut algorithms: Vec<Algorithm> = Vec::with_capacity(count);
     for _ in 0..count {
-        let at = data.at;
+        let at = data.at();
         let id = data.u16("a hash algorithm")?;
         let len = usize::from(data.u16("length of an algorithm's digests")?);
         if algorithms.iter().any(|known| known.id == id) {
@@ -195,15 +139,15 @@ fn algorithms(mut data: EventReader) -> Result<Vec<Algorithm>> {
     }
     let vendor = usize::from(data.array::<1>("the Spec ID's vendor information")?[0]);
     data.take(vendor, "the Spec ID's vendor information")?;
-    if data.at != data.bytes.len() {
-        return malformed(data.at, "bytes follow the Spec ID in its event");
+    if !data.rest().is_empty() {
+        return malformed(data.at(), "bytes follow the Spec ID in its event");
     }
     Ok(algorithms)
 }
 
 /// A TCG_PCR_EVENT2.
-fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm], set: RegisterSet) -> Result<Event<'a>> {
-    let offset = r.at;
+fn event<'a>(r: &mut ByteReader<'a>, algorithms: &[Algorithm], set: RegisterSet) -> Result<Event<'a>> {
+    let offset = r.at();
     let register = r.u32("an event's register")?;
     let kind = EventType(r.u32("an event's type")?);
     let pcr = match set {
@@ -224,7 +168,7 @@ fn event<'a>(r: &mut EventReader<'a>, algorithms: &[Algorithm], set: RegisterSet
     let mut seen: Vec<u16> = Vec::with_capacity(count);
     let mut digests = Vec::with_capacity(count);
     for _ in 0..count {
-        let at = r.at;
+        let at = r.at();
         let id = r.u16("a digest's hash algorithm")?;
         let Some(algorithm) = algorithms.iter().find(|known| known.id == id) else {
             return malformed(
@@ -304,7 +248,7 @@ impl<'a> EventLog<'a> {
                 limit: MAX_LOG_LEN as u64,
             });
         }
-        let mut r = EventReader { bytes, at: 0 };
+        let mut r = ByteReader::new(bytes, 0);
         let algorithms = spec_id(&mut r, set)?;
         // Where the unused rest begins, at the earliest. An event may well end in such bytes: they are its
         // own then.
@@ -321,10 +265,10 @@ impl<'a> EventLog<'a> {
             len: 0,
         };
         let (mut is_started, mut has_locality) = (false, false);
-        while r.at < end {
+        while r.at() < end {
             if log.events.len() == MAX_EVENTS {
                 return Err(Error::Limit {
-                    offset: r.at as u64,
+                    offset: r.at() as u64,
                     what: "number of events",
                     found: MAX_EVENTS as u64 + 1,
                     limit: MAX_EVENTS as u64,
@@ -345,15 +289,15 @@ impl<'a> EventLog<'a> {
         }
         // An event of PCR 0 begins with zeros: a log that is cut there is cut. With 0xff begins none but one
         // of no register and type 3, which extends nothing: where that is what was cut, nothing is missing.
-        let rest = bytes.get(r.at..).unwrap_or_default();
+        let rest = r.rest();
         if (1..MIN_EVENT_LEN).contains(&rest.len()) && rest.iter().any(|b| *b != 0xff) {
             return Err(Error::Incomplete {
-                offset: r.at as u64,
+                offset: r.at() as u64,
                 need: (MIN_EVENT_LEN - rest.len()) as u64,
                 what: "an event",
             });
         }
-        log.len = r.at;
+        log.len = r.at();
         Ok(log)
     }
 

@@ -10,6 +10,7 @@
 
 use super::{REGISTER_LEN, Register, extend};
 use crate::boot::EventType;
+use crate::byte_reader::ByteReader;
 use crate::{Bank, Error, Result};
 
 /// A log is never longer than this many bytes.
@@ -81,10 +82,7 @@ fn len(data: &[u8]) -> [u8; 4] {
 
 /// Reads a log, one extension after the other; after an error comes nothing more.
 #[derive(Debug, Clone)]
-pub struct Extensions<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
+pub struct Extensions<'a>(ByteReader<'a>);
 
 /// Reads a whole log.
 ///
@@ -99,34 +97,14 @@ pub fn read(bytes: &[u8]) -> Result<Extensions<'_>> {
             limit: MAX_LEN as u64,
         });
     }
-    Ok(Extensions { bytes, at: 0 })
+    Ok(Extensions(ByteReader::new(bytes, 0)))
 }
 
 impl<'a> Extensions<'a> {
-    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8]> {
-        let end = self.at.saturating_add(len);
-        let taken = self.bytes.get(self.at..end).ok_or_else(|| Error::Incomplete {
-            offset: self.at as u64,
-            need: (end - self.bytes.len()) as u64,
-            what,
-        })?;
-        self.at = end;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N, what)?);
-        Ok(array)
-    }
-
-    fn u32(&mut self, what: &'static str) -> Result<u32> {
-        self.array(what).map(u32::from_le_bytes)
-    }
-
     fn one(&mut self) -> Result<Extension<'a>> {
-        let offset = self.at as u64;
-        let register = self.u32("an extension's register")?;
+        let r = &mut self.0;
+        let offset = r.at() as u64;
+        let register = r.u32("an extension's register")?;
         let rtmr = register
             .checked_sub(FIRST_RTMR)
             .filter(|rtmr| (*rtmr as usize) < super::RTMRS)
@@ -136,13 +114,13 @@ impl<'a> Extensions<'a> {
                     format!("an extension of register {register}, where 1 to 4 are RTMR 0 to 3"),
                 )
             })?;
-        let kind = EventType(self.u32("an extension's type")?);
+        let kind = EventType(r.u32("an extension's type")?);
         if kind == EventType::NO_ACTION {
             return Err(Error::malformed(offset, "an event that extends nothing"));
         }
-        let at = self.at as u64;
-        let count = self.u32("number of an extension's digests")?;
-        let algorithm = u16::from_le_bytes(self.array("a digest's hash algorithm")?);
+        let at = r.at() as u64;
+        let count = r.u32("number of an extension's digests")?;
+        let algorithm = r.u16("a digest's hash algorithm")?;
         if (count, algorithm) != (1, Bank::Sha384.tpm_alg()) {
             return Err(Error::malformed(
                 at,
@@ -151,18 +129,9 @@ impl<'a> Extensions<'a> {
                 ),
             ));
         }
-        let digest = self.array::<REGISTER_LEN>("an extension's digest")?;
-        let at = self.at as u64;
-        let len = self.u32("size of an extension's data")? as usize;
-        if len > MAX_DATA_LEN {
-            return Err(Error::Limit {
-                offset: at,
-                what: "size of an extension's data",
-                found: len as u64,
-                limit: MAX_DATA_LEN as u64,
-            });
-        }
-        let data = self.take(len, "an extension's data")?;
+        let digest = r.array::<REGISTER_LEN>("an extension's digest")?;
+        let len = r.count("size of an extension's data", MAX_DATA_LEN)?;
+        let data = r.take(len, "an extension's data")?;
         Ok(Extension {
             offset,
             // Below RTMRS: fits.
@@ -170,7 +139,7 @@ impl<'a> Extensions<'a> {
             digest,
             kind,
             data,
-            end: self.at as u64,
+            end: r.at() as u64,
         })
     }
 }
@@ -179,12 +148,12 @@ impl<'a> Iterator for Extensions<'a> {
     type Item = Result<Extension<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.bytes.len() {
+        if self.0.rest().is_empty() {
             return None;
         }
         let next = self.one();
         if next.is_err() {
-            self.at = self.bytes.len();
+            self.0.finish();
         }
         Some(next)
     }

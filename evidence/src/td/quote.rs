@@ -9,7 +9,8 @@
 //! TDREPORT_STRUCT and TDINFO_STRUCT; Intel 64 Architecture, REPORTMACSTRUCT.
 
 use super::{REGISTER_LEN, RTMRS, Register};
-use crate::{Error, Result};
+use crate::Result;
+use crate::byte_reader::{ByteReader, malformed};
 use sha2::{Digest as _, Sha384};
 
 /// TEE type of a trust domain.
@@ -95,68 +96,22 @@ pub struct QuoteBody {
     pub len: usize,
 }
 
-/// Reads little-endian integers.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// A length, of which the input must have so many bytes left.
+fn length(r: &mut ByteReader<'_>, what: &'static str) -> Result<usize> {
+    r.u32(what).map(|len| len as usize)
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8]> {
-        let end = self.at.saturating_add(len);
-        let taken = self.bytes.get(self.at..end).ok_or_else(|| Error::Incomplete {
-            offset: self.at as u64,
-            need: (end - self.bytes.len()) as u64,
-            what,
-        })?;
-        self.at = end;
-        Ok(taken)
+/// Nothing is left.
+fn end(r: &ByteReader<'_>, what: &'static str) -> Result<()> {
+    if r.rest().is_empty() {
+        return Ok(());
     }
-
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N, what)?);
-        Ok(array)
-    }
-
-    fn u16(&mut self, what: &'static str) -> Result<u16> {
-        self.array(what).map(u16::from_le_bytes)
-    }
-
-    /// A length, of which the input must have so many bytes left.
-    fn len(&mut self, what: &'static str) -> Result<usize> {
-        self.array(what).map(|bytes| u32::from_le_bytes(bytes) as usize)
-    }
-
-    /// What follows, alone.
-    fn part(&mut self, len: usize, what: &'static str) -> Result<Reader<'a>> {
-        let at = self.at;
-        self.take(len, what)?;
-        Ok(Reader {
-            bytes: self.bytes.get(..self.at).unwrap_or_default(),
-            at,
-        })
-    }
-
-    /// Nothing is left.
-    fn end(&self, what: &'static str) -> Result<()> {
-        if self.at == self.bytes.len() {
-            return Ok(());
-        }
-        Err(Error::malformed(
-            self.at as u64,
-            format!("bytes follow {what}, as its length has it"),
-        ))
-    }
+    malformed(r.at(), format!("bytes follow {what}, as its length has it"))
 }
 
-fn malformed<T>(offset: usize, why: impl Into<String>) -> Result<T> {
-    Err(Error::malformed(offset as u64, why))
-}
-
-fn body(r: &mut Reader<'_>, is_15: bool) -> Result<TdBody> {
+fn body(r: &mut ByteReader<'_>, is_15: bool) -> Result<TdBody> {
     const WHAT: &str = "the TD report";
-    let register = |r: &mut Reader<'_>| r.array::<REGISTER_LEN>(WHAT);
+    let register = |r: &mut ByteReader<'_>| r.array::<REGISTER_LEN>(WHAT);
     let tee_tcb_svn = r.array(WHAT)?;
     let (mrseam, mrsignerseam) = (register(r)?, register(r)?);
     let (seam_attributes, attributes, xfam) = (r.array(WHAT)?, r.array(WHAT)?, r.array(WHAT)?);
@@ -186,10 +141,10 @@ fn body(r: &mut Reader<'_>, is_15: bool) -> Result<TdBody> {
 
 /// Checks the lengths within the signature data: signature, key, the quoting enclave's report with its
 /// signature and authentication data, and a chain of certificates.
-fn signature_data(mut r: Reader<'_>) -> Result<()> {
+fn signature_data(mut r: ByteReader<'_>) -> Result<()> {
     r.take(SIGNATURE_LEN, "the quote's signature")?;
     r.take(KEY_LEN, "the attestation key")?;
-    let at = r.at;
+    let at = r.at();
     let kind = r.u16("the certification data's type")?;
     if kind != QE_REPORT {
         return malformed(
@@ -197,13 +152,13 @@ fn signature_data(mut r: Reader<'_>) -> Result<()> {
             format!("certification data of type {kind}: {QE_REPORT} is the quoting enclave's report"),
         );
     }
-    let len = r.len("the certification data's size")?;
+    let len = length(&mut r, "the certification data's size")?;
     let mut inner = r.part(len, "the certification data")?;
-    r.end("the signature data")?;
+    end(&r, "the signature data")?;
     inner.take(QE_REPORT_LEN, "the quoting enclave's report")?;
     let len = usize::from(inner.u16("the authentication data's size")?);
     inner.take(len, "the authentication data")?;
-    let at = inner.at;
+    let at = inner.at();
     let kind = inner.u16("the certificates' type")?;
     if kind != PCK_CHAIN {
         return malformed(
@@ -211,9 +166,9 @@ fn signature_data(mut r: Reader<'_>) -> Result<()> {
             format!("certification data of type {kind}: {PCK_CHAIN} is a chain of PCK certificates"),
         );
     }
-    let len = inner.len("the certificates' size")?;
+    let len = length(&mut inner, "the certificates' size")?;
     inner.take(len, "the certificates")?;
-    inner.end("the certification data")
+    end(&inner, "the certification data")
 }
 
 impl QuoteBody {
@@ -223,13 +178,13 @@ impl QuoteBody {
     /// [`Error::Incomplete`], [`Error::Malformed`]: another version or TEE, a length that does not fit, other
     /// bytes than zeros behind the quote.
     pub fn parse(bytes: &[u8]) -> Result<QuoteBody> {
-        let mut r = Reader { bytes, at: 0 };
+        let mut r = ByteReader::new(bytes, 0);
         let version = match r.u16("the quote's version")? {
             4 => Version::V4,
             5 => Version::V5,
             other => return malformed(0, format!("a quote of version {other}: 4 and 5 are read")),
         };
-        let at = r.at;
+        let at = r.at();
         let key = r.u16("the attestation key's type")?;
         if key != KEY_ECDSA_P256 {
             return malformed(
@@ -237,21 +192,21 @@ impl QuoteBody {
                 format!("an attestation key of type {key}: {KEY_ECDSA_P256} is ECDSA on P-256"),
             );
         }
-        let at = r.at;
-        let tee = u32::from_le_bytes(r.array("the TEE's type")?);
+        let at = r.at();
+        let tee = r.u32("the TEE's type")?;
         if tee != TEE_TDX {
             return malformed(
                 at,
                 format!("a quote of TEE type {tee:#x}: {TEE_TDX:#x} is a trust domain"),
             );
         }
-        r.take(HEADER_LEN - r.at, "the quote's header")?;
+        r.take(HEADER_LEN - r.at(), "the quote's header")?;
         let (is_15, more) = match version {
             Version::V4 => (false, 0),
             Version::V5 => {
-                let at = r.at;
+                let at = r.at();
                 let kind = r.u16("the body's type")?;
-                let len = r.len("the body's size")?;
+                let len = length(&mut r, "the body's size")?;
                 match (kind, len) {
                     (2, BODY_LEN) => (false, 0),
                     (3, BODY_15_LEN) => (true, 0),
@@ -267,16 +222,16 @@ impl QuoteBody {
         };
         let body = body(&mut r, is_15)?;
         r.take(more, "the TD report")?;
-        let len = r.len("the signature data's size")?;
+        let len = length(&mut r, "the signature data's size")?;
         signature_data(r.part(len, "the signature data")?)?;
-        let rest = bytes.get(r.at..).unwrap_or_default();
+        let rest = r.rest();
         if rest.iter().any(|b| *b != 0) {
-            return malformed(r.at, "bytes other than zeros follow the quote");
+            return malformed(r.at(), "bytes other than zeros follow the quote");
         }
         Ok(QuoteBody {
             version,
             body,
-            len: r.at,
+            len: r.at(),
         })
     }
 }
@@ -307,8 +262,8 @@ impl TdReport {
     /// not those of its parts.
     pub fn parse(bytes: &[u8]) -> Result<TdReport> {
         const WHAT: &str = "the TDREPORT";
-        Reader { bytes, at: 0 }.take(REPORT_LEN, WHAT)?;
-        let mut r = Reader { bytes, at: 0 };
+        ByteReader::new(bytes, 0).take(REPORT_LEN, WHAT)?;
+        let mut r = ByteReader::new(bytes, 0);
         // REPORTMACSTRUCT: type, CPUSVN, hash of TEE_TCB_INFO, hash of TDINFO, report data, MAC.
         let kind = r.array::<4>(WHAT)?;
         if u32::from(kind[0]) != TEE_TDX {
@@ -321,7 +276,7 @@ impl TdReport {
             );
         }
         r.take(12 + 16, WHAT)?;
-        let at = r.at;
+        let at = r.at();
         let (tcb_hash, info_hash) = (r.array::<REGISTER_LEN>(WHAT)?, r.array::<REGISTER_LEN>(WHAT)?);
         let report_data = r.array(WHAT)?;
         let part = |begin: usize, len: usize| bytes.get(begin..begin + len).unwrap_or_default();
@@ -329,7 +284,7 @@ impl TdReport {
         if Sha384::digest(tcb)[..] != tcb_hash || Sha384::digest(info)[..] != info_hash {
             return malformed(at, "the report's hashes are not those of TEE_TCB_INFO and TDINFO");
         }
-        let mut r = Reader { bytes, at: 512 };
+        let mut r = ByteReader::new(bytes, 512);
         let (attributes, xfam) = (r.array(WHAT)?, r.array(WHAT)?);
         let mrtd = r.array(WHAT)?;
         r.take(3 * REGISTER_LEN, WHAT)?;

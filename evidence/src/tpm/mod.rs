@@ -17,6 +17,7 @@ pub use pcr::{BankSelection, MAX_BANKS, MAX_SELECT_LEN, PcrBlob, PcrSelection, c
 pub use public::{Attributes, ECC_NIST_P256, KeyKind, Public, Scheme, Symmetric, VerifyingKey};
 pub use signature::Signature;
 
+use crate::byte_reader::ByteReader;
 use crate::{Error, Result};
 
 /// TPM_ALG_ID values in use here (6.3).
@@ -48,34 +49,28 @@ pub const MAX_KEY_LEN: usize = 512;
 
 /// Reads big-endian integers and sized buffers.
 struct TpmReader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    bytes: ByteReader<'a>,
     what: &'static str,
 }
 
 impl<'a> TpmReader<'a> {
     fn new(bytes: &'a [u8], what: &'static str) -> TpmReader<'a> {
-        TpmReader { bytes, at: 0, what }
+        TpmReader {
+            bytes: ByteReader::new(bytes, 0),
+            what,
+        }
+    }
+
+    fn at(&self) -> usize {
+        self.bytes.at()
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let end = self.at.saturating_add(len);
-        let Some(taken) = self.bytes.get(self.at..end) else {
-            let need = (end - self.bytes.len()) as u64;
-            return Err(Error::Incomplete {
-                offset: self.at as u64,
-                need,
-                what: self.what,
-            });
-        };
-        self.at = end;
-        Ok(taken)
+        self.bytes.take(len, self.what)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
+        self.bytes.array(self.what)
     }
 
     fn u8(&mut self) -> Result<u8> {
@@ -96,7 +91,7 @@ impl<'a> TpmReader<'a> {
 
     /// A TPM2B: a 16-bit size and as many bytes, at most `limit`.
     fn sized(&mut self, limit: usize) -> Result<&'a [u8]> {
-        let offset = self.at as u64;
+        let offset = self.at() as u64;
         let len = usize::from(self.u16()?);
         if len > limit {
             return Err(Error::Limit {
@@ -111,13 +106,13 @@ impl<'a> TpmReader<'a> {
 
     fn malformed<T>(&self, back: usize, why: impl core::fmt::Display) -> Result<T> {
         Err(Error::malformed(
-            self.at.saturating_sub(back) as u64,
+            self.at().saturating_sub(back) as u64,
             format!("{}: {why}", self.what),
         ))
     }
 
     fn end(self) -> Result<()> {
-        match self.bytes.len() - self.at {
+        match self.bytes.rest().len() {
             0 => Ok(()),
             n => self.malformed(0, format_args!("{n} byte(s) follow its end")),
         }

@@ -77,7 +77,7 @@ impl PcrSelection {
     }
 
     pub(super) fn read(r: &mut TpmReader) -> Result<PcrSelection> {
-        let offset = r.at as u64;
+        let offset = r.at() as u64;
         let count = r.u32()?;
         if count as usize > MAX_BANKS {
             let limit = MAX_BANKS as u64;
