@@ -8,7 +8,7 @@ use crate::form::{bounded, digests_schema, name, some};
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{
     Digest,
-    boot::{EventType, REGISTERS, RegisterSet},
+    boot::{EventType, RegisterSet},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -94,7 +94,7 @@ pub struct FirmwareDeviation {
     pub count: Option<u32>,
     /// The event's digests, in each accepted bank; of separators one of which each must have. Empty for `count: 0` alone.
     #[serde(default, deserialize_with = "bounded")]
-    #[schemars(schema_with = "deviation_digests_schema")]
+    #[schemars(schema_with = "maybe_digests_schema")]
     pub digests: Vec<Digest>,
 }
 
@@ -135,18 +135,19 @@ impl FirmwareDeviation {
     }
 }
 
-fn is_register(n: u8) -> bool {
-    usize::from(n) < REGISTERS
+/// A register of the boot.
+pub(crate) fn of_boot<E: de::Error>(set: RegisterSet, n: u8) -> Result<u8, E> {
+    if usize::from(n) < set.count() {
+        return Ok(n);
+    }
+    Err(E::custom(format!(
+        "{set} {n} does not belong to the boot: 0 to {} do",
+        set.count() - 1
+    )))
 }
 
 fn register<'de, D: Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
-    let n = u8::deserialize(d)?;
-    if is_register(n) {
-        return Ok(n);
-    }
-    Err(de::Error::custom(format!(
-        "PCR {n} does not belong to the boot: 0 to 9 do"
-    )))
+    u8::deserialize(d).and_then(|n| of_boot(RegisterSet::Pcr, n))
 }
 
 pub(crate) fn kind<'de, D: Deserializer<'de>>(d: D) -> Result<EventType, D::Error> {
@@ -167,12 +168,10 @@ fn registers<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<u8, Vec<Digest>
     #[derive(Deserialize)]
     struct Values(#[serde(deserialize_with = "some")] Vec<Digest>);
     let all: BTreeMap<u8, Values> = BTreeMap::deserialize(d)?;
-    if let Some(n) = all.keys().find(|n| !is_register(**n)) {
-        return Err(de::Error::custom(format!(
-            "PCR {n} does not belong to the boot: 0 to 9 do"
-        )));
-    }
-    Ok(all.into_iter().map(|(n, Values(values))| (n, values)).collect())
+    let registers = all.into_iter();
+    registers
+        .map(|(n, Values(values))| Ok((of_boot(RegisterSet::Pcr, n)?, values)))
+        .collect()
 }
 
 pub(crate) fn command_lines<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
@@ -217,7 +216,7 @@ fn registers_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Sche
     })
 }
 
-fn deviation_digests_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn maybe_digests_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut schema = digests_schema(generator);
     schema.remove("minItems");
     schema

@@ -5,7 +5,7 @@
 //! weakens a rule begins with `dangerous-` or is listed by [`crate::Policy::relaxations`]. Not here: how a
 //! quote is verified (see `cgpath-appraisal`), where collateral is from (the caller's).
 
-use crate::boot_policy::{command_lines, kind, refused};
+use crate::boot_policy::{command_lines, kind, maybe_digests_schema, of_boot, refused};
 use crate::form::{bounded, digests_schema, name, some};
 use crate::{BootEvent, BootPolicy, FirmwareDeviation};
 use cgpath_evidence::boot::{BOOT_RTMRS, EventType, RegisterSet};
@@ -93,11 +93,11 @@ pub struct TdxPolicy {
     pub mrseam: Option<Vec<Digest>>,
     /// V1: TD attributes, 16 hex digits, as they are in memory. None with a debug bit can stand here.
     #[serde(deserialize_with = "attributes")]
-    #[schemars(schema_with = "eight_bytes_schema")]
+    #[schemars(schema_with = "hex_list_schema::<8>")]
     pub attributes: Vec<[u8; 8]>,
     /// V1: XFAM, 16 hex digits, as they are in memory.
-    #[serde(deserialize_with = "eight_bytes")]
-    #[schemars(schema_with = "eight_bytes_schema")]
+    #[serde(deserialize_with = "hex_list")]
+    #[schemars(schema_with = "hex_list_schema::<8>")]
     pub xfam: Vec<[u8; 8]>,
     /// V1: what the collateral may say of the platform, its TDX module and its quoting enclave, the worst of
     /// them.
@@ -131,7 +131,7 @@ pub struct TdxPolicy {
     /// V1: platforms (PPID of the PCK certificate, 32 hex digits) on which the domain may run. Left out: any,
     /// unless the key is `per-boot`.
     #[serde(default, deserialize_with = "platforms")]
-    #[schemars(schema_with = "platforms_schema")]
+    #[schemars(schema_with = "hex_list_schema::<PPID_LEN>")]
     pub platforms: Option<Vec<[u8; PPID_LEN]>>,
     /// V10: what the firmware, the boot loader and the kernel may be (RTMR 0 to 2).
     #[serde(default, deserialize_with = "boot")]
@@ -171,18 +171,6 @@ pub enum TcbStatus {
 }
 
 impl TcbStatus {
-    /// All of them.
-    pub const ALL: [TcbStatus; 8] = [
-        TcbStatus::UpToDate,
-        TcbStatus::SWHardeningNeeded,
-        TcbStatus::ConfigurationNeeded,
-        TcbStatus::ConfigurationAndSWHardeningNeeded,
-        TcbStatus::OutOfDate,
-        TcbStatus::OutOfDateConfigurationNeeded,
-        TcbStatus::TDRelaunchAdvised,
-        TcbStatus::TDRelaunchAdvisedConfigurationNeeded,
-    ];
-
     /// Intel's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -267,13 +255,13 @@ fn hex_of<const N: usize, E: de::Error>(text: &str) -> Result<[u8; N], E> {
     })
 }
 
-fn eight_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<[u8; 8]>, D::Error> {
+fn hex_list<'de, const N: usize, D: Deserializer<'de>>(d: D) -> Result<Vec<[u8; N]>, D::Error> {
     let list: Vec<String> = some(d)?;
     list.iter().map(|text| hex_of(text)).collect()
 }
 
 fn attributes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<[u8; 8]>, D::Error> {
-    let list = eight_bytes(d)?;
+    let list: Vec<[u8; 8]> = hex_list(d)?;
     if list.iter().any(|attributes| attributes[0] != 0) {
         return Err(de::Error::custom(
             "attributes with a debug bit: the host reads such a domain's memory, and it is never accepted",
@@ -283,11 +271,7 @@ fn attributes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<[u8; 8]>, D::Error>
 }
 
 fn platforms<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<[u8; PPID_LEN]>>, D::Error> {
-    let list: Vec<String> = some(d)?;
-    list.iter()
-        .map(|text| hex_of(text))
-        .collect::<Result<_, _>>()
-        .map(Some)
+    hex_list(d).map(Some)
 }
 
 fn age<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
@@ -394,25 +378,17 @@ struct TdDeviation {
 }
 
 fn register<'de, D: Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
-    let n = u8::deserialize(d)?;
-    if usize::from(n) < BOOT_RTMRS {
-        return Ok(n);
-    }
-    Err(de::Error::custom(format!(
-        "RTMR {n} does not belong to the boot: 0 to 2 do"
-    )))
+    u8::deserialize(d).and_then(|n| of_boot(RegisterSet::Rtmr, n))
 }
 
 fn registers<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<u8, Vec<Digest>>, D::Error> {
     #[derive(Deserialize)]
     struct Values(#[serde(deserialize_with = "some_sha384")] Vec<Digest>);
     let all: BTreeMap<u8, Values> = BTreeMap::deserialize(d)?;
-    match all.keys().find(|n| usize::from(**n) >= BOOT_RTMRS) {
-        Some(n) => Err(de::Error::custom(format!(
-            "RTMR {n} does not belong to the boot: 0 to 2 do"
-        ))),
-        None => Ok(all.into_iter().map(|(n, Values(values))| (n, values)).collect()),
-    }
+    let registers = all.into_iter();
+    registers
+        .map(|(n, Values(values))| Ok((of_boot(RegisterSet::Rtmr, n)?, values)))
+        .collect()
 }
 
 /// A `tdx.boot` that accepts something.
@@ -507,25 +483,11 @@ fn registers_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Sche
     })
 }
 
-fn maybe_digests_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let mut schema = digests_schema(generator);
-    schema.remove("minItems");
-    schema
-}
-
-fn eight_bytes_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+fn hex_list_schema<const N: usize>(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "array",
         "minItems": 1,
-        "items": { "type": "string", "pattern": "^[0-9a-f]{16}$" },
-    })
-}
-
-fn platforms_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "minItems": 1,
-        "items": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+        "items": { "type": "string", "pattern": format!("^[0-9a-f]{{{}}}$", 2 * N) },
     })
 }
 

@@ -12,7 +12,7 @@ mod quote;
 pub use crate::boot::RTMRS;
 pub use quote::{QuoteBody, TdBody, TdReport, Version};
 
-use crate::{Error, Result, merkle::Hash, serde_bytes_hex};
+use crate::{Bank, Digest, Error, Result, merkle::Hash, serde_bytes_hex};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,11 @@ pub const REGISTER_LEN: usize = 48;
 
 /// The value of a measurement register (MRTD, RTMR 0 to 3), or what extends it.
 pub type Register = [u8; REGISTER_LEN];
+
+/// A register's value as a digest.
+pub fn digest(register: &Register) -> Digest {
+    Digest::new(Bank::Sha384, register).unwrap_or_else(|| Digest::zero(Bank::Sha384))
+}
 
 /// The provider that the kernel's configfs-tsm names in a trust domain.
 /// Source: drivers/virt/coco/tdx-guest/tdx-guest.c.

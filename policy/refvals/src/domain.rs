@@ -6,8 +6,8 @@
 //! is no value of a domain.
 
 use crate::learned_boot::{BootError, Learned, from_ccel};
-use cgpath_evidence::td::{Origin, QuoteBody, Register, TdBody};
-use cgpath_evidence::{Bank, Digest, Error, Evidence, SealedCheckpoint, boot::BOOT_RTMRS};
+use cgpath_evidence::td::{Origin, QuoteBody, Register, TdBody, digest};
+use cgpath_evidence::{Error, Evidence, SealedCheckpoint, boot::BOOT_RTMRS};
 
 /// Why evidence gives no reference values of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,10 +39,6 @@ pub struct LearnedDomain {
     origin: Origin,
     /// RTMR 0 to 2; `None` where no log of the firmware came along.
     pub boot: Option<Learned>,
-}
-
-fn digest(register: &Register) -> Digest {
-    Digest::new(Bank::Sha384, register).unwrap_or_else(|| Digest::zero(Bank::Sha384))
 }
 
 impl LearnedDomain {

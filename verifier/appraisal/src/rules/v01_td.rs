@@ -12,8 +12,8 @@ use crate::inputs::context::{Context, ExpectedNonce, NodeState, PinnedKey, TdSta
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::{Rule, v01_quote};
 use crate::text::{foreign, utc};
-use cgpath_evidence::td::{PROVIDER_TDX, QuoteBody, Register, TdBody, node_key_hash, verify_possession};
-use cgpath_evidence::{Bank, Digest, Quotes, TdQuote, merkle::Hash};
+use cgpath_evidence::td::{PROVIDER_TDX, QuoteBody, TdBody, digest, node_key_hash, verify_possession};
+use cgpath_evidence::{Quotes, TdQuote, merkle::Hash};
 use cgpath_policy::{NodeKeyPolicy, TdxPolicy};
 use dcap_qvl::configs::RustCryptoConfig;
 use dcap_qvl::verify::QuoteVerifier;
@@ -383,9 +383,4 @@ impl Asked<'_> {
             findings.push(accepted.iter().map(hex::encode).fold(finding, Finding::expected));
         }
     }
-}
-
-/// A register's value as a digest.
-pub(crate) fn digest(register: &Register) -> Digest {
-    Digest::new(Bank::Sha384, register).unwrap_or_else(|| Digest::zero(Bank::Sha384))
 }

@@ -57,6 +57,9 @@ impl Templates {
 
 /// Names the new entries within `range` whose template is not pinned, each template once.
 pub(crate) fn check(lines: &Lines<'_>, range: Range<usize>, policy: &Policy, findings: &mut Findings) {
+    if range.is_empty() {
+        return;
+    }
     let accepted = &policy.file.accept.templates;
     let mut said = BTreeSet::new();
     let is_accepted = |line: &Line| accepted.iter().any(|name| line.template == Some(name.as_bytes()));

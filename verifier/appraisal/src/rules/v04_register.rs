@@ -8,10 +8,10 @@
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
-use crate::rules::v01_td::{TdQuoted, digest};
+use crate::rules::v01_td::TdQuoted;
 use cgpath_evidence::boot::EventType;
 use cgpath_evidence::td::log::{self, Extension};
-use cgpath_evidence::td::{Origin, Register, checkpoint_digest, extend, node_key_hash};
+use cgpath_evidence::td::{Origin, Register, checkpoint_digest, digest, extend, node_key_hash};
 use cgpath_evidence::{Bank, Checkpoint, SealedCheckpoint};
 use cgpath_policy::{RtmrWriter, TdxPolicy};
 

@@ -242,6 +242,7 @@ impl<'a> Judge<'_, 'a> {
     /// A record of a pod with a program among its ancestors that runs others out of the kernel's sight, or
     /// without a container runtime.
     fn lineage(&mut self, key: PartitionKey, record: &Record) {
+        let PartitionKey::Pod(_) = key else { return };
         let policy = self.scene.policy;
         let mut above = record.ancestry.iter();
         let opaque = above.find_map(|process| {
@@ -253,9 +254,7 @@ impl<'a> Judge<'_, 'a> {
                 .say_opaque(finding.resting_on(Provenance::Observed));
         }
         let is_runtime = |process: &cgpath_evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
-        if let PartitionKey::Pod(_) = key
-            && !record.ancestry.iter().any(is_runtime)
-        {
+        if !record.ancestry.iter().any(is_runtime) {
             let exe = record.ancestry.first().map_or(&b""[..], |process| &process.exe);
             self.suspect(
                 key,

@@ -11,13 +11,12 @@ use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::BootJudgement;
 use crate::rules::Rule;
 use crate::rules::v01_quote::Quoted;
-use crate::rules::v01_td;
 use crate::rules::v02_coverage::Coverage;
 use crate::rules::v10_measured::Measured;
 use cgpath_evidence::{
     Bank, Digest,
     boot::{BOOT_RTMRS, Event, EventLog, EventType, RegisterSet, boot_aggregate},
-    td::Register,
+    td::{self, Register},
 };
 use cgpath_policy::{BootPolicy, FirmwareDeviation, Policy, TdxPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,7 +119,7 @@ pub(crate) fn check_td(
         lines,
         tpm: None,
         banks: &[Bank::Sha384],
-        quoted: BTreeMap::from([(Bank::Sha384, registers.iter().map(v01_td::digest).collect())]),
+        quoted: BTreeMap::from([(Bank::Sha384, registers.iter().map(td::digest).collect())]),
     };
     boot.judge(
         EventLog::parse_ccel(log),
