@@ -87,14 +87,19 @@ struct Item {
 impl Item {
     /// The file that a package of this node brought for it, there or in another place.
     fn packaged_at(&self, root: &Path) -> Option<PathBuf> {
-        let below = |path: &str| root.join(path.trim_start_matches('/'));
-        let file = below(self.packaged?);
-        (below(PACKAGED_UNIT).is_file() && file.is_file()).then_some(file)
+        let file = at(root, self.packaged?);
+        (at(root, PACKAGED_UNIT).is_file() && file.is_file()).then_some(file)
     }
 }
 
+/// Where a path of the node is below its root.
+fn at(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 fn items(root: &Path, config: &Config, boot_loaders: &[BootLoader]) -> Vec<Item> {
-    let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let at = |path: &Path| at(root, path);
     let mut items = vec![
         Item {
             path: at(Path::new(DEFAULT_PATH)),
@@ -160,7 +165,7 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
             continue;
         }
         if let Some(needs) = item.needs
-            && !root.join(needs.trim_start_matches('/')).is_dir()
+            && !at(root, needs).is_dir()
         {
             line(&mut out, format_args!("left out  {path}: there is no {needs}"));
             continue;
@@ -195,7 +200,7 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
         }
     }
     if let Some(program) = unit_words("ExecStart").next()
-        && !root.join(program.trim_start_matches('/')).is_file()
+        && !at(root, program).is_file()
     {
         line(
             &mut out,
@@ -280,7 +285,7 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
     };
     let boot_loaders = boot_loader::found(root);
     // Of a unit that somebody wrote the link stays, too: it is started by it.
-    let mut links = root.join(PACKAGED_UNIT.trim_start_matches('/')).is_file();
+    let mut links = at(root, PACKAGED_UNIT).is_file();
     let mut reload = false;
     for item in items(root, config, &boot_loaders) {
         let path = item.path.display();

@@ -275,8 +275,6 @@ pub struct Store {
     register: Log,
     /// Where the event of each checkpoint ends in it.
     extended: Vec<u64>,
-    /// Its end, which the next checkpoint fixes; `None` where no register is extended.
-    tail: Option<Tail>,
 }
 
 /// What was sealed, frozen: the number of records of each partition and of checkpoints at that moment.
@@ -299,7 +297,6 @@ impl Store {
             list: Log::create(dir.join("list"), usize::MAX)?,
             register: Log::create(dir.join("register"), MOST_BUFFERED)?,
             extended: Vec::new(),
-            tail: None,
             entries: Vec::new(),
             partitions: BTreeMap::new(),
             checkpoints: Vec::new(),
@@ -341,14 +338,9 @@ impl Store {
         Ok(())
     }
 
-    /// How the register's log ends, behind what was added.
-    pub fn end_log(&mut self, tail: Option<Tail>) {
-        self.tail = tail;
-    }
-
-    /// The register's log behind the event of checkpoint `after`, or all of it.
-    fn register_log(&mut self, after: Option<u64>) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(tail) = &self.tail else { return Ok(None) };
+    /// The register's log with its end, which the next checkpoint fixes: what is behind the event of
+    /// checkpoint `after`, or all of it.
+    fn register_log(&mut self, after: Option<u64>, tail: &Tail) -> Result<Vec<u8>, StoreError> {
         let end = self.register.written + self.register.buf.len() as u64;
         let from = match after.map(|number| usize::try_from(number).unwrap_or(usize::MAX)) {
             None => 0,
@@ -372,7 +364,7 @@ impl Store {
             .reader()?
             .copy(from, len, &mut Vec::new(), &mut log)?;
         log.extend(tail);
-        Ok(Some(log))
+        Ok(log)
     }
 
     /// The file of checkpoint `number`.
@@ -447,7 +439,8 @@ impl Store {
 
     /// All that evidence needs of what was frozen, what came behind that and is shown, and the list as it is
     /// now; to be written out by another thread. With a cursor only what came after it; where there is no
-    /// such cursor, everything.
+    /// such cursor, everything. `tail` is the end of the register's log; `None` where no register is
+    /// extended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -456,6 +449,7 @@ impl Store {
         frozen: &Frozen,
         after: Option<&Cursor>,
         in_flight: Vec<InFlight>,
+        tail: Option<&Tail>,
     ) -> Result<Assembly, StoreError> {
         let found = match after {
             Some(cursor) => self.find(frozen, cursor)?.map(|found| (found, cursor.clone())),
@@ -498,7 +492,8 @@ impl Store {
         if total > MAX_EVIDENCE_LEN as u64 {
             return Err(StoreError::TooLong(total));
         }
-        let register_log = self.register_log(after.as_ref().map(|cursor| cursor.checkpoint))?;
+        let before = after.as_ref().map(|cursor| cursor.checkpoint);
+        let register_log = tail.map(|tail| self.register_log(before, tail)).transpose()?;
         let last = match (frozen.checkpoints as u64).checked_sub(1) {
             Some(number) => self
                 .checkpoint_file(number)?
@@ -597,7 +592,7 @@ impl Assembly {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn write(self, header: &Header) -> Result<EvidenceFile, StoreError> {
+    pub fn write(mut self, header: &Header) -> Result<EvidenceFile, StoreError> {
         let io = |what| {
             let path = self.dir.clone();
             move |source| StoreError::Io { path, what, source }
@@ -610,10 +605,10 @@ impl Assembly {
             command_line: header.boot.command_line.clone().filter(|_| !is_delta),
             registers: header.boot.registers.clone(),
         };
-        let td = header.td.clone().map(|td| TdEvidence {
-            register_log: self.register_log.clone().unwrap_or_default(),
-            ccel: td.ccel.filter(|_| !is_delta),
-            auxblob: td.auxblob,
+        let td = header.td.as_ref().map(|td| TdEvidence {
+            register_log: self.register_log.take().unwrap_or_default(),
+            ccel: td.ccel.as_ref().filter(|_| !is_delta).cloned(),
+            auxblob: td.auxblob.clone(),
         });
         let envelope = Envelope {
             version: wire::VERSION,

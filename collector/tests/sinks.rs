@@ -67,7 +67,9 @@ impl Source for Engine {
             },
             td: None,
         };
-        Ok(store.assembly(&frozen, after.as_ref(), vec![])?.write(&header)?)
+        Ok(store
+            .assembly(&frozen, after.as_ref(), vec![], None)?
+            .write(&header)?)
     }
 
     async fn apply_verdict(&self, _: PodVerdicts) -> Result<(), RequestError> {

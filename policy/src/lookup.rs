@@ -485,6 +485,12 @@ impl Policy {
         crate::is_local(magic) || permitted.any(|one| one.is(magic))
     }
 
+    /// Whether each boot of a trust domain may have a key of its own (`tdx.key: per-boot`).
+    pub fn has_key_per_boot(&self) -> bool {
+        let tdx = self.file.tdx.as_ref();
+        tdx.is_some_and(|tdx| tdx.key == crate::NodeKeyPolicy::PerBoot)
+    }
+
     /// The keys that switch a rule off. Every output repeats them.
     pub fn dangerous_keys(&self) -> Vec<&'static str> {
         let mut keys = Vec::new();

@@ -4,7 +4,7 @@
 //! `measure func=FILE_CHECK mask=^MAY_READ fsuuid=…` then holds for these files alone, and no pod can meet
 //! it.
 
-use super::{Anchor, AnchorError};
+use super::{Anchor, AnchorError, io_error};
 use crate::pipeline::Place;
 use cgpath_evidence::checkpoint::{DIRECTORY, FS_UUID};
 use cgpath_evidence::td::Register;
@@ -27,14 +27,6 @@ pub struct CheckpointFiles {
     keep: u64,
     /// Whether this process looked for files that an earlier one left.
     swept: bool,
-}
-
-fn io_error<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> AnchorError + 'a {
-    move |source| AnchorError::Io {
-        path: path.to_owned(),
-        what,
-        source,
-    }
 }
 
 /// An empty file of mode 0600 at `path`, in place of one that is there.

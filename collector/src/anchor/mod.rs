@@ -12,7 +12,7 @@ use crate::config::{AnchorKind, Config};
 use crate::pipeline::Place;
 use cgpath_evidence::td::{REGISTER_LEN, Register};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a checkpoint cannot be anchored.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,14 @@ pub enum AnchorError {
         /// Which file.
         path: PathBuf,
     },
+}
+
+fn io_error<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> AnchorError + 'a {
+    move |source| AnchorError::Io {
+        path: path.to_owned(),
+        what,
+        source,
+    }
 }
 
 /// A place where checkpoints are anchored.

@@ -7,7 +7,7 @@
 //! Source: Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest and
 //! drivers/virt/coco/guest/tsm-mr.c of Linux 6.16: a write of any other length than the digest's is EINVAL.
 
-use super::{Anchor, AnchorError};
+use super::{Anchor, AnchorError, io_error};
 use crate::pipeline::Place;
 use cgpath_evidence::Bank;
 use cgpath_evidence::td::{self, REGISTER_LEN, Register};
@@ -37,14 +37,6 @@ impl Rtmr {
         }
     }
 
-    fn io(&self, what: &'static str) -> impl FnOnce(io::Error) -> AnchorError + '_ {
-        move |source| AnchorError::Io {
-            path: self.path.clone(),
-            what,
-            source,
-        }
-    }
-
     /// What it holds now.
     ///
     /// # Errors
@@ -52,10 +44,10 @@ impl Rtmr {
     pub fn read(&self) -> Result<Register, AnchorError> {
         let mut bytes = Vec::with_capacity(REGISTER_LEN + 1);
         File::open(&self.path)
-            .map_err(self.io("open"))?
+            .map_err(io_error(&self.path, "open"))?
             .take(REGISTER_LEN as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(self.io("read"))?;
+            .map_err(io_error(&self.path, "read"))?;
         bytes.as_slice().try_into().map_err(|_| AnchorError::Length {
             path: self.path.clone(),
             found: bytes.len(),
@@ -71,14 +63,14 @@ impl Rtmr {
         let mut file = OpenOptions::new()
             .write(true)
             .open(&self.path)
-            .map_err(self.io("open for writing"))?;
+            .map_err(io_error(&self.path, "open for writing"))?;
         // One call, whatever it returns: what is left in a second one would be another extension, and behind
         // an interruption only the register itself says whether there was one.
-        let taken = file.write(digest).map_err(self.io("extend"))?;
+        let taken = file.write(digest).map_err(io_error(&self.path, "extend"))?;
         if taken == digest.len() {
             Ok(())
         } else {
-            Err(self.io("extend")(io::ErrorKind::WriteZero.into()))
+            Err(io_error(&self.path, "extend")(io::ErrorKind::WriteZero.into()))
         }
     }
 }
@@ -102,24 +94,17 @@ impl Anchor for Rtmr {
 /// # Errors
 /// [`AnchorError::Io`]; also for one that is longer than any log may be.
 pub fn other_log(path: &Path) -> Result<Vec<u8>, AnchorError> {
-    let io = |what| {
-        move |source| AnchorError::Io {
-            path: path.to_owned(),
-            what,
-            source,
-        }
-    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(io("open")(error)),
+        Err(error) => return Err(io_error(path, "open")(error)),
     };
     let mut log = Vec::new();
     file.take(td::log::MAX_LEN as u64 + 1)
         .read_to_end(&mut log)
-        .map_err(io("read"))?;
+        .map_err(io_error(path, "read"))?;
     if log.len() > td::log::MAX_LEN {
-        return Err(io("read")(io::ErrorKind::FileTooLarge.into()));
+        return Err(io_error(path, "read")(io::ErrorKind::FileTooLarge.into()));
     }
     Ok(log)
 }

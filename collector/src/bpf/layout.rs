@@ -22,11 +22,7 @@ const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel'
 /// # Errors
 /// [`Error::Btf`] or [`Error::Missing`]; [`Error::Io`] where that directory cannot be read.
 pub(super) fn config(btf_path: &Path, tpm: Option<&Path>, hierarchy: &Hierarchy) -> Result<Config> {
-    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
-        path: btf_path.to_owned(),
-        source,
-    })?;
-    let types = Types { btf };
+    let types = Types::read(btf_path)?;
     let config = Config {
         digest_slots: tpm.map_or(Ok(WITHOUT_TPM), digest_slots)?,
         ..types.config(hierarchy)?
@@ -40,11 +36,7 @@ pub(super) fn config(btf_path: &Path, tpm: Option<&Path>, hierarchy: &Hierarchy)
 /// # Errors
 /// [`Error::Btf`].
 pub fn knows_overlay(btf_path: &Path) -> Result<bool> {
-    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
-        path: btf_path.to_owned(),
-        source,
-    })?;
-    let config = Types { btf }.with_overlay(Config::default(), btf_path);
+    let config = Types::read(btf_path)?.with_overlay(Config::default(), btf_path);
     Ok(config.overlay != overlay::UNKNOWN)
 }
 
@@ -53,10 +45,7 @@ pub fn knows_overlay(btf_path: &Path) -> Result<bool> {
 /// # Errors
 /// [`Error::Btf`] or [`Error::Missing`], which names what is not there.
 pub fn resolve(btf_path: &Path) -> Result<()> {
-    let btf = Btf::from_file(btf_path).map_err(|source| Error::Btf {
-        path: btf_path.to_owned(),
-        source,
-    })?;
+    let types = Types::read(btf_path)?;
     // Which hierarchy names the pods decides one enumerator of one of the controllers, which every kernel
     // has.
     let hierarchy = Hierarchy {
@@ -64,7 +53,7 @@ pub fn resolve(btf_path: &Path) -> Result<()> {
         controller: None,
         mount: PathBuf::new(),
     };
-    Types { btf }.config(&hierarchy).map(|_| ())
+    types.config(&hierarchy).map(|_| ())
 }
 
 /// Functions that the kernel offers to programs and that ours call, and the kernel that they came with.
@@ -113,6 +102,14 @@ fn missing(what: impl Into<String>, hint: impl Into<String>) -> Error {
 }
 
 impl Types {
+    fn read(path: &Path) -> Result<Types> {
+        let btf = Btf::from_file(path).map_err(|source| Error::Btf {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Types { btf })
+    }
+
     fn named(&self, name: &str) -> Vec<Type> {
         self.btf.resolve_types_by_name(name).unwrap_or_default()
     }

@@ -392,8 +392,8 @@ impl<M: Machine> Core<M> {
         in_flight: Vec<InFlight>,
     ) -> Result<Assembly, StoreError> {
         let after = after.filter(|cursor| cursor.boot_id == self.boot_id);
-        self.store.end_log(self.pipeline.log_tail().cloned());
-        self.store.assembly(&self.frozen, after, in_flight)
+        let tail = self.pipeline.log_tail();
+        self.store.assembly(&self.frozen, after, in_flight, tail)
     }
 
     /// Writes a note to the journal, then has the pipeline handle it.

@@ -3,6 +3,7 @@
 //! Promise: looks at files below the root directory alone, so that it serves an image as well as a node.
 //! Not here: writing anything (see [`super`]).
 
+use super::at;
 use std::path::Path;
 
 /// What the command line needs: the kernel measures from the start, so that the IMA policy itself is in the
@@ -32,7 +33,7 @@ pub(super) struct BootLoader {
 
 impl BootLoader {
     /// One whose settings a person edits.
-    fn edited(root: &Path, name: &'static str, files: &[&str], add: &str, remove: &str, apply: &str) -> Self {
+    fn edited(root: &Path, name: &'static str, file: &str, add: &str, remove: &str, apply: &str) -> Self {
         let then = match apply {
             "" => String::new(),
             apply => format!(", then run: {apply}"),
@@ -40,7 +41,7 @@ impl BootLoader {
         Self {
             name,
             drop_in: None,
-            is_set: files.iter().any(|file| has_word(root, file)),
+            is_set: has_word(root, file),
             add: format!("{add}{then}"),
             undo: format!("{remove}{then}"),
         }
@@ -53,10 +54,6 @@ pub(super) fn found(root: &Path) -> Vec<BootLoader> {
         .iter()
         .filter_map(|look| look(root))
         .collect()
-}
-
-fn at(root: &Path, path: &str) -> std::path::PathBuf {
-    root.join(path.trim_start_matches('/'))
 }
 
 fn is_there(root: &Path, path: &str) -> bool {
@@ -105,7 +102,7 @@ fn grub(root: &Path) -> Option<BootLoader> {
     Some(BootLoader::edited(
         root,
         "GRUB",
-        &[settings],
+        settings,
         &format!("add {WORD} to GRUB_CMDLINE_LINUX in {settings}"),
         &format!("take {WORD} out of GRUB_CMDLINE_LINUX in {settings}"),
         &format!("{program} -o {config}"),
@@ -144,7 +141,7 @@ fn systemd_boot(root: &Path) -> Option<BootLoader> {
         "systemd-boot"
     };
     let remove = format!("take {WORD} out of {file}");
-    Some(BootLoader::edited(root, name, &[file], &add, &remove, apply))
+    Some(BootLoader::edited(root, name, file, &add, &remove, apply))
 }
 
 /// What Debian's u-boot-menu makes for U-Boot.
@@ -154,7 +151,7 @@ fn u_boot_menu(root: &Path) -> Option<BootLoader> {
         BootLoader::edited(
             root,
             "U-Boot",
-            &[file],
+            file,
             &format!("add {WORD} to U_BOOT_PARAMETERS in {file}"),
             &format!("take {WORD} out of U_BOOT_PARAMETERS in {file}"),
             "u-boot-update",
@@ -172,7 +169,7 @@ fn extlinux(root: &Path) -> Option<BootLoader> {
         return Some(BootLoader::edited(
             root,
             "EXTLINUX",
-            &[file],
+            file,
             &format!("add {WORD} to EXTLINUX_PARAMETERS in {file}"),
             &format!("take {WORD} out of EXTLINUX_PARAMETERS in {file}"),
             "extlinux-update",
@@ -183,7 +180,7 @@ fn extlinux(root: &Path) -> Option<BootLoader> {
         BootLoader::edited(
             root,
             "EXTLINUX",
-            &[file],
+            file,
             &format!("add {WORD} to each line APPEND of {file}"),
             &format!("take {WORD} out of each line APPEND of {file}"),
             "",
@@ -198,7 +195,7 @@ fn raspberry_pi(root: &Path) -> Option<BootLoader> {
         return Some(BootLoader::edited(
             root,
             "the Raspberry Pi's firmware",
-            &[file],
+            file,
             &format!("add {WORD} to the line of {file}"),
             &format!("take {WORD} out of {file}"),
             "update-initramfs -u",
@@ -209,7 +206,7 @@ fn raspberry_pi(root: &Path) -> Option<BootLoader> {
     Some(BootLoader::edited(
         root,
         "the Raspberry Pi's firmware",
-        &[file],
+        file,
         &format!("add {WORD} to the one line of {file}"),
         &format!("take {WORD} out of {file}"),
         "",

@@ -144,7 +144,7 @@ fn streamed_evidence_is_what_the_type_encodes_to(records: u64, is_shown: bool, m
         boot: boot.clone(),
         td: None,
     };
-    let assembly = store.assembly(&frozen, None, in_flight.clone()).unwrap();
+    let assembly = store.assembly(&frozen, None, in_flight.clone(), None).unwrap();
     let mut written = assembly.write(&header).unwrap();
     let mut bytes = Vec::new();
     written.file.read_to_end(&mut bytes).unwrap();
@@ -235,7 +235,7 @@ fn what_came_after_a_position_is_a_part(is_shown: bool, marks: u32) {
     };
     let mut write = |cursor: &Cursor| {
         let mut written = store
-            .assembly(&frozen, Some(cursor), in_flight.clone())
+            .assembly(&frozen, Some(cursor), in_flight.clone(), None)
             .unwrap()
             .write(&header)
             .unwrap();
@@ -351,7 +351,7 @@ fn an_empty_store_gives_whole_evidence() {
         },
         td: None,
     };
-    let assembly = store.assembly(&frozen, None, vec![]).unwrap();
+    let assembly = store.assembly(&frozen, None, vec![], None).unwrap();
     let mut written = assembly.write(&header).unwrap();
     let mut bytes = Vec::new();
     written.file.read_to_end(&mut bytes).unwrap();

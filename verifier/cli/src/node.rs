@@ -11,7 +11,7 @@ use crate::input::{self, attestation_key};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PinnedKey, Verdict};
-use cgpath_policy::{Anchor, NodeKeyPolicy, Policy};
+use cgpath_policy::{Anchor, Policy};
 use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use cgpath_service::reappraisal::Reappraisal;
@@ -301,10 +301,9 @@ impl Add {
 fn keys_fit(node: &Node, policy: &Policy) -> Result<(), Failure> {
     let anchors = &policy.file.accept.anchors;
     let tdx = policy.file.tdx.as_ref();
-    let is_per_boot = tdx.is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot);
     let missing = if anchors.contains(&Anchor::Pcr10) && pinned::is_domain(node) {
         "pcr-10 in `accept.anchors`: --ak is needed"
-    } else if tdx.is_some() && node.node_key.is_none() && !is_per_boot {
+    } else if tdx.is_some() && node.node_key.is_none() && !policy.has_key_per_boot() {
         "a register of a trust domain in `accept.anchors`: --node-key is needed"
     } else {
         return Ok(());

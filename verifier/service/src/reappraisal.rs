@@ -12,7 +12,7 @@ use cgpath_appraisal::accept::{self, Accepted};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict};
 use cgpath_evidence::Evidence;
-use cgpath_policy::{NodeKeyPolicy, Policy};
+use cgpath_policy::Policy;
 
 const DAY: u64 = 24 * 3600;
 
@@ -162,15 +162,11 @@ pub fn since_boot(
             why: format!("its verdict cannot be read: {e}"),
         })
     };
-    let (collateral, _) = pinned::collateral(store.dir());
-    let is_per_boot = policy
-        .file
-        .tdx
-        .as_ref()
-        .is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot);
     let Some(boot_id) = past.last().map(parse).transpose()?.map(|last| last.node.boot_id) else {
         return Ok(again);
     };
+    let is_per_boot = policy.has_key_per_boot();
+    let (collateral, _) = pinned::collateral(store.dir());
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.

@@ -24,7 +24,7 @@ use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, Severity, Verdict};
 use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quotes};
 use cgpath_evidence::{boot::REGISTERS, boot::Registers, td::node_key_hash, tpm::Attest};
-use cgpath_policy::{NodeKeyPolicy, Policy};
+use cgpath_policy::Policy;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -296,8 +296,7 @@ impl Judge {
     /// V1.
     fn may_have_another_key(&self, node: &Node) -> Result<bool, Refusal> {
         let policy = self.policies.of(node)?;
-        let tdx = policy.file.tdx.as_ref();
-        Ok(pinned::is_domain(node) && tdx.is_some_and(|tdx| tdx.key == NodeKeyPolicy::PerBoot))
+        Ok(pinned::is_domain(node) && policy.has_key_per_boot())
     }
 
     /// Appraises evidence that arrived in the name of `node` and keeps the verdict. Blocks: appraisal and a
@@ -321,7 +320,12 @@ impl Judge {
                 none => none.insert(Received::from_cbor(bytes)?),
             };
             let (quotes, boot_id) = received.quotes();
-            question.proven(&round.node, quotes, boot_id, received.registers())?;
+            // Of a TPM the registers came only now. A domain's quote is the head's, which was proven.
+            let is_proven =
+                pinned::is_domain(&round.node) && (quotes, boot_id) == (&head.quote, head.boot_id);
+            if !is_proven {
+                question.proven(&round.node, quotes, boot_id, received.registers())?;
+            }
             let outcome = match received {
                 Received::Whole(evidence) => self.whole(evidence, bytes, &round, &question)?,
                 Received::Delta(delta) => self.delta(delta, bytes, &round, &question, claim.resets())?,
