@@ -9,16 +9,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use vm_tests::domain::Domain;
 
 fn main() -> Result<()> {
+    println!("{}", serde_json::to_string(&outside()?)?);
+    Ok(())
+}
+
+/// A platform whose certificates and collateral are the test's.
+///
+/// # Errors
+/// When this machine's clock is before 1970.
+pub fn outside() -> Result<Domain> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let outside = Outside::of_zeros(now.as_secs().saturating_sub(24 * 3600));
-    let domain = Domain {
+    Ok(Domain {
         head: hex::encode(outside.head),
         key: hex::encode(outside.key),
         tail: hex::encode(outside.tail),
         policy: outside.policy,
         collateral: outside.collateral,
         beside_tpm: false,
-    };
-    println!("{}", serde_json::to_string(&domain)?);
-    Ok(())
+    })
 }

@@ -7,7 +7,7 @@
 
 use crate::kernel::{self, Stock};
 use crate::scenario::{COLLECTOR, NODE, Site};
-use crate::{Vm, VmBuilder, host, module};
+use crate::{Process, Vm, VmBuilder, host, module};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -37,7 +37,6 @@ pub struct Domain {
     /// A file of collateral.
     pub collateral: String,
     /// The node has a TPM, too, and both sign and vouch.
-    #[serde(default)]
     pub beside_tpm: bool,
 }
 
@@ -60,6 +59,14 @@ impl Domain {
     /// When the guest refuses.
     pub fn start(&self, vm: &Vm) -> Result<()> {
         load(vm)?;
+        self.quotes(vm).map(drop)
+    }
+
+    /// Starts the quoting service; the module is loaded.
+    ///
+    /// # Errors
+    /// When the guest refuses.
+    pub fn quotes<'a>(&self, vm: &'a Vm) -> Result<Process<'a>> {
         let workload = Workload::Quotes {
             device: QUOTER.to_owned(),
             head: self.head.clone(),
@@ -67,8 +74,8 @@ impl Domain {
             tail: self.tail.clone(),
         };
         let text = serde_json::to_string(&workload)?;
-        let command = vm.command(&["guest", "workload", text.as_str()]);
-        command.spawn(QUOTES_LOG).map(drop)
+        vm.command(&["guest", "workload", text.as_str()])
+            .spawn(QUOTES_LOG)
     }
 
     /// Tables of the collector's configuration.

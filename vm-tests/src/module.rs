@@ -5,7 +5,6 @@
 //! recipe. Not here: what the module does (`vm-tests/tdx`), loading it.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use sha2::Digest as _;
@@ -86,23 +85,9 @@ fn compile(kernel: &Kernel, files: &[PathBuf], to: &std::path::Path) -> Result<(
     let release = &kernel.release;
     let shown = |path: &std::path::Path| format!("'{}'", path.display());
     let sources: Vec<String> = files.iter().map(|file| shown(file)).collect();
-    let mut command = Command::new(host::tool("mmdebstrap", "mmdebstrap")?);
+    let mut command = root::mmdebstrap("apt", &format!("binutils,make,linux-headers-{release}"))?;
     command
-        .arg(if host::is_root() {
-            "--mode=root"
-        } else {
-            "--mode=unshare"
-        })
-        .args(["--variant=apt", "--quiet", "--format=null"])
-        .arg(format!("--include=binutils,make,linux-headers-{release}"))
-        .arg("--aptopt=APT::Install-Recommends \"false\"");
-    for pattern in ["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"] {
-        command.arg(format!("--dpkgopt=path-exclude={pattern}"));
-    }
-    for option in root::proxy_options()? {
-        command.arg(format!("--aptopt={option}"));
-    }
-    command
+        .arg("--format=null")
         .arg("--customize-hook=mkdir -p \"$1/module\"")
         .arg(format!("--customize-hook=copy-in {} /module", sources.join(" ")))
         .arg(format!(

@@ -27,7 +27,7 @@ const PACKAGES: &[&str] = &[
     "mount",
 ];
 
-/// What no test needs and only costs time when an image is made.
+/// What nothing here needs and only costs time when a root file system is made.
 const LEFT_OUT: &[&str] = &[
     "/usr/share/doc/*",
     "/usr/share/info/*",
@@ -96,24 +96,7 @@ fn make(dir: &Path, suite: &str, packages: &[String]) -> Result<()> {
     let root = dir.join("root");
     std::fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
     let archive = dir.join("root.tar");
-    let mut command = Command::new(host::tool("mmdebstrap", "mmdebstrap")?);
-    command
-        .arg(if host::is_root() {
-            "--mode=root"
-        } else {
-            "--mode=unshare"
-        })
-        .args(["--variant=minbase", "--quiet"])
-        .arg(format!("--include={}", packages.join(",")))
-        .arg("--aptopt=APT::Install-Recommends \"false\"");
-    command.args(
-        LEFT_OUT
-            .iter()
-            .map(|pattern| format!("--dpkgopt=path-exclude={pattern}")),
-    );
-    for option in proxy_options()? {
-        command.arg(format!("--aptopt={option}"));
-    }
+    let mut command = mmdebstrap("minbase", &packages.join(","))?;
     command.arg(suite).arg(&archive);
     if let Some(mirror) = std::env::var_os("CGPATH_MIRROR") {
         command.arg(mirror);
@@ -193,8 +176,36 @@ fn tss_libraries() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// mmdebstrap with these packages, a comma between them, and none of [`LEFT_OUT`]; what is made, and of which
+/// suite, is to be added.
+///
+/// # Errors
+/// When it is missing, or apt does not say its proxies.
+pub(crate) fn mmdebstrap(variant: &str, packages: &str) -> Result<Command> {
+    let mut command = Command::new(host::tool("mmdebstrap", "mmdebstrap")?);
+    command
+        .arg(if host::is_root() {
+            "--mode=root"
+        } else {
+            "--mode=unshare"
+        })
+        .arg(format!("--variant={variant}"))
+        .arg("--quiet")
+        .arg(format!("--include={packages}"))
+        .arg("--aptopt=APT::Install-Recommends \"false\"");
+    command.args(
+        LEFT_OUT
+            .iter()
+            .map(|pattern| format!("--dpkgopt=path-exclude={pattern}")),
+    );
+    for option in proxy_options()? {
+        command.arg(format!("--aptopt={option}"));
+    }
+    Ok(command)
+}
+
 /// This machine's proxies, which mmdebstrap's own apt would not know.
-pub(crate) fn proxy_options() -> Result<Vec<String>> {
+fn proxy_options() -> Result<Vec<String>> {
     let dump = host::output(Command::new(host::tool("apt-config", "apt")?).args(["dump"]))?;
     Ok(String::from_utf8_lossy(&dump)
         .lines()

@@ -162,6 +162,13 @@ fn way(from: &str, to: &str) -> String {
     format!("{}{to}", "../".repeat(from.matches('/').count()))
 }
 
+/// A text as HTML shows it.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    html::push_html(&mut out, [Event::Text(text.into())].into_iter());
+    out
+}
+
 /// A document as a page.
 fn written(
     root: &Path,
@@ -249,19 +256,11 @@ fn written(
         } else {
             ""
         };
-        let mut title = String::new();
-        html::push_html(
-            &mut title,
-            [Event::Text(documents[other].title.as_str().into())].into_iter(),
-        );
+        let title = escaped(&documents[other].title);
         let to = way(file, &page(other));
         contents.push_str(&format!("<li><a href=\"{to}\"{current}>{title}</a></li>\n"));
     }
-    let mut title = String::new();
-    html::push_html(
-        &mut title,
-        [Event::Text(document.title.as_str().into())].into_iter(),
-    );
+    let title = escaped(&document.title);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head>\n\

@@ -13,7 +13,7 @@ use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
 use crate::stages::Stages;
-use crate::workspace::{Workspace, find_program};
+use crate::workspace::{Workspace, emptied, find_program};
 use crate::{help, shell};
 
 /// bpf-linker's version, which works with every LLVM that we can meet.
@@ -483,23 +483,23 @@ fn ship<'a>(workspace: &Workspace, command: &'a mut Command) -> &'a mut Command 
         .env("CARGO_ENCODED_RUSTFLAGS", without_paths(workspace).join("\u{1f}"))
 }
 
-/// Builds the programs that packages carry; gives their directory.
+/// Builds the programs that packages carry, and gives their directory; the eBPF object is the one that
+/// [`ebpf`] built before.
 ///
 /// # Errors
 /// When one does not build.
 pub fn shipped(workspace: &Workspace) -> Result<PathBuf> {
-    ebpf(workspace)?;
     let mut command = host_programs(workspace, &["cgpath", "cgpathd"]);
     shell::run("cgpath and cgpathd, for packages", ship(workspace, &mut command))?;
     Ok(workspace.target.join("dist"))
 }
 
-/// Builds `cgpath` linked statically, and a `cgpathd` that looks for libraries beside itself, into `dir`.
+/// Builds `cgpath` linked statically, and a `cgpathd` that looks for libraries beside itself, into `dir`; the
+/// eBPF object is the one that [`ebpf`] built before.
 ///
 /// # Errors
 /// When one does not build.
 pub fn portable(workspace: &Workspace, dir: &Path) -> Result<()> {
-    ebpf(workspace)?;
     std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     // An RPATH holds for what a library loads by name as well, as libtss2 does with a TCTI; a RUNPATH does
     // not.
@@ -665,12 +665,7 @@ pub fn book_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
         return Ok(ExitCode::SUCCESS);
     }
     let to = workspace.target.join("book");
-    match std::fs::remove_dir_all(&to) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("removing {}", to.display()));
-        }
-        _ => {}
-    }
+    emptied(&to)?;
     let mut command = cargo(workspace);
     command.args([
         "run",

@@ -291,7 +291,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
     local current=${COMP_WORDS[COMP_CWORD]}
     if [ "${COMP_WORDS[1]}" = xtask ]; then
         case "${COMP_WORDS[2]}" in
-            demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --tier --bare --keep --break --help" -- "$current")) ;;
+            demo) COMPREPLY=($(compgen -W "--yes --no-install --stock --tier --anchor --bare --keep --break --help" -- "$current")) ;;
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;

@@ -77,6 +77,17 @@ impl Workspace {
     }
 }
 
+/// An empty directory: what was in it is gone.
+///
+/// # Errors
+/// When it cannot be removed or made.
+pub fn emptied(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
+}
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;

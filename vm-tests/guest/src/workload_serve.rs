@@ -4,6 +4,7 @@
 //! is made of it. Source of the messages: include/uapi/linux/fuse.h, protocol 7.31.
 
 use anyhow::{Context as _, Result};
+use nix::libc::{ENOENT, ENOSYS};
 use nix::mount::{MsFlags, mount};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -27,9 +28,6 @@ const FLUSH: u32 = 25;
 const INIT: u32 = 26;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
-
-const ENOENT: i32 = 2;
-const ENOSYS: i32 = 38;
 
 /// Numbers of the directory and of the file in it.
 const ROOT: u64 = 1;

@@ -14,7 +14,8 @@ use vm_tests::demo::{self, DemoOptions, Outcome};
 use vm_tests::demo_break::{self, Break, Caught};
 use vm_tests::domain::{self, Domain};
 use vm_tests::pods::Runtime;
-use vm_tests::{Stock, host, kernel, root};
+use vm_tests::scenario::NODE;
+use vm_tests::{Stock, host, kernel, module, root};
 
 const FAILED: u8 = 2;
 const NOT_CAUGHT: u8 = 3;
@@ -103,7 +104,10 @@ fn wanted() -> Result<Wanted> {
 
 fn prepare(options: &DemoOptions) -> Result<ExitCode> {
     if options.patched.is_none() {
-        kernel::stock(options.stock)?;
+        let kernel = kernel::stock(options.stock)?;
+        if options.domain.is_some() {
+            module::tdx(&kernel)?;
+        }
     }
     root::base()?;
     Ok(ExitCode::SUCCESS)
@@ -137,7 +141,7 @@ fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
         println!();
         println!("{}", shown(&outcome.report));
         println!();
-        next_commands(&wanted.options.out, &outcome);
+        next_commands(&wanted.options, &outcome);
     }
     Ok(if outcome.ok {
         ExitCode::SUCCESS
@@ -146,8 +150,8 @@ fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
     })
 }
 
-fn next_commands(out: &Path, outcome: &Outcome) {
-    let out = shown(out);
+fn next_commands(options: &DemoOptions, outcome: &Outcome) {
+    let out = shown(&options.out);
     let cgpath = host::built_binary("cgpath").map_or_else(|_| "cgpath".to_owned(), |path| shown(&path));
     if let Some(kept) = &outcome.kept {
         let guest = kept.guest.display();
@@ -167,9 +171,14 @@ fn next_commands(out: &Path, outcome: &Outcome) {
         println!();
     }
     println!("three to try next:");
-    println!(
-        "  {cgpath} verify {out}/rounds/6.cbor --policy {out}/site/policy/node.yaml --ak {out}/site/guest.ak --dangerous-no-nonce"
-    );
+    // A domain has no attestation key in a file: the store knows its node key and has its collateral.
+    if options.domain.is_some() {
+        println!("  {cgpath} verify --store {out}/site/verifier --node {NODE}");
+    } else {
+        println!(
+            "  {cgpath} verify {out}/rounds/6.cbor --policy {out}/site/policy/node.yaml --ak {out}/site/guest.ak --dangerous-no-nonce"
+        );
+    }
     println!("  cargo xtask demo --break swap-hash");
     println!("  cargo xtask demo --bare --keep");
 }

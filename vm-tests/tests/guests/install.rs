@@ -202,8 +202,7 @@ fn image(name: &str) -> Image {
 
 /// The packages, as `cargo xtask test` made them of the programs that it tries.
 fn packages() -> PathBuf {
-    let dir = std::env::var_os("CGPATH_DEBS")
-        .map_or_else(|| host::target_dir().join("packages/tried"), PathBuf::from);
+    let dir = host::target_dir().join("packages/tried");
     assert!(
         dir.is_dir(),
         "{} is not there: cargo xtask test --step dist",

@@ -28,6 +28,7 @@ mod load;
 mod lsm_advice;
 mod overlays;
 mod pending;
+mod per_kernel;
 mod pods;
 mod pods_judged;
 mod records;

@@ -4,10 +4,11 @@
 //! One guest of each kernel: pods of one image run, then one of them, which has the images' directory of the
 //! host, writes there. Each test reads what became of one pod.
 
+use super::per_kernel::PerKernel;
 use cgpath_appraisal::{Rule, State, Verdict};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{Entry, EventKind, Evidence, LayerFile, PartitionKey, PodUid, Record};
-use std::sync::OnceLock;
+use cgpath_testkit::EXT4;
 use std::time::{Duration, Instant};
 use vm_protocol::elf;
 use vm_protocol::spec::{Mount, Pod, Workload};
@@ -205,17 +206,9 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     Ok(facts)
 }
 
-/// The facts of one kernel, gathered once; what went wrong then is reported to every test.
 fn facts(stock: Stock) -> &'static Facts {
-    static OF_6_12: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
-    static OF_6_1: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
-    static OF_7_3: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
-    let gathered = match stock {
-        Stock::V6_12 => OF_6_12.get_or_init(|| gather(stock)),
-        Stock::V6_1 => OF_6_1.get_or_init(|| gather(stock)),
-        Stock::V7_3 => OF_7_3.get_or_init(|| gather(stock)),
-    };
-    gathered.as_ref().unwrap_or_else(|error| panic!("{error:#}"))
+    static FACTS: PerKernel<Facts> = PerKernel::new();
+    FACTS.of(stock, gather)
 }
 
 impl Facts {
@@ -228,6 +221,7 @@ impl Facts {
         let is_it = |r: &&Record| r.kind == EventKind::Execution && r.path == path.as_bytes();
         let record = self.records(pod).find(is_it).unwrap();
         let identity = record.identity.as_ref().unwrap();
+        // The guest's disk.
         assert_eq!(identity.magic, EXT4, "{record:?}");
         (identity.layer.unwrap(), identity.generation)
     }
@@ -245,9 +239,6 @@ impl Facts {
         rules
     }
 }
-
-/// `EXT4_SUPER_MAGIC`: the guest's disk.
-const EXT4: u64 = 0xef53;
 
 fn a_record_names_the_layers_file(stock: Stock) {
     let facts = facts(stock);

@@ -4,12 +4,12 @@
 //! One guest of each kernel serves all properties here: everything runs first, one round of evidence is
 //! taken, and each test only reads it.
 
+use super::per_kernel::PerKernel;
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::{
     Bank, Entry, EventKind, Evidence, FileHash, PartitionKey, PodUid, Record, SealedCheckpoint,
 };
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::time::Instant;
 use vm_protocol::spec::{Burst, BurstRun, ChainLink, Program, Workload};
 use vm_tests::Stock;
@@ -114,17 +114,9 @@ fn gather(stock: Stock) -> anyhow::Result<Facts> {
     Ok(facts)
 }
 
-/// The facts of one kernel, gathered once; what went wrong then is reported to every test.
 fn facts(stock: Stock) -> &'static Facts {
-    static OF_6_12: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
-    static OF_6_1: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
-    static OF_7_3: OnceLock<anyhow::Result<Facts>> = OnceLock::new();
-    let gathered = match stock {
-        Stock::V6_12 => OF_6_12.get_or_init(|| gather(stock)),
-        Stock::V6_1 => OF_6_1.get_or_init(|| gather(stock)),
-        Stock::V7_3 => OF_7_3.get_or_init(|| gather(stock)),
-    };
-    gathered.as_ref().unwrap_or_else(|error| panic!("{error:#}"))
+    static FACTS: PerKernel<Facts> = PerKernel::new();
+    FACTS.of(stock, gather)
 }
 
 impl Facts {

@@ -4,17 +4,20 @@
 //! them are the test's (`vm-tests/tdx`). What silicon would do is emulated: nothing here shows that a
 //! register cannot be reset.
 
+#[allow(dead_code, reason = "the example's `main` is for the demo")]
+#[path = "../../examples/domain.rs"]
+mod platform;
+
 use crate::pods_judged::judged;
 use anyhow::{Context as _, Result, ensure};
 use cgpath_appraisal::{Finding, Rule, Verdict};
-use cgpath_evidence::td::{self, ListChain, ReportData};
+use cgpath_evidence::td::{self, ListChain, QuoteBody, ReportData, Version};
 use cgpath_evidence::{Entry, Evidence, SealedCheckpoint};
-use cgpath_testkit::td::Outside;
 use p256::ecdsa::{Signature, SigningKey, signature::Verifier as _};
+use platform::outside;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vm_protocol::spec::Workload;
+use std::time::{Duration, Instant};
 use vm_tests::demo::DemoOptions;
 use vm_tests::domain::{self, Domain};
 use vm_tests::pods::Runtime;
@@ -30,26 +33,9 @@ const FAILED: &str = "engine::core: no checkpoint";
 /// What one step may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The key of the quoting service.
-const QUOTING_KEY: [u8; 32] = [0x42; 32];
-
-/// Bytes of a quote's header and body, and where the body has RTMR 3 and the report data.
-const SIGNED: usize = 632;
-const RTMR3: usize = 48 + 328 + 3 * 48;
-const REPORT_DATA: usize = 48 + 520;
-
 const REGISTERS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
 
-/// A quote's header of version 4 (ECDSA over P-256, TDX) and a body of zeros.
-fn head() -> Vec<u8> {
-    let mut head = vec![0; SIGNED];
-    head[0] = 4;
-    head[2] = 2;
-    head[4] = 0x81;
-    head
-}
-
-/// The guest with module, quoting service and configfs.
+/// The guest with module and configfs.
 fn guest() -> Vm {
     let config = format!(
         "node = \"guest\"\n{}[bpf]\nobject = \"{BPF_OBJECT}\"\n",
@@ -70,20 +56,6 @@ fn guest() -> Vm {
         .unwrap();
     domain::load(&vm).unwrap();
     vm
-}
-
-/// The quoting service.
-fn quotes(vm: &Vm) -> Process<'_> {
-    let workload = Workload::Quotes {
-        device: "/dev/tdx_test_quoter".to_owned(),
-        head: hex::encode(head()),
-        key: hex::encode(QUOTING_KEY),
-        tail: String::new(),
-    };
-    let text = serde_json::to_string(&workload).unwrap();
-    vm.command(&["guest", "workload", text.as_str()])
-        .spawn("/var/log/quotes.log")
-        .unwrap()
 }
 
 /// The collector, up.
@@ -123,12 +95,15 @@ fn evidence(vm: &Vm, nonce: &[u8]) -> Result<Evidence> {
 }
 
 /// That quote, registers, log, checkpoints, list and nonce belong together; gives the number of checkpoints.
-fn holds(evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
+fn holds(domain: &Domain, evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
     ensure!(evidence.quote.tpm.is_none(), "a TPM's quote");
     let quote = evidence.quote.td.as_ref().context("no quote of a trust domain")?;
     ensure!(quote.provider == td::PROVIDER_TDX, "{}", quote.provider);
-    let (signed, rest) = quote.outblob.split_at(SIGNED);
-    let key = SigningKey::from_slice(&QUOTING_KEY)?;
+    let QuoteBody { version, body, .. } = QuoteBody::parse(&quote.outblob)?;
+    ensure!(version == Version::V4, "a quote of {version:?}");
+    // Header and body are signed; the signature data's size comes before the signature.
+    let (signed, rest) = quote.outblob.split_at(domain.head.len() / 2);
+    let key = SigningKey::from_slice(&hex::decode(&domain.key)?)?;
     let signature = Signature::from_slice(&rest[4..68])?;
     key.verifying_key().verify(signed, &signature)?;
     let files: Vec<SealedCheckpoint> = evidence
@@ -148,7 +123,7 @@ fn holds(evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
         quote.report_data(&[]) == report_data,
         "another nonce or checkpoint is stated"
     );
-    ensure!(signed[REPORT_DATA..][..64] == report_data, "other report data");
+    ensure!(body.report_data == report_data, "other report data");
     td::verify_possession(&quote.node_key, &report_data, &quote.possession)?;
     let first = files[0].checkpoint.binding.as_ref().context("no binding")?;
     let origin = first.origin.as_ref().context("no origin")?;
@@ -158,7 +133,7 @@ fn holds(evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
     );
     let log = &evidence.td.as_ref().context("no log")?.register_log;
     ensure!(
-        signed[RTMR3..][..48] == td::log::replay(log, 3, &origin.value)?,
+        body.rtmrs[3] == td::log::replay(log, 3, &origin.value)?,
         "the log does not replay to the register"
     );
     let said: Vec<_> = td::log::read(log)?
@@ -192,7 +167,7 @@ fn holds(evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
 
 #[test]
 fn a_node_without_a_tpm_anchors_in_rtmr_3_and_its_evidence_holds_together() {
-    let vm = guest();
+    let (vm, domain) = (guest(), outside().unwrap());
     // The kernel's own rules: a whole digest extends, anything else is refused.
     let register = format!("{REGISTERS}/rtmr3:sha384");
     let before = vm.get(&register).unwrap();
@@ -206,7 +181,7 @@ fn a_node_without_a_tpm_anchors_in_rtmr_3_and_its_evidence_holds_together() {
     vm.sh(&format!("head -c 48 /dev/zero > {register}")).unwrap();
     let extended = td::extend(&[0; 48], &[0; 48]);
     assert_eq!(vm.get(&register).unwrap(), extended);
-    let service = quotes(&vm);
+    let service = domain.quotes(&vm).unwrap();
     let check = vm.run(&[COLLECTOR, "check", "--json"]).unwrap();
     for row in [
         "\"id\": \"rtmr\",\n      \"state\": \"ok\"",
@@ -224,8 +199,8 @@ fn a_node_without_a_tpm_anchors_in_rtmr_3_and_its_evidence_holds_together() {
             begin.elapsed().as_millis(),
             evidence.to_cbor().len()
         );
-        assert_eq!(holds(&evidence, &nonce).unwrap(), usize::from(round) + 1);
-        assert!(holds(&evidence, &[0; 32]).is_err(), "of another nonce");
+        assert_eq!(holds(&domain, &evidence, &nonce).unwrap(), usize::from(round) + 1);
+        assert!(holds(&domain, &evidence, &[0; 32]).is_err(), "of another nonce");
         let first = SealedCheckpoint::from_file(&evidence.checkpoints[0])
             .unwrap()
             .checkpoint;
@@ -247,8 +222,8 @@ fn killed_around_an_extension_each_checkpoint_extends_the_register_once() {
     } else {
         5
     };
-    let vm = guest();
-    let service = quotes(&vm);
+    let (vm, domain) = (guest(), outside().unwrap());
+    let service = domain.quotes(&vm).unwrap();
     let parameters = format!("/sys/module/{}/parameters", module::TDX);
     let mut process = collector(&vm);
     let mut instants = BTreeSet::new();
@@ -290,7 +265,7 @@ fn killed_around_an_extension_each_checkpoint_extends_the_register_once() {
         process = collector(&vm);
         let nonce = [0x80 | n as u8; 32];
         let evidence = evidence(&vm, &nonce).unwrap();
-        holds(&evidence, &nonce).unwrap();
+        holds(&domain, &evidence, &nonce).unwrap();
     }
     assert_eq!(instants.len(), 3);
     process.signal(SIGKILL).unwrap();
@@ -298,26 +273,12 @@ fn killed_around_an_extension_each_checkpoint_extends_the_register_once() {
     vm.power_off().unwrap();
 }
 
-/// A platform whose certificates and collateral are the test's.
-fn outside() -> Domain {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let outside = Outside::of_zeros(now.as_secs() - 24 * 3600);
-    Domain {
-        head: hex::encode(outside.head),
-        key: hex::encode(outside.key),
-        tail: hex::encode(outside.tail),
-        policy: outside.policy,
-        collateral: outside.collateral,
-        beside_tpm: false,
-    }
-}
-
 #[test]
 fn a_node_with_a_tpm_and_a_register_is_trusted_where_the_policy_wants_both_and_not_by_one_of_them() {
     let mut plan = Plan::new(domain::STOCK);
     plan.domain = Some(Domain {
         beside_tpm: true,
-        ..outside()
+        ..outside().unwrap()
     });
     let dir = tempfile::tempdir().unwrap();
     let node = Node::boot(plan, dir.path()).unwrap();
@@ -380,7 +341,7 @@ fn five_pods_are_judged_by_name_with_rtmr_3_as_the_only_anchor() {
         keep: false,
         quiet: false,
         restored: false,
-        domain: Some(outside()),
+        domain: Some(outside().unwrap()),
     });
     // The test's root counts by the policy's key alone.
     let policy = std::fs::read_to_string(out.join("site/policy/node.yaml")).unwrap();

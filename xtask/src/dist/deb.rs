@@ -9,10 +9,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{PROGRAMS, Release, copy, emptied, lay, names, size, sums};
+use super::bill::Bills;
+use super::{PROGRAMS, Release, copy, lay, names, size, sums};
 use crate::kernel::{MAIL, NAME};
 use crate::shell;
-use crate::workspace::{Workspace, find_program};
+use crate::workspace::{Workspace, emptied, find_program};
 
 /// How much time is spent on small packages.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,13 @@ const UNITS: [(&str, &str); 2] = [
 
 /// Packs the programs of a directory into `out`, which then holds nothing else, and lists what it made with
 /// its checksums.
-pub fn pack(workspace: &Workspace, programs: &Path, out: &Path, compression: Compression) -> Result<()> {
+pub fn pack(
+    workspace: &Workspace,
+    bills: &Bills,
+    programs: &Path,
+    out: &Path,
+    compression: Compression,
+) -> Result<()> {
     for tool in ["dh", "dpkg-deb"] {
         if find_program(tool).is_none() {
             bail!("`{tool}` is not there; hint: apt-get install debhelper");
@@ -41,7 +48,7 @@ pub fn pack(workspace: &Workspace, programs: &Path, out: &Path, compression: Com
     emptied(out)?;
     // debhelper puts packages beside the source.
     let source = out.join("source");
-    lay(workspace, &release, programs, &source)?;
+    lay(workspace, &release, bills, programs, &source)?;
     copy(&workspace.root.join("deploy/debian"), &source.join("debian"))?;
     for (unit, name) in UNITS {
         copy(

@@ -14,6 +14,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 
+use bill::Bills;
+
 use crate::needs::{self, Consent, Purpose};
 use crate::workspace::{Workspace, megabytes};
 use crate::{build, help, shell};
@@ -53,40 +55,47 @@ pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
     if let Some(code) = needs::provide(workspace, purpose, consent)? {
         return Ok(code);
     }
+    if programs.is_none() {
+        build::ebpf(workspace)?;
+    }
+    // Of the object that the programs get.
+    let bills = Bills::read(workspace)?;
     for kind in wanted {
         let made = match kind.as_str() {
             "deb" => {
                 let out = packages(workspace).join("deb");
                 match &programs {
-                    Some(dir) => deb::pack(workspace, dir, &out, deb::Compression::Quick)?,
+                    Some(dir) => deb::pack(workspace, &bills, dir, &out, deb::Compression::Quick)?,
                     None => {
                         let dir = build::shipped(workspace)?;
-                        deb::pack(workspace, &dir, &out, deb::Compression::Small)?
+                        deb::pack(workspace, &bills, &dir, &out, deb::Compression::Small)?
                     }
                 }
                 deb::check(&out)?;
                 out
             }
-            _ => tarball::make(workspace, programs.as_deref())?,
+            _ => tarball::make(workspace, &bills, programs.as_deref())?,
         };
         println!("{}", made.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the packages lie that `test` makes of the programs that it tries.
-pub fn tried_at(workspace: &Workspace) -> PathBuf {
-    packages(workspace).join("tried")
-}
-
-/// Makes these packages; gives their directory.
+/// Makes the packages of the programs that `test` tries; gives their directory, in which
+/// `vm-tests/tests/guests/install.rs` looks for them.
 ///
 /// # Errors
 /// When one cannot be packed.
 pub fn tried(workspace: &Workspace) -> Result<PathBuf> {
+    pack_tried(workspace, "tried")
+}
+
+/// All that goes into them is read anew.
+fn pack_tried(workspace: &Workspace, folder: &str) -> Result<PathBuf> {
     let programs = workspace.target.join("debug");
-    let out = tried_at(workspace);
-    deb::pack(workspace, &programs, &out, deb::Compression::Quick)?;
+    let out = packages(workspace).join(folder);
+    let bills = Bills::read(workspace)?;
+    deb::pack(workspace, &bills, &programs, &out, deb::Compression::Quick)?;
     Ok(out)
 }
 
@@ -95,19 +104,28 @@ pub fn tried(workspace: &Workspace) -> Result<PathBuf> {
 /// # Errors
 /// When they are not, with the first file that differs, or when they are not clean.
 pub fn again(workspace: &Workspace, first: &Path) -> Result<()> {
-    let second = packages(workspace).join("tried-again");
-    let programs = workspace.target.join("debug");
-    deb::pack(workspace, &programs, &second, deb::Compression::Quick)?;
+    let second = pack_tried(workspace, "tried-again")?;
     let sums = |dir: &Path| {
         std::fs::read_to_string(dir.join(SUMS))
             .with_context(|| format!("reading the sums of {}", dir.display()))
     };
-    let (one, other) = (sums(first)?, sums(&second)?);
-    if let Some((one, other)) = one.lines().zip(other.lines()).find(|(one, other)| one != other) {
+    if let Some((one, other)) = difference(&sums(first)?, &sums(&second)?) {
         bail!("two packings of the same programs differ: `{one}` and `{other}`");
     }
     std::fs::remove_dir_all(&second).with_context(|| format!("removing {}", second.display()))?;
     deb::check(first)
+}
+
+/// The first lines of two texts that differ; of the one that ends before the other there is none.
+fn difference<'a>(one: &'a str, other: &'a str) -> Option<(&'a str, &'a str)> {
+    let (mut one, mut other) = (one.lines(), other.lines());
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) => return None,
+            (one, other) if one == other => {}
+            (one, other) => return Some((one.unwrap_or("nothing"), other.unwrap_or("nothing"))),
+        }
+    }
 }
 
 /// Where all of it lies.
@@ -185,14 +203,6 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// An empty directory.
-fn emptied(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
-    }
-    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
-}
-
 /// Copies a file, or a directory with all that is in it, and makes the directory that it goes to.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() {
@@ -210,11 +220,10 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// What both kinds of packages have beside the programs: manuals, completions, bills of materials, licences,
 /// units, policies, schemas.
-fn lay(workspace: &Workspace, release: &Release, programs: &Path, tree: &Path) -> Result<()> {
+fn lay(workspace: &Workspace, release: &Release, bills: &Bills, programs: &Path, tree: &Path) -> Result<()> {
     for folder in ["deploy", "policy/ima", "policy/node", "policy/reference"] {
         copy(&workspace.root.join(folder), &tree.join(folder))?;
     }
-    let bills = bill::Bills::read(workspace)?;
     for (name, section) in PROGRAMS {
         let program = programs.join(name);
         if !program.is_file() {
@@ -248,4 +257,22 @@ fn size(what: &str, path: &Path) -> Result<()> {
         .len();
     eprintln!("   {what}: {}", megabytes(bytes));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_one_packing_has_alone_is_a_difference_wherever_it_is_listed() {
+        let both = "1  a.deb\n2  b.deb\n";
+        assert_eq!(difference(both, both), None);
+        assert_eq!(
+            difference(both, "1  a.deb\n3  b.deb\n"),
+            Some(("2  b.deb", "3  b.deb"))
+        );
+        assert_eq!(difference(both, "2  b.deb\n"), Some(("1  a.deb", "2  b.deb")));
+        assert_eq!(difference(both, "1  a.deb\n"), Some(("2  b.deb", "nothing")));
+        assert_eq!(difference("", both), Some(("nothing", "1  a.deb")));
+    }
 }

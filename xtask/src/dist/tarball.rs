@@ -11,8 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Release, copy, emptied, lay, packages, size, sums};
-use crate::workspace::Workspace;
+use super::bill::Bills;
+use super::{Release, copy, lay, packages, size, sums};
+use crate::workspace::{Workspace, emptied};
 use crate::{build, shell};
 
 /// Part of every system that has glibc.
@@ -21,8 +22,45 @@ const OF_THE_SYSTEM: &[&str] = &["linux-vdso.", "ld-linux", "libc.", "libm.", "l
 /// What loads a TCTI by its name finds it here: nothing is linked with it.
 const TCTI: &str = "libtss2-tcti-device.so.0";
 
+/// What is in each archive, by its place in what both kinds of packages are made of, and by its place in the
+/// archive. The program comes first.
+const TOOLS: &[(&str, &str)] = &[
+    ("bin/cgpath", "bin/cgpath"),
+    ("man/man1", "share/man/man1"),
+    (
+        "completions/bash/cgpath",
+        "share/bash-completion/completions/cgpath",
+    ),
+    ("completions/zsh/_cgpath", "share/zsh/site-functions/_cgpath"),
+    (
+        "completions/fish/cgpath.fish",
+        "share/fish/vendor_completions.d/cgpath.fish",
+    ),
+    ("policy/node", "share/ima-cgpath/policy"),
+    ("policy/reference", "share/ima-cgpath/schemas"),
+    ("deploy/cgpath.service", "share/ima-cgpath/cgpath.service"),
+    ("cgpath.cdx.json", "cgpath.cdx.json"),
+    ("cgpath-licences.txt", "cgpath-licences.txt"),
+];
+const COLLECTOR: &[(&str, &str)] = &[
+    ("bin/cgpathd", "sbin/cgpathd"),
+    ("man/man8", "share/man/man8"),
+    (
+        "completions/bash/cgpathd",
+        "share/bash-completion/completions/cgpathd",
+    ),
+    ("completions/zsh/_cgpathd", "share/zsh/site-functions/_cgpathd"),
+    (
+        "completions/fish/cgpathd.fish",
+        "share/fish/vendor_completions.d/cgpathd.fish",
+    ),
+    ("policy/ima", "share/ima-cgpath/ima"),
+    ("cgpathd.cdx.json", "cgpathd.cdx.json"),
+    ("cgpathd-licences.txt", "cgpathd-licences.txt"),
+];
+
 /// Makes both archives; gives their directory. `programs` are some that [`build::portable`] built before.
-pub fn make(workspace: &Workspace, programs: Option<&Path>) -> Result<PathBuf> {
+pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Result<PathBuf> {
     let release = Release::of(workspace)?;
     let out = packages(workspace).join("tar");
     emptied(&out)?;
@@ -36,59 +74,12 @@ pub fn make(workspace: &Workspace, programs: Option<&Path>) -> Result<PathBuf> {
         }
     };
     let source = work.join("source");
-    lay(workspace, &release, &built, &source)?;
+    lay(workspace, &release, bills, &built, &source)?;
     let tools = format!("ima-cgpath-tools-{}-x86_64", release.full);
     let collector = format!("ima-cgpath-collector-{}-x86_64", release.full);
-    let common = ["LICENSE-APACHE", "LICENSE-MIT"];
-    let (from, root) = (source.as_path(), workspace.root.as_path());
-    let tree = work.join(&tools);
-    for (path, place) in [
-        ("bin/cgpath", "bin/cgpath"),
-        ("man/man1", "share/man/man1"),
-        (
-            "completions/bash/cgpath",
-            "share/bash-completion/completions/cgpath",
-        ),
-        ("completions/zsh/_cgpath", "share/zsh/site-functions/_cgpath"),
-        (
-            "completions/fish/cgpath.fish",
-            "share/fish/vendor_completions.d/cgpath.fish",
-        ),
-        ("policy/node", "share/ima-cgpath/policy"),
-        ("policy/reference", "share/ima-cgpath/schemas"),
-        ("deploy/cgpath.service", "share/ima-cgpath/cgpath.service"),
-        ("cgpath.cdx.json", "cgpath.cdx.json"),
-        ("cgpath-licences.txt", "cgpath-licences.txt"),
-    ] {
-        copy(&from.join(path), &tree.join(place))?;
-    }
-    for licence in common {
-        copy(&root.join(licence), &tree.join(licence))?;
-    }
-    strip(&tree.join("bin/cgpath"))?;
+    plant(workspace, &source, TOOLS, &work.join(&tools))?;
     let tree = work.join(&collector);
-    for (path, place) in [
-        ("bin/cgpathd", "sbin/cgpathd"),
-        ("man/man8", "share/man/man8"),
-        (
-            "completions/bash/cgpathd",
-            "share/bash-completion/completions/cgpathd",
-        ),
-        ("completions/zsh/_cgpathd", "share/zsh/site-functions/_cgpathd"),
-        (
-            "completions/fish/cgpathd.fish",
-            "share/fish/vendor_completions.d/cgpathd.fish",
-        ),
-        ("policy/ima", "share/ima-cgpath/ima"),
-        ("cgpathd.cdx.json", "cgpathd.cdx.json"),
-        ("cgpathd-licences.txt", "cgpathd-licences.txt"),
-    ] {
-        copy(&from.join(path), &tree.join(place))?;
-    }
-    for licence in common {
-        copy(&root.join(licence), &tree.join(licence))?;
-    }
-    strip(&tree.join("sbin/cgpathd"))?;
+    plant(workspace, &source, COLLECTOR, &tree)?;
     libraries(&built.join("cgpathd"), &tree)?;
     for name in [&tools, &collector] {
         archive(&work, name, &release, &out)?;
@@ -99,6 +90,18 @@ pub fn make(workspace: &Workspace, programs: Option<&Path>) -> Result<PathBuf> {
     std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
     sums(&out)?;
     Ok(out)
+}
+
+/// Copies what is in an archive to `tree`, with the project's licences, and strips the program.
+fn plant(workspace: &Workspace, source: &Path, content: &[(&str, &str)], tree: &Path) -> Result<()> {
+    for (path, place) in content {
+        copy(&source.join(path), &tree.join(place))?;
+    }
+    for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+        copy(&workspace.root.join(licence), &tree.join(licence))?;
+    }
+    let (_, program) = content.first().context("an archive has a program")?;
+    strip(&tree.join(program))
 }
 
 fn strip(program: &Path) -> Result<()> {

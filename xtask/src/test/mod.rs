@@ -160,7 +160,6 @@ pub fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>
         ("CGPATH_BPF_OBJECT", workspace.bpf_object()),
         ("CGPATH_WORKSPACE", workspace.root.clone()),
         ("CARGO_TARGET_DIR", workspace.target.clone()),
-        ("CGPATH_DEBS", dist::tried_at(workspace)),
         ("CGPATH_PYTHON", python::foreign(workspace)?),
         ("CGPATH_SCHEMATHESIS", python::schemathesis(workspace)?),
     ])
@@ -184,8 +183,11 @@ impl Run<'_> {
         if let Some(made) = self.packages.get() {
             return Ok(made);
         }
-        build::ebpf(self.workspace)?;
-        build::programs(self.workspace, &["cgpath", "cgpathd"])?;
+        // Among the guests' programs these are, too.
+        if self.in_guests.get().is_none() {
+            build::ebpf(self.workspace)?;
+            build::programs(self.workspace, &["cgpath", "cgpathd"])?;
+        }
         shell::heading("packages of these programs");
         let made = dist::tried(self.workspace)?;
         Ok(self.packages.get_or_init(|| made))
@@ -196,7 +198,10 @@ impl Run<'_> {
     }
 
     fn in_guests(&self) -> Result<&[Program]> {
-        once(&self.in_guests, || guest_programs(self.workspace))
+        once(&self.in_guests, || {
+            build::ebpf(self.workspace)?;
+            guest_programs(self.workspace)
+        })
     }
 
     fn cargo(&self, arguments: &[&str]) -> Command {
