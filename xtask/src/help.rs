@@ -111,8 +111,9 @@ pub const TEST: &str = "\
 cargo xtask test: everything that must pass
 
 Formatting, clippy, tidy, cargo deny, tests of all crates, tests in virtual machines, and the demo's attacks.
-The output ends with the slowest tests, the steps with their seconds, and `N passed, N failed, N skipped`. Exit status 1
-if anything failed (or, with CI set, was skipped).
+The output ends with the slowest tests, the steps with their seconds, what failed and why (all that a failed test said
+is in target/failed), and `N passed, N failed, N skipped`. Exit status 1 if anything failed (or, with CI set, was
+skipped).
 What is missing is named and installed first, as by `demo`: asked on a terminal, without one not.
 A clone alone is enough: tests of published data at ../shared/vectors are skipped where these are not there, with CI set
 too; CGPATH_REQUIRE_VECTORS=1 makes them fail.

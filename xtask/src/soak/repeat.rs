@@ -117,11 +117,12 @@ impl Log {
         count: &test::tally::Count,
         took: Duration,
     ) -> Result<()> {
-        self.failures.extend(count.failures.iter().cloned());
+        self.failures.extend(count.failures.keys().cloned());
         let line = json!({
             "commit": self.commit, "round": round, "busy": round >= BUSY_FROM, "program": program.name,
             "passed": count.passed, "failed": count.failed, "skipped": count.skipped,
-            "failures": count.failures, "seconds": took.as_secs(),
+            "failures": count.failures.keys().collect::<Vec<_>>(), "said": count.failures,
+            "seconds": took.as_secs(),
         });
         writeln!(self.file, "{line}").with_context(|| format!("writing {}", self.path.display()))
     }

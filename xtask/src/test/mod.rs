@@ -5,6 +5,7 @@
 //! (`tally`).
 
 mod advisories;
+pub mod failed;
 pub mod programs;
 mod summary;
 pub mod tally;
@@ -98,12 +99,16 @@ pub fn test(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
         let started = Instant::now();
         let count = run.step(step).unwrap_or_else(|error| {
             eprintln!("FAILED {step}: {error:#}");
-            Count::broken(step)
+            Count::broken(step, format!("{error:#}\n"))
         });
         summary.add(step, count, started.elapsed());
     }
-    print!("\n{}", summary.text());
     let total = summary.total();
+    let folder = workspace.target.join("failed");
+    if let Err(error) = failed::keep(&total.failures, &folder) {
+        eprintln!("what failed tests said is not kept: {error:#}");
+    }
+    print!("\n{}", summary.text(&folder));
     let wrongly_skipped = workspace.ci && total.wrongly_skipped() > 0;
     if wrongly_skipped {
         println!("CI is set: what was skipped, but for want of ../shared/vectors, counts as failed");
@@ -393,11 +398,9 @@ impl Run<'_> {
             Ok(count)
         } else {
             println!("{said}");
-            println!(
-                "test {name} ... FAILED: {}; must exit with 1 and name the attack",
-                output.status
-            );
-            Ok(Count::broken(&name))
+            let why = format!("{}; must exit with 1 and name the attack", output.status);
+            println!("test {name} ... FAILED: {why}");
+            Ok(Count::broken(&name, format!("{said}\n{why}\n")))
         }
     }
 }

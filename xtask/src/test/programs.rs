@@ -3,6 +3,7 @@
 //! Promises: whichever of them are wanted, cargo is asked for the whole workspace, so that everything below
 //! is compiled once; each test's seconds are known. Not here: what their output means (`tally`).
 
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +12,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::tally::{Count, Tally};
 use crate::shell;
+
+/// Of a program that ends without having said which test failed, so many of its last lines are kept.
+const LAST: usize = 40;
 
 /// A test program.
 pub struct Program {
@@ -125,11 +129,14 @@ pub fn counted(name: &str, command: &mut Command) -> Result<Count> {
     let mut pending: Vec<u8> = Vec::new();
     let mut shown = 0;
     let mut buffer = [0; 8192];
+    let mut last: VecDeque<String> = VecDeque::new();
     loop {
         let count = stdout.read(&mut buffer)?;
         pending.extend_from_slice(&buffer[..count]);
         while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
             let line = String::from_utf8_lossy(&pending[..=end]).into_owned();
+            last.push_back(line.clone());
+            last.drain(..last.len().saturating_sub(LAST));
             if tally.line(line.trim_end()) {
                 print!("{}", line.get(shown..).unwrap_or(&line));
             }
@@ -152,7 +159,10 @@ pub fn counted(name: &str, command: &mut Command) -> Result<Count> {
     let mut count = tally.count(name);
     if !status.success() && count.failed == 0 {
         eprintln!("`{line}` failed ({status})");
-        count.add(Count::broken(name));
+        last.push_back(String::from_utf8_lossy(&pending).into_owned());
+        let last: String = last.into_iter().collect();
+        let why = format!("{}\n{name} ended with {status}\n", last.trim_end());
+        count.add(Count::broken(name, why));
     }
     Ok(count)
 }

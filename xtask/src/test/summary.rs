@@ -4,8 +4,10 @@
 //! Not here: how anything is counted (`tally`).
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
+use super::failed;
 use super::tally::Count;
 
 /// How many of the slowest tests are named.
@@ -60,17 +62,16 @@ impl Summary {
         total
     }
 
-    /// The tables that end the output, but for its last line.
-    pub fn text(&self) -> String {
+    /// The tables that end the output, and why tests failed, but for its last line. In `folder` is all that
+    /// failed tests said.
+    pub fn text(&self, folder: &Path) -> String {
         let total = self.total();
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = slowest(&mut text, &total);
         let _ = shares(&mut text, &total);
         let _ = self.steps(&mut text);
-        for name in &total.failures {
-            let _ = writeln!(text, "FAILED: {name}");
-        }
+        let _ = failed::list(&mut text, &total.failures, folder);
         text
     }
 
@@ -147,8 +148,12 @@ mod tests {
             .push(("vm-tests/guests::install::a".to_owned(), 100.0));
         count.times.push(("vm-tests/guests::install::b".to_owned(), 30.0));
         summary.add("host", count, Duration::from_secs(9));
-        summary.add("vm", Count::broken("q::x"), Duration::from_secs(1));
-        let text = summary.text();
+        summary.add(
+            "vm",
+            Count::broken("q::x", "no such thing".to_owned()),
+            Duration::from_secs(1),
+        );
+        let text = summary.text(Path::new("f"));
         let lines: Vec<&str> = text.lines().collect();
         assert!(
             lines[1].ends_with("install::a") && lines[3].ends_with("p::t11"),
@@ -158,7 +163,8 @@ mod tests {
         assert!(text.contains("130.0 of  120 s  OVER"), "{text}");
         assert!(!text.contains("Kubernetes"), "{text}");
         assert!(text.contains("in all") && text.contains("10.0 s"), "{text}");
-        assert!(text.ends_with("FAILED: q::x\n"), "{text}");
+        let end = "FAILED: q::x\n    no such thing\n    all that it said: f/q--x.txt\n";
+        assert!(text.ends_with(end), "{text}");
         assert_eq!((summary.total().passed, summary.total().failed), (1, 1));
     }
 }

@@ -3,7 +3,9 @@
 //! Promise: a test that says `SKIPPED` is counted as skipped, not as passed. Not here: how the programs are
 //! run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use super::failed::Failures;
 
 /// How a test begins its reason for being skipped where published data are not beside the clone
 /// (`evidence/tests/common/vectors.rs`). Where they must be there, `CGPATH_REQUIRE_VECTORS=1` makes the test
@@ -21,8 +23,8 @@ pub struct Count {
     /// Of each test that ran: `program::test`, and its seconds. In a program whose tests say their own time,
     /// of those alone.
     pub times: Vec<(String, f64)>,
-    /// Names of those that failed.
-    pub failures: BTreeSet<String>,
+    /// Those that failed.
+    pub failures: Failures,
 }
 
 impl Count {
@@ -43,11 +45,11 @@ impl Count {
         }
     }
 
-    /// One that failed.
-    pub fn broken(name: &str) -> Self {
+    /// One that failed, and why.
+    pub fn broken(name: &str, why: String) -> Self {
         Self {
             failed: 1,
-            failures: BTreeSet::from([name.to_owned()]),
+            failures: Failures::from([(name.to_owned(), why)]),
             ..Self::default()
         }
     }
@@ -74,6 +76,8 @@ pub struct Tally {
     count: Count,
     /// Inside of the output of tests that passed.
     quiet: bool,
+    /// The failed test whose output comes now.
+    of_failed: Option<String>,
     /// The test whose output comes now has said already that it was skipped.
     skip_seen: bool,
     /// Tests of this program that said so; the program counts them as passed.
@@ -102,7 +106,7 @@ impl Tally {
         count.failures = count
             .failures
             .into_iter()
-            .map(|name| format!("{program}::{name}"))
+            .map(|(name, said)| (format!("{program}::{name}"), said))
             .collect();
         count
     }
@@ -116,6 +120,9 @@ impl Tally {
         if let Some(own) = line.strip_prefix("TEST-SECONDS ") {
             self.own_time(own);
             return false;
+        }
+        if self.said_by_failed(line) {
+            return true;
         }
         if line.starts_with("---- ") {
             self.skip_seen = false;
@@ -151,6 +158,35 @@ impl Tally {
         !self.quiet
     }
 
+    /// Takes a line of the output of a failed test, which the harness shows under a head of its own once all
+    /// tests have ended; says whether it was one.
+    fn said_by_failed(&mut self, line: &str) -> bool {
+        let head = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = head
+            && self.count.failures.contains_key(name)
+        {
+            self.of_failed = Some(name.to_owned());
+            return true;
+        }
+        let Some(name) = &self.of_failed else {
+            return false;
+        };
+        let said = self.count.failures.entry(name.clone()).or_default();
+        if !line.starts_with("test result: ") {
+            said.push_str(line);
+            said.push('\n');
+            return true;
+        }
+        // Behind the last test's output stand the names of all.
+        if let Some(end) = said.rfind("\nfailures:\n") {
+            said.truncate(end);
+        }
+        self.of_failed = None;
+        false
+    }
+
     /// Takes the line of a test that ended: `test a::b ... ok <0.123s>`.
     fn ended(&mut self, line: &str) {
         let Some((name, how)) = line
@@ -160,7 +196,7 @@ impl Tally {
             return;
         };
         if how.starts_with("FAILED") {
-            self.count.failures.insert(name.to_owned());
+            self.count.failures.insert(name.to_owned(), String::new());
         }
         let seconds = how
             .rsplit_once('<')
@@ -227,9 +263,60 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 12 filtered out;
         let count = tally.count("p");
         assert_eq!((count.passed, count.failed, count.skipped), (3, 1, 2));
         assert_eq!(count.wrongly_skipped(), 1, "the ignored one");
-        assert_eq!(count.failures, BTreeSet::from(["p::e".to_owned()]));
+        assert_eq!(
+            count.failures,
+            Failures::from([("p::e".to_owned(), String::new())])
+        );
         let times: Vec<(&str, f64)> = count.times.iter().map(|(name, time)| (&**name, *time)).collect();
         assert_eq!(times, [("p::b", 7.5)]);
+    }
+
+    #[test]
+    fn what_a_failed_test_said_is_kept_with_its_name() {
+        let output = "\
+running 3 tests
+test a ... FAILED <0.001s>
+test b ... ok <0.001s>
+test c ... FAILED <0.001s>
+
+successes:
+
+---- b stdout ----
+chatter
+
+successes:
+    b
+
+failures:
+
+---- a stdout ----
+failures:
+test x ... FAILED <1.000s>
+thread 'a' panicked at here:
+why
+
+---- c stdout ----
+Error: of c
+
+
+failures:
+    a
+    c
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+after";
+        let mut tally = Tally::default();
+        let shown: Vec<&str> = output.lines().filter(|line| tally.line(line)).collect();
+        assert!(
+            shown.contains(&"why") && shown.contains(&"after"),
+            "it is shown where it comes, too"
+        );
+        assert!(!shown.contains(&"chatter"));
+        let count = tally.count("p");
+        assert_eq!((count.passed, count.failed), (1, 2));
+        let said: Vec<(&str, &str)> = count.failures.iter().map(|(n, s)| (&**n, &**s)).collect();
+        let of_a = "failures:\ntest x ... FAILED <1.000s>\nthread 'a' panicked at here:\nwhy\n\n";
+        assert_eq!(said, [("p::a", of_a), ("p::c", "Error: of c\n\n")]);
     }
 
     #[test]
