@@ -9,10 +9,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use vm_protocol::{Body, Op, Reply, Request};
+
+use crate::PATIENCE;
 
 type Waiting = Arc<Mutex<HashMap<u64, mpsc::Sender<Body>>>>;
 
@@ -62,7 +64,7 @@ impl Channel {
     pub(crate) fn connect(socket: &Path) -> Result<(Self, Answers)> {
         let stream =
             UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
-        stream.set_write_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let reader = stream.try_clone()?;
         let waiting = Waiting::default();
         let (sender, bodies) = mpsc::channel();

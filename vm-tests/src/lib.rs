@@ -46,4 +46,4 @@ mod vm;
 
 pub use image::Stage;
 pub use kernel::Stock;
-pub use vm::{CgroupMode, Command, Exit, Hello, IMA, Output, Process, Stream, Vm, VmBuilder};
+pub use vm::{CgroupMode, Command, Exit, Hello, IMA, Output, PATIENCE, Process, Stream, Vm, VmBuilder};

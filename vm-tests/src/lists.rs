@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Vm, host};
+use crate::{PATIENCE, Vm, host};
 
 /// Where the kernel shows its lists.
 pub const LISTS: &str = "/sys/kernel/security/ima";
@@ -15,7 +15,7 @@ pub const LISTS: &str = "/sys/kernel/security/ima";
 /// looks at the register.
 ///
 /// # Errors
-/// When the list grows for a minute without a pause, or cannot be read.
+/// When the list grows all the time, or cannot be read.
 pub fn at_rest(vm: &Vm, bank: &str) -> Result<(String, Vec<u8>)> {
     let register = format!("/sys/class/tpm/tpm0/pcr-{bank}/10");
     // A list for each bank is there from 6.10 on; the data of its entries are the same in all.
@@ -30,10 +30,7 @@ pub fn at_rest(vm: &Vm, bank: &str) -> Result<(String, Vec<u8>)> {
         if vm.get_text(&register)? == before {
             return Ok((before.trim().to_lowercase(), bytes));
         }
-        ensure!(
-            begin.elapsed() < Duration::from_secs(60),
-            "the list does not come to rest"
-        );
+        ensure!(begin.elapsed() < PATIENCE, "the list does not come to rest");
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::host;
 use crate::image;
 use crate::oci::{self, Image};
-use crate::vm::{Process, Vm, VmBuilder};
+use crate::vm::{PATIENCE, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
@@ -26,9 +26,6 @@ const CGROUP: &str = "/system.slice/containerd.service";
 const CONFIG: &str = "/etc/containerd/config.toml";
 const LOG: &str = "/var/log/containerd.log";
 const IMAGES: &str = "/var/lib/images.tar";
-
-/// Under TCG, on a machine with other work to do, a sandbox has taken 20 s.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 /// containerd's configuration: a Debian node's, less the plugins that need devices of their own and delay the
 /// start.
@@ -265,7 +262,7 @@ impl<'vm> Pods<'vm> {
             // process was waited for; until then the kernel says EBUSY.
             self.vm.sh(&format!(
                 "for p in $(cat /sys/fs/cgroup{cgroup}/cgroup.procs); do kill -9 $p 2>/dev/null || true; done
-                 n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done
+                 n=0; until rmdir /sys/fs/cgroup{cgroup}; do n=$((n+1)); [ $n -lt 5000 ]; sleep 0.1; done
                  rm -r {BARE_PODS}/{id}"
             ))?;
         }

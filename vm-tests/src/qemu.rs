@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host;
+use crate::{PATIENCE, host};
 
 /// How a machine is put together.
 pub(crate) struct Hardware<'a> {
@@ -172,7 +172,7 @@ impl Machine {
         end(&mut self.qemu, Duration::ZERO);
         // It ends when QEMU closes the connection, after it wrote its state.
         if let Some(swtpm) = &mut self.swtpm {
-            end(swtpm, Duration::from_secs(5));
+            end(swtpm, Duration::from_secs(60));
         }
         Ok(by_itself)
     }
@@ -335,7 +335,7 @@ pub(crate) fn start_tpm(dir: &Path, keep: bool) -> Result<Child> {
         .arg(format!("type=unixio,path={}", socket.display()));
     let log = dir.join("swtpm.log");
     let mut child = launch(command, &log, keep).context("starting the software TPM")?;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !socket.exists() {
         let ended = child.try_wait().context("asking for swtpm's end")?;
         if ended.is_some() || Instant::now() > deadline {

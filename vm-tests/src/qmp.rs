@@ -6,13 +6,11 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-/// Time for an answer; QEMU's main loop waits for disks, too.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 /// A connection to a monitor.
 pub(crate) struct Monitor(BufReader<UnixStream>);

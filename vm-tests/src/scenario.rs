@@ -13,7 +13,7 @@ use crate::oci::{self, Image};
 use crate::pods::{self, BARE_RUNTIME, Runtime};
 use crate::scenario_https::Client;
 use crate::turn;
-use crate::vm::{CgroupMode, Process, Vm, VmBuilder};
+use crate::vm::{CgroupMode, PATIENCE, Process, Vm, VmBuilder};
 use anyhow::{Context as _, Result, bail, ensure};
 use cgpath_appraisal::{Rule, Verdict};
 use cgpath_evidence::{Checkpoint, Evidence, EvidenceDelta, SealedCheckpoint, Tier};
@@ -289,7 +289,7 @@ impl Site {
                 Ok(answer) if answer.status == 200 => break,
                 other => {
                     let ended = server.0.try_wait()?;
-                    if ended.is_some() || begin.elapsed() > Duration::from_secs(30) {
+                    if ended.is_some() || begin.elapsed() > PATIENCE {
                         let said = std::fs::read_to_string(&log).unwrap_or_default();
                         let last = other
                             .map_or_else(|error| format!("{error:#}"), |a| format!("status {}", a.status));

@@ -3,6 +3,7 @@
 //! Promises: only the given CA is trusted; an answer has a bounded length and time. Not here: reuse of
 //! connections, redirects, chunks (HTTP/1.0 has none of them).
 
+use crate::PATIENCE;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -10,11 +11,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Bytes of an answer at most.
 const LIMIT: u64 = 64 << 20;
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of one server on this machine.
 #[derive(Clone)]
@@ -93,8 +92,8 @@ impl Client {
 
     fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
         let tcp = TcpStream::connect(("127.0.0.1", self.port)).context("cannot connect")?;
-        tcp.set_read_timeout(Some(TIMEOUT))?;
-        tcp.set_write_timeout(Some(TIMEOUT))?;
+        tcp.set_read_timeout(Some(PATIENCE))?;
+        tcp.set_write_timeout(Some(PATIENCE))?;
         let tls = rustls::ClientConnection::new(Arc::clone(&self.tls), ServerName::try_from("localhost")?)?;
         let mut stream = rustls::StreamOwned::new(tls, tcp);
         write!(

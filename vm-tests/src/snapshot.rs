@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::image::{Addition, Recipe};
 use crate::qemu;
 use crate::qmp::Monitor;
-use crate::{Vm, host, initrd};
+use crate::{PATIENCE, Vm, host, initrd};
 
 /// Raised when the same inputs give another snapshot.
 const RECIPE: u32 = 1;
@@ -31,9 +31,6 @@ const KEPT: usize = 2;
 
 /// A snapshot that nobody used for so long is removed.
 const UNUSED: Duration = Duration::from_secs(14 * 24 * 3600);
-
-/// Time for saving: the memory that a guest has written to, to the cache's disk.
-const SAVING: Duration = Duration::from_secs(120);
 
 /// A snapshot, or the place where one is to be made. While it is there, nobody removes it.
 pub(crate) struct Snapshot {
@@ -206,12 +203,13 @@ fn make(wanted: &Wanted<'_>, part: &Path, boot: impl FnOnce(&Parts<'_>) -> Resul
         match progress["status"].as_str() {
             Some("completed") => break,
             Some("failed" | "cancelled") => bail!("QEMU cannot save the guest: {progress}"),
-            _ if begin.elapsed() > SAVING => bail!("the guest was not saved in {} s", SAVING.as_secs()),
+            // The memory that a guest has written to, to the cache's disk.
+            _ if begin.elapsed() > PATIENCE => bail!("the guest was not saved in {} s", PATIENCE.as_secs()),
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }
     monitor.ask("quit", json!({}))?;
-    vm.wait_for_end(Duration::from_secs(60))?;
+    vm.wait_for_end(PATIENCE)?;
     std::fs::rename(&state, part.join(STATE))?;
     Ok(())
 }

@@ -31,12 +31,15 @@ const PORTS: &str = "/sys/class/virtio-ports";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Time for a device that comes by itself.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
 /// How long output is waited for after a command ended and its pipes are empty: a background child may hold
-/// its end of a pipe for ever.
+/// its end of a pipe for ever. What the command itself wrote is in a pipe by then, or was taken out of it.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// And how long at most: a background child may go on writing.
-const MOST_LAST_OUTPUT: Duration = Duration::from_secs(30);
+const MOST_LAST_OUTPUT: Duration = Duration::from_secs(300);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -96,7 +99,7 @@ pub(crate) fn serve(mut hello: Hello) -> Error {
 
 /// Opens the port that the host named for us; ports are numbered in the order in which devices were found.
 fn open() -> Result<File, Error> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         for entry in fs::read_dir(PORTS).into_iter().flatten() {
             let entry = entry?;
@@ -257,7 +260,7 @@ impl Server {
         }
         let ended = Arc::new(AtomicBool::new(false));
         let (finished, streams) = mpsc::channel();
-        let mut readers = 0;
+        let mut unfinished = Vec::new();
         let under_way = Arc::new(AtomicUsize::new(0));
         let outputs = [
             (Stream::Out, child.stdout.take().map(OwnedFd::from)),
@@ -265,13 +268,13 @@ impl Server {
         ];
         for (stream, pipe) in outputs {
             let Some(pipe) = pipe else { continue };
-            readers += 1;
+            unfinished.push((stream, pipe.try_clone()?));
             let (server, ended, finished) = (Arc::clone(self), Arc::clone(&ended), finished.clone());
             let under_way = Arc::clone(&under_way);
             std::thread::spawn(move || {
                 let truncated = server.forward(id, stream, File::from(pipe), limit, &ended, &under_way);
                 // Nobody waits any more for a pipe that a background child holds.
-                let _ = finished.send(truncated);
+                let _ = finished.send((stream, truncated));
             });
         }
         let (status, timed_out) = wait(&mut child, timeout)?;
@@ -280,14 +283,23 @@ impl Server {
             ..exit_of(status)
         };
         let deadline = Instant::now() + MOST_LAST_OUTPUT;
-        while readers > 0 {
+        while !unfinished.is_empty() {
             match streams.recv_timeout(LAST_OUTPUT) {
-                Ok(truncated) => {
+                Ok((stream, truncated)) => {
                     exit.truncated |= truncated;
-                    readers -= 1;
+                    unfinished.retain(|(of, _)| *of != stream);
                 }
-                // What was written is sent, however slowly.
-                Err(_) if under_way.load(Ordering::SeqCst) > 0 && Instant::now() < deadline => {}
+                // What was written is sent, however slowly: also where its thread has not run since. In this
+                // order: a thread counts before it takes something out.
+                Err(_)
+                    if unfinished.iter().any(|(_, pipe)| is_ready(pipe))
+                        || under_way.load(Ordering::SeqCst) > 0 =>
+                {
+                    if Instant::now() > deadline {
+                        exit.truncated = true;
+                        break;
+                    }
+                }
                 Err(_) => break,
             }
         }
@@ -480,6 +492,12 @@ fn enter(cgroup: &str) -> Result<Vec<File>, Error> {
         files.push(file);
     }
     Ok(files)
+}
+
+/// Whether a pipe has something to read, be it its end.
+fn is_ready(pipe: &OwnedFd) -> bool {
+    let mut pipes = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut pipes, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits for a command; kills its process group when its time is up.

@@ -23,7 +23,7 @@ use vm_protocol::spec::{Cri, Executed, Pod, RunningPod};
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Generous: under TCG a sandbox takes seconds, and a slow machine is not what the tests are about.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Does what the first argument, a [`Cri`] as JSON, says.
 ///

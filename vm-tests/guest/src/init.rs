@@ -338,7 +338,7 @@ impl Init {
 
     /// Addresses of QEMU's user-mode network: the host answers at 10.0.2.2.
     fn start_network(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + channel::PATIENCE;
         while !Path::new("/sys/class/net/eth0").exists() {
             if Instant::now() > deadline {
                 self.failed("network", "eth0 did not appear");

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Error, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::channel::PATIENCE;
+
 /// Where the root file system is mounted; a directory of the initramfs.
 const NEW_ROOT: &str = "/new-root";
 /// This program, in both.
@@ -50,7 +52,7 @@ fn enter() -> Result<()> {
         fs::remove_file(&path)?;
     }
     let device = vm_protocol::ROOT_DEVICE;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !Path::new(device).exists() {
         if Instant::now() > deadline {
             bail!("{device} did not appear");

@@ -5,6 +5,7 @@
 //! themselves, never from what a collector says, so that a test can hold the two against each other. Not
 //! here: what is expected.
 
+use crate::channel::PATIENCE;
 use crate::{
     workload_cgroup as cgroup, workload_container as container, workload_flood as flood,
     workload_guard as guard, workload_kexec as kexec, workload_memory as memory, workload_pod as pod,
@@ -71,6 +72,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             memory::map_then_protect(&File::open(&path)?)?;
             print(&answer)
         }
+        Workload::Loaded => print(&guard::loaded()?),
         Workload::Attack { pins, pid } => print(&guard::attack(Path::new(&pins), pid)?),
         Workload::Reach { pins, pid, uid } => print(&pod::reach(Path::new(&pins), pid, uid)?),
         Workload::Passed { pins, cgroup, uid } => print(&pod::passed(Path::new(&pins), &cgroup, uid)?),
@@ -363,14 +365,12 @@ fn page_zero(dir: &Path) -> Result<()> {
     let mut child = child.with_context(|| format!("cannot execute {}", path.display()))?;
     let maps = format!("/proc/{}/maps", child.id());
     // The new program's mappings are made after `spawn` has returned.
+    let begin = Instant::now();
     let mut first = String::new();
-    for _ in 0..100 {
+    while !first.starts_with(PAGE_ZERO) && begin.elapsed() < PATIENCE {
         let text = std::fs::read_to_string(&maps).with_context(|| format!("cannot read {maps}"))?;
         first = text.lines().next().unwrap_or_default().to_owned();
-        if first.starts_with(PAGE_ZERO) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(20));
     }
     child.kill()?;
     child.wait()?;

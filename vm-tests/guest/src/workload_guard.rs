@@ -63,18 +63,28 @@ fn descriptor(command: u32, attributes: &mut Attributes) -> io::Result<OwnedFd> 
 }
 
 /// Every id of a kind, in order.
-fn ids(next: u32) -> Vec<u32> {
+fn ids(next: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     let mut last = 0;
     loop {
         let mut attributes = [0; 16];
         attributes[0] = two(last, 0);
-        if bpf(next, &mut attributes).is_err() {
-            return found;
-        }
+        match bpf(next, &mut attributes) {
+            // There is none behind it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found),
+            asked => asked.context("asking for the next id")?,
+        };
         last = (attributes[0] >> 32) as u32;
         found.push(last);
     }
+}
+
+/// Ids of all programs that the kernel has.
+///
+/// # Errors
+/// When it does not say.
+pub fn loaded() -> Result<Vec<u32>> {
+    ids(PROG_GET_NEXT_ID)
 }
 
 /// An object by its id.
@@ -130,14 +140,14 @@ impl Attempts {
 /// When an attempt cannot even be made.
 pub fn attack(pins: &Path, pid: u32) -> Result<Vec<Attempt>> {
     let mut tried = Attempts::default();
-    for id in ids(MAP_GET_NEXT_ID) {
+    for id in ids(MAP_GET_NEXT_ID)? {
         tried.note("map by id", by_id(MAP_GET_FD_BY_ID, id, 0));
         tried.note("map by id to read", by_id(MAP_GET_FD_BY_ID, id, F_RDONLY));
     }
-    for id in ids(PROG_GET_NEXT_ID) {
+    for id in ids(PROG_GET_NEXT_ID)? {
         tried.note("program by id", by_id(PROG_GET_FD_BY_ID, id, 0));
     }
-    for id in ids(LINK_GET_NEXT_ID) {
+    for id in ids(LINK_GET_NEXT_ID)? {
         if let Some(link) = tried.note("link by id", by_id(LINK_GET_FD_BY_ID, id, 0)) {
             tried.note(
                 "link detached",

@@ -340,6 +340,9 @@ pub enum Workload {
         /// The directory.
         pins: String,
     },
+    /// Ask the kernel for all eBPF programs that it has, pinned or not: one goes when nothing refers to it
+    /// any more, not even a link that is being taken off its hook. Answer: a list of their ids.
+    Loaded,
     /// Reach for a collector's maps, programs, links and process, as host root can. Answer: a list of
     /// [`Attempt`].
     Attack {

@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use vm_protocol::{Body, Exit, Op, Stream};
 
-use super::{ANSWER, Vm};
+use super::{ANSWER, PATIENCE, Vm};
 use crate::host;
-
-/// Time for a command unless it asks for another.
-const COMMAND: Duration = Duration::from_secs(120);
 
 /// Output kept of each stream of a command.
 const OUTPUT_LIMIT: u64 = 16 << 20;
@@ -36,7 +33,7 @@ impl<'vm> Command<'vm> {
                 ..Default::default()
             },
             stdin: Vec::new(),
-            timeout: COMMAND,
+            timeout: PATIENCE,
             limit: OUTPUT_LIMIT,
         }
     }
@@ -69,7 +66,7 @@ impl<'vm> Command<'vm> {
         self
     }
 
-    /// After this time [`Command::run`] kills it. Default: 2 minutes.
+    /// After this time [`Command::run`] kills it. Default: [`PATIENCE`].
     #[must_use]
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
@@ -210,6 +207,21 @@ impl Process<'_> {
             },
             ANSWER,
         )
+    }
+
+    /// Waits for its end, which comes by itself or was brought about.
+    ///
+    /// # Errors
+    /// When it does not end, with what it said last, or the guest does not answer.
+    pub fn ended(&self) -> Result<Exit> {
+        match self.wait(PATIENCE)? {
+            Some(exit) => Ok(exit),
+            None => bail!(
+                "process {} does not end; it wrote:\n{}",
+                self.pid,
+                host::tail(&self.log()?, 15)
+            ),
+        }
     }
 
     /// How it ended; `None` when it is still running after this time.

@@ -141,7 +141,7 @@ fn on_one_volume(pods: &Pods<'_>, writer: &Running, user: &Running) -> Result<()
     })?;
     let begin = format!(
         "{TOOL} workload '{hold}' > /dev/null 2>&1 &
-         n=0; until [ -e {held} ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done"
+         n=0; until [ -e {held} ]; do n=$((n+1)); [ $n -lt 5000 ] || exit 1; sleep 0.1; done"
     );
     pods.must(user, "main", &["/bin/sh", "-c", &begin])?;
     let write = format!("echo >> {library}");
@@ -251,11 +251,11 @@ fn gather() -> Result<Facts> {
     pods.must(pod("script"), "main", &["/bin/sh", "/tmp/payload.sh"])?;
     let must = |name: &str, script: &str| pods.must(pod(name), "main", &["/bin/sh", "-c", script]);
     must("script", "echo payload > /tmp/by-argument")?;
-    // Until somebody listens.
+    // Until somebody listens. Who listens ends with the connection: what it sends is there before.
     must(
         "script",
-        "(echo 'echo payload > /tmp/by-network' | nc -l -p 39999) & n=0
-         until nc 127.0.0.1 39999 < /dev/null | /bin/sh; [ -e /tmp/by-network ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done",
+        "echo 'echo payload > /tmp/by-network' > /tmp/sent; nc -l -p 39999 < /tmp/sent & n=0
+         until nc 127.0.0.1 39999 < /dev/null | /bin/sh; [ -e /tmp/by-network ]; do n=$((n+1)); [ $n -lt 5000 ] || exit 1; sleep 0.1; done",
     )?;
     for done in ["done", "by-argument", "by-network"] {
         must("script", &format!("[ -s /tmp/{done} ]"))?;

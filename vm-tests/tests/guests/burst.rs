@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use cgpath_evidence::EventKind;
 use std::time::{Duration, Instant};
 use vm_protocol::spec::{Burst, Workload};
-use vm_tests::Process;
 use vm_tests::lists::LISTS;
 use vm_tests::scenario::{Node, Round, WORKLOADS};
+use vm_tests::{PATIENCE, Process};
 
 /// So many programs, one after the other, in one cgroup of the host.
 pub fn of_host(count: u32) -> Workload {
@@ -56,10 +56,7 @@ impl<'vm> Running<'vm> {
         let last = format!("/var/tmp/burst/program-{}", count - 1);
         let begin = Instant::now();
         while node.vm.run(&["test", "-s", &last])?.code() != Some(0) {
-            ensure!(
-                begin.elapsed() < Duration::from_secs(300),
-                "the burst does not begin"
-            );
+            ensure!(begin.elapsed() < PATIENCE, "the burst does not begin");
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(Self {
@@ -79,9 +76,9 @@ impl<'vm> Running<'vm> {
         Ok(self.process.wait(Duration::ZERO)?.is_none())
     }
 
-    /// What it wrote down, once it has ended, which it must within this time.
-    pub fn end(self, within: Duration) -> Result<Burst> {
-        let exit = self.process.wait(within)?.context("the burst does not end")?;
+    /// What it wrote down, once it has ended.
+    pub fn end(self) -> Result<Burst> {
+        let exit = self.process.ended().context("the burst does not end")?;
         ensure!(exit.code == Some(0), "{}", self.process.log()?);
         serde_json::from_str(&self.process.log()?).context("what the burst wrote down")
     }

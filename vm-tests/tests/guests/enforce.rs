@@ -8,10 +8,12 @@ use vm_protocol::{elf, spec};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{self, Pods, Running, Runtime};
 use vm_tests::scenario::{self, KnownPod, Node, Plan};
-use vm_tests::{CgroupMode, Process, Stock, Vm, host};
+use vm_tests::{CgroupMode, PATIENCE, Process, Stock, Vm, host};
 
 const BAD: &str = "11111111-0000-4000-8000-000000000001";
 const GOOD: &str = "22222222-0000-4000-8000-000000000002";
+/// Nobody waits for it.
+const LONG: &str = "enforce.lapse=3600";
 const EPERM: i32 = 1;
 const SIGTERM: i32 = 15;
 const SIGCONT: i32 = 18;
@@ -81,7 +83,7 @@ fn mapping(vm: &Vm, pid: u32) -> Option<i32> {
 
 /// Waits until executable mappings of the process end like this.
 fn until_mapping(vm: &Vm, pid: u32, errno: i32) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let last = mapping(vm, pid);
         if last == Some(errno) {
@@ -93,8 +95,8 @@ fn until_mapping(vm: &Vm, pid: u32, errno: i32) {
 }
 
 /// Waits until it can, or can no longer, be executed.
-fn until(pods: &Pods<'_>, pod: &Running, can: bool, within: u64) {
-    let deadline = Instant::now() + Duration::from_secs(within);
+fn until(pods: &Pods<'_>, pod: &Running, can: bool) {
+    let deadline = Instant::now() + PATIENCE;
     while executes(pods, pod, "/app/hello") != can {
         assert!(
             Instant::now() < deadline,
@@ -119,7 +121,7 @@ fn start<'vm>(vm: &'vm Vm, settings: &[&str]) -> Process<'vm> {
 
 fn stop(collector: &Process<'_>) {
     collector.signal(SIGTERM).unwrap();
-    assert!(collector.wait(Duration::from_secs(60)).unwrap().is_some());
+    collector.ended().unwrap();
 }
 
 fn enforced(stock: Stock, mode: CgroupMode) {
@@ -133,7 +135,8 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     site.enrol(&vm).unwrap();
     // Room for what is done here, and not for more while nobody empties it.
     let small = "bpf.ring_bytes=262144";
-    let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10", small]);
+    // So long a lapse that nothing here ends by it: see below.
+    let collector = start(&vm, &["enforce.mode=untrusted-pods", LONG, small]);
     let first = site.fresh(&vm).unwrap();
     assert!(first.verdict.trusted, "{}", first.verdict);
     let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
@@ -147,7 +150,7 @@ fn enforced(stock: Stock, mode: CgroupMode) {
     // A program that its image does not have.
     let planted = "busybox cp /app/hello /tmp/planted; echo >> /tmp/planted; /tmp/planted";
     pods.must(&bad, "main", &["/bin/sh", "-c", planted]).unwrap();
-    until(&pods, &bad, false, 120);
+    until(&pods, &bad, false);
     assert!(!executes(&pods, &bad, "/app/script"));
     assert!(executes(&pods, &good, "/app/hello") && executes(&pods, &good, "/app/script"));
     host_executes(&vm);
@@ -177,12 +180,6 @@ fn enforced(stock: Stock, mode: CgroupMode) {
         .unwrap();
     assert_eq!(told.severity, Severity::Note);
 
-    // A collector that is away for too long denies nothing any more.
-    collector.signal(SIGSTOP).unwrap();
-    until(&pods, &bad, true, 120);
-    collector.signal(SIGCONT).unwrap();
-    until(&pods, &bad, false, 120);
-
     // Records are lost: the node's evidence is not believed from now on, nor is anything said for a pod. That
     // denies nobody, and it frees nobody.
     lose(&vm, &collector, 400);
@@ -198,13 +195,24 @@ fn enforced(stock: Stock, mode: CgroupMode) {
         [BAD, GOOD].map(|uid| (pod(uid).state, pod(uid).charged)),
         [(State::Untrusted, true), (State::Untrusted, false)]
     );
-    until(&pods, &bad, false, 120);
+    until(&pods, &bad, false);
     assert!(executes(&pods, &good, "/app/hello") && executes(&pods, &good, "/app/script"));
+
+    stop(&collector);
+    assert!(!executes(&pods, &bad, "/app/hello"), "a stop opens nothing");
+
+    // A collector that is away for too long denies nothing any more.
+    let collector = start(&vm, &["enforce.mode=untrusted-pods", "enforce.lapse=10"]);
+    site.fresh(&vm).unwrap();
+    until(&pods, &bad, false);
+    collector.signal(SIGSTOP).unwrap();
+    until(&pods, &bad, true);
+    collector.signal(SIGCONT).unwrap();
+    until(&pods, &bad, false);
+    stop(&collector);
 
     // The same pins, another configuration: an exempt pod is left alone, and the mode can be left. Mappings:
     // the programs of these images have none, so that they go through with it, too.
-    stop(&collector);
-    assert!(!executes(&pods, &bad, "/app/hello"), "a stop opens nothing");
     let exempt = format!("enforce.exempt=/kubepods/burstable/pod{BAD}");
     for settings in [
         &["enforce.mode=untrusted-pods", exempt.as_str()][..],
@@ -238,12 +246,13 @@ fn failed_closed(stock: Stock) {
     site.enrol(&vm).unwrap();
     let tiny = "bpf.ring_bytes=65536";
     // So long a lapse that only the collector can end it.
-    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=3600", tiny]);
+    let long = "fail_closed.lapse=3600";
+    let collector = start(&vm, &["fail_closed.mode=pods", long, tiny]);
     site.fresh(&vm).unwrap();
     let pods = Pods::start(&vm, Runtime::Bare, &[]).unwrap();
     let (one, two) = (run_pod(&pods, "one", BAD), run_pod(&pods, "two", GOOD));
     for pod in [&one, &two] {
-        until(&pods, pod, true, 120);
+        until(&pods, pod, true);
     }
 
     lose(&vm, &collector, 60);
@@ -251,7 +260,7 @@ fn failed_closed(stock: Stock) {
     host_executes(&vm);
     collector.signal(SIGCONT).unwrap();
     for pod in [&one, &two] {
-        until(&pods, pod, true, 120);
+        until(&pods, pod, true);
     }
     let round = site.fresh(&vm).unwrap();
     assert!(round.verdict.node.lost > 0);
@@ -271,15 +280,23 @@ fn failed_closed(stock: Stock) {
         }
     }
 
-    // An exempt pod goes on; the others do after a while, whether somebody knows of the loss or not.
+    // An exempt pod goes on.
     stop(&collector);
     let exempt = format!("fail_closed.exempt=/kubepods/burstable/pod{BAD}");
-    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=20", &exempt]);
+    let collector = start(&vm, &["fail_closed.mode=pods", long, &exempt]);
     site.fresh(&vm).unwrap();
     lose(&vm, &collector, 60);
     assert!(executes(&pods, &one, "/app/hello"));
     assert!(!executes(&pods, &two, "/app/hello"));
-    until(&pods, &two, true, 120);
+    collector.signal(SIGCONT).unwrap();
+    until(&pods, &two, true);
+
+    // The others do after a while, whether somebody knows of the loss or not.
+    stop(&collector);
+    let collector = start(&vm, &["fail_closed.mode=pods", "fail_closed.lapse=10"]);
+    site.fresh(&vm).unwrap();
+    lose(&vm, &collector, 60);
+    until(&pods, &two, true);
     collector.signal(SIGCONT).unwrap();
     vm.power_off().unwrap();
     println!(

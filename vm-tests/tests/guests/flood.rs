@@ -9,7 +9,7 @@ use vm_protocol::spec::{Mount, Pod, Workload};
 use vm_tests::oci::Image;
 use vm_tests::pods::{Pods, Running, Runtime, container};
 use vm_tests::scenario::{COLLECTOR, KnownPod, Node, Plan};
-use vm_tests::{Stock, host};
+use vm_tests::{PATIENCE, Stock, host};
 
 const TOOL: &str = "/app/tool";
 const LIBRARY: &str = "/app/library.so";
@@ -20,8 +20,6 @@ const BURST: u64 = 512;
 const PER_SECOND: u64 = 1;
 const MAPPINGS: u32 = 2_000;
 const DENIALS: u32 = 600;
-/// For each of the two: an emulated machine that does something else, too.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// Without a seccomp profile, with the runtime's own, and one that does nothing wrong.
 const PODS: [(&str, &str); 3] = [
     ("noisy", "11111111-0000-4000-8000-0000000000f1"),
@@ -222,7 +220,7 @@ fn a_pod_that_floods_the_ring_is_charged_for_it_alone_also_while_it_is_denied() 
         pods.remove(pod).unwrap();
         let parent = format!("/sys/fs/cgroup{}", pod.pod.cgroup_parent);
         node.vm
-            .sh(&format!("n=0; until [ ! -d {parent} ] || rmdir {parent}; do n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done"))
+            .sh(&format!("n=0; until [ ! -d {parent} ] || rmdir {parent}; do n=$((n+1)); [ $n -lt 5000 ]; sleep 0.1; done"))
             .unwrap();
     }
     good();

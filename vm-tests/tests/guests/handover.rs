@@ -5,7 +5,7 @@
 use crate::burst::{self, Running};
 use cgpath_appraisal::Rule;
 use cgpath_evidence::{Bank, Collectors, Digest, EventKind, Record};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vm_tests::scenario::{self, COLLECTOR, Node, Plan, Round};
 use vm_tests::{Process, Stock, host};
 
@@ -64,10 +64,7 @@ fn install(node: &Node, program: &[u8]) {
 
 fn stop(collector: &Process<'_>) {
     collector.signal(SIGTERM).unwrap();
-    assert!(
-        collector.wait(Duration::from_secs(120)).unwrap().is_some(),
-        "the collector does not end"
-    );
+    collector.ended().unwrap();
 }
 
 /// Runs `cgpathd handover` from the file that is in place; gives its code and what it said.
@@ -131,7 +128,7 @@ fn handed_over(stock: Stock) {
     install(&node, &two);
     stop(&collector);
     let stranger = scenario::start_collector(&node.vm, &node.plan).unwrap();
-    let ended = stranger.wait(Duration::from_secs(120)).unwrap().expect("it ends");
+    let ended = stranger.ended().unwrap();
     let said = stranger.log().unwrap();
     assert!(
         ended.code == Some(2) && said.contains("run `cgpathd handover`"),
@@ -183,7 +180,7 @@ fn handed_over(stock: Stock) {
     stop(&collector);
     let is_over = !burst.goes_on().unwrap();
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
-    let burst = burst.end(Duration::from_secs(600)).unwrap();
+    let burst = burst.end().unwrap();
     assert!(!is_over, "the storm was over before the old collector had ended");
 
     let round = node.fresh().unwrap();

@@ -11,14 +11,11 @@ use std::time::{Duration, Instant};
 
 use vm_protocol::elf;
 use vm_tests::oci::{self, Image};
-use vm_tests::{Stock, Vm, VmBuilder, host, pods};
+use vm_tests::{PATIENCE, Stock, Vm, VmBuilder, host, pods};
 
 /// Starts the guests' end of the command channel, which is no init here.
 const AGENT: &str = "[Unit]\nDescription=Command channel of the tests\n\n\
     [Service]\nExecStart=/usr/sbin/guest agent\n\n[Install]\nWantedBy=multi-user.target\n";
-
-/// Time for a boot with systemd, or for a verdict, in a guest that gets a tenth of a core.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What stands for the boot loader, which needs disks: it writes the command line where GRUB would, by the
 /// settings that GRUB's own reads.
@@ -238,10 +235,8 @@ fn the_pages_lead_from_packages_to_a_trusted_node_and_back_with_nothing_left() {
     let uninstall = page("uninstall.md");
     let packages = packages();
     let dir = tempfile::tempdir_in(host::target_dir()).unwrap();
-    let port = {
-        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let reserved = host::Port::reserve().unwrap();
+    let port = reserved.number();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let path = std::env::var("PATH").unwrap();
     let names = vec![

@@ -14,7 +14,7 @@ use services::Keylime;
 use std::time::{Duration, Instant};
 use vm_protocol::elf;
 use vm_tests::scenario::{COLLECTOR_LOG, NODE, Node, Plan, Round};
-use vm_tests::{Stock, host};
+use vm_tests::{PATIENCE, Stock, host};
 
 const CA: &str = "/etc/ima-cgpath/keylime-ca.pem";
 /// In the guest's root before it boots, so that the policy knows it; executed once Keylime has judged a
@@ -22,9 +22,6 @@ const CA: &str = "/etc/ima-cgpath/keylime-ca.pem";
 const KNOWN: &str = "/opt/known";
 /// Comes into the guest while it runs.
 const UNKNOWN: &str = "/opt/unknown";
-
-/// Keylime judges on a machine that emulates the guest's processor at the same time.
-const JUDGED: Duration = Duration::from_secs(180);
 
 /// A runtime policy of the files that the guest's root had before it booted, with the boot aggregate that
 /// follows from its registers.
@@ -92,7 +89,7 @@ async fn until(keylime: &Keylime, node: &Node, wanted: impl Fn(&Judged) -> bool)
             return judged.clone();
         }
         assert!(
-            begin.elapsed() < JUDGED,
+            begin.elapsed() < PATIENCE,
             "{last:?}; cgpathd wrote:\n{}\nKeylime's verifier wrote:\n{}",
             host::tail(&node.vm.get_text(COLLECTOR_LOG).unwrap_or_default(), 15),
             keylime.log("verifier")

@@ -6,12 +6,12 @@
 use crate::burst::Running;
 use cgpath_appraisal::{Rule, Severity, State, Verdict};
 use cgpath_evidence::EventKind;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use vm_protocol::spec::{Burst, Workload};
-use vm_tests::Stock;
 use vm_tests::scenario::{self, COLLECTOR_LOG, Node, Plan, Round, WORKLOADS};
+use vm_tests::{PATIENCE, Stock};
 
 const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
@@ -215,11 +215,10 @@ fn killed_at_many_instants_of_a_burst_nothing_is_lost_or_doubled() {
             .unwrap();
         in_burst += u32::from(running.goes_on().unwrap());
         collector.signal(SIGKILL).unwrap();
-        let ended = collector.wait(Duration::from_secs(20)).unwrap();
-        assert!(ended.is_some(), "the collector survived its kill");
+        collector.ended().unwrap();
         collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
     }
-    let done = running.end(Duration::from_secs(900)).unwrap();
+    let done = running.end().unwrap();
     println!(
         "MEASURED kills: {in_burst} of {kills} while the burst of {} ran",
         done.runs.len()
@@ -323,10 +322,12 @@ fn a_tpm_that_is_busy_loses_nothing() {
         &["verifier.max_backoff=3"],
         |_| {},
         |node| {
-            // It stops for a moment in the middle of whatever is asked of it, ten times over.
-            for _ in 0..10 {
+            // It stops for a moment in the middle of whatever is asked of it, twenty times over. Kernels give
+            // an extension 750 ms (TPM2_DURATION_MEDIUM in include/linux/tpm.h) and leave it out then, for
+            // good: far from that, since a busy machine sleeps longer than it is asked to.
+            for _ in 0..20 {
                 tpm(node, nix::sys::signal::Signal::SIGSTOP);
-                std::thread::sleep(Duration::from_millis(700));
+                std::thread::sleep(Duration::from_millis(300));
                 tpm(node, nix::sys::signal::Signal::SIGCONT);
                 std::thread::sleep(Duration::from_millis(150));
             }
@@ -374,7 +375,8 @@ fn fill_tpm(node: &Node) -> Vec<String> {
 #[test]
 fn a_tpm_that_answers_with_errors_loses_nothing_and_is_named() {
     const REASON: &str = "TPM2_CreatePrimary failed";
-    let made = RefCell::new(Vec::new());
+    let id_of_last = |node: &Node| node.site.last().unwrap().unwrap().id;
+    let (made, last) = (RefCell::new(Vec::new()), Cell::new(0));
     let (log, verdict) = through(
         &["verifier.max_backoff=3"],
         |_| {},
@@ -382,21 +384,22 @@ fn a_tpm_that_answers_with_errors_loses_nothing_and_is_named() {
             // Another process of host root takes every slot: loading the attestation key is an error from now
             // on.
             *made.borrow_mut() = fill_tpm(node);
+            last.set(id_of_last(node));
         },
         |node| {
-            let seen = node.site.last().unwrap().map(|round| round.id);
             let begin = Instant::now();
             while !node.vm.get_text(COLLECTOR_LOG).unwrap().contains(REASON) {
                 assert!(
-                    begin.elapsed() < Duration::from_secs(150),
+                    begin.elapsed() < PATIENCE,
                     "the collector never said why there is no evidence"
                 );
-                std::thread::sleep(Duration::from_secs(1));
+                std::thread::sleep(Duration::from_millis(300));
             }
-            assert_eq!(
-                node.site.last().unwrap().map(|round| round.id),
-                seen,
-                "there was a quote all the time: the test shows nothing"
+            // The round that was under way when the slots were taken may have had its quote.
+            let (before, now) = (last.get(), id_of_last(node));
+            assert!(
+                now <= before + 1,
+                "there was a quote all the time: {before} {now}"
             );
             // TPM2_FlushContext of each.
             let flush = |handle: &String| format!("80010000000e00000165{handle}");

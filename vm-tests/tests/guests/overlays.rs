@@ -15,7 +15,7 @@ use vm_protocol::spec::{Mount, Pod, Workload};
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{self, BARE_RUNTIME, Pods, Running, Runtime};
 use vm_tests::scenario::{KnownPod, Node, Plan, WORKLOADS};
-use vm_tests::{Process, Stock};
+use vm_tests::{PATIENCE, Process, Stock};
 
 /// Two that run one image, one that runs another, one that writes, one that has a file open for writing and
 /// one that starts meanwhile, one whose file is written through an overlay of a pod's own and the pod that
@@ -46,8 +46,6 @@ const COPIED: &str = "/app/copied";
 const SERVED: &str = "/srv/served/program";
 /// The kernel that has FUSE without a module.
 const SERVES: Stock = Stock::V6_12;
-/// How long the guest may take to mount something, under TCG on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 fn uid(pod: &str) -> String {
     let at = PODS.iter().position(|name| *name == pod).unwrap_or(PODS.len());

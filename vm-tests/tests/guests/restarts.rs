@@ -2,9 +2,9 @@
 
 use crate::burst::{self, Running, measured};
 use cgpath_appraisal::State;
-use std::time::{Duration, Instant};
-use vm_tests::Stock;
+use std::time::Instant;
 use vm_tests::scenario::{self, Node, Plan};
+use vm_tests::{PATIENCE, Stock};
 
 const SIGKILL: i32 = 9;
 
@@ -17,22 +17,17 @@ fn killed_collector(stock: Stock) {
     // A tenth of it, by the length of IMA's list: each program leaves an entry.
     let written = measured(&node).unwrap();
     while measured(&node).unwrap() < written + 30 {
-        assert!(
-            begin.elapsed() < Duration::from_secs(300),
-            "the burst does not go on"
-        );
+        assert!(begin.elapsed() < PATIENCE, "the burst does not go on");
     }
     collector.signal(SIGKILL).unwrap();
-    assert!(
-        collector.wait(Duration::from_secs(10)).unwrap().is_some(),
-        "the collector survived its kill"
-    );
+    // It was sent by now; how long the collector takes to be gone is another matter.
     assert!(
         burst.goes_on().unwrap(),
         "the burst was over before the collector was killed"
     );
+    collector.ended().unwrap();
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
-    let burst = burst.end(Duration::from_secs(120)).unwrap();
+    let burst = burst.end().unwrap();
 
     let round = node.fresh().unwrap();
     assert_eq!(round.broken(), Vec::<String>::new());

@@ -9,7 +9,7 @@ use vm_protocol::spec::Pod;
 use vm_tests::oci::{self, Image};
 use vm_tests::pods::{Pods, Runtime, container};
 use vm_tests::scenario::{COLLECTOR, KnownPod, Node, Plan};
-use vm_tests::{Stock, Vm};
+use vm_tests::{PATIENCE, Stock, Vm};
 
 const PODS: [(&str, &str); 2] = [
     ("till", "77777777-0000-4000-8000-000000000001"),
@@ -49,7 +49,7 @@ fn until(vm: &Vm, done: impl Fn(&Value) -> bool) -> Value {
         if done(&status) {
             return status;
         }
-        assert!(begin.elapsed() < Duration::from_secs(120), "{status:#}");
+        assert!(begin.elapsed() < PATIENCE, "{status:#}");
         std::thread::sleep(Duration::from_millis(500));
     }
 }

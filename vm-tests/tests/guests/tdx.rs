@@ -22,16 +22,13 @@ use vm_tests::demo::DemoOptions;
 use vm_tests::domain::{self, Domain};
 use vm_tests::pods::Runtime;
 use vm_tests::scenario::{BPF_OBJECT, COLLECTOR, CONFIG, NODE, Node, Plan, ima_policy};
-use vm_tests::{Process, Vm, host, module};
+use vm_tests::{PATIENCE, Process, Vm, host, module};
 
 const SIGKILL: i32 = 9;
 
 /// What the collector's log says when a checkpoint is sealed, and when one cannot be anchored.
 const SEALED: &str = "engine::core: sealed";
 const FAILED: &str = "engine::core: no checkpoint";
-
-/// What one step may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 const REGISTERS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
 
@@ -258,10 +255,7 @@ fn killed_around_an_extension_each_checkpoint_extends_the_register_once() {
             "echo 0 > {parameters}/extend_ms; echo N > {parameters}/extend_fails"
         ))
         .unwrap();
-        asked
-            .wait(PATIENCE)
-            .unwrap()
-            .expect("the request ends with the collector");
+        asked.ended().expect("the request ends with the collector");
         process = collector(&vm);
         let nonce = [0x80 | n as u8; 32];
         let evidence = evidence(&vm, &nonce).unwrap();
