@@ -148,6 +148,23 @@ pub struct Checkpoint {
     #[n(23)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
+    /// SHA-256 of the BPF object whose programs took the places of those that were loaded; absent where none
+    /// did. What has no place is still of [`Checkpoint::bpf_object`].
+    #[n(24)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(
+        with = "serde_bytes_hex::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub bpf_placed: Option<Hash>,
+}
+
+impl Checkpoint {
+    /// SHA-256 of the BPF object that a collector's successor replaces: the one put in place last.
+    pub fn bpf_running(&self) -> Hash {
+        self.bpf_placed.unwrap_or(self.bpf_object)
+    }
 }
 
 /// The programs that the guard takes for the collector, by the hash that the kernel has of their files.
@@ -354,7 +371,43 @@ mod tests {
             protection: None,
             collectors,
             binding: None,
+            bpf_placed: None,
         }
+    }
+
+    #[test]
+    fn an_object_that_took_the_places_survives_each_encoding_and_none_is_as_before() {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        let without = wire::to_vec(&stating(None));
+        for bpf_placed in [None, Some([5; 32])] {
+            let made = Checkpoint {
+                bpf_placed,
+                ..stating(None)
+            };
+            assert_eq!(made.bpf_running(), bpf_placed.unwrap_or([4; 32]));
+            let sealed = SealedCheckpoint::seal(made.clone(), &key);
+            assert_eq!(
+                SealedCheckpoint::from_file(&sealed.file).unwrap().checkpoint,
+                made
+            );
+            let json = serde_json::to_string(&made).unwrap();
+            assert_eq!(serde_json::from_str::<Checkpoint>(&json).unwrap(), made);
+            assert_eq!(json.contains("bpf_placed"), bpf_placed.is_some());
+            assert_eq!(wire::to_vec(&made)[1..without.len()], without[1..]);
+        }
+        // Key 24: a byte string of 32.
+        let made = Checkpoint {
+            bpf_placed: Some([5; 32]),
+            ..stating(None)
+        };
+        let bytes = wire::to_vec(&made);
+        let at = bytes
+            .windows(5)
+            .position(|w| w == [0x18, 24, 0x58, 32, 5])
+            .unwrap();
+        let mut short = bytes.clone();
+        short[at + 3] = 31;
+        assert!(wire::from_slice::<Checkpoint>(&short, "checkpoint", MAX_FILE_LEN).is_err());
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub struct Node {
     /// What checkpoints state of which programs count as the collector; none of a collector that knows of no
     /// handover.
     pub collectors: Option<Collectors>,
+    /// SHA-256 of the object whose eBPF programs took the places of those that were loaded, as checkpoints
+    /// state it.
+    pub bpf_placed: Option<[u8; 32]>,
     /// In the kernel tier: whether checkpoints and records come along.
     pub recorded: bool,
     /// Length of the list at the load.
@@ -142,6 +145,7 @@ impl Node {
                 fail_closed: false,
             },
             starts: 1,
+            bpf_placed: None,
             collectors: Some(Collectors {
                 program: sha256(COLLECTOR.as_bytes()),
                 successor: None,
@@ -199,6 +203,7 @@ impl Node {
         self.checkpoints.clear();
         self.seq = 0;
         self.starts = 1;
+        self.bpf_placed = None;
         // One that knows of no handover knows of none after a boot.
         if self.collectors.is_some() {
             self.collectors = Some(Collectors {
@@ -598,6 +603,7 @@ impl Node {
                 .td
                 .as_ref()
                 .map(|td| td.binding(self.list.iter().map(Measurement::to_entry), first)),
+            bpf_placed: self.bpf_placed,
         }
     }
 

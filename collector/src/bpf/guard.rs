@@ -140,6 +140,12 @@ impl Bpf {
         for program in &self.programs {
             guarded.insert(class::PROGRAM | u64::from(program.id));
             guarded.insert(class::LINK | u64::from(program.link_id));
+            guarded.extend(
+                program
+                    .placed
+                    .iter()
+                    .map(|placed| class::PROGRAM | u64::from(placed.id)),
+            );
         }
         guarded.extend(tpm_devices(Path::new("/sys/class")).map(|device| class::DEVICE | u64::from(device)));
         guarded.extend(

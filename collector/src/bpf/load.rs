@@ -7,7 +7,18 @@
     reason = "aya asks for this promise about what is read from maps"
 )]
 
-use super::{Adopted, Error, Hierarchy, ProgramOptions, Result, budgets::Budgets, layout, marks::Marks};
+use super::{
+    Adopted, Error, Hierarchy, ProgramOptions, Result,
+    budgets::Budgets,
+    layout,
+    marks::Marks,
+    object::{
+        BUDGETS, COUNTERS, GUARDED, Hook, IDENTITY, IN_FLIGHT, LOSS, PARENTS, PODS, PROGRAMS, RECORDS,
+        SETTINGS, map_names,
+    },
+    places::{self, Placed, Plan},
+    requirements,
+};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapInfo, RingBuf},
@@ -17,10 +28,9 @@ use aya::{
     },
 };
 use cgpath_ebpf_common::{
-    Budget, Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings, overlay,
+    Budget, Config, Counters, LAYOUT_VERSION, Loss, Mark, Meta, NO_SUBSYSTEM, Settings, class, overlay,
 };
 use nix::fcntl::{Flock, FlockArg};
-use sha2::{Digest as _, Sha256};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::{
     fs::{self, File},
@@ -28,96 +38,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hook {
-    /// Entry of a kernel function.
-    Entry(&'static str),
-    /// Exit of a kernel function.
-    Exit(&'static str),
-    /// Hook of the security framework.
-    Lsm(&'static str),
-    /// Raw tracepoint with types.
-    Tracepoint(&'static str),
-}
-
-/// All programs, in the order in which they are attached: names of cgroups first, since all else refers to
-/// them.
-pub(super) const PROGRAMS: [(&str, Hook); 23] = [
-    ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
-    ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
-    ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
-    // The first of the two: it counts the calls, so none may be there without it.
-    (ENTRY, Hook::Exit("ima_add_template_entry")),
-    (ENTRY_TWIN, Hook::Exit("ima_add_template_entry")),
-    // Behind those that take the marks away again: a call that begins in between would leave one.
-    (BEGUN, Hook::Entry("ima_add_template_entry")),
-    (BEGUN_TWIN, Hook::Entry("ima_add_template_entry")),
-    ("executed", Hook::Lsm("bprm_committed_creds")),
-    ("script", Hook::Lsm("bprm_check_security")),
-    ("mapped", Hook::Lsm("mmap_file")),
-    ("made_executable", Hook::Lsm("file_mprotect")),
-    ("layer_opened", Hook::Lsm("file_open")),
-    ("deny_execution", Hook::Lsm("bprm_check_security")),
-    ("deny_mapping", Hook::Lsm("mmap_file")),
-    ("guard_call", Hook::Lsm("bpf")),
-    ("guard_map", Hook::Lsm("bpf_map")),
-    ("guard_program", Hook::Lsm("bpf_prog")),
-    ("guard_unlink", Hook::Lsm("inode_unlink")),
-    ("guard_rmdir", Hook::Lsm("inode_rmdir")),
-    ("guard_rename", Hook::Lsm("inode_rename")),
-    ("guard_unmount", Hook::Lsm("sb_umount")),
-    ("guard_trace", Hook::Lsm("ptrace_access_check")),
-    ("guard_open", Hook::Lsm("file_open")),
-];
-
-/// The two programs that see each call of `ima_add_template_entry` and record it once.
-pub(super) const ENTRY: &str = "entry_added";
-/// See [`ENTRY`].
-pub(super) const ENTRY_TWIN: &str = "entry_added_twin";
-
-/// The two programs that mark a thread inside of `ima_add_template_entry`.
-pub(super) const BEGUN: &str = "entry_begun";
-/// See [`BEGUN`].
-pub(super) const BEGUN_TWIN: &str = "entry_begun_twin";
-
-/// Names of the maps in the object.
-const RECORDS: &str = "RECORDS";
-const COUNTERS: &str = "COUNTERS";
-const SETTINGS: &str = "SETTINGS";
-const LOSS: &str = "LOSS";
-const PODS: &str = "PODS";
-const PARENTS: &str = "PARENTS";
-const GUARDED: &str = "GUARDED";
-const IDENTITY: &str = "IDENTITY";
-const IN_FLIGHT: &str = "IN_FLIGHT";
-const BUDGETS: &str = "BUDGETS";
-
-/// All maps that are pinned and opened again, with the bytes of a value; the ring has none.
-const MAPS: [(&str, usize); 10] = [
-    (RECORDS, 0),
-    (COUNTERS, size_of::<Counters>()),
-    (SETTINGS, size_of::<Settings>()),
-    (LOSS, size_of::<Loss>()),
-    (PODS, size_of::<u32>()),
-    (PARENTS, size_of::<u32>()),
-    (GUARDED, size_of::<u32>()),
-    (IDENTITY, size_of::<[u64; 8]>()),
-    (IN_FLIGHT, size_of::<Mark>()),
-    (BUDGETS, size_of::<Budget>()),
-];
-
-/// What a collector must have in common with the programs that run, to take them over: the layout of records,
-/// the names of programs, and the names of maps with the sizes of their values, as one hash.
-pub fn interface() -> [u8; 32] {
-    let hash = Sha256::new().chain_update(LAYOUT_VERSION.to_be_bytes());
-    let named = |hash: Sha256, name: &str| hash.chain_update(name).chain_update([0u8]);
-    let hash = PROGRAMS.iter().fold(hash, |hash, (name, _)| named(hash, name));
-    let hash = MAPS.iter().fold(hash, |hash, (name, bytes)| {
-        named(hash, name).chain_update((*bytes as u64).to_be_bytes())
-    });
-    hash.finalize().into()
-}
+/// What a collector with another object finds in `meta`, beyond what [`super::object::interface`] says.
+type Note = Array<MapData, Plain<Meta>>;
 
 /// Lets aya copy our layouts to and from maps.
 #[derive(Clone, Copy)]
@@ -140,7 +62,6 @@ unsafe impl Pod for Plain<Mark> {}
 unsafe impl Pod for Plain<Budget> {}
 
 /// One program with its link, both pinned.
-#[derive(Debug)]
 pub(super) struct Attached {
     pub(super) name: &'static str,
     /// Held, so that the text of `fdinfo` stays this program's.
@@ -153,6 +74,8 @@ pub(super) struct Attached {
     pub(super) link_id: u32,
     pub(super) link_pin: PathBuf,
     program_pin: PathBuf,
+    /// What it goes on in, if it is a gate.
+    pub(super) placed: Option<Placed>,
 }
 
 /// Everything that runs.
@@ -195,11 +118,19 @@ impl Controls {
 }
 
 /// Ids of the maps that the programs use, and of `meta`, which none uses.
-fn map_ids(programs: &[Attached], meta_pin: &Path) -> Result<Vec<u32>> {
-    let meta = MapInfo::from_pin(meta_pin).map_err(kernel("ask about", "meta"))?;
+fn map_ids(programs: &[Attached], dir: &Path) -> Result<Vec<u32>> {
+    let meta = MapInfo::from_pin(meta_pin(dir)).map_err(kernel("ask about", "meta"))?;
     let mut ids = vec![meta.id()];
-    for program in programs {
-        let info = ProgramInfo::from_pin(&program.program_pin).map_err(kernel("open", program.name))?;
+    let pins = programs.iter().flat_map(|program| {
+        let placed = program.placed.as_ref();
+        let placed = placed.map(|_| pin_of(dir, "prog", &places::program_of(program.name)));
+        [Some(program.program_pin.clone()), placed]
+            .into_iter()
+            .flatten()
+            .map(move |pin| (program, pin))
+    });
+    for (program, pin) in pins {
+        let info = ProgramInfo::from_pin(&pin).map_err(kernel("open", program.name))?;
         ids.extend(
             info.map_ids()
                 .map_err(kernel("ask about the maps of", program.name))?
@@ -223,12 +154,12 @@ pub(super) fn kernel<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { what, path, source }
 }
 
-fn pin_of(dir: &Path, kind: &str, name: &str) -> PathBuf {
+pub(super) fn pin_of(dir: &Path, kind: &str, name: &str) -> PathBuf {
     // No dots: bpffs keeps them for itself.
     dir.join(format!("{kind}_{name}"))
 }
@@ -344,55 +275,6 @@ fn lock(dir: &Path) -> Result<Flock<File>> {
     })
 }
 
-/// Without `bpf` among the active security modules, its programs load and attach but are never called.
-fn check_lsm() -> Result<()> {
-    let path = Path::new("/sys/kernel/security/lsm");
-    let list = fs::read_to_string(path).map_err(io_error("read (is securityfs mounted?)", path))?;
-    if list.trim().split(',').any(|m| m == "bpf") {
-        return Ok(());
-    }
-    Err(Error::Missing {
-        what: format!("active security module bpf (active: {})", list.trim()),
-        hint: format!(
-            "boot with {} on the kernel's command line",
-            lsm_parameter(list.trim())
-        ),
-    })
-}
-
-/// Lockdown of kind `confidentiality` refuses programs the helpers that read kernel memory, which the
-/// kernel's verifier tells as an unknown helper.
-fn check_lockdown() -> Result<()> {
-    let path = Path::new("/sys/kernel/security/lockdown");
-    match fs::read_to_string(path) {
-        Ok(modes) if modes.contains("[confidentiality]") => Err(Error::Refused {
-            what: "lockdown=confidentiality is in force: eBPF programs may not read kernel memory".to_owned(),
-            hint: "boot with lockdown=integrity on the kernel's command line".to_owned(),
-        }),
-        // A kernel without lockdown has no such file.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("read", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// The kernel parameter that makes `bpf` active, for what /sys/kernel/security/lsm shows now.
-///
-/// `integrity` keeps IMA's state of each inode. Before it became part of IMA it registered no hooks, so that
-/// the file never names it, and a kernel of that age panics at the first measured file if `lsm=` leaves it
-/// out (`integrity_inode_get` in security/integrity/iint.c, 6.1). Where IMA is itself a module (`ima` is
-/// active) the name is not needed; a name that a kernel does not know is ignored (`ordered_lsm_parse` in
-/// security/security.c).
-pub fn lsm_parameter(active: &str) -> String {
-    let mut modules: Vec<&str> = active.split(',').filter(|module| !module.is_empty()).collect();
-    let needs_integrity = !modules.contains(&"ima");
-    for (module, needed) in [("integrity", needs_integrity), ("bpf", true)] {
-        if needed && !modules.contains(&module) {
-            modules.push(module);
-        }
-    }
-    format!("lsm={}", modules.join(","))
-}
-
 fn load(
     options: &ProgramOptions<'_>,
     meta_pin: &Path,
@@ -411,67 +293,55 @@ fn load(
             why,
         });
     }
-    check_lsm()?;
-    check_lockdown()?;
+    requirements::check()?;
     super::guard::check_tick()?;
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
-    let tpm = options.ima_has_tpm.then_some(Path::new("/sys/class/tpm/tpm0"));
-    let config = Config {
-        max_hash_mib: options.max_hash_mib,
-        hash_served: options.hash_served.into(),
-        ..layout::config(&options.kernel_btf, tpm, &hierarchy)?
-    };
-    if config.overlay == overlay::UNKNOWN {
-        tracing::warn!(
-            "the types of overlayfs are not there: records will not name the files of its layers (hint: load the module \
-             overlay before cgpathd)"
-        );
-    }
+    let config = config(options, &hierarchy)?;
     let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
         .map_err(kernel("parse", options.kernel_btf.display().to_string()))?;
-    // A copy: the allocator aligns it, which the parser needs and the caller's bytes may not be.
-    let bytes = options.object.to_vec();
-    let config = Plain(config);
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(&btf))
-        .override_global("CONFIG", &config, true)
-        .map_max_entries(RECORDS, options.ring_bytes)
-        .load(&bytes)
-        .map_err(kernel("load", "the object"))?;
+    let mut ebpf = parsed(options, Plain(config), &btf)?;
     #[cfg(feature = "aya-log")]
     forward_debug_events(&mut ebpf);
 
     let dir = &options.pin_dir;
-    let ring = pinned_map(&mut ebpf, dir, RECORDS)?;
+    let ring = map_of(&mut ebpf, RECORDS)?;
     let ring = RingBuf::try_from(ring).map_err(kernel("map", RECORDS))?;
-    let counters = pinned_map(&mut ebpf, dir, COUNTERS)?;
+    let counters = map_of(&mut ebpf, COUNTERS)?;
     let counters = Array::try_from(counters).map_err(kernel("open", COUNTERS))?;
-    let marks = pinned_map(&mut ebpf, dir, IN_FLIGHT)?;
+    let marks = map_of(&mut ebpf, IN_FLIGHT)?;
     let marks = Marks::new(marks).map_err(kernel("open", IN_FLIGHT))?;
-    let budgets = pinned_map(&mut ebpf, dir, BUDGETS)?;
+    let budgets = map_of(&mut ebpf, BUDGETS)?;
     let budgets = Budgets::new(budgets).map_err(kernel("open", BUDGETS))?;
-    let mut controls = Controls::open(|name| pinned_map(&mut ebpf, dir, name))?;
+    let mut controls = Controls::open(|name| map_of(&mut ebpf, name))?;
     // Verification takes the time; attaching follows at one go, so that all start to see at the same moment.
     for (name, hook) in PROGRAMS {
         verify(&mut ebpf, name, hook, &btf)?;
+    }
+    verify_placed(&mut ebpf, &btf)?;
+    // A gate sees nothing while its place is empty.
+    for (name, _) in PROGRAMS.iter().filter(|(name, _)| places::is_gate(name)) {
+        places::fill(&mut ebpf, dir, name)?;
     }
     let programs = PROGRAMS
         .iter()
         .map(|(name, _)| attach(&mut ebpf, dir, name))
         .collect::<Result<Vec<_>>>()?;
+    let programs = places::opened(programs, dir)?;
 
     let meta = Meta {
         layout: u32::from(LAYOUT_VERSION),
-        cgroup_subsys: config.0.cgroup_subsys,
-        cgroup_hierarchy: config.0.cgroup_hierarchy,
+        cgroup_subsys: config.cgroup_subsys,
+        cgroup_hierarchy: config.cgroup_hierarchy,
         pad: 0,
         loaded_ns: boot_ns()?,
         object,
+        placed: object,
+        placing: [0; 32],
     };
-    let mut map: Array<MapData, Plain<Meta>> = Array::create(1, 0).map_err(kernel("create", "meta"))?;
+    let mut map: Note = Array::create(1, 0).map_err(kernel("create", "meta"))?;
     map.set(0, Plain(meta), 0).map_err(kernel("write", "meta"))?;
     map.pin(meta_pin).map_err(kernel("pin", "meta"))?;
-    controls.map_ids = map_ids(&programs, meta_pin)?;
+    controls.map_ids = map_ids(&programs, dir)?;
     Ok((
         Loaded {
             programs,
@@ -513,10 +383,38 @@ fn forward_debug_events(ebpf: &mut Ebpf) {
     }
 }
 
-fn pinned_map(ebpf: &mut Ebpf, dir: &Path, name: &str) -> Result<Map> {
-    let map = ebpf.take_map(name).ok_or_else(|| not_in_object("map", name))?;
-    map.pin(pin_of(dir, "map", name)).map_err(kernel("pin", name))?;
-    Ok(map)
+/// The object's maps and programs. A map that is pinned already is the one that its programs use; others are
+/// made and pinned.
+fn parsed(options: &ProgramOptions<'_>, config: Plain<Config>, btf: &Btf) -> Result<Ebpf> {
+    // A copy: the allocator aligns it, which the parser needs and the caller's bytes may not be.
+    let bytes = options.object.to_vec();
+    let names = map_names();
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(btf))
+        .override_global("CONFIG", &config, true)
+        .map_max_entries(RECORDS, options.ring_bytes);
+    for name in &names {
+        loader.map_pin_path(name, pin_of(&options.pin_dir, "map", name));
+    }
+    let ebpf = loader.load(&bytes).map_err(kernel("load", "the object"))?;
+    // What it holds would be lost to the programs of the next object. The compiler's own maps hold constants.
+    let is_known = |name: &str| {
+        name.starts_with('.') || name.starts_with("AYA_LOG") || names.iter().any(|known| known == name)
+    };
+    if let Some((name, _)) = ebpf.maps().find(|(name, _)| !is_known(name)) {
+        return Err(Error::Option {
+            name: "object",
+            why: format!(
+                "it has a map {name} that the loader does not know: it was built from other sources"
+            ),
+        });
+    }
+    Ok(ebpf)
+}
+
+fn map_of(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name).ok_or_else(|| not_in_object("map", name))
 }
 
 fn not_in_object(what: &str, name: &str) -> Error {
@@ -526,13 +424,13 @@ fn not_in_object(what: &str, name: &str) -> Error {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
     ebpf.program_mut(name)
         .ok_or_else(|| not_in_object("program", name))
 }
 
 /// Has the kernel verify and load one program.
-fn verify(ebpf: &mut Ebpf, name: &'static str, hook: Hook, btf: &Btf) -> Result<()> {
+fn verify(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &Btf) -> Result<()> {
     let program = program(ebpf, name)?;
     match hook {
         Hook::Entry(function) => {
@@ -553,6 +451,15 @@ fn verify(ebpf: &mut Ebpf, name: &'static str, hook: Hook, btf: &Btf) -> Result<
         }
     }
     .map_err(kernel("load", name))
+}
+
+/// The same for the programs that the gates go on in.
+fn verify_placed(ebpf: &mut Ebpf, btf: &Btf) -> Result<()> {
+    let gates = PROGRAMS.iter().filter(|(name, _)| places::is_gate(name));
+    for (name, hook) in gates {
+        verify(ebpf, &places::program_of(name), *hook, btf)?;
+    }
+    Ok(())
 }
 
 /// Linux' own error ENOTSUPP, which no C library knows (include/linux/errno.h).
@@ -617,21 +524,26 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
         );
         return Err(Error::Pin { path: link_pin, why });
     }
-    let fdinfo = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-    let fdinfo = File::open(&fdinfo).map_err(|source| Error::Io {
-        what: "open",
-        path: fdinfo,
-        source,
-    })?;
     Ok(Attached {
         name,
+        fdinfo: fdinfo(&fd)?,
         _fd: fd,
-        fdinfo,
         id: info.id(),
         _link: link,
         link_id: link_info.id(),
         link_pin,
         program_pin: program_pin.to_owned(),
+        placed: None,
+    })
+}
+
+/// What the kernel says of a descriptor of this process.
+pub(super) fn fdinfo(fd: &ProgramFd) -> Result<File> {
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    File::open(&path).map_err(|source| Error::Io {
+        what: "open",
+        path,
+        source,
     })
 }
 
@@ -642,18 +554,20 @@ fn adopt(
     lock: Flock<File>,
 ) -> Result<(Loaded, Hierarchy)> {
     let dir = &options.pin_dir;
-    let meta = map_at(meta_pin, Map::Array)?;
-    let meta: Array<MapData, Plain<Meta>> = Array::try_from(meta).map_err(not_ours(meta_pin))?;
-    let Plain(meta) = meta.get(&0, 0).map_err(kernel("read", "meta"))?;
-    let is_it = meta.object == object || Some(meta.object) == options.handed_over;
-    if !is_it || meta.layout != u32::from(LAYOUT_VERSION) {
-        let (found, expected) = (hex::encode(meta.object), hex::encode(object));
-        return Err(Error::OtherObject {
-            found,
-            expected,
-            dir: dir.clone(),
-        });
-    }
+    let note = map_at(meta_pin, Map::Array)?;
+    let mut note: Note = Array::try_from(note).map_err(not_ours(meta_pin))?;
+    let Plain(mut meta) = note.get(&0, 0).map_err(kernel("read", "meta"))?;
+    let plan = places::plan(&meta, object, options.handed_over, options.replaces);
+    let plan = match plan {
+        Some(plan) if meta.layout == u32::from(LAYOUT_VERSION) => plan,
+        _ => {
+            return Err(Error::OtherObject {
+                found: hex::encode(meta.placed),
+                expected: hex::encode(object),
+                dir: dir.clone(),
+            });
+        }
+    };
     let hierarchy = options.hierarchy.clone().map_or_else(Hierarchy::detect, Ok)?;
     let v1 = meta.cgroup_subsys != NO_SUBSYSTEM;
     if meta.cgroup_hierarchy != hierarchy.id || v1 != hierarchy.controller.is_some() {
@@ -678,6 +592,26 @@ fn adopt(
         };
         map_at(&pin_of(dir, "map", name), kind)
     })?;
+    if plan != Plan::Keep {
+        places::check(dir, &controls.guarded)?;
+        let guarded = &mut controls.guarded;
+        let guard = |id: u32| {
+            let key = class::PROGRAM | u64::from(id);
+            guarded.insert(key, 1, 0).map_err(kernel("write", "GUARDED"))
+        };
+        let done = programs_of(options, &hierarchy)
+            .and_then(|mut ebpf| places::replace(&mut ebpf, dir, &mut note, &mut meta, object, guard));
+        if let Err(error) = done {
+            if meta.placing != [0; 32] {
+                return Err(error);
+            }
+            tracing::error!(
+                error = with_causes(&error),
+                running = hex::encode(meta.placed),
+                "this collector's eBPF programs cannot take the places of the earlier one's: those go on until the next boot"
+            );
+        }
+    }
     let programs = PROGRAMS
         .iter()
         .map(|(name, _)| {
@@ -687,7 +621,8 @@ fn adopt(
             opened(name, &program_pin, FdLink::from(link), link_pin)
         })
         .collect::<Result<Vec<_>>>()?;
-    controls.map_ids = map_ids(&programs, meta_pin)?;
+    let programs = places::opened(programs, dir)?;
+    controls.map_ids = map_ids(&programs, dir)?;
     Ok((
         Loaded {
             programs,
@@ -703,7 +638,33 @@ fn adopt(
     ))
 }
 
-fn not_ours<E: std::error::Error + 'static>(path: &Path) -> impl FnOnce(E) -> Error {
+/// This object's programs for the places, verified and in none, with the maps that are pinned.
+fn programs_of(options: &ProgramOptions<'_>, hierarchy: &Hierarchy) -> Result<Ebpf> {
+    let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
+        .map_err(kernel("parse", options.kernel_btf.display().to_string()))?;
+    let mut ebpf = parsed(options, Plain(config(options, hierarchy)?), &btf)?;
+    verify_placed(&mut ebpf, &btf)?;
+    Ok(ebpf)
+}
+
+/// What the programs must know of this kernel.
+fn config(options: &ProgramOptions<'_>, hierarchy: &Hierarchy) -> Result<Config> {
+    let tpm = options.ima_has_tpm.then_some(Path::new("/sys/class/tpm/tpm0"));
+    let config = Config {
+        max_hash_mib: options.max_hash_mib,
+        hash_served: options.hash_served.into(),
+        ..layout::config(&options.kernel_btf, tpm, hierarchy)?
+    };
+    if config.overlay == overlay::UNKNOWN {
+        tracing::warn!(
+            "the types of overlayfs are not there: records will not name the files of its layers (hint: load the module \
+             overlay before cgpathd)"
+        );
+    }
+    Ok(config)
+}
+
+pub(super) fn not_ours<E: std::error::Error + 'static>(path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
     move |e| {
         if is_denied(&e) {
@@ -746,13 +707,13 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn map_at(path: &Path, kind: fn(MapData) -> Map) -> Result<Map> {
+pub(super) fn map_at(path: &Path, kind: fn(MapData) -> Map) -> Result<Map> {
     MapData::from_pin(path).map(kind).map_err(not_ours(path))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{attach_error, lsm_parameter};
+    use super::attach_error;
     use std::io;
 
     /// As aya has it: the kernel's error is the source of another one.
@@ -768,30 +729,5 @@ mod tests {
         }
         let other = attach_error("entry_added", Call(io::Error::from_raw_os_error(12))).to_string();
         assert_eq!(other, "cannot attach entry_added");
-    }
-
-    #[test]
-    fn integrity_is_kept_for_kernels_that_do_not_list_it_and_panic_without() {
-        for (active, parameter) in [
-            // 6.1: IMA works, and neither it nor `integrity` is listed.
-            (
-                "lockdown,capability,landlock,yama,apparmor",
-                "lsm=lockdown,capability,landlock,yama,apparmor,integrity,bpf",
-            ),
-            ("capability", "lsm=capability,integrity,bpf"),
-            ("", "lsm=integrity,bpf"),
-            // 6.8 and newer: IMA is a module of its own and always active.
-            (
-                "lockdown,capability,apparmor,ima,evm",
-                "lsm=lockdown,capability,apparmor,ima,evm,bpf",
-            ),
-            // Nothing twice, nothing in another order.
-            ("capability,integrity,yama", "lsm=capability,integrity,yama,bpf"),
-            ("capability,bpf,yama", "lsm=capability,bpf,yama,integrity"),
-            ("capability,integrity,bpf", "lsm=capability,integrity,bpf"),
-            ("capability,bpf,ima", "lsm=capability,bpf,ima"),
-        ] {
-            assert_eq!(lsm_parameter(active), parameter);
-        }
     }
 }

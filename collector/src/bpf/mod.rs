@@ -14,6 +14,9 @@ mod guard;
 mod layout;
 mod load;
 mod marks;
+mod object;
+mod places;
+mod requirements;
 mod ring;
 mod table;
 
@@ -28,8 +31,11 @@ use aya::maps::{Array, MapData};
 use cgpath_ebpf_common::Counters;
 use cgpath_evidence::{Bank, Digest};
 pub use layout::{knows_overlay, resolve};
+pub use load::DIRECT_CALLS_HINT;
 use load::{Attached, Controls, Loaded, Plain};
-pub use load::{DIRECT_CALLS_HINT, interface, lsm_parameter};
+pub use object::interface;
+use places::WITHOUT_GATE;
+pub use requirements::lsm_parameter;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
@@ -73,9 +79,12 @@ pub struct ProgramOptions<'a> {
     pub identity: Bank,
     /// What the programs are to do about others.
     pub orders: Orders,
-    /// SHA-256 of an object whose programs are taken over though this one is another: those of a collector
-    /// that handed over. They stay until the next boot.
+    /// SHA-256 of an object whose programs are taken over though this one is another: that of the last
+    /// checkpoint.
     pub handed_over: Option<[u8; 32]>,
+    /// Whether this object's programs take the places of those: a collector does that which was handed over
+    /// to, and no other.
+    pub replaces: bool,
 }
 
 impl<'a> ProgramOptions<'a> {
@@ -93,6 +102,7 @@ impl<'a> ProgramOptions<'a> {
             identity: Bank::Sha256,
             orders: Orders::default(),
             handed_over: None,
+            replaces: false,
         }
     }
 }
@@ -122,7 +132,8 @@ pub struct ProgramState {
     pub recursion_misses: u64,
     /// Events that it missed for the same reason and that its twin recorded.
     pub covered_misses: u64,
-    /// Instructions that the kernel's verifier walked through at load.
+    /// Instructions that the kernel's verifier walked through at load: of what a gate goes on in, not of the
+    /// gate.
     pub verified_instructions: u32,
     /// Why it no longer sees events (its link or pin is gone or belongs to another program); `None` if it
     /// does.
@@ -171,7 +182,7 @@ impl CountersSnapshot {
         let missed = self
             .programs
             .iter()
-            .find(|p| p.name == load::ENTRY)
+            .find(|p| p.name == object::ENTRY)
             .map_or(0, |p| p.recursion_misses);
         self.entry_calls
             .saturating_add(missed)
@@ -182,11 +193,11 @@ impl CountersSnapshot {
     fn settle(mut self, lost: u64) -> CountersSnapshot {
         for program in &mut self.programs {
             let lost = match program.name {
-                load::ENTRY => lost,
-                load::ENTRY_TWIN => 0,
+                object::ENTRY => lost,
+                object::ENTRY_TWIN => 0,
                 // A mark that was not made is no record that is lost: until its record comes nobody knows of
                 // the entry.
-                load::BEGUN | load::BEGUN_TWIN => 0,
+                object::BEGUN | object::BEGUN_TWIN => 0,
                 _ => continue,
             };
             program.covered_misses = program.recursion_misses.saturating_sub(lost);
@@ -224,6 +235,7 @@ pub fn waiting(pin_dir: &Path) -> Result<Option<Waiting>> {
 pub struct Bpf {
     program: Digest,
     object_sha256: [u8; 32],
+    placed_sha256: [u8; 32],
     hierarchy: Hierarchy,
     loaded_ns: u64,
     programs: Vec<Attached>,
@@ -265,6 +277,7 @@ impl Bpf {
         let mut bpf = Bpf {
             program,
             object_sha256: meta.object,
+            placed_sha256: meta.placed,
             hierarchy,
             loaded_ns: meta.loaded_ns,
             programs,
@@ -278,10 +291,18 @@ impl Bpf {
             _lock: lock,
         };
         bpf.introduce(options)?;
-        if bpf.object_sha256 != object_sha256 {
+        if bpf.placed_sha256 != object_sha256 {
             tracing::warn!(
-                running = hex::encode(bpf.object_sha256),
+                running = hex::encode(bpf.placed_sha256),
                 "the eBPF programs of an earlier collector run on: this one's are loaded at the next boot"
+            );
+        }
+        if bpf.object_sha256 != bpf.placed_sha256 {
+            tracing::info!(
+                attached = hex::encode(bpf.object_sha256),
+                placed = hex::encode(bpf.placed_sha256),
+                without_gate = ?WITHOUT_GATE,
+                "programs of two objects run: those without a gate are replaced at the next boot"
             );
         }
         Ok((bpf, adopted))
@@ -352,9 +373,14 @@ impl Bpf {
         &self.program
     }
 
-    /// SHA-256 of the object file that runs.
+    /// SHA-256 of the object file of what is attached.
     pub fn object_sha256(&self) -> [u8; 32] {
         self.object_sha256
+    }
+
+    /// SHA-256 of the object file of the programs that the gates go on in; `None` where it is the same.
+    pub fn placed_sha256(&self) -> Option<[u8; 32]> {
+        (self.placed_sha256 != self.object_sha256).then_some(self.placed_sha256)
     }
 
     /// The hierarchy whose directories the records name.
@@ -371,28 +397,33 @@ impl Bpf {
 /// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what
 /// is pinned is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
-    let mut text = String::new();
-    (&program.fdinfo)
-        .rewind()
-        .and_then(|()| (&program.fdinfo).read_to_string(&mut text))
-        .map_err(|source| Error::Io {
-            what: "read",
-            path: format!("fdinfo of the program {}", program.name).into(),
-            source,
-        })?;
-    let field = |name: &str| {
+    let field = |fdinfo: &fs::File, name: &str| -> Result<u64> {
+        let mut text = String::new();
+        let mut file = fdinfo;
+        file.rewind()
+            .and_then(|()| file.read_to_string(&mut text))
+            .map_err(|source| Error::Io {
+                what: "read",
+                path: format!("fdinfo of the program {}", program.name).into(),
+                source,
+            })?;
         fdinfo_field(&text, name).ok_or_else(|| Error::Missing {
             what: format!("{name} in /proc/self/fdinfo for eBPF programs"),
             hint: "6.1 or newer is needed".into(),
         })
     };
+    let placed = program.placed.as_ref();
+    let verified = field(
+        placed.map_or(&program.fdinfo, |placed| &placed.fdinfo),
+        "verified_insns",
+    )?;
     Ok(ProgramState {
         name: program.name,
         id: program.id,
-        recursion_misses: field("recursion_misses")?,
+        recursion_misses: field(&program.fdinfo, "recursion_misses")?,
         covered_misses: 0,
-        verified_instructions: u32::try_from(field("verified_insns")?).unwrap_or(u32::MAX),
-        detached: detached(program),
+        verified_instructions: u32::try_from(verified).unwrap_or(u32::MAX),
+        detached: detached(program).or_else(|| placed.and_then(places::Placed::gone)),
     })
 }
 
@@ -538,9 +569,9 @@ mod tests {
             marks_failed: 0,
             budgets_failed: 0,
             programs: vec![
-                program(load::ENTRY, 5),
-                program(load::ENTRY_TWIN, 4),
-                program(load::BEGUN, 6),
+                program(object::ENTRY, 5),
+                program(object::ENTRY_TWIN, 4),
+                program(object::BEGUN, 6),
                 program("executed", 0),
             ],
             ftrace_enabled: None,

@@ -161,7 +161,7 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert!(size_of::<EntryHead>() + SMALL_PATH + 8 <= 2 * BUDGET_UNIT as usize);
     assert!(size_of::<GuardHead>() + SMALL_PATH + 8 <= BUDGET_UNIT as usize);
     assert_eq!(size_of::<Mark>(), 3 * 8);
-    assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 32);
+    assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 3 * 32);
     // 4 bytes for each field, so nothing is added between them nor at the end.
     assert_eq!(align_of::<Config>(), 4);
     assert_eq!(size_of::<Config>(), std::mem::offset_of!(Config, pad) + 4);

@@ -30,7 +30,7 @@ use crate::sources::{cgroups, processes, system};
 use crate::status::Budgets;
 use crate::store::StoreError;
 use cgpath_evidence::list::ListEntry;
-use cgpath_evidence::{Bank, Collectors, Cursor, Digest, PodUid, Protection, Tier, td};
+use cgpath_evidence::{Bank, Checkpoint, Collectors, Cursor, Digest, PodUid, Protection, Tier, td};
 use nix::fcntl::{Flock, FlockArg};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
@@ -361,7 +361,11 @@ impl Engine {
         if let Some(last) = journal.last_seal() {
             may_go_on(last.collectors.as_ref(), bpf::own_program)?;
         }
-        let handed_over = journal.last_seal().map(|last| last.bpf_object);
+        let handed_over = journal.last_seal().map(Checkpoint::bpf_running);
+        let replaces = match journal.last_seal().and_then(|last| last.collectors.as_ref()) {
+            Some(stated) => bpf::own_program(stated.program.bank())? != stated.program,
+            None => false,
+        };
         let program_path = program_path()?;
         let key = key::load_or_create(&config.run_dir, !has_seal)?;
         let node_key = config
@@ -405,6 +409,7 @@ impl Engine {
             identity: file_hash(content),
             orders: config.orders(),
             handed_over,
+            replaces,
             ..bpf::ProgramOptions::new(&object)
         };
         let (mut bpf, adopted) = Bpf::load_or_adopt(&options)?;
@@ -456,6 +461,7 @@ impl Engine {
             boot_id,
             hierarchy: describe,
             bpf_object: bpf.object_sha256(),
+            bpf_placed: bpf.placed_sha256(),
             ima_policy,
             key: key::public(&key),
             node_key: node_key.as_ref().map(td::public_node_key),

@@ -107,6 +107,7 @@ impl Pipeline {
                 successor: self.successor.clone(),
             }),
             binding: self.binding(first, now),
+            bpf_placed: self.setup.bpf_placed,
         }
     }
 

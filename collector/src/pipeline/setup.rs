@@ -12,8 +12,10 @@ pub struct Setup {
     pub boot_id: [u8; 16],
     /// `v2`, `v1:pids`, …
     pub hierarchy: String,
-    /// SHA-256 of the eBPF object.
+    /// SHA-256 of the eBPF object that was loaded.
     pub bpf_object: Hash,
+    /// SHA-256 of the object whose programs took the places of those, if any did.
+    pub bpf_placed: Option<Hash>,
     /// SHA-256 of the IMA policy file, if there is one.
     pub ima_policy: Option<Hash>,
     /// Checkpoint key, SEC1 compressed, 33 bytes: stated in checkpoint 0.

@@ -354,6 +354,7 @@ impl World {
             boot_id: [9; 16],
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
+            bpf_placed: None,
             ima_policy: None,
             key: vec![2; 33],
             node_key: None,

@@ -198,6 +198,7 @@ impl Software {
             boot_id: BOOT_ID,
             hierarchy: "v2".into(),
             bpf_object: [1; 32],
+            bpf_placed: None,
             ima_policy: None,
             key: cgpathd::anchor::key::public(&key),
             node_key: has_register.then(|| td::public_node_key(&machine.node_key)),

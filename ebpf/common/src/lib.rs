@@ -536,6 +536,17 @@ pub struct Mark {
     pub cgroup_id: u64,
 }
 
+/// Left by the program that took up a call of `ima_add_template_entry`, for its twin: value of the map
+/// `TAKEN`, by task.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// Tells this call from the task's other ones, as far as that goes: it stays if the twin misses the call.
+    pub call: u64,
+    /// Which of the two left it.
+    pub by: u64,
+}
+
 /// [`Config::cgroup_subsys`] of the v2 hierarchy.
 pub const NO_SUBSYSTEM: u32 = u32::MAX;
 
@@ -760,6 +771,11 @@ pub struct Meta {
     pub pad: u32,
     /// CLOCK_BOOTTIME when everything was attached, nanoseconds.
     pub loaded_ns: u64,
-    /// SHA-256 of the object file.
+    /// SHA-256 of the object file of what is attached.
     pub object: [u8; 32],
+    /// SHA-256 of the object file of the programs that the gates go on in.
+    pub placed: [u8; 32],
+    /// The same, of those that are just being put there, so that some are and others are not; zeros at all
+    /// other times.
+    pub placing: [u8; 32],
 }

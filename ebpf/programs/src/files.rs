@@ -26,12 +26,12 @@ use cgpath_ebpf_common::{
 /// `ENAMETOOLONG`, include/uapi/asm-generic/errno.h.
 const ENAMETOOLONG: i64 = 36;
 /// `S_IFMT` and `S_IFREG`, include/uapi/linux/stat.h.
-const S_IFMT: u16 = 0o170000;
-const S_IFREG: u16 = 0o100000;
+pub const S_IFMT: u16 = 0o170000;
+pub const S_IFREG: u16 = 0o100000;
 /// `FMODE_WRITE` and `FMODE_NOACCOUNT`, include/linux/fs.h. The kernel itself opens a layer's file for an
 /// overlay, whose own file was opened just before, and such a file has the latter (`alloc_empty_backing_file`
 /// in fs/file_table.c, before 6.5 `open_with_fake_path`).
-const FMODE_WRITE: u32 = 2;
+pub const FMODE_WRITE: u32 = 2;
 const FMODE_NOACCOUNT: u32 = 1 << 29;
 /// File systems for which somebody else answers, and may never do so: include/uapi/linux/magic.h (of AFS the
 /// kernel's own and OpenAFS'), `SMB1_MAGIC_NUMBER` and `SMB2_MAGIC_NUMBER` of fs/smb/common/smb1pdu.h,
@@ -136,7 +136,12 @@ pub unsafe fn identify(inode: u64, to: *mut RawIdentity) {
 #[inline(always)]
 fn is_overlays(reader: &mut Reader, inode: u64) -> bool {
     let sb: u64 = reader.read(inode + config!(inode_i_sb));
-    let magic: u64 = reader.read(sb + config!(super_block_s_magic));
+    has_layers(reader.read(sb + config!(super_block_s_magic)))
+}
+
+/// Whether this magic number is that of overlays, and their layers can be read.
+#[inline(always)]
+fn has_layers(magic: u64) -> bool {
     magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN)
 }
 
@@ -304,13 +309,14 @@ pub fn opened(ctx: &LsmContext) {
         return;
     }
     let (dev, ino) = inode_id(&mut reader, written);
+    let Some(used) = USED.get_ptr_mut(LayerKey { dev, ino }) else {
+        reader.finish();
+        return;
+    };
     let readers: i32 = reader.read(written + config!(inode_i_readcount));
     let writers: i32 = reader.read(written + config!(inode_i_writecount));
     let generation: u32 = reader.read(written + config!(inode_i_generation));
     reader.finish();
-    let Some(used) = USED.get_ptr_mut(LayerKey { dev, ino }) else {
-        return;
-    };
     // SAFETY: a map value, which lives as long as the program; one call finds it not reported.
     unsafe {
         let is_it = (&raw const (*used).generation).read_volatile() == u64::from(generation);
@@ -459,7 +465,7 @@ fn refusal(file: u64) -> i32 {
     let mounter: u64 = reader.read(sb + config!(super_block_s_user_ns));
     let level: u32 = reader.read(mounter + config!(user_namespace_level));
     // Of an overlay, the file system of the content answers.
-    let content = if magic == OVERLAYFS && config!(overlay) != u64::from(overlay::UNKNOWN) {
+    let content = if has_layers(magic) {
         content_of(&mut reader, inode)
     } else {
         0

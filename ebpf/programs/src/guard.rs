@@ -8,7 +8,12 @@
 //! Not here: executions in pods (see `pods`). Which callers reach each hook is in docs/threat-model.md, with
 //! the tests.
 
-use crate::{config::config, files, files::Hash, kernel::Reader, ring, tasks};
+use crate::{
+    config::config,
+    files::{self, FMODE_WRITE, Hash, S_IFMT, S_IFREG},
+    kernel::Reader,
+    ring, tasks,
+};
 use aya_ebpf::{
     cty::c_void,
     helpers::{
@@ -38,12 +43,8 @@ static IDENTITY: HashMap<u32, [u64; 8]> = HashMap::with_max_entries(8, 0);
 #[map]
 static OURS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(64, 0);
 
-/// `FMODE_WRITE`, include/linux/fs.h.
-const FMODE_WRITE: u32 = 2;
-/// `S_IFMT`, `S_IFCHR`, `S_IFREG`, include/uapi/linux/stat.h.
-const S_IFMT: u16 = 0o170000;
+/// `S_IFCHR`, include/uapi/linux/stat.h.
 const S_IFCHR: u16 = 0o020000;
-const S_IFREG: u16 = 0o100000;
 /// include/uapi/linux/magic.h.
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;

@@ -6,6 +6,8 @@
 //! nothing is denied unless the collector's settings say so, and never an execution on the host.
 //! Sleepable programs interleave on one CPU, so there is no per-CPU scratch: hash first (it may sleep), then
 //! reserve.
+//! What is attached is `executed`, `script`, `mapped` and the gates; each program `do_X` is what the gate `X`
+//! goes on in.
 //! Not here: whole cgroup paths and executables of ancestors (user space joins them), what an event means.
 #![no_std]
 #![no_main]
@@ -15,6 +17,7 @@ mod budget;
 mod config;
 mod files;
 mod flight;
+mod gates;
 mod guard;
 mod kernel;
 mod pods;
@@ -35,7 +38,7 @@ use aya_ebpf::{
 use budget::Kept;
 use cgpath_ebpf_common::{
     CgroupRecord, EEXIST, EPERM, EntryHead, Header, LARGE_PATH, LAYOUT_VERSION, MAX_DIGESTS, MAX_NAME,
-    RawDigest, SMALL_PATH, action, flag, kind,
+    RawDigest, SMALL_PATH, Taken, action, flag, kind,
 };
 use config::config;
 use files::Hashing;
@@ -74,16 +77,16 @@ struct EntryRecord<const N: usize> {
 /// for a task that was preempted: seen on 7.3, which preempts by default. So there are two that do the same:
 /// the first of them to see a call leaves word for the other. Only what both miss is lost.
 #[fexit(function = "ima_add_template_entry")]
-fn entry_added(ctx: FExitContext) -> i32 {
+fn do_entry_added(ctx: FExitContext) -> i32 {
     entry_once(&ctx, 1);
     ring::entry_call();
     flight::ended();
     0
 }
 
-/// The other one. See [`entry_added`].
+/// The other one. See [`do_entry_added`].
 #[fexit(function = "ima_add_template_entry")]
-fn entry_added_twin(ctx: FExitContext) -> i32 {
+fn do_entry_added_twin(ctx: FExitContext) -> i32 {
     entry_once(&ctx, 2);
     flight::ended();
     0
@@ -92,26 +95,16 @@ fn entry_added_twin(ctx: FExitContext) -> i32 {
 /// IMA begins to add an entry. A call that this program and its twin both miss has no mark, and until its
 /// record comes nobody can tell whose entry it is.
 #[fentry(function = "ima_add_template_entry")]
-fn entry_begun(_: FEntryContext) -> i32 {
+fn do_entry_begun(_: FEntryContext) -> i32 {
     flight::begun();
     0
 }
 
-/// The other one, for the same reason as [`entry_added_twin`].
+/// The other one, for the same reason as [`do_entry_added_twin`].
 #[fentry(function = "ima_add_template_entry")]
-fn entry_begun_twin(_: FEntryContext) -> i32 {
+fn do_entry_begun_twin(_: FEntryContext) -> i32 {
     flight::begun_twin();
     0
-}
-
-/// Left by the program that took up a call, for its twin.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Taken {
-    /// Tells this call from the task's other ones, as far as that goes: it stays if the twin misses the call.
-    call: u64,
-    /// Which of the two left it.
-    by: u64,
 }
 
 /// By task. The oldest give way: each is needed for a moment.
@@ -314,7 +307,7 @@ fn mapped(ctx: LsmContext) -> i32 {
 /// A mapping's protection changes: `(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`.
 /// This hook may not sleep: no hash, and the path without `bpf_d_path`.
 #[lsm(hook = "file_mprotect")]
-fn made_executable(ctx: LsmContext) -> i32 {
+fn do_made_executable(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
         return 0;
     }
@@ -329,9 +322,9 @@ fn made_executable(ctx: LsmContext) -> i32 {
     0
 }
 
-/// A file was opened: `(struct file *file)`. Beside [`guard_open`], which ends early for most files.
+/// A file was opened: `(struct file *file)`. Beside [`do_guard_open`], which ends early for most files.
 #[lsm(hook = "file_open")]
-fn layer_opened(ctx: LsmContext) -> i32 {
+fn do_layer_opened(ctx: LsmContext) -> i32 {
     files::opened(&ctx);
     0
 }
@@ -339,7 +332,7 @@ fn layer_opened(ctx: LsmContext) -> i32 {
 /// A program is about to be executed, first of all a script, then its interpreter:
 /// `(struct linux_binprm *bprm)`. Before IMA's turn, so what is denied is not measured.
 #[lsm(hook = "bprm_check_security")]
-fn deny_execution(ctx: LsmContext) -> i32 {
+fn do_deny_execution(ctx: LsmContext) -> i32 {
     let Some(action) = pods::execution_denied() else {
         return 0;
     };
@@ -364,7 +357,7 @@ fn deny_execution(ctx: LsmContext) -> i32 {
 
 /// A mapping is made: see [`mapped`].
 #[lsm(hook = "mmap_file")]
-fn deny_mapping(ctx: LsmContext) -> i32 {
+fn do_deny_mapping(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
         return 0;
     }
@@ -395,75 +388,75 @@ fn deny_mapping(ctx: LsmContext) -> i32 {
 
 /// A call of bpf(2): `(int cmd, union bpf_attr *attr, unsigned int size)`.
 #[lsm(hook = "bpf")]
-fn guard_call(ctx: LsmContext) -> i32 {
+fn do_guard_call(ctx: LsmContext) -> i32 {
     guard::call(ctx.arg::<u64>(0) as u32, ctx.arg(1))
 }
 
 /// A descriptor of a map is made: `(struct bpf_map *map, fmode_t fmode)`.
 #[lsm(hook = "bpf_map")]
-fn guard_map(ctx: LsmContext) -> i32 {
+fn do_guard_map(ctx: LsmContext) -> i32 {
     guard::map(ctx.arg(0), ctx.arg::<u64>(1) as u32)
 }
 
 /// A descriptor of a program is made: `(struct bpf_prog *prog)`.
 #[lsm(hook = "bpf_prog")]
-fn guard_program(ctx: LsmContext) -> i32 {
+fn do_guard_program(ctx: LsmContext) -> i32 {
     guard::program(ctx.arg(0))
 }
 
 /// A name is removed: `(struct inode *dir, struct dentry *dentry)`.
 #[lsm(hook = "inode_unlink")]
-fn guard_unlink(ctx: LsmContext) -> i32 {
+fn do_guard_unlink(ctx: LsmContext) -> i32 {
     guard::name_changed(action::PIN_REMOVED, ctx.arg(0), ctx.arg(1), 0)
 }
 
 /// A directory is removed: `(struct inode *dir, struct dentry *dentry)`.
 #[lsm(hook = "inode_rmdir")]
-fn guard_rmdir(ctx: LsmContext) -> i32 {
+fn do_guard_rmdir(ctx: LsmContext) -> i32 {
     guard::name_changed(action::DIRECTORY_REMOVED, ctx.arg(0), ctx.arg(1), 0)
 }
 
 /// A name becomes another one: `(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir,
 /// struct dentry *new_dentry)`.
 #[lsm(hook = "inode_rename")]
-fn guard_rename(ctx: LsmContext) -> i32 {
+fn do_guard_rename(ctx: LsmContext) -> i32 {
     guard::name_changed(action::PIN_RENAMED, ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 /// A file system is unmounted: `(struct vfsmount *mnt, int flags)`.
 #[lsm(hook = "sb_umount")]
-fn guard_unmount(ctx: LsmContext) -> i32 {
+fn do_guard_unmount(ctx: LsmContext) -> i32 {
     guard::unmounted(ctx.arg(0))
 }
 
 /// A process reaches for another one: `(struct task_struct *child, unsigned int mode)`.
 #[lsm(hook = "ptrace_access_check")]
-fn guard_trace(ctx: LsmContext) -> i32 {
+fn do_guard_trace(ctx: LsmContext) -> i32 {
     guard::traced(ctx.arg(0), ctx.arg::<u64>(1) as u32)
 }
 
 /// A file was opened: `(struct file *file)`.
 #[lsm(hook = "file_open")]
-fn guard_open(ctx: LsmContext) -> i32 {
+fn do_guard_open(ctx: LsmContext) -> i32 {
     guard::opened(ctx.arg(0))
 }
 
 /// A cgroup directory was made: `(struct cgroup *cgrp, const char *path)`, with `cgroup_mutex` held, so
 /// before any task can be in it.
 #[btf_tracepoint(function = "cgroup_mkdir")]
-fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
+fn do_cgroup_made(ctx: BtfTracePointContext) -> i32 {
     cgroup(&ctx, kind::CGROUP_NEW)
 }
 
 /// A cgroup directory was renamed (v1 only).
 #[btf_tracepoint(function = "cgroup_rename")]
-fn cgroup_renamed(ctx: BtfTracePointContext) -> i32 {
+fn do_cgroup_renamed(ctx: BtfTracePointContext) -> i32 {
     cgroup(&ctx, kind::CGROUP_RENAMED)
 }
 
 /// A cgroup directory was removed.
 #[btf_tracepoint(function = "cgroup_rmdir")]
-fn cgroup_removed(ctx: BtfTracePointContext) -> i32 {
+fn do_cgroup_removed(ctx: BtfTracePointContext) -> i32 {
     cgroup(&ctx, kind::CGROUP_GONE)
 }
 

@@ -354,6 +354,7 @@ fn sealed(number: u64, previous: [u8; 32]) -> SealedCheckpoint {
             successor: Some(Bank::Sha512.hash(&[b"the next"])),
         }),
         binding: None,
+        bpf_placed: (number == 1).then_some([6; 32]),
     };
     SealedCheckpoint::seal(checkpoint, &key())
 }

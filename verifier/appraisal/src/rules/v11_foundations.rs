@@ -61,15 +61,21 @@ impl Programs {
             self.findings
                 .push(expected.iter().fold(finding, Finding::expected));
         }
-        if let Some(accepted) = &accept.bpf_objects
-            && !accepted.iter().any(|d| d.bytes() == checkpoint.bpf_object)
-            && !self.objects.contains(&checkpoint.bpf_object)
+        // Programs of both run: what has no place stays that of the load.
+        for object in [Some(checkpoint.bpf_object), checkpoint.bpf_placed]
+            .into_iter()
+            .flatten()
         {
-            self.objects.push(checkpoint.bpf_object);
-            let finding = fail(format!("checkpoint {n}: the BPF object is not an accepted one"))
-                .found(format!("sha256:{}", hex::encode(checkpoint.bpf_object)));
-            self.findings
-                .push(accepted.iter().fold(finding, Finding::expected));
+            if let Some(accepted) = &accept.bpf_objects
+                && !accepted.iter().any(|d| d.bytes() == object)
+                && !self.objects.contains(&object)
+            {
+                self.objects.push(object);
+                let finding = fail(format!("checkpoint {n}: the BPF object is not an accepted one"))
+                    .found(format!("sha256:{}", hex::encode(object)));
+                self.findings
+                    .push(accepted.iter().fold(finding, Finding::expected));
+            }
         }
         let Some(hash) = checkpoint.ima_policy else { return };
         let accepted = || accept.ima_policies.iter().filter(|d| d.bank() == Bank::Sha256);

@@ -1,5 +1,6 @@
 //! V14, the collector itself: a chain goes on by a program that the checkpoint before counts as the
-//! collector, and a new program counts only where its own execution is among the records that this seals.
+//! collector, a new program counts only where its own execution is among the records that this seals, and
+//! eBPF programs are replaced by a new program's alone.
 //!
 //! Promise: a restart of the same program says nothing; what another one at the collector's path did to the
 //! collector's parts is one failure, however often it did it. Not here: whether the policy accepts a program,
@@ -7,7 +8,9 @@
 
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
-use cgpath_evidence::{Checkpoint, Collectors, Digest, EventKind, FileHash, Provenance, Record};
+use cgpath_evidence::{
+    Checkpoint, Collectors, Digest, EventKind, FileHash, Provenance, Record, merkle::Hash,
+};
 use std::collections::{BTreeMap, HashSet};
 
 /// Programs that a finding names at most.
@@ -18,6 +21,8 @@ const SHOWN: usize = 3;
 pub(crate) struct Succession {
     /// What the last checkpoint states: starts of the collector, and which programs count.
     last: Option<(u32, Option<Collectors>)>,
+    /// Which objects' eBPF programs it states: those loaded, and those in their places.
+    objects: Option<[Hash; 2]>,
     counted: HashSet<Digest>,
     /// Handovers whose program's execution no record shows yet.
     named: Vec<Named>,
@@ -84,6 +89,10 @@ impl Succession {
     pub(crate) fn sealed(&mut self, checkpoint: &Checkpoint) {
         let now = checkpoint.collectors.as_ref();
         let before = self.last.replace((checkpoint.starts, now.cloned()));
+        self.programs(
+            checkpoint,
+            before.as_ref().and_then(|(_, before)| before.as_ref()),
+        );
         match (before, now) {
             (None, now) => {
                 if let Some(successor) = now.and_then(|now| now.successor.as_ref()) {
@@ -110,6 +119,38 @@ impl Succession {
         }
         self.counted
             .extend(now.into_iter().flat_map(Collectors::all).cloned());
+    }
+
+    /// The eBPF programs that a checkpoint states; `before` is what counted until then.
+    fn programs(&mut self, checkpoint: &Checkpoint, before: Option<&Collectors>) {
+        let n = checkpoint.number;
+        let now = [checkpoint.bpf_object, checkpoint.bpf_running()];
+        let Some(was) = self.objects.replace(now) else {
+            if checkpoint.bpf_placed.is_some() {
+                let text = "checkpoint 0 states that eBPF programs were replaced: there was no handover yet";
+                self.findings.push(fail(text).found(object(&now[1])));
+            }
+            return;
+        };
+        if now[0] != was[0] {
+            let text = format!(
+                "checkpoint {n} states other eBPF programs than the one before, and none can be loaded again within a \
+                 boot: {REMEDY}"
+            );
+            self.findings
+                .push(fail(text).found(object(&now[0])).expected(object(&was[0])));
+        }
+        let program = checkpoint.collectors.as_ref().map(|now| &now.program);
+        let is_handover = before.zip(program).is_some_and(|(before, program)| {
+            before.program != *program && before.successor.as_ref() == Some(program)
+        });
+        if now[1] != was[1] && now[0] == was[0] && !is_handover {
+            let text = format!(
+                "the eBPF programs were replaced before checkpoint {n}, and there was no handover: {REMEDY}"
+            );
+            self.findings
+                .push(fail(text).found(object(&now[1])).expected(object(&was[1])));
+        }
     }
 
     /// A checkpoint of a program that the one before counts.
@@ -232,6 +273,11 @@ fn named(program: &Digest) -> String {
     format!("program {program}")
 }
 
+/// An object in words, for the same reason.
+fn object(hash: &Hash) -> String {
+    format!("BPF object sha256:{}", hex::encode(hash))
+}
+
 fn expecting(finding: Finding, counting: Option<&Collectors>) -> Finding {
     let counting = counting.into_iter().flat_map(Collectors::all);
     counting.map(named).fold(finding, Finding::expected)
@@ -243,9 +289,10 @@ mod tests {
     use cgpath_evidence::Bank;
 
     #[test]
-    fn a_program_is_never_named_by_its_hash_alone() {
+    fn a_program_and_an_object_are_never_named_by_their_hash_alone() {
         let program = Bank::Sha256.hash(&[b"any"]);
-        let finding = fail("text").found(named(&program));
-        assert!(!crate::accept::names_content(&finding));
+        for found in [named(&program), object(&[7; 32])] {
+            assert!(!crate::accept::names_content(&fail("text").found(found)));
+        }
     }
 }

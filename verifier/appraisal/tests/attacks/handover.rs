@@ -472,3 +472,161 @@ fn another_program_needs_another_start_and_checkpoint_0_names_one_alone() {
     }
     judge("another-start", &wrong);
 }
+
+/// The objects whose eBPF programs a new collector can put into the places.
+const OBJECTS: [[u8; 32]; 2] = [[21; 32], [22; 32]];
+
+/// What the policy may say of objects.
+fn accepting(objects: &[[u8; 32]]) -> Node {
+    let mut node = known();
+    let listed: Vec<String> = objects
+        .iter()
+        .map(|hash| {
+            format!(
+                "\"{}\"",
+                Digest::new(cgpath_evidence::Bank::Sha256, hash).unwrap()
+            )
+        })
+        .collect();
+    node.accept_banks += &format!("\n  bpf-objects: [{}]", listed.join(", "));
+    node
+}
+
+/// The new collector takes over, and its eBPF programs the places.
+fn upgrade(node: &mut Node, program: &Digest, object: Option<[u8; 32]>) {
+    node.hand_over(program);
+    node.restart(program);
+    node.bpf_placed = object;
+}
+
+#[test]
+fn a_new_collectors_programs_take_the_places_and_each_checkpoint_says_which_do() {
+    let mut wrong = Vec::new();
+    for node in [known(), accepting(&[[9; 32], OBJECTS[0], OBJECTS[1]])] {
+        let mut life = Life::begin(node);
+        // To one, on to another, and back to those that were loaded.
+        for (program, object) in [
+            (next(), Some(OBJECTS[0])),
+            (own(), Some(OBJECTS[1])),
+            (next(), None),
+        ] {
+            upgrade(&mut life.node, &program, object);
+            for _ in 0..2 {
+                let followed = life.ways.followed;
+                let round = life.round();
+                wrong.extend(round.differs());
+                if !round.judged.whole.trusted || life.ways.followed != followed + 1 {
+                    wrong.push(format!("{object:?}: {}", round.judged.whole));
+                }
+            }
+            life.node.restart(&program);
+            let round = life.round();
+            if !round.judged.whole.trusted {
+                wrong.push(format!("{object:?}, restarted: {}", round.judged.whole));
+            }
+        }
+        // A new collector whose programs the kernel refuses leaves those that are there.
+        upgrade(&mut life.node, &own(), None);
+        let round = life.round();
+        assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+    }
+    judge("places", &wrong);
+}
+
+#[test]
+fn an_object_in_the_places_that_the_policy_does_not_accept_is_refused_though_its_collector_is_accepted() {
+    let mut wrong = Vec::new();
+    let words = "the BPF object is not an accepted one";
+    let mut life = Life::begin(accepting(&[[9; 32], OBJECTS[0]]));
+    upgrade(&mut life.node, &next(), Some(OBJECTS[1]));
+    wrong.extend(must_say(&life.round(), Rule::Host, words));
+    // For the rest of the boot.
+    upgrade(&mut life.node, &own(), Some(OBJECTS[0]));
+    wrong.extend(must_say(&life.round(), Rule::Host, words));
+    // What was loaded goes on where there is no place, so that it must be accepted still.
+    let mut node = accepting(&[OBJECTS[0]]);
+    upgrade(&mut node, &next(), Some(OBJECTS[0]));
+    let evidence = node.attest(b"one more nonce");
+    let context = node.context(b"one more nonce", None);
+    let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &context).unwrap();
+    if !verdict.failures().any(|finding| finding.text.contains(words)) {
+        wrong.push(verdict.to_string());
+    }
+    judge("object-not-accepted", &wrong);
+}
+
+#[test]
+fn programs_that_are_replaced_without_a_handover_are_refused_for_the_rest_of_the_boot() {
+    let mut wrong = Vec::new();
+    let words = "and there was no handover";
+    let changes: [fn(&mut Node); 5] = [
+        // By somebody else who writes the places, while the collector goes on.
+        |_| (),
+        // By a restart of the same program.
+        |node| node.restart(&own()),
+        // Before the successor is there.
+        |node| node.hand_over(&next()),
+        // It came back after a handover that was withdrawn.
+        |node| {
+            node.hand_over(&next());
+            node.restart(&own());
+        },
+        // Once more, by the new program after its first checkpoint.
+        |node| {
+            upgrade(node, &next(), Some(OBJECTS[1]));
+            node.seal(None);
+        },
+    ];
+    for change in changes {
+        let mut life = Life::begin(known());
+        change(&mut life.node);
+        life.node.bpf_placed = Some(OBJECTS[0]);
+        wrong.extend(must_say(&life.round(), Rule::Guard, words));
+        upgrade(&mut life.node, &next(), None);
+        wrong.extend(life.round().trusted());
+    }
+    // By a chain that knows of no handover.
+    let mut life = Life::begin(silent());
+    life.node.bpf_placed = Some(OBJECTS[0]);
+    wrong.extend(must_say(&life.round(), Rule::Guard, words));
+    // And back to those that were loaded, as if nothing had been.
+    let mut life = Life::begin(known());
+    upgrade(&mut life.node, &next(), Some(OBJECTS[0]));
+    assert!(life.round().judged.whole.trusted);
+    life.node.bpf_placed = None;
+    wrong.extend(must_say(&life.round(), Rule::Guard, words));
+    judge("replaced", &wrong);
+}
+
+#[test]
+fn what_is_attached_stays_that_of_the_load_and_checkpoint_0_has_nothing_replaced() {
+    let mut life = Life::begin(known());
+    let round = life.round_sealed(|checkpoint| checkpoint.bpf_object = OBJECTS[0]);
+    let words = "none can be loaded again within a boot";
+    let mut wrong = must_say(&round, Rule::Guard, words);
+    // Not by a handover either.
+    let mut life = Life::begin(known());
+    life.node.hand_over(&next());
+    life.node.restart(&next());
+    let round = life.round_sealed(|checkpoint| checkpoint.bpf_object = OBJECTS[0]);
+    wrong.extend(must_say(&round, Rule::Guard, words));
+    let mut node = known();
+    node.checkpoints.clear();
+    node.sealed.clear();
+    node.waiting.clear();
+    node.list.truncate(usize::try_from(node.boot_len).unwrap());
+    node.seq = 0;
+    node.bpf_placed = Some(OBJECTS[0]);
+    node.seal(None);
+    let evidence = node.attest(b"one more nonce");
+    let context = node.context(b"one more nonce", None);
+    let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &context).unwrap();
+    if verdict.trusted
+        || !verdict
+            .to_string()
+            .contains("eBPF programs were replaced: there was no handover")
+    {
+        wrong.push(verdict.to_string());
+    }
+    judge("attached", &wrong);
+}

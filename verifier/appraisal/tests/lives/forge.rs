@@ -49,6 +49,7 @@ fn change(c: &mut Checkpoint, before: &Checkpoint, least: u64, forgery: Forgery)
         Forgery::Numbered(set) => c.number = number(c.number, before.number, set),
         Forgery::Blind => c.blind = true,
         Forgery::Bpf => c.bpf_object = [8; 32],
+        Forgery::Placed => c.bpf_placed = Some([8; 32]),
         Forgery::Policy(is_there) => c.ima_policy = is_there.then_some([3; 32]),
         Forgery::Key => c.key = Some(vec![2; 33]),
         Forgery::Predating => c.predating = vec![pod(3)],

@@ -3,7 +3,7 @@
 use super::{Case, UNATTRIBUTED};
 use cgpath_appraisal::{MAX_IMPOSTORS, Rule, Subject};
 use cgpath_evidence::{
-    Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
+    Checkpoint, Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
     checkpoint::number_from_path, list::unescaped,
 };
 use cgpath_policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
@@ -284,10 +284,11 @@ impl Case<'_> {
         }
         let is_one = |all: &[Digest], hash: &[u8; 32]| all.iter().any(|digest| digest.bytes() == hash);
         let fails = self.chain.iter().map(|sealed| &sealed.checkpoint).any(|c| {
+            let objects = [Some(&c.bpf_object), c.bpf_placed.as_ref()];
             accept
                 .bpf_objects
                 .as_ref()
-                .is_some_and(|all| !is_one(all, &c.bpf_object))
+                .is_some_and(|all| objects.into_iter().flatten().any(|one| !is_one(all, one)))
                 || c.ima_policy
                     .is_some_and(|hash| !is_one(&accept.ima_policies, &hash))
         });
@@ -326,6 +327,25 @@ impl Case<'_> {
             self.fail_if(true, Rule::Guard, Subject::Partition(key));
         }
         self.v14_handovers();
+        self.v14_objects();
+    }
+
+    /// The eBPF programs stay those of the load, but for what a successor puts into their places.
+    fn v14_objects(&mut self) {
+        let first = self.chain.first().map(|first| &first.checkpoint);
+        self.node(first.is_some_and(|c| c.bpf_placed.is_some()), Rule::Guard);
+        for n in 1..self.chain.len() {
+            let (was, now) = (&self.chain[n - 1], &self.chain[n]);
+            let successor = collectors(was).get(1).cloned();
+            let (old, new) = (&was.checkpoint, &now.checkpoint);
+            let is_handover = successor.is_some()
+                && successor.as_ref() == collectors(now).first()
+                && collectors(was).first() != collectors(now).first();
+            let runs = |c: &Checkpoint| c.bpf_placed.unwrap_or(c.bpf_object);
+            let is_other = old.bpf_object != new.bpf_object;
+            let is_replaced = runs(old) != runs(new) && !is_handover;
+            self.node(is_other || is_replaced, Rule::Guard);
+        }
     }
 
     /// A chain goes on by a program that the checkpoint before counts; a new one counts once the host's
