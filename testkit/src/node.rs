@@ -431,6 +431,7 @@ impl Node {
             guard: None,
             pod_loss: None,
             identity: identity.map(Box::new),
+            writable: false,
         }
     }
 
