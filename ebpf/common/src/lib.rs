@@ -96,8 +96,8 @@ pub mod flag {
     pub const ANCESTRY_UNSTABLE: u32 = 1 << 5;
     /// With [`PATH_REVERSED`]: the file has no name any more, as ` (deleted)` says at the end of other paths.
     pub const PATH_DELETED: u32 = 1 << 6;
-    /// With [`super::kind::MAPPING`] and [`super::kind::LATE_MAPPING`]: the mapping is writable and executable
-    /// at once, so that what runs there need not be the file's content.
+    /// With [`super::kind::MAPPING`] and [`super::kind::LATE_MAPPING`]: the mapping is writable and
+    /// executable at once, so that what runs there need not be the file's content.
     pub const WRITABLE: u32 = 1 << 7;
 }
 

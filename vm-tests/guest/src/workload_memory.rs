@@ -131,8 +131,8 @@ pub fn without_file(file: &Path, argv: &[String]) -> Result<Vec<Attempt>> {
 }
 
 /// Runs code that is written into a mapping of a file while that is executable, too: of the first file, a
-/// private one; of the second, one that is made writable later; of the third, a shared one, which changes that
-/// file.
+/// private one; of the second, one that is made writable later; of the third, a shared one, which changes
+/// that file.
 ///
 /// # Errors
 /// When an attempt cannot even be made.
