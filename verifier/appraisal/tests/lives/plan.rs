@@ -364,7 +364,8 @@ impl Plan {
         }
         let r = &mut Random(seed ^ 0x0077_2b78);
         for round in &mut plan.rounds {
-            if !r.percent(8) {
+            // Rarely: who has done it is not trusted for the rest of the boot.
+            if !r.percent(2) {
                 continue;
             }
             let (at, who, own) = (r.below(round.steps.len() + 1), Who::any(r), r.below(4) as u8);
