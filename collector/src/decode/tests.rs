@@ -122,12 +122,6 @@ fn samples() -> Vec<Bytes> {
             flag::PATH_REVERSED,
             b"sh\0bin\0",
         ),
-        Raw::file(
-            kind::MAPPING,
-            4,
-            flag::HASH_PRE_CHECK | flag::WRITABLE,
-            b"/lib/x.so",
-        ),
         Raw::cgroup(kind::CGROUP_NEW, b"pod1", 4),
         Raw::guard(action::PIN_REMOVED, -1, b"link_executed"),
         Raw::pod_loss(),
@@ -136,6 +130,12 @@ fn samples() -> Vec<Bytes> {
             HASH_NOT_TRIED,
             flag::PATH_REVERSED,
             b"lib.so\0layer\0",
+        ),
+        Raw::file(
+            kind::MAPPING,
+            4,
+            flag::HASH_PRE_CHECK | flag::WRITABLE,
+            b"/lib/x.so",
         ),
     ]
 }
