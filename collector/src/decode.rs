@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use cgpath_ebpf_common::{
-    HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME, RawDigest,
-    SMALL_PATH, TaskKey, action, flag, kind,
+    FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME,
+    RawDigest, SMALL_PATH, Task, TaskKey, action, flag, kind,
 };
 use cgpath_evidence::{Bank, Digest, EventKind, FileHash, GuardAction, Identity, LayerFile, PodLoss};
 
@@ -143,6 +143,8 @@ pub struct FileEvent {
     pub path: Bytes,
     /// The path did not fit or could not be read.
     pub path_cut: bool,
+    /// A mapping that is writable and executable at once.
+    pub writable: bool,
 }
 
 /// A guarded thing was touched, or an execution was denied.
@@ -311,6 +313,7 @@ pub fn decode(raw: &Bytes) -> Result<Event> {
 }
 
 const LEN_OFFSET: usize = std::mem::offset_of!(Header, len);
+const FLAGS_OFFSET: usize = std::mem::offset_of!(FileHead, task) + std::mem::offset_of!(Task, flags);
 
 fn malformed(field: &'static str, offset: usize, value: u64, why: &'static str) -> DecodeError {
     DecodeError::Malformed {
@@ -525,6 +528,11 @@ fn entry(at: &mut Cursor<'_>, raw: &Bytes, violation: bool) -> Result<EntryEvent
 
 fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> {
     let (task, flags) = task(at)?;
+    let writable = flags & flag::WRITABLE != 0;
+    if writable && !matches!(kind, EventKind::Mapping | EventKind::LateMapping) {
+        let why = "only a mapping is writable and executable at once";
+        return Err(malformed("task.flags", FLAGS_OFFSET, u64::from(flags), why));
+    }
     let dev = at.u64("file.dev")?;
     let ino = at.u64("file.ino")?;
     let identity = identity(at)?;
@@ -555,6 +563,7 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
         pre_check: flags & flag::HASH_PRE_CHECK != 0,
         path,
         path_cut: flags & flag::PATH_CUT != 0,
+        writable,
     })
 }
 

@@ -398,6 +398,12 @@ pub struct Record {
     #[n(21)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Box<Identity>>,
+    /// Whether the mapping is writable and executable at once, so that what runs there need not be the file's
+    /// content. Of mappings and late mappings alone; stated only where it is so.
+    #[n(24)]
+    #[cbor(skip_if = "core::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub writable: bool,
 }
 
 /// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
@@ -523,6 +529,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         guard: None,
         pod_loss: None,
         identity: None,
+        writable: false,
     }
 }
 
@@ -616,6 +623,35 @@ mod tests {
         // Older evidence reads as before.
         record.identity = None;
         assert_eq!(Record::from_cbor(&without).unwrap(), record);
+    }
+
+    #[test]
+    fn a_writable_mapping_says_so_and_every_other_record_is_the_bytes_that_it_was() {
+        let mut record = sample(3, "/kubepods/x", "/usr/lib/libc.so.6");
+        record.kind = EventKind::Mapping;
+        let without = record.to_cbor();
+        record.writable = true;
+        let bytes = record.to_cbor();
+        assert_eq!(Record::from_cbor(&bytes).unwrap(), record);
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        // One key more in the map, 24, and true.
+        let mut more = without.clone();
+        more[0] += 1;
+        more.extend([0x18, 24, 0xf5]);
+        assert_eq!(bytes, more);
+        // False is said by silence, and a reader without key 24 refuses it, as this one refuses key 25.
+        let at = bytes.len() - 1;
+        for (place, byte) in [(at, 0xf4), (at - 1, 25)] {
+            let mut other = bytes.clone();
+            other[place] = byte;
+            let refused = Record::from_cbor(&other);
+            assert_eq!(refused, Err(crate::Error::NotDeterministic { what: "record" }));
+        }
+        // Older evidence reads as before.
+        record.writable = false;
+        assert_eq!(Record::from_cbor(&without).unwrap(), record);
+        assert!(!serde_json::to_string(&record).unwrap().contains("writable"));
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn record() -> Record {
         guard: None,
         pod_loss: None,
         identity: None,
+        writable: false,
         ..first("record_cbor", Record::from_cbor)
     }
 }

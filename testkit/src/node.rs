@@ -436,6 +436,7 @@ impl Node {
             guard: None,
             pod_loss: None,
             identity: identity.map(Box::new),
+            writable: false,
         }
     }
 

@@ -54,6 +54,64 @@ pub fn late(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Maps a file in one of the ways in which a mapping is, or is not, writable and executable at once.
+pub fn writable(way: &str, file: &Path) -> Result<()> {
+    use nix::libc;
+    use nix::sys::personality::{Persona, get, set};
+    const READ: i32 = libc::PROT_READ;
+    const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    const EXECUTE: i32 = libc::PROT_READ | libc::PROT_EXEC;
+    const BOTH: i32 = WRITE | EXECUTE;
+    let (is_shared, steps): (bool, &[i32]) = match way {
+        "private" | "with a key" => (false, &[BOTH]),
+        "shared" => (true, &[BOTH]),
+        "write added" => (false, &[EXECUTE, BOTH]),
+        "both added" => (false, &[READ, BOTH]),
+        "execution added" => (true, &[WRITE, BOTH]),
+        "kept" => (false, &[BOTH, BOTH, EXECUTE]),
+        "in turns" => (false, &[EXECUTE, WRITE, EXECUTE]),
+        "implied" | "implied later" => (false, &[WRITE]),
+        other => bail!("no such way: {other}"),
+    };
+    let file = fs::OpenOptions::new().read(true).write(is_shared).open(file)?;
+    let implied = || set(get()? | Persona::READ_IMPLIES_EXEC);
+    if way == "implied" {
+        implied()?;
+    }
+    let how = if is_shared {
+        libc::MAP_SHARED
+    } else {
+        libc::MAP_PRIVATE
+    };
+    let (first, later) = match way {
+        "with a key" => (EXECUTE, steps),
+        "implied later" => (WRITE, steps),
+        _ => (steps[0], &steps[1..]),
+    };
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, first, how, file.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    if way == "implied later" {
+        implied()?;
+    }
+    for protection in later {
+        // SAFETY: our own mapping, which nobody else uses; without a key, -1, the call is mprotect's.
+        let done = unsafe {
+            match way {
+                "with a key" => {
+                    let protection = i64::from(*protection);
+                    libc::syscall(libc::SYS_pkey_mprotect, at, 4096usize, protection, -1i64)
+                }
+                _ => libc::mprotect(at, 4096, *protection).into(),
+            }
+        };
+        nix::errno::Errno::result(done)?;
+    }
+    Ok(())
+}
+
 pub fn memfd(file: &Path) -> Result<()> {
     let fd = nix::sys::memfd::memfd_create(c"secret", nix::sys::memfd::MFdFlags::empty())?;
     let mut memory = fs::File::from(fd);

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         ["work", "page-zero", program] => child::page_zero(program),
         ["work", "late", file] => child::late(Path::new(file)),
         ["work", "memfd", file] => child::memfd(Path::new(file)),
+        ["work", "writable", way, file] => child::writable(way, Path::new(file)),
         [object] => return selftest(object, false),
         [object, "v1"] => return selftest(object, true),
         _ => {

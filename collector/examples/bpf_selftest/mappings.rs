@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code, reason = "mappings are made, to see whether they are recorded")]
 
-use crate::make::run;
-use crate::truth::{check_task, drain, kernel_dev, one};
+use crate::make::{program, run};
+use crate::truth::{check_task, drain, kernel_dev, one, sha256};
 use crate::{Bed, Check};
 use anyhow::{Context, Result, ensure};
 use cgpath_evidence::{EventKind, FileHash};
@@ -86,6 +86,47 @@ pub fn all(bed: &mut Bed, check: &mut Check) -> Result<()> {
                 EventKind::LateMapping,
                 &PathBuf::from(format!("{} (deleted)", gone.display())),
             )?;
+            Ok(())
+        },
+    );
+    check.run(
+        "a mapping that is writable and executable at once says so, in each way to it, and no other does",
+        || {
+            let (whole, late) = (EventKind::Mapping, EventKind::LateMapping);
+            let ways: [(&str, &[(EventKind, bool)]); 10] = [
+                ("private", &[(whole, true)]),
+                ("shared", &[(whole, true)]),
+                ("write added", &[(whole, false), (late, true)]),
+                ("with a key", &[(whole, false), (late, true)]),
+                ("both added", &[(late, true)]),
+                ("execution added", &[(late, true)]),
+                ("kept", &[(whole, true)]),
+                ("in turns", &[(whole, false), (late, false)]),
+                ("implied", &[(whole, true)]),
+                ("implied later", &[(late, true)]),
+            ];
+            for (way, wanted) in ways {
+                let path = bed.dir.join(format!("writable-{}", way.replace(' ', "-")));
+                program(&path, way.as_bytes())?;
+                run(&bed.me, &["work", "writable", way, &path.to_string_lossy()])?;
+                let events = drain(&mut bed.ring)?;
+                let of_file = events.iter().filter_map(|event| match &event.body {
+                    Body::File(f) if f.path == path.as_os_str().as_bytes() => Some(f),
+                    _ => None,
+                });
+                let of_file: Vec<_> = of_file.collect();
+                let found: Vec<_> = of_file.iter().map(|f| (f.kind, f.writable)).collect();
+                ensure!(found == wanted, "{way}: {found:?}");
+                for mapped in of_file.iter().filter(|f| f.kind == whole) {
+                    ensure!(mapped.file_hash() == FileHash::PreCheck(sha256(&path)?), "{way}");
+                }
+                // What the tool, its loader and its libraries map is one or the other.
+                let others = events.iter().any(|event| match &event.body {
+                    Body::File(f) => f.writable && f.path != path.as_os_str().as_bytes(),
+                    _ => false,
+                });
+                ensure!(!others, "{way}: {events:?}");
+            }
             Ok(())
         },
     );

@@ -131,6 +131,12 @@ fn samples() -> Vec<Bytes> {
             flag::PATH_REVERSED,
             b"lib.so\0layer\0",
         ),
+        Raw::file(
+            kind::MAPPING,
+            4,
+            flag::HASH_PRE_CHECK | flag::WRITABLE,
+            b"/lib/x.so",
+        ),
     ]
 }
 
@@ -316,6 +322,35 @@ fn a_hash_is_what_the_kernel_said_it_is() {
     // MD5 and MD4, whose number is 0, are hashes, not failures; evidence cannot carry them.
     assert_eq!(hash(1, 0), FileHash::Unhashed(-93));
     assert_eq!(hash(0, 0), FileHash::Unhashed(-93));
+}
+
+#[test]
+fn a_mapping_says_that_it_is_writable_too_and_nothing_else_does() {
+    let is_writable = |kind, flags| {
+        let decoded = decode(&Raw::file(kind, 4, flags, b"/x"));
+        decoded.map(|event| match event.body {
+            Body::File(f) => f.writable,
+            other => panic!("{other:?}"),
+        })
+    };
+    for kind in [kind::MAPPING, kind::LATE_MAPPING] {
+        assert_eq!(is_writable(kind, flag::WRITABLE), Ok(true));
+        assert_eq!(
+            is_writable(kind, !flag::WRITABLE & !flag::PATH_REVERSED),
+            Ok(false)
+        );
+    }
+    for kind in [kind::EXECUTION, kind::SCRIPT, kind::LAYER_WRITE] {
+        assert_eq!(is_writable(kind, 0), Ok(false));
+        let refused = is_writable(kind, flag::WRITABLE).unwrap_err();
+        let (offset, value) = (24 + 8 + 5 * 4, u64::from(flag::WRITABLE));
+        let is_it = matches!(
+            refused,
+            DecodeError::Malformed { field: "task.flags", offset: at, value: found, .. }
+                if (at, found) == (offset, value)
+        );
+        assert!(is_it, "{refused:?}");
+    }
 }
 
 #[test]

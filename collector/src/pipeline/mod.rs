@@ -356,6 +356,7 @@ impl Pipeline {
             ino: f.ino,
             identity: Some(Box::new(f.identity)),
             path_cut: f.path_cut,
+            writable: f.writable,
             ..self.blank(seq, boot_ns, &f.task)
         };
         self.append(&record, out);
@@ -425,6 +426,7 @@ impl Pipeline {
             guard: None,
             pod_loss: None,
             identity: None,
+            writable: false,
         }
     }
 

@@ -90,6 +90,7 @@ fn raw_exec(seq: u64, cgroup_id: u64, tgid: u32, path: &str) -> decode::Event {
         pre_check: false,
         path: Bytes::copy_from_slice(path.as_bytes()),
         path_cut: false,
+        writable: false,
     });
     decode::Event {
         seq,

@@ -23,7 +23,8 @@ pub use files::{LayerKey, MANY_OVERLAYS, MAX_USED, RawIdentity, Used, overlay};
 
 /// Bumped at each change of a record's layout below; the loader refuses an object with another one. Maps are
 /// read by the collector that was built with the object, which is known by its hash, and after a handover by
-/// one whose maps have the same names and sizes (`cgpathd::bpf::interface`).
+/// one whose maps have the same names and sizes (`cgpathd::bpf::interface`). A bit more in [`flag`] needs no
+/// other number: programs from before leave it out, and what they see is as it was.
 pub const LAYOUT_VERSION: u16 = 6;
 
 /// Ancestry is walked at most this far, the process itself included.
@@ -95,6 +96,9 @@ pub mod flag {
     pub const ANCESTRY_UNSTABLE: u32 = 1 << 5;
     /// With [`PATH_REVERSED`]: the file has no name any more, as ` (deleted)` says at the end of other paths.
     pub const PATH_DELETED: u32 = 1 << 6;
+    /// With [`super::kind::MAPPING`] and [`super::kind::LATE_MAPPING`]: the mapping is writable and
+    /// executable at once, so that what runs there need not be the file's content.
+    pub const WRITABLE: u32 = 1 << 7;
 }
 
 /// [`GuardHead::action`].

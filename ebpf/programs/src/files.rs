@@ -326,7 +326,7 @@ pub fn opened(ctx: &LsmContext) {
             return;
         }
     }
-    send_walked(ctx, file as u64, kind::LAYER_WRITE);
+    send_walked(ctx, file as u64, kind::LAYER_WRITE, 0);
 }
 
 /// Remembers a layer's file that is executed or mapped through the overlay with this device number. Gives
@@ -377,12 +377,12 @@ pub fn is_regular(reader: &mut Reader, file: u64) -> bool {
 }
 
 /// Hashes, then sends a record of this kind; a path that does not fit the small class goes into the large
-/// one. Gives the hash.
+/// one. `flags` are more of [`flag`]. Gives the hash.
 ///
 /// # Safety
 /// `file` is a live `struct file` with the verifier's type.
 #[inline(always)]
-pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hashing) -> Hash {
+pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hashing, flags: u32) -> Hash {
     let mut hash = Hash {
         alg: HASH_NOT_TRIED,
         words: [0; 8],
@@ -410,11 +410,12 @@ pub unsafe fn send(ctx: &LsmContext, kind: u16, file: *mut c_void, hashing: Hash
     let Some(seq) = ring::next_seq() else {
         return hash;
     };
-    let flags = if hashing == Hashing::PreCheck {
-        flag::HASH_PRE_CHECK
-    } else {
-        0
-    };
+    let flags = flags
+        | if hashing == Hashing::PreCheck {
+            flag::HASH_PRE_CHECK
+        } else {
+            0
+        };
     // SAFETY: as the caller promises.
     let first = unsafe { record::<SMALL_PATH>(seq, kind, file, &hash, flags, false) };
     if let Outcome::TooLong = first {
@@ -578,12 +579,12 @@ unsafe fn head(
 
 /// Sends a record of this kind, LATE_MAPPING or LAYER_WRITE, for the file at this address, without a hash and
 /// with a path made by walking up the dentries, from the last component to the first (see
-/// `flag::PATH_REVERSED`).
+/// `flag::PATH_REVERSED`). `more` are more of [`flag`].
 ///
 /// For programs that may not sleep, where `bpf_d_path` is refused. They run under the RCU read lock, so names
 /// cannot be freed under the walk, but no lock keeps a rename out.
 #[inline(always)]
-pub fn send_walked(ctx: &LsmContext, file: u64, kind: u16) {
+pub fn send_walked(ctx: &LsmContext, file: u64, kind: u16, more: u32) {
     if kind == kind::LAYER_WRITE {
         // It is held against others than the one who did it, too: it is paid for, and always sent.
         budget::pay(LARGE_UNITS);
@@ -603,7 +604,7 @@ pub fn send_walked(ctx: &LsmContext, file: u64, kind: u16) {
     // SAFETY: the reserved record.
     let (len, flags) = unsafe { walk(&mut reader, file, (&raw mut (*r).path).cast()) };
     let failed = reader.finish();
-    let flags = flags | if failed { flag::READ_FAILED } else { 0 };
+    let flags = flags | more | if failed { flag::READ_FAILED } else { 0 };
     let hash = Hash {
         alg: HASH_NOT_TRIED,
         words: [0; 8],

@@ -57,10 +57,10 @@ macro_rules! debug {
 }
 pub(crate) use debug;
 
-/// `PROT_EXEC`, include/uapi/asm-generic/mman-common.h.
+/// `PROT_WRITE` and `PROT_EXEC`, include/uapi/asm-generic/mman-common.h. `VM_WRITE` and `VM_EXEC`,
+/// include/linux/mm.h, are the same bits, which the kernel counts on (`calc_vm_prot_bits`).
+const PROT_WRITE: u64 = 2;
 const PROT_EXEC: u64 = 4;
-/// `VM_EXEC`, include/linux/mm.h.
-const VM_EXEC: u64 = 4;
 
 /// What [`EntryHead`] is followed by.
 #[repr(C)]
@@ -255,7 +255,7 @@ unsafe fn digests(
 fn executed(ctx: LsmContext) -> i32 {
     let file = files::binprm_file(ctx.arg(0));
     // SAFETY: a running bprm has a file, and the pointer keeps the type that the verifier gave it.
-    let hash = unsafe { files::send(&ctx, kind::EXECUTION, file, Hashing::Settled) };
+    let hash = unsafe { files::send(&ctx, kind::EXECUTION, file, Hashing::Settled, 0) };
     guard::executed(&hash);
     0
 }
@@ -272,14 +272,25 @@ fn script(ctx: LsmContext) -> i32 {
     }
     let file = files::binprm_file(ctx.arg(0));
     // SAFETY: as in `executed`.
-    unsafe { files::send(&ctx, kind::SCRIPT, file, Hashing::PreCheck) };
+    unsafe { files::send(&ctx, kind::SCRIPT, file, Hashing::PreCheck, 0) };
     0
 }
 
+/// What a record says of a mapping with this protection, which is executable. Without a branch, so that the
+/// verifier walks what follows once.
+#[inline(always)]
+fn writable(prot: u64) -> u32 {
+    const SHIFT: u32 = flag::WRITABLE.trailing_zeros() - PROT_WRITE.trailing_zeros();
+    ((prot & PROT_WRITE) << SHIFT) as u32
+}
+
 /// A mapping is made: `(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)`.
+/// `reqprot` is what the program asked for, `prot` what it gets: a personality can add execution
+/// (`READ_IMPLIES_EXEC`).
 #[lsm(hook = "mmap_file", sleepable)]
 fn mapped(ctx: LsmContext) -> i32 {
-    if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC == 0 {
         return 0;
     }
     // The file of an anonymous mapping is NULL, and some verifiers (6.12's) believe that it never is and
@@ -300,25 +311,27 @@ fn mapped(ctx: LsmContext) -> i32 {
         Hashing::No
     };
     // SAFETY: `file` is a live struct file: the caller of the hook holds a reference.
-    unsafe { files::send(&ctx, kind::MAPPING, file, hashing) };
+    unsafe { files::send(&ctx, kind::MAPPING, file, hashing, writable(prot)) };
     0
 }
 
-/// A mapping's protection changes: `(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`.
-/// This hook may not sleep: no hash, and the path without `bpf_d_path`.
+/// A mapping's protection changes: `(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`,
+/// the latter two as in [`mapped`]. Reported where an executable mapping gains execution, or that it can be
+/// written, too. This hook may not sleep: no hash, and the path without `bpf_d_path`.
 #[lsm(hook = "file_mprotect")]
 fn do_made_executable(ctx: LsmContext) -> i32 {
-    if ctx.arg::<u64>(2) & PROT_EXEC == 0 {
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC == 0 {
         return 0;
     }
     let vma: u64 = ctx.arg(0);
     let mut reader = Reader::new();
     let vm_flags: u64 = reader.read(vma + config!(vma_vm_flags));
     let file: u64 = reader.read(vma + config!(vma_vm_file));
-    if file == 0 || vm_flags & VM_EXEC != 0 {
+    if file == 0 || prot & !vm_flags & (PROT_WRITE | PROT_EXEC) == 0 {
         return 0;
     }
-    files::send_walked(&ctx, file, kind::LATE_MAPPING);
+    files::send_walked(&ctx, file, kind::LATE_MAPPING, writable(prot));
     0
 }
 

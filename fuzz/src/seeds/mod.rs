@@ -253,6 +253,7 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             last_ns: 7_000_000,
         }),
         identity: identity(kind),
+        writable: kind == EventKind::LateMapping,
     }
 }
 

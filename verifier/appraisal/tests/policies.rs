@@ -1,6 +1,7 @@
 //! What a policy leaves out stays visible: excludes, the two lists of deviations, pods that have not begun.
 
 use cgpath_appraisal::{LeftOut, MAX_LISTED, Rule, Severity, State, Verdict, appraise};
+use cgpath_evidence::{EventKind, FileHash};
 use cgpath_policy::Policy;
 use cgpath_testkit::{Actor, COLLECTOR, KeyKind, Node, pod, sha256};
 
@@ -176,6 +177,35 @@ fn an_exclude_of_one_pod_hides_nothing_elsewhere() {
         judge(&mut node, &policy).pod(pod(1)).unwrap().state,
         State::Trusted
     );
+}
+
+/// An exclude says that nobody judges the content at a path. What runs in such a mapping is not that content.
+#[test]
+fn no_exclude_hides_a_mapping_that_is_writable_and_executable_at_once() {
+    let pods = Actor::pod(pod(1), "/bin/app");
+    let hosts = Actor::host("/sbin/init");
+    for (actor, rule) in [(pods, Rule::PodContents), (hosts, Rule::Host)] {
+        for kind in [EventKind::Mapping, EventKind::LateMapping] {
+            let mut node = Node::busy(KeyKind::EcdsaP256);
+            node.record_execution(&actor, kind, "/tmp/code", FileHash::PreCheck(sha256(b"any")));
+            let policy = match rule {
+                Rule::Host => policy_with(
+                    &node,
+                    "host: {references: [host.json]}",
+                    "host: {references: [host.json], excludes: ['^/tmp/']}",
+                ),
+                _ => exclude_in_pod(&node, "^/tmp/"),
+            };
+            let policy = policy.unwrap();
+            assert!(judge(&mut node.clone(), &policy).trusted);
+            node.waiting.last_mut().unwrap().1.writable = true;
+            let verdict = judge(&mut node, &policy);
+            let found: Vec<_> = verdict.failures().collect();
+            let [finding] = found[..] else { panic!("{verdict}") };
+            assert_eq!(finding.rule, rule, "{verdict}");
+            assert!(finding.text.contains("writable and executable"), "{verdict}");
+        }
+    }
 }
 
 #[test]

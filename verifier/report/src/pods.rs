@@ -303,6 +303,11 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
     if record.path_cut {
         page.raw(" <span class=\"tag\">cut</span>");
     }
+    if record.writable {
+        page.raw(
+            " <span class=\"tag\" title=\"what ran there need not be the file's content\">writable</span>",
+        );
+    }
     page.raw("</td><td class=\"nowrap\">");
     match (&record.hash, template(record)) {
         (Some(FileHash::Measured(digest)), _) => page.short_digest(digest),

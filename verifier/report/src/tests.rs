@@ -92,6 +92,7 @@ fn record(seq: u64, key: PartitionKey, kind: EventKind, path: &str, content: &st
         guard: None,
         pod_loss: None,
         identity: None,
+        writable: false,
     }
 }
 

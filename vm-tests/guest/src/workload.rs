@@ -51,6 +51,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Workload::ChainStep { dir, level } => chain_step(Path::new(&dir), level, arguments),
         Workload::AnonymousExec => memory::anonymous(),
         Workload::CodeInMemory { file, argv } => print(&memory::without_file(Path::new(&file), &argv)?),
+        Workload::WritableCode { files } => print(&memory::in_writable_mappings(&files)?),
         Workload::HoldMapping { file, outcome } => {
             let _mapped = memory::mapped(&File::open(&file)?)?;
             std::fs::write(&outcome, "").with_context(|| format!("cannot write {outcome}"))?;

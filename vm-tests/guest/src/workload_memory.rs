@@ -39,7 +39,7 @@ fn returning(answer: u8) -> [u8; 6] {
 /// Writes such a function to the start of a writable page.
 fn write_code(at: NonNull<c_void>, answer: u8) {
     let code = returning(answer);
-    // SAFETY: `at` is the start of a private, writable mapping of one page that nothing else refers to.
+    // SAFETY: `at` is the start of a writable mapping of one page that nothing of this process refers to.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), at.as_ptr().cast::<u8>(), code.len()) };
 }
 
@@ -114,8 +114,8 @@ fn ran(answer: i32) -> io::Result<()> {
     }
 }
 
-/// Runs code that no file holds, in each way that a process has: where a file is mapped writable and
-/// executable at once; where one is mapped executable alone, written through /proc/self/mem; in anonymous
+/// Runs code that no file holds, in each way that a process has without a mapping of a file that is writable
+/// and executable at once: where one is mapped executable, written through /proc/self/mem; in anonymous
 /// memory; and in a child.
 ///
 /// # Errors
@@ -123,7 +123,6 @@ fn ran(answer: i32) -> io::Result<()> {
 pub fn without_file(file: &Path, argv: &[String]) -> Result<Vec<Attempt>> {
     let mut tried = Attempts::default();
     let file = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-    tried.note("a mapping that is writable, too", in_writable_mapping(&file));
     tried.note("a mapping, through /proc/self/mem", through_own_mem(&file));
     let anonymous = anonymous().map_err(|_| io::ErrorKind::InvalidData.into());
     tried.note("anonymous memory", anonymous);
@@ -131,9 +130,37 @@ pub fn without_file(file: &Path, argv: &[String]) -> Result<Vec<Attempt>> {
     Ok(tried.finish())
 }
 
-fn in_writable_mapping(file: &File) -> io::Result<()> {
-    let all = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE | ProtFlags::PROT_EXEC;
-    let at = private(file, all)?;
+/// Runs code that is written into a mapping of a file while that is executable, too: of the first file, a
+/// private one; of the second, one that is made writable later; of the third, a shared one, which changes
+/// that file.
+///
+/// # Errors
+/// When an attempt cannot even be made.
+pub fn in_writable_mappings([first, second, third]: &[String; 3]) -> Result<Vec<Attempt>> {
+    let open = |path: &String, write| {
+        let file = OpenOptions::new().read(true).write(write).open(path);
+        file.with_context(|| format!("cannot open {path}"))
+    };
+    let both = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE | ProtFlags::PROT_EXEC;
+    let execute = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
+    let mut tried = Attempts::default();
+    let file = open(first, false)?;
+    tried.note("a private mapping", runs_what_is_written(private(&file, both)));
+    let file = open(second, false)?;
+    let made = private(&file, execute).and_then(|at| {
+        // SAFETY: the mapping is ours alone.
+        unsafe { mprotect(at, PAGE, both) }.map(|()| at)
+    });
+    tried.note("a mapping that is made writable", runs_what_is_written(made));
+    let file = open(third, true)?;
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let shared = unsafe { mmap(None, page(), both, MapFlags::MAP_SHARED, &file, 0) };
+    tried.note("a shared mapping", runs_what_is_written(shared));
+    Ok(tried.finish())
+}
+
+fn runs_what_is_written(mapped: nix::Result<NonNull<c_void>>) -> io::Result<()> {
+    let at = mapped?;
     write_code(at, ANSWER);
     ran(call(at))
 }

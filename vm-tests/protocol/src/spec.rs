@@ -167,6 +167,13 @@ pub enum Workload {
         /// The child's program and arguments.
         argv: Vec<String>,
     },
+    /// Run code that is written into a mapping of a file while that is executable, too: of the first file, a
+    /// private one; of the second, one that is made writable later; of the third, a shared one, which changes
+    /// that file. Answer: a list of [`Attempt`].
+    WritableCode {
+        /// The files.
+        files: [String; 3],
+    },
     /// Map a file executable and keep it so. Does not end by itself.
     HoldMapping {
         /// A file that is there.

@@ -33,7 +33,7 @@ const SHARED: &str = "/opt/shared/report";
 /// longer itself.
 const MAX_HASH_MIB: u64 = 64;
 /// The pods, each for one attack.
-const PODS: [&str; 18] = [
+const PODS: [&str; 20] = [
     "forge",
     "flood",
     "exclude",
@@ -52,7 +52,14 @@ const PODS: [&str; 18] = [
     "imitate",
     "memory",
     "volume",
+    "writable",
+    "writable-confined",
 ];
+/// Those that have a seccomp profile.
+const CONFINED: [&str; 2] = ["confined", "writable-confined"];
+/// Files of the image that are mapped writable and executable at once: privately, later, and shared, which
+/// changes the file.
+const MAPPED: [&str; 3] = [IDLE, TOOL, "/bin/busybox"];
 /// A directory that two of them have.
 const SHARED_VOLUME: &str = "/shared";
 const ON_VOLUME: [&str; 2] = ["exclude", "volume"];
@@ -85,6 +92,8 @@ struct Facts {
     imitated: Vec<Attempt>,
     /// Of the pod without and of the one with a seccomp profile.
     in_memory: [Vec<Attempt>; 2],
+    /// The same.
+    writable: [Vec<Attempt>; 2],
     cloned: Vec<Attempt>,
     /// What the host's root said when it moved a thread into another pod's cgroup.
     thread_moved: (Option<i32>, String),
@@ -183,7 +192,7 @@ fn gather() -> Result<Facts> {
     for pod in PODS {
         node.vm.sh(&format!("mkdir -p /run/empty-dir/{pod}"))?;
         let mut spec = Pod::burstable(pod, &uid(pod));
-        spec.confined = pod == "confined";
+        spec.confined = CONFINED.contains(&pod);
         let mut main = container("main", &image, &[IDLE]);
         // As a kubelet makes an emptyDir in memory; `/dev/shm` is mounted noexec by containerd.
         main.mounts.push(Mount {
@@ -318,6 +327,14 @@ fn gather() -> Result<Facts> {
         Ok(serde_json::from_str(&answer)?)
     };
     let in_memory = [in_memory("memory")?, in_memory("confined")?];
+    let writable = |name: &str| -> Result<Vec<Attempt>> {
+        let files = MAPPED.map(str::to_owned);
+        Ok(serde_json::from_str(&work(
+            name,
+            &Workload::WritableCode { files },
+        )?)?)
+    };
+    let writable = [writable("writable")?, writable("writable-confined")?];
     let busybox = ["/bin/busybox", "true"].map(str::to_owned).to_vec();
     work(
         "memory",
@@ -375,6 +392,7 @@ fn gather() -> Result<Facts> {
         reached,
         imitated,
         in_memory,
+        writable,
         cloned,
         thread_moved: (thread_moved.code(), thread_moved.errors()),
         rights,
@@ -544,7 +562,6 @@ fn ran_in_memory() -> [(&'static str, Vec<&'static Record>); 2] {
     ["memory", "confined"].map(|pod| {
         let tried = &facts.in_memory[usize::from(pod == "confined")];
         let wanted = [
-            "a mapping that is writable, too",
             "a mapping, through /proc/self/mem",
             "anonymous memory",
             "a child's memory",
@@ -581,16 +598,54 @@ fn limit_code_that_is_written_into_memory_leaves_no_record() {
 }
 
 #[test]
-fn limit_a_file_that_is_mapped_and_written_to_in_memory_is_recorded_as_the_file() {
+fn limit_a_mapping_that_is_written_to_through_proc_is_recorded_as_the_file() {
     let of_file = Sha256::digest(elf::pause(TAG));
     for (pod, mapped) in ran_in_memory() {
-        // Writable at once, and through /proc/self/mem later.
-        assert_eq!(mapped.len(), 2, "{pod}: {mapped:?}");
+        assert_eq!(mapped.len(), 1, "{pod}: {mapped:?}");
         for record in mapped {
             let digest = record.hash.as_ref().and_then(FileHash::digest);
             assert_eq!(digest.unwrap().bytes(), &of_file[..], "{pod}: {record:?}");
+            assert!(!record.writable, "{pod}: {record:?}");
         }
     }
+}
+
+/// Private and shared, at once and by a later mprotect, of files that the policy accepts; with and without a
+/// seccomp profile.
+#[test]
+fn a_file_that_is_mapped_writable_and_executable_at_once_is_charged_to_its_pod() {
+    let facts = facts();
+    for (pod, tried) in ["writable", "writable-confined"].into_iter().zip(&facts.writable) {
+        let wanted = [
+            "a private mapping",
+            "a mapping that is made writable",
+            "a shared mapping",
+        ];
+        assert_eq!(what(tried, true), wanted, "{pod}: {tried:?}");
+        let kinds = [EventKind::Mapping, EventKind::LateMapping, EventKind::Mapping];
+        for (path, kind) in MAPPED.into_iter().zip(kinds) {
+            let records = facts.records(pod, path);
+            let writable: Vec<_> = records.iter().filter(|r| r.writable).map(|r| r.kind).collect();
+            assert_eq!(writable, [kind], "{pod}: {path}");
+            let is_said = facts.verdict.failures().any(|f| {
+                f.rule == Rule::PodContents
+                    && f.subject.to_string() == uid(pod)
+                    && f.path.as_deref() == Some(path.as_bytes())
+                    && f.text.contains("writable and executable at once")
+            });
+            assert!(is_said, "{pod}, {path}: nobody is charged:\n{}", facts.verdict);
+        }
+        assert_eq!(facts.state(pod), State::Untrusted);
+    }
+}
+
+/// What the runtime, its shims and the pods' own programs map is one or the other.
+#[test]
+fn no_other_program_of_the_node_maps_a_file_writable_and_executable_at_once() {
+    let logs = facts().evidence.partitions.iter();
+    let by = logs.filter(|log| log.records.iter().any(|r| r.writable));
+    let by: BTreeSet<String> = by.map(|log| log.key.to_string()).collect();
+    assert_eq!(by, ["writable", "writable-confined"].map(uid).into());
 }
 
 #[test]

@@ -346,6 +346,12 @@ fn a_mapping_that_turns_executable_later_is_recorded(stock: Stock) {
     );
 }
 
+/// What the node runs all the time, and a mapping that is the one after the other.
+fn no_usual_mapping_is_writable_and_executable_at_once(stock: Stock) {
+    let writable: Vec<_> = facts(stock).records().filter(|r| r.writable).collect();
+    assert!(writable.is_empty(), "{writable:?}");
+}
+
 fn violations_are_recorded_with_whoever_caused_them(stock: Stock) {
     let facts = facts(stock);
     for run in [&facts.open_writers, &facts.tomtou] {
@@ -425,6 +431,7 @@ on_each_kernel!(
     twelve_pods_that_start_at_once_with_400_libraries_each_meet_no_limit,
     mappings_without_a_file_give_no_record_and_do_no_harm,
     a_mapping_that_turns_executable_later_is_recorded,
+    no_usual_mapping_is_writable_and_executable_at_once,
     violations_are_recorded_with_whoever_caused_them,
     check_finds_each_precondition_met_on_a_node_that_works,
     programs_are_verified_in_about_as_many_instructions_as_written_down,

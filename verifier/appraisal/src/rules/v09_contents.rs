@@ -11,7 +11,7 @@ use crate::rules::partition::{Seen, Tally};
 use crate::rules::v05_join::{BATCH, Owned};
 use crate::rules::v11_foundations::Foundations;
 use crate::rules::v12_violations::{self, Files, Violation};
-use crate::rules::{Rule, v06_losses, v09_file_systems, v09_opaque};
+use crate::rules::{Rule, v06_losses, v09_file_systems, v09_opaque, v09_writable};
 use crate::text::foreign;
 use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, Provenance, Record, cgroup::partition_of, list::unescaped,
@@ -111,7 +111,7 @@ fn says_of_file(record: &Record) -> bool {
         .identity
         .as_deref()
         .is_some_and(|identity| identity.written);
-    is_written || v09_file_systems::foreign(record).is_some()
+    is_written || record.writable || v09_file_systems::foreign(record).is_some()
 }
 
 /// Records of the host that are only counted: their contents are accepted.
@@ -267,11 +267,12 @@ impl<'a> Judge<'_, 'a> {
         }
     }
 
-    /// What file it is, beside its content.
+    /// What file it is and how it is mapped, beside its content.
     fn file(&mut self, key: PartitionKey, record: &Record) {
         let policy = self.scene.policy;
         let found = [
             v09_file_systems::finding(policy, key, record),
+            v09_writable::finding(key, record),
             v12_violations::below_overlay(policy, key, record),
         ];
         for finding in found.into_iter().flatten() {

@@ -23,7 +23,7 @@ fn good(node: &Node) -> FileHash {
 type Act = fn(&mut Node);
 
 /// What a pod, or somebody else, does again and again.
-const ACTS: [(&str, Act); 9] = [
+const ACTS: [(&str, Act); 10] = [
     ("violation", |node| node.violate(&app(), "/data/log")),
     ("violation of the host", |node| {
         node.violate(&Actor::host("/usr/bin/tool"), "/var/log")
@@ -38,6 +38,11 @@ const ACTS: [(&str, Act); 9] = [
     }),
     ("execution without a hash", |node| {
         node.record_execution(&app(), EventKind::Execution, "/bin/app", FileHash::Unhashed(0));
+    }),
+    ("mapping that is writable, too", |node| {
+        let hash = good(node);
+        node.record_execution(&app(), EventKind::Mapping, "/bin/app", hash);
+        node.waiting.last_mut().unwrap().1.writable = true;
     }),
     ("cut path", |node| {
         let hash = good(node);

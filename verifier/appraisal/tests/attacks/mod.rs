@@ -15,6 +15,7 @@ mod layers;
 mod limits;
 mod peers;
 mod shared;
+mod writable;
 
 use crate::ways::{self, Judged, Ways};
 use cgpath_appraisal::accept::Accepted;
@@ -56,6 +57,7 @@ fn every_open_attack_is_tried() {
         include_str!("layers.rs"),
         include_str!("peers.rs"),
         include_str!("shared.rs"),
+        include_str!("writable.rs"),
     ]
     .concat();
     let mut names = BTreeSet::new();

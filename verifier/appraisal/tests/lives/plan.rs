@@ -114,6 +114,8 @@ pub enum Step {
     Use(Who, EventKind, u8, Hashed, bool),
     /// The same of what the reference values have, with what it says of its file.
     Says(Who, EventKind, u8, Said),
+    /// The same with a mapping that is writable, too; or of another kind, which says so all the same.
+    Writable(Who, EventKind, u8, Hashed),
     /// The file that is in the layer of a pod's overlay is opened for writing there; what it says of it.
     WriteBelow(Who, u8, Said),
     /// An entry whose record comes later.
@@ -360,6 +362,22 @@ impl Plan {
                 let at = r.below(round.steps.len() + 1);
                 round.steps.insert(at, Step::of_file(r));
             }
+        }
+        let r = &mut Random(seed ^ 0x0077_2b78);
+        for round in &mut plan.rounds {
+            // Rarely: who has done it is not trusted for the rest of the boot.
+            if !r.percent(2) {
+                continue;
+            }
+            let (at, who, own) = (r.below(round.steps.len() + 1), Who::any(r), r.below(4) as u8);
+            let mappings = [EventKind::Mapping, EventKind::LateMapping];
+            let kind = if r.percent(85) {
+                r.one_of(&mappings)
+            } else {
+                r.one_of(&EXECUTIONS)
+            };
+            let hashed = r.one_of(&[Hashed::PreCheck, Hashed::PreCheck, Hashed::Not, Hashed::Evil]);
+            round.steps.insert(at, Step::Writable(who, kind, own, hashed));
         }
         plan
     }
@@ -649,7 +667,11 @@ impl Step {
             all.push(Step::Use(Who::Pod(2), kind, 0, Hashed::Not, false));
             all.push(Step::Use(Who::Pod(2), kind, 0, Hashed::Measured, true));
             all.push(Step::Use(Who::Pod(2), kind, five, Hashed::Evil, false));
+            all.push(Step::Writable(Who::Pod(2), kind, 0, Hashed::PreCheck));
+            all.push(Step::Writable(Who::Host, kind, 2, Hashed::PreCheck));
         }
+        all.push(Step::Writable(Who::Pod(9), EventKind::Mapping, 0, Hashed::Not));
+        all.push(Step::Writable(Who::Lost, EventKind::Mapping, 2, Hashed::PreCheck));
         for said in Said::ALL {
             all.push(Step::Says(Who::Pod(2), EventKind::Mapping, 1, said));
             all.push(Step::Says(Who::Host, EventKind::Execution, 2, said));

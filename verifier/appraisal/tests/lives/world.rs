@@ -304,16 +304,12 @@ impl World {
                 self.node.measure(&by, path(number), &content);
             }
             Step::Use(who, kind, number, hashed, is_cut) => {
-                let (by, path) = (actor(who), path(number));
-                let good = self.good(by.key(), &path);
-                let hash = match hashed {
-                    Hashed::Measured => FileHash::Measured(good),
-                    Hashed::PreCheck => FileHash::PreCheck(good),
-                    Hashed::Evil => FileHash::PreCheck(sha256(b"evil")),
-                    Hashed::Not => FileHash::Unhashed(-5),
-                };
-                self.node.record_execution(&by, kind, &path, hash);
+                self.uses(&actor(who), kind, number, hashed);
                 self.last(|_, record| record.path_cut = is_cut);
+            }
+            Step::Writable(who, kind, number, hashed) => {
+                self.uses(&actor(who), kind, number, hashed);
+                self.last(|_, record| record.writable = true);
             }
             Step::Says(who, kind, number, said) => {
                 let (by, path) = (actor(who), path(number));
@@ -436,6 +432,19 @@ impl World {
             _ => by = self.forge(step),
         }
         by.key()
+    }
+
+    /// A record of an execution or a mapping alone.
+    fn uses(&mut self, by: &Actor, kind: EventKind, number: u8, hashed: Hashed) {
+        let path = path(number);
+        let good = self.good(by.key(), &path);
+        let hash = match hashed {
+            Hashed::Measured => FileHash::Measured(good),
+            Hashed::PreCheck => FileHash::PreCheck(good),
+            Hashed::Evil => FileHash::PreCheck(sha256(b"evil")),
+            Hashed::Not => FileHash::Unhashed(-5),
+        };
+        self.node.record_execution(by, kind, &path, hash);
     }
 
     /// What only the holder of the checkpoint key can do.

@@ -147,6 +147,8 @@ impl Case<'_> {
     /// What one record says that its partition used; `index` is the entry that it is about.
     pub(super) fn used(&mut self, key: PartitionKey, record: &Record, index: Option<usize>) {
         self.sees(key);
+        // A mapping that is writable and executable at once, or what says so of something else.
+        self.fail_if(record.writable, rule_of(key), Subject::Partition(key));
         if record.kind == EventKind::PodLoss {
             return;
         }

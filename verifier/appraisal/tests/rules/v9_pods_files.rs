@@ -116,6 +116,79 @@ fn what_was_executed_without_a_hash_or_with_half_a_path_is_not_trusted() {
     );
 }
 
+/// As `ld.so` maps it, a library is one or the other.
+#[test]
+fn a_mapping_that_is_writable_and_executable_at_once_is_refused_whatever_its_content_is() {
+    let words = "mapped writable and executable at once";
+    let hosts = Actor::host("/usr/bin/tool");
+    let pods = Actor::pod(pod(3), "/bin/app");
+    for kind in [EventKind::Mapping, EventKind::LateMapping] {
+        let of_pod = (&pods, "/bin/app", Rule::PodContents, State::Trusted);
+        let of_host = (&hosts, "/usr/bin/tool", Rule::Host, State::Untrusted);
+        for (actor, path, rule, of_node) in [of_pod, of_host] {
+            let mut node = busy();
+            let content = if rule == Rule::Host {
+                path.to_owned()
+            } else {
+                format!("3{path}")
+            };
+            let good = FileHash::PreCheck(sha256(content.as_bytes()));
+            node.record_execution(actor, kind, path, good);
+            let plain = node.clone().attest(NONCE);
+            assert!(judge(&node, &plain).trusted);
+            node.waiting.last_mut().unwrap().1.writable = true;
+            let seq = node.waiting.last().unwrap().1.seq;
+            let evidence = node.attest(NONCE);
+            let verdict = judge(&node, &evidence);
+            let finding = fails(&verdict, rule, words);
+            assert_eq!(finding.path.as_deref(), Some(path.as_bytes()));
+            assert_eq!(finding.seq, Some(seq));
+            assert_eq!(verdict.failures().count(), 1, "{verdict}");
+            assert_eq!(verdict.node.state, of_node, "{verdict}");
+            let others = verdict.pods.iter().filter(|shown| shown.uid != pod(3));
+            assert!(
+                others.clone().all(|shown| shown.state == State::Trusted),
+                "{verdict}"
+            );
+        }
+    }
+}
+
+/// Each such mapping is a finding of its own, so that a waiver of one is none of the next.
+#[test]
+fn each_writable_mapping_of_one_file_is_a_finding_beside_what_its_content_is() {
+    let mut node = busy();
+    let app = Actor::pod(pod(3), "/bin/app");
+    for hash in [FileHash::PreCheck(sha256(b"evil")), FileHash::Unhashed(0)] {
+        node.record_execution(&app, EventKind::LateMapping, "/bin/app", hash);
+        node.waiting.last_mut().unwrap().1.writable = true;
+    }
+    let evidence = node.attest(NONCE);
+    let verdict = judge(&node, &evidence);
+    let count = |words: &str| verdict.failures().filter(|f| f.text.contains(words)).count();
+    assert_eq!(count("mapped writable and executable at once"), 2, "{verdict}");
+    assert_eq!(count("not the one that the policy accepts"), 1, "{verdict}");
+    assert_eq!(count("no hash"), 1, "{verdict}");
+}
+
+#[test]
+fn a_record_of_something_else_that_says_it_is_a_writable_mapping_is_refused() {
+    for kind in [EventKind::Execution, EventKind::Script, EventKind::Entry] {
+        let mut node = busy();
+        let app = Actor::pod(pod(3), "/bin/app");
+        if kind == EventKind::Entry {
+            node.measure(&app, "/bin/app", &sha256(b"3/bin/app"));
+        } else {
+            node.record_execution(&app, kind, "/bin/app", FileHash::Measured(sha256(b"3/bin/app")));
+        }
+        node.waiting.last_mut().unwrap().1.writable = true;
+        let evidence = node.attest(NONCE);
+        let verdict = judge(&node, &evidence);
+        fails(&verdict, Rule::PodContents, "of something else than a mapping");
+        assert_eq!(verdict.pod(pod(3)).unwrap().state, State::Untrusted, "{verdict}");
+    }
+}
+
 #[test]
 fn a_file_that_no_reference_has_is_refused_and_where_its_content_belongs_is_said() {
     let mut node = busy();
