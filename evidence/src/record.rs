@@ -2,7 +2,7 @@
 //!
 //! One record is one leaf of its partition's log; the leaf's bytes are the record's deterministic CBOR.
 
-use crate::{Digest, merkle, wire};
+use crate::{Digest, Named, merkle, wire};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -55,6 +55,9 @@ pub enum EventKind {
     /// another overlay, where neither the first one nor IMA sees it.
     #[n(9)]
     LayerWrite,
+    /// The container runtime named the pod or a container of it, for the first time; see [`Named`].
+    #[n(10)]
+    Name,
 }
 
 /// What a record of the guard is about.
@@ -323,7 +326,8 @@ pub struct Ancestor {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[cbor(map)]
 pub struct Record {
-    /// Number given by the kernel side, from 1, without holes but where a record was lost.
+    /// Number given by the kernel side, from 1, without holes but where a record was lost; 0 for names, which
+    /// the collector makes.
     #[n(0)]
     pub seq: u64,
     /// When, in nanoseconds of CLOCK_BOOTTIME.
@@ -398,6 +402,10 @@ pub struct Record {
     #[n(21)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Box<Identity>>,
+    /// What the pod or a container of it is called; records of names alone have it.
+    #[n(23)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Box<Named>>,
 }
 
 /// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
@@ -523,6 +531,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         guard: None,
         pod_loss: None,
         identity: None,
+        name: None,
     }
 }
 

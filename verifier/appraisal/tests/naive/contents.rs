@@ -147,7 +147,7 @@ impl Case<'_> {
     /// What one record says that its partition used; `index` is the entry that it is about.
     pub(super) fn used(&mut self, key: PartitionKey, record: &Record, index: Option<usize>) {
         self.sees(key);
-        if record.kind == EventKind::PodLoss {
+        if matches!(record.kind, EventKind::PodLoss | EventKind::Name) {
             return;
         }
         for process in &record.ancestry {
