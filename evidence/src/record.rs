@@ -584,7 +584,7 @@ mod tests {
         // know it.
         let at = bytes.windows(3).position(|w| w == [2, 8, 3]).unwrap();
         let mut other = bytes;
-        other[at + 1] = 10;
+        other[at + 1] = 11;
         assert!(matches!(
             Record::from_cbor(&other),
             Err(crate::Error::Malformed { .. })

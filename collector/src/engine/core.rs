@@ -354,8 +354,8 @@ impl<M: Machine> Core<M> {
         self.handle(Signal::Handover { id })
     }
 
-    /// Takes in what the container runtime says. While the disk is full it is passed over: the runtime says it
-    /// again.
+    /// Takes in what the container runtime says. While the disk is full it is passed over: the runtime says
+    /// it again.
     ///
     /// # Errors
     /// What ends the collector.

@@ -383,8 +383,8 @@ pub enum Action {
         /// The program.
         program: Digest,
     },
-    /// Put [`Note::Named`] into the journal and handle it; or answer with [`Signal::NameRefused`]: the runtime
-    /// says it again.
+    /// Put [`Note::Named`] into the journal and handle it; or answer with [`Signal::NameRefused`]: the
+    /// runtime says it again.
     Name(Box<Stated>),
     /// Make the evidence: what was sealed last, what was appended since then, and the list as it is now.
     Assemble {

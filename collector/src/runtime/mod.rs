@@ -137,8 +137,8 @@ impl Names {
     }
 }
 
-/// Between the task that asks the runtime and the pipeline: what is said, and what is asked for. All clones are
-/// the same.
+/// Between the task that asks the runtime and the pipeline: what is said, and what is asked for. All clones
+/// are the same.
 #[derive(Debug, Clone)]
 pub struct Line {
     said: mpsc::Sender<Vec<Stated>>,
@@ -146,7 +146,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// A line and its end. So many answers wait there; one more is passed over, since all of it is said again.
+    /// A line and its end. So many answers wait there; one more is passed over, since all of it is said
+    /// again.
     pub fn new(answers: usize) -> (Line, mpsc::Receiver<Vec<Stated>>) {
         let (said, end) = mpsc::channel(answers);
         let unnamed = Arc::new(watch::Sender::new(Unnamed::default()));
@@ -163,8 +164,8 @@ impl Line {
     }
 }
 
-/// Asks the runtime at `socket` at once, whenever somebody new has no name, and `every` so often, until `stop`
-/// turns true.
+/// Asks the runtime at `socket` at once, whenever somebody new has no name, and `every` so often, until
+/// `stop` turns true.
 pub async fn ask(
     socket: PathBuf,
     every: Duration,
@@ -239,8 +240,8 @@ impl Asker {
     async fn question(&mut self) -> Result<(Words, bool), String> {
         let lists = async {
             let mut client = cri::Client::connect(&self.socket).await?;
-            // In this order: whoever has a container in the second list is in the first, unless it is new, and
-            // then it is asked for again; the other way round one that goes meanwhile would not be known.
+            // In this order: whoever has a container in the second list is in the first, unless it is new,
+            // and then it is asked for again; the other way round one that goes meanwhile would not be known.
             let sandboxes = client.sandboxes().await?;
             let containers = client.containers().await?;
             Ok::<_, cri::CriError>((client, sandboxes, containers))

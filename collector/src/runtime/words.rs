@@ -134,8 +134,8 @@ fn container_name(container: &Container, more: &More) -> ContainerName {
     }
 }
 
-/// The image as the pod's specification has it. Kubelets ask for an image by its id, and since 1.28 say beside
-/// it what the specification has; an id alone is not that.
+/// The image as the pod's specification has it. Kubelets ask for an image by its id, and since 1.28 say
+/// beside it what the specification has; an id alone is not that.
 fn specified(image: &ImageSpec) -> &str {
     let asked = image.image.as_str();
     let id = asked.strip_prefix("sha256:").unwrap_or(asked);

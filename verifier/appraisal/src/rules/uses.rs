@@ -32,8 +32,8 @@ pub(crate) struct Use {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses {
     of: BTreeMap<Content, Use>,
-    /// Above one of its processes: the first program that runs others out of the kernel's sight, and the number
-    /// of the record that names it.
+    /// Above one of its processes: the first program that runs others out of the kernel's sight, and the
+    /// number of the record that names it.
     opaque_above: Option<(Vec<u8>, u64)>,
 }
 
